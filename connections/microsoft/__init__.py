@@ -1,0 +1,1 @@
+"""Everything that knows Microsoft; imports no models."""

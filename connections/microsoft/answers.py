@@ -1,0 +1,375 @@
+"""Reads a raw answer of Microsoft into one flat bundle, whatever bytes came.
+
+Nothing is decided here: errors.py says what an answer means. Everything this module hands on is
+bounded in length and cut to harmless characters, so that no token can travel in a code or an id.
+"""
+
+import base64
+import binascii
+import json
+import math
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import parse_qsl
+
+# Real error answers have a few kilobytes; the rest of anything longer is noise, or an attack.
+LONGEST_BODY = 262_144
+LONGEST_CLAIMS = 8_192
+LONGEST_WAIT_S = 86_400.0
+MOST_CODES = 32
+
+AADSTS = re.compile(r"AADSTS(\d{4,9})(?!\d)", re.IGNORECASE)
+SAFE_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.\-]{0,63}")
+SAFE_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z\-]{7,63}")
+SAFE_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d{1,7})?(?:Z|[+\-]\d\d:?\d\d)?")
+TRACE_ID = re.compile(r"Trace ID:\s{0,4}([0-9A-Fa-f\-]{8,64})")
+CORRELATION_ID = re.compile(r"Correlation ID:\s{0,4}([0-9A-Fa-f\-]{8,64})")
+TIMESTAMP = re.compile(r"Timestamp:\s{0,4}(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\dZ?)")
+CHALLENGE_CLAIMS = re.compile(r'\bclaims\s{0,4}=\s{0,4}"([^"]{1,16384})"', re.IGNORECASE)
+CHALLENGE_ERROR = re.compile(r'\berror\s{0,4}=\s{0,4}"([^"]{1,64})"', re.IGNORECASE)
+ERROR_URI_CODE = re.compile(r"[?&]code=(\d{4,9})(?!\d)")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one answer says, before anybody judges it."""
+
+    where: str
+    status: int | None
+    shape: str  # json, query, broken (JSON cut short), markup (HTML, SOAP), text, empty
+    success: bool
+    error: str = ""  # OAuth `error`, or the code of a WWW-Authenticate challenge
+    suberror: str = ""
+    description: str = ""
+    numbers: tuple[int, ...] = ()  # from error_codes, in Microsoft's order
+    described_numbers: tuple[int, ...] = ()  # AADSTS numbers found in the text
+    graph_codes: tuple[str, ...] = ()  # outermost first
+    challenge: str = ""  # `error` of WWW-Authenticate
+    diagnostics: str = ""  # Exchange's x-ms-diagnostics number
+    claims: str = ""
+    retry_after: float | None = None  # seconds
+    trace_id: str = ""
+    correlation_id: str = ""
+    timestamp: str = ""
+
+
+def read(*, where: Any, status: Any, headers: Any, body: Any) -> Answer:
+    """Read one answer. Linear in the first 256 KiB of the body; wrong types count as absent."""
+    place = where if isinstance(where, str) else ""
+    number = _status(status)
+    fields = _headers(headers)
+    text = _text(body)
+    if place in ("authorize", "adminconsent"):
+        return _callback(place, number, fields, text)
+    if place == "graph":
+        return _graph(number, fields, text)
+    return _token(number, fields, text)
+
+
+def _token(status: int | None, headers: dict[str, str], text: str) -> Answer:
+    shape, value = _parse(text)
+    data = value if isinstance(value, dict) else {}
+    if shape == "broken":
+        data = _salvage(text, ("error", "suberror", "error_description", "error_codes"))
+    ok = _is_2xx(status) and "error" not in data and bool(_string(data.get("access_token")))
+    if ok:
+        return Answer("token", status, shape, True)
+    error = data.get("error")
+    description = _string(data.get("error_description"))
+    if isinstance(error, dict):  # an OData envelope where an OAuth one belongs
+        description = description or _string(error.get("message"))
+    description = description or (text if shape in ("markup", "text", "broken") else "")
+    trace_id, correlation_id, timestamp = _support(data, headers, description)
+    return Answer(
+        "token",
+        status,
+        shape,
+        False,
+        error=_word(error),
+        suberror=_word(data.get("suberror")),
+        description=description,
+        numbers=_numbers(data.get("error_codes")),
+        described_numbers=_described(description, _string(data.get("error_uri"))),
+        claims=_claims(data.get("claims")),
+        retry_after=retry_after(headers),
+        trace_id=trace_id,
+        correlation_id=correlation_id,
+        timestamp=timestamp,
+    )
+
+
+def _callback(where: str, status: int | None, headers: dict[str, str], text: str) -> Answer:
+    query = text.strip()
+    if "://" in query[:16] and "?" in query:
+        query = query.split("?", 1)[1]
+    query = query.lstrip("?#").split("#", 1)[0]
+    data: dict[str, str] = {}
+    for key, value in parse_qsl(query, keep_blank_values=True, errors="replace"):
+        data.setdefault(key, value)
+    # `admin_consent=True` also comes with a failure: it only says which flow this was
+    # (Microsoft: identity-platform/v2-admin-consent).
+    proof = data.get("code", "") if where == "authorize" else data.get("admin_consent", "")
+    if "error" not in data and proof.strip().lower() not in ("", "false"):
+        return Answer(where, status, "query", True)
+    description = data.get("error_description", "")
+    trace_id, correlation_id, timestamp = _support(data, headers, description)
+    return Answer(
+        where,
+        status,
+        "query" if data else "empty",
+        False,
+        error=_word(data.get("error")),
+        suberror=_word(data.get("suberror") or data.get("error_subcode")),
+        description=description,
+        numbers=_numbers(data.get("error_codes")),
+        described_numbers=_described(description, data.get("error_uri", "")),
+        claims=_claims(data.get("claims")),
+        retry_after=retry_after(headers),
+        trace_id=trace_id,
+        correlation_id=correlation_id,
+        timestamp=timestamp,
+    )
+
+
+def _graph(status: int | None, headers: dict[str, str], text: str) -> Answer:
+    # A good Graph answer may be megabytes of anything (mail, files): it is not parsed.
+    markup = text[:512].lstrip().lower().startswith(("<!doctype html", "<html"))
+    if _is_2xx(status) and not markup and not _starts_with_error(text):
+        return Answer("graph", status, "json", True)
+    shape, value = _parse(text)
+    outer = value if isinstance(value, dict) else {}
+    if shape == "broken":
+        outer = {"error": _salvage(text, ("code", "message"))}
+    error = outer.get("error", outer.get("odata.error"))
+    codes, details = _graph_codes(error)
+    description = _string(details.get("message")) or (text if shape != "json" else "")
+    challenges = headers.get("www-authenticate", "")
+    claim = CHALLENGE_CLAIMS.search(challenges)
+    refusal = CHALLENGE_ERROR.search(challenges)
+    diagnostics = re.match(r"\s*(\d{4,9})\b", headers.get("x-ms-diagnostics", ""))
+    trace_id, correlation_id, timestamp = _support(details, headers, description)
+    return Answer(
+        "graph",
+        status,
+        shape,
+        False,
+        error=_word(error),
+        description=description,
+        described_numbers=_described(description, ""),
+        graph_codes=codes,
+        challenge=_word(refusal.group(1)).lower() if refusal else "",
+        diagnostics=diagnostics.group(1) if diagnostics else "",
+        claims=_claims(claim.group(1)) if claim else "",
+        retry_after=retry_after(headers),
+        trace_id=trace_id,
+        correlation_id=correlation_id,
+        timestamp=timestamp,
+    )
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait, between 0 and one day; None when the header is missing or nonsense.
+
+    Seconds (also decimal) and HTTP dates are understood; a date counts from the answer's own Date
+    header where there is one, so that a wrong clock on our side does not matter.
+    """
+    value = headers.get("retry-after", "").strip()[:64]
+    if re.fullmatch(r"\d{1,12}(?:\.\d{0,9})?|\.\d{1,9}", value, re.ASCII):
+        return min(float(value), LONGEST_WAIT_S)
+    until = _http_date(value)
+    if until is None:
+        return None
+    since = _http_date(headers.get("date", ""))
+    seconds = until - (time.time() if since is None else since)
+    return min(max(seconds, 0.0), LONGEST_WAIT_S)
+
+
+def _http_date(value: str) -> float | None:
+    try:
+        moment = parsedate_to_datetime(value[:64])
+        seconds = moment.timestamp()
+    except (TypeError, ValueError, IndexError, OverflowError, OSError):
+        return None
+    return seconds if math.isfinite(seconds) else None
+
+
+def _parse(text: str) -> tuple[str, Any]:
+    stripped = text.strip()
+    if not stripped:
+        return "empty", None
+    if stripped.startswith("<"):
+        return "markup", None
+    try:
+        value = json.loads(stripped, parse_int=_short_int)
+    except (ValueError, RecursionError):
+        return ("broken" if stripped.startswith(("{", "[")) else "text"), None
+    return ("json" if isinstance(value, dict) else "text"), value
+
+
+def _short_int(digits: str) -> int:
+    # Python refuses to read integers of thousands of digits; no code of Microsoft is that long.
+    return int(digits) if len(digits) < 20 else 0
+
+
+def _salvage(text: str, keys: tuple[str, ...]) -> dict[str, Any]:
+    """The named fields of JSON that was cut short."""
+    found: dict[str, Any] = {}
+    for key in keys:
+        string = re.search(rf'"{key}"\s{{0,8}}:\s{{0,8}}"([^"\\]{{0,4096}})', text)
+        if string:
+            found[key] = string.group(1)
+            continue
+        numbers = re.search(rf'"{key}"\s{{0,8}}:\s{{0,8}}\[([\d,\s]{{0,256}})', text)
+        if numbers:
+            found[key] = numbers.group(1)
+    return found
+
+
+def _graph_codes(error: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Codes from the outermost to the innermost, and the fields that support asks for.
+
+    Microsoft Graph: "errors": innerError may nest, and is written innererror or innerError.
+    """
+    if not isinstance(error, dict):
+        return ((word,) if (word := _word(error)) else ()), {}
+    codes: list[str] = []
+    details: dict[str, Any] = {}
+    layer: Any = error
+    for _ in range(8):
+        if not isinstance(layer, dict):
+            break
+        if word := _word(layer.get("code")):
+            codes.append(word)
+        for key, value in list(layer.items())[:64]:
+            details.setdefault(key, value)
+        layer = next((v for k, v in layer.items() if _fold(k) == "innererror"), None)
+    message = details.get("message")
+    if isinstance(message, dict):  # OData v3: {"message": {"lang": .., "value": ..}}
+        details["message"] = message.get("value")
+    details["trace_id"] = details.get("request-id")
+    details["correlation_id"] = details.get("client-request-id")
+    details["timestamp"] = details.get("date")
+    return tuple(codes), details
+
+
+def _support(
+    data: Mapping[str, Any], headers: dict[str, str], description: str
+) -> tuple[str, str, str]:
+    """Trace id, correlation id and time: what Microsoft's support asks for."""
+    trace_id = (
+        _match(SAFE_ID, data.get("trace_id"))
+        or _found(TRACE_ID, description)
+        or _match(SAFE_ID, headers.get("x-ms-request-id") or headers.get("request-id"))
+    )
+    correlation_id = (
+        _match(SAFE_ID, data.get("correlation_id"))
+        or _found(CORRELATION_ID, description)
+        or _match(SAFE_ID, headers.get("client-request-id"))
+    )
+    timestamp = _match(SAFE_TIME, data.get("timestamp")) or _found(TIMESTAMP, description)
+    return trace_id, correlation_id, timestamp
+
+
+def _claims(value: Any) -> str:
+    """A claims challenge as JSON text; it comes as JSON, as a string of JSON, or in base64."""
+    if isinstance(value, dict):
+        try:
+            value = json.dumps(value)
+        except (ValueError, RecursionError):
+            return ""
+    text = _string(value).strip()
+    if text and not text.startswith("{"):
+        try:
+            padded = text.replace("-", "+").replace("_", "/") + "=" * (-len(text) % 4)
+            text = base64.b64decode(padded, validate=True).decode()
+        except (binascii.Error, ValueError):
+            return ""
+    if len(text) > LONGEST_CLAIMS or _parse(text)[0] != "json":
+        return ""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _described(description: str, error_uri: str) -> tuple[int, ...]:
+    in_text = [int(digits) for digits in _first(AADSTS.finditer(description))]
+    return tuple(in_text or [int(digits) for digits in _first(ERROR_URI_CODE.finditer(error_uri))])
+
+
+def _first(matches: Iterator[re.Match[str]]) -> Iterator[str]:
+    for _, match in zip(range(MOST_CODES), matches, strict=False):
+        yield match.group(1)
+
+
+def _numbers(value: Any) -> tuple[int, ...]:
+    items = value[:MOST_CODES] if isinstance(value, list) else [value]
+    found: list[int] = []
+    for item in items:
+        if isinstance(item, str):
+            found += [int(d) for d in re.findall(r"(?<!\d)\d{4,9}(?!\d)", item[:512], re.ASCII)]
+        elif isinstance(item, int) and not isinstance(item, bool) and 1000 <= item < 10**9:
+            found.append(item)
+    return tuple(found[:MOST_CODES])
+
+
+def _starts_with_error(text: str) -> bool:
+    return bool(re.match(r'\s{0,64}\{\s{0,64}"(?:odata\.)?error"\s{0,8}:', text))
+
+
+def _headers(headers: Any) -> dict[str, str]:
+    """Header names in lower case; values of the same name joined."""
+    found: dict[str, str] = {}
+    if not isinstance(headers, Mapping):
+        return found
+    for key, value in list(headers.items())[:200]:
+        values = value if isinstance(value, list | tuple) else [value]
+        joined = ", ".join(_text(item)[:16_384] for item in values[:8])
+        name = _fold(_text(key)[:128])
+        found[name] = f"{found[name]}, {joined}" if name in found else joined
+    return found
+
+
+def _status(status: Any) -> int | None:
+    if isinstance(status, str) and re.fullmatch(r"\s{0,4}\d{3}\s{0,4}", status, re.ASCII):
+        status = int(status)
+    if isinstance(status, bool) or not isinstance(status, int):
+        return None
+    return status if 100 <= status <= 599 else None
+
+
+def _is_2xx(status: int | None) -> bool:
+    return status is not None and 200 <= status < 300
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value[:LONGEST_BODY]).decode("utf-8-sig", "replace")
+    if isinstance(value, str):
+        return value[:LONGEST_BODY].removeprefix("\ufeff")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value) if abs(value) < 10**18 else ""
+    return ""
+
+
+def _string(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _word(value: Any) -> str:
+    return _match(SAFE_WORD, value)
+
+
+def _fold(value: Any) -> str:
+    return value.strip().lower() if isinstance(value, str) else ""
+
+
+def _match(pattern: re.Pattern[str], value: Any) -> str:
+    text = value.strip() if isinstance(value, str) and len(value) < 256 else ""
+    return text if pattern.fullmatch(text) else ""
+
+
+def _found(pattern: re.Pattern[str], text: str) -> str:
+    match = pattern.search(text)
+    return match.group(1) if match else ""
