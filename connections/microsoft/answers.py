@@ -256,9 +256,7 @@ def _graph_codes(error: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
     return tuple(codes), details
 
 
-def _support(
-    data: Mapping[str, Any], headers: dict[str, str], description: str
-) -> tuple[str, str, str]:
+def _support(data: Mapping[str, Any], headers: dict[str, str], description: str) -> tuple[str, str, str]:
     """Trace id, correlation id and time: what Microsoft's support asks for."""
     trace_id = (
         _match(SAFE_ID, data.get("trace_id"))

@@ -9,9 +9,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from connections.microsoft import answers, error_codes, graph_codes
+from connections.microsoft import answers, error_codes, graph_codes, oauth_errors
 from connections.microsoft.answers import Answer
-from connections.microsoft.error_codes import Entry, Kind, Who
+from connections.microsoft.kinds import Entry, Kind, Who
 
 __all__ = ["Kind", "Verdict", "Who", "classify", "transport_failure"]
 
@@ -48,9 +48,7 @@ class Verdict:
 
 
 FLAGGING = frozenset({Kind.REAUTH, Kind.CONSENT, Kind.APP_CONFIG, Kind.POLICY})
-OK = Verdict(
-    Kind.OK, "", "Microsoft accepted the request.", "Nothing needs to be done.", Who.NOBODY
-)
+OK = Verdict(Kind.OK, "", "Microsoft accepted the request.", "Nothing needs to be done.", Who.NOBODY)
 
 
 def classify(
@@ -72,8 +70,8 @@ def classify(
     try:
         answer = answers.read(where=where, status=status, headers=headers, body=body)
         return _judge(answer)
-    except Exception:  # the promise above: an answer nobody foresaw must not stop a sweep
-        return _verdict(error_codes.UNREADABLE, "unreadable", None)
+    except Exception:  # noqa: BLE001 - the promise above: an unforeseen answer must not stop a sweep
+        return _verdict(oauth_errors.UNREADABLE, "unreadable", None)
 
 
 def transport_failure(reason: str) -> Verdict:
@@ -81,9 +79,9 @@ def transport_failure(reason: str) -> Verdict:
 
     Any other reason is not repeated, because messages of network libraries can hold whole URLs.
     """
-    entry = error_codes.TRANSPORT.get(reason)
+    entry = oauth_errors.TRANSPORT.get(reason)
     code = f"transport-{reason}" if entry else "transport"
-    return _verdict(entry or error_codes.NO_ANSWER, code, None)
+    return _verdict(entry or oauth_errors.NO_ANSWER, code, None)
 
 
 def _judge(answer: Answer) -> Verdict:
@@ -102,56 +100,55 @@ def _judge(answer: Answer) -> Verdict:
 def _decide(answer: Answer) -> tuple[Entry, str]:
     """The class of an answer from Entra, and the code to show.
 
-    In this order: the state of the service (5xx, 429), a known code, its parent, suberror, error.
+    In this order: the state of the service (429, 5xx), a known number, suberror, error.
     """
     number, entry = _known(answer)
     code = _label(answer, number)
-    if answer.status == 429:
-        return (entry if entry and entry.kind is Kind.THROTTLED else error_codes.THROTTLED), code
-    if answer.status == 509:
-        return error_codes.THROTTLED, code
-    if answer.status is not None and answer.status >= 500 or answer.error in error_codes.OUTAGES:
-        if entry and entry.kind in (Kind.TRANSIENT, Kind.THROTTLED):
-            return entry, code
-        return error_codes.OUTAGE, code
-    if answer.status is not None and 200 <= answer.status < 300:
-        return error_codes.NO_TOKEN, code
-    if entry:
-        return _settled(entry, answer), code
-    by_error = error_codes.SUBERRORS.get(answer.suberror.lower()) or error_codes.ERRORS.get(
-        answer.error.lower()
-    )
-    if by_error:
+    if answer.status in (429, 509):
+        return (entry if entry and entry.kind is Kind.THROTTLED else oauth_errors.THROTTLED), code
+    if (answer.status or 0) >= 500 or answer.error.lower() == oauth_errors.OUTAGE_ERROR:
+        passing = entry if entry and entry.kind in (Kind.TRANSIENT, Kind.THROTTLED) else None
+        return passing or oauth_errors.OUTAGE, code
+    if answer.status is not None and answer.status < 300:
+        return oauth_errors.NO_TOKEN, code
+    by_error = _by_error(answer)
+    if entry and entry.vague and by_error and by_error.kind is not entry.kind:
         return by_error, code
-    if answer.where in ("authorize", "adminconsent"):
-        return (error_codes.UNKNOWN if answer.error else error_codes.EMPTY_CALLBACK), code
-    return (error_codes.UNKNOWN if answer.shape == "json" else error_codes.NOT_MICROSOFT), code
+    return entry or by_error or _without_error(answer), code
 
 
 def _known(answer: Answer) -> tuple[int | None, Entry | None]:
-    """The last known specific number wins; then a known vague one; then the parent of a child.
+    """The last known specific number wins; then the family of an unknown one; then a vague one.
 
     [70002, 70008] means 70008: Microsoft puts the specific number last.
     """
-    numbers = [*reversed(answer.numbers)] + [*reversed(answer.described_numbers)]
-    known = [(n, e) for n in numbers if (e := error_codes.AADSTS.get(n))]
+    numbers = [*reversed(answer.numbers), *reversed(answer.described_numbers)]
+    known = [(number, error_codes.AADSTS[number]) for number in numbers if number in error_codes.AADSTS]
     for number, entry in known:
         if not entry.vague:
             return number, entry
     for number in numbers:
-        if parent := error_codes.parent(number):
-            return number, parent
+        if number not in error_codes.AADSTS and (family := error_codes.parent(number)):
+            return number, family
     return known[0] if known else (None, None)
 
 
-def _settled(entry: Entry, answer: Answer) -> Entry:
-    """A vague code leaves the class to suberror and error; it keeps its own words if they agree."""
-    if not entry.vague:
-        return entry
-    ruled = error_codes.SUBERRORS.get(answer.suberror.lower()) or error_codes.ERRORS.get(
-        answer.error.lower()
-    )
-    return ruled if ruled and ruled.kind is not entry.kind else entry
+def _by_error(answer: Answer) -> Entry | None:
+    by_suberror = oauth_errors.SUBERRORS.get(answer.suberror.lower())
+    entry = by_suberror or oauth_errors.ERRORS.get(answer.error.lower())
+    if entry is oauth_errors.CLIENT_REJECTED and answer.where != "token":
+        return oauth_errors.CLIENT_NOT_ALLOWED  # no secret is shown on the way through the browser
+    return entry
+
+
+def _without_error(answer: Answer) -> Entry:
+    if answer.error:
+        return oauth_errors.UNKNOWN
+    if answer.where in ("authorize", "adminconsent"):
+        return oauth_errors.EMPTY_CALLBACK
+    if answer.status is None and answer.shape == "empty":
+        return oauth_errors.NO_ANSWER
+    return oauth_errors.UNKNOWN if answer.shape == "json" else oauth_errors.NOT_MICROSOFT
 
 
 def _label(answer: Answer, number: int | None) -> str:
@@ -181,7 +178,7 @@ def _verdict(entry: Entry, code: str, answer: Answer | None) -> Verdict:
         retry_after=answer.retry_after,
         certain=entry.certain and trusted,
         app_wide=entry.app_wide,
-        credential=entry.credential,
+        credential=entry.credential and answer.where == "token",
         name=entry.name,
         trace_id=answer.trace_id,
         correlation_id=answer.correlation_id,
