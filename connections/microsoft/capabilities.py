@@ -1,0 +1,240 @@
+"""From what an automation wants to do to the least permissions it takes, and back.
+
+Scopes and roles are short names here (``Mail.Read``); connections.microsoft.tokens qualifies them when they are sent.
+Capabilities whose key is no longer known count for nothing, so that an old connection can still be shown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from connections.errors import InvalidInput
+from connections.microsoft.capability_table import ALL, OUTLOOK, Capability
+from connections.microsoft.clouds import CLOUDS, GRAPH_APP_ID
+from connections.microsoft.permissions import CATALOGUE, ROLE, SCOPE, Permission, covered, spelling
+from connections.microsoft.tokens import OIDC_SCOPES
+
+__all__ = ["CAPABILITIES", "Capability", "Permission"]
+
+CAPABILITIES: dict[str, Capability] = {capability.key: capability for capability in ALL}
+
+APP_ONLY = "client_credentials"
+DELEGATED = "authorization_code"
+
+# Every delegated connection: openid names the account, offline_access lets the grant outlive the hour.
+_DELEGATED_BASE = ("openid", "offline_access")
+# An app-only connection works on named mailboxes and has to find out whose they are.
+_OUTLOOK_APP_ONLY_BASE = ("User.Read.All",)
+
+PROFILE_SENTENCE = (
+    "The sign-in also asks for “profile”: without it Microsoft does not say which account and directory signed in."
+)
+DEFAULT_SENTENCE = (
+    "Microsoft accepts no single permissions in an app-only request: the portal asks for everything an administrator "
+    "has granted to the app registration (.default) and compares that with the permissions listed here."
+)
+
+MAX_SCOPES = 60
+_SEPARATORS = re.compile("[\\s,;\u00a0\u200b\u200c\u200d\u2060\ufeff]+")
+_QUOTES = "\"'“”‘’`"
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)+", re.ASCII)
+
+
+def choices_by_group() -> list[tuple[str, list[tuple[str, str]]]]:
+    """Groups with keys and labels, in the order of the table, as a form field's ``choices``."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for capability in ALL:
+        groups.setdefault(capability.group, []).append((capability.key, capability.label))
+    return list(groups.items())
+
+
+# --- From capabilities to permissions -------------------------------------------------------------
+
+
+def delegated_scopes(keys: Iterable[str], extra: Iterable[str] = ()) -> tuple[str, ...]:
+    """The least delegated scopes, the sign-in's own first, then Graph's in alphabetical order."""
+    wanted = {scope for capability in _known(keys) for scope in capability.delegated}
+    return _ordered({*_DELEGATED_BASE, *wanted, *map(spelling, extra)})
+
+
+def sign_in_scopes(keys: Iterable[str], extra: Iterable[str] = ()) -> tuple[str, ...]:
+    """What a sign-in asks for: the delegated scopes and ``profile``, which the account's identity needs.
+
+    Microsoft: identity-platform/access-token-claims-reference (``tid`` and ``oid`` need ``profile``).
+    """
+    return delegated_scopes(keys, (*extra, "profile"))
+
+
+def application_roles(keys: Iterable[str], extra: Iterable[str] = ()) -> tuple[str, ...]:
+    """The least application roles, in alphabetical order. Anything to do with Outlook includes ``User.Read.All``."""
+    chosen = _known(keys)
+    wanted = {role for capability in chosen for role in capability.application}
+    if any(capability.group == OUTLOOK for capability in chosen):
+        wanted.update(_OUTLOOK_APP_ONLY_BASE)
+    return _ordered({*wanted, *map(spelling, extra)})
+
+
+def permissions(keys: Iterable[str], authentication_types: Iterable[str]) -> list[Permission]:
+    """What an app registration must declare so that connections of these types can do this, with Microsoft's ids."""
+    chosen, found = list(keys), list[Permission]()
+    for authentication_type in authentication_types:
+        if authentication_type == APP_ONLY:
+            names, kind = application_roles(chosen), ROLE
+        else:
+            names, kind = sign_in_scopes(chosen), SCOPE
+        for name in names:
+            entry = CATALOGUE[name]
+            found.append(Permission(name, kind, entry.application_id if kind == ROLE else entry.delegated_id))
+    return found
+
+
+# --- From what was granted to what works ----------------------------------------------------------
+
+
+def can(
+    keys: Iterable[str], granted: Iterable[str], authentication_type: str
+) -> list[tuple[Capability, bool, tuple[str, ...]]]:
+    """For each capability whether ``granted`` allows it, and which permissions are missing.
+
+    A larger permission satisfies a smaller one. A capability that this authentication type cannot have at all
+    comes back as not possible with nothing missing; its ``no_application`` or ``no_delegated`` says why.
+    """
+    allowed = covered(frozenset(granted))
+    found = []
+    for capability in _known(keys):
+        needed = needs(capability, authentication_type)
+        missing = tuple(name for name in needed if name not in allowed)
+        found.append((capability, bool(needed) and not missing, missing))
+    return found
+
+
+def needs(capability: Capability, authentication_type: str) -> tuple[str, ...]:
+    """The least permissions of one capability; () if this authentication type cannot have it."""
+    return capability.application if authentication_type == APP_ONLY else capability.delegated
+
+
+def missing(wanted: Iterable[str], granted: Iterable[str]) -> tuple[str, ...]:
+    """Which wanted scopes or roles are neither granted nor contained in a granted one.
+
+    The sign-in's own scopes are left out: Microsoft's answer does not list them reliably.
+    """
+    allowed = covered(frozenset(granted))
+    return tuple(name for name in _ordered(set(wanted)) if name not in OIDC_SCOPES and spelling(name) not in allowed)
+
+
+def reads_shared_mailboxes(granted: Iterable[str]) -> bool:
+    """Whether delegated scopes reach into other people's mailboxes at all (Microsoft: outlook-share-messages-folders)."""
+    return "Mail.Read.Shared" in covered(frozenset(granted))
+
+
+# --- Where Microsoft contradicts ------------------------------------------------------------------
+
+
+def warnings(keys: Iterable[str], extra_scopes: Iterable[str], authentication_type: str) -> list[str]:
+    """What people should know about this choice, as sentences for the form."""
+    chosen, extra = _known(keys), [spelling(name) for name in extra_scopes]
+    if authentication_type == APP_ONLY:
+        return _app_only_warnings(chosen, extra)
+    return _delegated_warnings(chosen, extra)
+
+
+def _app_only_warnings(chosen: list[Capability], extra: list[str]) -> list[str]:
+    found = [f"“{capability.label}”: {capability.no_application}" for capability in chosen if capability.no_application]
+    for name in extra:
+        entry = CATALOGUE.get(name)
+        if name in OIDC_SCOPES:
+            found.append(f"{name} belongs to a person's sign-in and means nothing in an app-only connection.")
+        elif name == "User.Read":
+            found.append("User.Read has no app-only form, because nobody is signed in. User.Read.All is what you need.")
+        elif entry and not entry.application_id:
+            found.append(f"Microsoft offers {name} for delegated connections only.")
+        elif name.endswith(".Shared"):
+            found.append(f"{name}: permissions ending in .Shared exist for delegated connections only.")
+    if any(key.group == OUTLOOK for key in chosen):
+        found.append(
+            "App-only mail and calendar permissions reach every mailbox of the organisation, "
+            "unless an Exchange administrator limits the application."
+        )
+    return [*found, DEFAULT_SENTENCE]
+
+
+def _delegated_warnings(chosen: list[Capability], extra: list[str]) -> list[str]:
+    found = [f"“{capability.label}”: {capability.no_delegated}" for capability in chosen if capability.no_delegated]
+    found += [f"“{capability.label}”: {capability.note}" for capability in chosen if capability.key in _SHARED_KEYS]
+    for name in extra:
+        entry = CATALOGUE.get(name)
+        if entry and not entry.delegated_id:
+            found.append(f"Microsoft offers {name} for app-only connections only.")
+    wanted = {*extra, *(scope for capability in chosen for scope in capability.delegated)}
+    admin_only = sorted(name for name in wanted if name in CATALOGUE and CATALOGUE[name].admin_only)
+    if admin_only:
+        found.append(f"Only an administrator of the directory can grant {_listed(admin_only)}.")
+    return [*found, PROFILE_SENTENCE]
+
+
+_SHARED_KEYS = frozenset(key for key in CAPABILITIES if key.startswith("shared_mailbox."))
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+# --- What people type -----------------------------------------------------------------------------
+
+
+def parse_scopes(text: str) -> tuple[str, ...]:
+    """Typed scopes as short names in Microsoft's spelling, each once, in the order typed.
+
+    Separated by spaces, commas or line breaks; Graph's address in front is removed. Raises InvalidInput
+    naming the first word that is no scope.
+    """
+    words = [word.strip(_QUOTES) for word in _SEPARATORS.split(text)]
+    names = list(dict.fromkeys(_short(word) for word in words if word))
+    if len(names) > MAX_SCOPES:
+        raise InvalidInput(f"These are {len(names)} scopes.", action=f"Give at most {MAX_SCOPES}.")
+    return tuple(names)
+
+
+def _short(word: str) -> str:
+    name, shown = word, _shown(word)
+    if "://" in word:
+        address, _, name = word.rpartition("/")
+        if address.lower() not in _graph_addresses():
+            raise InvalidInput(
+                f"“{shown}” belongs to another service than Microsoft Graph.",
+                action="Give Graph permissions only, for example Mail.Read.",
+            )
+    elif word.startswith(f"{GRAPH_APP_ID}/"):
+        name = word.removeprefix(f"{GRAPH_APP_ID}/")
+    if name == ".default":
+        raise InvalidInput(
+            f"“{shown}” stands for all permissions of an app registration; the portal adds it where Microsoft wants it.",
+            action="Name the permissions instead, for example Mail.Read.",
+        )
+    if name.lower() in OIDC_SCOPES:
+        return name.lower()
+    if len(name) > 100 or not _NAME.fullmatch(name):
+        raise InvalidInput(
+            f"“{shown}” is not the name of a Microsoft Graph permission.",
+            action="A permission looks like Mail.Read; separate several by spaces.",
+        )
+    return spelling(name)
+
+
+def _graph_addresses() -> frozenset[str]:
+    return frozenset(cloud.graph.lower() for cloud in CLOUDS.values())
+
+
+def _shown(word: str) -> str:
+    return word if len(word) <= 60 else f"{word[:60]}…"
+
+
+def _known(keys: Iterable[str]) -> list[Capability]:
+    return [CAPABILITIES[key] for key in dict.fromkeys(keys) if key in CAPABILITIES]
+
+
+def _ordered(names: Iterable[str]) -> tuple[str, ...]:
+    sign_in = ("openid", "offline_access", "profile", "email")
+    found = set(names)
+    return (*(name for name in sign_in if name in found), *sorted(found.difference(sign_in)))
