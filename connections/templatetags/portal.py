@@ -1,0 +1,225 @@
+"""Tags and filters of all pages. They ask the database nothing and know no roles."""
+
+from __future__ import annotations
+
+import itertools
+from datetime import UTC, datetime
+from typing import Any
+
+from django import template
+from django.contrib.messages.storage.base import Message
+from django.db import models
+from django.forms import BaseForm, BoundField
+from django.forms import widgets as form_widgets
+from django.templatetags.static import static
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from connections.models import Connection, User
+from connections.views import states
+
+register = template.Library()
+
+_UNITS = (
+    (365 * 86400, "year"),
+    (30 * 86400, "month"),
+    (86400, "day"),
+    (3600, "hour"),
+    (60, "minute"),
+)
+_MESSAGES = {
+    "success": ("success", "circle-check"),
+    "warning": ("warning", "alert-triangle"),
+    "error": ("danger", "alert-circle"),
+}
+
+
+# --- Signs ----------------------------------------------------------------------------------------
+
+
+@register.simple_tag
+def icon(name: str, label: str = "") -> SafeString:
+    """An icon of the sprite; a decoration unless ``label`` gives it a meaning."""
+    said = format_html('role="img" aria-label="{}"', label) if label else SafeString('aria-hidden="true"')
+    return format_html(
+        '<svg class="icon" width="20" height="20" fill="none" stroke="currentColor" stroke-width="1.75" '
+        'stroke-linecap="round" stroke-linejoin="round" {}><use href="{}#{}"/></svg>',
+        said,
+        static("vendor/tabler/icons.svg"),
+        name,
+    )
+
+
+@register.simple_tag(takes_context=True)
+def nav_item(context: template.RequestContext, url_name: str, label: str, icon_name: str) -> SafeString:
+    """One entry of the navigation; marked when the page is inside it."""
+    url, path = reverse(url_name), context["request"].path
+    here = path == url or (url != "/" and path.startswith(url))
+    return format_html(
+        '<li class="nav-item"><a class="nav-link" href="{}"{}>{}<span class="nav-link-title">{}</span></a></li>',
+        url,
+        SafeString(' aria-current="page"') if here else "",
+        icon(icon_name),
+        label,
+    )
+
+
+# --- States ---------------------------------------------------------------------------------------
+
+
+@register.simple_tag
+def status_badge(thing: models.Model) -> SafeString:
+    """The state of a connection, app registration, credential, mailbox access, consent request or event."""
+    return _badge(states.badge(thing))
+
+
+@register.simple_tag
+def badge(word: str, tone: str = states.OFF) -> SafeString:
+    """A badge for anything else. Tones: ok, waiting, warning, broken, off."""
+    return _badge(states.Badge(word, tone))
+
+
+@register.simple_tag(takes_context=True)
+def state_of(context: template.RequestContext, connection: Connection) -> states.State:
+    """The State of a connection for the person who looks: badge, cause, action, who, since, is_broken."""
+    return states.of_connection(connection, _viewer(context))
+
+
+@register.filter
+def who(connection: Connection) -> str:
+    """Who must act: "the owner, Bob Jones", "an IT admin", or nothing."""
+    return states.who(connection)
+
+
+def _badge(shown: states.Badge) -> SafeString:
+    return format_html('<span class="badge state state-{}">{}{}</span>', shown.tone, icon(shown.sign), shown.word)
+
+
+def _viewer(context: template.RequestContext) -> User | None:
+    user = getattr(context.get("request"), "user", None)
+    return user if isinstance(user, User) else None
+
+
+# --- Times ----------------------------------------------------------------------------------------
+
+
+@register.filter
+def ago(when: datetime | None) -> SafeString:
+    """A past time, relative; the exact time stands in its title."""
+    return _time(when, in_past=True)
+
+
+@register.filter
+def until(when: datetime | None) -> SafeString:
+    """A time that is yet to come, relative ("in 3 days"; "2 hours ago" once it is over)."""
+    return _time(when, in_past=False)
+
+
+def _time(when: datetime | None, *, in_past: bool) -> SafeString:
+    if when is None:
+        return SafeString('<span class="text-secondary">never</span>')
+    seconds = (timezone.now() - when).total_seconds()
+    # Clocks differ by moments: what happened is never "in 2 seconds", what is due now is "now".
+    words = relative(max(seconds, 0.0) if in_past else seconds)
+    exact = when.astimezone(UTC)
+    return format_html(
+        '<time datetime="{}" title="{} UTC">{}</time>', exact.isoformat(), exact.strftime("%Y-%m-%d %H:%M:%S"), words
+    )
+
+
+def relative(seconds: float) -> str:
+    """Words for a distance in time; positive seconds lie in the past."""
+    distance = abs(seconds)
+    for size, unit in _UNITS:
+        count = int(distance // size)
+        if count:
+            text = f"{count} {unit}{'' if count == 1 else 's'}"
+            return f"{text} ago" if seconds > 0 else f"in {text}"
+    return "just now" if seconds >= 0 else "in less than a minute"
+
+
+# --- Forms ----------------------------------------------------------------------------------------
+
+
+@register.inclusion_tag("partials/field.html")
+def render_field(field: BoundField) -> dict[str, Any]:
+    """A field with label, widget, errors and help, in the look of the portal."""
+    widget = field.field.widget
+    kind = "plain"
+    if isinstance(widget, form_widgets.RadioSelect | form_widgets.CheckboxSelectMultiple):
+        kind, css = "group", "form-check-input"
+    elif isinstance(widget, form_widgets.CheckboxInput):
+        kind, css = "check", "form-check-input"
+    elif isinstance(widget, form_widgets.Select):
+        css = "form-select"
+    else:
+        css = "form-control"
+    own = widget.attrs.get("class", "")
+    wrong = " is-invalid" if field.errors else ""
+    if css not in own:
+        widget.attrs["class"] = f"{css}{wrong} {own}".strip()
+    return {"field": field, "kind": kind}
+
+
+@register.filter
+def fields_with_errors(form: BaseForm) -> list[BoundField]:
+    """The visible fields that need another look."""
+    return [field for field in form.visible_fields() if field.errors]
+
+
+# --- Words ----------------------------------------------------------------------------------------
+
+
+@register.filter
+def initials(user: Any) -> str:
+    """One or two letters for a person's round sign."""
+    words = [word for word in str(user).replace(".", " ").split() if word[0].isalnum()]
+    return "".join(word[0] for word in (words[:1] + words[-1:] if len(words) > 1 else words)).upper() or "?"
+
+
+@register.filter
+def person_name(actor_name: str) -> str:
+    """The name alone out of the audit trail's frozen "Name <username>"."""
+    return actor_name.partition(" <")[0] or actor_name
+
+
+@register.filter
+def action_words(action: str) -> str:
+    """An audit action for people: "connection.reconnect_needed" → "Connection: reconnect needed"."""
+    noun, _, verb = action.partition(".")
+    return f"{noun.replace('_', ' ').capitalize()}: {verb.replace('_', ' ')}" if verb else noun
+
+
+@register.filter
+def changes_line(changes: dict[str, Any]) -> str:
+    """What changed, in one short line."""
+    parts = []
+    for name, value in itertools.islice(changes.items(), 4):
+        label = name.replace("_", " ")
+        if isinstance(value, list) and len(value) == 2:
+            parts.append(f"{label}: {_short(value[0])} → {_short(value[1])}")
+        else:
+            parts.append(f"{label}: {_short(value)}")
+    more = "; …" if len(changes) > 4 else ""
+    return "; ".join(parts) + more
+
+
+def _short(value: Any) -> str:
+    if value in (None, "", [], {}):
+        return "–"
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+@register.filter
+def message_colour(message: Message) -> str:
+    """The alert colour of a message."""
+    return _MESSAGES.get(message.level_tag, ("info", ""))[0]
+
+
+@register.filter
+def message_icon(message: Message) -> str:
+    """The icon of a message."""
+    return _MESSAGES.get(message.level_tag, ("", "info-circle"))[1]

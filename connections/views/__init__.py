@@ -1,0 +1,1 @@
+"""Plain function views: guard, form, one service call, message, redirect."""
