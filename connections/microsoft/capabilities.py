@@ -53,9 +53,12 @@ def choices_by_group() -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def delegated_scopes(keys: Iterable[str], extra: Iterable[str] = ()) -> tuple[str, ...]:
-    """The least delegated scopes, the sign-in's own first, then Graph's in alphabetical order."""
+    """The least delegated scopes, the sign-in's own first, then Graph's in alphabetical order.
+
+    ``extra`` is scopes, or a text of them separated by spaces as a connection stores it; so everywhere here.
+    """
     wanted = {scope for capability in _known(keys) for scope in capability.delegated}
-    return _ordered({*_DELEGATED_BASE, *wanted, *map(spelling, extra)})
+    return _ordered({*_DELEGATED_BASE, *wanted, *_words(extra)})
 
 
 def sign_in_scopes(keys: Iterable[str], extra: Iterable[str] = ()) -> tuple[str, ...]:
@@ -63,7 +66,7 @@ def sign_in_scopes(keys: Iterable[str], extra: Iterable[str] = ()) -> tuple[str,
 
     Microsoft: identity-platform/access-token-claims-reference (``tid`` and ``oid`` need ``profile``).
     """
-    return delegated_scopes(keys, (*extra, "profile"))
+    return delegated_scopes(keys, (*_words(extra), "profile"))
 
 
 def application_roles(keys: Iterable[str], extra: Iterable[str] = ()) -> tuple[str, ...]:
@@ -72,7 +75,7 @@ def application_roles(keys: Iterable[str], extra: Iterable[str] = ()) -> tuple[s
     wanted = {role for capability in chosen for role in capability.application}
     if any(capability.group == OUTLOOK for capability in chosen):
         wanted.update(_OUTLOOK_APP_ONLY_BASE)
-    return _ordered({*wanted, *map(spelling, extra)})
+    return _ordered({*wanted, *_words(extra)})
 
 
 def permissions(keys: Iterable[str], authentication_types: Iterable[str]) -> list[Permission]:
@@ -100,7 +103,7 @@ def can(
     A larger permission satisfies a smaller one. A capability that this authentication type cannot have at all
     comes back as not possible with nothing missing; its ``no_application`` or ``no_delegated`` says why.
     """
-    allowed = covered(frozenset(granted))
+    allowed = covered(frozenset(_words(granted)))
     found = []
     for capability in _known(keys):
         needed = needs(capability, authentication_type)
@@ -119,13 +122,13 @@ def missing(wanted: Iterable[str], granted: Iterable[str]) -> tuple[str, ...]:
 
     The sign-in's own scopes are left out: Microsoft's answer does not list them reliably.
     """
-    allowed = covered(frozenset(granted))
-    return tuple(name for name in _ordered(set(wanted)) if name not in OIDC_SCOPES and spelling(name) not in allowed)
+    allowed = covered(frozenset(_words(granted)))
+    return tuple(name for name in _ordered(_words(wanted)) if name not in OIDC_SCOPES and name not in allowed)
 
 
 def reads_shared_mailboxes(granted: Iterable[str]) -> bool:
     """Whether delegated scopes reach into other people's mailboxes at all (Microsoft: outlook-share-messages-folders)."""
-    return "Mail.Read.Shared" in covered(frozenset(granted))
+    return "Mail.Read.Shared" in covered(frozenset(_words(granted)))
 
 
 # --- Where Microsoft contradicts ------------------------------------------------------------------
@@ -133,7 +136,7 @@ def reads_shared_mailboxes(granted: Iterable[str]) -> bool:
 
 def warnings(keys: Iterable[str], extra_scopes: Iterable[str], authentication_type: str) -> list[str]:
     """What people should know about this choice, as sentences for the form."""
-    chosen, extra = _known(keys), [spelling(name) for name in extra_scopes]
+    chosen, extra = _known(keys), _words(extra_scopes)
     if authentication_type == APP_ONLY:
         return _app_only_warnings(chosen, extra)
     return _delegated_warnings(chosen, extra)
@@ -232,6 +235,10 @@ def _shown(word: str) -> str:
 
 def _known(keys: Iterable[str]) -> list[Capability]:
     return [CAPABILITIES[key] for key in dict.fromkeys(keys) if key in CAPABILITIES]
+
+
+def _words(scopes: Iterable[str]) -> list[str]:
+    return [spelling(name) for name in (scopes.split() if isinstance(scopes, str) else scopes)]
 
 
 def _ordered(names: Iterable[str]) -> tuple[str, ...]:
