@@ -1,0 +1,133 @@
+"""Starts the sandbox: ``python -m portal.sandbox --port 9000``."""
+
+import argparse
+import ipaddress
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import django
+from gunicorn.app.base import BaseApplication
+
+THREADS = 48
+
+
+def is_loopback(host: str) -> bool:
+    """Can only programs on this machine reach this address?"""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def arguments(argv: list[str]) -> argparse.Namespace:
+    """The command line, checked."""
+    parser = argparse.ArgumentParser(prog="python -m portal.sandbox", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="a loopback address; anything else is refused")
+    parser.add_argument("--port", type=int, default=9000)
+    parser.add_argument("--state", type=Path, help="a JSON file that keeps the sandbox's world between runs")
+    parser.add_argument("--tls", nargs=2, metavar=("CERT", "KEY"), help="serve https with this certificate and key")
+    parser.add_argument("--public-url", help="the address it is reached at, when that is not host and port")
+    parser.add_argument("--portal-url", default="http://localhost:8000", help="where the portal under test lives")
+    parser.add_argument("--stop-with-stdin", action="store_true", help="stop as soon as standard input is closed")
+    options = parser.parse_args(argv)
+    if not is_loopback(options.host):
+        parser.error("the sandbox has no protection of its own, so it listens on loopback addresses only")
+    if options.state is not None and not options.state.absolute().parent.is_dir():
+        parser.error(f"the directory of --state {options.state} does not exist")
+    if not options.public_url:
+        scheme = "https" if options.tls else "http"
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        options.public_url = f"{scheme}://{host}:{options.port}"
+    return options
+
+
+class Server(BaseApplication):  # type: ignore[misc]
+    """gunicorn with exactly one worker process, because the world lives in its memory."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Settings of gunicorn; none are read from files or the environment."""
+        settings: dict[str, Any] = {
+            "bind": f"{self.options.host}:{self.options.port}",
+            "workers": 1,
+            "worker_class": "gthread",
+            "threads": THREADS,
+            "keepalive": 75,
+            "timeout": 0,  # hanging on request is one of its features
+            "graceful_timeout": 1,
+            "loglevel": "error",
+            "control_socket_disable": True,
+            "post_worker_init": self.ready,
+            "worker_exit": self.stopping,
+        }
+        if self.options.tls:
+            settings["certfile"], settings["keyfile"] = self.options.tls
+        for name, value in settings.items():
+            self.cfg.set(name, value)
+
+    def load_wsgi_config(self) -> None:
+        """Nothing: there is no configuration file."""
+
+    def load(self) -> Any:
+        """Build the world and the application, in the worker process."""
+        # Not setdefault: the portal's settings may be named in the environment, and they are none of our business.
+        os.environ["DJANGO_SETTINGS_MODULE"] = "portal.sandbox.settings"
+        django.setup(set_prefix=False)
+        from django.conf import settings
+        from django.core.handlers.wsgi import WSGIHandler
+
+        from portal.sandbox import seed, state
+
+        host = self.options.public_url.partition("://")[2].partition("/")[0].rpartition(":")[0]
+        settings.ALLOWED_HOSTS = [*settings.ALLOWED_HOSTS, *([host] if host else [])]
+        world = state.World(
+            public_url=self.options.public_url, portal_url=self.options.portal_url, path=self.options.state
+        )
+        if self.options.state is not None and self.options.state.exists():
+            world.load(json.loads(self.options.state.read_text()))
+        else:
+            with world.change():
+                seed.plant(world)
+        state.use(world)
+        self.world = world
+        return WSGIHandler()
+
+    def ready(self, worker: Any) -> None:
+        """Tell that connections are accepted from now on."""
+        print(f"Sandbox ready at {self.options.public_url}", flush=True)
+
+    def stopping(self, arbiter: Any, worker: Any) -> None:
+        """Free requests that hang on purpose."""
+        if hasattr(self, "world"):
+            self.world.stopping.set()
+
+
+def stop_with_stdin() -> None:
+    """Stop this process when its standard input is closed, which happens at the latest when its parent dies."""
+
+    def wait() -> None:
+        while os.read(sys.stdin.fileno(), 1024):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def main() -> None:
+    """Run until SIGTERM or SIGINT."""
+    options = arguments(sys.argv[1:])
+    if options.stop_with_stdin:
+        stop_with_stdin()
+    Server(options).run()
+
+
+if __name__ == "__main__":
+    main()

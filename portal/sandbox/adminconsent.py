@@ -1,0 +1,164 @@
+"""The admin consent endpoints, in the v1 and the v2 style.
+
+Microsoft: identity-platform/v2-admin-consent and v2-oauth2-client-creds-grant-flow. The answers differ between the
+styles, and ``admin_consent=True`` comes with a failure of the v2 style too.
+"""
+
+from dataclasses import dataclass
+from urllib.parse import urlencode
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.csrf import csrf_protect
+
+from portal.sandbox import authorize, clients, consents, errors, permissions, signin, weather
+from portal.sandbox.state import EVERYBODY, App, Directory, Person, World, world
+
+LIES = {
+    "none": "the callback tells the truth",
+    "nothing": "the callback claims success, but nothing is granted",
+    "later": "the callback claims success, and the grant takes effect 60 seconds later",
+    "wrong_tenant": "the callback names another directory than the one that consented",
+}
+PROPAGATION_DELAY = 60.0
+
+
+@dataclass
+class Request:
+    """An admin consent request whose client and redirect URI are known to be right."""
+
+    app: App
+    where: Directory | None
+    authority: str
+    redirect_uri: str
+    state: str
+    scope: str | None  # None: v1 style, which has no scope
+
+
+@weather.exposed("login")
+def v1(request: HttpRequest, tenant: str) -> HttpResponse:
+    """GET and POST /{tenant}/adminconsent: everything the app registration declares."""
+    return _page(request, tenant, None)
+
+
+@weather.exposed("login")
+def v2(request: HttpRequest, tenant: str) -> HttpResponse:
+    """GET and POST /{tenant}/v2.0/adminconsent: what ``scope`` names, or everything for .default."""
+    return _page(request, tenant, request.GET.get("scope", ""))
+
+
+@csrf_protect
+def _page(request: HttpRequest, tenant: str, scope: str | None) -> HttpResponse:
+    here = world()
+    trace = errors.Trace.of()
+    try:
+        asked = _read(here, request, tenant, scope)
+    except errors.EntraError as problem:
+        return authorize.error_page(request, here, problem, trace)
+    try:
+        return _go_on(here, request, asked)
+    except signin.NeedsPage as needed:
+        return needed.response
+    except errors.EntraError as problem:
+        if problem.code in (50057, 50055, 53003, 50020):
+            return authorize.error_page(request, here, problem, trace)
+        description = errors.description(problem, trace, here.now())
+        return _back(asked, {"error": problem.error, "error_description": description}, failed=True)
+
+
+def _read(here: World, request: HttpRequest, authority: str, scope: str | None) -> Request:
+    if scope is not None and authority.lower() == "common":
+        # The v2 style wants a directory or "organizations"; the number Microsoft answers with is not documented.
+        raise errors.refusal(90023)
+    where = clients.directory(here, authority)
+    client_id = request.GET.get("client_id", "")
+    if not client_id:
+        raise errors.refusal(900144, parameter="client_id")
+    app = here.app(client_id)
+    if app is None:
+        raise errors.refusal(700016, client_id=client_id, tenant_name=where.name if where else "Microsoft Services")
+    if where is not None:
+        clients.app_in(here, client_id, where)
+    uri = authorize.registered_uri(app, request.GET.get("redirect_uri", ""))
+    return Request(app, where, authority, uri, authorize.strip_html(request.GET.get("state", "")), scope)
+
+
+def _wanted(here: World, asked: Request) -> tuple[list[str], list[str]]:
+    """Delegated scopes and application roles to grant; raises EntraError for a scope that makes no sense."""
+    if asked.scope is None:
+        return list(asked.app.delegated), list(asked.app.application)
+    if not asked.scope.strip():
+        raise errors.refusal(900144, parameter="scope")
+    scopes = permissions.parse(asked.scope, here.public_url)
+    if scopes.unknown:
+        raise errors.refusal(650053, app_name=asked.app.name, scope=scopes.unknown[0])
+    if scopes.default:
+        return list(asked.app.delegated), list(asked.app.application)
+    # Application permissions can only be asked for by .default (identity-platform/v2-admin-consent).
+    return scopes.names, []
+
+
+def _go_on(here: World, request: HttpRequest, asked: Request) -> HttpResponse:
+    scopes, roles = _wanted(here, asked)
+    if request.method == "POST" and request.POST.get("step") == "cancel":
+        return _cancelled(here, asked)
+    wanted = signin.Wanted(asked.app, asked.where, asked.authority.lower(), title="Sign in as an administrator")
+    person, flow = signin.person_for(request, here, wanted)
+    if asked.app.audience == "AzureADMyOrg" and person.tenant != asked.app.tenant:
+        name = here.directories[person.tenant].name
+        raise errors.refusal(700016, client_id=asked.app.client_id, tenant_name=name)
+    if not person.admin:
+        raise errors.refusal(90094)
+    if request.method == "POST" and request.POST.get("step") == "consent":
+        response = _accepted(here, asked, person, scopes, roles)
+    else:
+        response = render(
+            request,
+            "sandbox/admin_consent.html",
+            {
+                "app": asked.app,
+                "person": person,
+                "flow": signin.seal(here, flow),
+                "scopes": [permissions.CATALOGUE[name] for name in scopes],
+                "roles": [permissions.CATALOGUE[name] for name in roles],
+                "publisher": here.directories[asked.app.tenant],
+                "directory": here.directories[person.tenant],
+            },
+        )
+    signin.remember(request, response, here, flow)
+    return response
+
+
+def _accepted(here: World, asked: Request, person: Person, scopes: list[str], roles: list[str]) -> HttpResponse:
+    if here.consent_lie != "nothing":
+        delay = PROPAGATION_DELAY if here.consent_lie == "later" else 0.0
+        with here.change():
+            consents.grant(here, asked.app, person.tenant, EVERYBODY, scopes, delay=delay)
+            consents.grant_roles(here, asked.app, person.tenant, roles, delay=delay)
+    tenant = person.tenant
+    if here.consent_lie == "wrong_tenant":
+        tenant = next(one for one in here.directories if one != person.tenant)
+    answer = {"admin_consent": "True", "tenant": tenant}
+    if asked.scope is not None:
+        prefix = permissions.parse(asked.scope, here.public_url).prefix
+        named = [name if name in permissions.OIDC_SCOPES else prefix + name for name in scopes]
+        answer["scope"] = " ".join(named)
+    return _back(asked, answer)
+
+
+def _cancelled(here: World, asked: Request) -> HttpResponse:
+    if asked.scope is None:
+        return _back(asked, {"error": "permission_denied", "error_description": "The admin canceled the request"})
+    text = "AADSTS65004: The resource owner or authorization server denied the request."
+    trace = errors.Trace.of()
+    ids = f" Trace ID: {trace.trace_id} Correlation ID: {trace.correlation_id} Timestamp: {errors.stamp(here.now())}"
+    return _back(asked, {"error": "consent_required", "error_description": text + ids}, failed=True)
+
+
+def _back(asked: Request, answer: dict[str, str], *, failed: bool = False) -> HttpResponse:
+    if failed and asked.scope is not None:
+        answer = {"admin_consent": "True", **answer}
+    if asked.state:
+        answer["state"] = asked.state
+    mark = "&" if "?" in asked.redirect_uri else "?"
+    return authorize.HttpResponseFound(asked.redirect_uri + mark + urlencode(answer))

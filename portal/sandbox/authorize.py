@@ -1,0 +1,276 @@
+"""The authorize endpoint: sign-in, consent, and the way back with a code or an error.
+
+Microsoft: identity-platform/v2-oauth2-auth-code-flow, v2-protocols-oidc and reply-url.
+"""
+
+import re
+import secrets
+import uuid
+from dataclasses import dataclass
+from urllib.parse import urlencode, urlsplit, urlunsplit
+
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import render
+from django.views.decorators.csrf import csrf_protect
+
+from portal.sandbox import clients, consents, errors, permissions, signin, tokens, weather
+from portal.sandbox.state import EVERYBODY, App, Code, Directory, Person, World, world
+from portal.sandbox.token import CODE_LIFETIME
+
+PROMPTS = ("", "login", "none", "consent", "select_account")
+RESPONSE_MODES = ("", "query", "fragment", "form_post")
+
+
+class HttpResponseFound(HttpResponseRedirect):
+    """A redirect to any scheme an app may have registered."""
+
+    allowed_schemes = ["http", "https"]
+
+
+@dataclass
+class Request:
+    """An authorize request whose client and redirect URI are known to be right."""
+
+    app: App
+    where: Directory | None
+    authority: str
+    redirect_uri: str
+    state: str
+    response_mode: str
+    scope: str
+    nonce: str
+    prompt: str
+    login_hint: str
+    challenge: str
+    challenge_method: str
+
+    @property
+    def scopes(self) -> permissions.RequestedScopes:
+        """The scope parameter taken apart."""
+        return permissions.parse(self.scope, world().public_url)
+
+
+@weather.exposed("login")
+@csrf_protect
+def authorize(request: HttpRequest, tenant: str) -> HttpResponse:
+    """GET and POST /{tenant}/oauth2/v2.0/authorize; the forms of all its pages come back here."""
+    here = world()
+    trace = errors.Trace.of(request.GET.get("client-request-id", ""))
+    try:
+        asked = _read(here, request, tenant)
+    except errors.EntraError as problem:
+        # Without a trusted redirect URI there is nowhere to send this: it stays on Microsoft's page.
+        return error_page(request, here, problem, trace)
+    try:
+        return _go_on(here, request, asked)
+    except signin.NeedsPage as needed:
+        return needed.response
+    except errors.EntraError as problem:
+        if problem.code in (50057, 50055, 53003, 50020) and asked.prompt != "none":
+            return error_page(request, here, problem, trace)
+        return send_error(request, here, asked, problem, trace)
+
+
+def _read(here: World, request: HttpRequest, authority: str) -> Request:
+    """Check what decides whether the redirect URI can be trusted; raises EntraError."""
+    where = clients.directory(here, authority)
+    client_id = request.GET.get("client_id", "")
+    if not client_id:
+        raise errors.refusal(900144, parameter="client_id")
+    app = clients.app_in(here, client_id, where)
+    return Request(
+        app=app,
+        where=where,
+        authority=authority,
+        redirect_uri=registered_uri(app, request.GET.get("redirect_uri", "")),
+        state=strip_html(request.GET.get("state", "")),
+        response_mode=request.GET.get("response_mode", ""),
+        scope=request.GET.get("scope", ""),
+        nonce=request.GET.get("nonce", ""),
+        prompt=request.GET.get("prompt", ""),
+        login_hint=request.GET.get("login_hint", ""),
+        challenge=request.GET.get("code_challenge", ""),
+        challenge_method=request.GET.get("code_challenge_method", "plain"),
+    )
+
+
+def registered_uri(app: App, uri: str) -> str:
+    """The redirect URI if it is registered: exact match, but the port of http://localhost does not count."""
+    if uri in app.redirect_uris:
+        return uri
+    if _without_port(uri) in [_without_port(known) for known in app.redirect_uris] and "//localhost" in uri:
+        return uri
+    if not uri and app.redirect_uris:
+        return app.redirect_uris[0]
+    raise errors.refusal(50011, redirect_uri=uri, client_id=app.client_id)
+
+
+def _without_port(uri: str) -> str:
+    try:
+        parts = urlsplit(uri)
+        if parts.scheme != "http" or parts.hostname != "localhost":
+            return uri
+    except ValueError:
+        return uri
+    return urlunsplit(parts._replace(netloc="localhost", path=parts.path or "/"))
+
+
+def strip_html(text: str) -> str:
+    """Entra strips HTML from ``state`` (identity-platform/reply-url)."""
+    return re.sub(r"<[^>]*>", "", text)
+
+
+def _check(here: World, request: HttpRequest, asked: Request) -> None:
+    """Check what may go back to the app as an error."""
+    response_type = request.GET.get("response_type", "")
+    if not response_type:
+        raise errors.refusal(900144, parameter="response_type")
+    if response_type != "code":
+        raise errors.refusal(700054, response_type=response_type)
+    if asked.response_mode not in RESPONSE_MODES:
+        raise errors.refusal(70007, response_mode=asked.response_mode)
+    if asked.prompt not in PROMPTS:
+        raise errors.refusal(90023)
+    if not asked.scope.strip():
+        raise errors.refusal(900144, parameter="scope")
+    scopes = asked.scopes
+    if scopes.unknown:
+        raise errors.refusal(650053, app_name=asked.app.name, scope=scopes.unknown[0])
+    if scopes.default and scopes.graph:
+        raise errors.refusal(70011, scope=asked.scope)
+
+
+def _go_on(here: World, request: HttpRequest, asked: Request) -> HttpResponse:
+    _check(here, request, asked)
+    if request.method == "POST" and request.POST.get("step") == "cancel":
+        return _cancelled(request, here, asked)
+    wanted = signin.Wanted(asked.app, asked.where, asked.authority.lower(), asked.prompt, asked.login_hint)
+    person, flow = signin.person_for(request, here, wanted)
+    if request.method == "POST" and request.POST.get("step") == "consent":
+        _accept(here, request, asked, person)
+    else:
+        page = _consent_page(here, request, asked, person, flow)
+        if page is not None:
+            return page
+    response = send(request, here, asked, {"code": _new_code(here, asked, person, flow)})
+    signin.remember(request, response, here, flow)
+    return response
+
+
+# -- consent --------------------------------------------------------------------------------------
+
+
+def _to_grant(here: World, asked: Request, person: Person) -> list[str]:
+    """What a consent page for this request grants."""
+    scopes = asked.scopes
+    missing = consents.missing(here, asked.app, person, scopes)
+    if missing or asked.prompt == "consent":
+        default = [name for name in asked.app.delegated if scopes.default]
+        return list(dict.fromkeys([*scopes.names, *default, *missing]))
+    return []
+
+
+def _consent_page(
+    here: World, request: HttpRequest, asked: Request, person: Person, flow: signin.Flow
+) -> HttpResponse | None:
+    names = _to_grant(here, asked, person)
+    if not names:
+        return None
+    if asked.prompt == "none":
+        raise errors.refusal(65001, error="consent_required", client_id=asked.app.client_id, app_name=asked.app.name)
+    missing = consents.missing(here, asked.app, person, asked.scopes)
+    context = {
+        "app": asked.app,
+        "person": person,
+        "flow": signin.seal(here, flow),
+        "permissions": [permissions.CATALOGUE[name] for name in names],
+        "publisher": here.directories[asked.app.tenant],
+        "directory": here.directories[person.tenant],
+    }
+    if missing and not person.admin and consents.needs_admin(here, person, missing):
+        return render(request, "sandbox/approval.html", context)
+    return render(request, "sandbox/consent.html", context)
+
+
+def _accept(here: World, request: HttpRequest, asked: Request, person: Person) -> None:
+    names = _to_grant(here, asked, person)
+    missing = consents.missing(here, asked.app, person, asked.scopes)
+    if missing and not person.admin and consents.needs_admin(here, person, missing):
+        raise errors.refusal(90094)
+    for_all = person.admin and request.POST.get("everybody") == "on"
+    with here.change():
+        consents.grant(here, asked.app, person.tenant, EVERYBODY if for_all else person.id, names)
+
+
+def _cancelled(request: HttpRequest, here: World, asked: Request) -> HttpResponse:
+    why = request.POST.get("why", "")
+    problem = errors.refusal(90094 if why == "approval" else 65004)
+    if why == "signin":
+        answer = {"error": "access_denied", "error_description": "the user canceled the authentication"}
+        return send(request, here, asked, {**answer, "error_subcode": "cancel"})
+    return send_error(request, here, asked, problem, errors.Trace.of(), subcode="cancel")
+
+
+# -- the way back ---------------------------------------------------------------------------------
+
+
+def _new_code(here: World, asked: Request, person: Person, flow: signin.Flow) -> str:
+    value = f"1.A{secrets.token_urlsafe(64)}"
+    now = here.now()
+    with here.lock:
+        for old in [key for key, code in here.codes.items() if code.expires_at < now - 3600]:
+            del here.codes[old]
+        here.codes[value] = Code(
+            client_id=asked.app.client_id,
+            authority=asked.authority,
+            person=person.id,
+            redirect_uri=asked.redirect_uri,
+            scope=asked.scope,
+            nonce=asked.nonce,
+            challenge=asked.challenge,
+            challenge_method=asked.challenge_method,
+            grant=tokens.new_grant_id(),
+            authenticated_at=flow.authenticated_at,
+            mfa=flow.mfa,
+            expires_at=now + CODE_LIFETIME,
+        )
+    return value
+
+
+def send(request: HttpRequest, here: World, asked: Request, answer: dict[str, str]) -> HttpResponse:
+    """Send an answer to the redirect URI, in the way the app asked for."""
+    if asked.state:
+        answer["state"] = asked.state
+    if "code" in answer:
+        answer["session_state"] = str(uuid.uuid4())
+    if asked.response_mode == "form_post":
+        return render(request, "sandbox/form_post.html", {"uri": asked.redirect_uri, "answer": answer})
+    mark = "#" if asked.response_mode == "fragment" else "&" if "?" in asked.redirect_uri else "?"
+    return HttpResponseFound(asked.redirect_uri + mark + urlencode(answer))
+
+
+def send_error(
+    request: HttpRequest,
+    here: World,
+    asked: Request,
+    problem: errors.EntraError,
+    trace: errors.Trace,
+    *,
+    subcode: str = "",
+) -> HttpResponse:
+    """Send an error to the redirect URI."""
+    answer = {"error": problem.error, "error_description": errors.description(problem, trace, here.now())}
+    if problem.code in errors.MEANINGS:
+        answer["error_uri"] = f"{here.public_url}/error?code={problem.code}"
+    if subcode:
+        answer["error_subcode"] = subcode
+    return send(request, here, asked, answer)
+
+
+def error_page(
+    request: HttpRequest, here: World, problem: errors.EntraError, trace: errors.Trace
+) -> HttpResponse:
+    """The page for errors that never reach the app."""
+    request.sandbox_call.outcome = str(problem.code)  # type: ignore[attr-defined]
+    context = {"problem": problem, "trace": trace, "timestamp": errors.stamp(here.now())}
+    return render(request, "sandbox/error.html", context, status=400)

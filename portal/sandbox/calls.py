@@ -1,0 +1,100 @@
+"""What was asked of the sandbox: counters and a list of calls, so that a test can count what really went over the wire.
+
+No secret is kept: a delegated grant is named by the SHA-256 of its grant id, never by a token.
+"""
+
+import hashlib
+import threading
+import time
+from collections import Counter, deque
+from dataclasses import asdict, dataclass
+from typing import Any
+
+KEPT = 5000  # calls in the list; the counters go on
+
+
+def fingerprint(grant: str) -> str:
+    """The public name of a delegated grant: it stays the same when its refresh token rotates."""
+    return hashlib.sha256(grant.encode()).hexdigest()
+
+
+@dataclass
+class Call:
+    """One request; ``time`` is real seconds since 1970, whatever the sandbox's clock says."""
+
+    number: int
+    time: float
+    endpoint: str
+    method: str
+    path: str
+    tenant: str = ""
+    grant_type: str = ""
+    client_id: str = ""
+    grant: str = ""
+    status: int = 0
+    outcome: str = ""
+    correlation_id: str = ""
+
+
+class CallLog:
+    """All calls since the start or the last ``clear``."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget every call."""
+        with self._lock:
+            self._recent: deque[Call] = deque(maxlen=KEPT)
+            self._number = 0
+            self._endpoints: Counter[str] = Counter()
+            self._grant_types: Counter[str] = Counter()
+            self._outcomes: Counter[str] = Counter()
+            self._grants: dict[str, Counter[str]] = {}
+            self._connections: set[str] = set()
+            self._running = 0
+            self._most_running = 0
+
+    def begin(self, endpoint: str, method: str, path: str, connection: str) -> Call:
+        """Note that a request came in."""
+        with self._lock:
+            self._number += 1
+            self._running += 1
+            self._most_running = max(self._most_running, self._running)
+            self._connections.add(connection)
+            call = Call(self._number, time.time(), endpoint, method, path)
+            self._recent.append(call)
+            return call
+
+    def end(self, call: Call, status: int) -> None:
+        """Note how the request was answered; 0 means that it was not."""
+        call.status = status
+        call.outcome = call.outcome or ("ok" if 200 <= status < 400 else str(status))
+        with self._lock:
+            self._running = max(0, self._running - 1)
+            self._endpoints[call.endpoint] += 1
+            self._outcomes[call.outcome] += 1
+            if call.grant_type:
+                self._grant_types[call.grant_type] += 1
+            if call.client_id and call.endpoint == "token":
+                self._grants.setdefault(call.client_id, Counter())[call.grant or call.grant_type] += 1
+
+    def snapshot(self, after: int = 0, limit: int = 200) -> dict[str, Any]:
+        """Counters, and the newest ``limit`` calls with a number above ``after``, oldest first."""
+        with self._lock:
+            recent = [asdict(call) for call in self._recent if call.number > after]
+            return {
+                "total": self._number,
+                "running": self._running,
+                "most_running": self._most_running,
+                "connections": len(self._connections),
+                "by_endpoint": dict(self._endpoints),
+                "by_grant_type": dict(self._grant_types),
+                "by_outcome": dict(self._outcomes),
+                "by_grant": {client: dict(counter) for client, counter in self._grants.items()},
+                "recent": recent[-limit:] if limit else [],
+            }
+
+
+log = CallLog()

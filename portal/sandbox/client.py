@@ -1,0 +1,200 @@
+"""A small client of the control API for tests: one method per verb, standard library only."""
+
+import json
+import ssl
+import urllib.error
+import urllib.request
+from typing import Any
+
+
+class ControlError(Exception):
+    """The sandbox refused; the text is its sentence."""
+
+
+class Control:
+    """Steers one running sandbox. Every method raises ControlError with the sandbox's reason when it is refused."""
+
+    def __init__(self, base_url: str, *, timeout: float = 30.0, cafile: str | None = None) -> None:
+        self.base_url = base_url.rstrip("/")
+        self.timeout = timeout
+        context = ssl.create_default_context(cafile=cafile) if self.base_url.startswith("https") else None
+        # No proxy: the sandbox is always on this machine.
+        handlers: list[Any] = [urllib.request.ProxyHandler({})]
+        if context is not None:
+            handlers.append(urllib.request.HTTPSHandler(context=context))
+        self._opener = urllib.request.build_opener(*handlers)
+
+    def _open(self, request: urllib.request.Request) -> Any:
+        try:
+            with self._opener.open(request, timeout=self.timeout) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as problem:
+            with problem:
+                text = problem.read().decode(errors="replace")
+            try:
+                raise ControlError(json.loads(text)["problem"]) from None
+            except (ValueError, KeyError, TypeError):
+                raise ControlError(f"HTTP {problem.code}") from None
+
+    def call(self, verb: str, **fields: Any) -> dict[str, Any]:
+        """Call any verb with any fields."""
+        given = {name: value for name, value in fields.items() if value is not None}
+        request = urllib.request.Request(
+            f"{self.base_url}/_control/api/{verb}",
+            data=json.dumps(given).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        answer: dict[str, Any] = self._open(request)
+        return answer
+
+    def _get(self, name: str) -> dict[str, Any]:
+        answer: dict[str, Any] = self._open(urllib.request.Request(f"{self.base_url}/_control/api/{name}"))
+        return answer
+
+    def state(self) -> dict[str, Any]:
+        """The whole world of the sandbox."""
+        return self._get("state")
+
+    def calls(self, *, after: int = 0, limit: int = 200) -> dict[str, Any]:
+        """Counters, and the newest ``limit`` calls numbered above ``after``."""
+        return self._get(f"calls?after={after}&limit={limit}")
+
+    def refreshes(self, fingerprint: str) -> int:
+        """How many token requests came with refresh tokens (or the code) of this grant."""
+        return sum(int(grants.get(fingerprint, 0)) for grants in self.calls(limit=0)["by_grant"].values())
+
+    def reset(self) -> None:
+        """Back to the seed."""
+        self.call("reset")
+
+    def clear_calls(self) -> None:
+        """Forget the calls counted so far."""
+        self.call("clear_calls")
+
+    def clock(self, offset_s: float) -> None:
+        """Set the sandbox's clock to real time plus ``offset_s`` seconds."""
+        self.call("clock", offset_s=offset_s)
+
+    def token_lifetime(self, seconds: int) -> None:
+        """Access tokens live exactly ``seconds``; 0: random, 60 to 90 minutes."""
+        self.call("token_lifetime", seconds=seconds)
+
+    def rotate_keys(self) -> None:
+        """New signing and token keys; nothing issued before is valid."""
+        self.call("rotate_keys")
+
+    def weather(
+        self,
+        kind: str,
+        where: str = "everything",
+        *,
+        seconds: float = 0,
+        retry_after: str | float = "5",
+        delay_ms: int = 0,
+        times: int = 0,
+        client_id: str = "",
+    ) -> None:
+        """Set the weather over token, graph, login or everything."""
+        self.call(
+            "weather",
+            kind=kind,
+            where=where,
+            seconds=seconds,
+            retry_after=str(retry_after),
+            delay_ms=delay_ms,
+            times=times,
+            client_id=client_id,
+        )
+
+    def consent_lie(self, kind: str) -> None:
+        """none, nothing, later or wrong_tenant."""
+        self.call("consent_lie", kind=kind)
+
+    def set_directory(self, tenant: str, *, user_consent: bool) -> None:
+        """May people consent for themselves?"""
+        self.call("set_directory", tenant=tenant, user_consent=user_consent)
+
+    def add_person(self, upn: str, name: str, **more: Any) -> dict[str, Any]:
+        """Add a person; gives id, upn, password, tenant."""
+        return self.call("add_person", upn=upn, name=name, **more)
+
+    def set_person(self, upn: str, **changes: Any) -> None:
+        """Change disabled, deleted, mfa_required, password_expired, ca_blocked, sign_in_frequency_s, admin, …"""
+        self.call("set_person", upn=upn, **changes)
+
+    def revoke_sessions(self, upn: str) -> None:
+        """End all sessions and refresh tokens of a person."""
+        self.call("revoke_sessions", upn=upn)
+
+    def add_app(self, name: str, **more: Any) -> dict[str, Any]:
+        """Register an app; gives client_id, object_id, tenant, secret, secret_id."""
+        return self.call("add_app", name=name, **more)
+
+    def set_app(self, client_id: str, **changes: Any) -> None:
+        """Change disabled, deleted, name, audience, platform, redirect_uris, delegated, application, mailboxes, …"""
+        self.call("set_app", client_id=client_id, **changes)
+
+    def add_secret(self, client_id: str, *, expires_at: float = 0, name: str = "New secret") -> dict[str, Any]:
+        """Add a secret; gives id, value and expires_at (seconds since 1970)."""
+        return self.call("add_secret", client_id=client_id, expires_at=expires_at, name=name)
+
+    def expire_secret(self, client_id: str, id: str) -> None:
+        """Let a secret have expired."""
+        self.call("expire_secret", client_id=client_id, id=id)
+
+    def remove_secret(self, client_id: str, id: str) -> None:
+        """Take a secret away."""
+        self.call("remove_secret", client_id=client_id, id=id)
+
+    def add_certificate(self, client_id: str, pem: str, *, name: str = "") -> dict[str, Any]:
+        """Add a certificate; gives id, sha1, sha256 and x5t#S256."""
+        return self.call("add_certificate", client_id=client_id, pem=pem, name=name)
+
+    def remove_certificate(self, client_id: str, id: str) -> None:
+        """Take a certificate away."""
+        self.call("remove_certificate", client_id=client_id, id=id)
+
+    def assign(self, client_id: str, upn: str, roles: list[str], groups: list[str] | None = None) -> None:
+        """Assign a person to an app."""
+        self.call("assign", client_id=client_id, upn=upn, roles=roles, groups=groups)
+
+    def grant_consent(
+        self,
+        client_id: str,
+        *,
+        tenant: str | None = None,
+        scopes: list[str] | None = None,
+        roles: list[str] | None = None,
+        upn: str = "",
+        delay_s: float = 0,
+    ) -> None:
+        """Consent for one person, or as an admin for everybody."""
+        self.call(
+            "grant_consent",
+            client_id=client_id,
+            tenant=tenant,
+            scopes=scopes,
+            roles=roles,
+            upn=upn,
+            delay_s=delay_s,
+        )
+
+    def withdraw_consent(self, client_id: str, *, tenant: str | None = None, upn: str = "") -> None:
+        """Take consent back."""
+        self.call("withdraw_consent", client_id=client_id, tenant=tenant, upn=upn)
+
+    def set_mailbox(self, address: str, **changes: Any) -> None:
+        """Change members, app_scope, all_apps, name, deleted."""
+        self.call("set_mailbox", address=address, **changes)
+
+    def issue_grant(
+        self, client_id: str, upn: str, scopes: list[str], *, count: int = 1, age_s: float = 0, mfa: bool = False
+    ) -> dict[str, Any]:
+        """Refresh tokens without a browser; gives refresh_tokens, fingerprints, tenant, oid."""
+        return self.call(
+            "issue_grant", client_id=client_id, upn=upn, scopes=scopes, count=count, age_s=age_s, mfa=mfa
+        )
+
+    def describe_token(self, refresh_token: str) -> dict[str, Any]:
+        """Whose refresh token is this?"""
+        return self.call("describe_token", refresh_token=refresh_token)

@@ -1,0 +1,81 @@
+"""Who granted which permissions to which app. The only place that reads or writes consents."""
+
+from portal.sandbox import permissions
+from portal.sandbox.state import EVERYBODY, App, Consent, Person, RoleGrant, World
+
+
+def install(world: World, app: App, tenant: str) -> None:
+    """Give the app a service principal in the directory, as the first consent there does."""
+    key = f"{app.client_id}|{tenant}"
+    if key not in world.principals:
+        world.principals.append(key)
+
+
+def installed(world: World, app: App, tenant: str) -> bool:
+    """Does the app have a service principal in the directory?"""
+    return f"{app.client_id}|{tenant}" in world.principals
+
+
+def grant(world: World, app: App, tenant: str, person: str, scopes: list[str], *, delay: float = 0.0) -> None:
+    """Add delegated permissions for one person or EVERYBODY, in force after ``delay`` seconds."""
+    install(world, app, tenant)
+    key = f"{app.client_id}|{tenant}|{person}"
+    had = world.consents.get(key)
+    merged = list(dict.fromkeys([*(had.scopes if had else []), *scopes]))
+    world.consents[key] = Consent(app.client_id, tenant, person, merged, world.now() + delay if delay else 0.0)
+
+
+def grant_roles(world: World, app: App, tenant: str, roles: list[str], *, delay: float = 0.0) -> None:
+    """Add application permissions, in force after ``delay`` seconds."""
+    install(world, app, tenant)
+    key = f"{app.client_id}|{tenant}"
+    had = world.role_grants.get(key)
+    merged = list(dict.fromkeys([*(had.roles if had else []), *roles]))
+    world.role_grants[key] = RoleGrant(app.client_id, tenant, merged, world.now() + delay if delay else 0.0)
+
+
+def withdraw(world: World, app: App, tenant: str, person: str = "") -> None:
+    """Take one person's (or EVERYBODY's) delegated consent away; without a person everything, roles included."""
+    if person:
+        world.consents.pop(f"{app.client_id}|{tenant}|{person}", None)
+        return
+    for key in [key for key in world.consents if key.startswith(f"{app.client_id}|{tenant}|")]:
+        del world.consents[key]
+    world.role_grants.pop(f"{app.client_id}|{tenant}", None)
+
+
+def granted(world: World, app: App, person: Person) -> set[str] | None:
+    """The delegated permissions in force for this person; None when nobody consented to anything."""
+    found: set[str] | None = None
+    for who in (person.id, EVERYBODY):
+        consent = world.consents.get(f"{app.client_id}|{person.tenant}|{who}")
+        if consent is not None and consent.effective_at <= world.now():
+            found = (found or set()) | set(consent.scopes)
+    return found
+
+
+def roles(world: World, app: App, tenant: str) -> list[str]:
+    """The application permissions in force for the app in the directory."""
+    had = world.role_grants.get(f"{app.client_id}|{tenant}")
+    return list(had.roles) if had is not None and had.effective_at <= world.now() else []
+
+
+def missing(world: World, app: App, person: Person, wanted: permissions.RequestedScopes) -> list[str]:
+    """What has to be consented before this request can be served; empty when nothing."""
+    had = granted(world, app, person)
+    asked = list(wanted.graph)
+    if wanted.default:
+        # .default never widens an existing consent (identity-platform/scopes-oidc, "The .default scope").
+        asked += [] if had else [name for name in app.delegated if name not in permissions.OIDC_SCOPES]
+    lacking = [name for name in dict.fromkeys(asked) if name not in (had or set())]
+    if had is None:
+        return [*wanted.oidc, *(lacking or asked)] or ["openid"]
+    return lacking
+
+
+def needs_admin(world: World, person: Person, names: list[str]) -> bool:
+    """Must an admin grant this: an admin-only permission, or a directory without user consent?"""
+    directory = world.directories[person.tenant]
+    if not directory.user_consent:
+        return True
+    return any(permissions.CATALOGUE[name].admin_only for name in names)

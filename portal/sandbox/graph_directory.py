@@ -1,0 +1,236 @@
+"""Directory objects and files of Graph: users, organization, applications, teams, sites, drives."""
+
+import hashlib
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+from portal.sandbox import permissions
+from portal.sandbox.graph_errors import Caller, GraphError, insufficient, missing
+from portal.sandbox.state import App, Person, SharedMailbox, World
+
+Answer = tuple[int, dict[str, Any] | None]
+Words = dict[str, str]
+
+READ_USERS = {"User.Read.All", "User.ReadBasic.All", "User.ReadWrite.All", "Directory.Read.All"}
+
+
+def _time(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def selected(content: dict[str, Any], query: Words) -> dict[str, Any]:
+    """Only the properties that ``$select`` names."""
+    wanted = [name.strip() for name in query.get("$select", "").split(",") if name.strip()]
+    return {name: content[name] for name in wanted if name in content} if wanted else content
+
+
+def top(items: list[dict[str, Any]], query: Words) -> list[dict[str, Any]]:
+    """The first ``$top`` after ``$skip``; raises GraphError if they are no numbers."""
+    try:
+        count, skip = int(query.get("$top", "10")), int(query.get("$skip", "0"))
+    except ValueError:
+        raise GraphError(400, "BadRequest", "Invalid value for $top or $skip.") from None
+    return items[skip : skip + count]
+
+
+def find(here: World, caller: Caller, words: Words) -> Person | SharedMailbox | None:
+    """The user or shared mailbox an address names, in the caller's directory; ``/me`` needs a person."""
+    if words.get("me"):
+        if caller.person is None:
+            text = "/me request is only valid with delegated authentication flow."
+            raise GraphError(400, "BadRequest", text)
+        return caller.person
+    name = words["user"].lower()
+    for mailbox in here.mailboxes.values():
+        if mailbox.tenant == caller.tenant and name in (mailbox.address, mailbox.id):
+            return mailbox
+    return here.person_called(name, caller.tenant)
+
+
+def _as_user(one: Person | SharedMailbox) -> dict[str, Any]:
+    if isinstance(one, SharedMailbox):
+        name, upn, mail, job, enabled = one.name, one.address, one.address, None, False
+    else:
+        name, upn, mail, job, enabled = one.name, one.upn, one.mail, one.job_title or None, not one.disabled
+    first, _, last = name.partition(" ")
+    return {
+        "id": one.id,
+        "displayName": name,
+        "givenName": first,
+        "surname": last or None,
+        "jobTitle": job,
+        "mail": mail,
+        "userPrincipalName": upn,
+        "accountEnabled": enabled,
+        "userType": "Guest" if isinstance(one, Person) and one.guest else "Member",
+        "businessPhones": [],
+        "mobilePhone": None,
+        "officeLocation": None,
+        "preferredLanguage": "en-US",
+    }
+
+
+def user(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
+    """GET /me and /users/{id or name}."""
+    one = find(here, caller, words)
+    own = caller.person is not None and one is not None and one.id == caller.person.id
+    enough = READ_USERS | ({"User.Read", "User.ReadWrite"} if own else set())
+    if not caller.permissions & enough:
+        raise insufficient()
+    if one is None:
+        raise missing(words["user"])
+    context = {"@odata.context": f"{here.public_url}/v1.0/$metadata#users/$entity"}
+    return 200, context | selected(_as_user(one), query)
+
+
+def users(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
+    """GET /users."""
+    if not caller.permissions & READ_USERS:
+        raise insufficient()
+    everybody: list[Person | SharedMailbox] = [
+        one for one in here.people.values() if one.tenant == caller.tenant and not one.deleted
+    ]
+    everybody += [one for one in here.mailboxes.values() if one.tenant == caller.tenant]
+    items = [selected(_as_user(one), query) for one in everybody]
+    query = {"$top": "100", **query}
+    return 200, {"@odata.context": f"{here.public_url}/v1.0/$metadata#users", "value": top(items, query)}
+
+
+def organization(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
+    """GET /organization."""
+    if not caller.permissions & {"Organization.Read.All", "Directory.Read.All", "User.Read"}:
+        raise insufficient()
+    directory = here.directories[caller.tenant]
+    domain = {"name": directory.domain, "isDefault": True, "isInitial": False, "type": "Managed"}
+    content = {"id": directory.id, "displayName": directory.name, "verifiedDomains": [domain], "tenantType": "AAD"}
+    return 200, {"value": [selected(content, query)]}
+
+
+def _as_application(app: App) -> dict[str, Any]:
+    def entry(name: str, kind: str) -> dict[str, str]:
+        permission = permissions.CATALOGUE[name]
+        return {"id": permission.delegated_id if kind == "Scope" else permission.application_id, "type": kind}
+
+    access = [entry(name, "Scope") for name in app.delegated] + [entry(name, "Role") for name in app.application]
+    return {
+        "id": app.object_id,
+        "appId": app.client_id,
+        "displayName": app.name,
+        "signInAudience": app.audience,
+        "passwordCredentials": [
+            {
+                "customKeyIdentifier": None,
+                "displayName": one.name,
+                "endDateTime": _time(one.expires_at),
+                "hint": one.value[:3],
+                "keyId": one.id,
+                "secretText": None,
+                "startDateTime": _time(one.starts_at),
+            }
+            for one in app.secrets
+        ],
+        "keyCredentials": [
+            {
+                "customKeyIdentifier": one.sha1.upper(),
+                "displayName": one.name,
+                "endDateTime": _time(one.expires_at),
+                "key": None,
+                "keyId": one.id,
+                "startDateTime": _time(one.starts_at),
+                "type": "AsymmetricX509Cert",
+                "usage": "Verify",
+            }
+            for one in app.certificates
+        ],
+        "requiredResourceAccess": [{"resourceAppId": permissions.GRAPH_APP_ID, "resourceAccess": access}],
+        "web": {"redirectUris": app.redirect_uris if app.platform == "web" else []},
+        "spa": {"redirectUris": app.redirect_uris if app.platform == "spa" else []},
+        "publicClient": {"redirectUris": app.redirect_uris if app.platform == "public" else []},
+    }
+
+
+def _own_applications(here: World, caller: Caller) -> list[App]:
+    """App registrations live in their home directory only."""
+    if not caller.permissions & {"Application.Read.All", "Application.ReadWrite.All", "Directory.Read.All"}:
+        raise insufficient()
+    return [app for app in here.apps.values() if app.tenant == caller.tenant and not app.deleted]
+
+
+def application(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
+    """GET /applications(appId='…') and /applications/{object id}."""
+    wanted = words["app_id"].lower() or words["object_id"].lower()
+    for app in _own_applications(here, caller):
+        if wanted == (app.client_id if words["app_id"] else app.object_id):
+            return 200, selected(_as_application(app), query)
+    raise missing(wanted)
+
+
+def applications(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
+    """GET /applications, with ``$filter=appId eq '…'``."""
+    found = _own_applications(here, caller)
+    condition = query.get("$filter", "")
+    if condition:
+        name, _, value = condition.partition(" eq ")
+        if name.strip() != "appId":
+            raise GraphError(400, "Request_UnsupportedQuery", "Unsupported or invalid query filter clause.")
+        found = [app for app in found if app.client_id == value.strip().strip("'").lower()]
+    return 200, {"value": [selected(_as_application(app), query) for app in found]}
+
+
+def revoke_sessions(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
+    """POST /users/{id}/revokeSignInSessions: every refresh token of the person dies, in every app."""
+    if "User.RevokeSessions.All" not in caller.permissions:
+        raise insufficient()
+    person = find(here, caller, words)
+    if not isinstance(person, Person):
+        raise missing(words["user"])
+    with here.change():
+        person.tokens_valid_from = here.now()
+    return 200, {"@odata.context": f"{here.public_url}/v1.0/$metadata#Edm.Boolean", "value": True}
+
+
+def joined_teams(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
+    """GET /me/joinedTeams."""
+    if caller.person is None or not caller.permissions & {"Team.ReadBasic.All", "Directory.Read.All"}:
+        raise GraphError(403, "Forbidden", "Missing scope permissions on the request.")
+    name = here.directories[caller.tenant].name
+    team = {"id": str(uuid.uuid5(uuid.NAMESPACE_URL, name)), "displayName": f"{name} operations", "description": ""}
+    return 200, {"value": [team]}
+
+
+def _files_allowed(caller: Caller, words: Words) -> None:
+    enough = {"Files.Read.All", "Files.ReadWrite.All", "Sites.Read.All", "Sites.ReadWrite.All"}
+    if words.get("me"):
+        enough |= {"Files.Read", "Files.ReadWrite"}
+    if not caller.permissions & enough:
+        raise GraphError(403, "accessDenied", "Access denied")
+
+
+def drive(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
+    """GET /me/drive and /users/{id}/drive."""
+    person = find(here, caller, words)
+    _files_allowed(caller, words)
+    if not isinstance(person, Person) or not person.licensed:
+        raise GraphError(404, "ResourceNotFound", "User's mysite not found.")
+    identity = hashlib.sha256(person.id.encode()).hexdigest()[:32]
+    owner = {"user": {"id": person.id, "displayName": person.name}}
+    quota = {"deleted": 0, "remaining": 1099211000000, "state": "normal", "total": 1099511627776, "used": 300627776}
+    return 200, {"id": f"b!{identity}", "name": "OneDrive", "driveType": "business", "owner": owner, "quota": quota}
+
+
+def drive_children(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
+    """GET /me/drive/root/children."""
+    drive(here, caller, words, query, sent)
+    names = ("Invoices 2026.xlsx", "Meeting notes.docx", "Travel policy.pdf")
+    items = [{"id": f"01SANDBOX{i}", "name": name, "size": 20480 * (i + 1)} for i, name in enumerate(names)]
+    return 200, {"value": [selected(one, query) for one in top(items, query)]}
+
+
+def root_site(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
+    """GET /sites/root."""
+    if not caller.permissions & {"Sites.Read.All", "Sites.ReadWrite.All"}:
+        raise GraphError(403, "accessDenied", "Access denied")
+    directory = here.directories[caller.tenant]
+    host = f"{directory.domain.partition('.')[0]}.sharepoint.example"
+    return 200, {"id": f"{host},{directory.id}", "displayName": directory.name, "webUrl": f"https://{host}"}

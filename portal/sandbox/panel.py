@@ -1,0 +1,105 @@
+"""The control panel for people: the verbs of the control API as buttons."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import render
+from django.views.decorators.csrf import csrf_protect
+
+from portal.sandbox import adminconsent, calls, control, weather
+from portal.sandbox.state import EVERYBODY, World, world
+
+TEXT = ("upn", "client_id", "id", "pem", "tenant", "address", "kind", "where", "retry_after", "name")
+WHOLE = ("sign_in_frequency_s", "delay_ms", "times", "seconds")
+TRUTH = (
+    "disabled",
+    "deleted",
+    "mfa_required",
+    "password_expired",
+    "ca_blocked",
+    "admin",
+    "licensed",
+    "user_consent",
+    "all_mailboxes",
+)
+
+
+@csrf_protect
+def panel(request: HttpRequest) -> HttpResponse:
+    """GET and POST /_control/."""
+    if request.method == "POST":
+        try:
+            name = request.POST.get("verb", "")
+            answer = control.run(name, _fields(request.POST))
+            done = f"Done: {name.replace('_', ' ')}."
+            if "value" in answer:
+                done = f"New secret added. ID {answer['id']} – the value is in the list below."
+            outcome = {"done": done}
+        except control.Refused as problem:
+            outcome = {"problem": str(problem)}
+        place = request.POST.get("place", "")
+        return HttpResponseRedirect(f"/_control/?{urlencode(outcome)}{'#' + place if place.isidentifier() else ''}")
+    here = world()
+    context = _context(here) | {"done": request.GET.get("done"), "problem": request.GET.get("problem")}
+    return render(request, "sandbox/control.html", context)
+
+
+def _fields(form: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a verb from a form, in their types; a list comes as lines or words."""
+    fields: dict[str, Any] = {}
+    for name, value in form.items():
+        text = str(value).strip()
+        if name in TRUTH:
+            fields[name] = text == "true"
+        elif name in WHOLE and text:
+            try:
+                fields[name] = int(text)
+            except ValueError:
+                raise control.Refused(f"{name} must be a whole number.") from None
+        elif name in ("members", "mailboxes"):
+            fields[name] = text.replace(",", " ").split()
+        elif name in TEXT and text:
+            fields[name] = text
+    return fields
+
+
+def _context(here: World) -> dict[str, Any]:
+    people = [one for one in here.people.values()]
+    names = {person.id: person.upn for person in people} | {EVERYBODY: "everybody (admin consent)"}
+    return {
+        "world": here,
+        "now": here.now(),
+        "directories": list(here.directories.values()),
+        "people": [(person, here.directories[person.tenant]) for person in people],
+        "apps": [_app_row(here, app, names) for app in here.apps.values()],
+        "mailboxes": list(here.mailboxes.values()),
+        "kinds": weather.KINDS,
+        "places": weather.PLACES,
+        "weather": weather.sky.report(),
+        "lies": adminconsent.LIES,
+        "calls": calls.log.snapshot(limit=15),
+        "started": time.time(),
+    }
+
+
+def _app_row(here: World, app: Any, names: dict[str, str]) -> dict[str, Any]:
+    given = [
+        {
+            "who": names.get(one.person, one.person),
+            "upn": "" if one.person == EVERYBODY else names.get(one.person, ""),
+            "tenant": here.directories[one.tenant],
+            "scopes": one.scopes,
+        }
+        for one in here.consents.values()
+        if one.client_id == app.client_id
+    ]
+    roles = [
+        {"tenant": here.directories[one.tenant], "roles": one.roles}
+        for one in here.role_grants.values()
+        if one.client_id == app.client_id and one.roles
+    ]
+    held = [{"secret": one, "expired": one.expires_at <= here.now()} for one in app.secrets]
+    return {"app": app, "directory": here.directories[app.tenant], "consents": given, "roles": roles, "secrets": held}

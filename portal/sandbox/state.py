@@ -1,0 +1,313 @@
+"""The world of the sandbox: directories, people, apps, consents, and the clock, guarded by one lock.
+
+Everything lives in the memory of one process. With a state file each change is also written to disk, atomically,
+so that a restarted demonstration keeps its people, its consents, its signing key and all tokens it ever issued.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cryptography.fernet import Fernet
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+CONSUMERS = "9188040d-6c67-4c5b-b112-36a304b66dad"  # the tenant of personal accounts (identity-platform/v2-protocols-oidc)
+SINGLE_TENANT = "AzureADMyOrg"
+MULTI_TENANT = "AzureADMultipleOrgs"
+AUDIENCES = (SINGLE_TENANT, MULTI_TENANT, "AzureADandPersonalMicrosoftAccount", "PersonalMicrosoftAccount")
+EVERYBODY = "*"  # stands for all people of a directory in a consent
+
+
+@dataclass
+class Directory:
+    """One Entra tenant."""
+
+    id: str
+    name: str
+    domain: str
+    user_consent: bool = True  # may people consent for themselves?
+
+
+@dataclass
+class Person:
+    """Somebody who can sign in; times are seconds since 1970 on the sandbox's clock."""
+
+    id: str
+    tenant: str
+    upn: str
+    name: str
+    password: str
+    mail: str = ""
+    job_title: str = ""
+    admin: bool = False
+    guest: bool = False
+    licensed: bool = True
+    disabled: bool = False
+    deleted: bool = False
+    mfa_required: bool = False
+    password_expired: bool = False
+    ca_blocked: bool = False
+    sign_in_frequency_s: int = 0  # 0: no such policy
+    tokens_valid_from: float = 0.0
+
+
+@dataclass
+class SharedMailbox:
+    """A mailbox nobody signs in to; members have Full Access in Exchange."""
+
+    id: str
+    tenant: str
+    address: str
+    name: str
+    members: list[str] = field(default_factory=list)
+    app_scope: list[str] | None = None  # client ids that may reach it without a person; None: every app that has the role
+
+
+@dataclass
+class Secret:
+    """One client secret of an app. The id is no secret; the value is."""
+
+    id: str
+    value: str
+    name: str
+    starts_at: float
+    expires_at: float
+
+
+@dataclass
+class Certificate:
+    """One certificate of an app."""
+
+    id: str
+    pem: str
+    name: str
+    sha1: str  # hex thumbprints of the DER form
+    sha256: str
+    starts_at: float
+    expires_at: float
+
+
+@dataclass
+class App:
+    """One app registration."""
+
+    client_id: str
+    object_id: str
+    tenant: str
+    name: str
+    audience: str = SINGLE_TENANT
+    platform: str = "web"  # web, spa or public: the platform its redirect URIs are registered for
+    redirect_uris: list[str] = field(default_factory=list)
+    delegated: list[str] = field(default_factory=list)
+    application: list[str] = field(default_factory=list)
+    secrets: list[Secret] = field(default_factory=list)
+    certificates: list[Certificate] = field(default_factory=list)
+    app_roles: dict[str, list[str]] = field(default_factory=dict)  # person id -> app roles
+    groups: dict[str, list[str]] = field(default_factory=dict)  # person id -> group ids put into the ID token
+    assignment_required: bool = False
+    mailboxes: list[str] | None = None  # app-only mailbox scope; None: all mailboxes
+    disabled: bool = False
+    deleted: bool = False
+
+
+@dataclass
+class Consent:
+    """Delegated permissions somebody (or an admin for everybody) granted; in force from a moment on."""
+
+    client_id: str
+    tenant: str
+    person: str  # a person id or EVERYBODY
+    scopes: list[str]
+    effective_at: float = 0.0
+
+
+@dataclass
+class RoleGrant:
+    """Application permissions an admin granted; in force from a moment on."""
+
+    client_id: str
+    tenant: str
+    roles: list[str]
+    effective_at: float = 0.0
+
+
+@dataclass
+class Code:
+    """An authorization code that waits to be redeemed."""
+
+    client_id: str
+    authority: str  # the tenant segment of the authorize request
+    person: str
+    redirect_uri: str
+    scope: str
+    nonce: str
+    challenge: str
+    challenge_method: str
+    grant: str
+    authenticated_at: float
+    mfa: bool
+    expires_at: float
+    redeemed: bool = False
+
+
+class World:
+    """Everything the sandbox knows. Change it only inside ``with world.change():``."""
+
+    def __init__(self, *, public_url: str, portal_url: str, path: Path | None = None) -> None:
+        self.public_url = public_url.rstrip("/")
+        self.portal_url = portal_url.rstrip("/")
+        self.path = path
+        self.lock = threading.RLock()
+        self.stopping = threading.Event()
+        self.codes: dict[str, Code] = {}
+        self.clear()
+        self.make_keys()
+
+    def clear(self) -> None:
+        """Forget everything but the keys."""
+        self.directories: dict[str, Directory] = {}
+        self.people: dict[str, Person] = {}
+        self.mailboxes: dict[str, SharedMailbox] = {}
+        self.apps: dict[str, App] = {}
+        self.consents: dict[str, Consent] = {}
+        self.role_grants: dict[str, RoleGrant] = {}
+        self.principals: list[str] = []
+        self.sent: list[dict[str, Any]] = []
+        self.clock_offset = 0.0
+        self.token_lifetime = 0  # seconds; 0: random between 60 and 90 minutes, as Microsoft does
+        self.consent_lie = "none"
+        self.codes.clear()
+
+    def make_keys(self) -> None:
+        """Make new keys: all tokens and browser sessions issued before are worthless."""
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        pem = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        self.use_keys(pem.decode(), secrets.token_urlsafe(20), Fernet.generate_key().decode(), secrets.token_urlsafe(40))
+
+    def use_keys(self, signing_pem: str, kid: str, token_key: str, cookie_key: str) -> None:
+        """Use these keys from now on."""
+        self.keys = {"signing_pem": signing_pem, "kid": kid, "token_key": token_key, "cookie_key": cookie_key}
+        key = serialization.load_pem_private_key(signing_pem.encode(), None)
+        assert isinstance(key, rsa.RSAPrivateKey)
+        self.signing_key = key
+        self.kid = kid
+        self.fernet = Fernet(token_key.encode())
+        self.cookie_key = cookie_key
+
+    def now(self) -> float:
+        """The sandbox's time, in seconds since 1970."""
+        return time.time() + self.clock_offset
+
+    @contextlib.contextmanager
+    def change(self) -> Iterator[None]:
+        """Hold the lock, and write the state file (if there is one) when the change is done."""
+        with self.lock:
+            yield
+            if self.path is not None:
+                self._write(self.path)
+
+    # -- looking things up ------------------------------------------------------------------------
+
+    def directory(self, segment: str) -> Directory | None:
+        """The directory that a tenant segment (GUID, verified domain or ``consumers``) names."""
+        wanted = segment.lower()
+        if wanted == "consumers":
+            return self.directories.get(CONSUMERS)
+        if wanted in self.directories:
+            return self.directories[wanted]
+        return next((one for one in self.directories.values() if one.domain == wanted), None)
+
+    def person_called(self, name: str, tenant: str | None = None) -> Person | None:
+        """The person with this user name or mail address; without a tenant their home account."""
+        wanted = name.strip().lower()
+        for person in self.people.values():
+            if person.deleted or (tenant is not None and person.tenant != tenant):
+                continue
+            if tenant is None and person.guest:
+                continue
+            if wanted in (person.upn.lower(), person.mail.lower(), person.id):
+                return person
+        return None
+
+    def app(self, client_id: str) -> App | None:
+        """The app registration, unless it was deleted."""
+        app = self.apps.get(client_id.strip().lower())
+        return None if app is None or app.deleted else app
+
+    # -- saving -----------------------------------------------------------------------------------
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, as plain JSON values, without the keys."""
+        return {
+            "directories": [asdict(one) for one in self.directories.values()],
+            "people": [asdict(one) for one in self.people.values()],
+            "mailboxes": [asdict(one) for one in self.mailboxes.values()],
+            "apps": [asdict(one) for one in self.apps.values()],
+            "consents": [asdict(one) for one in self.consents.values()],
+            "role_grants": [asdict(one) for one in self.role_grants.values()],
+            "principals": list(self.principals),
+            "sent": list(self.sent),
+            "clock_offset": self.clock_offset,
+            "token_lifetime": self.token_lifetime,
+            "consent_lie": self.consent_lie,
+        }
+
+    def load(self, data: dict[str, Any]) -> None:
+        """Become what ``as_json`` (and the keys beside it) described."""
+        self.clear()
+        self.directories = {one["id"]: Directory(**one) for one in data["directories"]}
+        self.people = {one["id"]: Person(**one) for one in data["people"]}
+        self.mailboxes = {one["address"]: SharedMailbox(**one) for one in data["mailboxes"]}
+        for one in data["apps"]:
+            held = [Secret(**secret) for secret in one.pop("secrets")]
+            certificates = [Certificate(**certificate) for certificate in one.pop("certificates")]
+            self.apps[one["client_id"]] = App(**one, secrets=held, certificates=certificates)
+        for one in data["consents"]:
+            self.consents[f"{one['client_id']}|{one['tenant']}|{one['person']}"] = Consent(**one)
+        self.role_grants = {f"{one['client_id']}|{one['tenant']}": RoleGrant(**one) for one in data["role_grants"]}
+        self.principals = data["principals"]
+        self.sent = data["sent"]
+        self.clock_offset = data["clock_offset"]
+        self.token_lifetime = data["token_lifetime"]
+        self.consent_lie = data["consent_lie"]
+        if "keys" in data:
+            self.use_keys(**data["keys"])
+
+    def _write(self, path: Path) -> None:
+        # mkstemp makes the file readable by its owner alone: it holds the signing key.
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".new")
+        try:
+            with os.fdopen(handle, "w") as file:
+                json.dump({**self.as_json(), "keys": self.keys}, file)
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+
+
+_world: World | None = None
+
+
+def use(world: World) -> None:
+    """Make this the world of the process."""
+    global _world
+    _world = world
+
+
+def world() -> World:
+    """The world of this process."""
+    if _world is None:
+        raise RuntimeError("The sandbox has no world yet: start it with python -m portal.sandbox.")
+    return _world

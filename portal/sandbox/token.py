@@ -1,0 +1,266 @@
+"""The token endpoint: authorization code, refresh token and client credentials.
+
+Microsoft: identity-platform/v2-oauth2-auth-code-flow and v2-oauth2-client-creds-grant-flow.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+
+from portal.sandbox import calls, clients, consents, errors, permissions, tokens, weather
+from portal.sandbox.state import App, Directory, Person, World, world
+
+REFRESH_TOKEN_IDLE = 90 * 86400  # seconds (identity-platform/refresh-tokens)
+SPA_REFRESH_TOKEN = 86400
+CODE_LIFETIME = 600
+
+
+@weather.exposed("token")
+def token(request: HttpRequest, tenant: str) -> HttpResponse:
+    """POST /{tenant}/oauth2/v2.0/token."""
+    trace = errors.Trace.of(request.headers.get("client-request-id", ""))
+    call: calls.Call = request.sandbox_call  # type: ignore[attr-defined]
+    call.tenant, call.correlation_id = tenant, trace.correlation_id
+    here = world()
+    try:
+        answer, status = _answer(here, request, tenant, call), 200
+    except errors.EntraError as problem:
+        answer, status = errors.body(problem, trace, here.now(), here.public_url), problem.status
+        call.outcome = str(problem.code)
+    response = HttpResponse(json.dumps(answer), status=status, content_type="application/json; charset=utf-8")
+    response["Cache-Control"] = "no-store, no-cache"
+    response["Pragma"] = "no-cache"
+    response["x-ms-request-id"] = trace.trace_id
+    response["x-ms-ests-server"] = "sandbox"
+    if "client-request-id" in request.headers:
+        response["client-request-id"] = trace.correlation_id
+    return response
+
+
+def _required(form: Mapping[str, str], name: str) -> str:
+    value = form.get(name, "")
+    if not value:
+        raise errors.refusal(900144, parameter=name)
+    return value
+
+
+def _answer(here: World, request: HttpRequest, authority: str, call: calls.Call) -> dict[str, Any]:
+    if request.method != "POST":
+        raise errors.refusal(900561, method=request.method)
+    form = clients.credentials(request)
+    call.client_id, call.grant_type = form.get("client_id", ""), form.get("grant_type", "")
+    where = clients.directory(here, authority)
+    grant_type = _required(form, "grant_type")
+    client_id = _required(form, "client_id")
+    if "resource" in form:
+        raise errors.refusal(901002)
+    if grant_type not in ("authorization_code", "refresh_token", "client_credentials"):
+        raise errors.refusal(70003, grant_type=grant_type)
+    if grant_type == "client_credentials":
+        return _for_app(here, form, where, authority)
+    app = clients.app_in(here, client_id, where)
+    if grant_type == "authorization_code":
+        return _redeem_code(here, form, app, authority, call)
+    return _refresh(here, form, app, where, authority, call)
+
+
+# -- client credentials ---------------------------------------------------------------------------
+
+
+def _for_app(here: World, form: Mapping[str, str], where: Directory | None, authority: str) -> dict[str, Any]:
+    if where is None:
+        raise errors.refusal(50059)
+    scope = _required(form, "scope")
+    app = clients.app_in(here, form["client_id"], where)
+    clients.authenticate(here, app, form, authority)
+    if app.platform == "public":
+        raise errors.refusal(7000218)
+    asked = permissions.parse(scope, here.public_url)
+    if not asked.default or asked.names or asked.unknown:
+        raise errors.refusal(1002012, scope=scope)
+    if asked.resources:
+        raise errors.refusal(70011, scope=scope)
+    clients.principal(here, app, where)
+    seconds = tokens.lifetime(here)
+    roles = consents.roles(here, app, where.id)
+    access = tokens.access_token_for_app(here, app, where.id, roles, seconds)
+    # Microsoft sends no scope and never a refresh token here (v2-oauth2-client-creds-grant-flow).
+    return {"token_type": "Bearer", "expires_in": seconds, "ext_expires_in": seconds, "access_token": access}
+
+
+# -- authorization code ---------------------------------------------------------------------------
+
+
+def _redeem_code(
+    here: World, form: Mapping[str, str], app: App, authority: str, call: calls.Call
+) -> dict[str, Any]:
+    value = _required(form, "code")
+    redirect_uri = _required(form, "redirect_uri")
+    clients.authenticate(here, app, form, authority)
+    code = here.codes.get(value)
+    if code is None or code.client_id != app.client_id:
+        raise errors.refusal(70000, parameter="code", detail="")
+    call.grant = calls.fingerprint(code.grant)
+    if code.expires_at <= here.now():
+        raise errors.refusal(70008)
+    person = here.people[code.person]
+    _check_authority(here, code.authority, authority, person)
+    if code.redirect_uri != redirect_uri:
+        raise errors.refusal(70000, parameter="redirect_uri", detail=" The redirect URI is not the one of the code.")
+    if app.platform == "spa" and not code.challenge:
+        raise errors.refusal(9002325)
+    _check_verifier(code.challenge, code.challenge_method, form.get("code_verifier", ""))
+    with here.lock:
+        if code.redeemed:
+            raise errors.refusal(54005)
+        code.redeemed = True
+    _check_person(here, app, person)
+    asked = permissions.parse(form.get("scope") or code.scope, here.public_url)
+    first = permissions.parse(code.scope, here.public_url)
+    now = here.now()
+    grant = tokens.Grant(
+        id=code.grant,
+        client_id=app.client_id,
+        person=person.id,
+        tenant=person.tenant,
+        scopes=[*first.names, *(["/.default"] if first.default else [])],
+        authenticated_at=code.authenticated_at,
+        issued_at=now,
+        mfa=code.mfa,
+    )
+    return _delegated(here, form, app, person, asked, grant, nonce=code.nonce)
+
+
+def _check_authority(here: World, started_at: str, redeemed_at: str, person: Person) -> None:
+    """The code must come back to the tenant it was asked at, by whatever name (AADSTS700005)."""
+    where = here.directory(redeemed_at)
+    if redeemed_at.lower() == started_at.lower() or (where is not None and where.id == person.tenant):
+        return
+    raise errors.refusal(700005)
+
+
+def _check_verifier(challenge: str, method: str, verifier: str) -> None:
+    """RFC 7636; a verifier without a challenge is a mismatch too."""
+    if not challenge and not verifier:
+        return
+    if method == "S256":
+        digest = hashlib.sha256(verifier.encode()).digest()
+        computed = base64.urlsafe_b64encode(digest).decode().rstrip("=")
+    else:
+        computed = verifier
+    if not challenge or computed != challenge.rstrip("="):
+        raise errors.refusal(501481)
+
+
+# -- refresh token --------------------------------------------------------------------------------
+
+
+def _refresh(
+    here: World, form: Mapping[str, str], app: App, where: Directory | None, authority: str, call: calls.Call
+) -> dict[str, Any]:
+    value = _required(form, "refresh_token")
+    clients.authenticate(here, app, form, authority)
+    grant = tokens.unseal(here, value)
+    if grant is None:
+        raise errors.refusal(9002313)
+    call.grant = calls.fingerprint(grant.id)
+    if grant.client_id != app.client_id:
+        detail = " The token was issued to another application."
+        raise errors.refusal(70000, parameter="refresh_token", detail=detail)
+    person = here.people.get(grant.person)
+    if person is None or person.deleted:
+        raise errors.refusal(50034, tenant=grant.tenant)
+    if where is not None and where.id != grant.tenant:
+        issuer = f"{here.public_url}/{grant.tenant}/"
+        words = {"upn": "{EmailHidden}", "issuer": issuer, "tenant_name": where.name}
+        raise errors.refusal(50020, error="invalid_grant", client_id=app.client_id, app_name=app.name, **words)
+    _check_age(here, app, person, grant)
+    _check_person(here, app, person, mfa_done=grant.mfa)
+    asked = permissions.parse(form["scope"], here.public_url) if form.get("scope") else _first_scopes(grant)
+    grant.issued_at = here.now()
+    return _delegated(here, form, app, person, asked, grant)
+
+
+def _first_scopes(grant: tokens.Grant) -> permissions.RequestedScopes:
+    return permissions.parse(" ".join(grant.scopes).replace("/.default", f"{permissions.GRAPH}/.default"), "")
+
+
+def _check_age(here: World, app: App, person: Person, grant: tokens.Grant) -> None:
+    now = here.now()
+    if app.platform == "spa" and now - grant.authenticated_at > SPA_REFRESH_TOKEN:
+        raise errors.refusal(700084, issued=errors.precise(grant.authenticated_at))
+    if now - grant.issued_at > REFRESH_TOKEN_IDLE:
+        raise errors.refusal(700082, issued=errors.precise(grant.issued_at))
+    if grant.authenticated_at < person.tokens_valid_from:
+        issued, valid_from = errors.precise(grant.authenticated_at), errors.precise(person.tokens_valid_from)
+        raise errors.refusal(50173, issued=issued, valid_from=valid_from)
+    limit = person.sign_in_frequency_s
+    if limit and now - grant.authenticated_at > limit:
+        raise errors.refusal(70043, issued=errors.precise(grant.authenticated_at), lifetime=limit)
+
+
+def _check_person(here: World, app: App, person: Person, *, mfa_done: bool = True) -> None:
+    if person.deleted:
+        raise errors.refusal(50034, tenant=person.tenant)
+    if person.disabled:
+        raise errors.refusal(50057)
+    if person.password_expired:
+        raise errors.refusal(50055)
+    if app.assignment_required and person.id not in app.app_roles:
+        raise errors.refusal(50105, app_name=app.name, client_id=app.client_id)
+    if person.ca_blocked:
+        problem = errors.refusal(53003)
+        # A string that holds JSON, not an object: so it was recorded.
+        policies = {"essential": True, "values": ["01234567-89ab-cdef-fedc-ba9876543210"]}
+        problem.extra["claims"] = json.dumps({"access_token": {"capolids": policies}}, separators=(",", ":"))
+        raise problem
+    if person.mfa_required and not mfa_done:
+        raise errors.refusal(50076)
+
+
+# -- the answer -----------------------------------------------------------------------------------
+
+
+def _delegated(
+    here: World,
+    form: Mapping[str, str],
+    app: App,
+    person: Person,
+    asked: permissions.RequestedScopes,
+    grant: tokens.Grant,
+    *,
+    nonce: str = "",
+) -> dict[str, Any]:
+    if asked.resources:
+        raise errors.refusal(700022 if asked.graph or len(asked.resources) > 1 else 70011, scope=asked.resources[0])
+    if asked.unknown:
+        raise errors.refusal(70011, scope=asked.unknown[0])
+    if asked.default and asked.graph:
+        raise errors.refusal(70011, scope=f"{asked.prefix}.default {asked.graph[0]}")
+    had = consents.granted(here, app, person)
+    if had is None or any(name not in had for name in asked.graph):
+        raise errors.refusal(65001, client_id=app.client_id, app_name=app.name)
+    # A token for Graph holds everything that was consented, not only what was asked for this time.
+    held = [name for name in permissions.CATALOGUE if name in had and name not in permissions.OIDC_SCOPES]
+    seconds = tokens.lifetime(here)
+    scopes = ["openid", "profile", "email", *(asked.prefix + name for name in held)]
+    answer: dict[str, Any] = {
+        "token_type": "Bearer",
+        "scope": " ".join(scopes),
+        "expires_in": seconds,
+        "ext_expires_in": seconds,
+        "access_token": tokens.access_token_for_person(
+            here, app, person, [*held, "openid", "profile", "email"], seconds
+        ),
+    }
+    if "offline_access" in asked.oidc or "offline_access" in grant.scopes:
+        answer["refresh_token"] = tokens.seal(here, grant)
+    if "openid" in asked.oidc:
+        answer["id_token"] = tokens.id_token(here, app, person, nonce)
+    if form.get("client_info") == "1":
+        answer["client_info"] = tokens.client_info(person)
+    return answer

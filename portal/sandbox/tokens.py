@@ -1,0 +1,161 @@
+"""Access tokens, ID tokens and refresh tokens.
+
+Refresh tokens are stateless: an encrypted note of person, app and grant, so that any number of them needs no memory
+and an old one stays good after rotation, as Microsoft's do (identity-platform/refresh-tokens).
+"""
+
+import base64
+import hashlib
+import json
+import secrets
+import uuid
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jwt
+from cryptography.fernet import InvalidToken
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from portal.sandbox import permissions
+from portal.sandbox.state import App, Person, World
+
+PREFIX = "1.AX"
+
+
+@dataclass
+class Grant:
+    """What a refresh token carries; times in seconds since 1970."""
+
+    id: str  # stays the same through all rotations
+    client_id: str
+    person: str
+    tenant: str
+    scopes: list[str]  # of the first request, OIDC scopes included
+    authenticated_at: float
+    issued_at: float
+    mfa: bool
+
+
+def new_grant_id() -> str:
+    """A fresh, unguessable grant id."""
+    return secrets.token_hex(12)
+
+
+def seal(world: World, grant: Grant) -> str:
+    """The refresh token for a grant."""
+    token = world.fernet.encrypt(json.dumps(asdict(grant), separators=(",", ":")).encode())
+    return PREFIX + token.decode().rstrip("=")
+
+
+def unseal(world: World, token: str) -> Grant | None:
+    """The grant in a refresh token; None if this sandbox never made it."""
+    if not token.startswith(PREFIX):
+        return None
+    raw = token[len(PREFIX) :]
+    try:
+        return Grant(**json.loads(world.fernet.decrypt((raw + "=" * (-len(raw) % 4)).encode())))
+    except (InvalidToken, ValueError, TypeError):
+        return None
+
+
+def lifetime(world: World) -> int:
+    """Seconds an access token lives: random between 60 and 90 minutes unless it was fixed."""
+    return world.token_lifetime or 3600 + secrets.randbelow(1800)
+
+
+def _sign(world: World, claims: dict[str, Any]) -> str:
+    return jwt.encode(claims, world.signing_key, algorithm="RS256", headers={"kid": world.kid})
+
+
+def _access_claims(world: World, app: App, tenant: str, seconds: int) -> dict[str, Any]:
+    now = int(world.now())
+    return {
+        "aud": permissions.GRAPH,
+        "iss": f"https://sts.windows.net/{tenant}/",
+        "iat": now,
+        "nbf": now,
+        "exp": now + seconds,
+        "app_displayname": app.name,
+        "appid": app.client_id,
+        "tid": tenant,
+        "uti": secrets.token_urlsafe(16),
+        "ver": "1.0",
+    }
+
+
+def access_token_for_person(world: World, app: App, person: Person, scopes: list[str], seconds: int) -> str:
+    """A delegated access token for Graph: ``scp`` holds the permissions, without ``offline_access``."""
+    claims = _access_claims(world, app, person.tenant, seconds)
+    scp = [name for name in scopes if name != "offline_access"]
+    claims |= {
+        "appidacr": "0" if app.platform == "public" else "1",
+        "idtyp": "user",
+        "name": person.name,
+        "oid": person.id,
+        "scp": " ".join(scp),
+        "sub": pairwise(world, app, person),
+        "unique_name": person.upn,
+        "upn": person.upn,
+    }
+    return _sign(world, claims)
+
+
+def access_token_for_app(world: World, app: App, tenant: str, roles: list[str], seconds: int) -> str:
+    """An app-only access token for Graph: ``roles`` holds the permissions and is absent when there are none."""
+    claims = _access_claims(world, app, tenant, seconds)
+    principal = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{app.client_id}|{tenant}"))
+    claims |= {"appidacr": "1", "idtyp": "app", "oid": principal, "sub": principal}
+    if roles:
+        claims["roles"] = roles
+    return _sign(world, claims)
+
+
+def id_token(world: World, app: App, person: Person, nonce: str) -> str:
+    """An ID token of the v2.0 endpoint (identity-platform/id-token-claims-reference)."""
+    now = int(world.now())
+    claims: dict[str, Any] = {
+        "aud": app.client_id,
+        "iss": f"{world.public_url}/{person.tenant}/v2.0",
+        "iat": now,
+        "nbf": now,
+        "exp": now + 3600,
+        "email": person.mail or person.upn,
+        "name": person.name,
+        "oid": person.id,
+        "preferred_username": person.mail if person.guest else person.upn,
+        "sub": pairwise(world, app, person),
+        "tid": person.tenant,
+        "uti": secrets.token_urlsafe(16),
+        "ver": "2.0",
+    }
+    if nonce:
+        claims["nonce"] = nonce
+    if app.app_roles.get(person.id):
+        claims["roles"] = app.app_roles[person.id]
+    if app.groups.get(person.id):
+        claims["groups"] = app.groups[person.id]
+    return _sign(world, claims)
+
+
+def pairwise(world: World, app: App, person: Person) -> str:
+    """The ``sub`` of a person: another one for every app."""
+    digest = hashlib.sha256(f"{app.client_id}|{person.id}|sandbox".encode()).digest()
+    return base64.urlsafe_b64encode(digest).decode().rstrip("=")
+
+
+def client_info(person: Person) -> str:
+    """What the token endpoint adds for ``client_info=1``."""
+    raw = json.dumps({"uid": person.id, "utid": person.tenant}).encode()
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def jwks(world: World) -> dict[str, Any]:
+    """The public signing key as a JSON Web Key Set."""
+    numbers: rsa.RSAPublicNumbers = world.signing_key.public_key().public_numbers()
+
+    def text(number: int) -> str:
+        raw = number.to_bytes((number.bit_length() + 7) // 8, "big")
+        return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+    key = {"kty": "RSA", "use": "sig", "kid": world.kid, "alg": "RS256", "n": text(numbers.n), "e": text(numbers.e)}
+    return {"keys": [key]}
