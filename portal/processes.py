@@ -1,0 +1,121 @@
+"""Child processes of the demo, the tests and the benchmarks: started with a log file, stopped for sure.
+
+A child must not outlive its parent, not even one that was killed. On Linux the kernel sees to that
+(prctl PR_SET_PDEATHSIG); elsewhere an exit handler does.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+# Runs in the child, in front of the real program: give up root if asked, tie the child to its parent, then become
+# the program. A wrapper and not preexec_fn, which may deadlock in a parent that runs threads. The order matters:
+# the kernel forgets the death signal when the user changes.
+_LAUNCHER = """
+import ctypes, os, signal, sys
+parent, death, user = (int(value) for value in sys.argv[1:4])
+if user:
+    os.setgroups([]); os.setgid(user); os.setuid(user)
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, death)
+    if os.getppid() != parent:
+        sys.exit("the parent has gone")
+signal.pthread_sigmask(signal.SIG_SETMASK, [])
+os.execvp(sys.argv[4], sys.argv[4:])
+"""
+
+
+class ProcessError(RuntimeError):
+    """A child did not start, or ended when it should have gone on. The text holds the end of its log."""
+
+
+class Process:
+    """One child process in its own session, so that Ctrl-C reaches only its parent, who stops it in order.
+
+    ``user`` is the uid (and gid) to run as, 0 for the present one; only root can change it. ``death_signal`` is sent by the
+    kernel when the parent dies, ``stop_signal`` by ``stop()``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        *,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        directory: Path | None = None,
+        user: int = 0,
+        stop_signal: signal.Signals = signal.SIGTERM,
+        death_signal: signal.Signals = signal.SIGTERM,
+    ) -> None:
+        self.name = name
+        self.log = log
+        self._stop_signal = stop_signal
+        log.parent.mkdir(parents=True, exist_ok=True)
+        launch = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), str(int(death_signal)), str(user)]
+        with log.open("ab") as output:
+            self.popen = subprocess.Popen(  # noqa: S603
+                [*launch, *map(str, command)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=None if environment is None else dict(environment),
+                cwd=directory,
+                start_new_session=True,
+            )
+        self.pid = self.popen.pid
+        atexit.register(self.stop)
+
+    def has_ended(self) -> bool:
+        """Whether the process is gone."""
+        return self.popen.poll() is not None
+
+    def wait_until(self, ready: Callable[[], bool], *, seconds: float) -> None:
+        """Wait until ``ready()``. Raises ProcessError if the process ends or the time runs out before."""
+        until = time.monotonic() + seconds
+        while not ready():
+            if self.has_ended():
+                raise ProcessError(f"{self.name} ended with code {self.popen.returncode}.\n{self.last_lines()}")
+            if time.monotonic() > until:
+                raise ProcessError(f"{self.name} was not ready after {seconds:g} seconds.\n{self.last_lines()}")
+            time.sleep(0.02)
+
+    def wait_for_line(self, text: str, *, seconds: float) -> None:
+        """Wait until the log contains ``text``."""
+        self.wait_until(lambda: text.encode() in self.log.read_bytes(), seconds=seconds)
+
+    def last_lines(self, count: int = 20) -> str:
+        """The end of the log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
+
+    def ask_to_stop(self) -> None:
+        """Send the stop signal and return at once."""
+        if not self.has_ended():
+            self.popen.send_signal(self._stop_signal)
+
+    def stop(self, *, seconds: float = 5.0) -> None:
+        """Stop the process; after ``seconds`` it is killed, together with everything it started. Twice is harmless."""
+        atexit.unregister(self.stop)
+        self.ask_to_stop()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.popen.wait(seconds)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.popen.wait()
+
+
+def stop_all(processes: Sequence[Process], *, seconds: float = 5.0) -> None:
+    """Ask all to stop at once, then wait for each; the whole takes about ``seconds`` at most."""
+    until = time.monotonic() + seconds
+    for process in processes:
+        process.ask_to_stop()
+    for process in processes:
+        process.stop(seconds=max(0.1, until - time.monotonic()))

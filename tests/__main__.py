@@ -1,0 +1,91 @@
+"""``python -m tests``: the whole suite on SQLite and on PostgreSQL, side by side.
+
+What is given on the command line goes to both pytest processes. The browser tests run on SQLite only: what they see
+of the database is what the other tests see of it. Exit code: 0 only if both passed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+from tests.environment import ROOT
+
+_SUITES = {"SQLite": "sqlite", "PostgreSQL": "postgres"}
+# pytest's code for "nothing matched", which is no failure when only a few tests were asked for.
+_NOTHING_COLLECTED = 5
+
+
+class Suite:
+    """One pytest process, whose output is shown line by line behind the name of its database."""
+
+    def __init__(self, label: str, database: str, arguments: list[str]) -> None:
+        self.label = label
+        self._lines: list[str] = []
+        # Two processes share the terminal, so pytest must not draw on it.
+        command = [sys.executable, "-m", "pytest", "--color=no", *arguments]
+        if database == "postgres":
+            command += ["-m", "not browser"] if "-m" not in arguments else []
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "TEST_DATABASE": database, "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._lines.append(line.rstrip("\n"))
+            print(f"{self.label:<10} | {self._lines[-1]}", flush=True)
+
+    def stop(self) -> None:
+        """Interrupt pytest, which then ends its own children."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+
+    def finish(self) -> int:
+        """Wait for the end and return the exit code."""
+        code = self.process.wait()
+        self._reader.join(10)
+        return 0 if code == _NOTHING_COLLECTED else code
+
+    def closing_lines(self) -> list[str]:
+        """pytest's short summary, ending with its line of counts."""
+        starts = [number for number, line in enumerate(self._lines) if "short test summary info" in line]
+        return self._lines[starts[-1] :] if starts else self._lines[-1:]
+
+
+def main(arguments: list[str]) -> int:
+    """Run both suites."""
+    began = time.monotonic()
+    suites = [Suite(label, database, arguments) for label, database in _SUITES.items()]
+
+    def stop(number: int, frame: object) -> None:
+        for suite in suites:
+            suite.stop()
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    codes = [suite.finish() for suite in suites]
+    for suite, code in zip(suites, codes, strict=True):
+        print(f"\n{suite.label}: {'passed' if code == 0 else f'FAILED (exit code {code})'}")
+        print("\n".join(suite.closing_lines()))
+    print(f"\nBoth databases in {time.monotonic() - began:.0f} seconds.", flush=True)
+    # The counts come last, where people and tools look for them.
+    print("\n".join(suite.closing_lines()[-1] for suite in suites), flush=True)
+    return max(codes)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

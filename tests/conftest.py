@@ -1,0 +1,188 @@
+"""Fixtures for everybody: the cast, the sandbox, and real worker, beat and web processes.
+
+Start with tests/cast.py for making tenants, app registrations, connections and mailboxes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings as django_settings
+from django.db import connection as database
+from django.test import Client
+
+from connections.microsoft import clouds
+from connections.models import User
+from portal.processes import Process, stop_all
+from portal.sandbox.client import Control
+from portal.sandbox.process import SandboxProcess
+from portal.sandbox.process import start as start_sandbox
+from tests import cast
+from tests.environment import ROOT
+
+# --- The cast --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def alice(db: None) -> User:
+    """IT admin."""
+    return cast.make_person("alice")
+
+
+@pytest.fixture
+def bob(db: None) -> User:
+    """Member; owns what make_connection() makes."""
+    return cast.make_person("bob")
+
+
+@pytest.fixture
+def carol(db: None) -> User:
+    """Auditor."""
+    return cast.make_person("carol")
+
+
+@pytest.fixture
+def dave(db: None) -> User:
+    """Stranger: a member who owns nothing."""
+    return cast.make_person("dave")
+
+
+@pytest.fixture
+def signed_in() -> Callable[[User], Client]:
+    """``signed_in(alice)`` is a browser in which alice has signed in."""
+
+    def sign_in(user: User) -> Client:
+        client = Client()
+        client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
+        return client
+
+    return sign_in
+
+
+# --- The sandbox -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def sandbox_process() -> Iterator[SandboxProcess]:
+    """One sandbox process for the whole session."""
+    process = start_sandbox()
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+def sandbox(sandbox_process: SandboxProcess, settings: Any) -> Iterator[Control]:
+    """The stand-in for Microsoft as the ``sandbox`` environment, in the state it starts with.
+
+    The value is its control: ``sandbox.revoke_sessions(upn=cast.ADA)``, ``sandbox.calls()``.
+    """
+    sandbox_process.control.reset()
+    sandbox_process.control.clear_calls()
+    settings.MICROSOFT_SANDBOX_URL = sandbox_process.url
+    clouds.add_sandbox(sandbox_process.url)
+    yield sandbox_process.control
+    clouds.add_sandbox("")
+
+
+# --- Real processes on the test database -----------------------------------------------------------
+
+_numbers = itertools.count(1)
+
+
+def portal_environment(**more: str) -> dict[str, str]:
+    """Environment for a process that runs portal.settings on this test's database, broker and sandbox."""
+    names = ("MICROSOFT_SANDBOX_URL", "PORTAL_URL", "MICROSOFT_CA_BUNDLE")
+    current = {name: getattr(django_settings, name) for name in names}
+    changed = {"DJANGO_SETTINGS_MODULE": "portal.settings", "DATABASE_URL": database_url(), "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, **current, **changed, **more}
+
+
+def database_url() -> str:
+    """DATABASE_URL of the database the running test uses."""
+    name = database.settings_dict["NAME"]
+    if database.vendor == "sqlite":
+        return f"sqlite:///{name}"
+    before, _, _ = os.environ["DATABASE_URL"].partition("?")
+    return f"{before.rpartition('/')[0]}/{name}"
+
+
+def logs_of_run() -> list[Path]:
+    """Every log file the processes of this run have written."""
+    return sorted((django_settings.RUN_DIRECTORY / "logs").glob("*.log"))
+
+
+@pytest.fixture
+def start_process(transactional_db: None) -> Iterator[Callable[..., Process]]:
+    """``start_process(name, [module, argument, ...], **environment)`` runs ``python -m module`` until the test ends."""
+    started: list[Process] = []
+
+    def start(name: str, arguments: list[str], **environment: str) -> Process:
+        process = Process(
+            name,
+            [sys.executable, "-m", *arguments],
+            log=django_settings.RUN_DIRECTORY / "logs" / f"{name}-{next(_numbers)}.log",
+            environment=portal_environment(**environment),
+            directory=ROOT,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    stop_all(started)
+
+
+@pytest.fixture
+def celery_worker(start_process: Callable[..., Process]) -> Callable[..., list[Process]]:
+    """``celery_worker(n=2)`` starts real workers on the test's database and broker and returns when they are ready."""
+
+    def start(n: int = 1, **environment: str) -> list[Process]:
+        _empty_broker()
+        command = ["celery", "-A", "portal", "worker", "-P", "threads", "-c", "4", "--without-mingle"]
+        names = [f"worker{next(_numbers)}" for _ in range(n)]
+        workers = [
+            start_process(name, [*command, "--without-gossip", "-n", f"{name}@localhost"], **environment)
+            for name in names
+        ]
+        for worker in workers:
+            worker.wait_for_line(" ready.", seconds=30)
+        return workers
+
+    return start
+
+
+@pytest.fixture
+def celery_beat(start_process: Callable[..., Process]) -> Callable[..., list[Process]]:
+    """``celery_beat(n=2, SWEEP_INTERVAL="0.5")`` starts real beats and returns when they are ready."""
+
+    def start(n: int = 1, **environment: str) -> list[Process]:
+        environment.setdefault("SWEEP_INTERVAL", "0.5")
+        environment.setdefault("PROBE_INTERVAL", "1")
+        command = ["celery", "-A", "portal", "beat", "-s", str(django_settings.RUN_DIRECTORY / "beat")]
+        beats = [start_process("beat", command, **environment) for _ in range(n)]
+        for beat in beats:
+            beat.wait_for_line("beat: Starting", seconds=30)
+        return beats
+
+    return start
+
+
+def _empty_broker() -> None:
+    import redis
+
+    client = redis.Redis.from_url(django_settings.REDIS_URL)
+    client.flushdb()
+    client.close()
+
+
+@pytest.fixture
+def portal_url(live_server: Any, settings: Any) -> str:
+    """A real web server on the test database; PORTAL_URL says so too, so redirect URIs lead back to it."""
+    settings.PORTAL_URL = live_server.url
+    settings.CSRF_TRUSTED_ORIGINS = [live_server.url]
+    return str(live_server.url)

@@ -1,0 +1,17 @@
+"""The portal's own settings on the test environment, with the few things that must differ in a test process.
+
+Processes that tests start (worker, beat, web) use portal.settings itself.
+"""
+
+from tests import environment
+
+RUN_DIRECTORY = environment.prepare()
+
+from portal.settings import *  # noqa: E402, F403
+from portal.settings import DATABASES, STORAGES  # noqa: E402
+
+DATABASES["default"]["TEST"] = {"NAME": environment.test_database_name()}
+# Pages find static files without collectstatic having run.
+STORAGES["staticfiles"] = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
+# Slow on purpose in production; here hundreds of people sign in.
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
