@@ -1,0 +1,155 @@
+"""The whole permission policy. Pages, API and services ask here, and nothing else decides.
+
+Not visible means "does not exist" (404); visible but not allowed is NotAllowed (403).
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from django.contrib.auth.models import AnonymousUser
+from django.db.models import Q, QuerySet
+
+from connections.errors import NotAllowed
+from connections.models import AppRegistration, AuditEvent, Connection, SharedMailbox, Tenant, User
+from connections.models.accounts import AUDITORS, IT_ADMINS
+
+
+class Person:
+    """What a signed-in user is to the portal. Roles are read from the database once per request."""
+
+    def __init__(self, user: User) -> None:
+        self.user = user
+
+    @cached_property
+    def _groups(self) -> frozenset[str]:
+        return frozenset(self.user.groups.values_list("name", flat=True))
+
+    @property
+    def is_admin(self) -> bool:
+        """IT admin; a superuser is one by definition (break-glass)."""
+        return self.user.is_active and (self.user.is_superuser or IT_ADMINS in self._groups)
+
+    @property
+    def is_auditor(self) -> bool:
+        """Auditor."""
+        return self.user.is_active and AUDITORS in self._groups
+
+    @property
+    def role(self) -> str:
+        """The role in words, the most powerful one first."""
+        return "IT admin" if self.is_admin else "Auditor" if self.is_auditor else "Member"
+
+
+def person(user: User | AnonymousUser) -> Person:
+    """The Person behind a user; kept on the user object so that roles are read once."""
+    if not isinstance(user, User):
+        raise NotAllowed("You are not signed in.", action="Sign in first.")
+    found: Person | None = user.__dict__.get("_portal_person")
+    if found is None:
+        found = user.__dict__["_portal_person"] = Person(user)
+    return found
+
+
+# --- What one sees --------------------------------------------------------------------------------
+
+
+def visible_connections(user: User) -> QuerySet[Connection]:
+    """Connections this person may know about: their own; all of them for IT admins and auditors."""
+    found = Connection.objects.select_related("app_registration__tenant", "owner")
+    asking = person(user)
+    if asking.is_admin or asking.is_auditor:
+        return found
+    return found.filter(owner=user)
+
+
+def visible_tenants(user: User) -> QuerySet[Tenant]:
+    """Every person may read tenants' names."""
+    person(user)
+    return Tenant.objects.all()
+
+
+def visible_app_registrations(user: User) -> QuerySet[AppRegistration]:
+    """Every person may read app registrations' names (they choose one when connecting)."""
+    person(user)
+    return AppRegistration.objects.select_related("tenant")
+
+
+def visible_mailboxes(user: User) -> QuerySet[SharedMailbox]:
+    """Every person may read shared mailboxes' addresses."""
+    person(user)
+    return SharedMailbox.objects.select_related("tenant")
+
+
+def visible_events(user: User) -> QuerySet[AuditEvent]:
+    """The audit trail: all of it for IT admins and auditors, that of one's own objects for others."""
+    asking = person(user)
+    if asking.is_admin or asking.is_auditor:
+        return AuditEvent.objects.all()
+    return AuditEvent.objects.filter(Q(owner_id=user.pk) | Q(actor=user))
+
+
+# --- What one may do ------------------------------------------------------------------------------
+
+
+def can_manage_registry(user: User) -> bool:
+    """Add, change and remove tenants, app registrations and credentials; grant consent."""
+    return person(user).is_admin
+
+
+def can_read_registry(user: User) -> bool:
+    """Read details of tenants and app registrations (members read only names)."""
+    return person(user).is_admin or person(user).is_auditor
+
+
+def can_read_audit(user: User) -> bool:
+    """Open the audit pages."""
+    return person(user).is_admin or person(user).is_auditor
+
+
+def can_connect(user: User) -> bool:
+    """Start a connection of one's own. Auditors only look."""
+    return not person(user).is_auditor or person(user).is_admin
+
+
+def can_connect_app_only(user: User) -> bool:
+    """Create an app-only connection: it reaches the whole tenant, so it takes an IT admin."""
+    return person(user).is_admin
+
+
+def can_register_mailbox(user: User) -> bool:
+    """Register a shared mailbox address."""
+    return can_connect(user)
+
+
+def can_reconnect(user: User, connection: Connection) -> bool:
+    """Sign in again, check now, change name, capabilities and mailboxes."""
+    if not connection.is_delegated:
+        return connection.owner_id == user.pk or person(user).is_admin
+    return connection.owner_id == user.pk
+
+
+def can_check(user: User, connection: Connection) -> bool:
+    """Ask Microsoft now whether the connection is alive."""
+    return connection.owner_id == user.pk or person(user).is_admin
+
+
+def can_disable(user: User, connection: Connection) -> bool:
+    """Disable, enable or delete."""
+    return connection.owner_id == user.pk or person(user).is_admin
+
+
+def require(allowed: bool, *, cause: str = "", action: str = "") -> None:
+    """Raise NotAllowed unless ``allowed``."""
+    if not allowed:
+        raise NotAllowed(cause, action=action)
+
+
+def allowed_actions(user: User, connection: Connection) -> dict[str, Any]:
+    """What the connection's page may offer this person."""
+    return {
+        "reconnect": can_reconnect(user, connection),
+        "check": can_check(user, connection),
+        "disable": can_disable(user, connection),
+    }

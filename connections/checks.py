@@ -1,0 +1,48 @@
+"""System checks: settings that would make the portal start and then fail."""
+
+from typing import Any
+
+from cryptography.fernet import Fernet
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+
+
+@register(Tags.security)
+def encryption_keys(**kwargs: Any) -> list[CheckMessage]:
+    """FIELD_ENCRYPTION_KEYS must be Fernet keys."""
+    for number, key in enumerate(settings.FIELD_ENCRYPTION_KEY, start=1):
+        try:
+            Fernet(key)
+        except ValueError:
+            return [
+                Error(
+                    f"Key {number} of FIELD_ENCRYPTION_KEYS is not a Fernet key (32 bytes, URL-safe base64).",
+                    id="connections.E001",
+                )
+            ]
+    return []
+
+
+@register()
+def portal_url(**kwargs: Any) -> list[CheckMessage]:
+    """Microsoft accepts plain http redirect URIs for localhost only (identity-platform/reply-url)."""
+    if settings.HTTPS or settings.PORTAL_URL.startswith("http://localhost"):
+        return []
+    return [
+        Warning(
+            f"PORTAL_URL is {settings.PORTAL_URL}: Microsoft accepts only https, or http://localhost, in redirect URIs.",
+            id="connections.W001",
+        )
+    ]
+
+
+@register()
+def sign_in(**kwargs: Any) -> list[CheckMessage]:
+    """Microsoft sign-in is either configured in full or not at all."""
+    login = settings.LOGIN_MICROSOFT
+    needed = {name: login[name] for name in ("tenant", "client_id", "client_secret")}
+    missing = [name for name, value in needed.items() if not value]
+    if not missing or len(missing) == len(needed):
+        return []
+    names = ", ".join(f"LOGIN_MICROSOFT_{name.upper()}" for name in missing)
+    return [Error(f"Microsoft sign-in is only half configured: {names} missing.", id="connections.E002")]

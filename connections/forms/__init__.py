@@ -1,0 +1,1 @@
+"""Forms validate what people type. They save nothing and never call Microsoft."""

@@ -1,0 +1,203 @@
+"""social-auth backends: the portal's own sign-in, and the consent of a connection.
+
+Both are Microsoft identity platform v2.0 with PKCE, state and nonce. Neither keeps a token: sign-in throws them
+away, connect hands them to the pipeline's one step. Who the client is (app registration, directory, credential) is
+decided by the strategy, which alone knows sessions and the database.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from social_core.backends.azuread_tenant import AzureADV2TenantOAuth2
+from social_core.exceptions import AuthException, AuthSessionError
+
+from connections.microsoft import tokens
+from connections.microsoft.clouds import Cloud
+from connections.microsoft.errors import Kind, Verdict, classify
+
+SIGN_IN_LIFETIME = 1800  # seconds a started sign-in may take
+
+
+@dataclass(frozen=True, slots=True)
+class SignInClient:
+    """Everything a backend must know about who is asking, and for what."""
+
+    application: tokens.Application
+    scopes: tuple[str, ...]
+    # prompt, login_hint, domain_hint (identity-platform/v2-oauth2-auth-code-flow)
+    extra: dict[str, str]
+
+
+class Refused(AuthException):
+    """Microsoft said no, on the callback or at the token endpoint. Carries the verdict instead of the raw answer."""
+
+    def __init__(self, backend: Any, verdict: Verdict, *, cancelled: bool = False) -> None:
+        self.verdict = verdict
+        self.cancelled = cancelled
+        super().__init__(backend, verdict.code)
+
+
+class _Microsoft(AzureADV2TenantOAuth2):
+    """What both backends share."""
+
+    DEFAULT_USE_PKCE = True
+    ID_KEY = "oid"
+    DEFAULT_SCOPE: list[str] = []
+    EXTRA_DATA: list[str] = []
+
+    @property
+    def client(self) -> SignInClient:
+        """The client of this conversation, as the strategy knows it."""
+        found: SignInClient = self.strategy.sign_in_client(self)
+        return found
+
+    @property
+    def cloud(self) -> Cloud:
+        return self.client.application.cloud
+
+    @property
+    def tenant_id(self) -> str:
+        return self.client.application.directory_id
+
+    @property
+    def base_url(self) -> str:
+        # social-core insists on https; whether plain http is acceptable was decided in clouds.add_sandbox().
+        return self.cloud.authority(self.tenant_id)
+
+    def setting(self, name: str, default: Any = None) -> Any:
+        """Client settings come from the app registration; everything else from Django's settings."""
+        if name == "KEY":
+            return self.client.application.client_id
+        if name in ("SECRET", "CLIENT_ASSERTION"):
+            proof = tokens.client_authentication(
+                self.client.application.credential, self.client.application.client_id, self.access_token_url()
+            )
+            return proof.get("client_secret" if name == "SECRET" else "client_assertion", default)
+        return super().setting(name, default)
+
+    def get_scope(self) -> list[str]:
+        return tokens.qualified(self.cloud, self.client.scopes).split()
+
+    def auth_extra_arguments(self) -> dict[str, str]:
+        return dict(self.client.extra)
+
+    def get_user_id(self, details: Any, response: dict[str, Any]) -> str:
+        """Directory and object id: the pair that names an account for good (identity-platform/id-token-claims)."""
+        return f"{response['tid']}.{response['oid']}"
+
+    def extra_data(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Nothing of a sign-in is stored; the default would keep all three tokens in clear."""
+        return {}
+
+    def get_provider_error(
+        self, data: object, *, stage: str = "callback", status_code: int | None = None, retry_after: str | None = None
+    ) -> Exception | None:
+        """Classify from the whole answer; social-core's own classes lose error_codes and suberror."""
+        fields = dict(data) if hasattr(data, "keys") else {}  # type: ignore[call-overload]
+        if stage == "callback":
+            if not fields.get("error"):
+                return None
+            verdict = classify(where="authorize", status=None, headers=None, body=self.strategy.query_string())
+            cancelled = fields.get("error_subcode") == "cancel" or "AADSTS65004" in verdict.code
+            return Refused(self, verdict, cancelled=cancelled)
+        if status_code is None and not fields.get("error"):
+            return None
+        headers = {"Retry-After": retry_after} if retry_after else {}
+        verdict = classify(
+            where="token", status=status_code or 400, headers=headers, body=json.dumps(fields) if fields else ""
+        )
+        return None if verdict.kind is Kind.OK else Refused(self, verdict)
+
+    def check_nonce(self, claims: dict[str, Any], expected: object) -> None:
+        """Raise AuthSessionError unless the ID token was made for this very sign-in (OpenID Connect Core, 3.1.3.7)."""
+        if not isinstance(expected, str) or not hmac.compare_digest(str(claims.get("nonce", "")), expected):
+            raise AuthSessionError(self, "nonce", code="state_mismatch", stage="token_validation")
+
+
+class MicrosoftSignIn(_Microsoft):
+    """Signing in to the portal with Microsoft, configured by LOGIN_MICROSOFT_*."""
+
+    name = "microsoft"
+
+    def auth_params(self, state: str | None = None) -> dict[str, str]:
+        parameters: dict[str, str] = super().auth_params(state)
+        nonce = secrets.token_urlsafe(32)
+        key = self.transaction_key(str(state))
+        self.strategy.session_set(key, {**self.strategy.session_get(key), "nonce": nonce})
+        return {**parameters, "nonce": nonce}
+
+    def validate_and_return_id_token(self, id_token: str) -> dict[str, Any]:
+        claims: dict[str, Any] = super().validate_and_return_id_token(id_token)
+        self.check_nonce(claims, (self._oauth2_transaction or {}).get("nonce"))
+        return claims
+
+
+class MicrosoftConnect(_Microsoft):
+    """Authorising a connection: the person stays who they are, the tokens go to the connection.
+
+    Each start is kept in the server's session under its own state, so that two tabs do not disturb each other,
+    and is used up by the first callback. ``session[connect_<state>]`` = user, connection, nonce, verifier, time.
+    """
+
+    name = "microsoft-connect"
+    ASSOCIATION_ONLY = True
+
+    def prepare_auth(self, user: Any = None) -> None:
+        """Begin for ``user`` and the connection the strategy was told about."""
+        person = self.require_association_user(user, stage="begin")
+        self._state = secrets.token_urlsafe(32)
+        self._started = {
+            "user": str(person.pk),
+            "nonce": secrets.token_urlsafe(32),
+            "at": int(time.time()),
+            **self.strategy.intent(),
+        }
+        self.strategy.session_set(self._key(self._state), self._started)
+
+    def get_association_state(self) -> str:
+        state = getattr(self, "_state", "")
+        if not state:
+            raise AuthSessionError(self, "state", code="session_context_missing", stage="begin")
+        return str(state)
+
+    def validate_association_state(self, request_state: Any, user: Any = None) -> str:
+        """Use up the start this callback belongs to; raises AuthSessionError if there is none."""
+        started = self.strategy.session_pop(self._key(str(request_state)))
+        if not isinstance(started, dict) or time.time() - started["at"] > SIGN_IN_LIFETIME:
+            raise AuthSessionError(self, "state", code="session_context_missing", stage="callback")
+        person = self.require_association_user(user, stage="callback")
+        if started["user"] != str(person.pk):
+            raise AuthSessionError(self, code="user_mismatch", stage="callback")
+        self._started = started
+        self.strategy.resume(started)
+        return str(request_state)
+
+    def create_code_verifier(self, state: str | None = None) -> str:
+        verifier = secrets.token_urlsafe(48)
+        self._started["verifier"] = verifier
+        self.strategy.session_set(self._key(str(state)), self._started)
+        return verifier
+
+    def get_code_verifier(self, state: str | None = None) -> str:
+        return str(self._started["verifier"])
+
+    def auth_params(self, state: str | None = None) -> dict[str, str]:
+        return {**super().auth_params(state), "nonce": self._started["nonce"]}
+
+    def validate_and_return_id_token(self, id_token: str) -> dict[str, Any]:
+        claims: dict[str, Any] = super().validate_and_return_id_token(id_token)
+        self.check_nonce(claims, self._started["nonce"])
+        return claims
+
+    def validate_configured_tenant(self, claims: dict[str, Any]) -> None:
+        """Left to the service, which answers with the name of the directory instead of an exception of social-core."""
+
+    @staticmethod
+    def _key(state: str) -> str:
+        return f"connect_{state}"

@@ -1,0 +1,105 @@
+"""What happens round every request: an id and an address for logs and audit, a strict policy, errors in words."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+
+import structlog
+from django.conf import settings
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
+from social_django.middleware import SocialAuthExceptionMiddleware
+
+from connections import audit
+from connections.errors import PortalError
+
+GetResponse = Callable[[HttpRequest], HttpResponse]
+
+_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",
+        "font-src 'self'",
+        "connect-src 'self'",
+        "manifest-src 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+        # The Connect form's answer redirects to Microsoft, so form-action cannot be 'self' alone.
+        "form-action 'self' https: {sandbox}",
+    )
+)
+
+
+def client_address(request: HttpRequest) -> str | None:
+    """The client's address; behind TRUSTED_PROXIES proxies, the entry the outermost of them wrote."""
+    hops = [hop.strip() for hop in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",") if hop.strip()]
+    trusted: int = settings.TRUSTED_PROXIES
+    if trusted and len(hops) >= trusted:
+        return hops[-trusted]
+    return request.META.get("REMOTE_ADDR") or None
+
+
+def request_context(get_response: GetResponse) -> GetResponse:
+    """Give the request an id, for logs, audit rows and the error page."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        request_id = str(uuid.uuid4())
+        request.META["PORTAL_REQUEST_ID"] = request_id
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        token = audit.origin.set(audit.Origin(request_id, client_address(request)))
+        try:
+            response = get_response(request)
+        finally:
+            audit.origin.reset(token)
+        response["X-Request-ID"] = request_id
+        return response
+
+    return middleware
+
+
+def content_security_policy(get_response: GetResponse) -> GetResponse:
+    """Send a policy under which no inline script or style runs."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        response = get_response(request)
+        response.setdefault(
+            "Content-Security-Policy", _POLICY.format(sandbox=settings.MICROSOFT_SANDBOX_URL or "").strip()
+        )
+        response.setdefault("Permissions-Policy", "camera=(), microphone=(), geolocation=()")
+        return response
+
+    return middleware
+
+
+class portal_errors:  # noqa: N801 - used like the function middlewares around it
+    """Turn a PortalError that no view caught into a page that says what happened and what to do."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self.get_response(request)
+
+    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
+        """Called by Django with whatever a view raised."""
+        if not isinstance(error, PortalError) or isinstance(error, Http404):
+            return None
+        return render(request, "error.html", {"error": error}, status=error.status)
+
+
+class SignInTrouble(SocialAuthExceptionMiddleware):  # type: ignore[misc]
+    """A sign-in at Microsoft that ended badly becomes a page in plain words; see connections/pipeline.py."""
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        """Called by Django with whatever a view raised."""
+        from connections import pipeline  # social-auth loads it, which needs the models
+
+        ended = pipeline.explain(request, exception)
+        if ended is None:
+            return None
+        context = {"error": ended.error, "connection": ended.connection}
+        return render(request, "accounts/sign_in_failed.html", context, status=ended.error.status)

@@ -1,0 +1,130 @@
+"""App registrations and their credentials."""
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from connections.fields import SecretField
+from connections.models.tenants import Tenant
+
+
+class AuthenticationType(models.TextChoices):
+    """The two ways a connection is authorised."""
+
+    AUTHORIZATION_CODE = "authorization_code", "Delegated: a person signs in"
+    CLIENT_CREDENTIALS = "client_credentials", "App-only: no person, the application itself"
+
+
+class AppRegistration(models.Model):
+    """An application (client) ID in Entra, what it may be used for, and whether Microsoft accepts it."""
+
+    class Audience(models.TextChoices):
+        """Microsoft's signInAudience, as far as it matters here."""
+
+        SINGLE = "single", "Single tenant: accounts in this directory only"
+        MULTI = "multi", "Multitenant: accounts in any directory"
+
+    name = models.CharField(max_length=120)
+    tenant = models.ForeignKey(Tenant, models.PROTECT, related_name="app_registrations")
+    client_id = models.CharField("application (client) ID", max_length=36)
+    audience = models.CharField(max_length=10, choices=Audience, default=Audience.SINGLE)
+    allows_delegated = models.BooleanField("delegated connections", default=True)
+    allows_app_only = models.BooleanField("app-only connections", default=False)
+    # Keys of connections.microsoft.capabilities, ticked in advance on the Connect form.
+    default_capabilities = models.JSONField(default=list, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
+
+    # When Microsoft last accepted the credentials. Null: never, the registration is not "ready".
+    verified_at = models.DateTimeField(null=True, blank=True, editable=False)
+    # Since when Microsoft rejects the registration itself. Its connections wait; none of them is touched.
+    rejected_at = models.DateTimeField(null=True, blank=True, editable=False)
+    rejected_code = models.CharField(max_length=60, blank=True, editable=False)
+    rejected_cause = models.TextField(blank=True, editable=False)
+    rejected_action = models.TextField(blank=True, editable=False)
+    # Earliest next canary call while rejected. The sweep claims it by moving it forward.
+    canary_after = models.DateTimeField(null=True, blank=True, editable=False)
+    # Microsoft asked for patience (429, Retry-After) until then.
+    paused_until = models.DateTimeField(null=True, blank=True, editable=False)
+
+    class Meta:
+        ordering = ("name", "pk")
+        constraints = (
+            models.UniqueConstraint(fields=("tenant", "client_id"), name="app_once_per_tenant"),
+            models.UniqueConstraint(fields=("name",), name="app_name_once"),
+            models.CheckConstraint(
+                condition=Q(allows_delegated=True) | Q(allows_app_only=True), name="app_allows_something"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether Microsoft accepted the credentials and has not rejected them since."""
+        return self.verified_at is not None and self.rejected_at is None
+
+    def allows(self, authentication_type: str) -> bool:
+        """Whether connections of this authentication type may be made."""
+        if authentication_type == AuthenticationType.CLIENT_CREDENTIALS:
+            return self.allows_app_only
+        return self.allows_delegated
+
+
+class AppCredentialQuerySet(models.QuerySet["AppCredential"]):
+    """Small questions about credentials."""
+
+    def live(self) -> "AppCredentialQuerySet":
+        """Those that are tried, best first: accepted before rejected, then the newest."""
+        return self.filter(retired_at=None).order_by(
+            models.F("rejected_at").asc(nulls_first=True), "-created_at", "-pk"
+        )
+
+
+class AppCredential(models.Model):
+    """One client secret or certificate of an app registration. Several may be live; they are tried in order."""
+
+    class Kind(models.TextChoices):
+        """How the application proves who it is."""
+
+        SECRET = "secret", "Client secret"
+        CERTIFICATE = "certificate", "Certificate"
+
+    app_registration = models.ForeignKey(AppRegistration, models.CASCADE, related_name="credentials")
+    kind = models.CharField(max_length=12, choices=Kind)
+    label = models.CharField(max_length=120, blank=True)
+    secret = SecretField()
+    private_key = SecretField()  # PEM, PKCS#8
+    certificate = models.TextField(blank=True)  # PEM, public
+    # SHA-256 thumbprint of the certificate (hex, upper case), as Entra's portal shows it next to the SHA-1 one.
+    thumbprint = models.CharField(max_length=64, blank=True)
+    # First three characters of a secret: Graph's passwordCredential.hint, to tell several secrets apart.
+    hint = models.CharField(max_length=3, blank=True)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
+    verified_at = models.DateTimeField(null=True, blank=True, editable=False)
+    rejected_at = models.DateTimeField(null=True, blank=True, editable=False)
+    rejected_code = models.CharField(max_length=60, blank=True, editable=False)
+    retired_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    objects = AppCredentialQuerySet.as_manager()
+
+    class Meta:
+        ordering = ("-created_at", "-pk")
+        constraints = (
+            models.CheckConstraint(
+                condition=Q(kind="secret", private_key__isnull=True, certificate="")
+                | Q(kind="certificate", secret__isnull=True),
+                name="credential_is_one_kind",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return self.label or f"{self.get_kind_display()} {self.hint + '…' if self.hint else self.thumbprint[:8]}"
+
+    def has_expired(self) -> bool:
+        """Whether the expiry date on record is over."""
+        return self.expires_at is not None and self.expires_at <= timezone.now()

@@ -1,0 +1,36 @@
+"""Microsoft Entra directories."""
+
+from django.conf import settings
+from django.db import models
+
+# The endpoints that stand for no particular directory (Microsoft: identity-platform/v2-protocols-oidc).
+SHARED_ENDPOINTS = ("common", "organizations", "consumers")
+
+
+class Tenant(models.Model):
+    """One Microsoft Entra directory, or a shared endpoint that people of many directories sign in through."""
+
+    name = models.CharField(max_length=120)
+    # One of connections.microsoft.clouds.CLOUDS; data rather than choices because "sandbox" comes from the settings.
+    environment = models.CharField(max_length=20)
+    # What goes into Microsoft's URLs: a GUID, a verified domain, or a shared endpoint. Lower case.
+    directory_id = models.CharField("directory (tenant) ID", max_length=253)
+    # The GUID behind directory_id, as Microsoft's discovery document told it. Callbacks are compared with it.
+    tid = models.CharField(max_length=36, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
+
+    class Meta:
+        ordering = ("name", "pk")
+        constraints = (
+            models.UniqueConstraint(fields=("environment", "directory_id"), name="tenant_once_per_environment"),
+            models.UniqueConstraint(fields=("name",), name="tenant_name_once"),
+        )
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def is_shared_endpoint(self) -> bool:
+        """Whether this is ``common`` or its like, where only a person's own sign-in can name the directory."""
+        return self.directory_id in SHARED_ENDPOINTS

@@ -1,0 +1,171 @@
+"""Where social-auth meets the portal: the strategy that knows the client, and the steps after Microsoft's answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.utils import timezone
+from social_core.exceptions import (
+    AuthAssociationError,
+    AuthConfigurationError,
+    AuthInputError,
+    AuthProviderError,
+    AuthResponseError,
+    AuthSessionError,
+    SocialAuthBaseException,
+)
+from social_django.strategy import DjangoStrategy
+
+from connections import access, errors
+from connections.microsoft import backends, clouds, tokens
+from connections.microsoft.errors import Kind, transport_failure
+from connections.models import Connection, User
+from connections.services import accounts, sign_ins
+
+
+class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
+    """Tells a backend who is asking: the portal itself, or the app registration of one connection."""
+
+    connection: Connection | None = None
+    _client: backends.SignInClient | None = None
+
+    def sign_in_client(self, backend: Any) -> backends.SignInClient:
+        """The client of this conversation; read once per request."""
+        if self._client is None:
+            if backend.name == backends.MicrosoftSignIn.name:
+                self._client = portal_client()
+            elif self.connection is not None:
+                self._client = sign_ins.client_for(self.connection)
+            else:
+                raise AuthSessionError(backend, code="session_context_missing")
+        return self._client
+
+    def intent(self) -> dict[str, Any]:
+        """What is kept in the session while the person is at Microsoft."""
+        if self.connection is None:
+            return {}
+        return {"connection": self.connection.pk}
+
+    def resume(self, started: dict[str, Any]) -> None:
+        """Pick the conversation up again on the callback."""
+        visible = access.visible_connections(self._require_request().user)
+        self.connection = visible.filter(pk=started.get("connection")).first()
+
+    def query_string(self) -> str:
+        """The callback's raw query string, for classification."""
+        return str(self._require_request().META.get("QUERY_STRING", ""))
+
+    def absolute_uri(self, path: str | None = None) -> str | None:
+        """Redirect URIs come from PORTAL_URL, whatever host name a proxy passes on (AADSTS50011 otherwise)."""
+        return f"{settings.PORTAL_URL}{path}" if path and path.startswith("/") else path
+
+
+def portal_client() -> backends.SignInClient:
+    """The client of the portal's own sign-in, from LOGIN_MICROSOFT_*."""
+    login = settings.LOGIN_MICROSOFT
+    application = tokens.Application(
+        clouds.cloud(login["environment"]),
+        login["tenant"],
+        login["client_id"],
+        tokens.ClientSecret(login["client_secret"]),
+    )
+    return backends.SignInClient(application, ("openid", "profile", "email"), {})
+
+
+# --- Steps of the portal's own sign-in ------------------------------------------------------------
+
+
+def admit_person(response: dict[str, Any], user: User | None = None, **kwargs: Any) -> dict[str, Any]:
+    """Make an account for somebody who signs in for the first time."""
+    if user is not None:
+        return {"user": user, "is_new": False}
+    return {"user": accounts.admit(claims=response), "is_new": True}
+
+
+def follow_directory(user: User, response: dict[str, Any], **kwargs: Any) -> None:
+    """Take over name, address and roles as the directory has them now."""
+    accounts.follow_directory(user, claims=response)
+
+
+# --- The one step of a connection's sign-in -------------------------------------------------------
+
+
+def finish_connect(strategy: PortalStrategy, response: dict[str, Any], user: User, **kwargs: Any) -> HttpResponse:
+    """Store the grant with the connection. A redirect ends the pipeline, so social-auth stores nothing."""
+    connection = strategy.connection
+    if connection is None:
+        raise errors.SignInLost
+    sign_ins.complete(
+        connection,
+        actor=user,
+        answer=tokens.token_set(response),
+        account=sign_ins.account_from(response),
+        now=timezone.now(),
+    )
+    return redirect("connection", pk=connection.pk)
+
+
+# --- Ends that are no success ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a sign-in ended, for the page that says so."""
+
+    error: errors.PortalError
+    connection: Connection | None
+
+
+def explain(request: HttpRequest, exception: Exception) -> Ended | None:
+    """What an exception during a sign-in means to the person; None if it is none of ours.
+
+    A failed attempt changes nothing but is recorded, unless the callback's state was not ours to begin with.
+    """
+    if isinstance(exception, SocialAuthBaseException):
+        error = _translate(exception)
+    elif isinstance(exception, errors.PortalError) and request.path.startswith("/auth/complete/"):
+        error = exception
+    else:
+        return None
+    strategy = getattr(request, "social_strategy", None)
+    connection = getattr(strategy, "connection", None)
+    if connection is not None and isinstance(request.user, User):
+        sign_ins.fail(
+            connection, actor=request.user, error=error, verdict=getattr(exception, "verdict", None), now=timezone.now()
+        )
+    elif connection is None and isinstance(exception, backends.Refused):
+        accounts.sign_in_failed("", reason=error.code)
+    return Ended(error, connection)
+
+
+def _translate(exception: SocialAuthBaseException) -> errors.PortalError:
+    if isinstance(exception, backends.Refused):
+        if exception.cancelled:
+            return errors.SignInCancelled()
+        verdict = exception.verdict
+        if verdict.kind in (Kind.TRANSIENT, Kind.THROTTLED):
+            return errors.MicrosoftUnavailable(verdict)
+        return errors.MicrosoftRefused(verdict)
+    if isinstance(exception, AuthSessionError | AuthInputError):
+        return errors.SignInLost()
+    if isinstance(exception, AuthProviderError) or exception.code == "malformed_response":
+        return errors.MicrosoftUnavailable(transport_failure("no answer in time"))
+    if isinstance(exception, AuthResponseError):
+        return errors.SignInFailed(
+            "Microsoft's answer could not be verified, so it was not used.",
+            action="Start again. If it happens again, an IT admin should check the tenant and environment.",
+        )
+    if isinstance(exception, AuthConfigurationError):
+        return errors.SignInFailed(
+            "The sign-in is not configured correctly.",
+            action="An IT admin should check the app registration's credentials.",
+        )
+    if isinstance(exception, AuthAssociationError):
+        return errors.SignInFailed(
+            "This Microsoft account belongs to another person of the portal.", action="Sign out first, then sign in."
+        )
+    return errors.SignInFailed(action="Start again. If it happens again, tell an IT admin.")

@@ -1,0 +1,1 @@
+"""Every change of state: one verb per function, the actor always named."""

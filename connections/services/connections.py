@@ -1,0 +1,244 @@
+"""Connections: made, changed, switched off and on, removed. Signing in is in sign_ins, refreshing in keepalive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from django.db import IntegrityError, transaction
+
+from connections import access, audit
+from connections.errors import AlreadyExists, InvalidInput, MicrosoftRefused, NotAllowed
+from connections.microsoft import capabilities, tokens
+from connections.models import AppRegistration, Connection, SharedMailbox, User
+from connections.models.app_registrations import AuthenticationType
+from connections.services import app_registrations, asking, mailboxes, outcomes, standing, token_store
+
+
+def start_delegated(
+    app_registration: AppRegistration,
+    *,
+    name: str,
+    chosen: Sequence[str],
+    extra_scopes: Sequence[str] = (),
+    shared_mailboxes: Sequence[SharedMailbox] = (),
+    actor: User,
+) -> Connection:
+    """Make a connection that waits for its owner's sign-in; nothing is authorised yet.
+
+    Raises NotAllowed, InvalidInput, or AlreadyExists if the owner has a connection of that name.
+    """
+    access.require(access.can_connect(actor), cause="Auditors only look.", action="Ask a member to connect.")
+    made = _new(app_registration, AuthenticationType.AUTHORIZATION_CODE, name, chosen, extra_scopes, actor)
+    return _insert(made, shared_mailboxes, actor)
+
+
+def connect_app_only(
+    app_registration: AppRegistration,
+    *,
+    name: str,
+    chosen: Sequence[str],
+    extra_scopes: Sequence[str] = (),
+    shared_mailboxes: Sequence[SharedMailbox] = (),
+    actor: User,
+    now: datetime,
+) -> Connection:
+    """Get an app-only token at Microsoft and store the connection with it.
+
+    A token that carries none of the permissions is stored as "consent needed", because an administrator can mend
+    it without anything being typed again. Raises NotAllowed, InvalidInput, AlreadyExists, MicrosoftRefused (nothing
+    is stored) or MicrosoftUnavailable (nothing is stored).
+    """
+    access.require(
+        access.can_connect_app_only(actor),
+        cause="An app-only connection reaches the whole tenant.",
+        action="Ask an IT admin to make it.",
+    )
+    made = _new(app_registration, AuthenticationType.CLIENT_CREDENTIALS, name, chosen, extra_scopes, actor)
+    answer = _first_token(app_registration, now)
+    with transaction.atomic():
+        _insert(made, shared_mailboxes, actor)
+        token_store.store_sign_in(made, answer=answer, now=now, values={"connected_at": now})
+        audit.record("connection.connected", made, actor=actor, changes={"roles": list(answer.granted)})
+        if made.scopes and not answer.granted:
+            outcomes.flag(made.pk, outcomes.NO_ROLES, now=now, version=made.token_version + 1)
+    made.refresh_from_db()
+    return made
+
+
+def change(
+    connection: Connection,
+    *,
+    name: str,
+    chosen: Sequence[str],
+    extra_scopes: Sequence[str],
+    actor: User,
+) -> bool:
+    """Change name and capabilities. Returns whether a new sign-in (or consent) is needed to get what was added.
+
+    What was granted stays: until the owner has signed in again, the connection goes on with the old permissions.
+    """
+    access.require(access.can_reconnect(actor, connection))
+    values: dict[str, Any] = {
+        "name": name,
+        "capabilities": list(chosen),
+        "extra_scopes": " ".join(extra_scopes),
+    }
+    if not connection.is_delegated:
+        values["scopes"] = " ".join(capabilities.application_roles(chosen, extra_scopes))
+    changes = audit.changed(connection, values)
+    if changes:
+        try:
+            with transaction.atomic():
+                Connection.objects.filter(pk=connection.pk).update(**values)
+                audit.record("connection.changed", connection, actor=actor, changes=changes)
+        except IntegrityError as taken:
+            raise _duplicate(name) from taken
+        for field, value in values.items():
+            setattr(connection, field, value)
+    return bool(lacking(connection))
+
+
+def lacking(connection: Connection) -> tuple[str, ...]:
+    """Permissions the connection's capabilities need and Microsoft has not granted, as short names."""
+    if connection.is_delegated:
+        needed = capabilities.delegated_scopes(connection.capabilities, connection.extra_scopes)
+    else:
+        needed = capabilities.application_roles(connection.capabilities, connection.extra_scopes)
+    return capabilities.missing([scope for scope in needed if scope not in tokens.OIDC_SCOPES], connection.granted)
+
+
+def disable(connection: Connection, *, actor: User, now: datetime) -> None:
+    """Stop using the connection; its grant is kept. Doing it twice is harmless."""
+    access.require(access.can_disable(actor, connection))
+    _switch(
+        connection,
+        Connection.Status.DISABLED,
+        "connection.disabled",
+        actor,
+        {
+            "status_code": "disabled",
+            "status_cause": f"{actor} disabled this connection.",
+            "status_action": "Enable it to use it again.",
+            "status_who": Connection.Who.OWNER,
+            "status_since": now,
+            "refresh_after": None,
+        },
+    )
+
+
+def enable(connection: Connection, *, actor: User, now: datetime) -> None:
+    """Use a disabled connection again. The next sweep finds out whether its grant still lives."""
+    access.require(access.can_disable(actor, connection))
+    if connection.status != Connection.Status.DISABLED:
+        return
+    if connection.connected_at is None:
+        values = {**token_store.healthy(now), "status": Connection.Status.PENDING}
+        _switch(connection, Connection.Status.PENDING, "connection.enabled", actor, values)
+        return
+    values = {**token_store.healthy(now), "refresh_after": now}
+    _switch(connection, Connection.Status.ACTIVE, "connection.enabled", actor, values)
+
+
+def remove(connection: Connection, *, actor: User) -> None:
+    """Delete the connection and its tokens. Microsoft is not told: there is no call to revoke one refresh token
+    (identity-platform/refresh-tokens), the page says how to withdraw the consent itself.
+    """
+    access.require(access.can_disable(actor, connection))
+    with transaction.atomic():
+        audit.record(
+            "connection.removed",
+            connection,
+            actor=actor,
+            changes={"account": connection.account_username, "app_registration": str(connection.app_registration)},
+        )
+        connection.delete()
+
+
+# --- Parts ----------------------------------------------------------------------------------------
+
+
+def _new(
+    app_registration: AppRegistration,
+    authentication_type: str,
+    name: str,
+    chosen: Sequence[str],
+    extra_scopes: Sequence[str],
+    owner: User,
+) -> Connection:
+    if not app_registration.allows(authentication_type):
+        kind = AuthenticationType(authentication_type).label.partition(":")[0].lower()
+        raise NotAllowed(
+            f"{app_registration} is not registered for {kind} connections.",
+            action="Choose another app registration, or ask an IT admin to allow it.",
+        )
+    app_only = authentication_type == AuthenticationType.CLIENT_CREDENTIALS
+    if app_only and app_registration.tenant.is_shared_endpoint:
+        raise InvalidInput(
+            f"“{app_registration.tenant.directory_id}” cannot work app-only: nobody signs in, so Microsoft cannot know "
+            "which directory is meant.",
+            action="Use an app registration whose tenant has a directory ID.",
+        )
+    unknown = [key for key in chosen if key not in capabilities.CAPABILITIES]
+    if unknown:
+        raise InvalidInput("One of the capabilities is not known (any more).", field="capabilities")
+    return Connection(
+        name=name,
+        app_registration=app_registration,
+        owner=owner,
+        authentication_type=authentication_type,
+        capabilities=list(chosen),
+        extra_scopes=" ".join(extra_scopes),
+        scopes=" ".join(capabilities.application_roles(chosen, extra_scopes)) if app_only else "",
+    )
+
+
+def _insert(made: Connection, shared_mailboxes: Sequence[SharedMailbox], actor: User) -> Connection:
+    try:
+        with transaction.atomic():
+            made.save(force_insert=True)
+            audit.record(
+                "connection.created",
+                made,
+                actor=actor,
+                changes={
+                    "app_registration": str(made.app_registration),
+                    "authentication_type": made.authentication_type,
+                    "capabilities": made.capabilities,
+                    "extra_scopes": made.extra_scopes,
+                },
+            )
+            for mailbox in shared_mailboxes:
+                mailboxes.attach(made, mailbox, actor=actor)
+    except IntegrityError as taken:
+        raise _duplicate(made.name) from taken
+    return made
+
+
+def _first_token(app_registration: AppRegistration, now: datetime) -> tokens.TokenSet:
+    """A token with the first credential that Microsoft accepts."""
+    live = app_registrations.applications(app_registration)
+    refused: MicrosoftRefused = MicrosoftRefused(asking.NO_CREDENTIAL)
+    for credential, application in live:
+        try:
+            return tokens.request_app_only_token(application)
+        except MicrosoftRefused as error:
+            if not error.verdict.credential:
+                raise
+            standing.refused(credential, error.verdict, now=now)
+            refused = error
+    raise refused
+
+
+def _switch(connection: Connection, status: str, action: str, actor: User, values: dict[str, Any]) -> None:
+    if connection.status == status:
+        return
+    with transaction.atomic():
+        audit.record(action, connection, actor=actor, changes={"status": [connection.status, status]})
+        Connection.objects.filter(pk=connection.pk).update(**{**values, "status": status})
+    connection.refresh_from_db()
+
+
+def _duplicate(name: str) -> AlreadyExists:
+    return AlreadyExists(f"You already have a connection called “{name}”.", action="Choose another name.", field="name")

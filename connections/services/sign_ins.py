@@ -1,0 +1,176 @@
+"""A person's trip to Microsoft and back: who is sent, what may come back, and what is done with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.db import transaction
+
+from connections import access, audit
+from connections.errors import (
+    ConsentMissing,
+    MicrosoftRefused,
+    NoRefreshToken,
+    NotAllowed,
+    PortalError,
+    WrongAccount,
+    WrongTenant,
+)
+from connections.microsoft import backends, capabilities, tokens
+from connections.microsoft.clouds import CONSUMERS_TID
+from connections.microsoft.errors import Verdict
+from connections.models import AuditEvent, Connection, User
+from connections.services import app_registrations, asking, consent, token_store
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The Microsoft account that signed in; (tid, oid) is its identity, the rest is for people to read."""
+
+    tid: str
+    oid: str
+    username: str
+    name: str
+
+
+def account_from(claims: dict[str, Any]) -> Account:
+    """The account named by a verified ID token (identity-platform/id-token-claims-reference)."""
+    return Account(
+        tid=str(claims.get("tid", "")).lower(),
+        oid=str(claims.get("oid", "")).lower(),
+        username=str(claims.get("preferred_username", ""))[:320],
+        name=str(claims.get("name", ""))[:256],
+    )
+
+
+def wanted_scopes(connection: Connection) -> tuple[str, ...]:
+    """Scopes the sign-in asks for, as short names."""
+    return capabilities.sign_in_scopes(connection.capabilities, connection.extra_scopes)
+
+
+def client_for(connection: Connection) -> backends.SignInClient:
+    """Who is sent to Microsoft for this connection, and what is asked.
+
+    A reconnect names the account; ``prompt=consent`` is never sent, because after an administrator has
+    consented it would ask (and often stop) the person again.
+    """
+    live = app_registrations.applications(connection.app_registration)
+    if not live:
+        raise MicrosoftRefused(asking.NO_CREDENTIAL)
+    _, application = live[0]
+    known = connection.account_username
+    return backends.SignInClient(
+        application, wanted_scopes(connection), {"login_hint": known} if known else {"prompt": "select_account"}
+    )
+
+
+def begin(connection: Connection, *, actor: User, now: datetime) -> None:
+    """Note that ``actor`` is being sent to Microsoft, so that a sign-in that never returns can be told."""
+    access.require(access.can_reconnect(actor, connection), action="Only its owner can sign in for it.")
+    if not connection.is_delegated:
+        raise NotAllowed("An app-only connection has no person who could sign in.", action="Use “Check now” instead.")
+    with transaction.atomic():
+        Connection.objects.filter(pk=connection.pk).update(sign_in_started_at=now)
+        audit.record("connection.sign_in_started", connection, actor=actor)
+
+
+def complete(
+    connection: Connection,
+    *,
+    actor: User,
+    answer: tokens.TokenSet,
+    account: Account,
+    now: datetime,
+) -> None:
+    """Store a fresh grant with the connection and clear every flag; keeps the connection's id.
+
+    Raises NoRefreshToken, WrongTenant, WrongAccount or ConsentMissing without changing anything.
+    """
+    access.require(access.can_reconnect(actor, connection))
+    _refuse_useless(connection, answer, account)
+    values = {
+        "account_tid": account.tid,
+        "account_oid": account.oid,
+        "account_username": account.username,
+        "account_name": account.name,
+        "scopes": " ".join(_kept(wanted_scopes(connection), answer.granted)),
+        "connected_at": now,
+        "sign_in_started_at": None,
+    }
+    with transaction.atomic():
+        current = Connection.objects.select_for_update().get(pk=connection.pk)
+        # Again under the lock: two people may be signing in for the same connection.
+        _refuse_useless(current, answer, account)
+        first = current.connected_at is None
+        changes = audit.changed(current, {**values, "status": Connection.Status.ACTIVE})
+        changes.pop("connected_at", None)
+        changes.pop("sign_in_started_at", None)
+        token_store.store_sign_in(current, answer=answer, now=now, values=values)
+        audit.record(
+            "connection.connected" if first else "connection.reconnected", current, actor=actor, changes=changes
+        )
+    connection.refresh_from_db()
+    consent.seen_in_token(connection.app_registration, granted=answer.granted, now=now)
+
+
+def fail(connection: Connection, *, actor: User, error: PortalError, verdict: Verdict | None, now: datetime) -> None:
+    """Record how a sign-in ended; a connection that worked before is not touched by a failed attempt."""
+    with transaction.atomic():
+        unfinished = {"sign_in_started_at": None}
+        if connection.status == Connection.Status.PENDING:
+            unfinished |= {  # type: ignore[dict-item]
+                "status_code": verdict.code if verdict else error.code,
+                "status_cause": error.cause,
+                "status_action": error.action,
+                "status_who": verdict.who.value if verdict else Connection.Who.OWNER,
+                "status_since": now,
+            }
+        Connection.objects.filter(pk=connection.pk).update(**unfinished)
+        audit.record(
+            "connection.sign_in_failed",
+            connection,
+            actor=actor,
+            outcome=AuditEvent.Outcome.FAILED,
+            changes={"code": verdict.code if verdict else error.code},
+        )
+    if verdict is not None and verdict.app_wide and verdict.certain:
+        app_registrations.reject(connection.app_registration, verdict, now=now)
+
+
+def _refuse_useless(connection: Connection, answer: tokens.TokenSet, account: Account) -> None:
+    tenant = connection.app_registration.tenant
+    if not answer.refresh_token:
+        raise NoRefreshToken
+    if not account.tid or not account.oid:
+        raise WrongAccount(
+            "Microsoft did not say which account signed in.",
+            action="An IT admin should allow the permission “profile” for this app registration.",
+        )
+    if tenant.tid and account.tid != tenant.tid:
+        home = "a personal Microsoft account" if account.tid == CONSUMERS_TID else "an account of another directory"
+        raise WrongTenant(
+            f"{account.username or 'This account'} is {home}, but this app registration is for {tenant.name}.",
+            action=f"Sign in with an account of {tenant.name}, or choose another app registration.",
+        )
+    if connection.account_oid and (account.tid, account.oid) != (connection.account_tid, connection.account_oid):
+        raise WrongAccount(
+            f"You signed in as {account.username}, but this connection belongs to {connection.account_username}. "
+            "Nothing was changed.",
+            action=f"Sign in again and pick {connection.account_username}, or make a new connection "
+            f"for {account.username}.",
+        )
+    needed = set(capabilities.delegated_scopes(connection.capabilities, connection.extra_scopes)) - tokens.OIDC_SCOPES
+    if needed and not set(answer.granted) - tokens.OIDC_SCOPES:
+        raise ConsentMissing(
+            "Microsoft granted none of the permissions this connection needs.",
+            action="Ask an IT admin to grant consent for this app registration, then connect again.",
+        )
+
+
+def _kept(asked: tuple[str, ...], granted: tuple[str, ...]) -> list[str]:
+    """Scopes that later refreshes may ask for: a scope that was not granted would fail the whole refresh."""
+    have = {scope.lower() for scope in granted}
+    kept = [scope for scope in asked if scope.lower() in have and scope not in tokens.OIDC_SCOPES]
+    return [*(kept or [scope for scope in asked if scope not in tokens.OIDC_SCOPES]), "offline_access"]

@@ -1,0 +1,52 @@
+"""Celery's doorways: they load, call one service, and stop. What is due stands in the database."""
+
+from __future__ import annotations
+
+import time
+import uuid
+
+import structlog
+from celery import shared_task
+from django.core.cache import cache
+from django.core.management import call_command
+from django.utils import timezone
+
+from connections import audit
+from connections.services import consent, keepalive, mailboxes
+
+logger = structlog.get_logger(__name__)
+
+LAST_SWEEP = "sweep:last"  # cache key: unix time of the last finished sweep, read by /readyz and /metrics
+
+
+@shared_task(ignore_result=True)
+def sweep() -> None:
+    """Refresh what is due."""
+    _as_task()
+    done = keepalive.sweep(now=timezone.now())
+    cache.set(LAST_SWEEP, time.time(), timeout=None)
+    if done.claimed:
+        logger.info("sweep", claimed=done.claimed, renewed=done.renewed, flagged=done.flagged, waiting=done.waiting)
+
+
+@shared_task(ignore_result=True)
+def probe_due_mailboxes() -> None:
+    """Probe shared mailboxes whose routine probe is due, and look for consent that has come through."""
+    _as_task()
+    mailboxes.probe_due(now=timezone.now())
+    consent.verify_open(now=timezone.now())
+
+
+@shared_task(ignore_result=True)
+def tidy() -> None:
+    """Remove ended sessions and used-up sign-in states."""
+    _as_task()
+    call_command("clearsessions")
+
+
+def _as_task() -> None:
+    """Give this run an id, so that its log lines and audit rows belong together."""
+    run = str(uuid.uuid4())
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(request_id=run)
+    audit.origin.set(audit.Origin(run))

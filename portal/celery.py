@@ -1,0 +1,39 @@
+"""The Celery application and its beat schedule.
+
+Every beat entry is only a tick: what is due stands in the database, and a worker claims it there.
+So a second beat, a missed tick or a restarted beat changes nothing but the rhythm.
+"""
+
+import os
+
+from celery import Celery
+from django.conf import settings
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
+
+app = Celery("portal")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
+
+
+@app.on_after_configure.connect
+def schedule(sender: Celery, **kwargs: object) -> None:
+    """Set the beat schedule; seconds between ticks come from the settings."""
+    sender.conf.beat_schedule = {
+        "sweep": {
+            "task": "connections.tasks.sweep",
+            "schedule": settings.SWEEP_INTERVAL,
+            # A tick nobody picked up before the next one is worthless.
+            "options": {"expires": settings.SWEEP_INTERVAL},
+        },
+        "probe-mailboxes": {
+            "task": "connections.tasks.probe_due_mailboxes",
+            "schedule": settings.PROBE_INTERVAL,
+            "options": {"expires": settings.PROBE_INTERVAL},
+        },
+        "tidy": {
+            "task": "connections.tasks.tidy",
+            "schedule": 3600,
+            "options": {"expires": 3600},
+        },
+    }

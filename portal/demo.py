@@ -1,0 +1,234 @@
+"""``make demo``: the whole portal on this machine, with the sandbox in place of Microsoft.
+
+Starts Valkey, the sandbox, web, worker and beat, and stops them all on Ctrl-C. Keys, database and logs are kept in
+.demo/; removing that directory starts afresh.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cryptography.fernet import Fernet
+
+from portal.processes import Process, ProcessError, stop_all
+from portal.sandbox import seed
+from portal.servers import Valkey
+
+ROOT = Path(__file__).resolve().parent.parent
+DIRECTORY = ROOT / ".demo"
+
+# Kept here and not in the database: whoever starts the demo must be able to sign in. The demo listens on loopback only.
+CAST = {
+    "alice": ("Alice Admin", "alice-in-the-demo", "IT admin"),
+    "bob": ("Bob Member", "bob-in-the-demo", "member"),
+    "carol": ("Carol Auditor", "carol-in-the-demo", "auditor"),
+}
+
+
+class DemoError(Exception):
+    """The demo cannot go on; the text says why and what to do."""
+
+
+def main() -> int:
+    """Run the demo until Ctrl-C, SIGTERM or the end of one of its processes."""
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    parser.add_argument("--port", type=int, default=8000)
+    port: int = parser.parse_args().port
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: ended.set())
+    try:
+        with only_one(DIRECTORY):
+            Demo(port).run(ended)
+    except (DemoError, ProcessError) as problem:
+        print(f"\n{problem}", file=sys.stderr)
+        return 1
+    return 0
+
+
+@contextmanager
+def only_one(directory: Path) -> Iterator[None]:
+    """Hold the directory for this process. Raises DemoError if another demo does."""
+    (directory / "logs").mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DemoError("Another demo is running from this directory. Stop that one first.") from None
+        yield
+
+
+class Demo:
+    """The processes of the demo."""
+
+    def __init__(self, port: int) -> None:
+        if not is_free(port):
+            raise DemoError(f"Port {port} is in use. Choose another one: make demo PORT={port + 80}")
+        self.port = port
+        self.url = f"http://localhost:{port}"
+        self.sandbox_port = port + 1000 if port + 1000 < 65536 and is_free(port + 1000) else free_port()
+        self.sandbox_url = f"http://localhost:{self.sandbox_port}"
+        self._running: list[Process] = []
+
+    def run(self, ended: threading.Event) -> None:
+        """Start everything, say where it is, wait for ``ended``, stop everything."""
+        print("Starting the portal ...", flush=True)
+        valkey = Valkey(DIRECTORY / "valkey")
+        try:
+            self._start(environment(self.url, self.sandbox_url, valkey.url()))
+            print(self.welcome(), flush=True)
+            while not ended.wait(0.5):
+                self._check([*self._running, valkey.process])
+            print("\nStopping ...", flush=True)
+        finally:
+            stop_all(self._running, seconds=4)
+            valkey.stop()
+        print(f"Stopped. Data and logs are in {DIRECTORY.name}/; make demo goes on where you left.", flush=True)
+
+    def welcome(self) -> str:
+        """Where it runs and who can sign in."""
+        people = "\n".join(
+            f"    {username:<7} {password:<20} {name}, {role}" for username, (name, password, role) in CAST.items()
+        )
+        return f"""
+  The portal            {self.url}
+  The sandbox           {self.sandbox_url}  (stands in for Microsoft)
+  Its control panel     {self.sandbox_url}/_control/
+
+  Sign in to the portal with
+{people}
+    or with Microsoft, as a person of the sandbox
+
+  People of the sandbox (their passwords are shown on its sign-in page)
+    ada@contoso.example     a member of the shared mailbox support@contoso.example
+    admin@contoso.example   administrator of the directory, can grant consent
+
+  Logs are in {DIRECTORY.name}/logs/. Ctrl-C stops everything.
+"""
+
+    def _start(self, settings: dict[str, str]) -> None:
+        sandbox = ["portal.sandbox", "--port", str(self.sandbox_port), "--state", str(DIRECTORY / "sandbox.json")]
+        sandbox += ["--public-url", self.sandbox_url, "--portal-url", self.url]
+        stand_in = self._launch("sandbox", sandbox, settings)
+        preparing = [
+            self._launch("migrate", ["django", "migrate", "--verbosity", "1"], settings),
+            self._launch("collectstatic", ["django", "collectstatic", "--noinput", "--verbosity", "0"], settings),
+        ]
+        for step in preparing:
+            self._finish(step)
+        stand_in.wait_for_line("Sandbox ready", seconds=30)
+        self._finish(self._launch("seed", ["django", "seed_demo"], settings))
+        web = self._launch("web", ["gunicorn", "-c", "portal/gunicorn.conf.py", "portal.wsgi"], settings)
+        celery = ["celery", "-A", "portal", "--quiet"]
+        solitary = ["--without-mingle", "--without-gossip"]
+        worker = self._launch("worker", [*celery, "worker", "-P", "threads", "-c", "4", *solitary], settings)
+        self._launch("beat", [*celery, "beat"], settings)
+        web.wait_until(lambda: answers(f"{self.url}/healthz"), seconds=30)
+        worker.wait_for_line(" ready.", seconds=30)
+
+    def _launch(self, name: str, arguments: list[str], settings: dict[str, str]) -> Process:
+        log = DIRECTORY / "logs" / f"{name}.log"
+        if log.exists():
+            log.replace(log.with_suffix(".log.1"))
+        process = Process(
+            name,
+            [sys.executable, "-m", *arguments],
+            log=log,
+            environment={**settings, "BIND": f"127.0.0.1:{self.port}"},
+            directory=ROOT,
+        )
+        self._running.append(process)
+        return process
+
+    def _finish(self, step: Process) -> None:
+        code = step.popen.wait(120)
+        self._running.remove(step)
+        step.stop()
+        if code:
+            raise DemoError(f"{step.name} failed:\n{step.last_lines()}")
+
+    def _check(self, processes: list[Process]) -> None:
+        for process in processes:
+            if process.has_ended():
+                raise DemoError(
+                    f"{process.name} has ended with code {process.popen.returncode}, so the demo stops. "
+                    f"Its last words:\n{process.last_lines()}"
+                )
+
+
+def environment(url: str, sandbox_url: str, redis_url: str) -> dict[str, str]:
+    """The settings the demo's processes run with."""
+    return {
+        **os.environ,
+        **keys(),
+        "DJANGO_SETTINGS_MODULE": "portal.settings",
+        "DEBUG": "off",
+        "DATABASE_URL": f"sqlite:///{DIRECTORY / 'portal.sqlite3'}",
+        "REDIS_URL": redis_url,
+        "PORTAL_URL": url,
+        "ALLOWED_HOSTS": "localhost,127.0.0.1",
+        "MICROSOFT_SANDBOX_URL": sandbox_url,
+        "SWEEP_INTERVAL": "5",
+        "PROBE_INTERVAL": "30",
+        "LOGIN_MICROSOFT_ENVIRONMENT": "sandbox",
+        "LOGIN_MICROSOFT_TENANT": seed.CONTOSO,
+        "LOGIN_MICROSOFT_CLIENT_ID": seed.SIGN_IN_APP,
+        "LOGIN_MICROSOFT_CLIENT_SECRET": seed.SIGN_IN_SECRET,
+        "EMAIL_URL": "consolemail://",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def keys() -> dict[str, str]:
+    """The demo's own keys, made at the first start: without them its database could not be read again."""
+    path = DIRECTORY / "keys.json"
+    if not path.exists():
+        made = {"SECRET_KEY": secrets.token_urlsafe(48), "FIELD_ENCRYPTION_KEYS": Fernet.generate_key().decode()}
+        path.touch(mode=0o600)
+        path.write_text(json.dumps(made))
+    kept: dict[str, str] = json.loads(path.read_text())
+    return kept
+
+
+def is_free(port: int) -> bool:
+    """Whether nobody listens on this port of 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody uses at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def answers(url: str) -> bool:
+    """Whether the web server answers ``url`` with success."""
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=5) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

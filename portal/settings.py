@@ -1,0 +1,262 @@
+"""All settings of the portal. They come from environment variables only; README lists them.
+
+Every secret may also be given as a file: ``NAME_FILE=/run/secrets/name``.
+"""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+env = environ.FileAwareEnv()
+if (BASE_DIR / ".env").is_file():
+    env.read_env(BASE_DIR / ".env")
+
+# --- Who we are -----------------------------------------------------------------------------------
+
+DEBUG = env.bool("DEBUG", default=False)
+PORTAL_URL = env.str("PORTAL_URL", default="http://localhost:8000").rstrip("/")
+_portal = urlsplit(PORTAL_URL)
+HTTPS = _portal.scheme == "https"
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=[_portal.hostname or "localhost"])
+CSRF_TRUSTED_ORIGINS = [PORTAL_URL]
+
+# --- Secrets --------------------------------------------------------------------------------------
+
+SECRET_KEY = env.str("SECRET_KEY", default="")
+# First key encrypts, all decrypt. The name is fixed by django-encrypted-model-fields.
+FIELD_ENCRYPTION_KEY = [key.strip() for key in env.list("FIELD_ENCRYPTION_KEYS", default=[]) if key.strip()]
+
+_missing = [
+    name
+    for name, value in {"SECRET_KEY": SECRET_KEY, "FIELD_ENCRYPTION_KEYS": FIELD_ENCRYPTION_KEY}.items()
+    if not value
+]
+if _missing:
+    raise ImproperlyConfigured(
+        f"The portal does not start without {' and '.join(_missing)}. Set each as an environment variable, "
+        "or as NAME_FILE pointing to a file. docs/operating.md says how to make good values."
+    )
+
+# --- Application ----------------------------------------------------------------------------------
+
+INSTALLED_APPS = [
+    "connections",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "django_htmx",
+    "social_django",
+    "axes",
+    "encrypted_model_fields",
+]
+
+MIDDLEWARE = [
+    "connections.middleware.request_context",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "connections.middleware.content_security_policy",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.auth.middleware.LoginRequiredMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+    "connections.middleware.SignInTrouble",
+    "connections.middleware.portal_errors",
+    "axes.middleware.AxesMiddleware",
+]
+
+ROOT_URLCONF = "portal.urls"
+WSGI_APPLICATION = "portal.wsgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "connections.context.portal",
+            ],
+        },
+    }
+]
+
+# --- Database, cache, broker ----------------------------------------------------------------------
+
+DATABASES = {"default": env.db_url("DATABASE_URL", default=f"sqlite:///{BASE_DIR / 'portal.sqlite3'}")}
+if "sqlite" in DATABASES["default"]["ENGINE"]:
+    # WAL and an early write lock let web, worker and beat share one file.
+    DATABASES["default"]["OPTIONS"] = {
+        "timeout": 20,
+        "transaction_mode": "IMMEDIATE",
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+    }
+else:
+    DATABASES["default"]["CONN_MAX_AGE"] = env.int("CONN_MAX_AGE", default=60)
+    DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+REDIS_URL = env.str("REDIS_URL", default="redis://127.0.0.1:6379/0")
+CACHES = {
+    "default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": REDIS_URL},
+}
+
+
+def _celery_url(url: str) -> str:
+    """Kombu spells a unix socket differently from redis-py."""
+    if not url.startswith("unix://"):
+        return url
+    path, _, query = url.removeprefix("unix://").partition("?")
+    number = query.partition("db=")[2].partition("&")[0] or "0"
+    return f"redis+socket://{path}?virtual_host={number}"
+
+
+CELERY_BROKER_URL = _celery_url(REDIS_URL)
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_WORKER_SEND_TASK_EVENTS = False
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_SOFT_TIME_LIMIT = None
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_TIMEZONE = "UTC"
+# All entries are ticks (portal/celery.py), so beat needs no memory of its own.
+CELERY_BEAT_SCHEDULER = "celery.beat:Scheduler"
+CELERY_BEAT_MAX_LOOP_INTERVAL = 5
+
+# --- Keeping connections alive (seconds) ----------------------------------------------------------
+
+SWEEP_INTERVAL = env.float("SWEEP_INTERVAL", default=15.0)
+PROBE_INTERVAL = env.float("PROBE_INTERVAL", default=300.0)
+SWEEP_BATCH = env.int("SWEEP_BATCH", default=500)
+SWEEP_IN_FLIGHT = env.int("SWEEP_IN_FLIGHT", default=50)
+MICROSOFT_TIMEOUT = env.float("MICROSOFT_TIMEOUT", default=15.0)
+# A private certificate authority or a TLS-inspecting proxy needs its own bundle; empty means certifi's.
+MICROSOFT_CA_BUNDLE = env.str("MICROSOFT_CA_BUNDLE", default="")
+MICROSOFT_SANDBOX_URL = env.str("MICROSOFT_SANDBOX_URL", default="").rstrip("/")
+
+# --- Sign-in --------------------------------------------------------------------------------------
+
+AUTH_USER_MODEL = "connections.User"
+AUTHENTICATION_BACKENDS = [
+    "axes.backends.AxesStandaloneBackend",
+    "connections.microsoft.backends.MicrosoftSignIn",
+    "connections.microsoft.backends.MicrosoftConnect",
+    "django.contrib.auth.backends.ModelBackend",
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+LOGIN_URL = "sign_in"
+LOGIN_REDIRECT_URL = "home"
+LOGOUT_REDIRECT_URL = "sign_in"
+
+AXES_FAILURE_LIMIT = env.int("LOGIN_FAILURE_LIMIT", default=5)
+AXES_COOLOFF_TIME = 0.25  # hours
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_RESET_ON_SUCCESS = True
+AXES_LOCKOUT_CALLABLE = "connections.views.accounts.locked_out"
+AXES_IPWARE_PROXY_COUNT = env.int("TRUSTED_PROXIES", default=0)
+AXES_SENSITIVE_PARAMETERS = ["password"]
+AXES_ENABLE_ADMIN = False
+
+SOCIAL_AUTH_URL_NAMESPACE = "social"
+SOCIAL_AUTH_STRATEGY = "connections.pipeline.PortalStrategy"
+SOCIAL_AUTH_REDIRECT_IS_HTTPS = HTTPS
+SOCIAL_AUTH_JSONFIELD_ENABLED = True
+SOCIAL_AUTH_REQUESTS_TIMEOUT = MICROSOFT_TIMEOUT
+SOCIAL_AUTH_VERIFY_SSL = MICROSOFT_CA_BUNDLE or True
+SOCIAL_AUTH_PIPELINE = [
+    "social_core.pipeline.social_auth.social_details",
+    "social_core.pipeline.social_auth.social_uid",
+    "social_core.pipeline.social_auth.auth_allowed",
+    "social_core.pipeline.social_auth.social_user",
+    "connections.pipeline.admit_person",
+    "social_core.pipeline.social_auth.associate_user",
+    "connections.pipeline.follow_directory",
+]
+SOCIAL_AUTH_MICROSOFT_CONNECT_PIPELINE = ["connections.pipeline.finish_connect"]
+
+LOGIN_MICROSOFT = {
+    "environment": env.str("LOGIN_MICROSOFT_ENVIRONMENT", default="global"),
+    "tenant": env.str("LOGIN_MICROSOFT_TENANT", default=""),
+    "client_id": env.str("LOGIN_MICROSOFT_CLIENT_ID", default=""),
+    "client_secret": env.str("LOGIN_MICROSOFT_CLIENT_SECRET", default=""),
+    # Values of the "roles" or "groups" claim that make somebody an IT admin or an auditor here.
+    "admins": env.list("LOGIN_MICROSOFT_ADMINS", default=["ITAdmin"]),
+    "auditors": env.list("LOGIN_MICROSOFT_AUDITORS", default=["Auditor"]),
+}
+
+# --- E-mail ---------------------------------------------------------------------------------------
+
+vars().update(env.email_url("EMAIL_URL", default="consolemail://"))
+DEFAULT_FROM_EMAIL = env.str("EMAIL_FROM", default=f"portal@{_portal.hostname}")
+
+# --- The browser ----------------------------------------------------------------------------------
+
+STATIC_URL = "/static/"
+STATIC_ROOT = BASE_DIR / "static"
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {
+        "BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"
+        if DEBUG
+        else "whitenoise.storage.CompressedManifestStaticFilesStorage"
+    },
+}
+WHITENOISE_MANIFEST_STRICT = False
+LANGUAGE_CODE = "en"
+USE_I18N = False
+USE_TZ = True
+TIME_ZONE = "UTC"
+
+SESSION_COOKIE_NAME = "portal_session"
+SESSION_COOKIE_AGE = 12 * 3600
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
+SESSION_COOKIE_SAMESITE = "Lax"  # "Strict" would lose the session on the way back from Microsoft.
+SECURE_SSL_REDIRECT = HTTPS and env.bool("SECURE_SSL_REDIRECT", default=True)
+SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]
+SECURE_HSTS_SECONDS = env.int("SECURE_HSTS_SECONDS", default=31536000) if HTTPS else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+TRUSTED_PROXIES = env.int("TRUSTED_PROXIES", default=0)
+if TRUSTED_PROXIES:
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+DATA_UPLOAD_MAX_MEMORY_SIZE = 1_000_000
+DATA_UPLOAD_MAX_NUMBER_FIELDS = 500
+
+# --- Logs -----------------------------------------------------------------------------------------
+
+LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "filters": {"secrets": {"()": "portal.logs.HideSecrets"}},
+    "formatters": {"line": {"()": "portal.logs.formatter"}},
+    "handlers": {
+        "console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["secrets"]},
+    },
+    "root": {"handlers": ["console"], "level": LOG_LEVEL},
+    "loggers": {
+        "django": {"level": LOG_LEVEL},
+        "axes": {"level": "WARNING"},
+        "urllib3": {"level": "WARNING"},
+    },
+}
