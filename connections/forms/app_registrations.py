@@ -1,0 +1,154 @@
+"""What is typed about an app registration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from django import forms
+
+from connections.forms.fields import GuidField, NameField
+from connections.microsoft import capabilities
+from connections.models import AppRegistration, Tenant
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """One capability as a check box."""
+
+    capability: capabilities.Capability
+    ticked: bool
+
+
+class CapabilitiesField(forms.MultipleChoiceField):
+    """Keys of capabilities, in the order of the table."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        choices = [(key, found.label) for key, found in capabilities.CAPABILITIES.items()]
+        super().__init__(choices=choices, widget=forms.CheckboxSelectMultiple, required=False, **kwargs)
+
+    def clean(self, value: Any) -> list[str]:
+        chosen = set(super().clean(value))
+        return [key for key in capabilities.CAPABILITIES if key in chosen]
+
+
+def ticks_by_group(form: forms.Form, name: str) -> list[tuple[str, list[Tick]]]:
+    """The capabilities of a form's field ``name`` under their groups, for the template."""
+    raw = form[name].value()
+    chosen = set(raw) if isinstance(raw, list | tuple) else set[str]()
+    groups: dict[str, list[Tick]] = {}
+    for key, found in capabilities.CAPABILITIES.items():
+        groups.setdefault(found.group, []).append(Tick(found, key in chosen))
+    return list(groups.items())
+
+
+class TypesForm(forms.Form):
+    """What connections through an app registration may be and do."""
+
+    audience = forms.ChoiceField(
+        label="Supported account types",
+        choices=AppRegistration.Audience.choices,
+        initial=AppRegistration.Audience.SINGLE,
+        widget=forms.RadioSelect,
+        help_text="As chosen in Entra under Authentication > Supported account types.",
+    )
+    allows_delegated = forms.BooleanField(
+        label="Delegated connections: a person signs in, and the automation acts as that person",
+        required=False,
+        initial=True,
+    )
+    allows_app_only = forms.BooleanField(
+        label="App-only connections: the application acts by itself, in the whole organisation",
+        required=False,
+    )
+    default_capabilities = CapabilitiesField(label="What automations usually need")
+
+    def ticks(self) -> list[tuple[str, list[Tick]]]:
+        """The capabilities under their groups."""
+        return ticks_by_group(self, "default_capabilities")
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or {}
+        if not cleaned.get("allows_delegated") and not cleaned.get("allows_app_only"):
+            self.add_error("allows_delegated", "Allow delegated connections, app-only connections, or both.")
+        return cleaned
+
+
+class AppRegistrationForm(TypesForm):
+    """An app registration that is being registered here."""
+
+    tenant = forms.ModelChoiceField(
+        Tenant.objects.none(),
+        empty_label="Choose a tenant",
+        error_messages={"required": "Choose the tenant that the application is used in."},
+    )
+    name = NameField(help_text="Best the same name as in Entra, so that everybody finds it again.")
+    client_id = GuidField(
+        what="application (client) ID",
+        label="Application (client) ID",
+        help_text="From the Overview page of the app registration in Entra. Not the Object ID.",
+        error_messages={"required": "Enter the application (client) ID."},
+    )
+
+    field_order = ("tenant", "name", "client_id")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        tenant = self.fields["tenant"]
+        assert isinstance(tenant, forms.ModelChoiceField)  # noqa: S101 - declared above
+        tenant.queryset = Tenant.objects.all()
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean()
+        tenant = cleaned.get("tenant")
+        if tenant is not None and cleaned.get("client_id") in (tenant.directory_id, tenant.tid):
+            self.add_error(
+                "client_id", "That is the directory (tenant) ID. Paste the application (client) ID, listed next to it."
+            )
+        return cleaned
+
+
+class AppRegistrationEditForm(TypesForm):
+    """An app registration that is being changed; tenant and client ID stay what they are."""
+
+    name = NameField()
+
+    field_order = ("name",)
+
+    def __init__(self, *args: Any, app_registration: AppRegistration, **kwargs: Any) -> None:
+        fields = ("name", "audience", "allows_delegated", "allows_app_only", "default_capabilities")
+        kwargs["initial"] = {field: getattr(app_registration, field) for field in fields}
+        super().__init__(*args, **kwargs)
+
+
+class ScriptForm(forms.Form):
+    """What the Azure CLI script shall set up."""
+
+    name = NameField(required=False)
+    tenant = forms.ModelChoiceField(Tenant.objects.none(), empty_label="Choose a tenant")
+    audience = forms.ChoiceField(
+        label="Supported account types", choices=AppRegistration.Audience.choices, widget=forms.RadioSelect
+    )
+    types = forms.MultipleChoiceField(
+        label="Connections",
+        choices=((capabilities.DELEGATED, "Delegated"), (capabilities.APP_ONLY, "App-only")),
+        widget=forms.CheckboxSelectMultiple,
+        error_messages={"required": "Choose delegated, app-only, or both."},
+    )
+    capabilities = CapabilitiesField(label="What automations need")
+    credential = forms.ChoiceField(
+        label="Credential",
+        choices=(("secret", "Create a client secret"), ("none", "None: the portal makes a certificate afterwards")),
+        widget=forms.RadioSelect,
+    )
+    consent = forms.BooleanField(label="Grant admin consent at once", required=False)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        tenant = self.fields["tenant"]
+        assert isinstance(tenant, forms.ModelChoiceField)  # noqa: S101 - declared above
+        tenant.queryset = Tenant.objects.all()
+
+    def ticks(self) -> list[tuple[str, list[Tick]]]:
+        """The capabilities under their groups."""
+        return ticks_by_group(self, "capabilities")

@@ -1,0 +1,104 @@
+"""What is typed or uploaded as a credential. Nothing secret is ever rendered back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.core.files.uploadedfile import UploadedFile
+from django.utils import timezone
+
+from connections.errors import InvalidInput
+from connections.forms.fields import ExpiryField, NameField, SecretValueField
+from connections.microsoft import certificates
+
+SECRET, GENERATE, UPLOAD = "secret", "generate", "upload"
+MAX_UPLOAD = 100_000  # bytes; a certificate with its key has a few thousand
+
+
+class CertificateFileField(forms.FileField):
+    """A small file; cleaned to its bytes."""
+
+    def clean(self, data: Any, initial: Any = None) -> bytes:
+        found = super().clean(data, initial)
+        if not isinstance(found, UploadedFile):
+            return b""
+        if (found.size or 0) > MAX_UPLOAD:
+            raise forms.ValidationError("This file is too large to be a certificate with its key.")
+        return found.read()
+
+
+class CredentialForm(forms.Form):
+    """One credential: a client secret, a certificate the portal makes, or a certificate with its key."""
+
+    kind = forms.ChoiceField(
+        label="Credential",
+        choices=(
+            (SECRET, "Client secret"),
+            (GENERATE, "Certificate made by the portal"),
+            (UPLOAD, "Certificate of your own"),
+        ),
+        initial=SECRET,
+        widget=forms.RadioSelect,
+    )
+    label = NameField(required=False, help_text="To tell several credentials apart, for example “until March 2027”.")
+    secret = SecretValueField(
+        label="Value of the client secret",
+        required=False,
+        help_text="The column Value in Entra, not the Secret ID. It is stored encrypted and never shown again.",
+    )
+    expires_at = ExpiryField(
+        label="Expires", required=False, help_text="The column Expires in Entra; the portal reminds you in time."
+    )
+    months = forms.IntegerField(
+        label="Valid for months",
+        required=False,
+        min_value=1,
+        max_value=certificates.MOST_MONTHS,
+        initial=12,
+        error_messages={"invalid": f"Enter a whole number from 1 to {certificates.MOST_MONTHS}."},
+    )
+    certificate_file = CertificateFileField(
+        label="Certificate file",
+        required=False,
+        help_text="PFX, or PEM with the certificate and its private key.",
+    )
+    key_file = CertificateFileField(
+        label="Private key file", required=False, help_text="Only when the key is in a PEM file of its own."
+    )
+    file_password = forms.CharField(
+        label="Password of the file",
+        required=False,
+        strip=False,
+        max_length=500,
+        widget=forms.PasswordInput(render_value=False, attrs={"autocomplete": "new-password"}),
+    )
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or {}
+        kind = cleaned.get("kind")
+        if kind == SECRET:
+            self._require("secret", "Paste the Value of the client secret.")
+            self._require("expires_at", "Enter the day on which the secret expires, as Entra shows it.")
+        elif kind == GENERATE:
+            self._require("months", f"Enter for how many months, from 1 to {certificates.MOST_MONTHS}.")
+        elif kind == UPLOAD and self._require("certificate_file", "Choose the file with the certificate."):
+            cleaned["pair"] = self._read(cleaned)
+        return cleaned
+
+    def _require(self, name: str, sentence: str) -> bool:
+        if name not in self.errors and not self.cleaned_data.get(name):
+            self.add_error(name, sentence)
+        return name not in self.errors
+
+    def _read(self, cleaned: dict[str, Any]) -> certificates.Pair | None:
+        try:
+            return certificates.read(
+                cleaned["certificate_file"],
+                key_data=cleaned.get("key_file") or b"",
+                password=cleaned.get("file_password", ""),
+                now=timezone.now(),
+            )
+        except InvalidInput as error:
+            self.add_error(error.field or "certificate_file", str(error))
+            return None

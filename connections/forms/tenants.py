@@ -1,0 +1,41 @@
+"""What is typed about a tenant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+
+from connections.forms.fields import DirectoryField, NameField
+from connections.microsoft import clouds
+from connections.models import Tenant
+
+
+class TenantForm(forms.Form):
+    """Name, environment and directory of a tenant."""
+
+    name = NameField(help_text="How your colleagues call this organisation, for example “Contoso”.")
+    environment = forms.ChoiceField(
+        help_text="Which Microsoft cloud the directory lives in. GCC (moderate) belongs to worldwide."
+    )
+    directory_id = DirectoryField(
+        label="Directory (tenant) ID",
+        help_text="From the Overview page in Entra, or a verified domain. “organizations” or “common” only for "
+        "multitenant applications that people of many directories sign in to.",
+        error_messages={"required": "Enter the directory (tenant) ID or a verified domain."},
+    )
+
+    def __init__(self, *args: Any, tenant: Tenant | None = None, **kwargs: Any) -> None:
+        if tenant is not None:
+            kwargs["initial"] = {
+                "name": tenant.name,
+                "environment": tenant.environment,
+                "directory_id": tenant.directory_id,
+            }
+        super().__init__(*args, **kwargs)
+        choices = clouds.choices()
+        if tenant is not None and tenant.environment not in clouds.CLOUDS:
+            choices.append((tenant.environment, f"{tenant.environment} (not configured)"))
+        environment = self.fields["environment"]
+        assert isinstance(environment, forms.ChoiceField)  # noqa: S101 - declared above
+        environment.choices = choices

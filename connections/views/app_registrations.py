@@ -1,0 +1,341 @@
+"""Pages about app registrations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, cast
+
+from django.conf import settings
+from django.contrib import messages
+from django.db.models import Count, Min, Q, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.text import slugify
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from connections import access
+from connections.errors import InvalidInput, MicrosoftRefused, PortalError
+from connections.forms.app_registrations import AppRegistrationEditForm, AppRegistrationForm, ScriptForm
+from connections.forms.credentials import CredentialForm
+from connections.microsoft import az_script, capabilities, certificates, clouds
+from connections.models import AppCredential, AppRegistration, Connection, Tenant, User
+from connections.services import app_registrations, standing
+from connections.views import audit, consent, listing
+from connections.views import credentials as credential_views
+
+EXPIRES_SOON = timedelta(days=30)
+
+
+@require_safe
+def index(request: HttpRequest) -> HttpResponse:
+    """All app registrations, with their state and the expiry of their credentials."""
+    user = cast(User, request.user)
+    filters = listing.Filters(
+        request,
+        search=("name", "client_id", "tenant__name"),
+        placeholder="Name, client ID or tenant",
+        choices=[
+            listing.Choice("state", "State", _STATES, _in_state),
+            listing.Choice("allows", "Connections", _ALLOWS, _allowing),
+        ],
+    )
+    live = Q(credentials__retired_at=None)
+    found = filters.apply(access.visible_app_registrations(user)).annotate(
+        connection_count=Count("connections", distinct=True),
+        first_expiry=Min("credentials__expires_at", filter=live),
+    )
+    context = {"page": listing.page(request, found), "filters": filters, "soon": timezone.now() + EXPIRES_SOON}
+    return render(request, "apps/index.html", context)
+
+
+_STATES = (("ready", "Ready"), ("untried", "Not tried yet"), ("rejected", "Rejected by Microsoft"))
+_ALLOWS = (("delegated", "Delegated"), ("app_only", "App-only"))
+
+
+def _in_state(found: QuerySet[Any], value: str) -> QuerySet[Any]:
+    if value == "rejected":
+        return found.filter(rejected_at__isnull=False)
+    return found.filter(rejected_at=None, verified_at__isnull=value == "untried")
+
+
+def _allowing(found: QuerySet[Any], value: str) -> QuerySet[Any]:
+    return found.filter(**{f"allows_{value}": True})
+
+
+# --- One app registration -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialRow:
+    """One credential as its table shows it."""
+
+    credential: AppCredential
+    facts: certificates.Facts | None
+    days_left: int | None
+    is_waiting: bool
+
+    @property
+    def warns(self) -> bool:
+        """Whether it expires within 30 days (or has)."""
+        return self.days_left is not None and self.days_left <= EXPIRES_SOON.days
+
+    @property
+    def remaining(self) -> str:
+        """The time left in words."""
+        if self.days_left is None:
+            return "no expiry date known"
+        if self.days_left < 0:
+            return "expired"
+        return (
+            "less than a day left" if self.days_left == 0 else f"{self.days_left} day{'s'[: self.days_left != 1]} left"
+        )
+
+
+@require_safe
+def detail(request: HttpRequest, pk: int) -> HttpResponse:
+    """One app registration; members see its name and tenant only."""
+    user = cast(User, request.user)
+    app = get_object_or_404(access.visible_app_registrations(user), pk=pk)
+    context: dict[str, Any] = {"app": app}
+    if access.can_read_registry(user):
+        context |= {
+            "redirect_uris": redirect_uris(),
+            "credentials": _rows(app, timezone.now()),
+            "connections_by_status": _connections_by_status(app),
+            "capabilities": _labels(app),
+            "cloud": clouds.CLOUDS.get(app.tenant.environment),
+            "consent": consent.panel(user, app),
+            "events": audit.history(user, app),
+        }
+    return render(request, "apps/detail.html", context)
+
+
+def redirect_uris() -> list[tuple[str, str]]:
+    """What must stand in Entra under Authentication, with what it is for. Platform type Web.
+
+    Microsoft compares them letter by letter (identity-platform/reply-url).
+    """
+    sign_in = reverse("social:complete", args=["microsoft-connect"])
+    return [
+        ("Signing in", f"{settings.PORTAL_URL}{sign_in}"),
+        ("Admin consent", f"{settings.PORTAL_URL}{reverse('consent_callback')}"),
+    ]
+
+
+def _rows(app: AppRegistration, now: datetime) -> list[CredentialRow]:
+    found = app.credentials.defer("secret", "private_key").order_by("retired_at", "-created_at", "-pk")
+    live = standing.in_order(credential for credential in found if credential.retired_at is None)
+    retired = [credential for credential in found if credential.retired_at is not None]
+    return [
+        CredentialRow(
+            credential,
+            certificates.facts(credential.certificate) if credential.certificate else None,
+            (credential.expires_at - now).days if credential.expires_at else None,
+            credential.retired_at is None and standing.is_waiting(credential),
+        )
+        for credential in [*live, *retired]
+    ]
+
+
+def _connections_by_status(app: AppRegistration) -> list[tuple[str, int]]:
+    counted = app.connections.order_by("status").values_list("status").annotate(found=Count("pk"))
+    return [(str(Connection.Status(status).label), found) for status, found in counted]
+
+
+def _labels(app: AppRegistration) -> list[str]:
+    known = capabilities.CAPABILITIES
+    return [known[key].label for key in app.default_capabilities if key in known]
+
+
+# --- Changing -------------------------------------------------------------------------------------
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def add(request: HttpRequest) -> HttpResponse:
+    """Register an application with its first credential; ``?script`` shows the script that creates it in Entra."""
+    user = cast(User, request.user)
+    access.require(access.can_manage_registry(user))
+    if "script" in request.GET:
+        return _script_page(request, None)
+    form = AppRegistrationForm(request.POST or None, initial=_initial(request))
+    credential = CredentialForm(request.POST or None, request.FILES or None)
+    can_skip = False
+    if form.is_valid() & credential.is_valid():
+        new = credential_views.new_credential(credential, form.cleaned_data["name"])
+        try:
+            app = app_registrations.register(
+                **form.cleaned_data, credential=new, actor=user, allow_untried="save_untried" in request.POST
+            )
+        except MicrosoftRefused as error:
+            can_skip = app_registrations.can_be_saved_untried(error)
+            credential_views.show_refusal(error, credential, form)
+        except PortalError as error:
+            form.add_error(error.field if error.field in form.fields else None, str(error))
+        else:
+            _report(request, app)
+            return redirect("app", app.pk)
+    context = {
+        "form": form,
+        "credential": credential,
+        "can_skip": can_skip,
+        "redirect_uris": redirect_uris(),
+        "has_tenants": Tenant.objects.exists(),
+    }
+    return render(request, "apps/add.html", context)
+
+
+def _initial(request: HttpRequest) -> dict[str, Any]:
+    tenants = list(Tenant.objects.values_list("pk", flat=True)[:2])
+    asked = request.GET.get("tenant", "")
+    return {"tenant": asked if asked.isdecimal() else tenants[0] if len(tenants) == 1 else None}
+
+
+def _report(request: HttpRequest, app: AppRegistration) -> None:
+    if app.verified_at:
+        messages.success(request, f"{app} is ready: Microsoft accepts its credential.")
+    elif app.credentials.filter(kind=AppCredential.Kind.CERTIFICATE).exists():
+        messages.info(request, credential_views.UPLOAD_FIRST)
+    else:
+        messages.warning(request, f"{app} is saved, but Microsoft has not accepted its credential yet.")
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def edit(request: HttpRequest, pk: int) -> HttpResponse:
+    """Change an app registration."""
+    user = cast(User, request.user)
+    app = get_object_or_404(access.visible_app_registrations(user), pk=pk)
+    access.require(access.can_manage_registry(user))
+    form = AppRegistrationEditForm(request.POST or None, app_registration=app)
+    if form.is_valid():
+        try:
+            app_registrations.change(app, **form.cleaned_data, actor=user)
+        except PortalError as error:
+            form.add_error(error.field if error.field in form.fields else None, str(error))
+        else:
+            messages.success(request, f"{app} is changed.")
+            return redirect("app", app.pk)
+    return render(request, "apps/edit.html", {"form": form, "app": app})
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def remove(request: HttpRequest, pk: int) -> HttpResponse:
+    """Ask, then remove an app registration without connections."""
+    user = cast(User, request.user)
+    app = get_object_or_404(access.visible_app_registrations(user), pk=pk)
+    access.require(access.can_manage_registry(user))
+    if request.method == "POST":
+        name = str(app)
+        try:
+            app_registrations.remove(app, actor=user)
+        except PortalError as error:
+            messages.error(request, str(error))
+            return redirect("app", pk)
+        messages.success(request, f"{name} is removed.")
+        return redirect("apps")
+    names = list(app.connections.values_list("name", flat=True)[:11])
+    return render(request, "apps/remove.html", {"app": app, "connection_names": names})
+
+
+@require_POST
+def verify(request: HttpRequest, pk: int) -> HttpResponse:
+    """Try the credentials at Microsoft now; with ``credential`` in the form only that one."""
+    user = cast(User, request.user)
+    app = get_object_or_404(access.visible_app_registrations(user), pk=pk)
+    access.require(access.can_manage_registry(user))
+    only = None
+    if request.POST.get("credential"):
+        number = request.POST["credential"]
+        only = get_object_or_404(app.credentials, pk=number if number.isdecimal() else 0, retired_at=None)
+    try:
+        trials = app_registrations.verify(app, actor=user, credential=only)
+    except PortalError as error:
+        messages.error(request, str(error))
+        return redirect("app", app.pk)
+    for trial in trials:
+        if trial.verdict is not None:
+            messages.warning(request, f"Microsoft does not accept {trial.credential}: {trial.verdict.cause}")
+    messages.success(request, f"Microsoft accepts {app}.")
+    return redirect("app", app.pk)
+
+
+# --- The Azure CLI script -------------------------------------------------------------------------
+
+
+@require_safe
+def script(request: HttpRequest, pk: int) -> HttpResponse:
+    """The script that brings an existing app registration in line with what is chosen here."""
+    user = cast(User, request.user)
+    app = get_object_or_404(access.visible_app_registrations(user), pk=pk)
+    access.require(access.can_manage_registry(user))
+    return _script_page(request, app)
+
+
+def _script_page(request: HttpRequest, app: AppRegistration | None) -> HttpResponse:
+    asked = request.GET.copy()
+    asked.pop("script", None)
+    form = ScriptForm(asked if "tenant" in asked else _script_defaults(app))
+    text = ""
+    if form.is_valid():
+        try:
+            text = az_script.bash(_plan(form, app))
+        except PortalError as error:
+            form.add_error(error.field if error.field in form.fields else None, str(error))
+    elif "tenant" not in asked:
+        form.errors.clear()
+    if text and "download" in request.GET:
+        response = HttpResponse(text, content_type="text/x-shellscript; charset=utf-8")
+        name = slugify(form.cleaned_data["name"]) or "app"
+        response["Content-Disposition"] = f'attachment; filename="register-{name}.sh"'
+        return response
+    asked["download"] = "1"
+    if app is None:
+        asked["script"] = "1"
+    context = {"form": form, "app": app, "text": text, "download_url": f"?{asked.urlencode()}"}
+    return render(request, "apps/script.html", context)
+
+
+def _script_defaults(app: AppRegistration | None) -> dict[str, Any]:
+    if app is None:
+        first = Tenant.objects.values_list("pk", flat=True).first()
+        types = [capabilities.DELEGATED]
+        return {
+            "name": "Connection portal",
+            "tenant": first,
+            "audience": AppRegistration.Audience.SINGLE,
+            "types": types,
+            "capabilities": ["mail.read"],
+            "credential": "secret",
+        }
+    allowed = [kind for kind in (capabilities.DELEGATED, capabilities.APP_ONLY) if app.allows(kind)]
+    return {
+        "name": app.name,
+        "tenant": app.tenant_id,
+        "audience": app.audience,
+        "types": allowed,
+        "capabilities": app.default_capabilities,
+        "credential": "none",
+    }
+
+
+def _plan(form: ScriptForm, app: AppRegistration | None) -> az_script.Plan:
+    said = form.cleaned_data
+    tenant: Tenant = app.tenant if app else said["tenant"]
+    cloud = clouds.CLOUDS.get(tenant.environment)
+    if cloud is None:
+        raise InvalidInput("The environment of this tenant is not configured in this portal.", field="tenant")
+    waiting = [row for row in _rows(app, timezone.now()) if row.is_waiting] if app else []
+    return az_script.Plan(
+        cloud=cloud,
+        directory_id="" if tenant.is_shared_endpoint else tenant.directory_id,
+        name=(app.name if app else "") or said["name"] or "Connection portal",
+        audience=said["audience"],
+        redirect_uris=[uri for _, uri in redirect_uris()],
+        permissions=capabilities.permissions(said["capabilities"], said["types"]),
+        client_id=app.client_id if app else "",
+        creates_secret=said["credential"] == "secret",
+        certificate=waiting[0].credential.certificate if waiting else "",
+        grants_consent=said["consent"],
+    )
