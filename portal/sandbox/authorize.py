@@ -267,9 +267,7 @@ def send_error(
     return send(request, here, asked, answer)
 
 
-def error_page(
-    request: HttpRequest, here: World, problem: errors.EntraError, trace: errors.Trace
-) -> HttpResponse:
+def error_page(request: HttpRequest, here: World, problem: errors.EntraError, trace: errors.Trace) -> HttpResponse:
     """The page for errors that never reach the app."""
     request.sandbox_call.outcome = str(problem.code)  # type: ignore[attr-defined]
     context = {"problem": problem, "trace": trace, "timestamp": errors.stamp(here.now())}

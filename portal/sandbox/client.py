@@ -191,9 +191,7 @@ class Control:
         self, client_id: str, upn: str, scopes: list[str], *, count: int = 1, age_s: float = 0, mfa: bool = False
     ) -> dict[str, Any]:
         """Refresh tokens without a browser; gives refresh_tokens, fingerprints, tenant, oid."""
-        return self.call(
-            "issue_grant", client_id=client_id, upn=upn, scopes=scopes, count=count, age_s=age_s, mfa=mfa
-        )
+        return self.call("issue_grant", client_id=client_id, upn=upn, scopes=scopes, count=count, age_s=age_s, mfa=mfa)
 
     def describe_token(self, refresh_token: str) -> dict[str, Any]:
         """Whose refresh token is this?"""

@@ -14,7 +14,6 @@ import types
 import typing
 import uuid
 from collections.abc import Callable
-
 from typing import Any
 
 from cryptography import x509
@@ -525,9 +524,7 @@ def issue_grant(
     then = here.now() - age_s
     found, prints = [], []
     for _ in range(count):
-        grant = tokens.Grant(
-            tokens.new_grant_id(), app.client_id, person.id, person.tenant, names, then, then, mfa
-        )
+        grant = tokens.Grant(tokens.new_grant_id(), app.client_id, person.id, person.tenant, names, then, then, mfa)
         found.append(tokens.seal(here, grant))
         prints.append(calls.fingerprint(grant.id))
     return {"refresh_tokens": found, "fingerprints": prints, "tenant": person.tenant, "oid": person.id}
@@ -640,13 +637,10 @@ def documentation(request: HttpRequest) -> HttpResponse:
                 "name": field,
                 "type": _name_of(parameter.annotation),
                 "needed": parameter.default is inspect.Parameter.empty,
-                "default": json.dumps(parameter.default)
-                if parameter.default is not inspect.Parameter.empty
-                else "",
+                "default": json.dumps(parameter.default) if parameter.default is not inspect.Parameter.empty else "",
             }
             for field, parameter in inspect.signature(function).parameters.items()
         ]
         verbs.append({"name": name, "text": inspect.getdoc(function), "fields": fields})
     context = {"verbs": verbs, "kinds": weather.KINDS, "lies": LIES, "audiences": [SINGLE_TENANT, MULTI_TENANT]}
     return render(request, "sandbox/api.html", context)
-

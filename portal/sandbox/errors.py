@@ -156,9 +156,7 @@ MEANINGS: dict[int, Meaning] = {
         status=401,
     ),
     70003: Meaning("unsupported_grant_type", "The app requested an unsupported grant type '{grant_type}'."),
-    700054: Meaning(
-        "unsupported_response_type", "response_type '{response_type}' is not enabled for the application."
-    ),
+    700054: Meaning("unsupported_response_type", "response_type '{response_type}' is not enabled for the application."),
     70007: Meaning("invalid_request", "'{response_mode}' is not a supported value of 'response_mode'."),
     70008: Meaning(
         "invalid_grant",
@@ -225,9 +223,7 @@ MEANINGS: dict[int, Meaning] = {
     ),
     90014: Meaning("invalid_request", "The required field '{parameter}' is missing from the credential."),
     90023: Meaning("invalid_request", "Invalid STS request."),
-    900144: Meaning(
-        "invalid_request", "The request body must contain the following parameter: '{parameter}'."
-    ),
+    900144: Meaning("invalid_request", "The request body must contain the following parameter: '{parameter}'."),
     900561: Meaning(
         "invalid_request", "The endpoint only accepts POST, OPTIONS requests. Received a {method} request.", status=405
     ),

@@ -28,7 +28,11 @@ ROUTES: list[tuple[str, re.Pattern[str], Handler]] = [
     ("GET", re.compile(rf"{WHO}"), graph_directory.user),
     ("GET", re.compile(r"users"), graph_directory.users),
     ("GET", re.compile(r"organization"), graph_directory.organization),
-    ("GET", re.compile(r"applications(?:\(appId='(?P<app_id>[^']+)'\)|/(?P<object_id>[^/]+))"), graph_directory.application),
+    (
+        "GET",
+        re.compile(r"applications(?:\(appId='(?P<app_id>[^']+)'\)|/(?P<object_id>[^/]+))"),
+        graph_directory.application,
+    ),
     ("GET", re.compile(r"applications"), graph_directory.applications),
     ("POST", re.compile(rf"{WHO}/revokeSignInSessions"), graph_directory.revoke_sessions),
     ("GET", re.compile(r"me/joinedTeams"), graph_directory.joined_teams),

@@ -1,7 +1,7 @@
 """The control panel for people: the verbs of the control API as buttons."""
 
-import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -10,7 +10,7 @@ from django.shortcuts import render
 from django.views.decorators.csrf import csrf_protect
 
 from portal.sandbox import adminconsent, calls, control, weather
-from portal.sandbox.state import EVERYBODY, World, world
+from portal.sandbox.state import EVERYBODY, App, World, world
 
 TEXT = ("upn", "client_id", "id", "pem", "tenant", "address", "kind", "where", "retry_after", "name")
 WHOLE = ("sign_in_frequency_s", "delay_ms", "times", "seconds")
@@ -67,7 +67,7 @@ def _fields(form: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _context(here: World) -> dict[str, Any]:
-    people = [one for one in here.people.values()]
+    people = list(here.people.values())
     names = {person.id: person.upn for person in people} | {EVERYBODY: "everybody (admin consent)"}
     return {
         "world": here,
@@ -81,11 +81,10 @@ def _context(here: World) -> dict[str, Any]:
         "weather": weather.sky.report(),
         "lies": adminconsent.LIES,
         "calls": calls.log.snapshot(limit=15),
-        "started": time.time(),
     }
 
 
-def _app_row(here: World, app: Any, names: dict[str, str]) -> dict[str, Any]:
+def _app_row(here: World, app: App, names: dict[str, str]) -> dict[str, Any]:
     given = [
         {
             "who": names.get(one.person, one.person),
@@ -101,5 +100,16 @@ def _app_row(here: World, app: Any, names: dict[str, str]) -> dict[str, Any]:
         for one in here.role_grants.values()
         if one.client_id == app.client_id and one.roles
     ]
-    held = [{"secret": one, "expired": one.expires_at <= here.now()} for one in app.secrets]
-    return {"app": app, "directory": here.directories[app.tenant], "consents": given, "roles": roles, "secrets": held}
+    return {
+        "app": app,
+        "directory": here.directories[app.tenant],
+        "consents": given,
+        "roles": roles,
+        "secrets": [{"secret": one, **_expiry(here, one.expires_at)} for one in app.secrets],
+        "certificates": [{"certificate": one, **_expiry(here, one.expires_at)} for one in app.certificates],
+    }
+
+
+def _expiry(here: World, moment: float) -> dict[str, Any]:
+    day = datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M")
+    return {"expires": day, "expired": moment <= here.now()}

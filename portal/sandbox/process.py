@@ -41,10 +41,8 @@ class SandboxProcess:
                 self.child.stdin.close()
         with contextlib.suppress(ProcessLookupError):
             self.child.terminate()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self.child.wait(STOP_LIMIT)
-        except subprocess.TimeoutExpired:
-            pass
         # The worker is in the same process group: nothing of it may stay behind.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.child.pid, signal.SIGKILL)

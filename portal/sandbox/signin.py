@@ -223,9 +223,7 @@ def password_page(request: HttpRequest, world: World, wanted: Wanted, name: str,
     return _page(request, world, wanted, "signin", Flow(), **context)
 
 
-def _page(
-    request: HttpRequest, world: World, wanted: Wanted, name: str, flow: Flow, **context: object
-) -> HttpResponse:
+def _page(request: HttpRequest, world: World, wanted: Wanted, name: str, flow: Flow, **context: object) -> HttpResponse:
     context |= {"app": wanted.app, "where": wanted.where, "title": wanted.title, "flow": seal(world, flow)}
     context["cancel"] = wanted.cancel
     return render(request, f"sandbox/{name}.html", context)

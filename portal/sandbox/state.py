@@ -20,7 +20,9 @@ from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-CONSUMERS = "9188040d-6c67-4c5b-b112-36a304b66dad"  # the tenant of personal accounts (identity-platform/v2-protocols-oidc)
+CONSUMERS = (
+    "9188040d-6c67-4c5b-b112-36a304b66dad"  # the tenant of personal accounts (identity-platform/v2-protocols-oidc)
+)
 SINGLE_TENANT = "AzureADMyOrg"
 MULTI_TENANT = "AzureADMultipleOrgs"
 AUDIENCES = (SINGLE_TENANT, MULTI_TENANT, "AzureADandPersonalMicrosoftAccount", "PersonalMicrosoftAccount")
@@ -69,7 +71,9 @@ class SharedMailbox:
     address: str
     name: str
     members: list[str] = field(default_factory=list)
-    app_scope: list[str] | None = None  # client ids that may reach it without a person; None: every app that has the role
+    app_scope: list[str] | None = (
+        None  # client ids that may reach it without a person; None: every app that has the role
+    )
 
 
 @dataclass
@@ -193,7 +197,9 @@ class World:
         pem = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        self.use_keys(pem.decode(), secrets.token_urlsafe(20), Fernet.generate_key().decode(), secrets.token_urlsafe(40))
+        self.use_keys(
+            pem.decode(), secrets.token_urlsafe(20), Fernet.generate_key().decode(), secrets.token_urlsafe(40)
+        )
 
     def use_keys(self, signing_pem: str, kid: str, token_key: str, cookie_key: str) -> None:
         """Use these keys from now on."""

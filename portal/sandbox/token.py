@@ -95,9 +95,7 @@ def _for_app(here: World, form: Mapping[str, str], where: Directory | None, auth
 # -- authorization code ---------------------------------------------------------------------------
 
 
-def _redeem_code(
-    here: World, form: Mapping[str, str], app: App, authority: str, call: calls.Call
-) -> dict[str, Any]:
+def _redeem_code(here: World, form: Mapping[str, str], app: App, authority: str, call: calls.Call) -> dict[str, Any]:
     value = _required(form, "code")
     redirect_uri = _required(form, "redirect_uri")
     clients.authenticate(here, app, form, authority)

@@ -3,6 +3,7 @@
 ``exposed`` wraps every view that plays Microsoft: it counts the call and lets the weather answer instead of the view.
 """
 
+import contextlib
 import functools
 import json
 import math
@@ -109,6 +110,7 @@ sky = Weather()
 
 
 def _throttled(front: Front, where: str) -> HttpResponse:
+    content: dict[str, Any]
     if where == "graph":
         content = {"error": {"code": "TooManyRequests", "message": "The server is busy. Please try again later."}}
     else:
@@ -135,10 +137,8 @@ def _entra_error(code: int, error: str, text: str, status: int) -> HttpResponse:
 def _drop(request: HttpRequest) -> HttpResponse:
     connection = request.META.get("gunicorn.socket")
     if connection is not None:
-        try:
+        with contextlib.suppress(OSError):  # the caller may have been faster
             connection.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # the caller was faster
     return HttpResponse(status=503)
 
 
