@@ -42,10 +42,16 @@ class Person:
         return "IT admin" if self.is_admin else "Auditor" if self.is_auditor else "Member"
 
 
-def person(user: User | AnonymousUser) -> Person:
-    """The Person behind a user; kept on the user object so that roles are read once."""
+def signed_in(user: Any) -> User:
+    """The signed-in user of a request. Raises NotAllowed for anybody else."""
     if not isinstance(user, User):
         raise NotAllowed("You are not signed in.", action="Sign in first.")
+    return user
+
+
+def person(user: User | AnonymousUser) -> Person:
+    """The Person behind a user; kept on the user object so that roles are read once."""
+    user = signed_in(user)
     found: Person | None = user.__dict__.get("_portal_person")
     if found is None:
         found = user.__dict__["_portal_person"] = Person(user)
@@ -121,6 +127,11 @@ def can_connect_app_only(user: User) -> bool:
 def can_register_mailbox(user: User) -> bool:
     """Register a shared mailbox address."""
     return can_connect(user)
+
+
+def can_change_mailbox(user: User, mailbox: SharedMailbox) -> bool:
+    """Correct or remove a registered mailbox: an IT admin, or whoever registered it."""
+    return person(user).is_admin or (mailbox.created_by_id == user.pk and can_register_mailbox(user))
 
 
 def can_reconnect(user: User, connection: Connection) -> bool:
