@@ -22,7 +22,7 @@ LONGEST_CLAIMS = 8_192
 LONGEST_WAIT_S = 86_400.0
 MOST_CODES = 32
 
-AADSTS = re.compile(r"AADSTS(\d{4,9})(?!\d)", re.IGNORECASE)
+AADSTS = re.compile(r"AADSTS(\d{4,9})(?!\d)", re.IGNORECASE | re.ASCII)
 SAFE_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.\-]{0,63}")
 SAFE_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z\-]{7,63}")
 SAFE_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d{1,7})?(?:Z|[+\-]\d\d:?\d\d)?")
@@ -74,7 +74,7 @@ def _token(status: int | None, headers: dict[str, str], text: str) -> Answer:
     shape, value = _parse(text)
     data = value if isinstance(value, dict) else {}
     if shape == "broken":
-        data = _salvage(text, ("error", "suberror", "error_description", "error_codes"))
+        data = _salvage(text, ("error", "suberror", "error_codes"))
     ok = _is_2xx(status) and "error" not in data and bool(_string(data.get("access_token")))
     if ok:
         return Answer("token", status, shape, True)
@@ -82,7 +82,8 @@ def _token(status: int | None, headers: dict[str, str], text: str) -> Answer:
     description = _string(data.get("error_description"))
     if isinstance(error, dict):  # an OData envelope where an OAuth one belongs
         description = description or _string(error.get("message"))
-    description = description or (text if shape in ("markup", "text", "broken") else "")
+    if shape in ("markup", "text", "broken"):
+        description = text
     trace_id, correlation_id, timestamp = _support(data, headers, description)
     return Answer(
         "token",
@@ -216,14 +217,14 @@ def _short_int(digits: str) -> int:
 
 
 def _salvage(text: str, keys: tuple[str, ...]) -> dict[str, Any]:
-    """The named fields of JSON that was cut short."""
+    """The named fields of JSON that was cut short, or written with single quotes on the way."""
     found: dict[str, Any] = {}
     for key in keys:
-        string = re.search(rf'"{key}"\s{{0,8}}:\s{{0,8}}"([^"\\]{{0,4096}})', text)
+        string = re.search(rf"""["']{key}["']\s{{0,8}}:\s{{0,8}}["']([^"'\\]{{0,4096}})""", text)
         if string:
             found[key] = string.group(1)
             continue
-        numbers = re.search(rf'"{key}"\s{{0,8}}:\s{{0,8}}\[([\d,\s]{{0,256}})', text)
+        numbers = re.search(rf"""["']{key}["']\s{{0,8}}:\s{{0,8}}\[([\d,\s]{{0,256}})""", text)
         if numbers:
             found[key] = numbers.group(1)
     return found

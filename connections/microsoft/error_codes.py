@@ -202,7 +202,8 @@ SIGN_IN = _join(
             70043: (
                 "BadTokenDueToSignInFrequency",
                 "A rule of the organisation asks people to sign in again from time to time.",
-            )
+            ),
+            70044: ("", "A rule of the organisation asks people to sign in again from time to time."),
         },
     ),
     _group(
@@ -380,6 +381,7 @@ APP_REGISTRATION = _join(
             ),
             900971: ("", "No redirect URI was given."),
             9002325: ("", "The redirect URI is registered for a single-page application."),
+            9002327: ("", "The redirect URI is registered for a single-page application."),
         },
     ),
     _group(
@@ -396,6 +398,7 @@ APP_REGISTRATION = _join(
             ),
             90019: ("MissingTenantRealm", "The request does not say which tenant is meant."),
             9001023: ("", "This kind of request needs one tenant, not the address for all."),
+            9002331: ("", "The app is for personal accounts only, but was used for work accounts."),
             9002332: ("", "The app is for work accounts only, but was used for personal ones."),
             90124: (
                 "V1ResourceV2GlobalEndpointNotSupported",
@@ -687,7 +690,9 @@ POLICY = _join(
             530003: ("", "A rule of the organisation asks for a managed device."),
             53001: ("DeviceNotDomainJoined", "A rule of the organisation asks for a device of its own domain."),
             53002: ("ApplicationUsedIsNotAnApprovedApp", "A rule of the organisation allows approved apps only."),
+            53005: ("", "A rule of the organisation asks for an app under its protection."),
             53009: ("", "A rule of the organisation asks for an app under its protection."),
+            530084: ("", "A rule of the organisation ties sign-ins to one device."),
         },
     ),
     _group(
@@ -750,7 +755,10 @@ POLICY = _join(
         Who.IT_ADMIN,
         "An IT admin must assign the account to the app in Entra.",
         certain=True,
-        rows={50105: ("EntitlementGrantsNotFound", "The account is not assigned to the app.")},
+        rows={
+            50105: ("EntitlementGrantsNotFound", "The account is not assigned to the app."),
+            501051: ("", "The app is not assigned to the service it wants to use."),
+        },
     ),
     _group(
         Kind.POLICY,
@@ -951,14 +959,14 @@ AADSTS = _join(SIGN_IN, CONSENT, CREDENTIALS, APP_REGISTRATION, REQUEST, POLICY,
 def parent(number: int) -> Entry | None:
     """What an unknown six or seven digit number means by its family, or None when that is unsafe.
 
-    Microsoft refines a five-digit number by appending digits (50057 → 500571, 53003 → 530032,
-    70001 → 7000112, 70002 → 7000215): seen throughout identity-platform/reference-error-codes. So
-    the parent is the first five digits; a longer common beginning misleads (7000222 is no child of
-    700022). Families that hold several troubles, and numbers that begin with 1 or 2 (six digits of
-    their own), have no safe parent. A guess is never certain and never speaks for the whole app.
+    Microsoft refines a five-digit number by appending digits (16002 → 160021, 50057 → 500571,
+    53003 → 530032, 70001 → 7000112, 70002 → 7000215): seen throughout
+    identity-platform/reference-error-codes. So the parent is the first five digits; a longer
+    common beginning misleads (7000222 is no child of 700022). Families that hold several troubles
+    have no safe parent. A guess is never certain and never speaks for the whole app.
     """
     digits = str(number)
-    if len(digits) not in (6, 7) or digits[0] not in "5679":
+    if len(digits) not in (6, 7):
         return None
     entry = AADSTS.get(int(digits[:5]))
     if entry is None or entry.vague:

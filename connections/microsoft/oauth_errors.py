@@ -146,6 +146,7 @@ SUBERRORS = {
     "bad_token": GRANT_REJECTED,
     "token_expired": GRANT_REJECTED,
     "protection_policy_required": DEVICE_BLOCKED,
+    "protection_policies_required": DEVICE_BLOCKED,  # both spellings are on the wire
     "client_mismatch": DEVICE_BLOCKED,
     "device_authentication_failed": DEVICE_BLOCKED,
     "cancel": DECLINED,  # error_subcode of a callback

@@ -122,6 +122,13 @@ CLAIMS = base64.b64encode(b'{"access_token":{"nbf":{"essential":true}}}').decode
         ("token", 400, {}, '{"error":"invalid_grant","error_uri":"https://x/error?code=50057"}', Kind.POLICY, "AADSTS50057"),
         ("token", 400, {}, '{"error":"invalid_grant","error_codes":[50057', Kind.POLICY, "AADSTS50057"),
         ("token", 400, {}, '\ufeff{"error":"invalid_grant","error_codes":[50173]}', Kind.REAUTH, "AADSTS50173"),
+        ("token", 400, {}, '{"error":"invalid_grant","error_codes":[50173,50057]}', Kind.POLICY, "AADSTS50057"),
+        ("token", 400, {}, '{"error":"unauthorized_client","error_codes":[70000],"error_description":"AADSTS53005: x"}',
+         Kind.POLICY, "AADSTS53005"),
+        ("token", 400, {}, "{'error': 'invalid_client', 'suberror': 'x'}", Kind.APP_CONFIG, "invalid_client"),
+        ("token", 400, {}, "{'error': 'invalid_grant', 'error_codes': [50057]}", Kind.POLICY, "AADSTS50057"),
+        ("token", 400, {}, '{"error":"invalid_grant","error_description":"AADSTS70002: It\'s no. AADSTS50057: Disab',
+         Kind.POLICY, "AADSTS50057"),
         # a vague number leaves it to the word
         ("token", 400, {}, '{"error":"invalid_request","error_codes":[9002313]}', Kind.APP_CONFIG, "AADSTS9002313"),
         ("token", 400, {}, '{"error":"invalid_grant","error_codes":[9002313]}', Kind.REAUTH, "AADSTS9002313"),
@@ -162,6 +169,10 @@ CLAIMS = base64.b64encode(b'{"access_token":{"nbf":{"essential":true}}}').decode
         ("graph", 424, {}, '{"error":{"code":"FailedDependency"}}', Kind.TRANSIENT, "FailedDependency"),
         ("graph", 403, {}, '{"error":{"code":"","message":""}}', Kind.PERMISSION, "http-403"),
         ("graph", 403, {}, HTML, Kind.TRANSIENT, "http-403"),
+        ("graph", 403, {}, '{"error":{"code":"ErrorAccessDenied","message":"Access to OData is disabled."}}', Kind.MAILBOX,
+         "ErrorAccessDenied"),
+        ("graph", 403, {}, '{"error":{"code":"ErrorAccessDenied","message":"Access is denied."}}', Kind.PERMISSION,
+         "ErrorAccessDenied"),
         ("graph", 404, {}, '{"error":{"code":"ErrorFolderNotFound"}}', Kind.MAILBOX, "ErrorFolderNotFound"),
         ("graph", 404, {}, '{"error":{"code":"Request_ResourceNotFound"}}', Kind.MAILBOX, "Request_ResourceNotFound"),
         ("graph", 401, {}, "", Kind.REAUTH, "http-401"),
@@ -238,6 +249,12 @@ def test_a_vague_unknown_or_passing_refusal_is_not_certain(error: str, number: i
     assert not verdict.certain
 
 
+def test_a_number_of_thousands_of_digits_does_not_spoil_the_rest_of_an_answer() -> None:
+    body = '{"error":"invalid_grant","error_codes":[50173],"later":' + "9" * 5_000 + "}"
+
+    assert classify(where="token", status=400, headers=None, body=body).certain
+
+
 def test_a_fragment_a_web_page_and_a_link_are_never_certain() -> None:
     fragment = '{"error":"invalid_grant","error_codes":[50173],"error_desc'
     page = "<html>AADSTS50173: The grant was revoked</html>"
@@ -301,7 +318,8 @@ def test_it_tells_a_broken_app_registration_from_a_broken_connection(
         (7000199, Kind.APP_CONFIG),  # 70001 app unknown
         (650099, None),  # 65009 does not exist
         (7000099, None),  # 70000 stands for several troubles
-        (1200029, None),  # numbers that begin with 1 have six digits of their own
+        (160029, Kind.REAUTH),  # 16002 session not there
+        (1200029, None),  # 12000 does not exist
         (50999, None),
         (500571234, None),
     ],
@@ -412,6 +430,7 @@ def test_it_hands_on_the_claims_challenge_as_json() -> None:
     assert (from_graph.kind, from_graph.certain, forbidden.kind) == (Kind.REAUTH, False, Kind.POLICY)
     assert json.loads(from_token.claims)["access_token"]["capolids"]
     assert nonsense.claims == ""
+    assert token("invalid_grant", 53003, claims='{"a":"\ud800"}').claims == '{"a":"?"}'
 
 
 # --- how long to wait -------------------------------------------------------------------------
