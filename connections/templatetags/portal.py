@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +18,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from connections import audit
 from connections.models import Connection, User
 from connections.views import states
 
@@ -64,6 +66,12 @@ def nav_item(context: template.RequestContext, url_name: str, label: str, icon_n
         icon(icon_name),
         label,
     )
+
+
+@register.simple_tag
+def request_id() -> str:
+    """The id under which this request stands in logs and audit; works on error pages without context too."""
+    return audit.origin.get().request_id
 
 
 # --- States ---------------------------------------------------------------------------------------
@@ -146,6 +154,18 @@ def relative(seconds: float) -> str:
 @register.inclusion_tag("partials/field.html")
 def render_field(field: BoundField) -> dict[str, Any]:
     """A field with label, widget, errors and help, in the look of the portal."""
+    return {"field": field, "kind": _dress(field)}
+
+
+@register.simple_tag
+def styled(field: BoundField) -> BoundField:
+    """The widget alone, in the look of the portal."""
+    _dress(field)
+    return field
+
+
+def _dress(field: BoundField) -> str:
+    """Give the widget Tabler's classes; returns how the field is laid out."""
     widget = field.field.widget
     kind = "plain"
     if isinstance(widget, form_widgets.RadioSelect | form_widgets.CheckboxSelectMultiple):
@@ -160,7 +180,7 @@ def render_field(field: BoundField) -> dict[str, Any]:
     wrong = " is-invalid" if field.errors else ""
     if css not in own:
         widget.attrs["class"] = f"{css}{wrong} {own}".strip()
-    return {"field": field, "kind": kind}
+    return kind
 
 
 @register.filter
@@ -193,6 +213,22 @@ def action_words(action: str) -> str:
 
 
 @register.filter
+def type_words(target_type: str) -> str:
+    """A glossary name for people: "AppRegistration" → "App registration"."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", target_type).capitalize()
+
+
+@register.filter
+def plain(value: Any) -> str:
+    """A recorded value for people."""
+    if value in (None, "", [], {}):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+@register.filter
 def changes_line(changes: dict[str, Any]) -> str:
     """What changed, in one short line."""
     parts = []
@@ -207,9 +243,7 @@ def changes_line(changes: dict[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    if value in (None, "", [], {}):
-        return "–"
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = plain(value)
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 

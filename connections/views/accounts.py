@@ -1,0 +1,102 @@
+"""Signing in and out, and one's own account."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from axes.helpers import get_cool_off
+from django.conf import settings
+from django.contrib import auth
+from django.contrib.auth.decorators import login_not_required
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.http import url_has_allowed_host_and_scheme
+from django.views.decorators.cache import never_cache
+from django.views.decorators.debug import sensitive_post_parameters
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from social_django.models import UserSocialAuth
+
+from connections import access
+from connections.forms.accounts import PasswordSignIn
+from connections.models import User
+from connections.services import accounts
+
+
+@login_not_required
+@never_cache
+@sensitive_post_parameters("password")
+@require_http_methods(["GET", "HEAD", "POST"])
+def sign_in(request: HttpRequest) -> HttpResponse:
+    """Sign in with Microsoft, or with a local password (brute force is limited by axes)."""
+    if request.user.is_authenticated:
+        return HttpResponseRedirect(_next_url(request))
+    form = PasswordSignIn(request, request.POST or None)
+    if request.method == "POST":
+        if form.is_valid():
+            user = form.get_user()
+            auth.login(request, user)
+            accounts.signed_in(user, actor=user, method="password")
+            return HttpResponseRedirect(_next_url(request))
+        locked = getattr(request, "axes_locked_out", False)
+        accounts.sign_in_failed(
+            request.POST.get("username", "").replace("\x00", ""), reason="locked_out" if locked else "wrong_password"
+        )
+    context = {"form": form, "with_microsoft": microsoft_is_configured(), "next": _next_url(request, default="")}
+    return render(request, "accounts/sign_in.html", context)
+
+
+@require_POST
+def sign_out(request: HttpRequest) -> HttpResponse:
+    """Sign out of the portal. Connections stay alive."""
+    user = access.signed_in(request.user)
+    accounts.signed_out(user, actor=user)
+    auth.logout(request)
+    return redirect("sign_in")
+
+
+@require_safe
+def profile(request: HttpRequest) -> HttpResponse:
+    """Who one is to the portal: name, way of signing in, role and where it comes from, own events."""
+    user = access.signed_in(request.user)
+    signs_in_with_microsoft = UserSocialAuth.objects.filter(user=user, provider="microsoft").exists()
+    context = {
+        "with_microsoft": signs_in_with_microsoft,
+        "with_password": user.has_usable_password(),
+        "role_source": _role_source(user, signs_in_with_microsoft),
+        "events": list(access.visible_events(user).filter(actor=user).order_by("-pk")[:20]),
+    }
+    return render(request, "accounts/profile.html", context)
+
+
+def locked_out(
+    request: HttpRequest, response: HttpResponse | None = None, credentials: Any = None, *args: Any
+) -> HttpResponse:
+    """Too many wrong passwords (called by axes): say when the next attempt makes sense."""
+    cool_off = get_cool_off(request)
+    context = {"again_at": timezone.now() + cool_off, "with_microsoft": microsoft_is_configured()}
+    page = render(request, "accounts/locked_out.html", context, status=429)
+    page["Retry-After"] = str(int(cool_off.total_seconds()))
+    return page
+
+
+def microsoft_is_configured() -> bool:
+    """Whether people can sign in to the portal with Microsoft."""
+    return bool(settings.LOGIN_MICROSOFT["tenant"] and settings.LOGIN_MICROSOFT["client_id"])
+
+
+def _role_source(user: User, signs_in_with_microsoft: bool) -> str:
+    if user.is_superuser:
+        return "This is an operator's account (superuser), which always has the rights of an IT admin."
+    if signs_in_with_microsoft:
+        return "It follows your roles and groups in Microsoft Entra, and is read again at every sign-in."
+    return "It was given to this local account by an operator of the portal."
+
+
+def _next_url(request: HttpRequest, default: str | None = None) -> str:
+    """Where to go after signing in; other sites are not accepted."""
+    wanted = request.POST.get("next") or request.GET.get("next") or ""
+    if url_has_allowed_host_and_scheme(wanted, {request.get_host()}, require_https=request.is_secure()):
+        return wanted
+    return reverse("home") if default is None else default
