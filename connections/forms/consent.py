@@ -1,0 +1,35 @@
+"""What is typed when consent is asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+
+from connections.forms.fields import DirectoryField
+from connections.models import AppRegistration
+
+
+class ConsentForm(forms.Form):
+    """Which directory shall consent. Single-tenant applications have no choice, so the field is left out."""
+
+    directory_id = DirectoryField(
+        label="Other directory",
+        required=False,
+        help_text="Directory (tenant) ID or domain of another organisation whose administrator shall consent. "
+        "Empty means your own.",
+    )
+
+    def __init__(self, *args: Any, app_registration: AppRegistration, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if app_registration.audience != AppRegistration.Audience.MULTI:
+            del self.fields["directory_id"]
+
+    def clean_directory_id(self) -> str:
+        """The shared endpoints name nobody who could consent for a whole directory, except "organizations"."""
+        directory = str(self.cleaned_data["directory_id"])
+        if directory in ("common", "consumers"):
+            raise forms.ValidationError(
+                f"“{directory}” is no directory. Enter its ID or domain, or leave the field empty."
+            )
+        return directory

@@ -1,0 +1,68 @@
+"""Microsoft's admin consent page: the way there, and what comes back.
+
+Source: Microsoft identity-platform/v2-admin-consent, and v2-oauth2-client-creds-grant-flow for the older style.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import parse_qs, urlencode
+
+from connections.microsoft import tokens
+from connections.microsoft.clouds import Cloud
+from connections.microsoft.errors import Kind, Verdict, classify
+
+V1, V2 = "v1", "v2"
+# The newer page knows no "common": there an administrator of any directory comes through "organizations".
+ANY_DIRECTORY = "organizations"
+# What Microsoft calls a person who pressed Cancel, in either style. A non-administrator is sent back by other codes.
+_CANCELLED = frozenset({"access_denied", "permission_denied", "AADSTS65004"})
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a callback claims. Nothing in it is proof: anybody can make up such a link."""
+
+    state: str
+    verdict: Verdict
+
+    @property
+    def granted(self) -> bool:
+        """Whether it claims success: ``admin_consent`` is there (it is on failure too) and no ``error``."""
+        return self.verdict.kind is Kind.OK
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the administrator pressed Cancel, as opposed to something being wrong."""
+        return self.verdict.code in _CANCELLED
+
+
+def url(
+    cloud: Cloud,
+    directory_id: str,
+    *,
+    client_id: str,
+    redirect_uri: str,
+    state: str,
+    scopes: Iterable[str] | None = None,
+    style: str = V2,
+) -> str:
+    """The address an administrator opens to grant consent.
+
+    Without ``scopes`` it asks for everything the app registration declares (``.default``), which is the only way to
+    ask for application permissions. The older style always asks for everything.
+    """
+    directory = ANY_DIRECTORY if directory_id in ("common", "consumers") else directory_id
+    query = {"client_id": client_id, "redirect_uri": redirect_uri, "state": state}
+    if style == V1:
+        return f"{cloud.authority(directory)}/adminconsent?{urlencode(query)}"
+    query["scope"] = tokens.qualified(cloud, scopes) if scopes else cloud.default_scope
+    return f"{cloud.authority(directory)}/v2.0/adminconsent?{urlencode(query)}"
+
+
+def read_callback(query_string: str) -> Answer:
+    """Read what the browser brought back. ``tenant`` and ``scope`` are not even looked at: they can be forged."""
+    states = parse_qs(query_string).get("state", [""])
+    verdict = classify(where="adminconsent", status=None, headers=None, body=query_string)
+    return Answer(states[0][:200], verdict)
