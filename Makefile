@@ -28,9 +28,9 @@ test: .venv/installed-dev
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/python -m tests.throwaway $(BIN)/mypy
 	$(BIN)/djlint --lint --quiet templates
-	$(BIN)/python -m tests.django_command makemigrations --check --dry-run
+	$(BIN)/python -m tests.throwaway $(BIN)/python manage.py makemigrations --check --dry-run
 
 bench: .venv/installed-dev
 	@exec $(BIN)/python -m benchmarks.sweep $(ARGS)

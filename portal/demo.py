@@ -29,11 +29,18 @@ from portal.servers import Valkey
 ROOT = Path(__file__).resolve().parent.parent
 DIRECTORY = ROOT / ".demo"
 
-# Kept here and not in the database: whoever starts the demo must be able to sign in. The demo listens on loopback only.
+# Known passwords, because whoever starts the demo must be able to sign in; it listens on loopback only.
 CAST = {
-    "alice": ("Alice Admin", "alice-in-the-demo", "IT admin"),
-    "bob": ("Bob Member", "bob-in-the-demo", "member"),
-    "carol": ("Carol Auditor", "carol-in-the-demo", "auditor"),
+    "alice": {"name": "Alice Admin", "password": "alice-in-the-demo", "group": "IT admins"},
+    "bob": {"name": "Bob Member", "password": "bob-in-the-demo", "group": ""},
+    "carol": {"name": "Carol Auditor", "password": "carol-in-the-demo", "group": "Auditors"},
+}
+ROLES = {"IT admins": "IT admin", "": "member", "Auditors": "auditor"}
+# What there is already, so that a newcomer can connect an account at once.
+ORGANISATION = {
+    "people": CAST,
+    "tenant": {"name": "Contoso", "directory_id": seed.CONTOSO},
+    "app": {"name": "Contoso Connections", "client_id": seed.CONNECTIONS_APP, "secret": seed.CONNECTIONS_SECRET},
 }
 
 
@@ -100,7 +107,8 @@ class Demo:
     def welcome(self) -> str:
         """Where it runs and who can sign in."""
         people = "\n".join(
-            f"    {username:<7} {password:<20} {name}, {role}" for username, (name, password, role) in CAST.items()
+            f"    {username:<7} {who['password']:<20} {who['name']}, {ROLES[who['group']]}"
+            for username, who in CAST.items()
         )
         return f"""
   The portal            {self.url}
@@ -129,7 +137,9 @@ class Demo:
         for step in preparing:
             self._finish(step)
         stand_in.wait_for_line("Sandbox ready", seconds=30)
-        self._finish(self._launch("seed", ["django", "seed_demo"], settings))
+        organisation = DIRECTORY / "organisation.json"
+        write_private(organisation, json.dumps(ORGANISATION))
+        self._finish(self._launch("seed", ["django", "seed_demo", str(organisation)], settings))
         web = self._launch("web", ["gunicorn", "-c", "portal/gunicorn.conf.py", "portal.wsgi"], settings)
         celery = ["celery", "-A", "portal", "--quiet"]
         solitary = ["--without-mingle", "--without-gossip"]
@@ -196,10 +206,15 @@ def keys() -> dict[str, str]:
     path = DIRECTORY / "keys.json"
     if not path.exists():
         made = {"SECRET_KEY": secrets.token_urlsafe(48), "FIELD_ENCRYPTION_KEYS": Fernet.generate_key().decode()}
-        path.touch(mode=0o600)
-        path.write_text(json.dumps(made))
+        write_private(path, json.dumps(made))
     kept: dict[str, str] = json.loads(path.read_text())
     return kept
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read."""
+    path.touch(mode=0o600)
+    path.write_text(text)
 
 
 def is_free(port: int) -> bool:

@@ -1,3 +1,4 @@
+# ruff: noqa: T201 - it prints, that is its purpose
 """``python -m tests``: the whole suite on SQLite and on PostgreSQL, side by side.
 
 What is given on the command line goes to both pytest processes. The browser tests run on SQLite only: what they see

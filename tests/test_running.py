@@ -1,7 +1,5 @@
 """The fixtures stand on real parts: these tests fail when one of them is not what it says."""
 
-from django.db import connection
-from django.test import Client
 
 from portal.sandbox.client import Control
 from tests import cast

@@ -1,43 +1,84 @@
-"""``manage.py seed_demo``: the small organisation of the demo. Running it again changes nothing."""
+"""``manage.py seed_demo FILE``: the small organisation of the demo. Running it again changes nothing.
 
+FILE is JSON: ``{"people": {username: {"name", "password", "group"}}, "tenant": {"name", "directory_id"},
+"app": {"name", "client_id", "secret"}}``. It is a file because secrets on a command line can be read by everybody
+on the machine.
+"""
+
+import json
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import Group
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 
-from connections.models import User
+from connections.errors import PortalError
+from connections.models import AppRegistration, Tenant, User
 from connections.models.accounts import AUDITORS, IT_ADMINS
-
-# username: (first name, last name, password, group)
-PEOPLE = {
-    "alice": ("Alice", "Admin", "alice-in-the-demo", IT_ADMINS),
-    "bob": ("Bob", "Member", "bob-in-the-demo", ""),
-    "carol": ("Carol", "Auditor", "carol-in-the-demo", AUDITORS),
-}
+from connections.services import app_registrations, tenants
+from connections.services.credentials import NewSecret
 
 
 class Command(BaseCommand):
-    """Seeds people with known passwords, and the sandbox's Contoso; only where a sandbox is configured."""
+    """Creates people with known passwords, so it runs only where a sandbox is configured."""
 
-    help = "Create the people and the tenant of the demo, unless they exist. Refuses to run without a sandbox."
+    help = "Create the people, the tenant and the app registration of the demo, unless they exist."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("file", type=Path, help="JSON with people, tenant and app")
 
     def handle(self, *args: Any, **options: Any) -> None:
         if not settings.MICROSOFT_SANDBOX_URL:
-            raise CommandError("This makes people with known passwords, so it runs only where MICROSOFT_SANDBOX_URL is set.")
-        with transaction.atomic():
-            for username in PEOPLE:
-                add_person(username)
+            raise CommandError(
+                "This makes people with known passwords; it runs only where MICROSOFT_SANDBOX_URL is set."
+            )
+        try:
+            wanted = json.loads(options["file"].read_text())
+            people, tenant, app = wanted["people"], wanted["tenant"], wanted["app"]
+            with transaction.atomic():
+                made = [add_person(username, **person) for username, person in people.items()]
+            admin = next(user for user in made if user.groups.filter(name=IT_ADMINS).exists())
+            add_app_registration(add_tenant(**tenant, actor=admin), **app, actor=admin)
+        except (OSError, ValueError, KeyError, TypeError, StopIteration) as problem:
+            raise CommandError(
+                f"{options['file']} cannot be used: {problem!r}. See the help of this command."
+            ) from None
+        except PortalError as problem:
+            raise CommandError(str(problem)) from problem
 
 
-def add_person(username: str) -> None:
-    """Create one person of the demo, unless they exist."""
-    first, last, password, group = PEOPLE[username]
-    if User.objects.filter(username=username).exists():
-        return
-    user = User.objects.create_user(
-        username, f"{username}@contoso.example", password, first_name=first, last_name=last
-    )
+def add_person(username: str, *, name: str, password: str, group: str) -> User:
+    """The person with this username; made if missing."""
+    found = User.objects.filter(username=username).first()
+    if found is not None:
+        return found
+    if group not in ("", IT_ADMINS, AUDITORS):
+        raise ValueError(f"there is no group {group}")
+    first, _, last = name.partition(" ")
+    user = User.objects.create_user(username, f"{username}@contoso.example", password, first_name=first, last_name=last)
     if group:
         user.groups.add(Group.objects.get_or_create(name=group)[0])
+    return user
+
+
+def add_tenant(*, name: str, directory_id: str, actor: User) -> Tenant:
+    """The sandbox's tenant with this directory id; registered if missing."""
+    found = Tenant.objects.filter(environment="sandbox", directory_id=directory_id).first()
+    return found or tenants.add(name, environment="sandbox", directory_id=directory_id, actor=actor)
+
+
+def add_app_registration(tenant: Tenant, *, name: str, client_id: str, secret: str, actor: User) -> AppRegistration:
+    """The tenant's app registration with this client id; registered if missing."""
+    found = tenant.app_registrations.filter(client_id=client_id).first()
+    return found or app_registrations.register(
+        tenant,
+        name=name,
+        client_id=client_id,
+        actor=actor,
+        allows_delegated=True,
+        allows_app_only=True,
+        credential=NewSecret(secret, label="Sandbox secret"),
+        allow_untried=True,
+    )
