@@ -153,7 +153,7 @@ def _translate(exception: SocialAuthBaseException) -> errors.PortalError:
     if isinstance(exception, AuthSessionError | AuthInputError):
         return errors.SignInLost()
     if isinstance(exception, AuthProviderError) or exception.code == "malformed_response":
-        return errors.MicrosoftUnavailable(transport_failure("no answer in time"))
+        return errors.MicrosoftUnavailable(transport_failure("timeout"))
     if isinstance(exception, AuthResponseError):
         return errors.SignInFailed(
             "Microsoft's answer could not be verified, so it was not used.",

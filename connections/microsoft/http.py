@@ -40,7 +40,7 @@ class Request(Generic[Tag]):
 
 @dataclass(frozen=True, slots=True)
 class Response(Generic[Tag]):
-    """One answer. ``status`` 0 means there was none; ``failure`` then says why in a few words."""
+    """One answer. ``status`` 0 means there was none; ``failure`` then says why in a word."""
 
     request: Request[Tag]
     status: int
@@ -160,7 +160,7 @@ class Client:
             yield Response(request, handle.getinfo(pycurl.RESPONSE_CODE), headers, body.getvalue())
         for handle, number, _ in failed:
             request, _body, _headers = self._land(handle, flying)
-            yield Response(request, 0, failure=_REASONS.get(number, "the connection failed"))
+            yield Response(request, 0, failure=_REASONS.get(number, "transport"))
 
     def _land(self, handle: Any, flying: dict[Any, Any]) -> Any:
         self._multi.remove_handle(handle)
@@ -168,14 +168,17 @@ class Client:
         return flying.pop(handle)
 
 
+# The words errors.transport_failure() knows.
 _REASONS = {
-    pycurl.E_OPERATION_TIMEDOUT: "no answer in time",
-    pycurl.E_COULDNT_RESOLVE_HOST: "the host name could not be resolved",
-    pycurl.E_COULDNT_CONNECT: "the connection was refused",
-    pycurl.E_PEER_FAILED_VERIFICATION: "the TLS certificate could not be verified",
-    pycurl.E_SSL_CONNECT_ERROR: "the TLS handshake failed",
-    pycurl.E_WRITE_ERROR: "the answer was too large",
-    pycurl.E_GOT_NOTHING: "the connection was closed without an answer",
+    pycurl.E_OPERATION_TIMEDOUT: "timeout",
+    pycurl.E_COULDNT_RESOLVE_HOST: "dns",
+    pycurl.E_COULDNT_RESOLVE_PROXY: "proxy",
+    pycurl.E_COULDNT_CONNECT: "refused",
+    pycurl.E_PEER_FAILED_VERIFICATION: "tls",
+    pycurl.E_SSL_CONNECT_ERROR: "tls",
+    pycurl.E_GOT_NOTHING: "reset",
+    pycurl.E_RECV_ERROR: "reset",
+    pycurl.E_SEND_ERROR: "reset",
 }
 
 _configuration: dict[str, Any] = {"timeout": 15.0}

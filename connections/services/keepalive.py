@@ -8,7 +8,7 @@ call and not one per connection.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.conf import settings
@@ -79,9 +79,10 @@ def _claimed(sql: str, parameters: tuple[Any, ...]) -> list[Due]:
 
 def _moment(value: Any) -> datetime | None:
     """SQLite hands timestamps over as text in UTC."""
-    if value is None or isinstance(value, datetime):
-        return value
-    return make_aware(datetime.fromisoformat(value))
+    if value is None:
+        return None
+    moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+    return moment if moment.tzinfo else make_aware(moment, UTC)
 
 
 # --- The sweep ------------------------------------------------------------------------------------

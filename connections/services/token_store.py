@@ -96,22 +96,22 @@ _COLUMNS = (
     ("now", "timestamptz"),
 )
 _SET = """
-    refresh_token = COALESCE({refresh_token}, refresh_token),
-    previous_refresh_token = COALESCE({worked}, previous_refresh_token),
+    refresh_token = COALESCE({refresh_token}, {table}.refresh_token),
+    previous_refresh_token = COALESCE({worked}, {table}.previous_refresh_token),
     access_token = {access_token}, granted_scopes = {granted}, expires_at = {expires_at},
     refresh_after = {refresh_after}, refreshed_at = {now}, checked_at = {now},
-    token_version = token_version + 1,
+    token_version = {table}.token_version + 1,
     suspected_code = '', suspected_at = NULL, trouble_code = '', trouble_at = NULL, trouble_count = 0
 """
 _TABLE = Connection._meta.db_table
 _POSTGRES = (
-    f"UPDATE {_TABLE} AS c SET {_SET.format(**{name: f'v.{name}' for name, _ in _COLUMNS})} "  # noqa: S608
+    f"UPDATE {_TABLE} AS c SET {_SET.format(table='c', **{name: f'v.{name}' for name, _ in _COLUMNS})} "  # noqa: S608
     f"FROM unnest({', '.join(f'%s::{kind}[]' for _, kind in _COLUMNS)}) "
     f"AS v({', '.join(name for name, _ in _COLUMNS)}) "
     "WHERE c.id = v.pk AND c.token_version = v.seen RETURNING c.id"
 )
 _SQLITE = (
-    f"UPDATE {_TABLE} SET {_SET.format(**{name: f'%({name})s' for name, _ in _COLUMNS})} "  # noqa: S608
+    f"UPDATE {_TABLE} SET {_SET.format(table=_TABLE, **{name: f'%({name})s' for name, _ in _COLUMNS})} "  # noqa: S608
     "WHERE id = %(pk)s AND token_version = %(seen)s RETURNING id"
 )
 

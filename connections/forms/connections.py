@@ -1,0 +1,156 @@
+"""What is typed about a connection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.core.validators import EmailValidator
+
+from connections.errors import InvalidInput
+from connections.forms.app_registrations import CapabilitiesField, Tick, ticks_by_group
+from connections.forms.fields import NameField, tidy
+from connections.microsoft import capabilities
+from connections.models import AppRegistration, Connection, SharedMailbox
+from connections.models.app_registrations import AuthenticationType
+
+MOST_MAILBOXES = 20
+
+
+class ScopesField(forms.CharField):
+    """Permissions typed or pasted; cleaned to a tuple of short names in Microsoft's spelling."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        widget = forms.Textarea(attrs={"rows": 2, "spellcheck": "false", "autocapitalize": "none"})
+        super().__init__(required=False, max_length=4000, widget=widget, **kwargs)
+
+    def clean(self, value: Any) -> Any:
+        try:
+            return capabilities.parse_scopes(super().clean(value))
+        except InvalidInput as error:
+            raise forms.ValidationError(str(error)) from error
+
+
+class AddressesField(forms.CharField):
+    """Mail addresses, one a line or separated by commas; cleaned to a list without repetitions."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        widget = forms.Textarea(attrs={"rows": 2, "spellcheck": "false", "placeholder": "support@example.com"})
+        super().__init__(required=False, max_length=8000, widget=widget, **kwargs)
+
+    def clean(self, value: Any) -> Any:
+        words = super().clean(value).replace(",", " ").replace(";", " ").split()
+        found: list[str] = []
+        for word in map(tidy, words):
+            address = word.removeprefix("mailto:").strip("<>")
+            try:
+                EmailValidator()(address)
+            except forms.ValidationError as error:
+                raise forms.ValidationError(
+                    f"“{word[:60]}” is not a mail address. Type one address a line, like support@example.com."
+                ) from error
+            if address.lower() not in (known.lower() for known in found):
+                found.append(address)
+        if len(found) > MOST_MAILBOXES:
+            raise forms.ValidationError(f"At most {MOST_MAILBOXES} mailboxes at once; attach the others afterwards.")
+        return found
+
+
+class WishesForm(forms.Form):
+    """What a connection is called and what it is to be able to do."""
+
+    name = NameField(help_text="How you and the automation will recognise it, for example “Invoices inbox”.")
+    chosen = CapabilitiesField(label="What should automations be able to do?")
+    extra_scopes = ScopesField(
+        label="Further permissions",
+        help_text="Only if something is missing above: names as in Microsoft's documentation, separated by spaces.",
+    )
+
+    authentication_type: str = AuthenticationType.AUTHORIZATION_CODE
+
+    def ticks(self) -> list[tuple[str, list[Tick]]]:
+        """The capabilities under their groups, for the template."""
+        return ticks_by_group(self, "chosen")
+
+    def chosen_type(self, cleaned: dict[str, Any]) -> str:
+        """Delegated or app-only."""
+        return self.authentication_type
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or {}
+        if not cleaned.get("chosen") and not cleaned.get("extra_scopes") and not self.has_error("extra_scopes"):
+            self.add_error("chosen", "Choose at least one thing the automation should be able to do.")
+        app_only = self.chosen_type(cleaned) == AuthenticationType.CLIENT_CREDENTIALS
+        for key in cleaned.get("chosen", []):
+            found = capabilities.CAPABILITIES[key]
+            reason = found.no_application if app_only else found.no_delegated
+            if reason and not capabilities.needs(found, self.chosen_type(cleaned)):
+                self.add_error("chosen", f"{found.label}: {reason}")
+        return cleaned
+
+    def permissions(self) -> dict[str, Any]:
+        """What the present choice asks Microsoft for, worked out even while other fields are wrong."""
+        cleaned = getattr(self, "cleaned_data", {})
+        kind = self.chosen_type(cleaned)
+        if not self.is_bound:
+            keys, extra = list(self.get_initial_for_field(self.fields["chosen"], "chosen") or []), ()
+            if text := self.get_initial_for_field(self.fields["extra_scopes"], "extra_scopes"):
+                extra = tuple(str(text).split())  # type: ignore[assignment]
+        else:
+            keys, extra = cleaned.get("chosen", []), cleaned.get("extra_scopes", ())
+        app_only = kind == AuthenticationType.CLIENT_CREDENTIALS
+        names = capabilities.application_roles(keys, extra) if app_only else capabilities.delegated_scopes(keys, extra)
+        nothing = not keys and not extra
+        return {
+            "names": () if nothing else names,
+            "warnings": [] if nothing else capabilities.warnings(keys, extra, kind),
+            "app_only": app_only,
+        }
+
+
+class ConnectForm(WishesForm):
+    """A new connection through one app registration."""
+
+    kind = forms.ChoiceField(label="How should it sign in?", widget=forms.RadioSelect)
+    shared_mailboxes = forms.ModelMultipleChoiceField(
+        SharedMailbox.objects.none(),
+        label="Shared mailboxes",
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+        help_text="Attached to the connection and tested as soon as it is connected.",
+    )
+    new_mailboxes = AddressesField(
+        label="Other shared mailboxes", help_text="Addresses that are not listed yet, one a line."
+    )
+
+    field_order = ("kind", "name", "chosen", "extra_scopes", "shared_mailboxes", "new_mailboxes")
+
+    def __init__(self, app_registration: AppRegistration, *args: Any, app_only: bool, **kwargs: Any) -> None:
+        kwargs["initial"] = {"chosen": app_registration.default_capabilities, **kwargs.get("initial", {})}
+        super().__init__(*args, **kwargs)
+        offered = [
+            (value, label)
+            for value, label in AuthenticationType.choices
+            if app_registration.allows(value) and (app_only or value != AuthenticationType.CLIENT_CREDENTIALS)
+        ]
+        field = self.fields["kind"]
+        field.choices = offered  # type: ignore[attr-defined]
+        field.initial = offered[0][0] if offered else None
+        mailboxes = self.fields["shared_mailboxes"]
+        mailboxes.queryset = app_registration.tenant.shared_mailboxes.all()  # type: ignore[attr-defined]
+
+    def chosen_type(self, cleaned: dict[str, Any]) -> str:
+        return str(cleaned.get("kind") or self.fields["kind"].initial or AuthenticationType.AUTHORIZATION_CODE)
+
+
+class ConnectionEditForm(WishesForm):
+    """Name and capabilities of a connection that exists."""
+
+    def __init__(self, connection: Connection, *args: Any, **kwargs: Any) -> None:
+        kwargs["initial"] = {
+            "name": connection.name,
+            "chosen": connection.capabilities,
+            "extra_scopes": connection.extra_scopes,
+        }
+        self.authentication_type = connection.authentication_type
+        super().__init__(*args, **kwargs)

@@ -1,0 +1,274 @@
+"""Pages about connections: list, connect, look, mend, switch off, remove."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.utils import timezone
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from social_core.actions import do_auth
+from social_django.utils import load_backend, load_strategy
+
+from connections import access
+from connections.errors import NotAllowed, PortalError
+from connections.forms.connections import ConnectForm, ConnectionEditForm
+from connections.microsoft import backends, capabilities
+from connections.models import AppRegistration, Connection, SharedMailbox, User
+from connections.models.app_registrations import AuthenticationType
+from connections.services import connections, keepalive, mailboxes, sign_ins
+from connections.views import listing
+from connections.views.audit import history
+from connections.views.mailboxes import attached
+
+RECENT_SIGN_IN = 600  # seconds after which a sign-in that has not come back is explained
+
+
+@require_safe
+def index(request: HttpRequest) -> HttpResponse:
+    """All connections this person may see."""
+    user = access.signed_in(request.user)
+    found = access.visible_connections(user)
+    filters = listing.Filters(
+        request,
+        search=("name", "account_username", "app_registration__name", "owner__username"),
+        placeholder="Name, account, app registration or owner",
+        choices=(
+            listing.Choice("status", "Status", Connection.Status.choices, listing.by("status")),
+            listing.Choice("type", "Type", AuthenticationType.choices, listing.by("authentication_type")),
+        ),
+    )
+    context = {
+        "page": listing.page(request, filters.apply(found)),
+        "filters": filters,
+        "sees_all": access.can_read_registry(user),
+    }
+    return render(request, "connections/list.html", context)
+
+
+@require_safe
+def choose(request: HttpRequest) -> HttpResponse:
+    """Choose the app registration to connect through; with only one, go straight on."""
+    user = access.signed_in(request.user)
+    access.require(access.can_connect(user), cause="Auditors look, they do not connect.", action="Ask a member.")
+    apps = [app for app in access.visible_app_registrations(user) if _usable(app, user)]
+    if len(apps) == 1:
+        return redirect("connection_add", app_pk=apps[0].pk)
+    return render(request, "connections/choose.html", {"apps": apps})
+
+
+def _usable(app: AppRegistration, user: User) -> bool:
+    return app.allows_delegated or (app.allows_app_only and access.can_connect_app_only(user))
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def add(request: HttpRequest, app_pk: int) -> HttpResponse:
+    """Choose what the connection is for, then sign in at Microsoft (delegated) or connect at once (app-only)."""
+    user = access.signed_in(request.user)
+    access.require(access.can_connect(user), cause="Auditors look, they do not connect.", action="Ask a member.")
+    app = get_object_or_404(access.visible_app_registrations(user), pk=app_pk)
+    if not _usable(app, user):
+        raise NotAllowed(f"{app} is for app-only connections, which reach the whole tenant.", action="Ask an IT admin.")
+    form = ConnectForm(app, request.POST or None, app_only=access.can_connect_app_only(user))
+    if request.method == "POST" and "preview" in request.POST:
+        return _preview(request, form, {"app": app})
+    if request.method == "POST" and form.is_valid():
+        try:
+            return _connect(request, user, app, form)
+        except PortalError as error:
+            form.add_error(error.field if error.field in form.fields else None, str(error))
+    status = 422 if form.is_bound and form.errors else 200
+    return render(request, "connections/add.html", {"form": form, "app": app, **_permissions(form)}, status=status)
+
+
+def _connect(request: HttpRequest, user: User, app: AppRegistration, form: ConnectForm) -> HttpResponse:
+    data = form.cleaned_data
+    wishes: dict[str, Any] = {
+        "name": data["name"],
+        "chosen": data["chosen"],
+        "extra_scopes": data["extra_scopes"],
+        "shared_mailboxes": [*data["shared_mailboxes"], *_registered(app, data["new_mailboxes"], user)],
+        "actor": user,
+    }
+    if data["kind"] == AuthenticationType.AUTHORIZATION_CODE:
+        return _to_microsoft(request, connections.start_delegated(app, **wishes))
+    made = connections.connect_app_only(app, **wishes, now=timezone.now())
+    mailboxes.probe(made, actor=user, now=timezone.now())
+    messages.success(request, f"{made} is connected.")
+    return redirect("connection", pk=made.pk)
+
+
+def _registered(app: AppRegistration, addresses: list[str], user: User) -> list[SharedMailbox]:
+    known = {mailbox.address.lower(): mailbox for mailbox in app.tenant.shared_mailboxes.all()}
+    return [
+        known.get(address.lower()) or mailboxes.register(app.tenant, address=address, display_name="", actor=user)
+        for address in addresses
+    ]
+
+
+@require_safe
+def detail(request: HttpRequest, pk: int) -> HttpResponse:
+    """Everything about one connection: its state and who must act, what it can do, its mailboxes, its history."""
+    user = access.signed_in(request.user)
+    connection = get_object_or_404(access.visible_connections(user), pk=pk)
+    started = connection.sign_in_started_at
+    context = {
+        "connection": connection,
+        "allowed": access.allowed_actions(user, connection),
+        "abilities": _abilities(connection),
+        "lacking": connections.lacking(connection) if connection.connected_at else (),
+        "started_and_lost": started and (timezone.now() - started).total_seconds() > RECENT_SIGN_IN,
+        "redirect_uri": redirect_uri(),
+        "events": history(user, connection),
+        **attached(user, connection),
+    }
+    return render(request, "connections/detail.html", context)
+
+
+def _abilities(connection: Connection) -> list[dict[str, Any]]:
+    app_only = not connection.is_delegated
+    return [
+        {
+            "capability": found,
+            "possible": possible,
+            "missing": missing,
+            "reason": found.no_application if app_only else found.no_delegated,
+        }
+        for found, possible, missing in capabilities.can(
+            connection.capabilities, connection.granted, connection.authentication_type
+        )
+    ]
+
+
+def redirect_uri() -> str:
+    """The redirect URI of connections, exactly as it must be registered in Entra."""
+    return settings.PORTAL_URL + reverse("social:complete", args=[backends.MicrosoftConnect.name])
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def edit(request: HttpRequest, pk: int) -> HttpResponse:
+    """Change name and capabilities; what was added is granted at the next sign-in."""
+    user = access.signed_in(request.user)
+    connection = get_object_or_404(access.visible_connections(user), pk=pk)
+    access.require(access.can_reconnect(user, connection), action="Only its owner can change it.")
+    form = ConnectionEditForm(connection, request.POST or None)
+    context = {"form": form, "connection": connection}
+    if request.method == "POST" and "preview" in request.POST:
+        return _preview(request, form, context)
+    if request.method == "POST" and form.is_valid():
+        try:
+            lacks = connections.change(connection, **form.cleaned_data, actor=user)
+        except PortalError as error:
+            form.add_error(error.field if error.field in form.fields else None, str(error))
+        else:
+            _say_changed(request, connection, lacks=lacks)
+            return redirect("connection", pk=pk)
+    status = 422 if form.is_bound and form.errors else 200
+    return render(request, "connections/edit.html", {**context, **_permissions(form)}, status=status)
+
+
+def _say_changed(request: HttpRequest, connection: Connection, *, lacks: bool) -> None:
+    if not lacks:
+        messages.success(request, "Saved.")
+    elif connection.is_delegated:
+        messages.warning(request, "Saved. Sign in again, so that Microsoft grants what was added.")
+    else:
+        messages.warning(request, "Saved. An administrator must grant what was added; see the app registration.")
+
+
+def _permissions(form: ConnectForm | ConnectionEditForm) -> dict[str, Any]:
+    return {"permissions": form.permissions()}
+
+
+def _preview(request: HttpRequest, form: ConnectForm | ConnectionEditForm, context: dict[str, Any]) -> HttpResponse:
+    """Work the permissions out for what is chosen just now; nothing is saved."""
+    form.is_valid()
+    if getattr(request, "htmx", False):
+        return render(request, "connections/_permissions.html", _permissions(form))
+    page = "connections/edit.html" if "connection" in context else "connections/add.html"
+    return render(request, page, {**context, "form": form, **_permissions(form)})
+
+
+@require_POST
+def sign_in(request: HttpRequest, pk: int) -> HttpResponse:
+    """Send the owner to Microsoft: to finish, to mend, or to get more permissions. The id stays."""
+    user = access.signed_in(request.user)
+    connection = get_object_or_404(access.visible_connections(user), pk=pk)
+    return _to_microsoft(request, connection)
+
+
+def _to_microsoft(request: HttpRequest, connection: Connection) -> HttpResponse:
+    sign_ins.begin(connection, actor=access.signed_in(request.user), now=timezone.now())
+    strategy = load_strategy(request)
+    strategy.connection = connection
+    name = backends.MicrosoftConnect.name
+    backend = load_backend(strategy, name, reverse("social:complete", args=[name]))
+    answer: HttpResponse = do_auth(backend, user=request.user)
+    return answer
+
+
+@require_POST
+def check(request: HttpRequest, pk: int) -> HttpResponse:
+    """Ask Microsoft now."""
+    user = access.signed_in(request.user)
+    connection = get_object_or_404(access.visible_connections(user), pk=pk)
+    try:
+        connection = keepalive.check(connection, actor=user, now=timezone.now())
+    except NotAllowed:
+        raise
+    except PortalError as error:
+        messages.warning(request, str(error))
+    else:
+        _say_checked(request, connection)
+    return redirect("connection", pk=pk)
+
+
+def _say_checked(request: HttpRequest, connection: Connection) -> None:
+    if connection.app_registration.rejected_at:
+        messages.error(request, "Microsoft rejects the app registration, so this connection waits for it.")
+    elif connection.suspected_code:
+        messages.warning(
+            request, "Microsoft's answer was not clear. The portal asks again in about a minute before it says more."
+        )
+    elif connection.status == Connection.Status.ACTIVE:
+        messages.success(request, "Microsoft has just renewed its token: the connection works.")
+    else:
+        messages.error(request, f"{connection.status_cause} {connection.status_action}")
+
+
+@require_POST
+def disable(request: HttpRequest, pk: int) -> HttpResponse:
+    """Stop using it."""
+    user = access.signed_in(request.user)
+    connection = get_object_or_404(access.visible_connections(user), pk=pk)
+    connections.disable(connection, actor=user, now=timezone.now())
+    messages.success(request, f"{connection} is disabled.")
+    return redirect("connection", pk=pk)
+
+
+@require_POST
+def enable(request: HttpRequest, pk: int) -> HttpResponse:
+    """Use it again."""
+    user = access.signed_in(request.user)
+    connection = get_object_or_404(access.visible_connections(user), pk=pk)
+    connections.enable(connection, actor=user, now=timezone.now())
+    messages.success(request, f"{connection} is enabled. The next check tells whether its grant still lives.")
+    return redirect("connection", pk=pk)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def remove(request: HttpRequest, pk: int) -> HttpResponse:
+    """Say what breaks, then delete it with its tokens."""
+    user = access.signed_in(request.user)
+    connection = get_object_or_404(access.visible_connections(user), pk=pk)
+    access.require(access.can_disable(user, connection), action="Ask its owner or an IT admin.")
+    if request.method == "POST":
+        name = str(connection)
+        connections.remove(connection, actor=user)
+        messages.success(request, f"{name} and its tokens are deleted.")
+        return redirect("connections")
+    return render(request, "connections/remove.html", {"connection": connection})
