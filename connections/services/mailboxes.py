@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
@@ -135,6 +133,27 @@ def attach(connection: Connection, mailbox: SharedMailbox, *, actor: User) -> Ma
     return found
 
 
+def attach_address(connection: Connection, *, address: str, actor: User) -> MailboxAccess:
+    """Attach the mailbox with this address, registering it in the connection's tenant if nobody has yet.
+
+    Raises NotAllowed, or InvalidInput if it is not known which directory the connection reaches.
+    """
+    access.require(access.can_reconnect(actor, connection), action="Ask its owner.")
+    tenant = home_tenant(connection)
+    if tenant is None:
+        raise InvalidInput(
+            "The directory of the connected account is not registered in this portal."
+            if connection.account_tid
+            else "Nobody has signed in yet, so the directory of this connection is not known.",
+            action="Ask an IT admin to register it as a tenant." if connection.account_tid else "Sign in first.",
+            field="address",
+        )
+    found = SharedMailbox.objects.filter(tenant=tenant, address__iexact=normal_address(address)).first()
+    with transaction.atomic():
+        mailbox = found or register(tenant, address=address, actor=actor)
+        return attach(connection, mailbox, actor=actor)
+
+
 def detach(attached: MailboxAccess, *, actor: User) -> None:
     """Detach the mailbox from its connection; doing it twice is harmless. Raises NotAllowed."""
     connection = attached.connection
@@ -181,8 +200,3 @@ def missing_permission(connection: Connection) -> str:
         )
     # What Exchange itself lets an application do does not show in its token, so only the probe can tell.
     return ""
-
-
-def due_at_once(connection: Connection, *, now: datetime) -> None:
-    """Let the next routine run probe all of the connection's mailboxes, because what it may do has changed."""
-    MailboxAccess.objects.filter(connection=connection).update(probe_after=now)

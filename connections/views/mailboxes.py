@@ -1,0 +1,215 @@
+"""Pages about shared mailboxes, and the part of a connection's page about them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages
+from django.db.models import Count, Q
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from connections import access
+from connections.errors import PortalError
+from connections.forms.mailboxes import AttachForm, MailboxEditForm, MailboxForm
+from connections.models import Connection, MailboxAccess, SharedMailbox, Tenant, User
+from connections.models.tenants import SHARED_ENDPOINTS
+from connections.services import mailboxes
+from connections.views import audit, listing
+
+SUGGESTED = 200  # addresses offered while typing
+
+
+# --- The list and one mailbox ---------------------------------------------------------------------
+
+
+@require_safe
+def index(request: HttpRequest) -> HttpResponse:
+    """All shared mailboxes, and how many connections reach each."""
+    user = access.signed_in(request.user)
+    tenants = [(str(tenant.pk), tenant.name) for tenant in _directories(user)[:SUGGESTED]]
+    filters = listing.Filters(
+        request,
+        search=("address", "display_name"),
+        placeholder="Address or name",
+        choices=[listing.Choice("tenant", "Tenant", tenants, listing.by("tenant_id"))],
+    )
+    found = filters.apply(access.visible_mailboxes(user)).annotate(
+        attached=Count("accesses"),
+        reached=Count("accesses", filter=Q(accesses__state=MailboxAccess.State.REACHABLE)),
+        unreached=Count("accesses", filter=Q(accesses__state=MailboxAccess.State.UNREACHABLE)),
+    )
+    page = listing.page(request, found, order=("address", "pk"))
+    context = {"page": page, "filters": filters, "may_add": access.can_register_mailbox(user)}
+    return render(request, "mailboxes/index.html", context)
+
+
+@require_safe
+def detail(request: HttpRequest, pk: int) -> HttpResponse:
+    """One mailbox and the connections that have it attached, as far as this person may see them."""
+    user = access.signed_in(request.user)
+    mailbox = get_object_or_404(access.visible_mailboxes(user), pk=pk)
+    rows = (
+        mailbox.accesses.filter(connection__in=access.visible_connections(user))
+        .select_related("connection__app_registration", "connection__owner")
+        .order_by("connection__name", "pk")
+    )
+    context = {
+        "mailbox": mailbox,
+        "rows": rows,
+        "others": mailbox.accesses.count() - len(rows),
+        "may_change": access.can_change_mailbox(user, mailbox),
+        "events": audit.history(user, mailbox),
+    }
+    return render(request, "mailboxes/detail.html", context)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def add(request: HttpRequest) -> HttpResponse:
+    """Register a shared mailbox."""
+    user = access.signed_in(request.user)
+    access.require(access.can_register_mailbox(user), cause="Auditors only look.", action="Ask a member to add it.")
+    tenants = _directories(user)
+    form = MailboxForm(request.POST or None, tenants=tenants)
+    if form.is_valid():
+        said = form.cleaned_data
+        try:
+            made = mailboxes.register(
+                said["tenant"], address=said["address"], display_name=said["display_name"], actor=user
+            )
+        except PortalError as error:
+            form.add_error(error.field if error.field in form.fields else None, str(error))
+        else:
+            messages.success(request, f"{made} is registered. Attach it to a connection to use it.")
+            return redirect("mailbox", pk=made.pk)
+    context = {"form": form, "no_tenant": not tenants.exists()}
+    return render(request, "mailboxes/add.html", context, status=422 if form.errors else 200)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def edit(request: HttpRequest, pk: int) -> HttpResponse:
+    """Correct a mailbox's name or address."""
+    user = access.signed_in(request.user)
+    mailbox = _changeable(user, pk)
+    form = MailboxEditForm(request.POST or None, mailbox=mailbox)
+    if form.is_valid():
+        try:
+            mailboxes.change(mailbox, **form.cleaned_data, actor=user)
+        except PortalError as error:
+            form.add_error(error.field if error.field in form.fields else None, str(error))
+        else:
+            messages.success(request, f"{mailbox} is changed.")
+            return redirect("mailbox", pk=mailbox.pk)
+    context = {"form": form, "mailbox": mailbox}
+    return render(request, "mailboxes/edit.html", context, status=422 if form.errors else 200)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def remove(request: HttpRequest, pk: int) -> HttpResponse:
+    """Ask, then remove a mailbox that no connection has attached."""
+    user = access.signed_in(request.user)
+    mailbox = _changeable(user, pk)
+    if request.method == "POST":
+        try:
+            mailboxes.remove(mailbox, actor=user)
+        except PortalError as error:
+            messages.error(request, str(error))
+            return redirect("mailbox", pk=pk)
+        messages.success(request, f"{mailbox} is removed.")
+        return redirect("mailboxes")
+    return render(request, "mailboxes/remove.html", {"mailbox": mailbox, "users": mailbox.accesses.count()})
+
+
+def _changeable(user: User, pk: int) -> SharedMailbox:
+    mailbox = get_object_or_404(access.visible_mailboxes(user), pk=pk)
+    access.require(access.can_change_mailbox(user, mailbox), action="Ask an IT admin, or whoever registered it.")
+    return mailbox
+
+
+def _directories(user: User) -> Any:
+    """Tenants that are directories: only those have mailboxes."""
+    return access.visible_tenants(user).exclude(directory_id__in=SHARED_ENDPOINTS)
+
+
+# --- On a connection's page -----------------------------------------------------------------------
+
+
+def attached(user: User, connection: Connection) -> dict[str, Any]:
+    """Context of mailboxes/_attached.html."""
+    may_change = access.can_reconnect(user, connection)
+    return {
+        "mailbox_rows": connection.mailbox_accesses.select_related("mailbox"),
+        "mailboxes_may_change": may_change,
+        "mailboxes_may_probe": access.can_check(user, connection) and connection.status == Connection.Status.ACTIVE,
+        "mailboxes_missing": mailboxes.missing_permission(connection),
+        "mailbox_form": AttachForm() if may_change else None,
+        "known_mailboxes": _suggestions(connection) if may_change else [],
+    }
+
+
+def _suggestions(connection: Connection) -> list[str]:
+    tenant: Tenant | None = mailboxes.home_tenant(connection)
+    if tenant is None:
+        return []
+    free = tenant.shared_mailboxes.exclude(accesses__connection=connection)
+    return list(free.values_list("address", flat=True)[:SUGGESTED])
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def attach(request: HttpRequest, pk: int) -> HttpResponse:
+    """Attach a mailbox to a connection and, if it is active, test it at once."""
+    user = access.signed_in(request.user)
+    connection = get_object_or_404(access.visible_connections(user), pk=pk)
+    access.require(access.can_reconnect(user, connection), action="Ask its owner.")
+    form = AttachForm(request.POST or None)
+    if form.is_valid():
+        try:
+            made = mailboxes.attach_address(connection, address=form.cleaned_data["address"], actor=user)
+        except PortalError as error:
+            form.add_error(error.field if error.field in form.fields else None, str(error))
+        else:
+            _probe(request, connection, made, user)
+            return redirect("connection", pk=connection.pk)
+    context = {"form": form, "connection": connection, "known_mailboxes": _suggestions(connection)}
+    return render(request, "mailboxes/attach.html", context, status=422 if form.errors else 200)
+
+
+@require_POST
+def probe(request: HttpRequest, pk: int, access_pk: int) -> HttpResponse:
+    """Test one attached mailbox now."""
+    user = access.signed_in(request.user)
+    connection = get_object_or_404(access.visible_connections(user), pk=pk)
+    access.require(access.can_check(user, connection), action="Ask its owner or an IT admin.")
+    _probe(request, connection, get_object_or_404(connection.mailbox_accesses, pk=access_pk), user)
+    return redirect("connection", pk=connection.pk)
+
+
+@require_POST
+def detach(request: HttpRequest, pk: int, access_pk: int) -> HttpResponse:
+    """Detach a mailbox from a connection."""
+    user = access.signed_in(request.user)
+    connection = get_object_or_404(access.visible_connections(user), pk=pk)
+    access.require(access.can_reconnect(user, connection), action="Ask its owner.")
+    found = get_object_or_404(connection.mailbox_accesses.select_related("mailbox"), pk=access_pk)
+    mailboxes.detach(found, actor=user)
+    messages.success(request, f"{found.mailbox} is detached from {connection}. It stays registered.")
+    return redirect("connection", pk=connection.pk)
+
+
+def _probe(request: HttpRequest, connection: Connection, row: MailboxAccess, user: User) -> None:
+    """Test it and say what came out; a connection that is not active is tested after its next sign-in."""
+    if connection.status != Connection.Status.ACTIVE:
+        messages.info(request, f"{row.mailbox} is attached. It is tested as soon as the connection is active.")
+        return
+    try:
+        rows = mailboxes.probe(connection, actor=user, now=timezone.now(), only=[row])
+    except PortalError as error:
+        messages.warning(request, f"{row.mailbox} could not be tested. {error}")
+        return
+    for one in rows:
+        if one.state == MailboxAccess.State.REACHABLE:
+            messages.success(request, f"{one.mailbox} is reachable.")
+        else:
+            messages.warning(request, f"{one.mailbox}: {one.cause} {one.action}".strip())
