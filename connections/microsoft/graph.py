@@ -6,6 +6,7 @@ application does not show in its token (Microsoft: outlook-share-messages-folder
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -42,6 +43,13 @@ class Probe:
 
 
 REACHABLE = Probe(Reach.REACHABLE)
+UNREADABLE = Verdict(
+    Kind.TRANSIENT,
+    "unreadable",
+    "An answer came that is not one of Microsoft Graph, or was cut short.",
+    "The portal tries again by itself; if it stays so, an IT admin should look for a proxy in between.",
+    Who.NOBODY,
+)
 
 
 def probe_mailboxes(
@@ -101,7 +109,17 @@ def _request(cloud: Cloud, access_token: str, address: str, what: str) -> http.R
 def _verdict(response: http.Response[str]) -> Verdict:
     if response.status == 0:
         return transport_failure(response.failure)
-    return classify(where="graph", status=response.status, headers=response.headers, body=response.text)
+    verdict = classify(where="graph", status=response.status, headers=response.headers, body=response.text)
+    return UNREADABLE if verdict.kind is Kind.OK and not _is_whole(response.text) else verdict
+
+
+def _is_whole(text: str) -> bool:
+    """Whether it is an entity or a collection of Graph; a good status alone may come from some proxy."""
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        return False
+    return isinstance(answer, dict) and ("id" in answer or "value" in answer)
 
 
 # Codes that say nothing more than "you may not", whatever the reason (Microsoft Graph answers 404 as well as 403).

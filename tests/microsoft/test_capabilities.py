@@ -1,0 +1,233 @@
+"""What automations want to do, and the least permissions for it."""
+
+import re
+import uuid
+from itertools import chain
+
+import pytest
+
+from connections.errors import InvalidInput
+from connections.microsoft import capabilities, clouds
+from connections.microsoft.capabilities import APP_ONLY, CAPABILITIES, DELEGATED
+from connections.microsoft.permissions import CATALOGUE, covered
+from portal.sandbox import permissions as published
+
+
+@pytest.mark.parametrize(
+    ("keys", "scopes"),
+    [
+        (["mail.read"], ("openid", "offline_access", "Mail.Read")),
+        (["mail.trigger"], ("openid", "offline_access", "Mail.Read")),
+        (["shared_mailbox.trigger"], ("openid", "offline_access", "Mail.Read", "Mail.Read.Shared")),
+        (["calendar.events"], ("openid", "offline_access", "Calendars.Read")),
+        (["calendar.shared"], ("openid", "offline_access", "Calendars.Read.Shared")),
+        ([], ("openid", "offline_access")),
+    ],
+)
+def test_the_minimal_delegated_sets_hold(keys: list[str], scopes: tuple[str, ...]) -> None:
+    assert capabilities.delegated_scopes(keys) == scopes
+
+
+def test_the_minimal_app_only_set_holds() -> None:
+    assert capabilities.application_roles(["mail.read"]) == ("Mail.Read", "User.Read.All")
+    assert capabilities.application_roles(["sites.read"]) == ("Sites.Read.All",)
+
+
+def test_only_the_sign_in_adds_profile_and_a_sentence_says_why() -> None:
+    assert "profile" not in capabilities.delegated_scopes(["mail.read"])
+    assert capabilities.sign_in_scopes(["mail.read"]) == ("openid", "offline_access", "profile", "Mail.Read")
+    assert any("profile" in sentence for sentence in capabilities.warnings(["mail.read"], (), DELEGATED))
+
+
+def test_extra_scopes_may_be_a_stored_text() -> None:
+    assert capabilities.delegated_scopes([], "mail.send Tasks.Read") == (
+        "openid",
+        "offline_access",
+        "Mail.Send",
+        "Tasks.Read",
+    )
+
+
+def test_every_capability_has_permissions_or_says_why_not() -> None:
+    for found in CAPABILITIES.values():
+        assert bool(found.delegated) != bool(found.no_delegated), found.key
+        assert bool(found.application) != bool(found.no_application), found.key
+        assert found.description.endswith(".")
+        for sentence in (found.no_delegated, found.no_application, found.note):
+            assert not sentence or sentence.endswith(".")
+
+
+def test_every_permission_a_capability_names_has_that_form_at_microsoft() -> None:
+    for found in CAPABILITIES.values():
+        assert all(CATALOGUE[name].delegated_id for name in found.delegated), found.key
+        assert all(CATALOGUE[name].application_id for name in found.application), found.key
+
+
+def test_ids_are_guids_and_none_is_used_twice() -> None:
+    ids = [i for entry in CATALOGUE.values() for i in (entry.delegated_id, entry.application_id) if i]
+    assert all(str(uuid.UUID(one)) == one for one in ids)
+    assert len(ids) == len(set(ids))
+
+
+def test_our_ids_are_those_the_sandbox_knows_from_its_own_list() -> None:
+    both = CATALOGUE.keys() & published.CATALOGUE.keys()
+    assert len(both) > 25
+    for name in both:
+        ours, theirs = CATALOGUE[name], published.CATALOGUE[name]
+        assert (ours.delegated_id, ours.application_id) == (theirs.delegated_id, theirs.application_id), name
+        assert ours.admin_only == theirs.admin_only, name
+
+
+def test_shared_permissions_are_delegated_only() -> None:
+    shared = [entry for name, entry in CATALOGUE.items() if name.endswith(".Shared")]
+    assert shared
+    assert not any(entry.application_id for entry in shared)
+
+
+def test_a_registration_for_both_types_declares_scopes_and_roles() -> None:
+    found = capabilities.permissions(["shared_mailbox.read"], [DELEGATED, APP_ONLY])
+    assert {(one.name, one.type) for one in found} == {
+        ("openid", "Scope"),
+        ("offline_access", "Scope"),
+        ("profile", "Scope"),
+        ("Mail.Read.Shared", "Scope"),
+        ("Mail.Read", "Role"),
+        ("User.Read.All", "Role"),
+    }
+    assert {one.id for one in found if one.name == "Mail.Read"} == {"810c84a8-4a9e-49e6-bf7d-12d183f40d01"}
+
+
+# --- What was granted -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("granted", "possible"),
+    [
+        (["Mail.Read"], True),
+        (["mail.read"], True),
+        (["Mail.ReadWrite"], True),
+        (["Mail.ReadBasic"], False),
+        (["Mail.Read.Shared"], False),
+        (["Mail.Send"], False),
+        ([], False),
+    ],
+)
+def test_a_larger_permission_satisfies_a_smaller_one(granted: list[str], possible: bool) -> None:
+    ((_, can, missing),) = capabilities.can(["mail.read"], granted, DELEGATED)
+    assert can is possible
+    assert missing == (() if possible else ("Mail.Read",))
+
+
+def test_permissions_cover_over_several_steps() -> None:
+    assert {"Files.Read", "Files.Read.All", "Sites.Read.All"} <= covered(frozenset({"Sites.FullControl.All"}))
+    assert "Mail.Read" not in covered(frozenset({"Directory.ReadWrite.All"}))
+
+
+def test_what_app_only_can_never_do_is_not_possible_whatever_is_granted() -> None:
+    ((found, can, missing),) = capabilities.can(["teams.messages_send"], ["ChannelMessage.Send"], APP_ONLY)
+    assert (can, missing) == (False, ())
+    assert "person" in found.no_application
+
+
+def test_missing_leaves_the_scopes_of_the_sign_in_out() -> None:
+    wanted = capabilities.sign_in_scopes(["mail.read", "mail.send"])
+    assert capabilities.missing(wanted, ["Mail.ReadWrite"]) == ("Mail.Send",)
+
+
+def test_a_capability_nobody_knows_any_more_counts_for_nothing() -> None:
+    assert capabilities.delegated_scopes(["fax.send"]) == ("openid", "offline_access")
+    assert capabilities.can(["fax.send"], [], DELEGATED) == []
+
+
+def test_every_capability_stands_in_one_group_of_the_choices() -> None:
+    groups = capabilities.choices_by_group()
+    assert [name for name, _ in groups] == ["Outlook", "OneDrive & SharePoint", "Teams", "Directory"]
+    assert [key for key, _ in chain.from_iterable(choices for _, choices in groups)] == list(CAPABILITIES)
+
+
+# --- Where Microsoft contradicts ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("keys", "extra", "kind", "words"),
+    [
+        (["mail.read"], ["User.Read"], APP_ONLY, "User.Read has no app-only form"),
+        (["mail.read"], [], APP_ONLY, ".default"),
+        (["directory.me"], [], APP_ONLY, "nobody is signed in"),
+        ([], ["Mail.Read.Shared"], APP_ONLY, "for delegated connections only"),
+        ([], ["Tasks.Read.Shared"], APP_ONLY, ".Shared exist for delegated connections only"),
+        ([], ["offline_access"], APP_ONLY, "offline_access belongs to a person's sign-in"),
+        (["teams.messages_send"], [], APP_ONLY, "Use a delegated connection"),
+        (["shared_mailbox.trigger"], [], DELEGATED, "has to poll"),
+        ([], ["Mail.ReadBasic.All"], DELEGATED, "for app-only connections only"),
+        (["directory.groups", "directory.profiles"], [], DELEGATED, "grant GroupMember.Read.All and User.Read.All"),
+    ],
+)
+def test_the_form_says_where_microsoft_contradicts(keys: list[str], extra: list[str], kind: str, words: str) -> None:
+    sentences = capabilities.warnings(keys, extra, kind)
+    assert sum(words in sentence for sentence in sentences) == 1, sentences
+    assert all(sentence.endswith(".") for sentence in sentences)
+
+
+def test_nobody_is_warned_of_polling_who_does_not_use_shared_mailboxes() -> None:
+    assert not any("poll" in sentence for sentence in capabilities.warnings(["mail.trigger"], [], DELEGATED))
+
+
+# --- What people type -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("typed", "scopes"),
+    [
+        ("", ()),
+        ("  \n ", ()),
+        ("Mail.Read", ("Mail.Read",)),
+        ("mail.read MAIL.SEND", ("Mail.Read", "Mail.Send")),
+        ("Mail.Read, Mail.Send;\r\nMail.Read", ("Mail.Read", "Mail.Send")),
+        ("https://graph.microsoft.com/Mail.Read", ("Mail.Read",)),
+        ("HTTPS://Graph.Microsoft.us/mail.read", ("Mail.Read",)),
+        ("00000003-0000-0000-c000-000000000000/Mail.Read", ("Mail.Read",)),
+        ('"Mail.Read" ‘Mail.Send’', ("Mail.Read", "Mail.Send")),
+        ("Mail.Read\u200bMail.Send\u00a0OpenID", ("Mail.Read", "Mail.Send", "openid")),
+        ("AuditLogsQuery-Exchange.Read.All", ("AuditLogsQuery-Exchange.Read.All",)),
+    ],
+)
+def test_scopes_are_read_however_they_are_pasted(typed: str, scopes: tuple[str, ...]) -> None:
+    assert capabilities.parse_scopes(typed) == scopes
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "Mail",
+        "Mail.",
+        ".Read",
+        "Mail..Read",
+        ".default",
+        "https://graph.microsoft.com/.default",
+        "https://outlook.office.com/Mail.Read",
+        "https://graph.microsoft.com/v1.0/me/messages",
+        "https://[/x",
+        "Ｍail.Read",
+        "Mail.Réad",
+        "<script>alert(1)</script>",
+        "a." + "b" * 200,
+    ],
+)
+def test_what_is_no_scope_is_refused_by_name(word: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        capabilities.parse_scopes(f"Mail.Read {word}")
+    assert word[:60] in str(refused.value)
+    assert re.search(r"Mail\.Read", refused.value.action)
+
+
+def test_the_sandboxs_own_graph_address_is_removed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clouds, "CLOUDS", dict(clouds.CLOUDS))
+    monkeypatch.setattr(capabilities, "CLOUDS", clouds.CLOUDS)
+    clouds.add_sandbox("http://127.0.0.1:9000")
+    assert capabilities.parse_scopes("http://127.0.0.1:9000/Mail.Read") == ("Mail.Read",)
+
+
+def test_hundreds_of_scopes_are_too_many() -> None:
+    with pytest.raises(InvalidInput, match="61 scopes"):
+        capabilities.parse_scopes(" ".join(f"Thing{number}.Read" for number in range(61)))
