@@ -5,6 +5,7 @@ import ipaddress
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 from pathlib import Path
@@ -24,6 +25,18 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def is_free(host: str, port: int) -> bool:
+    """Can this port be listened on? Asked first, because gunicorn would try for five seconds."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
 def arguments(argv: list[str]) -> argparse.Namespace:
     """The command line, checked."""
     parser = argparse.ArgumentParser(prog="python -m portal.sandbox", description=__doc__)
@@ -39,6 +52,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         parser.error("the sandbox has no protection of its own, so it listens on loopback addresses only")
     if options.state is not None and not options.state.absolute().parent.is_dir():
         parser.error(f"the directory of --state {options.state} does not exist")
+    if not is_free(options.host, options.port):
+        parser.error(f"port {options.port} of {options.host} is taken")
     if not options.public_url:
         scheme = "https" if options.tls else "http"
         host = f"[{options.host}]" if ":" in options.host else options.host

@@ -102,7 +102,9 @@ def _go_on(here: World, request: HttpRequest, asked: Request) -> HttpResponse:
     scopes, roles = _wanted(here, asked)
     if request.method == "POST" and request.POST.get("step") == "cancel":
         return _cancelled(here, asked)
-    wanted = signin.Wanted(asked.app, asked.where, asked.authority.lower(), title="Sign in as an administrator")
+    wanted = signin.Wanted(
+        asked.app, asked.where, asked.authority.lower(), _prompt(request, here), title="Sign in as an administrator"
+    )
     person, flow = signin.person_for(request, here, wanted)
     if asked.app.audience == "AzureADMyOrg" and person.tenant != asked.app.tenant:
         name = here.directories[person.tenant].name
@@ -127,6 +129,12 @@ def _go_on(here: World, request: HttpRequest, asked: Request) -> HttpResponse:
         )
     signin.remember(request, response, here, flow)
     return response
+
+
+def _prompt(request: HttpRequest, here: World) -> str:
+    """Nobody but an admin is taken for the signed-in person without being asked."""
+    signed_in = signin.accounts(request, here)
+    return "" if all(here.people[one.person].admin for one in signed_in) else "select_account"
 
 
 def _accepted(here: World, asked: Request, person: Person, scopes: list[str], roles: list[str]) -> HttpResponse:
