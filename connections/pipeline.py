@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
+from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.utils import timezone
@@ -24,7 +25,7 @@ from connections import access, errors
 from connections.microsoft import backends, clouds, tokens
 from connections.microsoft.errors import Kind, transport_failure
 from connections.models import Connection, User
-from connections.services import accounts, sign_ins
+from connections.services import accounts, connections, sign_ins
 
 
 class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
@@ -105,6 +106,10 @@ def finish_connect(strategy: PortalStrategy, response: dict[str, Any], user: Use
         answer=tokens.token_set(response),
         account=sign_ins.account_from(response),
         now=timezone.now(),
+    )
+    connections.probe_mailboxes(connection, actor=user, now=timezone.now())
+    messages.success(
+        strategy.request, f"{connection} is connected as {connection.account_username}. The portal keeps it alive now."
     )
     return redirect("connection", pk=connection.pk)
 

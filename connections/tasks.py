@@ -12,7 +12,7 @@ from django.core.management import call_command
 from django.utils import timezone
 
 from connections import audit
-from connections.services import consent, keepalive, mailboxes
+from connections.services import consent, keepalive, mailbox_probes
 
 logger = structlog.get_logger(__name__)
 
@@ -33,7 +33,7 @@ def sweep() -> None:
 def probe_due_mailboxes() -> None:
     """Probe shared mailboxes whose routine probe is due, and look for consent that has come through."""
     _as_task()
-    mailboxes.probe_due(now=timezone.now())
+    mailbox_probes.probe_due(now=timezone.now())
     consent.verify_open(now=timezone.now())
 
 

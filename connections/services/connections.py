@@ -9,11 +9,19 @@ from typing import Any
 from django.db import IntegrityError, transaction
 
 from connections import access, audit
-from connections.errors import AlreadyExists, InvalidInput, MicrosoftRefused, NotAllowed
+from connections.errors import AlreadyExists, InvalidInput, MicrosoftRefused, NotAllowed, PortalError
 from connections.microsoft import capabilities, tokens
 from connections.models import AppRegistration, Connection, SharedMailbox, User
 from connections.models.app_registrations import AuthenticationType
-from connections.services import app_registrations, asking, mailboxes, outcomes, standing, token_store
+from connections.services import (
+    app_registrations,
+    asking,
+    mailbox_probes,
+    mailboxes,
+    outcomes,
+    standing,
+    token_store,
+)
 
 
 def start_delegated(
@@ -98,6 +106,17 @@ def change(
         for field, value in values.items():
             setattr(connection, field, value)
     return bool(lacking(connection))
+
+
+def probe_mailboxes(connection: Connection, *, actor: User, now: datetime) -> None:
+    """Probe the mailboxes of a connection that has just been authorised.
+
+    What cannot be told now is left to the routine probe: connecting has succeeded either way.
+    """
+    try:
+        mailbox_probes.probe(connection, actor=actor, now=now)
+    except PortalError:
+        mailboxes.due_at_once(connection, now=now)
 
 
 def lacking(connection: Connection) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from django.db import transaction
 from django.utils import timezone
@@ -38,6 +39,16 @@ class NewCertificate:
 NewCredential = NewSecret | NewCertificate
 
 
+def from_entries(said: dict[str, Any], *, name: str) -> NewCredential:
+    """The credential that valid entries (forms/credentials.py) ask for; ``name`` is the application's, for a certificate made here."""
+    if said["kind"] == "secret":
+        return NewSecret(said["secret"], said["expires_at"], said["label"])
+    if said["kind"] == "upload":
+        return NewCertificate(said["pair"], said["label"])
+    pair = certificates.generate(name, months=said["months"], now=timezone.now())
+    return NewCertificate(pair, said["label"], at_microsoft=False)
+
+
 # --- Adding ---------------------------------------------------------------------------------------
 
 
@@ -61,8 +72,8 @@ def add_generated_certificate(
 
     The private key never leaves the database. Raises InvalidInput for months out of range.
     """
-    pair = certificates.generate(app_registration.name, months=months, now=timezone.now())
-    return add(app_registration, NewCertificate(pair, label, at_microsoft=False), actor=actor)
+    new = from_entries({"kind": "generate", "months": months, "label": label}, name=app_registration.name)
+    return add(app_registration, new, actor=actor)
 
 
 def add_uploaded_certificate(

@@ -112,7 +112,7 @@ def complete(
             "connection.connected" if first else "connection.reconnected", current, actor=actor, changes=changes
         )
     connection.refresh_from_db()
-    consent.seen_in_token(connection.app_registration, granted=answer.granted, now=now)
+    consent.seen_in_token(connection.app_registration, granted=answer.granted, now=now, tid=account.tid)
 
 
 def fail(connection: Connection, *, actor: User, error: PortalError, verdict: Verdict | None, now: datetime) -> None:

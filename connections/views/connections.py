@@ -97,8 +97,11 @@ def _connect(request: HttpRequest, user: User, app: AppRegistration, form: Conne
     if data["kind"] == AuthenticationType.AUTHORIZATION_CODE:
         return _to_microsoft(request, connections.start_delegated(app, **wishes))
     made = connections.connect_app_only(app, **wishes, now=timezone.now())
-    mailboxes.probe(made, actor=user, now=timezone.now())
-    messages.success(request, f"{made} is connected.")
+    connections.probe_mailboxes(made, actor=user, now=timezone.now())
+    if made.status == Connection.Status.ACTIVE:
+        messages.success(request, f"{made} is connected.")
+    else:
+        messages.warning(request, f"{made} is saved, but cannot be used yet. {made.status_cause}")
     return redirect("connection", pk=made.pk)
 
 

@@ -1,0 +1,280 @@
+"""A member connects an account: the happy road, and every way it can end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from django.utils import timezone
+from social_django.models import UserSocialAuth
+
+from connections.models import AppRegistration, AuditEvent, Connection, User
+from portal.sandbox import seed
+from portal.sandbox.client import Control
+from tests import cast
+from tests.flows.conftest import Person
+
+pytestmark = pytest.mark.django_db
+
+Meet = Callable[[User], Person]
+GRACE = "grace@contoso.example"
+
+
+def start(member: Person, **fields: object) -> object:
+    app = AppRegistration.objects.first() or cast.make_app_registration()
+    data = {"kind": "authorization_code", "name": "Invoices inbox", "chosen": ["mail.read"], **fields}
+    return member.post(f"/connections/add/{app.pk}/", **data)
+
+
+def only() -> Connection:
+    return Connection.objects.get()
+
+
+def test_a_member_connects_and_the_connection_is_active(person: Meet, bob: User) -> None:
+    member = person(bob)
+    answer = member.connect(start(member), cast.ADA)
+
+    connection = only()
+    assert answer.status_code == 302
+    assert answer["Location"] == f"/connections/{connection.pk}/"
+    assert connection.status == "active"
+    assert connection.owner == bob
+    assert (connection.account_tid, connection.account_oid) == (cast.DIRECTORY_ID, cast.ADA_ID)
+    assert connection.account_username == cast.ADA
+    assert connection.granted >= {"Mail.Read"}
+    assert set(connection.scopes.split()) == {"Mail.Read", "offline_access"}
+    assert connection.refresh_token
+    assert connection.access_token
+    assert connection.refresh_after < timezone.now() + timedelta(hours=1)
+    assert not UserSocialAuth.objects.exists(), "nothing of a connection is kept by social-auth"
+    page = member.get(answer["Location"]).content.decode()
+    assert "ada@contoso.example" in page
+    assert "Active" in page
+    for secret in (connection.refresh_token, connection.access_token):
+        assert secret not in page
+    actions = list(AuditEvent.objects.order_by("pk").values_list("action", flat=True))
+    assert actions == ["connection.created", "connection.sign_in_started", "connection.connected"]
+
+
+def test_the_request_asks_for_the_least_with_pkce_state_and_nonce(person: Meet, bob: User, sandbox: Control) -> None:
+    answer = start(person(bob))
+    asked = {name: values[0] for name, values in parse_qs(urlsplit(answer["Location"]).query).items()}  # type: ignore[index]
+    assert asked["code_challenge_method"] == "S256"
+    assert len(asked["state"]) >= 32
+    assert len(asked["nonce"]) >= 32
+    assert asked["prompt"] == "select_account"
+    assert asked["redirect_uri"] == "http://localhost:8000/auth/complete/microsoft-connect/"
+    graph = sandbox.base_url
+    assert set(asked["scope"].split()) == {"openid", "offline_access", "profile", f"{graph}/Mail.Read"}
+
+
+def test_shared_mailboxes_are_probed_with_the_fresh_token(person: Meet, bob: User) -> None:
+    mailbox = cast.make_mailbox()
+    member = person(bob)
+    begun = start(
+        member,
+        chosen=["mail.read", "shared_mailbox.trigger"],
+        shared_mailboxes=[mailbox.pk],
+        new_mailboxes="sales@contoso.example",
+    )
+    answer = member.connect(begun, cast.ADA)
+
+    states = {one.mailbox.address: one.state for one in only().mailbox_accesses.all()}
+    assert states == {"support@contoso.example": "reachable", "sales@contoso.example": "unreachable"}
+    page = member.get(answer["Location"]).content.decode()
+    assert "sales@contoso.example" in page
+
+
+def test_cancelling_is_no_error_and_leaves_a_pending_connection(person: Meet, bob: User) -> None:
+    member = person(bob)
+    member.follow_to_microsoft(start(member))
+    member.microsoft.sign_in(cast.ADA)
+    member.microsoft.submit("cancel", why="consent")
+    answer = member.return_to_portal()
+
+    page = answer.content.decode()
+    assert "You cancelled at Microsoft" in page
+    assert only().status == "pending"
+    assert AuditEvent.objects.filter(action="connection.sign_in_failed").count() == 1
+
+
+def test_user_consent_switched_off_says_that_an_admin_must_consent(person: Meet, bob: User, sandbox: Control) -> None:
+    sandbox.set_directory(seed.CONTOSO, user_consent=False)
+    member = person(bob)
+    member.follow_to_microsoft(start(member))
+    page = member.microsoft.sign_in(cast.ADA)
+    assert "AADSTS90094" in page.text
+    member.microsoft.submit("cancel", why="approval")
+    answer = member.return_to_portal()
+
+    text = answer.content.decode()
+    assert only().status == "pending"
+    assert "admin" in text.lower()
+
+
+def test_an_account_of_another_directory_is_refused_by_name(person: Meet, bob: User) -> None:
+    tenant = cast.make_tenant(name="Contoso by the front door", directory_id="organizations", tid=cast.DIRECTORY_ID)
+    app = cast.make_app_registration(
+        tenant=tenant,
+        client_id=seed.MULTI_APP,
+        secret=seed.MULTI_SECRET,
+        audience="multi",
+        allows_app_only=False,
+    )
+    member = person(bob)
+    begun = member.post(f"/connections/add/{app.pk}/", kind="authorization_code", name="Theirs", chosen=["mail.read"])
+    answer = member.connect(begun, "barbara@fabrikam.example")
+
+    assert answer.status_code == 400
+    page = answer.content.decode()
+    assert "another directory" in page
+    assert only().status == "pending"
+    assert only().refresh_token is None
+
+
+def test_without_a_refresh_token_nothing_is_stored(person: Meet, bob: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    from connections.services import sign_ins
+
+    monkeypatch.setattr(sign_ins, "wanted_scopes", lambda connection: ("openid", "profile", "Mail.Read"))
+    member = person(bob)
+    answer = member.connect(start(member), cast.ADA)
+
+    page = answer.content.decode()
+    assert "no refresh token" in page
+    assert "offline_access" in page
+    connection = only()
+    assert connection.status == "pending"
+    assert connection.access_token is None
+
+
+def test_a_replayed_callback_changes_nothing(person: Meet, bob: User) -> None:
+    member = person(bob)
+    member.connect(start(member), cast.ADA)
+    before = only()
+    answer = member.return_to_portal()
+
+    assert answer.status_code == 400
+    assert "This sign-in is over" in answer.content.decode()
+    after = only()
+    assert (after.token_version, after.status) == (before.token_version, "active")
+
+
+def test_a_callback_in_another_persons_browser_is_refused(person: Meet, bob: User, dave: User) -> None:
+    member, thief = person(bob), person(dave)
+    member.follow_to_microsoft(start(member))
+    member.consent(cast.ADA)
+    thief.microsoft = member.microsoft
+    answer = thief.return_to_portal()
+
+    assert answer.status_code == 400
+    assert only().status == "pending"
+
+
+def test_a_made_up_error_link_touches_nothing(person: Meet, bob: User) -> None:
+    cast.make_connection()
+    member = person(bob)
+    answer = member.get("/auth/complete/microsoft-connect/?error=access_denied&state=invented")
+    assert answer.status_code == 400
+    assert only().status == "active"
+    assert not AuditEvent.objects.filter(target_type="Connection").exists()
+
+
+def test_two_sign_ins_in_two_tabs_do_not_disturb_each_other(person: Meet, bob: User) -> None:
+    member = person(bob)
+    first = start(member)
+    second = member.post(
+        f"/connections/add/{only().app_registration_id}/",
+        kind="authorization_code",
+        name="Second",
+        chosen=["calendar.events"],
+    )
+    member.connect(second, GRACE)
+    member.microsoft.session.cookies.clear()
+    member.connect(first, cast.ADA)  # type: ignore[arg-type]
+
+    found = {one.name: one.account_username for one in Connection.objects.all()}
+    assert found == {"Invoices inbox": cast.ADA, "Second": GRACE}
+
+
+def test_a_sign_in_that_never_returned_is_explained(person: Meet, bob: User) -> None:
+    member = person(bob)
+    start(member)
+    Connection.objects.update(sign_in_started_at=timezone.now() - timedelta(minutes=20))
+
+    page = member.get(f"/connections/{only().pk}/").content.decode()
+    assert "never came back" in page
+    assert "http://localhost:8000/auth/complete/microsoft-connect/" in page
+    assert "AADSTS50011" in page
+
+
+def test_microsoft_down_during_the_code_exchange_blames_nobody(person: Meet, bob: User, sandbox: Control) -> None:
+    member = person(bob)
+    member.follow_to_microsoft(start(member))
+    member.consent(cast.ADA)
+    sandbox.weather("unavailable", where="token")
+    answer = member.return_to_portal()
+
+    assert answer.status_code == 503
+    assert only().status == "pending"
+    assert only().app_registration.rejected_at is None
+
+
+def test_an_expired_secret_found_while_connecting_flags_the_app_registration(
+    person: Meet, bob: User, sandbox: Control
+) -> None:
+    member = person(bob)
+    member.follow_to_microsoft(start(member))
+    member.consent(cast.ADA)
+    sandbox.expire_secret(cast.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
+    answer = member.return_to_portal()
+
+    assert answer.status_code == 409
+    assert "expired" in answer.content.decode()
+    assert only().app_registration.rejected_code == "AADSTS7000222"
+
+
+def test_a_certificate_app_registration_connects_people_too(person: Meet, bob: User, sandbox: Control) -> None:
+    from connections.services import credentials
+
+    app = cast.make_app_registration(secret=None)
+    made = credentials.add_generated_certificate(app, actor=None)
+    sandbox.add_certificate(cast.CLIENT_ID, made.certificate)
+    member = person(bob)
+    begun = member.post(
+        f"/connections/add/{app.pk}/", kind="authorization_code", name="By certificate", chosen=["mail.read"]
+    )
+    member.connect(begun, cast.ADA)
+    assert only().status == "active"
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"name": ""}, "This field is required."),
+        ({"name": "x" * 121}, "at most 120 characters"),
+        ({"chosen": []}, "Choose at least one thing"),
+        ({"chosen": ["no.such.thing"]}, "Select a valid choice"),
+        ({"extra_scopes": "Mail.Read; DROP TABLE"}, "DROP"),
+        ({"new_mailboxes": "support at contoso"}, "is not a mail address"),
+        ({"kind": "client_credentials"}, "Select a valid choice"),
+    ],
+)
+def test_bad_input_is_answered_next_to_the_field_and_nothing_typed_is_lost(
+    person: Meet, bob: User, fields: dict[str, object], sentence: str
+) -> None:
+    answer = start(person(bob), **{"new_mailboxes": "", **fields})
+    page = answer.content.decode()  # type: ignore[attr-defined]
+    assert answer.status_code == 422  # type: ignore[attr-defined]
+    assert sentence in page
+    assert not Connection.objects.exists()
+    if "name" not in fields:
+        assert "Invoices inbox" in page
+
+
+def test_the_same_name_twice_is_refused_next_to_the_name(person: Meet, bob: User) -> None:
+    cast.make_connection(name="Invoices inbox")
+    answer = start(person(bob))
+    assert answer.status_code == 422  # type: ignore[attr-defined]
+    assert "You already have a connection called" in answer.content.decode()  # type: ignore[attr-defined]
