@@ -7,6 +7,7 @@ So a second beat, a missed tick or a restarted beat changes nothing but the rhyt
 import os
 
 from celery import Celery
+from celery.signals import setup_logging
 from django.conf import settings
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
@@ -37,3 +38,8 @@ def schedule(sender: Celery, **kwargs: object) -> None:
             "options": {"expires": 3600},
         },
     }
+
+
+@setup_logging.connect
+def keep_logging(**kwargs: object) -> None:
+    """Leave the logs as Django's settings made them; Celery would raise the level to WARNING."""

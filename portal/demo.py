@@ -14,7 +14,7 @@ import secrets
 import signal
 import socket
 import sys
-import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,21 +48,36 @@ class DemoError(Exception):
     """The demo cannot go on; the text says why and what to do."""
 
 
+class Interrupted(BaseException):
+    """Somebody pressed Ctrl-C, closed the terminal or sent SIGTERM."""
+
+
 def main() -> int:
-    """Run the demo until Ctrl-C, SIGTERM or the end of one of its processes."""
+    """Run the demo until Ctrl-C, SIGTERM or the end of one of its processes. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--port", type=int, default=8000)
     port: int = parser.parse_args().port
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: ended.set())
+    for number in _STOPS:
+        signal.signal(number, _interrupt)
     try:
         with only_one(DIRECTORY):
-            Demo(port).run(ended)
+            Demo(port).run()
+    except Interrupted:
+        print(f"Stopped. Data and logs are in {DIRECTORY.name}/; make demo goes on where you left.", flush=True)
     except (DemoError, ProcessError) as problem:
         print(f"\n{problem}", file=sys.stderr)
         return 1
     return 0
+
+
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _interrupt(*_: object) -> None:
+    for number in _STOPS:
+        signal.signal(number, signal.SIG_IGN)  # a second one must not disturb the stopping
+    print("\nStopping ...", flush=True)
+    raise Interrupted
 
 
 @contextmanager
@@ -89,20 +104,19 @@ class Demo:
         self.sandbox_url = f"http://localhost:{self.sandbox_port}"
         self._running: list[Process] = []
 
-    def run(self, ended: threading.Event) -> None:
-        """Start everything, say where it is, wait for ``ended``, stop everything."""
+    def run(self) -> None:
+        """Start everything, say where it is, and watch over it until interrupted; then stop everything."""
         print("Starting the portal ...", flush=True)
         valkey = Valkey(DIRECTORY / "valkey")
         try:
             self._start(environment(self.url, self.sandbox_url, valkey.url()))
             print(self.welcome(), flush=True)
-            while not ended.wait(0.5):
+            while True:
                 self._check([*self._running, valkey.process])
-            print("\nStopping ...", flush=True)
+                time.sleep(0.5)
         finally:
             stop_all(self._running, seconds=4)
             valkey.stop()
-        print(f"Stopped. Data and logs are in {DIRECTORY.name}/; make demo goes on where you left.", flush=True)
 
     def welcome(self) -> str:
         """Where it runs and who can sign in."""
@@ -141,7 +155,7 @@ class Demo:
         write_private(organisation, json.dumps(ORGANISATION))
         self._finish(self._launch("seed", ["django", "seed_demo", str(organisation)], settings))
         web = self._launch("web", ["gunicorn", "-c", "portal/gunicorn.conf.py", "portal.wsgi"], settings)
-        celery = ["celery", "-A", "portal", "--quiet"]
+        celery = ["celery", "-A", "portal"]
         solitary = ["--without-mingle", "--without-gossip"]
         worker = self._launch("worker", [*celery, "worker", "-P", "threads", "-c", "4", *solitary], settings)
         self._launch("beat", [*celery, "beat"], settings)
