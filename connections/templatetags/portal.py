@@ -84,6 +84,12 @@ def status_badge(thing: models.Model) -> SafeString:
 
 
 @register.simple_tag
+def state_badge(shown: states.Badge) -> SafeString:
+    """A badge that a view has made."""
+    return _badge(shown)
+
+
+@register.simple_tag
 def badge(word: str, tone: str = states.OFF) -> SafeString:
     """A badge for anything else. Tones: ok, waiting, warning, broken, off."""
     return _badge(states.Badge(word, tone))

@@ -44,7 +44,7 @@ def sign_in(request: HttpRequest) -> HttpResponse:
             request.POST.get("username", "").replace("\x00", ""), reason="locked_out" if locked else "wrong_password"
         )
     context = {"form": form, "with_microsoft": microsoft_is_configured(), "next": _next_url(request, default="")}
-    return render(request, "accounts/sign_in.html", context)
+    return render(request, "accounts/sign_in.html", context, status=422 if form.errors else 200)
 
 
 @require_POST

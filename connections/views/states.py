@@ -128,7 +128,12 @@ def connection_badge(connection: Connection) -> Badge:
     """The badge of a connection, the derived "blocked by its app registration" included."""
     if connection.is_blocked_by_app:
         return Badge(BLOCKED_BY_APP, BROKEN)
-    return Badge(connection.get_status_display(), _CONNECTION[Connection.Status(connection.status)])
+    return status_badge(Connection.Status(connection.status))
+
+
+def status_badge(status: Connection.Status) -> Badge:
+    """The badge of a status itself."""
+    return Badge(status.label, _CONNECTION[status])
 
 
 def of_connection(connection: Connection, viewer: User | None = None) -> State:

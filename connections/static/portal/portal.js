@@ -61,6 +61,10 @@
       menu.querySelector("summary").focus();
     }
   });
+  const ready = (form) => {
+    delete form.dataset.sent;
+    for (const button of form.querySelectorAll(".btn-loading")) { button.classList.remove("btn-loading"); }
+  };
   /* A form is sent once, however often its button is pressed. */
   document.addEventListener("submit", (event) => {
     const form = event.target;
@@ -70,13 +74,10 @@
     for (const button of form.querySelectorAll("button[type=submit], button:not([type])")) {
       button.classList.add("btn-loading");
     }
+    /* An answer that is a file leaves the page as it is. */
+    window.setTimeout(() => ready(form), 20000);
   });
-  window.addEventListener("pageshow", () => {
-    for (const form of document.querySelectorAll("form[data-sent]")) {
-      delete form.dataset.sent;
-      for (const button of form.querySelectorAll(".btn-loading")) { button.classList.remove("btn-loading"); }
-    }
-  });
+  window.addEventListener("pageshow", () => document.querySelectorAll("form[data-sent]").forEach(ready));
   document.addEventListener("htmx:afterSettle", (event) => prepare(event.target));
   prepare(document);
 })();

@@ -1,0 +1,73 @@
+"""For machines that watch the portal: is it alive, can it work, how much is due."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from django.conf import settings
+from django.contrib.auth.decorators import login_not_required
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.utils.crypto import constant_time_compare
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from connections.middleware import client_address
+from connections.services import health
+
+
+@login_not_required
+@never_cache
+@require_safe
+def healthz(request: HttpRequest) -> HttpResponse:
+    """The process answers. Touches neither database nor broker."""
+    return HttpResponse("ok\n", content_type="text/plain")
+
+
+@login_not_required
+@never_cache
+@require_safe
+def readyz(request: HttpRequest) -> HttpResponse:
+    """Whether everything the portal stands on is there: 200 or 503, with each part."""
+    parts = health.parts()
+    ready = all(part.ok for part in parts)
+    told = {part.name: {"ok": part.ok, "detail": part.detail} for part in parts}
+    return JsonResponse({"ready": ready, "parts": told}, status=200 if ready else 503)
+
+
+@login_not_required
+@never_cache
+@require_safe
+def metrics(request: HttpRequest) -> HttpResponse:
+    """Numbers in Prometheus' text format; for METRICS_TOKEN's bearer, or without one for this machine alone."""
+    if not _may_read(request):
+        refused = HttpResponse("Send METRICS_TOKEN as a bearer token.\n", status=401, content_type="text/plain")
+        refused["WWW-Authenticate"] = "Bearer"
+        return refused
+    return HttpResponse(_exposition(), content_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+def _may_read(request: HttpRequest) -> bool:
+    token: str = getattr(settings, "METRICS_TOKEN", "")
+    if token:
+        return constant_time_compare(request.headers.get("Authorization", ""), f"Bearer {token}")
+    if "X-Forwarded-For" in request.headers and not settings.TRUSTED_PROXIES:
+        # A proxy on this machine that nobody told us about: the client is not the proxy.
+        return False
+    try:
+        return ipaddress.ip_address(client_address(request) or "").is_loopback
+    except ValueError:
+        return False
+
+
+def _exposition() -> bytes:
+    registry = CollectorRegistry()
+    gauges: dict[str, Gauge] = {}
+    for measure in health.measures():
+        gauge = gauges.get(measure.name)
+        if gauge is None:
+            names = [name for name, _ in measure.labels]
+            gauge = gauges[measure.name] = Gauge(measure.name, measure.help, names, registry=registry)
+        (gauge.labels(**dict(measure.labels)) if measure.labels else gauge).set(measure.value)
+    return generate_latest(registry)

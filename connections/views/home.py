@@ -1,0 +1,235 @@
+"""The start page: what is broken and who must act, my connections, or what happened lately — by role."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from django.db.models import Count, F, Q, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils import timezone
+from django.views.decorators.http import require_safe
+
+from connections import access
+from connections.models import (
+    AppCredential,
+    AppRegistration,
+    AuditEvent,
+    Connection,
+    ConsentRequest,
+    MailboxAccess,
+    Tenant,
+    User,
+)
+from connections.views import states
+
+LISTED = 20  # of each kind; the lists behind the links have them all
+MINE = 50
+EXPIRES_SOON = timedelta(days=30)
+SUMMARY_DAYS = 7
+_NEEDS_SOMEBODY = (Connection.Status.RECONNECT_NEEDED, Connection.Status.CONSENT_NEEDED, Connection.Status.BLOCKED)
+
+
+@require_safe
+def index(request: HttpRequest) -> HttpResponse:
+    """The start page of an IT admin, an auditor or a member."""
+    user = access.signed_in(request.user)
+    if access.can_manage_registry(user):
+        return render(request, "home/admin.html", _for_admin(user))
+    if access.can_read_audit(user):
+        return render(request, "home/auditor.html", _for_auditor(user))
+    return render(request, "home/member.html", _for_member(user))
+
+
+# --- IT admins ------------------------------------------------------------------------------------
+
+
+def _for_admin(user: User) -> dict[str, Any]:
+    figures = _figures(access.visible_connections(user))
+    context: dict[str, Any] = {
+        "figures": figures,
+        "apps": _troubled_apps(user),
+        "groups": _broken_by_who(user),
+        "credentials": _expiring_credentials(),
+        "consents": _open_consents(),
+        "unreachable": MailboxAccess.objects.filter(state=MailboxAccess.State.UNREACHABLE).count(),
+    }
+    troubles = ("apps", "groups", "credentials", "consents")
+    context["all_well"] = not any(context[name] for name in troubles)
+    if figures.total == 0:
+        context["steps"] = _first_steps()
+    return context
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Broken connections that wait for the same kind of person."""
+
+    who: str
+    connections: list[Connection]
+
+
+def _troubled_apps(user: User) -> list[AppRegistration]:
+    """Rejected first, then never tried; each with ``waiting``, the number of its connections."""
+    troubled = access.visible_app_registrations(user).filter(Q(rejected_at__isnull=False) | Q(verified_at=None))
+    counted = troubled.annotate(waiting=Count("connections", ~Q(connections__status=Connection.Status.DISABLED)))
+    return list(counted.order_by(F("rejected_at").asc(nulls_last=True), "name", "pk")[:LISTED])
+
+
+def _broken_by_who(user: User) -> list[Group]:
+    broken = access.visible_connections(user).filter(status__in=_NEEDS_SOMEBODY)
+    found: dict[str, list[Connection]] = {}
+    for connection in broken.order_by("status_since", "pk")[:LISTED]:
+        found.setdefault(_acting(connection), []).append(connection)
+    return [Group(who, found[who]) for who in sorted(found)]
+
+
+def _acting(connection: Connection) -> str:
+    acting = states.who(connection)
+    if acting.startswith("the owner"):
+        return "Their owners"
+    return f"{acting[:1].upper()}{acting[1:]}" or "Nobody"
+
+
+def _expiring_credentials() -> list[AppCredential]:
+    # The encrypted columns stay in the database: one that no key opens must not take this page down.
+    live = AppCredential.objects.live().defer("secret", "private_key", "certificate")
+    soon = live.filter(expires_at__lt=timezone.now() + EXPIRES_SOON).select_related("app_registration")
+    return list(soon.order_by("expires_at", "pk")[:LISTED])
+
+
+def _open_consents() -> list[ConsentRequest]:
+    waiting = ConsentRequest.objects.filter(state__in=(ConsentRequest.State.OPEN, ConsentRequest.State.GRANTED))
+    return list(waiting.select_related("app_registration", "requested_by")[:LISTED])
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing to do before the first connection can exist."""
+
+    title: str
+    text: str
+    done: bool
+    url_name: str
+    label: str
+
+
+def _first_steps() -> list[Step]:
+    apps = list(AppRegistration.objects.values_list("verified_at", "rejected_at")[:LISTED])
+    ready = any(verified and not rejected for verified, rejected in apps)
+    return [
+        Step(
+            "Add your tenant",
+            "The Microsoft Entra directory your people and mailboxes are in.",
+            Tenant.objects.exists(),
+            "tenant_add",
+            "Add tenant",
+        ),
+        Step(
+            "Add an app registration",
+            "The application in Entra through which connections are made. A script can create it for you.",
+            bool(apps),
+            "app_add",
+            "Add app registration",
+        ),
+        Step(
+            "Let Microsoft accept its credentials",
+            "The portal tries them as soon as you add them, and says what is wrong if they fail.",
+            ready,
+            "apps",
+            "Open app registrations",
+        ),
+        Step(
+            "Connect the first account",
+            "Your own to try it out; your colleagues connect theirs.",
+            False,
+            "connection_choose",
+            "Connect",
+        ),
+    ]
+
+
+# --- Auditors -------------------------------------------------------------------------------------
+
+
+def _for_auditor(user: User) -> dict[str, Any]:
+    events = access.visible_events(user)
+    since = timezone.now() - timedelta(days=SUMMARY_DAYS)
+    by_action = events.filter(at__gte=since).order_by().values("action").annotate(times=Count("pk"))
+    return {
+        "figures": _figures(access.visible_connections(user)),
+        "events": list(events.order_by("-pk")[:LISTED]),
+        "summary": list(by_action.order_by("-times", "action")[:LISTED]),
+        "denied": events.filter(at__gte=since).exclude(outcome=AuditEvent.Outcome.DONE).count(),
+        "days": SUMMARY_DAYS,
+    }
+
+
+# --- Members --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Mine:
+    """One of a member's connections, with the one thing that mends it: "sign_in", "check" or nothing."""
+
+    connection: Connection
+    state: states.State
+    mend: str
+
+
+def _for_member(user: User) -> dict[str, Any]:
+    found = [_mine(user, connection) for connection in access.visible_connections(user)[: MINE + 1]]
+    found.sort(key=lambda mine: not mine.state.is_broken)
+    return {"mine": found[:MINE], "more": len(found) > MINE, "broken": sum(mine.state.is_broken for mine in found)}
+
+
+def _mine(user: User, connection: Connection) -> Mine:
+    mend = ""
+    unfinished = (Connection.Status.PENDING, Connection.Status.RECONNECT_NEEDED)
+    if connection.status in unfinished and connection.is_delegated and access.can_reconnect(user, connection):
+        mend = "sign_in"
+    elif connection.status in _NEEDS_SOMEBODY and access.can_check(user, connection):
+        mend = "check"
+    return Mine(connection, states.of_connection(connection, user), mend)
+
+
+# --- Figures --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """How many connections are in a status."""
+
+    badge: states.Badge
+    status: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Connections by status. ``waiting`` of the active ones are blocked by their app registration."""
+
+    by_status: list[Figure]
+    total: int
+    well: int
+    waiting: int
+    broken: int
+
+
+def _figures(visible: QuerySet[Connection]) -> Figures:
+    rejected = Q(status=Connection.Status.ACTIVE, app_registration__rejected_at__isnull=False)
+    rows = visible.order_by().values("status").annotate(times=Count("pk"), waiting=Count("pk", rejected))
+    counts = {row["status"]: row["times"] for row in rows}
+    waiting = sum(row["waiting"] for row in rows)
+    return Figures(
+        by_status=[
+            Figure(states.status_badge(status), status.value, counts.get(status.value, 0))
+            for status in Connection.Status
+        ],
+        total=sum(counts.values()),
+        well=counts.get(Connection.Status.ACTIVE, 0) - waiting,
+        waiting=waiting,
+        broken=sum(counts.get(status, 0) for status in _NEEDS_SOMEBODY),
+    )

@@ -1,0 +1,131 @@
+"""Signing in and out, the account page, and what a sign-in that fails looks like."""
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from connections.models import AuditEvent
+from tests import cast
+
+pytestmark = pytest.mark.django_db
+
+
+def attempt(client, username="bob", password=cast.PASSWORD, **more):
+    return client.post(reverse("sign_in"), {"username": username, "password": password, **more})
+
+
+def actions():
+    return list(AuditEvent.objects.order_by("pk").values_list("action", flat=True))
+
+
+@pytest.fixture
+def with_microsoft(settings):
+    settings.LOGIN_MICROSOFT = {**settings.LOGIN_MICROSOFT, "tenant": "contoso.example", "client_id": "1"}
+
+
+def test_a_stranger_is_led_to_the_sign_in_page_and_back(client, bob):
+    first = client.get("/account/")
+    assert first.status_code == 302
+    assert first.url == "/sign-in/?next=/account/"
+    page = client.get(first.url)
+    assert 'name="next" value="/account/"' in page.content.decode()
+    assert attempt(client, next="/account/").url == "/account/"
+    assert client.get("/account/").status_code == 200
+
+
+def test_a_local_password_signs_in_and_is_recorded(client, bob):
+    answer = attempt(client)
+    assert (answer.status_code, answer.url) == (302, "/")
+    event = AuditEvent.objects.get(action="account.signed_in")
+    assert event.actor == bob
+    assert event.changes == {"method": "password"}
+    assert event.address == "127.0.0.1"
+
+
+def test_a_wrong_password_is_refused_and_recorded_without_the_password(client, bob):
+    answer = attempt(client, password="not it at all")
+    assert answer.status_code == 422
+    assert "do not fit together" in answer.content.decode()
+    assert "not it at all" not in answer.content.decode()
+    event = AuditEvent.objects.get(action="account.sign_in_failed")
+    assert event.outcome == AuditEvent.Outcome.DENIED
+    assert event.actor_name == "bob"
+    assert "not it at all" not in str(event.changes)
+
+
+def test_nobody_learns_whether_a_name_exists(client, bob):
+    bob.is_active = False
+    bob.save()
+    texts = {
+        attempt(client, username=name, password=word).content.decode().replace(f'value="{name}"', "")
+        for name, word in (("bob", cast.PASSWORD), ("nobody", "x"))
+    }
+    assert all("do not fit together" in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    ["https://evil.example/", "//evil.example", "javascript:alert(1)", "/\\evil.example", "http:///evil.example"],
+)
+def test_next_never_leads_to_another_site(client, bob, wanted):
+    assert "evil" not in client.get("/sign-in/", {"next": wanted}).content.decode()
+    assert attempt(client, next=wanted).url == "/"
+    assert client.get("/sign-in/", {"next": wanted}).url == "/"
+
+
+def test_after_too_many_wrong_passwords_even_the_right_one_waits(client, bob, settings):
+    for _ in range(settings.AXES_FAILURE_LIMIT - 1):
+        assert attempt(client, password="wrong").status_code == 422
+    locked = attempt(client, password="wrong")
+    assert locked.status_code == 429
+    assert locked["Retry-After"] == "900"
+    assert "try again <time" in locked.content.decode()
+    assert attempt(client).status_code == 429
+    assert "_auth_user_id" not in client.session
+    reasons = [event.changes["reason"] for event in AuditEvent.objects.filter(action="account.sign_in_failed")]
+    assert reasons.count("locked_out") >= 1
+    assert reasons.count("wrong_password") >= settings.AXES_FAILURE_LIMIT - 1
+    other = Client(REMOTE_ADDR="192.0.2.8")
+    assert attempt(other).status_code == 302
+
+
+@pytest.mark.parametrize("username", ["", "x" * 5000, "böb\u200b", "a\x00b", "<script>"])
+def test_odd_names_are_refused_quietly(client, username):
+    answer = attempt(client, username=username, password="wrong")
+    assert answer.status_code == 422
+    assert "<script>" not in answer.content.decode().partition("<main")[2]
+
+
+def test_the_microsoft_button_is_there_only_when_it_is_configured(client):
+    assert "Sign in with Microsoft" not in client.get("/sign-in/").content.decode()
+
+
+def test_the_microsoft_button_is_a_form_that_posts(client, with_microsoft):
+    page = client.get("/sign-in/?next=/account/").content.decode()
+    assert "Sign in with Microsoft" in page
+    assert 'method="post" action="/auth/login/microsoft/"' in page
+    assert page.index("Sign in with Microsoft") < page.index("Use a local password")
+
+
+def test_signing_out_takes_a_post_and_is_recorded(signed_in, bob):
+    client = signed_in(bob)
+    assert client.get("/sign-out/").status_code == 405
+    answer = client.post("/sign-out/")
+    assert (answer.status_code, answer.url) == (302, "/sign-in/")
+    assert client.get("/account/").status_code == 302
+    assert actions() == ["account.signed_out"]
+
+
+@pytest.mark.parametrize(("who", "role"), [("alice", "IT admin"), ("bob", "Member"), ("carol", "Auditor")])
+def test_the_account_page_tells_role_and_own_events(client, who, role):
+    cast.make_person(who)
+    attempt(client, username=who)
+    page = client.get("/account/").content.decode()
+    assert role in page
+    assert "Account: signed in" in page
+    assert ("/audit/?who=" in page) is (who != "bob")
+
+
+def test_a_member_reads_only_own_events_on_the_account_page(client, signed_in, bob, dave):
+    attempt(client, username="dave")
+    assert "Account: signed in" not in signed_in(bob).get("/account/").content.decode()

@@ -1,0 +1,165 @@
+"""The audit trail: who may open it, filters, one event, and histories."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from connections import audit
+from connections.models import AuditEvent
+from connections.views.audit import history, recorded_actions
+from tests import cast
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def events(alice, bob):
+    """A connection of bob's, a tenant of alice's, and what happened to them."""
+    connection = cast.make_connection(owner=bob)
+    tenant = connection.app_registration.tenant
+    audit.record("connection.connected", connection, actor=bob)
+    audit.record("connection.changed", connection, actor=bob, changes={"name": ["Bills", "Invoices"]})
+    audit.record("tenant.changed", tenant, actor=alice, changes={"name": ["Contoso Ltd", "Contoso"]})
+    audit.record("connection.flagged", connection, actor=None, outcome=AuditEvent.Outcome.FAILED)
+    return connection
+
+
+def listed(client, **filters):
+    """Actions on the list, newest first."""
+    page = client.get("/audit/", filters).context["page"]
+    return [event.action for event in page.items]
+
+
+@pytest.mark.parametrize(("who", "status"), [("alice", 200), ("carol", 200), ("bob", 403), ("dave", 403)])
+def test_the_trail_is_for_admins_and_auditors(signed_in, events, who, status, request):
+    client = signed_in(request.getfixturevalue(who))
+    event = AuditEvent.objects.first()
+    assert client.get("/audit/").status_code == status
+    assert client.get(f"/audit/{event.pk}/").status_code == status
+
+
+def test_a_refused_member_is_told_where_to_look_instead(signed_in, events, bob):
+    page = signed_in(bob).get("/audit/").content.decode()
+    assert "Only IT admins and auditors" in page
+    assert "connections stands on their pages" in page
+
+
+def test_the_list_is_newest_first(signed_in, events, carol):
+    assert listed(signed_in(carol)) == [
+        "connection.flagged",
+        "tenant.changed",
+        "connection.changed",
+        "connection.connected",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("filters", "found"),
+    [
+        ({"action": "tenant.changed"}, ["tenant.changed"]),
+        ({"target_type": "Tenant"}, ["tenant.changed"]),
+        ({"outcome": "failed"}, ["connection.flagged"]),
+        ({"who": "BOB"}, ["connection.changed", "connection.connected"]),
+        ({"who": "portal"}, ["connection.flagged"]),
+        ({"q": "contoso"}, ["tenant.changed"]),
+        ({"q": "invoices", "who": "bob"}, ["connection.changed", "connection.connected"]),
+        ({"q": "%"}, []),
+        ({"date_from": "2999-01-01"}, []),
+        ({"date_to": "2000-01-01"}, []),
+    ],
+)
+def test_filters_narrow_the_list(signed_in, events, carol, filters, found):
+    assert listed(signed_in(carol), **filters) == found
+
+
+def test_dates_mean_whole_days_in_utc(signed_in, events, carol):
+    for day, hour in ((9, 23), (10, 0), (10, 23), (11, 0)):
+        AuditEvent.objects.create(
+            at=datetime(2026, 3, day, hour, 30, tzinfo=UTC), action=f"day.{day}_{hour}", actor_name="x",
+            target_type="Tenant", target_name="t",
+        )  # fmt: skip
+    assert listed(signed_in(carol), date_from="2026-03-10", date_to="2026-03-10") == ["day.10_23", "day.10_0"]
+
+
+def test_one_object_can_be_followed(signed_in, events, carol):
+    found = listed(signed_in(carol), target_type="Connection", target_id=str(events.pk))
+    assert found == ["connection.flagged", "connection.changed", "connection.connected"]
+
+
+@pytest.mark.parametrize(
+    ("filters", "sentence"),
+    [
+        ({"date_from": "yesterday"}, "Enter a valid date."),
+        ({"date_from": "2026-02-02", "date_to": "2026-02-01"}, "The last day lies before the first one."),
+        ({"action": "no.such"}, "not one of the available choices"),
+        ({"date_to": "9999-12-31", "q": "x" * 101}, "at most 100 characters"),
+    ],
+)
+def test_a_filter_that_makes_no_sense_is_told_at_its_field(signed_in, events, carol, filters, sentence):
+    answer = signed_in(carol).get("/audit/", filters)
+    assert answer.status_code == 200
+    assert sentence in answer.content.decode()
+    assert answer.context["page"].items == []
+
+
+def test_nothing_matches_offers_to_clear_the_filters(signed_in, events, carol):
+    page = signed_in(carol).get("/audit/", {"q": "nothing has this name"}).content.decode()
+    assert "Nothing matches" in page
+    assert "Clear filters" in page
+
+
+def test_an_empty_trail_says_so(signed_in, carol):
+    assert "Nothing has been recorded yet" in signed_in(carol).get("/audit/").content.decode()
+
+
+def test_the_list_costs_the_same_however_long_it_is(signed_in, events, carol, django_assert_max_num_queries):
+    for number in range(120):
+        audit.record("tenant.looked_up", events.app_registration.tenant, actor=None, changes={"n": number})
+    client = signed_in(carol)
+    with django_assert_max_num_queries(7):
+        answer = client.get("/audit/")
+    assert answer.context["page"].shown == 50
+
+
+def test_an_event_shows_before_and_after_and_leads_to_its_object(signed_in, events, carol):
+    event = AuditEvent.objects.get(action="connection.changed")
+    page = signed_in(carol).get(f"/audit/{event.pk}/").content.decode()
+    assert "Bills" in page
+    assert "Invoices" in page
+    assert f'href="/connections/{events.pk}/"' in page
+
+
+def test_an_event_outlives_its_object(signed_in, events, carol):
+    event = AuditEvent.objects.get(action="connection.changed")
+    events.delete()
+    page = signed_in(carol).get(f"/audit/{event.pk}/").content.decode()
+    assert "Invoices" in page
+    assert f'href="/connections/{event.target_id}/"' not in page
+
+
+def test_names_in_the_trail_are_not_markup(signed_in, carol):
+    tenant = cast.make_tenant(name="<b>bold</b>")
+    event = audit.record("tenant.added", tenant, actor=None, changes={"name": "<img src=x>"})
+    for url in ("/audit/", f"/audit/{event.pk}/"):
+        page = signed_in(carol).get(url).content.decode()
+        assert "<b>bold" not in page
+        assert "<img src=x" not in page
+
+
+def test_a_history_holds_one_object_and_ends_after_twenty(events, bob, alice, dave):
+    for _ in range(30):
+        audit.record("connection.checked", events, actor=bob)
+    audit.record("tenant.changed", events.app_registration.tenant, actor=alice)
+    found = history(bob, events)
+    assert len(found) == 20
+    assert {event.target_name for event in found} == {"Invoices"}
+    assert len(history(alice, events)) == 20
+    assert history(dave, events) == []
+
+
+def test_the_offered_actions_are_those_that_occur(events):
+    assert recorded_actions() == ["connection.changed", "connection.connected", "connection.flagged", "tenant.changed"]
+
+
+def test_no_action_is_offered_when_nothing_occurred():
+    assert recorded_actions() == []

@@ -1,0 +1,163 @@
+"""The start page by role: what is broken and who must act, my connections, what happened lately."""
+
+from datetime import timedelta
+
+import pytest
+from cryptography.fernet import Fernet
+from django.db import connection as database
+from django.utils import timezone
+
+from connections import audit
+from connections.models import AppCredential, Connection, ConsentRequest
+from tests import cast
+
+pytestmark = pytest.mark.django_db
+
+
+def home(signed_in, who):
+    answer = signed_in(who).get("/")
+    assert answer.status_code == 200
+    return answer.content.decode()
+
+
+@pytest.fixture
+def everything(alice, bob):
+    """One of each trouble."""
+    good = cast.make_app_registration()
+    cast.make_connection(owner=bob, app_registration=good)
+    cast.make_connection(
+        name="Signed out", owner=bob, status=Connection.Status.RECONNECT_NEEDED, status_who=Connection.Who.OWNER,
+        status_cause="The password was changed.", status_action="Sign in again.",
+    )  # fmt: skip
+    cast.make_connection(
+        name="Against policy", owner=bob, status=Connection.Status.BLOCKED, status_who=Connection.Who.IT_ADMIN
+    )
+    bad = cast.make_app_registration(
+        name="Expired app", client_id="b" * 36, tenant=good.tenant, rejected_at=timezone.now(),
+        rejected_cause="Its client secret has expired.", rejected_action="Add a new one.",
+    )  # fmt: skip
+    cast.make_connection(name="Waits one", owner=bob, app_registration=bad)
+    cast.make_connection(name="Waits two", owner=bob, app_registration=bad)
+    cast.make_secret(good, "soon over", label="Old secret", expires_at=timezone.now() + timedelta(days=3))
+    ConsentRequest.objects.create(app_registration=good, directory_id="fabrikam.example", state_digest="d" * 64)
+
+
+def test_an_admin_is_led_through_the_first_steps(signed_in, alice):
+    page = home(signed_in, alice)
+    assert "Four steps to the first connection" in page
+    assert page.count("To do") == 4
+    cast.make_app_registration()
+    page = home(signed_in, alice)
+    assert page.count(">Done<") == 3
+    assert page.count("To do") == 1
+
+
+def test_an_admin_sees_what_is_broken_and_who_must_act(signed_in, alice, everything):
+    page = home(signed_in, alice)
+    assert "Its client secret has expired. <strong>Add a new one.</strong>" in page
+    assert 'data-label="Connections that wait">2<' in page
+    assert "Their owners must act" in page
+    assert "The password was changed." in page
+    assert "An IT admin must act" in page
+    assert "Old secret" in page
+    assert "in 2 days" in page
+    assert "fabrikam.example" in page
+    assert "2 of the active connections wait because" in page
+    assert "Nobody needs to act" not in page
+
+
+def test_an_admin_is_told_when_all_is_well(signed_in, alice, bob):
+    cast.make_connection(owner=bob)
+    assert "Nobody needs to act" in home(signed_in, alice)
+
+
+def test_an_admins_page_stands_though_a_secret_opens_with_no_key(signed_in, alice, everything):
+    foreign = Fernet(Fernet.generate_key()).encrypt(b"secret").decode()
+    with database.cursor() as cursor:
+        cursor.execute("UPDATE connections_appcredential SET secret = %s", [foreign])
+    assert AppCredential.objects.filter(label="Old secret").exists()
+    assert "Old secret" in home(signed_in, alice)
+
+
+def test_the_number_of_queries_does_not_follow_the_number_of_rows(
+    signed_in, alice, bob, carol, everything, django_assert_max_num_queries
+):
+    for number in range(60):
+        made = cast.make_connection(name=f"Number {number}", owner=bob, status=Connection.Status.RECONNECT_NEEDED)
+        audit.record("connection.flagged", made, actor=None)
+    for who, most in ((alice, 11), (carol, 9), (bob, 5)):
+        client = signed_in(who)
+        with django_assert_max_num_queries(most):
+            client.get("/")
+
+
+def test_a_member_without_connections_is_asked_to_connect(signed_in, dave):
+    page = home(signed_in, dave)
+    assert "Connect your account" in page
+    assert 'href="/connections/add/"' in page
+
+
+def test_a_member_gets_the_one_button_that_mends(signed_in, bob, dave, everything):
+    page = home(signed_in, bob)
+    out = Connection.objects.get(name="Signed out")
+    blocked = Connection.objects.get(name="Against policy")
+    well = Connection.objects.get(name="Invoices")
+    assert f'action="/connections/{out.pk}/sign-in/"' in page
+    assert f'action="/connections/{blocked.pk}/check/"' in page
+    assert f'action="/connections/{well.pk}/' not in page
+    assert "Must act: an IT admin." in page
+    assert page.index("Signed out") < page.index("Invoices"), "what is broken comes first"
+    assert "Signed out" not in home(signed_in, dave)
+
+
+def test_a_member_sees_that_the_app_registration_is_to_blame(signed_in, bob, everything):
+    page = home(signed_in, bob)
+    assert "Blocked by its app registration" in page
+    assert "Microsoft rejects the app registration Expired app" in page
+
+
+def test_an_auditor_sees_what_happened(signed_in, carol, bob):
+    connection = cast.make_connection(owner=bob)
+    for _ in range(3):
+        audit.record("connection.checked", connection, actor=bob)
+    page = home(signed_in, carol)
+    assert "Connection: checked" in page
+    assert 'href="/audit/?action=connection.checked"' in page
+    assert '<td class="text-end">3</td>' in page
+    assert "sign-in/" not in page.partition("<main")[2]
+
+
+@pytest.mark.parametrize(("who", "sees_audit"), [("alice", True), ("bob", False), ("carol", True)])
+def test_the_navigation_offers_what_the_person_may_open(signed_in, who, sees_audit, request):
+    page = home(signed_in, request.getfixturevalue(who))
+    assert ('href="/audit/"' in page.partition("<main")[0]) is sees_audit
+    assert 'aria-current="page"' in page
+
+
+def test_the_sandbox_is_announced_while_it_is_configured(signed_in, bob, settings):
+    assert "stand-in for Microsoft" not in home(signed_in, bob)
+    settings.MICROSOFT_SANDBOX_URL = "http://127.0.0.1:9"
+    assert "stand-in for Microsoft" in home(signed_in, bob)
+
+
+@pytest.mark.parametrize("path", ["/", "/account/", "/audit/", "/no-such-page/"])
+def test_pages_need_no_inline_script_or_style(signed_in, alice, path):
+    page = signed_in(alice).get(path).content.decode()
+    assert "<script>" not in page
+    assert " style=" not in page
+    assert " onclick=" not in page
+
+
+def test_errors_are_pages_with_the_number_of_the_request(signed_in, bob, client):
+    missing = signed_in(bob).get("/connections/999999/")
+    assert missing.status_code == 404
+    assert missing["X-Request-ID"] in missing.content.decode()
+    assert "There is nothing here" in missing.content.decode()
+    assert "Sign out" in missing.content.decode()
+
+
+def test_the_page_for_our_own_mistakes_needs_no_context(rf, client):
+    from django.views.defaults import bad_request, server_error
+
+    assert "The portal made a mistake" in server_error(rf.get("/")).content.decode()
+    assert "could not be read" in bad_request(rf.get("/"), Exception()).content.decode()
