@@ -49,7 +49,7 @@ def record(
         outcome=outcome,
         actor=actor,
         actor_name=actor_name or (f"{actor} <{actor.username}>" if actor else "Portal"),
-        target_type=target._meta.object_name,
+        target_type=type(target).__name__,
         target_id=str(target.pk or ""),
         target_name=str(target)[:320],
         changes=changes or {},

@@ -18,7 +18,8 @@ from connections.errors import UnreadableSecret
 
 def seal(secret: str) -> str:
     """Encrypt ``secret`` with the first configured key, as the column stores it."""
-    return encrypt_str(secret).decode("ascii")
+    sealed: bytes = encrypt_str(secret)
+    return sealed.decode("ascii")
 
 
 def unseal(sealed: str) -> str:
@@ -27,9 +28,10 @@ def unseal(sealed: str) -> str:
     Raises UnreadableSecret if no configured key opens it (wrong key, or never encrypted).
     """
     try:
-        return decrypt_str(sealed)
+        opened: str = decrypt_str(sealed)
     except InvalidToken as wrong_key:
         raise UnreadableSecret from wrong_key
+    return opened
 
 
 class SecretField(EncryptedTextField):  # type: ignore[misc]

@@ -35,11 +35,11 @@ _POLICY = "; ".join(
 
 def client_address(request: HttpRequest) -> str | None:
     """The client's address; behind TRUSTED_PROXIES proxies, the entry the outermost of them wrote."""
-    hops = [hop.strip() for hop in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",") if hop.strip()]
+    hops: list[str] = [hop.strip() for hop in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",") if hop.strip()]
     trusted: int = settings.TRUSTED_PROXIES
     if trusted and len(hops) >= trusted:
         return hops[-trusted]
-    return request.META.get("REMOTE_ADDR") or None
+    return str(request.META.get("REMOTE_ADDR") or "") or None
 
 
 def request_context(get_response: GetResponse) -> GetResponse:

@@ -54,7 +54,7 @@ class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
     def resume(self, started: dict[str, Any]) -> None:
         """Pick the conversation up again on the callback."""
         visible = access.visible_connections(self._require_request().user)
-        self.connection = visible.filter(pk=started.get("connection")).first()
+        self.connection = visible.filter(pk=int(started.get("connection") or 0)).first()
 
     def query_string(self) -> str:
         """The callback's raw query string, for classification."""

@@ -116,7 +116,7 @@ def probe_mailboxes(connection: Connection, *, actor: User, now: datetime) -> No
     try:
         mailbox_probes.probe(connection, actor=actor, now=now)
     except PortalError:
-        mailboxes.due_at_once(connection, now=now)
+        connection.mailbox_accesses.update(probe_after=now)
 
 
 def lacking(connection: Connection) -> tuple[str, ...]:

@@ -74,7 +74,8 @@ def _claimed(sql: str, parameters: tuple[Any, ...]) -> list[Due]:
     with transaction.atomic(), database.cursor() as cursor:
         cursor.execute(sql, parameters)
         rows = cursor.fetchall()
-    return [Due(*row[:9], _moment(row[9]), row[10]) for row in rows]
+    at = _FIELDS.index("suspected_at")
+    return [Due(*(*row[:at], _moment(row[at]), *row[at + 1 :])) for row in rows]
 
 
 def _moment(value: Any) -> datetime | None:

@@ -257,7 +257,7 @@ def _wait(dues: Sequence[Due], answer: Answer | None, now: datetime, *, asked: b
 
 def _delay(answer: Answer | None, count: int) -> timedelta:
     told = answer.retry_after if isinstance(answer, Verdict) else None
-    grown = timedelta(seconds=20) * 2 ** min(count, 6)
+    grown = timedelta(seconds=20) * (1 << min(count, 6))
     return min(LONGEST_WAIT, max(grown, timedelta(seconds=min(told or 0, 900))))
 
 

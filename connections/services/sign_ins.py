@@ -118,9 +118,9 @@ def complete(
 def fail(connection: Connection, *, actor: User, error: PortalError, verdict: Verdict | None, now: datetime) -> None:
     """Record how a sign-in ended; a connection that worked before is not touched by a failed attempt."""
     with transaction.atomic():
-        unfinished = {"sign_in_started_at": None}
+        unfinished: dict[str, Any] = {"sign_in_started_at": None}
         if connection.status == Connection.Status.PENDING:
-            unfinished |= {  # type: ignore[dict-item]
+            unfinished |= {
                 "status_code": verdict.code if verdict else error.code,
                 "status_cause": error.cause,
                 "status_action": error.action,

@@ -149,7 +149,7 @@ def _abilities(connection: Connection) -> list[dict[str, Any]]:
 
 def redirect_uri() -> str:
     """The redirect URI of connections, exactly as it must be registered in Entra."""
-    return settings.PORTAL_URL + reverse("social:complete", args=[backends.MicrosoftConnect.name])
+    return str(settings.PORTAL_URL) + reverse("social:complete", args=[backends.MicrosoftConnect.name])
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

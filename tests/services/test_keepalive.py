@@ -92,7 +92,9 @@ def test_refreshes_are_spread_and_leave_time_before_the_token_ends() -> None:
     for lifetime in (600, 3600, 5400, 86400):
         moments = {token_store.next_refresh(lifetime, now=NOW) for _ in range(50)}
         assert len(moments) > 40
-        assert all(moment < NOW + timedelta(seconds=lifetime) - timedelta(seconds=lifetime * 0.01) for moment in moments)
+        assert all(
+            moment < NOW + timedelta(seconds=lifetime) - timedelta(seconds=lifetime * 0.01) for moment in moments
+        )
         assert all(moment <= NOW + timedelta(hours=1) for moment in moments)
 
 
