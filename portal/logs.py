@@ -2,22 +2,23 @@
 
 import logging
 import re
+from typing import Any
 
 import structlog
 
-# JSON Web Tokens, Entra refresh tokens and the OAuth parameters that carry secrets. Our code never logs one;
-# this filter is for libraries and for the day somebody forgets.
-_SECRETS = re.compile(
-    r"eyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?"
-    r"|\b[01]\.A[\w-]{20,}"
-    r"|(?P<name>\b(?:code|client_secret|refresh_token|access_token|id_token|client_assertion|code_verifier|state)"
-    r"[\"']?\s*[=:]\s*[\"']?)[^\s&\"',}]+"
+# JSON Web Tokens, and Entra's refresh tokens and authorization codes. Our code never logs one; hiding them is for
+# libraries and for the day somebody forgets.
+_TOKENS = re.compile(r"eyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)*|\b[01]\.A[\w-]{20,}(?:\.[\w-]+)*")
+# OAuth parameters that carry secrets, in whatever notation: a query string, a form body, JSON, a Python dict.
+_PARAMETERS = re.compile(
+    r"(?P<name>\b(?:code|client_secret|refresh_token|access_token|id_token|client_assertion|code_verifier|state"
+    r"|password)[\"']?\s*[=:]\s*[\"']?)[^\s&\"',}]+"
 )
 
 
 def hide(text: str) -> str:
     """Return ``text`` with everything that looks like a token or secret replaced by ``[hidden]``."""
-    return _SECRETS.sub(lambda match: f"{match['name'] or ''}[hidden]", text)
+    return _PARAMETERS.sub(r"\g<name>[hidden]", _TOKENS.sub("[hidden]", text))
 
 
 class HideSecrets(logging.Filter):
@@ -33,24 +34,49 @@ class HideSecrets(logging.Filter):
 
 
 def formatter() -> logging.Formatter:
-    """The JSON line formatter; context bound per request (request id, user id) is merged in."""
+    """The JSON line formatter; context bound per request (request id, user id) is merged in.
 
-    def exception_text(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        record = event.get("_record")
-        if record is not None and record.exc_text:
-            event["exception"] = record.exc_text
-        return event
-
-    return structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[
-            structlog.contextvars.merge_contextvars,
-            structlog.stdlib.add_log_level,
-            structlog.stdlib.add_logger_name,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-        ],
+    structlog's loggers are led to the same handlers, so that there is one way out and one format.
+    """
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
         processors=[
-            exception_text,
+            *shared,
+            structlog.processors.format_exc_info,
+            _hide_exception,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[*shared, _exception_text],
+        processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.JSONRenderer(),
+            structlog.processors.JSONRenderer(default=str),
+            _hide_tokens,
         ],
     )
+
+
+def _exception_text(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    record = event.get("_record")
+    if record is not None and record.exc_text:
+        event["exception"] = record.exc_text
+    return event
+
+
+def _hide_exception(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    if "exception" in event:
+        event["exception"] = hide(event["exception"])
+    return event
+
+
+def _hide_tokens(_: Any, __: str, line: Any) -> str:
+    """The last look, at the finished line: whatever way a token came in, it does not get out."""
+    return _TOKENS.sub("[hidden]", line)

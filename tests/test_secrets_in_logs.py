@@ -1,0 +1,121 @@
+"""No secret gets into a log line, whichever way somebody tries to write it there."""
+
+import json
+import logging
+from io import StringIO
+
+import pytest
+import structlog
+from django.conf import settings
+
+from portal import logs
+
+JWT = "eyJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJncmFwaCIsInRpZCI6IjEifQ.c2lnbmF0dXJlLW9mLXRva2Vu"
+REFRESH_TOKEN = "1.AXkAsbx_0123456789abcdefghijklmnopqrstuvwxyz-ABCDEFG.AgABAwEAAAAm-06blBE1TpVMil8KPQ41"
+CODE = "1.Aabcdefghijklmnopqrstuvwxyz0123456789-_ABCDEFGHIJ"
+CLIENT_SECRET = "sbx8Q~a-client-secret-of-nobody.42"
+
+
+@pytest.fixture
+def written() -> StringIO:
+    return StringIO()
+
+
+@pytest.fixture
+def logger(written: StringIO) -> logging.Logger:
+    """A logger behind the filter and the formatter that the settings put on every handler."""
+    handler = logging.StreamHandler(written)
+    handler.addFilter(logs.HideSecrets())
+    handler.setFormatter(logs.formatter())
+    made = logging.Logger("tests.secrets")  # noqa: LOG001 - not in the registry, so there is nothing to clean up
+    made.addHandler(handler)
+    return made
+
+
+def line_of(written: StringIO) -> dict[str, object]:
+    parsed: dict[str, object] = json.loads(written.getvalue())
+    return parsed
+
+
+def test_the_settings_put_the_filter_and_the_formatter_on_every_handler():
+    for handler in settings.LOGGING["handlers"].values():
+        assert handler["filters"] == ["secrets"]
+        assert handler["formatter"] == "line"
+    assert settings.LOGGING["filters"]["secrets"]["()"] == "portal.logs.HideSecrets"
+
+
+@pytest.mark.parametrize("secret", [JWT, REFRESH_TOKEN, CODE])
+def test_a_bare_token_is_hidden(logger, written, secret):
+    logger.warning("Microsoft sent %s and more", secret)
+    assert line_of(written)["event"] == "Microsoft sent [hidden] and more"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"POST /token client_id=1&client_secret={CLIENT_SECRET}&grant_type=x",
+        f"{{'client_secret': '{CLIENT_SECRET}', 'client_id': '1'}}",
+        f'{{"client_secret": "{CLIENT_SECRET}"}}',
+        f"GET /auth/complete/microsoft-connect/?code={CLIENT_SECRET}&state={CLIENT_SECRET}",
+        f"password={CLIENT_SECRET}",
+    ],
+)
+def test_a_named_secret_is_hidden_in_every_notation(logger, written, text):
+    logger.error(text)
+    assert CLIENT_SECRET not in written.getvalue()
+    assert "[hidden]" in written.getvalue()
+
+
+def test_what_is_no_secret_stays_readable(logger, written):
+    logger.info("AADSTS700082: the refresh token has expired (error_codes=[700082], connection 17)")
+    assert (
+        line_of(written)["event"] == "AADSTS700082: the refresh token has expired (error_codes=[700082], connection 17)"
+    )
+
+
+def test_a_traceback_keeps_its_shape_and_loses_its_secrets(logger, written):
+    try:
+        try:
+            raise ValueError(f"cannot use {REFRESH_TOKEN}")
+        except ValueError as cause:
+            raise RuntimeError(f"client_secret={CLIENT_SECRET}") from cause
+    except RuntimeError:
+        logger.exception("It failed with %r", {"access_token": JWT})
+    line = line_of(written)
+    assert "RuntimeError" in str(line["exception"])
+    assert "ValueError" in str(line["exception"])
+    for secret in (REFRESH_TOKEN, CLIENT_SECRET, JWT):
+        assert secret not in written.getvalue()
+
+
+def test_structlog_goes_the_same_way_out(written, logger):
+    handler = logger.handlers[0]
+    named = logging.getLogger("tests.structured")
+    named.addHandler(handler)
+    named.setLevel(logging.INFO)
+    try:
+        structlog.get_logger("tests.structured").info("sweep", renewed=3, answer={"token": JWT}, note=REFRESH_TOKEN)
+    finally:
+        named.removeHandler(handler)
+    line = line_of(written)
+    assert line["logger"] == "tests.structured"
+    assert line["event"] == "sweep"
+    assert line["renewed"] == 3
+    assert line["note"] == "[hidden]"
+    assert JWT not in written.getvalue()
+
+
+def test_no_exception_or_repr_of_ours_shows_a_secret():
+    from connections.microsoft import http, tokens
+    from connections.services.credentials import NewSecret
+
+    request = http.Request("POST", f"https://login.example/token?code={CODE}", CLIENT_SECRET.encode(), (("a", JWT),))
+    shown = [
+        repr(request),
+        repr(http.Response(request, 200, {"set-cookie": JWT}, REFRESH_TOKEN.encode())),
+        repr(NewSecret(CLIENT_SECRET)),
+        repr(tokens.ClientSecret(CLIENT_SECRET)),
+        repr(tokens.ClientCertificate(CLIENT_SECRET, "AB12")),
+    ]
+    for text in shown:
+        assert not any(secret in text for secret in (JWT, REFRESH_TOKEN, CODE, CLIENT_SECRET)), text
