@@ -25,7 +25,7 @@ class CertificateFileField(forms.FileField):
             return b""
         if (found.size or 0) > MAX_UPLOAD:
             raise forms.ValidationError("This file is too large to be a certificate with its key.")
-        return found.read()
+        return bytes(found.read())
 
 
 class CredentialForm(forms.Form):

@@ -22,7 +22,7 @@ SMALLEST_KEY_BITS = 2048
 MOST_MONTHS = 24
 # Clocks differ: a certificate that begins this very second may not have begun at Microsoft.
 CLOCK_SKEW = timedelta(minutes=10)
-_LONGEST_COMMON_NAME = 64  # X.520 upper bound
+_LONGEST_COMMON_NAME = 64  # bytes; X.520 upper bound
 _PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.+?-----END \1-----", re.DOTALL)
 
 
@@ -55,7 +55,7 @@ def generate(common_name: str, *, months: int, now: datetime) -> Pair:
     if not 1 <= months <= MOST_MONTHS:
         raise InvalidInput(f"A certificate can be valid for 1 to {MOST_MONTHS} months.", field="months")
     key = rsa.generate_private_key(public_exponent=65537, key_size=KEY_BITS)
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:_LONGEST_COMMON_NAME])])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, _cut(common_name))])
     certificate = (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -107,6 +107,11 @@ def facts(pem: str) -> Facts:
         starts_at=certificate.not_valid_before_utc.astimezone(UTC),
         expires_at=certificate.not_valid_after_utc.astimezone(UTC),
     )
+
+
+def _cut(name: str) -> str:
+    """As much of a name as fits, without half a letter at its end."""
+    return name.encode()[:_LONGEST_COMMON_NAME].decode("utf-8", "ignore")
 
 
 def _is_pem(data: bytes) -> bool:

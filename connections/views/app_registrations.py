@@ -22,7 +22,7 @@ from connections.forms.app_registrations import AppRegistrationEditForm, AppRegi
 from connections.forms.credentials import CredentialForm
 from connections.microsoft import az_script, capabilities, certificates, clouds
 from connections.models import AppCredential, AppRegistration, Connection, Tenant, User
-from connections.services import app_registrations, standing
+from connections.services import app_registrations, credentials, standing
 from connections.views import audit, consent, listing
 from connections.views import credentials as credential_views
 
@@ -164,7 +164,7 @@ def add(request: HttpRequest) -> HttpResponse:
     credential = CredentialForm(request.POST or None, request.FILES or None)
     can_skip = False
     if form.is_valid() & credential.is_valid():
-        new = credential_views.new_credential(credential, form.cleaned_data["name"])
+        new = credentials.from_entries(credential.cleaned_data, name=form.cleaned_data["name"])
         try:
             app = app_registrations.register(
                 **form.cleaned_data, credential=new, actor=user, allow_untried="save_untried" in request.POST
@@ -282,7 +282,7 @@ def _script_page(request: HttpRequest, app: AppRegistration | None) -> HttpRespo
         try:
             text = az_script.bash(_plan(form, app))
         except PortalError as error:
-            form.add_error(error.field if error.field in form.fields else None, str(error))
+            form.add_error(None, str(error))
     elif "tenant" not in asked:
         form.errors.clear()
     if text and "download" in request.GET:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -10,7 +10,6 @@ from django import forms
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.utils import timezone
 from django.utils.text import slugify
 from django.views.decorators.http import require_http_methods, require_safe
 
@@ -18,7 +17,6 @@ from connections import access
 from connections.errors import MicrosoftRefused, PortalError
 from connections.forms import credentials as credential_forms
 from connections.forms.credentials import CredentialForm
-from connections.microsoft import certificates
 from connections.models import AppCredential, AppRegistration, User
 from connections.services import credentials
 
@@ -40,7 +38,9 @@ def add(request: HttpRequest, pk: int) -> HttpResponse:
     if form.is_valid():
         allow_untried = "save_untried" in request.POST
         try:
-            made = credentials.add(app, new_credential(form, app.name), actor=user, allow_untried=allow_untried)
+            made = credentials.add(
+                app, credentials.from_entries(form.cleaned_data, name=app.name), actor=user, allow_untried=allow_untried
+            )
         except MicrosoftRefused as error:
             can_skip = error.status == 503
             show_refusal(error, form)
@@ -89,17 +89,6 @@ def certificate(request: HttpRequest, pk: int, credential_pk: int) -> HttpRespon
     response = HttpResponse(der, content_type="application/pkix-cert")
     response["Content-Disposition"] = f'attachment; filename="{name}.cer"'
     return response
-
-
-def new_credential(form: CredentialForm, app_name: str) -> credentials.NewCredential:
-    """What a valid form asks for."""
-    said: dict[str, Any] = form.cleaned_data
-    if said["kind"] == credential_forms.SECRET:
-        return credentials.NewSecret(said["secret"], said["expires_at"], said["label"])
-    if said["kind"] == credential_forms.UPLOAD:
-        return credentials.NewCertificate(said["pair"], said["label"])
-    pair = certificates.generate(app_name, months=said["months"], now=timezone.now())
-    return credentials.NewCertificate(pair, said["label"], at_microsoft=False)
 
 
 def show_refusal(error: MicrosoftRefused, form: CredentialForm, app_form: forms.Form | None = None) -> None:

@@ -1,0 +1,54 @@
+"""Register an application from the console."""
+
+from argparse import ArgumentParser, BooleanOptionalAction
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from connections.errors import PortalError
+from connections.forms.app_registrations import AppRegistrationForm
+from connections.management import console
+from connections.models import AppRegistration
+from connections.services import app_registrations, credentials
+
+
+class Command(BaseCommand):
+    """``manage.py add_app Contoso "Mail robots" CLIENT-ID --secret-file /run/secrets/robots --expires 2027-03-31``."""
+
+    help = "Try an application's credential at Microsoft and register it. The secret is never given as an argument."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("tenant", help="name or directory ID of a registered tenant")
+        parser.add_argument("name")
+        parser.add_argument("client_id", help="application (client) ID")
+        parser.add_argument("--audience", choices=AppRegistration.Audience.values, default="single")
+        parser.add_argument("--delegated", action=BooleanOptionalAction, default=True)
+        parser.add_argument("--app-only", action=BooleanOptionalAction, default=False)
+        parser.add_argument("--capability", action="append", default=[], help="ticked in advance; may be repeated")
+        console.add_credential_arguments(parser)
+        console.add_actor_argument(parser)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        said = console.valid(
+            AppRegistrationForm(
+                {
+                    "tenant": console.tenant(options["tenant"]).pk,
+                    "name": options["name"],
+                    "client_id": options["client_id"],
+                    "audience": options["audience"],
+                    "allows_delegated": options["delegated"],
+                    "allows_app_only": options["app_only"],
+                    "default_capabilities": options["capability"],
+                }
+            )
+        )
+        form = console.credential_form(options)
+        console.valid(form)
+        actor = console.actor(options["actor"])
+        new = credentials.from_entries(form.cleaned_data, name=said["name"])
+        try:
+            app = app_registrations.register(**said, credential=new, actor=actor, allow_untried=options["untried"])
+        except PortalError as error:
+            raise CommandError(str(error)) from error
+        self.stdout.write(f"Registered {app}: {'ready' if app.is_ready else 'not tried yet'}.")
+        self.stdout.write(app.credentials.defer("secret", "private_key").get().certificate, ending="")

@@ -1,0 +1,45 @@
+"""Add a credential from the console."""
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from connections.errors import PortalError
+from connections.management import console
+from connections.models import AppRegistration
+from connections.services import credentials
+
+
+class Command(BaseCommand):
+    """``manage.py add_credential "Mail robots" --secret-file - --expires 2027-03-31``."""
+
+    help = "Try a new credential of a registered application at Microsoft and add it."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("app", help="name or client ID of a registered application")
+        console.add_credential_arguments(parser)
+        console.add_actor_argument(parser)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        app = self._app(options["app"])
+        form = console.credential_form(options)
+        console.valid(form)
+        new = credentials.from_entries(form.cleaned_data, name=app.name)
+        try:
+            made = credentials.add(app, new, actor=console.actor(options["actor"]), allow_untried=options["untried"])
+        except PortalError as error:
+            raise CommandError(str(error)) from error
+        self.stdout.write(f"Added {made}: {'accepted' if made.verified_at else 'not tried yet'}.")
+        self.stdout.write(made.certificate, ending="")
+
+    @staticmethod
+    def _app(name: str) -> AppRegistration:
+        found = list(
+            AppRegistration.objects.filter(name=name) or AppRegistration.objects.filter(client_id=name.lower())
+        )
+        if len(found) == 1:
+            return found[0]
+        known = ", ".join(AppRegistration.objects.values_list("name", flat=True)[:20]) or "none yet"
+        problem = "There is no app registration" if not found else "Several app registrations have the client ID"
+        raise CommandError(f"{problem} “{name}”. Give one of these names: {known}.")

@@ -1,0 +1,32 @@
+"""Register a tenant from the console."""
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from connections.errors import PortalError
+from connections.forms.tenants import TenantForm
+from connections.management import console
+from connections.services import tenants
+
+
+class Command(BaseCommand):
+    """``manage.py add_tenant Contoso contoso.com --environment global``."""
+
+    help = "Look a directory up at Microsoft and register it as a tenant."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("name")
+        parser.add_argument("directory_id", help="directory (tenant) ID or verified domain")
+        parser.add_argument("--environment", default="global")
+        console.add_actor_argument(parser)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        said = console.valid(TenantForm({name: options[name] for name in ("name", "environment", "directory_id")}))
+        try:
+            tenant = tenants.add(**said, actor=console.actor(options["actor"]))
+        except PortalError as error:
+            raise CommandError(str(error)) from error
+        note = "" if tenant.tid or tenant.is_shared_endpoint else " (Microsoft could not be reached: not looked up yet)"
+        self.stdout.write(f"Registered {tenant}{note}.")

@@ -1,0 +1,110 @@
+"""What the management commands share: the portal's forms at the console, and secrets that never touch the command line.
+
+Arguments of a process can be read by everybody on the machine, so a secret comes from a file, from standard input
+(``-``) or from an environment variable.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django import forms
+from django.core.files.uploadedfile import SimpleUploadedFile, UploadedFile
+from django.core.management.base import CommandError
+from django.utils.datastructures import MultiValueDict
+
+from connections.forms import credentials as credential_forms
+from connections.models import Tenant, User
+
+SECRET_VARIABLE = "CLIENT_SECRET"  # noqa: S105 - the name of a variable
+
+
+def valid(form: forms.Form) -> dict[str, Any]:
+    """What was typed, cleaned. Raises CommandError with one line per entry that needs another look."""
+    if form.is_valid():
+        return form.cleaned_data
+    lines = [
+        f"{'' if field == '__all__' else field.replace('_', '-') + ': '}{problem}"
+        for field, problems in form.errors.items()
+        for problem in problems
+    ]
+    raise CommandError("\n".join(lines))
+
+
+def actor(username: str) -> User | None:
+    """The person in whose name the audit trail records it; None for nobody in particular."""
+    if not username:
+        return None
+    found = User.objects.filter(username=username, is_active=True).first()
+    if found is None:
+        raise CommandError(f"There is no active person with the user name {username}.")
+    return found
+
+
+def tenant(name: str) -> Tenant:
+    """A tenant by its name or directory id."""
+    found = Tenant.objects.filter(name=name).first() or Tenant.objects.filter(directory_id=name.lower()).first()
+    if found is None:
+        known = ", ".join(Tenant.objects.values_list("name", flat=True)[:20]) or "none yet"
+        raise CommandError(f"There is no tenant “{name}”. Registered: {known}.")
+    return found
+
+
+def add_actor_argument(parser: ArgumentParser) -> None:
+    """``--actor``."""
+    parser.add_argument("--actor", default="", help="user name of the person the audit trail names")
+
+
+def add_credential_arguments(parser: ArgumentParser) -> None:
+    """The options of a credential."""
+    # Otherwise "--secret VALUE" would be understood as --secret-file, with the secret for everybody to read.
+    parser.allow_abbrev = False
+    given = parser.add_mutually_exclusive_group()
+    given.add_argument(
+        "--secret-file",
+        default="",
+        help=f"file with the client secret, or - for standard input (or set {SECRET_VARIABLE})",
+    )
+    given.add_argument("--generate-certificate", type=int, metavar="MONTHS", help="make a certificate in the portal")
+    given.add_argument("--certificate-file", default="", help="PFX, or PEM with certificate and key")
+    parser.add_argument("--key-file", default="", help="PEM with the private key, when it is in a file of its own")
+    parser.add_argument("--password-file", default="", help="file with the password of the certificate or key file")
+    parser.add_argument("--expires", default="", help="when the client secret expires, like 2027-03-31")
+    parser.add_argument("--label", default="", help="to tell several credentials apart")
+    parser.add_argument("--untried", action="store_true", help="save it even when Microsoft cannot be asked now")
+
+
+def credential_form(options: dict[str, Any]) -> credential_forms.CredentialForm:
+    """The portal's form, filled from the options."""
+    data: dict[str, Any] = {"label": options["label"], "expires_at": options["expires"]}
+    files = MultiValueDict[str, UploadedFile]()
+    if options["generate_certificate"] is not None:
+        data |= {"kind": credential_forms.GENERATE, "months": options["generate_certificate"]}
+    elif options["certificate_file"]:
+        data |= {"kind": credential_forms.UPLOAD, "file_password": _text(options["password_file"])}
+        for name in ("certificate_file", "key_file"):
+            if options[name]:
+                files[name] = SimpleUploadedFile(Path(options[name]).name, _bytes(options[name]))
+    else:
+        secret = _text(options["secret_file"]) or os.environ.get(SECRET_VARIABLE, "")
+        data |= {"kind": credential_forms.SECRET, "secret": secret}
+    return credential_forms.CredentialForm(data, files)
+
+
+def _text(path: str) -> str:
+    if not path:
+        return ""
+    text = sys.stdin.read() if path == "-" else _bytes(path).decode("utf-8-sig", "replace")
+    return text.strip("\r\n")
+
+
+def _bytes(path: str) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(credential_forms.MAX_UPLOAD + 1)
+    except OSError as problem:
+        raise CommandError(f"{path} cannot be read: {problem.strerror}.") from problem

@@ -1,0 +1,129 @@
+"""Break-glass: the admin site keeps the portal's rules and shows no secret."""
+
+from typing import Any
+
+import pytest
+from django.contrib import admin
+from django.test import Client
+from django.urls import reverse
+
+from connections.models import AppCredential, AppRegistration, AuditEvent, Tenant, User
+from connections.services import credentials
+from portal.sandbox import seed
+from portal.sandbox.client import Control
+from tests import cast
+
+SECRETS = (cast.CLIENT_SECRET, "FictitiousRefreshToken", "fictitious.access-token", "PRIVATE KEY")
+
+
+@pytest.fixture
+def root(db: None) -> Client:
+    user = User.objects.create_superuser("root", "root@example.org", cast.PASSWORD)
+    client = Client()
+    client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
+    return client
+
+
+def url(model: type, what: str, *arguments: Any) -> str:
+    return reverse(f"admin:connections_{model.__name__.lower()}_{what}", args=arguments)
+
+
+def test_a_tenant_is_added_by_the_same_form_and_service(root: Client, sandbox: Control) -> None:
+    typed = {"name": "Contoso", "environment": "sandbox", "directory_id": "https://login.example/contoso"}
+    page = root.post(url(Tenant, "add"), typed).content.decode()
+    assert "This is a whole address" in page
+    page = root.post(url(Tenant, "add"), typed | {"directory_id": "nobody.example"}).content.decode()
+    assert "Microsoft knows no directory" in page
+    assert not Tenant.objects.exists()
+    root.post(url(Tenant, "add"), typed | {"directory_id": " Contoso.example "})
+    assert Tenant.objects.get().tid == seed.CONTOSO
+    assert AuditEvent.objects.get(action="tenant.added").actor_name.endswith("<root>")
+
+
+def test_microsoft_is_not_asked_inside_a_transaction(root: Client, sandbox: Control, monkeypatch: Any) -> None:
+    from django.db import connection
+
+    from connections.microsoft import tokens
+    from connections.services import tenants
+
+    inside = []
+    before = len(connection.savepoint_ids)
+
+    def watch(cloud: Any, directory_id: str) -> Any:
+        inside.append(len(connection.savepoint_ids) - before)
+        return tokens.Directory(seed.CONTOSO, "")
+
+    monkeypatch.setattr(tenants.tokens, "discover", watch)
+    root.post(url(Tenant, "add"), {"name": "C", "environment": "sandbox", "directory_id": "contoso.example"})
+    assert inside == [0]
+
+
+def test_changing_and_removing_obey_the_services(root: Client, sandbox: Control) -> None:
+    tenant = cast.make_tenant()
+    app = cast.make_app_registration(tenant=tenant)
+    moved = {"name": "Contoso", "environment": "sandbox", "directory_id": "fabrikam.example"}
+    assert "still used by" in root.post(url(Tenant, "change", tenant.pk), moved).content.decode()
+    root.post(url(Tenant, "change", tenant.pk), moved | {"name": "Renamed", "directory_id": tenant.directory_id})
+    tenant.refresh_from_db()
+    assert (tenant.name, tenant.directory_id) == ("Renamed", seed.CONTOSO)
+    cast.make_connection(app_registration=app)
+    root.post(url(AppRegistration, "delete", app.pk), {"post": "yes"})
+    assert AppRegistration.objects.exists()
+
+
+def test_an_app_registration_is_changed_by_its_service(root: Client) -> None:
+    app = cast.make_app_registration(default_capabilities=["mail.read"])
+    typed = {"name": "Renamed", "audience": "single", "allows_delegated": "on"}
+    root.post(url(AppRegistration, "change", app.pk), typed | {"client_id": "hacked"})
+    app.refresh_from_db()
+    assert (app.name, app.client_id, app.default_capabilities) == ("Renamed", cast.CLIENT_ID, ["mail.read"])
+    assert AuditEvent.objects.filter(action="app_registration.changed").count() == 1
+
+
+def test_an_app_registration_is_added_without_a_credential(root: Client, sandbox: Control) -> None:
+    tenant = cast.make_tenant()
+    typed = {
+        "tenant": tenant.pk,
+        "name": "New",
+        "client_id": "not a guid",
+        "audience": "single",
+        "allows_delegated": "on",
+    }
+    assert "is not a application (client) ID" in root.post(url(AppRegistration, "add"), typed).content.decode()
+    root.post(url(AppRegistration, "add"), typed | {"client_id": f"{{{cast.CLIENT_ID}}}"})
+    app = AppRegistration.objects.get()
+    assert (app.client_id, app.is_ready) == (cast.CLIENT_ID, False)
+
+
+def test_no_page_of_it_shows_or_takes_a_secret(root: Client, alice: User) -> None:
+    app = cast.make_app_registration()
+    credentials.add_generated_certificate(app, actor=alice)
+    connection = cast.make_connection(app_registration=app)
+    cast.make_mailbox_access(connection, cast.make_mailbox(tenant=app.tenant))
+    looked_at = 0
+    for model in admin.site._registry:
+        if model._meta.app_label != "connections":
+            continue
+        pages = [url(model, "changelist"), *(url(model, "change", found.pk) for found in model.objects.all())]
+        for path in pages:
+            response = root.get(path)
+            assert response.status_code == 200, path
+            looked_at += 1
+            for secret in SECRETS:
+                assert secret not in response.content.decode(), path
+    assert looked_at > 15
+
+
+def test_what_the_portal_writes_by_itself_is_read_only(root: Client) -> None:
+    app = cast.make_app_registration()
+    credential = app.credentials.get()
+    path = url(AppCredential, "change", credential.pk)
+    assert root.post(path, {"label": "changed", "secret": "planted"}).status_code == 403
+    assert root.post(url(AppCredential, "delete", credential.pk), {"post": "yes"}).status_code == 403
+    assert root.get(url(AppCredential, "add")).status_code == 403
+    assert root.get(url(AuditEvent, "add")).status_code == 403
+
+
+def test_members_do_not_get_in(bob: User, signed_in: Any) -> None:
+    response = signed_in(bob).get(url(Tenant, "changelist"))
+    assert response.status_code == 302

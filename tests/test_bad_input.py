@@ -1,0 +1,246 @@
+"""What people paste by mistake, field by field: forgiven where it cannot be meant, otherwise told what to paste."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django import forms
+from django.utils import timezone
+from hypothesis import given
+from hypothesis import strategies as st
+
+from connections.forms.credentials import CredentialForm
+from connections.forms.fields import DirectoryField, ExpiryField, GuidField, NameField, SecretValueField
+from connections.forms.tenants import TenantForm
+
+GUID = "0a1b2c3d-1111-4222-8333-abcdefabcdef"
+SECRET = "abc8Q~a-Real_looking.secret~value"
+
+
+def cleaned(field: forms.Field, typed: Any) -> Any:
+    return field.clean(typed)
+
+
+def told(field: forms.Field, typed: Any) -> str:
+    with pytest.raises(forms.ValidationError) as caught:
+        field.clean(typed)
+    return " ".join(caught.value.messages)
+
+
+# --- IDs ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        GUID,
+        GUID.upper(),
+        f"  {GUID}\r\n",
+        f"\ufeff\u200b{GUID}\u00a0",
+        f'"{GUID}"',
+        f"“{GUID}”",
+        f"{{{GUID}}}",
+        GUID.replace("-", ""),
+    ],
+)
+def test_an_id_is_taken_in_every_way_it_is_written(typed: str) -> None:
+    assert cleaned(GuidField(what="client ID"), typed) == GUID
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        (f"https://portal.azure.com/#view/appId/{GUID}", "Paste only the client ID"),
+        (f"api://{GUID}", "Paste only the client ID"),
+        (GUID[:-1], "36 characters"),
+        (f"{GUID}{GUID}", "36 characters"),
+        (f"{GUID} {GUID}", "36 characters"),
+        ("Contoso Robots", "36 characters"),
+        ("𝟎𝟎𝟎𝟎𝟎𝟎𝟎𝟎-0000-0000-0000-000000000000", "36 characters"),
+        ("x" * 5000, "36 characters"),
+        (f"{GUID}\x00", "36 characters"),
+        ("   ", "required"),
+        ("", "required"),
+    ],
+)
+def test_anything_else_is_answered_with_what_an_id_looks_like(typed: str, says: str) -> None:
+    assert says in told(GuidField(what="client ID"), typed)
+
+
+# --- Directories ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("typed", "taken"),
+    [
+        (f" {GUID.upper()} ", GUID),
+        (f"{{{GUID}}}", GUID),
+        ("Contoso.OnMicrosoft.com", "contoso.onmicrosoft.com"),
+        ("contoso.com.", "contoso.com"),
+        ("COMMON", "common"),
+        ("organizations", "organizations"),
+        ("müller.example", "xn--mller-kva.example"),
+    ],
+)
+def test_a_directory_is_an_id_a_domain_or_a_shared_endpoint(typed: str, taken: str) -> None:
+    assert cleaned(DirectoryField(), typed) == taken
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        (f"https://login.microsoftonline.com/{GUID}/oauth2/v2.0/token", "Paste only the directory"),
+        ("login.microsoftonline.com/contoso.com", "Paste only the directory"),
+        ("contoso", "A name alone is not enough"),
+        ("Contoso AG", "A name alone is not enough"),
+        ("ada@contoso.com", "contoso.com"),
+        (GUID[:-2], "some of it is missing"),
+        ("contoso..com", "no domain name"),
+        ("-contoso.com", "no domain name"),
+        ("con_toso.com", "no domain name"),
+        ("a" * 64 + ".com", "no domain name"),
+        (".".join(["abcdefgh"] * 40), "no domain name"),
+        ("contoso.com; rm", "no domain name"),
+        ("contoso.com\n", None),
+        ("", "required"),
+    ],
+)
+def test_what_is_no_directory_is_told_what_to_enter(typed: str, says: str | None) -> None:
+    if says is None:
+        assert cleaned(DirectoryField(), typed) == "contoso.com"
+    else:
+        assert says in told(DirectoryField(), typed)
+
+
+@given(st.text(max_size=600))
+def test_a_directory_never_becomes_anything_but_a_safe_part_of_an_address(typed: str) -> None:
+    try:
+        taken = DirectoryField().clean(typed)
+    except forms.ValidationError:
+        return
+    assert taken == taken.lower()
+    assert set(taken) <= set("abcdefghijklmnopqrstuvwxyz0123456789.-")
+    assert len(taken) <= 253
+
+
+# --- Names ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("typed", "taken"),
+    [
+        ("  Contoso   AG \n", "Contoso AG"),
+        ("株式会社コントソ", "株式会社コントソ"),
+        ("Mu\u0308ller", "Müller"),
+        ("O'Brien & <Söhne>", "O'Brien & <Söhne>"),
+        ("नमस्ते", "नमस्ते"),
+        ("🤖 robots", "🤖 robots"),
+        ("x" * 120, "x" * 120),
+    ],
+)
+def test_a_name_may_be_in_any_script(typed: str, taken: str) -> None:
+    assert cleaned(NameField(), typed) == taken
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("x" * 121, "at most 120"),
+        ("Con\x07toso", "control characters"),
+        ("Contoso\u202egpj.exe", "control characters"),
+        ("\u200b \u2060", "required"),
+        ("Con\x00toso", "Null characters"),
+    ],
+)
+def test_a_name_without_visible_meaning_is_refused(typed: str, says: str) -> None:
+    assert says in told(NameField(), typed) or "control characters" in told(NameField(), typed)
+
+
+# --- Secrets --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("typed", [SECRET, f"  {SECRET}\r\n", f"'{SECRET}'", f"\u200b{SECRET}\ufeff"])
+def test_a_secret_loses_what_surrounds_it(typed: str) -> None:
+    assert cleaned(SecretValueField(), typed) == SECRET
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        (GUID, "That is the Secret ID"),
+        (f" {{{GUID.upper()}}} ", "That is the Secret ID"),
+        (f"{SECRET} {GUID}", "one word"),
+        (f"{SECRET}\n{SECRET}", "one word"),
+        ("https://portal.azure.com/#secrets", "one word"),
+        ("abc" + "*" * 37, "only the beginning"),
+        ("x" * 501, "at most 500"),
+        ("  ", "required"),
+    ],
+)
+def test_what_is_no_secret_is_refused_and_not_repeated(typed: str, says: str) -> None:
+    sentence = told(SecretValueField(), typed)
+    assert says in sentence
+    assert SECRET not in sentence
+    assert GUID not in sentence
+
+
+def test_no_form_ever_renders_a_secret_back() -> None:
+    form = CredentialForm({"kind": "secret", "secret": SECRET, "file_password": "hush~hush", "expires_at": "bad"})
+    page = str(form)
+    assert not form.is_valid()
+    assert SECRET not in page
+    assert "hush~hush" not in page
+
+
+# --- Dates and numbers ----------------------------------------------------------------------------
+
+
+def test_an_expiry_is_the_beginning_of_its_day_because_early_is_safe() -> None:
+    assert cleaned(ExpiryField(), "2099-03-31") == datetime(2099, 3, 31, tzinfo=UTC)
+    assert cleaned(ExpiryField(), "31.03.2099") == datetime(2099, 3, 31, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("2020-01-01", "This day is over"),
+        ("next year", "year-month-day"),
+        ("2026-02-31", "year-month-day"),
+        ("9999-12-31", "too far away"),
+    ],
+)
+def test_a_date_that_cannot_be_is_refused(typed: str, says: str) -> None:
+    assert says in told(ExpiryField(), typed)
+
+
+def test_a_secret_that_expires_today_has_expired() -> None:
+    today = timezone.now().date()
+    assert "This day is over" in told(ExpiryField(), today.isoformat())
+    assert cleaned(ExpiryField(), (today + timedelta(days=1)).isoformat())
+
+
+@pytest.mark.parametrize("months", ["0", "25", "-1", "1.5", "many", "1e9", ""])
+def test_months_out_of_range_are_refused(months: str) -> None:
+    form = CredentialForm({"kind": "generate", "months": months})
+    assert "months" in form.errors
+
+
+# --- Choices somebody tampered with ---------------------------------------------------------------
+
+
+def test_an_environment_nobody_offered_is_refused() -> None:
+    form = TenantForm({"name": "x", "environment": "moon", "directory_id": "contoso.com"})
+    assert "environment" in form.errors
+
+
+@pytest.mark.parametrize(
+    "typed", ["x", "ünï", "' OR 1=1 --", "../../etc/passwd", "\x00", "9" * 400, "%00%0a", "{{7*7}}"]
+)
+def test_rubbish_in_every_field_is_an_answer_and_never_a_crash(db: None, typed: str) -> None:
+    from connections.forms.app_registrations import AppRegistrationForm, ScriptForm
+
+    for form_class in (TenantForm, AppRegistrationForm, CredentialForm, ScriptForm):
+        names = list(form_class.base_fields)
+        form = form_class(dict.fromkeys(names, typed))
+        assert not form.is_valid()
+        assert form.errors

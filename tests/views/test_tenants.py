@@ -1,0 +1,119 @@
+"""Pages about tenants: who sees what, and what happens to what is typed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from connections.models import Tenant, User
+from portal.sandbox import seed
+from portal.sandbox.client import Control
+from tests import cast
+
+SignIn = Callable[[User], Client]
+TYPED = {"name": "Contoso", "environment": "sandbox", "directory_id": " Contoso.EXAMPLE\n"}
+
+
+@pytest.fixture
+def admin(alice: User, signed_in: SignIn) -> Client:
+    return signed_in(alice)
+
+
+def test_an_admin_adds_a_tenant_and_lands_on_its_page(admin: Client, sandbox: Control) -> None:
+    response = admin.post(reverse("tenant_add"), TYPED, follow=True)
+    tenant = Tenant.objects.get()
+    assert response.request["PATH_INFO"] == reverse("tenant", args=[tenant.pk])
+    assert tenant.tid == seed.CONTOSO
+    for text in ("Contoso is registered", seed.CONTOSO, "Looked up", "Tenant: added"):
+        assert text in response.content.decode()
+
+
+def test_nothing_typed_is_lost_when_microsoft_says_no(admin: Client, sandbox: Control) -> None:
+    page = admin.post(reverse("tenant_add"), TYPED | {"directory_id": "nobody.example"}).content.decode()
+    assert "Microsoft knows no directory" in page
+    assert 'value="nobody.example"' in page
+    assert 'value="Contoso"' in page
+    assert not Tenant.objects.exists()
+
+
+def test_saved_during_an_outage_it_says_so_and_offers_to_look_it_up(admin: Client, sandbox: Control) -> None:
+    sandbox.weather("unavailable", "login")
+    page = admin.post(reverse("tenant_add"), TYPED, follow=True).content.decode()
+    assert "was not looked up yet" in page
+    tenant = Tenant.objects.get()
+    page = admin.post(reverse("tenant_edit", args=[tenant.pk]), {"look_up": "1"}, follow=True).content.decode()
+    assert "Nothing needs to be done" in page or "could not be reached" in page or "problem" in page
+    sandbox.weather("normal", "login")
+    page = admin.post(reverse("tenant_edit", args=[tenant.pk]), {"look_up": "1"}, follow=True).content.decode()
+    assert "Microsoft knows this directory" in page
+    tenant.refresh_from_db()
+    assert tenant.tid == seed.CONTOSO
+
+
+def test_a_tenant_in_use_can_only_be_renamed(admin: Client, sandbox: Control) -> None:
+    tenant = cast.make_tenant()
+    cast.make_app_registration(tenant=tenant)
+    url = reverse("tenant_edit", args=[tenant.pk])
+    assert "Only the name can be changed" in admin.get(url).content.decode()
+    moved = {"name": "New", "environment": "sandbox", "directory_id": "fabrikam.example"}
+    assert "still used by" in admin.post(url, moved).content.decode()
+    admin.post(url, moved | {"directory_id": tenant.directory_id})
+    tenant.refresh_from_db()
+    assert (tenant.name, tenant.directory_id) == ("New", seed.CONTOSO)
+
+
+def test_removing_asks_first_and_refuses_while_in_use(admin: Client) -> None:
+    tenant = cast.make_tenant()
+    app = cast.make_app_registration(tenant=tenant)
+    url = reverse("tenant_remove", args=[tenant.pk])
+    assert app.name in admin.get(url).content.decode()
+    assert "still used by" in admin.post(url, follow=True).content.decode()
+    app.delete()
+    admin.get(url)
+    assert Tenant.objects.exists()
+    admin.post(url)
+    assert not Tenant.objects.exists()
+
+
+@pytest.mark.parametrize("who", ["bob", "carol"])
+@pytest.mark.parametrize("name", ["tenant_add", "tenant_edit", "tenant_remove"])
+def test_only_it_admins_change_tenants(request: Any, signed_in: SignIn, who: str, name: str) -> None:
+    client = signed_in(request.getfixturevalue(who))
+    arguments = [] if name == "tenant_add" else [cast.make_tenant().pk]
+    url = reverse(name, args=arguments)
+    assert client.get(url).status_code == 403
+    assert client.post(url, TYPED).status_code == 403
+    assert [tenant.name for tenant in Tenant.objects.all()] == ["Contoso"] * len(arguments)
+
+
+def test_a_member_reads_names_and_an_auditor_everything(bob: User, carol: User, signed_in: SignIn) -> None:
+    tenant = cast.make_tenant()
+    for path in (reverse("tenants"), reverse("tenant", args=[tenant.pk])):
+        members, auditors = signed_in(bob).get(path).content.decode(), signed_in(carol).get(path).content.decode()
+        assert "Contoso" in members
+        assert tenant.directory_id not in members
+        assert tenant.directory_id in auditors
+        assert reverse("tenant_add") not in members + auditors
+
+
+def test_the_list_takes_the_same_number_of_queries_however_long(admin: Client, django_assert_num_queries: Any) -> None:
+    cast.make_tenant()
+    admin.get(reverse("tenants"))
+    from django.db import connection
+    from django.test.utils import CaptureQueriesContext
+
+    with CaptureQueriesContext(connection) as short:
+        admin.get(reverse("tenants"))
+    for number in range(30):
+        cast.make_tenant(name=f"T{number}", directory_id=f"t{number}.example", tid="")
+    with django_assert_num_queries(len(short)):
+        assert "T29" in admin.get(reverse("tenants")).content.decode()
+
+
+def test_both_empty_states_say_what_to_do(admin: Client, bob: User, signed_in: SignIn) -> None:
+    assert "No tenant yet" in admin.get(reverse("tenants")).content.decode()
+    assert "An IT admin registers tenants" in signed_in(bob).get(reverse("tenants")).content.decode()
+    cast.make_tenant()
+    assert "Nothing matches" in admin.get(reverse("tenants"), {"q": "zzz"}).content.decode()
