@@ -134,6 +134,10 @@ def _check(here: World, request: HttpRequest, asked: Request) -> None:
     if not asked.scope.strip():
         raise errors.refusal(900144, parameter="scope")
     scopes = asked.scopes
+    if scopes.resources:
+        # The page may ask for several resources at once, but this directory knows Graph alone.
+        name = asked.where.name if asked.where else "Microsoft Services"
+        raise errors.refusal(500011, resource=scopes.resources[0], tenant_name=name)
     if scopes.unknown:
         raise errors.refusal(650053, app_name=asked.app.name, scope=scopes.unknown[0])
     if scopes.default and scopes.graph:

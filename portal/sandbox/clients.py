@@ -12,7 +12,7 @@ from cryptography import x509
 from django.http import HttpRequest
 
 from portal.sandbox import consents, errors
-from portal.sandbox.state import SINGLE_TENANT, App, Certificate, Directory, World
+from portal.sandbox.state import CONSUMERS, MULTI_TENANT, SINGLE_TENANT, App, Certificate, Directory, World
 
 ALIASES = ("common", "organizations", "consumers")
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -34,6 +34,8 @@ def app_in(world: World, client_id: str, where: Directory | None) -> App:
     app = world.app(client_id)
     if app is None:
         raise errors.refusal(700016, client_id=client_id, tenant_name=where.name if where else "Microsoft Services")
+    if where is not None and where.id == CONSUMERS and app.audience in (SINGLE_TENANT, MULTI_TENANT):
+        raise errors.refusal(9002332, client_id=app.client_id, app_name=app.name)
     if app.audience == SINGLE_TENANT:
         if where is None:
             raise errors.refusal(50194, client_id=app.client_id, app_name=app.name)

@@ -151,13 +151,15 @@ def weather_(
     times: int = 0,
     client_id: str = "",
 ) -> dict[str, Any]:
-    """Let Microsoft have a bad day over ``where`` (token, graph, login, everything).
+    """Let Microsoft have a bad day over ``where`` (token, graph, batch, login, everything).
 
     It lasts ``seconds`` or ``times`` answers, or until ``normal`` is set. ``retry_after`` is a number, a decimal
     number, ``date`` or ``missing``; ``client_id`` limits it to token requests of one app.
     """
     _one_of(kind, weather.KINDS, "kind")
     _one_of(where, weather.PLACES, "where")
+    if where == "batch" and kind not in ("throttle", "normal"):
+        raise Refused("The parts of a batch can only be throttled.")
     if not weather.valid_retry_after(retry_after):
         raise Refused("retry_after must be a number of seconds, 'date' or 'missing'.")
     if seconds < 0 or delay_ms < 0 or times < 0:

@@ -26,6 +26,12 @@ MEANINGS: dict[int, Meaning] = {
         "Either multiple user identities are available for the current request or selected account is not supported "
         "for the scenario.",
     ),
+    500011: Meaning(
+        "invalid_resource",
+        "The resource principal named {resource} was not found in the tenant named {tenant_name}. This can happen if "
+        "the application has not been installed by the administrator of the tenant or consented to by any user in the "
+        "tenant. You might have sent your authentication request to the wrong tenant.",
+    ),
     50011: Meaning(
         "invalid_request",
         "The redirect URI '{redirect_uri}' specified in the request does not match the redirect URIs configured for "
@@ -235,6 +241,11 @@ MEANINGS: dict[int, Meaning] = {
         "tenant-specific endpoint.",
     ),
     9002313: Meaning("invalid_grant", "Invalid request. Request is malformed or invalid."),
+    9002332: Meaning(
+        "invalid_request",
+        "Application '{client_id}'({app_name}) is configured for use by Azure Active Directory users only. Please do "
+        "not use the /consumers endpoint to serve this request.",
+    ),
     9002325: Meaning(
         "invalid_request", "Proof Key for Code Exchange is required for cross-origin authorization code redemption."
     ),

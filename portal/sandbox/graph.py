@@ -160,9 +160,10 @@ def _part(here: World, caller: Caller, part: dict[str, Any], dependency_failed: 
     try:
         if dependency_failed:
             raise GraphError(424, "FailedDependency", "A request this one depends on has failed.")
-        front = weather.sky.over("graph-batch")
+        front = weather.sky.over("batch")
         if front is not None and front.kind == "throttle":
-            raise GraphError(429, "TooManyRequests", "Too many requests.", {"Retry-After": front.retry_after})
+            wait = {} if front.retry_after == "missing" else {"Retry-After": front.retry_after}
+            raise GraphError(429, "TooManyRequests", "Too many requests.", wait)
         url = urlsplit(str(part.get("url", "")))
         query = dict(parse_qsl(url.query, keep_blank_values=True))
         method, path = str(part.get("method", "GET")).upper(), url.path.lstrip("/")

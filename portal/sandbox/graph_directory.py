@@ -42,7 +42,7 @@ def find(here: World, caller: Caller, words: Words) -> Person | SharedMailbox | 
             raise GraphError(400, "BadRequest", text)
         return caller.person
     name = words["user"].lower()
-    for mailbox in here.mailboxes.values():
+    for mailbox in list(here.mailboxes.values()):
         if mailbox.tenant == caller.tenant and name in (mailbox.address, mailbox.id):
             return mailbox
     return here.person_called(name, caller.tenant)
@@ -89,9 +89,9 @@ def users(here: World, caller: Caller, words: Words, query: Words, sent: Any) ->
     if not caller.permissions & READ_USERS:
         raise insufficient()
     everybody: list[Person | SharedMailbox] = [
-        one for one in here.people.values() if one.tenant == caller.tenant and not one.deleted
+        one for one in list(here.people.values()) if one.tenant == caller.tenant and not one.deleted
     ]
-    everybody += [one for one in here.mailboxes.values() if one.tenant == caller.tenant]
+    everybody += [one for one in list(here.mailboxes.values()) if one.tenant == caller.tenant]
     items = [selected(_as_user(one), query) for one in everybody]
     query = {"$top": "100", **query}
     return 200, {"@odata.context": f"{here.public_url}/v1.0/$metadata#users", "value": top(items, query)}
@@ -154,7 +154,7 @@ def _own_applications(here: World, caller: Caller) -> list[App]:
     """App registrations live in their home directory only."""
     if not caller.permissions & {"Application.Read.All", "Application.ReadWrite.All", "Directory.Read.All"}:
         raise insufficient()
-    return [app for app in here.apps.values() if app.tenant == caller.tenant and not app.deleted]
+    return [app for app in list(here.apps.values()) if app.tenant == caller.tenant and not app.deleted]
 
 
 def application(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:

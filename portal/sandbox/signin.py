@@ -5,8 +5,7 @@ sign-in leaves nothing behind; who is signed in in this browser is a signed cook
 """
 
 import secrets
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass
 
 from django.core import signing
 from django.http import HttpRequest, HttpResponse
@@ -27,7 +26,6 @@ class Flow:
     person: str = ""
     authenticated_at: float = 0.0  # 0: the password is still to come
     mfa: bool = False
-    fresh: bool = False  # the password was typed in this sign-in
 
 
 @dataclass
@@ -41,7 +39,6 @@ class Wanted:
     login_hint: str = ""
     title: str = "Sign in"
     cancel: bool = True
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 class NeedsPage(Exception):
@@ -178,7 +175,7 @@ def _with_password(request: HttpRequest, world: World, wanted: Wanted) -> Flow:
     if not secrets.compare_digest(person.password.encode(), password.encode()):
         problem = "Your account or password is incorrect."
         raise NeedsPage(password_page(request, world, wanted, name, problem))
-    return Flow(person=person.id, authenticated_at=world.now(), fresh=True)
+    return Flow(person=person.id, authenticated_at=world.now())
 
 
 def _check(world: World, wanted: Wanted, person: Person) -> None:

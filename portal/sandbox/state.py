@@ -232,12 +232,12 @@ class World:
             return self.directories.get(CONSUMERS)
         if wanted in self.directories:
             return self.directories[wanted]
-        return next((one for one in self.directories.values() if one.domain == wanted), None)
+        return next((one for one in list(self.directories.values()) if one.domain == wanted), None)
 
     def person_called(self, name: str, tenant: str | None = None) -> Person | None:
         """The person with this user name or mail address; without a tenant their home account."""
         wanted = name.strip().lower()
-        for person in self.people.values():
+        for person in list(self.people.values()):  # a copy: somebody may be added meanwhile
             if person.deleted or (tenant is not None and person.tenant != tenant):
                 continue
             if tenant is None and person.guest:

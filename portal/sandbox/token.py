@@ -80,10 +80,10 @@ def _for_app(here: World, form: Mapping[str, str], where: Directory | None, auth
     if app.platform == "public":
         raise errors.refusal(7000218)
     asked = permissions.parse(scope, here.public_url)
-    if not asked.default or asked.names or asked.unknown:
+    if scope.endswith("/.default") and asked.resources:
+        raise errors.refusal(500011, resource=asked.resources[0], tenant_name=where.name)
+    if not asked.default or asked.names or asked.unknown or asked.resources:
         raise errors.refusal(1002012, scope=scope)
-    if asked.resources:
-        raise errors.refusal(70011, scope=scope)
     clients.principal(here, app, where)
     seconds = tokens.lifetime(here)
     roles = consents.roles(here, app, where.id)
@@ -234,7 +234,9 @@ def _delegated(
     nonce: str = "",
 ) -> dict[str, Any]:
     if asked.resources:
-        raise errors.refusal(700022 if asked.graph or len(asked.resources) > 1 else 70011, scope=asked.resources[0])
+        name = here.directories[person.tenant].name
+        several = asked.graph or asked.default or len(asked.resources) > 1
+        raise errors.refusal(700022 if several else 500011, resource=asked.resources[0], tenant_name=name)
     if asked.unknown:
         raise errors.refusal(70011, scope=asked.unknown[0])
     if asked.default and asked.graph:

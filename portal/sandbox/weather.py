@@ -32,7 +32,7 @@ KINDS = {
     "slow": "the right answer after delay_ms",
     "refuse": "drop the connection without an answer",
 }
-PLACES = ("token", "graph", "login", "everything")
+PLACES = ("token", "graph", "batch", "login", "everything")  # batch: the parts of a Graph batch, throttled only
 # Hanging requests hold a thread each; some must stay free, or the control API could not end the weather.
 MOST_HANGING = 40
 

@@ -75,6 +75,7 @@ def test_the_port_of_localhost_does_not_count_but_the_path_does(browser: Browser
         ({"response_type": "token"}, "unsupported_response_type", 700054),
         ({"scope": "https://graph.microsoft.com/Mail.Raed"}, "invalid_client", 650053),
         ({"scope": "https://graph.microsoft.com/.default Mail.Read"}, "invalid_scope", 70011),
+        ({"scope": "https://graph.microsoft.us/Mail.Read"}, "invalid_resource", 500011),
         ({"scope": ""}, "invalid_request", 900144),
         ({"prompt": "none"}, "login_required", 50058),
         ({"prompt": "sometimes"}, "invalid_request", 90023),

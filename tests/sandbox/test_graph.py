@@ -189,6 +189,11 @@ def test_a_batch_answers_each_part_for_itself(client: Client, sandbox: SandboxPr
     ]
     answer = client.graph("$batch", token, method="POST", json={"requests": parts}).json()["responses"]
     assert [one["status"] for one in answer] == [200, 404, 424]
+    sandbox.control.weather("throttle", "batch", retry_after=9, times=1)
+    answer = client.graph("$batch", token, method="POST", json={"requests": parts[:2]})
+    assert answer.status_code == 200, "the parts are throttled, not the batch"
+    first, second = answer.json()["responses"]
+    assert (first["status"], first["headers"]["Retry-After"], second["status"]) == (429, "9", 404)
     too_many = [{"id": str(number), "method": "GET", "url": "/me"} for number in range(21)]
     refused(client.graph("$batch", token, method="POST", json={"requests": too_many}), 400, "BadRequest")
     refused(client.graph("$batch", token, method="POST", json={"requests": [parts[0]] * 2}), 400, "BadRequest")

@@ -146,6 +146,13 @@ def test_a_scope_nobody_consented_to_is_65001_and_default_means_what_was(
     assert "https://graph.microsoft.com/Mail.Read" in answer["scope"]
 
 
+def test_scopes_of_another_cloud_or_of_two_resources(client: Client, sandbox: SandboxProcess) -> None:
+    token = grant(sandbox)
+    refused(client.refresh(token, scope="https://graph.microsoft.us/Mail.Read"), 400, "invalid_resource", 500011)
+    both = "https://graph.microsoft.us/Mail.Read https://graph.microsoft.com/Mail.Read"
+    refused(client.refresh(token, scope=both), 400, "invalid_scope", 700022)
+
+
 def test_assignment_can_be_required(client: Client, sandbox: SandboxProcess) -> None:
     token = grant(sandbox)
     sandbox.control.set_app(seed.CONNECTIONS_APP, assignment_required=True)
@@ -305,7 +312,9 @@ def test_a_token_without_any_role_is_given_all_the_same(client: Client) -> None:
     [
         ({"scope": "https://graph.microsoft.com/Mail.Read"}, 400, "invalid_scope", 1002012),
         ({"scope": "https://graph.microsoft.com/.default Mail.Read"}, 400, "invalid_scope", 1002012),
+        ({"scope": "https://graph.microsoft.us/.default"}, 400, "invalid_resource", 500011),
         ({"scope": None}, 400, "invalid_request", 900144),
+        ({"tenant": "consumers"}, 400, "invalid_request", 9002332),
         ({"tenant": "common"}, 400, "invalid_request", 50059),
         ({"tenant": "organizations"}, 400, "invalid_request", 50059),
         ({"tenant": seed.FABRIKAM}, 400, "unauthorized_client", 700016),
