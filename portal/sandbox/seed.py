@@ -103,8 +103,8 @@ def _plant_apps(world: World) -> None:
     portal = world.portal_url
     callbacks = [f"{portal}/auth/complete/microsoft-connect/", f"{portal}/consent/callback/"]
     mail = ["Mail.Read", "Mail.ReadWrite", "Mail.Send", "Mail.Read.Shared", "Mail.ReadWrite.Shared", "Mail.Send.Shared"]
-    more = ["Calendars.Read", "Calendars.ReadWrite", "MailboxSettings.Read", "Files.Read", "User.ReadBasic.All"]
-    delegated = ["openid", "profile", "email", "offline_access", "User.Read", *mail, *more]
+    more = ["Calendars.Read", "Calendars.ReadWrite", "Calendars.Read.Shared", "MailboxSettings.Read", "Files.Read"]
+    delegated = ["openid", "profile", "email", "offline_access", "User.Read", "User.ReadBasic.All", *mail, *more]
     _app(
         world,
         CONNECTIONS_APP,
