@@ -44,7 +44,8 @@ def _checked(text: str) -> str:
         ascii_domain = domain.lower().encode("idna").decode("ascii")
         validate_email(f"{local}@{ascii_domain}")
     except (ValidationError, UnicodeError) as wrong:
-        raise ValidationError(f"“{text[:80]}” is no mail address. {_EXAMPLE}") from wrong
+        shown = "".join(letter for letter in text[:80] if letter.isprintable())
+        raise ValidationError(f"“{shown}” is no mail address. {_EXAMPLE}") from wrong
     return f"{local}@{ascii_domain}"
 
 

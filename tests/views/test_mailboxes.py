@@ -1,0 +1,245 @@
+"""Pages about shared mailboxes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from connections.models import Connection, MailboxAccess, SharedMailbox, User
+from portal.sandbox import seed
+from portal.sandbox.client import Control
+from tests import cast
+from tests.services.test_mailboxes import FULL, connected
+
+SignIn = Callable[[User], Client]
+State = MailboxAccess.State
+
+
+def text(response: Any) -> str:
+    return str(response.content.decode())
+
+
+# --- List and detail ------------------------------------------------------------------------------
+
+
+def test_the_list_says_how_many_connections_reach_each(signed_in: SignIn, bob: User) -> None:
+    mailbox = cast.make_mailbox()
+    cast.make_mailbox_access(cast.make_connection(name="A"), mailbox, state=State.REACHABLE)
+    cast.make_mailbox_access(cast.make_connection(name="B"), mailbox, state=State.UNREACHABLE)
+    page = text(signed_in(bob).get(reverse("mailboxes")))
+    assert "support@contoso.example" in page
+    assert "1 of 2 reach it" in page
+    assert "Not reachable for some" in page
+
+
+def test_the_list_asks_the_same_number_of_queries_for_one_and_for_many(
+    signed_in: SignIn, bob: User, django_assert_max_num_queries: Any
+) -> None:
+    browser = signed_in(bob)
+    for number in range(40):
+        cast.make_mailbox(address=f"box{number}@contoso.example")
+    with django_assert_max_num_queries(8):
+        assert "box39@contoso.example" in text(browser.get(reverse("mailboxes")))
+
+
+def test_the_list_has_both_empty_states(signed_in: SignIn, bob: User, carol: User) -> None:
+    assert "No shared mailbox yet" in text(signed_in(bob).get(reverse("mailboxes")))
+    assert reverse("mailbox_add") not in text(signed_in(carol).get(reverse("mailboxes")))
+    cast.make_mailbox()
+    assert "Nothing matches" in text(signed_in(bob).get(reverse("mailboxes"), {"q": "zzz"}))
+
+
+def test_search_and_tenant_filter_narrow_the_list(signed_in: SignIn, bob: User) -> None:
+    cast.make_mailbox()
+    fabrikam = cast.make_tenant(name="Fabrikam", directory_id=seed.FABRIKAM, tid=seed.FABRIKAM)
+    cast.make_mailbox(tenant=fabrikam, address="info@fabrikam.example")
+    browser = signed_in(bob)
+    assert "info@fabrikam.example" not in text(browser.get(reverse("mailboxes"), {"q": "contoso"}))
+    page = text(browser.get(reverse("mailboxes"), {"tenant": fabrikam.pk}))
+    assert "info@fabrikam.example" in page
+    assert "support@contoso.example" not in page
+
+
+def test_a_mailboxs_page_shows_only_connections_one_may_see(signed_in: SignIn, bob: User, dave: User) -> None:
+    mailbox = cast.make_mailbox()
+    cast.make_mailbox_access(
+        cast.make_connection(name="Bobs own", owner=bob),
+        mailbox,
+        state=State.UNREACHABLE,
+        code="ErrorAccessDenied",
+        cause="No access.",
+        action="Ask Exchange.",
+        probed_at=timezone.now(),
+    )
+    mine = text(signed_in(bob).get(reverse("mailbox", args=[mailbox.pk])))
+    assert all(words in mine for words in ("Bobs own", "Not reachable", "No access.", "Ask Exchange."))
+    theirs = text(signed_in(dave).get(reverse("mailbox", args=[mailbox.pk])))
+    assert "Bobs own" not in theirs
+    assert "1 connection of other people has it attached" in theirs
+
+
+# --- Adding, changing, removing -------------------------------------------------------------------
+
+
+def test_a_member_adds_a_mailbox(signed_in: SignIn, bob: User) -> None:
+    tenant = cast.make_tenant()
+    said = {"tenant": tenant.pk, "address": " “Support <Support@Contoso.example>” \n", "display_name": "Hilfe ☎"}
+    response = signed_in(bob).post(reverse("mailbox_add"), said)
+    made = SharedMailbox.objects.get()
+    assert (made.address, made.display_name) == ("Support@contoso.example", "Hilfe ☎")
+    assert response["Location"] == reverse("mailbox", args=[made.pk])
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("", "Enter the address"),
+        ("support", "no mail address"),
+        ("support@", "no mail address"),
+        ("@contoso.example", "no mail address"),
+        ("support @contoso.example", "no mail address"),
+        ("https://outlook.office.com/mail/support@contoso.example", "address of a web page"),
+        ("a@contoso.example; b@contoso.example", "several addresses"),
+        ("x" * 400 + "@contoso.example", "no mail address"),
+        ("x" * 600, "no mail address"),
+        ("sup\x00port@contoso.example", "no mail address"),
+        ("<script>@contoso.example", "no mail address"),
+    ],
+)
+def test_a_wrong_address_is_answered_next_to_the_field_and_nothing_typed_is_lost(
+    signed_in: SignIn, bob: User, typed: str, words: str
+) -> None:
+    tenant = cast.make_tenant()
+    said = {"tenant": tenant.pk, "address": typed, "display_name": "Help desk"}
+    response = signed_in(bob).post(reverse("mailbox_add"), said)
+    assert response.status_code == 422
+    assert words in " ".join(response.context["form"].errors["address"])
+    assert 'value="Help desk"' in text(response)
+    assert "<script>@" not in text(response)
+    assert not SharedMailbox.objects.exists()
+
+
+def test_mailto_links_and_international_domains_are_understood(signed_in: SignIn, bob: User) -> None:
+    tenant = cast.make_tenant()
+    browser = signed_in(bob)
+    for typed in ("mailto:a@contoso.example?subject=x", "b@Bücher.example"):
+        browser.post(reverse("mailbox_add"), {"tenant": tenant.pk, "address": typed})
+    assert [one.address for one in SharedMailbox.objects.all()] == ["a@contoso.example", "b@xn--bcher-kva.example"]
+
+
+def test_a_duplicate_or_a_made_up_tenant_is_answered_at_its_field(signed_in: SignIn, bob: User) -> None:
+    cast.make_mailbox()
+    browser = signed_in(bob)
+    tenant = SharedMailbox.objects.get().tenant_id
+    response = browser.post(reverse("mailbox_add"), {"tenant": tenant, "address": "SUPPORT@contoso.example"})
+    assert "already registered" in str(response.context["form"].errors["address"])
+    response = browser.post(reverse("mailbox_add"), {"tenant": 999999, "address": "x@contoso.example"})
+    assert "Choose one of the tenants" in str(response.context["form"].errors["tenant"])
+
+
+def test_shared_endpoints_are_not_offered_and_without_tenant_the_page_says_so(signed_in: SignIn, bob: User) -> None:
+    cast.make_tenant(name="Everybody", directory_id="common", tid="")
+    assert "no tenant yet" in text(signed_in(bob).get(reverse("mailbox_add")))
+
+
+def test_who_registered_it_or_an_admin_changes_it(signed_in: SignIn, alice: User, bob: User, dave: User) -> None:
+    mailbox = cast.make_mailbox(created_by=bob)
+    url = reverse("mailbox_edit", args=[mailbox.pk])
+    assert signed_in(dave).get(url).status_code == 403
+    assert signed_in(dave).post(url, {"address": "x@contoso.example"}).status_code == 403
+    assert 'value="support@contoso.example"' in text(signed_in(bob).get(url))
+    signed_in(bob).post(url, {"address": "help@contoso.example", "display_name": "Help"})
+    mailbox.refresh_from_db()
+    assert (mailbox.address, mailbox.display_name) == ("help@contoso.example", "Help")
+    assert signed_in(alice).post(url, {"address": "nonsense"}).status_code == 422
+
+
+def test_removing_says_what_would_break_before_and_is_refused_while_in_use(signed_in: SignIn, alice: User) -> None:
+    mailbox = cast.make_mailbox()
+    url = reverse("mailbox_remove", args=[mailbox.pk])
+    row = cast.make_mailbox_access(cast.make_connection(), mailbox)
+    browser = signed_in(alice)
+    assert "1 connection still has it attached" in text(browser.get(url))
+    assert "still uses" in text(browser.post(url, follow=True))
+    row.delete()
+    assert "nothing will break" in text(browser.get(url))
+    assert SharedMailbox.objects.count() == 1
+    assert browser.post(url)["Location"] == reverse("mailboxes")
+    assert not SharedMailbox.objects.exists()
+
+
+# --- On a connection's page -----------------------------------------------------------------------
+
+
+def test_a_member_attaches_a_new_address_and_sees_that_it_is_reachable(
+    sandbox: Control, signed_in: SignIn, bob: User
+) -> None:
+    connection = connected(sandbox, *FULL, owner=bob)
+    url = reverse("mailbox_attach", args=[connection.pk])
+    page = text(signed_in(bob).post(url, {"address": "support@contoso.example"}, follow=True))
+    assert "support@contoso.example is reachable." in page
+    assert "Reachable" in page
+    assert SharedMailbox.objects.get().created_by == bob
+
+
+def test_what_is_missing_is_said_at_once(sandbox: Control, signed_in: SignIn, bob: User) -> None:
+    connection = connected(sandbox, "Mail.Read", owner=bob)
+    url = reverse("mailbox_attach", args=[connection.pk])
+    page = text(signed_in(bob).post(url, {"address": "support@contoso.example"}, follow=True))
+    assert "The permission Mail.Read.Shared is missing" in page
+    assert "Not reachable" in page
+
+
+def test_a_wrong_address_is_shown_on_a_page_of_its_own(signed_in: SignIn, bob: User) -> None:
+    connection = cast.make_connection(owner=bob)
+    response = signed_in(bob).post(reverse("mailbox_attach", args=[connection.pk]), {"address": "support"})
+    assert response.status_code == 422
+    assert 'value="support"' in text(response)
+    assert "no mail address" in text(response)
+
+
+def test_a_connection_that_waits_gets_its_mailboxes_all_the_same(signed_in: SignIn, bob: User) -> None:
+    connection = cast.make_connection(owner=bob, status=Connection.Status.PENDING, refresh_token=None)
+    url = reverse("mailbox_attach", args=[connection.pk])
+    page = text(signed_in(bob).post(url, {"address": "support@contoso.example"}, follow=True))
+    assert "tested as soon as the connection is active" in page
+    assert connection.mailbox_accesses.get().state == State.UNPROBED
+
+
+def test_testing_now_and_detaching(sandbox: Control, signed_in: SignIn, bob: User) -> None:
+    connection = connected(sandbox, *FULL, owner=bob)
+    row = cast.make_mailbox_access(connection, cast.make_mailbox(address="sales@contoso.example"))
+    browser = signed_in(bob)
+    page = text(browser.post(reverse("mailbox_probe", args=[connection.pk, row.pk]), follow=True))
+    assert "Full Access" in page
+    sandbox.weather(kind="unavailable", where="graph")
+    page = text(browser.post(reverse("mailbox_probe", args=[connection.pk, row.pk]), follow=True))
+    assert "Could not be tested" in page
+    assert "is detached" in text(browser.post(reverse("mailbox_detach", args=[connection.pk, row.pk]), follow=True))
+    assert not connection.mailbox_accesses.exists()
+
+
+def test_strangers_get_404_and_lookers_403(signed_in: SignIn, bob: User, carol: User, dave: User) -> None:
+    connection = cast.make_connection(owner=bob)
+    row = cast.make_mailbox_access(connection, cast.make_mailbox())
+    urls = [
+        reverse("mailbox_attach", args=[connection.pk]),
+        reverse("mailbox_probe", args=[connection.pk, row.pk]),
+        reverse("mailbox_detach", args=[connection.pk, row.pk]),
+    ]
+    for url in urls:
+        assert signed_in(dave).post(url, {"address": "x@contoso.example"}).status_code == 404, url
+        assert signed_in(carol).post(url, {"address": "x@contoso.example"}).status_code == 403, url
+        assert signed_in(bob).get(url).status_code == (200 if url == urls[0] else 405), url
+    assert connection.mailbox_accesses.count() == 1
+
+
+def test_a_row_of_another_connection_cannot_be_named(signed_in: SignIn, bob: User, dave: User) -> None:
+    mailbox = cast.make_mailbox()
+    theirs = cast.make_mailbox_access(cast.make_connection(owner=bob), mailbox)
+    own = cast.make_connection(name="Own", owner=dave)
+    assert signed_in(dave).post(reverse("mailbox_detach", args=[own.pk, theirs.pk])).status_code == 404
+    assert MailboxAccess.objects.filter(pk=theirs.pk).exists()
