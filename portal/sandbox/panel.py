@@ -11,6 +11,7 @@ from django.views.decorators.csrf import csrf_protect
 
 from portal.sandbox import adminconsent, calls, control, weather
 from portal.sandbox.state import EVERYBODY, App, World, world
+from portal.sandbox.verbs import Refused
 
 TEXT = ("upn", "client_id", "id", "pem", "tenant", "address", "kind", "where", "retry_after", "name")
 WHOLE = ("sign_in_frequency_s", "delay_ms", "times", "seconds")
@@ -38,7 +39,7 @@ def panel(request: HttpRequest) -> HttpResponse:
             if "value" in answer:
                 done = f"New secret added. ID {answer['id']} – the value is in the list below."
             outcome = {"done": done}
-        except control.Refused as problem:
+        except Refused as problem:
             outcome = {"problem": str(problem)}
         place = request.POST.get("place", "")
         return HttpResponseRedirect(f"/_control/?{urlencode(outcome)}{'#' + place if place.isidentifier() else ''}")
@@ -58,7 +59,7 @@ def _fields(form: Mapping[str, Any]) -> dict[str, Any]:
             try:
                 fields[name] = int(text)
             except ValueError:
-                raise control.Refused(f"{name} must be a whole number.") from None
+                raise Refused(f"{name} must be a whole number.") from None
         elif name in ("members", "mailboxes"):
             fields[name] = text.replace(",", " ").split()
         elif name in TEXT and text:
