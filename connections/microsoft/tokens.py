@@ -245,7 +245,8 @@ def discover(cloud: Cloud, directory_id: str) -> Directory:
 
     Raises MicrosoftRefused if there is no such directory in this cloud, MicrosoftUnavailable if it cannot be told.
     """
-    response = http.client().send(http.Request[None]("GET", cloud.discovery_url(directory_id)))
+    question: http.Request[None] = http.Request("GET", cloud.discovery_url(directory_id))
+    response = http.client().send(question)
     if response.status == 0:
         raise MicrosoftUnavailable(transport_failure(response.failure))
     try:
