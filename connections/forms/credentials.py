@@ -13,6 +13,15 @@ from connections.forms.fields import ExpiryField, NameField, SecretValueField
 from connections.microsoft import certificates
 
 SECRET, GENERATE, UPLOAD = "secret", "generate", "upload"
+# What each kind cannot do without, and what is said when it is missing.
+NEEDED = {
+    SECRET: {
+        "secret": "Paste the Value of the client secret.",
+        "expires_at": "Enter the day on which the secret expires, as Entra shows it.",
+    },
+    GENERATE: {"months": f"Enter for how many months, from 1 to {certificates.MOST_MONTHS}."},
+    UPLOAD: {"certificate_file": "Choose the file with the certificate."},
+}
 MAX_UPLOAD = 100_000  # bytes; a certificate with its key has a few thousand
 
 
@@ -31,6 +40,9 @@ class CertificateFileField(forms.FileField):
 class CredentialForm(forms.Form):
     """One credential: a client secret, a certificate the portal makes, or a certificate with its key."""
 
+    # Fields of the kinds that are not chosen stay empty; the browser must not insist on them.
+    use_required_attribute = False
+
     kind = forms.ChoiceField(
         label="Credential",
         choices=(
@@ -39,7 +51,7 @@ class CredentialForm(forms.Form):
             (UPLOAD, "Certificate of your own"),
         ),
         initial=SECRET,
-        widget=forms.RadioSelect,
+        widget=forms.RadioSelect(attrs={"class": "form-check-input"}),
     )
     label = NameField(required=False, help_text="To tell several credentials apart, for example “until March 2027”.")
     secret = SecretValueField(
@@ -74,22 +86,30 @@ class CredentialForm(forms.Form):
         widget=forms.PasswordInput(render_value=False, attrs={"autocomplete": "new-password"}),
     )
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not self.is_bound:
+            self._require({name: sentence for needed in NEEDED.values() for name, sentence in needed.items()})
+
+    def full_clean(self) -> None:
+        """Require what the chosen kind needs and nothing of the others."""
+        chosen = self.data.get(self.add_prefix("kind"), "")
+        self._require(NEEDED.get(chosen, {}))
+        super().full_clean()
+        # For the labels: none of them is optional once its kind is chosen.
+        self._require({name: sentence for needed in NEEDED.values() for name, sentence in needed.items()})
+
+    def _require(self, needed: dict[str, str]) -> None:
+        for names in NEEDED.values():
+            for name, sentence in names.items():
+                self.fields[name].required = name in needed
+                self.fields[name].error_messages["required"] = sentence
+
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or {}
-        kind = cleaned.get("kind")
-        if kind == SECRET:
-            self._require("secret", "Paste the Value of the client secret.")
-            self._require("expires_at", "Enter the day on which the secret expires, as Entra shows it.")
-        elif kind == GENERATE:
-            self._require("months", f"Enter for how many months, from 1 to {certificates.MOST_MONTHS}.")
-        elif kind == UPLOAD and self._require("certificate_file", "Choose the file with the certificate."):
+        if cleaned.get("kind") == UPLOAD and cleaned.get("certificate_file"):
             cleaned["pair"] = self._read(cleaned)
         return cleaned
-
-    def _require(self, name: str, sentence: str) -> bool:
-        if name not in self.errors and not self.cleaned_data.get(name):
-            self.add_error(name, sentence)
-        return name not in self.errors
 
     def _read(self, cleaned: dict[str, Any]) -> certificates.Pair | None:
         try:

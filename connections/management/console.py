@@ -81,7 +81,7 @@ def add_credential_arguments(parser: ArgumentParser) -> None:
 def credential_form(options: dict[str, Any]) -> credential_forms.CredentialForm:
     """The portal's form, filled from the options."""
     data: dict[str, Any] = {"label": options["label"], "expires_at": options["expires"]}
-    files = MultiValueDict[str, UploadedFile]()
+    files: MultiValueDict[str, UploadedFile[Any]] = MultiValueDict()
     if options["generate_certificate"] is not None:
         data |= {"kind": credential_forms.GENERATE, "months": options["generate_certificate"]}
     elif options["certificate_file"]:

@@ -21,9 +21,9 @@ from connections.errors import InvalidInput, MicrosoftRefused, PortalError
 from connections.forms.app_registrations import AppRegistrationEditForm, AppRegistrationForm, ScriptForm
 from connections.forms.credentials import CredentialForm
 from connections.microsoft import az_script, capabilities, certificates, clouds
-from connections.models import AppCredential, AppRegistration, Connection, Tenant, User
+from connections.models import AppCredential, AppRegistration, AuditEvent, Connection, Tenant, User
 from connections.services import app_registrations, credentials, standing
-from connections.views import audit, consent, listing
+from connections.views import consent, listing
 from connections.views import credentials as credential_views
 
 EXPIRES_SOON = timedelta(days=30)
@@ -108,7 +108,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
             "capabilities": _labels(app),
             "cloud": clouds.CLOUDS.get(app.tenant.environment),
             "consent": consent.panel(user, app),
-            "events": audit.history(user, app),
+            "events": _history(user, app),
         }
     return render(request, "apps/detail.html", context)
 
@@ -138,6 +138,14 @@ def _rows(app: AppRegistration, now: datetime) -> list[CredentialRow]:
         )
         for credential in [*live, *retired]
     ]
+
+
+def _history(user: User, app: AppRegistration) -> list[AuditEvent]:
+    """The latest events of the registration and of its credentials."""
+    credential_ids = [str(pk) for pk in app.credentials.values_list("pk", flat=True)]
+    own = Q(target_type="AppRegistration", target_id=str(app.pk))
+    theirs = Q(target_type="AppCredential", target_id__in=credential_ids)
+    return list(access.visible_events(user).filter(own | theirs)[:20])
 
 
 def _connections_by_status(app: AppRegistration) -> list[tuple[str, int]]:
