@@ -32,7 +32,9 @@ class Capability:
     note: str = ""
 
 
-_SHARED_NEEDS_MEMBER = "The signed-in account also needs access to the mailbox in Exchange (Full Access)."
+_SHARED_NEEDS_MEMBER = (
+    "With a delegated connection, the signed-in account also needs access to the mailbox in Exchange (Full Access)."
+)
 # Microsoft Graph: outlook-share-messages-folders.
 _POLLING_ONLY = (
     "Microsoft sends no change notifications for a shared mailbox to a delegated connection, so a trigger on it "
@@ -124,7 +126,8 @@ ALL = (
         "Send messages as, or on behalf of, a shared mailbox.",
         delegated=("Mail.Send.Shared",),
         application=("Mail.Send",),
-        note="The signed-in account also needs Send As or Send on Behalf in Exchange; only sending shows whether it has.",
+        note="With a delegated connection, the signed-in account also needs Send As or Send on Behalf in Exchange; "
+        "only sending shows whether it has.",
     ),
     Capability(
         "calendar.events",

@@ -73,7 +73,9 @@ def start(
         )
         made.state_digest = _digest(_state(made))
         made.save(update_fields=["state_digest"])
-        audit.record("consent.requested", made, actor=actor, changes={"directory_id": directory, "scopes": asked})
+        # The application is what people look up, so its history tells the story of its consent.
+        changes = {"directory_id": directory, "scopes": asked}
+        audit.record("consent.requested", app_registration, actor=actor, changes=changes)
     return made, _url(made, style)
 
 
@@ -157,9 +159,8 @@ def find(state: str, *, now: datetime) -> ConsentRequest:
     if found is None:
         raise SignInLost(
             "This answer from Microsoft belongs to no consent link that is still open: the link was already used, "
-            "was replaced by a newer one, or is older than seven days.",
-            action="Nothing was changed. The page of the app registration shows how the consent stands; "
-            "an IT admin can make a new link there.",
+            "or is older than seven days. Nothing was changed.",
+            action="The page of the app registration shows how the consent stands; an IT admin can make a new link there.",
         )
     return found
 
@@ -171,7 +172,9 @@ def _store(request: ConsentRequest, values: dict[str, object], actor: User) -> N
             raise SignInLost
         outcome = AuditEvent.Outcome.DONE if values["state"] == State.GRANTED else AuditEvent.Outcome.FAILED
         changes = {"directory_id": request.directory_id, "code": values["code"]}
-        audit.record(f"consent.{values['state']}", request, actor=actor, outcome=outcome, changes=changes)
+        audit.record(
+            f"consent.{values['state']}", request.app_registration, actor=actor, outcome=outcome, changes=changes
+        )
 
 
 def _claimed(answer: microsoft.Answer) -> State:
@@ -263,7 +266,8 @@ def _verified(request: ConsentRequest, seen: Iterable[str], *, actor: User | Non
     with transaction.atomic():
         waiting = ConsentRequest.objects.filter(pk=request.pk, state__in=(State.OPEN, State.GRANTED))
         if waiting.update(**values):
-            audit.record("consent.verified", request, actor=actor, changes={"permissions": " ".join(seen)})
+            changes = {"directory_id": request.directory_id, "permissions": " ".join(seen)}
+            audit.record("consent.verified", request.app_registration, actor=actor, changes=changes)
     for name, value in values.items():
         setattr(request, name, value)
 

@@ -29,6 +29,7 @@ class Row:
     """One request as the panel shows it."""
 
     request: ConsentRequest
+    directory: str  # the tenant's name for our own, otherwise its ID
     link: str  # to be copied and sent; "" if it cannot be used (any more)
     checkable: bool  # "Check now" can find out more
     expired: bool
@@ -56,8 +57,11 @@ def panel(user: User, app_registration: AppRegistration) -> dict[str, Any]:
 def _row(request: ConsentRequest, may_ask: bool, now: datetime) -> Row:
     waiting = request.state in (ConsentRequest.State.OPEN, ConsentRequest.State.GRANTED)
     link = consent.link(request, now=now) if may_ask else ""
+    tenant = request.app_registration.tenant
+    own = request.directory_id in (tenant.tid, tenant.directory_id)
     return Row(
         request,
+        tenant.name if own else request.directory_id,
         link,
         checkable=may_ask and waiting and consent.can_be_verified(request),
         expired=request.state == ConsentRequest.State.OPEN and request.requested_at <= now - consent.OPEN_FOR,

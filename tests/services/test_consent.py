@@ -114,7 +114,8 @@ def test_a_yes_is_noted_but_not_believed(sandbox: Control, alice: User, dave: Us
     asked = consent.finish(came_back(url), actor=dave, now=timezone.now())
     asked.refresh_from_db()
     assert (asked.state, asked.verified_at) == (State.GRANTED, None)
-    assert AuditEvent.objects.get(action="consent.granted").actor == dave
+    event = AuditEvent.objects.get(action="consent.granted")
+    assert (event.actor, event.target_type, event.target_name) == (dave, "AppRegistration", "Contoso Robots")
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """Shared mailboxes: registered, attached, probed."""
 
+import threading
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import IntegrityError
+from django.db import IntegrityError, transaction
+from django.db import connection as database
 from django.utils import timezone
 
 from connections.errors import AlreadyExists, ConnectionUnusable, InvalidInput, NotAllowed, StillInUse
@@ -333,6 +335,35 @@ def test_a_claimed_row_is_nobody_elses_until_the_lease_runs_out(bob: User) -> No
     assert claimed == [row]
     assert mailboxes.mailbox_probes._claim(now, 10) == {}
     assert len(mailboxes.mailbox_probes._claim(now + mailboxes.mailbox_probes.LEASE, 10)) == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_workers_at_once_never_claim_the_same_row() -> None:
+    if not database.features.has_select_for_update_skip_locked:
+        pytest.skip("SQLite has one writer at a time, so two claims cannot overlap.")
+    now, mailbox = timezone.now(), cast.make_mailbox()
+    first, second = (
+        cast.make_mailbox_access(cast.make_connection(name=name), mailbox, probe_after=now) for name in ("A", "B")
+    )
+    locked, finished = threading.Event(), threading.Event()
+
+    def other_worker() -> None:
+        try:
+            with transaction.atomic():
+                MailboxAccess.objects.select_for_update().get(pk=first.pk)
+                locked.set()
+                finished.wait(10)
+        finally:
+            database.close()
+
+    worker = threading.Thread(target=other_worker)
+    worker.start()
+    assert locked.wait(10)
+    try:
+        assert list(mailboxes.mailbox_probes._claim(now, 10).values()) == [[second]]
+    finally:
+        finished.set()
+        worker.join()
 
 
 def test_one_connection_without_token_does_not_stop_the_others(sandbox: Control, bob: User) -> None:

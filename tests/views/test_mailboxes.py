@@ -35,6 +35,14 @@ def test_the_list_says_how_many_connections_reach_each(signed_in: SignIn, bob: U
     assert "Not reachable for some" in page
 
 
+def test_a_mailbox_nobody_reaches_is_marked_so(signed_in: SignIn, bob: User) -> None:
+    cast.make_mailbox_access(cast.make_connection(), cast.make_mailbox(), state=State.UNREACHABLE)
+    page = text(signed_in(bob).get(reverse("mailboxes")))
+    assert "0 of 1 reach it" in page
+    assert "Not reachable" in page
+    assert "for some" not in page
+
+
 def test_the_list_asks_the_same_number_of_queries_for_one_and_for_many(
     signed_in: SignIn, bob: User, django_assert_max_num_queries: Any
 ) -> None:
