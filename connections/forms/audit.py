@@ -16,17 +16,15 @@ class AuditFilter(forms.Form):
     who = forms.CharField(label="Who", required=False, max_length=100)
     action = forms.ChoiceField(label="What", required=False)
     target_type = forms.ChoiceField(label="On", required=False)
-    outcome = forms.ChoiceField(
-        label="Outcome", required=False, choices=[("", "Outcome: all"), *AuditEvent.Outcome.choices]
-    )
+    outcome = forms.ChoiceField(label="Outcome", required=False, choices=[("", "All"), *AuditEvent.Outcome.choices])
     date_from = forms.DateField(label="From", required=False, widget=forms.DateInput(attrs={"type": "date"}))
     date_to = forms.DateField(label="To", required=False, widget=forms.DateInput(attrs={"type": "date"}))
     target_id = forms.CharField(required=False, max_length=40, widget=forms.HiddenInput)
 
     def __init__(self, *args: Any, actions: list[str], target_types: list[str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._offer("action", "What: all", actions)
-        self._offer("target_type", "On: all", target_types)
+        self._offer("action", actions)
+        self._offer("target_type", target_types)
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
@@ -60,9 +58,9 @@ class AuditFilter(forms.Form):
             events = events.filter(at__lt=_midnight(given["date_to"] + timedelta(days=1)))
         return events
 
-    def _offer(self, name: str, all_of_them: str, values: list[str]) -> None:
+    def _offer(self, name: str, values: list[str]) -> None:
         field = cast(forms.ChoiceField, self.fields[name])
-        field.choices = [("", all_of_them), *((value, value) for value in values)]
+        field.choices = [("", "All"), *((value, value) for value in values)]
 
 
 def _midnight(day: date) -> datetime:

@@ -145,13 +145,14 @@ def _time(when: datetime | None, *, in_past: bool) -> SafeString:
 
 def relative(seconds: float) -> str:
     """Words for a distance in time; positive seconds lie in the past."""
-    distance = abs(seconds)
+    # What lies ahead is told generously: 15 minutes from now are not "14 minutes" a moment later.
+    distance = seconds if seconds > 0 else 59 - seconds
     for size, unit in _UNITS:
         count = int(distance // size)
         if count:
             text = f"{count} {unit}{'' if count == 1 else 's'}"
             return f"{text} ago" if seconds > 0 else f"in {text}"
-    return "just now" if seconds >= 0 else "in less than a minute"
+    return "just now"
 
 
 # --- Forms ----------------------------------------------------------------------------------------

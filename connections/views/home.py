@@ -30,6 +30,7 @@ MINE = 50
 EXPIRES_SOON = timedelta(days=30)
 SUMMARY_DAYS = 7
 _NEEDS_SOMEBODY = (Connection.Status.RECONNECT_NEEDED, Connection.Status.CONSENT_NEEDED, Connection.Status.BLOCKED)
+_SHOWN_IN_ORDER = (Connection.Status.ACTIVE, *_NEEDS_SOMEBODY, Connection.Status.PENDING, Connection.Status.DISABLED)
 
 
 @require_safe
@@ -225,8 +226,7 @@ def _figures(visible: QuerySet[Connection]) -> Figures:
     waiting = sum(row["waiting"] for row in rows)
     return Figures(
         by_status=[
-            Figure(states.status_badge(status), status.value, counts.get(status.value, 0))
-            for status in Connection.Status
+            Figure(states.status_badge(status), status.value, counts.get(status.value, 0)) for status in _SHOWN_IN_ORDER
         ],
         total=sum(counts.values()),
         well=counts.get(Connection.Status.ACTIVE, 0) - waiting,

@@ -60,7 +60,7 @@ def test_an_admin_sees_what_is_broken_and_who_must_act(signed_in, alice, everyth
     assert "The password was changed." in page
     assert "An IT admin must act" in page
     assert "Old secret" in page
-    assert "in 2 days" in page
+    assert "in 3 days" in page
     assert "fabrikam.example" in page
     assert "2 of the active connections wait because" in page
     assert "Nobody needs to act" not in page
