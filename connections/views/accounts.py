@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
 from axes.helpers import get_cool_off
 from django.conf import settings
@@ -19,6 +20,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from social_django.models import UserSocialAuth
 
 from connections import access
+from connections.errors import NotAllowed
 from connections.forms.accounts import PasswordSignIn
 from connections.models import User
 from connections.services import accounts
@@ -39,12 +41,22 @@ def sign_in(request: HttpRequest) -> HttpResponse:
             auth.login(request, user)
             accounts.signed_in(user, actor=user, method="password")
             return HttpResponseRedirect(_next_url(request))
-        locked = getattr(request, "axes_locked_out", False)
-        accounts.sign_in_failed(
-            request.POST.get("username", "").replace("\x00", ""), reason="locked_out" if locked else "wrong_password"
-        )
+        _record_failure(request)
     context = {"form": form, "with_microsoft": microsoft_is_configured(), "next": _next_url(request, default="")}
     return render(request, "accounts/sign_in.html", context, status=422 if form.errors else 200)
+
+
+@login_not_required
+@never_cache
+@require_http_methods(["GET", "HEAD", "POST"])
+def admin_sign_in(request: HttpRequest) -> HttpResponse:
+    """Where the admin site sends whom it does not let in: to the portal's own sign-in, which is limited and audited."""
+    if request.user.is_authenticated:
+        if request.user.is_active and request.user.is_staff:
+            return HttpResponseRedirect(_next_url(request, default=reverse("admin:index")))
+        raise NotAllowed("Only operators of the portal may open the admin site.", action="Ask an operator.")
+    wanted = _next_url(request, default=reverse("admin:index"))
+    return HttpResponseRedirect(f"{reverse('sign_in')}?{urlencode({'next': wanted})}")
 
 
 @require_POST
@@ -84,6 +96,13 @@ def locked_out(
 def microsoft_is_configured() -> bool:
     """Whether people can sign in to the portal with Microsoft."""
     return bool(settings.LOGIN_MICROSOFT["tenant"] and settings.LOGIN_MICROSOFT["client_id"])
+
+
+def _record_failure(request: HttpRequest) -> None:
+    username = request.POST.get("username", "").replace("\x00", "").strip()
+    if username and request.POST.get("password"):
+        locked = getattr(request, "axes_locked_out", False)
+        accounts.sign_in_failed(username, reason="locked_out" if locked else "wrong_password")
 
 
 def _role_source(user: User, signs_in_with_microsoft: bool) -> str:
