@@ -1,0 +1,131 @@
+"""What a measurement runs on: PostgreSQL, Valkey, the sandbox behind TLS, and the portal's own processes.
+
+Everything is made in .cache/bench/ and gone afterwards.
+"""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import os
+import secrets
+import shutil
+import sys
+from pathlib import Path
+
+import psutil
+from cryptography import x509
+from cryptography.fernet import Fernet
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from portal.processes import Process, stop_all
+from portal.sandbox.process import SandboxProcess
+from portal.sandbox.process import start as start_sandbox
+from portal.servers import PostgreSQL, Valkey
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Stage:
+    """All servers of one measurement; ``environment`` is what the portal's processes run with."""
+
+    def __init__(self) -> None:
+        self.directory = ROOT / ".cache" / "bench" / str(os.getpid())
+        self.directory.mkdir(parents=True)
+        self._processes: list[Process] = []
+        self.postgres = PostgreSQL(self.directory / "postgres", fast=False)
+        self.valkey = Valkey(self.directory / "valkey")
+        self.certificate, key = make_certificate(self.directory)
+        self.sandbox: SandboxProcess = start_sandbox(tls=(self.certificate, key))
+        self.environment = {
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "portal.settings",
+            "SECRET_KEY": secrets.token_urlsafe(48),
+            "FIELD_ENCRYPTION_KEYS": Fernet.generate_key().decode(),
+            "DATABASE_URL": self.postgres.create_database("portal"),
+            "REDIS_URL": self.valkey.url(),
+            "MICROSOFT_SANDBOX_URL": self.sandbox.url,
+            "MICROSOFT_CA_BUNDLE": str(self.certificate),
+            "PORTAL_URL": "http://localhost:8000",
+            "LOG_LEVEL": "INFO",
+        }
+
+    def launch(self, name: str, *arguments: str, **more: str) -> Process:
+        """Run ``python -m arguments`` until the end of the measurement, or until stopped."""
+        process = Process(
+            name,
+            [sys.executable, "-m", *arguments],
+            log=self.directory / f"{name}.log",
+            environment={**self.environment, **more},
+            directory=ROOT,
+        )
+        self._processes.append(process)
+        return process
+
+    def worker(self) -> Process:
+        """A worker as docs/operating.md starts it, ready for tasks."""
+        command = ["celery", "-A", "portal", "worker", "-P", "threads", "-c", "4", "--without-mingle"]
+        worker = self.launch("worker", *command, "--without-gossip")
+        worker.wait_for_line(" ready.", seconds=30)
+        return worker
+
+    def close(self) -> None:
+        """Stop everything and remove what it left."""
+        stop_all(self._processes)
+        self.sandbox.stop()
+        self.valkey.stop()
+        self.postgres.stop()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def cpu_seconds(*roots: int) -> float:
+    """Processor time (user and system) used so far by these processes and all their descendants, ended ones too."""
+    total = 0.0
+    for root in roots:
+        process = psutil.Process(root)
+        own = process.cpu_times()
+        total += own.user + own.system + own.children_user + own.children_system
+        for child in process.children(recursive=True):
+            try:
+                times = child.cpu_times()
+            except psutil.NoSuchProcess:
+                continue
+            total += times.user + times.system
+    return total
+
+
+def memory_mb(root: int) -> float:
+    """Memory of a process and its descendants; pages that several share count once (PSS; RSS where there is none)."""
+    process = psutil.Process(root)
+    total = 0
+    for one in [process, *process.children(recursive=True)]:
+        full = one.memory_full_info()
+        total += getattr(full, "pss", 0) or full.rss
+    return total / 1024 / 1024
+
+
+def make_certificate(directory: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that is its own authority; returns the paths of certificate and key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "benchmark")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(minutes=5))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    paths = directory / "certificate.pem", directory / "key.pem"
+    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    paths[1].write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return paths
