@@ -1,0 +1,179 @@
+"""A running portal and people in front of real browsers.
+
+``portal()`` starts the web server, ``portal(alive=True)`` worker and beat as well; ``visitor("bob")`` is bob in front of
+a Chromium window. A message on a browser's console, a violated policy or a file that does not load fails the test.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings as django_settings
+from playwright.sync_api import Browser, Playwright, sync_playwright
+
+from portal.processes import Process
+from portal.sandbox.client import Control
+from portal.sandbox.process import SandboxProcess
+from portal.sandbox.process import start as start_sandbox
+from tests.browser.leaks import BrokerWatch, Watch
+from tests.browser.visitors import Portal, Visitor
+from tests.browser.wire import Wire
+from tests.conftest import logs_of_run
+
+FAILED = pytest.StashKey[bool]()
+HERE = Path(__file__).parent
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or ""
+MISSING = (
+    "Chromium is missing, so the browser tests were skipped. To get it: apt-get install chromium, or set CHROMIUM."
+)
+REQUIRED = "true" in (os.environ.get("CI", "").lower(), os.environ.get("REQUIRE_BROWSER", "").lower()) or (
+    os.environ.get("REQUIRE_BROWSER") == "1"
+)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-proxy-server",
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything in this folder drives a browser."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.browser)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """Remember for the fixtures whether the test itself failed."""
+    report = yield
+    if report.when == "call":
+        item.stash[FAILED] = report.failed
+    return report
+
+
+# --- Once for all tests of this folder ------------------------------------------------------------
+
+
+@pytest.fixture(scope="package")
+def playwright() -> Iterator[Playwright]:
+    """Playwright, with everything it and Chromium write inside the run directory."""
+    if not CHROMIUM:
+        if REQUIRED:
+            pytest.fail("Chromium is missing, but the browser tests must run here. apt-get install chromium")
+        pytest.skip(MISSING)
+    home: Path = django_settings.RUN_DIRECTORY / "browser"
+    home.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(home))
+        # Playwright runs an event loop in this thread, and Django would refuse to talk to the database beside it.
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+        with sync_playwright() as found:
+            yield found
+
+
+@pytest.fixture(scope="package")
+def chromium(playwright: Playwright) -> Iterator[Browser]:
+    """One Chromium; each visitor gets a window of their own, without memory of the others."""
+    home = str(django_settings.RUN_DIRECTORY / "browser")
+    places = dict.fromkeys(("HOME", "TMPDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"), home)
+    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, env={**os.environ, **places})
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="package")
+def microsoft() -> Iterator[Wire]:
+    """The wire between everybody and the sandbox."""
+    wire = Wire()
+    yield wire
+    wire.stop()
+
+
+@pytest.fixture(scope="package")
+def sandbox_process(microsoft: Wire) -> Iterator[SandboxProcess]:
+    """A sandbox of our own, that is known by the address of the wire before it."""
+    process = start_sandbox(public_url=microsoft.url)
+    microsoft.target = process.port
+    yield process
+    process.stop()
+
+
+# --- For each test --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def portal(
+    chromium: Browser,
+    sandbox: Control,
+    microsoft: Wire,
+    start_process: Callable[..., Process],
+    celery_worker: Callable[..., list[Process]],
+    celery_beat: Callable[..., list[Process]],
+    settings: Any,
+) -> Iterator[Callable[..., Portal]]:
+    """``portal(alive=True)`` is a running portal; at the end nothing secret may have been seen anywhere."""
+    wire = Wire(host="localhost")
+    microsoft.exchanges.clear()
+    settings.PORTAL_URL = wire.url
+    before = set(logs_of_run())
+    running: list[Portal] = []
+    broker = BrokerWatch()
+
+    def start(*, alive: bool = False, **environment: str) -> Portal:
+        if alive:
+            celery_worker(**environment)
+            celery_beat(**{"SWEEP_INTERVAL": "1", "PROBE_INTERVAL": "2", **environment})
+        wire.target = _start_web(start_process, environment)
+        running.append(Portal(wire.url, microsoft.url, Watch(wire, microsoft, broker)))
+        return running[0]
+
+    yield start
+    try:
+        for one in running:
+            one.watch.logs = sorted(set(logs_of_run()) - before)
+            assert one.watch.leaks() == []
+    finally:
+        broker.stop()
+        wire.stop()
+
+
+def _start_web(start_process: Callable[..., Process], environment: dict[str, str]) -> int:
+    socket = {"BIND": "127.0.0.1:0", "DJANGO_SETTINGS_MODULE": "tests.browser.settings"}
+    web = start_process("web", ["gunicorn", "-c", "portal/gunicorn.conf.py", "portal.wsgi"], **socket, **environment)
+    web.wait_for_line("Listening at", seconds=30)
+    line = next(line for line in web.log.read_text().splitlines() if "Listening at" in line)
+    return int(line.partition("http://127.0.0.1:")[2].partition(" ")[0])
+
+
+@pytest.fixture
+def visitor(chromium: Browser, request: pytest.FixtureRequest) -> Iterator[Callable[..., Visitor]]:
+    """``visitor(portal, "bob", **window)`` is bob in front of a window of his own, signed in with his password."""
+    opened: list[Visitor] = []
+
+    def come(portal: Portal, username: str = "", **window: Any) -> Visitor:
+        here = Visitor(portal, chromium.new_context(base_url=portal.url, locale="en-GB", **window))
+        opened.append(here)
+        if username:
+            here.sign_in(username)
+        return here
+
+    yield come
+    if request.node.stash.get(FAILED, False):
+        for one in opened:
+            print(one.last_seen())  # noqa: T201 - pytest shows it beside the failure
+    complaints = [line for one in opened for line in one.complaints]
+    for one in opened:
+        one.page.context.close()
+    assert complaints == []

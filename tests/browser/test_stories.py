@@ -1,0 +1,203 @@
+"""The whole road, as people walk it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+from django.utils import timezone
+
+from connections.models import AppRegistration, AuditEvent, Connection, MailboxAccess, Tenant, User
+from portal.sandbox import seed
+from portal.sandbox.client import Control
+from tests import cast
+from tests.browser.visitors import Portal, Visitor, until
+
+Start = Callable[..., Portal]
+Come = Callable[..., Visitor]
+KATHERINE = "admin@contoso.example"  # administrator of the directory at Microsoft
+NEXT_YEAR = (timezone.now() + timedelta(days=365)).date().isoformat()
+
+
+def make_due(connection: Connection) -> None:
+    """Let its time for a refresh have come."""
+    Connection.objects.filter(pk=connection.pk).update(refresh_after=timezone.now() - timedelta(seconds=1))
+
+
+def now_is(connection: Connection, **columns: object) -> bool:
+    """Whether the row has these values by now."""
+    return Connection.objects.filter(pk=connection.pk, **columns).exists()
+
+
+def test_from_nothing_to_a_connection_that_is_kept_alive_flagged_and_mended(
+    portal: Start, visitor: Come, sandbox: Control, alice: User, bob: User
+) -> None:
+    here = portal(alive=True)
+
+    # Alice registers the tenant and the app registration, and grants admin consent.
+    admin = visitor(here, "alice")
+    admin.sees("Four steps to the first connection")
+    admin.follow("Add tenant")
+    admin.type_in("Name", "Contoso")
+    admin.page.get_by_label("Environment").select_option("sandbox")
+    admin.type_in("Directory (tenant) ID", f"  {seed.CONTOSO} ")
+    admin.press("Add tenant")
+    tenant = Tenant.objects.get()
+    assert tenant.directory_id == seed.CONTOSO
+
+    admin.open("/apps/add/")
+    admin.page.get_by_label("Tenant", exact=True).select_option(label="Contoso")
+    admin.type_in("Name", "Contoso Connections")
+    admin.type_in("Application (client) ID", seed.CONNECTIONS_APP)
+    admin.tick("App-only connections")
+    admin.type_in("Value of the client secret", seed.CONNECTIONS_SECRET)
+    admin.type_in("Expires", NEXT_YEAR)
+    admin.press("Try and save")
+    admin.sees("Contoso Connections", "Ready")
+    app = AppRegistration.objects.get()
+    assert app.is_ready
+
+    admin.press("Grant consent at Microsoft")
+    admin.signs_in_at_microsoft(KATHERINE)
+    admin.accepts()
+    admin.back_in_portal()
+    admin.sees("Admin consent for Contoso Connections", "Thank you.")
+
+    # Bob connects his account with a shared mailbox. Nobody asks him for consent any more.
+    member = visitor(here, "bob")
+    member.follow("Connect")
+    member.type_in("Name", "Invoices inbox")
+    member.tick("Read mail")
+    member.tick("Start on new mail in a shared mailbox")
+    member.type_in("Other shared mailboxes", "support@contoso.example")
+    member.press("Connect")
+    member.signs_in_at_microsoft(cast.ADA)
+    member.back_in_portal()
+    member.sees("Invoices inbox is connected as ada@contoso.example", "support@contoso.example", "Reachable")
+    connection = Connection.objects.get()
+    assert (connection.status, connection.owner) == ("active", bob)
+    assert MailboxAccess.objects.get().state == "reachable"
+
+    # Its time comes, and the portal refreshes it.
+    version = connection.token_version
+    make_due(connection)
+    until(lambda: now_is(connection, token_version__gt=version, status="active"))
+
+    # Somebody ends Ada's sessions. The running portal notices, says why, and says so to Bob.
+    sandbox.revoke_sessions(upn=cast.ADA)
+    make_due(connection)
+    until(lambda: now_is(connection, status="reconnect_needed"))
+    connection.refresh_from_db()
+    assert connection.status_code == "AADSTS50173"
+    member.open("/")
+    member.sees("Sign-in needed", connection.status_cause)
+    admin.open("/")
+    admin.sees("What needs attention", "Invoices inbox", connection.status_cause)
+
+    # One button mends it.
+    member.press("Sign in again", exact=False)
+    member.page.get_by_label("Password").fill("sandbox-ada")
+    member.press("Sign in")
+    member.back_in_portal()
+    member.sees("Active")
+    assert member.path == f"/connections/{connection.pk}/"
+    assert now_is(connection, status="active", token_version__gt=connection.token_version)
+    assert Connection.objects.count() == 1
+    member.open("/")
+    member.sees("All is well.")
+
+    kinds = set(here.watch.secrets().values())
+    assert kinds >= {"code", "code_verifier", "client_secret", "access_token", "refresh_token", "id_token"}
+
+
+def test_an_app_only_connection_stands_on_a_certificate_made_by_the_portal(
+    portal: Start, visitor: Come, sandbox: Control, alice: User
+) -> None:
+    here = portal()
+    cast.make_app_registration(
+        name="Contoso Robots", client_id=cast.ROBOTS_CLIENT_ID, secret=None, verified_at=None, allows_delegated=False
+    )
+    admin = visitor(here, "alice")
+    admin.open("/apps/")
+    admin.follow("Contoso Robots")
+    admin.follow("Add credential")
+    admin.tick("Certificate made by the portal")
+    admin.press("Try and save")
+    admin.sees("Upload its public part in Entra")
+
+    with admin.page.expect_download() as download:
+        admin.follow(".pem")
+    public = download.value.path().read_text()
+    assert "PRIVATE" not in public
+    sandbox.add_certificate(cast.ROBOTS_CLIENT_ID, public)
+    admin.press("I uploaded it, try now")
+    admin.sees("Accepted", "Ready")
+
+    admin.open("/connections/")
+    admin.follow("Connect")
+    admin.type_in("Name", "Nightly robot")
+    admin.tick("Read mail")
+    admin.press("Connect")
+    admin.sees("Nightly robot is connected.", "Active")
+    connection = Connection.objects.get()
+    assert (connection.status, connection.is_delegated) == ("active", False)
+    assert connection.granted >= {"Mail.Read", "User.Read.All"}
+
+    kinds = set(here.watch.secrets().values())
+    assert kinds >= {"private_key", "client_assertion", "access_token"}
+
+
+def test_an_expired_secret_blames_the_app_registration_and_a_new_one_heals_everything(
+    portal: Start, visitor: Come, sandbox: Control, alice: User, bob: User
+) -> None:
+    here = portal(alive=True)
+    granted = sandbox.issue_grant(cast.CLIENT_ID, cast.ADA, ["offline_access", "Mail.Read"], count=2)
+    first, second = (
+        cast.make_connection(name=name, owner=bob, refresh_token=token)
+        for name, token in zip(("Invoices", "Calendar"), granted["refresh_tokens"], strict=True)
+    )
+
+    sandbox.expire_secret(cast.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
+    make_due(first)
+    app = first.app_registration
+    until(lambda: AppRegistration.objects.filter(pk=app.pk, rejected_at__isnull=False).exists())
+    assert set(Connection.objects.values_list("status", flat=True)) == {"active"}
+    assert not AuditEvent.objects.filter(action="connection.flagged").exists()
+
+    member = visitor(here, "bob")
+    member.sees("Blocked by its app registration", "Must act: an IT admin.")
+    admin = visitor(here, "alice")
+    admin.sees("What needs attention", "Rejected by Microsoft", "expired")
+
+    admin.follow("Contoso Connections")
+    admin.follow("Add credential")
+    new = sandbox.add_secret(cast.CLIENT_ID)
+    admin.type_in("Value of the client secret", new["value"])
+    admin.type_in("Expires", NEXT_YEAR)
+    admin.press("Try and save")
+    admin.sees("Ready")
+    member.open("/")
+    member.sees("All is well.")
+
+    # And they are refreshed with it, without anybody touching them.
+    for connection in (first, second):
+        make_due(connection)
+        until(lambda found=connection: now_is(found, token_version__gt=1, status="active"))  # type: ignore[misc]
+
+
+def test_a_person_signs_in_to_the_portal_with_microsoft_and_gets_the_role_of_the_directory(
+    portal: Start, visitor: Come
+) -> None:
+    here = portal(
+        LOGIN_MICROSOFT_ENVIRONMENT="sandbox",
+        LOGIN_MICROSOFT_TENANT=seed.CONTOSO,
+        LOGIN_MICROSOFT_CLIENT_ID=seed.SIGN_IN_APP,
+        LOGIN_MICROSOFT_CLIENT_SECRET=seed.SIGN_IN_SECRET,
+    )
+    katherine = visitor(here)
+    katherine.open("/")
+    katherine.press("Sign in with Microsoft")
+    katherine.signs_in_at_microsoft(KATHERINE)
+    katherine.back_in_portal()
+    katherine.sees("Four steps to the first connection", "IT admin")
+    assert set(here.watch.secrets().values()) >= {"id_token", "access_token", "code"}
