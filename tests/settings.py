@@ -15,3 +15,5 @@ DATABASES["default"]["TEST"] = {"NAME": environment.test_database_name()}
 STORAGES["staticfiles"] = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
 # Slow on purpose in production; here hundreds of people sign in.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+# Look static files up when asked for; indexing all of them for every test client took most of a run's time.
+WHITENOISE_AUTOREFRESH = True

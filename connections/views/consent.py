@@ -74,6 +74,8 @@ def start(request: HttpRequest, pk: int) -> HttpResponse:
     user = access.signed_in(request.user)
     app = get_object_or_404(access.visible_app_registrations(user), pk=pk)
     access.require(access.can_read_registry(user), action="Ask an IT admin.")
+    if request.method == "POST":
+        access.require(access.can_manage_registry(user), action="Ask an IT admin.")
     if "check" in request.POST:
         return _check(request, app, user)
     form = ConsentForm(request.POST or None, app_registration=app, auto_id="consent_%s")
@@ -89,7 +91,6 @@ def start(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _check(request: HttpRequest, app: AppRegistration, user: User) -> HttpResponse:
-    access.require(access.can_manage_registry(user), action="Ask an IT admin.")
     number = request.POST.get("check", "")
     if not (number.isascii() and number.isdigit()):
         raise Http404

@@ -1,0 +1,149 @@
+"""Who gets what from every URL: the design's permission table, as the web server answers it.
+
+The columns after the method: nobody signed in, bob who owns the connection and registered the mailbox, dave who
+owns nothing, alice the IT admin, carol the auditor. ``in`` leads to the sign-in page; 404 is "not visible", 403 is
+"visible but not allowed"; a POST that is allowed and complete ends in 302.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+PEOPLE = ("nobody", "bob", "dave", "alice", "carol")
+
+TABLE = """
+home                                  GET    in  200 200 200 200
+home                                  POST   in  405 405 405 405
+sign_in                               GET    200 302 302 302 302
+sign_in                               POST   422 302 302 302 302
+sign_out                              GET    in  405 405 405 405
+sign_out                              POST   in  302 302 302 302
+account                               GET    in  200 200 200 200
+account                               POST   in  405 405 405 405
+
+tenants                               GET    in  200 200 200 200
+tenants                               POST   in  405 405 405 405
+tenant_add                            GET    in  403 403 200 403
+tenant_add                            POST   in  403 403 302 403
+tenant                                GET    in  200 200 200 200
+tenant                                POST   in  405 405 405 405
+tenant_edit                           GET    in  403 403 200 403
+tenant_edit                           POST   in  403 403 302 403
+tenant_remove                         GET    in  403 403 200 403
+tenant_remove                         POST   in  403 403 302 403
+
+apps                                  GET    in  200 200 200 200
+apps                                  POST   in  405 405 405 405
+app_add                               GET    in  403 403 200 403
+app_add                               POST   in  403 403 302 403
+app                                   GET    in  200 200 200 200
+app                                   POST   in  405 405 405 405
+app_edit                              GET    in  403 403 200 403
+app_edit                              POST   in  403 403 302 403
+app_remove                            GET    in  403 403 200 403
+app_remove                            POST   in  403 403 302 403
+app_verify                            GET    in  405 405 405 405
+app_verify                            POST   in  403 403 302 403
+app_script                            GET    in  403 403 200 403
+app_script                            POST   in  405 405 405 405
+credential_add                        GET    in  403 403 200 403
+credential_add                        POST   in  403 403 302 403
+credential_retire                     GET    in  403 403 200 403
+credential_retire                     POST   in  403 403 302 403
+credential_certificate                GET    in  403 403 200 200
+credential_certificate                POST   in  405 405 405 405
+consent_start                         GET    in  403 403 200 200
+consent_start                         POST   in  403 403 302 403
+consent_callback                      GET    400 400 400 400 400
+consent_callback                      POST   405 405 405 405 405
+
+connections                           GET    in  200 200 200 200
+connections                           POST   in  405 405 405 405
+connection_choose                     GET    in  200 200 200 403
+connection_choose                     POST   in  405 405 405 405
+connection_add                        GET    in  200 200 200 403
+connection_add                        POST   in  302 302 302 403
+connection                            GET    in  200 404 200 200
+connection                            POST   in  405 405 405 405
+connection_edit                       GET    in  200 404 403 403
+connection_edit                       POST   in  302 404 403 403
+connection_sign_in                    GET    in  405 405 405 405
+connection_sign_in                    POST   in  302 404 403 403
+connection_check                      GET    in  405 405 405 405
+connection_check                      POST   in  302 404 302 403
+connection_disable                    GET    in  405 405 405 405
+connection_disable                    POST   in  302 404 302 403
+connection_enable                     GET    in  405 405 405 405
+connection_enable                     POST   in  302 404 302 403
+connection_remove                     GET    in  200 404 200 403
+connection_remove                     POST   in  302 404 302 403
+mailbox_attach                        GET    in  200 404 403 403
+mailbox_attach                        POST   in  302 404 403 403
+mailbox_probe                         GET    in  405 405 405 405
+mailbox_probe                         POST   in  302 404 302 403
+mailbox_detach                        GET    in  405 405 405 405
+mailbox_detach                        POST   in  302 404 403 403
+
+mailboxes                             GET    in  200 200 200 200
+mailboxes                             POST   in  405 405 405 405
+mailbox_add                           GET    in  200 200 200 403
+mailbox_add                           POST   in  302 302 302 403
+mailbox                               GET    in  200 200 200 200
+mailbox                               POST   in  405 405 405 405
+mailbox_edit                          GET    in  200 403 200 403
+mailbox_edit                          POST   in  302 403 302 403
+mailbox_remove                        GET    in  200 403 200 403
+mailbox_remove                        POST   in  302 403 302 403
+
+audit                                 GET    in  403 403 200 200
+audit                                 POST   in  405 405 405 405
+audit_event                           GET    in  403 403 200 200
+audit_event                           POST   in  405 405 405 405
+
+healthz                               GET    200 200 200 200 200
+healthz                               POST   405 405 405 405 405
+readyz                                GET    503 503 503 503 503
+readyz                                POST   405 405 405 405 405
+metrics                               GET    200 200 200 200 200
+metrics                               POST   405 405 405 405 405
+
+admin_sign_in                         GET    in  403 403 403 403
+admin_sign_in                         POST   in  403 403 403 403
+
+social:begin/microsoft                GET    405 405 405 405 405
+social:begin/microsoft                POST   302 302 302 302 302
+social:begin/microsoft-connect        GET    405 405 405 405 405
+social:begin/microsoft-connect        POST   400 400 400 400 400
+social:begin/no-such-backend          POST   404 404 404 404 404
+social:complete/microsoft             GET    400 400 400 400 400
+social:complete/microsoft             POST   400 400 400 400 400
+social:complete/microsoft-connect     GET    400 400 400 400 400
+social:complete/microsoft-connect     POST   400 400 400 400 400
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line: what each of PEOPLE gets."""
+
+    route: str
+    method: str
+    answers: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The URL's name, without the argument some rows carry behind a slash."""
+        return self.route.partition("/")[0]
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.route}"
+
+
+def rows() -> Iterator[Row]:
+    """All lines of the table."""
+    for line in TABLE.splitlines():
+        if line.strip():
+            route, method, *answers = line.split()
+            assert len(answers) == len(PEOPLE), line
+            yield Row(route, method, tuple(answers))

@@ -1,0 +1,309 @@
+"""Every URL, every role, every relation to the object; see permissions_table for what is expected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.contrib import admin
+from django.db import transaction
+from django.test import Client
+from django.urls import URLPattern, URLResolver, get_resolver, reverse
+
+from connections.models import Connection, MailboxAccess, User
+from portal.sandbox import seed
+from portal.sandbox.client import Control
+from tests import cast, permissions_table, world
+from tests.permissions_table import PEOPLE, Row
+
+pytestmark = pytest.mark.django_db
+
+ROWS = list(permissions_table.rows())
+SIGN_IN = "/sign-in/?next="
+
+
+@pytest.fixture
+def people(alice: User, bob: User, carol: User, dave: User) -> dict[str, User]:
+    return {"alice": alice, "bob": bob, "carol": carol, "dave": dave}
+
+
+@pytest.fixture
+def contoso(people: dict[str, User], sandbox: Control, settings: Any) -> world.World:
+    """Contoso, with the portal's own sign-in at the sandbox."""
+    settings.LOGIN_MICROSOFT = {
+        "environment": "sandbox",
+        "tenant": seed.CONTOSO,
+        "client_id": seed.SIGN_IN_APP,
+        "client_secret": seed.SIGN_IN_SECRET,
+        "admins": ["ITAdmin"],
+        "auditors": ["Auditor"],
+    }
+    made = world.make(people)
+    world.make_elsewhere()
+    return made
+
+
+def browser(user: User | None) -> Client:
+    client = Client()
+    if user is not None:
+        client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
+    return client
+
+
+def contents() -> dict[str, list[Any]]:
+    """Every row of every table, except sessions and axes' own notes; secrets as they are stored."""
+    found = {}
+    for model in apps.get_models(include_auto_created=True):
+        if model._meta.app_label in ("sessions", "axes", "contenttypes"):
+            continue
+        columns = [field.attname for field in model._meta.concrete_fields if "Secret" not in type(field).__name__]
+        found[model._meta.label] = list(model._default_manager.order_by("pk").values_list(*columns))
+    # last_login is Django's own note that somebody signed in.
+    return found
+
+
+def routes(patterns: list[Any], prefix: str = "") -> Iterator[str]:
+    """Names of all URLs of the portal; the admin site is tested as a whole."""
+    for found in patterns:
+        if isinstance(found, URLResolver):
+            if found.namespace != "admin":
+                yield from routes(found.url_patterns, f"{found.namespace}:" if found.namespace else prefix)
+        elif isinstance(found, URLPattern):
+            assert found.name, f"{found.pattern} has no name"
+            yield f"{prefix}{found.name}"
+
+
+def test_every_url_has_a_row_for_get_and_for_post() -> None:
+    known = {(row.name, row.method) for row in ROWS}
+    missing = [
+        f"{method} {name}"
+        for name in routes(get_resolver().url_patterns)
+        for method in ("GET", "POST")
+        if (name, method) not in known
+    ]
+    assert not missing, f"Add to tests/permissions_table.py: {missing}"
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_each_person_gets_what_the_table_says(row: Row, contoso: world.World) -> None:
+    path = contoso.url(row.name, row.route.partition("/")[2])
+    form = world.FILLED_IN | world.posted(contoso).get(row.name, {})
+    before = contents()
+    got = []
+    for person, expected in zip(PEOPLE, row.answers, strict=True):
+        with transaction.atomic():
+            client = browser(contoso.people.get(person))
+            seen = contents()
+            answer = client.get(path) if row.method == "GET" else client.post(path, form)
+            got.append(_told(answer))
+            if row.method == "GET" or expected in ("in", "403", "404", "405"):
+                assert contents() == seen, f"{person}: {row} changed something"
+            transaction.set_rollback(True)
+    assert dict(zip(PEOPLE, got, strict=True)) == dict(zip(PEOPLE, row.answers, strict=True))
+    assert contents() == before
+
+
+def _told(answer: Any) -> str:
+    if answer.status_code == 302 and answer["Location"].startswith(SIGN_IN):
+        return "in"
+    return str(answer.status_code)
+
+
+@pytest.mark.parametrize("method", ["put", "patch", "delete"])
+def test_no_page_knows_other_methods(method: str, contoso: world.World) -> None:
+    client = browser(contoso.people["alice"])
+    for row in ROWS:
+        if row.name.startswith("social:"):
+            continue
+        path = contoso.url(row.name)
+        before = contents()
+        assert getattr(client, method)(path).status_code == 405, path
+        assert contents() == before, path
+
+
+def test_head_is_as_harmless_as_get(contoso: world.World) -> None:
+    client = browser(contoso.people["alice"])
+    for row in ROWS:
+        if row.method == "GET" and row.answers[3] == "200":
+            answer = client.head(contoso.url(row.name))
+            assert (answer.status_code, answer.content) == (200, b""), row
+
+
+def test_a_post_without_the_csrf_token_is_refused(contoso: world.World) -> None:
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(contoso.people["alice"], backend="django.contrib.auth.backends.ModelBackend")
+    forms = world.posted(contoso)
+    before = contents()
+    for row in ROWS:
+        # Microsoft's callback may be a POST from its site; it is protected by its state.
+        if row.method == "POST" and row.name != "social:complete" and row.answers[3] == "302":
+            path = contoso.url(row.name, row.route.partition("/")[2])
+            assert client.post(path, forms.get(row.name, {})).status_code == 403, row
+    assert contents() == before
+
+
+# --- The admin site -------------------------------------------------------------------------------
+
+
+def admin_pages() -> list[str]:
+    """The list and the add page of every model, and the pages that belong to no model."""
+    found = [reverse("admin:index"), reverse("admin:password_change"), reverse("admin:jsi18n")]
+    for model in admin.site._registry:
+        name = f"admin:{model._meta.app_label}_{model._meta.model_name}"
+        found += [reverse(f"{name}_changelist"), reverse(f"{name}_add")]
+        found += [
+            reverse(f"{name}_{page}", args=[one.pk])
+            for one in model._default_manager.all()
+            for page in ("change", "delete")
+        ]
+    return found
+
+
+@pytest.mark.parametrize("person", PEOPLE)
+def test_the_admin_site_lets_no_role_in(person: str, contoso: world.World) -> None:
+    client = browser(contoso.people.get(person))
+    before = contents()
+    for path in admin_pages():
+        for answer in (client.get(path), client.post(path, {"post": "yes"})):
+            assert answer.status_code in (302, 403), path
+            assert answer.status_code == 403 or answer["Location"].startswith(("/admin/login/", SIGN_IN)), path
+    assert contents() == before
+
+
+def test_a_superuser_gets_into_the_admin_site(contoso: world.World) -> None:
+    root = User.objects.create_superuser("root", "root@example.org", cast.PASSWORD)
+    client = browser(root)
+    assert client.get(reverse("admin:index")).status_code == 200
+
+
+def test_the_admin_site_is_entered_through_the_portals_sign_in(contoso: world.World) -> None:
+    """Its own sign-in page would let people in past the audit trail."""
+    root = User.objects.create_superuser("root", "root@example.org", cast.PASSWORD)
+    client = Client()
+    answer = client.get(reverse("admin:index"), follow=True)
+    assert answer.request["PATH_INFO"] == "/sign-in/"
+    assert client.post("/admin/login/", {"username": "root", "password": cast.PASSWORD}).status_code in (302, 405)
+    assert "_auth_user_id" not in client.session
+    client.force_login(contoso.people["bob"], backend="django.contrib.auth.backends.ModelBackend")
+    assert client.get(reverse("admin:index"), follow=True).status_code == 403
+    client.force_login(root, backend="django.contrib.auth.backends.ModelBackend")
+    assert client.get("/admin/login/?next=/admin/", follow=True).status_code == 200
+
+
+# --- Somebody else's ids --------------------------------------------------------------------------
+
+
+def test_a_child_is_found_only_under_its_own_parent(contoso: world.World) -> None:
+    other_app = cast.make_app_registration(
+        name="Third", client_id=seed.ARCHIVE_APP, tenant=contoso.tenant, secret="its-own-secret"
+    )
+    foreign = other_app.credentials.get()
+    theirs = MailboxAccess.objects.exclude(connection=contoso.connection).get()
+    alice, bob = browser(contoso.people["alice"]), browser(contoso.people["bob"])
+    pk, app = contoso.connection.pk, contoso.app.pk
+    before = contents()
+    asked: list[tuple[Callable[..., Any], str, dict[str, Any]]] = [
+        (alice.get, f"/apps/{app}/credentials/{foreign.pk}/retire/", {}),
+        (alice.post, f"/apps/{app}/credentials/{foreign.pk}/retire/", {}),
+        (alice.get, f"/apps/{app}/credentials/{foreign.pk}/certificate/", {}),
+        (alice.post, f"/apps/{app}/verify/", {"credential": foreign.pk}),
+        (alice.post, f"/apps/{other_app.pk}/consent/", {"check": contoso.consent.pk}),
+        (bob.post, f"/connections/{pk}/mailboxes/{theirs.pk}/probe/", {}),
+        (bob.post, f"/connections/{pk}/mailboxes/{theirs.pk}/detach/", {}),
+    ]
+    for ask, path, data in asked:
+        assert ask(path, data).status_code == 404, path
+    assert contents() == before
+
+
+def test_the_mailbox_of_another_tenant_is_not_attached(contoso: world.World) -> None:
+    from connections.models import SharedMailbox
+
+    foreign = SharedMailbox.objects.get(address="office@fabrikam.example")
+    bob = browser(contoso.people["bob"])
+    form = {"kind": "authorization_code", "name": "Mine", "chosen": ["mail.read"], "shared_mailboxes": [foreign.pk]}
+    answer = bob.post(f"/connections/add/{contoso.app.pk}/", form)
+    assert answer.status_code == 422
+    assert "shared_mailboxes" in answer.context["form"].errors
+    assert not Connection.objects.filter(name="Mine").exists()
+
+
+def test_a_form_does_not_choose_the_owner_or_the_status(contoso: world.World) -> None:
+    bob = browser(contoso.people["bob"])
+    extra = {
+        "owner": contoso.people["dave"].pk,
+        "owner_id": contoso.people["dave"].pk,
+        "status": "active",
+        "scopes": "Mail.Send",
+        "granted_scopes": "Mail.Send",
+        "account_oid": "x",
+        "app_registration": 0,
+        "authentication_type": "client_credentials",
+        "refresh_token": "planted",
+    }
+    bob.post(contoso.url("connection_edit"), {**world.posted(contoso)["connection_edit"], **extra})
+    bob.post(contoso.url("connection_add"), {**world.posted(contoso)["connection_add"], **extra})
+    changed = Connection.objects.get(pk=contoso.connection.pk)
+    assert changed.name == "Renamed"
+    assert (changed.owner.username, changed.status, changed.scopes) == ("bob", "active", "Mail.Read offline_access")
+    assert changed.app_registration_id == contoso.app.pk
+    assert changed.refresh_token == world.REFRESH_TOKEN
+    made = Connection.objects.get(name="Another")
+    assert (made.owner.username, made.status, made.scopes, made.granted_scopes) == ("bob", "pending", "", "")
+    assert made.is_delegated
+
+
+def test_a_member_makes_no_app_only_connection(contoso: world.World) -> None:
+    bob = browser(contoso.people["bob"])
+    form = {"kind": "client_credentials", "name": "Everything", "chosen": ["mail.read"]}
+    answer = bob.post(f"/connections/add/{contoso.app.pk}/", form)
+    assert answer.status_code == 422
+    assert not Connection.objects.filter(name="Everything").exists()
+
+
+def test_an_app_registration_for_robots_is_closed_to_members(contoso: world.World) -> None:
+    robots = cast.make_app_registration(
+        name="Robots", client_id=seed.ROBOTS_APP, tenant=contoso.tenant, allows_delegated=False
+    )
+    for method in ("get", "post"):
+        assert getattr(browser(contoso.people["bob"]), method)(f"/connections/add/{robots.pk}/").status_code == 403
+
+
+def test_what_a_list_shows_is_what_one_may_see(contoso: world.World) -> None:
+    for person, sees in (("bob", True), ("dave", False), ("alice", True), ("carol", True)):
+        client = browser(contoso.people[person])
+        for path in ("/connections/", "/", contoso.url("mailbox"), "/connections/?q=Invoices"):
+            text = client.get(path).content.decode()
+            if path != "/" or person in ("bob", "dave"):
+                assert (contoso.connection.name in text) is sees or path.startswith("/connections/?"), (person, path)
+            assert f'href="/connections/{contoso.connection.pk}/"' not in text or sees, (person, path)
+
+
+def test_members_read_names_of_the_registry_only(contoso: world.World) -> None:
+    for person, sees in (("bob", False), ("dave", False), ("alice", True), ("carol", True)):
+        client = browser(contoso.people[person])
+        text = client.get(contoso.url("app")).content.decode()
+        assert contoso.app.name in text
+        assert (contoso.certificate.thumbprint in text.replace(" ", "").replace(":", "")) is sees, person
+        tenant = client.get(contoso.url("tenant")).content.decode()
+        assert contoso.tenant.name in tenant
+
+
+def test_a_role_taken_away_is_gone_at_the_next_request(contoso: world.World) -> None:
+    alice = contoso.people["alice"]
+    client = browser(alice)
+    assert client.get("/tenants/add/").status_code == 200
+    alice.groups.clear()
+    assert client.get("/tenants/add/").status_code == 403
+    assert client.get(contoso.url("connection")).status_code == 404
+
+
+def test_a_disabled_person_is_out_at_the_next_request(contoso: world.World) -> None:
+    bob = contoso.people["bob"]
+    client = browser(bob)
+    assert client.get(contoso.url("connection")).status_code == 200
+    User.objects.filter(pk=bob.pk).update(is_active=False)
+    answer = client.get(contoso.url("connection"))
+    assert _told(answer) == "in"

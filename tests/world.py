@@ -1,0 +1,156 @@
+"""One of everything, with secrets that can be recognised wherever they turn up. Used by tests of all pages at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from typing import Any
+
+from django.urls import reverse
+from django.utils import timezone
+
+from connections import audit
+from connections.microsoft import certificates
+from connections.models import (
+    AppCredential,
+    AppRegistration,
+    AuditEvent,
+    Connection,
+    ConsentRequest,
+    MailboxAccess,
+    SharedMailbox,
+    Tenant,
+    User,
+)
+from connections.services import credentials
+from portal.sandbox import seed
+from tests import cast
+
+REFRESH_TOKEN = "1.A-recognisable-refresh-token"
+PREVIOUS_REFRESH_TOKEN = "1.A-recognisable-previous-refresh-token"
+ACCESS_TOKEN = "eyJ0eXAi.recognisable.access-token"
+# What every form of a page sends, so that none arrives quite empty.
+FILLED_IN = {"csrfmiddlewaretoken": "not checked in tests"}
+SECRETS = (REFRESH_TOKEN, PREVIOUS_REFRESH_TOKEN, ACCESS_TOKEN, cast.CLIENT_SECRET, "PRIVATE KEY")
+
+
+@dataclass(frozen=True)
+class World:
+    """Contoso as its people left it: bob owns the connection and registered the mailbox."""
+
+    people: dict[str, User]
+    tenant: Tenant
+    app: AppRegistration
+    secret: AppCredential
+    certificate: AppCredential
+    connection: Connection
+    mailbox: SharedMailbox
+    access: MailboxAccess
+    consent: ConsentRequest
+    event: AuditEvent
+
+    def url(self, name: str, argument: str = "") -> str:
+        """The address of a URL name, with this world's ids filled in."""
+        if argument:
+            return reverse(name, args=[argument])
+        arguments: dict[str, int] = {}
+        if name in ("tenant", "tenant_edit", "tenant_remove"):
+            arguments = {"pk": self.tenant.pk}
+        elif name == "connection_add":
+            arguments = {"app_pk": self.app.pk}
+        elif name in ("mailbox", "mailbox_edit", "mailbox_remove"):
+            arguments = {"pk": self.mailbox.pk}
+        elif name in ("mailbox_probe", "mailbox_detach"):
+            arguments = {"pk": self.connection.pk, "access_pk": self.access.pk}
+        elif name == "credential_retire":
+            arguments = {"pk": self.app.pk, "credential_pk": self.secret.pk}
+        elif name == "credential_certificate":
+            arguments = {"pk": self.app.pk, "credential_pk": self.certificate.pk}
+        elif name == "audit_event":
+            arguments = {"pk": self.event.pk}
+        elif name in ("app", "consent_start") or name.startswith(("app_", "credential_")):
+            arguments = {"pk": self.app.pk} if name != "app_add" else {}
+        elif name in ("connection", "mailbox_attach") or name.startswith("connection_"):
+            arguments = {"pk": self.connection.pk} if name != "connection_choose" else {}
+        return reverse(name, kwargs=arguments)
+
+
+@cache
+def _generated() -> credentials.NewCertificate:
+    """A certificate made by the portal; one for all, as making an RSA key takes a while."""
+    pair = certificates.generate("Contoso Connections", months=12, now=timezone.now())
+    return credentials.NewCertificate(pair, at_microsoft=False)
+
+
+def make(people: dict[str, User], **connection: Any) -> World:
+    """One of everything in Contoso; ``connection`` are column values of bob's connection."""
+    alice, bob = people["alice"], people["bob"]
+    tenant = cast.make_tenant(created_by=alice)
+    app = cast.make_app_registration(tenant=tenant, created_by=alice, default_capabilities=["mail.read"])
+    secret = app.credentials.get()
+    certificate = credentials.store(app, _generated(), actor=alice, verified_at=None)
+    tokens = {
+        "refresh_token": REFRESH_TOKEN,
+        "previous_refresh_token": PREVIOUS_REFRESH_TOKEN,
+        "access_token": ACCESS_TOKEN,
+    }
+    made = cast.make_connection(app_registration=app, owner=bob, **(tokens | connection))
+    mailbox = cast.make_mailbox(tenant=tenant, created_by=bob)
+    return World(
+        people=people,
+        tenant=tenant,
+        app=app,
+        secret=secret,
+        certificate=certificate,
+        connection=made,
+        mailbox=mailbox,
+        access=cast.make_mailbox_access(made, mailbox),
+        consent=ConsentRequest.objects.create(
+            app_registration=app, directory_id=tenant.directory_id, state_digest="x" * 64, requested_by=alice
+        ),
+        event=audit.record("connection.created", made, actor=bob),
+    )
+
+
+def make_elsewhere() -> dict[str, Any]:
+    """The same once more in another directory, of which nobody but alice owns anything."""
+    tenant = cast.make_tenant(name="Fabrikam", directory_id=seed.FABRIKAM, tid=seed.FABRIKAM)
+    app = cast.make_app_registration(
+        tenant=tenant, name="Fabrikam app", client_id=seed.MULTI_APP, secret=seed.MULTI_SECRET
+    )
+    connection = cast.make_app_only_connection(app_registration=app, access_token=ACCESS_TOKEN)
+    mailbox = cast.make_mailbox(tenant=tenant, address="office@fabrikam.example")
+    return {
+        "tenant": tenant,
+        "app": app,
+        "credential": app.credentials.get(),
+        "connection": connection,
+        "mailbox": mailbox,
+        "access": cast.make_mailbox_access(connection, mailbox),
+    }
+
+
+def posted(world: World) -> dict[str, dict[str, Any]]:
+    """For each URL name, a form that somebody who may send it would send; see FILLED_IN for the others."""
+    tomorrow = (timezone.now() + timedelta(days=1)).date().isoformat()
+    secret = {"kind": "secret", "secret": seed.ROBOTS_SECRET, "expires_at": tomorrow, "save_untried": "1"}
+    return {
+        "tenant_add": {"name": "New", "environment": "sandbox", "directory_id": "organizations"},
+        "tenant_edit": {"name": "Renamed", "environment": "sandbox", "directory_id": world.tenant.directory_id},
+        "app_add": {
+            **secret,
+            "tenant": world.tenant.pk,
+            "name": "Robots",
+            "client_id": seed.ROBOTS_APP,
+            "audience": "single",
+            "allows_app_only": "on",
+        },
+        "app_edit": {"name": "Renamed", "audience": "single", "allows_delegated": "on", "allows_app_only": "on"},
+        "credential_add": {**secret, "secret": cast.CLIENT_SECRET},
+        "connection_add": {"kind": "authorization_code", "name": "Another", "chosen": ["mail.read"]},
+        "connection_edit": {"name": "Renamed", "chosen": ["mail.read", "calendar.events"]},
+        "mailbox_attach": {"address": "sales@contoso.example"},
+        "mailbox_add": {"tenant": world.tenant.pk, "address": "info@contoso.example", "display_name": "Info"},
+        "mailbox_edit": {"address": "help@contoso.example", "display_name": "Help"},
+    }
