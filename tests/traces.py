@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -43,7 +44,10 @@ def _database() -> Iterator[tuple[str, bytes]]:
         # The files themselves: deleted rows and the write-ahead log are in them, too.
         name = str(database.settings_dict["NAME"])
         for path in sorted(Path(name).parent.glob(f"{Path(name).name}*")):
-            yield f"database file {path.name}", path.read_bytes()
+            # In a process of its own: closing the file here would drop this process's SQLite locks (POSIX), and
+            # the next writer would corrupt the database.
+            content = subprocess.run(["cat", str(path)], capture_output=True, check=True).stdout
+            yield f"database file {path.name}", content
         return
     with database.cursor() as cursor:
         for table in database.introspection.table_names(cursor):
