@@ -1,0 +1,111 @@
+"""An IT admin registers a tenant and an app registration, has consent granted, and members see what they may use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from connections.models import AppRegistration, AuditEvent, Connection, ConsentRequest, Tenant, User
+from portal.sandbox import seed
+from portal.sandbox.client import Control
+from tests import cast
+from tests.flows.conftest import Person
+
+pytestmark = pytest.mark.django_db
+
+Meet = Callable[[User], Person]
+ADMINISTRATOR = "admin@contoso.example"
+
+
+def register_tenant(admin: Person, directory: str = "contoso.example") -> Tenant:
+    admin.post("/tenants/add/", name="Contoso", environment="sandbox", directory_id=directory)
+    return Tenant.objects.get()
+
+
+def app_form(tenant: Tenant, **changes: object) -> dict[str, object]:
+    return {
+        "tenant": tenant.pk,
+        "name": "Contoso Connections",
+        "client_id": seed.CONNECTIONS_APP,
+        "audience": "single",
+        "allows_delegated": "on",
+        "allows_app_only": "on",
+        "default_capabilities": ["mail.read"],
+        "kind": "secret",
+        "secret": seed.CONNECTIONS_SECRET,
+        "expires_at": "2099-01-31",
+        "months": "12",
+        **changes,
+    }
+
+
+def test_from_an_empty_portal_to_an_app_registration_that_is_ready(
+    person: Meet, alice: User, bob: User, sandbox: Control
+) -> None:
+    admin = person(alice)
+    tenant = register_tenant(admin, "  Contoso.Example\n")
+    assert (tenant.directory_id, tenant.tid) == ("contoso.example", seed.CONTOSO)
+
+    answer = admin.post("/apps/add/", **app_form(tenant))
+    app = AppRegistration.objects.get()
+    assert answer["Location"] == f"/apps/{app.pk}/"
+    assert app.is_ready
+    page = admin.get(f"/apps/{app.pk}/").content.decode()
+    assert "http://localhost:8000/auth/complete/microsoft-connect/" in page
+    assert seed.CONNECTIONS_SECRET not in page
+
+    choices = person(bob).portal.get("/connections/add/", follow=True).content.decode()
+    assert "Contoso Connections" in choices
+    assert {event.actor for event in AuditEvent.objects.all()} == {alice}
+
+
+def test_the_secrets_id_is_caught_before_anything_is_sent(person: Meet, alice: User, sandbox: Control) -> None:
+    admin = person(alice)
+    tenant = register_tenant(admin)
+    sandbox.clear_calls()
+    page = admin.post("/apps/add/", **app_form(tenant, secret=seed.CONNECTIONS_SECRET_ID)).content.decode()
+    assert "That is the Secret ID" in page
+    assert "Contoso Connections" in page, "nothing typed is lost"
+    assert seed.CONNECTIONS_SECRET_ID not in page, "secrets excepted"
+    assert not sandbox.calls(limit=0)["by_endpoint"].get("token")
+
+
+def test_admin_consent_is_asked_by_one_link_and_verified_by_a_token(
+    person: Meet, alice: User, sandbox: Control
+) -> None:
+    admin = person(alice)
+    app = cast.make_app_registration(default_capabilities=["mail.read"])
+    sandbox.withdraw_consent(cast.CLIENT_ID)
+    admin.follow_to_microsoft(admin.post(f"/apps/{app.pk}/consent/", go="1"))
+    admin.microsoft.sign_in(ADMINISTRATOR)
+    admin.microsoft.submit("consent")
+    page = admin.return_to_portal()
+
+    request = ConsentRequest.objects.get()
+    assert request.state == "verified"
+    assert request.verified_at is not None
+    assert page.status_code in (200, 302)
+    assert "Granted and verified" in admin.get(f"/apps/{app.pk}/").content.decode()
+
+
+def test_a_callback_that_lies_about_success_is_not_believed(person: Meet, alice: User, sandbox: Control) -> None:
+    sandbox.consent_lie("nothing")
+    admin = person(alice)
+    app = cast.make_app_registration(default_capabilities=["mail.read"])
+    sandbox.withdraw_consent(cast.CLIENT_ID)
+    admin.follow_to_microsoft(admin.post(f"/apps/{app.pk}/consent/", go="1"))
+    admin.microsoft.sign_in(ADMINISTRATOR)
+    admin.microsoft.submit("consent")
+    admin.return_to_portal()
+
+    assert ConsentRequest.objects.get().state == "granted", "said so, but no token shows it"
+
+
+def test_removing_what_is_in_use_is_refused_with_a_list(person: Meet, alice: User) -> None:
+    connection = cast.make_connection()
+    admin = person(alice)
+    app = connection.app_registration
+    page = admin.portal.post(f"/apps/{app.pk}/remove/", follow=True).content.decode()
+    assert "Invoices" in page
+    assert Connection.objects.count() == AppRegistration.objects.count() == 1
