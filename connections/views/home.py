@@ -61,6 +61,7 @@ def _for_admin(user: User) -> dict[str, Any]:
     context["all_well"] = not any(context[name] for name in troubles)
     if figures.total == 0:
         context["steps"] = _first_steps()
+        context["next_step"] = next(step for step in context["steps"] if not step.done)
     return context
 
 

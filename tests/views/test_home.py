@@ -46,6 +46,8 @@ def test_an_admin_is_led_through_the_first_steps(signed_in, alice):
     page = home(signed_in, alice)
     assert "Four steps to the first connection" in page
     assert page.count("To do") == 4
+    assert 'href="/tenants/add/"' in page
+    assert 'href="/apps/add/"' not in page, "one step at a time"
     cast.make_app_registration()
     page = home(signed_in, alice)
     assert page.count(">Done<") == 3
