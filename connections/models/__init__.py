@@ -1,19 +1,26 @@
 """The tables. One module per noun; import them from here."""
 
 from connections.models.accounts import User
+from connections.models.alerts import AlertChannel, AlertChoice, Delivery
 from connections.models.app_registrations import AppCredential, AppRegistration
 from connections.models.audit import AuditEvent
 from connections.models.connections import Connection
 from connections.models.consent import ConsentRequest
+from connections.models.incidents import AffectedConnection, Incident
 from connections.models.mailboxes import MailboxAccess, SharedMailbox
 from connections.models.tenants import Tenant
 
 __all__ = [
+    "AffectedConnection",
+    "AlertChannel",
+    "AlertChoice",
     "AppCredential",
     "AppRegistration",
     "AuditEvent",
     "Connection",
     "ConsentRequest",
+    "Delivery",
+    "Incident",
     "MailboxAccess",
     "SharedMailbox",
     "Tenant",

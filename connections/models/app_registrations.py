@@ -103,6 +103,10 @@ class AppCredential(models.Model):
     # First three characters of a secret: Graph's passwordCredential.hint, to tell several secrets apart.
     hint = models.CharField(max_length=3, blank=True)
     expires_at = models.DateTimeField(null=True, blank=True)
+    # When Microsoft Graph confirmed the expiry date. Null: it is what somebody typed.
+    expiry_read_at = models.DateTimeField(null=True, blank=True, editable=False)
+    # The smallest number of days before expiry that has been warned of (services.forecasts).
+    warned_days = models.PositiveSmallIntegerField(null=True, blank=True, editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     verified_at = models.DateTimeField(null=True, blank=True, editable=False)

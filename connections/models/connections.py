@@ -95,6 +95,8 @@ class Connection(models.Model):
     token_version = models.PositiveBigIntegerField(default=0)
     refresh_after = models.DateTimeField(null=True, blank=True)
     refreshed_at = models.DateTimeField(null=True, blank=True)  # last success at the token endpoint
+    # Longest a sign-in lasts under the directory's Conditional Access, learnt from AADSTS70043; seconds.
+    sign_in_max_age = models.PositiveIntegerField(null=True, blank=True)
     checked_at = models.DateTimeField(null=True, blank=True)  # last answer of any kind from the token endpoint
 
     objects = ConnectionManager()

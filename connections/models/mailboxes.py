@@ -4,7 +4,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models.functions import Lower
 
-from connections.models.connections import Connection
+from connections.models.connections import SECRETS, Connection
 from connections.models.tenants import Tenant
 
 
@@ -26,6 +26,15 @@ class SharedMailbox(models.Model):
         return self.address
 
 
+class MailboxAccessQuerySet(models.QuerySet["MailboxAccess"]):
+    """Small questions about accesses."""
+
+    def with_connection(self) -> "MailboxAccessQuerySet":
+        """Each with its connection and all that hangs on it; the encrypted columns stay in the database."""
+        joined = self.select_related("connection__app_registration__tenant", "connection__owner")
+        return joined.defer(*(f"connection__{name}" for name in SECRETS))
+
+
 class MailboxAccess(models.Model):
     """Whether one connection reaches one shared mailbox, as last probed with the connection's own token."""
 
@@ -41,12 +50,16 @@ class MailboxAccess(models.Model):
     mailbox = models.ForeignKey(SharedMailbox, models.PROTECT, related_name="accesses")
     state = models.CharField(max_length=12, choices=State, default=State.UNPROBED)
     code = models.CharField(max_length=60, blank=True)
+    # What exactly is missing, for machines: a graph.Lack, for example "full_access" or "shared_scope".
+    lack = models.CharField(max_length=30, blank=True)
     cause = models.TextField(blank=True)
     action = models.TextField(blank=True)
     probed_at = models.DateTimeField(null=True, blank=True)
     # When the next routine probe is due; the probing task claims it by moving it forward.
     probe_after = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = MailboxAccessQuerySet.as_manager()
 
     class Meta:
         ordering = ("mailbox__address", "pk")

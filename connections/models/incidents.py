@@ -1,0 +1,88 @@
+"""Incidents: one cause that breaks one or many connections, open until a later success closes it."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+
+from connections.models.app_registrations import AppRegistration
+from connections.models.connections import Connection
+from connections.models.mailboxes import SharedMailbox
+from connections.models.tenants import Tenant
+
+
+class Incident(models.Model):
+    """One cause, however many connections it breaks. Keeps its story after it has healed."""
+
+    class Kind(models.TextChoices):
+        """What is broken, and so what is said and who acts."""
+
+        APP_REGISTRATION = "app_registration", "App registration rejected"
+        ACCOUNT = "account", "Sign-in needed"
+        CONSENT = "consent", "Consent missing"
+        POLICY = "policy", "Blocked by policy"
+        MAILBOX = "mailbox", "Shared mailbox not reachable"
+        ENCRYPTION_KEY = "encryption_key", "Encryption key missing"
+        OUTAGE = "outage", "Microsoft cannot be reached"
+
+    kind = models.CharField(max_length=20, choices=Kind)
+    # What makes two observations the same incident, for example "app:12"; unique among the open ones.
+    key = models.CharField(max_length=200)
+    title = models.CharField(max_length=320)  # frozen, so that the story outlives what it is about
+    code = models.CharField(max_length=60, blank=True)
+    cause = models.TextField(blank=True)
+    action = models.TextField(blank=True)
+    who = models.CharField(max_length=10, choices=Connection.Who, default=Connection.Who.IT_ADMIN)
+    reference = models.CharField(max_length=200, blank=True)  # what Microsoft's support asks for
+    # The one person who can mend it, where it is one; null means the IT admins (or nobody, see ``who``).
+    assignee = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="incidents")
+    assignee_name = models.CharField(max_length=320, blank=True)
+    # What it is about; the repair button leads there.
+    app_registration = models.ForeignKey(AppRegistration, models.SET_NULL, null=True, related_name="incidents")
+    tenant = models.ForeignKey(Tenant, models.SET_NULL, null=True, related_name="incidents")
+    mailbox = models.ForeignKey(SharedMailbox, models.SET_NULL, null=True, related_name="incidents")
+    opened_at = models.DateTimeField()
+    seen_at = models.DateTimeField()  # last observation
+    closed_at = models.DateTimeField(null=True)
+    # How many reminders have gone out, and when the next one is due (services.alerts reads and writes both).
+    reminders = models.PositiveIntegerField(default=0)
+    remind_after = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ("-opened_at", "-pk")
+        constraints = (
+            models.UniqueConstraint(fields=("key",), condition=Q(closed_at=None), name="incident_open_once"),
+        )
+        indexes = (
+            models.Index(fields=("-opened_at", "-id"), name="incident_by_time"),
+            models.Index(fields=("remind_after",), condition=Q(closed_at=None), name="incident_reminder_due"),
+        )
+
+    def __str__(self) -> str:
+        return self.title
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it still breaks something."""
+        return self.closed_at is None
+
+
+class AffectedConnection(models.Model):
+    """One connection in an incident's blast radius; names are frozen in."""
+
+    incident = models.ForeignKey(Incident, models.CASCADE, related_name="affected")
+    connection = models.ForeignKey(Connection, models.SET_NULL, null=True, related_name="affected_by")
+    connection_name = models.CharField(max_length=120)
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
+    owner_name = models.CharField(max_length=320)
+    since = models.DateTimeField()
+    healed_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ("connection_name", "pk")
+        constraints = (models.UniqueConstraint(fields=("incident", "connection"), name="connection_once_per_incident"),)
+        indexes = (models.Index(fields=("connection",), condition=Q(healed_at=None), name="affected_not_healed"),)
+
+    def __str__(self) -> str:
+        return f"{self.connection_name} in {self.incident}"
