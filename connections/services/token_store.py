@@ -106,7 +106,7 @@ _SET = """
 _TABLE = Connection._meta.db_table
 _POSTGRES = (
     f"UPDATE {_TABLE} AS c SET {_SET.format(table='c', **{name: f'v.{name}' for name, _ in _COLUMNS})} "  # noqa: S608
-    f"FROM unnest({', '.join(f'%s::{kind}[]' for _, kind in _COLUMNS)}) "
+    f"FROM unnest({', '.join(f'%b::{kind}[]' for _, kind in _COLUMNS)}) "
     f"AS v({', '.join(name for name, _ in _COLUMNS)}) "
     "WHERE c.id = v.pk AND c.token_version = v.seen RETURNING c.id"
 )
