@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Any
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.auth.admin import UserAdmin
+from django.contrib.auth.models import Group
 from django.core.exceptions import ValidationError
 from django.db import models
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import redirect
+from social_django import admin as _registers_its_models  # noqa: F401
+from social_django.models import Association, Nonce, UserSocialAuth
 
+from connections import audit
 from connections.errors import PortalError
 from connections.fields import SecretField
 from connections.forms.app_registrations import AppRegistrationEditForm, AppRegistrationForm
@@ -37,12 +41,45 @@ from connections.services import app_registrations, tenants
 # Django's classes take type parameters for the type checker only.
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Any]
+    PeopleAdmin = UserAdmin[Any]
     ModelForm = forms.ModelForm[Any]
 else:
-    ModelAdmin, ModelForm = admin.ModelAdmin, forms.ModelForm
+    ModelAdmin, PeopleAdmin, ModelForm = admin.ModelAdmin, UserAdmin, forms.ModelForm
 
 admin.site.site_header = "Connections for Microsoft 365"
-admin.site.register(User, UserAdmin)
+# Roles are groups by name, and who somebody is at Microsoft is told by Microsoft alone: neither is for editing.
+admin.site.unregister((Group, UserSocialAuth, Nonce, Association))
+
+
+@admin.register(User)
+class PersonAdmin(PeopleAdmin):
+    """People: passwords, roles, and who may sign in. The audit trail hears of every change."""
+
+    def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        _record("account.added", request, obj, message)
+        return super().log_addition(request, obj, message)
+
+    def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        _record("account.changed", request, obj, message)
+        return super().log_change(request, obj, message)
+
+    def log_deletions(self, request: HttpRequest, queryset: Any) -> Any:
+        for person in queryset:
+            _record("account.removed", request, person, [])
+        return super().log_deletions(request, queryset)
+
+
+def _record(action: str, request: HttpRequest, person: User, message: Any) -> None:
+    """Which fields were changed, roles and flags as they are now; a password's value is nobody's business."""
+    assert isinstance(request.user, User)  # noqa: S101 - the admin site lets nobody else in
+    parts = [part.get("changed", {}) for part in message] if isinstance(message, list) else []
+    facts: dict[str, Any] = {
+        "fields": sorted({field for part in parts for field in part.get("fields", [])}),
+        "roles": sorted(person.groups.values_list("name", flat=True)),
+        "superuser": person.is_superuser,
+        "active": person.is_active,
+    }
+    audit.record(action, person, actor=request.user, changes=facts)
 
 
 def shown_fields(model: type[models.Model]) -> list[str]:

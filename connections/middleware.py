@@ -9,6 +9,7 @@ import structlog
 from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.utils.cache import add_never_cache_headers
 from social_django.middleware import SocialAuthExceptionMiddleware
 
 from connections import audit
@@ -70,6 +71,18 @@ def content_security_policy(get_response: GetResponse) -> GetResponse:
             "Content-Security-Policy", _POLICY.format(sandbox=settings.MICROSOFT_SANDBOX_URL or "").strip()
         )
         response.setdefault("Permissions-Policy", "camera=(), microphone=(), geolocation=()")
+        return response
+
+    return middleware
+
+
+def kept_nowhere(get_response: GetResponse) -> GetResponse:
+    """Let no browser or proxy keep a page: after signing out, the back button must not show it again."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        response = get_response(request)
+        if not response.has_header("Cache-Control"):
+            add_never_cache_headers(response)
         return response
 
     return middleware

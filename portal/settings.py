@@ -73,9 +73,10 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "connections.middleware.request_context",
+    "connections.middleware.content_security_policy",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    "connections.middleware.content_security_policy",
+    "connections.middleware.kept_nowhere",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",

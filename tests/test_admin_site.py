@@ -127,3 +127,34 @@ def test_what_the_portal_writes_by_itself_is_read_only(root: Client) -> None:
 def test_members_do_not_get_in(bob: User, signed_in: Any) -> None:
     response = signed_in(bob).get(url(Tenant, "changelist"))
     assert response.status_code == 302
+
+
+def test_every_change_of_a_person_is_in_the_audit_trail(root: Client) -> None:
+    from django.contrib.auth.models import Group
+
+    from connections.models.accounts import IT_ADMINS
+
+    admins = Group.objects.create(name=IT_ADMINS)
+    password = {"password1": cast.PASSWORD, "password2": cast.PASSWORD, "usable_password": "true"}
+    assert root.post(url(User, "add"), {"username": "eve", **password}).status_code == 302
+    eve = User.objects.get(username="eve")
+    times = {"date_joined_0": "2026-01-01", "date_joined_1": "00:00:00"}
+    changed = {"username": "eve", "is_active": "on", "groups": [admins.pk], **times}
+    assert root.post(url(User, "change", eve.pk), changed).status_code == 302
+    assert root.post(reverse("admin:auth_user_password_change", args=[eve.pk]), password).status_code == 302
+    assert root.post(url(User, "delete", eve.pk), {"post": "yes"}).status_code == 302
+    events = list(AuditEvent.objects.filter(target_name="eve").order_by("pk"))
+    assert [event.action for event in events] == [
+        "account.added",
+        "account.changed",
+        "account.changed",
+        "account.removed",
+    ]
+    assert events[1].changes["roles"] == [IT_ADMINS]
+    assert all(event.actor_name.endswith("<root>") for event in events)
+    assert cast.PASSWORD not in str([event.changes for event in events])
+
+
+def test_groups_and_links_to_microsoft_are_not_for_editing(root: Client) -> None:
+    for path in ("/admin/auth/group/", "/admin/social_django/usersocialauth/", "/admin/social_django/association/"):
+        assert root.get(path).status_code == 404

@@ -126,7 +126,7 @@ def _claim(now: datetime, limit: int) -> dict[Connection, list[MailboxAccess]]:
     with transaction.atomic():
         claimed = list(due.values_list("pk", flat=True)[:limit])
         MailboxAccess.objects.filter(pk__in=claimed).update(probe_after=now + LEASE)
-    rows = MailboxAccess.objects.filter(pk__in=claimed).select_related("connection__app_registration__tenant")
+    rows = MailboxAccess.objects.filter(pk__in=claimed).with_connection()
     found: dict[Connection, list[MailboxAccess]] = defaultdict(list)
     for row in rows:
         found[row.connection].append(row)

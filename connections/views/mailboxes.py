@@ -53,7 +53,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     mailbox = get_object_or_404(access.visible_mailboxes(user), pk=pk)
     rows = (
         mailbox.accesses.filter(connection__in=access.visible_connections(user))
-        .select_related("connection__app_registration", "connection__owner")
+        .with_connection()
         .order_by("connection__name", "pk")
     )
     context = {

@@ -1,0 +1,288 @@
+"""What a page tells the browser to allow: nothing inline, nothing from elsewhere, nothing kept, no frame."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from django.conf import settings as portal_settings
+from django.test import Client, RequestFactory
+from django.utils import timezone
+from django.views import defaults
+
+from connections.models import Connection, ConsentRequest, MailboxAccess, User
+from portal.sandbox.client import Control
+from tests import cast, permissions_table, world
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def contoso(alice: User, bob: User, carol: User, dave: User, sandbox: Control) -> world.World:
+    made = world.make({"alice": alice, "bob": bob, "carol": carol, "dave": dave})
+    world.make_elsewhere()
+    return made
+
+
+def browser(user: User) -> Client:
+    client = Client()
+    client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
+    return client
+
+
+# --- The policy -----------------------------------------------------------------------------------
+
+
+def answers(contoso: world.World) -> Iterator[tuple[str, Any]]:
+    """What everybody gets from every URL, refusals and errors included."""
+    for column, person in enumerate(permissions_table.PEOPLE):
+        client = browser(contoso.people[person]) if column else Client()
+        for row in permissions_table.rows():
+            if row.method == "GET":
+                yield f"{person} {row.route}", client.get(contoso.url(row.name, row.route.partition("/")[2]))
+        yield f"{person} nowhere", client.get("/no/such/page/")
+        yield f"{person} wrong method", client.post("/")
+        yield f"{person} static", client.get("/static/portal/portal.css")
+
+
+def test_every_answer_carries_the_strict_headers(contoso: world.World) -> None:
+    seen = set()
+    for where, answer in answers(contoso):
+        policy = parsed(answer["Content-Security-Policy"])
+        assert policy["default-src"] == ["'none'"], where
+        for part in ("script-src", "style-src", "font-src", "connect-src"):
+            assert policy[part] == ["'self'"], where
+        assert policy["base-uri"] == policy["frame-ancestors"] == ["'none'"], where
+        assert "unsafe" not in answer["Content-Security-Policy"], where
+        assert answer["X-Content-Type-Options"] == "nosniff", where
+        if not where.endswith("static"):
+            assert answer["X-Frame-Options"] == "DENY", where
+            assert answer["Referrer-Policy"] == "same-origin", where
+            assert answer["X-Request-ID"], where
+        seen.add(answer.status_code)
+    assert seen >= {200, 302, 400, 403, 404, 405}
+
+
+def parsed(policy: str) -> dict[str, list[str]]:
+    return {name: rest for name, *rest in (part.split() for part in policy.split(";") if part.strip())}
+
+
+def test_forms_go_to_the_portal_or_to_microsoft_only(contoso: world.World, settings: Any) -> None:
+    client = browser(contoso.people["bob"])
+    assert parsed(client.get("/")["Content-Security-Policy"])["form-action"] == [
+        "'self'",
+        "https:",
+        settings.MICROSOFT_SANDBOX_URL,
+    ]
+    settings.MICROSOFT_SANDBOX_URL = ""
+    assert parsed(client.get("/")["Content-Security-Policy"])["form-action"] == ["'self'", "https:"]
+
+
+def test_a_crash_is_a_page_with_the_same_policy(contoso: world.World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from connections.views import home
+
+    def crash(user: User) -> None:
+        raise RuntimeError("eyJ0eXAi.recognisable.access-token")
+
+    monkeypatch.setattr(home, "_for_member", crash)
+    client = browser(contoso.people["bob"])
+    client.raise_request_exception = False
+    answer = client.get("/")
+    assert answer.status_code == 500
+    assert parsed(answer["Content-Security-Policy"])["default-src"] == ["'none'"]
+    assert answer["X-Request-ID"] in answer.content.decode()
+    assert "recognisable" not in answer.content.decode()
+    assert_nothing_inline(answer.content.decode(), "500")
+
+
+# --- The pages ------------------------------------------------------------------------------------
+
+
+class Inline(HTMLParser):
+    """Collects what a strict policy would not run, and what would be fetched from elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if tag == "style" or (tag == "script" and not values.get("src") and values.get("type") != "application/json"):
+            self.found.append(f"<{tag}>")
+        for name, value in attrs:
+            if name == "style" or name.startswith(("on", "hx-on")):
+                self.found.append(f"<{tag} {name}>")
+            if name in ("src", "href", "action", "formaction") and (value or "").strip().lower().startswith(
+                "javascript"
+            ):
+                self.found.append(f"<{tag} {name}={value}>")
+        fetched = values.get("src") if tag in ("script", "img", "iframe", "source") else None
+        if tag == "link" and values.get("rel") != "canonical":
+            fetched = values.get("href")
+        if fetched and not fetched.startswith(("/static/", "data:")):
+            self.found.append(f"<{tag}> from {fetched}")
+        if tag == "a" and values.get("target") == "_blank" and "noopener" not in (values.get("rel") or ""):
+            self.found.append("<a target=_blank> without noopener")
+
+
+def assert_nothing_inline(text: str, where: str) -> None:
+    reader = Inline()
+    reader.feed(text)
+    assert not reader.found, (where, reader.found)
+
+
+def test_the_check_itself_finds_inline_things() -> None:
+    for text in (
+        "<p style='color:red'>",
+        "<button onclick='x()'>",
+        "<script>x()</script>",
+        "<a href=' javascript:x()'>",
+        "<img src='https://elsewhere.example/x.png'>",
+    ):
+        reader = Inline()
+        reader.feed(text)
+        assert reader.found, text
+
+
+def test_no_page_has_anything_inline(contoso: world.World) -> None:
+    checked = 0
+    for where, answer in answers(contoso):
+        if answer["Content-Type"].startswith("text/html") and answer.content:
+            assert_nothing_inline(answer.content.decode(), where)
+            checked += 1
+    assert checked > 100
+
+
+@pytest.mark.parametrize("status", [status for status in Connection.Status if status != "active"])
+def test_no_trouble_is_shown_with_anything_inline(status: str, contoso: world.World) -> None:
+    Connection.objects.update(status=status, status_cause="<b onclick=x>cause</b>", sign_in_started_at=timezone.now())
+    _assert_pages_are_clean(contoso)
+
+
+def test_an_app_registration_in_trouble_is_shown_without_anything_inline(contoso: world.World) -> None:
+    type(contoso.app).objects.update(rejected_at=timezone.now(), rejected_cause="<style>x</style>", rejected_code="X")
+    contoso.app.credentials.update(rejected_at=timezone.now(), rejected_code="<i>")
+    MailboxAccess.objects.update(state="unreachable", cause="<script>x</script>", action="<p style=x>")
+    for number, state in enumerate(ConsentRequest.State):
+        ConsentRequest.objects.create(
+            app_registration=contoso.app,
+            directory_id="<script>",
+            state_digest=str(number),
+            state=state,
+            cause="<img src=x onerror=y>",
+            verified_at=timezone.now(),
+        )
+    _assert_pages_are_clean(contoso)
+
+
+def _assert_pages_are_clean(contoso: world.World) -> None:
+    for person in ("alice", "bob", "carol"):
+        client = browser(contoso.people[person])
+        for name in ("home", "connections", "connection", "app", "apps", "mailbox", "mailboxes", "tenant", "account"):
+            answer = client.get(contoso.url(name))
+            assert answer.status_code == 200, (person, name)
+            assert_nothing_inline(answer.content.decode(), f"{person} {name}")
+
+
+def test_what_people_typed_is_shown_as_text(contoso: world.World) -> None:
+    bad = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7|add:7 }}"
+    for row in (contoso.connection, contoso.app, contoso.tenant):
+        type(row).objects.filter(pk=row.pk).update(name=bad)
+    User.objects.update(first_name=bad, last_name=bad)
+    Connection.objects.update(account_name=bad, account_username=bad, extra_scopes=bad)
+    type(contoso.mailbox).objects.update(display_name=bad)
+    contoso.app.credentials.update(label=bad)
+    cast_event = contoso.event
+    type(cast_event).objects.filter(pk=cast_event.pk).update(
+        target_name=bad, actor_name=bad, changes={bad: [bad, bad], "fact": bad}
+    )
+    for where, answer in answers(contoso):
+        if answer["Content-Type"].startswith("text/html") and answer.content:
+            text = answer.content.decode()
+            assert_nothing_inline(text, where)
+            assert "<script>alert" not in text, where
+            assert "14 }}" not in text, where
+
+
+def test_djangos_own_refusals_are_our_pages(contoso: world.World) -> None:
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(contoso.people["bob"], backend="django.contrib.auth.backends.ModelBackend")
+    answer = client.post("/sign-out/")
+    assert answer.status_code == 403
+    assert_nothing_inline(answer.content.decode(), "csrf")
+    assert "Content-Security-Policy" in answer
+    assert client.get("/", headers={"host": "evil.example"}).status_code == 400
+    request = RequestFactory().get("/")
+    for view, arguments in ((defaults.bad_request, (None,)), (defaults.server_error, ())):
+        assert_nothing_inline(view(request, *arguments).content.decode(), view.__name__)
+
+
+# --- What stays behind ----------------------------------------------------------------------------
+
+
+def test_pages_behind_the_sign_in_are_kept_nowhere(contoso: world.World) -> None:
+    """After signing out, the back button must not show them again."""
+    for person, user in contoso.people.items():
+        client, column = browser(user), permissions_table.PEOPLE.index(person)
+        for row in permissions_table.rows():
+            if row.method == "GET" and row.answers[column] != "405":
+                answer = client.get(contoso.url(row.name, row.route.partition("/")[2]))
+                assert "no-store" in answer["Cache-Control"], (person, row)
+                assert "private" in answer["Cache-Control"], (person, row)
+
+
+def test_static_files_may_be_kept(contoso: world.World) -> None:
+    answer = browser(contoso.people["bob"]).get("/static/portal/portal.css")
+    assert answer.status_code == 200
+    assert "no-store" not in answer.get("Cache-Control", "")
+
+
+# --- Cookies --------------------------------------------------------------------------------------
+
+
+def test_cookies_are_closed_to_scripts_and_other_sites(client: Client, bob: User) -> None:
+    client.get("/sign-in/")
+    client.post("/sign-in/", {"username": "bob", "password": cast.PASSWORD})
+    session = client.cookies[portal_settings.SESSION_COOKIE_NAME]
+    assert session["httponly"]
+    assert session["samesite"] == "Lax"
+    assert client.cookies["csrftoken"]["samesite"] == "Lax"
+
+
+def test_signing_in_changes_the_session_and_signing_out_ends_it(bob: User) -> None:
+    client = Client()
+    session = client.session
+    session["planted"] = "by an attacker"
+    session.save()
+    name = portal_settings.SESSION_COOKIE_NAME
+    client.cookies[name] = planted = session.session_key
+    client.post("/sign-in/", {"username": "bob", "password": cast.PASSWORD})
+    signed_in = client.cookies[name].value
+    assert signed_in != planted
+    client.post("/sign-out/")
+    thief = Client()
+    for key in (planted, signed_in):
+        thief.cookies[name] = key
+        assert thief.get("/account/").status_code == 302
+    assert portal_settings.SESSION_COOKIE_AGE <= 12 * 3600
+
+
+def test_behind_https_cookies_and_pages_go_over_https_only() -> None:
+    environment = {
+        **os.environ,
+        "DJANGO_SETTINGS_MODULE": "portal.settings",
+        "PORTAL_URL": "https://portal.example.org",
+        "DATABASE_URL": "sqlite://:memory:",
+    }
+    shown = (
+        "from django.conf import settings as s; "
+        "print(s.SESSION_COOKIE_SECURE, s.CSRF_COOKIE_SECURE, s.SECURE_SSL_REDIRECT, s.SECURE_HSTS_SECONDS > 0)"
+    )
+    run = [sys.executable, "-c", f"import django; django.setup(); {shown}"]
+    told = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert told.stdout.split() == ["True"] * 4
