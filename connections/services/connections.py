@@ -16,6 +16,7 @@ from connections.models.app_registrations import AuthenticationType
 from connections.services import (
     app_registrations,
     asking,
+    incidents,
     mailbox_probes,
     mailboxes,
     outcomes,
@@ -131,6 +132,7 @@ def lacking(connection: Connection) -> tuple[str, ...]:
 def disable(connection: Connection, *, actor: User, now: datetime) -> None:
     """Stop using the connection; its grant is kept. Doing it twice is harmless."""
     access.require(access.can_disable(actor, connection))
+    incidents.connection_withdrawn(connection, now=now)
     _switch(
         connection,
         Connection.Status.DISABLED,
@@ -160,12 +162,13 @@ def enable(connection: Connection, *, actor: User, now: datetime) -> None:
     _switch(connection, Connection.Status.ACTIVE, "connection.enabled", actor, values)
 
 
-def remove(connection: Connection, *, actor: User) -> None:
+def remove(connection: Connection, *, actor: User, now: datetime) -> None:
     """Delete the connection and its tokens. Microsoft is not told: there is no call to revoke one refresh token
     (identity-platform/refresh-tokens), the page says how to withdraw the consent itself.
     """
     access.require(access.can_disable(actor, connection))
     with transaction.atomic():
+        incidents.connection_withdrawn(connection, now=now)
         audit.record(
             "connection.removed",
             connection,

@@ -21,7 +21,7 @@ from connections.microsoft import tokens
 from connections.microsoft.errors import Kind, Verdict, Who
 from connections.models import AppCredential, AppRegistration, Connection
 from connections.models.app_registrations import AuthenticationType
-from connections.services import app_registrations, token_store
+from connections.services import app_registrations, incidents, token_store
 from connections.services.asking import Answer, Asked, Due
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ CONFIRM_AFTER = timedelta(minutes=1)  # a doubtful answer counts if one this muc
 RETRY_FLAGGED = timedelta(minutes=30)  # consent and policy may be mended without the owner's doing
 THROTTLE_DEFAULT = timedelta(minutes=1)  # Microsoft sends Retry-After with most, not all, of its 429
 LONGEST_WAIT = timedelta(minutes=15)
+OUTAGE_AFTER = 3  # useless answers in a row
 SPREAD = 20  # time slots over which many connections are spread when they have to wait together
 
 STATUS_OF = {
@@ -72,6 +73,7 @@ def write(asked: Sequence[Asked], *, now: datetime) -> Summary:
     done.renewed = _store(asked, now)
     for one in asked:
         _judge_app(one, now)
+        _judge_microsoft(one, now)
         for due, answer in one.answers:
             if isinstance(answer, tokens.TokenSet):
                 continue
@@ -90,14 +92,28 @@ def _store(asked: Sequence[Asked], now: datetime) -> int:
     written = token_store.store_renewed(
         [token_store.Renewed(due.pk, due.token_version, answer, _worked(due)) for due, answer in good], now=now
     )
+    well: list[int] = []
     for due, answer in good:
         if due.pk not in written:
             continue
         if _lacks_roles(due, answer):
             flag(due.pk, NO_ROLES, now=now, version=due.token_version + 1)
-        elif due.status != Connection.Status.ACTIVE:
+            continue
+        if due.status != Connection.Status.ACTIVE:
             heal(due.pk, now=now, version=due.token_version + 1)
+        well.append(due.pk)
+    if good:
+        incidents.connections_well(well, now=now)
+        incidents.microsoft_answers(_environments_that_answered(asked), now=now)
     return len(written)
+
+
+def _environments_that_answered(asked: Sequence[Asked]) -> set[str]:
+    return {
+        one.app.tenant.environment
+        for one in asked
+        if any(isinstance(answer, tokens.TokenSet) for _, answer in one.answers)
+    }
 
 
 def _worked(due: Due) -> str | None:
@@ -129,6 +145,14 @@ def _judge_app(one: Asked, now: datetime) -> None:
         wait = max((verdict.retry_after or THROTTLE_DEFAULT.total_seconds()) for verdict in throttled)
         until = now + min(timedelta(seconds=wait), timedelta(hours=1))
         AppRegistration.objects.filter(pk=one.app.pk).update(paused_until=until)
+
+
+def _judge_microsoft(one: Asked, now: datetime) -> None:
+    """Open an outage when several tries in a row got no useful answer; one alone is an ordinary hiccup."""
+    for due, answer in one.answers:
+        if isinstance(answer, Verdict) and answer.kind is Kind.TRANSIENT and due.trouble_count + 1 >= OUTAGE_AFTER:
+            incidents.microsoft_unreachable(one.app.tenant.environment, answer, now=now)
+            return
 
 
 def _proves_app(answer: Answer) -> bool:
@@ -180,7 +204,9 @@ def flag(pk: int, verdict: Verdict, *, now: datetime, version: int) -> bool:
     """
     status = STATUS_OF[verdict.kind]
     with transaction.atomic():
-        found = Connection.objects.select_for_update().filter(pk=pk, token_version=version).first()
+        locked = Connection.objects.select_for_update(of=("self",))
+        related = locked.select_related("app_registration__tenant", "owner")
+        found = related.filter(pk=pk, token_version=version).first()
         if found is None or found.status == Connection.Status.DISABLED:
             return False
         news = (found.status, found.status_code) != (status, verdict.code)
@@ -194,7 +220,7 @@ def flag(pk: int, verdict: Verdict, *, now: datetime, version: int) -> bool:
                 "status_cause": verdict.cause,
                 "status_action": verdict.action,
                 "status_who": verdict.who.value,
-                "status_reference": reference(verdict),
+                "status_reference": incidents.reference(verdict),
                 "status_since": now,
                 "suspected_code": "",
                 "suspected_at": None,
@@ -205,6 +231,7 @@ def flag(pk: int, verdict: Verdict, *, now: datetime, version: int) -> bool:
                 actor=None,
                 changes={"status": [before, status], "code": verdict.code, "cause": verdict.cause},
             )
+            incidents.connection_flagged(found, verdict, now=now)
         Connection.objects.filter(pk=pk).update(**values)
     return news
 
@@ -219,12 +246,6 @@ def heal(pk: int, *, now: datetime, version: int) -> None:
         Connection.objects.filter(pk=pk).update(**token_store.healthy(now))
 
 
-def reference(verdict: Verdict) -> str:
-    """What Microsoft's support asks for, in one line."""
-    known = {"trace": verdict.trace_id, "correlation": verdict.correlation_id, "time": verdict.timestamp}
-    return " · ".join(f"{name} {value}" for name, value in known.items() if value)[:200]
-
-
 # --- Waiting --------------------------------------------------------------------------------------
 
 
@@ -234,15 +255,10 @@ def _wait(dues: Sequence[Due], answer: Answer | None, now: datetime, *, asked: b
         # They stay due; the claim skips them until the app registration has healed.
         Connection.objects.filter(pk__in=[due.pk for due in dues]).update(refresh_after=now)
         return
-    code = (
-        "encryption_key_missing"
-        if isinstance(answer, UnreadableSecret)
-        else answer.code
-        if isinstance(answer, Verdict)
-        else ""
-    )
+    code = answer.code if isinstance(answer, Verdict | UnreadableSecret) else ""
     if isinstance(answer, UnreadableSecret):
         logger.error("A stored secret cannot be opened with the configured keys.", extra={"connections": len(dues)})
+        incidents.secrets_unreadable([due.pk for due in dues], now=now)
     delay = _delay(answer, max(due.trouble_count for due in dues))
     seen: dict[str, object] = {"checked_at": now} if asked else {}
     for slot in _slots(dues):

@@ -22,7 +22,7 @@ from connections.microsoft import backends, capabilities, tokens
 from connections.microsoft.clouds import CONSUMERS_TID
 from connections.microsoft.errors import Verdict
 from connections.models import AuditEvent, Connection, User
-from connections.services import app_registrations, asking, consent, token_store
+from connections.services import app_registrations, asking, consent, incidents, token_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,7 @@ def complete(
         changes.pop("connected_at", None)
         changes.pop("sign_in_started_at", None)
         token_store.store_sign_in(current, answer=answer, now=now, values=values)
+        incidents.connections_well([current.pk], now=now)
         audit.record(
             "connection.connected" if first else "connection.reconnected", current, actor=actor, changes=changes
         )

@@ -10,15 +10,21 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import transaction
+from django.db.models import F
+from django.db.models.functions import Mod
 from django.utils import timezone
 
 from connections import audit
 from connections.errors import InvalidInput, MicrosoftRefused, MicrosoftUnavailable, UnreadableSecret
 from connections.microsoft import clouds, tokens, trial
 from connections.microsoft.errors import Kind, Verdict
-from connections.models import AppCredential, AppRegistration, AuditEvent, User
+from connections.models import AppCredential, AppRegistration, AuditEvent, Connection, User
+from connections.services import incidents
 
 CANARY_DELAY = timedelta(seconds=60)
+RECOVERY_WITHIN = timedelta(seconds=60)
+RECOVERY_AT_ONCE = 25  # connections in each slot of the recovery, at least
+RECOVERY_SLOTS = 20
 _NO_REJECTION = {"rejected_at": None, "rejected_code": "", "rejected_cause": "", "rejected_action": ""}
 
 
@@ -230,6 +236,7 @@ def reject(app_registration: AppRegistration, verdict: Verdict, *, now: datetime
         if first:
             facts = {"code": verdict.code, "cause": verdict.cause}
             audit.record("app_registration.rejected", app_registration, actor=actor, changes=facts)
+            incidents.app_rejected(app_registration, verdict, now=now)
         else:
             this.update(**said)
     app_registration.refresh_from_db(fields=["rejected_at", *said])
@@ -247,6 +254,21 @@ def heal(app_registration: AppRegistration, *, now: datetime, actor: User | None
         changed = was_rejected or this.filter(verified_at=None).update(verified_at=now)
         if was_rejected:
             audit.record("app_registration.healed", app_registration, actor=actor)
+            _spread_waiting(app_registration, now)
+            incidents.app_accepted(app_registration, now=now)
     if changed:
         app_registration.refresh_from_db(fields=[*_NO_REJECTION, "canary_after", "verified_at"])
     return bool(changed)
+
+
+def _spread_waiting(app_registration: AppRegistration, now: datetime) -> None:
+    """All connections waited for the same moment: give the first ones it now, and the others soon, a slot each.
+
+    About ten a second, and all within a minute: healthy again fast, and no herd at Microsoft.
+    """
+    waiting = app_registration.connections.filter(status__in=Connection.KEPT_ALIVE, refresh_after__lte=now)
+    count = waiting.count()
+    slots = min(RECOVERY_SLOTS, count // RECOVERY_AT_ONCE)
+    for slot in range(1, slots):
+        share = waiting.annotate(slot=Mod(F("pk"), slots)).filter(slot=slot)
+        waiting.filter(pk__in=share.values("pk")).update(refresh_after=now + RECOVERY_WITHIN * slot / slots)

@@ -271,7 +271,7 @@ def remove(request: HttpRequest, pk: int) -> HttpResponse:
     access.require(access.can_disable(user, connection), action="Ask its owner or an IT admin.")
     if request.method == "POST":
         name = str(connection)
-        connections.remove(connection, actor=user)
+        connections.remove(connection, actor=user, now=timezone.now())
         messages.success(request, f"{name} and its tokens are deleted.")
         return redirect("connections")
     return render(request, "connections/remove.html", {"connection": connection})
