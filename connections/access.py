@@ -12,7 +12,16 @@ from django.contrib.auth.models import AnonymousUser
 from django.db.models import Q, QuerySet
 
 from connections.errors import NotAllowed
-from connections.models import AppRegistration, AuditEvent, Connection, SharedMailbox, Tenant, User
+from connections.models import (
+    AffectedConnection,
+    AppRegistration,
+    AuditEvent,
+    Connection,
+    Incident,
+    SharedMailbox,
+    Tenant,
+    User,
+)
 from connections.models.accounts import AUDITORS, IT_ADMINS
 
 
@@ -96,6 +105,21 @@ def visible_events(user: User) -> QuerySet[AuditEvent]:
     return AuditEvent.objects.filter(Q(owner_id=user.pk) | Q(actor=user))
 
 
+def visible_incidents(user: User) -> QuerySet[Incident]:
+    """Incidents: all for IT admins and auditors; for others those that hit their connections, and outages."""
+    found = Incident.objects.select_related("app_registration", "assignee", "mailbox", "tenant")
+    asking = person(user)
+    if asking.is_admin or asking.is_auditor:
+        return found
+    mine = AffectedConnection.objects.filter(Q(owner=user) | Q(connection__owner=user)).values("incident")
+    return found.filter(Q(pk__in=mine) | Q(assignee=user) | Q(kind=Incident.Kind.OUTAGE))
+
+
+def it_admins() -> QuerySet[User]:
+    """Everybody who is an IT admin: what the portal asks of "an IT admin" is asked of these."""
+    return User.objects.filter(Q(groups__name=IT_ADMINS) | Q(is_superuser=True), is_active=True).distinct()
+
+
 # --- What one may do ------------------------------------------------------------------------------
 
 
@@ -112,6 +136,11 @@ def can_read_registry(user: User) -> bool:
 def can_read_audit(user: User) -> bool:
     """Open the audit pages."""
     return person(user).is_admin or person(user).is_auditor
+
+
+def can_manage_alerts(user: User) -> bool:
+    """See what was delivered to whom, and manage the organisation's alert channels."""
+    return person(user).is_admin
 
 
 def can_connect(user: User) -> bool:

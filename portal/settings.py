@@ -221,6 +221,16 @@ LOGIN_MICROSOFT = {
 
 vars().update(env.email_url("EMAIL_URL", default="consolemail://"))
 DEFAULT_FROM_EMAIL = env.str("EMAIL_FROM", default=f"portal@{_portal.hostname}")
+# Seconds; without it a mail server that accepts and then says nothing would hold a worker for ever.
+EMAIL_TIMEOUT = env.float("EMAIL_TIMEOUT", default=15.0)
+
+# --- Alerts ---------------------------------------------------------------------------------------
+
+ALERT_INTERVAL = env.float("ALERT_INTERVAL", default=10.0)  # seconds between two looks at the outbox
+# The IT admins' mailing list: gets a copy of every alert, instead of each IT admin.
+ALERT_COPY_TO = [address.strip() for address in env.list("ALERT_COPY_TO", default=[]) if address.strip()]
+# Whether alert channels may lead to private addresses and plain http.
+ALERT_PRIVATE_TARGETS = env.bool("ALERT_PRIVATE_TARGETS", default=False)
 
 # --- The browser ----------------------------------------------------------------------------------
 
