@@ -47,6 +47,8 @@ class AppRegistration(models.Model):
     canary_after = models.DateTimeField(null=True, blank=True, editable=False)
     # Microsoft asked for patience (429, Retry-After) until then.
     paused_until = models.DateTimeField(null=True, blank=True, editable=False)
+    # When its credentials are next looked up at Microsoft Graph; null: now. A worker claims it by moving it forward.
+    read_expiries_after = models.DateTimeField(null=True, blank=True, editable=False)
 
     class Meta:
         ordering = ("name", "pk")
@@ -105,7 +107,9 @@ class AppCredential(models.Model):
     expires_at = models.DateTimeField(null=True, blank=True)
     # When Microsoft Graph confirmed the expiry date. Null: it is what somebody typed.
     expiry_read_at = models.DateTimeField(null=True, blank=True, editable=False)
-    # The smallest number of days before expiry that has been warned of (services.forecasts).
+    # Since when Entra's list of the application's credentials has lacked this one; Microsoft will reject it.
+    unlisted_at = models.DateTimeField(null=True, blank=True, editable=False)
+    # The smallest number of days before expiry that has been warned of (services.expiries).
     warned_days = models.PositiveSmallIntegerField(null=True, blank=True, editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
