@@ -173,10 +173,11 @@ class Watch:
     microsoft: Wire
     broker: BrokerWatch
     logs: list[Path] = field(default_factory=list)
+    known: dict[str, str] = field(default_factory=dict)  # more that must not be seen: value to what it is
 
     def secrets(self) -> dict[str, str]:
         """All that must not be seen: value to what it is."""
-        return handed_out(self.microsoft.exchanges) | private_keys()
+        return handed_out(self.microsoft.exchanges) | private_keys() | self.known
 
     def places(self) -> dict[str, bytes]:
         """All that somebody could come to see."""

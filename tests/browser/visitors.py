@@ -52,9 +52,10 @@ class Visitor:
 
     # -- Anywhere ----------------------------------------------------------------------------------
 
-    def open(self, path: str) -> None:
-        """Go to a page of the portal."""
-        self.page.goto(path)
+    def open(self, path: str) -> int:
+        """Go to a page of the portal; gives the HTTP status."""
+        response = self.page.goto(path)
+        return response.status if response else 0
 
     @property
     def path(self) -> str:
@@ -85,7 +86,7 @@ class Visitor:
 
     def last_seen(self) -> str:
         """What stands on the page just now, for the report of a failed test."""
-        return f"--- {self.page.url.partition('?')[0]}\n{self.page.locator('body').inner_text()}\n---"
+        return f"--- {self.page.url.partition('?')[0]}\n{self.page.locator('body').inner_text()[:2000]}\n---"
 
     # -- In the portal -----------------------------------------------------------------------------
 

@@ -1,0 +1,120 @@
+"""An organisation as it is after a year of use: many connections, long names, all scripts, and things that broke."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from django.utils import timezone
+
+from connections import audit
+from connections.microsoft.error_codes import AADSTS
+from connections.models import AppRegistration, Connection, ConsentRequest, MailboxAccess, SharedMailbox, Tenant, User
+from tests import cast
+
+LONG = "Accounts payable of the shared service centre for Central and Eastern Europe, invoices above ten thousand euro"
+UNBROKEN = "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft"
+NAMES = (
+    "Invoices inbox", LONG, UNBROKEN, "发票收件箱（上海分公司）", "فواتير المشتريات", "Søren's reminders 📬", "Zürich – Möbel & Co.",
+    "<b>not bold</b> & \"quoted\"", "HR leave calendar", "Ticket mailbox", "Board minutes", "Contract archive",
+)  # fmt: skip
+TROUBLES = (
+    ("reconnect_needed", 50173, "owner"),
+    ("reconnect_needed", 700082, "owner"),
+    ("consent_needed", 65001, "it_admin"),
+    ("blocked", 53003, "it_admin"),
+)
+
+
+def make(admin: User, member: User) -> None:
+    """Fill the database; ``member`` owns most of the connections."""
+    tenants = _tenants()
+    apps = _apps(tenants, admin)
+    made = [_connection(number, apps[number % 3], member if number % 4 else admin) for number in range(60)]
+    _break(made)
+    _mailboxes(tenants[0], made, member)
+    ConsentRequest.objects.create(
+        app_registration=apps[0], directory_id=cast.DIRECTORY_ID, state_digest="0" * 64, requested_by=admin
+    )
+    for connection in made:
+        audit.record("connection.created", connection, actor=connection.owner, changes={"scopes": connection.scopes})
+    audit.record("connection.share_denied", made[0], actor=member, outcome="denied")
+
+
+def _tenants() -> list[Tenant]:
+    return [
+        cast.make_tenant(),
+        cast.make_tenant(name=f"{LONG[:80]} (test)", directory_id="fabrikam.example", tid=""),
+        cast.make_tenant(
+            name="寿司株式会社", environment="china", directory_id="8" * 8 + "-1111-4111-8111-" + "8" * 12, tid=""
+        ),
+    ]
+
+
+def _apps(tenants: list[Tenant], admin: User) -> list[AppRegistration]:
+    now = timezone.now()
+    expired = AADSTS[7000222]
+    apps = [
+        cast.make_app_registration(tenant=tenants[0], default_capabilities=["mail.read"], created_by=admin),
+        cast.make_app_registration(
+            tenant=tenants[1], name=LONG, client_id=cast.ROBOTS_CLIENT_ID, secret=None, rejected_at=now - timedelta(hours=3),
+            rejected_code="AADSTS7000222", rejected_cause=expired.cause, rejected_action=expired.action,
+        ),
+        cast.make_app_registration(
+            tenant=tenants[2], name="多租户应用", client_id="3017e7a4-33c7-4d2f-8a5e-7f4d9e8a3c03", audience="multi", verified_at=None,
+            allows_app_only=False, secret=None,
+        ),
+    ]  # fmt: skip
+    cast.make_secret(apps[0], label="Until next week", expires_at=now + timedelta(days=6))
+    cast.make_secret(
+        apps[1], label=LONG, expires_at=now - timedelta(days=2), rejected_at=now, rejected_code="AADSTS7000222"
+    )
+    return apps
+
+
+def _connection(number: int, app: AppRegistration, owner: User) -> Connection:
+    base = NAMES[number % len(NAMES)]
+    name = (base if number < len(NAMES) else f"{base[:100]} {number}")[:120]
+    now = timezone.now() - timedelta(minutes=number)
+    if app.allows_app_only and number % 9 == 0:
+        return cast.make_app_only_connection(name=name, app_registration=app, owner=owner)
+    account = f"{UNBROKEN.lower()[:40]}@contoso.example" if number % 7 == 3 else cast.ADA
+    return cast.make_connection(name=name, app_registration=app, owner=owner, account_username=account, checked_at=now)
+
+
+def _break(made: list[Connection]) -> None:
+    for number, connection in enumerate(made[1:18:2]):
+        status, code, who = TROUBLES[number % len(TROUBLES)]
+        entry = AADSTS[code]
+        Connection.objects.filter(pk=connection.pk).update(
+            status=status,
+            status_code=f"AADSTS{code}",
+            status_cause=entry.cause,
+            status_action=entry.action,
+            status_who=who,
+            status_since=timezone.now() - timedelta(hours=number * 9),
+            status_reference="trace 5c0a70b5-1e5d-4c36-9d5e-7a1c0d2f4b10, correlation 8fab21ca-6b1d-4d3e-a1f7-2c9b5e0d6a42",
+        )
+    Connection.objects.filter(pk=made[20].pk).update(status="disabled")
+    Connection.objects.filter(pk=made[22].pk).update(
+        status="pending", connected_at=None, sign_in_started_at=timezone.now() - timedelta(hours=2),
+        refresh_token=None, access_token=None, granted_scopes="", account_oid="", account_username="", account_name="",
+    )  # fmt: skip
+
+
+def _mailboxes(tenant: Tenant, made: list[Connection], member: User) -> None:
+    boxes = [cast.make_mailbox(tenant=tenant, created_by=member)]
+    boxes.append(
+        cast.make_mailbox(
+            tenant=tenant, address=f"{UNBROKEN.lower()[:60].replace('ä', 'ae')}@contoso.example", display_name=LONG
+        )
+    )
+    SharedMailbox.objects.bulk_create(
+        SharedMailbox(tenant=tenant, address=f"team{number}@contoso.example") for number in range(30)
+    )
+    cast.make_mailbox_access(made[0], boxes[0], state="reachable", probed_at=timezone.now())
+    cast.make_mailbox_access(
+        made[0], boxes[1], state="unreachable", probed_at=timezone.now(), code="ErrorAccessDenied",
+        cause="Microsoft says that the account may not open this mailbox.",
+        action="An Exchange administrator gives the account Full Access to the mailbox; it takes up to an hour.",
+    )  # fmt: skip
+    cast.make_mailbox_access(made[1], boxes[0], state=MailboxAccess.State.UNPROBED)

@@ -1,0 +1,111 @@
+"""Every way a sign-in at Microsoft can end badly is a page in plain words, and a way on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from connections.models import Connection, User
+from portal.sandbox import seed
+from portal.sandbox.client import Control
+from tests import cast
+from tests.browser.visitors import Portal, Visitor
+
+Start = Callable[..., Portal]
+Come = Callable[..., Visitor]
+
+
+@pytest.fixture
+def member(portal: Start, visitor: Come, bob: User) -> Visitor:
+    """Bob, on his way to connect his account through the app registration."""
+    app = cast.make_app_registration()
+    member = visitor(portal(), "bob")
+    member.open(f"/connections/add/{app.pk}/")
+    member.type_in("Name", "Invoices")
+    member.tick("Read mail")
+    return member
+
+
+def test_cancelled_at_microsoft(member: Visitor) -> None:
+    member.press("Connect")
+    member.signs_in_at_microsoft(cast.ADA)
+    member.press("Cancel")
+    member.back_in_portal()
+    member.sees("Invoices was not connected", "You cancelled at Microsoft")
+
+    # It is no dead end: the connection waits to be finished.
+    member.follow("Back to the connection")
+    member.sees("Sign-in not finished")
+    member.press("Sign in at Microsoft")
+    member.signs_in_at_microsoft(cast.ADA)
+    member.accepts()
+    member.sees("Invoices is connected as ada@contoso.example")
+
+
+def test_an_admin_must_approve(member: Visitor, sandbox: Control) -> None:
+    sandbox.set_directory(seed.CONTOSO, user_consent=False)
+    member.press("Connect")
+    member.signs_in_at_microsoft(cast.ADA)
+    member.press("Return to the application without granting consent")
+    member.back_in_portal()
+    member.sees("Invoices was not connected", "What to do:")
+    assert "admin" in member.page.locator("main").inner_text()
+    assert Connection.objects.get().status in ("pending", "consent_needed")
+
+
+def test_the_wrong_account_is_refused_and_the_right_one_is_named(
+    portal: Start, visitor: Come, sandbox: Control, bob: User
+) -> None:
+    token = sandbox.issue_grant(cast.CLIENT_ID, cast.ADA, ["offline_access", "Mail.Read"])["refresh_tokens"][0]
+    connection = cast.make_connection(name="Invoices", owner=bob, refresh_token=token, status="reconnect_needed")
+    member = visitor(portal(), "bob")
+    member.sees("Sign-in needed")
+    member.press("Sign in again", exact=False)
+    member.signs_in_at_microsoft("grace@contoso.example")
+    member.accepts()
+    member.back_in_portal()
+    member.sees(
+        "You signed in as grace@contoso.example", "this connection belongs to ada@contoso.example", "What to do:"
+    )
+    connection.refresh_from_db()
+    assert (connection.status, connection.account_username) == ("reconnect_needed", cast.ADA)
+
+
+def test_going_back_to_a_sign_in_that_is_over(member: Visitor) -> None:
+    member.press("Connect")
+    member.signs_in_at_microsoft(cast.ADA)
+    member.accepts()
+    member.sees("Invoices is connected as ada@contoso.example")
+    callback = next(one.path for one in member.portal.watch.portal.exchanges if one.path.startswith("/auth/complete/"))
+    member.open(callback)
+    member.sees("This sign-in is over")
+    assert Connection.objects.get().status == "active"
+
+
+def test_microsoft_is_down_when_the_browser_comes_back(member: Visitor, sandbox: Control) -> None:
+    sandbox.weather("unavailable", where="token")
+    member.press("Connect")
+    member.signs_in_at_microsoft(cast.ADA)
+    member.accepts()
+    member.back_in_portal()
+    member.sees("Invoices was not connected", "What to do:")
+    assert "Microsoft" in member.page.locator("main").inner_text()
+    assert Connection.objects.get().status == "pending"
+
+
+def test_a_sign_in_to_the_portal_that_is_cancelled(portal: Start, visitor: Come) -> None:
+    here = portal(
+        LOGIN_MICROSOFT_ENVIRONMENT="sandbox",
+        LOGIN_MICROSOFT_TENANT=seed.CONTOSO,
+        LOGIN_MICROSOFT_CLIENT_ID=seed.SIGN_IN_APP,
+        LOGIN_MICROSOFT_CLIENT_SECRET=seed.SIGN_IN_SECRET,
+    )
+    stranger = visitor(here)
+    stranger.open("/connections/")
+    stranger.press("Sign in with Microsoft")
+    stranger.press("Cancel and go back to Portal sign-in")
+    stranger.back_in_portal()
+    stranger.sees("Not signed in", "The sign-in was cancelled", "What to do:")
+    stranger.follow("Back to sign-in")
+    stranger.sees("Sign in with Microsoft")

@@ -1,0 +1,177 @@
+"""What holds for every page: reachable by keyboard, labelled, no sideways scrolling on a phone, dark, without scripts."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from connections.models import Connection, User
+from tests import cast
+from tests.browser import organisation
+from tests.browser.visitors import Portal, Visitor, until
+
+Start = Callable[..., Portal]
+Come = Callable[..., Visitor]
+PHONE = {"viewport": {"width": 390, "height": 844}}
+OF_A_KIND = 2  # pages that differ only in a number
+NO_PAGE = re.compile(r"/certificate/|/admin/|/static/|\?.*script|download=|/sign-out/")
+
+# Run in the page: what a person with a screen reader would stumble over.
+STUMBLING_BLOCKS = """() => {
+  const found = [];
+  const named = (el) => el.getAttribute("aria-label") || el.getAttribute("aria-labelledby") || el.textContent.trim();
+  for (const field of document.querySelectorAll("input:not([type=hidden]), select, textarea")) {
+    if (!field.labels.length && !field.getAttribute("aria-label")) { found.push("no label: " + field.name); }
+  }
+  for (const one of document.querySelectorAll("a[href], button, summary")) {
+    if (!named(one)) { found.push("no name: " + one.outerHTML.slice(0, 80)); }
+  }
+  const ids = [...document.querySelectorAll("[id]")].map((el) => el.id);
+  for (const id of new Set(ids.filter((id, at) => ids.indexOf(id) !== at))) { found.push("id twice: " + id); }
+  for (const el of document.querySelectorAll("[aria-describedby], label[for]")) {
+    for (const id of (el.getAttribute("aria-describedby") || el.htmlFor).split(/\\s+/)) {
+      if (!document.getElementById(id)) { found.push("points nowhere: " + id); }
+    }
+  }
+  if (document.querySelectorAll("h1").length !== 1) { found.push("not one h1"); }
+  if (!document.documentElement.lang) { found.push("no language"); }
+  return found;
+}"""
+
+FOCUS_SHOWS = """() => {
+  const { outlineStyle, boxShadow } = getComputedStyle(document.activeElement);
+  return outlineStyle !== "none" || boxShadow !== "none";
+}"""
+
+
+@pytest.fixture
+def full(portal: Start, alice: User, bob: User, carol: User) -> Portal:
+    """A portal after a year of use."""
+    organisation.make(alice, bob)
+    return portal()
+
+
+def every_page(visitor: Visitor) -> Iterator[str]:
+    """Walk to every page that links lead to, a few of each kind; yields the path when the page is open."""
+    waiting, known, seen = deque(["/"]), {"/"}, dict[str, int]()
+    while waiting:
+        path = waiting.popleft()
+        kind = re.sub(r"\d+", "N", path.partition("?")[0]) + ("?" if "?" in path else "")
+        if seen.get(kind, 0) == OF_A_KIND:
+            continue
+        seen[kind] = seen.get(kind, 0) + 1
+        assert visitor.open(path) == 200, path
+        yield path
+        links: list[str] = visitor.page.eval_on_selector_all("a[href]", "all => all.map((one) => one.href)")
+        for link in links:
+            parts = urlsplit(link)
+            target = parts.path + (f"?{parts.query}" if parts.query else "")
+            if link.startswith(visitor.portal.url) and target not in known and not NO_PAGE.search(target):
+                known.add(target)
+                waiting.append(target)
+    assert len(seen) > 10, sorted(seen)
+
+
+@pytest.mark.parametrize("username", ["alice", "bob", "carol"])
+def test_every_page_fits_a_phone_and_can_be_read_aloud(full: Portal, visitor: Come, username: str) -> None:
+    here = visitor(full, username, **PHONE)
+    found: dict[str, Any] = {}
+    for path in every_page(here):
+        blocks = here.page.evaluate(STUMBLING_BLOCKS)
+        if wide := here.sideways():
+            blocks.append(f"scrolls {wide} px sideways")
+        if blocks:
+            found[path] = blocks
+    assert found == {}
+
+
+def test_the_navigation_works_on_a_phone(portal: Start, visitor: Come, bob: User) -> None:
+    here = visitor(portal(), "bob", **PHONE, has_touch=True)
+    entry = here.page.get_by_role("navigation", name="Pages").get_by_role("link", name="Shared mailboxes")
+    assert not entry.is_visible()
+    here.page.get_by_text("Menu", exact=True).tap()
+    entry.tap()
+    here.sees("No shared mailbox yet")
+    assert here.path == "/mailboxes/"
+
+
+def test_dark_mode_follows_the_system_and_the_button(portal: Start, visitor: Come, bob: User) -> None:
+    cast.make_connection(owner=bob)
+    here = visitor(portal(), "bob", color_scheme="dark")
+    assert brightness(here) < 60
+    here.page.get_by_label("Your menu").click()
+    here.press("Light mode")
+    until(lambda: brightness(here) > 200)  # it fades
+    here.open("/connections/")
+    assert brightness(here) > 200, "the choice is kept"
+
+
+def brightness(visitor: Visitor) -> float:
+    """Of the page's background, 0 to 255."""
+    red, green, blue = visitor.page.evaluate(
+        """() => { const pen = document.createElement("canvas").getContext("2d");
+        pen.fillStyle = getComputedStyle(document.body).backgroundColor;
+        pen.fillRect(0, 0, 1, 1);
+        return [...pen.getImageData(0, 0, 1, 1).data].slice(0, 3); }"""
+    )
+    return float(0.299 * red + 0.587 * green + 0.114 * blue)
+
+
+def test_a_connection_is_opened_and_checked_by_keyboard_alone(full: Portal, visitor: Come) -> None:
+    here = visitor(full)
+    here.open("/sign-in/")
+    tab_to(here, "Username")
+    here.page.keyboard.type("bob")
+    tab_to(here, "Password")
+    here.page.keyboard.type(cast.PASSWORD)
+    here.page.keyboard.press("Enter")
+    here.sees("My connections")
+    tab_to(here, "Skip to content")
+    here.page.keyboard.press("Enter")
+    connection = Connection.objects.filter(owner__username="bob", status="reconnect_needed").first()
+    assert connection is not None
+    tab_to(here, connection.name)
+    here.page.keyboard.press("Enter")
+    here.sees("Must act:")
+    assert here.path == f"/connections/{connection.pk}/"
+    tab_to(here, f"Reconnect as {connection.account_username}")
+    here.page.keyboard.press("Enter")
+    here.sees("to continue to")
+
+
+def tab_to(visitor: Visitor, name: str) -> None:
+    """Press Tab until the focus is on what is called ``name``, and see that the focus shows."""
+    script = """() => { const el = document.activeElement;
+      if (el === document.body) { return ""; }
+      return (el.labels && el.labels.length ? el.labels[0].textContent : el.getAttribute("aria-label") || el.textContent).trim(); }"""
+    passed: list[str] = []
+    for _ in range(80):
+        focused: str = visitor.page.evaluate(script)
+        passed.append(focused[:40])
+        if focused.startswith(name):
+            until(lambda: bool(visitor.page.evaluate(FOCUS_SHOWS)), seconds=2)  # it fades in
+            return
+        visitor.page.keyboard.press("Tab")
+    raise AssertionError(f"Tab never came to {name}, but to {passed}")
+
+
+def test_an_account_is_connected_without_any_script(portal: Start, visitor: Come, bob: User) -> None:
+    cast.make_app_registration()
+    here = visitor(portal(), "bob", java_script_enabled=False)
+    here.follow("Connect")
+    here.type_in("Name", "Invoices")
+    here.tick("Start on new mail in a shared mailbox")
+    here.press("Show permissions")
+    here.sees("Mail.Read.Shared")
+    here.tick("Read mail")
+    here.press("Connect")
+    here.signs_in_at_microsoft(cast.ADA)
+    here.accepts()
+    here.sees("Invoices is connected as ada@contoso.example")
+    here.press("Check now")
+    here.sees("Microsoft has just renewed its token")
