@@ -6,6 +6,9 @@ from cryptography.fernet import Fernet
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
+from connections.microsoft import clouds
+from connections.models.tenants import SHARED_ENDPOINTS
+
 
 @register(Tags.security)
 def encryption_keys(**kwargs: Any) -> list[CheckMessage]:
@@ -46,3 +49,27 @@ def sign_in(**kwargs: Any) -> list[CheckMessage]:
         return []
     names = ", ".join(f"LOGIN_MICROSOFT_{name.upper()}" for name in missing)
     return [Error(f"Microsoft sign-in is only half configured: {names} missing.", id="connections.E002")]
+
+
+@register()
+def sign_in_directory(**kwargs: Any) -> list[CheckMessage]:
+    """Microsoft sign-in is for one directory in a cloud that is known."""
+    login = settings.LOGIN_MICROSOFT
+    found: list[CheckMessage] = []
+    if login["tenant"].lower() in SHARED_ENDPOINTS:
+        found.append(
+            Error(
+                f"LOGIN_MICROSOFT_TENANT is {login['tenant']}, which lets anybody with a Microsoft account in. "
+                "Set the ID of your directory.",
+                id="connections.E003",
+            )
+        )
+    if login["tenant"] and login["environment"] not in clouds.CLOUDS:
+        known = ", ".join(clouds.CLOUDS)
+        found.append(
+            Error(
+                f"LOGIN_MICROSOFT_ENVIRONMENT is {login['environment']}; it must be one of {known}.",
+                id="connections.E004",
+            )
+        )
+    return found

@@ -25,6 +25,7 @@ from connections import access, errors
 from connections.microsoft import backends, clouds, tokens
 from connections.microsoft.errors import Kind, transport_failure
 from connections.models import Connection, User
+from connections.models.tenants import SHARED_ENDPOINTS
 from connections.services import accounts, connections, sign_ins
 
 
@@ -66,8 +67,17 @@ class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
 
 
 def portal_client() -> backends.SignInClient:
-    """The client of the portal's own sign-in, from LOGIN_MICROSOFT_*."""
+    """The client of the portal's own sign-in, from LOGIN_MICROSOFT_*. Raises SignInFailed unless it names a directory.
+
+    "common" and its like would let anybody in the world in.
+    """
     login = settings.LOGIN_MICROSOFT
+    complete = all(login[name] for name in ("tenant", "client_id", "client_secret"))
+    if not complete or login["tenant"].lower() in SHARED_ENDPOINTS or login["environment"] not in clouds.CLOUDS:
+        raise errors.SignInFailed(
+            "Sign-in with Microsoft is not configured in this portal.",
+            action="Sign in with a local password, or ask an operator of the portal to set LOGIN_MICROSOFT_*.",
+        )
     application = tokens.Application(
         clouds.cloud(login["environment"]),
         login["tenant"],
@@ -80,11 +90,24 @@ def portal_client() -> backends.SignInClient:
 # --- Steps of the portal's own sign-in ------------------------------------------------------------
 
 
-def admit_person(response: dict[str, Any], user: User | None = None, **kwargs: Any) -> dict[str, Any]:
-    """Make an account for somebody who signs in for the first time."""
-    if user is not None:
-        return {"user": user, "is_new": False}
-    return {"user": accounts.admit(claims=response), "is_new": True}
+def admit_person(
+    response: dict[str, Any], user: User | None = None, social: Any = None, **kwargs: Any
+) -> dict[str, Any]:
+    """Make an account for somebody who signs in for the first time; refuse one who is disabled here.
+
+    Whoever is signed in already is not joined to the Microsoft account: it could be another person's, who would
+    then get in as them for ever.
+    """
+    if user is None:
+        return {"user": accounts.admit(claims=response), "is_new": True}
+    if social is None:
+        raise errors.SignInFailed(
+            f"You are signed in as {user}.", action="Sign out first, then sign in with Microsoft."
+        )
+    if not user.is_active:
+        accounts.sign_in_failed(user.username, reason="account_disabled")
+        raise errors.NotAllowed("Your account in this portal is disabled.", action="Ask an IT admin.")
+    return {"user": user, "is_new": False}
 
 
 def follow_directory(user: User, response: dict[str, Any], **kwargs: Any) -> None:
@@ -132,7 +155,7 @@ def explain(request: HttpRequest, exception: Exception) -> Ended | None:
     """
     if isinstance(exception, SocialAuthBaseException):
         error = _translate(exception)
-    elif isinstance(exception, errors.PortalError) and request.path.startswith("/auth/complete/"):
+    elif isinstance(exception, errors.PortalError) and request.path.startswith("/auth/"):
         error = exception
     else:
         return None

@@ -1,0 +1,482 @@
+"""Signing in to the portal with Microsoft: who gets in, as whom, with which roles, and what is kept."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+import pytest
+from django.core import checks
+from django.test import Client
+from social_django.models import UserSocialAuth
+
+from connections.microsoft.backends import MicrosoftSignIn
+from connections.models import AuditEvent, User
+from connections.models.accounts import AUDITORS, IT_ADMINS
+from portal.sandbox import seed
+from portal.sandbox.client import Control
+from tests import cast
+from tests.flows.conftest import Person
+from tests.sandbox.conftest import Browser
+
+pytestmark = pytest.mark.django_db
+
+ADMIN = "admin@contoso.example"
+GRACE = "grace@contoso.example"
+BARBARA = "barbara@fabrikam.example"
+
+
+@pytest.fixture(autouse=True)
+def _microsoft_sign_in(sandbox: Control, settings: Any) -> None:
+    settings.LOGIN_MICROSOFT = {
+        "environment": "sandbox",
+        "tenant": seed.CONTOSO,
+        "client_id": seed.SIGN_IN_APP,
+        "client_secret": seed.SIGN_IN_SECRET,
+        "admins": ["ITAdmin"],
+        "auditors": ["Auditor"],
+    }
+    forget_microsoft()
+
+
+def forget_microsoft() -> None:
+    """social-auth keeps discovery documents and keys for a day."""
+    MicrosoftSignIn.get_openid_configuration.invalidate()
+    MicrosoftSignIn.get_jwks_keys_for_uri.invalidate()
+
+
+@pytest.fixture
+def somebody(sandbox: Control) -> Person:
+    """Somebody in front of a fresh browser, not signed in anywhere."""
+    return Person(Client(), Browser(sandbox.base_url))
+
+
+def begin(person: Person, **fields: str) -> Any:
+    return person.post("/auth/login/microsoft/", **fields)
+
+
+def sign_in(person: Person, upn: str, **fields: str) -> Any:
+    person.microsoft.session.cookies.clear()
+    return person.connect(begin(person, **fields), upn)
+
+
+def signed_in_as(person: Person) -> User | None:
+    pk = person.portal.session.get("_auth_user_id")
+    return User.objects.get(pk=pk) if pk else None
+
+
+def roles(user: User) -> list[str]:
+    return sorted(user.groups.values_list("name", flat=True))
+
+
+def events(action: str) -> list[AuditEvent]:
+    return list(AuditEvent.objects.filter(action=action))
+
+
+def assert_refused(person: Person, answer: Any, status: int, *words: str) -> None:
+    text = answer.content.decode()
+    assert answer.status_code == status, text
+    for word in words:
+        assert word in text, text
+    assert signed_in_as(person) is None
+
+
+# --- Getting in -----------------------------------------------------------------------------------
+
+
+def test_the_first_sign_in_makes_an_account(somebody: Person) -> None:
+    answer = sign_in(somebody, cast.ADA)
+
+    assert (answer.status_code, answer["Location"]) == (302, "/")
+    ada = signed_in_as(somebody)
+    assert ada is not None
+    assert (ada.username, ada.first_name, ada.last_name, ada.email) == (cast.ADA, "Ada", "Lovelace", cast.ADA)
+    assert not ada.has_usable_password()
+    assert not ada.is_staff
+    assert not ada.is_superuser
+    assert roles(ada) == []
+    assert UserSocialAuth.objects.get().uid == f"{seed.CONTOSO}.{cast.ADA_ID}"
+    assert events("account.admitted")[0].changes == {"method": "microsoft"}
+    assert events("account.signed_in")[0].changes == {"method": "microsoft"}
+    assert "Ada Lovelace" in somebody.get("/account/").content.decode()
+
+
+@pytest.mark.parametrize(("upn", "role"), [(ADMIN, IT_ADMINS), (GRACE, AUDITORS)])
+def test_app_roles_of_the_directory_become_roles_here(somebody: Person, upn: str, role: str) -> None:
+    sign_in(somebody, upn)
+    user = signed_in_as(somebody)
+    assert user is not None
+    assert roles(user) == [role]
+    assert somebody.get("/audit/").status_code == 200
+    assert somebody.get("/tenants/add/").status_code == (200 if role == IT_ADMINS else 403)
+    assert events("account.roles_changed")[0].changes == {"roles": [[], [role]]}
+
+
+def test_groups_of_the_directory_can_be_mapped_too(somebody: Person, sandbox: Control, settings: Any) -> None:
+    group = seed.fixed_id("group of administrators")
+    settings.LOGIN_MICROSOFT = {**settings.LOGIN_MICROSOFT, "admins": ["ITAdmin", group]}
+    sandbox.assign(seed.SIGN_IN_APP, cast.ADA, roles=[], groups=[group, seed.fixed_id("other")])
+    sign_in(somebody, cast.ADA)
+    user = signed_in_as(somebody)
+    assert user is not None
+    assert roles(user) == [IT_ADMINS]
+
+
+def test_a_later_sign_in_follows_the_directory(somebody: Person, sandbox: Control) -> None:
+    sign_in(somebody, ADMIN)
+    first = signed_in_as(somebody)
+    somebody.post("/sign-out/")
+    sandbox.assign(seed.SIGN_IN_APP, ADMIN, roles=["Auditor"])
+    sign_in(somebody, ADMIN)
+
+    again = signed_in_as(somebody)
+    assert again == first
+    assert again is not None
+    assert roles(again) == [AUDITORS]
+    assert UserSocialAuth.objects.count() == 1
+    assert {tuple(map(tuple, event.changes["roles"])) for event in events("account.roles_changed")} == {
+        ((), (IT_ADMINS,)),
+        ((IT_ADMINS,), (AUDITORS,)),
+    }
+    assert somebody.get("/tenants/add/").status_code == 403
+
+
+def test_a_sign_in_that_changes_nothing_says_only_that_it_happened(somebody: Person) -> None:
+    sign_in(somebody, ADMIN)
+    somebody.post("/sign-out/")
+    AuditEvent.objects.all()._raw_delete("default")  # type: ignore[attr-defined]
+    sign_in(somebody, ADMIN)
+    assert [event.action for event in AuditEvent.objects.all()] == ["account.signed_in"]
+
+
+def test_the_way_back_leads_where_one_wanted_to_go(somebody: Person) -> None:
+    assert sign_in(somebody, cast.ADA, next="/mailboxes/")["Location"] == "/mailboxes/"
+
+
+@pytest.mark.parametrize(
+    "wanted", ["https://evil.example/", "//evil.example/x", "/\\evil.example", "javascript:alert(1)"]
+)
+def test_the_way_back_never_leads_to_another_site(somebody: Person, wanted: str) -> None:
+    assert sign_in(somebody, cast.ADA, next=wanted)["Location"] == "/"
+
+
+def test_next_in_microsofts_answer_is_not_obeyed(somebody: Person) -> None:
+    somebody.follow_to_microsoft(begin(somebody))
+    somebody.consent(cast.ADA)
+    somebody.microsoft.page.headers["Location"] += "&next=https://evil.example/"
+    answer = somebody.return_to_portal()
+    assert answer["Location"].partition("?")[0] == "/"
+
+
+# --- What is asked, and what is kept --------------------------------------------------------------
+
+
+def test_it_asks_for_who_one_is_and_nothing_else(somebody: Person) -> None:
+    asked = {name: values[0] for name, values in parse_qs(urlsplit(begin(somebody)["Location"]).query).items()}
+    assert set(asked["scope"].split()) == {"openid", "profile", "email"}
+    assert asked["code_challenge_method"] == "S256"
+    assert len(asked["state"]) >= 32
+    assert len(asked["nonce"]) >= 32
+    assert asked["redirect_uri"] == "http://localhost:8000/auth/complete/microsoft/"
+
+
+def test_no_token_of_a_sign_in_is_kept(somebody: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+    original = MicrosoftSignIn.request_access_token
+
+    def watch(self: MicrosoftSignIn, *args: Any, **kwargs: Any) -> Any:
+        seen.update(original(self, *args, **kwargs))
+        return dict(seen)
+
+    monkeypatch.setattr(MicrosoftSignIn, "request_access_token", watch)
+    sign_in(somebody, cast.ADA)
+    tokens = [seen["access_token"], seen["id_token"], parse_qs(urlsplit(_returned(somebody)).query)["code"][0]]
+    kept = json.dumps(dict(somebody.portal.session), default=str) + str(list(UserSocialAuth.objects.values()))
+    kept += str(list(AuditEvent.objects.values()))
+    assert all(len(token) > 20 for token in tokens)
+    for token in tokens:
+        assert token not in kept
+    assert UserSocialAuth.objects.get().extra_data == {}
+    assert "refresh_token" not in seen, "offline_access was not asked for"
+
+
+def _returned(person: Person) -> str:
+    return str(person.microsoft.page.headers["Location"])
+
+
+# --- Who is whom ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("superuser", [True, False])
+def test_a_local_account_of_the_same_name_is_not_taken_over(somebody: Person, superuser: bool) -> None:
+    local = User.objects.create_user(
+        cast.ADA.upper(), cast.ADA, cast.PASSWORD, is_superuser=superuser, is_staff=superuser
+    )
+    sign_in(somebody, cast.ADA)
+    ada = signed_in_as(somebody)
+    assert ada is not None
+    assert ada != local
+    assert ada.username == f"{cast.ADA} ({cast.ADA_ID[:8]})"
+    assert not ada.is_superuser
+    local.refresh_from_db()
+    assert local.check_password(cast.PASSWORD)
+
+
+def test_an_account_is_its_object_id_and_not_its_name(somebody: Person, sandbox: Control) -> None:
+    """Microsoft gives a user name that has become free to somebody else."""
+    sign_in(somebody, cast.ADA)
+    ada = signed_in_as(somebody)
+    assert ada is not None
+    somebody.post("/sign-out/")
+    UserSocialAuth.objects.update(uid=f"{seed.CONTOSO}.{seed.fixed_id('who was called so before')}")
+    sign_in(somebody, cast.ADA)
+    assert signed_in_as(somebody) != ada
+
+
+def test_a_disabled_account_stays_out(somebody: Person) -> None:
+    sign_in(somebody, ADMIN)
+    somebody.post("/sign-out/")
+    User.objects.update(is_active=False)
+    before = AuditEvent.objects.filter(action="account.signed_in").count()
+    answer = sign_in(somebody, ADMIN)
+    assert_refused(somebody, answer, 403, "disabled", "IT admin")
+    assert AuditEvent.objects.filter(action="account.signed_in").count() == before
+    assert events("account.sign_in_failed")[0].outcome == "denied"
+    assert User.objects.count() == 1, "no second account instead"
+
+
+def test_an_account_disabled_at_microsoft_does_not_get_as_far_as_the_portal(somebody: Person) -> None:
+    somebody.follow_to_microsoft(begin(somebody))
+    page = somebody.microsoft.sign_in("dennis@contoso.example")
+    assert "AADSTS50057" in page.text
+    assert not User.objects.exists()
+
+
+def test_signing_in_while_signed_in_links_nobody(somebody: Person, bob: User) -> None:
+    """Otherwise whoever finds an unlocked browser could get in as bob for ever with an account of their own."""
+    somebody.portal.force_login(bob, backend="django.contrib.auth.backends.ModelBackend")
+    answer = sign_in(somebody, cast.ADA)
+    assert answer.status_code == 400
+    assert "You are signed in as Bob Member" in answer.content.decode()
+    assert not UserSocialAuth.objects.exists()
+    assert list(User.objects.all()) == [bob]
+
+
+# --- Other directories ----------------------------------------------------------------------------
+
+
+def test_somebody_of_another_directory_is_refused(somebody: Person, sandbox: Control, settings: Any) -> None:
+    """Even if the registration in Entra is multitenant by mistake, and the person comes with a good token."""
+    sandbox.set_app(seed.SIGN_IN_APP, audience="AzureADMultipleOrgs")
+    settings.LOGIN_MICROSOFT = {**settings.LOGIN_MICROSOFT, "tenant": seed.FABRIKAM}
+    begun = begin(somebody)
+    settings.LOGIN_MICROSOFT = {**settings.LOGIN_MICROSOFT, "tenant": seed.CONTOSO}
+    forget_microsoft()
+    somebody.follow_to_microsoft(begun)
+    somebody.consent(BARBARA)
+    answer = somebody.return_to_portal()
+    assert answer.status_code in (400, 409)
+    assert signed_in_as(somebody) is None
+    assert not User.objects.exists()
+
+
+@pytest.mark.parametrize("tenant", ["common", "organizations", "consumers", "Common"])
+def test_a_sign_in_for_everybody_in_the_world_is_refused(somebody: Person, settings: Any, tenant: str) -> None:
+    settings.LOGIN_MICROSOFT = {**settings.LOGIN_MICROSOFT, "tenant": tenant}
+    assert "connections.E003" in [problem.id for problem in checks.run_checks()]
+    answer = begin(somebody)
+    assert_refused(somebody, answer, 400, "not configured")
+
+
+def test_a_directory_given_by_its_domain_works(somebody: Person, settings: Any) -> None:
+    settings.LOGIN_MICROSOFT = {**settings.LOGIN_MICROSOFT, "tenant": "contoso.example"}
+    assert sign_in(somebody, cast.ADA).status_code == 302
+    assert signed_in_as(somebody) is not None
+
+
+# --- Answers that are not genuine -----------------------------------------------------------------
+
+
+def test_a_callback_nobody_started_is_refused(somebody: Person) -> None:
+    query = urlencode({"code": "0.invented", "state": "invented"})
+    assert_refused(somebody, somebody.get(f"/auth/complete/microsoft/?{query}"), 400, "This sign-in is over")
+    assert_refused(somebody, somebody.get("/auth/complete/microsoft/"), 400)
+
+
+def test_a_stolen_callback_is_worth_nothing_in_another_browser(somebody: Person, sandbox: Control) -> None:
+    somebody.follow_to_microsoft(begin(somebody))
+    somebody.consent(cast.ADA)
+    other = Person(Client(), somebody.microsoft)
+    assert_refused(other, other.return_to_portal(), 400, "This sign-in is over")
+
+
+def test_a_callback_works_once(somebody: Person) -> None:
+    sign_in(somebody, cast.ADA)
+    somebody.post("/sign-out/")
+    assert_refused(somebody, somebody.return_to_portal(), 400)
+
+
+def test_another_state_of_the_same_browser_is_refused(somebody: Person) -> None:
+    """Login CSRF: a code of an attacker's own sign-in, pushed under the victim's state."""
+    attacker = Person(Client(), Browser(somebody.microsoft.url))
+    attacker.follow_to_microsoft(begin(attacker))
+    attacker.consent(GRACE)
+    code = parse_qs(urlsplit(_returned(attacker)).query)["code"][0]
+    state = parse_qs(urlsplit(begin(somebody)["Location"]).query)["state"][0]
+    answer = somebody.get(f"/auth/complete/microsoft/?{urlencode({'code': code, 'state': state})}")
+    assert answer.status_code >= 400  # the code does not fit this browser's PKCE verifier
+    assert signed_in_as(somebody) is None
+    assert not User.objects.exists()
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"nonce": "another"},
+        {"nonce": None},
+        {"oid": "0a1b2c3d-1111-4222-8333-abcdefabcdef"},
+        {"roles": ["ITAdmin"]},
+        {"aud": seed.CONNECTIONS_APP},
+        {"exp": 1},
+        {"tid": seed.FABRIKAM},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("signed", ["as before", "none"])
+def test_a_tampered_id_token_is_refused(
+    somebody: Person, monkeypatch: pytest.MonkeyPatch, claims: dict[str, Any], signed: str
+) -> None:
+    original = MicrosoftSignIn.request_access_token
+
+    def tamper(self: MicrosoftSignIn, *args: Any, **kwargs: Any) -> Any:
+        answer = dict(original(self, *args, **kwargs))
+        head, body, signature = answer["id_token"].split(".")
+        told = {**_decoded(body), **claims}
+        if signed == "none":
+            head, signature = _encoded({"alg": "none", "typ": "JWT"}), ""
+        answer["id_token"] = f"{head}.{_encoded(told)}.{signature}"
+        return answer
+
+    monkeypatch.setattr(MicrosoftSignIn, "request_access_token", tamper)
+    answer = sign_in(somebody, cast.ADA)
+    assert_refused(somebody, answer, 400)
+    assert not User.objects.exists()
+
+
+def test_an_id_token_of_another_sign_in_is_refused(somebody: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Genuine and signed, but replayed: only its nonce gives it away."""
+    original = MicrosoftSignIn.request_access_token
+    kept: list[str] = []
+
+    def replay(self: MicrosoftSignIn, *args: Any, **kwargs: Any) -> Any:
+        answer = dict(original(self, *args, **kwargs))
+        kept.append(answer["id_token"])
+        return {**answer, "id_token": kept[0]}
+
+    monkeypatch.setattr(MicrosoftSignIn, "request_access_token", replay)
+    sign_in(somebody, GRACE)
+    somebody.post("/sign-out/")
+    assert_refused(somebody, sign_in(somebody, cast.ADA), 400)
+    assert [user.username for user in User.objects.all()] == [GRACE]
+
+
+def _decoded(part: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+    return found
+
+
+def _encoded(part: dict[str, Any]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=")
+
+
+# --- Ends that are no success ---------------------------------------------------------------------
+
+
+def test_cancelling_leads_to_a_page_and_back(somebody: Person, sandbox: Control) -> None:
+    sandbox.withdraw_consent(seed.SIGN_IN_APP)
+    somebody.follow_to_microsoft(begin(somebody))
+    somebody.microsoft.sign_in(cast.ADA)
+    somebody.microsoft.submit("cancel", why="consent")
+    assert_refused(somebody, somebody.return_to_portal(), 400, "cancelled", "Back to sign-in")
+
+
+WEATHERS = ("unavailable", "error", "broken_json", "empty_504", "throttle", "refuse")
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["keys known", "keys not known"])
+@pytest.mark.parametrize("weather", WEATHERS)
+def test_microsoft_being_down_on_the_way_back_is_said_in_plain_words(
+    somebody: Person, sandbox: Control, weather: str, known: bool
+) -> None:
+    somebody.follow_to_microsoft(begin(somebody))
+    somebody.consent(cast.ADA)
+    sandbox.weather(weather, where="everything")
+    if not known:
+        forget_microsoft()
+    assert_refused(somebody, somebody.return_to_portal(), 503, "Microsoft")
+    assert not User.objects.exists()
+    assert not AuditEvent.objects.filter(action="account.signed_in").exists()
+
+
+@pytest.mark.parametrize("weather", WEATHERS)
+def test_microsoft_being_down_before_is_no_crash(somebody: Person, sandbox: Control, weather: str) -> None:
+    sandbox.weather(weather, where="everything")
+    assert begin(somebody).status_code in (302, 503)
+
+
+def test_keys_that_microsoft_has_changed_are_fetched_again(somebody: Person, sandbox: Control) -> None:
+    sign_in(somebody, cast.ADA)
+    somebody.post("/sign-out/")
+    sandbox.rotate_keys()
+    assert sign_in(somebody, cast.ADA)["Location"] == "/"
+
+
+def test_an_expired_secret_of_the_portal_is_told_to_an_admin(somebody: Person, sandbox: Control) -> None:
+    somebody.follow_to_microsoft(begin(somebody))
+    somebody.consent(cast.ADA)
+    sandbox.expire_secret(seed.SIGN_IN_APP, seed.SIGN_IN_SECRET_ID)
+    assert_refused(somebody, somebody.return_to_portal(), 409, "expired", "dmin")
+
+
+def test_without_configuration_there_is_no_sign_in_with_microsoft(somebody: Person, settings: Any) -> None:
+    settings.LOGIN_MICROSOFT = {**settings.LOGIN_MICROSOFT, "tenant": "", "client_id": "", "client_secret": ""}
+    assert_refused(somebody, begin(somebody), 400, "not configured")
+    assert_refused(somebody, somebody.get("/auth/complete/microsoft/?code=x&state=y"), 400)
+
+
+# --- Local passwords ------------------------------------------------------------------------------
+
+
+def test_a_lock_out_stops_one_name_from_one_address_only(bob: User, dave: User, settings: Any) -> None:
+    attacker = Client(REMOTE_ADDR="192.0.2.66")
+    for _ in range(settings.AXES_FAILURE_LIMIT):
+        answer = attacker.post("/sign-in/", {"username": "bob", "password": "guess"})
+    assert answer.status_code == 429
+    assert attacker.post("/sign-in/", {"username": "bob", "password": cast.PASSWORD}).status_code == 429
+    assert attacker.post("/sign-in/", {"username": "BOB", "password": cast.PASSWORD}).status_code != 302
+    assert (
+        Client(REMOTE_ADDR="192.0.2.67").post("/sign-in/", {"username": "bob", "password": cast.PASSWORD}).status_code
+        == 302
+    )
+    assert attacker.post("/sign-in/", {"username": "dave", "password": cast.PASSWORD}).status_code == 302
+    refused = [event for event in events("account.sign_in_failed") if event.address == "192.0.2.66"]
+    assert len(refused) >= settings.AXES_FAILURE_LIMIT
+    assert {event.outcome for event in refused} == {"denied"}
+
+
+def test_an_address_in_a_header_does_not_get_round_the_lock_out(bob: User, settings: Any) -> None:
+    for number in range(settings.AXES_FAILURE_LIMIT + 1):
+        answer = Client(headers={"x-forwarded-for": f"192.0.2.{number}"}).post(
+            "/sign-in/", {"username": "bob", "password": "guess"}
+        )
+    assert answer.status_code == 429
+
+
+def test_a_microsoft_account_has_no_password_to_guess(somebody: Person) -> None:
+    sign_in(somebody, cast.ADA)
+    somebody.post("/sign-out/")
+    for password in ("", "!", "None"):
+        assert somebody.post("/sign-in/", username=cast.ADA, password=password).status_code == 422
+    assert signed_in_as(somebody) is None
