@@ -11,6 +11,7 @@ from connections.views import (
     credentials,
     health,
     home,
+    incidents,
     mailboxes,
     tenants,
 )
@@ -65,6 +66,9 @@ urlpatterns = [
     path("mailboxes/<int:pk>/", mailboxes.detail, name="mailbox"),
     path("mailboxes/<int:pk>/edit/", mailboxes.edit, name="mailbox_edit"),
     path("mailboxes/<int:pk>/remove/", mailboxes.remove, name="mailbox_remove"),
+    # Incidents
+    path("incidents/", incidents.index, name="incidents"),
+    path("incidents/<int:pk>/", incidents.detail, name="incident"),
     # Audit
     path("audit/", audit.index, name="audit"),
     path("audit/<int:pk>/", audit.detail, name="audit_event"),

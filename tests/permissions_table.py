@@ -96,6 +96,11 @@ mailbox_edit                          POST   in  302 403 302 403
 mailbox_remove                        GET    in  200 403 200 403
 mailbox_remove                        POST   in  302 403 302 403
 
+incidents                             GET    in  200 200 200 200
+incidents                             POST   in  405 405 405 405
+incident                              GET    in  200 404 200 200
+incident                              POST   in  405 405 405 405
+
 audit                                 GET    in  403 403 200 200
 audit                                 POST   in  405 405 405 405
 audit_event                           GET    in  403 403 200 200

@@ -18,12 +18,13 @@ from connections.models import (
     AuditEvent,
     Connection,
     ConsentRequest,
+    Incident,
     MailboxAccess,
     SharedMailbox,
     Tenant,
     User,
 )
-from connections.services import credentials
+from connections.services import credentials, incidents
 from portal.sandbox import seed
 from tests import cast
 
@@ -49,6 +50,7 @@ class World:
     access: MailboxAccess
     consent: ConsentRequest
     event: AuditEvent
+    incident: Incident
 
     def url(self, name: str, argument: str = "") -> str:
         """The address of a URL name, with this world's ids filled in."""
@@ -67,6 +69,8 @@ class World:
             arguments = {"pk": self.app.pk, "credential_pk": self.secret.pk}
         elif name == "credential_certificate":
             arguments = {"pk": self.app.pk, "credential_pk": self.certificate.pk}
+        elif name == "incident":
+            arguments = {"pk": self.incident.pk}
         elif name == "audit_event":
             arguments = {"pk": self.event.pk}
         elif name in ("app", "consent_start") or name.startswith(("app_", "credential_")):
@@ -97,6 +101,7 @@ def make(people: dict[str, User], **connection: Any) -> World:
     }
     made = cast.make_connection(app_registration=app, owner=bob, **(tokens | connection))
     mailbox = cast.make_mailbox(tenant=tenant, created_by=bob)
+    reach = cast.make_mailbox_access(made, mailbox)
     return World(
         people=people,
         tenant=tenant,
@@ -105,11 +110,12 @@ def make(people: dict[str, User], **connection: Any) -> World:
         certificate=certificate,
         connection=made,
         mailbox=mailbox,
-        access=cast.make_mailbox_access(made, mailbox),
+        access=reach,
         consent=ConsentRequest.objects.create(
             app_registration=app, directory_id=tenant.directory_id, state_digest="x" * 64, requested_by=alice
         ),
         event=audit.record("connection.created", made, actor=bob),
+        incident=incidents.report_mailbox(reach, now=timezone.now()),
     )
 
 

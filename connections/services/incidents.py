@@ -35,7 +35,15 @@ Kind = Incident.Kind
 _BY_CONNECTION = (Kind.ACCOUNT, Kind.CONSENT, Kind.POLICY, Kind.ENCRYPTION_KEY)
 # Codes by which a rule of the directory speaks, and not the state of one account: Conditional Access and security
 # defaults (53…), device rules, tenant restrictions (identity-platform/reference-error-codes).
-_DIRECTORY_RULES = ("AADSTS53", "AADSTS50002", "AADSTS50005", "AADSTS50097", "AADSTS50129", "AADSTS50131", "AADSTS50021")
+_DIRECTORY_RULES = (
+    "AADSTS53",
+    "AADSTS50002",
+    "AADSTS50005",
+    "AADSTS50097",
+    "AADSTS50129",
+    "AADSTS50131",
+    "AADSTS50021",
+)
 _BATCH = 1000
 
 
@@ -97,12 +105,14 @@ def _cause_of(connection: Connection, verdict: Verdict) -> Cause:
     if verdict.kind is VerdictKind.CONSENT:
         return Cause(Kind.CONSENT, f"consent:{app.pk}:{tid}", f"{app} lacks consent in {app.tenant}", **shared)
     if verdict.kind is VerdictKind.POLICY and verdict.code.startswith(_DIRECTORY_RULES):
-        return Cause(
-            Kind.POLICY, f"policy:{verdict.code}:{tid}", f"A policy of {app.tenant} blocks sign-ins", **shared
-        )
+        return Cause(Kind.POLICY, f"policy:{verdict.code}:{tid}", f"A policy of {app.tenant} blocks sign-ins", **shared)
     if verdict.kind is VerdictKind.POLICY:
-        return Cause(Kind.POLICY, f"policy:{verdict.code}:{tid}:{connection.account_oid}", f"{account} is blocked", **shared)
-    return Cause(Kind.POLICY, f"config:{verdict.code}:{app.pk}", f"{app} asks for something Microsoft refuses", **shared)
+        return Cause(
+            Kind.POLICY, f"policy:{verdict.code}:{tid}:{connection.account_oid}", f"{account} is blocked", **shared
+        )
+    return Cause(
+        Kind.POLICY, f"config:{verdict.code}:{app.pk}", f"{app} asks for something Microsoft refuses", **shared
+    )
 
 
 def connections_well(pks: Collection[int], *, now: datetime) -> None:

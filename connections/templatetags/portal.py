@@ -19,7 +19,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from connections import audit
-from connections.models import Connection, User
+from connections.models import Connection, Incident, User
 from connections.views import states
 
 register = template.Library()
@@ -114,6 +114,30 @@ def _badge(shown: states.Badge) -> SafeString:
 def _viewer(context: template.RequestContext) -> User | None:
     user = getattr(context.get("request"), "user", None)
     return user if isinstance(user, User) else None
+
+
+@register.filter
+def must_act(incident: Incident) -> str:
+    """Who can mend an incident: "Bob Jones", "an IT admin", "Microsoft", "nobody"."""
+    if incident.who == Connection.Who.OWNER:
+        return incident.assignee_name or "the owner"
+    return {Connection.Who.IT_ADMIN: "an IT admin", Connection.Who.MICROSOFT: "Microsoft"}.get(
+        Connection.Who(incident.who), "nobody"
+    )
+
+
+@register.filter
+def lasted(incident: Incident) -> str:
+    """How long a healed incident was open, in words."""
+    if incident.closed_at is None:
+        return ""
+    return relative((incident.closed_at - incident.opened_at).total_seconds()).removesuffix(" ago")
+
+
+@register.filter
+def lookup(mapping: dict[Any, Any], key: Any) -> Any:
+    """The entry of ``mapping`` under ``key``, or 0."""
+    return mapping.get(key, 0)
 
 
 # --- Times ----------------------------------------------------------------------------------------

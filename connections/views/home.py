@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from django.db.models import Count, F, Q, QuerySet
+from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
@@ -14,22 +14,25 @@ from django.views.decorators.http import require_safe
 
 from connections import access
 from connections.models import (
+    AffectedConnection,
     AppCredential,
     AppRegistration,
     AuditEvent,
     Connection,
     ConsentRequest,
+    Incident,
     MailboxAccess,
     Tenant,
     User,
 )
-from connections.views import states
+from connections.views import incidents, states
 
 LISTED = 20  # of each kind; the lists behind the links have them all
 MINE = 50
 EXPIRES_SOON = timedelta(days=30)
 SUMMARY_DAYS = 7
 _NEEDS_SOMEBODY = (Connection.Status.RECONNECT_NEEDED, Connection.Status.CONSENT_NEEDED, Connection.Status.BLOCKED)
+_NOT_OF_ONE_CONNECTION = (Incident.Kind.OUTAGE, Incident.Kind.MAILBOX, Incident.Kind.ENCRYPTION_KEY)
 _SHOWN_IN_ORDER = (Connection.Status.ACTIVE, *_NEEDS_SOMEBODY, Connection.Status.PENDING, Connection.Status.DISABLED)
 
 
@@ -51,13 +54,14 @@ def _for_admin(user: User) -> dict[str, Any]:
     figures = _figures(access.visible_connections(user))
     context: dict[str, Any] = {
         "figures": figures,
+        "incidents": incidents.open_incidents(user, limit=LISTED),
         "apps": _troubled_apps(user),
         "groups": _broken_by_who(user),
         "credentials": _expiring_credentials(),
         "consents": _open_consents(),
         "unreachable": MailboxAccess.objects.filter(state=MailboxAccess.State.UNREACHABLE).count(),
     }
-    troubles = ("apps", "groups", "credentials", "consents")
+    troubles = ("incidents", "apps", "groups", "credentials", "consents")
     context["all_well"] = not any(context[name] for name in troubles)
     if figures.total == 0:
         context["steps"] = _first_steps()
@@ -75,13 +79,16 @@ class Group:
 
 def _troubled_apps(user: User) -> list[AppRegistration]:
     """Rejected first, then never tried; each with ``waiting``, the number of its connections."""
+    told = Incident.objects.filter(app_registration=OuterRef("pk"), kind=Incident.Kind.APP_REGISTRATION, closed_at=None)
     troubled = access.visible_app_registrations(user).filter(Q(rejected_at__isnull=False) | Q(verified_at=None))
+    troubled = troubled.exclude(Exists(told))
     counted = troubled.annotate(waiting=Count("connections", ~Q(connections__status=Connection.Status.DISABLED)))
     return list(counted.order_by(F("rejected_at").asc(nulls_last=True), "name", "pk")[:LISTED])
 
 
 def _broken_by_who(user: User) -> list[Group]:
-    broken = access.visible_connections(user).filter(status__in=_NEEDS_SOMEBODY)
+    told = AffectedConnection.objects.filter(connection=OuterRef("pk"), healed_at=None, incident__closed_at=None)
+    broken = access.visible_connections(user).filter(status__in=_NEEDS_SOMEBODY).exclude(Exists(told))
     found: dict[str, list[Connection]] = {}
     for connection in broken.order_by("status_since", "pk")[:LISTED]:
         found.setdefault(_acting(connection), []).append(connection)
@@ -162,6 +169,7 @@ def _for_auditor(user: User) -> dict[str, Any]:
     by_action = events.filter(at__gte=since).order_by().values("action").annotate(times=Count("pk"))
     return {
         "figures": _figures(access.visible_connections(user)),
+        "incidents": incidents.open_incidents(user, limit=LISTED),
         "events": list(events.order_by("-pk")[:LISTED]),
         "summary": list(by_action.order_by("-times", "action")[:LISTED]),
         "denied": events.filter(at__gte=since).exclude(outcome=AuditEvent.Outcome.DONE).count(),
@@ -184,7 +192,13 @@ class Mine:
 def _for_member(user: User) -> dict[str, Any]:
     found = [_mine(user, connection) for connection in access.visible_connections(user)[: MINE + 1]]
     found.sort(key=lambda mine: not mine.state.is_broken)
-    return {"mine": found[:MINE], "more": len(found) > MINE, "broken": sum(mine.state.is_broken for mine in found)}
+    return {
+        "mine": found[:MINE],
+        "more": len(found) > MINE,
+        "broken": sum(mine.state.is_broken for mine in found),
+        # The others stand with the connections they break.
+        "incidents": incidents.open_incidents(user, limit=LISTED, kinds=_NOT_OF_ONE_CONNECTION),
+    }
 
 
 def _mine(user: User, connection: Connection) -> Mine:

@@ -14,6 +14,7 @@ from connections.models import (
     AuditEvent,
     Connection,
     ConsentRequest,
+    Incident,
     MailboxAccess,
     User,
 )
@@ -119,6 +120,8 @@ def badge(thing: models.Model) -> Badge:
             return Badge(thing.get_state_display(), _MAILBOX[MailboxAccess.State(thing.state)])
         case ConsentRequest():
             return Badge(thing.get_state_display(), _CONSENT[ConsentRequest.State(thing.state)])
+        case Incident():
+            return Badge("Open", BROKEN) if thing.is_open else Badge("Healed", OK)
         case AuditEvent():
             return Badge(thing.get_outcome_display(), _EVENT[AuditEvent.Outcome(thing.outcome)])
     raise TypeError(f"{type(thing).__name__} has no state to show.")
