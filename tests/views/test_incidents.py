@@ -1,0 +1,102 @@
+"""The pages about incidents: what each person sees, and the button that starts the repair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from connections.microsoft.errors import classify
+from connections.models import Connection, Incident, User
+from connections.services import incidents, outcomes
+from tests import cast
+
+pytestmark = pytest.mark.django_db
+
+SignIn = Callable[[User], Client]
+NOW = timezone.now()
+
+
+def verdict(code: int, error: str = "invalid_grant") -> object:
+    body = f'{{"error":"{error}","error_description":"AADSTS{code}: no","error_codes":[{code}]}}'
+    return classify(where="token", status=400, headers={}, body=body)
+
+
+def revoked(count: int = 3, **overrides: object) -> Incident:
+    for number in range(count):
+        made = cast.make_connection(name=f"Inbox {number}", **overrides)
+        outcomes.flag(made.pk, verdict(50173), now=NOW, version=made.token_version)  # type: ignore[arg-type]
+    return Incident.objects.get()
+
+
+def test_the_owner_sees_the_cause_and_a_button_that_mends_it(bob: User, signed_in: SignIn) -> None:
+    incident = revoked()
+    page = signed_in(bob).get(f"/incidents/{incident.pk}/").content.decode()
+    assert "ada@contoso.example must sign in again" in page
+    assert "AADSTS50173" in page
+    assert "Sign in again as ada@contoso.example" in page
+    assert page.count("/sign-in/") >= 3, "each connection has its own button"
+    assert "Bob Member" in page
+
+
+def test_an_admin_sees_it_first_on_the_start_page_and_who_must_act(alice: User, signed_in: SignIn) -> None:
+    revoked()
+    page = signed_in(alice).get("/").content.decode()
+    assert "Open incidents" in page
+    assert "breaks 3 connections" in page
+    assert "Must act: Bob Member" in page
+    assert "Sign in again as" not in page, "an admin cannot sign in for the owner"
+
+
+def test_strangers_see_nothing_of_it(dave: User, signed_in: SignIn) -> None:
+    incident = revoked()
+    assert signed_in(dave).get(f"/incidents/{incident.pk}/").status_code == 404
+    assert "must sign in" not in signed_in(dave).get("/incidents/").content.decode()
+
+
+def test_members_see_only_their_own_connections_of_a_shared_incident(
+    bob: User, dave: User, alice: User, signed_in: SignIn
+) -> None:
+    mine = cast.make_connection(name="Bob's inbox")
+    theirs = cast.make_connection(name="Dave's inbox", owner=dave)
+    incidents.app_rejected(mine.app_registration, verdict(7000222, "invalid_client"), now=NOW)  # type: ignore[arg-type]
+    incident = Incident.objects.get()
+    page = signed_in(bob).get(f"/incidents/{incident.pk}/").content.decode()
+    assert mine.name.replace("'", "&#x27;") in page
+    assert theirs.name.replace("'", "&#x27;") not in page
+    assert "Mend the app registration" not in page
+    whole = signed_in(alice).get(f"/incidents/{incident.pk}/").content.decode()
+    assert "Mend the app registration" in whole
+    assert theirs.name.replace("'", "&#x27;") in whole
+
+
+def test_a_healed_incident_keeps_its_story(bob: User, alice: User, signed_in: SignIn) -> None:
+    incident = revoked(1)
+    incidents.connections_well([Connection.objects.get().pk], now=NOW + timedelta(hours=3))
+    page = signed_in(alice).get(f"/incidents/{incident.pk}/").content.decode()
+    assert "Healed" in page
+    assert "after 3 hours" in page
+    assert "Incident: opened" in page
+    assert "Incident: closed" in page
+    listed = signed_in(alice).get("/incidents/?state=open").content.decode()
+    assert "Nothing matches" in listed
+
+
+def test_the_list_is_found_by_connection_and_costs_the_same_for_many(
+    alice: User, signed_in: SignIn, django_assert_max_num_queries: Callable[..., object]
+) -> None:
+    for number in range(12):
+        made = cast.make_connection(name=f"Box {number}", account_oid=f"00000000-0000-4000-8000-{number:012}")
+        outcomes.flag(made.pk, verdict(50173), now=NOW, version=1)  # type: ignore[arg-type]
+    client = signed_in(alice)
+    with django_assert_max_num_queries(10):  # type: ignore[attr-defined]
+        page = client.get("/incidents/").content.decode()
+    assert page.count("must sign in again") == 12
+    assert client.get("/incidents/?q=Box+7").content.decode().count("must sign in again") == 1
+
+
+def test_the_first_page_of_an_empty_portal_says_so(alice: User, signed_in: SignIn) -> None:
+    assert "Nothing has ever been broken" in signed_in(alice).get("/incidents/").content.decode()
