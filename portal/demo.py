@@ -27,7 +27,6 @@ from portal.sandbox import seed
 from portal.servers import Valkey
 
 ROOT = Path(__file__).resolve().parent.parent
-DIRECTORY = ROOT / ".demo"
 
 # Known passwords, because whoever starts the demo must be able to sign in; it listens on loopback only.
 CAST = {
@@ -56,14 +55,16 @@ def main() -> int:
     """Run the demo until Ctrl-C, SIGTERM or the end of one of its processes. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--port", type=int, default=8000)
-    port: int = parser.parse_args().port
+    parser.add_argument("--directory", type=Path, default=ROOT / ".demo", help="where keys, database and logs are kept")
+    options = parser.parse_args()
+    directory: Path = options.directory.absolute()
     for number in _STOPS:
         signal.signal(number, _interrupt)
     try:
-        with only_one(DIRECTORY):
-            Demo(port).run()
+        with only_one(directory):
+            Demo(options.port, directory).run()
     except Interrupted:
-        print(f"Stopped. Data and logs are in {DIRECTORY.name}/; make demo goes on where you left.", flush=True)
+        print(f"Stopped. Data and logs are in {directory.name}/; make demo goes on where you left.", flush=True)
     except (DemoError, ProcessError) as problem:
         print(f"\n{problem}", file=sys.stderr)
         return 1
@@ -95,10 +96,11 @@ def only_one(directory: Path) -> Iterator[None]:
 class Demo:
     """The processes of the demo."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, directory: Path) -> None:
         if not is_free(port):
             raise DemoError(f"Port {port} is in use. Choose another one: make demo PORT={port + 80}")
         self.port = port
+        self.directory = directory
         self.url = f"http://localhost:{port}"
         self.sandbox_port = port + 1000 if port + 1000 < 65536 and is_free(port + 1000) else free_port()
         self.sandbox_url = f"http://localhost:{self.sandbox_port}"
@@ -107,9 +109,9 @@ class Demo:
     def run(self) -> None:
         """Start everything, say where it is, and watch over it until interrupted; then stop everything."""
         print("Starting the portal ...", flush=True)
-        valkey = Valkey(DIRECTORY / "valkey")
+        valkey = Valkey(self.directory / "valkey")
         try:
-            self._start(environment(self.url, self.sandbox_url, valkey.url()))
+            self._start(environment(self.directory, self.url, self.sandbox_url, valkey.url()))
             print(self.welcome(), flush=True)
             while True:
                 self._check([*self._running, valkey.process])
@@ -137,11 +139,11 @@ class Demo:
     ada@contoso.example     a member of the shared mailbox support@contoso.example
     admin@contoso.example   administrator of the directory, can grant consent
 
-  Logs are in {DIRECTORY.name}/logs/. Ctrl-C stops everything.
+  Logs are in {self.directory.name}/logs/. Ctrl-C stops everything.
 """
 
     def _start(self, settings: dict[str, str]) -> None:
-        sandbox = ["portal.sandbox", "--port", str(self.sandbox_port), "--state", str(DIRECTORY / "sandbox.json")]
+        sandbox = ["portal.sandbox", "--port", str(self.sandbox_port), "--state", str(self.directory / "sandbox.json")]
         sandbox += ["--public-url", self.sandbox_url, "--portal-url", self.url]
         stand_in = self._launch("sandbox", sandbox, settings)
         preparing = [
@@ -151,7 +153,7 @@ class Demo:
         for step in preparing:
             self._finish(step)
         stand_in.wait_for_line("Sandbox ready", seconds=30)
-        organisation = DIRECTORY / "organisation.json"
+        organisation = self.directory / "organisation.json"
         write_private(organisation, json.dumps(ORGANISATION))
         self._finish(self._launch("seed", ["django", "seed_demo", str(organisation)], settings))
         web = self._launch("web", ["gunicorn", "-c", "portal/gunicorn.conf.py", "portal.wsgi"], settings)
@@ -163,7 +165,7 @@ class Demo:
         worker.wait_for_line(" ready.", seconds=30)
 
     def _launch(self, name: str, arguments: list[str], settings: dict[str, str]) -> Process:
-        log = DIRECTORY / "logs" / f"{name}.log"
+        log = self.directory / "logs" / f"{name}.log"
         if log.exists():
             log.replace(log.with_suffix(".log.1"))
         process = Process(
@@ -192,14 +194,14 @@ class Demo:
                 )
 
 
-def environment(url: str, sandbox_url: str, redis_url: str) -> dict[str, str]:
+def environment(directory: Path, url: str, sandbox_url: str, redis_url: str) -> dict[str, str]:
     """The settings the demo's processes run with."""
     return {
         **os.environ,
-        **keys(),
+        **keys(directory),
         "DJANGO_SETTINGS_MODULE": "portal.settings",
         "DEBUG": "off",
-        "DATABASE_URL": f"sqlite:///{DIRECTORY / 'portal.sqlite3'}",
+        "DATABASE_URL": f"sqlite:///{directory / 'portal.sqlite3'}",
         "REDIS_URL": redis_url,
         "PORTAL_URL": url,
         "ALLOWED_HOSTS": "localhost,127.0.0.1",
@@ -215,9 +217,9 @@ def environment(url: str, sandbox_url: str, redis_url: str) -> dict[str, str]:
     }
 
 
-def keys() -> dict[str, str]:
+def keys(directory: Path) -> dict[str, str]:
     """The demo's own keys, made at the first start: without them its database could not be read again."""
-    path = DIRECTORY / "keys.json"
+    path = directory / "keys.json"
     if not path.exists():
         made = {"SECRET_KEY": secrets.token_urlsafe(48), "FIELD_ENCRYPTION_KEYS": Fernet.generate_key().decode()}
         write_private(path, json.dumps(made))

@@ -25,21 +25,21 @@ class Suite:
     """One pytest process, whose output is shown line by line behind the name of its database."""
 
     def __init__(self, label: str, database: str, arguments: list[str]) -> None:
-        self.label = label
-        self._lines: list[str] = []
         # Two processes share the terminal, so pytest must not draw on it.
         command = [sys.executable, "-m", "pytest", "--color=no", *arguments]
         if database == "postgres":
             command += ["-m", "not browser"] if "-m" not in arguments else []
+        settings = {"DJANGO_SETTINGS_MODULE": "tests.settings", "TEST_DATABASE": database, "PYTHONUNBUFFERED": "1"}
+        self.start(label, command, {**os.environ, **settings})
+
+    def start(self, label: str, command: list[str], environment: dict[str, str]) -> None:
+        """Start the process, and a thread that shows what it says."""
+        self.label = label
+        self._lines: list[str] = []
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env={
-                **os.environ,
-                "DJANGO_SETTINGS_MODULE": "tests.settings",
-                "TEST_DATABASE": database,
-                "PYTHONUNBUFFERED": "1",
-            },
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -1,13 +1,63 @@
-"""The fixtures stand on real parts: these tests fail when one of them is not what it says."""
+"""How it all runs: the fixtures, child processes, embedded servers, the demo, and the runner of the suite."""
 
+from __future__ import annotations
 
+import http.cookiejar
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+import redis
+from django.db import connection as database
+
+from connections import access
+from connections.microsoft import clouds
+from portal import demo
+from portal.processes import Process, ProcessError
 from portal.sandbox.client import Control
+from portal.servers import PostgreSQL, Valkey
+from tests import __main__ as runner
 from tests import cast
+from tests.environment import ROOT
+
+SLEEPER = [sys.executable, "-c", "print('here', flush=True); import time; time.sleep(600)"]
+STUBBORN = [
+    sys.executable,
+    "-c",
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('here', flush=True); time.sleep(600)",
+]
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float) -> None:
+    """Look again and again: the other side is another process."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process exists and is more than an entry waiting for its parent to look at it."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+# --- The fixtures ---------------------------------------------------------------------------------
 
 
 def test_the_cast_has_its_roles(alice, bob, carol, dave):
-    from connections import access
-
     roles = [access.person(user).role for user in (alice, bob, carol, dave)]
     assert roles == ["IT admin", "Member", "Auditor", "Member"]
 
@@ -20,9 +70,205 @@ def test_make_connection_makes_one_that_is_active_and_owned_by_bob(db):
 
 
 def test_the_sandbox_answers_and_counts(sandbox: Control, settings):
-    from connections.microsoft import clouds
-
     assert clouds.cloud("sandbox").login == settings.MICROSOFT_SANDBOX_URL
     assert sandbox.calls()["total"] == 0
     granted = sandbox.issue_grant(cast.CLIENT_ID, cast.ADA, ["offline_access", "Mail.Read"])
     assert granted["oid"] == cast.ADA_ID
+
+
+def test_the_database_is_the_one_that_was_asked_for(db):
+    wanted = os.environ.get("TEST_DATABASE", "sqlite")
+    assert database.vendor == {"sqlite": "sqlite", "postgres": "postgresql"}[wanted]
+
+
+# --- Child processes ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def child(tmp_path: Path) -> Iterator[Callable[[list[str]], Process]]:
+    started: list[Process] = []
+
+    def start(command: list[str]) -> Process:
+        started.append(Process("child", command, log=tmp_path / "child.log"))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.stop(seconds=0.1)
+
+
+def test_a_child_stops_when_asked(child):
+    process = child(SLEEPER)
+    process.wait_for_line("here", seconds=10)
+    process.stop(seconds=10)
+    assert process.popen.returncode == -signal.SIGTERM
+    process.stop()  # twice is harmless
+
+
+def test_a_child_that_will_not_stop_is_killed(child):
+    process = child(STUBBORN)
+    process.wait_for_line("here", seconds=10)
+    process.stop(seconds=0.2)
+    assert process.popen.returncode == -signal.SIGKILL
+
+
+def test_a_child_that_ends_too_early_is_an_error_with_its_last_words(child):
+    process = child([sys.executable, "-c", "raise SystemExit('no such thing')"])
+    with pytest.raises(ProcessError, match=r"ended with code 1(.|\n)*no such thing"):
+        process.wait_for_line("ready", seconds=10)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere only an exit handler ends the children")
+def test_a_child_does_not_outlive_a_parent_that_was_killed(tmp_path: Path):
+    program = f"""
+import sys, time
+from pathlib import Path
+from portal.processes import Process
+print(Process("child", {SLEEPER!r}, log=Path({str(tmp_path / "child.log")!r})).pid, flush=True)
+time.sleep(600)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        wait_until(lambda: (tmp_path / "child.log").read_text().startswith("here"), seconds=10)
+        assert is_alive(pid)
+        parent.kill()
+    wait_until(lambda: not is_alive(pid), seconds=10)
+
+
+# --- Embedded servers -----------------------------------------------------------------------------
+
+
+def test_valkey_runs_also_where_the_path_is_too_long_for_a_socket(tmp_path: Path):
+    deep = tmp_path / ("a-long-name-" * 10)
+    server = Valkey(deep)
+    try:
+        client = redis.Redis.from_url(server.url(3))
+        client.set("key", "value")
+        assert client.get("key") == b"value"
+        client.close()
+        elsewhere = server.socket.parent
+        assert elsewhere.stat().st_mode & 0o077 == 0
+    finally:
+        server.stop()
+    assert not elsewhere.exists()
+    assert not is_alive(server.process.pid)
+
+
+def test_postgres_starts_from_nothing_and_leaves_nothing(tmp_path: Path):
+    server = PostgreSQL(tmp_path)
+    try:
+        url = server.create_database("one")
+        assert url.endswith("/one")
+        with psycopg.connect(
+            host=url.removeprefix("postgres://postgres@/").rpartition("/")[0], user="postgres"
+        ) as made:
+            assert made.execute("SELECT 1").fetchone() == (1,)
+    finally:
+        server.stop()
+    assert not is_alive(server.process.pid)
+    assert not list(tmp_path.glob("**/PG_VERSION"))
+
+
+# --- The demo -------------------------------------------------------------------------------------
+
+
+def start_demo(directory: Path, port: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "portal.demo", "--port", str(port), "--directory", str(directory)]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def sign_in(url: str, username: str, password: str) -> str:
+    """The page after signing in with a password."""
+    jar = http.cookiejar.CookieJar()
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(jar))
+    page = opener.open(f"{url}/sign-in/", timeout=20).read().decode()
+    token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page)
+    assert token
+    form = {"csrfmiddlewaretoken": token.group(1), "username": username, "password": password}
+    return str(opener.open(f"{url}/sign-in/", urllib.parse.urlencode(form).encode(), timeout=20).read().decode())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.environ.get("TEST_DATABASE") == "postgres", reason="the demo has its own database")
+def test_the_demo_starts_lets_its_cast_in_and_stops_without_leaving_anything(tmp_path: Path):
+    running = start_demo(tmp_path, demo.free_port())
+    try:
+        assert running.stdout is not None
+        said = ""
+        while "Ctrl-C stops everything" not in said:
+            line = running.stdout.readline()
+            assert line, said
+            said += line
+        address = re.search(r"The portal +(http://localhost:\d+)", said)
+        assert address
+        for username, who in demo.CAST.items():
+            assert re.search(rf"{username} +{who['password']}", said)
+            assert str(who["name"]) in sign_in(address.group(1), username, str(who["password"]))
+        children = [child.pid for child in psutil.Process(running.pid).children(recursive=True)]
+        assert len(children) >= 5  # Valkey, sandbox, web, worker, beat
+        running.send_signal(signal.SIGINT)
+        assert running.wait(15) == 0
+        assert "Stopped." in running.stdout.read()
+        assert [pid for pid in children if is_alive(pid)] == []
+    finally:
+        running.kill()
+        running.communicate()
+
+
+def test_the_demo_says_when_its_port_is_taken(tmp_path: Path):
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        running = start_demo(tmp_path, port)
+        said, _ = running.communicate(timeout=30)
+    assert running.returncode == 1
+    assert f"Port {port} is in use" in said
+    assert "make demo PORT=" in said
+
+
+def test_a_second_demo_in_the_same_directory_is_refused(tmp_path: Path):
+    with demo.only_one(tmp_path), pytest.raises(demo.DemoError, match="Another demo"), demo.only_one(tmp_path):
+        pass
+
+
+def test_the_demo_notices_which_process_has_ended(tmp_path: Path, child):
+    ended = child([sys.executable, "-c", "print('out of paper'); raise SystemExit(3)"])
+    ended.popen.wait(10)
+    with pytest.raises(demo.DemoError, match=r"child has ended with code 3(.|\n)*out of paper"):
+        demo.Demo(demo.free_port(), tmp_path)._check([ended])
+
+
+def test_the_demo_keeps_its_keys_between_runs(tmp_path: Path):
+    first = demo.keys(tmp_path)
+    assert demo.keys(tmp_path) == first
+    assert (tmp_path / "keys.json").stat().st_mode & 0o077 == 0
+    assert first["SECRET_KEY"] not in str(demo.ORGANISATION)
+
+
+# --- The suite ------------------------------------------------------------------------------------
+
+
+def suite_of(*code: str) -> runner.Suite:
+    """A suite whose pytest is a stand-in."""
+    made = runner.Suite.__new__(runner.Suite)
+    made.start("SQLite", [sys.executable, "-c", "; ".join(code)], dict(os.environ))
+    return made
+
+
+def test_a_failing_suite_fails_the_whole_and_shows_its_summary(capfd):
+    suite = suite_of("print('= short test summary info =')", "print('FAILED x')", "print('= 1 failed =')", "exit(1)")
+    assert suite.finish() == 1
+    assert suite.closing_lines() == ["= short test summary info =", "FAILED x", "= 1 failed ="]
+    assert "SQLite     | FAILED x" in capfd.readouterr().out
+
+
+def test_a_passing_suite_shows_its_last_line(capfd):
+    suite = suite_of("print('....')", "print('= 4 passed in 0.1s =')")
+    assert suite.finish() == 0
+    assert suite.closing_lines() == ["= 4 passed in 0.1s ="]
