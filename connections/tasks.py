@@ -12,7 +12,7 @@ from django.core.management import call_command
 from django.utils import timezone
 
 from connections import audit
-from connections.services import consent, keepalive, mailbox_probes
+from connections.services import alerts, consent, deliveries, keepalive, mailbox_probes
 
 logger = structlog.get_logger(__name__)
 
@@ -35,6 +35,17 @@ def probe_due_mailboxes() -> None:
     _as_task()
     mailbox_probes.probe_due(now=timezone.now())
     consent.verify_open(now=timezone.now())
+
+
+@shared_task(ignore_result=True)
+def deliver_alerts() -> None:
+    """Write the reminders that are due and send what waits in the outbox."""
+    _as_task()
+    now = timezone.now()
+    alerts.remind_due(now)
+    done = deliveries.deliver_due(now)
+    if done.claimed:
+        logger.info("alerts", claimed=done.claimed, delivered=done.delivered, failed=done.failed)
 
 
 @shared_task(ignore_result=True)

@@ -32,6 +32,11 @@ def schedule(sender: Celery, **kwargs: object) -> None:
             "schedule": settings.PROBE_INTERVAL,
             "options": {"expires": settings.PROBE_INTERVAL},
         },
+        "deliver-alerts": {
+            "task": "connections.tasks.deliver_alerts",
+            "schedule": settings.ALERT_INTERVAL,
+            "options": {"expires": settings.ALERT_INTERVAL},
+        },
         "tidy": {
             "task": "connections.tasks.tidy",
             "schedule": 3600,

@@ -11,7 +11,7 @@ from tests.environment import ROOT
 # The floors from the ground up. A module may import its own floor and everything below it.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("connections.errors",),
-    ("connections.fields", "connections.models"),
+    ("connections.fields", "connections.models", "connections.outbound"),
     ("connections.access", "connections.audit", "connections.microsoft"),
     ("connections.services",),
     (
@@ -35,6 +35,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 FORBIDDEN = (
     ("connections.microsoft", "connections.models", "microsoft knows no models"),
     ("connections.microsoft", "connections.fields", "microsoft knows no models"),
+    ("connections.outbound", "connections.models", "outbound knows no models"),
+    ("connections.outbound", "connections.fields", "outbound knows no models"),
     ("connections.services", "django.http", "services know no request"),
     ("connections.services", "django.forms", "services know no form"),
     ("connections.services", "django.shortcuts", "services know no HTML"),

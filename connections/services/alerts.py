@@ -147,7 +147,8 @@ def send_test(target: AlertChannel | User, *, actor: User, now: datetime) -> Del
         channel_id=recipient.channel_id,
         payload={"reason": TEST, "by": str(actor)},
         created_at=now,
-        next_attempt_at=now,
+        # Whoever asked for it waits for the answer and has it sent at once; the outbox is the safety net.
+        next_attempt_at=now + timedelta(minutes=1),
     )
 
 

@@ -1,0 +1,238 @@
+"""POST to an address somebody typed in, without becoming a way into the network the portal stands in.
+
+The host is resolved here, every address it has is checked, and the connection goes to a checked address and nowhere
+else: a name that resolves differently a moment later changes nothing. Redirects are not followed, proxies are not
+asked, and the answer is read up to a small size only.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from dataclasses import dataclass
+from io import BytesIO
+from urllib.parse import urlsplit
+
+import certifi
+import pycurl
+
+from connections.errors import PortalError
+
+TIMEOUT = 10.0  # seconds for everything after the name is resolved
+MAX_ANSWER = 4096
+_URL_LENGTH = 2000
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+# What is not on the internet although some of it counts as "global" in Python's tables.
+_INSIDE = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "0.0.0.0/8",
+        "100.64.0.0/10",  # carrier-grade NAT
+        "168.63.129.16/32",  # Azure's own services, reachable from inside virtual machines only
+        "192.0.0.0/24",
+        "192.88.99.0/24",
+        "198.18.0.0/15",
+        "240.0.0.0/4",
+        "fec0::/10",
+    )
+)
+_NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?", re.ASCII)
+
+
+class TargetRefused(PortalError):
+    """The address may not be sent to; the sentence says why."""
+
+    code = "target_refused"
+    cause = "Nothing can be sent to this address."
+    action = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An address that may be sent to, taken apart. Its path is a secret and stays out of the repr."""
+
+    url: str
+    host: str
+    port: int
+
+    def __repr__(self) -> str:
+        return f"<target {self.host}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back: a status, or 0 and why there was none."""
+
+    status: int
+    failure: str = ""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the other side has taken it."""
+        return 200 <= self.status < 300
+
+    @property
+    def problem(self) -> str:
+        """A sentence about what went wrong."""
+        if self.failure:
+            return self.failure
+        if 300 <= self.status < 400:
+            return f"It answered with a redirect ({self.status}), which is not followed."
+        return f"It answered with status {self.status}."
+
+
+def target(url: str, *, allow_private: bool = False) -> Target:
+    """Check the form of an address (not where it leads). Raises TargetRefused with a sentence for whoever typed it."""
+    if len(url) > _URL_LENGTH or any(not ("!" <= letter <= "~" or letter > "\x9f") for letter in url):
+        raise TargetRefused("This is no web address: it is too long, or holds spaces or control characters.")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as wrong:
+        raise TargetRefused("This is no web address.") from wrong
+    if parts.scheme != "https" and not (allow_private and parts.scheme == "http"):
+        raise TargetRefused("The address must begin with https://.")
+    if parts.username is not None or parts.password is not None:
+        raise TargetRefused("The address holds a user name. Leave out everything between // and @.")
+    host = _host(parts.hostname or "")
+    authority = f"[{host}]" if ":" in host else host
+    authority += f":{port}" if port else ""
+    clean = parts._replace(netloc=authority, fragment="").geturl()
+    return Target(clean, host, port or (443 if parts.scheme == "https" else 80))
+
+
+def check(found: Target, *, allow_private: bool = False) -> list[str]:
+    """Resolve the host and check where it leads; returns its addresses.
+
+    Raises TargetRefused if one of them is not on the internet (unless allowed), or OSError if the name does not resolve.
+    """
+    addresses = list(dict.fromkeys(str(info[4][0]) for info in _resolve(found)))
+    if not allow_private:
+        for address in addresses:
+            if not is_public(ipaddress.ip_address(address.partition("%")[0])):
+                raise TargetRefused(
+                    f"{found.host} leads to an address inside a private network.",
+                    action="An operator can allow this with ALERT_PRIVATE_TARGETS.",
+                )
+    return addresses
+
+
+def is_public(address: Address) -> bool:
+    """Whether the address is on the internet, also when it is wrapped in an IPv6 one."""
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+        if inner is None and any(address in network for network in _NAT64):
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is None and int(address) >> 32 == 0:  # ::/96, the old way to write IPv4 addresses
+            return False
+        if inner is not None:
+            return is_public(inner)
+    return address.is_global and not address.is_multicast and not any(address in network for network in _INSIDE)
+
+
+def post(
+    url: str,
+    body: bytes,
+    headers: dict[str, str],
+    *,
+    allow_private: bool = False,
+    ca_bundle: str = "",
+    timeout: float = TIMEOUT,
+) -> Answer:
+    """Send ``body`` to ``url`` and return the answer; never raises, whatever the other side does.
+
+    ``timeout`` is seconds; ``ca_bundle`` a PEM file (empty: certifi's).
+    """
+    try:
+        found = target(url, allow_private=allow_private)
+        addresses = check(found, allow_private=allow_private)
+    except TargetRefused as refused:
+        return Answer(0, str(refused))
+    except OSError:
+        return Answer(0, "The name of the server could not be resolved.")
+    return _send(found, addresses, body, headers, ca_bundle=ca_bundle or certifi.where(), timeout=timeout)
+
+
+def _host(text: str) -> str:
+    """The host in its ASCII form.
+
+    Only real names and plainly written addresses: what else might be taken for an address (0x7f.1, 2130706433), libcurl
+    and the resolver may read differently.
+    """
+    if _is_address(text):
+        return str(ipaddress.ip_address(text))
+    try:
+        name = text.rstrip(".").encode("idna").decode("ascii").lower()
+    except UnicodeError:
+        name = ""
+    labels = name.split(".")
+    if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels) or not _is_name(labels[-1]):
+        raise TargetRefused("The address has no proper host name.")
+    return name
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return "%" not in text  # no zones
+
+
+def _is_name(last_label: str) -> bool:
+    return bool(last_label) and not last_label[0].isdigit()
+
+
+def _resolve(found: Target) -> list[tuple[object, object, object, object, tuple[object, ...]]]:
+    return list(socket.getaddrinfo(found.host, found.port, type=socket.SOCK_STREAM))
+
+
+def _send(
+    found: Target, addresses: list[str], body: bytes, headers: dict[str, str], *, ca_bundle: str, timeout: float
+) -> Answer:
+    received = BytesIO()
+
+    def receive(chunk: bytes) -> int:
+        return received.write(chunk) if received.tell() + len(chunk) <= MAX_ANSWER else 0
+
+    handle = pycurl.Curl()
+    try:
+        handle.setopt(pycurl.URL, found.url)
+        if not _is_address(found.host):
+            # The checked addresses and no others.
+            pinned = ",".join(f"[{one}]" if ":" in one else one for one in addresses)
+            handle.setopt(pycurl.RESOLVE, [f"{found.host}:{found.port}:{pinned}"])
+        handle.setopt(pycurl.NOPROXY, "*")  # the proxies of the environment would resolve the name once more
+        handle.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
+        handle.setopt(pycurl.FOLLOWLOCATION, 0)
+        handle.setopt(pycurl.NOSIGNAL, 1)
+        handle.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
+        handle.setopt(pycurl.CAINFO, ca_bundle)
+        handle.setopt(pycurl.TIMEOUT_MS, int(timeout * 1000))
+        handle.setopt(pycurl.USERAGENT, "m365-connection-portal")
+        handle.setopt(pycurl.HTTPHEADER, [f"{name}: {value}" for name, value in {**headers, "Expect": ""}.items()])
+        handle.setopt(pycurl.POST, 1)
+        handle.setopt(pycurl.POSTFIELDS, body)
+        handle.setopt(pycurl.WRITEFUNCTION, receive)
+        handle.perform()
+    except pycurl.error as failed:
+        status = handle.getinfo(pycurl.RESPONSE_CODE)
+        if failed.args[0] == pycurl.E_WRITE_ERROR and status:
+            return Answer(status)  # it said more than we want to read; the status is all that counts
+        return Answer(0, _REASONS.get(failed.args[0], "The connection broke off."))
+    else:
+        return Answer(handle.getinfo(pycurl.RESPONSE_CODE))
+    finally:
+        handle.close()
+
+
+_REASONS = {
+    pycurl.E_OPERATION_TIMEDOUT: "It did not answer in time.",
+    pycurl.E_COULDNT_CONNECT: "It could not be reached: the connection was refused.",
+    pycurl.E_PEER_FAILED_VERIFICATION: "Its certificate is not trusted.",
+    pycurl.E_SSL_CONNECT_ERROR: "No encrypted connection could be made to it.",
+}
