@@ -131,7 +131,9 @@ class Control:
         return self.call("add_app", name=name, **more)
 
     def set_app(self, client_id: str, **changes: Any) -> None:
-        """Change disabled, deleted, name, audience, platform, redirect_uris, delegated, application, mailboxes, …"""
+        """Change disabled, deleted, name, audience, platform, redirect_uris, delegated, application, mailboxes,
+        exchange_role with exchange_mailboxes, …
+        """
         self.call("set_app", client_id=client_id, **changes)
 
     def add_secret(self, client_id: str, *, expires_at: float = 0, name: str = "New secret") -> dict[str, Any]:
@@ -184,7 +186,7 @@ class Control:
         self.call("withdraw_consent", client_id=client_id, tenant=tenant, upn=upn)
 
     def set_mailbox(self, address: str, **changes: Any) -> None:
-        """Change members, app_scope, all_apps, name, deleted."""
+        """Change members, inbox_members, senders, all_senders, app_scope, all_apps, name, deleted."""
         self.call("set_mailbox", address=address, **changes)
 
     def issue_grant(

@@ -1,6 +1,7 @@
 """Directory objects and files of Graph: users, organization, applications, teams, sites, drives."""
 
 import hashlib
+import re
 import uuid
 from datetime import UTC, datetime
 from typing import Any
@@ -64,11 +65,42 @@ def _as_user(one: Person | SharedMailbox) -> dict[str, Any]:
         "userPrincipalName": upn,
         "accountEnabled": enabled,
         "userType": "Guest" if isinstance(one, Person) and one.guest else "Member",
+        "assignedPlans": _plans(one),
+        "proxyAddresses": [f"SMTP:{mail}"] if mail else [],
         "businessPhones": [],
         "mobilePhone": None,
         "officeLocation": None,
         "preferredLanguage": "en-US",
     }
+
+
+def _plans(one: Person | SharedMailbox) -> list[dict[str, str]]:
+    """Shared mailboxes work without a licence, and have none here."""
+    if isinstance(one, SharedMailbox) or not one.licensed:
+        return []
+    plan = "9aaf7827-d63c-4b61-89c3-182f06f82e5c"  # Exchange Online (Plan 1)
+    return [{"service": "exchange", "capabilityStatus": "Enabled", "servicePlanId": plan}]
+
+
+# The one filter for an address: any of the three that name an account.
+BY_ADDRESS = re.compile(
+    r"userPrincipalName eq '(?P<address>(?:[^']|'')+)' or mail eq '(?P=address)'"
+    r" or proxyAddresses/any\(p:p eq 'smtp:(?P=address)'\)"
+)
+
+
+def _filtered(everybody: list[Person | SharedMailbox], condition: str) -> list[Person | SharedMailbox]:
+    if not condition:
+        return everybody
+    match = BY_ADDRESS.fullmatch(condition.strip())
+    if match is None:
+        raise GraphError(400, "Request_UnsupportedQuery", "Unsupported or invalid query filter clause.")
+    wanted = match["address"].replace("''", "'").lower()
+    return [
+        one
+        for one in everybody
+        if wanted in ((one.address,) if isinstance(one, SharedMailbox) else (one.upn.lower(), one.mail.lower()))
+    ]
 
 
 def user(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
@@ -92,7 +124,8 @@ def users(here: World, caller: Caller, words: Words, query: Words, sent: Any) ->
         one for one in list(here.people.values()) if one.tenant == caller.tenant and not one.deleted
     ]
     everybody += [one for one in list(here.mailboxes.values()) if one.tenant == caller.tenant]
-    items = [selected(_as_user(one), query) for one in everybody]
+    found = _filtered(everybody, query.get("$filter", ""))
+    items = [selected(_as_user(one), query) for one in found]
     query = {"$top": "100", **query}
     return 200, {"@odata.context": f"{here.public_url}/v1.0/$metadata#users", "value": top(items, query)}
 

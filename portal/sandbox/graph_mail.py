@@ -33,13 +33,18 @@ SUBJECTS = (
 )
 
 
-def mailbox(here: World, caller: Caller, words: Words, needed: tuple[str, ...]) -> Person | SharedMailbox:
-    """The mailbox an address names, if the caller may use it for what ``needed`` allows; raises GraphError."""
+def mailbox(
+    here: World, caller: Caller, words: Words, needed: tuple[str, ...], *, inbox: bool = False
+) -> Person | SharedMailbox:
+    """The mailbox an address names, if the caller may use it for what ``needed`` allows; raises GraphError.
+
+    ``inbox`` says that only the inbox folder is asked for, which can be shared alone.
+    """
     one = find(here, caller, words)
     if caller.person is None:
         _check_app(caller, one, words, needed)
     else:
-        _check_person(caller, caller.person, one, words, needed)
+        _check_person(caller, caller.person, one, words, needed, inbox)
     assert one is not None
     if isinstance(one, Person) and (not one.licensed or one.guest):
         text = "The mailbox is either inactive, soft-deleted, or is hosted on-premise."
@@ -52,11 +57,14 @@ def _invalid(words: Words) -> GraphError:
 
 
 def _check_app(caller: Caller, one: Person | SharedMailbox | None, words: Words, needed: tuple[str, ...]) -> None:
+    address = one.address if isinstance(one, SharedMailbox) else one.mail if one is not None else ""
+    # Independent of the roles in the token (Microsoft: application-rbac); either grant is enough.
+    if any(address in caller.app.exchange_roles.get(name, ()) for name in needed):
+        return
     if not caller.permissions & set(needed):
         raise denied()
     if one is None:
         raise _invalid(words)
-    address = one.address if isinstance(one, SharedMailbox) else one.mail
     scope = one.app_scope if isinstance(one, SharedMailbox) else None
     outside = caller.app.mailboxes is not None and address not in caller.app.mailboxes
     if outside or (scope is not None and caller.app.client_id not in scope):
@@ -64,7 +72,12 @@ def _check_app(caller: Caller, one: Person | SharedMailbox | None, words: Words,
 
 
 def _check_person(
-    caller: Caller, person: Person, one: Person | SharedMailbox | None, words: Words, needed: tuple[str, ...]
+    caller: Caller,
+    person: Person,
+    one: Person | SharedMailbox | None,
+    words: Words,
+    needed: tuple[str, ...],
+    inbox: bool,
 ) -> None:
     shared = {f"{name}.Shared" for name in needed}
     if one is not None and one.id == person.id:
@@ -76,7 +89,12 @@ def _check_person(
         raise denied()
     if one is None:
         raise _invalid(words)
-    if not isinstance(one, SharedMailbox) or person.upn not in one.members:
+    if isinstance(one, SharedMailbox) and inbox and person.upn in one.inbox_members:
+        return
+    if isinstance(one, SharedMailbox) and needed == READ and person.upn in one.inbox_members:
+        raise denied()
+    entitled = _entitled(one, needed) if isinstance(one, SharedMailbox) else []
+    if person.upn not in entitled:
         if needed == SEND:
             text = (
                 "The user account which was used to submit this request does not have the right to send mail on "
@@ -85,6 +103,11 @@ def _check_person(
             raise GraphError(403, "ErrorSendAsDenied", text)
         text = "The specified object was not found in the store., The process failed to get the correct properties."
         raise GraphError(404, "ErrorItemNotFound", text)
+
+
+def _entitled(one: SharedMailbox, needed: tuple[str, ...]) -> list[str]:
+    """User names that Exchange lets in; Send As is a right of its own."""
+    return one.senders if needed == SEND and one.senders is not None else one.members
 
 
 # -- what is in a mailbox -------------------------------------------------------------------------
@@ -146,6 +169,10 @@ def _folder_key(one: Person | SharedMailbox, words: Words) -> str:
     raise GraphError(404, "ErrorItemNotFound", "The specified object was not found in the store.")
 
 
+def _is_inbox(words: Words) -> bool:
+    return (words.get("folder") or words.get("quoted") or "").lower() == "inbox"
+
+
 def _as_folder(here: World, one: Person | SharedMailbox, key: str) -> dict[str, Any]:
     inside = _in_folder(here, one, key)
     return {
@@ -169,13 +196,13 @@ def folders(here: World, caller: Caller, words: Words, query: Words, sent: Any) 
 
 def folder(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
     """GET …/mailFolders/inbox."""
-    one = mailbox(here, caller, words, READ)
+    one = mailbox(here, caller, words, READ, inbox=_is_inbox(words))
     return 200, selected(_as_folder(here, one, _folder_key(one, words)), query)
 
 
 def messages(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
     """GET …/messages."""
-    one = mailbox(here, caller, words, READ)
+    one = mailbox(here, caller, words, READ, inbox=_is_inbox(words))
     inside = _in_folder(here, one, _folder_key(one, words))
     return 200, {"value": [selected(mail, query) for mail in top(inside, query)]}
 

@@ -13,7 +13,8 @@ from portal.sandbox import adminconsent, calls, control, weather
 from portal.sandbox.state import EVERYBODY, App, World, world
 from portal.sandbox.verbs import Refused
 
-TEXT = ("upn", "client_id", "id", "pem", "tenant", "address", "kind", "where", "retry_after", "name")
+TEXT = ("upn", "client_id", "id", "pem", "tenant", "address", "kind", "where", "retry_after", "name", "exchange_role")
+LISTS = ("members", "inbox_members", "senders", "mailboxes", "exchange_mailboxes")
 WHOLE = ("sign_in_frequency_s", "delay_ms", "times", "seconds")
 TRUTH = (
     "disabled",
@@ -25,6 +26,7 @@ TRUTH = (
     "licensed",
     "user_consent",
     "all_mailboxes",
+    "all_senders",
 )
 
 
@@ -60,7 +62,7 @@ def _fields(form: Mapping[str, Any]) -> dict[str, Any]:
                 fields[name] = int(text)
             except ValueError:
                 raise Refused(f"{name} must be a whole number.") from None
-        elif name in ("members", "mailboxes"):
+        elif name in LISTS:
             fields[name] = text.replace(",", " ").split()
         elif name in TEXT and text:
             fields[name] = text

@@ -74,6 +74,8 @@ class SharedMailbox:
     app_scope: list[str] | None = (
         None  # client ids that may reach it without a person; None: every app that has the role
     )
+    inbox_members: list[str] = field(default_factory=list)  # see the inbox folder and nothing else
+    senders: list[str] | None = None  # user names with Send As; None: every member
 
 
 @dataclass
@@ -119,6 +121,8 @@ class App:
     groups: dict[str, list[str]] = field(default_factory=dict)  # person id -> group ids put into the ID token
     assignment_required: bool = False
     mailboxes: list[str] | None = None  # app-only mailbox scope; None: all mailboxes
+    # What Exchange itself grants (RBAC for Applications): permission -> addresses; it shows in no token.
+    exchange_roles: dict[str, list[str]] = field(default_factory=dict)
     disabled: bool = False
     deleted: bool = False
 

@@ -96,7 +96,11 @@ def access_token_for_person(world: World, app: App, person: Person, scopes: list
         "sub": pairwise(world, app, person),
         "unique_name": person.upn,
         "upn": person.upn,
+        # 1 for a guest, whose home is another identity provider (optional-claims-reference, access-token-claims).
+        "acct": int(person.guest),
     }
+    if person.guest:
+        claims["idp"] = "https://sts.windows.net/00000000-0000-4000-8000-00000000beef/"
     return _sign(world, claims)
 
 

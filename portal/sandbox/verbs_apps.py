@@ -74,10 +74,14 @@ def set_app(
     mailboxes: list[str] | None = None,
     all_mailboxes: bool = False,
     assignment_required: bool | None = None,
+    exchange_role: str = "",
+    exchange_mailboxes: list[str] | None = None,
 ) -> dict[str, Any]:
     """Change what is given about an app.
 
     ``mailboxes`` limits app-only access to these addresses; ``all_mailboxes`` true takes the limit away.
+    ``exchange_role`` (``Mail.Read``) is what Exchange itself lets the app do in ``exchange_mailboxes``, whatever its
+    token says (RBAC for Applications); an empty list takes it away.
     """
     app = verbs.app_with(client_id)
     if audience is not None:
@@ -102,7 +106,15 @@ def set_app(
                 setattr(app, field, value)
         if all_mailboxes:
             app.mailboxes = None
+        if exchange_role and exchange_mailboxes is not None:
+            _set_exchange_role(app, verbs.permission_names([exchange_role])[0], exchange_mailboxes)
     return {}
+
+
+def _set_exchange_role(app: App, role: str, addresses: list[str]) -> None:
+    app.exchange_roles.pop(role, None)
+    if addresses:
+        app.exchange_roles[role] = [one.lower() for one in addresses]
 
 
 def _new_secret(name: str, expires_at: float) -> Secret:

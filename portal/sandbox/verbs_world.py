@@ -190,13 +190,17 @@ def set_mailbox(
     all_apps: bool = False,
     name: str | None = None,
     deleted: bool = False,
+    inbox_members: list[str] | None = None,
+    senders: list[str] | None = None,
+    all_senders: bool = False,
 ) -> dict[str, Any]:
     """Change a shared mailbox, or make it: members (user names), and which client ids may reach it without a person.
 
+    ``inbox_members`` see the inbox folder alone. ``senders`` have Send As; ``all_senders`` true: every member has.
     ``all_apps`` true lets every app with the role reach it again; ``deleted`` true removes it.
     """
     here, address = world(), address.lower()
-    for one in members or []:
+    for one in [*(members or []), *(inbox_members or []), *(senders or [])]:
         verbs.person_called(one)
     with here.change():
         if address not in here.mailboxes:
@@ -206,6 +210,8 @@ def set_mailbox(
         mailbox = here.mailboxes[address]
         mailbox.name = mailbox.name if name is None else name
         mailbox.members = mailbox.members if members is None else members
+        mailbox.inbox_members = mailbox.inbox_members if inbox_members is None else inbox_members
+        mailbox.senders = None if all_senders else mailbox.senders if senders is None else senders
         mailbox.app_scope = None if all_apps else mailbox.app_scope if app_scope is None else app_scope
         if deleted:
             del here.mailboxes[address]
