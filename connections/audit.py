@@ -48,7 +48,7 @@ def record(
         action=action,
         outcome=outcome,
         actor=actor,
-        actor_name=actor_name or (f"{actor} <{actor.username}>" if actor else "Portal"),
+        actor_name=actor_name[:320] or _named(actor),
         target_type=type(target).__name__,
         target_id=str(target.pk or ""),
         target_name=str(target)[:320],
@@ -57,6 +57,14 @@ def record(
         request_id=came_from.request_id,
         address=came_from.address,
     )
+
+
+def _named(actor: User | None) -> str:
+    """Name and sign-in name; where both do not fit, the sign-in name stays whole, as it alone is unique."""
+    if actor is None:
+        return "Portal"
+    sign_in_name = f" <{actor.username}>"
+    return str(actor)[: 320 - len(sign_in_name)] + sign_in_name
 
 
 def changed(target: models.Model, values: dict[str, Any]) -> dict[str, list[Any]]:

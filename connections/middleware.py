@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import uuid
 from collections.abc import Callable
 
@@ -35,12 +36,24 @@ _POLICY = "; ".join(
 
 
 def client_address(request: HttpRequest) -> str | None:
-    """The client's address; behind TRUSTED_PROXIES proxies, the entry the outermost of them wrote."""
+    """The client's address; behind TRUSTED_PROXIES proxies, the entry the outermost of them wrote. None: not known."""
     hops: list[str] = [hop.strip() for hop in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",") if hop.strip()]
     trusted: int = settings.TRUSTED_PROXIES
     if trusted and len(hops) >= trusted:
-        return hops[-trusted]
-    return str(request.META.get("REMOTE_ADDR") or "") or None
+        return _address(hops[-trusted])
+    return _address(str(request.META.get("REMOTE_ADDR") or ""))
+
+
+def _address(text: str) -> str | None:
+    """An address without the port that some proxies write behind it; None if it is no address at all."""
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        return str(ipaddress.ip_address(text.partition("%")[0]))
+    except ValueError:
+        return None
 
 
 def request_context(get_response: GetResponse) -> GetResponse:

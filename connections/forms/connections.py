@@ -56,6 +56,16 @@ class AddressesField(forms.CharField):
         return found
 
 
+class MailboxesField(forms.ModelMultipleChoiceField):
+    """Registered mailboxes. A number that no row can have is a wrong choice like any other."""
+
+    def clean(self, value: Any) -> Any:
+        for one in value or ():
+            if len(str(one)) > 18:
+                raise forms.ValidationError("Choose mailboxes of the list.")
+        return super().clean(value)
+
+
 class WishesForm(forms.Form):
     """What a connection is called and what it is to be able to do."""
 
@@ -112,7 +122,7 @@ class ConnectForm(WishesForm):
     """A new connection through one app registration."""
 
     kind = forms.ChoiceField(label="How should it sign in?", widget=forms.RadioSelect)
-    shared_mailboxes = forms.ModelMultipleChoiceField(
+    shared_mailboxes = MailboxesField(
         SharedMailbox.objects.none(),
         label="Shared mailboxes",
         required=False,

@@ -32,6 +32,8 @@ class SignInClient:
     scopes: tuple[str, ...]
     # prompt, login_hint, domain_hint (identity-platform/v2-oauth2-auth-code-flow)
     extra: dict[str, str]
+    # The caller's name for the application's credential, given back if Microsoft rejects it.
+    credential_id: int | None = None
 
 
 class Refused(AuthException):
@@ -131,6 +133,12 @@ class MicrosoftSignIn(_Microsoft):
         key = self.transaction_key(str(state))
         self.strategy.session_set(key, {**self.strategy.session_get(key), "nonce": nonce})
         return {**parameters, "nonce": nonce}
+
+    def process_error(self, data: Any, *, stage: str = "callback") -> None:
+        """Believe a callback's error only if it answers a sign-in of this browser; anybody can make up a link."""
+        if stage == "callback" and "error" in data:
+            self.validate_state()
+        super().process_error(data, stage=stage)
 
     def validate_and_return_id_token(self, id_token: str) -> dict[str, Any]:
         claims: dict[str, Any] = super().validate_and_return_id_token(id_token)

@@ -256,7 +256,9 @@ def verify(request: HttpRequest, pk: int) -> HttpResponse:
     only = None
     if request.POST.get("credential"):
         number = request.POST["credential"]
-        only = get_object_or_404(app.credentials, pk=number if number.isdecimal() else 0, retired_at=None)
+        only = get_object_or_404(
+            app.credentials, pk=number if number.isdecimal() and len(number) < 20 else 0, retired_at=None
+        )
     try:
         trials = app_registrations.verify(app, actor=user, credential=only)
     except PortalError as error:

@@ -92,7 +92,7 @@ def start(request: HttpRequest, pk: int) -> HttpResponse:
 
 def _check(request: HttpRequest, app: AppRegistration, user: User) -> HttpResponse:
     number = request.POST.get("check", "")
-    if not (number.isascii() and number.isdigit()):
+    if not (number.isascii() and number.isdigit() and len(number) < 20):
         raise Http404
     asked = get_object_or_404(app.consent_requests, pk=number)
     try:

@@ -147,6 +147,7 @@ def _decode(text: str, model: type[models.Model], order: Sequence[str]) -> list[
         key = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
         if not isinstance(key, list) or len(key) != len(order) or any("\x00" in part for part in key):
             return None
+        "".join(key).encode()  # half a surrogate pair is no text that a database takes
         return [_column(model, name.removeprefix("-")).to_python(part) for name, part in zip(order, key, strict=True)]
     except (ValueError, TypeError, binascii.Error, ValidationError):
         return None

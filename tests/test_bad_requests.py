@@ -1,0 +1,378 @@
+"""What browsers send by mistake and attackers on purpose: every page answers in words, and none falls over.
+
+The fields themselves are in test_bad_input.py.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import pytest
+from django.db import transaction
+from django.test import Client
+
+from connections import audit
+from connections.models import AuditEvent, Connection, SharedMailbox, Tenant, User
+from portal.sandbox.client import Control
+from tests import cast, permissions_table, world
+from tests.test_csp import assert_nothing_inline
+
+pytestmark = pytest.mark.django_db
+
+RUBBISH = {
+    "nothing": "",
+    "spaces": " \t\r\n\u00a0\u200b ",
+    "nul": "a\x00b",
+    "emoji": "🤖💥" * 20,
+    "right to left": "\u202egpj.exe\u2066",
+    "long": "x" * 10_000,
+    "html": "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>",
+    "template": "{{ settings.SECRET_KEY }}{% debug %}",
+    "sql": "'; DROP TABLE connections_connection; --",
+    "address": "https://login.microsoftonline.com/common/oauth2/v2.0/authorize?client_id=x#y",
+    "negative": "-1",
+    "huge": "9" * 30,
+    "enormous": "9" * 5000,
+    "other digits": "١٢٣",
+    "list": "[]",
+    "path": "../../../../etc/passwd",
+    "percent": "%00%0d%0aSet-Cookie:x=y",
+    "half a letter": "\ud800",
+}
+
+
+@pytest.fixture
+def contoso(alice: User, bob: User, carol: User, dave: User, sandbox: Control) -> world.World:
+    made = world.make({"alice": alice, "bob": bob, "carol": carol, "dave": dave})
+    world.make_elsewhere()
+    return made
+
+
+def browser(user: User) -> Client:
+    client = Client()
+    client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
+    return client
+
+
+def who_may(route: str) -> str:
+    return "bob" if route.startswith(("connection", "mailbox")) else "alice"
+
+
+def assert_answered(answer: Any, where: Any) -> None:
+    assert answer.status_code in (200, 302, 400, 404, 422), (where, answer.status_code)
+    if answer["Content-Type"].startswith("text/html") and answer.content:
+        text = answer.content.decode()
+        assert_nothing_inline(text, str(where))
+        assert "<script>alert" not in text, where
+        assert "\n\nSet-Cookie" not in str(answer.headers), where
+
+
+# --- Forms ----------------------------------------------------------------------------------------
+
+MORE_FIELDS = {
+    "app_add": ("kind", "label", "months", "default_capabilities", "certificate_file", "file_password"),
+    "app_edit": ("default_capabilities",),
+    "app_verify": ("credential",),
+    "connection_add": ("extra_scopes", "shared_mailboxes", "new_mailboxes", "preview"),
+    "connection_edit": ("extra_scopes", "preview"),
+    "consent_start": ("check", "go", "directory_id"),
+    "credential_add": ("label", "months", "certificate_file", "file_password"),
+    "tenant_edit": ("look_up",),
+}
+
+
+def forms(contoso: world.World) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every POST route with a form that would be taken, or with the bare fields it knows."""
+    filled = world.posted(contoso)
+    for row in permissions_table.rows():
+        fields = {**filled.get(row.name, {}), **{name: "" for name in MORE_FIELDS.get(row.name, ())}}
+        if row.method == "POST" and fields and "connections" not in row.name:
+            yield row.name, {**fields, **filled.get(row.name, {})}
+
+
+@pytest.mark.parametrize("kind", RUBBISH)
+def test_rubbish_in_any_field_of_any_form_is_answered(kind: str, contoso: world.World) -> None:
+    rubbish = RUBBISH[kind]
+    if kind == "half a letter":
+        rubbish = rubbish.encode("utf-8", "replace").decode()
+    tried = 0
+    for name, fields in forms(contoso):
+        client, path = browser(contoso.people[who_may(name)]), contoso.url(name)
+        for field in [*fields, None]:
+            sent = dict.fromkeys(fields, rubbish) if field is None else {**fields, field: rubbish}
+            with transaction.atomic():
+                answer = client.post(path, {**world.FILLED_IN, **sent})
+                assert_answered(answer, (name, field, kind))
+                transaction.set_rollback(True)
+            tried += 1
+    assert tried > 50
+
+
+def test_a_field_sent_twice_or_as_a_list_is_answered(contoso: world.World) -> None:
+    for name, fields in forms(contoso):
+        client, path = browser(contoso.people[who_may(name)]), contoso.url(name)
+        for field, value in fields.items():
+            doubled = [value, value] if not isinstance(value, list) else [*value, *value]
+            with transaction.atomic():
+                assert_answered(client.post(path, {**world.FILLED_IN, **fields, field: doubled}), (name, field))
+                transaction.set_rollback(True)
+
+
+def test_what_was_typed_is_still_there_and_what_is_secret_is_not(contoso: world.World) -> None:
+    client = browser(contoso.people["alice"])
+    typed = {
+        "kind": "secret",
+        "secret": "a-secret-that-must-not-come-back",
+        "name": "My <b>own</b> name",
+        "client_id": "https://portal.azure.com/",
+        "tenant": contoso.tenant.pk,
+        "audience": "multi",
+        "allows_delegated": "on",
+        "expires_at": "tomorrow",
+        "label": "until spring",
+    }
+    page = client.post("/apps/add/", typed).content.decode()
+    assert "a-secret-that-must-not-come-back" not in page
+    for kept in ("My &lt;b&gt;own&lt;/b&gt; name", "https://portal.azure.com/", "tomorrow", "until spring"):
+        assert kept in page, kept
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "field"),
+    [
+        ("tenant_add", {"name": "Contoso"}, "name"),
+        ("tenant_add", {"directory_id": cast.DIRECTORY_ID}, "directory_id"),
+        ("app_edit", {"name": "Fabrikam app"}, "name"),
+        ("connection_add", {"name": "Invoices"}, "name"),
+        ("mailbox_add", {"address": "SUPPORT@contoso.example"}, "address"),
+    ],
+)
+def test_what_exists_already_is_told_next_to_the_field(
+    name: str, change: dict[str, str], field: str, contoso: world.World
+) -> None:
+    client = browser(contoso.people[who_may(name)])
+    before = (Tenant.objects.count(), Connection.objects.count(), SharedMailbox.objects.count())
+    answer = client.post(contoso.url(name), {**world.posted(contoso)[name], **change})
+    assert field in answer.context["form"].errors, answer.content.decode()
+    assert (Tenant.objects.count(), Connection.objects.count(), SharedMailbox.objects.count()) == before
+
+
+# --- Addresses ------------------------------------------------------------------------------------
+
+NUMBERS = ("0", "9223372036854775807", "9223372036854775808", str(2**64), "9" * 40, "9" * 4400, "-1", "1.0", "١", "x")
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=lambda number: number[:24])
+@pytest.mark.parametrize("method", ["get", "post"])
+def test_an_id_that_cannot_be_is_not_found(number: str, method: str, contoso: world.World) -> None:
+    client = browser(contoso.people["alice"])
+    tried = 0
+    for row in permissions_table.rows():
+        path = contoso.url(row.name, row.route.partition("/")[2])
+        parts = path.split("/")
+        for place, part in enumerate(parts):
+            if not part.isdigit() or row.method.lower() != method:
+                continue
+            odd = "/".join([*parts[:place], number, *parts[place + 1 :]])
+            answer = getattr(client, method)(odd, world.posted(contoso).get(row.name, {}))
+            # 405 and 403 come before anything is looked up.
+            expected = (404, int(row.answers[3])) if row.answers[3] in ("403", "405") else (404,)
+            assert answer.status_code in expected, (row, odd[:80])
+            tried += 1
+    assert tried > 15
+
+
+QUERIES = (
+    "q",
+    "status",
+    "type",
+    "tenant",
+    "environment",
+    "state",
+    "after",
+    "before",
+    "who",
+    "action",
+    "target_type",
+    "target_id",
+    "outcome",
+    "date_from",
+    "date_to",
+    "script",
+    "download",
+    "name",
+    "capabilities",
+    "types",
+    "audience",
+    "credential",
+    "format",
+    "next",
+    "page",
+)
+
+
+@pytest.mark.parametrize("kind", RUBBISH)
+def test_no_page_falls_over_a_query_string(kind: str, contoso: world.World) -> None:
+    rubbish = RUBBISH[kind].encode("utf-8", "surrogatepass")[:3000]
+    client = browser(contoso.people["alice"])
+    for row in permissions_table.rows():
+        if row.method != "GET" or row.answers[3] != "200":
+            continue
+        path = contoso.url(row.name)
+        together = urlencode([(name, rubbish) for name in QUERIES])
+        doubled = urlencode([(name, value) for name in QUERIES[:9] for value in (rubbish, b"x")])
+        for query in (together, doubled):
+            assert_answered(client.get(f"{path}?{query}"), (row, kind))
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        [],
+        ["x"],
+        ["x", "9" * 30],
+        ["x", "-" + "9" * 30],
+        ["x", "nan"],
+        ["x", None],
+        [["x"], {"y": 1}],
+        {"a": 1},
+        "text",
+        1e400,
+        ["\ud800", "1"],
+        ["x\x00", "1"],
+        ["9" * 5000, "9" * 5000],
+    ],
+    ids=lambda key: str(key)[:30].encode("ascii", "replace").decode(),
+)
+@pytest.mark.parametrize("direction", ["after", "before"])
+def test_a_page_key_somebody_made_up_gives_a_page(key: Any, direction: str, contoso: world.World) -> None:
+    client = browser(contoso.people["alice"])
+    coded = base64.urlsafe_b64encode(json.dumps(key).encode()).decode().rstrip("=")
+    for name in ("tenants", "apps", "connections", "mailboxes", "audit"):
+        assert client.get(contoso.url(name), {direction: coded}).status_code == 200, name
+    single = base64.urlsafe_b64encode(json.dumps(key[1:] if isinstance(key, list) else key).encode()).decode()
+    assert client.get(contoso.url("audit"), {direction: single}).status_code == 200
+
+
+@pytest.mark.parametrize("query", ["q=%ff%fe", "q=%", "%00=%00", "&&&==", "q[]=1&q[a]=2", "status=active&status=x"])
+def test_a_query_string_that_is_no_text_is_answered(query: str, contoso: world.World) -> None:
+    for person in ("alice", "bob"):
+        assert browser(contoso.people[person]).get(f"/connections/?{query}").status_code == 200
+
+
+# --- Microsoft's callbacks ------------------------------------------------------------------------
+
+CALLBACKS = (
+    "/auth/complete/microsoft/",
+    "/auth/complete/microsoft-connect/",
+    "/consent/callback/",
+)
+
+
+@pytest.mark.parametrize("kind", RUBBISH)
+@pytest.mark.parametrize("path", CALLBACKS)
+def test_callbacks_made_of_rubbish_change_nothing(path: str, kind: str, contoso: world.World) -> None:
+    rubbish = RUBBISH[kind].encode("utf-8", "surrogatepass")[:2000]
+    names = ("state", "code", "error", "error_description", "error_subcode", "admin_consent", "tenant", "partial_token")
+    before = AuditEvent.objects.count()
+    for client in (Client(), browser(contoso.people["bob"])):
+        queries = [urlencode({name: rubbish for name in names})]
+        queries += [urlencode({"state": "x", name: rubbish}) for name in names[1:]]
+        for query in queries:
+            answer = client.get(f"{path}?{query}")
+            # social-auth leads whoever sends a token of its own paused sign-ins, which we never pause, to the start.
+            assert answer.status_code == 400 or answer["Location"] == "/sign-in/", (query[:80], answer.status_code)
+            assert_answered(answer, query[:80])
+    assert AuditEvent.objects.count() == before
+    assert Connection.objects.get(pk=contoso.connection.pk).status == "active"
+
+
+# --- Whole requests -------------------------------------------------------------------------------
+
+
+def test_too_many_fields_and_too_much_text_are_refused_politely(contoso: world.World) -> None:
+    client = browser(contoso.people["alice"])
+    assert client.post("/tenants/add/", {f"field{n}": "x" for n in range(600)}).status_code == 400
+    assert client.post("/tenants/add/", {"name": "x" * 2_000_000}, content_type="text/plain").status_code in (200, 400)
+    many = urlencode({"name": "x" * 2_000_000})
+    answer = client.post("/tenants/add/", many, content_type="application/x-www-form-urlencoded")
+    assert answer.status_code in (400, 413)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b"{", "application/json"),
+        (b"--x\r\ngarbage", "multipart/form-data; boundary=x"),
+        (b"\xff\xfe", "multipart/form-data"),
+        (b"name=%ff", "application/x-www-form-urlencoded; charset=utf-8"),
+        (b"name=x", "application/x-www-form-urlencoded; charset=no-such"),
+    ],
+)
+def test_a_body_that_is_no_form_is_answered(body: bytes, kind: str, contoso: world.World) -> None:
+    client = browser(contoso.people["alice"])
+    for path in ("/tenants/add/", "/apps/add/", contoso.url("credential_add")):
+        assert client.generic("POST", path, body, content_type=kind).status_code in (200, 400), path
+
+
+def test_cookies_of_rubbish_are_nobodys(contoso: world.World) -> None:
+    for value in ("x", "../../etc/passwd", "a" * 4000, "\x01\x02", '";"', "ünï"):
+        client = Client()
+        client.cookies["portal_session"] = value
+        client.cookies["messages"] = value
+        client.cookies["csrftoken"] = value
+        assert client.get("/").status_code == 302
+        assert client.get("/sign-in/").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("header", "address"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("203.0.113.9, 192.0.2.7", "192.0.2.7"),
+        ("192.0.2.7:51234", "192.0.2.7"),
+        ("[2001:db8::7]:443", "2001:db8::7"),
+        ("2001:db8::7", "2001:db8::7"),
+        ("unknown", None),
+        ("'; DROP TABLE", None),
+        ("a\x00b", None),
+        ("", "127.0.0.1"),
+    ],
+)
+def test_an_address_that_is_none_is_not_recorded(
+    client: Client, settings: Any, bob: User, header: str, address: str | None
+) -> None:
+    """What a proxy passes on; some write the port too."""
+    settings.TRUSTED_PROXIES = 1
+    answer = client.post(
+        "/sign-in/", {"username": "bob", "password": cast.PASSWORD}, headers={"x-forwarded-for": header}
+    )
+    assert answer.status_code == 302
+    assert AuditEvent.objects.get(action="account.signed_in").address == address
+
+
+def test_the_longest_names_fit_into_the_audit_trail(bob: User) -> None:
+    User.objects.filter(pk=bob.pk).update(first_name="f" * 150, last_name="l" * 150, username="u" * 150)
+    bob.refresh_from_db()
+    connection = cast.make_connection(owner=bob, name="n" * 120)
+    event = audit.record("connection.changed", connection, actor=bob)
+    event.refresh_from_db()
+    assert len(event.actor_name) <= 320
+    assert event.actor_name.endswith("<" + "u" * 150 + ">"), "the sign-in name is what tells people apart"
+
+
+@pytest.mark.parametrize("path", ["/%00", "/%ff", "/" + "x" * 5000, "/connections/1%00/", "/.env", "/%2e%2e/"])
+def test_odd_paths_are_not_found(path: str, bob: User) -> None:
+    client = browser(bob)
+    assert client.get(path).status_code == 404
+    assert Client().get(path).status_code in (302, 404)
+
+
+def test_a_path_is_shown_as_text(bob: User) -> None:
+    answer = browser(bob).get("/" + quote("<script>alert(1)</script>"))
+    assert answer.status_code == 404
+    assert "<script>alert" not in answer.content.decode()
