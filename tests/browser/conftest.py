@@ -27,13 +27,11 @@ from tests.conftest import logs_of_run
 
 FAILED = pytest.StashKey[bool]()
 HERE = Path(__file__).parent
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or ""
+CHROMIUM = shutil.which(os.environ.get("CHROMIUM") or "chromium") or ""
 MISSING = (
     "Chromium is missing, so the browser tests were skipped. To get it: apt-get install chromium, or set CHROMIUM."
 )
-REQUIRED = "true" in (os.environ.get("CI", "").lower(), os.environ.get("REQUIRE_BROWSER", "").lower()) or (
-    os.environ.get("REQUIRE_BROWSER") == "1"
-)
+REQUIRED = os.environ.get("CI") == "true" or os.environ.get("REQUIRE_BROWSER") == "1"
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
