@@ -9,40 +9,31 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
+from typing import Any
 from urllib.parse import quote
 
 from connections.microsoft import capabilities, http, tokens
 from connections.microsoft.clouds import Cloud
-from connections.microsoft.errors import Kind, Verdict, Who, classify, transport_failure
+from connections.microsoft.errors import OK, Kind, Verdict, Who, classify, transport_failure
+from connections.microsoft.lacks import (
+    MAIL,
+    REACHABLE,
+    SEND,
+    Account,
+    Judge,
+    Lack,
+    Probe,
+    Purpose,
+    Reach,
+    purpose_of,
+    untested,
+    who_mends,
+)
+
+__all__ = ["REACHABLE", "SEND", "Lack", "Probe", "Purpose", "Reach", "purpose_of", "untested", "who_mends"]
 
 # Outlook takes four requests at a time from one application (Microsoft Graph: throttling-limits).
 IN_FLIGHT = 4
-# Neither says anything about the mailbox: the token ran out, Microsoft is busy or down, or the answer is not Graph's.
-_SAYS_NOTHING = frozenset({Kind.REAUTH, Kind.TRANSIENT, Kind.THROTTLED})
-
-
-class Reach(StrEnum):
-    """Whether a mailbox could be read; the values are those of MailboxAccess.State."""
-
-    REACHABLE = "reachable"
-    UNREACHABLE = "unreachable"
-    UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """The outcome for one mailbox. ``code`` is Microsoft's; the sentences are ours and empty if all is well."""
-
-    state: Reach
-    code: str = ""
-    cause: str = ""
-    action: str = ""
-    who: Who = Who.NOBODY
-
-
-REACHABLE = Probe(Reach.REACHABLE)
 UNREADABLE = Verdict(
     Kind.TRANSIENT,
     "unreadable",
@@ -59,51 +50,151 @@ def probe_mailboxes(
     *,
     granted: Iterable[str] | None = None,
     delegated: bool | None = None,
+    purpose: Purpose = MAIL,
+    reaches_others: bool = False,
 ) -> dict[str, Probe]:
-    """Read the inbox's header and one message id of each mailbox, and say what is missing where that fails.
+    """Read a little of each mailbox for ``purpose``, and say what is missing where that fails.
 
     ``granted`` (scopes or roles) and ``delegated`` make the sentences exact; left out, they are read from the token.
+    ``reaches_others``: Exchange is known to let this application into mailboxes that are not among ``addresses``.
     Never raises for an answer of Microsoft; an outage, throttling or a rejected token is "unknown", never
-    "unreachable". Blocks for at most two requests per four addresses.
+    "unreachable". Blocks for at most three requests per four addresses. A purpose that only sends asks nobody.
     """
     wanted = list(dict.fromkeys(addresses))
-    claims = tokens.unverified_claims(access_token) if granted is None or delegated is None else {}
+    if not purpose.paths:
+        return {address: untested(address) for address in wanted}
+    judge = _judge(access_token, granted, delegated, purpose, reaches_others=reaches_others)
+    found: dict[str, Probe] = {}
+    refused: dict[str, Verdict] = {}
+    opened = wanted
+    # A person may have been given the inbox alone: then its header can be read, but not the mailbox.
+    for number, path in enumerate(purpose.paths):
+        asked, opened = opened, []
+        for address, verdict in _read(cloud, access_token, asked, path):
+            if verdict.kind is Kind.OK:
+                opened.append(address)
+            elif number:
+                found[address] = judge.half_open(address, verdict)
+            else:
+                refused[address] = verdict
+    found |= dict.fromkeys(opened, REACHABLE)
+    if opened and not judge.delegated and not judge.has_permission:
+        judge = _judge(access_token, judge.granted, judge.delegated, purpose, reaches_others=True)
+    accounts = _look_up(cloud, access_token, judge, [one for one in refused if judge.is_doubtful(refused[one])])
+    for address, verdict in refused.items():
+        found[address] = judge.refused(address, verdict, accounts.get(address))
+    return {address: found[address] for address in wanted}
+
+
+def send_test(
+    cloud: Cloud,
+    access_token: str,
+    address: str,
+    *,
+    granted: Iterable[str] | None = None,
+    delegated: bool | None = None,
+) -> Probe:
+    """Send a short message from the mailbox to itself: nothing else shows whether one may send as it.
+
+    Microsoft: graph/api/user-sendmail (202 without a body). Never raises for an answer of Microsoft.
+    """
+    judge = _judge(access_token, granted, delegated, SEND)
+    message = {
+        "subject": "Test message of the connection portal",
+        "body": {"contentType": "Text", "content": "Sent to find out whether sending works. Please ignore it."},
+        "toRecipients": [{"emailAddress": {"address": address}}],
+    }
+    body = json.dumps({"message": message, "saveToSentItems": False}).encode()
+    request = _request(cloud, access_token, f"users/{quote(address, safe='@')}/sendMail", address, body=body)
+    response = http.client().send(request)
+    verdict = OK if response.status == 202 else _verdict(response)
+    return REACHABLE if verdict.kind is Kind.OK else judge.not_sent(address, verdict)
+
+
+def _judge(
+    access_token: str,
+    granted: Iterable[str] | None,
+    delegated: bool | None,
+    purpose: Purpose,
+    *,
+    reaches_others: bool = False,
+) -> Judge:
+    claims = tokens.unverified_claims(access_token)
     if delegated is None:
         delegated = "scp" in claims
     if granted is None:
         granted = str(claims.get("scp", "")).split() if delegated else tokens.roles(access_token)
-    judge = _Judge(delegated, frozenset(granted))
-    found: dict[str, Probe] = {}
-    opened = []
-    for address, verdict in _ask(cloud, access_token, wanted, "mailFolders/inbox?$select=id"):
-        if verdict.kind is Kind.OK:
-            opened.append(address)
-        else:
-            found[address] = judge.refused(address, verdict)
-    # A person may have been given the inbox alone: then its header can be read, but not the mailbox.
-    for address, verdict in _ask(cloud, access_token, opened, "messages?$top=1&$select=id"):
-        found[address] = REACHABLE if verdict.kind is Kind.OK else judge.half_open(address, verdict)
-    return {address: found[address] for address in wanted}
+    return Judge(purpose, delegated, frozenset(granted), _is_guest(claims), reaches_others)
 
 
-def _ask(cloud: Cloud, access_token: str, addresses: list[str], what: str) -> Iterator[tuple[str, Verdict]]:
-    for start in range(0, len(addresses), IN_FLIGHT):
-        few = addresses[start : start + IN_FLIGHT]
-        for response in http.client().send_all([_request(cloud, access_token, address, what) for address in few]):
-            yield str(response.request.tag), _verdict(response)
+def _is_guest(claims: dict[str, Any]) -> bool:
+    """Whether the token speaks for a guest of the directory; False where it does not say.
+
+    Microsoft: optional-claims-reference (``acct``), access-token-claims-reference (``idp`` only for accounts of
+    another tenant).
+    """
+    return str(claims.get("acct")) == "1" or ("idp" in claims and "scp" in claims)
 
 
-def _request(cloud: Cloud, access_token: str, address: str, what: str) -> http.Request[str]:
-    return http.Request(
-        "GET",
-        f"{cloud.graph}/v1.0/users/{quote(address, safe='@')}/{what}",
-        headers=(
-            ("Authorization", f"Bearer {access_token}"),
-            ("Accept", "application/json"),
-            ("client-request-id", str(uuid.uuid4())),
-        ),
-        tag=address,
+# --- Asking ---------------------------------------------------------------------------------------
+
+
+def _read(cloud: Cloud, access_token: str, addresses: list[str], what: str) -> Iterator[tuple[str, Verdict]]:
+    requests = [
+        _request(cloud, access_token, f"users/{quote(address, safe='@')}/{what}", address) for address in addresses
+    ]
+    for response in _ask(requests):
+        yield str(response.request.tag), _verdict(response)
+
+
+def _look_up(cloud: Cloud, access_token: str, judge: Judge, addresses: list[str]) -> dict[str, Account]:
+    """What the directory knows of these addresses, as far as the token may ask and an answer came."""
+    if capabilities.missing(["User.Read.All"], judge.granted):
+        return {}
+    requests = [_request(cloud, access_token, _by_address(address), address) for address in addresses]
+    found = {}
+    for response in _ask(requests):
+        if _verdict(response).kind is Kind.OK:
+            found[str(response.request.tag)] = _account(json.loads(response.text))
+    return found
+
+
+def _by_address(address: str) -> str:
+    """An address may be a user's name, the primary mail address, or one of several others."""
+    word = address.replace("'", "''")
+    condition = f"userPrincipalName eq '{word}' or mail eq '{word}' or proxyAddresses/any(p:p eq 'smtp:{word}')"
+    return f"users?$filter={quote(condition)}&$select=id,userType,assignedPlans&$top=1"
+
+
+def _account(answer: dict[str, Any]) -> Account:
+    users = answer.get("value")
+    if not isinstance(users, list) or not users or not isinstance(users[0], dict):
+        return Account(exists=False)
+    plans = users[0].get("assignedPlans")
+    licensed = any(
+        isinstance(plan, dict)
+        and plan.get("service") == "exchange"
+        and plan.get("capabilityStatus") in ("Enabled", "Warning")
+        for plan in (plans if isinstance(plans, list) else [])
     )
+    return Account(True, guest=users[0].get("userType") == "Guest", licensed=licensed)
+
+
+def _ask(requests: list[http.Request[str]]) -> Iterator[http.Response[str]]:
+    for start in range(0, len(requests), IN_FLIGHT):
+        yield from http.client().send_all(requests[start : start + IN_FLIGHT])
+
+
+def _request(cloud: Cloud, access_token: str, path: str, tag: str, *, body: bytes | None = None) -> http.Request[str]:
+    headers = [
+        ("Authorization", f"Bearer {access_token}"),
+        ("Accept", "application/json"),
+        ("client-request-id", str(uuid.uuid4())),
+    ]
+    if body is not None:
+        headers.append(("Content-Type", "application/json"))
+    method = "GET" if body is None else "POST"
+    return http.Request(method, f"{cloud.graph}/v1.0/{path}", body=body, headers=tuple(headers), tag=tag)
 
 
 def _verdict(response: http.Response[str]) -> Verdict:
@@ -120,91 +211,3 @@ def _is_whole(text: str) -> bool:
     except ValueError:
         return False
     return isinstance(answer, dict) and ("id" in answer or "value" in answer)
-
-
-# Codes that say nothing more than "you may not", whatever the reason (Microsoft Graph answers 404 as well as 403).
-_REFUSED = frozenset({"ErrorAccessDenied", "ErrorItemNotFound", "ErrorFolderNotFound", "accessDenied", "http-403"})
-_NO_PERMISSION = frozenset({"NoPermissionsInAccessToken", "Authorization_RequestDenied"})
-_NOT_HERE = frozenset({"ErrorInvalidUser", "Request_ResourceNotFound", "ErrorNonExistentMailbox"})
-_NO_MAILBOX = frozenset(
-    {"MailboxNotEnabledForRESTAPI", "MailboxNotHostedInExchangeOnline", "ResourceNotFound", "ErrorMissingEmailAddress"}
-)
-
-
-@dataclass(frozen=True, slots=True)
-class _Judge:
-    """Turns verdicts into what is missing, knowing what the connection was granted."""
-
-    delegated: bool
-    granted: frozenset[str]
-
-    def refused(self, address: str, verdict: Verdict) -> Probe:
-        """The inbox could not be read."""
-        code = verdict.code
-        if verdict.kind in _SAYS_NOTHING:
-            return Probe(Reach.UNKNOWN, code, verdict.cause, verdict.action, verdict.who)
-        if code in _NOT_HERE:
-            return self._no(
-                code,
-                f"There is no mailbox {address} in this directory.",
-                "Check the address; if the mailbox belongs to another directory, use a connection to that one.",
-            )
-        if code in _NO_MAILBOX:
-            return self._no(
-                code,
-                f"{address} exists but has no mailbox in Exchange Online: it has none, has no licence, "
-                "or lives on the organisation's own server.",
-                "An Exchange administrator must check the mailbox.",
-            )
-        if code in _REFUSED | _NO_PERMISSION and verdict.kind is not Kind.POLICY:
-            return self._may_not(address, verdict)
-        return Probe(Reach.UNREACHABLE, code, verdict.cause, verdict.action, verdict.who)
-
-    def half_open(self, address: str, verdict: Verdict) -> Probe:
-        """The inbox could be read, the mailbox could not."""
-        if verdict.kind in _SAYS_NOTHING or verdict.code not in _REFUSED:
-            return self.refused(address, verdict)
-        return self._no(
-            verdict.code,
-            f"Only the inbox folder of {address} is shared with this account, not the whole mailbox.",
-            "An Exchange administrator must give the account Full Access to the mailbox.",
-        )
-
-    def _may_not(self, address: str, verdict: Verdict) -> Probe:
-        if self.delegated:
-            if not capabilities.reads_shared_mailboxes(self.granted):
-                return self._no(
-                    verdict.code,
-                    "The connection lacks the permission Mail.Read.Shared, "
-                    f"without which it cannot look into {address}.",
-                    "The owner must add the capability “Read shared mailboxes” or “Start on new mail in a shared "
-                    "mailbox” to the connection and sign in again.",
-                    Who.OWNER,
-                )
-            return self._no(
-                verdict.code,
-                f"The connected account has no access to {address} in Exchange.",
-                "An Exchange administrator must give the account Full Access to the mailbox.",
-            )
-        if verdict.kind is Kind.MAILBOX and verdict.code == "ErrorAccessDenied":
-            return self._no(
-                verdict.code,
-                f"A policy in Exchange keeps this application away from {address}.",
-                "An Exchange administrator must add the mailbox to those the application may reach.",
-            )
-        if capabilities.missing(("Mail.Read",), self.granted):
-            return self._no(
-                verdict.code,
-                f"The application may not read {address}: the application permission Mail.Read is not granted.",
-                "An IT admin must grant it to the app registration, "
-                "or an Exchange administrator must let the application into this mailbox.",
-            )
-        return self._no(
-            verdict.code,
-            f"Exchange does not let this application into {address}, although Mail.Read is granted.",
-            "An Exchange administrator must add the mailbox to those the application may reach.",
-        )
-
-    @staticmethod
-    def _no(code: str, cause: str, action: str, who: Who = Who.IT_ADMIN) -> Probe:
-        return Probe(Reach.UNREACHABLE, code, cause, action, who)
