@@ -4,6 +4,7 @@ from django.urls import path
 
 from connections.views import (
     accounts,
+    alerts,
     app_registrations,
     audit,
     connections,
@@ -22,6 +23,8 @@ urlpatterns = [
     path("sign-in/", accounts.sign_in, name="sign_in"),
     path("sign-out/", accounts.sign_out, name="sign_out"),
     path("account/", accounts.profile, name="account"),
+    path("account/alerts/", alerts.choices, name="account_alerts"),
+    path("account/alerts/test/", alerts.choices_test, name="account_alerts_test"),
     # Tenants
     path("tenants/", tenants.index, name="tenants"),
     path("tenants/add/", tenants.add, name="tenant_add"),
@@ -69,6 +72,19 @@ urlpatterns = [
     # Incidents
     path("incidents/", incidents.index, name="incidents"),
     path("incidents/<int:pk>/", incidents.detail, name="incident"),
+    # Alerts
+    path("alerts/", alerts.index, name="alerts"),
+    path("alerts/retry/", alerts.retry_all, name="alerts_retry"),
+    path("alerts/<int:pk>/retry/", alerts.retry, name="alert_retry"),
+    path("alerts/channels/", alerts.channels, name="alert_channels"),
+    path("alerts/channels/add/", alerts.channel_add, name="alert_channel_add"),
+    path("alerts/channels/<int:pk>/", alerts.channel, name="alert_channel"),
+    path("alerts/channels/<int:pk>/edit/", alerts.channel_edit, name="alert_channel_edit"),
+    path("alerts/channels/<int:pk>/disable/", alerts.channel_disable, name="alert_channel_disable"),
+    path("alerts/channels/<int:pk>/enable/", alerts.channel_enable, name="alert_channel_enable"),
+    path("alerts/channels/<int:pk>/remove/", alerts.channel_remove, name="alert_channel_remove"),
+    path("alerts/channels/<int:pk>/test/", alerts.channel_test, name="alert_channel_test"),
+    path("alerts/channels/<int:pk>/secret/", alerts.channel_secret, name="alert_channel_secret"),
     # Audit
     path("audit/", audit.index, name="audit"),
     path("audit/<int:pk>/", audit.detail, name="audit_event"),

@@ -21,6 +21,10 @@ sign_out                              GET    in  405 405 405 405
 sign_out                              POST   in  302 302 302 302
 account                               GET    in  200 200 200 200
 account                               POST   in  405 405 405 405
+account_alerts                        GET    in  200 200 200 200
+account_alerts                        POST   in  302 302 302 302
+account_alerts_test                   GET    in  405 405 405 405
+account_alerts_test                   POST   in  302 302 302 302
 
 tenants                               GET    in  200 200 200 200
 tenants                               POST   in  405 405 405 405
@@ -100,6 +104,31 @@ incidents                             GET    in  200 200 200 200
 incidents                             POST   in  405 405 405 405
 incident                              GET    in  200 404 200 200
 incident                              POST   in  405 405 405 405
+
+alerts                                GET    in  403 403 200 403
+alerts                                POST   in  405 405 405 405
+alerts_retry                          GET    in  405 405 405 405
+alerts_retry                          POST   in  403 403 302 403
+alert_retry                           GET    in  405 405 405 405
+alert_retry                           POST   in  403 403 302 403
+alert_channels                        GET    in  403 403 200 403
+alert_channels                        POST   in  405 405 405 405
+alert_channel_add                     GET    in  403 403 200 403
+alert_channel_add                     POST   in  403 403 302 403
+alert_channel                         GET    in  403 403 200 403
+alert_channel                         POST   in  405 405 405 405
+alert_channel_edit                    GET    in  403 403 200 403
+alert_channel_edit                    POST   in  403 403 302 403
+alert_channel_disable                 GET    in  405 405 405 405
+alert_channel_disable                 POST   in  403 403 302 403
+alert_channel_enable                  GET    in  405 405 405 405
+alert_channel_enable                  POST   in  403 403 302 403
+alert_channel_remove                  GET    in  403 403 200 403
+alert_channel_remove                  POST   in  403 403 302 403
+alert_channel_test                    GET    in  405 405 405 405
+alert_channel_test                    POST   in  403 403 302 403
+alert_channel_secret                  GET    in  405 405 405 405
+alert_channel_secret                  POST   in  403 403 200 403
 
 audit                                 GET    in  403 403 200 200
 audit                                 POST   in  405 405 405 405

@@ -22,7 +22,8 @@ from tests import cast, permissions_table, world
 pytestmark = pytest.mark.django_db
 
 COLUMNS = ("refresh_token", "previous_refresh_token", "access_token", "secret", "private_key")
-SELECTED = re.compile(rf'"({"|".join(COLUMNS)})"')
+CHANNEL_COLUMNS = ("url", "signing_secret")
+SELECTED = re.compile(rf'"({"|".join(COLUMNS + CHANNEL_COLUMNS)})"')
 
 
 @pytest.fixture
@@ -143,6 +144,7 @@ def _lose_the_key() -> None:
         for table, columns in (
             ("connections_connection", COLUMNS[:3]),
             ("connections_appcredential", COLUMNS[3:]),
+            ("connections_alertchannel", CHANNEL_COLUMNS),
         ):
             for column in columns:
                 cursor.execute(f'UPDATE {table} SET "{column}" = %s WHERE "{column}" IS NOT NULL', [foreign])

@@ -13,11 +13,13 @@ from django.utils import timezone
 from connections import audit
 from connections.microsoft import certificates
 from connections.models import (
+    AlertChannel,
     AppCredential,
     AppRegistration,
     AuditEvent,
     Connection,
     ConsentRequest,
+    Delivery,
     Incident,
     MailboxAccess,
     SharedMailbox,
@@ -33,7 +35,18 @@ PREVIOUS_REFRESH_TOKEN = "1.A-recognisable-previous-refresh-token"
 ACCESS_TOKEN = "eyJ0eXAi.recognisable.access-token"
 # What every form of a page sends, so that none arrives quite empty.
 FILLED_IN = {"csrfmiddlewaretoken": "not checked in tests"}
-SECRETS = (REFRESH_TOKEN, PREVIOUS_REFRESH_TOKEN, ACCESS_TOKEN, cast.CLIENT_SECRET, "PRIVATE KEY")
+# An address of the documentation's range: it may never be sent to.
+CHANNEL_URL = "https://192.0.2.1/a-recognisable-channel-path"
+SIGNING_SECRET = "whsec_cmVjb2duaXNhYmxlIHNpZ25pbmcgc2VjcmV0"
+SECRETS = (
+    REFRESH_TOKEN,
+    PREVIOUS_REFRESH_TOKEN,
+    ACCESS_TOKEN,
+    cast.CLIENT_SECRET,
+    "PRIVATE KEY",
+    "a-recognisable-channel-path",
+    SIGNING_SECRET,
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +64,8 @@ class World:
     consent: ConsentRequest
     event: AuditEvent
     incident: Incident
+    channel: AlertChannel
+    delivery: Delivery
 
     def url(self, name: str, argument: str = "") -> str:
         """The address of a URL name, with this world's ids filled in."""
@@ -69,6 +84,10 @@ class World:
             arguments = {"pk": self.app.pk, "credential_pk": self.secret.pk}
         elif name == "credential_certificate":
             arguments = {"pk": self.app.pk, "credential_pk": self.certificate.pk}
+        elif name == "alert_retry":
+            arguments = {"pk": self.delivery.pk}
+        elif name == "alert_channel" or name.startswith("alert_channel_"):
+            arguments = {"pk": self.channel.pk} if name != "alert_channel_add" else {}
         elif name == "incident":
             arguments = {"pk": self.incident.pk}
         elif name == "audit_event":
@@ -102,6 +121,15 @@ def make(people: dict[str, User], **connection: Any) -> World:
     made = cast.make_connection(app_registration=app, owner=bob, **(tokens | connection))
     mailbox = cast.make_mailbox(tenant=tenant, created_by=bob)
     reach = cast.make_mailbox_access(made, mailbox)
+    channel = AlertChannel.objects.create(
+        name="Tickets",
+        kind=AlertChannel.Kind.WEBHOOK,
+        url=CHANNEL_URL,
+        host="192.0.2.1",
+        signing_secret=SIGNING_SECRET,
+        created_by=alice,
+    )
+    incident = incidents.report_mailbox(reach, now=timezone.now())
     return World(
         people=people,
         tenant=tenant,
@@ -115,7 +143,9 @@ def make(people: dict[str, User], **connection: Any) -> World:
             app_registration=app, directory_id=tenant.directory_id, state_digest="x" * 64, requested_by=alice
         ),
         event=audit.record("connection.created", made, actor=bob),
-        incident=incidents.report_mailbox(reach, now=timezone.now()),
+        incident=incident,
+        channel=channel,
+        delivery=incident.deliveries.order_by("pk")[0],
     )
 
 
@@ -158,5 +188,7 @@ def posted(world: World) -> dict[str, dict[str, Any]]:
         "connection_edit": {"name": "Renamed", "chosen": ["mail.read", "calendar.events"]},
         "mailbox_attach": {"address": "sales@contoso.example"},
         "mailbox_add": {"tenant": world.tenant.pk, "address": "info@contoso.example", "display_name": "Info"},
+        "alert_channel_add": {"kind": "chat", "name": "Operations", "url": "https://93.184.216.34/hook"},
+        "alert_channel_edit": {"name": "Renamed"},
         "mailbox_edit": {"address": "help@contoso.example", "display_name": "Help"},
     }

@@ -90,7 +90,11 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
         "healed": hit.exclude(healed_at=None).count(),
         "total": hit.count(),
         "outage_connections": _connections_in(incident, user),
-        "deliveries": list(incident.deliveries.select_related("channel").order_by("pk")[:50])
+        "deliveries": list(
+            incident.deliveries.select_related("channel")
+            .defer("payload", "channel__url", "channel__signing_secret")
+            .order_by("pk")[:50]
+        )
         if access.can_read_registry(user)
         else [],
         "events": history(user, incident),

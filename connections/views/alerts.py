@@ -1,0 +1,285 @@
+"""Pages about alerts: what was delivered to whom, the organisation's channels, and what one wants to be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+from django.contrib import messages
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from connections import access
+from connections.errors import PortalError
+from connections.forms.alerts import ChannelEditForm, ChannelForm, ChoicesForm
+from connections.models import AlertChannel, Delivery, User
+from connections.services import alert_channels, alerts, deliveries
+from connections.views import audit, listing, states
+
+_LATEST = 10  # deliveries on a channel's page
+_SECRETS = ("channel__url", "channel__signing_secret", "credential__secret", "credential__private_key")
+_OUTCOMES: dict[str, tuple[str, dict[str, Any]]] = {
+    "delivered": ("Delivered", {"delivered_at__isnull": False}),
+    "waiting": ("Waiting", {"delivered_at": None, "given_up_at": None, "last_error": ""}),
+    "failing": ("Tried in vain, goes on", {"delivered_at": None, "given_up_at": None, "last_error__gt": ""}),
+    "given_up": ("Given up", {"delivered_at": None, "given_up_at__isnull": False}),
+}
+_EVENTS = {
+    Delivery.Event.OPENED: states.BROKEN,
+    Delivery.Event.REMINDER: states.WARNING,
+    Delivery.Event.HEALED: states.OK,
+    Delivery.Event.EXPIRY: states.WARNING,
+    Delivery.Event.TEST: states.OFF,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the outbox as the list shows it."""
+
+    delivery: Delivery
+    outcome: states.Badge
+    may_retry: bool
+
+
+def _row(delivery: Delivery) -> Row:
+    if delivery.delivered_at:
+        outcome = states.Badge("Delivered", states.OK)
+    elif delivery.given_up_at:
+        outcome = states.Badge("Given up", states.BROKEN)
+    elif delivery.last_error:
+        outcome = states.Badge("Tried in vain", states.WARNING)
+    else:
+        outcome = states.Badge("Waiting", states.WAITING)
+    return Row(delivery, outcome, delivery.delivered_at is None)
+
+
+def _manager(request: HttpRequest) -> User:
+    user = access.signed_in(request.user)
+    access.require(access.can_manage_alerts(user), cause="Only IT admins see this.", action="Ask an IT admin.")
+    return user
+
+
+def _shown() -> QuerySet[Delivery]:
+    found = Delivery.objects.select_related("incident", "channel", "credential__app_registration")
+    return found.defer(*_SECRETS, "payload", "incident__cause", "incident__action")
+
+
+# --- The outbox -----------------------------------------------------------------------------------
+
+
+@require_safe
+def index(request: HttpRequest) -> HttpResponse:
+    """Every alert: to whom, about what, and what became of it."""
+    _manager(request)
+    filters = listing.Filters(
+        request,
+        search=("email", "incident__title", "channel__name"),
+        placeholder="Recipient or incident",
+        choices=[
+            listing.Choice("event", "Event", Delivery.Event.choices, listing.by("event")),
+            listing.Choice(
+                "outcome",
+                "Outcome",
+                [(value, label) for value, (label, _) in _OUTCOMES.items()],
+                lambda found, value: found.filter(**_OUTCOMES[value][1]),
+            ),
+        ],
+    )
+    page = listing.page(request, filters.apply(_shown()), order=("-pk",))
+    context = {
+        "page": page,
+        "rows": [_row(one) for one in page.items],
+        "filters": filters,
+        "given_up": Delivery.objects.filter(given_up_at__isnull=False, delivered_at=None).exists(),
+    }
+    return render(request, "alerts/index.html", context)
+
+
+@require_POST
+def retry(request: HttpRequest, pk: int) -> HttpResponse:
+    """Try one alert again at once."""
+    user = _manager(request)
+    delivery = get_object_or_404(_shown(), pk=pk)
+    try:
+        _say_outcome(request, deliveries.try_now(delivery, actor=user, now=timezone.now()))
+    except PortalError as error:
+        messages.warning(request, str(error))
+    return redirect("alerts")
+
+
+@require_POST
+def retry_all(request: HttpRequest) -> HttpResponse:
+    """Put everything that was given up back into the outbox."""
+    count = deliveries.retry_given_up(actor=_manager(request), now=timezone.now())
+    alerts_ = "1 alert is" if count == 1 else f"{count} alerts are"
+    messages.success(request, f"{alerts_} in the outbox again and will be tried at once.")
+    return redirect("alerts")
+
+
+def _say_outcome(request: HttpRequest, delivery: Delivery) -> None:
+    if delivery.delivered_at:
+        messages.success(request, f"Delivered to {_recipient(delivery)}.")
+    else:
+        messages.error(request, f"Not delivered to {_recipient(delivery)}. {delivery.last_error}")
+
+
+def _recipient(delivery: Delivery) -> str:
+    return delivery.email or ", ".join(_channels().filter(deliveries=delivery).values_list("name", flat=True))
+
+
+# --- Channels -------------------------------------------------------------------------------------
+
+
+def _channels() -> QuerySet[AlertChannel]:
+    return AlertChannel.objects.defer("url", "signing_secret").select_related("created_by")
+
+
+def _channel(request: HttpRequest, pk: int) -> tuple[User, AlertChannel]:
+    return _manager(request), get_object_or_404(_channels(), pk=pk)
+
+
+@require_safe
+def channels(request: HttpRequest) -> HttpResponse:
+    """The webhooks and chats that get all alerts."""
+    _manager(request)
+    filters = listing.Filters(request, search=("name", "host"), placeholder="Name or host")
+    page = listing.page(request, filters.apply(_channels()))
+    return render(request, "alerts/channels/index.html", {"page": page, "filters": filters})
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def channel_add(request: HttpRequest) -> HttpResponse:
+    """Add a channel; a webhook's signing secret is shown this once."""
+    user = _manager(request)
+    form = ChannelForm(request.POST or None)
+    if form.is_valid():
+        try:
+            made, secret = alert_channels.add(**form.cleaned_data, actor=user)
+        except PortalError as error:
+            form.add_error(error.field if error.field in form.fields else None, str(error))
+        else:
+            if secret:
+                return render(request, "alerts/channels/secret.html", {"channel": made, "secret": secret})
+            messages.success(request, f"{made} is added. Send a test to see that it works.")
+            return redirect("alert_channel", pk=made.pk)
+    return render(request, "alerts/channels/add.html", {"form": form}, status=422 if form.errors else 200)
+
+
+@require_safe
+def channel(request: HttpRequest, pk: int) -> HttpResponse:
+    """One channel, and what was delivered to it lately."""
+    user, found = _channel(request, pk)
+    context = {
+        "channel": found,
+        "is_webhook": found.kind == AlertChannel.Kind.WEBHOOK,
+        "rows": [_row(one) for one in _shown().filter(channel=found)[:_LATEST]],
+        "events": audit.history(user, found),
+    }
+    return render(request, "alerts/channels/detail.html", context)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def channel_edit(request: HttpRequest, pk: int) -> HttpResponse:
+    """Change a channel's name or address."""
+    user, found = _channel(request, pk)
+    form = ChannelEditForm(request.POST or None, channel=found)
+    if form.is_valid():
+        try:
+            alert_channels.change(found, **form.cleaned_data, actor=user)
+        except PortalError as error:
+            form.add_error(error.field if error.field in form.fields else None, str(error))
+        else:
+            messages.success(request, f"{found} is changed.")
+            return redirect("alert_channel", pk=found.pk)
+    context = {"form": form, "channel": found}
+    return render(request, "alerts/channels/edit.html", context, status=422 if form.errors else 200)
+
+
+@require_POST
+def channel_disable(request: HttpRequest, pk: int) -> HttpResponse:
+    """Send nothing there any more."""
+    user, found = _channel(request, pk)
+    alert_channels.disable(found, actor=user, now=timezone.now())
+    messages.success(request, f"{found} is switched off: it gets no alerts.")
+    return redirect("alert_channel", pk=pk)
+
+
+@require_POST
+def channel_enable(request: HttpRequest, pk: int) -> HttpResponse:
+    """Send alerts there again."""
+    user, found = _channel(request, pk)
+    alert_channels.enable(found, actor=user)
+    messages.success(request, f"{found} gets alerts again, from now on.")
+    return redirect("alert_channel", pk=pk)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def channel_remove(request: HttpRequest, pk: int) -> HttpResponse:
+    """Ask, then forget a channel."""
+    user, found = _channel(request, pk)
+    if request.method == "POST":
+        alert_channels.remove(found, actor=user)
+        messages.success(request, f"{found} is removed.")
+        return redirect("alert_channels")
+    return render(request, "alerts/channels/remove.html", {"channel": found})
+
+
+@require_POST
+def channel_test(request: HttpRequest, pk: int) -> HttpResponse:
+    """Send a test alert there and say what came of it."""
+    user, found = _channel(request, pk)
+    return _test(request, found, user, back=redirect("alert_channel", pk=pk))
+
+
+@require_POST
+def channel_secret(request: HttpRequest, pk: int) -> HttpResponse:
+    """Make a new signing secret and show it, this once."""
+    user, found = _channel(request, pk)
+    try:
+        secret = alert_channels.replace_secret(found, actor=user, now=timezone.now())
+    except PortalError as error:
+        messages.error(request, str(error))
+        return redirect("alert_channel", pk=pk)
+    context = {"channel": found, "secret": secret, "is_replaced": True}
+    return render(request, "alerts/channels/secret.html", context)
+
+
+# --- One's own choices ----------------------------------------------------------------------------
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def choices(request: HttpRequest) -> HttpResponse:
+    """What one wants to be told by e-mail."""
+    user = access.signed_in(request.user)
+    is_admin = access.person(user).is_admin
+    # A form in which everything is unticked arrives empty.
+    data = request.POST if request.method == "POST" else None
+    form = ChoicesForm(data, choice=alerts.choice_of(user), is_admin=is_admin)
+    if form.is_valid():
+        alerts.choose(user, **form.cleaned_data, actor=user)
+        messages.success(request, "Your choices are kept.")
+        return redirect("account_alerts")
+    context: dict[str, Any] = {"form": form, "is_admin": is_admin, "copy_to": settings.ALERT_COPY_TO}
+    return render(request, "alerts/choices.html", context, status=422 if form.errors else 200)
+
+
+@require_POST
+def choices_test(request: HttpRequest) -> HttpResponse:
+    """Send a test alert to one's own address."""
+    user = access.signed_in(request.user)
+    return _test(request, user, user, back=redirect("account_alerts"))
+
+
+def _test(request: HttpRequest, target: AlertChannel | User, user: User, *, back: HttpResponse) -> HttpResponse:
+    now = timezone.now()
+    try:
+        made = alerts.send_test(target, actor=user, now=now)
+        _say_outcome(request, deliveries.try_now(made, actor=user, now=now))
+    except PortalError as error:
+        messages.error(request, str(error))
+    return back
