@@ -9,7 +9,8 @@ from functools import cached_property
 from typing import Any
 
 from django.contrib.auth.models import AnonymousUser
-from django.db.models import Q, QuerySet
+from django.db import models
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from connections.errors import NotAllowed
 from connections.models import (
@@ -18,11 +19,15 @@ from connections.models import (
     AuditEvent,
     Connection,
     Incident,
+    Share,
     SharedMailbox,
+    Team,
+    TeamMember,
     Tenant,
     User,
 )
 from connections.models.accounts import AUDITORS, IT_ADMINS
+from connections.models.sharing import ShareQuerySet
 
 
 class Person:
@@ -71,12 +76,29 @@ def person(user: User | AnonymousUser) -> Person:
 
 
 def visible_connections(user: User) -> QuerySet[Connection]:
-    """Connections this person may know about: their own; all of them for IT admins and auditors."""
+    """Connections this person may know about: their own and shared ones; all for IT admins and auditors."""
     found = Connection.objects.select_related("app_registration__tenant", "owner")
     asking = person(user)
     if asking.is_admin or asking.is_auditor:
         return found
-    return found.filter(owner=user)
+    return found.filter(Q(owner=user) | Q(Exists(shares_with(user).filter(connection=OuterRef("pk")))))
+
+
+def shares_with(user: User) -> ShareQuerySet:
+    """The shares that count for this person just now, their own and those of their teams."""
+    mine = TeamMember.objects.filter(user=user).values("team")
+    return Share.objects.active().filter(Q(person=user) | Q(team__in=mine))
+
+
+def visible_teams(user: User) -> QuerySet[Team]:
+    """Every person may read teams' names and members: they choose whom to share with."""
+    person(user)
+    return Team.objects.all()
+
+
+def people() -> QuerySet[User]:
+    """Everybody who can be shared with."""
+    return User.objects.filter(is_active=True).order_by("first_name", "last_name", "username")
 
 
 def visible_tenants(user: User) -> QuerySet[Tenant]:
@@ -118,6 +140,14 @@ def visible_incidents(user: User) -> QuerySet[Incident]:
 def it_admins() -> QuerySet[User]:
     """Everybody who is an IT admin: what the portal asks of "an IT admin" is asked of these."""
     return User.objects.filter(Q(groups__name=IT_ADMINS) | Q(is_superuser=True), is_active=True).distinct()
+
+
+def history_of(user: User, target: models.Model) -> QuerySet[AuditEvent]:
+    """The events of one object that this person may already see as such."""
+    of_target = {"target_type": type(target).__name__, "target_id": str(target.pk)}
+    if isinstance(target, Connection) and visible_connections(user).filter(pk=target.pk).exists():
+        return AuditEvent.objects.filter(**of_target)
+    return visible_events(user).filter(**of_target)
 
 
 # --- What one may do ------------------------------------------------------------------------------
@@ -163,16 +193,40 @@ def can_change_mailbox(user: User, mailbox: SharedMailbox) -> bool:
     return person(user).is_admin or (mailbox.created_by_id == user.pk and can_register_mailbox(user))
 
 
+def manages(user: User, connection: Connection) -> bool:
+    """Whether it is this person's own, or shared with them to manage."""
+    if connection.owner_id == user.pk:
+        return True
+    return shares_with(user).filter(connection=connection, level=Share.Level.MANAGE).exists()
+
+
 def can_reconnect(user: User, connection: Connection) -> bool:
-    """Sign in again, check now, change name, capabilities and mailboxes."""
-    if not connection.is_delegated:
-        return connection.owner_id == user.pk or person(user).is_admin
-    return connection.owner_id == user.pk
+    """Sign in again (with the same account), change name, capabilities and mailboxes."""
+    if not connection.is_delegated and person(user).is_admin:
+        return True
+    return manages(user, connection)
 
 
 def can_check(user: User, connection: Connection) -> bool:
     """Ask Microsoft now whether the connection is alive."""
-    return connection.owner_id == user.pk or person(user).is_admin
+    return person(user).is_admin or manages(user, connection)
+
+
+def can_share(user: User, connection: Connection) -> bool:
+    """Share the connection, change and end shares."""
+    return person(user).is_admin or manages(user, connection)
+
+
+def can_fetch_token(user: User, connection: Connection) -> bool:
+    """Get an access token of the connection: owner and those it is shared with. Being an IT admin is not enough."""
+    if connection.owner_id == user.pk:
+        return True
+    return shares_with(user).filter(connection=connection).exists()
+
+
+def can_manage_teams(user: User) -> bool:
+    """Make teams, and say who is in them."""
+    return person(user).is_admin
 
 
 def can_disable(user: User, connection: Connection) -> bool:
@@ -192,4 +246,5 @@ def allowed_actions(user: User, connection: Connection) -> dict[str, Any]:
         "reconnect": can_reconnect(user, connection),
         "check": can_check(user, connection),
         "disable": can_disable(user, connection),
+        "share": can_share(user, connection),
     }

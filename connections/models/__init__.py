@@ -8,6 +8,7 @@ from connections.models.connections import Connection
 from connections.models.consent import ConsentRequest
 from connections.models.incidents import AffectedConnection, Incident
 from connections.models.mailboxes import MailboxAccess, SharedMailbox
+from connections.models.sharing import Share, Team, TeamMember
 from connections.models.tenants import Tenant
 
 __all__ = [
@@ -22,7 +23,10 @@ __all__ = [
     "Delivery",
     "Incident",
     "MailboxAccess",
+    "Share",
     "SharedMailbox",
+    "Team",
+    "TeamMember",
     "Tenant",
     "User",
 ]

@@ -55,8 +55,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 def history(user: User, target: models.Model) -> list[AuditEvent]:
     """The latest events of one object that this person may read; goes with partials/history.html."""
-    of_target = access.visible_events(user).filter(target_type=target._meta.object_name, target_id=str(target.pk))
-    return list(of_target.order_by("-pk")[:HISTORY_LENGTH])
+    return list(access.history_of(user, target).order_by("-pk")[:HISTORY_LENGTH])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,105 @@
+"""Teams, and the shares through which people other than the owner use a connection."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from connections.models.connections import Connection
+
+
+class Team(models.Model):
+    """A group of people. Made by hand, or following an Entra group at each sign-in of its members."""
+
+    name = models.CharField(max_length=120, unique=True)
+    # Value of the "groups" claim (the group's object ID); people join and leave as they sign in.
+    entra_group = models.CharField("Entra group", max_length=120, blank=True)
+    members = models.ManyToManyField(settings.AUTH_USER_MODEL, through="TeamMember", related_name="teams")
+    created_at = models.DateTimeField(auto_now_add=True)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
+
+    class Meta:
+        ordering = ("name", "pk")
+        constraints = (
+            models.UniqueConstraint(fields=("entra_group",), condition=~Q(entra_group=""), name="entra_group_once"),
+        )
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class TeamMember(models.Model):
+    """One person in one team."""
+
+    team = models.ForeignKey(Team, models.CASCADE, related_name="memberships")
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="memberships")
+    added_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ("user__first_name", "user__username", "pk")
+        constraints = (models.UniqueConstraint(fields=("team", "user"), name="member_once"),)
+
+    def __str__(self) -> str:
+        return f"{self.user} in {self.team}"
+
+
+class ShareQuerySet(models.QuerySet["Share"]):
+    """Small questions about shares."""
+
+    def active(self, now: datetime | None = None) -> "ShareQuerySet":
+        """Those that count at ``now``: not ended, not past their date."""
+        return self.filter(Q(until=None) | Q(until__gt=now or timezone.now()), ended_at=None)
+
+
+class Share(models.Model):
+    """The right of a person or a team to use or manage a connection, optionally until a date.
+
+    It is never deleted while its connection exists: ``ended_at`` keeps the history.
+    """
+
+    class Level(models.TextChoices):
+        """What the share allows."""
+
+        USE = "use", "Use: fetch tokens, see its state"
+        MANAGE = "manage", "Manage: also sign in again and share"
+
+    connection = models.ForeignKey(Connection, models.CASCADE, related_name="shares")
+    person = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, null=True, related_name="shares")
+    team = models.ForeignKey(Team, models.CASCADE, null=True, related_name="shares")
+    level = models.CharField(max_length=6, choices=Level, default=Level.USE)
+    until = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
+    ended_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    objects = ShareQuerySet.as_manager()
+
+    class Meta:
+        ordering = ("created_at", "pk")
+        constraints = (
+            models.CheckConstraint(
+                condition=Q(person__isnull=False, team=None) | Q(person=None, team__isnull=False),
+                name="share_is_with_a_person_or_a_team",
+            ),
+            models.UniqueConstraint(
+                fields=("connection", "person"), condition=Q(ended_at=None), name="shared_once_with_a_person"
+            ),
+            models.UniqueConstraint(
+                fields=("connection", "team"), condition=Q(ended_at=None), name="shared_once_with_a_team"
+            ),
+        )
+        indexes = (
+            models.Index(fields=("person", "connection"), condition=Q(ended_at=None), name="share_by_person"),
+            models.Index(fields=("team", "connection"), condition=Q(ended_at=None), name="share_by_team"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.connection} with {self.person or self.team}"
+
+    def is_active(self, now: datetime | None = None) -> bool:
+        """Whether it counts at ``now``."""
+        return self.ended_at is None and (self.until is None or self.until > (now or timezone.now()))

@@ -1,0 +1,100 @@
+"""Teams: made by hand, or following an Entra group as its members sign in."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from django.db import IntegrityError, transaction
+
+from connections import access, audit
+from connections.errors import AlreadyExists
+from connections.models import Share, Team, TeamMember, User
+
+
+def add(name: str, *, entra_group: str = "", actor: User) -> Team:
+    """Make a team. Raises NotAllowed, AlreadyExists."""
+    access.require(access.can_manage_teams(actor), action="Ask an IT admin.")
+    try:
+        with transaction.atomic():
+            made = Team.objects.create(name=name, entra_group=entra_group, created_by=actor)
+            audit.record("team.added", made, actor=actor, changes={"entra_group": entra_group} if entra_group else {})
+    except IntegrityError as taken:
+        raise _duplicate(name, entra_group) from taken
+    return made
+
+
+def change(team: Team, *, name: str, entra_group: str, actor: User) -> None:
+    """Rename a team, or let it follow another group. Raises NotAllowed, AlreadyExists."""
+    access.require(access.can_manage_teams(actor), action="Ask an IT admin.")
+    changes = audit.changed(team, {"name": name, "entra_group": entra_group})
+    if not changes:
+        return
+    try:
+        with transaction.atomic():
+            Team.objects.filter(pk=team.pk).update(name=name, entra_group=entra_group)
+            team.name, team.entra_group = name, entra_group
+            audit.record("team.changed", team, actor=actor, changes=changes)
+    except IntegrityError as taken:
+        raise _duplicate(name, entra_group) from taken
+
+
+def remove(team: Team, *, actor: User) -> None:
+    """Remove a team; everything shared with it is no longer. Raises NotAllowed."""
+    access.require(access.can_manage_teams(actor), action="Ask an IT admin.")
+    with transaction.atomic():
+        shares = Share.objects.active().filter(team=team).select_related("connection")
+        for found in shares:
+            audit.record(
+                "connection.unshared",
+                found.connection,
+                actor=actor,
+                changes={"with": f"team {team}", "with_id": team.pk, "level": [found.level, None]},
+            )
+        audit.record("team.removed", team, actor=actor, changes={"members": _names(team)})
+        team.delete()
+
+
+def add_member(team: Team, user: User, *, actor: User | None) -> None:
+    """Put somebody into the team. Doing it twice is harmless. Raises NotAllowed."""
+    access.require(actor is None or access.can_manage_teams(actor), action="Ask an IT admin.")
+    with transaction.atomic():
+        _, is_new = TeamMember.objects.get_or_create(team=team, user=user)
+        if is_new:
+            audit.record("team.member_added", team, actor=actor, changes=_member(user))
+
+
+def remove_member(team: Team, user: User, *, actor: User | None) -> None:
+    """Take somebody out of the team; what was shared with it is out of their reach at once. Raises NotAllowed."""
+    access.require(actor is None or access.can_manage_teams(actor), action="Ask an IT admin.")
+    with transaction.atomic():
+        gone, _ = TeamMember.objects.filter(team=team, user=user).delete()
+        if gone:
+            audit.record("team.member_removed", team, actor=actor, changes=_member(user))
+
+
+def follow_groups(user: User, groups: Collection[str]) -> None:
+    """At a Microsoft sign-in: put the person into exactly those following teams whose Entra group they are in."""
+    following = Team.objects.exclude(entra_group="")
+    for team in following.filter(entra_group__in=groups):
+        add_member(team, user, actor=None)
+    for team in following.exclude(entra_group__in=groups).filter(members=user):
+        remove_member(team, user, actor=None)
+
+
+def _member(user: User) -> dict[str, object]:
+    return {"member": f"{user} <{user.username}>", "member_id": user.pk}
+
+
+def _names(team: Team) -> list[str]:
+    return [f"{user} <{user.username}>" for user in team.members.all()]
+
+
+def _duplicate(name: str, entra_group: str) -> AlreadyExists:
+    if entra_group and Team.objects.filter(entra_group=entra_group).exclude(name=name).exists():
+        return AlreadyExists("Another team follows this group already.", field="entra_group")
+    return AlreadyExists(f"There is already a team called “{name}”.", action="Choose another name.", field="name")
+
+
+def members_can_be_changed(team: Team) -> bool:
+    """Whether members are put in by hand; those of a following team come and go with their group."""
+    return not team.entra_group
