@@ -16,6 +16,7 @@ from connections.models.app_registrations import AuthenticationType
 from connections.services import (
     app_registrations,
     asking,
+    drift,
     incidents,
     mailbox_probes,
     mailboxes,
@@ -56,7 +57,7 @@ def connect_app_only(
     """Get an app-only token at Microsoft and store the connection with it.
 
     A token that carries none of the permissions is stored as "consent needed", because an administrator can mend
-    it without anything being typed again. Raises NotAllowed, InvalidInput, AlreadyExists, MicrosoftRefused (nothing
+    it without anything being typed again, unless it reaches one of the mailboxes. Raises NotAllowed, InvalidInput, AlreadyExists, MicrosoftRefused (nothing
     is stored) or MicrosoftUnavailable (nothing is stored).
     """
     access.require(
@@ -70,9 +71,12 @@ def connect_app_only(
         _insert(made, shared_mailboxes, actor)
         token_store.store_sign_in(made, answer=answer, now=now, values={"connected_at": now})
         audit.record("connection.connected", made, actor=actor, changes={"roles": list(answer.granted)})
-        if made.scopes and not answer.granted:
-            outcomes.flag(made.pk, outcomes.NO_ROLES, now=now, version=made.token_version + 1)
     made.refresh_from_db()
+    if made.scopes and not answer.granted:
+        # Exchange may let it into its mailboxes all the same; only asking tells.
+        probe_mailboxes(made, actor=actor, now=now)
+        outcomes.settle_without_roles(made.pk, now=now, version=made.token_version)
+        made.refresh_from_db()
     return made
 
 
@@ -122,11 +126,7 @@ def probe_mailboxes(connection: Connection, *, actor: User, now: datetime) -> No
 
 def lacking(connection: Connection) -> tuple[str, ...]:
     """Permissions the connection's capabilities need and Microsoft has not granted, as short names."""
-    if connection.is_delegated:
-        needed = capabilities.delegated_scopes(connection.capabilities, connection.extra_scopes)
-    else:
-        needed = capabilities.application_roles(connection.capabilities, connection.extra_scopes)
-    return capabilities.missing([scope for scope in needed if scope not in tokens.OIDC_SCOPES], connection.granted)
+    return capabilities.missing(drift.needs(connection), connection.granted)
 
 
 def disable(connection: Connection, *, actor: User, now: datetime) -> None:

@@ -17,9 +17,9 @@ from django.db.models import F
 
 from connections import audit
 from connections.errors import UnreadableSecret
-from connections.microsoft import tokens
+from connections.microsoft import graph, tokens
 from connections.microsoft.errors import Kind, Verdict, Who
-from connections.models import AppCredential, AppRegistration, Connection
+from connections.models import AppCredential, AppRegistration, Connection, MailboxAccess
 from connections.models.app_registrations import AuthenticationType
 from connections.services import app_registrations, incidents, token_store
 from connections.services.asking import Answer, Asked, Due
@@ -44,7 +44,8 @@ NO_ROLES = Verdict(
     kind=Kind.CONSENT,
     code="no-roles",
     cause="Microsoft issued a token for the application, but it carries no permission at all.",
-    action="Grant admin consent for the app registration. It can take some minutes until tokens show it.",
+    action="Grant admin consent for the app registration, or let Exchange admit it to the attached mailboxes. It can "
+    "take some minutes until tokens show consent, and up to two hours until Exchange acts on its own grant.",
     who=Who.IT_ADMIN,
     certain=True,
 )
@@ -97,7 +98,9 @@ def _store(asked: Sequence[Asked], now: datetime) -> int:
         if due.pk not in written:
             continue
         if _lacks_roles(due, answer):
-            flag(due.pk, NO_ROLES, now=now, version=due.token_version + 1)
+            # Only asking tells whether Exchange lets the application in, so its mailboxes are asked as often.
+            MailboxAccess.objects.filter(connection_id=due.pk).update(probe_after=now)
+            settle_without_roles(due.pk, now=now, version=due.token_version + 1)
             continue
         if due.status != Connection.Status.ACTIVE:
             heal(due.pk, now=now, version=due.token_version + 1)
@@ -124,6 +127,26 @@ def _lacks_roles(due: Due, answer: tokens.TokenSet) -> bool:
     """App-only tokens can come without any role (identity-platform/v2-oauth2-client-creds-grant-flow)."""
     app_only = due.authentication_type == AuthenticationType.CLIENT_CREDENTIALS
     return app_only and bool(due.scopes) and not answer.granted
+
+
+def is_proven(pk: int) -> bool:
+    """Whether the connection reaches a shared mailbox, and so works whatever its token says."""
+    return MailboxAccess.objects.filter(connection_id=pk, state=MailboxAccess.State.REACHABLE).exists()
+
+
+def settle_without_roles(pk: int, *, now: datetime, version: int) -> None:
+    """An app-only token carries no role: the connection is well if Exchange lets it into a mailbox, else flagged.
+
+    Exchange's own grants show in no token (Microsoft: application-rbac). A mailbox that could not be asked about,
+    because Microsoft did not answer, changes nothing.
+    """
+    if is_proven(pk):
+        heal(pk, now=now, version=version)
+        incidents.connections_well([pk], now=now)
+        return
+    unanswered = MailboxAccess.objects.filter(connection_id=pk, state=MailboxAccess.State.UNKNOWN)
+    if not unanswered.exclude(code=graph.NOT_TESTED).exists():
+        flag(pk, NO_ROLES, now=now, version=version)
 
 
 # --- Answers about the app registration -----------------------------------------------------------
@@ -212,6 +235,8 @@ def flag(pk: int, verdict: Verdict, *, now: datetime, version: int) -> bool:
         news = (found.status, found.status_code) != (status, verdict.code)
         again = None if status == Connection.Status.RECONNECT_NEEDED else now + RETRY_FLAGGED * random.uniform(0.7, 1.0)
         values: dict[str, object] = {"refresh_after": again, "checked_at": now}
+        if verdict.max_age_s is not None:
+            values["sign_in_max_age"] = verdict.max_age_s
         if news:
             before = found.status
             values |= {

@@ -1,0 +1,132 @@
+"""What ends within the next months: credentials, sign-ins that a policy limits, and grants nobody renews."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.db.models import Count, Q, QuerySet
+
+from connections.models import AppCredential, AppRegistration, Connection
+from connections.services import forecasts
+from connections.services.forecasts import PARKED, Lasting, Reason
+
+AHEAD = timedelta(days=366)
+# Of each kind; a policy may end thousands of sign-ins on one day, and nobody reads a list of them.
+MOST = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """One thing that ends. ``connection`` is None for a credential, which belongs to the app registration alone."""
+
+    at: datetime
+    reason: Reason
+    app_registration: AppRegistration
+    what: str
+    consequence: str
+    action: str
+    who: Connection.Who
+    certain: bool
+    stops: int  # connections that stop working with it
+    connection: Connection | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Endings:
+    """What was found, the earliest first."""
+
+    found: list[Ending]
+    is_cut: bool = False  # there is more than MOST of one kind
+
+
+def of_connections(connections: QuerySet[Connection], *, now: datetime) -> Endings:
+    """Ends of the connections themselves: limited sign-ins and grants that nothing renews. Two queries."""
+    delegated = connections.filter(authentication_type="authorization_code").select_related("app_registration__tenant")
+    limited = delegated.filter(
+        status=Connection.Status.ACTIVE, app_registration__rejected_at=None, sign_in_max_age__isnull=False
+    )
+    stopped = Q(status__in=PARKED) | Q(status=Connection.Status.ACTIVE, app_registration__rejected_at__isnull=False)
+    parked = delegated.filter(stopped, refreshed_at__isnull=False)
+    cut, found = False, list[Ending]()
+    for rows in (limited.order_by("connected_at", "pk"), parked.order_by("refreshed_at", "pk")):
+        listed = list(rows[: MOST + 1])
+        cut |= len(listed) > MOST
+        found += [ending for connection in listed[:MOST] for ending in _of_connection(connection, now)]
+    return Endings(sorted(found, key=lambda ending: ending.at), cut)
+
+
+def _of_connection(connection: Connection, now: datetime) -> Iterable[Ending]:
+    what = {Reason.SIGN_IN: "Sign-in runs out", Reason.IDLE: "Grant is forgotten"}
+    for forecast in forecasts.outlook(connection, now=now, credentials=()).forecasts:
+        if forecast.reason in what and forecast.at <= now + AHEAD:
+            yield Ending(
+                forecast.at,
+                forecast.reason,
+                connection.app_registration,
+                what[forecast.reason],
+                f"{forecast.cause[:1].upper()}{forecast.cause[1:]}",
+                forecast.action,
+                forecast.who,
+                forecast.certain,
+                stops=int(forecast.reason == Reason.SIGN_IN),
+                connection=connection,
+            )
+
+
+def of_credentials(
+    apps: QuerySet[AppRegistration], connections: QuerySet[Connection], *, now: datetime, in_detail: bool
+) -> Endings:
+    """Ends of the credentials that work, with how many of ``connections`` stop. Three queries.
+
+    ``in_detail`` False leaves out the credentials' names, and those that another one outlasts: nothing stops with them.
+    """
+    listed = list(apps.order_by("pk"))
+    known = forecasts.credentials_of([app.pk for app in listed])
+    enabled = connections.exclude(status=Connection.Status.DISABLED).order_by()
+    used = dict(enabled.values_list("app_registration_id").annotate(Count("pk")))
+    found: list[Ending] = []
+    for app in listed:
+        last = forecasts.lasting(known[app.pk])
+        for credential in known[app.pk]:
+            if not forecasts.works(credential) or not (in_detail or credential == last.last):
+                continue
+            if credential.expires_at is not None and credential.expires_at <= now + AHEAD:
+                found.append(_of_credential(app, credential, last, used.get(app.pk, 0), in_detail=in_detail))
+    return Endings(sorted(found, key=lambda ending: ending.at)[:MOST], len(found) > MOST)
+
+
+def _of_credential(
+    app: AppRegistration, credential: AppCredential, last: Lasting, used: int, *, in_detail: bool
+) -> Ending:
+    assert credential.expires_at is not None  # noqa: S101 - asked before
+    outlasted = credential != last.last
+    kind = credential.get_kind_display()
+    if outlasted:
+        consequence = f"Nothing stops: {last.last} lasts longer, and the portal goes on with it."
+        action, who = "Retire it here and delete it in Entra when it suits you.", Connection.Who.NOBODY
+    elif last.waiting is not None:
+        consequence, who = _stops(used, in_detail=in_detail), Connection.Who.IT_ADMIN
+        action = "Upload the certificate that is ready to Entra, then try it here."
+    else:
+        consequence, who = _stops(used, in_detail=in_detail), Connection.Who.IT_ADMIN
+        action = "Add the next credential before then."
+    return Ending(
+        credential.expires_at,
+        Reason.CREDENTIAL,
+        app,
+        f"{kind} “{credential.label}”" if credential.label and in_detail else kind,
+        consequence,
+        action,
+        who,
+        certain=forecasts.is_certain(credential),
+        stops=0 if outlasted else used,
+    )
+
+
+def _stops(count: int, *, in_detail: bool) -> str:
+    if not count:
+        return "No connection uses it just now."
+    whose = "of this app registration" if in_detail else "of yours"
+    return f"{count} connection{'' if count == 1 else 's'} {whose} stop{'s' if count == 1 else ''}."
