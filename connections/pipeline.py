@@ -46,6 +46,11 @@ class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
                 raise AuthSessionError(backend, code="session_context_missing")
         return self._client
 
+    @property
+    def credential_id(self) -> int | None:
+        """The credential the application has shown in this conversation."""
+        return self._client.credential_id if self._client else None
+
     def intent(self) -> dict[str, Any]:
         """What is kept in the session while the person is at Microsoft."""
         if self.connection is None:
@@ -162,8 +167,13 @@ def explain(request: HttpRequest, exception: Exception) -> Ended | None:
     strategy = getattr(request, "social_strategy", None)
     connection = getattr(strategy, "connection", None)
     if connection is not None and isinstance(request.user, User):
-        sign_ins.fail(
-            connection, actor=request.user, error=error, verdict=getattr(exception, "verdict", None), now=timezone.now()
+        error = sign_ins.fail(
+            connection,
+            actor=request.user,
+            error=error,
+            verdict=getattr(exception, "verdict", None),
+            now=timezone.now(),
+            credential_id=strategy.credential_id if strategy is not None else None,
         )
     elif connection is None and isinstance(exception, backends.Refused):
         accounts.sign_in_failed("", reason=error.code)

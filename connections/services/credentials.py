@@ -65,6 +65,16 @@ def add_secret(
     return add(app_registration, NewSecret(value, expires_at, label), actor=actor, allow_untried=allow_untried)
 
 
+def next_certificate(app_registration: AppRegistration, *, actor: User) -> AppCredential:
+    """Make the next certificate ahead of time; what is in use stays in use. Doing it twice gives the same one.
+
+    It waits, and is tried last, until its public part is in Entra and Microsoft has accepted it; then it comes first.
+    """
+    live = app_registration.credentials.live().defer("secret", "private_key")
+    waiting = next((credential for credential in live if standing.is_waiting(credential)), None)
+    return waiting or add_generated_certificate(app_registration, actor=actor)
+
+
 def add_generated_certificate(
     app_registration: AppRegistration, *, actor: User | None, months: int = DEFAULT_MONTHS, label: str = ""
 ) -> AppCredential:
@@ -136,6 +146,7 @@ def store(
         "accepted": verified_at is not None,
     }
     audit.record("credential.added", stored, actor=actor, changes=facts)
+    AppRegistration.objects.filter(pk=app_registration.pk).update(read_expiries_after=None)
     return stored
 
 

@@ -15,6 +15,7 @@ from connections.errors import (
     NoRefreshToken,
     NotAllowed,
     PortalError,
+    SignInFailed,
     WrongAccount,
     WrongTenant,
 )
@@ -22,7 +23,7 @@ from connections.microsoft import backends, capabilities, tokens
 from connections.microsoft.clouds import CONSUMERS_TID
 from connections.microsoft.errors import Verdict
 from connections.models import AuditEvent, Connection, User
-from connections.services import app_registrations, asking, consent, incidents, token_store
+from connections.services import app_registrations, asking, consent, incidents, standing, token_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +60,10 @@ def client_for(connection: Connection) -> backends.SignInClient:
     live = app_registrations.applications(connection.app_registration)
     if not live:
         raise MicrosoftRefused(asking.NO_CREDENTIAL)
-    _, application = live[0]
+    credential, application = live[0]
     known = connection.account_username
-    return backends.SignInClient(
-        application, wanted_scopes(connection), {"login_hint": known} if known else {"prompt": "select_account"}
-    )
+    extra = {"login_hint": known} if known else {"prompt": "select_account"}
+    return backends.SignInClient(application, wanted_scopes(connection), extra, credential.pk)
 
 
 def begin(connection: Connection, *, actor: User, now: datetime) -> None:
@@ -116,8 +116,26 @@ def complete(
     consent.seen_in_token(connection.app_registration, granted=answer.granted, now=now, tid=account.tid)
 
 
-def fail(connection: Connection, *, actor: User, error: PortalError, verdict: Verdict | None, now: datetime) -> None:
-    """Record how a sign-in ended; a connection that worked before is not touched by a failed attempt."""
+def fail(
+    connection: Connection,
+    *,
+    actor: User,
+    error: PortalError,
+    verdict: Verdict | None,
+    now: datetime,
+    credential_id: int | None = None,
+) -> PortalError:
+    """Record how a sign-in ended; a connection that worked before is not touched by a failed attempt.
+
+    ``credential_id`` is the credential the application showed. If Microsoft rejected just that one and there is
+    another, the next attempt uses the other one. Returns what to tell the person.
+    """
+    other = verdict is not None and verdict.credential and _goes_on(connection, verdict, credential_id, now)
+    if other:
+        error = SignInFailed(
+            "Microsoft rejected a credential of the app registration, so this sign-in could not be finished.",
+            action="Start again: the portal uses another credential now. The IT admins can see which one failed.",
+        )
     with transaction.atomic():
         unfinished: dict[str, Any] = {"sign_in_started_at": None}
         if connection.status == Connection.Status.PENDING:
@@ -125,7 +143,7 @@ def fail(connection: Connection, *, actor: User, error: PortalError, verdict: Ve
                 "status_code": verdict.code if verdict else error.code,
                 "status_cause": error.cause,
                 "status_action": error.action,
-                "status_who": verdict.who.value if verdict else Connection.Who.OWNER,
+                "status_who": verdict.who.value if verdict and not other else Connection.Who.OWNER,
                 "status_since": now,
             }
         Connection.objects.filter(pk=connection.pk).update(**unfinished)
@@ -136,8 +154,17 @@ def fail(connection: Connection, *, actor: User, error: PortalError, verdict: Ve
             outcome=AuditEvent.Outcome.FAILED,
             changes={"code": verdict.code if verdict else error.code},
         )
-    if verdict is not None and verdict.app_wide and verdict.certain:
+    if verdict is not None and verdict.app_wide and verdict.certain and not other:
         app_registrations.reject(connection.app_registration, verdict, now=now)
+    return error
+
+
+def _goes_on(connection: Connection, verdict: Verdict, credential_id: int | None, now: datetime) -> bool:
+    """Mark the credential Microsoft has just rejected; whether another one is left that may be accepted."""
+    live = connection.app_registration.credentials.live().defer("secret", "private_key")
+    for credential in live.filter(pk=credential_id or 0):
+        standing.refused(credential, verdict, now=now)
+    return any(credential.rejected_at is None and not standing.is_waiting(credential) for credential in live.all())
 
 
 def _refuse_useless(connection: Connection, answer: tokens.TokenSet, account: Account) -> None:
