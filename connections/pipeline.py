@@ -62,6 +62,9 @@ class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
         visible = access.visible_connections(self._require_request().user)
         self.connection = visible.filter(pk=int(started.get("connection") or 0)).first()
 
+    def partial_load(self, token: str) -> None:
+        """No sign-in is ever paused: that would store Microsoft's tokens in clear. A token in the query means nothing."""
+
     def query_string(self) -> str:
         """The callback's raw query string, for classification."""
         return str(self._require_request().META.get("QUERY_STRING", ""))

@@ -89,7 +89,7 @@ def forms(contoso: world.World) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every POST route with a form that would be taken, or with the bare fields it knows."""
     filled = world.posted(contoso)
     for row in permissions_table.rows():
-        fields = {**filled.get(row.name, {}), **{name: "" for name in MORE_FIELDS.get(row.name, ())}}
+        fields = {**filled.get(row.name, {}), **dict.fromkeys(MORE_FIELDS.get(row.name, ()), "")}
         if row.method == "POST" and fields and "connections" not in row.name:
             yield row.name, {**fields, **filled.get(row.name, {})}
 
@@ -280,7 +280,7 @@ def test_callbacks_made_of_rubbish_change_nothing(path: str, kind: str, contoso:
     names = ("state", "code", "error", "error_description", "error_subcode", "admin_consent", "tenant", "partial_token")
     before = AuditEvent.objects.count()
     for client in (Client(), browser(contoso.people["bob"])):
-        queries = [urlencode({name: rubbish for name in names})]
+        queries = [urlencode(dict.fromkeys(names, rubbish))]
         queries += [urlencode({"state": "x", name: rubbish}) for name in names[1:]]
         for query in queries:
             answer = client.get(f"{path}?{query}")

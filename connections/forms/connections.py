@@ -56,7 +56,7 @@ class AddressesField(forms.CharField):
         return found
 
 
-class MailboxesField(forms.ModelMultipleChoiceField):
+class MailboxesField(forms.ModelMultipleChoiceField):  # type: ignore[type-arg]
     """Registered mailboxes. A number that no row can have is a wrong choice like any other."""
 
     def clean(self, value: Any) -> Any:
