@@ -40,12 +40,10 @@ def main() -> int:
     stage = Stage()
     try:
         prepare(stage, options.count)
-        costs = compare(stage, options.count, options.rounds)
-        memory = idle_memory(stage)
+        ratio = report_costs(compare(stage, options.count, options.rounds), options.count)
+        total = report_memory(idle_memory(stage))
     finally:
         stage.close()
-    ratio = report_costs(costs, options.count)
-    total = report_memory(memory)
     return int(ratio > HIGHEST_RATIO or total > HIGHEST_MEMORY_MB)
 
 
