@@ -17,6 +17,7 @@ from connections.microsoft.clouds import Cloud
 from connections.microsoft.errors import OK, Kind, Verdict, Who, classify, transport_failure
 from connections.microsoft.lacks import (
     MAIL,
+    NOT_TESTED,
     REACHABLE,
     SEND,
     Account,
@@ -30,7 +31,7 @@ from connections.microsoft.lacks import (
     who_mends,
 )
 
-__all__ = ["REACHABLE", "SEND", "Lack", "Probe", "Purpose", "Reach", "purpose_of", "untested", "who_mends"]
+__all__ = ["MAIL", "NOT_TESTED", "REACHABLE", "SEND", "Lack", "Probe", "Purpose", "Reach", "purpose_of", "who_mends"]
 
 # Outlook takes four requests at a time from one application (Microsoft Graph: throttling-limits).
 IN_FLIGHT = 4

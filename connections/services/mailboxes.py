@@ -9,12 +9,21 @@ from connections import access, audit
 from connections.errors import AlreadyExists, InvalidInput, StillInUse
 from connections.microsoft import capabilities
 from connections.models import Connection, MailboxAccess, SharedMailbox, Tenant, User
-from connections.services import mailbox_probes
+from connections.services import incidents, mailbox_probes
 
 probe = mailbox_probes.probe
+probe_mailbox = mailbox_probes.probe_mailbox
 probe_due = mailbox_probes.probe_due
+try_sending = mailbox_probes.try_sending
 
-_UNPROBED = {"state": MailboxAccess.State.UNPROBED, "code": "", "cause": "", "action": "", "probed_at": None}
+_UNPROBED = {
+    "state": MailboxAccess.State.UNPROBED,
+    "code": "",
+    "lack": "",
+    "cause": "",
+    "action": "",
+    "probed_at": None,
+}
 
 
 # --- The mailbox itself ---------------------------------------------------------------------------
@@ -161,6 +170,7 @@ def detach(attached: MailboxAccess, *, actor: User) -> None:
     with transaction.atomic():
         gone, _ = MailboxAccess.objects.filter(pk=attached.pk).delete()
         if gone:
+            incidents.mailbox_reachable(attached, now=timezone.now())
             changes = {"mailbox": str(attached.mailbox)}
             audit.record("connection.mailbox_detached", connection, actor=actor, changes=changes)
 
@@ -188,15 +198,14 @@ def home_tenant(connection: Connection) -> Tenant | None:
 
 def missing_permission(connection: Connection) -> str:
     """A sentence if the connection cannot look into any shared mailbox for want of a permission; else empty."""
-    if connection.is_delegated:
-        if capabilities.reads_shared_mailboxes(connection.granted):
-            return ""
-        wanted = capabilities.delegated_scopes(connection.capabilities, connection.extra_scopes)
-        if capabilities.reads_shared_mailboxes(wanted):
-            return "The permission Mail.Read.Shared is not granted yet; the next sign-in asks for it."
-        return (
-            "The permission Mail.Read.Shared is missing. Add the capability “Read shared mailboxes” or “Start on new "
-            "mail in a shared mailbox” to the connection and sign in again; the sign-in then asks for it."
-        )
-    # What Exchange itself lets an application do does not show in its token, so only the probe can tell.
-    return ""
+    purpose = mailbox_probes.purpose_of(connection)
+    if not connection.is_delegated or not capabilities.missing([purpose.scope], connection.granted):
+        # What Exchange itself lets an application do does not show in its token, so only the probe can tell.
+        return ""
+    wanted = capabilities.delegated_scopes(connection.capabilities, connection.extra_scopes)
+    if not capabilities.missing([purpose.scope], wanted):
+        return f"The permission {purpose.scope} is not granted yet; the next sign-in asks for it."
+    return (
+        f"The permission {purpose.scope} is missing. Add the capability {purpose.capability} to the connection and "
+        "sign in again; the sign-in then asks for it."
+    )

@@ -89,12 +89,12 @@ def _check_person(
         raise denied()
     if one is None:
         raise _invalid(words)
-    if isinstance(one, SharedMailbox) and inbox and person.upn in one.inbox_members:
-        return
-    if isinstance(one, SharedMailbox) and needed == READ and person.upn in one.inbox_members:
-        raise denied()
     entitled = _entitled(one, needed) if isinstance(one, SharedMailbox) else []
     if person.upn not in entitled:
+        if isinstance(one, SharedMailbox) and needed == READ and person.upn in one.inbox_members:
+            if inbox:
+                return
+            raise denied()
         if needed == SEND:
             text = (
                 "The user account which was used to submit this request does not have the right to send mail on "
