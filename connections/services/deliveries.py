@@ -30,6 +30,7 @@ LEASE = timedelta(minutes=10)  # longer than any batch can take
 # Seconds to the next attempt after the first, the second …; together about three days. Then it is given up.
 WAITS = (30, 60, 120, 300, 900, 1800, 3600, 7200, 14400, 28800, 43200, 57600, 86400)
 JITTER = 0.2  # of the wait, up or down
+TAKEN_ALONG = 1000
 TOGETHER = 4  # from this many alerts on, one recipient gets them in one message
 
 
@@ -80,11 +81,10 @@ class Parcel:
 def deliver_due(now: datetime, limit: int = 100) -> Summary:
     """Send what is due, batch after batch, until nothing is. Never raises for what the other side does."""
     total = Summary()
+    # Ends because every row that is claimed is due later, or never again.
     while claimed := _claim(_waiting().filter(next_attempt_at__lte=now), now=now, limit=limit):
         done = _send(claimed, now=now)
         total = Summary(total.claimed + len(claimed), total.delivered + done, total.failed + len(claimed) - done)
-        if len(claimed) < limit:
-            break
     return total
 
 
@@ -131,9 +131,15 @@ def _waiting() -> QuerySet[Delivery]:
 
 
 def _claim(due: QuerySet[Delivery], *, now: datetime, limit: int) -> list[Delivery]:
-    """Take up to ``limit`` rows until the lease runs out, and freeze what they tell if this is their first attempt."""
+    """Take about ``limit`` rows until the lease runs out, and freeze what they tell if this is their first attempt.
+
+    What waits for the same people is taken along, so that it can share a message.
+    """
     with transaction.atomic():
-        rows = list(due.select_for_update(skip_locked=True).order_by("next_attempt_at", "pk")[:limit])
+        due = due.select_for_update(skip_locked=True).order_by("next_attempt_at", "pk")
+        rows = list(due[:limit])
+        people = {row.email for row in rows if row.email}
+        rows += due.filter(email__in=people).exclude(pk__in=[row.pk for row in rows])[:TAKEN_ALONG]
         new = [row.pk for row in rows if "facts" not in row.payload]
         facts = alert_facts.of_all(_with_subjects(Delivery.objects.filter(pk__in=new))) if new else {}
         for row in rows:
