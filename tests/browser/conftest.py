@@ -120,6 +120,7 @@ def portal(
     celery_worker: Callable[..., list[Process]],
     celery_beat: Callable[..., list[Process]],
     settings: Any,
+    request: pytest.FixtureRequest,
 ) -> Iterator[Callable[..., Portal]]:
     """``portal(alive=True)`` is a running portal; at the end nothing secret may have been seen anywhere."""
     wire = Wire(host="localhost")
@@ -138,13 +139,21 @@ def portal(
         return running[0]
 
     yield start
+    logs = sorted(set(logs_of_run()) - before)
+    if request.node.stash.get(FAILED, False):
+        print(*_errors(logs), sep="\n")  # noqa: T201 - pytest shows it beside the failure
     try:
         for one in running:
-            one.watch.logs = sorted(set(logs_of_run()) - before)
+            one.watch.logs = logs
             assert one.watch.leaks() == []
     finally:
         broker.stop()
         wire.stop()
+
+
+def _errors(logs: list[Path]) -> list[str]:
+    lines = [(path.name, line) for path in logs for line in path.read_text(errors="replace").splitlines()]
+    return [f"{name}: {line}" for name, line in lines if '"level": "error"' in line]
 
 
 def _start_web(start_process: Callable[..., Process], environment: dict[str, str]) -> int:

@@ -133,7 +133,12 @@ def test_a_connection_is_opened_and_checked_by_keyboard_alone(full: Portal, visi
     here.sees("My connections")
     tab_to(here, "Skip to content")
     here.page.keyboard.press("Enter")
-    connection = Connection.objects.filter(owner__username="bob", status="reconnect_needed").first()
+    connection = Connection.objects.filter(
+        owner__username="bob",
+        status="reconnect_needed",
+        authentication_type="authorization_code",
+        app_registration__client_id=cast.CLIENT_ID,
+    ).first()
     assert connection is not None
     tab_to(here, connection.name)
     here.page.keyboard.press("Enter")

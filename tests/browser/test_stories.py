@@ -92,7 +92,7 @@ def test_from_nothing_to_a_connection_that_is_kept_alive_flagged_and_mended(
     member.open("/")
     member.sees("Sign-in needed", connection.status_cause)
     admin.open("/")
-    admin.sees("What needs attention", "Invoices inbox", connection.status_cause)
+    admin.sees("What needs attention", "ada@contoso.example must sign in again", connection.status_cause)
 
     # One button mends it.
     member.press("Sign in again", exact=False)
@@ -167,9 +167,9 @@ def test_an_expired_secret_blames_the_app_registration_and_a_new_one_heals_every
     member = visitor(here, "bob")
     member.sees("Blocked by its app registration", "Must act: an IT admin.")
     admin = visitor(here, "alice")
-    admin.sees("What needs attention", "Rejected by Microsoft", "expired")
+    admin.sees("What needs attention", "Microsoft rejects Contoso Connections", "expired")
 
-    admin.follow("Contoso Connections")
+    admin.follow("Mend the app registration")
     admin.follow("Add credential")
     new = sandbox.add_secret(cast.CLIENT_ID)
     admin.type_in("Value of the client secret", new["value"])
