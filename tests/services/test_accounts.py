@@ -35,7 +35,8 @@ def test_an_admitted_person_has_no_password_and_no_rights() -> None:
     user = accounts.admit(claims=CLAIMS)
     assert user.username == cast.ADA
     assert not user.has_usable_password()
-    assert not (user.is_staff or user.is_superuser)
+    assert not user.is_staff
+    assert not user.is_superuser
     assert roles(user) == []
     assert actions() == ["account.admitted"]
 
