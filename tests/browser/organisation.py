@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 from django.utils import timezone
 
 from connections import audit
-from connections.microsoft.error_codes import AADSTS
+from connections.microsoft.errors import Verdict, classify
 from connections.models import AppRegistration, Connection, ConsentRequest, MailboxAccess, SharedMailbox, Tenant, User
+from connections.services import incidents, outcomes
 from tests import cast
 
 LONG = "Accounts payable of the shared service centre for Central and Eastern Europe, invoices above ten thousand euro"
@@ -17,12 +19,7 @@ NAMES = (
     "Invoices inbox", LONG, UNBROKEN, "发票收件箱（上海分公司）", "فواتير المشتريات", "Søren's reminders 📬", "Zürich – Möbel & Co.",
     "<b>not bold</b> & \"quoted\"", "HR leave calendar", "Ticket mailbox", "Board minutes", "Contract archive",
 )  # fmt: skip
-TROUBLES = (
-    ("reconnect_needed", 50173, "owner"),
-    ("reconnect_needed", 700082, "owner"),
-    ("consent_needed", 65001, "it_admin"),
-    ("blocked", 53003, "it_admin"),
-)
+TROUBLES = (50173, 700082, 65001, 53003)
 
 
 def make(admin: User, member: User) -> None:
@@ -30,6 +27,7 @@ def make(admin: User, member: User) -> None:
     tenants = _tenants()
     apps = _apps(tenants, admin)
     made = [_connection(number, apps[number % 3], member if number % 4 else admin) for number in range(60)]
+    incidents.app_rejected(apps[1], verdict(7000222), now=timezone.now() - timedelta(hours=3))
     _break(made)
     _mailboxes(tenants[0], made, member)
     ConsentRequest.objects.create(
@@ -52,7 +50,7 @@ def _tenants() -> list[Tenant]:
 
 def _apps(tenants: list[Tenant], admin: User) -> list[AppRegistration]:
     now = timezone.now()
-    expired = AADSTS[7000222]
+    expired = verdict(7000222)
     apps = [
         cast.make_app_registration(tenant=tenants[0], default_capabilities=["mail.read"], created_by=admin),
         cast.make_app_registration(
@@ -82,23 +80,26 @@ def _connection(number: int, app: AppRegistration, owner: User) -> Connection:
 
 
 def _break(made: list[Connection]) -> None:
-    for number, connection in enumerate(made[1:18:2]):
-        status, code, who = TROUBLES[number % len(TROUBLES)]
-        entry = AADSTS[code]
-        Connection.objects.filter(pk=connection.pk).update(
-            status=status,
-            status_code=f"AADSTS{code}",
-            status_cause=entry.cause,
-            status_action=entry.action,
-            status_who=who,
-            status_since=timezone.now() - timedelta(hours=number * 9),
-            status_reference="trace 5c0a70b5-1e5d-4c36-9d5e-7a1c0d2f4b10, correlation 8fab21ca-6b1d-4d3e-a1f7-2c9b5e0d6a42",
-        )
+    for number, connection in enumerate(one for one in made[1:30:2] if one.is_delegated):
+        broke_at = timezone.now() - timedelta(hours=number * 9 + 1)
+        outcomes.flag(connection.pk, verdict(TROUBLES[number % len(TROUBLES)]), now=broke_at, version=1)
     Connection.objects.filter(pk=made[20].pk).update(status="disabled")
     Connection.objects.filter(pk=made[22].pk).update(
         status="pending", connected_at=None, sign_in_started_at=timezone.now() - timedelta(hours=2),
         refresh_token=None, access_token=None, granted_scopes="", account_oid="", account_username="", account_name="",
     )  # fmt: skip
+
+
+def verdict(code: int) -> Verdict:
+    """What the portal makes of this code of Microsoft."""
+    answer = {
+        "error": "invalid_grant",
+        "error_codes": [code],
+        "error_description": f"AADSTS{code}: {LONG}.",
+        "trace_id": "5c0a70b5-1e5d-4c36-9d5e-7a1c0d2f4b10",
+        "correlation_id": "8fab21ca-6b1d-4d3e-a1f7-2c9b5e0d6a42",
+    }
+    return classify(where="token", status=400, headers={}, body=json.dumps(answer))
 
 
 def _mailboxes(tenant: Tenant, made: list[Connection], member: User) -> None:
@@ -112,9 +113,10 @@ def _mailboxes(tenant: Tenant, made: list[Connection], member: User) -> None:
         SharedMailbox(tenant=tenant, address=f"team{number}@contoso.example") for number in range(30)
     )
     cast.make_mailbox_access(made[0], boxes[0], state="reachable", probed_at=timezone.now())
-    cast.make_mailbox_access(
+    blocked = cast.make_mailbox_access(
         made[0], boxes[1], state="unreachable", probed_at=timezone.now(), code="ErrorAccessDenied",
         cause="Microsoft says that the account may not open this mailbox.",
         action="An Exchange administrator gives the account Full Access to the mailbox; it takes up to an hour.",
     )  # fmt: skip
+    incidents.report_mailbox(blocked, now=timezone.now())
     cast.make_mailbox_access(made[1], boxes[0], state=MailboxAccess.State.UNPROBED)
