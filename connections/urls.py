@@ -10,10 +10,13 @@ from connections.views import (
     connections,
     consent,
     credentials,
+    expiries,
     health,
     home,
     incidents,
     mailboxes,
+    sharing,
+    teams,
     tenants,
 )
 
@@ -40,6 +43,7 @@ urlpatterns = [
     path("apps/<int:pk>/verify/", app_registrations.verify, name="app_verify"),
     path("apps/<int:pk>/script/", app_registrations.script, name="app_script"),
     path("apps/<int:pk>/credentials/add/", credentials.add, name="credential_add"),
+    path("apps/<int:pk>/credentials/next/", credentials.next_certificate, name="credential_next"),
     path("apps/<int:pk>/credentials/<int:credential_pk>/retire/", credentials.retire, name="credential_retire"),
     path(
         "apps/<int:pk>/credentials/<int:credential_pk>/certificate/",
@@ -61,14 +65,30 @@ urlpatterns = [
     path("connections/<int:pk>/enable/", connections.enable, name="connection_enable"),
     path("connections/<int:pk>/remove/", connections.remove, name="connection_remove"),
     path("connections/<int:pk>/mailboxes/", mailboxes.attach, name="mailbox_attach"),
+    path("connections/<int:pk>/mailboxes/probe/", mailboxes.probe_all, name="mailbox_probe_all"),
+    path("connections/<int:pk>/mailboxes/exchange/", mailboxes.exchange, name="mailbox_exchange"),
     path("connections/<int:pk>/mailboxes/<int:access_pk>/probe/", mailboxes.probe, name="mailbox_probe"),
+    path("connections/<int:pk>/mailboxes/<int:access_pk>/send/", mailboxes.send, name="mailbox_send"),
     path("connections/<int:pk>/mailboxes/<int:access_pk>/detach/", mailboxes.detach, name="mailbox_detach"),
+    path("connections/<int:pk>/shares/add/", sharing.add, name="share_add"),
+    path("connections/<int:pk>/shares/<int:share_pk>/end/", sharing.end, name="share_end"),
+    # Teams
+    path("teams/", teams.index, name="teams"),
+    path("teams/add/", teams.add, name="team_add"),
+    path("teams/<int:pk>/", teams.detail, name="team"),
+    path("teams/<int:pk>/edit/", teams.edit, name="team_edit"),
+    path("teams/<int:pk>/remove/", teams.remove, name="team_remove"),
+    path("teams/<int:pk>/members/add/", teams.add_member, name="team_member_add"),
+    path("teams/<int:pk>/members/<int:user_pk>/remove/", teams.remove_member, name="team_member_remove"),
     # Shared mailboxes
     path("mailboxes/", mailboxes.index, name="mailboxes"),
     path("mailboxes/add/", mailboxes.add, name="mailbox_add"),
     path("mailboxes/<int:pk>/", mailboxes.detail, name="mailbox"),
+    path("mailboxes/<int:pk>/test/", mailboxes.test, name="mailbox_test"),
     path("mailboxes/<int:pk>/edit/", mailboxes.edit, name="mailbox_edit"),
     path("mailboxes/<int:pk>/remove/", mailboxes.remove, name="mailbox_remove"),
+    # What expires
+    path("expiries/", expiries.index, name="expiries"),
     # Incidents
     path("incidents/", incidents.index, name="incidents"),
     path("incidents/<int:pk>/", incidents.detail, name="incident"),

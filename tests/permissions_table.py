@@ -53,6 +53,8 @@ app_script                            GET    in  403 403 200 403
 app_script                            POST   in  405 405 405 405
 credential_add                        GET    in  403 403 200 403
 credential_add                        POST   in  403 403 302 403
+credential_next                       GET    in  405 405 405 405
+credential_next                       POST   in  403 403 302 403
 credential_retire                     GET    in  403 403 200 403
 credential_retire                     POST   in  403 403 302 403
 credential_certificate                GET    in  403 403 200 200
@@ -100,6 +102,25 @@ mailbox_edit                          POST   in  302 403 302 403
 mailbox_remove                        GET    in  200 403 200 403
 mailbox_remove                        POST   in  302 403 302 403
 
+share_add                             GET    in  200 404 200 403
+share_add                             POST   in  302 404 302 403
+share_end                             GET    in  405 405 405 405
+share_end                             POST   in  302 404 302 403
+teams                                 GET    in  200 200 200 200
+teams                                 POST   in  405 405 405 405
+team_add                              GET    in  403 403 200 403
+team_add                              POST   in  403 403 302 403
+team                                  GET    in  200 200 200 200
+team                                  POST   in  405 405 405 405
+team_edit                             GET    in  403 403 200 403
+team_edit                             POST   in  403 403 302 403
+team_remove                           GET    in  403 403 200 403
+team_remove                           POST   in  403 403 302 403
+team_member_add                       GET    in  405 405 405 405
+team_member_add                       POST   in  403 403 302 403
+team_member_remove                    GET    in  405 405 405 405
+team_member_remove                    POST   in  403 403 302 403
+
 incidents                             GET    in  200 200 200 200
 incidents                             POST   in  405 405 405 405
 incident                              GET    in  200 404 200 200
@@ -129,6 +150,9 @@ alert_channel_test                    GET    in  405 405 405 405
 alert_channel_test                    POST   in  403 403 302 403
 alert_channel_secret                  GET    in  405 405 405 405
 alert_channel_secret                  POST   in  403 403 200 403
+
+expiries                              GET    in  200 200 200 200
+expiries                              POST   in  405 405 405 405
 
 audit                                 GET    in  403 403 200 200
 audit                                 POST   in  405 405 405 405

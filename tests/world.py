@@ -22,7 +22,10 @@ from connections.models import (
     Delivery,
     Incident,
     MailboxAccess,
+    Share,
     SharedMailbox,
+    Team,
+    TeamMember,
     Tenant,
     User,
 )
@@ -64,6 +67,8 @@ class World:
     consent: ConsentRequest
     event: AuditEvent
     incident: Incident
+    share: Share
+    team: Team
     channel: AlertChannel
     delivery: Delivery
 
@@ -88,6 +93,14 @@ class World:
             arguments = {"pk": self.delivery.pk}
         elif name == "alert_channel" or name.startswith("alert_channel_"):
             arguments = {"pk": self.channel.pk} if name != "alert_channel_add" else {}
+        elif name == "share_add":
+            arguments = {"pk": self.connection.pk}
+        elif name == "share_end":
+            arguments = {"pk": self.connection.pk, "share_pk": self.share.pk}
+        elif name == "team_member_remove":
+            arguments = {"pk": self.team.pk, "user_pk": self.people["dave"].pk}
+        elif name in ("team", "team_edit", "team_remove", "team_member_add"):
+            arguments = {"pk": self.team.pk}
         elif name == "incident":
             arguments = {"pk": self.incident.pk}
         elif name == "audit_event":
@@ -121,6 +134,8 @@ def make(people: dict[str, User], **connection: Any) -> World:
     made = cast.make_connection(app_registration=app, owner=bob, **(tokens | connection))
     mailbox = cast.make_mailbox(tenant=tenant, created_by=bob)
     reach = cast.make_mailbox_access(made, mailbox)
+    team = Team.objects.create(name="Finance", created_by=alice)
+    TeamMember.objects.create(team=team, user=people["dave"])
     channel = AlertChannel.objects.create(
         name="Tickets",
         kind=AlertChannel.Kind.WEBHOOK,
@@ -142,6 +157,8 @@ def make(people: dict[str, User], **connection: Any) -> World:
         consent=ConsentRequest.objects.create(
             app_registration=app, directory_id=tenant.directory_id, state_digest="x" * 64, requested_by=alice
         ),
+        share=Share.objects.create(connection=made, team=Team.objects.create(name="Nobody yet"), created_by=bob),
+        team=team,
         event=audit.record("connection.created", made, actor=bob),
         incident=incident,
         channel=channel,
@@ -172,6 +189,10 @@ def posted(world: World) -> dict[str, dict[str, Any]]:
     tomorrow = (timezone.now() + timedelta(days=1)).date().isoformat()
     secret = {"kind": "secret", "secret": seed.ROBOTS_SECRET, "expires_at": tomorrow, "save_untried": "1"}
     return {
+        "share_add": {"whom": f"person:{world.people['carol'].pk}", "level": "use", "understood": "on"},
+        "team_add": {"name": "Sales"},
+        "team_edit": {"name": "Renamed"},
+        "team_member_add": {"user": world.people["bob"].pk},
         "tenant_add": {"name": "New", "environment": "sandbox", "directory_id": "organizations"},
         "tenant_edit": {"name": "Renamed", "environment": "sandbox", "directory_id": world.tenant.directory_id},
         "app_add": {

@@ -50,7 +50,7 @@ class TeamMember(models.Model):
 class ShareQuerySet(models.QuerySet["Share"]):
     """Small questions about shares."""
 
-    def active(self, now: datetime | None = None) -> "ShareQuerySet":
+    def active(self, now: datetime | None = None) -> ShareQuerySet:
         """Those that count at ``now``: not ended, not past their date."""
         return self.filter(Q(until=None) | Q(until__gt=now or timezone.now()), ended_at=None)
 

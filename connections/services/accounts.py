@@ -11,6 +11,7 @@ from django.db import transaction
 from connections import audit
 from connections.models import AuditEvent, User
 from connections.models.accounts import AUDITORS, IT_ADMINS
+from connections.services import teams
 
 
 def admit(*, claims: dict[str, Any]) -> User:
@@ -45,6 +46,7 @@ def follow_directory(user: User, *, claims: dict[str, Any]) -> None:
                 setattr(user, field, value)
             audit.record("account.updated", user, actor=user, changes=changes)
         _follow_roles(user, claims)
+        teams.follow_groups(user, [str(group) for group in _listed(claims.get("groups"))])
         signed_in(user, actor=user, method="microsoft")
 
 

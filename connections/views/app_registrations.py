@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Any, cast
 
 from django.conf import settings
@@ -20,13 +18,11 @@ from connections import access
 from connections.errors import InvalidInput, MicrosoftRefused, PortalError
 from connections.forms.app_registrations import AppRegistrationEditForm, AppRegistrationForm, ScriptForm
 from connections.forms.credentials import CredentialForm
-from connections.microsoft import az_script, capabilities, certificates, clouds
+from connections.microsoft import app_expiry, az_script, capabilities, clouds
 from connections.models import AppCredential, AppRegistration, AuditEvent, Connection, Tenant, User
-from connections.services import app_registrations, credentials, standing
+from connections.services import app_registrations, credentials, expiries
 from connections.views import consent, listing
 from connections.views import credentials as credential_views
-
-EXPIRES_SOON = timedelta(days=30)
 
 
 @require_safe
@@ -47,7 +43,11 @@ def index(request: HttpRequest) -> HttpResponse:
         connection_count=Count("connections", distinct=True),
         first_expiry=Min("credentials__expires_at", filter=live),
     )
-    context = {"page": listing.page(request, found), "filters": filters, "soon": timezone.now() + EXPIRES_SOON}
+    context = {
+        "page": listing.page(request, found),
+        "filters": filters,
+        "soon": timezone.now() + credential_views.EXPIRES_SOON,
+    }
     return render(request, "apps/index.html", context)
 
 
@@ -68,32 +68,6 @@ def _allowing(found: QuerySet[Any], value: str) -> QuerySet[Any]:
 # --- One app registration -------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class CredentialRow:
-    """One credential as its table shows it."""
-
-    credential: AppCredential
-    facts: certificates.Facts | None
-    days_left: int | None
-    is_waiting: bool
-
-    @property
-    def warns(self) -> bool:
-        """Whether it expires within 30 days (or has)."""
-        return self.days_left is not None and self.days_left <= EXPIRES_SOON.days
-
-    @property
-    def remaining(self) -> str:
-        """The time left in words."""
-        if self.days_left is None:
-            return "no expiry date known"
-        if self.days_left < 0:
-            return "expired"
-        return (
-            "less than a day left" if self.days_left == 0 else f"{self.days_left} day{'s'[: self.days_left != 1]} left"
-        )
-
-
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     """One app registration; members see its name and tenant only."""
@@ -103,7 +77,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     if access.can_read_registry(user):
         context |= {
             "redirect_uris": redirect_uris(),
-            "credentials": _rows(app, timezone.now()),
+            **credential_views.panel(app, timezone.now()),
             "connections_by_status": _connections_by_status(app),
             "capabilities": _labels(app),
             "cloud": clouds.CLOUDS.get(app.tenant.environment),
@@ -122,21 +96,6 @@ def redirect_uris() -> list[tuple[str, str]]:
     return [
         ("Signing in", f"{settings.PORTAL_URL}{sign_in}"),
         ("Admin consent", f"{settings.PORTAL_URL}{reverse('consent_callback')}"),
-    ]
-
-
-def _rows(app: AppRegistration, now: datetime) -> list[CredentialRow]:
-    found = app.credentials.defer("secret", "private_key").order_by("retired_at", "-created_at", "-pk")
-    live = standing.in_order(credential for credential in found if credential.retired_at is None)
-    retired = [credential for credential in found if credential.retired_at is not None]
-    return [
-        CredentialRow(
-            credential,
-            certificates.facts(credential.certificate) if credential.certificate else None,
-            (credential.expires_at - now).days if credential.expires_at else None,
-            credential.retired_at is None and standing.is_waiting(credential),
-        )
-        for credential in [*live, *retired]
     ]
 
 
@@ -268,7 +227,22 @@ def verify(request: HttpRequest, pk: int) -> HttpResponse:
         if trial.verdict is not None:
             messages.warning(request, f"Microsoft does not accept {trial.credential}: {trial.verdict.cause}")
     messages.success(request, f"Microsoft accepts {app}.")
+    if any(app_expiry.may_read(trial.roles) for trial in trials):
+        _read_expiries(request, app, user)
     return redirect("app", app.pk)
+
+
+def _read_expiries(request: HttpRequest, app: AppRegistration, user: User) -> None:
+    """The application may read itself: take the true dates over at once."""
+    try:
+        found = expiries.read(app, actor=user, now=timezone.now())
+    except PortalError as error:
+        messages.warning(request, f"The expiry dates could not be read from Entra. {error}")
+        return
+    for credential in found.unlisted:
+        messages.warning(request, f"Entra no longer lists {credential}. Microsoft will reject it: add another one.")
+    for credential in found.accepted:
+        messages.success(request, f"{credential} is in Entra now, Microsoft accepts it, and it is used first.")
 
 
 # --- The Azure CLI script -------------------------------------------------------------------------
@@ -336,7 +310,7 @@ def _plan(form: ScriptForm, app: AppRegistration | None) -> az_script.Plan:
     cloud = clouds.CLOUDS.get(tenant.environment)
     if cloud is None:
         raise InvalidInput("The environment of this tenant is not configured in this portal.", field="tenant")
-    waiting = [row for row in _rows(app, timezone.now()) if row.is_waiting] if app else []
+    waiting = [row for row in credential_views.rows(app, timezone.now()) if row.is_waiting] if app else []
     return az_script.Plan(
         cloud=cloud,
         directory_id="" if tenant.is_shared_endpoint else tenant.directory_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
@@ -20,8 +21,8 @@ from connections.forms.connections import ConnectForm, ConnectionEditForm
 from connections.microsoft import backends, capabilities
 from connections.models import AppRegistration, Connection, SharedMailbox, User
 from connections.models.app_registrations import AuthenticationType
-from connections.services import connections, keepalive, mailboxes, sign_ins
-from connections.views import listing
+from connections.services import connections, drift, forecasts, keepalive, mailboxes, sign_ins
+from connections.views import listing, sharing
 from connections.views.audit import history
 from connections.views.mailboxes import attached
 
@@ -42,12 +43,28 @@ def index(request: HttpRequest) -> HttpResponse:
             listing.Choice("type", "Type", AuthenticationType.choices, listing.by("authentication_type")),
         ),
     )
+    page = listing.page(request, filters.apply(found))
     context = {
-        "page": listing.page(request, filters.apply(found)),
+        "page": page,
+        "rows": _rows(page.items),
         "filters": filters,
         "sees_all": access.can_read_registry(user),
     }
     return render(request, "connections/list.html", context)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One connection of the list: when it will stop by itself, and whether its permissions differ."""
+
+    connection: Connection
+    forecast: forecasts.Forecast | None
+    drift: drift.Drift
+
+
+def _rows(found: list[Connection]) -> list[Row]:
+    ends = forecasts.next_breaks(found, now=timezone.now())
+    return [Row(connection, ends.get(connection.pk), drift.of(connection)) for connection in found]
 
 
 @require_safe
@@ -126,8 +143,12 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
         "lacking": connections.lacking(connection) if connection.connected_at else (),
         "started_and_lost": started and (timezone.now() - started).total_seconds() > RECENT_SIGN_IN,
         "redirect_uri": redirect_uri(),
+        "outlook": forecasts.outlook(connection, now=timezone.now()),
+        "drift": drift.of(connection),
+        "now": timezone.now(),
         "events": history(user, connection),
         **attached(user, connection),
+        **sharing.panel(user, connection),
     }
     return render(request, "connections/detail.html", context)
 

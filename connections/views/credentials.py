@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import cast
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -10,21 +12,90 @@ from django import forms
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
 from django.utils.text import slugify
-from django.views.decorators.http import require_http_methods, require_safe
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from connections import access
 from connections.errors import MicrosoftRefused, PortalError
 from connections.forms import credentials as credential_forms
 from connections.forms.credentials import CredentialForm
-from connections.models import AppCredential, AppRegistration, User
-from connections.services import credentials
+from connections.microsoft import app_expiry, certificates
+from connections.models import AppCredential, AppRegistration, Connection, User
+from connections.services import credentials, forecasts, standing
 
 UPLOAD_FIRST = "The certificate is made. Download its public part, upload it in Entra, then press “I uploaded it”."
 UNTRIED = "The credential is saved but not tried yet, because Microsoft could not be asked. Try it later."
 
+EXPIRES_SOON = timedelta(days=30)
+
 # The form's field for what a service calls an entry.
 _FIELDS = {credential_forms.SECRET: "secret", credential_forms.UPLOAD: "certificate_file"}
+
+
+# --- On the page of the app registration ----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialRow:
+    """One credential as its table shows it."""
+
+    credential: AppCredential
+    facts: certificates.Facts | None
+    days_left: int | None
+    is_waiting: bool
+    # A newer one that Microsoft accepts and that lasts longer; this one is no longer needed.
+    replaced_by: AppCredential | None = None
+
+    @property
+    def warns(self) -> bool:
+        """Whether it expires within 30 days (or has)."""
+        return self.days_left is not None and self.days_left <= EXPIRES_SOON.days
+
+    @property
+    def remaining(self) -> str:
+        """The time left in words."""
+        if self.days_left is None:
+            return "no expiry date known"
+        if self.days_left < 0:
+            return "expired"
+        return (
+            "less than a day left" if self.days_left == 0 else f"{self.days_left} day{'s'[: self.days_left != 1]} left"
+        )
+
+
+def panel(app: AppRegistration, now: datetime) -> dict[str, Any]:
+    """Context of apps/credentials/_panel.html: the credentials in the order they are tried, and how they stand."""
+    listed = rows(app, now)
+    live = [row.credential for row in listed if row.credential.retired_at is None]
+    return {
+        "credentials": listed,
+        "lasting": forecasts.lasting(live),
+        "first": next((credential for credential in live if forecasts.works(credential)), None),
+        "rejected": [credential for credential in live if credential.rejected_at is not None],
+        "dates_are_read": any(credential.expiry_read_at for credential in live),
+        "permission": app_expiry.PERMISSION,
+    }
+
+
+def rows(app: AppRegistration, now: datetime) -> list[CredentialRow]:
+    """Live credentials in the order they are tried, then the retired ones."""
+    found = app.credentials.defer("secret", "private_key").order_by("retired_at", "-created_at", "-pk")
+    live = standing.in_order(credential for credential in found if credential.retired_at is None)
+    retired = [credential for credential in found if credential.retired_at is not None]
+    return [
+        CredentialRow(
+            credential,
+            certificates.facts(credential.certificate) if credential.certificate else None,
+            (credential.expires_at - now).days if credential.expires_at else None,
+            credential.retired_at is None and standing.is_waiting(credential),
+            forecasts.successor(credential, live),
+        )
+        for credential in [*live, *retired]
+    ]
+
+
+# --- Adding and retiring --------------------------------------------------------------------------
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -52,6 +123,17 @@ def add(request: HttpRequest, pk: int) -> HttpResponse:
     return render(request, "apps/credentials/add.html", {"form": form, "app": app, "can_skip": can_skip})
 
 
+@require_POST
+def next_certificate(request: HttpRequest, pk: int) -> HttpResponse:
+    """Make the next certificate ahead of time; nothing that is in use changes."""
+    user = cast(User, request.user)
+    app = get_object_or_404(access.visible_app_registrations(user), pk=pk)
+    access.require(access.can_manage_registry(user))
+    made = credentials.next_certificate(app, actor=user)
+    messages.info(request, f"{made} is ready. Until Microsoft has accepted it, everything goes on as before.")
+    return redirect(f"{reverse('app', args=[app.pk])}#credentials")
+
+
 @require_http_methods(["GET", "HEAD", "POST"])
 def retire(request: HttpRequest, pk: int, credential_pk: int) -> HttpResponse:
     """Ask, then retire a credential for good."""
@@ -63,11 +145,13 @@ def retire(request: HttpRequest, pk: int, credential_pk: int) -> HttpResponse:
         messages.success(request, f"{credential} is retired and its secret part deleted.")
         return redirect("app", app.pk)
     others = app.credentials.filter(retired_at=None).exclude(pk=credential.pk).defer("secret", "private_key")
+    accepted = [other for other in others if other.verified_at and forecasts.works(other) and not other.has_expired()]
     context = {
         "app": app,
         "credential": credential,
         "others": list(others),
-        "waiting": app.connections.count(),
+        "next": next(iter(standing.in_order(accepted)), None),
+        "waiting": app.connections.exclude(status=Connection.Status.DISABLED).count(),
     }
     return render(request, "apps/credentials/retire.html", context)
 

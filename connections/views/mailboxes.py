@@ -6,7 +6,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.db.models import Count, Q
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
@@ -14,6 +14,8 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from connections import access
 from connections.errors import PortalError
 from connections.forms.mailboxes import AttachForm, MailboxEditForm, MailboxForm
+from connections.microsoft import exchange_script
+from connections.microsoft.graph import Reach
 from connections.models import Connection, MailboxAccess, SharedMailbox, Tenant, User
 from connections.models.tenants import SHARED_ENDPOINTS
 from connections.services import mailboxes
@@ -60,10 +62,28 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
         "mailbox": mailbox,
         "rows": rows,
         "others": mailbox.accesses.count() - len(rows),
+        "reached": sum(row.state == MailboxAccess.State.REACHABLE for row in rows),
+        "may_test": any(
+            access.can_check(user, row.connection) and mailboxes.can_be_probed(row.connection) for row in rows
+        ),
         "may_change": access.can_change_mailbox(user, mailbox),
         "events": audit.history(user, mailbox),
     }
     return render(request, "mailboxes/detail.html", context)
+
+
+@require_POST
+def test(request: HttpRequest, pk: int) -> HttpResponse:
+    """Test one mailbox through all connections that have it attached and that this person may check."""
+    user = access.signed_in(request.user)
+    mailbox = get_object_or_404(access.visible_mailboxes(user), pk=pk)
+    done, left = mailboxes.probe_mailbox(mailbox, actor=user, now=timezone.now())
+    _say_tested(request, done)
+    if left:
+        messages.info(request, f"{left} more {'is' if left == 1 else 'are'} tested within the next minutes.")
+    if not done and not left:
+        messages.info(request, "None of your connections can test this mailbox just now.")
+    return redirect("mailbox", pk=mailbox.pk)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -142,7 +162,9 @@ def attached(user: User, connection: Connection) -> dict[str, Any]:
     return {
         "mailbox_rows": connection.mailbox_accesses.select_related("mailbox"),
         "mailboxes_may_change": may_change,
-        "mailboxes_may_probe": access.can_check(user, connection) and connection.status == Connection.Status.ACTIVE,
+        "mailboxes_may_probe": access.can_check(user, connection) and mailboxes.can_be_probed(connection),
+        "mailboxes_send": mailboxes.may_send(connection),
+        "mailboxes_wide": _tenant_wide(connection),
         "mailboxes_missing": mailboxes.missing_permission(connection),
         "mailbox_form": AttachForm() if may_change else None,
         "known_mailboxes": _suggestions(connection) if may_change else [],
@@ -170,10 +192,20 @@ def attach(request: HttpRequest, pk: int) -> HttpResponse:
         except PortalError as error:
             form.add_error(error.field if error.field in form.fields else None, str(error))
         else:
-            _probe(request, connection, made, user)
+            _probe(request, connection, [made], user)
             return redirect("connection", pk=connection.pk)
     context = {"form": form, "connection": connection, "known_mailboxes": _suggestions(connection)}
     return render(request, "mailboxes/attach.html", context, status=422 if form.errors else 200)
+
+
+@require_POST
+def probe_all(request: HttpRequest, pk: int) -> HttpResponse:
+    """Test all mailboxes of a connection now."""
+    user = access.signed_in(request.user)
+    connection = get_object_or_404(access.visible_connections(user), pk=pk)
+    access.require(access.can_check(user, connection), action="Ask its owner or an IT admin.")
+    _probe(request, connection, list(connection.mailbox_accesses.select_related("mailbox")), user)
+    return redirect("connection", pk=connection.pk)
 
 
 @require_POST
@@ -182,7 +214,7 @@ def probe(request: HttpRequest, pk: int, access_pk: int) -> HttpResponse:
     user = access.signed_in(request.user)
     connection = get_object_or_404(access.visible_connections(user), pk=pk)
     access.require(access.can_check(user, connection), action="Ask its owner or an IT admin.")
-    _probe(request, connection, get_object_or_404(connection.mailbox_accesses, pk=access_pk), user)
+    _probe(request, connection, [get_object_or_404(connection.mailbox_accesses, pk=access_pk)], user)
     return redirect("connection", pk=connection.pk)
 
 
@@ -198,18 +230,97 @@ def detach(request: HttpRequest, pk: int, access_pk: int) -> HttpResponse:
     return redirect("connection", pk=connection.pk)
 
 
-def _probe(request: HttpRequest, connection: Connection, row: MailboxAccess, user: User) -> None:
-    """Test it and say what came out; a connection that is not active is tested after its next sign-in."""
-    if connection.status != Connection.Status.ACTIVE:
-        messages.info(request, f"{row.mailbox} is attached. It is tested as soon as the connection is active.")
+@require_http_methods(["GET", "HEAD", "POST"])
+def send(request: HttpRequest, pk: int, access_pk: int) -> HttpResponse:
+    """Say what a test message does, then send it: nothing else shows whether one may send as the mailbox."""
+    user = access.signed_in(request.user)
+    connection = get_object_or_404(access.visible_connections(user), pk=pk)
+    access.require(access.can_reconnect(user, connection), action="Ask its owner.")
+    row = get_object_or_404(connection.mailbox_accesses.select_related("mailbox"), pk=access_pk)
+    row.connection = connection
+    if request.method != "POST":
+        return render(request, "mailboxes/send.html", {"row": row, "connection": connection})
+    try:
+        outcome = mailboxes.try_sending(row, actor=user, now=timezone.now())
+    except PortalError as error:
+        messages.error(request, str(error))
+    else:
+        if outcome.state is Reach.REACHABLE:
+            messages.success(request, f"The test message was sent from {row.mailbox}.")
+        else:
+            messages.warning(request, f"{row.mailbox}: {outcome.cause} {outcome.action}".strip())
+    return redirect("connection", pk=connection.pk)
+
+
+def _probe(request: HttpRequest, connection: Connection, rows: list[MailboxAccess], user: User) -> None:
+    """Test them and say what came out; a connection without a token is tested after its next sign-in."""
+    if not mailboxes.can_be_probed(connection):
+        for row in rows:
+            messages.info(request, f"{row.mailbox} is attached. It is tested as soon as the connection is active.")
         return
     try:
-        rows = mailboxes.probe(connection, actor=user, now=timezone.now(), only=[row])
+        done = mailboxes.probe(connection, actor=user, now=timezone.now(), only=rows)
     except PortalError as error:
-        messages.warning(request, f"{row.mailbox} could not be tested. {error}")
+        names = ", ".join(str(row.mailbox) for row in rows)
+        messages.warning(request, f"{names} could not be tested. {error}")
+        return
+    _say_tested(request, done)
+
+
+def _say_tested(request: HttpRequest, rows: list[MailboxAccess]) -> None:
+    """One sentence for one mailbox; for several a count, as the page says the rest."""
+    if len(rows) > 1:
+        reached = sum(row.state == MailboxAccess.State.REACHABLE for row in rows)
+        say = messages.success if reached == len(rows) else messages.warning
+        say(request, f"{reached} of {len(rows)} tests reached the mailbox.")
         return
     for one in rows:
         if one.state == MailboxAccess.State.REACHABLE:
             messages.success(request, f"{one.mailbox} is reachable.")
         else:
             messages.warning(request, f"{one.mailbox}: {one.cause} {one.action}".strip())
+
+
+# --- Commands for Exchange ------------------------------------------------------------------------
+
+
+@require_safe
+def exchange(request: HttpRequest, pk: int) -> HttpResponse:
+    """The PowerShell commands that open a connection's mailboxes to it and to nothing else; also as files."""
+    user = access.signed_in(request.user)
+    connection = get_object_or_404(access.visible_connections(user), pk=pk)
+    plan = mailboxes.exchange_plan(connection)
+    if plan is not None and "download" in request.GET:
+        return _download(plan, request.GET["download"])
+    app = connection.app_registration
+    wanted = mailboxes.application_roles(connection)
+    context = {
+        "connection": connection,
+        "steps": exchange_script.steps(plan) if plan else [],
+        "plan": plan,
+        "wide": _tenant_wide(connection),
+        "in_entra": [role for role in wanted if not exchange_script.roles_for([role])],
+        "siblings": access.visible_connections(user)
+        .filter(app_registration=app, authentication_type=connection.authentication_type)
+        .exclude(pk=connection.pk)
+        .order_by("name")[:20],
+        "in_sandbox": app.tenant.environment == "sandbox",
+    }
+    return render(request, "mailboxes/exchange.html", context)
+
+
+def _download(plan: exchange_script.ApplicationPlan | exchange_script.AccountPlan, key: str) -> HttpResponse:
+    try:
+        text = exchange_script.script(plan, key)
+    except KeyError:
+        raise Http404 from None
+    # With the byte order mark: Windows PowerShell 5.1 takes a file without one for the old code page, in which parts
+    # of some letters are quotation marks.
+    response = HttpResponse(text.encode("utf-8-sig"), content_type="text/plain; charset=utf-8")
+    response["Content-Disposition"] = f'attachment; filename="exchange-{key}-{plan.key}.ps1"'
+    return response
+
+
+def _tenant_wide(connection: Connection) -> tuple[str, ...]:
+    """Application permissions in force that open every mailbox of the organisation."""
+    return () if connection.is_delegated else exchange_script.tenant_wide(connection.granted)

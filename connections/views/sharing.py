@@ -1,0 +1,77 @@
+"""Pages about sharing a connection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
+from django.views.decorators.http import require_http_methods, require_POST
+
+from connections import access
+from connections.errors import PortalError
+from connections.forms.sharing import ShareForm
+from connections.microsoft import capabilities, tokens
+from connections.models import Connection, Share, User
+from connections.services import sharing
+
+
+def panel(user: User, connection: Connection) -> dict[str, Any]:
+    """Context of sharing/_panel.html: who uses this connection, and what this person may change about it."""
+    shares = Share.objects.active().filter(connection=connection).select_related("person", "team")
+    return {
+        "shares": list(shares.order_by("created_at", "pk")[:100]),
+        "may_share": access.can_share(user, connection),
+    }
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def add(request: HttpRequest, pk: int) -> HttpResponse:
+    """Say what sharing means, then share."""
+    user = access.signed_in(request.user)
+    connection = get_object_or_404(access.visible_connections(user), pk=pk)
+    access.require(access.can_share(user, connection), action="Ask its owner or an IT admin to share it.")
+    people = access.people().exclude(pk=connection.owner_id)
+    form = ShareForm(request.POST or None, people=people, teams=access.visible_teams(user))
+    if request.method == "POST" and form.is_valid():
+        data = form.cleaned_data
+        try:
+            made = sharing.share(
+                connection,
+                **form.whom_chosen(),  # type: ignore[arg-type]
+                level=data["level"],
+                until=data["until"],
+                actor=user,
+                now=timezone.now(),
+            )
+        except PortalError as error:
+            form.add_error(error.field if error.field in form.fields else None, str(error))
+        else:
+            messages.success(request, f"{connection} is shared with {made.person or made.team}.")
+            return redirect("connection", pk=pk)
+    context = {"form": form, "connection": connection, "reach": reach(connection)}
+    return render(request, "sharing/add.html", context, status=422 if form.is_bound and form.errors else 200)
+
+
+def reach(connection: Connection) -> list[str]:
+    """What everybody with this connection can do, as sentences from the capabilities the granted permissions allow."""
+    granted = connection.granted - tokens.OIDC_SCOPES
+    possible = capabilities.can(capabilities.CAPABILITIES, granted, connection.authentication_type)
+    return [found.label for found, allowed, _ in possible if allowed]
+
+
+@require_POST
+def end(request: HttpRequest, pk: int, share_pk: int) -> HttpResponse:
+    """End a share at once."""
+    user = access.signed_in(request.user)
+    connection = get_object_or_404(access.visible_connections(user), pk=pk)
+    found = get_object_or_404(
+        Share.objects.select_related("person", "team", "connection"), pk=share_pk, connection=connection
+    )
+    sharing.unshare(found, actor=user, now=timezone.now())
+    messages.success(request, f"{found.person or found.team} can no longer use {connection}.")
+    if access.visible_connections(user).filter(pk=pk).exists():
+        return redirect("connection", pk=pk)
+    return redirect("connections")

@@ -1,0 +1,126 @@
+"""Pages about teams."""
+
+from __future__ import annotations
+
+from django.contrib import messages
+from django.db.models import Count
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from connections import access
+from connections.errors import PortalError
+from connections.forms.sharing import MemberForm, TeamForm
+from connections.models import Share, User
+from connections.services import teams
+from connections.views import listing
+from connections.views.audit import history
+
+
+@require_safe
+def index(request: HttpRequest) -> HttpResponse:
+    """All teams."""
+    user = access.signed_in(request.user)
+    filters = listing.Filters(request, search=("name",), placeholder="Name of the team")
+    found = filters.apply(access.visible_teams(user)).annotate(count=Count("memberships"))
+    context = {
+        "page": listing.page(request, found),
+        "filters": filters,
+        "may_manage": access.can_manage_teams(user),
+    }
+    return render(request, "teams/list.html", context)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def add(request: HttpRequest) -> HttpResponse:
+    """Make a team."""
+    user = access.signed_in(request.user)
+    access.require(access.can_manage_teams(user), cause="Teams are made by IT admins.", action="Ask one of them.")
+    form = TeamForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        try:
+            made = teams.add(**form.cleaned_data, actor=user)
+        except PortalError as error:
+            form.add_error(error.field if error.field in form.fields else None, str(error))
+        else:
+            return redirect("team", pk=made.pk)
+    return render(request, "teams/form.html", {"form": form}, status=422 if form.is_bound and form.errors else 200)
+
+
+@require_safe
+def detail(request: HttpRequest, pk: int) -> HttpResponse:
+    """One team: who is in it, and which connections are shared with it."""
+    user = access.signed_in(request.user)
+    team = get_object_or_404(access.visible_teams(user), pk=pk)
+    may_manage = access.can_manage_teams(user)
+    mine = access.visible_connections(user).values("pk")
+    shares = Share.objects.active().filter(team=team, connection__in=mine).select_related("connection__owner")
+    context = {
+        "team": team,
+        "members": team.memberships.select_related("user")[:200],
+        "shares": shares.defer(
+            "connection__refresh_token", "connection__previous_refresh_token", "connection__access_token"
+        )[:200],
+        "may_manage": may_manage,
+        "by_hand": teams.members_can_be_changed(team),
+        "form": MemberForm(people=access.people().exclude(teams=team)) if may_manage else None,
+        "events": history(user, team) if access.can_read_audit(user) else [],
+    }
+    return render(request, "teams/detail.html", context)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def edit(request: HttpRequest, pk: int) -> HttpResponse:
+    """Rename a team, or let it follow a group."""
+    user = access.signed_in(request.user)
+    team = get_object_or_404(access.visible_teams(user), pk=pk)
+    access.require(access.can_manage_teams(user), action="Ask an IT admin.")
+    form = TeamForm(request.POST or None, initial={"name": team.name, "entra_group": team.entra_group})
+    if request.method == "POST" and form.is_valid():
+        try:
+            teams.change(team, **form.cleaned_data, actor=user)
+        except PortalError as error:
+            form.add_error(error.field if error.field in form.fields else None, str(error))
+        else:
+            messages.success(request, "Saved.")
+            return redirect("team", pk=pk)
+    context = {"form": form, "team": team}
+    return render(request, "teams/form.html", context, status=422 if form.is_bound and form.errors else 200)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def remove(request: HttpRequest, pk: int) -> HttpResponse:
+    """Say who loses what, then remove the team."""
+    user = access.signed_in(request.user)
+    team = get_object_or_404(access.visible_teams(user), pk=pk)
+    access.require(access.can_manage_teams(user), action="Ask an IT admin.")
+    if request.method == "POST":
+        name = str(team)
+        teams.remove(team, actor=user)
+        messages.success(request, f"{name} is removed.")
+        return redirect("teams")
+    shared = Share.objects.active().filter(team=team).count()
+    return render(request, "teams/remove.html", {"team": team, "shared": shared, "members": team.members.count()})
+
+
+@require_POST
+def add_member(request: HttpRequest, pk: int) -> HttpResponse:
+    """Put somebody into the team."""
+    user = access.signed_in(request.user)
+    team = get_object_or_404(access.visible_teams(user), pk=pk)
+    access.require(access.can_manage_teams(user), action="Ask an IT admin.")
+    form = MemberForm(request.POST, people=access.people())
+    if form.is_valid():
+        teams.add_member(team, form.cleaned_data["user"], actor=user)
+    else:
+        messages.error(request, "Choose somebody from the list.")
+    return redirect("team", pk=pk)
+
+
+@require_POST
+def remove_member(request: HttpRequest, pk: int, user_pk: int) -> HttpResponse:
+    """Take somebody out of the team."""
+    user = access.signed_in(request.user)
+    team = get_object_or_404(access.visible_teams(user), pk=pk)
+    teams.remove_member(team, get_object_or_404(User, pk=user_pk), actor=user)
+    return redirect("team", pk=pk)

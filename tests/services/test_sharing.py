@@ -1,0 +1,201 @@
+"""Sharing: who may use what from which moment on, and until when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from connections import access
+from connections.errors import InvalidInput, NotAllowed
+from connections.models import AuditEvent, Connection, Share, Team, User
+from connections.services import accounts, sharing, teams
+from tests import cast
+
+pytestmark = pytest.mark.django_db
+
+NOW = timezone.now()
+SignIn = Callable[[User], Client]
+
+
+def forget(user: User) -> User:
+    """The same person at the next request."""
+    return User.objects.get(pk=user.pk)
+
+
+def give(
+    connection: Connection,
+    to: User | Team,
+    *,
+    level: str = "use",
+    until: datetime | None = None,
+    by: User | None = None,
+) -> Share:
+    whom = {"team": to} if isinstance(to, Team) else {"person": to}
+    return sharing.share(connection, **whom, level=level, until=until, actor=by or connection.owner, now=NOW)  # type: ignore[arg-type]
+
+
+def test_a_share_opens_the_connection_and_its_end_closes_it_at_once(bob: User, dave: User, signed_in: SignIn) -> None:
+    connection = cast.make_connection(owner=bob)
+    client = signed_in(dave)
+    assert client.get(f"/connections/{connection.pk}/").status_code == 404
+
+    found = give(connection, dave)
+    page = client.get(f"/connections/{connection.pk}/")
+    assert page.status_code == 200
+    assert "Sign in again" not in page.content.decode()
+    assert access.can_fetch_token(forget(dave), connection)
+
+    sharing.unshare(found, actor=bob, now=NOW)
+    assert client.get(f"/connections/{connection.pk}/").status_code == 404
+    assert not access.can_fetch_token(forget(dave), connection)
+    actions = list(AuditEvent.objects.order_by("pk").values_list("action", flat=True))
+    assert actions == ["connection.shared", "connection.unshared"]
+
+
+@pytest.mark.parametrize(
+    ("level", "may"),
+    [("use", {"see", "fetch"}), ("manage", {"see", "fetch", "reconnect", "check", "share"})],
+)
+def test_each_level_allows_what_the_table_says(bob: User, dave: User, level: str, may: set[str]) -> None:
+    connection = cast.make_connection(owner=bob)
+    give(connection, dave, level=level)
+    asked = {
+        "see": access.visible_connections(dave).filter(pk=connection.pk).exists(),
+        "fetch": access.can_fetch_token(dave, connection),
+        "reconnect": access.can_reconnect(dave, connection),
+        "check": access.can_check(dave, connection),
+        "share": access.can_share(dave, connection),
+        "disable": access.can_disable(dave, connection),
+    }
+    assert {name for name, allowed in asked.items() if allowed} == may
+
+
+def test_a_team_brings_its_members_in_and_leaving_it_takes_them_out(alice: User, bob: User, dave: User) -> None:
+    connection = cast.make_connection(owner=bob)
+    team = teams.add("Finance", actor=alice)
+    give(connection, team)
+    assert not access.can_fetch_token(dave, connection)
+    teams.add_member(team, dave, actor=alice)
+    assert access.can_fetch_token(forget(dave), connection)
+    teams.remove_member(team, dave, actor=alice)
+    assert not access.can_fetch_token(forget(dave), connection)
+
+
+def test_a_share_ends_by_itself_on_its_date_and_can_be_given_again(bob: User, dave: User) -> None:
+    connection = cast.make_connection(owner=bob)
+    found = give(connection, dave, until=NOW + timedelta(days=1))
+    assert found.is_active(NOW + timedelta(hours=23))
+    Share.objects.update(until=NOW - timedelta(seconds=1))
+    assert not access.can_fetch_token(forget(dave), connection)
+
+    again = give(connection, dave)
+    assert again.pk != found.pk
+    assert access.can_fetch_token(forget(dave), connection)
+    assert Share.objects.get(pk=found.pk).ended_at == NOW - timedelta(seconds=1)
+
+
+def test_sharing_twice_changes_the_share_instead_of_doubling_it(bob: User, dave: User) -> None:
+    connection = cast.make_connection(owner=bob)
+    give(connection, dave)
+    give(connection, dave)
+    give(connection, dave, level="manage")
+    assert Share.objects.get().level == "manage"
+    assert list(AuditEvent.objects.order_by("pk").values_list("action", flat=True)) == [
+        "connection.shared",
+        "connection.share_changed",
+    ]
+
+
+def test_being_an_it_admin_is_not_enough_to_fetch_a_token(alice: User, carol: User, bob: User) -> None:
+    connection = cast.make_connection(owner=bob)
+    assert not access.can_fetch_token(alice, connection)
+    assert not access.can_fetch_token(carol, connection)
+    give(connection, alice, by=alice)
+    assert access.can_fetch_token(forget(alice), connection)
+
+
+def test_strangers_users_and_auditors_do_not_share(bob: User, dave: User, carol: User) -> None:
+    connection = cast.make_connection(owner=bob)
+    for person in (dave, carol):
+        with pytest.raises(NotAllowed):
+            give(connection, dave, by=person)
+    give(connection, dave)
+    with pytest.raises(NotAllowed):
+        give(connection, carol, by=forget(dave))
+
+
+@pytest.mark.parametrize("until", [NOW, NOW - timedelta(days=1), NOW + timedelta(days=5000)])
+def test_an_end_that_makes_no_sense_is_refused(bob: User, dave: User, until: datetime) -> None:
+    with pytest.raises(InvalidInput):
+        give(cast.make_connection(owner=bob), dave, until=until)
+
+
+def test_the_owner_and_nobody_at_all_are_refused(bob: User, dave: User) -> None:
+    connection = cast.make_connection(owner=bob)
+    with pytest.raises(InvalidInput):
+        give(connection, bob)
+    with pytest.raises(InvalidInput):
+        sharing.share(connection, level="use", until=None, actor=bob, now=NOW)
+
+
+def test_somebody_may_give_back_what_was_shared_with_them(bob: User, dave: User) -> None:
+    found = give(cast.make_connection(owner=bob), dave)
+    sharing.unshare(found, actor=dave, now=NOW)
+    sharing.unshare(found, actor=dave, now=NOW)
+    assert AuditEvent.objects.filter(action="connection.unshared").count() == 1
+
+
+def test_removing_a_team_ends_what_was_shared_with_it(alice: User, bob: User, dave: User) -> None:
+    connection = cast.make_connection(owner=bob)
+    team = teams.add("Finance", actor=alice)
+    teams.add_member(team, dave, actor=alice)
+    give(connection, team)
+    teams.remove(team, actor=alice)
+    assert not access.can_fetch_token(forget(dave), connection)
+    assert AuditEvent.objects.filter(action="connection.unshared").count() == 1
+
+
+def test_a_following_team_follows_its_group_at_each_sign_in(alice: User, dave: User) -> None:
+    teams.add("Finance", entra_group="group-1", actor=alice)
+    by_hand = teams.add("Friends", actor=alice)
+    teams.add_member(by_hand, dave, actor=alice)
+    claims = {"name": "Dave Stranger", "groups": ["group-1", "group-2"]}
+    accounts.follow_directory(dave, claims=claims)
+    assert set(dave.teams.values_list("name", flat=True)) == {"Finance", "Friends"}
+    accounts.follow_directory(dave, claims={**claims, "groups": []})
+    assert set(dave.teams.values_list("name", flat=True)) == {"Friends"}
+
+
+def test_the_page_says_what_sharing_means_and_wants_it_read(bob: User, dave: User, signed_in: SignIn) -> None:
+    connection = cast.make_connection(owner=bob)
+    client = signed_in(bob)
+    url = f"/connections/{connection.pk}/shares/add/"
+    page = client.get(url).content.decode()
+    assert "Everything done with this connection is done as Ada Lovelace" in page
+    assert "Read mail" in page
+    refused = client.post(url, {"whom": f"person:{dave.pk}", "level": "use"})
+    assert refused.status_code == 422
+    assert "Read above what it means" in refused.content.decode()
+    client.post(url, {"whom": f"person:{dave.pk}", "level": "use", "understood": "on", "until": "2028-01-31"})
+    assert Share.objects.get().until.isoformat() == "2028-02-01T00:00:00+00:00"
+    assert "Dave Stranger" in client.get(f"/connections/{connection.pk}/").content.decode()
+
+
+def test_app_only_connections_say_that_they_reach_the_whole_tenant(alice: User, signed_in: SignIn) -> None:
+    connection = cast.make_app_only_connection(owner=alice)
+    page = signed_in(alice).get(f"/connections/{connection.pk}/shares/add/").content.decode()
+    assert "in the whole of Contoso" in page
+
+
+def test_unsharing_takes_a_browser_session_out_in_the_middle(bob: User, dave: User, signed_in: SignIn) -> None:
+    connection = cast.make_connection(owner=bob)
+    found = give(connection, dave, level="manage")
+    client = signed_in(dave)
+    assert client.get(f"/connections/{connection.pk}/edit/").status_code == 200
+    sharing.unshare(found, actor=bob, now=NOW)
+    assert client.post(f"/connections/{connection.pk}/edit/", {"name": "Mine now"}).status_code == 404
+    assert client.post(f"/connections/{connection.pk}/sign-in/").status_code == 404
