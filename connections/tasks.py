@@ -12,7 +12,7 @@ from django.core.management import call_command
 from django.utils import timezone
 
 from connections import audit
-from connections.services import alerts, consent, deliveries, keepalive, mailbox_probes
+from connections.services import alerts, consent, deliveries, expiries, keepalive, mailbox_probes
 
 logger = structlog.get_logger(__name__)
 
@@ -46,6 +46,13 @@ def deliver_alerts() -> None:
     done = deliveries.deliver_due(now)
     if done.claimed:
         logger.info("alerts", claimed=done.claimed, delivered=done.delivered, failed=done.failed)
+
+
+@shared_task(ignore_result=True)
+def look_ahead() -> None:
+    """Read the credentials' true expiry dates that are due, and warn of what expires soon."""
+    _as_task()
+    expiries.look_ahead(now=timezone.now())
 
 
 @shared_task(ignore_result=True)

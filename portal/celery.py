@@ -37,6 +37,11 @@ def schedule(sender: Celery, **kwargs: object) -> None:
             "schedule": settings.ALERT_INTERVAL,
             "options": {"expires": settings.ALERT_INTERVAL},
         },
+        "look-ahead": {
+            "task": "connections.tasks.look_ahead",
+            "schedule": settings.LOOK_AHEAD_INTERVAL,
+            "options": {"expires": settings.LOOK_AHEAD_INTERVAL},
+        },
         "tidy": {
             "task": "connections.tasks.tidy",
             "schedule": 3600,

@@ -28,6 +28,7 @@ class Reason(StrEnum):
     CREDENTIAL = "credential"
     SIGN_IN = "sign_in"
     IDLE = "idle"
+    SHARE = "share"  # of nobody's connection, but of somebody's right to use it
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +157,17 @@ def lasting(credentials: Iterable[AppCredential]) -> Lasting:
         unknown=next((credential for credential in working if credential.expires_at is None), None),
         waiting=next((credential for credential in listed if standing.is_waiting(credential)), None),
     )
+
+
+def successor(credential: AppCredential, live: Iterable[AppCredential]) -> AppCredential | None:
+    """A newer credential that Microsoft has accepted and that lasts longer: this one can be retired."""
+    if credential.retired_at is not None or credential.expires_at is None:
+        return None
+    for other in live:
+        longer = other.expires_at is not None and other.expires_at > credential.expires_at
+        if longer and other.created_at > credential.created_at and other.verified_at and works(other):
+            return other
+    return None
 
 
 def _credential(connection: Connection, last: Lasting, now: datetime) -> Iterable[Forecast]:

@@ -1,4 +1,4 @@
-"""What ends within the next months: credentials, sign-ins that a policy limits, and grants nobody renews."""
+"""What ends within the next year: credentials, sign-ins that a policy limits, grants nobody renews, and shares."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from datetime import datetime, timedelta
 
 from django.db.models import Count, Q, QuerySet
 
-from connections.models import AppCredential, AppRegistration, Connection
+from connections.models import AppCredential, AppRegistration, Connection, Share
+from connections.models.connections import SECRETS
+from connections.models.sharing import ShareQuerySet
 from connections.services import forecasts
 from connections.services.forecasts import PARKED, Lasting, Reason
 
@@ -73,6 +75,30 @@ def _of_connection(connection: Connection, now: datetime) -> Iterable[Ending]:
                 stops=int(forecast.reason == Reason.SIGN_IN),
                 connection=connection,
             )
+
+
+def of_shares(shares: ShareQuerySet, *, now: datetime) -> Endings:
+    """Shares that end by their own date. One query."""
+    dated = shares.active(now).filter(until__lte=now + AHEAD).order_by("until", "pk")
+    rows = dated.select_related("person", "team", "connection__app_registration__tenant", "connection__owner")
+    listed = list(rows.defer(*(f"connection__{name}" for name in SECRETS))[: MOST + 1])
+    return Endings([_of_share(share) for share in listed[:MOST]], len(listed) > MOST)
+
+
+def _of_share(share: Share) -> Ending:
+    assert share.until is not None  # noqa: S101 - only dated ones are asked for
+    return Ending(
+        share.until,
+        Reason.SHARE,
+        share.connection.app_registration,
+        f"Share with {share.person or share.team}",
+        "From then on they can no longer use the connection.",
+        "Whoever manages the connection can extend the share on its page.",
+        Connection.Who.OWNER,
+        certain=True,
+        stops=0,
+        connection=share.connection,
+    )
 
 
 def of_credentials(
