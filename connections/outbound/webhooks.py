@@ -33,7 +33,8 @@ def new_secret() -> str:
 def body(event: str, *, at: str, data: dict[str, Any]) -> bytes:
     """The JSON document; ``at`` is when it happened (ISO 8601, UTC)."""
     document = {"type": TYPES[event], "timestamp": at, "data": data}
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    # Sorted, because databases keep JSON in an order of their own and every attempt must send the same bytes.
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
 
 
 def headers(message_id: str, content: bytes, *, timestamp: int, signing_secrets: Iterable[str]) -> dict[str, str]:

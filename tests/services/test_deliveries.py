@@ -6,7 +6,9 @@ import base64
 import hashlib
 import hmac
 import json
+import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -19,6 +21,7 @@ from connections.errors import NotAllowed
 from connections.models import AlertChannel, AuditEvent, Delivery, User
 from connections.outbound import webhooks
 from connections.services import alerts, deliveries
+from tests.environment import ROOT
 from tests.receivers import Hooks, Mailboxes, mail_server, use_mail_server, web_server
 from tests.services.test_alerts import NOW, make_channel, make_incident
 
@@ -266,6 +269,22 @@ def test_the_signature_is_the_one_of_the_specification() -> None:
     secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
     signature = webhooks.sign("msg_p5jXN8AQM9LWM0D4loKWxJek", body, 1614265330, secret)
     assert signature == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+
+def test_the_receiver_in_the_documentation_tells_genuine_from_forged() -> None:
+    text = (ROOT / "docs/alerts.md").read_text()
+    code = text[text.index("    import base64") : text.index("The signing secret is shown once")]
+    names: dict[str, Any] = {}
+    exec(textwrap.dedent(code), names)
+    is_genuine, now = names["is_genuine"], int(time.time())
+    secret, old = webhooks.new_secret(), webhooks.new_secret()
+    headers = webhooks.headers("alert-1-2", b"{}", timestamp=now, signing_secrets=[secret, old])
+    assert is_genuine(headers, b"{}", secret)
+    assert is_genuine(headers, b"{}", old)
+    assert not is_genuine(headers, b"{ }", secret)
+    assert not is_genuine(headers, b"{}", webhooks.new_secret())
+    late = webhooks.headers("alert-1-2", b"{}", timestamp=now - 301, signing_secrets=[secret])
+    assert not is_genuine(late, b"{}", secret)
 
 
 def test_a_storm_reaches_a_webhook_alert_by_alert(alice: User, bob: User, hooks: Hooks) -> None:

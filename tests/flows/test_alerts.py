@@ -1,0 +1,111 @@
+"""From what Microsoft answers to the mail in somebody's inbox."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.core import mail
+from django.utils import timezone
+
+from connections.models import Delivery, Incident, User
+from connections.services import alerts, deliveries, keepalive
+from portal.processes import Process
+from portal.sandbox import seed
+from portal.sandbox.client import Control
+from tests import cast
+from tests.flows.conftest import Person
+from tests.receivers import Mailboxes, free_port, mail_server, use_mail_server
+
+pytestmark = pytest.mark.django_db
+
+Meet = Callable[[User], Person]
+
+
+def connected(sandbox: Control, count: int) -> None:
+    """Bob's connections, all of the same account, all due."""
+    grant = sandbox.issue_grant(cast.CLIENT_ID, cast.ADA, ["Mail.Read", "offline_access"])
+    for number in range(count):
+        cast.make_connection(
+            name=f"Flow {number}", refresh_token=grant["refresh_tokens"][0], refresh_after=timezone.now()
+        )
+
+
+def test_revoking_one_person_with_three_connections_tells_them_once(
+    person: Meet, alice: User, bob: User, sandbox: Control
+) -> None:
+    connected(sandbox, 3)
+    sandbox.revoke_sessions(cast.ADA)
+    now = timezone.now()
+    for minute in range(5):
+        keepalive.sweep(now=now + timedelta(minutes=minute))
+        deliveries.deliver_due(now + timedelta(minutes=minute))
+    sent = [one for one in mail.outbox if one.to == ["bob@example.org"]]
+    assert [one.subject for one in sent] == ["3 connections stopped: sign in again"]
+
+    # The link in the mail leads to the button that mends it; the recovery is told once as well.
+    path = re.search(r"http://localhost:8000(/incidents/\d+/)", str(sent[0].body))
+    assert path is not None
+    member = person(bob)
+    page = member.get(path[1]).content.decode()
+    assert "Sign in again as ada@contoso.example" in page
+    for pk in Incident.objects.get().affected.values_list("connection_id", flat=True):
+        member.connect(member.post(f"/connections/{pk}/sign-in/"), cast.ADA)
+    assert Incident.objects.get().closed_at is not None
+    for _ in range(3):
+        deliveries.deliver_due(timezone.now())
+        alerts.remind_due(timezone.now() + timedelta(days=30))
+    told = [one.subject for one in mail.outbox if one.to == ["bob@example.org"]]
+    assert told[1:] == ["Works again: 3 connections"]
+
+
+def test_a_dead_app_secret_is_one_alert_for_all_its_connections(alice: User, bob: User, sandbox: Control) -> None:
+    connected(sandbox, 20)
+    sandbox.expire_secret(cast.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
+    now = timezone.now()
+    for minute in range(3):
+        keepalive.sweep(now=now + timedelta(minutes=minute, seconds=1))
+        deliveries.deliver_due(now + timedelta(minutes=minute, seconds=1))
+    assert [(one.to, one.subject) for one in mail.outbox] == [
+        (["alice@example.org"], "20 connections stopped: app registration rejected")
+    ]
+
+
+def test_a_mail_server_that_is_down_the_whole_time_loses_nothing(
+    alice: User, bob: User, sandbox: Control, settings: Any
+) -> None:
+    boxes = use_mail_server(settings)
+    connected(sandbox, 3)
+    sandbox.revoke_sessions(cast.ADA)
+    now = timezone.now()
+    for hour in range(30):
+        keepalive.sweep(now=now + timedelta(hours=hour))
+        alerts.remind_due(now + timedelta(hours=hour))
+        deliveries.deliver_due(now + timedelta(hours=hour))
+    assert Delivery.objects.count() == 2, "no reminder for whom the first alert has not reached"
+    with mail_server(boxes):
+        for hour in range(30, 60):
+            deliveries.deliver_due(now + timedelta(hours=hour))
+    assert sorted(boxes.recipients) == ["alice@example.org", "bob@example.org"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_worker_and_beat_deliver_by_themselves(
+    alice: User,
+    bob: User,
+    celery_worker: Callable[..., list[Process]],
+    celery_beat: Callable[..., list[Process]],
+) -> None:
+    from tests.services.test_alerts import make_incident
+
+    alerts.incident_opened(make_incident(affected=1, assignee=bob), now=timezone.now())
+    boxes = Mailboxes(free_port())
+    with mail_server(boxes):
+        workers = celery_worker(EMAIL_URL=f"smtp://127.0.0.1:{boxes.port}")
+        celery_beat(ALERT_INTERVAL="0.5", SWEEP_INTERVAL="60", PROBE_INTERVAL="60")
+        workers[0].wait_for_line('"delivered": 2', seconds=30)
+    assert sorted(boxes.recipients) == ["alice@example.org", "bob@example.org"]
+    assert not Delivery.objects.filter(delivered_at=None).exists()
