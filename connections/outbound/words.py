@@ -64,7 +64,7 @@ def alert(event: str, facts: dict[str, Any], *, reason: str, at: datetime) -> Al
     if event == "test":
         return _test(facts, reason)
     if event == "expiry":
-        return _expiry(facts, reason)
+        return _expiry(facts, reason, at)
     return _incident(event, facts, reason, at)
 
 
@@ -144,26 +144,34 @@ def _button(incident: dict[str, Any], reason: str) -> str:
 # --- The others -----------------------------------------------------------------------------------
 
 
-def _expiry(facts: dict[str, Any], reason: str) -> Alert:
+def _expiry(facts: dict[str, Any], reason: str, at: datetime) -> Alert:
     credential = facts["credential"]
     kind, app, days = credential["kind"], credential["app_registration"], credential["days"]
     expires = moment(credential["expires_at"]) if credential["expires_at"] else None
-    within = "within a day" if days <= 1 else f"within {days} days"
-    count = credential["connection_count"]
-    breaks = f"Then {_stop(count)}." if count else "No connection uses it just now."
+    when = "expires within a day" if days <= 1 else f"expires within {days} days"
+    if expires and expires <= at:
+        when = "has expired"
     found = [("App registration", app), ("Credential", credential["name"])]
     return Alert(
         tone="warning",
-        subject=_subject(f"{kind} of {app} expires {within}"),
-        headline=f"A {kind.lower()} of {app} expires {within}",
-        paragraphs=[
-            f"{breaks} What to do: add a new credential now. The portal uses it beside the old one, so nothing stops.",
-        ],
+        subject=_subject(f"{kind} of {app} {when}"),
+        headline=f"A {kind.lower()} of {app} {when}",
+        paragraphs=[_what_then(credential)],
         facts=[*found, *([("Expires", exact(expires))] if expires else [])],
-        button="Add a credential",
+        button="Open the app registration" if credential.get("is_covered") else "Add a credential",
         url=credential["url"],
         why=_WHY.get(reason, ""),
     )
+
+
+def _what_then(credential: dict[str, Any]) -> str:
+    if credential.get("is_covered"):
+        return (
+            "Another credential of the app registration lasts longer, so nothing stops. Retire this one when it suits."
+        )
+    count = credential["connection_count"]
+    breaks = f"Then {_stop(count)}." if count else "No connection uses it just now."
+    return f"{breaks} What to do: add a new credential now. The portal uses it beside the old one, so nothing stops."
 
 
 def _stop(count: int) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from django.conf import settings
 
-from connections.models import Connection, Delivery, Incident
+from connections.models import AppCredential, Connection, Delivery, Incident
 from connections.services import alerts
 
 LISTED = 100  # affected connections a webhook names; the count tells of all
@@ -66,6 +66,13 @@ def _owner_cannot_be_told(incident: Incident) -> bool:
     return incident.who == Connection.Who.OWNER and (owner is None or not owner.is_active or not owner.email)
 
 
+def _outlived(credential: AppCredential) -> bool:
+    """Whether Microsoft accepts another credential of the same app registration that lasts longer."""
+    others = AppCredential.objects.live().filter(app_registration=credential.app_registration_id)
+    accepted = others.filter(rejected_at=None, verified_at__isnull=False).exclude(pk=credential.pk)
+    return accepted.filter(expires_at__gt=credential.expires_at).exists() if credential.expires_at else False
+
+
 def _credential(delivery: Delivery) -> dict[str, Any]:
     credential = delivery.credential
     assert credential is not None  # noqa: S101 - asked before
@@ -79,4 +86,5 @@ def _credential(delivery: Delivery) -> dict[str, Any]:
         "expires_at": credential.expires_at.isoformat() if credential.expires_at else None,
         "days": delivery.payload.get("number", 0),
         "connection_count": app.connections.filter(status__in=Connection.KEPT_ALIVE).count(),
+        "is_covered": _outlived(credential),
     }

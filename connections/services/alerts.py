@@ -117,7 +117,7 @@ def _somebody_must_act(incident: Incident) -> bool:
 
 
 def credential_expires(credential: AppCredential, *, days: int, now: datetime) -> None:
-    """Warn the IT admins that the credential expires within ``days`` days; once for each number of days."""
+    """Warn the IT admins that the credential expires within ``days`` days; once for each number of days and date."""
     people = [Recipient(EXPIRY, user.email.lower()) for user in _it_admins() if choice_of(user).expiry_warnings]
     recipients = [*people, *_copy_list(), *_channels()]
     with transaction.atomic():
@@ -252,6 +252,8 @@ def _queue(
         unique.setdefault(one.key, one)
     subject = f"incident:{incident.pk}" if incident else f"credential:{credential.pk}" if credential else ""
     about = f"{subject}:{event}" if number is None else f"{subject}:{event}:{number}"
+    if credential is not None and credential.expires_at is not None:
+        about += f":{credential.expires_at:%Y-%m-%d}"  # a date that was corrected is warned of anew
     held = _held_back(list(unique.values()), now=now)
     rows = [
         Delivery(

@@ -244,18 +244,17 @@ def _send_to_channels(rows: list[Delivery], *, now: datetime) -> int:
         {row.channel_id for row in rows if row.channel_id}
     )
     delivered = 0
-    silent: set[int] = set()
+    trouble: dict[int, str] = {}  # channels that gave no answer: the rest for them waits without being tried
     for parcel in _parcels(rows, key=lambda row: row.channel_id, together=lambda row: _is_chat(channels, row)):
         channel = channels.get(parcel.first.channel_id or 0)
         if channel is None or (channel.disabled_at and parcel.first.event != Delivery.Event.TEST):
             _give_up(parcel, "The channel was switched off.", now=now)
             continue
-        if channel.pk in silent:
-            problem, answered = "It did not answer a moment ago.", True
-        else:
+        problem = trouble.get(channel.pk, "")
+        if not problem:
             problem, answered = _send_to_channel(parcel, channel, now=now)
-        if not answered:
-            silent.add(channel.pk)
+            if not answered:
+                trouble[channel.pk] = problem
         delivered += _write_down(parcel, problem, now=now)
     return delivered
 

@@ -337,6 +337,27 @@ def test_the_warning_says_what_stops_and_when(alice: User) -> None:
     assert f"http://localhost:8000/apps/{app.pk}/" in sent.body
 
 
+def test_a_corrected_date_is_warned_of_anew(alice: User) -> None:
+    credential = cast.make_app_registration().credentials.get()
+    for year in (2026, 2027, 2027):
+        credential.expires_at = datetime(year, 12, 7, tzinfo=UTC)
+        alerts.credential_expires(credential, days=30, now=NOW)
+    assert Delivery.objects.filter(event=Event.EXPIRY).count() == 2
+
+
+def test_the_warning_is_calm_when_another_credential_lasts_longer(alice: User) -> None:
+    app = cast.make_app_registration()
+    old = app.credentials.get()
+    old.expires_at = NOW - timedelta(hours=1)
+    old.save()
+    cast.make_secret(app, "another-secret", expires_at=NOW + timedelta(days=300))
+    alerts.credential_expires(old, days=1, now=NOW)
+    deliveries.deliver_due(NOW)
+    sent = mail_to("alice@example.org")
+    assert sent.subject == "Client secret of Contoso Connections has expired"
+    assert "Another credential of the app registration lasts longer, so nothing stops." in sent.body
+
+
 def test_who_wants_no_warnings_gets_none(alice: User) -> None:
     choose(alice, expiry_warnings=False)
     alerts.credential_expires(cast.make_app_registration().credentials.get(), days=7, now=NOW)

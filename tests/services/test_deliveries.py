@@ -346,6 +346,8 @@ def test_a_silent_channel_is_waited_for_once_per_batch(
     monkeypatch.setattr(http, "post", post)
     assert deliveries.deliver_due(NOW).failed == 3
     assert len(calls) == 1
+    rows = Delivery.objects.exclude(channel=None)
+    assert set(rows.values_list("last_error", flat=True)) == {"It did not answer in time."}
 
 
 def test_nothing_goes_to_a_private_address_unless_allowed(alice: User, bob: User, hooks: Hooks, settings: Any) -> None:
