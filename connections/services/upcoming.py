@@ -114,6 +114,8 @@ def of_credentials(
     used = dict(enabled.values_list("app_registration_id").annotate(Count("pk")))
     found: list[Ending] = []
     for app in listed:
+        if not in_detail and not used.get(app.pk):
+            continue
         last = forecasts.lasting(known[app.pk])
         for credential in known[app.pk]:
             if not forecasts.works(credential) or not (in_detail or credential == last.last):

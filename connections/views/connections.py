@@ -47,6 +47,7 @@ def index(request: HttpRequest) -> HttpResponse:
     context = {
         "page": page,
         "rows": _rows(page.items),
+        "now": timezone.now(),
         "filters": filters,
         "sees_all": access.can_read_registry(user),
     }

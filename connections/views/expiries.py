@@ -131,6 +131,7 @@ def _periods(found: list[Ending], now: datetime) -> Iterator[Period]:
 def _naming(now: datetime) -> Callable[[Ending], tuple[str, str]]:
     today = timezone.localtime(now).date()
     monday = today - timedelta(days=today.weekday()) + timedelta(days=7)
+    begun = (monday + timedelta(days=6)).replace(day=1)  # the weeks above have taken some days of this month
 
     def name(ending: Ending) -> tuple[str, str]:
         day = timezone.localtime(ending.at).date()
@@ -140,7 +141,7 @@ def _naming(now: datetime) -> Callable[[Ending], tuple[str, str]]:
             return "This week", "this-week"
         if day < monday + timedelta(days=7):
             return "Next week", "next-week"
-        later = "Later in " if (day.year, day.month) == (today.year, today.month) else ""
+        later = "Later in " if day.replace(day=1) <= begun else ""
         return f"{later}{day:%B %Y}", f"{day:%Y-%m}"
 
     return name

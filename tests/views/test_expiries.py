@@ -130,10 +130,12 @@ def test_a_member_reads_what_stops_their_own_connections_and_no_more(
     cast.make_secret(mine, expires_at=NOW + days(5), label="Outlasted")
     app_that_ends(10, "Not mine")
     cast.make_connection(app_registration=mine, owner=bob)
+    switched_off = app_that_ends(20, "Switched off")
+    cast.make_connection(app_registration=switched_off, owner=bob, name="Off", status=Connection.Status.DISABLED)
     cast.make_app_only_connection(app_registration=mine, name="Of alice")
     text = page(signed_in(bob))
     assert "1 connection of yours stops." in text
-    for hidden in ("Not mine", "A name for admins", "Outlasted", "Of alice"):
+    for hidden in ("Not mine", "Switched off", "A name for admins", "Outlasted", "Of alice"):
         assert hidden not in text
 
 
