@@ -261,3 +261,12 @@ def test_looking_ahead_reads_before_it_warns(alice: User, sandbox: Control) -> N
     cast.make_secret(app, cast.ROBOTS_CLIENT_SECRET, expires_at=NOW + days(5))
     assert expiries.look_ahead(now=NOW) == 0  # Entra says it lasts much longer
     assert warned() == []
+
+
+def test_the_task_is_a_doorway_to_looking_ahead(alice: User, sandbox: Control) -> None:
+    from connections import tasks
+
+    credential = expiring(5)
+    tasks.look_ahead()
+    credential.refresh_from_db()
+    assert credential.warned_days == 7
