@@ -86,6 +86,12 @@ connection_remove                     GET    in  200 404 200 403
 connection_remove                     POST   in  302 404 302 403
 mailbox_attach                        GET    in  200 404 403 403
 mailbox_attach                        POST   in  302 404 403 403
+mailbox_probe_all                     GET    in  405 405 405 405
+mailbox_probe_all                     POST   in  302 404 302 403
+mailbox_exchange                      GET    in  200 404 200 200
+mailbox_exchange                      POST   in  405 405 405 405
+mailbox_send                          GET    in  200 404 403 403
+mailbox_send                          POST   in  302 404 403 403
 mailbox_probe                         GET    in  405 405 405 405
 mailbox_probe                         POST   in  302 404 302 403
 mailbox_detach                        GET    in  405 405 405 405
@@ -97,6 +103,8 @@ mailbox_add                           GET    in  200 200 200 403
 mailbox_add                           POST   in  302 302 302 403
 mailbox                               GET    in  200 200 200 200
 mailbox                               POST   in  405 405 405 405
+mailbox_test                          GET    in  405 405 405 405
+mailbox_test                          POST   in  302 403 302 403
 mailbox_edit                          GET    in  200 403 200 403
 mailbox_edit                          POST   in  302 403 302 403
 mailbox_remove                        GET    in  200 403 200 403

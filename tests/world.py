@@ -81,9 +81,9 @@ class World:
             arguments = {"pk": self.tenant.pk}
         elif name == "connection_add":
             arguments = {"app_pk": self.app.pk}
-        elif name in ("mailbox", "mailbox_edit", "mailbox_remove"):
+        elif name in ("mailbox", "mailbox_edit", "mailbox_remove", "mailbox_test"):
             arguments = {"pk": self.mailbox.pk}
-        elif name in ("mailbox_probe", "mailbox_detach"):
+        elif name in ("mailbox_probe", "mailbox_send", "mailbox_detach"):
             arguments = {"pk": self.connection.pk, "access_pk": self.access.pk}
         elif name == "credential_retire":
             arguments = {"pk": self.app.pk, "credential_pk": self.secret.pk}
@@ -93,7 +93,7 @@ class World:
             arguments = {"pk": self.delivery.pk}
         elif name == "alert_channel" or name.startswith("alert_channel_"):
             arguments = {"pk": self.channel.pk} if name != "alert_channel_add" else {}
-        elif name == "share_add":
+        elif name in ("share_add", "mailbox_probe_all", "mailbox_exchange"):
             arguments = {"pk": self.connection.pk}
         elif name == "share_end":
             arguments = {"pk": self.connection.pk, "share_pk": self.share.pk}

@@ -27,7 +27,7 @@ AGAIN_AFTER_UNKNOWN = timedelta(minutes=15)
 LEASE = timedelta(minutes=10)  # longer than a batch can take
 BATCH = 100
 AT_ONCE = 10  # connections tested while somebody waits; the routine does the others
-SENT = "sent"  # the code of a mailbox that is known to work by a test message alone
+SENT = "sent"  # the code of a mailbox from which a test message got through
 
 State = MailboxAccess.State
 
@@ -114,13 +114,14 @@ def probe_mailbox(mailbox: SharedMailbox, *, actor: User, now: datetime) -> tupl
     """Probe one mailbox through every connection that has it attached and that ``actor`` may check.
 
     Returns what was tested, and how many are left to the routine, which does them within minutes: those beyond
-    AT_ONCE, and those whose connection has no token just now.
+    AT_ONCE, and those whose connection has no token just now. Raises NotAllowed if ``actor`` may check none of them.
     """
-    rows = [
-        row
-        for row in mailbox.accesses.with_connection().order_by("pk")
-        if access.can_check(actor, row.connection) and can_be_probed(row.connection)
-    ]
+    attached = mailbox.accesses.with_connection().order_by("pk")
+    mine = [row for row in attached if access.can_check(actor, row.connection)]
+    access.require(
+        bool(mine), cause="None of your connections has this mailbox attached.", action="Attach it to one of them."
+    )
+    rows = [row for row in mine if can_be_probed(row.connection)]
     done: list[MailboxAccess] = []
     for row in rows[:AT_ONCE]:
         try:
@@ -202,7 +203,7 @@ def _keep_sending(row: MailboxAccess, outcome: graph.Probe, *, actor: User, now:
     if purpose_of(row.connection) is graph.SEND:
         _store(row, replace(outcome, code=outcome.code or SENT), actor=actor, now=now)
     elif row.state == State.REACHABLE:
-        told = {name: getattr(outcome, name) for name in ("code", "cause", "action")}
+        told = {"code": outcome.code or SENT, "cause": outcome.cause, "action": outcome.action}
         denied = outcome.state is graph.Reach.UNREACHABLE
         row.lack = graph.Lack.SEND_AS.value if denied else ""
         MailboxAccess.objects.filter(pk=row.pk, state=State.REACHABLE).update(**told, lack=row.lack)
@@ -215,7 +216,7 @@ def _known_by_sending(row: MailboxAccess, outcome: graph.Probe) -> graph.Probe:
     if row.lack == graph.Lack.SEND_AS and outcome.state is not graph.Reach.UNREACHABLE:
         state = outcome.state if outcome.state is graph.Reach.REACHABLE else graph.Reach(row.state)
         return graph.Probe(state, row.code, row.cause, row.action, graph.who_mends(row.lack), graph.Lack.SEND_AS)
-    if row.code == SENT and outcome.code == graph.NOT_TESTED:
+    if row.code == SENT and (outcome.state is graph.Reach.REACHABLE or outcome.code == graph.NOT_TESTED):
         return replace(graph.REACHABLE, code=SENT)
     return outcome
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from connections import access, audit
 from connections.errors import AlreadyExists, InvalidInput, StillInUse
-from connections.microsoft import capabilities
+from connections.microsoft import capabilities, exchange_script
 from connections.models import Connection, MailboxAccess, SharedMailbox, Tenant, User
 from connections.services import incidents, mailbox_probes
 
@@ -15,6 +17,8 @@ probe = mailbox_probes.probe
 probe_mailbox = mailbox_probes.probe_mailbox
 probe_due = mailbox_probes.probe_due
 try_sending = mailbox_probes.try_sending
+can_be_probed = mailbox_probes.can_be_probed
+may_send = mailbox_probes.may_send
 
 _UNPROBED = {
     "state": MailboxAccess.State.UNPROBED,
@@ -209,3 +213,35 @@ def missing_permission(connection: Connection) -> str:
         f"The permission {purpose.scope} is missing. Add the capability {purpose.capability} to the connection and "
         "sign in again; the sign-in then asks for it."
     )
+
+
+def exchange_plan(connection: Connection) -> exchange_script.ApplicationPlan | exchange_script.AccountPlan | None:
+    """What an Exchange administrator runs so that the connection reaches its mailboxes; None if there is nothing to.
+
+    Nothing: no mailbox is attached, nobody has signed in yet, or it wants nothing of what Exchange grants.
+    """
+    addresses = tuple(connection.mailbox_accesses.values_list("mailbox__address", flat=True))
+    app = connection.app_registration
+    shared: dict[str, Any] = {
+        "environment": app.tenant.environment,
+        "tid": connection.account_tid or app.tenant.tid,
+        "connection_name": connection.name,
+        "key": f"{app.client_id[:8]}-{connection.pk}",
+        "addresses": addresses,
+    }
+    if connection.is_delegated:
+        if not addresses or not connection.account_username:
+            return None
+        sends = mailbox_probes.may_send(connection)
+        return exchange_script.AccountPlan(**shared, account=connection.account_username, sends=sends)
+    roles = exchange_script.roles_for(application_roles(connection))
+    if not addresses or not roles:
+        return None
+    return exchange_script.ApplicationPlan(**shared, client_id=app.client_id, app_name=app.name, roles=roles)
+
+
+def application_roles(connection: Connection) -> tuple[str, ...]:
+    """The least application permissions the connection needs; () for a delegated one."""
+    if connection.is_delegated:
+        return ()
+    return capabilities.application_roles(connection.capabilities, connection.extra_scopes)

@@ -82,7 +82,7 @@ def test(request: HttpRequest, pk: int) -> HttpResponse:
     if left:
         messages.info(request, f"{left} more {'is' if left == 1 else 'are'} tested within the next minutes.")
     if not done and not left:
-        messages.info(request, "None of your connections can test this mailbox just now.")
+        messages.info(request, "None of your connections works just now, so the mailbox cannot be tested.")
     return redirect("mailbox", pk=mailbox.pk)
 
 
@@ -296,6 +296,7 @@ def exchange(request: HttpRequest, pk: int) -> HttpResponse:
     wanted = mailboxes.application_roles(connection)
     context = {
         "connection": connection,
+        "has_mailboxes": connection.mailbox_accesses.exists(),
         "steps": exchange_script.steps(plan) if plan else [],
         "plan": plan,
         "wide": _tenant_wide(connection),

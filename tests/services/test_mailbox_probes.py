@@ -255,6 +255,14 @@ def test_a_mailbox_is_tested_through_every_connection_one_may_check(
     assert done[0].state == State.REACHABLE
 
 
+def test_who_may_check_none_of_its_connections_tests_no_mailbox(bob: User, carol: User, dave: User) -> None:
+    mailbox = cast.make_mailbox()
+    cast.make_mailbox_access(cast.make_connection(owner=bob), mailbox)
+    for stranger in (carol, dave):
+        with pytest.raises(NotAllowed):
+            mailboxes.probe_mailbox(mailbox, actor=stranger, now=timezone.now())
+
+
 def test_beyond_a_handful_the_routine_does_the_rest(
     sandbox: Control, bob: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -296,8 +304,9 @@ def test_a_denied_test_message_is_remembered_beside_what_can_be_read(sandbox: Co
     assert (row.state, row.lack) == (State.REACHABLE, "send_as")
     sandbox.set_mailbox(address=SUPPORT, senders=[cast.ADA])
     mailboxes.try_sending(row, actor=bob, now=timezone.now())
+    mailboxes.probe(row.connection, actor=None, now=timezone.now())
     row.refresh_from_db()
-    assert (row.state, row.lack, row.cause) == (State.REACHABLE, "", "")
+    assert (row.state, row.lack, row.cause, row.code) == (State.REACHABLE, "", "", "sent")
     tested = AuditEvent.objects.filter(action="connection.sending_tested").order_by("pk")
     assert [(event.outcome, event.changes["code"]) for event in tested] == [
         ("failed", "ErrorSendAsDenied"),

@@ -1,5 +1,6 @@
 """Pages about shared mailboxes."""
 
+import html
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from connections.models import Connection, MailboxAccess, SharedMailbox, User
+from connections.services import connections
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import cast
@@ -251,3 +253,156 @@ def test_a_row_of_another_connection_cannot_be_named(signed_in: SignIn, bob: Use
     own = cast.make_connection(name="Own", owner=dave)
     assert signed_in(dave).post(reverse("mailbox_detach", args=[own.pk, theirs.pk])).status_code == 404
     assert MailboxAccess.objects.filter(pk=theirs.pk).exists()
+
+
+def test_all_mailboxes_of_a_connection_are_tested_at_once(sandbox: Control, signed_in: SignIn, bob: User) -> None:
+    connection = connected(sandbox, *FULL, owner=bob)
+    for address in ("support@contoso.example", "sales@contoso.example"):
+        cast.make_mailbox_access(connection, cast.make_mailbox(address=address))
+    page = text(signed_in(bob).post(reverse("mailbox_probe_all", args=[connection.pk]), follow=True))
+    assert "1 of 2 tests reached the mailbox." in page
+    assert set(connection.mailbox_accesses.values_list("state", flat=True)) == {State.REACHABLE, State.UNREACHABLE}
+
+
+def test_a_mailboxs_page_says_who_reaches_it_by_which_connection_and_tests_them(
+    sandbox: Control, signed_in: SignIn, alice: User, bob: User, dave: User
+) -> None:
+    mailbox = cast.make_mailbox()
+    well = connected(sandbox, *FULL, owner=bob, name="Well")
+    app = well.app_registration
+    robot = cast.make_app_only_connection(name="Robot", app_registration=app, access_token=None, expires_at=None)
+    broken = cast.make_connection(
+        owner=bob, name="Broken", app_registration=app, status=Connection.Status.RECONNECT_NEEDED
+    )
+    for connection in (well, robot, broken):
+        cast.make_mailbox_access(connection, mailbox)
+    url = reverse("mailbox", args=[mailbox.pk])
+    assert reverse("mailbox_test", args=[mailbox.pk]) not in text(signed_in(dave).get(url))
+    page = text(signed_in(bob).post(reverse("mailbox_test", args=[mailbox.pk]), follow=True))
+    assert "support@contoso.example is reachable." in page
+    assert "1 of 2" in page
+    assert "Bob Member, signed in as" in page
+    assert "The connection itself does not work just now" in page
+    assert "Robot" not in page
+    assert "The application Contoso Connections itself" in text(signed_in(alice).get(url))
+
+
+def test_a_mailboxs_page_costs_the_same_for_one_and_for_many_connections(
+    signed_in: SignIn, alice: User, django_assert_max_num_queries: Any
+) -> None:
+    mailbox = cast.make_mailbox()
+    for number in range(25):
+        cast.make_mailbox_access(cast.make_connection(name=f"No. {number}"), mailbox)
+    browser = signed_in(alice)
+    with django_assert_max_num_queries(12):
+        assert "No. 24" in text(browser.get(reverse("mailbox", args=[mailbox.pk])))
+
+
+def test_a_test_message_is_sent_only_after_saying_what_it_does(sandbox: Control, signed_in: SignIn, bob: User) -> None:
+    chosen = ["shared_mailbox.read", "shared_mailbox.send"]
+    connection = connected(sandbox, *FULL, "Mail.Send.Shared", owner=bob, capabilities=chosen)
+    row = cast.make_mailbox_access(connection, cast.make_mailbox(), state=State.REACHABLE)
+    url, browser = reverse("mailbox_send", args=[connection.pk, row.pk]), signed_in(bob)
+    page = text(browser.get(reverse("connection", args=[connection.pk])))
+    assert "Sending: not tested." in page
+    assert url in page
+    assert "will see the message" in text(browser.get(url))
+    assert sandbox.state()["sent"] == []
+    page = text(browser.post(url, follow=True))
+    assert "The test message was sent" in page
+    assert "Sending: worked when it was tested." in page
+    sandbox.set_mailbox(address="support@contoso.example", senders=[])
+    page = text(browser.post(url, follow=True))
+    assert "Sending: denied when it was tested." in page
+    assert "Send As" in page
+
+
+# --- Commands for Exchange ------------------------------------------------------------------------
+
+
+def test_the_commands_name_exactly_the_attached_mailboxes(signed_in: SignIn, alice: User) -> None:
+    app = cast.make_app_registration(name="Robots & O'Brien")
+    connection = cast.make_app_only_connection(
+        app_registration=app, capabilities=["mail.read", "mail.send"], granted_scopes="Mail.Read User.Read.All"
+    )
+    cast.make_mailbox_access(connection, cast.make_mailbox(address="o'brien@contoso.example"))
+    cast.make_mailbox(address="sales@contoso.example")
+    cast.make_app_only_connection(name="Sibling", app_registration=app)
+    browser, url = signed_in(alice), reverse("mailbox_exchange", args=[connection.pk])
+    assert url in text(browser.get(reverse("connection", args=[connection.pk])))
+    page = html.unescape(text(browser.get(url)))
+    assert "'PrimarySmtpAddress -eq ''o''''brien@contoso.example'''" in page
+    assert "sales@contoso.example" not in page
+    assert "-DisplayName 'Robots & O''Brien'" in page
+    for role in ("Mail.Read", "Mail.Send"):
+        assert f"'Application {role}'" in page
+    assert "Today the application holds Mail.Read in Entra, which opens every mailbox" in page
+    assert "User.Read.All is no permission of Exchange" in page
+    assert "Sibling" in page
+    assert "30 minutes to 2 hours" in page
+
+
+def test_each_step_comes_as_a_file_that_windows_reads_rightly(signed_in: SignIn, alice: User) -> None:
+    connection = cast.make_app_only_connection(name="Röbot’s")
+    cast.make_mailbox_access(connection, cast.make_mailbox())
+    url = reverse("mailbox_exchange", args=[connection.pk])
+    response = signed_in(alice).get(url, {"download": "undo"})
+    assert response["Content-Disposition"] == f'attachment; filename="exchange-undo-c0117ec7-{connection.pk}.ps1"'
+    assert response.content.startswith(b"\xef\xbb\xbf# The way back")
+    assert "Röbot’s" in response.content.decode("utf-8-sig")
+    assert b"Remove-ManagementScope" in response.content
+    assert signed_in(alice).get(url, {"download": "../etc"}).status_code == 404
+
+
+def test_without_a_tenant_wide_permission_the_page_says_what_a_later_one_would_do(
+    signed_in: SignIn, carol: User
+) -> None:
+    connection = cast.make_app_only_connection(granted_scopes="User.Read.All")
+    cast.make_mailbox_access(connection, cast.make_mailbox())
+    page = text(signed_in(carol).get(reverse("mailbox_exchange", args=[connection.pk])))
+    assert "held no permission that opens every mailbox" in page
+
+
+def test_for_a_person_the_commands_give_full_access(signed_in: SignIn, bob: User) -> None:
+    connection = cast.make_connection(owner=bob, capabilities=["shared_mailbox.read"])
+    cast.make_mailbox_access(connection, cast.make_mailbox())
+    page = html.unescape(text(signed_in(bob).get(reverse("mailbox_exchange", args=[connection.pk]))))
+    assert "Add-MailboxPermission -Identity 'support@contoso.example' -User 'ada@contoso.example'" in page
+    assert "Add-RecipientPermission" not in page
+    assert "ManagementScope" not in page
+
+
+@pytest.mark.parametrize(
+    ("made", "attached", "words"),
+    [
+        ({}, False, "No shared mailbox is attached"),
+        ({"account_username": ""}, True, "Nobody has signed in yet"),
+        ({"authentication_type": "client_credentials", "capabilities": []}, True, "Nothing for Exchange to grant"),
+    ],
+)
+def test_where_there_is_nothing_to_run_the_page_says_why(
+    signed_in: SignIn, bob: User, made: dict[str, Any], attached: bool, words: str
+) -> None:
+    connection = cast.make_connection(owner=bob, **made)
+    if attached:
+        cast.make_mailbox_access(connection, cast.make_mailbox())
+    url = reverse("mailbox_exchange", args=[connection.pk])
+    page = text(signed_in(bob).get(url))
+    assert words in page
+    assert "Connect-ExchangeOnline" not in page
+    assert words in text(signed_in(bob).get(url, {"download": "grant"}))
+
+
+def test_a_connection_that_waits_for_proof_can_be_tested(sandbox: Control, signed_in: SignIn, alice: User) -> None:
+    app = cast.make_app_registration(client_id=cast.ROBOTS_CLIENT_ID, secret=cast.ROBOTS_CLIENT_SECRET)
+    sandbox.withdraw_consent(client_id=seed.ROBOTS_APP, tenant=seed.CONTOSO)
+    made = connections.connect_app_only(app, name="Robot", chosen=["mail.read"], actor=alice, now=timezone.now())
+    sandbox.set_app(seed.ROBOTS_APP, exchange_role="Mail.Read", exchange_mailboxes=["support@contoso.example"])
+    page = text(
+        signed_in(alice).post(
+            reverse("mailbox_attach", args=[made.pk]), {"address": "support@contoso.example"}, follow=True
+        )
+    )
+    assert "support@contoso.example is reachable." in page
+    made.refresh_from_db()
+    assert made.status == Connection.Status.ACTIVE
