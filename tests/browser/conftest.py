@@ -16,6 +16,7 @@ import pytest
 from django.conf import settings as django_settings
 from playwright.sync_api import Browser, Playwright, sync_playwright
 
+from portal.demo import answers
 from portal.processes import Process
 from portal.sandbox.client import Control
 from portal.sandbox.process import SandboxProcess
@@ -161,7 +162,9 @@ def _start_web(start_process: Callable[..., Process], environment: dict[str, str
     web = start_process("web", ["gunicorn", "-c", "portal/gunicorn.conf.py", "portal.wsgi"], **socket, **environment)
     web.wait_for_line("Listening at", seconds=30)
     line = next(line for line in web.log.read_text().splitlines() if "Listening at" in line)
-    return int(line.partition("http://127.0.0.1:")[2].partition(" ")[0])
+    port = int(line.partition("http://127.0.0.1:")[2].partition(" ")[0])
+    assert answers(f"http://localhost:{port}/healthz"), f"the portal listens but does not work\n{web.last_lines()}"
+    return port
 
 
 @pytest.fixture
