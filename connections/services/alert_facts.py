@@ -15,8 +15,6 @@ from connections.services import alerts
 
 LISTED = 100  # affected connections a webhook names; the count tells of all
 
-Event = Delivery.Event
-
 
 def of_all(deliveries: Iterable[Delivery]) -> dict[int, dict[str, Any]]:
     """The facts of each alert as they are now, by primary key. An incident is looked at once, however many are told."""

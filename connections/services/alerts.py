@@ -34,8 +34,6 @@ WEEKLY = timedelta(days=7)
 BURST = 5
 WINDOW = timedelta(minutes=15)
 
-CHOICES = ("own_incidents", "reminders", "recoveries", "organisation_incidents", "expiry_warnings")
-
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
@@ -162,7 +160,7 @@ def choice_of(user: User) -> AlertChoice:
 
 
 def choose(user: User, *, actor: User, **wanted: bool) -> None:
-    """Set what the person wants by e-mail; ``wanted`` are names of CHOICES. Raises NotAllowed for somebody else's."""
+    """Set what the person wants by e-mail; ``wanted`` are columns of AlertChoice. Raises NotAllowed for somebody else's."""
     access.require(actor.pk == user.pk, cause="Everybody chooses for themselves.")
     changes = audit.changed(choice_of(user), wanted)
     if not changes:

@@ -28,13 +28,6 @@ _OUTCOMES: dict[str, tuple[str, dict[str, Any]]] = {
     "failing": ("Tried in vain, goes on", {"delivered_at": None, "given_up_at": None, "last_error__gt": ""}),
     "given_up": ("Given up", {"delivered_at": None, "given_up_at__isnull": False}),
 }
-_EVENTS = {
-    Delivery.Event.OPENED: states.BROKEN,
-    Delivery.Event.REMINDER: states.WARNING,
-    Delivery.Event.HEALED: states.OK,
-    Delivery.Event.EXPIRY: states.WARNING,
-    Delivery.Event.TEST: states.OFF,
-}
 
 
 @dataclass(frozen=True, slots=True)
