@@ -20,6 +20,7 @@ from connections.microsoft.lacks import (
     NOT_TESTED,
     REACHABLE,
     SEND,
+    WITHOUT_MAILBOX,
     Account,
     Judge,
     Lack,
@@ -31,7 +32,19 @@ from connections.microsoft.lacks import (
     who_mends,
 )
 
-__all__ = ["MAIL", "NOT_TESTED", "REACHABLE", "SEND", "Lack", "Probe", "Purpose", "Reach", "purpose_of", "who_mends"]
+__all__ = [
+    "MAIL",
+    "NOT_TESTED",
+    "REACHABLE",
+    "SEND",
+    "WITHOUT_MAILBOX",
+    "Lack",
+    "Probe",
+    "Purpose",
+    "Reach",
+    "purpose_of",
+    "who_mends",
+]
 
 # Outlook takes four requests at a time from one application (Microsoft Graph: throttling-limits).
 IN_FLIGHT = 4

@@ -38,6 +38,10 @@ class Lack(StrEnum):
     SEND_AS = "send_as"
 
 
+# There is nothing behind the address that somebody could be let into.
+WITHOUT_MAILBOX = (Lack.NOT_FOUND, Lack.GUEST_MAILBOX, Lack.NO_MAILBOX, Lack.NO_LICENCE)
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     """The outcome for one mailbox. ``code`` is Microsoft's; the sentences are ours and empty if all is well."""

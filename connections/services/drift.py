@@ -6,6 +6,7 @@ neither the database nor Microsoft.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from connections.microsoft import app_expiry, capabilities, permissions
@@ -44,12 +45,16 @@ class Drift:
         return tuple(name for name in self.missing if name in known and known[name].admin_only)
 
 
-def of(connection: Connection) -> Drift:
-    """The drift of a connection; none before it was first authorised, or if nobody has said what it needs."""
+def of(connection: Connection, *, elsewhere: Collection[str] = ()) -> Drift:
+    """The drift of a connection; none before it was first authorised, or if nobody has said what it needs.
+
+    ``elsewhere`` are permissions it holds although its token does not show them, see mailbox_probes.kept_by_exchange.
+    """
     needed = needs(connection)
     if connection.connected_at is None or not needed:
         return Drift()
-    return Drift(capabilities.missing(needed, connection.granted), _excess(connection, frozenset(needed)))
+    missing = capabilities.missing(needed, connection.granted | frozenset(elsewhere))
+    return Drift(missing, _excess(connection, frozenset(needed)))
 
 
 def needs(connection: Connection) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from django.db.models import Q
 
 from connections import access, audit
 from connections.errors import ConnectionUnusable, InvalidInput, PortalError
-from connections.microsoft import capabilities, clouds, graph
+from connections.microsoft import capabilities, clouds, exchange_script, graph
 from connections.microsoft.clouds import Cloud
 from connections.models import AuditEvent, Connection, MailboxAccess, SharedMailbox, User
 from connections.services import incidents, outcomes, tokens
@@ -57,6 +57,30 @@ def may_send(connection: Connection) -> bool:
     """Whether it is meant to send from its mailboxes."""
     needed = graph.SEND.scope if connection.is_delegated else graph.SEND.role
     return not capabilities.missing([needed], _wanted(connection))
+
+
+def kept_by_exchange(found: Iterable[Connection]) -> dict[int, tuple[str, ...]]:
+    """For each connection that reaches a mailbox without the role it takes: what Exchange must be granting it.
+
+    By primary key; at most one query. Such a grant shows in no token (Microsoft: application-rbac), and asking an
+    administrator for the same permission in Entra would open every mailbox.
+    """
+    without_role = {
+        one.pk: one
+        for one in found
+        if not one.is_delegated and capabilities.missing([purpose_of(one).role], one.granted)
+    }
+    if not without_role:
+        return {}
+    reached = MailboxAccess.objects.filter(connection__in=list(without_role), state=State.REACHABLE)
+    return {
+        pk: tuple(
+            name
+            for name in capabilities.missing(_wanted(without_role[pk]), without_role[pk].granted)
+            if exchange_script.roles_for([name])
+        )
+        for pk in reached.values_list("connection_id", flat=True).distinct().order_by()
+    }
 
 
 def _wanted(connection: Connection) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from connections import access, audit
 from connections.errors import AlreadyExists, InvalidInput, StillInUse
-from connections.microsoft import capabilities, exchange_script
+from connections.microsoft import capabilities, exchange_script, graph
 from connections.models import Connection, MailboxAccess, SharedMailbox, Tenant, User
 from connections.services import incidents, mailbox_probes
 
@@ -19,6 +19,7 @@ probe_due = mailbox_probes.probe_due
 try_sending = mailbox_probes.try_sending
 can_be_probed = mailbox_probes.can_be_probed
 may_send = mailbox_probes.may_send
+kept_by_exchange = mailbox_probes.kept_by_exchange
 
 _UNPROBED = {
     "state": MailboxAccess.State.UNPROBED,
@@ -218,9 +219,11 @@ def missing_permission(connection: Connection) -> str:
 def exchange_plan(connection: Connection) -> exchange_script.ApplicationPlan | exchange_script.AccountPlan | None:
     """What an Exchange administrator runs so that the connection reaches its mailboxes; None if there is nothing to.
 
-    Nothing: no mailbox is attached, nobody has signed in yet, or it wants nothing of what Exchange grants.
+    Nothing: no mailbox is attached, nobody has signed in yet, or it wants nothing of what Exchange grants. Addresses
+    that turned out to be no mailbox are left out.
     """
-    addresses = tuple(connection.mailbox_accesses.values_list("mailbox__address", flat=True))
+    openable = connection.mailbox_accesses.exclude(lack__in=[lack.value for lack in graph.WITHOUT_MAILBOX])
+    addresses = tuple(openable.values_list("mailbox__address", flat=True))
     app = connection.app_registration
     shared: dict[str, Any] = {
         "environment": app.tenant.environment,

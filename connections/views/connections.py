@@ -65,7 +65,11 @@ class Row:
 
 def _rows(found: list[Connection]) -> list[Row]:
     ends = forecasts.next_breaks(found, now=timezone.now())
-    return [Row(connection, ends.get(connection.pk), drift.of(connection)) for connection in found]
+    kept = mailboxes.kept_by_exchange(found)
+    return [
+        Row(connection, ends.get(connection.pk), drift.of(connection, elsewhere=kept.get(connection.pk, ())))
+        for connection in found
+    ]
 
 
 @require_safe
@@ -137,15 +141,17 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     user = access.signed_in(request.user)
     connection = get_object_or_404(access.visible_connections(user), pk=pk)
     started = connection.sign_in_started_at
+    kept = mailboxes.kept_by_exchange([connection]).get(connection.pk, ())
     context = {
         "connection": connection,
         "allowed": access.allowed_actions(user, connection),
-        "abilities": _abilities(connection),
+        "abilities": _abilities(connection, kept),
         "lacking": connections.lacking(connection) if connection.connected_at else (),
         "started_and_lost": started and (timezone.now() - started).total_seconds() > RECENT_SIGN_IN,
         "redirect_uri": redirect_uri(),
         "outlook": forecasts.outlook(connection, now=timezone.now()),
-        "drift": drift.of(connection),
+        "drift": drift.of(connection, elsewhere=kept),
+        "mailboxes_by_exchange": kept,
         "now": timezone.now(),
         "events": history(user, connection),
         **attached(user, connection),
@@ -154,7 +160,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     return render(request, "connections/detail.html", context)
 
 
-def _abilities(connection: Connection) -> list[dict[str, Any]]:
+def _abilities(connection: Connection, kept: tuple[str, ...]) -> list[dict[str, Any]]:
     app_only = not connection.is_delegated
     return [
         {
@@ -164,7 +170,7 @@ def _abilities(connection: Connection) -> list[dict[str, Any]]:
             "reason": found.no_application if app_only else found.no_delegated,
         }
         for found, possible, missing in capabilities.can(
-            connection.capabilities, connection.granted, connection.authentication_type
+            connection.capabilities, connection.granted | frozenset(kept), connection.authentication_type
         )
     ]
 

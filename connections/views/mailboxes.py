@@ -15,7 +15,7 @@ from connections import access
 from connections.errors import PortalError
 from connections.forms.mailboxes import AttachForm, MailboxEditForm, MailboxForm
 from connections.microsoft import exchange_script
-from connections.microsoft.graph import Reach
+from connections.microsoft.graph import WITHOUT_MAILBOX, Reach
 from connections.models import Connection, MailboxAccess, SharedMailbox, Tenant, User
 from connections.models.tenants import SHARED_ENDPOINTS
 from connections.services import mailboxes
@@ -299,6 +299,9 @@ def exchange(request: HttpRequest, pk: int) -> HttpResponse:
         "has_mailboxes": connection.mailbox_accesses.exists(),
         "steps": exchange_script.steps(plan) if plan else [],
         "plan": plan,
+        "left_out": connection.mailbox_accesses.filter(
+            lack__in=[lack.value for lack in WITHOUT_MAILBOX]
+        ).select_related("mailbox"),
         "wide": _tenant_wide(connection),
         "in_entra": [role for role in wanted if not exchange_script.roles_for([role])],
         "siblings": access.visible_connections(user)

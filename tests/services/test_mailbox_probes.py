@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from connections.errors import InvalidInput, NotAllowed
 from connections.models import AuditEvent, Connection, Incident, MailboxAccess, User
-from connections.services import connections, keepalive, mailbox_probes, mailboxes, outcomes
+from connections.services import connections, drift, keepalive, mailbox_probes, mailboxes, outcomes
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import cast
@@ -363,3 +363,28 @@ def test_a_test_message_proves_an_application_that_only_sends(sandbox: Control, 
     made.refresh_from_db()
     assert made.status == Status.ACTIVE
     assert refreshed(made).status == Status.ACTIVE
+
+
+# --- What only Exchange grants --------------------------------------------------------------------
+
+
+def test_what_exchange_must_be_granting_is_missing_nowhere(
+    sandbox: Control, alice: User, django_assert_num_queries: Any
+) -> None:
+    exchange_grants(sandbox, SUPPORT)
+    made = robots(sandbox, actor=alice, chosen=["mail.read", "mail.send", "files.read"])
+    app = made.app_registration
+    unreached = cast.make_app_only_connection(name="Unreached", app_registration=app, granted_scopes="")
+    cast.make_mailbox_access(unreached, cast.make_mailbox(address=SALES), state=State.UNREACHABLE)
+    with_role = cast.make_app_only_connection(name="With role", app_registration=app)
+    cast.make_mailbox_access(with_role, cast.make_mailbox(address="info@contoso.example"), state=State.REACHABLE)
+    delegated = cast.make_connection(name="Person", app_registration=app)
+    found = [Connection.objects.get(pk=one.pk) for one in (made, unreached, with_role, delegated)]
+    list(map(str, (one.app_registration for one in found)))
+    with django_assert_num_queries(1):
+        kept = mailbox_probes.kept_by_exchange(found)
+    assert kept == {made.pk: ("Mail.Read", "Mail.Send")}
+    assert drift.of(found[0]).missing == ("Files.Read.All", "Mail.Read", "Mail.Send", "User.Read.All")
+    assert drift.of(found[0], elsewhere=kept[made.pk]).missing == ("Files.Read.All", "User.Read.All")
+    with django_assert_num_queries(0):
+        assert mailbox_probes.kept_by_exchange([found[3]]) == {}

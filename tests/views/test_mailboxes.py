@@ -406,3 +406,30 @@ def test_a_connection_that_waits_for_proof_can_be_tested(sandbox: Control, signe
     assert "support@contoso.example is reachable." in page
     made.refresh_from_db()
     assert made.status == Connection.Status.ACTIVE
+
+
+def test_the_connections_page_does_not_ask_for_what_exchange_grants(signed_in: SignIn, alice: User) -> None:
+    connection = cast.make_app_only_connection(granted_scopes="User.Read.All")
+    row = cast.make_mailbox_access(connection, cast.make_mailbox(), state=State.UNREACHABLE)
+    browser, url = signed_in(alice), reverse("connection", args=[connection.pk])
+    assert "Not granted: Mail.Read" in text(browser.get(url))
+    MailboxAccess.objects.filter(pk=row.pk).update(state=State.REACHABLE)
+    page = text(browser.get(url))
+    assert "Not granted" not in page
+    assert "Exchange itself grants Mail.Read in the mailboxes that are reachable" in page
+    assert "Permissions missing" not in text(browser.get(reverse("connections")))
+
+
+def test_what_turned_out_to_be_no_mailbox_is_left_out_of_the_commands(signed_in: SignIn, alice: User) -> None:
+    connection = cast.make_app_only_connection()
+    row = cast.make_mailbox_access(connection, cast.make_mailbox())
+    gone = cast.make_mailbox(address="gone@contoso.example")
+    cast.make_mailbox_access(connection, gone, state=State.UNREACHABLE, lack="not_found")
+    browser, url = signed_in(alice), reverse("mailbox_exchange", args=[connection.pk])
+    page = html.unescape(text(browser.get(url)))
+    assert "found no mailbox behind it" in page
+    assert "'gone@contoso.example'" not in page
+    row.delete()
+    page = text(browser.get(url))
+    assert "No mailbox to open" in page
+    assert "Connect-ExchangeOnline" not in page
