@@ -15,6 +15,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from connections.errors import NotAllowed
 from connections.models import (
     AffectedConnection,
+    ApiKey,
     AppRegistration,
     AuditEvent,
     Connection,
@@ -88,6 +89,14 @@ def shares_with(user: User) -> ShareQuerySet:
     """The shares that count for this person just now, their own and those of their teams."""
     mine = TeamMember.objects.filter(user=user).values("team")
     return Share.objects.active().filter(Q(person=user) | Q(team__in=mine))
+
+
+def usable_connections(user: User) -> QuerySet[Connection]:
+    """Connections whose tokens this person may fetch: their own and those shared with them."""
+    shared = shares_with(user).filter(connection=OuterRef("pk"))
+    return Connection.objects.select_related("app_registration__tenant", "owner").filter(
+        Q(owner=user) | Q(Exists(shared))
+    )
 
 
 def visible_teams(user: User) -> QuerySet[Team]:
@@ -222,6 +231,18 @@ def can_fetch_token(user: User, connection: Connection) -> bool:
     if connection.owner_id == user.pk:
         return True
     return shares_with(user).filter(connection=connection).exists()
+
+
+def can_revoke_key(user: User, key: ApiKey) -> bool:
+    """Make an API key worthless: its owner, or an IT admin."""
+    return key.owner_id == user.pk or person(user).is_admin
+
+
+def visible_keys(user: User) -> QuerySet[ApiKey]:
+    """API keys: one's own; all for IT admins and auditors."""
+    found = ApiKey.objects.select_related("owner")
+    asking = person(user)
+    return found if asking.is_admin or asking.is_auditor else found.filter(owner=user)
 
 
 def can_manage_teams(user: User) -> bool:

@@ -70,6 +70,15 @@ class NothingToCheck(PortalError):
     action = "Sign in for it, or enable it first."
 
 
+class KeyRefused(PortalError):
+    """The API key is none of ours, or no longer. The answer does not say which."""
+
+    code = "bad_key"
+    status = 401
+    cause = "This API key is not valid."
+    action = "Send a valid key as “Authorization: Bearer …”; keys are made in the portal under API keys."
+
+
 class ConnectionUnusable(PortalError):
     """The connection cannot give a token just now; cause and action say why."""
 
@@ -77,6 +86,20 @@ class ConnectionUnusable(PortalError):
     status = 409
     cause = "This connection has no valid access token just now."
     action = "Look at its page: it says why and who can mend it."
+
+    def __init__(self, cause: str = "", *, action: str = "", code: str = "") -> None:
+        super().__init__(cause, action=action)
+        self.code = code or self.code
+
+
+class TryAgainSoon(PortalError):
+    """No token could be had in time, and nobody is to blame."""
+
+    code = "microsoft_unavailable"
+    status = 503
+    retry_after = 15  # seconds
+    cause = "Microsoft gave no token in time, and the stored one has ended."
+    action = "Try again in a quarter of a minute; the portal keeps trying, too."
 
 
 class UnreadableSecret(PortalError):

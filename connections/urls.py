@@ -5,6 +5,7 @@ from django.urls import path
 from connections.views import (
     accounts,
     alerts,
+    api_keys,
     app_registrations,
     audit,
     connections,
@@ -105,6 +106,11 @@ urlpatterns = [
     path("alerts/channels/<int:pk>/remove/", alerts.channel_remove, name="alert_channel_remove"),
     path("alerts/channels/<int:pk>/test/", alerts.channel_test, name="alert_channel_test"),
     path("alerts/channels/<int:pk>/secret/", alerts.channel_secret, name="alert_channel_secret"),
+    # API keys
+    path("api-keys/", api_keys.index, name="api_keys"),
+    path("api-keys/add/", api_keys.add, name="api_key_add"),
+    path("api-keys/<int:pk>/", api_keys.detail, name="api_key"),
+    path("api-keys/<int:pk>/revoke/", api_keys.revoke, name="api_key_revoke"),
     # Audit
     path("audit/", audit.index, name="audit"),
     path("audit/<int:pk>/", audit.detail, name="audit_event"),

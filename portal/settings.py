@@ -66,6 +66,7 @@ INSTALLED_APPS = [
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
     "django_htmx",
+    "ninja",
     "social_django",
     "axes",
     "encrypted_model_fields",
@@ -85,8 +86,9 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
-    "connections.middleware.SignInTrouble",
+    # Django asks the lower one about an exception first: a sign-in that ended badly is told on its own page.
     "connections.middleware.portal_errors",
+    "connections.middleware.SignInTrouble",
     "axes.middleware.AxesMiddleware",
 ]
 

@@ -129,6 +129,28 @@ team_member_add                       POST   in  403 403 302 403
 team_member_remove                    GET    in  405 405 405 405
 team_member_remove                    POST   in  403 403 302 403
 
+api_keys                              GET    in  200 200 200 200
+api_keys                              POST   in  405 405 405 405
+api_key_add                           GET    in  200 200 200 200
+api_key_add                           POST   in  200 200 200 200
+api_key                               GET    in  200 404 200 200
+api_key                               POST   in  405 405 405 405
+api_key_revoke                        GET    in  200 404 200 403
+api_key_revoke                        POST   in  302 404 302 403
+
+api:openapi-json                      GET    200 200 200 200 200
+api:openapi-json                      POST   405 405 405 405 405
+api:openapi-view                      GET    200 200 200 200 200
+api:openapi-view                      POST   405 405 405 405 405
+api:list_connections                  GET    401 401 401 401 401
+api:list_connections                  POST   405 405 405 405 405
+api:read_connection                   GET    401 401 401 401 401
+api:read_connection                   POST   405 405 405 405 405
+api:fetch_token                       GET    401 401 401 401 401
+api:fetch_token                       POST   405 405 405 405 405
+api:api-root                          GET    404 404 404 404 404
+api:api-root                          POST   405 405 405 405 405
+
 incidents                             GET    in  200 200 200 200
 incidents                             POST   in  405 405 405 405
 incident                              GET    in  200 404 200 200

@@ -134,7 +134,7 @@ def test_every_change_of_a_person_is_in_the_audit_trail(root: Client) -> None:
 
     from connections.models.accounts import IT_ADMINS
 
-    admins = Group.objects.create(name=IT_ADMINS)
+    admins = Group.objects.get_or_create(name=IT_ADMINS)[0]
     password = {"password1": cast.PASSWORD, "password2": cast.PASSWORD, "usable_password": "true"}
     assert root.post(url(User, "add"), {"username": "eve", **password}).status_code == 302
     eve = User.objects.get(username="eve")

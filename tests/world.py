@@ -13,6 +13,7 @@ from django.utils import timezone
 from connections import audit
 from connections.microsoft import certificates
 from connections.models import (
+    ApiKey,
     AlertChannel,
     AppCredential,
     AppRegistration,
@@ -68,6 +69,7 @@ class World:
     event: AuditEvent
     incident: Incident
     share: Share
+    key: ApiKey
     team: Team
     channel: AlertChannel
     delivery: Delivery
@@ -95,6 +97,10 @@ class World:
             arguments = {"pk": self.channel.pk} if name != "alert_channel_add" else {}
         elif name in ("share_add", "mailbox_probe_all", "mailbox_exchange"):
             arguments = {"pk": self.connection.pk}
+        elif name in ("api_key", "api_key_revoke"):
+            arguments = {"pk": self.key.pk}
+        elif name in ("api:read_connection", "api:fetch_token"):
+            arguments = {"connection_id": self.connection.pk}
         elif name == "share_end":
             arguments = {"pk": self.connection.pk, "share_pk": self.share.pk}
         elif name == "team_member_remove":
@@ -157,6 +163,7 @@ def make(people: dict[str, User], **connection: Any) -> World:
         consent=ConsentRequest.objects.create(
             app_registration=app, directory_id=tenant.directory_id, state_digest="x" * 64, requested_by=alice
         ),
+        key=ApiKey.objects.create(name="Robot", owner=bob, prefix="abcdefghij", digest="0" * 64, scopes=["token:read"]),
         share=Share.objects.create(connection=made, team=Team.objects.create(name="Nobody yet"), created_by=bob),
         team=team,
         event=audit.record("connection.created", made, actor=bob),
@@ -190,6 +197,7 @@ def posted(world: World) -> dict[str, dict[str, Any]]:
     secret = {"kind": "secret", "secret": seed.ROBOTS_SECRET, "expires_at": tomorrow, "save_untried": "1"}
     return {
         "share_add": {"whom": f"person:{world.people['carol'].pk}", "level": "use", "understood": "on"},
+        "api_key_add": {"name": "Another", "scopes": ["token:read"]},
         "team_add": {"name": "Sales"},
         "team_edit": {"name": "Renamed"},
         "team_member_add": {"user": world.people["bob"].pk},

@@ -2,6 +2,7 @@
 
 from connections.models.accounts import User
 from connections.models.alerts import AlertChannel, AlertChoice, Delivery
+from connections.models.api_keys import ApiKey, TokenFetch
 from connections.models.app_registrations import AppCredential, AppRegistration
 from connections.models.audit import AuditEvent
 from connections.models.connections import Connection
@@ -15,6 +16,7 @@ __all__ = [
     "AffectedConnection",
     "AlertChannel",
     "AlertChoice",
+    "ApiKey",
     "AppCredential",
     "AppRegistration",
     "AuditEvent",
@@ -28,5 +30,6 @@ __all__ = [
     "Team",
     "TeamMember",
     "Tenant",
+    "TokenFetch",
     "User",
 ]

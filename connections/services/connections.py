@@ -57,8 +57,8 @@ def connect_app_only(
     """Get an app-only token at Microsoft and store the connection with it.
 
     A token that carries none of the permissions is stored as "consent needed", because an administrator can mend
-    it without anything being typed again, unless it reaches one of the mailboxes. Raises NotAllowed, InvalidInput, AlreadyExists, MicrosoftRefused (nothing
-    is stored) or MicrosoftUnavailable (nothing is stored).
+    it without anything being typed again, unless it reaches one of the mailboxes. Raises NotAllowed, InvalidInput,
+    AlreadyExists, MicrosoftRefused (nothing is stored) or MicrosoftUnavailable (nothing is stored).
     """
     access.require(
         access.can_connect_app_only(actor),
@@ -71,13 +71,18 @@ def connect_app_only(
         _insert(made, shared_mailboxes, actor)
         token_store.store_sign_in(made, answer=answer, now=now, values={"connected_at": now})
         audit.record("connection.connected", made, actor=actor, changes={"roles": list(answer.granted)})
-    made.refresh_from_db()
+    made = _as_stored(made)
     if made.scopes and not answer.granted:
         # Exchange may let it into its mailboxes all the same; only asking tells.
         probe_mailboxes(made, actor=actor, now=now)
         outcomes.settle_without_roles(made.pk, now=now, version=made.token_version)
-        made.refresh_from_db()
+        made = _as_stored(made)
     return made
+
+
+def _as_stored(made: Connection) -> Connection:
+    """The connection as it stands in the database, tokens unread; refresh_from_db() keeps what deferred columns had."""
+    return Connection.objects.select_related("app_registration__tenant", "owner").get(pk=made.pk)
 
 
 def change(

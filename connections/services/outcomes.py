@@ -19,9 +19,9 @@ from connections import audit
 from connections.errors import UnreadableSecret
 from connections.microsoft import graph, tokens
 from connections.microsoft.errors import Kind, Verdict, Who
-from connections.models import AppCredential, AppRegistration, Connection, MailboxAccess
+from connections.models import AppRegistration, Connection, MailboxAccess
 from connections.models.app_registrations import AuthenticationType
-from connections.services import app_registrations, incidents, token_store
+from connections.services import app_registrations, incidents, standing, token_store
 from connections.services.asking import Answer, Asked, Due
 
 logger = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ def settle_without_roles(pk: int, *, now: datetime, version: int) -> None:
 
 def _judge_app(one: Asked, now: datetime) -> None:
     for credential, verdict in one.rejected:
-        _note_rejected(credential, verdict, now)
+        standing.refused(credential, verdict, now=now)
     verdicts = [answer for _, answer in one.answers if isinstance(answer, Verdict)]
     if isinstance(one.held_back_by, Verdict):
         verdicts.append(one.held_back_by)
@@ -183,13 +183,6 @@ def _proves_app(answer: Answer) -> bool:
     if isinstance(answer, tokens.TokenSet):
         return True
     return isinstance(answer, Verdict) and not answer.app_wide and answer.flags()
-
-
-def _note_rejected(credential: AppCredential, verdict: Verdict, now: datetime) -> None:
-    with transaction.atomic():
-        fresh = AppCredential.objects.filter(pk=credential.pk, rejected_at=None)
-        if fresh.update(rejected_at=now, rejected_code=verdict.code):
-            audit.record("credential.rejected", credential, actor=None, changes={"code": verdict.code})
 
 
 # --- Answers about one connection -----------------------------------------------------------------

@@ -1,30 +1,88 @@
-"""Handing out access tokens."""
+"""Handing out access tokens: the stored one while it lasts, a fresh one when it does not, asked for once."""
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from connections.errors import ConnectionUnusable
+from django.core.cache import cache
+from django.utils import timezone
+
+from connections.errors import ConnectionUnusable, TryAgainSoon
 from connections.models import Connection
 from connections.services import asking, keepalive, outcomes
 
+LONGEST_WAIT = 10.0  # seconds a caller waits for somebody else's refresh
+LOOK_EVERY = 0.1
+# The turn ends by itself if its holder dies; longer than a token call can take.
+TURN_SECONDS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """An access token on its way to an automation."""
+
+    access_token: str = field(repr=False)
+    expires_at: datetime
+    scope: str
+    # Why no fresher one could be had, if that was tried; the token is valid all the same.
+    trouble: str = ""
+
 
 def valid_access_token(connection: Connection, *, now: datetime, min_valid: int = 60) -> str:
-    """An access token of this connection that lasts at least ``min_valid`` seconds more; refreshed if need be.
+    """An access token that lasts at least ``min_valid`` seconds more, if one can be had. Raises as ``hand_out``."""
+    return hand_out(connection, now=now, min_valid=min_valid).access_token
 
-    Raises ConnectionUnusable if the connection is not well, or Microsoft gave no token just now; UnreadableSecret
-    if a key is missing.
+
+def hand_out(connection: Connection, *, now: datetime, min_valid: int) -> Token:
+    """A token that lasts at least ``min_valid`` seconds more, refreshed inside the call when needed.
+
+    However many ask at once, Microsoft is asked by one of them, and the others wait for its answer. While a token is
+    still valid, trouble at Microsoft is only a remark on it. Raises ConnectionUnusable (its page says why), TryAgainSoon
+    (nobody is to blame), UnreadableSecret.
     """
-    current = Connection.objects.get(pk=connection.pk)
-    if current.status != Connection.Status.ACTIVE:
-        raise ConnectionUnusable(current.status_cause, action=current.status_action)
-    if (
-        current.access_token is None
-        or not current.expires_at
-        or current.expires_at < now + timedelta(seconds=min_valid)
-    ):
-        outcomes.write(asking.ask(keepalive.claim_one(current.pk, now=now)), now=now)
-        current = Connection.objects.get(pk=connection.pk)
-    if current.access_token is None or not current.expires_at or current.expires_at <= now:
-        raise ConnectionUnusable(current.status_cause, action=current.status_action)
-    return str(current.access_token)
+    found = _stored(connection.pk, now)
+    if found is not None and found.expires_at >= now + timedelta(seconds=min_valid):
+        return found
+    refreshed = _refresh_once(connection.pk, found, now)
+    if refreshed is not None:
+        return refreshed
+    if found is not None:
+        return Token(found.access_token, found.expires_at, found.scope, trouble="microsoft_unavailable")
+    raise TryAgainSoon
+
+
+def _stored(pk: int, now: datetime) -> Token | None:
+    """The stored token if it is valid. Raises ConnectionUnusable if the connection is not well."""
+    # By name, so that exactly this one of the encrypted columns is read.
+    columns = ("status", "status_cause", "status_action", "expires_at", "granted_scopes", "access_token")
+    status, cause, action, expires_at, scope, access_token = Connection.objects.values_list(*columns).get(pk=pk)
+    if status != Connection.Status.ACTIVE:
+        raise ConnectionUnusable(cause or "Nobody has signed in for this connection yet.", action=action, code=status)
+    if access_token is None or expires_at is None or expires_at <= now:
+        return None
+    return Token(access_token, expires_at, scope)
+
+
+def _refresh_once(pk: int, before: Token | None, now: datetime) -> Token | None:
+    """Refresh, or wait for whoever is refreshing; None if there is no better token than before."""
+    turn = f"refresh:{pk}"
+    if cache.add(turn, 1, timeout=TURN_SECONDS):
+        try:
+            outcomes.write(asking.ask(keepalive.claim_one(pk, now=now)), now=now)
+        finally:
+            cache.delete(turn)
+        return _better(pk, before, now)
+    end = time.monotonic() + LONGEST_WAIT
+    while time.monotonic() < end:
+        time.sleep(LOOK_EVERY)
+        better = _better(pk, before, timezone.now())
+        if better is not None or cache.get(turn) is None:
+            return better
+    return None
+
+
+def _better(pk: int, before: Token | None, now: datetime) -> Token | None:
+    after = _stored(pk, now)
+    return after if after is not None and (before is None or after.expires_at > before.expires_at) else None

@@ -60,6 +60,9 @@ def test_another_account_is_refused_with_a_clear_choice(person: Meet, bob: User,
     after = Connection.objects.get()
     assert (after.status, after.account_username) == ("reconnect_needed", cast.ADA)
     assert after.refresh_token == flagged.refresh_token
+    assert "Back to the connection" in page
+    failed = AuditEvent.objects.get(action="connection.sign_in_failed")
+    assert (failed.actor, failed.changes["code"]) == (bob, "wrong_account")
 
 
 def test_a_cancelled_reconnect_keeps_the_cause_that_was_shown(person: Meet, bob: User, sandbox: Control) -> None:

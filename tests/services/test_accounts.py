@@ -99,7 +99,7 @@ def test_following_twice_records_only_the_sign_in(settings: Any) -> None:
 )
 def test_roles_are_those_of_the_directory(before: list[str], claims: dict[str, Any], after: list[str]) -> None:
     user = accounts.admit(claims=CLAIMS)
-    user.groups.set([Group.objects.create(name=name) for name in before])
+    user.groups.set([Group.objects.get_or_create(name=name)[0] for name in before])
     accounts.follow_directory(user, claims=CLAIMS | claims)
     assert roles(user) == after
     changed = AuditEvent.objects.filter(action="account.roles_changed").first()

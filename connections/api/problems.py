@@ -1,0 +1,67 @@
+"""Errors as RFC 9457 problem details, with a stable code, who can mend it, and what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from ninja import NinjaAPI, Schema
+from ninja.errors import AuthenticationError, HttpError, ValidationError
+from pydantic import Field
+
+from connections.errors import KeyRefused, PortalError, TryAgainSoon
+
+
+class Problem(Schema):
+    """What went wrong (RFC 9457)."""
+
+    type: str = Field("about:blank", description="Always about:blank; `code` tells kinds of problems apart.")
+    title: str = Field(description="What happened, in words.")
+    status: int
+    code: str = Field(description="Stable, for programs.")
+    detail: str = Field("", description="What to do about it.")
+    who: str = Field("", description="Who can mend it: owner, it_admin, microsoft or nobody.")
+    link: str = Field("", description="The page in the portal that mends it.")
+
+
+def problem(status: int, code: str, title: str, detail: str = "", **more: Any) -> HttpResponse:
+    """A problem as a response."""
+    body = Problem(title=title, status=status, code=code, detail=detail, **more).model_dump()
+    answer = JsonResponse(body, status=status)
+    answer["Content-Type"] = "application/problem+json"
+    answer["Cache-Control"] = "no-store, private"
+    if status == 401:
+        answer["WWW-Authenticate"] = 'Bearer realm="portal"'
+    return answer
+
+
+def of(error: PortalError, **more: Any) -> HttpResponse:
+    """A PortalError as a problem."""
+    answer = problem(error.status, error.code, error.cause, error.action, **more)
+    if isinstance(error, TryAgainSoon):
+        answer["Retry-After"] = str(error.retry_after)
+    return answer
+
+
+def register(api: NinjaAPI) -> None:
+    """Let every exception of the API end in a problem."""
+    api.add_exception_handler(PortalError, _known)
+    api.add_exception_handler(AuthenticationError, lambda request, error: of(KeyRefused()))
+    api.add_exception_handler(
+        Http404, lambda request, error: problem(404, "not_found", "There is no such thing, or it is not yours to see.")
+    )
+    api.add_exception_handler(ValidationError, _invalid)
+    api.add_exception_handler(HttpError, _refused)
+
+
+def _known(request: HttpRequest, error: Any) -> HttpResponse:
+    return of(error)
+
+
+def _invalid(request: HttpRequest, error: Any) -> HttpResponse:
+    found = "; ".join(f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in error.errors)
+    return problem(422, "invalid_input", "A parameter cannot be used.", found[:500])
+
+
+def _refused(request: HttpRequest, error: Any) -> HttpResponse:
+    return problem(error.status_code, "refused", str(error))

@@ -1,0 +1,31 @@
+"""The routes of the API."""
+
+from __future__ import annotations
+
+from django.contrib.auth.decorators import login_not_required
+from django.views.decorators.http import require_safe
+from ninja import NinjaAPI
+
+from connections.api import connections, problems
+from connections.api.keys import KeyAuth
+
+api = NinjaAPI(
+    title="Connections for Microsoft 365",
+    version="1",
+    description="Valid access tokens for automations, and why there is none.",
+    auth=KeyAuth(),
+    urls_namespace="api",
+    openapi_url="/openapi.json",
+    docs_url="/docs",
+)
+problems.register(api)
+# django-ninja answers these to any method.
+READ_ONLY = ("openapi-json", "openapi-view", "api-root")
+api.add_router("", connections.router)
+
+routes = api.urls
+for pattern in routes[0]:
+    # Keys sign these requests in, not the session.
+    if pattern.callback is not None:
+        view = pattern.callback if pattern.name not in READ_ONLY else require_safe(pattern.callback)
+        pattern.callback = login_not_required(view)

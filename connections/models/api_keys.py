@@ -1,0 +1,68 @@
+"""API keys: the credentials of automations, and what they fetched."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from django.conf import settings
+from django.db import models
+from django.utils import timezone
+
+from connections.models.connections import Connection
+
+
+class ApiKey(models.Model):
+    """The credential of an automation. It acts as its owner, within its scopes; only a digest of it is stored."""
+
+    class Scope(models.TextChoices):
+        """What a key may be used for."""
+
+        TOKEN_READ = "token:read", "Fetch access tokens"
+        CONNECTIONS_READ = "connections:read", "List connections and read their state"
+
+    name = models.CharField(max_length=120)
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="api_keys")
+    prefix = models.CharField(max_length=16, unique=True)  # finds the row; shown in lists
+    digest = models.CharField(max_length=64)  # SHA-256 of the whole key, hex; the key itself has 190 random bits
+    scopes = models.JSONField(default=list)
+    # Restricts the key to some of the owner's connections; none means all.
+    connections = models.ManyToManyField(Connection, blank=True, related_name="api_keys")
+    networks = models.JSONField(default=list, blank=True)  # CIDR texts; none means from anywhere
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
+    last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
+    last_used_from = models.GenericIPAddressField(null=True, blank=True, editable=False)
+
+    class Meta:
+        ordering = ("name", "pk")
+        constraints = (models.UniqueConstraint(fields=("owner", "name"), name="key_name_once_per_owner"),)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def is_valid(self, now: datetime | None = None) -> bool:
+        """Whether it is neither revoked nor expired at ``now``."""
+        moment = now or timezone.now()
+        return self.revoked_at is None and (self.expires_at is None or self.expires_at > moment)
+
+
+class TokenFetch(models.Model):
+    """How often one key fetched tokens of one connection in one minute; an audit record that keeps the count."""
+
+    key = models.ForeignKey(ApiKey, models.SET_NULL, null=True, related_name="fetches")
+    key_name = models.CharField(max_length=120)
+    owner_name = models.CharField(max_length=320)
+    connection = models.ForeignKey(Connection, models.SET_NULL, null=True, related_name="fetches")
+    connection_name = models.CharField(max_length=120)
+    minute = models.DateTimeField()
+    address = models.GenericIPAddressField(null=True)  # of the first fetch in that minute
+    count = models.PositiveIntegerField(default=1)
+
+    class Meta:
+        ordering = ("-minute", "-pk")
+        constraints = (models.UniqueConstraint(fields=("key", "connection", "minute"), name="fetches_once_per_minute"),)
+        indexes = (models.Index(fields=("connection", "-minute"), name="fetches_by_connection"),)
+
+    def __str__(self) -> str:
+        return f"{self.count} by {self.key_name} at {self.minute:%Y-%m-%d %H:%M}"

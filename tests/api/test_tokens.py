@@ -1,0 +1,257 @@
+"""The API automations live on: keys, tokens, and what a caller is told when there is none."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connections as databases
+from django.test import Client
+from django.utils import timezone
+
+from connections.models import ApiKey, AuditEvent, Connection, Share, TokenFetch, User
+from connections.services import api_keys
+from connections.services import tokens as handing_out
+from portal.sandbox import seed
+from portal.sandbox.client import Control
+from tests import cast
+
+pytestmark = pytest.mark.django_db
+NOW = timezone.now()
+BOTH = ["token:read", "connections:read"]
+
+Robot = Callable[..., Any]
+
+
+def issue(owner: User, **overrides: Any) -> tuple[ApiKey, str]:
+    values: dict[str, Any] = {"name": "Robot", "scopes": BOTH, "expires_at": None, "actor": owner, "now": NOW}
+    return api_keys.issue(owner, **(values | overrides))
+
+
+def robot(text: str, **extra: Any) -> Robot:
+    client = Client(headers={"Authorization": f"Bearer {text}"})
+    return lambda path, **query: client.get(f"/api/v1/{path}", query, **extra)
+
+
+def granted(sandbox: Control, **overrides: Any) -> Connection:
+    grant = sandbox.issue_grant(cast.CLIENT_ID, cast.ADA, ["Mail.Read", "offline_access"])
+    return cast.make_connection(refresh_token=grant["refresh_tokens"][0], **overrides)
+
+
+# --- Keys -----------------------------------------------------------------------------------------
+
+
+def test_a_key_is_shown_once_and_kept_as_prefix_and_digest(bob: User) -> None:
+    key, text = issue(bob)
+    assert text.startswith("m365p_")
+    stored = ApiKey.objects.values().get()
+    assert text not in str(stored)
+    assert stored["prefix"] in text
+    assert text not in str(list(AuditEvent.objects.values()))
+    assert key.is_valid()
+
+
+@pytest.mark.parametrize("spoil", ["unknown", "wrong", "checksum", "empty", "rubbish", "revoked", "expired", "left"])
+def test_every_bad_key_gets_the_same_answer(bob: User, spoil: str) -> None:
+    key, text = issue(bob)
+    if spoil == "unknown":
+        text = issue(bob, name="Other")[1]
+        ApiKey.objects.filter(name="Other").delete()
+    elif spoil == "wrong":
+        body = text[:-7] + ("A" if text[-7] != "A" else "B")
+        text = body + api_keys._checksum(body)
+    elif spoil == "checksum":
+        text = text[:-1] + ("A" if text[-1] != "A" else "B")
+    elif spoil in ("empty", "rubbish"):
+        text = "" if spoil == "empty" else "m365p_\x00é"
+    elif spoil == "revoked":
+        api_keys.revoke(key, actor=bob, now=NOW)
+    elif spoil == "expired":
+        ApiKey.objects.update(expires_at=NOW - timedelta(seconds=1))
+    else:
+        User.objects.filter(pk=bob.pk).update(is_active=False)
+    answer = robot(text.encode("utf-8").decode("latin-1"))("connections")
+    assert answer.status_code == 401
+    assert answer["Content-Type"] == "application/problem+json"
+    assert answer.json()["code"] == "bad_key"
+    assert answer.json()["title"] == "This API key is not valid."
+    assert answer["WWW-Authenticate"].startswith("Bearer")
+
+
+def test_a_session_is_no_key(bob: User, signed_in: Callable[[User], Client]) -> None:
+    assert signed_in(bob).get("/api/v1/connections").status_code == 401
+
+
+def test_a_key_works_from_its_networks_only(bob: User) -> None:
+    _, text = issue(bob, networks=["10.1.0.0/16", "2001:db8::/32"])
+    assert robot(text, REMOTE_ADDR="10.1.2.3")("connections").status_code == 200
+    assert robot(text, REMOTE_ADDR="10.2.2.3")("connections").status_code == 401
+
+
+def test_scopes_and_connections_narrow_a_key(bob: User) -> None:
+    mine, other = cast.make_connection(name="Mine"), cast.make_connection(name="Other")
+    _, text = issue(bob, scopes=["connections:read"], connections=[mine])
+    assert [one["name"] for one in robot(text)("connections").json()["items"]] == ["Mine"]
+    assert robot(text)(f"connections/{other.pk}").status_code == 404
+    refused = robot(text)(f"connections/{mine.pk}/token")
+    assert (refused.status_code, refused.json()["code"]) == (403, "not_allowed")
+
+
+def test_last_use_is_noted_without_a_write_for_every_call(bob: User, django_assert_num_queries: Any) -> None:
+    key, text = issue(bob)
+    call = robot(text, REMOTE_ADDR="10.9.8.7")
+    call("connections")
+    key.refresh_from_db()
+    assert key.last_used_from == "10.9.8.7"
+    first = key.last_used_at
+    call("connections")
+    key.refresh_from_db()
+    assert key.last_used_at == first
+
+
+# --- Tokens ---------------------------------------------------------------------------------------
+
+
+def test_a_valid_token_is_handed_out_without_asking_microsoft(bob: User, sandbox: Control) -> None:
+    connection = granted(sandbox)
+    sandbox.clear_calls()
+    answer = robot(issue(bob)[1])(f"connections/{connection.pk}/token")
+    body = answer.json()
+    assert answer.status_code == 200
+    assert body["access_token"] == connection.access_token
+    assert body["token_type"] == "Bearer"
+    assert "no-store" in answer["Cache-Control"]
+    assert "refresh_token" not in body
+    assert not sandbox.calls(limit=0)["by_endpoint"].get("token")
+
+
+def test_a_token_that_would_not_last_long_enough_is_refreshed_inside_the_call(bob: User, sandbox: Control) -> None:
+    connection = granted(sandbox, expires_at=NOW + timedelta(seconds=200))
+    sandbox.clear_calls()
+    body = robot(issue(bob)[1])(f"connections/{connection.pk}/token", min_valid=300).json()
+    assert body["access_token"] != connection.access_token
+    assert sandbox.calls(limit=0)["by_endpoint"]["token"] == 1
+
+
+def test_trouble_at_microsoft_does_not_reach_a_caller_while_a_token_is_valid(bob: User, sandbox: Control) -> None:
+    connection = granted(sandbox, expires_at=NOW + timedelta(seconds=200))
+    sandbox.weather("unavailable", where="token")
+    answer = robot(issue(bob)[1])(f"connections/{connection.pk}/token")
+    assert answer.status_code == 200
+    assert answer.json()["access_token"] == connection.access_token
+    assert answer["Portal-Trouble"] == "microsoft_unavailable"
+
+
+def test_without_a_valid_token_an_outage_is_a_503_that_says_when_to_come_back(bob: User, sandbox: Control) -> None:
+    connection = granted(sandbox, expires_at=NOW - timedelta(seconds=1))
+    sandbox.weather("unavailable", where="token")
+    answer = robot(issue(bob)[1])(f"connections/{connection.pk}/token")
+    assert answer.status_code == 503
+    assert answer["Retry-After"] == "15"
+    assert answer.json()["code"] == "microsoft_unavailable"
+
+
+def test_a_dead_connection_says_why_who_and_where_to_mend_it(bob: User, sandbox: Control) -> None:
+    connection = granted(sandbox, expires_at=NOW - timedelta(seconds=1))
+    sandbox.revoke_sessions(cast.ADA)
+    answer = robot(issue(bob)[1])(f"connections/{connection.pk}/token")
+    body = answer.json()
+    assert (answer.status_code, body["code"], body["who"]) == (409, "reconnect_needed", "owner")
+    assert body["link"] == f"http://localhost:8000/connections/{connection.pk}/"
+    assert "signed in" in body["title"] or "sign-in" in body["title"]
+
+
+def test_a_dead_app_secret_is_told_as_such(bob: User, sandbox: Control) -> None:
+    connection = granted(sandbox, expires_at=NOW - timedelta(seconds=1))
+    sandbox.expire_secret(cast.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
+    call = robot(issue(bob)[1])
+    call(f"connections/{connection.pk}/token")
+    body = call(f"connections/{connection.pk}/token").json()
+    assert (body["code"], body["who"]) == ("app_credential_rejected", "it_admin")
+
+
+@pytest.mark.parametrize(
+    ("relation", "status"), [("owner", 200), ("use", 200), ("stranger", 404), ("admin", 403), ("auditor", 403)]
+)
+def test_who_may_fetch_a_token(
+    alice: User, bob: User, carol: User, dave: User, sandbox: Control, relation: str, status: int
+) -> None:
+    connection = granted(sandbox)
+    who = {"owner": bob, "use": dave, "stranger": dave, "admin": alice, "auditor": carol}[relation]
+    if relation == "use":
+        Share.objects.create(connection=connection, person=dave, created_by=bob)
+    assert robot(issue(who)[1])(f"connections/{connection.pk}/token").status_code == status
+
+
+def test_unsharing_while_an_automation_polls_refuses_the_very_next_call(
+    bob: User, dave: User, sandbox: Control
+) -> None:
+    connection = granted(sandbox)
+    found = Share.objects.create(connection=connection, person=dave, created_by=bob)
+    call = robot(issue(dave)[1])
+    statuses = [call(f"connections/{connection.pk}/token").status_code for _ in range(5)]
+    Share.objects.filter(pk=found.pk).update(ended_at=timezone.now())
+    statuses += [call(f"connections/{connection.pk}/token").status_code for _ in range(5)]
+    assert statuses == [200] * 5 + [404] * 5
+
+
+def test_hand_outs_are_counted_per_key_connection_and_minute(bob: User, sandbox: Control) -> None:
+    connection = granted(sandbox)
+    key, text = issue(bob)
+    for _ in range(3):
+        api_keys.note_fetch(key, connection, address="10.0.0.1", now=NOW - timedelta(minutes=9))
+    api_keys.note_fetch(key, connection, address="10.0.0.1", now=NOW - timedelta(minutes=8))
+    robot(text)(f"connections/{connection.pk}/token")
+    assert sum(TokenFetch.objects.values_list("count", flat=True)) == 5
+    assert TokenFetch.objects.order_by("minute").first().count == 3
+
+
+@pytest.mark.django_db(transaction=True)
+def test_many_callers_at_once_cost_one_call_to_microsoft(bob: User, sandbox: Control) -> None:
+    connection = granted(sandbox, expires_at=NOW - timedelta(seconds=1))
+    sandbox.weather("slow", where="token", delay_ms=300)
+    sandbox.clear_calls()
+    got: list[str] = []
+
+    def fetch() -> None:
+        try:
+            got.append(handing_out.hand_out(connection, now=timezone.now(), min_valid=300).access_token)
+        finally:
+            databases.close_all()
+
+    threads = [threading.Thread(target=fetch) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+
+    assert len(got) == 20
+    assert len(set(got)) == 1
+    assert sandbox.calls(limit=0)["by_endpoint"]["token"] == 1
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "connections/0",
+        "connections/99999999999999999999",
+        "connections/x",
+        "connections/1/token?min_valid=-1",
+        "connections?after=x",
+        "connections/1/token?min_valid=999999",
+        "nothing/here",
+    ],
+)
+def test_rubbish_is_answered_in_words(bob: User, path: str) -> None:
+    answer = robot(issue(bob)[1])(path)
+    assert answer.status_code in (404, 422)
+
+
+def test_the_document_and_its_reader_are_served_from_here(client: Client) -> None:
+    document = client.get("/api/v1/openapi.json").json()
+    assert document["openapi"].startswith("3.1")
+    assert "/api/v1/connections/{connection_id}/token" in document["paths"]
+    assert client.get("/api/v1/docs").status_code == 200
