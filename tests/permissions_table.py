@@ -140,8 +140,8 @@ api_key_revoke                        POST   in  302 404 302 403
 
 api:openapi-json                      GET    200 200 200 200 200
 api:openapi-json                      POST   405 405 405 405 405
-api:openapi-view                      GET    200 200 200 200 200
-api:openapi-view                      POST   405 405 405 405 405
+api:reference                         GET    200 200 200 200 200
+api:reference                         POST   405 405 405 405 405
 api:list_connections                  GET    401 401 401 401 401
 api:list_connections                  POST   405 405 405 405 405
 api:read_connection                   GET    401 401 401 401 401

@@ -13,8 +13,8 @@ from django.utils import timezone
 from connections import audit
 from connections.microsoft import certificates
 from connections.models import (
-    ApiKey,
     AlertChannel,
+    ApiKey,
     AppCredential,
     AppRegistration,
     AuditEvent,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from django.contrib.auth.decorators import login_not_required
+from django.urls import path
 from django.views.decorators.http import require_safe
 from ninja import NinjaAPI
 
-from connections.api import connections, problems
+from connections.api import connections, problems, reference
 from connections.api.keys import KeyAuth
 
 api = NinjaAPI(
@@ -16,14 +17,15 @@ api = NinjaAPI(
     auth=KeyAuth(),
     urls_namespace="api",
     openapi_url="/openapi.json",
-    docs_url="/docs",
+    docs_url=None,
 )
 problems.register(api)
 # django-ninja answers these to any method.
-READ_ONLY = ("openapi-json", "openapi-view", "api-root")
+READ_ONLY = ("openapi-json", "api-root")
 api.add_router("", connections.router)
 
 routes = api.urls
+routes[0].insert(0, path("docs", reference.page_of(api), name="reference"))
 for pattern in routes[0]:
     # Keys sign these requests in, not the session.
     if pattern.callback is not None:
