@@ -14,7 +14,7 @@ from typing import Any
 from django.db import IntegrityError, transaction
 
 from connections import audit
-from connections.microsoft import clouds
+from connections.microsoft import clouds, graph
 from connections.microsoft.errors import Kind as VerdictKind
 from connections.microsoft.errors import Verdict, Who
 from connections.models import (
@@ -206,14 +206,18 @@ def secrets_unreadable(pks: Collection[int], *, now: datetime) -> Incident:
 def report_mailbox(access: MailboxAccess, *, now: datetime) -> Incident:
     """A connection that is to reach a shared mailbox does not. Same mailbox and same lack are one incident."""
     mailbox = access.mailbox
+    who = graph.who_mends(access.lack)
+    # What each owner mends for themselves is an incident of each owner.
+    own = f":{access.connection.owner_id}" if who is Who.OWNER else ""
     cause = Cause(
         Kind.MAILBOX,
-        f"mailbox:{mailbox.pk}:{access.lack or access.code}",
+        f"mailbox:{mailbox.pk}:{access.lack or access.code}{own}",
         f"{mailbox} cannot be reached",
         access.code,
         access.cause,
         access.action,
-        Connection.Who.IT_ADMIN,
+        who.value,
+        assignee=access.connection.owner if who is Who.OWNER else None,
         app_registration=access.connection.app_registration,
         tenant=mailbox.tenant,
         mailbox=mailbox,

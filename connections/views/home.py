@@ -191,7 +191,7 @@ class Mine:
 
 def _for_member(user: User) -> dict[str, Any]:
     found = [_mine(user, connection) for connection in access.visible_connections(user)[: MINE + 1]]
-    found.sort(key=lambda mine: not mine.state.is_broken)
+    found.sort(key=lambda mine: (not mine.state.is_broken, mine.mend != "sign_in"))
     return {
         "mine": found[:MINE],
         "more": len(found) > MINE,

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.urls import reverse
+from django.utils import timezone
 from django.views.decorators.http import require_safe
 
 from connections import access
-from connections.models import AffectedConnection, Connection, Incident, User
+from connections.models import AffectedConnection, Connection, Incident, Share, TokenFetch, User
 from connections.views import listing
 from connections.views.audit import history
 
 Kind = Incident.Kind
+NAMED = 30  # people, teams and keys named on the page
+FETCHED_LATELY = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,8 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
         "page": affected,
         "rows": [(row, _sign_in_of(row, user, incident)) for row in affected.items],
         "owners": list(hit.values_list("owner_name", flat=True).order_by("owner_name").distinct()[:30]),
+        "shared_with": _shared_with(hit),
+        "keys": _keys_that_fetched(hit),
         "healed": hit.exclude(healed_at=None).count(),
         "total": hit.count(),
         "outage_connections": _connections_in(incident, user),
@@ -100,6 +106,21 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
         "events": history(user, incident),
     }
     return render(request, "incidents/detail.html", context)
+
+
+def _shared_with(hit: QuerySet[AffectedConnection]) -> list[str]:
+    """Names of the people and teams that use the connections which still wait."""
+    waiting = hit.filter(healed_at=None).values("connection")
+    shares = Share.objects.active().filter(connection__in=waiting).select_related("person", "team")
+    return sorted({str(share.person or share.team) for share in shares[:NAMED]})
+
+
+def _keys_that_fetched(hit: QuerySet[AffectedConnection]) -> list[str]:
+    """Names of the API keys that fetched tokens of these connections lately: the automations that feel it."""
+    since = timezone.now() - FETCHED_LATELY
+    fetches = TokenFetch.objects.filter(connection__in=hit.values("connection"), minute__gte=since)
+    names = fetches.order_by().values_list("key_name", "owner_name").distinct()[:NAMED]
+    return sorted(f"{key} of {owner.partition(' <')[0]}" for key, owner in names)
 
 
 def _visible_affected(user: User, incident: Incident) -> QuerySet[AffectedConnection]:

@@ -10,8 +10,8 @@ from django.test import Client
 from django.utils import timezone
 
 from connections.microsoft.errors import classify
-from connections.models import Connection, Incident, User
-from connections.services import incidents, outcomes
+from connections.models import Connection, Incident, Share, User
+from connections.services import api_keys, incidents, outcomes
 from tests import cast
 
 pytestmark = pytest.mark.django_db
@@ -71,6 +71,19 @@ def test_members_see_only_their_own_connections_of_a_shared_incident(
     whole = signed_in(alice).get(f"/incidents/{incident.pk}/").content.decode()
     assert "Mend the app registration" in whole
     assert theirs.name.replace("'", "&#x27;") in whole
+
+
+def test_the_blast_radius_names_who_shares_it_and_which_keys_fetched(
+    bob: User, dave: User, alice: User, signed_in: SignIn
+) -> None:
+    incident = revoked(1)
+    connection = Connection.objects.get()
+    Share.objects.create(connection=connection, person=dave, created_by=bob)
+    key, _ = api_keys.issue(bob, name="Night robot", scopes=["token:read"], expires_at=None, actor=bob, now=NOW)
+    api_keys.note_fetch(key, connection, address=None, now=NOW)
+    page = signed_in(alice).get(f"/incidents/{incident.pk}/").content.decode()
+    assert "Dave Stranger" in page
+    assert "Night robot of Bob Member" in page
 
 
 def test_a_healed_incident_keeps_its_story(bob: User, alice: User, signed_in: SignIn) -> None:
