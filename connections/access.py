@@ -137,13 +137,22 @@ def visible_events(user: User) -> QuerySet[AuditEvent]:
 
 
 def visible_incidents(user: User) -> QuerySet[Incident]:
-    """Incidents: all for IT admins and auditors; for others those that hit their connections, and outages."""
+    """Incidents: all for IT admins and auditors; for others those that hit connections they may use, and outages."""
     found = Incident.objects.select_related("app_registration", "assignee", "mailbox", "tenant")
     asking = person(user)
     if asking.is_admin or asking.is_auditor:
         return found
-    mine = AffectedConnection.objects.filter(Q(owner=user) | Q(connection__owner=user)).values("incident")
+    mine = visible_affected(user).values("incident")
     return found.filter(Q(pk__in=mine) | Q(assignee=user) | Q(kind=Incident.Kind.OUTAGE))
+
+
+def visible_affected(user: User) -> QuerySet[AffectedConnection]:
+    """Who and what incidents hit: all for IT admins and auditors; connections one owns or may use for others."""
+    asking = person(user)
+    if asking.is_admin or asking.is_auditor:
+        return AffectedConnection.objects.all()
+    shared = shares_with(user).values("connection")
+    return AffectedConnection.objects.filter(Q(owner=user) | Q(connection__owner=user) | Q(connection__in=shared))
 
 
 def it_admins() -> QuerySet[User]:

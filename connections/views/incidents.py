@@ -124,12 +124,10 @@ def _keys_that_fetched(hit: QuerySet[AffectedConnection]) -> list[str]:
 
 
 def _visible_affected(user: User, incident: Incident) -> QuerySet[AffectedConnection]:
-    rows = incident.affected.select_related("connection__app_registration", "owner").defer(
+    rows = access.visible_affected(user).filter(incident=incident)
+    return rows.select_related("connection__app_registration", "owner").defer(
         "connection__refresh_token", "connection__previous_refresh_token", "connection__access_token"
     )
-    if access.can_read_registry(user):
-        return rows
-    return rows.filter(Q(owner=user) | Q(connection__owner=user))
 
 
 def _connections_in(incident: Incident, user: User) -> int:
