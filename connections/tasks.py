@@ -23,7 +23,7 @@ LAST_SWEEP = "sweep:last"  # cache key: unix time of the last finished sweep, re
 def sweep() -> None:
     """Refresh what is due."""
     _as_task()
-    done = keepalive.sweep(now=timezone.now())
+    done = keepalive.sweep(now=timezone.now(), clock=timezone.now)
     cache.set(LAST_SWEEP, time.time(), timeout=None)
     if done.claimed:
         logger.info("sweep", claimed=done.claimed, renewed=done.renewed, flagged=done.flagged, waiting=done.waiting)

@@ -187,5 +187,7 @@ def _blocked_by_app(connection: Connection) -> ConnectionUnusable:
 
 def _refused(connection: Connection, error: ConnectionUnusable) -> HttpResponse:
     by_app = error.code == "app_credential_rejected"
+    # Fetching the token may just have flagged it.
+    connection.refresh_from_db(fields=["status_who"])
     who = "it_admin" if by_app else connection.status_who or "owner"
     return problems.of(error, who=who, link=_link(connection))

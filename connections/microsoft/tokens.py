@@ -28,6 +28,7 @@ Tag = TypeVar("Tag")
 # Scopes of the sign-in itself; Microsoft never prefixes them with Graph's address.
 OIDC_SCOPES = frozenset({"openid", "profile", "email", "offline_access"})
 ASSERTION_LIFETIME = 300  # seconds; Microsoft advises 5 to 10 minutes
+LONGEST_LIFETIME = 30 * 86400  # seconds; Microsoft's longest is about a day, and dates must not overflow
 _JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
@@ -213,7 +214,7 @@ def unverified_claims(token: str) -> dict[str, Any]:
 
 def _seconds(value: object) -> int:
     try:
-        return max(0, int(float(str(value))))
+        return max(0, min(int(float(str(value))), LONGEST_LIFETIME))
     except (ValueError, OverflowError):
         return 3600  # every documented answer has it; an hour is Microsoft's lower bound
 

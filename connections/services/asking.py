@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from connections.errors import UnreadableSecret
+from connections.errors import InvalidInput, UnreadableSecret
 from connections.fields import unseal
 from connections.microsoft import http, tokens
 from connections.microsoft.errors import Kind, Verdict, Who
@@ -52,6 +52,8 @@ class Asked:
     held_back_by: Answer | None = None
     # Credentials Microsoft rejected on the way to one that it accepts, with its words.
     rejected: list[tuple[AppCredential, Verdict]] = field(default_factory=list)
+    # Primary keys of the credentials there were when Microsoft was asked; None if it did not come to that.
+    tried: frozenset[int] | None = None
 
 
 NO_CREDENTIAL = Verdict(
@@ -62,6 +64,20 @@ NO_CREDENTIAL = Verdict(
     who=Who.IT_ADMIN,
     certain=True,
     app_wide=True,
+)
+
+NO_ENVIRONMENT = replace(
+    NO_CREDENTIAL,
+    code="no-environment",
+    cause="The environment of this app registration's tenant is not configured in this portal.",
+    action="An operator must configure it again, or an IT admin must register the tenant anew.",
+)
+UNUSABLE_CREDENTIAL = replace(
+    NO_CREDENTIAL,
+    code="unusable-credential",
+    cause="A certificate of this app registration has a private key that cannot sign.",
+    action="Replace the certificate of the app registration.",
+    credential=True,
 )
 
 Client = tuple[AppCredential, tokens.Application]
@@ -84,6 +100,10 @@ def ask(batch: list[Due]) -> list[Asked]:
         except UnreadableSecret as error:
             _hold_back(asked[pk], by_app[pk], error)
             continue
+        except InvalidInput:
+            _hold_back(asked[pk], by_app[pk], NO_ENVIRONMENT)
+            continue
+        asked[pk].tried = frozenset(credential.pk for credential, _ in clients[pk])
         if not clients[pk]:
             _hold_back(asked[pk], by_app[pk], NO_CREDENTIAL)
     fit = _send_canaries(asked, clients, by_app)
@@ -127,7 +147,7 @@ def _send_others(asked: dict[int, Asked], fit: dict[int, Client], by_app: dict[i
 def _answers(
     errands: Iterator[tuple[int, int, Due, Client]],
 ) -> Iterator[tuple[tuple[int, int, Due], Answer]]:
-    unreadable: list[tuple[tuple[int, int, Due], Answer]] = []
+    unsent: list[tuple[tuple[int, int, Due], Answer]] = []
 
     def requests() -> Iterator[http.Request[tuple[int, int, Due]]]:
         for pk, number, due, (_, application) in errands:
@@ -135,12 +155,15 @@ def _answers(
             try:
                 yield request_for(due, application, tag)
             except UnreadableSecret as error:
-                unreadable.append((tag, error))
+                unsent.append((tag, error))
+            except (ValueError, TypeError):
+                # One certificate's key must not stop everybody else's requests.
+                unsent.append((tag, UNUSABLE_CREDENTIAL))
 
     for response in http.client().send_all(requests()):
         if response.request.tag is not None:
             yield response.request.tag, tokens.read_answer(response)
-    yield from unreadable
+    yield from unsent
 
 
 def request_for(

@@ -137,21 +137,18 @@ def lacking(connection: Connection) -> tuple[str, ...]:
 def disable(connection: Connection, *, actor: User, now: datetime) -> None:
     """Stop using the connection; its grant is kept. Doing it twice is harmless."""
     access.require(access.can_disable(actor, connection))
-    incidents.connection_withdrawn(connection, now=now)
-    _switch(
-        connection,
-        Connection.Status.DISABLED,
-        "connection.disabled",
-        actor,
-        {
-            "status_code": "disabled",
-            "status_cause": f"{actor} disabled this connection.",
-            "status_action": "Enable it to use it again.",
-            "status_who": Connection.Who.OWNER,
-            "status_since": now,
-            "refresh_after": None,
-        },
-    )
+    values = {
+        "status_code": "disabled",
+        "status_cause": f"{actor} disabled this connection.",
+        "status_action": "Enable it to use it again.",
+        "status_who": Connection.Who.OWNER,
+        "status_since": now,
+        "refresh_after": None,
+    }
+    with transaction.atomic():
+        _lock(connection)
+        _switch(connection, Connection.Status.DISABLED, "connection.disabled", actor, values)
+        incidents.connection_withdrawn(connection, now=now)
 
 
 def enable(connection: Connection, *, actor: User, now: datetime) -> None:
@@ -173,6 +170,7 @@ def remove(connection: Connection, *, actor: User, now: datetime) -> None:
     """
     access.require(access.can_disable(actor, connection))
     with transaction.atomic():
+        _lock(connection)
         incidents.connection_withdrawn(connection, now=now)
         audit.record(
             "connection.removed",
@@ -184,6 +182,11 @@ def remove(connection: Connection, *, actor: User, now: datetime) -> None:
 
 
 # --- Parts ----------------------------------------------------------------------------------------
+
+
+def _lock(connection: Connection) -> None:
+    """Let an answer that is just being written down finish first; it could open an incident nothing would close."""
+    Connection.objects.select_for_update().filter(pk=connection.pk).first()
 
 
 def _new(

@@ -312,9 +312,13 @@ def _unhealed(pks: Collection[int]) -> Any:
 
 
 def _mark_healed(affected: Any, *, now: datetime) -> None:
-    incidents = set(affected.values_list("incident_id", flat=True))
-    AffectedConnection.objects.filter(pk__in=list(affected.values_list("pk", flat=True))).update(healed_at=now)
-    for incident in Incident.objects.filter(pk__in=incidents).exclude(kind=Kind.APP_REGISTRATION):
+    rows = dict(affected.values_list("pk", "incident_id"))
+    # Locked before looking: two that heal at once would each see the other one unhealed, and nobody would close it.
+    found = list(Incident.objects.select_for_update().filter(pk__in=set(rows.values())).order_by("pk"))
+    AffectedConnection.objects.filter(pk__in=list(rows)).update(healed_at=now)
+    for incident in found:
+        if incident.kind == Kind.APP_REGISTRATION:
+            continue
         if not incident.affected.filter(healed_at=None).exists():
             _close(incident.key, now=now)
 

@@ -8,6 +8,7 @@ call and not one per connection.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -89,12 +90,19 @@ def _moment(value: Any) -> datetime | None:
 # --- The sweep ------------------------------------------------------------------------------------
 
 
-def sweep(*, now: datetime, limit: int | None = None) -> Summary:
-    """Refresh everything that is due, batch after batch, and probe rejected app registrations by one canary each."""
+def sweep(*, now: datetime, limit: int | None = None, clock: Callable[[], datetime] | None = None) -> Summary:
+    """Refresh everything that is due, batch after batch, and probe rejected app registrations by one canary each.
+
+    ``clock`` tells the time at which each batch starts, from which its lease counts; without it time stands still.
+    """
     total = probe_rejected(now=now)
     size = limit or settings.SWEEP_BATCH
-    while batch := claim(now=now, limit=size):
-        total += refresh(batch, now=now)
+    moment = clock() if clock else now
+    while batch := claim(now=moment, limit=size):
+        asked = asking.ask(batch)
+        total += outcomes.write(asked, now=moment)
+        outcomes.postpone(asked, now=moment)
+        moment = clock() if clock else now
         if len(batch) < size:
             break
     return total
@@ -106,19 +114,19 @@ def refresh(batch: list[Due], *, now: datetime) -> Summary:
 
 
 def probe_rejected(*, now: datetime) -> Summary:
-    """Try every rejected app registration whose minute is over with a single connection.
+    """Try every rejected app registration whose minute is over with a single connection, all at once.
 
     If Microsoft accepts it again, the app registration heals and its connections are due as before.
     """
-    total = Summary()
+    canaries: list[Due] = []
     for app in AppRegistration.objects.filter(rejected_at__isnull=False, canary_after__lte=now):
         untaken = AppRegistration.objects.filter(pk=app.pk, canary_after=app.canary_after)
         if not untaken.update(canary_after=now + CANARY_EVERY):
             continue  # another worker has it
         canary = app.connections.filter(status__in=Connection.KEPT_ALIVE).order_by("refresh_after", "pk").first()
         if canary is not None:
-            total += refresh(claim_one(canary.pk, now=now), now=now)
-    return total
+            canaries += claim_one(canary.pk, now=now)
+    return refresh(canaries, now=now) if canaries else Summary()
 
 
 def check(connection: Connection, *, actor: User, now: datetime) -> Connection:

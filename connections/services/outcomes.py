@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 
 from django.db import transaction
 from django.db.models import F
+from django.db.models.functions import Mod
 
 from connections import audit
 from connections.errors import UnreadableSecret
@@ -31,6 +32,7 @@ RETRY_FLAGGED = timedelta(minutes=30)  # consent and policy may be mended withou
 THROTTLE_DEFAULT = timedelta(minutes=1)  # Microsoft sends Retry-After with most, not all, of its 429
 LONGEST_WAIT = timedelta(minutes=15)
 OUTAGE_AFTER = 3  # useless answers in a row
+NO_OUTAGE_WITHIN = timedelta(minutes=5)  # of a token from the same environment
 SPREAD = 20  # time slots over which many connections are spread when they have to wait together
 
 STATUS_OF = {
@@ -93,6 +95,9 @@ def _store(asked: Sequence[Asked], now: datetime) -> int:
     written = token_store.store_renewed(
         [token_store.Renewed(due.pk, due.token_version, answer, _worked(due)) for due, answer in good], now=now
     )
+    # As they are now: one may have been flagged by another answer since it was claimed.
+    settled = (Connection.Status.ACTIVE, Connection.Status.DISABLED)
+    flagged = set(Connection.objects.filter(pk__in=written).exclude(status__in=settled).values_list("pk", flat=True))
     well: list[int] = []
     for due, answer in good:
         if due.pk not in written:
@@ -102,7 +107,7 @@ def _store(asked: Sequence[Asked], now: datetime) -> int:
             MailboxAccess.objects.filter(connection_id=due.pk).update(probe_after=now)
             settle_without_roles(due.pk, now=now, version=due.token_version + 1)
             continue
-        if due.status != Connection.Status.ACTIVE:
+        if due.pk in flagged:
             heal(due.pk, now=now, version=due.token_version + 1)
         well.append(due.pk)
     if good:
@@ -159,7 +164,7 @@ def _judge_app(one: Asked, now: datetime) -> None:
     if isinstance(one.held_back_by, Verdict):
         verdicts.append(one.held_back_by)
     broken = next((verdict for verdict in verdicts if verdict.app_wide), None)
-    if broken is not None:
+    if broken is not None and not _has_new_credential(one):
         app_registrations.reject(one.app, broken, now=now)
     elif one.app.rejected_at is not None and any(_proves_app(answer) for _, answer in one.answers):
         app_registrations.heal(one.app, now=now)
@@ -170,11 +175,25 @@ def _judge_app(one: Asked, now: datetime) -> None:
         AppRegistration.objects.filter(pk=one.app.pk).update(paused_until=until)
 
 
+def _has_new_credential(one: Asked) -> bool:
+    """Whether Microsoft has accepted a credential these answers know nothing of: it was added in the meantime."""
+    if one.tried is None:
+        return False
+    live = one.app.credentials.filter(retired_at=None, rejected_at=None, verified_at__isnull=False)
+    return live.exclude(pk__in=one.tried).exists()
+
+
 def _judge_microsoft(one: Asked, now: datetime) -> None:
-    """Open an outage when several tries in a row got no useful answer; one alone is an ordinary hiccup."""
+    """Open an outage when several tries in a row got no useful answer; one alone is an ordinary hiccup.
+
+    While others get tokens from the same environment, the trouble is one directory's or one account's.
+    """
     for due, answer in one.answers:
         if isinstance(answer, Verdict) and answer.kind is Kind.TRANSIENT and due.trouble_count + 1 >= OUTAGE_AFTER:
-            incidents.microsoft_unreachable(one.app.tenant.environment, answer, now=now)
+            environment = one.app.tenant.environment
+            there = Connection.objects.filter(app_registration__tenant__environment=environment)
+            if not there.filter(refreshed_at__gt=now - NO_OUTAGE_WITHIN, refreshed_at__lte=now).exists():
+                incidents.microsoft_unreachable(environment, answer, now=now)
             return
 
 
@@ -287,6 +306,29 @@ def _wait(dues: Sequence[Due], answer: Answer | None, now: datetime, *, asked: b
             trouble_count=F("trouble_count") + 1,
             **seen,
         )
+
+
+def postpone(asked: Sequence[Asked], *, now: datetime) -> None:
+    """Where a canary found Microsoft down, let everything else that is due of its app registration wait, too.
+
+    Otherwise every batch of a sweep would send a canary of its own and wait for its time-out.
+    """
+    for one in asked:
+        verdict = one.held_back_by
+        if not isinstance(verdict, Verdict) or verdict.kind is not Kind.TRANSIENT:
+            continue
+        delay = _delay(verdict, max((due.trouble_count for due, _ in one.answers), default=0))
+        waiting = one.app.connections.filter(status__in=Connection.KEPT_ALIVE, refresh_after__lte=now)
+        if not waiting.exists():
+            continue
+        for slot in range(SPREAD):
+            share = waiting.annotate(slot=Mod(F("pk"), SPREAD)).filter(slot=slot)
+            waiting.filter(pk__in=share.values("pk")).update(
+                refresh_after=now + delay * random.uniform(0.7, 1.3),
+                trouble_code=verdict.code,
+                trouble_at=now,
+                trouble_count=F("trouble_count") + 1,
+            )
 
 
 def _delay(answer: Answer | None, count: int) -> timedelta:

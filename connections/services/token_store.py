@@ -18,6 +18,7 @@ from connections.models import Connection
 
 # Every active connection is refreshed at least this often, so that a revocation is seen within the hour.
 LONGEST_REST = timedelta(hours=1)
+SHORTEST_REST = timedelta(minutes=1)
 # An access token is renewed before it has less than this left.
 MARGIN = timedelta(minutes=5)
 
@@ -36,6 +37,8 @@ class Renewed:
 def next_refresh(expires_in: int, *, now: datetime) -> datetime:
     """When to refresh again: within the hour, before the token ends, spread so that no herd forms."""
     longest = min(LONGEST_REST, max(timedelta(seconds=expires_in) - MARGIN, timedelta(seconds=expires_in) / 2))
+    # A token that lasts no time must not be asked for again and again within one sweep.
+    longest = max(longest, SHORTEST_REST)
     return now + longest * random.uniform(0.75, 0.98)
 
 

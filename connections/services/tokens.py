@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from django.core.cache import cache
 from django.utils import timezone
+from redis.exceptions import RedisError
 
 from connections.errors import ConnectionUnusable, TryAgainSoon
 from connections.models import Connection
 from connections.services import asking, keepalive, outcomes
+
+logger = logging.getLogger(__name__)
 
 LONGEST_WAIT = 10.0  # seconds a caller waits for somebody else's refresh
 LOOK_EVERY = 0.1
@@ -68,19 +73,43 @@ def _stored(pk: int, now: datetime) -> Token | None:
 def _refresh_once(pk: int, before: Token | None, now: datetime) -> Token | None:
     """Refresh, or wait for whoever is refreshing; None if there is no better token than before."""
     turn = f"refresh:{pk}"
-    if cache.add(turn, 1, timeout=TURN_SECONDS):
+    if _take(turn):
         try:
             outcomes.write(asking.ask(keepalive.claim_one(pk, now=now)), now=now)
         finally:
-            cache.delete(turn)
+            _give_back(turn)
         return _better(pk, before, now)
     end = time.monotonic() + LONGEST_WAIT
     while time.monotonic() < end:
         time.sleep(LOOK_EVERY)
         better = _better(pk, before, timezone.now())
-        if better is not None or cache.get(turn) is None:
+        if better is not None or not _is_taken(turn):
             return better
     return None
+
+
+# Without the cache everybody has a turn: Microsoft is asked more often than needed, and automations get their tokens.
+_CACHE_DOWN = (RedisError, OSError)
+
+
+def _take(turn: str) -> bool:
+    try:
+        return bool(cache.add(turn, 1, timeout=TURN_SECONDS))
+    except _CACHE_DOWN:
+        logger.warning("The cache cannot be reached; a token is refreshed without taking turns.")
+        return True
+
+
+def _give_back(turn: str) -> None:
+    with suppress(*_CACHE_DOWN):  # it ends by itself
+        cache.delete(turn)
+
+
+def _is_taken(turn: str) -> bool:
+    try:
+        return cache.get(turn) is not None
+    except _CACHE_DOWN:
+        return False
 
 
 def _better(pk: int, before: Token | None, now: datetime) -> Token | None:

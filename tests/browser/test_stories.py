@@ -94,8 +94,12 @@ def test_from_nothing_to_a_connection_that_is_kept_alive_flagged_and_mended(
     admin.open("/")
     admin.sees("What needs attention", "ada@contoso.example must sign in again", connection.status_cause)
 
-    # One button mends it.
-    member.press("Sign in again", exact=False)
+    # The incident's page has the one button that mends it.
+    member.open("/incidents/")
+    member.follow("ada@contoso.example must sign in again")
+    member.sees("What happened", "AADSTS50173", "Must act: Bob Member", "Blast radius")
+    incident = member.path
+    member.press("Sign in again as ada@contoso.example")
     member.page.get_by_label("Password").fill("sandbox-ada")
     member.press("Sign in")
     member.back_in_portal()
@@ -105,6 +109,8 @@ def test_from_nothing_to_a_connection_that_is_kept_alive_flagged_and_mended(
     assert Connection.objects.count() == 1
     member.open("/")
     member.sees("All is well.")
+    member.open(incident)
+    member.sees("Healed", "Works again")
 
     kinds = set(here.watch.secrets().values())
     assert kinds >= {"code", "code_verifier", "client_secret", "access_token", "refresh_token", "id_token"}
@@ -169,6 +175,10 @@ def test_an_expired_secret_blames_the_app_registration_and_a_new_one_heals_every
     admin = visitor(here, "alice")
     admin.sees("What needs attention", "Microsoft rejects Contoso Connections", "expired")
 
+    # From the start page to the incident, and by its button to what mends it.
+    admin.follow("Microsoft rejects Contoso Connections")
+    admin.sees("What breaks with it", "Invoices", "Calendar", "Must act: an IT admin")
+    incident = admin.path
     admin.follow("Mend the app registration")
     admin.follow("Add credential")
     new = sandbox.add_secret(cast.CLIENT_ID)
@@ -176,6 +186,8 @@ def test_an_expired_secret_blames_the_app_registration_and_a_new_one_heals_every
     admin.type_in("Expires", NEXT_YEAR)
     admin.press("Try and save")
     admin.sees("Ready")
+    admin.open(incident)
+    admin.sees("Healed")
     member.open("/")
     member.sees("All is well.")
 

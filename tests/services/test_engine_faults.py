@@ -1,0 +1,262 @@
+"""What must not stop, mislead or outlive the engine: one bad row, races, a very slow Microsoft, a missing cache."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.core.cache import cache
+from django.db import connection as database
+from django.db import connections as databases
+from django.utils import timezone
+
+from connections.microsoft import errors
+from connections.models import AppCredential, AppRegistration, Connection, Incident, User
+from connections.services import asking, connections, credentials, incidents, keepalive, outcomes, tokens
+from portal.sandbox import seed
+from portal.sandbox.client import Control
+from tests import cast
+
+pytestmark = pytest.mark.django_db
+NOW = timezone.now()
+PAST = NOW - timedelta(minutes=1)
+
+
+def granted(sandbox: Control, count: int, **overrides: Any) -> list[Connection]:
+    """Due connections of Ada's, each with its own grant."""
+    grants = sandbox.issue_grant(cast.CLIENT_ID, cast.ADA, ["Mail.Read", "offline_access"], count=count)
+    values = {"refresh_after": PAST, **overrides}
+    name = values.pop("name", "Inbox")
+    return [
+        cast.make_connection(name=f"{name} {number}", refresh_token=token, **values)
+        for number, token in enumerate(grants["refresh_tokens"])
+    ]
+
+
+def read(connection: Connection) -> Connection:
+    return Connection.objects.get(pk=connection.pk)
+
+
+def token_calls(sandbox: Control) -> int:
+    return int(sandbox.calls(limit=0)["by_endpoint"].get("token", 0))
+
+
+def dead() -> errors.Verdict:
+    return errors.classify(
+        where="token",
+        status=400,
+        headers={},
+        body='{"error":"invalid_grant","error_description":"AADSTS50173: revoked.","error_codes":[50173]}',
+    )
+
+
+# --- One bad row ----------------------------------------------------------------------------------
+
+
+def test_an_environment_that_is_gone_stops_nobody_else(sandbox: Control) -> None:
+    (well,) = granted(sandbox, 1)
+    gone = cast.make_tenant(name="Gone", environment="moved-away", tid="", directory_id=seed.fixed_id("gone"))
+    app = cast.make_app_registration(name="Stranded", tenant=gone)
+    stranded = cast.make_connection(name="Stranded", app_registration=app, refresh_after=PAST)
+
+    keepalive.sweep(now=NOW)
+
+    assert read(well).token_version == 2
+    assert read(stranded).status == "active"
+
+
+def test_a_private_key_that_is_none_stops_nobody_else(sandbox: Control) -> None:
+    (well,) = granted(sandbox, 1)
+    app = cast.make_app_registration(name="Broken key", secret=None, client_id=cast.ROBOTS_CLIENT_ID)
+    AppCredential.objects.create(
+        app_registration=app, kind="certificate", private_key="no PEM at all", certificate="x", thumbprint="AB" * 32
+    )
+    broken = cast.make_connection(name="Broken", app_registration=app, refresh_after=PAST)
+
+    keepalive.sweep(now=NOW)
+
+    assert read(well).token_version == 2
+    assert read(broken).status == "active"
+
+
+def test_an_absurd_lifetime_stops_nobody(sandbox: Control) -> None:
+    from connections.microsoft.tokens import token_set
+
+    (connection,) = granted(sandbox, 1)
+    batch = keepalive.claim(now=NOW, limit=5)
+    (asked,) = asking.ask(batch)
+    for lifetime in (10**18, 0):
+        answer = token_set({"access_token": "t", "expires_in": lifetime, "scope": "Mail.Read\x00"})
+        asked.answers = [(batch[0], answer)]
+        outcomes.write([asked], now=NOW)
+        # Else the same sweep would claim it again at once.
+        assert read(connection).refresh_after > NOW
+        batch = keepalive.claim_one(connection.pk, now=NOW)
+
+
+def test_a_code_with_a_nul_is_stored(sandbox: Control) -> None:
+    (connection,) = granted(sandbox, 1)
+    for body in (
+        '{"error":"invalid_grant\\u0000","error_description":"AADSTS50173: \\u0000 revoked","error_codes":[50173]}',
+        '{"error":"' + "x" * 300 + '"}',
+        '{"error":"invalid\\u0000thing","error_description":"\\u0000","trace_id":"\\u0000","correlation_id":"\\ud800"}',
+    ):
+        verdict = errors.classify(where="token", status=400, headers={}, body=body)
+        batch = keepalive.claim_one(connection.pk, now=NOW)
+        (asked,) = asking.ask(batch)
+        asked.answers = [(batch[0], verdict)]
+        outcomes.write([asked], now=NOW)
+
+
+# --- Races ----------------------------------------------------------------------------------------
+
+
+def test_an_older_yes_after_a_newer_no_leaves_no_contradiction(sandbox: Control) -> None:
+    (connection,) = granted(sandbox, 1)
+    slow = asking.ask(keepalive.claim_one(connection.pk, now=NOW))
+    outcomes.flag(connection.pk, dead(), now=NOW, version=1)
+
+    outcomes.write(slow, now=NOW)
+
+    flagged = read(connection).status != "active"
+    assert flagged == Incident.objects.filter(closed_at=None).exists()
+
+
+@pytest.mark.parametrize("verb", ["disable", "remove"])
+def test_an_answer_while_it_is_taken_out_of_use_leaves_no_incident(
+    sandbox: Control, bob: User, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    (connection,) = granted(sandbox, 1, owner=bob)
+    withdrawn = incidents.connection_withdrawn
+
+    def meanwhile(*args: Any, **kwargs: Any) -> None:
+        withdrawn(*args, **kwargs)
+        if not database.in_atomic_block or len(database.savepoint_ids) < depth_of_service:
+            outcomes.flag(connection.pk, dead(), now=NOW, version=1)
+
+    depth_of_service = len(database.savepoint_ids) + 1
+    monkeypatch.setattr(incidents, "connection_withdrawn", meanwhile)
+    getattr(connections, verb)(connection, actor=bob, now=NOW)
+    assert not Incident.objects.filter(closed_at=None).exists()
+
+
+def test_a_secret_replaced_during_a_sweep_opens_no_incident(sandbox: Control, alice: User) -> None:
+    (connection,) = granted(sandbox, 1)
+    app = connection.app_registration
+    fresh = sandbox.add_secret(cast.CLIENT_ID)
+    sandbox.remove_secret(cast.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
+    late = asking.ask(keepalive.claim(now=NOW, limit=5))
+    credentials.add_secret(app, value=fresh["value"], expires_at=None, actor=alice)
+
+    outcomes.write(late, now=NOW)
+
+    assert AppRegistration.objects.get().rejected_at is None
+    assert not Incident.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_last_two_healing_at_once_close_the_incident(sandbox: Control, monkeypatch: pytest.MonkeyPatch) -> None:
+    if database.vendor != "postgresql":
+        pytest.skip("SQLite writes one after the other.")
+    both = granted(sandbox, 2)
+    for connection in both:
+        outcomes.flag(connection.pk, dead(), now=NOW, version=1)
+    assert Incident.objects.count() == 1
+    meet = threading.Barrier(2)
+    mark = incidents._mark_healed
+
+    def met(*args: Any, **kwargs: Any) -> None:
+        from django.db import transaction
+
+        with transaction.atomic():
+            mark(*args, **kwargs)
+            try:
+                meet.wait(timeout=1)
+            except threading.BrokenBarrierError:
+                pass
+
+    monkeypatch.setattr(incidents, "_mark_healed", met)
+
+    def heal(pk: int) -> None:
+        try:
+            incidents.connections_well([pk], now=NOW)
+        finally:
+            databases.close_all()
+
+    threads = [threading.Thread(target=heal, args=(connection.pk,)) for connection in both]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert not Incident.objects.filter(closed_at=None).exists()
+
+
+# --- A slow or half-dead Microsoft ----------------------------------------------------------------
+
+
+def test_one_directory_in_trouble_is_no_outage_of_microsoft(sandbox: Control) -> None:
+    (well,) = granted(sandbox, 1)
+    other = cast.make_tenant(name="Elsewhere", directory_id=seed.fixed_id("elsewhere"), tid=seed.fixed_id("elsewhere"))
+    app = cast.make_app_registration(name="Elsewhere", tenant=other)
+    cast.make_connection(name="Elsewhere", app_registration=app, refresh_after=PAST, trouble_count=5)
+    batch = keepalive.claim(now=NOW, limit=5)
+    asked = asking.ask(batch)
+    hanging = errors.transport_failure("timeout")
+    for one in asked:
+        if one.app.pk == app.pk:
+            one.answers = [(due, hanging) for due, _ in one.answers]
+    outcomes.write(asked, now=NOW)
+    assert read(well).token_version == 2
+    assert not Incident.objects.filter(kind="outage", closed_at=None).exists()
+
+
+def test_a_dead_microsoft_costs_one_call_and_not_one_per_batch(sandbox: Control) -> None:
+    granted(sandbox, 10)
+    sandbox.weather("unavailable", where="token")
+    sandbox.clear_calls()
+    done = keepalive.sweep(now=NOW, limit=2)
+    assert (done.claimed, token_calls(sandbox)) == (2, 1)
+    assert not Connection.objects.filter(refresh_after__lte=NOW).exists()
+
+
+def test_a_later_batch_has_a_lease_from_its_own_start(sandbox: Control, monkeypatch: pytest.MonkeyPatch) -> None:
+    granted(sandbox, 4)
+    leases: list[Any] = []
+
+    def slow(batch: list[asking.Due]) -> list[asking.Asked]:
+        nonlocal moment
+        leases.append((moment, read(Connection(pk=batch[0].pk)).refresh_after))
+        moment += timedelta(minutes=4)
+        return asking_ask(batch)
+
+    moment, asking_ask = NOW, asking.ask
+    monkeypatch.setattr(asking, "ask", slow)
+    keepalive.sweep(now=NOW, limit=2, clock=lambda: moment)
+    assert [until - at for at, until in leases[:2]] == [keepalive.LEASE] * 2
+
+
+# --- No cache -------------------------------------------------------------------------------------
+
+
+def test_a_token_is_handed_out_when_the_cache_is_down(sandbox: Control, monkeypatch: pytest.MonkeyPatch) -> None:
+    (connection,) = granted(sandbox, 1, expires_at=PAST)
+
+    def down(*args: Any, **kwargs: Any) -> Any:
+        raise ConnectionError("no cache")
+
+    for verb in ("add", "get", "delete"):
+        monkeypatch.setattr(cache, verb, down)
+    assert tokens.hand_out(connection, now=NOW, min_valid=300).access_token
+
+
+def test_who_must_act_is_told_as_it_is_now(sandbox: Control, bob: User, client: Any) -> None:
+    from connections.services import api_keys
+
+    (connection,) = granted(sandbox, 1, expires_at=PAST, owner=bob)
+    sandbox.set_person(cast.ADA, disabled=True)
+    _, text = api_keys.issue(bob, name="Robot", scopes=["token:read"], expires_at=None, actor=bob, now=NOW)
+    body = client.get(f"/api/v1/connections/{connection.pk}/token", HTTP_AUTHORIZATION=f"Bearer {text}").json()
+    assert (body["code"], body["who"]) == ("blocked", "it_admin")
