@@ -156,6 +156,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
         "events": history(user, connection),
         **attached(user, connection),
         **sharing.panel(user, connection),
+        "fetches": list(connection.fetches.values("key_name", "owner_name", "minute", "address", "count")[:10]),
     }
     return render(request, "connections/detail.html", context)
 
