@@ -177,7 +177,7 @@ def _plain_success(body: bytes) -> dict[str, Any] | None:
 
 def token_set(answer: dict[str, Any]) -> TokenSet:
     """Read a successful answer's fields; ``expires_in`` may be a string (v1-like endpoints)."""
-    access_token = str(answer["access_token"])
+    access_token = str(answer["access_token"]).encode("ascii", "ignore").decode()
     scope = answer.get("scope")
     return TokenSet(
         access_token=access_token,
@@ -190,8 +190,8 @@ def token_set(answer: dict[str, Any]) -> TokenSet:
 
 def short_names(scopes: Iterable[str]) -> tuple[str, ...]:
     """Scopes without the resource's address (``https://graph.microsoft.com/Mail.Read`` → ``Mail.Read``), sorted."""
-    names = {urlsplit(scope).path.rsplit("/", 1)[-1] if "://" in scope else scope for scope in scopes}
-    return tuple(sorted(name for name in names if name))
+    names = {scope.rpartition("/")[2] if "://" in scope else scope for scope in scopes}
+    return _storable(names)
 
 
 def roles(access_token: str) -> tuple[str, ...]:
@@ -201,7 +201,12 @@ def roles(access_token: str) -> tuple[str, ...]:
     (identity-platform/access-tokens).
     """
     found = unverified_claims(access_token).get("roles")
-    return tuple(sorted(str(role) for role in found)) if isinstance(found, list) else ()
+    return _storable(map(str, found)) if isinstance(found, list) else ()
+
+
+def _storable(names: Iterable[str]) -> tuple[str, ...]:
+    """Names sorted, without what no permission is called and no database would take (U+0000, half a surrogate)."""
+    return tuple(sorted(name for name in names if name.isascii() and name.isprintable() and name))
 
 
 def unverified_claims(token: str) -> dict[str, Any]:
@@ -220,7 +225,7 @@ def _seconds(value: object) -> int:
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return value if isinstance(value, str) and value and value.isascii() else None
 
 
 # --- Whole conversations --------------------------------------------------------------------------
