@@ -59,8 +59,9 @@ def make_channel(**overrides: Any) -> AlertChannel:
     values = {
         "name": "Tickets",
         "kind": AlertChannel.Kind.WEBHOOK,
-        "url": "https://93.184.216.34/hook",
-        "host": "93.184.216.34",
+        # Documentation addresses (RFC 5737): nothing could be sent there by mistake.
+        "url": "https://192.0.2.1/hook",
+        "host": "192.0.2.1",
         "signing_secret": "whsec_c2VjcmV0",
     }
     return AlertChannel.objects.create(**(values | overrides))
