@@ -26,6 +26,18 @@ from portal.sandbox.process import start as start_sandbox
 from tests import cast
 from tests.environment import ROOT
 
+# --- Which tests belong to which database ------------------------------------------------------------
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is marked ``only_on`` the other database: it belongs to the other suite of the same run."""
+    here = os.environ.get("TEST_DATABASE", "sqlite")
+    elsewhere = [item for item in items if any(here not in mark.args for mark in item.iter_markers("only_on"))]
+    if elsewhere:
+        config.hook.pytest_deselected(items=elsewhere)
+        items[:] = [item for item in items if item not in elsewhere]
+
+
 # --- The cast --------------------------------------------------------------------------------------
 
 

@@ -192,7 +192,7 @@ def sign_in(url: str, username: str, password: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.environ.get("TEST_DATABASE") == "postgres", reason="the demo has its own database")
+@pytest.mark.only_on("sqlite")  # the demo has its own database, so once is enough
 def test_the_demo_starts_lets_its_cast_in_and_stops_without_leaving_anything(tmp_path: Path):
     running = start_demo(tmp_path, demo.free_port())
     try:

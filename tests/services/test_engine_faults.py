@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from django.core.cache import cache
-from django.db import connection as database
 from django.db import connections as databases
 from django.db import transaction
 from django.utils import timezone
@@ -167,10 +166,9 @@ def test_a_secret_replaced_during_a_sweep_opens_no_incident(sandbox: Control, al
     assert not Incident.objects.exists()
 
 
+@pytest.mark.only_on("postgres")  # SQLite writes one after the other
 @pytest.mark.django_db(transaction=True)
 def test_the_last_two_healing_at_once_close_the_incident(sandbox: Control, monkeypatch: pytest.MonkeyPatch) -> None:
-    if database.vendor != "postgresql":
-        pytest.skip("SQLite writes one after the other.")
     both = granted(sandbox, 2)
     for connection in both:
         outcomes.flag(connection.pk, dead(), now=NOW, version=1)
