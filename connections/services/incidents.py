@@ -6,12 +6,14 @@ what it tells about. Which observations are one incident is decided by the key a
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from django.db import IntegrityError, transaction
+from django.db.models import QuerySet
 
 from connections import audit
 from connections.microsoft import clouds, graph
@@ -289,22 +291,27 @@ def _insert(cause: Cause, now: datetime) -> Incident:
 
 def _attach(incident: Incident, connections: Iterable[Connection], now: datetime) -> int:
     """Add connections to the blast radius; those that had healed are in it again."""
-    rows = [
-        AffectedConnection(
-            incident=incident,
-            connection=connection,
-            connection_name=connection.name,
-            owner=connection.owner,
-            owner_name=str(connection.owner)[:320],
-            since=now,
+    many = connections.iterator(_BATCH) if isinstance(connections, QuerySet) else iter(connections)
+    count = 0
+    while some := list(itertools.islice(many, _BATCH)):
+        pks = [connection.pk for connection in some]
+        incident.affected.filter(connection_id__in=pks, healed_at__isnull=False).update(healed_at=None, since=now)
+        AffectedConnection.objects.bulk_create(
+            (
+                AffectedConnection(
+                    incident=incident,
+                    connection=connection,
+                    connection_name=connection.name,
+                    owner=connection.owner,
+                    owner_name=str(connection.owner)[:320],
+                    since=now,
+                )
+                for connection in some
+            ),
+            ignore_conflicts=True,
         )
-        for connection in connections
-    ]
-    if rows:
-        again = [row.connection_id for row in rows if row.connection_id]
-        incident.affected.filter(connection_id__in=again, healed_at__isnull=False).update(healed_at=None, since=now)
-        AffectedConnection.objects.bulk_create(rows, batch_size=_BATCH, ignore_conflicts=True)
-    return len(rows)
+        count += len(some)
+    return count
 
 
 def _unhealed(pks: Collection[int]) -> Any:

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import F
-from django.db.models.functions import Mod
 from django.utils import timezone
 
 from connections import audit
@@ -25,6 +23,7 @@ CANARY_DELAY = timedelta(seconds=60)
 RECOVERY_WITHIN = timedelta(seconds=60)
 RECOVERY_AT_ONCE = 25  # connections in each slot of the recovery, at least
 RECOVERY_SLOTS = 20
+RECOVERY_BATCH = 1000  # rows in one statement
 _NO_REJECTION = {"rejected_at": None, "rejected_code": "", "rejected_cause": "", "rejected_action": ""}
 
 
@@ -73,12 +72,19 @@ def opened(credential: AppCredential) -> tokens.Credential:
 def applications(app_registration: AppRegistration) -> list[tuple[AppCredential, tokens.Application]]:
     """The live credentials in order of trial, each with what the token client needs; [] if there is none.
 
-    Raises UnreadableSecret if no configured key opens one of them.
+    One that no configured key opens is passed over while another one opens. Raises UnreadableSecret if none does.
     """
-    return [
-        (credential, application(app_registration, opened(credential)))
-        for credential in in_order(app_registration.credentials.live())
-    ]
+    found: list[tuple[AppCredential, tokens.Application]] = []
+    unreadable: UnreadableSecret | None = None
+    # Opened one by one: a single query over the encrypted columns would fail for all of them.
+    for credential in in_order(app_registration.credentials.live().defer("secret", "private_key")):
+        try:
+            found.append((credential, application(app_registration, opened(credential))))
+        except UnreadableSecret as error:
+            unreadable = error
+    if unreadable is not None and not found:
+        raise unreadable
+    return found
 
 
 def in_order(credentials: Iterable[AppCredential]) -> list[AppCredential]:
@@ -180,7 +186,10 @@ def _conclude(
         app_registration,
         actor=actor,
         outcome=AuditEvent.Outcome.DONE if accepted else AuditEvent.Outcome.FAILED,
-        changes={"accepted": [str(tried.credential) for tried in accepted], "code": verdict.code if verdict else ""},
+        changes={
+            "accepted": audit.listed(tried.credential for tried in accepted),
+            "code": verdict.code if verdict else "",
+        },
     )
     if accepted:
         heal(app_registration, now=now, actor=actor)
@@ -267,8 +276,10 @@ def _spread_waiting(app_registration: AppRegistration, now: datetime) -> None:
     About ten a second, and all within a minute: healthy again fast, and no herd at Microsoft.
     """
     waiting = app_registration.connections.filter(status__in=Connection.KEPT_ALIVE, refresh_after__lte=now)
-    count = waiting.count()
-    slots = min(RECOVERY_SLOTS, count // RECOVERY_AT_ONCE)
+    pks = list(waiting.order_by("pk").values_list("pk", flat=True))
+    slots = min(RECOVERY_SLOTS, len(pks) // RECOVERY_AT_ONCE)
     for slot in range(1, slots):
-        share = waiting.annotate(slot=Mod(F("pk"), slots)).filter(slot=slot)
-        waiting.filter(pk__in=share.values("pk")).update(refresh_after=now + RECOVERY_WITHIN * slot / slots)
+        share = pks[slot::slots]
+        for start in range(0, len(share), RECOVERY_BATCH):
+            some = Connection.objects.filter(pk__in=share[start : start + RECOVERY_BATCH])
+            some.update(refresh_after=now + RECOVERY_WITHIN * slot / slots)

@@ -72,6 +72,8 @@ def _stored(pk: int, now: datetime) -> Token | None:
 
 def _refresh_once(pk: int, before: Token | None, now: datetime) -> Token | None:
     """Refresh, or wait for whoever is refreshing; None if there is no better token than before."""
+    if _asked_in_vain(pk, now):
+        return None
     turn = f"refresh:{pk}"
     if _take(turn):
         try:
@@ -86,6 +88,15 @@ def _refresh_once(pk: int, before: Token | None, now: datetime) -> Token | None:
         if better is not None or not _is_taken(turn):
             return better
     return None
+
+
+def _asked_in_vain(pk: int, now: datetime) -> bool:
+    """Whether Microsoft has just given no answer, or asked for patience: polling would only make it worse."""
+    columns = ("trouble_at", "app_registration__paused_until")
+    trouble_at, paused_until = Connection.objects.values_list(*columns).get(pk=pk)
+    if paused_until is not None and paused_until > now:
+        return True
+    return trouble_at is not None and now - trouble_at < timedelta(seconds=TryAgainSoon.retry_after)
 
 
 # Without the cache everybody has a turn: Microsoft is asked more often than needed, and automations get their tokens.

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.core.cache import cache
+from django.db import connection as database
 from django.db import connections as databases
 from django.db import transaction
 from django.utils import timezone
 
+from connections.errors import TryAgainSoon
 from connections.microsoft import errors
 from connections.microsoft.tokens import token_set
 from connections.models import AppCredential, AppRegistration, Connection, Incident, User
-from connections.services import api_keys, asking, connections, credentials, incidents, keepalive, outcomes, tokens
+from connections.services import (
+    api_keys,
+    asking,
+    connections,
+    credentials,
+    incidents,
+    keepalive,
+    outcomes,
+    standing,
+    tokens,
+)
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import cast
@@ -262,3 +275,51 @@ def test_who_must_act_is_told_as_it_is_now(sandbox: Control, bob: User, client: 
     _, text = api_keys.issue(bob, name="Robot", scopes=["token:read"], expires_at=None, actor=bob, now=NOW)
     body = client.get(f"/api/v1/connections/{connection.pk}/token", HTTP_AUTHORIZATION=f"Bearer {text}").json()
     assert (body["code"], body["who"]) == ("blocked", "it_admin")
+
+
+# --- Large, and impatient -------------------------------------------------------------------------
+
+
+def test_callers_that_poll_during_an_outage_do_not_hammer_microsoft(sandbox: Control) -> None:
+    (connection,) = granted(sandbox, 1, expires_at=NOW - timedelta(seconds=1))
+    sandbox.weather("unavailable", where="token")
+    sandbox.clear_calls()
+    for _ in range(10):
+        with pytest.raises(TryAgainSoon):
+            tokens.hand_out(connection, now=timezone.now(), min_valid=60)
+    assert token_calls(sandbox) == 1
+
+
+def test_a_paused_app_registration_is_not_asked_for_a_caller_either(sandbox: Control) -> None:
+    (connection,) = granted(sandbox, 1, expires_at=NOW - timedelta(seconds=1))
+    AppRegistration.objects.update(paused_until=timezone.now() + timedelta(minutes=5))
+    sandbox.clear_calls()
+    with pytest.raises(TryAgainSoon):
+        tokens.hand_out(connection, now=timezone.now(), min_valid=60)
+    assert token_calls(sandbox) == 0
+
+
+def test_a_credential_no_key_opens_is_passed_over_while_another_one_opens(sandbox: Control) -> None:
+    (connection,) = granted(sandbox, 1)
+    old = cast.make_secret(connection.app_registration, "old-secret-value", label="Old")
+    with database.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE {AppCredential._meta.db_table} SET secret = %s WHERE id = %s", ["gAAAAAnotours", old.pk]
+        )
+    assert keepalive.sweep(now=NOW).renewed == 1
+
+
+def test_recovery_of_many_connections_is_spread_over_a_minute_in_few_statements(
+    sandbox: Control, django_assert_max_num_queries: Any
+) -> None:
+    (first,) = granted(sandbox, 1)
+    shared = {field.attname: getattr(first, field.attname) for field in Connection._meta.concrete_fields[1:]}
+    Connection.objects.bulk_create(Connection(**{**shared, "name": str(number)}) for number in range(3000))
+    AppRegistration.objects.update(rejected_at=NOW, rejected_code="AADSTS7000222")
+    app = AppRegistration.objects.get()
+    with django_assert_max_num_queries(40):
+        standing.heal(app, now=NOW)
+    due = Counter(Connection.objects.values_list("refresh_after", flat=True))
+    assert len(due) == standing.RECOVERY_SLOTS
+    assert max(due) <= NOW + standing.RECOVERY_WITHIN
+    assert max(due.values()) < 300
