@@ -19,6 +19,8 @@ import pycurl
 
 MAX_BODY = 4_000_000
 CONNECT_TIMEOUT = 5.0
+MANY = 10  # requests under way from which on answers are taken several at a time
+GATHER = 0.004  # seconds
 
 Tag = TypeVar("Tag")
 
@@ -82,7 +84,7 @@ class Client:
         ``requests`` is drawn from only as slots become free, so a generator may hand out work late.
         """
         source = iter(requests)
-        flying: dict[Any, tuple[Request[Tag], BytesIO, dict[str, str]]] = {}
+        flying: dict[Any, tuple[Request[Tag], BytesIO, BytesIO]] = {}
         exhausted = False
         try:
             while True:
@@ -122,21 +124,14 @@ class Client:
         return handle
 
     def _launch(self, request: Request[Tag], flying: dict[Any, Any]) -> None:
-        handle, body, headers = self._idle.pop(), BytesIO(), dict[str, str]()
+        handle, body, head = self._idle.pop(), BytesIO(), BytesIO()
 
         def receive(chunk: bytes) -> int:
             return body.write(chunk) if body.tell() + len(chunk) <= MAX_BODY else 0
 
-        def receive_header(line: bytes) -> None:
-            name, colon, value = line.decode("latin-1").partition(":")
-            if colon:
-                key = name.strip().lower()
-                # Several WWW-Authenticate headers are legal; keep them all.
-                headers[key] = f"{headers[key]}, {value.strip()}" if key in headers else value.strip()
-
         handle.setopt(pycurl.URL, request.url)
         handle.setopt(pycurl.WRITEFUNCTION, receive)
-        handle.setopt(pycurl.HEADERFUNCTION, receive_header)
+        handle.setopt(pycurl.HEADERFUNCTION, head.write)
         handle.setopt(pycurl.HTTPHEADER, [f"{name}: {value}" for name, value in (*request.headers, ("Expect", ""))])
         if request.body is None:
             handle.setopt(pycurl.HTTPGET, 1)
@@ -145,27 +140,44 @@ class Client:
             handle.setopt(pycurl.POSTFIELDS, request.body)
         handle.setopt(pycurl.CUSTOMREQUEST, request.method)
         self._multi.add_handle(handle)
-        flying[handle] = (request, body, headers)
+        flying[handle] = (request, body, head)
 
-    def _collect(self, flying: dict[Any, tuple[Request[Tag], BytesIO, dict[str, str]]]) -> Iterator[Response[Tag]]:
+    def _collect(self, flying: dict[Any, tuple[Request[Tag], BytesIO, BytesIO]]) -> Iterator[Response[Tag]]:
         self._multi.perform()
         _, done, failed = self._multi.info_read()
         if not done and not failed:
             # -1: libcurl has nothing to wait on yet (name resolution in its own thread).
             if self._multi.select(1.0) == -1:
                 time.sleep(0.002)
+            elif len(flying) >= MANY:
+                # Let answers gather: each look costs in proportion to all that are under way.
+                time.sleep(GATHER)
             return
         for handle in done:
-            request, body, headers = self._land(handle, flying)
-            yield Response(request, handle.getinfo(pycurl.RESPONSE_CODE), headers, body.getvalue())
+            status = handle.getinfo(pycurl.RESPONSE_CODE)
+            request, body, head = self._land(handle, flying)
+            # Of a success nobody reads them, and it is nearly every answer.
+            headers = {} if status == 200 else _headers(head.getvalue())
+            yield Response(request, status, headers, body.getvalue())
         for handle, number, _ in failed:
-            request, _body, _headers = self._land(handle, flying)
+            request, *_ = self._land(handle, flying)
             yield Response(request, 0, failure=_REASONS.get(number, "transport"))
 
     def _land(self, handle: Any, flying: dict[Any, Any]) -> Any:
         self._multi.remove_handle(handle)
         self._idle.append(handle)
         return flying.pop(handle)
+
+
+def _headers(raw: bytes) -> dict[str, str]:
+    """Header lines by lower-case name; several of one name (WWW-Authenticate may repeat) are joined by commas."""
+    found: dict[str, str] = {}
+    for line in raw.decode("latin-1").split("\r\n"):
+        name, colon, value = line.partition(":")
+        if colon:
+            key = name.strip().lower()
+            found[key] = f"{found[key]}, {value.strip()}" if key in found else value.strip()
+    return found
 
 
 # The words errors.transport_failure() knows.

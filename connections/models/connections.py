@@ -50,8 +50,9 @@ class Connection(models.Model):
         NOBODY = "nobody", "Nobody needs to act"
 
     name = models.CharField(max_length=120)
-    app_registration = models.ForeignKey(AppRegistration, models.PROTECT, related_name="connections")
-    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="connections")
+    # Both are served by indexes below; each further index would be written twice at every refresh.
+    app_registration = models.ForeignKey(AppRegistration, models.PROTECT, related_name="connections", db_index=False)
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="connections", db_index=False)
     authentication_type = models.CharField(max_length=20, choices=AuthenticationType)
     capabilities = models.JSONField(default=list, blank=True)  # keys of connections.microsoft.capabilities
     extra_scopes = models.TextField(blank=True)  # typed by the person, separated by spaces
@@ -119,7 +120,6 @@ class Connection(models.Model):
                 condition=Q(status__in=("active", "consent_needed", "blocked")),
                 name="connection_due",
             ),
-            models.Index(fields=("owner", "name"), name="connection_by_owner"),
             models.Index(fields=("app_registration", "status"), name="connection_by_app"),
         )
 
