@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -38,8 +39,8 @@ def record(
 ) -> AuditEvent:
     """Append one event, inside the caller's transaction.
 
-    ``action`` is ``noun.verb``; ``changes`` is ``{field: [before, after]}`` or plain facts. ``actor`` None is
-    the portal itself. Raises ValueError if a secret's name turns up in ``changes``.
+    ``action`` is ``noun.verb``; ``changes`` is ``{field: [before, after]}`` or plain facts; a fact of several values
+    goes through listed(). ``actor`` None is the portal itself. Raises ValueError if a secret's name turns up in ``changes``.
     """
     if _NEVER & (changes or {}).keys():
         raise ValueError("A secret's name turned up in an audit record; record that it changed, not what it is.")
@@ -74,6 +75,11 @@ def changed(target: models.Model, values: dict[str, Any]) -> dict[str, list[Any]
         for name, value in values.items()
         if getattr(target, name) != value
     }
+
+
+def listed(values: Iterable[object]) -> str:
+    """Several values as one fact: a list of two would read as "from the first to the second"."""
+    return ", ".join(map(str, values))
 
 
 def record_many(events: list[AuditEvent]) -> None:

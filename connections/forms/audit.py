@@ -21,7 +21,8 @@ class AuditFilter(forms.Form):
     date_to = forms.DateField(label="To", required=False, widget=forms.DateInput(attrs={"type": "date"}))
     target_id = forms.CharField(required=False, max_length=40, widget=forms.HiddenInput)
 
-    def __init__(self, *args: Any, actions: list[str], target_types: list[str], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, actions: dict[str, str], target_types: dict[str, str], **kwargs: Any) -> None:
+        """``actions`` and ``target_types``: what may be chosen, each with its words."""
         super().__init__(*args, **kwargs)
         self._offer("action", actions)
         self._offer("target_type", target_types)
@@ -58,9 +59,9 @@ class AuditFilter(forms.Form):
             events = events.filter(at__lt=_midnight(given["date_to"] + timedelta(days=1)))
         return events
 
-    def _offer(self, name: str, values: list[str]) -> None:
+    def _offer(self, name: str, values: dict[str, str]) -> None:
         field = cast(forms.ChoiceField, self.fields[name])
-        field.choices = [("", "All"), *((value, value) for value in values)]
+        field.choices = [("", "All"), *sorted(values.items(), key=lambda value: value[1])]
 
 
 def _midnight(day: date) -> datetime:

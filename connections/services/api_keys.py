@@ -59,10 +59,10 @@ def issue(
             made.connections.set(connections)
             facts = {
                 "prefix": prefix,
-                "scopes": list(scopes),
+                "scopes": audit.listed(scopes),
                 "expires_at": str(expires_at) if expires_at else None,
-                "connections": [str(connection) for connection in connections],
-                "networks": made.networks,
+                "connections": audit.listed(connections),
+                "networks": audit.listed(made.networks),
             }
             audit.record("api_key.issued", made, actor=actor, changes=facts)
     except IntegrityError as taken:

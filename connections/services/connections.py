@@ -70,7 +70,7 @@ def connect_app_only(
     with transaction.atomic():
         _insert(made, shared_mailboxes, actor)
         token_store.store_sign_in(made, answer=answer, now=now, values={"connected_at": now})
-        audit.record("connection.connected", made, actor=actor, changes={"roles": list(answer.granted)})
+        audit.record("connection.connected", made, actor=actor, changes={"roles": audit.listed(answer.granted)})
     made = _as_stored(made)
     if made.scopes and not answer.granted:
         # Exchange may let it into its mailboxes all the same; only asking tells.
@@ -235,7 +235,7 @@ def _insert(made: Connection, shared_mailboxes: Sequence[SharedMailbox], actor: 
                 changes={
                     "app_registration": str(made.app_registration),
                     "authentication_type": made.authentication_type,
-                    "capabilities": made.capabilities,
+                    "capabilities": audit.listed(made.capabilities),
                     "extra_scopes": made.extra_scopes,
                 },
             )

@@ -50,7 +50,7 @@ def remove(team: Team, *, actor: User) -> None:
                 actor=actor,
                 changes={"with": f"team {team}", "with_id": team.pk, "level": [found.level, None]},
             )
-        audit.record("team.removed", team, actor=actor, changes={"members": _names(team)})
+        audit.record("team.removed", team, actor=actor, changes={"members": audit.listed(_names(team))})
         team.delete()
 
 

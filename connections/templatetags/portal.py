@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +20,7 @@ from django.utils.safestring import SafeString
 from connections import audit
 from connections.models import Connection, Incident, User
 from connections.views import states
+from connections.views.audit import action_words, type_words
 
 register = template.Library()
 
@@ -131,7 +131,11 @@ def lasted(incident: Incident) -> str:
     """How long a healed incident was open, in words."""
     if incident.closed_at is None:
         return ""
-    return relative((incident.closed_at - incident.opened_at).total_seconds()).removesuffix(" ago")
+    return (
+        relative((incident.closed_at - incident.opened_at).total_seconds())
+        .removesuffix(" ago")
+        .replace("just now", "less than a minute")
+    )
 
 
 @register.filter
@@ -236,17 +240,8 @@ def person_name(actor_name: str) -> str:
     return actor_name.partition(" <")[0] or actor_name
 
 
-@register.filter
-def action_words(action: str) -> str:
-    """An audit action for people: "connection.reconnect_needed" → "Connection: reconnect needed"."""
-    noun, _, verb = action.partition(".")
-    return f"{noun.replace('_', ' ').capitalize()}: {verb.replace('_', ' ')}" if verb else noun
-
-
-@register.filter
-def type_words(target_type: str) -> str:
-    """A glossary name for people: "AppRegistration" → "App registration"."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", target_type).capitalize()
+register.filter(action_words)
+register.filter(type_words)
 
 
 @register.filter

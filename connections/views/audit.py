@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,11 @@ def index(request: HttpRequest) -> HttpResponse:
     """All events, newest first."""
     user = access.signed_in(request.user)
     access.require(access.can_read_audit(user), cause=_ROLES, action=_ASK)
-    form = AuditFilter(request.GET, actions=recorded_actions(), target_types=_target_types())
+    form = AuditFilter(
+        request.GET,
+        actions={action: action_words(action) for action in recorded_actions()},
+        target_types={name: type_words(name) for name in _target_types()},
+    )
     events = access.visible_events(user)
     found = form.narrow(events) if form.is_valid() else events.none()
     page = listing.page(request, found, order=("-pk",))
@@ -76,6 +81,22 @@ def changes(event: AuditEvent) -> list[Change]:
         before, after = (None, value) if is_fact else value
         lines.append(Change(field.replace("_", " "), before, after, is_fact))
     return lines
+
+
+def action_words(action: str) -> str:
+    """An audit action for people: "connection.reconnect_needed" → "Connection: reconnect needed"."""
+    noun, _, verb = action.partition(".")
+    return f"{_noun(noun.replace('_', ' '))}: {verb.replace('_', ' ')}" if verb else noun
+
+
+def type_words(target_type: str) -> str:
+    """A glossary name for people: "AppRegistration" → "App registration"."""
+    return _noun(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", target_type))
+
+
+def _noun(words: str) -> str:
+    """Sentence case, in which API stays an abbreviation."""
+    return re.sub(r"^Api\b", "API", words.capitalize())
 
 
 def recorded_actions() -> list[str]:

@@ -163,3 +163,17 @@ def test_the_offered_actions_are_those_that_occur(events):
 
 def test_no_action_is_offered_when_nothing_occurred():
     assert recorded_actions() == []
+
+
+def test_filters_are_offered_in_the_words_of_the_list(signed_in, events, carol):
+    fields = signed_in(carol).get("/audit/").context["filters"].fields
+    assert ("connection.flagged", "Connection: flagged") in fields["action"].choices
+    assert ("AppRegistration", "App registration") in fields["target_type"].choices
+
+
+def test_a_fact_of_two_values_does_not_read_as_a_change(signed_in, bob, carol):
+    connection = cast.make_connection(owner=bob)
+    granted = {"roles": audit.listed(["Mail.Read", "User.Read.All"])}
+    event = audit.record("connection.connected", connection, actor=bob, changes=granted)
+    page = signed_in(carol).get(f"/audit/{event.pk}/")
+    assert [(line.is_fact, line.after) for line in page.context["changes"]] == [(True, "Mail.Read, User.Read.All")]

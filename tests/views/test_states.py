@@ -223,6 +223,7 @@ def test_words_of_the_trail():
     assert portal.action_words("connection.reconnect_needed") == "Connection: reconnect needed"
     assert portal.action_words("odd") == "odd"
     assert portal.type_words("AppRegistration") == "App registration"
+    assert (portal.type_words("ApiKey"), portal.action_words("api_key.issued")) == ("API key", "API key: issued")
     assert portal.person_name("Bob Jones <bob>") == "Bob Jones"
     assert portal.person_name("Portal") == "Portal"
 
