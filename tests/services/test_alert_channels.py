@@ -72,7 +72,7 @@ def test_a_name_is_taken_once(alice: User) -> None:
 def test_a_change_keeps_the_address_unless_there_is_a_new_one(alice: User) -> None:
     channel = make_channel()
     alert_channels.change(channel, name="Renamed", actor=alice)
-    assert AlertChannel.objects.get().url == "https://93.184.216.34/hook"
+    assert AlertChannel.objects.get().url == "https://192.0.2.1/hook"
     alert_channels.change(channel, name="Renamed", url="https://8.8.8.8/other-secret", actor=alice)
     stored = AlertChannel.objects.get()
     assert (stored.url, stored.host) == ("https://8.8.8.8/other-secret", "8.8.8.8")
@@ -80,7 +80,7 @@ def test_a_change_keeps_the_address_unless_there_is_a_new_one(alice: User) -> No
     changes = [event.changes for event in AuditEvent.objects.order_by("pk")]
     assert changes == [
         {"name": ["Tickets", "Renamed"]},
-        {"host": ["93.184.216.34", "8.8.8.8"], "address": "(set)"},
+        {"host": ["192.0.2.1", "8.8.8.8"], "address": "(set)"},
     ]
 
 
