@@ -1,6 +1,7 @@
 """Who plays in the tests, and what they own. Every helper has good defaults; ``overrides`` are column values.
 
 alice is an IT admin, bob a member who owns connections, carol an auditor, dave a stranger: a member who owns nothing.
+Where bob's connection is shared: with una to use, with max to manage, with tina's team, and it was with eve until yesterday.
 """
 
 from datetime import datetime, timedelta
@@ -10,6 +11,7 @@ from django.contrib.auth.models import Group
 from django.utils import timezone
 
 from connections.models import (
+    ApiKey,
     AppCredential,
     AppRegistration,
     Connection,
@@ -20,6 +22,7 @@ from connections.models import (
 )
 from connections.models.accounts import AUDITORS, IT_ADMINS
 from connections.models.app_registrations import AuthenticationType
+from connections.services import api_keys
 from portal.sandbox import seed
 
 PASSWORD = "correct horse battery staple"
@@ -34,7 +37,16 @@ ADA = "ada@contoso.example"
 ADA_ID = seed.fixed_id(ADA)
 
 _ROLES = {"alice": IT_ADMINS, "carol": AUDITORS}
-_NAMES = {"alice": "Alice Admin", "bob": "Bob Member", "carol": "Carol Auditor", "dave": "Dave Stranger"}
+_NAMES = {
+    "alice": "Alice Admin",
+    "bob": "Bob Member",
+    "carol": "Carol Auditor",
+    "dave": "Dave Stranger",
+    "una": "Una User",
+    "max": "Max Manager",
+    "tina": "Tina Teammate",
+    "eve": "Eve Expired",
+}
 
 
 def make_person(username: str, **overrides: Any) -> User:
@@ -154,3 +166,17 @@ def make_mailbox(**overrides: Any) -> SharedMailbox:
 def make_mailbox_access(connection: Connection, mailbox: SharedMailbox, **overrides: Any) -> MailboxAccess:
     """``mailbox`` attached to ``connection``, never probed."""
     return MailboxAccess.objects.create(connection=connection, mailbox=mailbox, **overrides)
+
+
+def make_key(owner: User, **overrides: Any) -> tuple[ApiKey, str]:
+    """An API key of ``owner`` with every scope, and its text. It counts as just used, so that using it writes nothing."""
+    text, prefix = api_keys.new_key()
+    values: dict[str, Any] = {
+        "name": f"Key of {owner.username}",
+        "prefix": prefix,
+        "digest": api_keys.digest(text),
+        "scopes": list(ApiKey.Scope),
+        "last_used_at": timezone.now(),
+        "last_used_from": "127.0.0.1",
+    }
+    return ApiKey.objects.create(owner=owner, **(values | overrides)), text

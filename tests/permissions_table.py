@@ -1,8 +1,12 @@
 """Who gets what from every URL: the design's permission table, as the web server answers it.
 
-The columns after the method: nobody signed in, bob who owns the connection and registered the mailbox, dave who
-owns nothing, alice the IT admin, carol the auditor. ``in`` leads to the sign-in page; 404 is "not visible", 403 is
-"visible but not allowed"; a POST that is allowed and complete ends in 302.
+The columns after the method: nobody signed in, bob who owns the connection and registered the mailbox, una with whom
+it is shared to use, max with whom it is shared to manage, tina in whose team it is shared to use, eve whose share is
+past its date, dave the stranger, alice the IT admin, carol the auditor. ``in`` leads to the sign-in page; 404 is "not
+visible", 403 is "visible but not allowed"; a POST that is allowed and complete ends in 302.
+
+API routes stand in a table of their own, one line for each method they know; there everybody asks with an API key
+that has all scopes, and nobody with none.
 """
 
 from __future__ import annotations
@@ -10,204 +14,213 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-PEOPLE = ("nobody", "bob", "dave", "alice", "carol")
+PEOPLE = ("nobody", "bob", "una", "max", "tina", "eve", "dave", "alice", "carol")
 
+#                                             nobody
+#                                             |   bob: owner
+#                                             |   |   una: shared, use
+#                                             |   |   |   max: shared, manage
+#                                             |   |   |   |   tina: shared with her team
+#                                             |   |   |   |   |   eve: share expired
+#                                             |   |   |   |   |   |   dave: stranger
+#                                             |   |   |   |   |   |   |   alice: IT admin
+#                                             |   |   |   |   |   |   |   |   carol: auditor
 TABLE = """
-home                                  GET    in  200 200 200 200
-home                                  POST   in  405 405 405 405
-sign_in                               GET    200 302 302 302 302
-sign_in                               POST   422 302 302 302 302
-sign_out                              GET    in  405 405 405 405
-sign_out                              POST   in  302 302 302 302
-account                               GET    in  200 200 200 200
-account                               POST   in  405 405 405 405
-account_alerts                        GET    in  200 200 200 200
-account_alerts                        POST   in  302 302 302 302
-account_alerts_test                   GET    in  405 405 405 405
-account_alerts_test                   POST   in  302 302 302 302
+home                                  GET    in  200 200 200 200 200 200 200 200
+home                                  POST   in  405 405 405 405 405 405 405 405
+sign_in                               GET    200 302 302 302 302 302 302 302 302
+sign_in                               POST   422 302 302 302 302 302 302 302 302
+sign_out                              GET    in  405 405 405 405 405 405 405 405
+sign_out                              POST   in  302 302 302 302 302 302 302 302
+account                               GET    in  200 200 200 200 200 200 200 200
+account                               POST   in  405 405 405 405 405 405 405 405
+account_alerts                        GET    in  200 200 200 200 200 200 200 200
+account_alerts                        POST   in  302 302 302 302 302 302 302 302
+account_alerts_test                   GET    in  405 405 405 405 405 405 405 405
+account_alerts_test                   POST   in  302 302 302 302 302 302 302 302
 
-tenants                               GET    in  200 200 200 200
-tenants                               POST   in  405 405 405 405
-tenant_add                            GET    in  403 403 200 403
-tenant_add                            POST   in  403 403 302 403
-tenant                                GET    in  200 200 200 200
-tenant                                POST   in  405 405 405 405
-tenant_edit                           GET    in  403 403 200 403
-tenant_edit                           POST   in  403 403 302 403
-tenant_remove                         GET    in  403 403 200 403
-tenant_remove                         POST   in  403 403 302 403
+tenants                               GET    in  200 200 200 200 200 200 200 200
+tenants                               POST   in  405 405 405 405 405 405 405 405
+tenant_add                            GET    in  403 403 403 403 403 403 200 403
+tenant_add                            POST   in  403 403 403 403 403 403 302 403
+tenant                                GET    in  200 200 200 200 200 200 200 200
+tenant                                POST   in  405 405 405 405 405 405 405 405
+tenant_edit                           GET    in  403 403 403 403 403 403 200 403
+tenant_edit                           POST   in  403 403 403 403 403 403 302 403
+tenant_remove                         GET    in  403 403 403 403 403 403 200 403
+tenant_remove                         POST   in  403 403 403 403 403 403 302 403
 
-apps                                  GET    in  200 200 200 200
-apps                                  POST   in  405 405 405 405
-app_add                               GET    in  403 403 200 403
-app_add                               POST   in  403 403 302 403
-app                                   GET    in  200 200 200 200
-app                                   POST   in  405 405 405 405
-app_edit                              GET    in  403 403 200 403
-app_edit                              POST   in  403 403 302 403
-app_remove                            GET    in  403 403 200 403
-app_remove                            POST   in  403 403 302 403
-app_verify                            GET    in  405 405 405 405
-app_verify                            POST   in  403 403 302 403
-app_script                            GET    in  403 403 200 403
-app_script                            POST   in  405 405 405 405
-credential_add                        GET    in  403 403 200 403
-credential_add                        POST   in  403 403 302 403
-credential_next                       GET    in  405 405 405 405
-credential_next                       POST   in  403 403 302 403
-credential_retire                     GET    in  403 403 200 403
-credential_retire                     POST   in  403 403 302 403
-credential_certificate                GET    in  403 403 200 200
-credential_certificate                POST   in  405 405 405 405
-consent_start                         GET    in  403 403 200 200
-consent_start                         POST   in  403 403 302 403
-consent_callback                      GET    400 400 400 400 400
-consent_callback                      POST   405 405 405 405 405
+apps                                  GET    in  200 200 200 200 200 200 200 200
+apps                                  POST   in  405 405 405 405 405 405 405 405
+app_add                               GET    in  403 403 403 403 403 403 200 403
+app_add                               POST   in  403 403 403 403 403 403 302 403
+app                                   GET    in  200 200 200 200 200 200 200 200
+app                                   POST   in  405 405 405 405 405 405 405 405
+app_edit                              GET    in  403 403 403 403 403 403 200 403
+app_edit                              POST   in  403 403 403 403 403 403 302 403
+app_remove                            GET    in  403 403 403 403 403 403 200 403
+app_remove                            POST   in  403 403 403 403 403 403 302 403
+app_verify                            GET    in  405 405 405 405 405 405 405 405
+app_verify                            POST   in  403 403 403 403 403 403 302 403
+app_script                            GET    in  403 403 403 403 403 403 200 403
+app_script                            POST   in  405 405 405 405 405 405 405 405
+credential_add                        GET    in  403 403 403 403 403 403 200 403
+credential_add                        POST   in  403 403 403 403 403 403 302 403
+credential_next                       GET    in  405 405 405 405 405 405 405 405
+credential_next                       POST   in  403 403 403 403 403 403 302 403
+credential_retire                     GET    in  403 403 403 403 403 403 200 403
+credential_retire                     POST   in  403 403 403 403 403 403 302 403
+credential_certificate                GET    in  403 403 403 403 403 403 200 200
+credential_certificate                POST   in  405 405 405 405 405 405 405 405
+consent_start                         GET    in  403 403 403 403 403 403 200 200
+consent_start                         POST   in  403 403 403 403 403 403 302 403
+consent_callback                      GET    400 400 400 400 400 400 400 400 400
+consent_callback                      POST   405 405 405 405 405 405 405 405 405
 
-connections                           GET    in  200 200 200 200
-connections                           POST   in  405 405 405 405
-connection_choose                     GET    in  200 200 200 403
-connection_choose                     POST   in  405 405 405 405
-connection_add                        GET    in  200 200 200 403
-connection_add                        POST   in  302 302 302 403
-connection                            GET    in  200 404 200 200
-connection                            POST   in  405 405 405 405
-connection_edit                       GET    in  200 404 403 403
-connection_edit                       POST   in  302 404 403 403
-connection_sign_in                    GET    in  405 405 405 405
-connection_sign_in                    POST   in  302 404 403 403
-connection_check                      GET    in  405 405 405 405
-connection_check                      POST   in  302 404 302 403
-connection_disable                    GET    in  405 405 405 405
-connection_disable                    POST   in  302 404 302 403
-connection_enable                     GET    in  405 405 405 405
-connection_enable                     POST   in  302 404 302 403
-connection_remove                     GET    in  200 404 200 403
-connection_remove                     POST   in  302 404 302 403
-mailbox_attach                        GET    in  200 404 403 403
-mailbox_attach                        POST   in  302 404 403 403
-mailbox_probe_all                     GET    in  405 405 405 405
-mailbox_probe_all                     POST   in  302 404 302 403
-mailbox_exchange                      GET    in  200 404 200 200
-mailbox_exchange                      POST   in  405 405 405 405
-mailbox_send                          GET    in  200 404 403 403
-mailbox_send                          POST   in  302 404 403 403
-mailbox_probe                         GET    in  405 405 405 405
-mailbox_probe                         POST   in  302 404 302 403
-mailbox_detach                        GET    in  405 405 405 405
-mailbox_detach                        POST   in  302 404 403 403
+connections                           GET    in  200 200 200 200 200 200 200 200
+connections                           POST   in  405 405 405 405 405 405 405 405
+connection_choose                     GET    in  200 200 200 200 200 200 200 403
+connection_choose                     POST   in  405 405 405 405 405 405 405 405
+connection_add                        GET    in  200 200 200 200 200 200 200 403
+connection_add                        POST   in  302 302 302 302 302 302 302 403
+connection                            GET    in  200 200 200 200 404 404 200 200
+connection                            POST   in  405 405 405 405 405 405 405 405
+connection_edit                       GET    in  200 403 200 403 404 404 403 403
+connection_edit                       POST   in  302 403 302 403 404 404 403 403
+connection_sign_in                    GET    in  405 405 405 405 405 405 405 405
+connection_sign_in                    POST   in  302 403 302 403 404 404 403 403
+connection_check                      GET    in  405 405 405 405 405 405 405 405
+connection_check                      POST   in  302 403 302 403 404 404 302 403
+connection_disable                    GET    in  405 405 405 405 405 405 405 405
+connection_disable                    POST   in  302 403 403 403 404 404 302 403
+connection_enable                     GET    in  405 405 405 405 405 405 405 405
+connection_enable                     POST   in  302 403 403 403 404 404 302 403
+connection_remove                     GET    in  200 403 403 403 404 404 200 403
+connection_remove                     POST   in  302 403 403 403 404 404 302 403
+mailbox_attach                        GET    in  200 403 200 403 404 404 403 403
+mailbox_attach                        POST   in  302 403 302 403 404 404 403 403
+mailbox_probe_all                     GET    in  405 405 405 405 405 405 405 405
+mailbox_probe_all                     POST   in  302 403 302 403 404 404 302 403
+mailbox_exchange                      GET    in  200 200 200 200 404 404 200 200
+mailbox_exchange                      POST   in  405 405 405 405 405 405 405 405
+mailbox_send                          GET    in  200 403 200 403 404 404 403 403
+mailbox_send                          POST   in  302 403 302 403 404 404 403 403
+mailbox_probe                         GET    in  405 405 405 405 405 405 405 405
+mailbox_probe                         POST   in  302 403 302 403 404 404 302 403
+mailbox_detach                        GET    in  405 405 405 405 405 405 405 405
+mailbox_detach                        POST   in  302 403 302 403 404 404 403 403
 
-mailboxes                             GET    in  200 200 200 200
-mailboxes                             POST   in  405 405 405 405
-mailbox_add                           GET    in  200 200 200 403
-mailbox_add                           POST   in  302 302 302 403
-mailbox                               GET    in  200 200 200 200
-mailbox                               POST   in  405 405 405 405
-mailbox_test                          GET    in  405 405 405 405
-mailbox_test                          POST   in  302 403 302 403
-mailbox_edit                          GET    in  200 403 200 403
-mailbox_edit                          POST   in  302 403 302 403
-mailbox_remove                        GET    in  200 403 200 403
-mailbox_remove                        POST   in  302 403 302 403
+mailboxes                             GET    in  200 200 200 200 200 200 200 200
+mailboxes                             POST   in  405 405 405 405 405 405 405 405
+mailbox_add                           GET    in  200 200 200 200 200 200 200 403
+mailbox_add                           POST   in  302 302 302 302 302 302 302 403
+mailbox                               GET    in  200 200 200 200 200 200 200 200
+mailbox                               POST   in  405 405 405 405 405 405 405 405
+mailbox_test                          GET    in  405 405 405 405 405 405 405 405
+mailbox_test                          POST   in  302 403 302 403 403 403 302 403
+mailbox_edit                          GET    in  200 403 403 403 403 403 200 403
+mailbox_edit                          POST   in  302 403 403 403 403 403 302 403
+mailbox_remove                        GET    in  200 403 403 403 403 403 200 403
+mailbox_remove                        POST   in  302 403 403 403 403 403 302 403
 
-share_add                             GET    in  200 404 200 403
-share_add                             POST   in  302 404 302 403
-share_end                             GET    in  405 405 405 405
-share_end                             POST   in  302 404 302 403
-teams                                 GET    in  200 200 200 200
-teams                                 POST   in  405 405 405 405
-team_add                              GET    in  403 403 200 403
-team_add                              POST   in  403 403 302 403
-team                                  GET    in  200 200 200 200
-team                                  POST   in  405 405 405 405
-team_edit                             GET    in  403 403 200 403
-team_edit                             POST   in  403 403 302 403
-team_remove                           GET    in  403 403 200 403
-team_remove                           POST   in  403 403 302 403
-team_member_add                       GET    in  405 405 405 405
-team_member_add                       POST   in  403 403 302 403
-team_member_remove                    GET    in  405 405 405 405
-team_member_remove                    POST   in  403 403 302 403
+share_add                             GET    in  200 403 200 403 404 404 200 403
+share_add                             POST   in  302 403 302 403 404 404 302 403
+share_end                             GET    in  405 405 405 405 405 405 405 405
+share_end                             POST   in  302 403 302 403 404 404 302 403
+teams                                 GET    in  200 200 200 200 200 200 200 200
+teams                                 POST   in  405 405 405 405 405 405 405 405
+team_add                              GET    in  403 403 403 403 403 403 200 403
+team_add                              POST   in  403 403 403 403 403 403 302 403
+team                                  GET    in  200 200 200 200 200 200 200 200
+team                                  POST   in  405 405 405 405 405 405 405 405
+team_edit                             GET    in  403 403 403 403 403 403 200 403
+team_edit                             POST   in  403 403 403 403 403 403 302 403
+team_remove                           GET    in  403 403 403 403 403 403 200 403
+team_remove                           POST   in  403 403 403 403 403 403 302 403
+team_member_add                       GET    in  405 405 405 405 405 405 405 405
+team_member_add                       POST   in  403 403 403 403 403 403 302 403
+team_member_remove                    GET    in  405 405 405 405 405 405 405 405
+team_member_remove                    POST   in  403 403 403 403 403 403 302 403
 
-api_keys                              GET    in  200 200 200 200
-api_keys                              POST   in  405 405 405 405
-api_key_add                           GET    in  200 200 200 200
-api_key_add                           POST   in  200 200 200 200
-api_key                               GET    in  200 404 200 200
-api_key                               POST   in  405 405 405 405
-api_key_revoke                        GET    in  200 404 200 403
-api_key_revoke                        POST   in  302 404 302 403
+api_keys                              GET    in  200 200 200 200 200 200 200 200
+api_keys                              POST   in  405 405 405 405 405 405 405 405
+api_key_add                           GET    in  200 200 200 200 200 200 200 200
+api_key_add                           POST   in  200 200 200 200 200 200 200 200
+api_key                               GET    in  200 404 404 404 404 404 200 200
+api_key                               POST   in  405 405 405 405 405 405 405 405
+api_key_revoke                        GET    in  200 404 404 404 404 404 200 403
+api_key_revoke                        POST   in  302 404 404 404 404 404 302 403
 
-api:openapi-json                      GET    200 200 200 200 200
-api:openapi-json                      POST   405 405 405 405 405
-api:reference                         GET    200 200 200 200 200
-api:reference                         POST   405 405 405 405 405
-api:list_connections                  GET    401 401 401 401 401
-api:list_connections                  POST   405 405 405 405 405
-api:read_connection                   GET    401 401 401 401 401
-api:read_connection                   POST   405 405 405 405 405
-api:fetch_token                       GET    401 401 401 401 401
-api:fetch_token                       POST   405 405 405 405 405
-api:api-root                          GET    404 404 404 404 404
-api:api-root                          POST   405 405 405 405 405
+api:openapi-json                      GET    200 200 200 200 200 200 200 200 200
+api:openapi-json                      POST   405 405 405 405 405 405 405 405 405
+api:reference                         GET    200 200 200 200 200 200 200 200 200
+api:reference                         POST   405 405 405 405 405 405 405 405 405
+api:api-root                          GET    404 404 404 404 404 404 404 404 404
+api:api-root                          POST   405 405 405 405 405 405 405 405 405
 
-incidents                             GET    in  200 200 200 200
-incidents                             POST   in  405 405 405 405
-incident                              GET    in  200 404 200 200
-incident                              POST   in  405 405 405 405
+incidents                             GET    in  200 200 200 200 200 200 200 200
+incidents                             POST   in  405 405 405 405 405 405 405 405
+incident                              GET    in  200 200 200 200 404 404 200 200
+incident                              POST   in  405 405 405 405 405 405 405 405
 
-alerts                                GET    in  403 403 200 403
-alerts                                POST   in  405 405 405 405
-alerts_retry                          GET    in  405 405 405 405
-alerts_retry                          POST   in  403 403 302 403
-alert_retry                           GET    in  405 405 405 405
-alert_retry                           POST   in  403 403 302 403
-alert_channels                        GET    in  403 403 200 403
-alert_channels                        POST   in  405 405 405 405
-alert_channel_add                     GET    in  403 403 200 403
-alert_channel_add                     POST   in  403 403 302 403
-alert_channel                         GET    in  403 403 200 403
-alert_channel                         POST   in  405 405 405 405
-alert_channel_edit                    GET    in  403 403 200 403
-alert_channel_edit                    POST   in  403 403 302 403
-alert_channel_disable                 GET    in  405 405 405 405
-alert_channel_disable                 POST   in  403 403 302 403
-alert_channel_enable                  GET    in  405 405 405 405
-alert_channel_enable                  POST   in  403 403 302 403
-alert_channel_remove                  GET    in  403 403 200 403
-alert_channel_remove                  POST   in  403 403 302 403
-alert_channel_test                    GET    in  405 405 405 405
-alert_channel_test                    POST   in  403 403 302 403
-alert_channel_secret                  GET    in  405 405 405 405
-alert_channel_secret                  POST   in  403 403 200 403
+alerts                                GET    in  403 403 403 403 403 403 200 403
+alerts                                POST   in  405 405 405 405 405 405 405 405
+alerts_retry                          GET    in  405 405 405 405 405 405 405 405
+alerts_retry                          POST   in  403 403 403 403 403 403 302 403
+alert_retry                           GET    in  405 405 405 405 405 405 405 405
+alert_retry                           POST   in  403 403 403 403 403 403 302 403
+alert_channels                        GET    in  403 403 403 403 403 403 200 403
+alert_channels                        POST   in  405 405 405 405 405 405 405 405
+alert_channel_add                     GET    in  403 403 403 403 403 403 200 403
+alert_channel_add                     POST   in  403 403 403 403 403 403 302 403
+alert_channel                         GET    in  403 403 403 403 403 403 200 403
+alert_channel                         POST   in  405 405 405 405 405 405 405 405
+alert_channel_edit                    GET    in  403 403 403 403 403 403 200 403
+alert_channel_edit                    POST   in  403 403 403 403 403 403 302 403
+alert_channel_disable                 GET    in  405 405 405 405 405 405 405 405
+alert_channel_disable                 POST   in  403 403 403 403 403 403 302 403
+alert_channel_enable                  GET    in  405 405 405 405 405 405 405 405
+alert_channel_enable                  POST   in  403 403 403 403 403 403 302 403
+alert_channel_remove                  GET    in  403 403 403 403 403 403 200 403
+alert_channel_remove                  POST   in  403 403 403 403 403 403 302 403
+alert_channel_test                    GET    in  405 405 405 405 405 405 405 405
+alert_channel_test                    POST   in  403 403 403 403 403 403 302 403
+alert_channel_secret                  GET    in  405 405 405 405 405 405 405 405
+alert_channel_secret                  POST   in  403 403 403 403 403 403 200 403
 
-expiries                              GET    in  200 200 200 200
-expiries                              POST   in  405 405 405 405
+expiries                              GET    in  200 200 200 200 200 200 200 200
+expiries                              POST   in  405 405 405 405 405 405 405 405
 
-audit                                 GET    in  403 403 200 200
-audit                                 POST   in  405 405 405 405
-audit_event                           GET    in  403 403 200 200
-audit_event                           POST   in  405 405 405 405
+audit                                 GET    in  403 403 403 403 403 403 200 200
+audit                                 POST   in  405 405 405 405 405 405 405 405
+audit_event                           GET    in  403 403 403 403 403 403 200 200
+audit_event                           POST   in  405 405 405 405 405 405 405 405
 
-healthz                               GET    200 200 200 200 200
-healthz                               POST   405 405 405 405 405
-readyz                                GET    503 503 503 503 503
-readyz                                POST   405 405 405 405 405
-metrics                               GET    200 200 200 200 200
-metrics                               POST   405 405 405 405 405
+healthz                               GET    200 200 200 200 200 200 200 200 200
+healthz                               POST   405 405 405 405 405 405 405 405 405
+readyz                                GET    503 503 503 503 503 503 503 503 503
+readyz                                POST   405 405 405 405 405 405 405 405 405
+metrics                               GET    200 200 200 200 200 200 200 200 200
+metrics                               POST   405 405 405 405 405 405 405 405 405
 
-admin_sign_in                         GET    in  403 403 403 403
-admin_sign_in                         POST   in  403 403 403 403
+admin_sign_in                         GET    in  403 403 403 403 403 403 403 403
+admin_sign_in                         POST   in  403 403 403 403 403 403 403 403
 
-social:begin/microsoft                GET    405 405 405 405 405
-social:begin/microsoft                POST   302 302 302 302 302
-social:begin/microsoft-connect        GET    405 405 405 405 405
-social:begin/microsoft-connect        POST   400 400 400 400 400
-social:begin/no-such-backend          POST   404 404 404 404 404
-social:complete/microsoft             GET    400 400 400 400 400
-social:complete/microsoft             POST   400 400 400 400 400
-social:complete/microsoft-connect     GET    400 400 400 400 400
-social:complete/microsoft-connect     POST   400 400 400 400 400
+social:begin/microsoft                GET    405 405 405 405 405 405 405 405 405
+social:begin/microsoft                POST   302 302 302 302 302 302 302 302 302
+social:begin/microsoft-connect        GET    405 405 405 405 405 405 405 405 405
+social:begin/microsoft-connect        POST   400 400 400 400 400 400 400 400 400
+social:begin/no-such-backend          POST   404 404 404 404 404 404 404 404 404
+social:complete/microsoft             GET    400 400 400 400 400 400 400 400 400
+social:complete/microsoft             POST   400 400 400 400 400 400 400 400 400
+social:complete/microsoft-connect     GET    400 400 400 400 400 400 400 400 400
+social:complete/microsoft-connect     POST   400 400 400 400 400 400 400 400 400
+"""
+
+API_TABLE = """
+list_connections                      GET    401 200 200 200 200 200 200 200 200
+read_connection                       GET    401 200 200 200 200 404 404 200 200
+fetch_token                           GET    401 200 200 200 200 404 404 403 403
 """
 
 
@@ -224,14 +237,27 @@ class Row:
         """The URL's name, without the argument some rows carry behind a slash."""
         return self.route.partition("/")[0]
 
+    def of(self, person: str) -> str:
+        """What this person gets."""
+        return self.answers[PEOPLE.index(person)]
+
     def __str__(self) -> str:
         return f"{self.method} {self.route}"
 
 
 def rows() -> Iterator[Row]:
-    """All lines of the table."""
-    for line in TABLE.splitlines():
+    """All lines about pages, which people open in a browser."""
+    return _read(TABLE)
+
+
+def api_rows() -> Iterator[Row]:
+    """All lines about the API, which is asked with keys."""
+    return _read(API_TABLE, prefix="api:")
+
+
+def _read(table: str, *, prefix: str = "") -> Iterator[Row]:
+    for line in table.splitlines():
         if line.strip():
             route, method, *answers = line.split()
             assert len(answers) == len(PEOPLE), line
-            yield Row(route, method, tuple(answers))
+            yield Row(prefix + route, method, tuple(answers))

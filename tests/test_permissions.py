@@ -12,7 +12,8 @@ from django.db import transaction
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
-from connections.models import Connection, MailboxAccess, User
+from connections.api.urls import api
+from connections.models import Connection, MailboxAccess, TokenFetch, User
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import cast, permissions_table, world
@@ -21,6 +22,7 @@ from tests.permissions_table import PEOPLE, Row
 pytestmark = pytest.mark.django_db
 
 ROWS = list(permissions_table.rows())
+API_ROWS = list(permissions_table.api_rows())
 SIGN_IN = "/sign-in/?next="
 
 
@@ -40,7 +42,7 @@ def contoso(people: dict[str, User], sandbox: Control, settings: Any) -> world.W
         "admins": ["ITAdmin"],
         "auditors": ["Auditor"],
     }
-    made = world.make(people)
+    made = world.relate(world.make(people))
     world.make_elsewhere()
     return made
 
@@ -53,10 +55,10 @@ def browser(user: User | None) -> Client:
 
 
 def contents() -> dict[str, list[Any]]:
-    """Every row of every table, except sessions and axes' own notes; secrets as they are stored."""
+    """Every row of every table, except sessions, axes' own notes, and that a token was fetched; secrets as stored."""
     found = {}
     for model in apps.get_models(include_auto_created=True):
-        if model._meta.app_label in ("sessions", "axes", "contenttypes"):
+        if model._meta.app_label in ("sessions", "axes", "contenttypes") or model is TokenFetch:
             continue
         columns = [field.attname for field in model._meta.concrete_fields if "Secret" not in type(field).__name__]
         found[model._meta.label] = list(model._default_manager.order_by("pk").values_list(*columns))
@@ -76,14 +78,25 @@ def routes(patterns: list[Any], prefix: str = "") -> Iterator[str]:
 
 
 def test_every_url_has_a_row_for_get_and_for_post() -> None:
-    known = {(row.name, row.method) for row in ROWS}
+    known = {(row.name, row.method) for row in [*ROWS, *API_ROWS]}
+    api_methods = {f"api:{name}": methods for name, methods in operations().items()}
     missing = [
         f"{method} {name}"
         for name in routes(get_resolver().url_patterns)
-        for method in ("GET", "POST")
+        for method in api_methods.get(name, ["GET", "POST"])
         if (name, method) not in known
     ]
     assert not missing, f"Add to tests/permissions_table.py: {missing}"
+
+
+def operations() -> dict[str, list[str]]:
+    """The API's operations by URL name, with the methods each answers to."""
+    return {
+        getattr(operation, "url_name", "") or api.get_operation_url_name(operation, router.template): operation.methods
+        for router in api._get_bound_routers()
+        for view in router.path_operations.values()
+        for operation in view.operations
+    }
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
@@ -103,6 +116,35 @@ def test_each_person_gets_what_the_table_says(row: Row, contoso: world.World) ->
             transaction.set_rollback(True)
     assert dict(zip(PEOPLE, got, strict=True)) == dict(zip(PEOPLE, row.answers, strict=True))
     assert contents() == before
+
+
+@pytest.mark.parametrize("row", API_ROWS, ids=str)
+def test_each_key_gets_what_the_table_says(row: Row, contoso: world.World) -> None:
+    path = contoso.url(row.name)
+    body = world.posted(contoso).get(row.name, {})
+    keys = {person: cast.make_key(user)[1] for person, user in contoso.people.items()}
+    before = contents()
+    got = []
+    for person, expected in zip(PEOPLE, row.answers, strict=True):
+        with transaction.atomic():
+            headers = {"Authorization": f"Bearer {keys[person]}"} if person in keys else {}
+            seen = contents()
+            ask = getattr(Client(headers=headers), row.method.lower())
+            answer = ask(path) if row.method == "GET" else ask(path, body, content_type="application/json")
+            got.append(str(answer.status_code))
+            if row.method == "GET" or expected in ("401", "403", "404"):
+                assert contents() == seen, f"{person}: {row} changed something"
+            transaction.set_rollback(True)
+    assert dict(zip(PEOPLE, got, strict=True)) == dict(zip(PEOPLE, row.answers, strict=True))
+    assert contents() == before
+
+
+def test_a_browser_session_is_no_key(contoso: world.World) -> None:
+    """So no page of another site can use the API in somebody's name."""
+    client = browser(contoso.people["alice"])
+    for row in API_ROWS:
+        answer = getattr(client, row.method.lower())(contoso.url(row.name), content_type="application/json")
+        assert answer.status_code == 401, row
 
 
 def _told(answer: Any) -> str:
@@ -126,7 +168,7 @@ def test_no_page_knows_other_methods(method: str, contoso: world.World) -> None:
 def test_head_is_as_harmless_as_get(contoso: world.World) -> None:
     client = browser(contoso.people["alice"])
     for row in ROWS:
-        if row.method == "GET" and row.answers[3] == "200":
+        if row.method == "GET" and row.of("alice") == "200":
             answer = client.head(contoso.url(row.name))
             assert (answer.status_code, answer.content) == (200, b""), row
 
@@ -138,7 +180,7 @@ def test_a_post_without_the_csrf_token_is_refused(contoso: world.World) -> None:
     before = contents()
     for row in ROWS:
         # Microsoft's callback may be a POST from its site; it is protected by its state.
-        if row.method == "POST" and row.name != "social:complete" and row.answers[3] == "302":
+        if row.method == "POST" and row.name != "social:complete" and row.of("alice") == "302":
             path = contoso.url(row.name, row.route.partition("/")[2])
             assert client.post(path, forms.get(row.name, {})).status_code == 403, row
     assert contents() == before

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -171,6 +171,21 @@ def make(people: dict[str, User], **connection: Any) -> World:
         channel=channel,
         delivery=incident.deliveries.order_by("pk")[0],
     )
+
+
+def relate(world: World) -> World:
+    """People who stand in every other relation to bob's connection: una, max, tina and eve of tests/cast.py."""
+    related = {name: cast.make_person(name) for name in ("una", "max", "tina", "eve")}
+    now, made_by = timezone.now(), {"connection": world.connection, "created_by": world.people["bob"]}
+    team = Team.objects.create(name="Accounting", created_by=world.people["alice"])
+    TeamMember.objects.create(team=team, user=related["tina"])
+    Share.objects.create(person=related["una"], **made_by)
+    Share.objects.create(person=related["max"], level=Share.Level.MANAGE, **made_by)
+    Share.objects.create(team=team, **made_by)
+    Share.objects.create(
+        person=related["eve"], until=now - timedelta(days=1), created_at=now - timedelta(days=9), **made_by
+    )
+    return replace(world, people=world.people | related)
 
 
 def make_elsewhere() -> dict[str, Any]:

@@ -19,6 +19,10 @@ class ApiKey(models.Model):
 
         TOKEN_READ = "token:read", "Fetch access tokens"
         CONNECTIONS_READ = "connections:read", "List connections and read their state"
+        CONNECTIONS_WRITE = "connections:write", "Make, change, share and remove connections"
+        ADMIN_READ = "admin:read", "Read tenants, app registrations, teams and people"
+        ADMIN_WRITE = "admin:write", "Change tenants, app registrations and teams"
+        AUDIT_READ = "audit:read", "Read and export the audit trail"
 
     name = models.CharField(max_length=120)
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="api_keys")

@@ -43,14 +43,14 @@ def issue(
         raise InvalidInput("Choose at least one thing the key may be used for.", field="scopes")
     if expires_at is not None and expires_at <= now:
         raise InvalidInput("The end must be in the future.", field="expires_at")
-    text, prefix = _new_key()
+    text, prefix = new_key()
     try:
         with transaction.atomic():
             made = ApiKey.objects.create(
                 name=name,
                 owner=owner,
                 prefix=prefix,
-                digest=_digest(text),
+                digest=digest(text),
                 scopes=list(scopes),
                 networks=[str(ipaddress.ip_network(network, strict=False)) for network in networks],
                 expires_at=expires_at,
@@ -91,7 +91,7 @@ def authenticate(text: str, *, address: str | None, now: datetime) -> ApiKey:
     """
     prefix = _prefix_of(text)
     found = ApiKey.objects.select_related("owner").filter(prefix=prefix).first() if prefix else None
-    right = hmac.compare_digest(found.digest if found else _NOBODY, _digest(text))
+    right = hmac.compare_digest(found.digest if found else _NOBODY, digest(text))
     if found is None or not right or not found.is_valid(now) or not found.owner.is_active:
         raise KeyRefused
     if found.networks and not _is_within(address, found.networks):
@@ -134,7 +134,8 @@ def note_fetch(key: ApiKey, connection: Connection, *, address: str | None, now:
 # --- The text of a key ----------------------------------------------------------------------------
 
 
-def _new_key() -> tuple[str, str]:
+def new_key() -> tuple[str, str]:
+    """The text of a new key, and the prefix it is found by."""
     prefix = _random(_PREFIX_LENGTH)
     body = f"{MARK}_{prefix}_{_random(_SECRET_LENGTH)}"
     return body + _checksum(body), prefix
@@ -160,7 +161,8 @@ def _random(length: int) -> str:
     return "".join(secrets.choice(_ALPHABET) for _ in range(length))
 
 
-def _digest(text: str) -> str:
+def digest(text: str) -> str:
+    """What is stored of a key; its text has too many random bits to be guessed from it."""
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
