@@ -89,6 +89,12 @@ class ChoicesForm(forms.Form):
         help_text="60, 30, 14, 7 and 1 days before.",
     )
 
+    messages = forms.BooleanField(
+        label="What I am asked to decide, and answers to what I asked",
+        required=False,
+        help_text="Requests and reviews.",
+    )
+
     def __init__(self, *args: Any, choice: AlertChoice, is_admin: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if is_admin:

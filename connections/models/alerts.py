@@ -47,6 +47,8 @@ class AlertChoice(models.Model):
     # IT admins only.
     organisation_incidents = models.BooleanField("incidents of the organisation", default=True)
     expiry_warnings = models.BooleanField("secrets and certificates that expire soon", default=True)
+    # Requests, reviews and what became of them: services.alerts.notify.
+    messages = models.BooleanField("what I am asked to decide, and answers to what I asked", default=True)
 
     def __str__(self) -> str:
         return f"Choices of {self.user}"
@@ -62,6 +64,7 @@ class Delivery(models.Model):
         REMINDER = "reminder", "Reminder"
         HEALED = "healed", "Incident healed"
         EXPIRY = "expiry", "Credential expires soon"
+        MESSAGE = "message", "Question or answer"
         TEST = "test", "Test"
 
     # The same alert to the same recipient exists once; for example "incident:7:opened:bob@example.org".
@@ -69,6 +72,7 @@ class Delivery(models.Model):
     event = models.CharField(max_length=10, choices=Event)
     incident = models.ForeignKey(Incident, models.CASCADE, null=True, related_name="deliveries")
     credential = models.ForeignKey(AppCredential, models.CASCADE, null=True, related_name="+")
+    subject = models.CharField(max_length=200, blank=True)  # of a message; alerts are named by what they are about
     # Exactly one recipient: an e-mail address, or a channel.
     email = models.EmailField(max_length=320, blank=True)
     channel = models.ForeignKey(AlertChannel, models.CASCADE, null=True, related_name="deliveries")

@@ -30,12 +30,14 @@ def many(
     subject: str, alerts: list[Alert], *, to: str, message_ids: list[str], portal_url: str
 ) -> EmailMultiAlternatives:
     """One e-mail about several alerts to the same address."""
+    about_incidents = any(found.url.startswith(f"{portal_url}/incidents/") for found in alerts)
     digest = hashlib.sha256(" ".join(message_ids).encode()).hexdigest()[:32]
     context = {
         "subject": subject,
         "alerts": [(found, _COLOURS[found.tone]) for found in alerts[:SHOWN]],
         "more": len(alerts) - SHOWN,
-        "url": f"{portal_url}/incidents/",
+        "url": f"{portal_url}/incidents/" if about_incidents else f"{portal_url}/",
+        "button": "Open the incidents" if about_incidents else "Open the portal",
         "why": alerts[0].why,
     }
     return _mail("many", context, subject, to, f"several-{digest}", "", portal_url)

@@ -65,6 +65,8 @@ def alert(event: str, facts: dict[str, Any], *, reason: str, at: datetime) -> Al
         return _test(facts, reason)
     if event == "expiry":
         return _expiry(facts, reason, at)
+    if event == "message":
+        return _message(facts["message"])
     return _incident(event, facts, reason, at)
 
 
@@ -178,6 +180,22 @@ def _stop(count: int) -> str:
     return "1 connection stops" if count == 1 else f"{count} connections stop"
 
 
+def _message(message: dict[str, Any]) -> Alert:
+    return Alert(
+        tone=message["tone"],
+        subject=_subject(message["subject"]),
+        headline=one_line(message["subject"]),
+        paragraphs=list(message["paragraphs"]),
+        facts=[(label, value) for label, value in message["facts"]],
+        button=message["button"],
+        url=message["url"],
+        why=message["why"],
+        affected=[one_line(line) for line in message["lines"][:SHOWN]],
+        affected_label=message["lines_label"],
+        more=len(message["lines"]) - SHOWN,
+    )
+
+
 def _test(facts: dict[str, Any], reason: str) -> Alert:
     return Alert(
         tone="info",
@@ -193,7 +211,10 @@ def _test(facts: dict[str, Any], reason: str) -> Alert:
 
 def several(events: list[str]) -> str:
     """The subject of a message for several alerts: "12 alerts: 9 incidents opened, 3 healed"."""
+    if set(events) == {"message"}:
+        return f"{len(events)} messages of the connection portal"
     names = {"opened": "opened", "reminder": "not mended yet", "healed": "healed", "expiry": "about to expire"}
+    names["message"] = "questions and answers"
     counts = [(events.count(event), word) for event, word in names.items() if event in events]
     return f"{len(events)} alerts: " + ", ".join(f"{count} {word}" for count, word in counts)
 

@@ -33,6 +33,9 @@ def _facts(delivery: Delivery, incidents: dict[int, dict[str, Any]]) -> dict[str
         return facts
     if delivery.credential is not None:
         return {"credential": _credential(delivery)}
+    if "message" in delivery.payload:
+        message = delivery.payload["message"]
+        return {"message": message | {"url": f"{settings.PORTAL_URL}{message['path']}"}}
     return {"by": delivery.payload.get("by", ""), "url": f"{settings.PORTAL_URL}/"}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -25,6 +25,7 @@ Event = Delivery.Event
 
 # Why somebody gets an alert; frozen in the row, told in the e-mail.
 OWNER, IT_ADMIN, COPY, LIST, EXPIRY, CHANNEL, TEST = "owner", "it_admin", "copy", "list", "expiry", "channel", "test"
+PERSONAL = "personal"
 
 # Reminders after the opening; after the last of them one every week.
 REMINDERS = (timedelta(hours=4), timedelta(days=1), timedelta(days=3), timedelta(days=7))
@@ -120,6 +121,53 @@ def credential_expires(credential: AppCredential, *, days: int, now: datetime) -
     recipients = [*people, *_copy_list(), *_channels()]
     with transaction.atomic():
         _queue(Event.EXPIRY, recipients, now=now, credential=credential, number=days)
+
+
+# --- Questions and answers ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What people are asked, or answered, in words. It is frozen when it is written, so it must stay true."""
+
+    subject: str
+    paragraphs: tuple[str, ...]
+    path: str  # the page of the portal where it goes on, such as "/requests/7/"
+    button: str
+    why: str  # "You get this because …"
+    facts: tuple[tuple[str, str], ...] = ()
+    lines: tuple[str, ...] = ()  # a list of things it is about; the message shows the first ones
+    lines_label: str = ""
+    tone: str = "info"  # broken, ok, warning or info
+
+
+def notify(people: Iterable[User], message: Message, *, about: str, now: datetime) -> None:
+    """Put a message to each of ``people`` into the outbox, save for those who have left, or want none.
+
+    ``about`` names the occasion, for example "review:3:opened": the same one reaches the same person once, however
+    often this is called. Call it in the transaction of what it tells about.
+    """
+    reached = [user for user in people if user.is_active and user.email and choice_of(user).messages]
+    unique = {one.key: one for one in (Recipient(PERSONAL, user.email.lower()) for user in reached)}
+    held = _held_back(list(unique.values()), now=now)
+    rows = [
+        Delivery(
+            key=f"{about}:{one.key}",
+            event=Event.MESSAGE,
+            subject=message.subject[:200],
+            email=one.email,
+            payload={"reason": one.reason, "message": asdict(message)},
+            created_at=now,
+            next_attempt_at=held.get(one.key, now),
+        )
+        for one in unique.values()
+    ]
+    Delivery.objects.bulk_create(rows, ignore_conflicts=True)
+
+
+def notify_it_admins(message: Message, *, about: str, now: datetime) -> None:
+    """The same to every IT admin."""
+    notify(_it_admins(), message, about=about, now=now)
 
 
 # --- A test ---------------------------------------------------------------------------------------

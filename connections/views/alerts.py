@@ -71,7 +71,7 @@ def index(request: HttpRequest) -> HttpResponse:
     _manager(request)
     filters = listing.Filters(
         request,
-        search=("email", "incident__title", "channel__name"),
+        search=("email", "incident__title", "channel__name", "subject"),
         placeholder="Recipient or incident",
         choices=[
             listing.Choice("event", "Event", Delivery.Event.choices, listing.by("event")),

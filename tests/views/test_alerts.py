@@ -201,8 +201,8 @@ def test_a_new_signing_secret_is_shown_once(signed_in: SignIn, alice: User) -> N
 def test_a_member_chooses_what_concerns_them(signed_in: SignIn, bob: User) -> None:
     client = signed_in(bob)
     page = text(client.get(reverse("account_alerts")))
-    assert page.count('type="checkbox"') - page.count('id="nav-open"') == 3
-    assert page.count(" checked") == 3
+    assert page.count('type="checkbox"') - page.count('id="nav-open"') == 4
+    assert page.count(" checked") == 4
     client.post(reverse("account_alerts"), {"own_incidents": "on", "organisation_incidents": "", "expiry_warnings": ""})
     kept = AlertChoice.objects.get(user=bob)
     assert (kept.own_incidents, kept.reminders, kept.recoveries) == (True, False, False)
@@ -214,7 +214,7 @@ def test_everything_can_be_unticked(signed_in: SignIn, alice: User) -> None:
     client.post(reverse("account_alerts"), {})
     kept = AlertChoice.objects.get(user=alice)
     columns = (field.attname for field in AlertChoice._meta.fields if field.get_internal_type() == "BooleanField")
-    assert [getattr(kept, name) for name in columns] == [False] * 5
+    assert [getattr(kept, name) for name in columns] == [False] * 6
     assert " checked" not in text(client.get(reverse("account_alerts")))
 
 
