@@ -18,6 +18,8 @@ class PortalError(Exception):
     status = 400
     cause = "Something went wrong."
     action = "Try again. If it happens again, tell an IT admin."
+    # Who can mend it, where the kind of error alone tells: owner, it_admin or microsoft.
+    who = ""
 
     def __init__(self, cause: str = "", *, action: str = "", field: str = "") -> None:
         self.cause = cause or self.cause
@@ -37,6 +39,7 @@ class NotAllowed(PortalError):
     status = 403
     cause = "You may see this, but not change it."
     action = "Ask its owner or an IT admin."
+    who = "owner"
 
 
 class InvalidInput(PortalError):
@@ -61,6 +64,15 @@ class StillInUse(PortalError):
     status = 409
 
 
+class AmbiguousName(PortalError):
+    """Several visible connections bear the name; only their numbers tell them apart."""
+
+    code = "ambiguous_name"
+    status = 409
+    cause = "Several connections have this name."
+    action = "Use the number of the one you mean."
+
+
 class NothingToCheck(PortalError):
     """The connection has no grant that could be checked."""
 
@@ -77,6 +89,7 @@ class KeyRefused(PortalError):
     status = 401
     cause = "This API key is not valid."
     action = "Send a valid key as “Authorization: Bearer …”; keys are made in the portal under API keys."
+    who = "owner"
 
 
 class ConnectionUnusable(PortalError):
@@ -97,6 +110,7 @@ class TryAgainSoon(PortalError):
 
     code = "microsoft_unavailable"
     status = 503
+    who = "microsoft"
     retry_after = 15  # seconds
     cause = "Microsoft gave no token in time, and the stored one has ended."
     action = "Try again in a quarter of a minute; the portal keeps trying, too."
@@ -107,6 +121,7 @@ class UnreadableSecret(PortalError):
 
     code = "encryption_key_missing"
     status = 503
+    who = "it_admin"
     cause = "A stored secret cannot be opened with the encryption keys the portal was started with."
     action = "An operator must add the key it was written with to FIELD_ENCRYPTION_KEYS. Nothing was changed or sent."
 

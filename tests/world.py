@@ -99,8 +99,10 @@ class World:
             arguments = {"pk": self.connection.pk}
         elif name in ("api_key", "api_key_revoke"):
             arguments = {"pk": self.key.pk}
-        elif name in ("api:read_connection", "api:fetch_token"):
+        elif name == "api:read_connection":
             arguments = {"connection_id": self.connection.pk}
+        elif name == "api:fetch_token":
+            return reverse(name, kwargs={"ref": str(self.connection.pk)})
         elif name == "share_end":
             arguments = {"pk": self.connection.pk, "share_pk": self.share.pk}
         elif name == "team_member_remove":

@@ -16,16 +16,18 @@ class Problem(Schema):
     """What went wrong (RFC 9457)."""
 
     type: str = Field("about:blank", description="Always about:blank; `code` tells kinds of problems apart.")
-    title: str = Field(description="What happened, in words.")
+    title: str = Field(description="What kind of problem it is, in words.")
     status: int
     code: str = Field(description="Stable, for programs.")
-    detail: str = Field("", description="What to do about it.")
+    detail: str = Field("", description="What happened this time, in words.")
+    action: str = Field("", description="What to do about it.")
     who: str = Field("", description="Who can mend it: owner, it_admin, microsoft or nobody.")
+    incident: int | None = Field(None, description="Number of the open incident that explains it, if it is visible.")
     link: str = Field("", description="The page in the portal that mends it.")
 
 
 def problem(status: int, code: str, title: str, detail: str = "", **more: Any) -> HttpResponse:
-    """A problem as a response."""
+    """A problem as a response; ``more`` are further fields of Problem."""
     body = Problem(title=title, status=status, code=code, detail=detail, **more).model_dump()
     answer = JsonResponse(body, status=status)
     answer["Content-Type"] = "application/problem+json"
@@ -37,7 +39,8 @@ def problem(status: int, code: str, title: str, detail: str = "", **more: Any) -
 
 def of(error: PortalError, **more: Any) -> HttpResponse:
     """A PortalError as a problem."""
-    answer = problem(error.status, error.code, error.cause, error.action, **more)
+    told = {"action": error.action, "who": error.who} | more
+    answer = problem(error.status, error.code, type(error).cause, error.cause, **told)
     if isinstance(error, TryAgainSoon):
         answer["Retry-After"] = str(error.retry_after)
     return answer

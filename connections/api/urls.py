@@ -7,7 +7,7 @@ from django.urls import path
 from django.views.decorators.http import require_safe
 from ninja import NinjaAPI
 
-from connections.api import connections, problems, reference
+from connections.api import connections, problems, reference, tokens
 from connections.api.keys import KeyAuth
 
 api = NinjaAPI(
@@ -23,6 +23,7 @@ problems.register(api)
 # django-ninja answers these to any method.
 READ_ONLY = ("openapi-json", "api-root")
 api.add_router("", connections.router)
+api.add_router("", tokens.router)
 
 routes = api.urls
 routes[0].insert(0, path("docs", reference.page_of(api), name="reference"))

@@ -29,7 +29,9 @@ class ApiKey(models.Model):
     prefix = models.CharField(max_length=16, unique=True)  # finds the row; shown in lists
     digest = models.CharField(max_length=64)  # SHA-256 of the whole key, hex; the key itself has 190 random bits
     scopes = models.JSONField(default=list)
-    # Restricts the key to some of the owner's connections; none means all.
+    # Whether the key reaches the chosen connections alone. A flag of its own: the last of them may be removed, and
+    # then the key reaches nothing, not everything.
+    only_chosen = models.BooleanField(default=False)
     connections = models.ManyToManyField(Connection, blank=True, related_name="api_keys")
     networks = models.JSONField(default=list, blank=True)  # CIDR texts; none means from anywhere
     created_at = models.DateTimeField(default=timezone.now, editable=False)

@@ -53,6 +53,7 @@ def issue(
                 digest=digest(text),
                 scopes=list(scopes),
                 networks=[str(ipaddress.ip_network(network, strict=False)) for network in networks],
+                only_chosen=bool(connections),
                 expires_at=expires_at,
                 created_at=now,
             )

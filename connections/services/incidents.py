@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from django.db import IntegrityError, transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
 from connections import audit
 from connections.microsoft import clouds, graph
@@ -234,6 +234,17 @@ def mailbox_reachable(access: MailboxAccess, *, now: datetime) -> None:
     """The connection reaches the mailbox again, or is no longer meant to."""
     with transaction.atomic():
         _mark_healed(_unhealed([access.connection_id]).filter(incident__mailbox=access.mailbox_id), now=now)
+
+
+# --- Reading --------------------------------------------------------------------------------------
+
+
+def explaining(connection: Connection, *, among: QuerySet[Incident]) -> int | None:
+    """Number of the open incident that explains why the connection gives no token; None if there is none in ``among``."""
+    of_it = Q(affected__connection=connection, affected__healed_at=None) & ~Q(kind=Kind.MAILBOX)
+    outage = Q(key=f"outage:{connection.app_registration.tenant.environment}")
+    found = among.filter(of_it | outage, closed_at=None).order_by("-opened_at", "-pk")
+    return found.values_list("pk", flat=True).first()
 
 
 # --- Opening and closing --------------------------------------------------------------------------

@@ -6,13 +6,14 @@ import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from django.db import connections as databases
 from django.test import Client
 from django.utils import timezone
 
-from connections.models import ApiKey, AuditEvent, Connection, Share, TokenFetch, User
+from connections.models import ApiKey, AuditEvent, Connection, Incident, Share, TokenFetch, User
 from connections.services import api_keys
 from connections.services import tokens as handing_out
 from portal.sandbox import seed
@@ -100,6 +101,45 @@ def test_scopes_and_connections_narrow_a_key(bob: User) -> None:
     assert (refused.status_code, refused.json()["code"]) == (403, "not_allowed")
 
 
+def test_a_key_whose_chosen_connections_are_all_gone_reaches_nothing(bob: User) -> None:
+    mine, _ = cast.make_connection(name="Mine"), cast.make_connection(name="Other")
+    _, text = issue(bob, connections=[mine])
+    assert len(robot(text)("connections").json()["items"]) == 1
+    mine.delete()
+    assert robot(text)("connections").json()["items"] == []
+    assert robot(text)("connections/Other/token").status_code == 404
+
+
+@pytest.mark.parametrize("ref", ["number", "Finance & Co / Mail?", "Ünïcode 100%", "a+b c"])
+def test_a_connection_is_named_by_number_or_by_name(bob: User, sandbox: Control, ref: str) -> None:
+    name = "Any" if ref == "number" else ref.replace("/", "|")
+    connection = granted(sandbox, name=name)
+    granted(sandbox, name="Another")
+    text = issue(bob)[1]
+    wanted = str(connection.pk) if ref == "number" else quote(name, safe="")
+    answer = robot(text)(f"connections/{wanted}/token")
+    assert answer.json()["access_token"] == connection.access_token
+
+
+def test_a_name_that_several_visible_connections_bear_is_ambiguous(bob: User, dave: User, sandbox: Control) -> None:
+    mine, other = granted(sandbox, name="Mail"), granted(sandbox, name="Mail", owner=dave)
+    text = issue(bob)[1]
+    assert robot(text)("connections/Mail/token").status_code == 200
+    Share.objects.create(connection=other, person=bob, created_by=dave)
+    refused = robot(text)("connections/Mail/token")
+    assert (refused.status_code, refused.json()["code"]) == (409, "ambiguous_name")
+    assert str(mine.pk) in refused.json()["detail"]
+    assert str(other.pk) in refused.json()["detail"]
+    assert robot(text)(f"connections/{mine.pk}/token").status_code == 200
+
+
+def test_digits_are_always_a_number(bob: User, sandbox: Control) -> None:
+    connection = granted(sandbox, name="99999")
+    call = robot(issue(bob)[1])
+    assert call("connections/99999/token").status_code == 404
+    assert call(f"connections/{connection.pk}/token").status_code == 200
+
+
 def test_last_use_is_noted_without_a_write_for_every_call(bob: User, django_assert_num_queries: Any) -> None:
     key, text = issue(bob)
     call = robot(text, REMOTE_ADDR="10.9.8.7")
@@ -161,7 +201,10 @@ def test_a_dead_connection_says_why_who_and_where_to_mend_it(bob: User, sandbox:
     body = answer.json()
     assert (answer.status_code, body["code"], body["who"]) == (409, "reconnect_needed", "owner")
     assert body["link"] == f"http://localhost:8000/connections/{connection.pk}/"
-    assert "signed in" in body["title"] or "sign-in" in body["title"]
+    assert body["title"] == "This connection has no valid access token just now."
+    assert "signed in" in body["detail"] or "sign-in" in body["detail"]
+    assert "sign in" in body["action"].lower()
+    assert body["incident"] == Incident.objects.get().pk
 
 
 def test_a_dead_app_secret_is_told_as_such(bob: User, sandbox: Control) -> None:
@@ -240,6 +283,11 @@ def test_many_callers_at_once_cost_one_call_to_microsoft(bob: User, sandbox: Con
         "connections/99999999999999999999",
         "connections/x",
         "connections/1/token?min_valid=-1",
+        "connections/%00/token",
+        "connections/" + "9" * 5000 + "/token",
+        "connections/" + "x" * 5000 + "/token",
+        "connections/%ff%fe/token",
+        "connections/٣/token",
         "connections?after=x",
         "connections/1/token?min_valid=999999",
         "nothing/here",
@@ -253,5 +301,5 @@ def test_rubbish_is_answered_in_words(bob: User, path: str) -> None:
 def test_the_document_and_its_reader_are_served_from_here(client: Client) -> None:
     document = client.get("/api/v1/openapi.json").json()
     assert document["openapi"].startswith("3.1")
-    assert "/api/v1/connections/{connection_id}/token" in document["paths"]
+    assert "/api/v1/connections/{ref}/token" in document["paths"]
     assert client.get("/api/v1/docs").status_code == 200

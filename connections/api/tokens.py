@@ -1,0 +1,83 @@
+"""The token call: what automations live on."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+from ninja import Query, Router, Schema
+from pydantic import Field
+
+from connections import access, audit
+from connections.api import keys, problems
+from connections.api.connections import link_of
+from connections.errors import ConnectionUnusable, NotAllowed, PortalError, TryAgainSoon
+from connections.models import ApiKey, Connection
+from connections.services import api_keys, incidents, tokens
+
+router = Router(tags=["Tokens"])
+LONGEST_VALIDITY = 3600
+
+
+class TokenOut(Schema):
+    """A valid access token."""
+
+    access_token: str
+    token_type: str = "Bearer"  # noqa: S105
+    expires_at: datetime
+    scope: str
+
+
+class TokenWanted(Schema):
+    """What is asked of a token."""
+
+    min_valid: int = Field(300, ge=0, le=LONGEST_VALIDITY, description="Seconds the token must last at least.")
+
+
+@router.get(
+    "/connections/{ref}/token",
+    response={200: TokenOut, frozenset({401, 403, 404, 409, 422, 429, 503}): problems.Problem},
+)
+def fetch_token(request: HttpRequest, response: HttpResponse, ref: str, wanted: Query[TokenWanted]) -> Any:
+    """A valid access token. Never cached, never a refresh token. `ref` is the connection's number or name.
+
+    While a valid token exists, trouble at Microsoft does not reach the caller; the header `Portal-Trouble` tells of it.
+    """
+    key = keys.require_scope(request, ApiKey.Scope.TOKEN_READ)
+    connection = keys.find_connection(key, ref)
+    if not access.can_fetch_token(key.owner, connection):
+        raise NotAllowed(
+            "You may see this connection, but it is not shared with you.", action="Ask its owner to share it."
+        )
+    if connection.is_blocked_by_app and not _still_valid(connection, wanted.min_valid):
+        return _refused(key, connection, _blocked_by_app(connection))
+    try:
+        token = tokens.hand_out(connection, now=timezone.now(), min_valid=wanted.min_valid)
+    except (ConnectionUnusable, TryAgainSoon) as error:
+        return _refused(key, connection, error)
+    api_keys.note_fetch(key, connection, address=audit.origin.get().address, now=timezone.now())
+    response["Cache-Control"] = "no-store, private"
+    if token.trouble:
+        response["Portal-Trouble"] = token.trouble
+    return {"access_token": token.access_token, "expires_at": token.expires_at, "scope": token.scope}
+
+
+def _still_valid(connection: Connection, min_valid: int) -> bool:
+    return connection.expires_at is not None and (connection.expires_at - timezone.now()).total_seconds() > min_valid
+
+
+def _blocked_by_app(connection: Connection) -> ConnectionUnusable:
+    app = connection.app_registration
+    return ConnectionUnusable(app.rejected_cause, action=app.rejected_action, code="app_credential_rejected")
+
+
+def _refused(key: ApiKey, connection: Connection, error: PortalError) -> HttpResponse:
+    """Why there is no token, who can mend it, and the incident that tells more."""
+    # Fetching the token may just have flagged it.
+    connection.refresh_from_db(fields=["status_who"])
+    by_app = error.code == "app_credential_rejected"
+    who = error.who or ("it_admin" if by_app else connection.status_who or "owner")
+    incident = incidents.explaining(connection, among=access.visible_incidents(key.owner))
+    return problems.of(error, who=who, incident=incident, link=link_of(connection))
