@@ -16,6 +16,7 @@ from django.core.exceptions import ValidationError
 from django.db import models
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import redirect
+from django.utils import timezone
 from social_django import admin as _registers_its_models  # noqa: F401
 from social_django.models import Association, Nonce, UserSocialAuth
 
@@ -36,7 +37,7 @@ from connections.models import (
     Tenant,
     User,
 )
-from connections.services import app_registrations, tenants
+from connections.services import access_history, accounts, app_registrations, tenants
 
 # Django's classes take type parameters for the type checker only.
 if TYPE_CHECKING:
@@ -63,10 +64,13 @@ class PersonAdmin(PeopleAdmin):
         _record("account.changed", request, obj, message)
         return super().log_change(request, obj, message)
 
-    def log_deletions(self, request: HttpRequest, queryset: Any) -> Any:
+    def delete_model(self, request: HttpRequest, obj: User) -> None:
+        assert isinstance(request.user, User)  # noqa: S101 - the admin site lets nobody else in
+        accounts.remove(obj, actor=request.user, now=timezone.now())
+
+    def delete_queryset(self, request: HttpRequest, queryset: models.QuerySet[User]) -> None:
         for person in queryset:
-            _record("account.removed", request, person, [])
-        return super().log_deletions(request, queryset)
+            self.delete_model(request, person)
 
 
 def _record(action: str, request: HttpRequest, person: User, message: Any) -> None:
@@ -79,7 +83,9 @@ def _record(action: str, request: HttpRequest, person: User, message: Any) -> No
         "superuser": person.is_superuser,
         "active": person.is_active,
     }
-    audit.record(action, person, actor=request.user, changes=facts)
+    now = timezone.now()
+    access_history.account_followed(person, actor=request.user, now=now)
+    audit.record(action, person, actor=request.user, at=now, changes=facts)
 
 
 def shown_fields(model: type[models.Model]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from django.db import models, transaction
@@ -36,11 +37,13 @@ def record(
     changes: dict[str, Any] | None = None,
     outcome: str = AuditEvent.Outcome.DONE,
     actor_name: str = "",
+    at: datetime | None = None,
 ) -> AuditEvent:
     """Append one event, inside the caller's transaction.
 
     ``action`` is ``noun.verb``; ``changes`` is ``{field: [before, after]}`` or plain facts; a fact of several values
-    goes through listed(). ``actor`` None is the portal itself. Raises ValueError if a secret's name turns up in ``changes``.
+    goes through listed(). ``actor`` None is the portal itself. ``at`` is the moment the change counts from, for changes
+    that must be placed exactly; else the clock. Raises ValueError if a secret's name turns up in ``changes``.
     """
     if _NEVER & (changes or {}).keys():
         raise ValueError("A secret's name turned up in an audit record; record that it changed, not what it is.")
@@ -49,7 +52,7 @@ def record(
         action=action,
         outcome=outcome,
         actor=actor,
-        actor_name=actor_name[:320] or _named(actor),
+        actor_name=actor_name[:320] or named(actor),
         target_type=type(target).__name__,
         target_id=str(target.pk or ""),
         target_name=str(target)[:320],
@@ -57,11 +60,15 @@ def record(
         owner_id=getattr(target, "owner_id", None),
         request_id=came_from.request_id,
         address=came_from.address,
+        **({"at": at} if at else {}),
     )
 
 
-def _named(actor: User | None) -> str:
-    """Name and sign-in name; where both do not fit, the sign-in name stays whole, as it alone is unique."""
+def named(actor: User | None) -> str:
+    """How somebody stands in records that outlive them. None is the portal itself.
+
+    Name and sign-in name; where both do not fit, the sign-in name stays whole, as it alone is unique.
+    """
     if actor is None:
         return "Portal"
     sign_in_name = f" <{actor.username}>"

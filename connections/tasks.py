@@ -12,7 +12,7 @@ from django.core.management import call_command
 from django.utils import timezone
 
 from connections import audit
-from connections.services import alerts, consent, deliveries, expiries, keepalive, mailbox_probes
+from connections.services import alerts, consent, deliveries, expiries, keepalive, mailbox_probes, sharing
 
 logger = structlog.get_logger(__name__)
 
@@ -53,6 +53,13 @@ def look_ahead() -> None:
     """Read the credentials' true expiry dates that are due, and warn of what expires soon."""
     _as_task()
     expiries.look_ahead(now=timezone.now())
+
+
+@shared_task(ignore_result=True)
+def end_lapsed_shares() -> None:
+    """Write down the end of shares whose date is over; they have not counted since then."""
+    _as_task()
+    sharing.end_lapsed(now=timezone.now())
 
 
 @shared_task(ignore_result=True)

@@ -42,6 +42,11 @@ def schedule(sender: Celery, **kwargs: object) -> None:
             "schedule": settings.LOOK_AHEAD_INTERVAL,
             "options": {"expires": settings.LOOK_AHEAD_INTERVAL},
         },
+        "end-lapsed-shares": {
+            "task": "connections.tasks.end_lapsed_shares",
+            "schedule": 60,
+            "options": {"expires": 60},
+        },
         "tidy": {
             "task": "connections.tasks.tidy",
             "schedule": 3600,

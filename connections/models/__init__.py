@@ -1,5 +1,6 @@
 """The tables. One module per noun; import them from here."""
 
+from connections.models.access_history import AccessPeriod
 from connections.models.accounts import User
 from connections.models.alerts import AlertChannel, AlertChoice, Delivery
 from connections.models.api_keys import ApiKey, TokenFetch
@@ -13,6 +14,7 @@ from connections.models.sharing import Share, Team, TeamMember
 from connections.models.tenants import Tenant
 
 __all__ = [
+    "AccessPeriod",
     "AffectedConnection",
     "AlertChannel",
     "AlertChoice",

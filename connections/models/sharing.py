@@ -95,6 +95,8 @@ class Share(models.Model):
         indexes = (
             models.Index(fields=("person", "connection"), condition=Q(ended_at=None), name="share_by_person"),
             models.Index(fields=("team", "connection"), condition=Q(ended_at=None), name="share_by_team"),
+            # For the tick that ends what has lapsed.
+            models.Index(fields=("until",), condition=Q(ended_at=None, until__isnull=False), name="share_by_end"),
         )
 
     def __str__(self) -> str:

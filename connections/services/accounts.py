@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from django.conf import settings
@@ -9,9 +10,10 @@ from django.contrib.auth.models import Group
 from django.db import transaction
 
 from connections import audit
+from connections.errors import StillInUse
 from connections.models import AuditEvent, User
 from connections.models.accounts import AUDITORS, IT_ADMINS
-from connections.services import teams
+from connections.services import access_history, sharing, teams
 
 
 def admit(*, claims: dict[str, Any]) -> User:
@@ -48,6 +50,27 @@ def follow_directory(user: User, *, claims: dict[str, Any]) -> None:
         _follow_roles(user, claims)
         teams.follow_groups(user, [str(group) for group in _listed(claims.get("groups"))])
         signed_in(user, actor=user, method="microsoft")
+
+
+def remove(user: User, *, actor: User, now: datetime) -> None:
+    """Remove an account, with its shares, memberships and API keys. What it could use stays in the access history.
+
+    Raises StillInUse while it owns connections: they would lose their owner.
+    """
+    owned = list(user.connections.values_list("name", flat=True)[:4])
+    if owned:
+        raise StillInUse(
+            f"{user} still owns connections: {audit.listed(owned[:3])}{'…' if len(owned) > 3 else ''}.",
+            action="Hand them over or remove them first.",
+        )
+    with transaction.atomic():
+        sharing.end_all_of(person=user, actor=actor, now=now)
+        teams.leave_all(user, actor=actor, now=now)
+        access_history.person_removed(user, actor=actor, now=now)
+        roles = sorted(user.groups.values_list("name", flat=True))
+        facts = {"roles": roles, "superuser": user.is_superuser, "active": user.is_active}
+        audit.record("account.removed", user, actor=actor, at=now, changes=facts)
+        user.delete()
 
 
 def _follow_roles(user: User, claims: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from connections.microsoft import capabilities, tokens
 from connections.models import AppRegistration, Connection, SharedMailbox, User
 from connections.models.app_registrations import AuthenticationType
 from connections.services import (
+    access_history,
     app_registrations,
     asking,
     drift,
@@ -172,10 +173,12 @@ def remove(connection: Connection, *, actor: User, now: datetime) -> None:
     with transaction.atomic():
         _lock(connection)
         incidents.connection_withdrawn(connection, now=now)
+        access_history.connection_removed(connection, actor=actor, now=now)
         audit.record(
             "connection.removed",
             connection,
             actor=actor,
+            at=now,
             changes={"account": connection.account_username, "app_registration": str(connection.app_registration)},
         )
         connection.delete()
@@ -228,11 +231,14 @@ def _insert(made: Connection, shared_mailboxes: Sequence[SharedMailbox], actor: 
     try:
         with transaction.atomic():
             made.save(force_insert=True)
+            access_history.owned(made, actor=actor, now=made.created_at)
             audit.record(
                 "connection.created",
                 made,
                 actor=actor,
+                at=made.created_at,
                 changes={
+                    "owner": audit.named(made.owner),
                     "app_registration": str(made.app_registration),
                     "authentication_type": made.authentication_type,
                     "capabilities": audit.listed(made.capabilities),

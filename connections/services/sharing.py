@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db import IntegrityError, transaction
 
 from connections import access, audit
 from connections.errors import AlreadyExists, InvalidInput
 from connections.models import Connection, Share, Team, User
+from connections.services import access_history
 
 LONGEST = timedelta(days=3 * 366)
+MOST_AT_ONCE = 500  # lapsed shares one tick ends; the rest waits for the next
 
 
 def share(
@@ -32,19 +35,22 @@ def share(
     whom = {"person": person, "team": team}
     try:
         with transaction.atomic():
-            _end_lapsed(connection, person, team, now)
+            for lapsed in Share.objects.filter(connection=connection, ended_at=None, until__lte=now, **whom):
+                _lapse(lapsed, now)
             found = Share.objects.select_for_update().filter(connection=connection, ended_at=None, **whom).first()
             if found is None:
                 made = Share.objects.create(
                     connection=connection, level=level, until=until, created_by=actor, created_at=now, **whom
                 )
-                _record("connection.shared", made, actor, [None, level], [None, until])
+                access_history.shared(made, actor=actor, now=now)
+                _record("connection.shared", made, actor, now, [None, level], [None, until])
                 return made
             before = (found.level, found.until)
             if before != (level, until):
                 Share.objects.filter(pk=found.pk).update(level=level, until=until)
                 found.level, found.until = level, until
-                _record("connection.share_changed", found, actor, [before[0], level], [before[1], until])
+                access_history.shared(found, actor=actor, now=now)
+                _record("connection.share_changed", found, actor, now, [before[0], level], [before[1], until])
             return found
     except IntegrityError as twice:
         raise AlreadyExists("Somebody has shared it with them at the same moment.", action="Look again.") from twice
@@ -55,8 +61,26 @@ def unshare(found: Share, *, actor: User, now: datetime) -> None:
     own = found.person_id == actor.pk
     access.require(own or access.can_share(actor, found.connection), action="Ask its owner or an IT admin.")
     with transaction.atomic():
-        if Share.objects.filter(pk=found.pk, ended_at=None).update(ended_at=now):
-            _record("connection.unshared", found, actor, [found.level, None], [found.until, None])
+        _end(found, actor=actor, now=now)
+
+
+def end_all_of(*, actor: User | None, now: datetime, **whose: Any) -> None:
+    """End every share of a ``team=`` or ``person=`` that is about to be removed, inside the caller's transaction."""
+    for found in Share.objects.filter(ended_at=None, **whose).select_related("connection", "person", "team"):
+        _end(found, actor=actor, now=now)
+
+
+def end_lapsed(*, now: datetime) -> int:
+    """End the shares whose date is over, so that their history says so. They have not counted since that date.
+
+    Returns how many. Several of these may run at once: each share is ended by one of them.
+    """
+    lapsed = Share.objects.filter(ended_at=None, until__lte=now).order_by("until")
+    ended = 0
+    for found in lapsed.select_related("connection", "person", "team")[:MOST_AT_ONCE]:
+        with transaction.atomic():
+            ended += _lapse(found, now)
+    return ended
 
 
 def _check(
@@ -72,22 +96,50 @@ def _check(
         raise InvalidInput("The end must be in the future, within three years.", field="until")
 
 
-def _end_lapsed(connection: Connection, person: User | None, team: Team | None, now: datetime) -> None:
-    """A share past its date stands in the way of a new one; it ended when its date was over."""
-    for lapsed in Share.objects.filter(connection=connection, person=person, team=team, ended_at=None, until__lte=now):
-        Share.objects.filter(pk=lapsed.pk).update(ended_at=lapsed.until)
+def _end(found: Share, *, actor: User | None, now: datetime) -> None:
+    """End it as it stands under the lock: somebody may just have moved its date."""
+    current = Share.objects.select_for_update().filter(pk=found.pk, ended_at=None).first()
+    if current is None:
+        return
+    if current.until is not None and current.until <= now:
+        _lapse(current, now)
+        return
+    Share.objects.filter(pk=current.pk).update(ended_at=now)
+    access_history.unshared(current, actor=actor, now=now)
+    _record("connection.unshared", current, actor, now, [current.level, None], [current.until, None])
 
 
-def _record(action: str, found: Share, actor: User, levels: list[str | None], dates: list[datetime | None]) -> None:
+def _lapse(found: Share, now: datetime) -> int:
+    """The share ended when its date was over; nobody took it away. Nothing, if it has been ended or prolonged."""
+    this = Share.objects.filter(pk=found.pk, ended_at=None, until=found.until, until__lte=now)
+    ended = this.update(ended_at=found.until)
+    if ended:
+        access_history.unshared(found, actor=None, now=now)
+        _record("connection.share_expired", found, None, now, [found.level, None], [found.until, None])
+    return ended
+
+
+def _record(
+    action: str,
+    found: Share,
+    actor: User | None,
+    now: datetime,
+    levels: list[str | None],
+    dates: list[datetime | None],
+) -> None:
+    """The facts are complete: what they say can be compared with the access history, and outlives the share."""
     whom = found.person or found.team
     audit.record(
         action,
         found.connection,
         actor=actor,
+        at=now,
         changes={
             "with": f"team {whom}" if found.team_id else f"{whom} <{found.person.username if found.person else ''}>",
-            "with_id": found.team_id or found.person_id,
             "level": levels,
             "until": [str(date) if date else None for date in dates],
+            "with_type": "Team" if found.team_id else "User",
+            "with_id": found.team_id or found.person_id,
+            "share_id": found.pk,
         },
     )

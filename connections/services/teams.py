@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import datetime
 
 from django.db import IntegrityError, transaction
+from django.utils import timezone
 
 from connections import access, audit
 from connections.errors import AlreadyExists
-from connections.models import Share, Team, TeamMember, User
+from connections.models import Team, TeamMember, User
+from connections.services import access_history, sharing
 
 
 def add(name: str, *, entra_group: str = "", actor: User) -> Team:
@@ -38,38 +41,40 @@ def change(team: Team, *, name: str, entra_group: str, actor: User) -> None:
         raise _duplicate(name, entra_group) from taken
 
 
-def remove(team: Team, *, actor: User) -> None:
+def remove(team: Team, *, actor: User, now: datetime | None = None) -> None:
     """Remove a team; everything shared with it is no longer. Raises NotAllowed."""
     access.require(access.can_manage_teams(actor), action="Ask an IT admin.")
+    now = now or timezone.now()
     with transaction.atomic():
-        shares = Share.objects.active().filter(team=team).select_related("connection")
-        for found in shares:
-            audit.record(
-                "connection.unshared",
-                found.connection,
-                actor=actor,
-                changes={"with": f"team {team}", "with_id": team.pk, "level": [found.level, None]},
-            )
-        audit.record("team.removed", team, actor=actor, changes={"members": audit.listed(_names(team))})
+        sharing.end_all_of(team=team, actor=actor, now=now)
+        access_history.team_removed(team, actor=actor, now=now)
+        facts = {"members": audit.listed(_names(team)), "member_ids": audit.listed(_ids(team))}
+        audit.record("team.removed", team, actor=actor, at=now, changes=facts)
         team.delete()
 
 
-def add_member(team: Team, user: User, *, actor: User | None) -> None:
+def add_member(team: Team, user: User, *, actor: User | None, now: datetime | None = None) -> None:
     """Put somebody into the team. Doing it twice is harmless. Raises NotAllowed."""
     access.require(actor is None or access.can_manage_teams(actor), action="Ask an IT admin.")
+    now = now or timezone.now()
     with transaction.atomic():
         _, is_new = TeamMember.objects.get_or_create(team=team, user=user)
         if is_new:
-            audit.record("team.member_added", team, actor=actor, changes=_member(user))
+            access_history.joined(team, user, actor=actor, now=now)
+            audit.record("team.member_added", team, actor=actor, at=now, changes=_member(user))
 
 
-def remove_member(team: Team, user: User, *, actor: User | None) -> None:
+def remove_member(team: Team, user: User, *, actor: User | None, now: datetime | None = None) -> None:
     """Take somebody out of the team; what was shared with it is out of their reach at once. Raises NotAllowed."""
     access.require(actor is None or access.can_manage_teams(actor), action="Ask an IT admin.")
     with transaction.atomic():
-        gone, _ = TeamMember.objects.filter(team=team, user=user).delete()
-        if gone:
-            audit.record("team.member_removed", team, actor=actor, changes=_member(user))
+        _take_out(team, user, actor, now or timezone.now())
+
+
+def leave_all(user: User, *, actor: User | None, now: datetime) -> None:
+    """Take somebody who is about to be removed out of every team, inside the caller's transaction."""
+    for team in Team.objects.filter(members=user):
+        _take_out(team, user, actor, now)
 
 
 def follow_groups(user: User, groups: Collection[str]) -> None:
@@ -81,12 +86,23 @@ def follow_groups(user: User, groups: Collection[str]) -> None:
         remove_member(team, user, actor=None)
 
 
+def _take_out(team: Team, user: User, actor: User | None, now: datetime) -> None:
+    gone, _ = TeamMember.objects.filter(team=team, user=user).delete()
+    if gone:
+        access_history.left(team, user, actor=actor, now=now)
+        audit.record("team.member_removed", team, actor=actor, at=now, changes=_member(user))
+
+
 def _member(user: User) -> dict[str, object]:
     return {"member": f"{user} <{user.username}>", "member_id": user.pk}
 
 
 def _names(team: Team) -> list[str]:
     return [f"{user} <{user.username}>" for user in team.members.all()]
+
+
+def _ids(team: Team) -> list[int]:
+    return list(team.memberships.values_list("user_id", flat=True))
 
 
 def _duplicate(name: str, entra_group: str) -> AlreadyExists:

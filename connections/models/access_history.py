@@ -1,0 +1,82 @@
+"""Who could use what, and from when to when: the memory behind the auditor's questions."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from django.db import models
+from django.db.models import Q
+
+from connections.models.sharing import Share
+
+
+class AccessPeriod(models.Model):
+    """One stretch of time in which one thing was true: an ownership, a share, a membership, an account without access.
+
+    It points to nothing: plain ids and frozen names, so that it outlives people, teams and connections. It counts from
+    ``started_at`` until just before ``ended_at`` or ``until``, whichever comes first. Written by services.access_history.
+    """
+
+    class Kind(models.TextChoices):
+        """What was true. ``DISABLED`` takes access away; everything else gives it or is a part of giving it."""
+
+        OWNER = "owner", "Owner"
+        PERSON = "person", "Shared with the person"
+        TEAM = "team", "Shared with a team"
+        MEMBER = "member", "Member of a team"
+        DISABLED = "disabled", "Account disabled or removed"
+
+    kind = models.CharField(max_length=8, choices=Kind)
+    connection_id = models.BigIntegerField(null=True)
+    connection_name = models.CharField(max_length=120, blank=True)
+    person_id = models.BigIntegerField(null=True)
+    person_name = models.CharField(max_length=320, blank=True)  # "Name <sign-in name>", as in the audit trail
+    team_id = models.BigIntegerField(null=True)
+    team_name = models.CharField(max_length=120, blank=True)
+    share_id = models.BigIntegerField(null=True)  # several periods of one share are its changes of level and date
+    level = models.CharField(max_length=6, choices=Share.Level, blank=True)
+    started_at = models.DateTimeField()
+    until = models.DateTimeField(null=True)  # the planned end of a share
+    ended_at = models.DateTimeField(null=True)
+    started_by_id = models.BigIntegerField(null=True)
+    started_by_name = models.CharField(max_length=320, blank=True)
+    ended_by_id = models.BigIntegerField(null=True)
+    ended_by_name = models.CharField(max_length=320, blank=True)
+
+    class Meta:
+        ordering = ("started_at", "pk")
+        constraints = (
+            models.CheckConstraint(
+                condition=Q(kind="owner", connection_id__isnull=False, person_id__isnull=False)
+                | Q(kind="person", connection_id__isnull=False, person_id__isnull=False, share_id__isnull=False)
+                | Q(kind="team", connection_id__isnull=False, team_id__isnull=False, share_id__isnull=False)
+                | Q(kind="member", team_id__isnull=False, person_id__isnull=False)
+                | Q(kind="disabled", person_id__isnull=False),
+                name="access_period_names_its_parts",
+            ),
+            models.UniqueConstraint(
+                fields=("connection_id",), condition=Q(kind="owner", ended_at=None), name="access_one_owner"
+            ),
+            models.UniqueConstraint(fields=("share_id",), condition=Q(ended_at=None), name="access_share_once"),
+            models.UniqueConstraint(
+                fields=("team_id", "person_id"), condition=Q(kind="member", ended_at=None), name="access_member_once"
+            ),
+            models.UniqueConstraint(
+                fields=("person_id",), condition=Q(kind="disabled", ended_at=None), name="access_disabled_once"
+            ),
+        )
+        indexes = (
+            models.Index(fields=("connection_id", "started_at"), name="access_by_connection"),
+            models.Index(fields=("person_id", "started_at"), name="access_by_person"),
+            models.Index(fields=("team_id", "started_at"), name="access_by_team"),
+        )
+
+    def __str__(self) -> str:
+        parts = (self.person_name, self.team_name and f"team {self.team_name}", self.connection_name)
+        return f"{self.get_kind_display()}: {', '.join(part for part in parts if part)}"
+
+    @property
+    def end(self) -> datetime | None:
+        """When it stopped counting, or will; None while nothing says so."""
+        known = [moment for moment in (self.until, self.ended_at) if moment is not None]
+        return min(known) if known else None
