@@ -135,7 +135,7 @@ def empty(apps, schema_editor):
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("connections", "0009_access_periods"),
+        ("connections", "0011_access_periods"),
     ]
 
     operations = [migrations.RunPython(fill, empty)]

@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("connections", "0008_fewer_indexes"),
+        ("connections", "0010_only_chosen_connections"),
     ]
 
     operations = [
