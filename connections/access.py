@@ -110,6 +110,13 @@ def people() -> QuerySet[User]:
     return User.objects.filter(is_active=True).order_by("first_name", "last_name", "username")
 
 
+def possible_owners() -> QuerySet[User]:
+    """Everybody a connection can be handed over to: active, not leaving, and more than an auditor."""
+    only_look = Q(groups__name=AUDITORS) & ~Q(is_superuser=True)
+    auditors = User.objects.filter(only_look).exclude(groups__name=IT_ADMINS)
+    return people().filter(left_at=None).exclude(pk__in=auditors.values("pk"))
+
+
 def visible_tenants(user: User) -> QuerySet[Tenant]:
     """Every person may read tenants' names."""
     person(user)
@@ -260,8 +267,24 @@ def can_manage_teams(user: User) -> bool:
 
 
 def can_disable(user: User, connection: Connection) -> bool:
-    """Disable, enable or delete."""
+    """Disable or delete."""
     return connection.owner_id == user.pk or person(user).is_admin
+
+
+def can_use_again(user: User, connection: Connection) -> bool:
+    """Bring a disabled connection back; what an IT admin has switched off, only an IT admin switches on."""
+    switched_off_by_admin = connection.status == Connection.Status.DISABLED and connection.disabled_by_admin
+    return person(user).is_admin or not switched_off_by_admin
+
+
+def can_enable(user: User, connection: Connection) -> bool:
+    """Enable a disabled connection."""
+    return can_disable(user, connection) and can_use_again(user, connection)
+
+
+def can_hand_over(user: User, connection: Connection) -> bool:
+    """Give the connection to another owner."""
+    return can_disable(user, connection) and can_use_again(user, connection)
 
 
 def require(allowed: bool, *, cause: str = "", action: str = "") -> None:
@@ -276,5 +299,8 @@ def allowed_actions(user: User, connection: Connection) -> dict[str, Any]:
         "reconnect": can_reconnect(user, connection),
         "check": can_check(user, connection),
         "disable": can_disable(user, connection),
+        "enable": can_enable(user, connection),
+        "use_again": can_use_again(user, connection),
+        "hand_over": can_hand_over(user, connection),
         "share": can_share(user, connection),
     }

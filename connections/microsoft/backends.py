@@ -53,6 +53,11 @@ class _Microsoft(AzureADV2TenantOAuth2):
     DEFAULT_SCOPE: list[str] = []
     EXTRA_DATA: list[str] = []
 
+    def get_user(self, user_id: Any) -> Any:
+        """Whoever is signed in, at every request; a person who has been disabled in the portal is nobody."""
+        found = super().get_user(user_id)
+        return found if found is not None and found.is_active else None
+
     @property
     def client(self) -> SignInClient:
         """The client of this conversation, as the strategy knows it."""

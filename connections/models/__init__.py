@@ -8,6 +8,7 @@ from connections.models.app_registrations import AppCredential, AppRegistration
 from connections.models.audit import AuditEvent
 from connections.models.connections import Connection
 from connections.models.consent import ConsentRequest
+from connections.models.handovers import HandOver
 from connections.models.incidents import AffectedConnection, Incident
 from connections.models.mailboxes import MailboxAccess, SharedMailbox
 from connections.models.sharing import Share, Team, TeamMember
@@ -25,6 +26,7 @@ __all__ = [
     "Connection",
     "ConsentRequest",
     "Delivery",
+    "HandOver",
     "Incident",
     "MailboxAccess",
     "Share",

@@ -65,6 +65,11 @@ class Connection(models.Model):
     status_action = models.TextField(blank=True)
     status_who = models.CharField(max_length=10, choices=Who, blank=True)
     status_since = models.DateTimeField(default=timezone.now)
+    # Who disabled it, and whether only an IT admin may enable it again; both are empty while it is not disabled.
+    disabled_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+", db_index=False
+    )
+    disabled_by_admin = models.BooleanField(default=False)
     # Trace id, correlation id and time that Microsoft's support asks for.
     status_reference = models.CharField(max_length=200, blank=True)
     # A first answer that may mean the grant is dead; flagged only if a second one confirms it.

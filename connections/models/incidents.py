@@ -25,6 +25,8 @@ class Incident(models.Model):
         MAILBOX = "mailbox", "Shared mailbox not reachable"
         ENCRYPTION_KEY = "encryption_key", "Encryption key missing"
         OUTAGE = "outage", "Microsoft cannot be reached"
+        HAND_OVER = "hand_over", "Sign-in by the new owner"
+        LEAVER = "leaver", "Owner has left"
 
     kind = models.CharField(max_length=20, choices=Kind)
     # What makes two observations the same incident, for example "app:12"; unique among the open ones.
@@ -42,6 +44,8 @@ class Incident(models.Model):
     app_registration = models.ForeignKey(AppRegistration, models.SET_NULL, null=True, related_name="incidents")
     tenant = models.ForeignKey(Tenant, models.SET_NULL, null=True, related_name="incidents")
     mailbox = models.ForeignKey(SharedMailbox, models.SET_NULL, null=True, related_name="incidents")
+    # Who has left, where that is the cause.
+    person = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     opened_at = models.DateTimeField()
     seen_at = models.DateTimeField()  # last observation
     closed_at = models.DateTimeField(null=True)

@@ -18,6 +18,7 @@ from connections.services import (
     app_registrations,
     asking,
     drift,
+    handover,
     incidents,
     mailbox_probes,
     mailboxes,
@@ -138,31 +139,48 @@ def lacking(connection: Connection) -> tuple[str, ...]:
 def disable(connection: Connection, *, actor: User, now: datetime) -> None:
     """Stop using the connection; its grant is kept. Doing it twice is harmless."""
     access.require(access.can_disable(actor, connection))
+    by_admin = actor.pk != connection.owner_id
     values = {
         "status_code": "disabled",
-        "status_cause": f"{actor} disabled this connection.",
-        "status_action": "Enable it to use it again.",
-        "status_who": Connection.Who.OWNER,
+        "status_cause": f"{actor}{', an IT admin,' if by_admin else ''} disabled this connection.",
+        "status_action": "Only an IT admin can enable it again." if by_admin else "Enable it to use it again.",
+        "status_who": Connection.Who.IT_ADMIN if by_admin else Connection.Who.OWNER,
+        "disabled_by": actor,
+        "disabled_by_admin": by_admin,
         "status_since": now,
         "refresh_after": None,
     }
     with transaction.atomic():
         _lock(connection)
         _switch(connection, Connection.Status.DISABLED, "connection.disabled", actor, values)
-        incidents.connection_withdrawn(connection, now=now)
+        incidents.connection_disabled(connection, now=now)
 
 
 def enable(connection: Connection, *, actor: User, now: datetime) -> None:
-    """Use a disabled connection again. The next sweep finds out whether its grant still lives."""
-    access.require(access.can_disable(actor, connection))
-    if connection.status != Connection.Status.DISABLED:
-        return
-    if connection.connected_at is None:
-        values = {**token_store.healthy(now), "status": Connection.Status.PENDING}
-        _switch(connection, Connection.Status.PENDING, "connection.enabled", actor, values)
-        return
-    values = {**token_store.healthy(now), "refresh_after": now}
-    _switch(connection, Connection.Status.ACTIVE, "connection.enabled", actor, values)
+    """Use a disabled connection again. The next sweep finds out whether its grant still lives.
+
+    Raises NotAllowed, also for the owner of a connection that an IT admin has disabled.
+    """
+    with transaction.atomic():
+        _lock(connection)
+        connection.refresh_from_db(fields=["status", "owner", "disabled_by_admin", "connected_at"])
+        access.require(access.can_disable(actor, connection))
+        access.require(
+            access.can_use_again(actor, connection),
+            cause="An IT admin has disabled this connection.",
+            action="Only an IT admin can enable it again.",
+        )
+        if connection.status != Connection.Status.DISABLED:
+            return
+        values: dict[str, Any] = {**token_store.healthy(now), "refresh_after": now}
+        waiting = handover.unfinished(connection)
+        if connection.connected_at is None:
+            values |= {"status": Connection.Status.PENDING, "refresh_after": None}
+        elif waiting is not None and not waiting.keeps_grant:
+            from_name = waiting.from_name.partition(" <")[0]
+            values |= {"refresh_after": None, **handover.waiting_for_new_owner(from_name=from_name, now=now)}
+        _switch(connection, values["status"], "connection.enabled", actor, values)
+        handover.ask_again(connection, now=now)
 
 
 def remove(connection: Connection, *, actor: User, now: datetime) -> None:
@@ -172,7 +190,7 @@ def remove(connection: Connection, *, actor: User, now: datetime) -> None:
     access.require(access.can_disable(actor, connection))
     with transaction.atomic():
         _lock(connection)
-        incidents.connection_withdrawn(connection, now=now)
+        incidents.connection_removed(connection, now=now)
         access_history.connection_removed(connection, actor=actor, now=now)
         audit.record(
             "connection.removed",

@@ -23,6 +23,7 @@ from connections.models import (
     AffectedConnection,
     AppRegistration,
     Connection,
+    HandOver,
     Incident,
     MailboxAccess,
     SharedMailbox,
@@ -65,6 +66,7 @@ class Cause:
     app_registration: AppRegistration | None = None
     tenant: Tenant | None = None
     mailbox: SharedMailbox | None = None
+    person: User | None = None
 
 
 def reference(verdict: Verdict) -> str:
@@ -128,10 +130,82 @@ def connections_well(pks: Collection[int], *, now: datetime) -> None:
             _mark_healed(waiting, now=now)
 
 
-def connection_withdrawn(connection: Connection, *, now: datetime) -> None:
-    """Disabled or about to be removed: it breaks nothing any more."""
+def connection_disabled(connection: Connection, *, now: datetime) -> None:
+    """It breaks nothing any more; that its owner has left is still so."""
+    with transaction.atomic():
+        _mark_healed(_unhealed([connection.pk]).exclude(incident__kind=Kind.LEAVER), now=now)
+
+
+def connection_removed(connection: Connection, *, now: datetime) -> None:
+    """About to be removed: it concerns nobody any more."""
     with transaction.atomic():
         _mark_healed(_unhealed([connection.pk]), now=now)
+
+
+# --- Owners ---------------------------------------------------------------------------------------
+
+
+def owner_changed(connection: Connection, *, is_cut: bool, now: datetime) -> None:
+    """A connection is about to get another owner: what was the old owner's to do is over; what remains is the new one's.
+
+    ``is_cut``: its tokens are deleted, so whatever Microsoft said about them is over, too.
+    """
+    of_the_owner = (
+        Q(incident__kind=Kind.LEAVER) | Q(incident__kind=Kind.HAND_OVER) | Q(incident__assignee__isnull=False)
+    )
+    if is_cut:
+        of_the_owner |= Q(incident__kind__in=_BY_CONNECTION)
+    with transaction.atomic():
+        _mark_healed(_unhealed([connection.pk]).filter(of_the_owner), now=now)
+
+
+def handed_over(connection: Connection, made: HandOver, *, now: datetime) -> Incident:
+    """Somebody has got a connection and must sign in for it. ``connection`` with its new owner."""
+    giver = made.by_name.partition(" <")[0]
+    what = (
+        f"It still works with the sign-in of {made.account_before or 'the old account'}; that ends when you sign in."
+        if made.keeps_grant
+        else "It has no tokens until you do."
+    )
+    cause = Cause(
+        Kind.HAND_OVER,
+        f"handover:{connection.pk}:{made.pk}",
+        f"Sign in for {connection}",
+        "handed_over",
+        f"{giver} handed {connection} over to {connection.owner}, who must sign in for it. {what}",
+        "Sign in for it with your own account or the service account it is meant for.",
+        Connection.Who.OWNER,
+        assignee=connection.owner,
+        app_registration=connection.app_registration,
+        tenant=connection.app_registration.tenant,
+    )
+    return _report(cause, [connection], now=now)
+
+
+def handed_over_done(connection: Connection, *, now: datetime) -> None:
+    """The new owner has signed in."""
+    with transaction.atomic():
+        _mark_healed(_unhealed([connection.pk]).filter(incident__kind=Kind.HAND_OVER), now=now)
+
+
+def owner_left(person: User, connections: QuerySet[Connection], *, now: datetime) -> Incident:
+    """Somebody has left and owns connections: an IT admin must hand them over."""
+    cause = Cause(
+        Kind.LEAVER,
+        f"leaver:{person.pk}",
+        f"{person} has left and owns connections",
+        f"left_{person.left_how}",
+        person.left_cause,
+        "Hand their connections over to somebody else, before the sign-ins they stand on end.",
+        Connection.Who.IT_ADMIN,
+        person=person,
+    )
+    return _report(cause, connections, now=now)
+
+
+def owner_is_back(person: User, *, now: datetime) -> None:
+    """Somebody who counted as having left is back."""
+    _close(f"leaver:{person.pk}", now=now)
 
 
 # --- App registrations ----------------------------------------------------------------------------
@@ -295,6 +369,7 @@ def _insert(cause: Cause, now: datetime) -> Incident:
         app_registration=cause.app_registration,
         tenant=cause.tenant,
         mailbox=cause.mailbox,
+        person=cause.person,
         opened_at=now,
         seen_at=now,
     )

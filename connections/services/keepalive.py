@@ -21,7 +21,7 @@ from connections import access, audit
 from connections.errors import MicrosoftUnavailable, NothingToCheck, UnreadableSecret
 from connections.microsoft.errors import Kind, Verdict
 from connections.models import AppRegistration, Connection, User
-from connections.services import asking, outcomes
+from connections.services import asking, handover, outcomes
 from connections.services.asking import Due
 from connections.services.outcomes import Summary
 
@@ -137,6 +137,8 @@ def check(connection: Connection, *, actor: User, now: datetime) -> Connection:
     access.require(access.can_check(actor, connection))
     if connection.status in (Connection.Status.PENDING, Connection.Status.DISABLED):
         raise NothingToCheck
+    if connection.status_code == handover.CODE:
+        raise NothingToCheck(connection.status_cause, action=connection.status_action)
     asked = asking.ask(claim_one(connection.pk, now=now))
     outcomes.write(asked, now=now)
     audit.record("connection.checked", connection, actor=actor)

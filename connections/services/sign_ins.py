@@ -23,7 +23,7 @@ from connections.microsoft import backends, capabilities, tokens
 from connections.microsoft.clouds import CONSUMERS_TID
 from connections.microsoft.errors import Verdict
 from connections.models import AuditEvent, Connection, User
-from connections.services import app_registrations, asking, consent, incidents, standing, token_store
+from connections.services import app_registrations, asking, consent, handover, incidents, standing, token_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,8 @@ def client_for(connection: Connection) -> backends.SignInClient:
     if not live:
         raise MicrosoftRefused(asking.NO_CREDENTIAL)
     credential, application = live[0]
-    known = connection.account_username
+    # After a hand-over it may be another account: the new owner chooses.
+    known = "" if handover.unfinished(connection) else connection.account_username
     extra = {"login_hint": known} if known else {"prompt": "select_account"}
     return backends.SignInClient(application, wanted_scopes(connection), extra, credential.pk)
 
@@ -69,6 +70,7 @@ def client_for(connection: Connection) -> backends.SignInClient:
 def begin(connection: Connection, *, actor: User, now: datetime) -> None:
     """Note that ``actor`` is being sent to Microsoft, so that a sign-in that never returns can be told."""
     access.require(access.can_reconnect(actor, connection), action="Only its owner can sign in for it.")
+    _require_use_again(connection, actor)
     if not connection.is_delegated:
         raise NotAllowed("An app-only connection has no person who could sign in.", action="Use “Check now” instead.")
     with transaction.atomic():
@@ -88,8 +90,7 @@ def complete(
 
     Raises NoRefreshToken, WrongTenant, WrongAccount or ConsentMissing without changing anything.
     """
-    access.require(access.can_reconnect(actor, connection))
-    _refuse_useless(connection, answer, account)
+    _require_may_finish(connection, answer, account, actor)
     values = {
         "account_tid": account.tid,
         "account_oid": account.oid,
@@ -101,8 +102,8 @@ def complete(
     }
     with transaction.atomic():
         current = Connection.objects.select_for_update().get(pk=connection.pk)
-        # Again under the lock: two people may be signing in for the same connection.
-        _refuse_useless(current, answer, account)
+        # Again under the lock: two people may be signing in for it, or it was handed over meanwhile.
+        _require_may_finish(current, answer, account, actor)
         first = current.connected_at is None
         changes = audit.changed(current, {**values, "status": Connection.Status.ACTIVE})
         changes.pop("connected_at", None)
@@ -112,6 +113,7 @@ def complete(
         audit.record(
             "connection.connected" if first else "connection.reconnected", current, actor=actor, changes=changes
         )
+        handover.signed_in(current, actor=actor, account=account.username, now=now)
     connection.refresh_from_db()
     consent.seen_in_token(connection.app_registration, granted=answer.granted, now=now, tid=account.tid)
 
@@ -167,7 +169,21 @@ def _goes_on(connection: Connection, verdict: Verdict, credential_id: int | None
     return any(credential.rejected_at is None and not standing.is_waiting(credential) for credential in live.all())
 
 
-def _refuse_useless(connection: Connection, answer: tokens.TokenSet, account: Account) -> None:
+def _require_use_again(connection: Connection, actor: User) -> None:
+    access.require(
+        access.can_use_again(actor, connection),
+        cause="An IT admin has disabled this connection.",
+        action="Only an IT admin can enable it again; then sign in.",
+    )
+
+
+def _require_may_finish(connection: Connection, answer: tokens.TokenSet, account: Account, actor: User) -> None:
+    access.require(access.can_reconnect(actor, connection))
+    _require_use_again(connection, actor)
+    _refuse_useless(connection, answer, account, actor)
+
+
+def _refuse_useless(connection: Connection, answer: tokens.TokenSet, account: Account, actor: User) -> None:
     tenant = connection.app_registration.tenant
     if not answer.refresh_token:
         raise NoRefreshToken
@@ -182,18 +198,32 @@ def _refuse_useless(connection: Connection, answer: tokens.TokenSet, account: Ac
             f"{account.username or 'This account'} is {home}, but this app registration is for {tenant.name}.",
             action=f"Sign in with an account of {tenant.name}, or choose another app registration.",
         )
-    if connection.account_oid and (account.tid, account.oid) != (connection.account_tid, connection.account_oid):
+    _refuse_other_account(connection, account, actor)
+    needed = set(capabilities.delegated_scopes(connection.capabilities, connection.extra_scopes)) - tokens.OIDC_SCOPES
+    if needed and not set(answer.granted) - tokens.OIDC_SCOPES:
+        raise ConsentMissing(
+            "Microsoft granted none of the permissions this connection needs.",
+            action="Ask an IT admin to grant consent for this app registration, then connect again.",
+        )
+
+
+def _refuse_other_account(connection: Connection, account: Account, actor: User) -> None:
+    """A connection keeps its account; only whom it was handed over to may bring another one of the same directory."""
+    known = (connection.account_tid, connection.account_oid)
+    if not connection.account_oid or (account.tid, account.oid) == known:
+        return
+    if not handover.may_change_account(connection, actor=actor):
         raise WrongAccount(
             f"You signed in as {account.username}, but this connection belongs to {connection.account_username}. "
             "Nothing was changed.",
             action=f"Sign in again and pick {connection.account_username}, or make a new connection "
             f"for {account.username}.",
         )
-    needed = set(capabilities.delegated_scopes(connection.capabilities, connection.extra_scopes)) - tokens.OIDC_SCOPES
-    if needed and not set(answer.granted) - tokens.OIDC_SCOPES:
-        raise ConsentMissing(
-            "Microsoft granted none of the permissions this connection needs.",
-            action="Ask an IT admin to grant consent for this app registration, then connect again.",
+    if account.tid != connection.account_tid:
+        raise WrongTenant(
+            f"{account.username or 'This account'} belongs to another directory than {connection.account_username}, "
+            "with which this connection was made. Nothing was changed.",
+            action="Sign in with an account of the same directory, or make a new connection.",
         )
 
 

@@ -79,6 +79,8 @@ def healthy(now: datetime) -> dict[str, Any]:
         "trouble_code": "",
         "trouble_at": None,
         "trouble_count": 0,
+        "disabled_by": None,
+        "disabled_by_admin": False,
     }
 
 

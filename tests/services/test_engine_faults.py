@@ -144,7 +144,8 @@ def test_an_answer_while_it_is_taken_out_of_use_leaves_no_incident(
     sandbox: Control, bob: User, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     (connection,) = granted(sandbox, 1, owner=bob)
-    withdrawn = incidents.connection_withdrawn
+    called = {"disable": "connection_disabled", "remove": "connection_removed"}[verb]
+    withdrawn = getattr(incidents, called)
     answers: list[threading.Thread] = []
 
     def flag() -> None:
@@ -159,7 +160,7 @@ def test_an_answer_while_it_is_taken_out_of_use_leaves_no_incident(
         answers[0].start()
         answers[0].join(timeout=1)  # it gets through here, or waits for the lock until this is over
 
-    monkeypatch.setattr(incidents, "connection_withdrawn", meanwhile)
+    monkeypatch.setattr(incidents, called, meanwhile)
     getattr(connections, verb)(connection, actor=bob, now=NOW)
     answers[0].join(timeout=30)
     assert not Incident.objects.filter(closed_at=None).exists()

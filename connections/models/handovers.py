@@ -1,0 +1,45 @@
+"""Handing a connection over: who gave it to whom, and whether the new owner has signed in for it yet."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+
+from connections.models.connections import Connection
+
+
+class HandOver(models.Model):
+    """One change of owner. Names are frozen in, so that the story outlives the people.
+
+    While it is unfinished the new owner is asked to sign in, and may do so with another account.
+    """
+
+    connection = models.ForeignKey(Connection, models.CASCADE, related_name="hand_overs")
+    from_owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
+    from_name = models.CharField(max_length=320)
+    to_owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="hand_overs")
+    to_name = models.CharField(max_length=320)
+    by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
+    by_name = models.CharField(max_length=320)
+    at = models.DateTimeField()
+    # Whether the old account's tokens go on until the new owner has signed in; else they were deleted at once.
+    keeps_grant = models.BooleanField()
+    # The account it stood on at that moment; "" if there was none.
+    account_before = models.CharField(max_length=320, blank=True)
+    completed_at = models.DateTimeField(null=True)
+    # Given to somebody else before it was finished.
+    superseded_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ("-at", "-pk")
+        constraints = (
+            models.UniqueConstraint(
+                fields=("connection",),
+                condition=Q(completed_at=None, superseded_at=None),
+                name="hand_over_unfinished_once",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.connection} from {self.from_name} to {self.to_name}"
