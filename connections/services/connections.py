@@ -36,6 +36,7 @@ def start_delegated(
     extra_scopes: Sequence[str] = (),
     shared_mailboxes: Sequence[SharedMailbox] = (),
     actor: User,
+    now: datetime | None = None,
 ) -> Connection:
     """Make a connection that waits for its owner's sign-in; nothing is authorised yet.
 
@@ -43,6 +44,7 @@ def start_delegated(
     """
     access.require(access.can_connect(actor), cause="Auditors only look.", action="Ask a member to connect.")
     made = _new(app_registration, AuthenticationType.AUTHORIZATION_CODE, name, chosen, extra_scopes, actor)
+    made.created_at = now or made.created_at
     return _insert(made, shared_mailboxes, actor)
 
 

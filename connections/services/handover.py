@@ -14,8 +14,8 @@ from django.db import IntegrityError, transaction
 from connections import access, audit
 from connections.errors import AlreadyExists, InvalidInput
 from connections.microsoft import gone
-from connections.models import Connection, HandOver, Share, User
-from connections.services import access_history, incidents
+from connections.models import Connection, HandOver, User
+from connections.services import access_history, incidents, sharing
 
 CODE = "handed_over"  # status_code of a connection whose old tokens were deleted when it was handed over
 
@@ -164,12 +164,13 @@ def _change_owner(
     if not connection.is_delegated:
         changes.pop("grant")
     # Recorded as the old owner's object, so that their history ends with it; the new owner sees it on its page.
-    audit.record("connection.handed_over", connection, actor=actor, changes=changes)
+    audit.record("connection.handed_over", connection, actor=actor, at=now, changes=changes)
     incidents.owner_changed(connection, is_cut=is_cut, now=now)
     connection.hand_overs.filter(completed_at=None, superseded_at=None).update(superseded_at=now)
     Connection.objects.filter(pk=connection.pk).update(**values)
     made.save(force_insert=True)
-    _end_own_share(connection, new_owner, actor=actor, now=now)
+    # The right to use it is contained in owning it.
+    sharing.end_all_of(connection=connection, person=new_owner, actor=actor, now=now)
     current = Connection.objects.select_related("app_registration__tenant", "owner").get(pk=connection.pk)
     access_history.owned(current, actor=actor, now=now)
     if current.is_delegated and current.status != Status.DISABLED:
@@ -215,12 +216,3 @@ def waiting_for_new_owner(*, from_name: str, now: datetime) -> dict[str, Any]:
         "status_reference": "",
         "status_since": now,
     }
-
-
-def _end_own_share(connection: Connection, new_owner: User, *, actor: User, now: datetime) -> None:
-    """The right to use it is contained in owning it."""
-    for share in Share.objects.filter(connection=connection, person=new_owner, ended_at=None):
-        Share.objects.filter(pk=share.pk).update(ended_at=now)
-        access_history.unshared(share, actor=actor, now=now)
-        changes = {"with": audit.named(new_owner), "with_id": new_owner.pk, "level": [share.level, "owner"]}
-        audit.record("connection.unshared", connection, actor=actor, changes=changes)

@@ -65,7 +65,7 @@ def unshare(found: Share, *, actor: User, now: datetime) -> None:
 
 
 def end_all_of(*, actor: User | None, now: datetime, **whose: Any) -> None:
-    """End every share of a ``team=`` or ``person=`` that is about to be removed, inside the caller's transaction."""
+    """End every share of these (``team=``, ``person=``, ``connection=``), inside the caller's transaction."""
     for found in Share.objects.filter(ended_at=None, **whose).select_related("connection", "person", "team"):
         _end(found, actor=actor, now=now)
 

@@ -139,7 +139,7 @@ def test_shares_stay_and_the_new_owners_own_one_ends(alice: User, bob: User, dav
         sharing.share(connection, person=person, level="use", until=None, actor=bob, now=NOW)
     give(connection, dave, alice)
     assert [share.person for share in Share.objects.active()] == [carol]
-    assert events("connection.unshared")[0].changes["level"] == ["use", "owner"]
+    assert events("connection.unshared")[0].changes["level"] == ["use", None]
 
 
 # --- A grant that is not worth keeping ------------------------------------------------------------

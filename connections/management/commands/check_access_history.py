@@ -1,0 +1,21 @@
+"""Compare the access history with the audit trail."""
+
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from connections.services import access_replay
+
+
+class Command(BaseCommand):
+    """``manage.py check_access_history``; ends with an error if anything differs."""
+
+    help = "Replay the audit trail and compare who could use what, and when, with the access history."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        found = access_replay.differences()
+        for line in found:
+            self.stdout.write(line)
+        if found:
+            raise CommandError(f"{len(found)} difference{'' if len(found) == 1 else 's'} between the two.")
+        self.stdout.write("The access history and the audit trail tell the same story.")
