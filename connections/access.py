@@ -19,6 +19,7 @@ from connections.models import (
     AppRegistration,
     AuditEvent,
     Connection,
+    ConsentRequest,
     Incident,
     Share,
     SharedMailbox,
@@ -162,6 +163,15 @@ def visible_affected(user: User) -> QuerySet[AffectedConnection]:
     return AffectedConnection.objects.filter(Q(owner=user) | Q(connection__owner=user) | Q(connection__in=shared))
 
 
+def visible_consent_requests(user: User) -> QuerySet[ConsentRequest]:
+    """Consent requests: one's own and those for one's connections; all for IT admins and auditors."""
+    found = ConsentRequest.objects.select_related("app_registration", "connection")
+    asking = person(user)
+    if asking.is_admin or asking.is_auditor:
+        return found
+    return found.filter(Q(requester=user) | Q(connection__owner=user))
+
+
 def it_admins() -> QuerySet[User]:
     """Everybody who is an IT admin: what the portal asks of "an IT admin" is asked of these."""
     return User.objects.filter(Q(groups__name=IT_ADMINS) | Q(is_superuser=True), is_active=True).distinct()
@@ -230,6 +240,16 @@ def can_reconnect(user: User, connection: Connection) -> bool:
     if not connection.is_delegated and person(user).is_admin:
         return True
     return manages(user, connection)
+
+
+def can_ask_consent(user: User, connection: Connection) -> bool:
+    """Ask the IT admins that what the connection needs is granted: whoever may sign in for it."""
+    return can_reconnect(user, connection)
+
+
+def can_withdraw_consent_request(user: User, request: ConsentRequest) -> bool:
+    """Take a consent request back: only who asked."""
+    return request.requester_id == user.pk
 
 
 def can_check(user: User, connection: Connection) -> bool:

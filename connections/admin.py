@@ -31,6 +31,7 @@ from connections.models import (
     AppRegistration,
     AuditEvent,
     Connection,
+    ConsentLink,
     ConsentRequest,
     MailboxAccess,
     SharedMailbox,
@@ -279,5 +280,6 @@ _read_only(AppCredential, "__str__", "app_registration", "kind", "expires_at", "
 _read_only(Connection, "name", "owner", "app_registration", "status", "status_since")
 _read_only(SharedMailbox, "address", "tenant")
 _read_only(MailboxAccess, "__str__", "state", "probed_at")
-_read_only(ConsentRequest, "__str__", "state", "requested_at")
+_read_only(ConsentLink, "__str__", "state", "requested_at")
+_read_only(ConsentRequest, "__str__", "state", "requester_name", "asked_at")
 _read_only(AuditEvent, "at", "actor_name", "action", "target_name", "outcome")

@@ -4,9 +4,12 @@ from typing import Any
 
 from django.conf import settings
 from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.functional import SimpleLazyObject
 
 from connections import access
 from connections.models import User
+from connections.services import consent_requests
 
 
 def portal(request: HttpRequest) -> dict[str, Any]:
@@ -28,4 +31,11 @@ def portal(request: HttpRequest) -> dict[str, Any]:
                 "connect": access.can_connect(user),
             },
         }
+        # Asked of the database only where the navigation is shown.
+        facts["waiting_requests"] = SimpleLazyObject(lambda: _waiting_requests(user))
     return facts
+
+
+def _waiting_requests(user: User) -> int:
+    """How many consent requests wait for this IT admin; 0 for others."""
+    return consent_requests.to_decide(timezone.now()).count() if access.can_manage_registry(user) else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 import structlog
 from django.conf import settings
@@ -15,6 +16,7 @@ from social_django.middleware import SocialAuthExceptionMiddleware
 
 from connections import audit
 from connections.errors import PortalError
+from connections.models import User
 
 GetResponse = Callable[[HttpRequest], HttpResponse]
 
@@ -123,9 +125,12 @@ class SignInTrouble(SocialAuthExceptionMiddleware):  # type: ignore[misc]
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         """Called by Django with whatever a view raised."""
         from connections import pipeline  # social-auth loads it, which needs the models
+        from connections.views import consent_requests
 
         ended = pipeline.explain(request, exception)
         if ended is None:
             return None
-        context = {"error": ended.error, "connection": ended.connection}
+        context: dict[str, Any] = {"error": ended.error, "connection": ended.connection}
+        if ended.connection is not None and ended.needs_consent and isinstance(request.user, User):
+            context["asking"] = consent_requests.panel(request.user, ended.connection, offer=True)
         return render(request, "accounts/sign_in_failed.html", context, status=ended.error.status)

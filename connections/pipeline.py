@@ -154,6 +154,8 @@ class Ended:
 
     error: errors.PortalError
     connection: Connection | None
+    # Whether the way on is to ask for consent. Cancelling may be: Microsoft's page "Need admin approval" ends so, too.
+    needs_consent: bool = False
 
 
 def explain(request: HttpRequest, exception: Exception) -> Ended | None:
@@ -180,7 +182,13 @@ def explain(request: HttpRequest, exception: Exception) -> Ended | None:
         )
     elif connection is None and isinstance(exception, backends.Refused):
         accounts.sign_in_failed("", reason=error.code)
-    return Ended(error, connection)
+    return Ended(error, connection, _needs_consent(exception))
+
+
+def _needs_consent(exception: Exception) -> bool:
+    if isinstance(exception, backends.Refused):
+        return exception.cancelled or exception.verdict.kind is Kind.CONSENT
+    return isinstance(exception, errors.ConsentMissing)
 
 
 def _translate(exception: SocialAuthBaseException) -> errors.PortalError:

@@ -10,6 +10,7 @@ from connections.views import (
     audit,
     connections,
     consent,
+    consent_requests,
     credentials,
     expiries,
     health,
@@ -54,6 +55,13 @@ urlpatterns = [
     # Admin consent
     path("apps/<int:pk>/consent/", consent.start, name="consent_start"),
     path("consent/callback/", consent.callback, name="consent_callback"),
+    # Requests that consent is granted
+    path("connections/<int:pk>/ask/", consent_requests.ask, name="connection_ask"),
+    path("requests/", consent_requests.index, name="consent_requests"),
+    path("requests/<int:pk>/", consent_requests.detail, name="consent_request"),
+    path("requests/<int:pk>/approve/", consent_requests.approve, name="consent_request_approve"),
+    path("requests/<int:pk>/decline/", consent_requests.decline, name="consent_request_decline"),
+    path("requests/<int:pk>/withdraw/", consent_requests.withdraw, name="consent_request_withdraw"),
     # Connections
     path("connections/", connections.index, name="connections"),
     path("connections/add/", connections.choose, name="connection_choose"),

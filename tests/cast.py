@@ -15,6 +15,7 @@ from connections.models import (
     AppCredential,
     AppRegistration,
     Connection,
+    ConsentRequest,
     MailboxAccess,
     SharedMailbox,
     Tenant,
@@ -180,3 +181,20 @@ def make_key(owner: User, **overrides: Any) -> tuple[ApiKey, str]:
         "last_used_from": "127.0.0.1",
     }
     return ApiKey.objects.create(owner=owner, **(values | overrides)), text
+
+
+def make_consent_request(connection: Connection, **overrides: Any) -> ConsentRequest:
+    """An undecided request by the connection's owner for Mail.Read."""
+    values: dict[str, Any] = {
+        "connection": connection,
+        "connection_name": connection.name,
+        "app_registration": connection.app_registration,
+        "directory_id": DIRECTORY_ID,
+        "authentication_type": connection.authentication_type,
+        "capabilities": ["mail.read"],
+        "permissions": "Mail.Read",
+        "reason": "Invoices arrive there.",
+        "requester": connection.owner,
+        "requester_name": str(connection.owner),
+    }
+    return ConsentRequest.objects.create(**(values | overrides))

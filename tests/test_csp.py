@@ -15,7 +15,7 @@ from django.test import Client, RequestFactory
 from django.utils import timezone
 from django.views import defaults
 
-from connections.models import Connection, ConsentRequest, MailboxAccess, User
+from connections.models import Connection, ConsentLink, MailboxAccess, User
 from portal.sandbox.client import Control
 from tests import cast, permissions_table, world
 
@@ -168,8 +168,8 @@ def test_an_app_registration_in_trouble_is_shown_without_anything_inline(contoso
     type(contoso.app).objects.update(rejected_at=timezone.now(), rejected_cause="<style>x</style>", rejected_code="X")
     contoso.app.credentials.update(rejected_at=timezone.now(), rejected_code="<i>")
     MailboxAccess.objects.update(state="unreachable", cause="<script>x</script>", action="<p style=x>")
-    for number, state in enumerate(ConsentRequest.State):
-        ConsentRequest.objects.create(
+    for number, state in enumerate(ConsentLink.State):
+        ConsentLink.objects.create(
             app_registration=contoso.app,
             directory_id="<script>",
             state_digest=str(number),

@@ -19,6 +19,7 @@ from connections.models import (
     AppRegistration,
     AuditEvent,
     Connection,
+    ConsentLink,
     ConsentRequest,
     Delivery,
     Incident,
@@ -65,7 +66,8 @@ class World:
     connection: Connection
     mailbox: SharedMailbox
     access: MailboxAccess
-    consent: ConsentRequest
+    consent: ConsentLink
+    consent_request: ConsentRequest
     event: AuditEvent
     incident: Incident
     share: Share
@@ -109,6 +111,8 @@ class World:
             arguments = {"pk": self.team.pk, "user_pk": self.people["dave"].pk}
         elif name in ("team", "team_edit", "team_remove", "team_member_add"):
             arguments = {"pk": self.team.pk}
+        elif name == "consent_request" or name.startswith("consent_request_"):
+            arguments = {"pk": self.consent_request.pk}
         elif name == "incident":
             arguments = {"pk": self.incident.pk}
         elif name == "audit_event":
@@ -162,9 +166,10 @@ def make(people: dict[str, User], **connection: Any) -> World:
         connection=made,
         mailbox=mailbox,
         access=reach,
-        consent=ConsentRequest.objects.create(
+        consent=ConsentLink.objects.create(
             app_registration=app, directory_id=tenant.directory_id, state_digest="x" * 64, requested_by=alice
         ),
+        consent_request=cast.make_consent_request(made),
         key=ApiKey.objects.create(name="Robot", owner=bob, prefix="abcdefghij", digest="0" * 64, scopes=["token:read"]),
         share=Share.objects.create(connection=made, team=Team.objects.create(name="Nobody yet"), created_by=bob),
         team=team,
@@ -231,6 +236,8 @@ def posted(world: World) -> dict[str, dict[str, Any]]:
         "app_edit": {"name": "Renamed", "audience": "single", "allows_delegated": "on", "allows_app_only": "on"},
         "credential_add": {**secret, "secret": cast.CLIENT_SECRET},
         "connection_add": {"kind": "authorization_code", "name": "Another", "chosen": ["mail.read"]},
+        "connection_ask": {"reason": "The month's end"},
+        "consent_request_decline": {"reason": "Use the archive instead", "seen": "asked"},
         "connection_edit": {"name": "Renamed", "chosen": ["mail.read", "calendar.events"]},
         "mailbox_attach": {"address": "sales@contoso.example"},
         "mailbox_add": {"tenant": world.tenant.pk, "address": "info@contoso.example", "display_name": "Info"},

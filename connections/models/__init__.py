@@ -7,7 +7,7 @@ from connections.models.api_keys import ApiKey, TokenFetch
 from connections.models.app_registrations import AppCredential, AppRegistration
 from connections.models.audit import AuditEvent
 from connections.models.connections import Connection
-from connections.models.consent import ConsentRequest
+from connections.models.consent import ConsentLink, ConsentRequest
 from connections.models.handovers import HandOver
 from connections.models.incidents import AffectedConnection, Incident
 from connections.models.mailboxes import MailboxAccess, SharedMailbox
@@ -24,6 +24,7 @@ __all__ = [
     "AppRegistration",
     "AuditEvent",
     "Connection",
+    "ConsentLink",
     "ConsentRequest",
     "Delivery",
     "HandOver",

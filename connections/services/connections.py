@@ -17,6 +17,7 @@ from connections.services import (
     access_history,
     app_registrations,
     asking,
+    consent_outcomes,
     drift,
     handover,
     incidents,
@@ -194,6 +195,7 @@ def remove(connection: Connection, *, actor: User, now: datetime) -> None:
         _lock(connection)
         incidents.connection_removed(connection, now=now)
         access_history.connection_removed(connection, actor=actor, now=now)
+        consent_outcomes.connection_removed(connection, actor=actor, now=now)
         audit.record(
             "connection.removed",
             connection,

@@ -19,13 +19,13 @@ from connections.errors import InvalidInput, MicrosoftRefused, MicrosoftUnavaila
 from connections.microsoft import capabilities, clouds, tokens
 from connections.microsoft import consent as microsoft
 from connections.microsoft.errors import Kind
-from connections.models import AppRegistration, AuditEvent, ConsentRequest, User
+from connections.models import AppRegistration, AuditEvent, ConsentLink, User
 from connections.models.tenants import SHARED_ENDPOINTS
-from connections.services import standing
+from connections.services import consent_outcomes, standing
 
 logger = logging.getLogger(__name__)
 
-State = ConsentRequest.State
+State = ConsentLink.State
 OPEN_FOR = timedelta(days=7)  # how long a link can be used
 LOOKED_FOR = timedelta(days=2)  # how long a granted consent is looked for in tokens
 BATCH = 20
@@ -41,7 +41,7 @@ def start(
     scopes: Iterable[str] | None = None,
     directory_id: str = "",
     style: str = microsoft.V2,
-) -> tuple[ConsentRequest, str]:
+) -> tuple[ConsentLink, str]:
     """Open a request and return it with the link an administrator of the directory follows.
 
     ``directory_id`` names another directory than the tenant's, for a multitenant application. A link that still
@@ -58,13 +58,13 @@ def start(
         )
     _cloud(app_registration)
     asked = " ".join(scopes or ())
-    standing_open = ConsentRequest.objects.filter(
+    standing_open = ConsentLink.objects.filter(
         app_registration=app_registration, directory_id=directory, scopes=asked, state=State.OPEN
     ).first()
     if standing_open is not None and link(standing_open, now=timezone.now()):
         return standing_open, _url(standing_open, style)
     with transaction.atomic():
-        made = ConsentRequest.objects.create(
+        made = ConsentLink.objects.create(
             app_registration=app_registration,
             directory_id=directory,
             state_digest=secrets.token_hex(32),  # until the row has the number its real state is made from
@@ -79,7 +79,7 @@ def start(
     return made, _url(made, style)
 
 
-def link(request: ConsentRequest, *, now: datetime) -> str:
+def link(request: ConsentLink, *, now: datetime) -> str:
     """The link of a request that still waits, to be copied once more; "" if it can no longer be used."""
     usable = request.state == State.OPEN and request.requested_at > now - OPEN_FOR
     if not usable or not constant_time_compare(_digest(_state(request)), request.state_digest):
@@ -90,7 +90,7 @@ def link(request: ConsentRequest, *, now: datetime) -> str:
         return ""
 
 
-def _url(request: ConsentRequest, style: str) -> str:
+def _url(request: ConsentLink, style: str) -> str:
     app = request.app_registration
     return microsoft.url(
         _cloud(app),
@@ -113,7 +113,7 @@ def _cloud(app_registration: AppRegistration) -> clouds.Cloud:
     return clouds.cloud(environment)
 
 
-def _state(request: ConsentRequest) -> str:
+def _state(request: ConsentLink) -> str:
     """One-time and unguessable without SECRET_KEY; made anew when needed, so the database never holds it."""
     facts = f"{request.pk}:{request.app_registration_id}:{request.directory_id}"
     return salted_hmac("connections.consent", facts, algorithm="sha256").hexdigest()
@@ -126,7 +126,7 @@ def _digest(state: str) -> str:
 # --- The answer -----------------------------------------------------------------------------------
 
 
-def finish(query_string: str, *, actor: User | None, now: datetime) -> ConsentRequest:
+def finish(query_string: str, *, actor: User | None, now: datetime) -> ConsentLink:
     """Take in what Microsoft's callback claims, once.
 
     ``actor`` None: the administrator of the directory is not signed in here. Then nothing is stored, because an
@@ -143,16 +143,16 @@ def finish(query_string: str, *, actor: User | None, now: datetime) -> ConsentRe
         "answered_at": now,
     }
     if actor is not None and answer.verdict.kind not in (Kind.TRANSIENT, Kind.THROTTLED):
-        _store(request, values, actor)
+        _store(request, values, actor, now)
     for name, value in values.items():
         setattr(request, name, value)
     return request
 
 
-def find(state: str, *, now: datetime) -> ConsentRequest:
+def find(state: str, *, now: datetime) -> ConsentLink:
     """The open request a callback's ``state`` belongs to. Raises SignInLost."""
     found = (
-        ConsentRequest.objects.filter(state_digest=_digest(state), state=State.OPEN, requested_at__gt=now - OPEN_FOR)
+        ConsentLink.objects.filter(state_digest=_digest(state), state=State.OPEN, requested_at__gt=now - OPEN_FOR)
         .select_related("app_registration__tenant", "requested_by")
         .first()
     )
@@ -165,16 +165,19 @@ def find(state: str, *, now: datetime) -> ConsentRequest:
     return found
 
 
-def _store(request: ConsentRequest, values: dict[str, object], actor: User) -> None:
+def _store(request: ConsentLink, values: dict[str, object], actor: User, now: datetime) -> None:
     with transaction.atomic():
         # Conditional: of two browsers that come back with the same link, one is told that it is over.
-        if not ConsentRequest.objects.filter(pk=request.pk, state=State.OPEN).update(**values):
+        if not ConsentLink.objects.filter(pk=request.pk, state=State.OPEN).update(**values):
             raise SignInLost
         outcome = AuditEvent.Outcome.DONE if values["state"] == State.GRANTED else AuditEvent.Outcome.FAILED
         changes = {"directory_id": request.directory_id, "code": values["code"]}
         audit.record(
             f"consent.{values['state']}", request.app_registration, actor=actor, outcome=outcome, changes=changes
         )
+        for name, value in values.items():
+            setattr(request, name, value)
+        consent_outcomes.link_answered(request, actor=actor, now=now)
 
 
 def _claimed(answer: microsoft.Answer) -> State:
@@ -207,12 +210,16 @@ def expected_roles(app_registration: AppRegistration) -> tuple[str, ...]:
     return capabilities.application_roles(app_registration.default_capabilities)
 
 
-def can_be_verified(request: ConsentRequest) -> bool:
-    """Whether an app-only token can show the consent; otherwise the next sign-in of a person does."""
-    return request.app_registration.allows_app_only and request.directory_id not in SHARED_ENDPOINTS
+def can_be_verified(request: ConsentLink) -> bool:
+    """Whether an app-only token can show the consent; otherwise the next sign-in of a person does.
+
+    A link that names its scopes asks for delegated ones, which no app-only token shows.
+    """
+    app_only = request.app_registration.allows_app_only and not request.scopes
+    return app_only and request.directory_id not in SHARED_ENDPOINTS
 
 
-def verify(request: ConsentRequest, *, actor: User | None, now: datetime) -> bool:
+def verify(request: ConsentLink, *, actor: User | None, now: datetime) -> bool:
     """Get an app-only token of the directory and see whether it carries what was asked for.
 
     Returns whether the consent is verified. "Not yet" is an ordinary answer: what was granted can take minutes to
@@ -233,7 +240,7 @@ def verify(request: ConsentRequest, *, actor: User | None, now: datetime) -> boo
     return False
 
 
-def _roles(request: ConsentRequest) -> tuple[str, ...]:
+def _roles(request: ConsentLink) -> tuple[str, ...]:
     """Roles in a fresh token of the directory asked; () if the application is not known there (yet)."""
     refused: MicrosoftRefused | None = None
     for _, application in standing.applications(request.app_registration):
@@ -252,27 +259,28 @@ def _roles(request: ConsentRequest) -> tuple[str, ...]:
     return ()
 
 
-def _not_installed(request: ConsentRequest, error: MicrosoftRefused) -> bool:
+def _not_installed(request: ConsentLink, error: MicrosoftRefused) -> bool:
     """Before its first consent, an application does not exist in a foreign directory."""
     tenant = request.app_registration.tenant
     foreign = request.directory_id not in (tenant.tid, tenant.directory_id)
     return error.verdict.code == "AADSTS7000229" or (foreign and error.verdict.code == "AADSTS700016")
 
 
-def _verified(request: ConsentRequest, seen: Iterable[str], *, actor: User | None, now: datetime) -> None:
+def _verified(request: ConsentLink, seen: Iterable[str], *, actor: User | None, now: datetime) -> None:
     seen = tuple(scope for scope in seen if scope not in tokens.OIDC_SCOPES)
     cause = f"Tokens carry {', '.join(seen)}." if seen else "A person has signed in."
     values = {"state": State.VERIFIED, "verified_at": now, "code": "", "cause": cause, "action": ""}
     with transaction.atomic():
-        waiting = ConsentRequest.objects.filter(pk=request.pk, state__in=(State.OPEN, State.GRANTED))
+        waiting = ConsentLink.objects.filter(pk=request.pk, state__in=(State.OPEN, State.GRANTED))
         if waiting.update(**values):
             changes = {"directory_id": request.directory_id, "permissions": " ".join(seen)}
             audit.record("consent.verified", request.app_registration, actor=actor, changes=changes)
+        consent_outcomes.link_verified(request, seen=seen, now=now)
     for name, value in values.items():
         setattr(request, name, value)
 
 
-def _note(request: ConsentRequest, found: tuple[str, ...], missing: tuple[str, ...]) -> None:
+def _note(request: ConsentLink, found: tuple[str, ...], missing: tuple[str, ...]) -> None:
     """Keep in words what a granted consent still lacks."""
     if request.state != State.GRANTED:
         return
@@ -289,7 +297,7 @@ def _note(request: ConsentRequest, found: tuple[str, ...], missing: tuple[str, .
             "declares application permissions, and grant consent again."
         )
     request.cause, request.action = cause, action
-    ConsentRequest.objects.filter(pk=request.pk, state=State.GRANTED).update(cause=cause, action=action)
+    ConsentLink.objects.filter(pk=request.pk, state=State.GRANTED).update(cause=cause, action=action)
 
 
 def verify_open(*, now: datetime, limit: int = BATCH) -> int:
@@ -298,10 +306,11 @@ def verify_open(*, now: datetime, limit: int = BATCH) -> int:
     Includes requests nobody has answered here: the administrator may have followed the link without an account in
     this portal.
     """
-    waiting = ConsentRequest.objects.filter(
+    waiting = ConsentLink.objects.filter(
         state__in=(State.OPEN, State.GRANTED),
         requested_at__gt=now - OPEN_FOR - LOOKED_FOR,
         app_registration__allows_app_only=True,
+        scopes="",
         app_registration__rejected_at=None,
     ).exclude(directory_id__in=SHARED_ENDPOINTS)
     done = 0
@@ -319,7 +328,7 @@ def seen_in_token(app_registration: AppRegistration, *, granted: Iterable[str], 
     Only requests that no app-only token can verify; one that nobody has answered stays open, since a person may
     also have consented for themselves. ``tid`` is the account's directory, if it is known.
     """
-    for request in ConsentRequest.objects.filter(app_registration=app_registration, state=State.GRANTED):
+    for request in ConsentLink.objects.filter(app_registration=app_registration, state=State.GRANTED):
         if can_be_verified(request) and expected_roles(app_registration):
             continue
         if tid and _is_elsewhere(request, tid):
@@ -329,7 +338,7 @@ def seen_in_token(app_registration: AppRegistration, *, granted: Iterable[str], 
             _verified(request, granted, actor=None, now=now)
 
 
-def _is_elsewhere(request: ConsentRequest, tid: str) -> bool:
+def _is_elsewhere(request: ConsentLink, tid: str) -> bool:
     """Whether another directory than ``tid`` was asked; a domain whose GUID is not known may be the same."""
     tenant = request.app_registration.tenant
     asked = tenant.tid if tenant.tid and request.directory_id == tenant.directory_id else request.directory_id

@@ -22,7 +22,7 @@ from connections.microsoft import graph, tokens
 from connections.microsoft.errors import Kind, Verdict, Who
 from connections.models import AppRegistration, Connection, MailboxAccess
 from connections.models.app_registrations import AuthenticationType
-from connections.services import app_registrations, incidents, standing, token_store
+from connections.services import app_registrations, consent_outcomes, incidents, standing, token_store
 from connections.services.asking import Answer, Asked, Due
 
 logger = logging.getLogger(__name__)
@@ -111,6 +111,7 @@ def _store(asked: Sequence[Asked], now: datetime) -> int:
             heal(due.pk, now=now, version=due.token_version + 1)
         well.append(due.pk)
     if good:
+        consent_outcomes.tokens_seen(written, now=now)
         incidents.connections_well(well, now=now)
         incidents.microsoft_answers(_environments_that_answered(asked), now=now)
     return len(written)

@@ -23,7 +23,16 @@ from connections.microsoft import backends, capabilities, tokens
 from connections.microsoft.clouds import CONSUMERS_TID
 from connections.microsoft.errors import Verdict
 from connections.models import AuditEvent, Connection, User
-from connections.services import app_registrations, asking, consent, handover, incidents, standing, token_store
+from connections.services import (
+    app_registrations,
+    asking,
+    consent,
+    consent_outcomes,
+    handover,
+    incidents,
+    standing,
+    token_store,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +125,7 @@ def complete(
         handover.signed_in(current, actor=actor, account=account.username, now=now)
     connection.refresh_from_db()
     consent.seen_in_token(connection.app_registration, granted=answer.granted, now=now, tid=account.tid)
+    consent_outcomes.tokens_seen([connection.pk], now=now)
 
 
 def fail(

@@ -55,16 +55,21 @@ def icon(name: str, label: str = "") -> SafeString:
 
 
 @register.simple_tag(takes_context=True)
-def nav_item(context: template.RequestContext, url_name: str, label: str, icon_name: str) -> SafeString:
-    """One entry of the navigation; marked when the page is inside it."""
+def nav_item(
+    context: template.RequestContext, url_name: str, label: str, icon_name: str, waiting: int = 0
+) -> SafeString:
+    """One entry of the navigation; marked when the page is inside it. ``waiting``: how much of it is for the reader."""
     url, path = reverse(url_name), context["request"].path
     here = path == url or (url != "/" and path.startswith(url))
     return format_html(
-        '<li class="nav-item"><a class="nav-link" href="{}"{}>{}<span class="nav-link-title">{}</span></a></li>',
+        '<li class="nav-item"><a class="nav-link" href="{}"{}>{}<span class="nav-link-title">{}</span>{}</a></li>',
         url,
         SafeString(' aria-current="page"') if here else "",
         icon(icon_name),
         label,
+        format_html(' <span class="badge nav-count">{}<span class="visually-hidden"> waiting</span></span>', waiting)
+        if waiting
+        else "",
     )
 
 

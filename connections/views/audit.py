@@ -27,6 +27,7 @@ HISTORY_LENGTH = 20
 _PAGES: dict[str, tuple[str, Callable[[User], QuerySet[Any]]]] = {
     "AppRegistration": ("app", access.visible_app_registrations),
     "Connection": ("connection", access.visible_connections),
+    "ConsentRequest": ("consent_request", access.visible_consent_requests),
     "SharedMailbox": ("mailbox", access.visible_mailboxes),
     "Tenant": ("tenant", access.visible_tenants),
 }

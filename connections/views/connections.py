@@ -22,7 +22,7 @@ from connections.microsoft import backends, capabilities
 from connections.models import AppRegistration, Connection, SharedMailbox, User
 from connections.models.app_registrations import AuthenticationType
 from connections.services import connections, drift, forecasts, keepalive, mailboxes, sign_ins
-from connections.views import listing, sharing
+from connections.views import consent_requests, listing, sharing
 from connections.views.audit import history
 from connections.views.mailboxes import attached
 
@@ -153,6 +153,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
         "drift": drift.of(connection, elsewhere=kept),
         "mailboxes_by_exchange": kept,
         "now": timezone.now(),
+        "asking": consent_requests.panel(user, connection),
         "events": history(user, connection),
         **attached(user, connection),
         **sharing.panel(user, connection),

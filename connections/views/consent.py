@@ -18,7 +18,7 @@ from connections import access
 from connections.errors import PortalError, SignInLost
 from connections.forms.consent import ConsentForm
 from connections.microsoft import capabilities, clouds
-from connections.models import AppRegistration, ConsentRequest, User
+from connections.models import AppRegistration, ConsentLink, User
 from connections.services import consent
 
 SHOWN = 10  # latest requests on the page
@@ -28,7 +28,7 @@ SHOWN = 10  # latest requests on the page
 class Row:
     """One request as the panel shows it."""
 
-    request: ConsentRequest
+    request: ConsentLink
     directory: str  # the tenant's name for our own, otherwise its ID
     link: str  # to be copied and sent; "" if it cannot be used (any more)
     checkable: bool  # "Check now" can find out more
@@ -38,7 +38,7 @@ class Row:
 def panel(user: User, app_registration: AppRegistration) -> dict[str, Any]:
     """Context of consent/_panel.html: how consent stands, the newest request first."""
     now = timezone.now()
-    found = app_registration.consent_requests.select_related("requested_by", "app_registration__tenant")[:SHOWN]
+    found = app_registration.consent_links.select_related("requested_by", "app_registration__tenant")[:SHOWN]
     may_ask = access.can_manage_registry(user)
     cloud = clouds.CLOUDS.get(app_registration.tenant.environment)
     return {
@@ -54,8 +54,8 @@ def panel(user: User, app_registration: AppRegistration) -> dict[str, Any]:
     }
 
 
-def _row(request: ConsentRequest, may_ask: bool, now: datetime) -> Row:
-    waiting = request.state in (ConsentRequest.State.OPEN, ConsentRequest.State.GRANTED)
+def _row(request: ConsentLink, may_ask: bool, now: datetime) -> Row:
+    waiting = request.state in (ConsentLink.State.OPEN, ConsentLink.State.GRANTED)
     link = consent.link(request, now=now) if may_ask else ""
     tenant = request.app_registration.tenant
     own = request.directory_id in (tenant.tid, tenant.directory_id)
@@ -64,7 +64,7 @@ def _row(request: ConsentRequest, may_ask: bool, now: datetime) -> Row:
         tenant.name if own else request.directory_id,
         link,
         checkable=may_ask and waiting and consent.can_be_verified(request),
-        expired=request.state == ConsentRequest.State.OPEN and request.requested_at <= now - consent.OPEN_FOR,
+        expired=request.state == ConsentLink.State.OPEN and request.requested_at <= now - consent.OPEN_FOR,
     )
 
 
@@ -94,7 +94,7 @@ def _check(request: HttpRequest, app: AppRegistration, user: User) -> HttpRespon
     number = request.POST.get("check", "")
     if not (number.isascii() and number.isdigit() and len(number) < 20):
         raise Http404
-    asked = get_object_or_404(app.consent_requests, pk=number)
+    asked = get_object_or_404(app.consent_links, pk=number)
     try:
         verified = consent.verify(asked, actor=user, now=timezone.now())
     except PortalError as error:
@@ -122,7 +122,7 @@ def callback(request: HttpRequest) -> HttpResponse:
     except SignInLost as error:
         return render(request, "consent/lost.html", {"error": error}, status=error.status)
     trouble = None
-    if user is not None and asked.state == ConsentRequest.State.GRANTED:
+    if user is not None and asked.state == ConsentLink.State.GRANTED:
         trouble = _try_to_verify(asked, user)
     context = {
         "asked": asked,
@@ -136,7 +136,7 @@ def callback(request: HttpRequest) -> HttpResponse:
     return render(request, "consent/outcome.html", context)
 
 
-def _try_to_verify(asked: ConsentRequest, user: User) -> PortalError | None:
+def _try_to_verify(asked: ConsentLink, user: User) -> PortalError | None:
     try:
         consent.verify(asked, actor=user, now=timezone.now())
     except PortalError as error:

@@ -19,13 +19,13 @@ from connections.models import (
     AppRegistration,
     AuditEvent,
     Connection,
-    ConsentRequest,
+    ConsentLink,
     Incident,
     MailboxAccess,
     Tenant,
     User,
 )
-from connections.views import incidents, states
+from connections.views import consent_requests, incidents, states
 
 LISTED = 20  # of each kind; the lists behind the links have them all
 MINE = 50
@@ -59,9 +59,10 @@ def _for_admin(user: User) -> dict[str, Any]:
         "groups": _broken_by_who(user),
         "credentials": _expiring_credentials(),
         "consents": _open_consents(),
+        "requests": consent_requests.to_decide(user),
         "unreachable": MailboxAccess.objects.filter(state=MailboxAccess.State.UNREACHABLE).count(),
     }
-    troubles = ("incidents", "apps", "groups", "credentials", "consents")
+    troubles = ("incidents", "apps", "groups", "credentials", "consents", "requests")
     context["all_well"] = not any(context[name] for name in troubles)
     if figures.total == 0:
         context["steps"] = _first_steps()
@@ -109,8 +110,8 @@ def _expiring_credentials() -> list[AppCredential]:
     return list(soon.order_by("expires_at", "pk")[:LISTED])
 
 
-def _open_consents() -> list[ConsentRequest]:
-    waiting = ConsentRequest.objects.filter(state__in=(ConsentRequest.State.OPEN, ConsentRequest.State.GRANTED))
+def _open_consents() -> list[ConsentLink]:
+    waiting = ConsentLink.objects.filter(state__in=(ConsentLink.State.OPEN, ConsentLink.State.GRANTED))
     return list(waiting.select_related("app_registration", "requested_by")[:LISTED])
 
 
@@ -196,6 +197,7 @@ def _for_member(user: User) -> dict[str, Any]:
         "mine": found[:MINE],
         "more": len(found) > MINE,
         "broken": sum(mine.state.is_broken for mine in found),
+        "asked": consent_requests.mine(user),
         # The others stand with the connections they break.
         "incidents": incidents.open_incidents(user, limit=LISTED, kinds=_NOT_OF_ONE_CONNECTION),
     }

@@ -13,6 +13,7 @@ from connections.models import (
     AppRegistration,
     AuditEvent,
     Connection,
+    ConsentLink,
     ConsentRequest,
     Incident,
     MailboxAccess,
@@ -77,11 +78,20 @@ _MAILBOX = {
     MailboxAccess.State.UNKNOWN: WARNING,
 }
 _CONSENT = {
-    ConsentRequest.State.OPEN: WAITING,
+    ConsentLink.State.OPEN: WAITING,
+    ConsentLink.State.GRANTED: WARNING,
+    ConsentLink.State.VERIFIED: OK,
+    ConsentLink.State.DECLINED: BROKEN,
+    ConsentLink.State.FAILED: BROKEN,
+}
+_REQUEST = {
+    ConsentRequest.State.ASKED: WAITING,
+    ConsentRequest.State.APPROVED: WAITING,
     ConsentRequest.State.GRANTED: WARNING,
     ConsentRequest.State.VERIFIED: OK,
     ConsentRequest.State.DECLINED: BROKEN,
     ConsentRequest.State.FAILED: BROKEN,
+    ConsentRequest.State.WITHDRAWN: OFF,
 }
 _EVENT = {AuditEvent.Outcome.DONE: OK, AuditEvent.Outcome.DENIED: WARNING, AuditEvent.Outcome.FAILED: BROKEN}
 
@@ -118,8 +128,10 @@ def badge(thing: models.Model) -> Badge:
             return _credential_badge(thing)
         case MailboxAccess():
             return Badge(thing.get_state_display(), _MAILBOX[MailboxAccess.State(thing.state)])
+        case ConsentLink():
+            return Badge(thing.get_state_display(), _CONSENT[ConsentLink.State(thing.state)])
         case ConsentRequest():
-            return Badge(thing.get_state_display(), _CONSENT[ConsentRequest.State(thing.state)])
+            return Badge(thing.get_state_display(), _REQUEST[ConsentRequest.State(thing.state)])
         case Incident():
             return Badge("Open", BROKEN) if thing.is_open else Badge("Healed", OK)
         case AuditEvent():

@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from connections import audit
 from connections.microsoft.errors import Verdict, classify
-from connections.models import AppRegistration, Connection, ConsentRequest, MailboxAccess, SharedMailbox, Tenant, User
+from connections.models import AppRegistration, Connection, ConsentLink, MailboxAccess, SharedMailbox, Tenant, User
 from connections.services import incidents, outcomes
 from tests import cast
 
@@ -30,7 +30,7 @@ def make(admin: User, member: User) -> None:
     incidents.app_rejected(apps[1], verdict(7000222), now=timezone.now() - timedelta(hours=3))
     _break(made)
     _mailboxes(tenants[0], made, member)
-    ConsentRequest.objects.create(
+    ConsentLink.objects.create(
         app_registration=apps[0], directory_id=cast.DIRECTORY_ID, state_digest="0" * 64, requested_by=admin
     )
     for connection in made:

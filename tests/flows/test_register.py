@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from connections.models import AppRegistration, AuditEvent, Connection, ConsentRequest, Tenant, User
+from connections.models import AppRegistration, AuditEvent, Connection, ConsentLink, Tenant, User
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import cast
@@ -82,7 +82,7 @@ def test_admin_consent_is_asked_by_one_link_and_verified_by_a_token(
     admin.microsoft.submit("consent")
     page = admin.return_to_portal()
 
-    request = ConsentRequest.objects.get()
+    request = ConsentLink.objects.get()
     assert request.state == "verified"
     assert request.verified_at is not None
     assert page.status_code in (200, 302)
@@ -99,7 +99,7 @@ def test_a_callback_that_lies_about_success_is_not_believed(person: Meet, alice:
     admin.microsoft.submit("consent")
     admin.return_to_portal()
 
-    assert ConsentRequest.objects.get().state == "granted", "said so, but no token shows it"
+    assert ConsentLink.objects.get().state == "granted", "said so, but no token shows it"
 
 
 def test_removing_what_is_in_use_is_refused_with_a_list(person: Meet, alice: User) -> None:

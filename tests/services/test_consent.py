@@ -7,13 +7,13 @@ import pytest
 from django.utils import timezone
 
 from connections.errors import InvalidInput, MicrosoftUnavailable, NotAllowed, SignInLost
-from connections.models import AppRegistration, AuditEvent, ConsentRequest, User
+from connections.models import AppRegistration, AuditEvent, ConsentLink, User
 from connections.services import consent
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import cast
 
-State = ConsentRequest.State
+State = ConsentLink.State
 CANCELLED = "AADSTS65004: The resource owner or authorization server denied the request."
 
 
@@ -68,10 +68,10 @@ def test_the_state_is_not_in_the_database_but_the_link_can_be_shown_again(sandbo
     asked, url = consent.start(robots(), actor=alice)
     state = query(url)["state"]
     assert len(state) == 64
-    row = ConsentRequest.objects.values().get()
+    row = ConsentLink.objects.values().get()
     assert state not in str(row)
     assert state not in str(list(AuditEvent.objects.values()))
-    assert consent.link(ConsentRequest.objects.get(), now=timezone.now()) == url
+    assert consent.link(ConsentLink.objects.get(), now=timezone.now()) == url
     assert consent.link(asked, now=timezone.now() + timedelta(days=8)) == ""
 
 
@@ -93,7 +93,7 @@ def test_only_an_admin_asks(sandbox: Control, bob: User, carol: User) -> None:
     for person in (bob, carol):
         with pytest.raises(NotAllowed):
             consent.start(app, actor=person)
-    assert not ConsentRequest.objects.exists()
+    assert not ConsentLink.objects.exists()
 
 
 def test_another_directory_can_consent_to_a_multitenant_application_only(sandbox: Control, alice: User) -> None:
@@ -128,7 +128,7 @@ def test_a_yes_is_noted_but_not_believed(sandbox: Control, alice: User, dave: Us
 def test_cancelling_in_either_style_is_declined(sandbox: Control, alice: User, answer: dict[str, str]) -> None:
     _, url = consent.start(robots(), actor=alice)
     consent.finish(came_back(url, **answer), actor=alice, now=timezone.now())
-    asked = ConsentRequest.objects.get()
+    asked = ConsentLink.objects.get()
     assert asked.state == State.DECLINED
     assert "nothing was granted" in asked.cause
     event = AuditEvent.objects.get(action="consent.declined")
@@ -139,7 +139,7 @@ def test_somebody_who_may_not_consent_is_told_who_must(sandbox: Control, alice: 
     _, url = consent.start(robots(), actor=alice)
     answer = {"error": "access_denied", "error_description": "AADSTS90094: Admin consent is required."}
     consent.finish(came_back(url, **answer), actor=alice, now=timezone.now())
-    asked = ConsentRequest.objects.get()
+    asked = ConsentLink.objects.get()
     assert (asked.state, asked.code) == (State.FAILED, "AADSTS90094")
     assert "may grant consent for the whole directory" in asked.action
 
@@ -149,7 +149,7 @@ def test_without_a_signed_in_person_nothing_is_stored(sandbox: Control, alice: U
     for answer in ({}, {"error": "permission_denied"}):
         claimed = consent.finish(came_back(url, **answer), actor=None, now=timezone.now())
         assert claimed.state in (State.GRANTED, State.DECLINED)
-    assert ConsentRequest.objects.get().state == State.OPEN
+    assert ConsentLink.objects.get().state == State.OPEN
     assert AuditEvent.objects.count() == 1
 
 
@@ -157,7 +157,7 @@ def test_a_bad_day_at_microsoft_does_not_use_the_link_up(sandbox: Control, alice
     _, url = consent.start(robots(), actor=alice)
     claimed = consent.finish(came_back(url, error="server_error"), actor=alice, now=timezone.now())
     assert claimed.cause
-    assert ConsentRequest.objects.get().state == State.OPEN
+    assert ConsentLink.objects.get().state == State.OPEN
 
 
 def test_a_link_works_once_and_for_seven_days(sandbox: Control, alice: User) -> None:
@@ -168,7 +168,7 @@ def test_a_link_works_once_and_for_seven_days(sandbox: Control, alice: User) -> 
     consent.finish(came_back(url), actor=alice, now=timezone.now())
     with pytest.raises(SignInLost, match="already used"):
         consent.finish(came_back(url, error="permission_denied"), actor=alice, now=timezone.now())
-    assert ConsentRequest.objects.get().state == State.GRANTED
+    assert ConsentLink.objects.get().state == State.GRANTED
 
 
 @pytest.mark.parametrize("forged", ["", "state=", "state=x&admin_consent=True", "admin_consent=True&tenant=t"])
@@ -176,7 +176,7 @@ def test_a_made_up_link_changes_nothing(sandbox: Control, alice: User, forged: s
     consent.start(robots(), actor=alice)
     with pytest.raises(SignInLost):
         consent.finish(forged, actor=alice, now=timezone.now())
-    assert ConsentRequest.objects.get().state == State.OPEN
+    assert ConsentLink.objects.get().state == State.OPEN
 
 
 def test_of_two_browsers_with_one_link_the_second_is_told_it_is_over(
@@ -195,7 +195,7 @@ def test_of_two_browsers_with_one_link_the_second_is_told_it_is_over(
 # --- The truth ------------------------------------------------------------------------------------
 
 
-def granted_request(alice: User, app: AppRegistration) -> ConsentRequest:
+def granted_request(alice: User, app: AppRegistration) -> ConsentLink:
     _, url = consent.start(app, actor=alice)
     return consent.finish(came_back(url), actor=alice, now=timezone.now())
 
@@ -297,7 +297,7 @@ def test_a_persons_own_consent_does_not_answer_an_open_request(sandbox: Control,
     app = delegated()
     consent.start(app, actor=alice)
     consent.seen_in_token(app, granted=["Mail.Read"], now=timezone.now())
-    assert ConsentRequest.objects.get().state == State.OPEN
+    assert ConsentLink.objects.get().state == State.OPEN
 
 
 def test_a_sign_in_from_another_directory_does_not_count(sandbox: Control, alice: User) -> None:

@@ -10,7 +10,7 @@ import requests
 from django.test import Client
 from django.urls import reverse
 
-from connections.models import ConsentRequest, User
+from connections.models import ConsentLink, User
 from connections.services import consent
 from portal.sandbox import seed
 from portal.sandbox.client import Control
@@ -18,7 +18,7 @@ from tests import cast
 from tests.services.test_consent import came_back, delegated, grant, query, robots, withdraw
 
 SignIn = Callable[[User], Client]
-State = ConsentRequest.State
+State = ConsentLink.State
 CALLBACK = "/consent/callback/"
 
 
@@ -97,7 +97,7 @@ def test_only_readers_of_the_registry_look_and_only_admins_ask(
     page = signed_in(carol).post(url, {"go": "1"})
     assert "adminconsent" not in page.headers.get("Location", "")
     assert signed_in(carol).post(url, {"check": "1"}).status_code == 403
-    assert not ConsentRequest.objects.exists()
+    assert not ConsentLink.objects.exists()
 
 
 def test_another_directory_is_asked_of_multitenant_applications_only(
@@ -128,7 +128,7 @@ def test_consent_at_microsoft_is_verified_when_the_browser_comes_back(
     page = browser.get(callback_of(at_microsoft(url, upn="admin@contoso.example", step="consent")))
     assert "Granted and verified" in text(page)
     assert "Mail.Read" in text(page)
-    assert ConsentRequest.objects.get().state == State.VERIFIED
+    assert ConsentLink.objects.get().state == State.VERIFIED
     assert "Granted and verified" in text(browser.get(reverse("app", args=[app.pk])))
 
 
@@ -138,7 +138,7 @@ def test_cancel_at_microsoft_is_a_page_in_plain_words(sandbox: Control, signed_i
     url = browser.post(reverse("consent_start", args=[app.pk]), {"go": "1"})["Location"]
     page = text(browser.get(callback_of(at_microsoft(url, upn="admin@contoso.example", step="cancel"))))
     assert "cancelled at Microsoft" in page
-    assert ConsentRequest.objects.get().state == State.DECLINED
+    assert ConsentLink.objects.get().state == State.DECLINED
 
 
 def test_somebody_without_the_right_is_sent_back_with_what_to_do(
@@ -161,7 +161,7 @@ def test_a_callback_that_lies_is_not_believed(sandbox: Control, signed_in: SignI
     url = browser.post(reverse("consent_start", args=[app.pk]), {"go": "1"})["Location"]
     page = text(browser.get(callback_of(at_microsoft(url, upn="admin@contoso.example", step="consent"))))
     assert "not yet seen in a token" in page
-    asked = ConsentRequest.objects.get()
+    asked = ConsentLink.objects.get()
     assert asked.state == State.GRANTED
     check = {"check": str(asked.pk)}
     assert "Not yet" in text(browser.post(reverse("consent_start", args=[app.pk]), check, follow=True))
@@ -178,7 +178,7 @@ def test_an_administrator_without_account_here_is_thanked_and_nothing_is_stored(
     assert response.status_code == 200
     assert "Thank you" in text(response)
     assert "looks for it by itself" in text(response)
-    assert ConsentRequest.objects.get().state == State.OPEN
+    assert ConsentLink.objects.get().state == State.OPEN
     assert f"next={CALLBACK.replace('/', '%2F')}%3F" in text(response)
 
 
@@ -206,7 +206,7 @@ def test_microsoft_being_down_while_verifying_is_said_and_nothing_is_lost(
     sandbox.weather(kind="unavailable", where="token")
     page = text(signed_in(alice).get(f"{CALLBACK}?{came_back(url)}"))
     assert "could not be verified just now" in page
-    assert ConsentRequest.objects.get().state == State.GRANTED
+    assert ConsentLink.objects.get().state == State.GRANTED
 
 
 def test_what_a_callback_claims_is_never_shown_as_markup(sandbox: Control, signed_in: SignIn, alice: User) -> None:

@@ -14,7 +14,7 @@ from connections.models import (
     AppRegistration,
     AuditEvent,
     Connection,
-    ConsentRequest,
+    ConsentLink,
     MailboxAccess,
     Tenant,
     User,
@@ -90,8 +90,8 @@ def test_an_active_connection_of_a_rejected_app_registration_waits_for_an_admin(
         (AppCredential(retired_at=timezone.now(), rejected_at=timezone.now()), "Retired", "off"),
         (MailboxAccess(state="reachable"), "Reachable", "ok"),
         (MailboxAccess(state="unreachable"), "Not reachable", "broken"),
-        (ConsentRequest(state="open"), "Waiting for the administrator", "waiting"),
-        (ConsentRequest(state="verified"), "Granted and verified", "ok"),
+        (ConsentLink(state="open"), "Waiting for the administrator", "waiting"),
+        (ConsentLink(state="verified"), "Granted and verified", "ok"),
         (AuditEvent(outcome="denied"), "Denied", "warning"),
     ],
 )
@@ -104,7 +104,7 @@ def test_badges(thing, word, tone):
     assert f"icons.svg#{shown.sign}" in html
 
 
-@pytest.mark.parametrize("model", [MailboxAccess, ConsentRequest, AuditEvent])
+@pytest.mark.parametrize("model", [MailboxAccess, ConsentLink, AuditEvent])
 def test_no_state_is_without_a_badge(model):
     column = "outcome" if model is AuditEvent else "state"
     for value, label in model._meta.get_field(column).choices:

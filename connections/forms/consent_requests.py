@@ -1,0 +1,44 @@
+"""What is typed about consent requests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+
+from connections.services.consent_requests import LONGEST_TEXT
+
+
+class ReasonField(forms.CharField):
+    """A few sentences of plain text."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("widget", forms.Textarea(attrs={"rows": 3}))
+        super().__init__(max_length=LONGEST_TEXT, **kwargs)
+
+
+class AskForm(forms.Form):
+    """Why somebody needs consent."""
+
+    reason = ReasonField(
+        label="What do you need it for?",
+        help_text="The IT admins read this. Say which work it is for, and until when.",
+        error_messages={"required": "Say in a few sentences what you need it for."},
+    )
+
+
+class DeclineForm(forms.Form):
+    """Why it is not granted. ``seen`` is the state in which the request was when the page was made."""
+
+    reason = ReasonField(
+        label="Reason",
+        help_text="The requester reads this. Say what they can do instead.",
+        error_messages={"required": "Say why, so that they know what to do instead."},
+    )
+    and_same = forms.BooleanField(label="Answer the others who ask for the same alike", required=False)
+    seen = forms.CharField(max_length=10, widget=forms.HiddenInput)
+
+    def __init__(self, *args: Any, others: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not others:
+            del self.fields["and_same"]

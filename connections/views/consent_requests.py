@@ -1,0 +1,249 @@
+"""Pages about consent requests: asking, and for IT admins deciding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from django.contrib import messages
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from connections import access
+from connections.errors import NotAllowed, PortalError
+from connections.forms.consent_requests import AskForm, DeclineForm
+from connections.microsoft import error_codes, risks
+from connections.microsoft.kinds import Kind
+from connections.models import Connection, ConsentRequest, User
+from connections.services import consent, consent_requests, drift
+from connections.views import listing
+from connections.views.audit import history
+
+State = ConsentRequest.State
+SHOWN_AFTER = timedelta(days=7)  # how long the home page and the connection's page tell of an answer
+LISTED = 20
+
+
+# --- Lists ----------------------------------------------------------------------------------------
+
+
+@require_safe
+def index(request: HttpRequest) -> HttpResponse:
+    """All requests for IT admins and auditors, one's own for others; newest first."""
+    user = access.signed_in(request.user)
+    waiting = listing.Choice("waits", "Waiting", [("it", "for an IT admin"), ("open", "not answered yet")], _waiting)
+    filters = listing.Filters(
+        request,
+        search=("connection_name", "requester_name", "app_registration__name", "permissions"),
+        placeholder="Connection, person, app registration or permission",
+        choices=(waiting, listing.Choice("state", "State", State.choices, listing.by("state"))),
+    )
+    page = listing.page(request, filters.apply(access.visible_consent_requests(user)), order=("-asked_at", "-pk"))
+    context = {"page": page, "filters": filters, "sees_all": access.can_read_registry(user)}
+    return render(request, "consent_requests/index.html", context)
+
+
+def _waiting(found: QuerySet[Any], value: str) -> QuerySet[Any]:
+    if value == "it":
+        return found.filter(pk__in=consent_requests.to_decide(timezone.now()).values("pk"))
+    return found.filter(closed_at=None)
+
+
+def to_decide(user: User) -> list[ConsentRequest]:
+    """What waits for an IT admin, oldest first, for their home page."""
+    waiting = consent_requests.to_decide(timezone.now()).select_related("app_registration")
+    return list(waiting.order_by("asked_at", "pk")[:LISTED]) if access.can_manage_registry(user) else []
+
+
+@dataclass(frozen=True, slots=True)
+class Mine:
+    """A request of one's own, and whether signing in is the next step."""
+
+    request: ConsentRequest
+    sign_in: bool
+
+
+def mine(user: User) -> list[Mine]:
+    """One's own requests that are open or were answered lately, for the home page."""
+    found = user.consent_requests.select_related("connection", "app_registration")
+    shown = [one for one in found[:LISTED] if _is_news(one)]
+    return [Mine(one, _can_sign_in(user, one)) for one in shown]
+
+
+def _is_news(request: ConsentRequest) -> bool:
+    """Open, or answered lately in a way the requester may still want to read."""
+    if request.closed_at is None:
+        return True
+    return request.state == State.DECLINED and request.closed_at > timezone.now() - SHOWN_AFTER
+
+
+def _can_sign_in(user: User, request: ConsentRequest) -> bool:
+    connection = request.connection
+    if request.state not in (State.APPROVED, State.GRANTED) or connection is None or not connection.is_delegated:
+        return False
+    usable = connection.status != Connection.Status.DISABLED
+    return usable and access.can_reconnect(user, connection)
+
+
+# --- Asking ---------------------------------------------------------------------------------------
+
+
+def panel(user: User, connection: Connection, *, offer: bool = False) -> dict[str, Any]:
+    """Context of consent_requests/_panel.html: the request there is, or the form that asks.
+
+    ``offer`` says that Microsoft has just asked for an administrator; otherwise the connection's state tells.
+    """
+    latest = connection.consent_requests.order_by("-pk").first()
+    shown = latest if latest is not None and _is_news(latest) else None
+    may_ask = access.can_ask_consent(user, connection) and (shown is None or not shown.is_open)
+    asks = may_ask and (offer or _is_stopped(connection))
+    return {
+        "request": shown,
+        "may_look": shown is not None and access.visible_consent_requests(user).filter(pk=shown.pk).exists(),
+        "sign_in": shown is not None and _can_sign_in(user, shown),
+        "asks": asks,
+        # Microsoft's page "Need admin approval" need not lead back here at all.
+        "hints": may_ask and not asks and connection.status == Connection.Status.PENDING,
+        "form": AskForm(auto_id="ask_%s") if may_ask else None,
+        "purposes": consent_requests.purposes_of(connection) if asks else (),
+    }
+
+
+def _is_stopped(connection: Connection) -> bool:
+    """Whether what it lacks is consent that an administrator must give."""
+    if connection.status == Connection.Status.CONSENT_NEEDED:
+        return True
+    if connection.status == Connection.Status.PENDING:
+        number = connection.status_code.removeprefix("AADSTS")
+        entry = error_codes.AADSTS.get(int(number)) if number.isascii() and number.isdigit() else None
+        return connection.status_code == "consent_needed" or (entry is not None and entry.kind is Kind.CONSENT)
+    return connection.status == Connection.Status.ACTIVE and bool(drift.of(connection).needs_admin)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def ask(request: HttpRequest, pk: int) -> HttpResponse:
+    """Ask the IT admins to have granted what a connection lacks; while a request is open, lead to it."""
+    user = access.signed_in(request.user)
+    connection = get_object_or_404(access.visible_connections(user), pk=pk)
+    access.require(access.can_ask_consent(user, connection), action="Only who signs in for it can ask.")
+    form = AskForm(request.POST or None, auto_id="ask_%s")
+    if request.method == "POST" and form.is_valid():
+        try:
+            made = consent_requests.ask(connection, **form.cleaned_data, actor=user, now=timezone.now())
+        except PortalError as error:
+            form.add_error(error.field if error.field in form.fields else None, str(error))
+        else:
+            messages.success(request, "The IT admins have been asked. You are told what they decide.")
+            return redirect("consent_request", pk=made.pk)
+    context = {
+        "form": form,
+        "connection": connection,
+        "purposes": consent_requests.purposes_of(connection),
+        "already": connection.consent_requests.filter(closed_at=None).first(),
+    }
+    return render(request, "consent_requests/ask.html", context, status=422 if form.is_bound and form.errors else 200)
+
+
+# --- One request ----------------------------------------------------------------------------------
+
+
+@require_safe
+def detail(request: HttpRequest, pk: int) -> HttpResponse:
+    """Who asks for what and why, how it stands, and what the reader can do about it."""
+    user = access.signed_in(request.user)
+    found = _found(user, pk)
+    return render(request, "consent_requests/detail.html", _context(user, found, form=None))
+
+
+def _found(user: User, pk: int) -> ConsentRequest:
+    visible = access.visible_consent_requests(user).select_related(
+        "app_registration__tenant", "connection__owner", "link__app_registration__tenant", "requester"
+    )
+    return get_object_or_404(visible, pk=pk)
+
+
+def _context(user: User, found: ConsentRequest, *, form: DeclineForm | None) -> dict[str, Any]:
+    now = timezone.now()
+    decides = access.can_manage_registry(user)
+    app_only = found.authentication_type == "client_credentials"
+    others = consent_requests.same(found).count()
+    link = consent.link(found.link, now=now) if decides and found.link and found.state == State.APPROVED else ""
+    undecided = found.state in (State.ASKED, State.APPROVED, State.FAILED)
+    connection = found.connection
+    visible = connection is not None and access.visible_connections(user).filter(pk=connection.pk).exists()
+    return {
+        "asked": found,
+        "app": found.app_registration,
+        "connection": connection if visible else None,
+        "purposes": consent_requests.purposes(found),
+        "risks": risks.sentences(found.permission_names, app_only=app_only, app=found.app_registration.name),
+        "app_only": app_only,
+        "others": others,
+        "requester_left": found.requester is None or not found.requester.is_active,
+        "link": link,
+        "run_out": found.state == State.APPROVED and found.link is not None and decides and not link,
+        "may_decide": decides and undecided,
+        "may_withdraw": found.is_open and access.can_withdraw_consent_request(user, found),
+        "sign_in": _can_sign_in(user, found),
+        "form": form or DeclineForm(initial={"seen": found.state}, others=others, auto_id="decline_%s"),
+        "events": history(user, found),
+    }
+
+
+@require_POST
+def approve(request: HttpRequest, pk: int) -> HttpResponse:
+    """Approve it. ``go`` follows the link to Microsoft at once."""
+    user = access.signed_in(request.user)
+    found = _found(user, pk)
+    try:
+        current, url = consent_requests.approve(found, actor=user, now=timezone.now())
+    except NotAllowed:
+        raise
+    except PortalError as error:
+        messages.warning(request, str(error))
+        return redirect("consent_request", pk=pk)
+    if "go" in request.POST:
+        return redirect(url)
+    if current.decided_by_id != user.pk:
+        messages.info(request, f"{current.decided_by_name} has approved it already; the link below is the same.")
+    else:
+        messages.success(request, "Approved. Send the link below to an administrator of the directory, or open it.")
+    return redirect("consent_request", pk=pk)
+
+
+@require_POST
+def decline(request: HttpRequest, pk: int) -> HttpResponse:
+    """Decline it with a reason."""
+    user = access.signed_in(request.user)
+    found = _found(user, pk)
+    access.require(access.can_manage_registry(user), action="Ask an IT admin.")
+    form = DeclineForm(request.POST, others=consent_requests.same(found).count(), auto_id="decline_%s")
+    if form.is_valid():
+        try:
+            consent_requests.decline(found, **form.cleaned_data, actor=user, now=timezone.now())
+        except PortalError as error:
+            messages.warning(request, str(error))
+        else:
+            messages.success(request, f"Declined. {found.requester_name} is told your reason.")
+        return redirect("consent_request", pk=pk)
+    return render(request, "consent_requests/detail.html", _context(user, found, form=form), status=422)
+
+
+@require_POST
+def withdraw(request: HttpRequest, pk: int) -> HttpResponse:
+    """Take one's own request back."""
+    user = access.signed_in(request.user)
+    found = _found(user, pk)
+    try:
+        consent_requests.withdraw(found, actor=user, now=timezone.now())
+    except NotAllowed:
+        raise
+    except PortalError as error:
+        messages.warning(request, str(error))
+    else:
+        messages.success(request, "You have taken the request back.")
+    return redirect("consent_request", pk=pk)
