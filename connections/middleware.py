@@ -15,7 +15,7 @@ from django.utils.cache import add_never_cache_headers
 from social_django.middleware import SocialAuthExceptionMiddleware
 
 from connections import audit
-from connections.errors import PortalError
+from connections.errors import PortalError, SignInCancelled
 from connections.models import User
 
 GetResponse = Callable[[HttpRequest], HttpResponse]
@@ -131,6 +131,8 @@ class SignInTrouble(SocialAuthExceptionMiddleware):  # type: ignore[misc]
         if ended is None:
             return None
         context: dict[str, Any] = {"error": ended.error, "connection": ended.connection}
-        if ended.connection is not None and ended.needs_consent and isinstance(request.user, User):
-            context["asking"] = consent_requests.panel(request.user, ended.connection, offer=True)
+        # Microsoft's page "Need admin approval" can end like any other that was cancelled.
+        may_need_consent = ended.needs_consent or isinstance(ended.error, SignInCancelled)
+        if ended.connection is not None and may_need_consent and isinstance(request.user, User):
+            context["asking"] = consent_requests.panel(request.user, ended.connection, offer=ended.needs_consent)
         return render(request, "accounts/sign_in_failed.html", context, status=ended.error.status)

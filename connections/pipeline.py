@@ -154,8 +154,7 @@ class Ended:
 
     error: errors.PortalError
     connection: Connection | None
-    # Whether the way on is to ask for consent. Cancelling may be: Microsoft's page "Need admin approval" ends so, too.
-    needs_consent: bool = False
+    needs_consent: bool = False  # whether the way on is to ask an administrator
 
 
 def explain(request: HttpRequest, exception: Exception) -> Ended | None:
@@ -187,7 +186,7 @@ def explain(request: HttpRequest, exception: Exception) -> Ended | None:
 
 def _needs_consent(exception: Exception) -> bool:
     if isinstance(exception, backends.Refused):
-        return exception.cancelled or exception.verdict.kind is Kind.CONSENT
+        return exception.verdict.kind is Kind.CONSENT and not exception.cancelled
     return isinstance(exception, errors.ConsentMissing)
 
 

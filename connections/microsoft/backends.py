@@ -36,6 +36,10 @@ class SignInClient:
     credential_id: int | None = None
 
 
+# "Need admin approval": whoever turns back there has not changed their mind.
+NEEDS_ADMIN = ("AADSTS90094", "AADSTS90095")
+
+
 class Refused(AuthException):
     """Microsoft said no, on the callback or at the token endpoint. Carries the verdict instead of the raw answer."""
 
@@ -111,7 +115,8 @@ class _Microsoft(AzureADV2TenantOAuth2):
             if not fields.get("error"):
                 return None
             verdict = classify(where="authorize", status=None, headers=None, body=self.strategy.query_string())
-            cancelled = fields.get("error_subcode") == "cancel" or "AADSTS65004" in verdict.code
+            left = fields.get("error_subcode") == "cancel" and verdict.code not in NEEDS_ADMIN
+            cancelled = left or "AADSTS65004" in verdict.code
             return Refused(self, verdict, cancelled=cancelled)
         if status_code is None and not fields.get("error"):
             return None

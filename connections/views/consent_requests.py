@@ -26,6 +26,8 @@ from connections.views.audit import history
 State = ConsentRequest.State
 SHOWN_AFTER = timedelta(days=7)  # how long the home page and the connection's page tell of an answer
 LISTED = 20
+# Whoever cancels Microsoft's page, whatever it said, comes back with this one.
+DECLINED_BY_PERSON = "AADSTS65004"
 
 
 # --- Lists ----------------------------------------------------------------------------------------
@@ -120,7 +122,9 @@ def _is_stopped(connection: Connection) -> bool:
     if connection.status == Connection.Status.PENDING:
         number = connection.status_code.removeprefix("AADSTS")
         entry = error_codes.AADSTS.get(int(number)) if number.isascii() and number.isdigit() else None
-        return connection.status_code == "consent_needed" or (entry is not None and entry.kind is Kind.CONSENT)
+        declined = connection.status_code == DECLINED_BY_PERSON
+        says_so = entry is not None and entry.kind is Kind.CONSENT and not declined
+        return says_so or connection.status_code == "consent_needed"
     return connection.status == Connection.Status.ACTIVE and bool(drift.of(connection).needs_admin)
 
 

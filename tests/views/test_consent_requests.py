@@ -1,0 +1,197 @@
+"""Pages about consent requests: who sees what, and what they may do there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection as database
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from connections.models import Connection, ConsentRequest, User
+from connections.services import consent_requests
+from portal.sandbox.client import Control
+from tests import cast
+
+pytestmark = pytest.mark.django_db
+
+SignIn = Callable[[User], Client]
+
+
+def text(answer: Any) -> str:
+    return str(answer.content.decode())
+
+
+def test_the_list_shows_ones_own_and_to_admins_and_auditors_all(
+    signed_in: SignIn, alice: User, bob: User, carol: User, dave: User
+) -> None:
+    cast.make_consent_request(cast.make_connection(owner=bob))
+    for person, sees in ((alice, True), (bob, True), (carol, True), (dave, False)):
+        page = text(signed_in(person).get("/requests/"))
+        assert ("Invoices" in page) is sees, person
+    assert "Nobody has asked for anything" in text(signed_in(dave).get("/requests/"))
+
+
+def test_the_list_is_filtered_and_takes_the_same_number_of_queries_however_long(
+    signed_in: SignIn, alice: User, bob: User
+) -> None:
+    def make(count: int) -> None:
+        for _ in range(count):
+            made = cast.make_connection(name=f"Flow {Connection.objects.count()}", owner=bob)
+            cast.make_consent_request(made)
+
+    client = signed_in(alice)
+    make(2)
+    with CaptureQueriesContext(database) as few:
+        client.get("/requests/")
+    make(30)
+    with CaptureQueriesContext(database) as many:
+        page = text(client.get("/requests/"))
+    assert len(many) == len(few)
+    assert page.count("Waits for an IT admin") >= 32
+    ConsentRequest.objects.filter(connection_name="Flow 3").update(state="declined", closed_at=timezone.now())
+    assert "Flow 3<" not in text(client.get("/requests/?waits=it"))
+    assert "Flow 3<" in text(client.get("/requests/?state=declined"))
+    assert "Nothing matches" in text(client.get("/requests/?q=nobody"))
+
+
+def test_an_admin_sees_what_is_needed_to_decide(signed_in: SignIn, alice: User, bob: User, dave: User) -> None:
+    asked = cast.make_consent_request(
+        cast.make_connection(owner=bob),
+        capabilities=["mail.read", "mail.send"],
+        permissions="Mail.Read Mail.Send Sites.ReadWrite.All",
+        reason="<b>Invoices</b>",
+    )
+    cast.make_consent_request(
+        cast.make_connection(owner=dave, name="Theirs"), permissions="Mail.Read Mail.Send Sites.ReadWrite.All"
+    )
+    page = text(signed_in(alice).get(f"/requests/{asked.pk}/"))
+    for expected in (
+        "&lt;b&gt;Invoices&lt;/b&gt;",
+        "Read mail</span>",
+        "Asked for by name",
+        "1 other",
+        "It can change and delete data",
+        "It can send in the person&#x27;s name.",
+        "Consent counts for everybody in the directory",
+        "Approve and grant it at Microsoft",
+        "Answer the others who ask for the same alike",
+    ):
+        assert expected in page, expected
+
+
+def test_an_auditor_reads_and_the_requester_takes_back(
+    signed_in: SignIn, bob: User, carol: User, sandbox: Control
+) -> None:
+    asked = cast.make_consent_request(cast.make_connection(owner=bob))
+    auditors, own = (text(signed_in(person).get(f"/requests/{asked.pk}/")) for person in (carol, bob))
+    assert "Take the request back" in own
+    for page in (auditors, own):
+        assert "Decline" not in page
+        assert "Approve" not in page
+    assert "Take the request back" not in auditors
+    page = text(signed_in(bob).post(f"/requests/{asked.pk}/withdraw/", follow=True))
+    assert "You have taken the request back." in page
+    assert "Withdrawn" in page
+
+
+def test_the_link_is_shown_to_admins_alone(
+    signed_in: SignIn, alice: User, bob: User, carol: User, sandbox: Control
+) -> None:
+    asked = cast.make_consent_request(cast.make_connection(owner=bob))
+    page = text(signed_in(alice).post(f"/requests/{asked.pk}/approve/", follow=True))
+    assert "/v2.0/adminconsent?" in page
+    for person in (bob, carol):
+        assert "adminconsent" not in text(signed_in(person).get(f"/requests/{asked.pk}/")), person
+
+
+def test_approving_what_another_admin_has_approved_shows_the_same_link(
+    signed_in: SignIn, alice: User, bob: User, sandbox: Control
+) -> None:
+    asked = cast.make_consent_request(cast.make_connection(owner=bob))
+    consent_requests.approve(asked, actor=alice, now=timezone.now())
+    other = cast.make_person("root", is_superuser=True)
+    page = text(signed_in(other).post(f"/requests/{asked.pk}/approve/", follow=True))
+    assert "Alice Admin has approved it already" in page
+
+
+def test_a_decision_that_comes_too_late_says_so(signed_in: SignIn, alice: User, bob: User, sandbox: Control) -> None:
+    asked = cast.make_consent_request(cast.make_connection(owner=bob))
+    consent_requests.approve(asked, actor=alice, now=timezone.now())
+    form = {"reason": "No", "seen": "asked"}
+    page = text(signed_in(alice).post(f"/requests/{asked.pk}/decline/", form, follow=True))
+    assert "changed in the meantime" in page
+    assert "Alice Admin" in page
+
+
+def test_declining_needs_a_reason(signed_in: SignIn, alice: User, bob: User) -> None:
+    asked = cast.make_consent_request(cast.make_connection(owner=bob))
+    answer = signed_in(alice).post(f"/requests/{asked.pk}/decline/", {"reason": " ", "seen": "asked"})
+    assert answer.status_code == 422
+    assert "so that they know what to do instead" in text(answer)
+
+
+@pytest.mark.parametrize(
+    ("columns", "asks", "hints"),
+    [
+        ({"status": "consent_needed"}, True, False),
+        ({"status": "pending", "status_code": "AADSTS90094"}, True, False),
+        ({"status": "pending", "status_code": "consent_needed"}, True, False),
+        ({"status": "pending", "status_code": "AADSTS50105"}, False, True),
+        ({"status": "pending", "status_code": "AADSTS65004"}, False, True),
+        ({"status": "pending", "status_code": ""}, False, True),
+        ({"capabilities": ["mail.read", "directory.profiles"]}, True, False),
+        ({}, False, False),
+        ({"status": "reconnect_needed", "status_code": "AADSTS50173"}, False, False),
+    ],
+)
+def test_the_connections_page_offers_it_where_consent_is_what_is_missing(
+    signed_in: SignIn, bob: User, columns: dict[str, Any], asks: bool, hints: bool
+) -> None:
+    connection = cast.make_connection(owner=bob, **columns)
+    page = text(signed_in(bob).get(f"/connections/{connection.pk}/"))
+    assert ("What do you need it for?" in page) is asks
+    assert ("Did Microsoft say" in page) is hints
+
+
+def test_the_connections_page_tells_how_the_request_stands(signed_in: SignIn, alice: User, bob: User) -> None:
+    connection = cast.make_connection(owner=bob, status="consent_needed")
+    asked = cast.make_consent_request(connection)
+    client = signed_in(bob)
+    page = text(client.get(f"/connections/{connection.pk}/"))
+    assert "Waits for an IT admin" in page
+    assert "What do you need it for?" not in page
+    old = timezone.now() - timedelta(days=8)
+    ConsentRequest.objects.filter(pk=asked.pk).update(state="declined", answer="No.", closed_at=timezone.now())
+    assert "What do you need it for?" in text(client.get(f"/connections/{connection.pk}/"))
+    ConsentRequest.objects.filter(pk=asked.pk).update(closed_at=old)
+    assert "Request for consent" not in text(client.get(f"/connections/{connection.pk}/"))
+
+
+def test_asking_leads_to_the_request_and_without_a_reason_back_to_the_form(signed_in: SignIn, bob: User) -> None:
+    connection = cast.make_connection(owner=bob, status="consent_needed")
+    client = signed_in(bob)
+    path = f"/connections/{connection.pk}/ask/"
+    assert "Mail.Read" in text(client.get(path))
+    assert client.post(path, {"reason": ""}).status_code == 422
+    answer = client.post(path, {"reason": "Invoices"})
+    asked = ConsentRequest.objects.get()
+    assert answer["Location"] == f"/requests/{asked.pk}/"
+    assert "Asked already" in text(client.get(path))
+
+
+def test_a_request_whose_connection_and_people_are_gone_is_still_readable(
+    signed_in: SignIn, alice: User, bob: User
+) -> None:
+    connection = cast.make_connection(owner=bob)
+    asked = cast.make_consent_request(connection, state="verified", closed_at=timezone.now())
+    connection.delete()
+    bob.delete()
+    page = text(signed_in(alice).get(f"/requests/{asked.pk}/"))
+    assert "(removed)" in page
+    assert "Asked by Bob Member" in page
+    assert "(has left the portal)" in page
