@@ -286,6 +286,21 @@ def can_manage_teams(user: User) -> bool:
     return person(user).is_admin
 
 
+def can_read_people(user: User) -> bool:
+    """Open the pages about people: who they are, what they own, and who has left."""
+    return person(user).is_admin or person(user).is_auditor
+
+
+def can_manage_people(user: User) -> bool:
+    """Disable and enable accounts, and hand over what somebody owns."""
+    return person(user).is_admin
+
+
+def can_disable_person(user: User, other: User) -> bool:
+    """Disable or enable this account: an IT admin, but never one's own, and an operator's only as an operator."""
+    return person(user).is_admin and user.pk != other.pk and (user.is_superuser or not other.is_superuser)
+
+
 def can_disable(user: User, connection: Connection) -> bool:
     """Disable or delete."""
     return connection.owner_id == user.pk or person(user).is_admin

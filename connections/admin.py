@@ -55,7 +55,27 @@ admin.site.unregister((Group, UserSocialAuth, Nonce, Association))
 
 @admin.register(User)
 class PersonAdmin(PeopleAdmin):
-    """People: passwords, roles, and who may sign in. The audit trail hears of every change."""
+    """People: passwords and roles. The audit trail hears of every change.
+
+    Who may sign in is decided on the portal's own page of the person, where sessions end and what is theirs is told.
+    """
+
+    actions = None
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        return () if obj is None else ("is_active", "last_login", "date_joined")
+
+    def delete_view(
+        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        person = User.objects.filter(pk=int(object_id)).first() if object_id.isdecimal() else None
+        try:
+            if person is not None:
+                accounts.require_removable(person)
+            return super().delete_view(request, object_id, extra_context)
+        except PortalError as error:
+            messages.error(request, str(error))
+            return redirect("admin:connections_user_change", object_id)
 
     def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
         _record("account.added", request, obj, message)

@@ -12,7 +12,7 @@ from django.core.management import call_command
 from django.utils import timezone
 
 from connections import audit
-from connections.services import alerts, consent, deliveries, expiries, keepalive, mailbox_probes, sharing
+from connections.services import alerts, consent, deliveries, directory, expiries, keepalive, mailbox_probes, sharing
 
 logger = structlog.get_logger(__name__)
 
@@ -50,9 +50,10 @@ def deliver_alerts() -> None:
 
 @shared_task(ignore_result=True)
 def look_ahead() -> None:
-    """Read the credentials' true expiry dates that are due, and warn of what expires soon."""
+    """Read the credentials' true expiry dates that are due, warn of what expires soon, and see who has left."""
     _as_task()
     expiries.look_ahead(now=timezone.now())
+    directory.look_due(now=timezone.now())
 
 
 @shared_task(ignore_result=True)

@@ -42,4 +42,6 @@ class User(AbstractUser):
         before: str = super()._get_session_auth_hash(secret=secret)  # type: ignore[misc]
         if self.signed_out_at is None:
             return before
-        return salted_hmac("signed-out", f"{before}{self.signed_out_at.isoformat()}", secret=secret).hexdigest()
+        return salted_hmac(
+            "signed-out", f"{before}{self.signed_out_at.isoformat()}", secret=secret, algorithm="sha256"
+        ).hexdigest()

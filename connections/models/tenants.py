@@ -17,6 +17,8 @@ class Tenant(models.Model):
     directory_id = models.CharField("directory (tenant) ID", max_length=253)
     # The GUID behind directory_id, as Microsoft's discovery document told it. Callbacks are compared with it.
     tid = models.CharField(max_length=36, blank=True)
+    # When the portal next asks this directory which of its people are still there; null: at once.
+    people_read_after = models.DateTimeField(null=True, blank=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
 

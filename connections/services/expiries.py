@@ -13,7 +13,7 @@ from django.db.models import F, Q
 
 from connections import audit
 from connections.errors import MicrosoftRefused, MicrosoftUnavailable, PortalError
-from connections.microsoft import app_expiry, certificates, clouds, tokens
+from connections.microsoft import app_expiry, certificates, clouds
 from connections.microsoft.app_expiry import Listed, Listing
 from connections.models import AppCredential, AppRegistration, User
 from connections.services import alerts, forecasts, standing
@@ -136,7 +136,7 @@ def _listing(app: AppRegistration, now: datetime) -> Listing | None:
     """Entra's list; None if the application may not read it."""
     if app.tenant.is_shared_endpoint:
         return None  # no person signs in here, so nothing would name a directory
-    token = _own_token(app, now)
+    token = standing.own_token(app, now=now)
     if token is None or not app_expiry.may_read(token.granted):
         return None
     try:
@@ -146,20 +146,6 @@ def _listing(app: AppRegistration, now: datetime) -> Listing | None:
     except MicrosoftRefused as refused:
         logger.info("Entra does not list the credentials of app registration %s: %s", app.pk, refused.verdict.code)
         return None
-
-
-def _own_token(app: AppRegistration, now: datetime) -> tokens.TokenSet | None:
-    """An app-only token with the first credential that Microsoft accepts; None if it has none for the application."""
-    for credential, application in standing.applications(app):
-        try:
-            return tokens.request_app_only_token(application)
-        except MicrosoftUnavailable:
-            raise
-        except MicrosoftRefused as refused:
-            if not refused.verdict.credential:
-                return None  # not installed, no consent: the sweep finds out what that means for connections
-            standing.refused(credential, refused.verdict, now=now)
-    return None
 
 
 def _is_accepted(app: AppRegistration, credential: AppCredential, actor: User | None) -> bool:

@@ -15,7 +15,7 @@ from connections import access, audit
 from connections.errors import AlreadyExists, InvalidInput
 from connections.microsoft import gone
 from connections.models import Connection, HandOver, User
-from connections.services import access_history, incidents, sharing
+from connections.services import access_history, incidents, leavers, sharing
 
 CODE = "handed_over"  # status_code of a connection whose old tokens were deleted when it was handed over
 
@@ -94,7 +94,7 @@ def signed_in(connection: Connection, *, actor: User, account: str, now: datetim
         "to": waiting.to_name,
         "account": [waiting.account_before or None, account],
     }
-    audit.record("connection.hand_over_completed", connection, actor=actor, changes=changes)
+    audit.record("connection.hand_over_completed", connection, actor=actor, at=now, changes=changes)
 
 
 def ask_again(connection: Connection, *, now: datetime) -> None:
@@ -175,6 +175,7 @@ def _change_owner(
     access_history.owned(current, actor=actor, now=now)
     if current.is_delegated and current.status != Status.DISABLED:
         incidents.handed_over(current, made, now=now)
+    leavers.settle(old_owner, now=now)
     return made
 
 

@@ -22,7 +22,7 @@ from connections.microsoft import graph, tokens
 from connections.microsoft.errors import Kind, Verdict, Who
 from connections.models import AppRegistration, Connection, MailboxAccess
 from connections.models.app_registrations import AuthenticationType
-from connections.services import app_registrations, consent_outcomes, incidents, standing, token_store
+from connections.services import app_registrations, consent_outcomes, incidents, leavers, standing, token_store
 from connections.services.asking import Answer, Asked, Due
 
 logger = logging.getLogger(__name__)
@@ -270,6 +270,7 @@ def flag(pk: int, verdict: Verdict, *, now: datetime, version: int) -> bool:
                 changes={"status": [before, status], "code": verdict.code, "cause": verdict.cause},
             )
             incidents.connection_flagged(found, verdict, now=now)
+            leavers.account_refused(found, verdict, now=now)
         Connection.objects.filter(pk=pk).update(**values)
     return news
 

@@ -101,6 +101,20 @@ def is_waiting(credential: AppCredential) -> bool:
     )
 
 
+def own_token(app: AppRegistration, *, now: datetime) -> tokens.TokenSet | None:
+    """An app-only token with the first credential that Microsoft accepts; None if it has none for the application."""
+    for credential, application in applications(app):
+        try:
+            return tokens.request_app_only_token(application)
+        except MicrosoftUnavailable:
+            raise
+        except MicrosoftRefused as error:
+            if not error.verdict.credential:
+                return None  # not installed, no consent: the sweep finds out what that means for connections
+            refused(credential, error.verdict, now=now)
+    return None
+
+
 # --- Trying ---------------------------------------------------------------------------------------
 
 

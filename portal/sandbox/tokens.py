@@ -20,6 +20,7 @@ from portal.sandbox import permissions
 from portal.sandbox.state import App, Person, World
 
 PREFIX = "1.AX"
+MOST_GROUPS = 200  # in one token
 
 
 @dataclass
@@ -136,8 +137,13 @@ def id_token(world: World, app: App, person: Person, nonce: str) -> str:
         claims["nonce"] = nonce
     if app.app_roles.get(person.id):
         claims["roles"] = app.app_roles[person.id]
-    if app.groups.get(person.id):
-        claims["groups"] = app.groups[person.id]
+    groups = app.groups.get(person.id, [])
+    if len(groups) > MOST_GROUPS:
+        # Too many for a token: only where to ask for them (identity-platform/access-token-claims-reference).
+        where = f"https://graph.windows.net/{person.tenant}/users/{person.id}/getMemberObjects"
+        claims |= {"_claim_names": {"groups": "src1"}, "_claim_sources": {"src1": {"endpoint": where}}}
+    elif groups:
+        claims["groups"] = groups
     return _sign(world, claims)
 
 

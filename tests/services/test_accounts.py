@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import Group
+from django.test import Client
+from django.utils import timezone
 
-from connections.models import AuditEvent, User
+from connections.errors import NotAllowed, StillInUse
+from connections.models import AccessPeriod, AuditEvent, Team, User
 from connections.models.accounts import AUDITORS, IT_ADMINS
-from connections.services import accounts
+from connections.services import accounts, teams
 from tests import cast
 
 pytestmark = pytest.mark.django_db
@@ -125,3 +128,145 @@ def test_roles_of_a_local_account_are_set_once(alice: User, bob: User) -> None:
     assert actions() == ["account.roles_changed"]
     accounts.set_roles(bob, admin=False, auditor=False, actor=alice)
     assert roles(bob) == []
+
+
+# --- Too many groups for a token ------------------------------------------------------------------
+
+LEFT_OUT: dict[str, Any] = {
+    "_claim_names": {"groups": "src1"},
+    "_claim_sources": {"src1": {"endpoint": "https://graph.windows.net/t/users/o/getMemberObjects"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("claims", "left_out"),
+    [
+        (LEFT_OUT, True),
+        ({"hasgroups": True}, True),
+        ({"hasgroups": "true"}, True),
+        ({}, False),
+        ({"groups": []}, False),
+        ({"hasgroups": False}, False),
+        ({"_claim_names": {"roles": "src1"}}, False),
+        ({"_claim_names": ["groups"]}, False),
+    ],
+    ids=str,
+)
+def test_it_knows_when_groups_were_left_out(claims: dict[str, Any], left_out: bool) -> None:
+    assert accounts.groups_left_out(claims) is left_out
+
+
+def test_too_many_groups_take_no_role_and_no_team_away(alice: User) -> None:
+    team = teams.add("Finance", entra_group="g-finance", actor=alice)
+    by_hand = teams.add("Choir", actor=alice)
+    user = accounts.admit(claims=CLAIMS)
+    teams.add_member(by_hand, user, actor=alice)
+    accounts.follow_directory(user, claims=CLAIMS | {"groups": ["Auditor", "g-finance"]})
+    accounts.follow_directory(user, claims=CLAIMS | LEFT_OUT)
+    accounts.follow_directory(user, claims=CLAIMS | LEFT_OUT)
+    user.refresh_from_db()
+    assert roles(user) == [AUDITORS]
+    assert set(Team.objects.filter(members=user)) == {team, by_hand}
+    assert user.groups_left_out_at is not None
+    (event,) = AuditEvent.objects.filter(action="account.groups_left_out")
+    assert event.changes == {"roles_kept": AUDITORS, "teams_kept": "Choir, Finance"}
+
+    accounts.follow_directory(user, claims=CLAIMS | {"groups": []})
+    user.refresh_from_db()
+    assert (roles(user), user.groups_left_out_at) == ([], None)
+    assert list(Team.objects.filter(members=user)) == [by_hand]
+
+
+def test_an_app_role_that_was_taken_away_is_gone_in_spite_of_too_many_groups() -> None:
+    user = accounts.admit(claims=CLAIMS)
+    accounts.follow_directory(user, claims=CLAIMS | {"roles": ["ITAdmin"], "groups": ["Auditor"]})
+    assert roles(user) == [AUDITORS, IT_ADMINS]
+    accounts.follow_directory(user, claims=CLAIMS | LEFT_OUT)
+    assert roles(user) == [AUDITORS]
+
+
+def test_a_role_from_before_anything_was_noted_is_kept() -> None:
+    user = accounts.admit(claims=CLAIMS)
+    user.groups.add(Group.objects.get_or_create(name=IT_ADMINS)[0])
+    accounts.follow_directory(user, claims=CLAIMS | LEFT_OUT)
+    assert roles(user) == [IT_ADMINS]
+
+
+# --- Shut out and let in --------------------------------------------------------------------------
+
+NOW = timezone.now()
+
+
+def test_a_disabled_person_is_out_everywhere_and_stays_out_until_they_sign_in_anew(alice: User, bob: User) -> None:
+    browser = Client()
+    browser.force_login(bob, backend="django.contrib.auth.backends.ModelBackend")
+    assert browser.get("/").status_code == 200
+    for _ in range(2):
+        accounts.disable_person(bob, actor=alice, now=NOW)
+    assert browser.get("/").status_code == 302
+    refused = Client().post("/sign-in/", {"username": "bob", "password": cast.PASSWORD})
+    assert refused.status_code == 422
+    left = User.objects.get(pk=bob.pk)
+    assert (left.is_active, left.left_at, left.left_how) == (False, NOW, "disabled")
+    assert AccessPeriod.objects.filter(kind="disabled", person_id=bob.pk, ended_at=None).count() == 1
+
+    for _ in range(2):
+        accounts.enable_person(bob, actor=alice, now=NOW)
+    assert browser.get("/").status_code == 302, "a session from before has ended for good"
+    back = User.objects.get(pk=bob.pk)
+    assert (back.is_active, back.left_at) == (True, None)
+    assert not AccessPeriod.objects.filter(kind="disabled", ended_at=None).exists()
+    assert [action for action in actions() if "sign_in" not in action] == [
+        "account.disabled",
+        "account.left",
+        "account.enabled",
+        "account.back",
+    ]
+
+
+@pytest.mark.parametrize("backend", ["connections.microsoft.backends.MicrosoftSignIn"])
+def test_a_session_that_began_at_microsoft_ends_as_well(alice: User, bob: User, backend: str) -> None:
+    browser = Client()
+    browser.force_login(bob, backend=backend)
+    assert browser.get("/").status_code == 200
+    User.objects.filter(pk=bob.pk).update(is_active=False)
+    assert browser.get("/").status_code == 302
+    User.objects.filter(pk=bob.pk).update(is_active=True)
+    assert browser.get("/").status_code == 200
+
+
+def test_nobody_shuts_out_themselves_the_last_it_admin_or_an_operator(alice: User, bob: User, carol: User) -> None:
+    with pytest.raises(NotAllowed, match="yourself"):
+        accounts.disable_person(alice, actor=alice, now=NOW)
+    for person in (bob, carol):
+        with pytest.raises(NotAllowed):
+            accounts.disable_person(bob, actor=person, now=NOW)
+        with pytest.raises(NotAllowed):
+            accounts.enable_person(bob, actor=person, now=NOW)
+    root = User.objects.create_superuser("root", "root@example.org", cast.PASSWORD)
+    with pytest.raises(NotAllowed, match="operator"):
+        accounts.disable_person(root, actor=alice, now=NOW)
+    accounts.disable_person(alice, actor=root, now=NOW)
+    assert User.objects.filter(is_active=False).count() == 1
+
+
+def test_two_it_admins_cannot_shut_each_other_out(alice: User) -> None:
+    amy = cast.make_person("amy")
+    accounts.set_roles(amy, admin=True, auditor=False, actor=alice)
+    accounts.disable_person(amy, actor=alice, now=NOW)
+    stale = User.objects.get(pk=amy.pk)
+    stale.is_active = True
+    with pytest.raises(NotAllowed):
+        accounts.disable_person(alice, actor=stale, now=NOW)
+    assert User.objects.get(pk=alice.pk).is_active
+
+
+def test_the_last_it_admin_stays(alice: User) -> None:
+    """Whoever asks is an IT admin, so this is about one whose role was taken away at the same moment."""
+    amy = cast.make_person("amy")
+    accounts.set_roles(amy, admin=True, auditor=False, actor=alice)
+    amy = User.objects.get(pk=amy.pk)
+    assert accounts.access.person(amy).is_admin
+    amy.groups.clear()
+    with pytest.raises(StillInUse, match="last IT admin"):
+        accounts.disable_person(alice, actor=amy, now=NOW)
