@@ -106,6 +106,11 @@ def visible_teams(user: User) -> QuerySet[Team]:
     return Team.objects.all()
 
 
+def visible_people(user: User) -> QuerySet[User]:
+    """Accounts: all for IT admins and auditors, nobody's page for others."""
+    return User.objects.all() if can_read_people(user) else User.objects.none()
+
+
 def people() -> QuerySet[User]:
     """Everybody who can be shared with."""
     return User.objects.filter(is_active=True).order_by("first_name", "last_name", "username")
@@ -151,7 +156,8 @@ def visible_incidents(user: User) -> QuerySet[Incident]:
     if asking.is_admin or asking.is_auditor:
         return found
     mine = visible_affected(user).values("incident")
-    return found.filter(Q(pk__in=mine) | Q(assignee=user) | Q(kind=Incident.Kind.OUTAGE))
+    others = found.exclude(kind=Incident.Kind.LEAVER)  # who has left is told to IT admins and auditors
+    return others.filter(Q(pk__in=mine) | Q(assignee=user) | Q(kind=Incident.Kind.OUTAGE))
 
 
 def visible_affected(user: User) -> QuerySet[AffectedConnection]:

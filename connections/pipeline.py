@@ -118,9 +118,15 @@ def admit_person(
     return {"user": user, "is_new": False}
 
 
-def follow_directory(user: User, response: dict[str, Any], **kwargs: Any) -> None:
+def follow_directory(strategy: PortalStrategy, user: User, response: dict[str, Any], **kwargs: Any) -> None:
     """Take over name, address and roles as the directory has them now."""
     accounts.follow_directory(user, claims=response)
+    if accounts.groups_left_out(response):
+        messages.warning(
+            strategy.request,
+            "Microsoft left your groups out of the sign-in, because there are too many. Roles and teams you had from "
+            "groups stay as they were; your account page says what an IT admin can do about it.",
+        )
 
 
 # --- The one step of a connection's sign-in -------------------------------------------------------

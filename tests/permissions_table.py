@@ -109,6 +109,8 @@ connection_enable                     GET    in  405 405 405 405 405 405 405 405
 connection_enable                     POST   in  302 403 403 403 404 404 302 403
 connection_remove                     GET    in  200 403 403 403 404 404 200 403
 connection_remove                     POST   in  302 403 403 403 404 404 302 403
+connection_hand_over                  GET    in  200 403 403 403 404 404 200 403
+connection_hand_over                  POST   in  302 403 403 403 404 404 302 403
 mailbox_attach                        GET    in  200 403 200 403 404 404 403 403
 mailbox_attach                        POST   in  302 403 302 403 404 404 403 403
 mailbox_probe_all                     GET    in  405 405 405 405 405 405 405 405
@@ -153,6 +155,17 @@ team_member_add                       GET    in  405 405 405 405 405 405 405 405
 team_member_add                       POST   in  403 403 403 403 403 403 302 403
 team_member_remove                    GET    in  405 405 405 405 405 405 405 405
 team_member_remove                    POST   in  403 403 403 403 403 403 302 403
+
+people                                GET    in  403 403 403 403 403 403 200 200
+people                                POST   in  405 405 405 405 405 405 405 405
+person                                GET    in  403 403 403 403 403 403 200 200
+person                                POST   in  405 405 405 405 405 405 405 405
+person_disable                        GET    in  403 403 403 403 403 403 200 403
+person_disable                        POST   in  403 403 403 403 403 403 302 403
+person_enable                         GET    in  405 405 405 405 405 405 405 405
+person_enable                         POST   in  403 403 403 403 403 403 302 403
+person_hand_over                      GET    in  403 403 403 403 403 403 200 403
+person_hand_over                      POST   in  403 403 403 403 403 403 302 403
 
 api_keys                              GET    in  200 200 200 200 200 200 200 200
 api_keys                              POST   in  405 405 405 405 405 405 405 405

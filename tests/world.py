@@ -107,6 +107,8 @@ class World:
             return reverse(name, kwargs={"ref": str(self.connection.pk)})
         elif name == "share_end":
             arguments = {"pk": self.connection.pk, "share_pk": self.share.pk}
+        elif name == "person" or name.startswith("person_"):
+            arguments = {"pk": self.people["bob"].pk}
         elif name == "team_member_remove":
             arguments = {"pk": self.team.pk, "user_pk": self.people["dave"].pk}
         elif name in ("team", "team_edit", "team_remove", "team_member_add"):
@@ -219,6 +221,16 @@ def posted(world: World) -> dict[str, dict[str, Any]]:
     secret = {"kind": "secret", "secret": seed.ROBOTS_SECRET, "expires_at": tomorrow, "save_untried": "1"}
     return {
         "share_add": {"whom": f"person:{world.people['carol'].pk}", "level": "use", "understood": "on"},
+        "connection_hand_over": {
+            "seen_owner": world.people["bob"].pk,
+            "new_owner": world.people["una"].pk,
+            "grant": "keep",
+        },
+        "person_hand_over": {
+            "everything_to": world.people["una"].pk,
+            "grant": "cut",
+            f"take_{world.connection.pk}": "on",
+        },
         "api_key_add": {"name": "Another", "scopes": ["token:read"]},
         "team_add": {"name": "Sales"},
         "team_edit": {"name": "Renamed"},

@@ -67,6 +67,11 @@ class Incident(models.Model):
         return self.title
 
     @property
+    def is_task(self) -> bool:
+        """Whether it is something to be done before anything breaks, and not something broken."""
+        return self.kind in (self.Kind.HAND_OVER, self.Kind.LEAVER)
+
+    @property
     def is_open(self) -> bool:
         """Whether it still breaks something."""
         return self.closed_at is None

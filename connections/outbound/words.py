@@ -23,8 +23,15 @@ _PHRASES = {
     "encryption_key": "encryption key missing",
     "outage": "Microsoft cannot be reached",
 }
+# Something to be done before anything breaks: the title says what.
+_TASKS = ("hand_over", "leaver")
 _WHO = {"it_admin": "an IT admin", "microsoft": "Microsoft; nobody here", "nobody": "nobody"}
-_BUTTONS = {"account": "Sign in again", "outage": "Look at the incident"}
+_BUTTONS = {
+    "account": "Sign in again",
+    "outage": "Look at the incident",
+    "hand_over": "Sign in for it",
+    "leaver": "Hand over",
+}
 _WHY = {
     "owner": "You get this because you own what stopped, and only you can mend it.",
     "it_admin": "You get this because you are an IT admin, and an IT admin must act.",
@@ -98,9 +105,15 @@ def _incident(event: str, facts: dict[str, Any], reason: str, at: datetime) -> A
         url=incident["url"],
         why=_WHY.get(reason, ""),
         affected=[f"{one['name']} (of {one['owner']})" for one in shown],
-        affected_label="Works again" if healed else "Affected connections",
+        affected_label=_affected_label(incident, healed=healed),
         more=incident["connection_count"] - len(shown),
     )
+
+
+def _affected_label(incident: dict[str, Any], *, healed: bool) -> str:
+    if incident["kind"] in _TASKS:
+        return "Connections"
+    return "Works again" if healed else "Affected connections"
 
 
 def _headlines(event: str, incident: dict[str, Any], age: timedelta) -> tuple[str, str, str]:
@@ -108,6 +121,8 @@ def _headlines(event: str, incident: dict[str, Any], age: timedelta) -> tuple[st
     names = [one["name"] for one in incident["connections"]]
     count, phrase = incident["connection_count"], _phrase(incident)
     who = names[0] if count == 1 and names else f"{count} connections" if count else ""
+    if incident["kind"] in _TASKS:
+        return _task_headlines(event, incident, age)
     if event == "healed":
         return f"Works again: {who or incident['title']}", f"Works again: {incident['title']}", "ok"
     if event == "reminder":
@@ -115,6 +130,15 @@ def _headlines(event: str, incident: dict[str, Any], age: timedelta) -> tuple[st
         subject = f"Still stopped after {lasts}: {who}, {phrase}" if who else f"Still open after {lasts}: {phrase}"
         return subject, f"Still not mended after {lasts}: {incident['title']}", "broken"
     return (f"{who} stopped: {phrase}" if who else incident["title"]), incident["title"], "broken"
+
+
+def _task_headlines(event: str, incident: dict[str, Any], age: timedelta) -> tuple[str, str, str]:
+    title = incident["title"]
+    if event == "healed":
+        return f"Done: {title}", f"Done: {title}", "ok"
+    if event == "reminder":
+        return f"Still to do after {duration(age)}: {title}", f"Still to do: {title}", "warning"
+    return title, title, "warning"
 
 
 def _phrase(incident: dict[str, Any]) -> str:

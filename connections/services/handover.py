@@ -135,7 +135,7 @@ def _change_owner(
     connection: Connection, new_owner: User, new_name: str, *, keep_grant: bool, actor: User, now: datetime
 ) -> HandOver:
     old_owner = connection.owner
-    kept = keep_grant and _is_worth_keeping(connection)
+    kept = keep_grant and is_worth_keeping(connection)
     is_cut = connection.is_delegated and not kept
     made = HandOver(
         connection=connection,
@@ -179,7 +179,7 @@ def _change_owner(
     return made
 
 
-def _is_worth_keeping(connection: Connection) -> bool:
+def is_worth_keeping(connection: Connection) -> bool:
     """Whether the old grant may still give tokens; that of an account which is gone will not, nor one never made."""
     if connection.status in (Status.PENDING, Status.RECONNECT_NEEDED) or connection.connected_at is None:
         return False

@@ -30,6 +30,7 @@ _PAGES: dict[str, tuple[str, Callable[[User], QuerySet[Any]]]] = {
     "ConsentRequest": ("consent_request", access.visible_consent_requests),
     "SharedMailbox": ("mailbox", access.visible_mailboxes),
     "Tenant": ("tenant", access.visible_tenants),
+    "User": ("person", access.visible_people),
 }
 
 

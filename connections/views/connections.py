@@ -22,7 +22,7 @@ from connections.microsoft import backends, capabilities
 from connections.models import AppRegistration, Connection, SharedMailbox, User
 from connections.models.app_registrations import AuthenticationType
 from connections.services import connections, drift, forecasts, keepalive, mailboxes, sign_ins
-from connections.views import consent_requests, listing, sharing
+from connections.views import consent_requests, handover, listing, sharing
 from connections.views.audit import history
 from connections.views.mailboxes import attached
 
@@ -157,6 +157,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
         "events": history(user, connection),
         **attached(user, connection),
         **sharing.panel(user, connection),
+        **handover.waiting(user, connection),
         "fetches": list(connection.fetches.values("key_name", "owner_name", "minute", "address", "count")[:10]),
     }
     return render(request, "connections/detail.html", context)

@@ -25,14 +25,19 @@ from connections.models import (
     Tenant,
     User,
 )
-from connections.views import consent_requests, incidents, states
+from connections.views import consent_requests, incidents, people, states
 
 LISTED = 20  # of each kind; the lists behind the links have them all
 MINE = 50
 EXPIRES_SOON = timedelta(days=30)
 SUMMARY_DAYS = 7
 _NEEDS_SOMEBODY = (Connection.Status.RECONNECT_NEEDED, Connection.Status.CONSENT_NEEDED, Connection.Status.BLOCKED)
-_NOT_OF_ONE_CONNECTION = (Incident.Kind.OUTAGE, Incident.Kind.MAILBOX, Incident.Kind.ENCRYPTION_KEY)
+_NOT_OF_ONE_CONNECTION = (
+    Incident.Kind.OUTAGE,
+    Incident.Kind.MAILBOX,
+    Incident.Kind.ENCRYPTION_KEY,
+    Incident.Kind.HAND_OVER,
+)
 _SHOWN_IN_ORDER = (Connection.Status.ACTIVE, *_NEEDS_SOMEBODY, Connection.Status.PENDING, Connection.Status.DISABLED)
 
 
@@ -60,6 +65,7 @@ def _for_admin(user: User) -> dict[str, Any]:
         "credentials": _expiring_credentials(),
         "consents": _open_consents(),
         "requests": consent_requests.to_decide(user),
+        "people_notices": people.notices(),
         "unreachable": MailboxAccess.objects.filter(state=MailboxAccess.State.UNREACHABLE).count(),
     }
     troubles = ("incidents", "apps", "groups", "credentials", "consents", "requests")

@@ -159,9 +159,18 @@ def repair_of(incident: Incident, user: User) -> Repair | None:
             return None
         name = first.connection.account_username or first.connection_name
         return Repair(f"Sign in again as {name}", reverse("connection_sign_in", args=[first.connection.pk]), True)
+    if incident.kind == Kind.HAND_OVER:
+        return _repair_of_new_owner(incident, user)
     if not access.can_manage_registry(user):
         return None
     return _repair_of_admin(incident)
+
+
+def _repair_of_new_owner(incident: Incident, user: User) -> Repair | None:
+    row = _visible_affected(user, incident).filter(healed_at=None, connection__owner=user).first()
+    if row is None or row.connection is None or incident.assignee_id != user.pk:
+        return None
+    return Repair(f"Sign in for {row.connection}", reverse("connection_sign_in", args=[row.connection.pk]), True)
 
 
 def _repair_of_admin(incident: Incident) -> Repair | None:
@@ -172,6 +181,8 @@ def _repair_of_admin(incident: Incident) -> Repair | None:
         return Repair("Grant consent", reverse("consent_start", args=[app.pk]))
     if incident.kind == Kind.MAILBOX and mailbox:
         return Repair("See what the mailbox lacks", reverse("mailbox", args=[mailbox.pk]))
+    if incident.kind == Kind.LEAVER and incident.person_id:
+        return Repair("Hand over", reverse("person_hand_over", args=[incident.person_id]))
     if incident.kind == Kind.POLICY and app:
         return Repair("Look at the app registration", reverse("app", args=[app.pk]))
     return None

@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("connections", "0014_who_disabled_and_who_left"),
+        ("connections", "0015_consent_requests"),
     ]
 
     operations = [

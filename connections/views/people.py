@@ -1,0 +1,208 @@
+"""Pages about people: who is here, what they own, who has left; shutting out and letting in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.contrib import messages
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from social_django.models import UserSocialAuth
+
+from connections import access
+from connections.models import ApiKey, Connection, ConsentRequest, Share, User
+from connections.models.accounts import AUDITORS, IT_ADMINS
+from connections.services import accounts, handover
+from connections.views import listing
+from connections.views.audit import history
+
+NAMED = 50  # of each kind of thing on a person's page
+_CAUSE = "Only IT admins and auditors may see what people own."
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One person of the list."""
+
+    person: User
+    role: str
+    ways: str
+    connections: int
+    keys: int
+
+
+@require_safe
+def index(request: HttpRequest) -> HttpResponse:
+    """Everybody: role, way of signing in, what they own, whether they have left."""
+    user = access.signed_in(request.user)
+    access.require(access.can_read_people(user), cause=_CAUSE, action="Your own account is under your name.")
+    filters = listing.Filters(
+        request,
+        search=("username", "first_name", "last_name", "email"),
+        placeholder="Name, sign-in name or e-mail",
+        choices=(
+            listing.Choice("left", "Left", (("1", "Have left"), ("0", "Are here")), _by_left),
+            listing.Choice("role", "Role", (("admin", "IT admins"), ("auditor", "Auditors")), _by_role),
+            listing.Choice("groups", "Groups", (("left-out", "Left out by Microsoft"),), _by_groups),
+        ),
+    )
+    page = listing.page(request, filters.apply(User.objects.all()), order=("first_name", "last_name", "pk"))
+    context = {"page": page, "rows": _rows(page.items), "filters": filters}
+    return render(request, "people/list.html", context)
+
+
+def _by_left(found: QuerySet[User], value: str) -> QuerySet[User]:
+    return found.filter(left_at__isnull=value == "0")
+
+
+def _by_role(found: QuerySet[User], value: str) -> QuerySet[User]:
+    if value == "admin":
+        return found.filter(pk__in=access.it_admins().values("pk"))
+    return found.filter(groups__name=AUDITORS)
+
+
+def _by_groups(found: QuerySet[User], value: str) -> QuerySet[User]:
+    return found.filter(groups_left_out_at__isnull=False)
+
+
+def _rows(people: list[User]) -> list[Row]:
+    """Roles and counts of one page in a few queries, however long it is."""
+    pks = [person.pk for person in people]
+    roles: dict[int, set[str]] = {}
+    for pk, name in User.groups.through.objects.filter(user__in=pks).values_list("user_id", "group__name"):
+        roles.setdefault(pk, set()).add(name)
+    with_microsoft = set(UserSocialAuth.objects.filter(user__in=pks).values_list("user_id", flat=True))
+    owned = dict(Connection.objects.filter(owner__in=pks).order_by().values_list("owner").annotate(Count("pk")))
+    keys = dict(_live_keys().filter(owner__in=pks).order_by().values_list("owner").annotate(Count("pk")))
+    return [
+        Row(
+            person,
+            _role(person, roles.get(person.pk, set())),
+            _ways(person, with_microsoft=person.pk in with_microsoft),
+            owned.get(person.pk, 0),
+            keys.get(person.pk, 0),
+        )
+        for person in people
+    ]
+
+
+def _live_keys() -> QuerySet[ApiKey]:
+    return ApiKey.objects.filter(Q(expires_at=None) | Q(expires_at__gt=timezone.now()), revoked_at=None)
+
+
+def _role(person: User, groups: set[str]) -> str:
+    """The role an account has while it is enabled."""
+    if person.is_superuser or IT_ADMINS in groups:
+        return "IT admin"
+    return "Auditor" if AUDITORS in groups else "Member"
+
+
+def _ways(person: User, *, with_microsoft: bool) -> str:
+    ways = [*(["Microsoft"] if with_microsoft else []), *(["local password"] if person.has_usable_password() else [])]
+    return " or ".join(ways) or "cannot sign in"
+
+
+@require_safe
+def detail(request: HttpRequest, pk: int) -> HttpResponse:
+    """Everything one person owns, gave and got, and what was done with their account."""
+    user = access.signed_in(request.user)
+    access.require(access.can_read_people(user), cause=_CAUSE, action="Your own account is under your name.")
+    person = get_object_or_404(User, pk=pk)
+    context = {
+        "row": _rows([person])[0],
+        "person": person,
+        "connections": _connections(user, person),
+        "given": _shares_given(person),
+        "got": _shares_got(person),
+        "keys": list(_live_keys().filter(owner=person)[:NAMED]),
+        "consents": _consents(person),
+        "teams": list(person.teams.all()[:NAMED]),
+        "tasks": handover.tasks_of(person),
+        "may_disable": access.can_disable_person(user, person),
+        "may_hand_over": access.can_manage_people(user),
+        "events": history(user, person),
+    }
+    return render(request, "people/detail.html", context)
+
+
+def _connections(user: User, person: User) -> list[Connection]:
+    return list(access.visible_connections(user).filter(owner=person)[:NAMED])
+
+
+def _shares_given(person: User) -> list[Share]:
+    """Of their own connections, whoever pressed the button."""
+    found = Share.objects.active().filter(connection__owner=person).select_related("connection", "person", "team")
+    return list(_without_tokens(found)[:NAMED])
+
+
+def _shares_got(person: User) -> list[Share]:
+    mine = Q(person=person) | Q(team__in=person.teams.values("pk"))
+    found = Share.objects.active().filter(mine).select_related("connection__owner", "person", "team")
+    return list(_without_tokens(found)[:NAMED])
+
+
+def _without_tokens(shares: QuerySet[Share]) -> QuerySet[Share]:
+    names = ("refresh_token", "previous_refresh_token", "access_token")
+    return shares.defer(*(f"connection__{name}" for name in names)).order_by("connection__name", "pk")
+
+
+def _consents(person: User) -> list[ConsentRequest]:
+    found = ConsentRequest.objects.filter(requested_by=person).select_related("app_registration")
+    return list(found.order_by("-requested_at", "-pk")[:NAMED])
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def disable(request: HttpRequest, pk: int) -> HttpResponse:
+    """Say what it means, then shut somebody out."""
+    user = access.signed_in(request.user)
+    access.require(access.can_manage_people(user), cause="Accounts are disabled by IT admins.", action="Ask one.")
+    person = get_object_or_404(User, pk=pk)
+    if request.method == "POST":
+        accounts.disable_person(person, actor=user, now=timezone.now())
+        messages.success(request, f"{person} is shut out of the portal.")
+        return redirect("person", pk=pk)
+    context = {"row": _rows([person])[0], "person": person, "may_disable": access.can_disable_person(user, person)}
+    return render(request, "people/disable.html", context)
+
+
+@require_POST
+def enable(request: HttpRequest, pk: int) -> HttpResponse:
+    """Let somebody in again."""
+    user = access.signed_in(request.user)
+    access.require(access.can_manage_people(user), cause="Accounts are enabled by IT admins.", action="Ask one.")
+    person = get_object_or_404(User, pk=pk)
+    accounts.enable_person(person, actor=user, now=timezone.now())
+    messages.success(request, f"{person} may sign in again.")
+    return redirect("person", pk=pk)
+
+
+# --- For the start page ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Leavers:
+    """How many people have left and still own something."""
+
+    people: int
+    connections: int
+
+
+def leavers() -> Leavers:
+    """Those who have left and own connections, in numbers."""
+    owned = Connection.objects.filter(owner__left_at__isnull=False)
+    left = User.objects.filter(Exists(Connection.objects.filter(owner=OuterRef("pk"))), left_at__isnull=False)
+    return Leavers(left.count(), owned.count())
+
+
+def groups_left_out() -> int:
+    """How many people's groups Microsoft left out at their last sign-in."""
+    return User.objects.filter(groups_left_out_at__isnull=False, is_active=True).count()
+
+
+def notices() -> dict[str, Any]:
+    """Context of people/_notices.html."""
+    return {"leavers": leavers(), "groups_left_out": groups_left_out()}
