@@ -55,8 +55,9 @@ class HandOverForm(forms.Form):
     )
 
     def __init__(self, *args: Any, connection: Connection, people: QuerySet[User], **kwargs: Any) -> None:
-        super().__init__(*args, initial={"seen_owner": connection.owner_id}, **kwargs)
+        super().__init__(*args, **kwargs)
         self.connection = connection
+        self.fields["seen_owner"].initial = connection.owner_id
         self.fields["new_owner"].queryset = people.exclude(pk=connection.owner_id)  # type: ignore[attr-defined]
         if connection.is_delegated and handover.is_worth_keeping(connection):
             self.fields["grant"] = GrantField()

@@ -1,0 +1,186 @@
+"""Pages about people: who is here, what they own, who has left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+from pytest_django import DjangoAssertNumQueries
+
+from connections.models import ApiKey, AuditEvent, Team, TeamMember, User
+from connections.services import accounts, handover, leavers, sharing
+from tests import cast
+
+pytestmark = pytest.mark.django_db
+
+NOW = timezone.now()
+SignIn = Callable[[User], Client]
+
+
+def make_key(owner: User, name: str = "Robot") -> ApiKey:
+    return ApiKey.objects.create(
+        name=name, owner=owner, prefix=f"p{owner.pk}{name}"[:16], digest="0" * 64, scopes=["token:read"]
+    )
+
+
+def page(client: Client, path: str) -> str:
+    answer = client.get(path)
+    assert answer.status_code == 200, path
+    return " ".join(answer.content.decode().split())
+
+
+# --- The list -------------------------------------------------------------------------------------
+
+
+def test_the_list_says_who_owns_what_and_who_has_left(alice: User, bob: User, carol: User, signed_in: SignIn) -> None:
+    cast.make_connection(owner=bob)
+    make_key(bob)
+    leavers.mark(bob, how=User.Left.DIRECTORY, cause="Gone.", now=NOW)
+    text = page(signed_in(carol), "/people/")
+    assert "1 connection, 1 API key" in text
+    assert "Has left" in text
+    for name in ("Alice Admin", "Bob Member", "Carol Auditor"):
+        assert name in text
+
+
+@pytest.mark.parametrize(
+    ("query", "shown"),
+    [
+        ("left=1", {"bob"}),
+        ("left=0", {"alice", "carol", "dave"}),
+        ("role=admin", {"alice"}),
+        ("role=auditor", {"carol"}),
+        ("groups=left-out", {"dave"}),
+        ("q=stranger", {"dave"}),
+        ("q=%00", {"alice", "bob", "carol", "dave"}),
+        ("left=nonsense", {"alice", "bob", "carol", "dave"}),
+        ("q=nobody-at-all", set()),
+    ],
+)
+def test_the_list_is_searched_and_narrowed(
+    alice: User, bob: User, carol: User, dave: User, signed_in: SignIn, query: str, shown: set[str]
+) -> None:
+    leavers.mark(bob, how=User.Left.DIRECTORY, cause="Gone.", now=NOW)
+    User.objects.filter(pk=dave.pk).update(groups_left_out_at=NOW)
+    answer = signed_in(alice).get(f"/people/?{query}")
+    assert {person.username for person in answer.context["page"].items} == shown
+
+
+def test_the_list_asks_the_database_as_often_for_many_as_for_one(
+    alice: User, signed_in: SignIn, django_assert_max_num_queries: DjangoAssertNumQueries
+) -> None:
+    for number in range(60):
+        person = cast.make_person(f"person{number}")
+        cast.make_connection(owner=person, name="Mine")
+    client = signed_in(alice)
+    with django_assert_max_num_queries(11):
+        assert client.get("/people/").status_code == 200
+
+
+# --- One person -----------------------------------------------------------------------------------
+
+
+def test_the_page_of_a_person_shows_everything_that_hangs_on_them(
+    alice: User, bob: User, dave: User, signed_in: SignIn
+) -> None:
+    mine, theirs = cast.make_connection(owner=bob), cast.make_connection(owner=dave, name="Payroll")
+    make_key(bob)
+    team = Team.objects.create(name="Finance")
+    TeamMember.objects.create(team=team, user=bob)
+    sharing.share(mine, person=dave, level="use", until=None, actor=bob, now=NOW)
+    sharing.share(theirs, team=team, level="manage", until=None, actor=dave, now=NOW)
+    text = page(signed_in(alice), f"/people/{bob.pk}/")
+    for said in ("Invoices", "Robot", "Finance", "Payroll", "through team Finance", "Dave Stranger", "Disable…"):
+        assert said in text, said
+    assert "refresh" not in text.lower() or "FictitiousRefreshToken" not in text
+
+
+def test_an_auditor_looks_and_presses_nothing(alice: User, bob: User, carol: User, signed_in: SignIn) -> None:
+    cast.make_connection(owner=bob)
+    text = page(signed_in(carol), f"/people/{bob.pk}/")
+    assert "Disable…" not in text
+    assert "Hand over…" not in text
+
+
+def test_a_person_nobody_knows_is_not_found(alice: User, signed_in: SignIn) -> None:
+    for path in ("/people/987654321/", "/people/987654321/hand-over/", "/people/987654321/disable/"):
+        assert signed_in(alice).get(path).status_code == 404
+
+
+def test_shutting_out_says_what_stops_and_letting_in_takes_it_back(alice: User, bob: User, signed_in: SignIn) -> None:
+    cast.make_connection(owner=bob)
+    make_key(bob)
+    client = signed_in(alice)
+    text = page(client, f"/people/{bob.pk}/disable/")
+    assert "1 API key of theirs is refused" in text
+    assert "1 connection of theirs goes on" in text
+    assert client.post(f"/people/{bob.pk}/disable/").status_code == 302
+    assert "is shut out of this portal" in page(client, f"/people/{bob.pk}/")
+    assert client.post(f"/people/{bob.pk}/enable/").status_code == 302
+    assert User.objects.get(pk=bob.pk).is_active
+    assert "Here" in page(client, f"/people/{bob.pk}/")
+
+
+def test_one_cannot_shut_out_oneself_and_the_page_says_so(alice: User, signed_in: SignIn) -> None:
+    client = signed_in(alice)
+    assert "cannot shut yourself out" in page(client, f"/people/{alice.pk}/disable/")
+    assert client.post(f"/people/{alice.pk}/disable/").status_code == 403
+    assert "Disable…" not in page(client, f"/people/{alice.pk}/")
+
+
+# --- Elsewhere ------------------------------------------------------------------------------------
+
+
+def test_the_start_page_of_it_admins_counts_leavers_and_leads_to_the_hand_over(
+    alice: User, bob: User, dave: User, carol: User, signed_in: SignIn
+) -> None:
+    for name in ("One", "Two", "Three"):
+        cast.make_connection(owner=bob, name=name)
+    cast.make_connection(owner=dave)
+    client = signed_in(alice)
+    assert "left and own" not in page(client, "/")
+    for person in (bob, dave):
+        leavers.mark(person, how=User.Left.DIRECTORY, cause="The account was deleted.", now=NOW)
+    text = page(client, "/")
+    assert "2 people have left and own 4 connections" in text
+    assert f'href="/people/{bob.pk}/hand-over/"' in text
+    assert "has left" not in page(signed_in(cast.make_person("eve")), "/")
+
+
+def test_who_has_left_is_not_told_to_members(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
+    connection = cast.make_connection(owner=bob)
+    sharing.share(connection, person=dave, level="use", until=None, actor=bob, now=NOW)
+    leavers.mark(bob, how=User.Left.DIRECTORY, cause="The account was deleted.", now=NOW)
+    assert "has left" not in page(signed_in(dave), "/incidents/")
+    assert "has left" in page(signed_in(alice), "/incidents/")
+
+
+def test_a_new_owner_finds_the_task_on_the_start_page_until_it_is_done(
+    alice: User, bob: User, dave: User, signed_in: SignIn
+) -> None:
+    connection = cast.make_connection(owner=bob)
+    handover.hand_over(connection, dave, keep_grant=True, actor=alice, now=NOW)
+    client = signed_in(dave)
+    text = page(client, "/")
+    assert "Sign in for Invoices" in text
+    assert f'action="/connections/{connection.pk}/sign-in/"' in text
+    text = page(client, f"/connections/{connection.pk}/")
+    assert "Alice Admin handed this connection over from Bob Member to you" in text
+    assert "Sign in for it" in text
+    assert "They have not signed in for it yet" in page(signed_in(alice), f"/connections/{connection.pk}/")
+
+
+def test_left_out_groups_are_told_with_what_to_do(alice: User, bob: User, signed_in: SignIn) -> None:
+    User.objects.filter(pk=bob.pk).update(groups_left_out_at=NOW)
+    for client, path in ((signed_in(bob), "/account/"), (signed_in(alice), f"/people/{bob.pk}/")):
+        text = page(client, path)
+        assert "Groups assigned to the application" in text
+    assert "leaves the groups of 1 person out" in page(signed_in(alice), "/")
+
+
+def test_the_audit_trail_leads_to_the_person(alice: User, bob: User, signed_in: SignIn) -> None:
+    accounts.disable_person(bob, actor=alice, now=NOW)
+    event = AuditEvent.objects.get(action="account.disabled")
+    assert f'href="/people/{bob.pk}/"' in page(signed_in(alice), f"/audit/{event.pk}/")
