@@ -119,7 +119,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
         "given": _shares_given(person),
         "got": _shares_got(person),
         "keys": list(_live_keys().filter(owner=person)[:NAMED]),
-        "consents": _consents(person),
+        "consents": _consents(user, person),
         "teams": list(person.teams.all()[:NAMED]),
         "tasks": handover.tasks_of(person),
         "may_disable": access.can_disable_person(user, person),
@@ -150,9 +150,8 @@ def _without_tokens(shares: QuerySet[Share]) -> QuerySet[Share]:
     return shares.defer(*(f"connection__{name}" for name in names)).order_by("connection__name", "pk")
 
 
-def _consents(person: User) -> list[ConsentRequest]:
-    found = ConsentRequest.objects.filter(requested_by=person).select_related("app_registration")
-    return list(found.order_by("-requested_at", "-pk")[:NAMED])
+def _consents(user: User, person: User) -> list[ConsentRequest]:
+    return list(access.visible_consent_requests(user).filter(requester=person)[:NAMED])
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
