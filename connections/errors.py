@@ -20,6 +20,8 @@ class PortalError(Exception):
     action = "Try again. If it happens again, tell an IT admin."
     # Who can mend it, where the kind of error alone tells: owner, it_admin or microsoft.
     who = ""
+    # Seconds after which a program may try again, where that alone can help.
+    retry_after: int | None = None
 
     def __init__(self, cause: str = "", *, action: str = "", field: str = "") -> None:
         self.cause = cause or self.cause
@@ -92,6 +94,20 @@ class KeyRefused(PortalError):
     who = "owner"
 
 
+class TooManyCalls(PortalError):
+    """The key, or the address, has used up its calls of this minute."""
+
+    code = "rate_limited"
+    status = 429
+    who = "nobody"
+    cause = "That is more calls in a minute than are allowed."
+    action = "Wait as long as Retry-After says, and keep tokens until they end instead of asking for each call."
+
+    def __init__(self, cause: str = "", *, retry_after: int) -> None:
+        super().__init__(cause)
+        self.retry_after = retry_after
+
+
 class ConnectionUnusable(PortalError):
     """The connection cannot give a token just now; cause and action say why."""
 
@@ -111,7 +127,7 @@ class TryAgainSoon(PortalError):
     code = "microsoft_unavailable"
     status = 503
     who = "microsoft"
-    retry_after = 15  # seconds
+    retry_after: int = 15
     cause = "Microsoft gave no token in time, and the stored one has ended."
     action = "Try again in a quarter of a minute; the portal keeps trying, too."
 

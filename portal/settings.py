@@ -73,6 +73,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "connections.middleware.request_context",
+    "connections.api.gate.gate",
     "connections.middleware.content_security_policy",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -233,6 +234,14 @@ ALERT_INTERVAL = env.float("ALERT_INTERVAL", default=10.0)  # seconds between tw
 ALERT_COPY_TO = [address.strip() for address in env.list("ALERT_COPY_TO", default=[]) if address.strip()]
 # Whether alert channels may lead to private addresses and plain http.
 ALERT_PRIVATE_TARGETS = env.bool("ALERT_PRIVATE_TARGETS", default=False)
+
+# --- The API --------------------------------------------------------------------------------------
+
+# Calls in a minute; 0: no limit. Of one key, and with wrong keys from one address.
+API_RATE_LIMIT = env.int("API_RATE_LIMIT", default=600)
+API_BAD_KEY_LIMIT = env.int("API_BAD_KEY_LIMIT", default=60)
+# The longest a key may last; 0: as long as one likes, also for ever.
+API_KEY_MAX_DAYS = env.int("API_KEY_MAX_DAYS", default=730)
 
 # --- The browser ----------------------------------------------------------------------------------
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
+from django.conf import settings
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest
 from django.shortcuts import get_object_or_404
@@ -9,20 +12,53 @@ from django.utils import timezone
 from ninja.security import HttpBearer
 
 from connections import access, audit
-from connections.errors import AmbiguousName, NotAllowed
+from connections.errors import AmbiguousName, KeyRefused, NotAllowed, TooManyCalls
 from connections.models import ApiKey, Connection
-from connections.services import api_keys
+from connections.services import api_keys, rate_limits
+from portal.waiting import MAY_WAIT
 
 LONGEST_NUMBER = 18  # digits of a primary key that every database takes
 LONGEST_NAME = 120
 MOST_CANDIDATES = 20
+_STANDING = "portal.rate_limit"  # in request.META
 
 
 class KeyAuth(HttpBearer):
     """``Authorization: Bearer m365p_…``; the key is then in ``request.auth``."""
 
     def authenticate(self, request: HttpRequest, token: str) -> ApiKey:
-        return api_keys.authenticate(token, address=audit.origin.get().address, now=timezone.now())
+        address, now = audit.origin.get().address, timezone.now()
+        try:
+            key = api_keys.authenticate(token, address=address, now=now)
+        except KeyRefused:
+            _count_bad_key(address, now)
+            raise
+        if request.META.get(MAY_WAIT) is not False:  # done once more after a wait, it is the same call
+            _count_call(request, key, now)
+        return key
+
+
+def _count_bad_key(address: str | None, now: datetime) -> None:
+    """Whoever only guesses is put off; a right key from the same address still works. Raises TooManyCalls."""
+    standing = rate_limits.count(f"bad-key:{address}", limit=settings.API_BAD_KEY_LIMIT, now=now)
+    if standing is not None and standing.is_exceeded:
+        raise TooManyCalls("Too many calls with wrong API keys from this address.", retry_after=standing.reset)
+
+
+def _count_call(request: HttpRequest, key: ApiKey, now: datetime) -> None:
+    standing = rate_limits.count(f"key:{key.pk}", limit=api_keys.limit_of(key), now=now)
+    request.META[_STANDING] = standing
+    if standing is not None and standing.is_exceeded:
+        raise TooManyCalls(
+            f"This API key may be used {standing.limit} times in a minute, and that is used up.",
+            retry_after=standing.reset,
+        )
+
+
+def standing_of(request: HttpRequest) -> rate_limits.Standing | None:
+    """Where the calling key stands within its limit; None if it has none, or nobody has shown a key."""
+    found: rate_limits.Standing | None = request.META.get(_STANDING)
+    return found
 
 
 def require_scope(request: HttpRequest, scope: str) -> ApiKey:
@@ -48,6 +84,16 @@ def find_connection(key: ApiKey, ref: str) -> Connection:
     Whatever is all digits is a number. The connection has its app registration, tenant and owner with it.
     """
     return _find(visible_connections(key), ref)
+
+
+def find_usable_connection(key: ApiKey, ref: str, *columns: str) -> Connection | None:
+    """As ``find_connection`` for the one call that must be cheap; None unless ``ref`` is the number of one whose
+    tokens the key may fetch. Only ``columns`` are read, in one query.
+    """
+    if not (ref.isascii() and ref.isdigit() and len(ref) <= LONGEST_NUMBER):
+        return None
+    usable = access.usable_connections(key.owner).select_related(None).select_related("app_registration")
+    return _narrowed(key, usable).defer(None).only(*columns).filter(pk=int(ref)).first()
 
 
 def _find(connections: QuerySet[Connection], ref: str) -> Connection:

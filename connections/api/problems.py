@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.http.response import HttpResponseBase
 from ninja import NinjaAPI, Schema
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 from pydantic import Field
 
-from connections.errors import KeyRefused, PortalError, TryAgainSoon
+from connections.errors import KeyRefused, PortalError
 
 
 class Problem(Schema):
@@ -41,7 +42,7 @@ def of(error: PortalError, **more: Any) -> HttpResponse:
     """A PortalError as a problem."""
     told = {"action": error.action, "who": error.who} | more
     answer = problem(error.status, error.code, type(error).cause, error.cause, **told)
-    if isinstance(error, TryAgainSoon):
+    if error.retry_after is not None:
         answer["Retry-After"] = str(error.retry_after)
     return answer
 
@@ -67,4 +68,35 @@ def _invalid(request: HttpRequest, error: Any) -> HttpResponse:
 
 
 def _refused(request: HttpRequest, error: Any) -> HttpResponse:
-    return problem(error.status_code, "refused", str(error))
+    code, title = _OTHERS.get(error.status_code, ("refused", "The call was refused."))
+    return problem(error.status_code, code, title, str(error))
+
+
+# --- Answers that come from elsewhere -------------------------------------------------------------
+
+# What Django or django-ninja answer without our doing, by status.
+_OTHERS = {
+    400: ("bad_request", "The call cannot be understood."),
+    403: ("not_allowed", "This is not allowed."),
+    404: ("not_found", "There is no such thing, or it is not yours to see."),
+    405: ("method_not_allowed", "This address does not answer to that method."),
+    413: ("too_large", "The body is too large."),
+    500: ("internal_error", "The portal made a mistake."),
+}
+
+
+def is_one(response: HttpResponseBase) -> bool:
+    """Whether the response is a problem already."""
+    return response.get("Content-Type", "").startswith("application/problem+json")
+
+
+def in_place_of(response: HttpResponseBase, *, request_id: str) -> HttpResponse:
+    """The problem that says what an answer without one means. It tells nothing of the portal's insides."""
+    status = response.status_code
+    code, title = _OTHERS.get(status, ("refused", "The call was refused."))
+    action = f"Tell an IT admin this number, which is in the log: {request_id}" if status >= 500 else ""
+    made = problem(status, code, title, action=action)
+    for name in ("Allow", "Retry-After"):
+        if response.has_header(name):
+            made[name] = response[name]
+    return made

@@ -15,7 +15,8 @@ from connections.api import keys, problems
 from connections.api.connections import link_of
 from connections.errors import ConnectionUnusable, NotAllowed, PortalError, TryAgainSoon
 from connections.models import ApiKey, Connection
-from connections.services import api_keys, incidents, tokens
+from connections.services import api_keys, incidents, refreshing, tokens
+from portal.waiting import MAY_WAIT, WAIT, Wait
 
 router = Router(tags=["Tokens"])
 LONGEST_VALIDITY = 3600
@@ -46,15 +47,13 @@ def fetch_token(request: HttpRequest, response: HttpResponse, ref: str, wanted: 
     While a valid token exists, trouble at Microsoft does not reach the caller; the header `Portal-Trouble` tells of it.
     """
     key = keys.require_scope(request, ApiKey.Scope.TOKEN_READ)
-    connection = keys.find_connection(key, ref)
-    if not access.can_fetch_token(key.owner, connection):
-        raise NotAllowed(
-            "You may see this connection, but it is not shared with you.", action="Ask its owner to share it."
-        )
+    connection = _find(key, ref)
     if connection.is_blocked_by_app and not _still_valid(connection, wanted.min_valid):
         return _refused(key, connection, _blocked_by_app(connection))
     try:
-        token = tokens.hand_out(connection, now=timezone.now(), min_valid=wanted.min_valid)
+        token = _hand_out(request, connection, wanted.min_valid)
+        if isinstance(token, tokens.Refreshing):
+            return _put_aside(request, token)
     except (ConnectionUnusable, TryAgainSoon) as error:
         return _refused(key, connection, error)
     api_keys.note_fetch(key, connection, address=audit.origin.get().address, now=timezone.now())
@@ -62,6 +61,34 @@ def fetch_token(request: HttpRequest, response: HttpResponse, ref: str, wanted: 
     if token.trouble:
         response["Portal-Trouble"] = token.trouble
     return {"access_token": token.access_token, "expires_at": token.expires_at, "scope": token.scope}
+
+
+def _find(key: ApiKey, ref: str) -> Connection:
+    columns = (*tokens.OFFERED, "name", "owner_id", "app_registration__rejected_at")
+    found = keys.find_usable_connection(key, ref, *columns)
+    if found is not None:
+        return found
+    # By name; or what follows says why not.
+    found = keys.find_connection(key, ref)
+    if not access.can_fetch_token(key.owner, found):
+        raise NotAllowed(
+            "You may see this connection, but it is not shared with you.", action="Ask its owner to share it."
+        )
+    return found
+
+
+def _hand_out(request: HttpRequest, connection: Connection, min_valid: int) -> tokens.Token | tokens.Refreshing:
+    """A token; where the server has a waiting room, without holding its thread while Microsoft is asked."""
+    now = timezone.now()
+    if MAY_WAIT not in request.META:
+        return tokens.hand_out(connection, now=now, min_valid=min_valid)
+    return tokens.offer(connection, now=now, min_valid=min_valid, waited=not request.META[MAY_WAIT])
+
+
+def _put_aside(request: HttpRequest, refresh: tokens.Refreshing) -> HttpResponse:
+    """Wait without a thread; the answer is sent only if the waiting room is full."""
+    request.META[WAIT] = Wait(refresh.turn, refresh.patience, refreshing.over)
+    return problems.of(TryAgainSoon("Too many callers wait for a token at this moment."))
 
 
 def _still_valid(connection: Connection, min_valid: int) -> bool:

@@ -34,6 +34,8 @@ class ApiKey(models.Model):
     only_chosen = models.BooleanField(default=False)
     connections = models.ManyToManyField(Connection, blank=True, related_name="api_keys")
     networks = models.JSONField(default=list, blank=True)  # CIDR texts; none means from anywhere
+    # Calls in a minute, where an IT admin has set them for this key; null means API_RATE_LIMIT, 0 any number.
+    rate_limit = models.PositiveIntegerField(null=True, blank=True)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True, editable=False)

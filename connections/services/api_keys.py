@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import F, Q
 
@@ -104,9 +105,14 @@ def authenticate(text: str, *, address: str | None, now: datetime) -> ApiKey:
     return found
 
 
+def limit_of(key: ApiKey) -> int:
+    """How often the key may be used in a minute; 0: as often as it likes."""
+    return key.rate_limit if key.rate_limit is not None else int(settings.API_RATE_LIMIT)
+
+
 def _note_use(key: ApiKey, address: str | None, now: datetime) -> None:
     """At most once a minute: a busy automation must not cost a write for every call."""
-    if key.last_used_at is None or now - key.last_used_at >= NOTE_USE_EVERY or key.last_used_from != address:
+    if key.last_used_at is None or now - key.last_used_at >= NOTE_USE_EVERY:
         stale = Q(last_used_at=None) | Q(last_used_at__lt=now)
         ApiKey.objects.filter(stale, pk=key.pk).update(last_used_at=now, last_used_from=address)
 

@@ -16,6 +16,7 @@ from django.utils import timezone
 from connections.errors import UnreadableSecret
 from connections.fields import seal, unseal
 from connections.models import AppCredential, AppRegistration, Connection, MailboxAccess
+from connections.services import rate_limits
 
 LAST_SWEEP = "sweep:last"  # cache key: unix time in seconds, written at the end of each sweep
 
@@ -107,6 +108,8 @@ def measures() -> Iterator[Measure]:
     yield Measure("portal_app_registrations_rejected", "App registrations that Microsoft rejects", rejected)
     unreachable = MailboxAccess.objects.filter(state=MailboxAccess.State.UNREACHABLE).count()
     yield Measure("portal_mailboxes_unreachable", "Shared mailboxes a connection cannot reach", unreachable)
+    uncounted = rate_limits.uncounted()
+    yield Measure("portal_api_calls_not_limited", "API calls let through while the cache was away", uncounted)
     try:
         age = seconds_since_sweep()
     except (redis.RedisError, OSError):

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from django.core.cache import cache
 from django.utils import timezone
-from redis.exceptions import RedisError
 
 from connections.errors import ConnectionUnusable, TryAgainSoon
 from connections.models import Connection
-from connections.services import asking, keepalive, outcomes
+from connections.services import refreshing
 
-logger = logging.getLogger(__name__)
-
-LONGEST_WAIT = 10.0  # seconds a caller waits for somebody else's refresh
+LONGEST_WAIT = 10.0  # seconds a caller waits for a refresh
+LONGEST_WAIT_FOR_BETTER = 3.0  # the same while there is a valid token that only does not last as long as asked
 LOOK_EVERY = 0.1
-# The turn ends by itself if its holder dies; longer than a token call can take.
-TURN_SECONDS = 30
+
+# By name, so that exactly this one of the encrypted columns is read.
+_COLUMNS = ("status", "status_cause", "status_action", "expires_at", "granted_scopes", "access_token")
+# What ``offer`` needs of a connection.
+OFFERED = (*_COLUMNS, "app_registration_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +56,48 @@ def hand_out(connection: Connection, *, now: datetime, min_valid: int) -> Token:
     raise TryAgainSoon
 
 
+@dataclass(frozen=True, slots=True)
+class Refreshing:
+    """There may soon be a (longer lasting) token: come back when ``turn`` is over, at the latest after ``patience``."""
+
+    turn: str
+    patience: float  # seconds
+
+
+def offer(connection: Connection, *, now: datetime, min_valid: int, waited: bool) -> Token | Refreshing:
+    """As ``hand_out``, but without ever waiting: a token, or what to wait for. ``waited``: the caller has done so.
+
+    Who has waited gets what there is. ``connection`` has just been read, with OFFERED. Raises ConnectionUnusable,
+    TryAgainSoon, UnreadableSecret.
+    """
+    found = _valid(*(getattr(connection, name) for name in _COLUMNS), now=now)
+    if found is not None and found.expires_at >= now + timedelta(seconds=min_valid):
+        return found
+    turn = refreshing.turn_of(connection.pk)
+    in_vain = refreshing.asked_in_vain(connection.pk, now) or (waited and not refreshing.over([turn]))
+    if not waited and not in_vain:
+        refreshing.begin(connection, min_valid=min_valid)
+        return Refreshing(turn, LONGEST_WAIT if found is None else LONGEST_WAIT_FOR_BETTER)
+    if found is None:
+        raise TryAgainSoon
+    return replace(found, trouble="microsoft_unavailable") if in_vain else found
+
+
 def _stored(pk: int, now: datetime) -> Token | None:
     """The stored token if it is valid. Raises ConnectionUnusable if the connection is not well."""
-    # By name, so that exactly this one of the encrypted columns is read.
-    columns = ("status", "status_cause", "status_action", "expires_at", "granted_scopes", "access_token")
-    status, cause, action, expires_at, scope, access_token = Connection.objects.values_list(*columns).get(pk=pk)
+    return _valid(*Connection.objects.values_list(*_COLUMNS).get(pk=pk), now=now)
+
+
+def _valid(
+    status: str,
+    cause: str,
+    action: str,
+    expires_at: datetime | None,
+    scope: str,
+    access_token: str | None,
+    *,
+    now: datetime,
+) -> Token | None:
     if status != Connection.Status.ACTIVE:
         raise ConnectionUnusable(cause or "Nobody has signed in for this connection yet.", action=action, code=status)
     if access_token is None or expires_at is None or expires_at <= now:
@@ -72,55 +107,22 @@ def _stored(pk: int, now: datetime) -> Token | None:
 
 def _refresh_once(pk: int, before: Token | None, now: datetime) -> Token | None:
     """Refresh, or wait for whoever is refreshing; None if there is no better token than before."""
-    if _asked_in_vain(pk, now):
+    if refreshing.asked_in_vain(pk, now):
         return None
-    turn = f"refresh:{pk}"
-    if _take(turn):
+    turn = refreshing.turn_of(pk)
+    if refreshing.take(turn):
         try:
-            outcomes.write(asking.ask(keepalive.claim_one(pk, now=now)), now=now)
+            refreshing.refresh(pk, now=now)
         finally:
-            _give_back(turn)
+            refreshing.give_back(turn)
         return _better(pk, before, now)
     end = time.monotonic() + LONGEST_WAIT
     while time.monotonic() < end:
         time.sleep(LOOK_EVERY)
         better = _better(pk, before, timezone.now())
-        if better is not None or not _is_taken(turn):
+        if better is not None or refreshing.over([turn]):
             return better
     return None
-
-
-def _asked_in_vain(pk: int, now: datetime) -> bool:
-    """Whether Microsoft has just given no answer, or asked for patience: polling would only make it worse."""
-    columns = ("trouble_at", "app_registration__paused_until")
-    trouble_at, paused_until = Connection.objects.values_list(*columns).get(pk=pk)
-    if paused_until is not None and paused_until > now:
-        return True
-    return trouble_at is not None and now - trouble_at < timedelta(seconds=TryAgainSoon.retry_after)
-
-
-# Without the cache everybody has a turn: Microsoft is asked more often than needed, and automations get their tokens.
-_CACHE_DOWN = (RedisError, OSError)
-
-
-def _take(turn: str) -> bool:
-    try:
-        return bool(cache.add(turn, 1, timeout=TURN_SECONDS))
-    except _CACHE_DOWN:
-        logger.warning("The cache cannot be reached; a token is refreshed without taking turns.")
-        return True
-
-
-def _give_back(turn: str) -> None:
-    with suppress(*_CACHE_DOWN):  # it ends by itself
-        cache.delete(turn)
-
-
-def _is_taken(turn: str) -> bool:
-    try:
-        return cache.get(turn) is not None
-    except _CACHE_DOWN:
-        return False
 
 
 def _better(pk: int, before: Token | None, now: datetime) -> Token | None:

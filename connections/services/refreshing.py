@@ -1,0 +1,158 @@
+"""Refreshing one connection because somebody asks for its token: once, however many ask, in however many processes.
+
+Whose turn it is stands in the cache. ``begin`` starts the refresh in a thread of its own and returns at once, so the
+thread that serves the caller never waits for Microsoft; the callers come back when ``over`` says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import datetime, timedelta
+
+from django.core.cache import cache
+from django.db import close_old_connections
+from django.utils import timezone
+from redis.exceptions import RedisError
+
+from connections.errors import TryAgainSoon
+from connections.models import Connection
+from connections.services import asking, keepalive, outcomes
+
+logger = logging.getLogger(__name__)
+
+# The turn ends by itself if its holder dies; longer than asking Microsoft can take.
+TURN_SECONDS = 30
+# In one process: refreshes under way, those of one app registration (one that hangs must not hold up the others), and
+# those that wait for a thread.
+MOST_AT_ONCE = 16
+MOST_OF_ONE_APP = 8
+MOST_IN_LINE = 500
+
+# Without the cache every process has its turn: Microsoft is asked more often, and automations get their tokens.
+_CACHE_DOWN = (RedisError, OSError)
+
+
+def turn_of(pk: int) -> str:
+    """The name of the turn to refresh a connection."""
+    return f"refresh:{pk}"
+
+
+def take(turn: str) -> bool:
+    """Whether the turn is ours now; to be given back."""
+    try:
+        return bool(cache.add(turn, 1, timeout=TURN_SECONDS))
+    except _CACHE_DOWN:
+        logger.warning("The cache cannot be reached; a token is refreshed without taking turns.")
+        return True
+
+
+def give_back(turn: str) -> None:
+    """Let others have the turn."""
+    with suppress(*_CACHE_DOWN):  # it ends by itself
+        cache.delete(turn)
+
+
+def over(turns: Collection[str]) -> set[str]:
+    """Which of these refreshes are over: nobody, in no process, is at them or waits to be."""
+    mine = _line.turns()
+    others = [turn for turn in turns if turn not in mine]
+    try:
+        taken = cache.get_many(others) if others else {}
+    except _CACHE_DOWN:
+        taken = {}
+    return {turn for turn in others if turn not in taken}
+
+
+def asked_in_vain(pk: int, now: datetime) -> bool:
+    """Whether Microsoft has just given no answer, or asked for patience: polling would only make it worse."""
+    columns = ("trouble_at", "app_registration__paused_until")
+    trouble_at, paused_until = Connection.objects.values_list(*columns).get(pk=pk)
+    if paused_until is not None and paused_until > now:
+        return True
+    return trouble_at is not None and now - trouble_at < timedelta(seconds=TryAgainSoon.retry_after)
+
+
+def refresh(pk: int, *, now: datetime) -> None:
+    """Ask Microsoft about the connection and write the answer down. The caller has the turn."""
+    outcomes.write(asking.ask(keepalive.claim_one(pk, now=now)), now=now)
+
+
+def begin(connection: Connection, *, min_valid: int) -> None:
+    """See to it that the connection is refreshed, unless its token lasts ``min_valid`` seconds; returns at once.
+
+    Raises TryAgainSoon if too much is under way already.
+    """
+    _line.add(connection.pk, connection.app_registration_id, lambda: _in_turn(connection.pk, min_valid))
+
+
+def _in_turn(pk: int, min_valid: int) -> None:
+    turn = turn_of(pk)
+    if not take(turn):
+        return  # another process is at it
+    try:
+        # Somebody may have been faster between the caller's look and this turn.
+        now = timezone.now()
+        fresh = Connection.objects.filter(pk=pk, expires_at__gte=now + timedelta(seconds=min_valid))
+        if Connection.objects.filter(pk=pk).exists() and not fresh.exists() and not asked_in_vain(pk, now):
+            refresh(pk, now=now)
+    finally:
+        give_back(turn)
+
+
+class _Line:
+    """Refreshes under way and in line, in this process. A thread that has done one goes on with the next it may do."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threads = ThreadPoolExecutor(MOST_AT_ONCE, thread_name_prefix="refresh")
+        self._waiting: deque[tuple[int, int, Callable[[], None]]] = deque()
+        self._known: set[int] = set()
+        self._running: Counter[int] = Counter()
+
+    def turns(self) -> set[str]:
+        """The turns of all that is under way or in line."""
+        with self._lock:
+            return {turn_of(pk) for pk in self._known}
+
+    def add(self, pk: int, app_id: int, job: Callable[[], None]) -> None:
+        """Have ``job`` done, unless one for the same connection is known. Raises TryAgainSoon if the line is full."""
+        with self._lock:
+            if pk in self._known:
+                return
+            if len(self._waiting) >= MOST_IN_LINE:
+                raise TryAgainSoon("Too many connections are being refreshed at this moment.")
+            self._known.add(pk)
+            self._waiting.append((pk, app_id, job))
+        self._threads.submit(self._work)
+
+    def _next(self) -> tuple[int, int, Callable[[], None]] | None:
+        with self._lock:
+            for place, (pk, app_id, job) in enumerate(self._waiting):
+                if self._running[app_id] < MOST_OF_ONE_APP:
+                    del self._waiting[place]
+                    self._running[app_id] += 1
+                    return pk, app_id, job
+        return None
+
+    def _work(self) -> None:
+        while (found := self._next()) is not None:
+            pk, app_id, job = found
+            close_old_connections()
+            try:
+                job()
+            except Exception:
+                # Whoever waits for it is told that there is no token yet; the sweep tries again in its own time.
+                logger.exception("A refresh that a caller waits for has failed.", extra={"connection": pk})
+            finally:
+                close_old_connections()
+                with self._lock:
+                    self._known.discard(pk)
+                    self._running[app_id] -= 1
+
+
+_line = _Line()

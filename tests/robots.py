@@ -1,0 +1,49 @@
+"""Many automations at once: a small load client on one thread, so that a thousand callers are a thousand sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Answer:
+    """What one caller got. ``seconds`` from sending to the last byte."""
+
+    status: int
+    headers: dict[str, str]
+    seconds: float
+    body: dict[str, Any] = field(default_factory=dict)
+
+
+async def call(port: int, path: str, key: str) -> Answer:
+    """One GET on a connection of its own."""
+    began = time.monotonic()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        head = f"GET /api/v1/{path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode())
+        await writer.drain()
+        raw = await reader.read()
+    finally:
+        writer.close()
+    top, _, content = raw.partition(b"\r\n\r\n")
+    first, *lines = top.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return Answer(int(first.split()[1]), headers, time.monotonic() - began, json.loads(content or b"{}"))
+
+
+async def calls(port: int, path: str, key: str, count: int) -> list[Answer]:
+    """``count`` callers at the same moment."""
+    return list(await asyncio.gather(*(call(port, path, key) for _ in range(count))))
+
+
+async def one_after_the_other(port: int, path: str, key: str, seconds: float) -> list[Answer]:
+    """One caller who asks again and again, for so many seconds."""
+    end, found = time.monotonic() + seconds, list[Answer]()
+    while time.monotonic() < end:
+        found.append(await call(port, path, key))
+    return found
