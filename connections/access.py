@@ -17,6 +17,7 @@ from connections.models import (
     AffectedConnection,
     ApiKey,
     AppRegistration,
+    Approval,
     AuditEvent,
     Connection,
     ConsentRequest,
@@ -178,6 +179,15 @@ def visible_consent_requests(user: User) -> QuerySet[ConsentRequest]:
     return found.filter(Q(requester=user) | Q(connection__owner=user))
 
 
+def visible_approvals(user: User) -> QuerySet[Approval]:
+    """Requests for approval: all for IT admins and auditors; for others what they asked and what is about their own."""
+    found = Approval.objects.select_related("connection", "requested_by")
+    asking = person(user)
+    if asking.is_admin or asking.is_auditor:
+        return found
+    return found.filter(Q(requested_by=user) | Q(connection__owner=user))
+
+
 def it_admins() -> QuerySet[User]:
     """Everybody who is an IT admin: what the portal asks of "an IT admin" is asked of these."""
     return User.objects.filter(Q(groups__name=IT_ADMINS) | Q(is_superuser=True), is_active=True).distinct()
@@ -212,6 +222,31 @@ def can_read_audit(user: User) -> bool:
 def can_manage_alerts(user: User) -> bool:
     """See what was delivered to whom, and manage the organisation's alert channels."""
     return person(user).is_admin
+
+
+def can_change_policy(user: User) -> bool:
+    """Make the rules of the organisation and of app registrations."""
+    return person(user).is_admin
+
+
+def can_read_policy(user: User) -> bool:
+    """Read every rule and what breaks it; members read a summary."""
+    return person(user).is_admin or person(user).is_auditor
+
+
+def can_decide_approvals(user: User) -> bool:
+    """Approve or decline what others ask."""
+    return person(user).is_admin
+
+
+def can_decide(user: User, approval: Approval) -> bool:
+    """Answer this request: an IT admin, but never the one who asked."""
+    return can_decide_approvals(user) and approval.requested_by_id != user.pk
+
+
+def can_withdraw_approval(user: User, approval: Approval) -> bool:
+    """Take a request back: who asked, or who owns the connection."""
+    return user.pk in (approval.requested_by_id, approval.connection.owner_id if approval.connection else None)
 
 
 def can_connect(user: User) -> bool:

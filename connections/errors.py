@@ -44,6 +44,35 @@ class NotAllowed(PortalError):
     who = "owner"
 
 
+class PolicyForbids(PortalError):
+    """A rule of the policy is against it; ``cause`` names the rule."""
+
+    code = "policy_forbids"
+    status = 403
+    who = "it_admin"
+    cause = "The organisation's policy forbids this."
+    action = "An IT admin can change the policy."
+
+
+class ApprovalNeeded(PortalError):
+    """The policy lets it happen only after an IT admin has approved it; ``cause`` names the rule."""
+
+    code = "approval_needed"
+    status = 409
+    who = "it_admin"
+    cause = "An IT admin must approve this first."
+    action = "Ask for approval on the connection's page."
+
+
+class ChangedMeanwhile(PortalError):
+    """Somebody else was faster; what this was decided on stands no longer. Nothing was changed."""
+
+    code = "changed_meanwhile"
+    status = 409
+    cause = "This was changed meanwhile."
+    action = "Look at it again, then decide."
+
+
 class InvalidInput(PortalError):
     """A value cannot be accepted; ``field`` names it."""
 

@@ -192,11 +192,15 @@ def parse_scopes(text: str) -> tuple[str, ...]:
     Separated by spaces, commas or line breaks; Graph's address in front is removed. Raises InvalidInput
     naming the first word that is no scope.
     """
-    words = [word.strip(_QUOTES) for word in _SEPARATORS.split(text)]
-    names = list(dict.fromkeys(_short(word) for word in words if word))
+    names = list(dict.fromkeys(_short(word) for word in words(text)))
     if len(names) > MAX_SCOPES:
         raise InvalidInput(f"These are {len(names)} scopes.", action=f"Give at most {MAX_SCOPES}.")
     return tuple(names)
+
+
+def words(text: str) -> list[str]:
+    """What somebody typed as a list: its words without the quotes and separators that get pasted along."""
+    return [word for word in (word.strip(_QUOTES) for word in _SEPARATORS.split(text)) if word]
 
 
 def _short(word: str) -> str:

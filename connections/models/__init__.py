@@ -11,6 +11,7 @@ from connections.models.consent import ConsentLink, ConsentRequest
 from connections.models.handovers import HandOver
 from connections.models.incidents import AffectedConnection, Incident
 from connections.models.mailboxes import MailboxAccess, SharedMailbox
+from connections.models.policy import Approval, Policy
 from connections.models.sharing import Share, Team, TeamMember
 from connections.models.tenants import Tenant
 
@@ -22,6 +23,7 @@ __all__ = [
     "ApiKey",
     "AppCredential",
     "AppRegistration",
+    "Approval",
     "AuditEvent",
     "Connection",
     "ConsentLink",
@@ -30,6 +32,7 @@ __all__ = [
     "HandOver",
     "Incident",
     "MailboxAccess",
+    "Policy",
     "Share",
     "SharedMailbox",
     "Team",

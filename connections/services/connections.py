@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from django.db import IntegrityError, transaction
+from django.utils import timezone
 
 from connections import access, audit
-from connections.errors import AlreadyExists, InvalidInput, MicrosoftRefused, NotAllowed, PortalError
+from connections.errors import (
+    AlreadyExists,
+    ApprovalNeeded,
+    InvalidInput,
+    MicrosoftRefused,
+    NotAllowed,
+    PolicyForbids,
+    PortalError,
+)
 from connections.microsoft import capabilities, tokens
 from connections.models import AppRegistration, Connection, SharedMailbox, User
 from connections.models.app_registrations import AuthenticationType
 from connections.services import (
     access_history,
     app_registrations,
+    approvals,
     asking,
     consent_outcomes,
     drift,
@@ -24,9 +35,11 @@ from connections.services import (
     mailbox_probes,
     mailboxes,
     outcomes,
+    policy_decisions,
     standing,
     token_store,
 )
+from connections.services.policy_decisions import Decision, Reason
 
 
 def start_delegated(
@@ -38,15 +51,23 @@ def start_delegated(
     shared_mailboxes: Sequence[SharedMailbox] = (),
     actor: User,
     now: datetime | None = None,
+    reason: str = "",
 ) -> Connection:
     """Make a connection that waits for its owner's sign-in; nothing is authorised yet.
 
-    Raises NotAllowed, InvalidInput, or AlreadyExists if the owner has a connection of that name.
+    Where the policy wants an approval, it is asked for with ``reason``, and nobody can sign in before it is given.
+    Raises NotAllowed, PolicyForbids, InvalidInput, or AlreadyExists if the owner has a connection of that name.
     """
     access.require(access.can_connect(actor), cause="Auditors only look.", action="Ask a member to connect.")
     made = _new(app_registration, AuthenticationType.AUTHORIZATION_CODE, name, chosen, extra_scopes, actor)
     made.created_at = now or made.created_at
-    return _insert(made, shared_mailboxes, actor)
+    decision, _ = approvals.lacking(made)
+    policy_decisions.refuse_forbidden(decision)
+    with transaction.atomic():
+        _insert(made, shared_mailboxes, actor)
+        if decision.approval:
+            approvals.ask(made, decision.approval, reason=reason, actor=actor, now=now or timezone.now())
+    return made
 
 
 def connect_app_only(
@@ -58,12 +79,14 @@ def connect_app_only(
     shared_mailboxes: Sequence[SharedMailbox] = (),
     actor: User,
     now: datetime,
+    reason: str = "",
 ) -> Connection:
     """Get an app-only token at Microsoft and store the connection with it.
 
-    A token that carries none of the permissions is stored as "consent needed", because an administrator can mend
-    it without anything being typed again, unless it reaches one of the mailboxes. Raises NotAllowed, InvalidInput,
-    AlreadyExists, MicrosoftRefused (nothing is stored) or MicrosoftUnavailable (nothing is stored).
+    Where the policy wants an approval, it is asked for with ``reason``, and the connection waits as "pending" without
+    Microsoft being asked; finish_app_only goes on after it. A token that carries none of the permissions is stored as "consent needed", because an administrator can mend
+    it without anything being typed again, unless it reaches one of the mailboxes. Raises NotAllowed, PolicyForbids,
+    InvalidInput, AlreadyExists, MicrosoftRefused (nothing is stored) or MicrosoftUnavailable (nothing is stored).
     """
     access.require(
         access.can_connect_app_only(actor),
@@ -71,11 +94,59 @@ def connect_app_only(
         action="Ask an IT admin to make it.",
     )
     made = _new(app_registration, AuthenticationType.CLIENT_CREDENTIALS, name, chosen, extra_scopes, actor)
-    answer = _first_token(app_registration, now)
+    decision, _ = approvals.lacking(made)
+    policy_decisions.refuse_forbidden(decision)
+    answer = None if decision.approval else _first_token(app_registration, now)
+    if answer is not None:
+        decision, _ = approvals.lacking(made, answer.granted)
+        policy_decisions.refuse_forbidden(decision)
     with transaction.atomic():
         _insert(made, shared_mailboxes, actor)
-        token_store.store_sign_in(made, answer=answer, now=now, values={"connected_at": now})
-        audit.record("connection.connected", made, actor=actor, changes={"roles": audit.listed(answer.granted)})
+        if answer is None or decision.approval:
+            _ask(made, decision, reason=reason, actor=actor, now=now)
+            return _as_stored(made)
+        _authorise(made, answer, actor, now)
+    return _tried_in_mailboxes(made, answer, actor, now)
+
+
+def finish_app_only(connection: Connection, *, actor: User, now: datetime) -> Connection:
+    """Get the first token of an app-only connection that waited for its approval; doing it twice is harmless.
+
+    Raises NotAllowed, PolicyForbids, ApprovalNeeded, and what Microsoft answers as connect_app_only does.
+    """
+    access.require(access.can_reconnect(actor, connection))
+    if connection.is_delegated or connection.status != Connection.Status.PENDING:
+        return connection
+    approvals.require(connection)
+    answer = _first_token(connection.app_registration, now)
+    with transaction.atomic():
+        current = Connection.objects.select_for_update(of=("self",)).select_related("app_registration__tenant")
+        made = current.get(pk=connection.pk)
+        decision, missing = approvals.lacking(made, answer.granted)
+        policy_decisions.refuse_forbidden(decision)
+        if made.status != Connection.Status.PENDING:
+            return made
+        if not missing:
+            _authorise(made, answer, actor, now)
+    if missing:
+        _ask(made, Decision(missing), reason="", actor=actor, now=now)
+        raise ApprovalNeeded(" ".join(Decision(missing).sentences), action="It waits for another approval.")
+    return _tried_in_mailboxes(made, answer, actor, now)
+
+
+def _ask(made: Connection, decision: Decision, *, reason: str, actor: User, now: datetime) -> None:
+    granted = [one.item for one in decision.approval if one.rule == "permissions"]
+    approvals.ask(made, decision.approval, reason=reason, actor=actor, now=now, also=granted)
+
+
+def _authorise(made: Connection, answer: tokens.TokenSet, actor: User, now: datetime) -> None:
+    approvals.settle(made, actor=actor, now=now)
+    token_store.store_sign_in(made, answer=answer, now=now, values={"connected_at": now})
+    audit.record("connection.connected", made, actor=actor, changes={"roles": audit.listed(answer.granted)})
+
+
+def _tried_in_mailboxes(made: Connection, answer: tokens.TokenSet, actor: User, now: datetime) -> Connection:
+    """The connection as it stands after its first token; with an empty one, what its mailboxes say counts."""
     made = _as_stored(made)
     if made.scopes and not answer.granted:
         # Exchange may let it into its mailboxes all the same; only asking tells.
@@ -97,12 +168,17 @@ def change(
     chosen: Sequence[str],
     extra_scopes: Sequence[str],
     actor: User,
+    now: datetime | None = None,
+    reason: str = "",
 ) -> bool:
     """Change name and capabilities. Returns whether a new sign-in (or consent) is needed to get what was added.
 
     What was granted stays: until the owner has signed in again, the connection goes on with the old permissions.
+    What is added must be allowed by the policy, and where that wants an approval it is asked for with ``reason``.
+    Raises NotAllowed, PolicyForbids, AlreadyExists.
     """
     access.require(access.can_reconnect(actor, connection))
+    moment = now or timezone.now()
     values: dict[str, Any] = {
         "name": name,
         "capabilities": list(chosen),
@@ -112,15 +188,58 @@ def change(
         values["scopes"] = " ".join(capabilities.application_roles(chosen, extra_scopes))
     changes = audit.changed(connection, values)
     if changes:
-        try:
-            with transaction.atomic():
-                Connection.objects.filter(pk=connection.pk).update(**values)
-                audit.record("connection.changed", connection, actor=actor, changes=changes)
-        except IntegrityError as taken:
-            raise _duplicate(name) from taken
+        before = {field: getattr(connection, field) for field in values}
         for field, value in values.items():
             setattr(connection, field, value)
+        try:
+            with transaction.atomic():
+                _lock(connection)
+                wanted = _judge_change(connection, before)
+                Connection.objects.filter(pk=connection.pk).update(**values)
+                audit.record("connection.changed", connection, actor=actor, changes=changes)
+                _follow_change(connection, wanted, before, reason=reason, actor=actor, now=moment)
+        except IntegrityError as taken:
+            raise _duplicate(name) from taken
+        except PolicyForbids:
+            for field, value in before.items():
+                setattr(connection, field, value)
+            raise
     return bool(lacking(connection))
+
+
+def _judge_change(connection: Connection, before: dict[str, Any]) -> tuple[Reason, ...]:
+    """What of a changed wish wants an approval. Raises PolicyForbids for what was added; what stood there is not judged."""
+    old = copy.copy(connection)
+    for field, value in before.items():
+        setattr(old, field, value)
+    decision, missing = approvals.lacking(connection)
+    known = set(approvals.lacking(old)[0].forbidden)
+    policy_decisions.refuse_forbidden(Decision(tuple(one for one in decision.forbidden if one not in known)))
+    had, wants = policy_decisions.wish_of(old), policy_decisions.wish_of(connection)
+    widened = not set(wants.permissions) <= set(had.permissions) or not set(wants.capabilities) <= set(had.capabilities)
+    if widened or approvals.waiting(connection) is not None:
+        return missing
+    return ()
+
+
+def _follow_change(
+    connection: Connection,
+    missing: tuple[Reason, ...],
+    before: dict[str, Any],
+    *,
+    reason: str,
+    actor: User,
+    now: datetime,
+) -> None:
+    if not missing:
+        if not approvals.lacking(connection)[1]:
+            approvals.settle(connection, actor=actor, now=now)
+        return
+    if all(getattr(connection, field) == before[field] for field in ("capabilities", "extra_scopes")):
+        return  # only the name
+    was = {field: before[field] for field in ("capabilities", "extra_scopes")}
+    worked = connection.connected_at is not None
+    approvals.ask(connection, missing, reason=reason, actor=actor, now=now, before=was if worked else None)
 
 
 def probe_mailboxes(connection: Connection, *, actor: User, now: datetime) -> None:
@@ -162,7 +281,8 @@ def disable(connection: Connection, *, actor: User, now: datetime) -> None:
 def enable(connection: Connection, *, actor: User, now: datetime) -> None:
     """Use a disabled connection again. The next sweep finds out whether its grant still lives.
 
-    Raises NotAllowed, also for the owner of a connection that an IT admin has disabled.
+    Raises NotAllowed, also for the owner of a connection that an IT admin has disabled, and PolicyForbids or
+    ApprovalNeeded where the policy is (by now) against it.
     """
     with transaction.atomic():
         _lock(connection)
@@ -175,6 +295,9 @@ def enable(connection: Connection, *, actor: User, now: datetime) -> None:
         )
         if connection.status != Connection.Status.DISABLED:
             return
+        if connection.connected_at is not None:
+            approvals.require(connection)
+            approvals.require_account(connection, connection.account_tid)
         values: dict[str, Any] = {**token_store.healthy(now), "refresh_after": now}
         waiting = handover.unfinished(connection)
         if connection.connected_at is None:
@@ -196,6 +319,7 @@ def remove(connection: Connection, *, actor: User, now: datetime) -> None:
         incidents.connection_removed(connection, now=now)
         access_history.connection_removed(connection, actor=actor, now=now)
         consent_outcomes.connection_removed(connection, actor=actor, now=now)
+        approvals.connection_removed(connection, actor=actor, now=now)
         audit.record(
             "connection.removed",
             connection,

@@ -132,8 +132,13 @@ def connections_well(pks: Collection[int], *, now: datetime) -> None:
 
 def connection_disabled(connection: Connection, *, now: datetime) -> None:
     """It breaks nothing any more; that its owner has left is still so."""
+    connections_disabled([connection.pk], now=now)
+
+
+def connections_disabled(pks: Collection[int], *, now: datetime) -> None:
+    """The same for many at once."""
     with transaction.atomic():
-        _mark_healed(_unhealed([connection.pk]).exclude(incident__kind=Kind.LEAVER), now=now)
+        _mark_healed(_unhealed(pks).exclude(incident__kind=Kind.LEAVER), now=now)
 
 
 def connection_removed(connection: Connection, *, now: datetime) -> None:

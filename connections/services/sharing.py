@@ -10,7 +10,8 @@ from django.db import IntegrityError, transaction
 from connections import access, audit
 from connections.errors import AlreadyExists, InvalidInput
 from connections.models import Connection, Share, Team, User
-from connections.services import access_history
+from connections.services import access_history, approvals, policy_decisions
+from connections.services.policy_decisions import Decision
 
 LONGEST = timedelta(days=3 * 366)
 MOST_AT_ONCE = 500  # lapsed shares one tick ends; the rest waits for the next
@@ -28,10 +29,14 @@ def share(
 ) -> Share:
     """Let a person or a team use or manage the connection, optionally until a moment.
 
-    Sharing again with the same one changes level and date. Raises NotAllowed, InvalidInput, AlreadyExists.
+    Sharing again with the same one changes level and date. Raises NotAllowed, InvalidInput, PolicyForbids,
+    AlreadyExists.
     """
     access.require(access.can_share(actor, connection), action="Ask its owner or an IT admin to share it.")
     _check(connection, person, team, until, now)
+    decision = decide(connection, with_team=team is not None, until=until, now=now)
+    policy_decisions.refuse_forbidden(decision, field=_field(decision))
+    approvals.require(connection)
     whom = {"person": person, "team": team}
     try:
         with transaction.atomic():
@@ -64,6 +69,23 @@ def unshare(found: Share, *, actor: User, now: datetime) -> None:
         _end(found, actor=actor, now=now)
 
 
+def end_because(found: Share, why: str, *, actor: User, now: datetime) -> bool:
+    """End a share for a reason that goes on record, inside the caller's transaction. Returns whether it still counted."""
+    return _end(found, actor=actor, now=now, why=why)
+
+
+def shorten_because(found: Share, why: str, *, until: datetime, actor: User, now: datetime) -> bool:
+    """Let a share end at ``until`` instead of later, or never. Returns whether it still counted and lasted longer."""
+    current = Share.objects.select_for_update().filter(pk=found.pk, ended_at=None).first()
+    if current is None or (current.until is not None and current.until <= until):
+        return False
+    before, current.until = current.until, until
+    Share.objects.filter(pk=current.pk).update(until=until)
+    access_history.shared(current, actor=actor, now=now)
+    _record("connection.share_changed", current, actor, now, [current.level] * 2, [before, until], why=why)
+    return True
+
+
 def end_all_of(*, actor: User | None, now: datetime, **whose: Any) -> None:
     """End every share of these (``team=``, ``person=``, ``connection=``), inside the caller's transaction."""
     for found in Share.objects.filter(ended_at=None, **whose).select_related("connection", "person", "team"):
@@ -83,6 +105,22 @@ def end_lapsed(*, now: datetime) -> int:
     return ended
 
 
+def decide(connection: Connection, *, with_team: bool, until: datetime | None, now: datetime) -> Decision:
+    """What the policy says to a share like this."""
+    return policy_decisions.decide_share(
+        policy_decisions.in_force().of(connection.app_registration),
+        authentication_type=connection.authentication_type,
+        with_team=with_team,
+        until=until,
+        now=now,
+    )
+
+
+def _field(decision: Decision) -> str:
+    rules = {reason.rule for reason in decision.reasons}
+    return "until" if rules == {"longest_share_days"} else "whom" if rules == {"share_with_people"} else ""
+
+
 def _check(
     connection: Connection, person: User | None, team: Team | None, until: datetime | None, now: datetime
 ) -> None:
@@ -96,17 +134,18 @@ def _check(
         raise InvalidInput("The end must be in the future, within three years.", field="until")
 
 
-def _end(found: Share, *, actor: User | None, now: datetime) -> None:
-    """End it as it stands under the lock: somebody may just have moved its date."""
+def _end(found: Share, *, actor: User | None, now: datetime, why: str = "") -> bool:
+    """End it as it stands under the lock: somebody may just have moved its date. Returns whether it counted."""
     current = Share.objects.select_for_update().filter(pk=found.pk, ended_at=None).first()
     if current is None:
-        return
+        return False
     if current.until is not None and current.until <= now:
         _lapse(current, now)
-        return
+        return False
     Share.objects.filter(pk=current.pk).update(ended_at=now)
     access_history.unshared(current, actor=actor, now=now)
-    _record("connection.unshared", current, actor, now, [current.level, None], [current.until, None])
+    _record("connection.unshared", current, actor, now, [current.level, None], [current.until, None], why=why)
+    return True
 
 
 def _lapse(found: Share, now: datetime) -> int:
@@ -126,6 +165,8 @@ def _record(
     now: datetime,
     levels: list[str | None],
     dates: list[datetime | None],
+    *,
+    why: str = "",
 ) -> None:
     """The facts are complete: what they say can be compared with the access history, and outlives the share."""
     whom = found.person or found.team
@@ -141,5 +182,6 @@ def _record(
             "with_type": "Team" if found.team_id else "User",
             "with_id": found.team_id or found.person_id,
             "share_id": found.pk,
+            **({"because": why} if why else {}),
         },
     )

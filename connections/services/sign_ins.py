@@ -10,6 +10,7 @@ from django.db import transaction
 
 from connections import access, audit
 from connections.errors import (
+    ApprovalNeeded,
     ConsentMissing,
     MicrosoftRefused,
     NoRefreshToken,
@@ -25,6 +26,7 @@ from connections.microsoft.errors import Verdict
 from connections.models import AuditEvent, Connection, User
 from connections.services import (
     app_registrations,
+    approvals,
     asking,
     consent,
     consent_outcomes,
@@ -77,12 +79,17 @@ def client_for(connection: Connection) -> backends.SignInClient:
 
 
 def begin(connection: Connection, *, actor: User, now: datetime) -> None:
-    """Note that ``actor`` is being sent to Microsoft, so that a sign-in that never returns can be told."""
+    """Note that ``actor`` is being sent to Microsoft, so that a sign-in that never returns can be told.
+
+    Raises NotAllowed, PolicyForbids, or ApprovalNeeded: nobody is sent to Microsoft for what would be refused.
+    """
     access.require(access.can_reconnect(actor, connection), action="Only its owner can sign in for it.")
     _require_use_again(connection, actor)
     if not connection.is_delegated:
         raise NotAllowed("An app-only connection has no person who could sign in.", action="Use “Check now” instead.")
+    approvals.require(connection)
     with transaction.atomic():
+        approvals.settle(connection, actor=actor, now=now)
         Connection.objects.filter(pk=connection.pk).update(sign_in_started_at=now)
         audit.record("connection.sign_in_started", connection, actor=actor)
 
@@ -97,9 +104,11 @@ def complete(
 ) -> None:
     """Store a fresh grant with the connection and clear every flag; keeps the connection's id.
 
-    Raises NoRefreshToken, WrongTenant, WrongAccount or ConsentMissing without changing anything.
+    Raises NoRefreshToken, WrongTenant, WrongAccount, ConsentMissing or PolicyForbids without changing anything, and
+    ApprovalNeeded having asked for it: in both cases nothing of the grant is kept.
     """
     _require_may_finish(connection, answer, account, actor)
+    _require_policy(connection, answer, account, actor=actor, now=now)
     values = {
         "account_tid": account.tid,
         "account_oid": account.oid,
@@ -113,6 +122,7 @@ def complete(
         current = Connection.objects.select_for_update().get(pk=connection.pk)
         # Again under the lock: two people may be signing in for it, or it was handed over meanwhile.
         _require_may_finish(current, answer, account, actor)
+        approvals.require_grant(current, answer.granted)
         first = current.connected_at is None
         changes = audit.changed(current, {**values, "status": Connection.Status.ACTIVE})
         changes.pop("connected_at", None)
@@ -126,6 +136,18 @@ def complete(
     connection.refresh_from_db()
     consent.seen_in_token(connection.app_registration, granted=answer.granted, now=now, tid=account.tid)
     consent_outcomes.tokens_seen([connection.pk], now=now)
+
+
+def _require_policy(
+    connection: Connection, answer: tokens.TokenSet, account: Account, *, actor: User, now: datetime
+) -> None:
+    """What Microsoft really granted, and to which account, must be allowed; more can come back than was asked for."""
+    approvals.require_account(connection, account.tid)
+    try:
+        approvals.require_grant(connection, answer.granted)
+    except ApprovalNeeded:
+        approvals.ask_for_grant(connection, answer.granted, actor=actor, now=now)
+        raise
 
 
 def fail(
@@ -155,7 +177,7 @@ def fail(
                 "status_code": verdict.code if verdict else error.code,
                 "status_cause": error.cause,
                 "status_action": error.action,
-                "status_who": verdict.who.value if verdict and not other else Connection.Who.OWNER,
+                "status_who": verdict.who.value if verdict and not other else error.who or Connection.Who.OWNER,
                 "status_since": now,
             }
         Connection.objects.filter(pk=connection.pk).update(**unfinished)

@@ -1,0 +1,97 @@
+"""The organisation's policy, and approvals of what it lets happen only when an IT admin agrees."""
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q, Value
+from django.db.models.functions import Coalesce
+from django.utils import timezone
+
+from connections.models.app_registrations import AppRegistration, AuthenticationType
+from connections.models.connections import Connection
+
+
+class Policy(models.Model):
+    """The rules of the organisation (``app_registration`` null) or the stricter ones of one app registration.
+
+    No row means that nothing is restricted. services.policy_rules gives ``rules`` their meaning.
+    """
+
+    app_registration = models.OneToOneField(AppRegistration, models.CASCADE, null=True, related_name="policy")
+    rules = models.JSONField(default=dict)
+    # Raised by every change: a form that was opened before another one was saved is told so.
+    version = models.PositiveIntegerField(default=1)
+    changed_at = models.DateTimeField(default=timezone.now)
+    changed_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
+
+    class Meta:
+        ordering = ("pk",)
+        verbose_name_plural = "policies"
+        constraints = (
+            # NULLs are distinct to a plain unique column; there is one organisation all the same.
+            models.UniqueConstraint(Coalesce("app_registration", Value(0)), name="policy_once"),
+        )
+
+    def __str__(self) -> str:
+        return f"Policy of {self.app_registration}" if self.app_registration_id else "Policy of the organisation"
+
+
+class Approval(models.Model):
+    """What somebody asked an IT admin to approve for one connection, and the answer.
+
+    It is never changed once it is decided, and covers exactly what was asked; a wider wish is another row.
+    """
+
+    class State(models.TextChoices):
+        """How far it got."""
+
+        WAITING = "waiting", "Waiting for an IT admin"
+        APPROVED = "approved", "Approved"
+        DECLINED = "declined", "Declined"
+        WITHDRAWN = "withdrawn", "Withdrawn"
+
+    # Null once the connection is removed; the name is frozen, so that the list still says what it was.
+    connection = models.ForeignKey(Connection, models.SET_NULL, null=True, related_name="approvals")
+    connection_name = models.CharField(max_length=120)
+    app_name = models.CharField(max_length=120)
+    authentication_type = models.CharField(max_length=20, choices=AuthenticationType)
+    # The whole wish: keys of capabilities, typed scopes, and every permission they come to, as short names.
+    capabilities = models.JSONField(default=list)
+    extra_scopes = models.TextField(blank=True)
+    permissions = models.JSONField(default=list)
+    # What the connection asked for before; put back when this is declined or withdrawn. Null: it is new.
+    before = models.JSONField(null=True)
+    reasons = models.JSONField(default=list)  # sentences: which rules want an approval
+    reason = models.TextField(blank=True)  # why it is needed, in the requester's words
+    state = models.CharField(max_length=10, choices=State, default=State.WAITING)
+    requested_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="approvals")
+    requested_by_name = models.CharField(max_length=320)
+    requested_at = models.DateTimeField()
+    decided_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
+    decided_by_name = models.CharField(max_length=320, blank=True)
+    decided_at = models.DateTimeField(null=True)
+    decision_reason = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ("-requested_at", "-pk")
+        constraints = (
+            models.UniqueConstraint(
+                fields=("connection",), condition=Q(state="waiting"), name="one_approval_waits_per_connection"
+            ),
+            models.CheckConstraint(
+                condition=Q(state="waiting", decided_at=None) | (~Q(state="waiting") & Q(decided_at__isnull=False)),
+                name="decided_approval_says_when",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"Approval for {self.connection_name}"
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether nobody has answered it yet."""
+        return self.state == self.State.WAITING
+
+    @property
+    def is_app_only(self) -> bool:
+        """Whether it is about an app-only connection."""
+        return self.authentication_type == AuthenticationType.CLIENT_CREDENTIALS

@@ -1,0 +1,74 @@
+"""The rules of a policy in words: for the audit trail, for members, and for comparing two states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from connections.microsoft import capabilities, clouds
+from connections.models import Tenant
+from connections.models.app_registrations import AuthenticationType
+from connections.services import policy_rules
+from connections.services.policy_decisions import TYPE_WORDS
+from connections.services.policy_rules import Effect, Rules
+
+NONE = "none"
+LABELS = {
+    "authentication_types": "allowed kinds of connections",
+    "environments": "allowed environments",
+    "tenants": "allowed tenants",
+    "personal_accounts": "personal Microsoft accounts",
+    "other_tenants": "accounts of directories not registered here",
+    "share_with_people": "sharing with single people",
+    "share_app_only": "sharing app-only connections",
+    "longest_share_days": "longest share",
+    "app_only_second_admin": "second IT admin for app-only connections",
+}
+
+
+def lines(rules: Rules, *, tenants: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Every rule as label and value. ``tenants`` gives names for tenant keys."""
+    names = tenants or {}
+    allowed: Callable[[bool], str] = lambda yes: "allowed" if yes else "forbidden"  # noqa: E731
+    types = {kind.value: words for kind, words in TYPE_WORDS.items()}
+    found = {
+        LABELS["authentication_types"]: _list(rules.authentication_types, types, len(AuthenticationType)),
+        LABELS["environments"]: _list(rules.environments, {key: cloud.label for key, cloud in clouds.CLOUDS.items()}),
+        LABELS["tenants"]: _list(rules.tenants, names),
+    }
+    labels = {key: known.label for key, known in capabilities.CAPABILITIES.items()}
+    for effect, word in ((Effect.FORBIDDEN, "forbidden"), (Effect.APPROVAL, "need approval")):
+        found[f"capabilities, {word}"] = _with(rules.capabilities, effect, labels)
+        found[f"permissions, {word}"] = _with(rules.permissions, effect, {})
+    found["permissions, allowed in spite of a pattern"] = _with(rules.permissions, Effect.ALLOWED, {})
+    days = rules.longest_share_days
+    return found | {
+        LABELS["personal_accounts"]: allowed(rules.personal_accounts),
+        LABELS["other_tenants"]: allowed(rules.other_tenants),
+        LABELS["share_with_people"]: allowed(rules.share_with_people),
+        LABELS["share_app_only"]: allowed(rules.share_app_only),
+        LABELS["longest_share_days"]: "no limit" if days is None else f"{days} day{'' if days == 1 else 's'}",
+        LABELS["app_only_second_admin"]: "must approve" if rules.app_only_second_admin else "not needed",
+    }
+
+
+def differences(before: Rules, after: Rules) -> dict[str, list[Any]]:
+    """The rules that differ, in words: {label: [before, after]}."""
+    names = tenant_names() if before.tenants != after.tenants else {}
+    old, new = lines(before, tenants=names), lines(after, tenants=names)
+    return {label: [old[label], new[label]] for label in old if old[label] != new[label]}
+
+
+def tenant_names() -> dict[str, str]:
+    """Names of the registered tenants by their keys; one query."""
+    return {policy_rules.tenant_key(tenant): tenant.name for tenant in Tenant.objects.all()}
+
+
+def _list(chosen: Collection[str] | None, names: Mapping[str, str], total: int = 0) -> str:
+    if chosen is None or len(chosen) == total != 0:
+        return "all"
+    return ", ".join(sorted(names.get(one, one) for one in chosen)) or NONE
+
+
+def _with(rules: Mapping[str, Effect], effect: Effect, labels: Mapping[str, str]) -> str:
+    return ", ".join(labels.get(name, name) for name, one in rules.items() if one is effect) or NONE
