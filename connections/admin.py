@@ -29,11 +29,13 @@ from connections.microsoft import clouds
 from connections.models import (
     AppCredential,
     AppRegistration,
+    Approval,
     AuditEvent,
     Connection,
     ConsentLink,
     ConsentRequest,
     MailboxAccess,
+    Policy,
     SharedMailbox,
     Tenant,
     User,
@@ -302,4 +304,6 @@ _read_only(SharedMailbox, "address", "tenant")
 _read_only(MailboxAccess, "__str__", "state", "probed_at")
 _read_only(ConsentLink, "__str__", "state", "requested_at")
 _read_only(ConsentRequest, "__str__", "state", "requester_name", "asked_at")
+_read_only(Policy, "__str__", "version", "changed_at")
+_read_only(Approval, "__str__", "state", "requested_at")
 _read_only(AuditEvent, "at", "actor_name", "action", "target_name", "outcome")

@@ -213,6 +213,27 @@ alert_channel_test                    POST   in  403 403 403 403 403 403 302 403
 alert_channel_secret                  GET    in  405 405 405 405 405 405 405 405
 alert_channel_secret                  POST   in  403 403 403 403 403 403 200 403
 
+policy                                GET    in  200 200 200 200 200 200 200 200
+policy                                POST   in  403 403 403 403 403 403 302 403
+policy_app                            GET    in  200 200 200 200 200 200 200 200
+policy_app                            POST   in  403 403 403 403 403 403 302 403
+policy_violations                     GET    in  403 403 403 403 403 403 200 200
+policy_violations                     POST   in  405 405 405 405 405 405 405 405
+approvals                             GET    in  200 200 200 200 200 200 200 200
+approvals                             POST   in  405 405 405 405 405 405 405 405
+approval                              GET    in  200 404 404 404 404 404 200 200
+approval                              POST   in  405 405 405 405 405 405 405 405
+approval_approve                      GET    in  405 405 405 405 405 405 405 405
+approval_approve                      POST   in  403 404 404 404 404 404 302 403
+approval_decline                      GET    in  405 405 405 405 405 405 405 405
+approval_decline                      POST   in  403 404 404 404 404 404 302 403
+approval_withdraw                     GET    in  405 405 405 405 405 405 405 405
+approval_withdraw                     POST   in  302 404 404 404 404 404 403 403
+approval_ask                          GET    in  200 403 200 403 404 404 403 403
+approval_ask                          POST   in  302 403 302 403 404 404 403 403
+connection_connect                    GET    in  405 405 405 405 405 405 405 405
+connection_connect                    POST   in  302 403 302 403 404 404 403 403
+
 expiries                              GET    in  200 200 200 200 200 200 200 200
 expiries                              POST   in  405 405 405 405 405 405 405 405
 

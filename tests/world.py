@@ -11,12 +11,13 @@ from django.urls import reverse
 from django.utils import timezone
 
 from connections import audit
-from connections.microsoft import certificates
+from connections.microsoft import capabilities, certificates, clouds
 from connections.models import (
     AlertChannel,
     ApiKey,
     AppCredential,
     AppRegistration,
+    Approval,
     AuditEvent,
     Connection,
     ConsentLink,
@@ -75,6 +76,7 @@ class World:
     team: Team
     channel: AlertChannel
     delivery: Delivery
+    approval: Approval
 
     def url(self, name: str, argument: str = "") -> str:
         """The address of a URL name, with this world's ids filled in."""
@@ -115,6 +117,12 @@ class World:
             arguments = {"pk": self.team.pk}
         elif name == "consent_request" or name.startswith("consent_request_"):
             arguments = {"pk": self.consent_request.pk}
+        elif name in ("approval", "approval_approve", "approval_decline", "approval_withdraw"):
+            arguments = {"pk": self.approval.pk}
+        elif name == "approval_ask":
+            arguments = {"pk": self.connection.pk}
+        elif name == "policy_app":
+            arguments = {"pk": self.app.pk}
         elif name == "incident":
             arguments = {"pk": self.incident.pk}
         elif name == "audit_event":
@@ -178,6 +186,7 @@ def make(people: dict[str, User], **connection: Any) -> World:
         event=audit.record("connection.created", made, actor=bob),
         incident=incident,
         channel=channel,
+        approval=make_approval(made),
         delivery=incident.deliveries.order_by("pk")[0],
     )
 
@@ -195,6 +204,34 @@ def relate(world: World) -> World:
         person=related["eve"], until=now - timedelta(days=1), created_at=now - timedelta(days=9), **made_by
     )
     return replace(world, people=world.people | related)
+
+
+def make_approval(connection: Connection, **overrides: Any) -> Approval:
+    """A request of the connection's owner that waits for an IT admin."""
+    values: dict[str, Any] = {
+        "connection_name": connection.name,
+        "app_name": connection.app_registration.name,
+        "authentication_type": connection.authentication_type,
+        "capabilities": connection.capabilities,
+        "permissions": ["Mail.Read"],
+        "reasons": ["Mail.Read needs the approval of an IT admin: so says the organisation's policy."],
+        "requested_by": connection.owner,
+        "requested_by_name": str(connection.owner),
+        "requested_at": timezone.now(),
+    }
+    return Approval.objects.create(connection=connection, **(values | overrides))
+
+
+def policy_form(**typed: Any) -> dict[str, Any]:
+    """The form of a policy as it is when nothing is restricted, with ``typed`` on top."""
+    allowed = dict.fromkeys((f"capability-{key}" for key in capabilities.CAPABILITIES), "allowed")
+    ticked = dict.fromkeys(("personal_accounts", "other_tenants", "share_with_people", "share_app_only"), "on")
+    everywhere = {
+        "authentication_types": ["authorization_code", "client_credentials"],
+        "environments": list(clouds.CLOUDS),
+        "tenants": [f"{tenant.environment}/{tenant.directory_id}" for tenant in Tenant.objects.all()],
+    }
+    return allowed | ticked | everywhere | typed
 
 
 def make_elsewhere() -> dict[str, Any]:
@@ -220,6 +257,10 @@ def posted(world: World) -> dict[str, dict[str, Any]]:
     tomorrow = (timezone.now() + timedelta(days=1)).date().isoformat()
     secret = {"kind": "secret", "secret": seed.ROBOTS_SECRET, "expires_at": tomorrow, "save_untried": "1"}
     return {
+        "policy": policy_form(**{"capability-files.write": "forbidden"}),
+        "policy_app": policy_form(**{"capability-files.write": "approval"}),
+        "approval_decline": {"reason": "Use a team mailbox instead."},
+        "approval_ask": {"reason": "For the invoices."},
         "share_add": {"whom": f"person:{world.people['carol'].pk}", "level": "use", "understood": "on"},
         "connection_hand_over": {
             "seen_owner": world.people["bob"].pk,

@@ -14,10 +14,12 @@ from connections.models import AppRegistration, Tenant
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """One capability as a check box."""
+    """One capability as a check box; where the policy says something about it, ``note`` does, and it may be off."""
 
     capability: capabilities.Capability
     ticked: bool
+    note: str = ""
+    off: bool = False
 
 
 class CapabilitiesField(forms.MultipleChoiceField):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from django import forms
@@ -10,9 +12,12 @@ from django.core.validators import EmailValidator
 from connections.errors import InvalidInput
 from connections.forms.app_registrations import CapabilitiesField, Tick, ticks_by_group
 from connections.forms.fields import NameField, tidy
+from connections.forms.policy import REASON_LENGTH
 from connections.microsoft import capabilities
 from connections.models import AppRegistration, Connection, SharedMailbox
 from connections.models.app_registrations import AuthenticationType
+from connections.services import policy_decisions
+from connections.services.policy_decisions import Policies
 
 MOST_MAILBOXES = 20
 
@@ -76,11 +81,40 @@ class WishesForm(forms.Form):
         help_text="Only if something is missing above: names as in Microsoft's documentation, separated by spaces.",
     )
 
+    reason = forms.CharField(
+        label="Why it is needed",
+        required=False,
+        max_length=REASON_LENGTH,
+        widget=forms.Textarea(attrs={"rows": 2}),
+        help_text="The IT admin who approves it reads this.",
+    )
+
     authentication_type: str = AuthenticationType.AUTHORIZATION_CODE
+    rules: Policies = ()
+
+    def follow(self, rules: Policies, app_registration: AppRegistration, kinds: Sequence[str]) -> None:
+        """Show what the policy says about each capability. A reason is asked for only where an approval may be needed."""
+        self.rules = rules
+        keys = self.fields["chosen"].choices  # type: ignore[attr-defined]
+        self._said = {key: policy_decisions.offered(rules, key, app_registration, kinds) for key, _ in keys}
+        if not policy_decisions.wants_approvals(rules):
+            self.fields["reason"].widget = forms.HiddenInput()
 
     def ticks(self) -> list[tuple[str, list[Tick]]]:
-        """The capabilities under their groups, for the template."""
-        return ticks_by_group(self, "chosen")
+        """The capabilities under their groups, for the template; a forbidden one can only be taken away."""
+        return [(group, [self._judged(tick) for tick in ticks]) for group, ticks in ticks_by_group(self, "chosen")]
+
+    def _judged(self, tick: Tick) -> Tick:
+        said = self._said.get(tick.capability.key)
+        if said is None or not said.reasons:
+            return tick
+        off = bool(said.forbidden) and tick.capability.key not in self.kept
+        return replace(tick, ticked=tick.ticked and not off, note=" ".join(said.sentences), off=off)
+
+    @property
+    def kept(self) -> frozenset[str]:
+        """Capabilities it has already, so that saving something else does not lose them."""
+        return frozenset()
 
     def chosen_type(self, cleaned: dict[str, Any]) -> str:
         """Delegated or app-only."""
@@ -133,16 +167,26 @@ class ConnectForm(WishesForm):
         label="Other shared mailboxes", help_text="Addresses that are not listed yet, one a line."
     )
 
-    field_order = ("kind", "name", "chosen", "extra_scopes", "shared_mailboxes", "new_mailboxes")
+    field_order = ("kind", "name", "chosen", "extra_scopes", "reason", "shared_mailboxes", "new_mailboxes")
 
-    def __init__(self, app_registration: AppRegistration, *args: Any, app_only: bool, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        app_registration: AppRegistration,
+        *args: Any,
+        app_only: bool,
+        rules: Policies = (),
+        **kwargs: Any,
+    ) -> None:
         kwargs["initial"] = {"chosen": app_registration.default_capabilities, **kwargs.get("initial", {})}
         super().__init__(*args, **kwargs)
         offered = [
             (value, label)
             for value, label in AuthenticationType.choices
-            if app_registration.allows(value) and (app_only or value != AuthenticationType.CLIENT_CREDENTIALS)
+            if app_registration.allows(value)
+            and (app_only or value != AuthenticationType.CLIENT_CREDENTIALS)
+            and not policy_decisions.kind_closed(rules, value)
         ]
+        self.follow(rules, app_registration, [value for value, _ in offered])
         field = self.fields["kind"]
         field.choices = offered  # type: ignore[attr-defined]
         field.initial = offered[0][0] if offered else None
@@ -156,11 +200,17 @@ class ConnectForm(WishesForm):
 class ConnectionEditForm(WishesForm):
     """Name and capabilities of a connection that exists."""
 
-    def __init__(self, connection: Connection, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, connection: Connection, *args: Any, rules: Policies = (), **kwargs: Any) -> None:
         kwargs["initial"] = {
             "name": connection.name,
             "chosen": connection.capabilities,
             "extra_scopes": connection.extra_scopes,
         }
         self.authentication_type = connection.authentication_type
+        self._kept = frozenset(connection.capabilities)
         super().__init__(*args, **kwargs)
+        self.follow(rules, connection.app_registration, [connection.authentication_type])
+
+    @property
+    def kept(self) -> frozenset[str]:
+        return self._kept

@@ -34,8 +34,17 @@ class ShareForm(forms.Form):
         error_messages={"required": "Read above what it means, and tick this box."},
     )
 
-    def __init__(self, *args: Any, people: QuerySet[User], teams: QuerySet[Team], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        people: QuerySet[User],
+        teams: QuerySet[Team],
+        longest_days: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
+        if longest_days is not None:
+            self._limit(longest_days)
         self._people = {f"person:{one.pk}": one for one in people}
         self._teams = {f"team:{one.pk}": one for one in teams}
         field = self.fields["whom"]
@@ -44,6 +53,14 @@ class ShareForm(forms.Form):
             ("Teams", [(key, str(one)) for key, one in self._teams.items()]),
             ("People", [(key, f"{one} ({one.username})") for key, one in self._people.items()]),
         ]
+
+    def _limit(self, days: int) -> None:
+        """The policy wants an end; the service checks it, this says it beforehand."""
+        last = timezone.now().date() + timedelta(days=days)
+        field = self.fields["until"]
+        field.required = True
+        field.widget.attrs["max"] = last.isoformat()
+        field.help_text = f"The last day it counts (UTC): {last.isoformat()} at the latest, as the policy wants it."
 
     def clean_until(self) -> datetime | None:
         day: date | None = self.cleaned_data["until"]

@@ -82,6 +82,12 @@ def require(connection: Connection) -> None:
     require_grant(connection, connection.granted)
 
 
+def may_sign_in(connection: Connection) -> bool:
+    """Whether the wish itself is allowed and, where that is needed, approved."""
+    decision, open_reasons = lacking(connection)
+    return not decision.forbidden and not open_reasons
+
+
 def require_grant(connection: Connection, found: Iterable[str]) -> None:
     """The same for what Microsoft has just granted it, on top of what it wishes."""
     decision, open_reasons = lacking(connection, found)

@@ -196,7 +196,7 @@ def apply(
     """Bring the policy to what ``wanted`` says, all of it or nothing; the form is that of ``current``.
 
     A policy that is not named stays as it is; one that is named is replaced as a whole, so a rule left out goes back
-    to its default. Returns the differences in words by policy ("organisation", or the app registration's name);
+    to its default. Returns the differences in words by policy ("organisation", "app registration NAME");
     ``dry_run`` changes nothing. Raises NotAllowed, InvalidInput.
     """
     access.require(access.can_change_policy(actor), cause="IT admins make the policy.", action="Ask one of them.")
@@ -229,7 +229,7 @@ def _targets(wanted: Mapping[str, Any]) -> dict[str, tuple[AppRegistration | Non
     found: dict[str, tuple[AppRegistration | None, Rules]] = {}
     if "organisation" in wanted:
         found["organisation"] = (None, policy_rules.from_dict(wanted["organisation"]))
-    own = wanted.get("app_registrations") or {}
+    own = wanted.get("app_registrations", {})
     if not isinstance(own, Mapping):
         raise InvalidInput("app_registrations must be a mapping of names to rules.")
     apps = {app.name: app for app in AppRegistration.objects.filter(name__in=list(own)).select_related("tenant")}

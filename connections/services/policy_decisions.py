@@ -7,7 +7,7 @@ counts, so the stricter one wins for each rule, and no app registration can loos
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, time, timedelta
 
 from connections.errors import PolicyForbids
@@ -29,12 +29,16 @@ TYPE_WORDS = {AuthenticationType.AUTHORIZATION_CODE: "delegated connections", AP
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One rule that is against it, or wants an approval. ``item`` is what exactly the rule is about."""
+    """One rule that is against it, or wants an approval. ``item`` is what exactly the rule is about.
+
+    ``granted``: nobody wished for it here, but Microsoft granted it.
+    """
 
     effect: Effect
     rule: str
     item: str
     sentence: str
+    granted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +75,16 @@ def refuse_forbidden(decision: Decision, *, field: str = "") -> None:
     """Raise PolicyForbids with every reason, unless nothing is forbidden."""
     if decision.forbidden:
         sentences = Decision(decision.forbidden).sentences
-        raise PolicyForbids(
-            " ".join(sentences), action="Leave it out, or ask an IT admin to change the policy.", field=field
-        )
+        action = _NOT_WISHED if all(reason.granted for reason in decision.forbidden) else _WISHED
+        raise PolicyForbids(" ".join(sentences), action=action, field=field)
+
+
+_WISHED = "Leave it out, or ask an IT admin to change the policy."
+# Microsoft: identity-platform/permissions-consent-overview, a token carries every scope consented to before.
+_NOT_WISHED = (
+    "Microsoft grants everything that was ever consented to for the app registration. An administrator can take that "
+    "consent back in Entra, or an IT admin can change the policy; then sign in again."
+)
 
 
 # --- Which rules are in force ---------------------------------------------------------------------
@@ -112,9 +123,13 @@ class InForce:
 
 def in_force() -> InForce:
     """The policies as they stand in the database; one query."""
-    found = {app: policy_rules.stored(rules) for app, rules in Policy.objects.values_list("app_registration", "rules")}
-    organisation = found.pop(None, Rules())
-    return InForce(organisation, {app: rules for app, rules in found.items() if app is not None})
+    organisation, apps = Rules(), dict[int, Rules]()
+    for row in Policy.objects.only("app_registration", "rules"):
+        if row.app_registration_id is None:
+            organisation = policy_rules.stored(row.rules)
+        else:
+            apps[row.app_registration_id] = policy_rules.stored(row.rules)
+    return InForce(organisation, apps)
 
 
 # --- Connecting -----------------------------------------------------------------------------------
@@ -161,10 +176,56 @@ def decide_connect(policies: Policies, wish: Wish, granted: Iterable[str] = ()) 
                 *_kind(source, wish),
                 *_place(source, wish),
                 *_capabilities(source, wish),
-                *_permissions(source, wish.permissions, "{name}"),
-                *_permissions(source, beyond, "{name}, which Microsoft granted as well,"),
+                *_permissions(source, wish.permissions),
+                *(replace(one, granted=True) for one in _permissions(source, beyond, _GRANTED)),
             )
         )
+    )
+
+
+def closed(policies: Policies, app_registration: AppRegistration) -> str:
+    """Why no connection at all may be made through the app registration; empty if some may."""
+    tenant = app_registration.tenant
+    found: list[str] = []
+    for kind in AuthenticationType.values:
+        if app_registration.allows(kind):
+            wish = Wish(kind, tenant.environment, policy_rules.tenant_key(tenant), tenant.name)
+            forbidden = Decision(decide_connect(policies, wish).forbidden)
+            if not forbidden.reasons:
+                return ""
+            found += forbidden.sentences
+    return " ".join(dict.fromkeys(found))
+
+
+def kind_closed(policies: Policies, authentication_type: str) -> bool:
+    """Whether connections of this kind are forbidden."""
+    allowed = (source.rules.authentication_types for source in policies)
+    return any(kinds is not None and authentication_type not in kinds for kinds in allowed)
+
+
+def offered(policies: Policies, key: str, app_registration: AppRegistration, kinds: Sequence[str]) -> Decision:
+    """What a form says about one capability before anything is chosen; the mildest answer of the possible kinds.
+
+    What is forbidden in one of two kinds only is told when that kind is chosen.
+    """
+    known = capabilities.CAPABILITIES[key]
+    tenant = app_registration.tenant
+    found = []
+    for kind in kinds:
+        names = capabilities.needs(known, kind)
+        if names:
+            wish = Wish(kind, tenant.environment, policy_rules.tenant_key(tenant), tenant.name, (key,), names)
+            said = decide_connect(policies, wish).reasons
+            found.append(Decision(tuple(one for one in said if one.rule in ("capabilities", "permissions"))))
+    return min(found, key=lambda one: list(Effect).index(one.effect), default=Decision())
+
+
+def wants_approvals(policies: Policies) -> bool:
+    """Whether anything at all needs approval."""
+    return any(
+        source.rules.app_only_second_admin
+        or Effect.APPROVAL in (*source.rules.capabilities.values(), *source.rules.permissions.values())
+        for source in policies
     )
 
 
@@ -195,7 +256,10 @@ def _capabilities(source: Source, wish: Wish) -> Iterator[Reason]:
             yield from _said(source, source.rules.of_capability(key), "capabilities", key, f"“{known.label}”")
 
 
-def _permissions(source: Source, names: Iterable[str], phrase: str) -> Iterator[Reason]:
+_GRANTED = "{name}, which Microsoft granted as well,"
+
+
+def _permissions(source: Source, names: Iterable[str], phrase: str = "{name}") -> Iterator[Reason]:
     for name in names:
         effect, pattern = source.rules.of_permission(name)
         through = "" if pattern.lower() == name.lower() else f" through the rule {pattern}"

@@ -77,7 +77,7 @@ class Judge:
         decision = policy_decisions.decide_connect(policies, wish, connection.granted)
         if connection.account_tid:
             decision += policy_decisions.decide_account(policies, connection.account_tid, self._registered(wish))
-        open_reasons = ()
+        open_reasons: tuple[policy_decisions.Reason, ...] = ()
         if decision.approval:
             open_reasons = approvals.uncovered(decision, wish, self._approvals().get(connection.pk))
         left = Decision((*decision.forbidden, *open_reasons))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from connections.microsoft import capabilities, clouds
@@ -26,16 +26,18 @@ LABELS = {
 }
 
 
-def lines(rules: Rules, *, tenants: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Every rule as label and value. ``tenants`` gives names for tenant keys."""
+def lines(rules: Rules, *, tenants: Mapping[str, str] | None = None, of_app: bool = False) -> dict[str, str]:
+    """Every rule as label and value. ``tenants`` gives names for tenant keys; ``of_app`` leaves out what only the
+    organisation can say.
+    """
     names = tenants or {}
     allowed: Callable[[bool], str] = lambda yes: "allowed" if yes else "forbidden"  # noqa: E731
     types = {kind.value: words for kind, words in TYPE_WORDS.items()}
-    found = {
-        LABELS["authentication_types"]: _list(rules.authentication_types, types, len(AuthenticationType)),
-        LABELS["environments"]: _list(rules.environments, {key: cloud.label for key, cloud in clouds.CLOUDS.items()}),
-        LABELS["tenants"]: _list(rules.tenants, names),
-    }
+    found = {LABELS["authentication_types"]: _list(rules.authentication_types, types, len(AuthenticationType))}
+    if not of_app:
+        places = {key: cloud.label for key, cloud in clouds.CLOUDS.items()}
+        found[LABELS["environments"]] = _list(rules.environments, places)
+        found[LABELS["tenants"]] = _list(rules.tenants, names)
     labels = {key: known.label for key, known in capabilities.CAPABILITIES.items()}
     for effect, word in ((Effect.FORBIDDEN, "forbidden"), (Effect.APPROVAL, "need approval")):
         found[f"capabilities, {word}"] = _with(rules.capabilities, effect, labels)
@@ -57,6 +59,34 @@ def differences(before: Rules, after: Rules) -> dict[str, list[Any]]:
     names = tenant_names() if before.tenants != after.tenants else {}
     old, new = lines(before, tenants=names), lines(after, tenants=names)
     return {label: [old[label], new[label]] for label in old if old[label] != new[label]}
+
+
+def limits(sources: Sequence[Rules]) -> list[str]:
+    """What besides capabilities and permissions is limited by any of these rules, as sentences for members."""
+    found = []
+    for kind, words in TYPE_WORDS.items():
+        if any(rules.authentication_types is not None and kind not in rules.authentication_types for rules in sources):
+            found.append(f"{words.capitalize()} are not allowed.")
+    for rules in sources:
+        if rules.environments is not None:
+            places = {key: cloud.label for key, cloud in clouds.CLOUDS.items()}
+            found.append(f"Connections are allowed in these environments only: {_list(rules.environments, places)}.")
+        if rules.tenants is not None:
+            found.append(f"Connections are allowed in these tenants only: {_list(rules.tenants, tenant_names())}.")
+    if any(rules.app_only_second_admin for rules in sources):
+        found.append("App-only connections need the approval of a second IT admin.")
+    if not all(rules.personal_accounts for rules in sources):
+        found.append("Personal Microsoft accounts cannot be connected.")
+    if not all(rules.other_tenants for rules in sources):
+        found.append("Accounts of directories that are not registered here cannot be connected.")
+    if not all(rules.share_with_people for rules in sources):
+        found.append("Connections can be shared with teams only, not with single people.")
+    if not all(rules.share_app_only for rules in sources):
+        found.append("App-only connections cannot be shared.")
+    days = min((rules.longest_share_days for rules in sources if rules.longest_share_days), default=None)
+    if days is not None:
+        found.append(f"A share lasts {days} day{'' if days == 1 else 's'} at most.")
+    return found
 
 
 def tenant_names() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -114,6 +115,25 @@ def decide(connection: Connection, *, with_team: bool, until: datetime | None, n
         until=until,
         now=now,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the policy allows of sharing a connection, for a form. ``forbidden``: why it cannot be shared at all."""
+
+    with_people: bool
+    longest_days: int | None
+    forbidden: str
+
+
+def limits(connection: Connection, *, now: datetime) -> Limits:
+    """What may be chosen; share() decides. One or two queries."""
+    rules = policy_decisions.in_force().of(connection.app_registration)
+    days = policy_decisions.longest_share(rules)
+    asked = {"authentication_type": connection.authentication_type, "until": now, "now": now}
+    at_all = policy_decisions.decide_share(rules, **asked, with_team=True)  # type: ignore[arg-type]
+    people = policy_decisions.decide_share(rules, **asked, with_team=False)  # type: ignore[arg-type]
+    return Limits(not people.reasons, days, " ".join(at_all.sentences))
 
 
 def _field(decision: Decision) -> str:

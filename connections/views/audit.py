@@ -26,6 +26,7 @@ HISTORY_LENGTH = 20
 # Objects that have a page, and who may see them there.
 _PAGES: dict[str, tuple[str, Callable[[User], QuerySet[Any]]]] = {
     "AppRegistration": ("app", access.visible_app_registrations),
+    "Approval": ("approval", access.visible_approvals),
     "Connection": ("connection", access.visible_connections),
     "ConsentRequest": ("consent_request", access.visible_consent_requests),
     "SharedMailbox": ("mailbox", access.visible_mailboxes),

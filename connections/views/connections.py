@@ -16,13 +16,22 @@ from social_core.actions import do_auth
 from social_django.utils import load_backend, load_strategy
 
 from connections import access
-from connections.errors import NotAllowed, PortalError
+from connections.errors import ApprovalNeeded, NotAllowed, PolicyForbids, PortalError
 from connections.forms.connections import ConnectForm, ConnectionEditForm
 from connections.microsoft import backends, capabilities
 from connections.models import AppRegistration, Connection, SharedMailbox, User
 from connections.models.app_registrations import AuthenticationType
-from connections.services import connections, drift, forecasts, keepalive, mailboxes, sign_ins
-from connections.views import consent_requests, handover, listing, sharing
+from connections.services import (
+    connections,
+    drift,
+    forecasts,
+    keepalive,
+    mailboxes,
+    policy_decisions,
+    policy_violations,
+    sign_ins,
+)
+from connections.views import approvals, consent_requests, handover, listing, sharing, states
 from connections.views.audit import history
 from connections.views.mailboxes import attached
 
@@ -56,18 +65,25 @@ def index(request: HttpRequest) -> HttpResponse:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One connection of the list: when it will stop by itself, and whether its permissions differ."""
+    """One connection of the list: when it will stop by itself, whether its permissions differ, whether it may be so."""
 
     connection: Connection
     forecast: forecasts.Forecast | None
     drift: drift.Drift
+    breaks_policy: bool
 
 
 def _rows(found: list[Connection]) -> list[Row]:
     ends = forecasts.next_breaks(found, now=timezone.now())
     kept = mailboxes.kept_by_exchange(found)
+    broken = policy_violations.badges(policy_decisions.in_force(), found)
     return [
-        Row(connection, ends.get(connection.pk), drift.of(connection, elsewhere=kept.get(connection.pk, ())))
+        Row(
+            connection,
+            ends.get(connection.pk),
+            drift.of(connection, elsewhere=kept.get(connection.pk, ())),
+            connection.pk in broken,
+        )
         for connection in found
     ]
 
@@ -80,7 +96,17 @@ def choose(request: HttpRequest) -> HttpResponse:
     apps = [app for app in access.visible_app_registrations(user) if _usable(app, user)]
     if len(apps) == 1:
         return redirect("connection_add", app_pk=apps[0].pk)
-    return render(request, "connections/choose.html", {"apps": apps})
+    rules = policy_decisions.in_force()
+    offers = [Offer(app, policy_decisions.closed(rules.of(app), app)) for app in apps]
+    return render(request, "connections/choose.html", {"offers": offers})
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """An app registration one could connect through; ``closed`` says why the policy allows nothing through it."""
+
+    app: AppRegistration
+    closed: str
 
 
 def _usable(app: AppRegistration, user: User) -> bool:
@@ -95,7 +121,10 @@ def add(request: HttpRequest, app_pk: int) -> HttpResponse:
     app = get_object_or_404(access.visible_app_registrations(user), pk=app_pk)
     if not _usable(app, user):
         raise NotAllowed(f"{app} is for app-only connections, which reach the whole tenant.", action="Ask an IT admin.")
-    form = ConnectForm(app, request.POST or None, app_only=access.can_connect_app_only(user))
+    rules = policy_decisions.in_force().of(app)
+    if closed := policy_decisions.closed(rules, app):
+        raise PolicyForbids(closed, action="Choose another app registration, or ask an IT admin to change the policy.")
+    form = ConnectForm(app, request.POST or None, app_only=access.can_connect_app_only(user), rules=rules)
     if request.method == "POST" and "preview" in request.POST:
         return _preview(request, form, {"app": app})
     if request.method == "POST" and form.is_valid():
@@ -115,10 +144,15 @@ def _connect(request: HttpRequest, user: User, app: AppRegistration, form: Conne
         "extra_scopes": data["extra_scopes"],
         "shared_mailboxes": [*data["shared_mailboxes"], *_registered(app, data["new_mailboxes"], user)],
         "actor": user,
+        "now": timezone.now(),
+        "reason": data["reason"],
     }
     if data["kind"] == AuthenticationType.AUTHORIZATION_CODE:
         return _to_microsoft(request, connections.start_delegated(app, **wishes))
-    made = connections.connect_app_only(app, **wishes, now=timezone.now())
+    made = connections.connect_app_only(app, **wishes)
+    if made.status == Connection.Status.PENDING:
+        messages.info(request, f"{made} waits for the approval of another IT admin.")
+        return redirect("connection", pk=made.pk)
     connections.probe_mailboxes(made, actor=user, now=timezone.now())
     if made.status == Connection.Status.ACTIVE:
         messages.success(request, f"{made} is connected.")
@@ -158,6 +192,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
         **attached(user, connection),
         **sharing.panel(user, connection),
         **handover.waiting(user, connection),
+        **approvals.panel(user, connection),
         "fetches": list(connection.fetches.values("key_name", "owner_name", "minute", "address", "count")[:10]),
     }
     return render(request, "connections/detail.html", context)
@@ -189,24 +224,27 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
     user = access.signed_in(request.user)
     connection = get_object_or_404(access.visible_connections(user), pk=pk)
     access.require(access.can_reconnect(user, connection), action="Only its owner can change it.")
-    form = ConnectionEditForm(connection, request.POST or None)
+    rules = policy_decisions.in_force().of(connection.app_registration)
+    form = ConnectionEditForm(connection, request.POST or None, rules=rules)
     context = {"form": form, "connection": connection}
     if request.method == "POST" and "preview" in request.POST:
         return _preview(request, form, context)
     if request.method == "POST" and form.is_valid():
         try:
-            lacks = connections.change(connection, **form.cleaned_data, actor=user)
+            lacks = connections.change(connection, **form.cleaned_data, actor=user, now=timezone.now())
         except PortalError as error:
             form.add_error(error.field if error.field in form.fields else None, str(error))
         else:
-            _say_changed(request, connection, lacks=lacks)
+            _say_changed(request, connection, lacks=lacks, waits=approvals.waits(connection))
             return redirect("connection", pk=pk)
     status = 422 if form.is_bound and form.errors else 200
     return render(request, "connections/edit.html", {**context, **_permissions(form)}, status=status)
 
 
-def _say_changed(request: HttpRequest, connection: Connection, *, lacks: bool) -> None:
-    if not lacks:
+def _say_changed(request: HttpRequest, connection: Connection, *, lacks: bool, waits: bool) -> None:
+    if waits:
+        messages.warning(request, "Saved. An IT admin is asked to approve it; until then it goes on as it was.")
+    elif not lacks:
         messages.success(request, "Saved.")
     elif connection.is_delegated:
         messages.warning(request, "Saved. Sign in again, so that Microsoft grants what was added.")
@@ -236,7 +274,12 @@ def sign_in(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _to_microsoft(request: HttpRequest, connection: Connection) -> HttpResponse:
-    sign_ins.begin(connection, actor=access.signed_in(request.user), now=timezone.now())
+    try:
+        sign_ins.begin(connection, actor=access.signed_in(request.user), now=timezone.now())
+    except ApprovalNeeded as error:
+        # Its page says how the request stands, and lets one ask.
+        messages.warning(request, str(error))
+        return redirect("connection", pk=connection.pk)
     strategy = load_strategy(request)
     strategy.connection = connection
     name = backends.MicrosoftConnect.name

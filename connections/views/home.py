@@ -13,10 +13,12 @@ from django.utils import timezone
 from django.views.decorators.http import require_safe
 
 from connections import access
+from connections.errors import ApprovalNeeded
 from connections.models import (
     AffectedConnection,
     AppCredential,
     AppRegistration,
+    Approval,
     AuditEvent,
     Connection,
     ConsentLink,
@@ -65,10 +67,11 @@ def _for_admin(user: User) -> dict[str, Any]:
         "credentials": _expiring_credentials(),
         "consents": _open_consents(),
         "requests": consent_requests.to_decide(user),
+        "approvals": _waiting_approvals(user),
         "people_notices": people.notices(),
         "unreachable": MailboxAccess.objects.filter(state=MailboxAccess.State.UNREACHABLE).count(),
     }
-    troubles = ("incidents", "apps", "groups", "credentials", "consents", "requests")
+    troubles = ("incidents", "apps", "groups", "credentials", "consents", "requests", "approvals")
     context["all_well"] = not any(context[name] for name in troubles)
     if figures.total == 0:
         context["steps"] = _first_steps()
@@ -119,6 +122,11 @@ def _expiring_credentials() -> list[AppCredential]:
 def _open_consents() -> list[ConsentLink]:
     waiting = ConsentLink.objects.filter(state__in=(ConsentLink.State.OPEN, ConsentLink.State.GRANTED))
     return list(waiting.select_related("app_registration", "requested_by")[:LISTED])
+
+
+def _waiting_approvals(user: User) -> list[Approval]:
+    waiting = access.visible_approvals(user).filter(state=Approval.State.WAITING)
+    return list(waiting.order_by("requested_at", "pk")[:LISTED])
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +220,13 @@ def _for_member(user: User) -> dict[str, Any]:
 def _mine(user: User, connection: Connection) -> Mine:
     mend = ""
     unfinished = (Connection.Status.PENDING, Connection.Status.RECONNECT_NEEDED)
-    if connection.status in unfinished and connection.is_delegated and access.can_reconnect(user, connection):
+    waits = connection.status_code == ApprovalNeeded.code
+    if (
+        connection.status in unfinished
+        and connection.is_delegated
+        and not waits
+        and access.can_reconnect(user, connection)
+    ):
         mend = "sign_in"
     elif connection.status in _NEEDS_SOMEBODY and access.can_check(user, connection):
         mend = "check"

@@ -33,8 +33,11 @@ def add(request: HttpRequest, pk: int) -> HttpResponse:
     user = access.signed_in(request.user)
     connection = get_object_or_404(access.visible_connections(user), pk=pk)
     access.require(access.can_share(user, connection), action="Ask its owner or an IT admin to share it.")
-    people = access.people().exclude(pk=connection.owner_id)
-    form = ShareForm(request.POST or None, people=people, teams=access.visible_teams(user))
+    limits = sharing.limits(connection, now=timezone.now())
+    people = access.people().exclude(pk=connection.owner_id) if limits.with_people else User.objects.none()
+    form = ShareForm(
+        request.POST or None, people=people, teams=access.visible_teams(user), longest_days=limits.longest_days
+    )
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
         try:
@@ -51,7 +54,7 @@ def add(request: HttpRequest, pk: int) -> HttpResponse:
         else:
             messages.success(request, f"{connection} is shared with {made.person or made.team}.")
             return redirect("connection", pk=pk)
-    context = {"form": form, "connection": connection, "reach": reach(connection)}
+    context = {"form": form, "connection": connection, "reach": reach(connection), "limits": limits}
     return render(request, "sharing/add.html", context, status=422 if form.is_bound and form.errors else 200)
 
 

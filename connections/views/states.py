@@ -11,6 +11,7 @@ from django.utils import timezone
 from connections.models import (
     AppCredential,
     AppRegistration,
+    Approval,
     AuditEvent,
     Connection,
     ConsentLink,
@@ -23,6 +24,9 @@ from connections.models import (
 OK, WAITING, WARNING, BROKEN, OFF = "ok", "waiting", "warning", "broken", "off"
 
 BLOCKED_BY_APP = "Blocked by its app registration"
+
+# Codes of a status that Microsoft did not give.
+OUR_CODES = ("disabled", "handed_over", "approval_needed", "policy", "policy_forbids")
 
 # The sign beside the word; colour alone says nothing to many readers.
 SIGNS = {
@@ -93,6 +97,12 @@ _REQUEST = {
     ConsentRequest.State.FAILED: BROKEN,
     ConsentRequest.State.WITHDRAWN: OFF,
 }
+_APPROVAL = {
+    Approval.State.WAITING: WAITING,
+    Approval.State.APPROVED: OK,
+    Approval.State.DECLINED: BROKEN,
+    Approval.State.WITHDRAWN: OFF,
+}
 _EVENT = {AuditEvent.Outcome.DONE: OK, AuditEvent.Outcome.DENIED: WARNING, AuditEvent.Outcome.FAILED: BROKEN}
 
 # Said when the row carries no sentences of its own.
@@ -132,6 +142,8 @@ def badge(thing: models.Model) -> Badge:
             return Badge(thing.get_state_display(), _CONSENT[ConsentLink.State(thing.state)])
         case ConsentRequest():
             return Badge(thing.get_state_display(), _REQUEST[ConsentRequest.State(thing.state)])
+        case Approval():
+            return Badge(thing.get_state_display(), _APPROVAL[Approval.State(thing.state)])
         case Incident():
             return Badge("Open", BROKEN) if thing.is_open else Badge("Healed", OK)
         case AuditEvent():

@@ -1,0 +1,234 @@
+"""What is typed about the policy, and about approvals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from django import forms
+from django.forms import BoundField
+
+from connections.errors import InvalidInput
+from connections.microsoft import capabilities, clouds
+from connections.models import Tenant
+from connections.models.app_registrations import AuthenticationType
+from connections.services import policy_rules
+from connections.services.policy_rules import LONGEST_SHARE, Effect, Rules
+
+EFFECTS = (
+    (Effect.ALLOWED.value, "Allowed"),
+    (Effect.APPROVAL.value, "Needs approval"),
+    (Effect.FORBIDDEN.value, "Forbidden"),
+)
+REASON_LENGTH = 2000
+_LISTS = {
+    "forbidden_permissions": Effect.FORBIDDEN,
+    "approval_permissions": Effect.APPROVAL,
+    "allowed_permissions": Effect.ALLOWED,
+}
+
+
+class PatternsField(forms.CharField):
+    """Names and patterns of permissions, typed or pasted; cleaned to a tuple."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        widget = forms.Textarea(attrs={"rows": 3, "spellcheck": "false", "autocapitalize": "none"})
+        super().__init__(required=False, max_length=8000, widget=widget, **kwargs)
+
+    def clean(self, value: Any) -> Any:
+        try:
+            return policy_rules.parse_patterns(super().clean(value))
+        except InvalidInput as error:
+            raise forms.ValidationError(str(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class CapabilityRow:
+    """One capability with the field that says what holds for it, and what the organisation says (app registrations)."""
+
+    capability: capabilities.Capability
+    field: BoundField
+    organisation: str
+
+
+class RulesForm(forms.Form):
+    """The rules of one app registration: on top of the organisation's, so only the stricter ones change anything."""
+
+    authentication_types = forms.MultipleChoiceField(
+        label="Kinds of connections",
+        required=False,
+        choices=((AuthenticationType.AUTHORIZATION_CODE.value, "Delegated"), (AuthenticationType.CLIENT_CREDENTIALS.value, "App-only")),
+        widget=forms.CheckboxSelectMultiple,
+        help_text="What is not ticked is forbidden.",
+    )  # fmt: skip
+    app_only_second_admin = forms.BooleanField(
+        label="App-only connections need the approval of a second IT admin",
+        required=False,
+        help_text="Not of the one who made it. Every permission that is added later needs a new approval.",
+    )
+    forbidden_permissions = PatternsField(
+        label="Forbidden permissions", help_text="For example Mail.Send, or Mail.* for all that begin with “Mail.”."
+    )
+    approval_permissions = PatternsField(label="Permissions that need approval")
+    allowed_permissions = PatternsField(
+        label="Allowed all the same",
+        help_text="Exceptions: the most exact name counts, so Mail.Read here is allowed although Mail.* is forbidden. "
+        "With * under forbidden, this is the list of all that is allowed.",
+    )
+    personal_accounts = forms.BooleanField(
+        label="Personal Microsoft accounts may be connected",
+        required=False,
+        help_text="Which account it is shows only after the sign-in: it is then refused and nothing is stored.",
+    )
+    other_tenants = forms.BooleanField(
+        label="Accounts of directories that are not registered here may be connected",
+        required=False,
+        help_text="Matters for multitenant app registrations. Refused after the sign-in, nothing is stored.",
+    )
+    share_with_people = forms.BooleanField(
+        label="Connections may be shared with single people, not only with teams", required=False
+    )
+    share_app_only = forms.BooleanField(label="App-only connections may be shared", required=False)
+    longest_share_days = forms.IntegerField(
+        label="Longest share",
+        required=False,
+        min_value=1,
+        max_value=LONGEST_SHARE,
+        help_text="In days. With a limit, every share must have an end. Empty: no limit.",
+    )
+
+    def __init__(self, rules: Rules, *args: Any, organisation: Rules | None = None, **kwargs: Any) -> None:
+        self.organisation = organisation
+        kwargs["initial"] = self.values_of(rules)
+        super().__init__(*args, **kwargs)
+        for key in capabilities.CAPABILITIES:
+            known = capabilities.CAPABILITIES[key]
+            self.fields[f"capability-{key}"] = forms.ChoiceField(
+                label=known.label, choices=EFFECTS, initial=rules.of_capability(key).value
+            )
+
+    def values_of(self, rules: Rules) -> dict[str, Any]:
+        """The rules as the fields hold them."""
+        kinds = AuthenticationType.values if rules.authentication_types is None else rules.authentication_types
+        values: dict[str, Any] = {
+            "authentication_types": list(kinds),
+            **{name: "\n".join(_with(rules, effect)) for name, effect in _LISTS.items()},
+        }
+        for name in ("personal_accounts", "other_tenants", "share_with_people", "share_app_only"):
+            values[name] = getattr(rules, name)
+        return values | {
+            "longest_share_days": rules.longest_share_days,
+            "app_only_second_admin": rules.app_only_second_admin,
+        }
+
+    def groups(self) -> Iterator[tuple[str, list[CapabilityRow]]]:
+        """The capabilities under their groups, for the template."""
+        for group, choices in capabilities.choices_by_group():
+            yield group, [self._row(key) for key, _ in choices]
+
+    def _row(self, key: str) -> CapabilityRow:
+        said = self.organisation.of_capability(key) if self.organisation else Effect.ALLOWED
+        words = dict(EFFECTS)[said.value].lower() if said is not Effect.ALLOWED else ""
+        return CapabilityRow(capabilities.CAPABILITIES[key], self[f"capability-{key}"], words)
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or {}
+        seen: dict[str, str] = {}
+        for field in _LISTS:
+            for pattern in cleaned.get(field, ()):
+                other = seen.setdefault(pattern.lower(), field)
+                if other != field:
+                    self.add_error(field, f"{pattern} stands in “{self.fields[other].label}”, too. Name it once.")
+        return cleaned
+
+    def rules(self) -> Rules:
+        """The rules that were typed. Raises InvalidInput for what only all of it together shows."""
+        return policy_rules.from_dict(self.plain())
+
+    def plain(self) -> dict[str, Any]:
+        """The plain form of what was typed."""
+        data = self.cleaned_data
+        names = ("personal_accounts", "other_tenants", "share_with_people", "share_app_only")
+        return {
+            "authentication_types": _or_all(data["authentication_types"], AuthenticationType.values),
+            "capabilities": {key: data[f"capability-{key}"] for key in capabilities.CAPABILITIES},
+            "permissions": {name: effect.value for field, effect in _LISTS.items() for name in data[field]},
+            "longest_share_days": data["longest_share_days"],
+            "app_only_second_admin": data["app_only_second_admin"],
+            **{name: data[name] for name in names},
+        }
+
+
+class OrganisationRulesForm(RulesForm):
+    """The rules of the organisation: those of app registrations, and where connections may be made."""
+
+    environments = forms.MultipleChoiceField(
+        label="Environments",
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+        help_text="All ticked: also those that are configured later.",
+    )
+    tenants = forms.MultipleChoiceField(
+        label="Tenants",
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+        help_text="All ticked: also those that are registered later.",
+    )
+
+    def __init__(self, rules: Rules, *args: Any, **kwargs: Any) -> None:
+        super().__init__(rules, *args, **kwargs)
+        places = dict(clouds.choices())
+        tenants = {policy_rules.tenant_key(tenant): tenant.name for tenant in Tenant.objects.all()}
+        self._offer("environments", places, rules.environments)
+        self._offer("tenants", tenants, rules.tenants)
+
+    def _offer(self, name: str, known: dict[str, str], chosen: tuple[str, ...] | None) -> None:
+        # What a rule names and is gone by now stays on offer, so that saving something else does not forget it.
+        gone = {one: f"{one} (not registered any more)" for one in chosen or () if one not in known}
+        field = self.fields[name]
+        field.choices = [*known.items(), *gone.items()]  # type: ignore[attr-defined]
+        field.initial = list(known) if chosen is None else list(chosen)
+
+    def plain(self) -> dict[str, Any]:
+        offered = {name: [value for value, _ in self.fields[name].choices] for name in ("environments", "tenants")}  # type: ignore[attr-defined]
+        return super().plain() | {name: _or_all(self.cleaned_data[name], all_) for name, all_ in offered.items()}
+
+
+def _or_all(chosen: list[str], known: list[str]) -> list[str] | None:
+    return None if set(known) <= set(chosen) else chosen
+
+
+def _with(rules: Rules, effect: Effect) -> list[str]:
+    return [name for name, one in rules.permissions.items() if one is effect]
+
+
+class ImpactForm(forms.Form):
+    """What is to happen to what breaks the new rules."""
+
+    on_connections = forms.ChoiceField(
+        label="Connections that break the rules",
+        initial="leave",
+        widget=forms.RadioSelect,
+        choices=(
+            ("leave", "Leave them running and mark them: they are refused when they are next signed in or shared"),
+            ("disable", "Disable them now: their automations get no more tokens"),
+        ),
+    )
+    on_shares = forms.ChoiceField(
+        label="Shares that break the rules",
+        initial="leave",
+        widget=forms.RadioSelect,
+        choices=(
+            ("leave", "Leave them and mark them: they are refused when they are next changed"),
+            ("mend", "End them now; shorten those that only last too long"),
+        ),
+    )
+
+
+class ReasonForm(forms.Form):
+    """A reason somebody else reads: why an approval is needed, or why it is declined."""
+
+    reason = forms.CharField(
+        label="Reason", max_length=REASON_LENGTH, required=False, widget=forms.Textarea(attrs={"rows": 3})
+    )

@@ -1,0 +1,190 @@
+"""Pages about approvals: what waits for an IT admin, the answer, and asking for one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from connections import access
+from connections.errors import NotAllowed, PortalError
+from connections.forms.policy import ReasonForm
+from connections.microsoft import capabilities
+from connections.models import Approval, Connection, User
+from connections.services import approvals, connections
+from connections.views import listing
+from connections.views.audit import history
+
+
+@require_safe
+def index(request: HttpRequest) -> HttpResponse:
+    """Requests this person may see, those that wait first."""
+    user = access.signed_in(request.user)
+    filters = listing.Filters(
+        request,
+        search=("connection_name", "requested_by_name", "app_name"),
+        placeholder="Connection, app registration or who asked",
+        choices=(listing.Choice("state", "State", Approval.State.choices, listing.by("state")),),
+    )
+    page = listing.page(request, filters.apply(access.visible_approvals(user)), order=("-requested_at", "-pk"))
+    context = {"page": page, "filters": filters, "may_decide": access.can_decide_approvals(user)}
+    return render(request, "approvals/list.html", context)
+
+
+@require_safe
+def detail(request: HttpRequest, pk: int) -> HttpResponse:
+    """One request: what exactly is asked, why, and the buttons of whoever may answer."""
+    user = access.signed_in(request.user)
+    return render(request, "approvals/detail.html", _context(user, _found(user, pk)))
+
+
+def _found(user: User, pk: int) -> Approval:
+    found = access.visible_approvals(user).select_related("connection__app_registration__tenant", "connection__owner")
+    return get_object_or_404(found, pk=pk)
+
+
+def _context(user: User, approval: Approval) -> dict[str, Any]:
+    asked = [capabilities.CAPABILITIES[key] for key in approval.capabilities if key in capabilities.CAPABILITIES]
+    seen = access.visible_connections(user).filter(pk=approval.connection_id or 0).exists()
+    return {
+        "approval": approval,
+        "asked": asked,
+        "before": (approval.before or {}).get("capabilities", []),
+        "sees_connection": seen,
+        "may_decide": approval.is_waiting and access.can_decide(user, approval),
+        "is_own": approval.is_waiting and approval.requested_by_id == user.pk and access.can_decide_approvals(user),
+        "nobody_else": approval.is_waiting
+        and not access.it_admins().exclude(pk=approval.requested_by_id or 0).exists(),
+        "may_withdraw": approval.is_waiting and access.can_withdraw_approval(user, approval),
+        "form": ReasonForm(),
+        "events": history(user, approval) if access.can_read_audit(user) else [],
+    }
+
+
+@require_POST
+def approve(request: HttpRequest, pk: int) -> HttpResponse:
+    """Let it happen; an app-only connection is connected at once."""
+    user = access.signed_in(request.user)
+    approval = _found(user, pk)
+    form = ReasonForm(request.POST)
+    form.is_valid()
+    try:
+        approvals.approve(approval, reason=form.cleaned_data.get("reason", ""), actor=user, now=timezone.now())
+    except NotAllowed:
+        raise
+    except PortalError as error:
+        return _again(request, user, approval, form, error)
+    messages.success(request, f"{approval.connection_name} is approved.")
+    if approval.is_app_only and approval.connection is not None:
+        _connect(request, approval.connection, user)
+    return redirect("approval", pk=pk)
+
+
+def _connect(request: HttpRequest, connection: Connection, user: User) -> None:
+    """Microsoft may say no for reasons of its own; the approval stands, and the connection's page has the button again."""
+    try:
+        made = connections.finish_app_only(connection, actor=user, now=timezone.now())
+    except PortalError as error:
+        messages.warning(request, f"It is not connected yet. {error}")
+        return
+    connections.probe_mailboxes(made, actor=user, now=timezone.now())
+    messages.success(request, f"{made} is connected.")
+
+
+@require_POST
+def decline(request: HttpRequest, pk: int) -> HttpResponse:
+    """Refuse it, with a reason."""
+    user = access.signed_in(request.user)
+    approval = _found(user, pk)
+    form = ReasonForm(request.POST)
+    form.is_valid()
+    try:
+        approvals.decline(approval, reason=form.cleaned_data.get("reason", ""), actor=user, now=timezone.now())
+    except NotAllowed:
+        raise
+    except PortalError as error:
+        return _again(request, user, approval, form, error)
+    messages.success(request, f"{approval.connection_name} is declined; {approval.requested_by_name} reads why.")
+    return redirect("approval", pk=pk)
+
+
+@require_POST
+def withdraw(request: HttpRequest, pk: int) -> HttpResponse:
+    """Take the request back."""
+    user = access.signed_in(request.user)
+    approval = _found(user, pk)
+    try:
+        approvals.withdraw(approval, actor=user, now=timezone.now())
+    except NotAllowed:
+        raise
+    except PortalError as error:
+        messages.warning(request, str(error))
+    else:
+        messages.success(request, "The request is withdrawn.")
+    return redirect("approval", pk=pk)
+
+
+def _again(request: HttpRequest, user: User, approval: Approval, form: ReasonForm, error: PortalError) -> HttpResponse:
+    form.add_error(error.field if error.field in form.fields else None, str(error))
+    context = _context(user, _found(user, approval.pk)) | {"form": form}
+    return render(request, "approvals/detail.html", context, status=max(error.status, 422) if error.field else 409)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def ask(request: HttpRequest, pk: int) -> HttpResponse:
+    """Ask for what a connection lacks, with a reason."""
+    user = access.signed_in(request.user)
+    connection = get_object_or_404(access.visible_connections(user), pk=pk)
+    access.require(access.can_reconnect(user, connection), action="Only its owner can ask.")
+    form = ReasonForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        try:
+            made = approvals.ask_again(connection, reason=form.cleaned_data["reason"], actor=user, now=timezone.now())
+        except NotAllowed:
+            raise
+        except PortalError as error:
+            messages.warning(request, str(error))
+            return redirect("connection", pk=pk)
+        messages.success(request, "An IT admin is asked. You can go on as soon as it is approved.")
+        return redirect("approval", pk=made.pk)
+    _, reasons = approvals.lacking(connection)
+    context = {"form": form, "connection": connection, "reasons": [reason.sentence for reason in reasons]}
+    return render(request, "approvals/ask.html", context, status=422 if form.errors else 200)
+
+
+@require_POST
+def connect(request: HttpRequest, pk: int) -> HttpResponse:
+    """Get the first token of an app-only connection that has its approval."""
+    user = access.signed_in(request.user)
+    connection = get_object_or_404(access.visible_connections(user), pk=pk)
+    access.require(access.can_reconnect(user, connection), action="Ask its owner.")
+    if not connection.is_delegated and connection.status == Connection.Status.PENDING:
+        _connect(request, connection, user)
+    return redirect("connection", pk=pk)
+
+
+def waits(connection: Connection) -> bool:
+    """Whether a request for it waits for an answer."""
+    return approvals.waiting(connection) is not None
+
+
+def panel(user: User, connection: Connection) -> dict[str, Any]:
+    """Context of approvals/_panel.html: how the policy stands to this connection, and what can be done about it."""
+    decision, reasons = approvals.lacking(connection, connection.granted)
+    newest = approvals.newest(connection)
+    return {
+        "policy_forbids": [reason.sentence for reason in decision.forbidden],
+        "policy_wants": [reason.sentence for reason in reasons],
+        "approval": newest,
+        "may_ask": access.can_reconnect(user, connection),
+        "may_sign_in": approvals.may_sign_in(connection) if decision.reasons else True,
+        "may_finish": not connection.is_delegated
+        and connection.status == Connection.Status.PENDING
+        and not reasons
+        and not decision.forbidden
+        and access.can_reconnect(user, connection),
+    }

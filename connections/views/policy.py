@@ -1,0 +1,185 @@
+"""Pages about the policy: IT admins make it, auditors read all of it, members read what they may do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
+from django.views.decorators.http import require_http_methods, require_safe
+
+from connections import access
+from connections.errors import ChangedMeanwhile, InvalidInput
+from connections.forms.policy import ImpactForm, OrganisationRulesForm, RulesForm
+from connections.microsoft import capabilities
+from connections.models import AppRegistration, Policy, User
+from connections.services import policy, policy_decisions, policy_violations, policy_words
+from connections.services.policy_rules import Effect, Rules
+from connections.views.audit import history
+
+SHOWN = 200  # of each kind on the page of what breaks the policy
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def organisation(request: HttpRequest) -> HttpResponse:
+    """The rules of the organisation."""
+    return _page(request, None)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def of_app(request: HttpRequest, pk: int) -> HttpResponse:
+    """The rules of one app registration, which come on top of the organisation's."""
+    user = access.signed_in(request.user)
+    return _page(request, get_object_or_404(access.visible_app_registrations(user), pk=pk))
+
+
+def _page(request: HttpRequest, app: AppRegistration | None) -> HttpResponse:
+    user = access.signed_in(request.user)
+    if access.can_change_policy(user):
+        return _edit(request, user, app)
+    access.require(request.method != "POST", cause="IT admins make the policy.", action="Ask one of them.")
+    if access.can_read_policy(user):
+        return render(request, "policy/read.html", _context(user, app, policy.stored(app)))
+    return render(request, "policy/summary.html", {"app": app, "summary": summary(app), "apps": _apps()})
+
+
+def _edit(request: HttpRequest, user: User, app: AppRegistration | None) -> HttpResponse:
+    stored = policy.stored(app)
+    form = _form(app, stored.rules, request.POST or None)
+    context = _context(user, app, stored) | {"form": form, "version": _number(request.POST.get("version"), stored)}
+    if request.method == "POST" and form.is_valid() and "back" not in request.POST:
+        try:
+            return _decide(request, user, app, form, context)
+        except (InvalidInput, ChangedMeanwhile) as error:
+            form.add_error(error.field if error.field in form.fields else None, str(error))
+    status = 422 if form.is_bound and form.errors else 200
+    return render(request, "policy/edit.html", context, status=status)
+
+
+def _decide(
+    request: HttpRequest, user: User, app: AppRegistration | None, form: RulesForm, context: dict[str, Any]
+) -> HttpResponse:
+    """Save, unless something breaks that nobody has looked at yet: then show it first."""
+    rules, now = form.rules(), timezone.now()
+    impact = policy.preview(app, rules, now=now)
+    seen = request.POST.get("seen", "")
+    choice = ImpactForm(request.POST if seen else None)
+    settled = not impact or (bool(seen) and choice.is_valid())
+    if "preview" in request.POST or not settled:
+        return render(request, "policy/preview.html", context | _preview(context, rules, impact, choice))
+    wishes = choice.cleaned_data if seen else {}
+    try:
+        outcome = policy.change(
+            app, rules, actor=user, now=now, version=context["version"], seen=seen or impact.fingerprint, **wishes
+        )
+    except ChangedMeanwhile as error:
+        messages.warning(request, str(error))
+        return render(request, "policy/preview.html", context | _preview(context, rules, impact, choice), status=409)
+    messages.success(request, _told(outcome))
+    return redirect("policy_app", pk=app.pk) if app else redirect("policy")
+
+
+def _preview(
+    context: dict[str, Any], rules: Rules, impact: policy_violations.Impact, choice: ImpactForm
+) -> dict[str, Any]:
+    return {
+        "impact": impact,
+        "choice": choice if choice.is_bound else ImpactForm(),
+        "changes": policy_words.differences(context["stored"].rules, rules),
+    }
+
+
+def _told(outcome: policy.Outcome) -> str:
+    parts = ["Saved." if outcome.changed else "Nothing was different."]
+    for count, what in (
+        (outcome.disabled, "connection{s} disabled"),
+        (outcome.ended, "share{s} ended"),
+        (outcome.shortened, "share{s} shortened"),
+        (outcome.left_connections + outcome.left_shares, "marked as breaking the policy"),
+    ):
+        if count:
+            parts.append(f"{count} {what.format(s='' if count == 1 else 's')}.")
+    return " ".join(parts)
+
+
+def _number(text: str | None, stored: policy.Stored) -> int:
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else stored.version
+
+
+def _form(app: AppRegistration | None, rules: Rules, data: Any) -> RulesForm:
+    if app is None:
+        return OrganisationRulesForm(rules, data)
+    return RulesForm(rules, data, organisation=policy.stored().rules)
+
+
+def _context(user: User, app: AppRegistration | None, stored: policy.Stored) -> dict[str, Any]:
+    row = Policy.objects.filter(app_registration=app).first()
+    names = policy_words.tenant_names()
+    return {
+        "app": app,
+        "stored": stored,
+        "lines": policy_words.lines(stored.rules, tenants=names, of_app=app is not None),
+        "organisation": policy_words.lines(policy.stored().rules, tenants=names) if app else {},
+        "apps": _apps(),
+        "events": history(user, row) if row else [],
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class AppRules:
+    """An app registration and whether it has rules of its own."""
+
+    app: AppRegistration
+    restricts: bool
+
+
+def _apps() -> list[AppRules]:
+    rules = policy_decisions.in_force().apps
+    found = AppRegistration.objects.select_related("tenant").order_by("name", "pk")[:SHOWN]
+    return [AppRules(app, app.pk in rules and rules[app.pk].restricts) for app in found]
+
+
+# --- For members ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What one may do, for people who only connect."""
+
+    forbidden: list[str]
+    approval: list[str]
+    limits: list[str]
+
+
+def summary(app: AppRegistration | None) -> Summary:
+    """The rules in force for the app registration (or of the organisation alone), as short lists."""
+    found = policy_decisions.in_force()
+    sources = [found.organisation, *([found.apps[app.pk]] if app and app.pk in found.apps else [])]
+    return Summary(_said(sources, Effect.FORBIDDEN), _said(sources, Effect.APPROVAL), policy_words.limits(sources))
+
+
+def _said(sources: list[Rules], effect: Effect) -> list[str]:
+    labels = [known.label for key, known in capabilities.CAPABILITIES.items() if _is(sources, key, effect)]
+    patterns = {name for rules in sources for name, one in rules.permissions.items() if one is effect}
+    return [*labels, *sorted(patterns)]
+
+
+def _is(sources: list[Rules], key: str, effect: Effect) -> bool:
+    return max((list(Effect).index(rules.of_capability(key)) for rules in sources), default=0) == list(Effect).index(
+        effect
+    )
+
+
+# --- What breaks it -------------------------------------------------------------------------------
+
+
+@require_safe
+def violations(request: HttpRequest) -> HttpResponse:
+    """Connections and shares that exist and break the policy as it is now."""
+    user = access.signed_in(request.user)
+    access.require(access.can_read_policy(user), cause="IT admins and auditors read this.", action="Ask one of them.")
+    found = policy_violations.impact(policy_decisions.in_force(), now=timezone.now(), keep=SHOWN)
+    return render(request, "policy/violations.html", {"impact": found})
