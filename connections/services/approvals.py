@@ -46,18 +46,22 @@ def _covers(approval: Approval, reason: Reason, wish: Wish) -> bool:
 
 def newest(connection: Connection) -> Approval | None:
     """The latest request of the connection, whatever became of it."""
-    return Approval.objects.filter(connection=connection).order_by("-pk").first() if connection.pk else None
+    return _latest(connection)
 
 
 def granted(connection: Connection) -> Approval | None:
     """The latest approval the connection has."""
-    given = Approval.objects.filter(connection=connection, state=State.APPROVED)
-    return given.order_by("-pk").first() if connection.pk else None
+    return _latest(connection, state=State.APPROVED)
 
 
 def waiting(connection: Connection) -> Approval | None:
     """The request that waits for an answer, if there is one."""
-    return Approval.objects.filter(connection=connection, state=State.WAITING).first() if connection.pk else None
+    return _latest(connection, state=State.WAITING)
+
+
+def _latest(connection: Connection, **which: str) -> Approval | None:
+    """By id, as the wish may be asked about before the connection is stored."""
+    return Approval.objects.filter(connection_id=connection.pk or 0, **which).order_by("-pk").first()
 
 
 # --- Asking ---------------------------------------------------------------------------------------

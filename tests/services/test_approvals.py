@@ -1,0 +1,344 @@
+"""Approvals: asked before anything happens at Microsoft, answered by another IT admin, and good for exactly what was asked."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import connection as database
+from django.utils import timezone
+
+from connections.errors import ApprovalNeeded, ChangedMeanwhile, InvalidInput, NotAllowed, PolicyForbids
+from connections.models import AppRegistration, Approval, AuditEvent, Connection, User
+from connections.services import approvals, connections, sign_ins
+from portal.sandbox import seed
+from portal.sandbox.client import Control
+from tests import cast
+from tests.services.test_policy import finish, rule, start
+
+pytestmark = pytest.mark.django_db
+
+NOW = timezone.now()
+Status, State = Connection.Status, Approval.State
+SEND = {"permissions": {"Mail.Send": "approval"}}
+
+
+@pytest.fixture
+def anna(db: None) -> User:
+    """The other IT admin."""
+    found = cast.make_person("anna")
+    found.groups.set(cast.make_person("alice").groups.all())
+    return found
+
+
+@pytest.fixture
+def alice(anna: User) -> User:
+    return User.objects.get(username="alice")
+
+
+def asked() -> Approval:
+    return Approval.objects.select_related("connection").latest("pk")
+
+
+def wish_for_sending(bob: User, **more: Any) -> Connection:
+    rule(**SEND)
+    return start(bob, chosen=["mail.read", "mail.send"], reason="To answer customers.", **more)
+
+
+# --- Asked ----------------------------------------------------------------------------------------
+
+
+def test_what_needs_approval_waits_and_nobody_can_sign_in(bob: User) -> None:
+    made = wish_for_sending(bob)
+    request = asked()
+    assert (request.connection, request.requested_by, request.state) == (made, bob, State.WAITING)
+    assert request.capabilities == ["mail.read", "mail.send"]
+    assert request.permissions == ["Mail.Read", "Mail.Send"]
+    assert request.reason == "To answer customers."
+    stored = Connection.objects.get()
+    assert (stored.status, stored.status_code, stored.status_who) == (Status.PENDING, "approval_needed", "it_admin")
+    assert "Mail.Send needs the approval" in stored.status_cause
+    with pytest.raises(ApprovalNeeded, match="Mail"):
+        sign_ins.begin(made, actor=bob, now=NOW)
+    with pytest.raises(ApprovalNeeded):
+        finish(made, "Mail.Read", "Mail.Send")
+    assert Connection.objects.get().refresh_token is None
+    assert [event.action for event in AuditEvent.objects.order_by("pk")] == ["connection.created", "approval.requested"]
+
+
+def test_after_approval_the_requester_signs_in(alice: User, bob: User) -> None:
+    made = wish_for_sending(bob)
+    approvals.approve(asked(), reason="Fine.", actor=alice, now=NOW)
+    stored = Connection.objects.get()
+    assert (stored.status, stored.status_code, stored.status_who) == (Status.PENDING, "", "owner")
+    assert "Alice Admin approved it" in stored.status_cause
+    sign_ins.begin(made, actor=bob, now=NOW)
+    finish(made, "Mail.Read", "Mail.Send")
+    assert Connection.objects.get().status == Status.ACTIVE
+    request = asked()
+    assert (request.state, request.decided_by, request.decision_reason) == (State.APPROVED, alice, "Fine.")
+
+
+def test_an_approval_covers_exactly_what_was_asked(alice: User, bob: User) -> None:
+    rule(permissions={"Mail.Send": "approval", "Files.*": "approval"})
+    made = start(bob, chosen=["mail.send"])
+    approvals.approve(asked(), actor=alice, now=NOW)
+    finish(made, "Mail.Send")
+    # Less, or more of what is allowed anyway, needs nothing.
+    connections.change(made, name="Inbox", chosen=["mail.send", "mail.read"], extra_scopes=(), actor=bob, now=NOW)
+    sign_ins.begin(made, actor=bob, now=NOW)
+    assert Approval.objects.count() == 1
+    # More of what needs approval does.
+    lacks = connections.change(
+        made, name="Inbox", chosen=["mail.send", "files.read"], extra_scopes=(), actor=bob, now=NOW, reason="Archive."
+    )
+    assert lacks
+    assert (asked().state, asked().permissions, asked().reason) == (
+        State.WAITING,
+        ["Files.Read", "Mail.Send"],
+        "Archive.",
+    )
+    with pytest.raises(ApprovalNeeded, match=r"Files\.Read"):
+        sign_ins.begin(made, actor=bob, now=NOW)
+    assert Connection.objects.get().status == Status.ACTIVE, "what worked goes on"
+    approvals.approve(asked(), actor=alice, now=NOW)
+    sign_ins.begin(made, actor=bob, now=NOW)
+
+
+def test_a_wish_that_is_made_again_replaces_the_request_and_a_smaller_one_ends_it(bob: User) -> None:
+    made = wish_for_sending(bob)
+    wishes = {"name": "Inbox", "extra_scopes": (), "actor": bob, "now": NOW}
+    connections.change(made, chosen=["mail.send"], **wishes)  # type: ignore[arg-type]
+    assert [one.state for one in Approval.objects.order_by("pk")] == [State.WITHDRAWN, State.WAITING]
+    connections.change(made, chosen=["mail.read"], **wishes)  # type: ignore[arg-type]
+    assert {one.state for one in Approval.objects.all()} == {State.WITHDRAWN}
+    assert Connection.objects.get().status_code == ""
+    sign_ins.begin(made, actor=bob, now=NOW)
+
+
+def test_only_the_name_asks_nobody_again(bob: User) -> None:
+    made = wish_for_sending(bob)
+    connections.change(made, name="Other", chosen=["mail.read", "mail.send"], extra_scopes=(), actor=bob, now=NOW)
+    assert asked().state == State.WAITING
+    assert Approval.objects.count() == 1
+
+
+# --- Answered -------------------------------------------------------------------------------------
+
+
+def test_members_auditors_and_the_requester_decide_nothing(alice: User, anna: User, bob: User, carol: User) -> None:
+    wish_for_sending(bob)
+    for person in (bob, carol):
+        with pytest.raises(NotAllowed, match="Only IT admins"):
+            approvals.approve(asked(), actor=person, now=NOW)
+        with pytest.raises(NotAllowed):
+            approvals.decline(asked(), reason="No.", actor=person, now=NOW)
+    start(alice, chosen=["mail.send"], name="Mine")
+    with pytest.raises(NotAllowed, match="cannot give it") as caught:
+        approvals.approve(asked(), actor=alice, now=NOW)
+    assert "createsuperuser" in caught.value.action
+    approvals.approve(asked(), actor=anna, now=NOW)
+    assert asked().state == State.APPROVED
+
+
+def test_where_there_is_one_it_admin_the_break_glass_account_decides(alice: User, anna: User) -> None:
+    anna.groups.clear()
+    rule(**SEND)
+    start(alice, chosen=["mail.send"])
+    operator = User.objects.create_superuser("operator", password=cast.PASSWORD)
+    approvals.approve(asked(), actor=operator, now=NOW)
+    assert asked().decided_by == operator
+
+
+def test_declining_needs_a_reason_which_the_requester_reads(alice: User, bob: User) -> None:
+    made = wish_for_sending(bob)
+    with pytest.raises(InvalidInput) as caught:
+        approvals.decline(asked(), reason="  ", actor=alice, now=NOW)
+    assert caught.value.field == "reason"
+    approvals.decline(asked(), reason="Use the team's mailbox.", actor=alice, now=NOW)
+    assert "Use the team's mailbox." in Connection.objects.get().status_cause
+    with pytest.raises(ApprovalNeeded, match="Alice Admin declined it: Use the team's mailbox"):
+        sign_ins.begin(made, actor=bob, now=NOW)
+    again = approvals.ask_again(made, reason="It has none.", actor=bob, now=NOW)
+    assert (again.state, again.reason) == (State.WAITING, "It has none.")
+
+
+def test_what_was_declined_for_a_connection_that_works_is_taken_back(alice: User, bob: User) -> None:
+    rule(**SEND)
+    connection = cast.make_connection(owner=bob)
+    wishes = {"name": "Invoices", "chosen": ["mail.read", "mail.send"], "extra_scopes": ()}
+    connections.change(connection, **wishes, actor=bob, now=NOW)  # type: ignore[arg-type]
+    approvals.decline(asked(), reason="No.", actor=alice, now=NOW)
+    stored = Connection.objects.get()
+    assert (stored.capabilities, stored.status) == (["mail.read"], Status.ACTIVE)
+    sign_ins.begin(stored, actor=bob, now=NOW)
+
+
+def test_withdrawing_is_for_who_asked_and_twice_is_once(alice: User, bob: User, dave: User) -> None:
+    wish_for_sending(bob)
+    for person in (dave, alice):
+        with pytest.raises(NotAllowed):
+            approvals.withdraw(asked(), actor=person, now=NOW)
+    for _ in range(2):
+        approvals.withdraw(asked(), actor=bob, now=NOW)
+    assert AuditEvent.objects.filter(action="approval.withdrawn").count() == 1
+    with pytest.raises(ApprovalNeeded):
+        sign_ins.begin(Connection.objects.get(), actor=bob, now=NOW)
+
+
+@pytest.mark.parametrize("first", ["approve", "decline", "withdraw"])
+@pytest.mark.parametrize("second", ["approve", "decline", "withdraw"])
+def test_of_two_answers_the_first_stands(first: str, second: str, alice: User, anna: User, bob: User) -> None:
+    wish_for_sending(bob)
+    answers: dict[str, Callable[[User], None]] = {
+        "approve": lambda who: approvals.approve(Approval.objects.get(), actor=who, now=NOW),
+        "decline": lambda who: approvals.decline(Approval.objects.get(), reason="No.", actor=who, now=NOW),
+        "withdraw": lambda who: approvals.withdraw(Approval.objects.get(), actor=bob, now=NOW),
+    }
+    answers[first](alice)
+    state = asked().state
+    if first == second:
+        answers[second](anna)
+    else:
+        with pytest.raises(ChangedMeanwhile):
+            answers[second](anna)
+    assert asked().state == state
+    assert AuditEvent.objects.filter(action__startswith="approval.").count() == 2
+
+
+def test_an_approval_that_the_policy_has_overtaken_is_refused(alice: User, bob: User) -> None:
+    made = wish_for_sending(bob)
+    rule(permissions={"Mail.Send": "forbidden"})
+    with pytest.raises(PolicyForbids):
+        approvals.approve(asked(), actor=alice, now=NOW)
+    assert asked().state == State.WAITING
+    rule()
+    sign_ins.begin(made, actor=bob, now=NOW)
+    assert (asked().state, asked().decision_reason) == (State.WITHDRAWN, "An approval is no longer needed.")
+    rule(permissions={"Mail.Send": "forbidden"})
+    with pytest.raises(PolicyForbids):
+        sign_ins.begin(made, actor=bob, now=NOW)
+
+
+def test_an_approval_does_not_outweigh_what_is_forbidden_later(alice: User, bob: User) -> None:
+    made = wish_for_sending(bob)
+    approvals.approve(asked(), actor=alice, now=NOW)
+    rule(permissions={"Mail.Send": "forbidden"})
+    with pytest.raises(PolicyForbids):
+        sign_ins.begin(made, actor=bob, now=NOW)
+
+
+def test_removing_the_connection_ends_the_request_and_keeps_its_story(alice: User, bob: User) -> None:
+    made = wish_for_sending(bob)
+    connections.remove(made, actor=bob, now=NOW)
+    request = Approval.objects.get()
+    assert (request.connection, request.connection_name, request.state) == (None, "Inbox", State.WITHDRAWN)
+    with pytest.raises(ChangedMeanwhile):
+        approvals.approve(request, actor=alice, now=NOW)
+
+
+def test_asking_without_need_or_right_is_refused(bob: User, dave: User) -> None:
+    connection = cast.make_connection(owner=bob)
+    with pytest.raises(InvalidInput):
+        approvals.ask_again(connection, reason="", actor=bob, now=NOW)
+    rule(permissions={"Mail.Read": "approval"})
+    with pytest.raises(NotAllowed):
+        approvals.ask_again(connection, reason="", actor=dave, now=NOW)
+    rule(permissions={"Mail.Read": "forbidden"})
+    with pytest.raises(PolicyForbids):
+        approvals.ask_again(connection, reason="", actor=bob, now=NOW)
+    assert not Approval.objects.exists()
+
+
+# --- The second IT admin --------------------------------------------------------------------------
+
+
+def robots() -> AppRegistration:
+    return cast.make_app_registration(client_id=seed.ROBOTS_APP, secret=seed.ROBOTS_SECRET, name="Robots")
+
+
+def test_an_app_only_connection_waits_for_a_second_it_admin(alice: User, anna: User, sandbox: Control) -> None:
+    rule(app_only_second_admin=True)
+    made = connections.connect_app_only(
+        robots(), name="Nightly", chosen=["mail.read"], actor=alice, now=NOW, reason="Reports."
+    )
+    assert made.status == Status.PENDING
+    assert sandbox.calls()["by_endpoint"] == {}, "Microsoft is not asked before"
+    with pytest.raises(ApprovalNeeded):
+        connections.finish_app_only(made, actor=alice, now=NOW)
+    with pytest.raises(NotAllowed):
+        approvals.approve(asked(), actor=alice, now=NOW)
+    approvals.approve(asked(), actor=anna, now=NOW)
+    for _ in range(2):
+        made = connections.finish_app_only(Connection.objects.get(), actor=anna, now=NOW)
+    assert made.status == Status.ACTIVE
+    assert Connection.objects.get().access_token
+    assert AuditEvent.objects.filter(action="connection.connected").count() == 1
+
+
+def test_every_permission_added_to_it_later_needs_another_one(alice: User, anna: User, sandbox: Control) -> None:
+    rule(app_only_second_admin=True)
+    made = connections.connect_app_only(robots(), name="Nightly", chosen=["mail.read"], actor=alice, now=NOW)
+    approvals.approve(asked(), actor=anna, now=NOW)
+    made = connections.finish_app_only(made, actor=alice, now=NOW)
+    wishes = {"name": "Nightly", "extra_scopes": (), "now": NOW}
+    connections.change(made, chosen=["mail.read", "mail.send"], actor=alice, **wishes)  # type: ignore[arg-type]
+    assert (asked().state, "Mail.Send" in asked().permissions) == (State.WAITING, True)
+    approvals.decline(asked(), reason="No sending.", actor=anna, now=NOW)
+    stored = Connection.objects.get()
+    assert (stored.capabilities, stored.scopes) == (["mail.read"], "Mail.Read User.Read.All")
+    # Less than was approved needs nobody.
+    connections.change(stored, chosen=[], actor=alice, name="Nightly", extra_scopes=("User.Read.All",), now=NOW)
+    assert Approval.objects.count() == 2
+
+
+def test_microsoft_saying_no_leaves_the_approval_and_nothing_is_asked_twice(
+    alice: User, anna: User, sandbox: Control
+) -> None:
+    rule(app_only_second_admin=True)
+    made = connections.connect_app_only(robots(), name="Nightly", chosen=["mail.read"], actor=alice, now=NOW)
+    approvals.approve(asked(), actor=anna, now=NOW)
+    sandbox.weather("unavailable", where="token")
+    with pytest.raises(Exception, match="Microsoft"):
+        connections.finish_app_only(made, actor=alice, now=NOW)
+    assert Connection.objects.get().status == Status.PENDING
+    assert asked().state == State.APPROVED
+
+
+# --- Raced ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.only_on("postgres")
+@pytest.mark.django_db(transaction=True)
+def test_two_it_admins_at_the_same_moment_give_one_answer(alice: User, anna: User, bob: User) -> None:
+    wish_for_sending(bob)
+    request = Approval.objects.get()
+    barrier, outcomes = threading.Barrier(2), list[str]()
+
+    def answer(who: User, decide: Callable[[], None]) -> None:
+        barrier.wait()
+        try:
+            decide()
+            outcomes.append("done")
+        except ChangedMeanwhile:
+            outcomes.append("too late")
+        finally:
+            database.close()
+
+    def fresh() -> Approval:
+        return Approval.objects.get(pk=request.pk)
+
+    threads = [
+        threading.Thread(target=answer, args=(alice, lambda: approvals.approve(fresh(), actor=alice, now=NOW))),
+        threading.Thread(
+            target=answer, args=(anna, lambda: approvals.decline(fresh(), reason="No", actor=anna, now=NOW))
+        ),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert sorted(outcomes) == ["done", "too late"]
+    assert AuditEvent.objects.filter(action__in=("approval.approved", "approval.declined")).count() == 1
