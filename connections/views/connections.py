@@ -31,7 +31,7 @@ from connections.services import (
     policy_violations,
     sign_ins,
 )
-from connections.views import approvals, consent_requests, handover, listing, sharing, states
+from connections.views import approvals, consent_requests, handover, listing, sharing
 from connections.views.audit import history
 from connections.views.mailboxes import attached
 

@@ -9,7 +9,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("connections", "0014_who_disabled_and_who_left"),
+        ("connections", "0016_people_read_after"),
     ]
 
     operations = [
