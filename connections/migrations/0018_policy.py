@@ -9,7 +9,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("connections", "0016_people_read_after"),
+        ("connections", "0017_key_rate_limit"),
     ]
 
     operations = [
