@@ -12,7 +12,17 @@ from django.core.management import call_command
 from django.utils import timezone
 
 from connections import audit
-from connections.services import alerts, consent, deliveries, directory, expiries, keepalive, mailbox_probes, sharing
+from connections.services import (
+    alerts,
+    consent,
+    deliveries,
+    directory,
+    expiries,
+    keepalive,
+    mailbox_probes,
+    sharing,
+    stored_replies,
+)
 
 logger = structlog.get_logger(__name__)
 
@@ -65,9 +75,10 @@ def end_lapsed_shares() -> None:
 
 @shared_task(ignore_result=True)
 def tidy() -> None:
-    """Remove ended sessions and used-up sign-in states."""
+    """Remove ended sessions, used-up sign-in states, and answers of the API that are kept for repeated requests."""
     _as_task()
     call_command("clearsessions")
+    stored_replies.prune(now=timezone.now())
 
 
 def _as_task() -> None:

@@ -267,6 +267,23 @@ API_TABLE = """
 list_connections                      GET    401 200 200 200 200 200 200 200 200
 read_connection                       GET    401 200 200 200 200 404 404 200 200
 fetch_token                           GET    401 200 200 200 200 404 404 403 403
+
+list_tenants                          GET    401 200 200 200 200 200 200 200 200
+add_tenant                            POST   401 403 403 403 403 403 403 201 403
+read_tenant                           GET    401 200 200 200 200 200 200 200 200
+change_tenant                         PATCH  401 403 403 403 403 403 403 200 403
+remove_tenant                         DELETE 401 403 403 403 403 403 403 409 403
+look_up_tenant                        POST   401 403 403 403 403 403 403 200 403
+
+list_people                           GET    401 200 200 200 200 200 200 200 200
+list_teams                            GET    401 200 200 200 200 200 200 200 200
+add_team                              POST   401 403 403 403 403 403 403 201 403
+read_team                             GET    401 200 200 200 200 200 200 200 200
+change_team                           PATCH  401 403 403 403 403 403 403 200 403
+remove_team                           DELETE 401 403 403 403 403 403 403 204 403
+list_members                          GET    401 200 200 200 200 200 200 200 200
+add_member                            PUT    401 403 403 403 403 403 403 200 403
+remove_member                         DELETE 401 403 403 403 403 403 403 204 403
 """
 
 

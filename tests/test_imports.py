@@ -12,7 +12,7 @@ from tests.environment import ROOT
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("connections.errors",),
     ("connections.fields", "connections.models", "connections.outbound"),
-    ("connections.access", "connections.audit", "connections.microsoft"),
+    ("connections.access", "connections.audit", "connections.keyset", "connections.microsoft"),
     ("connections.services",),
     (
         "connections.views",

@@ -7,7 +7,7 @@ from datetime import timedelta
 from functools import cache
 from typing import Any
 
-from django.urls import reverse
+from django.urls import get_resolver, reverse
 from django.utils import timezone
 
 from connections import audit
@@ -82,6 +82,8 @@ class World:
         """The address of a URL name, with this world's ids filled in."""
         if argument:
             return reverse(name, args=[argument])
+        if name.startswith("api:"):
+            return self._api_url(name)
         arguments: dict[str, int] = {}
         if name in ("tenant", "tenant_edit", "tenant_remove"):
             arguments = {"pk": self.tenant.pk}
@@ -103,10 +105,6 @@ class World:
             arguments = {"pk": self.connection.pk}
         elif name in ("api_key", "api_key_revoke"):
             arguments = {"pk": self.key.pk}
-        elif name == "api:read_connection":
-            arguments = {"connection_id": self.connection.pk}
-        elif name == "api:fetch_token":
-            return reverse(name, kwargs={"ref": str(self.connection.pk)})
         elif name == "share_end":
             arguments = {"pk": self.connection.pk, "share_pk": self.share.pk}
         elif name == "person" or name.startswith("person_"):
@@ -132,6 +130,25 @@ class World:
         elif name in ("connection", "mailbox_attach") or name.startswith("connection_"):
             arguments = {"pk": self.connection.pk} if name != "connection_choose" else {}
         return reverse(name, kwargs=arguments)
+
+    def _api_url(self, name: str) -> str:
+        """Arguments of the API's routes have the same names everywhere."""
+        known = {
+            "connection_id": self.connection.pk,
+            "ref": str(self.connection.pk),
+            "team_id": self.team.pk,
+            "tenant_id": self.tenant.pk,
+            "user_id": self.people["dave"].pk,
+        }
+        wanted = _api_arguments(name.removeprefix("api:"))
+        return reverse(name, kwargs={argument: known[argument] for argument in wanted})
+
+
+@cache
+def _api_arguments(name: str) -> tuple[str, ...]:
+    _, resolver = get_resolver().namespace_dict["api"]
+    ((_, names),) = resolver.reverse_dict.getlist(name)[0][0]
+    return tuple(names)
 
 
 @cache
@@ -256,7 +273,7 @@ def posted(world: World) -> dict[str, dict[str, Any]]:
     """For each URL name, a form that somebody who may send it would send; see FILLED_IN for the others."""
     tomorrow = (timezone.now() + timedelta(days=1)).date().isoformat()
     secret = {"kind": "secret", "secret": seed.ROBOTS_SECRET, "expires_at": tomorrow, "save_untried": "1"}
-    return {
+    return _posted_to_api(world) | {
         "policy": policy_form(**{"capability-files.write": "forbidden"}),
         "policy_app": policy_form(**{"capability-files.write": "approval"}),
         "approval_decline": {"reason": "Use a team mailbox instead."},
@@ -297,4 +314,14 @@ def posted(world: World) -> dict[str, dict[str, Any]]:
         "alert_channel_add": {"kind": "chat", "name": "Operations", "url": "https://93.184.216.34/hook"},
         "alert_channel_edit": {"name": "Renamed"},
         "mailbox_edit": {"address": "help@contoso.example", "display_name": "Help"},
+    }
+
+
+def _posted_to_api(world: World) -> dict[str, dict[str, Any]]:
+    """For each operation of the API with a body, one that is complete."""
+    return {
+        "api:add_team": {"name": "Sales"},
+        "api:change_team": {"name": "Renamed"},
+        "api:add_tenant": {"name": "New", "environment": "sandbox", "directory_id": "organizations"},
+        "api:change_tenant": {"name": "Renamed"},
     }

@@ -10,7 +10,22 @@ from ninja import NinjaAPI, Schema
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 from pydantic import Field
 
-from connections.errors import KeyRefused, PortalError
+from connections.errors import InvalidInput, KeyRefused, PortalError
+
+MOST_ERRORS = 20  # named in one answer
+# A bad key, a right that is missing, a value that cannot be used, too many requests.
+EVERYWHERE = (401, 403, 422, 429)
+CREATING = (400, 409, 413)  # no JSON; exists already, or the same Idempotency-Key is at work; too much of it
+CHANGING = (400, 404, 409, 412, 413)
+REMOVING = (404, 409, 412)
+MICROSOFT = (409, 503)  # it says no; it cannot be asked, or our own secrets cannot be opened
+
+
+class FieldError(Schema):
+    """What is wrong with one field of the request."""
+
+    field: str = Field(description="Its name; parts of it are separated by dots. Empty: the request as a whole.")
+    message: str
 
 
 class Problem(Schema):
@@ -25,6 +40,7 @@ class Problem(Schema):
     who: str = Field("", description="Who can mend it: owner, it_admin, microsoft or nobody.")
     incident: int | None = Field(None, description="Number of the open incident that explains it, if it is visible.")
     link: str = Field("", description="The page in the portal that mends it.")
+    errors: list[FieldError] = Field([], description="The fields that cannot be used, if it is about fields.")
 
 
 def problem(status: int, code: str, title: str, detail: str = "", **more: Any) -> HttpResponse:
@@ -41,10 +57,19 @@ def problem(status: int, code: str, title: str, detail: str = "", **more: Any) -
 def of(error: PortalError, **more: Any) -> HttpResponse:
     """A PortalError as a problem."""
     told = {"action": error.action, "who": error.who} | more
-    answer = problem(error.status, error.code, type(error).cause, error.cause, **told)
+    if error.field:
+        told["errors"] = [FieldError(field=error.field, message=str(error))]
+    # A page shows its form again with 422; what a service says about a value is the same kind of answer.
+    status = 422 if isinstance(error, InvalidInput) and error.status == 400 else error.status
+    answer = problem(status, error.code, type(error).cause, error.cause, **told)
     if error.retry_after is not None:
         answer["Retry-After"] = str(error.retry_after)
     return answer
+
+
+def on(*statuses: int) -> dict[frozenset[int], type[Problem]]:
+    """The problems a route can answer with: ``statuses``, and those that every route knows."""
+    return {frozenset({*EVERYWHERE, *statuses}): Problem}
 
 
 def register(api: NinjaAPI) -> None:
@@ -63,8 +88,19 @@ def _known(request: HttpRequest, error: Any) -> HttpResponse:
 
 
 def _invalid(request: HttpRequest, error: Any) -> HttpResponse:
-    found = "; ".join(f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in error.errors)
-    return problem(422, "invalid_input", "A parameter cannot be used.", found[:500])
+    errors = [FieldError(field=_name(one["loc"]), message=_sentence(one)) for one in error.errors[:MOST_ERRORS]]
+    found = "; ".join(f"{one.field}: {one.message}" if one.field else one.message for one in errors)
+    return problem(422, "invalid_input", "A parameter cannot be used.", found[:500], errors=errors)
+
+
+def _name(location: tuple[Any, ...]) -> str:
+    """A field's name as the client knows it: without where it stood and what the view calls the body."""
+    source, *parts = location
+    return ".".join(map(str, parts[1:] if source == "body" else parts))[:200]
+
+
+def _sentence(error: dict[str, Any]) -> str:
+    return str(error["msg"]).removeprefix("Value error, ")[:500]
 
 
 def _refused(request: HttpRequest, error: Any) -> HttpResponse:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +16,12 @@ from ninja import NinjaAPI
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A parameter, or a field of an answer."""
+    """A parameter, or a field of a body."""
 
     name: str
     kind: str
     text: str
+    required: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class Answer:
     """One status an operation can answer with."""
 
     status: str
-    name: str
+    name: str  # of what is in it, with a table of its own further down; "" for nothing
     text: str
 
 
@@ -41,7 +43,21 @@ class Operation:
     title: str
     text: str
     parameters: list[Field]
+    body: str  # name of what is sent
+    fields: list[Field]  # of what is sent
+    curl: str
     answers: list[Answer]
+    problems: list[Answer]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Operations about one noun."""
+
+    anchor: str
+    name: str
+    text: str
+    operations: list[Operation]
 
 
 def page_of(api: NinjaAPI) -> Callable[[HttpRequest], HttpResponse]:
@@ -52,11 +68,7 @@ def page_of(api: NinjaAPI) -> Callable[[HttpRequest], HttpResponse]:
         document = api.get_openapi_schema()
         schemas = document["components"]["schemas"]
         context = {
-            "operations": [
-                _operation(method, path, told)
-                for path, methods in document["paths"].items()
-                for method, told in methods.items()
-            ],
+            "groups": _groups(document),
             "schemas": [
                 (name, schema.get("description", ""), _fields(schema)) for name, schema in sorted(schemas.items())
             ],
@@ -67,20 +79,59 @@ def page_of(api: NinjaAPI) -> Callable[[HttpRequest], HttpResponse]:
     return page
 
 
-def _operation(method: str, path: str, told: dict[str, Any]) -> Operation:
-    parameters = [
-        Field(f"{one['name']} ({one['in']})", _kind(one["schema"]), one.get("description", ""))
-        for one in told.get("parameters", [])
+def _groups(document: dict[str, Any]) -> list[Group]:
+    """The operations under their tags, in the order of the document's list of tags."""
+    found: dict[str, list[Operation]] = {tag["name"]: [] for tag in document["tags"]}
+    for path, methods in document["paths"].items():
+        for method, told in methods.items():
+            found[told["tags"][0]].append(_operation(document, method, path, told))
+    return [
+        Group(tag["name"].lower().replace(" ", "-"), tag["name"], tag["description"], found[tag["name"]])
+        for tag in document["tags"]
+        if found[tag["name"]]
     ]
+
+
+def _operation(document: dict[str, Any], method: str, path: str, told: dict[str, Any]) -> Operation:
+    body = told.get("requestBody", {}).get("content", {}).get("application/json", {})
+    answers = [_answer(status, one) for status, one in told["responses"].items()]
     return Operation(
         told["operationId"],
         method.upper(),
         path,
         told["summary"],
         told.get("description", ""),
-        parameters,
-        [_answer(status, one) for status, one in told["responses"].items()],
+        [_parameter(_resolved(document, one)) for one in told.get("parameters", [])],
+        _kind(body.get("schema", {})),
+        _fields(_resolved(document, body.get("schema", {}))),
+        _curl(method, path, body.get("example")),
+        [one for one in answers if one.status.startswith("2")],
+        [one for one in answers if not one.status.startswith("2")],
     )
+
+
+def _resolved(document: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """What a reference points to; anything else as it is."""
+    if "$ref" not in found:
+        return found
+    for part in found["$ref"].removeprefix("#/").split("/"):
+        document = document[part]
+    return document
+
+
+def _parameter(told: dict[str, Any]) -> Field:
+    name = f"{told['name']} ({told['in']})"
+    return Field(name, _kind(told["schema"]), told.get("description", ""), told.get("required", False))
+
+
+def _curl(method: str, path: str, example: Any) -> str:
+    """The call as a command line."""
+    lines = ['curl -H "Authorization: Bearer $KEY"', f'"{settings.PORTAL_URL}{path}"']
+    if method != "get":
+        lines.insert(1, f"-X {method.upper()}")
+    if example is not None:
+        lines.append(f"--json '{json.dumps(example)}'")
+    return " \\\n  ".join(lines)
 
 
 def _answer(status: str, told: dict[str, Any]) -> Answer:
@@ -89,7 +140,16 @@ def _answer(status: str, told: dict[str, Any]) -> Answer:
 
 
 def _fields(schema: dict[str, Any]) -> list[Field]:
-    return [Field(name, _kind(one), one.get("description", "")) for name, one in schema.get("properties", {}).items()]
+    required = schema.get("required", [])
+    return [
+        Field(name, _kind(one), _description(one), name in required)
+        for name, one in schema.get("properties", {}).items()
+    ]
+
+
+def _description(schema: dict[str, Any]) -> str:
+    inner = [one.get("description", "") for one in schema.get("anyOf", [])]
+    return str(schema.get("description") or next(filter(None, inner), ""))
 
 
 def _kind(schema: dict[str, Any]) -> str:
@@ -99,8 +159,11 @@ def _kind(schema: dict[str, Any]) -> str:
         return " or ".join(_kind(one) for one in schema["anyOf"])
     if schema.get("type") == "array":
         return f"list of {_kind(schema.get('items', {}))}"
+    if "enum" in schema:
+        return " or ".join(map(str, schema["enum"]))
     limits = [
         f"{word} {schema[key]}" for key, word in (("minimum", "at least"), ("maximum", "at most")) if key in schema
     ]
     default = [f"usually {schema['default']}"] if schema.get("default") not in (None, "") else []
-    return ", ".join([str(schema.get("format") or schema.get("type") or ""), *limits, *default])
+    words = [str(schema.get("format") or schema.get("type") or ""), *limits, *default]
+    return ", ".join(word for word in words if word)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from django.contrib.auth.decorators import login_not_required
 from django.urls import path
 from django.views.decorators.http import require_safe
-from ninja import NinjaAPI
 
-from connections.api import connections, problems, reference, tokens
+from connections.api import connections, manners, problems, reference, teams, tenants, tokens
+from connections.api.document import PortalAPI
 from connections.api.keys import KeyAuth
 
-api = NinjaAPI(
+api = PortalAPI(
     title="Connections for Microsoft 365",
     version="1",
-    description="Valid access tokens for automations, and why there is none.",
+    description="Valid access tokens for automations, or why there is none; and everything the portal's pages can do.",
     auth=KeyAuth(),
     urls_namespace="api",
     openapi_url="/openapi.json",
@@ -24,6 +24,8 @@ problems.register(api)
 READ_ONLY = ("openapi-json", "api-root")
 api.add_router("", connections.router)
 api.add_router("", tokens.router)
+api.add_router("", tenants.router)
+api.add_router("", teams.router)
 
 routes = api.urls
 routes[0].insert(0, path("docs", reference.page_of(api), name="reference"))
@@ -31,4 +33,4 @@ for pattern in routes[0]:
     # Keys sign these requests in, not the session.
     if pattern.callback is not None:
         view = pattern.callback if pattern.name not in READ_ONLY else require_safe(pattern.callback)
-        pattern.callback = login_not_required(view)
+        pattern.callback = login_not_required(manners.mannered(view))

@@ -13,6 +13,7 @@ from connections.models.incidents import AffectedConnection, Incident
 from connections.models.mailboxes import MailboxAccess, SharedMailbox
 from connections.models.policy import Approval, Policy
 from connections.models.sharing import Share, Team, TeamMember
+from connections.models.stored_replies import StoredReply
 from connections.models.tenants import Tenant
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "Policy",
     "Share",
     "SharedMailbox",
+    "StoredReply",
     "Team",
     "TeamMember",
     "Tenant",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from django.db import IntegrityError, transaction
 
 from connections import audit
@@ -54,10 +56,19 @@ def look_up(tenant: Tenant, *, actor: User | None) -> None:
         audit.record("tenant.looked_up", tenant, actor=actor, changes={"tid": [before, tid]})
 
 
-def change(tenant: Tenant, *, name: str, environment: str, directory_id: str, actor: User | None) -> None:
+def change(
+    tenant: Tenant,
+    *,
+    name: str,
+    environment: str,
+    directory_id: str,
+    actor: User | None,
+    still: Callable[[Tenant], None] = lambda current: None,
+) -> None:
     """Rename it; point it to another directory only while nothing uses it.
 
-    Raises StillInUse, InvalidInput if Microsoft knows no such directory, AlreadyExists.
+    ``still`` gets the row as it stands, locked, before anything is written, and may raise to stop it. Raises
+    StillInUse, InvalidInput if Microsoft knows no such directory, AlreadyExists.
     """
     wanted = Tenant(pk=tenant.pk, name=name, environment=environment, directory_id=directory_id.lower(), tid=tenant.tid)
     moved = (wanted.environment, wanted.directory_id) != (tenant.environment, tenant.directory_id)
@@ -76,7 +87,8 @@ def change(tenant: Tenant, *, name: str, environment: str, directory_id: str, ac
         return
     try:
         with transaction.atomic():
-            Tenant.objects.filter(pk=tenant.pk).update(**values)
+            still(Tenant.objects.select_for_update().get(pk=tenant.pk))
+            Tenant.objects.filter(pk=tenant.pk).update(**{name: values[name] for name in changes})
             audit.record("tenant.changed", wanted, actor=actor, changes=changes)
     except IntegrityError as taken:
         raise _duplicate(wanted) from taken

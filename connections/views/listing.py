@@ -5,17 +5,15 @@ Pages go by key, never by OFFSET, and nothing counts a whole table: the count st
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
+
+from connections import keyset
 
 M = TypeVar("M", bound=models.Model)
 
@@ -62,23 +60,13 @@ def page(
     A key that makes no sense gives the first page: links get old and get cut in e-mails.
     """
     for name, backwards in (("after", False), ("before", True)):
-        key = _decode(request.GET.get(name, ""), queryset.model, order)
+        key = keyset.decode(request.GET.get(name, ""), queryset.model, order)
         if key is not None:
-            rows = _rows(queryset, order, size, key=key, backwards=backwards)
+            rows = keyset.rows(queryset, order, size, key=key, backwards=backwards)
             if rows:
                 return _page(request, queryset, order, size, rows, backwards=backwards, keyed=True)
-    rows = _rows(queryset, order, size)
+    rows = keyset.rows(queryset, order, size)
     return _page(request, queryset, order, size, rows, backwards=False, keyed=False)
-
-
-def _rows(
-    queryset: QuerySet[M], order: Sequence[str], size: int, *, key: list[Any] | None = None, backwards: bool = False
-) -> list[M]:
-    """One row more than a page, in the direction of reading."""
-    directed = [_reversed(name) for name in order] if backwards else list(order)
-    if key is not None:
-        queryset = queryset.filter(_beyond(directed, key))
-    return list(queryset.order_by(*directed)[: size + 1])
 
 
 def _page(
@@ -105,60 +93,12 @@ def _page(
     )
 
 
-def _beyond(directed: Sequence[str], key: Sequence[Any]) -> Q:
-    """Rows that come after ``key``: (a > x) or (a = x and b > y) …, each in its column's direction."""
-    condition, equal = Q(), Q()
-    for name, value in zip(directed, key, strict=True):
-        column = name.removeprefix("-")
-        lookup = "lt" if name.startswith("-") else "gt"
-        condition |= equal & Q(**{f"{column}__{lookup}": value})
-        equal &= Q(**{column: value})
-    return condition
-
-
-def _reversed(name: str) -> str:
-    return name[1:] if name.startswith("-") else f"-{name}"
-
-
 def _url(request: HttpRequest, direction: str, item: models.Model, order: Sequence[str]) -> str:
     query = request.GET.copy()
     query.pop("after", None)
     query.pop("before", None)
-    query[direction] = _encode(item, order)
+    query[direction] = keyset.encode(item, order)
     return f"?{query.urlencode()}"
-
-
-def _encode(item: models.Model, order: Sequence[str]) -> str:
-    key = [str(_value(item, name.removeprefix("-"))) for name in order]
-    return base64.urlsafe_b64encode(json.dumps(key, ensure_ascii=False).encode()).decode().rstrip("=")
-
-
-def _value(item: models.Model, path: str) -> Any:
-    found: Any = item
-    for part in path.split("__"):
-        found = getattr(found, part)
-    return found
-
-
-def _decode(text: str, model: type[models.Model], order: Sequence[str]) -> list[Any] | None:
-    if not text:
-        return None
-    try:
-        key = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-        if not isinstance(key, list) or len(key) != len(order) or any("\x00" in part for part in key):
-            return None
-        "".join(key).encode()  # half a surrogate pair is no text that a database takes
-        return [_column(model, name.removeprefix("-")).to_python(part) for name, part in zip(order, key, strict=True)]
-    except (ValueError, TypeError, binascii.Error, ValidationError):
-        return None
-
-
-def _column(model: type[models.Model], path: str) -> models.Field[Any, Any]:
-    head, _, rest = path.partition("__")
-    field = model._meta.pk if head == "pk" else model._meta.get_field(head)
-    if rest:
-        return _column(field.related_model, rest)  # type: ignore[arg-type]
-    return field  # type: ignore[return-value]
 
 
 # --- Search and filters ---------------------------------------------------------------------------

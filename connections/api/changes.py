@@ -1,0 +1,60 @@
+"""Changing one thing: its ETag, and If-Match, so that nobody overwrites what they have not seen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+from django.db import models, transaction
+from django.http import Http404, HttpRequest, HttpResponse
+
+from connections.errors import PortalError
+
+M = TypeVar("M", bound=models.Model)
+
+
+class ChangedMeanwhile(PortalError):
+    """If-Match names another state than the present one; nothing was changed."""
+
+    code = "changed_meanwhile"
+    status = 412
+    cause = "It was changed since you read it, so nothing was changed now."
+    action = "Read it again, look at what is different, and send the change with the new ETag."
+    who = "owner"
+
+
+def etag(row: models.Model, columns: Sequence[str]) -> str:
+    """The state of what can be changed about a row; what the portal keeps up by itself does not count."""
+    state = [type(row).__name__, row.pk, *(str(getattr(row, name)) for name in columns)]
+    return f'"{hashlib.sha256(json.dumps(state).encode("utf-8", "replace")).hexdigest()[:32]}"'
+
+
+def tag(response: HttpResponse, row: models.Model, columns: Sequence[str]) -> None:
+    """Send the row's ETag along."""
+    response["ETag"] = etag(row, columns)
+
+
+@contextmanager
+def locked(request: HttpRequest, row: M, columns: Sequence[str]) -> Iterator[M]:
+    """The row as it stands now, locked until the block ends. Raises ChangedMeanwhile, Http404 if it has just gone.
+
+    Whatever the block changes is changed only if If-Match still fits under the lock.
+    """
+    with transaction.atomic():
+        current = type(row)._default_manager.select_for_update().filter(pk=row.pk).first()
+        if current is None:
+            raise Http404
+        require_match(request, current, columns)
+        yield current
+
+
+def require_match(request: HttpRequest, row: models.Model, columns: Sequence[str]) -> None:
+    """Raise ChangedMeanwhile if the request has an If-Match that does not fit the row (RFC 9110, 13.1.1)."""
+    wanted = request.headers.get("If-Match", "").strip()
+    if not wanted or wanted == "*":
+        return
+    if etag(row, columns) not in [one.strip() for one in wanted.split(",")]:
+        raise ChangedMeanwhile

@@ -1,0 +1,96 @@
+"""What is sent to the API: types of fields that are checked by the same form fields as on the pages."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from django import forms
+from django.core.exceptions import ValidationError
+from ninja import Schema
+from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema
+
+from connections.forms import fields
+from connections.forms.mailboxes import AddressField
+from connections.microsoft import capabilities
+
+
+class Entry(Schema):
+    """A request body. A field nobody knows is refused: it is a typing mistake, and its wish would be lost."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Changes(Entry):
+    """The body of a PATCH: what is not sent stays as it is."""
+
+    def over(self, **current: Any) -> dict[str, Any]:
+        """``current`` with what was sent laid over it; a null means "as it is", too."""
+        sent = self.model_dump(exclude_unset=True)
+        return current | {name: value for name, value in sent.items() if value is not None}
+
+
+def checked(field: forms.Field) -> AfterValidator:
+    """Clean a value as a form field does; its sentences become the API's."""
+
+    def clean(value: Any) -> Any:
+        try:
+            return field.clean(value)
+        except ValidationError as wrong:
+            raise ValueError(" ".join(wrong.messages)) from wrong
+
+    return AfterValidator(clean)
+
+
+def _without_nul(text: str) -> str:
+    if "\x00" in text:
+        raise ValueError("NUL characters are not allowed.")
+    return text
+
+
+def _known(keys: list[str]) -> list[str]:
+    unknown = [key for key in keys if key not in capabilities.CAPABILITIES]
+    if unknown:
+        raise ValueError(f"“{unknown[0][:60]}” is no capability. There are: {', '.join(capabilities.CAPABILITIES)}.")
+    return [key for key in capabilities.CAPABILITIES if key in keys]
+
+
+Text = Annotated[str, AfterValidator(_without_nul)]
+Name = Annotated[
+    str,
+    checked(fields.NameField()),
+    Field(min_length=1, max_length=fields.NAME_LENGTH, description="For people, in any script.", examples=["Invoices"]),
+]
+Label = Annotated[str, checked(fields.NameField(required=False)), Field(max_length=fields.NAME_LENGTH)]
+ClientId = Annotated[
+    str,
+    checked(fields.GuidField(what="application (client) ID")),
+    Field(
+        max_length=100, description="The application (client) ID.", examples=["11111111-2222-4333-8444-555555555555"]
+    ),
+]
+DirectoryId = Annotated[
+    str,
+    checked(fields.DirectoryField()),
+    Field(
+        min_length=1,
+        max_length=260,
+        description="Directory (tenant) ID, a verified domain, or organizations, common, consumers.",
+        examples=["contoso.com"],
+    ),
+]
+Address = Annotated[
+    str,
+    checked(AddressField()),
+    Field(min_length=3, max_length=320, description="A mail address.", examples=["support@contoso.com"]),
+]
+SecretValue = Annotated[
+    str,
+    checked(fields.SecretValueField()),
+    Field(min_length=1, max_length=500, description="The Value from Entra, not the Secret ID. Never shown again."),
+    WithJsonSchema({"type": "string", "format": "password", "writeOnly": True, "minLength": 1, "maxLength": 500}),
+]
+Capabilities = Annotated[
+    list[str],
+    AfterValidator(_known),
+    WithJsonSchema({"type": "array", "items": {"type": "string", "enum": list(capabilities.CAPABILITIES)}}),
+]

@@ -1,0 +1,81 @@
+"""Pages by key: what lists of the web pages and of the API share. Never by OFFSET, so that no page costs more than another.
+
+A key is the values of the order's columns in the last row that was seen, as opaque text.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.db.models import Q, QuerySet
+
+M = TypeVar("M", bound=models.Model)
+
+
+def rows(
+    queryset: QuerySet[M], order: Sequence[str], size: int, *, key: list[Any] | None = None, backwards: bool = False
+) -> list[M]:
+    """One row more than a page, in the direction of reading.
+
+    ``order`` names columns that are never null, descending ones with a leading "-"; the last one must be unique.
+    """
+    directed = [_reversed(name) for name in order] if backwards else list(order)
+    if key is not None:
+        queryset = queryset.filter(_beyond(directed, key))
+    return list(queryset.order_by(*directed)[: size + 1])
+
+
+def encode(item: models.Model, order: Sequence[str]) -> str:
+    """The key of a row."""
+    key = [str(_value(item, name.removeprefix("-"))) for name in order]
+    return base64.urlsafe_b64encode(json.dumps(key, ensure_ascii=False).encode()).decode().rstrip("=")
+
+
+def decode(text: str, model: type[models.Model], order: Sequence[str]) -> list[Any] | None:
+    """The values of a key; None if it makes no sense in this order."""
+    if not text:
+        return None
+    try:
+        key = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+        if not isinstance(key, list) or len(key) != len(order) or any("\x00" in part for part in key):
+            return None
+        "".join(key).encode()  # half a surrogate pair is no text that a database takes
+        return [_column(model, name.removeprefix("-")).to_python(part) for name, part in zip(order, key, strict=True)]
+    except (ValueError, TypeError, RecursionError, binascii.Error, ValidationError):
+        return None
+
+
+def _beyond(directed: Sequence[str], key: Sequence[Any]) -> Q:
+    """Rows that come after ``key``: (a > x) or (a = x and b > y) …, each in its column's direction."""
+    condition, equal = Q(), Q()
+    for name, value in zip(directed, key, strict=True):
+        column = name.removeprefix("-")
+        lookup = "lt" if name.startswith("-") else "gt"
+        condition |= equal & Q(**{f"{column}__{lookup}": value})
+        equal &= Q(**{column: value})
+    return condition
+
+
+def _reversed(name: str) -> str:
+    return name[1:] if name.startswith("-") else f"-{name}"
+
+
+def _value(item: models.Model, path: str) -> Any:
+    found: Any = item
+    for part in path.split("__"):
+        found = getattr(found, part)
+    return found
+
+
+def _column(model: type[models.Model], path: str) -> models.Field[Any, Any]:
+    head, _, rest = path.partition("__")
+    field = model._meta.pk if head == "pk" else model._meta.get_field(head)
+    if rest:
+        return _column(field.related_model, rest)  # type: ignore[arg-type]
+    return field  # type: ignore[return-value]

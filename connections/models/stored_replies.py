@@ -1,0 +1,30 @@
+"""What the API answered to a request that may come a second time."""
+
+from __future__ import annotations
+
+from django.db import models
+
+from connections.fields import SecretField
+from connections.models.api_keys import ApiKey
+
+
+class StoredReply(models.Model):
+    """One POST with an Idempotency-Key: first a claim, then the answer, for a day.
+
+    Of the client's key and of its request only digests are kept; the answer may hold a sign-in link, so it is encrypted.
+    """
+
+    key = models.ForeignKey(ApiKey, models.CASCADE, related_name="stored_replies", db_index=False)
+    digest = models.CharField(max_length=64)  # of the Idempotency-Key
+    request_digest = models.CharField(max_length=64)  # of method, address and body
+    started_at = models.DateTimeField()
+    status = models.PositiveSmallIntegerField(null=True)  # null: still running
+    answer = SecretField()  # JSON: body and headers
+
+    class Meta:
+        verbose_name_plural = "stored replies"
+        constraints = (models.UniqueConstraint(fields=("key", "digest"), name="reply_once_per_key"),)
+        indexes = (models.Index(fields=("started_at",), name="reply_by_start"),)
+
+    def __str__(self) -> str:
+        return f"{self.status or 'running'} for {self.key}"

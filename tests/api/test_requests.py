@@ -1,0 +1,345 @@
+"""What every route of the API does alike: pages, If-Match, Idempotency-Key, methods, and bodies that are no use."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connections as databases
+from django.http import HttpRequest
+from django.test import Client
+from django.utils import timezone
+
+from connections.api import changes
+from connections.api.urls import api
+from connections.models import AuditEvent, StoredReply, Team, User
+from connections.services import stored_replies, teams
+from tests import cast
+from tests.api.asking import Program, told, wrong_fields
+
+pytestmark = pytest.mark.django_db
+
+
+# --- Lists ----------------------------------------------------------------------------------------
+
+
+def test_pages_follow_each_other_without_gap_or_repetition(alice: User) -> None:
+    for number in range(7):
+        Team.objects.create(name=f"Team {number}")
+    program, seen, after = Program(alice), [], ""
+    for _ in range(4):
+        page = program.get("teams", limit=3, after=after).json()
+        seen += [one["name"] for one in page["items"]]
+        after = page["next"]
+        if after is None:
+            break
+    assert seen == [f"Team {number}" for number in range(7)]
+
+
+def test_what_is_added_or_removed_while_paging_moves_nothing(alice: User) -> None:
+    for name in "BDFH":
+        Team.objects.create(name=name)
+    program = Program(alice)
+    first = program.get("teams", limit=2).json()
+    Team.objects.create(name="A")
+    Team.objects.filter(name="D").delete()
+    second = program.get("teams", limit=2, after=first["next"]).json()
+    assert [one["name"] for one in second["items"]] == ["F", "H"]
+
+
+@pytest.mark.parametrize("cursor", ["x", "W10", "WyJhIl0", "%00", "WyJhIiwgIjk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTkiXQ"])
+def test_a_cursor_of_something_else_is_refused_instead_of_starting_over(alice: User, cursor: str) -> None:
+    """A program that started over would run in circles."""
+    answer = Program(alice).get("teams", after=cursor)
+    assert answer.status_code in (200, 422)
+    assert answer.status_code == 422 or answer.json()["items"] == []
+
+
+@pytest.mark.parametrize("limit", ["0", "201", "-1", "x", "9" * 30])
+def test_a_page_has_between_one_and_two_hundred_items(alice: User, limit: str) -> None:
+    assert wrong_fields(Program(alice).get("teams", limit=limit)) == {"limit"}
+
+
+@pytest.mark.parametrize("path", ["teams", "people", "tenants"])
+def test_a_list_costs_the_same_however_long_it_is(alice: User, django_assert_max_num_queries: Any, path: str) -> None:
+    program = Program(alice)
+    for number in range(30):
+        Team.objects.create(name=f"Team {number}")
+        cast.make_tenant(name=f"Tenant {number}", directory_id=f"t{number}.example", tid="")
+        cast.make_person(f"person{number}")
+    with django_assert_max_num_queries(4):
+        assert len(program.get(path, limit=25).json()["items"]) == 25
+
+
+# --- If-Match -------------------------------------------------------------------------------------
+
+
+def test_a_change_with_the_present_etag_is_made_and_gives_a_new_one(alice: User) -> None:
+    team, program = Team.objects.create(name="Sales"), Program(alice)
+    read = program.get(f"teams/{team.pk}")
+    changed = program.patch(f"teams/{team.pk}", {"name": "Sold"}, if_match=read["ETag"])
+    assert (changed.status_code, changed.json()["name"]) == (200, "Sold")
+    assert changed["ETag"] != read["ETag"]
+    assert program.get(f"teams/{team.pk}")["ETag"] == changed["ETag"]
+
+
+@pytest.mark.parametrize("wanted", ['"of another state"', "W/{etag}", "rubbish"])
+def test_a_change_of_what_was_changed_meanwhile_is_refused(alice: User, wanted: str) -> None:
+    team, program = Team.objects.create(name="Sales"), Program(alice)
+    wanted = wanted.replace("{etag}", program.get(f"teams/{team.pk}")["ETag"])
+    for method in ("patch", "delete"):
+        answer = program.send(method, f"teams/{team.pk}", {"name": "Mine"}, if_match=wanted)
+        assert told(answer) == (412, "changed_meanwhile")
+    assert Team.objects.get().name == "Sales"
+
+
+@pytest.mark.parametrize("wanted", ["*", '"a", {etag}', "{etag}"])
+def test_if_match_may_name_several_states_or_any(alice: User, wanted: str) -> None:
+    team, program = Team.objects.create(name="Sales"), Program(alice)
+    wanted = wanted.replace("{etag}", program.get(f"teams/{team.pk}")["ETag"])
+    assert program.patch(f"teams/{team.pk}", {"name": "Mine"}, if_match=wanted).status_code == 200
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_changes_of_the_same_state_one_is_made(alice: User) -> None:
+    team = Team.objects.create(name="Sales")
+    programs = [Program(alice, name=f"Key {number}") for number in range(2)]
+    read = programs[0].get(f"teams/{team.pk}")["ETag"]
+    got: list[int] = []
+
+    def change(program: Program, name: str) -> None:
+        try:
+            got.append(program.patch(f"teams/{team.pk}", {"name": name}, if_match=read).status_code)
+        finally:
+            databases.close_all()
+
+    threads = [threading.Thread(target=change, args=(one, f"By {i}")) for i, one in enumerate(programs)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert sorted(got) == [200, 412]
+    assert AuditEvent.objects.filter(action="team.changed").count() == 1
+
+
+def test_the_state_is_looked_at_under_the_lock(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever changed it between the look and the lock is not overwritten."""
+    team = Team.objects.create(name="Sales")
+    program = Program(alice)
+    read = program.get(f"teams/{team.pk}")["ETag"]
+    right = changes.locked
+
+    def late(request: HttpRequest, row: Any, columns: Any) -> Any:
+        Team.objects.filter(pk=row.pk).update(name="Somebody else's")
+        return right(request, row, columns)
+
+    monkeypatch.setattr(changes, "locked", late)
+    assert told(program.patch(f"teams/{team.pk}", {"name": "Mine"}, if_match=read)) == (412, "changed_meanwhile")
+    assert program.delete(f"teams/{team.pk}", if_match=read).status_code == 412
+
+
+# --- Idempotency-Key ------------------------------------------------------------------------------
+
+
+def test_the_same_request_twice_is_done_once_and_answered_twice(alice: User) -> None:
+    program = Program(alice)
+    first = program.post("teams", {"name": "Sales"}, idempotency_key="one")
+    again = program.post("teams", {"name": "Sales"}, idempotency_key="one")
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert first.json() == again.json()
+    assert (first["ETag"], first["Location"]) == (again["ETag"], again["Location"])
+    assert ("Idempotency-Replayed" in first, again["Idempotency-Replayed"]) == (False, "true")
+    assert Team.objects.count() == 1
+
+
+def test_another_request_with_the_same_idempotency_key_is_refused(alice: User) -> None:
+    program = Program(alice)
+    program.post("teams", {"name": "Sales"}, idempotency_key="one")
+    assert told(program.post("teams", {"name": "Finance"}, idempotency_key="one")) == (422, "idempotency_key_reused")
+    assert Team.objects.count() == 1
+
+
+def test_idempotency_keys_of_two_api_keys_are_two(alice: User) -> None:
+    first, second = Program(alice), Program(alice, name="Other")
+    assert first.post("teams", {"name": "Sales"}, idempotency_key="one").status_code == 201
+    assert told(second.post("teams", {"name": "Sales"}, idempotency_key="one")) == (409, "already_exists")
+
+
+def test_a_request_that_was_refused_may_be_sent_again(alice: User) -> None:
+    program, team = Program(alice), Team.objects.create(name="Sales")
+    assert told(program.post("teams", {"name": "Sales"}, idempotency_key="one")) == (409, "already_exists")
+    team.delete()
+    assert program.post("teams", {"name": "Sales"}, idempotency_key="one").status_code == 201
+
+
+def test_a_request_that_broke_may_be_sent_again(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = Program(alice)
+    program.client.raise_request_exception = False
+    with monkeypatch.context() as broken:
+        broken.setattr(teams, "add", lambda *args, **kwargs: 1 / 0)
+        assert told(program.post("teams", {"name": "Sales"}, idempotency_key="one")) == (500, "internal_error")
+    assert program.post("teams", {"name": "Sales"}, idempotency_key="one").status_code == 201
+
+
+def test_a_request_that_still_runs_is_not_done_a_second_time(alice: User) -> None:
+    program = Program(alice)
+    program.post("teams", {"name": "Sales"}, idempotency_key="one")
+    StoredReply.objects.update(status=None, answer=None)
+    assert told(program.post("teams", {"name": "Sales"}, idempotency_key="one")) == (409, "in_progress")
+
+
+def test_a_request_whose_worker_was_killed_is_taken_over_after_a_while(alice: User) -> None:
+    program = Program(alice)
+    program.post("teams", {"name": "Sales"}, idempotency_key="one")
+    Team.objects.all().delete()
+    StoredReply.objects.update(
+        status=None, answer=None, started_at=timezone.now() - stored_replies.RUNS_AT_MOST - timedelta(seconds=1)
+    )
+    assert program.post("teams", {"name": "Sales"}, idempotency_key="one").status_code == 201
+    assert StoredReply.objects.get().status == 201
+
+
+def test_answers_are_kept_encrypted_for_a_day(alice: User) -> None:
+    program = Program(alice)
+    program.post("teams", {"name": "A recognisable name"}, idempotency_key="A recognisable key")
+    with databases["default"].cursor() as cursor:
+        cursor.execute("SELECT * FROM connections_storedreply")
+        stored = str(cursor.fetchall())
+    assert "ecognisable" not in stored
+    now = timezone.now()
+    assert stored_replies.prune(now=now + timedelta(hours=23)) == 0
+    StoredReply.objects.update(started_at=now - timedelta(hours=25))
+    assert program.post("teams", {"name": "Another"}, idempotency_key="A recognisable key").status_code == 201
+    assert stored_replies.prune(now=now + timedelta(hours=25)) == 1
+    assert not StoredReply.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_many_same_requests_at_once_one_is_done(alice: User) -> None:
+    program = Program(alice)
+    got: list[Any] = []
+
+    def send() -> None:
+        try:
+            client = Client(headers={"Authorization": f"Bearer {program.text}", "Idempotency-Key": "one"})
+            got.append(client.post("/api/v1/teams", {"name": "Sales"}, content_type="application/json"))
+        finally:
+            databases.close_all()
+
+    threads = [threading.Thread(target=send) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    codes = {answer.status_code for answer in got}
+    assert len(got) == 6
+    assert codes <= {201, 409}
+    assert {answer.json().get("code", "in_progress") for answer in got} == {"in_progress"}
+    assert Team.objects.count() == 1
+    assert AuditEvent.objects.filter(action="team.added").count() == 1
+
+
+def test_every_post_knows_the_idempotency_key() -> None:
+    posts = [
+        operation.view_func
+        for router in api._get_bound_routers()
+        for view in router.path_operations.values()
+        for operation in view.operations
+        if "POST" in operation.methods
+    ]
+    assert posts
+    assert all(hasattr(view, "is_idempotent") for view in posts)
+
+
+def test_an_idempotency_key_that_is_too_long_is_refused(alice: User) -> None:
+    assert wrong_fields(Program(alice).post("teams", {"name": "X"}, idempotency_key="x" * 256)) == {"Idempotency-Key"}
+
+
+# --- Bodies and methods ---------------------------------------------------------------------------
+
+
+def test_what_is_no_json_is_told_as_such(alice: User) -> None:
+    program = Program(alice)
+    for body in ("{", "", "[1,", "\x00", "[" * 100_000):
+        answer = program.client.post("/api/v1/teams", body, content_type="application/json")
+        assert answer.status_code in (400, 422), body[:10]
+        assert answer["Content-Type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        ({}, {"name"}),
+        ({"name": ""}, {"name"}),
+        ({"name": " "}, {"name"}),
+        ({"name": "a\x00b"}, {"name"}),
+        ({"name": "\ud800"}, {"name"}),
+        ({"name": "x" * 121}, {"name"}),
+        ({"name": 5}, {"name"}),
+        ({"name": "Sales", "colour": "red"}, {"colour"}),
+        ({"name": "Sales", "id": 7}, {"id"}),
+        ([], {""}),
+        ("Sales", {""}),
+        (None, {""}),
+    ],
+)
+def test_a_body_that_cannot_be_used_names_its_fields(alice: User, body: Any, fields: set[str]) -> None:
+    program = Program(alice)
+    answer = program.client.post("/api/v1/teams", __import__("json").dumps(body), content_type="application/json")
+    assert wrong_fields(answer) == fields
+    assert not Team.objects.exists()
+
+
+def test_a_body_that_is_too_big_is_told_as_such(alice: User) -> None:
+    assert told(Program(alice).post("teams", {"name": "x" * 300_000})) == (413, "too_large")
+
+
+def test_head_is_get_without_the_body(alice: User) -> None:
+    program = Program(alice)
+    answer = program.client.head("/api/v1/teams")
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert int(answer["Content-Length"]) == len(program.get("teams").content)
+
+
+def test_options_tell_the_methods(client: Client) -> None:
+    answer = client.options("/api/v1/teams")
+    assert (answer.status_code, answer["Allow"]) == (204, "GET, HEAD, OPTIONS, POST")
+
+
+def test_a_wrong_method_is_a_problem_that_names_the_right_ones(alice: User) -> None:
+    answer = Program(alice).send("put", "teams")
+    assert told(answer) == (405, "method_not_allowed")
+    assert answer["Allow"] == "GET, HEAD, OPTIONS, POST"
+
+
+@pytest.mark.parametrize("path", ["nothing", "teams/", "teams/x", "teams/-1", "teams/" + "9" * 5000, "teams/1/2/3"])
+def test_an_unknown_address_is_a_problem(alice: User, path: str) -> None:
+    assert told(Program(alice).get(path)) == (404, "not_found")
+
+
+def test_what_breaks_is_a_problem_too(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = Program(alice)
+    program.client.raise_request_exception = False
+    monkeypatch.setattr(teams, "add", lambda *args, **kwargs: 1 / 0)
+    answer = program.post("teams", {"name": "Sales"})
+    assert told(answer) == (500, "internal_error")
+    assert "ZeroDivision" not in answer.content.decode()
+
+
+# --- Scopes ---------------------------------------------------------------------------------------
+
+
+def test_scope_and_right_must_both_allow(alice: User, bob: User) -> None:
+    body = {"name": "Sales"}
+    assert told(Program(alice, scopes=["admin:read"]).post("teams", body)) == (403, "not_allowed")
+    assert told(Program(bob).post("teams", body)) == (403, "not_allowed")
+    assert Program(alice, name="Other", scopes=["admin:write"]).post("teams", body).status_code == 201
+
+
+@pytest.mark.parametrize("path", ["teams", "people", "tenants"])
+def test_a_key_of_chosen_connections_does_not_administer(alice: User, path: str) -> None:
+    program = Program(alice, only=[cast.make_connection()])
+    assert told(program.get(path)) == (403, "not_allowed")
+    assert told(program.post("teams", {"name": "Sales"})) == (403, "not_allowed")
