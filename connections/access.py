@@ -219,6 +219,11 @@ def can_read_audit(user: User) -> bool:
     return person(user).is_admin or person(user).is_auditor
 
 
+def can_export_audit(user: User) -> bool:
+    """Take records away as a file."""
+    return person(user).is_auditor
+
+
 def can_manage_alerts(user: User) -> bool:
     """See what was delivered to whom, and manage the organisation's alert channels."""
     return person(user).is_admin

@@ -3,6 +3,7 @@
 from django.urls import path
 
 from connections.views import (
+    access_history,
     accounts,
     alerts,
     api_keys,
@@ -144,6 +145,8 @@ urlpatterns = [
     # Audit
     path("audit/", audit.index, name="audit"),
     path("audit/<int:pk>/", audit.detail, name="audit_event"),
+    path("audit/access/", access_history.index, name="access_history"),
+    path("audit/access/export/", access_history.export, name="access_export"),
     # For machines that watch the portal
     path("healthz", health.healthz, name="healthz"),
     path("readyz", health.readyz, name="readyz"),

@@ -241,6 +241,10 @@ audit                                 GET    in  403 403 403 403 403 403 200 200
 audit                                 POST   in  405 405 405 405 405 405 405 405
 audit_event                           GET    in  403 403 403 403 403 403 200 200
 audit_event                           POST   in  405 405 405 405 405 405 405 405
+access_history                        GET    in  403 403 403 403 403 403 200 200
+access_history                        POST   in  405 405 405 405 405 405 405 405
+access_export                         GET    in  405 405 405 405 405 405 405 405
+access_export                         POST   in  403 403 403 403 403 403 403 200
 
 healthz                               GET    200 200 200 200 200 200 200 200 200
 healthz                               POST   405 405 405 405 405 405 405 405 405

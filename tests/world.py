@@ -289,6 +289,7 @@ def posted(world: World) -> dict[str, dict[str, Any]]:
             "grant": "cut",
             f"take_{world.connection.pk}": "on",
         },
+        "access_export": {"connection": world.connection.pk},
         "api_key_add": {"name": "Another", "scopes": ["token:read"]},
         "team_add": {"name": "Sales"},
         "team_edit": {"name": "Renamed"},

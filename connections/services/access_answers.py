@@ -132,6 +132,27 @@ class Candidate:
     is_deleted: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One of the two questions."""
+
+    about: str  # "connection": who could use it; "person": what could they use
+    subject: Candidate
+    window: Window
+
+    @property
+    def words(self) -> str:
+        """The question without its time."""
+        if self.about == "connection":
+            return f"Who could use {self.subject.name}"
+        return f"What could {self.subject.name} use"
+
+    def answer(self) -> list[Access]:
+        """The answer."""
+        ask = who_could_use if self.about == "connection" else what_could_be_used
+        return ask(self.subject.pk, self.window)
+
+
 def connections_named(text: str) -> list[Candidate]:
     """Connections with this in their name, those that exist first; at most CANDIDATES + 1. Two queries."""
     there = (

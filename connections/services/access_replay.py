@@ -79,7 +79,7 @@ def differences(*, since: datetime | None = None, slack: timedelta = SLACK) -> l
     ``since`` is when the history began to be kept; what had ended by then it need not know. By default that is when
     its table was filled.
     """
-    began = since or _history_began()
+    began = since or history_began()
     trail, table = _by_key(_Replay().run()), _by_key(_table())
     found: list[str] = []
     for key in sorted(trail.keys() | table.keys(), key=str):
@@ -197,7 +197,8 @@ def _table() -> Iterator[Told]:
         )
 
 
-def _history_began() -> datetime:
+def history_began() -> datetime:
+    """Since when the history is kept: what had been deleted before, it does not know."""
     found = MigrationRecorder.Migration.objects.filter(app="connections", name__endswith="_fill_access_periods").first()
     return found.applied if found is not None else datetime.min.replace(tzinfo=UTC)
 

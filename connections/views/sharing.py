@@ -16,6 +16,7 @@ from connections.forms.sharing import ShareForm
 from connections.microsoft import capabilities, tokens
 from connections.models import Connection, Share, User
 from connections.services import sharing
+from connections.views import access_history
 
 
 def panel(user: User, connection: Connection) -> dict[str, Any]:
@@ -24,6 +25,7 @@ def panel(user: User, connection: Connection) -> dict[str, Any]:
     return {
         "shares": list(shares.order_by("created_at", "pk")[:100]),
         "may_share": access.can_share(user, connection),
+        "access_url": access_history.link("connection", connection.pk) if access.can_read_audit(user) else "",
     }
 
 

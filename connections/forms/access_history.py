@@ -1,0 +1,61 @@
+"""What an auditor asks: whom or what about, and which day or moment."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from django import forms
+from django.core.validators import MaxValueValidator
+from django.utils import timezone
+
+from connections.services.access_answers import Window
+
+LARGEST_ID = 2**63 - 1
+
+
+class AccessQuestion(forms.Form):
+    """Connection or person, by a part of the name or by number; a day, and a time if one moment is meant."""
+
+    q = forms.CharField(required=False, max_length=100)
+    connection = forms.IntegerField(required=False, min_value=1, validators=[MaxValueValidator(LARGEST_ID)])
+    person = forms.IntegerField(required=False, min_value=1, validators=[MaxValueValidator(LARGEST_ID)])
+    find = forms.ChoiceField(required=False, choices=[("connection", "Connection"), ("person", "Person")])
+    date = forms.DateField(
+        label="Day (UTC)",
+        required=False,
+        widget=forms.DateInput(attrs={"type": "date"}),
+        error_messages={"invalid": "Write the day like 2026-03-31."},
+    )
+    time = forms.TimeField(
+        label="Time (UTC), if one moment is meant",
+        required=False,
+        widget=forms.TimeInput(attrs={"type": "time", "step": "1"}),
+        error_messages={"invalid": "Write the time like 14:30."},
+    )
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        now = timezone.now()
+        day, at = cleaned.get("date") or now.astimezone(UTC).date(), cleaned.get("time")
+        cleaned["date"] = day
+        if day > now.astimezone(UTC).date():
+            self.add_error("date", "This day has not come yet. Choose today or an earlier one.")
+        elif at and datetime.combine(day, at, UTC) > now:
+            self.add_error("time", "This moment has not come yet. Choose an earlier one.")
+        return cleaned
+
+    @property
+    def about(self) -> str:
+        """``connection`` or ``person``; "" while nothing is asked. Call is_valid() first."""
+        for name in ("connection", "person"):
+            if self.cleaned_data.get(name):
+                return name
+        return self.cleaned_data.get("find") or "connection" if self.cleaned_data.get("q") else ""
+
+    def window(self) -> Window:
+        """The moment, or the day. Call is_valid() first."""
+        day, at = self.cleaned_data["date"], self.cleaned_data.get("time")
+        if at:
+            return Window.moment(datetime.combine(day, at, UTC))
+        return Window.day(day, now=timezone.now())

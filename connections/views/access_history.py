@@ -1,0 +1,193 @@
+"""Who could use what, and when: two questions about any past moment, each with a page that can be shared."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.views.decorators.http import require_POST, require_safe
+
+from connections import access
+from connections.errors import InvalidInput
+from connections.forms.access_history import AccessQuestion
+from connections.models import AccessPeriod
+from connections.services import access_answers, access_export, access_replay
+from connections.services.access_answers import Access, Candidate, Question, Window
+
+MOST = 200  # rows of a page; the export has them all
+_ROLES = "Only IT admins and auditors may ask who could use what."
+_ASK = "Who uses your own connections stands on their pages."
+_LEVELS = {"owner": "Owns it", "manage": "Use and manage", "use": "Use"}
+_CALLED: dict[str, Callable[[int], Candidate | None]] = {
+    "connection": access_answers.connection_called,
+    "person": access_answers.person_called,
+}
+_NAMED: dict[str, Callable[[str], list[Candidate]]] = {
+    "connection": access_answers.connections_named,
+    "person": access_answers.people_named,
+}
+
+
+@require_safe
+def index(request: HttpRequest) -> HttpResponse:
+    """The two forms; under them what was found by a name, or the answer."""
+    user = access.signed_in(request.user)
+    access.require(access.can_read_audit(user), cause=_ROLES, action=_ASK)
+    form = AccessQuestion(request.GET)
+    context: dict[str, Any] = {"form": form, "about": request.GET.get("find") or "connection"}
+    status = 200
+    if form.is_valid() and form.about:
+        context["about"] = form.about
+        question = _question(form)
+        if question is not None:
+            context |= _answer(question, may_export=access.can_export_audit(user))
+        elif form.cleaned_data["q"]:
+            found = _NAMED[form.about](form.cleaned_data["q"])
+            if len(found) == 1:
+                return redirect(_url(form, found[0]))
+            shown = found[: access_answers.CANDIDATES]
+            context["candidates"] = [(one, _url(form, one)) for one in shown]
+            context["more"] = len(found) > len(shown)
+        else:
+            status = 404
+            context["unknown"] = True
+    return render(request, "access_history/index.html", context, status=status)
+
+
+@require_POST
+def export(request: HttpRequest) -> HttpResponse:
+    """The same answer as a file."""
+    user = access.signed_in(request.user)
+    access.require(access.can_export_audit(user), cause="Only auditors export.", action="Ask one of them.")
+    form = AccessQuestion(request.POST)
+    question = _question(form) if form.is_valid() else None
+    if question is None:
+        raise InvalidInput("It is not said what the export is about.", action="Ask on the page, then press “Export”.")
+    rows = access_export.export(question, actor=user)
+    day = (
+        f"{question.window.start:%Y-%m-%d-%H%M%S}" if question.window.is_moment else f"{question.window.start:%Y-%m-%d}"
+    )
+    response = HttpResponse(content_type="text/csv; charset=utf-8")
+    response["Content-Disposition"] = f'attachment; filename="access-{question.about}-{question.subject.pk}-{day}.csv"'
+    response["Cache-Control"] = "no-store, private"
+    csv.writer(response).writerows([_harmless(cell) for cell in row] for row in rows)
+    return response
+
+
+def link(about: str, pk: int) -> str:
+    """The page that answers for today about a connection or a person."""
+    return f"{reverse('access_history')}?{urlencode({about: pk})}"
+
+
+# --- Parts ----------------------------------------------------------------------------------------
+
+
+def _question(form: AccessQuestion) -> Question | None:
+    """What is asked about something that exists or existed; None if it was not named by its number."""
+    pk = form.cleaned_data.get(form.about) if form.about else None
+    subject = _CALLED[form.about](pk) if pk else None
+    return Question(form.about, subject, form.window()) if subject else None
+
+
+def _url(form: AccessQuestion, candidate: Candidate) -> str:
+    asked = {form.about: str(candidate.pk), "date": form.cleaned_data["date"].isoformat()}
+    if form.cleaned_data.get("time"):
+        asked["time"] = form.cleaned_data["time"].isoformat()
+    return f"{reverse('access_history')}?{urlencode(asked)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One way by which, in words."""
+
+    through: str
+    level: str
+    when: tuple[str, ...]
+    grant: AccessPeriod
+    membership: AccessPeriod | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One person (or connection) of the answer."""
+
+    name: str
+    detail: str
+    url: str  # the other question about it
+    page: str  # its own page, "" if it is gone
+    is_deleted: bool
+    level: str
+    lines: list[Line]
+
+
+def _answer(question: Question, *, may_export: bool) -> dict[str, Any]:
+    found = question.answer()
+    shown = found[:MOST]
+    people, connections = access_answers.existing(shown)
+    return {
+        "question": question,
+        "answers": [_describe(one, question, people, connections) for one in shown],
+        "count": len(found),
+        "is_cut": len(found) > MOST,
+        "most": MOST,
+        "is_today": question.window.end - question.window.start < timedelta(days=1) and not question.window.is_moment,
+        "began": access_replay.history_began(),
+        "may_export": may_export,
+    }
+
+
+def _describe(found: Access, question: Question, people: set[int], connections: set[int]) -> Answer:
+    lines = [
+        Line(_through(way.grant), _LEVELS[way.level], _when(way.stretches, question.window), way.grant, way.membership)
+        for way in found.ways
+    ]
+    if question.about == "connection":
+        name, _, sign_in_name = found.person_name.rpartition(" <")
+        url = _other("person", found.person_id, question.window)
+        return Answer(
+            name, sign_in_name.rstrip(">"), url, "", found.person_id not in people, _LEVELS[found.level], lines
+        )
+    page = reverse("connection", args=[found.connection_id]) if found.connection_id in connections else ""
+    url = _other("connection", found.connection_id, question.window)
+    return Answer(found.connection_name, "", url, page, not page, _LEVELS[found.level], lines)
+
+
+def _other(about: str, pk: int, window: Window) -> str:
+    """The other question about the same time."""
+    asked = {about: str(pk), "date": window.start.date().isoformat()}
+    if window.is_moment:
+        asked["time"] = window.start.time().isoformat()
+    return f"{reverse('access_history')}?{urlencode(asked)}"
+
+
+def _through(grant: AccessPeriod) -> str:
+    if grant.kind == AccessPeriod.Kind.TEAM:
+        return f"Share with the team {grant.team_name}"
+    return "Share with the person" if grant.kind == AccessPeriod.Kind.PERSON else "Ownership"
+
+
+def _when(stretches: Sequence[access_answers.Stretch], window: Window) -> tuple[str, ...]:
+    """From when to when within the day; nothing to say about a single moment."""
+    if window.is_moment:
+        return ()
+    return tuple(
+        "The whole day" if (start, end) == (window.start, window.end) else f"{_clock(start)} – {_clock(end, window)}"
+        for start, end in stretches
+    )
+
+
+def _clock(moment: datetime, window: Window | None = None) -> str:
+    midnight = window is not None and moment == window.start + timedelta(days=1)
+    return "24:00:00" if midnight else f"{moment.astimezone(UTC):%H:%M:%S}"
+
+
+def _harmless(cell: str) -> str:
+    """A cell that no spreadsheet takes for a formula."""
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell

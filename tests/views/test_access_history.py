@@ -1,0 +1,203 @@
+"""The pages that answer who could use what, and when."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection as database
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from connections.models import AccessPeriod, AuditEvent, Connection, User
+from connections.services import accounts, connections, sharing, teams
+from tests import cast
+
+pytestmark = pytest.mark.django_db
+
+SignIn = Callable[[User], Client]
+PAGE = "/audit/access/"
+EXPORT = "/audit/access/export/"
+# Noon of a day that is over, so that hours of that day can be told.
+NOON = (timezone.now() - timedelta(days=3)).replace(hour=12, minute=0, second=0, microsecond=0)
+DAY = NOON.date().isoformat()
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def story(alice: User, bob: User, dave: User) -> Connection:
+    """Bob's, since 10; Dave's to use by a share from 12 to 14, and to manage by his team from 13 on."""
+    made = connections.start_delegated(
+        cast.make_app_registration(), name="Invoices", chosen=[], actor=bob, now=NOON - 2 * HOUR
+    )
+    found = sharing.share(made, person=dave, level="use", until=None, actor=bob, now=NOON)
+    sharing.unshare(found, actor=alice, now=NOON + 2 * HOUR)
+    team = teams.add("Finance", actor=alice)
+    teams.add_member(team, dave, actor=alice, now=NOON)
+    sharing.share(made, team=team, level="manage", until=NOON + 900 * HOUR, actor=bob, now=NOON + HOUR)
+    return made
+
+
+def text(client: Client, status: int = 200, **query: Any) -> str:
+    answer = client.get(PAGE, query)
+    assert answer.status_code == status
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", answer.content.decode()))
+
+
+def test_it_names_everybody_of_the_day_with_times_ways_and_givers(
+    story: Connection, carol: User, signed_in: SignIn
+) -> None:
+    page = text(signed_in(carol), connection=story.pk, date=DAY)
+    assert f"at any time of {DAY}, from 00:00 to 24:00 UTC" in page
+    assert re.search(r"Bob Member bob Owns it Ownership 10:00:00 – 24:00:00 by Bob Member", page)
+    assert re.search(
+        r"Dave Stranger dave Use and manage Share with the team Finance member since .{16}, put in by Alice", page
+    )
+    assert re.search(r"13:00:00 – 24:00:00 by Bob Member since .{16}; planned until", page)
+    assert re.search(r"Dave Stranger, also Use Share with the person 12:00:00 – 14:00:00 by Bob Member", page)
+    assert "by Alice Admin" in page
+    assert "IT admins may see and manage every connection; that is not using it" in page
+
+
+@pytest.mark.parametrize(
+    ("time", "level"),
+    [("11:59:59", None), ("12:00", "Use Share"), ("13:30:00", "Use and manage"), ("14:00", "Use and manage")],
+)
+def test_a_time_is_exactly_that_moment(
+    story: Connection, dave: User, carol: User, signed_in: SignIn, time: str, level: str | None
+) -> None:
+    client = signed_in(carol)
+    page = text(client, person=dave.pk, date=DAY, time=time)
+    assert f"exactly at {DAY} {(time + ':00')[:8]} UTC" in page
+    assert (level or "They could use nothing then.") in page
+    assert ("dave Use" in text(client, connection=story.pk, date=DAY, time=time)) is bool(level)
+
+
+def test_what_was_deleted_is_found_by_its_name_and_answered(
+    story: Connection, alice: User, bob: User, dave: User, carol: User, signed_in: SignIn
+) -> None:
+    pk, dave_pk = story.pk, dave.pk
+    connections.remove(story, actor=bob, now=NOON + 30 * HOUR)
+    accounts.remove(dave, actor=alice, now=NOON + 31 * HOUR)
+    client = signed_in(carol)
+    answer = client.get(PAGE, {"find": "connection", "q": "voic", "date": DAY})
+    assert answer["Location"] == f"{PAGE}?connection={pk}&date={DAY}"
+    assert "Who could use Invoices (deleted)" in text(client, connection=pk, date=DAY)
+    assert "Dave Stranger (deleted)" in text(client, connection=pk, date=DAY)
+    answer = client.get(PAGE, {"find": "person", "q": "dave", "date": DAY, "time": "13:00"})
+    assert answer["Location"] == f"{PAGE}?person={dave_pk}&date={DAY}&time=13%3A00%3A00"
+    page = text(client, person=dave_pk, date=DAY)
+    assert "What could Dave Stranger use (deleted)" in page
+    assert "Invoices (deleted)" in page
+    assert "Nobody could use it then." in text(client, connection=pk)
+
+
+def test_several_of_one_name_are_offered_and_nothing_found_is_said(
+    bob: User, carol: User, dave: User, signed_in: SignIn
+) -> None:
+    app = cast.make_app_registration()
+    for owner in (bob, dave):
+        connections.start_delegated(app, name="Mail", chosen=[], actor=owner)
+    client = signed_in(carol)
+    page = text(client, find="connection", q="mail")
+    assert "Which connection do you mean?" in page
+    assert "of bob" in page
+    assert "of dave" in page
+    assert "Nothing matches" in text(client, find="person", q="zebra")
+    assert "Ask one of the two questions" in text(client)
+    assert "Nothing is known under this number" in text(client, status=404, connection=987_654)
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ({"connection": 1, "date": "2999-01-01"}, "This day has not come yet"),
+        ({"connection": 1, "date": "31.3.2026x"}, "Write the day like"),
+        ({"connection": 1, "time": "25:00"}, "Write the time like"),
+        ({"connection": "9" * 40}, "less than or equal to"),
+        ({"connection": "-1"}, "greater than or equal to"),
+        ({"person": "1; drop"}, "Enter a whole number"),
+        ({"q": "zebra\x00"}, "Null characters are not allowed"),
+    ],
+)
+def test_what_cannot_be_asked_is_said_beside_the_forms(
+    carol: User, signed_in: SignIn, query: dict[str, Any], says: str
+) -> None:
+    assert says in text(signed_in(carol), **query)
+
+
+def test_auditors_take_the_answer_away_and_that_is_recorded(
+    story: Connection, alice: User, bob: User, carol: User, signed_in: SignIn
+) -> None:
+    User.objects.filter(pk=bob.pk).update(first_name="=cmd()")
+    story.refresh_from_db()
+    AccessPeriod.objects.filter(kind="owner").update(person_name="=cmd() <bob>")
+    answer = signed_in(carol).post(EXPORT, {"connection": story.pk, "date": DAY})
+    assert answer["Content-Type"] == "text/csv; charset=utf-8"
+    assert answer["Content-Disposition"] == f'attachment; filename="access-connection-{story.pk}-{DAY}.csv"'
+    rows = list(csv.DictReader(io.StringIO(answer.content.decode())))
+    assert [(row["person"], row["level"], row["from_utc"][11:], row["to_utc"][11:]) for row in rows] == [
+        ("'=cmd() <bob>", "owner", "10:00:00", "00:00:00"),
+        ("Dave Stranger <dave>", "manage", "13:00:00", "00:00:00"),
+        ("Dave Stranger <dave>", "use", "12:00:00", "14:00:00"),
+    ]
+    assert rows[1]["team"] == "Finance"
+    assert rows[1]["put_in_by"] == rows[2]["ended_by"] == "Alice Admin <alice>"
+    event = AuditEvent.objects.get(action="audit.exported")
+    assert (event.actor, event.target_name) == (carol, "Access history")
+    assert event.changes == {
+        "question": f"Who could use Invoices on {DAY} UTC",
+        "connection_id": story.pk,
+        "rows": 3,
+    }
+    assert signed_in(alice).post(EXPORT, {"connection": story.pk}).status_code == 403
+    assert "Export as CSV" not in signed_in(alice).get(PAGE, {"connection": story.pk}).content.decode()
+
+
+def test_an_export_about_nothing_is_refused_and_not_recorded(carol: User, signed_in: SignIn) -> None:
+    for asked in ({}, {"connection": 987_654}, {"q": "x"}, {"connection": 1, "date": "2999-01-01"}):
+        assert signed_in(carol).post(EXPORT, asked).status_code == 400
+    assert not AuditEvent.objects.filter(action="audit.exported").exists()
+
+
+def test_a_connections_page_leads_there_for_those_who_may_ask(
+    story: Connection, bob: User, alice: User, carol: User, signed_in: SignIn
+) -> None:
+    link = f'href="{PAGE}?connection={story.pk}"'
+    for person, shown in ((bob, False), (alice, True), (carol, True)):
+        assert (link in signed_in(person).get(f"/connections/{story.pk}/").content.decode()) is shown
+
+
+def test_ten_thousand_periods_cost_no_more_queries_and_long_answers_are_cut(
+    story: Connection, dave: User, carol: User, signed_in: SignIn
+) -> None:
+    client = signed_in(carol)
+
+    def queries(**query: Any) -> int:
+        with CaptureQueriesContext(database) as seen:
+            assert client.get(PAGE, {**query, "date": DAY}).status_code == 200
+        return len(seen)
+
+    few = queries(connection=story.pk), queries(person=dave.pk)
+    AccessPeriod.objects.bulk_create(
+        AccessPeriod(
+            kind="person",
+            connection_id=story.pk if number % 2 else number + 10_000,
+            connection_name="Invoices",
+            person_id=number + 10_000 if number % 2 else dave.pk,
+            person_name=f"Person {number} <person{number}>",
+            share_id=number + 10_000,
+            level="use",
+            started_at=NOON,
+            ended_at=NOON + HOUR,
+        )
+        for number in range(10_000)
+    )
+    assert (queries(connection=story.pk), queries(person=dave.pk)) == few
+    assert "The first 200 of 5002 are shown" in text(client, connection=story.pk, date=DAY)
