@@ -40,7 +40,7 @@ from connections.models import (
     Tenant,
     User,
 )
-from connections.services import access_history, accounts, app_registrations, tenants
+from connections.services import accounts, app_registrations, tenants
 
 # Django's classes take type parameters for the type checker only.
 if TYPE_CHECKING:
@@ -91,10 +91,6 @@ class PersonAdmin(PeopleAdmin):
         assert isinstance(request.user, User)  # noqa: S101 - the admin site lets nobody else in
         accounts.remove(obj, actor=request.user, now=timezone.now())
 
-    def delete_queryset(self, request: HttpRequest, queryset: models.QuerySet[User]) -> None:
-        for person in queryset:
-            self.delete_model(request, person)
-
 
 def _record(action: str, request: HttpRequest, person: User, message: Any) -> None:
     """Which fields were changed, roles and flags as they are now; a password's value is nobody's business."""
@@ -106,9 +102,7 @@ def _record(action: str, request: HttpRequest, person: User, message: Any) -> No
         "superuser": person.is_superuser,
         "active": person.is_active,
     }
-    now = timezone.now()
-    access_history.account_followed(person, actor=request.user, now=now)
-    audit.record(action, person, actor=request.user, at=now, changes=facts)
+    audit.record(action, person, actor=request.user, changes=facts)
 
 
 def shown_fields(model: type[models.Model]) -> list[str]:

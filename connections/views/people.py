@@ -17,7 +17,7 @@ from connections import access
 from connections.models import ApiKey, Connection, ConsentRequest, Share, User
 from connections.models.accounts import AUDITORS, IT_ADMINS
 from connections.services import accounts, handover
-from connections.views import listing
+from connections.views import access_history, listing
 from connections.views.audit import history
 
 NAMED = 50  # of each kind of thing on a person's page
@@ -125,6 +125,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
         "may_disable": access.can_disable_person(user, person),
         "may_hand_over": access.can_manage_people(user),
         "events": history(user, person),
+        "access_url": access_history.link("person", pk) if access.can_read_audit(user) else "",
     }
     return render(request, "people/detail.html", context)
 

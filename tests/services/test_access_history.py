@@ -171,33 +171,38 @@ def test_a_person_who_owns_connections_is_not_removed(alice: User, bob: User) ->
     assert not AccessPeriod.objects.exists()
 
 
-@pytest.mark.parametrize("way", ["one", "several"])
-def test_the_admin_site_removes_people_by_the_same_service(
-    alice: User, bob: User, dave: User, signed_in: SignIn, way: str
+def test_the_admin_site_removes_people_by_the_same_service_and_only_one_by_one(
+    alice: User, bob: User, dave: User, signed_in: SignIn
 ) -> None:
     User.objects.filter(pk=alice.pk).update(is_staff=True, is_superuser=True)
     connection = cast.make_connection(owner=bob)
     sharing.share(connection, person=dave, level="use", until=None, actor=bob, now=NOW)
     admin = signed_in(alice)
-    if way == "one":
-        admin.post(reverse("admin:connections_user_delete", args=[dave.pk]), {"post": "yes"})
-    else:
-        chosen = {"action": "delete_selected", "_selected_action": [dave.pk], "post": "yes"}
-        admin.post(reverse("admin:connections_user_changelist"), chosen)
+    chosen = {"action": "delete_selected", "_selected_action": [dave.pk], "post": "yes"}
+    admin.post(reverse("admin:connections_user_changelist"), chosen)
+    assert User.objects.filter(pk=dave.pk).exists()
+
+    admin.post(reverse("admin:connections_user_delete", args=[dave.pk]), {"post": "yes"})
     assert not User.objects.filter(pk=dave.pk).exists()
     assert AccessPeriod.objects.get(kind=Kind.PERSON).ended_by_name == "Alice Admin <alice>"
     assert AuditEvent.objects.filter(action="account.removed").count() == 1
 
 
-@pytest.mark.parametrize("active", [False, True])
-def test_the_admin_site_writes_down_who_may_sign_in(alice: User, dave: User, signed_in: SignIn, active: bool) -> None:
+def test_disabling_and_enabling_an_account_is_written_down(alice: User, dave: User) -> None:
+    for hours in (1, 2):
+        accounts.disable_person(dave, actor=alice, now=at(hours))
+    for hours in (3, 4):
+        accounts.enable_person(dave, actor=alice, now=at(hours))
+    assert periods() == [("disabled", "", 1, 3, "Alice", "Alice")]
+
+
+def test_the_admin_site_cannot_change_who_may_sign_in(alice: User, dave: User, signed_in: SignIn) -> None:
     User.objects.filter(pk=alice.pk).update(is_staff=True, is_superuser=True)
     typed = {"username": "dave", "date_joined_0": "2026-01-01", "date_joined_1": "00:00:00"}
-    answer = signed_in(alice).post(
-        reverse("admin:connections_user_change", args=[dave.pk]), typed | ({"is_active": "on"} if active else {})
-    )
+    answer = signed_in(alice).post(reverse("admin:connections_user_change", args=[dave.pk]), typed)
     assert answer.status_code == 302
-    assert AccessPeriod.objects.filter(kind=Kind.DISABLED, person_id=dave.pk).count() == (0 if active else 1)
+    assert User.objects.get(pk=dave.pk).is_active
+    assert not AccessPeriod.objects.exists()
 
 
 # --- What was there before ------------------------------------------------------------------------

@@ -16,11 +16,10 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from connections import access, audit
+from connections import access
 from connections.models import AppRegistration, Connection, Share, Team, User
 from connections.services import (
     access_answers,
-    access_history,
     access_replay,
     accounts,
     connections,
@@ -254,12 +253,9 @@ class Organisation:
 
 
 def switch_account(pk: int, *, active: bool, actor: User, now: datetime) -> None:
-    """Disable or enable an account as the admin site does."""
-    user = User.objects.get(pk=pk)
-    user.is_active = active
-    user.save(update_fields=["is_active"])
-    access_history.account_followed(user, actor=actor, now=now)
-    audit.record("account.changed", user, actor=actor, at=now, changes={"active": active})
+    """Disable or enable an account."""
+    change = accounts.enable_person if active else accounts.disable_person
+    change(User.objects.get(pk=pk), actor=actor, now=now)
 
 
 @pytest.mark.parametrize(("seed", "events"), [(1, 2000), (2, 300), (3, 300), (4, 300)])
