@@ -1,0 +1,64 @@
+"""Access tokens for Microsoft Graph from a connection portal.
+
+    from m365_portal import Portal
+
+    portal = Portal()                       # PORTAL_URL, and PORTAL_API_KEY or PORTAL_API_KEY_FILE
+    token = portal.token("Invoices")        # kept until it is about to end, then fetched anew
+    headers = portal.headers("Invoices")    # {"Authorization": "Bearer …"}
+
+The portal keeps the connection to Microsoft alive; programs hold neither client secrets nor refresh tokens. Needs
+nothing but Python 3.9 or newer. PortalCredential and AsyncPortalCredential plug into Microsoft's own SDKs.
+"""
+
+from m365_portal.credentials import GRAPH_RESOURCES, AsyncPortalCredential, PortalCredential
+from m365_portal.errors import (
+    AmbiguousName,
+    AppCredentialRejected,
+    Blocked,
+    ChangedMeanwhile,
+    ConfigurationError,
+    ConnectionUnusable,
+    ConsentNeeded,
+    Disabled,
+    InvalidInput,
+    KeyRefused,
+    NotAllowed,
+    NotFound,
+    PortalError,
+    RateLimited,
+    ReconnectNeeded,
+    SignInPending,
+    Unavailable,
+    UnexpectedAnswer,
+    WrongResource,
+)
+from m365_portal.portal import Portal
+from m365_portal.things import Token
+
+__all__ = [
+    "GRAPH_RESOURCES",
+    "AmbiguousName",
+    "AppCredentialRejected",
+    "AsyncPortalCredential",
+    "Blocked",
+    "ChangedMeanwhile",
+    "ConfigurationError",
+    "ConnectionUnusable",
+    "ConsentNeeded",
+    "Disabled",
+    "InvalidInput",
+    "KeyRefused",
+    "NotAllowed",
+    "NotFound",
+    "Portal",
+    "PortalCredential",
+    "PortalError",
+    "RateLimited",
+    "ReconnectNeeded",
+    "SignInPending",
+    "Token",
+    "Unavailable",
+    "UnexpectedAnswer",
+    "WrongResource",
+]
+__version__ = "1.0.0"

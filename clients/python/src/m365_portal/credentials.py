@@ -1,0 +1,190 @@
+"""Credentials for Microsoft's own SDKs: they get their tokens from the portal instead of from Entra.
+
+PortalCredential has the shape of azure-core's ``TokenCredential``, AsyncPortalCredential that of its
+``AsyncTokenCredential``; azure-core itself is used if it is installed and not needed otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from m365_portal.errors import WrongResource
+from m365_portal.portal import Portal, Ref
+from m365_portal.things import Token
+
+#: What the portal's tokens are for: Microsoft Graph in Microsoft's clouds.
+#: Source: https://learn.microsoft.com/graph/deployments
+GRAPH_RESOURCES = (
+    "https://graph.microsoft.com",
+    "https://graph.microsoft.us",
+    "https://dod-graph.microsoft.us",
+    "https://microsoftgraph.chinacloudapi.cn",
+    "00000003-0000-0000-c000-000000000000",
+)
+
+
+class _AccessToken(NamedTuple):
+    """azure-core's AccessToken, where azure-core is not installed."""
+
+    token: str
+    expires_on: int
+
+
+class _AccessTokenInfo:
+    """azure-core's AccessTokenInfo, where azure-core is not installed."""
+
+    def __init__(
+        self,
+        token: str,
+        expires_on: int,
+        *,
+        token_type: str = "Bearer",  # noqa: S107
+        refresh_on: int | None = None,
+    ) -> None:
+        self.token, self.expires_on, self.token_type, self.refresh_on = token, expires_on, token_type, refresh_on
+
+
+class _Credential:
+    """What both credentials share."""
+
+    def __init__(
+        self,
+        connection: Ref,
+        portal: Portal | None = None,
+        *,
+        min_valid: float = 300,
+        resources: Iterable[str] = GRAPH_RESOURCES,
+    ) -> None:
+        self._owns_portal = portal is None
+        self._portal = portal or Portal()
+        self._connection, self._min_valid = connection, min_valid
+        self._resources = frozenset(_normal(one) for one in resources)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._connection!r} of {self._portal.url}>"
+
+    def _check(self, scopes: tuple[str, ...]) -> None:
+        """Which permissions a token has is the connection's matter; for which service it is, must fit."""
+        for scope in scopes:
+            resource = scope.rpartition("/")[0]
+            if resource and _normal(resource) not in self._resources:
+                raise WrongResource(
+                    f"A token for {resource} was asked for, but the portal's connections are for Microsoft Graph.",
+                    action="Ask for https://graph.microsoft.com/.default.",
+                    who="caller",
+                )
+
+    def _token(self, claims: str | None) -> Token:
+        # Claims come when Graph has just refused the token (continuous access evaluation): the kept one is worthless.
+        return self._portal.token(self._connection, min_valid=self._min_valid, fresh=bool(claims))
+
+    def _close(self) -> None:
+        if self._owns_portal:
+            self._portal.close()
+
+
+class PortalCredential(_Credential):
+    """A ``TokenCredential`` that hands out one connection's tokens.
+
+    ``connection`` is its number or name; without ``portal`` one is made from the environment. ``resources`` are the
+    services tokens may be asked for. May be shared by threads. ``get_token`` raises PortalError, see Portal.token().
+    """
+
+    def get_token(
+        self,
+        *scopes: str,
+        claims: str | None = None,
+        tenant_id: str | None = None,
+        enable_cae: bool = False,
+        **options: Any,
+    ) -> Any:
+        """An ``AccessToken``. ``tenant_id`` and ``enable_cae`` change nothing: the portal decides. Raises WrongResource."""
+        self._check(scopes)
+        return _as_access_token(self._token(claims))
+
+    def get_token_info(self, *scopes: str, options: Any = None) -> Any:
+        """An ``AccessTokenInfo``; of ``options`` only ``claims`` counts."""
+        self._check(scopes)
+        return _as_info(self._token((options or {}).get("claims")), self._min_valid)
+
+    def close(self) -> None:
+        """Close the portal if the credential made it."""
+        self._close()
+
+    def __enter__(self) -> PortalCredential:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        problem: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
+        self._close()
+
+
+class AsyncPortalCredential(_Credential):
+    """The same as an ``AsyncTokenCredential``: the event loop goes on while a thread asks the portal."""
+
+    async def get_token(
+        self,
+        *scopes: str,
+        claims: str | None = None,
+        tenant_id: str | None = None,
+        enable_cae: bool = False,
+        **options: Any,
+    ) -> Any:
+        """An ``AccessToken``; see PortalCredential."""
+        self._check(scopes)
+        return _as_access_token(await self._token_async(claims))
+
+    async def get_token_info(self, *scopes: str, options: Any = None) -> Any:
+        """An ``AccessTokenInfo``; of ``options`` only ``claims`` counts."""
+        self._check(scopes)
+        return _as_info(await self._token_async((options or {}).get("claims")), self._min_valid)
+
+    async def _token_async(self, claims: str | None) -> Token:
+        kept = None if claims else self._portal.kept_token(self._connection, min_valid=self._min_valid)
+        return kept if kept is not None else await asyncio.to_thread(self._token, claims)
+
+    async def close(self) -> None:
+        """Close the portal if the credential made it."""
+        self._close()
+
+    async def __aenter__(self) -> AsyncPortalCredential:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None = None,
+        problem: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
+        self._close()
+
+
+def _normal(resource: str) -> str:
+    """A resource as it is compared: without port, in small letters."""
+    parts = urlsplit(resource.rstrip("/").lower())
+    return f"{parts.scheme}://{parts.hostname}{parts.path}" if parts.hostname else resource.rstrip("/").lower()
+
+
+def _as_access_token(token: Token) -> Any:
+    try:
+        from azure.core.credentials import AccessToken
+    except ImportError:
+        return _AccessToken(token.access_token, int(token.expires_at.timestamp()))
+    return AccessToken(token.access_token, int(token.expires_at.timestamp()))
+
+
+def _as_info(token: Token, min_valid: float) -> Any:
+    ends = int(token.expires_at.timestamp())
+    try:
+        from azure.core.credentials import AccessTokenInfo
+    except ImportError:
+        return _AccessTokenInfo(token.access_token, ends, refresh_on=ends - int(min_valid))
+    return AccessTokenInfo(token.access_token, ends, refresh_on=ends - int(min_valid))

@@ -1,0 +1,361 @@
+"""The portal: tokens, kept until they are about to end, and what else its API does for programs."""
+
+from __future__ import annotations
+
+import copy
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Union
+from urllib.parse import quote, urlencode
+
+from m365_portal.errors import AmbiguousName, ConfigurationError, NotFound, PortalError, Unavailable, UnexpectedAnswer
+from m365_portal.things import Connection, SignInLink, Token, moment
+from m365_portal.transport import Answer, Transport
+
+#: A connection's number, or its name.
+Ref = Union[int, str]
+
+API = "/api/v1"
+LONGEST_MIN_VALID = 3600  # seconds; Microsoft's tokens live 60 to 90 minutes
+ASK_AGAIN_AFTER = 15.0  # seconds, while the portal has no longer lasting token
+AGENT = "m365-portal-client/1.0"
+
+
+@dataclass
+class _Kept:
+    """A token, until when it may be used by this machine's clock, and when the portal was last asked for a better one."""
+
+    token: Token
+    ends: float
+    asked: float
+
+    def lasts(self, seconds: float) -> bool:
+        return self.ends - time.time() >= seconds
+
+
+@dataclass
+class _Flight:
+    """One request that several threads wait for."""
+
+    done: threading.Event = field(default_factory=threading.Event)
+    error: PortalError | None = None
+
+
+class Portal:
+    """One portal, asked with one API key. May be shared by all threads of a program; make one and keep it.
+
+    ``url`` and ``key`` come from PORTAL_URL, and PORTAL_API_KEY or the file PORTAL_API_KEY_FILE, unless they are given.
+    ``timeout``: seconds one call may take. ``patience``: seconds during which a busy or restarting portal is asked
+    again. ``ca_file``: certificates (PEM) to trust instead of the system's. Raises ConfigurationError.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        key: str | None = None,
+        *,
+        timeout: float = 30.0,
+        patience: float = 60.0,
+        ca_file: str | None = None,
+        agent: str = AGENT,
+    ) -> None:
+        self._transport = Transport(
+            url if url is not None else os.environ.get("PORTAL_URL", ""),
+            key if key is not None else _key_of_environment(),
+            timeout=timeout,
+            ca_file=ca_file,
+            agent=agent,
+        )
+        self._patience = patience
+        self._lock = threading.Lock()
+        self._kept: dict[str, _Kept] = {}
+        self._flights: dict[str, _Flight] = {}
+
+    @property
+    def url(self) -> str:
+        """The portal's address."""
+        return self._transport.url
+
+    def __repr__(self) -> str:
+        return f"<Portal {self.url}>"
+
+    def __enter__(self) -> Portal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Forget the tokens and close what is open; the portal may be used again."""
+        self.forget()
+        self._transport.close()
+
+    # --- Tokens ---------------------------------------------------------------------------------------
+
+    def token(self, connection: Ref, *, min_valid: float = 300, fresh: bool = False) -> Token:
+        """An access token that lasts at least ``min_valid`` seconds more, kept from last time or fetched.
+
+        However many threads ask at once, the portal is asked once. ``fresh`` does not take the kept one: for when
+        Microsoft refused it. A token that lasts shorter than asked for is better than none: it comes with ``trouble``
+        while Microsoft or the portal is away. Raises ConnectionUnusable (somebody must act), Unavailable (try again
+        later), KeyRefused, NotAllowed, NotFound, AmbiguousName.
+        """
+        if not 0 <= min_valid <= LONGEST_MIN_VALID:
+            raise ValueError(f"min_valid must be between 0 and {LONGEST_MIN_VALID} seconds.")
+        name = _name_of(connection)
+        if fresh:
+            self.forget(name)
+        while True:
+            kept = self._usable(name, min_valid)
+            if kept is not None:
+                return kept
+            with self._lock:
+                flight = self._flights.get(name)
+                mine = flight is None
+                if flight is None:
+                    flight = self._flights[name] = _Flight()
+            if mine:
+                return self._fly(flight, name, LONGEST_MIN_VALID if fresh else min_valid)
+            flight.done.wait()
+            if flight.error is not None:
+                # A copy, as every thread adds its own traceback.
+                raise copy.copy(flight.error)
+
+    def kept_token(self, connection: Ref, *, min_valid: float = 300) -> Token | None:
+        """The token ``token()`` would return without asking the portal, if there is one. Never waits."""
+        return self._usable(_name_of(connection), min_valid)
+
+    def headers(self, connection: Ref, *, min_valid: float = 300) -> dict[str, str]:
+        """What a request to Graph needs: ``{"Authorization": "Bearer …"}``. Raises as ``token()``."""
+        return {"Authorization": f"Bearer {self.token(connection, min_valid=min_valid).access_token}"}
+
+    def forget(self, connection: Ref | None = None) -> None:
+        """Forget the kept token of one connection, or of all."""
+        with self._lock:
+            if connection is None:
+                self._kept.clear()
+            else:
+                self._kept.pop(_name_of(connection), None)
+
+    def _usable(self, name: str, min_valid: float) -> Token | None:
+        with self._lock:
+            kept = self._kept.get(name)
+        if kept is None or not kept.lasts(0):
+            return None
+        if kept.lasts(min_valid):
+            return kept.token
+        waits = kept.token.trouble and kept.asked <= time.time() < kept.asked + ASK_AGAIN_AFTER
+        return kept.token if waits else None
+
+    def _fly(self, flight: _Flight, name: str, min_valid: float) -> Token:
+        """Ask the portal, on behalf of everybody who waits for ``flight``."""
+        try:
+            return self._fetch(name, min_valid).token
+        except PortalError as error:
+            flight.error = error
+            raise
+        except BaseException:
+            flight.error = Unavailable("The thread that was asking the portal was stopped.")
+            raise
+        finally:
+            with self._lock:
+                self._flights.pop(name, None)
+            flight.done.set()
+
+    def _fetch(self, name: str, min_valid: float) -> _Kept:
+        with self._lock:
+            before = self._kept.get(name)
+        valid = before if before is not None and before.lasts(1) else None
+        asked = time.time()
+        try:
+            # With a token in hand there is nothing to wait for.
+            path = f"{self._path(name)}/token"
+            answer = self._send("GET", path, {"min_valid": int(min_valid)}, patience=0 if valid else None)
+            kept = _kept_of(answer, asked)
+        except Unavailable:
+            if valid is None:
+                raise
+            kept = replace(valid, token=replace(valid.token, trouble="portal_unavailable"), asked=asked)
+        except PortalError:
+            self.forget(name)
+            raise
+        with self._lock:
+            self._kept[name] = kept
+        return kept
+
+    # --- Connections ----------------------------------------------------------------------------------
+
+    def me(self) -> dict[str, Any]:
+        """The key itself: its name, owner, scopes, end and limits."""
+        return _object(self.request("GET", "/me"))
+
+    def connections(self, **filters: str) -> Iterator[Connection]:
+        """Connections the key sees: ``name``, ``capability``, ``mailbox``, ``status``, ``owner`` narrow them."""
+        return (Connection.of(one) for one in self.items("/connections", filters))
+
+    def connection(self, connection: Ref) -> Connection:
+        """One connection and its state, by number or name."""
+        return Connection.of(_object(self.request("GET", self._path(connection))))
+
+    def check(self, connection: Ref) -> Connection:
+        """Let the portal ask Microsoft now whether the connection is alive, and give its state after that."""
+        path = self._path(connection)
+        self.request("POST", f"{path}/check")
+        return Connection.of(_object(self.request("GET", path)))
+
+    def connect(
+        self,
+        name: str,
+        *,
+        app_registration: int,
+        authentication_type: str = "authorization_code",
+        capabilities: Sequence[str] = (),
+        extra_scopes: Sequence[str] = (),
+        shared_mailboxes: Sequence[str] = (),
+    ) -> tuple[Connection, SignInLink | None]:
+        """Make a connection.
+
+        ``client_credentials`` (app-only) connects at once; ``authorization_code`` (delegated) waits for the mailbox
+        owner, who opens the link and signs in.
+        """
+        wanted = {
+            "app_registration": app_registration,
+            "name": name,
+            "authentication_type": authentication_type,
+            "capabilities": list(capabilities),
+            "extra_scopes": list(extra_scopes),
+            "shared_mailboxes": list(shared_mailboxes),
+        }
+        told = _object(self.request("POST", "/connections", json=wanted))
+        link = told.get("sign_in_link")
+        return Connection.of(told), SignInLink.of(link) if link else None
+
+    def sign_in_link(self, connection: Ref) -> SignInLink:
+        """A new link for the mailbox owner, with which a connection is signed in to, for the first time or again."""
+        return SignInLink.of(self.request("POST", f"{self._path(connection)}/sign-in-link"))
+
+    def incidents(self, *, state: str = "open") -> Iterator[dict[str, Any]]:
+        """Incidents the key sees: ``open``, ``closed``, or all for an empty ``state``."""
+        return self.items("/incidents", {"state": state} if state else {})
+
+    # --- Anything else --------------------------------------------------------------------------------
+
+    def items(self, path: str, query: Mapping[str, str] | None = None) -> Iterator[dict[str, Any]]:
+        """Every item of a list, page by page; ``query`` narrows it."""
+        asked = dict(query or {})
+        while True:
+            page = _object(self.request("GET", path, asked))
+            yield from page.get("items", [])
+            after = page.get("next")
+            if not after or str(after) == asked.get("after"):
+                return
+            asked["after"] = str(after)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Any] | None = None,
+        *,
+        json: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Any call of the API: ``path`` below /api/v1; gives the parsed answer, None if it is empty. Raises PortalError.
+
+        POST carries an Idempotency-Key, so that trying again never does something twice.
+        """
+        return self._send(method, path, query, json=json, headers=headers).body
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Any] | None = None,
+        *,
+        json: Any = None,
+        headers: Mapping[str, str] | None = None,
+        patience: float | None = None,
+    ) -> Answer:
+        method, more = method.upper(), dict(headers or {})
+        if method == "POST":
+            more.setdefault("Idempotency-Key", str(uuid.uuid4()))
+        asked = f"{API}{path}?{urlencode(query)}" if query else API + path
+        wait = self._patience if patience is None else patience
+        return self._transport.send(method, asked, body=json, headers=more, patience=wait)
+
+    def _path(self, connection: Ref) -> str:
+        name = _name_of(connection)
+        if "/" in name or name.strip(".") == "":
+            # Such a name cannot be part of an address: what stands between would change it.
+            return f"/connections/{self._number_of(name)}"
+        return f"/connections/{quote(name, safe='')}"
+
+    def _number_of(self, name: str) -> int:
+        found = [one.id for one in self.connections(name=name)]
+        if not found:
+            raise NotFound("There is no such connection, or it is not yours to see.", status=404)
+        if len(found) > 1:
+            raise AmbiguousName(
+                "Several connections have this name.",
+                detail=f"The connections {', '.join(map(str, found))} all have this name.",
+                action="Use the number of the one you mean.",
+                status=409,
+            )
+        return found[0]
+
+
+def _name_of(connection: Ref) -> str:
+    """A connection's number or name as text. Raises ValueError."""
+    if isinstance(connection, bool) or not isinstance(connection, (int, str)) or connection == "":
+        raise ValueError("A connection is named by its number or its name.")
+    return str(connection)
+
+
+def _key_of_environment() -> str:
+    """PORTAL_API_KEY, or what the file PORTAL_API_KEY_FILE holds. Raises ConfigurationError."""
+    key, path = os.environ.get("PORTAL_API_KEY", ""), os.environ.get("PORTAL_API_KEY_FILE", "")
+    if key and path:
+        raise ConfigurationError("Both PORTAL_API_KEY and PORTAL_API_KEY_FILE are set.", action="Set one of them.")
+    return key_from(path) if path else key
+
+
+def key_from(path: str) -> str:
+    """The API key a file holds. Raises ConfigurationError."""
+    try:
+        return Path(path).read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) else "it is no text"
+        raise ConfigurationError(f"The key file {path} cannot be read: {reason}.") from None
+
+
+def _kept_of(answer: Answer, asked: float) -> _Kept:
+    """The token in an answer; how long it lasts is measured by the portal's clock, in case this machine's is wrong."""
+    told = _object(answer.body)
+    if not isinstance(told.get("access_token"), str) or not told["access_token"]:
+        raise UnexpectedAnswer("The portal's answer holds no token.")
+    token = Token(
+        told["access_token"],
+        moment(told.get("expires_at")),
+        str(told.get("scope") or ""),
+        trouble=answer.headers.get("Portal-Trouble", ""),
+    )
+    try:
+        portal_now = parsedate_to_datetime(answer.headers.get("Date", "")).timestamp()
+    except (TypeError, ValueError):
+        portal_now = asked
+    return _Kept(token, asked + token.expires_at.timestamp() - portal_now, asked)
+
+
+def _object(told: Any) -> dict[str, Any]:
+    if not isinstance(told, dict):
+        raise UnexpectedAnswer("The portal's answer is not what was asked for.")
+    return told

@@ -1,0 +1,90 @@
+"""What the portal answers with, as Python objects. A token is never shown by repr()."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+from m365_portal.errors import UnexpectedAnswer
+
+
+@dataclass(frozen=True)
+class Token:
+    """A valid access token for Microsoft Graph."""
+
+    access_token: str = field(repr=False)
+    expires_at: datetime  # UTC
+    #: The permissions Microsoft put into it, separated by spaces.
+    scope: str
+    #: Not empty when no longer lasting token could be had: microsoft_unavailable, or portal_unavailable.
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A connection as the portal describes it; ``raw`` holds everything it said."""
+
+    id: int
+    name: str
+    authentication_type: str
+    #: pending, active, reconnect_needed, consent_needed, blocked or disabled.
+    status: str
+    waits_for_app_registration: bool
+    cause: str
+    action: str
+    who: str
+    account: str
+    owner: str
+    link: str
+    raw: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def is_well(self) -> bool:
+        """Whether it can give tokens just now, as far as the portal knows."""
+        return self.status == "active" and not self.waits_for_app_registration
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Connection:
+        """The connection in an answer. Raises UnexpectedAnswer."""
+        number = told.get("id")
+        if not isinstance(number, int):
+            raise UnexpectedAnswer("The portal described a connection without a number.")
+        words = ("name", "authentication_type", "status", "cause", "action", "who", "account", "owner", "link")
+        return cls(
+            id=number,
+            waits_for_app_registration=bool(told.get("waits_for_app_registration")),
+            raw=told,
+            **{name: str(told.get(name) or "") for name in words},
+        )
+
+
+@dataclass(frozen=True)
+class SignInLink:
+    """A link for the mailbox owner: it works once, and only until ``expires_at``. Whoever has it can use it."""
+
+    url: str = field(repr=False)
+    expires_at: datetime
+
+    @classmethod
+    def of(cls, told: Any) -> SignInLink:
+        """The link in an answer. Raises UnexpectedAnswer."""
+        if not isinstance(told, dict) or not isinstance(told.get("url"), str):
+            raise UnexpectedAnswer("The portal gave no sign-in link.")
+        return cls(told["url"], moment(told.get("expires_at")))
+
+
+_FRACTION = re.compile(r"\.(\d+)")
+
+
+def moment(text: Any) -> datetime:
+    """A point in time of the API, in UTC. Raises UnexpectedAnswer."""
+    try:
+        # Python 3.9 and 3.10 read neither Z nor other fractions than three or six digits.
+        plain = _FRACTION.sub(lambda found: "." + found[1][:6].ljust(6, "0"), text.replace("Z", "+00:00"))
+        found = datetime.fromisoformat(plain)
+    except (AttributeError, TypeError, ValueError):
+        raise UnexpectedAnswer("The portal named a time that cannot be read.") from None
+    return (found if found.tzinfo else found.replace(tzinfo=timezone.utc)).astimezone(timezone.utc)

@@ -1,0 +1,289 @@
+"""HTTP to the portal: kept connections, time-outs, no redirects, and retries only where they do no harm."""
+
+from __future__ import annotations
+
+import base64
+import email.utils
+import http.client
+import ipaddress
+import json
+import os
+import random
+import ssl
+import threading
+import time
+import urllib.request
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from m365_portal.errors import ConfigurationError, PortalError, Unavailable, UnexpectedAnswer, from_answer
+
+LONGEST_ANSWER = 20 * 1024 * 1024  # bytes
+KEPT_IDLE = 4.0  # seconds; servers commonly close after five
+MOST_IDLE = 8
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0  # seconds between attempts
+
+sleep = time.sleep
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the portal said to one request."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: Any  # parsed JSON; None if there was no body
+
+
+class Transport:
+    """Sends requests to one portal. May be used from many threads, and after a fork."""
+
+    def __init__(self, url: str, key: str, *, timeout: float, ca_file: str | None, agent: str) -> None:
+        self.url, self.timeout = checked_url(url), timeout
+        parts = urlsplit(self.url)
+        self._secure, self._host, self._port = parts.scheme == "https", parts.hostname or "", parts.port
+        self._base = parts.path
+        self._headers = {
+            "Authorization": f"Bearer {checked_key(key)}",
+            "Accept": "application/json",
+            "User-Agent": agent,
+        }
+        self._context = _tls(ca_file) if self._secure else None
+        self._proxy = _proxy_for(self.url, self._host) if self._secure else None
+        self._lock = threading.Lock()
+        self._idle: list[tuple[float, http.client.HTTPConnection]] = []
+        self._process = os.getpid()
+        # A program that forgets to close leaves no open sockets behind.
+        weakref.finalize(self, _close_all, self._idle)
+
+    def close(self) -> None:
+        """Close what is kept open; the transport may be used again."""
+        with self._lock:
+            _close_all(self._idle)
+
+    def send(
+        self, method: str, path: str, *, body: Any = None, headers: Mapping[str, str] | None = None, patience: float
+    ) -> Answer:
+        """Send, and try again for ``patience`` seconds at most while the portal is busy or away.
+
+        Tried again is what changes nothing, or carries an Idempotency-Key. A Retry-After is honoured; one that would
+        outlast the patience is not waited for. Raises PortalError.
+        """
+        sent = {**self._headers, **(headers or {})}
+        content = None
+        if body is not None:
+            content, sent["Content-Type"] = json.dumps(body).encode(), "application/json"
+        harmless = method in ("GET", "HEAD") or "Idempotency-Key" in sent
+        end, attempt = time.monotonic() + patience, 0
+        while True:
+            try:
+                return self._attempt(method, path, content, sent)
+            except Unavailable as away:
+                pause = _pause(away, attempt)
+                safe = harmless or away.status in (429, 503)
+                if not safe or time.monotonic() + pause > end:
+                    raise
+            sleep(pause)
+            attempt += 1
+
+    def _attempt(self, method: str, path: str, content: bytes | None, headers: Mapping[str, str]) -> Answer:
+        try:
+            response, text = self._exchange(method, path, content, headers)
+        except (OSError, http.client.HTTPException) as problem:
+            raise self._away(problem) from None
+        return self._read(response, text)
+
+    def _exchange(
+        self, method: str, path: str, content: bytes | None, headers: Mapping[str, str]
+    ) -> tuple[http.client.HTTPResponse, bytes]:
+        connection, kept = self._take()
+        try:
+            try:
+                connection.request(method, self._base + path, content, dict(headers))
+                response = connection.getresponse()
+            except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+                # A kept connection may have been closed by the portal just as it was used again.
+                if not kept or not (method in ("GET", "HEAD") or "Idempotency-Key" in headers):
+                    raise
+                connection.close()
+                connection = self._connect()
+                connection.request(method, self._base + path, content, dict(headers))
+                response = connection.getresponse()
+            text = response.read(LONGEST_ANSWER + 1)
+        except BaseException:
+            connection.close()
+            raise
+        if response.will_close or not response.isclosed():
+            connection.close()
+        else:
+            self._give_back(connection)
+        return response, text
+
+    def _take(self) -> tuple[http.client.HTTPConnection, bool]:
+        with self._lock:
+            if self._process != os.getpid():
+                # Sockets that a fork has copied belong to the parent.
+                self._process = os.getpid()
+                self._idle.clear()
+            while self._idle:
+                since, connection = self._idle.pop()
+                if time.monotonic() - since < KEPT_IDLE:
+                    return connection, True
+                connection.close()
+        return self._connect(), False
+
+    def _give_back(self, connection: http.client.HTTPConnection) -> None:
+        with self._lock:
+            if len(self._idle) < MOST_IDLE and self._process == os.getpid():
+                self._idle.append((time.monotonic(), connection))
+                return
+        connection.close()
+
+    def _connect(self) -> http.client.HTTPConnection:
+        if self._context is None:
+            return http.client.HTTPConnection(self._host, self._port, timeout=self.timeout)
+        if self._proxy is None:
+            return http.client.HTTPSConnection(self._host, self._port, timeout=self.timeout, context=self._context)
+        proxy = urlsplit(self._proxy)
+        connection = http.client.HTTPSConnection(
+            proxy.hostname or "", proxy.port or 8080, timeout=self.timeout, context=self._context
+        )
+        login = {}
+        if proxy.username:
+            pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+            login["Proxy-Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
+        connection.set_tunnel(self._host, self._port, headers=login)
+        return connection
+
+    def _away(self, problem: Exception) -> PortalError:
+        """Why there was no answer; the problem's own text may name paths, so only its kind is told."""
+        if isinstance(problem, ssl.SSLCertVerificationError):
+            return ConfigurationError(
+                f"The certificate of {self.url} is not to be trusted: {problem.verify_message}.",
+                action="If the portal uses a certificate of your organisation, give its CA file.",
+            )
+        kind = "it did not answer in time" if isinstance(problem, TimeoutError) else type(problem).__name__
+        return Unavailable(
+            f"The portal at {self.url} cannot be reached: {kind}.",
+            code="unreachable",
+            action="Check that it runs and that this machine may reach it.",
+            who="operator",
+        )
+
+    def _read(self, response: http.client.HTTPResponse, text: bytes) -> Answer:
+        if 300 <= response.status < 400:
+            where = urlsplit(response.headers.get("Location", ""))
+            elsewhere = f"to {where.scheme}://{where.netloc}" if where.netloc else "elsewhere"
+            raise UnexpectedAnswer(
+                f"{self.url} leads {elsewhere}; the key was not sent there.",
+                action="Give the address the portal really has.",
+                who="caller",
+                status=response.status,
+            )
+        told = _json(text) if len(text) <= LONGEST_ANSWER else _NO_JSON
+        if not 200 <= response.status < 300:
+            details = told if isinstance(told, dict) else {}
+            raise from_answer(response.status, details, retry_after(response.headers.get("Retry-After", "")))
+        if told is _NO_JSON:
+            raise from_answer(response.status, {}, None)
+        return Answer(response.status, response.headers, told)
+
+
+def _close_all(idle: list[tuple[float, http.client.HTTPConnection]]) -> None:
+    while idle:
+        idle.pop()[1].close()
+
+
+def _pause(away: Unavailable, attempt: int) -> float:
+    """Seconds until the next attempt: what the portal asked for, or longer from time to time."""
+    if away.retry_after is not None:
+        return away.retry_after
+    return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**attempt) * random.uniform(0.5, 1)
+
+
+_NO_JSON = object()
+
+
+def _json(text: bytes) -> Any:
+    if not text:
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        return _NO_JSON
+
+
+def retry_after(text: str) -> float | None:
+    """Seconds a Retry-After header asks for (RFC 9110, 10.2.3); None if it says nothing usable."""
+    if text.strip().isdigit():
+        return float(text.strip()[:9])
+    try:
+        until = email.utils.parsedate_to_datetime(text)
+    except (TypeError, ValueError):
+        return None
+    return max(0.0, until.timestamp() - time.time())
+
+
+def checked_url(url: str) -> str:
+    """The portal's address without a slash at its end.
+
+    Plain http is for this machine alone: the key would be readable on the way. Raises ConfigurationError.
+    """
+    try:
+        parts = urlsplit(url.strip())
+        _ = parts.port
+    except ValueError:
+        raise ConfigurationError("The portal's address cannot be read.") from None
+    if parts.scheme not in ("https", "http") or not parts.hostname:
+        raise ConfigurationError(
+            "The portal's address must look like https://portal.example.org.", action="Set PORTAL_URL, or give it."
+        )
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigurationError("The portal's address must hold neither a sign-in nor anything after a ? or #.")
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
+        raise ConfigurationError(
+            f"The portal's address {parts.scheme}://{parts.netloc} is not encrypted: everybody on the way could read "
+            "the key and the tokens.",
+            action="Use https. Plain http works for a portal on this machine only.",
+        )
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+
+
+def checked_key(key: str) -> str:
+    """An API key that can be sent. Raises ConfigurationError, which never shows it."""
+    key = key.strip()
+    if not key:
+        raise ConfigurationError(
+            "There is no API key.", action="Set PORTAL_API_KEY or PORTAL_API_KEY_FILE; keys are made in the portal."
+        )
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigurationError("The API key holds characters no key has.", action="Copy it once more, as a whole.")
+    return key
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the host is this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _tls(ca_file: str | None) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except (OSError, ssl.SSLError):
+        raise ConfigurationError(f"The CA file {ca_file} cannot be read as certificates in PEM form.") from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def _proxy_for(url: str, host: str) -> str | None:
+    """The proxy of HTTPS_PROXY, unless NO_PROXY names the host."""
+    proxy = urllib.request.getproxies().get("https", "")
+    if not proxy or urllib.request.proxy_bypass(host):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"

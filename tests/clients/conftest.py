@@ -1,0 +1,50 @@
+"""A running portal, and a key of bob's for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any
+
+import pytest
+from django.utils import timezone
+from m365_portal import Portal
+
+from connections.models import ApiKey, Connection, User
+from connections.services import api_keys
+from portal.sandbox.client import Control
+from tests import cast
+
+EVERY_SCOPE = [str(scope) for scope in ApiKey.Scope]
+
+
+def issue_key(owner: User, *, name: str = "Robot", scopes: list[str] | None = None, now: datetime | None = None) -> str:
+    """The text of a new key of ``owner``'s, by default with every scope."""
+    wanted = EVERY_SCOPE if scopes is None else scopes
+    moment = now or timezone.now()
+    return api_keys.issue(owner, name=name, scopes=wanted, expires_at=None, actor=owner, now=moment)[1]
+
+
+@pytest.fixture
+def key(transactional_db: None, bob: User) -> str:
+    """bob's key, with every scope."""
+    return issue_key(bob)
+
+
+@pytest.fixture
+def portal(portal_url: str, key: str) -> Iterator[Portal]:
+    """The client, on bob's key; it does not wait for a portal that is away."""
+    with Portal(portal_url, key, patience=0, timeout=20) as opened:
+        yield opened
+
+
+@pytest.fixture
+def granted(sandbox: Control) -> Callable[..., Connection]:
+    """``granted(name="Invoices")`` makes a connection of bob's to Ada's mailbox that Microsoft knows, without a token."""
+
+    def make(**overrides: Any) -> Connection:
+        grant = sandbox.issue_grant(cast.CLIENT_ID, cast.ADA, ["Mail.Read", "Mail.Read.Shared", "offline_access"])
+        values = {"refresh_token": grant["refresh_tokens"][0], "access_token": None, "expires_at": None}
+        return cast.make_connection(**(values | overrides))
+
+    return make
