@@ -158,3 +158,24 @@ def test_every_change_of_a_person_is_in_the_audit_trail(root: Client) -> None:
 def test_groups_and_links_to_microsoft_are_not_for_editing(root: Client) -> None:
     for path in ("/admin/auth/group/", "/admin/social_django/usersocialauth/", "/admin/social_django/association/"):
         assert root.get(path).status_code == 404
+
+
+def test_an_account_that_owns_connections_is_not_deleted_and_it_is_said_why(root: Client, bob: User) -> None:
+    connection = cast.make_connection(owner=bob)
+    for ask in (root.get, lambda path: root.post(path, {"post": "yes"})):
+        answer = ask(url(User, "delete", bob.pk))
+        assert answer.status_code == 302
+        page = root.get(answer["Location"]).content.decode()
+        assert "Bob Member still owns connections: Invoices." in page
+        assert "Hand them over or remove them first." in page
+    connection.delete()
+    assert root.post(url(User, "delete", bob.pk), {"post": "yes"}).status_code == 302
+    assert not User.objects.filter(pk=bob.pk).exists()
+
+
+def test_people_are_not_deleted_in_bulk_nor_shut_out_behind_the_portals_back(root: Client, bob: User) -> None:
+    sent = {"action": "delete_selected", "_selected_action": [bob.pk], "post": "yes"}
+    root.post(url(User, "changelist"), sent)
+    times = {"date_joined_0": "2026-01-01", "date_joined_1": "00:00:00"}
+    root.post(url(User, "change", bob.pk), {"username": "bob", **times})
+    assert User.objects.get(pk=bob.pk).is_active

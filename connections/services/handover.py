@@ -211,7 +211,7 @@ def waiting_for_new_owner(*, from_name: str, now: datetime) -> dict[str, Any]:
     return {
         "status": Status.RECONNECT_NEEDED,
         "status_code": CODE,
-        "status_cause": f"It was handed over by {from_name}, and the tokens of the old sign-in were deleted.",
+        "status_cause": f"It was handed over from {from_name}, and the tokens of the old sign-in were deleted.",
         "status_action": "Sign in for it with your own account or the service account it is meant for.",
         "status_who": Connection.Who.OWNER,
         "status_reference": "",

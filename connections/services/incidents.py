@@ -168,9 +168,9 @@ def handed_over(connection: Connection, made: HandOver, *, now: datetime) -> Inc
     """Somebody has got a connection and must sign in for it. ``connection`` with its new owner."""
     giver = made.by_name.partition(" <")[0]
     what = (
-        f"It still works with the sign-in of {made.account_before or 'the old account'}; that ends when you sign in."
+        f"Until then it goes on with the sign-in of {made.account_before or 'the old account'}."
         if made.keeps_grant
-        else "It has no tokens until you do."
+        else "Until then it gives no tokens."
     )
     cause = Cause(
         Kind.HAND_OVER,

@@ -208,3 +208,15 @@ def test_userinfo(client: Client, sandbox: SandboxProcess) -> None:
     token = delegated(client, sandbox, "User.Read")
     answer = requests.get(f"{client.url}/oidc/userinfo", headers={"Authorization": f"Bearer {token}"}, timeout=20)
     assert answer.json()["email"] == ADA
+
+
+def test_several_people_are_looked_up_by_id_at_most_fifteen_at_once(client: Client, sandbox: SandboxProcess) -> None:
+    token = app_only(sandbox, "User.Read.All")
+    ada, grace = seed.fixed_id(ADA), seed.fixed_id("grace@contoso.example")
+    sandbox.control.set_person(ADA, disabled=True)
+    sandbox.control.set_person("grace@contoso.example", deleted=True)
+    answer = client.graph(f"users?$filter=id in ('{ada}','{grace}')&$select=id,accountEnabled", token)
+    assert answer.json()["value"] == [{"id": ada, "accountEnabled": False}]
+    many = ",".join(f"'{seed.fixed_id(str(number))}'" for number in range(16))
+    refused(client.graph(f"users?$filter=id in ({many})", token), 400, "BadRequest")
+    refused(client.graph(f"users/{grace}", token), 404, "Request_ResourceNotFound")

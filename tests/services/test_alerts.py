@@ -462,6 +462,22 @@ def test_a_reminder_says_how_long_it_has_lasted(bob: User) -> None:
     assert mail_to("bob@example.org").subject == "Still stopped after 3 days: Flow 00, sign in again"
 
 
+@pytest.mark.parametrize("kind", ["hand_over", "leaver"])
+def test_what_is_to_be_done_before_anything_breaks_is_not_called_stopped(bob: User, kind: str) -> None:
+    incident = make_incident(affected=1, assignee=bob, kind=kind, title="Sign in for Flow 00")
+    alerts.incident_opened(incident, now=NOW)
+    deliveries.deliver_due(NOW)
+    assert mail_to("bob@example.org").subject == "Sign in for Flow 00"
+    later = NOW + timedelta(days=3)
+    remind_after_everything_arrived(later)
+    deliveries.deliver_due(later)
+    assert mail_to("bob@example.org").subject == "Still to do after 3 days: Sign in for Flow 00"
+    alerts.incident_healed(incident, now=later)
+    deliveries.deliver_due(later)
+    assert mail_to("bob@example.org").subject == "Done: Sign in for Flow 00"
+    assert "stopped" not in mail_to("bob@example.org").body
+
+
 # --- Choices and tests ----------------------------------------------------------------------------
 
 

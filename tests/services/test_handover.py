@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connections as databases
 from django.utils import timezone
 
 from connections import access
@@ -73,7 +75,7 @@ def test_cutting_deletes_the_tokens_and_says_why_in_the_right_words(alice: User,
     after = again(connection)
     assert (after.refresh_token, after.previous_refresh_token, after.access_token) == (None, None, None)
     assert (after.status, after.status_code, after.status_who) == ("reconnect_needed", "handed_over", "owner")
-    assert "handed over by Bob Member" in after.status_cause
+    assert "handed over from Bob Member" in after.status_cause
     assert after.refresh_after is None
     with pytest.raises(NothingToCheck, match="handed over"):
         keepalive.check(after, actor=dave, now=NOW)
@@ -258,6 +260,32 @@ def test_an_unfinished_hand_over_goes_on_to_somebody_else(alice: User, bob: User
     assert [incident.assignee for incident in Incident.objects.filter(closed_at=None)] == [eve]
     with pytest.raises(NotAllowed):
         sign_ins.complete(again(connection), actor=dave, answer=answer(), account=GRACE, now=NOW)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_admins_at_the_same_moment_make_one_owner(alice: User, bob: User, dave: User) -> None:
+    connection = cast.make_connection(owner=bob)
+    eve = cast.make_person("eve")
+    seen = [(again(connection), dave), (again(connection), eve)]
+    ends: list[str] = []
+
+    def press(found: Connection, to: User) -> None:
+        try:
+            give(found, to, alice)
+            ends.append("done")
+        except InvalidInput:
+            ends.append("told")
+        finally:
+            databases.close_all()
+
+    threads = [threading.Thread(target=press, args=one) for one in seen]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert sorted(ends) == ["done", "told"]
+    assert HandOver.objects.count() == 1
+    assert HandOver.objects.get().to_owner == again(connection).owner
 
 
 # --- Another account ------------------------------------------------------------------------------
