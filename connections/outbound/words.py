@@ -41,6 +41,7 @@ _WHY = {
     "channel": "This channel gets all alerts of the organisation.",
     "test": "You get this because somebody asked for a test.",
 }
+_NEW_OWNER = "You get this because the connection belongs to you now, and only you can sign in for it."
 _UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"))
 
 
@@ -103,7 +104,7 @@ def _incident(event: str, facts: dict[str, Any], reason: str, at: datetime) -> A
         facts=_story(incident, opened, closed, healed=healed),
         button="Look at the incident" if healed or closed else _button(incident, reason),
         url=incident["url"],
-        why=_WHY.get(reason, ""),
+        why=_NEW_OWNER if reason == "owner" and incident["kind"] in _TASKS else _WHY.get(reason, ""),
         affected=[f"{one['name']} (of {one['owner']})" for one in shown],
         affected_label=_affected_label(incident, healed=healed),
         more=incident["connection_count"] - len(shown),
