@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from django.db import models, transaction
+from django.db import models
 
 from connections.models import AuditEvent, User
 
@@ -25,13 +25,25 @@ class Origin:
     address: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What an event is about when that is no row of a table, or only known by its id."""
+
+    type: str
+    id: str
+    name: str
+
+
+TRAIL = Subject("AuditTrail", "", "Audit trail")
+
+
 # Set per request by the middleware and per task by the worker, so that services need not know either.
 origin: ContextVar[Origin] = ContextVar("audit_origin", default=Origin())  # noqa: B039
 
 
 def record(
     action: str,
-    target: models.Model,
+    target: models.Model | Subject,
     *,
     actor: User | None,
     changes: dict[str, Any] | None = None,
@@ -48,20 +60,26 @@ def record(
     if _NEVER & (changes or {}).keys():
         raise ValueError("A secret's name turned up in an audit record; record that it changed, not what it is.")
     came_from = origin.get()
+    subject = target if isinstance(target, Subject) else _subject(target)
     return AuditEvent.objects.create(
         action=action,
         outcome=outcome,
         actor=actor,
+        actor_ref=None if actor is None else actor.pk,
         actor_name=actor_name[:320] or named(actor),
-        target_type=type(target).__name__,
-        target_id=str(target.pk or ""),
-        target_name=str(target)[:320],
+        target_type=subject.type[:40],
+        target_id=subject.id[:40],
+        target_name=subject.name[:320],
         changes=changes or {},
         owner_id=getattr(target, "owner_id", None),
         request_id=came_from.request_id,
         address=came_from.address,
         **({"at": at} if at else {}),
     )
+
+
+def _subject(target: models.Model) -> Subject:
+    return Subject(type(target).__name__, str(target.pk or ""), str(target))
 
 
 def named(actor: User | None) -> str:
@@ -87,12 +105,6 @@ def changed(target: models.Model, values: dict[str, Any]) -> dict[str, list[Any]
 def listed(values: Iterable[object]) -> str:
     """Several values as one fact: a list of two would read as "from the first to the second"."""
     return ", ".join(map(str, values))
-
-
-def record_many(events: list[AuditEvent]) -> None:
-    """Append events built by a sweep in one statement, inside the caller's transaction."""
-    with transaction.atomic():
-        AuditEvent.objects.bulk_create(events)
 
 
 def _plain(value: Any) -> Any:

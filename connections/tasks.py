@@ -14,6 +14,8 @@ from django.utils import timezone
 from connections import audit
 from connections.services import (
     alerts,
+    audit_seals,
+    audit_verification,
     consent,
     deliveries,
     directory,
@@ -71,6 +73,14 @@ def end_lapsed_shares() -> None:
     """Write down the end of shares whose date is over; they have not counted since then."""
     _as_task()
     sharing.end_lapsed(now=timezone.now())
+
+
+@shared_task(ignore_result=True)
+def seal_audit() -> None:
+    """Seal what has been recorded, and carry out the verifications somebody asked for."""
+    _as_task()
+    audit_seals.seal_due(timezone.now())
+    audit_verification.run_due(timezone.now)
 
 
 @shared_task(ignore_result=True)

@@ -47,6 +47,11 @@ def schedule(sender: Celery, **kwargs: object) -> None:
             "schedule": 60,
             "options": {"expires": 60},
         },
+        "seal-audit": {
+            "task": "connections.tasks.seal_audit",
+            "schedule": settings.AUDIT_INTERVAL,
+            "options": {"expires": settings.AUDIT_INTERVAL},
+        },
         "tidy": {
             "task": "connections.tasks.tidy",
             "schedule": 3600,

@@ -243,6 +243,10 @@ API_BAD_KEY_LIMIT = env.int("API_BAD_KEY_LIMIT", default=60)
 # The longest a key may last; 0: as long as one likes, also for ever.
 API_KEY_MAX_DAYS = env.int("API_KEY_MAX_DAYS", default=730)
 
+# --- The audit trail ------------------------------------------------------------------------------
+
+AUDIT_INTERVAL = env.float("AUDIT_INTERVAL", default=15.0)  # seconds between two looks at what is to be sealed
+
 # --- The browser ----------------------------------------------------------------------------------
 
 STATIC_URL = "/static/"

@@ -23,7 +23,7 @@ from portal.processes import Process, stop_all
 from portal.sandbox.client import Control
 from portal.sandbox.process import SandboxProcess
 from portal.sandbox.process import start as start_sandbox
-from tests import cast
+from tests import cast, guards
 from tests.environment import ROOT
 
 # --- Which tests belong to which database ------------------------------------------------------------
@@ -36,6 +36,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if elsewhere:
         config.hook.pytest_deselected(items=elsewhere)
         items[:] = [item for item in items if item not in elsewhere]
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None) -> None:
+    """Test databases are emptied although the audit trail in them is guarded."""
+    guards.let_flush_through()
 
 
 # --- The cast --------------------------------------------------------------------------------------

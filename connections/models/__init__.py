@@ -5,7 +5,8 @@ from connections.models.accounts import User
 from connections.models.alerts import AlertChannel, AlertChoice, Delivery
 from connections.models.api_keys import ApiKey, TokenFetch
 from connections.models.app_registrations import AppCredential, AppRegistration
-from connections.models.audit import AuditEvent
+from connections.models.audit import AuditEvent, AuditView, RepeatedDenial
+from connections.models.audit_seals import AuditSeal, AuditSealing, AuditVerification, SealPublication
 from connections.models.connections import Connection
 from connections.models.consent import ConsentLink, ConsentRequest
 from connections.models.handovers import HandOver
@@ -26,6 +27,10 @@ __all__ = [
     "AppRegistration",
     "Approval",
     "AuditEvent",
+    "AuditSeal",
+    "AuditSealing",
+    "AuditVerification",
+    "AuditView",
     "Connection",
     "ConsentLink",
     "ConsentRequest",
@@ -34,6 +39,8 @@ __all__ = [
     "Incident",
     "MailboxAccess",
     "Policy",
+    "RepeatedDenial",
+    "SealPublication",
     "Share",
     "SharedMailbox",
     "StoredReply",

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from django.conf import settings
 from django.db import models
+from django.db.models import Q
 from django.utils import timezone
 
 from connections.models.connections import Connection
@@ -56,21 +57,37 @@ class ApiKey(models.Model):
 
 
 class TokenFetch(models.Model):
-    """How often one key fetched tokens of one connection in one minute; an audit record that keeps the count."""
+    """How often one key fetched tokens of one connection in one minute; an audit record that keeps the count.
+
+    When its minute is over it is sealed together with the audit events, and from then on it never changes.
+    """
 
     key = models.ForeignKey(ApiKey, models.SET_NULL, null=True, related_name="fetches")
+    # The ids of key and connection for ever: these are sealed, as the references go when what they point to does.
+    key_ref = models.BigIntegerField(null=True, editable=False)
     key_name = models.CharField(max_length=120)
     owner_name = models.CharField(max_length=320)
-    connection = models.ForeignKey(Connection, models.SET_NULL, null=True, related_name="fetches")
+    connection = models.ForeignKey(Connection, models.SET_NULL, null=True, related_name="fetches", db_index=False)
+    connection_ref = models.BigIntegerField(null=True, editable=False)
     connection_name = models.CharField(max_length=120)
     minute = models.DateTimeField()
     address = models.GenericIPAddressField(null=True)  # of the first fetch in that minute
     count = models.PositiveIntegerField(default=1)
+    seal = models.BigIntegerField(null=True, editable=False)  # the number of the AuditSeal that holds it
 
     class Meta:
         ordering = ("-minute", "-pk")
-        constraints = (models.UniqueConstraint(fields=("key", "connection", "minute"), name="fetches_once_per_minute"),)
-        indexes = (models.Index(fields=("connection", "-minute"), name="fetches_by_connection"),)
+        constraints = (
+            # What comes after the sealing, from a clock that is late, is counted in a row of its own.
+            models.UniqueConstraint(
+                fields=("key", "connection", "minute"), condition=Q(seal=None), name="fetches_once_per_minute"
+            ),
+        )
+        indexes = (
+            models.Index(fields=("connection", "-minute"), name="fetches_by_connection"),
+            models.Index(fields=("minute",), name="fetches_by_time"),
+            models.Index(fields=("seal", "id"), name="fetches_by_seal"),
+        )
 
     def __str__(self) -> str:
         return f"{self.count} by {self.key_name} at {self.minute:%Y-%m-%d %H:%M}"

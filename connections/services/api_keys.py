@@ -120,22 +120,25 @@ def _note_use(key: ApiKey, address: str | None, now: datetime) -> None:
 def note_fetch(key: ApiKey, connection: Connection, *, address: str | None, now: datetime) -> None:
     """Count a token that was handed out, one row per key, connection and minute."""
     minute = now.replace(second=0, microsecond=0)
-    this = TokenFetch.objects.filter(key=key, connection=connection, minute=minute)
-    if this.update(count=F("count") + 1):
+    # A sealed row never changes; a fetch that is noted too late for its minute gets a row of its own.
+    this = TokenFetch.objects.filter(key=key, connection=connection, minute=minute, seal=None)
+    while not this.update(count=F("count") + 1):
+        try:
+            with transaction.atomic():
+                TokenFetch.objects.create(
+                    key=key,
+                    key_ref=key.pk,
+                    key_name=key.name,
+                    owner_name=f"{key.owner} <{key.owner.username}>"[:320],
+                    connection=connection,
+                    connection_ref=connection.pk,
+                    connection_name=connection.name,
+                    minute=minute,
+                    address=address,
+                )
+        except IntegrityError:
+            continue  # somebody else was first in this minute
         return
-    try:
-        with transaction.atomic():
-            TokenFetch.objects.create(
-                key=key,
-                key_name=key.name,
-                owner_name=f"{key.owner} <{key.owner.username}>"[:320],
-                connection=connection,
-                connection_name=connection.name,
-                minute=minute,
-                address=address,
-            )
-    except IntegrityError:
-        this.update(count=F("count") + 1)  # somebody else was first in this minute
 
 
 # --- The text of a key ----------------------------------------------------------------------------

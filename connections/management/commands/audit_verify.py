@@ -1,0 +1,99 @@
+"""Verify the audit trail from the console."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.utils import timezone
+
+from connections.management import console
+from connections.models import AuditSeal, AuditVerification
+from connections.services import audit_checks, audit_verification
+
+
+class Command(BaseCommand):
+    """``manage.py audit_verify --published seals.jsonl``; ends with 1 if the trail is broken."""
+
+    help = "Check every event and token hand-out against its seal, and every seal against the one before."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "--since", type=int, default=0, metavar="SEAL", help="take this seal as right and begin after it"
+        )
+        parser.add_argument(
+            "--expect",
+            action="append",
+            default=[],
+            metavar="NUMBER:HASH",
+            help="a seal as you know it; may be repeated",
+        )
+        parser.add_argument(
+            "--published", default="", metavar="FILE", help="a file of published seals (AUDIT_SEAL_FILE)"
+        )
+        parser.add_argument("--read-only", action="store_true", help="do not record this verification")
+        console.add_actor_argument(parser)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        known = [_expected(text) for text in options["expect"]]
+        if options["published"]:
+            known += _published(options["published"])
+        since = options["since"]
+        if since < 0 or (since and not AuditSeal.objects.filter(number=since).exists()):
+            raise CommandError(f"There is no seal {since}.", returncode=2)
+        if options["read_only"]:
+            rows, findings = audit_verification.look(since=since, published=known)
+        else:
+            run = audit_verification.verify(
+                actor=console.actor(options["actor"]), now=timezone.now, since=since, published=known, tell=self._tell
+            )
+            rows, findings = run.rows, [audit_checks.Finding(**one) for one in run.findings]
+        self._report(rows, findings)
+        if findings:
+            sys.exit(1)
+
+    def _tell(self, run: AuditVerification) -> None:
+        if self.stderr.isatty():
+            self.stderr.write(f"seal {run.checked} of {run.upto}, {run.rows:,} rows", ending="\r")
+
+    def _report(self, rows: int, findings: list[audit_checks.Finding]) -> None:
+        newest = AuditSeal.objects.defer("marks").first()
+        for table in audit_checks.unguarded():
+            self.stdout.write(f"Note: the database does not guard {table} against changes.")
+        if findings:
+            self.stdout.write(f"BROKEN at seal {findings[0].seal}.")
+            for finding in findings:
+                self.stdout.write(f"  seal {finding.seal}  {finding.kind:<10} {finding.what}")
+        elif newest is None:
+            self.stdout.write("Nothing has been sealed yet.")
+        else:
+            self.stdout.write(f"Intact: {rows:,} rows in seals up to {newest.number}:{newest.hash}")
+
+
+def _expected(text: str) -> tuple[int, str]:
+    number, _, known = text.partition(":")
+    if not number.isdecimal() or not re.fullmatch("[0-9a-f]{64}", known):
+        raise CommandError(f"“{text}” is no seal. Write its number, a colon and its hash.", returncode=2)
+    return int(number), known
+
+
+def _published(path: str) -> list[tuple[int, str]]:
+    """The seals of a file; a last line that was cut off in the middle of writing is left out."""
+    try:
+        lines = Path(path).read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as problem:
+        raise CommandError(f"{path} cannot be read: {problem}", returncode=2) from problem
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            seal = json.loads(line)
+            found.append((int(seal["number"]), str(seal["hash"])))
+        except (ValueError, KeyError, TypeError) as problem:
+            if number < len(lines):
+                raise CommandError(f"Line {number} of {path} is no seal.", returncode=2) from problem
+    return found

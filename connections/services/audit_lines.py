@@ -1,0 +1,210 @@
+"""The canonical form of the audit trail: every event and every token hand-out as one line of ASCII.
+
+A line is a JSON object with sorted keys, no spaces, and everything beyond ASCII escaped; docs/audit.md shows how to make
+it by hand. It holds what never changes: the ids of person, key and connection as they were, not the references that
+are set to NULL when those go. Rows are read with plain cursors, because a million of them must be checked in a minute.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii as quote
+from typing import Any
+
+from django.db import connection as database
+
+PAGE = 2000  # rows read at once
+MARK_LENGTH = 12  # bytes of a mark: the id's distance from the row before, and the beginning of a digest
+_DIGEST_LENGTH = 8
+
+Row = Sequence[Any]
+
+_encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=repr)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Events or token hand-outs: how they are read and written as lines.
+
+    The columns begin with id, time and action; ``references`` are pairs of columns of which the first must be NULL or
+    like the second.
+    """
+
+    name: str
+    table: str
+    select: str
+    line: Callable[[Row], str]
+    references: tuple[tuple[int, int], ...]
+    seal: int | None = None  # the column with the number of the seal, where rows carry it
+
+
+# --- Values ---------------------------------------------------------------------------------------
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return quote(value)
+    return "null" if value is None else _strange(value)
+
+
+def _number(value: Any) -> str:
+    if type(value) is int:
+        return str(value)
+    return "null" if value is None else _strange(value)
+
+
+def _json(value: Any) -> str:
+    if value == "{}":
+        return "{}"
+    try:
+        return _encoder.encode(json.loads(value))
+    except (TypeError, ValueError, RecursionError):
+        return _strange(value)
+
+
+def _strange(value: Any) -> str:
+    """What this column cannot hold unless somebody tampered with it: something that no true line contains."""
+    return _encoder.encode({"strange": f"{type(value).__name__}: {value!r}"})
+
+
+def _time_as_text(column: str) -> str:
+    """Text, because Python has no infinity and no years before Christ, and a planted one must not stop the reading."""
+    if database.vendor == "postgresql":
+        form = 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"BC'
+        return f"coalesce(to_char({column} AT TIME ZONE 'UTC', '{form}'), {column}::text)"
+    # An expression, which Django's SQLite does not turn into a datetime.
+    return f"CASE typeof({column}) WHEN 'text' THEN {column} ELSE hex({column}) END"
+
+
+def _time(value: Any) -> str:
+    """A moment in UTC with six digits of microseconds, however the database writes it."""
+    if isinstance(value, str):
+        if value.endswith("+00:00AD"):  # PostgreSQL
+            return f'"{value[:-2]}"'
+        if len(value) == 26 and value[10] == " " and value[19] == ".":  # SQLite
+            return quote(f"{value[:10]}T{value[11:]}+00:00")
+        if len(value) == 19 and value[10] == " ":
+            return quote(f"{value[:10]}T{value[11:]}.000000+00:00")
+    return _text(value)
+
+
+# --- Lines ----------------------------------------------------------------------------------------
+
+
+def _event_line(row: Row) -> str:
+    return (
+        f'{{"action":{_text(row[2])},"actor_id":{_number(row[3])},"actor_name":{_text(row[4])},'
+        f'"address":{_text(row[5])},"at":{_time(row[1])},"changes":{_json(row[6])},"id":{_number(row[0])},'
+        f'"kind":"event","outcome":{_text(row[7])},"owner_id":{_number(row[8])},"request_id":{_text(row[9])},'
+        f'"target_id":{_text(row[10])},"target_name":{_text(row[11])},"target_type":{_text(row[12])}}}'
+    )
+
+
+def _fetch_line(row: Row) -> str:
+    return (
+        f'{{"address":{_text(row[3])},"connection_id":{_number(row[4])},"connection_name":{_text(row[5])},'
+        f'"count":{_number(row[6])},"id":{_number(row[0])},"key_id":{_number(row[7])},"key_name":{_text(row[8])},'
+        f'"kind":"token_fetch","minute":{_time(row[1])},"owner_name":{_text(row[9])}}}'
+    )
+
+
+FETCHED = "connection.token_fetched"  # the action under which token hand-outs are listed and counted
+
+_EVENT_COLUMNS = (
+    "id, {at}, action, actor_ref, actor_name, address, changes, outcome, owner_id, request_id, target_id, target_name, "
+    "target_type, actor_id"
+)
+_FETCH_COLUMNS = (
+    f"id, {{minute}}, '{FETCHED}', address, connection_ref, connection_name, count, key_ref, key_name, owner_name, "
+    "connection_id, key_id, seal"
+)
+
+
+def events() -> Kind:
+    """The kind of AuditEvent."""
+    columns = _EVENT_COLUMNS.format(at=_time_as_text("at"))
+    table = "connections_auditevent"
+    return Kind("event", table, f"SELECT {columns} FROM {table}", _event_line, ((13, 3),))  # noqa: S608
+
+
+def fetches() -> Kind:
+    """The kind of TokenFetch."""
+    columns = _FETCH_COLUMNS.format(minute=_time_as_text("minute"))
+    table = "connections_tokenfetch"
+    select = f"SELECT {columns} FROM {table}"  # noqa: S608
+    return Kind("token_fetch", table, select, _fetch_line, ((10, 4), (11, 7)), seal=12)
+
+
+# --- Reading --------------------------------------------------------------------------------------
+
+
+def rows(kind: Kind, where: str, parameters: Sequence[Any], *, limit: int | None = None) -> list[Row]:
+    """Rows that fit a condition, in the order of their ids."""
+    end = f" LIMIT {limit:d}" if limit is not None else ""
+    with database.cursor() as cursor:
+        cursor.execute(f"{kind.select} WHERE {where} ORDER BY id{end}", parameters)
+        return list(cursor.fetchall())
+
+
+def events_between(after: int | None, upto: int) -> Iterator[Row]:
+    """Events with an id above ``after`` (None: from the very first) up to ``upto``, read page by page."""
+    kind = events()
+    condition, parameters = ("id <= %s", [upto]) if after is None else ("id > %s AND id <= %s", [after, upto])
+    while page := rows(kind, condition, parameters, limit=PAGE):
+        yield from page
+        if len(page) < PAGE:
+            return
+        condition, parameters = "id > %s AND id <= %s", [page[-1][0], upto]
+
+
+def fetches_of(first: int, last: int) -> Iterator[Row]:
+    """Token hand-outs of the seals ``first`` to ``last``, seal by seal, each in the order of ids; read page by page."""
+    kind = fetches()
+    seal, pk = first, None
+    while True:
+        begin = "seal >= %s" if pk is None else "(seal, id) > (%s, %s)"
+        parameters = [seal, last] if pk is None else [seal, pk, last]
+        with database.cursor() as cursor:
+            order = f"ORDER BY seal, id LIMIT {PAGE}"
+            cursor.execute(f"{kind.select} WHERE {begin} AND seal <= %s {order}", parameters)
+            page = cursor.fetchall()
+        yield from page
+        if len(page) < PAGE:
+            return
+        seal, pk = page[-1][12], page[-1][0]
+
+
+# --- Digests --------------------------------------------------------------------------------------
+
+
+def digest(kind: Kind, found: Sequence[Row]) -> str:
+    """SHA-256 of the rows' lines, each with its line feed; hex."""
+    line = kind.line
+    return hashlib.sha256("".join([f"{line(row)}\n" for row in found]).encode()).hexdigest()
+
+
+def content_of(kind: Kind, row: Row) -> bytes:
+    """A short digest of the row without its id, so that one that changed places is recognised."""
+    return hashlib.sha256(kind.line([0, *row[1:]]).encode()).digest()[:_DIGEST_LENGTH]
+
+
+def marks(kind: Kind, found: Sequence[Row], *, after: int) -> bytes:
+    """Id and content of every row, MARK_LENGTH bytes each."""
+    parts = []
+    for row in found:
+        # A jump of more than four bytes can hold happens to nobody; if it does, the row is merely not named exactly.
+        parts.append(min(row[0] - after, 2**32 - 1).to_bytes(4, "big") + content_of(kind, row))
+        after = row[0]
+    return b"".join(parts)
+
+
+def read_marks(packed: bytes, *, after: int) -> list[tuple[int, bytes]]:
+    """What marks() has packed: ids and digests."""
+    found = []
+    for at in range(0, len(packed) - MARK_LENGTH + 1, MARK_LENGTH):
+        after += int.from_bytes(packed[at : at + 4], "big")
+        found.append((after, packed[at + 4 : at + MARK_LENGTH]))
+    return found
