@@ -109,12 +109,23 @@ def visible_teams(user: User) -> QuerySet[Team]:
 
 def visible_people(user: User) -> QuerySet[User]:
     """Accounts: all for IT admins and auditors, nobody's page for others."""
-    return User.objects.all() if can_read_people(user) else User.objects.none()
+    return User.objects.filter(kind=User.Kind.PERSON) if can_read_people(user) else User.objects.none()
 
 
 def people() -> QuerySet[User]:
-    """Everybody who can be shared with."""
+    """Everybody who can sign in to the portal."""
+    return accounts().filter(kind=User.Kind.PERSON)
+
+
+def accounts() -> QuerySet[User]:
+    """Everybody and everything that can be shared with: people and service accounts."""
     return User.objects.filter(is_active=True).order_by("first_name", "last_name", "username")
+
+
+def visible_service_accounts(user: User) -> QuerySet[User]:
+    """Service accounts: all for IT admins and auditors; for others those they are responsible for."""
+    found = User.objects.filter(kind=User.Kind.SERVICE).select_related("responsible")
+    return found if can_read_registry(user) else found.filter(responsible=user)
 
 
 def possible_owners() -> QuerySet[User]:
@@ -190,7 +201,8 @@ def visible_approvals(user: User) -> QuerySet[Approval]:
 
 def it_admins() -> QuerySet[User]:
     """Everybody who is an IT admin: what the portal asks of "an IT admin" is asked of these."""
-    return User.objects.filter(Q(groups__name=IT_ADMINS) | Q(is_superuser=True), is_active=True).distinct()
+    admins = User.objects.filter(Q(groups__name=IT_ADMINS) | Q(is_superuser=True), is_active=True)
+    return admins.filter(kind=User.Kind.PERSON).distinct()
 
 
 def history_of(user: User, target: models.Model) -> QuerySet[AuditEvent]:
@@ -315,16 +327,44 @@ def can_fetch_token(user: User, connection: Connection) -> bool:
     return shares_with(user).filter(connection=connection).exists()
 
 
+def can_issue_key(user: User, owner: User) -> bool:
+    """Make or rotate an API key: people for themselves, IT admins for service accounts."""
+    return person(user).is_admin if owner.is_service else owner.pk == user.pk
+
+
 def can_revoke_key(user: User, key: ApiKey) -> bool:
-    """Make an API key worthless: its owner, or an IT admin."""
-    return key.owner_id == user.pk or person(user).is_admin
+    """Make an API key worthless: its owner, whoever is responsible for the service account, or an IT admin."""
+    return user.pk in (key.owner_id, key.owner.responsible_id) or person(user).is_admin
+
+
+def can_limit_key(user: User) -> bool:
+    """Say how often a key may be used in a minute."""
+    return person(user).is_admin
 
 
 def visible_keys(user: User) -> QuerySet[ApiKey]:
-    """API keys: one's own; all for IT admins and auditors."""
+    """API keys: one's own and those of service accounts one is responsible for; all for IT admins and auditors."""
     found = ApiKey.objects.select_related("owner")
     asking = person(user)
-    return found if asking.is_admin or asking.is_auditor else found.filter(owner=user)
+    if asking.is_admin or asking.is_auditor:
+        return found
+    return found.filter(Q(owner=user) | Q(owner__responsible=user))
+
+
+def scopes_for(owner: User) -> list[str]:
+    """What keys of this owner may be for; a scope alone allows nothing that its owner may not do."""
+    role = person(owner)
+    found = [ApiKey.Scope.TOKEN_READ, ApiKey.Scope.CONNECTIONS_READ, ApiKey.Scope.CONNECTIONS_WRITE]
+    if role.is_admin:
+        found += [ApiKey.Scope.ADMIN_READ, ApiKey.Scope.ADMIN_WRITE]
+    if role.is_admin or role.is_auditor:
+        found.append(ApiKey.Scope.AUDIT_READ)
+    return [str(scope) for scope in found]
+
+
+def can_manage_service_accounts(user: User) -> bool:
+    """Make, change and remove service accounts, and give them roles."""
+    return person(user).is_admin
 
 
 def can_manage_teams(user: User) -> bool:

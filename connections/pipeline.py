@@ -112,6 +112,9 @@ def admit_person(
         raise errors.SignInFailed(
             f"You are signed in as {user}.", action="Sign out first, then sign in with Microsoft."
         )
+    if user.is_service:
+        accounts.sign_in_failed(user.username, reason="service_account")
+        raise errors.NotAllowed("This is a service account; nobody signs in as it.", action="Use your own account.")
     if not user.is_active:
         accounts.sign_in_failed(user.username, reason="account_disabled")
         raise errors.NotAllowed("Your account in this portal is disabled.", action="Ask an IT admin.")

@@ -60,6 +60,12 @@ def make_person(username: str, **overrides: Any) -> User:
     return user
 
 
+def make_service_account(name: str = "Invoice robots", **overrides: Any) -> User:
+    """A service account without a role; nobody is responsible for it."""
+    values = {"first_name": name, "kind": User.Kind.SERVICE, "purpose": "Reads invoices.", "password": "!"}
+    return User.objects.create(username=f"service:{name.lower().replace(' ', '-')}", **(values | overrides))
+
+
 def make_tenant(**overrides: Any) -> Tenant:
     """The sandbox's Contoso."""
     values = {"name": "Contoso", "environment": "sandbox", "directory_id": DIRECTORY_ID, "tid": DIRECTORY_ID}

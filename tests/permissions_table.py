@@ -175,6 +175,29 @@ api_key                               GET    in  200 404 404 404 404 404 200 200
 api_key                               POST   in  405 405 405 405 405 405 405 405
 api_key_revoke                        GET    in  200 404 404 404 404 404 200 403
 api_key_revoke                        POST   in  302 404 404 404 404 404 302 403
+api_key_rotate                        GET     in 200 404 404 404 404 404 403 403
+api_key_rotate                        POST    in 200 404 404 404 404 404 403 403
+api_key_end_previous                  GET     in 405 405 405 405 405 405 405 405
+api_key_end_previous                  POST    in 302 404 404 404 404 404 302 403
+api_key_limit                         GET     in 405 405 405 405 405 405 405 405
+api_key_limit                         POST    in 403 404 404 404 404 404 302 403
+
+service_accounts                      GET     in 200 200 200 200 200 200 200 200
+service_accounts                      POST    in 405 405 405 405 405 405 405 405
+service_account_add                   GET     in 403 403 403 403 403 403 200 403
+service_account_add                   POST    in 403 403 403 403 403 403 302 403
+service_account                       GET     in 404 404 404 404 404 404 200 200
+service_account                       POST    in 405 405 405 405 405 405 405 405
+service_account_edit                  GET     in 404 404 404 404 404 404 200 403
+service_account_edit                  POST    in 404 404 404 404 404 404 302 403
+service_account_key_add               GET     in 404 404 404 404 404 404 200 403
+service_account_key_add               POST    in 404 404 404 404 404 404 200 403
+service_account_disable               GET     in 405 405 405 405 405 405 405 405
+service_account_disable               POST    in 404 404 404 404 404 404 302 403
+service_account_enable                GET     in 405 405 405 405 405 405 405 405
+service_account_enable                POST    in 404 404 404 404 404 404 302 403
+service_account_remove                GET     in 404 404 404 404 404 404 200 403
+service_account_remove                POST    in 404 404 404 404 404 404 302 403
 
 api:openapi-json                      GET    200 200 200 200 200 200 200 200 200
 api:openapi-json                      POST   405 405 405 405 405 405 405 405 405

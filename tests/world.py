@@ -73,6 +73,7 @@ class World:
     incident: Incident
     share: Share
     key: ApiKey
+    service_account: User
     team: Team
     channel: AlertChannel
     delivery: Delivery
@@ -103,7 +104,9 @@ class World:
             arguments = {"pk": self.channel.pk} if name != "alert_channel_add" else {}
         elif name in ("share_add", "mailbox_probe_all", "mailbox_exchange"):
             arguments = {"pk": self.connection.pk}
-        elif name in ("api_key", "api_key_revoke"):
+        elif name == "service_account" or (name.startswith("service_account_") and name != "service_account_add"):
+            arguments = {"pk": self.service_account.pk}
+        elif name == "api_key" or (name.startswith("api_key_") and name != "api_key_add"):
             arguments = {"pk": self.key.pk}
         elif name == "share_end":
             arguments = {"pk": self.connection.pk, "share_pk": self.share.pk}
@@ -198,6 +201,7 @@ def make(people: dict[str, User], **connection: Any) -> World:
         ),
         consent_request=cast.make_consent_request(made),
         key=ApiKey.objects.create(name="Robot", owner=bob, prefix="abcdefghij", digest="0" * 64, scopes=["token:read"]),
+        service_account=cast.make_service_account(responsible=alice),
         share=Share.objects.create(connection=made, team=Team.objects.create(name="Nobody yet"), created_by=bob),
         team=team,
         event=audit.record("connection.created", made, actor=bob),
@@ -290,7 +294,11 @@ def posted(world: World) -> dict[str, dict[str, Any]]:
             f"take_{world.connection.pk}": "on",
         },
         "access_export": {"connection": world.connection.pk},
-        "api_key_add": {"name": "Another", "scopes": ["token:read"]},
+        "api_key_add": {"name": "Another", "scopes": ["token:read"], "expires_on": tomorrow},
+        "api_key_rotate": {"overlap": "24", "expires_on": tomorrow},
+        "service_account_add": {"name": "Reports", "purpose": "Reads mail.", "responsible": world.people["bob"].pk},
+        "service_account_edit": {"purpose": "Nothing yet.", "responsible": world.people["bob"].pk},
+        "service_account_key_add": {"name": "Robot", "scopes": ["token:read"], "expires_on": tomorrow},
         "team_add": {"name": "Sales"},
         "team_edit": {"name": "Renamed"},
         "team_member_add": {"user": world.people["bob"].pk},

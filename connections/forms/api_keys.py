@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 from django import forms
+from django.conf import settings
 from django.db.models import QuerySet
 from django.utils import timezone
 
@@ -39,35 +41,22 @@ class NetworksField(forms.CharField):
             ) from error
 
 
-class ApiKeyForm(forms.Form):
-    """A new API key."""
+USUAL_DAYS = 365
 
-    name = NameField(help_text="What uses it, for example “Invoice robot on server 7”.")
-    scopes = forms.MultipleChoiceField(
-        label="What may it be used for",
-        choices=ApiKey.Scope.choices,
-        initial=[ApiKey.Scope.TOKEN_READ, ApiKey.Scope.CONNECTIONS_READ],
-        widget=forms.CheckboxSelectMultiple,
-        error_messages={"required": "Choose at least one."},
-    )
-    expires_on = forms.DateField(
-        label="Last day",
-        required=False,
-        widget=forms.DateInput(attrs={"type": "date"}),
-        help_text="The last day it works (UTC). Left empty, it works until somebody revokes it.",
-    )
-    connections = forms.ModelMultipleChoiceField(
-        Connection.objects.none(),
-        label="Only these connections",
-        required=False,
-        widget=forms.CheckboxSelectMultiple,
-        help_text="None ticked: all that you may use, also later ones.",
-    )
-    networks = NetworksField(label="Only from these networks", help_text="Left empty: from anywhere.")
 
-    def __init__(self, *args: Any, usable: QuerySet[Connection], **kwargs: Any) -> None:
+class _LastDayForm(forms.Form):
+    """A form with the last day of a key, which counts in full; cleaned to the moment after it."""
+
+    expires_on = forms.DateField(label="Last day", widget=forms.DateInput(attrs={"type": "date"}))
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.fields["connections"].queryset = usable  # type: ignore[attr-defined]
+        field, most = self.fields["expires_on"], settings.API_KEY_MAX_DAYS
+        field.required = bool(most)
+        field.initial = timezone.now().date() + timedelta(days=min(USUAL_DAYS, most or USUAL_DAYS))
+        field.help_text = "The last day it works (UTC). Its owner is told 14, 7 and 1 days before. " + (
+            f"At most {most} days from now." if most else "Left empty, it works until somebody revokes it."
+        )
 
     def clean_expires_on(self) -> datetime | None:
         day: date | None = self.cleaned_data["expires_on"]
@@ -75,4 +64,65 @@ class ApiKeyForm(forms.Form):
             return None
         if day < timezone.now().date():
             raise forms.ValidationError("This day is over. Choose today or a later one.")
+        if settings.API_KEY_MAX_DAYS and day > timezone.now().date() + timedelta(days=settings.API_KEY_MAX_DAYS):
+            raise forms.ValidationError(f"A key may last {settings.API_KEY_MAX_DAYS} days at most.")
         return datetime.combine(day + timedelta(days=1), time.min, UTC)
+
+
+class ApiKeyForm(_LastDayForm):
+    """A new API key. ``scopes`` are those its owner may use."""
+
+    name = NameField(help_text="What uses it, for example “Invoice robot on server 7”.")
+    scopes = forms.MultipleChoiceField(
+        label="What may it be used for",
+        initial=[ApiKey.Scope.TOKEN_READ, ApiKey.Scope.CONNECTIONS_READ],
+        widget=forms.CheckboxSelectMultiple,
+        error_messages={"required": "Choose at least one."},
+    )
+    connections = forms.ModelMultipleChoiceField(
+        Connection.objects.none(),
+        label="Only these connections",
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+        help_text="None ticked: all that the owner may use, also later ones.",
+    )
+    networks = NetworksField(label="Only from these networks", help_text="Left empty: from anywhere.")
+    field_order = ("name", "scopes", "expires_on", "connections", "networks")
+
+    def __init__(self, *args: Any, usable: QuerySet[Connection], scopes: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["connections"].queryset = usable  # type: ignore[attr-defined]
+        self.fields["scopes"].choices = [  # type: ignore[attr-defined]
+            (value, f"{label} ({value})") for value, label in ApiKey.Scope.choices if value in scopes
+        ]
+
+
+class RotationForm(_LastDayForm):
+    """A new secret for a key. ``overlap`` is cleaned to a timedelta."""
+
+    overlap = forms.TypedChoiceField(
+        label="How long does the old secret go on working",
+        choices=(
+            (0, "Not at all: it ends at once"),
+            (1, "1 hour"),
+            (24, "24 hours"),
+            (24 * 7, "7 days"),
+            (24 * 30, "30 days"),
+        ),
+        initial=24,
+        coerce=lambda hours: timedelta(hours=int(hours)),
+        widget=forms.RadioSelect,
+    )
+    field_order = ("overlap", "expires_on")
+
+
+class KeyLimitForm(forms.Form):
+    """How often one key may be used."""
+
+    rate_limit = forms.IntegerField(
+        label="Calls in a minute",
+        required=False,
+        min_value=0,
+        max_value=1_000_000,
+        help_text="Left empty: as many as all keys. 0: any number.",
+    )

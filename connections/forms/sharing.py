@@ -51,7 +51,11 @@ class ShareForm(forms.Form):
         field.choices = [  # type: ignore[attr-defined]
             ("", "Choose a person or a team"),
             ("Teams", [(key, str(one)) for key, one in self._teams.items()]),
-            ("People", [(key, f"{one} ({one.username})") for key, one in self._people.items()]),
+            ("People", [(key, f"{one} ({one.username})") for key, one in self._people.items() if not one.is_service]),
+            (
+                "Service accounts",
+                [(key, f"{one} (service account)") for key, one in self._people.items() if one.is_service],
+            ),
         ]
 
     def _limit(self, days: int) -> None:

@@ -1,4 +1,6 @@
-"""People who use the portal."""
+"""People who use the portal, and service accounts that act for automations."""
+
+from __future__ import annotations
 
 from django.contrib.auth.models import AbstractUser
 from django.db import models
@@ -11,7 +13,13 @@ AUDITORS = "Auditors"
 
 
 class User(AbstractUser):
-    """A person. Signs in with Microsoft, or with a local password (first superuser, break-glass)."""
+    """A person, who signs in with Microsoft or with a local password; or a service account, which never signs in."""
+
+    class Kind(models.TextChoices):
+        """Who acts: somebody, or something."""
+
+        PERSON = "person", "Person"
+        SERVICE = "service", "Service account"
 
     class Left(models.TextChoices):
         """How the portal knows that somebody has left."""
@@ -31,11 +39,38 @@ class User(AbstractUser):
     # Last sign-in at which Microsoft left the groups out because there are too many; null: they were named.
     groups_left_out_at = models.DateTimeField(null=True, blank=True, editable=False)
 
+    kind = models.CharField(max_length=10, choices=Kind, default=Kind.PERSON, editable=False)
+    # Of a service account: what it is for, and the person who is asked about it and told when its keys end.
+    purpose = models.TextField(blank=True, editable=False)
+    responsible = models.ForeignKey(
+        "self", models.SET_NULL, null=True, blank=True, related_name="service_accounts", editable=False
+    )
+
     class Meta(AbstractUser.Meta):
         indexes = (models.Index(fields=("left_at",), condition=Q(left_at__isnull=False), name="person_left"),)
+        constraints = (
+            # It cannot sign in: no password, no way into Django's admin site.
+            models.CheckConstraint(
+                condition=~Q(kind="service") | Q(password__startswith="!", is_superuser=False, is_staff=False),  # noqa: S106
+                name="service_account_cannot_sign_in",
+            ),
+            models.UniqueConstraint(
+                fields=("first_name",), condition=Q(kind="service"), name="service_account_name_once"
+            ),
+        )
 
     def __str__(self) -> str:
         return self.get_full_name() or self.username
+
+    @property
+    def is_service(self) -> bool:
+        """Whether this is a service account."""
+        return self.kind == self.Kind.SERVICE
+
+    @property
+    def contact(self) -> User | None:
+        """The person to tell: oneself; of a service account the one responsible for it."""
+        return self.responsible if self.is_service else self
 
     def _get_session_auth_hash(self, secret: str | bytes | None = None) -> str:
         """Django compares this with the session at every request: a later ``signed_out_at`` ends them all."""

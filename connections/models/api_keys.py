@@ -42,10 +42,19 @@ class ApiKey(models.Model):
     revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
     last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
     last_used_from = models.GenericIPAddressField(null=True, blank=True, editable=False)
+    # The secret before the last rotation: it goes on working until ``previous_until``, and only if that is set.
+    previous_prefix = models.CharField(max_length=16, unique=True, null=True, blank=True, editable=False)
+    previous_digest = models.CharField(max_length=64, blank=True, editable=False)
+    previous_until = models.DateTimeField(null=True, blank=True, editable=False)
+    previous_used_at = models.DateTimeField(null=True, blank=True, editable=False)
+    rotated_at = models.DateTimeField(null=True, blank=True, editable=False)
+    # The smallest number of days before its end that its owner has been warned of.
+    warned_days = models.PositiveSmallIntegerField(null=True, blank=True, editable=False)
 
     class Meta:
         ordering = ("name", "pk")
         constraints = (models.UniqueConstraint(fields=("owner", "name"), name="key_name_once_per_owner"),)
+        indexes = (models.Index(fields=("expires_at",), condition=models.Q(revoked_at=None), name="key_ends"),)
 
     def __str__(self) -> str:
         return self.name
@@ -54,6 +63,10 @@ class ApiKey(models.Model):
         """Whether it is neither revoked nor expired at ``now``."""
         moment = now or timezone.now()
         return self.revoked_at is None and (self.expires_at is None or self.expires_at > moment)
+
+    def takes_previous(self, now: datetime) -> bool:
+        """Whether the secret before the last rotation still works at ``now``."""
+        return self.previous_until is not None and self.previous_until > now and self.is_valid(now)
 
 
 class TokenFetch(models.Model):

@@ -63,7 +63,7 @@ def _incident(incident: Incident) -> dict[str, Any]:
 
 
 def _owner_cannot_be_told(incident: Incident) -> bool:
-    owner = incident.assignee
+    owner = incident.assignee.contact if incident.assignee else None
     return incident.who == Connection.Who.OWNER and (owner is None or not owner.is_active or not owner.email)
 
 

@@ -234,7 +234,7 @@ def _recipients(incident: Incident, *, remind: bool = False) -> list[Recipient]:
 
 def _must_act(incident: Incident, admins: list[User]) -> Iterator[tuple[User, str]]:
     if incident.who == Connection.Who.OWNER:
-        owner = incident.assignee
+        owner = incident.assignee.contact if incident.assignee else None
         if owner is not None and owner.is_active and owner.email and choice_of(owner).own_incidents:
             yield owner, OWNER
     if incident.who == Connection.Who.IT_ADMIN:

@@ -16,7 +16,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import F, Q
 
 from connections import access, audit
-from connections.errors import AlreadyExists, InvalidInput, KeyRefused
+from connections.errors import AlreadyExists, InvalidInput, KeyRefused, StillInUse
 from connections.models import ApiKey, Connection, TokenFetch, User
 
 MARK = "m365p"  # lets secret scanners recognise a leaked key; the checksum spares them false alarms
@@ -25,6 +25,7 @@ _PREFIX_LENGTH, _SECRET_LENGTH, _CHECK_LENGTH = 10, 32, 6
 # Compared with when no key is found, so that an unknown key takes as long as a wrong one.
 _NOBODY = hashlib.sha256(secrets.token_bytes(32)).hexdigest()
 NOTE_USE_EVERY = timedelta(minutes=1)
+LONGEST_OVERLAP = timedelta(days=30)
 
 
 def issue(
@@ -38,12 +39,23 @@ def issue(
     actor: User,
     now: datetime,
 ) -> tuple[ApiKey, str]:
-    """Make a key and return it with its text, which is nowhere kept. Raises NotAllowed, InvalidInput, AlreadyExists."""
-    access.require(actor.pk == owner.pk, cause="Keys are made by the people they belong to.")
+    """Make a key and return it with its text, which is nowhere kept. Raises NotAllowed, InvalidInput, AlreadyExists.
+
+    ``connections``: the only ones it reaches; none means all that its owner may use.
+    """
+    access.require(
+        access.can_issue_key(actor, owner),
+        cause="People make their own keys, and IT admins those of service accounts.",
+        action="Ask the owner, or an IT admin.",
+    )
     if not scopes:
         raise InvalidInput("Choose at least one thing the key may be used for.", field="scopes")
-    if expires_at is not None and expires_at <= now:
-        raise InvalidInput("The end must be in the future.", field="expires_at")
+    beyond = [scope for scope in scopes if scope not in access.scopes_for(owner)]
+    if beyond:
+        raise InvalidInput(f"Keys of {owner} cannot be for {audit.listed(beyond)}.", field="scopes")
+    if not owner.is_active:
+        raise InvalidInput(f"{owner} is disabled, so no key of it would work.", action="Enable it first.")
+    _check_end(expires_at, now)
     text, prefix = new_key()
     try:
         with transaction.atomic():
@@ -74,12 +86,93 @@ def issue(
     return made, text
 
 
+def _check_end(expires_at: datetime | None, now: datetime) -> None:
+    most = settings.API_KEY_MAX_DAYS
+    if expires_at is None:
+        if most:
+            raise InvalidInput("A key needs a last day.", action=f"At most {most} days from now.", field="expires_at")
+        return
+    if expires_at <= now:
+        raise InvalidInput("The end must be in the future.", field="expires_at")
+    # The last day counts in full.
+    if most and expires_at > now + timedelta(days=most + 1):
+        raise InvalidInput(f"A key may last {most} days at most.", field="expires_at")
+
+
+def rotate(
+    key: ApiKey, *, overlap: timedelta, expires_at: datetime | None, actor: User, now: datetime
+) -> tuple[ApiKey, str]:
+    """Give the key a new secret and return its text; the old one goes on working for ``overlap``, or ends at once.
+
+    A secret that was still left from the rotation before ends now. An expired key comes back with its new secret alone.
+    Raises NotAllowed, InvalidInput, StillInUse if somebody else has rotated it at the same moment.
+    """
+    access.require(access.can_issue_key(actor, key.owner), action="Ask its owner; for a service account, an IT admin.")
+    if key.revoked_at is not None:
+        raise InvalidInput("This key is revoked.", action="Make another one.")
+    if not timedelta() <= overlap <= LONGEST_OVERLAP:
+        raise InvalidInput(f"The old secret can go on for {LONGEST_OVERLAP.days} days at most.", field="overlap")
+    _check_end(expires_at, now)
+    text, prefix = new_key()
+    until = now + overlap if overlap and key.is_valid(now) else None
+    values: dict[str, object] = {
+        "prefix": prefix,
+        "digest": digest(text),
+        "expires_at": expires_at,
+        "rotated_at": now,
+        "warned_days": None,
+        "last_used_at": None,
+        "last_used_from": None,
+        "previous_prefix": key.prefix if until else None,
+        "previous_digest": key.digest if until else "",
+        "previous_until": until,
+        "previous_used_at": key.last_used_at if until else None,
+    }
+    with transaction.atomic():
+        if not ApiKey.objects.filter(pk=key.pk, prefix=key.prefix, revoked_at=None).update(**values):
+            raise StillInUse("This key has just been rotated or revoked by somebody else.", action="Look again.")
+        facts = {
+            "prefix": [key.prefix, prefix],
+            "expires_at": [_told(key.expires_at), _told(expires_at)],
+            "old_secret_until": _told(until),
+        }
+        audit.record("api_key.rotated", key, actor=actor, changes=facts)
+    for name, value in values.items():
+        setattr(key, name, value)
+    return key, text
+
+
+def end_previous(key: ApiKey, *, actor: User, now: datetime) -> None:
+    """Let the secret before the last rotation end at once. Doing it twice is harmless. Raises NotAllowed."""
+    access.require(access.can_revoke_key(actor, key), action="Ask its owner or an IT admin.")
+    gone = {"previous_prefix": None, "previous_digest": "", "previous_until": None}
+    with transaction.atomic():
+        if ApiKey.objects.filter(pk=key.pk, previous_until__gt=now).update(**gone):
+            audit.record("api_key.old_secret_ended", key, actor=actor, changes={"prefix": key.previous_prefix})
+
+
+def limit(key: ApiKey, *, per_minute: int | None, actor: User, now: datetime) -> None:
+    """Say how often the key may be used in a minute; None: as all keys, 0: as often as it likes. Raises NotAllowed."""
+    access.require(access.can_limit_key(actor), action="Ask an IT admin.")
+    changes = audit.changed(key, {"rate_limit": per_minute})
+    if not changes:
+        return
+    with transaction.atomic():
+        ApiKey.objects.filter(pk=key.pk).update(rate_limit=per_minute)
+        audit.record("api_key.limited", key, actor=actor, changes=changes)
+    key.rate_limit = per_minute
+
+
 def revoke(key: ApiKey, *, actor: User, now: datetime) -> None:
-    """Make a key worthless at once. Doing it twice is harmless. Raises NotAllowed."""
+    """Make a key worthless at once, with both its secrets. Doing it twice is harmless. Raises NotAllowed."""
     access.require(access.can_revoke_key(actor, key), action="Ask its owner or an IT admin.")
     with transaction.atomic():
         if ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=now):
             audit.record("api_key.revoked", key, actor=actor, changes={"prefix": key.prefix})
+
+
+def _told(moment: datetime | None) -> str | None:
+    return str(moment) if moment else None
 
 
 # --- Using a key ----------------------------------------------------------------------------------
@@ -92,16 +185,21 @@ def authenticate(text: str, *, address: str | None, now: datetime) -> ApiKey:
     people who have left; a foreign network is told, because only the holder of the right key learns it.
     """
     prefix = _prefix_of(text)
-    found = ApiKey.objects.select_related("owner").filter(prefix=prefix).first() if prefix else None
-    right = hmac.compare_digest(found.digest if found else _NOBODY, digest(text))
+    either = Q(prefix=prefix) | Q(previous_prefix=prefix)
+    found = ApiKey.objects.select_related("owner").filter(either).first() if prefix else None
+    is_previous = found is not None and found.prefix != prefix
+    known = _NOBODY if found is None else found.previous_digest if is_previous else found.digest
+    right = hmac.compare_digest(known, digest(text))
     if found is None or not right or not found.is_valid(now) or not found.owner.is_active:
+        raise KeyRefused
+    if is_previous and not found.takes_previous(now):
         raise KeyRefused
     if found.networks and not _is_within(address, found.networks):
         raise KeyRefused(
             f"This API key may not be used from {address or 'this address'}.",
             action="Use it from the networks it is for, or issue another one.",
         )
-    _note_use(found, address, now)
+    _note_use(found, address, now, is_previous=is_previous)
     return found
 
 
@@ -110,11 +208,15 @@ def limit_of(key: ApiKey) -> int:
     return key.rate_limit if key.rate_limit is not None else int(settings.API_RATE_LIMIT)
 
 
-def _note_use(key: ApiKey, address: str | None, now: datetime) -> None:
+def _note_use(key: ApiKey, address: str | None, now: datetime, *, is_previous: bool) -> None:
     """At most once a minute: a busy automation must not cost a write for every call."""
-    if key.last_used_at is None or now - key.last_used_at >= NOTE_USE_EVERY:
-        stale = Q(last_used_at=None) | Q(last_used_at__lt=now)
-        ApiKey.objects.filter(stale, pk=key.pk).update(last_used_at=now, last_used_from=address)
+    column = "previous_used_at" if is_previous else "last_used_at"
+    before: datetime | None = getattr(key, column)
+    if before is None or now - before >= NOTE_USE_EVERY:
+        values: dict[str, object] = {column: now} if is_previous else {column: now, "last_used_from": address}
+        # The prefix: a rotation may have come in between, and this was another secret's use.
+        same = ApiKey.objects.filter(Q(**{column: None}) | Q(**{f"{column}__lt": now}), pk=key.pk, prefix=key.prefix)
+        same.update(**values)
 
 
 def note_fetch(key: ApiKey, connection: Connection, *, address: str | None, now: datetime) -> None:

@@ -16,7 +16,7 @@ from connections.errors import MicrosoftRefused, MicrosoftUnavailable, PortalErr
 from connections.microsoft import app_expiry, certificates, clouds
 from connections.microsoft.app_expiry import Listed, Listing
 from connections.models import AppCredential, AppRegistration, User
-from connections.services import alerts, forecasts, standing
+from connections.services import alerts, forecasts, key_warnings, standing
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Reading:
 def look_ahead(*, now: datetime) -> int:
     """Read the dates that are due and send the warnings that are due; returns the number of warnings."""
     read_due(now=now)
-    return warn_due(now=now)
+    return warn_due(now=now) + key_warnings.warn_due(now=now)
 
 
 def read_due(*, now: datetime, limit: int = BATCH) -> int:

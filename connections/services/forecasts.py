@@ -29,6 +29,7 @@ class Reason(StrEnum):
     SIGN_IN = "sign_in"
     IDLE = "idle"
     SHARE = "share"  # of nobody's connection, but of somebody's right to use it
+    KEY = "key"  # an API key
 
 
 @dataclass(frozen=True, slots=True)

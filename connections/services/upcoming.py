@@ -1,4 +1,4 @@
-"""What ends within the next year: credentials, sign-ins that a policy limits, grants nobody renews, and shares."""
+"""What ends within the next year: credentials, sign-ins that a policy limits, grants nobody renews, shares, API keys."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from django.db.models import Count, Q, QuerySet
 
-from connections.models import AppCredential, AppRegistration, Connection, Share
+from connections.models import ApiKey, AppCredential, AppRegistration, Connection, Share
 from connections.models.connections import SECRETS
 from connections.models.sharing import ShareQuerySet
 from connections.services import forecasts
@@ -17,15 +17,16 @@ from connections.services.forecasts import PARKED, Lasting, Reason
 AHEAD = timedelta(days=366)
 # Of each kind; a policy may end thousands of sign-ins on one day, and nobody reads a list of them.
 MOST = 300
+IN_USE = timedelta(days=30)  # an API key that was used within this time is needed
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """One thing that ends. ``connection`` is None for a credential, which belongs to the app registration alone."""
+    """One thing that ends: a credential has no connection, an API key neither that nor an app registration."""
 
     at: datetime
     reason: Reason
-    app_registration: AppRegistration
+    app_registration: AppRegistration | None
     what: str
     consequence: str
     action: str
@@ -33,6 +34,7 @@ class Ending:
     certain: bool
     stops: int  # connections that stop working with it
     connection: Connection | None = None
+    key: ApiKey | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,30 @@ def _of_share(share: Share) -> Ending:
         certain=True,
         stops=0,
         connection=share.connection,
+    )
+
+
+def of_keys(keys: QuerySet[ApiKey], *, now: datetime) -> Endings:
+    """API keys that end by their own date. One query."""
+    dated = keys.filter(revoked_at=None, expires_at__gt=now, expires_at__lte=now + AHEAD, owner__is_active=True)
+    listed = list(dated.order_by("expires_at", "pk")[: MOST + 1])
+    return Endings([_of_key(key, now) for key in listed[:MOST]], len(listed) > MOST)
+
+
+def _of_key(key: ApiKey, now: datetime) -> Ending:
+    assert key.expires_at is not None  # noqa: S101 - only dated ones are asked for
+    used = key.last_used_at is not None and now - key.last_used_at <= IN_USE
+    return Ending(
+        key.expires_at,
+        Reason.KEY,
+        None,
+        "API key",
+        "Whatever uses it is refused from then on." if used else "Nobody has used it for a month.",
+        "Rotate it before then: the old secret goes on while the new one is put in place.",
+        Connection.Who.OWNER,
+        certain=True,
+        stops=int(used),
+        key=key,
     )
 
 

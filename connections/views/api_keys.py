@@ -8,11 +8,12 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
-from django.views.decorators.http import require_http_methods, require_safe
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from connections import access
 from connections.errors import PortalError
-from connections.forms.api_keys import ApiKeyForm
+from connections.forms.api_keys import ApiKeyForm, KeyLimitForm, RotationForm
+from connections.models import ApiKey, User
 from connections.services import api_keys
 from connections.views import listing
 from connections.views.audit import history
@@ -34,17 +35,23 @@ def index(request: HttpRequest) -> HttpResponse:
     return render(request, "api_keys/list.html", context)
 
 
-@sensitive_variables("text")
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest) -> HttpResponse:
-    """Make a key for oneself. The answer to the POST shows it: a redirect would have to carry it somewhere."""
+    """Make a key for oneself."""
     user = access.signed_in(request.user)
-    form = ApiKeyForm(request.POST or None, usable=access.usable_connections(user))
+    return make_for(request, user, owner=user)
+
+
+@sensitive_variables("text")
+def make_for(request: HttpRequest, user: User, *, owner: User) -> HttpResponse:
+    """Make a key for ``owner``. The answer to the POST shows it: a redirect would have to carry it somewhere."""
+    usable, scopes = access.usable_connections(owner), access.scopes_for(owner)
+    form = ApiKeyForm(request.POST or None, usable=usable, scopes=scopes)
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
         try:
             made, text = api_keys.issue(
-                user,
+                owner,
                 name=data["name"],
                 scopes=data["scopes"],
                 expires_at=data["expires_on"],
@@ -54,28 +61,85 @@ def add(request: HttpRequest) -> HttpResponse:
                 now=timezone.now(),
             )
         except PortalError as error:
-            form.add_error(error.field if error.field in form.fields else None, str(error))
+            field = "expires_on" if error.field == "expires_at" else error.field
+            form.add_error(field if field in form.fields else None, str(error))
         else:
-            return render(
-                request, "api_keys/issued.html", {"key": made, "text": text, "portal_url": settings.PORTAL_URL}
-            )
-    return render(request, "api_keys/add.html", {"form": form}, status=422 if form.is_bound and form.errors else 200)
+            return _issued(request, made, text)
+    context = {"form": form, "owner": owner, "is_own": owner.pk == user.pk}
+    return render(request, "api_keys/add.html", context, status=422 if form.is_bound and form.errors else 200)
+
+
+@sensitive_variables("text")
+def _issued(request: HttpRequest, key: ApiKey, text: str) -> HttpResponse:
+    context = {"key": key, "text": text, "portal_url": settings.PORTAL_URL}
+    return render(request, "api_keys/issued.html", context)
 
 
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    """What a key may do, when it was used, and what it fetched lately."""
+    """What a key may do, when each of its secrets was used, and what it fetched lately."""
     user = access.signed_in(request.user)
     key = get_object_or_404(access.visible_keys(user), pk=pk)
     context = {
         "key": key,
         "valid": key.is_valid(),
+        "has_previous": key.takes_previous(timezone.now()),
         "only": list(key.connections.values_list("name", flat=True)[:100]),
         "fetches": list(key.fetches.values("connection_name", "minute", "address", "count")[:50]),
+        "calls": api_keys.limit_of(key),
         "may_revoke": access.can_revoke_key(user, key),
+        "may_rotate": access.can_issue_key(user, key.owner),
+        "limit_form": KeyLimitForm(initial={"rate_limit": key.rate_limit}) if access.can_limit_key(user) else None,
         "events": history(user, key),
     }
     return render(request, "api_keys/detail.html", context)
+
+
+@sensitive_variables("text")
+@require_http_methods(["GET", "HEAD", "POST"])
+def rotate(request: HttpRequest, pk: int) -> HttpResponse:
+    """Ask how long the old secret goes on, then show the new one."""
+    user = access.signed_in(request.user)
+    key = get_object_or_404(access.visible_keys(user), pk=pk)
+    access.require(access.can_issue_key(user, key.owner), action="Ask its owner; for a service account, an IT admin.")
+    form = RotationForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        data = form.cleaned_data
+        try:
+            rotated, text = api_keys.rotate(
+                key, overlap=data["overlap"], expires_at=data["expires_on"], actor=user, now=timezone.now()
+            )
+        except PortalError as error:
+            form.add_error(None, str(error))
+        else:
+            return _issued(request, rotated, text)
+    context = {"form": form, "key": key, "has_previous": key.takes_previous(timezone.now())}
+    return render(request, "api_keys/rotate.html", context, status=422 if form.is_bound and form.errors else 200)
+
+
+@require_POST
+def end_previous(request: HttpRequest, pk: int) -> HttpResponse:
+    """Let the old secret end at once."""
+    user = access.signed_in(request.user)
+    key = get_object_or_404(access.visible_keys(user), pk=pk)
+    api_keys.end_previous(key, actor=user, now=timezone.now())
+    messages.success(request, f"The old secret of {key} is refused from now on.")
+    return redirect("api_key", pk=pk)
+
+
+@require_POST
+def limit(request: HttpRequest, pk: int) -> HttpResponse:
+    """Say how often a key may be used in a minute."""
+    user = access.signed_in(request.user)
+    key = get_object_or_404(access.visible_keys(user), pk=pk)
+    access.require(access.can_limit_key(user), action="Ask an IT admin.")
+    form = KeyLimitForm(request.POST)
+    if not form.is_valid():
+        messages.error(request, "The number of calls must be a whole number, or nothing.")
+        return redirect("api_key", pk=pk)
+    api_keys.limit(key, per_minute=form.cleaned_data["rate_limit"], actor=user, now=timezone.now())
+    messages.success(request, f"The limit of {key} counts from now on.")
+    return redirect("api_key", pk=pk)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

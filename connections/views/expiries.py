@@ -27,6 +27,7 @@ KINDS = (
     (Reason.SIGN_IN.value, "Sign-ins limited by a policy"),
     (Reason.IDLE.value, "Grants nobody uses"),
     (Reason.SHARE.value, "Shares"),
+    (Reason.KEY.value, "API keys"),
 )
 STOPS = "stops"
 MONTHS = 12
@@ -92,7 +93,8 @@ def _tenants(user: User) -> list[tuple[str, str]]:
 
 
 def _fits(ending: Ending, wanted: dict[str, str]) -> bool:
-    if wanted["tenant"] and str(ending.app_registration.tenant_id) != wanted["tenant"]:
+    app = ending.app_registration
+    if wanted["tenant"] and (app is None or str(app.tenant_id) != wanted["tenant"]):
         return False
     return not wanted["effect"] or ending.stops > 0
 
@@ -110,6 +112,8 @@ def _parts(user: User, kind: str, now: datetime) -> Iterator[Endings]:
         yield Endings([ending for ending in both.found if kind in ("", ending.reason)], both.is_cut)
     if kind in ("", Reason.SHARE):
         yield upcoming.of_shares(_shares(user), now=now)
+    if kind in ("", Reason.KEY):
+        yield upcoming.of_keys(access.visible_keys(user), now=now)
 
 
 def _shares(user: User) -> ShareQuerySet:

@@ -50,7 +50,7 @@ def index(request: HttpRequest) -> HttpResponse:
             listing.Choice("groups", "Groups", (("left-out", "Left out by Microsoft"),), _by_groups),
         ),
     )
-    page = listing.page(request, filters.apply(User.objects.all()), order=("first_name", "last_name", "pk"))
+    page = listing.page(request, filters.apply(access.visible_people(user)), order=("first_name", "last_name", "pk"))
     context = {"page": page, "rows": _rows(page.items), "filters": filters}
     return render(request, "people/list.html", context)
 
@@ -111,7 +111,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     """Everything one person owns, gave and got, and what was done with their account."""
     user = access.signed_in(request.user)
     access.require(access.can_read_people(user), cause=_CAUSE, action="Your own account is under your name.")
-    person = get_object_or_404(User, pk=pk)
+    person = get_object_or_404(access.visible_people(user), pk=pk)
     context = {
         "row": _rows([person])[0],
         "person": person,
@@ -160,7 +160,7 @@ def disable(request: HttpRequest, pk: int) -> HttpResponse:
     """Say what it means, then shut somebody out."""
     user = access.signed_in(request.user)
     access.require(access.can_manage_people(user), cause="Accounts are disabled by IT admins.", action="Ask one.")
-    person = get_object_or_404(User, pk=pk)
+    person = get_object_or_404(access.visible_people(user), pk=pk)
     if request.method == "POST":
         accounts.disable_person(person, actor=user, now=timezone.now())
         messages.success(request, f"{person} is shut out of the portal.")
@@ -174,7 +174,7 @@ def enable(request: HttpRequest, pk: int) -> HttpResponse:
     """Let somebody in again."""
     user = access.signed_in(request.user)
     access.require(access.can_manage_people(user), cause="Accounts are enabled by IT admins.", action="Ask one.")
-    person = get_object_or_404(User, pk=pk)
+    person = get_object_or_404(access.visible_people(user), pk=pk)
     accounts.enable_person(person, actor=user, now=timezone.now())
     messages.success(request, f"{person} may sign in again.")
     return redirect("person", pk=pk)

@@ -36,7 +36,7 @@ def add(request: HttpRequest, pk: int) -> HttpResponse:
     connection = get_object_or_404(access.visible_connections(user), pk=pk)
     access.require(access.can_share(user, connection), action="Ask its owner or an IT admin to share it.")
     limits = sharing.limits(connection, now=timezone.now())
-    people = access.people().exclude(pk=connection.owner_id) if limits.with_people else User.objects.none()
+    people = access.accounts().exclude(pk=connection.owner_id) if limits.with_people else User.objects.none()
     form = ShareForm(
         request.POST or None, people=people, teams=access.visible_teams(user), longest_days=limits.longest_days
     )

@@ -28,7 +28,13 @@ Robot = Callable[..., Any]
 
 
 def issue(owner: User, **overrides: Any) -> tuple[ApiKey, str]:
-    values: dict[str, Any] = {"name": "Robot", "scopes": BOTH, "expires_at": None, "actor": owner, "now": NOW}
+    values: dict[str, Any] = {
+        "name": "Robot",
+        "scopes": BOTH,
+        "expires_at": NOW + timedelta(days=30),
+        "actor": owner,
+        "now": NOW,
+    }
     return api_keys.issue(owner, **(values | overrides))
 
 

@@ -273,7 +273,9 @@ def test_a_token_is_handed_out_when_the_cache_is_down(sandbox: Control, monkeypa
 def test_who_must_act_is_told_as_it_is_now(sandbox: Control, bob: User, client: Any) -> None:
     (connection,) = granted(sandbox, 1, expires_at=PAST, owner=bob)
     sandbox.set_person(cast.ADA, disabled=True)
-    _, text = api_keys.issue(bob, name="Robot", scopes=["token:read"], expires_at=None, actor=bob, now=NOW)
+    _, text = api_keys.issue(
+        bob, name="Robot", scopes=["token:read"], expires_at=NOW + timedelta(days=30), actor=bob, now=NOW
+    )
     body = client.get(f"/api/v1/connections/{connection.pk}/token", HTTP_AUTHORIZATION=f"Bearer {text}").json()
     assert (body["code"], body["who"]) == ("blocked", "it_admin")
 

@@ -79,7 +79,9 @@ def test_the_blast_radius_names_who_shares_it_and_which_keys_fetched(
     incident = revoked(1)
     connection = Connection.objects.get()
     Share.objects.create(connection=connection, person=dave, created_by=bob)
-    key, _ = api_keys.issue(bob, name="Night robot", scopes=["token:read"], expires_at=None, actor=bob, now=NOW)
+    key, _ = api_keys.issue(
+        bob, name="Night robot", scopes=["token:read"], expires_at=NOW + timedelta(days=30), actor=bob, now=NOW
+    )
     api_keys.note_fetch(key, connection, address=None, now=NOW)
     page = signed_in(alice).get(f"/incidents/{incident.pk}/").content.decode()
     assert "Dave Stranger" in page

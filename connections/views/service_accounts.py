@@ -1,0 +1,152 @@
+"""Pages about service accounts."""
+
+from __future__ import annotations
+
+from django.contrib import messages
+from django.db.models import Count, Q
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from connections import access
+from connections.errors import PortalError
+from connections.forms.service_accounts import ServiceAccountForm
+from connections.models import Share
+from connections.models.accounts import AUDITORS, IT_ADMINS
+from connections.services import service_accounts
+from connections.views import api_keys, listing
+from connections.views.audit import history
+
+_CAUSE, _ACTION = "Service accounts are made by IT admins.", "Ask an IT admin."
+
+
+@require_safe
+def index(request: HttpRequest) -> HttpResponse:
+    """Service accounts one may see."""
+    user = access.signed_in(request.user)
+    filters = listing.Filters(request, search=("first_name", "purpose"), placeholder="Name or purpose")
+    live = Q(api_keys__revoked_at=None) & (Q(api_keys__expires_at=None) | Q(api_keys__expires_at__gt=timezone.now()))
+    found = access.visible_service_accounts(user).annotate(keys=Count("api_keys", filter=live))
+    context = {
+        "page": listing.page(request, filters.apply(found), order=("first_name", "pk")),
+        "filters": filters,
+        "may_manage": access.can_manage_service_accounts(user),
+    }
+    return render(request, "service_accounts/list.html", context)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def add(request: HttpRequest) -> HttpResponse:
+    """Make a service account."""
+    user = access.signed_in(request.user)
+    access.require(access.can_manage_service_accounts(user), cause=_CAUSE, action=_ACTION)
+    form = ServiceAccountForm(request.POST or None, people=access.people(), initial={"responsible": user.pk})
+    if request.method == "POST" and form.is_valid():
+        try:
+            made = service_accounts.create(**form.cleaned_data, actor=user, now=timezone.now())
+        except PortalError as error:
+            form.add_error(error.field if error.field in form.fields else None, str(error))
+        else:
+            messages.success(request, f"{made} is there. Share connections with it, and make its first key.")
+            return redirect("service_account", pk=made.pk)
+    status = 422 if form.is_bound and form.errors else 200
+    return render(request, "service_accounts/form.html", {"form": form}, status=status)
+
+
+@require_safe
+def detail(request: HttpRequest, pk: int) -> HttpResponse:
+    """What it is for, its keys, and what it may use."""
+    user = access.signed_in(request.user)
+    account = get_object_or_404(access.visible_service_accounts(user), pk=pk)
+    shares = Share.objects.active().filter(person=account).select_related("connection__owner")
+    context = {
+        "account": account,
+        "roles": list(account.groups.values_list("name", flat=True)),
+        "keys": list(account.api_keys.order_by("revoked_at", "name", "pk")[:100]),
+        "shares": list(shares.defer("connection__extra_scopes").order_by("connection__name", "pk")[:100]),
+        "owned": list(account.connections.order_by("name", "pk")[:100]),
+        "may_manage": access.can_manage_service_accounts(user),
+        "now": timezone.now(),
+        "events": history(user, account),
+    }
+    return render(request, "service_accounts/detail.html", context)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def edit(request: HttpRequest, pk: int) -> HttpResponse:
+    """Change its purpose, its roles, and who is responsible."""
+    user = access.signed_in(request.user)
+    account = get_object_or_404(access.visible_service_accounts(user), pk=pk)
+    access.require(access.can_manage_service_accounts(user), cause=_CAUSE, action=_ACTION)
+    roles = set(account.groups.values_list("name", flat=True))
+    initial = {
+        "purpose": account.purpose,
+        "responsible": account.responsible_id,
+        "admin": IT_ADMINS in roles,
+        "auditor": AUDITORS in roles,
+    }
+    form = ServiceAccountForm(request.POST or None, people=access.people(), named=False, initial=initial)
+    if request.method == "POST" and form.is_valid():
+        try:
+            service_accounts.change(account, **form.cleaned_data, actor=user, now=timezone.now())
+        except PortalError as error:
+            form.add_error(error.field if error.field in form.fields else None, str(error))
+        else:
+            messages.success(request, f"{account} is changed.")
+            return redirect("service_account", pk=pk)
+    context = {"form": form, "account": account}
+    return render(request, "service_accounts/form.html", context, status=422 if form.is_bound and form.errors else 200)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def add_key(request: HttpRequest, pk: int) -> HttpResponse:
+    """Make a key for a service account."""
+    user = access.signed_in(request.user)
+    account = get_object_or_404(access.visible_service_accounts(user), pk=pk)
+    access.require(access.can_issue_key(user, account), cause=_CAUSE, action=_ACTION)
+    return api_keys.make_for(request, user, owner=account)
+
+
+@require_POST
+def disable(request: HttpRequest, pk: int) -> HttpResponse:
+    """Refuse its keys from now on."""
+    user = access.signed_in(request.user)
+    account = get_object_or_404(access.visible_service_accounts(user), pk=pk)
+    service_accounts.disable(account, actor=user, now=timezone.now())
+    messages.success(request, f"{account} is disabled: its keys are refused.")
+    return redirect("service_account", pk=pk)
+
+
+@require_POST
+def enable(request: HttpRequest, pk: int) -> HttpResponse:
+    """Let its keys work again."""
+    user = access.signed_in(request.user)
+    account = get_object_or_404(access.visible_service_accounts(user), pk=pk)
+    service_accounts.enable(account, actor=user, now=timezone.now())
+    messages.success(request, f"{account} is enabled: its keys work again.")
+    return redirect("service_account", pk=pk)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def remove(request: HttpRequest, pk: int) -> HttpResponse:
+    """Say what stops, then remove it."""
+    user = access.signed_in(request.user)
+    account = get_object_or_404(access.visible_service_accounts(user), pk=pk)
+    access.require(access.can_manage_service_accounts(user), cause=_CAUSE, action=_ACTION)
+    trouble: PortalError | None = None
+    if request.method == "POST":
+        try:
+            service_accounts.remove(account, actor=user, now=timezone.now())
+        except PortalError as error:
+            trouble = error
+        else:
+            messages.success(request, f"{account} is removed.")
+            return redirect("service_accounts")
+    context = {
+        "account": account,
+        "keys": account.api_keys.filter(revoked_at=None).count(),
+        "owned": account.connections.count(),
+        "trouble": trouble,
+    }
+    return render(request, "service_accounts/remove.html", context, status=409 if trouble else 200)
