@@ -1,0 +1,222 @@
+"""What is taken away counts from that moment on, also for an automation that asks again and again.
+
+A thread polls a real web server with una's API key while something of hers is taken away on its page. Every call is
+noted with when it began and what it got, and the answers are counted.
+"""
+
+from __future__ import annotations
+
+import http.client
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from connections.models import ApiKey, Connection, Share, Team, User
+from connections.services import accounts, api_keys, handover, sharing, teams
+from tests import cast
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+SignIn = Callable[[User], Client]
+ENOUGH = 12  # answers counted on each side
+PATIENCE = 60.0  # seconds until a test that hangs gives up
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call for a token. Times in seconds of the monotonic clock."""
+
+    began: float
+    ended: float
+    status: int
+
+
+class Poller:
+    """An automation that fetches a token, again and again, until it is stopped."""
+
+    def __init__(self, url: str, key: str, connection: Connection) -> None:
+        self._host = urlsplit(url).netloc
+        self._path = f"/api/v1/connections/{connection.pk}/token"
+        self._key = key
+        self._calls: list[Call] = []
+        self._changed = threading.Condition()
+        self._stop = False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        client = http.client.HTTPConnection(self._host, timeout=30)
+        while not self._stop:
+            began = time.monotonic()
+            client.request("GET", self._path, headers={"Authorization": f"Bearer {self._key}"})
+            answer = client.getresponse()
+            answer.read()
+            with self._changed:
+                self._calls.append(Call(began, time.monotonic(), answer.status))
+                self._changed.notify_all()
+        client.close()
+
+    def calls(self) -> list[Call]:
+        with self._changed:
+            return list(self._calls)
+
+    def wait_for(self, what: Callable[[list[Call]], bool]) -> list[Call]:
+        with self._changed:
+            assert self._changed.wait_for(lambda: what(self._calls), timeout=PATIENCE), self._calls[-3:]
+            return list(self._calls)
+
+    def stop(self) -> None:
+        self._stop = True
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def una(db: None) -> User:
+    """A member with whom things are shared."""
+    return cast.make_person("una")
+
+
+@pytest.fixture
+def shared(bob: User) -> Connection:
+    """Bob's connection, with a token that lasts."""
+    return cast.make_connection(owner=bob, expires_at=timezone.now() + timedelta(hours=1))
+
+
+@pytest.fixture
+def poll(portal_url: str, una: User) -> Iterator[Callable[[Connection], Poller]]:
+    """``poll(connection)``: una's automation starts to fetch its tokens."""
+    started: list[Poller] = []
+
+    def start(connection: Connection) -> Poller:
+        scopes = ["token:read", "connections:read"]
+        name = f"Robot {len(started)}"
+        _, text = api_keys.issue(una, name=name, scopes=scopes, expires_at=None, actor=una, now=timezone.now())
+        started.append(Poller(portal_url, text, connection))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.stop()
+
+
+def count_around(poller: Poller, take_away: Callable[[], None], *, since: float = 0.0) -> tuple[list[int], list[int]]:
+    """Statuses of the calls that had ended before ``take_away``, and of those that began when it was done."""
+    poller.wait_for(lambda calls: sum(1 for call in calls if call.began >= since) >= ENOUGH)
+    starts = time.monotonic()
+    take_away()
+    done = time.monotonic()
+    calls = poller.wait_for(lambda calls: sum(1 for call in calls if call.began > done) >= ENOUGH)
+    before = [call.status for call in calls if call.began >= since and call.ended < starts]
+    after = [call.status for call in calls if call.began > done]
+    assert min(len(before), len(after)) >= ENOUGH
+    return before, after
+
+
+def give(connection: Connection, **terms: Any) -> Share:
+    values = {"level": "use", "until": None, "actor": connection.owner, "now": timezone.now()}
+    return sharing.share(connection, **(values | terms))
+
+
+def test_unsharing_while_an_automation_polls_refuses_the_next_call(
+    shared: Connection, una: User, bob: User, signed_in: SignIn, poll: Callable[[Connection], Poller]
+) -> None:
+    browser = signed_in(bob)
+    found = give(shared, person=una)
+    poller, since = poll(shared), 0.0
+    for _ in range(5):
+
+        def unshare(pk: int = found.pk) -> None:
+            assert browser.post(f"/connections/{shared.pk}/shares/{pk}/end/").status_code == 302
+
+        before, after = count_around(poller, unshare, since=since)
+        assert set(before) == {200}
+        assert set(after) == {404}
+        found = give(shared, person=una)
+        since = time.monotonic()
+
+
+def test_leaving_the_team_while_an_automation_polls_refuses_the_next_call(
+    shared: Connection, una: User, alice: User, signed_in: SignIn, poll: Callable[[Connection], Poller]
+) -> None:
+    team = teams.add("Finance", actor=alice)
+    teams.add_member(team, una, actor=alice)
+    give(shared, team=team)
+    poller, browser = poll(shared), signed_in(alice)
+
+    def take_out() -> None:
+        assert browser.post(f"/teams/{team.pk}/members/{una.pk}/remove/").status_code == 302
+
+    before, after = count_around(poller, take_out)
+    assert (set(before), set(after)) == ({200}, {404})
+
+
+def test_removing_the_team_while_an_automation_polls_refuses_the_next_call(
+    shared: Connection, una: User, alice: User, signed_in: SignIn, poll: Callable[[Connection], Poller]
+) -> None:
+    team = teams.add("Finance", actor=alice)
+    teams.add_member(team, una, actor=alice)
+    give(shared, team=team)
+    poller, browser = poll(shared), signed_in(alice)
+    before, after = count_around(poller, lambda: _post(browser, f"/teams/{team.pk}/remove/"))
+    assert (set(before), set(after)) == ({200}, {404})
+    assert not Team.objects.exists()
+
+
+def test_a_shares_end_passing_while_an_automation_polls_refuses_the_next_call(
+    shared: Connection, una: User, poll: Callable[[Connection], Poller]
+) -> None:
+    """Nobody ends it and no tick runs: the date alone decides."""
+    give(shared, person=una, until=timezone.now() + timedelta(hours=1))
+    poller = poll(shared)
+    poller.wait_for(lambda calls: len(calls) >= ENOUGH)
+    ends = time.monotonic() + 1
+    Share.objects.update(until=timezone.now() + timedelta(seconds=ends - time.monotonic()))
+    # The two clocks are read one after the other: what falls between them is not counted.
+    apart = 0.05
+    calls = poller.wait_for(lambda calls: sum(1 for call in calls if call.began > ends + apart) >= ENOUGH)
+    before = [call.status for call in calls if call.ended < ends - apart]
+    after = [call.status for call in calls if call.began > ends + apart]
+    assert min(len(before), len(after)) >= ENOUGH
+    assert (set(before), set(after)) == ({200}, {404})
+    assert Share.objects.get().ended_at is None
+
+
+@pytest.mark.parametrize("way", ["the key is revoked", "the account is disabled"])
+def test_an_automation_without_a_valid_key_is_refused_at_its_next_call(
+    shared: Connection, una: User, alice: User, signed_in: SignIn, poll: Callable[[Connection], Poller], way: str
+) -> None:
+    give(shared, person=una)
+    poller = poll(shared)
+    if way == "the key is revoked":
+        browser, key = signed_in(una), ApiKey.objects.get()
+        before, after = count_around(poller, lambda: _post(browser, f"/api-keys/{key.pk}/revoke/"))
+    else:
+        before, after = count_around(poller, lambda: accounts.disable_person(una, actor=alice, now=timezone.now()))
+    assert (set(before), set(after)) == ({200}, {401})
+
+
+def test_a_connection_that_is_handed_over_refuses_its_former_owners_automation(
+    shared: Connection, una: User, bob: User, dave: User, poll: Callable[[Connection], Poller]
+) -> None:
+    handover.hand_over(shared, una, keep_grant=True, actor=bob, now=timezone.now())
+    shared.refresh_from_db()
+    poller = poll(shared)
+
+    def hand_over() -> None:
+        handover.hand_over(shared, dave, keep_grant=True, actor=una, now=timezone.now())
+
+    before, after = count_around(poller, hand_over)
+    assert (set(before), set(after)) == ({200}, {404})
+
+
+def _post(browser: Client, path: str) -> None:
+    assert browser.post(path).status_code == 302, path
