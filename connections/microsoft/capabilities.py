@@ -126,6 +126,12 @@ def missing(wanted: Iterable[str], granted: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in _ordered(_words(wanted)) if name not in OIDC_SCOPES and name not in allowed)
 
 
+def beyond(granted: Iterable[str], authentication_type: str) -> tuple[str, ...]:
+    """Granted permissions that no capability needs: what they allow is not told by the capabilities' labels."""
+    needed = {name for capability in ALL for name in needs(capability, authentication_type)}
+    return tuple(name for name in _ordered(_words(granted)) if name not in needed and name not in OIDC_SCOPES)
+
+
 def reads_shared_mailboxes(granted: Iterable[str]) -> bool:
     """Whether delegated scopes reach into other people's mailboxes at all (Microsoft: outlook-share-messages-folders)."""
     return "Mail.Read.Shared" in covered(frozenset(_words(granted)))

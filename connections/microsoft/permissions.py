@@ -6,6 +6,7 @@ Every application permission needs an admin. An empty id means that Microsoft ha
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 # Delegated and application permissions in Microsoft's own words for an app registration's manifest.
@@ -167,3 +168,30 @@ def covered(granted: frozenset[str]) -> frozenset[str]:
             found.add(name)
             waiting.extend(_COVERS.get(name, ()))
     return frozenset(found)
+
+
+_VERBS = {
+    "Read": "read",
+    "ReadBasic": "read the basic facts",
+    "ReadWrite": "read and change",
+    "Send": "send",
+    "Manage": "manage",
+    "FullControl": "control fully",
+}
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
+def in_words(name: str, *, app_only: bool) -> str:
+    """What a permission allows, as far as its name says: "Contacts.Read" → "contacts: read"."""
+    subject, _, rest = name.partition(".")
+    verb, *limits = rest.split(".")
+    said = f"{_split(subject)}: {_VERBS.get(verb, _split(verb))}"
+    if app_only:
+        return f"{said}, in the whole organisation"
+    if "All" in limits:
+        return f"{said}, wherever the account may"
+    return f"{said}, also what others share with the account" if "Shared" in limits else said
+
+
+def _split(words: str) -> str:
+    return _CAMEL.sub(" ", words).replace("-", " ").lower()

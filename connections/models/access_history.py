@@ -72,8 +72,6 @@ class AccessPeriod(models.Model):
         )
 
     def __str__(self) -> str:
-        if not self.kind:
-            return "Access history"  # the whole of it, as the audit trail names it
         parts = (self.person_name, self.team_name and f"team {self.team_name}", self.connection_name)
         return f"{self.get_kind_display()}: {', '.join(part for part in parts if part)}"
 

@@ -43,7 +43,7 @@ def export(question: Question, *, actor: User) -> list[Row]:
         f"{question.about}_id": question.subject.pk,
         "rows": len(rows),
     }
-    audit.record("audit.exported", AccessPeriod(), actor=actor, changes=facts)
+    audit.record("audit.exported", audit.TRAIL, actor=actor, changes=facts)
     return [COLUMNS, *rows]
 
 

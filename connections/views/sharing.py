@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from django.contrib import messages
@@ -13,7 +14,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 from connections import access
 from connections.errors import PortalError
 from connections.forms.sharing import ShareForm
-from connections.microsoft import capabilities, tokens
+from connections.microsoft import capabilities, permissions, tokens
 from connections.models import Connection, Share, User
 from connections.services import sharing
 from connections.views import access_history
@@ -60,11 +61,28 @@ def add(request: HttpRequest, pk: int) -> HttpResponse:
     return render(request, "sharing/add.html", context, status=422 if form.is_bound and form.errors else 200)
 
 
-def reach(connection: Connection) -> list[str]:
-    """What everybody with this connection can do, as sentences from the capabilities the granted permissions allow."""
-    granted = connection.granted - tokens.OIDC_SCOPES
-    possible = capabilities.can(capabilities.CAPABILITIES, granted, connection.authentication_type)
-    return [found.label for found, allowed, _ in possible if allowed]
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What everybody with this connection can do, in words."""
+
+    abilities: list[str]  # labels of the capabilities that the granted permissions allow
+    beyond: list[tuple[str, str]]  # permissions that no capability needs: name, and what the name says
+
+    def __bool__(self) -> bool:
+        return bool(self.abilities or self.beyond)
+
+
+def reach(connection: Connection) -> Reach:
+    """What the granted permissions reach: all of them count, whether chosen as capabilities, typed by hand, or granted
+    to the application at another time.
+    """
+    granted, kind = connection.granted - tokens.OIDC_SCOPES, connection.authentication_type
+    possible = capabilities.can(capabilities.CAPABILITIES, granted, kind)
+    beyond = capabilities.beyond(granted, kind)
+    return Reach(
+        [found.label for found, allowed, _ in possible if allowed],
+        [(name, permissions.in_words(name, app_only=not connection.is_delegated)) for name in beyond],
+    )
 
 
 @require_POST

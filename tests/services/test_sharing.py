@@ -191,6 +191,30 @@ def test_app_only_connections_say_that_they_reach_the_whole_tenant(alice: User, 
     assert "in the whole of Contoso" in page
 
 
+def test_the_page_also_names_what_no_capability_tells(bob: User, alice: User, signed_in: SignIn) -> None:
+    granted = "Mail.Read Contacts.ReadWrite Sites.FullControl.All Unheard-Of.Thing openid profile"
+    mine = cast.make_connection(owner=bob, granted_scopes=granted)
+    page = signed_in(bob).get(f"/connections/{mine.pk}/shares/add/").content.decode()
+    assert "Contacts: read and change" in page
+    assert "Sites: control fully, wherever the account may" in page
+    assert "Unheard of: thing" in page
+    assert "openid" not in page
+    robot = cast.make_app_only_connection(owner=alice, granted_scopes="Mail.Read Directory.ReadWrite.All")
+    page = signed_in(alice).get(f"/connections/{robot.pk}/shares/add/").content.decode()
+    assert "one can, in the whole of Contoso:" in page
+    assert "Directory: read and change, in the whole organisation" in page
+
+
+def test_the_page_does_not_hide_that_nothing_is_granted_yet(bob: User, alice: User, signed_in: SignIn) -> None:
+    waiting = cast.make_connection(owner=bob, granted_scopes="", connected_at=None, status="pending")
+    Connection.objects.filter(pk=waiting.pk).update(connected_at=None)
+    page = signed_in(bob).get(f"/connections/{waiting.pk}/shares/add/").content.decode()
+    assert "Nothing is granted yet." in page
+    robot = cast.make_app_only_connection(owner=alice, granted_scopes="")
+    page = signed_in(alice).get(f"/connections/{robot.pk}/shares/add/").content.decode()
+    assert "It reaches the mailboxes Exchange lets the application into." in page
+
+
 def test_unsharing_takes_a_browser_session_out_in_the_middle(bob: User, dave: User, signed_in: SignIn) -> None:
     connection = cast.make_connection(owner=bob)
     found = give(connection, dave, level="manage")

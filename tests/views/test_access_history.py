@@ -150,7 +150,7 @@ def test_auditors_take_the_answer_away_and_that_is_recorded(
     assert rows[1]["team"] == "Finance"
     assert rows[1]["put_in_by"] == rows[2]["ended_by"] == "Alice Admin <alice>"
     event = AuditEvent.objects.get(action="audit.exported")
-    assert (event.actor, event.target_name) == (carol, "Access history")
+    assert (event.actor, event.target_name) == (carol, "Audit trail")
     assert event.changes == {
         "question": f"Who could use Invoices on {DAY} UTC",
         "connection_id": story.pk,
