@@ -98,8 +98,9 @@ def poll(portal_url: str, una: User) -> Iterator[Callable[[Connection], Poller]]
 
     def start(connection: Connection) -> Poller:
         scopes = ["token:read", "connections:read"]
-        name = f"Robot {len(started)}"
-        _, text = api_keys.issue(una, name=name, scopes=scopes, expires_at=None, actor=una, now=timezone.now())
+        name, now = f"Robot {len(started)}", timezone.now()
+        ends = now + timedelta(days=1)
+        _, text = api_keys.issue(una, name=name, scopes=scopes, expires_at=ends, actor=una, now=now)
         started.append(Poller(portal_url, text, connection))
         return started[-1]
 
