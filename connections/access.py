@@ -14,6 +14,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from connections.errors import NotAllowed
 from connections.models import (
+    AccessReview,
     AffectedConnection,
     ApiKey,
     AppRegistration,
@@ -22,6 +23,7 @@ from connections.models import (
     Connection,
     ConsentRequest,
     Incident,
+    ReviewItem,
     Share,
     SharedMailbox,
     Team,
@@ -199,6 +201,22 @@ def visible_approvals(user: User) -> QuerySet[Approval]:
     return found.filter(Q(requested_by=user) | Q(connection__owner=user))
 
 
+def visible_reviews(user: User) -> QuerySet[AccessReview]:
+    """Access reviews: all for IT admins and auditors; for others those that ask, or asked, about their connections."""
+    asking = person(user)
+    if asking.is_admin or asking.is_auditor:
+        return AccessReview.objects.all()
+    mine = ReviewItem.objects.filter(Q(connection__owner=user) | Q(owner=user), review=OuterRef("pk"))
+    return AccessReview.objects.filter(Exists(mine))
+
+
+def review_items_of(user: User) -> QuerySet[ReviewItem]:
+    """What this person answers in reviews: shares of their connections; for IT admins also those of who has left."""
+    if person(user).is_admin:
+        return ReviewItem.objects.filter(Q(connection__owner=user) | Q(connection__owner__is_active=False))
+    return ReviewItem.objects.filter(connection__owner=user)
+
+
 def it_admins() -> QuerySet[User]:
     """Everybody who is an IT admin: what the portal asks of "an IT admin" is asked of these."""
     admins = User.objects.filter(Q(groups__name=IT_ADMINS) | Q(is_superuser=True), is_active=True)
@@ -234,6 +252,16 @@ def can_read_audit(user: User) -> bool:
 def can_export_audit(user: User) -> bool:
     """Take records away as a file."""
     return person(user).is_auditor
+
+
+def can_manage_reviews(user: User) -> bool:
+    """Start, plan and cancel access reviews."""
+    return person(user).is_admin
+
+
+def can_read_reviews(user: User) -> bool:
+    """Read and export the report of an access review."""
+    return person(user).is_admin or person(user).is_auditor
 
 
 def can_manage_alerts(user: User) -> bool:

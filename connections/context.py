@@ -28,6 +28,7 @@ def portal(request: HttpRequest) -> dict[str, Any]:
                 "read_registry": access.can_read_registry(user),
                 "read_audit": access.can_read_audit(user),
                 "read_people": access.can_read_people(user),
+                "read_reviews": access.can_read_reviews(user),
                 "manage_alerts": access.can_manage_alerts(user),
                 "connect": access.can_connect(user),
             },

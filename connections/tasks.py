@@ -22,6 +22,7 @@ from connections.services import (
     expiries,
     keepalive,
     mailbox_probes,
+    review_ticks,
     sharing,
     stored_replies,
 )
@@ -81,6 +82,13 @@ def seal_audit() -> None:
     _as_task()
     audit_seals.seal_due(timezone.now())
     audit_verification.run_due(timezone.now)
+
+
+@shared_task(ignore_result=True)
+def tick_reviews() -> None:
+    """Start, remind of, end and close access reviews."""
+    _as_task()
+    review_ticks.tick(timezone.now())
 
 
 @shared_task(ignore_result=True)

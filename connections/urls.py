@@ -22,6 +22,7 @@ from connections.views import (
     mailboxes,
     people,
     policy,
+    reviews,
     service_accounts,
     sharing,
     teams,
@@ -138,6 +139,14 @@ urlpatterns = [
     path("alerts/channels/<int:pk>/remove/", alerts.channel_remove, name="alert_channel_remove"),
     path("alerts/channels/<int:pk>/test/", alerts.channel_test, name="alert_channel_test"),
     path("alerts/channels/<int:pk>/secret/", alerts.channel_secret, name="alert_channel_secret"),
+    # Access reviews
+    path("reviews/", reviews.index, name="reviews"),
+    path("reviews/add/", reviews.add, name="review_add"),
+    path("reviews/plan/", reviews.plan, name="review_plan"),
+    path("reviews/<int:pk>/", reviews.detail, name="review"),
+    path("reviews/<int:pk>/cancel/", reviews.cancel, name="review_cancel"),
+    path("reviews/<int:pk>/report/", reviews.report, name="review_report"),
+    path("reviews/<int:pk>/report.csv", reviews.export, name="review_export"),
     # API keys
     path("api-keys/", api_keys.index, name="api_keys"),
     path("api-keys/add/", api_keys.add, name="api_key_add"),

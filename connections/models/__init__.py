@@ -13,12 +13,14 @@ from connections.models.handovers import HandOver
 from connections.models.incidents import AffectedConnection, Incident
 from connections.models.mailboxes import MailboxAccess, SharedMailbox
 from connections.models.policy import Approval, Policy
+from connections.models.reviews import AccessReview, ReviewItem, ReviewPlan
 from connections.models.sharing import Share, Team, TeamMember
 from connections.models.stored_replies import StoredReply
 from connections.models.tenants import Tenant
 
 __all__ = [
     "AccessPeriod",
+    "AccessReview",
     "AffectedConnection",
     "AlertChannel",
     "AlertChoice",
@@ -40,6 +42,8 @@ __all__ = [
     "MailboxAccess",
     "Policy",
     "RepeatedDenial",
+    "ReviewItem",
+    "ReviewPlan",
     "SealPublication",
     "Share",
     "SharedMailbox",

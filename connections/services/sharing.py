@@ -70,8 +70,11 @@ def unshare(found: Share, *, actor: User, now: datetime) -> None:
         _end(found, actor=actor, now=now)
 
 
-def end_because(found: Share, why: str, *, actor: User, now: datetime) -> bool:
-    """End a share for a reason that goes on record, inside the caller's transaction. Returns whether it still counted."""
+def end_because(found: Share, why: str, *, actor: User | None, now: datetime) -> bool:
+    """End a share for a reason that goes on record, inside the caller's transaction. Returns whether it still counted.
+
+    ``actor`` None is the portal, where something that people decided runs out.
+    """
     return _end(found, actor=actor, now=now, why=why)
 
 

@@ -25,6 +25,7 @@ HISTORY_LENGTH = 20
 
 # Objects that have a page, and who may see them there.
 _PAGES: dict[str, tuple[str, Callable[[User], QuerySet[Any]]]] = {
+    "AccessReview": ("review", access.visible_reviews),
     "AppRegistration": ("app", access.visible_app_registrations),
     "Approval": ("approval", access.visible_approvals),
     "Connection": ("connection", access.visible_connections),

@@ -27,6 +27,7 @@ from connections.models import (
     Tenant,
     User,
 )
+from connections.services import reviews
 from connections.views import consent_requests, incidents, people, states
 
 LISTED = 20  # of each kind; the lists behind the links have them all
@@ -67,11 +68,12 @@ def _for_admin(user: User) -> dict[str, Any]:
         "credentials": _expiring_credentials(),
         "consents": _open_consents(),
         "requests": consent_requests.to_decide(user),
+        "reviews": reviews.tasks_of(user),
         "approvals": _waiting_approvals(user),
         "people_notices": people.notices(),
         "unreachable": MailboxAccess.objects.filter(state=MailboxAccess.State.UNREACHABLE).count(),
     }
-    troubles = ("incidents", "apps", "groups", "credentials", "consents", "requests", "approvals")
+    troubles = ("incidents", "apps", "groups", "credentials", "consents", "requests", "approvals", "reviews")
     context["all_well"] = not any(context[name] for name in troubles)
     if figures.total == 0:
         context["steps"] = _first_steps()
@@ -212,6 +214,7 @@ def _for_member(user: User) -> dict[str, Any]:
         "more": len(found) > MINE,
         "broken": sum(mine.state.is_broken for mine in found),
         "asked": consent_requests.mine(user),
+        "reviews": reviews.tasks_of(user),
         # The others stand with the connections they break.
         "incidents": incidents.open_incidents(user, limit=LISTED, kinds=_NOT_OF_ONE_CONNECTION),
     }

@@ -9,6 +9,7 @@ from django.db import models
 from django.utils import timezone
 
 from connections.models import (
+    AccessReview,
     AppCredential,
     AppRegistration,
     Approval,
@@ -18,6 +19,7 @@ from connections.models import (
     ConsentRequest,
     Incident,
     MailboxAccess,
+    ReviewItem,
     User,
 )
 
@@ -103,6 +105,13 @@ _APPROVAL = {
     Approval.State.DECLINED: BROKEN,
     Approval.State.WITHDRAWN: OFF,
 }
+_DECISION = {
+    ReviewItem.Decision.OPEN: WAITING,
+    ReviewItem.Decision.CONFIRMED: OK,
+    ReviewItem.Decision.REMOVED: OFF,
+    ReviewItem.Decision.EXPIRED: OFF,
+    ReviewItem.Decision.GONE: OFF,
+}
 _EVENT = {AuditEvent.Outcome.DONE: OK, AuditEvent.Outcome.DENIED: WARNING, AuditEvent.Outcome.FAILED: BROKEN}
 
 # Said when the row carries no sentences of its own.
@@ -144,6 +153,10 @@ def badge(thing: models.Model) -> Badge:
             return Badge(thing.get_state_display(), _REQUEST[ConsentRequest.State(thing.state)])
         case Approval():
             return Badge(thing.get_state_display(), _APPROVAL[Approval.State(thing.state)])
+        case AccessReview():
+            return _review_badge(thing)
+        case ReviewItem():
+            return Badge(thing.get_decision_display(), _DECISION[ReviewItem.Decision(thing.decision)])
         case Incident():
             return Badge("Open", BROKEN) if thing.is_open else Badge("Healed", OK)
         case AuditEvent():
@@ -201,6 +214,12 @@ def _app_badge(app: AppRegistration) -> Badge:
     if app.rejected_at:
         return Badge("Rejected by Microsoft", BROKEN)
     return Badge("Ready", OK) if app.verified_at else Badge("Not tried yet", WAITING)
+
+
+def _review_badge(review: AccessReview) -> Badge:
+    if review.cancelled_at:
+        return Badge("Cancelled", OFF)
+    return Badge("Closed", OK) if review.closed_at else Badge("Running", WAITING)
 
 
 def _credential_badge(credential: AppCredential) -> Badge:

@@ -1,0 +1,133 @@
+"""Access reviews: once in a while the owners confirm who else uses their connections, and what nobody confirms ends."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+
+from connections.models.app_registrations import AppRegistration
+from connections.models.connections import Connection
+from connections.models.sharing import Share
+from connections.models.tenants import Tenant
+
+NOTICE = timedelta(days=1)  # before the end, owners and those it is shared with are warned
+LEAST_NOTICE = timedelta(hours=12)  # nothing ends sooner than this after the warning, however late that was
+
+
+class AccessReview(models.Model):
+    """One review of the shares that counted when it started. Once closed or cancelled it never changes again."""
+
+    name = models.CharField(max_length=120)
+    # What it covers: everything, or the connections of one of these. The words are frozen beside them.
+    app_registration = models.ForeignKey(AppRegistration, models.SET_NULL, null=True, related_name="+")
+    tenant = models.ForeignKey(Tenant, models.SET_NULL, null=True, related_name="+")
+    scope_name = models.CharField(max_length=200)
+    started_at = models.DateTimeField()
+    started_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
+    started_by_name = models.CharField(max_length=320)
+    due_at = models.DateTimeField()  # the first moment after the last day
+    reminded = models.PositiveSmallIntegerField(default=0)  # how many of the two reminders are out
+    warned_at = models.DateTimeField(null=True)  # when the last of them went out
+    cancelled_at = models.DateTimeField(null=True)
+    cancelled_by_name = models.CharField(max_length=320, blank=True)
+    closed_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ("-started_at", "-pk")
+        constraints = (
+            models.CheckConstraint(condition=Q(closed_at=None) | Q(cancelled_at=None), name="review_ends_one_way"),
+        )
+        indexes = (
+            models.Index(fields=("due_at",), condition=Q(closed_at=None, cancelled_at=None), name="review_running"),
+        )
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it can still be answered."""
+        return self.closed_at is None and self.cancelled_at is None
+
+    @property
+    def half_time(self) -> datetime:
+        """When the first reminder goes out."""
+        return self.started_at + (self.due_at - self.started_at) / 2
+
+    @property
+    def last_day(self) -> datetime:
+        """A moment of the last day on which it can be answered, for dates in words."""
+        return self.due_at - timedelta(seconds=1)
+
+    def may_end_shares(self, now: datetime) -> bool:
+        """Whether its date is over and everybody has had time since the warning."""
+        return now >= self.due_at and self.warned_at is not None and now >= self.warned_at + LEAST_NOTICE
+
+
+class ReviewItem(models.Model):
+    """One share in a review, as it stood when the review started, and what was decided about it."""
+
+    class Decision(models.TextChoices):
+        """What became of it."""
+
+        OPEN = "open", "Not answered"
+        CONFIRMED = "confirmed", "Confirmed"
+        REMOVED = "removed", "Removed"
+        EXPIRED = "expired", "Ended unanswered"
+        GONE = "gone", "Had ended already"
+
+    review = models.ForeignKey(AccessReview, models.CASCADE, related_name="items")
+    share = models.ForeignKey(Share, models.SET_NULL, null=True, related_name="+")
+    connection = models.ForeignKey(Connection, models.SET_NULL, null=True, related_name="review_items")
+    connection_name = models.CharField(max_length=120)
+    app_name = models.CharField(max_length=120)
+    # Who is asked: the connection's owner, also after it was handed over while the review runs.
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
+    owner_name = models.CharField(max_length=320)
+    is_team = models.BooleanField()
+    with_name = models.CharField(max_length=320)
+    level = models.CharField(max_length=6, choices=Share.Level)
+    until = models.DateTimeField(null=True)
+    given_by_name = models.CharField(max_length=320, blank=True)
+    given_at = models.DateTimeField()
+    last_used_at = models.DateTimeField(null=True)  # last token fetched by a key of theirs, or of the team's members
+
+    decision = models.CharField(max_length=10, choices=Decision, default=Decision.OPEN)
+    # What was confirmed: the share may have been changed after the review started.
+    decided_level = models.CharField(max_length=6, choices=Share.Level, blank=True)
+    decided_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
+    decided_by_name = models.CharField(max_length=320, blank=True)
+    decided_at = models.DateTimeField(null=True)
+    note = models.CharField(max_length=500, blank=True)
+    ended_at = models.DateTimeField(null=True)  # when the review ended the share
+
+    class Meta:
+        ordering = ("connection_name", "pk")
+        constraints = (models.UniqueConstraint(fields=("review", "share"), name="share_once_per_review"),)
+        indexes = (
+            models.Index(fields=("review", "connection_name"), name="review_items_in_order"),
+            models.Index(fields=("review",), condition=Q(decision="open"), name="review_items_open"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.connection_name} with {self.with_name}"
+
+    @property
+    def can_be_answered(self) -> bool:
+        """Whether a decision may still be made or changed; a share that ended is not brought back."""
+        return self.decision in (self.Decision.OPEN, self.Decision.CONFIRMED)
+
+
+class ReviewPlan(models.Model):
+    """Whether a review of everything starts by itself every quarter. There is one row, or none: then it does not."""
+
+    is_on = models.BooleanField(default=False)
+    days = models.PositiveSmallIntegerField(default=21)  # how long such a review lasts
+    # The quarter that needs no review any more: when it was switched on, or the last one that was started.
+    quarter = models.CharField(max_length=7, blank=True)
+
+    def __str__(self) -> str:
+        return "Quarterly access review"
