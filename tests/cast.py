@@ -11,12 +11,15 @@ from django.contrib.auth.models import Group
 from django.utils import timezone
 
 from connections.models import (
+    AccessReview,
     ApiKey,
     AppCredential,
     AppRegistration,
     Connection,
     ConsentRequest,
     MailboxAccess,
+    ReviewItem,
+    Share,
     SharedMailbox,
     Tenant,
     User,
@@ -204,3 +207,32 @@ def make_consent_request(connection: Connection, **overrides: Any) -> ConsentReq
         "requester_name": str(connection.owner),
     }
     return ConsentRequest.objects.create(**(values | overrides))
+
+
+def make_review(*shares: Share, **overrides: Any) -> AccessReview:
+    """A running review of ``shares`` that nobody has answered yet."""
+    now = timezone.now()
+    values: dict[str, Any] = {
+        "name": "Review Q4",
+        "scope_name": "All shares",
+        "started_at": now,
+        "started_by_name": "Alice Admin <alice>",
+        "due_at": now + timedelta(days=21),
+    }
+    review = AccessReview.objects.create(**(values | overrides))
+    for share in shares:
+        ReviewItem.objects.create(
+            review=review,
+            share=share,
+            connection=share.connection,
+            connection_name=share.connection.name,
+            app_name=share.connection.app_registration.name,
+            owner=share.connection.owner,
+            owner_name=f"{share.connection.owner} <{share.connection.owner.username}>",
+            is_team=share.team is not None,
+            with_name=share.team.name if share.team else f"{share.person} <{share.person.username}>",  # type: ignore[union-attr]
+            level=share.level,
+            until=share.until,
+            given_at=share.created_at,
+        )
+    return review

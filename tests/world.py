@@ -13,6 +13,7 @@ from django.utils import timezone
 from connections import audit
 from connections.microsoft import capabilities, certificates, clouds
 from connections.models import (
+    AccessReview,
     AlertChannel,
     ApiKey,
     AppCredential,
@@ -69,6 +70,7 @@ class World:
     access: MailboxAccess
     consent: ConsentLink
     consent_request: ConsentRequest
+    review: AccessReview
     event: AuditEvent
     incident: Incident
     share: Share
@@ -124,6 +126,8 @@ class World:
             arguments = {"pk": self.connection.pk}
         elif name == "policy_app":
             arguments = {"pk": self.app.pk}
+        elif name in ("review", "review_cancel", "review_report", "review_export"):
+            arguments = {"pk": self.review.pk}
         elif name == "incident":
             arguments = {"pk": self.incident.pk}
         elif name == "audit_event":
@@ -186,6 +190,7 @@ def make(people: dict[str, User], **connection: Any) -> World:
         signing_secret=SIGNING_SECRET,
         created_by=alice,
     )
+    share = Share.objects.create(connection=made, team=Team.objects.create(name="Nobody yet"), created_by=bob)
     incident = incidents.report_mailbox(reach, now=timezone.now())
     return World(
         people=people,
@@ -202,7 +207,8 @@ def make(people: dict[str, User], **connection: Any) -> World:
         consent_request=cast.make_consent_request(made),
         key=ApiKey.objects.create(name="Robot", owner=bob, prefix="abcdefghij", digest="0" * 64, scopes=["token:read"]),
         service_account=cast.make_service_account(responsible=alice),
-        share=Share.objects.create(connection=made, team=Team.objects.create(name="Nobody yet"), created_by=bob),
+        share=share,
+        review=cast.make_review(share),
         team=team,
         event=audit.record("connection.created", made, actor=bob),
         incident=incident,
@@ -315,6 +321,9 @@ def posted(world: World) -> dict[str, dict[str, Any]]:
         "app_edit": {"name": "Renamed", "audience": "single", "allows_delegated": "on", "allows_app_only": "on"},
         "credential_add": {**secret, "secret": cast.CLIENT_SECRET},
         "connection_add": {"kind": "authorization_code", "name": "Another", "chosen": ["mail.read"]},
+        "review_add": {"name": "Q4", "covers": "all", "due": (timezone.now() + timedelta(days=21)).date().isoformat()},
+        "review_plan": {"is_on": "on", "days": "21"},
+        "review": {f"answer-{item.pk}": "confirmed" for item in world.review.items.all()},
         "connection_ask": {"reason": "The month's end"},
         "consent_request_decline": {"reason": "Use the archive instead", "seen": "asked"},
         "connection_edit": {"name": "Renamed", "chosen": ["mail.read", "calendar.events"]},

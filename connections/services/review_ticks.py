@@ -55,7 +55,7 @@ def settle(review: AccessReview, *, now: datetime) -> None:
     """Close what has ended by itself: shares removed, past their date, or gone with their connection."""
     ended = Q(share=None) | Q(share__ended_at__isnull=False) | Q(share__until__lte=now)
     gone = review.items.filter(ended, decision=Decision.OPEN).values("pk")
-    ReviewItem.objects.filter(pk__in=list(gone), decision=Decision.OPEN).update(decision=Decision.GONE, decided_at=now)
+    ReviewItem.objects.filter(pk__in=gone, decision=Decision.OPEN).update(decision=Decision.GONE, decided_at=now)
 
 
 def follow_owners(review: AccessReview, *, now: datetime) -> None:

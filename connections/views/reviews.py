@@ -14,7 +14,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from connections import access
-from connections.errors import NotAllowed, PortalError
+from connections.errors import PortalError
 from connections.forms import reviews as forms
 from connections.models import AccessReview, ReviewItem, User
 from connections.services import reviews
@@ -145,10 +145,10 @@ def _row(item: ReviewItem, now: datetime) -> Row:
 
 
 def _take_answers(request: HttpRequest, review: AccessReview, user: User) -> HttpResponse:
+    mine = access.review_items_of(user).filter(review=review)
+    access.require(mine.exists(), cause="Nothing in this review is yours to answer.", action="Its owners answer it.")
     try:
         done = reviews.answer(review, forms.answers(request.POST), actor=user, now=timezone.now())
-    except NotAllowed:
-        raise
     except PortalError as error:
         messages.warning(request, str(error))
     else:
