@@ -8,7 +8,7 @@ from django.utils import timezone
 from django.utils.functional import SimpleLazyObject
 
 from connections import access
-from connections.models import User
+from connections.models import Approval, User
 from connections.services import consent_requests
 
 
@@ -35,9 +35,18 @@ def portal(request: HttpRequest) -> dict[str, Any]:
         }
         # Asked of the database only where the navigation is shown.
         facts["waiting_requests"] = SimpleLazyObject(lambda: _waiting_requests(user))
+        facts["waiting_approvals"] = SimpleLazyObject(lambda: _waiting_approvals(user))
     return facts
 
 
 def _waiting_requests(user: User) -> int:
     """How many consent requests wait for this IT admin; 0 for others."""
     return consent_requests.to_decide(timezone.now()).count() if access.can_manage_registry(user) else 0
+
+
+def _waiting_approvals(user: User) -> int:
+    """How many approvals wait for this IT admin, those they asked for themselves left out; 0 for others."""
+    if not access.can_decide_approvals(user):
+        return 0
+    waiting = access.visible_approvals(user).filter(state=Approval.State.WAITING)
+    return waiting.exclude(requested_by=user).count()

@@ -16,7 +16,7 @@ from connections import access, audit
 from connections.errors import ApprovalNeeded, ChangedMeanwhile, InvalidInput
 from connections.microsoft import capabilities
 from connections.models import Approval, Connection, User
-from connections.services import policy_decisions
+from connections.services import approval_messages, policy_decisions
 from connections.services.policy_decisions import Decision, Reason, Wish
 
 State = Approval.State
@@ -161,6 +161,7 @@ def ask(
         _say(connection, " ".join(sentences), "An IT admin must approve it; nobody can sign in before.", now=now)
         facts = {"connection": connection.name, "permissions": audit.listed(made.permissions), "reason": made.reason}
         audit.record("approval.requested", made, actor=actor, changes=facts)
+        approval_messages.asked(made, now=now)
     return made
 
 
@@ -317,6 +318,7 @@ def _close(approval: Approval, state: str, *, actor: User, reason: str, now: dat
         setattr(approval, name, value)
     facts = {"connection": approval.connection_name, "reason": values["decision_reason"]}
     audit.record(f"approval.{state}", approval, actor=actor, changes=facts)
+    approval_messages.answered(approval, now=now)
 
 
 def _put_back(connection: Connection, approval: Approval, actor: User) -> None:

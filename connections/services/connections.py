@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -38,8 +37,9 @@ from connections.services import (
     policy_decisions,
     standing,
     token_store,
+    wishes,
 )
-from connections.services.policy_decisions import Decision, Reason
+from connections.services.policy_decisions import Decision
 
 
 def start_delegated(
@@ -194,10 +194,10 @@ def change(
         try:
             with transaction.atomic():
                 _lock(connection)
-                wanted = _judge_change(connection, before)
+                missing = wishes.judge(connection, before)
                 Connection.objects.filter(pk=connection.pk).update(**values)
                 audit.record("connection.changed", connection, actor=actor, changes=changes)
-                _follow_change(connection, wanted, before, reason=reason, actor=actor, now=moment)
+                wishes.follow(connection, missing, before, reason=reason, actor=actor, now=moment)
         except IntegrityError as taken:
             raise _duplicate(name) from taken
         except PolicyForbids:
@@ -205,41 +205,6 @@ def change(
                 setattr(connection, field, value)
             raise
     return bool(lacking(connection))
-
-
-def _judge_change(connection: Connection, before: dict[str, Any]) -> tuple[Reason, ...]:
-    """What of a changed wish wants an approval. Raises PolicyForbids for what was added; what stood there is not judged."""
-    old = copy.copy(connection)
-    for field, value in before.items():
-        setattr(old, field, value)
-    decision, missing = approvals.lacking(connection)
-    known = set(approvals.lacking(old)[0].forbidden)
-    policy_decisions.refuse_forbidden(Decision(tuple(one for one in decision.forbidden if one not in known)))
-    had, wants = policy_decisions.wish_of(old), policy_decisions.wish_of(connection)
-    widened = not set(wants.permissions) <= set(had.permissions) or not set(wants.capabilities) <= set(had.capabilities)
-    if widened or approvals.waiting(connection) is not None:
-        return missing
-    return ()
-
-
-def _follow_change(
-    connection: Connection,
-    missing: tuple[Reason, ...],
-    before: dict[str, Any],
-    *,
-    reason: str,
-    actor: User,
-    now: datetime,
-) -> None:
-    if not missing:
-        if not approvals.lacking(connection)[1]:
-            approvals.settle(connection, actor=actor, now=now)
-        return
-    if all(getattr(connection, field) == before[field] for field in ("capabilities", "extra_scopes")):
-        return  # only the name
-    was = {field: before[field] for field in ("capabilities", "extra_scopes")}
-    worked = connection.connected_at is not None
-    approvals.ask(connection, missing, reason=reason, actor=actor, now=now, before=was if worked else None)
 
 
 def probe_mailboxes(connection: Connection, *, actor: User, now: datetime) -> None:

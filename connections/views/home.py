@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet
@@ -177,6 +177,13 @@ def _first_steps() -> list[Step]:
     ]
 
 
+def _own_approvals(user: User, now: datetime) -> list[Approval]:
+    """What one has asked for and is not answered yet, or was answered lately."""
+    lately = Q(state=Approval.State.WAITING) | Q(decided_at__gt=now - timedelta(days=SUMMARY_DAYS))
+    own = access.visible_approvals(user).filter(lately, requested_by=user).exclude(state=Approval.State.WITHDRAWN)
+    return list(own[:LISTED])
+
+
 # --- Auditors -------------------------------------------------------------------------------------
 
 
@@ -212,6 +219,7 @@ def _for_member(user: User) -> dict[str, Any]:
     return {
         "mine": found[:MINE],
         "more": len(found) > MINE,
+        "own_approvals": _own_approvals(user, timezone.now()),
         "broken": sum(mine.state.is_broken for mine in found),
         "asked": consent_requests.mine(user),
         "reviews": reviews.tasks_of(user),
