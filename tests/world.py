@@ -241,7 +241,7 @@ def make_approval(connection: Connection, **overrides: Any) -> Approval:
         "authentication_type": connection.authentication_type,
         "capabilities": connection.capabilities,
         "permissions": ["Mail.Read"],
-        "reasons": ["Mail.Read needs the approval of an IT admin: so says the organisation's policy."],
+        "reasons": ["Mail.Read needs the approval of an IT admin under the organisation's policy."],
         "requested_by": connection.owner,
         "requested_by_name": str(connection.owner),
         "requested_at": timezone.now(),

@@ -43,6 +43,16 @@ class PatternsField(forms.CharField):
             raise forms.ValidationError(str(error)) from error
 
 
+class TicksField(forms.MultipleChoiceField):
+    """Any number of ticks; none is an answer, too, and no omission."""
+
+    widget = forms.CheckboxSelectMultiple
+
+    def validate(self, value: Any) -> None:
+        if value:
+            super().validate(value)
+
+
 @dataclass(frozen=True, slots=True)
 class CapabilityRow:
     """One capability with the field that says what holds for it, and what the organisation says (app registrations)."""
@@ -55,11 +65,9 @@ class CapabilityRow:
 class RulesForm(forms.Form):
     """The rules of one app registration: on top of the organisation's, so only the stricter ones change anything."""
 
-    authentication_types = forms.MultipleChoiceField(
+    authentication_types = TicksField(
         label="Kinds of connections",
-        required=False,
         choices=((AuthenticationType.AUTHORIZATION_CODE.value, "Delegated"), (AuthenticationType.CLIENT_CREDENTIALS.value, "App-only")),
-        widget=forms.CheckboxSelectMultiple,
         help_text="What is not ticked is forbidden.",
     )  # fmt: skip
     app_only_second_admin = forms.BooleanField(
@@ -163,16 +171,12 @@ class RulesForm(forms.Form):
 class OrganisationRulesForm(RulesForm):
     """The rules of the organisation: those of app registrations, and where connections may be made."""
 
-    environments = forms.MultipleChoiceField(
+    environments = TicksField(
         label="Environments",
-        required=False,
-        widget=forms.CheckboxSelectMultiple,
         help_text="All ticked: also those that are configured later.",
     )
-    tenants = forms.MultipleChoiceField(
+    tenants = TicksField(
         label="Tenants",
-        required=False,
-        widget=forms.CheckboxSelectMultiple,
         help_text="All ticked: also those that are registered later.",
     )
 

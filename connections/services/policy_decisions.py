@@ -235,7 +235,7 @@ def _kind(source: Source, wish: Wish) -> Iterator[Reason]:
     if rules.authentication_types is not None and wish.authentication_type not in rules.authentication_types:
         yield _forbidden(source, "authentication_types", wish.authentication_type, words, plural=True)
     if rules.app_only_second_admin and wish.is_app_only:
-        sentence = f"App-only connections need the approval of a second IT admin: so says {source.name}."
+        sentence = f"App-only connections need the approval of a second IT admin under {source.name}."
         yield Reason(Effect.APPROVAL, "app_only_second_admin", "", sentence)
 
 
@@ -270,7 +270,7 @@ def _said(source: Source, effect: Effect, rule: str, item: str, words: str, thro
     if effect is Effect.FORBIDDEN:
         yield _forbidden(source, rule, item, words, through)
     elif effect is Effect.APPROVAL:
-        sentence = f"{_capital(words)} needs the approval of an IT admin: so says {source.name}{through}."
+        sentence = f"{_capital(words)} needs the approval of an IT admin under {source.name}{through}."
         yield Reason(Effect.APPROVAL, rule, item, sentence)
 
 

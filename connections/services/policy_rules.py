@@ -90,6 +90,34 @@ def tenant_key(tenant: Tenant) -> str:
     return f"{tenant.environment}/{tenant.directory_id}"
 
 
+def stricter(one: Rules, other: Rules) -> Rules:
+    """One bundle that says what both say together: for each rule the stricter of the two."""
+    names = {*one.permissions, *other.permissions}
+    keys = {*one.capabilities, *other.capabilities}
+    days = [rules.longest_share_days for rules in (one, other) if rules.longest_share_days is not None]
+    return Rules(
+        authentication_types=_common(one.authentication_types, other.authentication_types),
+        environments=_common(one.environments, other.environments),
+        tenants=_common(one.tenants, other.tenants),
+        capabilities={key: strictest([one.of_capability(key), other.of_capability(key)]) for key in sorted(keys)},
+        permissions={
+            name: strictest([one.of_permission(name)[0], other.of_permission(name)[0]]) for name in sorted(names)
+        },
+        personal_accounts=one.personal_accounts and other.personal_accounts,
+        other_tenants=one.other_tenants and other.other_tenants,
+        share_with_people=one.share_with_people and other.share_with_people,
+        share_app_only=one.share_app_only and other.share_app_only,
+        longest_share_days=min(days, default=None),
+        app_only_second_admin=one.app_only_second_admin or other.app_only_second_admin,
+    )
+
+
+def _common(one: tuple[str, ...] | None, other: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return tuple(name for name in one if name in other)
+
+
 # --- The dict form --------------------------------------------------------------------------------
 
 # What an app registration's own rules cannot say: it has one tenant, whose environment is given.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from connections.microsoft import capabilities, clouds
@@ -61,32 +62,61 @@ def differences(before: Rules, after: Rules) -> dict[str, list[Any]]:
     return {label: [old[label], new[label]] for label in old if old[label] != new[label]}
 
 
-def limits(sources: Sequence[Rules]) -> list[str]:
-    """What besides capabilities and permissions is limited by any of these rules, as sentences for members."""
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What is restricted, for people who only connect: sentences and short names."""
+
+    forbidden: list[str]
+    approval: list[str]
+    allowed: list[str]  # exceptions from the other two
+    limits: list[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.forbidden or self.approval or self.limits)
+
+
+def summary(rules: Rules) -> Summary:
+    """The rules in a few words."""
+    return Summary(
+        forbidden=_named(rules, Effect.FORBIDDEN),
+        approval=_named(rules, Effect.APPROVAL),
+        allowed=_named(rules, Effect.ALLOWED),
+        limits=_limits(rules),
+    )
+
+
+def _named(rules: Rules, effect: Effect) -> list[str]:
+    known = capabilities.CAPABILITIES.items()
+    labels = [one.label for key, one in known if effect is not Effect.ALLOWED and rules.of_capability(key) is effect]
+    return [*labels, *(_spelt_out(name) for name, one in rules.permissions.items() if one is effect)]
+
+
+def _spelt_out(name: str) -> str:
+    if name == "*":
+        return "every other permission"
+    return f"permissions that begin with {name[:-1]}" if name.endswith("*") else f"the permission {name}"
+
+
+def _limits(rules: Rules) -> list[str]:
     found = []
     for kind, words in TYPE_WORDS.items():
-        if any(rules.authentication_types is not None and kind not in rules.authentication_types for rules in sources):
+        if rules.authentication_types is not None and kind not in rules.authentication_types:
             found.append(f"{words.capitalize()} are not allowed.")
-    for rules in sources:
-        if rules.environments is not None:
-            places = {key: cloud.label for key, cloud in clouds.CLOUDS.items()}
-            found.append(f"Connections are allowed in these environments only: {_list(rules.environments, places)}.")
-        if rules.tenants is not None:
-            found.append(f"Connections are allowed in these tenants only: {_list(rules.tenants, tenant_names())}.")
-    if any(rules.app_only_second_admin for rules in sources):
-        found.append("App-only connections need the approval of a second IT admin.")
-    if not all(rules.personal_accounts for rules in sources):
-        found.append("Personal Microsoft accounts cannot be connected.")
-    if not all(rules.other_tenants for rules in sources):
-        found.append("Accounts of directories that are not registered here cannot be connected.")
-    if not all(rules.share_with_people for rules in sources):
-        found.append("Connections can be shared with teams only, not with single people.")
-    if not all(rules.share_app_only for rules in sources):
-        found.append("App-only connections cannot be shared.")
-    days = min((rules.longest_share_days for rules in sources if rules.longest_share_days), default=None)
-    if days is not None:
-        found.append(f"A share lasts {days} day{'' if days == 1 else 's'} at most.")
-    return found
+    if rules.environments is not None:
+        places = {key: cloud.label for key, cloud in clouds.CLOUDS.items()}
+        found.append(f"Connections are allowed in these environments only: {_list(rules.environments, places)}.")
+    if rules.tenants is not None:
+        found.append(f"Connections are allowed in these tenants only: {_list(rules.tenants, tenant_names())}.")
+    days = rules.longest_share_days
+    limited = (
+        (rules.app_only_second_admin, "App-only connections need the approval of a second IT admin."),
+        (not rules.personal_accounts, "Personal Microsoft accounts cannot be connected."),
+        (not rules.other_tenants, "Accounts of directories that are not registered here cannot be connected."),
+        (not rules.share_with_people, "Connections can be shared with teams only, not with single people."),
+        (not rules.share_app_only, "App-only connections cannot be shared."),
+        (days is not None, f"A share lasts {days} day{'' if days == 1 else 's'} at most."),
+    )
+    return [*found, *(sentence for applies, sentence in limited if applies)]
 
 
 def tenant_names() -> dict[str, str]:

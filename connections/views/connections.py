@@ -278,7 +278,10 @@ def _to_microsoft(request: HttpRequest, connection: Connection) -> HttpResponse:
         sign_ins.begin(connection, actor=access.signed_in(request.user), now=timezone.now())
     except ApprovalNeeded as error:
         # Its page says how the request stands, and lets one ask.
-        messages.warning(request, str(error))
+        if approvals.waits(connection):
+            messages.info(request, "An IT admin is asked to approve it. You can sign in as soon as that is done.")
+        else:
+            messages.warning(request, str(error))
         return redirect("connection", pk=connection.pk)
     strategy = load_strategy(request)
     strategy.connection = connection

@@ -14,10 +14,9 @@ from django.views.decorators.http import require_http_methods, require_safe
 from connections import access
 from connections.errors import ChangedMeanwhile, InvalidInput
 from connections.forms.policy import ImpactForm, OrganisationRulesForm, RulesForm
-from connections.microsoft import capabilities
 from connections.models import AppRegistration, Policy, User
-from connections.services import policy, policy_decisions, policy_violations, policy_words
-from connections.services.policy_rules import Effect, Rules
+from connections.services import policy, policy_decisions, policy_rules, policy_violations, policy_words
+from connections.services.policy_rules import Rules
 from connections.views.audit import history
 
 SHOWN = 200  # of each kind on the page of what breaks the policy
@@ -43,7 +42,13 @@ def _page(request: HttpRequest, app: AppRegistration | None) -> HttpResponse:
     access.require(request.method != "POST", cause="IT admins make the policy.", action="Ask one of them.")
     if access.can_read_policy(user):
         return render(request, "policy/read.html", _context(user, app, policy.stored(app)))
-    return render(request, "policy/summary.html", {"app": app, "summary": summary(app), "apps": _apps()})
+    words = policy_words.summary(_effective(app, policy.stored(app).rules))
+    return render(request, "policy/summary.html", {"app": app, "summary": words, "apps": _apps()})
+
+
+def _effective(app: AppRegistration | None, rules: Rules) -> Rules:
+    """What counts in the end."""
+    return policy_rules.stricter(policy.stored().rules, rules) if app else rules
 
 
 def _edit(request: HttpRequest, user: User, app: AppRegistration | None) -> HttpResponse:
@@ -63,14 +68,16 @@ def _decide(
     request: HttpRequest, user: User, app: AppRegistration | None, form: RulesForm, context: dict[str, Any]
 ) -> HttpResponse:
     """Save, unless something breaks that nobody has looked at yet: then show it first."""
+    # As it was sent, to be sent once more by the preview.
+    context["carried"] = [(name, one) for name, found in request.POST.lists() if name in form.fields for one in found]
     rules, now = form.rules(), timezone.now()
     impact = policy.preview(app, rules, now=now)
     seen = request.POST.get("seen", "")
     choice = ImpactForm(request.POST if seen else None)
-    settled = not impact or (bool(seen) and choice.is_valid())
-    if "preview" in request.POST or not settled:
+    decided = bool(seen) and choice.is_valid()
+    if "preview" in request.POST or (impact and not decided):
         return render(request, "policy/preview.html", context | _preview(context, rules, impact, choice))
-    wishes = choice.cleaned_data if seen else {}
+    wishes = choice.cleaned_data if decided else {}
     try:
         outcome = policy.change(
             app, rules, actor=user, now=now, version=context["version"], seen=seen or impact.fingerprint, **wishes
@@ -122,7 +129,7 @@ def _context(user: User, app: AppRegistration | None, stored: policy.Stored) -> 
         "app": app,
         "stored": stored,
         "lines": policy_words.lines(stored.rules, tenants=names, of_app=app is not None),
-        "organisation": policy_words.lines(policy.stored().rules, tenants=names) if app else {},
+        "effective": policy_words.lines(_effective(app, stored.rules), tenants=names) if app else {},
         "apps": _apps(),
         "events": history(user, row) if row else [],
     }
@@ -140,37 +147,6 @@ def _apps() -> list[AppRules]:
     rules = policy_decisions.in_force().apps
     found = AppRegistration.objects.select_related("tenant").order_by("name", "pk")[:SHOWN]
     return [AppRules(app, app.pk in rules and rules[app.pk].restricts) for app in found]
-
-
-# --- For members ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What one may do, for people who only connect."""
-
-    forbidden: list[str]
-    approval: list[str]
-    limits: list[str]
-
-
-def summary(app: AppRegistration | None) -> Summary:
-    """The rules in force for the app registration (or of the organisation alone), as short lists."""
-    found = policy_decisions.in_force()
-    sources = [found.organisation, *([found.apps[app.pk]] if app and app.pk in found.apps else [])]
-    return Summary(_said(sources, Effect.FORBIDDEN), _said(sources, Effect.APPROVAL), policy_words.limits(sources))
-
-
-def _said(sources: list[Rules], effect: Effect) -> list[str]:
-    labels = [known.label for key, known in capabilities.CAPABILITIES.items() if _is(sources, key, effect)]
-    patterns = {name for rules in sources for name, one in rules.permissions.items() if one is effect}
-    return [*labels, *sorted(patterns)]
-
-
-def _is(sources: list[Rules], key: str, effect: Effect) -> bool:
-    return max((list(Effect).index(rules.of_capability(key)) for rules in sources), default=0) == list(Effect).index(
-        effect
-    )
 
 
 # --- What breaks it -------------------------------------------------------------------------------

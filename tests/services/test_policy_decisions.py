@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from connections.errors import InvalidInput, PolicyForbids
 from connections.microsoft import capabilities
@@ -159,6 +161,47 @@ def test_the_stricter_of_organisation_and_app_registration_counts(organisation: 
     assert ("the policy for Robots" in told) is (app is not ALLOWED)
 
 
+FULL = {
+    "authentication_types": [DELEGATED],
+    "environments": ["global", "sandbox"],
+    "tenants": ["global/contoso.com"],
+    "capabilities": {"mail.send": "approval", "files.write": "forbidden"},
+    "permissions": {"Mail.*": "approval", "Mail.Read": "allowed", "*": "forbidden"},
+    "personal_accounts": False,
+    "other_tenants": False,
+    "share_with_people": False,
+    "share_app_only": False,
+    "longest_share_days": 90,
+    "app_only_second_admin": True,
+}
+
+PATTERNS = ("*", "Mail.*", "Mail.Read", "Mail.Read.*", "Mail.Read.Shared", "Files.*", "Files.Read")
+SOME_RULES = st.builds(
+    rules,
+    permissions=st.dictionaries(st.sampled_from(PATTERNS), st.sampled_from([one.value for one in Effect])),
+    capabilities=st.dictionaries(st.sampled_from(["mail.read", "files.read"]), st.sampled_from(list(Effect))),
+    authentication_types=st.sampled_from([None, [], [DELEGATED], [APP_ONLY]]),
+    environments=st.sampled_from([None, [], ["global"]]),
+    app_only_second_admin=st.booleans(),
+)
+
+
+@given(SOME_RULES, SOME_RULES, st.sampled_from([DELEGATED, APP_ONLY]))
+def test_the_rules_put_together_say_what_both_say(one: Rules, other: Rules, kind: str) -> None:
+    together = Source(policy_rules.stricter(one, other))
+    for chosen in (("mail.read",), ("files.read",), ("shared_mailbox.read",), ("calendar.events",)):
+        wanted = wish(kind, chosen)
+        both = policy_decisions.decide_connect([Source(one), Source(other)], wanted)
+        assert policy_decisions.decide_connect([together], wanted).effect == both.effect
+
+
+def test_limits_and_flags_are_put_together_too() -> None:
+    loose, tight = rules(longest_share_days=30), rules(**FULL)
+    assert policy_rules.stricter(loose, tight) == policy_rules.stricter(tight, loose)
+    assert policy_rules.stricter(Rules(), tight) == tight
+    assert policy_rules.stricter(loose, tight).longest_share_days == 30
+
+
 def test_what_is_forbidden_is_refused_with_every_reason_and_what_is_not_passes() -> None:
     decision = decide({"permissions": {"Mail.*": "forbidden"}, "authentication_types": [APP_ONLY]}, wish())
     with pytest.raises(PolicyForbids) as caught:
@@ -227,20 +270,6 @@ def test_the_shorter_limit_counts() -> None:
 
 
 # --- The plain form -------------------------------------------------------------------------------
-
-FULL = {
-    "authentication_types": [DELEGATED],
-    "environments": ["global", "sandbox"],
-    "tenants": ["global/contoso.com"],
-    "capabilities": {"mail.send": "approval", "files.write": "forbidden"},
-    "permissions": {"Mail.*": "approval", "Mail.Read": "allowed", "*": "forbidden"},
-    "personal_accounts": False,
-    "other_tenants": False,
-    "share_with_people": False,
-    "share_app_only": False,
-    "longest_share_days": 90,
-    "app_only_second_admin": True,
-}
 
 
 def test_the_plain_form_comes_back_as_it_went_in() -> None:

@@ -62,7 +62,12 @@ def test_each_role_reads_what_it_needs(signed_in: SignIn, alice: User, bob: User
         assert "<form" not in table.split("<main")[1]
         assert "Permissions, forbidden" in table
         words = text(signed_in(bob).get(path))
-        for sentence in ("Connections can be shared with teams only", "30 days at most", "Mail.Send", "Files.*"):
+        for sentence in (
+            "Connections can be shared with teams only",
+            "30 days at most",
+            "the permission Mail.Send",
+            "begin with Files.",
+        ):
             assert sentence in words
         assert "What breaks it" not in words
 
@@ -109,6 +114,15 @@ def test_what_would_break_is_shown_before_anything_is_saved(signed_in: SignIn, a
     assert Share.objects.get().until is not None
     after = text(client.get("/policy/"))
     assert "1 connection disabled. 1 share shortened." in after
+
+
+def test_a_preview_of_what_breaks_nothing_can_be_saved_too(signed_in: SignIn, alice: User) -> None:
+    client = signed_in(alice)
+    shown = client.post("/policy/", world.policy_form(**FORBID, share_app_only="", version=0, preview="1"))
+    assert "Nothing would break" in text(shown)
+    assert not Policy.objects.exists()
+    assert client.post("/policy/", hidden(shown)).status_code == 302
+    assert policy.stored().rules.share_app_only is False
 
 
 def test_back_from_the_preview_keeps_what_was_typed_and_saves_nothing(signed_in: SignIn, alice: User) -> None:
