@@ -1,0 +1,132 @@
+"""Sharing in front of browsers: given with a warning, used, taken away; and an auditor who asks about it afterwards."""
+
+from __future__ import annotations
+
+import csv
+import http.client
+from collections.abc import Callable
+from datetime import timedelta
+from urllib.parse import urlsplit
+
+from django.utils import timezone
+
+from connections.models import AuditEvent, Connection, Share, User
+from connections.services import accounts, api_keys, connections, sharing, teams
+from tests import cast
+from tests.browser.visitors import Portal, Visitor
+
+Start = Callable[..., Portal]
+Come = Callable[..., Visitor]
+
+
+def token_status(here: Portal, key: str, connection: Connection) -> int:
+    """What una's automation gets when it asks for a token."""
+    client = http.client.HTTPConnection(urlsplit(here.url).netloc, timeout=30)
+    path = f"/api/v1/connections/{connection.pk}/token"
+    client.request("GET", path, headers={"Authorization": f"Bearer {key}"})
+    answer = client.getresponse()
+    answer.read()
+    client.close()
+    return answer.status
+
+
+def test_a_connection_is_shared_with_a_warning_used_and_taken_away(portal: Start, visitor: Come, bob: User) -> None:
+    una, now = cast.make_person("una", first_name="Una", last_name="User"), timezone.now()
+    connection = cast.make_connection(
+        owner=bob,
+        granted_scopes="Mail.Read Contacts.ReadWrite openid profile email",
+        expires_at=now + timedelta(hours=1),
+    )
+    _, key = api_keys.issue(
+        una, name="Robot", scopes=["token:read"], expires_at=now + timedelta(days=1), actor=una, now=now
+    )
+    here = portal()
+    assert token_status(here, key, connection) == 404
+
+    owner = visitor(here, "bob")
+    owner.open(f"/connections/{connection.pk}/")
+    owner.follow("Share")
+    owner.sees(
+        "Everything done with this connection is done as Ada Lovelace",
+        "everywhere else the granted permissions reach",
+        "Read mail",
+        "Contacts: read and change",
+    )
+    owner.page.get_by_label("With whom").select_option(value=f"person:{una.pk}")
+    owner.press("Share")
+    assert not Share.objects.exists()  # the browser itself wants the box ticked
+    owner.tick("I have read what this sharing means")
+    owner.press("Share")
+    owner.sees("Invoices is shared with Una User.")
+
+    colleague = visitor(here, "una")
+    colleague.open(f"/connections/{connection.pk}/")
+    colleague.sees("Invoices", "Shared with")
+    assert token_status(here, key, connection) == 200
+
+    owner.press("End the share with Una User")
+    owner.sees("Una User can no longer use Invoices.", "Nobody else uses it.")
+    assert token_status(here, key, connection) == 404
+    assert colleague.open(f"/connections/{connection.pk}/") == 404
+    colleague.open("/connections/")
+    assert not colleague.page.get_by_text("Invoices").count()
+    actions = AuditEvent.objects.filter(target_type="Connection").order_by("pk").values_list("action", flat=True)
+    assert list(actions) == ["connection.shared", "connection.unshared"]
+
+
+def test_an_auditor_asks_who_could_use_a_connection_that_is_gone_and_takes_the_answer_away(
+    portal: Start, visitor: Come, alice: User, bob: User, carol: User, dave: User
+) -> None:
+    noon = (timezone.now() - timedelta(days=3)).replace(hour=12, minute=0, second=0, microsecond=0)
+    hour, day = timedelta(hours=1), noon.date().isoformat()
+    app = cast.make_app_registration()
+    made = connections.start_delegated(app, name="Invoices", chosen=[], actor=bob, now=noon - 24 * hour)
+    team = teams.add("Finance", actor=alice)
+    teams.add_member(team, dave, actor=alice, now=noon)
+    sharing.share(made, team=team, level="use", until=noon + 2 * hour, actor=bob, now=noon + hour)
+    sharing.end_lapsed(now=noon + 5 * hour)
+    teams.remove(team, actor=alice, now=noon + 6 * hour)
+    connections.remove(made, actor=bob, now=noon + 7 * hour)
+    accounts.remove(dave, actor=alice, now=noon + 8 * hour)
+
+    auditor = visitor(portal(), "carol")
+    auditor.follow("Audit")
+    auditor.follow("Who could use what")
+    auditor.sees("Ask one of the two questions")
+    auditor.type_in("Name of the connection", "zebra")
+    auditor.press("Find connection")
+    auditor.sees("Nothing matches")
+    auditor.type_in("Name of the connection", "voice")
+    auditor.page.locator("#connection-date").fill(day)
+    auditor.press("Find connection")
+    auditor.sees(
+        "Who could use Invoices (deleted)",
+        f"at any time of {day}, from 00:00 to 24:00 UTC",
+        "00:00:00 – 19:00:00",
+        "Dave Stranger",
+        "Share with the team Finance",
+        "13:00:00 – 14:00:00",
+        "IT admins may see and manage every connection; that is not using it",
+    )
+    with auditor.page.expect_download() as download:
+        auditor.press("Export as CSV")
+    assert download.value.suggested_filename.endswith(f"-{day}.csv")
+    rows = list(csv.DictReader(download.value.path().read_text().splitlines()))
+    assert [(row["person"], row["through"], row["from_utc"]) for row in rows] == [
+        ("Bob Member <bob>", "Owner", f"{day} 00:00:00"),
+        ("Dave Stranger <dave>", "Shared with a team", f"{day} 13:00:00"),
+    ]
+    assert AuditEvent.objects.get(action="audit.exported").actor == carol
+
+    # Exactly when the share is over, and from there to the other question.
+    auditor.page.locator("#again-time").fill("14:00:00")
+    auditor.press("Ask about this time")
+    auditor.sees(f"exactly at {day} 14:00:00 UTC", "Bob Member")
+    assert not auditor.page.get_by_text("Dave Stranger").count()
+    auditor.follow("Bob Member")
+    auditor.sees("What could Bob Member use", "Owns it", "(deleted)")
+    shared = auditor.page.url
+    assert "time=14%3A00%3A00" in shared
+
+    member = visitor(auditor.portal, "bob", viewport={"width": 390, "height": 844})
+    assert member.open(shared.removeprefix(auditor.portal.url)) == 403
