@@ -36,6 +36,8 @@ ACTIONS = (
     "account.disabled",
     "account.enabled",
     "account.removed",
+    "service_account.disabled",
+    "service_account.enabled",
 )
 
 
@@ -168,6 +170,8 @@ class _Replay:
 
     def account_enabled(self, event: AuditEvent, facts: dict[str, Any]) -> None:
         self._end(event.at, [_key(Kind.DISABLED, person_id=int(event.target_id))])
+
+    service_account_disabled, service_account_enabled = account_disabled, account_enabled
 
     def account_removed(self, event: AuditEvent, facts: dict[str, Any]) -> None:
         self._end_all(event.at, person_id=int(event.target_id))

@@ -79,7 +79,7 @@ def _switch(account: User, *, active: bool, actor: User, now: datetime) -> None:
             return
         account.is_active = active
         access_history.account_followed(account, actor=actor, now=now)
-        audit.record(f"service_account.{'enabled' if active else 'disabled'}", account, actor=actor)
+        audit.record(f"service_account.{'enabled' if active else 'disabled'}", account, actor=actor, at=now)
 
 
 def remove(account: User, *, actor: User, now: datetime) -> None:

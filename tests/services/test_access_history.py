@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,8 +18,9 @@ from django.utils import timezone
 from connections import migrations
 from connections.errors import StillInUse
 from connections.models import AccessPeriod, ApiKey, AuditEvent, Share, User
-from connections.services import access_history, accounts, connections, sharing, teams
+from connections.services import access_history, access_replay, accounts, connections, service_accounts, sharing, teams
 from tests import cast
+from tests.environment import ROOT
 
 pytestmark = pytest.mark.django_db
 
@@ -203,6 +205,34 @@ def test_the_admin_site_cannot_change_who_may_sign_in(alice: User, dave: User, s
     assert answer.status_code == 302
     assert User.objects.get(pk=dave.pk).is_active
     assert not AccessPeriod.objects.exists()
+
+
+def test_disabling_and_enabling_a_service_account_is_written_down_and_agrees(alice: User) -> None:
+    made = service_accounts.create(
+        name="Robot", purpose="Bills", responsible=alice, admin=False, auditor=False, actor=alice, now=at(0)
+    )
+    service_accounts.disable(made, actor=alice, now=at(1))
+    service_accounts.enable(made, actor=alice, now=at(2))
+    service_accounts.remove(made, actor=alice, now=at(3))
+    assert periods() == [("disabled", "", 1, 2, "Alice", "Alice"), ("disabled", "", 3, None, "Alice", "")]
+    assert access_replay.differences(since=at(-1)) == []
+
+
+WRITERS = {
+    r"Share\.objects\.(bulk_)?create\(|Share\.objects\.filter\([^)]*\)\.(update|delete)\(": {"sharing.py"},
+    r"TeamMember\.objects\.(get_or_create|create|filter\([^)]*\)\.delete)\(|\.members\.(add|remove|set)\(": {
+        "teams.py"
+    },
+    r"update\([^)]*is_active=": {"accounts.py", "service_accounts.py"},
+    r"\bteam\.delete\(|\buser\.delete\(|\bconnection\.delete\(": {"teams.py", "accounts.py", "connections.py"},
+    r"AccessPeriod\.objects\.(bulk_)?create\(": {"access_history.py"},
+}
+
+
+@pytest.mark.parametrize("pattern", WRITERS)
+def test_only_services_that_write_it_down_change_who_may_use_what(pattern: str) -> None:
+    modules = [path for path in (ROOT / "connections").rglob("*.py") if "migrations" not in path.parts]
+    assert {path.name for path in modules if re.search(pattern, path.read_text())} == WRITERS[pattern]
 
 
 # --- What was there before ------------------------------------------------------------------------
