@@ -99,14 +99,21 @@ def add_uploaded_certificate(
 
 
 def add(
-    app_registration: AppRegistration, new: NewCredential, *, actor: User | None, allow_untried: bool = False
+    app_registration: AppRegistration,
+    new: NewCredential,
+    *,
+    actor: User | None,
+    allow_untried: bool = False,
+    accepted: bool | None = None,
 ) -> AppCredential:
     """Try a credential at Microsoft, then store it; being accepted heals the registration.
 
     Raises MicrosoftRefused (nothing stored) if Microsoft says no, and MicrosoftUnavailable if it cannot be asked,
-    unless ``allow_untried`` is set: then it is stored as not tried yet.
+    unless ``allow_untried`` is set: then it is stored as not tried yet. ``accepted``: what ``try_first`` has said, for
+    a caller that has asked already.
     """
-    accepted = try_first(app_registration, new, allow_untried=allow_untried)
+    if accepted is None:
+        accepted = try_first(app_registration, new, allow_untried=allow_untried)
     now = timezone.now()
     with transaction.atomic():
         stored = store(app_registration, new, actor=actor, verified_at=now if accepted else None)

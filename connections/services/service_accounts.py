@@ -23,7 +23,7 @@ def create(
     _require(actor)
     _check_responsible(responsible)
     made = User(
-        username=f"service:{slugify(name)[:100] or 'account'}",
+        username=username_of(name),
         first_name=name,
         kind=User.Kind.SERVICE,
         purpose=purpose,
@@ -44,6 +44,11 @@ def create(
             field="name",
         ) from taken
     return made
+
+
+def username_of(name: str) -> str:
+    """The user name a service account of this name gets."""
+    return f"service:{slugify(name)[:100] or 'account'}"
 
 
 def change(

@@ -13,18 +13,16 @@ from connections.models import Tenant, User
 from connections.models.tenants import SHARED_ENDPOINTS
 
 
-def add(name: str, *, environment: str, directory_id: str, actor: User | None) -> Tenant:
+def add(name: str, *, environment: str, directory_id: str, actor: User | None, tid: str | None = None) -> Tenant:
     """Look the directory up at Microsoft and register it.
 
     When Microsoft cannot be asked it is registered all the same, with an empty ``tid``: ``look_up`` fills it in
-    later. Raises InvalidInput if Microsoft knows no such directory, AlreadyExists.
+    later. ``tid``: what ``directory_of`` has said, for a caller that has asked already. Raises InvalidInput if Microsoft
+    knows no such directory, AlreadyExists.
     """
     made = Tenant(name=name, environment=environment, directory_id=directory_id.lower(), created_by=actor)
     _check_unique(made)
-    try:
-        made.tid = _ask(made)
-    except MicrosoftUnavailable:
-        made.tid = ""
+    made.tid = _ask_if_possible(made) if tid is None else tid
     _check_same_directory(made)
     try:
         with transaction.atomic():
@@ -63,12 +61,13 @@ def change(
     environment: str,
     directory_id: str,
     actor: User | None,
+    tid: str | None = None,
     still: Callable[[Tenant], None] = lambda current: None,
 ) -> None:
     """Rename it; point it to another directory only while nothing uses it.
 
-    ``still`` gets the row as it stands, locked, before anything is written, and may raise to stop it. Raises
-    StillInUse, InvalidInput if Microsoft knows no such directory, AlreadyExists.
+    ``still`` gets the row as it stands, locked, before anything is written, and may raise to stop it. ``tid`` as in
+    ``add``. Raises StillInUse, InvalidInput if Microsoft knows no such directory, AlreadyExists.
     """
     wanted = Tenant(pk=tenant.pk, name=name, environment=environment, directory_id=directory_id.lower(), tid=tenant.tid)
     moved = (wanted.environment, wanted.directory_id) != (tenant.environment, tenant.directory_id)
@@ -76,10 +75,7 @@ def change(
         _check_unused(tenant, action="Register the other directory as a tenant of its own.", field="directory_id")
     _check_unique(wanted)
     if moved:
-        try:
-            wanted.tid = _ask(wanted)
-        except MicrosoftUnavailable:
-            wanted.tid = ""
+        wanted.tid = _ask_if_possible(wanted) if tid is None else tid
         _check_same_directory(wanted)
     values = {name: getattr(wanted, name) for name in ("name", "environment", "directory_id", "tid")}
     changes = audit.changed(tenant, values)
@@ -103,6 +99,14 @@ def remove(tenant: Tenant, *, actor: User | None) -> None:
         tenant.delete()
 
 
+def directory_of(environment: str, directory_id: str) -> str:
+    """The GUID of a directory that need not be registered, as Microsoft says.
+
+    Raises MicrosoftUnavailable, InvalidInput if Microsoft knows no such directory.
+    """
+    return _ask(Tenant(environment=environment, directory_id=directory_id.lower()))
+
+
 def in_use_by(tenant: Tenant) -> list[str]:
     """What stands on the tenant, in words: some names of app registrations and shared mailboxes."""
     found = []
@@ -113,6 +117,13 @@ def in_use_by(tenant: Tenant) -> list[str]:
         first = list(names[:4])
         found += [f"{label} {name}" for name in first[:3]] + (["more of them"] if len(first) > 3 else [])
     return found
+
+
+def _ask_if_possible(tenant: Tenant) -> str:
+    try:
+        return _ask(tenant)
+    except MicrosoftUnavailable:
+        return ""
 
 
 def _ask(tenant: Tenant) -> str:

@@ -1,0 +1,114 @@
+"""Bring the portal to what a configuration file says."""
+
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.utils import timezone
+
+from connections.errors import PortalError
+from connections.management import config_file, console
+from connections.models import User
+from connections.services import config_plan
+from connections.services.config_steps import Plan, Step, Verb
+from connections.services.configuration import Configuration
+
+PENDING = 2  # exit code of --plan when something would change
+MARKS = {Verb.ADD: "+", Verb.CHANGE: "~", Verb.REMOVE: "-"}
+
+
+class Command(BaseCommand):
+    """``manage.py apply_config portal.yaml --as alice``."""
+
+    help = "Show what would change, ask, and do it all or nothing."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("file", help="a configuration file, or - for standard input")
+        parser.add_argument("--as", dest="username", default="", help="user name of the IT admin who does it")
+        parser.add_argument(
+            "--plan", action="store_true", help=f"only show; exit code {PENDING} if anything would change"
+        )
+        parser.add_argument("--prune", action="store_true", help="also remove what the file's sections do not name")
+        parser.add_argument("--yes", action="store_true", help="do not ask")
+        parser.add_argument(
+            "--untried", action="store_true", help="store new secrets even if Microsoft cannot be asked"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        wanted = self._wanted(options["file"])
+        try:
+            found = config_plan.plan(wanted, prune=options["prune"])
+        except PortalError as error:
+            raise CommandError(f"{options['file']}, {error}") from error
+        self._show(found)
+        if options["plan"]:
+            if found.steps:
+                sys.exit(PENDING)
+            return
+        if not found.steps:
+            return
+        actor = self._actor(options["username"])
+        if not options["yes"]:
+            self._ask(options["file"])
+        try:
+            config_plan.apply(
+                wanted,
+                found,
+                actor=actor,
+                now=timezone.now(),
+                prune=options["prune"],
+                allow_untried=options["untried"],
+            )
+        except PortalError as error:
+            raise CommandError(f"{options['file']}, {error}\nNothing was changed.") from error
+        self.stdout.write("Done.")
+
+    @staticmethod
+    def _wanted(path: str) -> Configuration:
+        try:
+            text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8-sig")
+        except OSError as problem:
+            raise CommandError(f"{path} cannot be read: {problem.strerror}.") from problem
+        except UnicodeDecodeError as problem:
+            raise CommandError(f"{path} is not written in UTF-8.") from problem
+        try:
+            return config_file.parsed(text)
+        except PortalError as error:
+            raise CommandError(f"{path}, {error}") from error
+
+    @staticmethod
+    def _actor(username: str) -> User:
+        found = console.actor(username)
+        if found is None:
+            raise CommandError(
+                "Say who does it with --as and the user name of an IT admin: the audit trail names them."
+            )
+        return found
+
+    @staticmethod
+    def _ask(path: str) -> None:
+        if path == "-" or not sys.stdin.isatty():
+            raise CommandError("Nobody can be asked here. Nothing was changed; --yes does it without asking.")
+        if input("Do this? Type yes: ").strip().lower() != "yes":
+            raise CommandError("Nothing was changed.")
+
+    def _show(self, found: Plan) -> None:
+        for step in found.steps:
+            self._show_step(step)
+        for note in found.notes:
+            self.stdout.write(f"! {note}")
+        if found.kept:
+            self.stdout.write(f"Not in the file, and kept: {', '.join(found.kept)}. --prune removes them.")
+        if not found.steps:
+            self.stdout.write("No change.")
+            return
+        counts = {verb: sum(step.verb is verb for step in found.steps) for verb in Verb}
+        self.stdout.write(f"To add: {counts[Verb.ADD]}, change: {counts[Verb.CHANGE]}, remove: {counts[Verb.REMOVE]}.")
+
+    def _show_step(self, step: Step) -> None:
+        where = f" (line {step.line})" if step.line else ""
+        self.stdout.write(f"{MARKS[step.verb]} {step.noun} {step.name}{where}")
+        for what, before, after in step.changes:
+            self.stdout.write(f"    {what}: {before} → {after}" if step.verb is Verb.CHANGE else f"    {what}: {after}")

@@ -1,0 +1,31 @@
+"""Write the organisation's set-up as a configuration file."""
+
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from connections.management import config_file
+from connections.services import config_export
+
+
+class Command(BaseCommand):
+    """``manage.py export_config > portal.yaml``."""
+
+    help = "Write tenants, app registrations, mailboxes, accounts, teams, channels and policy as YAML, without secrets."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--output", default="-", help="a file instead of standard output")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        text = config_file.written(config_export.current())
+        if options["output"] == "-":
+            self.stdout.write(text, ending="")
+            return
+        try:
+            Path(options["output"]).write_text(text, encoding="utf-8")
+        except OSError as problem:
+            raise CommandError(f"{options['output']} cannot be written: {problem.strerror}.") from problem
+        sys.stderr.write(f"Written to {options['output']}.\n")

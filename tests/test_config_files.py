@@ -1,0 +1,384 @@
+"""Configuration as code: export, plan, apply. All or nothing, twice is harmless, and no secret leaves."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from django.core.management import CommandError, call_command
+from django.utils import timezone
+
+from connections.management import config_file
+from connections.models import (
+    AlertChannel,
+    AppCredential,
+    AppRegistration,
+    AuditEvent,
+    Connection,
+    Policy,
+    SharedMailbox,
+    Team,
+    Tenant,
+    User,
+)
+from connections.services import config_plan, config_registry, policy, policy_rules, service_accounts
+from connections.services.configuration import WrongEntry
+from portal.sandbox import seed
+from portal.sandbox.client import Control
+from tests import cast
+from tests import world as worlds
+from tests.world import World
+
+pytestmark = pytest.mark.django_db
+NOW = timezone.now()
+
+
+@pytest.fixture
+def world(alice: User, bob: User, carol: User, dave: User, sandbox: Control) -> World:
+    """One of everything, with a policy, a service account and a following team."""
+    made = worlds.make({one.username: one for one in (alice, bob, carol, dave)})
+    rules = {
+        "longest_share_days": 90,
+        "capabilities": {"mail.send": "forbidden"},
+        "permissions": {"Mail.*": "approval"},
+    }
+    policy.change(None, policy_rules.from_dict(rules), actor=alice, now=NOW)
+    policy.change(made.app, policy_rules.from_dict({"share_with_people": False}, of_app=True), actor=alice, now=NOW)
+    if not User.objects.filter(kind=User.Kind.SERVICE).exists():
+        service_accounts.create(
+            name="Robots", purpose="Invoices", responsible=bob, admin=False, auditor=True, actor=alice, now=NOW
+        )
+    Team.objects.create(name="Following", entra_group="7a0c7b5e-0000-4000-8000-000000000001")
+    return made
+
+
+def run(*arguments: str) -> str:
+    out = io.StringIO()
+    call_command(*arguments, stdout=out)
+    return out.getvalue()
+
+
+def exported() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(run("export_config"))
+    return found
+
+
+@pytest.fixture
+def apply(tmp_path: Path) -> Any:
+    """``apply(values or text, "--plan")`` writes the file and runs the command as alice, without asking."""
+    path = tmp_path / "portal.yaml"
+
+    def act(content: Any, *options: str) -> str:
+        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False))
+        return run("apply_config", str(path), "--as", "alice", "--yes", *options)
+
+    return act
+
+
+def fresh() -> None:
+    """An empty portal with the same people."""
+    models: tuple[Any, ...] = (Connection, SharedMailbox, Policy, AppRegistration, Tenant, Team, AlertChannel)
+    for model in models:
+        model.objects.all().delete()
+    User.objects.filter(kind=User.Kind.SERVICE).delete()
+
+
+# --- Export ---------------------------------------------------------------------------------------
+
+
+def test_no_secret_and_no_person_beyond_user_names_is_exported(world: World) -> None:
+    text = run("export_config")
+    for secret in worlds.SECRETS:
+        assert secret not in text
+    assert world.connection.name not in text
+    assert "ada@contoso.example" not in text
+    assert "dave" in text
+    values = yaml.safe_load(text)
+    assert values["app_registrations"][0]["credentials"][1]["thumbprint"] == world.certificate.thumbprint
+    assert values["alert_channels"][0]["host"] == "192.0.2.1"
+
+
+def test_what_is_exported_changes_nothing_when_it_is_applied(world: World, apply: Any) -> None:
+    before = AuditEvent.objects.count()
+    assert apply(run("export_config")).endswith("No change.\n")
+    assert apply(run("export_config"), "--prune").endswith("No change.\n")
+    assert apply(run("export_config"), "--plan").endswith("No change.\n")
+    assert AuditEvent.objects.count() == before
+
+
+def test_an_empty_portal_becomes_what_was_exported(
+    world: World, apply: Any, tmp_path: Path, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.ALERT_PRIVATE_TARGETS = True  # the channel leads to an address that cannot exist
+    monkeypatch.setenv("CHANNEL_URL", worlds.CHANNEL_URL)
+    secret = tmp_path / "secret"
+    secret.write_text(f"{cast.CLIENT_SECRET}\n")
+    values = exported()
+    values["app_registrations"][0]["credentials"][0] |= {"secret_file": str(secret)}
+    values["alert_channels"][0] |= {"url_env": "CHANNEL_URL"}
+    fresh()
+    said = apply(values)
+    assert "+ tenant Contoso (line" in said
+    assert said.endswith("Done.\n")
+    app = AppRegistration.objects.get()
+    assert app.is_ready, "the secret was tried at Microsoft"
+    assert Tenant.objects.get().tid == seed.CONTOSO
+    assert AppCredential.objects.get().secret == cast.CLIENT_SECRET
+    assert AlertChannel.objects.get().url == worlds.CHANNEL_URL
+    again = exported()
+    values["app_registrations"][0]["credentials"] = again["app_registrations"][0]["credentials"]
+    del values["alert_channels"][0]["url_env"]
+    assert again == values
+    applied = AuditEvent.objects.get(action="configuration.applied")
+    assert (applied.actor_name, applied.changes) == ("Alice Admin <alice>", {"add": 10, "change": 2})
+    for event in AuditEvent.objects.all():
+        assert cast.CLIENT_SECRET not in str(event.changes)
+
+
+# --- Plan and apply -------------------------------------------------------------------------------
+
+
+def plan_code(apply: Any, content: Any, *options: str) -> int:
+    try:
+        apply(content, "--plan", *options)
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+def test_a_plan_shows_everything_and_changes_nothing(world: World, apply: Any) -> None:
+    values = exported()
+    values["tenants"][0]["name"] = "Contoso Ltd"
+    values["app_registrations"][0] |= {"tenant": "Contoso Ltd", "allows": ["delegated"]}
+    values["shared_mailboxes"] = [
+        {"address": "SUPPORT@Contoso.example", "tenant": "Contoso Ltd", "display_name": "Help"}
+    ]
+    values["teams"] = [{"name": "Finance", "members": ["bob"]}, {"name": "Sales"}]
+    values["policy"]["organisation"]["longest_share_days"] = 30
+    before = AuditEvent.objects.count()
+    found = config_plan.plan(config_file.parsed(yaml.safe_dump(values)))
+    told = [(str(step.verb), step.noun, step.name, step.changes) for step in found.steps]
+    assert told[0] == ("change", "tenant", "Contoso", (("name", "Contoso", "Contoso Ltd"),))
+    assert told[1] == ("change", "app registration", "Contoso Connections", (("allows_app_only", "yes", "no"),))
+    assert told[2][:3] == ("change", "shared mailbox", "support@contoso.example")
+    assert told[3] == ("add", "member", "bob of the team Finance", ())
+    assert told[4] == ("add", "team", "Sales", ())
+    assert told[5][:3] == ("change", "policy", "of the organisation")
+    assert set(found.kept) == {"member dave of the team Finance", "team Following", "team Nobody yet"}
+    assert plan_code(apply, values) == 2
+    assert AuditEvent.objects.count() == before
+    assert "To add: 2, change: 4, remove: 0." in apply(values)
+    assert apply(values).endswith("No change.\n")
+    assert AppRegistration.objects.get().tenant.name == "Contoso Ltd"
+
+
+def test_only_prune_removes_and_in_the_order_things_stand_on_each_other(world: World, apply: Any) -> None:
+    values = exported() | {"teams": [], "shared_mailboxes": [], "alert_channels": []}
+    values["policy"]["app_registrations"] = {}
+    assert "--prune removes them" in apply(values)
+    assert Team.objects.count() == 3
+    world.connection.delete()
+    said = apply(values, "--prune")
+    assert "- team Finance" in said
+    assert not Team.objects.exists()
+    assert not SharedMailbox.objects.exists()
+    assert not AlertChannel.objects.exists()
+    assert not policy.stored(world.app).rules.restricts
+    assert "- tenant Contoso" in apply(
+        {"version": 1, "tenants": [], "app_registrations": [], "shared_mailboxes": []}, "--prune"
+    )
+    assert not Tenant.objects.exists()
+
+
+def test_a_section_the_file_does_not_have_is_left_alone(world: World, apply: Any) -> None:
+    assert apply({"version": 1, "teams": [{"name": "Sales"}]}, "--prune").count("- ") == 3
+    assert Tenant.objects.count() == 1
+    assert AppRegistration.objects.count() == 1
+
+
+def test_a_failure_in_the_middle_leaves_nothing_behind(world: World, apply: Any) -> None:
+    values = exported()
+    values["teams"].append({"name": "Sales"})
+    values["shared_mailboxes"] = []
+    before = AuditEvent.objects.count()
+    with pytest.raises(CommandError, match=r"still uses support@contoso\.example.*\nNothing was changed"):
+        apply(values, "--prune")
+    assert not Team.objects.filter(name="Sales").exists()
+    assert AuditEvent.objects.count() == before
+
+
+def test_a_secret_microsoft_refuses_is_told_with_its_line(world: World, apply: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("NEW_SECRET", "sbx8Q~wrong-one-1234")
+    values = exported()
+    new = {"kind": "secret", "label": "Next", "secret_env": "NEW_SECRET", "expires_at": "2099-01-01"}
+    values["app_registrations"][0]["credentials"].append(new)
+    with pytest.raises(CommandError, match=r"line \d+: .*AADSTS7000215") as told:
+        apply(values)
+    assert "wrong-one" not in str(told.value)
+    assert AppCredential.objects.count() == 2
+
+
+def test_a_new_secret_is_tried_added_and_then_no_change(
+    world: World, apply: Any, sandbox: Control, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("NEW_SECRET", sandbox.add_secret(cast.CLIENT_ID)["value"])
+    values = exported()
+    new = {"kind": "secret", "label": "Next", "secret_env": "NEW_SECRET", "expires_at": "2099-01-01"}
+    values["app_registrations"][0]["credentials"].insert(0, new)
+    assert "+ credential Next of Contoso Connections" in apply(values)
+    assert AppCredential.objects.get(label="Next").verified_at is not None
+    assert apply(values, "--prune").endswith("No change.\n")
+    del values["app_registrations"][0]["credentials"][1]
+    assert "- credential Test secret" in apply(values, "--prune")
+    assert AppCredential.objects.get(label="Test secret").retired_at is not None
+
+
+def test_while_microsoft_cannot_be_asked_a_secret_waits_unless_told_otherwise(
+    alice: User, sandbox: Control, apply: Any, monkeypatch: Any
+) -> None:
+    sandbox.weather("unavailable", where="everything")
+    monkeypatch.setenv("NEW_SECRET", cast.CLIENT_SECRET)
+    secret = {"kind": "secret", "secret_env": "NEW_SECRET", "expires_at": "2099-01-01"}
+    app = {"name": "Mail", "tenant": "Contoso", "client_id": cast.CLIENT_ID, "credentials": [secret]}
+    tenant = {"name": "Contoso", "environment": "sandbox", "directory_id": seed.CONTOSO}
+    values = {"version": 1, "tenants": [tenant], "app_registrations": [app]}
+    with pytest.raises(CommandError, match="Nothing was changed"):
+        apply(values)
+    assert not Tenant.objects.exists()
+    apply(values, "--untried")
+    assert not AppRegistration.objects.get().is_ready
+    assert AppCredential.objects.get().verified_at is None
+
+
+def test_an_app_without_a_credential_waits_for_one(alice: User, sandbox: Control, apply: Any) -> None:
+    app = {"name": "Mail", "tenant": "Contoso", "client_id": cast.CLIENT_ID, "credentials": [{"kind": "secret"}]}
+    tenant = {"name": "Contoso", "environment": "sandbox", "directory_id": seed.CONTOSO}
+    values = {"version": 1, "tenants": [tenant], "app_registrations": [app]}
+    assert "! line 11: Mail has no secret." in apply(values)
+    assert AppRegistration.objects.get().verified_at is None
+    assert apply(values).endswith("No change.\n")
+
+
+def test_what_changes_between_plan_and_apply_stops_it(world: World, alice: User) -> None:
+    wanted = config_file.parsed(yaml.safe_dump({"version": 1, "teams": [{"name": "Sales"}]}))
+    seen = config_plan.plan(wanted)
+    Team.objects.create(name="Sales")
+    with pytest.raises(Exception, match="has changed since this was planned"):
+        config_plan.apply(wanted, seen, actor=alice, now=NOW)
+
+
+@pytest.mark.parametrize("who", ["bob", "carol", "nobody", ""])
+def test_only_an_it_admin_applies(world: World, tmp_path: Path, who: str) -> None:
+    path = tmp_path / "portal.yaml"
+    path.write_text("version: 1\nteams:\n- name: Sales\n")
+    with pytest.raises(CommandError, match=r"IT admin|no active person"):
+        run("apply_config", str(path), "--as", who, "--yes")
+    assert not Team.objects.filter(name="Sales").exists()
+
+
+@pytest.mark.parametrize(("answer", "happens"), [("yes\n", True), ("y\n", False), ("\n", False)])
+def test_it_asks_before_it_acts(world: World, tmp_path: Path, monkeypatch: Any, answer: str, happens: bool) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    path = tmp_path / "portal.yaml"
+    path.write_text("version: 1\nteams:\n- name: Sales\n")
+    with pytest.raises(CommandError, match="Nobody can be asked"):
+        run("apply_config", str(path), "--as", "alice")
+    monkeypatch.setattr("sys.stdin", Terminal(answer))
+    if happens:
+        run("apply_config", str(path), "--as", "alice")
+    else:
+        with pytest.raises(CommandError, match="Nothing was changed"):
+            run("apply_config", str(path), "--as", "alice")
+    assert Team.objects.filter(name="Sales").exists() is happens
+
+
+# --- Wrong files ----------------------------------------------------------------------------------
+
+TENANT = "version: 1\ntenants:\n- name: Contoso\n  environment: sandbox\n  directory_id: contoso.example\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("", 1, "empty"),
+        ("version: 2\n", 1, "version 1"),
+        ("teams: []\n", 1, "lacks version"),
+        ("version: 1\nteams: [\n", 3, "no YAML"),
+        ("version: 1\n\tteams: []\n", 2, "no YAML"),
+        ("version: 1\n---\nversion: 1\n", 2, "no YAML"),
+        ("version: 1\nteam: []\n", 2, "Did you mean teams"),
+        ("version: 1\nversion: 1\n", 2, "twice"),
+        ("version: 1\nteams:\n", 2, "Write \\[\\]"),
+        ("version: 1\nteams: Finance\n", 2, "must be a list"),
+        ("version: 1\nteams:\n- Finance\n", 3, "mapping"),
+        ("version: 1\nteams:\n- members: []\n", 3, "lacks name"),
+        ("version: 1\nteams:\n- name: A\n- name: A\n", 4, "twice"),
+        ("version: 1\nteams:\n- name: A\n  members: [nobody]\n", 3, "user name “nobody”"),
+        ("version: 1\nteams:\n- name: A\n  entra_group: x\n  members: [alice]\n", 3, "come and go"),
+        ("version: 1\nteams:\n- name: {a: b}\n", 3, "must be a text"),
+        ("version: 1\nteams:\n- &a\n  name: A\n- *a\n", 3, "Anchors"),
+        ("version: 1\nteams:\n- !!python/object:os.system {name: A}\n", 3, "tag"),
+        ("version: 1\nteams: " + "[" * 500, 2, "nested"),
+        ("version: 1\nteams:\n- name: \"a\\0b\"\n", 3, "NUL"),
+        (TENANT.replace("contoso.example", "https://x/"), 5, "directory_id: This is a whole address"),
+        (TENANT.replace("sandbox", "moon"), 3, "no environment “moon”"),
+        (TENANT + "- name: Contoso\n  environment: sandbox\n  directory_id: other.example\n", 6, "twice"),
+        (TENANT + "app_registrations:\n- name: A\n  tenant: Elsewhere\n  client_id: " + cast.CLIENT_ID, 7, "no tenant “Elsewhere”"),
+        (TENANT + "app_registrations:\n- name: A\n  tenant: Contoso\n  client_id: x\n", 9, "client_id: This is not a"),
+        (TENANT + f"app_registrations:\n- name: A\n  tenant: Contoso\n  client_id: {cast.CLIENT_ID}\n  allows: [all]\n", 10, "no kind of connections"),
+        (TENANT + f"app_registrations:\n- name: A\n  tenant: Contoso\n  client_id: {cast.CLIENT_ID}\n  credentials:\n  - kind: secret\n    secret: abc\n", 12, "must not stand in the file"),
+        (TENANT + f"app_registrations:\n- name: A\n  tenant: Contoso\n  client_id: {cast.CLIENT_ID}\n  credentials:\n  - kind: secret\n    secret_file: /nowhere\n", 12, "cannot be read"),
+        (TENANT + f"app_registrations:\n- name: A\n  tenant: Contoso\n  client_id: {cast.CLIENT_ID}\n  credentials:\n  - kind: secret\n    secret_env: NOT_SET_ANYWHERE\n", 12, "is not set"),
+        ("version: 1\nalert_channels:\n- name: A\n  kind: chat\n  host: x\n", 3, "url_file or url_env"),
+        ("version: 1\nalert_channels:\n- name: A\n  kind: pigeon\n", 4, "must be webhook or chat"),
+        ("version: 1\npolicy:\n  organisation:\n    longest_share_days: 0\n", 4, "longest_share_days"),
+        ("version: 1\npolicy:\n  organisation:\n    nonsense: 0\n", 3, "no rule “nonsense”"),
+        ("version: 1\npolicy:\n  app_registrations:\n    Nobody's: {}\n", 4, "no app registration"),
+        ("version: 1\nservice_accounts:\n- name: Robots\n", 3, "responsible"),
+        ("version: 1\nservice_accounts:\n- name: Robots\n  roles: [king]\n", 4, "no role"),
+    ],
+)  # fmt: skip
+def test_a_wrong_file_is_told_with_its_line_and_nothing_happens(
+    alice: User, sandbox: Control, apply: Any, text: str, line: int, says: str
+) -> None:
+    with pytest.raises(CommandError, match=says) as told:
+        apply(text)
+    assert f", line {line}: " in str(told.value)
+    assert not AuditEvent.objects.filter(action="configuration.applied").exists()
+    assert not Tenant.objects.exists()
+
+
+def test_a_file_that_is_none_is_told_in_words(alice: User, tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match="cannot be read"):
+        run("apply_config", str(tmp_path / "missing.yaml"))
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(CommandError, match="UTF-8"):
+        run("apply_config", str(tmp_path / "binary"))
+    with pytest.raises(WrongEntry, match="too large"):
+        config_file.parsed("#" * 2_000_001)
+
+
+def test_a_word_that_looks_like_no_stays_a_name(alice: User, apply: Any) -> None:
+    apply("version: 1\nteams:\n- name: no\n- name: 2027-01-01\n- name: 0x10\n")
+    assert sorted(Team.objects.values_list("name", flat=True)) == ["0x10", "2027-01-01", "no"]
+    assert apply(run("export_config")).endswith("No change.\n")
+
+
+def test_a_tenant_that_moved_and_one_that_took_its_place_are_told_apart(
+    alice: User, sandbox: Control, apply: Any
+) -> None:
+    cast.make_tenant(name="Main")
+    one = {"name": "Main", "environment": "sandbox", "directory_id": seed.FABRIKAM}
+    two = {"name": "Old", "environment": "sandbox", "directory_id": cast.DIRECTORY_ID}
+    found = config_plan.plan(config_file.parsed(yaml.safe_dump({"version": 1, "tenants": [two, one]})))
+    assert [(step.verb, step.name) for step in found.steps] == [("change", "Main"), ("add", "Main")]
+    apply({"version": 1, "tenants": [two, one]})
+    assert Tenant.objects.get(name="Old").directory_id == cast.DIRECTORY_ID
+    assert Tenant.objects.get(name="Main").tid == seed.FABRIKAM
+    assert config_registry.tenant_called(config_file.parsed(TENANT), "Main", 1).pk
