@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -9,6 +11,9 @@ from typing import Any
 from gunicorn.workers.gthread import ThreadWorker
 
 from portal.waiting import AT_A_TIME, MAY_WAIT, WAIT, Wait, WaitingRoom
+
+# What the kernel waits for a silent client while a thread reads from it or writes to it (struct timeval).
+_PATIENCE = struct.pack("ll", 10, 0)
 
 
 class _PutAside(BaseException):
@@ -60,6 +65,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             return answer  # type: ignore[no-any-return]
 
         self.wsgi = watched
+
+    def enqueue_req(self, conn: Any) -> None:
+        """Called by gunicorn with a connection that has a request: bound how long each piece of it may take."""
+        if not conn.initialized:
+            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                conn.sock.setsockopt(socket.SOL_SOCKET, option, _PATIENCE)
+        super().enqueue_req(conn)
 
     def handle_request(self, req: Any, conn: Any) -> Any:
         """Remember which request this thread is at."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import statistics
 import urllib.error
 import urllib.request
@@ -138,3 +139,18 @@ def test_who_waits_is_answered_when_the_server_stops(
     sandbox.weather("normal", where="token")
     assert [answer.status for answer in got] == [503] * 5
     assert max(answer.seconds for answer in got) < 9
+
+
+def test_silent_clients_give_their_threads_back(bob: User, web: Web) -> None:
+    """Without a proxy that collects requests, half a request must not hold a thread for ever."""
+    port = web(WEB_THREADS="2")
+    silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(4)]
+    try:
+        for one in silent:
+            one.sendall(b"GET /healthz HTTP/1.1\r\nHost: local")
+        (answer,) = asyncio.run(robots.calls(port, "connections", "no key", 1))
+    finally:
+        for one in silent:
+            one.close()
+    assert answer.status == 401
+    assert answer.seconds < 45  # two threads, four silent clients, ten seconds each

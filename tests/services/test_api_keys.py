@@ -253,3 +253,33 @@ def test_the_routine_warns(bob: User) -> None:
     issue(bob, expires_at=NOW + 5 * DAY)
     assert expiries.look_ahead(now=NOW) == 1
     assert expiries.look_ahead(now=NOW) == 0
+
+
+@pytest.mark.parametrize("spoil", ["unknown", "wrong", "revoked", "expired", "old secret is over"])
+def test_every_bad_key_costs_the_same_look_and_one_comparison(
+    bob: User, spoil: str, django_assert_num_queries: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the time an answer takes does not tell which of them it was."""
+    key, text = issue(bob)
+    if spoil == "unknown":
+        text = api_keys.new_key()[0]
+    elif spoil == "wrong":
+        body = text[:-7] + ("A" if text[-7] != "A" else "B")
+        text = body + api_keys._checksum(body)
+    elif spoil == "revoked":
+        api_keys.revoke(key, actor=bob, now=NOW)
+    elif spoil == "expired":
+        ApiKey.objects.update(expires_at=NOW)
+    else:
+        rotate(key, bob, now=NOW - 2 * DAY)
+    compared: list[tuple[int, int]] = []
+    compare = api_keys.hmac.compare_digest
+
+    def counting(one: str, other: str) -> bool:
+        compared.append((len(one), len(other)))
+        return compare(one, other)
+
+    monkeypatch.setattr(api_keys.hmac, "compare_digest", counting)
+    with django_assert_num_queries(1):
+        assert not works(text)
+    assert compared == [(64, 64)]

@@ -1,0 +1,5 @@
+"""The portal's settings with the two views the token call is compared with."""
+
+from portal.settings import *  # noqa: F403
+
+ROOT_URLCONF = "benchmarks.token_views"
