@@ -130,6 +130,8 @@ class SignInTrouble(SocialAuthExceptionMiddleware):  # type: ignore[misc]
         ended = pipeline.explain(request, exception)
         if ended is None:
             return None
+        if ended.by_link:
+            return render(request, "sign_in_links/over.html", {"error": ended.error}, status=ended.error.status)
         context: dict[str, Any] = {"error": ended.error, "connection": ended.connection}
         # Microsoft's page "Need admin approval" can end like any other that was cancelled.
         may_need_consent = ended.needs_consent or isinstance(ended.error, SignInCancelled)

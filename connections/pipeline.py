@@ -24,15 +24,35 @@ from social_django.strategy import DjangoStrategy
 from connections import access, errors
 from connections.microsoft import backends, clouds, tokens
 from connections.microsoft.errors import Kind, transport_failure
-from connections.models import Connection, User
+from connections.models import Connection, SignInLink, User
 from connections.models.tenants import SHARED_ENDPOINTS
-from connections.services import accounts, connections, sign_ins
+from connections.services import accounts, connections, sign_in_links, sign_ins
+
+
+# In the session of a browser in which a sign-in link was opened: what the link is bound to.
+LINK_BROWSER = "sign_in_link_browser"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkHolder:
+    """Whoever holds a sign-in link. Not an account: social-auth's sign-in takes no notice of it."""
+
+    pk: str
+    is_authenticated: bool = True
+    is_active: bool = False
+
+    @property
+    def id(self) -> str:
+        """The same as ``pk``, for social-auth."""
+        return self.pk
 
 
 class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
     """Tells a backend who is asking: the portal itself, or the app registration of one connection."""
 
     connection: Connection | None = None
+    # Set where somebody signs in with a link, whoever may be signed in to the portal in this browser.
+    link: SignInLink | None = None
     _client: backends.SignInClient | None = None
 
     def sign_in_client(self, backend: Any) -> backends.SignInClient:
@@ -55,12 +75,26 @@ class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
         """What is kept in the session while the person is at Microsoft."""
         if self.connection is None:
             return {}
-        return {"connection": self.connection.pk}
+        return {"connection": self.connection.pk, "link": self.link.pk if self.link else None}
+
+    @property
+    def link_holder(self) -> LinkHolder | None:
+        """Who signs in by link; None in every other sign-in."""
+        return LinkHolder(f"link:{self.link.pk}") if self.link else None
 
     def resume(self, started: dict[str, Any]) -> None:
-        """Pick the conversation up again on the callback."""
+        """Pick the conversation up again on the callback. Raises LinkOver if it was begun by a link that is over."""
+        if started.get("link"):
+            browser = str(self.session_get(LINK_BROWSER, ""))
+            opened = sign_in_links.resume(int(started["link"]), browser=browser, now=timezone.now())
+            self.link, self.connection = opened.link, opened.connection
+            return
         visible = access.visible_connections(self._require_request().user)
         self.connection = visible.filter(pk=int(started.get("connection") or 0)).first()
+
+    def forget(self) -> None:
+        """Whoever came back is not who was sent: nothing of the conversation is theirs."""
+        self.connection = self.link = None
 
     def partial_load(self, token: str) -> None:
         """No sign-in is ever paused: that would store Microsoft's tokens in clear. A token in the query means nothing."""
@@ -135,10 +169,14 @@ def follow_directory(strategy: PortalStrategy, user: User, response: dict[str, A
 # --- The one step of a connection's sign-in -------------------------------------------------------
 
 
-def finish_connect(strategy: PortalStrategy, response: dict[str, Any], user: User, **kwargs: Any) -> HttpResponse:
+def finish_connect(
+    strategy: PortalStrategy, response: dict[str, Any], user: User | None = None, **kwargs: Any
+) -> HttpResponse:
     """Store the grant with the connection. A redirect ends the pipeline, so social-auth stores nothing."""
     connection = strategy.connection
-    if connection is None:
+    if strategy.link is not None and connection is not None:
+        return _finish_by_link(strategy.link, connection, response)
+    if connection is None or user is None:
         raise errors.SignInLost
     sign_ins.complete(
         connection,
@@ -154,6 +192,21 @@ def finish_connect(strategy: PortalStrategy, response: dict[str, Any], user: Use
     return redirect("connection", pk=connection.pk)
 
 
+def _finish_by_link(link: SignInLink, connection: Connection, response: dict[str, Any]) -> HttpResponse:
+    """The grant is all the holder of a link gives, and nothing is given back."""
+    now = timezone.now()
+    sign_ins.complete(
+        connection,
+        actor=link.made_by,
+        answer=tokens.token_set(response),
+        account=sign_ins.account_from(response),
+        now=now,
+        by_link=link,
+    )
+    connection.mailbox_accesses.update(probe_after=now)
+    return redirect("sign_in_link_done")
+
+
 # --- Ends that are no success ---------------------------------------------------------------------
 
 
@@ -164,6 +217,7 @@ class Ended:
     error: errors.PortalError
     connection: Connection | None
     needs_consent: bool = False  # whether the way on is to ask an administrator
+    by_link: bool = False  # tried by somebody with a sign-in link, who may know nothing else of the portal
 
 
 def explain(request: HttpRequest, exception: Exception) -> Ended | None:
@@ -179,10 +233,13 @@ def explain(request: HttpRequest, exception: Exception) -> Ended | None:
         return None
     strategy = getattr(request, "social_strategy", None)
     connection = getattr(strategy, "connection", None)
-    if connection is not None and isinstance(request.user, User):
+    link: SignInLink | None = getattr(strategy, "link", None)
+    actor = link.made_by if link is not None else request.user
+    if connection is not None and isinstance(actor, User):
         error = sign_ins.fail(
             connection,
-            actor=request.user,
+            actor=actor,
+            by_link=link,
             error=error,
             verdict=getattr(exception, "verdict", None),
             now=timezone.now(),
@@ -190,7 +247,8 @@ def explain(request: HttpRequest, exception: Exception) -> Ended | None:
         )
     elif connection is None and isinstance(exception, backends.Refused):
         accounts.sign_in_failed("", reason=error.code)
-    return Ended(error, connection, _needs_consent(exception))
+    by_link = link is not None or isinstance(error, sign_in_links.LinkOver)
+    return Ended(error, connection, _needs_consent(exception), by_link)
 
 
 def _needs_consent(exception: Exception) -> bool:

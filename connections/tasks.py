@@ -24,6 +24,7 @@ from connections.services import (
     mailbox_probes,
     review_ticks,
     sharing,
+    sign_in_links,
     stored_replies,
 )
 
@@ -93,10 +94,11 @@ def tick_reviews() -> None:
 
 @shared_task(ignore_result=True)
 def tidy() -> None:
-    """Remove ended sessions, used-up sign-in states, and answers of the API that are kept for repeated requests."""
+    """Remove ended sessions, used-up sign-in states, and sign-in links that are over, and kept answers of the API."""
     _as_task()
     call_command("clearsessions")
     stored_replies.prune(now=timezone.now())
+    sign_in_links.prune(now=timezone.now())
 
 
 def _as_task() -> None:

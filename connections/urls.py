@@ -25,6 +25,7 @@ from connections.views import (
     reviews,
     service_accounts,
     sharing,
+    sign_in_links,
     teams,
     tenants,
 )
@@ -76,6 +77,9 @@ urlpatterns = [
     path("connections/<int:pk>/", connections.detail, name="connection"),
     path("connections/<int:pk>/edit/", connections.edit, name="connection_edit"),
     path("connections/<int:pk>/sign-in/", connections.sign_in, name="connection_sign_in"),
+    path("connections/<int:pk>/sign-in-link/", sign_in_links.make, name="connection_sign_in_link"),
+    path("sign-in-link/done/", sign_in_links.done, name="sign_in_link_done"),
+    path("sign-in-link/<str:token>/", sign_in_links.page, name="sign_in_link"),
     path("connections/<int:pk>/check/", connections.check, name="connection_check"),
     path("connections/<int:pk>/disable/", connections.disable, name="connection_disable"),
     path("connections/<int:pk>/enable/", connections.enable, name="connection_enable"),

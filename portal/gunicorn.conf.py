@@ -1,6 +1,7 @@
 """Gunicorn's settings: threads, and an access log without query strings.
 
-The callback of a sign-in carries an authorization code in its query string, so only the path is logged.
+The callback of a sign-in carries an authorization code in its query string, so only the path is logged; in that of a
+sign-in link the token is hidden.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ keepalive = 5
 # Above the API's own limit, so that it is the API that answers, as a problem.
 limit_request_line = 8190
 accesslog = "-"
+logger_class = "portal.access_log.AccessLog"
 access_log_format = (
     '{"logger": "access", "at": "%(t)s", "from": "%(h)s", "request": "%(m)s %(U)s", "status": %(s)s, "ms": %(M)s}'
 )

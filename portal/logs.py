@@ -16,9 +16,18 @@ _PARAMETERS = re.compile(
 )
 
 
+# The address of a sign-in link is its secret.
+_LINKS = re.compile(r"(?P<path>/sign-in-link/)(?!done/)[^/\s\"'?]+")
+
+
 def hide(text: str) -> str:
     """Return ``text`` with everything that looks like a token or secret replaced by ``[hidden]``."""
-    return _PARAMETERS.sub(r"\g<name>[hidden]", _TOKENS.sub("[hidden]", text))
+    return _PARAMETERS.sub(r"\g<name>[hidden]", hide_links(_TOKENS.sub("[hidden]", text)))
+
+
+def hide_links(text: str) -> str:
+    """Return ``text`` with what is secret in addresses replaced by ``[hidden]``."""
+    return _LINKS.sub(r"\g<path>[hidden]", text)
 
 
 class HideSecrets(logging.Filter):
@@ -79,4 +88,4 @@ def _hide_exception(_: object, __: str, event: structlog.typing.EventDict) -> st
 
 def _hide_tokens(_: Any, __: str, line: Any) -> str:
     """The last look, at the finished line: whatever way a token came in, it does not get out."""
-    return _TOKENS.sub("[hidden]", line)
+    return hide_links(_TOKENS.sub("[hidden]", line))

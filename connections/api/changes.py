@@ -11,15 +11,14 @@ from typing import TypeVar
 from django.db import models, transaction
 from django.http import Http404, HttpRequest, HttpResponse
 
-from connections.errors import PortalError
+from connections.errors import ChangedMeanwhile
 
 M = TypeVar("M", bound=models.Model)
 
 
-class ChangedMeanwhile(PortalError):
-    """If-Match names another state than the present one; nothing was changed."""
+class NotAsRead(ChangedMeanwhile):
+    """If-Match names another state than the present one."""
 
-    code = "changed_meanwhile"
     status = 412
     cause = "It was changed since you read it, so nothing was changed now."
     action = "Read it again, look at what is different, and send the change with the new ETag."
@@ -39,7 +38,7 @@ def tag(response: HttpResponse, row: models.Model, columns: Sequence[str]) -> No
 
 @contextmanager
 def locked(request: HttpRequest, row: M, columns: Sequence[str]) -> Iterator[M]:
-    """The row as it stands now, locked until the block ends. Raises ChangedMeanwhile, Http404 if it has just gone.
+    """The row as it stands now, locked until the block ends. Raises NotAsRead, Http404 if it has just gone.
 
     Whatever the block changes is changed only if If-Match still fits under the lock.
     """
@@ -52,9 +51,9 @@ def locked(request: HttpRequest, row: M, columns: Sequence[str]) -> Iterator[M]:
 
 
 def require_match(request: HttpRequest, row: models.Model, columns: Sequence[str]) -> None:
-    """Raise ChangedMeanwhile if the request has an If-Match that does not fit the row (RFC 9110, 13.1.1)."""
+    """Raise NotAsRead if the request has an If-Match that does not fit the row (RFC 9110, 13.1.1)."""
     wanted = request.headers.get("If-Match", "").strip()
     if not wanted or wanted == "*":
         return
     if etag(row, columns) not in [one.strip() for one in wanted.split(",")]:
-        raise ChangedMeanwhile
+        raise NotAsRead

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 from django import forms
 from django.core.exceptions import ValidationError
 from ninja import Schema
-from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, Strict, WithJsonSchema
 
+from connections.errors import InvalidInput
 from connections.forms import fields
 from connections.forms.mailboxes import AddressField
 from connections.microsoft import capabilities
@@ -89,8 +90,23 @@ SecretValue = Annotated[
     Field(min_length=1, max_length=500, description="The Value from Entra, not the Secret ID. Never shown again."),
     WithJsonSchema({"type": "string", "format": "password", "writeOnly": True, "minLength": 1, "maxLength": 500}),
 ]
+def _permissions(names: list[str]) -> list[str]:
+    try:
+        return list(capabilities.parse_scopes(" ".join(names)))
+    except InvalidInput as wrong:
+        raise ValueError(str(wrong)) from wrong
+
+
 Capabilities = Annotated[
     list[str],
     AfterValidator(_known),
     WithJsonSchema({"type": "array", "items": {"type": "string", "enum": list(capabilities.CAPABILITIES)}}),
 ]
+Permissions = Annotated[
+    list[Text],
+    AfterValidator(_permissions),
+    Field(max_length=100, description="Further permissions by their names in Microsoft's documentation."),
+]
+Flag = Annotated[bool, Strict()]
+Number = Annotated[int, Strict(), Field(ge=1, le=2**53)]
+Moment = Annotated[AwareDatetime, Field(description="With its time zone.", examples=["2027-03-31T00:00:00Z"])]

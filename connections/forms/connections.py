@@ -71,6 +71,20 @@ class MailboxesField(forms.ModelMultipleChoiceField):  # type: ignore[type-arg]
         return super().clean(value)
 
 
+def wrong_wishes(chosen: Sequence[str], extra_scopes: Sequence[str], authentication_type: str) -> list[str]:
+    """Why a connection of this type cannot be for what is chosen, as sentences; [] if it can."""
+    if not chosen and not extra_scopes:
+        return ["Choose at least one thing the automation should be able to do."]
+    sentences = []
+    for key in chosen:
+        found = capabilities.CAPABILITIES[key]
+        app_only = authentication_type == AuthenticationType.CLIENT_CREDENTIALS
+        reason = found.no_application if app_only else found.no_delegated
+        if reason and not capabilities.needs(found, authentication_type):
+            sentences.append(f"{found.label}: {reason}")
+    return sentences
+
+
 class WishesForm(forms.Form):
     """What a connection is called and what it is to be able to do."""
 
@@ -122,14 +136,10 @@ class WishesForm(forms.Form):
 
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or {}
-        if not cleaned.get("chosen") and not cleaned.get("extra_scopes") and not self.has_error("extra_scopes"):
-            self.add_error("chosen", "Choose at least one thing the automation should be able to do.")
-        app_only = self.chosen_type(cleaned) == AuthenticationType.CLIENT_CREDENTIALS
-        for key in cleaned.get("chosen", []):
-            found = capabilities.CAPABILITIES[key]
-            reason = found.no_application if app_only else found.no_delegated
-            if reason and not capabilities.needs(found, self.chosen_type(cleaned)):
-                self.add_error("chosen", f"{found.label}: {reason}")
+        if not self.has_error("extra_scopes"):
+            chosen = cleaned.get("chosen", [])
+            for sentence in wrong_wishes(chosen, cleaned.get("extra_scopes", ()), self.chosen_type(cleaned)):
+                self.add_error("chosen", sentence)
         return cleaned
 
     def permissions(self) -> dict[str, Any]:

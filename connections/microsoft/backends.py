@@ -168,7 +168,7 @@ class MicrosoftConnect(_Microsoft):
 
     def prepare_auth(self, user: Any = None) -> None:
         """Begin for ``user`` and the connection the strategy was told about."""
-        person = self.require_association_user(user, stage="begin")
+        person = self._initiator(user, stage="begin")
         self._state = secrets.token_urlsafe(32)
         self._started = {
             "user": str(person.pk),
@@ -189,12 +189,21 @@ class MicrosoftConnect(_Microsoft):
         started = self.strategy.session_pop(self._key(str(request_state)))
         if not isinstance(started, dict) or time.time() - started["at"] > SIGN_IN_LIFETIME:
             raise AuthSessionError(self, "state", code="session_context_missing", stage="callback")
-        person = self.require_association_user(user, stage="callback")
+        self.strategy.resume(started)
+        person = self._initiator(user, stage="callback")
         if started["user"] != str(person.pk):
+            self.strategy.forget()
             raise AuthSessionError(self, code="user_mismatch", stage="callback")
         self._started = started
-        self.strategy.resume(started)
         return str(request_state)
+
+    def require_association_user(self, user: Any, *, stage: str = "user_info") -> Any:
+        """The signed-in person; or, for a sign-in by link, a stand-in that is no account and cannot be signed in."""
+        return self._initiator(user, stage=stage)
+
+    def _initiator(self, user: Any, *, stage: str) -> Any:
+        holder = self.strategy.link_holder
+        return holder if holder is not None else super().require_association_user(user, stage=stage)
 
     def create_code_verifier(self, state: str | None = None) -> str:
         verifier = secrets.token_urlsafe(48)

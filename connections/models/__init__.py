@@ -15,6 +15,7 @@ from connections.models.mailboxes import MailboxAccess, SharedMailbox
 from connections.models.policy import Approval, Policy
 from connections.models.reviews import AccessReview, ReviewItem, ReviewPlan
 from connections.models.sharing import Share, Team, TeamMember
+from connections.models.sign_in_links import SignInLink
 from connections.models.stored_replies import StoredReply
 from connections.models.tenants import Tenant
 
@@ -47,6 +48,7 @@ __all__ = [
     "SealPublication",
     "Share",
     "SharedMailbox",
+    "SignInLink",
     "StoredReply",
     "Team",
     "TeamMember",

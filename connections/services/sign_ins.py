@@ -23,7 +23,7 @@ from connections.errors import (
 from connections.microsoft import backends, capabilities, tokens
 from connections.microsoft.clouds import CONSUMERS_TID
 from connections.microsoft.errors import Verdict
-from connections.models import AuditEvent, Connection, User
+from connections.models import AuditEvent, Connection, SignInLink, User
 from connections.services import (
     app_registrations,
     approvals,
@@ -32,6 +32,7 @@ from connections.services import (
     consent_outcomes,
     handover,
     incidents,
+    sign_in_links,
     standing,
     token_store,
 )
@@ -78,10 +79,10 @@ def client_for(connection: Connection) -> backends.SignInClient:
     return backends.SignInClient(application, wanted_scopes(connection), extra, credential.pk)
 
 
-def begin(connection: Connection, *, actor: User, now: datetime) -> None:
+def begin(connection: Connection, *, actor: User, now: datetime, by_link: SignInLink | None = None) -> None:
     """Note that ``actor`` is being sent to Microsoft, so that a sign-in that never returns can be told.
 
-    Raises NotAllowed, PolicyForbids, or ApprovalNeeded: nobody is sent to Microsoft for what would be refused.
+    ``by_link``: somebody with a link of the actor's is sent, with the actor's rights. Raises NotAllowed, PolicyForbids, or ApprovalNeeded: nobody is sent to Microsoft for what would be refused.
     """
     access.require(access.can_reconnect(actor, connection), action="Only its owner can sign in for it.")
     _require_use_again(connection, actor)
@@ -92,7 +93,7 @@ def begin(connection: Connection, *, actor: User, now: datetime) -> None:
     with transaction.atomic():
         approvals.settle(connection, actor=actor, now=now)
         Connection.objects.filter(pk=connection.pk).update(sign_in_started_at=now)
-        audit.record("connection.sign_in_started", connection, actor=actor)
+        audit.record("connection.sign_in_started", connection, **_who(actor, by_link))
 
 
 def complete(
@@ -102,10 +103,11 @@ def complete(
     answer: tokens.TokenSet,
     account: Account,
     now: datetime,
+    by_link: SignInLink | None = None,
 ) -> None:
     """Store a fresh grant with the connection and clear every flag; keeps the connection's id.
 
-    Raises NoRefreshToken, WrongTenant, WrongAccount, ConsentMissing or PolicyForbids without changing anything, and
+    ``by_link``: somebody signed in with a link of the actor's, which is used up with it. Raises NoRefreshToken, WrongTenant, WrongAccount, ConsentMissing or PolicyForbids without changing anything, and
     ApprovalNeeded having asked for it: in both cases nothing of the grant is kept.
     """
     _require_may_finish(connection, answer, account, actor)
@@ -121,6 +123,8 @@ def complete(
     }
     with transaction.atomic():
         current = Connection.objects.select_for_update().get(pk=connection.pk)
+        if by_link is not None:
+            sign_in_links.use_up(by_link, now=now)
         # Again under the lock: two people may be signing in for it, or it was handed over meanwhile.
         _require_may_finish(current, answer, account, actor)
         approvals.require_grant(current, answer.granted)
@@ -130,9 +134,10 @@ def complete(
         changes.pop("sign_in_started_at", None)
         token_store.store_sign_in(current, answer=answer, now=now, values=values)
         incidents.connections_well([current.pk], now=now)
-        audit.record(
-            "connection.connected" if first else "connection.reconnected", current, actor=actor, changes=changes
-        )
+        if by_link is not None:
+            changes["sign_in_link"] = by_link.pk
+        action = "connection.connected" if first else "connection.reconnected"
+        audit.record(action, current, changes=changes, **_who(actor, by_link))
         handover.signed_in(current, actor=actor, account=account.username, now=now)
     connection.refresh_from_db()
     consent.seen_in_token(connection.app_registration, granted=answer.granted, now=now, tid=account.tid)
@@ -159,13 +164,15 @@ def fail(
     verdict: Verdict | None,
     now: datetime,
     credential_id: int | None = None,
+    by_link: SignInLink | None = None,
 ) -> PortalError:
     """Record how a sign-in ended; a connection that worked before is not touched by a failed attempt.
 
     ``credential_id`` is the credential the application showed. If Microsoft rejected just that one and there is
-    another, the next attempt uses the other one. Returns what to tell the person.
+    another, the next attempt uses the other one. ``by_link``: it was tried with a link of the actor's; what a stranger's
+    browser brings is no evidence against the application. Returns what to tell the person.
     """
-    other = verdict is not None and verdict.credential and _goes_on(connection, verdict, credential_id, now)
+    other = by_link is None and verdict is not None and verdict.credential and _goes_on(connection, verdict, credential_id, now)
     if other:
         error = SignInFailed(
             "Microsoft rejected a credential of the app registration, so this sign-in could not be finished.",
@@ -185,13 +192,18 @@ def fail(
         audit.record(
             "connection.sign_in_failed",
             connection,
-            actor=actor,
+            **_who(actor, by_link),
             outcome=AuditEvent.Outcome.FAILED,
             changes={"code": verdict.code if verdict else error.code},
         )
-    if verdict is not None and verdict.app_wide and verdict.certain and not other:
+    if by_link is None and verdict is not None and verdict.app_wide and verdict.certain and not other:
         app_registrations.reject(connection.app_registration, verdict, now=now)
     return error
+
+
+def _who(actor: User, by_link: SignInLink | None) -> dict[str, Any]:
+    """Who stands in the audit trail: the person, or the link in place of one the portal does not know."""
+    return {"actor": actor} if by_link is None else {"actor": None, "actor_name": sign_in_links.named(by_link)}
 
 
 def _goes_on(connection: Connection, verdict: Verdict, credential_id: int | None, now: datetime) -> bool:

@@ -1,0 +1,160 @@
+"""Consent requests over the API."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from django.http import HttpRequest
+from django.shortcuts import get_object_or_404
+from django.utils import timezone
+from ninja import Query, Router, Schema, Status
+from pydantic import Field
+
+from connections import access
+from connections.api import keys, problems, reach
+from connections.api.entries import Entry, Flag, Number, Text
+from connections.api.links import located, page_link
+from connections.api.pages import Asked, Page, page
+from connections.api.reach import Scope
+from connections.api.replays import idempotent
+from connections.models import ConsentRequest
+from connections.services import consent_requests
+
+router = Router(tags=["Consent"])
+State = ConsentRequest.State
+
+
+class ConsentRequestOut(Schema):
+    """A person's request that an administrator grants what a connection needs."""
+
+    id: int
+    state: State
+    connection_id: int | None
+    connection_name: str
+    app_registration_id: int
+    directory_id: str
+    permissions: list[str]
+    reason: str
+    requester: str
+    asked_at: datetime
+    decided_by: str
+    decided_at: datetime | None
+    answer: str = Field(description="Why it was declined, withdrawn or failed, or what a token still lacks.")
+    closed_at: datetime | None
+    link: str
+
+
+class ConsentApproved(ConsentRequestOut):
+    """A request that was approved."""
+
+    consent_link: str = Field(description="Where an administrator of the directory accepts it, within seven days.")
+
+
+class ConsentRequestPage(Page):
+    """One page of consent requests."""
+
+    items: list[ConsentRequestOut]
+
+
+class ConsentRequestsWanted(Asked):
+    """Which requests."""
+
+    state: State | None = Field(None, description="Only those in this state.")
+
+
+class ConsentRequestIn(Entry):
+    """What is asked for: consent for what one connection lacks."""
+
+    connection_id: Number = Field(examples=[1])
+    reason: Text = Field(
+        min_length=1, max_length=consent_requests.LONGEST_TEXT, examples=["The invoice robot reads this mailbox."]
+    )
+
+
+class Declined(Entry):
+    """Why not."""
+
+    reason: Text = Field(
+        min_length=1, max_length=consent_requests.LONGEST_TEXT, examples=["Use the team's mailbox instead."]
+    )
+    seen: State | None = Field(None, description="The state in which you saw it; another one now is refused (409).")
+    and_same: Flag = Field(False, description="Decline all that ask for the same alike.")
+
+
+@router.get("/consent-requests", response={200: ConsentRequestPage} | problems.on(), summary="List consent requests")
+def list_consent_requests(request: HttpRequest, wanted: Query[ConsentRequestsWanted]) -> Any:
+    """All for IT admins and auditors, for others their own; newest first."""
+    key = reach.unlimited(request, Scope.ADMIN_READ)
+    found = access.visible_consent_requests(key.owner)
+    if wanted.state is not None:
+        found = found.filter(state=wanted.state)
+    return page(found, wanted, describe=describe, order=("-asked_at", "-pk"))
+
+
+@router.post(
+    "/consent-requests",
+    response={201: ConsentRequestOut} | problems.on(404, *problems.CREATING),
+    summary="Ask for consent",
+)
+@idempotent(Scope.CONNECTIONS_WRITE)
+def ask_consent(request: HttpRequest, response: Any, entry: ConsentRequestIn) -> Any:
+    """Ask the IT admins; while a request for the same is open, it is answered."""
+    key = keys.require_scope(request, Scope.CONNECTIONS_WRITE)
+    found = keys.find_connection(key, str(entry.connection_id))
+    made = consent_requests.ask(found, reason=entry.reason, actor=key.owner, now=timezone.now())
+    located(response, "read_consent_request", request_id=made.pk)
+    return Status(201, describe(made))
+
+
+@router.get(
+    "/consent-requests/{int:request_id}",
+    response={200: ConsentRequestOut} | problems.on(404),
+    summary="Read a consent request",
+)
+def read_consent_request(request: HttpRequest, request_id: int) -> Any:
+    """One request, and how it stands."""
+    key = reach.unlimited(request, Scope.ADMIN_READ)
+    return describe(get_object_or_404(access.visible_consent_requests(key.owner), pk=request_id))
+
+
+@router.post(
+    "/consent-requests/{int:request_id}/approve",
+    response={200: ConsentApproved} | problems.on(404, *problems.CREATING),
+    summary="Approve a consent request",
+)
+@idempotent(Scope.ADMIN_WRITE)
+def approve_consent_request(request: HttpRequest, request_id: int) -> Any:
+    """Approve it, and with it all that ask for the same. Somebody who may grant consent then follows the link."""
+    key = reach.unlimited(request, Scope.ADMIN_WRITE)
+    found = get_object_or_404(access.visible_consent_requests(key.owner), pk=request_id)
+    current, url = consent_requests.approve(found, actor=key.owner, now=timezone.now())
+    return describe(current) | {"consent_link": url}
+
+
+@router.post(
+    "/consent-requests/{int:request_id}/decline",
+    response={200: ConsentRequestOut} | problems.on(404, *problems.CREATING),
+    summary="Decline a consent request",
+)
+@idempotent(Scope.ADMIN_WRITE)
+def decline_consent_request(request: HttpRequest, request_id: int, entry: Declined) -> Any:
+    """Say no, with a reason that the requester reads."""
+    key = reach.unlimited(request, Scope.ADMIN_WRITE)
+    found = get_object_or_404(access.visible_consent_requests(key.owner), pk=request_id)
+    said = {"reason": entry.reason, "and_same": entry.and_same, "seen": entry.seen or found.state}
+    return describe(consent_requests.decline(found, **said, actor=key.owner, now=timezone.now()))
+
+
+def describe(asked: ConsentRequest) -> dict[str, Any]:
+    """A request as ConsentRequestOut."""
+    columns = ("state", "connection_id", "connection_name", "app_registration_id", "directory_id", "reason", "asked_at")
+    shown = {name: getattr(asked, name) for name in (*columns, "decided_at", "answer", "closed_at")}
+    return {
+        "id": asked.pk,
+        **shown,
+        "permissions": list(asked.permission_names),
+        "requester": asked.requester_name,
+        "decided_by": asked.decided_by_name,
+        "link": page_link("consent_request", asked.pk),
+    }

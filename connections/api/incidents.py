@@ -1,0 +1,116 @@
+"""Incidents over the API."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from django.http import HttpRequest
+from django.shortcuts import get_object_or_404
+from ninja import Query, Router, Schema
+from pydantic import Field
+
+from connections import access
+from connections.api import keys, problems, reach
+from connections.api.links import page_link
+from connections.api.pages import Asked, Page, page
+from connections.api.reach import Scope
+from connections.models import AffectedConnection, Connection, Incident
+
+router = Router(tags=["Incidents"])
+MOST_NAMED = 100  # connections in one answer
+
+
+class IncidentOut(Schema):
+    """One cause that breaks one or many connections, open until a later success closes it."""
+
+    id: int
+    kind: Incident.Kind
+    title: str
+    is_open: bool
+    code: str = Field(description="Microsoft's code, if there is one.")
+    cause: str
+    action: str
+    who: Connection.Who
+    opened_at: datetime
+    seen_at: datetime = Field(description="When it was last observed.")
+    closed_at: datetime | None
+    link: str
+
+
+class AffectedOut(Schema):
+    """A connection that an incident hits."""
+
+    connection_id: int | None = Field(description="Null if the connection was removed.")
+    name: str
+    owner: str
+    since: datetime
+    healed_at: datetime | None
+
+
+class IncidentRead(IncidentOut):
+    """An incident, with the connections it hits as far as the key may see them."""
+
+    affected: list[AffectedOut] = Field(description=f"At most {MOST_NAMED}, those that still wait first.")
+
+
+class IncidentPage(Page):
+    """One page of incidents."""
+
+    items: list[IncidentOut]
+
+
+class IncidentsWanted(Asked):
+    """Which incidents."""
+
+    state: Literal["open", "closed"] | None = Field(None, description="Only those that are open, or healed.")
+    kind: Incident.Kind | None = None
+    connection: int | None = Field(None, ge=1, le=2**53, description="Only those that hit the connection of this number.")
+
+
+@router.get("/incidents", response={200: IncidentPage} | problems.on(), summary="List incidents")
+def list_incidents(request: HttpRequest, wanted: Query[IncidentsWanted]) -> Any:
+    """Incidents that hit what the key may see, and outages at Microsoft; newest first."""
+    key = keys.require_scope(request, Scope.CONNECTIONS_READ)
+    found = reach.incidents(key)
+    if wanted.state is not None:
+        found = found.filter(closed_at__isnull=wanted.state == "open")
+    if wanted.kind is not None:
+        found = found.filter(kind=wanted.kind)
+    if wanted.connection is not None:
+        hit = _visible(key).filter(connection=wanted.connection)
+        found = found.filter(pk__in=hit.order_by().values("incident"))
+    return page(found, wanted, describe=describe, order=("-opened_at", "-pk"))
+
+
+@router.get("/incidents/{int:incident_id}", response={200: IncidentRead} | problems.on(404), summary="Read an incident")
+def read_incident(request: HttpRequest, incident_id: int) -> Any:
+    """One incident: cause, who must act, and what it hits."""
+    key = keys.require_scope(request, Scope.CONNECTIONS_READ)
+    found = get_object_or_404(reach.incidents(key), pk=incident_id)
+    hit = _visible(key).filter(incident=found).order_by("healed_at", "connection_name", "pk")
+    affected = [
+        {
+            "connection_id": row.connection_id,
+            "name": row.connection_name,
+            "owner": row.owner_name,
+            "since": row.since,
+            "healed_at": row.healed_at,
+        }
+        for row in hit[:MOST_NAMED]
+    ]
+    return describe(found) | {"affected": affected}
+
+
+def _visible(key: Any) -> Any:
+    found = access.visible_affected(key.owner)
+    if key.only_chosen:
+        return found.filter(connection__in=keys.visible_connections(key).order_by().values("pk"))
+    return found if key.owner else AffectedConnection.objects.none()
+
+
+def describe(incident: Incident) -> dict[str, Any]:
+    """An incident as IncidentOut."""
+    columns = ("kind", "title", "is_open", "code", "cause", "action", "who", "opened_at", "seen_at", "closed_at")
+    shown = {name: getattr(incident, name) for name in columns}
+    return {"id": incident.pk, **shown, "link": page_link("incident", incident.pk)}

@@ -1,0 +1,257 @@
+"""Shared mailboxes over the API: the register, and what is attached to a connection."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from django.db.models import Count, Q, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404
+from django.utils import timezone
+from ninja import Query, Router, Schema, Status
+from pydantic import Field
+
+from connections import access
+from connections.api import changes, keys, problems, reach
+from connections.api.entries import Address, Changes, Entry, Label, Number, Text
+from connections.api.links import located, page_link
+from connections.api.pages import Asked, Page, matching, page
+from connections.api.reach import Scope
+from connections.api.replays import idempotent
+from connections.models import ApiKey, Connection, MailboxAccess, SharedMailbox
+from connections.services import mailboxes
+
+router = Router(tags=["Mailboxes"])
+COLUMNS = ("address", "display_name")
+
+
+class MailboxOut(Schema):
+    """A shared mailbox."""
+
+    id: int
+    address: str
+    display_name: str
+    tenant_id: int
+    attached: int = Field(description="To how many connections that the key may see it is attached.")
+    reached: int = Field(description="How many of them really reach it.")
+    link: str
+
+
+class MailboxPage(Page):
+    """One page of shared mailboxes."""
+
+    items: list[MailboxOut]
+
+
+class MailboxesWanted(Asked):
+    """Which mailboxes."""
+
+    q: Text = Field("", max_length=100, description="Part of the address or the name.")
+    tenant_id: int | None = Field(None, ge=1, le=2**53, description="Only those of this tenant.")
+
+
+class MailboxIn(Entry):
+    """A mailbox to be registered."""
+
+    tenant_id: Number = Field(description="Number of the tenant it lives in.", examples=[1])
+    address: Address
+    display_name: Label = Field("", description="How people call it.", examples=["Support"])
+
+
+class MailboxChanges(Changes):
+    """What changes about a mailbox. A new address is tested again by every connection it is attached to."""
+
+    address: Address | None = None
+    display_name: Label | None = None
+
+
+class AttachedOut(Schema):
+    """A shared mailbox of a connection, and whether the connection really reaches it, as last tested."""
+
+    id: int = Field(description="Number of the attachment, which also ends it.")
+    mailbox_id: int
+    address: str
+    state: MailboxAccess.State
+    cause: str = Field(description="What was found, in words.")
+    action: str = Field(description="What to do about it.")
+    lack: str = Field(description="What exactly is missing, for programs.")
+    probed_at: datetime | None
+
+
+class AttachedPage(Page):
+    """One page of a connection's mailboxes."""
+
+    items: list[AttachedOut]
+
+
+class AttachIn(Entry):
+    """A mailbox to be attached; one that is not registered yet is registered."""
+
+    address: Address
+
+
+class Probed(Schema):
+    """The connection's mailboxes as they were just tested."""
+
+    items: list[AttachedOut]
+
+
+# --- The register ---------------------------------------------------------------------------------
+
+
+@router.get("/mailboxes", response={200: MailboxPage} | problems.on(), summary="List mailboxes")
+def list_mailboxes(request: HttpRequest, wanted: Query[MailboxesWanted]) -> Any:
+    """Shared mailboxes in the order of their addresses."""
+    key = reach.any_scope(request, Scope.CONNECTIONS_READ, Scope.ADMIN_READ)
+    found = _counted(key).filter(matching(wanted.q, "address", "display_name"))
+    if wanted.tenant_id is not None:
+        found = found.filter(tenant=wanted.tenant_id)
+    return page(found, wanted, describe=describe, order=("address", "pk"))
+
+
+@router.post("/mailboxes", response={201: MailboxOut} | problems.on(404, *problems.CREATING), summary="Register a mailbox")
+@idempotent(Scope.CONNECTIONS_WRITE)
+def add_mailbox(request: HttpRequest, response: HttpResponse, entry: MailboxIn) -> Any:
+    """Attach it to a connection afterwards."""
+    key = reach.unlimited(request, Scope.CONNECTIONS_WRITE)
+    tenant = get_object_or_404(access.visible_tenants(key.owner), pk=entry.tenant_id)
+    made = mailboxes.register(tenant, address=entry.address, display_name=entry.display_name, actor=key.owner)
+    located(response, "read_mailbox", mailbox_id=made.pk)
+    return _told(response, key, made, 201)
+
+
+@router.get("/mailboxes/{int:mailbox_id}", response={200: MailboxOut} | problems.on(404), summary="Read a mailbox")
+def read_mailbox(request: HttpRequest, response: HttpResponse, mailbox_id: int) -> Any:
+    """One shared mailbox."""
+    key = reach.any_scope(request, Scope.CONNECTIONS_READ, Scope.ADMIN_READ)
+    return _told(response, key, get_object_or_404(reach.mailboxes(key), pk=mailbox_id))
+
+
+@router.patch(
+    "/mailboxes/{int:mailbox_id}",
+    response={200: MailboxOut} | problems.on(*problems.CHANGING),
+    summary="Change a mailbox",
+)
+def change_mailbox(request: HttpRequest, response: HttpResponse, mailbox_id: int, entry: MailboxChanges) -> Any:
+    """Correct its address or name."""
+    key = reach.unlimited(request, Scope.CONNECTIONS_WRITE)
+    found = get_object_or_404(reach.mailboxes(key), pk=mailbox_id)
+    with changes.locked(request, found, COLUMNS) as current:
+        values = entry.over(address=current.address, display_name=current.display_name)
+        mailboxes.change(current, **values, actor=key.owner)
+    return _told(response, key, current)
+
+
+@router.delete(
+    "/mailboxes/{int:mailbox_id}", response={204: None} | problems.on(*problems.REMOVING), summary="Remove a mailbox"
+)
+def remove_mailbox(request: HttpRequest, mailbox_id: int) -> Any:
+    """Forget a mailbox that is attached to no connection."""
+    key = reach.unlimited(request, Scope.CONNECTIONS_WRITE)
+    found = get_object_or_404(reach.mailboxes(key), pk=mailbox_id)
+    with changes.locked(request, found, COLUMNS) as current:
+        mailboxes.remove(current, actor=key.owner)
+    return Status(204, None)
+
+
+# --- On a connection ------------------------------------------------------------------------------
+
+
+@router.get(
+    "/connections/{ref}/mailboxes",
+    response={200: AttachedPage} | problems.on(404, 409),
+    summary="List a connection's mailboxes",
+)
+def list_attached(request: HttpRequest, ref: str, wanted: Query[Asked]) -> Any:
+    """What is attached, and what the last test found."""
+    key = keys.require_scope(request, Scope.CONNECTIONS_READ)
+    return page(_attached(keys.find_connection(key, ref)), wanted, describe=describe_attached)
+
+
+@router.post(
+    "/connections/{ref}/mailboxes",
+    response={201: AttachedOut} | problems.on(404, *problems.CREATING),
+    summary="Attach a mailbox",
+)
+@idempotent(Scope.CONNECTIONS_WRITE)
+def attach_mailbox(request: HttpRequest, ref: str, entry: AttachIn) -> Any:
+    """It is tested within minutes, or at once by a probe. Doing it twice is harmless."""
+    key = keys.require_scope(request, Scope.CONNECTIONS_WRITE)
+    found = keys.find_connection(key, ref)
+    made = mailboxes.attach_address(found, address=entry.address, actor=key.owner)
+    return Status(201, describe_attached(made))
+
+
+@router.delete(
+    "/connections/{ref}/mailboxes/{int:access_id}",
+    response={204: None} | problems.on(404, 409),
+    summary="Detach a mailbox",
+)
+def detach_mailbox(request: HttpRequest, ref: str, access_id: int) -> Any:
+    """The mailbox stays registered."""
+    key = keys.require_scope(request, Scope.CONNECTIONS_WRITE)
+    found = keys.find_connection(key, ref)
+    mailboxes.detach(get_object_or_404(_attached(found), pk=access_id), actor=key.owner)
+    return Status(204, None)
+
+
+@router.post(
+    "/connections/{ref}/mailboxes/probe",
+    response={200: Probed} | problems.on(404, *problems.CREATING, 503),
+    summary="Test a connection's mailboxes now",
+)
+@idempotent(Scope.CONNECTIONS_WRITE)
+def probe_mailboxes(request: HttpRequest, ref: str) -> Any:
+    """Look into each of them with the connection's own token."""
+    key = keys.require_scope(request, Scope.CONNECTIONS_WRITE)
+    found = keys.find_connection(key, ref)
+    mailboxes.probe(found, actor=key.owner, now=timezone.now())
+    return {"items": [describe_attached(row) for row in _attached(found)]}
+
+
+# --- Parts ----------------------------------------------------------------------------------------
+
+
+def _counted(key: ApiKey) -> QuerySet[SharedMailbox]:
+    mine = Q(accesses__connection__in=keys.visible_connections(key).order_by().values("pk"))
+    reached = mine & Q(accesses__state=MailboxAccess.State.REACHABLE)
+    return reach.mailboxes(key).annotate(attached=Count("accesses", filter=mine), reached=Count("accesses", filter=reached))
+
+
+def _told(response: HttpResponse, key: ApiKey, mailbox: SharedMailbox, status: int = 200) -> Status[dict[str, Any]]:
+    changes.tag(response, mailbox, COLUMNS)
+    return Status(status, describe(_counted(key).get(pk=mailbox.pk)))
+
+
+def _attached(connection: Connection) -> QuerySet[MailboxAccess]:
+    return connection.mailbox_accesses.select_related("mailbox", "connection").defer(
+        "connection__refresh_token", "connection__previous_refresh_token", "connection__access_token"
+    )
+
+
+def describe(mailbox: Any) -> dict[str, Any]:
+    """A mailbox, with its connections counted, as MailboxOut."""
+    return {
+        "id": mailbox.pk,
+        "address": mailbox.address,
+        "display_name": mailbox.display_name,
+        "tenant_id": mailbox.tenant_id,
+        "attached": mailbox.attached,
+        "reached": mailbox.reached,
+        "link": page_link("mailbox", mailbox.pk),
+    }
+
+
+def describe_attached(row: MailboxAccess) -> dict[str, Any]:
+    """A mailbox of a connection as AttachedOut."""
+    return {
+        "id": row.pk,
+        "mailbox_id": row.mailbox_id,
+        "address": row.mailbox.address,
+        "state": row.state,
+        "cause": row.cause,
+        "action": row.action,
+        "lack": row.lack,
+        "probed_at": row.probed_at,
+    }

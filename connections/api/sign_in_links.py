@@ -1,0 +1,45 @@
+"""Links on which the owner of a mailbox signs in for a connection, over the API."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from django.http import HttpRequest
+from django.utils import timezone
+from ninja import Router, Schema, Status
+from pydantic import Field
+
+from connections.api import keys, problems
+from connections.api.links import page_link
+from connections.api.reach import Scope
+from connections.api.replays import idempotent
+from connections.models import SignInLink
+from connections.services import sign_in_links
+
+router = Router(tags=["Connections"])
+
+
+class SignInLinkOut(Schema):
+    """A link that can be sent to the owner of a mailbox, who needs no account in the portal."""
+
+    url: str = Field(description="Whoever opens it sees who asks and for what, and signs in at Microsoft. Works once.")
+    expires_at: datetime
+
+
+@router.post(
+    "/connections/{ref}/sign-in-link",
+    response={201: SignInLinkOut} | problems.on(404, *problems.CREATING),
+    summary="Make a sign-in link",
+)
+@idempotent(Scope.CONNECTIONS_WRITE)
+def add_sign_in_link(request: HttpRequest, ref: str) -> Any:
+    """A link that lives 30 minutes and works once; an earlier one of the same connection no longer works."""
+    key = keys.require_scope(request, Scope.CONNECTIONS_WRITE)
+    found = keys.find_connection(key, ref)
+    return Status(201, made_link(*sign_in_links.make(found, actor=key.owner, now=timezone.now())))
+
+
+def made_link(link: SignInLink, token: str) -> dict[str, Any]:
+    """A link as SignInLinkOut."""
+    return {"url": page_link("sign_in_link", token), "expires_at": link.expires_at}
