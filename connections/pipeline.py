@@ -28,7 +28,6 @@ from connections.models import Connection, SignInLink, User
 from connections.models.tenants import SHARED_ENDPOINTS
 from connections.services import accounts, connections, sign_in_links, sign_ins
 
-
 # In the session of a browser in which a sign-in link was opened: what the link is bound to.
 LINK_BROWSER = "sign_in_link_browser"
 

@@ -115,6 +115,12 @@ connection_edit                       GET    in  200 403 200 403 404 404 403 403
 connection_edit                       POST   in  302 403 302 403 404 404 403 403
 connection_sign_in                    GET    in  405 405 405 405 405 405 405 405
 connection_sign_in                    POST   in  302 403 302 403 404 404 403 403
+connection_sign_in_link               GET    in  405 405 405 405 405 405 405 405
+connection_sign_in_link               POST   in  200 403 200 403 404 404 403 403
+sign_in_link                          GET    410 410 410 410 410 410 410 410 410
+sign_in_link                          POST   410 410 410 410 410 410 410 410 410
+sign_in_link_done                     GET    200 200 200 200 200 200 200 200 200
+sign_in_link_done                     POST   405 405 405 405 405 405 405 405 405
 connection_check                      GET    in  405 405 405 405 405 405 405 405
 connection_check                      POST   in  302 403 302 403 404 404 302 403
 connection_disable                    GET    in  405 405 405 405 405 405 405 405
@@ -306,8 +312,54 @@ social:complete/microsoft-connect     POST   400 400 400 400 400 400 400 400 400
 
 API_TABLE = """
 list_connections                      GET    401 200 200 200 200 200 200 200 200
+read_me                               GET    401 200 200 200 200 200 200 200 200
+add_connection                        POST   401 201 201 201 201 201 201 201 403
 read_connection                       GET    401 200 200 200 200 404 404 200 200
+change_connection                     PATCH  401 200 403 200 403 404 404 403 403
+remove_connection                     DELETE 401 204 403 403 403 404 404 204 403
 fetch_token                           GET    401 200 200 200 200 404 404 403 403
+check_connection                      POST   401 200 403 200 403 404 404 200 403
+connect_connection                    POST   401 200 403 200 403 404 404 403 403
+disable_connection                    POST   401 200 403 403 403 404 404 200 403
+enable_connection                     POST   401 200 403 403 403 404 404 200 403
+add_sign_in_link                      POST   401 201 403 201 403 404 404 403 403
+list_shares                           GET    401 200 200 200 200 404 404 200 200
+add_share                             POST   401 201 403 201 403 404 404 201 403
+change_share                          PATCH  401 200 403 200 403 404 404 200 403
+end_share                             DELETE 401 204 403 204 403 404 404 204 403
+list_attached                         GET    401 200 200 200 200 404 404 200 200
+attach_mailbox                        POST   401 201 403 201 403 404 404 403 403
+detach_mailbox                        DELETE 401 204 403 204 403 404 404 403 403
+probe_mailboxes                       POST   401 200 403 200 403 404 404 200 403
+
+list_mailboxes                        GET    401 200 200 200 200 200 200 200 200
+add_mailbox                           POST   401 201 201 201 201 201 201 201 403
+read_mailbox                          GET    401 200 200 200 200 200 200 200 200
+change_mailbox                        PATCH  401 200 403 403 403 403 403 200 403
+remove_mailbox                        DELETE 401 409 403 403 403 403 403 409 403
+
+list_incidents                        GET    401 200 200 200 200 200 200 200 200
+read_incident                         GET    401 200 200 200 200 404 404 200 200
+
+list_app_registrations                GET    401 200 200 200 200 200 200 200 200
+add_app_registration                  POST   401 403 403 403 403 403 403 201 403
+read_app_registration                 GET    401 200 200 200 200 200 200 200 200
+change_app_registration               PATCH  401 403 403 403 403 403 403 200 403
+remove_app_registration               DELETE 401 403 403 403 403 403 403 409 403
+verify_app_registration               POST   401 403 403 403 403 403 403 200 403
+list_credentials                      GET    401 403 403 403 403 403 403 200 200
+add_credential                        POST   401 403 403 403 403 403 403 201 403
+retire_credential                     DELETE 401 403 403 403 403 403 403 204 403
+
+list_consent_requests                 GET    401 200 200 200 200 200 200 200 200
+ask_consent                           POST   401 201 403 201 403 404 404 403 403
+read_consent_request                  GET    401 200 404 404 404 404 404 200 200
+approve_consent_request               POST   401 403 404 404 404 404 404 200 403
+decline_consent_request               POST   401 403 404 404 404 404 404 200 403
+
+list_audit_events                     GET    401 403 403 403 403 403 403 200 200
+read_audit_event                      GET    401 403 403 403 403 403 403 200 200
+list_audit_seals                      GET    401 403 403 403 403 403 403 200 200
 
 list_tenants                          GET    401 200 200 200 200 200 200 200 200
 add_tenant                            POST   401 403 403 403 403 403 403 201 403

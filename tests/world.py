@@ -87,6 +87,8 @@ class World:
             return reverse(name, args=[argument])
         if name.startswith("api:"):
             return self._api_url(name)
+        if name == "sign_in_link":
+            return reverse(name, args=["no-such-token"])
         arguments: dict[str, int] = {}
         if name in ("tenant", "tenant_edit", "tenant_remove"):
             arguments = {"pk": self.tenant.pk}
@@ -141,8 +143,15 @@ class World:
     def _api_url(self, name: str) -> str:
         """Arguments of the API's routes have the same names everywhere."""
         known = {
-            "connection_id": self.connection.pk,
+            "access_id": self.access.pk,
+            "app_id": self.app.pk,
+            "credential_id": self.secret.pk,
+            "event_id": self.event.pk,
+            "incident_id": self.incident.pk,
+            "mailbox_id": self.mailbox.pk,
             "ref": str(self.connection.pk),
+            "request_id": self.consent_request.pk,
+            "share_id": self.share.pk,
             "team_id": self.team.pk,
             "tenant_id": self.tenant.pk,
             "user_id": self.people["dave"].pk,
@@ -342,4 +351,26 @@ def _posted_to_api(world: World) -> dict[str, dict[str, Any]]:
         "api:change_team": {"name": "Renamed"},
         "api:add_tenant": {"name": "New", "environment": "sandbox", "directory_id": "organizations"},
         "api:change_tenant": {"name": "Renamed"},
+        "api:add_connection": {
+            "app_registration": world.app.pk,
+            "name": "Another",
+            "authentication_type": "authorization_code",
+            "capabilities": ["mail.read"],
+        },
+        "api:change_connection": {"name": "Renamed"},
+        "api:add_share": {"person_id": world.people["carol"].pk},
+        "api:change_share": {"level": "manage"},
+        "api:add_mailbox": {"tenant_id": world.tenant.pk, "address": "info@contoso.example"},
+        "api:change_mailbox": {"display_name": "Help"},
+        "api:attach_mailbox": {"address": "sales@contoso.example"},
+        "api:add_app_registration": {
+            "tenant_id": world.tenant.pk,
+            "name": "Robots",
+            "client_id": seed.ROBOTS_APP,
+            "allows_app_only": True,
+        },
+        "api:change_app_registration": {"name": "Renamed"},
+        "api:add_credential": {"kind": "generate", "months": 12},
+        "api:ask_consent": {"connection_id": world.connection.pk, "reason": "For the invoices."},
+        "api:decline_consent_request": {"reason": "Not now."},
     }

@@ -174,9 +174,7 @@ def add_connection(request: HttpRequest, response: HttpResponse, entry: Connecti
     return Status(201, describe(made) | {"sign_in_link": link})
 
 
-@router.get(
-    "/connections/{ref}", response={200: ConnectionOut} | problems.on(404, 409), summary="Read a connection"
-)
+@router.get("/connections/{ref}", response={200: ConnectionOut} | problems.on(404, 409), summary="Read a connection")
 def read_connection(request: HttpRequest, response: HttpResponse, ref: str) -> Any:
     """One connection and its state. `ref` is its number or name."""
     key = keys.require_scope(request, Scope.CONNECTIONS_READ)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.utils import timezone
 from ninja import Query, Router, Schema, Status
@@ -98,7 +98,7 @@ def list_consent_requests(request: HttpRequest, wanted: Query[ConsentRequestsWan
     summary="Ask for consent",
 )
 @idempotent(Scope.CONNECTIONS_WRITE)
-def ask_consent(request: HttpRequest, response: Any, entry: ConsentRequestIn) -> Any:
+def ask_consent(request: HttpRequest, response: HttpResponse, entry: ConsentRequestIn) -> Any:
     """Ask the IT admins; while a request for the same is open, it is answered."""
     key = keys.require_scope(request, Scope.CONNECTIONS_WRITE)
     found = keys.find_connection(key, str(entry.connection_id))
@@ -142,8 +142,15 @@ def decline_consent_request(request: HttpRequest, request_id: int, entry: Declin
     """Say no, with a reason that the requester reads."""
     key = reach.unlimited(request, Scope.ADMIN_WRITE)
     found = get_object_or_404(access.visible_consent_requests(key.owner), pk=request_id)
-    said = {"reason": entry.reason, "and_same": entry.and_same, "seen": entry.seen or found.state}
-    return describe(consent_requests.decline(found, **said, actor=key.owner, now=timezone.now()))
+    current = consent_requests.decline(
+        found,
+        reason=entry.reason,
+        and_same=entry.and_same,
+        seen=entry.seen or found.state,
+        actor=key.owner,
+        now=timezone.now(),
+    )
+    return describe(current)
 
 
 def describe(asked: ConsentRequest) -> dict[str, Any]:

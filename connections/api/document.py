@@ -25,7 +25,15 @@ TAGS = {
 PROBLEM = "application/problem+json"
 _BY_TYPE: dict[str, Any] = {"integer": 1, "boolean": True}
 # Reading one thing that can be changed.
-_WITH_ETAG = ("read_tenant", "look_up_tenant", "read_team")
+_WITH_ETAG = (
+    "look_up_tenant",
+    "read_app_registration",
+    "read_connection",
+    "read_mailbox",
+    "read_team",
+    "read_tenant",
+    "verify_app_registration",
+)
 
 _PARAMETERS = {
     "IdempotencyKey": {

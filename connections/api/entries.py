@@ -90,6 +90,8 @@ SecretValue = Annotated[
     Field(min_length=1, max_length=500, description="The Value from Entra, not the Secret ID. Never shown again."),
     WithJsonSchema({"type": "string", "format": "password", "writeOnly": True, "minLength": 1, "maxLength": 500}),
 ]
+
+
 def _permissions(names: list[str]) -> list[str]:
     try:
         return list(capabilities.parse_scopes(" ".join(names)))

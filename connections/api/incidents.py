@@ -65,7 +65,9 @@ class IncidentsWanted(Asked):
 
     state: Literal["open", "closed"] | None = Field(None, description="Only those that are open, or healed.")
     kind: Incident.Kind | None = None
-    connection: int | None = Field(None, ge=1, le=2**53, description="Only those that hit the connection of this number.")
+    connection: int | None = Field(
+        None, ge=1, le=2**53, description="Only those that hit the connection of this number."
+    )
 
 
 @router.get("/incidents", response={200: IncidentPage} | problems.on(), summary="List incidents")

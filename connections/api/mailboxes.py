@@ -110,7 +110,9 @@ def list_mailboxes(request: HttpRequest, wanted: Query[MailboxesWanted]) -> Any:
     return page(found, wanted, describe=describe, order=("address", "pk"))
 
 
-@router.post("/mailboxes", response={201: MailboxOut} | problems.on(404, *problems.CREATING), summary="Register a mailbox")
+@router.post(
+    "/mailboxes", response={201: MailboxOut} | problems.on(404, *problems.CREATING), summary="Register a mailbox"
+)
 @idempotent(Scope.CONNECTIONS_WRITE)
 def add_mailbox(request: HttpRequest, response: HttpResponse, entry: MailboxIn) -> Any:
     """Attach it to a connection afterwards."""
@@ -216,7 +218,9 @@ def probe_mailboxes(request: HttpRequest, ref: str) -> Any:
 def _counted(key: ApiKey) -> QuerySet[SharedMailbox]:
     mine = Q(accesses__connection__in=keys.visible_connections(key).order_by().values("pk"))
     reached = mine & Q(accesses__state=MailboxAccess.State.REACHABLE)
-    return reach.mailboxes(key).annotate(attached=Count("accesses", filter=mine), reached=Count("accesses", filter=reached))
+    return reach.mailboxes(key).annotate(
+        attached=Count("accesses", filter=mine), reached=Count("accesses", filter=reached)
+    )
 
 
 def _told(response: HttpResponse, key: ApiKey, mailbox: SharedMailbox, status: int = 200) -> Status[dict[str, Any]]:

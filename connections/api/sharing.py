@@ -79,7 +79,7 @@ def add_share(request: HttpRequest, response: HttpResponse, ref: str, entry: Sha
     access.require(access.can_share(key.owner, found), action="Ask its owner or an IT admin to share it.")
     if (entry.person_id is None) == (entry.team_id is None):
         raise InvalidInput("Send either person_id or team_id.", field="person_id")
-    people, teams = access.people(), access.visible_teams(key.owner)
+    people, teams = access.accounts(), access.visible_teams(key.owner)
     made = sharing.share(
         found,
         person=get_object_or_404(people, pk=entry.person_id) if entry.person_id is not None else None,
@@ -98,9 +98,7 @@ def add_share(request: HttpRequest, response: HttpResponse, ref: str, entry: Sha
     response={200: ShareOut} | problems.on(*problems.CHANGING),
     summary="Change a share",
 )
-def change_share(
-    request: HttpRequest, response: HttpResponse, ref: str, share_id: int, entry: ShareChanges
-) -> Any:
+def change_share(request: HttpRequest, response: HttpResponse, ref: str, share_id: int, entry: ShareChanges) -> Any:
     """Change what it allows, or when it ends."""
     key = keys.require_scope(request, Scope.CONNECTIONS_WRITE)
     found = keys.find_connection(key, ref)

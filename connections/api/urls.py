@@ -6,7 +6,24 @@ from django.contrib.auth.decorators import login_not_required
 from django.urls import path
 from django.views.decorators.http import require_safe
 
-from connections.api import connections, manners, problems, reference, teams, tenants, tokens
+from connections.api import (
+    app_registrations,
+    audit,
+    connection_actions,
+    connections,
+    consent_requests,
+    incidents,
+    mailboxes,
+    manners,
+    me,
+    problems,
+    reference,
+    sharing,
+    sign_in_links,
+    teams,
+    tenants,
+    tokens,
+)
 from connections.api.document import PortalAPI
 from connections.api.keys import KeyAuth
 
@@ -22,10 +39,22 @@ api = PortalAPI(
 problems.register(api)
 # django-ninja answers these to any method.
 READ_ONLY = ("openapi-json", "api-root")
-api.add_router("", connections.router)
-api.add_router("", tokens.router)
-api.add_router("", tenants.router)
-api.add_router("", teams.router)
+for module in (
+    me,
+    connections,
+    connection_actions,
+    sign_in_links,
+    tokens,
+    sharing,
+    mailboxes,
+    incidents,
+    tenants,
+    app_registrations,
+    consent_requests,
+    teams,
+    audit,
+):
+    api.add_router("", module.router)
 
 routes = api.urls
 routes[0].insert(0, path("docs", reference.page_of(api), name="reference"))

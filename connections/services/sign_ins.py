@@ -134,10 +134,9 @@ def complete(
         changes.pop("sign_in_started_at", None)
         token_store.store_sign_in(current, answer=answer, now=now, values=values)
         incidents.connections_well([current.pk], now=now)
-        if by_link is not None:
-            changes["sign_in_link"] = by_link.pk
+        facts = {"sign_in_link": by_link.pk} if by_link is not None else {}
         action = "connection.connected" if first else "connection.reconnected"
-        audit.record(action, current, changes=changes, **_who(actor, by_link))
+        audit.record(action, current, changes=changes | facts, **_who(actor, by_link))
         handover.signed_in(current, actor=actor, account=account.username, now=now)
     connection.refresh_from_db()
     consent.seen_in_token(connection.app_registration, granted=answer.granted, now=now, tid=account.tid)
@@ -172,7 +171,12 @@ def fail(
     another, the next attempt uses the other one. ``by_link``: it was tried with a link of the actor's; what a stranger's
     browser brings is no evidence against the application. Returns what to tell the person.
     """
-    other = by_link is None and verdict is not None and verdict.credential and _goes_on(connection, verdict, credential_id, now)
+    other = (
+        by_link is None
+        and verdict is not None
+        and verdict.credential
+        and _goes_on(connection, verdict, credential_id, now)
+    )
     if other:
         error = SignInFailed(
             "Microsoft rejected a credential of the app registration, so this sign-in could not be finished.",

@@ -1,0 +1,129 @@
+"""The audit trail over the API: events, and the seals that prove that none was altered."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import Any
+
+from django.http import HttpRequest
+from django.shortcuts import get_object_or_404
+from ninja import Query, Router, Schema
+from pydantic import Field
+
+from connections import access
+from connections.api import keys, problems, reach
+from connections.api.entries import Text
+from connections.api.links import page_link
+from connections.api.pages import Asked, Page, page
+from connections.api.reach import Scope
+from connections.errors import InvalidInput
+from connections.forms.audit import narrowed
+from connections.models import ApiKey, AuditEvent, AuditSeal
+from connections.services import audit_seals
+
+router = Router(tags=["Audit"])
+
+
+class EventOut(Schema):
+    """Who did what to what."""
+
+    id: int
+    at: datetime
+    action: str = Field(description="noun.verb", examples=["connection.shared"])
+    outcome: AuditEvent.Outcome
+    actor: str = Field(description="Name and sign-in name, or Portal.")
+    target_type: str
+    target_id: str
+    target_name: str
+    changes: dict[str, Any] = Field(description="Per field [before, after], or a plain fact. Never a secret.")
+    request_id: str
+    address: str | None
+    link: str
+
+
+class EventPage(Page):
+    """One page of events."""
+
+    items: list[EventOut]
+
+
+class EventsWanted(Asked):
+    """Which events."""
+
+    q: Text = Field("", max_length=100, description="Part of the name of the object or of the person.")
+    who: Text = Field("", max_length=100, description="Part of the person's name.")
+    action: Text = Field("", max_length=60, description="Exactly this action, for example connection.shared.")
+    target_type: Text = Field("", max_length=40, description="Only events on such objects, for example Connection.")
+    target_id: Text = Field("", max_length=40, description="Only events on the object with this number.")
+    outcome: AuditEvent.Outcome | None = Field(None, description="Only those that ended so.")
+    date_from: date | None = Field(None, description="The first day (UTC).")
+    date_to: date | None = Field(None, description="The last day (UTC).")
+
+
+class SealOut(Schema):
+    """A seal over a stretch of the trail; each holds the hash of the one before."""
+
+    number: int
+    sealed_at: datetime
+    covers_from: datetime
+    covers_until: datetime
+    events_count: int
+    fetches_count: int
+    hash: str
+    previous_hash: str
+    line: str = Field(description="The seal as it is published: one line of JSON, for checking it elsewhere.")
+
+
+class SealPage(Page):
+    """One page of seals."""
+
+    items: list[SealOut]
+
+
+@router.get("/audit-events", response={200: EventPage} | problems.on(), summary="List audit events")
+def list_audit_events(request: HttpRequest, wanted: Query[EventsWanted]) -> Any:
+    """Newest first; for IT admins and auditors."""
+    key = _reader(request)
+    if wanted.date_from and wanted.date_to and wanted.date_from > wanted.date_to:
+        raise InvalidInput("The last day lies before the first one.", field="date_to")
+    given = wanted.model_dump(exclude={"after", "limit"}, exclude_none=True)
+    return page(narrowed(reach.events(key), given), wanted, describe=describe, order=("-pk",))
+
+
+@router.get("/audit-events/{int:event_id}", response={200: EventOut} | problems.on(404), summary="Read an audit event")
+def read_audit_event(request: HttpRequest, event_id: int) -> Any:
+    """One event: what it changed, and where it came from."""
+    return describe(get_object_or_404(reach.events(_reader(request)), pk=event_id))
+
+
+@router.get("/audit-seals", response={200: SealPage} | problems.on(), summary="List seals")
+def list_audit_seals(request: HttpRequest, wanted: Query[Asked]) -> Any:
+    """Newest first. Keep them elsewhere: they show whether the trail was altered since."""
+    key = reach.unlimited(request, Scope.AUDIT_READ)
+    access.require(access.can_read_audit(key.owner), action="Ask an auditor.")
+    return page(AuditSeal.objects.all(), wanted, describe=describe_seal, order=("-number",))
+
+
+def _reader(request: HttpRequest) -> ApiKey:
+    """The calling key. As on the pages, the trail itself is for IT admins and auditors."""
+    key = keys.require_scope(request, Scope.AUDIT_READ)
+    access.require(
+        access.can_read_audit(key.owner),
+        cause="Only IT admins and auditors may open the audit trail.",
+        action="What happened to your own connections stands on their pages.",
+    )
+    return key
+
+
+def describe(event: AuditEvent) -> dict[str, Any]:
+    """An event as EventOut."""
+    columns = ("at", "action", "outcome", "target_type", "target_id", "target_name", "changes", "request_id", "address")
+    shown = {name: getattr(event, name) for name in columns}
+    return {"id": event.pk, **shown, "actor": event.actor_name, "link": page_link("audit_event", event.pk)}
+
+
+def describe_seal(seal: AuditSeal) -> dict[str, Any]:
+    """A seal as SealOut."""
+    columns = ("number", "sealed_at", "covers_from", "covers_until", "events_count", "fetches_count", "hash")
+    shown = {name: getattr(seal, name) for name in columns}
+    return {**shown, "previous_hash": seal.previous_hash, "line": audit_seals.published_line(seal)}

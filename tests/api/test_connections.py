@@ -1,0 +1,380 @@
+"""Connections, their shares, mailboxes and incidents over the API."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from connections.models import AuditEvent, Connection, Share, SharedMailbox, SignInLink, StoredReply, Team, User
+from connections.services import incidents
+from portal.sandbox.client import Control
+from tests import cast
+from tests.api.asking import Program, told, wrong_fields
+
+pytestmark = pytest.mark.django_db
+NOW = timezone.now()
+
+
+def wish(**more: Any) -> dict[str, Any]:
+    """What bob's program sends to make a delegated connection."""
+    app = cast.make_app_registration()
+    return {
+        "app_registration": app.pk,
+        "name": "Invoices",
+        "authentication_type": "authorization_code",
+        "capabilities": ["mail.read"],
+    } | more
+
+
+def granted(sandbox: Control, **overrides: Any) -> Connection:
+    grant = sandbox.issue_grant(cast.CLIENT_ID, cast.ADA, ["Mail.Read", "Mail.Read.Shared", "offline_access"])
+    return cast.make_connection(refresh_token=grant["refresh_tokens"][0], **overrides)
+
+
+# --- Making ---------------------------------------------------------------------------------------
+
+
+def test_a_delegated_connection_is_made_with_a_link_for_the_mailbox_owner(bob: User, sandbox: Control) -> None:
+    made = Program(bob).post(
+        "connections", wish(shared_mailboxes=["Support@CONTOSO.example", "support@contoso.example"])
+    )
+    assert made.status_code == 201
+    body = made.json()
+    assert (body["status"], body["owner"], body["capabilities"]) == ("pending", "Bob Member", ["mail.read"])
+    assert body["lacking"] == ["Mail.Read"]
+    assert made["Location"] == f"/api/v1/connections/{body['id']}"
+    link = body["sign_in_link"]["url"].removeprefix("http://localhost:8000")
+    assert Client().get(link).status_code == 200
+    assert SharedMailbox.objects.count() == 1
+    assert Connection.objects.get().mailbox_accesses.count() == 1
+
+
+def test_a_repeated_request_gets_the_same_link_which_is_stored_encrypted(bob: User, sandbox: Control) -> None:
+    program, body = Program(bob), wish()
+    first = program.post("connections", body, idempotency_key="one").json()
+    again = program.post("connections", body, idempotency_key="one")
+    assert again.json() == first
+    assert Connection.objects.count() == SignInLink.objects.count() == 1
+    token = first["sign_in_link"]["url"].split("/")[-2]
+    stored = StoredReply.objects.get()
+    assert token in stored.answer
+    assert "no-store" in again["Cache-Control"]
+
+
+def test_an_app_only_connection_is_connected_at_once(alice: User, sandbox: Control) -> None:
+    sandbox.grant_consent(cast.CLIENT_ID, roles=["Mail.Read", "User.Read.All"])
+    body = wish(authentication_type="client_credentials", capabilities=["mail.read"])
+    made = Program(alice).post("connections", body).json()
+    assert (made["status"], made["sign_in_link"], made["lacking"]) == ("active", None, [])
+
+
+def test_what_microsoft_refuses_is_not_stored(alice: User, sandbox: Control) -> None:
+    body = wish(authentication_type="client_credentials")
+    sandbox.weather("unavailable", where="token")
+    assert told(Program(alice).post("connections", body, idempotency_key="one"))[0] == 503
+    sandbox.weather("normal")
+    assert not Connection.objects.exists()
+    assert Program(alice, name="2").post("connections", body, idempotency_key="one").status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"capabilities": []}, "capabilities"),
+        ({"capabilities": ["mail.reed"]}, "capabilities"),
+        ({"name": "  "}, "name"),
+        ({"extra_scopes": ["not a scope!"]}, "extra_scopes"),
+        ({"authentication_type": "password"}, "authentication_type"),
+        ({"shared_mailboxes": ["nobody"]}, "shared_mailboxes.0"),
+        ({"app_registration": "1"}, "app_registration"),
+        ({"app_registration": 10**30}, "app_registration"),
+        ({"owner": 1}, "owner"),
+        ({"status": "active"}, "status"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_its_field(bob: User, change: dict[str, Any], field: str) -> None:
+    assert wrong_fields(Program(bob).post("connections", wish(**change))) == {field}
+    assert not Connection.objects.exists()
+
+
+def test_members_make_no_app_only_connection_and_auditors_none(bob: User, carol: User) -> None:
+    body = wish()
+    assert told(Program(bob).post("connections", body | {"authentication_type": "client_credentials"})) == (
+        403,
+        "not_allowed",
+    )
+    assert told(Program(carol).post("connections", body)) == (403, "not_allowed")
+    assert told(Program(bob, name="2").post("connections", body | {"app_registration": 999})) == (404, "not_found")
+    assert not Connection.objects.exists()
+
+
+def test_two_connections_of_one_name_are_refused_without_a_trace(bob: User) -> None:
+    program, body = Program(bob), wish(shared_mailboxes=["new@contoso.example"])
+    cast.make_connection()
+    assert told(program.post("connections", body)) == (409, "already_exists")
+    assert not SharedMailbox.objects.exists(), "nothing of a refused request stays"
+
+
+# --- Reading and changing -------------------------------------------------------------------------
+
+
+def test_connections_are_found_by_what_one_knows_of_them(alice: User, bob: User, dave: User) -> None:
+    invoices = cast.make_connection()
+    cast.make_connection(name="Calendar", status="disabled", granted_scopes="Calendars.Read", owner=dave)
+    cast.make_mailbox_access(invoices, cast.make_mailbox(), state="reachable")
+    program = Program(alice)
+
+    def names(**query: str) -> list[str]:
+        return [one["name"] for one in program.get("connections", **query).json()["items"]]
+
+    assert names() == ["Invoices", "Calendar"]
+    assert names(name="Invoices") == names(capability="mail.read") == names(owner="bob") == ["Invoices"]
+    assert names(mailbox="SUPPORT@contoso.example") == names(status="active") == ["Invoices"]
+    assert names(status="pending") == names(owner="nobody") == names(mailbox="x") == []
+    assert wrong_fields(program.get("connections", status="well")) == {"status"}
+
+
+def test_a_list_of_connections_costs_the_same_however_long_it_is(bob: User, django_assert_max_num_queries: Any) -> None:
+    for number in range(30):
+        cast.make_connection(name=f"Connection {number}")
+    program = Program(bob)
+    with django_assert_max_num_queries(4):
+        assert len(program.get("connections", limit=25).json()["items"]) == 25
+
+
+def test_a_connection_is_changed_under_its_etag(bob: User) -> None:
+    connection, program = cast.make_connection(), Program(bob)
+    read = program.get("connections/Invoices")
+    changed = program.patch(
+        "connections/Invoices", {"name": "Bills", "capabilities": ["mail.read", "mail.send"]}, if_match=read["ETag"]
+    )
+    assert (changed.json()["name"], changed.json()["lacking"]) == ("Bills", ["Mail.Send"])
+    refused = program.patch(f"connections/{connection.pk}", {"name": "Mine"}, if_match=read["ETag"])
+    assert told(refused) == (412, "changed_meanwhile")
+    assert program.delete(f"connections/{connection.pk}", if_match=read["ETag"]).status_code == 412
+    assert program.patch(f"connections/{connection.pk}", {"capabilities": []}).status_code == 422
+
+
+def test_a_refresh_does_not_change_the_etag(bob: User) -> None:
+    """It comes every hour, and overwrites nothing that a person has written."""
+    connection, program = cast.make_connection(), Program(bob)
+    read = program.get(f"connections/{connection.pk}")["ETag"]
+    Connection.objects.update(refreshed_at=NOW, token_version=9)
+    assert program.get(f"connections/{connection.pk}")["ETag"] == read
+
+
+def test_a_connection_is_disabled_enabled_checked_and_removed(bob: User, sandbox: Control) -> None:
+    connection, program = granted(sandbox), Program(bob)
+    path = f"connections/{connection.pk}"
+    for _ in range(2):
+        assert program.post(f"{path}/disable").json()["status"] == "disabled"
+    assert told(program.post(f"{path}/check")) == (409, "nothing_to_check")
+    for _ in range(2):
+        assert program.post(f"{path}/enable").json()["status"] == "active"
+    checked = program.post(f"{path}/check")
+    assert (checked.status_code, checked.json()["status"]) == (200, "active")
+    assert program.delete(path).status_code == 204
+    assert told(program.get(path)) == (404, "not_found")
+    actions = AuditEvent.objects.filter(target_type="Connection").values_list("action", flat=True).order_by("pk")
+    assert list(actions) == ["connection.disabled", "connection.enabled", "connection.checked", "connection.removed"]
+
+
+def test_a_sign_in_link_is_for_delegated_connections_in_use(alice: User, bob: User) -> None:
+    disabled = cast.make_connection(status="disabled")
+    robot = cast.make_app_only_connection()
+    assert told(Program(bob).post(f"connections/{disabled.pk}/sign-in-link")) == (403, "not_allowed")
+    assert told(Program(alice).post(f"connections/{robot.pk}/sign-in-link")) == (403, "not_allowed")
+
+
+# --- Shares ---------------------------------------------------------------------------------------
+
+
+def test_a_connection_is_shared_changed_and_unshared(bob: User, dave: User) -> None:
+    connection, program = cast.make_connection(), Program(bob)
+    until = (timezone.now() + timedelta(days=3)).isoformat()
+    path = f"connections/{connection.pk}/shares"
+    made = program.post(path, {"person_id": dave.pk, "until": until})
+    assert (made.status_code, made.json()["name"], made.json()["level"]) == (201, "Dave Stranger", "use")
+    one = f"{path}/{made.json()['id']}"
+    changed = program.patch(one, {"level": "manage"}, if_match=made["ETag"])
+    assert changed.json()["level"] == "manage"
+    assert changed.json()["until"] == made.json()["until"]
+    assert program.patch(one, {"until": None}).json()["until"] is None
+    assert program.patch(one, {"level": "use"}, if_match=made["ETag"]).status_code == 412
+    assert [one["id"] for one in program.get(path).json()["items"]] == [made.json()["id"]]
+    assert Program(dave).get(f"connections/{connection.pk}").status_code == 200
+    assert program.delete(one).status_code == 204
+    assert told(program.delete(one)) == (404, "not_found")
+    assert Program(dave, name="2").get(f"connections/{connection.pk}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "person_id"),
+        ({"person_id": 1, "team_id": 1}, "person_id"),
+        ({"person_id": 1, "level": "own"}, "level"),
+        ({"person_id": 1, "until": "2020-01-01"}, "until"),
+        ({"person_id": 1, "until": "2020-01-01T00:00:00"}, "until"),
+    ],
+)
+def test_a_share_that_cannot_be_is_refused_with_its_field(bob: User, body: dict[str, Any], field: str) -> None:
+    assert wrong_fields(Program(bob).post(f"connections/{cast.make_connection().pk}/shares", body)) == {field}
+
+
+def test_a_share_in_the_past_or_with_the_owner_is_refused(bob: User, dave: User) -> None:
+    path = f"connections/{cast.make_connection().pk}/shares"
+    program = Program(bob)
+    past = {"person_id": dave.pk, "until": "2020-01-01T00:00:00Z"}
+    assert wrong_fields(program.post(path, past)) == {"until"}
+    assert program.post(path, {"person_id": bob.pk}).status_code == 422
+    assert told(program.post(path, {"team_id": 99})) == (404, "not_found")
+
+
+def test_a_share_is_found_only_under_its_own_connection(bob: User, dave: User) -> None:
+    mine, other = cast.make_connection(), cast.make_connection(name="Other")
+    share = Share.objects.create(connection=other, person=dave, created_by=bob)
+    program = Program(bob)
+    assert told(program.patch(f"connections/{mine.pk}/shares/{share.pk}", {"level": "manage"})) == (404, "not_found")
+    assert told(program.delete(f"connections/{mine.pk}/shares/{share.pk}")) == (404, "not_found")
+
+
+def test_sharing_with_a_team(bob: User) -> None:
+    team = Team.objects.create(name="Sales")
+    path = f"connections/{cast.make_connection().pk}/shares"
+    program = Program(bob)
+    assert program.post(path, {"team_id": team.pk}).json()["team_id"] == team.pk
+    assert program.post(path, {"team_id": team.pk, "level": "manage"}).json()["level"] == "manage"
+    assert Share.objects.active().count() == 1
+
+
+# --- Mailboxes ------------------------------------------------------------------------------------
+
+
+def test_a_mailbox_is_registered_changed_and_removed(bob: User) -> None:
+    tenant, program = cast.make_tenant(), Program(bob)
+    made = program.post("mailboxes", {"tenant_id": tenant.pk, "address": "mailto:Help@Contoso.example"})
+    assert made.json()["address"] == "Help@contoso.example"
+    path = made["Location"].removeprefix("/api/v1/")
+    assert program.patch(path, {"display_name": "Help"}, if_match=made["ETag"]).json()["display_name"] == "Help"
+    assert program.delete(path, if_match=made["ETag"]).status_code == 412
+    twice = program.post("mailboxes", {"tenant_id": tenant.pk, "address": "help@contoso.example"})
+    assert told(twice) == (409, "already_exists")
+    assert [one["address"] for one in program.get("mailboxes", q="HELP").json()["items"]] == ["Help@contoso.example"]
+    assert program.delete(path).status_code == 204
+    assert told(program.get(path)) == (404, "not_found")
+
+
+def test_mailboxes_are_attached_tested_and_detached(bob: User, sandbox: Control) -> None:
+    connection, program = granted(sandbox, granted_scopes="Mail.Read Mail.Read.Shared"), Program(bob)
+    program.post(f"connections/{connection.pk}/check")  # a token that Microsoft knows
+    path = f"connections/{connection.pk}/mailboxes"
+    for _ in range(2):
+        made = program.post(path, {"address": "support@contoso.example"})
+        assert (made.status_code, made.json()["state"]) == (201, "unprobed")
+    assert [one["state"] for one in program.post(f"{path}/probe").json()["items"]] == ["reachable"]
+    mailbox = program.get(f"mailboxes/{made.json()['mailbox_id']}").json()
+    assert (mailbox["attached"], mailbox["reached"]) == (1, 1)
+    assert told(program.delete(f"mailboxes/{mailbox['id']}")) == (409, "still_in_use")
+    assert program.delete(f"{path}/{made.json()['id']}").status_code == 204
+    assert program.get(path).json()["items"] == []
+    assert wrong_fields(program.post(path, {"address": "nobody"})) == {"address"}
+
+
+def test_counts_of_a_mailbox_tell_nothing_of_others_connections(bob: User, dave: User) -> None:
+    mailbox = cast.make_mailbox()
+    cast.make_mailbox_access(cast.make_connection(), mailbox, state="reachable")
+    assert Program(dave).get(f"mailboxes/{mailbox.pk}").json()["attached"] == 0
+
+
+# --- Incidents ------------------------------------------------------------------------------------
+
+
+def test_incidents_are_listed_and_read(alice: User, bob: User, dave: User) -> None:
+    connection = cast.make_connection()
+    access = cast.make_mailbox_access(connection, cast.make_mailbox(), state="unreachable")
+    found = incidents.report_mailbox(access, now=NOW)
+    program = Program(bob)
+    assert [one["id"] for one in program.get("incidents", state="open").json()["items"]] == [found.pk]
+    assert program.get("incidents", state="closed").json()["items"] == []
+    assert program.get("incidents", connection=connection.pk + 1).json()["items"] == []
+    read = program.get(f"incidents/{found.pk}").json()
+    assert [one["connection_id"] for one in read["affected"]] == [connection.pk]
+    assert read["kind"] == "mailbox"
+    assert told(Program(dave).get(f"incidents/{found.pk}")) == (404, "not_found")
+
+
+# --- A key of chosen connections ------------------------------------------------------------------
+
+
+def test_a_key_of_chosen_connections_reaches_nothing_else(alice: User, bob: User, dave: User) -> None:
+    mine, other = cast.make_connection(), cast.make_connection(name="Other")
+    boxes = [cast.make_mailbox(), cast.make_mailbox(address="sales@contoso.example")]
+    reaches = [cast.make_mailbox_access(one, box) for one, box in zip((mine, other), boxes, strict=True)]
+    found = [incidents.report_mailbox(reach, now=NOW) for reach in reaches]
+    share = Share.objects.create(connection=other, person=dave, created_by=bob)
+    program = Program(alice, only=[mine])
+
+    def ids(path: str) -> list[int]:
+        return [one["id"] for one in program.get(path).json()["items"]]
+
+    assert ids("connections") == [mine.pk]
+    assert ids("mailboxes") == [boxes[0].pk]
+    assert ids("incidents") == [found[0].pk]
+    for path in (
+        f"connections/{other.pk}",
+        "connections/Other",
+        f"mailboxes/{boxes[1].pk}",
+        f"incidents/{found[1].pk}",
+    ):
+        assert told(program.get(path)) == (404, "not_found"), path
+    assert told(program.get(f"connections/{other.pk}/shares")) == (404, "not_found")
+    assert told(program.delete(f"connections/{other.pk}/shares/{share.pk}")) == (404, "not_found")
+    assert told(program.post("consent-requests", {"connection_id": other.pk, "reason": "x"})) == (404, "not_found")
+    for path in ("tenants", "app-registrations", "teams", "people", "consent-requests", "audit-seals"):
+        assert told(program.get(path)) == (403, "not_allowed"), path
+    assert told(program.post("connections", wish_for(mine))) == (403, "not_allowed")
+    assert [one["id"] for one in program.get("me").json()["connections"]] == [mine.pk]
+
+
+def wish_for(connection: Connection) -> dict[str, Any]:
+    app = connection.app_registration_id
+    return {"app_registration": app, "name": "New", "authentication_type": "authorization_code"}
+
+
+def test_a_key_of_chosen_connections_reads_their_trail_alone(alice: User, bob: User) -> None:
+    mine, other = cast.make_connection(), cast.make_connection(name="Other")
+    Program(alice).post(f"connections/{mine.pk}/disable")
+    Program(alice, name="2").post(f"connections/{other.pk}/disable")
+    program = Program(alice, name="3", only=[mine])
+    seen = program.get("audit-events").json()["items"]
+    assert {(one["target_type"], one["target_id"]) for one in seen} == {("Connection", str(mine.pk))}
+    hidden = AuditEvent.objects.filter(target_id=str(other.pk)).first()
+    assert hidden is not None
+    assert told(program.get(f"audit-events/{hidden.pk}")) == (404, "not_found")
+
+
+# --- The key and the trail ------------------------------------------------------------------------
+
+
+def test_a_key_reads_itself(bob: User) -> None:
+    program = Program(bob, scopes=["token:read"])
+    read = program.get("me").json()
+    assert (read["scopes"], read["owner_username"], read["only_chosen"]) == (["token:read"], "bob", False)
+    assert program.text not in str(read)
+
+
+def test_the_trail_is_read_by_filters(alice: User, carol: User, bob: User) -> None:
+    connection = cast.make_connection()
+    Program(bob).post(f"connections/{connection.pk}/disable")
+    program = Program(carol)
+    found = program.get("audit-events", action="connection.disabled", who="bob", date_from="2020-01-01").json()["items"]
+    assert [(one["actor"], one["outcome"]) for one in found] == [("Bob Member <bob>", "done")]
+    assert program.get(f"audit-events/{found[0]['id']}").json() == found[0]
+    assert program.get("audit-events", date_to="2020-01-01").json()["items"] == []
+    assert wrong_fields(program.get("audit-events", date_from="2020-02-02", date_to="2020-01-01")) == {"date_to"}
+    assert program.get("audit-seals").json() == {"items": [], "next": None}

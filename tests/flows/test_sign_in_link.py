@@ -1,0 +1,329 @@
+"""The owner of a mailbox, who has no account in the portal, signs in for a connection with a link."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import time_machine
+from django.contrib.sessions.models import Session
+from django.db import connection as database
+from django.test import Client
+from django.utils import timezone
+from social_django.models import UserSocialAuth
+
+from connections.models import AuditEvent, Connection, Share, SignInLink, User
+from connections.services import connections, sign_in_links
+from portal import logs
+from portal.access_log import AccessLog
+from portal.sandbox import seed
+from portal.sandbox.client import Control
+from tests import cast
+from tests.flows.conftest import Person
+from tests.sandbox.conftest import Browser
+
+pytestmark = pytest.mark.django_db
+
+GRACE = "grace@contoso.example"
+Meet = Callable[[User], Person]
+
+
+def pending(owner: User) -> Connection:
+    app = cast.make_app_registration()
+    return connections.start_delegated(app, name="Invoices inbox", chosen=["mail.read"], actor=owner)
+
+
+def link_of(connection: Connection, maker: User) -> str:
+    """The address of a new link, without the host."""
+    _, token = sign_in_links.make(connection, actor=maker, now=timezone.now())
+    return f"/sign-in-link/{token}/"
+
+
+@pytest.fixture
+def stranger(sandbox: Control) -> Person:
+    """Somebody in whose browser nobody is signed in to the portal."""
+    return Person(Client(), Browser(sandbox.base_url))
+
+
+def test_the_owner_of_a_mailbox_connects_it_without_an_account(bob: User, stranger: Person, sandbox: Control) -> None:
+    connection = pending(bob)
+    link = link_of(connection, bob)
+    page = stranger.get(link).content.decode()
+    for told in ("Bob Member", "bob", "Invoices inbox", "Read mail", "Mail.Read", "Go on only if you expected this"):
+        assert told in page, told
+    people = User.objects.count()
+    done = stranger.connect(stranger.post(link), GRACE)
+
+    assert (done.status_code, done["Location"]) == (302, "/sign-in-link/done/")
+    connection.refresh_from_db()
+    assert (connection.status, connection.account_username, connection.owner) == ("active", GRACE, bob)
+    assert "is connected" in stranger.get(done["Location"]).content.decode()
+    # Nothing was gained: no account, no session of anybody, nothing of social-auth's.
+    assert User.objects.count() == people
+    assert not UserSocialAuth.objects.exists()
+    assert "_auth_user_id" not in stranger.portal.session
+    assert stranger.get(f"/connections/{connection.pk}/")["Location"].startswith("/sign-in/")
+    assert stranger.get("/")["Location"].startswith("/sign-in/")
+
+
+def test_the_trail_says_by_whose_link_and_from_where(bob: User, stranger: Person) -> None:
+    connection = pending(bob)
+    link = link_of(connection, bob)
+    stranger.portal.defaults["REMOTE_ADDR"] = "10.9.8.7"
+    stranger.connect(stranger.post(link), GRACE)
+    events = list(AuditEvent.objects.filter(target_type="Connection").order_by("pk"))
+    actions = [
+        "connection.created",
+        "connection.sign_in_link_made",
+        "connection.sign_in_started",
+        "connection.connected",
+    ]
+    assert [one.action for one in events] == actions
+    assert events[1].actor == bob
+    for event in events[2:]:
+        assert event.actor is None
+        assert event.actor_name == "Sign-in link made by Bob Member <bob>"
+        assert event.address == "10.9.8.7"
+    assert events[3].changes["sign_in_link"] == SignInLink.objects.get().pk
+    assert link.split("/")[2] not in str(list(AuditEvent.objects.values()))
+
+
+def test_the_connection_page_shows_a_link_once_and_stores_its_digest(person: Meet, bob: User) -> None:
+    connection = pending(bob)
+    page = person(bob).post(f"/connections/{connection.pk}/sign-in-link/").content.decode()
+    found = page.partition("http://localhost:8000/sign-in-link/")[2].partition("/")[0]
+    assert len(found) >= 43
+    with database.cursor() as cursor:
+        cursor.execute("SELECT * FROM connections_signinlink")
+        assert found not in str(cursor.fetchall())
+    assert Client().get(f"/sign-in-link/{found}/").status_code == 200
+    assert "Send a link to the mailbox owner" in person(bob).get(f"/connections/{connection.pk}/").content.decode()
+
+
+def test_a_link_works_once(bob: User, stranger: Person, sandbox: Control) -> None:
+    connection = pending(bob)
+    link = link_of(connection, bob)
+    stranger.connect(stranger.post(link), GRACE)
+    other = Person(Client(), Browser(sandbox.base_url))
+    for answer in (stranger.get(link), stranger.post(link), other.get(link), other.post(link)):
+        assert answer.status_code == 410
+        assert "has been used" in answer.content.decode()
+
+
+def test_two_tabs_of_one_browser_use_it_once(bob: User, stranger: Person, sandbox: Control) -> None:
+    connection = pending(bob)
+    link = link_of(connection, bob)
+    second = Person(stranger.portal, Browser(sandbox.base_url))
+    for tab in (stranger, second):
+        tab.follow_to_microsoft(tab.post(link))
+        tab.consent(GRACE)
+    assert stranger.return_to_portal()["Location"] == "/sign-in-link/done/"
+    answer = second.return_to_portal()
+    assert (answer.status_code, "has been used" in answer.content.decode()) == (410, True)
+    assert AuditEvent.objects.filter(action__in=["connection.connected", "connection.reconnected"]).count() == 1
+
+
+def test_a_link_belongs_to_the_first_browser_that_goes_on_with_it(
+    bob: User, stranger: Person, sandbox: Control
+) -> None:
+    link = link_of(pending(bob), bob)
+    stranger.follow_to_microsoft(stranger.post(link))
+    other = Person(Client(), Browser(sandbox.base_url))
+    answer = other.post(link)
+    assert answer.status_code == 410
+    assert "another browser" in answer.content.decode()
+    assert stranger.post(link).status_code == 302, "the first one may try again"
+
+
+def test_what_comes_back_from_microsoft_is_worth_nothing_in_another_browser(bob: User, stranger: Person) -> None:
+    """Nobody can be made to finish somebody else's sign-in."""
+    connection = pending(bob)
+    stranger.follow_to_microsoft(stranger.post(link_of(connection, bob)))
+    stranger.consent(GRACE)
+    parts = urlsplit(stranger.microsoft.page.headers["Location"])
+    answer = Client().get(f"{parts.path}?{parts.query}")
+    assert answer.status_code == 400
+    connection.refresh_from_db()
+    assert connection.status == "pending"
+
+
+def test_looking_at_a_link_changes_nothing(bob: User) -> None:
+    """Mail programs look at every link they carry."""
+    connection = pending(bob)
+    link = link_of(connection, bob)
+    before = (SignInLink.objects.values().get(), AuditEvent.objects.count(), Session.objects.count())
+    client = Client()
+    for _ in range(3):
+        assert client.get(link).status_code == 200
+        assert client.head(link).status_code == 200
+    assert (SignInLink.objects.values().get(), AuditEvent.objects.count(), Session.objects.count()) == before
+
+
+def test_nobody_is_sent_to_microsoft_by_a_form_of_another_site(bob: User) -> None:
+    link = link_of(pending(bob), bob)
+    client = Client(enforce_csrf_checks=True)
+    client.get(link)
+    assert client.post(link).status_code == 403
+
+
+def test_a_planted_session_is_left_behind(bob: User, stranger: Person) -> None:
+    link = link_of(pending(bob), bob)
+    session = stranger.portal.session
+    session["planted"] = True
+    session.save()
+    planted = session.session_key
+    stranger.portal.cookies["portal_session"] = planted
+    stranger.post(link)
+    assert stranger.portal.cookies["portal_session"].value != planted
+    assert not Session.objects.filter(session_key=planted).exists()
+
+
+def test_a_link_is_over_after_half_an_hour_also_at_microsoft(bob: User, stranger: Person) -> None:
+    connection = pending(bob)
+    link = link_of(connection, bob)
+    stranger.follow_to_microsoft(stranger.post(link))
+    stranger.consent(GRACE)
+    with time_machine.travel(timezone.now() + timedelta(minutes=30, seconds=1), tick=False):
+        for answer in (stranger.get(link), stranger.post(link), stranger.return_to_portal()):
+            assert answer.status_code in (400, 410)
+            assert "30 minutes" in answer.content.decode()
+    connection.refresh_from_db()
+    assert connection.status == "pending"
+
+
+def test_a_newer_link_ends_the_older_one(bob: User) -> None:
+    connection = pending(bob)
+    old, new = link_of(connection, bob), link_of(connection, bob)
+    assert "newer link" in Client().get(old).content.decode()
+    assert Client().get(new).status_code == 200
+
+
+@pytest.mark.parametrize("spoil", ["removed", "disabled", "unshared", "maker left"])
+@pytest.mark.parametrize("at_microsoft", [False, True])
+def test_a_link_is_over_when_what_it_stands_on_has_gone(
+    bob: User, dave: User, stranger: Person, spoil: str, at_microsoft: bool
+) -> None:
+    connection = pending(bob)
+    Share.objects.create(connection=connection, person=dave, level="manage", created_by=bob)
+    link = link_of(connection, dave)
+    if at_microsoft:
+        stranger.follow_to_microsoft(stranger.post(link))
+        stranger.consent(GRACE)
+    if spoil == "removed":
+        connections.remove(connection, actor=bob, now=timezone.now())
+    elif spoil == "disabled":
+        connections.disable(connection, actor=bob, now=timezone.now())
+    elif spoil == "unshared":
+        Share.objects.update(ended_at=timezone.now())
+    else:
+        User.objects.filter(pk=dave.pk).update(is_active=False)
+    answer = stranger.return_to_portal() if at_microsoft else stranger.post(link)
+    assert answer.status_code == 410
+    assert "Nothing was connected" in answer.content.decode()
+    assert not Connection.objects.filter(refresh_token__isnull=False).exists()
+
+
+def test_cancelling_leaves_the_link_for_another_try(bob: User, stranger: Person) -> None:
+    connection = pending(bob)
+    link = link_of(connection, bob)
+    stranger.follow_to_microsoft(stranger.post(link))
+    stranger.microsoft.sign_in(GRACE)
+    stranger.microsoft.submit("cancel", why="consent")
+    answer = stranger.return_to_portal()
+    page = answer.content.decode()
+    assert "You cancelled at Microsoft" in page
+    assert f"/connections/{connection.pk}/" not in page
+    failed = AuditEvent.objects.get(action="connection.sign_in_failed")
+    assert (failed.actor, failed.actor_name) == (None, "Sign-in link made by Bob Member <bob>")
+    assert stranger.connect(stranger.post(link), GRACE)["Location"] == "/sign-in-link/done/"
+
+
+def test_another_account_than_the_connections_is_refused(bob: User, stranger: Person, sandbox: Control) -> None:
+    connection = cast.make_connection(status="reconnect_needed")
+    link = link_of(connection, bob)
+    assert cast.ADA in stranger.get(link).content.decode()
+    answer = stranger.connect(stranger.post(link), GRACE)
+    assert answer.status_code == 400
+    assert "Nothing was changed" in answer.content.decode()
+    connection.refresh_from_db()
+    assert (connection.status, connection.account_username) == ("reconnect_needed", cast.ADA)
+
+
+def test_an_account_of_another_directory_is_refused(bob: User, stranger: Person) -> None:
+    tenant = cast.make_tenant(name="By the front door", directory_id="organizations", tid=cast.DIRECTORY_ID)
+    app = cast.make_app_registration(
+        tenant=tenant, client_id=seed.MULTI_APP, secret=seed.MULTI_SECRET, audience="multi", allows_app_only=False
+    )
+    connection = connections.start_delegated(app, name="Theirs", chosen=["mail.read"], actor=bob)
+    answer = stranger.connect(stranger.post(link_of(connection, bob)), "barbara@fabrikam.example")
+    assert "another directory" in answer.content.decode()
+    assert not Connection.objects.filter(refresh_token__isnull=False).exists()
+
+
+def test_a_made_up_answer_of_microsoft_harms_no_application(bob: User, stranger: Person) -> None:
+    """Whoever holds a link can write any error into the address; that is no evidence."""
+    connection = pending(bob)
+    answer = stranger.post(link_of(connection, bob))
+    state = answer["Location"].partition("state=")[2].partition("&")[0]
+    made_up = "error=invalid_client&error_description=AADSTS7000215%3A+Invalid+client+secret"
+    stranger.get(f"/auth/complete/microsoft-connect/?state={state}&{made_up}")
+    app = connection.app_registration
+    app.refresh_from_db()
+    assert app.rejected_at is None
+    assert app.credentials.get().rejected_at is None
+
+
+def test_who_is_signed_in_stays_who_they_are(person: Meet, bob: User, dave: User) -> None:
+    """dave opens bob's link in a browser in which he is signed in: he gives his consent, and gets nothing for it."""
+    connection = pending(bob)
+    visitor = person(dave)
+    visitor.connect(visitor.post(link_of(connection, bob)), GRACE)
+    connection.refresh_from_db()
+    assert (connection.status, connection.owner) == ("active", bob)
+    assert visitor.portal.session["_auth_user_id"] == str(dave.pk)
+    assert visitor.get(f"/connections/{connection.pk}/").status_code == 404
+    assert AuditEvent.objects.get(action="connection.connected").actor is None
+
+
+@pytest.mark.parametrize("token", ["x", "x" * 5000, "%00", "%ff", "ünï", "' OR 1=1"])
+def test_a_link_nobody_made_tells_nothing(db: None, token: str) -> None:
+    answer = Client().get(f"/sign-in-link/{token}/")
+    assert (answer.status_code, "not valid" in answer.content.decode()) == (410, True)
+
+
+def test_the_address_of_a_link_ends_nowhere(bob: User, caplog: pytest.LogCaptureFixture) -> None:
+    link = link_of(pending(bob), bob)
+    token = link.split("/")[2]
+    answer = Client().get(link)
+    assert answer["Referrer-Policy"] == "strict-origin"
+    assert "no-store" in answer["Cache-Control"]
+    record = logging.LogRecord("django.request", logging.WARNING, "", 0, "Not Found: %s", (link,), None)
+    logs.HideSecrets().filter(record)
+    assert token not in record.getMessage()
+    assert "/sign-in-link/[hidden]/" in record.getMessage()
+    assert token not in str(_atoms(link))
+
+
+def _atoms(path: str) -> dict[str, Any]:
+    """What gunicorn would log of a request for the path."""
+    from types import SimpleNamespace
+
+    from gunicorn.config import Config
+
+    log = AccessLog(Config())
+    request = SimpleNamespace(headers=[("REFERER", f"http://localhost{path}")])
+    response = SimpleNamespace(status="200 OK", sent=1, headers=[])
+    environ = {"RAW_URI": path, "PATH_INFO": path, "REQUEST_METHOD": "GET", "HTTP_REFERER": f"http://localhost{path}"}
+    environ |= {"SERVER_PROTOCOL": "HTTP/1.1", "QUERY_STRING": ""}
+    return dict(log.atoms(response, request, environ, timedelta(seconds=1)))
+
+
+def test_links_that_are_over_are_removed_after_a_day(bob: User) -> None:
+    link_of(pending(bob), bob)
+    now = timezone.now()
+    assert sign_in_links.prune(now=now + timedelta(hours=24)) == 0
+    assert sign_in_links.prune(now=now + timedelta(hours=25)) == 1
