@@ -300,11 +300,11 @@ def posted(world: World) -> dict[str, dict[str, Any]]:
         "share_add": {"whom": f"person:{world.people['carol'].pk}", "level": "use", "understood": "on"},
         "connection_hand_over": {
             "seen_owner": world.people["bob"].pk,
-            "new_owner": world.people["una"].pk,
+            "new_owner": world.people["dave"].pk,
             "grant": "keep",
         },
         "person_hand_over": {
-            "everything_to": world.people["una"].pk,
+            "everything_to": world.people["dave"].pk,
             "grant": "cut",
             f"take_{world.connection.pk}": "on",
         },

@@ -76,7 +76,7 @@ def person(request: HttpRequest, pk: int) -> HttpResponse:
     """Hand over everything somebody owns: all connections at once, and say what becomes of their API keys."""
     user = access.signed_in(request.user)
     access.require(access.can_manage_people(user), cause="This takes an IT admin.", action="Ask one.")
-    leaver = get_object_or_404(User, pk=pk)
+    leaver = get_object_or_404(access.visible_people(user), pk=pk)
     owned = access.visible_connections(user).filter(owner=leaver).order_by("name", "pk")
     connections = list(owned[:AT_ONCE])
     people = access.possible_owners()
