@@ -94,6 +94,7 @@ def person(request: HttpRequest, pk: int) -> HttpResponse:
         "rows": [{**row, "usage": used[row["connection"].pk]} for row in form.rows()],
         "more": max(0, owned.count() - len(connections)),
         "keys": _keys(leaver),
+        "service_accounts": list(access.visible_service_accounts(user).filter(responsible=leaver)[:AT_ONCE]),
     }
     return render(request, "handover/person.html", context, status=422 if form.is_bound and form.errors else 200)
 

@@ -121,6 +121,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
         "keys": list(_live_keys().filter(owner=person)[:NAMED]),
         "consents": _consents(user, person),
         "teams": list(person.teams.all()[:NAMED]),
+        "service_accounts": list(access.visible_service_accounts(user).filter(responsible=person)[:NAMED]),
         "tasks": handover.tasks_of(person),
         "may_disable": access.can_disable_person(user, person),
         "may_hand_over": access.can_manage_people(user),

@@ -12,7 +12,7 @@ from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 
 from connections.models import ApiKey, Connection, HandOver, User
-from connections.services import api_keys, handover, sharing
+from connections.services import api_keys, handover, service_accounts, sharing
 from tests import cast
 from tests.views.test_people import make_key, page
 
@@ -198,6 +198,8 @@ def test_keys_of_a_leaver_are_listed_with_what_they_fetched_and_revoked(
     api_keys.note_fetch(first, connection, address=None, now=NOW)
     client = signed_in(alice)
     text = page(client, f"/people/{bob.pk}/hand-over/")
+    assert "Fetched lately by Nightly job (" in text
+    assert "; stops)" in text
     assert "fetched within 30 days: Invoices" in text
     assert "fetched nothing within 30 days" in text
     client.post(f"/people/{bob.pk}/hand-over/", {"revoke": "1", "key": [second.pk, others.pk, "x", "9" * 30]})
@@ -220,3 +222,12 @@ def test_a_person_who_owns_nothing_has_an_empty_page(alice: User, bob: User, sig
     text = page(signed_in(alice), f"/people/{bob.pk}/hand-over/")
     assert "owns no connection" in text
     assert "has no API key that works" in text
+
+
+def test_service_accounts_a_leaver_is_responsible_for_are_named(alice: User, bob: User, signed_in: SignIn) -> None:
+    facts: dict[str, Any] = {"name": "Invoice robot", "purpose": "Invoices", "admin": False, "auditor": False}
+    made = service_accounts.create(**facts, responsible=bob, actor=alice, now=NOW)
+    client = signed_in(alice)
+    assert f'href="/service-accounts/{made.pk}/edit/"' in page(client, f"/people/{bob.pk}/hand-over/")
+    assert "Invoice robot" in page(client, f"/people/{bob.pk}/")
+    assert client.get(f"/people/{made.pk}/").status_code == 404
