@@ -5,6 +5,7 @@ Not visible means "does not exist" (404); visible but not allowed is NotAllowed 
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +17,7 @@ from connections.errors import NotAllowed
 from connections.models import (
     AccessReview,
     AffectedConnection,
+    AlertChannel,
     ApiKey,
     AppRegistration,
     Approval,
@@ -29,10 +31,15 @@ from connections.models import (
     Team,
     TeamMember,
     Tenant,
+    TokenFetch,
     User,
 )
 from connections.models.accounts import AUDITORS, IT_ADMINS
 from connections.models.sharing import ShareQuerySet
+
+# What was denied during this request. Written down at its end, outside of the work that was refused, even if the
+# view told the person in words of its own. Outside of requests nobody reads it.
+denied: ContextVar[list[NotAllowed]] = ContextVar("access_denied")
 
 
 class Person:
@@ -223,6 +230,20 @@ def it_admins() -> QuerySet[User]:
     return admins.filter(kind=User.Kind.PERSON).distinct()
 
 
+def visible_channels(user: User) -> QuerySet[AlertChannel]:
+    """The organisation's alert channels, without their secrets: for those who manage them."""
+    found = AlertChannel.objects.defer("url", "signing_secret")
+    return found if can_manage_alerts(user) else found.none()
+
+
+def visible_fetches(user: User) -> QuerySet[TokenFetch]:
+    """Token hand-outs: all for IT admins and auditors, those of one's own connections and keys for others."""
+    asking = person(user)
+    if asking.is_admin or asking.is_auditor:
+        return TokenFetch.objects.all()
+    return TokenFetch.objects.filter(Q(connection__owner=user) | Q(key__owner=user))
+
+
 def history_of(user: User, target: models.Model) -> QuerySet[AuditEvent]:
     """The events of one object that this person may already see as such."""
     of_target = {"target_type": type(target).__name__, "target_id": str(target.pk)}
@@ -250,7 +271,7 @@ def can_read_audit(user: User) -> bool:
 
 
 def can_export_audit(user: User) -> bool:
-    """Take records away as a file."""
+    """Take records away as a file, and have the trail verified."""
     return person(user).is_auditor
 
 
@@ -439,7 +460,16 @@ def can_hand_over(user: User, connection: Connection) -> bool:
 def require(allowed: bool, *, cause: str = "", action: str = "") -> None:
     """Raise NotAllowed unless ``allowed``."""
     if not allowed:
-        raise NotAllowed(cause, action=action)
+        error = NotAllowed(cause, action=action)
+        note_denied(error)
+        raise error
+
+
+def note_denied(error: NotAllowed) -> None:
+    """Have the denial recorded when the request is over; a second time for the same error changes nothing."""
+    found = denied.get([])
+    if not any(error is one for one in found):
+        found.append(error)
 
 
 def allowed_actions(user: User, connection: Connection) -> dict[str, Any]:

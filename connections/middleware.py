@@ -14,9 +14,10 @@ from django.shortcuts import render
 from django.utils.cache import add_never_cache_headers
 from social_django.middleware import SocialAuthExceptionMiddleware
 
-from connections import audit
-from connections.errors import PortalError, SignInCancelled
+from connections import access, audit
+from connections.errors import NotAllowed, PortalError, SignInCancelled
 from connections.models import User
+from connections.views import denied
 
 GetResponse = Callable[[HttpRequest], HttpResponse]
 
@@ -59,7 +60,7 @@ def _address(text: str) -> str | None:
 
 
 def request_context(get_response: GetResponse) -> GetResponse:
-    """Give the request an id, for logs, audit rows and the error page."""
+    """Give the request an id, for logs, audit rows and the error page; and record at its end what was denied."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         request_id = str(uuid.uuid4())
@@ -67,9 +68,13 @@ def request_context(get_response: GetResponse) -> GetResponse:
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         token = audit.origin.set(audit.Origin(request_id, client_address(request)))
+        denials = access.denied.set([])
         try:
             response = get_response(request)
+            for error in access.denied.get():
+                denied.note(request, error)
         finally:
+            access.denied.reset(denials)
             audit.origin.reset(token)
         response["X-Request-ID"] = request_id
         return response
@@ -116,6 +121,8 @@ class portal_errors:  # noqa: N801 - used like the function middlewares around i
         """Called by Django with whatever a view raised."""
         if not isinstance(error, PortalError) or isinstance(error, Http404):
             return None
+        if isinstance(error, NotAllowed):
+            access.note_denied(error)
         return render(request, "error.html", {"error": error}, status=error.status)
 
 

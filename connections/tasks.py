@@ -14,10 +14,13 @@ from django.utils import timezone
 from connections import audit
 from connections.services import (
     alerts,
+    audit_publishing,
+    audit_retention,
     audit_seals,
     audit_verification,
     consent,
     deliveries,
+    denials,
     directory,
     expiries,
     keepalive,
@@ -79,9 +82,11 @@ def end_lapsed_shares() -> None:
 
 @shared_task(ignore_result=True)
 def seal_audit() -> None:
-    """Seal what has been recorded, and carry out the verifications somebody asked for."""
+    """Seal what has been recorded, publish the seals, and carry out the verifications somebody asked for."""
     _as_task()
+    denials.fold(timezone.now())
     audit_seals.seal_due(timezone.now())
+    audit_publishing.publish_due(timezone.now())
     audit_verification.run_due(timezone.now)
 
 
@@ -99,6 +104,7 @@ def tidy() -> None:
     call_command("clearsessions")
     stored_replies.prune(now=timezone.now())
     sign_in_links.prune(now=timezone.now())
+    audit_retention.prune(timezone.now())
 
 
 def _as_task() -> None:

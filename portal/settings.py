@@ -246,6 +246,12 @@ API_KEY_MAX_DAYS = env.int("API_KEY_MAX_DAYS", default=730)
 # --- The audit trail ------------------------------------------------------------------------------
 
 AUDIT_INTERVAL = env.float("AUDIT_INTERVAL", default=15.0)  # seconds between two looks at what is to be sealed
+AUDIT_RETENTION_DAYS = env.int("AUDIT_RETENTION_DAYS", default=0)  # 0: for ever
+# Where seals are published: a file that is only appended to, an address, the log.
+AUDIT_SEAL_FILE = env.str("AUDIT_SEAL_FILE", default="")
+AUDIT_SEAL_WEBHOOK = env.str("AUDIT_SEAL_WEBHOOK", default="")
+AUDIT_SEAL_WEBHOOK_SECRET = env.str("AUDIT_SEAL_WEBHOOK_SECRET", default="")
+AUDIT_SEAL_LOG = env.bool("AUDIT_SEAL_LOG", default=True)
 
 # --- The browser ----------------------------------------------------------------------------------
 

@@ -20,6 +20,8 @@ from connections.models import (
     AppRegistration,
     Approval,
     AuditEvent,
+    AuditVerification,
+    AuditView,
     Connection,
     ConsentLink,
     ConsentRequest,
@@ -132,6 +134,10 @@ class World:
             arguments = {"pk": self.review.pk}
         elif name == "incident":
             arguments = {"pk": self.incident.pk}
+        elif name == "audit_verification":
+            arguments = {"pk": AuditVerification.objects.get().pk}
+        elif name == "audit_view_remove":
+            arguments = {"pk": AuditView.objects.get().pk}
         elif name == "audit_event":
             arguments = {"pk": self.event.pk}
         elif name in ("app", "consent_start") or name.startswith(("app_", "credential_")):
@@ -201,6 +207,14 @@ def make(people: dict[str, User], **connection: Any) -> World:
     )
     share = Share.objects.create(connection=made, team=Team.objects.create(name="Nobody yet"), created_by=bob)
     incident = incidents.report_mailbox(reach, now=timezone.now())
+    AuditView.objects.create(person=people["carol"], name="Denied", query="outcome=denied")
+    AuditVerification.objects.create(
+        asked_by=people["carol"],
+        asked_by_name="Carol",
+        asked_at=timezone.now(),
+        finished_at=timezone.now(),
+        state="intact",
+    )
     return World(
         people=people,
         tenant=tenant,
@@ -340,6 +354,8 @@ def posted(world: World) -> dict[str, dict[str, Any]]:
         "mailbox_add": {"tenant": world.tenant.pk, "address": "info@contoso.example", "display_name": "Info"},
         "alert_channel_add": {"kind": "chat", "name": "Operations", "url": "https://93.184.216.34/hook"},
         "alert_channel_edit": {"name": "Renamed"},
+        "audit_view_add": {"name": "Failed", "query": "outcome=failed"},
+        "audit_export": {"format": "csv"},
         "mailbox_edit": {"address": "help@contoso.example", "display_name": "Help"},
     }
 

@@ -10,7 +10,8 @@ from ninja import NinjaAPI, Schema
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 from pydantic import Field
 
-from connections.errors import InvalidInput, KeyRefused, PortalError
+from connections import access
+from connections.errors import InvalidInput, KeyRefused, NotAllowed, PortalError
 
 MOST_ERRORS = 20  # named in one answer
 # A bad key, a right that is missing, a value that cannot be used, too many requests.
@@ -84,6 +85,8 @@ def register(api: NinjaAPI) -> None:
 
 
 def _known(request: HttpRequest, error: Any) -> HttpResponse:
+    if isinstance(error, NotAllowed):
+        access.note_denied(error)
     return of(error)
 
 

@@ -1,4 +1,4 @@
-"""Filters of the audit trail."""
+"""Filters of the audit trail, and its questions."""
 
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, time, timedelta
@@ -7,26 +7,18 @@ from typing import Any, cast
 from django import forms
 from django.db.models import Q, QuerySet
 
-from connections.models import AuditEvent
+from connections.forms.fields import NameField
+from connections.models import AuditEvent, TokenFetch
+from connections.services import audit_lines
+
+_DAY = forms.DateInput(attrs={"type": "date"})
 
 
-class AuditFilter(forms.Form):
-    """Who, what, on what, how it ended, when. Every field may be left empty."""
+class Period(forms.Form):
+    """What all filters share: two days, of which each may be left empty."""
 
-    q = forms.CharField(label="Name", required=False, max_length=100)
-    who = forms.CharField(label="Who", required=False, max_length=100)
-    action = forms.ChoiceField(label="What", required=False)
-    target_type = forms.ChoiceField(label="On", required=False)
-    outcome = forms.ChoiceField(label="Outcome", required=False, choices=[("", "All"), *AuditEvent.Outcome.choices])
-    date_from = forms.DateField(label="From", required=False, widget=forms.DateInput(attrs={"type": "date"}))
-    date_to = forms.DateField(label="To", required=False, widget=forms.DateInput(attrs={"type": "date"}))
-    target_id = forms.CharField(required=False, max_length=40, widget=forms.HiddenInput)
-
-    def __init__(self, *args: Any, actions: dict[str, str], target_types: dict[str, str], **kwargs: Any) -> None:
-        """``actions`` and ``target_types``: what may be chosen, each with its words."""
-        super().__init__(*args, **kwargs)
-        self._offer("action", actions)
-        self._offer("target_type", target_types)
+    date_from = forms.DateField(label="From", required=False, widget=_DAY)
+    date_to = forms.DateField(label="To", required=False, widget=_DAY)
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
@@ -45,9 +37,57 @@ class AuditFilter(forms.Form):
         """The list without filters."""
         return "?"
 
-    def narrow(self, events: QuerySet[AuditEvent]) -> QuerySet[AuditEvent]:
-        """The events that fit what was filled in correctly. Call is_valid() first."""
-        return narrowed(events, self.cleaned_data)
+    def within(self, column: str) -> Q:
+        """The days that were filled in, as a condition on a column."""
+        return _within(column, self.cleaned_data.get("date_from"), self.cleaned_data.get("date_to"))
+
+
+class AuditFilter(Period):
+    """Who, what, on what, how it ended, when. Every field may be left empty."""
+
+    q = forms.CharField(label="Name", required=False, max_length=100)
+    who = forms.CharField(label="Who", required=False, max_length=100)
+    action = forms.ChoiceField(label="What", required=False)
+    target_type = forms.ChoiceField(label="On", required=False)
+    outcome = forms.ChoiceField(label="Outcome", required=False, choices=[("", "All"), *AuditEvent.Outcome.choices])
+    kind = forms.ChoiceField(
+        label="Show", required=False, choices=[("", "Everything"), ("event", "Events"), ("fetch", "Token hand-outs")]
+    )
+    target_id = forms.CharField(required=False, max_length=40, widget=forms.HiddenInput)
+    field_order = ("q", "who", "action", "target_type", "outcome", "kind", "date_from", "date_to")
+
+    def __init__(self, *args: Any, actions: dict[str, str], target_types: dict[str, str], **kwargs: Any) -> None:
+        """``actions`` and ``target_types``: what may be chosen, each with its words."""
+        super().__init__(*args, **kwargs)
+        self._offer("action", actions)
+        self._offer("target_type", target_types)
+
+    def narrow(self, events: QuerySet[AuditEvent]) -> QuerySet[AuditEvent] | None:
+        """The events that fit what was filled in correctly, None if only token hand-outs can. Call is_valid() first."""
+        given = {name: value for name, value in self.cleaned_data.items() if value}
+        if given.get("kind") == "fetch" or given.get("action") == audit_lines.FETCHED:
+            return None
+        return narrowed(events, given)
+
+    def narrow_fetches(self, fetches: QuerySet[TokenFetch]) -> QuerySet[TokenFetch] | None:
+        """The token hand-outs that fit; None if what was filled in can only mean events."""
+        given = {name: value for name, value in self.cleaned_data.items() if value}
+        theirs = {"kind": "fetch", "action": audit_lines.FETCHED, "outcome": "done", "target_type": "Connection"}
+        if any(given.get(name, value) != value for name, value in theirs.items()):
+            return None
+        if "q" in given:
+            fetches = fetches.filter(Q(connection_name__icontains=given["q"]) | Q(owner_name__icontains=given["q"]))
+        if "who" in given:
+            fetches = fetches.filter(Q(owner_name__icontains=given["who"]) | Q(key_name__icontains=given["who"]))
+        if "target_id" in given:
+            if not given["target_id"].isdecimal() or len(given["target_id"]) > 18:
+                return None
+            fetches = fetches.filter(connection_ref=given["target_id"])
+        return fetches.filter(self.within("minute"))
+
+    def asked(self) -> dict[str, str]:
+        """What was filled in, for the record."""
+        return {name: str(value) for name, value in self.cleaned_data.items() if value}
 
     def _offer(self, name: str, values: dict[str, str]) -> None:
         field = cast(forms.ChoiceField, self.fields[name])
@@ -62,13 +102,73 @@ def narrowed(events: QuerySet[AuditEvent], entries: Mapping[str, Any]) -> QueryS
     if "who" in given:
         events = events.filter(actor_name__icontains=given["who"])
     equal = {name: given[name] for name in ("action", "target_type", "target_id", "outcome") if name in given}
-    events = events.filter(**equal)
-    if "date_from" in given:
-        events = events.filter(at__gte=_midnight(given["date_from"]))
-    if "date_to" in given and given["date_to"] < date.max:
-        events = events.filter(at__lt=_midnight(given["date_to"] + timedelta(days=1)))
-    return events
+    return events.filter(_within("at", given.get("date_from"), given.get("date_to")), **equal)
+
+
+def _within(column: str, first: date | None, last: date | None) -> Q:
+    condition = Q()
+    if first:
+        condition &= Q(**{f"{column}__gte": _midnight(first)})
+    if last and last < date.max:
+        condition &= Q(**{f"{column}__lt": _midnight(last + timedelta(days=1))})
+    return condition
 
 
 def _midnight(day: date) -> datetime:
     return datetime.combine(day, time.min, UTC)
+
+
+class ViewForm(forms.Form):
+    """A name for the filter one looks at."""
+
+    name = NameField(label="Save this view as")
+    query = forms.CharField(required=False, max_length=1000, widget=forms.HiddenInput)
+
+
+# --- Questions ------------------------------------------------------------------------------------
+
+
+class CreatorsQuestion(Period):
+    """Who created which connection?"""
+
+    q = forms.CharField(label="Connection or person", required=False, max_length=100)
+    field_order = ("q", "date_from", "date_to")
+
+    def narrow(self, events: QuerySet[AuditEvent]) -> QuerySet[AuditEvent]:
+        """The events that fit."""
+        asked = self.cleaned_data["q"]
+        named = Q(target_name__icontains=asked) | Q(actor_name__icontains=asked) if asked else Q()
+        return events.filter(named, self.within("at"))
+
+
+class FetchesQuestion(Period):
+    """Who fetched tokens of this connection, and from where?"""
+
+    q = forms.CharField(label="Connection", required=False, max_length=120)
+    field_order = ("q", "date_from", "date_to")
+
+    def narrow(self, fetches: QuerySet[TokenFetch]) -> QuerySet[TokenFetch]:
+        """The hand-outs that fit; a number means the connection with that id."""
+        asked = self.cleaned_data["q"]
+        named = Q(connection_name__icontains=asked)
+        if asked.isdecimal() and len(asked) <= 18:
+            named |= Q(connection_ref=int(asked))
+        return fetches.filter(named, self.within("minute"))
+
+
+class ChangesQuestion(Period):
+    """What changed between two days?"""
+
+
+class ScopesQuestion(forms.Form):
+    """Which connections hold this permission?"""
+
+    scope = forms.ChoiceField(label="Permission", required=False)
+
+    def __init__(self, *args: Any, scopes: dict[str, int], **kwargs: Any) -> None:
+        """``scopes``: what is held, and by how many."""
+        super().__init__(*args, **kwargs)
+        field = cast(forms.ChoiceField, self.fields["scope"])
+        field.choices = [("", "Choose one"), *((scope, f"{scope} ({count})") for scope, count in scopes.items())]
+
+    active, clear_url = Period.active, Period.clear_url

@@ -70,7 +70,7 @@ class ApiKey(models.Model):
 
 
 class TokenFetch(models.Model):
-    """How often one key fetched tokens of one connection in one minute; an audit record that keeps the count.
+    """How often one key fetched tokens of one connection from one address in one minute: an audit record with a count.
 
     When its minute is over it is sealed together with the audit events, and from then on it never changes.
     """
@@ -84,7 +84,7 @@ class TokenFetch(models.Model):
     connection_ref = models.BigIntegerField(null=True, editable=False)
     connection_name = models.CharField(max_length=120)
     minute = models.DateTimeField()
-    address = models.GenericIPAddressField(null=True)  # of the first fetch in that minute
+    address = models.GenericIPAddressField(null=True)
     count = models.PositiveIntegerField(default=1)
     seal = models.BigIntegerField(null=True, editable=False)  # the number of the AuditSeal that holds it
 
@@ -93,7 +93,9 @@ class TokenFetch(models.Model):
         constraints = (
             # What comes after the sealing, from a clock that is late, is counted in a row of its own.
             models.UniqueConstraint(
-                fields=("key", "connection", "minute"), condition=Q(seal=None), name="fetches_once_per_minute"
+                fields=("key", "connection", "address", "minute"),
+                condition=Q(seal=None),
+                name="fetches_once_per_minute",
             ),
         )
         indexes = (

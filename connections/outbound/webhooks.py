@@ -22,6 +22,7 @@ TYPES = {
     "healed": "incident.healed",
     "expiry": "credential.expiring",
     "test": "test",
+    "sealed": "audit.sealed",
 }
 
 

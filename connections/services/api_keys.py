@@ -222,10 +222,10 @@ def _note_use(key: ApiKey, address: str | None, now: datetime, *, is_previous: b
 
 
 def note_fetch(key: ApiKey, connection: Connection, *, address: str | None, now: datetime) -> None:
-    """Count a token that was handed out, one row per key, connection and minute."""
+    """Count a token that was handed out, one row per key, connection, address and minute."""
     minute = now.replace(second=0, microsecond=0)
     # A sealed row never changes; a fetch that is noted too late for its minute gets a row of its own.
-    while not _count_up(key.pk, connection.pk, minute):
+    while not _count_up(key.pk, connection.pk, minute, address):
         try:
             with transaction.atomic():
                 TokenFetch.objects.create(
@@ -247,14 +247,19 @@ def note_fetch(key: ApiKey, connection: Connection, *, address: str | None, now:
 # Spelt out: this runs for every token, and the ORM would spend longer on putting it together than the database on it.
 _COUNT_UP = f"""
 UPDATE {TokenFetch._meta.db_table} SET count = count + 1
-WHERE key_id = %s AND connection_id = %s AND minute = %s AND seal IS NULL
+WHERE key_id = %s AND connection_id = %s AND minute = %s AND seal IS NULL AND address
 """  # noqa: S608 - a name of our own table
 
 
-def _count_up(key_pk: int, connection_pk: int, minute: datetime) -> bool:
+def _count_up(key_pk: int, connection_pk: int, minute: datetime, address: str | None) -> bool:
     moment = database.ops.adapt_datetimefield_value(minute)
+    # As the column stores it: SQLite compares texts.
+    stored = TokenFetch._meta.get_field("address").get_prep_value(address)
     with database.cursor() as cursor:
-        cursor.execute(_COUNT_UP, (key_pk, connection_pk, moment))
+        if stored is None:
+            cursor.execute(f"{_COUNT_UP} IS NULL", (key_pk, connection_pk, moment))
+        else:
+            cursor.execute(f"{_COUNT_UP} = %s", (key_pk, connection_pk, moment, stored))
         return bool(cursor.rowcount)
 
 

@@ -278,6 +278,11 @@ def _pruned() -> tuple[Pruned, list[Finding]]:
     return Pruned(seal.number, seal.events_upto), findings
 
 
+def pruned_upto() -> int:
+    """The number of the last seal whose rows retention has removed; 0: none."""
+    return _pruned()[0].seal
+
+
 def _leftovers(newest: AuditSeal | None, pruned: Pruned) -> list[Finding]:
     """Rows where none may be: among those that were removed, and token hand-outs of seals that do not exist."""
     findings = []

@@ -39,10 +39,11 @@ def seal_due(now: datetime, *, batch: int = BATCH, most: int = MOST) -> int:
     return made
 
 
-def unsealed() -> int:
-    """How many events and token hand-outs no seal holds yet."""
+def unsealed(*, most: int | None = None) -> int:
+    """How many events and token hand-outs no seal holds yet; each counted up to ``most`` only."""
     newest = AuditSeal.objects.values_list("events_upto", flat=True).first() or 0
-    return AuditEvent.objects.filter(pk__gt=newest).count() + TokenFetch.objects.filter(seal=None).count()
+    events = AuditEvent.objects.filter(pk__gt=newest).order_by()[:most]
+    return events.count() + TokenFetch.objects.filter(seal=None).order_by()[:most].count()
 
 
 def _seal_next(now: datetime, batch: int) -> AuditSeal | None:

@@ -22,7 +22,7 @@ def ask(*, actor: User, now: datetime) -> AuditVerification:
 
     Raises NotAllowed.
     """
-    access.require(access.can_read_audit(actor), action="Ask an IT admin or an auditor.")
+    access.require(access.can_export_audit(actor), cause="Only auditors verify.", action="Ask one of them.")
     waiting = AuditVerification.objects.filter(finished_at=None).first()
     return waiting or _asked(actor, now)
 

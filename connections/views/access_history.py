@@ -18,7 +18,7 @@ from connections import access
 from connections.errors import InvalidInput
 from connections.forms.access_history import AccessQuestion
 from connections.models import AccessPeriod
-from connections.services import access_answers, access_export, access_replay
+from connections.services import access_answers, access_export, access_replay, audit_exports
 from connections.services.access_answers import Access, Candidate, Question, Window
 
 MOST = 200  # rows of a page; the export has them all
@@ -77,7 +77,7 @@ def export(request: HttpRequest) -> HttpResponse:
     response = HttpResponse(content_type="text/csv; charset=utf-8")
     response["Content-Disposition"] = f'attachment; filename="access-{question.about}-{question.subject.pk}-{day}.csv"'
     response["Cache-Control"] = "no-store, private"
-    csv.writer(response).writerows([_harmless(cell) for cell in row] for row in rows)
+    csv.writer(response).writerows([audit_exports.csv_cell(cell) for cell in row] for row in rows)
     return response
 
 
@@ -186,8 +186,3 @@ def _when(stretches: Sequence[access_answers.Stretch], window: Window) -> tuple[
 def _clock(moment: datetime, window: Window | None = None) -> str:
     midnight = window is not None and moment == window.start + timedelta(days=1)
     return "24:00:00" if midnight else f"{moment.astimezone(UTC):%H:%M:%S}"
-
-
-def _harmless(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula."""
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell

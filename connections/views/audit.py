@@ -11,26 +11,33 @@ from django.apps import apps
 from django.db import connection as database
 from django.db import models
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import get_object_or_404, render
 from django.urls import reverse
 from django.views.decorators.http import require_safe
 
-from connections import access
-from connections.forms.audit import AuditFilter
-from connections.models import AuditEvent, User
-from connections.views import listing
+from connections import access, audit
+from connections.forms.audit import AuditFilter, ViewForm
+from connections.models import AuditEvent, AuditSeal, TokenFetch, User
+from connections.services import audit_lines, audit_publishing, audit_seals, audit_verification
+from connections.services.audit_exports import Format
+from connections.views import audit_entries, listing
 
 HISTORY_LENGTH = 20
+MOST_VIEWS = 50
 
 # Objects that have a page, and who may see them there.
 _PAGES: dict[str, tuple[str, Callable[[User], QuerySet[Any]]]] = {
     "AccessReview": ("review", access.visible_reviews),
+    "AlertChannel": ("alert_channel", access.visible_channels),
+    "ApiKey": ("api_key", access.visible_keys),
     "AppRegistration": ("app", access.visible_app_registrations),
     "Approval": ("approval", access.visible_approvals),
     "Connection": ("connection", access.visible_connections),
+    "Incident": ("incident", access.visible_incidents),
     "ConsentRequest": ("consent_request", access.visible_consent_requests),
     "SharedMailbox": ("mailbox", access.visible_mailboxes),
+    "Team": ("team", access.visible_teams),
     "Tenant": ("tenant", access.visible_tenants),
     "User": ("person", access.visible_people),
 }
@@ -38,18 +45,42 @@ _PAGES: dict[str, tuple[str, Callable[[User], QuerySet[Any]]]] = {
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    """All events, newest first."""
+    """All events and token hand-outs, newest first; whether they are proven; the reader's saved views."""
     user = access.signed_in(request.user)
     access.require(access.can_read_audit(user), cause=_ROLES, action=_ASK)
-    form = AuditFilter(
-        request.GET,
-        actions={action: action_words(action) for action in recorded_actions()},
+    form = filter_form(request.GET)
+    events: QuerySet[AuditEvent] | None = None
+    fetches: QuerySet[TokenFetch] | None = None
+    if form.is_valid():
+        events = form.narrow(access.visible_events(user))
+        fetches = form.narrow_fetches(access.visible_fetches(user))
+    query = request.GET.copy()
+    for name in ("after", "before"):
+        query.pop(name, None)
+    context = {
+        "page": audit_entries.page(request, events, fetches),
+        "filters": form,
+        "query": query.urlencode(),
+        "views": list(user.audit_views.all()[:MOST_VIEWS]),
+        "view_form": ViewForm(initial={"query": query.urlencode()}),
+        "formats": Format.choices,
+        "may_export": access.can_export_audit(user),
+        "newest_seal": AuditSeal.objects.defer("marks").first(),
+        "unsealed": audit_seals.unsealed(most=listing.COUNT_LIMIT + 1),
+        "verification": audit_verification.latest(),
+        "publications": [place for place in audit_publishing.states() if place.last_error],
+    }
+    return render(request, "audit/index.html", context)
+
+
+def filter_form(data: QueryDict) -> AuditFilter:
+    """The filter of the list, as a query string or an export has it."""
+    actions = [*recorded_actions(), audit_lines.FETCHED]
+    return AuditFilter(
+        data,
+        actions={action: action_words(action) for action in actions},
         target_types={name: type_words(name) for name in _target_types()},
     )
-    events = access.visible_events(user)
-    found = form.narrow(events) if form.is_valid() else events.none()
-    page = listing.page(request, found, order=("-pk",))
-    return render(request, "audit/index.html", {"page": page, "filters": form})
 
 
 @require_safe
@@ -58,7 +89,13 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     user = access.signed_in(request.user)
     access.require(access.can_read_audit(user), cause=_ROLES, action=_ASK)
     event = get_object_or_404(access.visible_events(user), pk=pk)
-    context = {"event": event, "changes": changes(event), "target_url": _target_url(user, event)}
+    seal = AuditSeal.objects.defer("marks").filter(events_upto__gte=pk, events_after__lt=pk).order_by("number").first()
+    context = {
+        "event": event,
+        "changes": changes(event),
+        "target_url": _target_url(user, event),
+        "seal": seal if seal and seal.events_count else None,
+    }
     return render(request, "audit/detail.html", context)
 
 
@@ -118,7 +155,9 @@ def recorded_actions() -> list[str]:
 def _target_types() -> list[str]:
     """Glossary names of everything that can be acted on."""
     names = (model._meta.object_name for model in apps.get_app_config("connections").get_models())
-    return sorted(name for name in names if name and name != "AuditEvent")
+    internal = ("Audit", "RepeatedDenial", "SealPublication", "StoredReply")
+    own = {name for name in names if name and not name.startswith(internal)}
+    return sorted(own | {audit.TRAIL.type, "Portal"})
 
 
 def _target_url(user: User, event: AuditEvent) -> str:

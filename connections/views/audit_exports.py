@@ -1,0 +1,41 @@
+"""The audit trail as a file."""
+
+from __future__ import annotations
+
+from django.http import HttpRequest, StreamingHttpResponse
+from django.utils import timezone
+from django.views.decorators.http import require_POST
+
+from connections import access
+from connections.errors import InvalidInput
+from connections.services import audit_exports
+from connections.services.audit_exports import Format
+from connections.views.audit import filter_form
+
+_TYPES = {Format.CSV: "text/csv; charset=utf-8", Format.JSONL: "application/x-ndjson"}
+
+
+@require_POST
+def export(request: HttpRequest) -> StreamingHttpResponse:
+    """Everything that fits the filter, row by row as it is read. A POST, as it is recorded who took what."""
+    user = access.signed_in(request.user)
+    access.require(access.can_export_audit(user), cause="Only auditors export.", action="Ask one of them.")
+    form = filter_form(request.POST)
+    try:
+        wanted = Format(request.POST.get("format", Format.JSONL))
+    except ValueError:
+        wanted = None
+    if wanted is None or not form.is_valid():
+        raise InvalidInput("This filter cannot be exported.", action="Go back, correct the filter, and export again.")
+    text = audit_exports.export(
+        form.narrow(access.visible_events(user)),
+        form.narrow_fetches(access.visible_fetches(user)),
+        form=wanted,
+        asked=form.asked(),
+        actor=user,
+    )
+    response = StreamingHttpResponse(text, content_type=_TYPES[wanted])
+    name = f"audit-{timezone.now():%Y-%m-%d-%H%M%S}.{wanted}"
+    response["Content-Disposition"] = f'attachment; filename="{name}"'
+    response["Cache-Control"] = "no-store, private"
+    return response

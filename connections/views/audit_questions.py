@@ -1,0 +1,123 @@
+"""Questions an auditor asks, each answered on one page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.urls import reverse
+from django.utils import timezone
+from django.views.decorators.http import require_safe
+
+from connections import access
+from connections.forms.audit import ChangesQuestion, CreatorsQuestion, FetchesQuestion, ScopesQuestion
+from connections.models import User
+from connections.services import audit_questions
+from connections.views import listing
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question in words, and where it is answered."""
+
+    words: str
+    hint: str
+    url: str
+
+
+@require_safe
+def index(request: HttpRequest) -> HttpResponse:
+    """All questions."""
+    _reader(request)
+    return render(request, "audit/questions/index.html", {"questions": _questions()})
+
+
+@require_safe
+def creators(request: HttpRequest) -> HttpResponse:
+    """Who created which connection?"""
+    user = _reader(request)
+    form = CreatorsQuestion(request.GET)
+    events = audit_questions.creations(access.visible_events(user))
+    page = listing.page(request, form.narrow(events) if form.is_valid() else events.none(), order=("-pk",))
+    ids = [event.target_id for event in page.items]
+    existing = {str(one.pk): one for one in access.visible_connections(user).filter(pk__in=ids)}
+    rows = [(event, existing.get(event.target_id)) for event in page.items]
+    return render(request, "audit/questions/creators.html", {"page": page, "filters": form, "rows": rows})
+
+
+@require_safe
+def fetches(request: HttpRequest) -> HttpResponse:
+    """Who fetched tokens of a connection, and from where?"""
+    user = _reader(request)
+    form = FetchesQuestion(request.GET)
+    found = []
+    if form.is_valid() and form.active:
+        found = audit_questions.fetched(form.narrow(access.visible_fetches(user)))
+    return render(request, "audit/questions/fetches.html", {"filters": form, **_cut(found)})
+
+
+@require_safe
+def changes(request: HttpRequest) -> HttpResponse:
+    """What changed between two days? Without days: in the last seven."""
+    user = _reader(request)
+    today = timezone.now().date()
+    days = {"date_from": (today - timedelta(days=6)).isoformat(), "date_to": today.isoformat()}
+    form = ChangesQuestion(request.GET if "date_from" in request.GET or "date_to" in request.GET else days)
+    context: dict[str, Any] = {"filters": form, "kinds": [], **_cut([])}
+    if form.is_valid():
+        events = access.visible_events(user).filter(form.within("at"))
+        context |= {"kinds": audit_questions.kinds_of_change(events), **_cut(audit_questions.changed(events))}
+        context["period"] = {name: str(value) for name, value in form.cleaned_data.items() if value}
+    return render(request, "audit/questions/changes.html", context)
+
+
+@require_safe
+def scopes(request: HttpRequest) -> HttpResponse:
+    """Which connections hold which permissions now?"""
+    user = _reader(request)
+    connections = access.visible_connections(user)
+    held = audit_questions.scopes_held(connections)
+    form = ScopesQuestion(request.GET, scopes=held)
+    scope = form.cleaned_data["scope"] if form.is_valid() else ""
+    found = audit_questions.holding(connections, scope) if scope else connections.none()
+    context = {"page": listing.page(request, found), "filters": form, "scope": scope, "held": held}
+    return render(request, "audit/questions/scopes.html", context)
+
+
+# --- Parts ----------------------------------------------------------------------------------------
+
+
+def _questions() -> list[Question]:
+    return [
+        Question("Who created which connection?", "Also of connections that are gone.", reverse("audit_creators")),
+        Question(
+            "Who fetched tokens of a connection, and from where?", "By key and address.", reverse("audit_fetches")
+        ),
+        Question("What changed between two days?", "By kind of change and by object.", reverse("audit_changes")),
+        Question("Which connections hold which permissions?", "As granted by Microsoft now.", reverse("audit_scopes")),
+        Question(
+            "Who could use a connection on a day?",
+            "Owners, people and teams.",
+            f"{reverse('access_history')}?find=connection",
+        ),
+        Question(
+            "Which connections could a person use on a day?", "By any way.", f"{reverse('access_history')}?find=person"
+        ),
+    ]
+
+
+def _cut(rows: list[Any]) -> dict[str, Any]:
+    return {
+        "rows": rows[: audit_questions.MOST],
+        "is_cut": len(rows) > audit_questions.MOST,
+        "most": audit_questions.MOST,
+    }
+
+
+def _reader(request: HttpRequest) -> User:
+    user = access.signed_in(request.user)
+    access.require(access.can_read_audit(user), action="Ask an IT admin or an auditor.")
+    return user

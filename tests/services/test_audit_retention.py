@@ -1,0 +1,119 @@
+"""Old rows go, seals stay, and the chain still verifies."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from connections import audit
+from connections.models import AlertChannel, AuditEvent, AuditSeal, Connection, Delivery, TokenFetch, User
+from connections.services import api_keys, audit_retention, audit_seals, audit_verification
+from tests import cast
+from tests.services.test_audit_seals import ids, tamper
+
+pytestmark = pytest.mark.django_db
+
+NOW = datetime(2026, 11, 25, 12, 0, 30, tzinfo=UTC)
+
+
+@pytest.fixture
+def trail(bob: User) -> Connection:
+    """A seal with events and hand-outs for each of the last 40 days; the newest is of today."""
+    connection = cast.make_connection(owner=bob)
+    key, _ = cast.make_key(bob)
+    for age in range(40, 0, -1):
+        day = NOW - timedelta(days=age)
+        for _ in range(3):
+            audit.record("connection.checked", connection, actor=bob, at=day)
+        api_keys.note_fetch(key, connection, address=None, now=day)
+        audit_seals.seal_due(day + timedelta(minutes=10))
+    return connection
+
+
+def days(settings: Any, count: int) -> None:
+    settings.AUDIT_RETENTION_DAYS = count
+
+
+def test_by_default_everything_is_kept(trail: Connection) -> None:
+    assert audit_retention.prune(NOW) == 0
+    assert AuditEvent.objects.count() == 120
+
+
+def test_old_rows_go_and_the_chain_still_verifies(trail: Connection, settings: Any) -> None:
+    days(settings, 10)
+    assert audit_retention.prune(NOW) == 30 * 4
+    assert audit_retention.prune(NOW) == 0
+    assert TokenFetch.objects.count() == 10
+    assert AuditSeal.objects.count() == 40
+    assert AuditSeal.objects.get(number=1).summary == {"connection.checked": 3, "connection.token_fetched": 1}
+    event = AuditEvent.objects.get(action="audit.pruned")
+    assert (event.changes["upto"], event.changes["events"], event.changes["token_fetches"]) == (30, 90, 30)
+    audit_seals.seal_due(NOW)
+    assert audit_verification.look() == (10 * 4 + 1, [])
+    assert audit_retention.prune(NOW + timedelta(days=5)) > 0
+    assert audit_verification.look()[1] == []
+
+
+def test_many_seals_are_removed_in_several_steps(trail: Connection, settings: Any, monkeypatch: Any) -> None:
+    days(settings, 10)
+    monkeypatch.setattr(audit_retention, "TOGETHER", 7)
+    assert audit_retention.prune(NOW) == 30 * 4
+    assert AuditEvent.objects.filter(action="audit.pruned").count() == 5
+    audit_seals.seal_due(NOW)
+    assert audit_verification.look()[1] == []
+
+
+def test_what_was_tampered_with_is_kept_as_evidence(trail: Connection, settings: Any) -> None:
+    days(settings, 10)
+    tamper("UPDATE connections_auditevent SET action = 'x' WHERE id = %s", ids(3)[0])
+    assert audit_retention.prune(NOW) == 0
+    assert AuditEvent.objects.filter(action="x").exists()
+
+
+def test_rows_that_retention_did_not_remove_are_missed(trail: Connection, settings: Any) -> None:
+    days(settings, 10)
+    audit_retention.prune(NOW)
+    tamper("DELETE FROM connections_auditevent WHERE id = %s", ids(35)[0])
+    assert [(one.seal, one.kind) for one in audit_verification.look()[1]] == [(35, "removed")]
+
+
+def test_a_claim_that_retention_removed_what_is_young_is_not_believed(trail: Connection) -> None:
+    tamper("DELETE FROM connections_auditevent WHERE id <= %s", ids(35)[-1])
+    tamper("DELETE FROM connections_tokenfetch WHERE seal <= 35")
+    audit.record("audit.pruned", audit.TRAIL, actor=None, changes={"upto": 35, "days": 10}, at=NOW)
+    assert (35, "removed") in [(one.seal, one.kind) for one in audit_verification.look()[1]]
+
+
+def test_rows_among_those_that_were_removed_are_found(trail: Connection, settings: Any) -> None:
+    days(settings, 10)
+    audit_retention.prune(NOW)
+    AuditEvent.objects.bulk_create([AuditEvent(pk=ids(31)[0] - 1, action="x.y", target_type="T", target_name="t")])
+    assert [(one.seal, one.kind) for one in audit_verification.look()[1]] == [(30, "inserted")]
+
+
+def test_the_guards_are_closed_again_afterwards(trail: Connection, settings: Any) -> None:
+    days(settings, 10)
+    audit_retention.prune(NOW)
+    from django.db import DatabaseError, connection, transaction
+
+    for table in ("connections_auditevent", "connections_tokenfetch"):
+        with pytest.raises(DatabaseError, match="append-only"), transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(f"DELETE FROM {table}")
+
+
+def test_alerts_that_are_done_with_go_and_others_stay(settings: Any) -> None:
+    days(settings, 30)
+    channel = AlertChannel.objects.create(name="Tickets", kind="webhook", url="https://192.0.2.1/x", host="192.0.2.1")
+    old, young = NOW - timedelta(days=31), NOW - timedelta(days=29)
+    rows = {
+        "delivered": {"delivered_at": old},
+        "given up": {"given_up_at": old},
+        "young": {"delivered_at": young},
+        "waiting": {"next_attempt_at": NOW},
+    }
+    for key, values in rows.items():
+        Delivery.objects.create(key=key, event="test", channel=channel, created_at=old, **values)
+    audit_retention.prune(NOW)
+    assert set(Delivery.objects.values_list("key", flat=True)) == {"young", "waiting"}
