@@ -201,7 +201,7 @@ def visible_consent_requests(user: User) -> QuerySet[ConsentRequest]:
 
 def visible_approvals(user: User) -> QuerySet[Approval]:
     """Requests for approval: all for IT admins and auditors; for others what they asked and what is about their own."""
-    found = Approval.objects.select_related("connection", "requested_by")
+    found = Approval.objects.select_related("connection", "requested_by__responsible")
     asking = person(user)
     if asking.is_admin or asking.is_auditor:
         return found
@@ -301,13 +301,14 @@ def can_read_policy(user: User) -> bool:
 
 
 def can_decide_approvals(user: User) -> bool:
-    """Approve or decline what others ask."""
-    return person(user).is_admin
+    """Approve or decline what others ask: a person must, as a service account does what its maker wants."""
+    return person(user).is_admin and not user.is_service
 
 
 def can_decide(user: User, approval: Approval) -> bool:
-    """Answer this request: an IT admin, but never the one who asked."""
-    return can_decide_approvals(user) and approval.requested_by_id != user.pk
+    """Answer this request: an IT admin, but never who asked, nor who is responsible for the service account that did."""
+    asked = approval.requested_by
+    return can_decide_approvals(user) and (asked is None or user not in (asked, asked.contact))
 
 
 def can_withdraw_approval(user: User, approval: Approval) -> bool:

@@ -95,7 +95,7 @@ class RulesForm(forms.Form):
         help_text="Matters for multitenant app registrations. Refused after the sign-in, nothing is stored.",
     )
     share_with_people = forms.BooleanField(
-        label="Connections may be shared with single people, not only with teams", required=False
+        label="Connections may be shared with single people and service accounts, not only with teams", required=False
     )
     share_app_only = forms.BooleanField(label="App-only connections may be shared", required=False)
     longest_share_days = forms.IntegerField(

@@ -13,7 +13,7 @@ from typing import Any
 from django.db import transaction
 
 from connections import access, audit
-from connections.errors import ApprovalNeeded, ChangedMeanwhile, InvalidInput
+from connections.errors import ApprovalNeeded, ChangedMeanwhile, InvalidInput, PolicyForbids
 from connections.microsoft import capabilities
 from connections.models import Approval, Connection, User
 from connections.services import approval_messages, policy_decisions
@@ -87,9 +87,25 @@ def require(connection: Connection) -> None:
 
 
 def may_sign_in(connection: Connection) -> bool:
-    """Whether the wish itself is allowed and, where that is needed, approved."""
-    decision, open_reasons = lacking(connection)
-    return not decision.forbidden and not open_reasons
+    """Whether require_sign_in would let the connection pass."""
+    try:
+        require_sign_in(connection)
+    except (PolicyForbids, ApprovalNeeded):
+        return False
+    return True
+
+
+def require_sign_in(connection: Connection) -> None:
+    """Let nobody go to Microsoft for what would be refused: the wish must be allowed, and no request wait for an answer.
+
+    What an older grant had on top is judged anew when Microsoft answers. Raises as require() does.
+    """
+    require_grant(connection, ())
+    asked = waiting(connection)
+    if asked is not None:
+        _, open_reasons = lacking(connection, asked.permissions)
+        if open_reasons:
+            raise _needed(connection, open_reasons)
 
 
 def require_grant(connection: Connection, found: Iterable[str]) -> None:

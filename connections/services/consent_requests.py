@@ -17,7 +17,7 @@ from connections.errors import InvalidInput, PortalError
 from connections.microsoft import capabilities
 from connections.models import Connection, ConsentLink, ConsentRequest, User
 from connections.models.app_registrations import AuthenticationType
-from connections.services import alerts, consent, consent_outcomes, drift
+from connections.services import alerts, approvals, consent, consent_outcomes, drift
 from connections.services.consent_outcomes import move
 
 State = ConsentRequest.State
@@ -66,9 +66,11 @@ def ask(connection: Connection, *, reason: str, actor: User, now: datetime) -> C
     """Ask the IT admins to have granted what the connection lacks, and tell them once.
 
     While a request for the same is open, it is returned; one for other permissions is replaced. Where a link for the
-    same permissions is out already, the request joins it. Raises NotAllowed, InvalidInput.
+    same permissions is out already, the request joins it. What our own policy forbids or still has to be approved is not
+    asked of Microsoft's administrators. Raises NotAllowed, InvalidInput, PolicyForbids, ApprovalNeeded.
     """
     access.require(access.can_ask_consent(actor, connection), action="Only who signs in for it can ask.")
+    approvals.require_sign_in(connection)
     reason = reason.strip()
     if not reason or len(reason) > LONGEST_TEXT:
         raise InvalidInput("Say in a few sentences what you need it for.", field="reason")

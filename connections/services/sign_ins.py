@@ -88,8 +88,7 @@ def begin(connection: Connection, *, actor: User, now: datetime, by_link: SignIn
     _require_use_again(connection, actor)
     if not connection.is_delegated:
         raise NotAllowed("An app-only connection has no person who could sign in.", action="Use “Check now” instead.")
-    # The wish alone: what an older grant had on top is judged anew when Microsoft answers.
-    approvals.require_grant(connection, ())
+    approvals.require_sign_in(connection)
     with transaction.atomic():
         approvals.settle(connection, actor=actor, now=now)
         Connection.objects.filter(pk=connection.pk).update(sign_in_started_at=now)

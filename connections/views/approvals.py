@@ -181,7 +181,7 @@ def panel(user: User, connection: Connection) -> dict[str, Any]:
         "policy_wants": [reason.sentence for reason in reasons],
         "approval": newest,
         "may_ask": access.can_reconnect(user, connection),
-        "may_sign_in": approvals.may_sign_in(connection) if decision.reasons else True,
+        "may_sign_in": approvals.may_sign_in(connection),
         "may_finish": not connection.is_delegated
         and connection.status == Connection.Status.PENDING
         and not reasons

@@ -9,9 +9,19 @@ from django.utils import timezone
 
 from connections import audit
 from connections.microsoft.errors import Verdict, classify
-from connections.models import AppRegistration, Connection, ConsentLink, MailboxAccess, SharedMailbox, Tenant, User
+from connections.models import (
+    AppRegistration,
+    Approval,
+    Connection,
+    ConsentLink,
+    MailboxAccess,
+    Policy,
+    SharedMailbox,
+    Tenant,
+    User,
+)
 from connections.services import incidents, outcomes
-from tests import cast
+from tests import cast, world
 
 LONG = "Accounts payable of the shared service centre for Central and Eastern Europe, invoices above ten thousand euro"
 UNBROKEN = "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft"
@@ -33,9 +43,22 @@ def make(admin: User, member: User) -> None:
     ConsentLink.objects.create(
         app_registration=apps[0], directory_id=cast.DIRECTORY_ID, state_digest="0" * 64, requested_by=admin
     )
+    _policy(made, member)
     for connection in made:
         audit.record("connection.created", connection, actor=connection.owner, changes={"scopes": connection.scopes})
     audit.record("connection.share_denied", made[0], actor=member, outcome="denied")
+
+
+def _policy(made: list[Connection], member: User) -> None:
+    """Rules of both kinds, connections that break them, and requests in every state."""
+    rules = {"permissions": {"Mail.*": "approval", "Calendars.*": "forbidden"}, "longest_share_days": 30}
+    Policy.objects.create(rules=rules | {"capabilities": {"files.write": "forbidden"}, "app_only_second_admin": True})
+    Policy.objects.create(app_registration=made[1].app_registration, rules={"share_app_only": False})
+    for connection, state in zip(made[4:], Approval.State.values, strict=False):
+        world.make_approval(
+            connection, state=state, reason=LONG, requested_by=member, reasons=[f"{LONG}."], decision_reason=UNBROKEN,
+            decided_at=None if state == "waiting" else timezone.now(), decided_by_name="Alice Admin",
+        )  # fmt: skip
 
 
 def _tenants() -> list[Tenant]:

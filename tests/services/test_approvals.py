@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from connections.errors import ApprovalNeeded, ChangedMeanwhile, InvalidInput, NotAllowed, PolicyForbids
 from connections.models import AppRegistration, Approval, AuditEvent, Connection, User
-from connections.services import approvals, connections, sign_ins
+from connections.services import approvals, connections, consent_requests, service_accounts, sign_ins
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import cast
@@ -150,6 +150,34 @@ def test_where_there_is_one_it_admin_the_break_glass_account_decides(alice: User
     operator = User.objects.create_superuser("operator", password=cast.PASSWORD)
     approvals.approve(asked(), actor=operator, now=NOW)
     assert asked().decided_by == operator
+
+
+def test_a_service_account_with_the_role_approves_nothing(alice: User, bob: User) -> None:
+    wish_for_sending(bob)
+    robot = service_accounts.create(
+        name="Robot", purpose="Reports", responsible=alice, admin=True, auditor=False, actor=alice, now=NOW
+    )
+    with pytest.raises(NotAllowed, match="Only IT admins"):
+        approvals.approve(asked(), actor=robot, now=NOW)
+
+
+def test_who_is_responsible_for_a_service_account_does_not_approve_what_it_asks(alice: User, anna: User) -> None:
+    robot = service_accounts.create(
+        name="Robot", purpose="Reports", responsible=alice, admin=True, auditor=False, actor=alice, now=NOW
+    )
+    wish_for_sending(robot)
+    with pytest.raises(NotAllowed, match="cannot give it"):
+        approvals.approve(asked(), actor=alice, now=NOW)
+    approvals.approve(asked(), actor=anna, now=NOW)
+    assert asked().state == State.APPROVED
+
+
+def test_nobody_asks_microsofts_administrators_for_what_is_not_approved(alice: User, bob: User) -> None:
+    made = wish_for_sending(bob)
+    with pytest.raises(ApprovalNeeded):
+        consent_requests.ask(made, reason="To answer customers.", actor=bob, now=NOW)
+    approvals.approve(asked(), actor=alice, now=NOW)
+    assert consent_requests.ask(made, reason="To answer customers.", actor=bob, now=NOW).permissions
 
 
 def test_declining_needs_a_reason_which_the_requester_reads(alice: User, bob: User) -> None:

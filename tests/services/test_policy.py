@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from django.db import connection as database
 from django.utils import timezone
 
 from connections.errors import ApprovalNeeded, ChangedMeanwhile, InvalidInput, NotAllowed, PolicyForbids
@@ -13,6 +15,7 @@ from connections.microsoft import tokens
 from connections.microsoft.clouds import CONSUMERS_TID
 from connections.models import AppRegistration, Approval, AuditEvent, Connection, Policy, Share, Team, User
 from connections.services import (
+    approvals,
     connections,
     policy,
     policy_decisions,
@@ -161,8 +164,9 @@ def test_a_permission_in_the_grant_that_needs_approval_is_asked_for_and_kept_onl
     asked = Approval.objects.get()
     assert asked.permissions == ["Mail.Read", "Mail.Send"]
     assert Connection.objects.get().refresh_token is None
-    from connections.services import approvals
-
+    with pytest.raises(ApprovalNeeded):
+        sign_ins.begin(made, actor=bob, now=NOW)
+    assert Approval.objects.get().is_waiting, "trying again asks nobody again"
     approvals.approve(asked, actor=alice, now=NOW)
     finish(made, "Mail.Read", "Mail.Send")
     assert Connection.objects.get().status == Status.ACTIVE
@@ -395,6 +399,10 @@ def test_the_owner_of_a_disabled_connection_mends_it_by_wishing_less(alice: User
     change(reads, ["calendar.events"])
     with pytest.raises(PolicyForbids, match="Microsoft granted"):
         connections.enable(reads, actor=bob, now=NOW)
+    # The old grant still has it: a new sign-in shows what Microsoft grants now.
+    sign_ins.begin(reads, actor=bob, now=NOW)
+    finish(reads, "Calendars.Read")
+    assert Connection.objects.get(pk=reads.pk).status == Status.ACTIVE
 
 
 def test_thousands_are_counted_and_a_few_are_named(alice: User, bob: User, django_assert_max_num_queries: Any) -> None:
@@ -442,3 +450,31 @@ def test_a_file_with_a_mistake_changes_nothing(alice: User, wanted: dict[str, An
     with pytest.raises(InvalidInput):
         policy.apply({"organisation": {"share_app_only": False}} | wanted, actor=alice, now=NOW)
     assert not Policy.objects.exists()
+
+
+# --- Raced ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.only_on("postgres")
+@pytest.mark.django_db(transaction=True)
+def test_two_it_admins_who_save_at_the_same_moment_are_not_mixed(alice: User) -> None:
+    barrier, outcomes = threading.Barrier(2), list[str]()
+
+    def save(days: int) -> None:
+        barrier.wait()
+        try:
+            put(policy_rules.from_dict({"longest_share_days": days}), by=alice, version=0)
+            outcomes.append(f"saved {days}")
+        except ChangedMeanwhile:
+            outcomes.append("too late")
+        finally:
+            database.close()
+
+    threads = [threading.Thread(target=save, args=(days,)) for days in (5, 6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert sorted(outcomes)[1] == "too late"
+    assert f"saved {policy.stored().rules.longest_share_days}" in outcomes
+    assert AuditEvent.objects.filter(action="policy.changed").count() == 1

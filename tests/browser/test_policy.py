@@ -1,0 +1,60 @@
+"""Policy and approvals as people meet them in a browser: rules, what they would break, and the question to an IT admin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from connections.models import Approval, Connection, User
+from connections.services import policy
+from tests import cast
+from tests.browser.visitors import Portal, Visitor
+
+Start = Callable[..., Portal]
+Come = Callable[..., Visitor]
+
+
+def test_a_rule_is_made_its_victims_are_seen_and_a_member_asks(
+    portal: Start, visitor: Come, alice: User, bob: User
+) -> None:
+    app = cast.make_app_registration()
+    here = portal()
+    cast.make_connection(owner=bob, name="Calendar", capabilities=["calendar.events"], granted_scopes="Calendars.Read")
+    admin = visitor(here, "alice")
+    admin.follow("Policy")
+    admin.page.get_by_label("Send mail", exact=True).select_option("Needs approval")
+    admin.type_in("Forbidden permissions", "Calendars.*")
+    admin.press("Save")
+    admin.sees("What would break", "1 connection", "Calendars.Read is forbidden by the organisation's policy")
+    admin.press("Back to the rules")
+    admin.sees("Forbidden permissions")
+    admin.press("Show what would break")
+    admin.tick("Disable them now")
+    admin.press("Save the policy")
+    admin.sees("Saved. 1 connection disabled.")
+    assert Connection.objects.get(name="Calendar").status == "disabled"
+    assert str(policy.stored().rules.of_capability("mail.send")) == "approval"
+
+    member = visitor(here, "bob")
+    member.open("/policy/")
+    member.sees("Needs the approval of an IT admin", "permissions that begin with Calendars.")
+    member.open(f"/connections/add/{app.pk}/")
+    assert member.page.get_by_label("Read calendar events").is_disabled()
+    member.type_in("Name", "Answers")
+    member.tick("Send mail")
+    member.type_in("Why it is needed", "To answer customers.")
+    member.press("Connect")
+    member.sees("Waits for an approval")
+
+    admin.follow("Approvals", exact=False)
+    admin.follow("Answers")
+    admin.sees("To answer customers.", "Mail.Send")
+    admin.press("Approve")
+    admin.sees("Answers is approved.")
+    assert Approval.objects.get().state == "approved"
+
+    member.open("/")
+    member.sees("Approvals you asked for")
+    member.press("Sign in", exact=False)
+    member.signs_in_at_microsoft(cast.ADA)
+    member.accepts()
+    member.sees("Answers is connected as ada@contoso.example")

@@ -1,0 +1,76 @@
+"""The policy meets Microsoft: what was granted is judged before it is kept, and an approval opens the road."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from connections.models import AppRegistration, Approval, AuditEvent, Connection, User
+from portal.sandbox import seed
+from portal.sandbox.client import Control
+from tests import cast
+from tests.flows.conftest import Person
+from tests.services.test_policy import rule
+
+pytestmark = pytest.mark.django_db
+
+Meet = Callable[[User], Person]
+FORM = {"kind": "authorization_code", "name": "Answers", "chosen": ["mail.send"], "reason": "Customers."}
+
+
+def page(answer: object) -> str:
+    return " ".join(answer.content.decode().split())  # type: ignore[attr-defined]
+
+
+def test_from_the_wish_over_the_approval_to_the_first_token(person: Meet, alice: User, bob: User) -> None:
+    app = cast.make_app_registration()
+    rule(permissions={"Mail.Send": "approval"})
+    member, admin = person(bob), person(alice)
+    asked = member.post(f"/connections/add/{app.pk}/", **FORM)
+    connection = Connection.objects.get()
+    assert asked["Location"] == f"/connections/{connection.pk}/", "nobody is sent to Microsoft"
+    sent = member.post(f"/connections/{connection.pk}/sign-in/")
+    assert sent["Location"] == f"/connections/{connection.pk}/"
+
+    admin.post(f"/approvals/{Approval.objects.get().pk}/approve/")
+    member.connect(member.post(f"/connections/{connection.pk}/sign-in/"), cast.ADA)
+    connection = Connection.objects.get()
+    assert connection.status == "active"
+    assert "Mail.Send" in connection.granted
+    assert "What was approved" in page(member.get(f"/connections/{connection.pk}/"))
+
+
+def test_an_old_consent_brings_what_is_forbidden_and_nothing_is_kept(person: Meet, bob: User, sandbox: Control) -> None:
+    app = cast.make_app_registration()
+    # Ada consented to sending long ago, for another connection.
+    sandbox.issue_grant(cast.CLIENT_ID, cast.ADA, ["offline_access", "Mail.Send", "Mail.Read"])
+    rule(permissions={"Mail.Send": "forbidden"})
+    member = person(bob)
+    begun = member.post(f"/connections/add/{app.pk}/", **FORM | {"chosen": ["mail.read"]})
+    answer = member.connect(begun, cast.ADA)
+
+    assert answer.status_code == 403
+    told = page(answer)
+    assert "Mail.Send, which Microsoft granted as well, is forbidden" in told
+    assert "take that consent back in Entra" in told
+    stored = Connection.objects.get()
+    assert (stored.status, stored.refresh_token, stored.account_oid) == ("pending", None, "")
+    assert (stored.status_code, stored.status_who) == ("policy_forbids", "it_admin")
+    assert AuditEvent.objects.filter(action="connection.sign_in_failed", outcome="failed").count() == 1
+
+
+def test_an_account_of_a_directory_that_is_not_registered_is_refused_after_the_sign_in(person: Meet, bob: User) -> None:
+    tenant = cast.make_tenant(name="Anybody", directory_id="organizations", tid="")
+    cast.make_tenant()
+    app = cast.make_app_registration(
+        tenant=tenant, client_id=seed.MULTI_APP, secret=seed.MULTI_SECRET, audience="multi", allows_app_only=False
+    )
+    rule(other_tenants=False)
+    member = person(bob)
+    begun = member.post(f"/connections/add/{app.pk}/", **FORM | {"chosen": ["mail.read"]})
+    answer = member.connect(begun, "barbara@fabrikam.example")
+    assert answer.status_code == 403
+    assert "directories that are not registered here" in page(answer)
+    assert Connection.objects.get().refresh_token is None
+    assert AppRegistration.objects.get(pk=app.pk).rejected_at is None
