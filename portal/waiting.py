@@ -19,7 +19,8 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 # Keys of the WSGI environment.
-MAY_WAIT = "portal.may_wait"  # there, and true, where a request may be put aside: the first time it is done
+MAY_WAIT = "portal.may_wait"  # there where a request may be put aside
+AGAIN = "portal.again"  # there where a request has been put aside and is done once more
 WAIT = "portal.wait"  # the Wait that a view asks for
 
 LOOK_EVERY = 0.05  # seconds

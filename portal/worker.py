@@ -10,7 +10,7 @@ from typing import Any
 
 from gunicorn.workers.gthread import ThreadWorker
 
-from portal.waiting import AT_A_TIME, MAY_WAIT, WAIT, Wait, WaitingRoom
+from portal.waiting import AGAIN, AT_A_TIME, MAY_WAIT, WAIT, Wait, WaitingRoom
 
 # What the kernel waits for a silent client while a thread reads from it or writes to it (struct timeval).
 _PATIENCE = struct.pack("ll", 10, 0)
@@ -56,10 +56,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         application: Any = self.wsgi  # type: ignore[has-type]
 
         def watched(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-            environ[MAY_WAIT] = not self._handled.again and environ["REQUEST_METHOD"] == "GET"
+            if self._handled.again:
+                environ[AGAIN] = True
+            elif environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+                environ[MAY_WAIT] = True
             answer: Any = application(environ, start_response)
             wait: Wait | None = environ.get(WAIT)
-            if wait is not None and environ[MAY_WAIT] and self.room.has_room(wait):
+            if wait is not None and MAY_WAIT in environ and self.room.has_room(wait):
                 answer.close()
                 raise _PutAside(wait)
             return answer  # type: ignore[no-any-return]

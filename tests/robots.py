@@ -19,12 +19,13 @@ class Answer:
     body: dict[str, Any] = field(default_factory=dict)
 
 
-async def call(port: int, path: str, key: str) -> Answer:
-    """One GET on a connection of its own."""
+async def call(port: int, path: str, key: str, method: str = "GET") -> Answer:
+    """One call on a connection of its own."""
     began = time.monotonic()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        head = f"GET /api/v1/{path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n\r\n"
+        head = f"{method} /api/v1/{path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n"
+        head += f"Authorization: Bearer {key}\r\n\r\n"
         writer.write(head.encode())
         await writer.drain()
         raw = await reader.read()

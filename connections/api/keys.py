@@ -15,7 +15,7 @@ from connections import access, audit
 from connections.errors import AmbiguousName, KeyRefused, NotAllowed, TooManyCalls
 from connections.models import ApiKey, Connection
 from connections.services import api_keys, rate_limits
-from portal.waiting import MAY_WAIT
+from portal.waiting import AGAIN
 
 LONGEST_NUMBER = 18  # digits of a primary key that every database takes
 LONGEST_NAME = 120
@@ -33,8 +33,7 @@ class KeyAuth(HttpBearer):
         except KeyRefused:
             _count_bad_key(address, now)
             raise
-        if request.META.get(MAY_WAIT) is not False:  # done once more after a wait, it is the same call
-            _count_call(request, key, now)
+        _count_call(request, key, now)
         return key
 
 
@@ -46,9 +45,11 @@ def _count_bad_key(address: str | None, now: datetime) -> None:
 
 
 def _count_call(request: HttpRequest, key: ApiKey, now: datetime) -> None:
-    standing = rate_limits.count(f"key:{key.pk}", limit=api_keys.limit_of(key), now=now)
+    is_same_call = AGAIN in request.META  # it has waited, and is done once more
+    limit = api_keys.limit_of(key)
+    standing = rate_limits.count(f"key:{key.pk}", limit=limit, now=now, calls=0 if is_same_call else 1)
     request.META[_STANDING] = standing
-    if standing is not None and standing.is_exceeded:
+    if standing is not None and standing.is_exceeded and not is_same_call:
         raise TooManyCalls(
             f"This API key may be used {standing.limit} times in a minute, and that is used up.",
             retry_after=standing.reset,

@@ -50,6 +50,7 @@ def problem(status: int, code: str, title: str, detail: str = "", **more: Any) -
     answer = JsonResponse(body, status=status)
     answer["Content-Type"] = "application/problem+json"
     answer["Cache-Control"] = "no-store, private"
+    answer["Content-Length"] = str(len(answer.content))
     if status == 401:
         answer["WWW-Authenticate"] = 'Bearer realm="portal"'
     return answer

@@ -16,7 +16,7 @@ from connections.api.connections import link_of
 from connections.errors import ConnectionUnusable, NotAllowed, PortalError, TryAgainSoon
 from connections.models import ApiKey, Connection
 from connections.services import api_keys, incidents, refreshing, tokens
-from portal.waiting import MAY_WAIT, WAIT, Wait
+from portal.waiting import AGAIN, MAY_WAIT, WAIT, Wait
 
 router = Router(tags=["Tokens"])
 LONGEST_VALIDITY = 3600
@@ -80,9 +80,9 @@ def _find(key: ApiKey, ref: str) -> Connection:
 def _hand_out(request: HttpRequest, connection: Connection, min_valid: int) -> tokens.Token | tokens.Refreshing:
     """A token; where the server has a waiting room, without holding its thread while Microsoft is asked."""
     now = timezone.now()
-    if MAY_WAIT not in request.META:
-        return tokens.hand_out(connection, now=now, min_valid=min_valid)
-    return tokens.offer(connection, now=now, min_valid=min_valid, waited=not request.META[MAY_WAIT])
+    if MAY_WAIT in request.META or AGAIN in request.META:
+        return tokens.offer(connection, now=now, min_valid=min_valid, waited=AGAIN in request.META)
+    return tokens.hand_out(connection, now=now, min_valid=min_valid)
 
 
 def _put_aside(request: HttpRequest, refresh: tokens.Refreshing) -> HttpResponse:

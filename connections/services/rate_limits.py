@@ -42,16 +42,19 @@ class Standing:
         return self.count > self.limit
 
 
-def count(name: str, *, limit: int, now: datetime) -> Standing | None:
-    """Count one call of ``name`` and say where it stands; None where nothing is limited (limit 0, or no cache)."""
+def count(name: str, *, limit: int, now: datetime, calls: int = 1) -> Standing | None:
+    """Count a call of ``name`` and say where it stands; None where nothing is limited (limit 0, or no cache).
+
+    ``calls`` 0 only looks.
+    """
     if not limit or _outage.is_on():
         return None
     moment = int(now.timestamp())
     key = f"rate:{name}:{moment // WINDOW}"
     try:
-        # One round trip, and atomic: INCR counts, EXPIRE only makes room again.
+        # One round trip, and atomic: INCRBY counts, EXPIRE only makes room again.
         with _client().pipeline(transaction=True) as pipe:
-            pipe.incr(key)
+            pipe.incrby(key, calls)
             pipe.expire(key, 2 * WINDOW)
             counted = int(pipe.execute()[0])
     except (redis.RedisError, OSError):

@@ -15,6 +15,7 @@ import pytest
 from django.utils import timezone
 
 from connections.models import Connection, TokenFetch, User
+from connections.services import rate_limits
 from portal.processes import Process
 from portal.sandbox.client import Control
 from portal.sandbox.process import free_port
@@ -31,7 +32,7 @@ def web(start_process: Callable[..., Process]) -> Web:
     def start(**environment: str) -> int:
         port = free_port()
         command = ["gunicorn", "-c", "portal/gunicorn.conf.py", "portal.wsgi"]
-        process = start_process("web", command, BIND=f"127.0.0.1:{port}", API_RATE_LIMIT="0", **environment)
+        process = start_process("web", command, **({"API_RATE_LIMIT": "0", "BIND": f"127.0.0.1:{port}"} | environment))
         process.wait_until(lambda: answers(port), seconds=60)
         return port
 
@@ -154,3 +155,30 @@ def test_silent_clients_give_their_threads_back(bob: User, web: Web) -> None:
             one.close()
     assert answer.status == 401
     assert answer.seconds < 45  # two threads, four silent clients, ten seconds each
+
+
+def test_a_call_that_waits_counts_once_and_head_counts_like_get(sandbox: Control, bob: User, web: Web) -> None:
+    connection = granted(sandbox, "Invoices", owner=bob, expires_at=expired())
+    _, key = cast.make_key(bob)
+    rate_limits._client().flushdb()
+    port = web(API_RATE_LIMIT="4")
+    sandbox.weather("slow", where="token", delay_ms=300)
+    path = f"connections/{connection.pk}/token"
+
+    async def ask() -> list[robots.Answer]:
+        return [await robots.call(port, path, key, method) for method in ("GET", "HEAD", "GET", "GET", "HEAD")]
+
+    got = asyncio.run(ask())
+    assert [answer.headers.get("ratelimit-remaining") for answer in got] == ["3", "2", "1", "0", "0"]
+    assert [answer.status for answer in got] == [200, 200, 200, 200, 429]
+
+
+def test_calls_that_change_something_are_limited_too(bob: User, web: Web) -> None:
+    _, key = cast.make_key(bob)
+    rate_limits._client().flushdb()
+    port = web(API_RATE_LIMIT="2")
+
+    async def ask() -> list[robots.Answer]:
+        return [await robots.call(port, "teams", key, "POST") for _ in range(4)]
+
+    assert [answer.status == 429 for answer in asyncio.run(ask())] == [False, False, True, True]
