@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from django.utils import timezone
 from m365_portal import Portal
 
-from connections.models import ApiKey, Connection, User
+from connections import access
+from connections.models import Connection, User
 from connections.services import api_keys
 from portal.sandbox.client import Control
 from tests import cast
 
-EVERY_SCOPE = [str(scope) for scope in ApiKey.Scope]
-
 
 def issue_key(owner: User, *, name: str = "Robot", scopes: list[str] | None = None, now: datetime | None = None) -> str:
-    """The text of a new key of ``owner``'s, by default with every scope."""
-    wanted = EVERY_SCOPE if scopes is None else scopes
+    """The text of a new key of ``owner``'s, by default with every scope that owner's keys may have."""
+    wanted = sorted(access.scopes_for(owner)) if scopes is None else scopes
     moment = now or timezone.now()
-    return api_keys.issue(owner, name=name, scopes=wanted, expires_at=None, actor=owner, now=moment)[1]
+    ends = moment + timedelta(days=90)
+    return api_keys.issue(owner, name=name, scopes=wanted, expires_at=ends, actor=owner, now=moment)[1]
 
 
 @pytest.fixture
 def key(transactional_db: None, bob: User) -> str:
-    """bob's key, with every scope."""
+    """bob's key, with every scope it may have."""
     return issue_key(bob)
 
 

@@ -131,7 +131,8 @@ def test_connections_are_listed_page_by_page(portal: Portal, granted: Callable[.
     names = [one.name for one in made]
     assert [one.name for one in portal.connections()] == names
     assert [one.name for one in portal.connections(name="Number 1")] == ["Number 1"]
-    one = portal.connection(made[2].pk)
+    one = portal.connection("Number 2")
+    assert portal.connection(made[2].pk) == one
     assert (one.status, one.is_well, one.account) == ("active", True, cast.ADA)
 
 
@@ -421,3 +422,4 @@ def test_it_installs_and_needs_nothing_else(tmp_path: Path) -> None:
         timeout=60,
     )
     assert ran.stdout.strip() == "<PortalCredential 1 of http://localhost>", ran.stderr
+    assert (tmp_path / "bin" / "portalctl").exists()

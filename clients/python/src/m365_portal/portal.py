@@ -208,9 +208,7 @@ class Portal:
 
     def check(self, connection: Ref) -> Connection:
         """Let the portal ask Microsoft now whether the connection is alive, and give its state after that."""
-        path = self._path(connection)
-        self.request("POST", f"{path}/check")
-        return Connection.of(_object(self.request("GET", path)))
+        return Connection.of(_object(self.request("POST", f"{self._path(connection)}/check")))
 
     def connect(
         self,

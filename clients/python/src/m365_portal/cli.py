@@ -1,0 +1,327 @@
+"""portalctl: the portal at the command line, for people and for scripts.
+
+Exit codes: 0 all is well; 1 a connection is not well, or an incident is open; 2 wrong use; 3 the portal refuses the key, or
+there is no such thing; 4 the portal or Microsoft is away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any, Callable, NoReturn
+
+from m365_portal.errors import (
+    AmbiguousName,
+    ConfigurationError,
+    ConnectionUnusable,
+    InvalidInput,
+    KeyRefused,
+    NotAllowed,
+    NotFound,
+    PortalError,
+    Unavailable,
+    UnexpectedAnswer,
+)
+from m365_portal.portal import AGENT, Portal, key_from
+from m365_portal.things import Connection, SignInLink
+
+OK, NOT_WELL, USAGE, REFUSED, AWAY, STOPPED = 0, 1, 2, 3, 4, 130
+_CODES: tuple[tuple[tuple[type[PortalError], ...], int], ...] = (
+    ((ConnectionUnusable,), NOT_WELL),
+    ((ConfigurationError, InvalidInput, AmbiguousName), USAGE),
+    ((KeyRefused, NotAllowed, NotFound), REFUSED),
+    ((Unavailable, UnexpectedAnswer), AWAY),
+)
+COLUMNS = ("id", "name", "status", "account", "owner")
+
+
+def run() -> NoReturn:
+    """The program: reads the command line and exits with its code."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a letter must not end the program.
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    try:
+        code = main(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has enough of it; what is left of it goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = OK
+    except KeyboardInterrupt:
+        code = STOPPED
+    sys.exit(code)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; gives its exit code."""
+    options = _parser().parse_args(arguments)
+    as_json = getattr(options, "json", False)
+    try:
+        with _portal(options) as portal:
+            return int(options.command(portal, options, as_json))
+    except PortalError as error:
+        _tell_error(error, as_json)
+        return next(
+            (code for kinds, code in _CODES if isinstance(error, kinds)), AWAY if error.status >= 500 else REFUSED
+        )
+
+
+def _portal(options: argparse.Namespace) -> Portal:
+    key_file = getattr(options, "key_file", None)
+    return Portal(
+        getattr(options, "url", None),
+        key_from(key_file) if key_file else None,
+        timeout=getattr(options, "timeout", 30.0),
+        patience=getattr(options, "wait", 30.0),
+        ca_file=getattr(options, "ca_file", None),
+        agent=f"portalctl ({AGENT})",
+    )
+
+
+# --- The command line -----------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    # Accepted before and after the command; without a default, so that the later one does not undo the earlier one.
+    shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    shared.add_argument("--url", help="the portal's address (or PORTAL_URL)")
+    shared.add_argument("--key-file", help="file with the API key (or PORTAL_API_KEY_FILE, or PORTAL_API_KEY)")
+    shared.add_argument("--ca-file", help="certificates (PEM) to trust instead of the system's")
+    shared.add_argument("--timeout", type=_seconds, help="seconds one call may take (30)")
+    shared.add_argument("--wait", type=_seconds, help="seconds to try again while the portal is away (30)")
+    shared.add_argument("--json", action="store_true", help="for programs: JSON instead of words")
+    parser = argparse.ArgumentParser(
+        prog="portalctl",
+        parents=[shared],
+        # An abbreviation of --key-file must not take a key.
+        allow_abbrev=False,
+        description="Connections to Microsoft 365 that a portal keeps: their state, and their access tokens.",
+        epilog="Exit codes: 0 well, 1 not well, 2 wrong use, 3 refused or not found, 4 the portal or Microsoft is away.",
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(
+        name: str, act: Callable[[Portal, argparse.Namespace, bool], int], help: str
+    ) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, parents=[shared], allow_abbrev=False, help=help, description=help)
+        made.set_defaults(command=act)
+        return made
+
+    found = command("list", _list, "list the connections the key sees")
+    for name in ("name", "capability", "mailbox", "status", "owner"):
+        found.add_argument(f"--{name}", help=f"only those of this {name}")
+    command("show", _show, "show one connection").add_argument("connection", help="number or name")
+    token = command("token", _token, "print an access token for Graph, and nothing else")
+    token.add_argument("connection", help="number or name")
+    token.add_argument("--min-valid", type=_seconds, default=300.0, help="seconds it must last at least (300)")
+    check = command("check", _check, "ask Microsoft now whether connections are alive")
+    check.add_argument("connection", nargs="+", help="number or name")
+    link = command("link", _link, "make a link on which the mailbox owner signs in for a connection")
+    link.add_argument("connection", help="number or name")
+    _connect_arguments(command("connect", _connect, "make a connection; a delegated one prints the link to sign in"))
+    incidents = command("incidents", _incidents, "list what is broken, and who must act")
+    incidents.add_argument("--all", action="store_true", help="also those that have healed")
+    command("me", _me, "show what the key is and may do")
+    return parser
+
+
+def _connect_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="what the connection shall be called")
+    parser.add_argument("--app", required=True, help="app registration: its number, or (with admin:read) its name")
+    parser.add_argument("--app-only", action="store_true", help="no person signs in: the application acts by itself")
+    parser.add_argument("--capability", action="append", default=[], help="what it is for, like mail.read; repeatable")
+    parser.add_argument("--scope", action="append", default=[], help="a further permission; repeatable")
+    parser.add_argument("--mailbox", action="append", default=[], help="address of a shared mailbox; repeatable")
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 86400:
+        raise argparse.ArgumentTypeError("must be between 0 and 86400 seconds")
+    return number
+
+
+# --- Commands -------------------------------------------------------------------------------------
+
+
+def _list(portal: Portal, options: argparse.Namespace, as_json: bool) -> int:
+    names = ("name", "capability", "mailbox", "status", "owner")
+    found = list(portal.connections(**{name: value for name in names if (value := getattr(options, name))}))
+    if as_json:
+        _json([one.raw for one in found])
+    elif not found:
+        _say("The key sees no such connection.")
+    else:
+        _table(COLUMNS, [[str(one.id), one.name, _state(one), one.account or "-", one.owner] for one in found])
+    return OK
+
+
+def _show(portal: Portal, options: argparse.Namespace, as_json: bool) -> int:
+    found = portal.connection(options.connection)
+    return _told(found, as_json)
+
+
+def _token(portal: Portal, options: argparse.Namespace, as_json: bool) -> int:
+    if options.min_valid > 3600:
+        raise ConfigurationError("No token lasts longer than --min-valid 3600 for certain.")
+    token = portal.token(options.connection, min_valid=options.min_valid)
+    if as_json:
+        _json({**asdict(token), "expires_at": token.expires_at.isoformat()})
+    else:
+        print(token.access_token)
+    if token.trouble:
+        print(f"portalctl: this token ends soon, and there is no other: {token.trouble}", file=sys.stderr)
+    return OK
+
+
+def _check(portal: Portal, options: argparse.Namespace, as_json: bool) -> int:
+    found = [portal.check(one) for one in options.connection]
+    if as_json:
+        _json([one.raw for one in found])
+    else:
+        for one in found:
+            _say(f"{one.name}: {_state(one)}")
+            if not one.is_well:
+                _say(*(f"  {line}" for line in _mending(one)))
+    return OK if all(one.is_well for one in found) else NOT_WELL
+
+
+def _link(portal: Portal, options: argparse.Namespace, as_json: bool) -> int:
+    link = portal.sign_in_link(options.connection)
+    if as_json:
+        _json(_link_as_json(link))
+    else:
+        _say(*_link_in_words(link))
+    return OK
+
+
+def _connect(portal: Portal, options: argparse.Namespace, as_json: bool) -> int:
+    made, link = portal.connect(
+        options.name,
+        app_registration=_app_number(portal, options.app),
+        authentication_type="client_credentials" if options.app_only else "authorization_code",
+        capabilities=options.capability,
+        extra_scopes=options.scope,
+        shared_mailboxes=options.mailbox,
+    )
+    if as_json:
+        _json({**made.raw, "sign_in_link": _link_as_json(link) if link else None})
+        return OK
+    _say(f"Made connection {made.id}, {made.name}: {_state(made)}.")
+    if link is not None:
+        _say(*_link_in_words(link))
+    elif not made.is_well:
+        _say(*_mending(made))
+        return NOT_WELL
+    return OK
+
+
+def _app_number(portal: Portal, app: str) -> int:
+    if app.isascii() and app.isdigit():
+        return int(app)
+    found = [one for one in portal.items("/app-registrations") if one.get("name") == app]
+    if not found:
+        raise NotFound(f"There is no app registration called “{app}”.", action="Give its number.", status=404)
+    return int(found[0]["id"])
+
+
+def _incidents(portal: Portal, options: argparse.Namespace, as_json: bool) -> int:
+    found = list(portal.incidents(state="" if options.all else "open"))
+    if as_json:
+        _json(found)
+    elif not found:
+        _say("No incident is open." if not options.all else "There was no incident.")
+    for one in found if not as_json else []:
+        state = "open" if one.get("is_open") else f"healed {one.get('closed_at')}"
+        _say(f"{one.get('id')}  {one.get('title')} ({state})", f"  {one.get('cause')}")
+        _say(f"  {one.get('action')} (who: {one.get('who')})", f"  {one.get('link')}")
+    return NOT_WELL if any(one.get("is_open") for one in found) else OK
+
+
+def _me(portal: Portal, options: argparse.Namespace, as_json: bool) -> int:
+    told = portal.me()
+    if as_json:
+        _json(told)
+    else:
+        _pairs((name, _plain(value)) for name, value in told.items())
+    return OK
+
+
+# --- Words ----------------------------------------------------------------------------------------
+
+
+def _told(found: Connection, as_json: bool) -> int:
+    if as_json:
+        _json(found.raw)
+    else:
+        _pairs((name, _plain(value)) for name, value in found.raw.items() if value not in (None, "", []))
+    return OK if found.is_well else NOT_WELL
+
+
+def _state(found: Connection) -> str:
+    return "waits for its app registration" if found.waits_for_app_registration else found.status
+
+
+def _mending(found: Connection) -> list[str]:
+    who = [f"Who: {found.who}"] if found.who else []
+    return [line for line in (found.cause, found.action, *who, found.link) if line]
+
+
+def _link_in_words(link: SignInLink) -> list[str]:
+    return [
+        "Send this link to the owner of the mailbox. It works once, and until",
+        f"{link.expires_at:%Y-%m-%d %H:%M} UTC:",
+        link.url,
+    ]
+
+
+def _link_as_json(link: SignInLink) -> dict[str, str]:
+    return {"url": link.url, "expires_at": link.expires_at.isoformat()}
+
+
+def _tell_error(error: PortalError, as_json: bool) -> None:
+    if as_json:
+        names = ("code", "title", "detail", "action", "who", "link", "incident", "status", "retry_after")
+        print(json.dumps({name: getattr(error, name) for name in names}), file=sys.stderr)
+    else:
+        print(f"portalctl: {_clean(str(error))}", file=sys.stderr)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value)) or "-"
+    if isinstance(value, dict):
+        return str(value.get("name", value))
+    return "-" if value is None or value == "" else str(value)
+
+
+def _table(columns: Sequence[str], rows: list[list[str]]) -> None:
+    lines = [[_clean(cell) for cell in row] for row in [[name.upper() for name in columns], *rows]]
+    widths = [max(len(line[number]) for line in lines) for number in range(len(columns))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
+
+
+def _pairs(pairs: Iterable[tuple[str, str]]) -> None:
+    told = list(pairs)
+    width = max((len(name) for name, _ in told), default=0)
+    for name, value in told:
+        _say(f"{name.replace('_', ' ').ljust(width)}  {value}")
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        print(_clean(line))
+
+
+def _json(told: Any) -> None:
+    print(json.dumps(told, indent=2))
+
+
+def _clean(text: str) -> str:
+    """Without what would steer the terminal: names are written by other people."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -1,0 +1,99 @@
+"""What the documents for automations show is run as it stands, so that it cannot rot."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from connections.models import Connection, User
+from portal.sandbox.client import Control
+from tests import cast
+from tests.clients.conftest import issue_key
+from tests.environment import ROOT
+
+DOCUMENTS = ROOT / "docs" / "clients"
+GRAPH = "https://graph.microsoft.com"
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(document: str, language: str) -> list[str]:
+    """The code of a document in one language."""
+    return [code for kind, code in _BLOCK.findall((DOCUMENTS / document).read_text()) if kind == language]
+
+
+@pytest.fixture
+def environment(
+    portal_url: str, sandbox: Control, granted: Callable[..., Connection], alice: User, tmp_path: Path
+) -> dict[str, str]:
+    """What a reader of the documents has: a portal, a key in a file, one connection that is well and one that is not."""
+    granted(name="Invoices", owner=alice)
+    granted(name="Forgotten", owner=alice, status="reconnect_needed", status_cause="The sign-in has ended.")
+    key, command = tmp_path / "key", tmp_path / "portalctl"
+    key.write_text(issue_key(alice))
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m m365_portal "$@"\n')
+    command.chmod(0o700)
+    return {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT / "clients" / "python" / "src"),
+        "PORTAL_URL": portal_url,
+        "PORTAL_API_KEY_FILE": str(key),
+        "NO_PROXY": "*",
+        "HOME": str(tmp_path),
+        "LC_ALL": "C.UTF-8",
+    }
+
+
+def run(document: str, environment: dict[str, str], graph: str) -> subprocess.CompletedProcess[str]:
+    """All shell lines of a document, one after the other, as one script that stops at the first failure."""
+    script = "set -euo pipefail\n" + "\n".join(blocks(document, "sh")).replace(GRAPH, graph)
+    shell = ["bash", "-c", script]
+    return subprocess.run(shell, env=environment, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_every_curl_line_works(environment: dict[str, str], sandbox: Control) -> None:
+    done = run("curl.md", environment, sandbox.base_url)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines[:3]) == 3, "three subjects of Ada's mail"
+    assert f'"{cast.ADA}"' in lines
+    assert "active" in lines
+    links = [line for line in lines if line.startswith(environment["PORTAL_URL"])]
+    assert len(set(links)) == 2
+    assert "reconnect_needed: The sign-in has ended." in done.stderr
+    assert Connection.objects.get(name="Reports").status == "pending"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_every_portalctl_line_works(environment: dict[str, str], sandbox: Control) -> None:
+    done = run("portalctl.md", environment, sandbox.base_url)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    assert "Invoices: active" in done.stdout
+    assert done.stdout.count("Send this link") == 2
+    assert "exit code" not in done.stdout
+
+
+@pytest.mark.django_db(transaction=True)
+def test_python_lines_work(environment: dict[str, str]) -> None:
+    for code in blocks("python.md", "python"):
+        shell = [sys.executable, "-c", code]
+        done = subprocess.run(shell, env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+
+
+def test_no_command_stands_outside_of_what_is_run() -> None:
+    shown = [
+        (document.name, kind)
+        for document in sorted(DOCUMENTS.glob("*.md"))
+        for kind, code in _BLOCK.findall(document.read_text())
+        if "curl" in code or "portalctl" in code
+    ]
+    assert {kind for _, kind in shown} == {"sh"}
+    assert {name for name, _ in shown} == {"curl.md", "portalctl.md"}
