@@ -208,6 +208,10 @@ def visible_approvals(user: User) -> QuerySet[Approval]:
     return found.filter(Q(requested_by=user) | Q(connection__owner=user))
 
 
+# Of review items: nobody but an IT admin can answer for the connection any more.
+OWNER_HAS_LEFT = Q(connection__owner__is_active=False) | Q(connection__owner__left_at__isnull=False)
+
+
 def visible_reviews(user: User) -> QuerySet[AccessReview]:
     """Access reviews: all for IT admins and auditors; for others those that ask, or asked, about their connections."""
     asking = person(user)
@@ -219,9 +223,8 @@ def visible_reviews(user: User) -> QuerySet[AccessReview]:
 
 def review_items_of(user: User) -> QuerySet[ReviewItem]:
     """What this person answers in reviews: shares of their connections; for IT admins also those of who has left."""
-    if person(user).is_admin:
-        return ReviewItem.objects.filter(Q(connection__owner=user) | Q(connection__owner__is_active=False))
-    return ReviewItem.objects.filter(connection__owner=user)
+    mine = Q(connection__owner=user)
+    return ReviewItem.objects.filter(mine | OWNER_HAS_LEFT if person(user).is_admin else mine)
 
 
 def it_admins() -> QuerySet[User]:

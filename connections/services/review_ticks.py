@@ -110,14 +110,19 @@ def _warn_users(review: AccessReview, *, now: datetime) -> None:
     ).iterator():
         for one in members.get(team, []) if team else [person]:
             endangered.setdefault(one, []).append(f"{name} (of {owner.partition(' <')[0]})")
-    for some in reviews.batches(User.objects.filter(pk__in=endangered).select_related("alert_choice"), reviews.BATCH):
-        for user in some:
-            alerts.notify([user], _warning(review, endangered[user.pk]), about=_about(review, "warning"), now=now)
+    users = User.objects.filter(pk__in=endangered).select_related("alert_choice", "responsible__alert_choice")
+    for user in users.order_by("pk").iterator():
+        contact = user.contact
+        if contact is not None:
+            # One for each account: whoever is responsible for several hears of each.
+            about = _about(review, f"warning-{user.pk}")
+            alerts.notify([contact], _warning(review, user, endangered[user.pk]), about=about, now=now)
 
 
-def _warning(review: AccessReview, lines: list[str]) -> alerts.Message:
+def _warning(review: AccessReview, user: User, lines: list[str]) -> alerts.Message:
+    who = f"the service account {user} uses" if user.is_service else "you use"
     return alerts.Message(
-        subject=f"What you use may end on {reviews.day(review.last_day)}",
+        subject=f"What {who} may end on {reviews.day(review.last_day)}",
         paragraphs=(
             "Owners are asked to confirm who uses their connections. These have not been confirmed for you yet.",
             "If you still need one, ask its owner to confirm it. Otherwise your access ends, and automations with your "

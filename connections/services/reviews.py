@@ -188,7 +188,9 @@ def tell_owners(
     review: AccessReview, occasion: str, *, subject: str, paragraphs: tuple[str, ...], now: datetime, tone: str = "info"
 ) -> None:
     """A message to everybody who has something left to answer, once for each occasion."""
-    owners = User.objects.filter(pk__in=_open(review).values("connection__owner")).select_related("alert_choice")
+    owners = User.objects.filter(
+        pk__in=_open(review).exclude(access.OWNER_HAS_LEFT).values("connection__owner")
+    ).select_related("alert_choice")
     message = alerts.Message(
         subject=subject,
         paragraphs=paragraphs,
@@ -200,7 +202,7 @@ def tell_owners(
     about = f"access-review:{review.pk}:{occasion}"
     for some in batches(owners.order_by("pk"), BATCH):
         alerts.notify(some, message, about=about, now=now)
-    left = _open(review).filter(connection__owner__is_active=False).count()
+    left = _open(review).filter(access.OWNER_HAS_LEFT).count()
     if left:
         more = f"{left} of the shares belong to connections whose owners have left; an IT admin answers for these."
         admins = alerts.Message(

@@ -8,8 +8,7 @@ from typing import Any
 
 from django.http import StreamingHttpResponse
 
-# A cell that begins so is a formula to spreadsheets; the apostrophe makes it a text there.
-_FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")
+from connections.services.audit_exports import csv_cell
 
 
 class _Echo:
@@ -35,5 +34,4 @@ def _lines(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str
 
 def cell(value: Any) -> str:
     """A value as a harmless text."""
-    text = "" if value is None else str(value)
-    return f"'{text}" if text.startswith(_FORMULAS) else text
+    return "" if value is None else csv_cell(str(value))

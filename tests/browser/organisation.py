@@ -16,7 +16,9 @@ from connections.models import (
     ConsentLink,
     MailboxAccess,
     Policy,
+    Share,
     SharedMailbox,
+    Team,
     Tenant,
     User,
 )
@@ -44,6 +46,7 @@ def make(admin: User, member: User) -> None:
         app_registration=apps[0], directory_id=cast.DIRECTORY_ID, state_digest="0" * 64, requested_by=admin
     )
     _policy(made, member)
+    _asked_and_reviewed(made, admin, member)
     for connection in made:
         audit.record("connection.created", connection, actor=connection.owner, changes={"scopes": connection.scopes})
     audit.record("connection.share_denied", made[0], actor=member, outcome="denied")
@@ -111,6 +114,20 @@ def _break(made: list[Connection]) -> None:
         status="pending", connected_at=None, sign_in_started_at=timezone.now() - timedelta(hours=2),
         refresh_token=None, access_token=None, granted_scopes="", account_oid="", account_username="", account_name="",
     )  # fmt: skip
+
+
+def _asked_and_reviewed(made: list[Connection], admin: User, member: User) -> None:
+    owned = [one for one in made if one.owner_id == member.pk and one.is_delegated]
+    cast.make_consent_request(
+        owned[0], reason=f"{LONG}\n{UNBROKEN}", permissions="Mail.Read Mail.Send Sites.ReadWrite.All"
+    )
+    cast.make_consent_request(owned[1], state="declined", answer=LONG, closed_at=timezone.now(), decided_by_name=LONG)
+    team = Team.objects.create(name=LONG[:100])
+    shares = [Share.objects.create(connection=one, person=admin, created_by=member) for one in owned[:3]]
+    shares.append(Share.objects.create(connection=owned[2], team=team, created_by=member))
+    running, over = cast.make_review(*shares), cast.make_review(*shares, name=LONG, closed_at=timezone.now())
+    running.items.filter(share=shares[1]).update(decision="confirmed", decided_at=timezone.now(), note=UNBROKEN)
+    over.items.update(decision="expired", decided_at=timezone.now(), ended_at=timezone.now())
 
 
 def verdict(code: int) -> Verdict:

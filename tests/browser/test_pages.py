@@ -19,7 +19,7 @@ Start = Callable[..., Portal]
 Come = Callable[..., Visitor]
 PHONE = {"viewport": {"width": 390, "height": 844}}
 OF_A_KIND = 2  # pages that differ only in a number
-NO_PAGE = re.compile(r"/certificate/|\.json$|/admin/|/static/|\?.*script|download=|/sign-out/")
+NO_PAGE = re.compile(r"/certificate/|\.json$|\.csv$|/admin/|/static/|\?.*script|download=|/sign-out/")
 
 # Run in the page: what a person with a screen reader would stumble over.
 STUMBLING_BLOCKS = """() => {

@@ -1,0 +1,65 @@
+"""An access review from its start to a share that is gone, with the keyboard alone where it is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+from django.utils import timezone
+
+from connections.models import ReviewItem, Share, User
+from connections.services import review_ticks
+from portal.sandbox.client import Control
+from tests import cast
+from tests.browser.visitors import Portal, Visitor
+
+Start = Callable[..., Portal]
+Come = Callable[..., Visitor]
+
+
+def test_owners_answer_and_auditors_get_a_report(
+    portal: Start, visitor: Come, sandbox: Control, alice: User, bob: User, carol: User, dave: User
+) -> None:
+    here = portal()
+    kept, ended, forgotten = (
+        Share.objects.create(connection=cast.make_connection(owner=bob, name=name), person=dave, created_by=bob)
+        for name in ("Calendar", "Invoices", "Tickets")
+    )
+    admin = visitor(here, "alice")
+    admin.follow("Access reviews")
+    admin.follow("Start a review")
+    admin.type_in("Last day", (timezone.now() + timedelta(days=21)).date().isoformat())
+    admin.press("Start and ask the owners")
+    admin.sees("The review has started", "Not answered")
+
+    owner = visitor(here, "bob")
+    owner.sees("3 shares to confirm or remove")
+    owner.follow("Look through", exact=False)
+    keys = owner.page.keyboard
+    owner.page.get_by_role("group", name="Calendar for Dave Stranger").get_by_label("Confirm").focus()
+    keys.press("Space")
+    keys.press("Tab")
+    keys.type("Month's end")
+    keys.press("Tab")
+    keys.press("Tab")  # past the link to the next connection
+    keys.press("ArrowRight")
+    keys.press("Space")
+    keys.press("Tab")
+    keys.press("Enter")
+    owner.sees("Kept: 1 confirmed, 1 ended at once.")
+    decisions = dict(ReviewItem.objects.values_list("connection_name", "decision"))
+    assert decisions == {"Calendar": "confirmed", "Invoices": "removed", "Tickets": "open"}
+
+    review = ReviewItem.objects.first().review  # type: ignore[union-attr]
+    review_ticks.tick(review.due_at - timedelta(days=1))
+    review_ticks.tick(review.due_at)
+    states = [Share.objects.get(pk=one.pk).ended_at is None for one in (kept, ended, forgotten)]
+    assert states == [True, False, False]
+
+    auditor = visitor(here, "carol")
+    auditor.open(f"/reviews/{review.pk}/report/")
+    auditor.sees("Closed", "Ended unanswered", "Month's end", "Access review: closed")
+    with auditor.page.expect_download() as download:
+        auditor.follow("CSV")
+    assert "Ended unanswered" not in download.value.path().read_text()
+    assert download.value.path().read_text().count("\n") == 4
