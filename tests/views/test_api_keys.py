@@ -1,0 +1,131 @@
+"""Pages about API keys: a secret is shown once, and the page tells which of two is still used."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from connections.models import ApiKey, User
+from connections.services import api_keys
+from tests import cast
+
+pytestmark = pytest.mark.django_db
+SignIn = Callable[[User], Client]
+TOMORROW = (timezone.now() + timedelta(days=1)).date().isoformat()
+KEY = re.compile(r"m365p_[A-Za-z0-9]{10}_[A-Za-z0-9]{38}")
+
+
+def make(client: Client, **overrides: Any) -> Any:
+    form = {"name": "Robot", "scopes": ["token:read"], "expires_on": TOMORROW}
+    return client.post("/api-keys/add/", form | overrides)
+
+
+def test_a_secret_is_on_the_page_that_follows_its_making_and_on_no_other(bob: User, signed_in: SignIn) -> None:
+    client = signed_in(bob)
+    first = KEY.findall(make(client).content.decode())[0]
+    key = ApiKey.objects.get()
+    rotated = client.post(f"/api-keys/{key.pk}/rotate/", {"overlap": "24", "expires_on": TOMORROW}).content.decode()
+    second = KEY.findall(rotated)[0]
+    assert first != second
+    assert api_keys.authenticate(second, address=None, now=timezone.now()) == key
+    for path in ("/api-keys/", f"/api-keys/{key.pk}/", f"/api-keys/{key.pk}/rotate/", f"/api-keys/{key.pk}/revoke/"):
+        answer = client.get(path)
+        assert answer.status_code == 200, path
+        assert not KEY.findall(answer.content.decode()), path
+
+
+def test_the_page_tells_which_of_two_secrets_is_used(bob: User, signed_in: SignIn) -> None:
+    client = signed_in(bob)
+    key, old = api_keys.issue(
+        bob,
+        name="Robot",
+        scopes=["token:read"],
+        expires_at=timezone.now() + timedelta(days=9),
+        actor=bob,
+        now=timezone.now(),
+    )
+    before = key.prefix
+    client.post(f"/api-keys/{key.pk}/rotate/", {"overlap": "24", "expires_on": TOMORROW})
+    page = client.get(f"/api-keys/{key.pk}/").content.decode()
+    assert "Its two secrets" in page
+    assert before in page
+    assert "still used the old secret" not in page
+    api_keys.authenticate(old, address="10.0.0.1", now=timezone.now() + timedelta(minutes=5))
+    assert "still used the old secret" in client.get(f"/api-keys/{key.pk}/").content.decode()
+    assert "Two secrets" in client.get("/api-keys/").content.decode()
+    client.post(f"/api-keys/{key.pk}/end-old-secret/")
+    assert "Its secret" in client.get(f"/api-keys/{key.pk}/").content.decode()
+
+
+@pytest.mark.parametrize(
+    ("who", "offered"),
+    [
+        ("bob", {"token:read", "connections:read", "connections:write"}),
+        ("carol", {"token:read", "connections:read", "connections:write", "audit:read"}),
+        ("alice", set(ApiKey.Scope.values)),
+    ],
+)
+def test_only_scopes_that_the_owner_may_use_are_offered_and_taken(
+    who: str, offered: set[str], signed_in: SignIn, db: None
+) -> None:
+    client = signed_in(cast.make_person(who))
+    page = client.get("/api-keys/add/").content.decode()
+    assert set(re.findall(r'name="scopes" value="([^"]+)"', page)) == offered
+    for number, scope in enumerate(ApiKey.Scope.values):
+        answer = make(client, name=f"Robot {number}", scopes=[scope])
+        assert answer.status_code == (200 if scope in offered else 422), scope
+
+
+@pytest.mark.parametrize("day", ["", "2020-01-01", "9999-12-31", "soon"])
+def test_a_key_needs_a_last_day_that_can_be_kept(bob: User, signed_in: SignIn, day: str) -> None:
+    answer = make(signed_in(bob), expires_on=day)
+    assert answer.status_code == 422
+    assert answer.context["form"].errors["expires_on"]
+    assert not ApiKey.objects.exists()
+
+
+def test_an_it_admin_limits_a_key(alice: User, bob: User, signed_in: SignIn) -> None:
+    key, _ = cast.make_key(bob)
+    client = signed_in(alice)
+    for typed, stored in (("50", 50), ("0", 0), ("", None), ("-1", None), ("many", None), ("9" * 30, None)):
+        client.post(f"/api-keys/{key.pk}/limit/", {"rate_limit": typed})
+        key.refresh_from_db()
+        assert key.rate_limit == stored, typed
+
+
+def test_a_rotation_of_a_revoked_key_says_why_not(bob: User, signed_in: SignIn) -> None:
+    key, _ = cast.make_key(bob, revoked_at=timezone.now())
+    answer = signed_in(bob).post(f"/api-keys/{key.pk}/rotate/", {"overlap": "0", "expires_on": TOMORROW})
+    assert answer.status_code == 422
+    assert "revoked" in answer.content.decode()
+
+
+def test_the_list_costs_the_same_however_long_it_is(
+    alice: User, bob: User, signed_in: SignIn, django_assert_max_num_queries: Any
+) -> None:
+    for number in range(20):
+        cast.make_key(bob, name=f"Robot {number}")
+    client = signed_in(alice)
+    client.get("/api-keys/")
+    with django_assert_max_num_queries(9):
+        page = client.get("/api-keys/").content.decode()
+    assert page.count("Robot ") >= 20
+
+
+def test_what_expires_lists_keys_to_those_who_see_them(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
+    now = timezone.now()
+    cast.make_key(bob, name="Night robot", expires_at=now + timedelta(days=20), last_used_at=now)
+    cast.make_key(bob, name="Forgotten robot", expires_at=now + timedelta(days=20), last_used_at=None)
+    for who, sees in ((bob, True), (alice, True), (dave, False)):
+        page = signed_in(who).get("/expiries/").content.decode()
+        assert ("Night robot" in page) is sees
+    stops = signed_in(bob).get("/expiries/?effect=stops&kind=key").content.decode()
+    assert "Night robot" in stops
+    assert "Forgotten robot" not in stops
+    assert "Night robot" not in signed_in(bob).get("/expiries/?kind=share").content.decode()
