@@ -298,6 +298,31 @@ def test_it_asks_before_it_acts(world: World, tmp_path: Path, monkeypatch: Any, 
     assert Team.objects.filter(name="Sales").exists() is happens
 
 
+def test_service_accounts_and_channels_are_changed_and_removed(
+    world: World, apply: Any, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.ALERT_PRIVATE_TARGETS = True
+    monkeypatch.setenv("OTHER_URL", "https://192.0.2.1/another-path")
+    values = exported()
+    account, channel = values["service_accounts"][0], values["alert_channels"][0]
+    name = account["name"]
+    account |= {"purpose": "Another one", "responsible": "alice", "roles": ["it_admin"], "enabled": False}
+    channel |= {"enabled": False, "url_env": "OTHER_URL"}
+    said = apply(values)
+    assert "another-path" not in said
+    changed = User.objects.get(first_name=name, kind=User.Kind.SERVICE)
+    assert (changed.purpose, str(changed.responsible), changed.is_active) == ("Another one", "Alice Admin", False)
+    assert [group.name for group in changed.groups.all()] == ["IT admins"]
+    found = AlertChannel.objects.get()
+    assert (found.url, found.disabled_at is not None) == ("https://192.0.2.1/another-path", True)
+    assert apply(values).endswith("No change.\n")
+    values["service_accounts"] = [{"name": "Reports", "responsible": "bob", "purpose": "Reports"}]
+    values["teams"] = [{"name": "Finance", "members": ["dave", "service:reports"]}]
+    assert "+ member service:reports of the team Finance" in apply(values, "--prune")
+    assert User.objects.get(kind=User.Kind.SERVICE).username == "service:reports"
+    assert apply(values, "--prune").endswith("No change.\n")
+
+
 # --- Wrong files ----------------------------------------------------------------------------------
 
 TENANT = "version: 1\ntenants:\n- name: Contoso\n  environment: sandbox\n  directory_id: contoso.example\n"

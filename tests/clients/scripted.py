@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 PORTAL_TOKEN = {
@@ -77,16 +79,20 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    do_GET = do_POST = do_DELETE = do_PATCH = _answer
+    do_GET = do_POST = do_DELETE = do_PATCH = do_CONNECT = _answer
 
     def log_message(self, *args: Any) -> None:
         """Keep quiet."""
 
 
 @contextmanager
-def serving(*replies: Reply) -> Iterator[Script]:
-    """A server that answers ``replies`` for as long as the block lasts."""
+def serving(*replies: Reply, tls: tuple[Path, Path] | None = None) -> Iterator[Script]:
+    """A server that answers ``replies`` for as long as the block lasts; with ``tls`` (certificate and key) over https."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    if tls is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*tls)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     server.daemon_threads = True
     script = server.script = Script(server.server_address[1], list(replies))  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)

@@ -115,7 +115,7 @@ def test_connect_prints_the_link_to_sign_in(
 def test_an_app_only_connection_is_ready_at_once(portal_url: str, sandbox: Control, alice: User) -> None:
     app = cast.make_app_registration(client_id=seed.ROBOTS_APP, secret=seed.ROBOTS_SECRET)
     environment = {"PORTAL_URL": portal_url, "PORTAL_API_KEY": issue_key(alice)}
-    command = ["connect", "Robots", "--app", app.name, "--app-only", "--capability", "mail.read"]
+    command = ["connect", "Robots", "--app", app.name, "--app-only", "--capability", "mail.read", "--reason", "Reports"]
     ran = run(*command, **environment)
     assert ran.returncode == OK, ran.stderr
     assert ran.stdout.endswith("Robots: active.\n")

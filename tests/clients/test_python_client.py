@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -20,7 +21,7 @@ from connections.models import Connection, TokenFetch, User
 from connections.services import api_keys
 from portal.sandbox import seed
 from portal.sandbox.client import Control
-from tests import cast
+from tests import cast, tls
 from tests.clients.conftest import issue_key
 from tests.clients.scripted import PORTAL_TOKEN, Reply, serving
 from tests.environment import ROOT
@@ -371,6 +372,42 @@ def test_address_and_key_come_from_the_environment(monkeypatch: pytest.MonkeyPat
         with pytest.raises(m365_portal.ConfigurationError, match="cannot be read"):
             Portal()
     assert script.asked[0][2]["authorization"] == f"Bearer {KEY}"
+
+
+def test_only_a_certificate_it_trusts_gets_the_key(tmp_path: Path) -> None:
+    files = tls.self_signed(tmp_path)
+    with serving(TOKEN, tls=files) as script:
+        url = script.url.replace("http://", "https://")
+        with Portal(url, KEY, patience=0) as portal, pytest.raises(m365_portal.ConfigurationError, match="certificate"):
+            portal.token("Invoices")
+        assert script.asked == []
+        with Portal(url, KEY, ca_file=str(files[0])) as portal:
+            assert portal.token("Invoices").scope == "Mail.Read"
+    with pytest.raises(m365_portal.ConfigurationError, match="cannot be read"):
+        Portal(url, KEY, ca_file=str(files[1]))
+
+
+def test_a_proxy_learns_the_host_and_not_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with serving(Reply(403)) as script:
+        monkeypatch.setenv("https_proxy", f"http://robot:a%20word@127.0.0.1:{script.port}")
+        with pytest.raises(m365_portal.Unavailable, match="cannot be reached"):
+            Portal("https://portal.example.org", KEY, patience=0).token("Invoices")
+        method, target, headers = script.asked[0]
+        monkeypatch.setenv("no_proxy", "portal.example.org")
+        assert Portal("https://portal.example.org", KEY)._transport._proxy is None
+    assert (method, target) == ("CONNECT", "portal.example.org:443")
+    assert headers["proxy-authorization"] == f"Basic {b64encode(b'robot:a word').decode()}"
+    assert KEY not in str(headers)
+
+
+def test_an_answer_that_is_still_being_made_is_waited_for(pauses: list[float]) -> None:
+    running = Reply(409, {"code": "in_progress", "title": "Still running."})
+    made = Reply(201, {"url": "https://portal.example.org/x", "expires_at": "2030-01-01T00:00:00Z"})
+    with serving(running, running, made) as script, Portal(script.url, KEY) as portal:
+        assert portal.sign_in_link("Invoices").url
+    assert len(script.asked) == 3
 
 
 # --- The package ----------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ import pytest
 import requests
 
 from portal.sandbox import process, seed
+from tests import tls
 from tests.sandbox.conftest import Client
-from tests.sandbox.test_token import certificate
 
 ADA = "ada@contoso.example"
 
@@ -88,33 +88,7 @@ def test_it_dies_with_the_process_that_started_it() -> None:
 
 
 def test_it_speaks_tls(tmp_path: Path) -> None:
-    import datetime
-    import ipaddress
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-
-    _, key, _ = certificate()
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    cert, secret = tmp_path / "cert.pem", tmp_path / "key.pem"
-    cert.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    secret.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
+    cert, secret = tls.self_signed(tmp_path)
     with process.start(tls=(cert, secret)) as sandbox:
         assert sandbox.url.startswith("https://")
         assert sandbox.control.state()["public_url"] == sandbox.url

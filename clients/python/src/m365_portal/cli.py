@@ -135,6 +135,7 @@ def _connect_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--app-only", action="store_true", help="no person signs in: the application acts by itself")
     parser.add_argument("--capability", action="append", default=[], help="what it is for, like mail.read; repeatable")
     parser.add_argument("--scope", action="append", default=[], help="a further permission; repeatable")
+    parser.add_argument("--reason", default="", help="why it is needed, for whoever has to approve it")
     parser.add_argument("--mailbox", action="append", default=[], help="address of a shared mailbox; repeatable")
 
 
@@ -207,6 +208,7 @@ def _connect(portal: Portal, options: argparse.Namespace, as_json: bool) -> int:
         capabilities=options.capability,
         extra_scopes=options.scope,
         shared_mailboxes=options.mailbox,
+        reason=options.reason,
     )
     if as_json:
         _json({**made.raw, "sign_in_link": _link_as_json(link) if link else None})

@@ -82,6 +82,12 @@ class RateLimited(Unavailable):
     code = "rate_limited"
 
 
+class StillRunning(Unavailable):
+    """The same request, sent before, is still being worked on; its answer comes when it is asked for again."""
+
+    code = "in_progress"
+
+
 class UnexpectedAnswer(PortalError):
     """What answered does not speak like a portal: another server, or a proxy's page."""
 
@@ -160,6 +166,12 @@ class SignInPending(ConnectionUnusable):
     code = "pending"
 
 
+class ApprovalNeeded(ConnectionUnusable):
+    """The organisation's policy lets an IT admin decide first, and that has not happened yet."""
+
+    code = "approval_needed"
+
+
 class AppCredentialRejected(ConnectionUnusable):
     """Microsoft rejects the secret or certificate of the app registration."""
 
@@ -176,6 +188,7 @@ _BY_CODE = {
     kind.code: kind
     for kind in (
         RateLimited,
+        StillRunning,
         KeyRefused,
         NotAllowed,
         NotFound,
@@ -188,9 +201,10 @@ _BY_CODE = {
         Blocked,
         Disabled,
         SignInPending,
+        ApprovalNeeded,
         AppCredentialRejected,
     )
-}
+} | {"nothing_to_check": ConnectionUnusable}
 _BY_STATUS = {
     400: InvalidInput,
     401: KeyRefused,

@@ -219,11 +219,13 @@ class Portal:
         capabilities: Sequence[str] = (),
         extra_scopes: Sequence[str] = (),
         shared_mailboxes: Sequence[str] = (),
+        reason: str = "",
     ) -> tuple[Connection, SignInLink | None]:
         """Make a connection.
 
         ``client_credentials`` (app-only) connects at once; ``authorization_code`` (delegated) waits for the mailbox
-        owner, who opens the link and signs in.
+        owner, who opens the link and signs in. ``reason`` is for the IT admin who has to approve it, where the
+        organisation's policy wants that.
         """
         wanted = {
             "app_registration": app_registration,
@@ -232,6 +234,7 @@ class Portal:
             "capabilities": list(capabilities),
             "extra_scopes": list(extra_scopes),
             "shared_mailboxes": list(shared_mailboxes),
+            **({"reason": reason} if reason else {}),
         }
         told = _object(self.request("POST", "/connections", json=wanted))
         link = told.get("sign_in_link")
