@@ -16,10 +16,12 @@ from social_django.models import UserSocialAuth
 from connections import access
 from connections.models import ApiKey, Connection, ConsentRequest, Share, User
 from connections.models.accounts import AUDITORS, IT_ADMINS
+from connections.models.connections import SECRETS
 from connections.services import accounts, handover
 from connections.views import access_history, listing
 from connections.views.audit import history
 
+_TOKENS = tuple(f"connection__{name}" for name in SECRETS)  # of joined connections: no page reads them
 NAMED = 50  # of each kind of thing on a person's page
 _CAUSE = "Only IT admins and auditors may see what people own."
 
@@ -148,12 +150,12 @@ def _shares_got(person: User) -> list[Share]:
 
 
 def _without_tokens(shares: QuerySet[Share]) -> QuerySet[Share]:
-    names = ("refresh_token", "previous_refresh_token", "access_token")
-    return shares.defer(*(f"connection__{name}" for name in names)).order_by("connection__name", "pk")
+    return shares.defer(*_TOKENS).order_by("connection__name", "pk")
 
 
 def _consents(user: User, person: User) -> list[ConsentRequest]:
-    return list(access.visible_consent_requests(user).filter(requester=person)[:NAMED])
+    asked = access.visible_consent_requests(user).filter(requester=person)
+    return list(asked.defer(*_TOKENS)[:NAMED])
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
