@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import Exists, F, OuterRef, Q
 
 from connections import audit
 from connections.models import AccessPeriod, Connection, Share, Team, User
@@ -79,6 +79,16 @@ def person_removed(user: User, *, actor: User | None, now: datetime) -> None:
     """Everything of a person who is being removed ends; that there is no account any more is kept for ever."""
     _end(Q(person_id=user.pk), actor=actor, now=now, **_person(user))
     _begin(Kind.DISABLED, {"person_id": user.pk}, _person(user), actor=actor, now=now)
+
+
+def forget(until: datetime) -> None:
+    """Remove what had ended by then, as the audit trail no longer reaches back so far either.
+
+    That somebody was removed by then is forgotten as well: without it nothing of them is left.
+    """
+    gone = ~Exists(User.objects.filter(pk=OuterRef("person_id")))
+    AccessPeriod.objects.filter(ended_at__lte=until).delete()
+    AccessPeriod.objects.filter(gone, kind=Kind.DISABLED, started_at__lte=until).delete()
 
 
 # --- Parts ----------------------------------------------------------------------------------------

@@ -15,11 +15,13 @@ from typing import Any
 from django.db.migrations.recorder import MigrationRecorder
 
 from connections.models import AccessPeriod, AuditEvent
+from connections.services.audit_checks import PRUNED
 
 Kind = AccessPeriod.Kind
 Key = tuple[str, int | None, int | None, int | None]  # kind, connection, person, team
 # Rows from before the history was kept have their own times, a little off those of their audit events.
 SLACK = timedelta(seconds=10)
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
 ACTIONS = (
     "connection.created",
     "connection.handed_over",
@@ -79,10 +81,11 @@ def differences(*, since: datetime | None = None, slack: timedelta = SLACK) -> l
     """Every difference in one sentence; none if the two agree.
 
     ``since`` is when the history began to be kept; what had ended by then it need not know. By default that is when
-    its table was filled.
+    its table was filled. What began before the oldest event that is still kept cannot be compared.
     """
-    began = since or history_began()
-    trail, table = _by_key(_Replay().run()), _by_key(_table())
+    began, kept_from = since or _filled_at(), _pruned_until()
+    trail = _by_key(one for one in _Replay().run() if one.started_at > kept_from)
+    table = _by_key(one for one in _table() if one.started_at > kept_from)
     found: list[str] = []
     for key in sorted(trail.keys() | table.keys(), key=str):
         found += _compare(trail[key], table[key], began, slack)
@@ -159,6 +162,8 @@ class _Replay:
         self._end_all(event.at, team_id=int(event.target_id))
 
     def account_changed(self, event: AuditEvent, facts: dict[str, Any]) -> None:
+        if "is_active" not in facts.get("fields", ["is_active"]):
+            return  # something else was changed; how the account stood has not
         (self.account_enabled if facts.get("active", True) else self.account_disabled)(event, facts)
 
     account_added = account_changed
@@ -202,9 +207,19 @@ def _table() -> Iterator[Told]:
 
 
 def history_began() -> datetime:
-    """Since when the history is kept: what had been deleted before, it does not know."""
+    """Since when the history is kept: what had ended before, it may not know."""
+    return max(_filled_at(), _pruned_until())
+
+
+def _filled_at() -> datetime:
     found = MigrationRecorder.Migration.objects.filter(app="connections", name__endswith="_fill_access_periods").first()
-    return found.applied if found is not None else datetime.min.replace(tzinfo=UTC)
+    return found.applied if found is not None else LONG_AGO
+
+
+def _pruned_until() -> datetime:
+    """Up to when events were removed because they are older than the organisation keeps."""
+    newest = AuditEvent.objects.filter(action=PRUNED).order_by("-pk").first()
+    return datetime.fromisoformat(newest.changes["until"]) if newest is not None else LONG_AGO
 
 
 # --- Comparing ------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from django.db.models import Q
 
 from connections import audit
 from connections.models import AuditSeal, AuditSealing, Delivery
-from connections.services import audit_checks
+from connections.services import access_history, audit_checks
 
 logger = structlog.get_logger(__name__)
 
@@ -78,6 +78,7 @@ def _remove(state: AuditSealing, first: int, last: AuditSeal, *, days: int, now:
         fetches = int(cursor.rowcount)
         if database.vendor == "postgresql":
             cursor.execute("SELECT set_config('portal.audit_retention', 'off', true)")
+    access_history.forget(last.covers_until)
     state.retention_open = False
     state.save(update_fields=["retention_open"])
     facts = {"seals": f"{first + 1} to {last.number}", "upto": last.number, "days": days}

@@ -8,8 +8,16 @@ from typing import Any
 import pytest
 
 from connections import audit
-from connections.models import AlertChannel, AuditEvent, AuditSeal, Connection, Delivery, TokenFetch, User
-from connections.services import api_keys, audit_retention, audit_seals, audit_verification
+from connections.models import AccessPeriod, AlertChannel, AuditEvent, AuditSeal, Connection, Delivery, TokenFetch, User
+from connections.services import (
+    access_replay,
+    accounts,
+    api_keys,
+    audit_retention,
+    audit_seals,
+    audit_verification,
+    sharing,
+)
 from tests import cast
 from tests.services.test_audit_seals import ids, tamper
 
@@ -117,3 +125,29 @@ def test_alerts_that_are_done_with_go_and_others_stay(settings: Any) -> None:
         Delivery.objects.create(key=key, event="test", channel=channel, created_at=old, **values)
     audit_retention.prune(NOW)
     assert set(Delivery.objects.values_list("key", flat=True)) == {"young", "waiting"}
+
+
+def test_the_access_history_goes_back_no_further_than_the_trail(
+    trail: Connection, alice: User, dave: User, settings: Any
+) -> None:
+    """What still counts stays, however long ago it began."""
+    days(settings, 10)
+    person: dict[str, Any] = {"person": dave, "level": "use", "until": None, "actor": trail.owner}
+    for begins, ends in ((39, 38), (37, 5), (4, 3)):
+        found = sharing.share(trail, **person, now=NOW - timedelta(days=begins))
+        sharing.unshare(found, actor=alice, now=NOW - timedelta(days=ends))
+    accounts.disable_person(dave, actor=alice, now=NOW - timedelta(days=30))
+    accounts.enable_person(dave, actor=alice, now=NOW - timedelta(days=29))
+    accounts.disable_person(dave, actor=alice, now=NOW - timedelta(days=28))
+    assert audit_retention.prune(NOW) > 0
+    until = datetime.fromisoformat(AuditEvent.objects.get(action="audit.pruned").changes["until"])
+    kept = AccessPeriod.objects.order_by("started_at").values_list("kind", "started_at")
+    assert list(kept) == [
+        ("person", NOW - timedelta(days=37)),
+        ("disabled", NOW - timedelta(days=28)),
+        ("person", NOW - timedelta(days=4)),
+    ]
+    assert access_replay.history_began() >= until
+    assert access_replay.differences(since=NOW - timedelta(days=400)) == []
+    AccessPeriod.objects.filter(started_at__gt=until).delete()
+    assert len(access_replay.differences(since=NOW - timedelta(days=400))) == 1
