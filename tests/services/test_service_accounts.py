@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from django.contrib.auth.backends import ModelBackend
 from django.db import IntegrityError, transaction
+from django.db import connection as database
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from connections import access
@@ -165,6 +167,19 @@ def test_the_responsible_person_sees_it_and_may_stop_its_keys(
     assert signed_in(bob).get(f"/api-keys/{key.pk}/rotate/").status_code == 403
     assert signed_in(bob).post(f"/api-keys/{key.pk}/revoke/").status_code == 302
     assert ApiKey.objects.get().revoked_at is not None
+
+
+def test_its_page_lists_what_it_may_use_without_reading_a_token(
+    alice: User, bob: User, signed_in: Callable[..., Client]
+) -> None:
+    made = create(alice)
+    for name in ("Invoices", "Orders"):
+        Share.objects.create(connection=cast.make_connection(owner=bob, name=name), person=made, created_by=bob)
+    cast.make_connection(owner=made, name="Own")
+    with CaptureQueriesContext(database) as queries:
+        page = signed_in(alice).get(f"/service-accounts/{made.pk}/").content.decode()
+    assert all(name in page for name in ("Invoices", "Orders", "Own"))
+    assert not [query for query in queries.captured_queries if "access_token" in query["sql"]]
 
 
 def test_the_list_costs_the_same_however_long_it_is(
