@@ -82,7 +82,8 @@ def client_for(connection: Connection) -> backends.SignInClient:
 def begin(connection: Connection, *, actor: User, now: datetime, by_link: SignInLink | None = None) -> None:
     """Note that ``actor`` is being sent to Microsoft, so that a sign-in that never returns can be told.
 
-    ``by_link``: somebody with a link of the actor's is sent, with the actor's rights. Raises NotAllowed, PolicyForbids, or ApprovalNeeded: nobody is sent to Microsoft for what would be refused.
+    ``by_link``: somebody with a link of the actor's is sent, with the actor's rights. Raises NotAllowed, PolicyForbids,
+    or ApprovalNeeded: nobody is sent to Microsoft for what would be refused.
     """
     access.require(access.can_reconnect(actor, connection), action="Only its owner can sign in for it.")
     _require_use_again(connection, actor)
@@ -106,8 +107,9 @@ def complete(
 ) -> None:
     """Store a fresh grant with the connection and clear every flag; keeps the connection's id.
 
-    ``by_link``: somebody signed in with a link of the actor's, which is used up with it. Raises NoRefreshToken, WrongTenant, WrongAccount, ConsentMissing or PolicyForbids without changing anything, and
-    ApprovalNeeded having asked for it: in both cases nothing of the grant is kept.
+    ``by_link``: somebody signed in with a link of the actor's, which is used up with it. Raises NoRefreshToken,
+    WrongTenant, WrongAccount, ConsentMissing or PolicyForbids without changing anything, and ApprovalNeeded having asked
+    for it: in both cases nothing of the grant is kept.
     """
     _require_may_finish(connection, answer, account, actor)
     _require_policy(connection, answer, account, actor=actor, now=now)
