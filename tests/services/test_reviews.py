@@ -204,6 +204,23 @@ def test_what_is_owned_by_who_has_left_comes_to_the_it_admins(alice: User, bob: 
     assert answer(review, alice, "confirmed").confirmed == 1
 
 
+def test_who_has_left_the_directory_is_not_asked_either(alice: User, bob: User, una: User) -> None:
+    share(cast.make_connection(owner=bob), una)
+    User.objects.filter(pk=bob.pk).update(left_at=NOW - DAY)
+    review = start(alice)
+    assert told("bob@example.org") == []
+    assert reviews.tasks_of(alice) == [(review, 1)]
+
+
+def test_whoever_is_responsible_for_a_service_account_is_warned_for_it(alice: User, bob: User, dave: User) -> None:
+    robot = cast.make_service_account(responsible=dave)
+    share(cast.make_connection(owner=bob), robot)
+    start(alice)
+    review_ticks.tick(DUE - DAY)
+    (subject,) = told("dave@example.org")
+    assert subject == f"What the service account {robot} uses may end on 22 November 2026 (UTC)"
+
+
 def test_the_level_that_was_confirmed_is_written_down(alice: User, bob: User, una: User) -> None:
     connection = cast.make_connection(owner=bob)
     share(connection, una)
