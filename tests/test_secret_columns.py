@@ -98,7 +98,7 @@ def test_no_page_of_the_admin_site_reads_or_shows_a_secret(contoso: world.World)
 
 
 def _shows_nothing(answer: Any, where: Any) -> None:
-    text = answer.content.decode(errors="replace") + str(answer.headers)
+    text = answer.getvalue().decode(errors="replace") + str(answer.headers)
     for secret in world.SECRETS:
         assert secret not in text, where
 
