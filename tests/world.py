@@ -146,9 +146,9 @@ class World:
             arguments = {"pk": self.connection.pk} if name != "connection_choose" else {}
         return reverse(name, kwargs=arguments)
 
-    def _api_url(self, name: str) -> str:
-        """Arguments of the API's routes have the same names everywhere."""
-        known = {
+    def api_arguments(self) -> dict[str, Any]:
+        """The arguments of the API's routes, which have the same names everywhere."""
+        return {
             "access_id": self.access.pk,
             "app_id": self.app.pk,
             "credential_id": self.secret.pk,
@@ -162,6 +162,9 @@ class World:
             "tenant_id": self.tenant.pk,
             "user_id": self.people["dave"].pk,
         }
+
+    def _api_url(self, name: str) -> str:
+        known = self.api_arguments()
         wanted = _api_arguments(name.removeprefix("api:"))
         return reverse(name, kwargs={argument: known[argument] for argument in wanted})
 

@@ -27,6 +27,7 @@ from connections.api.entries import (
     Number,
     SecretValue,
     Text,
+    listed,
 )
 from connections.api.links import located, page_link
 from connections.api.pages import Asked, Page, matching, page
@@ -38,6 +39,8 @@ from connections.models import ApiKey, AppCredential, AppRegistration
 from connections.services import app_registrations, credentials
 
 router = Router(tags=["App registrations"])
+Audience = Annotated[AppRegistration.Audience, listed(AppRegistration.Audience)]
+Kind = Annotated[AppCredential.Kind, listed(AppCredential.Kind)]
 COLUMNS = ("name", "audience", "allows_delegated", "allows_app_only", "default_capabilities")
 LONGEST_FILE = 150_000  # characters of a certificate file in base64
 
@@ -49,7 +52,7 @@ class AppOut(Schema):
     name: str
     tenant_id: int
     client_id: str | None = Field(description="The application (client) ID.")
-    audience: AppRegistration.Audience | None
+    audience: Audience | None
     allows_delegated: bool
     allows_app_only: bool
     default_capabilities: list[str] = Field(description="What connections usually need.")
@@ -79,7 +82,7 @@ class CredentialOut(Schema):
     """A client secret or certificate. Its secret part is never given out."""
 
     id: int
-    kind: AppCredential.Kind
+    kind: Kind
     label: str
     hint: str = Field(description="The first characters of a client secret, as Entra shows them.")
     thumbprint: str = Field(description="SHA-256 of a certificate.")
@@ -125,7 +128,7 @@ class AppIn(Entry):
     tenant_id: Number = Field(description="Number of the tenant it is used in.", examples=[1])
     name: Name
     client_id: ClientId
-    audience: AppRegistration.Audience = AppRegistration.Audience.SINGLE
+    audience: Audience = AppRegistration.Audience.SINGLE
     allows_delegated: Flag = True
     allows_app_only: Flag = False
     default_capabilities: Capabilities = Field([], examples=[["mail.read"]])
@@ -137,7 +140,7 @@ class AppChanges(Changes):
     """What changes about an app registration; tenant and client ID stay what they are."""
 
     name: Name | None = None
-    audience: AppRegistration.Audience | None = None
+    audience: Audience | None = None
     allows_delegated: Flag | None = None
     allows_app_only: Flag | None = None
     default_capabilities: Capabilities | None = None

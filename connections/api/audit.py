@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
-from typing import Any
+from datetime import datetime
+from typing import Annotated, Any
 
 from django.http import HttpRequest
 from django.shortcuts import get_object_or_404
@@ -12,7 +12,7 @@ from pydantic import Field
 
 from connections import access
 from connections.api import keys, problems, reach
-from connections.api.entries import Text
+from connections.api.entries import Day, Text, listed
 from connections.api.links import page_link
 from connections.api.pages import Asked, Page, page
 from connections.api.reach import Scope
@@ -22,6 +22,7 @@ from connections.models import ApiKey, AuditEvent, AuditSeal
 from connections.services import audit_seals
 
 router = Router(tags=["Audit"])
+Outcome = Annotated[AuditEvent.Outcome, listed(AuditEvent.Outcome)]
 
 
 class EventOut(Schema):
@@ -30,7 +31,7 @@ class EventOut(Schema):
     id: int
     at: datetime
     action: str = Field(description="noun.verb", examples=["connection.shared"])
-    outcome: AuditEvent.Outcome
+    outcome: Outcome
     actor: str = Field(description="Name and sign-in name, or Portal.")
     target_type: str
     target_id: str
@@ -55,9 +56,9 @@ class EventsWanted(Asked):
     action: Text = Field("", max_length=60, description="Exactly this action, for example connection.shared.")
     target_type: Text = Field("", max_length=40, description="Only events on such objects, for example Connection.")
     target_id: Text = Field("", max_length=40, description="Only events on the object with this number.")
-    outcome: AuditEvent.Outcome | None = Field(None, description="Only those that ended so.")
-    date_from: date | None = Field(None, description="The first day (UTC).")
-    date_to: date | None = Field(None, description="The last day (UTC).")
+    outcome: Outcome | None = Field(None, description="Only those that ended so.")
+    date_from: Day | None = Field(None, description="The first day (UTC).")
+    date_to: Day | None = Field(None, description="The last day (UTC).")
 
 
 class SealOut(Schema):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
@@ -14,7 +14,7 @@ from pydantic import Field
 
 from connections import access
 from connections.api import changes, keys, problems, reach
-from connections.api.entries import Address, Capabilities, Changes, Entry, Name, Number, Permissions, Text
+from connections.api.entries import Address, Capabilities, Changes, Entry, Name, Number, Permissions, Text, listed
 from connections.api.links import located, page_link
 from connections.api.pages import Asked, Page, page
 from connections.api.reach import Scope
@@ -30,6 +30,8 @@ from connections.services import connections, mailboxes, sign_in_links
 from connections.views import states
 
 router = Router(tags=["Connections"])
+Type = Annotated[AuthenticationType, listed(AuthenticationType)]
+ConnectionStatus = Annotated[Connection.Status, listed(Connection.Status)]
 COLUMNS = ("name", "capabilities", "extra_scopes", "owner_id")
 _REASON = "Why it is needed; the IT admin reads it where the policy wants an approval."
 
@@ -46,8 +48,8 @@ class ConnectionOut(Schema):
 
     id: int
     name: str
-    authentication_type: AuthenticationType
-    status: Connection.Status
+    authentication_type: Type
+    status: ConnectionStatus
     waits_for_app_registration: bool = Field(description="Microsoft rejects its app registration just now.")
     cause: str = Field(description="Why it is not active, in words; empty while all is well.")
     action: str = Field(description="What to do about it.")
@@ -86,7 +88,7 @@ class ConnectionsWanted(Asked):
     name: Text = Field("", max_length=120, description="Exactly this name.")
     capability: Text = Field("", max_length=60, description="Only those that can do this, for example mail.read.")
     mailbox: Text = Field("", max_length=320, description="Only those that reach this shared mailbox.")
-    status: Connection.Status | None = Field(None, description="Only those in this status.")
+    status: ConnectionStatus | None = Field(None, description="Only those in this status.")
     owner: Text = Field("", max_length=150, description="Only those of the person with this sign-in name.")
 
 
@@ -95,7 +97,7 @@ class ConnectionIn(Entry):
 
     app_registration: Number = Field(description="Number of the app registration it goes through.", examples=[1])
     name: Name
-    authentication_type: AuthenticationType = Field(
+    authentication_type: Type = Field(
         description="authorization_code: a person signs in. client_credentials: the application itself, for IT admins.",
         examples=["authorization_code"],
     )

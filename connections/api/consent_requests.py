@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
@@ -13,7 +13,7 @@ from pydantic import Field
 
 from connections import access
 from connections.api import keys, problems, reach
-from connections.api.entries import Entry, Flag, Number, Text
+from connections.api.entries import Entry, Flag, Number, Text, listed
 from connections.api.links import located, page_link
 from connections.api.pages import Asked, Page, page
 from connections.api.reach import Scope
@@ -22,7 +22,7 @@ from connections.models import ConsentRequest
 from connections.services import consent_requests
 
 router = Router(tags=["Consent"])
-State = ConsentRequest.State
+State = Annotated[ConsentRequest.State, listed(ConsentRequest.State)]
 
 
 class ConsentRequestOut(Schema):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from datetime import date
 from typing import Annotated, Any
 
 from django import forms
 from django.core.exceptions import ValidationError
+from django.db.models import TextChoices
 from ninja import Schema
-from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, Strict, WithJsonSchema
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, ConfigDict, Field, Strict, WithJsonSchema
 
 from connections.errors import InvalidInput
 from connections.forms import fields
@@ -109,6 +112,25 @@ Permissions = Annotated[
     AfterValidator(_permissions),
     Field(max_length=100, description="Further permissions by their names in Microsoft's documentation."),
 ]
+
+
+def listed(choices: type[TextChoices]) -> WithJsonSchema:
+    """Let the document list the values in place: several of our enumerations have the same short name."""
+    return WithJsonSchema({"type": "string", "enum": choices.values})
+
+
+def _written(value: Any) -> Any:
+    """Refuse what would be read as seconds since 1970."""
+    if not isinstance(value, str) or not re.match(r"\d{4}-\d\d-\d\d", value, re.ASCII):
+        raise ValueError("Write it as year-month-day, for example 2027-03-31.")
+    return value
+
+
 Flag = Annotated[bool, Strict()]
 Number = Annotated[int, Strict(), Field(ge=1, le=2**53)]
-Moment = Annotated[AwareDatetime, Field(description="With its time zone.", examples=["2027-03-31T00:00:00Z"])]
+Day = Annotated[date, BeforeValidator(_written)]
+Moment = Annotated[
+    AwareDatetime,
+    BeforeValidator(_written),
+    Field(description="With its time zone.", examples=["2027-03-31T00:00:00Z"]),
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from django.http import HttpRequest
 from django.shortcuts import get_object_or_404
@@ -12,12 +12,15 @@ from pydantic import Field
 
 from connections import access
 from connections.api import keys, problems, reach
+from connections.api.entries import listed
 from connections.api.links import page_link
 from connections.api.pages import Asked, Page, page
 from connections.api.reach import Scope
 from connections.models import AffectedConnection, Connection, Incident
 
 router = Router(tags=["Incidents"])
+Kind = Annotated[Incident.Kind, listed(Incident.Kind)]
+Who = Annotated[Connection.Who, listed(Connection.Who)]
 MOST_NAMED = 100  # connections in one answer
 
 
@@ -25,13 +28,13 @@ class IncidentOut(Schema):
     """One cause that breaks one or many connections, open until a later success closes it."""
 
     id: int
-    kind: Incident.Kind
+    kind: Kind
     title: str
     is_open: bool
     code: str = Field(description="Microsoft's code, if there is one.")
     cause: str
     action: str
-    who: Connection.Who
+    who: Who
     opened_at: datetime
     seen_at: datetime = Field(description="When it was last observed.")
     closed_at: datetime | None
@@ -64,7 +67,7 @@ class IncidentsWanted(Asked):
     """Which incidents."""
 
     state: Literal["open", "closed"] | None = Field(None, description="Only those that are open, or healed.")
-    kind: Incident.Kind | None = None
+    kind: Kind | None = None
     connection: int | None = Field(
         None, ge=1, le=2**53, description="Only those that hit the connection of this number."
     )

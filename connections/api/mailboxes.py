@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
@@ -14,7 +14,7 @@ from pydantic import Field
 
 from connections import access
 from connections.api import changes, keys, problems, reach
-from connections.api.entries import Address, Changes, Entry, Label, Number, Text
+from connections.api.entries import Address, Changes, Entry, Label, Number, Text, listed
 from connections.api.links import located, page_link
 from connections.api.pages import Asked, Page, matching, page
 from connections.api.reach import Scope
@@ -23,6 +23,7 @@ from connections.models import ApiKey, Connection, MailboxAccess, SharedMailbox
 from connections.services import mailboxes
 
 router = Router(tags=["Mailboxes"])
+State = Annotated[MailboxAccess.State, listed(MailboxAccess.State)]
 COLUMNS = ("address", "display_name")
 
 
@@ -72,7 +73,7 @@ class AttachedOut(Schema):
     id: int = Field(description="Number of the attachment, which also ends it.")
     mailbox_id: int
     address: str
-    state: MailboxAccess.State
+    state: State
     cause: str = Field(description="What was found, in words.")
     action: str = Field(description="What to do about it.")
     lack: str = Field(description="What exactly is missing, for programs.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 from django.http import HttpRequest
 from ninja import Router, Schema
@@ -11,10 +11,12 @@ from pydantic import Field
 
 from connections.api import keys, problems, reach
 from connections.api.connections import Named
+from connections.api.entries import listed
 from connections.models import ApiKey
 from connections.services import api_keys
 
 router = Router(tags=["This key"])
+Scope = Annotated[ApiKey.Scope, listed(ApiKey.Scope)]
 
 
 class KeyOut(Schema):
@@ -22,7 +24,7 @@ class KeyOut(Schema):
 
     name: str
     prefix: str = Field(description="The first part of the key, by which the portal lists it.")
-    scopes: list[ApiKey.Scope]
+    scopes: list[Scope]
     owner: str
     owner_username: str
     created_at: datetime

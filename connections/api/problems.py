@@ -14,8 +14,8 @@ from connections import access
 from connections.errors import InvalidInput, KeyRefused, NotAllowed, PortalError
 
 MOST_ERRORS = 20  # named in one answer
-# A bad key, a right that is missing, a value that cannot be used, too many requests.
-EVERYWHERE = (401, 403, 422, 429)
+# A bad key, a right that is missing, too long an address, a value that cannot be used, too many requests.
+EVERYWHERE = (401, 403, 414, 422, 429)
 CREATING = (400, 409, 413)  # no JSON; exists already, or the same Idempotency-Key is at work; too much of it
 CHANGING = (400, 404, 409, 412, 413)
 REMOVING = (404, 409, 412)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
@@ -13,7 +13,7 @@ from pydantic import Field
 
 from connections import access
 from connections.api import changes, keys, problems
-from connections.api.entries import Entry, Moment, Number
+from connections.api.entries import Entry, Moment, Number, listed
 from connections.api.pages import Asked, Page, page
 from connections.api.reach import Scope
 from connections.api.replays import idempotent
@@ -22,6 +22,7 @@ from connections.models import Connection, Share
 from connections.services import sharing
 
 router = Router(tags=["Sharing"])
+Level = Annotated[Share.Level, listed(Share.Level)]
 COLUMNS = ("level", "until", "ended_at")
 
 
@@ -32,7 +33,7 @@ class ShareOut(Schema):
     person_id: int | None = Field(description="The person it is shared with; null for a team.")
     team_id: int | None
     name: str = Field(description="Of the person or the team.")
-    level: Share.Level = Field(description="use: fetch tokens. manage: also sign in again and share.")
+    level: Level = Field(description="use: fetch tokens. manage: also sign in again and share.")
     until: datetime | None = Field(description="When it ends by itself.")
     created_at: datetime
 
@@ -48,14 +49,14 @@ class ShareIn(Entry):
 
     person_id: Number | None = Field(None, examples=[7])
     team_id: Number | None = None
-    level: Share.Level = Field(Share.Level.USE, examples=["use"])
+    level: Level = Field(Share.Level.USE, examples=["use"])
     until: Moment | None = Field(None, description="When it ends by itself, within three years; null: never.")
 
 
 class ShareChanges(Entry):
     """What changes about a share; what is not sent stays. ``until`` null takes the end away."""
 
-    level: Share.Level | None = Field(None, examples=["manage"])
+    level: Level | None = Field(None, examples=["manage"])
     until: Moment | None = None
 
 

@@ -39,7 +39,8 @@ class TokenWanted(Schema):
 
 @router.get(
     "/connections/{ref}/token",
-    response={200: TokenOut, frozenset({401, 403, 404, 409, 422, 429, 503}): problems.Problem},
+    response={200: TokenOut} | problems.on(404, 409, 503),
+    summary="Fetch a token",
 )
 def fetch_token(request: HttpRequest, response: HttpResponse, ref: str, wanted: Query[TokenWanted]) -> Any:
     """A valid access token. Never cached, never a refresh token. `ref` is the connection's number or name.

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import connections as databases
+from django.db.models import TextChoices
 from django.http import HttpRequest
 from django.test import Client
 from django.utils import timezone
+from ninja import Schema
 
-from connections.api import changes
+from connections.api import changes, document
 from connections.api.urls import api
 from connections.models import AuditEvent, StoredReply, Team, User
 from connections.services import stored_replies, teams
@@ -287,7 +290,7 @@ def test_what_is_no_json_is_told_as_such(alice: User) -> None:
 )
 def test_a_body_that_cannot_be_used_names_its_fields(alice: User, body: Any, fields: set[str]) -> None:
     program = Program(alice)
-    answer = program.client.post("/api/v1/teams", __import__("json").dumps(body), content_type="application/json")
+    answer = program.client.post("/api/v1/teams", json.dumps(body), content_type="application/json")
     assert wrong_fields(answer) == fields
     assert not Team.objects.exists()
 
@@ -326,6 +329,70 @@ def test_what_breaks_is_a_problem_too(alice: User, monkeypatch: pytest.MonkeyPat
     answer = program.post("teams", {"name": "Sales"})
     assert told(answer) == (500, "internal_error")
     assert "ZeroDivision" not in answer.content.decode()
+
+
+# --- The document -----------------------------------------------------------------------------------
+
+
+def _documented() -> list[tuple[str, str, dict[str, Any]]]:
+    paths = api.get_openapi_schema()["paths"]
+    return [(path, method, facts) for path, methods in paths.items() for method, facts in methods.items()]
+
+
+def test_every_operation_is_documented_whole() -> None:
+    names = [facts["operationId"] for _, _, facts in _documented()]
+    assert len(names) == len(set(names)) > 50
+    for path, method, facts in _documented():
+        where = f"{method} {path}"
+        assert facts["summary"], where
+        assert facts["description"], where
+        assert facts["tags"][0] in document.TAGS, where
+        assert facts["security"] == [{"KeyAuth": []}], where
+        assert {"401", "403", "414", "422", "429"} <= set(facts["responses"]), where
+        assert ("{" in path) <= ("404" in facts["responses"]), where
+        if "requestBody" in facts:
+            assert {"400", "413"} <= set(facts["responses"]), where
+            assert facts["requestBody"]["content"]["application/json"]["example"], where
+        if method == "post":
+            assert {"$ref": "#/components/parameters/IdempotencyKey"} in facts["parameters"], where
+            assert "409" in facts["responses"], where
+        if method == "patch":
+            assert "412" in facts["responses"], where
+            assert {"$ref": "#/components/parameters/IfMatch"} in facts["parameters"], where
+        for status, answer in facts["responses"].items():
+            kinds = set(answer.get("content", {}))
+            assert kinds == ({document.PROBLEM} if status >= "400" else kinds & {"application/json"}), where
+            assert answer["description"], where
+
+
+def test_every_example_of_a_body_is_accepted_by_its_own_schema() -> None:
+    """Whoever copies one from the reference must not be refused for its form."""
+    bodies = {
+        facts["operationId"]: facts["requestBody"]["content"]["application/json"]["example"]
+        for _, _, facts in _documented()
+        if "requestBody" in facts
+    }
+    for router in api._get_bound_routers():
+        for view in router.path_operations.values():
+            for operation in view.operations:
+                example = bodies.get(operation.view_func.__name__)
+                if example is None:
+                    continue
+                (entry,) = [one for one in operation.models if one.__ninja_param_source__ == "body"]
+                entry.model_validate({next(iter(entry.model_fields)): example})
+
+
+def test_no_two_things_share_a_name_in_the_document() -> None:
+    """One would be described as the other."""
+    seen: dict[str, type] = {}
+    waiting = [Schema, TextChoices]
+    while waiting:
+        for found in waiting.pop().__subclasses__():
+            waiting.append(found)
+            if found.__module__.startswith("connections.api."):
+                assert seen.setdefault(found.__name__, found) is found, found
+    components = api.get_openapi_schema()["components"]["schemas"]
+    assert set(components) <= set(seen), "enumerations are listed in place"
 
 
 # --- Scopes ---------------------------------------------------------------------------------------
