@@ -380,6 +380,7 @@ approve_consent_request               POST   401 403 404 404 404 404 404 200 403
 decline_consent_request               POST   401 403 404 404 404 404 404 200 403
 
 list_audit_events                     GET    401 403 403 403 403 403 403 200 200
+export_audit_events                   GET    401 403 403 403 403 403 403 403 200
 read_audit_event                      GET    401 403 403 403 403 403 403 200 200
 list_audit_seals                      GET    401 403 403 403 403 403 403 200 200
 

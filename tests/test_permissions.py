@@ -150,7 +150,9 @@ def test_each_key_gets_what_the_table_says(row: Row, contoso: world.World) -> No
             ask = getattr(Client(headers=headers), row.method.lower())
             answer = ask(path) if row.method == "GET" else ask(path, body, content_type="application/json")
             got.append(str(answer.status_code))
-            if row.method == "GET" or expected in ("401", "403", "404"):
+            # Who takes the trail away is noted in it.
+            notes = row.name == "api:export_audit_events" and expected == "200"
+            if (row.method == "GET" and not notes) or expected in ("401", "403", "404"):
                 assert contents() == before, f"{person}: {row} changed something"
             transaction.set_rollback(True)
     assert dict(zip(PEOPLE, got, strict=True)) == dict(zip(PEOPLE, row.answers, strict=True))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from django.http import HttpRequest
+from django.db.models import QuerySet
+from django.http import HttpRequest, StreamingHttpResponse
 from django.shortcuts import get_object_or_404
+from django.utils import timezone
 from ninja import Query, Router, Schema
 from pydantic import Field
 
@@ -19,7 +21,7 @@ from connections.api.reach import Scope
 from connections.errors import InvalidInput
 from connections.forms.audit import narrowed
 from connections.models import ApiKey, AuditEvent, AuditSeal
-from connections.services import audit_seals
+from connections.services import audit_exports, audit_seals
 
 router = Router(tags=["Audit"])
 Outcome = Annotated[AuditEvent.Outcome, listed(AuditEvent.Outcome)]
@@ -48,7 +50,7 @@ class EventPage(Page):
     items: list[EventOut]
 
 
-class EventsWanted(Asked):
+class Filter(Schema):
     """Which events."""
 
     q: Text = Field("", max_length=100, description="Part of the name of the object or of the person.")
@@ -59,6 +61,10 @@ class EventsWanted(Asked):
     outcome: Outcome | None = Field(None, description="Only those that ended so.")
     date_from: Day | None = Field(None, description="The first day (UTC).")
     date_to: Day | None = Field(None, description="The last day (UTC).")
+
+
+class EventsWanted(Filter, Asked):
+    """Which events."""
 
 
 class SealOut(Schema):
@@ -84,11 +90,27 @@ class SealPage(Page):
 @router.get("/audit-events", response={200: EventPage} | problems.on(), summary="List audit events")
 def list_audit_events(request: HttpRequest, wanted: Query[EventsWanted]) -> Any:
     """Newest first; for IT admins and auditors."""
+    return page(_narrowed(_reader(request), wanted), wanted, describe=describe, order=("-pk",))
+
+
+@router.get(
+    "/audit-events/export",
+    response={200: None} | problems.on(),
+    summary="Export audit events",
+    openapi_extra={"responses": {200: {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}}},
+)
+def export_audit_events(request: HttpRequest, wanted: Query[Filter]) -> Any:
+    """All that fit, oldest first, as JSON Lines in the form in which they are sealed; for auditors. The trail notes who
+    took what. A key of chosen connections exports their events alone.
+    """
     key = _reader(request)
-    if wanted.date_from and wanted.date_to and wanted.date_from > wanted.date_to:
-        raise InvalidInput("The last day lies before the first one.", field="date_to")
-    given = wanted.model_dump(exclude={"after", "limit"}, exclude_none=True)
-    return page(narrowed(reach.events(key), given), wanted, describe=describe, order=("-pk",))
+    text = audit_exports.export(
+        _narrowed(key, wanted), None, form=audit_exports.Format.JSONL, asked=_given(wanted), actor=key.owner
+    )
+    response = StreamingHttpResponse(text, content_type="application/x-ndjson")
+    response["Content-Disposition"] = f'attachment; filename="audit-{timezone.now():%Y-%m-%d-%H%M%S}.jsonl"'
+    response["Cache-Control"] = "no-store, private"
+    return response
 
 
 @router.get("/audit-events/{int:event_id}", response={200: EventOut} | problems.on(404), summary="Read an audit event")
@@ -103,6 +125,18 @@ def list_audit_seals(request: HttpRequest, wanted: Query[Asked]) -> Any:
     key = reach.unlimited(request, Scope.AUDIT_READ)
     access.require(access.can_read_audit(key.owner), action="Ask an auditor.")
     return page(AuditSeal.objects.all(), wanted, describe=describe_seal, order=("-number",))
+
+
+def _narrowed(key: ApiKey, wanted: Filter) -> QuerySet[AuditEvent]:
+    if wanted.date_from and wanted.date_to and wanted.date_from > wanted.date_to:
+        raise InvalidInput("The last day lies before the first one.", field="date_to")
+    return narrowed(reach.events(key), wanted.model_dump())
+
+
+def _given(wanted: Filter) -> dict[str, str]:
+    """What was asked for, for the record."""
+    values = wanted.model_dump(exclude={"after", "limit"}, exclude_none=True)
+    return {name: str(value) for name, value in values.items() if value != ""}
 
 
 def _reader(request: HttpRequest) -> ApiKey:

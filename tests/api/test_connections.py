@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -378,3 +379,17 @@ def test_the_trail_is_read_by_filters(alice: User, carol: User, bob: User) -> No
     assert program.get("audit-events", date_to="2020-01-01").json()["items"] == []
     assert wrong_fields(program.get("audit-events", date_from="2020-02-02", date_to="2020-01-01")) == {"date_to"}
     assert program.get("audit-seals").json() == {"items": [], "next": None}
+
+
+def test_auditors_export_the_trail_and_the_trail_says_so(alice: User, bob: User, carol: User) -> None:
+    mine, other = cast.make_connection(), cast.make_connection(name="Other")
+    for connection in (mine, other):
+        Program(bob, name=connection.name).post(f"connections/{connection.pk}/disable")
+    answer = Program(carol).get("audit-events/export", action="connection.disabled")
+    lines = [json.loads(line) for line in b"".join(answer.streaming_content).splitlines()]
+    assert answer["Content-Type"] == "application/x-ndjson"
+    assert len(lines) == 2
+    assert AuditEvent.objects.filter(action="audit.exported", actor=carol).count() == 1
+    narrowed = Program(carol, name="2", only=[mine]).get("audit-events/export", action="connection.disabled")
+    assert len(b"".join(narrowed.streaming_content).splitlines()) == 1
+    assert told(Program(alice).get("audit-events/export")) == (403, "not_allowed")
