@@ -10,13 +10,14 @@ export PIP_CACHE_DIR := $(CURDIR)/.cache/pip
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TMPDIR := $(CURDIR)/.cache/tmp
 
-.PHONY: help demo test lint bench bench-token clean
+.PHONY: help demo test lint bench bench-audit bench-token clean
 
 help:
 	@echo "make demo    start the portal with a sandbox in place of Microsoft, on http://localhost:$(PORT)"
 	@echo "make test    run all tests, on SQLite and on PostgreSQL"
 	@echo "make lint    check style, types, templates and migrations"
 	@echo "make bench   measure the sweep and the idle memory"
+	@echo "make bench-audit   measure sealing, verifying and exporting a million events"
 	@echo "make bench-token   measure the token call beside an empty view"
 	@echo "make clean   remove everything the above made"
 
@@ -35,6 +36,9 @@ lint: .venv/installed-dev
 
 bench: .venv/installed-dev
 	@exec $(BIN)/python -m benchmarks.sweep $(ARGS)
+
+bench-audit: .venv/installed-dev
+	@exec $(BIN)/python -m benchmarks.audit $(ARGS)
 
 bench-token: .venv/installed-dev
 	@exec $(BIN)/python -m benchmarks.token $(ARGS)

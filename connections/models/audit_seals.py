@@ -35,6 +35,7 @@ class AuditSeal(models.Model):
 
     class Meta:
         ordering = ("-number",)
+        indexes = (models.Index(fields=("events_upto", "number"), name="seal_of_event"),)
 
     def __str__(self) -> str:
         return f"{self.number}:{self.hash}"

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii as quote
-from typing import Any
+from json.scanner import make_scanner
+from typing import Any, cast
 
 from django.db import connection as database
 
-PAGE = 2000  # rows read at once
+PAGE = 20_000  # rows read at once: some 20 MB, and few trips to the database
 MARK_LENGTH = 12  # bytes of a mark: the id's distance from the row before, and the beginning of a digest
 _DIGEST_LENGTH = 8
 
@@ -60,9 +61,26 @@ def _json(value: Any) -> str:
     if value == "{}":
         return "{}"
     try:
-        return _encoder.encode(json.loads(value))
-    except (TypeError, ValueError, RecursionError):
-        return _strange(value)
+        found, end = _scan(value, 0)
+        if end == len(value):
+            return "".join(_encode(found, 0))
+    except (TypeError, ValueError, RecursionError, StopIteration):
+        pass
+    return _strange(value)
+
+
+def _fast_encoder() -> Callable[[Any, int], Iterable[str]]:
+    """What JSONEncoder makes anew for every value, made once: a third of the time of reading a row."""
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:  # an interpreter without it
+        return lambda value, level: _encoder.iterencode(value)
+    encode: Callable[[Any, int], Iterable[str]] = make(None, repr, quote, None, ":", ",", True, False, True)
+    return encode
+
+
+_encode = _fast_encoder()
+# Without looking for white space around the value, which databases do not write.
+_scan: Callable[[Any, int], tuple[Any, int]] = make_scanner(cast(Any, json.JSONDecoder()))
 
 
 def _strange(value: Any) -> str:

@@ -46,6 +46,12 @@ def unsealed(*, most: int | None = None) -> int:
     return events.count() + TokenFetch.objects.filter(seal=None).order_by()[:most].count()
 
 
+def seal_of(event: AuditEvent) -> AuditSeal | None:
+    """The seal that holds an event; None if it is not sealed yet."""
+    behind = AuditSeal.objects.defer("marks").filter(events_upto__gte=event.pk).order_by("events_upto", "number")
+    return behind.first()
+
+
 def _seal_next(now: datetime, batch: int) -> AuditSeal | None:
     with transaction.atomic():
         state = _lock()

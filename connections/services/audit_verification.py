@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 
-from django.db import transaction
+from django.db import DataError, transaction
 from django.db.models import Q
 
 from connections import access, audit
@@ -59,10 +59,22 @@ def verify(
 def look(*, since: int = 0, published: Sequence[tuple[int, str]] = ()) -> tuple[int, list[audit_checks.Finding]]:
     """Verify without writing anything, as on a copy of the database; returns how many rows were seen, and findings."""
     rows, findings = 0, list(_known_elsewhere(published))
-    for progress in audit_checks.check(since=since):
+    for progress in _checked(since):
         rows += progress.rows
         findings += progress.findings
     return rows, sorted(findings, key=lambda one: one.seal)
+
+
+def _checked(since: int) -> Iterator[audit_checks.Progress]:
+    """The check; what the database cannot even hand out is a finding, too, and not a reason to try for ever."""
+    seal = since
+    try:
+        for progress in audit_checks.check(since=since):
+            seal = progress.seal
+            yield progress
+    except (DataError, ValueError, TypeError, AttributeError, OverflowError) as error:
+        what = f"A value after seal {seal} cannot be read ({type(error).__name__}), so the check ends here."
+        yield audit_checks.Progress(seal, 0, [audit_checks.Finding(seal + 1, "altered", what)])
 
 
 def latest() -> AuditVerification | None:
@@ -94,7 +106,7 @@ def _carry_out(
         newest = AuditSeal.objects.defer("marks").first()
         run.upto, run.head = (newest.number, newest.hash) if newest else (0, "")
         run.findings = [asdict(one) for one in _known_elsewhere(published)]
-    for progress in audit_checks.check(since=run.checked):
+    for progress in _checked(run.checked):
         run.checked, run.upto = progress.seal, max(run.upto, progress.seal)
         run.rows += progress.rows
         run.findings += [asdict(one) for one in progress.findings]

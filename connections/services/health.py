@@ -15,9 +15,10 @@ from django.utils import timezone
 
 from connections.errors import UnreadableSecret
 from connections.fields import seal, unseal
-from connections.models import AppCredential, AppRegistration, Connection, MailboxAccess
-from connections.services import rate_limits
+from connections.models import AppCredential, AppRegistration, AuditSeal, Connection, MailboxAccess
+from connections.services import audit_publishing, audit_seals, rate_limits
 
+MOST = 10_000  # counted of what is not sealed yet
 LAST_SWEEP = "sweep:last"  # cache key: unix time in seconds, written at the end of each sweep
 
 
@@ -110,6 +111,11 @@ def measures() -> Iterator[Measure]:
     yield Measure("portal_mailboxes_unreachable", "Shared mailboxes a connection cannot reach", unreachable)
     uncounted = rate_limits.uncounted()
     yield Measure("portal_api_calls_not_limited", "API calls let through while the cache was away", uncounted)
+    yield Measure("portal_audit_unsealed", "Events and token hand-outs not sealed yet", audit_seals.unsealed(most=MOST))
+    newest = AuditSeal.objects.values_list("number", flat=True).first() or 0
+    for place in audit_publishing.states():
+        where = (("place", str(place.place)),)
+        yield Measure("portal_audit_seals_unpublished", "Seals not published yet", max(newest - place.upto, 0), where)
     try:
         age = seconds_since_sweep()
     except (redis.RedisError, OSError):

@@ -89,12 +89,11 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     user = access.signed_in(request.user)
     access.require(access.can_read_audit(user), cause=_ROLES, action=_ASK)
     event = get_object_or_404(access.visible_events(user), pk=pk)
-    seal = AuditSeal.objects.defer("marks").filter(events_upto__gte=pk, events_after__lt=pk).order_by("number").first()
     context = {
         "event": event,
         "changes": changes(event),
         "target_url": _target_url(user, event),
-        "seal": seal if seal and seal.events_count else None,
+        "seal": audit_seals.seal_of(event),
     }
     return render(request, "audit/detail.html", context)
 

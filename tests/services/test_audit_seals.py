@@ -390,6 +390,14 @@ def test_an_earlier_verification_knows_the_seal_it_saw(sealed: Connection) -> No
     assert found() == [(4, "removed")]
 
 
+def test_a_seal_that_cannot_even_be_read_is_found(sealed: Connection) -> None:
+    planted = "infinity" if database.vendor == "postgresql" else "never"
+    tamper("UPDATE connections_auditseal SET sealed_at = %s WHERE number = 2", planted)
+    run = audit_verification.verify(actor=None, now=lambda: LATER)
+    assert run.state == "broken"
+    assert "cannot be read" in run.findings[0]["what"]
+
+
 # --- The guards -------------------------------------------------------------------------------------
 
 
@@ -440,6 +448,22 @@ def test_missing_guards_are_told(sealed: Connection) -> None:
     assert audit_checks.unguarded() == []
     with guards.removed():
         assert audit_checks.unguarded() == sorted(guards.TABLES)
+
+
+@pytest.mark.django_db(transaction=True)  # SQLite changes its schema outside of transactions only
+def test_missing_guards_can_be_put_back(sealed: Connection, capsys: Any) -> None:
+    with database.cursor() as cursor:
+        if database.vendor == "postgresql":
+            cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+            cursor.execute("DROP TRIGGER portal_audit_guard ON connections_auditevent")
+        else:
+            cursor.execute("DROP TRIGGER connections_auditevent_no_update")
+    assert audit_checks.unguarded() == ["connections_auditevent"]
+    call_command("audit_guards")
+    assert "Guarded again: connections_auditevent" in capsys.readouterr().out
+    assert audit_checks.unguarded() == []
+    with pytest.raises(DatabaseError, match="append-only"), transaction.atomic():
+        AuditEvent._base_manager.update(action="x")
 
 
 # --- Verifications ----------------------------------------------------------------------------------

@@ -1,0 +1,177 @@
+"""``make bench-audit``: sealing, verifying and exporting an audit trail of a million events on PostgreSQL.
+
+Printed are seconds and rows per second of each, and how much memory the process took on top while it exported. Before and
+after, one event in the middle is altered and found.
+
+Exit code 1 if verifying takes longer than a minute, exporting takes more than 50 MB, the export does not hold exactly
+the rows, or the altered event is not named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import django
+import psutil
+from cryptography.fernet import Fernet
+
+from portal.servers import PostgreSQL
+
+ROOT = Path(__file__).resolve().parent.parent
+LONGEST_VERIFICATION = 60.0  # seconds
+MOST_MEMORY_MB = 50.0
+
+
+def main() -> int:
+    """Measure, print, and judge."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.audit", description=__doc__)
+    parser.add_argument("--events", type=int, default=1_000_000, help="events in the trail (default 1,000,000)")
+    options = parser.parse_args()
+    directory = ROOT / ".cache" / "bench" / str(os.getpid())
+    directory.mkdir(parents=True)
+    server = PostgreSQL(directory / "postgres", fast=False)
+    try:
+        prepare(server.create_database("portal"), options.events)
+        troubles = measure(options.events)
+    finally:
+        from django.db import connections
+
+        connections.close_all()
+        server.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+    for trouble in troubles:
+        print(f"MISSED: {trouble}")
+    return int(bool(troubles))
+
+
+def prepare(database_url: str, count: int) -> None:
+    """A trail as years of work leave it: events of many kinds with changes, and token hand-outs, a tenth as many."""
+    os.environ |= {
+        "DJANGO_SETTINGS_MODULE": "portal.settings",
+        "SECRET_KEY": secrets.token_urlsafe(48),
+        "FIELD_ENCRYPTION_KEYS": Fernet.generate_key().decode(),
+        "DATABASE_URL": database_url,
+        "LOG_LEVEL": "WARNING",
+    }
+    django.setup()
+    from django.core.management import call_command
+    from django.db import connection
+
+    from connections.models import User
+
+    call_command("migrate", verbosity=0)
+    bob = User.objects.create_user("bob", first_name="Bob", last_name="Member")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            INSERT INTO connections_auditevent (at, action, outcome, actor_id, actor_ref, actor_name, target_type,
+                target_id, target_name, changes, owner_id, request_id, address)
+            SELECT now() - (%(count)s - n) * interval '30 seconds',
+                (ARRAY['connection.changed', 'connection.reconnected', 'account.signed_in', 'tenant.changed'])[1 + n %% 4],
+                (ARRAY['done', 'done', 'done', 'failed'])[1 + n / 7 %% 4], %(bob)s, %(bob)s, 'Bob Member <bob>', 'Connection',
+                (n %% 5000)::text, 'Invoices of région ' || n %% 5000,
+                jsonb_build_object('name', jsonb_build_array('Invoices ' || n, 'Invoices ' || n + 1), 'n', n),
+                %(bob)s, gen_random_uuid()::text, ('10.1.' || n %% 200 || '.' || n %% 250)::inet
+            FROM generate_series(1, %(count)s) AS n
+            """,
+            {"count": count, "bob": bob.pk},
+        )
+        cursor.execute(
+            """
+            INSERT INTO connections_tokenfetch (key_ref, key_name, owner_name, connection_ref, connection_name, minute,
+                address, count)
+            SELECT n %% 50, 'Robot ' || n %% 50, 'Bob Member <bob>', n %% 5000, 'Invoices',
+                date_trunc('minute', now()) - (%s - n) * interval '5 minutes', '10.1.2.3', 1 + n %% 9
+            FROM generate_series(1, %s) AS n
+            """,
+            [count // 10, count // 10],
+        )
+        cursor.execute("VACUUM ANALYZE connections_auditevent, connections_tokenfetch")
+
+
+def measure(count: int) -> list[str]:
+    """Seal, verify, export, tamper; returns what missed its limit."""
+    from django.utils import timezone
+
+    from connections.models import AuditEvent, AuditSeal, TokenFetch
+    from connections.services import audit_exports, audit_seals, audit_verification
+
+    rows, troubles = count + count // 10, []
+    began = time.monotonic()
+    seals = 0
+    while made := audit_seals.seal_due(timezone.now() + timedelta(minutes=5)):
+        seals += made
+    said("seal", rows, time.monotonic() - began, f"{seals:,} seals")
+
+    began, used = time.monotonic(), time.process_time()
+    checked, findings = audit_verification.look()
+    took, used = time.monotonic() - began, time.process_time() - used
+    said("verify", checked, took, f"{used:.1f} CPU-s, {'intact' if not findings else findings[0].what}")
+    if took > LONGEST_VERIFICATION:
+        troubles.append(f"verifying took {took:.0f} s, the limit is {LONGEST_VERIFICATION:.0f} s")
+    if findings or checked != rows:
+        troubles.append(f"{checked:,} of {rows:,} rows were verified, {len(findings)} findings")
+
+    for form in audit_exports.Format:
+        found = audit_exports.lines(AuditEvent.objects.all(), TokenFetch.objects.all())
+        written, peak, took = watch(chunk for _, chunk in audit_exports.written(found, form))
+        said(f"export {form}", rows, took, f"{written / 1e6:,.0f} MB written, {peak:.1f} MB of memory on top")
+        if peak > MOST_MEMORY_MB:
+            troubles.append(f"exporting took {peak:.0f} MB of memory, the limit is {MOST_MEMORY_MB:.0f} MB")
+    exported = sum(1 for _ in audit_exports.lines(AuditEvent.objects.all(), TokenFetch.objects.all()))
+    if exported != rows:
+        troubles.append(f"the export holds {exported:,} of {rows:,} rows")
+
+    victim = AuditSeal.objects.get(number=seals // 2)
+    pk = (victim.events_after + victim.events_upto) // 2
+    alter(pk)
+    began = time.monotonic()
+    _, findings = audit_verification.look()
+    told = [(one.seal, one.what) for one in findings]
+    said(
+        "verify, one altered",
+        rows,
+        time.monotonic() - began,
+        f"seal {told[0][0]}: {told[0][1]}" if told else "not found",
+    )
+    if told != [(victim.number, f"Event {pk} was altered.")]:
+        troubles.append(f"event {pk} was altered, found was {told[:3]}")
+    return troubles
+
+
+def alter(pk: int) -> None:
+    """As the owner of the database could."""
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE connections_auditevent DISABLE TRIGGER USER")
+        cursor.execute("UPDATE connections_auditevent SET actor_name = 'Somebody else' WHERE id = %s", [pk])
+        cursor.execute("ALTER TABLE connections_auditevent ENABLE TRIGGER USER")
+
+
+def watch(chunks: Iterator[str]) -> tuple[int, float, float]:
+    """Take an export as a browser would: bytes, the most memory (MB) on top of what there was, seconds."""
+    process = psutil.Process()
+    before = peak = process.memory_info().rss
+    written, began = 0, time.monotonic()
+    for chunk in chunks:
+        written += len(chunk.encode())
+        peak = max(peak, process.memory_info().rss)
+    return written, (peak - before) / 1024 / 1024, time.monotonic() - began
+
+
+def said(what: str, rows: int, took: float, more: str) -> None:
+    """One line of the report."""
+    print(f"{what:<20} {rows:>10,} rows {took:7.1f} s {rows / max(took, 0.001):>10,.0f} rows/s   {more}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,23 @@
+"""Put the database's guards of the audit trail back in place."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from django.core.management.base import BaseCommand
+from django.db import connection
+
+from connections.services import audit_checks
+
+
+class Command(BaseCommand):
+    """``manage.py audit_guards``: after a restore, or a change to the tables, that left the triggers out."""
+
+    help = "Install the triggers that refuse changes to the audit trail. Harmless when they are there."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        missing = audit_checks.unguarded()
+        with connection.schema_editor() as editor:
+            import_module("connections.migrations.0022_audit_guards").install(None, editor)
+        self.stdout.write(f"Guarded again: {', '.join(missing)}." if missing else "All guards were in place.")
