@@ -35,7 +35,7 @@ from connections.models import (
     User,
 )
 from connections.models.accounts import AUDITORS, IT_ADMINS
-from connections.models.connections import secrets_behind
+from connections.models.connections import without_tokens
 from connections.models.sharing import ShareQuerySet
 
 # What was denied during this request. Written down at its end, outside of the work that was refused, even if the
@@ -193,8 +193,7 @@ def visible_affected(user: User) -> QuerySet[AffectedConnection]:
 
 def visible_consent_requests(user: User) -> QuerySet[ConsentRequest]:
     """Consent requests: one's own and those for one's connections; all for IT admins and auditors."""
-    found = ConsentRequest.objects.select_related("app_registration", "connection")
-    found = found.defer(*secrets_behind("connection"))
+    found = without_tokens(ConsentRequest.objects.select_related("app_registration", "connection"))
     asking = person(user)
     if asking.is_admin or asking.is_auditor:
         return found
@@ -203,8 +202,7 @@ def visible_consent_requests(user: User) -> QuerySet[ConsentRequest]:
 
 def visible_approvals(user: User) -> QuerySet[Approval]:
     """Requests for approval: all for IT admins and auditors; for others what they asked and what is about their own."""
-    found = Approval.objects.select_related("connection", "requested_by__responsible")
-    found = found.defer(*secrets_behind("connection"))
+    found = without_tokens(Approval.objects.select_related("connection", "requested_by__responsible"))
     asking = person(user)
     if asking.is_admin or asking.is_auditor:
         return found

@@ -59,7 +59,7 @@ def browser(user: User) -> Client:
 
 
 def who_may(route: str) -> str:
-    return "bob" if route == "review" or route.startswith(("connection", "mailbox")) else "alice"
+    return "bob" if route in ("review", "api_key_rotate") or route.startswith(("connection", "mailbox")) else "alice"
 
 
 def assert_answered(answer: Any, where: Any) -> None:

@@ -28,7 +28,7 @@ SELECTED = re.compile(rf'"({"|".join(COLUMNS + CHANNEL_COLUMNS)})"')
 
 @pytest.fixture
 def contoso(alice: User, bob: User, carol: User, dave: User, sandbox: Control) -> world.World:
-    made = world.make({"alice": alice, "bob": bob, "carol": carol, "dave": dave})
+    made = world.relate(world.make({"alice": alice, "bob": bob, "carol": carol, "dave": dave}))
     world.make_elsewhere()
     return made
 

@@ -20,6 +20,7 @@ from connections.api.pages import Asked, Page, matching, page
 from connections.api.reach import Scope
 from connections.api.replays import idempotent
 from connections.models import ApiKey, Connection, MailboxAccess, SharedMailbox
+from connections.models.connections import without_tokens
 from connections.services import mailboxes
 
 router = Router(tags=["Mailboxes"])
@@ -230,9 +231,7 @@ def _told(response: HttpResponse, key: ApiKey, mailbox: SharedMailbox, status: i
 
 
 def _attached(connection: Connection) -> QuerySet[MailboxAccess]:
-    return connection.mailbox_accesses.select_related("mailbox", "connection").defer(
-        "connection__refresh_token", "connection__previous_refresh_token", "connection__access_token"
-    )
+    return without_tokens(connection.mailbox_accesses.select_related("mailbox", "connection"))
 
 
 def describe(mailbox: Any) -> dict[str, Any]:

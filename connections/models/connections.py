@@ -1,5 +1,7 @@
 """Connections: one authorised link to Microsoft Graph each."""
 
+from typing import TypeVar
+
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
@@ -11,10 +13,15 @@ from connections.models.app_registrations import AppRegistration, Authentication
 # Columns no query loads unless it names them.
 SECRETS = ("refresh_token", "previous_refresh_token", "access_token")
 
+_M = TypeVar("_M", bound=models.Model)
 
-def secrets_behind(path: str) -> tuple[str, ...]:
-    """The same behind a join, for ``defer()``: the manager below does not see what select_related() brings along."""
-    return tuple(f"{path}__{name}" for name in SECRETS)
+
+def without_tokens(found: "models.QuerySet[_M]", path: str = "connection") -> "models.QuerySet[_M]":
+    """``found``, whose select_related reaches a connection by ``path``, with the encrypted columns left where they are.
+
+    A join does not know the connection's manager: it would read and decrypt all of them.
+    """
+    return found.defer(*(f"{path}__{name}" for name in SECRETS))
 
 
 class ConnectionManager(models.Manager["Connection"]):

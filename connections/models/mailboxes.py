@@ -1,10 +1,12 @@
 """Shared mailboxes, and whether a connection really reaches them."""
 
+from typing import cast
+
 from django.conf import settings
 from django.db import models
 from django.db.models.functions import Lower
 
-from connections.models.connections import SECRETS, Connection
+from connections.models.connections import Connection, without_tokens
 from connections.models.tenants import Tenant
 
 
@@ -32,7 +34,7 @@ class MailboxAccessQuerySet(models.QuerySet["MailboxAccess"]):
     def with_connection(self) -> "MailboxAccessQuerySet":
         """Each with its connection and all that hangs on it; the encrypted columns stay in the database."""
         joined = self.select_related("connection__app_registration__tenant", "connection__owner")
-        return joined.defer(*(f"connection__{name}" for name in SECRETS))
+        return cast("MailboxAccessQuerySet", without_tokens(joined))
 
 
 class MailboxAccess(models.Model):

@@ -16,7 +16,7 @@ from connections import audit
 from connections.microsoft import capabilities, permissions
 from connections.models import Connection, ConsentLink, ConsentRequest, User
 from connections.models.app_registrations import AuthenticationType
-from connections.models.connections import secrets_behind
+from connections.models.connections import without_tokens
 from connections.services import alerts
 
 State = ConsentRequest.State
@@ -82,8 +82,7 @@ def _of(link: ConsentLink, *states: str) -> Iterable[ConsentRequest]:
 def tokens_seen(connections: Iterable[int], *, now: datetime) -> None:
     """These connections have just got tokens: open requests of theirs are verified, or say what is still missing."""
     waiting = ConsentRequest.objects.filter(connection__in=list(connections), closed_at=None)
-    waiting = waiting.select_related("connection", "link", "requester__alert_choice")
-    for request in waiting.defer(*secrets_behind("connection")):
+    for request in without_tokens(waiting.select_related("connection", "link", "requester__alert_choice")):
         assert request.connection is not None  # noqa: S101 - that is how it was found
         _judge(request, tuple(request.connection.granted), now=now)
 

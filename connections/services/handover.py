@@ -15,7 +15,7 @@ from connections import access, audit
 from connections.errors import AlreadyExists, InvalidInput
 from connections.microsoft import gone
 from connections.models import Connection, HandOver, User
-from connections.models.connections import SECRETS
+from connections.models.connections import without_tokens
 from connections.services import access_history, incidents, leavers, sharing
 
 CODE = "handed_over"  # status_code of a connection whose old tokens were deleted when it was handed over
@@ -74,8 +74,7 @@ def unfinished(connection: Connection) -> HandOver | None:
 def tasks_of(user: User) -> list[HandOver]:
     """The connections this person must sign in for because they were handed over to them, oldest first."""
     waiting = HandOver.objects.filter(to_owner=user, completed_at=None, superseded_at=None)
-    unread = waiting.select_related("connection__app_registration").defer(*(f"connection__{one}" for one in SECRETS))
-    return list(unread.order_by("at", "pk")[:50])
+    return list(without_tokens(waiting.select_related("connection__app_registration")).order_by("at", "pk")[:50])
 
 
 def may_change_account(connection: Connection, *, actor: User) -> bool:

@@ -12,7 +12,7 @@ from django.db.models import F, Q
 
 from connections import audit
 from connections.models import AccessReview, ReviewItem, ReviewPlan, TeamMember, User
-from connections.models.connections import secrets_behind
+from connections.models.connections import without_tokens
 from connections.models.reviews import NOTICE
 from connections.services import alerts, reviews, sharing
 
@@ -62,9 +62,7 @@ def settle(review: AccessReview, *, now: datetime) -> None:
 def follow_owners(review: AccessReview, *, now: datetime) -> None:
     """Connections that were handed over: their new owners answer from now on, and are told so."""
     moved = review.items.filter(decision=Decision.OPEN).exclude(owner=F("connection__owner"))
-    found = list(
-        moved.filter(connection__isnull=False).select_related("connection__owner").defer(*secrets_behind("connection"))
-    )
+    found = list(without_tokens(moved.filter(connection__isnull=False).select_related("connection__owner")))
     if not found:
         return
     with transaction.atomic():
@@ -164,7 +162,7 @@ def end_unanswered(review: AccessReview, *, now: datetime) -> int:
 def _end(review: AccessReview, pk: int, *, now: datetime) -> bool:
     waiting = ReviewItem.objects.filter(pk=pk, decision=Decision.OPEN)
     found = waiting.select_related("share__connection", "share__person", "share__team")
-    item = found.defer(*secrets_behind("share__connection")).first()
+    item = without_tokens(found, "share__connection").first()
     if item is None:
         return False
     # Whoever moves the item on first has it; an owner's answer may have been quicker.

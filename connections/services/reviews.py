@@ -25,7 +25,7 @@ from connections.models import (
     TokenFetch,
     User,
 )
-from connections.models.connections import secrets_behind
+from connections.models.connections import without_tokens
 from connections.services import alerts, sharing
 
 T = TypeVar("T")
@@ -110,9 +110,8 @@ def _freeze(review: AccessReview, now: datetime) -> int:
     shares = _covered(review, now)
     used, members = _last_used(shares), _members(shares)
     rows = shares.select_related("connection__owner", "connection__app_registration", "person", "team", "created_by")
-    rows = rows.defer(*secrets_behind("connection"))
     count = 0
-    for some in batches(rows.order_by("pk").iterator(chunk_size=BATCH), BATCH):
+    for some in batches(without_tokens(rows).order_by("pk").iterator(chunk_size=BATCH), BATCH):
         ReviewItem.objects.bulk_create([_item(review, share, used, members) for share in some])
         count += len(some)
     return count
@@ -263,7 +262,7 @@ def answer(review: AccessReview, answers: Mapping[int, Answer], *, actor: User, 
         mine = access.review_items_of(actor).filter(review=review, pk__in=list(answers))
         rows = ReviewItem.objects.filter(pk__in=mine.values("pk")).select_for_update(of=("self",)).order_by("pk")
         rows = rows.select_related("share__connection", "share__person", "share__team")
-        for item in rows.defer(*secrets_behind("share__connection")):
+        for item in without_tokens(rows, "share__connection"):
             done = _answer(review, item, answers[item.pk], actor=actor, now=now)
             if done:
                 counts[done] += 1

@@ -11,6 +11,7 @@ from django.db import IntegrityError, transaction
 from connections import access, audit
 from connections.errors import AlreadyExists, InvalidInput
 from connections.models import Connection, Share, Team, User
+from connections.models.connections import without_tokens
 from connections.services import access_history, approvals, policy_decisions
 from connections.services.policy_decisions import Decision
 
@@ -92,7 +93,8 @@ def shorten_because(found: Share, why: str, *, until: datetime, actor: User, now
 
 def end_all_of(*, actor: User | None, now: datetime, **whose: Any) -> None:
     """End every share of these (``team=``, ``person=``, ``connection=``), inside the caller's transaction."""
-    for found in Share.objects.filter(ended_at=None, **whose).select_related("connection", "person", "team"):
+    shares = Share.objects.filter(ended_at=None, **whose).select_related("connection", "person", "team")
+    for found in without_tokens(shares):
         _end(found, actor=actor, now=now)
 
 
@@ -103,7 +105,7 @@ def end_lapsed(*, now: datetime) -> int:
     """
     lapsed = Share.objects.filter(ended_at=None, until__lte=now).order_by("until")
     ended = 0
-    for found in lapsed.select_related("connection", "person", "team")[:MOST_AT_ONCE]:
+    for found in without_tokens(lapsed.select_related("connection", "person", "team"))[:MOST_AT_ONCE]:
         with transaction.atomic():
             ended += _lapse(found, now)
     return ended

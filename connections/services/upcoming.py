@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from django.db.models import Count, Q, QuerySet
 
 from connections.models import ApiKey, AppCredential, AppRegistration, Connection, Share
-from connections.models.connections import SECRETS
+from connections.models.connections import without_tokens
 from connections.models.sharing import ShareQuerySet
 from connections.services import forecasts
 from connections.services.forecasts import PARKED, Lasting, Reason
@@ -83,7 +83,7 @@ def of_shares(shares: ShareQuerySet, *, now: datetime) -> Endings:
     """Shares that end by their own date. One query."""
     dated = shares.active(now).filter(until__lte=now + AHEAD).order_by("until", "pk")
     rows = dated.select_related("person", "team", "connection__app_registration__tenant", "connection__owner")
-    listed = list(rows.defer(*(f"connection__{name}" for name in SECRETS))[: MOST + 1])
+    listed = list(without_tokens(rows)[: MOST + 1])
     return Endings([_of_share(share) for share in listed[:MOST]], len(listed) > MOST)
 
 

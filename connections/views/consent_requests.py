@@ -19,7 +19,7 @@ from connections.forms.consent_requests import AskForm, DeclineForm
 from connections.microsoft import error_codes, risks
 from connections.microsoft.kinds import Kind
 from connections.models import Connection, ConsentRequest, User
-from connections.models.connections import secrets_behind
+from connections.models.connections import without_tokens
 from connections.services import consent, consent_requests, drift
 from connections.views import listing
 from connections.views.audit import history
@@ -72,7 +72,7 @@ class Mine:
 
 def mine(user: User) -> list[Mine]:
     """One's own requests that are open or were answered lately, for the home page."""
-    found = user.consent_requests.select_related("connection", "app_registration").defer(*secrets_behind("connection"))
+    found = without_tokens(user.consent_requests.select_related("connection", "app_registration"))
     shown = [one for one in found[:LISTED] if _is_news(one)]
     return [Mine(one, _can_sign_in(user, one)) for one in shown]
 

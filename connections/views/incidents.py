@@ -14,6 +14,7 @@ from django.views.decorators.http import require_safe
 
 from connections import access
 from connections.models import AffectedConnection, Connection, Incident, Share, TokenFetch, User
+from connections.models.connections import without_tokens
 from connections.views import listing
 from connections.views.audit import history
 
@@ -125,9 +126,7 @@ def _keys_that_fetched(hit: QuerySet[AffectedConnection]) -> list[str]:
 
 def _visible_affected(user: User, incident: Incident) -> QuerySet[AffectedConnection]:
     rows = access.visible_affected(user).filter(incident=incident)
-    return rows.select_related("connection__app_registration", "owner").defer(
-        "connection__refresh_token", "connection__previous_refresh_token", "connection__access_token"
-    )
+    return without_tokens(rows.select_related("connection__app_registration", "owner"))
 
 
 def _connections_in(incident: Incident, user: User) -> int:

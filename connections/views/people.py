@@ -16,12 +16,11 @@ from social_django.models import UserSocialAuth
 from connections import access
 from connections.models import ApiKey, Connection, ConsentRequest, Share, User
 from connections.models.accounts import AUDITORS, IT_ADMINS
-from connections.models.connections import SECRETS
+from connections.models.connections import without_tokens
 from connections.services import accounts, handover
 from connections.views import access_history, listing
 from connections.views.audit import history
 
-_TOKENS = tuple(f"connection__{name}" for name in SECRETS)  # of joined connections: no page reads them
 NAMED = 50  # of each kind of thing on a person's page
 _CAUSE = "Only IT admins and auditors may see what people own."
 
@@ -140,22 +139,18 @@ def _connections(user: User, person: User) -> list[Connection]:
 def _shares_given(person: User) -> list[Share]:
     """Of their own connections, whoever pressed the button."""
     found = Share.objects.active().filter(connection__owner=person).select_related("connection", "person", "team")
-    return list(_without_tokens(found)[:NAMED])
+    return list(without_tokens(found).order_by("connection__name", "pk")[:NAMED])
 
 
 def _shares_got(person: User) -> list[Share]:
     mine = Q(person=person) | Q(team__in=person.teams.values("pk"))
     found = Share.objects.active().filter(mine).select_related("connection__owner", "person", "team")
-    return list(_without_tokens(found)[:NAMED])
-
-
-def _without_tokens(shares: QuerySet[Share]) -> QuerySet[Share]:
-    return shares.defer(*_TOKENS).order_by("connection__name", "pk")
+    return list(without_tokens(found).order_by("connection__name", "pk")[:NAMED])
 
 
 def _consents(user: User, person: User) -> list[ConsentRequest]:
     asked = access.visible_consent_requests(user).filter(requester=person)
-    return list(asked.defer(*_TOKENS)[:NAMED])
+    return list(without_tokens(asked)[:NAMED])
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

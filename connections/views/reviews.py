@@ -17,7 +17,7 @@ from connections import access
 from connections.errors import PortalError
 from connections.forms import reviews as forms
 from connections.models import AccessReview, ReviewItem, User
-from connections.models.connections import secrets_behind
+from connections.models.connections import without_tokens
 from connections.services import reviews
 from connections.views import listing, tables
 
@@ -121,8 +121,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     choice = listing.Choice("decision", "Answer", Decision.choices, listing.by("decision"))
     filters = listing.Filters(request, search=("connection_name", "with_name"), placeholder="Connection or person",
                               choices=(choice,))  # fmt: skip
-    mine = access.review_items_of(user).filter(review=review).select_related("share", "connection")
-    mine = mine.defer(*secrets_behind("connection"))
+    mine = without_tokens(access.review_items_of(user).filter(review=review).select_related("share", "connection"))
     page = listing.page(request, filters.apply(mine), order=("connection_name", "pk"))
     now = timezone.now()
     reads_all = access.can_read_reviews(user)

@@ -14,7 +14,7 @@ from connections.errors import PortalError
 from connections.forms.service_accounts import ServiceAccountForm
 from connections.models import Share
 from connections.models.accounts import AUDITORS, IT_ADMINS
-from connections.models.connections import SECRETS
+from connections.models.connections import without_tokens
 from connections.services import service_accounts
 from connections.views import api_keys, listing
 from connections.views.audit import history
@@ -61,12 +61,11 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     user = access.signed_in(request.user)
     account = get_object_or_404(access.visible_service_accounts(user), pk=pk)
     shares = Share.objects.active().filter(person=account).select_related("connection__owner")
-    without_tokens = shares.defer(*(f"connection__{name}" for name in SECRETS))
     context = {
         "account": account,
         "roles": list(account.groups.values_list("name", flat=True)),
         "keys": list(account.api_keys.order_by("revoked_at", "name", "pk")[:100]),
-        "shares": list(without_tokens.order_by("connection__name", "pk")[:100]),
+        "shares": list(without_tokens(shares).order_by("connection__name", "pk")[:100]),
         "owned": list(account.connections.order_by("name", "pk")[:100]),
         "may_manage": access.can_manage_service_accounts(user),
         "now": timezone.now(),

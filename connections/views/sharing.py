@@ -16,6 +16,7 @@ from connections.errors import PortalError
 from connections.forms.sharing import ShareForm
 from connections.microsoft import capabilities, permissions, tokens
 from connections.models import Connection, Share, User
+from connections.models.connections import without_tokens
 from connections.services import sharing
 from connections.views import access_history
 
@@ -90,9 +91,8 @@ def end(request: HttpRequest, pk: int, share_pk: int) -> HttpResponse:
     """End a share at once."""
     user = access.signed_in(request.user)
     connection = get_object_or_404(access.visible_connections(user), pk=pk)
-    found = get_object_or_404(
-        Share.objects.select_related("person", "team", "connection"), pk=share_pk, connection=connection
-    )
+    shares = without_tokens(Share.objects.select_related("person", "team", "connection"))
+    found = get_object_or_404(shares, pk=share_pk, connection=connection)
     sharing.unshare(found, actor=user, now=timezone.now())
     messages.success(request, f"{found.person or found.team} can no longer use {connection}.")
     if access.visible_connections(user).filter(pk=pk).exists():

@@ -12,6 +12,7 @@ from connections import access
 from connections.errors import PortalError
 from connections.forms.sharing import MemberForm, TeamForm
 from connections.models import Share, User
+from connections.models.connections import without_tokens
 from connections.services import teams
 from connections.views import listing
 from connections.views.audit import history
@@ -58,9 +59,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     context = {
         "team": team,
         "members": team.memberships.select_related("user")[:200],
-        "shares": shares.defer(
-            "connection__refresh_token", "connection__previous_refresh_token", "connection__access_token"
-        )[:200],
+        "shares": without_tokens(shares)[:200],
         "may_manage": may_manage,
         "by_hand": teams.members_can_be_changed(team),
         "form": MemberForm(people=access.people().exclude(teams=team)) if may_manage else None,
