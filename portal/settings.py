@@ -73,18 +73,19 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "connections.middleware.request_context",
-    "connections.api.gate.gate",
     "connections.middleware.content_security_policy",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "connections.middleware.kept_nowhere",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    # Inside what sets headers, as it may put another answer in place of Django's.
+    "connections.api.gate.gate",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.auth.middleware.LoginRequiredMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
-    "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     # Django asks the lower one about an exception first: a sign-in that ended badly is told on its own page.
     "connections.middleware.portal_errors",
