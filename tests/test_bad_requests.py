@@ -59,7 +59,9 @@ def browser(user: User) -> Client:
 
 
 def who_may(route: str) -> str:
-    return "bob" if route in ("review", "api_key_rotate") or route.startswith(("connection", "mailbox")) else "alice"
+    """Somebody whom the table lets send this form."""
+    row = next(row for row in permissions_table.rows() if (row.name, row.method) == (route, "POST"))
+    return next(person for person in ("bob", "alice", "carol", "dave") if row.of(person) in ("200", "302"))
 
 
 def assert_answered(answer: Any, where: Any) -> None:
@@ -99,10 +101,12 @@ def test_rubbish_in_any_field_of_any_form_is_answered(kind: str, contoso: world.
     rubbish = RUBBISH[kind]
     if kind == "half a letter":
         rubbish = rubbish.encode("utf-8", "replace").decode()
-    tried = 0
+    tried, turn = 0, list(RUBBISH).index(kind)
     for name, fields in forms(contoso):
         client, path = browser(contoso.people[who_may(name)]), contoso.url(name)
-        for field in [*fields, None]:
+        # All fields at once with every kind, each field alone with every third kind: all of it would take minutes.
+        alone = [field for place, field in enumerate(fields) if (place + turn) % 3 == 0]
+        for field in [*alone, None]:
             sent = dict.fromkeys(fields, rubbish) if field is None else {**fields, field: rubbish}
             with transaction.atomic():
                 answer = client.post(path, {**world.FILLED_IN, **sent})
