@@ -310,9 +310,27 @@ def can_decide_approvals(user: User) -> bool:
 
 
 def can_decide(user: User, approval: Approval) -> bool:
-    """Answer this request: an IT admin, but never who asked, nor who is responsible for the service account that did."""
-    asked = approval.requested_by
-    return can_decide_approvals(user) and (asked is None or user not in (asked, asked.contact))
+    """Answer this request: an IT admin who has no part in it.
+
+    Whoever asked has, also if another has asked anew since, whoever owns the connection, and, where a service account
+    asked, whoever is responsible for it, has had the secret of a key of it, or has changed the account since.
+    """
+    if not can_decide_approvals(user):
+        return False
+    asked, connection = approval.requested_by, approval.connection
+    if asked is not None and (user in (asked, asked.contact) or (asked.is_service and _acts_as(user, asked, approval))):
+        return False
+    if connection is None:
+        return True
+    return connection.owner_id != user.pk and not connection.approvals.filter(requested_by=user).exists()
+
+
+def _acts_as(user: User, account: User, approval: Approval) -> bool:
+    """Whether a service account may have asked in this person's place."""
+    done = AuditEvent.objects.filter(actor=user)
+    held = Q(action__in=("api_key.issued", "api_key.rotated"), owner_id=account.pk)
+    changed = Q(target_type="User", target_id=str(account.pk), action="service_account.changed")
+    return done.filter(held | changed & Q(at__gte=approval.requested_at)).exists()
 
 
 def can_withdraw_approval(user: User, approval: Approval) -> bool:

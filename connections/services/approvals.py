@@ -289,7 +289,7 @@ def _require_decider(approval: Approval, actor: User) -> None:
     access.require(access.can_decide_approvals(actor), cause="Only IT admins approve.", action="Wait for one of them.")
     access.require(
         access.can_decide(actor, approval),
-        cause="Whoever asked for an approval cannot give it.",
+        cause="Whoever asked for an approval, or has a part in it, cannot give it.",
         action="Another IT admin must. If there is none, an operator of the portal can sign in with the break-glass "
         "account (manage.py createsuperuser makes one) and decide.",
     )

@@ -76,7 +76,7 @@ def check(*, since: int = 0, upto: int | None = None) -> Iterator[Progress]:
             findings += found
             counted += some
         yield Progress(number, counted, sorted(findings, key=lambda one: one.seal))
-    yield Progress(number, 0, _leftovers(before if upto is None else None, pruned))
+    yield Progress(number, 0, _leftovers(number if upto is None else None, pruned))
 
 
 def _next_seals(number: int, upto: int | None) -> list[AuditSeal]:
@@ -278,11 +278,17 @@ def _pruned() -> tuple[Pruned, list[Finding]]:
         return Pruned(), []  # that seals are missing is found anyway
     days = claim.changes.get("days")
     findings = []
-    if type(days) is not int or seal.covers_until > claim.at - timedelta(days=days):
+    if type(days) is not int or days < 1 or _is_ahead(claim) or seal.covers_until > claim.at - timedelta(days=days):
         findings.append(
             Finding(seal.number, "removed", f"Event {claim.pk} says that retention removed what was too young for it.")
         )
     return Pruned(seal.number, seal.events_upto), findings
+
+
+def _is_ahead(claim: AuditEvent) -> bool:
+    """Whether it was dated later than it was sealed; then everything would look old enough."""
+    sealed = audit_seals.seal_of(claim)
+    return sealed is not None and claim.at > sealed.sealed_at + audit_seals.AHEAD
 
 
 def pruned_upto() -> int:
@@ -290,8 +296,11 @@ def pruned_upto() -> int:
     return _pruned()[0].seal
 
 
-def _leftovers(newest: AuditSeal | None, pruned: Pruned) -> list[Finding]:
-    """Rows where none may be: among those that were removed, and token hand-outs of seals that do not exist."""
+def _leftovers(newest: int | None, pruned: Pruned) -> list[Finding]:
+    """Rows where none may be: among those that were removed, and token hand-outs of seals that do not exist.
+
+    ``newest`` is the number of the last seal, 0 if there is none; None: not all were looked at.
+    """
     findings = []
     if pruned.events_upto is not None:
         for kind, where, limit in (
@@ -304,10 +313,10 @@ def _leftovers(newest: AuditSeal | None, pruned: Pruned) -> list[Finding]:
                 for row in left
             ]
     if newest is not None:
-        for row in audit_lines.rows(audit_lines.fetches(), "seal > %s OR seal < 1", [newest.number], limit=TOLD):
+        for row in audit_lines.rows(audit_lines.fetches(), "seal > %s OR seal < 1", [newest], limit=TOLD):
             findings.append(
                 Finding(
-                    newest.number + 1,
+                    newest + 1,
                     "removed",
                     f"Token hand-out {row[0]} belongs to seal {row[12]}, which is missing.",
                 )

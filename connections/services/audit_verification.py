@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 
-from django.db import DataError, transaction
+from django.db import DataError, OperationalError, transaction
 from django.db.models import Q
 
 from connections import access, audit
@@ -72,7 +72,9 @@ def _checked(since: int) -> Iterator[audit_checks.Progress]:
         for progress in audit_checks.check(since=since):
             seal = progress.seal
             yield progress
-    except (DataError, ValueError, TypeError, AttributeError, OverflowError) as error:
+    except (DataError, ValueError, TypeError, AttributeError, OverflowError, OperationalError) as error:
+        if isinstance(error, OperationalError) and "decode" not in str(error):
+            raise  # the database is away or busy: tried again later
         what = f"A value after seal {seal} cannot be read ({type(error).__name__}), so the check ends here."
         yield audit_checks.Progress(seal, 0, [audit_checks.Finding(seal + 1, "altered", what)])
 

@@ -56,9 +56,8 @@ def _context(user: User, approval: Approval) -> dict[str, Any]:
         "before": (approval.before or {}).get("capabilities", []),
         "sees_connection": seen,
         "may_decide": approval.is_waiting and access.can_decide(user, approval),
-        "is_own": approval.is_waiting and approval.requested_by_id == user.pk and access.can_decide_approvals(user),
-        "nobody_else": approval.is_waiting
-        and not access.it_admins().exclude(pk=approval.requested_by_id or 0).exists(),
+        "is_own": approval.is_waiting and access.can_decide_approvals(user) and not access.can_decide(user, approval),
+        "nobody_else": approval.is_waiting and not any(access.can_decide(one, approval) for one in access.it_admins()),
         "may_withdraw": approval.is_waiting and access.can_withdraw_approval(user, approval),
         "form": ReasonForm(),
         "events": history(user, approval) if access.can_read_audit(user) else [],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,7 +13,16 @@ from django.utils import timezone
 
 from connections.errors import ApprovalNeeded, ChangedMeanwhile, InvalidInput, NotAllowed, PolicyForbids
 from connections.models import AppRegistration, Approval, AuditEvent, Connection, User
-from connections.services import approvals, connections, consent_requests, service_accounts, sign_ins
+from connections.services import (
+    api_keys,
+    approvals,
+    connections,
+    consent_requests,
+    handover,
+    service_accounts,
+    sharing,
+    sign_ins,
+)
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import cast
@@ -170,6 +180,52 @@ def test_who_is_responsible_for_a_service_account_does_not_approve_what_it_asks(
         approvals.approve(asked(), actor=alice, now=NOW)
     approvals.approve(asked(), actor=anna, now=NOW)
     assert asked().state == State.APPROVED
+
+
+def test_whoever_holds_a_key_of_a_service_account_does_not_approve_what_it_asks(alice: User, anna: User) -> None:
+    robot = service_accounts.create(
+        name="Robot", purpose="Reports", responsible=anna, admin=True, auditor=False, actor=anna, now=NOW
+    )
+    api_keys.issue(
+        robot, name="Mine", scopes=["connections:write"], expires_at=NOW + timedelta(days=9), actor=alice, now=NOW
+    )
+    wish_for_sending(robot)
+    for person in (alice, anna):
+        with pytest.raises(NotAllowed, match="cannot give it"):
+            approvals.approve(asked(), actor=person, now=NOW)
+
+
+def test_making_somebody_else_responsible_does_not_free_the_way(alice: User, anna: User) -> None:
+    role = {"purpose": "Reports", "admin": True, "auditor": False, "actor": alice}
+    robot = service_accounts.create(name="Robot", responsible=alice, now=NOW, **role)
+    wish_for_sending(robot)
+    service_accounts.change(robot, responsible=anna, now=NOW, **role)
+    with pytest.raises(NotAllowed, match="cannot give it"):
+        approvals.approve(asked(), actor=alice, now=NOW)
+
+
+def test_handing_it_over_and_having_it_asked_for_again_does_not_free_the_way(
+    alice: User, anna: User, bob: User
+) -> None:
+    rule(app_only_second_admin=True)
+    made = connections.connect_app_only(robots(), name="Nightly", chosen=["mail.read"], actor=alice, now=NOW)
+    handover.hand_over(made, bob, keep_grant=True, actor=alice, now=NOW)
+    approvals.ask_again(Connection.objects.get(), reason="Please.", actor=bob, now=NOW)
+    assert asked().requested_by == bob
+    with pytest.raises(NotAllowed, match="cannot give it"):
+        approvals.approve(asked(), actor=alice, now=NOW)
+    approvals.approve(asked(), actor=anna, now=NOW)
+
+
+def test_the_owner_does_not_approve_what_somebody_asks_for_their_connection(alice: User, anna: User, bob: User) -> None:
+    made = start(alice, chosen=["mail.read"])
+    sharing.share(made, person=bob, level="manage", until=None, actor=alice, now=NOW)
+    rule(**SEND)
+    wishes = {"name": "Inbox", "chosen": ["mail.read", "mail.send"], "extra_scopes": ()}
+    connections.change(made, actor=bob, now=NOW, **wishes)  # type: ignore[arg-type]
+    with pytest.raises(NotAllowed, match="cannot give it"):
+        approvals.approve(asked(), actor=alice, now=NOW)
+    approvals.approve(asked(), actor=anna, now=NOW)
 
 
 def test_nobody_asks_microsofts_administrators_for_what_is_not_approved(alice: User, bob: User) -> None:

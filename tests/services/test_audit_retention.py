@@ -94,6 +94,16 @@ def test_a_claim_that_retention_removed_what_is_young_is_not_believed(trail: Con
     assert (35, "removed") in [(one.seal, one.kind) for one in audit_verification.look()[1]]
 
 
+@pytest.mark.parametrize(("kept", "ahead"), [(-36500, 0), (0, 0), (10, 36500)], ids=["negative", "none", "future"])
+def test_no_claim_makes_everything_old_enough_to_be_removed(trail: Connection, kept: int, ahead: int) -> None:
+    tamper("DELETE FROM connections_auditevent WHERE id <= %s", ids(38)[-1])
+    tamper("DELETE FROM connections_tokenfetch WHERE seal <= 38")
+    facts = {"upto": 38, "days": kept}
+    audit.record("audit.pruned", audit.TRAIL, actor=None, changes=facts, at=NOW + timedelta(days=ahead))
+    audit_seals.seal_due(NOW)
+    assert (38, "removed") in [(one.seal, one.kind) for one in audit_verification.look()[1]]
+
+
 def test_rows_among_those_that_were_removed_are_found(trail: Connection, settings: Any) -> None:
     days(settings, 10)
     audit_retention.prune(NOW)

@@ -383,6 +383,11 @@ def test_cutting_the_end_off_is_found_by_what_is_known_elsewhere(sealed: Connect
         assert ended.value.code == 1
 
 
+def test_cutting_off_all_seals_is_found_by_the_hand_outs_they_held(sealed: Connection) -> None:
+    tamper("DELETE FROM connections_auditseal")
+    assert set(found()) == {(1, "removed")}
+
+
 def test_an_earlier_verification_knows_the_seal_it_saw(sealed: Connection) -> None:
     audit_verification.verify(actor=None, now=lambda: LATER)
     tamper("DELETE FROM connections_auditseal WHERE number = 4")
@@ -396,6 +401,14 @@ def test_a_seal_that_cannot_even_be_read_is_found(sealed: Connection) -> None:
     run = audit_verification.verify(actor=None, now=lambda: LATER)
     assert run.state == "broken"
     assert "cannot be read" in run.findings[0]["what"]
+
+
+def test_bytes_that_are_no_text_end_the_check_with_a_finding(sealed: Connection) -> None:
+    """SQLite takes any bytes for text; PostgreSQL refuses them itself."""
+    planted = "CAST(x'ff00fe' AS TEXT)" if database.vendor == "sqlite" else "'x'"
+    tamper(f"UPDATE connections_auditevent SET target_name = {planted} WHERE id = %s", ids(2)[3])
+    run = audit_verification.verify(actor=None, now=lambda: LATER)
+    assert (run.state, bool(run.findings)) == ("broken", True)
 
 
 # --- The guards -------------------------------------------------------------------------------------
