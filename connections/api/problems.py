@@ -12,6 +12,7 @@ from pydantic import Field
 
 from connections import access
 from connections.errors import InvalidInput, KeyRefused, NotAllowed, PortalError
+from connections.models import Connection
 
 MOST_ERRORS = 20  # named in one answer
 # A bad key, a right that is missing, too long an address, a value that cannot be used, too many requests.
@@ -78,11 +79,15 @@ def register(api: NinjaAPI) -> None:
     """Let every exception of the API end in a problem."""
     api.add_exception_handler(PortalError, _known)
     api.add_exception_handler(AuthenticationError, lambda request, error: of(KeyRefused()))
-    api.add_exception_handler(
-        Http404, lambda request, error: problem(404, "not_found", "There is no such thing, or it is not yours to see.")
-    )
+    api.add_exception_handler(Http404, _gone)
+    # Removed by somebody else while it was worked on.
+    api.add_exception_handler(Connection.DoesNotExist, _gone)
     api.add_exception_handler(ValidationError, _invalid)
     api.add_exception_handler(HttpError, _refused)
+
+
+def _gone(request: HttpRequest, error: Any) -> HttpResponse:
+    return problem(404, *_OTHERS[404])
 
 
 def _known(request: HttpRequest, error: Any) -> HttpResponse:

@@ -228,12 +228,13 @@ def note_fetch(key: ApiKey, connection: Connection, *, address: str | None, now:
     while not _count_up(key.pk, connection.pk, minute, address):
         try:
             with transaction.atomic():
+                # Whichever has just been removed is named all the same, as the row would be after its removal.
                 TokenFetch.objects.create(
-                    key=key,
+                    key=ApiKey.objects.filter(pk=key.pk).only("pk").first(),
                     key_ref=key.pk,
                     key_name=key.name,
                     owner_name=f"{key.owner} <{key.owner.username}>"[:320],
-                    connection=connection,
+                    connection=Connection.objects.filter(pk=connection.pk).only("pk").order_by().first(),
                     connection_ref=connection.pk,
                     connection_name=connection.name,
                     minute=minute,

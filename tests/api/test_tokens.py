@@ -259,6 +259,33 @@ def test_hand_outs_are_counted_per_key_connection_and_minute(bob: User, sandbox:
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("gone", [Connection, ApiKey])
+def test_a_hand_out_is_recorded_though_key_or_connection_is_removed_at_that_moment(bob: User, gone: Any) -> None:
+    connection = cast.make_connection(name="Invoices")
+    key, _ = issue(bob)
+    gone.objects.all().delete()
+    api_keys.note_fetch(key, connection, address=None, now=NOW)
+    fetch = TokenFetch.objects.get()
+    assert (fetch.key_ref, fetch.connection_ref) == (key.pk, connection.pk)
+    assert (fetch.key is None, fetch.connection is None) == (gone is ApiKey, gone is Connection)
+
+
+def test_a_connection_that_is_removed_while_its_token_is_asked_for_is_not_there(
+    bob: User, sandbox: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = granted(sandbox, expires_at=NOW - timedelta(seconds=1))
+    look = handing_out.hand_out
+
+    def slow(found: Connection, **asked: Any) -> Any:
+        Connection.objects.all().delete()
+        return look(found, **asked)
+
+    monkeypatch.setattr(handing_out, "hand_out", slow)
+    answer = robot(issue(bob)[1])(f"connections/{connection.pk}/token")
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+@pytest.mark.django_db(transaction=True)
 def test_many_callers_at_once_cost_one_call_to_microsoft(bob: User, sandbox: Control) -> None:
     connection = granted(sandbox, expires_at=NOW - timedelta(seconds=1))
     sandbox.weather("slow", where="token", delay_ms=300)
