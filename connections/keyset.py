@@ -9,6 +9,7 @@ import base64
 import binascii
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from django.core.exceptions import ValidationError
@@ -46,9 +47,18 @@ def decode(text: str, model: type[models.Model], order: Sequence[str]) -> list[A
         if not isinstance(key, list) or len(key) != len(order) or any("\x00" in part for part in key):
             return None
         "".join(key).encode()  # half a surrogate pair is no text that a database takes
-        return [_column(model, name.removeprefix("-")).to_python(part) for name, part in zip(order, key, strict=True)]
-    except (ValueError, TypeError, RecursionError, binascii.Error, ValidationError):
+        return [_read(_column(model, name.removeprefix("-")), part) for name, part in zip(order, key, strict=True)]
+    except (ValueError, TypeError, OverflowError, RecursionError, binascii.Error, ValidationError):
         return None
+
+
+def _read(column: models.Field[Any, Any], part: str) -> Any:
+    if not isinstance(column, models.DateTimeField):
+        return column.to_python(part)
+    moment = datetime.fromisoformat(part)
+    if moment.tzinfo is None:
+        raise ValueError("A key's moment has its time zone.")
+    return moment.astimezone(UTC)  # one that lies outside of the calendar in UTC overflows here, not in a query
 
 
 def _beyond(directed: Sequence[str], key: Sequence[Any]) -> Q:

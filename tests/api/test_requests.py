@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 from datetime import timedelta
@@ -58,6 +59,14 @@ def test_a_cursor_of_something_else_is_refused_instead_of_starting_over(alice: U
     answer = Program(alice).get("teams", after=cursor)
     assert answer.status_code in (200, 422)
     assert answer.status_code == 422 or answer.json()["items"] == []
+
+
+@pytest.mark.parametrize(
+    "moment", ["0001-01-01 00:00:00+14:00", "9999-12-31 23:59:59-14:00", "2026-01-01 00:00:00", "2026-01-01", "soon"]
+)
+def test_a_cursor_with_a_moment_no_database_takes_is_refused(alice: User, moment: str) -> None:
+    cursor = base64.urlsafe_b64encode(json.dumps([moment, "1"]).encode()).decode()
+    assert told(Program(alice).get("incidents", after=cursor)) == (422, "invalid_input")
 
 
 @pytest.mark.parametrize("limit", ["0", "201", "-1", "x", "9" * 30])
