@@ -119,21 +119,30 @@ def _usable(found: object, now: datetime) -> Opened:
     if link.expires_at <= now:
         raise LinkOver("This link is too old: it worked for 30 minutes.")
     connection = Connection.objects.select_related("app_registration__tenant", "owner").get(pk=link.connection_id)
-    try:
-        _require_right(connection, link.made_by)
-    except NotAllowed as lost:
-        raise LinkOver("Whoever sent this link may no longer connect mailboxes here.") from lost
+    # Nothing is denied to whoever looks: they may be signed in here as somebody who has no part in it.
+    if not _has_right(connection, link.made_by) or _unfit(connection) is not None:
+        raise LinkOver("Whoever sent this link may no longer connect mailboxes here.")
     return Opened(link, connection, link.made_by)
 
 
 def _require_right(connection: Connection, maker: User) -> None:
-    access.require(
-        maker.is_active and access.can_reconnect(maker, connection), action="Only its owner can let somebody sign in."
-    )
+    access.require(_has_right(connection, maker), action="Only its owner can let somebody sign in.")
+    unfit = _unfit(connection)
+    if unfit is not None:
+        raise unfit
+
+
+def _has_right(connection: Connection, maker: User) -> bool:
+    return maker.is_active and access.can_reconnect(maker, connection)
+
+
+def _unfit(connection: Connection) -> NotAllowed | None:
+    """Why nobody can sign in for it, whoever asks; None if somebody can."""
     if not connection.is_delegated:
-        raise NotAllowed("An app-only connection has no person who could sign in.", action="Use “Check now” instead.")
+        return NotAllowed("An app-only connection has no person who could sign in.", action="Use “Check now” instead.")
     if connection.status == Connection.Status.DISABLED:
-        raise NotAllowed("This connection is disabled.", action="Enable it first.")
+        return NotAllowed("This connection is disabled.", action="Enable it first.")
+    return None
 
 
 def _require_browser(link: SignInLink, browser: str) -> None:

@@ -227,6 +227,13 @@ def test_a_link_is_over_when_what_it_stands_on_has_gone(
     assert not Connection.objects.filter(refresh_token__isnull=False).exists()
 
 
+def test_who_opens_a_link_that_is_over_was_denied_nothing(person: Meet, bob: User, dave: User) -> None:
+    link = link_of(pending(bob), bob)
+    User.objects.filter(pk=bob.pk).update(is_active=False)
+    assert person(dave).get(link).status_code == 410
+    assert not AuditEvent.objects.filter(actor=dave).exists()
+
+
 def test_cancelling_leaves_the_link_for_another_try(bob: User, stranger: Person) -> None:
     connection = pending(bob)
     link = link_of(connection, bob)
