@@ -193,6 +193,23 @@ def test_microsofts_trouble_comes_with_the_token() -> None:
     assert len(script.asked) == 1
 
 
+def test_a_token_that_cannot_last_as_long_as_asked_is_asked_for_once() -> None:
+    """Microsoft's tokens may live shorter than a program wants them; asking on and on makes them no longer."""
+    with serving(*[token_until(200)] * 9) as script, Portal(script.url, KEY) as portal:
+        threads = [threading.Thread(target=portal.token, args=("Invoices",)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=30)
+        assert portal.token("Invoices", min_valid=250).access_token == "until.200"
+        assert len(script.asked) == 1
+        portal.token("Invoices", min_valid=600)
+        assert len(script.asked) == 2, "but not for one that lasts longer still"
+        with time_machine.travel(timezone.now() + timedelta(seconds=20)):
+            portal.token("Invoices")
+        assert len(script.asked) == 3
+
+
 def test_a_refusal_takes_the_kept_token_away() -> None:
     gone = Reply(409, {"code": "disabled", "title": "Switched off."})
     with serving(token_until(200), gone) as script, Portal(script.url, KEY) as portal:

@@ -30,11 +30,14 @@ AGENT = "m365-portal-client/1.0"
 
 @dataclass
 class _Kept:
-    """A token, until when it may be used by this machine's clock, and when the portal was last asked for a better one."""
+    """A token, until when it may be used by this machine's clock, and when the portal was last asked for a better one:
+    one that lasts ``wanted`` seconds.
+    """
 
     token: Token
     ends: float
     asked: float
+    wanted: float
 
     def lasts(self, seconds: float) -> bool:
         return self.ends - time.time() >= seconds
@@ -153,7 +156,8 @@ class Portal:
             return None
         if kept.lasts(min_valid):
             return kept.token
-        waits = kept.token.trouble and kept.asked <= time.time() < kept.asked + ASK_AGAIN_AFTER
+        in_vain = kept.token.trouble or kept.wanted >= min_valid
+        waits = in_vain and kept.asked <= time.time() < kept.asked + ASK_AGAIN_AFTER
         return kept.token if waits else None
 
     def _fly(self, flight: _Flight, name: str, min_valid: float) -> Token:
@@ -180,7 +184,7 @@ class Portal:
             # With a token in hand there is nothing to wait for.
             path = f"{self._path(name)}/token"
             answer = self._send("GET", path, {"min_valid": int(min_valid)}, patience=0 if valid else None)
-            kept = _kept_of(answer, asked)
+            kept = _kept_of(answer, asked, min_valid)
         except Unavailable:
             if valid is None:
                 raise
@@ -338,7 +342,7 @@ def key_from(path: str) -> str:
         raise ConfigurationError(f"The key file {path} cannot be read: {reason}.") from None
 
 
-def _kept_of(answer: Answer, asked: float) -> _Kept:
+def _kept_of(answer: Answer, asked: float, wanted: float) -> _Kept:
     """The token in an answer; how long it lasts is measured by the portal's clock, in case this machine's is wrong."""
     told = _object(answer.body)
     if not isinstance(told.get("access_token"), str) or not told["access_token"]:
@@ -353,7 +357,7 @@ def _kept_of(answer: Answer, asked: float) -> _Kept:
         portal_now = parsedate_to_datetime(answer.headers.get("Date", "")).timestamp()
     except (TypeError, ValueError):
         portal_now = asked
-    return _Kept(token, asked + token.expires_at.timestamp() - portal_now, asked)
+    return _Kept(token, asked + token.expires_at.timestamp() - portal_now, asked, wanted)
 
 
 def _object(told: Any) -> dict[str, Any]:
