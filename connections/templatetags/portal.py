@@ -56,11 +56,16 @@ def icon(name: str, label: str = "") -> SafeString:
 
 @register.simple_tag(takes_context=True)
 def nav_item(
-    context: template.RequestContext, url_name: str, label: str, icon_name: str, waiting: int = 0
+    context: template.RequestContext, url_name: str, label: str, icon_name: str, waiting: int = 0, besides: str = ""
 ) -> SafeString:
-    """One entry of the navigation; marked when the page is inside it. ``waiting``: how much of it is for the reader."""
+    """One entry of the navigation; marked when the page is inside it. ``waiting``: how much of it is for the reader.
+
+    ``besides``: names of pages inside it that have entries of their own.
+    """
     url, path = reverse(url_name), context["request"].path
     here = path == url or (url != "/" and path.startswith(url))
+    if any(path.startswith(reverse(name)) for name in besides.split()):
+        here = False
     return format_html(
         '<li class="nav-item"><a class="nav-link" href="{}"{}>{}<span class="nav-link-title">{}</span>{}</a></li>',
         url,
