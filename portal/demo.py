@@ -33,9 +33,12 @@ CAST = {
     "alice": {"name": "Alice Admin", "password": "alice-in-the-demo", "group": "IT admins"},
     "bob": {"name": "Bob Member", "password": "bob-in-the-demo", "group": ""},
     "carol": {"name": "Carol Auditor", "password": "carol-in-the-demo", "group": "Auditors"},
+    "amir": {"name": "Amir Admin", "password": "amir-in-the-demo", "group": "IT admins"},
+    "una": {"name": "Una User", "password": "una-in-the-demo", "group": ""},
+    "dave": {"name": "Dave Developer", "password": "dave-in-the-demo", "group": ""},
 }
 ROLES = {"IT admins": "IT admin", "": "member", "Auditors": "auditor"}
-# What there is already, so that a newcomer can connect an account at once.
+# What there is at least; portal.demo_story tells what these people have been doing with it.
 ORGANISATION = {
     "people": CAST,
     "tenant": {"name": "Contoso", "directory_id": seed.CONTOSO},
@@ -155,7 +158,7 @@ class Demo:
         stand_in.wait_for_line("Sandbox ready", seconds=30)
         organisation = self.directory / "organisation.json"
         write_private(organisation, json.dumps(ORGANISATION))
-        self._finish(self._launch("seed", ["django", "seed_demo", str(organisation)], settings))
+        self._finish(self._launch("seed", ["portal.demo_seed", str(organisation), self.sandbox_url], settings))
         web = self._launch("web", ["gunicorn", "-c", "portal/gunicorn.conf.py", "portal.wsgi"], settings)
         celery = ["celery", "-A", "portal"]
         solitary = ["--without-mingle", "--without-gossip"]

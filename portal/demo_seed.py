@@ -1,0 +1,20 @@
+"""``python -m portal.demo_seed ORGANISATION SANDBOX_URL``: fill the demo's database. A second time changes nothing."""
+
+import sys
+
+import django
+
+
+def main(organisation: str, sandbox_url: str) -> None:
+    """Make the people and the app registration of the JSON file, and what they have been doing since."""
+    django.setup()
+    from django.core.management import call_command
+
+    from portal import demo_story
+
+    call_command("seed_demo", organisation)
+    demo_story.tell(sandbox_url)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

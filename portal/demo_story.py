@@ -1,0 +1,178 @@
+"""What the demo's organisation has been doing. All of it goes through the services, as if people had done it.
+
+The sandbox grants what its people would grant on its pages, so every token in here is one that it knows.
+"""
+
+from __future__ import annotations
+
+import secrets
+from datetime import datetime, timedelta
+
+from django.db import transaction
+from django.utils import timezone
+
+from connections.management.commands import seed_demo
+from connections.microsoft import http, tokens
+from connections.models import AppRegistration, Connection, Share, Team, User
+from connections.services import (
+    accounts,
+    api_keys,
+    app_registrations,
+    connections,
+    consent_requests,
+    mailboxes,
+    policy,
+    reviews,
+    service_accounts,
+    sharing,
+    sign_ins,
+    teams,
+)
+from connections.services.credentials import NewSecret
+from connections.services.policy_rules import Effect, Rules
+from portal.sandbox import seed
+from portal.sandbox.client import Control
+
+DAY = timedelta(days=1)
+ADA, ALAN = "ada@contoso.example", "alan@contoso.example"
+
+
+def tell(sandbox_url: str) -> None:
+    """Fill an organisation that has neither a team nor a connection; any other is left alone."""
+    with transaction.atomic():
+        if not Team.objects.exists() and not Connection.objects.exists():
+            Story(Control(sandbox_url), timezone.now()).tell()
+
+
+class Story:
+    """The organisation of seed_demo, from its first team to what waits for a decision today."""
+
+    def __init__(self, sandbox: Control, now: datetime) -> None:
+        self.sandbox, self.now = sandbox, now
+        people = {user.username: user for user in User.objects.all()}
+        self.alice, self.bob, self.amir = people["alice"], people["bob"], people["amir"]
+        self.dave, self.una = people["dave"], people["una"]
+        self.app = AppRegistration.objects.get(client_id=seed.CONNECTIONS_APP)
+
+    def tell(self) -> None:
+        """In the order in which it must have happened."""
+        accounting = teams.add("Accounting", actor=self.alice)
+        for member in (self.una, self.dave):
+            teams.add_member(accounting, member, actor=self.alice)
+        teams.add_member(teams.add("Customer support", actor=self.alice), self.bob, actor=self.alice)
+        invoices = self._connect(self.bob, "Invoices inbox", ADA, "mail.read", "calendar.events")
+        self._support_inbox()
+        self._somebody_leaves()
+        self._automate(invoices)
+        self._share(invoices, accounting)
+        self._make_policy()
+        self._ask()
+        name, due = "Who still needs access?", self.now + 14 * DAY
+        reviews.start(name, due_at=due, actor=self.alice, now=self.now)
+
+    def _connect(self, owner: User, name: str, account: str, *chosen: str) -> Connection:
+        """A delegated connection for which ``owner`` has signed in with an account of the sandbox."""
+        made = connections.start_delegated(self.app, name=name, chosen=chosen, actor=owner, now=self.now)
+        sign_ins.begin(made, actor=owner, now=self.now)
+        wanted = sign_ins.wanted_scopes(made)
+        given = self.sandbox.issue_grant(self.app.client_id, account, list(wanted))["refresh_tokens"][0]
+        _, application = app_registrations.applications(self.app)[0]
+        asked = tokens.refresh_request(application, given, wanted, None)
+        answer = tokens.insist(tokens.read_answer(http.client().send(asked)))
+        who = sign_ins.account_from(tokens.unverified_claims(answer.id_token or ""))
+        sign_ins.complete(made, actor=owner, answer=answer, account=who, now=self.now)
+        return made
+
+    def _support_inbox(self) -> None:
+        support = mailboxes.register(
+            self.app.tenant, address="support@contoso.example", display_name="Support", actor=self.alice
+        )
+        inbox = self._connect(self.bob, "Support inbox", ADA, "mail.read", "shared_mailbox.read")
+        mailboxes.attach(inbox, support, actor=self.bob)
+        connections.probe_mailboxes(inbox, actor=self.bob, now=self.now)
+
+    def _somebody_leaves(self) -> None:
+        """What they owned goes on and waits for a new owner."""
+        lena = seed_demo.add_person("lena", name="Lena Leaver", password=secrets.token_urlsafe(24), group="")
+        self._connect(lena, "Contract archive", ALAN, "mail.read")
+        accounts.disable_person(lena, actor=self.alice, now=self.now)
+
+    def _automate(self, invoices: Connection) -> None:
+        """A robot with a key whose new secret is being rolled out, and a person's key that ends next week."""
+        robots = app_registrations.register(
+            self.app.tenant,
+            name="Contoso Robots",
+            client_id=seed.ROBOTS_APP,
+            actor=self.alice,
+            allows_delegated=False,
+            allows_app_only=True,
+            credential=NewSecret(seed.ROBOTS_SECRET, label="Sandbox secret"),
+        )
+        report = connections.connect_app_only(
+            robots, name="Nightly report", chosen=["mail.read"], actor=self.alice, now=self.now
+        )
+        account = service_accounts.create(
+            name="Invoice robot",
+            purpose="Files the invoices that arrive by mail, every night.",
+            responsible=self.bob,
+            admin=False,
+            auditor=False,
+            actor=self.alice,
+            now=self.now - 90 * DAY,
+        )
+        for connection, owner in ((report, self.alice), (invoices, self.bob)):
+            self._use(connection, account, owner)
+        made, _ = api_keys.issue(
+            account,
+            name="Nightly job",
+            scopes=["token:read"],
+            expires_at=self.now + 90 * DAY,
+            actor=self.alice,
+            now=self.now - 80 * DAY,
+        )
+        api_keys.rotate(
+            made, overlap=7 * DAY, expires_at=self.now + 180 * DAY, actor=self.alice, now=self.now - timedelta(hours=3)
+        )
+        api_keys.issue(
+            self.bob,
+            name="Monthly spreadsheet",
+            scopes=["token:read", "connections:read"],
+            expires_at=self.now + 6 * DAY,
+            connections=[invoices],
+            actor=self.bob,
+            now=self.now - 84 * DAY,
+        )
+
+    def _use(self, connection: Connection, whom: User, owner: User) -> None:
+        sharing.share(connection, person=whom, level=Share.Level.USE, until=None, actor=owner, now=self.now)
+
+    def _share(self, invoices: Connection, accounting: Team) -> None:
+        """With a colleague, with a team for a month, and with somebody who needed it only until yesterday."""
+        self._use(invoices, self.una, self.bob)
+        month = self.now + 30 * DAY
+        sharing.share(invoices, team=accounting, level=Share.Level.USE, until=month, actor=self.bob, now=self.now)
+        sharing.share(
+            invoices,
+            person=self.dave,
+            level=Share.Level.MANAGE,
+            until=self.now - DAY,
+            actor=self.bob,
+            now=self.now - 15 * DAY,
+        )
+        sharing.end_lapsed(now=self.now)
+
+    def _make_policy(self) -> None:
+        rules = Rules(capabilities={"mail.send": Effect.APPROVAL}, longest_share_days=90, app_only_second_admin=True)
+        policy.change(None, rules, actor=self.alice, now=self.now)
+
+    def _ask(self) -> None:
+        """Something for each of the two who can decide: an approval of ours, and a consent of Microsoft's."""
+        why = "Customers get the monthly newsletter from this account; the text is checked by two of us."
+        connections.start_delegated(
+            self.app, name="Newsletter", chosen=["mail.send"], actor=self.una, now=self.now, reason=why
+        )
+        phones = connections.start_delegated(
+            self.app, name="Phone list", chosen=["directory.profiles"], actor=self.dave, now=self.now
+        )
+        why = "The intranet shows telephone numbers and departments. It reads them once a night."
+        consent_requests.ask(phones, reason=why, actor=self.dave, now=self.now)
