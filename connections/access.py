@@ -464,6 +464,12 @@ def can_disable(user: User, connection: Connection) -> bool:
     return connection.owner_id == user.pk or person(user).is_admin
 
 
+def can_keep_disabled(user: User, connection: Connection) -> bool:
+    """Take from its owner that they may enable what they, or the policy, have switched off."""
+    is_open = connection.status == Connection.Status.DISABLED and not connection.disabled_by_admin
+    return is_open and person(user).is_admin and connection.owner_id != user.pk
+
+
 def can_use_again(user: User, connection: Connection) -> bool:
     """Bring a disabled connection back; what an IT admin has switched off, only an IT admin switches on."""
     switched_off_by_admin = connection.status == Connection.Status.DISABLED and connection.disabled_by_admin
@@ -502,6 +508,7 @@ def allowed_actions(user: User, connection: Connection) -> dict[str, Any]:
         "check": can_check(user, connection),
         "disable": can_disable(user, connection),
         "enable": can_enable(user, connection),
+        "keep_disabled": can_keep_disabled(user, connection),
         "use_again": can_use_again(user, connection),
         "hand_over": can_hand_over(user, connection),
         "share": can_share(user, connection),

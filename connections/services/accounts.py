@@ -58,8 +58,10 @@ def remove(user: User, *, actor: User, now: datetime) -> None:
 
     Raises StillInUse while it owns connections: they would lose their owner.
     """
-    require_removable(user)
     with transaction.atomic():
+        # Whatever is about to refer to them waits, and then fails: it would go with them, and nothing would say so.
+        User.objects.select_for_update().filter(pk=user.pk).first()
+        require_removable(user)
         sharing.end_all_of(person=user, actor=actor, now=now)
         teams.leave_all(user, actor=actor, now=now)
         access_history.person_removed(user, actor=actor, now=now)
@@ -89,7 +91,9 @@ def disable_person(user: User, *, actor: User, now: datetime) -> None:
     with transaction.atomic():
         # All of them, in one order: two IT admins who disable each other at once must not both succeed.
         admins = access.it_admins().values("pk")
-        list(User.objects.select_for_update().filter(Q(pk__in=admins) | Q(pk=user.pk)).order_by("pk"))
+        # Their keys stay free: whatever an IT admin does just now refers to them, and must not wait for this.
+        locked = User.objects.select_for_update(no_key=True)
+        list(locked.filter(Q(pk__in=admins) | Q(pk=user.pk)).order_by("pk"))
         active = set(User.objects.filter(pk__in=(user.pk, actor.pk), is_active=True).values_list("pk", flat=True))
         access.require(actor.pk in active, cause="Your own account has just been disabled.")
         if user.pk not in active:

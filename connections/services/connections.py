@@ -224,7 +224,10 @@ def lacking(connection: Connection) -> tuple[str, ...]:
 
 
 def disable(connection: Connection, *, actor: User, now: datetime) -> None:
-    """Stop using the connection; its grant is kept. Doing it twice is harmless."""
+    """Stop using the connection; its grant is kept. Doing it twice is harmless.
+
+    By an IT admin, its owner cannot enable it again, also if they had switched it off themselves before.
+    """
     access.require(access.can_disable(actor, connection))
     by_admin = actor.pk != connection.owner_id
     values = {
@@ -239,6 +242,12 @@ def disable(connection: Connection, *, actor: User, now: datetime) -> None:
     }
     with transaction.atomic():
         _lock(connection)
+        connection.refresh_from_db(fields=["status", "disabled_by_admin"])
+        if access.can_keep_disabled(actor, connection):
+            facts = {"enabled_by": ["the owner", "IT admins only"]}
+            audit.record("connection.disabled", connection, actor=actor, changes=facts)
+            Connection.objects.filter(pk=connection.pk).update(**values)
+            connection.refresh_from_db()
         _switch(connection, Connection.Status.DISABLED, "connection.disabled", actor, values)
         incidents.connection_disabled(connection, now=now)
 

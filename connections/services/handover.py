@@ -41,7 +41,7 @@ def hand_over(
     """
     try:
         with transaction.atomic():
-            found = Connection.objects.select_for_update(of=("self",))
+            found = Connection.objects.select_for_update(of=("self",), no_key=True)
             current = found.select_related("app_registration__tenant", "owner").get(pk=connection.pk)
             access.require(access.can_hand_over(actor, current), action="Ask its owner or an IT admin.")
             done = current.hand_overs.filter(to_owner=new_owner).first() if current.owner_id == new_owner.pk else None
@@ -112,7 +112,7 @@ def _check(connection: Connection, new_owner: User, new_name: str) -> None:
     if connection.owner_id == new_owner.pk:
         raise InvalidInput(f"{new_owner} owns this connection already.", field="new_owner")
     # Locked: nobody disables them while they become an owner.
-    User.objects.select_for_update().filter(pk=new_owner.pk).first()
+    User.objects.select_for_update(no_key=True).filter(pk=new_owner.pk).first()
     if not access.possible_owners().filter(pk=new_owner.pk).exists():
         raise InvalidInput(
             f"{new_owner} cannot own a connection.",

@@ -28,7 +28,7 @@ How = User.Left
 def mark(person: User, *, how: str, cause: str, now: datetime, actor: User | None = None) -> None:
     """Somebody has left. The first cause stays, unless an IT admin disables them here as well. Twice is harmless."""
     with transaction.atomic():
-        current = User.objects.select_for_update().get(pk=person.pk)
+        current = User.objects.select_for_update(no_key=True).get(pk=person.pk)
         if current.left_at is None or (how == How.DISABLED and current.left_how != How.DISABLED):
             values = {"left_at": current.left_at or now, "left_how": how, "left_cause": cause}
             User.objects.filter(pk=person.pk).update(**values)

@@ -46,6 +46,8 @@ def remove(team: Team, *, actor: User, now: datetime | None = None) -> None:
     access.require(access.can_manage_teams(actor), action="Ask an IT admin.")
     now = now or timezone.now()
     with transaction.atomic():
+        # What is about to be shared with it waits, and then fails: it would go with the team, and nothing would say so.
+        Team.objects.select_for_update().filter(pk=team.pk).first()
         sharing.end_all_of(team=team, actor=actor, now=now)
         access_history.team_removed(team, actor=actor, now=now)
         facts = {"members": audit.listed(_names(team)), "member_ids": audit.listed(_ids(team))}

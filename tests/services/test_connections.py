@@ -202,6 +202,22 @@ def test_disabling_twice_is_harmless_and_keeps_the_grant(bob: User) -> None:
     assert events() == [("connection.disabled", "done")]
 
 
+def test_an_owner_who_was_quicker_to_disable_does_not_keep_the_it_admin_out(alice: User, bob: User) -> None:
+    connection = cast.make_connection(owner=bob)
+    disable(connection, bob)
+    for _ in range(2):
+        disable(Connection.objects.get(), alice)
+    stored = Connection.objects.get()
+    assert (stored.disabled_by_admin, stored.disabled_by, stored.status_who) == (True, alice, "it_admin")
+    with pytest.raises(NotAllowed, match="An IT admin has disabled"):
+        enable(stored, bob)
+    assert len(events()) == 2
+    enable(stored, alice)
+    disable(stored, bob)
+    enable(stored, bob)
+    assert stored.status == Status.ACTIVE
+
+
 def test_enabling_makes_it_due_at_once_and_twice_is_harmless(bob: User) -> None:
     connection = cast.make_connection(owner=bob)
     disable(connection, bob)

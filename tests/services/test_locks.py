@@ -1,0 +1,91 @@
+"""What happens at the same moment on PostgreSQL: nobody waits in a circle, and nothing goes without a word."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from django.db import connections as databases
+from django.db import transaction
+from django.utils import timezone
+
+from connections.errors import AlreadyExists
+from connections.models import AccessPeriod, User
+from connections.services import access_history, accounts, handover, leavers, sharing, teams
+from tests import cast
+from tests.services.test_audit_seals import thread
+
+pytestmark = [pytest.mark.only_on("postgres"), pytest.mark.django_db(transaction=True)]
+
+NOW = timezone.now()
+
+
+def test_a_hand_over_and_the_mark_of_a_leaver_do_not_wait_for_each_other(
+    alice: User, bob: User, dave: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each refers to what the other has locked, and checks that when it commits."""
+    connection = cast.make_connection(owner=bob)
+    cast.make_connection(owner=bob, name="Other")
+    handed, marked = threading.Event(), threading.Event()
+
+    def mark() -> None:
+        with transaction.atomic():
+            assert handed.wait(20)
+            leavers.mark(bob, how=User.Left.DIRECTORY, cause="Gone.", now=NOW)
+            marked.set()
+
+    real = access_history.owned
+
+    def owned(*args: Any, **kwargs: Any) -> None:
+        real(*args, **kwargs)
+        handed.set()
+        assert marked.wait(20)
+
+    with thread(mark), monkeypatch.context() as patched:
+        patched.setattr(access_history, "owned", owned)
+        with transaction.atomic():
+            handover.hand_over(connection, dave, keep_grant=True, actor=alice, now=NOW)
+    bob.refresh_from_db()
+    connection.refresh_from_db()
+    assert (bob.left_at, connection.owner) == (NOW, dave)
+
+
+@pytest.mark.parametrize("what", ["team", "person"])
+def test_what_is_shared_while_it_is_removed_does_not_vanish_unsaid(
+    what: str, alice: User, bob: User, dave: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = cast.make_connection(owner=bob)
+    team = teams.add("Finance", actor=alice)
+    whom: dict[str, Any] = {"team": team} if what == "team" else {"person": dave}
+    started = threading.Event()
+    names = {"team": "team_removed", "person": "person_removed"}
+    real = getattr(access_history, names[what])
+
+    refused: list[AlreadyExists] = []
+
+    def share() -> None:
+        started.set()
+        try:
+            sharing.share(connection, **whom, level="use", until=None, actor=bob, now=NOW)
+        except AlreadyExists as error:
+            refused.append(error)
+        finally:
+            databases.close_all()
+
+    def removed(*args: Any, **kwargs: Any) -> None:
+        """The last word of the access history about it; whoever shares with it gets a while to do so now."""
+        real(*args, **kwargs)
+        sharer.start()
+        assert started.wait(20)
+        sharer.join(1)
+
+    sharer = threading.Thread(target=share)
+    monkeypatch.setattr(access_history, names[what], removed)
+    if what == "team":
+        teams.remove(team, actor=alice, now=NOW)
+    else:
+        accounts.remove(dave, actor=alice, now=NOW)
+    sharer.join(20)
+    assert refused
+    assert not AccessPeriod.objects.filter(ended_at=None).exclude(kind__in=("owner", "disabled")).exists()
