@@ -222,10 +222,9 @@ QUERIES = (
 @pytest.mark.parametrize("kind", RUBBISH)
 def test_no_page_falls_over_a_query_string(kind: str, contoso: world.World) -> None:
     rubbish = RUBBISH[kind].encode("utf-8", "surrogatepass")[:3000]
-    client = browser(contoso.people["alice"])
-    for row in permissions_table.rows():
-        if row.method != "GET" or row.of("alice") != "200":
-            continue
+    client, turn = browser(contoso.people["alice"]), list(RUBBISH).index(kind)
+    pages = [row for row in permissions_table.rows() if row.method == "GET" and row.of("alice") == "200"]
+    for row in pages[turn % 3 :: 3]:  # each page meets a third of the kinds
         path = contoso.url(row.name)
         together = urlencode([(name, rubbish) for name in QUERIES])
         doubled = urlencode([(name, value) for name in QUERIES[:9] for value in (rubbish, b"x")])

@@ -36,12 +36,16 @@ def browser(user: User) -> Client:
     return client
 
 
+# Whoever else there is sees one of their pages.
+READERS = ("bob", "max", "dave", "alice", "carol")
+
+
 # --- The policy -----------------------------------------------------------------------------------
 
 
 def answers(contoso: world.World) -> Iterator[tuple[str, Any]]:
     """What everybody gets from every URL, refusals and errors included."""
-    for person in ("nobody", *contoso.people):
+    for person in ("nobody", *READERS):
         client = Client() if person == "nobody" else browser(contoso.people[person])
         for row in permissions_table.rows():
             if row.method == "GET":
@@ -237,8 +241,8 @@ def test_djangos_own_refusals_are_our_pages(contoso: world.World) -> None:
 
 def test_pages_behind_the_sign_in_are_kept_nowhere(contoso: world.World) -> None:
     """After signing out, the back button must not show them again."""
-    for person, user in contoso.people.items():
-        client = browser(user)
+    for person in READERS:
+        client = browser(contoso.people[person])
         for row in permissions_table.rows():
             if row.method == "GET" and row.of(person) != "405":
                 answer = client.get(contoso.url(row.name, row.route.partition("/")[2]))
