@@ -15,6 +15,7 @@ from django.views.decorators.http import require_safe
 from connections import access
 from connections.errors import ApprovalNeeded
 from connections.models import (
+    AccessReview,
     AffectedConnection,
     AppCredential,
     AppRegistration,
@@ -22,6 +23,7 @@ from connections.models import (
     AuditEvent,
     Connection,
     ConsentLink,
+    ConsentRequest,
     Incident,
     MailboxAccess,
     Tenant,
@@ -55,26 +57,57 @@ def index(request: HttpRequest) -> HttpResponse:
     return render(request, "home/member.html", _for_member(user))
 
 
+# --- What waits for the person who looks -----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """What only this person, or one of the IT admins that they are, can go on with; the most urgent first."""
+
+    incidents: list[incidents.OpenIncident]
+    approvals: list[Approval]
+    requests: list[ConsentRequest]
+    reviews: list[tuple[AccessReview, int]]
+
+    @property
+    def any(self) -> bool:
+        """Whether anything waits."""
+        return bool(self.incidents or self.approvals or self.requests or self.reviews)
+
+
+def _is_for(user: User, incident: Incident) -> bool:
+    if incident.assignee_id is not None:
+        return incident.assignee_id == user.pk
+    return incident.who == Connection.Who.IT_ADMIN and access.can_manage_registry(user)
+
+
 # --- IT admins ------------------------------------------------------------------------------------
 
 
 def _for_admin(user: User) -> dict[str, Any]:
     figures = _figures(access.visible_connections(user))
+    found = incidents.open_incidents(user, limit=LISTED)
+    approvals = _waiting_approvals(user)
+    waits = Waits(
+        incidents=[one for one in found if _is_for(user, one.incident)],
+        approvals=[one for one in approvals if one.requested_by_id != user.pk],
+        requests=consent_requests.to_decide(user),
+        reviews=reviews.tasks_of(user),
+    )
     context: dict[str, Any] = {
         "figures": figures,
-        "incidents": incidents.open_incidents(user, limit=LISTED),
+        "waits": waits,
+        "incidents": [one for one in found if one not in waits.incidents],
+        "own_approvals": [one for one in approvals if one.requested_by_id == user.pk],
         "apps": _troubled_apps(user),
         "groups": _broken_by_who(user),
         "credentials": _expiring_credentials(),
         "consents": _open_consents(),
-        "requests": consent_requests.to_decide(user),
-        "reviews": reviews.tasks_of(user),
-        "approvals": _waiting_approvals(user),
         "people_notices": people.notices(),
         "unreachable": MailboxAccess.objects.filter(state=MailboxAccess.State.UNREACHABLE).count(),
     }
-    troubles = ("incidents", "apps", "groups", "credentials", "consents", "requests", "approvals", "reviews")
-    context["all_well"] = not any(context[name] for name in troubles)
+    troubles = ("incidents", "apps", "groups", "credentials", "consents", "own_approvals", "unreachable")
+    context["all_well"] = not (waits.any or figures.unfinished or any(context[name] for name in troubles))
     if figures.total == 0:
         context["steps"] = _first_steps()
         context["next_step"] = next(step for step in context["steps"] if not step.done)
@@ -216,15 +249,23 @@ class Mine:
 def _for_member(user: User) -> dict[str, Any]:
     found = [_mine(user, connection) for connection in access.visible_connections(user)[: MINE + 1]]
     found.sort(key=lambda mine: (not mine.state.is_broken, mine.mend != "sign_in"))
+    shared_troubles = incidents.open_incidents(user, limit=LISTED, kinds=_NOT_OF_ONE_CONNECTION)
+    waits = Waits(
+        incidents=[one for one in shared_troubles if _is_for(user, one.incident)],
+        approvals=[],
+        requests=[],
+        reviews=reviews.tasks_of(user),
+    )
     return {
+        "waits": waits,
         "mine": found[:MINE],
         "more": len(found) > MINE,
         "own_approvals": _own_approvals(user, timezone.now()),
         "broken": sum(mine.state.is_broken for mine in found),
         "asked": consent_requests.mine(user),
-        "reviews": reviews.tasks_of(user),
-        # The others stand with the connections they break.
-        "incidents": incidents.open_incidents(user, limit=LISTED, kinds=_NOT_OF_ONE_CONNECTION),
+        "unfinished": sum(mine.connection.status == Connection.Status.PENDING for mine in found),
+        # Incidents of one connection stand with the connections they break.
+        "incidents": [one for one in shared_troubles if one not in waits.incidents],
     }
 
 
@@ -265,6 +306,7 @@ class Figures:
     well: int
     waiting: int
     broken: int
+    unfinished: int
 
 
 def _figures(visible: QuerySet[Connection]) -> Figures:
@@ -280,4 +322,5 @@ def _figures(visible: QuerySet[Connection]) -> Figures:
         well=counts.get(Connection.Status.ACTIVE, 0) - waiting,
         waiting=waiting,
         broken=sum(counts.get(status, 0) for status in _NEEDS_SOMEBODY),
+        unfinished=counts.get(Connection.Status.PENDING, 0),
     )

@@ -61,7 +61,7 @@ def test_everything_of_a_leaver_is_handed_over_from_the_start_page(
         cast.make_connection(owner=bob, name=name)
     leavers.mark(bob, how=User.Left.DIRECTORY, cause="The account was deleted.", now=timezone.now())
     admin = visitor(portal(), "alice", viewport={"width": 390, "height": 844})
-    admin.sees("1 person has left and owns 2 connections")
+    admin.sees("What waits for you", "Bob Member has left and owns connections", "concerns 2 connections")
     admin.follow("Hand over")
     admin.page.get_by_label("New owner of everything").select_option(value=str(una.pk))
     admin.tick("Cut at once")

@@ -48,7 +48,7 @@ def test_a_member_asks_an_it_admin_grants_and_the_next_token_proves_it(
     request = asks(member, "Suppliers send their invoices there.")
 
     admin.open("/")
-    admin.sees("What needs attention", "Requests for consent", "Bob Member")
+    admin.sees("What needs attention", "What waits for you", "Bob Member")
     admin.follow("Invoices inbox")
     admin.sees("Suppliers send their invoices there.", "Read mail", "What granting it means")
     admin.press("Approve and grant it at Microsoft")

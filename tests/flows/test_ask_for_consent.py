@@ -57,7 +57,7 @@ def test_a_member_asks_an_admin_grants_and_the_next_token_proves_it(
     assert posts("alice@example.org") == ["Bob Member asks for consent: Invoices inbox"]
 
     home = admin.get("/").content.decode()
-    assert "Requests for consent" in home
+    assert "What waits for you" in home
     assert '1<span class="visually-hidden"> waiting</span>' in home
     admin.follow_to_microsoft(admin.post(f"/requests/{asked.pk}/approve/", go="1"))
     admin.consent(KATHERINE)

@@ -8,8 +8,9 @@ from django.db import connection as database
 from django.utils import timezone
 
 from connections import audit
-from connections.models import AppCredential, Connection, ConsentLink
-from tests import cast
+from connections.models import AppCredential, Connection, ConsentLink, Share, User
+from connections.services import leavers
+from tests import cast, world
 
 pytestmark = pytest.mark.django_db
 
@@ -71,6 +72,35 @@ def test_an_admin_sees_what_is_broken_and_who_must_act(signed_in, alice, everyth
 def test_an_admin_is_told_when_all_is_well(signed_in, alice, bob):
     cast.make_connection(owner=bob)
     assert "Nobody needs to act" in home(signed_in, alice)
+
+
+def test_not_all_is_well_while_a_sign_in_is_unfinished(signed_in, alice, bob):
+    cast.make_connection(owner=bob)
+    cast.make_connection(owner=bob, name="Half-way", status=Connection.Status.PENDING, connected_at=None)
+    admin, member = home(signed_in, alice), home(signed_in, bob)
+    assert "1 connection waits for the first sign-in or a decision" in admin
+    assert "Everything works" not in admin
+    assert "Nobody needs to act" not in admin
+    assert "1 of them waits for a sign-in or a decision." in member
+    assert "All is well" not in member
+
+
+def test_what_waits_for_the_reader_comes_first_the_most_urgent_on_top(signed_in, alice, bob, dave):
+    connection = cast.make_connection(owner=bob)
+    theirs = world.make_approval(connection, requested_by=bob)
+    cast.make_consent_request(cast.make_connection(owner=bob, name="Phone list"))
+    cast.make_review(Share.objects.create(connection=cast.make_connection(owner=alice, name="Mine"), person=dave))
+    leavers.mark(bob, how=User.Left.DIRECTORY, cause="The account was deleted.", now=timezone.now())
+    page = home(signed_in, alice).partition("What waits for you")[2]
+    order = ["has left and owns", f"Approval of {theirs.connection_name}", "Consent for Phone list", "Who uses your"]
+    assert sorted(order, key=page.index) == order
+
+
+def test_what_one_has_asked_for_oneself_waits_for_others(signed_in, alice):
+    world.make_approval(cast.make_connection(owner=alice), requested_by=alice)
+    page = home(signed_in, alice)
+    assert "Approvals you asked for" in page
+    assert "What waits for you" not in page
 
 
 def test_an_admins_page_stands_though_a_secret_opens_with_no_key(signed_in, alice, everything):

@@ -45,7 +45,7 @@ def test_the_owner_sees_the_cause_and_a_button_that_mends_it(bob: User, signed_i
 def test_an_admin_sees_it_first_on_the_start_page_and_who_must_act(alice: User, signed_in: SignIn) -> None:
     revoked()
     page = signed_in(alice).get("/").content.decode()
-    assert "Open incidents" in page
+    assert "Others must act" in page
     assert "breaks 3 connections" in page
     assert "Must act: Bob Member" in page
     assert "Sign in again as" not in page, "an admin cannot sign in for the owner"

@@ -304,12 +304,12 @@ def test_a_member_asks_an_it_admin_approves_and_the_member_goes_on(signed_in: Si
     assert f'action="/connections/{connection.pk}/sign-in/"' not in shown
     approval = Approval.objects.get()
     assert "Answers" in text(admin.get("/"))
-    assert "Approvals that wait" in text(admin.get("/"))
+    assert "Approval of Answers" in text(admin.get("/"))
     page = text(admin.get(f"/approvals/{approval.pk}/"))
     for part in ("To answer customers.", "Mail.Send", "Send mail", "Bob Member"):
         assert part in page
     assert admin.post(f"/approvals/{approval.pk}/approve/", {"reason": "Fine."}).status_code == 302
-    assert "Approvals that wait" not in text(admin.get("/"))
+    assert "Approval of Answers" not in text(admin.get("/"))
     home = text(member.get("/"))
     assert "Approvals you asked for" in home
     assert "Fine." in home
