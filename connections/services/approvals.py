@@ -188,7 +188,9 @@ def ask_again(connection: Connection, *, reason: str, actor: User, now: datetime
     """
     access.require(access.can_reconnect(actor, connection), action="Only its owner can ask.")
     with transaction.atomic():
-        rows = Connection.objects.select_for_update(of=("self",)).select_related("app_registration__tenant")
+        rows = Connection.objects.select_for_update(of=("self",), no_key=True).select_related(
+            "app_registration__tenant"
+        )
         current = rows.get(pk=connection.pk)
         decision, open_reasons = lacking(current, current.granted)
         policy_decisions.refuse_forbidden(decision)
@@ -297,12 +299,12 @@ def _require_decider(approval: Approval, actor: User) -> None:
 
 def _lock_connection(approval: Approval) -> Connection | None:
     """Always the connection before the approval, so that asking and answering never wait for each other."""
-    found = Connection.objects.select_for_update(of=("self",)).select_related("app_registration__tenant")
+    found = Connection.objects.select_for_update(of=("self",), no_key=True).select_related("app_registration__tenant")
     return found.filter(pk=approval.connection_id or 0).first()
 
 
 def _lock_waiting(connection: Connection) -> Approval | None:
-    Connection.objects.select_for_update().filter(pk=connection.pk).first()
+    Connection.objects.select_for_update(no_key=True).filter(pk=connection.pk).first()
     return Approval.objects.select_for_update().filter(connection=connection, state=State.WAITING).first()
 
 

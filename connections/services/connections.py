@@ -120,7 +120,9 @@ def finish_app_only(connection: Connection, *, actor: User, now: datetime) -> Co
     approvals.require(connection)
     answer = _first_token(connection.app_registration, now)
     with transaction.atomic():
-        current = Connection.objects.select_for_update(of=("self",)).select_related("app_registration__tenant")
+        current = Connection.objects.select_for_update(of=("self",), no_key=True).select_related(
+            "app_registration__tenant"
+        )
         made = current.get(pk=connection.pk)
         decision, missing = approvals.lacking(made, answer.granted)
         policy_decisions.refuse_forbidden(decision)
@@ -289,7 +291,7 @@ def remove(connection: Connection, *, actor: User, now: datetime) -> None:
     """
     access.require(access.can_disable(actor, connection))
     with transaction.atomic():
-        _lock(connection)
+        _lock(connection, to_remove=True)
         incidents.connection_removed(connection, now=now)
         access_history.connection_removed(connection, actor=actor, now=now)
         consent_outcomes.connection_removed(connection, actor=actor, now=now)
@@ -307,9 +309,12 @@ def remove(connection: Connection, *, actor: User, now: datetime) -> None:
 # --- Parts ----------------------------------------------------------------------------------------
 
 
-def _lock(connection: Connection) -> None:
-    """Let an answer that is just being written down finish first; it could open an incident nothing would close."""
-    Connection.objects.select_for_update().filter(pk=connection.pk).first()
+def _lock(connection: Connection, *, to_remove: bool = False) -> None:
+    """Let an answer that is just being written down finish first; it could open an incident nothing would close.
+
+    ``to_remove``: what is about to refer to it waits as well, and then fails; otherwise that must not wait.
+    """
+    Connection.objects.select_for_update(no_key=not to_remove).filter(pk=connection.pk).first()
 
 
 def _new(

@@ -78,7 +78,7 @@ def ask(connection: Connection, *, reason: str, actor: User, now: datetime) -> C
     try:
         with transaction.atomic():
             # Two that ask at once stand in line here; where the database has no row locks, its constraint decides.
-            if not Connection.objects.select_for_update().filter(pk=connection.pk).exists():
+            if not Connection.objects.select_for_update(no_key=True).filter(pk=connection.pk).exists():
                 raise InvalidInput("The connection was removed in the meantime.", action="Nothing was asked.")
             current = connection.consent_requests.filter(closed_at=None).first()
             if current is not None and current.permission_names == wanted.permissions:

@@ -49,7 +49,7 @@ def hand_over(
                 return done
             if current.owner_id != connection.owner_id:
                 raise owner_is_another(current)
-            _check(current, new_owner, new_name)
+            _check(current, new_owner, new_name, actor)
             made = _change_owner(current, new_owner, new_name, keep_grant=keep_grant, actor=actor, now=now)
     except Connection.DoesNotExist as gone_now:
         raise InvalidInput("This connection has been removed in the meantime.") from gone_now
@@ -108,7 +108,7 @@ def ask_again(connection: Connection, *, now: datetime) -> None:
 # --- Parts ----------------------------------------------------------------------------------------
 
 
-def _check(connection: Connection, new_owner: User, new_name: str) -> None:
+def _check(connection: Connection, new_owner: User, new_name: str, actor: User) -> None:
     if connection.owner_id == new_owner.pk:
         raise InvalidInput(f"{new_owner} owns this connection already.", field="new_owner")
     # Locked: nobody disables them while they become an owner.
@@ -117,6 +117,12 @@ def _check(connection: Connection, new_owner: User, new_name: str) -> None:
         raise InvalidInput(
             f"{new_owner} cannot own a connection.",
             action="Choose somebody who can sign in to the portal and is not only an auditor.",
+            field="new_owner",
+        )
+    if not connection.is_delegated and not any(map(access.can_connect_app_only, (actor, new_owner))):
+        raise InvalidInput(
+            f"{new_owner} cannot get it from you: an app-only connection reaches the whole tenant.",
+            action="Ask an IT admin to hand it over, or choose one.",
             field="new_owner",
         )
     name = new_name or connection.name

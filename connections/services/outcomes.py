@@ -240,7 +240,7 @@ def flag(pk: int, verdict: Verdict, *, now: datetime, version: int) -> bool:
     """
     status = STATUS_OF[verdict.kind]
     with transaction.atomic():
-        locked = Connection.objects.select_for_update(of=("self",))
+        locked = Connection.objects.select_for_update(of=("self",), no_key=True)
         related = locked.select_related("app_registration__tenant", "owner")
         found = related.filter(pk=pk, token_version=version).first()
         if found is None or found.status == Connection.Status.DISABLED:
@@ -278,7 +278,7 @@ def flag(pk: int, verdict: Verdict, *, now: datetime, version: int) -> bool:
 def heal(pk: int, *, now: datetime, version: int) -> None:
     """A flagged connection got a token: it is well again."""
     with transaction.atomic():
-        found = Connection.objects.select_for_update().filter(pk=pk, token_version=version).first()
+        found = Connection.objects.select_for_update(no_key=True).filter(pk=pk, token_version=version).first()
         if found is None or found.status in (Connection.Status.ACTIVE, Connection.Status.DISABLED):
             return
         audit.record("connection.healed", found, actor=None, changes={"status": [found.status, "active"]})

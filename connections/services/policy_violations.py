@@ -195,7 +195,7 @@ def disable(broken: list[BrokenConnection], *, actor: User, now: datetime) -> in
     done = 0
     for first in range(0, len(broken), BATCH):
         some = {one.connection.pk: one for one in broken[first : first + BATCH]}
-        rows = Connection.objects.select_for_update().filter(pk__in=some, status__in=_LIVE).order_by("pk")
+        rows = Connection.objects.select_for_update(no_key=True).filter(pk__in=some, status__in=_LIVE).order_by("pk")
         live = dict(rows.values_list("pk", "status"))
         by_cause: dict[str, list[int]] = {}
         for pk in live:

@@ -42,6 +42,7 @@ def share(
     whom = {"person": person, "team": team}
     try:
         with transaction.atomic():
+            _require_other(connection, person)
             for lapsed in Share.objects.filter(connection=connection, ended_at=None, until__lte=now, **whom):
                 _lapse(lapsed, now)
             found = Share.objects.select_for_update().filter(connection=connection, ended_at=None, **whom).first()
@@ -157,6 +158,13 @@ def _check(
         raise InvalidInput(f"{person} cannot sign in to the portal any more.", field="whom")
     if until is not None and not now < until <= now + LONGEST:
         raise InvalidInput("The end must be in the future, within three years.", field="until")
+
+
+def _require_other(connection: Connection, person: User | None) -> None:
+    """Under the lock: it may just have been handed over to whom it is to be shared with."""
+    current = Connection.objects.select_for_update(no_key=True).filter(pk=connection.pk)
+    if person is not None and person.pk in current.values_list("owner", flat=True):
+        raise InvalidInput(f"{person} owns this connection already.", action="Choose somebody else.", field="whom")
 
 
 def _end(found: Share, *, actor: User | None, now: datetime, why: str = "") -> bool:

@@ -51,7 +51,7 @@ def make(connection: Connection, *, actor: User, now: datetime) -> tuple[SignInL
     approvals.require_grant(connection, ())
     token = secrets.token_urlsafe(32)
     with transaction.atomic():
-        Connection.objects.select_for_update().get(pk=connection.pk)
+        Connection.objects.select_for_update(no_key=True).get(pk=connection.pk)
         SignInLink.objects.filter(connection=connection, used_at=None, ended_at=None).update(ended_at=now)
         made = SignInLink.objects.create(
             connection=connection, digest=_digest(token), made_by=actor, created_at=now, expires_at=now + LIFETIME

@@ -123,7 +123,7 @@ def complete(
         "sign_in_started_at": None,
     }
     with transaction.atomic():
-        current = Connection.objects.select_for_update().get(pk=connection.pk)
+        current = Connection.objects.select_for_update(no_key=True).get(pk=connection.pk)
         if by_link is not None:
             sign_in_links.use_up(by_link, now=now)
         # Again under the lock: two people may be signing in for it, or it was handed over meanwhile.

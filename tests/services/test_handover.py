@@ -135,6 +135,24 @@ def test_an_app_only_connection_needs_no_sign_in(alice: User, dave: User) -> Non
     assert "grant" not in events("connection.handed_over")[0].changes
 
 
+def test_members_give_an_app_only_connection_to_it_admins_alone(alice: User, bob: User, dave: User) -> None:
+    """It reaches the whole tenant: whoever gets it is chosen by somebody who may make one."""
+    connection = cast.make_app_only_connection(owner=bob)
+    with pytest.raises(InvalidInput, match="whole tenant"):
+        give(connection, dave, bob)
+    assert again(connection).owner == bob
+    give(connection, alice, bob)
+    assert again(connection).owner == alice
+
+
+def test_it_is_not_shared_with_whom_it_has_just_been_handed_over_to(alice: User, bob: User, dave: User) -> None:
+    connection = cast.make_connection(owner=bob)
+    give(Connection.objects.get(), dave, bob)
+    with pytest.raises(InvalidInput, match="owns this connection already"):
+        sharing.share(connection, person=dave, level="use", until=None, actor=alice, now=NOW)
+    assert not connection.shares.exists()
+
+
 def test_shares_stay_and_the_new_owners_own_one_ends(alice: User, bob: User, dave: User, carol: User) -> None:
     connection = cast.make_connection(owner=bob)
     for person in (dave, carol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from django.db import transaction
 from django.utils import timezone
 
 from connections.errors import AlreadyExists
-from connections.models import AccessPeriod, User
-from connections.services import access_history, accounts, handover, leavers, sharing, teams
+from connections.microsoft.errors import Kind, Verdict, Who
+from connections.models import AccessPeriod, Connection, User
+from connections.services import access_history, accounts, handover, leavers, outcomes, sharing, teams
 from tests import cast
 from tests.services.test_audit_seals import thread
 
@@ -49,6 +51,33 @@ def test_a_hand_over_and_the_mark_of_a_leaver_do_not_wait_for_each_other(
     bob.refresh_from_db()
     connection.refresh_from_db()
     assert (bob.left_at, connection.owner) == (NOW, dave)
+
+
+def test_an_answer_of_microsofts_and_the_mark_of_a_leaver_do_not_wait_for_each_other(
+    bob: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = cast.make_connection(owner=bob)
+    flagged, marked = threading.Event(), threading.Event()
+
+    def mark() -> None:
+        with transaction.atomic():
+            assert flagged.wait(20)
+            leavers.mark(bob, how=User.Left.DIRECTORY, cause="Gone.", now=NOW)
+            marked.set()
+
+    def refused(found: Connection, verdict: Verdict, *, now: datetime) -> None:
+        flagged.set()
+        assert marked.wait(20)
+        leavers.mark(bob, how=User.Left.REFUSED, cause="Refused.", now=now)
+
+    monkeypatch.setattr(leavers, "account_refused", refused)
+    verdict = Verdict(Kind.POLICY, "AADSTS50057", "It is disabled.", "", Who.IT_ADMIN, certain=True)
+    with thread(mark):
+        outcomes.flag(connection.pk, verdict, now=NOW, version=connection.token_version)
+    connection.refresh_from_db()
+    assert connection.status == Connection.Status.BLOCKED
+    bob.refresh_from_db()
+    assert bob.left_cause == "Gone."
 
 
 @pytest.mark.parametrize("what", ["team", "person"])
