@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -12,7 +14,7 @@ from django.test import Client
 from django.utils import timezone
 
 from connections.models import ApiKey, User
-from connections.services import api_keys, health, rate_limits, tokens
+from connections.services import api_keys, health, rate_limits, refreshing, tokens
 from tests import cast
 
 pytestmark = pytest.mark.django_db
@@ -112,6 +114,17 @@ def test_without_the_cache_the_api_works_unlimited_and_counts_what_it_lets_throu
     assert len([one for one in caplog.records if "cache cannot be reached" in one.message]) == 1
     measured = {measure.name: measure.value for measure in health.measures()}
     assert measured["portal_api_calls_not_limited"] == before + 4
+
+
+def test_a_cache_that_hangs_holds_up_no_refresh_for_long(settings: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        address = f"redis://127.0.0.1:{hanging.getsockname()[1]}/0"
+        settings.CACHES = {"default": {**settings.CACHES["default"], "LOCATION": address}}
+        start = time.monotonic()
+        assert refreshing.take("refresh:1"), "without turns"
+        refreshing.give_back("refresh:1")
+        assert refreshing.over(["refresh:1"]) == {"refresh:1"}
+        assert time.monotonic() - start < 5
 
 
 def test_wrong_keys_from_one_address_are_put_off_and_right_ones_are_not(bob: User, settings: Any) -> None:
