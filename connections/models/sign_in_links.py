@@ -20,7 +20,7 @@ class SignInLink(models.Model):
     expires_at = models.DateTimeField()
     # Digest of what the browser that went on with it keeps in its session; empty: nobody has yet.
     browser_digest = models.CharField(max_length=64, blank=True)
-    # When it was used up, or replaced by a newer link. Either way it is over.
+    # When it was used up, or replaced by a newer link, or something else was to be asked for. Either way it is over.
     used_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
 

@@ -35,6 +35,7 @@ from connections.services import (
     mailboxes,
     outcomes,
     policy_decisions,
+    sign_in_links,
     standing,
     token_store,
     wishes,
@@ -199,6 +200,8 @@ def change(
                 missing = wishes.judge(connection, before)
                 Connection.objects.filter(pk=connection.pk).update(**values)
                 audit.record("connection.changed", connection, actor=actor, changes=changes)
+                if not changes.keys().isdisjoint(wishes.WISHES):
+                    sign_in_links.end_open(connection, now=moment)
                 wishes.follow(connection, missing, before, reason=reason, actor=actor, now=moment)
         except IntegrityError as taken:
             raise _duplicate(name) from taken

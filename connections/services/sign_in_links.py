@@ -52,7 +52,7 @@ def make(connection: Connection, *, actor: User, now: datetime) -> tuple[SignInL
     token = secrets.token_urlsafe(32)
     with transaction.atomic():
         Connection.objects.select_for_update(no_key=True).get(pk=connection.pk)
-        SignInLink.objects.filter(connection=connection, used_at=None, ended_at=None).update(ended_at=now)
+        end_open(connection, now=now)
         made = SignInLink.objects.create(
             connection=connection, digest=_digest(token), made_by=actor, created_at=now, expires_at=now + LIFETIME
         )
@@ -97,6 +97,11 @@ def named(link: SignInLink) -> str:
     return f"Sign-in link made by {audit.named(link.made_by)}"
 
 
+def end_open(connection: Connection, *, now: datetime) -> None:
+    """End what links there are: their holders were told of something else than is asked for now."""
+    SignInLink.objects.filter(connection=connection, used_at=None, ended_at=None).update(ended_at=now)
+
+
 def prune(*, now: datetime) -> int:
     """Remove links that ended more than a day ago; returns how many rows went."""
     old = SignInLink.objects.filter(expires_at__lte=now - KEPT_FOR).order_by("expires_at")
@@ -115,7 +120,7 @@ def _usable(found: object, now: datetime) -> Opened:
     if link.used_at is not None:
         raise _used()
     if link.ended_at is not None:
-        raise LinkOver("A newer link has been made, so this one no longer works.")
+        raise LinkOver("A newer link has been made, or something else is asked for now, so this one no longer works.")
     if link.expires_at <= now:
         raise LinkOver("This link is too old: it worked for 30 minutes.")
     connection = Connection.objects.select_related("app_registration__tenant", "owner").get(pk=link.connection_id)

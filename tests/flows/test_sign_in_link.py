@@ -227,6 +227,25 @@ def test_a_link_is_over_when_what_it_stands_on_has_gone(
     assert not Connection.objects.filter(refresh_token__isnull=False).exists()
 
 
+@pytest.mark.parametrize("at_microsoft", [False, True])
+def test_a_link_is_over_when_something_else_is_asked_for_than_its_holder_was_told(
+    bob: User, stranger: Person, at_microsoft: bool
+) -> None:
+    """Where an administrator has consented for all, Microsoft does not say again what is granted."""
+    connection = pending(bob)
+    link = link_of(connection, bob)
+    connections.change(connection, name="Invoices", chosen=["mail.read"], extra_scopes=[], actor=bob)
+    assert stranger.get(link).status_code == 200, "another name is no other wish"
+    if at_microsoft:
+        stranger.follow_to_microsoft(stranger.post(link))
+        stranger.consent(GRACE)
+    connections.change(connection, name="Invoices", chosen=["mail.read", "mail.send"], extra_scopes=[], actor=bob)
+    answer = stranger.return_to_portal() if at_microsoft else stranger.post(link)
+    assert answer.status_code == 410
+    assert "something else is asked for" in answer.content.decode()
+    assert not Connection.objects.filter(refresh_token__isnull=False).exists()
+
+
 def test_who_opens_a_link_that_is_over_was_denied_nothing(person: Meet, bob: User, dave: User) -> None:
     link = link_of(pending(bob), bob)
     User.objects.filter(pk=bob.pk).update(is_active=False)
