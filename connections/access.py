@@ -209,8 +209,12 @@ def visible_approvals(user: User) -> QuerySet[Approval]:
     return found.filter(Q(requested_by=user) | Q(connection__owner=user))
 
 
-# Of review items: nobody but an IT admin can answer for the connection any more.
-OWNER_HAS_LEFT = Q(connection__owner__is_active=False) | Q(connection__owner__left_at__isnull=False)
+# Of review items: nobody but an IT admin can answer for the connection.
+OWNER_CANNOT_ANSWER = (
+    Q(connection__owner__is_active=False)
+    | Q(connection__owner__left_at__isnull=False)
+    | Q(connection__owner__kind=User.Kind.SERVICE)
+)
 
 
 def visible_reviews(user: User) -> QuerySet[AccessReview]:
@@ -223,9 +227,9 @@ def visible_reviews(user: User) -> QuerySet[AccessReview]:
 
 
 def review_items_of(user: User) -> QuerySet[ReviewItem]:
-    """What this person answers in reviews: shares of their connections; for IT admins also those of who has left."""
+    """What this person answers in reviews: shares of their connections; for IT admins also those of who has left, or never signs in."""
     mine = Q(connection__owner=user)
-    return ReviewItem.objects.filter(mine | OWNER_HAS_LEFT if person(user).is_admin else mine)
+    return ReviewItem.objects.filter(mine | OWNER_CANNOT_ANSWER if person(user).is_admin else mine)
 
 
 def it_admins() -> QuerySet[User]:
@@ -334,8 +338,11 @@ def _acts_as(user: User, account: User, approval: Approval) -> bool:
 
 
 def can_withdraw_approval(user: User, approval: Approval) -> bool:
-    """Take a request back: who asked, or who owns the connection."""
-    return user.pk in (approval.requested_by_id, approval.connection.owner_id if approval.connection else None)
+    """Take a request back: who owns the connection, or who asked, as long as its wishes are theirs to change."""
+    connection = approval.connection
+    if connection is None or connection.owner_id == user.pk:
+        return connection is not None or approval.requested_by_id == user.pk
+    return approval.requested_by_id == user.pk and can_reconnect(user, connection)
 
 
 def can_connect(user: User) -> bool:

@@ -169,7 +169,7 @@ def _item(
 
 
 def ask_owners(review: AccessReview, *, now: datetime) -> None:
-    """Tell each owner that there is something to confirm, and the IT admins of what belongs to people who have left.
+    """Tell each owner that there is something to confirm, and the IT admins of what nobody else can answer for.
 
     Nobody is told twice, so it can be called whenever somebody may have been added.
     """
@@ -190,7 +190,7 @@ def tell_owners(
 ) -> None:
     """A message to everybody who has something left to answer, once for each occasion."""
     owners = User.objects.filter(
-        pk__in=_open(review).exclude(access.OWNER_HAS_LEFT).values("connection__owner")
+        pk__in=_open(review).exclude(access.OWNER_CANNOT_ANSWER).values("connection__owner")
     ).select_related("alert_choice")
     message = alerts.Message(
         subject=subject,
@@ -203,9 +203,12 @@ def tell_owners(
     about = f"access-review:{review.pk}:{occasion}"
     for some in batches(owners.order_by("pk"), BATCH):
         alerts.notify(some, message, about=about, now=now)
-    left = _open(review).filter(access.OWNER_HAS_LEFT).count()
+    left = _open(review).filter(access.OWNER_CANNOT_ANSWER).count()
     if left:
-        more = f"{left} of the shares belong to connections whose owners have left; an IT admin answers for these."
+        more = (
+            f"{left} of the shares belong to connections whose owners have left or are service accounts; an IT admin "
+            "answers for these."
+        )
         admins = alerts.Message(
             subject=subject,
             paragraphs=(more, *paragraphs[1:]),

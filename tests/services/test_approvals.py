@@ -272,6 +272,14 @@ def test_withdrawing_is_for_who_asked_and_twice_is_once(alice: User, bob: User, 
         sign_ins.begin(Connection.objects.get(), actor=bob, now=NOW)
 
 
+def test_whoever_has_handed_it_over_changes_its_wishes_no_more(alice: User, bob: User, dave: User) -> None:
+    made = wish_for_sending(bob)
+    handover.hand_over(made, dave, keep_grant=True, actor=bob, now=NOW)
+    with pytest.raises(NotAllowed):
+        approvals.withdraw(asked(), actor=bob, now=NOW)
+    approvals.withdraw(asked(), actor=dave, now=NOW)
+
+
 @pytest.mark.parametrize("first", ["approve", "decline", "withdraw"])
 @pytest.mark.parametrize("second", ["approve", "decline", "withdraw"])
 def test_of_two_answers_the_first_stands(first: str, second: str, alice: User, anna: User, bob: User) -> None:

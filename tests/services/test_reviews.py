@@ -212,6 +212,14 @@ def test_who_has_left_the_directory_is_not_asked_either(alice: User, bob: User, 
     assert reviews.tasks_of(alice) == [(review, 1)]
 
 
+def test_what_a_service_account_owns_comes_to_the_it_admins(alice: User, dave: User, una: User) -> None:
+    share(cast.make_connection(owner=cast.make_service_account(responsible=dave)), una)
+    review = start(alice)
+    assert told("alice@example.org") == ["Who uses your connections? Please confirm: Q4"]
+    assert reviews.tasks_of(alice) == [(review, 1)]
+    assert answer(review, alice, "confirmed").confirmed == 1
+
+
 def test_whoever_is_responsible_for_a_service_account_is_warned_for_it(alice: User, bob: User, dave: User) -> None:
     robot = cast.make_service_account(responsible=dave)
     share(cast.make_connection(owner=bob), robot)
