@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 
 from connections.errors import TryAgainSoon
 from connections.models import Connection
-from connections.services import asking, keepalive, outcomes
+from connections.services import asking, keepalive, outcomes, rate_limits
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,10 @@ TURN_SECONDS = 30
 MOST_AT_ONCE = 16
 MOST_OF_ONE_APP = 8
 MOST_IN_LINE = 500
+
+# In a minute, for one connection whose token is still valid: a caller who wants one that lasts longer than Microsoft's
+# tokens do would otherwise cause a question at every call, until Microsoft makes the whole app registration wait.
+MOST_EARLY = 10
 
 # Without the cache every process has its turn: Microsoft is asked more often, and automations get their tokens.
 _CACHE_DOWN = (RedisError, OSError)
@@ -77,6 +81,12 @@ def asked_in_vain(pk: int, now: datetime) -> bool:
     return trouble_at is not None and now - trouble_at < timedelta(seconds=TryAgainSoon.retry_after)
 
 
+def may_be_early(pk: int, now: datetime) -> bool:
+    """Whether Microsoft may be asked once more in this minute, although there is a valid token."""
+    standing = rate_limits.count(f"early:{pk}", limit=MOST_EARLY, now=now)
+    return standing is None or not standing.is_exceeded
+
+
 def refresh(pk: int, *, now: datetime) -> None:
     """Ask Microsoft about the connection and write the answer down. The caller has the turn."""
     outcomes.write(asking.ask(keepalive.claim_one(pk, now=now)), now=now)
@@ -98,7 +108,10 @@ def _in_turn(pk: int, min_valid: int) -> None:
         # Somebody may have been faster between the caller's look and this turn.
         now = timezone.now()
         fresh = Connection.objects.filter(pk=pk, expires_at__gte=now + timedelta(seconds=min_valid))
-        if Connection.objects.filter(pk=pk).exists() and not fresh.exists() and not asked_in_vain(pk, now):
+        if not Connection.objects.filter(pk=pk).exists() or fresh.exists() or asked_in_vain(pk, now):
+            return
+        is_early = Connection.objects.filter(pk=pk, expires_at__gt=now).exists()
+        if not is_early or may_be_early(pk, now):
             refresh(pk, now=now)
     finally:
         give_back(turn)

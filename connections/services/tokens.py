@@ -112,6 +112,8 @@ def _refresh_once(pk: int, before: Token | None, now: datetime) -> Token | None:
     turn = refreshing.turn_of(pk)
     if refreshing.take(turn):
         try:
+            if before is not None and not refreshing.may_be_early(pk, now):
+                return before
             refreshing.refresh(pk, now=now)
         finally:
             refreshing.give_back(turn)

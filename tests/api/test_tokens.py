@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
@@ -14,7 +14,7 @@ from django.test import Client
 from django.utils import timezone
 
 from connections.models import ApiKey, AuditEvent, Connection, Incident, Share, TokenFetch, User
-from connections.services import api_keys
+from connections.services import api_keys, rate_limits, refreshing
 from connections.services import tokens as handing_out
 from portal.sandbox import seed
 from portal.sandbox.client import Control
@@ -180,6 +180,40 @@ def test_a_token_that_would_not_last_long_enough_is_refreshed_inside_the_call(bo
     body = robot(issue(bob)[1])(f"connections/{connection.pk}/token", min_valid=300).json()
     assert body["access_token"] != connection.access_token
     assert sandbox.calls(limit=0)["by_endpoint"]["token"] == 1
+
+
+@pytest.fixture
+def early_counted_anew() -> Iterator[None]:
+    """Connections of other tests have the same numbers."""
+
+    def forget() -> None:
+        client = rate_limits._client()
+        for name in client.scan_iter("rate:early:*"):
+            client.delete(name)
+
+    forget()
+    yield
+    forget()
+
+
+@pytest.mark.usefixtures("early_counted_anew")
+@pytest.mark.parametrize("with_waiting_room", [False, True])
+def test_asking_for_longer_than_tokens_live_does_not_ask_microsoft_at_every_call(
+    bob: User, sandbox: Control, with_waiting_room: bool
+) -> None:
+    connection = granted(sandbox, expires_at=NOW + timedelta(seconds=1800))
+    sandbox.token_lifetime(1800)
+    sandbox.clear_calls()
+    call = robot(issue(bob)[1])
+    for _ in range(3 * refreshing.MOST_EARLY):
+        if with_waiting_room:
+            refreshing._in_turn(connection.pk, 3600)
+        else:
+            answer = call(f"connections/{connection.pk}/token", min_valid=3600)
+            assert answer.status_code == 200
+            assert "Portal-Trouble" not in answer
+    # The minute may have ended meanwhile.
+    assert sandbox.calls(limit=0)["by_endpoint"].get("token", 0) <= 2 * refreshing.MOST_EARLY
 
 
 def test_trouble_at_microsoft_does_not_reach_a_caller_while_a_token_is_valid(bob: User, sandbox: Control) -> None:
