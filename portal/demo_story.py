@@ -121,7 +121,7 @@ class Story:
             now=self.now - 90 * DAY,
         )
         for connection, owner in ((report, self.alice), (invoices, self.bob)):
-            self._use(connection, account, owner)
+            self._use(connection, account, owner, until=self.now + 80 * DAY)
         made, _ = api_keys.issue(
             account,
             name="Nightly job",
@@ -143,8 +143,8 @@ class Story:
             now=self.now - 84 * DAY,
         )
 
-    def _use(self, connection: Connection, whom: User, owner: User) -> None:
-        sharing.share(connection, person=whom, level=Share.Level.USE, until=None, actor=owner, now=self.now)
+    def _use(self, connection: Connection, whom: User, owner: User, until: datetime | None = None) -> None:
+        sharing.share(connection, person=whom, level=Share.Level.USE, until=until, actor=owner, now=self.now)
 
     def _share(self, invoices: Connection, accounting: Team) -> None:
         """With a colleague, with a team for a month, and with somebody who needed it only until yesterday."""

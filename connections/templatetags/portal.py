@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,6 +32,8 @@ _UNITS = (
     (3600, "hour"),
     (60, "minute"),
 )
+# How the audit trail writes a moment down; it always is UTC there.
+_MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d):\d\d(?:\.\d+)?(?:\+00:00|Z)")
 _MESSAGES = {
     "success": ("success", "circle-check"),
     "warning": ("warning", "alert-triangle"),
@@ -261,6 +264,8 @@ def plain(value: Any) -> str:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, str) and (moment := _MOMENT.fullmatch(value)):
+        return f"{moment[1]} {moment[2]} UTC"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

@@ -90,7 +90,7 @@ def test_an_auditor_asks_who_could_use_a_connection_that_is_gone_and_takes_the_a
     accounts.remove(dave, actor=alice, now=noon + 8 * hour)
 
     auditor = visitor(portal(), "carol")
-    auditor.follow("Audit")
+    auditor.follow("Audit trail")
     auditor.follow("Questions")
     auditor.follow("Who could use a connection on a day?", exact=False)
     auditor.sees("Ask one of the two questions")
