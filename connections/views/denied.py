@@ -17,11 +17,15 @@ logger = structlog.get_logger(__name__)
 _NOUNS = {
     "alerts": "AlertChannel",
     "api-keys": "ApiKey",
+    "approvals": "Approval",
     "apps": "AppRegistration",
     "connections": "Connection",
     "incidents": "Incident",
     "mailboxes": "SharedMailbox",
     "people": "User",
+    "requests": "ConsentRequest",
+    "reviews": "AccessReview",
+    "service-accounts": "User",
     "teams": "Team",
     "tenants": "Tenant",
 }

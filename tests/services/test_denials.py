@@ -10,6 +10,7 @@ from django.test import Client
 
 from connections.models import AuditEvent, RepeatedDenial, User
 from connections.services import audit_seals, audit_verification, denials
+from connections.views import denied as denied_views
 from tests import cast
 
 pytestmark = pytest.mark.django_db
@@ -107,3 +108,17 @@ def test_denials_are_sealed_like_everything_else(dave: User) -> None:
     denials.fold(NOW + timedelta(minutes=5))
     audit_seals.seal_due(NOW)
     assert audit_verification.look() == (2, [])
+
+
+@pytest.mark.parametrize(
+    ("path", "about"),
+    [
+        ("/approvals/{pk}/approve/", "Approval"),
+        ("/requests/{pk}/withdraw/", "ConsentRequest"),
+        ("/reviews/{pk}/cancel/", "AccessReview"),
+        ("/service-accounts/{pk}/disable/", "User"),
+    ],
+)
+def test_a_denial_says_what_it_is_about(path: str, about: str) -> None:
+    assert denied_views._target(path.format(pk=7)) == (about, "7")
+    assert denials._subject(about, "7").name == f"{about} 7"
