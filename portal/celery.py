@@ -11,6 +11,9 @@ from celery.signals import setup_logging
 from django.conf import settings
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
+# Celery would run Django's checks and say nothing of what they find; they load every page and the whole API, which a
+# worker or a beat that has no link to write never needs. `manage.py check` runs them, and so does every migrate.
+os.environ.setdefault("CELERY_SKIP_CHECKS", "1")
 
 app = Celery("portal")
 app.config_from_object("django.conf:settings", namespace="CELERY")
