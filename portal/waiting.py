@@ -61,7 +61,13 @@ class WaitingRoom:
             self._waiting.append((connection, wait, time.monotonic() + wait.seconds))
             start, self._is_looking = not self._is_looking, True
         if start:
-            threading.Thread(target=self._look, name="waiting room", daemon=True).start()
+            try:
+                threading.Thread(target=self._look, name="waiting room", daemon=True).start()
+            except RuntimeError:  # the system gives no thread just now
+                with self._lock:
+                    self._is_looking = False
+                    self._waiting = [one for one in self._waiting if one[0] is not connection]
+                raise
 
     def _look(self) -> None:
         """Runs as long as anybody waits."""
@@ -79,7 +85,10 @@ class WaitingRoom:
             with self._lock:
                 self._waiting = [one for one in self._waiting if id(one) not in leaving]
             for connection, _, _ in ready:
-                self._let_in(connection)
+                try:
+                    self._let_in(connection)
+                except Exception:  # one that cannot be let in must not leave the others waiting for ever
+                    logger.exception("A request that had waited could not be let in again.")
             time.sleep(LOOK_EVERY)
 
 

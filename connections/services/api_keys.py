@@ -304,4 +304,6 @@ def _is_within(address: str | None, networks: Sequence[str]) -> bool:
         here = ipaddress.ip_address(address or "")
     except ValueError:
         return False
+    # A server that listens on IPv6 sees an IPv4 client as ::ffff:192.0.2.1.
+    here = getattr(here, "ipv4_mapped", None) or here
     return any(here in ipaddress.ip_network(network) for network in networks)

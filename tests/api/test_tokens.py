@@ -96,6 +96,7 @@ def test_a_key_works_from_its_networks_only(bob: User) -> None:
     _, text = issue(bob, networks=["10.1.0.0/16", "2001:db8::/32"])
     assert robot(text, REMOTE_ADDR="10.1.2.3")("connections").status_code == 200
     assert robot(text, REMOTE_ADDR="10.2.2.3")("connections").status_code == 401
+    assert robot(text, REMOTE_ADDR="::ffff:10.1.2.3")("connections").status_code == 200
 
 
 def test_scopes_and_connections_narrow_a_key(bob: User) -> None:
