@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from connections.models import Connection, User
+from connections.models import Connection, Policy, User
 from tests import cast
 from tests.browser import organisation
 from tests.browser.visitors import Portal, Visitor, until
@@ -123,6 +123,7 @@ def brightness(visitor: Visitor) -> float:
 
 
 def test_a_connection_is_opened_and_checked_by_keyboard_alone(full: Portal, visitor: Come) -> None:
+    Policy.objects.all().delete()  # so that no approval stands before the sign-in
     here = visitor(full)
     here.open("/sign-in/")
     tab_to(here, "Username")

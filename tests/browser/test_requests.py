@@ -49,7 +49,7 @@ def test_a_member_asks_an_it_admin_grants_and_the_next_token_proves_it(
 
     admin.open("/")
     admin.sees("What needs attention", "What waits for you", "Bob Member")
-    admin.follow("Invoices inbox")
+    admin.follow("Consent for Invoices inbox")
     admin.sees("Suppliers send their invoices there.", "Read mail", "What granting it means")
     admin.press("Approve and grant it at Microsoft")
     admin.signs_in_at_microsoft(KATHERINE)
