@@ -6,31 +6,25 @@ what it tells about. Which observations are one incident is decided by the key a
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.db.models import Q, QuerySet
 
-from connections import audit
 from connections.microsoft import clouds, graph
 from connections.microsoft.errors import Kind as VerdictKind
 from connections.microsoft.errors import Verdict, Who
 from connections.models import (
-    AffectedConnection,
     AppRegistration,
     Connection,
     HandOver,
     Incident,
     MailboxAccess,
-    SharedMailbox,
-    Tenant,
     User,
 )
-from connections.services import alerts
+from connections.services.incident_records import Cause, close, mark_healed, report, unhealed
 
 Kind = Incident.Kind
 
@@ -47,26 +41,6 @@ _DIRECTORY_RULES = (
     "AADSTS50131",
     "AADSTS50021",
 )
-_BATCH = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """What an incident says of itself."""
-
-    kind: str
-    key: str
-    title: str
-    code: str
-    cause: str
-    action: str
-    who: str
-    reference: str = ""
-    assignee: User | None = None
-    app_registration: AppRegistration | None = None
-    tenant: Tenant | None = None
-    mailbox: SharedMailbox | None = None
-    person: User | None = None
 
 
 def reference(verdict: Verdict) -> str:
@@ -82,9 +56,9 @@ def connection_flagged(connection: Connection, verdict: Verdict, *, now: datetim
     """A connection has just been flagged: put it into the incident of its cause, and out of any other."""
     cause = _cause_of(connection, verdict)
     with transaction.atomic():
-        others = _unhealed([connection.pk]).filter(incident__kind__in=_BY_CONNECTION)
-        _mark_healed(others.exclude(incident__key=cause.key), now=now)
-        return _report(cause, [connection], now=now)
+        others = unhealed([connection.pk]).filter(incident__kind__in=_BY_CONNECTION)
+        mark_healed(others.exclude(incident__key=cause.key), now=now)
+        return report(cause, [connection], now=now)
 
 
 def _cause_of(connection: Connection, verdict: Verdict) -> Cause:
@@ -124,10 +98,10 @@ def connections_well(pks: Collection[int], *, now: datetime) -> None:
 
     Costs one query when there is nothing to heal, which is nearly always.
     """
-    waiting = _unhealed(pks).filter(incident__kind__in=_BY_CONNECTION)
+    waiting = unhealed(pks).filter(incident__kind__in=_BY_CONNECTION)
     if pks and waiting.exists():
         with transaction.atomic():
-            _mark_healed(waiting, now=now)
+            mark_healed(waiting, now=now)
 
 
 def connection_disabled(connection: Connection, *, now: datetime) -> None:
@@ -138,13 +112,13 @@ def connection_disabled(connection: Connection, *, now: datetime) -> None:
 def connections_disabled(pks: Collection[int], *, now: datetime) -> None:
     """The same for many at once."""
     with transaction.atomic():
-        _mark_healed(_unhealed(pks).exclude(incident__kind=Kind.LEAVER), now=now)
+        mark_healed(unhealed(pks).exclude(incident__kind=Kind.LEAVER), now=now)
 
 
 def connection_removed(connection: Connection, *, now: datetime) -> None:
     """About to be removed: it concerns nobody any more."""
     with transaction.atomic():
-        _mark_healed(_unhealed([connection.pk]), now=now)
+        mark_healed(unhealed([connection.pk]), now=now)
 
 
 # --- Owners ---------------------------------------------------------------------------------------
@@ -161,7 +135,7 @@ def owner_changed(connection: Connection, *, is_cut: bool, now: datetime) -> Non
     if is_cut:
         of_the_owner |= Q(incident__kind__in=_BY_CONNECTION)
     with transaction.atomic():
-        _mark_healed(_unhealed([connection.pk]).filter(of_the_owner), now=now)
+        mark_healed(unhealed([connection.pk]).filter(of_the_owner), now=now)
 
 
 def handed_over(connection: Connection, made: HandOver, *, now: datetime) -> Incident:
@@ -184,13 +158,13 @@ def handed_over(connection: Connection, made: HandOver, *, now: datetime) -> Inc
         app_registration=connection.app_registration,
         tenant=connection.app_registration.tenant,
     )
-    return _report(cause, [connection], now=now)
+    return report(cause, [connection], now=now)
 
 
 def handed_over_done(connection: Connection, *, now: datetime) -> None:
     """The new owner has signed in."""
     with transaction.atomic():
-        _mark_healed(_unhealed([connection.pk]).filter(incident__kind=Kind.HAND_OVER), now=now)
+        mark_healed(unhealed([connection.pk]).filter(incident__kind=Kind.HAND_OVER), now=now)
 
 
 def owner_left(person: User, connections: QuerySet[Connection], *, now: datetime) -> Incident:
@@ -205,12 +179,12 @@ def owner_left(person: User, connections: QuerySet[Connection], *, now: datetime
         Connection.Who.IT_ADMIN,
         person=person,
     )
-    return _report(cause, connections, now=now)
+    return report(cause, connections, now=now)
 
 
 def owner_is_back(person: User, *, now: datetime) -> None:
     """Somebody who counted as having left is back."""
-    _close(f"leaver:{person.pk}", now=now)
+    close(f"leaver:{person.pk}", now=now)
 
 
 # --- App registrations ----------------------------------------------------------------------------
@@ -231,12 +205,12 @@ def app_rejected(app: AppRegistration, verdict: Verdict, *, now: datetime) -> In
         tenant=app.tenant,
     )
     waiting = app.connections.filter(status__in=Connection.KEPT_ALIVE).select_related("owner")
-    return _report(cause, waiting, now=now)
+    return report(cause, waiting, now=now)
 
 
 def app_accepted(app: AppRegistration, *, now: datetime) -> None:
     """Microsoft accepts it again."""
-    _close(f"app:{app.pk}", now=now)
+    close(f"app:{app.pk}", now=now)
 
 
 # --- Microsoft, and ourselves ---------------------------------------------------------------------
@@ -255,14 +229,14 @@ def microsoft_unreachable(environment: str, verdict: Verdict, *, now: datetime) 
         Connection.Who.MICROSOFT,
         reference(verdict),
     )
-    return _report(cause, [], now=now)
+    return report(cause, [], now=now)
 
 
 def microsoft_answers(environments: Collection[str], *, now: datetime) -> None:
     """Tokens came from these environments: an outage there is over. One query when there was none."""
     keys = [f"outage:{environment}" for environment in environments]
     for key in Incident.objects.filter(key__in=keys, closed_at=None).values_list("key", flat=True):
-        _close(key, now=now)
+        close(key, now=now)
 
 
 def secrets_unreadable(pks: Collection[int], *, now: datetime) -> Incident:
@@ -278,7 +252,7 @@ def secrets_unreadable(pks: Collection[int], *, now: datetime) -> Incident:
         Connection.Who.IT_ADMIN,
     )
     affected = Connection.objects.filter(pk__in=pks).select_related("owner")
-    return _report(cause, affected, now=now)
+    return report(cause, affected, now=now)
 
 
 # --- Shared mailboxes -----------------------------------------------------------------------------
@@ -304,15 +278,15 @@ def report_mailbox(access: MailboxAccess, *, now: datetime) -> Incident:
         mailbox=mailbox,
     )
     with transaction.atomic():
-        others = _unhealed([access.connection_id]).filter(incident__mailbox=mailbox).exclude(incident__key=cause.key)
-        _mark_healed(others, now=now)
-        return _report(cause, [access.connection], now=now)
+        others = unhealed([access.connection_id]).filter(incident__mailbox=mailbox).exclude(incident__key=cause.key)
+        mark_healed(others, now=now)
+        return report(cause, [access.connection], now=now)
 
 
 def mailbox_reachable(access: MailboxAccess, *, now: datetime) -> None:
     """The connection reaches the mailbox again, or is no longer meant to."""
     with transaction.atomic():
-        _mark_healed(_unhealed([access.connection_id]).filter(incident__mailbox=access.mailbox_id), now=now)
+        mark_healed(unhealed([access.connection_id]).filter(incident__mailbox=access.mailbox_id), now=now)
 
 
 # --- Reading --------------------------------------------------------------------------------------
@@ -324,111 +298,3 @@ def explaining(connection: Connection, *, among: QuerySet[Incident]) -> int | No
     outage = Q(key=f"outage:{connection.app_registration.tenant.environment}")
     found = among.filter(of_it | outage, closed_at=None).order_by("-opened_at", "-pk")
     return found.values_list("pk", flat=True).first()
-
-
-# --- Opening and closing --------------------------------------------------------------------------
-
-
-def _report(cause: Cause, connections: Iterable[Connection], *, now: datetime) -> Incident:
-    with transaction.atomic():
-        incident, is_new = _find_or_open(cause, now)
-        added = _attach(incident, connections, now)
-        if is_new:
-            audit.record(
-                "incident.opened",
-                incident,
-                actor=None,
-                changes={"code": cause.code, "cause": cause.cause, "connections": added},
-            )
-            alerts.incident_opened(incident, now=now)
-    return incident
-
-
-def _find_or_open(cause: Cause, now: datetime) -> tuple[Incident, bool]:
-    still_open = Incident.objects.select_for_update().filter(key=cause.key, closed_at=None)
-    for _ in range(2):
-        found = still_open.first()
-        if found is not None:
-            Incident.objects.filter(pk=found.pk).update(seen_at=now)
-            return found, False
-        try:
-            with transaction.atomic():
-                return _insert(cause, now), True
-        except IntegrityError:
-            continue  # another worker has just opened it
-    return still_open.get(), False
-
-
-def _insert(cause: Cause, now: datetime) -> Incident:
-    return Incident.objects.create(
-        kind=cause.kind,
-        key=cause.key,
-        title=cause.title[:320],
-        code=cause.code[:60],
-        cause=cause.cause,
-        action=cause.action,
-        who=cause.who,
-        reference=cause.reference,
-        assignee=cause.assignee,
-        assignee_name=str(cause.assignee or "")[:320],
-        app_registration=cause.app_registration,
-        tenant=cause.tenant,
-        mailbox=cause.mailbox,
-        person=cause.person,
-        opened_at=now,
-        seen_at=now,
-    )
-
-
-def _attach(incident: Incident, connections: Iterable[Connection], now: datetime) -> int:
-    """Add connections to the blast radius; those that had healed are in it again."""
-    many = connections.iterator(_BATCH) if isinstance(connections, QuerySet) else iter(connections)
-    count = 0
-    while some := list(itertools.islice(many, _BATCH)):
-        pks = [connection.pk for connection in some]
-        incident.affected.filter(connection_id__in=pks, healed_at__isnull=False).update(healed_at=None, since=now)
-        AffectedConnection.objects.bulk_create(
-            (
-                AffectedConnection(
-                    incident=incident,
-                    connection=connection,
-                    connection_name=connection.name,
-                    owner=connection.owner,
-                    owner_name=str(connection.owner)[:320],
-                    since=now,
-                )
-                for connection in some
-            ),
-            ignore_conflicts=True,
-        )
-        count += len(some)
-    return count
-
-
-def _unhealed(pks: Collection[int]) -> Any:
-    return AffectedConnection.objects.filter(connection_id__in=pks, healed_at=None, incident__closed_at=None)
-
-
-def _mark_healed(affected: Any, *, now: datetime) -> None:
-    rows = dict(affected.values_list("pk", "incident_id"))
-    # Locked before looking: two that heal at once would each see the other one unhealed, and nobody would close it.
-    found = list(Incident.objects.select_for_update().filter(pk__in=set(rows.values())).order_by("pk"))
-    AffectedConnection.objects.filter(pk__in=list(rows)).update(healed_at=now)
-    for incident in found:
-        if incident.kind == Kind.APP_REGISTRATION:
-            continue
-        if not incident.affected.filter(healed_at=None).exists():
-            _close(incident.key, now=now)
-
-
-def _close(key: str, *, now: datetime) -> None:
-    with transaction.atomic():
-        incident = Incident.objects.select_for_update().filter(key=key, closed_at=None).first()
-        if incident is None:
-            return
-        Incident.objects.filter(pk=incident.pk).update(closed_at=now, remind_after=None)
-        incident.closed_at = now
-        incident.affected.filter(healed_at=None).update(healed_at=now)
-        lasted = int((now - incident.opened_at).total_seconds())
-        audit.record("incident.closed", incident, actor=None, changes={"lasted_seconds": lasted})
-        alerts.incident_healed(incident, now=now)

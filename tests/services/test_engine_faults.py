@@ -188,7 +188,7 @@ def test_the_last_two_healing_at_once_close_the_incident(sandbox: Control, monke
         outcomes.flag(connection.pk, dead(), now=NOW, version=1)
     assert Incident.objects.count() == 1
     meet = threading.Barrier(2)
-    mark = incidents._mark_healed
+    mark = incidents.mark_healed
 
     def met(*args: Any, **kwargs: Any) -> None:
         with transaction.atomic():
@@ -196,7 +196,7 @@ def test_the_last_two_healing_at_once_close_the_incident(sandbox: Control, monke
             with suppress(threading.BrokenBarrierError):
                 meet.wait(timeout=1)
 
-    monkeypatch.setattr(incidents, "_mark_healed", met)
+    monkeypatch.setattr(incidents, "mark_healed", met)
 
     def heal(pk: int) -> None:
         try:
