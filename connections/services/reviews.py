@@ -288,7 +288,9 @@ def _answer(review: AccessReview, item: ReviewItem, wanted: Answer, *, actor: Us
     }
     if wanted.decision == Decision.REMOVED:
         values["ended_at"] = now
-        sharing.end_because(share, because(review, wanted.note), actor=actor, now=now)
+        # Taken away by somebody else at this moment: then nobody says that the review did it.
+        if not sharing.end_because(share, because(review, wanted.note), actor=actor, now=now):
+            return ""
     ReviewItem.objects.filter(pk=item.pk).update(**values)
     changes = {"review": f"{review} ({review.pk})", "with": item.with_name, "level": share.level, "note": wanted.note}
     verb = "confirmed" if wanted.decision == Decision.CONFIRMED else "removed"

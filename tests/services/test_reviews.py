@@ -271,6 +271,25 @@ def test_what_ends_by_itself_closes_its_item(alice: User, bob: User, una: User, 
     assert review.closed_at == NOW + 4 * DAY, "nothing is open any more"
 
 
+def test_a_share_taken_away_at_the_same_moment_was_not_ended_by_the_review(
+    alice: User, bob: User, una: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = share(cast.make_connection(owner=bob), una)
+    review = start(alice)
+    end_because = sharing.end_because
+
+    def end_too_late(found: Share, why: str, **more: Any) -> bool:
+        sharing.unshare(found, actor=una, now=NOW)
+        return end_because(found, why, **more)
+
+    monkeypatch.setattr(sharing, "end_because", end_too_late)
+    assert answer(review, bob, "removed").passed_over == 1
+    assert not AuditEvent.objects.filter(action="access_review.share_removed").exists()
+    review_ticks.tick(NOW)
+    assert (review.items.get().decision, review.items.get().ended_at) == ("gone", None)
+    assert AuditEvent.objects.get(action="connection.unshared", target_id=str(given.connection_id)).actor == una
+
+
 # --- The end --------------------------------------------------------------------------------------
 
 
