@@ -73,17 +73,25 @@ def can_decide_approvals(user: User) -> bool:
 def can_decide(user: User, approval: Approval) -> bool:
     """Answer this request: an IT admin who has no part in it.
 
-    Whoever asked has, also if another has asked anew since, whoever owns the connection, and, where a service account
-    asked, whoever is responsible for it, has had the secret of a key of it, or has changed the account since.
+    Whoever asked has, also if another has asked anew since, and whoever owns the connection, or did when it was asked.
+    For a service account that asked or owns it this holds of whoever is responsible for it, has had the secret of a key
+    of it, or has changed the account since.
     """
     if not can_decide_approvals(user):
         return False
     asked, connection = approval.requested_by, approval.connection
-    if asked is not None and (user in (asked, asked.contact) or (asked.is_service and _acts_as(user, asked, approval))):
+    if asked is not None and _stands_for(user, asked, approval):
         return False
     if connection is None:
         return True
-    return connection.owner_id != user.pk and not connection.approvals.filter(requested_by=user).exists()
+    if _stands_for(user, connection.owner, approval) or connection.approvals.filter(requested_by=user).exists():
+        return False
+    return not connection.hand_overs.filter(from_owner=user, at__gte=approval.requested_at).exists()
+
+
+def _stands_for(user: User, account: User, approval: Approval) -> bool:
+    """Whether it is this person's own account, or a service account that they answer for or may have used."""
+    return user in (account, account.contact) or (account.is_service and _acts_as(user, account, approval))
 
 
 def _acts_as(user: User, account: User, approval: Approval) -> bool:

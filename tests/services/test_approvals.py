@@ -228,6 +228,32 @@ def test_the_owner_does_not_approve_what_somebody_asks_for_their_connection(alic
     approvals.approve(asked(), actor=anna, now=NOW)
 
 
+def test_giving_it_away_after_it_was_asked_does_not_free_the_way(alice: User, anna: User, bob: User) -> None:
+    made = start(alice, chosen=["mail.read"])
+    sharing.share(made, person=bob, level="manage", until=None, actor=alice, now=NOW)
+    rule(**SEND)
+    wishes = {"name": "Inbox", "chosen": ["mail.read", "mail.send"], "extra_scopes": ()}
+    connections.change(made, actor=bob, now=NOW, **wishes)  # type: ignore[arg-type]
+    handover.hand_over(made, bob, keep_grant=True, actor=alice, now=NOW + timedelta(minutes=1))
+    with pytest.raises(NotAllowed, match="cannot give it"):
+        approvals.approve(asked(), actor=alice, now=NOW + timedelta(minutes=2))
+    approvals.approve(asked(), actor=anna, now=NOW + timedelta(minutes=2))
+
+
+def test_who_answers_for_the_service_account_that_owns_it_does_not_approve(alice: User, anna: User, bob: User) -> None:
+    robot = service_accounts.create(
+        name="Robot", purpose="Reports", responsible=alice, admin=False, auditor=False, actor=alice, now=NOW
+    )
+    made = start(robot, chosen=["mail.read"])
+    sharing.share(made, person=bob, level="manage", until=None, actor=alice, now=NOW)
+    rule(**SEND)
+    wishes = {"name": "Inbox", "chosen": ["mail.read", "mail.send"], "extra_scopes": ()}
+    connections.change(made, actor=bob, now=NOW, **wishes)  # type: ignore[arg-type]
+    with pytest.raises(NotAllowed, match="cannot give it"):
+        approvals.approve(asked(), actor=alice, now=NOW)
+    approvals.approve(asked(), actor=anna, now=NOW)
+
+
 def test_nobody_asks_microsofts_administrators_for_what_is_not_approved(alice: User, bob: User) -> None:
     made = wish_for_sending(bob)
     with pytest.raises(ApprovalNeeded):
