@@ -37,12 +37,16 @@ def tag(response: HttpResponse, row: models.Model, columns: Sequence[str]) -> No
 
 
 @contextmanager
-def locked(request: HttpRequest, row: M, columns: Sequence[str]) -> Iterator[M]:
+def locked(request: HttpRequest, row: M, columns: Sequence[str], *, part_of: models.Model | None = None) -> Iterator[M]:
     """The row as it stands now, locked until the block ends. Raises NotAsRead, Http404 if it has just gone.
 
-    Whatever the block changes is changed only if If-Match still fits under the lock.
+    Whatever the block changes is changed only if If-Match still fits under the lock. ``part_of`` is what everybody else
+    locks before such a row: locked first here as well, so that nobody waits in a circle.
     """
     with transaction.atomic():
+        if part_of is not None:
+            whole = type(part_of)._default_manager.select_for_update(no_key=True).filter(pk=part_of.pk)
+            list(whole.values_list("pk"))
         current = type(row)._default_manager.select_for_update().filter(pk=row.pk).first()
         if current is None:
             raise Http404

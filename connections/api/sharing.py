@@ -105,7 +105,7 @@ def change_share(request: HttpRequest, response: HttpResponse, ref: str, share_i
     found = keys.find_connection(key, ref)
     share = get_object_or_404(_active(found), pk=share_id)
     access.require(access.can_share(key.owner, found), action="Ask its owner or an IT admin to share it.")
-    with changes.locked(request, share, COLUMNS) as current:
+    with changes.locked(request, share, COLUMNS, part_of=found) as current:
         level = entry.level or current.level
         until = entry.until if "until" in entry.model_fields_set else current.until
         whom = {"person": current.person, "team": current.team}

@@ -11,11 +11,13 @@ from django.db import connections as databases
 from django.db import transaction
 from django.utils import timezone
 
+from connections.api import changes
 from connections.errors import AlreadyExists
 from connections.microsoft.errors import Kind, Verdict, Who
 from connections.models import AccessPeriod, Connection, User
 from connections.services import access_history, accounts, handover, leavers, outcomes, sharing, teams
 from tests import cast
+from tests.api.asking import Program
 from tests.services.test_audit_seals import thread
 
 pytestmark = [pytest.mark.only_on("postgres"), pytest.mark.django_db(transaction=True)]
@@ -118,3 +120,31 @@ def test_what_is_shared_while_it_is_removed_does_not_vanish_unsaid(
     sharer.join(20)
     assert refused
     assert not AccessPeriod.objects.filter(ended_at=None).exclude(kind__in=("owner", "disabled")).exists()
+
+
+def test_changing_a_share_over_the_api_and_on_its_page_do_not_wait_for_each_other(
+    bob: User, dave: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = cast.make_connection(owner=bob)
+    share = sharing.share(connection, person=dave, level="use", until=None, actor=bob, now=NOW)
+    program, real = Program(bob), changes.require_match
+    on_the_page = threading.Thread(target=lambda: _share_again(connection, dave, bob))
+
+    def require_match(*args: Any) -> None:
+        """The API has its locks; whoever is on the page gets a while to take theirs."""
+        real(*args)
+        on_the_page.start()
+        on_the_page.join(0.5)
+
+    monkeypatch.setattr(changes, "require_match", require_match)
+    answer = program.patch(f"connections/{connection.pk}/shares/{share.pk}", {"level": "manage"})
+    on_the_page.join(20)
+    assert answer.status_code == 200, answer.content
+    assert connection.shares.get(ended_at=None).level == "use", "the page came last"
+
+
+def _share_again(connection: Connection, person: User, owner: User) -> None:
+    try:
+        sharing.share(connection, person=person, level="use", until=None, actor=owner, now=timezone.now())
+    finally:
+        databases.close_all()
