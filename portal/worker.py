@@ -96,7 +96,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         """Called by gunicorn in its main thread with what ``handle`` returned."""
         aside = None if fs.cancelled() or fs.exception() else fs.result()
         if isinstance(aside, _PutAside):
-            self.room.put(conn, aside.wait)
+            try:
+                self.room.put(conn, aside.wait)
+            except RuntimeError:  # no thread to be had; as gunicorn does with what it cannot answer
+                self.nr_conns -= 1
+                conn.close()
         else:
             super().finish_request(conn, fs)
 

@@ -53,7 +53,7 @@ def count(name: str, *, limit: int, now: datetime, calls: int = 1) -> Standing |
     key = f"rate:{name}:{moment // WINDOW}"
     try:
         # One round trip, and atomic: INCRBY counts, EXPIRE only makes room again.
-        with _client().pipeline(transaction=True) as pipe:
+        with client().pipeline(transaction=True) as pipe:
             pipe.incrby(key, calls)
             pipe.expire(key, 2 * WINDOW)
             counted = int(pipe.execute()[0])
@@ -94,5 +94,6 @@ _outage = _Outage()
 
 
 @cache
-def _client() -> redis.Redis:
+def client() -> redis.Redis:
+    """The cache itself, for what must be atomic there. It does not hold up callers for long."""
     return redis.Redis.from_url(settings.REDIS_URL, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)

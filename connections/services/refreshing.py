@@ -7,6 +7,7 @@ thread that serves the caller never waits for Microsoft; the callers come back w
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Collection
@@ -37,6 +38,9 @@ MOST_IN_LINE = 500
 # tokens do would otherwise cause a question at every call, until Microsoft makes the whole app registration wait.
 MOST_EARLY = 10
 
+# Looking and deleting in two steps could delete what another one has taken in between.
+_DELETE_OURS = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
+
 # Without the cache every process has its turn: Microsoft is asked more often, and automations get their tokens.
 _CACHE_DOWN = (RedisError, OSError)
 
@@ -46,19 +50,20 @@ def turn_of(pk: int) -> str:
     return f"refresh:{pk}"
 
 
-def take(turn: str) -> bool:
-    """Whether the turn is ours now; to be given back."""
+def take(turn: str) -> int | None:
+    """The mark with which the turn, ours now, is to be given back; None if it is another one's."""
+    mark = secrets.randbits(62)
     try:
-        return bool(cache.add(turn, 1, timeout=TURN_SECONDS))
+        return mark if cache.add(turn, mark, timeout=TURN_SECONDS) else None
     except _CACHE_DOWN:
         logger.warning("The cache cannot be reached; a token is refreshed without taking turns.")
-        return True
+        return mark
 
 
-def give_back(turn: str) -> None:
-    """Let others have the turn."""
+def give_back(turn: str, mark: int) -> None:
+    """Let others have the turn, unless our time was over and another one has it already."""
     with suppress(*_CACHE_DOWN):  # it ends by itself
-        cache.delete(turn)
+        rate_limits.client().eval(_DELETE_OURS, 1, cache.make_key(turn), mark)
 
 
 def over(turns: Collection[str]) -> set[str]:
@@ -102,7 +107,8 @@ def begin(connection: Connection, *, min_valid: int) -> None:
 
 def _in_turn(pk: int, min_valid: int) -> None:
     turn = turn_of(pk)
-    if not take(turn):
+    mark = take(turn)
+    if mark is None:
         return  # another process is at it
     try:
         # Somebody may have been faster between the caller's look and this turn.
@@ -114,7 +120,7 @@ def _in_turn(pk: int, min_valid: int) -> None:
         if not is_early or may_be_early(pk, now):
             refresh(pk, now=now)
     finally:
-        give_back(turn)
+        give_back(turn, mark)
 
 
 class _Line:

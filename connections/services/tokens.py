@@ -110,13 +110,14 @@ def _refresh_once(pk: int, before: Token | None, now: datetime) -> Token | None:
     if refreshing.asked_in_vain(pk, now):
         return None
     turn = refreshing.turn_of(pk)
-    if refreshing.take(turn):
+    mark = refreshing.take(turn)
+    if mark is not None:
         try:
             if before is not None and not refreshing.may_be_early(pk, now):
                 return before
             refreshing.refresh(pk, now=now)
         finally:
-            refreshing.give_back(turn)
+            refreshing.give_back(turn, mark)
         return _better(pk, before, now)
     end = time.monotonic() + LONGEST_WAIT
     while time.monotonic() < end:

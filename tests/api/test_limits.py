@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.core.cache import cache
 from django.test import Client
 from django.utils import timezone
 
@@ -23,7 +24,7 @@ NOW = timezone.now()
 
 @pytest.fixture(autouse=True)
 def fresh_counters() -> Iterator[None]:
-    client = rate_limits._client()
+    client = rate_limits.client()
     for key in client.scan_iter("rate:*"):
         client.delete(key)
     yield
@@ -104,7 +105,7 @@ def test_without_the_cache_the_api_works_unlimited_and_counts_what_it_lets_throu
 
     settings.API_RATE_LIMIT = 1
     nowhere = redis.Redis(host="127.0.0.1", port=1, socket_timeout=0.2, socket_connect_timeout=0.2)
-    monkeypatch.setattr(rate_limits, "_client", lambda: nowhere)
+    monkeypatch.setattr(rate_limits, "client", lambda: nowhere)
     before = rate_limits.uncounted()
     client = robot(cast.make_key(bob)[1])
     answers = [client.get("/api/v1/connections") for _ in range(4)]
@@ -121,10 +122,23 @@ def test_a_cache_that_hangs_holds_up_no_refresh_for_long(settings: Any) -> None:
         address = f"redis://127.0.0.1:{hanging.getsockname()[1]}/0"
         settings.CACHES = {"default": {**settings.CACHES["default"], "LOCATION": address}}
         start = time.monotonic()
-        assert refreshing.take("refresh:1"), "without turns"
-        refreshing.give_back("refresh:1")
+        mark = refreshing.take("refresh:1")
+        assert mark is not None, "without turns"
+        refreshing.give_back("refresh:1", mark)
         assert refreshing.over(["refresh:1"]) == {"refresh:1"}
         assert time.monotonic() - start < 5
+
+
+def test_who_was_too_slow_does_not_give_back_the_turn_of_another() -> None:
+    slow = refreshing.take("refresh:1")
+    assert slow is not None
+    cache.delete("refresh:1")  # its time is over
+    quick = refreshing.take("refresh:1")
+    assert quick is not None
+    refreshing.give_back("refresh:1", slow)
+    assert refreshing.take("refresh:1") is None, "the turn of the second one was given back by the first"
+    refreshing.give_back("refresh:1", quick)
+    assert refreshing.over(["refresh:1"]) == {"refresh:1"}
 
 
 def test_wrong_keys_from_one_address_are_put_off_and_right_ones_are_not(bob: User, settings: Any) -> None:

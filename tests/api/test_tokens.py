@@ -188,7 +188,7 @@ def early_counted_anew() -> Iterator[None]:
     """Connections of other tests have the same numbers."""
 
     def forget() -> None:
-        client = rate_limits._client()
+        client = rate_limits.client()
         for name in client.scan_iter("rate:early:*"):
             client.delete(name)
 

@@ -161,7 +161,7 @@ def test_silent_clients_give_their_threads_back(bob: User, web: Web) -> None:
 def test_a_call_that_waits_counts_once_and_head_counts_like_get(sandbox: Control, bob: User, web: Web) -> None:
     connection = granted(sandbox, "Invoices", owner=bob, expires_at=expired())
     _, key = cast.make_key(bob)
-    rate_limits._client().flushdb()
+    rate_limits.client().flushdb()
     port = web(API_RATE_LIMIT="4")
     sandbox.weather("slow", where="token", delay_ms=300)
     path = f"connections/{connection.pk}/token"
@@ -176,7 +176,7 @@ def test_a_call_that_waits_counts_once_and_head_counts_like_get(sandbox: Control
 
 def test_calls_that_change_something_are_limited_too(bob: User, web: Web) -> None:
     _, key = cast.make_key(bob)
-    rate_limits._client().flushdb()
+    rate_limits.client().flushdb()
     port = web(API_RATE_LIMIT="2")
 
     async def ask() -> list[robots.Answer]:
