@@ -44,6 +44,13 @@ class NotAllowed(PortalError):
     who = "owner"
 
 
+class UnknownParameter(PortalError):
+    """A query parameter that the address does not know; ``action`` names those it does."""
+
+    code = "unknown_parameter"
+    cause = "There is a query parameter too many."
+
+
 class PolicyForbids(PortalError):
     """A rule of the policy is against it; ``cause`` names the rule."""
 

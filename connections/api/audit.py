@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from ninja import Query, Router, Schema
 from pydantic import Field
 
 from connections import access
-from connections.api import keys, problems, reach
+from connections.api import keys, manners, problems, reach
 from connections.api.entries import Day, Text, listed
 from connections.api.links import page_link
 from connections.api.pages import Asked, Page, page
@@ -104,9 +105,14 @@ def export_audit_events(request: HttpRequest, wanted: Query[Filter]) -> Any:
     took what. A key of chosen connections exports their events alone.
     """
     key = _reader(request)
-    text = audit_exports.export(
-        _narrowed(key, wanted), None, form=audit_exports.Format.JSONL, asked=_given(wanted), actor=key.owner
-    )
+    events = _narrowed(key, wanted)
+    text: Iterator[str] = iter(())
+    if manners.asks_head(request):
+        audit_exports.require_right(key.owner)
+    else:
+        text = audit_exports.export(
+            events, None, form=audit_exports.Format.JSONL, asked=_given(wanted), actor=key.owner
+        )
     response = StreamingHttpResponse(text, content_type="application/x-ndjson")
     response["Content-Disposition"] = f'attachment; filename="audit-{timezone.now():%Y-%m-%d-%H%M%S}.jsonl"'
     response["Cache-Control"] = "no-store, private"

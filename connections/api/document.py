@@ -72,7 +72,7 @@ _DESCRIPTIONS = {
     "200": "Done.",
     "201": "Made.",
     "204": "Gone. There is no body.",
-    "400": "The body is not JSON.",
+    "400": "A query parameter that this address does not know, or a body that is not JSON.",
     "401": "The API key is missing, wrong, expired, revoked, or used from the wrong network.",
     "403": "The key lacks the scope, or its owner the right.",
     "404": "There is no such thing, or it is not the key's to see.",

@@ -20,9 +20,9 @@ def mannered(view: View) -> View:
     def answering(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         if request.method == "OPTIONS":
             return _options(view(request, *args, **kwargs))
-        asks_head = request.method == "HEAD"
-        if asks_head:
-            request.method = "GET"
+        is_head = request.method == "HEAD"
+        if is_head:
+            request.method, request.asks_head = "GET", True  # type: ignore[attr-defined]
         answer = None
         try:
             answer = view(request, *args, **kwargs)
@@ -30,9 +30,14 @@ def mannered(view: View) -> View:
             replays.finish(request, answer)
         if answer.status_code == 405:
             answer["Allow"] = _allowed(answer)
-        return _without_body(request, answer) if asks_head else answer
+        return _without_body(request, answer) if is_head else answer
 
     return answering
+
+
+def asks_head(request: HttpRequest) -> bool:
+    """Whether only the headers are asked for: nothing is taken away then, and nothing is recorded as taken."""
+    return getattr(request, "asks_head", False)
 
 
 def _allowed(answer: HttpResponse) -> str:
@@ -44,7 +49,7 @@ def _allowed(answer: HttpResponse) -> str:
 def _without_body(request: HttpRequest, answer: HttpResponse) -> HttpResponse:
     request.method = "HEAD"
     if answer.streaming:
-        answer.close()
+        # Not closed, which would say that the request is over; a stream that was never begun holds nothing.
         told = HttpResponse(status=answer.status_code, headers=dict(answer.items()))
     else:
         told = answer

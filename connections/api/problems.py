@@ -15,10 +15,10 @@ from connections.errors import InvalidInput, KeyRefused, NotAllowed, PortalError
 from connections.models import Connection
 
 MOST_ERRORS = 20  # named in one answer
-# A bad key, a right that is missing, too long an address, a value that cannot be used, too many requests.
-EVERYWHERE = (401, 403, 414, 422, 429)
-CREATING = (400, 409, 413)  # no JSON; exists already, or the same Idempotency-Key is at work; too much of it
-CHANGING = (400, 404, 409, 412, 413)
+# A query parameter too many, a bad key, a right that is missing, too long an address, a value that cannot be used, too many requests.
+EVERYWHERE = (400, 401, 403, 414, 422, 429)
+CREATING = (409, 413)  # exists already, or the same Idempotency-Key is at work; too much of it
+CHANGING = (404, 409, 412, 413)
 REMOVING = (404, 409, 412)
 MICROSOFT = (409, 503)  # it says no; it cannot be asked, or our own secrets cannot be opened
 

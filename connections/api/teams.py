@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
@@ -12,7 +12,7 @@ from pydantic import Field
 
 from connections import access
 from connections.api import changes, problems, reach
-from connections.api.entries import Changes, Entry, Label, Name, Text
+from connections.api.entries import Changes, Entry, Label, Name, Text, listed
 from connections.api.links import located, page_link
 from connections.api.pages import Asked, Page, matching, page
 from connections.api.reach import Scope
@@ -22,6 +22,7 @@ from connections.services import teams
 
 router = Router(tags=["Teams and people"])
 COLUMNS = ("name", "entra_group")
+Kind = Annotated[User.Kind, listed(User.Kind)]
 
 
 class PersonOut(Schema):
@@ -30,6 +31,7 @@ class PersonOut(Schema):
     id: int
     name: str
     username: str = Field(description="The name they sign in with.")
+    kind: Kind = Field(description="A person, or a service account that only its API keys act as.")
 
 
 class PersonPage(Page):
@@ -79,9 +81,9 @@ class TeamChanges(Changes):
 
 @router.get("/people", response={200: PersonPage} | problems.on(), summary="List people")
 def list_people(request: HttpRequest, wanted: Query[Found]) -> Any:
-    """Everybody a connection can be shared with."""
+    """Everybody and everything a connection can be shared with: people, and service accounts."""
     reach.unlimited(request, Scope.ADMIN_READ)
-    found = access.people().filter(matching(wanted.q, "first_name", "last_name", "username"))
+    found = access.accounts().filter(matching(wanted.q, "first_name", "last_name", "username"))
     return page(found, wanted, describe=describe_person)
 
 
@@ -204,4 +206,4 @@ def describe(team: Team) -> dict[str, Any]:
 
 def describe_person(user: User) -> dict[str, Any]:
     """Somebody as PersonOut."""
-    return {"id": user.pk, "name": str(user), "username": user.username}
+    return {"id": user.pk, "name": str(user), "username": user.username, "kind": user.kind}

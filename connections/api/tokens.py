@@ -11,7 +11,7 @@ from ninja import Query, Router, Schema
 from pydantic import Field
 
 from connections import access, audit
-from connections.api import keys, problems
+from connections.api import keys, manners, problems
 from connections.api.connections import link_of
 from connections.errors import ConnectionUnusable, NotAllowed, PortalError, TryAgainSoon
 from connections.models import ApiKey, Connection
@@ -57,7 +57,8 @@ def fetch_token(request: HttpRequest, response: HttpResponse, ref: str, wanted: 
             return _put_aside(request, token)
     except (ConnectionUnusable, TryAgainSoon) as error:
         return _refused(key, connection, error)
-    api_keys.note_fetch(key, connection, address=audit.origin.get().address, now=timezone.now())
+    if not manners.asks_head(request):
+        api_keys.note_fetch(key, connection, address=audit.origin.get().address, now=timezone.now())
     response["Cache-Control"] = "no-store, private"
     if token.trouble:
         response["Portal-Trouble"] = token.trouble

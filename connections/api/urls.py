@@ -26,6 +26,7 @@ from connections.api import (
 )
 from connections.api.document import PortalAPI
 from connections.api.keys import KeyAuth
+from connections.api.strictness import be_strict
 
 api = PortalAPI(
     title="Connections for Microsoft 365",
@@ -54,6 +55,7 @@ for module in (
     teams,
     audit,
 ):
+    be_strict(module.router)
     api.add_router("", module.router)
 
 routes = api.urls

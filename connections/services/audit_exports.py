@@ -48,6 +48,11 @@ COLUMNS = (
 )
 
 
+def require_right(actor: User) -> None:
+    """Raises NotAllowed unless the actor may take the trail away."""
+    access.require(access.can_export_audit(actor), cause="Only auditors export.", action="Ask one of them.")
+
+
 def export(
     events: QuerySet[AuditEvent] | None,
     fetches: QuerySet[TokenFetch] | None,
@@ -61,7 +66,7 @@ def export(
     The trail notes the beginning at once, and the end with the number of rows, also when it breaks off. What is
     recorded after the beginning is not in it. Raises NotAllowed.
     """
-    access.require(access.can_export_audit(actor), cause="Only auditors export.", action="Ask one of them.")
+    require_right(actor)
     last = {
         "last_event": AuditEvent.objects.aggregate(last=Max("pk"))["last"] or 0,
         "last_fetch": TokenFetch.objects.aggregate(last=Max("pk"))["last"] or 0,

@@ -18,7 +18,7 @@ from ninja import Schema
 
 from connections.api import changes, document
 from connections.api.urls import api
-from connections.models import AuditEvent, StoredReply, Team, User
+from connections.models import AuditEvent, StoredReply, Team, TokenFetch, User
 from connections.services import stored_replies, teams
 from tests import cast
 from tests.api.asking import Program, told, wrong_fields
@@ -313,6 +313,48 @@ def test_head_is_get_without_the_body(alice: User) -> None:
     answer = program.client.head("/api/v1/teams")
     assert (answer.status_code, answer.content) == (200, b"")
     assert int(answer["Content-Length"]) == len(program.get("teams").content)
+
+
+def test_head_of_a_token_takes_none_away(bob: User) -> None:
+    connection = cast.make_connection(access_token="x" * 20, expires_at=timezone.now() + timedelta(hours=1))
+    program = Program(bob)
+    answer = program.client.head(f"/api/v1/connections/{connection.pk}/token")
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert not TokenFetch.objects.exists()
+    assert program.get(f"connections/{connection.pk}/token").status_code == 200
+    assert TokenFetch.objects.count() == 1
+
+
+def test_head_of_an_export_starts_none(carol: User, alice: User) -> None:
+    answer = Program(carol).client.head("/api/v1/audit-events/export")
+    assert (answer.status_code, answer["Content-Type"]) == (200, "application/x-ndjson")
+    assert not AuditEvent.objects.filter(action__startswith="audit.export").exists()
+    assert Program(alice).client.head("/api/v1/audit-events/export").status_code == 403
+
+
+@pytest.mark.parametrize("path", ["connections", "teams", "people", "me", "audit-events/export", "connections/1/token"])
+def test_a_misspelt_parameter_is_refused_and_the_known_ones_are_named(alice: User, path: str) -> None:
+    cast.make_connection(pk=1, owner=alice)
+    answer = Program(alice).get(path, stauts="active")
+    assert told(answer) == (400, "unknown_parameter")
+    assert [one["field"] for one in answer.json()["errors"]] == ["stauts"]
+    assert "stauts" in answer.json()["detail"]
+
+
+def test_a_list_names_the_parameters_it_knows(bob: User) -> None:
+    action = Program(bob).get("connections", stauts="active").json()["action"]
+    assert "status" in action
+    assert "limit" in action
+
+
+def test_without_a_key_nothing_is_told_of_parameters(client: Client) -> None:
+    assert told(client.get("/api/v1/connections", {"stauts": "active"}))[0] == 401
+
+
+def test_the_list_of_people_knows_the_service_accounts_that_can_be_shared_with(alice: User) -> None:
+    robots = cast.make_service_account()
+    kinds = {one["id"]: one["kind"] for one in Program(alice).get("people").json()["items"]}
+    assert kinds == {alice.pk: "person", robots.pk: "service"}
 
 
 def test_options_tell_the_methods(client: Client) -> None:
