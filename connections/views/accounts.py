@@ -39,6 +39,7 @@ def sign_in(request: HttpRequest) -> HttpResponse:
         if form.is_valid():
             user = form.get_user()
             auth.login(request, user)
+            request.session.set_expiry(None)  # not what a sign-in link left in this browser
             accounts.signed_in(user, actor=user, method="password")
             return HttpResponseRedirect(_next_url(request))
         _record_failure(request)

@@ -79,6 +79,7 @@ def _wishes(connection: Connection) -> dict[str, object]:
 def _to_microsoft(request: HttpRequest, token: str) -> HttpResponse:
     """Bind the link to this browser and send it to Microsoft. Nobody is signed in here by that, before or after."""
     now = timezone.now()
+    sign_in_links.open_link(token, now=now)  # who has none is given no session
     request.session.cycle_key()  # nobody who has planted a session in this browser shares what is in it from now on
     browser = request.session.setdefault(pipeline.LINK_BROWSER, secrets.token_urlsafe(32))
     if not request.user.is_authenticated:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import time_machine
+from django.conf import settings
 from django.contrib.sessions.models import Session
 from django.db import connection as database
 from django.test import Client
@@ -319,6 +320,24 @@ def test_who_is_signed_in_stays_who_they_are(person: Meet, bob: User, dave: User
 def test_a_link_nobody_made_tells_nothing(db: None, token: str) -> None:
     answer = Client().get(f"/sign-in-link/{token}/")
     assert (answer.status_code, "not valid" in answer.content.decode()) == (410, True)
+
+
+@pytest.mark.usefixtures("db")
+def test_a_link_nobody_made_leaves_no_session() -> None:
+    assert Client().post("/sign-in-link/made-up/").status_code == 410
+    assert not Session.objects.exists()
+
+
+def test_a_sign_in_to_the_portal_lasts_as_long_as_any_after_a_link_in_the_same_browser(
+    bob: User, stranger: Person
+) -> None:
+    stranger.post(link_of(pending(bob), bob))
+    assert stranger.portal.session.get_expiry_age() == 3600
+    bob.set_password("a-long-pass-phrase")
+    bob.save(update_fields=["password"])
+    stranger.portal.post("/sign-in/", {"username": bob.username, "password": "a-long-pass-phrase"})
+    assert "_auth_user_id" in stranger.portal.session
+    assert stranger.portal.session.get_expiry_age() == settings.SESSION_COOKIE_AGE
 
 
 def test_the_address_of_a_link_ends_nowhere(bob: User, caplog: pytest.LogCaptureFixture) -> None:
