@@ -6,13 +6,16 @@ import inspect
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.http import HttpRequest, HttpResponse
+from django.urls import resolve
 from django.utils import timezone
 
+from connections import access
 from connections.api import keys
-from connections.errors import InvalidInput
-from connections.models import StoredReply
+from connections.errors import InvalidInput, NotAllowed
+from connections.models import ApiKey, StoredReply
 from connections.services import stored_replies
 
 HEADER = "Idempotency-Key"
@@ -36,6 +39,7 @@ def idempotent(scope: str) -> Callable[[View], View]:
                 raise InvalidInput(f"An {HEADER} has at most {LONGEST} characters.", field=HEADER)
             claimed = stored_replies.claim(key, idempotency_key=text, request=_same(request), now=timezone.now())
             if isinstance(claimed, stored_replies.Reply):
+                _require_sight(key, claimed, kwargs.get("ref"))
                 return _again(claimed)
             request.claimed_reply = claimed  # type: ignore[attr-defined]
             return view(request, *args, **kwargs)
@@ -57,11 +61,32 @@ def finish(request: HttpRequest, answer: HttpResponse | None) -> None:
         stored_replies.give_up(claimed)
         return
     headers = {name: answer[name] for name in _HEADERS if name in answer}
-    stored_replies.keep(claimed, stored_replies.Reply(answer.status_code, answer.content.decode(), headers))
+    stored_replies.keep(
+        claimed, stored_replies.Reply(answer.status_code, answer.content.decode(), headers, _standing(claimed.key))
+    )
 
 
 def _same(request: HttpRequest) -> bytes:
     return b"\n".join((str(request.method).encode(), request.get_full_path().encode("utf-8", "replace"), request.body))
+
+
+def _standing(key: ApiKey) -> str:
+    """What decides, besides single connections, what a key may see."""
+    who = access.person(key.owner)
+    return f"admin={who.is_admin} auditor={who.is_auditor} narrowed={key.only_chosen}"
+
+
+def _require_sight(key: ApiKey, reply: stored_replies.Reply, ref: str | None) -> None:
+    """An answer tells what was to be seen then. Raises what a new request would, or NotAllowed."""
+    if reply.standing != _standing(key):
+        raise NotAllowed(
+            "This was answered before, and the rights of the key or its owner have changed since.",
+            action="Read what there is now with a new request.",
+        )
+    if ref is None and "Location" in reply.headers:
+        ref = resolve(urlsplit(reply.headers["Location"]).path).kwargs.get("ref")
+    if ref is not None:
+        keys.find_connection(key, str(ref))
 
 
 def _again(reply: stored_replies.Reply) -> HttpResponse:

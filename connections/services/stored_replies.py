@@ -46,6 +46,8 @@ class Reply:
     status: int
     body: str
     headers: dict[str, str]
+    # What the caller was when it was given; who is less now must not read it again.
+    standing: str
 
 
 def claim(key: ApiKey, *, idempotency_key: str, request: bytes, now: datetime) -> StoredReply | Reply:
@@ -68,7 +70,7 @@ def claim(key: ApiKey, *, idempotency_key: str, request: bytes, now: datetime) -
         raise KeyReused
     if found.status is not None:
         told = json.loads(found.answer or "{}")
-        return Reply(found.status, told["body"], told["headers"])
+        return Reply(found.status, told["body"], told["headers"], told.get("standing", ""))
     abandoned = Q(pk=found.pk, status=None, started_at=found.started_at)
     if found.started_at > now - RUNS_AT_MOST or not mine.filter(abandoned).update(started_at=now):
         raise InProgress
@@ -78,7 +80,7 @@ def claim(key: ApiKey, *, idempotency_key: str, request: bytes, now: datetime) -
 
 def keep(claimed: StoredReply, reply: Reply) -> None:
     """Keep the answer of a claimed request; not if somebody else has taken the claim over since."""
-    answer = json.dumps({"body": reply.body, "headers": reply.headers})
+    answer = json.dumps({"body": reply.body, "headers": reply.headers, "standing": reply.standing})
     mine = StoredReply.objects.filter(pk=claimed.pk, status=None, started_at=claimed.started_at)
     mine.update(status=reply.status, answer=answer)
 

@@ -357,6 +357,25 @@ def test_the_list_of_people_knows_the_service_accounts_that_can_be_shared_with(a
     assert kinds == {alice.pk: "person", robots.pk: "service"}
 
 
+def test_a_replay_tells_nothing_that_the_key_may_no_longer_see(alice: User, bob: User) -> None:
+    mine = cast.make_connection(owner=bob)
+    program = Program(bob)
+    path = f"connections/{mine.pk}/disable"
+    assert program.post(path, idempotency_key="once").status_code == 200
+    assert program.post(path, idempotency_key="once")["Idempotency-Replayed"] == "true"
+    mine.owner = alice
+    mine.save(update_fields=["owner"])
+    assert told(program.post(path, idempotency_key="once")) == (404, "not_found")
+
+
+def test_a_replay_tells_nothing_to_who_is_no_longer_it_admin(alice: User) -> None:
+    program = Program(alice)
+    assert program.post("teams", {"name": "Sales"}, idempotency_key="once").status_code == 201
+    assert program.post("teams", {"name": "Sales"}, idempotency_key="once")["Idempotency-Replayed"] == "true"
+    alice.groups.clear()
+    assert told(program.post("teams", {"name": "Sales"}, idempotency_key="once")) == (403, "not_allowed")
+
+
 def test_options_tell_the_methods(client: Client) -> None:
     answer = client.options("/api/v1/teams")
     assert (answer.status_code, answer["Allow"]) == (204, "GET, HEAD, OPTIONS, POST")
