@@ -9,7 +9,7 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from connections import access, audit
-from connections.errors import AlreadyExists
+from connections.errors import AlreadyExists, InvalidInput
 from connections.models import Team, TeamMember, User
 from connections.services import access_history, sharing
 
@@ -56,8 +56,11 @@ def remove(team: Team, *, actor: User, now: datetime | None = None) -> None:
 
 
 def add_member(team: Team, user: User, *, actor: User | None, now: datetime | None = None) -> None:
-    """Put somebody into the team. Doing it twice is harmless. Raises NotAllowed."""
-    access.require(actor is None or access.can_manage_teams(actor), action="Ask an IT admin.")
+    """Put somebody into the team; ``actor`` None: their group did. Doing it twice is harmless.
+
+    Raises NotAllowed, InvalidInput if the team follows a group.
+    """
+    _require_by_hand(team, actor)
     now = now or timezone.now()
     with transaction.atomic():
         _, is_new = TeamMember.objects.get_or_create(team=team, user=user)
@@ -67,8 +70,11 @@ def add_member(team: Team, user: User, *, actor: User | None, now: datetime | No
 
 
 def remove_member(team: Team, user: User, *, actor: User | None, now: datetime | None = None) -> None:
-    """Take somebody out of the team; what was shared with it is out of their reach at once. Raises NotAllowed."""
-    access.require(actor is None or access.can_manage_teams(actor), action="Ask an IT admin.")
+    """Take somebody out of the team; what was shared with it is out of their reach at once.
+
+    ``actor`` None: their group did. Raises NotAllowed, InvalidInput if the team follows a group.
+    """
+    _require_by_hand(team, actor)
     with transaction.atomic():
         _take_out(team, user, actor, now or timezone.now())
 
@@ -86,6 +92,17 @@ def follow_groups(user: User, groups: Collection[str]) -> None:
         add_member(team, user, actor=None)
     for team in following.exclude(entra_group__in=groups).filter(members=user):
         remove_member(team, user, actor=None)
+
+
+def _require_by_hand(team: Team, actor: User | None) -> None:
+    if actor is None:
+        return
+    access.require(access.can_manage_teams(actor), action="Ask an IT admin.")
+    if not members_can_be_changed(team):
+        raise InvalidInput(
+            f"{team} follows a group of the directory: who is in it comes and goes with that.",
+            action="Change the group in Entra; it counts from the next sign-in.",
+        )
 
 
 def _take_out(team: Team, user: User, actor: User | None, now: datetime) -> None:

@@ -14,6 +14,7 @@ from connections.errors import InvalidInput, NotAllowed
 from connections.models import AuditEvent, Connection, Share, Team, User
 from connections.services import accounts, sharing, teams
 from tests import cast
+from tests.api.asking import Program
 
 pytestmark = pytest.mark.django_db
 
@@ -157,6 +158,19 @@ def test_removing_a_team_ends_what_was_shared_with_it(alice: User, bob: User, da
     teams.remove(team, actor=alice)
     assert not access.can_fetch_token(forget(dave), connection)
     assert AuditEvent.objects.filter(action="connection.unshared").count() == 1
+
+
+def test_nobody_is_put_into_a_following_team_or_taken_out_by_hand(
+    alice: User, bob: User, dave: User, signed_in: SignIn
+) -> None:
+    team = teams.add("Finance", entra_group="group-1", actor=alice)
+    accounts.follow_directory(dave, claims={"name": "Dave Stranger", "groups": ["group-1"]})
+    program, path = Program(alice), f"teams/{team.pk}/members"
+    assert program.send("put", f"{path}/{bob.pk}").status_code == 422
+    assert program.delete(f"{path}/{dave.pk}").status_code == 422
+    answer = signed_in(alice).post(f"/teams/{team.pk}/members/add/", {"user": bob.pk})
+    assert b"follows a group of the directory" in answer.content
+    assert list(team.members.all()) == [dave]
 
 
 def test_a_following_team_follows_its_group_at_each_sign_in(alice: User, dave: User) -> None:
