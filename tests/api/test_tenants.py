@@ -131,4 +131,4 @@ def test_nobody_who_has_left_is_put_into_a_team(alice: User, bob: User) -> None:
 
 def test_people_are_found_by_name(alice: User, bob: User) -> None:
     found = Program(alice).get("people", q="BOB").json()["items"]
-    assert found == [{"id": bob.pk, "name": "Bob Member", "username": "bob"}]
+    assert found == [{"id": bob.pk, "name": "Bob Member", "username": "bob", "kind": "person"}]
