@@ -57,6 +57,7 @@ class Told:
     ended_at: datetime | None = None
     started_by: str = ""
     source: str = ""  # where to look: an event or a row
+    is_removal: bool = False  # of an account: it never signs in again
 
     @property
     def key(self) -> Key:
@@ -180,7 +181,7 @@ class _Replay:
 
     def account_removed(self, event: AuditEvent, facts: dict[str, Any]) -> None:
         self._end_all(event.at, person_id=int(event.target_id))
-        self._begin(event, Kind.DISABLED, person_id=int(event.target_id))
+        self._begin(event, Kind.DISABLED, person_id=int(event.target_id), is_removal=True)
 
 
 def _share(event: AuditEvent, facts: dict[str, Any]) -> dict[str, Any]:
@@ -244,10 +245,17 @@ def _compare(trail: list[Told], table: list[Told], began: datetime, slack: timed
         elif near:
             left.remove(near[0])
             yield f"The audit trail ({told.source}) says “{told}”; the access history ({near[0].source}) says “{near[0]}”."
-        elif told.ended_at is None or told.ended_at > began:
+        elif not _is_over(told, began):
             yield f"Only the audit trail ({told.source}) knows “{told}”."
     for one in left:
         yield f"Only the access history ({one.source}) knows “{one}”."
+
+
+def _is_over(told: Told, began: datetime) -> bool:
+    """Whether nothing was left of it when the history began to be kept."""
+    if told.is_removal:
+        return told.started_at <= began
+    return told.ended_at is not None and told.ended_at <= began
 
 
 def _agree(told: Told, row: Told, began: datetime, slack: timedelta) -> bool:

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from connections import audit
 from connections.models import AccessPeriod, AuditEvent, Connection, User
-from connections.services import access_history, access_replay, connections, sharing, teams
+from connections.services import access_history, access_replay, accounts, connections, sharing, teams
 from tests import cast
 
 pytestmark = pytest.mark.django_db
@@ -78,6 +78,17 @@ def test_what_ended_before_the_history_was_kept_need_not_be_in_it(story: Connect
     assert access_replay.differences() != []
     assert access_replay.differences(since=NOW + 2 * HOUR) == []
     assert access_replay.differences(since=NOW + 2 * HOUR - timedelta(seconds=1)) != []
+
+
+def test_who_was_removed_before_the_history_was_kept_need_not_be_in_it(story: Connection, alice: User) -> None:
+    """Nothing was left of them that it could have been filled from."""
+    gone = cast.make_person("gone")
+    teams.add_member(teams.add("Sales", actor=alice), gone, actor=alice, now=NOW + HOUR)
+    accounts.remove(gone, actor=alice, now=NOW + 2 * HOUR)
+    AccessPeriod.objects.filter(person_name__startswith="Gone").delete()
+    assert access_replay.differences(since=NOW + 2 * HOUR) == []
+    (line,) = access_replay.differences(since=NOW + 2 * HOUR - timedelta(seconds=1))[:1]
+    assert "Only the audit trail" in line
 
 
 def test_rows_from_before_may_be_a_little_off_their_events_and_no_more(story: Connection) -> None:
