@@ -349,6 +349,10 @@ list_shares                           GET    401 200 200 200 200 404 404 200 200
 add_share                             POST   401 201 403 201 403 404 404 201 403
 change_share                          PATCH  401 200 403 200 403 404 404 200 403
 end_share                             DELETE 401 204 403 204 403 404 404 204 403
+read_hand_over                        GET    401 200 403 403 403 404 404 200 403
+hand_over                             POST   401 200 403 403 403 404 404 200 403
+read_belongings                       GET    401 403 403 403 403 403 403 200 403
+hand_over_all                         POST   401 403 403 403 403 403 403 200 403
 list_attached                         GET    401 200 200 200 200 404 404 200 200
 attach_mailbox                        POST   401 201 403 201 403 404 404 403 403
 detach_mailbox                        DELETE 401 204 403 204 403 404 404 403 403

@@ -155,6 +155,7 @@ class World:
             "event_id": self.event.pk,
             "incident_id": self.incident.pk,
             "mailbox_id": self.mailbox.pk,
+            "person_id": self.people["bob"].pk,
             "ref": str(self.connection.pk),
             "request_id": self.consent_request.pk,
             "share_id": self.share.pk,
@@ -391,5 +392,7 @@ def _posted_to_api(world: World) -> dict[str, dict[str, Any]]:
         "api:change_app_registration": {"name": "Renamed"},
         "api:add_credential": {"kind": "generate", "months": 12},
         "api:ask_consent": {"connection_id": world.connection.pk, "reason": "For the invoices."},
+        "api:hand_over": {"new_owner": "dave"},
+        "api:hand_over_all": {"new_owner_id": world.people["dave"].pk, "grant": "cut"},
         "api:decline_consent_request": {"reason": "Not now."},
     }

@@ -14,6 +14,7 @@ TAGS = {
     "Tokens": "What automations live on: valid access tokens, or why there is none.",
     "Connections": "Authorised links to Microsoft Graph: listed, made, changed, checked, switched off and removed.",
     "Sharing": "Who else uses or manages a connection.",
+    "Handing over": "Another owner for one connection, or for everything somebody owns; and what that means, before.",
     "Mailboxes": "Shared mailboxes, the connections they are attached to, and whether they are really reached.",
     "Incidents": "What is broken, since when, and who must act.",
     "Tenants": "Microsoft Entra directories.",

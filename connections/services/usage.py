@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from django.db.models import Max, Sum
 
-from connections.models import Share, TokenFetch
+from connections.models import ApiKey, Share, TokenFetch, User
 
 LATELY = timedelta(days=30)
 
@@ -63,3 +63,22 @@ def of(pks: Collection[int], *, now: datetime) -> dict[int, Usage]:
         )
         keys[use.connection_id].append(use)
     return {pk: Usage(tuple(shares[pk]), tuple(keys[pk])) for pk in pks}
+
+
+@dataclass(frozen=True, slots=True)
+class WorkingKey:
+    """A key that works, and the names of the connections whose tokens it fetched lately."""
+
+    key: ApiKey
+    fetched: tuple[str, ...]
+
+
+def working_keys(owner: User, *, now: datetime) -> list[WorkingKey]:
+    """Keys of somebody that work, at most 100, by name: they act as their owner and cannot be handed over."""
+    found = []
+    for key in ApiKey.objects.filter(owner=owner, revoked_at=None).order_by("name", "pk")[:100]:
+        if key.is_valid(now):
+            fetched = key.fetches.filter(minute__gte=now - LATELY).order_by()
+            names = sorted(set(fetched.values_list("connection_name", flat=True)))
+            found.append(WorkingKey(key, tuple(names)))
+    return found

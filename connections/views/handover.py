@@ -93,7 +93,7 @@ def person(request: HttpRequest, pk: int) -> HttpResponse:
         "form": form,
         "rows": [{**row, "usage": used[row["connection"].pk]} for row in form.rows()],
         "more": max(0, owned.count() - len(connections)),
-        "keys": _keys(leaver),
+        "keys": usage.working_keys(leaver, now=now),
         "service_accounts": list(access.visible_service_accounts(user).filter(responsible=leaver)[:AT_ONCE]),
     }
     return render(request, "handover/person.html", context, status=422 if form.is_bound and form.errors else 200)
@@ -114,18 +114,6 @@ def _hand_over_all(request: HttpRequest, form: LeaverForm, user: User) -> bool:
         plural = "connections have" if done > 1 else "connection has"
         messages.success(request, f"{done} {plural} a new owner, who is asked to sign in where that is needed.")
     return not form.errors
-
-
-def _keys(leaver: User) -> list[dict[str, Any]]:
-    """Keys that work, what each fetched lately and from when: they act as their owner and cannot be handed over."""
-    now = timezone.now()
-    found = []
-    for key in ApiKey.objects.filter(owner=leaver, revoked_at=None).order_by("name", "pk")[:100]:
-        if key.is_valid(now):
-            fetched = key.fetches.filter(minute__gte=now - usage.LATELY).order_by()
-            names = sorted(set(fetched.values_list("connection_name", flat=True)))
-            found.append({"key": key, "fetched": names})
-    return found
 
 
 def _revoke(request: HttpRequest, user: User, leaver: User) -> HttpResponse:
