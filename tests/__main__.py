@@ -32,6 +32,7 @@ _ONLY_ON = {
     ),
     "postgres": (
         "tests/api/test_schemathesis.py",
+        "tests/api/test_schemathesis_running.py",
         "tests/test_bad_requests.py",
         "tests/test_csp.py",
         "tests/test_secret_columns.py",

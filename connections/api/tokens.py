@@ -16,6 +16,7 @@ from connections.api.connections import link_of
 from connections.errors import ConnectionUnusable, NotAllowed, PortalError, TryAgainSoon
 from connections.models import ApiKey, Connection
 from connections.services import api_keys, incidents, refreshing, tokens
+from connections.services.refreshing import Wanted
 from portal.waiting import AGAIN, MAY_WAIT, WAIT, Wait
 
 router = Router(tags=["Tokens"])
@@ -29,12 +30,23 @@ class TokenOut(Schema):
     token_type: str = "Bearer"  # noqa: S105
     expires_at: datetime
     scope: str
+    id: str = Field(description="Names this token without telling it: what `refused` takes.")
 
 
 class TokenWanted(Schema):
     """What is asked of a token."""
 
     min_valid: int = Field(300, ge=0, le=LONGEST_VALIDITY, description="Seconds the token must last at least.")
+    refused: str = Field(
+        "",
+        pattern="^([0-9a-f]{32})?$",
+        description="The `id` of a token that Microsoft did not accept, though its time is not over: another one is wanted.",
+    )
+
+    @property
+    def of_service(self) -> Wanted:
+        """The same in the services' words."""
+        return Wanted(self.min_valid, self.refused)
 
 
 @router.get(
@@ -46,13 +58,14 @@ def fetch_token(request: HttpRequest, response: HttpResponse, ref: str, wanted: 
     """A valid access token. Never cached, never a refresh token. `ref` is the connection's number or name.
 
     While a valid token exists, trouble at Microsoft does not reach the caller; the header `Portal-Trouble` tells of it.
+    The token that was `refused` is replaced once, however many name it, and never handed out to who names it.
     """
     key = keys.require_scope(request, ApiKey.Scope.TOKEN_READ)
     connection = _find(key, ref)
-    if connection.is_blocked_by_app and not _still_valid(connection, wanted.min_valid):
+    if connection.is_blocked_by_app and not _has(connection, wanted.of_service):
         return _refused(key, connection, _blocked_by_app(connection))
     try:
-        token = _hand_out(request, connection, wanted.min_valid)
+        token = _hand_out(request, connection, wanted.of_service)
         if isinstance(token, tokens.Refreshing):
             return _put_aside(request, token)
     except (ConnectionUnusable, TryAgainSoon) as error:
@@ -62,7 +75,12 @@ def fetch_token(request: HttpRequest, response: HttpResponse, ref: str, wanted: 
     response["Cache-Control"] = "no-store, private"
     if token.trouble:
         response["Portal-Trouble"] = token.trouble
-    return {"access_token": token.access_token, "expires_at": token.expires_at, "scope": token.scope}
+    return {
+        "access_token": token.access_token,
+        "expires_at": token.expires_at,
+        "scope": token.scope,
+        "id": token.id,
+    }
 
 
 def _find(key: ApiKey, ref: str) -> Connection:
@@ -79,12 +97,12 @@ def _find(key: ApiKey, ref: str) -> Connection:
     return found
 
 
-def _hand_out(request: HttpRequest, connection: Connection, min_valid: int) -> tokens.Token | tokens.Refreshing:
+def _hand_out(request: HttpRequest, connection: Connection, wanted: Wanted) -> tokens.Token | tokens.Refreshing:
     """A token; where the server has a waiting room, without holding its thread while Microsoft is asked."""
     now = timezone.now()
     if MAY_WAIT in request.META or AGAIN in request.META:
-        return tokens.offer(connection, now=now, min_valid=min_valid, waited=AGAIN in request.META)
-    return tokens.hand_out(connection, now=now, min_valid=min_valid)
+        return tokens.offer(connection, wanted, now=now, waited=AGAIN in request.META)
+    return tokens.hand_out(connection, wanted, now=now)
 
 
 def _put_aside(request: HttpRequest, refresh: tokens.Refreshing) -> HttpResponse:
@@ -93,8 +111,12 @@ def _put_aside(request: HttpRequest, refresh: tokens.Refreshing) -> HttpResponse
     return problems.of(TryAgainSoon("Too many callers wait for a token at this moment."))
 
 
-def _still_valid(connection: Connection, min_valid: int) -> bool:
-    return connection.expires_at is not None and (connection.expires_at - timezone.now()).total_seconds() > min_valid
+def _has(connection: Connection, wanted: Wanted) -> bool:
+    """Whether the stored token will do. One of a connection that is not well is for the token call itself to refuse."""
+    now = timezone.now()
+    if connection.access_token is None or connection.expires_at is None:
+        return False
+    return wanted.accepts(connection.access_token, connection.expires_at, now)
 
 
 def _blocked_by_app(connection: Connection) -> ConnectionUnusable:

@@ -6,6 +6,7 @@ thread that serves the caller never waits for Microsoft; the callers come back w
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import secrets
 import threading
@@ -13,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.core.cache import cache
@@ -43,6 +45,27 @@ _DELETE_OURS = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call(
 
 # Without the cache every process has its turn: Microsoft is asked more often, and automations get their tokens.
 _CACHE_DOWN = (RedisError, OSError)
+
+
+def id_of(access_token: str) -> str:
+    """A name for a token which tells nothing of it: the first half of its SHA-256."""
+    return hashlib.sha256(access_token.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a caller asks of a token."""
+
+    min_valid: int  # seconds it must last at least
+    refused: str = ""  # id_of a token which Microsoft's services did not accept, though its time is not over
+
+    def accepts(self, access_token: str, expires_at: datetime, now: datetime) -> bool:
+        """Whether this token will do."""
+        return expires_at >= now + timedelta(seconds=self.min_valid) and not self.refuses(access_token)
+
+    def refuses(self, access_token: str) -> bool:
+        """Whether it is the very token that was refused."""
+        return bool(self.refused) and self.refused == id_of(access_token)
 
 
 def turn_of(pk: int) -> str:
@@ -97,15 +120,15 @@ def refresh(pk: int, *, now: datetime) -> None:
     outcomes.write(asking.ask(keepalive.claim_one(pk, now=now)), now=now)
 
 
-def begin(connection: Connection, *, min_valid: int) -> None:
-    """See to it that the connection is refreshed, unless its token lasts ``min_valid`` seconds; returns at once.
+def begin(connection: Connection, wanted: Wanted) -> None:
+    """See to it that the connection is refreshed, unless its token is as ``wanted``; returns at once.
 
     Raises TryAgainSoon if too much is under way already.
     """
-    _line.add(connection.pk, connection.app_registration_id, lambda: _in_turn(connection.pk, min_valid))
+    _line.add(connection.pk, connection.app_registration_id, lambda: _in_turn(connection.pk, wanted))
 
 
-def _in_turn(pk: int, min_valid: int) -> None:
+def _in_turn(pk: int, wanted: Wanted) -> None:
     turn = turn_of(pk)
     mark = take(turn)
     if mark is None:
@@ -113,10 +136,14 @@ def _in_turn(pk: int, min_valid: int) -> None:
     try:
         # Somebody may have been faster between the caller's look and this turn.
         now = timezone.now()
-        fresh = Connection.objects.filter(pk=pk, expires_at__gte=now + timedelta(seconds=min_valid))
-        if not Connection.objects.filter(pk=pk).exists() or fresh.exists() or asked_in_vain(pk, now):
+        found = Connection.objects.filter(pk=pk).values_list("access_token", "expires_at").first()
+        if found is None:
             return
-        is_early = Connection.objects.filter(pk=pk, expires_at__gt=now).exists()
+        access_token, expires_at = found
+        is_early = bool(access_token and expires_at and expires_at > now)
+        will_do = bool(access_token and expires_at and wanted.accepts(access_token, expires_at, now))
+        if will_do or asked_in_vain(pk, now):
+            return
         if not is_early or may_be_early(pk, now):
             refresh(pk, now=now)
     finally:

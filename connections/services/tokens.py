@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from django.utils import timezone
 
 from connections.errors import ConnectionUnusable, TryAgainSoon
 from connections.models import Connection
 from connections.services import refreshing
+from connections.services.refreshing import Wanted
 
 LONGEST_WAIT = 10.0  # seconds a caller waits for a refresh
 LONGEST_WAIT_FOR_BETTER = 3.0  # the same while there is a valid token that only does not last as long as asked
@@ -32,28 +33,42 @@ class Token:
     # Why no fresher one could be had, if that was tried; the token is valid all the same.
     trouble: str = ""
 
+    @property
+    def id(self) -> str:
+        """By which a caller tells that it was refused."""
+        return refreshing.id_of(self.access_token)
+
+    def is_as(self, wanted: Wanted, now: datetime) -> bool:
+        """Whether the caller gets what it asked for."""
+        return wanted.accepts(self.access_token, self.expires_at, now)
+
 
 def valid_access_token(connection: Connection, *, now: datetime, min_valid: int = 60) -> str:
     """An access token that lasts at least ``min_valid`` seconds more, if one can be had. Raises as ``hand_out``."""
-    return hand_out(connection, now=now, min_valid=min_valid).access_token
+    return hand_out(connection, Wanted(min_valid), now=now).access_token
 
 
-def hand_out(connection: Connection, *, now: datetime, min_valid: int) -> Token:
-    """A token that lasts at least ``min_valid`` seconds more, refreshed inside the call when needed.
+def hand_out(connection: Connection, wanted: Wanted, *, now: datetime) -> Token:
+    """A token as ``wanted``, refreshed inside the call when needed; one that lasts shorter if there is no better one.
 
     However many ask at once, Microsoft is asked by one of them, and the others wait for its answer. While a token is
-    still valid, trouble at Microsoft is only a remark on it. Raises ConnectionUnusable (its page says why), TryAgainSoon
-    (nobody is to blame), UnreadableSecret.
+    still valid, trouble at Microsoft is only a remark on it, unless it is the one that was refused. Raises
+    ConnectionUnusable (its page says why), TryAgainSoon (nobody is to blame), UnreadableSecret.
     """
     found = _stored(connection.pk, now)
-    if found is not None and found.expires_at >= now + timedelta(seconds=min_valid):
+    if found is not None and found.is_as(wanted, now):
         return found
-    refreshed = _refresh_once(connection.pk, found, now)
+    refreshed = _refresh_once(connection.pk, found, wanted, now)
     if refreshed is not None:
         return refreshed
-    if found is not None:
-        return Token(found.access_token, found.expires_at, found.scope, trouble="microsoft_unavailable")
-    raise TryAgainSoon
+    return _all_there_is(found, wanted, in_vain=True)
+
+
+def _all_there_is(found: Token | None, wanted: Wanted, *, in_vain: bool) -> Token:
+    """A token that lasts shorter than wanted is better than none; the refused one is not. Raises TryAgainSoon."""
+    if found is None or wanted.refuses(found.access_token):
+        raise TryAgainSoon
+    return replace(found, trouble="microsoft_unavailable") if in_vain else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,23 +79,27 @@ class Refreshing:
     patience: float  # seconds
 
 
-def offer(connection: Connection, *, now: datetime, min_valid: int, waited: bool) -> Token | Refreshing:
+def offer(connection: Connection, wanted: Wanted, *, now: datetime, waited: bool) -> Token | Refreshing:
     """As ``hand_out``, but without ever waiting: a token, or what to wait for. ``waited``: the caller has done so.
 
     Who has waited gets what there is. ``connection`` has just been read, with OFFERED. Raises ConnectionUnusable,
     TryAgainSoon, UnreadableSecret.
     """
-    found = _valid(*(getattr(connection, name) for name in _COLUMNS), now=now)
-    if found is not None and found.expires_at >= now + timedelta(seconds=min_valid):
+    found = in_store(connection, now=now)
+    if found is not None and found.is_as(wanted, now):
         return found
     turn = refreshing.turn_of(connection.pk)
     in_vain = refreshing.asked_in_vain(connection.pk, now) or (waited and not refreshing.over([turn]))
     if not waited and not in_vain:
-        refreshing.begin(connection, min_valid=min_valid)
-        return Refreshing(turn, LONGEST_WAIT if found is None else LONGEST_WAIT_FOR_BETTER)
-    if found is None:
-        raise TryAgainSoon
-    return replace(found, trouble="microsoft_unavailable") if in_vain else found
+        refreshing.begin(connection, wanted)
+        has_none = found is None or wanted.refuses(found.access_token)
+        return Refreshing(turn, LONGEST_WAIT if has_none else LONGEST_WAIT_FOR_BETTER)
+    return _all_there_is(found, wanted, in_vain=in_vain)
+
+
+def in_store(connection: Connection, *, now: datetime) -> Token | None:
+    """The valid token that came with the connection, read with OFFERED. Raises ConnectionUnusable, UnreadableSecret."""
+    return _valid(*(getattr(connection, name) for name in _COLUMNS), now=now)
 
 
 def _stored(pk: int, now: datetime) -> Token | None:
@@ -105,29 +124,33 @@ def _valid(
     return Token(access_token, expires_at, scope)
 
 
-def _refresh_once(pk: int, before: Token | None, now: datetime) -> Token | None:
-    """Refresh, or wait for whoever is refreshing; None if there is no better token than before."""
+def _refresh_once(pk: int, before: Token | None, wanted: Wanted, now: datetime) -> Token | None:
+    """Refresh, or wait for whoever is refreshing; None if there is no other token than before."""
     if refreshing.asked_in_vain(pk, now):
         return None
     turn = refreshing.turn_of(pk)
     mark = refreshing.take(turn)
     if mark is not None:
         try:
+            # Somebody may have been faster between the look and this turn.
+            faster = _another(pk, before, now)
+            if faster is not None and faster.is_as(wanted, now):
+                return faster
             if before is not None and not refreshing.may_be_early(pk, now):
-                return before
+                return None if wanted.refuses(before.access_token) else before
             refreshing.refresh(pk, now=now)
         finally:
             refreshing.give_back(turn, mark)
-        return _better(pk, before, now)
+        return _another(pk, before, now)
     end = time.monotonic() + LONGEST_WAIT
     while time.monotonic() < end:
         time.sleep(LOOK_EVERY)
-        better = _better(pk, before, timezone.now())
-        if better is not None or refreshing.over([turn]):
-            return better
+        another = _another(pk, before, timezone.now())
+        if another is not None or refreshing.over([turn]):
+            return another
     return None
 
 
-def _better(pk: int, before: Token | None, now: datetime) -> Token | None:
+def _another(pk: int, before: Token | None, now: datetime) -> Token | None:
     after = _stored(pk, now)
-    return after if after is not None and (before is None or after.expires_at > before.expires_at) else None
+    return after if after is not None and (before is None or after.access_token != before.access_token) else None

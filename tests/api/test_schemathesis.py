@@ -22,7 +22,7 @@ from django.core.wsgi import get_wsgi_application
 from django.db import close_old_connections, transaction
 from django.test import override_settings
 from django.urls import NoReverseMatch, Resolver404, resolve, reverse
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import HealthCheck, settings
 from schemathesis.config import SchemathesisConfig
 
 from connections.api.urls import api
@@ -132,31 +132,3 @@ def test_every_answer_is_one_the_document_promises(case: Any, contoso: world.Wor
     with transaction.atomic():
         case.call_and_validate()
         transaction.set_rollback(True)
-
-
-@pytest.mark.django_db(transaction=True)
-def test_a_running_portal_keeps_its_promises_to_callers_whose_calls_add_up(
-    live_server: Any, sandbox_process: SandboxProcess
-) -> None:
-    """The document as the web server hands it out, asked over HTTP; nothing is undone between two calls."""
-    people = {name: cast.make_person(name) for name in ("alice", "bob", "carol", "dave")}
-    with sandbox_alone(sandbox_process):
-        world.make(people)
-        keys = itertools.cycle(cast.make_key(user)[1] for user in people.values())
-        config = copy.deepcopy(CONFIG) | {"auth": {}}
-        served = schemathesis.openapi.from_url(
-            f"{live_server.url}/api/v1/openapi.json", config=SchemathesisConfig.from_dict(config)
-        )
-        asked = 0
-        for found in served.get_all_operations():
-            operation = found.ok()
-
-            @seed(asked)
-            @settings(max_examples=2, database=None, deadline=None, suppress_health_check=list(HealthCheck))
-            @given(case=operation.as_strategy())
-            def ask(case: Any) -> None:
-                case.call_and_validate(headers={"Authorization": f"Bearer {next(keys)}"})
-
-            ask()
-            asked += 1
-    assert asked == len([one for path in api.get_openapi_schema()["paths"].values() for one in path])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
@@ -14,8 +14,9 @@ from django.test import Client
 from django.utils import timezone
 
 from connections.models import ApiKey, AuditEvent, Connection, Incident, Share, TokenFetch, User
-from connections.services import api_keys, rate_limits, refreshing
+from connections.services import api_keys, refreshing
 from connections.services import tokens as handing_out
+from connections.services.refreshing import Wanted
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import cast
@@ -183,21 +184,6 @@ def test_a_token_that_would_not_last_long_enough_is_refreshed_inside_the_call(bo
     assert sandbox.calls(limit=0)["by_endpoint"]["token"] == 1
 
 
-@pytest.fixture
-def early_counted_anew() -> Iterator[None]:
-    """Connections of other tests have the same numbers."""
-
-    def forget() -> None:
-        client = rate_limits.client()
-        for name in client.scan_iter("rate:early:*"):
-            client.delete(name)
-
-    forget()
-    yield
-    forget()
-
-
-@pytest.mark.usefixtures("early_counted_anew")
 @pytest.mark.parametrize("with_waiting_room", [False, True])
 def test_asking_for_longer_than_tokens_live_does_not_ask_microsoft_at_every_call(
     bob: User, sandbox: Control, with_waiting_room: bool
@@ -208,7 +194,7 @@ def test_asking_for_longer_than_tokens_live_does_not_ask_microsoft_at_every_call
     call = robot(issue(bob)[1])
     for _ in range(3 * refreshing.MOST_EARLY):
         if with_waiting_room:
-            refreshing._in_turn(connection.pk, 3600)
+            refreshing._in_turn(connection.pk, Wanted(3600))
         else:
             answer = call(f"connections/{connection.pk}/token", min_valid=3600)
             assert answer.status_code == 200
@@ -311,9 +297,9 @@ def test_a_connection_that_is_removed_while_its_token_is_asked_for_is_not_there(
     connection = granted(sandbox, expires_at=NOW - timedelta(seconds=1))
     look = handing_out.hand_out
 
-    def slow(found: Connection, **asked: Any) -> Any:
+    def slow(found: Connection, *asked: Any, **more: Any) -> Any:
         Connection.objects.all().delete()
-        return look(found, **asked)
+        return look(found, *asked, **more)
 
     monkeypatch.setattr(handing_out, "hand_out", slow)
     answer = robot(issue(bob)[1])(f"connections/{connection.pk}/token")
@@ -329,7 +315,7 @@ def test_many_callers_at_once_cost_one_call_to_microsoft(bob: User, sandbox: Con
 
     def fetch() -> None:
         try:
-            got.append(handing_out.hand_out(connection, now=timezone.now(), min_valid=300).access_token)
+            got.append(handing_out.hand_out(connection, Wanted(300), now=timezone.now()).access_token)
         finally:
             databases.close_all()
 

@@ -63,6 +63,27 @@ def test_many_threads_and_many_calls_cost_one_request(
 
 
 @pytest.mark.django_db(transaction=True)
+def test_threads_whose_token_was_refused_get_another_one_by_one_call_to_microsoft(
+    sandbox: Control, portal: Portal, granted: Callable[..., Connection]
+) -> None:
+    granted(name="Invoices")
+    before = portal.token("Invoices").access_token
+    sandbox.clear_calls()
+    got: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: got.append(portal.token("Invoices", fresh=True).access_token))
+        for _ in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert got == [Connection.objects.get().access_token] * 20
+    assert before not in got
+    assert sandbox.calls(limit=0)["by_endpoint"]["token"] == 1
+
+
+@pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("name", ["Sales / Europe", ".."])
 def test_a_name_that_no_address_can_hold_is_found_all_the_same(
     portal: Portal, granted: Callable[..., Connection], name: str

@@ -75,6 +75,23 @@ def test_a_thousand_callers_at_once_cost_one_call_to_microsoft(
     assert sum(TokenFetch.objects.values_list("count", flat=True)) == 1000
 
 
+def test_many_callers_whose_token_was_refused_cost_one_call_to_microsoft(sandbox: Control, bob: User, web: Web) -> None:
+    connection = granted(sandbox, "Invoices", owner=bob)
+    _, key = cast.make_key(bob)
+    port = web(WEB_WORKERS="2")
+    path = f"connections/{connection.pk}/token"
+    (before,) = asyncio.run(robots.calls(port, path, key, 1))
+    sandbox.weather("slow", where="token", delay_ms=500)
+    sandbox.clear_calls()
+
+    got = asyncio.run(robots.calls(port, f"{path}?refused={before.body['id']}", key, 300))
+
+    assert [answer.status for answer in got] == [200] * 300
+    (another,) = {answer.body["access_token"] for answer in got}
+    assert another != before.body["access_token"]
+    assert sandbox.calls(limit=0)["by_endpoint"]["token"] == 1
+
+
 def test_callers_of_a_hanging_connection_are_in_nobody_elses_way(sandbox: Control, bob: User, web: Web) -> None:
     hanging = [granted(sandbox, f"Hanging {number}", owner=bob, expires_at=expired()) for number in range(40)]
     lively = granted(sandbox, "Lively", owner=bob)

@@ -30,6 +30,7 @@ from connections.services import (
     standing,
     tokens,
 )
+from connections.services.refreshing import Wanted
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import cast
@@ -267,7 +268,7 @@ def test_a_token_is_handed_out_when_the_cache_is_down(sandbox: Control, monkeypa
 
     for verb in ("add", "get", "delete"):
         monkeypatch.setattr(cache, verb, down)
-    assert tokens.hand_out(connection, now=NOW, min_valid=300).access_token
+    assert tokens.hand_out(connection, Wanted(300), now=NOW).access_token
 
 
 def test_who_must_act_is_told_as_it_is_now(sandbox: Control, bob: User, client: Any) -> None:
@@ -289,7 +290,7 @@ def test_callers_that_poll_during_an_outage_do_not_hammer_microsoft(sandbox: Con
     sandbox.clear_calls()
     for _ in range(10):
         with pytest.raises(TryAgainSoon):
-            tokens.hand_out(connection, now=timezone.now(), min_valid=60)
+            tokens.hand_out(connection, Wanted(60), now=timezone.now())
     assert token_calls(sandbox) == 1
 
 
@@ -298,7 +299,7 @@ def test_a_paused_app_registration_is_not_asked_for_a_caller_either(sandbox: Con
     AppRegistration.objects.update(paused_until=timezone.now() + timedelta(minutes=5))
     sandbox.clear_calls()
     with pytest.raises(TryAgainSoon):
-        tokens.hand_out(connection, now=timezone.now(), min_valid=60)
+        tokens.hand_out(connection, Wanted(60), now=timezone.now())
     assert token_calls(sandbox) == 0
 
 

@@ -31,13 +31,14 @@ AGENT = "m365-portal-client/1.0"
 @dataclass
 class _Kept:
     """A token, until when it may be used by this machine's clock, and when the portal was last asked for a better one:
-    one that lasts ``wanted`` seconds.
+    one that lasts ``wanted`` seconds. ``renewed``: it came in place of one that Microsoft had refused.
     """
 
     token: Token
     ends: float
     asked: float
     wanted: float
+    renewed: bool = False
 
     def lasts(self, seconds: float) -> bool:
         return self.ends - time.time() >= seconds
@@ -107,19 +108,18 @@ class Portal:
     def token(self, connection: Ref, *, min_valid: float = 300, fresh: bool = False) -> Token:
         """An access token that lasts at least ``min_valid`` seconds more, kept from last time or fetched.
 
-        However many threads ask at once, the portal is asked once. ``fresh`` does not take the kept one: for when
-        Microsoft refused it. A token that lasts shorter than asked for is better than none: it comes with ``trouble``
+        However many threads ask at once, the portal is asked once. ``fresh`` does not take the kept one, for when
+        Microsoft refused it, unless that one has just come in place of a refused one. A token that lasts shorter than asked for is better than none: it comes with ``trouble``
         while Microsoft or the portal is away. Raises ConnectionUnusable (somebody must act), Unavailable (try again
         later), KeyRefused, NotAllowed, NotFound, AmbiguousName.
         """
         if not 0 <= min_valid <= LONGEST_MIN_VALID:
             raise ValueError(f"min_valid must be between 0 and {LONGEST_MIN_VALID} seconds.")
         name = _name_of(connection)
-        if fresh:
-            self.forget(name)
+        refused = self._refuse(name) if fresh else None
         while True:
             kept = self._usable(name, min_valid)
-            if kept is not None:
+            if kept is not None and (refused is None or kept.access_token != refused.access_token):
                 return kept
             with self._lock:
                 flight = self._flights.get(name)
@@ -127,7 +127,7 @@ class Portal:
                 if flight is None:
                     flight = self._flights[name] = _Flight()
             if mine:
-                return self._fly(flight, name, LONGEST_MIN_VALID if fresh else min_valid)
+                return self._fly(flight, name, min_valid, refused)
             flight.done.wait()
             if flight.error is not None:
                 # A copy, as every thread adds its own traceback.
@@ -160,10 +160,18 @@ class Portal:
         waits = in_vain and kept.asked <= time.time() < kept.asked + ASK_AGAIN_AFTER
         return kept.token if waits else None
 
-    def _fly(self, flight: _Flight, name: str, min_valid: float) -> Token:
+    def _refuse(self, name: str) -> Token | None:
+        """Forget the kept token because Microsoft refused it; what it was. None if another one has just come for it."""
+        with self._lock:
+            kept = self._kept.get(name)
+            if kept is None or (kept.renewed and kept.asked <= time.time() < kept.asked + ASK_AGAIN_AFTER):
+                return None
+            return self._kept.pop(name).token
+
+    def _fly(self, flight: _Flight, name: str, min_valid: float, refused: Token | None) -> Token:
         """Ask the portal, on behalf of everybody who waits for ``flight``."""
         try:
-            return self._fetch(name, min_valid).token
+            return self._fetch(name, min_valid, refused).token
         except PortalError as error:
             flight.error = error
             raise
@@ -175,7 +183,7 @@ class Portal:
                 self._flights.pop(name, None)
             flight.done.set()
 
-    def _fetch(self, name: str, min_valid: float) -> _Kept:
+    def _fetch(self, name: str, min_valid: float, refused: Token | None) -> _Kept:
         with self._lock:
             before = self._kept.get(name)
         valid = before if before is not None and before.lasts(1) else None
@@ -183,8 +191,11 @@ class Portal:
         try:
             # With a token in hand there is nothing to wait for.
             path = f"{self._path(name)}/token"
-            answer = self._send("GET", path, {"min_valid": int(min_valid)}, patience=0 if valid else None)
-            kept = _kept_of(answer, asked, min_valid)
+            query: dict[str, Any] = {"min_valid": int(min_valid)}
+            if refused is not None and refused.id:
+                query["refused"] = refused.id
+            answer = self._send("GET", path, query, patience=0 if valid else None)
+            kept = replace(_kept_of(answer, asked, min_valid), renewed=refused is not None)
         except Unavailable:
             if valid is None:
                 raise
@@ -352,6 +363,7 @@ def _kept_of(answer: Answer, asked: float, wanted: float) -> _Kept:
         moment(told.get("expires_at")),
         str(told.get("scope") or ""),
         trouble=answer.headers.get("Portal-Trouble", ""),
+        id=str(told.get("id") or ""),
     )
     try:
         portal_now = parsedate_to_datetime(answer.headers.get("Date", "")).timestamp()

@@ -21,6 +21,8 @@ class Token:
     scope: str
     #: Not empty when no longer lasting token could be had: microsoft_unavailable, or portal_unavailable.
     trouble: str = ""
+    #: What the portal calls it, by which it is told that the token was refused; tells nothing of the token.
+    id: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,47 @@
+"""The running portal against the document it hands out, over HTTP; nothing is undone between two calls.
+
+A module of its own: what test_schemathesis.py makes for all of its calls would still be there.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, seed, settings
+from schemathesis.config import SchemathesisConfig
+
+from connections.api.urls import api
+from portal.sandbox.process import SandboxProcess
+from tests import cast, world
+from tests.api.test_schemathesis import CONFIG, sandbox_alone
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_running_portal_keeps_its_promises_to_callers_whose_calls_add_up(
+    live_server: Any, sandbox_process: SandboxProcess
+) -> None:
+    people = {name: cast.make_person(name) for name in ("alice", "bob", "carol", "dave")}
+    with sandbox_alone(sandbox_process):
+        world.make(people)
+        keys = itertools.cycle(cast.make_key(user)[1] for user in people.values())
+        config = copy.deepcopy(CONFIG) | {"auth": {}}
+        served = schemathesis.openapi.from_url(
+            f"{live_server.url}/api/v1/openapi.json", config=SchemathesisConfig.from_dict(config)
+        )
+        asked = 0
+        for found in served.get_all_operations():
+            operation = found.ok()
+
+            @seed(asked)
+            @settings(max_examples=2, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+            @given(case=operation.as_strategy())
+            def ask(case: Any) -> None:
+                case.call_and_validate(headers={"Authorization": f"Bearer {next(keys)}"})
+
+            ask()
+            asked += 1
+    assert asked == len([one for path in api.get_openapi_schema()["paths"].values() for one in path])
