@@ -124,7 +124,7 @@ def end_share(request: HttpRequest, ref: str, share_id: int) -> Any:
     key = keys.require_scope(request, Scope.CONNECTIONS_WRITE)
     found = keys.find_connection(key, ref)
     share = get_object_or_404(_active(found), pk=share_id)
-    with changes.locked(request, share, COLUMNS) as current:
+    with changes.locked(request, share, COLUMNS, part_of=found) as current:
         sharing.unshare(current, actor=key.owner, now=timezone.now())
     return Status(204, None)
 

@@ -186,12 +186,12 @@ def ask_again(connection: Connection, *, reason: str, actor: User, now: datetime
 
     Raises NotAllowed, PolicyForbids, or InvalidInput if no approval is needed.
     """
-    access.require(access.can_reconnect(actor, connection), action="Only its owner can ask.")
     with transaction.atomic():
         rows = Connection.objects.select_for_update(of=("self",), no_key=True).select_related(
             "app_registration__tenant"
         )
         current = rows.get(pk=connection.pk)
+        access.require(access.can_reconnect(actor, current), action="Only its owner can ask.")
         decision, open_reasons = lacking(current, current.granted)
         policy_decisions.refuse_forbidden(decision)
         if not open_reasons:
@@ -228,9 +228,9 @@ def approve(approval: Approval, *, reason: str = "", actor: User, now: datetime)
     Raises NotAllowed (the requester can never approve), PolicyForbids if the policy forbids it meanwhile, or
     ChangedMeanwhile if it was declined or withdrawn.
     """
-    _require_decider(approval, actor)
     with transaction.atomic():
         connection = _lock_connection(approval)
+        _require_decider(approval, actor)
         if not _still_waiting(approval, State.APPROVED):
             return
         if connection is not None:
@@ -248,11 +248,11 @@ def decline(approval: Approval, *, reason: str, actor: User, now: datetime) -> N
 
     Raises NotAllowed, InvalidInput without a reason, ChangedMeanwhile if it was approved or withdrawn.
     """
-    _require_decider(approval, actor)
-    if not reason.strip():
-        raise InvalidInput("Say why: the requester reads it.", field="reason")
     with transaction.atomic():
         connection = _lock_connection(approval)
+        _require_decider(approval, actor)
+        if not reason.strip():
+            raise InvalidInput("Say why: the requester reads it.", field="reason")
         if not _still_waiting(approval, State.DECLINED):
             return
         _close(approval, State.DECLINED, actor=actor, reason=reason, now=now)
@@ -265,9 +265,9 @@ def decline(approval: Approval, *, reason: str, actor: User, now: datetime) -> N
 
 def withdraw(approval: Approval, *, actor: User, now: datetime) -> None:
     """Take the request back. Doing it twice is harmless. Raises NotAllowed, ChangedMeanwhile if it was answered."""
-    access.require(access.can_withdraw_approval(actor, approval), action="Only who asked can withdraw it.")
     with transaction.atomic():
         connection = _lock_connection(approval)
+        access.require(access.can_withdraw_approval(actor, approval), action="Only who asked can withdraw it.")
         if not _still_waiting(approval, State.WITHDRAWN):
             return
         _close(approval, State.WITHDRAWN, actor=actor, reason="", now=now)
@@ -298,9 +298,14 @@ def _require_decider(approval: Approval, actor: User) -> None:
 
 
 def _lock_connection(approval: Approval) -> Connection | None:
-    """Always the connection before the approval, so that asking and answering never wait for each other."""
-    found = Connection.objects.select_for_update(of=("self",), no_key=True).select_related("app_registration__tenant")
-    return found.filter(pk=approval.connection_id or 0).first()
+    """Always the connection before the approval, so that asking and answering never wait for each other.
+
+    The approval takes it over as it stands now: who may answer depends on its owner.
+    """
+    found = Connection.objects.select_for_update(of=("self",), no_key=True)
+    related = found.select_related("app_registration__tenant", "owner")
+    approval.connection = related.filter(pk=approval.connection_id or 0).first()
+    return approval.connection
 
 
 def _lock_waiting(connection: Connection) -> Approval | None:

@@ -125,6 +125,7 @@ def finish_app_only(connection: Connection, *, actor: User, now: datetime) -> Co
             "app_registration__tenant"
         )
         made = current.get(pk=connection.pk)
+        access.require(access.can_reconnect(actor, made))
         decision, missing = approvals.lacking(made, answer.granted)
         policy_decisions.refuse_forbidden(decision)
         if made.status != Connection.Status.PENDING:
@@ -180,7 +181,6 @@ def change(
     What is added must be allowed by the policy, and where that wants an approval it is asked for with ``reason``.
     Raises NotAllowed, PolicyForbids, AlreadyExists.
     """
-    access.require(access.can_reconnect(actor, connection))
     moment = now or timezone.now()
     values: dict[str, Any] = {
         "name": name,
@@ -190,25 +190,26 @@ def change(
     if not connection.is_delegated:
         values["scopes"] = " ".join(capabilities.application_roles(chosen, extra_scopes))
     changes = audit.changed(connection, values)
-    if changes:
-        before = {field: getattr(connection, field) for field in values}
-        for field, value in values.items():
-            setattr(connection, field, value)
-        try:
-            with transaction.atomic():
-                _lock(connection)
+    before = {field: getattr(connection, field) for field in values}
+    try:
+        with transaction.atomic():
+            _lock(connection)
+            access.require(access.can_reconnect(actor, connection))
+            if changes:
+                for field, value in values.items():
+                    setattr(connection, field, value)
                 missing = wishes.judge(connection, before)
                 Connection.objects.filter(pk=connection.pk).update(**values)
                 audit.record("connection.changed", connection, actor=actor, changes=changes)
                 if not changes.keys().isdisjoint(wishes.WISHES):
                     sign_in_links.end_open(connection, now=moment)
                 wishes.follow(connection, missing, before, reason=reason, actor=actor, now=moment)
-        except IntegrityError as taken:
-            raise _duplicate(name) from taken
-        except PolicyForbids:
-            for field, value in before.items():
-                setattr(connection, field, value)
-            raise
+    except IntegrityError as taken:
+        raise _duplicate(name) from taken
+    except PolicyForbids:
+        for field, value in before.items():
+            setattr(connection, field, value)
+        raise
     return bool(lacking(connection))
 
 
@@ -233,20 +234,20 @@ def disable(connection: Connection, *, actor: User, now: datetime) -> None:
 
     By an IT admin, its owner cannot enable it again, also if they had switched it off themselves before.
     """
-    access.require(access.can_disable(actor, connection))
-    by_admin = actor.pk != connection.owner_id
-    values = {
-        "status_code": "disabled",
-        "status_cause": f"{actor}{', an IT admin,' if by_admin else ''} disabled this connection.",
-        "status_action": "Only an IT admin can enable it again." if by_admin else "Enable it to use it again.",
-        "status_who": Connection.Who.IT_ADMIN if by_admin else Connection.Who.OWNER,
-        "disabled_by": actor,
-        "disabled_by_admin": by_admin,
-        "status_since": now,
-        "refresh_after": None,
-    }
     with transaction.atomic():
         _lock(connection)
+        access.require(access.can_disable(actor, connection))
+        by_admin = actor.pk != connection.owner_id
+        values = {
+            "status_code": "disabled",
+            "status_cause": f"{actor}{', an IT admin,' if by_admin else ''} disabled this connection.",
+            "status_action": "Only an IT admin can enable it again." if by_admin else "Enable it to use it again.",
+            "status_who": Connection.Who.IT_ADMIN if by_admin else Connection.Who.OWNER,
+            "disabled_by": actor,
+            "disabled_by_admin": by_admin,
+            "status_since": now,
+            "refresh_after": None,
+        }
         connection.refresh_from_db(fields=["status", "disabled_by_admin"])
         if access.can_keep_disabled(actor, connection):
             facts = {"enabled_by": ["the owner", "IT admins only"]}
@@ -265,7 +266,7 @@ def enable(connection: Connection, *, actor: User, now: datetime) -> None:
     """
     with transaction.atomic():
         _lock(connection)
-        connection.refresh_from_db(fields=["status", "owner", "disabled_by_admin", "connected_at"])
+        connection.refresh_from_db(fields=["status", "disabled_by_admin", "connected_at"])
         access.require(access.can_disable(actor, connection))
         access.require(
             access.can_use_again(actor, connection),
@@ -292,9 +293,9 @@ def remove(connection: Connection, *, actor: User, now: datetime) -> None:
     """Delete the connection and its tokens. Microsoft is not told: there is no call to revoke one refresh token
     (identity-platform/refresh-tokens), the page says how to withdraw the consent itself.
     """
-    access.require(access.can_disable(actor, connection))
     with transaction.atomic():
         _lock(connection, to_remove=True)
+        access.require(access.can_disable(actor, connection))
         incidents.connection_removed(connection, now=now)
         access_history.connection_removed(connection, actor=actor, now=now)
         consent_outcomes.connection_removed(connection, actor=actor, now=now)
@@ -315,9 +316,11 @@ def remove(connection: Connection, *, actor: User, now: datetime) -> None:
 def _lock(connection: Connection, *, to_remove: bool = False) -> None:
     """Let an answer that is just being written down finish first; it could open an incident nothing would close.
 
+    Its owner is read anew: it may just have been handed over, so ask only now who may do what with it.
     ``to_remove``: what is about to refer to it waits as well, and then fails; otherwise that must not wait.
     """
-    Connection.objects.select_for_update(no_key=not to_remove).filter(pk=connection.pk).first()
+    found = Connection.objects.select_for_update(no_key=not to_remove).filter(pk=connection.pk)
+    connection.owner_id = found.values_list("owner", flat=True).first() or connection.owner_id
 
 
 def _new(

@@ -69,17 +69,18 @@ def ask(connection: Connection, *, reason: str, actor: User, now: datetime) -> C
     same permissions is out already, the request joins it. What our own policy forbids or still has to be approved is not
     asked of Microsoft's administrators. Raises NotAllowed, InvalidInput, PolicyForbids, ApprovalNeeded.
     """
-    access.require(access.can_ask_consent(actor, connection), action="Only who signs in for it can ask.")
-    approvals.require_sign_in(connection)
     reason = reason.strip()
-    if not reason or len(reason) > LONGEST_TEXT:
-        raise InvalidInput("Say in a few sentences what you need it for.", field="reason")
-    wanted = need(connection)
     try:
         with transaction.atomic():
             # Two that ask at once stand in line here; where the database has no row locks, its constraint decides.
             if not Connection.objects.select_for_update(no_key=True).filter(pk=connection.pk).exists():
                 raise InvalidInput("The connection was removed in the meantime.", action="Nothing was asked.")
+            connection.refresh_from_db(fields=["owner"])
+            access.require(access.can_ask_consent(actor, connection), action="Only who signs in for it can ask.")
+            approvals.require_sign_in(connection)
+            if not reason or len(reason) > LONGEST_TEXT:
+                raise InvalidInput("Say in a few sentences what you need it for.", field="reason")
+            wanted = need(connection)
             current = connection.consent_requests.filter(closed_at=None).first()
             if current is not None and current.permission_names == wanted.permissions:
                 return current

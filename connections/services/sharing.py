@@ -34,41 +34,30 @@ def share(
     Sharing again with the same one changes level and date. Raises NotAllowed, InvalidInput, PolicyForbids,
     AlreadyExists.
     """
-    access.require(access.can_share(actor, connection), action="Ask its owner or an IT admin to share it.")
-    _check(connection, person, team, until, now)
-    decision = decide(connection, with_team=team is not None, until=until, now=now)
-    policy_decisions.refuse_forbidden(decision, field=_field(decision))
-    approvals.require(connection)
-    whom = {"person": person, "team": team}
     try:
         with transaction.atomic():
-            _require_other(connection, person)
-            for lapsed in Share.objects.filter(connection=connection, ended_at=None, until__lte=now, **whom):
-                _lapse(lapsed, now)
-            found = Share.objects.select_for_update().filter(connection=connection, ended_at=None, **whom).first()
-            if found is None:
-                made = Share.objects.create(
-                    connection=connection, level=level, until=until, created_by=actor, created_at=now, **whom
-                )
-                access_history.shared(made, actor=actor, now=now)
-                _record("connection.shared", made, actor, now, [None, level], [None, until])
-                return made
-            before = (found.level, found.until)
-            if before != (level, until):
-                Share.objects.filter(pk=found.pk).update(level=level, until=until)
-                found.level, found.until = level, until
-                access_history.shared(found, actor=actor, now=now)
-                _record("connection.share_changed", found, actor, now, [before[0], level], [before[1], until])
-            return found
+            current = _locked(connection)
+            access.require(access.can_share(actor, current), action="Ask its owner or an IT admin to share it.")
+            _check(current, person, team, until, now)
+            decision = decide(current, with_team=team is not None, until=until, now=now)
+            policy_decisions.refuse_forbidden(decision, field=_field(decision))
+            approvals.require(current)
+            return _share(current, person, team, level, until, actor, now)
+    except Connection.DoesNotExist as gone:
+        raise InvalidInput("This connection has been removed in the meantime.") from gone
     except IntegrityError as twice:
         raise AlreadyExists("Somebody has shared it with them at the same moment.", action="Look again.") from twice
 
 
 def unshare(found: Share, *, actor: User, now: datetime) -> None:
     """End a share at once. Doing it twice is harmless. Raises NotAllowed."""
-    own = found.person_id == actor.pk
-    access.require(own or access.can_share(actor, found.connection), action="Ask its owner or an IT admin.")
     with transaction.atomic():
+        try:
+            connection = _locked(found.connection)
+        except Connection.DoesNotExist:
+            return  # and the share with it
+        own = found.person_id == actor.pk
+        access.require(own or access.can_share(actor, connection), action="Ask its owner or an IT admin.")
         _end(found, actor=actor, now=now)
 
 
@@ -160,11 +149,48 @@ def _check(
         raise InvalidInput("The end must be in the future, within three years.", field="until")
 
 
-def _require_other(connection: Connection, person: User | None) -> None:
-    """Under the lock: it may just have been handed over to whom it is to be shared with."""
-    current = Connection.objects.select_for_update(no_key=True).filter(pk=connection.pk)
-    if person is not None and person.pk in current.values_list("owner", flat=True):
-        raise InvalidInput(f"{person} owns this connection already.", action="Choose somebody else.", field="whom")
+def _locked(connection: Connection) -> Connection:
+    """The connection as it stands now, locked: it may just have been handed over. Raises Connection.DoesNotExist."""
+    found = Connection.objects.select_for_update(of=("self",), no_key=True)
+    return found.select_related("app_registration__tenant", "owner").get(pk=connection.pk)
+
+
+def _lock_whom(person: User | None, team: Team | None) -> None:
+    if person is not None:
+        User.objects.select_for_update(no_key=True).filter(pk=person.pk).first()
+    if team is not None:
+        Team.objects.select_for_update(no_key=True).filter(pk=team.pk).first()
+
+
+def _share(
+    connection: Connection,
+    person: User | None,
+    team: Team | None,
+    level: str,
+    until: datetime | None,
+    actor: User,
+    now: datetime,
+) -> Share:
+    whom = {"person": person, "team": team}
+    for lapsed in Share.objects.filter(connection=connection, ended_at=None, until__lte=now, **whom):
+        # Before the share, as whoever removes them does: nobody waits in a circle.
+        _lock_whom(person, team)
+        _lapse(lapsed, now)
+    found = Share.objects.select_for_update().filter(connection=connection, ended_at=None, **whom).first()
+    if found is None:
+        made = Share.objects.create(
+            connection=connection, level=level, until=until, created_by=actor, created_at=now, **whom
+        )
+        access_history.shared(made, actor=actor, now=now)
+        _record("connection.shared", made, actor, now, [None, level], [None, until])
+        return made
+    before = (found.level, found.until)
+    if before != (level, until):
+        Share.objects.filter(pk=found.pk).update(level=level, until=until)
+        found.level, found.until = level, until
+        access_history.shared(found, actor=actor, now=now)
+        _record("connection.share_changed", found, actor, now, [before[0], level], [before[1], until])
+    return found
 
 
 def _end(found: Share, *, actor: User | None, now: datetime, why: str = "") -> bool:

@@ -47,11 +47,12 @@ def make(connection: Connection, *, actor: User, now: datetime) -> tuple[SignInL
 
     Raises NotAllowed, PolicyForbids, or ApprovalNeeded.
     """
-    _require_right(connection, actor)
-    approvals.require_grant(connection, ())
     token = secrets.token_urlsafe(32)
     with transaction.atomic():
         Connection.objects.select_for_update(no_key=True).get(pk=connection.pk)
+        connection.refresh_from_db(fields=["owner"])
+        _require_right(connection, actor)
+        approvals.require_grant(connection, ())
         end_open(connection, now=now)
         made = SignInLink.objects.create(
             connection=connection, digest=_digest(token), made_by=actor, created_at=now, expires_at=now + LIFETIME

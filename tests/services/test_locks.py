@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -148,3 +148,40 @@ def _share_again(connection: Connection, person: User, owner: User) -> None:
         sharing.share(connection, person=person, level="use", until=None, actor=owner, now=timezone.now())
     finally:
         databases.close_all()
+
+
+@pytest.mark.parametrize("what", ["team", "person"])
+def test_sharing_anew_and_removing_whom_it_was_shared_with_do_not_wait_for_each_other(
+    what: str, alice: User, bob: User, dave: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old share has lapsed: it is ended first, and whoever removes the team or person ends it as well."""
+    connection = cast.make_connection(owner=bob)
+    team = teams.add("Finance", actor=alice)
+    whom: dict[str, Any] = {"team": team} if what == "team" else {"person": dave}
+    terms: dict[str, Any] = {"level": "use", "actor": bob}
+    sharing.share(connection, **whom, **terms, until=NOW + timedelta(hours=1), now=NOW)
+    real = access_history.unshared
+
+    def remove() -> None:
+        try:
+            if what == "team":
+                teams.remove(team, actor=alice, now=NOW + timedelta(hours=2))
+            else:
+                accounts.remove(dave, actor=alice, now=NOW + timedelta(hours=2))
+        finally:
+            databases.close_all()
+
+    remover = threading.Thread(target=remove)
+
+    def unshared(*args: Any, **kwargs: Any) -> None:
+        """The old share is ended, and locked; whoever removes them gets a while to lock what comes first there."""
+        real(*args, **kwargs)
+        if threading.current_thread() is not remover:
+            remover.start()
+            remover.join(0.7)
+
+    monkeypatch.setattr(access_history, "unshared", unshared)
+    sharing.share(connection, **whom, **terms, until=None, now=NOW + timedelta(hours=2))
+    remover.join(20)
+    assert not connection.shares.exists()
+    assert not AccessPeriod.objects.filter(ended_at=None, share_id__isnull=False).exists()
