@@ -8,6 +8,7 @@ from typing import Any
 from django import forms
 from django.db.models import QuerySet
 from django.utils import timezone
+from django.utils.dateformat import format as date_format
 
 from connections.forms.fields import NameField, PastedField
 from connections.models import Share, Team, User
@@ -64,7 +65,8 @@ class ShareForm(forms.Form):
         field = self.fields["until"]
         field.required = True
         field.widget.attrs["max"] = last.isoformat()
-        field.help_text = f"The last day it counts (UTC): {last.isoformat()} at the latest, as the policy wants it."
+        shown = date_format(last, "j F Y")
+        field.help_text = f"The last day it counts (UTC): {shown} at the latest, as the policy wants it."
 
     def clean_until(self) -> datetime | None:
         day: date | None = self.cleaned_data["until"]

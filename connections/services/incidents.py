@@ -175,7 +175,7 @@ def owner_left(person: User, connections: QuerySet[Connection], *, now: datetime
         f"{person} has left and owns connections",
         "",
         person.left_cause,
-        "Hand their connections over to somebody else, before the sign-ins they stand on end.",
+        "Hand their connections over to somebody else before their sign-ins end.",
         Connection.Who.IT_ADMIN,
         person=person,
     )

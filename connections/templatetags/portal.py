@@ -33,7 +33,7 @@ _UNITS = (
     (60, "minute"),
 )
 # How the audit trail writes a moment down; it always is UTC there.
-_MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d):\d\d(?:\.\d+)?(?:\+00:00|Z)")
+_MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d):\d\d(?:\.\d+)?(?:\+00:00|Z)")
 _MESSAGES = {
     "success": ("success", "circle-check"),
     "warning": ("warning", "alert-triangle"),
@@ -275,7 +275,10 @@ def changes_line(changes: dict[str, Any]) -> str:
     parts = []
     for name, value in itertools.islice(changes.items(), 4):
         label = name.replace("_", " ")
-        if isinstance(value, list) and len(value) == 2:
+        if isinstance(value, list) and len(value) == 2 and value[0] in (None, "", [], {}):
+            # What was nothing before needs no arrow.
+            parts.append(f"{label}: {_short(value[1])}")
+        elif isinstance(value, list) and len(value) == 2:
             parts.append(f"{label}: {_short(value[0])} → {_short(value[1])}")
         else:
             parts.append(f"{label}: {_short(value)}")

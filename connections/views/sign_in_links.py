@@ -18,8 +18,8 @@ from social_django.utils import load_backend, load_strategy
 from connections import access, pipeline
 from connections.errors import PortalError
 from connections.microsoft import backends, capabilities
-from connections.models import Connection
-from connections.services import drift, sign_in_links, sign_ins
+from connections.models import Connection, User
+from connections.services import drift, handover, sign_in_links, sign_ins
 
 BROWSER_LIFETIME = 3600  # seconds the session of a browser lasts in which nobody is signed in
 
@@ -35,6 +35,7 @@ def make(request: HttpRequest, pk: int) -> HttpResponse:
         "link": link,
         "url": settings.PORTAL_URL + reverse("sign_in_link", args=[token]),
         "minutes": sign_in_links.LIFETIME.seconds // 60,
+        "account": _only_account(connection, user),
     }
     return render(request, "sign_in_links/made.html", context)
 
@@ -51,7 +52,12 @@ def page(request: HttpRequest, token: str) -> HttpResponse:
     except PortalError as error:
         answer = render(request, "sign_in_links/over.html", {"error": error}, status=error.status)
     else:
-        context = {"opened": opened, "portal": settings.PORTAL_URL, **_wishes(opened.connection)}
+        context = {
+            "opened": opened,
+            "portal": settings.PORTAL_URL,
+            "account": _only_account(opened.connection, opened.made_by),
+            **_wishes(opened.connection),
+        }
         answer = render(request, "sign_in_links/open.html", context)
     # The address is a secret. "no-referrer" would also hide where the form comes from, and the form would be refused.
     answer["Referrer-Policy"] = "strict-origin"
@@ -63,6 +69,11 @@ def page(request: HttpRequest, token: str) -> HttpResponse:
 def done(request: HttpRequest) -> HttpResponse:
     """Where the browser ends up after a sign-in that succeeded."""
     return render(request, "sign_in_links/done.html")
+
+
+def _only_account(connection: Connection, made_by: User) -> str:
+    """The one account that is accepted; empty while any of the directory is."""
+    return "" if handover.may_change_account(connection, actor=made_by) else connection.account_username
 
 
 def _wishes(connection: Connection) -> dict[str, object]:

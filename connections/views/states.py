@@ -8,6 +8,7 @@ from datetime import datetime
 from django.db import models
 from django.utils import timezone
 
+from connections.errors import ApprovalNeeded
 from connections.models import (
     AccessReview,
     AppCredential,
@@ -116,14 +117,15 @@ _EVENT = {AuditEvent.Outcome.DONE: OK, AuditEvent.Outcome.DENIED: WARNING, Audit
 
 # Said when the row carries no sentences of its own.
 _CAUSES = {
-    Connection.Status.PENDING: "The sign-in at Microsoft was started but has not come back.",
+    Connection.Status.PENDING: "Nobody has signed in for it yet.",
     Connection.Status.RECONNECT_NEEDED: "Microsoft no longer accepts the sign-in this connection stands on.",
     Connection.Status.CONSENT_NEEDED: "Nobody has yet granted this app registration the permissions it needs.",
     Connection.Status.BLOCKED: "A policy of the organisation stops this connection.",
     Connection.Status.DISABLED: "It was switched off in this portal.",
 }
+_STARTED = "The sign-in at Microsoft was started but has not come back."
 _ACTIONS = {
-    Connection.Status.PENDING: "Sign in again to finish it, or remove the connection.",
+    Connection.Status.PENDING: "Sign in at Microsoft to finish it, or remove the connection.",
     Connection.Status.RECONNECT_NEEDED: "Sign in again with the same account.",
     Connection.Status.CONSENT_NEEDED: "Grant admin consent for the app registration, then sign in again.",
     Connection.Status.BLOCKED: "Change the policy, then check the connection again.",
@@ -165,9 +167,11 @@ def badge(thing: models.Model) -> Badge:
 
 
 def connection_badge(connection: Connection) -> Badge:
-    """The badge of a connection, the derived "blocked by its app registration" included."""
+    """The badge of a connection, with what its status alone does not say: blocked by its app, not approved yet."""
     if connection.is_blocked_by_app:
         return Badge(BLOCKED_BY_APP, BROKEN)
+    if connection.status == Connection.Status.PENDING and connection.status_code == ApprovalNeeded.code:
+        return Badge("Needs approval first", WAITING)
     return status_badge(Connection.Status(connection.status))
 
 
@@ -191,9 +195,10 @@ def of_connection(connection: Connection, viewer: User | None = None) -> State:
     status = Connection.Status(connection.status)
     if status == Connection.Status.ACTIVE:
         return State(badge=connection_badge(connection))
+    usual = _STARTED if status == Connection.Status.PENDING and connection.sign_in_started_at else _CAUSES[status]
     return State(
         badge=connection_badge(connection),
-        cause=connection.status_cause or _CAUSES[status],
+        cause=connection.status_cause or usual,
         action=connection.status_action or _ACTIONS.get(status, ""),
         who=who(connection, viewer),
         since=connection.status_since,

@@ -97,7 +97,7 @@ def test_from_nothing_to_a_connection_that_is_kept_alive_flagged_and_mended(
     # The incident's page has the one button that mends it.
     member.open("/incidents/")
     member.follow("ada@contoso.example must sign in again")
-    member.sees("What happened", "AADSTS50173", "Must act: Bob Member", "Blast radius")
+    member.sees("What happened", "AADSTS50173", "Must act: Bob Member", "How far it reaches")
     incident = member.path
     member.press("Sign in again as ada@contoso.example")
     member.page.get_by_label("Password").fill("sandbox-ada")

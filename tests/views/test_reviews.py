@@ -45,9 +45,10 @@ def test_an_admin_starts_a_review_and_the_owner_finds_it_at_home(
     assert answer["Location"] == f"/reviews/{review.pk}/"
     assert review.last_day.date() == due
     home = text(signed_in(bob).get("/"))
+    assert "Access review: Q4" in home
     assert "1 share to confirm or remove" in home
     assert f'href="/reviews/{review.pk}/"' in home
-    assert "Who uses your connections?" not in text(client.get("/"))
+    assert "Access review: Q4" not in text(client.get("/"))
 
 
 @pytest.mark.parametrize("due", ["", "tomorrow", "2020-01-01", "9999-12-31"])
@@ -170,7 +171,7 @@ def test_cancelling_says_what_it_means_first(signed_in: SignIn, alice: User, bob
     page = text(signed_in(bob).get(f"/reviews/{review.pk}/"))
     assert "Alice Admin cancelled it" in page
     assert 'type="radio"' not in page
-    assert "Who uses your connections?" not in text(signed_in(bob).get("/"))
+    assert "Access review:" not in text(signed_in(bob).get("/"))
 
 
 def test_the_plan_is_a_setting_of_the_page(signed_in: SignIn, alice: User, bob: User, carol: User) -> None:

@@ -52,6 +52,14 @@ def test_what_the_row_says_goes_before_the_general_sentences():
     assert (told.cause, told.action, told.who) == ("Because.", "Do this.", "the owner, Bob Jones")
 
 
+def test_an_unfinished_connection_says_how_far_it_got():
+    assert states.of_connection(make("pending")).cause == "Nobody has signed in for it yet."
+    started = make("pending", sign_in_started_at=timezone.now())
+    assert "started but has not come back" in states.of_connection(started).cause
+    waiting = make("pending", status_code="approval_needed", status_cause="The policy wants it.")
+    assert states.of_connection(waiting).badge.word == "Needs approval first"
+
+
 def test_the_owner_reads_you():
     connection = make("reconnect_needed")
     assert states.of_connection(connection, connection.owner).who == "you"
