@@ -151,6 +151,7 @@ class World:
         return {
             "access_id": self.access.pk,
             "app_id": self.app.pk,
+            "approval_id": self.approval.pk,
             "credential_id": self.secret.pk,
             "event_id": self.event.pk,
             "incident_id": self.incident.pk,
@@ -394,5 +395,6 @@ def _posted_to_api(world: World) -> dict[str, dict[str, Any]]:
         "api:ask_consent": {"connection_id": world.connection.pk, "reason": "For the invoices."},
         "api:hand_over": {"new_owner": "dave"},
         "api:hand_over_all": {"new_owner_id": world.people["dave"].pk, "grant": "cut"},
+        "api:decline_approval": {"reason": "Use a team mailbox instead."},
         "api:decline_consent_request": {"reason": "Not now."},
     }

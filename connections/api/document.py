@@ -20,6 +20,7 @@ TAGS = {
     "Tenants": "Microsoft Entra directories.",
     "App registrations": "Applications in Entra and their credentials. What is secret is never given back.",
     "Consent": "Requests that an administrator grants consent.",
+    "Approvals": "What the policy lets happen only when an IT admin agrees.",
     "Teams and people": "Whom connections are shared with.",
     "Audit": "Who did what to what.",
 }

@@ -8,7 +8,7 @@ from django.http import HttpRequest
 from connections import access
 from connections.api import keys
 from connections.errors import NotAllowed
-from connections.models import ApiKey, AuditEvent, Connection, Incident, SharedMailbox
+from connections.models import ApiKey, Approval, AuditEvent, Connection, Incident, SharedMailbox
 
 Scope = ApiKey.Scope
 
@@ -58,6 +58,12 @@ def incidents(key: ApiKey) -> QuerySet[Incident]:
         return found
     hit = access.visible_affected(key.owner).filter(connection__in=_chosen(key).values("pk")).values("incident")
     return found.filter(Q(pk__in=hit) | Q(kind=Incident.Kind.OUTAGE))
+
+
+def approvals(key: ApiKey) -> QuerySet[Approval]:
+    """Requests for approval; for a key of chosen connections those about one of them."""
+    found = access.visible_approvals(key.owner)
+    return found.filter(connection__in=_chosen(key).values("pk")) if key.only_chosen else found
 
 
 def events(key: ApiKey) -> QuerySet[AuditEvent]:

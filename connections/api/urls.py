@@ -8,6 +8,7 @@ from django.views.decorators.http import require_safe
 
 from connections.api import (
     app_registrations,
+    approvals,
     audit,
     connection_actions,
     connections,
@@ -54,6 +55,7 @@ for module in (
     tenants,
     app_registrations,
     consent_requests,
+    approvals,
     teams,
     audit,
 ):
