@@ -98,7 +98,7 @@ class Story:
         accounts.disable_person(lena, actor=self.alice, now=self.now)
 
     def _automate(self, invoices: Connection) -> None:
-        """A robot with a key whose new secret is being rolled out, and a person's key that ends next week."""
+        """A robot that still uses the old secret of its rotated key, and a person's key that ends next week."""
         robots = app_registrations.register(
             self.app.tenant,
             name="Contoso Robots",
@@ -118,30 +118,37 @@ class Story:
             admin=False,
             auditor=False,
             actor=self.alice,
-            now=self.now - 90 * DAY,
+            now=self.now,
         )
         for connection, owner in ((report, self.alice), (invoices, self.bob)):
             self._use(connection, account, owner, until=self.now + 80 * DAY)
-        made, _ = api_keys.issue(
+        made, first_secret = api_keys.issue(
             account,
             name="Nightly job",
             scopes=["token:read"],
             expires_at=self.now + 90 * DAY,
             actor=self.alice,
-            now=self.now - 80 * DAY,
+            now=self.now,
         )
-        api_keys.rotate(
-            made, overlap=7 * DAY, expires_at=self.now + 180 * DAY, actor=self.alice, now=self.now - timedelta(hours=3)
-        )
-        api_keys.issue(
+        api_keys.rotate(made, overlap=7 * DAY, expires_at=self.now + 180 * DAY, actor=self.alice, now=self.now)
+        self._fetch(first_secret, report, invoices, invoices)
+        _, secret = api_keys.issue(
             self.bob,
             name="Monthly spreadsheet",
             scopes=["token:read", "connections:read"],
             expires_at=self.now + 6 * DAY,
             connections=[invoices],
             actor=self.bob,
-            now=self.now - 84 * DAY,
+            now=self.now,
         )
+        self._fetch(secret, invoices)
+
+    def _fetch(self, secret: str, *fetched: Connection) -> None:
+        """What the portal notes when an automation asks for tokens with this secret."""
+        address = "10.20.0.7"
+        key = api_keys.authenticate(secret, address=address, now=self.now)
+        for connection in fetched:
+            api_keys.note_fetch(key, connection, address=address, now=self.now)
 
     def _use(self, connection: Connection, whom: User, owner: User, until: datetime | None = None) -> None:
         sharing.share(connection, person=whom, level=Share.Level.USE, until=until, actor=owner, now=self.now)

@@ -92,19 +92,35 @@ def scopes(request: HttpRequest) -> HttpResponse:
 
 def _questions() -> list[Question]:
     return [
-        Question("Who created which connection?", "Also of connections that are gone.", reverse("audit_creators")),
         Question(
-            "Who fetched tokens of a connection, and from where?", "By key and address.", reverse("audit_fetches")
+            "Who created which connection?",
+            "When, and who owns it now; also of connections that are gone.",
+            reverse("audit_creators"),
         ),
-        Question("What changed between two days?", "By kind of change and by object.", reverse("audit_changes")),
-        Question("Which connections hold which permissions?", "As granted by Microsoft now.", reverse("audit_scopes")),
+        Question(
+            "Who fetched tokens of a connection, and from where?",
+            "Each key that fetched, its owner and the network address.",
+            reverse("audit_fetches"),
+        ),
+        Question(
+            "What changed between two days?",
+            "How often each kind of event happened, and to what.",
+            reverse("audit_changes"),
+        ),
+        Question(
+            "Which connections hold which permissions?",
+            "What Microsoft granted at the last sign-in or renewal.",
+            reverse("audit_scopes"),
+        ),
         Question(
             "Who could use a connection on a day?",
-            "Owners, people and teams.",
+            "The owner, people and members of teams, and why.",
             f"{reverse('access_history')}?find=connection",
         ),
         Question(
-            "Which connections could a person use on a day?", "By any way.", f"{reverse('access_history')}?find=person"
+            "Which connections could a person use on a day?",
+            "As the owner, by a share or through a team.",
+            f"{reverse('access_history')}?find=person",
         ),
     ]
 

@@ -137,7 +137,7 @@ def test_shutting_out_says_what_stops_and_letting_in_takes_it_back(alice: User, 
     assert "is shut out of this portal" in page(client, f"/people/{bob.pk}/")
     assert client.post(f"/people/{bob.pk}/enable/").status_code == 302
     assert User.objects.get(pk=bob.pk).is_active
-    assert "Here" in page(client, f"/people/{bob.pk}/")
+    assert "is shut out of this portal" not in page(client, f"/people/{bob.pk}/")
 
 
 def test_one_cannot_shut_out_oneself_and_the_page_says_so(alice: User, signed_in: SignIn) -> None:
