@@ -63,8 +63,9 @@ def export(
 ) -> Iterator[str]:
     """The rows as text, some thousand at a time; ``asked`` says in the trail what was filtered for.
 
-    The trail notes the beginning at once, and the end with the number of rows, also when it breaks off. What is
-    recorded after the beginning is not in it. Raises NotAllowed.
+    The trail notes the beginning at once, and the end with the number of rows, also when it breaks off; a
+    beginning without an end is of somebody who went away before the first row. What is recorded after the beginning is
+    not in it. Raises NotAllowed.
     """
     require_right(actor)
     last = {
