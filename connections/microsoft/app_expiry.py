@@ -11,17 +11,16 @@ import base64
 import binascii
 import hashlib
 import json
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
-from connections.errors import MicrosoftRefused, MicrosoftUnavailable
-from connections.microsoft import http
+from connections.errors import MicrosoftUnavailable
+from connections.microsoft import graph_calls, http
 from connections.microsoft.clouds import Cloud
-from connections.microsoft.errors import Kind, Verdict, Who, classify, transport_failure
+from connections.microsoft.errors import Kind, Verdict, Who
 from connections.microsoft.permissions import covered
 
 # What the application must have been granted for its own token (Microsoft Graph: application-list-permissions).
@@ -66,23 +65,9 @@ def read(cloud: Cloud, access_token: str, client_id: str) -> Listing:
     Raises MicrosoftRefused if it may not be read or does not live in this directory, MicrosoftUnavailable if that
     could not be told.
     """
-    request: http.Request[None] = http.Request(
-        "GET",
-        f"{cloud.graph}/v1.0/applications(appId='{quote(client_id, safe='')}')?$select=passwordCredentials,keyCredentials",
-        headers=(
-            ("Authorization", f"Bearer {access_token}"),
-            ("Accept", "application/json"),
-            ("client-request-id", str(uuid.uuid4())),
-        ),
-    )
-    response = http.client().send(request)
-    if response.status == 0:
-        raise MicrosoftUnavailable(transport_failure(response.failure))
-    verdict = classify(where="graph", status=response.status, headers=response.headers, body=response.text)
-    if verdict.kind in (Kind.TRANSIENT, Kind.THROTTLED):
-        raise MicrosoftUnavailable(verdict)
-    if verdict.kind is not Kind.OK:
-        raise MicrosoftRefused(verdict)
+    path = f"applications(appId='{quote(client_id, safe='')}')?$select=passwordCredentials,keyCredentials"
+    response = http.client().send(graph_calls.request(cloud, access_token, path))
+    graph_calls.require_ok(response)
     return _listing(response.text)
 
 

@@ -7,14 +7,13 @@ application does not show in its token (Microsoft: outlook-share-messages-folder
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import quote
 
-from connections.microsoft import capabilities, http, tokens
+from connections.microsoft import capabilities, graph_calls, http, tokens
 from connections.microsoft.clouds import Cloud
-from connections.microsoft.errors import OK, Kind, Verdict, Who, classify, transport_failure
+from connections.microsoft.errors import OK, Kind, Verdict, Who
 from connections.microsoft.lacks import (
     MAIL,
     NOT_TESTED,
@@ -46,8 +45,6 @@ __all__ = [
     "who_mends",
 ]
 
-# Outlook takes four requests at a time from one application (Microsoft Graph: throttling-limits).
-IN_FLIGHT = 4
 UNREADABLE = Verdict(
     Kind.TRANSIENT,
     "unreadable",
@@ -119,7 +116,7 @@ def send_test(
         "toRecipients": [{"emailAddress": {"address": address}}],
     }
     body = json.dumps({"message": message, "saveToSentItems": False}).encode()
-    request = _request(cloud, access_token, f"users/{quote(address, safe='@')}/sendMail", address, body=body)
+    request = graph_calls.request(cloud, access_token, f"users/{quote(address, safe='@')}/sendMail", address, body=body)
     response = http.client().send(request)
     verdict = OK if response.status == 202 else _verdict(response)
     return REACHABLE if verdict.kind is Kind.OK else judge.not_sent(address, verdict)
@@ -155,9 +152,10 @@ def _is_guest(claims: dict[str, Any]) -> bool:
 
 def _read(cloud: Cloud, access_token: str, addresses: list[str], what: str) -> Iterator[tuple[str, Verdict]]:
     requests = [
-        _request(cloud, access_token, f"users/{quote(address, safe='@')}/{what}", address) for address in addresses
+        graph_calls.request(cloud, access_token, f"users/{quote(address, safe='@')}/{what}", address)
+        for address in addresses
     ]
-    for response in _ask(requests):
+    for response in graph_calls.ask(requests):
         yield str(response.request.tag), _verdict(response)
 
 
@@ -165,9 +163,9 @@ def _look_up(cloud: Cloud, access_token: str, judge: Judge, addresses: list[str]
     """What the directory knows of these addresses, as far as the token may ask and an answer came."""
     if capabilities.missing(["User.Read.All"], judge.granted):
         return {}
-    requests = [_request(cloud, access_token, _by_address(address), address) for address in addresses]
+    requests = [graph_calls.request(cloud, access_token, _by_address(address), address) for address in addresses]
     found = {}
-    for response in _ask(requests):
+    for response in graph_calls.ask(requests):
         if _verdict(response).kind is Kind.OK:
             found[str(response.request.tag)] = _account(json.loads(response.text))
     return found
@@ -194,27 +192,8 @@ def _account(answer: dict[str, Any]) -> Account:
     return Account(True, guest=users[0].get("userType") == "Guest", licensed=licensed)
 
 
-def _ask(requests: list[http.Request[str]]) -> Iterator[http.Response[str]]:
-    for start in range(0, len(requests), IN_FLIGHT):
-        yield from http.client().send_all(requests[start : start + IN_FLIGHT])
-
-
-def _request(cloud: Cloud, access_token: str, path: str, tag: str, *, body: bytes | None = None) -> http.Request[str]:
-    headers = [
-        ("Authorization", f"Bearer {access_token}"),
-        ("Accept", "application/json"),
-        ("client-request-id", str(uuid.uuid4())),
-    ]
-    if body is not None:
-        headers.append(("Content-Type", "application/json"))
-    method = "GET" if body is None else "POST"
-    return http.Request(method, f"{cloud.graph}/v1.0/{path}", body=body, headers=tuple(headers), tag=tag)
-
-
 def _verdict(response: http.Response[str]) -> Verdict:
-    if response.status == 0:
-        return transport_failure(response.failure)
-    verdict = classify(where="graph", status=response.status, headers=response.headers, body=response.text)
+    verdict = graph_calls.verdict(response)
     return UNREADABLE if verdict.kind is Kind.OK and not _is_whole(response.text) else verdict
 
 

@@ -12,16 +12,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import Any
 
-from connections.errors import MicrosoftRefused, MicrosoftUnavailable
-from connections.microsoft import http
+from connections.errors import MicrosoftUnavailable
+from connections.microsoft import graph_calls, http
 from connections.microsoft.clouds import Cloud
-from connections.microsoft.errors import Kind, Verdict, Who, classify, transport_failure
+from connections.microsoft.errors import Kind, Verdict, Who
 from connections.microsoft.permissions import covered
 
 # What an application's own token needs; the basic form does not say whether an account is enabled.
 PERMISSION = "User.Read.All"
 AT_ONCE = 15  # values in one "in" filter (Microsoft Graph: filter-query-parameter)
-IN_FLIGHT = 4
 NOT_FOUND = "Request_ResourceNotFound"
 
 UNREADABLE = Verdict(
@@ -54,17 +53,19 @@ def read(cloud: Cloud, access_token: str, oids: Sequence[str]) -> dict[str, Stan
     """
     found: dict[str, Standing] = {}
     lists = [
-        _request(cloud, access_token, f"users?$filter={_any_of(some)}&$select=id,accountEnabled&$top={AT_ONCE}")
+        graph_calls.request(
+            cloud, access_token, f"users?$filter={_any_of(some)}&$select=id,accountEnabled&$top={AT_ONCE}"
+        )
         for some in _slices(oids)
     ]
-    for response in _ask(lists):
+    for response in graph_calls.ask(lists):
         found |= _listed(response)
     alone = [
-        _request(cloud, access_token, f"users/{oid}?$select=id,accountEnabled", oid)
+        graph_calls.request(cloud, access_token, f"users/{oid}?$select=id,accountEnabled", oid)
         for oid in oids
         if oid not in found and _is_id(oid)
     ]
-    for response in _ask(alone):
+    for response in graph_calls.ask(alone):
         standing = _alone(response)
         if standing is not None:
             found[str(response.request.tag)] = standing
@@ -89,13 +90,8 @@ def _any_of(oids: list[str]) -> str:
     return f"id%20in%20({values})"
 
 
-def _ask(requests: list[http.Request[str]]) -> Iterator[http.Response[str]]:
-    for start in range(0, len(requests), IN_FLIGHT):
-        yield from http.client().send_all(requests[start : start + IN_FLIGHT])
-
-
 def _listed(response: http.Response[str]) -> dict[str, Standing]:
-    _raise_unless_ok(response)
+    graph_calls.require_ok(response)
     content = _content(response)
     people = content.get("value")
     if not isinstance(people, list):
@@ -109,23 +105,13 @@ def _alone(response: http.Response[str]) -> Standing | None:
         error = _content(response).get("error")
         gone = isinstance(error, dict) and error.get("code") == NOT_FOUND
         return Standing.DELETED if gone else None
-    _raise_unless_ok(response)
+    graph_calls.require_ok(response)
     content = _content(response)
     return _standing(content) if str(content.get("id", "")).lower() == response.request.tag else None
 
 
 def _standing(person: dict[str, Any]) -> Standing:
     return Standing.DISABLED if person.get("accountEnabled") is False else Standing.ENABLED
-
-
-def _raise_unless_ok(response: http.Response[str]) -> None:
-    if response.status == 0:
-        raise MicrosoftUnavailable(transport_failure(response.failure))
-    verdict = classify(where="graph", status=response.status, headers=response.headers, body=response.text)
-    if verdict.kind in (Kind.TRANSIENT, Kind.THROTTLED):
-        raise MicrosoftUnavailable(verdict)
-    if verdict.kind is not Kind.OK:
-        raise MicrosoftRefused(verdict)
 
 
 def _content(response: http.Response[str]) -> dict[str, Any]:
@@ -136,12 +122,3 @@ def _content(response: http.Response[str]) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise MicrosoftUnavailable(UNREADABLE)
     return content
-
-
-def _request(cloud: Cloud, access_token: str, path: str, tag: str = "") -> http.Request[str]:
-    headers = (
-        ("Authorization", f"Bearer {access_token}"),
-        ("Accept", "application/json"),
-        ("client-request-id", str(uuid.uuid4())),
-    )
-    return http.Request("GET", f"{cloud.graph}/v1.0/{path}", headers=headers, tag=tag)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from django.contrib import messages
@@ -69,14 +70,9 @@ def approve(request: HttpRequest, pk: int) -> HttpResponse:
     """Let it happen; an app-only connection is connected at once."""
     user = access.signed_in(request.user)
     approval = _found(user, pk)
-    form = ReasonForm(request.POST)
-    form.is_valid()
-    try:
-        approvals.approve(approval, reason=form.cleaned_data.get("reason", ""), actor=user, now=timezone.now())
-    except NotAllowed:
-        raise
-    except PortalError as error:
-        return _again(request, user, approval, form, error)
+    refused = _decide(request, user, approval, approvals.approve)
+    if refused is not None:
+        return refused
     messages.success(request, f"{approval.connection_name} is approved.")
     if approval.is_app_only and approval.connection is not None:
         _connect(request, approval.connection, user)
@@ -99,16 +95,26 @@ def decline(request: HttpRequest, pk: int) -> HttpResponse:
     """Refuse it, with a reason."""
     user = access.signed_in(request.user)
     approval = _found(user, pk)
+    refused = _decide(request, user, approval, approvals.decline)
+    if refused is not None:
+        return refused
+    messages.success(request, f"{approval.connection_name} is declined; {approval.requested_by_name} reads why.")
+    return redirect("approval", pk=pk)
+
+
+def _decide(
+    request: HttpRequest, user: User, approval: Approval, service: Callable[..., object]
+) -> HttpResponse | None:
+    """Have a service decide with the reason that was given; the page with what is wrong if it does not."""
     form = ReasonForm(request.POST)
     form.is_valid()
     try:
-        approvals.decline(approval, reason=form.cleaned_data.get("reason", ""), actor=user, now=timezone.now())
+        service(approval, reason=form.cleaned_data.get("reason", ""), actor=user, now=timezone.now())
     except NotAllowed:
         raise
     except PortalError as error:
         return _again(request, user, approval, form, error)
-    messages.success(request, f"{approval.connection_name} is declined; {approval.requested_by_name} reads why.")
-    return redirect("approval", pk=pk)
+    return None
 
 
 @require_POST
