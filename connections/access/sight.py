@@ -163,9 +163,17 @@ def visible_reviews(user: User) -> QuerySet[AccessReview]:
 
 
 def review_items_of(user: User) -> QuerySet[ReviewItem]:
-    """What this person answers in reviews: shares of their connections; for IT admins also those of who has left, or never signs in."""
+    """What this person answers in reviews: shares of their connections; for IT admins also those of who has left, or never signs in.
+
+    A share that an IT admin has a part in is not theirs to answer, as long as there is one who has none.
+    """
     mine = Q(connection__owner=user)
-    return ReviewItem.objects.filter(mine | OWNER_CANNOT_ANSWER if person(user).is_admin else mine)
+    if not person(user).is_admin:
+        return ReviewItem.objects.filter(mine)
+    used = Share.objects.filter(Q(person=user) | Q(person__responsible=user) | Q(team__members=user))
+    others = it_admins().exclude(pk=user.pk).exclude(teams__shares=OuterRef("share"))
+    free = ~Exists(used.filter(pk=OuterRef("share"))) | ~Exists(others)
+    return ReviewItem.objects.filter(mine | OWNER_CANNOT_ANSWER & free)
 
 
 def it_admins() -> QuerySet[User]:

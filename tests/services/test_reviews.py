@@ -220,6 +220,41 @@ def test_what_a_service_account_owns_comes_to_the_it_admins(alice: User, dave: U
     assert answer(review, alice, "confirmed").confirmed == 1
 
 
+@pytest.mark.parametrize("through", ["person", "team", "service account"])
+def test_no_it_admin_confirms_what_they_use_themselves_while_another_can(
+    through: str, alice: User, bob: User, dave: User, una: User
+) -> None:
+    anna = cast.make_person("anna")
+    anna.groups.set(alice.groups.all())
+    connection = cast.make_connection(owner=bob)
+    team = Team.objects.create(name="Operations")
+    TeamMember.objects.create(team=team, user=alice)
+    robot = cast.make_service_account(responsible=alice)
+    share(connection, {"person": alice, "team": team, "service account": robot}[through])
+    share(connection, una)
+    User.objects.filter(pk=bob.pk).update(is_active=False)
+    review = start(alice)
+    assert reviews.tasks_of(alice) == [(review, 1)]
+    assert answer(review, alice, "confirmed") == reviews.Answered(confirmed=1, passed_over=1)
+    assert reviews.tasks_of(anna) == [(review, 1)]
+    assert answer(review, anna, "confirmed").confirmed == 1
+    assert {item.decided_by for item in review.items.all()} == {alice, anna}
+
+
+@pytest.mark.parametrize("through", ["person", "team"])
+def test_an_it_admin_answers_for_their_own_use_where_nobody_else_can(through: str, alice: User, bob: User) -> None:
+    anna = cast.make_person("anna", is_active=through == "team")
+    anna.groups.set(alice.groups.all())
+    team = Team.objects.create(name="Operations")
+    for member in (alice, anna):
+        TeamMember.objects.create(team=team, user=member)
+    share(cast.make_connection(owner=bob), alice if through == "person" else team)
+    User.objects.filter(pk=bob.pk).update(is_active=False)
+    review = start(alice)
+    assert reviews.tasks_of(alice) == [(review, 1)]
+    assert answer(review, alice, "confirmed").confirmed == 1
+
+
 def test_whoever_is_responsible_for_a_service_account_is_warned_for_it(alice: User, bob: User, dave: User) -> None:
     robot = cast.make_service_account(responsible=dave)
     share(cast.make_connection(owner=bob), robot)
