@@ -79,7 +79,9 @@ class ApprovalIn(Entry):
 class ApprovalGiven(Entry):
     """Letting it happen."""
 
-    reason: Text = Field("", max_length=approvals.REASON_LENGTH, description="A word to the requester, if you like.")
+    reason: Text = Field(
+        "", max_length=approvals.REASON_LENGTH, description="A word to the requester.", examples=["For this quarter."]
+    )
 
 
 class ApprovalDeclined(Entry):
