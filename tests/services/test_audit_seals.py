@@ -25,6 +25,8 @@ pytestmark = pytest.mark.django_db
 
 NOW = datetime(2026, 11, 25, 12, 0, 30, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=10)
+# A number that no row of any table gets, however many tests have counted on in the same database.
+NOBODY = 987_654_321
 
 
 @pytest.fixture
@@ -164,13 +166,13 @@ EVENT_COLUMNS = {
     "at": "2020-01-01 00:00:00",
     "action": "connection.removed",
     "outcome": "denied",
-    "actor_ref": 999,
+    "actor_ref": NOBODY,
     "actor_name": "Somebody else",
     "target_type": "Tenant",
     "target_id": "4711",
     "target_name": "Something else",
     "changes": '{"n": 77}',
-    "owner_id": 999,
+    "owner_id": NOBODY,
     "request_id": "another",
     "address": "10.0.0.1",
 }
@@ -273,10 +275,10 @@ def test_giving_an_event_another_number_is_found(sealed: Connection) -> None:
 # --- Tampering with token hand-outs -----------------------------------------------------------------
 
 FETCH_COLUMNS = {
-    "key_ref": 999,
+    "key_ref": NOBODY,
     "key_name": "Another",
     "owner_name": "Somebody else",
-    "connection_ref": 999,
+    "connection_ref": NOBODY,
     "connection_name": "Another",
     "minute": "2020-01-01 00:00:00",
     "address": "10.0.0.1",
@@ -284,7 +286,7 @@ FETCH_COLUMNS = {
     "seal": 1,
     "key_id": None,
     "connection_id": None,
-    "id": 999,
+    "id": NOBODY,
 }
 
 
@@ -323,7 +325,7 @@ def test_deleting_or_planting_a_hand_out_is_found(sealed: Connection) -> None:
 SEAL_COLUMNS = {
     "number": 99,
     "events_after": 0,
-    "events_upto": 999,
+    "events_upto": NOBODY,
     "events_count": 9,
     "events_hash": "0" * 64,
     "fetches_count": 9,
