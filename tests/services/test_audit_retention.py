@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from django.db import transaction
 
 from connections import audit
 from connections.models import AccessPeriod, AlertChannel, AuditEvent, AuditSeal, Connection, Delivery, TokenFetch, User
@@ -85,6 +86,19 @@ def test_rows_that_retention_did_not_remove_are_missed(trail: Connection, settin
     audit_retention.prune(NOW)
     tamper("DELETE FROM connections_auditevent WHERE id = %s", ids(35)[0])
     assert [(one.seal, one.kind) for one in audit_verification.look()[1]] == [(35, "removed")]
+
+
+@pytest.mark.parametrize("number", [1, 7, 30])
+def test_a_seal_without_rows_that_is_missing_or_altered_is_named(trail: Connection, settings: Any, number: int) -> None:
+    days(settings, 10)
+    audit_retention.prune(NOW)
+    audit_seals.seal_due(NOW)
+    with transaction.atomic():
+        tamper("UPDATE connections_auditseal SET summary = '{}' WHERE number = %s", number)
+        assert [(one.seal, one.kind) for one in audit_verification.look()[1]] == [(number, "seal")]
+        transaction.set_rollback(True)
+    tamper("DELETE FROM connections_auditseal WHERE number = %s", number)
+    assert [(one.seal, one.kind) for one in audit_verification.look()[1]] == [(number, "removed")]
 
 
 def test_a_claim_that_retention_removed_what_is_young_is_not_believed(trail: Connection) -> None:

@@ -266,6 +266,13 @@ def test_swapping_two_events_is_found(sealed: Connection) -> None:
     assert finding.what == f"Event {one} and {other} changed places."
 
 
+def test_swapping_two_events_of_different_seals_is_found_in_both(sealed: Connection) -> None:
+    one, other = ids(1)[2], ids(3)[1]
+    for before, after in ((one, -1), (other, one), (-1, other)):
+        tamper("UPDATE connections_auditevent SET id = %s WHERE id = %s", after, before)
+    assert found() == [(1, "altered"), (3, "altered")]
+
+
 def test_giving_an_event_another_number_is_found(sealed: Connection) -> None:
     one = ids(2)[1]
     tamper("UPDATE connections_auditevent SET id = 0 WHERE id = %s", one)
