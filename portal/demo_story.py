@@ -98,7 +98,12 @@ class Story:
         accounts.disable_person(lena, actor=self.alice, now=self.now)
 
     def _automate(self, invoices: Connection) -> None:
-        """A robot that still uses the old secret of its rotated key, and a person's key that ends next week."""
+        """A robot that still uses the old secret of its rotated key, and a person's key that ends next week.
+
+        The client secret of the robots' application ends in three weeks, at the sandbox too.
+        """
+        ends = self.now + 21 * DAY
+        secret = self.sandbox.add_secret(seed.ROBOTS_APP, expires_at=ends.timestamp(), name="Robots")
         robots = app_registrations.register(
             self.app.tenant,
             name="Contoso Robots",
@@ -106,7 +111,7 @@ class Story:
             actor=self.alice,
             allows_delegated=False,
             allows_app_only=True,
-            credential=NewSecret(seed.ROBOTS_SECRET, label="Sandbox secret"),
+            credential=NewSecret(secret["value"], expires_at=ends, label="Robots"),
         )
         report = connections.connect_app_only(
             robots, name="Nightly report", chosen=["mail.read"], actor=self.alice, now=self.now
@@ -154,7 +159,7 @@ class Story:
         sharing.share(connection, person=whom, level=Share.Level.USE, until=until, actor=owner, now=self.now)
 
     def _share(self, invoices: Connection, accounting: Team) -> None:
-        """With a colleague, with a team for a month, and with somebody who needed it only until yesterday."""
+        """With a colleague, with a team for a month, and with somebody who needed it only for a moment."""
         self._use(invoices, self.una, self.bob)
         month = self.now + 30 * DAY
         sharing.share(invoices, team=accounting, level=Share.Level.USE, until=month, actor=self.bob, now=self.now)
@@ -162,11 +167,11 @@ class Story:
             invoices,
             person=self.dave,
             level=Share.Level.MANAGE,
-            until=self.now - DAY,
+            until=self.now + timedelta(seconds=1),
             actor=self.bob,
-            now=self.now - 15 * DAY,
+            now=self.now,
         )
-        sharing.end_lapsed(now=self.now)
+        sharing.end_lapsed(now=self.now + timedelta(seconds=2))
 
     def _make_policy(self) -> None:
         rules = Rules(capabilities={"mail.send": Effect.APPROVAL}, longest_share_days=90, app_only_second_admin=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -34,6 +35,8 @@ _UNITS = (
 )
 # How the audit trail writes a moment down; it always is UTC there.
 _MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d):\d\d(?:\.\d+)?(?:\+00:00|Z)")
+# Ids that only the page of the event itself tells.
+_ONLY_ON_THE_EVENT = frozenset({"account_tid", "account_oid", "with_type"})
 _MESSAGES = {
     "success": ("success", "circle-check"),
     "warning": ("warning", "alert-triangle"),
@@ -167,12 +170,20 @@ def ago(when: datetime | None) -> SafeString:
 
 
 @register.filter
+def lasting(when: datetime | None) -> SafeString:
+    """How long something has been so ("for 3 days"); the time it began stands in its title."""
+    return _time(
+        when, in_past=True, worded=lambda words: f"for {words.removesuffix(' ago')}" if " ago" in words else words
+    )
+
+
+@register.filter
 def until(when: datetime | None) -> SafeString:
     """A time that is yet to come, relative ("in 3 days"; "2 hours ago" once it is over)."""
     return _time(when, in_past=False)
 
 
-def _time(when: datetime | None, *, in_past: bool) -> SafeString:
+def _time(when: datetime | None, *, in_past: bool, worded: Callable[[str], str] = str) -> SafeString:
     if when is None:
         return SafeString('<span class="text-secondary">never</span>')
     seconds = (timezone.now() - when).total_seconds()
@@ -180,7 +191,10 @@ def _time(when: datetime | None, *, in_past: bool) -> SafeString:
     words = relative(max(seconds, 0.0) if in_past else seconds)
     exact = when.astimezone(UTC)
     return format_html(
-        '<time datetime="{}" title="{} UTC">{}</time>', exact.isoformat(), exact.strftime("%Y-%m-%d %H:%M:%S"), words
+        '<time datetime="{}" title="{} UTC">{}</time>',
+        exact.isoformat(),
+        exact.strftime("%Y-%m-%d %H:%M:%S"),
+        worded(words),
     )
 
 
@@ -272,8 +286,9 @@ def plain(value: Any) -> str:
 @register.filter
 def changes_line(changes: dict[str, Any]) -> str:
     """What changed, in one short line."""
+    told = {name: value for name, value in changes.items() if name not in _ONLY_ON_THE_EVENT}
     parts = []
-    for name, value in itertools.islice(changes.items(), 4):
+    for name, value in itertools.islice(told.items(), 4):
         label = name.replace("_", " ")
         if isinstance(value, list) and len(value) == 2 and value[0] in (None, "", [], {}):
             # What was nothing before needs no arrow.
