@@ -30,6 +30,7 @@ from connections.services import (
     policy_decisions,
     policy_violations,
     sign_ins,
+    usage,
 )
 from connections.views import approvals, consent_requests, handover, listing, sharing
 from connections.views.audit import history
@@ -351,4 +352,5 @@ def remove(request: HttpRequest, pk: int) -> HttpResponse:
         connections.remove(connection, actor=user, now=timezone.now())
         messages.success(request, f"{name} and its tokens are deleted.")
         return redirect("connections")
-    return render(request, "connections/remove.html", {"connection": connection})
+    used = usage.of([pk], now=timezone.now())[pk]
+    return render(request, "connections/remove.html", {"connection": connection, "usage": used})

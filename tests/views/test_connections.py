@@ -11,7 +11,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from connections.models import Connection, User
+from connections.models import Connection, Share, User
 from portal.sandbox.client import Control
 from tests import cast
 
@@ -134,11 +134,13 @@ def test_a_preview_works_permissions_out_and_saves_nothing(signed_in: SignIn, bo
     assert not Connection.objects.exists()
 
 
-def test_removing_asks_first_and_then_leads_to_the_list(signed_in: SignIn, bob: User) -> None:
+def test_removing_asks_first_and_then_leads_to_the_list(signed_in: SignIn, bob: User, dave: User) -> None:
     connection = cast.make_connection(owner=bob)
     client = signed_in(bob)
     path = reverse("connection_remove", args=[connection.pk])
-    assert "Invoices" in text(client.get(path))
+    assert "Nobody else uses it" in text(client.get(path))
+    Share.objects.create(connection=connection, person=dave)
+    assert f"Shared with {dave}" in text(client.get(path))
     assert Connection.objects.exists()
     assert client.post(path)["Location"] == "/connections/"
     assert not Connection.objects.exists()
