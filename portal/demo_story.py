@@ -103,7 +103,7 @@ class Story:
         The client secret of the robots' application ends in three weeks, at the sandbox too.
         """
         ends = self.now + 21 * DAY
-        secret = self.sandbox.add_secret(seed.ROBOTS_APP, expires_at=ends.timestamp(), name="Robots")
+        issued = self.sandbox.add_secret(seed.ROBOTS_APP, expires_at=ends.timestamp(), name="Robots")
         robots = app_registrations.register(
             self.app.tenant,
             name="Contoso Robots",
@@ -111,7 +111,7 @@ class Story:
             actor=self.alice,
             allows_delegated=False,
             allows_app_only=True,
-            credential=NewSecret(secret["value"], expires_at=ends, label="Robots"),
+            credential=NewSecret(issued["value"], expires_at=ends, label="Robots"),
         )
         report = connections.connect_app_only(
             robots, name="Nightly report", chosen=["mail.read"], actor=self.alice, now=self.now
