@@ -33,6 +33,8 @@ _UNITS = (
     (3600, "hour"),
     (60, "minute"),
 )
+# What says nothing in a record.
+_NOTHING: tuple[Any, ...] = (None, "", [], {})
 # How the audit trail writes a moment down; it always is UTC there.
 _MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d):\d\d(?:\.\d+)?(?:\+00:00|Z)")
 # Ids that only the page of the event itself tells.
@@ -274,7 +276,7 @@ register.filter(type_words)
 @register.filter
 def plain(value: Any) -> str:
     """A recorded value for people."""
-    if value in (None, "", [], {}):
+    if value in _NOTHING:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -285,19 +287,19 @@ def plain(value: Any) -> str:
 
 @register.filter
 def changes_line(changes: dict[str, Any]) -> str:
-    """What changed, in one short line."""
-    told = {name: value for name, value in changes.items() if name not in _ONLY_ON_THE_EVENT}
+    """What changed, in one short line; facts that hold nothing are left out."""
+    told = {name: value for name, value in changes.items() if name not in _ONLY_ON_THE_EVENT and value not in _NOTHING}
     parts = []
     for name, value in itertools.islice(told.items(), 4):
         label = name.replace("_", " ")
-        if isinstance(value, list) and len(value) == 2 and value[0] in (None, "", [], {}):
+        if isinstance(value, list) and len(value) == 2 and value[0] in _NOTHING:
             # What was nothing before needs no arrow.
             parts.append(f"{label}: {_short(value[1])}")
         elif isinstance(value, list) and len(value) == 2:
             parts.append(f"{label}: {_short(value[0])} → {_short(value[1])}")
         else:
             parts.append(f"{label}: {_short(value)}")
-    more = "; …" if len(changes) > 4 else ""
+    more = "; …" if len(told) > 4 else ""
     return "; ".join(parts) + more
 
 

@@ -163,7 +163,7 @@ def _say(request: HttpRequest, done: reviews.Answered) -> None:
     said = [f"{done.confirmed} confirmed"] if done.confirmed else []
     said += [f"{done.removed} ended at once"] if done.removed else []
     if said:
-        messages.success(request, f"Kept: {', '.join(said)}.")
+        messages.success(request, f"Saved: {', '.join(said)}.")
     else:
         messages.info(request, "Nothing was changed: no row had a new answer.")
 

@@ -46,7 +46,7 @@ def test_owners_answer_and_auditors_get_a_report(
     keys.press("Space")
     keys.press("Tab")
     keys.press("Enter")
-    owner.sees("Kept: 1 confirmed, 1 ended at once.")
+    owner.sees("Saved: 1 confirmed, 1 ended at once.")
     decisions = dict(ReviewItem.objects.values_list("connection_name", "decision"))
     assert decisions == {"Calendar": "confirmed", "Invoices": "removed", "Tickets": "open"}
 

@@ -33,7 +33,7 @@ def test_the_list_shows_ones_own_and_to_admins_and_auditors_all(
     for person, sees in ((alice, True), (bob, True), (carol, True), (dave, False)):
         page = text(signed_in(person).get("/requests/"))
         assert ("Invoices" in page) is sees, person
-    assert "Nobody has asked for anything" in text(signed_in(dave).get("/requests/"))
+    assert "You have asked for nothing" in text(signed_in(dave).get("/requests/"))
 
 
 def test_the_list_is_filtered_and_takes_the_same_number_of_queries_however_long(

@@ -403,4 +403,4 @@ def test_the_list_of_approvals_asks_as_often_for_many(
     with django_assert_max_num_queries(10):
         assert "Inbox 29" in text(client.get("/approvals/"))
     assert "Nothing matches" in text(client.get("/approvals/", {"q": "zzz"}))
-    assert "Nothing to approve" in text(signed_in(cast.make_person("dave")).get("/approvals/"))
+    assert "You have asked for no approval" in text(signed_in(cast.make_person("dave")).get("/approvals/"))

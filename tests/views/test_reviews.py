@@ -76,7 +76,7 @@ def test_one_form_takes_the_answers_of_a_page(signed_in: SignIn, bob: User, dave
         "answer-x": "removed",
     }
     page = text(client.post(f"/reviews/{review.pk}/", form, follow=True))
-    assert "Kept: 1 confirmed, 1 ended at once." in page
+    assert "Saved: 1 confirmed, 1 ended at once." in page
     assert ReviewItem.objects.get(pk=pks[ended.pk]).note == "=Left the team"
     ended.refresh_from_db()
     assert ended.ended_at is not None

@@ -216,6 +216,8 @@ def test_changes_are_told_in_one_line():
     line = portal.changes_line({"name": ["Old", "New"], "scopes": ["a", "b", "c"], "secret_set": [False, True]})
     assert line == "name: Old → New; scopes: a, b, c; secret set: no → yes"
     assert portal.changes_line({}) == ""
+    assert portal.changes_line({"state": [None, "ok"], "code": "", "connections": []}) == "state: ok"
+    assert portal.changes_line({"expires_at": "2026-12-01 09:39:38.763942+00:00"}) == "expires at: 2026-12-01 09:39 UTC"
     assert portal.changes_line({"cause": "x" * 500}).endswith("…")
     assert portal.changes_line(dict.fromkeys("abcdef", 1)).endswith("; …")
 
