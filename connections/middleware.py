@@ -109,13 +109,19 @@ def kept_nowhere(get_response: GetResponse) -> GetResponse:
 
 
 class portal_errors:  # noqa: N801 - used like the function middlewares around it
-    """Turn a PortalError that no view caught into a page that says what happened and what to do."""
+    """Turn a PortalError that no view caught, and Django's empty 405, into a page that says what happened and what to do."""
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        return self.get_response(request)
+        response = self.get_response(request)
+        if request.method == "GET" and response.status_code == 405 and not response.content:
+            # Where signing in leads who was signed out when they sent a form.
+            told = render(request, "405.html", status=405)
+            told["Allow"] = response["Allow"]
+            return told
+        return response
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         """Called by Django with whatever a view raised."""

@@ -112,7 +112,9 @@ def of_keys(keys: QuerySet[ApiKey], *, now: datetime) -> Endings:
 
 def _of_key(key: ApiKey, now: datetime) -> Ending:
     assert key.expires_at is not None  # noqa: S101 - only dated ones are asked for
-    used = key.last_used_at is not None and now - key.last_used_at <= IN_USE
+    # An automation that still sends the secret from before a rotation uses the key too.
+    uses = [at for at in (key.last_used_at, key.previous_used_at) if at is not None]
+    used = bool(uses) and now - max(uses) <= IN_USE
     return Ending(
         key.expires_at,
         Reason.KEY,

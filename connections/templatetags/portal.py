@@ -38,7 +38,7 @@ _NOTHING: tuple[Any, ...] = (None, "", [], {})
 # How the audit trail writes a moment down; it always is UTC there.
 _MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d):\d\d(?:\.\d+)?(?:\+00:00|Z)")
 # Ids that only the page of the event itself tells.
-_ONLY_ON_THE_EVENT = frozenset({"account_tid", "account_oid", "with_id", "with_type"})
+_ONLY_ON_THE_EVENT = frozenset({"account_tid", "account_oid", "with_id", "with_type", "share_id"})
 _MESSAGES = {
     "success": ("success", "circle-check"),
     "warning": ("warning", "alert-triangle"),

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from connections.errors import InvalidInput, KeyRefused, NotAllowed, StillInUse
 from connections.models import ApiKey, AuditEvent, Delivery, User
-from connections.services import accounts, api_keys, expiries, key_warnings
+from connections.services import accounts, api_keys, expiries, key_warnings, upcoming
 from tests import cast
 
 pytestmark = pytest.mark.django_db
@@ -158,6 +158,16 @@ def test_the_use_of_each_secret_is_noted_apart(bob: User) -> None:
     works(new, NOW + timedelta(hours=2))
     key.refresh_from_db()
     assert (key.previous_used_at, key.last_used_at) == (NOW + timedelta(hours=1), NOW + timedelta(hours=2))
+
+
+def test_a_key_whose_old_secret_is_still_used_counts_as_used(bob: User) -> None:
+    key, old = issue(bob, expires_at=NOW + 9 * DAY)
+    rotate(key, bob, expires_at=NOW + 9 * DAY)
+    ends = upcoming.of_keys(ApiKey.objects.all(), now=NOW)
+    assert [ending.stops for ending in ends.found] == [0]
+    assert works(old, NOW + timedelta(hours=1))
+    ends = upcoming.of_keys(ApiKey.objects.all(), now=NOW + timedelta(hours=2))
+    assert [ending.stops for ending in ends.found] == [1]
 
 
 def test_a_wrong_secret_behind_an_old_prefix_is_refused(bob: User) -> None:

@@ -33,6 +33,15 @@ def test_a_stranger_is_led_to_the_sign_in_page_and_back(client, bob):
     assert client.get("/account/").status_code == 200
 
 
+def test_who_was_signed_out_when_they_pressed_a_button_is_told_so_after_signing_in(client, bob):
+    path = f"/connections/{cast.make_connection(owner=bob).pk}/check/"
+    answer = client.post(path)
+    assert answer["Location"] == f"/sign-in/?next={path}"
+    answer = client.get(attempt(client, next=path).url)
+    assert (answer.status_code, answer["Allow"]) == (405, "POST")
+    assert "press it again" in answer.content.decode()
+
+
 def test_a_local_password_signs_in_and_is_recorded(client, bob):
     answer = attempt(client)
     assert (answer.status_code, answer.url) == (302, "/")
