@@ -64,6 +64,11 @@ class ApiKey(models.Model):
         moment = now or timezone.now()
         return self.revoked_at is None and (self.expires_at is None or self.expires_at > moment)
 
+    @property
+    def used_at(self) -> datetime | None:
+        """When it was last used, with whichever of its secrets."""
+        return max((used for used in (self.last_used_at, self.previous_used_at) if used), default=None)
+
     def takes_previous(self, now: datetime) -> bool:
         """Whether the secret before the last rotation still works at ``now``."""
         return self.previous_until is not None and self.previous_until > now and self.is_valid(now)

@@ -53,8 +53,8 @@ def _message(key: ApiKey, days: int, now: datetime) -> alerts.Message:
     assert key.expires_at is not None  # noqa: S101 - asked before
     when = "within a day" if days == 1 else f"within {days} days"
     ends = key.expires_at.astimezone(UTC)
-    used = f"{key.last_used_at.astimezone(UTC):%d %B %Y}" if key.last_used_at else "never"
-    if key.last_used_at is None or now - key.last_used_at > IDLE:
+    used = f"{key.used_at.astimezone(UTC):%d %B %Y}" if key.used_at else "never"
+    if key.used_at is None or now - key.used_at > IDLE:
         needed = f"It was last used {used}: if nobody needs it any more, let it end."
     else:
         needed = "It is in use: whatever uses it stops then."

@@ -58,7 +58,9 @@ def test_the_page_tells_which_of_two_secrets_is_used(bob: User, signed_in: SignI
     assert "still used the old secret" not in page
     api_keys.authenticate(old, address="10.0.0.1", now=timezone.now() + timedelta(minutes=5))
     assert "still used the old secret" in client.get(f"/api-keys/{key.pk}/").content.decode()
-    assert "Two secrets" in client.get("/api-keys/").content.decode()
+    listed = client.get("/api-keys/").content.decode()
+    assert "Two secrets" in listed
+    assert 'data-label="Last used"><time' in listed, "what uses the old secret uses the key"
     client.post(f"/api-keys/{key.pk}/end-old-secret/")
     assert "Its secret" in client.get(f"/api-keys/{key.pk}/").content.decode()
 
