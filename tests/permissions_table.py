@@ -390,6 +390,14 @@ approve_approval                      POST   401 403 404 404 404 404 404 200 403
 decline_approval                      POST   401 403 404 404 404 404 404 200 403
 withdraw_approval                     POST   401 200 404 404 404 404 404 403 403
 
+list_reviews                          GET    401 200 200 200 200 200 200 200 200
+start_review                          POST   401 403 403 403 403 403 403 201 403
+read_review                           GET    401 200 404 404 404 404 404 200 200
+list_review_items                     GET    401 200 404 404 404 404 404 200 200
+answer_review                         POST   401 200 404 404 404 404 404 403 403
+cancel_review                         POST   401 403 404 404 404 404 404 200 403
+export_review                         GET    401 403 404 404 404 404 404 200 200
+
 list_audit_events                     GET    401 403 403 403 403 403 403 200 200
 export_audit_events                   GET    401 403 403 403 403 403 403 403 200
 read_audit_event                      GET    401 403 403 403 403 403 403 200 200

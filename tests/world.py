@@ -159,6 +159,7 @@ class World:
             "person_id": self.people["bob"].pk,
             "ref": str(self.connection.pk),
             "request_id": self.consent_request.pk,
+            "review_id": self.review.pk,
             "share_id": self.share.pk,
             "team_id": self.team.pk,
             "tenant_id": self.tenant.pk,
@@ -395,6 +396,10 @@ def _posted_to_api(world: World) -> dict[str, dict[str, Any]]:
         "api:ask_consent": {"connection_id": world.connection.pk, "reason": "For the invoices."},
         "api:hand_over": {"new_owner": "dave"},
         "api:hand_over_all": {"new_owner_id": world.people["dave"].pk, "grant": "cut"},
+        "api:start_review": {"name": "Q4", "due": (timezone.now() + timedelta(days=21)).date().isoformat()},
+        "api:answer_review": {
+            "answers": [{"item_id": item.pk, "decision": "confirmed"} for item in world.review.items.all()]
+        },
         "api:decline_approval": {"reason": "Use a team mailbox instead."},
         "api:decline_consent_request": {"reason": "Not now."},
     }

@@ -21,6 +21,7 @@ TAGS = {
     "App registrations": "Applications in Entra and their credentials. What is secret is never given back.",
     "Consent": "Requests that an administrator grants consent.",
     "Approvals": "What the policy lets happen only when an IT admin agrees.",
+    "Access reviews": "Owners confirm who else uses their connections; what nobody confirms ends.",
     "Teams and people": "Whom connections are shared with.",
     "Audit": "Who did what to what.",
 }

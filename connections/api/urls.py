@@ -20,6 +20,7 @@ from connections.api import (
     me,
     problems,
     reference,
+    reviews,
     sharing,
     sign_in_links,
     teams,
@@ -56,6 +57,7 @@ for module in (
     app_registrations,
     consent_requests,
     approvals,
+    reviews,
     teams,
     audit,
 ):

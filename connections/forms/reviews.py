@@ -15,6 +15,7 @@ from connections.models import AppRegistration, Tenant
 from connections.services.reviews import ANSWERS, LEAST_DAYS, MOST_DAYS, Answer
 
 NOTE_LENGTH = 500
+FARTHEST = date(9000, 12, 31)  # there is no day after the last one of the calendar
 MOST_ROWS = 200  # of one page; a page shows fewer
 _ROW = re.compile(r"answer-([0-9]{1,18})", re.ASCII)
 
@@ -42,14 +43,19 @@ class ReviewForm(forms.Form):
 
     def clean_due(self) -> datetime:
         day: date = self.cleaned_data["due"]
-        if day.year > 9000:
+        if day > FARTHEST:
             raise forms.ValidationError("This day is too far away.")
-        return datetime.combine(day + timedelta(days=1), time.min, UTC)
+        return end_of(day)
 
     def covered(self) -> dict[str, AppRegistration | Tenant | None]:
         """The choice as the service wants it."""
         key = self.cleaned_data["covers"]
         return {"app_registration": self._apps.get(key), "tenant": self._tenants.get(key)}
+
+
+def end_of(day: date) -> datetime:
+    """The first moment after a day (UTC); of days that no review can reach, one that is as far away."""
+    return datetime.combine(min(day, FARTHEST) + timedelta(days=1), time.min, UTC)
 
 
 class PlanForm(forms.Form):

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
@@ -42,7 +42,7 @@ def index(request: HttpRequest) -> HttpResponse:
 
 
 def _list(request: HttpRequest, user: User, *, form: forms.PlanForm | None) -> dict[str, Any]:
-    states = listing.Choice("state", "State", [("running", "Running"), ("over", "Over")], _in_state)
+    states = listing.Choice("state", "State", [("running", "Running"), ("over", "Over")], in_state)
     filters = listing.Filters(request, search=("name", "scope_name"), placeholder="Name", choices=(states,))
     plan = reviews.the_plan()
     return {
@@ -55,7 +55,8 @@ def _list(request: HttpRequest, user: User, *, form: forms.PlanForm | None) -> d
     }
 
 
-def _in_state(found: QuerySet[AccessReview], value: str) -> QuerySet[AccessReview]:
+def in_state(found: QuerySet[AccessReview], value: str) -> QuerySet[AccessReview]:
+    """Those that are "running", or else those that are over."""
     running = Q(closed_at=None, cancelled_at=None)
     return found.filter(running if value == "running" else ~running)
 
@@ -222,7 +223,11 @@ def report(request: HttpRequest, pk: int) -> HttpResponse:
 @require_safe
 def export(request: HttpRequest, pk: int) -> HttpResponseBase:
     """Every item of a review as CSV."""
-    review = _to_report(request, pk)
+    return as_csv(_to_report(request, pk))
+
+
+def as_csv(review: AccessReview) -> StreamingHttpResponse:
+    """The report of a review to take along."""
     items = review.items.order_by("connection_name", "pk").iterator(chunk_size=1000)
     return tables.as_csv(f"access-review-{review.pk}.csv", _COLUMNS, (_line(item) for item in items))
 
