@@ -67,7 +67,8 @@ class Story:
         self._share(invoices, accounting)
         self._make_policy()
         self._ask()
-        name, due = "Who still needs access?", self.now + 14 * DAY
+        # As the form does it: until the end of the last day.
+        name, due = "Who still needs access?", (self.now + 15 * DAY).replace(hour=0, minute=0, second=0, microsecond=0)
         reviews.start(name, due_at=due, actor=self.alice, now=self.now)
 
     def _connect(self, owner: User, name: str, account: str, *chosen: str) -> Connection:
