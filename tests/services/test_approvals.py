@@ -11,6 +11,7 @@ import pytest
 from django.db import connection as database
 from django.utils import timezone
 
+from connections import access
 from connections.errors import ApprovalNeeded, ChangedMeanwhile, InvalidInput, NotAllowed, PolicyForbids
 from connections.models import AppRegistration, Approval, AuditEvent, Connection, User
 from connections.services import (
@@ -193,6 +194,45 @@ def test_whoever_holds_a_key_of_a_service_account_does_not_approve_what_it_asks(
     for person in (alice, anna):
         with pytest.raises(NotAllowed, match="cannot give it"):
             approvals.approve(asked(), actor=person, now=NOW)
+
+
+def test_whoever_had_the_key_of_a_service_account_rotated_does_not_approve_either(alice: User, anna: User) -> None:
+    robot = service_accounts.create(
+        name="Robot", purpose="Reports", responsible=anna, admin=True, auditor=False, actor=anna, now=NOW
+    )
+    end = NOW + timedelta(days=9)
+    key, _ = api_keys.issue(robot, name="Mine", scopes=["connections:write"], expires_at=end, actor=anna, now=NOW)
+    wish_for_sending(robot)
+    assert access.can_decide(alice, asked())
+    api_keys.rotate(key, overlap=timedelta(0), expires_at=end, actor=alice, now=NOW)
+    assert not access.can_decide(alice, asked())
+
+
+def test_what_a_service_account_asks_for_somebody_elses_connection_is_not_for_who_answers_for_it(
+    alice: User, anna: User, bob: User
+) -> None:
+    robot = cast.make_service_account(responsible=alice)
+    made = start(bob, chosen=["mail.read"])
+    sharing.share(made, person=robot, level="manage", until=None, actor=bob, now=NOW)
+    rule(**SEND)
+    wishes = {"name": "Inbox", "chosen": ["mail.read", "mail.send"], "extra_scopes": ()}
+    connections.change(made, actor=robot, now=NOW, **wishes)  # type: ignore[arg-type]
+    with pytest.raises(NotAllowed, match="cannot give it"):
+        approvals.approve(asked(), actor=alice, now=NOW)
+    approvals.approve(asked(), actor=anna, now=NOW)
+
+
+def test_who_asked_first_does_not_approve_what_the_owner_asked_anew(alice: User, anna: User, bob: User) -> None:
+    made = start(bob, chosen=["mail.read"])
+    sharing.share(made, person=alice, level="manage", until=None, actor=bob, now=NOW)
+    rule(**SEND)
+    wishes = {"name": "Inbox", "chosen": ["mail.read", "mail.send"], "extra_scopes": ()}
+    connections.change(made, actor=alice, now=NOW, **wishes)  # type: ignore[arg-type]
+    approvals.ask_again(made, reason="Please.", actor=bob, now=NOW)
+    assert asked().requested_by == bob
+    with pytest.raises(NotAllowed, match="cannot give it"):
+        approvals.approve(asked(), actor=alice, now=NOW)
+    approvals.approve(asked(), actor=anna, now=NOW)
 
 
 def test_making_somebody_else_responsible_does_not_free_the_way(alice: User, anna: User) -> None:

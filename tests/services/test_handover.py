@@ -13,7 +13,7 @@ from django.utils import timezone
 from connections import access
 from connections.errors import AlreadyExists, InvalidInput, NotAllowed, NothingToCheck, WrongAccount, WrongTenant
 from connections.microsoft import tokens
-from connections.models import AuditEvent, Connection, Delivery, HandOver, Incident, Share, User
+from connections.models import AccessPeriod, AuditEvent, Connection, Delivery, HandOver, Incident, Share, User
 from connections.services import connections, handover, keepalive, sharing, sign_ins
 from connections.services.token_store import Renewed, store_renewed
 from portal.sandbox import seed
@@ -67,6 +67,16 @@ def test_the_new_owner_owns_at_once_and_the_old_grant_goes_on(alice: User, bob: 
     assert (event.actor, event.owner_id) == (alice, bob.pk)
     assert event.changes["owner_id"] == [bob.pk, dave.pk]
     assert event.changes["grant"] == "kept until the new owner signs in"
+
+
+def test_the_access_history_and_a_sign_in_that_was_under_way_follow_the_owner(
+    alice: User, bob: User, dave: User
+) -> None:
+    connection = cast.make_connection(owner=bob, sign_in_started_at=NOW)
+    give(connection, dave, alice)
+    assert again(connection).sign_in_started_at is None
+    (period,) = AccessPeriod.objects.filter(kind=AccessPeriod.Kind.OWNER, ended_at=None)
+    assert (period.person_id, period.started_at, period.started_by_id) == (dave.pk, NOW, alice.pk)
 
 
 def test_cutting_deletes_the_tokens_and_says_why_in_the_right_words(alice: User, bob: User, dave: User) -> None:

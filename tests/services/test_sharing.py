@@ -143,6 +143,12 @@ def test_the_owner_and_nobody_at_all_are_refused(bob: User, dave: User) -> None:
         sharing.share(connection, level="use", until=None, actor=bob, now=NOW)
 
 
+def test_nothing_is_shared_with_somebody_who_cannot_sign_in(bob: User) -> None:
+    with pytest.raises(InvalidInput, match="cannot sign in"):
+        give(cast.make_connection(owner=bob), cast.make_person("off", is_active=False))
+    assert not Share.objects.exists()
+
+
 def test_somebody_may_give_back_what_was_shared_with_them(bob: User, dave: User) -> None:
     found = give(cast.make_connection(owner=bob), dave)
     sharing.unshare(found, actor=dave, now=NOW)
