@@ -383,6 +383,10 @@ read_consent_request                  GET    401 200 404 404 404 404 404 200 200
 approve_consent_request               POST   401 403 404 404 404 404 404 200 403
 decline_consent_request               POST   401 403 404 404 404 404 404 200 403
 
+read_policy                           GET    401 200 200 200 200 200 200 200 200
+read_app_policy                       GET    401 200 200 200 200 200 200 200 200
+read_policy_violations                GET    401 403 403 403 403 403 403 200 200
+
 list_approvals                        GET    401 200 200 200 200 200 200 200 200
 ask_approval                          POST   401 422 403 422 403 404 404 403 403
 read_approval                         GET    401 200 404 404 404 404 404 200 200

@@ -20,6 +20,7 @@ TAGS = {
     "Tenants": "Microsoft Entra directories.",
     "App registrations": "Applications in Entra and their credentials. What is secret is never given back.",
     "Consent": "Requests that an administrator grants consent.",
+    "Policy": "What connections may be and do, and what breaks these rules already.",
     "Approvals": "What the policy lets happen only when an IT admin agrees.",
     "Access reviews": "Owners confirm who else uses their connections; what nobody confirms ends.",
     "Teams and people": "Whom connections are shared with.",

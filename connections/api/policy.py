@@ -1,0 +1,174 @@
+"""The policy over the API: its rules, what they come to in words, and what breaks them already."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from django.http import HttpRequest
+from django.shortcuts import get_object_or_404
+from django.utils import timezone
+from ninja import Query, Router, Schema
+from pydantic import Field
+
+from connections import access
+from connections.api import problems, reach
+from connections.api.connections import Type
+from connections.api.links import page_link
+from connections.api.pages import MOST
+from connections.api.reach import Scope
+from connections.models import ApiKey, AppRegistration
+from connections.services import policy, policy_decisions, policy_rules, policy_violations, policy_words
+
+router = Router(tags=["Policy"])
+Effects = dict[str, Literal["allowed", "approval", "forbidden"]]
+Names = Annotated[list[str] | None, Field(description="What is allowed; null: all.")]
+
+
+class RulesOut(Schema):
+    """Rules in the form that configuration files carry, too."""
+
+    authentication_types: list[Type] | None = Field(description="The kinds that are allowed; null: all.")
+    environments: Names
+    tenants: Names
+    capabilities: Effects = Field(description="Those that are not simply allowed.")
+    permissions: Effects = Field(description="By name or pattern, as in Mail.*; the most exact one counts.")
+    personal_accounts: bool
+    other_tenants: bool = Field(description="Whether accounts of directories that are no tenant here are allowed.")
+    share_with_people: bool
+    share_app_only: bool
+    longest_share_days: int | None = Field(description="Null: no limit.")
+    app_only_second_admin: bool = Field(description="Whether another IT admin must approve app-only connections.")
+
+
+class SummaryOut(Schema):
+    """What is restricted, in words."""
+
+    forbidden: list[str]
+    approval: list[str] = Field(description="What needs an approval.")
+    allowed: list[str] = Field(description="Exceptions from the other two.")
+    limits: list[str]
+
+
+class PolicyOut(Schema):
+    """The rules of the organisation, or those of one app registration, which can only be stricter."""
+
+    app_registration_id: int | None = Field(description="Null: the organisation's.")
+    rules: RulesOut | None = Field(description="Its own rules; null for who may read only the summary.")
+    effective: RulesOut | None = Field(description="What counts in the end: for each rule the stricter of the two.")
+    changed_at: datetime | None
+    changed_by: str
+    summary: SummaryOut = Field(description="Of what counts in the end.")
+    link: str
+
+
+class ConnectionViolation(Schema):
+    """A connection that breaks the policy as it is now."""
+
+    connection_id: int
+    connection_name: str
+    owner: str
+    why: list[str] = Field(description="The rules it breaks, in words.")
+    effect: Literal["approval", "forbidden"] = Field(description="Forbidden, or only not approved.")
+    link: str
+
+
+class ShareViolation(Schema):
+    """A share that breaks the policy as it is now."""
+
+    share_id: int
+    connection_id: int
+    connection_name: str
+    shared_with: str
+    why: list[str]
+    shorten_to: datetime | None = Field(description="If all that is wrong is that it lasts too long: the latest end.")
+    link: str
+
+
+class ViolationsOut(Schema):
+    """What breaks the policy: the first of each kind by name, and how many there are."""
+
+    connections: list[ConnectionViolation]
+    connection_count: int
+    shares: list[ShareViolation]
+    share_count: int
+
+
+class ViolationsWanted(Schema):
+    """How many of them."""
+
+    limit: int = Field(
+        MOST, ge=1, le=MOST, description="How many of each kind are listed at most; the counts are of all."
+    )
+
+
+@router.get("/policy", response={200: PolicyOut} | problems.on(), summary="Read the organisation's policy")
+def read_policy(request: HttpRequest) -> Any:
+    """All rules for IT admins and auditors, for others what they come to in words."""
+    return _told(reach.unlimited(request, Scope.ADMIN_READ), None)
+
+
+@router.get(
+    "/app-registrations/{int:app_id}/policy",
+    response={200: PolicyOut} | problems.on(404),
+    summary="Read an app registration's policy",
+)
+def read_app_policy(request: HttpRequest, app_id: int) -> Any:
+    """Its own rules, which come on top of the organisation's, and what counts in the end."""
+    key = reach.unlimited(request, Scope.ADMIN_READ)
+    return _told(key, get_object_or_404(access.visible_app_registrations(key.owner), pk=app_id))
+
+
+@router.get("/policy/violations", response={200: ViolationsOut} | problems.on(), summary="List what breaks the policy")
+def read_policy_violations(request: HttpRequest, wanted: Query[ViolationsWanted]) -> Any:
+    """Connections and shares that exist and break the rules as they are now; for IT admins and auditors."""
+    key = reach.unlimited(request, Scope.ADMIN_READ)
+    access.require(
+        access.can_read_policy(key.owner), cause="IT admins and auditors read this.", action="Ask one of them."
+    )
+    found = policy_violations.impact(policy_decisions.in_force(), now=timezone.now(), keep=wanted.limit)
+    return {
+        "connections": [_describe_connection(one) for one in found.connections],
+        "connection_count": found.connection_count,
+        "shares": [_describe_share(one) for one in found.shares],
+        "share_count": found.share_count,
+    }
+
+
+def _told(key: ApiKey, app: AppRegistration | None) -> dict[str, Any]:
+    own = policy.stored(app)
+    effective = policy_rules.stricter(policy.stored().rules, own.rules) if app is not None else own.rules
+    words, reads_all = policy_words.summary(effective), access.can_read_policy(key.owner)
+    return {
+        "app_registration_id": app.pk if app is not None else None,
+        "rules": policy_rules.to_dict(own.rules) if reads_all else None,
+        "effective": policy_rules.to_dict(effective) if reads_all else None,
+        "changed_at": own.changed_at if reads_all else None,
+        "changed_by": own.changed_by if reads_all else "",
+        "summary": {name: getattr(words, name) for name in ("forbidden", "approval", "allowed", "limits")},
+        "link": page_link("policy_app", app.pk) if app is not None else page_link("policy"),
+    }
+
+
+def _describe_connection(broken: policy_violations.BrokenConnection) -> dict[str, Any]:
+    return {
+        "connection_id": broken.connection.pk,
+        "connection_name": broken.connection.name,
+        "owner": str(broken.connection.owner),
+        "why": list(broken.sentences),
+        "effect": str(broken.effect),
+        "link": page_link("connection", broken.connection.pk),
+    }
+
+
+def _describe_share(broken: policy_violations.BrokenShare) -> dict[str, Any]:
+    share = broken.share
+    return {
+        "share_id": share.pk,
+        "connection_id": share.connection_id,
+        "connection_name": share.connection.name,
+        "shared_with": str(share.person or share.team),
+        "why": list(broken.sentences),
+        "shorten_to": broken.shorten_to,
+        "link": page_link("connection", share.connection_id),
+    }
