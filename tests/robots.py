@@ -48,3 +48,9 @@ async def one_after_the_other(port: int, path: str, key: str, seconds: float) ->
     while time.monotonic() < end:
         found.append(await call(port, path, key))
     return found
+
+
+def wait_until_early_in_a_minute() -> None:
+    """What the portal counts by the minute of the clock is counted anew only if that minute does not end meanwhile."""
+    if (second := time.time() % 60) > 45:
+        time.sleep(60 - second)
