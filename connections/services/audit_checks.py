@@ -298,7 +298,8 @@ def pruned_upto() -> int:
 
 
 def _leftovers(newest: int | None, pruned: Pruned) -> list[Finding]:
-    """Rows where none may be: among those that were removed, and token hand-outs of seals that do not exist.
+    """Rows where none may be: among those that were removed, under numbers that were never given out, and token
+    hand-outs of seals that do not exist.
 
     ``newest`` is the number of the last seal, 0 if there is none; None: not all were looked at.
     """
@@ -322,6 +323,10 @@ def _leftovers(newest: int | None, pruned: Pruned) -> list[Finding]:
                     f"Token hand-out {row[0]} belongs to seal {row[12]}, which is missing.",
                 )
             )
+        if database.vendor == "postgresql":
+            for row in audit_lines.rows(audit_lines.events(), f"id > {audit_seals.GIVEN_OUT}", [], limit=TOLD):
+                what = f"{_named(audit_lines.events(), row[0])} was inserted: the database never gave out its number."
+                findings.append(Finding(newest + 1, "inserted", what))
     return findings
 
 

@@ -241,6 +241,17 @@ def test_inserting_an_event_among_sealed_ones_is_found(sealed: Connection) -> No
             transaction.set_rollback(True)
 
 
+@pytest.mark.only_on("postgres")  # SQLite goes on counting from the highest number there is
+def test_an_event_far_ahead_is_found_and_keeps_nobody_from_sealing(sealed: Connection) -> None:
+    AuditEvent.objects.bulk_create([AuditEvent(pk=2**40, action="x.y", target_type="T", target_name="t")])
+    happen(sealed, 2)
+    assert audit_seals.seal_due(LATER) == 1
+    after, (finding,) = AuditSeal.objects.count(), audit_verification.look()[1]
+    assert AuditEvent.objects.filter(pk__gt=AuditSeal.objects.get(number=after).events_upto).count() == 1
+    assert (finding.seal, finding.kind) == (after + 1, "inserted")
+    assert finding.what == f"Event {2**40} was inserted: the database never gave out its number."
+
+
 def test_inserting_into_a_gap_is_found(connection: Connection) -> None:
     happen(connection, 3)
     with transaction.atomic():
