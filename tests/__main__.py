@@ -18,8 +18,8 @@ from tests.environment import ROOT
 
 _SUITES = {"SQLite": "sqlite", "PostgreSQL": "postgres"}
 # Of the database these see what the other tests see of it: the browser stories, who may open what, and what hardly uses
-# it run on SQLite. Invented and broken requests run on PostgreSQL, which refuses more, and so does what looks at
-# every page there is.
+# it run on SQLite. Invented and broken requests run on PostgreSQL, which refuses more, and so do a thousand callers at
+# once, as in production.
 _ONLY_ON = {
     "sqlite": (
         "tests/browser",
@@ -28,14 +28,15 @@ _ONLY_ON = {
         "tests/sandbox",
         "tests/test_permissions.py",
         "tests/test_running.py",
+        "tests/test_secret_columns.py",
         "tests/test_settings.py",
     ),
     "postgres": (
         "tests/api/test_schemathesis.py",
         "tests/api/test_schemathesis_running.py",
+        "tests/faults/test_token_calls.py",
         "tests/test_bad_requests.py",
         "tests/test_csp.py",
-        "tests/test_secret_columns.py",
     ),
 }
 # pytest's code for "nothing matched", which is no failure when only a few tests were asked for.

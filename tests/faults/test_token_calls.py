@@ -159,7 +159,6 @@ def test_who_waits_is_answered_when_the_server_stops(
     assert max(answer.seconds for answer in got) < 9
 
 
-@pytest.mark.only_on("sqlite")  # the database has no part in it
 def test_silent_clients_give_their_threads_back(bob: User, web: Web) -> None:
     """Without a proxy that collects requests, half a request must not hold a thread for ever."""
     port = web(WEB_THREADS="2")
