@@ -30,9 +30,10 @@ test: .venv/installed-dev
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m tests.throwaway $(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m tests.with_temp_settings $(BIN)/mypy
 	$(BIN)/djlint --lint --quiet templates
-	$(BIN)/python -m tests.throwaway $(BIN)/python manage.py makemigrations --check --dry-run
+	$(BIN)/python -m tests.with_temp_settings $(BIN)/python manage.py makemigrations --check --dry-run
 
 bench: .venv/installed-dev
 	@exec $(BIN)/python -m benchmarks.sweep $(ARGS)

@@ -23,7 +23,7 @@ import django
 import psutil
 from cryptography.fernet import Fernet
 
-from portal.servers import PostgreSQL
+from portal.dev_servers import PostgreSQL
 
 ROOT = Path(__file__).resolve().parent.parent
 LONGEST_VERIFICATION = 60.0  # seconds
@@ -102,17 +102,17 @@ def measure(count: int) -> list[str]:
     from django.utils import timezone
 
     from connections.models import AuditEvent, AuditSeal, TokenFetch
-    from connections.services import audit_exports, audit_seals, audit_verification
+    from connections.services.audit import export, sealing, verification
 
     rows, troubles = count + count // 10, []
     began = time.monotonic()
     seals = 0
-    while made := audit_seals.seal_due(timezone.now() + timedelta(minutes=5)):
+    while made := sealing.seal_due(timezone.now() + timedelta(minutes=5)):
         seals += made
     said("seal", rows, time.monotonic() - began, f"{seals:,} seals")
 
     began, used = time.monotonic(), time.process_time()
-    checked, findings = audit_verification.look()
+    checked, findings = verification.look()
     took, used = time.monotonic() - began, time.process_time() - used
     said("verify", checked, took, f"{used:.1f} CPU-s, {'intact' if not findings else findings[0].what}")
     if took > LONGEST_VERIFICATION:
@@ -120,13 +120,13 @@ def measure(count: int) -> list[str]:
     if findings or checked != rows:
         troubles.append(f"{checked:,} of {rows:,} rows were verified, {len(findings)} findings")
 
-    for form in audit_exports.Format:
-        found = audit_exports.lines(AuditEvent.objects.all(), TokenFetch.objects.all())
-        written, peak, took = watch(chunk for _, chunk in audit_exports.written(found, form))
+    for form in export.Format:
+        found = export.lines(AuditEvent.objects.all(), TokenFetch.objects.all())
+        written, peak, took = watch(chunk for _, chunk in export.written(found, form))
         said(f"export {form}", rows, took, f"{written / 1e6:,.0f} MB written, {peak:.1f} MB of memory on top")
         if peak > MOST_MEMORY_MB:
             troubles.append(f"exporting took {peak:.0f} MB of memory, the limit is {MOST_MEMORY_MB:.0f} MB")
-    exported = sum(1 for _ in audit_exports.lines(AuditEvent.objects.all(), TokenFetch.objects.all()))
+    exported = sum(1 for _ in export.lines(AuditEvent.objects.all(), TokenFetch.objects.all()))
     if exported != rows:
         troubles.append(f"the export holds {exported:,} of {rows:,} rows")
 
@@ -134,7 +134,7 @@ def measure(count: int) -> list[str]:
     pk = (victim.events_after + victim.events_upto) // 2
     alter(pk)
     began = time.monotonic()
-    _, findings = audit_verification.look()
+    _, findings = verification.look()
     told = [(one.seal, one.what) for one in findings]
     said(
         "verify, one altered",

@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from portal.dev_servers import PostgreSQL, Valkey
 from portal.processes import Process, stop_all
 from portal.sandbox.process import SandboxProcess
 from portal.sandbox.process import start as start_sandbox
-from portal.servers import PostgreSQL, Valkey
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -61,7 +61,7 @@ def prepare(stage: Stage) -> tuple[str, list[int]]:
     from django.utils import timezone
 
     from connections.models import AppRegistration, Connection, Tenant, User
-    from connections.services import api_keys
+    from connections.services.api_keys import api_keys
 
     call_command("migrate", verbosity=0)
     now = timezone.now()

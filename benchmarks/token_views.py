@@ -6,9 +6,9 @@ from django.shortcuts import get_object_or_404
 from django.urls import include, path
 from django.utils import timezone
 
-from connections import access
+from connections.access import permissions, querysets
 from connections.models import ApiKey, TokenFetch
-from connections.services.api_keys import digest
+from connections.services.api_keys.api_keys import digest
 
 
 @login_not_required
@@ -24,8 +24,8 @@ def naive(request: HttpRequest, pk: int) -> HttpResponse:
     key = get_object_or_404(ApiKey.objects.select_related("owner"), digest=digest(text), revoked_at=None)
     key.last_used_at = timezone.now()
     key.save(update_fields=["last_used_at"])
-    connection = get_object_or_404(access.visible_connections(key.owner), pk=pk)
-    if not access.can_fetch_token(key.owner, connection) or connection.status != "active":
+    connection = get_object_or_404(querysets.visible_connections(key.owner), pk=pk)
+    if not permissions.can_fetch_token(key.owner, connection) or connection.status != "active":
         return HttpResponse(status=403)
     TokenFetch.objects.create(
         key=None, key_name=key.name, owner_name="", connection=connection, connection_name="", minute=timezone.now()

@@ -40,7 +40,8 @@ from connections.models import (
     Tenant,
     User,
 )
-from connections.services import accounts, app_registrations, tenants
+from connections.services.people import accounts
+from connections.services.registry import app_registrations, tenants
 
 # Django's classes take type parameters for the type checker only.
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from connections.microsoft.errors import Verdict
+    from connections.microsoft.classifier import Verdict
 
 
 class PortalError(Exception):

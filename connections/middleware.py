@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -14,10 +13,10 @@ from django.shortcuts import render
 from django.utils.cache import add_never_cache_headers
 from social_django.middleware import SocialAuthExceptionMiddleware
 
-from connections import access, audit
+from connections import audit, client_address, denial_logging
+from connections.access import roles
 from connections.errors import NotAllowed, PortalError, SignInCancelled
 from connections.models import User
-from connections.views import denied
 
 GetResponse = Callable[[HttpRequest], HttpResponse]
 
@@ -38,27 +37,6 @@ _POLICY = "; ".join(
 )
 
 
-def client_address(request: HttpRequest) -> str | None:
-    """The client's address; behind TRUSTED_PROXIES proxies, the entry the outermost of them wrote. None: not known."""
-    hops: list[str] = [hop.strip() for hop in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",") if hop.strip()]
-    trusted: int = settings.TRUSTED_PROXIES
-    if trusted and len(hops) >= trusted:
-        return _address(hops[-trusted])
-    return _address(str(request.META.get("REMOTE_ADDR") or ""))
-
-
-def _address(text: str) -> str | None:
-    """An address without the port that some proxies write behind it; None if it is no address at all."""
-    if text.startswith("["):
-        text = text[1:].partition("]")[0]
-    elif text.count(":") == 1:
-        text = text.partition(":")[0]
-    try:
-        return str(ipaddress.ip_address(text.partition("%")[0]))
-    except ValueError:
-        return None
-
-
 def request_context(get_response: GetResponse) -> GetResponse:
     """Give the request an id, for logs, audit rows and the error page; and record at its end what was denied."""
 
@@ -67,14 +45,14 @@ def request_context(get_response: GetResponse) -> GetResponse:
         request.META["PORTAL_REQUEST_ID"] = request_id
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
-        token = audit.origin.set(audit.Origin(request_id, client_address(request)))
-        denials = access.denied.set([])
+        token = audit.origin.set(audit.Origin(request_id, client_address.of(request)))
+        denials = roles.denied.set([])
         try:
             response = get_response(request)
-            for error in access.denied.get():
-                denied.note(request, error)
+            for error in roles.denied.get():
+                denial_logging.note(request, error)
         finally:
-            access.denied.reset(denials)
+            roles.denied.reset(denials)
             audit.origin.reset(token)
         response["X-Request-ID"] = request_id
         return response
@@ -128,7 +106,7 @@ class portal_errors:  # noqa: N801 - used like the function middlewares around i
         if not isinstance(error, PortalError) or isinstance(error, Http404):
             return None
         if isinstance(error, NotAllowed):
-            access.note_denied(error)
+            roles.note_denied(error)
         return render(request, "error.html", {"error": error}, status=error.status)
 
 

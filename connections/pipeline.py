@@ -21,12 +21,14 @@ from social_core.exceptions import (
 )
 from social_django.strategy import DjangoStrategy
 
-from connections import access, errors
-from connections.microsoft import backends, clouds, tokens
-from connections.microsoft.errors import Kind, transport_failure
+from connections import errors
+from connections.access import querysets
+from connections.microsoft import backends, clouds, token_endpoint
+from connections.microsoft.classifier import Kind, transport_failure
 from connections.models import Connection, SignInLink, User
 from connections.models.tenants import SHARED_ENDPOINTS
-from connections.services import accounts, connections, sign_in_links, sign_ins
+from connections.services.connections import connections, sign_in, sign_in_links
+from connections.services.people import accounts
 
 # In the session of a browser in which a sign-in link was opened: what the link is bound to.
 LINK_BROWSER = "sign_in_link_browser"
@@ -60,7 +62,7 @@ class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
             if backend.name == backends.MicrosoftSignIn.name:
                 self._client = portal_client()
             elif self.connection is not None:
-                self._client = sign_ins.client_for(self.connection)
+                self._client = sign_in.client_for(self.connection)
             else:
                 raise AuthSessionError(backend, code="session_context_missing")
         return self._client
@@ -88,7 +90,7 @@ class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
             opened = sign_in_links.resume(int(started["link"]), browser=browser, now=timezone.now())
             self.link, self.connection = opened.link, opened.connection
             return
-        visible = access.visible_connections(self._require_request().user)
+        visible = querysets.visible_connections(self._require_request().user)
         self.connection = visible.filter(pk=int(started.get("connection") or 0)).first()
 
     def forget(self) -> None:
@@ -119,11 +121,11 @@ def portal_client() -> backends.SignInClient:
             "Sign-in with Microsoft is not configured in this portal.",
             action="Sign in with a local password, or ask an operator of the portal to set LOGIN_MICROSOFT_*.",
         )
-    application = tokens.Application(
+    application = token_endpoint.Application(
         clouds.cloud(login["environment"]),
         login["tenant"],
         login["client_id"],
-        tokens.ClientSecret(login["client_secret"]),
+        token_endpoint.ClientSecret(login["client_secret"]),
     )
     return backends.SignInClient(application, ("openid", "profile", "email"), {})
 
@@ -177,11 +179,11 @@ def finish_connect(
         return _finish_by_link(strategy.link, connection, response)
     if connection is None or user is None:
         raise errors.SignInLost
-    sign_ins.complete(
+    sign_in.complete(
         connection,
         actor=user,
-        answer=tokens.token_set(response),
-        account=sign_ins.account_from(response),
+        answer=token_endpoint.token_set(response),
+        account=sign_in.account_from(response),
         now=timezone.now(),
     )
     connections.probe_mailboxes(connection, actor=user, now=timezone.now())
@@ -194,11 +196,11 @@ def finish_connect(
 def _finish_by_link(link: SignInLink, connection: Connection, response: dict[str, Any]) -> HttpResponse:
     """The grant is all the holder of a link gives, and nothing is given back."""
     now = timezone.now()
-    sign_ins.complete(
+    sign_in.complete(
         connection,
         actor=link.made_by,
-        answer=tokens.token_set(response),
-        account=sign_ins.account_from(response),
+        answer=token_endpoint.token_set(response),
+        account=sign_in.account_from(response),
         now=now,
         by_link=link,
     )
@@ -235,7 +237,7 @@ def explain(request: HttpRequest, exception: Exception) -> Ended | None:
     link: SignInLink | None = getattr(strategy, "link", None)
     actor = link.made_by if link is not None else request.user
     if connection is not None and isinstance(actor, User):
-        error = sign_ins.fail(
+        error = sign_in.fail(
             connection,
             actor=actor,
             by_link=link,

@@ -12,24 +12,18 @@ from django.core.management import call_command
 from django.utils import timezone
 
 from connections import audit
-from connections.services import (
-    alerts,
-    audit_publishing,
-    audit_retention,
-    audit_seals,
-    audit_verification,
-    consent,
-    deliveries,
-    denials,
-    directory,
-    expiries,
-    keepalive,
-    mailbox_probes,
-    review_ticks,
-    sharing,
-    sign_in_links,
-    stored_replies,
-)
+from connections.services.api_keys import idempotency
+from connections.services.audit import denials, publishing, sealing, verification
+from connections.services.connections import sign_in_links
+from connections.services.consent import admin_consent
+from connections.services.expiry import credential_expiry
+from connections.services.governance import access_review_schedule
+from connections.services.mailboxes import probes
+from connections.services.notifications import alerts, outbox
+from connections.services.operations import retention
+from connections.services.people import directory_sync
+from connections.services.sharing import shares
+from connections.services.tokens import scheduler
 
 logger = structlog.get_logger(__name__)
 
@@ -40,7 +34,7 @@ LAST_SWEEP = "sweep:last"  # cache key: unix time of the last finished sweep, re
 def sweep() -> None:
     """Refresh what is due."""
     _as_task()
-    done = keepalive.sweep(now=timezone.now(), clock=timezone.now)
+    done = scheduler.sweep(now=timezone.now(), clock=timezone.now)
     cache.set(LAST_SWEEP, time.time(), timeout=None)
     if done.claimed:
         logger.info("sweep", claimed=done.claimed, renewed=done.renewed, flagged=done.flagged, waiting=done.waiting)
@@ -50,8 +44,8 @@ def sweep() -> None:
 def probe_due_mailboxes() -> None:
     """Probe shared mailboxes whose routine probe is due, and look for consent that has come through."""
     _as_task()
-    mailbox_probes.probe_due(now=timezone.now())
-    consent.verify_open(now=timezone.now())
+    probes.probe_due(now=timezone.now())
+    admin_consent.verify_open(now=timezone.now())
 
 
 @shared_task(ignore_result=True)
@@ -60,7 +54,7 @@ def deliver_alerts() -> None:
     _as_task()
     now = timezone.now()
     alerts.remind_due(now)
-    done = deliveries.deliver_due(now)
+    done = outbox.deliver_due(now)
     if done.claimed:
         logger.info("alerts", claimed=done.claimed, delivered=done.delivered, failed=done.failed)
 
@@ -69,15 +63,15 @@ def deliver_alerts() -> None:
 def look_ahead() -> None:
     """Read the credentials' true expiry dates that are due, warn of what expires soon, and see who has left."""
     _as_task()
-    expiries.look_ahead(now=timezone.now())
-    directory.look_due(now=timezone.now())
+    credential_expiry.look_ahead(now=timezone.now())
+    directory_sync.look_due(now=timezone.now())
 
 
 @shared_task(ignore_result=True)
 def end_lapsed_shares() -> None:
     """Write down the end of shares whose date is over; they have not counted since then."""
     _as_task()
-    sharing.end_lapsed(now=timezone.now())
+    shares.end_lapsed(now=timezone.now())
 
 
 @shared_task(ignore_result=True)
@@ -85,16 +79,16 @@ def seal_audit() -> None:
     """Seal what has been recorded, publish the seals, and carry out the verifications somebody asked for."""
     _as_task()
     denials.fold(timezone.now())
-    audit_seals.seal_due(timezone.now())
-    audit_publishing.publish_due(timezone.now())
-    audit_verification.run_due(timezone.now)
+    sealing.seal_due(timezone.now())
+    publishing.publish_due(timezone.now())
+    verification.run_due(timezone.now)
 
 
 @shared_task(ignore_result=True)
 def tick_reviews() -> None:
     """Start, remind of, end and close access reviews."""
     _as_task()
-    review_ticks.tick(timezone.now())
+    access_review_schedule.tick(timezone.now())
 
 
 @shared_task(ignore_result=True)
@@ -102,9 +96,9 @@ def tidy() -> None:
     """Remove ended sessions, used-up sign-in states, and sign-in links that are over, and kept answers of the API."""
     _as_task()
     call_command("clearsessions")
-    stored_replies.prune(now=timezone.now())
+    idempotency.prune(now=timezone.now())
     sign_in_links.prune(now=timezone.now())
-    audit_retention.prune(timezone.now())
+    retention.prune(timezone.now())
 
 
 def _as_task() -> None:

@@ -22,9 +22,9 @@ from pathlib import Path
 
 from cryptography.fernet import Fernet
 
+from portal.dev_servers import Valkey
 from portal.processes import Process, ProcessError, stop_all
 from portal.sandbox import seed
-from portal.servers import Valkey
 
 ROOT = Path(__file__).resolve().parent.parent
 

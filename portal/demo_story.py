@@ -12,24 +12,18 @@ from django.db import transaction
 from django.utils import timezone
 
 from connections.management.commands import seed_demo
-from connections.microsoft import http, tokens
+from connections.microsoft import http, token_endpoint
 from connections.models import AppRegistration, Connection, Share, Team, User
-from connections.services import (
-    accounts,
-    api_keys,
-    app_registrations,
-    connections,
-    consent_requests,
-    mailboxes,
-    policy,
-    reviews,
-    service_accounts,
-    sharing,
-    sign_ins,
-    teams,
-)
-from connections.services.credentials import NewSecret
-from connections.services.policy_rules import Effect, Rules
+from connections.services.api_keys import api_keys
+from connections.services.connections import connections, sign_in
+from connections.services.consent import requests
+from connections.services.governance import access_reviews, policy
+from connections.services.mailboxes import mailboxes
+from connections.services.people import accounts, service_accounts
+from connections.services.policy.rules import Effect, Rules
+from connections.services.registry import app_registrations
+from connections.services.registry.credentials import NewSecret
+from connections.services.sharing import shares, teams
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 
@@ -69,19 +63,19 @@ class Story:
         self._ask()
         # As the form does it: until the end of the last day.
         name, due = "Who still needs access?", (self.now + 15 * DAY).replace(hour=0, minute=0, second=0, microsecond=0)
-        reviews.start(name, due_at=due, actor=self.alice, now=self.now)
+        access_reviews.start(name, due_at=due, actor=self.alice, now=self.now)
 
     def _connect(self, owner: User, name: str, account: str, *chosen: str) -> Connection:
         """A delegated connection for which ``owner`` has signed in with an account of the sandbox."""
         made = connections.start_delegated(self.app, name=name, chosen=chosen, actor=owner, now=self.now)
-        sign_ins.begin(made, actor=owner, now=self.now)
-        wanted = sign_ins.wanted_scopes(made)
+        sign_in.begin(made, actor=owner, now=self.now)
+        wanted = sign_in.wanted_scopes(made)
         given = self.sandbox.issue_grant(self.app.client_id, account, list(wanted))["refresh_tokens"][0]
         _, application = app_registrations.applications(self.app)[0]
-        asked = tokens.refresh_request(application, given, wanted, None)
-        answer = tokens.insist(tokens.read_answer(http.client().send(asked)))
-        who = sign_ins.account_from(tokens.unverified_claims(answer.id_token or ""))
-        sign_ins.complete(made, actor=owner, answer=answer, account=who, now=self.now)
+        asked = token_endpoint.refresh_request(application, given, wanted, None)
+        answer = token_endpoint.insist(token_endpoint.read_answer(http.client().send(asked)))
+        who = sign_in.account_from(token_endpoint.unverified_claims(answer.id_token or ""))
+        sign_in.complete(made, actor=owner, answer=answer, account=who, now=self.now)
         return made
 
     def _support_inbox(self) -> None:
@@ -157,14 +151,14 @@ class Story:
             api_keys.note_fetch(key, connection, address=address, now=self.now)
 
     def _use(self, connection: Connection, whom: User, owner: User, until: datetime | None = None) -> None:
-        sharing.share(connection, person=whom, level=Share.Level.USE, until=until, actor=owner, now=self.now)
+        shares.share(connection, person=whom, level=Share.Level.USE, until=until, actor=owner, now=self.now)
 
     def _share(self, invoices: Connection, accounting: Team) -> None:
         """With a colleague, with a team for a month, and with somebody who needed it only for a moment."""
         self._use(invoices, self.una, self.bob)
         month = self.now + 30 * DAY
-        sharing.share(invoices, team=accounting, level=Share.Level.USE, until=month, actor=self.bob, now=self.now)
-        sharing.share(
+        shares.share(invoices, team=accounting, level=Share.Level.USE, until=month, actor=self.bob, now=self.now)
+        shares.share(
             invoices,
             person=self.dave,
             level=Share.Level.MANAGE,
@@ -172,7 +166,7 @@ class Story:
             actor=self.bob,
             now=self.now,
         )
-        sharing.end_lapsed(now=self.now + timedelta(seconds=2))
+        shares.end_lapsed(now=self.now + timedelta(seconds=2))
 
     def _make_policy(self) -> None:
         rules = Rules(capabilities={"mail.send": Effect.APPROVAL}, longest_share_days=90, app_only_second_admin=True)
@@ -188,4 +182,4 @@ class Story:
             self.app, name="Phone list", chosen=["directory.profiles"], actor=self.dave, now=self.now
         )
         why = "The intranet shows telephone numbers and departments. It reads them once a night."
-        consent_requests.ask(phones, reason=why, actor=self.dave, now=self.now)
+        requests.ask(phones, reason=why, actor=self.dave, now=self.now)

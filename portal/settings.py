@@ -79,7 +79,7 @@ MIDDLEWARE = [
     "connections.middleware.kept_nowhere",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     # Inside what sets headers, as it may put another answer in place of Django's.
-    "connections.api.gate.gate",
+    "connections.api.middleware.gate",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -106,7 +106,7 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
-                "connections.context.portal",
+                "connections.context_processors.portal",
             ],
         },
     }
@@ -195,7 +195,7 @@ AXES_COOLOFF_TIME = 0.25  # hours
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_RESET_ON_SUCCESS = True
 AXES_LOCKOUT_CALLABLE = "connections.views.accounts.locked_out"
-AXES_CLIENT_IP_CALLABLE = "connections.middleware.client_address"  # knows TRUSTED_PROXIES
+AXES_CLIENT_IP_CALLABLE = "connections.client_address.of"  # knows TRUSTED_PROXIES
 AXES_SENSITIVE_PARAMETERS = ["password"]
 AXES_ENABLE_ADMIN = False
 

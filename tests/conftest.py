@@ -1,6 +1,6 @@
 """Fixtures for everybody: the cast, the sandbox, and real worker, beat and web processes.
 
-Start with tests/cast.py for making tenants, app registrations, connections and mailboxes.
+Start with tests/factories.py for making tenants, app registrations, connections and mailboxes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from portal.processes import Process, stop_all
 from portal.sandbox.client import Control
 from portal.sandbox.process import SandboxProcess
 from portal.sandbox.process import start as start_sandbox
-from tests import cast, guards
+from tests import audit_triggers, factories
 from tests.environment import ROOT
 
 # --- Which tests belong to which database ------------------------------------------------------------
@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None) -> None:
     """Test databases are emptied although the audit trail in them is guarded."""
-    guards.let_flush_through()
+    audit_triggers.let_flush_through()
 
 
 # --- The cast --------------------------------------------------------------------------------------
@@ -50,25 +50,25 @@ def django_db_setup(django_db_setup: None) -> None:
 @pytest.fixture
 def alice(db: None) -> User:
     """IT admin."""
-    return cast.make_person("alice")
+    return factories.make_person("alice")
 
 
 @pytest.fixture
 def bob(db: None) -> User:
     """Member; owns what make_connection() makes."""
-    return cast.make_person("bob")
+    return factories.make_person("bob")
 
 
 @pytest.fixture
 def carol(db: None) -> User:
     """Auditor."""
-    return cast.make_person("carol")
+    return factories.make_person("carol")
 
 
 @pytest.fixture
 def dave(db: None) -> User:
     """Stranger: a member who owns nothing."""
-    return cast.make_person("dave")
+    return factories.make_person("dave")
 
 
 @pytest.fixture

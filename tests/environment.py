@@ -11,7 +11,7 @@ import secrets
 import shutil
 from pathlib import Path
 
-from portal.servers import PostgreSQL, Valkey
+from portal.dev_servers import PostgreSQL, Valkey
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / ".cache" / "tests"

@@ -8,17 +8,17 @@ from django.test import Client
 from django.urls import reverse
 
 from connections.models import AppCredential, AppRegistration, AuditEvent, Tenant, User
-from connections.services import credentials
+from connections.services.registry import credentials
 from portal.sandbox import seed
 from portal.sandbox.client import Control
-from tests import cast
+from tests import factories
 
-SECRETS = (cast.CLIENT_SECRET, "FictitiousRefreshToken", "fictitious.access-token", "PRIVATE KEY")
+SECRETS = (factories.CLIENT_SECRET, "FictitiousRefreshToken", "fictitious.access-token", "PRIVATE KEY")
 
 
 @pytest.fixture
 def root(db: None) -> Client:
-    user = User.objects.create_superuser("root", "root@example.org", cast.PASSWORD)
+    user = User.objects.create_superuser("root", "root@example.org", factories.PASSWORD)
     client = Client()
     client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
     return client
@@ -43,15 +43,15 @@ def test_a_tenant_is_added_by_the_same_form_and_service(root: Client, sandbox: C
 def test_microsoft_is_not_asked_inside_a_transaction(root: Client, sandbox: Control, monkeypatch: Any) -> None:
     from django.db import connection
 
-    from connections.microsoft import tokens
-    from connections.services import tenants
+    from connections.microsoft import token_endpoint
+    from connections.services.registry import tenants
 
     inside = []
     before = len(connection.savepoint_ids)
 
     def watch(cloud: Any, directory_id: str) -> Any:
         inside.append(len(connection.savepoint_ids) - before)
-        return tokens.Directory(seed.CONTOSO, "")
+        return token_endpoint.Directory(seed.CONTOSO, "")
 
     monkeypatch.setattr(tenants.tokens, "discover", watch)
     root.post(url(Tenant, "add"), {"name": "C", "environment": "sandbox", "directory_id": "contoso.example"})
@@ -59,29 +59,29 @@ def test_microsoft_is_not_asked_inside_a_transaction(root: Client, sandbox: Cont
 
 
 def test_changing_and_removing_obey_the_services(root: Client, sandbox: Control) -> None:
-    tenant = cast.make_tenant()
-    app = cast.make_app_registration(tenant=tenant)
+    tenant = factories.make_tenant()
+    app = factories.make_app_registration(tenant=tenant)
     moved = {"name": "Contoso", "environment": "sandbox", "directory_id": "fabrikam.example"}
     assert "still used by" in root.post(url(Tenant, "change", tenant.pk), moved).content.decode()
     root.post(url(Tenant, "change", tenant.pk), moved | {"name": "Renamed", "directory_id": tenant.directory_id})
     tenant.refresh_from_db()
     assert (tenant.name, tenant.directory_id) == ("Renamed", seed.CONTOSO)
-    cast.make_connection(app_registration=app)
+    factories.make_connection(app_registration=app)
     root.post(url(AppRegistration, "delete", app.pk), {"post": "yes"})
     assert AppRegistration.objects.exists()
 
 
 def test_an_app_registration_is_changed_by_its_service(root: Client) -> None:
-    app = cast.make_app_registration(default_capabilities=["mail.read"])
+    app = factories.make_app_registration(default_capabilities=["mail.read"])
     typed = {"name": "Renamed", "audience": "single", "allows_delegated": "on"}
     root.post(url(AppRegistration, "change", app.pk), typed | {"client_id": "hacked"})
     app.refresh_from_db()
-    assert (app.name, app.client_id, app.default_capabilities) == ("Renamed", cast.CLIENT_ID, ["mail.read"])
+    assert (app.name, app.client_id, app.default_capabilities) == ("Renamed", factories.CLIENT_ID, ["mail.read"])
     assert AuditEvent.objects.filter(action="app_registration.changed").count() == 1
 
 
 def test_an_app_registration_is_added_without_a_credential(root: Client, sandbox: Control) -> None:
-    tenant = cast.make_tenant()
+    tenant = factories.make_tenant()
     typed = {
         "tenant": tenant.pk,
         "name": "New",
@@ -90,16 +90,16 @@ def test_an_app_registration_is_added_without_a_credential(root: Client, sandbox
         "allows_delegated": "on",
     }
     assert "is not a application (client) ID" in root.post(url(AppRegistration, "add"), typed).content.decode()
-    root.post(url(AppRegistration, "add"), typed | {"client_id": f"{{{cast.CLIENT_ID}}}"})
+    root.post(url(AppRegistration, "add"), typed | {"client_id": f"{{{factories.CLIENT_ID}}}"})
     app = AppRegistration.objects.get()
-    assert (app.client_id, app.is_ready) == (cast.CLIENT_ID, False)
+    assert (app.client_id, app.is_ready) == (factories.CLIENT_ID, False)
 
 
 def test_no_page_of_it_shows_or_takes_a_secret(root: Client, alice: User) -> None:
-    app = cast.make_app_registration()
+    app = factories.make_app_registration()
     credentials.add_generated_certificate(app, actor=alice)
-    connection = cast.make_connection(app_registration=app)
-    cast.make_mailbox_access(connection, cast.make_mailbox(tenant=app.tenant))
+    connection = factories.make_connection(app_registration=app)
+    factories.make_mailbox_access(connection, factories.make_mailbox(tenant=app.tenant))
     looked_at = 0
     for model in admin.site._registry:
         if model._meta.app_label != "connections":
@@ -115,7 +115,7 @@ def test_no_page_of_it_shows_or_takes_a_secret(root: Client, alice: User) -> Non
 
 
 def test_what_the_portal_writes_by_itself_is_read_only(root: Client) -> None:
-    app = cast.make_app_registration()
+    app = factories.make_app_registration()
     credential = app.credentials.get()
     path = url(AppCredential, "change", credential.pk)
     assert root.post(path, {"label": "changed", "secret": "planted"}).status_code == 403
@@ -135,7 +135,7 @@ def test_every_change_of_a_person_is_in_the_audit_trail(root: Client) -> None:
     from connections.models.accounts import IT_ADMINS
 
     admins = Group.objects.get_or_create(name=IT_ADMINS)[0]
-    password = {"password1": cast.PASSWORD, "password2": cast.PASSWORD, "usable_password": "true"}
+    password = {"password1": factories.PASSWORD, "password2": factories.PASSWORD, "usable_password": "true"}
     assert root.post(url(User, "add"), {"username": "eve", **password}).status_code == 302
     eve = User.objects.get(username="eve")
     times = {"date_joined_0": "2026-01-01", "date_joined_1": "00:00:00"}
@@ -152,7 +152,7 @@ def test_every_change_of_a_person_is_in_the_audit_trail(root: Client) -> None:
     ]
     assert events[1].changes["roles"] == [IT_ADMINS]
     assert all(event.actor_name.endswith("<root>") for event in events)
-    assert cast.PASSWORD not in str([event.changes for event in events])
+    assert factories.PASSWORD not in str([event.changes for event in events])
 
 
 def test_groups_and_links_to_microsoft_are_not_for_editing(root: Client) -> None:
@@ -161,7 +161,7 @@ def test_groups_and_links_to_microsoft_are_not_for_editing(root: Client) -> None
 
 
 def test_an_account_that_owns_connections_is_not_deleted_and_it_is_said_why(root: Client, bob: User) -> None:
-    connection = cast.make_connection(owner=bob)
+    connection = factories.make_connection(owner=bob)
     for ask in (root.get, lambda path: root.post(path, {"post": "yes"})):
         answer = ask(url(User, "delete", bob.pk))
         assert answer.status_code == 302

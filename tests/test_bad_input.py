@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connections.forms.credentials import CredentialForm
-from connections.forms.fields import DirectoryField, ExpiryField, GuidField, NameField, SecretValueField
 from connections.forms.tenants import TenantForm
+from connections.validators import DirectoryField, ExpiryField, GuidField, NameField, SecretValueField
 
 GUID = "0a1b2c3d-1111-4222-8333-abcdefabcdef"
 SECRET = "abc8Q~a-Real_looking.secret~value"

@@ -18,7 +18,7 @@ from django.test import Client
 from connections import audit
 from connections.models import AuditEvent, Connection, SharedMailbox, Tenant, User
 from portal.sandbox.client import Control
-from tests import cast, permissions_table, world
+from tests import factories, full_dataset, permissions_table
 from tests.test_csp import assert_nothing_inline
 
 pytestmark = pytest.mark.django_db
@@ -46,9 +46,9 @@ RUBBISH = {
 
 
 @pytest.fixture
-def contoso(alice: User, bob: User, carol: User, dave: User, sandbox: Control) -> world.World:
-    made = world.relate(world.make({"alice": alice, "bob": bob, "carol": carol, "dave": dave}))
-    world.make_elsewhere()
+def contoso(alice: User, bob: User, carol: User, dave: User, sandbox: Control) -> full_dataset.World:
+    made = full_dataset.relate(full_dataset.make({"alice": alice, "bob": bob, "carol": carol, "dave": dave}))
+    full_dataset.make_elsewhere()
     return made
 
 
@@ -87,9 +87,9 @@ MORE_FIELDS = {
 }
 
 
-def forms(contoso: world.World) -> Iterator[tuple[str, dict[str, Any]]]:
+def forms(contoso: full_dataset.World) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every POST route with a form that would be taken, or with the bare fields it knows."""
-    filled = world.posted(contoso)
+    filled = full_dataset.posted(contoso)
     for row in permissions_table.rows():
         fields = {**filled.get(row.name, {}), **dict.fromkeys(MORE_FIELDS.get(row.name, ()), "")}
         if row.method == "POST" and fields and "connections" not in row.name:
@@ -97,7 +97,7 @@ def forms(contoso: world.World) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("kind", RUBBISH)
-def test_rubbish_in_any_field_of_any_form_is_answered(kind: str, contoso: world.World) -> None:
+def test_rubbish_in_any_field_of_any_form_is_answered(kind: str, contoso: full_dataset.World) -> None:
     rubbish = RUBBISH[kind]
     if kind == "half a letter":
         rubbish = rubbish.encode("utf-8", "replace").decode()
@@ -109,24 +109,24 @@ def test_rubbish_in_any_field_of_any_form_is_answered(kind: str, contoso: world.
         for field in [*alone, None]:
             sent = dict.fromkeys(fields, rubbish) if field is None else {**fields, field: rubbish}
             with transaction.atomic():
-                answer = client.post(path, {**world.FILLED_IN, **sent})
+                answer = client.post(path, {**full_dataset.FILLED_IN, **sent})
                 assert_answered(answer, (name, field, kind))
                 transaction.set_rollback(True)
             tried += 1
     assert tried > 50
 
 
-def test_a_field_sent_twice_or_as_a_list_is_answered(contoso: world.World) -> None:
+def test_a_field_sent_twice_or_as_a_list_is_answered(contoso: full_dataset.World) -> None:
     for name, fields in forms(contoso):
         client, path = browser(contoso.people[who_may(name)]), contoso.url(name)
         for field, value in fields.items():
             doubled = [value, value] if not isinstance(value, list) else [*value, *value]
             with transaction.atomic():
-                assert_answered(client.post(path, {**world.FILLED_IN, **fields, field: doubled}), (name, field))
+                assert_answered(client.post(path, {**full_dataset.FILLED_IN, **fields, field: doubled}), (name, field))
                 transaction.set_rollback(True)
 
 
-def test_what_was_typed_is_still_there_and_what_is_secret_is_not(contoso: world.World) -> None:
+def test_what_was_typed_is_still_there_and_what_is_secret_is_not(contoso: full_dataset.World) -> None:
     client = browser(contoso.people["alice"])
     typed = {
         "kind": "secret",
@@ -149,18 +149,18 @@ def test_what_was_typed_is_still_there_and_what_is_secret_is_not(contoso: world.
     ("name", "change", "field"),
     [
         ("tenant_add", {"name": "Contoso"}, "name"),
-        ("tenant_add", {"directory_id": cast.DIRECTORY_ID}, "directory_id"),
+        ("tenant_add", {"directory_id": factories.DIRECTORY_ID}, "directory_id"),
         ("app_edit", {"name": "Fabrikam app"}, "name"),
         ("connection_add", {"name": "Invoices"}, "name"),
         ("mailbox_add", {"address": "SUPPORT@contoso.example"}, "address"),
     ],
 )
 def test_what_exists_already_is_told_next_to_the_field(
-    name: str, change: dict[str, str], field: str, contoso: world.World
+    name: str, change: dict[str, str], field: str, contoso: full_dataset.World
 ) -> None:
     client = browser(contoso.people[who_may(name)])
     before = (Tenant.objects.count(), Connection.objects.count(), SharedMailbox.objects.count())
-    answer = client.post(contoso.url(name), {**world.posted(contoso)[name], **change})
+    answer = client.post(contoso.url(name), {**full_dataset.posted(contoso)[name], **change})
     assert field in answer.context["form"].errors, answer.content.decode()
     assert (Tenant.objects.count(), Connection.objects.count(), SharedMailbox.objects.count()) == before
 
@@ -172,7 +172,7 @@ NUMBERS = ("0", "9223372036854775807", "9223372036854775808", str(2**64), "9" * 
 
 @pytest.mark.parametrize("number", NUMBERS, ids=lambda number: number[:24])
 @pytest.mark.parametrize("method", ["get", "post"])
-def test_an_id_that_cannot_be_is_not_found(number: str, method: str, contoso: world.World) -> None:
+def test_an_id_that_cannot_be_is_not_found(number: str, method: str, contoso: full_dataset.World) -> None:
     client = browser(contoso.people["alice"])
     tried = 0
     for row in permissions_table.rows():
@@ -182,7 +182,7 @@ def test_an_id_that_cannot_be_is_not_found(number: str, method: str, contoso: wo
             if not part.isdigit() or row.method.lower() != method:
                 continue
             odd = "/".join([*parts[:place], number, *parts[place + 1 :]])
-            answer = getattr(client, method)(odd, world.posted(contoso).get(row.name, {}))
+            answer = getattr(client, method)(odd, full_dataset.posted(contoso).get(row.name, {}))
             # 405, 403 and (without a key) 401 come before anything is looked up.
             expected = (404, int(row.of("alice"))) if row.of("alice") in ("401", "403", "405") else (404,)
             assert answer.status_code in expected, (row, odd[:80])
@@ -220,7 +220,7 @@ QUERIES = (
 
 
 @pytest.mark.parametrize("kind", RUBBISH)
-def test_no_page_falls_over_a_query_string(kind: str, contoso: world.World) -> None:
+def test_no_page_falls_over_a_query_string(kind: str, contoso: full_dataset.World) -> None:
     rubbish = RUBBISH[kind].encode("utf-8", "surrogatepass")[:3000]
     client, turn = browser(contoso.people["alice"]), list(RUBBISH).index(kind)
     pages = [row for row in permissions_table.rows() if row.method == "GET" and row.of("alice") == "200"]
@@ -252,7 +252,7 @@ def test_no_page_falls_over_a_query_string(kind: str, contoso: world.World) -> N
     ids=lambda key: str(key)[:30].encode("ascii", "replace").decode(),
 )
 @pytest.mark.parametrize("direction", ["after", "before"])
-def test_a_page_key_somebody_made_up_gives_a_page(key: Any, direction: str, contoso: world.World) -> None:
+def test_a_page_key_somebody_made_up_gives_a_page(key: Any, direction: str, contoso: full_dataset.World) -> None:
     client = browser(contoso.people["alice"])
     coded = base64.urlsafe_b64encode(json.dumps(key).encode()).decode().rstrip("=")
     for name in ("tenants", "apps", "connections", "mailboxes", "audit"):
@@ -262,7 +262,7 @@ def test_a_page_key_somebody_made_up_gives_a_page(key: Any, direction: str, cont
 
 
 @pytest.mark.parametrize("query", ["q=%ff%fe", "q=%", "%00=%00", "&&&==", "q[]=1&q[a]=2", "status=active&status=x"])
-def test_a_query_string_that_is_no_text_is_answered(query: str, contoso: world.World) -> None:
+def test_a_query_string_that_is_no_text_is_answered(query: str, contoso: full_dataset.World) -> None:
     for person in ("alice", "bob"):
         assert browser(contoso.people[person]).get(f"/connections/?{query}").status_code == 200
 
@@ -278,7 +278,7 @@ CALLBACKS = (
 
 @pytest.mark.parametrize("kind", RUBBISH)
 @pytest.mark.parametrize("path", CALLBACKS)
-def test_callbacks_made_of_rubbish_change_nothing(path: str, kind: str, contoso: world.World) -> None:
+def test_callbacks_made_of_rubbish_change_nothing(path: str, kind: str, contoso: full_dataset.World) -> None:
     rubbish = RUBBISH[kind].encode("utf-8", "surrogatepass")[:2000]
     names = ("state", "code", "error", "error_description", "error_subcode", "admin_consent", "tenant", "partial_token")
     before = AuditEvent.objects.count()
@@ -297,7 +297,7 @@ def test_callbacks_made_of_rubbish_change_nothing(path: str, kind: str, contoso:
 # --- Whole requests -------------------------------------------------------------------------------
 
 
-def test_too_many_fields_and_too_much_text_are_refused_politely(contoso: world.World) -> None:
+def test_too_many_fields_and_too_much_text_are_refused_politely(contoso: full_dataset.World) -> None:
     client = browser(contoso.people["alice"])
     assert client.post("/tenants/add/", {f"field{n}": "x" for n in range(600)}).status_code == 400
     assert client.post("/tenants/add/", {"name": "x" * 2_000_000}, content_type="text/plain").status_code in (200, 400)
@@ -316,13 +316,13 @@ def test_too_many_fields_and_too_much_text_are_refused_politely(contoso: world.W
         (b"name=x", "application/x-www-form-urlencoded; charset=no-such"),
     ],
 )
-def test_a_body_that_is_no_form_is_answered(body: bytes, kind: str, contoso: world.World) -> None:
+def test_a_body_that_is_no_form_is_answered(body: bytes, kind: str, contoso: full_dataset.World) -> None:
     client = browser(contoso.people["alice"])
     for path in ("/tenants/add/", "/apps/add/", contoso.url("credential_add")):
         assert client.generic("POST", path, body, content_type=kind).status_code in (200, 400), path
 
 
-def test_cookies_of_rubbish_are_nobodys(contoso: world.World) -> None:
+def test_cookies_of_rubbish_are_nobodys(contoso: full_dataset.World) -> None:
     for value in ("x", "../../etc/passwd", "a" * 4000, "\x01\x02", '";"', "ünï"):
         client = Client()
         client.cookies["portal_session"] = value
@@ -352,7 +352,7 @@ def test_an_address_that_is_none_is_not_recorded(
     """What a proxy passes on; some write the port too."""
     settings.TRUSTED_PROXIES = 1
     answer = client.post(
-        "/sign-in/", {"username": "bob", "password": cast.PASSWORD}, headers={"x-forwarded-for": header}
+        "/sign-in/", {"username": "bob", "password": factories.PASSWORD}, headers={"x-forwarded-for": header}
     )
     assert answer.status_code == 302
     assert AuditEvent.objects.get(action="account.signed_in").address == address
@@ -361,7 +361,7 @@ def test_an_address_that_is_none_is_not_recorded(
 def test_the_longest_names_fit_into_the_audit_trail(bob: User) -> None:
     User.objects.filter(pk=bob.pk).update(first_name="f" * 150, last_name="l" * 150, username="u" * 150)
     bob.refresh_from_db()
-    connection = cast.make_connection(owner=bob, name="n" * 120)
+    connection = factories.make_connection(owner=bob, name="n" * 120)
     event = audit.record("connection.changed", connection, actor=bob)
     event.refresh_from_db()
     assert len(event.actor_name) <= 320

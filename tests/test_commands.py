@@ -10,7 +10,7 @@ from django.core.management import CommandError, call_command
 from connections.models import AppCredential, AppRegistration, AuditEvent, Tenant, User
 from portal.sandbox import seed
 from portal.sandbox.client import Control
-from tests import cast
+from tests import factories
 
 YEAR = ("--expires", "2099-01-01")
 
@@ -59,7 +59,7 @@ def test_a_mistake_about_a_tenant_is_told_at_the_console(
 def test_the_secret_comes_from_a_file_standard_input_or_the_environment(
     db: None, sandbox: Control, secret_file: str, monkeypatch: Any
 ) -> None:
-    cast.make_app_registration(secret=None)
+    factories.make_app_registration(secret=None)
     command = ["add_credential", "Contoso Connections", *YEAR]
     run(*command, "--secret-file", secret_file)
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{seed.CONNECTIONS_SECRET}\n"))
@@ -71,10 +71,10 @@ def test_the_secret_comes_from_a_file_standard_input_or_the_environment(
 
 
 def test_the_secrets_id_is_refused_without_being_repeated(db: None, sandbox: Control, monkeypatch: Any) -> None:
-    cast.make_app_registration(secret=None)
+    factories.make_app_registration(secret=None)
     monkeypatch.setenv("CLIENT_SECRET", seed.CONNECTIONS_SECRET_ID)
     with pytest.raises(CommandError, match="That is the Secret ID") as caught:
-        run("add_credential", cast.CLIENT_ID, *YEAR)
+        run("add_credential", factories.CLIENT_ID, *YEAR)
     assert seed.CONNECTIONS_SECRET_ID not in str(caught.value)
 
 
@@ -84,7 +84,7 @@ def test_there_is_no_option_that_takes_a_secret(db: None) -> None:
 
 
 def test_a_made_certificate_prints_its_public_part_for_the_upload(db: None, sandbox: Control) -> None:
-    cast.make_tenant()
+    factories.make_tenant()
     printed = run("add_app", "Contoso", "Robots", seed.ROBOTS_APP, "--generate-certificate", "6")
     assert "not tried yet" in printed
     assert "BEGIN CERTIFICATE" in printed
@@ -101,7 +101,7 @@ def test_a_certificate_file_is_read_with_its_password_from_a_file(db: None, sand
     sandbox.add_certificate(seed.ROBOTS_APP, pair.certificate)
     (tmp_path / "robots.pfx").write_bytes(pfx(pair, b"open sesame"))
     (tmp_path / "password").write_text("open sesame\n")
-    cast.make_app_registration(secret=None, client_id=seed.ROBOTS_APP)
+    factories.make_app_registration(secret=None, client_id=seed.ROBOTS_APP)
     files = ["--certificate-file", str(tmp_path / "robots.pfx"), "--password-file", str(tmp_path / "password")]
     assert "accepted" in run("add_credential", seed.ROBOTS_APP, *files)
     with pytest.raises(CommandError, match="cannot be read"):
@@ -109,8 +109,8 @@ def test_a_certificate_file_is_read_with_its_password_from_a_file(db: None, sand
 
 
 def test_an_unknown_tenant_or_application_is_told_with_those_there_are(db: None) -> None:
-    cast.make_app_registration()
+    factories.make_app_registration()
     with pytest.raises(CommandError, match="Registered: Contoso"):
-        run("add_app", "Fabrikam", "x", cast.CLIENT_ID)
+        run("add_app", "Fabrikam", "x", factories.CLIENT_ID)
     with pytest.raises(CommandError, match="Contoso Connections"):
         run("add_credential", "nothing")

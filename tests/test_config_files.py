@@ -24,13 +24,16 @@ from connections.models import (
     Tenant,
     User,
 )
-from connections.services import config_plan, config_registry, policy, policy_rules, service_accounts
-from connections.services.configuration import WrongEntry
+from connections.services.config import plan, registry
+from connections.services.config.schema import WrongEntry
+from connections.services.governance import policy
+from connections.services.people import service_accounts
+from connections.services.policy import rules as policy_rules
 from portal.sandbox import seed
 from portal.sandbox.client import Control
-from tests import cast
-from tests import world as worlds
-from tests.world import World
+from tests import factories
+from tests import full_dataset as worlds
+from tests.full_dataset import World
 
 pytestmark = pytest.mark.django_db
 NOW = timezone.now()
@@ -115,7 +118,7 @@ def test_an_empty_portal_becomes_what_was_exported(
     settings.ALERT_PRIVATE_TARGETS = True  # the channel leads to an address that cannot exist
     monkeypatch.setenv("CHANNEL_URL", worlds.CHANNEL_URL)
     secret = tmp_path / "secret"
-    secret.write_text(f"{cast.CLIENT_SECRET}\n")
+    secret.write_text(f"{factories.CLIENT_SECRET}\n")
     values = exported()
     values["app_registrations"][0]["credentials"][0] |= {"secret_file": str(secret)}
     values["alert_channels"][0] |= {"url_env": "CHANNEL_URL"}
@@ -126,7 +129,7 @@ def test_an_empty_portal_becomes_what_was_exported(
     app = AppRegistration.objects.get()
     assert app.is_ready, "the secret was tried at Microsoft"
     assert Tenant.objects.get().tid == seed.CONTOSO
-    assert AppCredential.objects.get().secret == cast.CLIENT_SECRET
+    assert AppCredential.objects.get().secret == factories.CLIENT_SECRET
     assert AlertChannel.objects.get().url == worlds.CHANNEL_URL
     again = exported()
     values["app_registrations"][0]["credentials"] = again["app_registrations"][0]["credentials"]
@@ -135,7 +138,7 @@ def test_an_empty_portal_becomes_what_was_exported(
     applied = AuditEvent.objects.get(action="configuration.applied")
     assert (applied.actor_name, applied.changes) == ("Alice Admin <alice>", {"add": 10, "change": 2})
     for event in AuditEvent.objects.all():
-        assert cast.CLIENT_SECRET not in str(event.changes)
+        assert factories.CLIENT_SECRET not in str(event.changes)
 
 
 # --- Plan and apply -------------------------------------------------------------------------------
@@ -159,7 +162,7 @@ def test_a_plan_shows_everything_and_changes_nothing(world: World, apply: Any) -
     values["teams"] = [{"name": "Finance", "members": ["bob"]}, {"name": "Sales"}]
     values["policy"]["organisation"]["longest_share_days"] = 30
     before = AuditEvent.objects.count()
-    found = config_plan.plan(config_file.parsed(yaml.safe_dump(values)))
+    found = plan.plan(config_file.parsed(yaml.safe_dump(values)))
     told = [(str(step.verb), step.noun, step.name, step.changes) for step in found.steps]
     assert told[0] == ("change", "tenant", "Contoso", (("name", "Contoso", "Contoso Ltd"),))
     assert told[1] == ("change", "app registration", "Contoso Connections", (("allows_app_only", "yes", "no"),))
@@ -224,7 +227,7 @@ def test_a_secret_microsoft_refuses_is_told_with_its_line(world: World, apply: A
 def test_a_new_secret_is_tried_added_and_then_no_change(
     world: World, apply: Any, sandbox: Control, monkeypatch: Any
 ) -> None:
-    monkeypatch.setenv("NEW_SECRET", sandbox.add_secret(cast.CLIENT_ID)["value"])
+    monkeypatch.setenv("NEW_SECRET", sandbox.add_secret(factories.CLIENT_ID)["value"])
     values = exported()
     new = {"kind": "secret", "label": "Next", "secret_env": "NEW_SECRET", "expires_at": "2099-01-01"}
     values["app_registrations"][0]["credentials"].insert(0, new)
@@ -240,9 +243,9 @@ def test_while_microsoft_cannot_be_asked_a_secret_waits_unless_told_otherwise(
     alice: User, sandbox: Control, apply: Any, monkeypatch: Any
 ) -> None:
     sandbox.weather("unavailable", where="everything")
-    monkeypatch.setenv("NEW_SECRET", cast.CLIENT_SECRET)
+    monkeypatch.setenv("NEW_SECRET", factories.CLIENT_SECRET)
     secret = {"kind": "secret", "secret_env": "NEW_SECRET", "expires_at": "2099-01-01"}
-    app = {"name": "Mail", "tenant": "Contoso", "client_id": cast.CLIENT_ID, "credentials": [secret]}
+    app = {"name": "Mail", "tenant": "Contoso", "client_id": factories.CLIENT_ID, "credentials": [secret]}
     tenant = {"name": "Contoso", "environment": "sandbox", "directory_id": seed.CONTOSO}
     values = {"version": 1, "tenants": [tenant], "app_registrations": [app]}
     with pytest.raises(CommandError, match="Nothing was changed"):
@@ -254,7 +257,7 @@ def test_while_microsoft_cannot_be_asked_a_secret_waits_unless_told_otherwise(
 
 
 def test_an_app_without_a_credential_waits_for_one(alice: User, sandbox: Control, apply: Any) -> None:
-    app = {"name": "Mail", "tenant": "Contoso", "client_id": cast.CLIENT_ID, "credentials": [{"kind": "secret"}]}
+    app = {"name": "Mail", "tenant": "Contoso", "client_id": factories.CLIENT_ID, "credentials": [{"kind": "secret"}]}
     tenant = {"name": "Contoso", "environment": "sandbox", "directory_id": seed.CONTOSO}
     values = {"version": 1, "tenants": [tenant], "app_registrations": [app]}
     assert "! line 11: Mail has no secret." in apply(values)
@@ -264,10 +267,10 @@ def test_an_app_without_a_credential_waits_for_one(alice: User, sandbox: Control
 
 def test_what_changes_between_plan_and_apply_stops_it(world: World, alice: User) -> None:
     wanted = config_file.parsed(yaml.safe_dump({"version": 1, "teams": [{"name": "Sales"}]}))
-    seen = config_plan.plan(wanted)
+    seen = plan.plan(wanted)
     Team.objects.create(name="Sales")
     with pytest.raises(Exception, match="has changed since this was planned"):
-        config_plan.apply(wanted, seen, actor=alice, now=NOW)
+        plan.apply(wanted, seen, actor=alice, now=NOW)
 
 
 @pytest.mark.parametrize("who", ["bob", "carol", "nobody", ""])
@@ -354,12 +357,12 @@ TENANT = "version: 1\ntenants:\n- name: Contoso\n  environment: sandbox\n  direc
         (TENANT.replace("contoso.example", "https://x/"), 5, "directory_id: This is a whole address"),
         (TENANT.replace("sandbox", "moon"), 3, "no environment “moon”"),
         (TENANT + "- name: Contoso\n  environment: sandbox\n  directory_id: other.example\n", 6, "twice"),
-        (TENANT + "app_registrations:\n- name: A\n  tenant: Elsewhere\n  client_id: " + cast.CLIENT_ID, 7, "no tenant “Elsewhere”"),
+        (TENANT + "app_registrations:\n- name: A\n  tenant: Elsewhere\n  client_id: " + factories.CLIENT_ID, 7, "no tenant “Elsewhere”"),
         (TENANT + "app_registrations:\n- name: A\n  tenant: Contoso\n  client_id: x\n", 9, "client_id: This is not a"),
-        (TENANT + f"app_registrations:\n- name: A\n  tenant: Contoso\n  client_id: {cast.CLIENT_ID}\n  allows: [all]\n", 10, "no kind of connections"),
-        (TENANT + f"app_registrations:\n- name: A\n  tenant: Contoso\n  client_id: {cast.CLIENT_ID}\n  credentials:\n  - kind: secret\n    secret: abc\n", 12, "must not stand in the file"),
-        (TENANT + f"app_registrations:\n- name: A\n  tenant: Contoso\n  client_id: {cast.CLIENT_ID}\n  credentials:\n  - kind: secret\n    secret_file: /nowhere\n", 12, "cannot be read"),
-        (TENANT + f"app_registrations:\n- name: A\n  tenant: Contoso\n  client_id: {cast.CLIENT_ID}\n  credentials:\n  - kind: secret\n    secret_env: NOT_SET_ANYWHERE\n", 12, "is not set"),
+        (TENANT + f"app_registrations:\n- name: A\n  tenant: Contoso\n  client_id: {factories.CLIENT_ID}\n  allows: [all]\n", 10, "no kind of connections"),
+        (TENANT + f"app_registrations:\n- name: A\n  tenant: Contoso\n  client_id: {factories.CLIENT_ID}\n  credentials:\n  - kind: secret\n    secret: abc\n", 12, "must not stand in the file"),
+        (TENANT + f"app_registrations:\n- name: A\n  tenant: Contoso\n  client_id: {factories.CLIENT_ID}\n  credentials:\n  - kind: secret\n    secret_file: /nowhere\n", 12, "cannot be read"),
+        (TENANT + f"app_registrations:\n- name: A\n  tenant: Contoso\n  client_id: {factories.CLIENT_ID}\n  credentials:\n  - kind: secret\n    secret_env: NOT_SET_ANYWHERE\n", 12, "is not set"),
         ("version: 1\nalert_channels:\n- name: A\n  kind: chat\n  host: x\n", 3, "url_file or url_env"),
         ("version: 1\nalert_channels:\n- name: A\n  kind: pigeon\n", 4, "must be webhook or chat"),
         ("version: 1\npolicy:\n  organisation:\n    longest_share_days: 0\n", 4, "longest_share_days"),
@@ -398,12 +401,12 @@ def test_a_word_that_looks_like_no_stays_a_name(alice: User, apply: Any) -> None
 def test_a_tenant_that_moved_and_one_that_took_its_place_are_told_apart(
     alice: User, sandbox: Control, apply: Any
 ) -> None:
-    cast.make_tenant(name="Main")
+    factories.make_tenant(name="Main")
     one = {"name": "Main", "environment": "sandbox", "directory_id": seed.FABRIKAM}
-    two = {"name": "Old", "environment": "sandbox", "directory_id": cast.DIRECTORY_ID}
-    found = config_plan.plan(config_file.parsed(yaml.safe_dump({"version": 1, "tenants": [two, one]})))
+    two = {"name": "Old", "environment": "sandbox", "directory_id": factories.DIRECTORY_ID}
+    found = plan.plan(config_file.parsed(yaml.safe_dump({"version": 1, "tenants": [two, one]})))
     assert [(step.verb, step.name) for step in found.steps] == [("change", "Main"), ("add", "Main")]
     apply({"version": 1, "tenants": [two, one]})
-    assert Tenant.objects.get(name="Old").directory_id == cast.DIRECTORY_ID
+    assert Tenant.objects.get(name="Old").directory_id == factories.DIRECTORY_ID
     assert Tenant.objects.get(name="Main").tid == seed.FABRIKAM
-    assert config_registry.tenant_called(config_file.parsed(TENANT), "Main", 1).pk
+    assert registry.tenant_called(config_file.parsed(TENANT), "Main", 1).pk

@@ -18,15 +18,15 @@ from django.views import defaults
 
 from connections.models import AuditEvent, Connection, ConsentLink, MailboxAccess, User
 from portal.sandbox.client import Control
-from tests import cast, permissions_table, world
+from tests import factories, full_dataset, permissions_table
 
 pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
-def contoso(alice: User, bob: User, carol: User, dave: User, sandbox: Control) -> world.World:
-    made = world.relate(world.make({"alice": alice, "bob": bob, "carol": carol, "dave": dave}))
-    world.make_elsewhere()
+def contoso(alice: User, bob: User, carol: User, dave: User, sandbox: Control) -> full_dataset.World:
+    made = full_dataset.relate(full_dataset.make({"alice": alice, "bob": bob, "carol": carol, "dave": dave}))
+    full_dataset.make_elsewhere()
     return made
 
 
@@ -59,7 +59,7 @@ class Seen:
         return str(self.answer.content.decode()) if is_page else ""
 
 
-def answers(contoso: world.World) -> Iterator[Seen]:
+def answers(contoso: full_dataset.World) -> Iterator[Seen]:
     """What everybody gets from every URL, refusals and errors included."""
     for person in ("nobody", *READERS):
         client = Client() if person == "nobody" else browser(contoso.people[person])
@@ -76,7 +76,7 @@ _seen: list[Seen] = []
 
 
 @pytest.fixture
-def all_seen(contoso: world.World) -> list[Seen]:
+def all_seen(contoso: full_dataset.World) -> list[Seen]:
     """Every answer, asked for once however many tests look at them."""
     if not _seen:
         _seen.extend(answers(contoso))
@@ -109,7 +109,7 @@ def parsed(policy: str) -> dict[str, list[str]]:
     return {name: rest for name, *rest in (part.split() for part in policy.split(";") if part.strip())}
 
 
-def test_forms_go_to_the_portal_or_to_microsoft_only(contoso: world.World, settings: Any) -> None:
+def test_forms_go_to_the_portal_or_to_microsoft_only(contoso: full_dataset.World, settings: Any) -> None:
     client = browser(contoso.people["bob"])
     assert parsed(client.get("/")["Content-Security-Policy"])["form-action"] == [
         "'self'",
@@ -120,7 +120,7 @@ def test_forms_go_to_the_portal_or_to_microsoft_only(contoso: world.World, setti
     assert parsed(client.get("/")["Content-Security-Policy"])["form-action"] == ["'self'", "https:"]
 
 
-def test_a_crash_is_a_page_with_the_same_policy(contoso: world.World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_is_a_page_with_the_same_policy(contoso: full_dataset.World, monkeypatch: pytest.MonkeyPatch) -> None:
     from connections.views import home
 
     def crash(user: User) -> None:
@@ -194,12 +194,12 @@ def test_no_page_has_anything_inline(all_seen: list[Seen]) -> None:
 
 
 @pytest.mark.parametrize("status", [status for status in Connection.Status if status != "active"])
-def test_no_trouble_is_shown_with_anything_inline(status: str, contoso: world.World) -> None:
+def test_no_trouble_is_shown_with_anything_inline(status: str, contoso: full_dataset.World) -> None:
     Connection.objects.update(status=status, status_cause="<b onclick=x>cause</b>", sign_in_started_at=timezone.now())
     _assert_pages_are_clean(contoso)
 
 
-def test_an_app_registration_in_trouble_is_shown_without_anything_inline(contoso: world.World) -> None:
+def test_an_app_registration_in_trouble_is_shown_without_anything_inline(contoso: full_dataset.World) -> None:
     type(contoso.app).objects.update(rejected_at=timezone.now(), rejected_cause="<style>x</style>", rejected_code="X")
     contoso.app.credentials.update(rejected_at=timezone.now(), rejected_code="<i>")
     MailboxAccess.objects.update(state="unreachable", cause="<script>x</script>", action="<p style=x>")
@@ -215,7 +215,7 @@ def test_an_app_registration_in_trouble_is_shown_without_anything_inline(contoso
     _assert_pages_are_clean(contoso)
 
 
-def _assert_pages_are_clean(contoso: world.World) -> None:
+def _assert_pages_are_clean(contoso: full_dataset.World) -> None:
     for person in ("alice", "bob", "carol"):
         client = browser(contoso.people[person])
         for name in ("home", "connections", "connection", "app", "apps", "mailbox", "mailboxes", "tenant", "account"):
@@ -224,7 +224,7 @@ def _assert_pages_are_clean(contoso: world.World) -> None:
             assert_nothing_inline(answer.content.decode(), f"{person} {name}")
 
 
-def test_what_people_typed_is_shown_as_text(contoso: world.World) -> None:
+def test_what_people_typed_is_shown_as_text(contoso: full_dataset.World) -> None:
     bad = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7|add:7 }}"
     for row in (contoso.connection, contoso.app, contoso.tenant):
         type(row).objects.filter(pk=row.pk).update(name=bad)
@@ -248,7 +248,7 @@ def test_what_people_typed_is_shown_as_text(contoso: world.World) -> None:
         assert "14 }}" not in one.html, one.where
 
 
-def test_djangos_own_refusals_are_our_pages(contoso: world.World) -> None:
+def test_djangos_own_refusals_are_our_pages(contoso: full_dataset.World) -> None:
     client = Client(enforce_csrf_checks=True)
     client.force_login(contoso.people["bob"], backend="django.contrib.auth.backends.ModelBackend")
     answer = client.post("/sign-out/")
@@ -273,7 +273,7 @@ def test_pages_behind_the_sign_in_are_kept_nowhere(all_seen: list[Seen]) -> None
     assert len(behind) > 100
 
 
-def test_static_files_may_be_kept(contoso: world.World) -> None:
+def test_static_files_may_be_kept(contoso: full_dataset.World) -> None:
     answer = browser(contoso.people["bob"]).get("/static/portal/portal.css")
     assert answer.status_code == 200
     assert "no-store" not in answer.get("Cache-Control", "")
@@ -284,7 +284,7 @@ def test_static_files_may_be_kept(contoso: world.World) -> None:
 
 def test_cookies_are_closed_to_scripts_and_other_sites(client: Client, bob: User) -> None:
     client.get("/sign-in/")
-    client.post("/sign-in/", {"username": "bob", "password": cast.PASSWORD})
+    client.post("/sign-in/", {"username": "bob", "password": factories.PASSWORD})
     session = client.cookies[portal_settings.SESSION_COOKIE_NAME]
     assert session["httponly"]
     assert session["samesite"] == "Lax"
@@ -298,7 +298,7 @@ def test_signing_in_changes_the_session_and_signing_out_ends_it(bob: User) -> No
     session.save()
     name = portal_settings.SESSION_COOKIE_NAME
     client.cookies[name] = planted = session.session_key
-    client.post("/sign-in/", {"username": "bob", "password": cast.PASSWORD})
+    client.post("/sign-in/", {"username": "bob", "password": factories.PASSWORD})
     signed_in = client.cookies[name].value
     assert signed_in != planted
     client.post("/sign-out/")

@@ -16,14 +16,14 @@ from encrypted_model_fields import fields as library
 from connections.errors import UnreadableSecret
 from connections.fields import SecretField, seal, unseal
 from connections.models import AppCredential, Connection
-from tests import cast
+from tests import factories
 
 SECRET = "sbx8Q~a secret with ünïcode and 'quotes'"
 
 
 @pytest.fixture
 def credential(db: None) -> AppCredential:
-    return cast.make_secret(cast.make_app_registration(secret=None), SECRET)
+    return factories.make_secret(factories.make_app_registration(secret=None), SECRET)
 
 
 def stored(credential: AppCredential) -> str:
@@ -142,7 +142,7 @@ def test_dumps_leave_it_out(credential):
 
 
 def test_connections_leave_it_in_the_database_until_it_is_asked_for(db, django_assert_num_queries):
-    made = cast.make_connection(refresh_token=SECRET)
+    made = factories.make_connection(refresh_token=SECRET)
     with django_assert_num_queries(1) as queries:
         read = Connection.objects.select_related("app_registration").get(pk=made.pk)
     assert "token" not in queries.captured_queries[0]["sql"].partition("FROM")[0].replace("token_version", "")
@@ -151,7 +151,7 @@ def test_connections_leave_it_in_the_database_until_it_is_asked_for(db, django_a
 
 
 def test_related_objects_leave_it_in_the_database_too(db):
-    mailbox = cast.make_mailbox_access(cast.make_connection(), cast.make_mailbox())
+    mailbox = factories.make_mailbox_access(factories.make_connection(), factories.make_mailbox())
     mailbox.refresh_from_db()
     assert "refresh_token" in mailbox.connection.get_deferred_fields()
 

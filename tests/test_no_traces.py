@@ -13,7 +13,7 @@ from django.utils import timezone
 from connections.models import AuditEvent, Connection
 from portal.processes import Process
 from portal.sandbox.client import Control
-from tests import cast, traces
+from tests import factories, secret_scanner
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
@@ -23,14 +23,14 @@ CANARY = "1.APlantedRefreshTokenThatMustBeFound_0123456789"
 def test_keeping_connections_alive_leaves_no_secret_in_clear(
     sandbox: Control, celery_worker: Callable[..., list[Process]], celery_beat: Callable[..., list[Process]]
 ) -> None:
-    grant = sandbox.issue_grant(cast.CLIENT_ID, cast.ADA, ["Mail.Read", "offline_access"])
+    grant = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"])
     token = grant["refresh_tokens"][0]
     due = timezone.now() - timedelta(minutes=1)
-    kept = cast.make_connection(refresh_token=token, refresh_after=due, refreshed_at=None)
-    bad_app = cast.make_app_registration(
-        name="Wrong secret", client_id=cast.ROBOTS_CLIENT_ID, secret="sbx8Q~wrong-one-1234"
+    kept = factories.make_connection(refresh_token=token, refresh_after=due, refreshed_at=None)
+    bad_app = factories.make_app_registration(
+        name="Wrong secret", client_id=factories.ROBOTS_CLIENT_ID, secret="sbx8Q~wrong-one-1234"
     )
-    cast.make_app_only_connection(app_registration=bad_app, refresh_after=due)
+    factories.make_app_only_connection(app_registration=bad_app, refresh_after=due)
 
     celery_worker(LOG_LEVEL="DEBUG")
     celery_beat(SWEEP_INTERVAL="0.5", LOG_LEVEL="DEBUG")
@@ -42,19 +42,19 @@ def test_keeping_connections_alive_leaves_no_secret_in_clear(
     now = Connection.objects.get(pk=kept.pk)
     assert now.refresh_token != token, "Microsoft rotated it"
     assert AuditEvent.objects.exists()
-    known = [token, now.refresh_token or "", now.access_token or "", cast.CLIENT_SECRET]
-    assert traces.found(known) == []
+    known = [token, now.refresh_token or "", now.access_token or "", factories.CLIENT_SECRET]
+    assert secret_scanner.found(known) == []
 
 
 def test_the_search_itself_finds_what_is_planted(sandbox: Control) -> None:
-    made = cast.make_connection(status_reference=CANARY)
+    made = factories.make_connection(status_reference=CANARY)
     client = redis.Redis.from_url(settings.REDIS_URL)
     client.lpush("planted", "eyJhbGciOiJub25lIn0.eyJub3RoaW5nIjoiaGVyZSJ9.x")
     log = settings.RUN_DIRECTORY / "logs" / "planted.log"
     log.parent.mkdir(exist_ok=True)
-    log.write_text(f"client_secret={cast.CLIENT_SECRET}")
+    log.write_text(f"client_secret={factories.CLIENT_SECRET}")
     try:
-        places = "\n".join(traces.found())
+        places = "\n".join(secret_scanner.found())
     finally:
         client.delete("planted")
         client.close()

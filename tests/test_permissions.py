@@ -18,7 +18,7 @@ from connections.api.urls import api
 from connections.models import AuditEvent, Connection, MailboxAccess, RepeatedDenial, TokenFetch, User
 from portal.sandbox import seed
 from portal.sandbox.client import Control
-from tests import cast, permissions_table, world
+from tests import factories, full_dataset, permissions_table
 from tests.permissions_table import PEOPLE, Row
 
 pytestmark = pytest.mark.django_db
@@ -34,7 +34,7 @@ def people(alice: User, bob: User, carol: User, dave: User) -> dict[str, User]:
 
 
 @pytest.fixture
-def contoso(people: dict[str, User], sandbox: Control, settings: Any) -> world.World:
+def contoso(people: dict[str, User], sandbox: Control, settings: Any) -> full_dataset.World:
     """Contoso, with the portal's own sign-in at the sandbox."""
     settings.LOGIN_MICROSOFT = {
         "environment": "sandbox",
@@ -44,8 +44,8 @@ def contoso(people: dict[str, User], sandbox: Control, settings: Any) -> world.W
         "admins": ["ITAdmin"],
         "auditors": ["Auditor"],
     }
-    made = world.relate(world.make(people))
-    world.make_elsewhere()
+    made = full_dataset.relate(full_dataset.make(people))
+    full_dataset.make_elsewhere()
     return made
 
 
@@ -120,9 +120,9 @@ def operations() -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
-def test_each_person_gets_what_the_table_says(row: Row, contoso: world.World) -> None:
+def test_each_person_gets_what_the_table_says(row: Row, contoso: full_dataset.World) -> None:
     path = contoso.url(row.name, row.route.partition("/")[2])
-    form = world.FILLED_IN | world.posted(contoso).get(row.name, {})
+    form = full_dataset.FILLED_IN | full_dataset.posted(contoso).get(row.name, {})
     before = contents()
     got = []
     for person, expected in zip(PEOPLE, row.answers, strict=True):
@@ -138,10 +138,10 @@ def test_each_person_gets_what_the_table_says(row: Row, contoso: world.World) ->
 
 
 @pytest.mark.parametrize("row", API_ROWS, ids=str)
-def test_each_key_gets_what_the_table_says(row: Row, contoso: world.World) -> None:
+def test_each_key_gets_what_the_table_says(row: Row, contoso: full_dataset.World) -> None:
     path = contoso.url(row.name)
-    body = world.posted(contoso).get(row.name, {})
-    keys = {person: cast.make_key(user)[1] for person, user in contoso.people.items()}
+    body = full_dataset.posted(contoso).get(row.name, {})
+    keys = {person: factories.make_key(user)[1] for person, user in contoso.people.items()}
     before = contents()
     got = []
     for person, expected in zip(PEOPLE, row.answers, strict=True):
@@ -159,7 +159,7 @@ def test_each_key_gets_what_the_table_says(row: Row, contoso: world.World) -> No
     assert contents() == before
 
 
-def test_a_browser_session_is_no_key(contoso: world.World) -> None:
+def test_a_browser_session_is_no_key(contoso: full_dataset.World) -> None:
     """So no page of another site can use the API in somebody's name."""
     client = browser(contoso.people["alice"])
     for row in API_ROWS:
@@ -174,7 +174,7 @@ def _told(answer: Any) -> str:
 
 
 @pytest.mark.parametrize("method", ["put", "patch", "delete"])
-def test_no_page_knows_other_methods(method: str, contoso: world.World) -> None:
+def test_no_page_knows_other_methods(method: str, contoso: full_dataset.World) -> None:
     client = browser(contoso.people["alice"])
     for row in ROWS:
         if row.name.startswith("social:"):
@@ -185,7 +185,7 @@ def test_no_page_knows_other_methods(method: str, contoso: world.World) -> None:
         assert contents() == before, path
 
 
-def test_head_is_as_harmless_as_get(contoso: world.World) -> None:
+def test_head_is_as_harmless_as_get(contoso: full_dataset.World) -> None:
     client = browser(contoso.people["alice"])
     for row in ROWS:
         if row.method == "GET" and row.of("alice") == "200":
@@ -193,10 +193,10 @@ def test_head_is_as_harmless_as_get(contoso: world.World) -> None:
             assert (answer.status_code, answer.getvalue()) == (200, b""), row
 
 
-def test_a_post_without_the_csrf_token_is_refused(contoso: world.World) -> None:
+def test_a_post_without_the_csrf_token_is_refused(contoso: full_dataset.World) -> None:
     client = Client(enforce_csrf_checks=True)
     client.force_login(contoso.people["alice"], backend="django.contrib.auth.backends.ModelBackend")
-    forms = world.posted(contoso)
+    forms = full_dataset.posted(contoso)
     before = contents()
     for row in ROWS:
         # Microsoft's callback may be a POST from its site; it is protected by its state.
@@ -224,7 +224,7 @@ def admin_pages() -> list[str]:
 
 
 @pytest.mark.parametrize("person", PEOPLE)
-def test_the_admin_site_lets_no_role_in(person: str, contoso: world.World) -> None:
+def test_the_admin_site_lets_no_role_in(person: str, contoso: full_dataset.World) -> None:
     client = browser(contoso.people.get(person))
     before = contents()
     for path in admin_pages():
@@ -234,19 +234,19 @@ def test_the_admin_site_lets_no_role_in(person: str, contoso: world.World) -> No
     assert contents() == before
 
 
-def test_a_superuser_gets_into_the_admin_site(contoso: world.World) -> None:
-    root = User.objects.create_superuser("root", "root@example.org", cast.PASSWORD)
+def test_a_superuser_gets_into_the_admin_site(contoso: full_dataset.World) -> None:
+    root = User.objects.create_superuser("root", "root@example.org", factories.PASSWORD)
     client = browser(root)
     assert client.get(reverse("admin:index")).status_code == 200
 
 
-def test_the_admin_site_is_entered_through_the_portals_sign_in(contoso: world.World) -> None:
+def test_the_admin_site_is_entered_through_the_portals_sign_in(contoso: full_dataset.World) -> None:
     """Its own sign-in page would let people in past the audit trail."""
-    root = User.objects.create_superuser("root", "root@example.org", cast.PASSWORD)
+    root = User.objects.create_superuser("root", "root@example.org", factories.PASSWORD)
     client = Client()
     answer = client.get(reverse("admin:index"), follow=True)
     assert answer.request["PATH_INFO"] == "/sign-in/"
-    assert client.post("/admin/login/", {"username": "root", "password": cast.PASSWORD}).status_code in (302, 405)
+    assert client.post("/admin/login/", {"username": "root", "password": factories.PASSWORD}).status_code in (302, 405)
     assert "_auth_user_id" not in client.session
     client.force_login(contoso.people["bob"], backend="django.contrib.auth.backends.ModelBackend")
     assert client.get(reverse("admin:index"), follow=True).status_code == 403
@@ -257,8 +257,8 @@ def test_the_admin_site_is_entered_through_the_portals_sign_in(contoso: world.Wo
 # --- Somebody else's ids --------------------------------------------------------------------------
 
 
-def test_a_child_is_found_only_under_its_own_parent(contoso: world.World) -> None:
-    other_app = cast.make_app_registration(
+def test_a_child_is_found_only_under_its_own_parent(contoso: full_dataset.World) -> None:
+    other_app = factories.make_app_registration(
         name="Third", client_id=seed.ARCHIVE_APP, tenant=contoso.tenant, secret="its-own-secret"
     )
     foreign = other_app.credentials.get()
@@ -280,7 +280,7 @@ def test_a_child_is_found_only_under_its_own_parent(contoso: world.World) -> Non
     assert contents() == before
 
 
-def test_the_mailbox_of_another_tenant_is_not_attached(contoso: world.World) -> None:
+def test_the_mailbox_of_another_tenant_is_not_attached(contoso: full_dataset.World) -> None:
     from connections.models import SharedMailbox
 
     foreign = SharedMailbox.objects.get(address="office@fabrikam.example")
@@ -292,7 +292,7 @@ def test_the_mailbox_of_another_tenant_is_not_attached(contoso: world.World) -> 
     assert not Connection.objects.filter(name="Mine").exists()
 
 
-def test_a_form_does_not_choose_the_owner_or_the_status(contoso: world.World) -> None:
+def test_a_form_does_not_choose_the_owner_or_the_status(contoso: full_dataset.World) -> None:
     bob = browser(contoso.people["bob"])
     extra = {
         "owner": contoso.people["dave"].pk,
@@ -305,19 +305,19 @@ def test_a_form_does_not_choose_the_owner_or_the_status(contoso: world.World) ->
         "authentication_type": "client_credentials",
         "refresh_token": "planted",
     }
-    bob.post(contoso.url("connection_edit"), {**world.posted(contoso)["connection_edit"], **extra})
-    bob.post(contoso.url("connection_add"), {**world.posted(contoso)["connection_add"], **extra})
+    bob.post(contoso.url("connection_edit"), {**full_dataset.posted(contoso)["connection_edit"], **extra})
+    bob.post(contoso.url("connection_add"), {**full_dataset.posted(contoso)["connection_add"], **extra})
     changed = Connection.objects.get(pk=contoso.connection.pk)
     assert changed.name == "Renamed"
     assert (changed.owner.username, changed.status, changed.scopes) == ("bob", "active", "Mail.Read offline_access")
     assert changed.app_registration_id == contoso.app.pk
-    assert changed.refresh_token == world.REFRESH_TOKEN
+    assert changed.refresh_token == full_dataset.REFRESH_TOKEN
     made = Connection.objects.get(name="Another")
     assert (made.owner.username, made.status, made.scopes, made.granted_scopes) == ("bob", "pending", "", "")
     assert made.is_delegated
 
 
-def test_a_member_makes_no_app_only_connection(contoso: world.World) -> None:
+def test_a_member_makes_no_app_only_connection(contoso: full_dataset.World) -> None:
     bob = browser(contoso.people["bob"])
     form = {"kind": "client_credentials", "name": "Everything", "chosen": ["mail.read"]}
     answer = bob.post(f"/connections/add/{contoso.app.pk}/", form)
@@ -325,15 +325,15 @@ def test_a_member_makes_no_app_only_connection(contoso: world.World) -> None:
     assert not Connection.objects.filter(name="Everything").exists()
 
 
-def test_an_app_registration_for_robots_is_closed_to_members(contoso: world.World) -> None:
-    robots = cast.make_app_registration(
+def test_an_app_registration_for_robots_is_closed_to_members(contoso: full_dataset.World) -> None:
+    robots = factories.make_app_registration(
         name="Robots", client_id=seed.ROBOTS_APP, tenant=contoso.tenant, allows_delegated=False
     )
     for method in ("get", "post"):
         assert getattr(browser(contoso.people["bob"]), method)(f"/connections/add/{robots.pk}/").status_code == 403
 
 
-def test_what_a_list_shows_is_what_one_may_see(contoso: world.World) -> None:
+def test_what_a_list_shows_is_what_one_may_see(contoso: full_dataset.World) -> None:
     for person, sees in (("bob", True), ("dave", False), ("alice", True), ("carol", True)):
         client = browser(contoso.people[person])
         for path in ("/connections/", "/", contoso.url("mailbox"), "/connections/?q=Invoices"):
@@ -343,7 +343,7 @@ def test_what_a_list_shows_is_what_one_may_see(contoso: world.World) -> None:
             assert f'href="/connections/{contoso.connection.pk}/"' not in text or sees, (person, path)
 
 
-def test_members_read_names_of_the_registry_only(contoso: world.World) -> None:
+def test_members_read_names_of_the_registry_only(contoso: full_dataset.World) -> None:
     for person, sees in (("bob", False), ("dave", False), ("alice", True), ("carol", True)):
         client = browser(contoso.people[person])
         text = client.get(contoso.url("app")).content.decode()
@@ -353,7 +353,7 @@ def test_members_read_names_of_the_registry_only(contoso: world.World) -> None:
         assert contoso.tenant.name in tenant
 
 
-def test_a_role_taken_away_is_gone_at_the_next_request(contoso: world.World) -> None:
+def test_a_role_taken_away_is_gone_at_the_next_request(contoso: full_dataset.World) -> None:
     alice = contoso.people["alice"]
     client = browser(alice)
     assert client.get("/tenants/add/").status_code == 200
@@ -362,7 +362,7 @@ def test_a_role_taken_away_is_gone_at_the_next_request(contoso: world.World) -> 
     assert client.get(contoso.url("connection")).status_code == 404
 
 
-def test_a_disabled_person_is_out_at_the_next_request(contoso: world.World) -> None:
+def test_a_disabled_person_is_out_at_the_next_request(contoso: full_dataset.World) -> None:
     bob = contoso.people["bob"]
     client = browser(bob)
     assert client.get(contoso.url("connection")).status_code == 200

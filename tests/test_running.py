@@ -20,14 +20,14 @@ import pytest
 import redis
 from django.db import connection as database
 
-from connections import access
+from connections.access import roles as access_roles
 from connections.microsoft import clouds
 from portal import demo
+from portal.dev_servers import PostgreSQL, Valkey
 from portal.processes import Process, ProcessError
 from portal.sandbox.client import Control
-from portal.servers import PostgreSQL, Valkey
 from tests import __main__ as runner
-from tests import cast
+from tests import factories
 from tests.environment import ROOT
 
 SLEEPER = [sys.executable, "-c", "print('here', flush=True); import time; time.sleep(600)"]
@@ -58,12 +58,12 @@ def is_alive(pid: int) -> bool:
 
 
 def test_the_cast_has_its_roles(alice, bob, carol, dave):
-    roles = [access.person(user).role for user in (alice, bob, carol, dave)]
+    roles = [access_roles.person(user).role for user in (alice, bob, carol, dave)]
     assert roles == ["IT admin", "Member", "Auditor", "Member"]
 
 
 def test_make_connection_makes_one_that_is_active_and_owned_by_bob(db):
-    made = cast.make_connection()
+    made = factories.make_connection()
     assert made.owner.username == "bob"
     assert made.is_delegated
     assert made.status == "active"
@@ -72,8 +72,8 @@ def test_make_connection_makes_one_that_is_active_and_owned_by_bob(db):
 def test_the_sandbox_answers_and_counts(sandbox: Control, settings):
     assert clouds.cloud("sandbox").login == settings.MICROSOFT_SANDBOX_URL
     assert sandbox.calls()["total"] == 0
-    granted = sandbox.issue_grant(cast.CLIENT_ID, cast.ADA, ["offline_access", "Mail.Read"])
-    assert granted["oid"] == cast.ADA_ID
+    granted = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["offline_access", "Mail.Read"])
+    assert granted["oid"] == factories.ADA_ID
 
 
 def test_the_database_is_the_one_that_was_asked_for(db):

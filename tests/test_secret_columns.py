@@ -17,7 +17,7 @@ from django.urls import reverse
 from connections.errors import UnreadableSecret
 from connections.models import Connection, User
 from portal.sandbox.client import Control
-from tests import cast, permissions_table, world
+from tests import factories, full_dataset, permissions_table
 
 pytestmark = pytest.mark.django_db
 
@@ -27,13 +27,13 @@ SELECTED = re.compile(rf'"({"|".join(COLUMNS + CHANNEL_COLUMNS)})"')
 
 
 @pytest.fixture
-def contoso(alice: User, bob: User, carol: User, dave: User, sandbox: Control) -> world.World:
-    made = world.relate(world.make({"alice": alice, "bob": bob, "carol": carol, "dave": dave}))
-    world.make_elsewhere()
+def contoso(alice: User, bob: User, carol: User, dave: User, sandbox: Control) -> full_dataset.World:
+    made = full_dataset.relate(full_dataset.make({"alice": alice, "bob": bob, "carol": carol, "dave": dave}))
+    full_dataset.make_elsewhere()
     return made
 
 
-def pages(contoso: world.World) -> Iterator[tuple[str, Client, str]]:
+def pages(contoso: full_dataset.World) -> Iterator[tuple[str, Client, str]]:
     """Every page each person may open: who, their browser, the address."""
     for person in ("bob", "una", "max", "dave", "alice", "carol"):
         user = contoso.people[person]
@@ -46,7 +46,7 @@ def pages(contoso: world.World) -> Iterator[tuple[str, Client, str]]:
 
 def admin_pages() -> Iterator[tuple[Client, str]]:
     client = Client()
-    root = User.objects.create_superuser("root", "root@example.org", cast.PASSWORD)
+    root = User.objects.create_superuser("root", "root@example.org", factories.PASSWORD)
     client.force_login(root, backend="django.contrib.auth.backends.ModelBackend")
     for model in admin.site._registry:
         name = f"admin:{model._meta.app_label}_{model._meta.model_name}"
@@ -62,9 +62,9 @@ def selected(query: str) -> set[str]:
     return set(SELECTED.findall(asked))
 
 
-def test_the_check_itself_sees_a_secret_being_read(contoso: world.World) -> None:
+def test_the_check_itself_sees_a_secret_being_read(contoso: full_dataset.World) -> None:
     with CaptureQueriesContext(database) as queries:
-        assert Connection.objects.get(pk=contoso.connection.pk).access_token == world.ACCESS_TOKEN
+        assert Connection.objects.get(pk=contoso.connection.pk).access_token == full_dataset.ACCESS_TOKEN
         assert Connection.objects.filter(access_token__isnull=False).exists()
     found = [selected(query["sql"]) for query in queries.captured_queries]
     assert not found[0]
@@ -72,7 +72,7 @@ def test_the_check_itself_sees_a_secret_being_read(contoso: world.World) -> None
     assert not found[2]
 
 
-def test_no_page_reads_or_shows_a_secret(contoso: world.World) -> None:
+def test_no_page_reads_or_shows_a_secret(contoso: full_dataset.World) -> None:
     looked_at = 0
     for person, client, path in pages(contoso):
         with CaptureQueriesContext(database) as queries:
@@ -85,7 +85,7 @@ def test_no_page_reads_or_shows_a_secret(contoso: world.World) -> None:
     assert looked_at > 80
 
 
-def test_no_page_of_the_admin_site_reads_or_shows_a_secret(contoso: world.World) -> None:
+def test_no_page_of_the_admin_site_reads_or_shows_a_secret(contoso: full_dataset.World) -> None:
     looked_at = 0
     for client, path in admin_pages():
         with CaptureQueriesContext(database) as queries:
@@ -100,11 +100,11 @@ def test_no_page_of_the_admin_site_reads_or_shows_a_secret(contoso: world.World)
 
 def _shows_nothing(answer: Any, where: Any) -> None:
     text = answer.getvalue().decode(errors="replace") + str(answer.headers)
-    for secret in world.SECRETS:
+    for secret in full_dataset.SECRETS:
         assert secret not in text, where
 
 
-def test_every_page_opens_without_the_right_encryption_key(contoso: world.World) -> None:
+def test_every_page_opens_without_the_right_encryption_key(contoso: full_dataset.World) -> None:
     _lose_the_key()
     with pytest.raises(UnreadableSecret):
         assert Connection.objects.get(pk=contoso.connection.pk).refresh_token
@@ -114,11 +114,11 @@ def test_every_page_opens_without_the_right_encryption_key(contoso: world.World)
         assert client.get(path).status_code == 200, path
 
 
-def test_what_needs_the_key_says_so_and_blames_nobody(contoso: world.World) -> None:
+def test_what_needs_the_key_says_so_and_blames_nobody(contoso: full_dataset.World) -> None:
     _lose_the_key()
     client = Client()
     client.force_login(contoso.people["alice"], backend="django.contrib.auth.backends.ModelBackend")
-    forms = world.posted(contoso)
+    forms = full_dataset.posted(contoso)
     for name in ("app_verify", "connection_check", "mailbox_probe"):
         answer = client.post(contoso.url(name), forms.get(name, {}), follow=True)
         assert "encryption key" in answer.content.decode(), name
@@ -128,7 +128,7 @@ def test_what_needs_the_key_says_so_and_blames_nobody(contoso: world.World) -> N
     assert contoso.app.rejected_at is None
 
 
-def test_a_sign_in_that_cannot_read_the_app_secret_says_so(contoso: world.World) -> None:
+def test_a_sign_in_that_cannot_read_the_app_secret_says_so(contoso: full_dataset.World) -> None:
     _lose_the_key()
     client = Client()
     client.force_login(contoso.people["bob"], backend="django.contrib.auth.backends.ModelBackend")

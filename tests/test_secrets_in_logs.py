@@ -106,16 +106,16 @@ def test_structlog_goes_the_same_way_out(written, logger):
 
 
 def test_no_exception_or_repr_of_ours_shows_a_secret():
-    from connections.microsoft import http, tokens
-    from connections.services.credentials import NewSecret
+    from connections.microsoft import http, token_endpoint
+    from connections.services.registry.credentials import NewSecret
 
     request = http.Request("POST", f"https://login.example/token?code={CODE}", CLIENT_SECRET.encode(), (("a", JWT),))
     shown = [
         repr(request),
         repr(http.Response(request, 200, {"set-cookie": JWT}, REFRESH_TOKEN.encode())),
         repr(NewSecret(CLIENT_SECRET)),
-        repr(tokens.ClientSecret(CLIENT_SECRET)),
-        repr(tokens.ClientCertificate(CLIENT_SECRET, "AB12")),
+        repr(token_endpoint.ClientSecret(CLIENT_SECRET)),
+        repr(token_endpoint.ClientCertificate(CLIENT_SECRET, "AB12")),
     ]
     for text in shown:
         assert not any(secret in text for secret in (JWT, REFRESH_TOKEN, CODE, CLIENT_SECRET)), text

@@ -13,9 +13,9 @@ from django.utils import timezone
 from ninja import Query, Router, Schema, Status
 from pydantic import Field, WithJsonSchema
 
-from connections import access
-from connections.api import changes, problems, reach
-from connections.api.entries import (
+from connections.access import permissions, querysets, roles
+from connections.api import etags, key_scoping, problems
+from connections.api.field_types import (
     Capabilities,
     Changes,
     ClientId,
@@ -29,14 +29,14 @@ from connections.api.entries import (
     Text,
     listed,
 )
-from connections.api.links import located, page_link
-from connections.api.pages import Asked, Page, matching, page
-from connections.api.reach import Scope
-from connections.api.replays import idempotent
+from connections.api.hrefs import located, page_link
+from connections.api.idempotency import idempotent
+from connections.api.key_scoping import Scope
+from connections.api.pagination import Asked, Page, matching, page
 from connections.errors import InvalidInput
 from connections.microsoft import certificates
 from connections.models import ApiKey, AppCredential, AppRegistration
-from connections.services import app_registrations, credentials
+from connections.services.registry import app_registrations, credentials
 
 router = Router(tags=["App registrations"])
 Audience = Annotated[AppRegistration.Audience, listed(AppRegistration.Audience)]
@@ -158,8 +158,8 @@ class CredentialAdded(CredentialIn):
 @router.get("/app-registrations", response={200: AppPage} | problems.on(), summary="List app registrations")
 def list_app_registrations(request: HttpRequest, wanted: Query[AppsWanted]) -> Any:
     """App registrations in the order of their names."""
-    key = reach.unlimited(request, Scope.ADMIN_READ)
-    found = access.visible_app_registrations(key.owner).filter(matching(wanted.q, "name"))
+    key = key_scoping.unlimited(request, Scope.ADMIN_READ)
+    found = querysets.visible_app_registrations(key.owner).filter(matching(wanted.q, "name"))
     if wanted.tenant_id is not None:
         found = found.filter(tenant=wanted.tenant_id)
     if wanted.allows is not None:
@@ -175,9 +175,9 @@ def list_app_registrations(request: HttpRequest, wanted: Query[AppsWanted]) -> A
 @idempotent(Scope.ADMIN_WRITE)
 def add_app_registration(request: HttpRequest, response: HttpResponse, entry: AppIn) -> Any:
     """The credential is tried at Microsoft first; if Microsoft says no, nothing is stored."""
-    key = reach.unlimited(request, Scope.ADMIN_WRITE)
-    reach.manage_registry(key)
-    tenant = get_object_or_404(access.visible_tenants(key.owner), pk=entry.tenant_id)
+    key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
+    key_scoping.manage_registry(key)
+    tenant = get_object_or_404(querysets.visible_tenants(key.owner), pk=entry.tenant_id)
     made = app_registrations.register(
         tenant,
         **entry.model_dump(exclude={"tenant_id", "credential"}),
@@ -185,7 +185,7 @@ def add_app_registration(request: HttpRequest, response: HttpResponse, entry: Ap
         actor=key.owner,
     )
     located(response, "read_app_registration", app_id=made.pk)
-    changes.tag(response, made, COLUMNS)
+    etags.tag(response, made, COLUMNS)
     return Status(201, describe(made, key))
 
 
@@ -194,7 +194,7 @@ def add_app_registration(request: HttpRequest, response: HttpResponse, entry: Ap
 )
 def read_app_registration(request: HttpRequest, response: HttpResponse, app_id: int) -> Any:
     """One app registration."""
-    key = reach.unlimited(request, Scope.ADMIN_READ)
+    key = key_scoping.unlimited(request, Scope.ADMIN_READ)
     return _told(response, key, app_id)
 
 
@@ -206,7 +206,7 @@ def read_app_registration(request: HttpRequest, response: HttpResponse, app_id: 
 def change_app_registration(request: HttpRequest, response: HttpResponse, app_id: int, entry: AppChanges) -> Any:
     """An authentication type cannot be switched off while connections use it."""
     key, found = _managed(request, app_id)
-    with changes.locked(request, found, COLUMNS) as current:
+    with etags.locked(request, found, COLUMNS) as current:
         values = entry.over(**{name: getattr(current, name) for name in COLUMNS})
         app_registrations.change(current, **values, actor=key.owner)
     return _told(response, key, app_id)
@@ -220,7 +220,7 @@ def change_app_registration(request: HttpRequest, response: HttpResponse, app_id
 def remove_app_registration(request: HttpRequest, app_id: int) -> Any:
     """Forget it with its credentials, if it has no connections."""
     key, found = _managed(request, app_id)
-    with changes.locked(request, found, COLUMNS) as current:
+    with etags.locked(request, found, COLUMNS) as current:
         app_registrations.remove(current, actor=key.owner)
     return Status(204, None)
 
@@ -248,9 +248,9 @@ def verify_app_registration(request: HttpRequest, response: HttpResponse, app_id
 )
 def list_credentials(request: HttpRequest, app_id: int, wanted: Query[Asked]) -> Any:
     """The credentials that are in use."""
-    key = reach.unlimited(request, Scope.ADMIN_READ)
-    app = get_object_or_404(access.visible_app_registrations(key.owner), pk=app_id)
-    access.require(access.can_read_registry(key.owner), action="Ask an IT admin.")
+    key = key_scoping.unlimited(request, Scope.ADMIN_READ)
+    app = get_object_or_404(querysets.visible_app_registrations(key.owner), pk=app_id)
+    roles.require(permissions.can_read_registry(key.owner), action="Ask an IT admin.")
     return page(_live(app), wanted, describe=describe_credential)
 
 
@@ -283,15 +283,15 @@ def retire_credential(request: HttpRequest, app_id: int, credential_id: int) -> 
 
 
 def _managed(request: HttpRequest, app_id: int) -> tuple[ApiKey, AppRegistration]:
-    key = reach.unlimited(request, Scope.ADMIN_WRITE)
-    found = get_object_or_404(access.visible_app_registrations(key.owner), pk=app_id)
-    reach.manage_registry(key)
+    key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
+    found = get_object_or_404(querysets.visible_app_registrations(key.owner), pk=app_id)
+    key_scoping.manage_registry(key)
     return key, found
 
 
 def _told(response: HttpResponse, key: ApiKey, app_id: int) -> dict[str, Any]:
-    found = get_object_or_404(access.visible_app_registrations(key.owner), pk=app_id)
-    changes.tag(response, found, COLUMNS)
+    found = get_object_or_404(querysets.visible_app_registrations(key.owner), pk=app_id)
+    etags.tag(response, found, COLUMNS)
     return describe(found, key)
 
 
@@ -332,7 +332,7 @@ def _bytes(text: str) -> bytes:
 
 def describe(app: AppRegistration, key: ApiKey) -> dict[str, Any]:
     """An app registration as AppOut, as far as the key's owner may read it."""
-    shown = reach.reads_registry(key)
+    shown = key_scoping.reads_registry(key)
     return {
         "id": app.pk,
         "name": app.name,

@@ -11,15 +11,15 @@ from django.utils import timezone
 from ninja import Query, Router, Schema, Status
 from pydantic import Field
 
-from connections.api import keys, problems, reach
+from connections.api import authentication, key_scoping, problems
 from connections.api.connections import Type
-from connections.api.entries import Entry, Text, listed
-from connections.api.links import located, page_link
-from connections.api.pages import Asked, Page, page
-from connections.api.reach import Scope
-from connections.api.replays import idempotent
+from connections.api.field_types import Entry, Text, listed
+from connections.api.hrefs import located, page_link
+from connections.api.idempotency import idempotent
+from connections.api.key_scoping import Scope
+from connections.api.pagination import Asked, Page, page
 from connections.models import ApiKey, Approval
-from connections.services import approvals
+from connections.services.policy import approvals
 
 router = Router(tags=["Approvals"])
 State = Annotated[Approval.State, listed(Approval.State)]
@@ -95,7 +95,7 @@ class ApprovalDeclined(Entry):
 @router.get("/approvals", response={200: ApprovalPage} | problems.on(), summary="List approvals")
 def list_approvals(request: HttpRequest, wanted: Query[ApprovalsWanted]) -> Any:
     """All for IT admins and auditors, for others what they asked and what is about their connections; newest first."""
-    found = reach.approvals(reach.any_scope(request, *READING))
+    found = key_scoping.approvals(key_scoping.any_scope(request, *READING))
     exactly = {"state": wanted.state, "connection": wanted.connection_id}
     found = found.filter(**{column: value for column, value in exactly.items() if value is not None})
     return page(found, wanted, describe=describe, order=("-requested_at", "-pk"))
@@ -109,8 +109,8 @@ def list_approvals(request: HttpRequest, wanted: Query[ApprovalsWanted]) -> Any:
 @idempotent(Scope.CONNECTIONS_WRITE)
 def ask_approval(request: HttpRequest, response: HttpResponse, ref: str, entry: ApprovalIn) -> Any:
     """Ask for what the connection wishes and the policy wants approved; a request that still waits is replaced."""
-    key = keys.require_scope(request, Scope.CONNECTIONS_WRITE)
-    found = keys.find_connection(key, ref)
+    key = authentication.require_scope(request, Scope.CONNECTIONS_WRITE)
+    found = authentication.find_connection(key, ref)
     made = approvals.ask_again(found, reason=entry.reason, actor=key.owner, now=timezone.now())
     located(response, "read_approval", approval_id=made.pk)
     return Status(201, describe(made))
@@ -119,7 +119,7 @@ def ask_approval(request: HttpRequest, response: HttpResponse, ref: str, entry: 
 @router.get("/approvals/{int:approval_id}", response={200: ApprovalOut} | problems.on(404), summary="Read an approval")
 def read_approval(request: HttpRequest, approval_id: int) -> Any:
     """What exactly is asked, why, and how it stands."""
-    return describe(_found(reach.any_scope(request, *READING), approval_id))
+    return describe(_found(key_scoping.any_scope(request, *READING), approval_id))
 
 
 @router.post(
@@ -132,7 +132,7 @@ def approve_approval(request: HttpRequest, approval_id: int, entry: ApprovalGive
     """Let it happen: its owner then signs in; an app-only connection is finished with `connect`. Nobody approves what
     they asked or own, and no service account approves anything. Doing it twice is harmless.
     """
-    key = reach.unlimited(request, Scope.ADMIN_WRITE)
+    key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
     found = _found(key, approval_id)
     approvals.approve(found, reason=entry.reason, actor=key.owner, now=timezone.now())
     return describe(_found(key, approval_id))
@@ -146,7 +146,7 @@ def approve_approval(request: HttpRequest, approval_id: int, entry: ApprovalGive
 @idempotent(Scope.ADMIN_WRITE)
 def decline_approval(request: HttpRequest, approval_id: int, entry: ApprovalDeclined) -> Any:
     """Say no, with a reason that the requester reads; a connection that works goes on as before."""
-    key = reach.unlimited(request, Scope.ADMIN_WRITE)
+    key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
     found = _found(key, approval_id)
     approvals.decline(found, reason=entry.reason, actor=key.owner, now=timezone.now())
     return describe(_found(key, approval_id))
@@ -160,14 +160,14 @@ def decline_approval(request: HttpRequest, approval_id: int, entry: ApprovalDecl
 @idempotent(Scope.CONNECTIONS_WRITE)
 def withdraw_approval(request: HttpRequest, approval_id: int) -> Any:
     """Take back what was asked. Doing it twice is harmless."""
-    key = keys.require_scope(request, Scope.CONNECTIONS_WRITE)
+    key = authentication.require_scope(request, Scope.CONNECTIONS_WRITE)
     found = _found(key, approval_id)
     approvals.withdraw(found, actor=key.owner, now=timezone.now())
     return describe(_found(key, approval_id))
 
 
 def _found(key: ApiKey, approval_id: int) -> Approval:
-    return get_object_or_404(reach.approvals(key), pk=approval_id)
+    return get_object_or_404(key_scoping.approvals(key), pk=approval_id)
 
 
 def describe(asked: Approval) -> dict[str, Any]:

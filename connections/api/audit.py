@@ -13,16 +13,15 @@ from django.utils import timezone
 from ninja import Query, Router, Schema
 from pydantic import Field
 
-from connections import access
-from connections.api import keys, manners, problems, reach
-from connections.api.entries import Day, Text, listed
-from connections.api.links import page_link
-from connections.api.pages import Asked, Page, page
-from connections.api.reach import Scope
+from connections.access import permissions, roles
+from connections.api import authentication, http_methods, key_scoping, problems
+from connections.api.field_types import Day, Text, listed
+from connections.api.hrefs import page_link
+from connections.api.key_scoping import Scope
+from connections.api.pagination import Asked, Page, page
 from connections.errors import InvalidInput
-from connections.forms.audit import narrowed
 from connections.models import ApiKey, AuditEvent, AuditSeal
-from connections.services import audit_exports, audit_seals
+from connections.services.audit import event_filter, export, sealing
 
 router = Router(tags=["Audit"])
 Outcome = Annotated[AuditEvent.Outcome, listed(AuditEvent.Outcome)]
@@ -107,12 +106,10 @@ def export_audit_events(request: HttpRequest, wanted: Query[Filter]) -> Any:
     key = _reader(request)
     events = _narrowed(key, wanted)
     text: Iterator[str] = iter(())
-    if manners.asks_head(request):
-        audit_exports.require_right(key.owner)
+    if http_methods.asks_head(request):
+        export.require_right(key.owner)
     else:
-        text = audit_exports.export(
-            events, None, form=audit_exports.Format.JSONL, asked=_given(wanted), actor=key.owner
-        )
+        text = export.export(events, None, form=export.Format.JSONL, asked=_given(wanted), actor=key.owner)
     response = StreamingHttpResponse(text, content_type="application/x-ndjson")
     response["Content-Disposition"] = f'attachment; filename="audit-{timezone.now():%Y-%m-%d-%H%M%S}.jsonl"'
     response["Cache-Control"] = "no-store, private"
@@ -122,21 +119,21 @@ def export_audit_events(request: HttpRequest, wanted: Query[Filter]) -> Any:
 @router.get("/audit-events/{int:event_id}", response={200: EventOut} | problems.on(404), summary="Read an audit event")
 def read_audit_event(request: HttpRequest, event_id: int) -> Any:
     """One event: what it changed, and where it came from."""
-    return describe(get_object_or_404(reach.events(_reader(request)), pk=event_id))
+    return describe(get_object_or_404(key_scoping.events(_reader(request)), pk=event_id))
 
 
 @router.get("/audit-seals", response={200: SealPage} | problems.on(), summary="List seals")
 def list_audit_seals(request: HttpRequest, wanted: Query[Asked]) -> Any:
     """Newest first. Keep them elsewhere: they show whether the trail was altered since."""
-    key = reach.unlimited(request, Scope.AUDIT_READ)
-    access.require(access.can_read_audit(key.owner), action="Ask an auditor.")
+    key = key_scoping.unlimited(request, Scope.AUDIT_READ)
+    roles.require(permissions.can_read_audit(key.owner), action="Ask an auditor.")
     return page(AuditSeal.objects.all(), wanted, describe=describe_seal, order=("-number",))
 
 
 def _narrowed(key: ApiKey, wanted: Filter) -> QuerySet[AuditEvent]:
     if wanted.date_from and wanted.date_to and wanted.date_from > wanted.date_to:
         raise InvalidInput("The last day lies before the first one.", field="date_to")
-    return narrowed(reach.events(key), wanted.model_dump())
+    return event_filter.narrowed(key_scoping.events(key), wanted.model_dump())
 
 
 def _given(wanted: Filter) -> dict[str, str]:
@@ -147,9 +144,9 @@ def _given(wanted: Filter) -> dict[str, str]:
 
 def _reader(request: HttpRequest) -> ApiKey:
     """The calling key. As on the pages, the trail itself is for IT admins and auditors."""
-    key = keys.require_scope(request, Scope.AUDIT_READ)
-    access.require(
-        access.can_read_audit(key.owner),
+    key = authentication.require_scope(request, Scope.AUDIT_READ)
+    roles.require(
+        permissions.can_read_audit(key.owner),
         cause="Only IT admins and auditors may open the audit trail.",
         action="What happened to your own connections stands on their pages.",
     )
@@ -167,4 +164,4 @@ def describe_seal(seal: AuditSeal) -> dict[str, Any]:
     """A seal as SealOut."""
     columns = ("number", "sealed_at", "covers_from", "covers_until", "events_count", "fetches_count", "hash")
     shown = {name: getattr(seal, name) for name in columns}
-    return {**shown, "previous_hash": seal.previous_hash, "line": audit_seals.published_line(seal)}
+    return {**shown, "previous_hash": seal.previous_hash, "line": sealing.published_line(seal)}

@@ -8,12 +8,13 @@ from django.http import HttpRequest
 from django.utils import timezone
 from ninja import Router
 
-from connections.api import keys, problems
+from connections.api import authentication, problems
 from connections.api.connections import ConnectionOut, describe
-from connections.api.reach import Scope
-from connections.api.replays import idempotent
+from connections.api.idempotency import idempotent
+from connections.api.key_scoping import Scope
 from connections.models import ApiKey, Connection
-from connections.services import connections, keepalive
+from connections.services.connections import connections
+from connections.services.tokens import scheduler
 
 router = Router(tags=["Connections"])
 _DONE = {200: ConnectionOut} | problems.on(404, *problems.CREATING)
@@ -25,7 +26,7 @@ _ASKED = {200: ConnectionOut} | problems.on(404, *problems.CREATING, 503)
 def check_connection(request: HttpRequest, ref: str) -> Any:
     """Ask Microsoft whether it is alive, and answer how it then stands."""
     key, found = _found(request, ref)
-    return _told(key, keepalive.check(found, actor=key.owner, now=timezone.now()))
+    return _told(key, scheduler.check(found, actor=key.owner, now=timezone.now()))
 
 
 @router.post("/connections/{ref}/connect", response=_ASKED, summary="Finish an app-only connection")
@@ -55,9 +56,9 @@ def enable_connection(request: HttpRequest, ref: str) -> Any:
 
 
 def _found(request: HttpRequest, ref: str) -> tuple[ApiKey, Connection]:
-    key = keys.require_scope(request, Scope.CONNECTIONS_WRITE)
-    return key, keys.find_connection(key, ref)
+    key = authentication.require_scope(request, Scope.CONNECTIONS_WRITE)
+    return key, authentication.find_connection(key, ref)
 
 
 def _told(key: ApiKey, connection: Connection) -> dict[str, Any]:
-    return describe(keys.find_connection(key, str(connection.pk)))
+    return describe(authentication.find_connection(key, str(connection.pk)))

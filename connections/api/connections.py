@@ -12,22 +12,22 @@ from django.utils import timezone
 from ninja import Query, Router, Schema, Status
 from pydantic import Field
 
-from connections import access
-from connections.api import changes, keys, problems, reach
-from connections.api.entries import Address, Capabilities, Changes, Entry, Name, Number, Permissions, Text, listed
-from connections.api.links import located, page_link
-from connections.api.pages import Asked, Page, page
-from connections.api.reach import Scope
-from connections.api.replays import idempotent
+from connections import presentation
+from connections.access import permissions, querysets, roles
+from connections.api import authentication, etags, key_scoping, problems
+from connections.api.field_types import Address, Capabilities, Changes, Entry, Name, Number, Permissions, Text, listed
+from connections.api.hrefs import located, page_link
+from connections.api.idempotency import idempotent
+from connections.api.key_scoping import Scope
+from connections.api.pagination import Asked, Page, page
 from connections.api.sign_in_links import SignInLinkOut, made_link
 from connections.errors import ApprovalNeeded, InvalidInput
-from connections.forms.connections import MOST_MAILBOXES, wrong_wishes
-from connections.forms.policy import REASON_LENGTH
 from connections.microsoft import capabilities
 from connections.models import AppRegistration, Connection, MailboxAccess, SharedMailbox, User
 from connections.models.app_registrations import AuthenticationType
-from connections.services import connections, mailboxes, sign_in_links
-from connections.views import states
+from connections.services.connections import connections, sign_in_links
+from connections.services.mailboxes import mailboxes
+from connections.validators import MOST_MAILBOXES, REASON_LENGTH, wrong_wishes
 
 router = Router(tags=["Connections"])
 Type = Annotated[AuthenticationType, listed(AuthenticationType)]
@@ -121,8 +121,8 @@ class ConnectionChanges(Changes):
 @router.get("/connections", response={200: ConnectionPage} | problems.on(), summary="List connections")
 def list_connections(request: HttpRequest, wanted: Query[ConnectionsWanted]) -> Any:
     """Connections the key may see, in the order of their numbers."""
-    key = keys.require_scope(request, Scope.CONNECTIONS_READ)
-    found = keys.visible_connections(key)
+    key = authentication.require_scope(request, Scope.CONNECTIONS_READ)
+    found = authentication.visible_connections(key)
     exactly = {"name": wanted.name, "status": wanted.status, "owner__username": wanted.owner}
     found = found.filter(**{column: value for column, value in exactly.items() if value})
     if wanted.mailbox:
@@ -144,9 +144,11 @@ def add_connection(request: HttpRequest, response: HttpResponse, entry: Connecti
     """An app-only connection gets its first token at once. A delegated one waits for a sign-in: send the link in
     `sign_in_link` to the mailbox's owner, or let the connection's owner sign in on its page.
     """
-    key = reach.unlimited(request, Scope.CONNECTIONS_WRITE)
-    access.require(access.can_connect(key.owner), cause="Auditors look, they do not connect.", action="Ask a member.")
-    app = get_object_or_404(access.visible_app_registrations(key.owner), pk=entry.app_registration)
+    key = key_scoping.unlimited(request, Scope.CONNECTIONS_WRITE)
+    roles.require(
+        permissions.can_connect(key.owner), cause="Auditors look, they do not connect.", action="Ask a member."
+    )
+    app = get_object_or_404(querysets.visible_app_registrations(key.owner), pk=entry.app_registration)
     _require_sense(entry.capabilities, entry.extra_scopes, entry.authentication_type)
     wishes: dict[str, Any] = {
         "name": entry.name,
@@ -162,8 +164,8 @@ def add_connection(request: HttpRequest, response: HttpResponse, entry: Connecti
             made = connections.start_delegated(app, **wishes, shared_mailboxes=attached)
             link = _link(made, key.owner)
     else:
-        access.require(
-            access.can_connect_app_only(key.owner),
+        roles.require(
+            permissions.can_connect_app_only(key.owner),
             cause="An app-only connection reaches the whole tenant.",
             action="Ask an IT admin to make it.",
         )
@@ -172,16 +174,16 @@ def add_connection(request: HttpRequest, response: HttpResponse, entry: Connecti
         if made.status != Connection.Status.PENDING:
             connections.probe_mailboxes(made, actor=key.owner, now=timezone.now())
     located(response, "read_connection", ref=made.pk)
-    changes.tag(response, made, COLUMNS)
+    etags.tag(response, made, COLUMNS)
     return Status(201, describe(made) | {"sign_in_link": link})
 
 
 @router.get("/connections/{ref}", response={200: ConnectionOut} | problems.on(404, 409), summary="Read a connection")
 def read_connection(request: HttpRequest, response: HttpResponse, ref: str) -> Any:
     """One connection and its state. `ref` is its number or name."""
-    key = keys.require_scope(request, Scope.CONNECTIONS_READ)
-    found = keys.find_connection(key, ref)
-    changes.tag(response, found, COLUMNS)
+    key = authentication.require_scope(request, Scope.CONNECTIONS_READ)
+    found = authentication.find_connection(key, ref)
+    etags.tag(response, found, COLUMNS)
     return describe(found)
 
 
@@ -192,10 +194,10 @@ def read_connection(request: HttpRequest, response: HttpResponse, ref: str) -> A
 )
 def change_connection(request: HttpRequest, response: HttpResponse, ref: str, entry: ConnectionChanges) -> Any:
     """Change its name and what it is for. `lacking` then says what a new sign-in, or an administrator, must grant."""
-    key = keys.require_scope(request, Scope.CONNECTIONS_WRITE)
-    found = keys.find_connection(key, ref)
-    access.require(access.can_reconnect(key.owner, found), action="Only its owner can change it.")
-    with changes.locked(request, found, COLUMNS) as current:
+    key = authentication.require_scope(request, Scope.CONNECTIONS_WRITE)
+    found = authentication.find_connection(key, ref)
+    roles.require(permissions.can_reconnect(key.owner, found), action="Only its owner can change it.")
+    with etags.locked(request, found, COLUMNS) as current:
         values = entry.over(
             name=current.name,
             capabilities=current.capabilities,
@@ -205,8 +207,8 @@ def change_connection(request: HttpRequest, response: HttpResponse, ref: str, en
         _require_sense(values["capabilities"], values["extra_scopes"], current.authentication_type)
         chosen = values.pop("capabilities")
         connections.change(current, chosen=chosen, **values, actor=key.owner, now=timezone.now())
-    found = keys.find_connection(key, str(found.pk))
-    changes.tag(response, found, COLUMNS)
+    found = authentication.find_connection(key, str(found.pk))
+    etags.tag(response, found, COLUMNS)
     return describe(found)
 
 
@@ -215,9 +217,9 @@ def change_connection(request: HttpRequest, response: HttpResponse, ref: str, en
 )
 def remove_connection(request: HttpRequest, ref: str) -> Any:
     """Delete it with its tokens. At Microsoft the consent stays until somebody withdraws it there."""
-    key = keys.require_scope(request, Scope.CONNECTIONS_WRITE)
-    found = keys.find_connection(key, ref)
-    with changes.locked(request, found, COLUMNS) as current:
+    key = authentication.require_scope(request, Scope.CONNECTIONS_WRITE)
+    found = authentication.find_connection(key, ref)
+    with etags.locked(request, found, COLUMNS) as current:
         connections.remove(current, actor=key.owner, now=timezone.now())
     return Status(204, None)
 
@@ -227,7 +229,7 @@ def remove_connection(request: HttpRequest, ref: str) -> Any:
 
 def describe(connection: Connection) -> dict[str, Any]:
     """A connection as ConnectionOut."""
-    state = states.of_connection(connection)
+    state = presentation.of_connection(connection)
     return {
         "id": connection.pk,
         "name": connection.name,

@@ -11,15 +11,15 @@ from django.utils import timezone
 from ninja import Query, Router, Schema, Status
 from pydantic import Field
 
-from connections import access
-from connections.api import keys, problems, reach
-from connections.api.entries import Entry, Flag, Number, Text, listed
-from connections.api.links import located, page_link
-from connections.api.pages import Asked, Page, page
-from connections.api.reach import Scope
-from connections.api.replays import idempotent
+from connections.access import querysets
+from connections.api import authentication, key_scoping, problems
+from connections.api.field_types import Entry, Flag, Number, Text, listed
+from connections.api.hrefs import located, page_link
+from connections.api.idempotency import idempotent
+from connections.api.key_scoping import Scope
+from connections.api.pagination import Asked, Page, page
 from connections.models import ConsentRequest
-from connections.services import consent_requests
+from connections.services.consent import requests
 
 router = Router(tags=["Consent"])
 State = Annotated[ConsentRequest.State, listed(ConsentRequest.State)]
@@ -68,16 +68,14 @@ class ConsentRequestIn(Entry):
 
     connection_id: Number = Field(examples=[1])
     reason: Text = Field(
-        min_length=1, max_length=consent_requests.LONGEST_TEXT, examples=["The invoice robot reads this mailbox."]
+        min_length=1, max_length=requests.LONGEST_TEXT, examples=["The invoice robot reads this mailbox."]
     )
 
 
 class Declined(Entry):
     """Why not."""
 
-    reason: Text = Field(
-        min_length=1, max_length=consent_requests.LONGEST_TEXT, examples=["Use the team's mailbox instead."]
-    )
+    reason: Text = Field(min_length=1, max_length=requests.LONGEST_TEXT, examples=["Use the team's mailbox instead."])
     seen: State | None = Field(None, description="The state in which you saw it; another one now is refused (409).")
     and_same: Flag = Field(False, description="Decline all that ask for the same alike.")
 
@@ -85,8 +83,8 @@ class Declined(Entry):
 @router.get("/consent-requests", response={200: ConsentRequestPage} | problems.on(), summary="List consent requests")
 def list_consent_requests(request: HttpRequest, wanted: Query[ConsentRequestsWanted]) -> Any:
     """All for IT admins and auditors, for others their own; newest first."""
-    key = reach.unlimited(request, Scope.ADMIN_READ)
-    found = access.visible_consent_requests(key.owner)
+    key = key_scoping.unlimited(request, Scope.ADMIN_READ)
+    found = querysets.visible_consent_requests(key.owner)
     if wanted.state is not None:
         found = found.filter(state=wanted.state)
     return page(found, wanted, describe=describe, order=("-asked_at", "-pk"))
@@ -100,9 +98,9 @@ def list_consent_requests(request: HttpRequest, wanted: Query[ConsentRequestsWan
 @idempotent(Scope.CONNECTIONS_WRITE)
 def ask_consent(request: HttpRequest, response: HttpResponse, entry: ConsentRequestIn) -> Any:
     """Ask the IT admins; while a request for the same is open, it is answered."""
-    key = keys.require_scope(request, Scope.CONNECTIONS_WRITE)
-    found = keys.find_connection(key, str(entry.connection_id))
-    made = consent_requests.ask(found, reason=entry.reason, actor=key.owner, now=timezone.now())
+    key = authentication.require_scope(request, Scope.CONNECTIONS_WRITE)
+    found = authentication.find_connection(key, str(entry.connection_id))
+    made = requests.ask(found, reason=entry.reason, actor=key.owner, now=timezone.now())
     located(response, "read_consent_request", request_id=made.pk)
     return Status(201, describe(made))
 
@@ -114,8 +112,8 @@ def ask_consent(request: HttpRequest, response: HttpResponse, entry: ConsentRequ
 )
 def read_consent_request(request: HttpRequest, request_id: int) -> Any:
     """One request, and how it stands."""
-    key = reach.unlimited(request, Scope.ADMIN_READ)
-    return describe(get_object_or_404(access.visible_consent_requests(key.owner), pk=request_id))
+    key = key_scoping.unlimited(request, Scope.ADMIN_READ)
+    return describe(get_object_or_404(querysets.visible_consent_requests(key.owner), pk=request_id))
 
 
 @router.post(
@@ -126,9 +124,9 @@ def read_consent_request(request: HttpRequest, request_id: int) -> Any:
 @idempotent(Scope.ADMIN_WRITE)
 def approve_consent_request(request: HttpRequest, request_id: int) -> Any:
     """Approve it, and with it all that ask for the same. Somebody who may grant consent then follows the link."""
-    key = reach.unlimited(request, Scope.ADMIN_WRITE)
-    found = get_object_or_404(access.visible_consent_requests(key.owner), pk=request_id)
-    current, url = consent_requests.approve(found, actor=key.owner, now=timezone.now())
+    key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
+    found = get_object_or_404(querysets.visible_consent_requests(key.owner), pk=request_id)
+    current, url = requests.approve(found, actor=key.owner, now=timezone.now())
     return describe(current) | {"consent_link": url}
 
 
@@ -140,9 +138,9 @@ def approve_consent_request(request: HttpRequest, request_id: int) -> Any:
 @idempotent(Scope.ADMIN_WRITE)
 def decline_consent_request(request: HttpRequest, request_id: int, entry: Declined) -> Any:
     """Say no, with a reason that the requester reads."""
-    key = reach.unlimited(request, Scope.ADMIN_WRITE)
-    found = get_object_or_404(access.visible_consent_requests(key.owner), pk=request_id)
-    current = consent_requests.decline(
+    key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
+    found = get_object_or_404(querysets.visible_consent_requests(key.owner), pk=request_id)
+    current = requests.decline(
         found,
         reason=entry.reason,
         and_same=entry.and_same,

@@ -10,12 +10,12 @@ from django.shortcuts import get_object_or_404
 from ninja import Query, Router, Schema
 from pydantic import Field
 
-from connections import access
-from connections.api import keys, problems, reach
-from connections.api.entries import listed
-from connections.api.links import page_link
-from connections.api.pages import Asked, Page, page
-from connections.api.reach import Scope
+from connections.access import querysets
+from connections.api import authentication, key_scoping, problems
+from connections.api.field_types import listed
+from connections.api.hrefs import page_link
+from connections.api.key_scoping import Scope
+from connections.api.pagination import Asked, Page, page
 from connections.models import AffectedConnection, Connection, Incident
 
 router = Router(tags=["Incidents"])
@@ -76,8 +76,8 @@ class IncidentsWanted(Asked):
 @router.get("/incidents", response={200: IncidentPage} | problems.on(), summary="List incidents")
 def list_incidents(request: HttpRequest, wanted: Query[IncidentsWanted]) -> Any:
     """Incidents that hit what the key may see, and outages at Microsoft; newest first."""
-    key = keys.require_scope(request, Scope.CONNECTIONS_READ)
-    found = reach.incidents(key)
+    key = authentication.require_scope(request, Scope.CONNECTIONS_READ)
+    found = key_scoping.incidents(key)
     if wanted.state is not None:
         found = found.filter(closed_at__isnull=wanted.state == "open")
     if wanted.kind is not None:
@@ -91,8 +91,8 @@ def list_incidents(request: HttpRequest, wanted: Query[IncidentsWanted]) -> Any:
 @router.get("/incidents/{int:incident_id}", response={200: IncidentRead} | problems.on(404), summary="Read an incident")
 def read_incident(request: HttpRequest, incident_id: int) -> Any:
     """One incident: cause, who must act, and what it hits."""
-    key = keys.require_scope(request, Scope.CONNECTIONS_READ)
-    found = get_object_or_404(reach.incidents(key), pk=incident_id)
+    key = authentication.require_scope(request, Scope.CONNECTIONS_READ)
+    found = get_object_or_404(key_scoping.incidents(key), pk=incident_id)
     hit = _visible(key).filter(incident=found).order_by("healed_at", "connection_name", "pk")
     affected = [
         {
@@ -108,9 +108,9 @@ def read_incident(request: HttpRequest, incident_id: int) -> Any:
 
 
 def _visible(key: Any) -> Any:
-    found = access.visible_affected(key.owner)
+    found = querysets.visible_affected(key.owner)
     if key.only_chosen:
-        return found.filter(connection__in=keys.visible_connections(key).order_by().values("pk"))
+        return found.filter(connection__in=authentication.visible_connections(key).order_by().values("pk"))
     return found if key.owner else AffectedConnection.objects.none()
 
 

@@ -12,16 +12,16 @@ from django.utils import timezone
 from ninja import Query, Router, Schema, Status
 from pydantic import Field
 
-from connections import access
-from connections.api import changes, keys, problems, reach
-from connections.api.entries import Address, Changes, Entry, Label, Number, Text, listed
-from connections.api.links import located, page_link
-from connections.api.pages import Asked, Page, matching, page
-from connections.api.reach import Scope
-from connections.api.replays import idempotent
+from connections.access import querysets
+from connections.api import authentication, etags, key_scoping, problems
+from connections.api.field_types import Address, Changes, Entry, Label, Number, Text, listed
+from connections.api.hrefs import located, page_link
+from connections.api.idempotency import idempotent
+from connections.api.key_scoping import Scope
+from connections.api.pagination import Asked, Page, matching, page
 from connections.models import ApiKey, Connection, MailboxAccess, SharedMailbox
 from connections.models.connections import without_tokens
-from connections.services import mailboxes
+from connections.services.mailboxes import mailboxes
 
 router = Router(tags=["Mailboxes"])
 State = Annotated[MailboxAccess.State, listed(MailboxAccess.State)]
@@ -105,7 +105,7 @@ class Probed(Schema):
 @router.get("/mailboxes", response={200: MailboxPage} | problems.on(), summary="List mailboxes")
 def list_mailboxes(request: HttpRequest, wanted: Query[MailboxesWanted]) -> Any:
     """Shared mailboxes in the order of their addresses."""
-    key = reach.any_scope(request, Scope.CONNECTIONS_READ, Scope.ADMIN_READ)
+    key = key_scoping.any_scope(request, Scope.CONNECTIONS_READ, Scope.ADMIN_READ)
     found = _counted(key).filter(matching(wanted.q, "address", "display_name"))
     if wanted.tenant_id is not None:
         found = found.filter(tenant=wanted.tenant_id)
@@ -118,8 +118,8 @@ def list_mailboxes(request: HttpRequest, wanted: Query[MailboxesWanted]) -> Any:
 @idempotent(Scope.CONNECTIONS_WRITE)
 def add_mailbox(request: HttpRequest, response: HttpResponse, entry: MailboxIn) -> Any:
     """Attach it to a connection afterwards."""
-    key = reach.unlimited(request, Scope.CONNECTIONS_WRITE)
-    tenant = get_object_or_404(access.visible_tenants(key.owner), pk=entry.tenant_id)
+    key = key_scoping.unlimited(request, Scope.CONNECTIONS_WRITE)
+    tenant = get_object_or_404(querysets.visible_tenants(key.owner), pk=entry.tenant_id)
     made = mailboxes.register(tenant, address=entry.address, display_name=entry.display_name, actor=key.owner)
     located(response, "read_mailbox", mailbox_id=made.pk)
     return _told(response, key, made, 201)
@@ -128,8 +128,8 @@ def add_mailbox(request: HttpRequest, response: HttpResponse, entry: MailboxIn) 
 @router.get("/mailboxes/{int:mailbox_id}", response={200: MailboxOut} | problems.on(404), summary="Read a mailbox")
 def read_mailbox(request: HttpRequest, response: HttpResponse, mailbox_id: int) -> Any:
     """One shared mailbox."""
-    key = reach.any_scope(request, Scope.CONNECTIONS_READ, Scope.ADMIN_READ)
-    return _told(response, key, get_object_or_404(reach.mailboxes(key), pk=mailbox_id))
+    key = key_scoping.any_scope(request, Scope.CONNECTIONS_READ, Scope.ADMIN_READ)
+    return _told(response, key, get_object_or_404(key_scoping.mailboxes(key), pk=mailbox_id))
 
 
 @router.patch(
@@ -139,9 +139,9 @@ def read_mailbox(request: HttpRequest, response: HttpResponse, mailbox_id: int) 
 )
 def change_mailbox(request: HttpRequest, response: HttpResponse, mailbox_id: int, entry: MailboxChanges) -> Any:
     """Correct its address or name."""
-    key = reach.unlimited(request, Scope.CONNECTIONS_WRITE)
-    found = get_object_or_404(reach.mailboxes(key), pk=mailbox_id)
-    with changes.locked(request, found, COLUMNS) as current:
+    key = key_scoping.unlimited(request, Scope.CONNECTIONS_WRITE)
+    found = get_object_or_404(key_scoping.mailboxes(key), pk=mailbox_id)
+    with etags.locked(request, found, COLUMNS) as current:
         values = entry.over(address=current.address, display_name=current.display_name)
         mailboxes.change(current, **values, actor=key.owner)
     return _told(response, key, current)
@@ -152,9 +152,9 @@ def change_mailbox(request: HttpRequest, response: HttpResponse, mailbox_id: int
 )
 def remove_mailbox(request: HttpRequest, mailbox_id: int) -> Any:
     """Forget a mailbox that is attached to no connection."""
-    key = reach.unlimited(request, Scope.CONNECTIONS_WRITE)
-    found = get_object_or_404(reach.mailboxes(key), pk=mailbox_id)
-    with changes.locked(request, found, COLUMNS) as current:
+    key = key_scoping.unlimited(request, Scope.CONNECTIONS_WRITE)
+    found = get_object_or_404(key_scoping.mailboxes(key), pk=mailbox_id)
+    with etags.locked(request, found, COLUMNS) as current:
         mailboxes.remove(current, actor=key.owner)
     return Status(204, None)
 
@@ -169,8 +169,8 @@ def remove_mailbox(request: HttpRequest, mailbox_id: int) -> Any:
 )
 def list_attached(request: HttpRequest, ref: str, wanted: Query[Asked]) -> Any:
     """What is attached, and what the last test found."""
-    key = keys.require_scope(request, Scope.CONNECTIONS_READ)
-    return page(_attached(keys.find_connection(key, ref)), wanted, describe=describe_attached)
+    key = authentication.require_scope(request, Scope.CONNECTIONS_READ)
+    return page(_attached(authentication.find_connection(key, ref)), wanted, describe=describe_attached)
 
 
 @router.post(
@@ -181,8 +181,8 @@ def list_attached(request: HttpRequest, ref: str, wanted: Query[Asked]) -> Any:
 @idempotent(Scope.CONNECTIONS_WRITE)
 def attach_mailbox(request: HttpRequest, ref: str, entry: AttachIn) -> Any:
     """It is tested within minutes, or at once by a probe. Doing it twice is harmless."""
-    key = keys.require_scope(request, Scope.CONNECTIONS_WRITE)
-    found = keys.find_connection(key, ref)
+    key = authentication.require_scope(request, Scope.CONNECTIONS_WRITE)
+    found = authentication.find_connection(key, ref)
     made = mailboxes.attach_address(found, address=entry.address, actor=key.owner)
     return Status(201, describe_attached(made))
 
@@ -194,8 +194,8 @@ def attach_mailbox(request: HttpRequest, ref: str, entry: AttachIn) -> Any:
 )
 def detach_mailbox(request: HttpRequest, ref: str, access_id: int) -> Any:
     """The mailbox stays registered."""
-    key = keys.require_scope(request, Scope.CONNECTIONS_WRITE)
-    found = keys.find_connection(key, ref)
+    key = authentication.require_scope(request, Scope.CONNECTIONS_WRITE)
+    found = authentication.find_connection(key, ref)
     mailboxes.detach(get_object_or_404(_attached(found), pk=access_id), actor=key.owner)
     return Status(204, None)
 
@@ -208,8 +208,8 @@ def detach_mailbox(request: HttpRequest, ref: str, access_id: int) -> Any:
 @idempotent(Scope.CONNECTIONS_WRITE)
 def probe_mailboxes(request: HttpRequest, ref: str) -> Any:
     """Look into each of them with the connection's own token."""
-    key = keys.require_scope(request, Scope.CONNECTIONS_WRITE)
-    found = keys.find_connection(key, ref)
+    key = authentication.require_scope(request, Scope.CONNECTIONS_WRITE)
+    found = authentication.find_connection(key, ref)
     mailboxes.probe(found, actor=key.owner, now=timezone.now())
     return {"items": [describe_attached(row) for row in _attached(found)]}
 
@@ -218,15 +218,15 @@ def probe_mailboxes(request: HttpRequest, ref: str) -> Any:
 
 
 def _counted(key: ApiKey) -> QuerySet[SharedMailbox]:
-    mine = Q(accesses__connection__in=keys.visible_connections(key).order_by().values("pk"))
+    mine = Q(accesses__connection__in=authentication.visible_connections(key).order_by().values("pk"))
     reached = mine & Q(accesses__state=MailboxAccess.State.REACHABLE)
-    return reach.mailboxes(key).annotate(
+    return key_scoping.mailboxes(key).annotate(
         attached=Count("accesses", filter=mine), reached=Count("accesses", filter=reached)
     )
 
 
 def _told(response: HttpResponse, key: ApiKey, mailbox: SharedMailbox, status: int = 200) -> Status[dict[str, Any]]:
-    changes.tag(response, mailbox, COLUMNS)
+    etags.tag(response, mailbox, COLUMNS)
     return Status(status, describe(_counted(key).get(pk=mailbox.pk)))
 
 

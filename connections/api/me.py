@@ -9,11 +9,11 @@ from django.http import HttpRequest
 from ninja import Router, Schema
 from pydantic import Field
 
-from connections.api import keys, problems, reach
+from connections.api import authentication, key_scoping, problems
 from connections.api.connections import Named
-from connections.api.entries import listed
+from connections.api.field_types import listed
 from connections.models import ApiKey
-from connections.services import api_keys
+from connections.services.api_keys import api_keys
 
 router = Router(tags=["This key"])
 Scope = Annotated[ApiKey.Scope, listed(ApiKey.Scope)]
@@ -38,8 +38,12 @@ class KeyOut(Schema):
 @router.get("/me", response={200: KeyOut} | problems.on(), summary="Read this key")
 def read_me(request: HttpRequest) -> Any:
     """The calling key: what it may be used for, and as whom."""
-    key = reach.any_scope(request, *ApiKey.Scope)
-    chosen = keys.visible_connections(key).order_by("name", "pk").values("id", "name")[:200] if key.only_chosen else []
+    key = key_scoping.any_scope(request, *ApiKey.Scope)
+    chosen = (
+        authentication.visible_connections(key).order_by("name", "pk").values("id", "name")[:200]
+        if key.only_chosen
+        else []
+    )
     columns = ("name", "prefix", "scopes", "created_at", "expires_at", "networks", "only_chosen")
     return {
         **{name: getattr(key, name) for name in columns},

@@ -11,14 +11,17 @@ from django.utils import timezone
 from ninja import Query, Router, Schema
 from pydantic import Field
 
-from connections import access
-from connections.api import problems, reach
+from connections.access import permissions as access_permissions
+from connections.access import querysets, roles
+from connections.api import key_scoping, problems
 from connections.api.connections import Type
-from connections.api.links import page_link
-from connections.api.pages import MOST
-from connections.api.reach import Scope
+from connections.api.hrefs import page_link
+from connections.api.key_scoping import Scope
+from connections.api.pagination import MOST
 from connections.models import ApiKey, AppRegistration
-from connections.services import policy, policy_decisions, policy_rules, policy_violations, policy_words
+from connections.services.governance import policy, violations
+from connections.services.policy import describe, evaluate
+from connections.services.policy import rules as policy_rules
 
 router = Router(tags=["Policy"])
 Effects = dict[str, Literal["allowed", "approval", "forbidden"]]
@@ -105,7 +108,7 @@ class ViolationsWanted(Schema):
 @router.get("/policy", response={200: PolicyOut} | problems.on(), summary="Read the organisation's policy")
 def read_policy(request: HttpRequest) -> Any:
     """All rules for IT admins and auditors, for others what they come to in words."""
-    return _told(reach.unlimited(request, Scope.ADMIN_READ), None)
+    return _told(key_scoping.unlimited(request, Scope.ADMIN_READ), None)
 
 
 @router.get(
@@ -115,18 +118,20 @@ def read_policy(request: HttpRequest) -> Any:
 )
 def read_app_policy(request: HttpRequest, app_id: int) -> Any:
     """Its own rules, which come on top of the organisation's, and what counts in the end."""
-    key = reach.unlimited(request, Scope.ADMIN_READ)
-    return _told(key, get_object_or_404(access.visible_app_registrations(key.owner), pk=app_id))
+    key = key_scoping.unlimited(request, Scope.ADMIN_READ)
+    return _told(key, get_object_or_404(querysets.visible_app_registrations(key.owner), pk=app_id))
 
 
 @router.get("/policy/violations", response={200: ViolationsOut} | problems.on(), summary="List what breaks the policy")
 def read_policy_violations(request: HttpRequest, wanted: Query[ViolationsWanted]) -> Any:
     """Connections and shares that exist and break the rules as they are now; for IT admins and auditors."""
-    key = reach.unlimited(request, Scope.ADMIN_READ)
-    access.require(
-        access.can_read_policy(key.owner), cause="IT admins and auditors read this.", action="Ask one of them."
+    key = key_scoping.unlimited(request, Scope.ADMIN_READ)
+    roles.require(
+        access_permissions.can_read_policy(key.owner),
+        cause="IT admins and auditors read this.",
+        action="Ask one of them.",
     )
-    found = policy_violations.impact(policy_decisions.in_force(), now=timezone.now(), keep=wanted.limit)
+    found = violations.impact(evaluate.in_force(), now=timezone.now(), keep=wanted.limit)
     return {
         "connections": [_describe_connection(one) for one in found.connections],
         "connection_count": found.connection_count,
@@ -138,7 +143,7 @@ def read_policy_violations(request: HttpRequest, wanted: Query[ViolationsWanted]
 def _told(key: ApiKey, app: AppRegistration | None) -> dict[str, Any]:
     own = policy.stored(app)
     effective = policy_rules.stricter(policy.stored().rules, own.rules) if app is not None else own.rules
-    words, reads_all = policy_words.summary(effective), access.can_read_policy(key.owner)
+    words, reads_all = describe.summary(effective), access_permissions.can_read_policy(key.owner)
     return {
         "app_registration_id": app.pk if app is not None else None,
         "rules": policy_rules.to_dict(own.rules) if reads_all else None,
@@ -150,7 +155,7 @@ def _told(key: ApiKey, app: AppRegistration | None) -> dict[str, Any]:
     }
 
 
-def _describe_connection(broken: policy_violations.BrokenConnection) -> dict[str, Any]:
+def _describe_connection(broken: violations.BrokenConnection) -> dict[str, Any]:
     return {
         "connection_id": broken.connection.pk,
         "connection_name": broken.connection.name,
@@ -161,7 +166,7 @@ def _describe_connection(broken: policy_violations.BrokenConnection) -> dict[str
     }
 
 
-def _describe_share(broken: policy_violations.BrokenShare) -> dict[str, Any]:
+def _describe_share(broken: violations.BrokenShare) -> dict[str, Any]:
     share = broken.share
     return {
         "share_id": share.pk,

@@ -10,7 +10,7 @@ from ninja import NinjaAPI, Schema
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 from pydantic import Field
 
-from connections import access
+from connections.access import roles
 from connections.errors import InvalidInput, KeyRefused, NotAllowed, PortalError
 from connections.models import Connection
 
@@ -92,7 +92,7 @@ def _gone(request: HttpRequest, error: Any) -> HttpResponse:
 
 def _known(request: HttpRequest, error: Any) -> HttpResponse:
     if isinstance(error, NotAllowed):
-        access.note_denied(error)
+        roles.note_denied(error)
     return of(error)
 
 

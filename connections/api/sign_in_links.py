@@ -10,12 +10,12 @@ from django.utils import timezone
 from ninja import Router, Schema, Status
 from pydantic import Field
 
-from connections.api import keys, problems
-from connections.api.links import page_link
-from connections.api.reach import Scope
-from connections.api.replays import idempotent
+from connections.api import authentication, problems
+from connections.api.hrefs import page_link
+from connections.api.idempotency import idempotent
+from connections.api.key_scoping import Scope
 from connections.models import SignInLink
-from connections.services import sign_in_links
+from connections.services.connections import sign_in_links
 
 router = Router(tags=["Connections"])
 
@@ -35,8 +35,8 @@ class SignInLinkOut(Schema):
 @idempotent(Scope.CONNECTIONS_WRITE)
 def add_sign_in_link(request: HttpRequest, ref: str) -> Any:
     """A link that lives 30 minutes and works once; an earlier one of the same connection no longer works."""
-    key = keys.require_scope(request, Scope.CONNECTIONS_WRITE)
-    found = keys.find_connection(key, ref)
+    key = authentication.require_scope(request, Scope.CONNECTIONS_WRITE)
+    found = authentication.find_connection(key, ref)
     return Status(201, made_link(*sign_in_links.make(found, actor=key.owner, now=timezone.now())))
 
 

@@ -10,15 +10,15 @@ from django.shortcuts import get_object_or_404
 from ninja import Query, Router, Schema, Status
 from pydantic import Field
 
-from connections import access
-from connections.api import changes, problems, reach
-from connections.api.entries import Changes, Entry, Label, Name, Text, listed
-from connections.api.links import located, page_link
-from connections.api.pages import Asked, Page, matching, page
-from connections.api.reach import Scope
-from connections.api.replays import idempotent
+from connections.access import permissions, querysets, roles
+from connections.api import etags, key_scoping, problems
+from connections.api.field_types import Changes, Entry, Label, Name, Text, listed
+from connections.api.hrefs import located, page_link
+from connections.api.idempotency import idempotent
+from connections.api.key_scoping import Scope
+from connections.api.pagination import Asked, Page, matching, page
 from connections.models import Team, TeamMember, User
-from connections.services import teams
+from connections.services.sharing import teams
 
 router = Router(tags=["Teams and people"])
 COLUMNS = ("name", "entra_group")
@@ -82,8 +82,8 @@ class TeamChanges(Changes):
 @router.get("/people", response={200: PersonPage} | problems.on(), summary="List people")
 def list_people(request: HttpRequest, wanted: Query[Found]) -> Any:
     """Everybody and everything a connection can be shared with: people, and service accounts."""
-    reach.unlimited(request, Scope.ADMIN_READ)
-    found = access.accounts().filter(matching(wanted.q, "first_name", "last_name", "username"))
+    key_scoping.unlimited(request, Scope.ADMIN_READ)
+    found = querysets.accounts().filter(matching(wanted.q, "first_name", "last_name", "username"))
     return page(found, wanted, describe=describe_person)
 
 
@@ -93,8 +93,8 @@ def list_people(request: HttpRequest, wanted: Query[Found]) -> Any:
 @router.get("/teams", response={200: TeamPage} | problems.on(), summary="List teams")
 def list_teams(request: HttpRequest, wanted: Query[Found]) -> Any:
     """Teams in the order of their names."""
-    key = reach.unlimited(request, Scope.ADMIN_READ)
-    found = access.visible_teams(key.owner).filter(matching(wanted.q, "name"))
+    key = key_scoping.unlimited(request, Scope.ADMIN_READ)
+    found = querysets.visible_teams(key.owner).filter(matching(wanted.q, "name"))
     return page(_counted(found), wanted, describe=describe, order=("name", "pk"))
 
 
@@ -102,7 +102,7 @@ def list_teams(request: HttpRequest, wanted: Query[Found]) -> Any:
 @idempotent(Scope.ADMIN_WRITE)
 def add_team(request: HttpRequest, response: HttpResponse, entry: TeamIn) -> Any:
     """A team without members, or one that follows an Entra group."""
-    key = reach.unlimited(request, Scope.ADMIN_WRITE)
+    key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
     made = teams.add(**entry.model_dump(), actor=key.owner)
     located(response, "read_team", team_id=made.pk)
     return _told(response, made, 201)
@@ -111,8 +111,8 @@ def add_team(request: HttpRequest, response: HttpResponse, entry: TeamIn) -> Any
 @router.get("/teams/{int:team_id}", response={200: TeamOut} | problems.on(404), summary="Read a team")
 def read_team(request: HttpRequest, response: HttpResponse, team_id: int) -> Any:
     """One team."""
-    key = reach.unlimited(request, Scope.ADMIN_READ)
-    return _told(response, get_object_or_404(access.visible_teams(key.owner), pk=team_id))
+    key = key_scoping.unlimited(request, Scope.ADMIN_READ)
+    return _told(response, get_object_or_404(querysets.visible_teams(key.owner), pk=team_id))
 
 
 @router.patch(
@@ -120,9 +120,9 @@ def read_team(request: HttpRequest, response: HttpResponse, team_id: int) -> Any
 )
 def change_team(request: HttpRequest, response: HttpResponse, team_id: int, entry: TeamChanges) -> Any:
     """Rename it, or let it follow another group."""
-    key = reach.unlimited(request, Scope.ADMIN_WRITE)
-    found = get_object_or_404(access.visible_teams(key.owner), pk=team_id)
-    with changes.locked(request, found, COLUMNS) as team:
+    key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
+    found = get_object_or_404(querysets.visible_teams(key.owner), pk=team_id)
+    with etags.locked(request, found, COLUMNS) as team:
         values = entry.over(name=team.name, entra_group=team.entra_group)
         teams.change(team, **values, actor=key.owner)
     return _told(response, team)
@@ -131,9 +131,9 @@ def change_team(request: HttpRequest, response: HttpResponse, team_id: int, entr
 @router.delete("/teams/{int:team_id}", response={204: None} | problems.on(*problems.REMOVING), summary="Remove a team")
 def remove_team(request: HttpRequest, team_id: int) -> Any:
     """Everything that is shared with it is no longer."""
-    key = reach.unlimited(request, Scope.ADMIN_WRITE)
-    found = get_object_or_404(access.visible_teams(key.owner), pk=team_id)
-    with changes.locked(request, found, COLUMNS) as team:
+    key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
+    found = get_object_or_404(querysets.visible_teams(key.owner), pk=team_id)
+    with etags.locked(request, found, COLUMNS) as team:
         teams.remove(team, actor=key.owner)
     return Status(204, None)
 
@@ -146,8 +146,8 @@ def remove_team(request: HttpRequest, team_id: int) -> Any:
 )
 def list_members(request: HttpRequest, team_id: int, wanted: Query[Asked]) -> Any:
     """Everybody who is in the team."""
-    key = reach.unlimited(request, Scope.ADMIN_READ)
-    team = get_object_or_404(access.visible_teams(key.owner), pk=team_id)
+    key = key_scoping.unlimited(request, Scope.ADMIN_READ)
+    team = get_object_or_404(querysets.visible_teams(key.owner), pk=team_id)
     return page(team.members.order_by(), wanted, describe=describe_person)
 
 
@@ -158,10 +158,10 @@ def list_members(request: HttpRequest, team_id: int, wanted: Query[Asked]) -> An
 )
 def add_member(request: HttpRequest, team_id: int, user_id: int) -> Any:
     """Doing it twice is harmless."""
-    key = reach.unlimited(request, Scope.ADMIN_WRITE)
-    team = get_object_or_404(access.visible_teams(key.owner), pk=team_id)
-    access.require(access.can_manage_teams(key.owner), action="Ask an IT admin.")
-    user = get_object_or_404(access.people(), pk=user_id)
+    key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
+    team = get_object_or_404(querysets.visible_teams(key.owner), pk=team_id)
+    roles.require(permissions.can_manage_teams(key.owner), action="Ask an IT admin.")
+    user = get_object_or_404(querysets.people(), pk=user_id)
     teams.add_member(team, user, actor=key.owner)
     return describe_person(user)
 
@@ -173,9 +173,9 @@ def add_member(request: HttpRequest, team_id: int, user_id: int) -> Any:
 )
 def remove_member(request: HttpRequest, team_id: int, user_id: int) -> Any:
     """What is shared with the team is out of their reach at once. Doing it twice is harmless."""
-    key = reach.unlimited(request, Scope.ADMIN_WRITE)
-    team = get_object_or_404(access.visible_teams(key.owner), pk=team_id)
-    access.require(access.can_manage_teams(key.owner), action="Ask an IT admin.")
+    key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
+    team = get_object_or_404(querysets.visible_teams(key.owner), pk=team_id)
+    roles.require(permissions.can_manage_teams(key.owner), action="Ask an IT admin.")
     teams.remove_member(team, get_object_or_404(User, pk=user_id), actor=key.owner)
     return Status(204, None)
 
@@ -188,7 +188,7 @@ def _counted(found: Any) -> Any:
 
 
 def _told(response: HttpResponse, team: Team, status: int = 200) -> Status[dict[str, Any]]:
-    changes.tag(response, team, COLUMNS)
+    etags.tag(response, team, COLUMNS)
     team.member_count = TeamMember.objects.filter(team=team).count()  # type: ignore[attr-defined]
     return Status(status, describe(team))
 

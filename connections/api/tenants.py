@@ -10,15 +10,15 @@ from django.shortcuts import get_object_or_404
 from ninja import Query, Router, Schema, Status
 from pydantic import Field
 
-from connections import access
-from connections.api import changes, problems, reach
-from connections.api.entries import Changes, DirectoryId, Entry, Name, Text
-from connections.api.links import located, page_link
-from connections.api.pages import Asked, Page, matching, page
-from connections.api.reach import Scope
-from connections.api.replays import idempotent
+from connections.access import querysets
+from connections.api import etags, key_scoping, problems
+from connections.api.field_types import Changes, DirectoryId, Entry, Name, Text
+from connections.api.hrefs import located, page_link
+from connections.api.idempotency import idempotent
+from connections.api.key_scoping import Scope
+from connections.api.pagination import Asked, Page, matching, page
 from connections.models import ApiKey, Tenant
-from connections.services import tenants
+from connections.services.registry import tenants
 
 router = Router(tags=["Tenants"])
 COLUMNS = ("name", "environment", "directory_id", "tid")
@@ -71,9 +71,9 @@ class TenantChanges(Changes):
 @router.get("/tenants", response={200: TenantPage} | problems.on(), summary="List tenants")
 def list_tenants(request: HttpRequest, wanted: Query[TenantsWanted]) -> Any:
     """Tenants in the order of their names."""
-    key = reach.unlimited(request, Scope.ADMIN_READ)
-    found = access.visible_tenants(key.owner)
-    columns = ("name", "directory_id", "tid") if reach.reads_registry(key) else ("name",)
+    key = key_scoping.unlimited(request, Scope.ADMIN_READ)
+    found = querysets.visible_tenants(key.owner)
+    columns = ("name", "directory_id", "tid") if key_scoping.reads_registry(key) else ("name",)
     found = found.filter(matching(wanted.q, *columns))
     if wanted.environment:
         found = found.filter(environment=wanted.environment)
@@ -88,20 +88,20 @@ def list_tenants(request: HttpRequest, wanted: Query[TenantsWanted]) -> Any:
 @idempotent(Scope.ADMIN_WRITE)
 def add_tenant(request: HttpRequest, response: HttpResponse, entry: TenantIn) -> Any:
     """Look a directory up at Microsoft and register it. If Microsoft cannot be asked, `tid` stays empty."""
-    key = reach.unlimited(request, Scope.ADMIN_WRITE)
-    reach.manage_registry(key)
+    key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
+    key_scoping.manage_registry(key)
     made = tenants.add(**entry.model_dump(), actor=key.owner)
     located(response, "read_tenant", tenant_id=made.pk)
-    changes.tag(response, made, COLUMNS)
+    etags.tag(response, made, COLUMNS)
     return Status(201, describe(made, key))
 
 
 @router.get("/tenants/{int:tenant_id}", response={200: TenantOut} | problems.on(404), summary="Read a tenant")
 def read_tenant(request: HttpRequest, response: HttpResponse, tenant_id: int) -> Any:
     """One tenant."""
-    key = reach.unlimited(request, Scope.ADMIN_READ)
-    found = get_object_or_404(access.visible_tenants(key.owner), pk=tenant_id)
-    changes.tag(response, found, COLUMNS)
+    key = key_scoping.unlimited(request, Scope.ADMIN_READ)
+    found = get_object_or_404(querysets.visible_tenants(key.owner), pk=tenant_id)
+    etags.tag(response, found, COLUMNS)
     return describe(found, key)
 
 
@@ -112,18 +112,18 @@ def read_tenant(request: HttpRequest, response: HttpResponse, tenant_id: int) ->
 )
 def change_tenant(request: HttpRequest, response: HttpResponse, tenant_id: int, entry: TenantChanges) -> Any:
     """Rename it, or point it to another directory while nothing uses it."""
-    key = reach.unlimited(request, Scope.ADMIN_WRITE)
-    found = get_object_or_404(access.visible_tenants(key.owner), pk=tenant_id)
-    reach.manage_registry(key)
-    changes.require_match(request, found, COLUMNS)
+    key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
+    found = get_object_or_404(querysets.visible_tenants(key.owner), pk=tenant_id)
+    key_scoping.manage_registry(key)
+    etags.require_match(request, found, COLUMNS)
     tenants.change(  # asks Microsoft, so that it locks the row by itself, after that
         found,
         **entry.over(name=found.name, environment=found.environment, directory_id=found.directory_id),
         actor=key.owner,
-        still=lambda current: changes.require_match(request, current, COLUMNS),
+        still=lambda current: etags.require_match(request, current, COLUMNS),
     )
     found.refresh_from_db()
-    changes.tag(response, found, COLUMNS)
+    etags.tag(response, found, COLUMNS)
     return describe(found, key)
 
 
@@ -132,10 +132,10 @@ def change_tenant(request: HttpRequest, response: HttpResponse, tenant_id: int, 
 )
 def remove_tenant(request: HttpRequest, tenant_id: int) -> Any:
     """Forget a tenant that nothing uses."""
-    key = reach.unlimited(request, Scope.ADMIN_WRITE)
-    found = get_object_or_404(access.visible_tenants(key.owner), pk=tenant_id)
-    reach.manage_registry(key)
-    with changes.locked(request, found, COLUMNS) as current:
+    key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
+    found = get_object_or_404(querysets.visible_tenants(key.owner), pk=tenant_id)
+    key_scoping.manage_registry(key)
+    with etags.locked(request, found, COLUMNS) as current:
         tenants.remove(current, actor=key.owner)
     return Status(204, None)
 
@@ -148,17 +148,17 @@ def remove_tenant(request: HttpRequest, tenant_id: int) -> Any:
 @idempotent(Scope.ADMIN_WRITE)
 def look_up_tenant(request: HttpRequest, response: HttpResponse, tenant_id: int) -> Any:
     """Ask Microsoft for the directory's ID again."""
-    key = reach.unlimited(request, Scope.ADMIN_WRITE)
-    found = get_object_or_404(access.visible_tenants(key.owner), pk=tenant_id)
-    reach.manage_registry(key)
+    key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
+    found = get_object_or_404(querysets.visible_tenants(key.owner), pk=tenant_id)
+    key_scoping.manage_registry(key)
     tenants.look_up(found, actor=key.owner)
-    changes.tag(response, found, COLUMNS)
+    etags.tag(response, found, COLUMNS)
     return describe(found, key)
 
 
 def describe(tenant: Tenant, key: ApiKey) -> dict[str, Any]:
     """A tenant as TenantOut, as far as the key's owner may read it."""
-    shown = reach.reads_registry(key)
+    shown = key_scoping.reads_registry(key)
     return {
         "id": tenant.pk,
         "name": tenant.name,

@@ -10,13 +10,16 @@ from django.utils import timezone
 from ninja import Query, Router, Schema
 from pydantic import Field
 
-from connections import access, audit
-from connections.api import keys, manners, problems
+from connections import audit
+from connections.access import permissions, querysets
+from connections.api import authentication, http_methods, problems
 from connections.api.connections import link_of
 from connections.errors import ConnectionUnusable, NotAllowed, PortalError, TryAgainSoon
 from connections.models import ApiKey, Connection
-from connections.services import api_keys, incidents, refreshing, tokens
-from connections.services.refreshing import Wanted
+from connections.services.api_keys import api_keys
+from connections.services.incidents import incidents
+from connections.services.tokens import fetch, single_flight
+from connections.services.tokens.single_flight import Wanted
 from portal.waiting import AGAIN, MAY_WAIT, WAIT, Wait
 
 router = Router(tags=["Tokens"])
@@ -60,17 +63,17 @@ def fetch_token(request: HttpRequest, response: HttpResponse, ref: str, wanted: 
     While a valid token exists, trouble at Microsoft does not reach the caller; the header `Portal-Trouble` tells of it.
     The token that was `refused` is replaced once, however many name it, and never handed out to who names it.
     """
-    key = keys.require_scope(request, ApiKey.Scope.TOKEN_READ)
+    key = authentication.require_scope(request, ApiKey.Scope.TOKEN_READ)
     connection = _find(key, ref)
     if connection.is_blocked_by_app and not _has(connection, wanted.of_service):
         return _refused(key, connection, _blocked_by_app(connection))
     try:
         token = _hand_out(request, connection, wanted.of_service)
-        if isinstance(token, tokens.Refreshing):
+        if isinstance(token, fetch.Refreshing):
             return _put_aside(request, token)
     except (ConnectionUnusable, TryAgainSoon) as error:
         return _refused(key, connection, error)
-    if not manners.asks_head(request):
+    if not http_methods.asks_head(request):
         api_keys.note_fetch(key, connection, address=audit.origin.get().address, now=timezone.now())
     response["Cache-Control"] = "no-store, private"
     if token.trouble:
@@ -84,30 +87,30 @@ def fetch_token(request: HttpRequest, response: HttpResponse, ref: str, wanted: 
 
 
 def _find(key: ApiKey, ref: str) -> Connection:
-    columns = (*tokens.OFFERED, "name", "owner_id", "app_registration__rejected_at")
-    found = keys.find_usable_connection(key, ref, *columns)
+    columns = (*fetch.OFFERED, "name", "owner_id", "app_registration__rejected_at")
+    found = authentication.find_usable_connection(key, ref, *columns)
     if found is not None:
         return found
     # By name; or what follows says why not.
-    found = keys.find_connection(key, ref)
-    if not access.can_fetch_token(key.owner, found):
+    found = authentication.find_connection(key, ref)
+    if not permissions.can_fetch_token(key.owner, found):
         raise NotAllowed(
             "You may see this connection, but it is not shared with you.", action="Ask its owner to share it."
         )
     return found
 
 
-def _hand_out(request: HttpRequest, connection: Connection, wanted: Wanted) -> tokens.Token | tokens.Refreshing:
+def _hand_out(request: HttpRequest, connection: Connection, wanted: Wanted) -> fetch.Token | fetch.Refreshing:
     """A token; where the server has a waiting room, without holding its thread while Microsoft is asked."""
     now = timezone.now()
     if MAY_WAIT in request.META or AGAIN in request.META:
-        return tokens.offer(connection, wanted, now=now, waited=AGAIN in request.META)
-    return tokens.hand_out(connection, wanted, now=now)
+        return fetch.offer(connection, wanted, now=now, waited=AGAIN in request.META)
+    return fetch.hand_out(connection, wanted, now=now)
 
 
-def _put_aside(request: HttpRequest, refresh: tokens.Refreshing) -> HttpResponse:
+def _put_aside(request: HttpRequest, refresh: fetch.Refreshing) -> HttpResponse:
     """Wait without a thread; the answer is sent only if the waiting room is full."""
-    request.META[WAIT] = Wait(refresh.turn, refresh.patience, refreshing.over)
+    request.META[WAIT] = Wait(refresh.turn, refresh.patience, single_flight.over)
     return problems.of(TryAgainSoon("Too many callers wait for a token at this moment."))
 
 
@@ -130,5 +133,5 @@ def _refused(key: ApiKey, connection: Connection, error: PortalError) -> HttpRes
     connection.refresh_from_db(fields=["status_who"])
     by_app = error.code == "app_credential_rejected"
     who = error.who or ("it_admin" if by_app else connection.status_who or "owner")
-    incident = incidents.explaining(connection, among=access.visible_incidents(key.owner))
+    incident = incidents.explaining(connection, among=querysets.visible_incidents(key.owner))
     return problems.of(error, who=who, incident=incident, link=link_of(connection))

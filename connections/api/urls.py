@@ -7,30 +7,30 @@ from django.urls import path
 from django.views.decorators.http import require_safe
 
 from connections.api import (
+    access_reviews,
     app_registrations,
     approvals,
     audit,
     connection_actions,
     connections,
     consent_requests,
-    handover,
+    docs_page,
+    http_methods,
     incidents,
     mailboxes,
-    manners,
     me,
+    ownership_transfer,
     policy,
     problems,
-    reference,
-    reviews,
-    sharing,
+    shares,
     sign_in_links,
     teams,
     tenants,
     tokens,
 )
-from connections.api.document import PortalAPI
-from connections.api.keys import KeyAuth
-from connections.api.strictness import be_strict
+from connections.api.authentication import KeyAuth
+from connections.api.openapi import PortalAPI
+from connections.api.query_validation import be_strict
 
 api = PortalAPI(
     title="Connections for Microsoft 365",
@@ -50,8 +50,8 @@ for module in (
     connection_actions,
     sign_in_links,
     tokens,
-    sharing,
-    handover,
+    shares,
+    ownership_transfer,
     mailboxes,
     incidents,
     tenants,
@@ -59,7 +59,7 @@ for module in (
     consent_requests,
     policy,
     approvals,
-    reviews,
+    access_reviews,
     teams,
     audit,
 ):
@@ -67,9 +67,9 @@ for module in (
     api.add_router("", module.router)
 
 routes = api.urls
-routes[0].insert(0, path("docs", reference.page_of(api), name="reference"))
+routes[0].insert(0, path("docs", docs_page.page_of(api), name="reference"))
 for pattern in routes[0]:
     # Keys sign these requests in, not the session.
     if pattern.callback is not None:
         view = pattern.callback if pattern.name not in READ_ONLY else require_safe(pattern.callback)
-        pattern.callback = login_not_required(manners.mannered(view))
+        pattern.callback = login_not_required(http_methods.mannered(view))

@@ -9,7 +9,7 @@ from django import forms
 from django.core.validators import MaxValueValidator
 from django.utils import timezone
 
-from connections.services.access_answers import Window
+from connections.services.sharing.history_queries import Window
 
 LARGEST_ID = 2**63 - 1
 

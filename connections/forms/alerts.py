@@ -5,35 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from django import forms
-from django.conf import settings
 
-from connections.forms.fields import NameField, PastedField
 from connections.models import AlertChannel, AlertChoice
-from connections.outbound import http
-
-
-class WriteOnlyInput(forms.TextInput):
-    """Takes a value and never shows one: the address of a chat is its password."""
-
-    def format_value(self, value: Any) -> None:
-        return None
-
-
-class TargetField(PastedField):
-    """The address alerts are sent to. Where it leads is checked when it is saved, and at every use."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        kwargs.setdefault("label", "Address (URL)")
-        super().__init__(max_length=2000, widget=WriteOnlyInput(attrs={"inputmode": "url"}), **kwargs)
-
-    def to_python(self, value: Any) -> str:
-        text = super().to_python(value)
-        if not text:
-            return ""
-        try:
-            return http.target(text, allow_private=settings.ALERT_PRIVATE_TARGETS).url
-        except http.TargetRefused as refused:
-            raise forms.ValidationError(str(refused)) from refused
+from connections.validators import NameField, TargetField
 
 
 class ChannelForm(forms.Form):

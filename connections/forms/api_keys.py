@@ -12,8 +12,8 @@ from django.conf import settings
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from connections.forms.fields import NameField
 from connections.models import ApiKey, Connection
+from connections.validators import NameField
 
 MOST_NETWORKS = 20
 

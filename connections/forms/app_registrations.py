@@ -7,9 +7,9 @@ from typing import Any
 
 from django import forms
 
-from connections.forms.fields import GuidField, NameField
 from connections.microsoft import capabilities
 from connections.models import AppRegistration, Tenant
+from connections.validators import GuidField, NameField
 
 
 @dataclass(frozen=True, slots=True)

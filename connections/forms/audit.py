@@ -1,15 +1,13 @@
 """Filters of the audit trail, and its questions."""
 
-from collections.abc import Mapping
-from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, cast
 
 from django import forms
 from django.db.models import Q, QuerySet
 
-from connections.forms.fields import NameField
 from connections.models import AuditEvent, TokenFetch
-from connections.services import audit_lines
+from connections.services.audit import event_filter, serialization
+from connections.validators import NameField
 
 _DAY = forms.DateInput(attrs={"type": "date"})
 
@@ -39,7 +37,7 @@ class Period(forms.Form):
 
     def within(self, column: str) -> Q:
         """The days that were filled in, as a condition on a column."""
-        return _within(column, self.cleaned_data.get("date_from"), self.cleaned_data.get("date_to"))
+        return event_filter.within(column, self.cleaned_data.get("date_from"), self.cleaned_data.get("date_to"))
 
 
 class AuditFilter(Period):
@@ -65,14 +63,14 @@ class AuditFilter(Period):
     def narrow(self, events: QuerySet[AuditEvent]) -> QuerySet[AuditEvent] | None:
         """The events that fit what was filled in correctly, None if only token hand-outs can. Call is_valid() first."""
         given = {name: value for name, value in self.cleaned_data.items() if value}
-        if given.get("kind") == "fetch" or given.get("action") == audit_lines.FETCHED:
+        if given.get("kind") == "fetch" or given.get("action") == serialization.FETCHED:
             return None
-        return narrowed(events, given)
+        return event_filter.narrowed(events, given)
 
     def narrow_fetches(self, fetches: QuerySet[TokenFetch]) -> QuerySet[TokenFetch] | None:
         """The token hand-outs that fit; None if what was filled in can only mean events."""
         given = {name: value for name, value in self.cleaned_data.items() if value}
-        theirs = {"kind": "fetch", "action": audit_lines.FETCHED, "outcome": "done", "target_type": "Connection"}
+        theirs = {"kind": "fetch", "action": serialization.FETCHED, "outcome": "done", "target_type": "Connection"}
         if any(given.get(name, value) != value for name, value in theirs.items()):
             return None
         if "q" in given:
@@ -92,30 +90,6 @@ class AuditFilter(Period):
     def _offer(self, name: str, values: dict[str, str]) -> None:
         field = cast(forms.ChoiceField, self.fields[name])
         field.choices = [("", "All"), *sorted(values.items(), key=lambda value: value[1])]
-
-
-def narrowed(events: QuerySet[AuditEvent], entries: Mapping[str, Any]) -> QuerySet[AuditEvent]:
-    """The events that fit valid entries of an AuditFilter; what is empty narrows nothing."""
-    given = {name: value for name, value in entries.items() if value}
-    if "q" in given:
-        events = events.filter(Q(target_name__icontains=given["q"]) | Q(actor_name__icontains=given["q"]))
-    if "who" in given:
-        events = events.filter(actor_name__icontains=given["who"])
-    equal = {name: given[name] for name in ("action", "target_type", "target_id", "outcome") if name in given}
-    return events.filter(_within("at", given.get("date_from"), given.get("date_to")), **equal)
-
-
-def _within(column: str, first: date | None, last: date | None) -> Q:
-    condition = Q()
-    if first:
-        condition &= Q(**{f"{column}__gte": _midnight(first)})
-    if last and last < date.max:
-        condition &= Q(**{f"{column}__lt": _midnight(last + timedelta(days=1))})
-    return condition
-
-
-def _midnight(day: date) -> datetime:
-    return datetime.combine(day, time.min, UTC)
 
 
 class ViewForm(forms.Form):

@@ -11,15 +11,12 @@ from django.core.validators import EmailValidator
 
 from connections.errors import InvalidInput
 from connections.forms.app_registrations import CapabilitiesField, Tick, ticks_by_group
-from connections.forms.fields import NameField, tidy
-from connections.forms.policy import REASON_LENGTH
 from connections.microsoft import capabilities
 from connections.models import AppRegistration, Connection, SharedMailbox
 from connections.models.app_registrations import AuthenticationType
-from connections.services import policy_decisions
-from connections.services.policy_decisions import Policies
-
-MOST_MAILBOXES = 20
+from connections.services.policy import evaluate
+from connections.services.policy.evaluate import Policies
+from connections.validators import MOST_MAILBOXES, REASON_LENGTH, NameField, tidy, wrong_wishes
 
 
 class ScopesField(forms.CharField):
@@ -71,20 +68,6 @@ class MailboxesField(forms.ModelMultipleChoiceField):  # type: ignore[type-arg]
         return super().clean(value)
 
 
-def wrong_wishes(chosen: Sequence[str], extra_scopes: Sequence[str], authentication_type: str) -> list[str]:
-    """Why a connection of this type cannot be for what is chosen, as sentences; [] if it can."""
-    if not chosen and not extra_scopes:
-        return ["Choose at least one thing the automation should be able to do."]
-    sentences = []
-    for key in chosen:
-        found = capabilities.CAPABILITIES[key]
-        app_only = authentication_type == AuthenticationType.CLIENT_CREDENTIALS
-        reason = found.no_application if app_only else found.no_delegated
-        if reason and not capabilities.needs(found, authentication_type):
-            sentences.append(f"{found.label}: {reason}")
-    return sentences
-
-
 class WishesForm(forms.Form):
     """What a connection is called and what it is to be able to do."""
 
@@ -110,8 +93,8 @@ class WishesForm(forms.Form):
         """Show what the policy says about each capability. A reason is asked for only where an approval may be needed."""
         self.rules = rules
         keys = self.fields["chosen"].choices  # type: ignore[attr-defined]
-        self._said = {key: policy_decisions.offered(rules, key, app_registration, kinds) for key, _ in keys}
-        if not policy_decisions.wants_approvals(rules):
+        self._said = {key: evaluate.offered(rules, key, app_registration, kinds) for key, _ in keys}
+        if not evaluate.wants_approvals(rules):
             self.fields["reason"].widget = forms.HiddenInput()
 
     def ticks(self) -> list[tuple[str, list[Tick]]]:
@@ -194,7 +177,7 @@ class ConnectForm(WishesForm):
             for value, label in AuthenticationType.choices
             if app_registration.allows(value)
             and (app_only or value != AuthenticationType.CLIENT_CREDENTIALS)
-            and not policy_decisions.kind_closed(rules, value)
+            and not evaluate.kind_closed(rules, value)
         ]
         self.follow(rules, app_registration, [value for value, _ in offered])
         field = self.fields["kind"]

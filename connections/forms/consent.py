@@ -6,8 +6,8 @@ from typing import Any
 
 from django import forms
 
-from connections.forms.fields import DirectoryField
 from connections.models import AppRegistration
+from connections.validators import DirectoryField
 
 
 class ConsentForm(forms.Form):

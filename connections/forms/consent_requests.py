@@ -6,7 +6,7 @@ from typing import Any
 
 from django import forms
 
-from connections.services.consent_requests import LONGEST_TEXT
+from connections.services.consent.requests import LONGEST_TEXT
 
 
 class ReasonField(forms.CharField):

@@ -9,8 +9,8 @@ from django.core.files.uploadedfile import UploadedFile
 from django.utils import timezone
 
 from connections.errors import InvalidInput
-from connections.forms.fields import ExpiryField, NameField, SecretValueField
 from connections.microsoft import certificates
+from connections.validators import ExpiryField, NameField, SecretValueField
 
 SECRET, GENERATE, UPLOAD = "secret", "generate", "upload"
 # What each kind cannot do without, and what is said when it is missing.

@@ -13,15 +13,15 @@ from connections.errors import InvalidInput
 from connections.microsoft import capabilities, clouds
 from connections.models import Tenant
 from connections.models.app_registrations import AuthenticationType
-from connections.services import policy_rules
-from connections.services.policy_rules import LONGEST_SHARE, Effect, Rules
+from connections.services.policy import rules as policy_rules
+from connections.services.policy.rules import LONGEST_SHARE, Effect, Rules
+from connections.validators import REASON_LENGTH
 
 EFFECTS = (
     (Effect.ALLOWED.value, "Allowed"),
     (Effect.APPROVAL.value, "Needs approval"),
     (Effect.FORBIDDEN.value, "Forbidden"),
 )
-REASON_LENGTH = 2000
 _LISTS = {
     "forbidden_permissions": Effect.FORBIDDEN,
     "approval_permissions": Effect.APPROVAL,

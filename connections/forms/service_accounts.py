@@ -7,8 +7,8 @@ from typing import Any
 from django import forms
 from django.db.models import QuerySet
 
-from connections.forms.fields import NameField
 from connections.models import User
+from connections.validators import NameField
 
 
 class ServiceAccountForm(forms.Form):

@@ -6,9 +6,9 @@ from typing import Any
 
 from django import forms
 
-from connections.forms.fields import DirectoryField, NameField
 from connections.microsoft import clouds
 from connections.models import Tenant
+from connections.validators import DirectoryField, NameField
 
 
 class TenantForm(forms.Form):

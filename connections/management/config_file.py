@@ -15,15 +15,11 @@ from django import forms
 from django.core.exceptions import ValidationError
 
 from connections.errors import InvalidInput
-from connections.forms.alerts import TargetField
-from connections.forms.fields import DirectoryField, ExpiryField, GuidField, NameField, PastedField, SecretValueField
-from connections.forms.mailboxes import AddressField
-from connections.management.yaml_lines import Fields, Part, read
+from connections.management.yaml_reader import Fields, Part, read
 from connections.microsoft import capabilities
 from connections.models import AlertChannel, AppCredential, AppRegistration
-from connections.services import policy_rules
-from connections.services.config_people import ROLES
-from connections.services.configuration import (
+from connections.services.config.people import ROLES
+from connections.services.config.schema import (
     VERSION,
     AccountEntry,
     AppEntry,
@@ -34,6 +30,17 @@ from connections.services.configuration import (
     PolicyEntry,
     TeamEntry,
     TenantEntry,
+)
+from connections.services.policy import rules as policy_rules
+from connections.validators import (
+    AddressField,
+    DirectoryField,
+    ExpiryField,
+    GuidField,
+    NameField,
+    PastedField,
+    SecretValueField,
+    TargetField,
 )
 
 HEADER = """\

@@ -17,9 +17,9 @@ from typing import Any
 from social_core.backends.azuread_tenant import AzureADV2TenantOAuth2
 from social_core.exceptions import AuthException, AuthSessionError
 
-from connections.microsoft import tokens
+from connections.microsoft import token_endpoint
+from connections.microsoft.classifier import Kind, Verdict, classify
 from connections.microsoft.clouds import Cloud
-from connections.microsoft.errors import Kind, Verdict, classify
 
 SIGN_IN_LIFETIME = 1800  # seconds a started sign-in may take
 
@@ -28,7 +28,7 @@ SIGN_IN_LIFETIME = 1800  # seconds a started sign-in may take
 class SignInClient:
     """Everything a backend must know about who is asking, and for what."""
 
-    application: tokens.Application
+    application: token_endpoint.Application
     scopes: tuple[str, ...]
     # prompt, login_hint, domain_hint (identity-platform/v2-oauth2-auth-code-flow)
     extra: dict[str, str]
@@ -86,14 +86,14 @@ class _Microsoft(AzureADV2TenantOAuth2):
         if name == "KEY":
             return self.client.application.client_id
         if name in ("SECRET", "CLIENT_ASSERTION"):
-            proof = tokens.client_authentication(
+            proof = token_endpoint.client_authentication(
                 self.client.application.credential, self.client.application.client_id, self.access_token_url()
             )
             return proof.get("client_secret" if name == "SECRET" else "client_assertion", default)
         return super().setting(name, default)
 
     def get_scope(self) -> list[str]:
-        return tokens.qualified(self.cloud, self.client.scopes).split()
+        return token_endpoint.qualified(self.cloud, self.client.scopes).split()
 
     def auth_extra_arguments(self) -> dict[str, str]:
         return dict(self.client.extra)

@@ -1,6 +1,6 @@
 """From what an automation wants to do to the least permissions it takes, and back.
 
-Scopes and roles are short names here (``Mail.Read``); connections.microsoft.tokens qualifies them when they are sent.
+Scopes and roles are short names here (``Mail.Read``); connections.microsoft.token_endpoint qualifies them when they are sent.
 Capabilities whose key is no longer known count for nothing, so that an old connection can still be shown.
 """
 
@@ -13,7 +13,7 @@ from connections.errors import InvalidInput
 from connections.microsoft.capability_table import ALL, OUTLOOK, Capability
 from connections.microsoft.clouds import CLOUDS, GRAPH_APP_ID
 from connections.microsoft.permissions import CATALOGUE, ROLE, SCOPE, Permission, covered, spelling
-from connections.microsoft.tokens import OIDC_SCOPES
+from connections.microsoft.token_endpoint import OIDC_SCOPES
 
 __all__ = ["CAPABILITIES", "Capability", "Permission"]
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlencode
 
-from connections.microsoft import tokens
+from connections.microsoft import token_endpoint
+from connections.microsoft.classifier import Kind, Verdict, classify
 from connections.microsoft.clouds import Cloud
-from connections.microsoft.errors import Kind, Verdict, classify
 
 V1, V2 = "v1", "v2"
 # The newer page knows no "common": there an administrator of any directory comes through "organizations".
@@ -57,7 +57,7 @@ def url(
     query = {"client_id": client_id, "redirect_uri": redirect_uri, "state": state}
     if style == V1:
         return f"{cloud.authority(directory)}/adminconsent?{urlencode(query)}"
-    query["scope"] = tokens.qualified(cloud, scopes) if scopes else cloud.default_scope
+    query["scope"] = token_endpoint.qualified(cloud, scopes) if scopes else cloud.default_scope
     return f"{cloud.authority(directory)}/v2.0/adminconsent?{urlencode(query)}"
 
 

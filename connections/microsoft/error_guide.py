@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from connections.microsoft import error_codes, graph_codes, oauth_errors
-from connections.microsoft.kinds import Entry, Kind, Who
+from connections.microsoft import aadsts, graph_errors, oauth_errors
+from connections.microsoft.error_types import Entry, Kind, Who
 
 KINDS = {
     Kind.REAUTH: "the person must sign in again",
@@ -37,15 +37,15 @@ def render() -> str:
         "## Kinds\n",
         _table(("Kind", "Means"), ((f"`{kind}`", meaning) for kind, meaning in KINDS.items())),
         "## Sign-in: AADSTS codes\n",
-        _codes((f"AADSTS{number}", entry) for number, entry in error_codes.AADSTS.items()),
+        _codes((f"AADSTS{number}", entry) for number, entry in aadsts.AADSTS.items()),
         "## Sign-in: words without a code\n",
         _codes(sorted(oauth_errors.ERRORS.items())),
         "### Words in `suberror`\n",
         _codes(sorted(oauth_errors.SUBERRORS.items())),
         "## Mailboxes and data: Microsoft Graph codes\n",
-        _codes(sorted(graph_codes.CODES.items(), key=lambda row: row[0].lower())),
+        _codes(sorted(graph_errors.CODES.items(), key=lambda row: row[0].lower())),
         "### HTTP status without a known code\n",
-        _codes((f"http-{status}", entry) for status, entry in graph_codes.STATUSES.items()),
+        _codes((f"http-{status}", entry) for status, entry in graph_errors.STATUSES.items()),
         "## No answer\n",
         _codes((f"transport-{reason}", entry) for reason, entry in sorted(oauth_errors.TRANSPORT.items())),
     ]

@@ -5,7 +5,7 @@ v2-admin-consent, reference-error-codes; MSAL error handling ("MsalUiRequiredExc
 classification"). Nothing in this table is certain: a code has to say it, or a second answer.
 """
 
-from connections.microsoft.kinds import Entry, Kind, Who
+from connections.microsoft.error_types import Entry, Kind, Who
 
 WAIT = "Nobody needs to do anything; the portal tries again by itself."
 WAIT_THEN_CODE = "The portal tries again by itself; if it stays, an IT admin should look the code up at Microsoft."

@@ -1,1 +1,1 @@
-"""Every change of state: one verb per function, the actor always named."""
+"""Every change of state, in sixteen packages on seven floors (see docs/architecture.md)."""

@@ -19,10 +19,9 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from connections import audit
+from connections import audit, presentation
 from connections.models import Connection, Incident, User
-from connections.views import states
-from connections.views.audit import action_words, type_words
+from connections.presentation import action_words, type_words
 
 register = template.Library()
 
@@ -98,34 +97,34 @@ def request_id() -> str:
 @register.simple_tag
 def status_badge(thing: models.Model) -> SafeString:
     """The state of a connection, app registration, credential, mailbox access, consent request or event."""
-    return _badge(states.badge(thing))
+    return _badge(presentation.badge(thing))
 
 
 @register.simple_tag
-def state_badge(shown: states.Badge) -> SafeString:
+def state_badge(shown: presentation.Badge) -> SafeString:
     """A badge that a view has made."""
     return _badge(shown)
 
 
 @register.simple_tag
-def badge(word: str, tone: str = states.OFF) -> SafeString:
+def badge(word: str, tone: str = presentation.OFF) -> SafeString:
     """A badge for anything else. Tones: ok, waiting, warning, broken, off."""
-    return _badge(states.Badge(word, tone))
+    return _badge(presentation.Badge(word, tone))
 
 
 @register.simple_tag(takes_context=True)
-def state_of(context: template.RequestContext, connection: Connection) -> states.State:
+def state_of(context: template.RequestContext, connection: Connection) -> presentation.State:
     """The State of a connection for the person who looks: badge, cause, action, who, since, is_broken."""
-    return states.of_connection(connection, _viewer(context))
+    return presentation.of_connection(connection, _viewer(context))
 
 
 @register.filter
 def who(connection: Connection) -> str:
     """Who must act: "the owner, Bob Jones", "an IT admin", or nothing."""
-    return states.who(connection)
+    return presentation.who(connection)
 
 
-def _badge(shown: states.Badge) -> SafeString:
+def _badge(shown: presentation.Badge) -> SafeString:
     return format_html('<span class="badge state state-{}">{}{}</span>', shown.tone, icon(shown.sign), shown.word)
 
 

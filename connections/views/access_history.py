@@ -14,32 +14,33 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_POST, require_safe
 
-from connections import access
+from connections.access import permissions, roles
 from connections.errors import InvalidInput
 from connections.forms.access_history import AccessQuestion
 from connections.models import AccessPeriod
-from connections.services import access_answers, access_export, access_replay, audit_exports
-from connections.services.access_answers import Access, Candidate, Question, Window
+from connections.services.audit import export as audit_export
+from connections.services.sharing import history_check, history_export, history_queries
+from connections.services.sharing.history_queries import Access, Candidate, Question, Window
 
 MOST = 200  # rows of a page; the export has them all
 _ROLES = "Only IT admins and auditors may ask who could use what."
 _ASK = "Who uses your own connections stands on their pages."
 _LEVELS = {"owner": "Owns it", "manage": "Use and manage", "use": "Use"}
 _CALLED: dict[str, Callable[[int], Candidate | None]] = {
-    "connection": access_answers.connection_called,
-    "person": access_answers.person_called,
+    "connection": history_queries.connection_called,
+    "person": history_queries.person_called,
 }
 _NAMED: dict[str, Callable[[str], list[Candidate]]] = {
-    "connection": access_answers.connections_named,
-    "person": access_answers.people_named,
+    "connection": history_queries.connections_named,
+    "person": history_queries.people_named,
 }
 
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     """The two forms; under them what was found by a name, or the answer."""
-    user = access.signed_in(request.user)
-    access.require(access.can_read_audit(user), cause=_ROLES, action=_ASK)
+    user = roles.signed_in(request.user)
+    roles.require(permissions.can_read_audit(user), cause=_ROLES, action=_ASK)
     form = AccessQuestion(request.GET)
     context: dict[str, Any] = {"form": form, "about": request.GET.get("find") or "connection"}
     status = 200
@@ -47,12 +48,12 @@ def index(request: HttpRequest) -> HttpResponse:
         context["about"] = form.about
         question = _question(form)
         if question is not None:
-            context |= _answer(question, may_export=access.can_export_audit(user))
+            context |= _answer(question, may_export=permissions.can_export_audit(user))
         elif form.cleaned_data["q"]:
             found = _NAMED[form.about](form.cleaned_data["q"])
             if len(found) == 1:
                 return redirect(_url(form, found[0]))
-            shown = found[: access_answers.CANDIDATES]
+            shown = found[: history_queries.CANDIDATES]
             context["candidates"] = [(one, _url(form, one)) for one in shown]
             context["more"] = len(found) > len(shown)
         else:
@@ -64,20 +65,20 @@ def index(request: HttpRequest) -> HttpResponse:
 @require_POST
 def export(request: HttpRequest) -> HttpResponse:
     """The same answer as a file."""
-    user = access.signed_in(request.user)
-    access.require(access.can_export_audit(user), cause="Only auditors export.", action="Ask one of them.")
+    user = roles.signed_in(request.user)
+    roles.require(permissions.can_export_audit(user), cause="Only auditors export.", action="Ask one of them.")
     form = AccessQuestion(request.POST)
     question = _question(form) if form.is_valid() else None
     if question is None:
         raise InvalidInput("It is not said what the export is about.", action="Ask on the page, then press “Export”.")
-    rows = access_export.export(question, actor=user)
+    rows = history_export.export(question, actor=user)
     day = (
         f"{question.window.start:%Y-%m-%d-%H%M%S}" if question.window.is_moment else f"{question.window.start:%Y-%m-%d}"
     )
     response = HttpResponse(content_type="text/csv; charset=utf-8")
     response["Content-Disposition"] = f'attachment; filename="access-{question.about}-{question.subject.pk}-{day}.csv"'
     response["Cache-Control"] = "no-store, private"
-    csv.writer(response).writerows([audit_exports.csv_cell(cell) for cell in row] for row in rows)
+    csv.writer(response).writerows([audit_export.csv_cell(cell) for cell in row] for row in rows)
     return response
 
 
@@ -130,7 +131,7 @@ class Answer:
 def _answer(question: Question, *, may_export: bool) -> dict[str, Any]:
     found = question.answer()
     shown = found[:MOST]
-    people, connections = access_answers.existing(shown)
+    people, connections = history_queries.existing(shown)
     return {
         "question": question,
         "answers": [_describe(one, question, people, connections) for one in shown],
@@ -138,7 +139,7 @@ def _answer(question: Question, *, may_export: bool) -> dict[str, Any]:
         "is_cut": len(found) > MOST,
         "most": MOST,
         "is_today": question.window.end - question.window.start < timedelta(days=1) and not question.window.is_moment,
-        "began": access_replay.history_began(),
+        "began": history_check.history_began(),
         "may_export": may_export,
     }
 
@@ -173,7 +174,7 @@ def _through(grant: AccessPeriod) -> str:
     return "Share with the person" if grant.kind == AccessPeriod.Kind.PERSON else "Ownership"
 
 
-def _when(stretches: Sequence[access_answers.Stretch], window: Window) -> tuple[str, ...]:
+def _when(stretches: Sequence[history_queries.Stretch], window: Window) -> tuple[str, ...]:
     """From when to when within the day; nothing to say about a single moment."""
     if window.is_moment:
         return ()

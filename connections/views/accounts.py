@@ -19,11 +19,11 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 from social_django.models import UserSocialAuth
 
-from connections import access
+from connections.access import querysets, roles
 from connections.errors import NotAllowed
 from connections.forms.accounts import PasswordSignIn
 from connections.models import User
-from connections.services import accounts
+from connections.services.people import accounts
 
 
 @login_not_required
@@ -63,7 +63,7 @@ def admin_sign_in(request: HttpRequest) -> HttpResponse:
 @require_POST
 def sign_out(request: HttpRequest) -> HttpResponse:
     """Sign out of the portal. Connections stay alive."""
-    user = access.signed_in(request.user)
+    user = roles.signed_in(request.user)
     accounts.signed_out(user, actor=user)
     auth.logout(request)
     return redirect("sign_in")
@@ -72,13 +72,13 @@ def sign_out(request: HttpRequest) -> HttpResponse:
 @require_safe
 def profile(request: HttpRequest) -> HttpResponse:
     """Who one is to the portal: name, way of signing in, role and where it comes from, own events."""
-    user = access.signed_in(request.user)
+    user = roles.signed_in(request.user)
     signs_in_with_microsoft = UserSocialAuth.objects.filter(user=user, provider="microsoft").exists()
     context = {
         "with_microsoft": signs_in_with_microsoft,
         "with_password": user.has_usable_password(),
         "role_source": _role_source(user, signs_in_with_microsoft),
-        "events": list(access.visible_events(user).filter(actor=user).order_by("-pk")[:20]),
+        "events": list(querysets.visible_events(user).filter(actor=user).order_by("-pk")[:20]),
     }
     return render(request, "accounts/profile.html", context)
 

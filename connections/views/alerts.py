@@ -13,12 +13,14 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from connections import access
+from connections import presentation
+from connections.access import permissions, roles
 from connections.errors import PortalError
 from connections.forms.alerts import ChannelEditForm, ChannelForm, ChoicesForm
 from connections.models import AlertChannel, Delivery, User
-from connections.services import alert_channels, alerts, deliveries
-from connections.views import audit, listing, states
+from connections.services.notifications import alerts, outbox
+from connections.services.notifications import channels as alert_channels
+from connections.views import audit, list_pages
 
 _LATEST = 10  # deliveries on a channel's page
 _SECRETS = ("channel__url", "channel__signing_secret", "credential__secret", "credential__private_key")
@@ -35,25 +37,25 @@ class Row:
     """One line of the outbox as the list shows it."""
 
     delivery: Delivery
-    outcome: states.Badge
+    outcome: presentation.Badge
     may_retry: bool
 
 
 def _row(delivery: Delivery) -> Row:
     if delivery.delivered_at:
-        outcome = states.Badge("Delivered", states.OK)
+        outcome = presentation.Badge("Delivered", presentation.OK)
     elif delivery.given_up_at:
-        outcome = states.Badge("Given up", states.BROKEN)
+        outcome = presentation.Badge("Given up", presentation.BROKEN)
     elif delivery.last_error:
-        outcome = states.Badge("Tried in vain", states.WARNING)
+        outcome = presentation.Badge("Tried in vain", presentation.WARNING)
     else:
-        outcome = states.Badge("Waiting", states.WAITING)
+        outcome = presentation.Badge("Waiting", presentation.WAITING)
     return Row(delivery, outcome, delivery.delivered_at is None)
 
 
 def _manager(request: HttpRequest) -> User:
-    user = access.signed_in(request.user)
-    access.require(access.can_manage_alerts(user), cause="Only IT admins see this.", action="Ask an IT admin.")
+    user = roles.signed_in(request.user)
+    roles.require(permissions.can_manage_alerts(user), cause="Only IT admins see this.", action="Ask an IT admin.")
     return user
 
 
@@ -69,13 +71,13 @@ def _shown() -> QuerySet[Delivery]:
 def index(request: HttpRequest) -> HttpResponse:
     """Every alert: to whom, about what, and what became of it."""
     _manager(request)
-    filters = listing.Filters(
+    filters = list_pages.Filters(
         request,
         search=("email", "incident__title", "channel__name", "subject"),
         placeholder="Recipient or incident",
         choices=[
-            listing.Choice("event", "Event", Delivery.Event.choices, listing.by("event")),
-            listing.Choice(
+            list_pages.Choice("event", "Event", Delivery.Event.choices, list_pages.by("event")),
+            list_pages.Choice(
                 "outcome",
                 "Outcome",
                 [(value, label) for value, (label, _) in _OUTCOMES.items()],
@@ -83,7 +85,7 @@ def index(request: HttpRequest) -> HttpResponse:
             ),
         ],
     )
-    page = listing.page(request, filters.apply(_shown()), order=("-pk",))
+    page = list_pages.page(request, filters.apply(_shown()), order=("-pk",))
     context = {
         "page": page,
         "rows": [_row(one) for one in page.items],
@@ -99,7 +101,7 @@ def retry(request: HttpRequest, pk: int) -> HttpResponse:
     user = _manager(request)
     delivery = get_object_or_404(_shown(), pk=pk)
     try:
-        _say_outcome(request, deliveries.try_now(delivery, actor=user, now=timezone.now()))
+        _say_outcome(request, outbox.try_now(delivery, actor=user, now=timezone.now()))
     except PortalError as error:
         messages.warning(request, str(error))
     return redirect("alerts")
@@ -108,7 +110,7 @@ def retry(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def retry_all(request: HttpRequest) -> HttpResponse:
     """Put everything that was given up back into the outbox."""
-    count = deliveries.retry_given_up(actor=_manager(request), now=timezone.now())
+    count = outbox.retry_given_up(actor=_manager(request), now=timezone.now())
     alerts_ = "1 alert is" if count == 1 else f"{count} alerts are"
     messages.success(request, f"{alerts_} in the outbox again and will be tried at once.")
     return redirect("alerts")
@@ -140,8 +142,8 @@ def _channel(request: HttpRequest, pk: int) -> tuple[User, AlertChannel]:
 def channels(request: HttpRequest) -> HttpResponse:
     """The webhooks and chats that get all alerts."""
     _manager(request)
-    filters = listing.Filters(request, search=("name", "host"), placeholder="Name or host")
-    page = listing.page(request, filters.apply(_channels()))
+    filters = list_pages.Filters(request, search=("name", "host"), placeholder="Name or host")
+    page = list_pages.page(request, filters.apply(_channels()))
     return render(request, "alerts/channels/index.html", {"page": page, "filters": filters})
 
 
@@ -248,8 +250,8 @@ def channel_secret(request: HttpRequest, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def choices(request: HttpRequest) -> HttpResponse:
     """What one wants to be told by e-mail."""
-    user = access.signed_in(request.user)
-    is_admin = access.person(user).is_admin
+    user = roles.signed_in(request.user)
+    is_admin = roles.person(user).is_admin
     # A form in which everything is unticked arrives empty.
     data = request.POST if request.method == "POST" else None
     form = ChoicesForm(data, choice=alerts.choice_of(user), is_admin=is_admin)
@@ -264,7 +266,7 @@ def choices(request: HttpRequest) -> HttpResponse:
 @require_POST
 def choices_test(request: HttpRequest) -> HttpResponse:
     """Send a test alert to one's own address."""
-    user = access.signed_in(request.user)
+    user = roles.signed_in(request.user)
     return _test(request, user, user, back=redirect("account_alerts"))
 
 
@@ -272,7 +274,7 @@ def _test(request: HttpRequest, target: AlertChannel | User, user: User, *, back
     now = timezone.now()
     try:
         made = alerts.send_test(target, actor=user, now=now)
-        _say_outcome(request, deliveries.try_now(made, actor=user, now=now))
+        _say_outcome(request, outbox.try_now(made, actor=user, now=now))
     except PortalError as error:
         messages.error(request, str(error))
     return back

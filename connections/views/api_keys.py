@@ -10,26 +10,26 @@ from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from connections import access
+from connections.access import permissions, querysets, roles
 from connections.errors import PortalError
 from connections.forms.api_keys import ApiKeyForm, KeyLimitForm, RotationForm
 from connections.models import ApiKey, User
-from connections.services import api_keys
-from connections.views import listing
+from connections.services.api_keys import api_keys
+from connections.views import list_pages
 from connections.views.audit import history
 
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     """One's own keys; IT admins and auditors see everybody's."""
-    user = access.signed_in(request.user)
-    filters = listing.Filters(
+    user = roles.signed_in(request.user)
+    filters = list_pages.Filters(
         request, search=("name", "prefix", "owner__username"), placeholder="Name, prefix or owner"
     )
     context = {
-        "page": listing.page(request, filters.apply(access.visible_keys(user))),
+        "page": list_pages.page(request, filters.apply(querysets.visible_keys(user))),
         "filters": filters,
-        "sees_all": access.can_read_registry(user),
+        "sees_all": permissions.can_read_registry(user),
         "now": timezone.now(),
     }
     return render(request, "api_keys/list.html", context)
@@ -38,14 +38,14 @@ def index(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest) -> HttpResponse:
     """Make a key for oneself."""
-    user = access.signed_in(request.user)
+    user = roles.signed_in(request.user)
     return make_for(request, user, owner=user)
 
 
 @sensitive_variables("text")
 def make_for(request: HttpRequest, user: User, *, owner: User) -> HttpResponse:
     """Make a key for ``owner``. The answer to the POST shows it: a redirect would have to carry it somewhere."""
-    usable, scopes = access.usable_connections(owner), access.scopes_for(owner)
+    usable, scopes = querysets.usable_connections(owner), permissions.scopes_for(owner)
     form = ApiKeyForm(request.POST or None, usable=usable, scopes=scopes)
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
@@ -78,8 +78,8 @@ def _issued(request: HttpRequest, key: ApiKey, text: str) -> HttpResponse:
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     """What a key may do, when each of its secrets was used, and what it fetched lately."""
-    user = access.signed_in(request.user)
-    key = get_object_or_404(access.visible_keys(user), pk=pk)
+    user = roles.signed_in(request.user)
+    key = get_object_or_404(querysets.visible_keys(user), pk=pk)
     context = {
         "key": key,
         "valid": key.is_valid(),
@@ -87,9 +87,9 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
         "only": list(key.connections.values_list("name", flat=True)[:100]),
         "fetches": list(key.fetches.values("connection_name", "minute", "address", "count")[:50]),
         "calls": api_keys.limit_of(key),
-        "may_revoke": access.can_revoke_key(user, key),
-        "may_rotate": access.can_issue_key(user, key.owner),
-        "limit_form": KeyLimitForm(initial={"rate_limit": key.rate_limit}) if access.can_limit_key(user) else None,
+        "may_revoke": permissions.can_revoke_key(user, key),
+        "may_rotate": permissions.can_issue_key(user, key.owner),
+        "limit_form": KeyLimitForm(initial={"rate_limit": key.rate_limit}) if permissions.can_limit_key(user) else None,
         "events": history(user, key),
     }
     return render(request, "api_keys/detail.html", context)
@@ -99,9 +99,11 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def rotate(request: HttpRequest, pk: int) -> HttpResponse:
     """Ask how long the old secret goes on, then show the new one."""
-    user = access.signed_in(request.user)
-    key = get_object_or_404(access.visible_keys(user), pk=pk)
-    access.require(access.can_issue_key(user, key.owner), action="Ask its owner; for a service account, an IT admin.")
+    user = roles.signed_in(request.user)
+    key = get_object_or_404(querysets.visible_keys(user), pk=pk)
+    roles.require(
+        permissions.can_issue_key(user, key.owner), action="Ask its owner; for a service account, an IT admin."
+    )
     form = RotationForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
@@ -120,8 +122,8 @@ def rotate(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def end_previous(request: HttpRequest, pk: int) -> HttpResponse:
     """Let the old secret end at once."""
-    user = access.signed_in(request.user)
-    key = get_object_or_404(access.visible_keys(user), pk=pk)
+    user = roles.signed_in(request.user)
+    key = get_object_or_404(querysets.visible_keys(user), pk=pk)
     api_keys.end_previous(key, actor=user, now=timezone.now())
     messages.success(request, f"The old secret of {key} is refused from now on.")
     return redirect("api_key", pk=pk)
@@ -130,9 +132,9 @@ def end_previous(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def limit(request: HttpRequest, pk: int) -> HttpResponse:
     """Say how often a key may be used in a minute."""
-    user = access.signed_in(request.user)
-    key = get_object_or_404(access.visible_keys(user), pk=pk)
-    access.require(access.can_limit_key(user), action="Ask an IT admin.")
+    user = roles.signed_in(request.user)
+    key = get_object_or_404(querysets.visible_keys(user), pk=pk)
+    roles.require(permissions.can_limit_key(user), action="Ask an IT admin.")
     form = KeyLimitForm(request.POST)
     if not form.is_valid():
         messages.error(request, "The number of calls must be a whole number, or nothing.")
@@ -145,9 +147,9 @@ def limit(request: HttpRequest, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def revoke(request: HttpRequest, pk: int) -> HttpResponse:
     """Say what stops, then make the key worthless."""
-    user = access.signed_in(request.user)
-    key = get_object_or_404(access.visible_keys(user), pk=pk)
-    access.require(access.can_revoke_key(user, key), action="Ask its owner or an IT admin.")
+    user = roles.signed_in(request.user)
+    key = get_object_or_404(querysets.visible_keys(user), pk=pk)
+    roles.require(permissions.can_revoke_key(user, key), action="Ask its owner or an IT admin.")
     if request.method == "POST":
         api_keys.revoke(key, actor=user, now=timezone.now())
         messages.success(request, f"{key} is revoked. Its next call is refused.")

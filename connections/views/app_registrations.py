@@ -14,14 +14,15 @@ from django.utils import timezone
 from django.utils.text import slugify
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from connections import access
+from connections.access import permissions, querysets, roles
 from connections.errors import InvalidInput, MicrosoftRefused, PortalError
 from connections.forms.app_registrations import AppRegistrationEditForm, AppRegistrationForm, ScriptForm
 from connections.forms.credentials import CredentialForm
-from connections.microsoft import app_expiry, az_script, capabilities, clouds
+from connections.microsoft import az_script, capabilities, clouds, credential_expiry
 from connections.models import AppCredential, AppRegistration, AuditEvent, Connection, Tenant, User
-from connections.services import app_registrations, credentials, expiries
-from connections.views import consent, listing
+from connections.services.expiry import credential_expiry as recorded_expiry
+from connections.services.registry import app_registrations, credentials
+from connections.views import consent, list_pages
 from connections.views import credentials as credential_views
 
 
@@ -29,22 +30,22 @@ from connections.views import credentials as credential_views
 def index(request: HttpRequest) -> HttpResponse:
     """All app registrations, with their state and the expiry of their credentials."""
     user = cast(User, request.user)
-    filters = listing.Filters(
+    filters = list_pages.Filters(
         request,
         search=("name", "client_id", "tenant__name"),
         placeholder="Name, client ID or tenant",
         choices=[
-            listing.Choice("state", "State", _STATES, _in_state),
-            listing.Choice("allows", "Connections", _ALLOWS, _allowing),
+            list_pages.Choice("state", "State", _STATES, _in_state),
+            list_pages.Choice("allows", "Connections", _ALLOWS, _allowing),
         ],
     )
     live = Q(credentials__retired_at=None)
-    found = filters.apply(access.visible_app_registrations(user)).annotate(
+    found = filters.apply(querysets.visible_app_registrations(user)).annotate(
         connection_count=Count("connections", distinct=True),
         first_expiry=Min("credentials__expires_at", filter=live),
     )
     context = {
-        "page": listing.page(request, found),
+        "page": list_pages.page(request, found),
         "filters": filters,
         "soon": timezone.now() + credential_views.EXPIRES_SOON,
     }
@@ -72,9 +73,9 @@ def _allowing(found: QuerySet[Any], value: str) -> QuerySet[Any]:
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     """One app registration; members see its name and tenant only."""
     user = cast(User, request.user)
-    app = get_object_or_404(access.visible_app_registrations(user), pk=pk)
+    app = get_object_or_404(querysets.visible_app_registrations(user), pk=pk)
     context: dict[str, Any] = {"app": app}
-    if access.can_read_registry(user):
+    if permissions.can_read_registry(user):
         context |= {
             "redirect_uris": redirect_uris(),
             **credential_views.panel(app, timezone.now()),
@@ -104,7 +105,7 @@ def _history(user: User, app: AppRegistration) -> list[AuditEvent]:
     credential_ids = [str(pk) for pk in app.credentials.values_list("pk", flat=True)]
     own = Q(target_type="AppRegistration", target_id=str(app.pk))
     theirs = Q(target_type="AppCredential", target_id__in=credential_ids)
-    return list(access.visible_events(user).filter(own | theirs)[:20])
+    return list(querysets.visible_events(user).filter(own | theirs)[:20])
 
 
 def _connections_by_status(app: AppRegistration) -> list[tuple[str, int]]:
@@ -124,7 +125,7 @@ def _labels(app: AppRegistration) -> list[str]:
 def add(request: HttpRequest) -> HttpResponse:
     """Register an application with its first credential; ``?script`` shows the script that creates it in Entra."""
     user = cast(User, request.user)
-    access.require(access.can_manage_registry(user))
+    roles.require(permissions.can_manage_registry(user))
     if "script" in request.GET:
         return _script_page(request, None)
     form = AppRegistrationForm(request.POST or None, initial=_initial(request))
@@ -173,8 +174,8 @@ def _report(request: HttpRequest, app: AppRegistration) -> None:
 def edit(request: HttpRequest, pk: int) -> HttpResponse:
     """Change an app registration."""
     user = cast(User, request.user)
-    app = get_object_or_404(access.visible_app_registrations(user), pk=pk)
-    access.require(access.can_manage_registry(user))
+    app = get_object_or_404(querysets.visible_app_registrations(user), pk=pk)
+    roles.require(permissions.can_manage_registry(user))
     form = AppRegistrationEditForm(request.POST or None, app_registration=app)
     if form.is_valid():
         try:
@@ -191,8 +192,8 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
     """Ask, then remove an app registration without connections."""
     user = cast(User, request.user)
-    app = get_object_or_404(access.visible_app_registrations(user), pk=pk)
-    access.require(access.can_manage_registry(user))
+    app = get_object_or_404(querysets.visible_app_registrations(user), pk=pk)
+    roles.require(permissions.can_manage_registry(user))
     if request.method == "POST":
         name = str(app)
         try:
@@ -210,8 +211,8 @@ def remove(request: HttpRequest, pk: int) -> HttpResponse:
 def verify(request: HttpRequest, pk: int) -> HttpResponse:
     """Try the credentials at Microsoft now; with ``credential`` in the form only that one."""
     user = cast(User, request.user)
-    app = get_object_or_404(access.visible_app_registrations(user), pk=pk)
-    access.require(access.can_manage_registry(user))
+    app = get_object_or_404(querysets.visible_app_registrations(user), pk=pk)
+    roles.require(permissions.can_manage_registry(user))
     only = None
     if request.POST.get("credential"):
         number = request.POST["credential"]
@@ -227,7 +228,7 @@ def verify(request: HttpRequest, pk: int) -> HttpResponse:
         if trial.verdict is not None:
             messages.warning(request, f"Microsoft does not accept {trial.credential}: {trial.verdict.cause}")
     messages.success(request, f"Microsoft accepts {app}.")
-    if any(app_expiry.may_read(trial.roles) for trial in trials):
+    if any(credential_expiry.may_read(trial.roles) for trial in trials):
         _read_expiries(request, app, user)
     return redirect("app", app.pk)
 
@@ -235,7 +236,7 @@ def verify(request: HttpRequest, pk: int) -> HttpResponse:
 def _read_expiries(request: HttpRequest, app: AppRegistration, user: User) -> None:
     """The application may read itself: take the true dates over at once."""
     try:
-        found = expiries.read(app, actor=user, now=timezone.now())
+        found = recorded_expiry.read(app, actor=user, now=timezone.now())
     except PortalError as error:
         messages.warning(request, f"The expiry dates could not be read from Entra. {error}")
         return
@@ -252,8 +253,8 @@ def _read_expiries(request: HttpRequest, app: AppRegistration, user: User) -> No
 def script(request: HttpRequest, pk: int) -> HttpResponse:
     """The script that brings an existing app registration in line with what is chosen here."""
     user = cast(User, request.user)
-    app = get_object_or_404(access.visible_app_registrations(user), pk=pk)
-    access.require(access.can_manage_registry(user))
+    app = get_object_or_404(querysets.visible_app_registrations(user), pk=pk)
+    roles.require(permissions.can_manage_registry(user))
     return _script_page(request, app)
 
 

@@ -11,64 +11,70 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from connections import access
+from connections.access import permissions, querysets, roles
 from connections.errors import NotAllowed, PortalError
 from connections.forms.policy import ReasonForm
 from connections.microsoft import capabilities
 from connections.models import Approval, Connection, User
-from connections.services import approvals, connections
-from connections.views import listing
+from connections.services.connections import connections
+from connections.services.policy import approvals
+from connections.views import list_pages
 from connections.views.audit import history
 
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     """Requests this person may see, those that wait first."""
-    user = access.signed_in(request.user)
-    filters = listing.Filters(
+    user = roles.signed_in(request.user)
+    filters = list_pages.Filters(
         request,
         search=("connection_name", "requested_by_name", "app_name"),
         placeholder="Connection, app registration or who asked",
-        choices=(listing.Choice("state", "State", Approval.State.choices, listing.by("state")),),
+        choices=(list_pages.Choice("state", "State", Approval.State.choices, list_pages.by("state")),),
     )
-    page = listing.page(request, filters.apply(access.visible_approvals(user)), order=("-requested_at", "-pk"))
-    context = {"page": page, "filters": filters, "may_decide": access.can_decide_approvals(user)}
+    page = list_pages.page(request, filters.apply(querysets.visible_approvals(user)), order=("-requested_at", "-pk"))
+    context = {"page": page, "filters": filters, "may_decide": permissions.can_decide_approvals(user)}
     return render(request, "approvals/list.html", context)
 
 
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     """One request: what exactly is asked, why, and the buttons of whoever may answer."""
-    user = access.signed_in(request.user)
+    user = roles.signed_in(request.user)
     return render(request, "approvals/detail.html", _context(user, _found(user, pk)))
 
 
 def _found(user: User, pk: int) -> Approval:
-    found = access.visible_approvals(user).select_related("connection__app_registration__tenant", "connection__owner")
+    found = querysets.visible_approvals(user).select_related(
+        "connection__app_registration__tenant", "connection__owner"
+    )
     return get_object_or_404(found, pk=pk)
 
 
 def _context(user: User, approval: Approval) -> dict[str, Any]:
     asked = [capabilities.CAPABILITIES[key] for key in approval.capabilities if key in capabilities.CAPABILITIES]
-    seen = access.visible_connections(user).filter(pk=approval.connection_id or 0).exists()
+    seen = querysets.visible_connections(user).filter(pk=approval.connection_id or 0).exists()
     return {
         "approval": approval,
         "asked": asked,
         "before": (approval.before or {}).get("capabilities", []),
         "sees_connection": seen,
-        "may_decide": approval.is_waiting and access.can_decide(user, approval),
-        "is_own": approval.is_waiting and access.can_decide_approvals(user) and not access.can_decide(user, approval),
-        "nobody_else": approval.is_waiting and not any(access.can_decide(one, approval) for one in access.it_admins()),
-        "may_withdraw": approval.is_waiting and access.can_withdraw_approval(user, approval),
+        "may_decide": approval.is_waiting and permissions.can_decide(user, approval),
+        "is_own": approval.is_waiting
+        and permissions.can_decide_approvals(user)
+        and not permissions.can_decide(user, approval),
+        "nobody_else": approval.is_waiting
+        and not any(permissions.can_decide(one, approval) for one in querysets.it_admins()),
+        "may_withdraw": approval.is_waiting and permissions.can_withdraw_approval(user, approval),
         "form": ReasonForm(),
-        "events": history(user, approval) if access.can_read_audit(user) else [],
+        "events": history(user, approval) if permissions.can_read_audit(user) else [],
     }
 
 
 @require_POST
 def approve(request: HttpRequest, pk: int) -> HttpResponse:
     """Let it happen; an app-only connection is connected at once."""
-    user = access.signed_in(request.user)
+    user = roles.signed_in(request.user)
     approval = _found(user, pk)
     refused = _decide(request, user, approval, approvals.approve)
     if refused is not None:
@@ -93,7 +99,7 @@ def _connect(request: HttpRequest, connection: Connection, user: User) -> None:
 @require_POST
 def decline(request: HttpRequest, pk: int) -> HttpResponse:
     """Refuse it, with a reason."""
-    user = access.signed_in(request.user)
+    user = roles.signed_in(request.user)
     approval = _found(user, pk)
     refused = _decide(request, user, approval, approvals.decline)
     if refused is not None:
@@ -120,7 +126,7 @@ def _decide(
 @require_POST
 def withdraw(request: HttpRequest, pk: int) -> HttpResponse:
     """Take the request back."""
-    user = access.signed_in(request.user)
+    user = roles.signed_in(request.user)
     approval = _found(user, pk)
     try:
         approvals.withdraw(approval, actor=user, now=timezone.now())
@@ -142,9 +148,9 @@ def _again(request: HttpRequest, user: User, approval: Approval, form: ReasonFor
 @require_http_methods(["GET", "HEAD", "POST"])
 def ask(request: HttpRequest, pk: int) -> HttpResponse:
     """Ask for what a connection lacks, with a reason."""
-    user = access.signed_in(request.user)
-    connection = get_object_or_404(access.visible_connections(user), pk=pk)
-    access.require(access.can_reconnect(user, connection), action="Only its owner can ask.")
+    user = roles.signed_in(request.user)
+    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    roles.require(permissions.can_reconnect(user, connection), action="Only its owner can ask.")
     form = ReasonForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         try:
@@ -164,9 +170,9 @@ def ask(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def connect(request: HttpRequest, pk: int) -> HttpResponse:
     """Get the first token of an app-only connection that has its approval."""
-    user = access.signed_in(request.user)
-    connection = get_object_or_404(access.visible_connections(user), pk=pk)
-    access.require(access.can_reconnect(user, connection), action="Ask its owner.")
+    user = roles.signed_in(request.user)
+    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    roles.require(permissions.can_reconnect(user, connection), action="Ask its owner.")
     if not connection.is_delegated and connection.status == Connection.Status.PENDING:
         _connect(request, connection, user)
     return redirect("connection", pk=pk)
@@ -185,11 +191,11 @@ def panel(user: User, connection: Connection) -> dict[str, Any]:
         "policy_forbids": [reason.sentence for reason in decision.forbidden],
         "policy_wants": [reason.sentence for reason in reasons],
         "approval": newest,
-        "may_ask": access.can_reconnect(user, connection),
+        "may_ask": permissions.can_reconnect(user, connection),
         "may_sign_in": approvals.may_sign_in(connection),
         "may_finish": not connection.is_delegated
         and connection.status == Connection.Status.PENDING
         and not reasons
         and not decision.forbidden
-        and access.can_reconnect(user, connection),
+        and permissions.can_reconnect(user, connection),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,44 +15,45 @@ from django.shortcuts import get_object_or_404, render
 from django.urls import reverse
 from django.views.decorators.http import require_safe
 
-from connections import access, audit
+from connections import audit, presentation
+from connections.access import permissions, querysets, roles
 from connections.forms.audit import AuditFilter, ViewForm
 from connections.models import AuditEvent, AuditSeal, TokenFetch, User
-from connections.services import audit_lines, audit_publishing, audit_seals, audit_verification
-from connections.services.audit_exports import Format
-from connections.views import audit_entries, listing
+from connections.services.audit import publishing, sealing, serialization, verification
+from connections.services.audit.export import Format
+from connections.views import audit_entries, list_pages
 
 HISTORY_LENGTH = 20
 MOST_VIEWS = 50
 
 # Objects that have a page, and who may see them there.
 _PAGES: dict[str, tuple[str, Callable[[User], QuerySet[Any]]]] = {
-    "AccessReview": ("review", access.visible_reviews),
-    "AlertChannel": ("alert_channel", access.visible_channels),
-    "ApiKey": ("api_key", access.visible_keys),
-    "AppRegistration": ("app", access.visible_app_registrations),
-    "Approval": ("approval", access.visible_approvals),
-    "Connection": ("connection", access.visible_connections),
-    "Incident": ("incident", access.visible_incidents),
-    "ConsentRequest": ("consent_request", access.visible_consent_requests),
-    "SharedMailbox": ("mailbox", access.visible_mailboxes),
-    "Team": ("team", access.visible_teams),
-    "Tenant": ("tenant", access.visible_tenants),
-    "User": ("person", access.visible_people),
+    "AccessReview": ("review", querysets.visible_reviews),
+    "AlertChannel": ("alert_channel", querysets.visible_channels),
+    "ApiKey": ("api_key", querysets.visible_keys),
+    "AppRegistration": ("app", querysets.visible_app_registrations),
+    "Approval": ("approval", querysets.visible_approvals),
+    "Connection": ("connection", querysets.visible_connections),
+    "Incident": ("incident", querysets.visible_incidents),
+    "ConsentRequest": ("consent_request", querysets.visible_consent_requests),
+    "SharedMailbox": ("mailbox", querysets.visible_mailboxes),
+    "Team": ("team", querysets.visible_teams),
+    "Tenant": ("tenant", querysets.visible_tenants),
+    "User": ("person", querysets.visible_people),
 }
 
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     """All events and token hand-outs, newest first; whether they are proven; the reader's saved views."""
-    user = access.signed_in(request.user)
-    access.require(access.can_read_audit(user), cause=_ROLES, action=_ASK)
+    user = roles.signed_in(request.user)
+    roles.require(permissions.can_read_audit(user), cause=_ROLES, action=_ASK)
     form = filter_form(request.GET)
     events: QuerySet[AuditEvent] | None = None
     fetches: QuerySet[TokenFetch] | None = None
     if form.is_valid():
-        events = form.narrow(access.visible_events(user))
-        fetches = form.narrow_fetches(access.visible_fetches(user))
+        events = form.narrow(querysets.visible_events(user))
+        fetches = form.narrow_fetches(querysets.visible_fetches(user))
     query = request.GET.copy()
     for name in ("after", "before"):
         query.pop(name, None)
@@ -64,43 +64,43 @@ def index(request: HttpRequest) -> HttpResponse:
         "views": list(user.audit_views.all()[:MOST_VIEWS]),
         "view_form": ViewForm(initial={"query": query.urlencode()}),
         "formats": Format.choices,
-        "may_export": access.can_export_audit(user),
+        "may_export": permissions.can_export_audit(user),
         "newest_seal": AuditSeal.objects.defer("marks").first(),
-        "unsealed": audit_seals.unsealed(most=listing.COUNT_LIMIT + 1),
-        "verification": audit_verification.latest(),
-        "publications": [place for place in audit_publishing.states() if place.last_error],
+        "unsealed": sealing.unsealed(most=list_pages.COUNT_LIMIT + 1),
+        "verification": verification.latest(),
+        "publications": [place for place in publishing.states() if place.last_error],
     }
     return render(request, "audit/index.html", context)
 
 
 def filter_form(data: QueryDict) -> AuditFilter:
     """The filter of the list, as a query string or an export has it."""
-    actions = [*recorded_actions(), audit_lines.FETCHED]
+    actions = [*recorded_actions(), serialization.FETCHED]
     return AuditFilter(
         data,
-        actions={action: action_words(action) for action in actions},
-        target_types={name: type_words(name) for name in _target_types()},
+        actions={action: presentation.action_words(action) for action in actions},
+        target_types={name: presentation.type_words(name) for name in _target_types()},
     )
 
 
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     """One event: what it changed, and where it came from."""
-    user = access.signed_in(request.user)
-    access.require(access.can_read_audit(user), cause=_ROLES, action=_ASK)
-    event = get_object_or_404(access.visible_events(user), pk=pk)
+    user = roles.signed_in(request.user)
+    roles.require(permissions.can_read_audit(user), cause=_ROLES, action=_ASK)
+    event = get_object_or_404(querysets.visible_events(user), pk=pk)
     context = {
         "event": event,
         "changes": changes(event),
         "target_url": _target_url(user, event),
-        "seal": audit_seals.seal_of(event),
+        "seal": sealing.seal_of(event),
     }
     return render(request, "audit/detail.html", context)
 
 
 def history(user: User, target: models.Model) -> list[AuditEvent]:
     """The latest events of one object that this person may read; goes with partials/history.html."""
-    return list(access.history_of(user, target).order_by("-pk")[:HISTORY_LENGTH])
+    return list(querysets.history_of(user, target).order_by("-pk")[:HISTORY_LENGTH])
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,22 +121,6 @@ def changes(event: AuditEvent) -> list[Change]:
         before, after = (None, value) if is_fact else value
         lines.append(Change(field.replace("_", " "), before, after, is_fact))
     return lines
-
-
-def action_words(action: str) -> str:
-    """An audit action for people: "connection.reconnect_needed" → "Connection: reconnect needed"."""
-    noun, _, verb = action.partition(".")
-    return f"{_noun(noun.replace('_', ' '))}: {verb.replace('_', ' ')}" if verb else noun
-
-
-def type_words(target_type: str) -> str:
-    """A glossary name for people: "AppRegistration" → "App registration"."""
-    return _noun(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", target_type))
-
-
-def _noun(words: str) -> str:
-    """Sentence case, in which API stays an abbreviation."""
-    return re.sub(r"^Api\b", "API", words.capitalize())
 
 
 def recorded_actions() -> list[str]:

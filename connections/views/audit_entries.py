@@ -15,8 +15,8 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 
 from connections.models import AuditEvent, TokenFetch
-from connections.services import audit_lines
-from connections.views import listing
+from connections.services.audit import serialization
+from connections.views import list_pages
 
 SIZE = 50
 
@@ -28,7 +28,7 @@ class HandOut:
     """A token hand-out, in the words of an event."""
 
     fetch: TokenFetch
-    action: str = audit_lines.FETCHED
+    action: str = serialization.FETCHED
     target_type: str = "Connection"
     outcome: str = AuditEvent.Outcome.DONE
     get_outcome_display: str = AuditEvent.Outcome.DONE.label
@@ -66,7 +66,7 @@ class _Source:
 
 def page(
     request: HttpRequest, events: QuerySet[AuditEvent] | None, fetches: QuerySet[TokenFetch] | None
-) -> listing.Page[Any]:
+) -> list_pages.Page[Any]:
     """The page the query string asks for; a key that makes no sense gives the first one."""
     sources = [_Source(1, events, "at")] if events is not None else []
     sources += [_Source(0, fetches, "minute")] if fetches is not None else []
@@ -108,7 +108,7 @@ def _beyond(source: _Source, key: Key, *, backwards: bool) -> Q:
 
 def _page(
     request: HttpRequest, sources: list[_Source], found: list[tuple[Key, Entry]], *, backwards: bool, keyed: bool
-) -> listing.Page[Any]:
+) -> list_pages.Page[Any]:
     more, shown = len(found) > SIZE, found[:SIZE]
     if backwards:
         shown.reverse()
@@ -116,8 +116,8 @@ def _page(
     has_previous = more if backwards else keyed
     total = len(shown)
     if has_next or has_previous:
-        total = sum(source.rows.order_by()[: listing.COUNT_LIMIT + 1].count() for source in sources)
-    return listing.Page(
+        total = sum(source.rows.order_by()[: list_pages.COUNT_LIMIT + 1].count() for source in sources)
+    return list_pages.Page(
         items=[entry for _, entry in shown],
         next_url=_url(request, "after", shown[-1][0]) if has_next and shown else "",
         previous_url=_url(request, "before", shown[0][0]) if has_previous and shown else "",

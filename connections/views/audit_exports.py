@@ -6,10 +6,10 @@ from django.http import HttpRequest, StreamingHttpResponse
 from django.utils import timezone
 from django.views.decorators.http import require_POST
 
-from connections import access
+from connections.access import permissions, querysets, roles
 from connections.errors import InvalidInput
-from connections.services import audit_exports
-from connections.services.audit_exports import Format
+from connections.services.audit import export as audit_export
+from connections.services.audit.export import Format
 from connections.views.audit import filter_form
 
 _TYPES = {Format.CSV: "text/csv; charset=utf-8", Format.JSONL: "application/x-ndjson"}
@@ -18,8 +18,8 @@ _TYPES = {Format.CSV: "text/csv; charset=utf-8", Format.JSONL: "application/x-nd
 @require_POST
 def export(request: HttpRequest) -> StreamingHttpResponse:
     """Everything that fits the filter, row by row as it is read. A POST, as it is recorded who took what."""
-    user = access.signed_in(request.user)
-    access.require(access.can_export_audit(user), cause="Only auditors export.", action="Ask one of them.")
+    user = roles.signed_in(request.user)
+    roles.require(permissions.can_export_audit(user), cause="Only auditors export.", action="Ask one of them.")
     form = filter_form(request.POST)
     try:
         wanted = Format(request.POST.get("format", Format.JSONL))
@@ -27,9 +27,9 @@ def export(request: HttpRequest) -> StreamingHttpResponse:
         wanted = None
     if wanted is None or not form.is_valid():
         raise InvalidInput("This filter cannot be exported.", action="Go back, correct the filter, and export again.")
-    text = audit_exports.export(
-        form.narrow(access.visible_events(user)),
-        form.narrow_fetches(access.visible_fetches(user)),
+    text = audit_export.export(
+        form.narrow(querysets.visible_events(user)),
+        form.narrow_fetches(querysets.visible_fetches(user)),
         form=wanted,
         asked=form.asked(),
         actor=user,

@@ -7,10 +7,11 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_POST, require_safe
 
-from connections import access
+from connections.access import permissions, roles
 from connections.models import AuditSeal, AuditVerification, User
-from connections.services import audit_checks, audit_publishing, audit_seals, audit_verification
-from connections.views import listing
+from connections.services.audit import publishing, sealing, verification_checks
+from connections.services.audit import verification as audit_verification
+from connections.views import list_pages
 
 RUNS = 10
 
@@ -20,14 +21,14 @@ def index(request: HttpRequest) -> HttpResponse:
     """All seals, newest first, and the latest verifications."""
     user = _reader(request)
     context = {
-        "page": listing.page(request, AuditSeal.objects.defer("marks"), order=("-pk",)),
-        "filters": listing.Filters(request),
-        "unsealed": audit_seals.unsealed(most=listing.COUNT_LIMIT + 1),
-        "publications": audit_publishing.states(),
+        "page": list_pages.page(request, AuditSeal.objects.defer("marks"), order=("-pk",)),
+        "filters": list_pages.Filters(request),
+        "unsealed": sealing.unsealed(most=list_pages.COUNT_LIMIT + 1),
+        "publications": publishing.states(),
         "runs": list(AuditVerification.objects.all()[:RUNS]),
-        "unguarded": audit_checks.unguarded(),
-        "pruned_upto": audit_checks.pruned_upto(),
-        "may_verify": access.can_export_audit(user),
+        "unguarded": verification_checks.unguarded(),
+        "pruned_upto": verification_checks.pruned_upto(),
+        "may_verify": permissions.can_export_audit(user),
     }
     return render(request, "audit/seals.html", context)
 
@@ -48,12 +49,12 @@ def verification(request: HttpRequest, pk: int) -> HttpResponse:
     context = {
         "run": run,
         "percent": 100 if run.finished_at else 100 * run.checked // max(run.upto, 1),
-        "may_verify": access.can_export_audit(user),
+        "may_verify": permissions.can_export_audit(user),
     }
     return render(request, "audit/verification.html", context)
 
 
 def _reader(request: HttpRequest) -> User:
-    user = access.signed_in(request.user)
-    access.require(access.can_read_audit(user), action="Ask an IT admin or an auditor.")
+    user = roles.signed_in(request.user)
+    roles.require(permissions.can_read_audit(user), action="Ask an IT admin or an auditor.")
     return user

@@ -15,24 +15,21 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from social_core.actions import do_auth
 from social_django.utils import load_backend, load_strategy
 
-from connections import access
+from connections.access import permissions, querysets, roles
 from connections.errors import ApprovalNeeded, NotAllowed, PolicyForbids, PortalError
 from connections.forms.connections import ConnectForm, ConnectionEditForm
 from connections.microsoft import backends, capabilities
 from connections.models import AppRegistration, Connection, SharedMailbox, User
 from connections.models.app_registrations import AuthenticationType
-from connections.services import (
-    connections,
-    drift,
-    forecasts,
-    keepalive,
-    mailboxes,
-    policy_decisions,
-    policy_violations,
-    sign_ins,
-    usage,
-)
-from connections.views import approvals, consent_requests, handover, listing, sharing
+from connections.services.connections import connections
+from connections.services.connections import sign_in as sign_in_service
+from connections.services.expiry import forecast as expiry_forecast
+from connections.services.governance import violations
+from connections.services.mailboxes import mailboxes
+from connections.services.policy import evaluate, permission_drift
+from connections.services.sharing import usage
+from connections.services.tokens import scheduler
+from connections.views import approvals, consent_requests, list_pages, ownership_transfer, shares
 from connections.views.audit import history
 from connections.views.mailboxes import attached
 
@@ -42,24 +39,24 @@ RECENT_SIGN_IN = 600  # seconds after which a sign-in that has not come back is 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     """All connections this person may see."""
-    user = access.signed_in(request.user)
-    found = access.visible_connections(user)
-    filters = listing.Filters(
+    user = roles.signed_in(request.user)
+    found = querysets.visible_connections(user)
+    filters = list_pages.Filters(
         request,
         search=("name", "account_username", "app_registration__name", "owner__username"),
         placeholder="Name, account, app registration or owner",
         choices=(
-            listing.Choice("status", "Status", Connection.Status.choices, listing.by("status")),
-            listing.Choice("type", "Type", AuthenticationType.choices, listing.by("authentication_type")),
+            list_pages.Choice("status", "Status", Connection.Status.choices, list_pages.by("status")),
+            list_pages.Choice("type", "Type", AuthenticationType.choices, list_pages.by("authentication_type")),
         ),
     )
-    page = listing.page(request, filters.apply(found))
+    page = list_pages.page(request, filters.apply(found))
     context = {
         "page": page,
         "rows": _rows(page.items),
         "now": timezone.now(),
         "filters": filters,
-        "sees_all": access.can_read_registry(user),
+        "sees_all": permissions.can_read_registry(user),
     }
     return render(request, "connections/list.html", context)
 
@@ -69,20 +66,20 @@ class Row:
     """One connection of the list: when it will stop by itself, whether its permissions differ, whether it may be so."""
 
     connection: Connection
-    forecast: forecasts.Forecast | None
-    drift: drift.Drift
+    forecast: expiry_forecast.Forecast | None
+    permission_drift: permission_drift.Drift
     breaks_policy: bool
 
 
 def _rows(found: list[Connection]) -> list[Row]:
-    ends = forecasts.next_breaks(found, now=timezone.now())
+    ends = expiry_forecast.next_breaks(found, now=timezone.now())
     kept = mailboxes.kept_by_exchange(found)
-    broken = policy_violations.badges(policy_decisions.in_force(), found)
+    broken = violations.badges(evaluate.in_force(), found)
     return [
         Row(
             connection,
             ends.get(connection.pk),
-            drift.of(connection, elsewhere=kept.get(connection.pk, ())),
+            permission_drift.of(connection, elsewhere=kept.get(connection.pk, ())),
             connection.pk in broken,
         )
         for connection in found
@@ -92,13 +89,13 @@ def _rows(found: list[Connection]) -> list[Row]:
 @require_safe
 def choose(request: HttpRequest) -> HttpResponse:
     """Choose the app registration to connect through; with only one, go straight on."""
-    user = access.signed_in(request.user)
-    access.require(access.can_connect(user), cause="Auditors look, they do not connect.", action="Ask a member.")
-    apps = [app for app in access.visible_app_registrations(user) if _usable(app, user)]
+    user = roles.signed_in(request.user)
+    roles.require(permissions.can_connect(user), cause="Auditors look, they do not connect.", action="Ask a member.")
+    apps = [app for app in querysets.visible_app_registrations(user) if _usable(app, user)]
     if len(apps) == 1:
         return redirect("connection_add", app_pk=apps[0].pk)
-    rules = policy_decisions.in_force()
-    offers = [Offer(app, policy_decisions.closed(rules.of(app), app)) for app in apps]
+    rules = evaluate.in_force()
+    offers = [Offer(app, evaluate.closed(rules.of(app), app)) for app in apps]
     return render(request, "connections/choose.html", {"offers": offers})
 
 
@@ -111,21 +108,21 @@ class Offer:
 
 
 def _usable(app: AppRegistration, user: User) -> bool:
-    return app.allows_delegated or (app.allows_app_only and access.can_connect_app_only(user))
+    return app.allows_delegated or (app.allows_app_only and permissions.can_connect_app_only(user))
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest, app_pk: int) -> HttpResponse:
     """Choose what the connection is for, then sign in at Microsoft (delegated) or connect at once (app-only)."""
-    user = access.signed_in(request.user)
-    access.require(access.can_connect(user), cause="Auditors look, they do not connect.", action="Ask a member.")
-    app = get_object_or_404(access.visible_app_registrations(user), pk=app_pk)
+    user = roles.signed_in(request.user)
+    roles.require(permissions.can_connect(user), cause="Auditors look, they do not connect.", action="Ask a member.")
+    app = get_object_or_404(querysets.visible_app_registrations(user), pk=app_pk)
     if not _usable(app, user):
         raise NotAllowed(f"{app} is for app-only connections, which reach the whole tenant.", action="Ask an IT admin.")
-    rules = policy_decisions.in_force().of(app)
-    if closed := policy_decisions.closed(rules, app):
+    rules = evaluate.in_force().of(app)
+    if closed := evaluate.closed(rules, app):
         raise PolicyForbids(closed, action="Choose another app registration, or ask an IT admin to change the policy.")
-    form = ConnectForm(app, request.POST or None, app_only=access.can_connect_app_only(user), rules=rules)
+    form = ConnectForm(app, request.POST or None, app_only=permissions.can_connect_app_only(user), rules=rules)
     if request.method == "POST" and "preview" in request.POST:
         return _preview(request, form, {"app": app})
     if request.method == "POST" and form.is_valid():
@@ -173,26 +170,26 @@ def _registered(app: AppRegistration, addresses: list[str], user: User) -> list[
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     """Everything about one connection: its state and who must act, what it can do, its mailboxes, its history."""
-    user = access.signed_in(request.user)
-    connection = get_object_or_404(access.visible_connections(user), pk=pk)
+    user = roles.signed_in(request.user)
+    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     started = connection.sign_in_started_at
     kept = mailboxes.kept_by_exchange([connection]).get(connection.pk, ())
     context = {
         "connection": connection,
-        "allowed": access.allowed_actions(user, connection),
+        "allowed": permissions.allowed_actions(user, connection),
         "abilities": _abilities(connection, kept),
         "lacking": connections.lacking(connection) if connection.connected_at else (),
         "started_and_lost": started and (timezone.now() - started).total_seconds() > RECENT_SIGN_IN,
         "redirect_uri": redirect_uri(),
-        "outlook": forecasts.outlook(connection, now=timezone.now()),
-        "drift": drift.of(connection, elsewhere=kept),
+        "outlook": expiry_forecast.outlook(connection, now=timezone.now()),
+        "drift": permission_drift.of(connection, elsewhere=kept),
         "mailboxes_by_exchange": kept,
         "now": timezone.now(),
         "asking": consent_requests.panel(user, connection),
         "events": history(user, connection),
         **attached(user, connection),
-        **sharing.panel(user, connection),
-        **handover.waiting(user, connection),
+        **shares.panel(user, connection),
+        **ownership_transfer.waiting(user, connection),
         **approvals.panel(user, connection),
         "fetches": list(connection.fetches.values("key_name", "owner_name", "minute", "address", "count")[:10]),
     }
@@ -222,10 +219,10 @@ def redirect_uri() -> str:
 @require_http_methods(["GET", "HEAD", "POST"])
 def edit(request: HttpRequest, pk: int) -> HttpResponse:
     """Change name and capabilities; what was added is granted at the next sign-in."""
-    user = access.signed_in(request.user)
-    connection = get_object_or_404(access.visible_connections(user), pk=pk)
-    access.require(access.can_reconnect(user, connection), action="Only its owner can change it.")
-    rules = policy_decisions.in_force().of(connection.app_registration)
+    user = roles.signed_in(request.user)
+    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    roles.require(permissions.can_reconnect(user, connection), action="Only its owner can change it.")
+    rules = evaluate.in_force().of(connection.app_registration)
     form = ConnectionEditForm(connection, request.POST or None, rules=rules)
     context = {"form": form, "connection": connection}
     if request.method == "POST" and "preview" in request.POST:
@@ -269,14 +266,14 @@ def _preview(request: HttpRequest, form: ConnectForm | ConnectionEditForm, conte
 @require_POST
 def sign_in(request: HttpRequest, pk: int) -> HttpResponse:
     """Send the owner to Microsoft: to finish, to mend, or to get more permissions. The id stays."""
-    user = access.signed_in(request.user)
-    connection = get_object_or_404(access.visible_connections(user), pk=pk)
+    user = roles.signed_in(request.user)
+    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     return _to_microsoft(request, connection)
 
 
 def _to_microsoft(request: HttpRequest, connection: Connection) -> HttpResponse:
     try:
-        sign_ins.begin(connection, actor=access.signed_in(request.user), now=timezone.now())
+        sign_in_service.begin(connection, actor=roles.signed_in(request.user), now=timezone.now())
     except ApprovalNeeded as error:
         # Its page says how the request stands, and lets one ask.
         if approvals.waits(connection):
@@ -295,10 +292,10 @@ def _to_microsoft(request: HttpRequest, connection: Connection) -> HttpResponse:
 @require_POST
 def check(request: HttpRequest, pk: int) -> HttpResponse:
     """Ask Microsoft now."""
-    user = access.signed_in(request.user)
-    connection = get_object_or_404(access.visible_connections(user), pk=pk)
+    user = roles.signed_in(request.user)
+    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     try:
-        connection = keepalive.check(connection, actor=user, now=timezone.now())
+        connection = scheduler.check(connection, actor=user, now=timezone.now())
     except NotAllowed:
         raise
     except PortalError as error:
@@ -324,8 +321,8 @@ def _say_checked(request: HttpRequest, connection: Connection) -> None:
 @require_POST
 def disable(request: HttpRequest, pk: int) -> HttpResponse:
     """Stop using it."""
-    user = access.signed_in(request.user)
-    connection = get_object_or_404(access.visible_connections(user), pk=pk)
+    user = roles.signed_in(request.user)
+    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     connections.disable(connection, actor=user, now=timezone.now())
     messages.success(request, f"{connection} is disabled.")
     return redirect("connection", pk=pk)
@@ -334,8 +331,8 @@ def disable(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def enable(request: HttpRequest, pk: int) -> HttpResponse:
     """Use it again."""
-    user = access.signed_in(request.user)
-    connection = get_object_or_404(access.visible_connections(user), pk=pk)
+    user = roles.signed_in(request.user)
+    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     connections.enable(connection, actor=user, now=timezone.now())
     messages.success(request, f"{connection} is enabled. The next check tells whether its grant still lives.")
     return redirect("connection", pk=pk)
@@ -344,9 +341,9 @@ def enable(request: HttpRequest, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
     """Say what breaks, then delete it with its tokens."""
-    user = access.signed_in(request.user)
-    connection = get_object_or_404(access.visible_connections(user), pk=pk)
-    access.require(access.can_disable(user, connection), action="Ask its owner or an IT admin.")
+    user = roles.signed_in(request.user)
+    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    roles.require(permissions.can_disable(user, connection), action="Ask its owner or an IT admin.")
     if request.method == "POST":
         name = str(connection)
         connections.remove(connection, actor=user, now=timezone.now())

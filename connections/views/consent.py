@@ -14,12 +14,12 @@ from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_safe
 
-from connections import access
+from connections.access import permissions, querysets, roles
 from connections.errors import PortalError, SignInLost
 from connections.forms.consent import ConsentForm
 from connections.microsoft import capabilities, clouds
 from connections.models import AppRegistration, ConsentLink, User
-from connections.services import consent
+from connections.services.consent import admin_consent
 
 SHOWN = 10  # latest requests on the page
 
@@ -39,14 +39,14 @@ def panel(user: User, app_registration: AppRegistration) -> dict[str, Any]:
     """Context of consent/_panel.html: how consent stands, the newest request first."""
     now = timezone.now()
     found = app_registration.consent_links.select_related("requested_by", "app_registration__tenant")[:SHOWN]
-    may_ask = access.can_manage_registry(user)
+    may_ask = permissions.can_manage_registry(user)
     cloud = clouds.CLOUDS.get(app_registration.tenant.environment)
     return {
         "app": app_registration,
         "rows": [_row(request, may_ask, now) for request in found],
         "may_ask": may_ask,
         "form": ConsentForm(app_registration=app_registration, auto_id="consent_%s"),
-        "roles": consent.expected_roles(app_registration),
+        "roles": admin_consent.expected_roles(app_registration),
         "scopes": capabilities.sign_in_scopes(app_registration.default_capabilities)
         if app_registration.allows_delegated
         else (),
@@ -56,32 +56,32 @@ def panel(user: User, app_registration: AppRegistration) -> dict[str, Any]:
 
 def _row(request: ConsentLink, may_ask: bool, now: datetime) -> Row:
     waiting = request.state in (ConsentLink.State.OPEN, ConsentLink.State.GRANTED)
-    link = consent.link(request, now=now) if may_ask else ""
+    link = admin_consent.link(request, now=now) if may_ask else ""
     tenant = request.app_registration.tenant
     own = request.directory_id in (tenant.tid, tenant.directory_id)
     return Row(
         request,
         tenant.name if own else request.directory_id,
         link,
-        checkable=may_ask and waiting and consent.can_be_verified(request),
-        expired=request.state == ConsentLink.State.OPEN and request.requested_at <= now - consent.OPEN_FOR,
+        checkable=may_ask and waiting and admin_consent.can_be_verified(request),
+        expired=request.state == ConsentLink.State.OPEN and request.requested_at <= now - admin_consent.OPEN_FOR,
     )
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def start(request: HttpRequest, pk: int) -> HttpResponse:
     """How consent stands, with the form that makes a link. POST asks: ``go`` goes there at once, ``check`` looks again."""
-    user = access.signed_in(request.user)
-    app = get_object_or_404(access.visible_app_registrations(user), pk=pk)
-    access.require(access.can_read_registry(user), action="Ask an IT admin.")
+    user = roles.signed_in(request.user)
+    app = get_object_or_404(querysets.visible_app_registrations(user), pk=pk)
+    roles.require(permissions.can_read_registry(user), action="Ask an IT admin.")
     if request.method == "POST":
-        access.require(access.can_manage_registry(user), action="Ask an IT admin.")
+        roles.require(permissions.can_manage_registry(user), action="Ask an IT admin.")
     if "check" in request.POST:
         return _check(request, app, user)
     form = ConsentForm(request.POST or None, app_registration=app, auto_id="consent_%s")
     if request.method == "POST" and form.is_valid():
         try:
-            _, url = consent.start(app, directory_id=form.cleaned_data.get("directory_id", ""), actor=user)
+            _, url = admin_consent.start(app, directory_id=form.cleaned_data.get("directory_id", ""), actor=user)
         except PortalError as error:
             form.add_error(error.field if error.field in form.fields else None, str(error))
         else:
@@ -96,7 +96,7 @@ def _check(request: HttpRequest, app: AppRegistration, user: User) -> HttpRespon
         raise Http404
     asked = get_object_or_404(app.consent_links, pk=number)
     try:
-        verified = consent.verify(asked, actor=user, now=timezone.now())
+        verified = admin_consent.verify(asked, actor=user, now=timezone.now())
     except PortalError as error:
         messages.error(request, str(error))
     else:
@@ -118,7 +118,7 @@ def callback(request: HttpRequest) -> HttpResponse:
     """
     user = request.user if isinstance(request.user, User) else None
     try:
-        asked = consent.finish(request.META.get("QUERY_STRING", ""), actor=user, now=timezone.now())
+        asked = admin_consent.finish(request.META.get("QUERY_STRING", ""), actor=user, now=timezone.now())
     except SignInLost as error:
         return render(request, "consent/lost.html", {"error": error}, status=error.status)
     trouble = None
@@ -130,7 +130,7 @@ def callback(request: HttpRequest) -> HttpResponse:
         "trouble": trouble,
         "state": asked.state,
         "recorded": user is not None,
-        "checked_by_itself": consent.can_be_verified(asked),
+        "checked_by_itself": admin_consent.can_be_verified(asked),
         "here": request.get_full_path(),
     }
     return render(request, "consent/outcome.html", context)
@@ -138,7 +138,7 @@ def callback(request: HttpRequest) -> HttpResponse:
 
 def _try_to_verify(asked: ConsentLink, user: User) -> PortalError | None:
     try:
-        consent.verify(asked, actor=user, now=timezone.now())
+        admin_consent.verify(asked, actor=user, now=timezone.now())
     except PortalError as error:
         return error
     return None

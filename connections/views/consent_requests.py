@@ -13,15 +13,16 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from connections import access
+from connections.access import permissions, querysets, roles
 from connections.errors import NotAllowed, PortalError
 from connections.forms.consent_requests import AskForm, DeclineForm
-from connections.microsoft import error_codes, risks
-from connections.microsoft.kinds import Kind
+from connections.microsoft import aadsts, permission_risks
+from connections.microsoft.error_types import Kind
 from connections.models import Connection, ConsentRequest, User
 from connections.models.connections import without_tokens
-from connections.services import consent, consent_requests, drift
-from connections.views import listing
+from connections.services.consent import admin_consent, requests
+from connections.services.policy import permission_drift
+from connections.views import list_pages
 from connections.views.audit import history
 
 State = ConsentRequest.State
@@ -37,29 +38,29 @@ DECLINED_BY_PERSON = "AADSTS65004"
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     """All requests for IT admins and auditors, one's own for others; newest first."""
-    user = access.signed_in(request.user)
-    waiting = listing.Choice("waits", "Waiting", [("it", "for an IT admin"), ("open", "not answered yet")], _waiting)
-    filters = listing.Filters(
+    user = roles.signed_in(request.user)
+    waiting = list_pages.Choice("waits", "Waiting", [("it", "for an IT admin"), ("open", "not answered yet")], _waiting)
+    filters = list_pages.Filters(
         request,
         search=("connection_name", "requester_name", "app_registration__name", "permissions"),
         placeholder="Connection, person, app registration or permission",
-        choices=(waiting, listing.Choice("state", "State", State.choices, listing.by("state"))),
+        choices=(waiting, list_pages.Choice("state", "State", State.choices, list_pages.by("state"))),
     )
-    page = listing.page(request, filters.apply(access.visible_consent_requests(user)), order=("-asked_at", "-pk"))
-    context = {"page": page, "filters": filters, "sees_all": access.can_read_registry(user)}
+    page = list_pages.page(request, filters.apply(querysets.visible_consent_requests(user)), order=("-asked_at", "-pk"))
+    context = {"page": page, "filters": filters, "sees_all": permissions.can_read_registry(user)}
     return render(request, "consent_requests/index.html", context)
 
 
 def _waiting(found: QuerySet[Any], value: str) -> QuerySet[Any]:
     if value == "it":
-        return found.filter(pk__in=consent_requests.to_decide(timezone.now()).values("pk"))
+        return found.filter(pk__in=requests.to_decide(timezone.now()).values("pk"))
     return found.filter(closed_at=None)
 
 
 def to_decide(user: User) -> list[ConsentRequest]:
     """What waits for an IT admin, oldest first, for their home page."""
-    waiting = consent_requests.to_decide(timezone.now()).select_related("app_registration")
-    return list(waiting.order_by("asked_at", "pk")[:LISTED]) if access.can_manage_registry(user) else []
+    waiting = requests.to_decide(timezone.now()).select_related("app_registration")
+    return list(waiting.order_by("asked_at", "pk")[:LISTED]) if permissions.can_manage_registry(user) else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ def _can_sign_in(user: User, request: ConsentRequest) -> bool:
     if request.state not in (State.APPROVED, State.GRANTED) or connection is None or not connection.is_delegated:
         return False
     usable = connection.status != Connection.Status.DISABLED
-    return usable and access.can_reconnect(user, connection)
+    return usable and permissions.can_reconnect(user, connection)
 
 
 # --- Asking ---------------------------------------------------------------------------------------
@@ -102,17 +103,17 @@ def panel(user: User, connection: Connection, *, offer: bool = False) -> dict[st
     """
     latest = connection.consent_requests.order_by("-pk").first()
     shown = latest if latest is not None and _is_news(latest) else None
-    may_ask = access.can_ask_consent(user, connection) and (shown is None or not shown.is_open)
+    may_ask = permissions.can_ask_consent(user, connection) and (shown is None or not shown.is_open)
     asks = may_ask and (offer or _is_stopped(connection))
     return {
         "request": shown,
-        "may_look": shown is not None and access.visible_consent_requests(user).filter(pk=shown.pk).exists(),
+        "may_look": shown is not None and querysets.visible_consent_requests(user).filter(pk=shown.pk).exists(),
         "sign_in": shown is not None and _can_sign_in(user, shown),
         "asks": asks,
         # Microsoft's page "Need admin approval" need not lead back here at all.
         "hints": may_ask and not asks and connection.status == Connection.Status.PENDING,
         "form": AskForm(auto_id="ask_%s") if may_ask else None,
-        "purposes": consent_requests.purposes_of(connection) if asks else (),
+        "purposes": requests.purposes_of(connection) if asks else (),
     }
 
 
@@ -122,23 +123,23 @@ def _is_stopped(connection: Connection) -> bool:
         return True
     if connection.status == Connection.Status.PENDING:
         number = connection.status_code.removeprefix("AADSTS")
-        entry = error_codes.AADSTS.get(int(number)) if number.isascii() and number.isdigit() else None
+        entry = aadsts.AADSTS.get(int(number)) if number.isascii() and number.isdigit() else None
         declined = connection.status_code == DECLINED_BY_PERSON
         says_so = entry is not None and entry.kind is Kind.CONSENT and not declined
         return says_so or connection.status_code == "consent_needed"
-    return connection.status == Connection.Status.ACTIVE and bool(drift.of(connection).needs_admin)
+    return connection.status == Connection.Status.ACTIVE and bool(permission_drift.of(connection).needs_admin)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def ask(request: HttpRequest, pk: int) -> HttpResponse:
     """Ask the IT admins to have granted what a connection lacks; while a request is open, lead to it."""
-    user = access.signed_in(request.user)
-    connection = get_object_or_404(access.visible_connections(user), pk=pk)
-    access.require(access.can_ask_consent(user, connection), action="Only who signs in for it can ask.")
+    user = roles.signed_in(request.user)
+    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    roles.require(permissions.can_ask_consent(user, connection), action="Only who signs in for it can ask.")
     form = AskForm(request.POST or None, auto_id="ask_%s")
     if request.method == "POST" and form.is_valid():
         try:
-            made = consent_requests.ask(connection, **form.cleaned_data, actor=user, now=timezone.now())
+            made = requests.ask(connection, **form.cleaned_data, actor=user, now=timezone.now())
         except PortalError as error:
             form.add_error(error.field if error.field in form.fields else None, str(error))
         else:
@@ -147,7 +148,7 @@ def ask(request: HttpRequest, pk: int) -> HttpResponse:
     context = {
         "form": form,
         "connection": connection,
-        "purposes": consent_requests.purposes_of(connection),
+        "purposes": requests.purposes_of(connection),
         "already": connection.consent_requests.filter(closed_at=None).first(),
     }
     return render(request, "consent_requests/ask.html", context, status=422 if form.is_bound and form.errors else 200)
@@ -159,13 +160,13 @@ def ask(request: HttpRequest, pk: int) -> HttpResponse:
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     """Who asks for what and why, how it stands, and what the reader can do about it."""
-    user = access.signed_in(request.user)
+    user = roles.signed_in(request.user)
     found = _found(user, pk)
     return render(request, "consent_requests/detail.html", _context(user, found, form=None))
 
 
 def _found(user: User, pk: int) -> ConsentRequest:
-    visible = access.visible_consent_requests(user).select_related(
+    visible = querysets.visible_consent_requests(user).select_related(
         "app_registration__tenant", "connection__owner", "link__app_registration__tenant", "requester"
     )
     return get_object_or_404(visible, pk=pk)
@@ -173,26 +174,26 @@ def _found(user: User, pk: int) -> ConsentRequest:
 
 def _context(user: User, found: ConsentRequest, *, form: DeclineForm | None) -> dict[str, Any]:
     now = timezone.now()
-    decides = access.can_manage_registry(user)
+    decides = permissions.can_manage_registry(user)
     app_only = found.authentication_type == "client_credentials"
-    others = consent_requests.same(found).count()
-    link = consent.link(found.link, now=now) if decides and found.link and found.state == State.APPROVED else ""
+    others = requests.same(found).count()
+    link = admin_consent.link(found.link, now=now) if decides and found.link and found.state == State.APPROVED else ""
     undecided = found.state in (State.ASKED, State.APPROVED, State.FAILED)
     connection = found.connection
-    visible = connection is not None and access.visible_connections(user).filter(pk=connection.pk).exists()
+    visible = connection is not None and querysets.visible_connections(user).filter(pk=connection.pk).exists()
     return {
         "asked": found,
         "app": found.app_registration,
         "connection": connection if visible else None,
-        "purposes": consent_requests.purposes(found),
-        "risks": risks.sentences(found.permission_names, app_only=app_only, app=found.app_registration.name),
+        "purposes": requests.purposes(found),
+        "risks": permission_risks.sentences(found.permission_names, app_only=app_only, app=found.app_registration.name),
         "app_only": app_only,
         "others": others,
         "requester_left": found.requester is None or not found.requester.is_active,
         "link": link,
         "run_out": found.state == State.APPROVED and found.link is not None and decides and not link,
         "may_decide": decides and undecided,
-        "may_withdraw": found.is_open and access.can_withdraw_consent_request(user, found),
+        "may_withdraw": found.is_open and permissions.can_withdraw_consent_request(user, found),
         "sign_in": _can_sign_in(user, found),
         "form": form or DeclineForm(initial={"seen": found.state}, others=others, auto_id="decline_%s"),
         "events": history(user, found),
@@ -202,10 +203,10 @@ def _context(user: User, found: ConsentRequest, *, form: DeclineForm | None) -> 
 @require_POST
 def approve(request: HttpRequest, pk: int) -> HttpResponse:
     """Approve it. ``go`` follows the link to Microsoft at once."""
-    user = access.signed_in(request.user)
+    user = roles.signed_in(request.user)
     found = _found(user, pk)
     try:
-        current, url = consent_requests.approve(found, actor=user, now=timezone.now())
+        current, url = requests.approve(found, actor=user, now=timezone.now())
     except NotAllowed:
         raise
     except PortalError as error:
@@ -223,13 +224,13 @@ def approve(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def decline(request: HttpRequest, pk: int) -> HttpResponse:
     """Decline it with a reason."""
-    user = access.signed_in(request.user)
+    user = roles.signed_in(request.user)
     found = _found(user, pk)
-    access.require(access.can_manage_registry(user), action="Ask an IT admin.")
-    form = DeclineForm(request.POST, others=consent_requests.same(found).count(), auto_id="decline_%s")
+    roles.require(permissions.can_manage_registry(user), action="Ask an IT admin.")
+    form = DeclineForm(request.POST, others=requests.same(found).count(), auto_id="decline_%s")
     if form.is_valid():
         try:
-            consent_requests.decline(found, **form.cleaned_data, actor=user, now=timezone.now())
+            requests.decline(found, **form.cleaned_data, actor=user, now=timezone.now())
         except PortalError as error:
             messages.warning(request, str(error))
         else:
@@ -241,10 +242,10 @@ def decline(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def withdraw(request: HttpRequest, pk: int) -> HttpResponse:
     """Take one's own request back."""
-    user = access.signed_in(request.user)
+    user = roles.signed_in(request.user)
     found = _found(user, pk)
     try:
-        consent_requests.withdraw(found, actor=user, now=timezone.now())
+        requests.withdraw(found, actor=user, now=timezone.now())
     except NotAllowed:
         raise
     except PortalError as error:

@@ -16,13 +16,14 @@ from django.urls import reverse
 from django.utils.text import slugify
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from connections import access
+from connections.access import permissions, querysets, roles
 from connections.errors import MicrosoftRefused, PortalError
 from connections.forms import credentials as credential_forms
 from connections.forms.credentials import CredentialForm
-from connections.microsoft import app_expiry, certificates
+from connections.microsoft import certificates, credential_expiry
 from connections.models import AppCredential, AppRegistration, Connection, User
-from connections.services import credentials, forecasts, standing
+from connections.services.expiry import forecast
+from connections.services.registry import credential_checks, credentials
 
 UPLOAD_FIRST = "The certificate is made. Download its public part, upload it in Entra, then press “I uploaded it”."
 UNTRIED = "The credential is saved but not tried yet, because Microsoft could not be asked. Try it later."
@@ -70,26 +71,26 @@ def panel(app: AppRegistration, now: datetime) -> dict[str, Any]:
     live = [row.credential for row in listed if row.credential.retired_at is None]
     return {
         "credentials": listed,
-        "lasting": forecasts.lasting(live),
-        "first": next((credential for credential in live if forecasts.works(credential)), None),
+        "lasting": forecast.lasting(live),
+        "first": next((credential for credential in live if forecast.works(credential)), None),
         "rejected": [credential for credential in live if credential.rejected_at is not None],
         "dates_are_read": any(credential.expiry_read_at for credential in live),
-        "permission": app_expiry.PERMISSION,
+        "permission": credential_expiry.PERMISSION,
     }
 
 
 def rows(app: AppRegistration, now: datetime) -> list[CredentialRow]:
     """Live credentials in the order they are tried, then the retired ones."""
     found = app.credentials.defer("secret", "private_key").order_by("retired_at", "-created_at", "-pk")
-    live = standing.in_order(credential for credential in found if credential.retired_at is None)
+    live = credential_checks.in_order(credential for credential in found if credential.retired_at is None)
     retired = [credential for credential in found if credential.retired_at is not None]
     return [
         CredentialRow(
             credential,
             certificates.facts(credential.certificate) if credential.certificate else None,
             (credential.expires_at - now).days if credential.expires_at else None,
-            credential.retired_at is None and standing.is_waiting(credential),
-            forecasts.successor(credential, live),
+            credential.retired_at is None and credential_checks.is_waiting(credential),
+            forecast.successor(credential, live),
         )
         for credential in [*live, *retired]
     ]
@@ -102,8 +103,8 @@ def rows(app: AppRegistration, now: datetime) -> list[CredentialRow]:
 def add(request: HttpRequest, pk: int) -> HttpResponse:
     """Add a credential beside those there are; the newest one is used first once Microsoft accepts it."""
     user = cast(User, request.user)
-    app = get_object_or_404(access.visible_app_registrations(user), pk=pk)
-    access.require(access.can_manage_registry(user))
+    app = get_object_or_404(querysets.visible_app_registrations(user), pk=pk)
+    roles.require(permissions.can_manage_registry(user))
     form = CredentialForm(request.POST or None, request.FILES or None)
     can_skip = False
     if form.is_valid():
@@ -127,8 +128,8 @@ def add(request: HttpRequest, pk: int) -> HttpResponse:
 def next_certificate(request: HttpRequest, pk: int) -> HttpResponse:
     """Make the next certificate ahead of time; nothing that is in use changes."""
     user = cast(User, request.user)
-    app = get_object_or_404(access.visible_app_registrations(user), pk=pk)
-    access.require(access.can_manage_registry(user))
+    app = get_object_or_404(querysets.visible_app_registrations(user), pk=pk)
+    roles.require(permissions.can_manage_registry(user))
     made = credentials.next_certificate(app, actor=user)
     messages.info(request, f"{made} is ready. Until Microsoft has accepted it, everything goes on as before.")
     return redirect(f"{reverse('app', args=[app.pk])}#credentials")
@@ -139,18 +140,18 @@ def retire(request: HttpRequest, pk: int, credential_pk: int) -> HttpResponse:
     """Ask, then retire a credential for good."""
     user = cast(User, request.user)
     app, credential = _found(user, pk, credential_pk)
-    access.require(access.can_manage_registry(user))
+    roles.require(permissions.can_manage_registry(user))
     if request.method == "POST":
         credentials.retire(credential, actor=user)
         messages.success(request, f"{credential} is retired and its secret part deleted.")
         return redirect("app", app.pk)
     others = app.credentials.filter(retired_at=None).exclude(pk=credential.pk).defer("secret", "private_key")
-    accepted = [other for other in others if other.verified_at and forecasts.works(other) and not other.has_expired()]
+    accepted = [other for other in others if other.verified_at and forecast.works(other) and not other.has_expired()]
     context = {
         "app": app,
         "credential": credential,
         "others": list(others),
-        "next": next(iter(standing.in_order(accepted)), None),
+        "next": next(iter(credential_checks.in_order(accepted)), None),
         "waiting": app.connections.exclude(status=Connection.Status.DISABLED).count(),
     }
     return render(request, "apps/credentials/retire.html", context)
@@ -161,7 +162,7 @@ def certificate(request: HttpRequest, pk: int, credential_pk: int) -> HttpRespon
     """Download the public part of a certificate: DER (.cer), or PEM with ``?format=pem``."""
     user = cast(User, request.user)
     app, credential = _found(user, pk, credential_pk)
-    access.require(access.can_read_registry(user))
+    roles.require(permissions.can_read_registry(user))
     if not credential.certificate:
         raise Http404
     name = f"{slugify(app.name) or 'app'}-{credential.thumbprint[:8].lower()}"
@@ -196,6 +197,6 @@ def report(request: HttpRequest, made: AppCredential) -> None:
 
 
 def _found(user: User, pk: int, credential_pk: int) -> tuple[AppRegistration, AppCredential]:
-    app = get_object_or_404(access.visible_app_registrations(user), pk=pk)
+    app = get_object_or_404(querysets.visible_app_registrations(user), pk=pk)
     mine = app.credentials.defer("secret", "private_key").select_related("app_registration")
     return app, get_object_or_404(mine, pk=credential_pk)

@@ -13,8 +13,8 @@ from django.views.decorators.http import require_safe
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from connections.middleware import client_address
-from connections.services import health
+from connections import client_address
+from connections.services.operations import health
 
 
 @login_not_required
@@ -56,7 +56,7 @@ def _may_read(request: HttpRequest) -> bool:
         # A proxy on this machine that nobody told us about: the client is not the proxy.
         return False
     try:
-        return ipaddress.ip_address(client_address(request) or "").is_loopback
+        return ipaddress.ip_address(client_address.of(request) or "").is_loopback
     except ValueError:
         return False
 

@@ -12,7 +12,8 @@ from django.shortcuts import render
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from connections import access
+from connections import presentation
+from connections.access import permissions, querysets, roles
 from connections.errors import ApprovalNeeded
 from connections.models import (
     AccessReview,
@@ -29,8 +30,8 @@ from connections.models import (
     Tenant,
     User,
 )
-from connections.services import reviews
-from connections.views import consent_requests, incidents, people, states
+from connections.services.governance import access_reviews
+from connections.views import consent_requests, incidents, people
 
 LISTED = 20  # of each kind; the lists behind the links have them all
 MINE = 50
@@ -49,10 +50,10 @@ _SHOWN_IN_ORDER = (Connection.Status.ACTIVE, *_NEEDS_SOMEBODY, Connection.Status
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     """The start page of an IT admin, an auditor or a member."""
-    user = access.signed_in(request.user)
-    if access.can_manage_registry(user):
+    user = roles.signed_in(request.user)
+    if permissions.can_manage_registry(user):
         return render(request, "home/admin.html", _for_admin(user))
-    if access.can_read_audit(user):
+    if permissions.can_read_audit(user):
         return render(request, "home/auditor.html", _for_auditor(user))
     return render(request, "home/member.html", _for_member(user))
 
@@ -78,21 +79,21 @@ class Waits:
 def _is_for(user: User, incident: Incident) -> bool:
     if incident.assignee_id is not None:
         return incident.assignee_id == user.pk
-    return incident.who == Connection.Who.IT_ADMIN and access.can_manage_registry(user)
+    return incident.who == Connection.Who.IT_ADMIN and permissions.can_manage_registry(user)
 
 
 # --- IT admins ------------------------------------------------------------------------------------
 
 
 def _for_admin(user: User) -> dict[str, Any]:
-    figures = _figures(access.visible_connections(user))
+    figures = _figures(querysets.visible_connections(user))
     found = incidents.open_incidents(user, limit=LISTED)
     approvals = _waiting_approvals(user)
     waits = Waits(
         incidents=[one for one in found if _is_for(user, one.incident)],
         approvals=[one for one in approvals if one.requested_by_id != user.pk],
         requests=consent_requests.to_decide(user),
-        reviews=reviews.tasks_of(user),
+        reviews=access_reviews.tasks_of(user),
     )
     context: dict[str, Any] = {
         "figures": figures,
@@ -125,7 +126,7 @@ class Group:
 def _troubled_apps(user: User) -> list[AppRegistration]:
     """Rejected first, then never tried; each with ``waiting``, the number of its connections."""
     told = Incident.objects.filter(app_registration=OuterRef("pk"), kind=Incident.Kind.APP_REGISTRATION, closed_at=None)
-    troubled = access.visible_app_registrations(user).filter(Q(rejected_at__isnull=False) | Q(verified_at=None))
+    troubled = querysets.visible_app_registrations(user).filter(Q(rejected_at__isnull=False) | Q(verified_at=None))
     troubled = troubled.exclude(Exists(told))
     counted = troubled.annotate(waiting=Count("connections", ~Q(connections__status=Connection.Status.DISABLED)))
     return list(counted.order_by(F("rejected_at").asc(nulls_last=True), "name", "pk")[:LISTED])
@@ -133,7 +134,7 @@ def _troubled_apps(user: User) -> list[AppRegistration]:
 
 def _broken_by_who(user: User) -> list[Group]:
     told = AffectedConnection.objects.filter(connection=OuterRef("pk"), healed_at=None, incident__closed_at=None)
-    broken = access.visible_connections(user).filter(status__in=_NEEDS_SOMEBODY).exclude(Exists(told))
+    broken = querysets.visible_connections(user).filter(status__in=_NEEDS_SOMEBODY).exclude(Exists(told))
     found: dict[str, list[Connection]] = {}
     for connection in broken.order_by("status_since", "pk")[:LISTED]:
         found.setdefault(_acting(connection), []).append(connection)
@@ -141,7 +142,7 @@ def _broken_by_who(user: User) -> list[Group]:
 
 
 def _acting(connection: Connection) -> str:
-    acting = states.who(connection)
+    acting = presentation.who(connection)
     if acting.startswith("the owner"):
         return "Their owners"
     return f"{acting[:1].upper()}{acting[1:]}" or "Nobody"
@@ -160,7 +161,7 @@ def _open_consents() -> list[ConsentLink]:
 
 
 def _waiting_approvals(user: User) -> list[Approval]:
-    waiting = access.visible_approvals(user).filter(state=Approval.State.WAITING)
+    waiting = querysets.visible_approvals(user).filter(state=Approval.State.WAITING)
     return list(waiting.order_by("requested_at", "pk")[:LISTED])
 
 
@@ -213,7 +214,7 @@ def _first_steps() -> list[Step]:
 def _own_approvals(user: User, now: datetime) -> list[Approval]:
     """What one has asked for and is not answered yet, or was answered lately."""
     lately = Q(state=Approval.State.WAITING) | Q(decided_at__gt=now - timedelta(days=SUMMARY_DAYS))
-    own = access.visible_approvals(user).filter(lately, requested_by=user).exclude(state=Approval.State.WITHDRAWN)
+    own = querysets.visible_approvals(user).filter(lately, requested_by=user).exclude(state=Approval.State.WITHDRAWN)
     return list(own[:LISTED])
 
 
@@ -221,11 +222,11 @@ def _own_approvals(user: User, now: datetime) -> list[Approval]:
 
 
 def _for_auditor(user: User) -> dict[str, Any]:
-    events = access.visible_events(user)
+    events = querysets.visible_events(user)
     since = timezone.now() - timedelta(days=SUMMARY_DAYS)
     by_action = events.filter(at__gte=since).order_by().values("action").annotate(times=Count("pk"))
     return {
-        "figures": _figures(access.visible_connections(user)),
+        "figures": _figures(querysets.visible_connections(user)),
         "incidents": incidents.open_incidents(user, limit=LISTED),
         "events": list(events.order_by("-pk")[:LISTED]),
         "summary": list(by_action.order_by("-times", "action")[:LISTED]),
@@ -242,19 +243,19 @@ class Mine:
     """One of a member's connections, with the one thing that mends it: "sign_in", "check" or nothing."""
 
     connection: Connection
-    state: states.State
+    state: presentation.State
     mend: str
 
 
 def _for_member(user: User) -> dict[str, Any]:
-    found = [_mine(user, connection) for connection in access.visible_connections(user)[: MINE + 1]]
+    found = [_mine(user, connection) for connection in querysets.visible_connections(user)[: MINE + 1]]
     found.sort(key=lambda mine: (not mine.state.is_broken, mine.mend != "sign_in"))
     shared_troubles = incidents.open_incidents(user, limit=LISTED, kinds=_NOT_OF_ONE_CONNECTION)
     waits = Waits(
         incidents=[one for one in shared_troubles if _is_for(user, one.incident)],
         approvals=[],
         requests=[],
-        reviews=reviews.tasks_of(user),
+        reviews=access_reviews.tasks_of(user),
     )
     return {
         "waits": waits,
@@ -277,12 +278,12 @@ def _mine(user: User, connection: Connection) -> Mine:
         connection.status in unfinished
         and connection.is_delegated
         and not waits
-        and access.can_reconnect(user, connection)
+        and permissions.can_reconnect(user, connection)
     ):
         mend = "sign_in"
-    elif connection.status in _NEEDS_SOMEBODY and access.can_check(user, connection):
+    elif connection.status in _NEEDS_SOMEBODY and permissions.can_check(user, connection):
         mend = "check"
-    return Mine(connection, states.of_connection(connection, user), mend)
+    return Mine(connection, presentation.of_connection(connection, user), mend)
 
 
 # --- Figures --------------------------------------------------------------------------------------
@@ -292,7 +293,7 @@ def _mine(user: User, connection: Connection) -> Mine:
 class Figure:
     """How many connections are in a status."""
 
-    badge: states.Badge
+    badge: presentation.Badge
     status: str
     count: int
 
@@ -316,7 +317,8 @@ def _figures(visible: QuerySet[Connection]) -> Figures:
     waiting = sum(row["waiting"] for row in rows)
     return Figures(
         by_status=[
-            Figure(states.status_badge(status), status.value, counts.get(status.value, 0)) for status in _SHOWN_IN_ORDER
+            Figure(presentation.status_badge(status), status.value, counts.get(status.value, 0))
+            for status in _SHOWN_IN_ORDER
         ],
         total=sum(counts.values()),
         well=counts.get(Connection.Status.ACTIVE, 0) - waiting,

@@ -12,10 +12,10 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from connections import access
+from connections.access import permissions, querysets, roles
 from connections.models import AffectedConnection, Connection, Incident, Share, TokenFetch, User
 from connections.models.connections import without_tokens
-from connections.views import listing
+from connections.views import list_pages
 from connections.views.audit import history
 
 Kind = Incident.Kind
@@ -35,18 +35,18 @@ class Repair:
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     """Open incidents first, then what has healed."""
-    user = access.signed_in(request.user)
-    filters = listing.Filters(
+    user = roles.signed_in(request.user)
+    filters = list_pages.Filters(
         request,
         search=("title", "code", "affected__connection_name"),
         placeholder="Title, code or connection",
         choices=(
-            listing.Choice("state", "State", (("open", "Open"), ("closed", "Healed")), _by_state),
-            listing.Choice("kind", "Kind", Kind.choices, listing.by("kind")),
+            list_pages.Choice("state", "State", (("open", "Open"), ("closed", "Healed")), _by_state),
+            list_pages.Choice("kind", "Kind", Kind.choices, list_pages.by("kind")),
         ),
     )
-    found = filters.apply(access.visible_incidents(user)).distinct()
-    page = listing.page(request, found, order=("-opened_at", "-pk"))
+    found = filters.apply(querysets.visible_incidents(user)).distinct()
+    page = list_pages.page(request, found, order=("-opened_at", "-pk"))
     context = {"page": page, "filters": filters, "affected": _counts([incident.pk for incident in page.items])}
     return render(request, "incidents/list.html", context)
 
@@ -71,7 +71,7 @@ class OpenIncident:
 
 def open_incidents(user: User, *, limit: int, kinds: tuple[str, ...] = ()) -> list[OpenIncident]:
     """The open incidents this person may see, those that break most first."""
-    found = access.visible_incidents(user).filter(closed_at=None)
+    found = querysets.visible_incidents(user).filter(closed_at=None)
     if kinds:
         found = found.filter(kind__in=kinds)
     hit = Count("affected", filter=Q(affected__healed_at=None), distinct=True)
@@ -82,9 +82,9 @@ def open_incidents(user: User, *, limit: int, kinds: tuple[str, ...] = ()) -> li
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     """One incident: cause, who must act with the button that starts it, blast radius, and its story."""
-    user = access.signed_in(request.user)
-    incident = get_object_or_404(access.visible_incidents(user), pk=pk)
-    affected = listing.page(request, _visible_affected(user, incident), order=("connection_name", "pk"))
+    user = roles.signed_in(request.user)
+    incident = get_object_or_404(querysets.visible_incidents(user), pk=pk)
+    affected = list_pages.page(request, _visible_affected(user, incident), order=("connection_name", "pk"))
     hit = _visible_affected(user, incident)
     context = {
         "incident": incident,
@@ -102,7 +102,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
             .defer("payload", "channel__url", "channel__signing_secret")
             .order_by("pk")[:50]
         )
-        if access.can_read_registry(user)
+        if permissions.can_read_registry(user)
         else [],
         "events": history(user, incident),
     }
@@ -125,7 +125,7 @@ def _keys_that_fetched(hit: QuerySet[AffectedConnection]) -> list[str]:
 
 
 def _visible_affected(user: User, incident: Incident) -> QuerySet[AffectedConnection]:
-    rows = access.visible_affected(user).filter(incident=incident)
+    rows = querysets.visible_affected(user).filter(incident=incident)
     return without_tokens(rows.select_related("connection__app_registration", "owner"))
 
 
@@ -134,10 +134,10 @@ def _connections_in(incident: Incident, user: User) -> int:
     if incident.kind != Kind.OUTAGE or not incident.is_open:
         return 0
     environment = incident.key.partition(":")[2]
-    waiting = access.visible_connections(user).filter(
+    waiting = querysets.visible_connections(user).filter(
         app_registration__tenant__environment=environment, trouble_count__gt=0
     )
-    return waiting[: listing.COUNT_LIMIT + 1].count()
+    return waiting[: list_pages.COUNT_LIMIT + 1].count()
 
 
 def _sign_in_of(row: AffectedConnection, user: User, incident: Incident) -> bool:
@@ -145,7 +145,7 @@ def _sign_in_of(row: AffectedConnection, user: User, incident: Incident) -> bool
     if row.connection is None or row.healed_at or incident.kind != Kind.ACCOUNT:
         return False
     needs = row.connection.status == Connection.Status.RECONNECT_NEEDED
-    return needs and row.connection.is_delegated and access.can_reconnect(user, row.connection)
+    return needs and row.connection.is_delegated and permissions.can_reconnect(user, row.connection)
 
 
 def repair_of(incident: Incident, user: User) -> Repair | None:
@@ -160,7 +160,7 @@ def repair_of(incident: Incident, user: User) -> Repair | None:
         return Repair(f"Sign in again as {name}", reverse("connection_sign_in", args=[first.connection.pk]), True)
     if incident.kind == Kind.HAND_OVER:
         return _repair_of_new_owner(incident, user)
-    if not access.can_manage_registry(user):
+    if not permissions.can_manage_registry(user):
         return None
     return _repair_of_admin(incident)
 

@@ -11,15 +11,15 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from connections import access
+from connections.access import permissions, querysets, roles
 from connections.errors import PortalError
 from connections.forms.mailboxes import AttachForm, MailboxEditForm, MailboxForm
 from connections.microsoft import exchange_script
-from connections.microsoft.graph import WITHOUT_MAILBOX, Reach
+from connections.microsoft.mailbox_probe import WITHOUT_MAILBOX, Reach
 from connections.models import Connection, MailboxAccess, SharedMailbox, Tenant, User
 from connections.models.tenants import SHARED_ENDPOINTS
-from connections.services import mailboxes
-from connections.views import audit, listing
+from connections.services.mailboxes import mailboxes
+from connections.views import audit, list_pages
 
 SUGGESTED = 200  # addresses offered while typing
 
@@ -30,31 +30,31 @@ SUGGESTED = 200  # addresses offered while typing
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     """All shared mailboxes, and how many connections reach each."""
-    user = access.signed_in(request.user)
+    user = roles.signed_in(request.user)
     tenants = [(str(tenant.pk), tenant.name) for tenant in _directories(user)[:SUGGESTED]]
-    filters = listing.Filters(
+    filters = list_pages.Filters(
         request,
         search=("address", "display_name"),
         placeholder="Address or name",
-        choices=[listing.Choice("tenant", "Tenant", tenants, listing.by("tenant_id"))],
+        choices=[list_pages.Choice("tenant", "Tenant", tenants, list_pages.by("tenant_id"))],
     )
-    found = filters.apply(access.visible_mailboxes(user)).annotate(
+    found = filters.apply(querysets.visible_mailboxes(user)).annotate(
         attached=Count("accesses"),
         reached=Count("accesses", filter=Q(accesses__state=MailboxAccess.State.REACHABLE)),
         unreached=Count("accesses", filter=Q(accesses__state=MailboxAccess.State.UNREACHABLE)),
     )
-    page = listing.page(request, found, order=("address", "pk"))
-    context = {"page": page, "filters": filters, "may_add": access.can_register_mailbox(user)}
+    page = list_pages.page(request, found, order=("address", "pk"))
+    context = {"page": page, "filters": filters, "may_add": permissions.can_register_mailbox(user)}
     return render(request, "mailboxes/index.html", context)
 
 
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     """One mailbox and the connections that have it attached, as far as this person may see them."""
-    user = access.signed_in(request.user)
-    mailbox = get_object_or_404(access.visible_mailboxes(user), pk=pk)
+    user = roles.signed_in(request.user)
+    mailbox = get_object_or_404(querysets.visible_mailboxes(user), pk=pk)
     rows = (
-        mailbox.accesses.filter(connection__in=access.visible_connections(user))
+        mailbox.accesses.filter(connection__in=querysets.visible_connections(user))
         .with_connection()
         .order_by("connection__name", "pk")
     )
@@ -64,9 +64,9 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
         "others": mailbox.accesses.count() - len(rows),
         "reached": sum(row.state == MailboxAccess.State.REACHABLE for row in rows),
         "may_test": any(
-            access.can_check(user, row.connection) and mailboxes.can_be_probed(row.connection) for row in rows
+            permissions.can_check(user, row.connection) and mailboxes.can_be_probed(row.connection) for row in rows
         ),
-        "may_change": access.can_change_mailbox(user, mailbox),
+        "may_change": permissions.can_change_mailbox(user, mailbox),
         "events": audit.history(user, mailbox),
     }
     return render(request, "mailboxes/detail.html", context)
@@ -75,8 +75,8 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def test(request: HttpRequest, pk: int) -> HttpResponse:
     """Test one mailbox through all connections that have it attached and that this person may check."""
-    user = access.signed_in(request.user)
-    mailbox = get_object_or_404(access.visible_mailboxes(user), pk=pk)
+    user = roles.signed_in(request.user)
+    mailbox = get_object_or_404(querysets.visible_mailboxes(user), pk=pk)
     done, left = mailboxes.probe_mailbox(mailbox, actor=user, now=timezone.now())
     _say_tested(request, done)
     if left:
@@ -89,8 +89,8 @@ def test(request: HttpRequest, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest) -> HttpResponse:
     """Register a shared mailbox."""
-    user = access.signed_in(request.user)
-    access.require(access.can_register_mailbox(user), cause="Auditors only look.", action="Ask a member to add it.")
+    user = roles.signed_in(request.user)
+    roles.require(permissions.can_register_mailbox(user), cause="Auditors only look.", action="Ask a member to add it.")
     tenants = _directories(user)
     form = MailboxForm(request.POST or None, tenants=tenants)
     if form.is_valid():
@@ -111,7 +111,7 @@ def add(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def edit(request: HttpRequest, pk: int) -> HttpResponse:
     """Correct a mailbox's name or address."""
-    user = access.signed_in(request.user)
+    user = roles.signed_in(request.user)
     mailbox = _changeable(user, pk)
     form = MailboxEditForm(request.POST or None, mailbox=mailbox)
     if form.is_valid():
@@ -129,7 +129,7 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
     """Ask, then remove a mailbox that no connection has attached."""
-    user = access.signed_in(request.user)
+    user = roles.signed_in(request.user)
     mailbox = _changeable(user, pk)
     if request.method == "POST":
         try:
@@ -143,14 +143,14 @@ def remove(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _changeable(user: User, pk: int) -> SharedMailbox:
-    mailbox = get_object_or_404(access.visible_mailboxes(user), pk=pk)
-    access.require(access.can_change_mailbox(user, mailbox), action="Ask an IT admin, or whoever registered it.")
+    mailbox = get_object_or_404(querysets.visible_mailboxes(user), pk=pk)
+    roles.require(permissions.can_change_mailbox(user, mailbox), action="Ask an IT admin, or whoever registered it.")
     return mailbox
 
 
 def _directories(user: User) -> Any:
     """Tenants that are directories: only those have mailboxes."""
-    return access.visible_tenants(user).exclude(directory_id__in=SHARED_ENDPOINTS)
+    return querysets.visible_tenants(user).exclude(directory_id__in=SHARED_ENDPOINTS)
 
 
 # --- On a connection's page -----------------------------------------------------------------------
@@ -158,11 +158,11 @@ def _directories(user: User) -> Any:
 
 def attached(user: User, connection: Connection) -> dict[str, Any]:
     """Context of mailboxes/_attached.html."""
-    may_change = access.can_reconnect(user, connection)
+    may_change = permissions.can_reconnect(user, connection)
     return {
         "mailbox_rows": connection.mailbox_accesses.select_related("mailbox"),
         "mailboxes_may_change": may_change,
-        "mailboxes_may_probe": access.can_check(user, connection) and mailboxes.can_be_probed(connection),
+        "mailboxes_may_probe": permissions.can_check(user, connection) and mailboxes.can_be_probed(connection),
         "mailboxes_send": mailboxes.may_send(connection),
         "mailboxes_wide": _tenant_wide(connection),
         "mailboxes_missing": mailboxes.missing_permission(connection),
@@ -182,9 +182,9 @@ def _suggestions(connection: Connection) -> list[str]:
 @require_http_methods(["GET", "HEAD", "POST"])
 def attach(request: HttpRequest, pk: int) -> HttpResponse:
     """Attach a mailbox to a connection and, if it is active, test it at once."""
-    user = access.signed_in(request.user)
-    connection = get_object_or_404(access.visible_connections(user), pk=pk)
-    access.require(access.can_reconnect(user, connection), action="Ask its owner.")
+    user = roles.signed_in(request.user)
+    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    roles.require(permissions.can_reconnect(user, connection), action="Ask its owner.")
     form = AttachForm(request.POST or None)
     if form.is_valid():
         try:
@@ -201,9 +201,9 @@ def attach(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def probe_all(request: HttpRequest, pk: int) -> HttpResponse:
     """Test all mailboxes of a connection now."""
-    user = access.signed_in(request.user)
-    connection = get_object_or_404(access.visible_connections(user), pk=pk)
-    access.require(access.can_check(user, connection), action="Ask its owner or an IT admin.")
+    user = roles.signed_in(request.user)
+    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    roles.require(permissions.can_check(user, connection), action="Ask its owner or an IT admin.")
     _probe(request, connection, list(connection.mailbox_accesses.select_related("mailbox")), user)
     return redirect("connection", pk=connection.pk)
 
@@ -211,9 +211,9 @@ def probe_all(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def probe(request: HttpRequest, pk: int, access_pk: int) -> HttpResponse:
     """Test one attached mailbox now."""
-    user = access.signed_in(request.user)
-    connection = get_object_or_404(access.visible_connections(user), pk=pk)
-    access.require(access.can_check(user, connection), action="Ask its owner or an IT admin.")
+    user = roles.signed_in(request.user)
+    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    roles.require(permissions.can_check(user, connection), action="Ask its owner or an IT admin.")
     _probe(request, connection, [get_object_or_404(connection.mailbox_accesses, pk=access_pk)], user)
     return redirect("connection", pk=connection.pk)
 
@@ -221,9 +221,9 @@ def probe(request: HttpRequest, pk: int, access_pk: int) -> HttpResponse:
 @require_POST
 def detach(request: HttpRequest, pk: int, access_pk: int) -> HttpResponse:
     """Detach a mailbox from a connection."""
-    user = access.signed_in(request.user)
-    connection = get_object_or_404(access.visible_connections(user), pk=pk)
-    access.require(access.can_reconnect(user, connection), action="Ask its owner.")
+    user = roles.signed_in(request.user)
+    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    roles.require(permissions.can_reconnect(user, connection), action="Ask its owner.")
     found = get_object_or_404(connection.mailbox_accesses.select_related("mailbox"), pk=access_pk)
     mailboxes.detach(found, actor=user)
     messages.success(request, f"{found.mailbox} is detached from {connection}. It stays registered.")
@@ -233,9 +233,9 @@ def detach(request: HttpRequest, pk: int, access_pk: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def send(request: HttpRequest, pk: int, access_pk: int) -> HttpResponse:
     """Say what a test message does, then send it: nothing else shows whether one may send as the mailbox."""
-    user = access.signed_in(request.user)
-    connection = get_object_or_404(access.visible_connections(user), pk=pk)
-    access.require(access.can_reconnect(user, connection), action="Ask its owner.")
+    user = roles.signed_in(request.user)
+    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    roles.require(permissions.can_reconnect(user, connection), action="Ask its owner.")
     row = get_object_or_404(connection.mailbox_accesses.select_related("mailbox"), pk=access_pk)
     row.connection = connection
     if request.method != "POST":
@@ -287,8 +287,8 @@ def _say_tested(request: HttpRequest, rows: list[MailboxAccess]) -> None:
 @require_safe
 def exchange(request: HttpRequest, pk: int) -> HttpResponse:
     """The PowerShell commands that open a connection's mailboxes to it and to nothing else; also as files."""
-    user = access.signed_in(request.user)
-    connection = get_object_or_404(access.visible_connections(user), pk=pk)
+    user = roles.signed_in(request.user)
+    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     plan = mailboxes.exchange_plan(connection)
     if plan is not None and "download" in request.GET:
         return _download(plan, request.GET["download"])
@@ -304,7 +304,7 @@ def exchange(request: HttpRequest, pk: int) -> HttpResponse:
         ).select_related("mailbox"),
         "wide": _tenant_wide(connection),
         "in_entra": [role for role in wanted if not exchange_script.roles_for([role])],
-        "siblings": access.visible_connections(user)
+        "siblings": querysets.visible_connections(user)
         .filter(app_registration=app, authentication_type=connection.authentication_type)
         .exclude(pk=connection.pk)
         .order_by("name")[:20],

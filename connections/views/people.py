@@ -13,12 +13,13 @@ from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 from social_django.models import UserSocialAuth
 
-from connections import access
+from connections.access import permissions, querysets
+from connections.access import roles as access_roles
 from connections.models import ApiKey, Connection, ConsentRequest, Share, User
 from connections.models.accounts import AUDITORS, IT_ADMINS
 from connections.models.connections import without_tokens
-from connections.services import accounts, handover
-from connections.views import access_history, listing
+from connections.services.people import accounts, ownership_transfer
+from connections.views import access_history, list_pages
 from connections.views.audit import history
 
 NAMED = 50  # of each kind of thing on a person's page
@@ -39,19 +40,21 @@ class Row:
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     """Everybody: role, way of signing in, what they own, whether they have left."""
-    user = access.signed_in(request.user)
-    access.require(access.can_read_people(user), cause=_CAUSE, action="Your own account is under your name.")
-    filters = listing.Filters(
+    user = access_roles.signed_in(request.user)
+    access_roles.require(permissions.can_read_people(user), cause=_CAUSE, action="Your own account is under your name.")
+    filters = list_pages.Filters(
         request,
         search=("username", "first_name", "last_name", "email"),
         placeholder="Name, sign-in name or e-mail",
         choices=(
-            listing.Choice("left", "Left", (("1", "Have left"), ("0", "Are here")), _by_left),
-            listing.Choice("role", "Role", (("admin", "IT admins"), ("auditor", "Auditors")), _by_role),
-            listing.Choice("groups", "Groups", (("left-out", "Left out by Microsoft"),), _by_groups),
+            list_pages.Choice("left", "Left", (("1", "Have left"), ("0", "Are here")), _by_left),
+            list_pages.Choice("role", "Role", (("admin", "IT admins"), ("auditor", "Auditors")), _by_role),
+            list_pages.Choice("groups", "Groups", (("left-out", "Left out by Microsoft"),), _by_groups),
         ),
     )
-    page = listing.page(request, filters.apply(access.visible_people(user)), order=("first_name", "last_name", "pk"))
+    page = list_pages.page(
+        request, filters.apply(querysets.visible_people(user)), order=("first_name", "last_name", "pk")
+    )
     context = {"page": page, "rows": _rows(page.items), "filters": filters}
     return render(request, "people/list.html", context)
 
@@ -62,7 +65,7 @@ def _by_left(found: QuerySet[User], value: str) -> QuerySet[User]:
 
 def _by_role(found: QuerySet[User], value: str) -> QuerySet[User]:
     if value == "admin":
-        return found.filter(pk__in=access.it_admins().values("pk"))
+        return found.filter(pk__in=querysets.it_admins().values("pk"))
     return found.filter(groups__name=AUDITORS)
 
 
@@ -110,9 +113,9 @@ def _ways(person: User, *, with_microsoft: bool) -> str:
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     """Everything one person owns, gave and got, and what was done with their account."""
-    user = access.signed_in(request.user)
-    access.require(access.can_read_people(user), cause=_CAUSE, action="Your own account is under your name.")
-    person = get_object_or_404(access.visible_people(user), pk=pk)
+    user = access_roles.signed_in(request.user)
+    access_roles.require(permissions.can_read_people(user), cause=_CAUSE, action="Your own account is under your name.")
+    person = get_object_or_404(querysets.visible_people(user), pk=pk)
     context = {
         "row": _rows([person])[0],
         "person": person,
@@ -122,18 +125,18 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
         "keys": list(_live_keys().filter(owner=person)[:NAMED]),
         "consents": _consents(user, person),
         "teams": list(person.teams.all()[:NAMED]),
-        "service_accounts": list(access.visible_service_accounts(user).filter(responsible=person)[:NAMED]),
-        "tasks": handover.tasks_of(person),
-        "may_disable": access.can_disable_person(user, person),
-        "may_hand_over": access.can_manage_people(user),
+        "service_accounts": list(querysets.visible_service_accounts(user).filter(responsible=person)[:NAMED]),
+        "tasks": ownership_transfer.tasks_of(person),
+        "may_disable": permissions.can_disable_person(user, person),
+        "may_hand_over": permissions.can_manage_people(user),
         "events": history(user, person),
-        "access_url": access_history.link("person", pk) if access.can_read_audit(user) else "",
+        "access_url": access_history.link("person", pk) if permissions.can_read_audit(user) else "",
     }
     return render(request, "people/detail.html", context)
 
 
 def _connections(user: User, person: User) -> list[Connection]:
-    return list(access.visible_connections(user).filter(owner=person)[:NAMED])
+    return list(querysets.visible_connections(user).filter(owner=person)[:NAMED])
 
 
 def _shares_given(person: User) -> list[Share]:
@@ -149,30 +152,34 @@ def _shares_got(person: User) -> list[Share]:
 
 
 def _consents(user: User, person: User) -> list[ConsentRequest]:
-    asked = access.visible_consent_requests(user).filter(requester=person)
+    asked = querysets.visible_consent_requests(user).filter(requester=person)
     return list(without_tokens(asked)[:NAMED])
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def disable(request: HttpRequest, pk: int) -> HttpResponse:
     """Say what it means, then shut somebody out."""
-    user = access.signed_in(request.user)
-    access.require(access.can_manage_people(user), cause="Accounts are disabled by IT admins.", action="Ask one.")
-    person = get_object_or_404(access.visible_people(user), pk=pk)
+    user = access_roles.signed_in(request.user)
+    access_roles.require(
+        permissions.can_manage_people(user), cause="Accounts are disabled by IT admins.", action="Ask one."
+    )
+    person = get_object_or_404(querysets.visible_people(user), pk=pk)
     if request.method == "POST":
         accounts.disable_person(person, actor=user, now=timezone.now())
         messages.success(request, f"{person} is shut out of the portal.")
         return redirect("person", pk=pk)
-    context = {"row": _rows([person])[0], "person": person, "may_disable": access.can_disable_person(user, person)}
+    context = {"row": _rows([person])[0], "person": person, "may_disable": permissions.can_disable_person(user, person)}
     return render(request, "people/disable.html", context)
 
 
 @require_POST
 def enable(request: HttpRequest, pk: int) -> HttpResponse:
     """Let somebody in again."""
-    user = access.signed_in(request.user)
-    access.require(access.can_manage_people(user), cause="Accounts are enabled by IT admins.", action="Ask one.")
-    person = get_object_or_404(access.visible_people(user), pk=pk)
+    user = access_roles.signed_in(request.user)
+    access_roles.require(
+        permissions.can_manage_people(user), cause="Accounts are enabled by IT admins.", action="Ask one."
+    )
+    person = get_object_or_404(querysets.visible_people(user), pk=pk)
     accounts.enable_person(person, actor=user, now=timezone.now())
     messages.success(request, f"{person} may sign in again.")
     return redirect("person", pk=pk)

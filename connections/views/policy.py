@@ -11,12 +11,15 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_safe
 
-from connections import access
+from connections.access import permissions, querysets, roles
 from connections.errors import ChangedMeanwhile, InvalidInput
 from connections.forms.policy import ImpactForm, OrganisationRulesForm, RulesForm
 from connections.models import AppRegistration, Policy, User
-from connections.services import policy, policy_decisions, policy_rules, policy_violations, policy_words
-from connections.services.policy_rules import Rules
+from connections.services.governance import policy
+from connections.services.governance import violations as policy_violations
+from connections.services.policy import describe, evaluate
+from connections.services.policy import rules as policy_rules
+from connections.services.policy.rules import Rules
 from connections.views.audit import history
 
 SHOWN = 200  # of each kind on the page of what breaks the policy
@@ -31,18 +34,18 @@ def organisation(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def of_app(request: HttpRequest, pk: int) -> HttpResponse:
     """The rules of one app registration, which come on top of the organisation's."""
-    user = access.signed_in(request.user)
-    return _page(request, get_object_or_404(access.visible_app_registrations(user), pk=pk))
+    user = roles.signed_in(request.user)
+    return _page(request, get_object_or_404(querysets.visible_app_registrations(user), pk=pk))
 
 
 def _page(request: HttpRequest, app: AppRegistration | None) -> HttpResponse:
-    user = access.signed_in(request.user)
-    if access.can_change_policy(user):
+    user = roles.signed_in(request.user)
+    if permissions.can_change_policy(user):
         return _edit(request, user, app)
-    access.require(request.method != "POST", cause="IT admins make the policy.", action="Ask one of them.")
-    if access.can_read_policy(user):
+    roles.require(request.method != "POST", cause="IT admins make the policy.", action="Ask one of them.")
+    if permissions.can_read_policy(user):
         return render(request, "policy/read.html", _context(user, app, policy.stored(app)))
-    words = policy_words.summary(_effective(app, policy.stored(app).rules))
+    words = describe.summary(_effective(app, policy.stored(app).rules))
     return render(request, "policy/summary.html", {"app": app, "summary": words, "apps": _apps()})
 
 
@@ -95,7 +98,7 @@ def _preview(
     return {
         "impact": impact,
         "choice": choice if choice.is_bound else ImpactForm(),
-        "changes": policy_words.differences(context["stored"].rules, rules),
+        "changes": describe.differences(context["stored"].rules, rules),
     }
 
 
@@ -124,12 +127,12 @@ def _form(app: AppRegistration | None, rules: Rules, data: Any) -> RulesForm:
 
 def _context(user: User, app: AppRegistration | None, stored: policy.Stored) -> dict[str, Any]:
     row = Policy.objects.filter(app_registration=app).first()
-    names = policy_words.tenant_names()
+    names = describe.tenant_names()
     return {
         "app": app,
         "stored": stored,
-        "lines": policy_words.lines(stored.rules, tenants=names, of_app=app is not None),
-        "effective": policy_words.lines(_effective(app, stored.rules), tenants=names) if app else {},
+        "lines": describe.lines(stored.rules, tenants=names, of_app=app is not None),
+        "effective": describe.lines(_effective(app, stored.rules), tenants=names) if app else {},
         "apps": _apps(),
         "events": history(user, row) if row else [],
     }
@@ -144,7 +147,7 @@ class AppRules:
 
 
 def _apps() -> list[AppRules]:
-    rules = policy_decisions.in_force().apps
+    rules = evaluate.in_force().apps
     found = AppRegistration.objects.select_related("tenant").order_by("name", "pk")[:SHOWN]
     return [AppRules(app, app.pk in rules and rules[app.pk].restricts) for app in found]
 
@@ -155,7 +158,9 @@ def _apps() -> list[AppRules]:
 @require_safe
 def violations(request: HttpRequest) -> HttpResponse:
     """Connections and shares that exist and break the policy as it is now."""
-    user = access.signed_in(request.user)
-    access.require(access.can_read_policy(user), cause="IT admins and auditors read this.", action="Ask one of them.")
-    found = policy_violations.impact(policy_decisions.in_force(), now=timezone.now(), keep=SHOWN)
+    user = roles.signed_in(request.user)
+    roles.require(
+        permissions.can_read_policy(user), cause="IT admins and auditors read this.", action="Ask one of them."
+    )
+    found = policy_violations.impact(evaluate.in_force(), now=timezone.now(), keep=SHOWN)
     return render(request, "policy/violations.html", {"impact": found})

@@ -9,14 +9,15 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from connections import access
+from connections.access import permissions, querysets
+from connections.access import roles as access_roles
 from connections.errors import PortalError
 from connections.forms.service_accounts import ServiceAccountForm
 from connections.models import Share
 from connections.models.accounts import AUDITORS, IT_ADMINS
 from connections.models.connections import without_tokens
-from connections.services import service_accounts
-from connections.views import api_keys, listing
+from connections.services.people import service_accounts
+from connections.views import api_keys, list_pages
 from connections.views.audit import history
 
 _CAUSE, _ACTION = "Service accounts are made by IT admins.", "Ask an IT admin."
@@ -25,14 +26,14 @@ _CAUSE, _ACTION = "Service accounts are made by IT admins.", "Ask an IT admin."
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     """Service accounts one may see."""
-    user = access.signed_in(request.user)
-    filters = listing.Filters(request, search=("first_name", "purpose"), placeholder="Name or purpose")
+    user = access_roles.signed_in(request.user)
+    filters = list_pages.Filters(request, search=("first_name", "purpose"), placeholder="Name or purpose")
     live = Q(api_keys__revoked_at=None) & (Q(api_keys__expires_at=None) | Q(api_keys__expires_at__gt=timezone.now()))
-    found = access.visible_service_accounts(user).annotate(keys=Count("api_keys", filter=live))
+    found = querysets.visible_service_accounts(user).annotate(keys=Count("api_keys", filter=live))
     context = {
-        "page": listing.page(request, filters.apply(found), order=("first_name", "pk")),
+        "page": list_pages.page(request, filters.apply(found), order=("first_name", "pk")),
         "filters": filters,
-        "may_manage": access.can_manage_service_accounts(user),
+        "may_manage": permissions.can_manage_service_accounts(user),
     }
     return render(request, "service_accounts/list.html", context)
 
@@ -40,9 +41,9 @@ def index(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest) -> HttpResponse:
     """Make a service account."""
-    user = access.signed_in(request.user)
-    access.require(access.can_manage_service_accounts(user), cause=_CAUSE, action=_ACTION)
-    form = ServiceAccountForm(request.POST or None, people=access.people(), initial={"responsible": user.pk})
+    user = access_roles.signed_in(request.user)
+    access_roles.require(permissions.can_manage_service_accounts(user), cause=_CAUSE, action=_ACTION)
+    form = ServiceAccountForm(request.POST or None, people=querysets.people(), initial={"responsible": user.pk})
     if request.method == "POST" and form.is_valid():
         try:
             made = service_accounts.create(**form.cleaned_data, actor=user, now=timezone.now())
@@ -58,8 +59,8 @@ def add(request: HttpRequest) -> HttpResponse:
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     """What it is for, its keys, and what it may use."""
-    user = access.signed_in(request.user)
-    account = get_object_or_404(access.visible_service_accounts(user), pk=pk)
+    user = access_roles.signed_in(request.user)
+    account = get_object_or_404(querysets.visible_service_accounts(user), pk=pk)
     shares = Share.objects.active().filter(person=account).select_related("connection__owner")
     context = {
         "account": account,
@@ -67,7 +68,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
         "keys": list(account.api_keys.order_by("revoked_at", "name", "pk")[:100]),
         "shares": list(without_tokens(shares).order_by("connection__name", "pk")[:100]),
         "owned": list(account.connections.order_by("name", "pk")[:100]),
-        "may_manage": access.can_manage_service_accounts(user),
+        "may_manage": permissions.can_manage_service_accounts(user),
         "now": timezone.now(),
         "events": history(user, account),
     }
@@ -77,9 +78,9 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def edit(request: HttpRequest, pk: int) -> HttpResponse:
     """Change its purpose, its roles, and who is responsible."""
-    user = access.signed_in(request.user)
-    account = get_object_or_404(access.visible_service_accounts(user), pk=pk)
-    access.require(access.can_manage_service_accounts(user), cause=_CAUSE, action=_ACTION)
+    user = access_roles.signed_in(request.user)
+    account = get_object_or_404(querysets.visible_service_accounts(user), pk=pk)
+    access_roles.require(permissions.can_manage_service_accounts(user), cause=_CAUSE, action=_ACTION)
     roles = set(account.groups.values_list("name", flat=True))
     initial = {
         "purpose": account.purpose,
@@ -87,7 +88,7 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
         "admin": IT_ADMINS in roles,
         "auditor": AUDITORS in roles,
     }
-    form = ServiceAccountForm(request.POST or None, people=access.people(), named=False, initial=initial)
+    form = ServiceAccountForm(request.POST or None, people=querysets.people(), named=False, initial=initial)
     if request.method == "POST" and form.is_valid():
         try:
             service_accounts.change(account, **form.cleaned_data, actor=user, now=timezone.now())
@@ -103,17 +104,17 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def add_key(request: HttpRequest, pk: int) -> HttpResponse:
     """Make a key for a service account."""
-    user = access.signed_in(request.user)
-    account = get_object_or_404(access.visible_service_accounts(user), pk=pk)
-    access.require(access.can_issue_key(user, account), cause=_CAUSE, action=_ACTION)
+    user = access_roles.signed_in(request.user)
+    account = get_object_or_404(querysets.visible_service_accounts(user), pk=pk)
+    access_roles.require(permissions.can_issue_key(user, account), cause=_CAUSE, action=_ACTION)
     return api_keys.make_for(request, user, owner=account)
 
 
 @require_POST
 def disable(request: HttpRequest, pk: int) -> HttpResponse:
     """Refuse its keys from now on."""
-    user = access.signed_in(request.user)
-    account = get_object_or_404(access.visible_service_accounts(user), pk=pk)
+    user = access_roles.signed_in(request.user)
+    account = get_object_or_404(querysets.visible_service_accounts(user), pk=pk)
     service_accounts.disable(account, actor=user, now=timezone.now())
     messages.success(request, f"{account} is disabled: its keys are refused.")
     return redirect("service_account", pk=pk)
@@ -122,8 +123,8 @@ def disable(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def enable(request: HttpRequest, pk: int) -> HttpResponse:
     """Let its keys work again."""
-    user = access.signed_in(request.user)
-    account = get_object_or_404(access.visible_service_accounts(user), pk=pk)
+    user = access_roles.signed_in(request.user)
+    account = get_object_or_404(querysets.visible_service_accounts(user), pk=pk)
     service_accounts.enable(account, actor=user, now=timezone.now())
     messages.success(request, f"{account} is enabled: its keys work again.")
     return redirect("service_account", pk=pk)
@@ -132,9 +133,9 @@ def enable(request: HttpRequest, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
     """Say what stops, then remove it."""
-    user = access.signed_in(request.user)
-    account = get_object_or_404(access.visible_service_accounts(user), pk=pk)
-    access.require(access.can_manage_service_accounts(user), cause=_CAUSE, action=_ACTION)
+    user = access_roles.signed_in(request.user)
+    account = get_object_or_404(querysets.visible_service_accounts(user), pk=pk)
+    access_roles.require(permissions.can_manage_service_accounts(user), cause=_CAUSE, action=_ACTION)
     trouble: PortalError | None = None
     if request.method == "POST":
         try:

@@ -15,11 +15,14 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from social_core.actions import do_auth
 from social_django.utils import load_backend, load_strategy
 
-from connections import access, pipeline
+from connections import pipeline
+from connections.access import querysets, roles
 from connections.errors import PortalError
 from connections.microsoft import backends, capabilities
 from connections.models import Connection, User
-from connections.services import drift, handover, sign_in_links, sign_ins
+from connections.services.connections import sign_in, sign_in_links
+from connections.services.people import ownership_transfer
+from connections.services.policy import permission_drift
 
 BROWSER_LIFETIME = 3600  # seconds the session of a browser lasts in which nobody is signed in
 
@@ -27,8 +30,8 @@ BROWSER_LIFETIME = 3600  # seconds the session of a browser lasts in which nobod
 @require_POST
 def make(request: HttpRequest, pk: int) -> HttpResponse:
     """Make a link and show it, this once."""
-    user = access.signed_in(request.user)
-    connection = get_object_or_404(access.visible_connections(user), pk=pk)
+    user = roles.signed_in(request.user)
+    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     link, token = sign_in_links.make(connection, actor=user, now=timezone.now())
     context = {
         "connection": connection,
@@ -73,14 +76,14 @@ def done(request: HttpRequest) -> HttpResponse:
 
 def _only_account(connection: Connection, made_by: User) -> str:
     """The one account that is accepted; empty while any of the directory is."""
-    return "" if handover.may_change_account(connection, actor=made_by) else connection.account_username
+    return "" if ownership_transfer.may_change_account(connection, actor=made_by) else connection.account_username
 
 
 def _wishes(connection: Connection) -> dict[str, object]:
     chosen = [capabilities.CAPABILITIES[key] for key in connection.capabilities if key in capabilities.CAPABILITIES]
     return {
         "capabilities": chosen,
-        "permissions": drift.needs(connection),
+        "permissions": permission_drift.needs(connection),
         "warnings": capabilities.warnings(
             connection.capabilities, connection.extra_scopes.split(), connection.authentication_type
         ),
@@ -96,7 +99,7 @@ def _to_microsoft(request: HttpRequest, token: str) -> HttpResponse:
     if not request.user.is_authenticated:
         request.session.set_expiry(BROWSER_LIFETIME)
     opened = sign_in_links.go_on(token, browser=browser, now=now)
-    sign_ins.begin(opened.connection, actor=opened.made_by, now=now, by_link=opened.link)
+    sign_in.begin(opened.connection, actor=opened.made_by, now=now, by_link=opened.link)
     strategy = load_strategy(request)
     strategy.connection, strategy.link = opened.connection, opened.link
     name = backends.MicrosoftConnect.name

@@ -8,26 +8,26 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from connections import access
+from connections.access import permissions, querysets, roles
 from connections.errors import PortalError
-from connections.forms.sharing import MemberForm, TeamForm
+from connections.forms.shares import MemberForm, TeamForm
 from connections.models import Share, User
 from connections.models.connections import without_tokens
-from connections.services import teams
-from connections.views import listing
+from connections.services.sharing import teams
+from connections.views import list_pages
 from connections.views.audit import history
 
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     """All teams."""
-    user = access.signed_in(request.user)
-    filters = listing.Filters(request, search=("name",), placeholder="Name of the team")
-    found = filters.apply(access.visible_teams(user)).annotate(count=Count("memberships"))
+    user = roles.signed_in(request.user)
+    filters = list_pages.Filters(request, search=("name",), placeholder="Name of the team")
+    found = filters.apply(querysets.visible_teams(user)).annotate(count=Count("memberships"))
     context = {
-        "page": listing.page(request, found),
+        "page": list_pages.page(request, found),
         "filters": filters,
-        "may_manage": access.can_manage_teams(user),
+        "may_manage": permissions.can_manage_teams(user),
     }
     return render(request, "teams/list.html", context)
 
@@ -35,8 +35,8 @@ def index(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest) -> HttpResponse:
     """Make a team."""
-    user = access.signed_in(request.user)
-    access.require(access.can_manage_teams(user), cause="Teams are made by IT admins.", action="Ask one of them.")
+    user = roles.signed_in(request.user)
+    roles.require(permissions.can_manage_teams(user), cause="Teams are made by IT admins.", action="Ask one of them.")
     form = TeamForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         try:
@@ -51,10 +51,10 @@ def add(request: HttpRequest) -> HttpResponse:
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     """One team: who is in it, and which connections are shared with it."""
-    user = access.signed_in(request.user)
-    team = get_object_or_404(access.visible_teams(user), pk=pk)
-    may_manage = access.can_manage_teams(user)
-    mine = access.visible_connections(user).values("pk")
+    user = roles.signed_in(request.user)
+    team = get_object_or_404(querysets.visible_teams(user), pk=pk)
+    may_manage = permissions.can_manage_teams(user)
+    mine = querysets.visible_connections(user).values("pk")
     shares = Share.objects.active().filter(team=team, connection__in=mine).select_related("connection__owner")
     context = {
         "team": team,
@@ -62,8 +62,8 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
         "shares": without_tokens(shares)[:200],
         "may_manage": may_manage,
         "by_hand": teams.members_can_be_changed(team),
-        "form": MemberForm(people=access.people().exclude(teams=team)) if may_manage else None,
-        "events": history(user, team) if access.can_read_audit(user) else [],
+        "form": MemberForm(people=querysets.people().exclude(teams=team)) if may_manage else None,
+        "events": history(user, team) if permissions.can_read_audit(user) else [],
     }
     return render(request, "teams/detail.html", context)
 
@@ -71,9 +71,9 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def edit(request: HttpRequest, pk: int) -> HttpResponse:
     """Rename a team, or let it follow a group."""
-    user = access.signed_in(request.user)
-    team = get_object_or_404(access.visible_teams(user), pk=pk)
-    access.require(access.can_manage_teams(user), action="Ask an IT admin.")
+    user = roles.signed_in(request.user)
+    team = get_object_or_404(querysets.visible_teams(user), pk=pk)
+    roles.require(permissions.can_manage_teams(user), action="Ask an IT admin.")
     form = TeamForm(request.POST or None, initial={"name": team.name, "entra_group": team.entra_group})
     if request.method == "POST" and form.is_valid():
         try:
@@ -90,9 +90,9 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
     """Say who loses what, then remove the team."""
-    user = access.signed_in(request.user)
-    team = get_object_or_404(access.visible_teams(user), pk=pk)
-    access.require(access.can_manage_teams(user), action="Ask an IT admin.")
+    user = roles.signed_in(request.user)
+    team = get_object_or_404(querysets.visible_teams(user), pk=pk)
+    roles.require(permissions.can_manage_teams(user), action="Ask an IT admin.")
     if request.method == "POST":
         name = str(team)
         teams.remove(team, actor=user)
@@ -105,10 +105,10 @@ def remove(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def add_member(request: HttpRequest, pk: int) -> HttpResponse:
     """Put somebody into the team."""
-    user = access.signed_in(request.user)
-    team = get_object_or_404(access.visible_teams(user), pk=pk)
-    access.require(access.can_manage_teams(user), action="Ask an IT admin.")
-    form = MemberForm(request.POST, people=access.people())
+    user = roles.signed_in(request.user)
+    team = get_object_or_404(querysets.visible_teams(user), pk=pk)
+    roles.require(permissions.can_manage_teams(user), action="Ask an IT admin.")
+    form = MemberForm(request.POST, people=querysets.people())
     if form.is_valid():
         teams.add_member(team, form.cleaned_data["user"], actor=user)
     else:
@@ -119,7 +119,7 @@ def add_member(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def remove_member(request: HttpRequest, pk: int, user_pk: int) -> HttpResponse:
     """Take somebody out of the team."""
-    user = access.signed_in(request.user)
-    team = get_object_or_404(access.visible_teams(user), pk=pk)
+    user = roles.signed_in(request.user)
+    team = get_object_or_404(querysets.visible_teams(user), pk=pk)
     teams.remove_member(team, get_object_or_404(User, pk=user_pk), actor=user)
     return redirect("team", pk=pk)

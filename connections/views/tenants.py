@@ -10,13 +10,13 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_safe
 
-from connections import access
+from connections.access import permissions, querysets, roles
 from connections.errors import PortalError
 from connections.forms.tenants import TenantForm
 from connections.microsoft import clouds
 from connections.models import Tenant, User
-from connections.services import tenants
-from connections.views import audit, listing
+from connections.services.registry import tenants
+from connections.views import audit, list_pages
 
 NOT_LOOKED_UP = (
     "{tenant} is saved, but Microsoft could not be reached, so its directory was not looked up yet. "
@@ -28,29 +28,29 @@ NOT_LOOKED_UP = (
 def index(request: HttpRequest) -> HttpResponse:
     """All tenants."""
     user = cast(User, request.user)
-    filters = listing.Filters(
+    filters = list_pages.Filters(
         request,
         search=("name", "directory_id", "tid"),
         placeholder="Name or directory ID",
-        choices=[listing.Choice("environment", "Environment", clouds.choices(), listing.by("environment"))],
+        choices=[list_pages.Choice("environment", "Environment", clouds.choices(), list_pages.by("environment"))],
     )
-    found = filters.apply(access.visible_tenants(user)).annotate(
+    found = filters.apply(querysets.visible_tenants(user)).annotate(
         apps=Count("app_registrations", distinct=True), mailboxes=Count("shared_mailboxes", distinct=True)
     )
-    return render(request, "tenants/index.html", {"page": listing.page(request, found), "filters": filters})
+    return render(request, "tenants/index.html", {"page": list_pages.page(request, found), "filters": filters})
 
 
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     """One tenant: its directory, its applications and mailboxes; for members only the name."""
     user = cast(User, request.user)
-    tenant = get_object_or_404(access.visible_tenants(user), pk=pk)
+    tenant = get_object_or_404(querysets.visible_tenants(user), pk=pk)
     context = {
         "tenant": tenant,
         "environment": _environment(tenant),
-        "apps": access.visible_app_registrations(user).filter(tenant=tenant)[:100],
-        "mailboxes": access.visible_mailboxes(user).filter(tenant=tenant)[:100],
-        "events": audit.history(user, tenant) if access.can_read_registry(user) else [],
+        "apps": querysets.visible_app_registrations(user).filter(tenant=tenant)[:100],
+        "mailboxes": querysets.visible_mailboxes(user).filter(tenant=tenant)[:100],
+        "events": audit.history(user, tenant) if permissions.can_read_registry(user) else [],
     }
     return render(request, "tenants/detail.html", context)
 
@@ -59,7 +59,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 def add(request: HttpRequest) -> HttpResponse:
     """Register a tenant."""
     user = cast(User, request.user)
-    access.require(access.can_manage_registry(user))
+    roles.require(permissions.can_manage_registry(user))
     form = TenantForm(request.POST or None)
     if form.is_valid():
         try:
@@ -76,8 +76,8 @@ def add(request: HttpRequest) -> HttpResponse:
 def edit(request: HttpRequest, pk: int) -> HttpResponse:
     """Change a tenant; the button "look up" on its page posts here too, with nothing but ``look_up``."""
     user = cast(User, request.user)
-    tenant = get_object_or_404(access.visible_tenants(user), pk=pk)
-    access.require(access.can_manage_registry(user))
+    tenant = get_object_or_404(querysets.visible_tenants(user), pk=pk)
+    roles.require(permissions.can_manage_registry(user))
     if "look_up" in request.POST:
         return _look_up(request, tenant, user)
     form = TenantForm(request.POST or None, tenant=tenant)
@@ -97,8 +97,8 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
     """Ask, then remove a tenant nothing uses."""
     user = cast(User, request.user)
-    tenant = get_object_or_404(access.visible_tenants(user), pk=pk)
-    access.require(access.can_manage_registry(user))
+    tenant = get_object_or_404(querysets.visible_tenants(user), pk=pk)
+    roles.require(permissions.can_manage_registry(user))
     if request.method == "POST":
         name = str(tenant)
         try:

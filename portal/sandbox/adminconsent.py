@@ -11,7 +11,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.csrf import csrf_protect
 
-from portal.sandbox import authorize, clients, consents, errors, permissions, signin, weather
+from portal.sandbox import authorize, clients, consents, errors, fault_injection, permissions, signin
 from portal.sandbox.state import EVERYBODY, App, Directory, Person, World, world
 
 LIES = {
@@ -35,13 +35,13 @@ class Request:
     scope: str | None  # None: v1 style, which has no scope
 
 
-@weather.exposed("login")
+@fault_injection.exposed("login")
 def v1(request: HttpRequest, tenant: str) -> HttpResponse:
     """GET and POST /{tenant}/adminconsent: everything the app registration declares."""
     return _page(request, tenant, None)
 
 
-@weather.exposed("login")
+@fault_injection.exposed("login")
 def v2(request: HttpRequest, tenant: str) -> HttpResponse:
     """GET and POST /{tenant}/v2.0/adminconsent: what ``scope`` names, or everything for .default."""
     return _page(request, tenant, request.GET.get("scope", ""))

@@ -13,7 +13,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.views.decorators.csrf import csrf_protect
 
-from portal.sandbox import clients, consents, errors, permissions, signin, tokens, weather
+from portal.sandbox import clients, consents, errors, fault_injection, permissions, signin, tokens
 from portal.sandbox.state import EVERYBODY, App, Code, Directory, Person, World, world
 from portal.sandbox.token import CODE_LIFETIME
 
@@ -50,7 +50,7 @@ class Request:
         return permissions.parse(self.scope, world().public_url)
 
 
-@weather.exposed("login")
+@fault_injection.exposed("login")
 @csrf_protect
 def authorize(request: HttpRequest, tenant: str) -> HttpResponse:
     """GET and POST /{tenant}/oauth2/v2.0/authorize; the forms of all its pages come back here."""

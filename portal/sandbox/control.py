@@ -13,13 +13,13 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 
-from portal.sandbox import calls, verbs_apps, verbs_world, weather
+from portal.sandbox import control_commands_apps, control_commands_world, fault_injection, request_log
 from portal.sandbox.adminconsent import LIES
+from portal.sandbox.control_commands import VERBS, Refused
 from portal.sandbox.state import world
-from portal.sandbox.verbs import VERBS, Refused
 
 # Importing them is what registers the verbs.
-MODULES = (verbs_world, verbs_apps)
+MODULES = (control_commands_world, control_commands_apps)
 
 
 def _fits(value: Any, annotation: Any) -> bool:
@@ -84,7 +84,7 @@ def state(request: HttpRequest) -> HttpResponse:
     here = world()
     with here.lock:
         content = here.as_json()
-    content |= {"now": here.now(), "public_url": here.public_url, "weather": weather.sky.report()}
+    content |= {"now": here.now(), "public_url": here.public_url, "weather": fault_injection.sky.report()}
     return JsonResponse(content)
 
 
@@ -94,7 +94,7 @@ def call_log(request: HttpRequest) -> HttpResponse:
         after, limit = int(request.GET.get("after", "0")), int(request.GET.get("limit", "200"))
     except ValueError:
         return JsonResponse({"problem": "after and limit must be whole numbers."}, status=400)
-    return JsonResponse(calls.log.snapshot(after, limit))
+    return JsonResponse(request_log.log.snapshot(after, limit))
 
 
 def documentation(request: HttpRequest) -> HttpResponse:
@@ -111,5 +111,5 @@ def documentation(request: HttpRequest) -> HttpResponse:
             for field, parameter in inspect.signature(function).parameters.items()
         ]
         verbs.append({"name": name, "text": inspect.getdoc(function), "fields": fields})
-    context = {"verbs": verbs, "kinds": weather.KINDS, "lies": LIES}
+    context = {"verbs": verbs, "kinds": fault_injection.KINDS, "lies": LIES}
     return render(request, "sandbox/api.html", context)

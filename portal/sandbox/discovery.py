@@ -7,7 +7,7 @@ from typing import Any
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 
-from portal.sandbox import authorize, clients, errors, signin, tokens, weather
+from portal.sandbox import authorize, clients, errors, fault_injection, signin, tokens
 from portal.sandbox.state import world
 
 STATIC = Path(__file__).parent / "static"
@@ -24,7 +24,7 @@ def _unknown(problem: errors.EntraError) -> HttpResponse:
     return _json(errors.body(problem, errors.Trace.of(), world().now(), world().public_url), problem.status)
 
 
-@weather.exposed("login")
+@fault_injection.exposed("login")
 def openid_configuration(request: HttpRequest, tenant: str) -> HttpResponse:
     """GET /{tenant}/v2.0/.well-known/openid-configuration (identity-platform/v2-protocols-oidc)."""
     here = world()
@@ -65,7 +65,7 @@ def openid_configuration(request: HttpRequest, tenant: str) -> HttpResponse:
     )
 
 
-@weather.exposed("login")
+@fault_injection.exposed("login")
 def keys(request: HttpRequest, tenant: str) -> HttpResponse:
     """GET /{tenant}/discovery/v2.0/keys."""
     try:
@@ -75,7 +75,7 @@ def keys(request: HttpRequest, tenant: str) -> HttpResponse:
     return _json(tokens.jwks(world()))
 
 
-@weather.exposed("login")
+@fault_injection.exposed("login")
 def logout(request: HttpRequest, tenant: str) -> HttpResponse:
     """GET or POST /{tenant}/oauth2/v2.0/logout: ends the browser's sessions, touches no refresh token."""
     back = request.GET.get("post_logout_redirect_uri", "")

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import jwt
 from django.http import HttpRequest, HttpResponse
 
-from portal.sandbox import calls, graph_directory, graph_mail, permissions, tokens, weather
+from portal.sandbox import fault_injection, graph_directory, graph_mail, permissions, request_log, tokens
 from portal.sandbox.graph_errors import Caller, GraphError, body, no_segment
 from portal.sandbox.state import World, world
 
@@ -58,11 +58,11 @@ ROUTES: list[tuple[str, re.Pattern[str], Handler]] = [
 ]
 
 
-@weather.exposed("graph")
+@fault_injection.exposed("graph")
 def graph(request: HttpRequest, path: str) -> HttpResponse:
     """Any method, /v1.0/…"""
     here = world()
-    note: calls.Call = request.sandbox_call  # type: ignore[attr-defined]
+    note: request_log.Call = request.sandbox_call  # type: ignore[attr-defined]
     client_request_id = request.headers.get("client-request-id", "")
     headers = {}
     content: dict[str, Any] | None
@@ -161,7 +161,7 @@ def _part(here: World, caller: Caller, part: dict[str, Any], dependency_failed: 
     try:
         if dependency_failed:
             raise GraphError(424, "FailedDependency", "A request this one depends on has failed.")
-        front = weather.sky.over("batch")
+        front = fault_injection.sky.over("batch")
         if front is not None and front.kind == "throttle":
             wait = {} if front.retry_after == "missing" else {"Retry-After": front.retry_after}
             raise GraphError(429, "TooManyRequests", "Too many requests.", wait)
@@ -175,7 +175,7 @@ def _part(here: World, caller: Caller, part: dict[str, Any], dependency_failed: 
     return {"id": str(part["id"]), "status": status, "headers": headers, "body": content}
 
 
-@weather.exposed("graph")
+@fault_injection.exposed("graph")
 def userinfo(request: HttpRequest) -> HttpResponse:
     """GET /oidc/userinfo (identity-platform/userinfo)."""
     here = world()

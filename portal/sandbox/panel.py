@@ -9,9 +9,9 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.views.decorators.csrf import csrf_protect
 
-from portal.sandbox import adminconsent, calls, control, weather
+from portal.sandbox import adminconsent, control, fault_injection, request_log
+from portal.sandbox.control_commands import Refused
 from portal.sandbox.state import EVERYBODY, App, World, world
-from portal.sandbox.verbs import Refused
 
 TEXT = ("upn", "client_id", "id", "pem", "tenant", "address", "kind", "where", "retry_after", "name", "exchange_role")
 LISTS = ("members", "inbox_members", "senders", "mailboxes", "exchange_mailboxes")
@@ -79,11 +79,11 @@ def _context(here: World) -> dict[str, Any]:
         "people": [(person, here.directories[person.tenant]) for person in people],
         "apps": [_app_row(here, app, names) for app in here.apps.values()],
         "mailboxes": list(here.mailboxes.values()),
-        "kinds": weather.KINDS,
-        "places": weather.PLACES,
-        "weather": weather.sky.report(),
+        "kinds": fault_injection.KINDS,
+        "places": fault_injection.PLACES,
+        "weather": fault_injection.sky.report(),
         "lies": adminconsent.LIES,
-        "calls": calls.log.snapshot(limit=15),
+        "calls": request_log.log.snapshot(limit=15),
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 
-from portal.sandbox import calls, clients, consents, errors, permissions, tokens, weather
+from portal.sandbox import clients, consents, errors, fault_injection, permissions, request_log, tokens
 from portal.sandbox.state import App, Directory, Person, World, world
 
 REFRESH_TOKEN_IDLE = 90 * 86400  # seconds (identity-platform/refresh-tokens)
@@ -19,11 +19,11 @@ SPA_REFRESH_TOKEN = 86400
 CODE_LIFETIME = 600
 
 
-@weather.exposed("token")
+@fault_injection.exposed("token")
 def token(request: HttpRequest, tenant: str) -> HttpResponse:
     """POST /{tenant}/oauth2/v2.0/token."""
     trace = errors.Trace.of(request.headers.get("client-request-id", ""))
-    call: calls.Call = request.sandbox_call  # type: ignore[attr-defined]
+    call: request_log.Call = request.sandbox_call  # type: ignore[attr-defined]
     call.tenant, call.correlation_id = tenant, trace.correlation_id
     here = world()
     try:
@@ -48,7 +48,7 @@ def _required(form: Mapping[str, str], name: str) -> str:
     return value
 
 
-def _answer(here: World, request: HttpRequest, authority: str, call: calls.Call) -> dict[str, Any]:
+def _answer(here: World, request: HttpRequest, authority: str, call: request_log.Call) -> dict[str, Any]:
     if request.method != "POST":
         raise errors.refusal(900561, method=request.method)
     form = clients.credentials(request)
@@ -95,14 +95,16 @@ def _for_app(here: World, form: Mapping[str, str], where: Directory | None, auth
 # -- authorization code ---------------------------------------------------------------------------
 
 
-def _redeem_code(here: World, form: Mapping[str, str], app: App, authority: str, call: calls.Call) -> dict[str, Any]:
+def _redeem_code(
+    here: World, form: Mapping[str, str], app: App, authority: str, call: request_log.Call
+) -> dict[str, Any]:
     value = _required(form, "code")
     redirect_uri = _required(form, "redirect_uri")
     clients.authenticate(here, app, form, authority)
     code = here.codes.get(value)
     if code is None or code.client_id != app.client_id:
         raise errors.refusal(70000, parameter="code", detail="")
-    call.grant = calls.fingerprint(code.grant)
+    call.grant = request_log.fingerprint(code.grant)
     if code.expires_at <= here.now():
         raise errors.refusal(70008)
     person = here.people[code.person]
@@ -158,14 +160,14 @@ def _check_verifier(challenge: str, method: str, verifier: str) -> None:
 
 
 def _refresh(
-    here: World, form: Mapping[str, str], app: App, where: Directory | None, authority: str, call: calls.Call
+    here: World, form: Mapping[str, str], app: App, where: Directory | None, authority: str, call: request_log.Call
 ) -> dict[str, Any]:
     value = _required(form, "refresh_token")
     clients.authenticate(here, app, form, authority)
     grant = tokens.unseal(here, value)
     if grant is None:
         raise errors.refusal(9002313)
-    call.grant = calls.fingerprint(grant.id)
+    call.grant = request_log.fingerprint(grant.id)
     if grant.client_id != app.client_id:
         detail = " The token was issued to another application."
         raise errors.refusal(70000, parameter="refresh_token", detail=detail)

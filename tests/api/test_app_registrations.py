@@ -12,27 +12,27 @@ from connections.microsoft import certificates
 from connections.models import AppCredential, AppRegistration, ConsentRequest, User
 from portal.sandbox import seed
 from portal.sandbox.client import Control
-from tests import cast
-from tests.api.asking import Program, told, wrong_fields
+from tests import factories
+from tests.api.api_client import Program, told, wrong_fields
 
 pytestmark = pytest.mark.django_db
 LATER = (timezone.now() + timedelta(days=90)).isoformat()
 
 
 def secret(**more: Any) -> dict[str, Any]:
-    return {"kind": "secret", "secret": cast.CLIENT_SECRET, "expires_at": LATER} | more
+    return {"kind": "secret", "secret": factories.CLIENT_SECRET, "expires_at": LATER} | more
 
 
 def body(**more: Any) -> dict[str, Any]:
-    tenant = cast.make_tenant()
-    return {"tenant_id": tenant.pk, "name": "Contoso Connections", "client_id": cast.CLIENT_ID, **more}
+    tenant = factories.make_tenant()
+    return {"tenant_id": tenant.pk, "name": "Contoso Connections", "client_id": factories.CLIENT_ID, **more}
 
 
 def test_an_app_registration_is_registered_changed_and_removed(alice: User, sandbox: Control) -> None:
     program = Program(alice)
     made = program.post("app-registrations", body(credential=secret(), allows_app_only=True))
     assert (made.status_code, made.json()["is_ready"]) == (201, True)
-    assert cast.CLIENT_SECRET not in made.content.decode()
+    assert factories.CLIENT_SECRET not in made.content.decode()
     path = made["Location"].removeprefix("/api/v1/")
     changed = program.patch(path, {"default_capabilities": ["mail.send", "mail.read"]}, if_match=made["ETag"])
     assert changed.json()["default_capabilities"] == ["mail.read", "mail.send"]
@@ -51,7 +51,7 @@ def test_a_credential_that_microsoft_rejects_stores_nothing(alice: User, sandbox
 
 
 def test_credentials_are_added_listed_and_retired_and_never_shown(alice: User, sandbox: Control) -> None:
-    app, program = cast.make_app_registration(), Program(alice)
+    app, program = factories.make_app_registration(), Program(alice)
     path = f"app-registrations/{app.pk}/credentials"
     made = program.post(path, secret(label="Next"), idempotency_key="one")
     again = program.post(path, secret(label="Next"), idempotency_key="one")
@@ -61,14 +61,14 @@ def test_credentials_are_added_listed_and_retired_and_never_shown(alice: User, s
     assert "PRIVATE" not in str(generated)
     listed = program.get(path)
     assert len(listed.json()["items"]) == 3
-    assert cast.CLIENT_SECRET not in listed.content.decode()
+    assert factories.CLIENT_SECRET not in listed.content.decode()
     for status in (204, 404):
         assert program.delete(f"{path}/{made.json()['id']}").status_code == status
     assert AppCredential.objects.get(pk=made.json()["id"]).secret is None
 
 
 def test_a_certificate_of_ones_own_is_uploaded_as_pem_or_pfx(alice: User, sandbox: Control) -> None:
-    app, program = cast.make_app_registration(), Program(alice)
+    app, program = factories.make_app_registration(), Program(alice)
     pair = certificates.generate("Mine", months=6, now=timezone.now())
     path = f"app-registrations/{app.pk}/credentials"
     sandbox.weather("unavailable")
@@ -93,7 +93,7 @@ def test_a_certificate_of_ones_own_is_uploaded_as_pem_or_pfx(alice: User, sandbo
     ],
 )
 def test_a_credential_that_cannot_be_is_refused_with_its_field(alice: User, entry: dict[str, Any], field: str) -> None:
-    app = cast.make_app_registration()
+    app = factories.make_app_registration()
     assert wrong_fields(Program(alice).post(f"app-registrations/{app.pk}/credentials", entry)) == {field}
 
 
@@ -103,21 +103,21 @@ def test_what_is_wrong_with_a_first_credential_names_it(alice: User) -> None:
 
 
 def test_a_credential_is_found_only_under_its_own_registration(alice: User) -> None:
-    mine = cast.make_app_registration()
-    other = cast.make_app_registration(name="Other", client_id=seed.ROBOTS_APP)
+    mine = factories.make_app_registration()
+    other = factories.make_app_registration(name="Other", client_id=seed.ROBOTS_APP)
     foreign = other.credentials.get()
     assert told(Program(alice).delete(f"app-registrations/{mine.pk}/credentials/{foreign.pk}")) == (404, "not_found")
 
 
 def test_a_type_in_use_cannot_be_switched_off(alice: User) -> None:
-    connection = cast.make_connection()
+    connection = factories.make_connection()
     path = f"app-registrations/{connection.app_registration_id}"
     assert told(Program(alice).patch(path, {"allows_delegated": False})) == (409, "still_in_use")
     assert told(Program(alice, name="2").delete(path)) == (409, "still_in_use")
 
 
 def test_members_read_what_they_need_to_connect(bob: User) -> None:
-    app = cast.make_app_registration()
+    app = factories.make_app_registration()
     seen = Program(bob).get(f"app-registrations/{app.pk}").json()
     assert (seen["name"], seen["allows_delegated"], seen["client_id"]) == ("Contoso Connections", True, None)
     found = Program(bob, name="2").get("app-registrations", allows="app_only", q="contoso", tenant_id=app.tenant_id)
@@ -128,7 +128,7 @@ def test_members_read_what_they_need_to_connect(bob: User) -> None:
 
 
 def test_consent_is_asked_for_and_approved(alice: User, bob: User, sandbox: Control) -> None:
-    connection = cast.make_connection(status="pending", connected_at=None, granted_scopes="", refresh_token=None)
+    connection = factories.make_connection(status="pending", connected_at=None, granted_scopes="", refresh_token=None)
     made = Program(bob).post("consent-requests", {"connection_id": connection.pk, "reason": "For invoices."})
     assert (made.status_code, made.json()["state"], made.json()["permissions"]) == (201, "asked", ["Mail.Read"])
     path = f"consent-requests/{made.json()['id']}"
@@ -142,7 +142,7 @@ def test_consent_is_asked_for_and_approved(alice: User, bob: User, sandbox: Cont
 
 
 def test_consent_is_declined_with_a_reason(alice: User, bob: User) -> None:
-    asked = cast.make_consent_request(cast.make_connection())
+    asked = factories.make_consent_request(factories.make_connection())
     program, path = Program(alice), f"consent-requests/{asked.pk}/decline"
     assert wrong_fields(program.post(path, {})) == {"reason"}
     assert program.post(path, {"reason": "Not now."}).json()["answer"] == "Not now."

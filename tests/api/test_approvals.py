@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from connections.models import Approval, AuditEvent, Connection, User
-from tests import cast, world
-from tests.api.asking import Program, told, wrong_fields
-from tests.services.test_policy import rule
+from tests import factories, full_dataset
+from tests.api.api_client import Program, told, wrong_fields
+from tests.services.governance.test_policy import rule
 
 pytestmark = pytest.mark.django_db
 
@@ -20,7 +20,9 @@ SEND = {"permissions": {"Mail.Send": "approval"}}
 def wishing(bob: User) -> Connection:
     """Bob's new connection that wants to send, which needs an approval."""
     rule(**SEND)
-    return cast.make_connection(owner=bob, status="pending", capabilities=["mail.read", "mail.send"], connected_at=None)
+    return factories.make_connection(
+        owner=bob, status="pending", capabilities=["mail.read", "mail.send"], connected_at=None
+    )
 
 
 def test_an_approval_is_asked_read_and_given(alice: User, bob: User, wishing: Connection) -> None:
@@ -51,7 +53,7 @@ def test_asking_again_replaces_what_waits_and_the_same_request_asks_once(bob: Us
 
 
 def test_a_request_is_declined_with_a_reason(alice: User, bob: User, wishing: Connection) -> None:
-    asked, program = world.make_approval(wishing), Program(alice)
+    asked, program = full_dataset.make_approval(wishing), Program(alice)
     path = f"approvals/{asked.pk}/decline"
     assert wrong_fields(program.post(path, {})) == {"reason"}
     assert wrong_fields(program.post(path, {"reason": " "})) == {"reason"}
@@ -65,7 +67,7 @@ def test_a_request_is_declined_with_a_reason(alice: User, bob: User, wishing: Co
 
 
 def test_who_asked_takes_it_back(alice: User, bob: User, dave: User, wishing: Connection) -> None:
-    asked = world.make_approval(wishing)
+    asked = full_dataset.make_approval(wishing)
     path, program = f"approvals/{asked.pk}/withdraw", Program(bob)
     assert told(Program(alice).post(path)) == (403, "not_allowed")
     assert told(Program(dave).post(path)) == (404, "not_found")
@@ -75,18 +77,18 @@ def test_who_asked_takes_it_back(alice: User, bob: User, dave: User, wishing: Co
 
 
 def test_nobody_approves_what_they_asked_and_no_service_account_approves(alice: User, bob: User) -> None:
-    own = world.make_approval(cast.make_connection(owner=alice))
+    own = full_dataset.make_approval(factories.make_connection(owner=alice))
     assert told(Program(alice).post(f"approvals/{own.pk}/approve", {})) == (403, "not_allowed")
-    robot = cast.make_service_account()
+    robot = factories.make_service_account()
     robot.groups.set(alice.groups.all())
-    others = world.make_approval(cast.make_connection(owner=bob))
+    others = full_dataset.make_approval(factories.make_connection(owner=bob))
     for answer in ("approve", "decline"):
         assert Program(robot, name=answer).post(f"approvals/{others.pk}/{answer}", {"reason": "x"}).status_code == 403
     assert set(Approval.objects.values_list("state", flat=True)) == {"waiting"}
 
 
 def test_what_needs_no_approval_is_not_asked(bob: User, dave: User) -> None:
-    connection = cast.make_connection(owner=bob)
+    connection = factories.make_connection(owner=bob)
     path = f"connections/{connection.pk}/approvals"
     refused = Program(bob).post(path, {"reason": "Please."})
     assert (told(refused), "no approval" in refused.json()["detail"]) == ((422, "invalid_input"), True)
@@ -95,7 +97,7 @@ def test_what_needs_no_approval_is_not_asked(bob: User, dave: User) -> None:
 
 
 def test_what_the_policy_forbids_meanwhile_is_not_approved(alice: User, wishing: Connection) -> None:
-    asked = world.make_approval(wishing)
+    asked = full_dataset.make_approval(wishing)
     rule(permissions={"Mail.Send": "forbidden"})
     assert told(Program(alice).post(f"approvals/{asked.pk}/approve", {})) == (403, "policy_forbids")
     asked.refresh_from_db()
@@ -103,9 +105,9 @@ def test_what_the_policy_forbids_meanwhile_is_not_approved(alice: User, wishing:
 
 
 def test_one_sees_the_approvals_that_one_may_see(alice: User, bob: User, carol: User, dave: User) -> None:
-    first, second = cast.make_connection(owner=bob), cast.make_connection(owner=alice, name="Orders")
-    mine = world.make_approval(first)
-    theirs = world.make_approval(second)
+    first, second = factories.make_connection(owner=bob), factories.make_connection(owner=alice, name="Orders")
+    mine = full_dataset.make_approval(first)
+    theirs = full_dataset.make_approval(second)
 
     def seen(program: Program, **query: Any) -> list[int]:
         return [one["id"] for one in program.get("approvals", **query).json()["items"]]
@@ -126,8 +128,8 @@ def test_one_sees_the_approvals_that_one_may_see(alice: User, bob: User, carol: 
 
 
 def test_approvals_are_filtered_and_come_in_pages(alice: User, bob: User, django_assert_max_num_queries: Any) -> None:
-    first, second = cast.make_connection(owner=bob), cast.make_connection(owner=bob, name="Orders")
-    one, two = world.make_approval(first), world.make_approval(second)
+    first, second = factories.make_connection(owner=bob), factories.make_connection(owner=bob, name="Orders")
+    one, two = full_dataset.make_approval(first), full_dataset.make_approval(second)
     Program(alice).post(f"approvals/{one.pk}/decline", {"reason": "No."})
     program = Program(alice, name="2")
 

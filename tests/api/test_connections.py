@@ -11,10 +11,10 @@ from django.test import Client
 from django.utils import timezone
 
 from connections.models import AuditEvent, Connection, Share, SharedMailbox, SignInLink, StoredReply, Team, User
-from connections.services import incidents
+from connections.services.incidents import incidents
 from portal.sandbox.client import Control
-from tests import cast
-from tests.api.asking import Program, told, wrong_fields
+from tests import factories
+from tests.api.api_client import Program, told, wrong_fields
 
 pytestmark = pytest.mark.django_db
 NOW = timezone.now()
@@ -22,7 +22,7 @@ NOW = timezone.now()
 
 def wish(**more: Any) -> dict[str, Any]:
     """What bob's program sends to make a delegated connection."""
-    app = cast.make_app_registration()
+    app = factories.make_app_registration()
     return {
         "app_registration": app.pk,
         "name": "Invoices",
@@ -32,8 +32,8 @@ def wish(**more: Any) -> dict[str, Any]:
 
 
 def granted(sandbox: Control, **overrides: Any) -> Connection:
-    grant = sandbox.issue_grant(cast.CLIENT_ID, cast.ADA, ["Mail.Read", "Mail.Read.Shared", "offline_access"])
-    return cast.make_connection(refresh_token=grant["refresh_tokens"][0], **overrides)
+    grant = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "Mail.Read.Shared", "offline_access"])
+    return factories.make_connection(refresh_token=grant["refresh_tokens"][0], **overrides)
 
 
 # --- Making ---------------------------------------------------------------------------------------
@@ -67,7 +67,7 @@ def test_a_repeated_request_gets_the_same_link_which_is_stored_encrypted(bob: Us
 
 
 def test_an_app_only_connection_is_connected_at_once(alice: User, sandbox: Control) -> None:
-    sandbox.grant_consent(cast.CLIENT_ID, roles=["Mail.Read", "User.Read.All"])
+    sandbox.grant_consent(factories.CLIENT_ID, roles=["Mail.Read", "User.Read.All"])
     body = wish(authentication_type="client_credentials", capabilities=["mail.read"])
     made = Program(alice).post("connections", body).json()
     assert (made["status"], made["sign_in_link"], made["lacking"]) == ("active", None, [])
@@ -115,7 +115,7 @@ def test_members_make_no_app_only_connection_and_auditors_none(bob: User, carol:
 
 def test_two_connections_of_one_name_are_refused_without_a_trace(bob: User) -> None:
     program, body = Program(bob), wish(shared_mailboxes=["new@contoso.example"])
-    cast.make_connection()
+    factories.make_connection()
     assert told(program.post("connections", body)) == (409, "already_exists")
     assert not SharedMailbox.objects.exists(), "nothing of a refused request stays"
 
@@ -124,9 +124,9 @@ def test_two_connections_of_one_name_are_refused_without_a_trace(bob: User) -> N
 
 
 def test_connections_are_found_by_what_one_knows_of_them(alice: User, bob: User, dave: User) -> None:
-    invoices = cast.make_connection()
-    cast.make_connection(name="Calendar", status="disabled", granted_scopes="Calendars.Read", owner=dave)
-    cast.make_mailbox_access(invoices, cast.make_mailbox(), state="reachable")
+    invoices = factories.make_connection()
+    factories.make_connection(name="Calendar", status="disabled", granted_scopes="Calendars.Read", owner=dave)
+    factories.make_mailbox_access(invoices, factories.make_mailbox(), state="reachable")
     program = Program(alice)
 
     def names(**query: str) -> list[str]:
@@ -141,14 +141,14 @@ def test_connections_are_found_by_what_one_knows_of_them(alice: User, bob: User,
 
 def test_a_list_of_connections_costs_the_same_however_long_it_is(bob: User, django_assert_max_num_queries: Any) -> None:
     for number in range(30):
-        cast.make_connection(name=f"Connection {number}")
+        factories.make_connection(name=f"Connection {number}")
     program = Program(bob)
     with django_assert_max_num_queries(4):
         assert len(program.get("connections", limit=25).json()["items"]) == 25
 
 
 def test_a_connection_is_changed_under_its_etag(bob: User) -> None:
-    connection, program = cast.make_connection(), Program(bob)
+    connection, program = factories.make_connection(), Program(bob)
     read = program.get("connections/Invoices")
     changed = program.patch(
         "connections/Invoices", {"name": "Bills", "capabilities": ["mail.read", "mail.send"]}, if_match=read["ETag"]
@@ -162,7 +162,7 @@ def test_a_connection_is_changed_under_its_etag(bob: User) -> None:
 
 def test_a_refresh_does_not_change_the_etag(bob: User) -> None:
     """It comes every hour, and overwrites nothing that a person has written."""
-    connection, program = cast.make_connection(), Program(bob)
+    connection, program = factories.make_connection(), Program(bob)
     read = program.get(f"connections/{connection.pk}")["ETag"]
     Connection.objects.update(refreshed_at=NOW, token_version=9)
     assert program.get(f"connections/{connection.pk}")["ETag"] == read
@@ -185,8 +185,8 @@ def test_a_connection_is_disabled_enabled_checked_and_removed(bob: User, sandbox
 
 
 def test_a_sign_in_link_is_for_delegated_connections_in_use(alice: User, bob: User) -> None:
-    disabled = cast.make_connection(status="disabled")
-    robot = cast.make_app_only_connection()
+    disabled = factories.make_connection(status="disabled")
+    robot = factories.make_app_only_connection()
     assert told(Program(bob).post(f"connections/{disabled.pk}/sign-in-link")) == (403, "not_allowed")
     assert told(Program(alice).post(f"connections/{robot.pk}/sign-in-link")) == (403, "not_allowed")
 
@@ -195,7 +195,7 @@ def test_a_sign_in_link_is_for_delegated_connections_in_use(alice: User, bob: Us
 
 
 def test_a_connection_is_shared_changed_and_unshared(bob: User, dave: User) -> None:
-    connection, program = cast.make_connection(), Program(bob)
+    connection, program = factories.make_connection(), Program(bob)
     until = (timezone.now() + timedelta(days=3)).isoformat()
     path = f"connections/{connection.pk}/shares"
     made = program.post(path, {"person_id": dave.pk, "until": until})
@@ -224,11 +224,11 @@ def test_a_connection_is_shared_changed_and_unshared(bob: User, dave: User) -> N
     ],
 )
 def test_a_share_that_cannot_be_is_refused_with_its_field(bob: User, body: dict[str, Any], field: str) -> None:
-    assert wrong_fields(Program(bob).post(f"connections/{cast.make_connection().pk}/shares", body)) == {field}
+    assert wrong_fields(Program(bob).post(f"connections/{factories.make_connection().pk}/shares", body)) == {field}
 
 
 def test_a_share_in_the_past_or_with_the_owner_is_refused(bob: User, dave: User) -> None:
-    path = f"connections/{cast.make_connection().pk}/shares"
+    path = f"connections/{factories.make_connection().pk}/shares"
     program = Program(bob)
     past = {"person_id": dave.pk, "until": "2020-01-01T00:00:00Z"}
     assert wrong_fields(program.post(path, past)) == {"until"}
@@ -237,7 +237,7 @@ def test_a_share_in_the_past_or_with_the_owner_is_refused(bob: User, dave: User)
 
 
 def test_a_share_is_found_only_under_its_own_connection(bob: User, dave: User) -> None:
-    mine, other = cast.make_connection(), cast.make_connection(name="Other")
+    mine, other = factories.make_connection(), factories.make_connection(name="Other")
     share = Share.objects.create(connection=other, person=dave, created_by=bob)
     program = Program(bob)
     assert told(program.patch(f"connections/{mine.pk}/shares/{share.pk}", {"level": "manage"})) == (404, "not_found")
@@ -246,7 +246,7 @@ def test_a_share_is_found_only_under_its_own_connection(bob: User, dave: User) -
 
 def test_sharing_with_a_team(bob: User) -> None:
     team = Team.objects.create(name="Sales")
-    path = f"connections/{cast.make_connection().pk}/shares"
+    path = f"connections/{factories.make_connection().pk}/shares"
     program = Program(bob)
     assert program.post(path, {"team_id": team.pk}).json()["team_id"] == team.pk
     assert program.post(path, {"team_id": team.pk, "level": "manage"}).json()["level"] == "manage"
@@ -257,7 +257,7 @@ def test_sharing_with_a_team(bob: User) -> None:
 
 
 def test_a_mailbox_is_registered_changed_and_removed(bob: User) -> None:
-    tenant, program = cast.make_tenant(), Program(bob)
+    tenant, program = factories.make_tenant(), Program(bob)
     made = program.post("mailboxes", {"tenant_id": tenant.pk, "address": "mailto:Help@Contoso.example"})
     assert made.json()["address"] == "Help@contoso.example"
     path = made["Location"].removeprefix("/api/v1/")
@@ -287,8 +287,8 @@ def test_mailboxes_are_attached_tested_and_detached(bob: User, sandbox: Control)
 
 
 def test_counts_of_a_mailbox_tell_nothing_of_others_connections(bob: User, dave: User) -> None:
-    mailbox = cast.make_mailbox()
-    cast.make_mailbox_access(cast.make_connection(), mailbox, state="reachable")
+    mailbox = factories.make_mailbox()
+    factories.make_mailbox_access(factories.make_connection(), mailbox, state="reachable")
     assert Program(dave).get(f"mailboxes/{mailbox.pk}").json()["attached"] == 0
 
 
@@ -296,8 +296,8 @@ def test_counts_of_a_mailbox_tell_nothing_of_others_connections(bob: User, dave:
 
 
 def test_incidents_are_listed_and_read(alice: User, bob: User, dave: User) -> None:
-    connection = cast.make_connection()
-    access = cast.make_mailbox_access(connection, cast.make_mailbox(), state="unreachable")
+    connection = factories.make_connection()
+    access = factories.make_mailbox_access(connection, factories.make_mailbox(), state="unreachable")
     found = incidents.report_mailbox(access, now=NOW)
     program = Program(bob)
     assert [one["id"] for one in program.get("incidents", state="open").json()["items"]] == [found.pk]
@@ -313,9 +313,9 @@ def test_incidents_are_listed_and_read(alice: User, bob: User, dave: User) -> No
 
 
 def test_a_key_of_chosen_connections_reaches_nothing_else(alice: User, bob: User, dave: User) -> None:
-    mine, other = cast.make_connection(), cast.make_connection(name="Other")
-    boxes = [cast.make_mailbox(), cast.make_mailbox(address="sales@contoso.example")]
-    reaches = [cast.make_mailbox_access(one, box) for one, box in zip((mine, other), boxes, strict=True)]
+    mine, other = factories.make_connection(), factories.make_connection(name="Other")
+    boxes = [factories.make_mailbox(), factories.make_mailbox(address="sales@contoso.example")]
+    reaches = [factories.make_mailbox_access(one, box) for one, box in zip((mine, other), boxes, strict=True)]
     found = [incidents.report_mailbox(reach, now=NOW) for reach in reaches]
     share = Share.objects.create(connection=other, person=dave, created_by=bob)
     program = Program(alice, only=[mine])
@@ -348,7 +348,7 @@ def wish_for(connection: Connection) -> dict[str, Any]:
 
 
 def test_a_key_of_chosen_connections_reads_their_trail_alone(alice: User, bob: User) -> None:
-    mine, other = cast.make_connection(), cast.make_connection(name="Other")
+    mine, other = factories.make_connection(), factories.make_connection(name="Other")
     Program(alice).post(f"connections/{mine.pk}/disable")
     Program(alice, name="2").post(f"connections/{other.pk}/disable")
     program = Program(alice, name="3", only=[mine])
@@ -370,7 +370,7 @@ def test_a_key_reads_itself(bob: User) -> None:
 
 
 def test_the_trail_is_read_by_filters(alice: User, carol: User, bob: User) -> None:
-    connection = cast.make_connection()
+    connection = factories.make_connection()
     Program(bob).post(f"connections/{connection.pk}/disable")
     program = Program(carol)
     found = program.get("audit-events", action="connection.disabled", who="bob", date_from="2020-01-01").json()["items"]
@@ -382,7 +382,7 @@ def test_the_trail_is_read_by_filters(alice: User, carol: User, bob: User) -> No
 
 
 def test_auditors_export_the_trail_and_the_trail_says_so(alice: User, bob: User, carol: User) -> None:
-    mine, other = cast.make_connection(), cast.make_connection(name="Other")
+    mine, other = factories.make_connection(), factories.make_connection(name="Other")
     for connection in (mine, other):
         Program(bob, name=connection.name).post(f"connections/{connection.pk}/disable")
     answer = Program(carol).get("audit-events/export", action="connection.disabled")

@@ -16,8 +16,10 @@ from django.test import Client
 from django.utils import timezone
 
 from connections.models import ApiKey, User
-from connections.services import api_keys, health, rate_limits, refreshing, tokens
-from tests import cast
+from connections.services.api_keys import api_keys, rate_limit
+from connections.services.operations import health
+from connections.services.tokens import fetch, single_flight
+from tests import factories
 
 pytestmark = pytest.mark.django_db
 NOW = timezone.now()
@@ -25,13 +27,13 @@ NOW = timezone.now()
 
 @pytest.fixture(autouse=True)
 def fresh_counters() -> Iterator[None]:
-    client = rate_limits.client()
+    client = rate_limit.client()
     for key in client.scan_iter("rate:*"):
         client.delete(key)
     # Calls are counted by the minute of the clock, which must not end in the middle of a test.
     with time_machine.travel(timezone.now().replace(second=1), tick=True):
         yield
-    rate_limits._outage._until = 0.0
+    rate_limit._outage._until = 0.0
 
 
 def robot(text: str) -> Client:
@@ -51,7 +53,7 @@ def problem(answer: Any) -> dict[str, Any]:
 
 def test_a_key_is_told_where_it_stands_and_refused_when_its_minute_is_used_up(bob: User, settings: Any) -> None:
     settings.API_RATE_LIMIT = 3
-    client = robot(cast.make_key(bob)[1])
+    client = robot(factories.make_key(bob)[1])
     answers = [client.get("/api/v1/connections") for _ in range(5)]
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
     assert [answer["RateLimit-Remaining"] for answer in answers] == ["2", "1", "0", "0", "0"]
@@ -63,25 +65,25 @@ def test_a_key_is_told_where_it_stands_and_refused_when_its_minute_is_used_up(bo
 
 def test_one_keys_limit_is_not_anothers(bob: User, settings: Any) -> None:
     settings.API_RATE_LIMIT = 1
-    one, other = robot(cast.make_key(bob)[1]), robot(cast.make_key(bob, name="Other")[1])
+    one, other = robot(factories.make_key(bob)[1]), robot(factories.make_key(bob, name="Other")[1])
     assert [one.get("/api/v1/connections").status_code for _ in range(2)] == [200, 429]
     assert other.get("/api/v1/connections").status_code == 200
 
 
 def test_an_it_admin_may_have_given_a_key_a_limit_of_its_own(bob: User, settings: Any) -> None:
     settings.API_RATE_LIMIT = 1
-    client = robot(cast.make_key(bob, rate_limit=2)[1])
+    client = robot(factories.make_key(bob, rate_limit=2)[1])
     assert [client.get("/api/v1/connections").status_code for _ in range(3)] == [200, 200, 429]
-    free = robot(cast.make_key(bob, name="Free", rate_limit=0)[1])
+    free = robot(factories.make_key(bob, name="Free", rate_limit=0)[1])
     assert [free.get("/api/v1/connections").status_code for _ in range(3)] == [200] * 3
 
 
 def test_the_next_minute_starts_anew() -> None:
     for _ in range(3):
-        last = rate_limits.count("somebody", limit=2, now=NOW)
+        last = rate_limit.count("somebody", limit=2, now=NOW)
     assert last is not None
     assert last.is_exceeded
-    again = rate_limits.count("somebody", limit=2, now=NOW + timedelta(seconds=last.reset))
+    again = rate_limit.count("somebody", limit=2, now=NOW + timedelta(seconds=last.reset))
     assert again is not None
     assert (again.count, again.is_exceeded) == (1, False)
 
@@ -89,14 +91,14 @@ def test_the_next_minute_starts_anew() -> None:
 def test_calls_at_the_same_moment_are_all_counted() -> None:
     def many() -> None:
         for _ in range(50):
-            rate_limits.count("crowd", limit=1000, now=NOW)
+            rate_limit.count("crowd", limit=1000, now=NOW)
 
     threads = [threading.Thread(target=many) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(timeout=30)
-    last = rate_limits.count("crowd", limit=1000, now=NOW)
+    last = rate_limit.count("crowd", limit=1000, now=NOW)
     assert last is not None
     assert last.count == 401
 
@@ -108,13 +110,13 @@ def test_without_the_cache_the_api_works_unlimited_and_counts_what_it_lets_throu
 
     settings.API_RATE_LIMIT = 1
     nowhere = redis.Redis(host="127.0.0.1", port=1, socket_timeout=0.2, socket_connect_timeout=0.2)
-    monkeypatch.setattr(rate_limits, "client", lambda: nowhere)
-    before = rate_limits.uncounted()
-    client = robot(cast.make_key(bob)[1])
+    monkeypatch.setattr(rate_limit, "client", lambda: nowhere)
+    before = rate_limit.uncounted()
+    client = robot(factories.make_key(bob)[1])
     answers = [client.get("/api/v1/connections") for _ in range(4)]
     assert [answer.status_code for answer in answers] == [200] * 4
     assert "RateLimit-Limit" not in answers[0]
-    assert rate_limits.uncounted() == before + 4
+    assert rate_limit.uncounted() == before + 4
     assert len([one for one in caplog.records if "cache cannot be reached" in one.message]) == 1
     measured = {measure.name: measure.value for measure in health.measures()}
     assert measured["portal_api_calls_not_limited"] == before + 4
@@ -125,23 +127,23 @@ def test_a_cache_that_hangs_holds_up_no_refresh_for_long(settings: Any) -> None:
         address = f"redis://127.0.0.1:{hanging.getsockname()[1]}/0"
         settings.CACHES = {"default": {**settings.CACHES["default"], "LOCATION": address}}
         start = time.monotonic()
-        mark = refreshing.take("refresh:1")
+        mark = single_flight.take("refresh:1")
         assert mark is not None, "without turns"
-        refreshing.give_back("refresh:1", mark)
-        assert refreshing.over(["refresh:1"]) == {"refresh:1"}
+        single_flight.give_back("refresh:1", mark)
+        assert single_flight.over(["refresh:1"]) == {"refresh:1"}
         assert time.monotonic() - start < 5
 
 
 def test_who_was_too_slow_does_not_give_back_the_turn_of_another() -> None:
-    slow = refreshing.take("refresh:1")
+    slow = single_flight.take("refresh:1")
     assert slow is not None
     cache.delete("refresh:1")  # its time is over
-    quick = refreshing.take("refresh:1")
+    quick = single_flight.take("refresh:1")
     assert quick is not None
-    refreshing.give_back("refresh:1", slow)
-    assert refreshing.take("refresh:1") is None, "the turn of the second one was given back by the first"
-    refreshing.give_back("refresh:1", quick)
-    assert refreshing.over(["refresh:1"]) == {"refresh:1"}
+    single_flight.give_back("refresh:1", slow)
+    assert single_flight.take("refresh:1") is None, "the turn of the second one was given back by the first"
+    single_flight.give_back("refresh:1", quick)
+    assert single_flight.over(["refresh:1"]) == {"refresh:1"}
 
 
 def test_wrong_keys_from_one_address_are_put_off_and_right_ones_are_not(bob: User, settings: Any) -> None:
@@ -150,7 +152,7 @@ def test_wrong_keys_from_one_address_are_put_off_and_right_ones_are_not(bob: Use
     assert [answer.status_code for answer in wrong] == [401, 401, 401, 429, 429]
     assert problem(wrong[-1])["code"] == "rate_limited"
     assert int(wrong[-1]["Retry-After"]) > 0
-    assert robot(cast.make_key(bob)[1]).get("/api/v1/connections").status_code == 200
+    assert robot(factories.make_key(bob)[1]).get("/api/v1/connections").status_code == 200
     elsewhere = robot(api_keys.new_key()[0]).get("/api/v1/connections", REMOTE_ADDR="10.0.0.9")
     assert elsewhere.status_code == 401
 
@@ -159,7 +161,7 @@ def test_wrong_keys_from_one_address_are_put_off_and_right_ones_are_not(bob: Use
 
 
 def test_a_large_body_is_refused_before_it_is_read(bob: User) -> None:
-    client = robot(cast.make_key(bob)[1])
+    client = robot(factories.make_key(bob)[1])
     answer = client.post("/api/v1/connections", b"x" * (256 * 1024 + 1), content_type="application/json")
     assert problem(answer)["code"] == "too_large"
     assert answer.status_code == 413
@@ -169,19 +171,19 @@ def test_a_large_body_is_refused_before_it_is_read(bob: User) -> None:
 
 @pytest.mark.parametrize("length", ["-1", "9" * 30, "1e9", "abc"])
 def test_an_absurd_length_is_no_way_round(bob: User, length: str) -> None:
-    answer = robot(cast.make_key(bob)[1]).get("/api/v1/connections", CONTENT_LENGTH=length)
+    answer = robot(factories.make_key(bob)[1]).get("/api/v1/connections", CONTENT_LENGTH=length)
     assert (answer.status_code, problem(answer)["code"]) == (413, "too_large")
 
 
 def test_a_body_without_a_length_is_refused(bob: User) -> None:
-    answer = robot(cast.make_key(bob)[1]).get(
+    answer = robot(factories.make_key(bob)[1]).get(
         "/api/v1/connections", HTTP_TRANSFER_ENCODING="chunked", CONTENT_LENGTH=""
     )
     assert (answer.status_code, problem(answer)["code"]) == (411, "length_required")
 
 
 def test_a_long_query_is_refused(bob: User) -> None:
-    answer = robot(cast.make_key(bob)[1]).get("/api/v1/connections", {"name": "x" * 5000})
+    answer = robot(factories.make_key(bob)[1]).get("/api/v1/connections", {"name": "x" * 5000})
     assert (answer.status_code, problem(answer)["code"]) == (414, "address_too_long")
 
 
@@ -190,12 +192,12 @@ def test_a_long_query_is_refused(bob: User) -> None:
 
 @pytest.mark.parametrize("path", ["nothing/here", "", "connections/", "connections/1/token/x", "%00", "..%2f..%2fetc"])
 def test_an_unknown_address_is_a_problem(bob: User, path: str) -> None:
-    answer = robot(cast.make_key(bob)[1]).get(f"/api/v1/{path}")
+    answer = robot(factories.make_key(bob)[1]).get(f"/api/v1/{path}")
     assert (answer.status_code, problem(answer)["code"]) == (404, "not_found")
 
 
 def test_a_wrong_method_is_a_problem_that_names_the_right_ones(bob: User) -> None:
-    answer = robot(cast.make_key(bob)[1]).delete("/api/v1/connections/1/token")
+    answer = robot(factories.make_key(bob)[1]).delete("/api/v1/connections/1/token")
     assert (answer.status_code, problem(answer)["code"]) == (405, "method_not_allowed")
     assert "GET" in answer["Allow"]
 
@@ -209,9 +211,9 @@ def test_a_mistake_of_ours_tells_nothing_of_our_insides(bob: User, monkeypatch: 
     def fail(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("the password is 1234")
 
-    monkeypatch.setattr(tokens, "hand_out", fail)
-    connection = cast.make_connection(owner=bob)
-    answer = robot(cast.make_key(bob)[1]).get(f"/api/v1/connections/{connection.pk}/token")
+    monkeypatch.setattr(fetch, "hand_out", fail)
+    connection = factories.make_connection(owner=bob)
+    answer = robot(factories.make_key(bob)[1]).get(f"/api/v1/connections/{connection.pk}/token")
     body = problem(answer)
     assert (answer.status_code, body["code"]) == (500, "internal_error")
     assert "1234" not in answer.content.decode()

@@ -8,9 +8,9 @@ import pytest
 from django.utils import timezone
 
 from connections.models import Share, User
-from tests import cast
-from tests.api.asking import Program, told, wrong_fields
-from tests.services.test_policy import rule
+from tests import factories
+from tests.api.api_client import Program, told, wrong_fields
+from tests.services.governance.test_policy import rule
 
 pytestmark = pytest.mark.django_db
 
@@ -34,7 +34,7 @@ def test_without_a_policy_nothing_is_restricted(alice: User) -> None:
 
 
 def test_for_an_app_registration_the_stricter_rule_counts(alice: User, bob: User) -> None:
-    app = cast.make_app_registration()
+    app = factories.make_app_registration()
     rule(longest_share_days=30, permissions={"Mail.Send": "approval"})
     rule(app, longest_share_days=90, permissions={"Mail.Send": "forbidden"})
     found = Program(alice).get(f"app-registrations/{app.pk}/policy").json()
@@ -45,8 +45,8 @@ def test_for_an_app_registration_the_stricter_rule_counts(alice: User, bob: User
 
 
 def test_what_breaks_the_policy_is_listed_and_counted(alice: User, bob: User, carol: User, dave: User) -> None:
-    first, second = (cast.make_connection(owner=bob, name=name) for name in ("A", "B"))
-    cast.make_connection(owner=bob, name="C", capabilities=[], scopes="", granted_scopes="")
+    first, second = (factories.make_connection(owner=bob, name=name) for name in ("A", "B"))
+    factories.make_connection(owner=bob, name="C", capabilities=[], scopes="", granted_scopes="")
     long = Share.objects.create(
         connection=second, person=dave, created_by=bob, until=timezone.now() + timedelta(days=300)
     )

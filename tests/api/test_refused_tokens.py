@@ -10,22 +10,22 @@ from django.test import Client
 from django.utils import timezone
 
 from connections.models import Connection, User
-from connections.services import refreshing
+from connections.services.tokens import single_flight
 from portal.sandbox.client import Control
-from tests import cast
+from tests import factories
 
 pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
 def connection(sandbox: Control, bob: User) -> Connection:
-    grant = sandbox.issue_grant(cast.CLIENT_ID, cast.ADA, ["Mail.Read", "offline_access"])
-    return cast.make_connection(owner=bob, refresh_token=grant["refresh_tokens"][0])
+    grant = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"])
+    return factories.make_connection(owner=bob, refresh_token=grant["refresh_tokens"][0])
 
 
 @pytest.fixture
 def robot(bob: User) -> Client:
-    return Client(headers={"Authorization": f"Bearer {cast.make_key(bob)[1]}"})
+    return Client(headers={"Authorization": f"Bearer {factories.make_key(bob)[1]}"})
 
 
 def ask(robot: Client, connection: Connection, **query: Any) -> Any:
@@ -56,7 +56,7 @@ def test_a_new_one_that_ends_earlier_is_taken_all_the_same(robot: Client, connec
 
 def test_its_name_tells_nothing_of_it(robot: Client, connection: Connection) -> None:
     told = ask(robot, connection).json()
-    assert told["id"] == refreshing.id_of(told["access_token"])
+    assert told["id"] == single_flight.id_of(told["access_token"])
     assert len(told["id"]) == 32
     assert told["id"] not in told["access_token"]
 
@@ -76,7 +76,7 @@ def test_a_grant_that_was_taken_away_is_noticed_and_told(
     sandbox: Control, robot: Client, connection: Connection
 ) -> None:
     before = ask(robot, connection).json()
-    sandbox.revoke_sessions(cast.ADA)
+    sandbox.revoke_sessions(factories.ADA)
     for _ in range(2):  # some of Microsoft's refusals are asked about twice
         told = ask(robot, connection, refused=before["id"])
     assert (told.status_code, told.json()["code"]) == (409, "reconnect_needed")
@@ -87,13 +87,13 @@ def test_a_caller_who_refuses_everything_is_stopped(sandbox: Control, robot: Cli
     sandbox.clear_calls()
     known = ask(robot, connection).json()["id"]
     got = []
-    for _ in range(2 * refreshing.MOST_EARLY + 5):
+    for _ in range(2 * single_flight.MOST_EARLY + 5):
         answer = ask(robot, connection, refused=known)
         got.append(answer.status_code)
         known = answer.json().get("id", known)
     assert set(got) == {200, 503}
     # The minute may have ended meanwhile.
-    assert refreshing.MOST_EARLY <= asked_microsoft(sandbox) == got.count(200) <= 2 * refreshing.MOST_EARLY
+    assert single_flight.MOST_EARLY <= asked_microsoft(sandbox) == got.count(200) <= 2 * single_flight.MOST_EARLY
 
 
 @pytest.mark.parametrize("refused", ["x", "A" * 32, "0" * 33, "0" * 31, "\x00" * 32])

@@ -16,12 +16,13 @@ from django.test import Client
 from django.utils import timezone
 from ninja import Schema
 
-from connections.api import changes, document
+from connections.api import etags, openapi
 from connections.api.urls import api
 from connections.models import AuditEvent, StoredReply, Team, TokenFetch, User
-from connections.services import stored_replies, teams
-from tests import cast
-from tests.api.asking import Program, told, wrong_fields
+from connections.services.api_keys import idempotency
+from connections.services.sharing import teams
+from tests import factories
+from tests.api.api_client import Program, told, wrong_fields
 
 pytestmark = pytest.mark.django_db
 
@@ -79,8 +80,8 @@ def test_a_list_costs_the_same_however_long_it_is(alice: User, django_assert_max
     program = Program(alice)
     for number in range(30):
         Team.objects.create(name=f"Team {number}")
-        cast.make_tenant(name=f"Tenant {number}", directory_id=f"t{number}.example", tid="")
-        cast.make_person(f"person{number}")
+        factories.make_tenant(name=f"Tenant {number}", directory_id=f"t{number}.example", tid="")
+        factories.make_person(f"person{number}")
     with django_assert_max_num_queries(4):
         assert len(program.get(path, limit=25).json()["items"]) == 25
 
@@ -141,13 +142,13 @@ def test_the_state_is_looked_at_under_the_lock(alice: User, monkeypatch: pytest.
     team = Team.objects.create(name="Sales")
     program = Program(alice)
     read = program.get(f"teams/{team.pk}")["ETag"]
-    right = changes.locked
+    right = etags.locked
 
     def late(request: HttpRequest, row: Any, columns: Any) -> Any:
         Team.objects.filter(pk=row.pk).update(name="Somebody else's")
         return right(request, row, columns)
 
-    monkeypatch.setattr(changes, "locked", late)
+    monkeypatch.setattr(etags, "locked", late)
     assert told(program.patch(f"teams/{team.pk}", {"name": "Mine"}, if_match=read)) == (412, "changed_meanwhile")
     assert program.delete(f"teams/{team.pk}", if_match=read).status_code == 412
 
@@ -207,7 +208,7 @@ def test_a_request_whose_worker_was_killed_is_taken_over_after_a_while(alice: Us
     program.post("teams", {"name": "Sales"}, idempotency_key="one")
     Team.objects.all().delete()
     StoredReply.objects.update(
-        status=None, answer=None, started_at=timezone.now() - stored_replies.RUNS_AT_MOST - timedelta(seconds=1)
+        status=None, answer=None, started_at=timezone.now() - idempotency.RUNS_AT_MOST - timedelta(seconds=1)
     )
     assert program.post("teams", {"name": "Sales"}, idempotency_key="one").status_code == 201
     assert StoredReply.objects.get().status == 201
@@ -221,10 +222,10 @@ def test_answers_are_kept_encrypted_for_a_day(alice: User) -> None:
         stored = str(cursor.fetchall())
     assert "ecognisable" not in stored
     now = timezone.now()
-    assert stored_replies.prune(now=now + timedelta(hours=23)) == 0
+    assert idempotency.prune(now=now + timedelta(hours=23)) == 0
     StoredReply.objects.update(started_at=now - timedelta(hours=25))
     assert program.post("teams", {"name": "Another"}, idempotency_key="A recognisable key").status_code == 201
-    assert stored_replies.prune(now=now + timedelta(hours=25)) == 1
+    assert idempotency.prune(now=now + timedelta(hours=25)) == 1
     assert not StoredReply.objects.exists()
 
 
@@ -316,7 +317,7 @@ def test_head_is_get_without_the_body(alice: User) -> None:
 
 
 def test_head_of_a_token_takes_none_away(bob: User) -> None:
-    connection = cast.make_connection(access_token="x" * 20, expires_at=timezone.now() + timedelta(hours=1))
+    connection = factories.make_connection(access_token="x" * 20, expires_at=timezone.now() + timedelta(hours=1))
     program = Program(bob)
     answer = program.client.head(f"/api/v1/connections/{connection.pk}/token")
     assert (answer.status_code, answer.content) == (200, b"")
@@ -334,7 +335,7 @@ def test_head_of_an_export_starts_none(carol: User, alice: User) -> None:
 
 @pytest.mark.parametrize("path", ["connections", "teams", "people", "me", "audit-events/export", "connections/1/token"])
 def test_a_misspelt_parameter_is_refused_and_the_known_ones_are_named(alice: User, path: str) -> None:
-    cast.make_connection(pk=1, owner=alice)
+    factories.make_connection(pk=1, owner=alice)
     answer = Program(alice).get(path, stauts="active")
     assert told(answer) == (400, "unknown_parameter")
     assert [one["field"] for one in answer.json()["errors"]] == ["stauts"]
@@ -352,13 +353,13 @@ def test_without_a_key_nothing_is_told_of_parameters(client: Client) -> None:
 
 
 def test_the_list_of_people_knows_the_service_accounts_that_can_be_shared_with(alice: User) -> None:
-    robots = cast.make_service_account()
+    robots = factories.make_service_account()
     kinds = {one["id"]: one["kind"] for one in Program(alice).get("people").json()["items"]}
     assert kinds == {alice.pk: "person", robots.pk: "service"}
 
 
 def test_a_replay_tells_nothing_that_the_key_may_no_longer_see(alice: User, bob: User) -> None:
-    mine = cast.make_connection(owner=bob)
+    mine = factories.make_connection(owner=bob)
     program = Program(bob)
     path = f"connections/{mine.pk}/disable"
     assert program.post(path, idempotency_key="once").status_code == 200
@@ -416,7 +417,7 @@ def test_every_operation_is_documented_whole() -> None:
         where = f"{method} {path}"
         assert facts["summary"], where
         assert facts["description"], where
-        assert facts["tags"][0] in document.TAGS, where
+        assert facts["tags"][0] in openapi.TAGS, where
         assert facts["security"] == [{"KeyAuth": []}], where
         assert {"401", "403", "414", "422", "429"} <= set(facts["responses"]), where
         assert ("{" in path) <= ("404" in facts["responses"]), where
@@ -432,7 +433,7 @@ def test_every_operation_is_documented_whole() -> None:
         for status, answer in facts["responses"].items():
             kinds = set(answer.get("content", {}))
             assert kinds == (
-                {document.PROBLEM}
+                {openapi.PROBLEM}
                 if status >= "400"
                 else kinds & {"application/json", "application/x-ndjson", "text/csv"}
             ), where
@@ -481,6 +482,6 @@ def test_scope_and_right_must_both_allow(alice: User, bob: User) -> None:
 
 @pytest.mark.parametrize("path", ["teams", "people", "tenants"])
 def test_a_key_of_chosen_connections_does_not_administer(alice: User, path: str) -> None:
-    program = Program(alice, only=[cast.make_connection()])
+    program = Program(alice, only=[factories.make_connection()])
     assert told(program.get(path)) == (403, "not_allowed")
     assert told(program.post("teams", {"name": "Sales"})) == (403, "not_allowed")

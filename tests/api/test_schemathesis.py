@@ -28,7 +28,7 @@ from schemathesis.config import SchemathesisConfig
 from connections.api.urls import api
 from connections.microsoft import clouds
 from portal.sandbox.process import SandboxProcess
-from tests import cast, world
+from tests import factories, full_dataset
 
 pytestmark = pytest.mark.django_db
 
@@ -96,15 +96,17 @@ schema = document()
 
 
 @pytest.fixture(scope="module")
-def contoso(django_db_setup: None, django_db_blocker: Any, sandbox_process: SandboxProcess) -> Iterator[world.World]:
+def contoso(
+    django_db_setup: None, django_db_blocker: Any, sandbox_process: SandboxProcess
+) -> Iterator[full_dataset.World]:
     """One of everything, made once."""
     for signal in (request_started, request_finished):
         signal.disconnect(close_old_connections)  # as Django's own test client does: all is one transaction here
     with django_db_blocker.unblock(), sandbox_alone(sandbox_process), transaction.atomic():
-        people = {name: cast.make_person(name) for name in ("alice", "bob", "carol", "dave")}
-        made = world.make(people)
+        people = {name: factories.make_person(name) for name in ("alice", "bob", "carol", "dave")}
+        made = full_dataset.make(people)
         callers.known = made.api_arguments()
-        callers.keys = itertools.cycle(cast.make_key(user)[1] for user in people.values())
+        callers.keys = itertools.cycle(factories.make_key(user)[1] for user in people.values())
         yield made
         transaction.set_rollback(True)
     for signal in (request_started, request_finished):
@@ -128,7 +130,7 @@ def sandbox_alone(process: SandboxProcess) -> Iterator[None]:
 
 @schema.parametrize()
 @settings(deadline=None, suppress_health_check=list(HealthCheck))
-def test_every_answer_is_one_the_document_promises(case: Any, contoso: world.World) -> None:
+def test_every_answer_is_one_the_document_promises(case: Any, contoso: full_dataset.World) -> None:
     with transaction.atomic():
         case.call_and_validate()
         transaction.set_rollback(True)

@@ -16,7 +16,7 @@ from schemathesis.config import SchemathesisConfig
 
 from connections.api.urls import api
 from portal.sandbox.process import SandboxProcess
-from tests import cast, world
+from tests import factories, full_dataset
 from tests.api.test_schemathesis import CONFIG, sandbox_alone
 
 
@@ -24,10 +24,10 @@ from tests.api.test_schemathesis import CONFIG, sandbox_alone
 def test_a_running_portal_keeps_its_promises_to_callers_whose_calls_add_up(
     live_server: Any, sandbox_process: SandboxProcess
 ) -> None:
-    people = {name: cast.make_person(name) for name in ("alice", "bob", "carol", "dave")}
+    people = {name: factories.make_person(name) for name in ("alice", "bob", "carol", "dave")}
     with sandbox_alone(sandbox_process):
-        world.make(people)
-        keys = itertools.cycle(cast.make_key(user)[1] for user in people.values())
+        full_dataset.make(people)
+        keys = itertools.cycle(factories.make_key(user)[1] for user in people.values())
         config = copy.deepcopy(CONFIG) | {"auth": {}}
         served = schemathesis.openapi.from_url(
             f"{live_server.url}/api/v1/openapi.json", config=SchemathesisConfig.from_dict(config)

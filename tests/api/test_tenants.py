@@ -7,8 +7,8 @@ import pytest
 from connections.models import AuditEvent, Share, Team, Tenant, User
 from portal.sandbox import seed
 from portal.sandbox.client import Control
-from tests import cast
-from tests.api.asking import Program, told, wrong_fields
+from tests import factories
+from tests.api.api_client import Program, told, wrong_fields
 
 pytestmark = pytest.mark.django_db
 
@@ -39,7 +39,7 @@ def test_a_tenant_that_cannot_be_is_refused_with_its_field(alice: User, sandbox:
     assert wrong_fields(program.post("tenants", body)) == {"directory_id"}
     assert wrong_fields(program.post("tenants", body | {"directory_id": "me@contoso.com"})) == {"directory_id"}
     assert wrong_fields(program.post("tenants", body | {"environment": "moon"})) == {"environment"}
-    cast.make_tenant()
+    factories.make_tenant()
     twice = body | {"directory_id": seed.CONTOSO}
     assert told(program.post("tenants", twice)) == (409, "already_exists")
 
@@ -56,13 +56,13 @@ def test_a_tenant_that_cannot_be_looked_up_is_looked_up_later(alice: User, sandb
 
 
 def test_a_tenant_in_use_stays(alice: User) -> None:
-    app = cast.make_app_registration()
+    app = factories.make_app_registration()
     assert told(Program(alice).delete(f"tenants/{app.tenant_id}")) == (409, "still_in_use")
     assert Tenant.objects.exists()
 
 
 def test_members_read_names_of_tenants_only(bob: User) -> None:
-    tenant = cast.make_tenant()
+    tenant = factories.make_tenant()
     for seen in (
         Program(bob).get(f"tenants/{tenant.pk}").json(),
         Program(bob, name="2").get("tenants").json()["items"][0],
@@ -73,8 +73,8 @@ def test_members_read_names_of_tenants_only(bob: User) -> None:
 
 
 def test_tenants_are_found_by_name_directory_and_environment(alice: User) -> None:
-    cast.make_tenant()
-    cast.make_tenant(name="Fabrikam", environment="global", directory_id="fabrikam.com", tid="")
+    factories.make_tenant()
+    factories.make_tenant(name="Fabrikam", environment="global", directory_id="fabrikam.com", tid="")
     program = Program(alice)
 
     def names(**query: str) -> list[str]:
@@ -108,7 +108,7 @@ def test_a_team_is_made_filled_and_removed(alice: User, bob: User) -> None:
 
 def test_removing_a_team_ends_what_was_shared_with_it(alice: User, bob: User) -> None:
     team = Team.objects.create(name="Sales")
-    Share.objects.create(connection=cast.make_connection(), team=team, created_by=bob)
+    Share.objects.create(connection=factories.make_connection(), team=team, created_by=bob)
     Program(alice).delete(f"teams/{team.pk}")
     assert not Share.objects.active().exists()
 

@@ -14,12 +14,13 @@ from django.test import Client
 from django.utils import timezone
 
 from connections.models import ApiKey, AuditEvent, Connection, Incident, Share, TokenFetch, User
-from connections.services import api_keys, refreshing
-from connections.services import tokens as handing_out
-from connections.services.refreshing import Wanted
+from connections.services.api_keys import api_keys
+from connections.services.tokens import fetch as handing_out
+from connections.services.tokens import single_flight
+from connections.services.tokens.single_flight import Wanted
 from portal.sandbox import seed
 from portal.sandbox.client import Control
-from tests import cast
+from tests import factories
 
 pytestmark = pytest.mark.django_db
 NOW = timezone.now()
@@ -45,8 +46,8 @@ def robot(text: str, **extra: Any) -> Robot:
 
 
 def granted(sandbox: Control, **overrides: Any) -> Connection:
-    grant = sandbox.issue_grant(cast.CLIENT_ID, cast.ADA, ["Mail.Read", "offline_access"])
-    return cast.make_connection(refresh_token=grant["refresh_tokens"][0], **overrides)
+    grant = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"])
+    return factories.make_connection(refresh_token=grant["refresh_tokens"][0], **overrides)
 
 
 # --- Keys -----------------------------------------------------------------------------------------
@@ -101,7 +102,7 @@ def test_a_key_works_from_its_networks_only(bob: User) -> None:
 
 
 def test_scopes_and_connections_narrow_a_key(bob: User) -> None:
-    mine, other = cast.make_connection(name="Mine"), cast.make_connection(name="Other")
+    mine, other = factories.make_connection(name="Mine"), factories.make_connection(name="Other")
     _, text = issue(bob, scopes=["connections:read"], connections=[mine])
     assert [one["name"] for one in robot(text)("connections").json()["items"]] == ["Mine"]
     assert robot(text)(f"connections/{other.pk}").status_code == 404
@@ -110,7 +111,7 @@ def test_scopes_and_connections_narrow_a_key(bob: User) -> None:
 
 
 def test_a_key_whose_chosen_connections_are_all_gone_reaches_nothing(bob: User) -> None:
-    mine, _ = cast.make_connection(name="Mine"), cast.make_connection(name="Other")
+    mine, _ = factories.make_connection(name="Mine"), factories.make_connection(name="Other")
     _, text = issue(bob, connections=[mine])
     assert len(robot(text)("connections").json()["items"]) == 1
     mine.delete()
@@ -192,15 +193,15 @@ def test_asking_for_longer_than_tokens_live_does_not_ask_microsoft_at_every_call
     sandbox.token_lifetime(1800)
     sandbox.clear_calls()
     call = robot(issue(bob)[1])
-    for _ in range(3 * refreshing.MOST_EARLY):
+    for _ in range(3 * single_flight.MOST_EARLY):
         if with_waiting_room:
-            refreshing._in_turn(connection.pk, Wanted(3600))
+            single_flight._in_turn(connection.pk, Wanted(3600))
         else:
             answer = call(f"connections/{connection.pk}/token", min_valid=3600)
             assert answer.status_code == 200
             assert "Portal-Trouble" not in answer
     # The minute may have ended meanwhile.
-    assert sandbox.calls(limit=0)["by_endpoint"].get("token", 0) <= 2 * refreshing.MOST_EARLY
+    assert sandbox.calls(limit=0)["by_endpoint"].get("token", 0) <= 2 * single_flight.MOST_EARLY
 
 
 def test_trouble_at_microsoft_does_not_reach_a_caller_while_a_token_is_valid(bob: User, sandbox: Control) -> None:
@@ -223,7 +224,7 @@ def test_without_a_valid_token_an_outage_is_a_503_that_says_when_to_come_back(bo
 
 def test_a_dead_connection_says_why_who_and_where_to_mend_it(bob: User, sandbox: Control) -> None:
     connection = granted(sandbox, expires_at=NOW - timedelta(seconds=1))
-    sandbox.revoke_sessions(cast.ADA)
+    sandbox.revoke_sessions(factories.ADA)
     answer = robot(issue(bob)[1])(f"connections/{connection.pk}/token")
     body = answer.json()
     assert (answer.status_code, body["code"], body["who"]) == (409, "reconnect_needed", "owner")
@@ -236,7 +237,7 @@ def test_a_dead_connection_says_why_who_and_where_to_mend_it(bob: User, sandbox:
 
 def test_a_dead_app_secret_is_told_as_such(bob: User, sandbox: Control) -> None:
     connection = granted(sandbox, expires_at=NOW - timedelta(seconds=1))
-    sandbox.expire_secret(cast.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
+    sandbox.expire_secret(factories.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
     call = robot(issue(bob)[1])
     call(f"connections/{connection.pk}/token")
     body = call(f"connections/{connection.pk}/token").json()
@@ -282,7 +283,7 @@ def test_hand_outs_are_counted_per_key_connection_and_minute(bob: User, sandbox:
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("gone", [Connection, ApiKey])
 def test_a_hand_out_is_recorded_though_key_or_connection_is_removed_at_that_moment(bob: User, gone: Any) -> None:
-    connection = cast.make_connection(name="Invoices")
+    connection = factories.make_connection(name="Invoices")
     key, _ = issue(bob)
     gone.objects.all().delete()
     api_keys.note_fetch(key, connection, address=None, now=NOW)

@@ -21,9 +21,9 @@ from portal.processes import Process
 from portal.sandbox.client import Control
 from portal.sandbox.process import SandboxProcess
 from portal.sandbox.process import start as start_sandbox
-from tests.browser.leaks import BrokerWatch, Watch
-from tests.browser.visitors import Portal, Visitor
-from tests.browser.wire import Wire
+from tests.browser.browser_users import Portal, Visitor
+from tests.browser.recording_proxy import Wire
+from tests.browser.secret_scanner import BrokerWatch, Watch
 from tests.conftest import logs_of_run
 
 FAILED = pytest.StashKey[bool]()

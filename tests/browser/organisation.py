@@ -8,7 +8,7 @@ from datetime import timedelta
 from django.utils import timezone
 
 from connections import audit
-from connections.microsoft.errors import Verdict, classify
+from connections.microsoft.classifier import Verdict, classify
 from connections.models import (
     AppRegistration,
     Approval,
@@ -22,8 +22,9 @@ from connections.models import (
     Tenant,
     User,
 )
-from connections.services import incidents, outcomes
-from tests import cast, world
+from connections.services.incidents import incidents
+from connections.services.tokens import apply_results
+from tests import factories, full_dataset
 
 LONG = "Accounts payable of the shared service centre for Central and Eastern Europe, invoices above ten thousand euro"
 UNBROKEN = "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft"
@@ -43,7 +44,7 @@ def make(admin: User, member: User) -> None:
     _break(made)
     _mailboxes(tenants[0], made, member)
     ConsentLink.objects.create(
-        app_registration=apps[0], directory_id=cast.DIRECTORY_ID, state_digest="0" * 64, requested_by=admin
+        app_registration=apps[0], directory_id=factories.DIRECTORY_ID, state_digest="0" * 64, requested_by=admin
     )
     _policy(made, member)
     _asked_and_reviewed(made, admin, member)
@@ -58,7 +59,7 @@ def _policy(made: list[Connection], member: User) -> None:
     Policy.objects.create(rules=rules | {"capabilities": {"files.write": "forbidden"}, "app_only_second_admin": True})
     Policy.objects.create(app_registration=made[1].app_registration, rules={"share_app_only": False})
     for connection, state in zip(made[4:], Approval.State.values, strict=False):
-        world.make_approval(
+        full_dataset.make_approval(
             connection, state=state, reason=LONG, requested_by=member, reasons=[f"{LONG}."], decision_reason=UNBROKEN,
             decided_at=None if state == "waiting" else timezone.now(), decided_by_name="Alice Admin",
         )  # fmt: skip
@@ -66,9 +67,9 @@ def _policy(made: list[Connection], member: User) -> None:
 
 def _tenants() -> list[Tenant]:
     return [
-        cast.make_tenant(),
-        cast.make_tenant(name=f"{LONG[:80]} (test)", directory_id="fabrikam.example", tid=""),
-        cast.make_tenant(
+        factories.make_tenant(),
+        factories.make_tenant(name=f"{LONG[:80]} (test)", directory_id="fabrikam.example", tid=""),
+        factories.make_tenant(
             name="寿司株式会社", environment="china", directory_id="8" * 8 + "-1111-4111-8111-" + "8" * 12, tid=""
         ),
     ]
@@ -78,18 +79,18 @@ def _apps(tenants: list[Tenant], admin: User) -> list[AppRegistration]:
     now = timezone.now()
     expired = verdict(7000222)
     apps = [
-        cast.make_app_registration(tenant=tenants[0], default_capabilities=["mail.read"], created_by=admin),
-        cast.make_app_registration(
-            tenant=tenants[1], name=LONG, client_id=cast.ROBOTS_CLIENT_ID, secret=None, rejected_at=now - timedelta(hours=3),
+        factories.make_app_registration(tenant=tenants[0], default_capabilities=["mail.read"], created_by=admin),
+        factories.make_app_registration(
+            tenant=tenants[1], name=LONG, client_id=factories.ROBOTS_CLIENT_ID, secret=None, rejected_at=now - timedelta(hours=3),
             rejected_code="AADSTS7000222", rejected_cause=expired.cause, rejected_action=expired.action,
         ),
-        cast.make_app_registration(
+        factories.make_app_registration(
             tenant=tenants[2], name="多租户应用", client_id="3017e7a4-33c7-4d2f-8a5e-7f4d9e8a3c03", audience="multi", verified_at=None,
             allows_app_only=False, secret=None,
         ),
     ]  # fmt: skip
-    cast.make_secret(apps[0], label="Until next week", expires_at=now + timedelta(days=6))
-    cast.make_secret(
+    factories.make_secret(apps[0], label="Until next week", expires_at=now + timedelta(days=6))
+    factories.make_secret(
         apps[1], label=LONG, expires_at=now - timedelta(days=2), rejected_at=now, rejected_code="AADSTS7000222"
     )
     return apps
@@ -100,15 +101,17 @@ def _connection(number: int, app: AppRegistration, owner: User) -> Connection:
     name = (base if number < len(NAMES) else f"{base[:100]} {number}")[:120]
     now = timezone.now() - timedelta(minutes=number)
     if app.allows_app_only and number % 9 == 0:
-        return cast.make_app_only_connection(name=name, app_registration=app, owner=owner)
-    account = f"{UNBROKEN.lower()[:40]}@contoso.example" if number % 7 == 3 else cast.ADA
-    return cast.make_connection(name=name, app_registration=app, owner=owner, account_username=account, checked_at=now)
+        return factories.make_app_only_connection(name=name, app_registration=app, owner=owner)
+    account = f"{UNBROKEN.lower()[:40]}@contoso.example" if number % 7 == 3 else factories.ADA
+    return factories.make_connection(
+        name=name, app_registration=app, owner=owner, account_username=account, checked_at=now
+    )
 
 
 def _break(made: list[Connection]) -> None:
     for number, connection in enumerate(one for one in made[1:30:2] if one.is_delegated):
         broke_at = timezone.now() - timedelta(hours=number * 9 + 1)
-        outcomes.flag(connection.pk, verdict(TROUBLES[number % len(TROUBLES)]), now=broke_at, version=1)
+        apply_results.flag(connection.pk, verdict(TROUBLES[number % len(TROUBLES)]), now=broke_at, version=1)
     Connection.objects.filter(pk=made[20].pk).update(status="disabled")
     Connection.objects.filter(pk=made[22].pk).update(
         status="pending", connected_at=None, sign_in_started_at=timezone.now() - timedelta(hours=2),
@@ -118,14 +121,16 @@ def _break(made: list[Connection]) -> None:
 
 def _asked_and_reviewed(made: list[Connection], admin: User, member: User) -> None:
     owned = [one for one in made if one.owner_id == member.pk and one.is_delegated]
-    cast.make_consent_request(
+    factories.make_consent_request(
         owned[0], reason=f"{LONG}\n{UNBROKEN}", permissions="Mail.Read Mail.Send Sites.ReadWrite.All"
     )
-    cast.make_consent_request(owned[1], state="declined", answer=LONG, closed_at=timezone.now(), decided_by_name=LONG)
+    factories.make_consent_request(
+        owned[1], state="declined", answer=LONG, closed_at=timezone.now(), decided_by_name=LONG
+    )
     team = Team.objects.create(name=LONG[:100])
     shares = [Share.objects.create(connection=one, person=admin, created_by=member) for one in owned[:3]]
     shares.append(Share.objects.create(connection=owned[2], team=team, created_by=member))
-    running, over = cast.make_review(*shares), cast.make_review(*shares, name=LONG, closed_at=timezone.now())
+    running, over = factories.make_review(*shares), factories.make_review(*shares, name=LONG, closed_at=timezone.now())
     running.items.filter(share=shares[1]).update(decision="confirmed", decided_at=timezone.now(), note=UNBROKEN)
     over.items.update(decision="expired", decided_at=timezone.now(), ended_at=timezone.now())
 
@@ -143,20 +148,20 @@ def verdict(code: int) -> Verdict:
 
 
 def _mailboxes(tenant: Tenant, made: list[Connection], member: User) -> None:
-    boxes = [cast.make_mailbox(tenant=tenant, created_by=member)]
+    boxes = [factories.make_mailbox(tenant=tenant, created_by=member)]
     boxes.append(
-        cast.make_mailbox(
+        factories.make_mailbox(
             tenant=tenant, address=f"{UNBROKEN.lower()[:60].replace('ä', 'ae')}@contoso.example", display_name=LONG
         )
     )
     SharedMailbox.objects.bulk_create(
         SharedMailbox(tenant=tenant, address=f"team{number}@contoso.example") for number in range(30)
     )
-    cast.make_mailbox_access(made[0], boxes[0], state="reachable", probed_at=timezone.now())
-    blocked = cast.make_mailbox_access(
+    factories.make_mailbox_access(made[0], boxes[0], state="reachable", probed_at=timezone.now())
+    blocked = factories.make_mailbox_access(
         made[0], boxes[1], state="unreachable", probed_at=timezone.now(), code="ErrorAccessDenied",
         cause="Microsoft says that the account may not open this mailbox.",
         action="An Exchange administrator gives the account Full Access to the mailbox; it takes up to an hour.",
     )  # fmt: skip
     incidents.report_mailbox(blocked, now=timezone.now())
-    cast.make_mailbox_access(made[1], boxes[0], state=MailboxAccess.State.UNPROBED)
+    factories.make_mailbox_access(made[1], boxes[0], state=MailboxAccess.State.UNPROBED)

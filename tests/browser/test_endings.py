@@ -9,8 +9,8 @@ import pytest
 from connections.models import Connection, User
 from portal.sandbox import seed
 from portal.sandbox.client import Control
-from tests import cast
-from tests.browser.visitors import Portal, Visitor
+from tests import factories
+from tests.browser.browser_users import Portal, Visitor
 
 Start = Callable[..., Portal]
 Come = Callable[..., Visitor]
@@ -19,7 +19,7 @@ Come = Callable[..., Visitor]
 @pytest.fixture
 def member(portal: Start, visitor: Come, bob: User) -> Visitor:
     """Bob, on his way to connect his account through the app registration."""
-    app = cast.make_app_registration()
+    app = factories.make_app_registration()
     member = visitor(portal(), "bob")
     member.open(f"/connections/add/{app.pk}/")
     member.type_in("Name", "Invoices")
@@ -29,7 +29,7 @@ def member(portal: Start, visitor: Come, bob: User) -> Visitor:
 
 def test_cancelled_at_microsoft(member: Visitor) -> None:
     member.press("Connect")
-    member.signs_in_at_microsoft(cast.ADA)
+    member.signs_in_at_microsoft(factories.ADA)
     member.press("Cancel")
     member.back_in_portal()
     member.sees("Invoices was not connected", "You cancelled at Microsoft")
@@ -38,7 +38,7 @@ def test_cancelled_at_microsoft(member: Visitor) -> None:
     member.follow("Back to the connection")
     member.sees("Sign-in not finished")
     member.press("Sign in at Microsoft")
-    member.signs_in_at_microsoft(cast.ADA)
+    member.signs_in_at_microsoft(factories.ADA)
     member.accepts()
     member.sees("Invoices is connected as ada@contoso.example")
 
@@ -46,7 +46,7 @@ def test_cancelled_at_microsoft(member: Visitor) -> None:
 def test_an_admin_must_approve(member: Visitor, sandbox: Control) -> None:
     sandbox.set_directory(seed.CONTOSO, user_consent=False)
     member.press("Connect")
-    member.signs_in_at_microsoft(cast.ADA)
+    member.signs_in_at_microsoft(factories.ADA)
     member.press("Return to the application without granting consent")
     member.back_in_portal()
     member.sees("Invoices was not connected", "What to do:")
@@ -57,8 +57,10 @@ def test_an_admin_must_approve(member: Visitor, sandbox: Control) -> None:
 def test_the_wrong_account_is_refused_and_the_right_one_is_named(
     portal: Start, visitor: Come, sandbox: Control, bob: User
 ) -> None:
-    token = sandbox.issue_grant(cast.CLIENT_ID, cast.ADA, ["offline_access", "Mail.Read"])["refresh_tokens"][0]
-    connection = cast.make_connection(name="Invoices", owner=bob, refresh_token=token, status="reconnect_needed")
+    token = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["offline_access", "Mail.Read"])["refresh_tokens"][
+        0
+    ]
+    connection = factories.make_connection(name="Invoices", owner=bob, refresh_token=token, status="reconnect_needed")
     member = visitor(portal(), "bob")
     member.sees("Sign-in needed")
     member.press("Sign in again", exact=False)
@@ -69,12 +71,12 @@ def test_the_wrong_account_is_refused_and_the_right_one_is_named(
         "You signed in as grace@contoso.example", "this connection belongs to ada@contoso.example", "What to do:"
     )
     connection.refresh_from_db()
-    assert (connection.status, connection.account_username) == ("reconnect_needed", cast.ADA)
+    assert (connection.status, connection.account_username) == ("reconnect_needed", factories.ADA)
 
 
 def test_going_back_to_a_sign_in_that_is_over(member: Visitor) -> None:
     member.press("Connect")
-    member.signs_in_at_microsoft(cast.ADA)
+    member.signs_in_at_microsoft(factories.ADA)
     member.accepts()
     member.sees("Invoices is connected as ada@contoso.example")
     callback = next(one.path for one in member.portal.watch.portal.exchanges if one.path.startswith("/auth/complete/"))
@@ -86,7 +88,7 @@ def test_going_back_to_a_sign_in_that_is_over(member: Visitor) -> None:
 def test_microsoft_is_down_when_the_browser_comes_back(member: Visitor, sandbox: Control) -> None:
     sandbox.weather("unavailable", where="token")
     member.press("Connect")
-    member.signs_in_at_microsoft(cast.ADA)
+    member.signs_in_at_microsoft(factories.ADA)
     member.accepts()
     member.back_in_portal()
     member.sees("Invoices was not connected", "What to do:")

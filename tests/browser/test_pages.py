@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from connections.models import Connection, Policy, User
-from tests import cast
+from tests import factories
 from tests.browser import organisation
-from tests.browser.visitors import Portal, Visitor, until
+from tests.browser.browser_users import Portal, Visitor, until
 
 Start = Callable[..., Portal]
 Come = Callable[..., Visitor]
@@ -101,7 +101,7 @@ def test_the_navigation_works_on_a_phone(portal: Start, visitor: Come, bob: User
 
 
 def test_dark_mode_follows_the_system_and_the_button(portal: Start, visitor: Come, bob: User) -> None:
-    cast.make_connection(owner=bob)
+    factories.make_connection(owner=bob)
     here = visitor(portal(), "bob", color_scheme="dark")
     assert brightness(here) < 60
     here.page.get_by_label("Your menu").click()
@@ -129,7 +129,7 @@ def test_a_connection_is_opened_and_checked_by_keyboard_alone(full: Portal, visi
     tab_to(here, "Username")
     here.page.keyboard.type("bob")
     tab_to(here, "Password")
-    here.page.keyboard.type(cast.PASSWORD)
+    here.page.keyboard.type(factories.PASSWORD)
     here.page.keyboard.press("Enter")
     here.sees("My connections")
     tab_to(here, "Skip to content")
@@ -138,7 +138,7 @@ def test_a_connection_is_opened_and_checked_by_keyboard_alone(full: Portal, visi
         owner__username="bob",
         status="reconnect_needed",
         authentication_type="authorization_code",
-        app_registration__client_id=cast.CLIENT_ID,
+        app_registration__client_id=factories.CLIENT_ID,
     ).first()
     assert connection is not None
     tab_to(here, connection.name)
@@ -167,7 +167,7 @@ def tab_to(visitor: Visitor, name: str) -> None:
 
 
 def test_an_account_is_connected_without_any_script(portal: Start, visitor: Come, bob: User) -> None:
-    cast.make_app_registration()
+    factories.make_app_registration()
     here = visitor(portal(), "bob", java_script_enabled=False)
     here.follow("Connect")
     here.type_in("Name", "Invoices")
@@ -176,7 +176,7 @@ def test_an_account_is_connected_without_any_script(portal: Start, visitor: Come
     here.sees("Mail.Read.Shared")
     here.tick("Read mail")
     here.press("Connect")
-    here.signs_in_at_microsoft(cast.ADA)
+    here.signs_in_at_microsoft(factories.ADA)
     here.accepts()
     here.sees("Invoices is connected as ada@contoso.example")
     here.press("Check now")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from connections.models import Approval, Connection, User
-from connections.services import policy
-from tests import cast
-from tests.browser.visitors import Portal, Visitor
+from connections.services.governance import policy
+from tests import factories
+from tests.browser.browser_users import Portal, Visitor
 
 Start = Callable[..., Portal]
 Come = Callable[..., Visitor]
@@ -16,9 +16,11 @@ Come = Callable[..., Visitor]
 def test_a_rule_is_made_its_victims_are_seen_and_a_member_asks(
     portal: Start, visitor: Come, alice: User, bob: User
 ) -> None:
-    app = cast.make_app_registration()
+    app = factories.make_app_registration()
     here = portal()
-    cast.make_connection(owner=bob, name="Calendar", capabilities=["calendar.events"], granted_scopes="Calendars.Read")
+    factories.make_connection(
+        owner=bob, name="Calendar", capabilities=["calendar.events"], granted_scopes="Calendars.Read"
+    )
     admin = visitor(here, "alice")
     admin.follow("Policy")
     admin.page.get_by_label("Send mail", exact=True).select_option("Needs approval")
@@ -55,6 +57,6 @@ def test_a_rule_is_made_its_victims_are_seen_and_a_member_asks(
     member.open("/")
     member.sees("Approvals you asked for")
     member.press("Sign in", exact=False)
-    member.signs_in_at_microsoft(cast.ADA)
+    member.signs_in_at_microsoft(factories.ADA)
     member.accepts()
     member.sees("Answers is connected as ada@contoso.example")

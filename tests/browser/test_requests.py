@@ -7,8 +7,8 @@ from collections.abc import Callable
 from connections.models import Connection, ConsentRequest, Delivery, User
 from portal.sandbox import seed
 from portal.sandbox.client import Control
-from tests import cast
-from tests.browser.visitors import Portal, Visitor
+from tests import factories
+from tests.browser.browser_users import Portal, Visitor
 
 Start = Callable[..., Portal]
 Come = Callable[..., Visitor]
@@ -18,12 +18,12 @@ KATHERINE = "admin@contoso.example"  # administrator of the directory at Microso
 def sent_away(member: Visitor, sandbox: Control) -> None:
     """Bob connects and ends on Microsoft's "Need admin approval", from where he turns back."""
     sandbox.set_directory(seed.CONTOSO, user_consent=False)
-    sandbox.withdraw_consent(client_id=cast.CLIENT_ID, tenant=seed.CONTOSO)
+    sandbox.withdraw_consent(client_id=factories.CLIENT_ID, tenant=seed.CONTOSO)
     member.follow("Connect")
     member.type_in("Name", "Invoices inbox")
     member.tick("Read mail")
     member.press("Connect")
-    member.signs_in_at_microsoft(cast.ADA)
+    member.signs_in_at_microsoft(factories.ADA)
     member.sees("Need admin approval")
     member.press("Return to the application without granting consent")
     member.back_in_portal()
@@ -42,7 +42,7 @@ def test_a_member_asks_an_it_admin_grants_and_the_next_token_proves_it(
     portal: Start, visitor: Come, sandbox: Control, alice: User, bob: User
 ) -> None:
     here = portal()
-    cast.make_app_registration()
+    factories.make_app_registration()
     member, admin = visitor(here, "bob"), visitor(here, "alice")
     sent_away(member, sandbox)
     request = asks(member, "Suppliers send their invoices there.")
@@ -74,7 +74,7 @@ def test_a_member_asks_an_it_admin_grants_and_the_next_token_proves_it(
 
 def test_a_declined_member_reads_why(portal: Start, visitor: Come, sandbox: Control, alice: User, bob: User) -> None:
     here = portal()
-    cast.make_app_registration()
+    factories.make_app_registration()
     member, admin = visitor(here, "bob"), visitor(here, "alice")
     sent_away(member, sandbox)
     request = asks(member, "Just trying it out.")

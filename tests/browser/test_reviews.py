@@ -8,10 +8,10 @@ from datetime import timedelta
 from django.utils import timezone
 
 from connections.models import ReviewItem, Share, User
-from connections.services import review_ticks
+from connections.services.governance import access_review_schedule
 from portal.sandbox.client import Control
-from tests import cast
-from tests.browser.visitors import Portal, Visitor
+from tests import factories
+from tests.browser.browser_users import Portal, Visitor
 
 Start = Callable[..., Portal]
 Come = Callable[..., Visitor]
@@ -22,7 +22,7 @@ def test_owners_answer_and_auditors_get_a_report(
 ) -> None:
     here = portal()
     kept, ended, forgotten = (
-        Share.objects.create(connection=cast.make_connection(owner=bob, name=name), person=dave, created_by=bob)
+        Share.objects.create(connection=factories.make_connection(owner=bob, name=name), person=dave, created_by=bob)
         for name in ("Calendar", "Invoices", "Tickets")
     )
     admin = visitor(here, "alice")
@@ -51,8 +51,8 @@ def test_owners_answer_and_auditors_get_a_report(
     assert decisions == {"Calendar": "confirmed", "Invoices": "removed", "Tickets": "open"}
 
     review = ReviewItem.objects.first().review  # type: ignore[union-attr]
-    review_ticks.tick(review.due_at - timedelta(days=1))
-    review_ticks.tick(review.due_at)
+    access_review_schedule.tick(review.due_at - timedelta(days=1))
+    access_review_schedule.tick(review.due_at)
     states = [Share.objects.get(pk=one.pk).ended_at is None for one in (kept, ended, forgotten)]
     assert states == [True, False, False]
 

@@ -11,9 +11,12 @@ from urllib.parse import urlsplit
 from django.utils import timezone
 
 from connections.models import AuditEvent, Connection, Share, User
-from connections.services import accounts, api_keys, connections, sharing, teams
-from tests import cast
-from tests.browser.visitors import Portal, Visitor
+from connections.services.api_keys import api_keys
+from connections.services.connections import connections
+from connections.services.people import accounts
+from connections.services.sharing import shares, teams
+from tests import factories
+from tests.browser.browser_users import Portal, Visitor
 
 Start = Callable[..., Portal]
 Come = Callable[..., Visitor]
@@ -31,8 +34,8 @@ def token_status(here: Portal, key: str, connection: Connection) -> int:
 
 
 def test_a_connection_is_shared_with_a_warning_used_and_taken_away(portal: Start, visitor: Come, bob: User) -> None:
-    una, now = cast.make_person("una", first_name="Una", last_name="User"), timezone.now()
-    connection = cast.make_connection(
+    una, now = factories.make_person("una", first_name="Una", last_name="User"), timezone.now()
+    connection = factories.make_connection(
         owner=bob,
         granted_scopes="Mail.Read Contacts.ReadWrite openid profile email",
         expires_at=now + timedelta(hours=1),
@@ -79,12 +82,12 @@ def test_an_auditor_asks_who_could_use_a_connection_that_is_gone_and_takes_the_a
 ) -> None:
     noon = (timezone.now() - timedelta(days=3)).replace(hour=12, minute=0, second=0, microsecond=0)
     hour, day = timedelta(hours=1), noon.date().isoformat()
-    app = cast.make_app_registration()
+    app = factories.make_app_registration()
     made = connections.start_delegated(app, name="Invoices", chosen=[], actor=bob, now=noon - 24 * hour)
     team = teams.add("Finance", actor=alice)
     teams.add_member(team, dave, actor=alice, now=noon)
-    sharing.share(made, team=team, level="use", until=noon + 2 * hour, actor=bob, now=noon + hour)
-    sharing.end_lapsed(now=noon + 5 * hour)
+    shares.share(made, team=team, level="use", until=noon + 2 * hour, actor=bob, now=noon + hour)
+    shares.end_lapsed(now=noon + 5 * hour)
     teams.remove(team, actor=alice, now=noon + 6 * hour)
     connections.remove(made, actor=bob, now=noon + 7 * hour)
     accounts.remove(dave, actor=alice, now=noon + 8 * hour)

@@ -10,8 +10,8 @@ from django.utils import timezone
 from connections.models import AppRegistration, AuditEvent, Connection, MailboxAccess, Tenant, User
 from portal.sandbox import seed
 from portal.sandbox.client import Control
-from tests import cast
-from tests.browser.visitors import Portal, Visitor, until
+from tests import factories
+from tests.browser.browser_users import Portal, Visitor, until
 
 Start = Callable[..., Portal]
 Come = Callable[..., Visitor]
@@ -71,7 +71,7 @@ def test_from_nothing_to_a_connection_that_is_kept_alive_flagged_and_mended(
     member.tick("Start on new mail in a shared mailbox")
     member.type_in("Other shared mailboxes", "support@contoso.example")
     member.press("Connect")
-    member.signs_in_at_microsoft(cast.ADA)
+    member.signs_in_at_microsoft(factories.ADA)
     member.back_in_portal()
     member.sees("Invoices inbox is connected as ada@contoso.example", "support@contoso.example", "Reachable")
     connection = Connection.objects.get()
@@ -84,7 +84,7 @@ def test_from_nothing_to_a_connection_that_is_kept_alive_flagged_and_mended(
     until(lambda: now_is(connection, token_version__gt=version, status="active"))
 
     # Somebody ends Ada's sessions. The running portal notices, says why, and says so to Bob.
-    sandbox.revoke_sessions(upn=cast.ADA)
+    sandbox.revoke_sessions(upn=factories.ADA)
     make_due(connection)
     until(lambda: now_is(connection, status="reconnect_needed"))
     connection.refresh_from_db()
@@ -120,8 +120,12 @@ def test_an_app_only_connection_stands_on_a_certificate_made_by_the_portal(
     portal: Start, visitor: Come, sandbox: Control, alice: User
 ) -> None:
     here = portal()
-    cast.make_app_registration(
-        name="Contoso Robots", client_id=cast.ROBOTS_CLIENT_ID, secret=None, verified_at=None, allows_delegated=False
+    factories.make_app_registration(
+        name="Contoso Robots",
+        client_id=factories.ROBOTS_CLIENT_ID,
+        secret=None,
+        verified_at=None,
+        allows_delegated=False,
     )
     admin = visitor(here, "alice")
     admin.open("/apps/")
@@ -135,7 +139,7 @@ def test_an_app_only_connection_stands_on_a_certificate_made_by_the_portal(
         admin.follow(".pem")
     public = download.value.path().read_text()
     assert "PRIVATE" not in public
-    sandbox.add_certificate(cast.ROBOTS_CLIENT_ID, public)
+    sandbox.add_certificate(factories.ROBOTS_CLIENT_ID, public)
     admin.press("I uploaded it, try now")
     admin.sees("Accepted", "Ready")
 
@@ -157,13 +161,13 @@ def test_an_expired_secret_blames_the_app_registration_and_a_new_one_heals_every
     portal: Start, visitor: Come, sandbox: Control, alice: User, bob: User
 ) -> None:
     here = portal(alive=True)
-    granted = sandbox.issue_grant(cast.CLIENT_ID, cast.ADA, ["offline_access", "Mail.Read"], count=2)
+    granted = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["offline_access", "Mail.Read"], count=2)
     first, second = (
-        cast.make_connection(name=name, owner=bob, refresh_token=token)
+        factories.make_connection(name=name, owner=bob, refresh_token=token)
         for name, token in zip(("Invoices", "Calendar"), granted["refresh_tokens"], strict=True)
     )
 
-    sandbox.expire_secret(cast.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
+    sandbox.expire_secret(factories.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
     make_due(first)
     app = first.app_registration
     until(lambda: AppRegistration.objects.filter(pk=app.pk, rejected_at__isnull=False).exists())
@@ -181,7 +185,7 @@ def test_an_expired_secret_blames_the_app_registration_and_a_new_one_heals_every
     incident = admin.path
     admin.follow("Mend the app registration")
     admin.follow("Add credential")
-    new = sandbox.add_secret(cast.CLIENT_ID)
+    new = sandbox.add_secret(factories.CLIENT_ID)
     admin.type_in("Value of the client secret", new["value"])
     admin.type_in("Expires", NEXT_YEAR)
     admin.press("Try and save")

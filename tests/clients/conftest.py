@@ -10,16 +10,16 @@ import pytest
 from django.utils import timezone
 from m365_portal import Portal
 
-from connections import access
+from connections.access import permissions
 from connections.models import Connection, User
-from connections.services import api_keys
+from connections.services.api_keys import api_keys
 from portal.sandbox.client import Control
-from tests import cast
+from tests import factories
 
 
 def issue_key(owner: User, *, name: str = "Robot", scopes: list[str] | None = None, now: datetime | None = None) -> str:
     """The text of a new key of ``owner``'s, by default with every scope that owner's keys may have."""
-    wanted = sorted(access.scopes_for(owner)) if scopes is None else scopes
+    wanted = sorted(permissions.scopes_for(owner)) if scopes is None else scopes
     moment = now or timezone.now()
     ends = moment + timedelta(days=90)
     return api_keys.issue(owner, name=name, scopes=wanted, expires_at=ends, actor=owner, now=moment)[1]
@@ -43,8 +43,10 @@ def granted(sandbox: Control) -> Callable[..., Connection]:
     """``granted(name="Invoices")`` makes a connection of bob's to Ada's mailbox that Microsoft knows, without a token."""
 
     def make(**overrides: Any) -> Connection:
-        grant = sandbox.issue_grant(cast.CLIENT_ID, cast.ADA, ["Mail.Read", "Mail.Read.Shared", "offline_access"])
+        grant = sandbox.issue_grant(
+            factories.CLIENT_ID, factories.ADA, ["Mail.Read", "Mail.Read.Shared", "offline_access"]
+        )
         values = {"refresh_token": grant["refresh_tokens"][0], "access_token": None, "expires_at": None}
-        return cast.make_connection(**(values | overrides))
+        return factories.make_connection(**(values | overrides))
 
     return make

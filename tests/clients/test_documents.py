@@ -13,7 +13,7 @@ import pytest
 
 from connections.models import Connection, User
 from portal.sandbox.client import Control
-from tests import cast
+from tests import factories
 from tests.clients.conftest import issue_key
 from tests.environment import ROOT
 
@@ -62,7 +62,7 @@ def test_every_curl_line_works(environment: dict[str, str], sandbox: Control) ->
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert len(lines[:3]) == 3, "three subjects of Ada's mail"
-    assert f'"{cast.ADA}"' in lines
+    assert f'"{factories.ADA}"' in lines
     assert "active" in lines
     links = [line for line in lines if line.startswith(environment["PORTAL_URL"])]
     assert len(set(links)) == 2

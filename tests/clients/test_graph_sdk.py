@@ -17,7 +17,7 @@ from msgraph import GraphServiceClient
 
 from connections.models import Connection, TokenFetch
 from portal.sandbox.client import Control
-from tests import cast
+from tests import factories
 
 pytestmark = pytest.mark.django_db(transaction=True)
 GRAPH = ["https://graph.microsoft.com/.default"]
@@ -101,7 +101,7 @@ def test_a_revoked_grant_reaches_the_program_in_the_portals_words(
     sandbox: Control, portal: Portal, granted: Callable[..., Connection]
 ) -> None:
     connection = granted(name="Invoices")
-    sandbox.revoke_sessions(cast.ADA)
+    sandbox.revoke_sessions(factories.ADA)
 
     async def story() -> None:
         async with graph_client(sandbox, AsyncPortalCredential("Invoices", portal)) as client:

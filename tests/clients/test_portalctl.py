@@ -15,9 +15,9 @@ import pytest
 from connections.models import Connection, User
 from portal.sandbox import seed
 from portal.sandbox.client import Control
-from tests import cast
+from tests import factories
 from tests.clients.conftest import issue_key
-from tests.clients.scripted import PORTAL_TOKEN, Reply, serving
+from tests.clients.scripted_server import PORTAL_TOKEN, Reply, serving
 from tests.environment import ROOT
 
 OK, NOT_WELL, USAGE, REFUSED, AWAY = range(5)
@@ -58,7 +58,7 @@ def test_list_and_show_tell_the_state_in_words(
     granted(name="Ended\x1b[31m", status="reconnect_needed", status_cause="The sign-in has ended.", status_who="owner")
     lines = portalctl("list").stdout.splitlines()
     assert lines[0].split() == ["ID", "NAME", "STATUS", "ACCOUNT", "OWNER"]
-    assert lines[1].split() == [str(well.pk), "Invoices", "active", cast.ADA, "Bob", "Member"]
+    assert lines[1].split() == [str(well.pk), "Invoices", "active", factories.ADA, "Bob", "Member"]
     assert "Ended?[31m" in lines[2], "nobody's name steers the terminal"
     assert [one["name"] for one in json.loads(portalctl("list", "--json", "--name", "Invoices").stdout)] == ["Invoices"]
     assert portalctl("show", "Invoices").returncode == OK
@@ -74,7 +74,7 @@ def test_check_asks_microsoft_and_says_who_must_act(
     ran = portalctl("check", "Invoices")
     assert (ran.returncode, ran.stdout) == (OK, "Invoices: active\n"), ran.stderr
     assert portalctl("incidents").returncode == OK
-    sandbox.revoke_sessions(cast.ADA)
+    sandbox.revoke_sessions(factories.ADA)
     ran = portalctl("check", "Invoices")
     assert ran.returncode == NOT_WELL, ran.stderr
     assert "Invoices: reconnect_needed" in ran.stdout
@@ -89,7 +89,7 @@ def test_what_is_broken_is_told_on_standard_error(
     portalctl: Callable[..., Ran], granted: Callable[..., Connection], sandbox: Control
 ) -> None:
     granted(name="Invoices")
-    sandbox.revoke_sessions(cast.ADA)
+    sandbox.revoke_sessions(factories.ADA)
     ran = portalctl("token", "Invoices")
     assert (ran.returncode, ran.stdout) == (NOT_WELL, "")
     assert "the connection's owner" in ran.stderr
@@ -113,7 +113,7 @@ def test_connect_prints_the_link_to_sign_in(
 
 
 def test_an_app_only_connection_is_ready_at_once(portal_url: str, sandbox: Control, alice: User) -> None:
-    app = cast.make_app_registration(client_id=seed.ROBOTS_APP, secret=seed.ROBOTS_SECRET)
+    app = factories.make_app_registration(client_id=seed.ROBOTS_APP, secret=seed.ROBOTS_SECRET)
     environment = {"PORTAL_URL": portal_url, "PORTAL_API_KEY": issue_key(alice)}
     command = ["connect", "Robots", "--app", app.name, "--app-only", "--capability", "mail.read", "--reason", "Reports"]
     ran = run(*command, **environment)

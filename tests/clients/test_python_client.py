@@ -18,12 +18,12 @@ from django.utils import timezone
 from m365_portal import Portal, things, transport
 
 from connections.models import Connection, TokenFetch, User
-from connections.services import api_keys
+from connections.services.api_keys import api_keys
 from portal.sandbox import seed
 from portal.sandbox.client import Control
-from tests import cast, tls
+from tests import factories, tls
 from tests.clients.conftest import issue_key
-from tests.clients.scripted import PORTAL_TOKEN, Reply, serving
+from tests.clients.scripted_server import PORTAL_TOKEN, Reply, serving
 from tests.environment import ROOT
 
 KEY = "m365p_abcdefghij_not-a-real-key"
@@ -121,7 +121,7 @@ def test_a_rejected_app_secret_names_the_it_admin(
     sandbox: Control, portal: Portal, granted: Callable[..., Connection]
 ) -> None:
     connection = granted()
-    sandbox.expire_secret(cast.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
+    sandbox.expire_secret(factories.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
     with pytest.raises(m365_portal.PortalError):
         portal.token(connection.pk)
     with pytest.raises(m365_portal.AppCredentialRejected) as refused:
@@ -155,7 +155,7 @@ def test_connections_are_listed_page_by_page(portal: Portal, granted: Callable[.
     assert [one.name for one in portal.connections(name="Number 1")] == ["Number 1"]
     one = portal.connection("Number 2")
     assert portal.connection(made[2].pk) == one
-    assert (one.status, one.is_well, one.account) == ("active", True, cast.ADA)
+    assert (one.status, one.is_well, one.account) == ("active", True, factories.ADA)
 
 
 # --- Keeping tokens -------------------------------------------------------------------------------

@@ -12,15 +12,15 @@ from django.utils import timezone
 from connections.models import Connection
 from portal.processes import Process
 from portal.sandbox.client import Control
-from tests import cast
+from tests import factories
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
 
 def due_connections(sandbox: Control, count: int) -> list[str]:
     """``count`` due connections with grants of their own; returns the grants' fingerprints."""
-    grants = sandbox.issue_grant(cast.CLIENT_ID, cast.ADA, ["Mail.Read", "offline_access"], count=count)
-    first = cast.make_connection(name="0", refresh_token=grants["refresh_tokens"][0])
+    grants = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"], count=count)
+    first = factories.make_connection(name="0", refresh_token=grants["refresh_tokens"][0])
     shared = {
         field.attname: getattr(first, field.attname)
         for field in Connection._meta.concrete_fields
@@ -60,7 +60,7 @@ def test_two_workers_and_two_beats_call_the_token_endpoint_once_per_connection(
     wait_until(lambda: refreshed() == 2000, seconds=120)
 
     calls = sandbox.calls(limit=0)
-    per_grant = calls["by_grant"][cast.CLIENT_ID]
+    per_grant = calls["by_grant"][factories.CLIENT_ID]
     assert calls["by_endpoint"]["token"] == 2000
     assert set(per_grant) == set(fingerprints)
     assert set(per_grant.values()) == {1}

@@ -15,11 +15,11 @@ import pytest
 from django.utils import timezone
 
 from connections.models import Connection, TokenFetch, User
-from connections.services import rate_limits
+from connections.services.api_keys import rate_limit
 from portal.processes import Process
 from portal.sandbox.client import Control
 from portal.sandbox.process import free_port
-from tests import cast, robots
+from tests import factories, load_client
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 Web = Callable[..., int]
@@ -49,8 +49,8 @@ def answers(port: int) -> bool:
 
 
 def granted(sandbox: Control, name: str, **overrides: Any) -> Connection:
-    grant = sandbox.issue_grant(cast.CLIENT_ID, cast.ADA, ["Mail.Read", "offline_access"])
-    return cast.make_connection(name=name, refresh_token=grant["refresh_tokens"][0], **overrides)
+    grant = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"])
+    return factories.make_connection(name=name, refresh_token=grant["refresh_tokens"][0], **overrides)
 
 
 def expired() -> Any:
@@ -62,12 +62,12 @@ def test_a_thousand_callers_at_once_cost_one_call_to_microsoft(
     sandbox: Control, bob: User, web: Web, workers: str
 ) -> None:
     connection = granted(sandbox, "Invoices", owner=bob, expires_at=expired())
-    _, key = cast.make_key(bob)
+    _, key = factories.make_key(bob)
     port = web(WEB_WORKERS=workers)
     sandbox.weather("slow", where="token", delay_ms=500)
     sandbox.clear_calls()
 
-    got = asyncio.run(robots.calls(port, f"connections/{connection.pk}/token", key, 1000))
+    got = asyncio.run(load_client.calls(port, f"connections/{connection.pk}/token", key, 1000))
 
     assert [answer.status for answer in got] == [200] * 1000
     assert len({answer.body["access_token"] for answer in got}) == 1
@@ -77,14 +77,14 @@ def test_a_thousand_callers_at_once_cost_one_call_to_microsoft(
 
 def test_many_callers_whose_token_was_refused_cost_one_call_to_microsoft(sandbox: Control, bob: User, web: Web) -> None:
     connection = granted(sandbox, "Invoices", owner=bob)
-    _, key = cast.make_key(bob)
+    _, key = factories.make_key(bob)
     port = web(WEB_WORKERS="2")
     path = f"connections/{connection.pk}/token"
-    (before,) = asyncio.run(robots.calls(port, path, key, 1))
+    (before,) = asyncio.run(load_client.calls(port, path, key, 1))
     sandbox.weather("slow", where="token", delay_ms=500)
     sandbox.clear_calls()
 
-    got = asyncio.run(robots.calls(port, f"{path}?refused={before.body['id']}", key, 300))
+    got = asyncio.run(load_client.calls(port, f"{path}?refused={before.body['id']}", key, 300))
 
     assert [answer.status for answer in got] == [200] * 300
     (another,) = {answer.body["access_token"] for answer in got}
@@ -95,20 +95,20 @@ def test_many_callers_whose_token_was_refused_cost_one_call_to_microsoft(sandbox
 def test_callers_of_a_hanging_connection_are_in_nobody_elses_way(sandbox: Control, bob: User, web: Web) -> None:
     hanging = [granted(sandbox, f"Hanging {number}", owner=bob, expires_at=expired()) for number in range(40)]
     lively = granted(sandbox, "Lively", owner=bob)
-    _, key = cast.make_key(bob)
+    _, key = factories.make_key(bob)
     port = web()
     other = f"connections/{lively.pk}/token"
-    alone = asyncio.run(robots.one_after_the_other(port, other, key, 3))
+    alone = asyncio.run(load_client.one_after_the_other(port, other, key, 3))
     sandbox.weather("hang", where="token", delay_ms=60_000)
 
-    async def together() -> tuple[list[robots.Answer], list[robots.Answer]]:
+    async def together() -> tuple[list[load_client.Answer], list[load_client.Answer]]:
         waiting = [
-            asyncio.create_task(robots.call(port, f"connections/{one.pk}/token", key))
+            asyncio.create_task(load_client.call(port, f"connections/{one.pk}/token", key))
             for one in hanging
             for _ in range(5)
         ]
         await asyncio.sleep(2)  # until all of them wait
-        meanwhile = await robots.one_after_the_other(port, other, key, 5)
+        meanwhile = await load_client.one_after_the_other(port, other, key, 5)
         return meanwhile, list(await asyncio.gather(*waiting))
 
     meanwhile, waited = asyncio.run(together())
@@ -125,10 +125,10 @@ def test_callers_of_a_hanging_connection_are_in_nobody_elses_way(sandbox: Contro
 
 def test_a_valid_token_is_handed_out_soon_though_microsoft_hangs(sandbox: Control, bob: User, web: Web) -> None:
     short = granted(sandbox, "Short", owner=bob, expires_at=timezone.now() + timedelta(seconds=200))
-    _, key = cast.make_key(bob)
+    _, key = factories.make_key(bob)
     port = web()
     sandbox.weather("hang", where="token", delay_ms=60_000)
-    (answer,) = asyncio.run(robots.calls(port, f"connections/{short.pk}/token", key, 1))
+    (answer,) = asyncio.run(load_client.calls(port, f"connections/{short.pk}/token", key, 1))
     sandbox.weather("normal", where="token")
     assert answer.status == 200
     assert answer.body["access_token"] == short.access_token
@@ -140,15 +140,15 @@ def test_who_waits_is_answered_when_the_server_stops(
     sandbox: Control, bob: User, start_process: Callable[..., Process]
 ) -> None:
     connection = granted(sandbox, "Hanging", owner=bob, expires_at=expired())
-    _, key = cast.make_key(bob)
+    _, key = factories.make_key(bob)
     port = free_port()
     command = ["gunicorn", "-c", "portal/gunicorn.conf.py", "portal.wsgi"]
     process = start_process("web", command, BIND=f"127.0.0.1:{port}")
     process.wait_until(lambda: answers(port), seconds=60)
     sandbox.weather("hang", where="token", delay_ms=60_000)
 
-    async def stop_meanwhile() -> list[robots.Answer]:
-        waiting = asyncio.create_task(robots.calls(port, f"connections/{connection.pk}/token", key, 5))
+    async def stop_meanwhile() -> list[load_client.Answer]:
+        waiting = asyncio.create_task(load_client.calls(port, f"connections/{connection.pk}/token", key, 5))
         await asyncio.sleep(2)
         process.ask_to_stop()
         return await waiting
@@ -166,7 +166,7 @@ def test_silent_clients_give_their_threads_back(bob: User, web: Web) -> None:
     try:
         for one in silent:
             one.sendall(b"GET /healthz HTTP/1.1\r\nHost: local")
-        (answer,) = asyncio.run(robots.calls(port, "connections", "no key", 1))
+        (answer,) = asyncio.run(load_client.calls(port, "connections", "no key", 1))
     finally:
         for one in silent:
             one.close()
@@ -176,15 +176,15 @@ def test_silent_clients_give_their_threads_back(bob: User, web: Web) -> None:
 
 def test_a_call_that_waits_counts_once_and_head_counts_like_get(sandbox: Control, bob: User, web: Web) -> None:
     connection = granted(sandbox, "Invoices", owner=bob, expires_at=expired())
-    _, key = cast.make_key(bob)
-    rate_limits.client().flushdb()
+    _, key = factories.make_key(bob)
+    rate_limit.client().flushdb()
     port = web(API_RATE_LIMIT="4")
     sandbox.weather("slow", where="token", delay_ms=300)
     path = f"connections/{connection.pk}/token"
-    robots.wait_until_early_in_a_minute()
+    load_client.wait_until_early_in_a_minute()
 
-    async def ask() -> list[robots.Answer]:
-        return [await robots.call(port, path, key, method) for method in ("GET", "HEAD", "GET", "GET", "HEAD")]
+    async def ask() -> list[load_client.Answer]:
+        return [await load_client.call(port, path, key, method) for method in ("GET", "HEAD", "GET", "GET", "HEAD")]
 
     got = asyncio.run(ask())
     assert [answer.headers.get("ratelimit-remaining") for answer in got] == ["3", "2", "1", "0", "0"]
@@ -192,12 +192,12 @@ def test_a_call_that_waits_counts_once_and_head_counts_like_get(sandbox: Control
 
 
 def test_calls_that_change_something_are_limited_too(bob: User, web: Web) -> None:
-    _, key = cast.make_key(bob)
-    rate_limits.client().flushdb()
+    _, key = factories.make_key(bob)
+    rate_limit.client().flushdb()
     port = web(API_RATE_LIMIT="2")
-    robots.wait_until_early_in_a_minute()
+    load_client.wait_until_early_in_a_minute()
 
-    async def ask() -> list[robots.Answer]:
-        return [await robots.call(port, "teams", key, "POST") for _ in range(4)]
+    async def ask() -> list[load_client.Answer]:
+        return [await load_client.call(port, "teams", key, "POST") for _ in range(4)]
 
     assert [answer.status == 429 for answer in asyncio.run(ask())] == [False, False, True, True]

@@ -12,13 +12,14 @@ from django.core import mail
 from django.utils import timezone
 
 from connections.models import Delivery, Incident, User
-from connections.services import alerts, deliveries, keepalive
+from connections.services.notifications import alerts, outbox
+from connections.services.tokens import scheduler
 from portal.processes import Process
 from portal.sandbox import seed
 from portal.sandbox.client import Control
-from tests import cast
+from tests import factories
+from tests.fake_receivers import Mailboxes, free_port, mail_server, use_mail_server
 from tests.flows.conftest import Person
-from tests.receivers import Mailboxes, free_port, mail_server, use_mail_server
 
 pytestmark = pytest.mark.django_db
 
@@ -27,9 +28,9 @@ Meet = Callable[[User], Person]
 
 def connected(sandbox: Control, count: int) -> None:
     """Bob's connections, all of the same account, all due."""
-    grant = sandbox.issue_grant(cast.CLIENT_ID, cast.ADA, ["Mail.Read", "offline_access"])
+    grant = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"])
     for number in range(count):
-        cast.make_connection(
+        factories.make_connection(
             name=f"Flow {number}", refresh_token=grant["refresh_tokens"][0], refresh_after=timezone.now()
         )
 
@@ -38,11 +39,11 @@ def test_revoking_one_person_with_three_connections_tells_them_once(
     person: Meet, alice: User, bob: User, sandbox: Control
 ) -> None:
     connected(sandbox, 3)
-    sandbox.revoke_sessions(cast.ADA)
+    sandbox.revoke_sessions(factories.ADA)
     now = timezone.now()
     for minute in range(5):
-        keepalive.sweep(now=now + timedelta(minutes=minute))
-        deliveries.deliver_due(now + timedelta(minutes=minute))
+        scheduler.sweep(now=now + timedelta(minutes=minute))
+        outbox.deliver_due(now + timedelta(minutes=minute))
     sent = [one for one in mail.outbox if one.to == ["bob@example.org"]]
     assert [one.subject for one in sent] == ["3 connections stopped: sign in again"]
 
@@ -53,10 +54,10 @@ def test_revoking_one_person_with_three_connections_tells_them_once(
     page = member.get(path[1]).content.decode()
     assert "Sign in again as ada@contoso.example" in page
     for pk in Incident.objects.get().affected.values_list("connection_id", flat=True):
-        member.connect(member.post(f"/connections/{pk}/sign-in/"), cast.ADA)
+        member.connect(member.post(f"/connections/{pk}/sign-in/"), factories.ADA)
     assert Incident.objects.get().closed_at is not None
     for _ in range(3):
-        deliveries.deliver_due(timezone.now())
+        outbox.deliver_due(timezone.now())
         alerts.remind_due(timezone.now() + timedelta(days=30))
     told = [one.subject for one in mail.outbox if one.to == ["bob@example.org"]]
     assert told[1:] == ["Works again: 3 connections"]
@@ -64,11 +65,11 @@ def test_revoking_one_person_with_three_connections_tells_them_once(
 
 def test_a_dead_app_secret_is_one_alert_for_all_its_connections(alice: User, bob: User, sandbox: Control) -> None:
     connected(sandbox, 20)
-    sandbox.expire_secret(cast.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
+    sandbox.expire_secret(factories.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
     now = timezone.now()
     for minute in range(3):
-        keepalive.sweep(now=now + timedelta(minutes=minute, seconds=1))
-        deliveries.deliver_due(now + timedelta(minutes=minute, seconds=1))
+        scheduler.sweep(now=now + timedelta(minutes=minute, seconds=1))
+        outbox.deliver_due(now + timedelta(minutes=minute, seconds=1))
     assert [(one.to, one.subject) for one in mail.outbox] == [
         (["alice@example.org"], "20 connections stopped: app registration rejected")
     ]
@@ -79,16 +80,16 @@ def test_a_mail_server_that_is_down_the_whole_time_loses_nothing(
 ) -> None:
     boxes = use_mail_server(settings)
     connected(sandbox, 3)
-    sandbox.revoke_sessions(cast.ADA)
+    sandbox.revoke_sessions(factories.ADA)
     now = timezone.now()
     for hour in range(30):
-        keepalive.sweep(now=now + timedelta(hours=hour))
+        scheduler.sweep(now=now + timedelta(hours=hour))
         alerts.remind_due(now + timedelta(hours=hour))
-        deliveries.deliver_due(now + timedelta(hours=hour))
+        outbox.deliver_due(now + timedelta(hours=hour))
     assert Delivery.objects.count() == 2, "no reminder for whom the first alert has not reached"
     with mail_server(boxes):
         for hour in range(30, 60):
-            deliveries.deliver_due(now + timedelta(hours=hour))
+            outbox.deliver_due(now + timedelta(hours=hour))
     assert sorted(boxes.recipients) == ["alice@example.org", "bob@example.org"]
 
 
@@ -99,7 +100,7 @@ def test_worker_and_beat_deliver_by_themselves(
     celery_worker: Callable[..., list[Process]],
     celery_beat: Callable[..., list[Process]],
 ) -> None:
-    from tests.services.test_alerts import make_incident
+    from tests.services.notifications.test_alerts import make_incident
 
     alerts.incident_opened(make_incident(affected=1, assignee=bob), now=timezone.now())
     boxes = Mailboxes(free_port())

@@ -9,10 +9,11 @@ import pytest
 from django.utils import timezone
 
 from connections.models import Connection, User
-from connections.services import credentials, keepalive
+from connections.services.registry import credentials
+from connections.services.tokens import scheduler
 from portal.sandbox import seed
 from portal.sandbox.client import Control
-from tests import cast
+from tests import factories
 from tests.flows.conftest import Person
 
 pytestmark = pytest.mark.django_db
@@ -26,22 +27,22 @@ def connect(admin: Person, app_pk: int, **changes: object) -> object:
 
 
 def test_an_app_only_connection_works_at_once_and_is_kept_alive(person: Meet, alice: User, sandbox: Control) -> None:
-    sandbox.grant_consent(cast.CLIENT_ID, roles=["Mail.Read", "User.Read.All"])
-    app = cast.make_app_registration()
+    sandbox.grant_consent(factories.CLIENT_ID, roles=["Mail.Read", "User.Read.All"])
+    app = factories.make_app_registration()
     connect(person(alice), app.pk, new_mailboxes="support@contoso.example")
 
     connection = Connection.objects.get()
     assert (connection.status, connection.granted) == ("active", {"Mail.Read", "User.Read.All"})
     assert connection.refresh_token is None
     assert connection.mailbox_accesses.get().state == "reachable"
-    assert keepalive.sweep(now=connection.refresh_after).renewed == 1
+    assert scheduler.sweep(now=connection.refresh_after).renewed == 1
 
 
 def test_a_token_without_any_role_is_caught_and_heals_after_consent(
     person: Meet, alice: User, sandbox: Control
 ) -> None:
-    sandbox.withdraw_consent(cast.CLIENT_ID)
-    app = cast.make_app_registration()
+    sandbox.withdraw_consent(factories.CLIENT_ID)
+    app = factories.make_app_registration()
     connect(person(alice), app.pk)
 
     connection = Connection.objects.get()
@@ -50,14 +51,14 @@ def test_a_token_without_any_role_is_caught_and_heals_after_consent(
         "no-roles",
         "it_admin",
     )
-    sandbox.grant_consent(cast.CLIENT_ID, roles=["Mail.Read", "User.Read.All"])
-    keepalive.sweep(now=connection.refresh_after)
+    sandbox.grant_consent(factories.CLIENT_ID, roles=["Mail.Read", "User.Read.All"])
+    scheduler.sweep(now=connection.refresh_after)
     connection.refresh_from_db()
     assert connection.status == "active"
 
 
 def test_a_certificate_made_by_the_portal_carries_it(person: Meet, alice: User, sandbox: Control) -> None:
-    app = cast.make_app_registration(secret=None, client_id=seed.ROBOTS_APP)
+    app = factories.make_app_registration(secret=None, client_id=seed.ROBOTS_APP)
     made = credentials.add_generated_certificate(app, actor=alice)
     sandbox.add_certificate(seed.ROBOTS_APP, made.certificate)
     sandbox.grant_consent(seed.ROBOTS_APP, roles=["Mail.Read", "User.Read.All"])
@@ -66,15 +67,15 @@ def test_a_certificate_made_by_the_portal_carries_it(person: Meet, alice: User, 
 
 
 def test_common_is_refused_because_nobody_signs_in(person: Meet, alice: User) -> None:
-    tenant = cast.make_tenant(name="Anybody", directory_id="common", tid="")
-    app = cast.make_app_registration(tenant=tenant, audience="multi")
+    tenant = factories.make_tenant(name="Anybody", directory_id="common", tid="")
+    app = factories.make_app_registration(tenant=tenant, audience="multi")
     page = connect(person(alice), app.pk).content.decode()  # type: ignore[attr-defined]
     assert "cannot work app-only" in page
     assert not Connection.objects.exists()
 
 
 def test_members_are_told_to_ask_an_admin(person: Meet, bob: User) -> None:
-    app = cast.make_app_registration(allows_delegated=False)
+    app = factories.make_app_registration(allows_delegated=False)
     answer = person(bob).get(f"/connections/add/{app.pk}/")
     assert answer.status_code == 403
     assert "Ask an IT admin" in answer.content.decode()
@@ -82,17 +83,17 @@ def test_members_are_told_to_ask_an_admin(person: Meet, bob: User) -> None:
 
 def test_microsoft_down_while_connecting_stores_nothing(person: Meet, alice: User, sandbox: Control) -> None:
     sandbox.weather("unavailable", where="token")
-    app = cast.make_app_registration()
+    app = factories.make_app_registration()
     page = connect(person(alice), app.pk).content.decode()  # type: ignore[attr-defined]
     assert "Nightly robot" in page, "nothing typed is lost"
     assert not Connection.objects.exists()
 
 
 def test_disabled_stays_disabled_until_somebody_enables_it(person: Meet, alice: User, sandbox: Control) -> None:
-    sandbox.grant_consent(cast.CLIENT_ID, roles=["Mail.Read"])
-    connection = cast.make_app_only_connection()
+    sandbox.grant_consent(factories.CLIENT_ID, roles=["Mail.Read"])
+    connection = factories.make_app_only_connection()
     admin = person(alice)
     admin.post(f"/connections/{connection.pk}/disable/")
-    assert keepalive.sweep(now=timezone.now() + timedelta(hours=3)).claimed == 0
+    assert scheduler.sweep(now=timezone.now() + timedelta(hours=3)).claimed == 0
     admin.post(f"/connections/{connection.pk}/enable/")
-    assert keepalive.sweep(now=timezone.now()).renewed == 1
+    assert scheduler.sweep(now=timezone.now()).renewed == 1

@@ -10,10 +10,10 @@ from django.core import mail
 from django.utils import timezone
 
 from connections.models import Connection, ConsentLink, ConsentRequest, User
-from connections.services import deliveries
+from connections.services.notifications import outbox
 from portal.sandbox import seed
 from portal.sandbox.client import Control
-from tests import cast
+from tests import factories
 from tests.flows.conftest import Person
 
 pytestmark = pytest.mark.django_db
@@ -25,18 +25,18 @@ KATHERINE = "admin@contoso.example"
 def sent_away(sandbox: Control, member: Person) -> str:
     """Bob connects, and Microsoft sends him away; returns the page he lands on."""
     sandbox.set_directory(seed.CONTOSO, user_consent=False)
-    sandbox.withdraw_consent(client_id=cast.CLIENT_ID, tenant=seed.CONTOSO)
-    app = cast.make_app_registration()
+    sandbox.withdraw_consent(client_id=factories.CLIENT_ID, tenant=seed.CONTOSO)
+    app = factories.make_app_registration()
     form = {"kind": "authorization_code", "name": "Invoices inbox", "chosen": ["mail.read"]}
     member.follow_to_microsoft(member.post(f"/connections/add/{app.pk}/", **form))
-    page = member.microsoft.sign_in(cast.ADA)
+    page = member.microsoft.sign_in(factories.ADA)
     assert "Need admin approval" in page.text
     member.microsoft.submit("cancel", why="approval")
     return str(member.return_to_portal().content.decode())
 
 
 def posts(address: str) -> list[str]:
-    deliveries.deliver_due(timezone.now())
+    outbox.deliver_due(timezone.now())
     return [sent.subject for sent in mail.outbox if address in sent.to]
 
 
@@ -71,7 +71,7 @@ def test_a_member_asks_an_admin_grants_and_the_next_token_proves_it(
     assert parse_qs(urlsplit(back["Location"]).query).get("prompt") != ["consent"]
     member.microsoft.session.cookies.clear()
     member.follow_to_microsoft(back)
-    member.microsoft.sign_in(cast.ADA)
+    member.microsoft.sign_in(factories.ADA)
     assert member.microsoft.page.status_code == 302, "nobody is asked for consent any more"
     member.return_to_portal()
     connection.refresh_from_db()
@@ -93,10 +93,10 @@ def test_a_callback_that_lies_leaves_the_request_open_and_says_what_is_missing(
     admin.follow_to_microsoft(admin.post(f"/requests/{asked.pk}/approve/", go="1"))
     admin.consent(KATHERINE)
     admin.return_to_portal()
-    sandbox.grant_consent(client_id=cast.CLIENT_ID, tenant=seed.CONTOSO, scopes=["User.Read", "openid", "profile"])
+    sandbox.grant_consent(client_id=factories.CLIENT_ID, tenant=seed.CONTOSO, scopes=["User.Read", "openid", "profile"])
     member.microsoft.session.cookies.clear()
     member.follow_to_microsoft(member.post(f"/connections/{connection.pk}/sign-in/"))
-    member.microsoft.sign_in(cast.ADA)
+    member.microsoft.sign_in(factories.ADA)
     member.microsoft.submit("cancel", why="approval")
     assert "Look at the request" in member.return_to_portal().content.decode()
     asked.refresh_from_db()

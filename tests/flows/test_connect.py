@@ -13,7 +13,7 @@ from social_django.models import UserSocialAuth
 from connections.models import AppRegistration, AuditEvent, Connection, User
 from portal.sandbox import seed
 from portal.sandbox.client import Control
-from tests import cast
+from tests import factories
 from tests.flows.conftest import Person
 
 pytestmark = pytest.mark.django_db
@@ -23,7 +23,7 @@ GRACE = "grace@contoso.example"
 
 
 def start(member: Person, **fields: object) -> object:
-    app = AppRegistration.objects.first() or cast.make_app_registration()
+    app = AppRegistration.objects.first() or factories.make_app_registration()
     data = {"kind": "authorization_code", "name": "Invoices inbox", "chosen": ["mail.read"], **fields}
     return member.post(f"/connections/add/{app.pk}/", **data)
 
@@ -34,15 +34,15 @@ def only() -> Connection:
 
 def test_a_member_connects_and_the_connection_is_active(person: Meet, bob: User) -> None:
     member = person(bob)
-    answer = member.connect(start(member), cast.ADA)
+    answer = member.connect(start(member), factories.ADA)
 
     connection = only()
     assert answer.status_code == 302
     assert answer["Location"] == f"/connections/{connection.pk}/"
     assert connection.status == "active"
     assert connection.owner == bob
-    assert (connection.account_tid, connection.account_oid) == (cast.DIRECTORY_ID, cast.ADA_ID)
-    assert connection.account_username == cast.ADA
+    assert (connection.account_tid, connection.account_oid) == (factories.DIRECTORY_ID, factories.ADA_ID)
+    assert connection.account_username == factories.ADA
     assert connection.granted >= {"Mail.Read"}
     assert set(connection.scopes.split()) == {"Mail.Read", "offline_access"}
     assert connection.refresh_token
@@ -71,7 +71,7 @@ def test_the_request_asks_for_the_least_with_pkce_state_and_nonce(person: Meet, 
 
 
 def test_shared_mailboxes_are_probed_with_the_fresh_token(person: Meet, bob: User) -> None:
-    mailbox = cast.make_mailbox()
+    mailbox = factories.make_mailbox()
     member = person(bob)
     begun = start(
         member,
@@ -79,7 +79,7 @@ def test_shared_mailboxes_are_probed_with_the_fresh_token(person: Meet, bob: Use
         shared_mailboxes=[mailbox.pk],
         new_mailboxes="sales@contoso.example",
     )
-    answer = member.connect(begun, cast.ADA)
+    answer = member.connect(begun, factories.ADA)
 
     states = {one.mailbox.address: one.state for one in only().mailbox_accesses.all()}
     assert states == {"support@contoso.example": "reachable", "sales@contoso.example": "unreachable"}
@@ -90,7 +90,7 @@ def test_shared_mailboxes_are_probed_with_the_fresh_token(person: Meet, bob: Use
 def test_cancelling_is_no_error_and_leaves_a_pending_connection(person: Meet, bob: User) -> None:
     member = person(bob)
     member.follow_to_microsoft(start(member))
-    member.microsoft.sign_in(cast.ADA)
+    member.microsoft.sign_in(factories.ADA)
     member.microsoft.submit("cancel", why="consent")
     answer = member.return_to_portal()
 
@@ -104,7 +104,7 @@ def test_user_consent_switched_off_says_that_an_admin_must_consent(person: Meet,
     sandbox.set_directory(seed.CONTOSO, user_consent=False)
     member = person(bob)
     member.follow_to_microsoft(start(member))
-    page = member.microsoft.sign_in(cast.ADA)
+    page = member.microsoft.sign_in(factories.ADA)
     assert "AADSTS90094" in page.text
     member.microsoft.submit("cancel", why="approval")
     answer = member.return_to_portal()
@@ -115,8 +115,10 @@ def test_user_consent_switched_off_says_that_an_admin_must_consent(person: Meet,
 
 
 def test_an_account_of_another_directory_is_refused_by_name(person: Meet, bob: User) -> None:
-    tenant = cast.make_tenant(name="Contoso by the front door", directory_id="organizations", tid=cast.DIRECTORY_ID)
-    app = cast.make_app_registration(
+    tenant = factories.make_tenant(
+        name="Contoso by the front door", directory_id="organizations", tid=factories.DIRECTORY_ID
+    )
+    app = factories.make_app_registration(
         tenant=tenant,
         client_id=seed.MULTI_APP,
         secret=seed.MULTI_SECRET,
@@ -135,11 +137,11 @@ def test_an_account_of_another_directory_is_refused_by_name(person: Meet, bob: U
 
 
 def test_without_a_refresh_token_nothing_is_stored(person: Meet, bob: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    from connections.services import sign_ins
+    from connections.services.connections import sign_in
 
-    monkeypatch.setattr(sign_ins, "wanted_scopes", lambda connection: ("openid", "profile", "Mail.Read"))
+    monkeypatch.setattr(sign_in, "wanted_scopes", lambda connection: ("openid", "profile", "Mail.Read"))
     member = person(bob)
-    answer = member.connect(start(member), cast.ADA)
+    answer = member.connect(start(member), factories.ADA)
 
     page = answer.content.decode()
     assert "no refresh token" in page
@@ -151,7 +153,7 @@ def test_without_a_refresh_token_nothing_is_stored(person: Meet, bob: User, monk
 
 def test_a_replayed_callback_changes_nothing(person: Meet, bob: User) -> None:
     member = person(bob)
-    member.connect(start(member), cast.ADA)
+    member.connect(start(member), factories.ADA)
     before = only()
     answer = member.return_to_portal()
 
@@ -164,7 +166,7 @@ def test_a_replayed_callback_changes_nothing(person: Meet, bob: User) -> None:
 def test_a_callback_in_another_persons_browser_is_refused(person: Meet, bob: User, dave: User) -> None:
     member, thief = person(bob), person(dave)
     member.follow_to_microsoft(start(member))
-    member.consent(cast.ADA)
+    member.consent(factories.ADA)
     thief.microsoft = member.microsoft
     answer = thief.return_to_portal()
 
@@ -173,7 +175,7 @@ def test_a_callback_in_another_persons_browser_is_refused(person: Meet, bob: Use
 
 
 def test_a_made_up_error_link_touches_nothing(person: Meet, bob: User) -> None:
-    cast.make_connection()
+    factories.make_connection()
     member = person(bob)
     answer = member.get("/auth/complete/microsoft-connect/?error=access_denied&state=invented")
     assert answer.status_code == 400
@@ -192,10 +194,10 @@ def test_two_sign_ins_in_two_tabs_do_not_disturb_each_other(person: Meet, bob: U
     )
     member.connect(second, GRACE)
     member.microsoft.session.cookies.clear()
-    member.connect(first, cast.ADA)  # type: ignore[arg-type]
+    member.connect(first, factories.ADA)  # type: ignore[arg-type]
 
     found = {one.name: one.account_username for one in Connection.objects.all()}
-    assert found == {"Invoices inbox": cast.ADA, "Second": GRACE}
+    assert found == {"Invoices inbox": factories.ADA, "Second": GRACE}
 
 
 def test_a_sign_in_that_never_returned_is_explained(person: Meet, bob: User) -> None:
@@ -212,7 +214,7 @@ def test_a_sign_in_that_never_returned_is_explained(person: Meet, bob: User) -> 
 def test_microsoft_down_during_the_code_exchange_blames_nobody(person: Meet, bob: User, sandbox: Control) -> None:
     member = person(bob)
     member.follow_to_microsoft(start(member))
-    member.consent(cast.ADA)
+    member.consent(factories.ADA)
     sandbox.weather("unavailable", where="token")
     answer = member.return_to_portal()
 
@@ -226,8 +228,8 @@ def test_an_expired_secret_found_while_connecting_flags_the_app_registration(
 ) -> None:
     member = person(bob)
     member.follow_to_microsoft(start(member))
-    member.consent(cast.ADA)
-    sandbox.expire_secret(cast.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
+    member.consent(factories.ADA)
+    sandbox.expire_secret(factories.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
     answer = member.return_to_portal()
 
     assert answer.status_code == 409
@@ -236,16 +238,16 @@ def test_an_expired_secret_found_while_connecting_flags_the_app_registration(
 
 
 def test_a_certificate_app_registration_connects_people_too(person: Meet, bob: User, sandbox: Control) -> None:
-    from connections.services import credentials
+    from connections.services.registry import credentials
 
-    app = cast.make_app_registration(secret=None)
+    app = factories.make_app_registration(secret=None)
     made = credentials.add_generated_certificate(app, actor=None)
-    sandbox.add_certificate(cast.CLIENT_ID, made.certificate)
+    sandbox.add_certificate(factories.CLIENT_ID, made.certificate)
     member = person(bob)
     begun = member.post(
         f"/connections/add/{app.pk}/", kind="authorization_code", name="By certificate", chosen=["mail.read"]
     )
-    member.connect(begun, cast.ADA)
+    member.connect(begun, factories.ADA)
     assert only().status == "active"
 
 
@@ -274,7 +276,7 @@ def test_bad_input_is_answered_next_to_the_field_and_nothing_typed_is_lost(
 
 
 def test_the_same_name_twice_is_refused_next_to_the_name(person: Meet, bob: User) -> None:
-    cast.make_connection(name="Invoices inbox")
+    factories.make_connection(name="Invoices inbox")
     answer = start(person(bob))
     assert answer.status_code == 422  # type: ignore[attr-defined]
     assert "You already have a connection called" in answer.content.decode()  # type: ignore[attr-defined]

@@ -9,9 +9,9 @@ import pytest
 from connections.models import AppRegistration, Approval, AuditEvent, Connection, User
 from portal.sandbox import seed
 from portal.sandbox.client import Control
-from tests import cast
+from tests import factories
 from tests.flows.conftest import Person
-from tests.services.test_policy import rule
+from tests.services.governance.test_policy import rule
 
 pytestmark = pytest.mark.django_db
 
@@ -24,7 +24,7 @@ def page(answer: object) -> str:
 
 
 def test_from_the_wish_over_the_approval_to_the_first_token(person: Meet, alice: User, bob: User) -> None:
-    app = cast.make_app_registration()
+    app = factories.make_app_registration()
     rule(permissions={"Mail.Send": "approval"})
     member, admin = person(bob), person(alice)
     asked = member.post(f"/connections/add/{app.pk}/", **FORM)
@@ -34,7 +34,7 @@ def test_from_the_wish_over_the_approval_to_the_first_token(person: Meet, alice:
     assert sent["Location"] == f"/connections/{connection.pk}/"
 
     admin.post(f"/approvals/{Approval.objects.get().pk}/approve/")
-    member.connect(member.post(f"/connections/{connection.pk}/sign-in/"), cast.ADA)
+    member.connect(member.post(f"/connections/{connection.pk}/sign-in/"), factories.ADA)
     connection = Connection.objects.get()
     assert connection.status == "active"
     assert "Mail.Send" in connection.granted
@@ -42,13 +42,13 @@ def test_from_the_wish_over_the_approval_to_the_first_token(person: Meet, alice:
 
 
 def test_an_old_consent_brings_what_is_forbidden_and_nothing_is_kept(person: Meet, bob: User, sandbox: Control) -> None:
-    app = cast.make_app_registration()
+    app = factories.make_app_registration()
     # Ada consented to sending long ago, for another connection.
-    sandbox.issue_grant(cast.CLIENT_ID, cast.ADA, ["offline_access", "Mail.Send", "Mail.Read"])
+    sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["offline_access", "Mail.Send", "Mail.Read"])
     rule(permissions={"Mail.Send": "forbidden"})
     member = person(bob)
     begun = member.post(f"/connections/add/{app.pk}/", **FORM | {"chosen": ["mail.read"]})
-    answer = member.connect(begun, cast.ADA)
+    answer = member.connect(begun, factories.ADA)
 
     assert answer.status_code == 403
     told = page(answer)
@@ -61,9 +61,9 @@ def test_an_old_consent_brings_what_is_forbidden_and_nothing_is_kept(person: Mee
 
 
 def test_an_account_of_a_directory_that_is_not_registered_is_refused_after_the_sign_in(person: Meet, bob: User) -> None:
-    tenant = cast.make_tenant(name="Anybody", directory_id="organizations", tid="")
-    cast.make_tenant()
-    app = cast.make_app_registration(
+    tenant = factories.make_tenant(name="Anybody", directory_id="organizations", tid="")
+    factories.make_tenant()
+    app = factories.make_app_registration(
         tenant=tenant, client_id=seed.MULTI_APP, secret=seed.MULTI_SECRET, audience="multi", allows_app_only=False
     )
     rule(other_tenants=False)

@@ -9,9 +9,9 @@ import pytest
 from django.utils import timezone
 
 from connections.models import AuditEvent, Connection, User
-from connections.services import keepalive
+from connections.services.tokens import scheduler
 from portal.sandbox.client import Control
-from tests import cast
+from tests import factories
 from tests.flows.conftest import Person
 
 pytestmark = pytest.mark.django_db
@@ -21,10 +21,10 @@ Meet = Callable[[User], Person]
 
 def revoked(sandbox: Control) -> Connection:
     """A connection whose session was revoked at Microsoft, and which a sweep has flagged."""
-    grant = sandbox.issue_grant(cast.CLIENT_ID, cast.ADA, ["Mail.Read", "offline_access"])
-    connection = cast.make_connection(refresh_token=grant["refresh_tokens"][0], refresh_after=timezone.now())
-    sandbox.revoke_sessions(cast.ADA)
-    keepalive.sweep(now=timezone.now())
+    grant = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"])
+    connection = factories.make_connection(refresh_token=grant["refresh_tokens"][0], refresh_after=timezone.now())
+    sandbox.revoke_sessions(factories.ADA)
+    scheduler.sweep(now=timezone.now())
     connection.refresh_from_db()
     assert connection.status == "reconnect_needed"
     return connection
@@ -37,16 +37,16 @@ def test_reconnecting_keeps_the_id_and_clears_the_flag(person: Meet, bob: User, 
 
     begun = member.post(f"/connections/{flagged.pk}/sign-in/")
     asked = parse_qs(urlsplit(begun["Location"]).query)
-    assert asked["login_hint"] == [cast.ADA]
+    assert asked["login_hint"] == [factories.ADA]
     assert "prompt" not in asked, "after an administrator has consented, prompt=consent would stop people"
-    member.connect(begun, cast.ADA)
+    member.connect(begun, factories.ADA)
 
     healed = Connection.objects.get()
     assert healed.pk == flagged.pk
     assert (healed.status, healed.status_code, healed.status_cause) == ("active", "", "")
     assert healed.token_version > flagged.token_version
     assert AuditEvent.objects.filter(action="connection.reconnected").count() == 1
-    assert keepalive.check(healed, actor=bob, now=timezone.now()).status == "active"
+    assert scheduler.check(healed, actor=bob, now=timezone.now()).status == "active"
 
 
 def test_another_account_is_refused_with_a_clear_choice(person: Meet, bob: User, sandbox: Control) -> None:
@@ -58,7 +58,7 @@ def test_another_account_is_refused_with_a_clear_choice(person: Meet, bob: User,
     assert "You signed in as grace@contoso.example" in page
     assert "belongs to ada@contoso.example" in page
     after = Connection.objects.get()
-    assert (after.status, after.account_username) == ("reconnect_needed", cast.ADA)
+    assert (after.status, after.account_username) == ("reconnect_needed", factories.ADA)
     assert after.refresh_token == flagged.refresh_token
     assert "Back to the connection" in page
     failed = AuditEvent.objects.get(action="connection.sign_in_failed")
@@ -78,32 +78,32 @@ def test_a_cancelled_reconnect_keeps_the_cause_that_was_shown(person: Meet, bob:
 
 
 def test_an_active_connection_survives_a_failed_attempt(person: Meet, bob: User, sandbox: Control) -> None:
-    grant = sandbox.issue_grant(cast.CLIENT_ID, cast.ADA, ["Mail.Read", "offline_access"])
-    connection = cast.make_connection(refresh_token=grant["refresh_tokens"][0])
+    grant = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"])
+    connection = factories.make_connection(refresh_token=grant["refresh_tokens"][0])
     member = person(bob)
     member.connect(member.post(f"/connections/{connection.pk}/sign-in/"), "grace@contoso.example")
     assert Connection.objects.get().status == "active"
-    assert keepalive.check(connection, actor=bob, now=timezone.now()).status == "active"
+    assert scheduler.check(connection, actor=bob, now=timezone.now()).status == "active"
 
 
 def test_nobody_signs_in_for_somebody_elses_connection(
     person: Meet, bob: User, alice: User, carol: User, dave: User
 ) -> None:
-    connection = cast.make_connection()
+    connection = factories.make_connection()
     assert person(dave).post(f"/connections/{connection.pk}/sign-in/").status_code == 404
     assert person(alice).post(f"/connections/{connection.pk}/sign-in/").status_code == 403
     assert person(carol).post(f"/connections/{connection.pk}/sign-in/").status_code == 403
 
 
 def test_added_capabilities_are_asked_for_at_the_next_sign_in(person: Meet, bob: User, sandbox: Control) -> None:
-    grant = sandbox.issue_grant(cast.CLIENT_ID, cast.ADA, ["Mail.Read", "offline_access"])
-    connection = cast.make_connection(refresh_token=grant["refresh_tokens"][0])
+    grant = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"])
+    connection = factories.make_connection(refresh_token=grant["refresh_tokens"][0])
     member = person(bob)
     member.post(f"/connections/{connection.pk}/edit/", name="Invoices", chosen=["mail.read", "calendar.events"])
 
     connection.refresh_from_db()
-    assert keepalive.check(connection, actor=bob, now=timezone.now()).status == "active", "the old grant goes on"
+    assert scheduler.check(connection, actor=bob, now=timezone.now()).status == "active", "the old grant goes on"
     page = member.get(f"/connections/{connection.pk}/").content.decode()
     assert "Sign in to get the missing permissions" in page
-    member.connect(member.post(f"/connections/{connection.pk}/sign-in/"), cast.ADA)
+    member.connect(member.post(f"/connections/{connection.pk}/sign-in/"), factories.ADA)
     assert Connection.objects.get().granted >= {"Mail.Read", "Calendars.Read"}

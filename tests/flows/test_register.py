@@ -9,7 +9,7 @@ import pytest
 from connections.models import AppRegistration, AuditEvent, Connection, ConsentLink, Tenant, User
 from portal.sandbox import seed
 from portal.sandbox.client import Control
-from tests import cast
+from tests import factories
 from tests.flows.conftest import Person
 
 pytestmark = pytest.mark.django_db
@@ -75,8 +75,8 @@ def test_admin_consent_is_asked_by_one_link_and_verified_by_a_token(
     person: Meet, alice: User, sandbox: Control
 ) -> None:
     admin = person(alice)
-    app = cast.make_app_registration(default_capabilities=["mail.read"])
-    sandbox.withdraw_consent(cast.CLIENT_ID)
+    app = factories.make_app_registration(default_capabilities=["mail.read"])
+    sandbox.withdraw_consent(factories.CLIENT_ID)
     admin.follow_to_microsoft(admin.post(f"/apps/{app.pk}/consent/", go="1"))
     admin.microsoft.sign_in(ADMINISTRATOR)
     admin.microsoft.submit("consent")
@@ -92,8 +92,8 @@ def test_admin_consent_is_asked_by_one_link_and_verified_by_a_token(
 def test_a_callback_that_lies_about_success_is_not_believed(person: Meet, alice: User, sandbox: Control) -> None:
     sandbox.consent_lie("nothing")
     admin = person(alice)
-    app = cast.make_app_registration(default_capabilities=["mail.read"])
-    sandbox.withdraw_consent(cast.CLIENT_ID)
+    app = factories.make_app_registration(default_capabilities=["mail.read"])
+    sandbox.withdraw_consent(factories.CLIENT_ID)
     admin.follow_to_microsoft(admin.post(f"/apps/{app.pk}/consent/", go="1"))
     admin.microsoft.sign_in(ADMINISTRATOR)
     admin.microsoft.submit("consent")
@@ -103,7 +103,7 @@ def test_a_callback_that_lies_about_success_is_not_believed(person: Meet, alice:
 
 
 def test_removing_what_is_in_use_is_refused_with_a_list(person: Meet, alice: User) -> None:
-    connection = cast.make_connection()
+    connection = factories.make_connection()
     admin = person(alice)
     app = connection.app_registration
     page = admin.portal.post(f"/apps/{app.pk}/remove/", follow=True).content.decode()

@@ -9,10 +9,10 @@ import pytest
 from django.utils import timezone
 
 from connections.models import AppRegistration, AuditEvent, Connection, User
-from connections.services import keepalive
+from connections.services.tokens import scheduler
 from portal.sandbox import seed
 from portal.sandbox.client import Control
-from tests import cast
+from tests import factories
 from tests.flows.conftest import Person
 
 pytestmark = pytest.mark.django_db
@@ -24,13 +24,13 @@ def test_an_expired_secret_is_told_to_the_admin_and_a_new_one_heals_everything(
     person: Meet, alice: User, bob: User, sandbox: Control
 ) -> None:
     now = timezone.now()
-    grants = sandbox.issue_grant(cast.CLIENT_ID, cast.ADA, ["Mail.Read", "offline_access"], count=4)
+    grants = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"], count=4)
     for number, token in enumerate(grants["refresh_tokens"]):
-        cast.make_connection(name=f"Inbox {number}", refresh_token=token, refresh_after=now)
+        factories.make_connection(name=f"Inbox {number}", refresh_token=token, refresh_after=now)
     untouched = list(Connection.objects.order_by("pk").values_list("status", "status_since", "token_version"))
-    sandbox.expire_secret(cast.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
+    sandbox.expire_secret(factories.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
 
-    keepalive.sweep(now=now)
+    scheduler.sweep(now=now)
 
     app = AppRegistration.objects.get()
     assert app.rejected_code == "AADSTS7000222"
@@ -40,10 +40,10 @@ def test_an_expired_secret_is_told_to_the_admin_and_a_new_one_heals_everything(
     assert "Blocked by its app registration" in member.get("/connections/").content.decode()
     assert AuditEvent.objects.filter(action__startswith="connection.").count() == 0
 
-    value = sandbox.add_secret(cast.CLIENT_ID)["value"]
+    value = sandbox.add_secret(factories.CLIENT_ID)["value"]
     admin.post(f"/apps/{app.pk}/credentials/add/", kind="secret", secret=value, expires_at="2099-01-31", months="12")
     app.refresh_from_db()
     assert app.rejected_at is None
-    done = keepalive.sweep(now=timezone.now() + timedelta(seconds=1))
+    done = scheduler.sweep(now=timezone.now() + timedelta(seconds=1))
     assert done.renewed == 4
     assert "Blocked by its app registration" not in member.get("/connections/").content.decode()

@@ -9,10 +9,11 @@ import pytest
 from django.utils import timezone
 
 from connections.models import AppCredential, AppRegistration, AuditEvent, Connection, Incident, User
-from connections.services import credentials, keepalive
+from connections.services.registry import credentials
+from connections.services.tokens import scheduler
 from portal.sandbox import seed
 from portal.sandbox.client import Control
-from tests import cast
+from tests import factories
 from tests.flows.conftest import Person
 
 pytestmark = pytest.mark.django_db
@@ -21,16 +22,16 @@ Meet = Callable[[User], Person]
 
 
 def three_connections(sandbox: Control) -> None:
-    grants = sandbox.issue_grant(cast.CLIENT_ID, cast.ADA, ["Mail.Read", "offline_access"], count=3)
+    grants = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"], count=3)
     for number, token in enumerate(grants["refresh_tokens"]):
-        cast.make_connection(name=f"Inbox {number}", refresh_token=token)
+        factories.make_connection(name=f"Inbox {number}", refresh_token=token)
 
 
 def sweep_all() -> int:
     """Refresh every connection as if it were due; returns how many were renewed, which must be all."""
     now = timezone.now()
     Connection.objects.update(refresh_after=now)
-    done = keepalive.sweep(now=now)
+    done = scheduler.sweep(now=now)
     assert (done.claimed, done.flagged, done.waiting) == (3, 0, 0)
     return done.renewed
 
@@ -43,13 +44,13 @@ def nothing_happened() -> None:
 
 
 def test_rolling_a_secret_over_fails_no_refresh_and_flags_nobody(person: Meet, alice: User, sandbox: Control) -> None:
-    app = cast.make_app_registration()
+    app = factories.make_app_registration()
     old = app.credentials.get()
     three_connections(sandbox)
     admin = person(alice)
     assert sweep_all() == 3
 
-    value = sandbox.add_secret(cast.CLIENT_ID)["value"]
+    value = sandbox.add_secret(factories.CLIENT_ID)["value"]
     admin.post(f"/apps/{app.pk}/credentials/add/", kind="secret", secret=value, expires_at="2099-01-31", months="12")
     assert sweep_all() == 3
     page = admin.get(f"/apps/{app.pk}/").content.decode()
@@ -59,7 +60,7 @@ def test_rolling_a_secret_over_fails_no_refresh_and_flags_nobody(person: Meet, a
     assert "Nothing stops" in admin.get(retire).content.decode()
     admin.post(retire)
     assert sweep_all() == 3
-    sandbox.remove_secret(cast.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
+    sandbox.remove_secret(factories.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
     assert sweep_all() == 3
     nothing_happened()
 
@@ -67,14 +68,14 @@ def test_rolling_a_secret_over_fails_no_refresh_and_flags_nobody(person: Meet, a
 def test_an_old_secret_that_dies_before_it_is_retired_falls_through(
     person: Meet, alice: User, sandbox: Control
 ) -> None:
-    app = cast.make_app_registration()
+    app = factories.make_app_registration()
     three_connections(sandbox)
-    new = sandbox.add_secret(cast.CLIENT_ID)
-    cast.make_secret(app, new["value"], label="Next secret")
+    new = sandbox.add_secret(factories.CLIENT_ID)
+    factories.make_secret(app, new["value"], label="Next secret")
     assert sweep_all() == 3
 
     # Somebody deletes the newest one in Entra by mistake, in the middle of it.
-    sandbox.remove_secret(cast.CLIENT_ID, new["id"])
+    sandbox.remove_secret(factories.CLIENT_ID, new["id"])
     assert sweep_all() == 3
     nothing_happened()
     assert list(AppCredential.objects.exclude(rejected_at=None).values_list("label", flat=True)) == ["Next secret"]
@@ -86,7 +87,7 @@ def test_an_old_secret_that_dies_before_it_is_retired_falls_through(
 def test_the_next_certificate_is_made_ahead_uploaded_tried_and_then_comes_first(
     person: Meet, alice: User, sandbox: Control
 ) -> None:
-    app = cast.make_app_registration()
+    app = factories.make_app_registration()
     three_connections(sandbox)
     admin = person(alice)
     for _ in range(2):  # pressing it twice makes one
@@ -95,9 +96,9 @@ def test_the_next_certificate_is_made_ahead_uploaded_tried_and_then_comes_first(
     assert sweep_all() == 3  # with the secret: nobody has uploaded the certificate
     assert "Upload" in admin.get(f"/apps/{app.pk}/").content.decode()
 
-    sandbox.add_certificate(cast.CLIENT_ID, made.certificate)
+    sandbox.add_certificate(factories.CLIENT_ID, made.certificate)
     admin.post(f"/apps/{app.pk}/verify/", credential=made.pk)
-    sandbox.expire_secret(cast.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
+    sandbox.expire_secret(factories.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
     assert sweep_all() == 3
     nothing_happened()
     assert not app.credentials.exclude(rejected_at=None).exists()  # the dead secret was not even asked for
@@ -106,11 +107,11 @@ def test_the_next_certificate_is_made_ahead_uploaded_tried_and_then_comes_first(
 def test_a_sign_in_goes_on_with_the_next_credential_at_the_second_try(
     person: Meet, alice: User, bob: User, sandbox: Control
 ) -> None:
-    app = cast.make_app_registration()
-    cast.make_secret(app, "dead~secret", label="Dead secret")
+    app = factories.make_app_registration()
+    factories.make_secret(app, "dead~secret", label="Dead secret")
     somebody = person(bob)
     wishes = {"kind": "authorization_code", "name": "Invoices", "chosen": ["mail.read"]}
-    answer = somebody.connect(somebody.post(f"/connections/add/{app.pk}/", **wishes), cast.ADA)
+    answer = somebody.connect(somebody.post(f"/connections/add/{app.pk}/", **wishes), factories.ADA)
     assert "Start again" in answer.content.decode()
     made = Connection.objects.get()
     assert (made.status, made.status_who) == (Connection.Status.PENDING, Connection.Who.OWNER)
@@ -121,7 +122,7 @@ def test_a_sign_in_goes_on_with_the_next_credential_at_the_second_try(
     assert not Incident.objects.exists()
 
     again = person(bob)
-    again.connect(again.post(f"/connections/{made.pk}/sign-in/"), cast.ADA)
+    again.connect(again.post(f"/connections/{made.pk}/sign-in/"), factories.ADA)
     made.refresh_from_db()
     assert made.status == Connection.Status.ACTIVE
 
@@ -129,24 +130,24 @@ def test_a_sign_in_goes_on_with_the_next_credential_at_the_second_try(
 def test_a_sign_in_with_the_only_credential_rejected_is_the_app_registrations_trouble(
     person: Meet, bob: User, sandbox: Control
 ) -> None:
-    app = cast.make_app_registration(secret="dead~secret")
+    app = factories.make_app_registration(secret="dead~secret")
     credentials.next_certificate(app, actor=bob)  # not uploaded: no help
     somebody = person(bob)
     wishes = {"kind": "authorization_code", "name": "Invoices", "chosen": ["mail.read"]}
-    somebody.connect(somebody.post(f"/connections/add/{app.pk}/", **wishes), cast.ADA)
+    somebody.connect(somebody.post(f"/connections/add/{app.pk}/", **wishes), factories.ADA)
     assert AppRegistration.objects.get().rejected_code == "AADSTS7000215"
 
 
 def test_a_canary_over_an_hour_of_dead_credentials_heals_with_the_new_one(alice: User, sandbox: Control) -> None:
-    app = cast.make_app_registration()
+    app = factories.make_app_registration()
     three_connections(sandbox)
-    sandbox.expire_secret(cast.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
+    sandbox.expire_secret(factories.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
     now = timezone.now()
     Connection.objects.update(refresh_after=now)
-    keepalive.sweep(now=now)
+    scheduler.sweep(now=now)
     app.refresh_from_db()
     assert app.rejected_at is not None
-    value = sandbox.add_secret(cast.CLIENT_ID)["value"]
+    value = sandbox.add_secret(factories.CLIENT_ID)["value"]
     credentials.add_secret(app, value=value, expires_at=now + timedelta(days=90), actor=alice)
     assert sweep_all() == 3
     assert not Incident.objects.filter(closed_at=None).exists()

@@ -17,7 +17,7 @@ from connections.models import AuditEvent, User
 from connections.models.accounts import AUDITORS, IT_ADMINS
 from portal.sandbox import seed
 from portal.sandbox.client import Control
-from tests import cast
+from tests import factories
 from tests.flows.conftest import Person
 from tests.sandbox.conftest import Browser
 
@@ -87,17 +87,17 @@ def assert_refused(person: Person, answer: Any, status: int, *words: str) -> Non
 
 
 def test_the_first_sign_in_makes_an_account(somebody: Person) -> None:
-    answer = sign_in(somebody, cast.ADA)
+    answer = sign_in(somebody, factories.ADA)
 
     assert (answer.status_code, answer["Location"]) == (302, "/")
     ada = signed_in_as(somebody)
     assert ada is not None
-    assert (ada.username, ada.first_name, ada.last_name, ada.email) == (cast.ADA, "Ada", "Lovelace", cast.ADA)
+    assert (ada.username, ada.first_name, ada.last_name, ada.email) == (factories.ADA, "Ada", "Lovelace", factories.ADA)
     assert not ada.has_usable_password()
     assert not ada.is_staff
     assert not ada.is_superuser
     assert roles(ada) == []
-    assert UserSocialAuth.objects.get().uid == f"{seed.CONTOSO}.{cast.ADA_ID}"
+    assert UserSocialAuth.objects.get().uid == f"{seed.CONTOSO}.{factories.ADA_ID}"
     assert events("account.admitted")[0].changes == {"method": "microsoft"}
     assert events("account.signed_in")[0].changes == {"method": "microsoft"}
     assert "Ada Lovelace" in somebody.get("/account/").content.decode()
@@ -117,8 +117,8 @@ def test_app_roles_of_the_directory_become_roles_here(somebody: Person, upn: str
 def test_groups_of_the_directory_can_be_mapped_too(somebody: Person, sandbox: Control, settings: Any) -> None:
     group = seed.fixed_id("group of administrators")
     settings.LOGIN_MICROSOFT = {**settings.LOGIN_MICROSOFT, "admins": ["ITAdmin", group]}
-    sandbox.assign(seed.SIGN_IN_APP, cast.ADA, roles=[], groups=[group, seed.fixed_id("other")])
-    sign_in(somebody, cast.ADA)
+    sandbox.assign(seed.SIGN_IN_APP, factories.ADA, roles=[], groups=[group, seed.fixed_id("other")])
+    sign_in(somebody, factories.ADA)
     user = signed_in_as(somebody)
     assert user is not None
     assert roles(user) == [IT_ADMINS]
@@ -152,19 +152,19 @@ def test_a_sign_in_that_changes_nothing_says_only_that_it_happened(somebody: Per
 
 
 def test_the_way_back_leads_where_one_wanted_to_go(somebody: Person) -> None:
-    assert sign_in(somebody, cast.ADA, next="/mailboxes/")["Location"] == "/mailboxes/"
+    assert sign_in(somebody, factories.ADA, next="/mailboxes/")["Location"] == "/mailboxes/"
 
 
 @pytest.mark.parametrize(
     "wanted", ["https://evil.example/", "//evil.example/x", "/\\evil.example", "javascript:alert(1)"]
 )
 def test_the_way_back_never_leads_to_another_site(somebody: Person, wanted: str) -> None:
-    assert sign_in(somebody, cast.ADA, next=wanted)["Location"] == "/"
+    assert sign_in(somebody, factories.ADA, next=wanted)["Location"] == "/"
 
 
 def test_next_in_microsofts_answer_is_not_obeyed(somebody: Person) -> None:
     somebody.follow_to_microsoft(begin(somebody))
-    somebody.consent(cast.ADA)
+    somebody.consent(factories.ADA)
     somebody.microsoft.page.headers["Location"] += "&next=https://evil.example/"
     answer = somebody.return_to_portal()
     assert answer["Location"].partition("?")[0] == "/"
@@ -191,7 +191,7 @@ def test_no_token_of_a_sign_in_is_kept(somebody: Person, monkeypatch: pytest.Mon
         return dict(seen)
 
     monkeypatch.setattr(MicrosoftSignIn, "request_access_token", watch)
-    sign_in(somebody, cast.ADA)
+    sign_in(somebody, factories.ADA)
     tokens = [seen["access_token"], seen["id_token"], parse_qs(urlsplit(_returned(somebody)).query)["code"][0]]
     kept = json.dumps(dict(somebody.portal.session), default=str) + str(list(UserSocialAuth.objects.values()))
     kept += str(list(AuditEvent.objects.values()))
@@ -212,26 +212,26 @@ def _returned(person: Person) -> str:
 @pytest.mark.parametrize("superuser", [True, False])
 def test_a_local_account_of_the_same_name_is_not_taken_over(somebody: Person, superuser: bool) -> None:
     local = User.objects.create_user(
-        cast.ADA.upper(), cast.ADA, cast.PASSWORD, is_superuser=superuser, is_staff=superuser
+        factories.ADA.upper(), factories.ADA, factories.PASSWORD, is_superuser=superuser, is_staff=superuser
     )
-    sign_in(somebody, cast.ADA)
+    sign_in(somebody, factories.ADA)
     ada = signed_in_as(somebody)
     assert ada is not None
     assert ada != local
-    assert ada.username == f"{cast.ADA} ({cast.ADA_ID[:8]})"
+    assert ada.username == f"{factories.ADA} ({factories.ADA_ID[:8]})"
     assert not ada.is_superuser
     local.refresh_from_db()
-    assert local.check_password(cast.PASSWORD)
+    assert local.check_password(factories.PASSWORD)
 
 
 def test_an_account_is_its_object_id_and_not_its_name(somebody: Person, sandbox: Control) -> None:
     """Microsoft gives a user name that has become free to somebody else."""
-    sign_in(somebody, cast.ADA)
+    sign_in(somebody, factories.ADA)
     ada = signed_in_as(somebody)
     assert ada is not None
     somebody.post("/sign-out/")
     UserSocialAuth.objects.update(uid=f"{seed.CONTOSO}.{seed.fixed_id('who was called so before')}")
-    sign_in(somebody, cast.ADA)
+    sign_in(somebody, factories.ADA)
     assert signed_in_as(somebody) != ada
 
 
@@ -257,7 +257,7 @@ def test_an_account_disabled_at_microsoft_does_not_get_as_far_as_the_portal(some
 def test_signing_in_while_signed_in_links_nobody(somebody: Person, bob: User) -> None:
     """Otherwise whoever finds an unlocked browser could get in as bob for ever with an account of their own."""
     somebody.portal.force_login(bob, backend="django.contrib.auth.backends.ModelBackend")
-    answer = sign_in(somebody, cast.ADA)
+    answer = sign_in(somebody, factories.ADA)
     assert answer.status_code == 400
     assert "You are signed in as Bob Member" in answer.content.decode()
     assert not UserSocialAuth.objects.exists()
@@ -292,7 +292,7 @@ def test_a_sign_in_for_everybody_in_the_world_is_refused(somebody: Person, setti
 
 def test_a_directory_given_by_its_domain_works(somebody: Person, settings: Any) -> None:
     settings.LOGIN_MICROSOFT = {**settings.LOGIN_MICROSOFT, "tenant": "contoso.example"}
-    assert sign_in(somebody, cast.ADA).status_code == 302
+    assert sign_in(somebody, factories.ADA).status_code == 302
     assert signed_in_as(somebody) is not None
 
 
@@ -307,13 +307,13 @@ def test_a_callback_nobody_started_is_refused(somebody: Person) -> None:
 
 def test_a_stolen_callback_is_worth_nothing_in_another_browser(somebody: Person, sandbox: Control) -> None:
     somebody.follow_to_microsoft(begin(somebody))
-    somebody.consent(cast.ADA)
+    somebody.consent(factories.ADA)
     other = Person(Client(), somebody.microsoft)
     assert_refused(other, other.return_to_portal(), 400, "This sign-in is over")
 
 
 def test_a_callback_works_once(somebody: Person) -> None:
-    sign_in(somebody, cast.ADA)
+    sign_in(somebody, factories.ADA)
     somebody.post("/sign-out/")
     assert_refused(somebody, somebody.return_to_portal(), 400)
 
@@ -360,7 +360,7 @@ def test_a_tampered_id_token_is_refused(
         return answer
 
     monkeypatch.setattr(MicrosoftSignIn, "request_access_token", tamper)
-    answer = sign_in(somebody, cast.ADA)
+    answer = sign_in(somebody, factories.ADA)
     assert_refused(somebody, answer, 400)
     assert not User.objects.exists()
 
@@ -378,7 +378,7 @@ def test_an_id_token_of_another_sign_in_is_refused(somebody: Person, monkeypatch
     monkeypatch.setattr(MicrosoftSignIn, "request_access_token", replay)
     sign_in(somebody, GRACE)
     somebody.post("/sign-out/")
-    assert_refused(somebody, sign_in(somebody, cast.ADA), 400)
+    assert_refused(somebody, sign_in(somebody, factories.ADA), 400)
     assert [user.username for user in User.objects.all()] == [GRACE]
 
 
@@ -397,7 +397,7 @@ def _encoded(part: dict[str, Any]) -> str:
 def test_cancelling_leads_to_a_page_and_back(somebody: Person, sandbox: Control) -> None:
     sandbox.withdraw_consent(seed.SIGN_IN_APP)
     somebody.follow_to_microsoft(begin(somebody))
-    somebody.microsoft.sign_in(cast.ADA)
+    somebody.microsoft.sign_in(factories.ADA)
     somebody.microsoft.submit("cancel", why="consent")
     assert_refused(somebody, somebody.return_to_portal(), 400, "cancelled", "Back to sign-in")
 
@@ -411,7 +411,7 @@ def test_microsoft_being_down_on_the_way_back_is_said_in_plain_words(
     somebody: Person, sandbox: Control, weather: str, known: bool
 ) -> None:
     somebody.follow_to_microsoft(begin(somebody))
-    somebody.consent(cast.ADA)
+    somebody.consent(factories.ADA)
     sandbox.weather(weather, where="everything")
     if not known:
         forget_microsoft()
@@ -427,15 +427,15 @@ def test_microsoft_being_down_before_is_no_crash(somebody: Person, sandbox: Cont
 
 
 def test_keys_that_microsoft_has_changed_are_fetched_again(somebody: Person, sandbox: Control) -> None:
-    sign_in(somebody, cast.ADA)
+    sign_in(somebody, factories.ADA)
     somebody.post("/sign-out/")
     sandbox.rotate_keys()
-    assert sign_in(somebody, cast.ADA)["Location"] == "/"
+    assert sign_in(somebody, factories.ADA)["Location"] == "/"
 
 
 def test_an_expired_secret_of_the_portal_is_told_to_an_admin(somebody: Person, sandbox: Control) -> None:
     somebody.follow_to_microsoft(begin(somebody))
-    somebody.consent(cast.ADA)
+    somebody.consent(factories.ADA)
     sandbox.expire_secret(seed.SIGN_IN_APP, seed.SIGN_IN_SECRET_ID)
     assert_refused(somebody, somebody.return_to_portal(), 409, "expired", "dmin")
 
@@ -454,13 +454,15 @@ def test_a_lock_out_stops_one_name_from_one_address_only(bob: User, dave: User, 
     for _ in range(settings.AXES_FAILURE_LIMIT):
         answer = attacker.post("/sign-in/", {"username": "bob", "password": "guess"})
     assert answer.status_code == 429
-    assert attacker.post("/sign-in/", {"username": "bob", "password": cast.PASSWORD}).status_code == 429
-    assert attacker.post("/sign-in/", {"username": "BOB", "password": cast.PASSWORD}).status_code != 302
+    assert attacker.post("/sign-in/", {"username": "bob", "password": factories.PASSWORD}).status_code == 429
+    assert attacker.post("/sign-in/", {"username": "BOB", "password": factories.PASSWORD}).status_code != 302
     assert (
-        Client(REMOTE_ADDR="192.0.2.67").post("/sign-in/", {"username": "bob", "password": cast.PASSWORD}).status_code
+        Client(REMOTE_ADDR="192.0.2.67")
+        .post("/sign-in/", {"username": "bob", "password": factories.PASSWORD})
+        .status_code
         == 302
     )
-    assert attacker.post("/sign-in/", {"username": "dave", "password": cast.PASSWORD}).status_code == 302
+    assert attacker.post("/sign-in/", {"username": "dave", "password": factories.PASSWORD}).status_code == 302
     refused = [event for event in events("account.sign_in_failed") if event.address == "192.0.2.66"]
     assert len(refused) >= settings.AXES_FAILURE_LIMIT
     assert {event.outcome for event in refused} == {"denied"}
@@ -475,8 +477,8 @@ def test_an_address_in_a_header_does_not_get_round_the_lock_out(bob: User, setti
 
 
 def test_a_microsoft_account_has_no_password_to_guess(somebody: Person) -> None:
-    sign_in(somebody, cast.ADA)
+    sign_in(somebody, factories.ADA)
     somebody.post("/sign-out/")
     for password in ("", "!", "None"):
-        assert somebody.post("/sign-in/", username=cast.ADA, password=password).status_code == 422
+        assert somebody.post("/sign-in/", username=factories.ADA, password=password).status_code == 422
     assert signed_in_as(somebody) is None

@@ -18,12 +18,12 @@ from django.utils import timezone
 from social_django.models import UserSocialAuth
 
 from connections.models import AuditEvent, Connection, Share, SignInLink, User
-from connections.services import connections, sign_in_links
+from connections.services.connections import connections, sign_in_links
 from portal import logs
 from portal.access_log import AccessLog
 from portal.sandbox import seed
 from portal.sandbox.client import Control
-from tests import cast
+from tests import factories
 from tests.flows.conftest import Person
 from tests.sandbox.conftest import Browser
 
@@ -34,7 +34,7 @@ Meet = Callable[[User], Person]
 
 
 def pending(owner: User) -> Connection:
-    app = cast.make_app_registration()
+    app = factories.make_app_registration()
     return connections.start_delegated(app, name="Invoices inbox", chosen=["mail.read"], actor=owner)
 
 
@@ -270,19 +270,19 @@ def test_cancelling_leaves_the_link_for_another_try(bob: User, stranger: Person)
 
 
 def test_another_account_than_the_connections_is_refused(bob: User, stranger: Person, sandbox: Control) -> None:
-    connection = cast.make_connection(status="reconnect_needed")
+    connection = factories.make_connection(status="reconnect_needed")
     link = link_of(connection, bob)
-    assert cast.ADA in stranger.get(link).content.decode()
+    assert factories.ADA in stranger.get(link).content.decode()
     answer = stranger.connect(stranger.post(link), GRACE)
     assert answer.status_code == 400
     assert "Nothing was changed" in answer.content.decode()
     connection.refresh_from_db()
-    assert (connection.status, connection.account_username) == ("reconnect_needed", cast.ADA)
+    assert (connection.status, connection.account_username) == ("reconnect_needed", factories.ADA)
 
 
 def test_an_account_of_another_directory_is_refused(bob: User, stranger: Person) -> None:
-    tenant = cast.make_tenant(name="By the front door", directory_id="organizations", tid=cast.DIRECTORY_ID)
-    app = cast.make_app_registration(
+    tenant = factories.make_tenant(name="By the front door", directory_id="organizations", tid=factories.DIRECTORY_ID)
+    app = factories.make_app_registration(
         tenant=tenant, client_id=seed.MULTI_APP, secret=seed.MULTI_SECRET, audience="multi", allows_app_only=False
     )
     connection = connections.start_delegated(app, name="Theirs", chosen=["mail.read"], actor=bob)

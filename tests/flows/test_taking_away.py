@@ -20,8 +20,10 @@ from django.test import Client
 from django.utils import timezone
 
 from connections.models import ApiKey, Connection, Share, Team, User
-from connections.services import accounts, api_keys, handover, sharing, teams
-from tests import cast
+from connections.services.api_keys import api_keys
+from connections.services.people import accounts, ownership_transfer
+from connections.services.sharing import shares, teams
+from tests import factories
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -82,13 +84,13 @@ class Poller:
 @pytest.fixture
 def una(db: None) -> User:
     """A member with whom things are shared."""
-    return cast.make_person("una")
+    return factories.make_person("una")
 
 
 @pytest.fixture
 def shared(bob: User) -> Connection:
     """Bob's connection, with a token that lasts."""
-    return cast.make_connection(owner=bob, expires_at=timezone.now() + timedelta(hours=1))
+    return factories.make_connection(owner=bob, expires_at=timezone.now() + timedelta(hours=1))
 
 
 @pytest.fixture
@@ -124,7 +126,7 @@ def count_around(poller: Poller, take_away: Callable[[], None], *, since: float 
 
 def give(connection: Connection, **terms: Any) -> Share:
     values = {"level": "use", "until": None, "actor": connection.owner, "now": timezone.now()}
-    return sharing.share(connection, **(values | terms))
+    return shares.share(connection, **(values | terms))
 
 
 def test_unsharing_while_an_automation_polls_refuses_the_next_call(
@@ -208,12 +210,12 @@ def test_an_automation_without_a_valid_key_is_refused_at_its_next_call(
 def test_a_connection_that_is_handed_over_refuses_its_former_owners_automation(
     shared: Connection, una: User, bob: User, dave: User, poll: Callable[[Connection], Poller]
 ) -> None:
-    handover.hand_over(shared, una, keep_grant=True, actor=bob, now=timezone.now())
+    ownership_transfer.hand_over(shared, una, keep_grant=True, actor=bob, now=timezone.now())
     shared.refresh_from_db()
     poller = poll(shared)
 
     def hand_over() -> None:
-        handover.hand_over(shared, dave, keep_grant=True, actor=una, now=timezone.now())
+        ownership_transfer.hand_over(shared, dave, keep_grant=True, actor=una, now=timezone.now())
 
     before, after = count_around(poller, hand_over)
     assert (set(before), set(after)) == ({200}, {404})

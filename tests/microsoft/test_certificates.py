@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from cryptography.x509.oid import NameOID
 
 from connections.errors import InvalidInput
-from connections.microsoft import certificates, clouds, tokens
+from connections.microsoft import certificates, clouds, token_endpoint
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 PAIR = certificates.generate("Robots", months=12, now=NOW)
@@ -63,8 +63,8 @@ def test_a_name_longer_than_a_certificate_can_hold_is_cut() -> None:
 
 def test_the_token_client_signs_with_it() -> None:
     clouds_url = clouds.CLOUDS["global"].token_url("contoso.com")
-    credential = tokens.ClientCertificate(PAIR.private_key, PAIR.thumbprint)
-    assertion = tokens.client_assertion(credential, "client", clouds_url)
+    credential = token_endpoint.ClientCertificate(PAIR.private_key, PAIR.thumbprint)
+    assertion = token_endpoint.client_assertion(credential, "client", clouds_url)
     claims = jwt.decode(assertion, key_of(PAIR).public_key(), algorithms=["PS256"], audience=clouds_url)
     assert claims["sub"] == "client"
 

@@ -11,14 +11,16 @@ from django.db import connections as databases
 from django.db import transaction
 from django.utils import timezone
 
-from connections.api import changes
+from connections.api import etags
 from connections.errors import AlreadyExists
-from connections.microsoft.errors import Kind, Verdict, Who
+from connections.microsoft.classifier import Kind, Verdict, Who
 from connections.models import AccessPeriod, Connection, User
-from connections.services import access_history, accounts, handover, leavers, outcomes, sharing, teams
-from tests import cast
-from tests.api.asking import Program
-from tests.services.test_audit_seals import thread
+from connections.services.people import accounts, offboarding, ownership_transfer
+from connections.services.sharing import history, shares, teams
+from connections.services.tokens import apply_results
+from tests import factories
+from tests.api.api_client import Program
+from tests.services.audit.test_sealing import thread
 
 pytestmark = [pytest.mark.only_on("postgres"), pytest.mark.django_db(transaction=True)]
 
@@ -29,17 +31,17 @@ def test_a_hand_over_and_the_mark_of_a_leaver_do_not_wait_for_each_other(
     alice: User, bob: User, dave: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each refers to what the other has locked, and checks that when it commits."""
-    connection = cast.make_connection(owner=bob)
-    cast.make_connection(owner=bob, name="Other")
+    connection = factories.make_connection(owner=bob)
+    factories.make_connection(owner=bob, name="Other")
     handed, marked = threading.Event(), threading.Event()
 
     def mark() -> None:
         with transaction.atomic():
             assert handed.wait(20)
-            leavers.mark(bob, how=User.Left.DIRECTORY, cause="Gone.", now=NOW)
+            offboarding.mark(bob, how=User.Left.DIRECTORY, cause="Gone.", now=NOW)
             marked.set()
 
-    real = access_history.owned
+    real = history.owned
 
     def owned(*args: Any, **kwargs: Any) -> None:
         real(*args, **kwargs)
@@ -47,9 +49,9 @@ def test_a_hand_over_and_the_mark_of_a_leaver_do_not_wait_for_each_other(
         assert marked.wait(20)
 
     with thread(mark), monkeypatch.context() as patched:
-        patched.setattr(access_history, "owned", owned)
+        patched.setattr(history, "owned", owned)
         with transaction.atomic():
-            handover.hand_over(connection, dave, keep_grant=True, actor=alice, now=NOW)
+            ownership_transfer.hand_over(connection, dave, keep_grant=True, actor=alice, now=NOW)
     bob.refresh_from_db()
     connection.refresh_from_db()
     assert (bob.left_at, connection.owner) == (NOW, dave)
@@ -58,24 +60,24 @@ def test_a_hand_over_and_the_mark_of_a_leaver_do_not_wait_for_each_other(
 def test_an_answer_of_microsofts_and_the_mark_of_a_leaver_do_not_wait_for_each_other(
     bob: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connection = cast.make_connection(owner=bob)
+    connection = factories.make_connection(owner=bob)
     flagged, marked = threading.Event(), threading.Event()
 
     def mark() -> None:
         with transaction.atomic():
             assert flagged.wait(20)
-            leavers.mark(bob, how=User.Left.DIRECTORY, cause="Gone.", now=NOW)
+            offboarding.mark(bob, how=User.Left.DIRECTORY, cause="Gone.", now=NOW)
             marked.set()
 
     def refused(found: Connection, verdict: Verdict, *, now: datetime) -> None:
         flagged.set()
         assert marked.wait(20)
-        leavers.mark(bob, how=User.Left.REFUSED, cause="Refused.", now=now)
+        offboarding.mark(bob, how=User.Left.REFUSED, cause="Refused.", now=now)
 
-    monkeypatch.setattr(leavers, "account_refused", refused)
+    monkeypatch.setattr(offboarding, "account_refused", refused)
     verdict = Verdict(Kind.POLICY, "AADSTS50057", "It is disabled.", "", Who.IT_ADMIN, certain=True)
     with thread(mark):
-        outcomes.flag(connection.pk, verdict, now=NOW, version=connection.token_version)
+        apply_results.flag(connection.pk, verdict, now=NOW, version=connection.token_version)
     connection.refresh_from_db()
     assert connection.status == Connection.Status.BLOCKED
     bob.refresh_from_db()
@@ -86,19 +88,19 @@ def test_an_answer_of_microsofts_and_the_mark_of_a_leaver_do_not_wait_for_each_o
 def test_what_is_shared_while_it_is_removed_does_not_vanish_unsaid(
     what: str, alice: User, bob: User, dave: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connection = cast.make_connection(owner=bob)
+    connection = factories.make_connection(owner=bob)
     team = teams.add("Finance", actor=alice)
     whom: dict[str, Any] = {"team": team} if what == "team" else {"person": dave}
     started = threading.Event()
     names = {"team": "team_removed", "person": "person_removed"}
-    real = getattr(access_history, names[what])
+    real = getattr(history, names[what])
 
     refused: list[AlreadyExists] = []
 
     def share() -> None:
         started.set()
         try:
-            sharing.share(connection, **whom, level="use", until=None, actor=bob, now=NOW)
+            shares.share(connection, **whom, level="use", until=None, actor=bob, now=NOW)
         except AlreadyExists as error:
             refused.append(error)
         finally:
@@ -112,7 +114,7 @@ def test_what_is_shared_while_it_is_removed_does_not_vanish_unsaid(
         sharer.join(1)
 
     sharer = threading.Thread(target=share)
-    monkeypatch.setattr(access_history, names[what], removed)
+    monkeypatch.setattr(history, names[what], removed)
     if what == "team":
         teams.remove(team, actor=alice, now=NOW)
     else:
@@ -125,9 +127,9 @@ def test_what_is_shared_while_it_is_removed_does_not_vanish_unsaid(
 def test_changing_a_share_over_the_api_and_on_its_page_do_not_wait_for_each_other(
     bob: User, dave: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connection = cast.make_connection(owner=bob)
-    share = sharing.share(connection, person=dave, level="use", until=None, actor=bob, now=NOW)
-    program, real = Program(bob), changes.require_match
+    connection = factories.make_connection(owner=bob)
+    share = shares.share(connection, person=dave, level="use", until=None, actor=bob, now=NOW)
+    program, real = Program(bob), etags.require_match
     on_the_page = threading.Thread(target=lambda: _share_again(connection, dave, bob))
 
     def require_match(*args: Any) -> None:
@@ -136,7 +138,7 @@ def test_changing_a_share_over_the_api_and_on_its_page_do_not_wait_for_each_othe
         on_the_page.start()
         on_the_page.join(0.5)
 
-    monkeypatch.setattr(changes, "require_match", require_match)
+    monkeypatch.setattr(etags, "require_match", require_match)
     answer = program.patch(f"connections/{connection.pk}/shares/{share.pk}", {"level": "manage"})
     on_the_page.join(20)
     assert answer.status_code == 200, answer.content
@@ -145,7 +147,7 @@ def test_changing_a_share_over_the_api_and_on_its_page_do_not_wait_for_each_othe
 
 def _share_again(connection: Connection, person: User, owner: User) -> None:
     try:
-        sharing.share(connection, person=person, level="use", until=None, actor=owner, now=timezone.now())
+        shares.share(connection, person=person, level="use", until=None, actor=owner, now=timezone.now())
     finally:
         databases.close_all()
 
@@ -155,12 +157,12 @@ def test_sharing_anew_and_removing_whom_it_was_shared_with_do_not_wait_for_each_
     what: str, alice: User, bob: User, dave: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The old share has lapsed: it is ended first, and whoever removes the team or person ends it as well."""
-    connection = cast.make_connection(owner=bob)
+    connection = factories.make_connection(owner=bob)
     team = teams.add("Finance", actor=alice)
     whom: dict[str, Any] = {"team": team} if what == "team" else {"person": dave}
     terms: dict[str, Any] = {"level": "use", "actor": bob}
-    sharing.share(connection, **whom, **terms, until=NOW + timedelta(hours=1), now=NOW)
-    real = access_history.unshared
+    shares.share(connection, **whom, **terms, until=NOW + timedelta(hours=1), now=NOW)
+    real = history.unshared
 
     def remove() -> None:
         try:
@@ -180,8 +182,8 @@ def test_sharing_anew_and_removing_whom_it_was_shared_with_do_not_wait_for_each_
             remover.start()
             remover.join(0.7)
 
-    monkeypatch.setattr(access_history, "unshared", unshared)
-    sharing.share(connection, **whom, **terms, until=None, now=NOW + timedelta(hours=2))
+    monkeypatch.setattr(history, "unshared", unshared)
+    shares.share(connection, **whom, **terms, until=None, now=NOW + timedelta(hours=2))
     remover.join(20)
     assert not connection.shares.exists()
     assert not AccessPeriod.objects.filter(ended_at=None, share_id__isnull=False).exists()

@@ -9,9 +9,13 @@ from django.utils import timezone
 
 from connections.errors import NotAllowed
 from connections.models import Approval, AuditEvent, Connection, Share, User
-from connections.services import approvals, connections, consent_requests, handover, sharing, sign_in_links
-from tests import cast
-from tests.services.test_policy import rule, start
+from connections.services.connections import connections, sign_in_links
+from connections.services.consent import requests
+from connections.services.people import ownership_transfer
+from connections.services.policy import approvals
+from connections.services.sharing import shares
+from tests import factories
+from tests.services.governance.test_policy import rule, start
 
 pytestmark = pytest.mark.django_db
 
@@ -20,14 +24,14 @@ Act = Callable[[Connection, User], object]
 
 
 def share(connection: Connection, actor: User) -> object:
-    una = cast.make_person("una")
-    return sharing.share(connection, person=una, level="manage", until=None, actor=actor, now=NOW)
+    una = factories.make_person("una")
+    return shares.share(connection, person=una, level="manage", until=None, actor=actor, now=NOW)
 
 
 def unshare(connection: Connection, actor: User) -> object:
     found = Share.objects.get(connection=connection)
     found.connection = connection
-    return sharing.unshare(found, actor=actor, now=NOW)
+    return shares.unshare(found, actor=actor, now=NOW)
 
 
 def change(connection: Connection, actor: User) -> object:
@@ -51,7 +55,7 @@ def ask_for_approval(connection: Connection, actor: User) -> object:
 
 
 def ask_for_consent(connection: Connection, actor: User) -> object:
-    return consent_requests.ask(connection, reason="Please.", actor=actor, now=NOW)
+    return requests.ask(connection, reason="Please.", actor=actor, now=NOW)
 
 
 def make_a_link(connection: Connection, actor: User) -> object:
@@ -64,10 +68,10 @@ def make_a_link(connection: Connection, actor: User) -> object:
     ids=lambda act: act.__name__,
 )
 def test_whoever_has_just_handed_it_over_does_nothing_more_with_it(act: Act, bob: User, dave: User) -> None:
-    connection = cast.make_connection(owner=bob)
-    sharing.share(connection, person=cast.make_person("max"), level="use", until=None, actor=bob, now=NOW)
+    connection = factories.make_connection(owner=bob)
+    shares.share(connection, person=factories.make_person("max"), level="use", until=None, actor=bob, now=NOW)
     as_the_page_read_it = Connection.objects.select_related("owner").get(pk=connection.pk)
-    handover.hand_over(connection, dave, keep_grant=True, actor=bob, now=NOW)
+    ownership_transfer.hand_over(connection, dave, keep_grant=True, actor=bob, now=NOW)
     before = AuditEvent.objects.count()
     with pytest.raises(NotAllowed):
         act(as_the_page_read_it, bob)
@@ -80,7 +84,7 @@ def test_an_it_admin_who_has_just_got_it_does_not_answer_for_it(answer: str, ali
     rule(permissions={"Mail.Send": "approval"})
     made = start(bob, chosen=["mail.send"], reason="To answer customers.")
     as_the_page_read_it = Approval.objects.select_related("connection__owner").get()
-    handover.hand_over(made, alice, keep_grant=True, actor=bob, now=NOW)
+    ownership_transfer.hand_over(made, alice, keep_grant=True, actor=bob, now=NOW)
     with pytest.raises(NotAllowed, match="cannot give it"):
         getattr(approvals, answer)(as_the_page_read_it, reason="Fine.", actor=alice, now=NOW)
     assert Approval.objects.get().is_waiting
@@ -90,16 +94,16 @@ def test_who_has_just_handed_it_over_does_not_take_its_request_back(bob: User, d
     rule(permissions={"Mail.Send": "approval"})
     made = start(bob, chosen=["mail.send"], reason="To answer customers.")
     as_the_page_read_it = Approval.objects.select_related("connection__owner").get()
-    handover.hand_over(made, dave, keep_grant=True, actor=bob, now=NOW)
+    ownership_transfer.hand_over(made, dave, keep_grant=True, actor=bob, now=NOW)
     with pytest.raises(NotAllowed):
         approvals.withdraw(as_the_page_read_it, actor=bob, now=NOW)
     assert Approval.objects.get().is_waiting
 
 
 def test_switching_off_what_one_has_just_handed_over_is_an_it_admins_act(alice: User, bob: User) -> None:
-    connection = cast.make_connection(owner=alice)
+    connection = factories.make_connection(owner=alice)
     as_the_page_read_it = Connection.objects.select_related("owner").get(pk=connection.pk)
-    handover.hand_over(connection, bob, keep_grant=True, actor=alice, now=NOW)
+    ownership_transfer.hand_over(connection, bob, keep_grant=True, actor=alice, now=NOW)
     disable(as_the_page_read_it, alice)
     connection.refresh_from_db()
     assert connection.disabled_by_admin

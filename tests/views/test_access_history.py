@@ -16,8 +16,10 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from connections.models import AccessPeriod, AuditEvent, Connection, User
-from connections.services import accounts, connections, sharing, teams
-from tests import cast
+from connections.services.connections import connections
+from connections.services.people import accounts
+from connections.services.sharing import shares, teams
+from tests import factories
 
 pytestmark = pytest.mark.django_db
 
@@ -34,13 +36,13 @@ HOUR = timedelta(hours=1)
 def story(alice: User, bob: User, dave: User) -> Connection:
     """Bob's, since 10; Dave's to use by a share from 12 to 14, and to manage by his team from 13 on."""
     made = connections.start_delegated(
-        cast.make_app_registration(), name="Invoices", chosen=[], actor=bob, now=NOON - 2 * HOUR
+        factories.make_app_registration(), name="Invoices", chosen=[], actor=bob, now=NOON - 2 * HOUR
     )
-    found = sharing.share(made, person=dave, level="use", until=None, actor=bob, now=NOON)
-    sharing.unshare(found, actor=alice, now=NOON + 2 * HOUR)
+    found = shares.share(made, person=dave, level="use", until=None, actor=bob, now=NOON)
+    shares.unshare(found, actor=alice, now=NOON + 2 * HOUR)
     team = teams.add("Finance", actor=alice)
     teams.add_member(team, dave, actor=alice, now=NOON)
-    sharing.share(made, team=team, level="manage", until=NOON + 900 * HOUR, actor=bob, now=NOON + HOUR)
+    shares.share(made, team=team, level="manage", until=NOON + 900 * HOUR, actor=bob, now=NOON + HOUR)
     return made
 
 
@@ -101,7 +103,7 @@ def test_what_was_deleted_is_found_by_its_name_and_answered(
 def test_several_of_one_name_are_offered_and_nothing_found_is_said(
     bob: User, carol: User, dave: User, signed_in: SignIn
 ) -> None:
-    app = cast.make_app_registration()
+    app = factories.make_app_registration()
     for owner in (bob, dave):
         connections.start_delegated(app, name="Mail", chosen=[], actor=owner)
     client = signed_in(carol)

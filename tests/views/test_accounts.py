@@ -5,12 +5,12 @@ from django.test import Client
 from django.urls import reverse
 
 from connections.models import AuditEvent
-from tests import cast
+from tests import factories
 
 pytestmark = pytest.mark.django_db
 
 
-def attempt(client, username="bob", password=cast.PASSWORD, **more):
+def attempt(client, username="bob", password=factories.PASSWORD, **more):
     return client.post(reverse("sign_in"), {"username": username, "password": password, **more})
 
 
@@ -34,7 +34,7 @@ def test_a_stranger_is_led_to_the_sign_in_page_and_back(client, bob):
 
 
 def test_who_was_signed_out_when_they_pressed_a_button_is_told_so_after_signing_in(client, bob):
-    path = f"/connections/{cast.make_connection(owner=bob).pk}/check/"
+    path = f"/connections/{factories.make_connection(owner=bob).pk}/check/"
     answer = client.post(path)
     assert answer["Location"] == f"/sign-in/?next={path}"
     answer = client.get(attempt(client, next=path).url)
@@ -67,7 +67,7 @@ def test_nobody_learns_whether_a_name_exists(client, bob):
     bob.save()
     texts = {
         attempt(client, username=name, password=word).content.decode().replace(f'value="{name}"', "")
-        for name, word in (("bob", cast.PASSWORD), ("nobody", "x"))
+        for name, word in (("bob", factories.PASSWORD), ("nobody", "x"))
     }
     assert all("do not fit together" in text for text in texts)
 
@@ -127,7 +127,7 @@ def test_signing_out_takes_a_post_and_is_recorded(signed_in, bob):
 
 @pytest.mark.parametrize(("who", "role"), [("alice", "IT admin"), ("bob", "Member"), ("carol", "Auditor")])
 def test_the_account_page_tells_role_and_own_events(client, who, role):
-    cast.make_person(who)
+    factories.make_person(who)
     attempt(client, username=who)
     page = client.get("/account/").content.decode()
     assert role in page

@@ -13,10 +13,10 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from connections.models import AlertChannel, AlertChoice, Delivery, User
-from connections.services import alerts
-from tests import cast
-from tests.receivers import web_server
-from tests.services.test_alerts import NOW, make_channel, make_incident
+from connections.services.notifications import alerts
+from tests import factories
+from tests.fake_receivers import web_server
+from tests.services.notifications.test_alerts import NOW, make_channel, make_incident
 
 pytestmark = pytest.mark.django_db
 
@@ -78,7 +78,7 @@ def test_an_empty_outbox_says_so(signed_in: SignIn, alice: User) -> None:
 
 def test_a_long_list_costs_as_many_queries_as_a_short_one(signed_in: SignIn, alice: User, bob: User) -> None:
     client = signed_in(alice)
-    credential = cast.make_app_registration().credentials.get()
+    credential = factories.make_app_registration().credentials.get()
 
     def asked() -> int:
         with CaptureQueriesContext(database) as queries:

@@ -12,8 +12,8 @@ from django.test import Client
 from django.utils import timezone
 
 from connections.models import ApiKey, User
-from connections.services import api_keys
-from tests import cast
+from connections.services.api_keys import api_keys
+from tests import factories
 
 pytestmark = pytest.mark.django_db
 SignIn = Callable[[User], Client]
@@ -76,7 +76,7 @@ def test_the_page_tells_which_of_two_secrets_is_used(bob: User, signed_in: SignI
 def test_only_scopes_that_the_owner_may_use_are_offered_and_taken(
     who: str, offered: set[str], signed_in: SignIn, db: None
 ) -> None:
-    client = signed_in(cast.make_person(who))
+    client = signed_in(factories.make_person(who))
     page = client.get("/api-keys/add/").content.decode()
     assert set(re.findall(r'name="scopes" value="([^"]+)"', page)) == offered
     for number, scope in enumerate(ApiKey.Scope.values):
@@ -93,7 +93,7 @@ def test_a_key_needs_a_last_day_that_can_be_kept(bob: User, signed_in: SignIn, d
 
 
 def test_an_it_admin_limits_a_key(alice: User, bob: User, signed_in: SignIn) -> None:
-    key, _ = cast.make_key(bob)
+    key, _ = factories.make_key(bob)
     client = signed_in(alice)
     for typed, stored in (("50", 50), ("0", 0), ("", None), ("-1", None), ("many", None), ("9" * 30, None)):
         client.post(f"/api-keys/{key.pk}/limit/", {"rate_limit": typed})
@@ -102,7 +102,7 @@ def test_an_it_admin_limits_a_key(alice: User, bob: User, signed_in: SignIn) -> 
 
 
 def test_a_rotation_of_a_revoked_key_says_why_not(bob: User, signed_in: SignIn) -> None:
-    key, _ = cast.make_key(bob, revoked_at=timezone.now())
+    key, _ = factories.make_key(bob, revoked_at=timezone.now())
     answer = signed_in(bob).post(f"/api-keys/{key.pk}/rotate/", {"overlap": "0", "expires_on": TOMORROW})
     assert answer.status_code == 422
     assert "revoked" in answer.content.decode()
@@ -112,7 +112,7 @@ def test_the_list_costs_the_same_however_long_it_is(
     alice: User, bob: User, signed_in: SignIn, django_assert_max_num_queries: Any
 ) -> None:
     for number in range(20):
-        cast.make_key(bob, name=f"Robot {number}")
+        factories.make_key(bob, name=f"Robot {number}")
     client = signed_in(alice)
     client.get("/api-keys/")
     with django_assert_max_num_queries(9):
@@ -122,8 +122,8 @@ def test_the_list_costs_the_same_however_long_it_is(
 
 def test_what_expires_lists_keys_to_those_who_see_them(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
     now = timezone.now()
-    cast.make_key(bob, name="Night robot", expires_at=now + timedelta(days=20), last_used_at=now)
-    cast.make_key(bob, name="Forgotten robot", expires_at=now + timedelta(days=20), last_used_at=None)
+    factories.make_key(bob, name="Night robot", expires_at=now + timedelta(days=20), last_used_at=now)
+    factories.make_key(bob, name="Forgotten robot", expires_at=now + timedelta(days=20), last_used_at=None)
     for who, sees in ((bob, True), (alice, True), (dave, False)):
         page = signed_in(who).get("/expiries/").content.decode()
         assert ("Night robot" in page) is sees

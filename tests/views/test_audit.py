@@ -7,7 +7,7 @@ import pytest
 from connections import audit
 from connections.models import AuditEvent
 from connections.views.audit import history, recorded_actions
-from tests import cast
+from tests import factories
 
 pytestmark = pytest.mark.django_db
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.django_db
 @pytest.fixture
 def events(alice, bob):
     """A connection of bob's, a tenant of alice's, and what happened to them."""
-    connection = cast.make_connection(owner=bob)
+    connection = factories.make_connection(owner=bob)
     tenant = connection.app_registration.tenant
     audit.record("connection.connected", connection, actor=bob)
     audit.record("connection.changed", connection, actor=bob, changes={"name": ["Bills", "Invoices"]})
@@ -138,7 +138,7 @@ def test_an_event_outlives_its_object(signed_in, events, carol):
 
 
 def test_names_in_the_trail_are_not_markup(signed_in, carol):
-    tenant = cast.make_tenant(name="<b>bold</b>")
+    tenant = factories.make_tenant(name="<b>bold</b>")
     event = audit.record("tenant.added", tenant, actor=None, changes={"name": "<img src=x>"})
     for url in ("/audit/", f"/audit/{event.pk}/"):
         page = signed_in(carol).get(url).content.decode()
@@ -172,7 +172,7 @@ def test_filters_are_offered_in_the_words_of_the_list(signed_in, events, carol):
 
 
 def test_a_fact_of_two_values_does_not_read_as_a_change(signed_in, bob, carol):
-    connection = cast.make_connection(owner=bob)
+    connection = factories.make_connection(owner=bob)
     granted = {"roles": audit.listed(["Mail.Read", "User.Read.All"])}
     event = audit.record("connection.connected", connection, actor=bob, changes=granted)
     page = signed_in(carol).get(f"/audit/{event.pk}/")

@@ -11,8 +11,9 @@ from django.test import Client
 
 from connections import audit
 from connections.models import AuditEvent, AuditView, Connection, TokenFetch, User
-from connections.services import api_keys, audit_seals, audit_verification
-from tests import cast
+from connections.services.api_keys import api_keys
+from connections.services.audit import sealing, verification
+from tests import factories
 
 pytestmark = pytest.mark.django_db
 
@@ -23,8 +24,8 @@ SignIn = Callable[[User], Client]
 @pytest.fixture
 def trail(bob: User) -> Connection:
     """Events and hand-outs in turns, 60 of each; every tenth pair at the same moment."""
-    connection = cast.make_connection(owner=bob)
-    key, _ = cast.make_key(bob)
+    connection = factories.make_connection(owner=bob)
+    key, _ = factories.make_key(bob)
     for minute in range(60):
         moment = (NOW - timedelta(minutes=minute)).replace(second=0 if minute % 10 == 0 else 30)
         audit.record("connection.checked", connection, actor=bob, at=moment)
@@ -116,8 +117,8 @@ def test_the_state_of_the_chain_stands_on_the_page(trail: Connection, carol: Use
     text = client.get("/audit/").content.decode()
     assert "Nothing sealed yet" in text
     assert "120 not sealed yet" in text
-    audit_seals.seal_due(NOW + timedelta(hours=1))
-    audit_verification.verify(actor=carol, now=lambda: NOW)
+    sealing.seal_due(NOW + timedelta(hours=1))
+    verification.verify(actor=carol, now=lambda: NOW)
     text = client.get("/audit/").content.decode()
     assert "number 1" in text
     assert "Intact" in text
@@ -127,11 +128,11 @@ def test_verify_is_asked_for_and_its_page_tells_how_it_goes(
     trail: Connection, alice: User, carol: User, signed_in: SignIn
 ) -> None:
     client = signed_in(carol)
-    audit_seals.seal_due(NOW + timedelta(hours=1))
+    sealing.seal_due(NOW + timedelta(hours=1))
     assert signed_in(alice).post("/audit/verify/").status_code == 403
     url = client.post("/audit/verify/")["Location"]
     assert "A worker takes it up" in client.get(url).content.decode()
-    audit_verification.run_due(lambda: NOW)
+    verification.run_due(lambda: NOW)
     text = client.get(url).content.decode()
     assert "Every row fits its seal" in text
     assert "120 events and token hand-outs" in text
@@ -142,7 +143,7 @@ def test_verify_is_asked_for_and_its_page_tells_how_it_goes(
 def test_seals_are_listed_with_what_they_hold(
     trail: Connection, carol: User, signed_in: SignIn, django_assert_max_num_queries: Any
 ) -> None:
-    audit_seals.seal_due(NOW + timedelta(hours=1), batch=1)
+    sealing.seal_due(NOW + timedelta(hours=1), batch=1)
     client = signed_in(carol)
     with django_assert_max_num_queries(14):
         page = client.get("/audit/seals/")
@@ -160,7 +161,7 @@ def test_all_questions_stand_on_one_page(carol: User, signed_in: SignIn) -> None
 
 
 def test_who_created_which_connection_also_of_those_that_are_gone(bob: User, carol: User, signed_in: SignIn) -> None:
-    gone, here = cast.make_connection(owner=bob, name="Gone"), cast.make_connection(owner=bob, name="Here")
+    gone, here = factories.make_connection(owner=bob, name="Gone"), factories.make_connection(owner=bob, name="Here")
     for connection in (gone, here):
         audit.record("connection.created", connection, actor=bob)
     gone.delete()
@@ -176,7 +177,7 @@ def test_who_created_which_connection_also_of_those_that_are_gone(bob: User, car
 def test_who_fetched_tokens_and_from_where_also_after_the_connection_is_gone(
     trail: Connection, bob: User, carol: User, signed_in: SignIn
 ) -> None:
-    other, _ = cast.make_key(bob, name="Stolen")
+    other, _ = factories.make_key(bob, name="Stolen")
     api_keys.note_fetch(other, trail, address="203.0.113.9", now=NOW)
     pk = trail.pk
     trail.delete()
@@ -190,7 +191,7 @@ def test_who_fetched_tokens_and_from_where_also_after_the_connection_is_gone(
 
 
 def test_two_addresses_in_one_minute_are_told_apart(bob: User) -> None:
-    connection, (key, _) = cast.make_connection(owner=bob), cast.make_key(bob)
+    connection, (key, _) = factories.make_connection(owner=bob), factories.make_key(bob)
     for address in ("10.0.0.1", "203.0.113.9", "10.0.0.1"):
         api_keys.note_fetch(key, connection, address=address, now=NOW)
     assert set(TokenFetch.objects.values_list("address", "count")) == {("10.0.0.1", 2), ("203.0.113.9", 1)}
@@ -214,9 +215,9 @@ def test_what_changed_between_two_days(trail: Connection, carol: User, alice: Us
 
 
 def test_which_connections_hold_a_permission_now(bob: User, carol: User, signed_in: SignIn) -> None:
-    cast.make_connection(owner=bob, name="Reads", granted_scopes="Mail.Read openid")
-    cast.make_connection(owner=bob, name="Writes", granted_scopes="Mail.ReadWrite openid")
-    cast.make_connection(owner=bob, name="Off", granted_scopes="Mail.Read", status=Connection.Status.DISABLED)
+    factories.make_connection(owner=bob, name="Reads", granted_scopes="Mail.Read openid")
+    factories.make_connection(owner=bob, name="Writes", granted_scopes="Mail.ReadWrite openid")
+    factories.make_connection(owner=bob, name="Off", granted_scopes="Mail.Read", status=Connection.Status.DISABLED)
     client = signed_in(carol)
     assert client.get("/audit/questions/scopes/").context["held"] == {"Mail.Read": 1, "Mail.ReadWrite": 1, "openid": 2}
     page = client.get("/audit/questions/scopes/", {"scope": "Mail.Read"}).context["page"]

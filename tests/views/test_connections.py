@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from connections.models import Connection, Share, User
 from portal.sandbox.client import Control
-from tests import cast
+from tests import factories
 
 pytestmark = pytest.mark.django_db
 
@@ -36,7 +36,7 @@ def test_the_list_asks_the_same_number_of_queries_for_one_and_for_many(
 ) -> None:
     client = signed_in(alice)
     for number in range(40):
-        cast.make_connection(name=f"Connection {number:02}")
+        factories.make_connection(name=f"Connection {number:02}")
     with django_assert_max_num_queries(8):
         assert "Connection 39" in text(client.get("/connections/"))
 
@@ -44,16 +44,16 @@ def test_the_list_asks_the_same_number_of_queries_for_one_and_for_many(
 def test_the_list_has_both_empty_states(signed_in: SignIn, bob: User) -> None:
     client = signed_in(bob)
     assert "Nothing matches" not in text(client.get("/connections/"))
-    cast.make_connection(owner=bob)
+    factories.make_connection(owner=bob)
     assert "Nothing matches" in text(client.get("/connections/", {"q": "zzz"}))
 
 
 def test_search_and_filters_narrow_the_list(signed_in: SignIn, alice: User, bob: User) -> None:
-    cast.make_connection(name="Invoices")
-    cast.make_connection(
+    factories.make_connection(name="Invoices")
+    factories.make_connection(
         name="Orders", status=Connection.Status.RECONNECT_NEEDED, account_username="eve@contoso.example"
     )
-    cast.make_app_only_connection(name="Robot", owner=alice)
+    factories.make_app_only_connection(name="Robot", owner=alice)
     client = signed_in(alice)
 
     def shown(**query: str) -> set[str]:
@@ -84,15 +84,15 @@ OFFERS = ("connection_sign_in", "connection_edit", "connection_check", "connecti
 def test_a_page_offers_only_what_would_be_allowed(
     signed_in: SignIn, person: str, offered: set[str], sandbox: Control
 ) -> None:
-    connection = cast.make_connection()
-    user = User.objects.filter(username=person).first() or cast.make_person(person)
+    connection = factories.make_connection()
+    user = User.objects.filter(username=person).first() or factories.make_person(person)
     shown = text(signed_in(user).get(page(connection)))
     assert {name for name in OFFERS if f'"{reverse(name, args=[connection.pk])}"' in shown} == offered
 
 
 @pytest.mark.parametrize("status", [status for status in Connection.Status if status != "active"])
 def test_a_page_says_why_and_who_must_act(signed_in: SignIn, bob: User, status: str) -> None:
-    connection = cast.make_connection(
+    connection = factories.make_connection(
         owner=bob, status=status, status_cause="The cause as Microsoft told it.", status_action="What helps."
     )
     shown = text(signed_in(bob).get(page(connection)))
@@ -102,7 +102,7 @@ def test_a_page_says_why_and_who_must_act(signed_in: SignIn, bob: User, status: 
 
 
 def test_a_connection_that_waits_for_its_app_registration_says_so(signed_in: SignIn, bob: User) -> None:
-    connection = cast.make_connection(owner=bob)
+    connection = factories.make_connection(owner=bob)
     type(connection.app_registration).objects.update(
         rejected_at=timezone.now() - timedelta(hours=1), rejected_cause="Its secret has expired."
     )
@@ -117,12 +117,12 @@ def test_a_connection_that_waits_for_its_app_registration_says_so(signed_in: Sig
 def test_with_one_app_registration_there_is_nothing_to_choose(signed_in: SignIn, bob: User) -> None:
     client = signed_in(bob)
     assert client.get("/connections/add/").status_code == 200
-    app = cast.make_app_registration()
+    app = factories.make_app_registration()
     assert client.get("/connections/add/")["Location"] == f"/connections/add/{app.pk}/"
 
 
 def test_a_preview_works_permissions_out_and_saves_nothing(signed_in: SignIn, bob: User) -> None:
-    app = cast.make_app_registration()
+    app = factories.make_app_registration()
     typed = {"kind": "authorization_code", "name": "Mine", "chosen": ["calendar.events"], "preview": "1"}
     client = signed_in(bob)
     whole = text(client.post(f"/connections/add/{app.pk}/", typed))
@@ -135,7 +135,7 @@ def test_a_preview_works_permissions_out_and_saves_nothing(signed_in: SignIn, bo
 
 
 def test_removing_asks_first_and_then_leads_to_the_list(signed_in: SignIn, bob: User, dave: User) -> None:
-    connection = cast.make_connection(owner=bob)
+    connection = factories.make_connection(owner=bob)
     client = signed_in(bob)
     path = reverse("connection_remove", args=[connection.pk])
     assert "Nobody else uses it" in text(client.get(path))
@@ -148,13 +148,13 @@ def test_removing_asks_first_and_then_leads_to_the_list(signed_in: SignIn, bob: 
 
 
 def test_checking_what_cannot_be_checked_says_why(signed_in: SignIn, bob: User, sandbox: Control) -> None:
-    connection = cast.make_connection(owner=bob, status=Connection.Status.DISABLED)
+    connection = factories.make_connection(owner=bob, status=Connection.Status.DISABLED)
     answer = signed_in(bob).post(reverse("connection_check", args=[connection.pk]), follow=True)
     assert "There is nothing to check" in text(answer)
 
 
 def test_signing_in_for_an_app_only_connection_makes_no_sense(signed_in: SignIn, alice: User, sandbox: Control) -> None:
-    connection = cast.make_app_only_connection(owner=alice)
+    connection = factories.make_app_only_connection(owner=alice)
     answer = signed_in(alice).post(reverse("connection_sign_in", args=[connection.pk]))
     assert answer.status_code == 403
     assert "no person who could sign in" in text(answer)

@@ -11,11 +11,11 @@ from django.test import Client
 from django.urls import reverse
 
 from connections.models import ConsentLink, User
-from connections.services import consent
+from connections.services.consent import admin_consent
 from portal.sandbox import seed
 from portal.sandbox.client import Control
-from tests import cast
-from tests.services.test_consent import came_back, delegated, grant, query, robots, withdraw
+from tests import factories
+from tests.services.consent.test_admin_consent import came_back, delegated, grant, query, robots, withdraw
 
 SignIn = Callable[[User], Client]
 State = ConsentLink.State
@@ -72,7 +72,7 @@ def test_going_at_once_leads_to_microsoft(sandbox: Control, signed_in: SignIn, a
     app = robots()
     response = signed_in(alice).post(reverse("consent_start", args=[app.pk]), {"go": "1"})
     assert response.status_code == 302
-    assert f"/{cast.DIRECTORY_ID}/v2.0/adminconsent?" in response["Location"]
+    assert f"/{factories.DIRECTORY_ID}/v2.0/adminconsent?" in response["Location"]
 
 
 def test_a_link_to_send_is_shown_on_every_visit_until_it_is_used(
@@ -172,7 +172,7 @@ def test_a_callback_that_lies_is_not_believed(sandbox: Control, signed_in: SignI
 def test_an_administrator_without_account_here_is_thanked_and_nothing_is_stored(
     sandbox: Control, alice: User, client: Client
 ) -> None:
-    _, url = consent.start(robots(), actor=alice)
+    _, url = admin_consent.start(robots(), actor=alice)
     back = f"{CALLBACK}?{came_back(url)}"
     response = client.get(back)
     assert response.status_code == 200
@@ -183,13 +183,13 @@ def test_an_administrator_without_account_here_is_thanked_and_nothing_is_stored(
 
 
 def test_declined_by_a_visitor_tells_whom_to_tell(sandbox: Control, alice: User, client: Client) -> None:
-    _, url = consent.start(delegated(), actor=alice)
+    _, url = admin_consent.start(delegated(), actor=alice)
     page = text(client.get(f"{CALLBACK}?{came_back(url, error='permission_denied')}"))
     assert "please tell Alice Admin" in page
 
 
 def test_a_used_or_made_up_link_is_over(sandbox: Control, signed_in: SignIn, alice: User, client: Client) -> None:
-    _, url = consent.start(robots(), actor=alice)
+    _, url = admin_consent.start(robots(), actor=alice)
     browser = signed_in(alice)
     back = f"{CALLBACK}?{came_back(url)}"
     assert browser.get(back).status_code == 200
@@ -202,7 +202,7 @@ def test_a_used_or_made_up_link_is_over(sandbox: Control, signed_in: SignIn, ali
 def test_microsoft_being_down_while_verifying_is_said_and_nothing_is_lost(
     sandbox: Control, signed_in: SignIn, alice: User
 ) -> None:
-    _, url = consent.start(robots(), actor=alice)
+    _, url = admin_consent.start(robots(), actor=alice)
     sandbox.weather(kind="unavailable", where="token")
     page = text(signed_in(alice).get(f"{CALLBACK}?{came_back(url)}"))
     assert "could not be verified just now" in page
@@ -210,7 +210,7 @@ def test_microsoft_being_down_while_verifying_is_said_and_nothing_is_lost(
 
 
 def test_what_a_callback_claims_is_never_shown_as_markup(sandbox: Control, signed_in: SignIn, alice: User) -> None:
-    _, url = consent.start(robots(), actor=alice)
+    _, url = admin_consent.start(robots(), actor=alice)
     evil = urlencode(
         {"error": "<b>x</b>", "error_description": "<script>alert(1)</script>", "state": query(url)["state"]}
     )
@@ -224,7 +224,7 @@ def test_the_callback_takes_no_post(signed_in: SignIn, alice: User) -> None:
 
 
 def test_checking_a_request_of_another_application_is_404(sandbox: Control, signed_in: SignIn, alice: User) -> None:
-    asked, _ = consent.start(robots(), actor=alice)
+    asked, _ = admin_consent.start(robots(), actor=alice)
     other = delegated(name="Other")
     for number in (asked.pk, "x", "", "9" * 40):
         response = signed_in(alice).post(reverse("consent_start", args=[other.pk]), {"check": number})

@@ -13,9 +13,9 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from connections.models import Connection, ConsentRequest, User
-from connections.services import consent_requests
+from connections.services.consent import requests
 from portal.sandbox.client import Control
-from tests import cast
+from tests import factories
 
 pytestmark = pytest.mark.django_db
 
@@ -29,7 +29,7 @@ def text(answer: Any) -> str:
 def test_the_list_shows_ones_own_and_to_admins_and_auditors_all(
     signed_in: SignIn, alice: User, bob: User, carol: User, dave: User
 ) -> None:
-    cast.make_consent_request(cast.make_connection(owner=bob))
+    factories.make_consent_request(factories.make_connection(owner=bob))
     for person, sees in ((alice, True), (bob, True), (carol, True), (dave, False)):
         page = text(signed_in(person).get("/requests/"))
         assert ("Invoices" in page) is sees, person
@@ -41,8 +41,8 @@ def test_the_list_is_filtered_and_takes_the_same_number_of_queries_however_long(
 ) -> None:
     def make(count: int) -> None:
         for _ in range(count):
-            made = cast.make_connection(name=f"Flow {Connection.objects.count()}", owner=bob)
-            cast.make_consent_request(made)
+            made = factories.make_connection(name=f"Flow {Connection.objects.count()}", owner=bob)
+            factories.make_consent_request(made)
 
     client = signed_in(alice)
     make(2)
@@ -60,14 +60,14 @@ def test_the_list_is_filtered_and_takes_the_same_number_of_queries_however_long(
 
 
 def test_an_admin_sees_what_is_needed_to_decide(signed_in: SignIn, alice: User, bob: User, dave: User) -> None:
-    asked = cast.make_consent_request(
-        cast.make_connection(owner=bob),
+    asked = factories.make_consent_request(
+        factories.make_connection(owner=bob),
         capabilities=["mail.read", "mail.send"],
         permissions="Mail.Read Mail.Send Sites.ReadWrite.All",
         reason="<b>Invoices</b>",
     )
-    cast.make_consent_request(
-        cast.make_connection(owner=dave, name="Theirs"), permissions="Mail.Read Mail.Send Sites.ReadWrite.All"
+    factories.make_consent_request(
+        factories.make_connection(owner=dave, name="Theirs"), permissions="Mail.Read Mail.Send Sites.ReadWrite.All"
     )
     page = text(signed_in(alice).get(f"/requests/{asked.pk}/"))
     for expected in (
@@ -87,7 +87,7 @@ def test_an_admin_sees_what_is_needed_to_decide(signed_in: SignIn, alice: User, 
 def test_an_auditor_reads_and_the_requester_takes_back(
     signed_in: SignIn, bob: User, carol: User, sandbox: Control
 ) -> None:
-    asked = cast.make_consent_request(cast.make_connection(owner=bob))
+    asked = factories.make_consent_request(factories.make_connection(owner=bob))
     auditors, own = (text(signed_in(person).get(f"/requests/{asked.pk}/")) for person in (carol, bob))
     assert "Take the request back" in own
     for page in (auditors, own):
@@ -102,7 +102,7 @@ def test_an_auditor_reads_and_the_requester_takes_back(
 def test_the_link_is_shown_to_admins_alone(
     signed_in: SignIn, alice: User, bob: User, carol: User, sandbox: Control
 ) -> None:
-    asked = cast.make_consent_request(cast.make_connection(owner=bob))
+    asked = factories.make_consent_request(factories.make_connection(owner=bob))
     page = text(signed_in(alice).post(f"/requests/{asked.pk}/approve/", follow=True))
     assert "/v2.0/adminconsent?" in page
     for person in (bob, carol):
@@ -112,16 +112,16 @@ def test_the_link_is_shown_to_admins_alone(
 def test_approving_what_another_admin_has_approved_shows_the_same_link(
     signed_in: SignIn, alice: User, bob: User, sandbox: Control
 ) -> None:
-    asked = cast.make_consent_request(cast.make_connection(owner=bob))
-    consent_requests.approve(asked, actor=alice, now=timezone.now())
-    other = cast.make_person("root", is_superuser=True)
+    asked = factories.make_consent_request(factories.make_connection(owner=bob))
+    requests.approve(asked, actor=alice, now=timezone.now())
+    other = factories.make_person("root", is_superuser=True)
     page = text(signed_in(other).post(f"/requests/{asked.pk}/approve/", follow=True))
     assert "Alice Admin has approved it already" in page
 
 
 def test_a_decision_that_comes_too_late_says_so(signed_in: SignIn, alice: User, bob: User, sandbox: Control) -> None:
-    asked = cast.make_consent_request(cast.make_connection(owner=bob))
-    consent_requests.approve(asked, actor=alice, now=timezone.now())
+    asked = factories.make_consent_request(factories.make_connection(owner=bob))
+    requests.approve(asked, actor=alice, now=timezone.now())
     form = {"reason": "No", "seen": "asked"}
     page = text(signed_in(alice).post(f"/requests/{asked.pk}/decline/", form, follow=True))
     assert "changed in the meantime" in page
@@ -129,7 +129,7 @@ def test_a_decision_that_comes_too_late_says_so(signed_in: SignIn, alice: User, 
 
 
 def test_declining_needs_a_reason(signed_in: SignIn, alice: User, bob: User) -> None:
-    asked = cast.make_consent_request(cast.make_connection(owner=bob))
+    asked = factories.make_consent_request(factories.make_connection(owner=bob))
     answer = signed_in(alice).post(f"/requests/{asked.pk}/decline/", {"reason": " ", "seen": "asked"})
     assert answer.status_code == 422
     assert "so that they know what to do instead" in text(answer)
@@ -152,15 +152,15 @@ def test_declining_needs_a_reason(signed_in: SignIn, alice: User, bob: User) -> 
 def test_the_connections_page_offers_it_where_consent_is_what_is_missing(
     signed_in: SignIn, bob: User, columns: dict[str, Any], asks: bool, hints: bool
 ) -> None:
-    connection = cast.make_connection(owner=bob, **columns)
+    connection = factories.make_connection(owner=bob, **columns)
     page = text(signed_in(bob).get(f"/connections/{connection.pk}/"))
     assert ("What do you need it for?" in page) is asks
     assert ("Did Microsoft say" in page) is hints
 
 
 def test_the_connections_page_tells_how_the_request_stands(signed_in: SignIn, alice: User, bob: User) -> None:
-    connection = cast.make_connection(owner=bob, status="consent_needed")
-    asked = cast.make_consent_request(connection)
+    connection = factories.make_connection(owner=bob, status="consent_needed")
+    asked = factories.make_consent_request(connection)
     client = signed_in(bob)
     page = text(client.get(f"/connections/{connection.pk}/"))
     assert "Waits for an IT admin" in page
@@ -173,7 +173,7 @@ def test_the_connections_page_tells_how_the_request_stands(signed_in: SignIn, al
 
 
 def test_asking_leads_to_the_request_and_without_a_reason_back_to_the_form(signed_in: SignIn, bob: User) -> None:
-    connection = cast.make_connection(owner=bob, status="consent_needed")
+    connection = factories.make_connection(owner=bob, status="consent_needed")
     client = signed_in(bob)
     path = f"/connections/{connection.pk}/ask/"
     assert "Mail.Read" in text(client.get(path))
@@ -187,8 +187,8 @@ def test_asking_leads_to_the_request_and_without_a_reason_back_to_the_form(signe
 def test_a_request_whose_connection_and_people_are_gone_is_still_readable(
     signed_in: SignIn, alice: User, bob: User
 ) -> None:
-    connection = cast.make_connection(owner=bob)
-    asked = cast.make_consent_request(connection, state="verified", closed_at=timezone.now())
+    connection = factories.make_connection(owner=bob)
+    asked = factories.make_consent_request(connection, state="verified", closed_at=timezone.now())
     connection.delete()
     bob.delete()
     page = text(signed_in(alice).get(f"/requests/{asked.pk}/"))

@@ -13,11 +13,11 @@ from django.utils import timezone
 
 from connections.microsoft import certificates
 from connections.models import AppCredential, User
-from connections.services import app_registrations, credentials
+from connections.services.registry import app_registrations, credentials
 from portal.sandbox import seed
 from portal.sandbox.client import Control
-from tests import cast
-from tests.services.test_app_registrations import expired
+from tests import factories
+from tests.services.registry.test_app_registrations import expired
 
 SignIn = Callable[[User], Client]
 
@@ -28,7 +28,7 @@ def admin(alice: User, signed_in: SignIn) -> Client:
 
 
 def test_a_new_secret_heals_a_rejected_application(admin: Client, sandbox: Control) -> None:
-    app = cast.make_app_registration(secret="stale~value")
+    app = factories.make_app_registration(secret="stale~value")
     app_registrations.reject(app, expired(), now=timezone.now())
     value = sandbox.add_secret(seed.CONNECTIONS_APP)["value"]
     typed = {"kind": "secret", "secret": value, "expires_at": "2099-01-01", "label": "until 2099"}
@@ -43,7 +43,7 @@ def test_a_new_secret_heals_a_rejected_application(admin: Client, sandbox: Contr
 def test_a_pfx_file_is_uploaded_and_tried(admin: Client, sandbox: Control) -> None:
     from tests.microsoft.test_certificates import pfx
 
-    app = cast.make_app_registration(secret=None, client_id=seed.ROBOTS_APP)
+    app = factories.make_app_registration(secret=None, client_id=seed.ROBOTS_APP)
     pair = certificates.generate("Robots", months=6, now=timezone.now())
     sandbox.add_certificate(seed.ROBOTS_APP, pair.certificate)
     url, sent = reverse("credential_add", args=[app.pk]), {"kind": "upload", "file_password": "wrong"}
@@ -57,15 +57,15 @@ def test_a_pfx_file_is_uploaded_and_tried(admin: Client, sandbox: Control) -> No
 
 
 def test_an_upload_that_is_far_too_large_is_refused(admin: Client, sandbox: Control) -> None:
-    app = cast.make_app_registration(secret=None)
+    app = factories.make_app_registration(secret=None)
     file = SimpleUploadedFile("film.pfx", b"\x30" * 200_000)
     page = admin.post(reverse("credential_add", args=[app.pk]), {"kind": "upload", "certificate_file": file})
     assert "too large to be a certificate" in page.content.decode()
 
 
 def test_retiring_says_what_will_break_and_keeps_the_row_for_the_record(admin: Client) -> None:
-    app = cast.make_app_registration()
-    cast.make_connection(app_registration=app)
+    app = factories.make_app_registration()
+    factories.make_connection(app_registration=app)
     credential = app.credentials.get()
     url = reverse("credential_retire", args=[app.pk, credential.pk])
     page = admin.get(url).content.decode()
@@ -78,10 +78,10 @@ def test_retiring_says_what_will_break_and_keeps_the_row_for_the_record(admin: C
 
 
 def test_the_table_warns_in_words_before_a_credential_expires(admin: Client) -> None:
-    app = cast.make_app_registration(secret=None)
+    app = factories.make_app_registration(secret=None)
     now = timezone.now()
     for days in (-3, 5, 200):
-        cast.make_secret(app, f"x{days}~value", label=f"in {days}", expires_at=now + timedelta(days=days, hours=1))
+        factories.make_secret(app, f"x{days}~value", label=f"in {days}", expires_at=now + timedelta(days=days, hours=1))
     page = admin.get(reverse("app", args=[app.pk])).content.decode()
     for words in (">expired<", "5 days left", "200 days left", "Expires soon"):
         assert words in page
@@ -90,7 +90,7 @@ def test_the_table_warns_in_words_before_a_credential_expires(admin: Client) -> 
 def test_the_public_part_is_the_certificate_and_nothing_else(
     admin: Client, carol: User, bob: User, alice: User, signed_in: SignIn
 ) -> None:
-    app = cast.make_app_registration()
+    app = factories.make_app_registration()
     made = credentials.add_generated_certificate(app, actor=alice)
     url = reverse("credential_certificate", args=[app.pk, made.pk])
     assert x509.load_der_x509_certificate(signed_in(carol).get(url).content)
@@ -101,8 +101,8 @@ def test_the_public_part_is_the_certificate_and_nothing_else(
 
 
 def test_a_credential_of_another_application_is_not_found(admin: Client) -> None:
-    first = cast.make_app_registration()
-    second = cast.make_app_registration(name="Other", client_id=seed.MULTI_APP)
+    first = factories.make_app_registration()
+    second = factories.make_app_registration(name="Other", client_id=seed.MULTI_APP)
     foreign = second.credentials.get()
     for name in ("credential_retire", "credential_certificate"):
         assert admin.get(reverse(name, args=[first.pk, foreign.pk])).status_code == 404
@@ -114,7 +114,7 @@ def test_a_credential_of_another_application_is_not_found(admin: Client) -> None
 @pytest.mark.parametrize("who", ["bob", "carol"])
 def test_only_it_admins_add_and_retire(request: Any, signed_in: SignIn, who: str) -> None:
     client = signed_in(request.getfixturevalue(who))
-    app = cast.make_app_registration()
+    app = factories.make_app_registration()
     credential = app.credentials.get()
     assert client.post(reverse("credential_add", args=[app.pk]), {}).status_code == 403
     assert client.post(reverse("credential_retire", args=[app.pk, credential.pk])).status_code == 403

@@ -9,8 +9,8 @@ from django.db import connection as database
 from django.test import Client
 
 from connections.models import AppCredential, Connection
-from connections.services import health
-from tests import cast
+from connections.services.operations import health
+from tests import factories
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_healthz_answers_without_a_database():
 
 @pytest.mark.django_db
 def test_readyz_is_ready_when_every_part_is(swept):
-    cast.make_app_registration()
+    factories.make_app_registration()
     answer = Client().get("/readyz")
     assert answer.status_code == 200, answer.content
     told = answer.json()
@@ -61,8 +61,8 @@ def test_readyz_says_when_the_last_sweep_is_long_ago(never_swept):
 
 @pytest.mark.django_db
 def test_readyz_says_when_a_stored_secret_opens_with_no_key(swept):
-    app = cast.make_app_registration()
-    cast.make_secret(app, "another secret")
+    app = factories.make_app_registration()
+    factories.make_secret(app, "another secret")
     oldest = AppCredential.objects.order_by("pk").values_list("pk", flat=True)[0]
     foreign = Fernet(Fernet.generate_key()).encrypt(b"secret").decode()
     with database.cursor() as cursor:
@@ -90,9 +90,9 @@ def test_readyz_tells_a_lost_broker_without_its_address(settings):
 
 @pytest.mark.django_db
 def test_metrics_count_what_matters(swept):
-    cast.make_connection()
-    cast.make_connection(name="Dead", status=Connection.Status.RECONNECT_NEEDED)
-    cast.make_connection(name="Due", refresh_after="2020-01-01T00:00:00Z")
+    factories.make_connection()
+    factories.make_connection(name="Dead", status=Connection.Status.RECONNECT_NEEDED)
+    factories.make_connection(name="Due", refresh_after="2020-01-01T00:00:00Z")
     told = Client().get("/metrics").content.decode()
     assert 'portal_connections{status="active"} 2.0' in told
     assert 'portal_connections{status="reconnect_needed"} 1.0' in told

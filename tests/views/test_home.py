@@ -9,8 +9,8 @@ from django.utils import timezone
 
 from connections import audit
 from connections.models import AppCredential, Connection, ConsentLink, Share, User
-from connections.services import leavers
-from tests import cast, world
+from connections.services.people import offboarding
+from tests import factories, full_dataset
 
 pytestmark = pytest.mark.django_db
 
@@ -24,22 +24,22 @@ def home(signed_in, who):
 @pytest.fixture
 def everything(alice, bob):
     """One of each trouble."""
-    good = cast.make_app_registration()
-    cast.make_connection(owner=bob, app_registration=good)
-    cast.make_connection(
+    good = factories.make_app_registration()
+    factories.make_connection(owner=bob, app_registration=good)
+    factories.make_connection(
         name="Signed out", owner=bob, status=Connection.Status.RECONNECT_NEEDED, status_who=Connection.Who.OWNER,
         status_cause="The password was changed.", status_action="Sign in again.",
     )  # fmt: skip
-    cast.make_connection(
+    factories.make_connection(
         name="Against policy", owner=bob, status=Connection.Status.BLOCKED, status_who=Connection.Who.IT_ADMIN
     )
-    bad = cast.make_app_registration(
+    bad = factories.make_app_registration(
         name="Expired app", client_id="b" * 36, tenant=good.tenant, rejected_at=timezone.now(),
         rejected_cause="Its client secret has expired.", rejected_action="Add a new one.",
     )  # fmt: skip
-    cast.make_connection(name="Waits one", owner=bob, app_registration=bad)
-    cast.make_connection(name="Waits two", owner=bob, app_registration=bad)
-    cast.make_secret(good, "soon over", label="Old secret", expires_at=timezone.now() + timedelta(days=3))
+    factories.make_connection(name="Waits one", owner=bob, app_registration=bad)
+    factories.make_connection(name="Waits two", owner=bob, app_registration=bad)
+    factories.make_secret(good, "soon over", label="Old secret", expires_at=timezone.now() + timedelta(days=3))
     ConsentLink.objects.create(app_registration=good, directory_id="fabrikam.example", state_digest="d" * 64)
 
 
@@ -49,7 +49,7 @@ def test_an_admin_is_led_through_the_first_steps(signed_in, alice):
     assert page.count("To do") == 4
     assert 'href="/tenants/add/"' in page
     assert 'href="/apps/add/"' not in page, "one step at a time"
-    cast.make_app_registration()
+    factories.make_app_registration()
     page = home(signed_in, alice)
     assert page.count(">Done<") == 3
     assert page.count("To do") == 1
@@ -70,13 +70,13 @@ def test_an_admin_sees_what_is_broken_and_who_must_act(signed_in, alice, everyth
 
 
 def test_an_admin_is_told_when_all_is_well(signed_in, alice, bob):
-    cast.make_connection(owner=bob)
+    factories.make_connection(owner=bob)
     assert "Nobody needs to act" in home(signed_in, alice)
 
 
 def test_not_all_is_well_while_a_sign_in_is_unfinished(signed_in, alice, bob):
-    cast.make_connection(owner=bob)
-    cast.make_connection(owner=bob, name="Half-way", status=Connection.Status.PENDING, connected_at=None)
+    factories.make_connection(owner=bob)
+    factories.make_connection(owner=bob, name="Half-way", status=Connection.Status.PENDING, connected_at=None)
     admin, member = home(signed_in, alice), home(signed_in, bob)
     assert "1 connection waits for the first sign-in or a decision" in admin
     assert "Everything works" not in admin
@@ -86,18 +86,20 @@ def test_not_all_is_well_while_a_sign_in_is_unfinished(signed_in, alice, bob):
 
 
 def test_what_waits_for_the_reader_comes_first_the_most_urgent_on_top(signed_in, alice, bob, dave):
-    connection = cast.make_connection(owner=bob)
-    theirs = world.make_approval(connection, requested_by=bob)
-    cast.make_consent_request(cast.make_connection(owner=bob, name="Phone list"))
-    cast.make_review(Share.objects.create(connection=cast.make_connection(owner=alice, name="Mine"), person=dave))
-    leavers.mark(bob, how=User.Left.DIRECTORY, cause="The account was deleted.", now=timezone.now())
+    connection = factories.make_connection(owner=bob)
+    theirs = full_dataset.make_approval(connection, requested_by=bob)
+    factories.make_consent_request(factories.make_connection(owner=bob, name="Phone list"))
+    factories.make_review(
+        Share.objects.create(connection=factories.make_connection(owner=alice, name="Mine"), person=dave)
+    )
+    offboarding.mark(bob, how=User.Left.DIRECTORY, cause="The account was deleted.", now=timezone.now())
     page = home(signed_in, alice).partition("What waits for you")[2]
     order = ["has left and owns", f"Approval of {theirs.connection_name}", "Consent for Phone list", "Access review: "]
     assert sorted(order, key=page.index) == order
 
 
 def test_what_one_has_asked_for_oneself_waits_for_others(signed_in, alice):
-    world.make_approval(cast.make_connection(owner=alice), requested_by=alice)
+    full_dataset.make_approval(factories.make_connection(owner=alice), requested_by=alice)
     page = home(signed_in, alice)
     assert "Approvals you asked for" in page
     assert "What waits for you" not in page
@@ -115,7 +117,7 @@ def test_the_number_of_queries_does_not_follow_the_number_of_rows(
     signed_in, alice, bob, carol, everything, django_assert_max_num_queries
 ):
     for number in range(60):
-        made = cast.make_connection(name=f"Number {number}", owner=bob, status=Connection.Status.RECONNECT_NEEDED)
+        made = factories.make_connection(name=f"Number {number}", owner=bob, status=Connection.Status.RECONNECT_NEEDED)
         audit.record("connection.flagged", made, actor=None)
     for who, most in ((alice, 19), (carol, 9), (bob, 8)):
         client = signed_in(who)
@@ -149,7 +151,7 @@ def test_a_member_sees_that_the_app_registration_is_to_blame(signed_in, bob, eve
 
 
 def test_an_auditor_sees_what_happened(signed_in, carol, bob):
-    connection = cast.make_connection(owner=bob)
+    connection = factories.make_connection(owner=bob)
     for _ in range(3):
         audit.record("connection.checked", connection, actor=bob)
     page = home(signed_in, carol)

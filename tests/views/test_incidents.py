@@ -9,10 +9,12 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from connections.microsoft.errors import classify
+from connections.microsoft.classifier import classify
 from connections.models import Connection, Incident, Share, User
-from connections.services import api_keys, incidents, outcomes
-from tests import cast
+from connections.services.api_keys import api_keys
+from connections.services.incidents import incidents
+from connections.services.tokens import apply_results
+from tests import factories
 
 pytestmark = pytest.mark.django_db
 
@@ -27,8 +29,8 @@ def verdict(code: int, error: str = "invalid_grant") -> object:
 
 def revoked(count: int = 3, **overrides: object) -> Incident:
     for number in range(count):
-        made = cast.make_connection(name=f"Inbox {number}", **overrides)
-        outcomes.flag(made.pk, verdict(50173), now=NOW, version=made.token_version)  # type: ignore[arg-type]
+        made = factories.make_connection(name=f"Inbox {number}", **overrides)
+        apply_results.flag(made.pk, verdict(50173), now=NOW, version=made.token_version)  # type: ignore[arg-type]
     return Incident.objects.get()
 
 
@@ -60,8 +62,8 @@ def test_strangers_see_nothing_of_it(dave: User, signed_in: SignIn) -> None:
 def test_members_see_only_their_own_connections_of_a_shared_incident(
     bob: User, dave: User, alice: User, signed_in: SignIn
 ) -> None:
-    mine = cast.make_connection(name="Bob's inbox")
-    theirs = cast.make_connection(name="Dave's inbox", owner=dave)
+    mine = factories.make_connection(name="Bob's inbox")
+    theirs = factories.make_connection(name="Dave's inbox", owner=dave)
     incidents.app_rejected(mine.app_registration, verdict(7000222, "invalid_client"), now=NOW)  # type: ignore[arg-type]
     incident = Incident.objects.get()
     page = signed_in(bob).get(f"/incidents/{incident.pk}/").content.decode()
@@ -104,8 +106,8 @@ def test_the_list_is_found_by_connection_and_costs_the_same_for_many(
     alice: User, signed_in: SignIn, django_assert_max_num_queries: Callable[..., object]
 ) -> None:
     for number in range(12):
-        made = cast.make_connection(name=f"Box {number}", account_oid=f"00000000-0000-4000-8000-{number:012}")
-        outcomes.flag(made.pk, verdict(50173), now=NOW, version=1)  # type: ignore[arg-type]
+        made = factories.make_connection(name=f"Box {number}", account_oid=f"00000000-0000-4000-8000-{number:012}")
+        apply_results.flag(made.pk, verdict(50173), now=NOW, version=1)  # type: ignore[arg-type]
     client = signed_in(alice)
     with django_assert_max_num_queries(10):  # type: ignore[attr-defined]
         page = client.get("/incidents/").content.decode()

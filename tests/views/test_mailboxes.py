@@ -10,11 +10,11 @@ from django.urls import reverse
 from django.utils import timezone
 
 from connections.models import Connection, MailboxAccess, SharedMailbox, User
-from connections.services import connections
+from connections.services.connections import connections
 from portal.sandbox import seed
 from portal.sandbox.client import Control
-from tests import cast
-from tests.services.test_mailboxes import FULL, connected
+from tests import factories
+from tests.services.mailboxes.test_mailboxes import FULL, connected
 
 SignIn = Callable[[User], Client]
 State = MailboxAccess.State
@@ -28,9 +28,9 @@ def text(response: Any) -> str:
 
 
 def test_the_list_says_how_many_connections_reach_each(signed_in: SignIn, bob: User) -> None:
-    mailbox = cast.make_mailbox()
-    cast.make_mailbox_access(cast.make_connection(name="A"), mailbox, state=State.REACHABLE)
-    cast.make_mailbox_access(cast.make_connection(name="B"), mailbox, state=State.UNREACHABLE)
+    mailbox = factories.make_mailbox()
+    factories.make_mailbox_access(factories.make_connection(name="A"), mailbox, state=State.REACHABLE)
+    factories.make_mailbox_access(factories.make_connection(name="B"), mailbox, state=State.UNREACHABLE)
     page = text(signed_in(bob).get(reverse("mailboxes")))
     assert "support@contoso.example" in page
     assert "1 of 2 reach it" in page
@@ -38,7 +38,7 @@ def test_the_list_says_how_many_connections_reach_each(signed_in: SignIn, bob: U
 
 
 def test_a_mailbox_nobody_reaches_is_marked_so(signed_in: SignIn, bob: User) -> None:
-    cast.make_mailbox_access(cast.make_connection(), cast.make_mailbox(), state=State.UNREACHABLE)
+    factories.make_mailbox_access(factories.make_connection(), factories.make_mailbox(), state=State.UNREACHABLE)
     page = text(signed_in(bob).get(reverse("mailboxes")))
     assert "0 of 1 reach it" in page
     assert "Not reachable" in page
@@ -50,7 +50,7 @@ def test_the_list_asks_the_same_number_of_queries_for_one_and_for_many(
 ) -> None:
     browser = signed_in(bob)
     for number in range(40):
-        cast.make_mailbox(address=f"box{number}@contoso.example")
+        factories.make_mailbox(address=f"box{number}@contoso.example")
     with django_assert_max_num_queries(8):
         assert "box39@contoso.example" in text(browser.get(reverse("mailboxes")))
 
@@ -58,14 +58,14 @@ def test_the_list_asks_the_same_number_of_queries_for_one_and_for_many(
 def test_the_list_has_both_empty_states(signed_in: SignIn, bob: User, carol: User) -> None:
     assert "No shared mailbox yet" in text(signed_in(bob).get(reverse("mailboxes")))
     assert reverse("mailbox_add") not in text(signed_in(carol).get(reverse("mailboxes")))
-    cast.make_mailbox()
+    factories.make_mailbox()
     assert "Nothing matches" in text(signed_in(bob).get(reverse("mailboxes"), {"q": "zzz"}))
 
 
 def test_search_and_tenant_filter_narrow_the_list(signed_in: SignIn, bob: User) -> None:
-    cast.make_mailbox()
-    fabrikam = cast.make_tenant(name="Fabrikam", directory_id=seed.FABRIKAM, tid=seed.FABRIKAM)
-    cast.make_mailbox(tenant=fabrikam, address="info@fabrikam.example")
+    factories.make_mailbox()
+    fabrikam = factories.make_tenant(name="Fabrikam", directory_id=seed.FABRIKAM, tid=seed.FABRIKAM)
+    factories.make_mailbox(tenant=fabrikam, address="info@fabrikam.example")
     browser = signed_in(bob)
     assert "info@fabrikam.example" not in text(browser.get(reverse("mailboxes"), {"q": "contoso"}))
     page = text(browser.get(reverse("mailboxes"), {"tenant": fabrikam.pk}))
@@ -74,9 +74,9 @@ def test_search_and_tenant_filter_narrow_the_list(signed_in: SignIn, bob: User) 
 
 
 def test_a_mailboxs_page_shows_only_connections_one_may_see(signed_in: SignIn, bob: User, dave: User) -> None:
-    mailbox = cast.make_mailbox()
-    cast.make_mailbox_access(
-        cast.make_connection(name="Bobs own", owner=bob),
+    mailbox = factories.make_mailbox()
+    factories.make_mailbox_access(
+        factories.make_connection(name="Bobs own", owner=bob),
         mailbox,
         state=State.UNREACHABLE,
         code="ErrorAccessDenied",
@@ -95,7 +95,7 @@ def test_a_mailboxs_page_shows_only_connections_one_may_see(signed_in: SignIn, b
 
 
 def test_a_member_adds_a_mailbox(signed_in: SignIn, bob: User) -> None:
-    tenant = cast.make_tenant()
+    tenant = factories.make_tenant()
     said = {"tenant": tenant.pk, "address": " “Support <Support@Contoso.example>” \n", "display_name": "Hilfe ☎"}
     response = signed_in(bob).post(reverse("mailbox_add"), said)
     made = SharedMailbox.objects.get()
@@ -122,7 +122,7 @@ def test_a_member_adds_a_mailbox(signed_in: SignIn, bob: User) -> None:
 def test_a_wrong_address_is_answered_next_to_the_field_and_nothing_typed_is_lost(
     signed_in: SignIn, bob: User, typed: str, words: str
 ) -> None:
-    tenant = cast.make_tenant()
+    tenant = factories.make_tenant()
     said = {"tenant": tenant.pk, "address": typed, "display_name": "Help desk"}
     response = signed_in(bob).post(reverse("mailbox_add"), said)
     assert response.status_code == 422
@@ -133,7 +133,7 @@ def test_a_wrong_address_is_answered_next_to_the_field_and_nothing_typed_is_lost
 
 
 def test_mailto_links_and_international_domains_are_understood(signed_in: SignIn, bob: User) -> None:
-    tenant = cast.make_tenant()
+    tenant = factories.make_tenant()
     browser = signed_in(bob)
     for typed in ("mailto:a@contoso.example?subject=x", "b@Bücher.example"):
         browser.post(reverse("mailbox_add"), {"tenant": tenant.pk, "address": typed})
@@ -141,7 +141,7 @@ def test_mailto_links_and_international_domains_are_understood(signed_in: SignIn
 
 
 def test_a_duplicate_or_a_made_up_tenant_is_answered_at_its_field(signed_in: SignIn, bob: User) -> None:
-    cast.make_mailbox()
+    factories.make_mailbox()
     browser = signed_in(bob)
     tenant = SharedMailbox.objects.get().tenant_id
     response = browser.post(reverse("mailbox_add"), {"tenant": tenant, "address": "SUPPORT@contoso.example"})
@@ -151,12 +151,12 @@ def test_a_duplicate_or_a_made_up_tenant_is_answered_at_its_field(signed_in: Sig
 
 
 def test_shared_endpoints_are_not_offered_and_without_tenant_the_page_says_so(signed_in: SignIn, bob: User) -> None:
-    cast.make_tenant(name="Everybody", directory_id="common", tid="")
+    factories.make_tenant(name="Everybody", directory_id="common", tid="")
     assert "no tenant yet" in text(signed_in(bob).get(reverse("mailbox_add")))
 
 
 def test_who_registered_it_or_an_admin_changes_it(signed_in: SignIn, alice: User, bob: User, dave: User) -> None:
-    mailbox = cast.make_mailbox(created_by=bob)
+    mailbox = factories.make_mailbox(created_by=bob)
     url = reverse("mailbox_edit", args=[mailbox.pk])
     assert signed_in(dave).get(url).status_code == 403
     assert signed_in(dave).post(url, {"address": "x@contoso.example"}).status_code == 403
@@ -168,9 +168,9 @@ def test_who_registered_it_or_an_admin_changes_it(signed_in: SignIn, alice: User
 
 
 def test_removing_says_what_would_break_before_and_is_refused_while_in_use(signed_in: SignIn, alice: User) -> None:
-    mailbox = cast.make_mailbox()
+    mailbox = factories.make_mailbox()
     url = reverse("mailbox_remove", args=[mailbox.pk])
-    row = cast.make_mailbox_access(cast.make_connection(), mailbox)
+    row = factories.make_mailbox_access(factories.make_connection(), mailbox)
     browser = signed_in(alice)
     assert "1 connection still has it attached" in text(browser.get(url))
     assert "still uses" in text(browser.post(url, follow=True))
@@ -204,7 +204,7 @@ def test_what_is_missing_is_said_at_once(sandbox: Control, signed_in: SignIn, bo
 
 
 def test_a_wrong_address_is_shown_on_a_page_of_its_own(signed_in: SignIn, bob: User) -> None:
-    connection = cast.make_connection(owner=bob)
+    connection = factories.make_connection(owner=bob)
     response = signed_in(bob).post(reverse("mailbox_attach", args=[connection.pk]), {"address": "support"})
     assert response.status_code == 422
     assert 'value="support"' in text(response)
@@ -212,7 +212,7 @@ def test_a_wrong_address_is_shown_on_a_page_of_its_own(signed_in: SignIn, bob: U
 
 
 def test_a_connection_that_waits_gets_its_mailboxes_all_the_same(signed_in: SignIn, bob: User) -> None:
-    connection = cast.make_connection(owner=bob, status=Connection.Status.PENDING, refresh_token=None)
+    connection = factories.make_connection(owner=bob, status=Connection.Status.PENDING, refresh_token=None)
     url = reverse("mailbox_attach", args=[connection.pk])
     page = text(signed_in(bob).post(url, {"address": "support@contoso.example"}, follow=True))
     assert "tested as soon as the connection is active" in page
@@ -221,7 +221,7 @@ def test_a_connection_that_waits_gets_its_mailboxes_all_the_same(signed_in: Sign
 
 def test_testing_now_and_detaching(sandbox: Control, signed_in: SignIn, bob: User) -> None:
     connection = connected(sandbox, *FULL, owner=bob)
-    row = cast.make_mailbox_access(connection, cast.make_mailbox(address="sales@contoso.example"))
+    row = factories.make_mailbox_access(connection, factories.make_mailbox(address="sales@contoso.example"))
     browser = signed_in(bob)
     page = text(browser.post(reverse("mailbox_probe", args=[connection.pk, row.pk]), follow=True))
     assert "Full Access" in page
@@ -233,8 +233,8 @@ def test_testing_now_and_detaching(sandbox: Control, signed_in: SignIn, bob: Use
 
 
 def test_strangers_get_404_and_lookers_403(signed_in: SignIn, bob: User, carol: User, dave: User) -> None:
-    connection = cast.make_connection(owner=bob)
-    row = cast.make_mailbox_access(connection, cast.make_mailbox())
+    connection = factories.make_connection(owner=bob)
+    row = factories.make_mailbox_access(connection, factories.make_mailbox())
     urls = [
         reverse("mailbox_attach", args=[connection.pk]),
         reverse("mailbox_probe", args=[connection.pk, row.pk]),
@@ -248,9 +248,9 @@ def test_strangers_get_404_and_lookers_403(signed_in: SignIn, bob: User, carol: 
 
 
 def test_a_row_of_another_connection_cannot_be_named(signed_in: SignIn, bob: User, dave: User) -> None:
-    mailbox = cast.make_mailbox()
-    theirs = cast.make_mailbox_access(cast.make_connection(owner=bob), mailbox)
-    own = cast.make_connection(name="Own", owner=dave)
+    mailbox = factories.make_mailbox()
+    theirs = factories.make_mailbox_access(factories.make_connection(owner=bob), mailbox)
+    own = factories.make_connection(name="Own", owner=dave)
     assert signed_in(dave).post(reverse("mailbox_detach", args=[own.pk, theirs.pk])).status_code == 404
     assert MailboxAccess.objects.filter(pk=theirs.pk).exists()
 
@@ -258,7 +258,7 @@ def test_a_row_of_another_connection_cannot_be_named(signed_in: SignIn, bob: Use
 def test_all_mailboxes_of_a_connection_are_tested_at_once(sandbox: Control, signed_in: SignIn, bob: User) -> None:
     connection = connected(sandbox, *FULL, owner=bob)
     for address in ("support@contoso.example", "sales@contoso.example"):
-        cast.make_mailbox_access(connection, cast.make_mailbox(address=address))
+        factories.make_mailbox_access(connection, factories.make_mailbox(address=address))
     page = text(signed_in(bob).post(reverse("mailbox_probe_all", args=[connection.pk]), follow=True))
     assert "1 of 2 tests reached the mailbox." in page
     assert set(connection.mailbox_accesses.values_list("state", flat=True)) == {State.REACHABLE, State.UNREACHABLE}
@@ -267,15 +267,15 @@ def test_all_mailboxes_of_a_connection_are_tested_at_once(sandbox: Control, sign
 def test_a_mailboxs_page_says_who_reaches_it_by_which_connection_and_tests_them(
     sandbox: Control, signed_in: SignIn, alice: User, bob: User, dave: User
 ) -> None:
-    mailbox = cast.make_mailbox()
+    mailbox = factories.make_mailbox()
     well = connected(sandbox, *FULL, owner=bob, name="Well")
     app = well.app_registration
-    robot = cast.make_app_only_connection(name="Robot", app_registration=app, access_token=None, expires_at=None)
-    broken = cast.make_connection(
+    robot = factories.make_app_only_connection(name="Robot", app_registration=app, access_token=None, expires_at=None)
+    broken = factories.make_connection(
         owner=bob, name="Broken", app_registration=app, status=Connection.Status.RECONNECT_NEEDED
     )
     for connection in (well, robot, broken):
-        cast.make_mailbox_access(connection, mailbox)
+        factories.make_mailbox_access(connection, mailbox)
     url = reverse("mailbox", args=[mailbox.pk])
     assert reverse("mailbox_test", args=[mailbox.pk]) not in text(signed_in(dave).get(url))
     page = text(signed_in(bob).post(reverse("mailbox_test", args=[mailbox.pk]), follow=True))
@@ -290,9 +290,9 @@ def test_a_mailboxs_page_says_who_reaches_it_by_which_connection_and_tests_them(
 def test_a_mailboxs_page_costs_the_same_for_one_and_for_many_connections(
     signed_in: SignIn, alice: User, django_assert_max_num_queries: Any
 ) -> None:
-    mailbox = cast.make_mailbox()
+    mailbox = factories.make_mailbox()
     for number in range(25):
-        cast.make_mailbox_access(cast.make_connection(name=f"No. {number}"), mailbox)
+        factories.make_mailbox_access(factories.make_connection(name=f"No. {number}"), mailbox)
     browser = signed_in(alice)
     with django_assert_max_num_queries(12):
         assert "No. 24" in text(browser.get(reverse("mailbox", args=[mailbox.pk])))
@@ -301,7 +301,7 @@ def test_a_mailboxs_page_costs_the_same_for_one_and_for_many_connections(
 def test_a_test_message_is_sent_only_after_saying_what_it_does(sandbox: Control, signed_in: SignIn, bob: User) -> None:
     chosen = ["shared_mailbox.read", "shared_mailbox.send"]
     connection = connected(sandbox, *FULL, "Mail.Send.Shared", owner=bob, capabilities=chosen)
-    row = cast.make_mailbox_access(connection, cast.make_mailbox(), state=State.REACHABLE)
+    row = factories.make_mailbox_access(connection, factories.make_mailbox(), state=State.REACHABLE)
     url, browser = reverse("mailbox_send", args=[connection.pk, row.pk]), signed_in(bob)
     page = text(browser.get(reverse("connection", args=[connection.pk])))
     assert "Sending: not tested." in page
@@ -321,13 +321,13 @@ def test_a_test_message_is_sent_only_after_saying_what_it_does(sandbox: Control,
 
 
 def test_the_commands_name_exactly_the_attached_mailboxes(signed_in: SignIn, alice: User) -> None:
-    app = cast.make_app_registration(name="Robots & O'Brien")
-    connection = cast.make_app_only_connection(
+    app = factories.make_app_registration(name="Robots & O'Brien")
+    connection = factories.make_app_only_connection(
         app_registration=app, capabilities=["mail.read", "mail.send"], granted_scopes="Mail.Read User.Read.All"
     )
-    cast.make_mailbox_access(connection, cast.make_mailbox(address="o'brien@contoso.example"))
-    cast.make_mailbox(address="sales@contoso.example")
-    cast.make_app_only_connection(name="Sibling", app_registration=app)
+    factories.make_mailbox_access(connection, factories.make_mailbox(address="o'brien@contoso.example"))
+    factories.make_mailbox(address="sales@contoso.example")
+    factories.make_app_only_connection(name="Sibling", app_registration=app)
     browser, url = signed_in(alice), reverse("mailbox_exchange", args=[connection.pk])
     assert url in text(browser.get(reverse("connection", args=[connection.pk])))
     page = html.unescape(text(browser.get(url)))
@@ -343,8 +343,8 @@ def test_the_commands_name_exactly_the_attached_mailboxes(signed_in: SignIn, ali
 
 
 def test_each_step_comes_as_a_file_that_windows_reads_rightly(signed_in: SignIn, alice: User) -> None:
-    connection = cast.make_app_only_connection(name="Röbot’s")
-    cast.make_mailbox_access(connection, cast.make_mailbox())
+    connection = factories.make_app_only_connection(name="Röbot’s")
+    factories.make_mailbox_access(connection, factories.make_mailbox())
     url = reverse("mailbox_exchange", args=[connection.pk])
     response = signed_in(alice).get(url, {"download": "undo"})
     assert response["Content-Disposition"] == f'attachment; filename="exchange-undo-c0117ec7-{connection.pk}.ps1"'
@@ -357,15 +357,15 @@ def test_each_step_comes_as_a_file_that_windows_reads_rightly(signed_in: SignIn,
 def test_without_a_tenant_wide_permission_the_page_says_what_a_later_one_would_do(
     signed_in: SignIn, carol: User
 ) -> None:
-    connection = cast.make_app_only_connection(granted_scopes="User.Read.All")
-    cast.make_mailbox_access(connection, cast.make_mailbox())
+    connection = factories.make_app_only_connection(granted_scopes="User.Read.All")
+    factories.make_mailbox_access(connection, factories.make_mailbox())
     page = text(signed_in(carol).get(reverse("mailbox_exchange", args=[connection.pk])))
     assert "held no permission that opens every mailbox" in page
 
 
 def test_for_a_person_the_commands_give_full_access(signed_in: SignIn, bob: User) -> None:
-    connection = cast.make_connection(owner=bob, capabilities=["shared_mailbox.read"])
-    cast.make_mailbox_access(connection, cast.make_mailbox())
+    connection = factories.make_connection(owner=bob, capabilities=["shared_mailbox.read"])
+    factories.make_mailbox_access(connection, factories.make_mailbox())
     page = html.unescape(text(signed_in(bob).get(reverse("mailbox_exchange", args=[connection.pk]))))
     assert "Add-MailboxPermission -Identity 'support@contoso.example' -User 'ada@contoso.example'" in page
     assert "Add-RecipientPermission" not in page
@@ -383,9 +383,9 @@ def test_for_a_person_the_commands_give_full_access(signed_in: SignIn, bob: User
 def test_where_there_is_nothing_to_run_the_page_says_why(
     signed_in: SignIn, bob: User, made: dict[str, Any], attached: bool, words: str
 ) -> None:
-    connection = cast.make_connection(owner=bob, **made)
+    connection = factories.make_connection(owner=bob, **made)
     if attached:
-        cast.make_mailbox_access(connection, cast.make_mailbox())
+        factories.make_mailbox_access(connection, factories.make_mailbox())
     url = reverse("mailbox_exchange", args=[connection.pk])
     page = text(signed_in(bob).get(url))
     assert words in page
@@ -394,7 +394,7 @@ def test_where_there_is_nothing_to_run_the_page_says_why(
 
 
 def test_a_connection_that_waits_for_proof_can_be_tested(sandbox: Control, signed_in: SignIn, alice: User) -> None:
-    app = cast.make_app_registration(client_id=cast.ROBOTS_CLIENT_ID, secret=cast.ROBOTS_CLIENT_SECRET)
+    app = factories.make_app_registration(client_id=factories.ROBOTS_CLIENT_ID, secret=factories.ROBOTS_CLIENT_SECRET)
     sandbox.withdraw_consent(client_id=seed.ROBOTS_APP, tenant=seed.CONTOSO)
     made = connections.connect_app_only(app, name="Robot", chosen=["mail.read"], actor=alice, now=timezone.now())
     sandbox.set_app(seed.ROBOTS_APP, exchange_role="Mail.Read", exchange_mailboxes=["support@contoso.example"])
@@ -409,8 +409,8 @@ def test_a_connection_that_waits_for_proof_can_be_tested(sandbox: Control, signe
 
 
 def test_the_connections_page_does_not_ask_for_what_exchange_grants(signed_in: SignIn, alice: User) -> None:
-    connection = cast.make_app_only_connection(granted_scopes="User.Read.All")
-    row = cast.make_mailbox_access(connection, cast.make_mailbox(), state=State.UNREACHABLE)
+    connection = factories.make_app_only_connection(granted_scopes="User.Read.All")
+    row = factories.make_mailbox_access(connection, factories.make_mailbox(), state=State.UNREACHABLE)
     browser, url = signed_in(alice), reverse("connection", args=[connection.pk])
     assert "Not granted: Mail.Read" in text(browser.get(url))
     MailboxAccess.objects.filter(pk=row.pk).update(state=State.REACHABLE)
@@ -421,10 +421,10 @@ def test_the_connections_page_does_not_ask_for_what_exchange_grants(signed_in: S
 
 
 def test_what_turned_out_to_be_no_mailbox_is_left_out_of_the_commands(signed_in: SignIn, alice: User) -> None:
-    connection = cast.make_app_only_connection()
-    row = cast.make_mailbox_access(connection, cast.make_mailbox())
-    gone = cast.make_mailbox(address="gone@contoso.example")
-    cast.make_mailbox_access(connection, gone, state=State.UNREACHABLE, lack="not_found")
+    connection = factories.make_app_only_connection()
+    row = factories.make_mailbox_access(connection, factories.make_mailbox())
+    gone = factories.make_mailbox(address="gone@contoso.example")
+    factories.make_mailbox_access(connection, gone, state=State.UNREACHABLE, lack="not_found")
     browser, url = signed_in(alice), reverse("mailbox_exchange", args=[connection.pk])
     page = html.unescape(text(browser.get(url)))
     assert "found no mailbox behind it" in page

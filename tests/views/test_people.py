@@ -12,8 +12,9 @@ from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 
 from connections.models import ApiKey, AuditEvent, Team, TeamMember, User
-from connections.services import accounts, handover, leavers, sharing
-from tests import cast
+from connections.services.people import accounts, offboarding, ownership_transfer
+from connections.services.sharing import shares
+from tests import factories
 
 pytestmark = pytest.mark.django_db
 
@@ -37,9 +38,9 @@ def page(client: Client, path: str) -> str:
 
 
 def test_the_list_says_who_owns_what_and_who_has_left(alice: User, bob: User, carol: User, signed_in: SignIn) -> None:
-    cast.make_connection(owner=bob)
+    factories.make_connection(owner=bob)
     make_key(bob)
-    leavers.mark(bob, how=User.Left.DIRECTORY, cause="Gone.", now=NOW)
+    offboarding.mark(bob, how=User.Left.DIRECTORY, cause="Gone.", now=NOW)
     text = page(signed_in(carol), "/people/")
     assert "1 connection, 1 API key" in text
     assert "Has left" in text
@@ -64,7 +65,7 @@ def test_the_list_says_who_owns_what_and_who_has_left(alice: User, bob: User, ca
 def test_the_list_is_searched_and_narrowed(
     alice: User, bob: User, carol: User, dave: User, signed_in: SignIn, query: str, shown: set[str]
 ) -> None:
-    leavers.mark(bob, how=User.Left.DIRECTORY, cause="Gone.", now=NOW)
+    offboarding.mark(bob, how=User.Left.DIRECTORY, cause="Gone.", now=NOW)
     User.objects.filter(pk=dave.pk).update(groups_left_out_at=NOW)
     answer = signed_in(alice).get(f"/people/?{query}")
     assert {person.username for person in answer.context["page"].items} == shown
@@ -74,8 +75,8 @@ def test_the_list_asks_the_database_as_often_for_many_as_for_one(
     alice: User, signed_in: SignIn, django_assert_max_num_queries: DjangoAssertNumQueries
 ) -> None:
     for number in range(60):
-        person = cast.make_person(f"person{number}")
-        cast.make_connection(owner=person, name="Mine")
+        person = factories.make_person(f"person{number}")
+        factories.make_connection(owner=person, name="Mine")
     client = signed_in(alice)
     with django_assert_max_num_queries(11):
         assert client.get("/people/").status_code == 200
@@ -87,12 +88,12 @@ def test_the_list_asks_the_database_as_often_for_many_as_for_one(
 def test_the_page_of_a_person_shows_everything_that_hangs_on_them(
     alice: User, bob: User, dave: User, signed_in: SignIn
 ) -> None:
-    mine, theirs = cast.make_connection(owner=bob), cast.make_connection(owner=dave, name="Payroll")
+    mine, theirs = factories.make_connection(owner=bob), factories.make_connection(owner=dave, name="Payroll")
     make_key(bob)
     team = Team.objects.create(name="Finance")
     TeamMember.objects.create(team=team, user=bob)
-    sharing.share(mine, person=dave, level="use", until=None, actor=bob, now=NOW)
-    sharing.share(theirs, team=team, level="manage", until=None, actor=dave, now=NOW)
+    shares.share(mine, person=dave, level="use", until=None, actor=bob, now=NOW)
+    shares.share(theirs, team=team, level="manage", until=None, actor=dave, now=NOW)
     text = page(signed_in(alice), f"/people/{bob.pk}/")
     for said in ("Invoices", "Robot", "Finance", "Payroll", "through team Finance", "Dave Stranger", "Disable…"):
         assert said in text, said
@@ -100,10 +101,10 @@ def test_the_page_of_a_person_shows_everything_that_hangs_on_them(
 
 
 def test_no_page_about_a_person_reads_a_token(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
-    mine, theirs = cast.make_connection(owner=bob), cast.make_connection(owner=dave, name="Payroll")
-    sharing.share(mine, person=dave, level="use", until=None, actor=bob, now=NOW)
-    sharing.share(theirs, person=bob, level="use", until=None, actor=dave, now=NOW)
-    handover.hand_over(theirs, bob, keep_grant=True, actor=alice, now=NOW)
+    mine, theirs = factories.make_connection(owner=bob), factories.make_connection(owner=dave, name="Payroll")
+    shares.share(mine, person=dave, level="use", until=None, actor=bob, now=NOW)
+    shares.share(theirs, person=bob, level="use", until=None, actor=dave, now=NOW)
+    ownership_transfer.hand_over(theirs, bob, keep_grant=True, actor=alice, now=NOW)
     client = signed_in(alice)
     paths = ("", "disable/", "hand-over/")
     with CaptureQueriesContext(database) as asked:
@@ -115,7 +116,7 @@ def test_no_page_about_a_person_reads_a_token(alice: User, bob: User, dave: User
 
 
 def test_an_auditor_looks_and_presses_nothing(alice: User, bob: User, carol: User, signed_in: SignIn) -> None:
-    cast.make_connection(owner=bob)
+    factories.make_connection(owner=bob)
     text = page(signed_in(carol), f"/people/{bob.pk}/")
     assert "Disable…" not in text
     assert "Hand over…" not in text
@@ -127,7 +128,7 @@ def test_a_person_nobody_knows_is_not_found(alice: User, signed_in: SignIn) -> N
 
 
 def test_shutting_out_says_what_stops_and_letting_in_takes_it_back(alice: User, bob: User, signed_in: SignIn) -> None:
-    cast.make_connection(owner=bob)
+    factories.make_connection(owner=bob)
     make_key(bob)
     client = signed_in(alice)
     text = page(client, f"/people/{bob.pk}/disable/")
@@ -154,22 +155,22 @@ def test_the_start_page_of_it_admins_counts_leavers_and_leads_to_the_hand_over(
     alice: User, bob: User, dave: User, carol: User, signed_in: SignIn
 ) -> None:
     for name in ("One", "Two", "Three"):
-        cast.make_connection(owner=bob, name=name)
-    cast.make_connection(owner=dave)
+        factories.make_connection(owner=bob, name=name)
+    factories.make_connection(owner=dave)
     client = signed_in(alice)
     assert "left and own" not in page(client, "/")
     for person in (bob, dave):
-        leavers.mark(person, how=User.Left.DIRECTORY, cause="The account was deleted.", now=NOW)
+        offboarding.mark(person, how=User.Left.DIRECTORY, cause="The account was deleted.", now=NOW)
     text = page(client, "/")
     assert "2 people have left and own 4 connections" in text
     assert f'href="/people/{bob.pk}/hand-over/"' in text
-    assert "has left" not in page(signed_in(cast.make_person("eve")), "/")
+    assert "has left" not in page(signed_in(factories.make_person("eve")), "/")
 
 
 def test_who_has_left_is_not_told_to_members(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
-    connection = cast.make_connection(owner=bob)
-    sharing.share(connection, person=dave, level="use", until=None, actor=bob, now=NOW)
-    leavers.mark(bob, how=User.Left.DIRECTORY, cause="The account was deleted.", now=NOW)
+    connection = factories.make_connection(owner=bob)
+    shares.share(connection, person=dave, level="use", until=None, actor=bob, now=NOW)
+    offboarding.mark(bob, how=User.Left.DIRECTORY, cause="The account was deleted.", now=NOW)
     assert "has left" not in page(signed_in(dave), "/incidents/")
     assert "has left" in page(signed_in(alice), "/incidents/")
 
@@ -177,8 +178,8 @@ def test_who_has_left_is_not_told_to_members(alice: User, bob: User, dave: User,
 def test_a_new_owner_finds_the_task_on_the_start_page_until_it_is_done(
     alice: User, bob: User, dave: User, signed_in: SignIn
 ) -> None:
-    connection = cast.make_connection(owner=bob)
-    handover.hand_over(connection, dave, keep_grant=True, actor=alice, now=NOW)
+    connection = factories.make_connection(owner=bob)
+    ownership_transfer.hand_over(connection, dave, keep_grant=True, actor=alice, now=NOW)
     client = signed_in(dave)
     text = page(client, "/")
     assert "Sign in for Invoices" in text

@@ -13,10 +13,11 @@ from django.test import Client
 from django.utils import timezone
 
 from connections.models import AppRegistration, Approval, Connection, Policy, Share, Team, User
-from connections.services import deliveries, policy
+from connections.services.governance import policy
+from connections.services.notifications import outbox
 from portal.sandbox.client import Control
-from tests import cast, world
-from tests.services.test_policy import rule
+from tests import factories, full_dataset
+from tests.services.governance.test_policy import rule
 
 pytestmark = pytest.mark.django_db
 
@@ -26,7 +27,7 @@ FORBID = {"forbidden_permissions": "Mail.Read"}
 
 @pytest.fixture(autouse=True)
 def contoso(sandbox: Control) -> None:
-    cast.make_app_registration()
+    factories.make_app_registration()
 
 
 def text(response: Any) -> str:
@@ -78,7 +79,9 @@ def test_without_rules_members_read_that_nothing_is_restricted(signed_in: SignIn
 
 def test_a_rule_that_breaks_nothing_is_saved_at_once(signed_in: SignIn, alice: User) -> None:
     client = signed_in(alice)
-    form = world.policy_form(forbidden_permissions="mail.send, Files.*", approval_permissions="Mail.Read", version=0)
+    form = full_dataset.policy_form(
+        forbidden_permissions="mail.send, Files.*", approval_permissions="Mail.Read", version=0
+    )
     answer = client.post("/policy/", form)
     assert (answer.status_code, answer["Location"]) == (302, "/policy/")
     rules = policy.stored().rules
@@ -91,10 +94,10 @@ def test_a_rule_that_breaks_nothing_is_saved_at_once(signed_in: SignIn, alice: U
 
 
 def test_what_would_break_is_shown_before_anything_is_saved(signed_in: SignIn, alice: User, bob: User) -> None:
-    connection = cast.make_connection(owner=bob)
+    connection = factories.make_connection(owner=bob)
     Share.objects.create(connection=connection, team=Team.objects.create(name="Finance"))
     client = signed_in(alice)
-    form = world.policy_form(**FORBID, longest_share_days=7, version=0)
+    form = full_dataset.policy_form(**FORBID, longest_share_days=7, version=0)
     shown = client.post("/policy/", form)
     words = text(shown)
     assert shown.status_code == 200
@@ -118,7 +121,7 @@ def test_what_would_break_is_shown_before_anything_is_saved(signed_in: SignIn, a
 
 def test_a_preview_of_what_breaks_nothing_can_be_saved_too(signed_in: SignIn, alice: User) -> None:
     client = signed_in(alice)
-    shown = client.post("/policy/", world.policy_form(**FORBID, share_app_only="", version=0, preview="1"))
+    shown = client.post("/policy/", full_dataset.policy_form(**FORBID, share_app_only="", version=0, preview="1"))
     assert "Nothing would break" in text(shown)
     assert not Policy.objects.exists()
     assert client.post("/policy/", hidden(shown)).status_code == 302
@@ -126,9 +129,9 @@ def test_a_preview_of_what_breaks_nothing_can_be_saved_too(signed_in: SignIn, al
 
 
 def test_back_from_the_preview_keeps_what_was_typed_and_saves_nothing(signed_in: SignIn, alice: User) -> None:
-    cast.make_connection()
+    factories.make_connection()
     client = signed_in(alice)
-    shown = client.post("/policy/", world.policy_form(**FORBID, version=0))
+    shown = client.post("/policy/", full_dataset.policy_form(**FORBID, version=0))
     answer = client.post("/policy/", hidden(shown) | {"back": "1"})
     assert answer.status_code == 200
     assert "Mail.Read</textarea>" in text(answer)
@@ -136,10 +139,10 @@ def test_back_from_the_preview_keeps_what_was_typed_and_saves_nothing(signed_in:
 
 
 def test_what_came_between_is_shown_again(signed_in: SignIn, alice: User) -> None:
-    cast.make_connection()
+    factories.make_connection()
     client = signed_in(alice)
-    shown = client.post("/policy/", world.policy_form(**FORBID, version=0))
-    cast.make_connection(name="Later")
+    shown = client.post("/policy/", full_dataset.policy_form(**FORBID, version=0))
+    factories.make_connection(name="Later")
     answer = client.post("/policy/", hidden(shown) | {"on_connections": "disable", "on_shares": "leave"})
     assert answer.status_code == 409
     assert "Nothing was changed" in text(answer)
@@ -150,8 +153,8 @@ def test_what_came_between_is_shown_again(signed_in: SignIn, alice: User) -> Non
 
 def test_a_form_that_somebody_overtook_is_told_so(signed_in: SignIn, alice: User) -> None:
     client = signed_in(alice)
-    client.post("/policy/", world.policy_form(version=0, longest_share_days=9))
-    answer = client.post("/policy/", world.policy_form(version=0, longest_share_days=8))
+    client.post("/policy/", full_dataset.policy_form(version=0, longest_share_days=9))
+    answer = client.post("/policy/", full_dataset.policy_form(version=0, longest_share_days=8))
     assert "Somebody else has changed this policy" in text(answer)
     assert policy.stored().rules.longest_share_days == 9
 
@@ -176,8 +179,8 @@ def test_a_form_that_somebody_overtook_is_told_so(signed_in: SignIn, alice: User
 def test_what_cannot_be_used_is_told_beside_the_field(
     signed_in: SignIn, alice: User, typed: dict[str, Any], says: str
 ) -> None:
-    cast.make_connection()
-    answer = signed_in(alice).post("/policy/", world.policy_form(**typed, version=0))
+    factories.make_connection()
+    answer = signed_in(alice).post("/policy/", full_dataset.policy_form(**typed, version=0))
     assert answer.status_code in (200, 422)
     assert says in text(answer)
     assert not Policy.objects.exists()
@@ -190,7 +193,7 @@ def test_an_app_registrations_own_rules_show_what_the_organisation_says(
     rule(capabilities={"mail.send": "forbidden"})
     client = signed_in(alice)
     assert "(organisation: forbidden)" in text(client.get(f"/policy/apps/{app.pk}/"))
-    form = world.policy_form(version=0, share_app_only="", app_only_second_admin="on")
+    form = full_dataset.policy_form(version=0, share_app_only="", app_only_second_admin="on")
     assert client.post(f"/policy/apps/{app.pk}/", form)["Location"] == f"/policy/apps/{app.pk}/"
     assert policy.stored(app).rules.app_only_second_admin
     assert "stricter rules of its own" in text(signed_in(carol).get("/policy/"))
@@ -204,7 +207,7 @@ def test_a_rule_about_a_tenant_that_is_gone_is_not_forgotten(signed_in: SignIn, 
 
 
 def test_what_breaks_the_policy_is_listed_and_marked(signed_in: SignIn, alice: User, bob: User) -> None:
-    connection = cast.make_connection(owner=bob)
+    connection = factories.make_connection(owner=bob)
     client = signed_in(alice)
     assert "Nothing breaks the policy" in text(client.get("/policy/violations/"))
     rule(permissions={"Mail.Read": "forbidden"})
@@ -219,7 +222,7 @@ def test_the_list_of_violations_asks_as_often_for_many(
     signed_in: SignIn, alice: User, django_assert_max_num_queries: Any
 ) -> None:
     for number in range(30):
-        made = cast.make_connection(name=f"Inbox {number:02}")
+        made = factories.make_connection(name=f"Inbox {number:02}")
         Share.objects.create(connection=made, team=Team.objects.create(name=f"Team {number}"))
     rule(permissions={"Mail.Read": "forbidden"}, longest_share_days=3)
     client = signed_in(alice)
@@ -247,7 +250,7 @@ def test_connecting_offers_what_is_allowed_and_says_why_not(signed_in: SignIn, b
 
 def test_an_app_registration_that_is_closed_is_not_offered(signed_in: SignIn, bob: User) -> None:
     app = AppRegistration.objects.get()
-    cast.make_app_registration(name="Second", client_id=cast.ROBOTS_CLIENT_ID)
+    factories.make_app_registration(name="Second", client_id=factories.ROBOTS_CLIENT_ID)
     rule(app, authentication_types=[])
     client = signed_in(bob)
     words = text(client.get("/connections/add/"))
@@ -257,7 +260,7 @@ def test_an_app_registration_that_is_closed_is_not_offered(signed_in: SignIn, bo
 
 
 def test_editing_keeps_what_is_there_though_it_is_forbidden_by_now(signed_in: SignIn, bob: User) -> None:
-    connection = cast.make_connection(owner=bob)
+    connection = factories.make_connection(owner=bob)
     rule(permissions={"Mail.Read": "forbidden", "Files.*": "forbidden"})
     client = signed_in(bob)
     words = text(client.get(f"/connections/{connection.pk}/edit/"))
@@ -274,8 +277,8 @@ def test_editing_keeps_what_is_there_though_it_is_forbidden_by_now(signed_in: Si
 
 
 def test_sharing_offers_what_is_allowed(signed_in: SignIn, bob: User, dave: User, alice: User) -> None:
-    connection = cast.make_connection(owner=bob)
-    robot = cast.make_app_only_connection(owner=alice)
+    connection = factories.make_connection(owner=bob)
+    robot = factories.make_app_only_connection(owner=alice)
     rule(share_with_people=False, longest_share_days=7, share_app_only=False)
     words = text(signed_in(bob).get(f"/connections/{connection.pk}/shares/add/"))
     assert "teams only" in words
@@ -318,7 +321,7 @@ def test_a_member_asks_an_it_admin_approves_and_the_member_goes_on(signed_in: Si
 
 def test_everybody_concerned_is_told_by_mail_once(signed_in: SignIn, alice: User, bob: User, carol: User) -> None:
     asks(signed_in(bob))
-    deliveries.deliver_due(timezone.now())
+    outbox.deliver_due(timezone.now())
     (question,) = mail.outbox
     assert question.to == ["alice@example.org"]
     assert question.subject == "Bob Member asks for approval: Answers"
@@ -327,7 +330,7 @@ def test_everybody_concerned_is_told_by_mail_once(signed_in: SignIn, alice: User
     mail.outbox.clear()
     approval = Approval.objects.get()
     signed_in(alice).post(f"/approvals/{approval.pk}/decline/", {"reason": "Use the team mailbox."})
-    deliveries.deliver_due(timezone.now())
+    outbox.deliver_due(timezone.now())
     (answer,) = mail.outbox
     assert answer.to == ["bob@example.org"]
     assert answer.subject == "Answers is declined"
@@ -377,7 +380,7 @@ def test_the_only_it_admin_reads_who_else_could_decide(signed_in: SignIn, alice:
 
 
 def test_an_approved_app_only_connection_is_connected_at_once(signed_in: SignIn, alice: User, sandbox: Control) -> None:
-    anna = cast.make_person("anna")
+    anna = factories.make_person("anna")
     anna.groups.set(alice.groups.all())
     rule(app_only_second_admin=True)
     app = AppRegistration.objects.get()
@@ -398,9 +401,9 @@ def test_the_list_of_approvals_asks_as_often_for_many(
     signed_in: SignIn, alice: User, bob: User, django_assert_max_num_queries: Any
 ) -> None:
     for number in range(30):
-        world.make_approval(cast.make_connection(owner=bob, name=f"Inbox {number:02}"))
+        full_dataset.make_approval(factories.make_connection(owner=bob, name=f"Inbox {number:02}"))
     client = signed_in(alice)
     with django_assert_max_num_queries(10):
         assert "Inbox 29" in text(client.get("/approvals/"))
     assert "Nothing matches" in text(client.get("/approvals/", {"q": "zzz"}))
-    assert "You have asked for no approval" in text(signed_in(cast.make_person("dave")).get("/approvals/"))
+    assert "You have asked for no approval" in text(signed_in(factories.make_person("dave")).get("/approvals/"))

@@ -10,7 +10,7 @@ from django.urls import reverse
 from connections.models import Tenant, User
 from portal.sandbox import seed
 from portal.sandbox.client import Control
-from tests import cast
+from tests import factories
 
 SignIn = Callable[[User], Client]
 TYPED = {"name": "Contoso", "environment": "sandbox", "directory_id": " Contoso.EXAMPLE\n"}
@@ -53,8 +53,8 @@ def test_saved_during_an_outage_it_says_so_and_offers_to_look_it_up(admin: Clien
 
 
 def test_a_tenant_in_use_can_only_be_renamed(admin: Client, sandbox: Control) -> None:
-    tenant = cast.make_tenant()
-    cast.make_app_registration(tenant=tenant)
+    tenant = factories.make_tenant()
+    factories.make_app_registration(tenant=tenant)
     url = reverse("tenant_edit", args=[tenant.pk])
     assert "Only the name can be changed" in admin.get(url).content.decode()
     moved = {"name": "New", "environment": "sandbox", "directory_id": "fabrikam.example"}
@@ -65,8 +65,8 @@ def test_a_tenant_in_use_can_only_be_renamed(admin: Client, sandbox: Control) ->
 
 
 def test_removing_asks_first_and_refuses_while_in_use(admin: Client) -> None:
-    tenant = cast.make_tenant()
-    app = cast.make_app_registration(tenant=tenant)
+    tenant = factories.make_tenant()
+    app = factories.make_app_registration(tenant=tenant)
     url = reverse("tenant_remove", args=[tenant.pk])
     assert app.name in admin.get(url).content.decode()
     assert "still used by" in admin.post(url, follow=True).content.decode()
@@ -81,7 +81,7 @@ def test_removing_asks_first_and_refuses_while_in_use(admin: Client) -> None:
 @pytest.mark.parametrize("name", ["tenant_add", "tenant_edit", "tenant_remove"])
 def test_only_it_admins_change_tenants(request: Any, signed_in: SignIn, who: str, name: str) -> None:
     client = signed_in(request.getfixturevalue(who))
-    arguments = [] if name == "tenant_add" else [cast.make_tenant().pk]
+    arguments = [] if name == "tenant_add" else [factories.make_tenant().pk]
     url = reverse(name, args=arguments)
     assert client.get(url).status_code == 403
     assert client.post(url, TYPED).status_code == 403
@@ -89,7 +89,7 @@ def test_only_it_admins_change_tenants(request: Any, signed_in: SignIn, who: str
 
 
 def test_a_member_reads_names_and_an_auditor_everything(bob: User, carol: User, signed_in: SignIn) -> None:
-    tenant = cast.make_tenant()
+    tenant = factories.make_tenant()
     for path in (reverse("tenants"), reverse("tenant", args=[tenant.pk])):
         members, auditors = signed_in(bob).get(path).content.decode(), signed_in(carol).get(path).content.decode()
         assert "Contoso" in members
@@ -99,7 +99,7 @@ def test_a_member_reads_names_and_an_auditor_everything(bob: User, carol: User, 
 
 
 def test_the_list_takes_the_same_number_of_queries_however_long(admin: Client, django_assert_num_queries: Any) -> None:
-    cast.make_tenant()
+    factories.make_tenant()
     admin.get(reverse("tenants"))
     from django.db import connection
     from django.test.utils import CaptureQueriesContext
@@ -107,7 +107,7 @@ def test_the_list_takes_the_same_number_of_queries_however_long(admin: Client, d
     with CaptureQueriesContext(connection) as short:
         admin.get(reverse("tenants"))
     for number in range(30):
-        cast.make_tenant(name=f"T{number}", directory_id=f"t{number}.example", tid="")
+        factories.make_tenant(name=f"T{number}", directory_id=f"t{number}.example", tid="")
     with django_assert_num_queries(len(short)):
         assert "T29" in admin.get(reverse("tenants")).content.decode()
 
@@ -115,5 +115,5 @@ def test_the_list_takes_the_same_number_of_queries_however_long(admin: Client, d
 def test_both_empty_states_say_what_to_do(admin: Client, bob: User, signed_in: SignIn) -> None:
     assert "No tenant yet" in admin.get(reverse("tenants")).content.decode()
     assert "An IT admin registers tenants" in signed_in(bob).get(reverse("tenants")).content.decode()
-    cast.make_tenant()
+    factories.make_tenant()
     assert "Nothing matches" in admin.get(reverse("tenants"), {"q": "zzz"}).content.decode()

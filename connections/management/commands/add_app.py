@@ -7,9 +7,9 @@ from django.core.management.base import BaseCommand, CommandError
 
 from connections.errors import PortalError
 from connections.forms.app_registrations import AppRegistrationForm
-from connections.management import console
+from connections.management import cli
 from connections.models import AppRegistration
-from connections.services import app_registrations, credentials
+from connections.services.registry import app_registrations, credentials
 
 
 class Command(BaseCommand):
@@ -25,14 +25,14 @@ class Command(BaseCommand):
         parser.add_argument("--delegated", action=BooleanOptionalAction, default=True)
         parser.add_argument("--app-only", action=BooleanOptionalAction, default=False)
         parser.add_argument("--capability", action="append", default=[], help="ticked in advance; may be repeated")
-        console.add_credential_arguments(parser)
-        console.add_actor_argument(parser)
+        cli.add_credential_arguments(parser)
+        cli.add_actor_argument(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        said = console.valid(
+        said = cli.valid(
             AppRegistrationForm(
                 {
-                    "tenant": console.tenant(options["tenant"]).pk,
+                    "tenant": cli.tenant(options["tenant"]).pk,
                     "name": options["name"],
                     "client_id": options["client_id"],
                     "audience": options["audience"],
@@ -42,9 +42,9 @@ class Command(BaseCommand):
                 }
             )
         )
-        form = console.credential_form(options)
-        console.valid(form)
-        actor = console.actor(options["actor"])
+        form = cli.credential_form(options)
+        cli.valid(form)
+        actor = cli.actor(options["actor"])
         new = credentials.from_entries(form.cleaned_data, name=said["name"])
         try:
             app = app_registrations.register(**said, credential=new, actor=actor, allow_untried=options["untried"])

@@ -6,9 +6,9 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from connections.errors import PortalError
-from connections.management import console
+from connections.management import cli
 from connections.models import AppRegistration
-from connections.services import credentials
+from connections.services.registry import credentials
 
 
 class Command(BaseCommand):
@@ -18,16 +18,16 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("app", help="name or client ID of a registered application")
-        console.add_credential_arguments(parser)
-        console.add_actor_argument(parser)
+        cli.add_credential_arguments(parser)
+        cli.add_actor_argument(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         app = self._app(options["app"])
-        form = console.credential_form(options)
-        console.valid(form)
+        form = cli.credential_form(options)
+        cli.valid(form)
         new = credentials.from_entries(form.cleaned_data, name=app.name)
         try:
-            made = credentials.add(app, new, actor=console.actor(options["actor"]), allow_untried=options["untried"])
+            made = credentials.add(app, new, actor=cli.actor(options["actor"]), allow_untried=options["untried"])
         except PortalError as error:
             raise CommandError(str(error)) from error
         self.stdout.write(f"Added {made}: {'accepted' if made.verified_at else 'not tried yet'}.")

@@ -7,8 +7,8 @@ from django.core.management.base import BaseCommand, CommandError
 
 from connections.errors import PortalError
 from connections.forms.tenants import TenantForm
-from connections.management import console
-from connections.services import tenants
+from connections.management import cli
+from connections.services.registry import tenants
 
 
 class Command(BaseCommand):
@@ -20,12 +20,12 @@ class Command(BaseCommand):
         parser.add_argument("name")
         parser.add_argument("directory_id", help="directory (tenant) ID or verified domain")
         parser.add_argument("--environment", default="global")
-        console.add_actor_argument(parser)
+        cli.add_actor_argument(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        said = console.valid(TenantForm({name: options[name] for name in ("name", "environment", "directory_id")}))
+        said = cli.valid(TenantForm({name: options[name] for name in ("name", "environment", "directory_id")}))
         try:
-            tenant = tenants.add(**said, actor=console.actor(options["actor"]))
+            tenant = tenants.add(**said, actor=cli.actor(options["actor"]))
         except PortalError as error:
             raise CommandError(str(error)) from error
         note = "" if tenant.tid or tenant.is_shared_endpoint else " (Microsoft could not be reached: not looked up yet)"

@@ -9,11 +9,11 @@ from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
 from connections.errors import PortalError
-from connections.management import config_file, console
+from connections.management import cli, config_file
 from connections.models import User
-from connections.services import config_plan
-from connections.services.config_steps import Plan, Step, Verb
-from connections.services.configuration import Configuration
+from connections.services.config import plan
+from connections.services.config.schema import Configuration
+from connections.services.config.steps import Plan, Step, Verb
 
 PENDING = 2  # exit code of --plan when something would change
 MARKS = {Verb.ADD: "+", Verb.CHANGE: "~", Verb.REMOVE: "-"}
@@ -39,7 +39,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         wanted = self._wanted(options["file"])
         try:
-            found = config_plan.plan(wanted, prune=options["prune"])
+            found = plan.plan(wanted, prune=options["prune"])
         except PortalError as error:
             raise CommandError(f"{options['file']}, {error}") from error
         self._show(found)
@@ -53,7 +53,7 @@ class Command(BaseCommand):
         if not options["yes"]:
             self._ask(options["file"])
         try:
-            config_plan.apply(
+            plan.apply(
                 wanted,
                 found,
                 actor=actor,
@@ -80,7 +80,7 @@ class Command(BaseCommand):
 
     @staticmethod
     def _actor(username: str) -> User:
-        found = console.actor(username)
+        found = cli.actor(username)
         if found is None:
             raise CommandError(
                 "Say who does it with --as and the user name of an IT admin: the audit trail names them."

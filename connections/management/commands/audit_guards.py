@@ -8,7 +8,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 from django.db import connection
 
-from connections.services import audit_checks
+from connections.services.audit import verification_checks
 
 
 class Command(BaseCommand):
@@ -17,7 +17,7 @@ class Command(BaseCommand):
     help = "Install the triggers that refuse changes to the audit trail. Harmless when they are there."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        missing = audit_checks.unguarded()
+        missing = verification_checks.unguarded()
         with connection.schema_editor() as editor:
             import_module("connections.migrations.0022_audit_guards").install(None, editor)
         self.stdout.write(f"Guarded again: {', '.join(missing)}." if missing else "All guards were in place.")

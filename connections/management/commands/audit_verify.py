@@ -12,9 +12,9 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
-from connections.management import console
+from connections.management import cli
 from connections.models import AuditSeal, AuditVerification
-from connections.services import audit_checks, audit_verification
+from connections.services.audit import verification, verification_checks
 
 
 class Command(BaseCommand):
@@ -37,7 +37,7 @@ class Command(BaseCommand):
             "--published", default="", metavar="FILE", help="a file of published seals (AUDIT_SEAL_FILE)"
         )
         parser.add_argument("--read-only", action="store_true", help="do not record this verification")
-        console.add_actor_argument(parser)
+        cli.add_actor_argument(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         known = [_expected(text) for text in options["expect"]]
@@ -47,12 +47,12 @@ class Command(BaseCommand):
         if since < 0 or (since and not AuditSeal.objects.filter(number=since).exists()):
             raise CommandError(f"There is no seal {since}.", returncode=2)
         if options["read_only"]:
-            rows, findings = audit_verification.look(since=since, published=known)
+            rows, findings = verification.look(since=since, published=known)
         else:
-            run = audit_verification.verify(
-                actor=console.actor(options["actor"]), now=timezone.now, since=since, published=known, tell=self._tell
+            run = verification.verify(
+                actor=cli.actor(options["actor"]), now=timezone.now, since=since, published=known, tell=self._tell
             )
-            rows, findings = run.rows, [audit_checks.Finding(**one) for one in run.findings]
+            rows, findings = run.rows, [verification_checks.Finding(**one) for one in run.findings]
         self._report(rows, findings)
         if findings:
             sys.exit(1)
@@ -61,9 +61,9 @@ class Command(BaseCommand):
         if self.stderr.isatty():
             self.stderr.write(f"seal {run.checked} of {run.upto}, {run.rows:,} rows", ending="\r")
 
-    def _report(self, rows: int, findings: list[audit_checks.Finding]) -> None:
+    def _report(self, rows: int, findings: list[verification_checks.Finding]) -> None:
         newest = AuditSeal.objects.defer("marks").first()
-        for table in audit_checks.unguarded():
+        for table in verification_checks.unguarded():
             self.stdout.write(f"Note: the database does not guard {table} against changes.")
         if findings:
             self.stdout.write(f"BROKEN at seal {findings[0].seal}.")

@@ -4,7 +4,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from connections.services import access_replay
+from connections.services.sharing import history_check
 
 
 class Command(BaseCommand):
@@ -13,7 +13,7 @@ class Command(BaseCommand):
     help = "Replay the audit trail and compare who could use what, and when, with the access history."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        found = access_replay.differences()
+        found = history_check.differences()
         for line in found:
             self.stdout.write(line)
         if found:

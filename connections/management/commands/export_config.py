@@ -8,7 +8,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from connections.management import config_file
-from connections.services import config_export
+from connections.services.config import export
 
 
 class Command(BaseCommand):
@@ -20,7 +20,7 @@ class Command(BaseCommand):
         parser.add_argument("--output", default="-", help="a file instead of standard output")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        text = config_file.written(config_export.current())
+        text = config_file.written(export.current())
         if options["output"] == "-":
             self.stdout.write(text, ending="")
             return

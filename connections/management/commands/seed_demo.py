@@ -17,8 +17,8 @@ from django.db import transaction
 from connections.errors import PortalError
 from connections.models import AppRegistration, Tenant, User
 from connections.models.accounts import AUDITORS, IT_ADMINS
-from connections.services import app_registrations, tenants
-from connections.services.credentials import NewSecret
+from connections.services.registry import app_registrations, tenants
+from connections.services.registry.credentials import NewSecret
 
 
 class Command(BaseCommand):

@@ -1,0 +1,138 @@
+"""What is sent to the API: types of fields that are checked by the same form fields as on the pages."""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+from typing import Annotated, Any
+
+from django import forms
+from django.core.exceptions import ValidationError
+from django.db.models import TextChoices
+from ninja import Schema
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, ConfigDict, Field, Strict, WithJsonSchema
+
+from connections import validators
+from connections.errors import InvalidInput
+from connections.microsoft import capabilities
+from connections.validators import AddressField
+
+
+class Entry(Schema):
+    """A request body. A field nobody knows is refused: it is a typing mistake, and its wish would be lost."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Changes(Entry):
+    """The body of a PATCH: what is not sent stays as it is."""
+
+    def over(self, **current: Any) -> dict[str, Any]:
+        """``current`` with what was sent laid over it; a null means "as it is", too."""
+        sent = self.model_dump(exclude_unset=True)
+        return current | {name: value for name, value in sent.items() if value is not None}
+
+
+def checked(field: forms.Field) -> AfterValidator:
+    """Clean a value as a form field does; its sentences become the API's."""
+
+    def clean(value: Any) -> Any:
+        try:
+            return field.clean(value)
+        except ValidationError as wrong:
+            raise ValueError(" ".join(wrong.messages)) from wrong
+
+    return AfterValidator(clean)
+
+
+def _without_nul(text: str) -> str:
+    if "\x00" in text:
+        raise ValueError("NUL characters are not allowed.")
+    return text
+
+
+def _known(keys: list[str]) -> list[str]:
+    unknown = [key for key in keys if key not in capabilities.CAPABILITIES]
+    if unknown:
+        raise ValueError(f"“{unknown[0][:60]}” is no capability. There are: {', '.join(capabilities.CAPABILITIES)}.")
+    return [key for key in capabilities.CAPABILITIES if key in keys]
+
+
+Text = Annotated[str, AfterValidator(_without_nul)]
+Name = Annotated[
+    str,
+    checked(validators.NameField()),
+    Field(
+        min_length=1, max_length=validators.NAME_LENGTH, description="For people, in any script.", examples=["Invoices"]
+    ),
+]
+Label = Annotated[str, checked(validators.NameField(required=False)), Field(max_length=validators.NAME_LENGTH)]
+ClientId = Annotated[
+    str,
+    checked(validators.GuidField(what="application (client) ID")),
+    Field(
+        max_length=100, description="The application (client) ID.", examples=["11111111-2222-4333-8444-555555555555"]
+    ),
+]
+DirectoryId = Annotated[
+    str,
+    checked(validators.DirectoryField()),
+    Field(
+        min_length=1,
+        max_length=260,
+        description="Directory (tenant) ID, a verified domain, or organizations, common, consumers.",
+        examples=["contoso.com"],
+    ),
+]
+Address = Annotated[
+    str,
+    checked(AddressField()),
+    Field(min_length=3, max_length=320, description="A mail address.", examples=["support@contoso.com"]),
+]
+SecretValue = Annotated[
+    str,
+    checked(validators.SecretValueField()),
+    Field(min_length=1, max_length=500, description="The Value from Entra, not the Secret ID. Never shown again."),
+    WithJsonSchema({"type": "string", "format": "password", "writeOnly": True, "minLength": 1, "maxLength": 500}),
+]
+
+
+def _permissions(names: list[str]) -> list[str]:
+    try:
+        return list(capabilities.parse_scopes(" ".join(names)))
+    except InvalidInput as wrong:
+        raise ValueError(str(wrong)) from wrong
+
+
+Capabilities = Annotated[
+    list[str],
+    AfterValidator(_known),
+    WithJsonSchema({"type": "array", "items": {"type": "string", "enum": list(capabilities.CAPABILITIES)}}),
+]
+Permissions = Annotated[
+    list[Text],
+    AfterValidator(_permissions),
+    Field(max_length=100, description="Further permissions by their names in Microsoft's documentation."),
+]
+
+
+def listed(choices: type[TextChoices]) -> WithJsonSchema:
+    """Let the document list the values in place: several of our enumerations have the same short name."""
+    return WithJsonSchema({"type": "string", "enum": choices.values})
+
+
+def _written(value: Any) -> Any:
+    """Refuse what would be read as seconds since 1970."""
+    if not isinstance(value, str) or not re.match(r"\d{4}-\d\d-\d\d", value, re.ASCII):
+        raise ValueError("Write it as year-month-day, for example 2027-03-31.")
+    return value
+
+
+Flag = Annotated[bool, Strict()]
+Number = Annotated[int, Strict(), Field(ge=1, le=2**53)]
+Day = Annotated[date, BeforeValidator(_written)]
+Moment = Annotated[
+    AwareDatetime,
+    BeforeValidator(_written),
+    Field(description="With its time zone.", examples=["2027-03-31T00:00:00Z"]),
+]

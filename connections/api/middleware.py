@@ -1,0 +1,48 @@
+"""What holds for every call of the API, known route or not: sizes, limits told in headers, problems instead of pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+
+from connections.api import authentication, problems
+
+PREFIX = "/api/"
+MAX_BODY = 256 * 1024  # bytes
+MAX_QUERY = 4096  # characters
+
+GetResponse = Callable[[HttpRequest], HttpResponseBase]
+
+
+def gate(get_response: GetResponse) -> GetResponse:
+    """Middleware: refuse what is too large, say where the key stands, and let every error be a problem."""
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        if not request.path_info.startswith(PREFIX):
+            return get_response(request)
+        response = _oversized(request) or get_response(request)
+        if response.status_code >= 400 and not problems.is_one(response):
+            response = problems.in_place_of(response, request_id=request.META.get("PORTAL_REQUEST_ID", ""))
+        standing = authentication.standing_of(request)
+        if standing is not None:
+            response["RateLimit-Limit"] = str(standing.limit)
+            response["RateLimit-Remaining"] = str(standing.remaining)
+            response["RateLimit-Reset"] = str(standing.reset)
+        return response
+
+    return middleware
+
+
+def _oversized(request: HttpRequest) -> HttpResponse | None:
+    if len(request.META.get("QUERY_STRING", "")) > MAX_QUERY:
+        return problems.problem(
+            414, "address_too_long", "The query string is too long.", f"At most {MAX_QUERY} characters."
+        )
+    if "HTTP_TRANSFER_ENCODING" in request.META and not request.META.get("CONTENT_LENGTH"):
+        return problems.problem(411, "length_required", "The length of the body is missing.", "Send Content-Length.")
+    length = str(request.META.get("CONTENT_LENGTH") or "0")
+    if not length.isdigit() or len(length) > 18 or int(length) > MAX_BODY:
+        return problems.problem(413, "too_large", "The body is too large.", f"At most {MAX_BODY // 1024} kB.")
+    return None

@@ -1,0 +1,29 @@
+"""The address a request comes from, behind however many trusted proxies."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from django.conf import settings
+from django.http import HttpRequest
+
+
+def of(request: HttpRequest) -> str | None:
+    """The client's address; behind TRUSTED_PROXIES proxies, the entry the outermost of them wrote. None: not known."""
+    hops: list[str] = [hop.strip() for hop in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",") if hop.strip()]
+    trusted: int = settings.TRUSTED_PROXIES
+    if trusted and len(hops) >= trusted:
+        return _address(hops[-trusted])
+    return _address(str(request.META.get("REMOTE_ADDR") or ""))
+
+
+def _address(text: str) -> str | None:
+    """An address without the port that some proxies write behind it; None if it is no address at all."""
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        return str(ipaddress.ip_address(text.partition("%")[0]))
+    except ValueError:
+        return None

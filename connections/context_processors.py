@@ -1,0 +1,52 @@
+"""What every template knows: who is looking, and what the navigation may offer them."""
+
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.functional import SimpleLazyObject
+
+from connections.access import permissions, querysets, roles
+from connections.models import Approval, User
+from connections.services.consent import requests
+
+
+def portal(request: HttpRequest) -> dict[str, Any]:
+    """Navigation rights of the signed-in person, and facts about this portal."""
+    facts: dict[str, Any] = {
+        "portal_url": settings.PORTAL_URL,
+        "sandbox_url": settings.MICROSOFT_SANDBOX_URL,
+        "request_id": request.META.get("PORTAL_REQUEST_ID", ""),
+    }
+    user = getattr(request, "user", None)
+    if isinstance(user, User):
+        facts |= {
+            "role": roles.person(user).role,
+            "may": {
+                "manage_registry": permissions.can_manage_registry(user),
+                "read_registry": permissions.can_read_registry(user),
+                "read_audit": permissions.can_read_audit(user),
+                "read_people": permissions.can_read_people(user),
+                "read_reviews": permissions.can_read_reviews(user),
+                "manage_alerts": permissions.can_manage_alerts(user),
+                "connect": permissions.can_connect(user),
+            },
+        }
+        # Asked of the database only where the navigation is shown.
+        facts["waiting_requests"] = SimpleLazyObject(lambda: _waiting_requests(user))
+        facts["waiting_approvals"] = SimpleLazyObject(lambda: _waiting_approvals(user))
+    return facts
+
+
+def _waiting_requests(user: User) -> int:
+    """How many consent requests wait for this IT admin; 0 for others."""
+    return requests.to_decide(timezone.now()).count() if permissions.can_manage_registry(user) else 0
+
+
+def _waiting_approvals(user: User) -> int:
+    """How many approvals wait for this IT admin, those they asked for themselves left out; 0 for others."""
+    if not permissions.can_decide_approvals(user):
+        return 0
+    waiting = querysets.visible_approvals(user).filter(state=Approval.State.WAITING)
+    return waiting.exclude(requested_by=user).count()

@@ -1,0 +1,67 @@
+"""From a refused request to a record of it: who, what they tried, and on what."""
+
+from __future__ import annotations
+
+import structlog
+from django.db import DatabaseError
+from django.http import HttpRequest
+from django.utils import timezone
+
+from connections.errors import NotAllowed
+from connections.models import ApiKey, User
+from connections.services.audit import denials
+
+logger = structlog.get_logger(__name__)
+
+# What the first part of a path, below /api/v1/ too, is about.
+_NOUNS = {
+    "alerts": "AlertChannel",
+    "api-keys": "ApiKey",
+    "approvals": "Approval",
+    "apps": "AppRegistration",
+    "connections": "Connection",
+    "incidents": "Incident",
+    "mailboxes": "SharedMailbox",
+    "people": "User",
+    "requests": "ConsentRequest",
+    "reviews": "AccessReview",
+    "service-accounts": "User",
+    "teams": "Team",
+    "tenants": "Tenant",
+}
+
+
+def note(request: HttpRequest, error: NotAllowed) -> None:
+    """Record the denial; a database that cannot be written to must not hide the answer."""
+    key = getattr(request, "auth", None)
+    actor = key.owner if isinstance(key, ApiKey) else getattr(request, "user", None)
+    if not isinstance(actor, User):
+        return
+    target_type, target_id = _target(request.path_info)
+    try:
+        denials.note(
+            actor,
+            tried=f"{request.method} {_name(request)}"[:100],
+            target_type=target_type,
+            target_id=target_id,
+            why=error.cause,
+            api_key=key.name if isinstance(key, ApiKey) else "",
+            now=timezone.now(),
+        )
+    except DatabaseError:
+        logger.exception("a denial could not be recorded")
+
+
+def _name(request: HttpRequest) -> str:
+    match = request.resolver_match
+    return (match.view_name if match else "").replace("_", " ").replace(":", " ").replace("-", " ") or "page"
+
+
+def _target(path: str) -> tuple[str, str]:
+    """The object a path is about: "/connections/7/edit/" → Connection 7. A page about nothing in particular: Portal."""
+    parts = [part for part in path.split("/") if part]
+    if parts[:1] == ["api"]:
+        parts = parts[2:]
+    noun = _NOUNS.get(parts[0], "") if parts else ""
+    ids = [part for part in parts[1:3] if part.isascii() and part.isdigit() and len(part) <= 18]
+    return (noun, ids[0]) if noun and ids else ("Portal", "")

@@ -1,0 +1,81 @@
+"""What is typed about access reviews."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import date, datetime
+from typing import Any
+
+from django import forms
+from django.db.models import QuerySet
+
+from connections.models import AppRegistration, Tenant
+from connections.services.governance.access_reviews import (
+    ANSWERS,
+    LEAST_DAYS,
+    MOST_DAYS,
+    MOST_ROWS,
+    NOTE_LENGTH,
+    Answer,
+)
+from connections.validators import FARTHEST, NameField, end_of
+
+_ROW = re.compile(r"answer-([0-9]{1,18})", re.ASCII)
+
+
+class ReviewForm(forms.Form):
+    """A review's name, what it covers, and its last day."""
+
+    name = NameField(label="Name", help_text="For the report, for example “Q4 2026”.")
+    covers = forms.ChoiceField(label="Covers", initial="all")
+    due = forms.DateField(
+        label="Last day",
+        widget=forms.DateInput(attrs={"type": "date"}),
+        help_text="Until the end of this day (UTC) owners can answer. What nobody has answered for then ends.",
+    )
+
+    def __init__(self, *args: Any, apps: QuerySet[AppRegistration], tenants: QuerySet[Tenant], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._apps = {f"app:{one.pk}": one for one in apps}
+        self._tenants = {f"tenant:{one.pk}": one for one in tenants}
+        self.fields["covers"].choices = [  # type: ignore[attr-defined]
+            ("all", "All shares"),
+            ("Connections of a tenant", [(key, one.name) for key, one in self._tenants.items()]),
+            ("Connections of an app registration", [(key, one.name) for key, one in self._apps.items()]),
+        ]
+
+    def clean_due(self) -> datetime:
+        day: date = self.cleaned_data["due"]
+        if day > FARTHEST:
+            raise forms.ValidationError("This day is too far away.")
+        return end_of(day)
+
+    def covered(self) -> dict[str, AppRegistration | Tenant | None]:
+        """The choice as the service wants it."""
+        key = self.cleaned_data["covers"]
+        return {"app_registration": self._apps.get(key), "tenant": self._tenants.get(key)}
+
+
+class PlanForm(forms.Form):
+    """Whether a review starts by itself every quarter."""
+
+    is_on = forms.BooleanField(label="Start a review of all shares at the beginning of every quarter", required=False)
+    days = forms.IntegerField(
+        label="Days to answer",
+        min_value=LEAST_DAYS,
+        max_value=MOST_DAYS,
+        help_text="From the first day of the quarter.",
+    )
+
+
+def answers(data: Mapping[str, str]) -> dict[int, Answer]:
+    """The rows of the page that were answered, by the ids of their items; what makes no sense is left out."""
+    found: dict[int, Answer] = {}
+    for key in data:
+        row = _ROW.fullmatch(key)
+        if row is None or data[key] not in ANSWERS or len(found) >= MOST_ROWS:
+            continue
+        note = " ".join(data.get(f"note-{row[1]}", "").replace("\x00", "").split())[:NOTE_LENGTH]
+        found[int(row[1])] = Answer(data[key], note)
+    return found

@@ -1,0 +1,136 @@
+"""What is chosen when a connection is handed over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.db.models import QuerySet
+
+from connections.models import Connection, User
+from connections.services.people import ownership_transfer
+from connections.validators import CUT, KEEP, NameField
+
+GRANTS = (
+    (KEEP, "Keep working with the old account until the new owner has signed in"),
+    (CUT, "Cut at once: delete the old account's tokens now, and everything stops until the new owner has signed in"),
+)
+
+
+class GrantField(forms.ChoiceField):
+    """What becomes of the old account's tokens."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            label="The old account's sign-in", choices=GRANTS, initial=KEEP, widget=forms.RadioSelect, **kwargs
+        )
+
+
+class PersonField(forms.ModelChoiceField):  # type: ignore[type-arg]
+    """Somebody to own it."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            User.objects.none(),
+            empty_label="Choose a person",
+            error_messages={"invalid_choice": "This person cannot own a connection. Choose somebody from the list."},
+            **kwargs,
+        )
+
+    def label_from_instance(self, obj: User) -> str:
+        return f"{obj} ({obj.username})"
+
+
+class HandOverForm(forms.Form):
+    """One connection: to whom, under which name, and what becomes of the grant."""
+
+    # Whose it was on the page that was read.
+    seen_owner = forms.IntegerField(widget=forms.HiddenInput)
+    new_owner = PersonField(label="New owner")
+    new_name = NameField(
+        label="New name",
+        required=False,
+        help_text="Only needed if the new owner already has a connection of the same name.",
+    )
+
+    def __init__(self, *args: Any, connection: Connection, people: QuerySet[User], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.connection = connection
+        self.fields["seen_owner"].initial = connection.owner_id
+        self.fields["new_owner"].queryset = people.exclude(pk=connection.owner_id)  # type: ignore[attr-defined]
+        if connection.is_delegated and ownership_transfer.is_worth_keeping(connection):
+            self.fields["grant"] = GrantField()
+
+    def clean_seen_owner(self) -> int:
+        seen: int = self.cleaned_data["seen_owner"]
+        if seen != self.connection.owner_id:
+            raise forms.ValidationError(str(ownership_transfer.owner_is_another(self.connection)))
+        return seen
+
+    @property
+    def keeps_grant(self) -> bool:
+        """Whether the old tokens go on."""
+        return self.cleaned_data.get("grant") == KEEP
+
+
+class LeaverForm(forms.Form):
+    """All connections of one person at once: one new owner for those ticked, or another one for each."""
+
+    everything_to = PersonField(label="New owner of everything that is ticked", required=False)
+    grant = GrantField()
+
+    def __init__(
+        self, *args: Any, connections: list[Connection], people: QuerySet[User], leaver: User, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.connections = connections
+        others = people.exclude(pk=leaver.pk)
+        self.fields["everything_to"].queryset = others  # type: ignore[attr-defined]
+        self.people = {user.username: user for user in others}
+        for connection in connections:
+            self.fields[f"take_{connection.pk}"] = forms.BooleanField(required=False, initial=True, label="Hand over")
+            self.fields[f"to_{connection.pk}"] = forms.CharField(
+                required=False,
+                max_length=150,
+                label=f"Another new owner for {connection}",
+                widget=forms.TextInput(
+                    attrs={"list": "people", "placeholder": "the one chosen above", "autocomplete": "off"}
+                ),
+            )
+            self.fields[f"name_{connection.pk}"] = NameField(required=False, label=f"New name for {connection}")
+
+    def clean(self) -> dict[str, Any]:
+        data: dict[str, Any] = super().clean() or self.cleaned_data
+        for connection in self.connections:
+            self._clean_one(connection, data)
+        if not self.errors and not self.chosen():
+            self.add_error(None, "Choose a new owner, and tick at least one connection.")
+        return data
+
+    def _clean_one(self, connection: Connection, data: dict[str, Any]) -> None:
+        typed = str(data.get(f"to_{connection.pk}") or "").strip()
+        owner = self.people.get(typed) if typed else data.get("everything_to")
+        data[f"owner_{connection.pk}"] = owner
+        if typed and owner is None and data.get(f"take_{connection.pk}"):
+            self.add_error(f"to_{connection.pk}", "Nobody who can own a connection signs in under this name.")
+
+    def chosen(self) -> list[tuple[Connection, User, str]]:
+        """What is to be handed over: connection, new owner, new name ("" leaves the name)."""
+        data = self.cleaned_data
+        return [
+            (connection, data[f"owner_{connection.pk}"], data.get(f"name_{connection.pk}") or "")
+            for connection in self.connections
+            if data.get(f"take_{connection.pk}") and data.get(f"owner_{connection.pk}")
+        ]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The fields of each connection, for the page."""
+        return [
+            {
+                "connection": connection,
+                "take": self[f"take_{connection.pk}"],
+                "to": self[f"to_{connection.pk}"],
+                "name": self[f"name_{connection.pk}"],
+            }
+            for connection in self.connections
+        ]

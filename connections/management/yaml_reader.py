@@ -1,0 +1,160 @@
+"""Reading YAML so that every complaint has a line: only plain data, no aliases, no key twice.
+
+The values are taken as they are written and given a meaning by whoever knows what belongs there: ``name: no`` is a name, and
+only where a yes or no belongs it is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import Any
+
+import yaml
+
+from connections.services.config.schema import WrongEntry
+
+LARGEST = 2_000_000  # characters
+DEEPEST = 12
+_CORE = "tag:yaml.org,2002:"
+_SCALARS = {_CORE + name for name in ("str", "int", "float", "bool", "null", "timestamp")}
+
+
+class _Loader(yaml.SafeLoader):
+    """Composes nodes; refuses what lets a small file become a large one, or run something."""
+
+    deep = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise WrongEntry("Anchors (&) and aliases (*) are not understood here.", action="Write it out.", line=line)
+        tag = getattr(event, "tag", None)
+        if tag is not None and tag != "!":
+            raise WrongEntry(f"The tag {tag[:60]} is not understood here.", action="Leave it out.", line=line)
+        self.deep += 1
+        if self.deep > DEEPEST:
+            raise WrongEntry("This is nested too deeply.", line=line)
+        node = super().compose_node(parent, index)
+        self.deep -= 1
+        return node
+
+
+def read(text: str) -> Part:
+    """The one document of a file. Raises WrongEntry."""
+    if len(text) > LARGEST:
+        raise WrongEntry("The file is too large to be a configuration.")
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+    except yaml.MarkedYAMLError as problem:
+        mark = problem.problem_mark or problem.context_mark
+        words = (problem.problem or "it cannot be read").rstrip(".")
+        raise WrongEntry(f"This is no YAML: {words}.", line=mark.line + 1 if mark else 0) from None
+    except yaml.YAMLError as problem:
+        raise WrongEntry(f"This is no YAML: {str(problem).splitlines()[0]}.") from None
+    finally:
+        loader.dispose()
+    if node is None:
+        raise WrongEntry("The file is empty.", line=1)
+    return Part(node, "The file")
+
+
+class Part:
+    """A value of the file, what it is called in sentences, and where it stands."""
+
+    def __init__(self, node: yaml.Node, what: str) -> None:
+        self.node, self.what = node, what
+        self.line: int = node.start_mark.line + 1
+
+    def wrong(self, sentence: str, *, action: str = "") -> WrongEntry:
+        """The error to raise about this value."""
+        return WrongEntry(sentence, action=action, line=self.line)
+
+    @property
+    def is_null(self) -> bool:
+        """Whether nothing stands there (``key:``, null or ~)."""
+        return isinstance(self.node, yaml.ScalarNode) and self.node.tag == _CORE + "null"
+
+    def text(self) -> str:
+        """As it is written, without quotes. Raises WrongEntry for a list or mapping."""
+        if not isinstance(self.node, yaml.ScalarNode) or self.node.tag not in _SCALARS:
+            raise self.wrong(f"{self.what} must be a text.")
+        if "\x00" in self.node.value:
+            raise self.wrong(f"{self.what} holds a NUL character.")
+        return str(self.node.value)
+
+    def flag(self) -> bool:
+        """True or false. Raises WrongEntry for anything else."""
+        if isinstance(self.node, yaml.ScalarNode) and self.node.value.lower() in ("true", "false"):
+            return bool(self.node.value.lower() == "true")
+        raise self.wrong(f"{self.what} must be true or false.")
+
+    def items(self, what: str) -> list[Part]:
+        """The values of a list, each called ``what``. Raises WrongEntry."""
+        if self.is_null:
+            raise self.wrong(f"{self.what} has nothing in it.", action="Write [] for an empty list, or leave it out.")
+        if not isinstance(self.node, yaml.SequenceNode):
+            raise self.wrong(f"{self.what} must be a list.", action="Begin each of its lines with a dash.")
+        return [Part(one, what) for one in self.node.value]
+
+    def mapping(self) -> Fields:
+        """The fields of a mapping. Raises WrongEntry, also for a key that stands there twice."""
+        if not isinstance(self.node, yaml.MappingNode):
+            raise self.wrong(f"{self.what} must be a mapping of names to values, like “name: Contoso”.")
+        found: dict[str, Part] = {}
+        for key, value in self.node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise Part(key, self.what).wrong("A name is a plain word.")
+            if key.value in found:
+                raise Part(key, self.what).wrong(f"{self.what} says {key.value} twice.")
+            found[key.value] = Part(value, key.value)
+            found[key.value].line = key.start_mark.line + 1
+        return Fields(self, found)
+
+    def plain(self) -> Any:
+        """As plain Python values, for whoever checks them elsewhere."""
+        if isinstance(self.node, yaml.MappingNode):
+            return {name: part.plain() for name, part in self.mapping()}
+        if isinstance(self.node, yaml.SequenceNode):
+            return [Part(one, self.what).plain() for one in self.node.value]
+        kind, value = self.node.tag, self.node.value
+        if kind == _CORE + "null":
+            return None
+        if kind == _CORE + "bool" and value.lower() in ("true", "false"):
+            return value.lower() == "true"
+        if kind == _CORE + "int" and value.lstrip("-").isdigit() and len(value) < 12:
+            return int(value)
+        return self.text()
+
+
+class Fields:
+    """The fields of a mapping, taken one by one; what nobody takes is unknown."""
+
+    def __init__(self, part: Part, fields: dict[str, Part]) -> None:
+        self.part, self._fields = part, fields
+        self._known: list[str] = []
+
+    def __iter__(self) -> Iterator[tuple[str, Part]]:
+        return iter(self._fields.items())
+
+    def take(self, name: str) -> Part | None:
+        """The value of a field, None if the file does not say it."""
+        self._known.append(name)
+        return self._fields.get(name)
+
+    def need(self, name: str) -> Part:
+        """The value of a field. Raises WrongEntry if it is missing."""
+        found = self.take(name)
+        if found is None or found.is_null:
+            raise self.part.wrong(f"{self.part.what} lacks {name}.")
+        return found
+
+    def end(self) -> None:
+        """Raise WrongEntry if there is a field nobody has taken."""
+        for name, value in self._fields.items():
+            if name not in self._known:
+                near = get_close_matches(name, self._known, 1)
+                action = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(self._known)}."
+                raise value.wrong(f"{self.part.what} has no field “{name[:60]}”.", action=action)

@@ -1,0 +1,115 @@
+"""Reads from Microsoft Graph which secrets and certificates an application has, and until when.
+
+The values themselves are never told again after they were made: a secret is recognised by its first three characters,
+a certificate by its thumbprint (Microsoft Graph: application-get, passwordCredential, keyCredential). The application
+object lives in its home directory only; elsewhere the answer is 404.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+from connections.errors import MicrosoftUnavailable
+from connections.microsoft import graph_client, http
+from connections.microsoft.classifier import Kind, Verdict, Who
+from connections.microsoft.clouds import Cloud
+from connections.microsoft.permissions import covered
+
+# What the application must have been granted for its own token (Microsoft Graph: application-list-permissions).
+PERMISSION = "Application.Read.All"
+
+UNREADABLE = Verdict(
+    Kind.TRANSIENT,
+    "unreadable",
+    "An answer came that does not describe an application.",
+    "The portal asks again tomorrow; if it stays so, an IT admin should look for a proxy in between.",
+    Who.NOBODY,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One credential in Entra's list. Of ``hint`` and ``thumbprints`` only those of its kind are filled."""
+
+    expires_at: datetime
+    # First three characters of a secret; "" if Microsoft does not know them (secrets made long ago).
+    hint: str = ""
+    # SHA-1 and, if Microsoft sent the certificate itself, SHA-256; hex, upper case.
+    thumbprints: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All credentials of one application."""
+
+    secrets: tuple[Listed, ...]
+    certificates: tuple[Listed, ...]
+
+
+def may_read(roles: tuple[str, ...]) -> bool:
+    """Whether a token with these application roles may read the application itself."""
+    return PERMISSION in covered(frozenset(roles))
+
+
+def read(cloud: Cloud, access_token: str, client_id: str) -> Listing:
+    """The application's credentials as Entra lists them. One request; ``keyCredentials`` allows 150 a minute.
+
+    Raises MicrosoftRefused if it may not be read or does not live in this directory, MicrosoftUnavailable if that
+    could not be told.
+    """
+    path = f"applications(appId='{quote(client_id, safe='')}')?$select=passwordCredentials,keyCredentials"
+    response = http.client().send(graph_client.request(cloud, access_token, path))
+    graph_client.require_ok(response)
+    return _listing(response.text)
+
+
+def _listing(text: str) -> Listing:
+    try:
+        answer = json.loads(text)
+        secrets, certificates = answer["passwordCredentials"], answer["keyCredentials"]
+        return Listing(
+            tuple(Listed(_moment(one["endDateTime"]), hint=str(one.get("hint") or "")) for one in secrets),
+            tuple(
+                Listed(_moment(one["endDateTime"]), thumbprints=frozenset(_thumbprints(one))) for one in certificates
+            ),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise MicrosoftUnavailable(UNREADABLE) from None
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _thumbprints(key: dict[str, Any]) -> Iterator[str]:
+    """Ways to recognise a certificate: its identifier comes as hex or as base64, its public part only sometimes."""
+    identifier = str(key.get("customKeyIdentifier") or "")
+    if len(identifier) in (40, 64) and _is_hex(identifier):
+        yield identifier.upper()
+    elif digest := _decoded(identifier):
+        yield digest.hex().upper()
+    if certificate := _decoded(str(key.get("key") or "")):
+        yield hashlib.sha256(certificate).hexdigest().upper()
+
+
+def _is_hex(text: str) -> bool:
+    try:
+        return bool(bytes.fromhex(text))
+    except ValueError:
+        return False
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return b""

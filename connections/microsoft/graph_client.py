@@ -1,0 +1,51 @@
+"""How Microsoft Graph is asked: the request, in turns of a few at once, and what its answer comes to."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+from connections.errors import MicrosoftRefused, MicrosoftUnavailable
+from connections.microsoft import http
+from connections.microsoft.classifier import Kind, Verdict, classify, transport_failure
+from connections.microsoft.clouds import Cloud
+
+# Outlook takes four requests at a time from one application (Microsoft Graph: throttling-limits).
+IN_FLIGHT = 4
+
+
+def request(
+    cloud: Cloud, access_token: str, path: str, tag: str = "", *, body: bytes | None = None
+) -> http.Request[str]:
+    """A request for ``path`` below the version; a POST of JSON if there is a ``body``."""
+    headers = [
+        ("Authorization", f"Bearer {access_token}"),
+        ("Accept", "application/json"),
+        ("client-request-id", str(uuid.uuid4())),
+    ]
+    if body is not None:
+        headers.append(("Content-Type", "application/json"))
+    method = "GET" if body is None else "POST"
+    return http.Request(method, f"{cloud.graph}/v1.0/{path}", body=body, headers=tuple(headers), tag=tag)
+
+
+def ask(requests: list[http.Request[str]]) -> Iterator[http.Response[str]]:
+    """The answers to all of them, as they come."""
+    for start in range(0, len(requests), IN_FLIGHT):
+        yield from http.client().send_all(requests[start : start + IN_FLIGHT])
+
+
+def verdict(response: http.Response[str]) -> Verdict:
+    """What the answer comes to."""
+    if response.status == 0:
+        return transport_failure(response.failure)
+    return classify(where="graph", status=response.status, headers=response.headers, body=response.text)
+
+
+def require_ok(response: http.Response[str]) -> None:
+    """Raise MicrosoftUnavailable if Graph could not be asked, MicrosoftRefused if it said no."""
+    found = verdict(response)
+    if found.kind in (Kind.TRANSIENT, Kind.THROTTLED):
+        raise MicrosoftUnavailable(found)
+    if found.kind is not Kind.OK:
+        raise MicrosoftRefused(found)

@@ -1,0 +1,318 @@
+"""What a connection can lack to use a shared mailbox, told to people, and how it is read out of Graph's refusals.
+
+Graph answers 403 and 404 alike where a right is missing (Microsoft: outlook-share-messages-folders), so a code alone
+says little; what was granted, whose token it is and what the directory knows of the address make the difference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from connections.microsoft import capabilities
+from connections.microsoft.capabilities import CAPABILITIES
+from connections.microsoft.classifier import Kind, Verdict, Who
+
+
+class Reach(StrEnum):
+    """Whether a mailbox could be used; the values are those of MailboxAccess.State."""
+
+    REACHABLE = "reachable"
+    UNREACHABLE = "unreachable"
+    UNKNOWN = "unknown"
+
+
+class Lack(StrEnum):
+    """What exactly is missing; the values are those of MailboxAccess.lack."""
+
+    SHARED_SCOPE = "shared_scope"
+    APP_ROLE = "app_role"
+    FULL_ACCESS = "full_access"
+    FOLDER_ONLY = "folder_only"
+    POLICY_SCOPE = "policy_scope"
+    GUEST = "guest"  # the connected account
+    GUEST_MAILBOX = "guest_mailbox"  # the address
+    NO_MAILBOX = "no_mailbox"
+    NO_LICENCE = "no_licence"
+    NOT_FOUND = "not_found"
+    SEND_AS = "send_as"
+
+
+# There is nothing behind the address that somebody could be let into.
+WITHOUT_MAILBOX = (Lack.NOT_FOUND, Lack.GUEST_MAILBOX, Lack.NO_MAILBOX, Lack.NO_LICENCE)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """The outcome for one mailbox. ``code`` is Microsoft's; the sentences are ours and empty if all is well."""
+
+    state: Reach
+    code: str = ""
+    cause: str = ""
+    action: str = ""
+    who: Who = Who.NOBODY
+    lack: Lack | None = None
+
+
+REACHABLE = Probe(Reach.REACHABLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Purpose:
+    """What a connection wants in a shared mailbox: what is read to test it, and the permissions that takes.
+
+    ``paths`` are asked in this order; the first alone opening means that only a folder is shared.
+    """
+
+    paths: tuple[str, ...]
+    scope: str  # delegated
+    role: str  # app-only
+    capability: str  # what the owner adds to the connection to get the scope
+
+
+def _labels(*keys: str) -> str:
+    return " or ".join(f"“{CAPABILITIES[key].label}”" for key in keys)
+
+
+MAIL = Purpose(
+    ("mailFolders/inbox?$select=id", "messages?$top=1&$select=id"),
+    "Mail.Read.Shared",
+    "Mail.Read",
+    _labels("shared_mailbox.read", "shared_mailbox.trigger"),
+)
+CALENDAR = Purpose(
+    ("calendar/events?$top=1&$select=id",), "Calendars.Read.Shared", "Calendars.Read", _labels("calendar.shared")
+)
+SEND = Purpose((), "Mail.Send.Shared", "Mail.Send", _labels("shared_mailbox.send"))
+
+
+def purpose_of(wanted: tuple[str, ...], *, delegated: bool) -> Purpose:
+    """What to test for a connection that wants these scopes or roles: reading mail, unless it wants only less."""
+    for purpose in (MAIL, CALENDAR, SEND):
+        if not capabilities.missing([purpose.scope if delegated else purpose.role], wanted):
+            return purpose
+    return MAIL
+
+
+# --- What is said ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What one lack means to people. The sentences may name {address}, {permission} and {capability}."""
+
+    cause: str
+    action: str
+    who: Who
+
+
+ENTRIES = {
+    Lack.SHARED_SCOPE: Entry(
+        "The connection lacks the permission {permission}, without which it cannot use {address}.",
+        "The owner of the connection must add the capability {capability} to it and sign in again.",
+        Who.OWNER,
+    ),
+    Lack.APP_ROLE: Entry(
+        "The application may not use {address}: the application permission {permission} is not granted in Entra, "
+        "and Exchange grants the application nothing either.",
+        "An Exchange administrator must let the application into this mailbox, or an IT admin must grant the "
+        "permission to the app registration, which opens every mailbox.",
+        Who.IT_ADMIN,
+    ),
+    Lack.FULL_ACCESS: Entry(
+        "The connected account has no access to {address} in Exchange.",
+        "An Exchange administrator must give the account Full Access to the mailbox.",
+        Who.IT_ADMIN,
+    ),
+    Lack.FOLDER_ONLY: Entry(
+        "Only the inbox folder of {address} is shared with the connected account, not the whole mailbox.",
+        "An Exchange administrator must give the account Full Access to the mailbox. Its owner can share single "
+        "folders only.",
+        Who.IT_ADMIN,
+    ),
+    Lack.POLICY_SCOPE: Entry(
+        "Exchange keeps this application away from {address}: the mailbox is not among those it may reach.",
+        "An Exchange administrator must add the mailbox to those the application may reach.",
+        Who.IT_ADMIN,
+    ),
+    Lack.GUEST: Entry(
+        "The connected account is a guest in this directory. Guests have no mailbox there, and Exchange does not let "
+        "this one into {address}.",
+        "The owner of the connection must make a new one with an account of the organisation itself.",
+        Who.OWNER,
+    ),
+    Lack.GUEST_MAILBOX: Entry(
+        "{address} is the account of a guest, whose mailbox is in another organisation.",
+        "The owner of the connection must attach another address, or connect to the organisation the mailbox is in.",
+        Who.OWNER,
+    ),
+    Lack.NO_MAILBOX: Entry(
+        "{address} has no mailbox in Exchange Online that works: it was never made, was deleted, or is on the "
+        "organisation's own server.",
+        "An Exchange administrator must check the mailbox. If the account is a person's, it may lack a licence.",
+        Who.IT_ADMIN,
+    ),
+    Lack.NO_LICENCE: Entry(
+        "{address} is an account without a licence for Exchange Online, and it is no shared mailbox, so there is "
+        "no mailbox.",
+        "An IT admin must assign a licence to the account, or an Exchange administrator must make it a shared mailbox.",
+        Who.IT_ADMIN,
+    ),
+    Lack.NOT_FOUND: Entry(
+        "There is no mailbox {address} in this directory. A distribution list or a Microsoft 365 group is none.",
+        "The owner of the connection must check the address, and whether the mailbox is in another directory. If it "
+        "worked before, an Exchange administrator must look whether the mailbox was deleted.",
+        Who.OWNER,
+    ),
+    Lack.SEND_AS: Entry(
+        "The connected account may not send as {address}.",
+        "An Exchange administrator must give the account Send As (or Send on Behalf) on the mailbox. It can take an "
+        "hour and more until that works.",
+        Who.IT_ADMIN,
+    ),
+}
+
+
+def lacking(lack: Lack, code: str, address: str, purpose: Purpose = MAIL, *, delegated: bool = True) -> Probe:
+    """The outcome of a mailbox that cannot be used because of ``lack``."""
+    entry = ENTRIES[lack]
+    words = {
+        "address": address,
+        "permission": purpose.scope if delegated else purpose.role,
+        "capability": purpose.capability,
+    }
+    cause, action = entry.cause.format(**words), entry.action.format(**words)
+    return Probe(Reach.UNREACHABLE, code, cause, action, entry.who, lack)
+
+
+def who_mends(lack: str) -> Who:
+    """Who can mend a stored lack; an IT admin where the value is not (or no longer) known."""
+    try:
+        return ENTRIES[Lack(lack)].who
+    except ValueError:
+        return Who.IT_ADMIN
+
+
+def untested(address: str) -> Probe:
+    """The outcome for a connection that only sends: there is no way to ask without sending (none is documented)."""
+    return Probe(
+        Reach.UNKNOWN,
+        NOT_TESTED,
+        f"The connection only sends, and whether it may send as {address} shows only by sending.",
+        "Send a test message.",
+        Who.OWNER,
+    )
+
+
+NOT_TESTED = "not-tested"
+
+# --- How it is told from the answers --------------------------------------------------------------
+
+# None says anything about the mailbox: the token ran out, Microsoft is busy or down, or the answer is not Graph's.
+_SAYS_NOTHING = frozenset({Kind.REAUTH, Kind.TRANSIENT, Kind.THROTTLED})
+# Codes that say nothing more than "you may not", whatever the reason (Microsoft Graph answers 404 as well as 403).
+_REFUSED = frozenset({"ErrorAccessDenied", "ErrorItemNotFound", "ErrorFolderNotFound", "accessDenied", "http-403"})
+_NO_PERMISSION = frozenset({"NoPermissionsInAccessToken", "Authorization_RequestDenied"})
+_NOT_HERE = frozenset({"ErrorInvalidUser", "Request_ResourceNotFound", "ErrorNonExistentMailbox"})
+_NO_MAILBOX = frozenset(
+    {"MailboxNotEnabledForRESTAPI", "MailboxNotHostedInExchangeOnline", "ResourceNotFound", "ErrorMissingEmailAddress"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What the directory knows of an address; ``exists`` False: no account has it."""
+
+    exists: bool
+    guest: bool = False
+    licensed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Turns verdicts into what is missing, knowing what the connection was granted.
+
+    ``guest`` says that the connected account is one; ``reaches_others`` that Exchange is known to let this
+    application into another mailbox although its token lacks the role.
+    """
+
+    purpose: Purpose
+    delegated: bool
+    granted: frozenset[str]
+    guest: bool = False
+    reaches_others: bool = False
+
+    @property
+    def has_permission(self) -> bool:
+        """Whether the token holds what the purpose takes."""
+        needed = self.purpose.scope if self.delegated else self.purpose.role
+        return not capabilities.missing([needed], self.granted)
+
+    def is_doubtful(self, verdict: Verdict) -> bool:
+        """Whether the directory's knowledge of the address would tell more."""
+        if verdict.kind in _SAYS_NOTHING or (self.delegated and self.guest):
+            return False
+        return verdict.code in _NO_MAILBOX or (verdict.code in _REFUSED and self.has_permission)
+
+    def refused(self, address: str, verdict: Verdict, account: Account | None = None) -> Probe:
+        """Nothing of the mailbox could be read."""
+        if verdict.kind in _SAYS_NOTHING:
+            return Probe(Reach.UNKNOWN, verdict.code, verdict.cause, verdict.action, verdict.who)
+        lack = self._lack(verdict, account)
+        if lack is None:
+            return Probe(Reach.UNREACHABLE, verdict.code, verdict.cause, verdict.action, verdict.who)
+        return self._no(lack, verdict, address)
+
+    def half_open(self, address: str, verdict: Verdict) -> Probe:
+        """The inbox could be read, the mailbox could not."""
+        if not self.delegated or verdict.kind in _SAYS_NOTHING or verdict.code not in _REFUSED:
+            return self.refused(address, verdict)
+        return self._no(Lack.FOLDER_ONLY, verdict, address)
+
+    def not_sent(self, address: str, verdict: Verdict) -> Probe:
+        """A message could not be sent as the mailbox."""
+        if verdict.code == "ErrorSendAsDenied" or (self.delegated and self.has_permission and verdict.code in _REFUSED):
+            return self._no(Lack.SEND_AS, verdict, address)
+        return self.refused(address, verdict)
+
+    def _lack(self, verdict: Verdict, account: Account | None) -> Lack | None:
+        code = verdict.code
+        if code in _NOT_HERE:
+            return Lack.NOT_FOUND
+        if code in _NO_MAILBOX:
+            return self._without_mailbox(account)
+        if code not in _REFUSED | _NO_PERMISSION or verdict.kind is Kind.POLICY:
+            return None
+        if self.delegated:
+            return self._kept_from_person(account)
+        if verdict.kind is Kind.MAILBOX and code == "ErrorAccessDenied":
+            return Lack.POLICY_SCOPE  # an application access policy says so in as many words
+        if not self.has_permission:
+            return Lack.POLICY_SCOPE if self.reaches_others else Lack.APP_ROLE
+        return _by_account(account) or Lack.POLICY_SCOPE
+
+    def _without_mailbox(self, account: Account | None) -> Lack:
+        # A guest's own missing mailbox gets the same answer (microsoft-graph-docs-contrib#405).
+        if self.delegated and self.guest:
+            return Lack.GUEST
+        if account is not None and account.exists and not account.guest and not account.licensed:
+            return Lack.NO_LICENCE
+        return _by_account(account) or Lack.NO_MAILBOX
+
+    def _kept_from_person(self, account: Account | None) -> Lack:
+        if self.guest:
+            return Lack.GUEST
+        if not self.has_permission:
+            return Lack.SHARED_SCOPE
+        return _by_account(account) or Lack.FULL_ACCESS
+
+    def _no(self, lack: Lack, verdict: Verdict, address: str) -> Probe:
+        return lacking(lack, verdict.code, address, self.purpose, delegated=self.delegated)
+
+
+def _by_account(account: Account | None) -> Lack | None:
+    if account is None:
+        return None
+    if not account.exists:
+        return Lack.NOT_FOUND
+    return Lack.GUEST_MAILBOX if account.guest else None

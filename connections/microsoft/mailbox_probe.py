@@ -1,0 +1,208 @@
+"""Asks Microsoft Graph whether an access token really reaches a shared mailbox.
+
+Only asking is decisive: a scope without a right in Exchange opens nothing, and a right that Exchange gives to an
+application does not show in its token (Microsoft: outlook-share-messages-folders, application-rbac).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+from urllib.parse import quote
+
+from connections.microsoft import capabilities, graph_client, http, token_endpoint
+from connections.microsoft.classifier import OK, Kind, Verdict, Who
+from connections.microsoft.clouds import Cloud
+from connections.microsoft.mailbox_errors import (
+    MAIL,
+    NOT_TESTED,
+    REACHABLE,
+    SEND,
+    WITHOUT_MAILBOX,
+    Account,
+    Judge,
+    Lack,
+    Probe,
+    Purpose,
+    Reach,
+    purpose_of,
+    untested,
+    who_mends,
+)
+
+__all__ = [
+    "MAIL",
+    "NOT_TESTED",
+    "REACHABLE",
+    "SEND",
+    "WITHOUT_MAILBOX",
+    "Lack",
+    "Probe",
+    "Purpose",
+    "Reach",
+    "purpose_of",
+    "who_mends",
+]
+
+UNREADABLE = Verdict(
+    Kind.TRANSIENT,
+    "unreadable",
+    "An answer came that is not one of Microsoft Graph, or was cut short.",
+    "The portal tries again by itself; if it stays so, an IT admin should look for a proxy in between.",
+    Who.NOBODY,
+)
+
+
+def probe_mailboxes(
+    cloud: Cloud,
+    access_token: str,
+    addresses: Iterable[str],
+    *,
+    granted: Iterable[str] | None = None,
+    delegated: bool | None = None,
+    purpose: Purpose = MAIL,
+    reaches_others: bool = False,
+) -> dict[str, Probe]:
+    """Read a little of each mailbox for ``purpose``, and say what is missing where that fails.
+
+    ``granted`` (scopes or roles) and ``delegated`` make the sentences exact; left out, they are read from the token.
+    ``reaches_others``: Exchange is known to let this application into mailboxes that are not among ``addresses``.
+    Never raises for an answer of Microsoft; an outage, throttling or a rejected token is "unknown", never
+    "unreachable". Blocks for at most three requests per four addresses. A purpose that only sends asks nobody.
+    """
+    wanted = list(dict.fromkeys(addresses))
+    if not purpose.paths:
+        return {address: untested(address) for address in wanted}
+    judge = _judge(access_token, granted, delegated, purpose, reaches_others=reaches_others)
+    found: dict[str, Probe] = {}
+    refused: dict[str, Verdict] = {}
+    opened = wanted
+    # A person may have been given the inbox alone: then its header can be read, but not the mailbox.
+    for number, path in enumerate(purpose.paths):
+        asked, opened = opened, []
+        for address, verdict in _read(cloud, access_token, asked, path):
+            if verdict.kind is Kind.OK:
+                opened.append(address)
+            elif number:
+                found[address] = judge.half_open(address, verdict)
+            else:
+                refused[address] = verdict
+    found |= dict.fromkeys(opened, REACHABLE)
+    if opened and not judge.delegated and not judge.has_permission:
+        judge = _judge(access_token, judge.granted, judge.delegated, purpose, reaches_others=True)
+    accounts = _look_up(cloud, access_token, judge, [one for one in refused if judge.is_doubtful(refused[one])])
+    for address, verdict in refused.items():
+        found[address] = judge.refused(address, verdict, accounts.get(address))
+    return {address: found[address] for address in wanted}
+
+
+def send_test(
+    cloud: Cloud,
+    access_token: str,
+    address: str,
+    *,
+    granted: Iterable[str] | None = None,
+    delegated: bool | None = None,
+) -> Probe:
+    """Send a short message from the mailbox to itself: nothing else shows whether one may send as it.
+
+    Microsoft: graph/api/user-sendmail (202 without a body). Never raises for an answer of Microsoft.
+    """
+    judge = _judge(access_token, granted, delegated, SEND)
+    message = {
+        "subject": "Test message of the connection portal",
+        "body": {"contentType": "Text", "content": "Sent to find out whether sending works. Please ignore it."},
+        "toRecipients": [{"emailAddress": {"address": address}}],
+    }
+    body = json.dumps({"message": message, "saveToSentItems": False}).encode()
+    request = graph_client.request(
+        cloud, access_token, f"users/{quote(address, safe='@')}/sendMail", address, body=body
+    )
+    response = http.client().send(request)
+    verdict = OK if response.status == 202 else _verdict(response)
+    return REACHABLE if verdict.kind is Kind.OK else judge.not_sent(address, verdict)
+
+
+def _judge(
+    access_token: str,
+    granted: Iterable[str] | None,
+    delegated: bool | None,
+    purpose: Purpose,
+    *,
+    reaches_others: bool = False,
+) -> Judge:
+    claims = token_endpoint.unverified_claims(access_token)
+    if delegated is None:
+        delegated = "scp" in claims
+    if granted is None:
+        granted = str(claims.get("scp", "")).split() if delegated else token_endpoint.roles(access_token)
+    return Judge(purpose, delegated, frozenset(granted), _is_guest(claims), reaches_others)
+
+
+def _is_guest(claims: dict[str, Any]) -> bool:
+    """Whether the token speaks for a guest of the directory; False where it does not say.
+
+    Microsoft: optional-claims-reference (``acct``), access-token-claims-reference (``idp`` only for accounts of
+    another tenant).
+    """
+    return str(claims.get("acct")) == "1" or ("idp" in claims and "scp" in claims)
+
+
+# --- Asking ---------------------------------------------------------------------------------------
+
+
+def _read(cloud: Cloud, access_token: str, addresses: list[str], what: str) -> Iterator[tuple[str, Verdict]]:
+    requests = [
+        graph_client.request(cloud, access_token, f"users/{quote(address, safe='@')}/{what}", address)
+        for address in addresses
+    ]
+    for response in graph_client.ask(requests):
+        yield str(response.request.tag), _verdict(response)
+
+
+def _look_up(cloud: Cloud, access_token: str, judge: Judge, addresses: list[str]) -> dict[str, Account]:
+    """What the directory knows of these addresses, as far as the token may ask and an answer came."""
+    if capabilities.missing(["User.Read.All"], judge.granted):
+        return {}
+    requests = [graph_client.request(cloud, access_token, _by_address(address), address) for address in addresses]
+    found = {}
+    for response in graph_client.ask(requests):
+        if _verdict(response).kind is Kind.OK:
+            found[str(response.request.tag)] = _account(json.loads(response.text))
+    return found
+
+
+def _by_address(address: str) -> str:
+    """An address may be a user's name, the primary mail address, or one of several others."""
+    word = address.replace("'", "''")
+    condition = f"userPrincipalName eq '{word}' or mail eq '{word}' or proxyAddresses/any(p:p eq 'smtp:{word}')"
+    return f"users?$filter={quote(condition)}&$select=id,userType,assignedPlans&$top=1"
+
+
+def _account(answer: dict[str, Any]) -> Account:
+    users = answer.get("value")
+    if not isinstance(users, list) or not users or not isinstance(users[0], dict):
+        return Account(exists=False)
+    plans = users[0].get("assignedPlans")
+    licensed = any(
+        isinstance(plan, dict)
+        and plan.get("service") == "exchange"
+        and plan.get("capabilityStatus") in ("Enabled", "Warning")
+        for plan in (plans if isinstance(plans, list) else [])
+    )
+    return Account(True, guest=users[0].get("userType") == "Guest", licensed=licensed)
+
+
+def _verdict(response: http.Response[str]) -> Verdict:
+    verdict = graph_client.verdict(response)
+    return UNREADABLE if verdict.kind is Kind.OK and not _is_whole(response.text) else verdict
+
+
+def _is_whole(text: str) -> bool:
+    """Whether it is an entity or a collection of Graph; a good status alone may come from some proxy."""
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        return False
+    return isinstance(answer, dict) and ("id" in answer or "value" in answer)

@@ -1,0 +1,67 @@
+"""Alerts as e-mails: HTML with a text of the same content, and headers that keep robots from answering.
+
+Auto-Submitted is RFC 3834; a Message-ID that stays the same over all attempts lets mail systems drop a repetition, and
+References puts what belongs to one incident into one conversation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.core.mail import EmailMultiAlternatives
+from django.template.loader import render_to_string
+
+from connections.outbound import message_text
+from connections.outbound.message_text import SHOWN, Alert
+
+_COLOURS = {"broken": "#b42318", "ok": "#1a7f37", "warning": "#9a6700", "info": "#0b5cad"}
+
+
+def one(found: Alert, *, to: str, message_id: str, thread: str, portal_url: str) -> EmailMultiAlternatives:
+    """The e-mail about one alert. ``thread`` names what it is about, or is empty."""
+    return _mail(
+        "one", {"alert": found, "colour": _COLOURS[found.tone]}, found.subject, to, message_id, thread, portal_url
+    )
+
+
+def many(
+    subject: str, alerts: list[Alert], *, to: str, message_ids: list[str], portal_url: str
+) -> EmailMultiAlternatives:
+    """One e-mail about several alerts to the same address."""
+    about_incidents = any(found.url.startswith(f"{portal_url}/incidents/") for found in alerts)
+    digest = hashlib.sha256(" ".join(message_ids).encode()).hexdigest()[:32]
+    context = {
+        "subject": subject,
+        "alerts": [(found, _COLOURS[found.tone]) for found in alerts[:SHOWN]],
+        "more": len(alerts) - SHOWN,
+        "url": f"{portal_url}/incidents/" if about_incidents else f"{portal_url}/",
+        "button": "Open the incidents" if about_incidents else "Open the portal",
+        "why": alerts[0].why,
+    }
+    return _mail("many", context, subject, to, f"several-{digest}", "", portal_url)
+
+
+def _mail(
+    template: str, context: dict[str, Any], subject: str, to: str, message_id: str, thread: str, portal_url: str
+) -> EmailMultiAlternatives:
+    choices = f"{portal_url}/account/alerts/"
+    host = urlsplit(portal_url).hostname or "localhost"
+    headers = {
+        "Message-ID": f"<{message_id}@{host}>",
+        "Auto-Submitted": "auto-generated",
+        "X-Auto-Response-Suppress": "All",
+        "List-Unsubscribe": f"<{choices}>",
+    }
+    if thread:
+        headers["References"] = f"<{thread}@{host}>"
+    context = {**context, "portal_url": portal_url, "choices_url": choices}
+    mail = EmailMultiAlternatives(
+        message_text.one_line(subject),
+        render_to_string(f"alerts/mail/{template}.txt", context),
+        to=[to],
+        headers=headers,
+    )
+    mail.attach_alternative(render_to_string(f"alerts/mail/{template}.html", context), "text/html")
+    return mail

@@ -1,0 +1,256 @@
+"""How the states of things are told to people: a word, a tone, and for connections why and who must act."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.db import models
+from django.utils import timezone
+
+from connections.errors import ApprovalNeeded
+from connections.models import (
+    AccessReview,
+    AppCredential,
+    AppRegistration,
+    Approval,
+    AuditEvent,
+    Connection,
+    ConsentLink,
+    ConsentRequest,
+    Incident,
+    MailboxAccess,
+    ReviewItem,
+    User,
+)
+
+OK, WAITING, WARNING, BROKEN, OFF = "ok", "waiting", "warning", "broken", "off"
+
+BLOCKED_BY_APP = "Blocked by its app registration"
+
+# Codes of a status that Microsoft did not give.
+OUR_CODES = ("disabled", "handed_over", "approval_needed", "policy", "policy_forbids")
+
+# The sign beside the word; colour alone says nothing to many readers.
+SIGNS = {
+    OK: "circle-check",
+    WAITING: "circle-dashed",
+    WARNING: "alert-triangle",
+    BROKEN: "circle-x",
+    OFF: "player-pause",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Badge:
+    """A state in a word, and its tone."""
+
+    word: str
+    tone: str
+
+    @property
+    def sign(self) -> str:
+        """Name of the icon beside the word."""
+        return SIGNS[self.tone]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Why a connection is in its state, what to do about it and who must do it. Empty strings: nothing to say."""
+
+    badge: Badge
+    cause: str = ""
+    action: str = ""
+    who: str = ""
+    since: datetime | None = None
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether somebody must act."""
+        return self.badge.tone in (WARNING, BROKEN)
+
+
+_CONNECTION = {
+    Connection.Status.PENDING: WAITING,
+    Connection.Status.ACTIVE: OK,
+    Connection.Status.RECONNECT_NEEDED: BROKEN,
+    Connection.Status.CONSENT_NEEDED: WARNING,
+    Connection.Status.BLOCKED: BROKEN,
+    Connection.Status.DISABLED: OFF,
+}
+_MAILBOX = {
+    MailboxAccess.State.UNPROBED: WAITING,
+    MailboxAccess.State.REACHABLE: OK,
+    MailboxAccess.State.UNREACHABLE: BROKEN,
+    MailboxAccess.State.UNKNOWN: WARNING,
+}
+_CONSENT = {
+    ConsentLink.State.OPEN: WAITING,
+    ConsentLink.State.GRANTED: WARNING,
+    ConsentLink.State.VERIFIED: OK,
+    ConsentLink.State.DECLINED: BROKEN,
+    ConsentLink.State.FAILED: BROKEN,
+}
+_REQUEST = {
+    ConsentRequest.State.ASKED: WAITING,
+    ConsentRequest.State.APPROVED: WAITING,
+    ConsentRequest.State.GRANTED: WARNING,
+    ConsentRequest.State.VERIFIED: OK,
+    ConsentRequest.State.DECLINED: BROKEN,
+    ConsentRequest.State.FAILED: BROKEN,
+    ConsentRequest.State.WITHDRAWN: OFF,
+}
+_APPROVAL = {
+    Approval.State.WAITING: WAITING,
+    Approval.State.APPROVED: OK,
+    Approval.State.DECLINED: BROKEN,
+    Approval.State.WITHDRAWN: OFF,
+}
+_DECISION = {
+    ReviewItem.Decision.OPEN: WAITING,
+    ReviewItem.Decision.CONFIRMED: OK,
+    ReviewItem.Decision.REMOVED: OFF,
+    ReviewItem.Decision.EXPIRED: OFF,
+    ReviewItem.Decision.GONE: OFF,
+}
+_EVENT = {AuditEvent.Outcome.DONE: OK, AuditEvent.Outcome.DENIED: WARNING, AuditEvent.Outcome.FAILED: BROKEN}
+
+# Said when the row carries no sentences of its own.
+_CAUSES = {
+    Connection.Status.PENDING: "Nobody has signed in for it yet.",
+    Connection.Status.RECONNECT_NEEDED: "Microsoft no longer accepts the sign-in this connection stands on.",
+    Connection.Status.CONSENT_NEEDED: "Nobody has yet granted this app registration the permissions it needs.",
+    Connection.Status.BLOCKED: "A policy of the organisation stops this connection.",
+    Connection.Status.DISABLED: "It was switched off in this portal.",
+}
+_STARTED = "The sign-in at Microsoft was started but has not come back."
+_ACTIONS = {
+    Connection.Status.PENDING: "Sign in at Microsoft to finish it, or remove the connection.",
+    Connection.Status.RECONNECT_NEEDED: "Sign in again with the same account.",
+    Connection.Status.CONSENT_NEEDED: "Grant admin consent for the app registration, then sign in again.",
+    Connection.Status.BLOCKED: "Change the policy, then check the connection again.",
+}
+_WHO = {
+    Connection.Status.PENDING: Connection.Who.OWNER,
+    Connection.Status.RECONNECT_NEEDED: Connection.Who.OWNER,
+    Connection.Status.CONSENT_NEEDED: Connection.Who.IT_ADMIN,
+    Connection.Status.BLOCKED: Connection.Who.IT_ADMIN,
+}
+
+
+def badge(thing: models.Model) -> Badge:
+    """The badge of anything that has a state. Raises TypeError for a thing that has none."""
+    match thing:
+        case Connection():
+            return connection_badge(thing)
+        case AppRegistration():
+            return _app_badge(thing)
+        case AppCredential():
+            return _credential_badge(thing)
+        case MailboxAccess():
+            return Badge(thing.get_state_display(), _MAILBOX[MailboxAccess.State(thing.state)])
+        case ConsentLink():
+            return Badge(thing.get_state_display(), _CONSENT[ConsentLink.State(thing.state)])
+        case ConsentRequest():
+            return Badge(thing.get_state_display(), _REQUEST[ConsentRequest.State(thing.state)])
+        case Approval():
+            return Badge(thing.get_state_display(), _APPROVAL[Approval.State(thing.state)])
+        case AccessReview():
+            return _review_badge(thing)
+        case ReviewItem():
+            return Badge(thing.get_decision_display(), _DECISION[ReviewItem.Decision(thing.decision)])
+        case Incident():
+            return Badge("Open", BROKEN) if thing.is_open else Badge("Healed", OK)
+        case AuditEvent():
+            return Badge(thing.get_outcome_display(), _EVENT[AuditEvent.Outcome(thing.outcome)])
+    raise TypeError(f"{type(thing).__name__} has no state to show.")
+
+
+def connection_badge(connection: Connection) -> Badge:
+    """The badge of a connection, with what its status alone does not say: blocked by its app, not approved yet."""
+    if connection.is_blocked_by_app:
+        return Badge(BLOCKED_BY_APP, BROKEN)
+    if connection.status == Connection.Status.PENDING and connection.status_code == ApprovalNeeded.code:
+        return Badge("Needs approval first", WAITING)
+    return status_badge(Connection.Status(connection.status))
+
+
+def status_badge(status: Connection.Status) -> Badge:
+    """The badge of a status itself."""
+    return Badge(status.label, _CONNECTION[status])
+
+
+def of_connection(connection: Connection, viewer: User | None = None) -> State:
+    """Everything to be told about a connection's state; ``viewer`` reads "you" where it is theirs to act."""
+    if connection.is_blocked_by_app:
+        app = connection.app_registration
+        return State(
+            badge=connection_badge(connection),
+            cause=f"Microsoft rejects the app registration {app.name}, so this connection waits. "
+            f"{app.rejected_cause}".strip(),
+            action=app.rejected_action or "Mend the app registration; its connections then recover by themselves.",
+            who="an IT admin",
+            since=app.rejected_at,
+        )
+    status = Connection.Status(connection.status)
+    if status == Connection.Status.ACTIVE:
+        return State(badge=connection_badge(connection))
+    usual = _STARTED if status == Connection.Status.PENDING and connection.sign_in_started_at else _CAUSES[status]
+    return State(
+        badge=connection_badge(connection),
+        cause=connection.status_cause or usual,
+        action=connection.status_action or _ACTIONS.get(status, ""),
+        who=who(connection, viewer),
+        since=connection.status_since,
+    )
+
+
+def who(connection: Connection, viewer: User | None = None) -> str:
+    """Who must act, as part of a sentence: "the owner, Bob Jones", "an IT admin"; empty when nobody must."""
+    if connection.is_blocked_by_app:
+        return "an IT admin"
+    asked = connection.status_who or _WHO.get(Connection.Status(connection.status), "")
+    if asked == Connection.Who.OWNER:
+        return "you" if viewer is not None and viewer.pk == connection.owner_id else f"the owner, {connection.owner}"
+    return {Connection.Who.IT_ADMIN.value: "an IT admin", Connection.Who.MICROSOFT.value: "Microsoft"}.get(asked, "")
+
+
+def _app_badge(app: AppRegistration) -> Badge:
+    if app.rejected_at:
+        return Badge("Rejected by Microsoft", BROKEN)
+    return Badge("Ready", OK) if app.verified_at else Badge("Not tried yet", WAITING)
+
+
+def _review_badge(review: AccessReview) -> Badge:
+    if review.cancelled_at:
+        return Badge("Cancelled", OFF)
+    return Badge("Closed", OK) if review.closed_at else Badge("Running", WAITING)
+
+
+def _credential_badge(credential: AppCredential) -> Badge:
+    if credential.retired_at:
+        return Badge("Retired", OFF)
+    if credential.has_expired():
+        return Badge("Expired", BROKEN)
+    if credential.rejected_at:
+        return Badge("Rejected by Microsoft", BROKEN)
+    if credential.expires_at and (credential.expires_at - timezone.now()).days < 30:
+        return Badge("Expires soon", WARNING)
+    return Badge("Accepted", OK) if credential.verified_at else Badge("Not tried yet", WAITING)
+
+
+def action_words(action: str) -> str:
+    """An audit action for people: "connection.reconnect_needed" → "Connection: reconnect needed"."""
+    noun, _, verb = action.partition(".")
+    return f"{_noun(noun.replace('_', ' '))}: {verb.replace('_', ' ')}" if verb else noun
+
+
+def type_words(target_type: str) -> str:
+    """A glossary name for people: "AppRegistration" → "App registration"."""
+    return _noun(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", target_type))
+
+
+def _noun(words: str) -> str:
+    """Sentence case, in which API stays an abbreviation."""
+    return re.sub(r"^Api\b", "API", words.capitalize())

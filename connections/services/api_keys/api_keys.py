@@ -1,0 +1,312 @@
+"""API keys: issued once in clear, found by prefix, compared by digest, revoked at once."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import secrets
+import string
+import zlib
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.db import connection as database
+from django.db.models import Q
+
+from connections import audit
+from connections.access import permissions, roles
+from connections.errors import AlreadyExists, InvalidInput, KeyRefused, StillInUse
+from connections.models import ApiKey, Connection, TokenFetch, User
+
+MARK = "m365p"  # lets secret scanners recognise a leaked key; the checksum spares them false alarms
+_ALPHABET = string.ascii_letters + string.digits
+_PREFIX_LENGTH, _SECRET_LENGTH, _CHECK_LENGTH = 10, 32, 6
+# Compared with when no key is found, so that an unknown key takes as long as a wrong one.
+_NOBODY = hashlib.sha256(secrets.token_bytes(32)).hexdigest()
+NOTE_USE_EVERY = timedelta(minutes=1)
+LONGEST_OVERLAP = timedelta(days=30)
+
+
+def issue(
+    owner: User,
+    *,
+    name: str,
+    scopes: Sequence[str],
+    expires_at: datetime | None,
+    connections: Sequence[Connection] = (),
+    networks: Sequence[str] = (),
+    actor: User,
+    now: datetime,
+) -> tuple[ApiKey, str]:
+    """Make a key and return it with its text, which is nowhere kept. Raises NotAllowed, InvalidInput, AlreadyExists.
+
+    ``connections``: the only ones it reaches; none means all that its owner may use.
+    """
+    roles.require(
+        permissions.can_issue_key(actor, owner),
+        cause="People make their own keys, and IT admins those of service accounts.",
+        action="Ask the owner, or an IT admin.",
+    )
+    if not scopes:
+        raise InvalidInput("Choose at least one thing the key may be used for.", field="scopes")
+    beyond = [scope for scope in scopes if scope not in permissions.scopes_for(owner)]
+    if beyond:
+        raise InvalidInput(f"Keys of {owner} cannot be for {audit.listed(beyond)}.", field="scopes")
+    if not owner.is_active:
+        raise InvalidInput(f"{owner} is disabled, so no key of it would work.", action="Enable it first.")
+    _check_end(expires_at, now)
+    text, prefix = new_key()
+    try:
+        with transaction.atomic():
+            made = ApiKey.objects.create(
+                name=name,
+                owner=owner,
+                prefix=prefix,
+                digest=digest(text),
+                scopes=list(scopes),
+                networks=[str(ipaddress.ip_network(network, strict=False)) for network in networks],
+                only_chosen=bool(connections),
+                expires_at=expires_at,
+                created_at=now,
+            )
+            made.connections.set(connections)
+            facts = {
+                "prefix": prefix,
+                "scopes": audit.listed(scopes),
+                "expires_at": str(expires_at) if expires_at else None,
+                "connections": audit.listed(connections),
+                "networks": audit.listed(made.networks),
+            }
+            audit.record("api_key.issued", made, actor=actor, changes=facts)
+    except IntegrityError as taken:
+        raise AlreadyExists(
+            f"You already have a key called “{name}”.", action="Choose another name.", field="name"
+        ) from taken
+    return made, text
+
+
+def _check_end(expires_at: datetime | None, now: datetime) -> None:
+    most = settings.API_KEY_MAX_DAYS
+    if expires_at is None:
+        if most:
+            raise InvalidInput("A key needs a last day.", action=f"At most {most} days from now.", field="expires_at")
+        return
+    if expires_at <= now:
+        raise InvalidInput("The end must be in the future.", field="expires_at")
+    # The last day counts in full.
+    if most and expires_at > now + timedelta(days=most + 1):
+        raise InvalidInput(f"A key may last {most} days at most.", field="expires_at")
+
+
+def rotate(
+    key: ApiKey, *, overlap: timedelta, expires_at: datetime | None, actor: User, now: datetime
+) -> tuple[ApiKey, str]:
+    """Give the key a new secret and return its text; the old one goes on working for ``overlap``, or ends at once.
+
+    A secret that was still left from the rotation before ends now. An expired key comes back with its new secret alone.
+    Raises NotAllowed, InvalidInput, StillInUse if somebody else has rotated it at the same moment.
+    """
+    roles.require(
+        permissions.can_issue_key(actor, key.owner), action="Ask its owner; for a service account, an IT admin."
+    )
+    if key.revoked_at is not None:
+        raise InvalidInput("This key is revoked.", action="Make another one.")
+    if not timedelta() <= overlap <= LONGEST_OVERLAP:
+        raise InvalidInput(f"The old secret can go on for {LONGEST_OVERLAP.days} days at most.", field="overlap")
+    _check_end(expires_at, now)
+    text, prefix = new_key()
+    until = now + overlap if overlap and key.is_valid(now) else None
+    values: dict[str, object] = {
+        "prefix": prefix,
+        "digest": digest(text),
+        "expires_at": expires_at,
+        "rotated_at": now,
+        "warned_days": None,
+        "last_used_at": None,
+        "last_used_from": None,
+        "previous_prefix": key.prefix if until else None,
+        "previous_digest": key.digest if until else "",
+        "previous_until": until,
+        "previous_used_at": key.last_used_at if until else None,
+    }
+    with transaction.atomic():
+        if not ApiKey.objects.filter(pk=key.pk, prefix=key.prefix, revoked_at=None).update(**values):
+            raise StillInUse("This key has just been rotated or revoked by somebody else.", action="Look again.")
+        facts = {
+            "prefix": [key.prefix, prefix],
+            "expires_at": [_told(key.expires_at), _told(expires_at)],
+            "old_secret_until": _told(until),
+        }
+        audit.record("api_key.rotated", key, actor=actor, changes=facts)
+    for name, value in values.items():
+        setattr(key, name, value)
+    return key, text
+
+
+def end_previous(key: ApiKey, *, actor: User, now: datetime) -> None:
+    """Let the secret before the last rotation end at once. Doing it twice is harmless. Raises NotAllowed."""
+    roles.require(permissions.can_revoke_key(actor, key), action="Ask its owner or an IT admin.")
+    gone = {"previous_prefix": None, "previous_digest": "", "previous_until": None}
+    with transaction.atomic():
+        if ApiKey.objects.filter(pk=key.pk, previous_until__gt=now).update(**gone):
+            audit.record("api_key.old_secret_ended", key, actor=actor, changes={"prefix": key.previous_prefix})
+
+
+def limit(key: ApiKey, *, per_minute: int | None, actor: User, now: datetime) -> None:
+    """Say how often the key may be used in a minute; None: as all keys, 0: as often as it likes. Raises NotAllowed."""
+    roles.require(permissions.can_limit_key(actor), action="Ask an IT admin.")
+    changes = audit.changed(key, {"rate_limit": per_minute})
+    if not changes:
+        return
+    with transaction.atomic():
+        ApiKey.objects.filter(pk=key.pk).update(rate_limit=per_minute)
+        audit.record("api_key.limited", key, actor=actor, changes=changes)
+    key.rate_limit = per_minute
+
+
+def revoke(key: ApiKey, *, actor: User, now: datetime) -> None:
+    """Make a key worthless at once, with both its secrets. Doing it twice is harmless. Raises NotAllowed."""
+    roles.require(permissions.can_revoke_key(actor, key), action="Ask its owner or an IT admin.")
+    with transaction.atomic():
+        if ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=now):
+            audit.record("api_key.revoked", key, actor=actor, changes={"prefix": key.prefix})
+
+
+def _told(moment: datetime | None) -> str | None:
+    return str(moment) if moment else None
+
+
+# --- Using a key ----------------------------------------------------------------------------------
+
+
+def authenticate(text: str, *, address: str | None, now: datetime) -> ApiKey:
+    """The key behind what a client sent.
+
+    Raises KeyRefused, always with the same words for unknown, wrong, revoked and expired keys, and for keys of
+    people who have left; a foreign network is told, because only the holder of the right key learns it.
+    """
+    prefix = _prefix_of(text)
+    either = Q(prefix=prefix) | Q(previous_prefix=prefix)
+    rows = ApiKey.objects.select_related("owner").filter(either).order_by()
+    found = next(iter(rows[:1]), None) if prefix else None
+    is_previous = found is not None and found.prefix != prefix
+    known = _NOBODY if found is None else found.previous_digest if is_previous else found.digest
+    right = hmac.compare_digest(known, digest(text))
+    if found is None or not right or not found.is_valid(now) or not found.owner.is_active:
+        raise KeyRefused
+    if is_previous and not found.takes_previous(now):
+        raise KeyRefused
+    if found.networks and not _is_within(address, found.networks):
+        raise KeyRefused(
+            f"This API key may not be used from {address or 'this address'}.",
+            action="Use it from the networks it is for, or issue another one.",
+        )
+    _note_use(found, address, now, is_previous=is_previous)
+    return found
+
+
+def limit_of(key: ApiKey) -> int:
+    """How often the key may be used in a minute; 0: as often as it likes."""
+    return key.rate_limit if key.rate_limit is not None else int(settings.API_RATE_LIMIT)
+
+
+def _note_use(key: ApiKey, address: str | None, now: datetime, *, is_previous: bool) -> None:
+    """At most once a minute: a busy automation must not cost a write for every call."""
+    column = "previous_used_at" if is_previous else "last_used_at"
+    before: datetime | None = getattr(key, column)
+    if before is None or now - before >= NOTE_USE_EVERY:
+        values: dict[str, object] = {column: now} if is_previous else {column: now, "last_used_from": address}
+        # The prefix: a rotation may have come in between, and this was another secret's use.
+        same = ApiKey.objects.filter(Q(**{column: None}) | Q(**{f"{column}__lt": now}), pk=key.pk, prefix=key.prefix)
+        same.update(**values)
+
+
+def note_fetch(key: ApiKey, connection: Connection, *, address: str | None, now: datetime) -> None:
+    """Count a token that was handed out, one row per key, connection, address and minute."""
+    minute = now.replace(second=0, microsecond=0)
+    # A sealed row never changes; a fetch that is noted too late for its minute gets a row of its own.
+    while not _count_up(key.pk, connection.pk, minute, address):
+        try:
+            with transaction.atomic():
+                # Whichever has just been removed is named all the same, as the row would be after its removal.
+                TokenFetch.objects.create(
+                    key=ApiKey.objects.filter(pk=key.pk).only("pk").first(),
+                    key_ref=key.pk,
+                    key_name=key.name,
+                    owner_name=f"{key.owner} <{key.owner.username}>"[:320],
+                    connection=Connection.objects.filter(pk=connection.pk).only("pk").order_by().first(),
+                    connection_ref=connection.pk,
+                    connection_name=connection.name,
+                    minute=minute,
+                    address=address,
+                )
+        except IntegrityError:
+            continue  # somebody else was first in this minute
+        return
+
+
+# Spelt out: this runs for every token, and the ORM would spend longer on putting it together than the database on it.
+_COUNT_UP = f"""
+UPDATE {TokenFetch._meta.db_table} SET count = count + 1
+WHERE key_id = %s AND connection_id = %s AND minute = %s AND seal IS NULL AND address
+"""  # noqa: S608 - a name of our own table
+
+
+def _count_up(key_pk: int, connection_pk: int, minute: datetime, address: str | None) -> bool:
+    moment = database.ops.adapt_datetimefield_value(minute)
+    # As the column stores it: SQLite compares texts.
+    stored = TokenFetch._meta.get_field("address").get_prep_value(address)
+    with database.cursor() as cursor:
+        if stored is None:
+            cursor.execute(f"{_COUNT_UP} IS NULL", (key_pk, connection_pk, moment))
+        else:
+            cursor.execute(f"{_COUNT_UP} = %s", (key_pk, connection_pk, moment, stored))
+        return bool(cursor.rowcount)
+
+
+# --- The text of a key ----------------------------------------------------------------------------
+
+
+def new_key() -> tuple[str, str]:
+    """The text of a new key, and the prefix it is found by."""
+    prefix = _random(_PREFIX_LENGTH)
+    body = f"{MARK}_{prefix}_{_random(_SECRET_LENGTH)}"
+    return body + _checksum(body), prefix
+
+
+def _prefix_of(text: str) -> str:
+    """The prefix of a well-formed key, "" for anything else; a typing mistake never reaches the database."""
+    body, check = text[:-_CHECK_LENGTH], text[-_CHECK_LENGTH:]
+    parts = body.split("_")
+    well_formed = len(parts) == 3 and parts[0] == MARK and len(parts[2]) == _SECRET_LENGTH
+    return parts[1] if well_formed and text.isascii() and _checksum(body) == check else ""
+
+
+def _checksum(body: str) -> str:
+    number, letters = zlib.crc32(body.encode("utf-8", "replace")), ""
+    for _ in range(_CHECK_LENGTH):
+        number, rest = divmod(number, len(_ALPHABET))
+        letters += _ALPHABET[rest]
+    return letters
+
+
+def _random(length: int) -> str:
+    return "".join(secrets.choice(_ALPHABET) for _ in range(length))
+
+
+def digest(text: str) -> str:
+    """What is stored of a key; its text has too many random bits to be guessed from it."""
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+
+
+def _is_within(address: str | None, networks: Sequence[str]) -> bool:
+    try:
+        here = ipaddress.ip_address(address or "")
+    except ValueError:
+        return False
+    # A server that listens on IPv6 sees an IPv4 client as ::ffff:192.0.2.1.
+    here = getattr(here, "ipv4_mapped", None) or here
+    return any(here in ipaddress.ip_network(network) for network in networks)

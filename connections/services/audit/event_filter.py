@@ -1,0 +1,36 @@
+"""Which audit events a filter means, on the pages and over the API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
+
+from django.db.models import Q, QuerySet
+
+from connections.models import AuditEvent
+
+
+def narrowed(events: QuerySet[AuditEvent], entries: Mapping[str, Any]) -> QuerySet[AuditEvent]:
+    """The events that fit valid entries of an AuditFilter; what is empty narrows nothing."""
+    given = {name: value for name, value in entries.items() if value}
+    if "q" in given:
+        events = events.filter(Q(target_name__icontains=given["q"]) | Q(actor_name__icontains=given["q"]))
+    if "who" in given:
+        events = events.filter(actor_name__icontains=given["who"])
+    equal = {name: given[name] for name in ("action", "target_type", "target_id", "outcome") if name in given}
+    return events.filter(within("at", given.get("date_from"), given.get("date_to")), **equal)
+
+
+def within(column: str, first: date | None, last: date | None) -> Q:
+    """From the first to the last day (UTC), both included, as a condition on a column; None: no limit."""
+    condition = Q()
+    if first:
+        condition &= Q(**{f"{column}__gte": _midnight(first)})
+    if last and last < date.max:
+        condition &= Q(**{f"{column}__lt": _midnight(last + timedelta(days=1))})
+    return condition
+
+
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, time.min, UTC)

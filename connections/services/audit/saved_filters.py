@@ -1,0 +1,27 @@
+"""Saved views of the audit trail; each person has their own, and nobody else sees them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from django.db import IntegrityError, transaction
+
+from connections.access import permissions, roles
+from connections.errors import AlreadyExists
+from connections.models import AuditView, User
+
+
+def save(*, name: str, query: str, actor: User, now: datetime) -> AuditView:
+    """Keep a filter under a name. Raises NotAllowed, AlreadyExists."""
+    roles.require(permissions.can_read_audit(actor), action="Ask an IT admin or an auditor.")
+    try:
+        with transaction.atomic():
+            return AuditView.objects.create(person=actor, name=name, query=query, created_at=now)
+    except IntegrityError as taken:
+        raise AlreadyExists(f"You already have a view called “{name}”.", action="Choose another name.") from taken
+
+
+def remove(view: AuditView, *, actor: User) -> None:
+    """Forget it. Doing it twice is harmless. Raises NotAllowed."""
+    roles.require(view.person_id == actor.pk, cause="This view belongs to somebody else.")
+    AuditView.objects.filter(pk=view.pk).delete()

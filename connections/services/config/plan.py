@@ -1,0 +1,123 @@
+"""From a configuration file to the portal: compare, ask Microsoft, and do it all or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
+
+from django.db import transaction
+
+from connections import audit
+from connections.access import permissions, roles
+from connections.errors import ChangedMeanwhile, MicrosoftRefused, MicrosoftUnavailable, PortalError
+from connections.models import User
+from connections.services.config import organisation, people, registry
+from connections.services.config.schema import Configuration, WrongEntry
+from connections.services.config.steps import Doing, Plan, Step
+from connections.services.notifications import channels
+from connections.services.registry import app_registrations, credentials
+from connections.services.registry import tenants as tenant_services
+
+# In the order in which things stand on each other.
+_SECTIONS: tuple[Callable[[Plan, Configuration], list[Step]], ...] = (
+    registry.plan_tenants,
+    registry.plan_app_registrations,
+    organisation.plan_mailboxes,
+    people.plan_service_accounts,
+    people.plan_teams,
+    organisation.plan_channels,
+    organisation.plan_policy,
+)
+
+
+def plan(wanted: Configuration, *, prune: bool = False) -> Plan:
+    """What has to be done so that the portal is what the file says; nothing is changed, and nobody asked.
+
+    ``prune``: remove what a section of the file does not name. Raises WrongEntry for what cannot be right.
+    """
+    found = Plan()
+    unnamed: list[Step] = []
+    for section in _SECTIONS:
+        # What stands on something else goes first.
+        unnamed = [*section(found, wanted), *unnamed]
+    if prune:
+        found.steps += unnamed
+    else:
+        found.kept = [f"{step.noun} {step.name}" for step in unnamed]
+    return found
+
+
+def apply(
+    wanted: Configuration,
+    seen: Plan,
+    *,
+    actor: User,
+    now: datetime,
+    prune: bool = False,
+    allow_untried: bool = False,
+) -> None:
+    """Do what was planned: everything, or nothing and an error that names the line.
+
+    Microsoft is asked first and outside the transaction: which directories these are, and whether it accepts the new
+    secrets (``allow_untried``: store them also when it cannot be asked, or wants consent first). If the portal has
+    changed since the plan was ``seen``, nothing is done and ChangedMeanwhile raised. Raises NotAllowed, WrongEntry.
+    """
+    roles.require(permissions.can_manage_registry(actor), cause="IT admins apply a configuration.", action="Ask one.")
+    doing = _prepare(seen, Doing(actor, now), allow_untried=allow_untried)
+    with transaction.atomic():
+        current = plan(wanted, prune=prune)
+        if current.steps != seen.steps:
+            raise ChangedMeanwhile(
+                "The portal has changed since this was planned. Nothing was done.", action="Look at the plan again."
+            )
+        for step in current.steps:
+            with _at(step.line, step):
+                step.run(doing)
+        if current.steps:
+            facts = {verb: n for verb in ("add", "change", "remove") if (n := _count(current, verb))}
+            audit.record("configuration.applied", actor, actor=actor, changes=facts)
+
+
+def _count(found: Plan, verb: str) -> int:
+    return sum(step.verb == verb for step in found.steps)
+
+
+def _prepare(seen: Plan, doing: Doing, *, allow_untried: bool) -> Doing:
+    """Ask everybody outside who has to be asked. Raises WrongEntry."""
+    directories = {}
+    for entry in seen.lookups:
+        with _at(entry.line):
+            try:
+                directories[entry.directory] = tenant_services.directory_of(entry.environment, entry.directory_id)
+            except MicrosoftUnavailable:
+                # As on the page: it is registered all the same, and looked up later.
+                directories[entry.directory] = ""
+    for channel in seen.targets:
+        with _at(channel.line):
+            channels.host_of(channel.url)
+    accepted = {}
+    for trial in seen.trials:
+        with _at(trial.line):
+            try:
+                accepted[trial.line] = credentials.try_first(
+                    trial.app_registration, trial.secret, allow_untried=allow_untried
+                )
+            except MicrosoftRefused as error:
+                if not (allow_untried and app_registrations.can_be_saved_untried(error)):
+                    raise
+                accepted[trial.line] = False
+    return replace(doing, directories=directories, accepted=accepted)
+
+
+@contextmanager
+def _at(line: int, step: Step | None = None) -> Iterator[None]:
+    """Give every error of the block the line of the file it belongs to."""
+    try:
+        yield
+    except WrongEntry:
+        raise
+    except PortalError as error:
+        about = f"{step.noun} {step.name}: " if step is not None else ""
+        raise WrongEntry(f"{about}{error.cause}", action=error.action, line=line) from error

@@ -1,0 +1,285 @@
+"""A person's trip to Microsoft and back: who is sent, what may come back, and what is done with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.db import transaction
+
+from connections import audit
+from connections.access import permissions, roles
+from connections.errors import (
+    ApprovalNeeded,
+    ConsentMissing,
+    MicrosoftRefused,
+    NoRefreshToken,
+    NotAllowed,
+    PortalError,
+    SignInFailed,
+    WrongAccount,
+    WrongTenant,
+)
+from connections.microsoft import backends, capabilities, token_endpoint
+from connections.microsoft.classifier import Verdict
+from connections.microsoft.clouds import CONSUMERS_TID
+from connections.models import AuditEvent, Connection, SignInLink, User
+from connections.services.connections import sign_in_links
+from connections.services.consent import admin_consent, request_status
+from connections.services.incidents import incidents
+from connections.services.people import ownership_transfer
+from connections.services.policy import approvals
+from connections.services.registry import app_registrations, credential_checks
+from connections.services.tokens import batch_client, store
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The Microsoft account that signed in; (tid, oid) is its identity, the rest is for people to read."""
+
+    tid: str
+    oid: str
+    username: str
+    name: str
+
+
+def account_from(claims: dict[str, Any]) -> Account:
+    """The account named by a verified ID token (identity-platform/id-token-claims-reference)."""
+    return Account(
+        tid=str(claims.get("tid", "")).lower(),
+        oid=str(claims.get("oid", "")).lower(),
+        username=str(claims.get("preferred_username", ""))[:320],
+        name=str(claims.get("name", ""))[:256],
+    )
+
+
+def wanted_scopes(connection: Connection) -> tuple[str, ...]:
+    """Scopes the sign-in asks for, as short names."""
+    return capabilities.sign_in_scopes(connection.capabilities, connection.extra_scopes)
+
+
+def client_for(connection: Connection) -> backends.SignInClient:
+    """Who is sent to Microsoft for this connection, and what is asked.
+
+    A reconnect names the account; ``prompt=consent`` is never sent, because after an administrator has
+    consented it would ask (and often stop) the person again.
+    """
+    live = app_registrations.applications(connection.app_registration)
+    if not live:
+        raise MicrosoftRefused(batch_client.NO_CREDENTIAL)
+    credential, application = live[0]
+    # After a hand-over it may be another account: the new owner chooses.
+    known = "" if ownership_transfer.unfinished(connection) else connection.account_username
+    extra = {"login_hint": known} if known else {"prompt": "select_account"}
+    return backends.SignInClient(application, wanted_scopes(connection), extra, credential.pk)
+
+
+def begin(connection: Connection, *, actor: User, now: datetime, by_link: SignInLink | None = None) -> None:
+    """Note that ``actor`` is being sent to Microsoft, so that a sign-in that never returns can be told.
+
+    ``by_link``: somebody with a link of the actor's is sent, with the actor's rights. Raises NotAllowed, PolicyForbids,
+    or ApprovalNeeded: nobody is sent to Microsoft for what would be refused.
+    """
+    roles.require(permissions.can_reconnect(actor, connection), action="Only its owner can sign in for it.")
+    _require_use_again(connection, actor)
+    if not connection.is_delegated:
+        raise NotAllowed("An app-only connection has no person who could sign in.", action="Use “Check now” instead.")
+    approvals.require_sign_in(connection)
+    with transaction.atomic():
+        approvals.settle(connection, actor=actor, now=now)
+        Connection.objects.filter(pk=connection.pk).update(sign_in_started_at=now)
+        audit.record("connection.sign_in_started", connection, **_who(actor, by_link))
+
+
+def complete(
+    connection: Connection,
+    *,
+    actor: User,
+    answer: token_endpoint.TokenSet,
+    account: Account,
+    now: datetime,
+    by_link: SignInLink | None = None,
+) -> None:
+    """Store a fresh grant with the connection and clear every flag; keeps the connection's id.
+
+    ``by_link``: somebody signed in with a link of the actor's, which is used up with it. Raises NoRefreshToken,
+    WrongTenant, WrongAccount, ConsentMissing or PolicyForbids without changing anything, and ApprovalNeeded having asked
+    for it: in both cases nothing of the grant is kept.
+    """
+    _require_may_finish(connection, answer, account, actor)
+    _require_policy(connection, answer, account, actor=actor, now=now)
+    values = {
+        "account_tid": account.tid,
+        "account_oid": account.oid,
+        "account_username": account.username,
+        "account_name": account.name,
+        "scopes": " ".join(_kept(wanted_scopes(connection), answer.granted)),
+        "connected_at": now,
+        "sign_in_started_at": None,
+    }
+    with transaction.atomic():
+        current = Connection.objects.select_for_update(no_key=True).get(pk=connection.pk)
+        if by_link is not None:
+            sign_in_links.use_up(by_link, now=now)
+        # Again under the lock: two people may be signing in for it, or it was handed over meanwhile.
+        _require_may_finish(current, answer, account, actor)
+        approvals.require_grant(current, answer.granted)
+        first = current.connected_at is None
+        changes = audit.changed(current, {**values, "status": Connection.Status.ACTIVE})
+        changes.pop("connected_at", None)
+        changes.pop("sign_in_started_at", None)
+        store.store_sign_in(current, answer=answer, now=now, values=values)
+        incidents.connections_well([current.pk], now=now)
+        facts = {"sign_in_link": by_link.pk} if by_link is not None else {}
+        action = "connection.connected" if first else "connection.reconnected"
+        audit.record(action, current, changes=changes | facts, **_who(actor, by_link))
+        ownership_transfer.signed_in(current, actor=actor, account=account.username, now=now)
+    connection.refresh_from_db()
+    admin_consent.seen_in_token(connection.app_registration, granted=answer.granted, now=now, tid=account.tid)
+    request_status.tokens_seen([connection.pk], now=now)
+
+
+def _require_policy(
+    connection: Connection, answer: token_endpoint.TokenSet, account: Account, *, actor: User, now: datetime
+) -> None:
+    """What Microsoft really granted, and to which account, must be allowed; more can come back than was asked for."""
+    approvals.require_account(connection, account.tid)
+    try:
+        approvals.require_grant(connection, answer.granted)
+    except ApprovalNeeded:
+        approvals.ask_for_grant(connection, answer.granted, actor=actor, now=now)
+        raise
+
+
+def fail(
+    connection: Connection,
+    *,
+    actor: User,
+    error: PortalError,
+    verdict: Verdict | None,
+    now: datetime,
+    credential_id: int | None = None,
+    by_link: SignInLink | None = None,
+) -> PortalError:
+    """Record how a sign-in ended; a connection that worked before is not touched by a failed attempt.
+
+    ``credential_id`` is the credential the application showed. If Microsoft rejected just that one and there is
+    another, the next attempt uses the other one. ``by_link``: it was tried with a link of the actor's; what a stranger's
+    browser brings is no evidence against the application. Returns what to tell the person.
+    """
+    other = (
+        by_link is None
+        and verdict is not None
+        and verdict.credential
+        and _goes_on(connection, verdict, credential_id, now)
+    )
+    if other:
+        error = SignInFailed(
+            "Microsoft rejected a credential of the app registration, so this sign-in could not be finished.",
+            action="Start again: the portal uses another credential now. The IT admins can see which one failed.",
+        )
+    with transaction.atomic():
+        unfinished: dict[str, Any] = {"sign_in_started_at": None}
+        if connection.status == Connection.Status.PENDING:
+            unfinished |= {
+                "status_code": verdict.code if verdict else error.code,
+                "status_cause": error.cause,
+                "status_action": error.action,
+                "status_who": verdict.who.value if verdict and not other else error.who or Connection.Who.OWNER,
+                "status_since": now,
+            }
+        Connection.objects.filter(pk=connection.pk).update(**unfinished)
+        audit.record(
+            "connection.sign_in_failed",
+            connection,
+            **_who(actor, by_link),
+            outcome=AuditEvent.Outcome.FAILED,
+            changes={"code": verdict.code if verdict else error.code},
+        )
+    if by_link is None and verdict is not None and verdict.app_wide and verdict.certain and not other:
+        app_registrations.reject(connection.app_registration, verdict, now=now)
+    return error
+
+
+def _who(actor: User, by_link: SignInLink | None) -> dict[str, Any]:
+    """Who stands in the audit trail: the person, or the link in place of one the portal does not know."""
+    return {"actor": actor} if by_link is None else {"actor": None, "actor_name": sign_in_links.named(by_link)}
+
+
+def _goes_on(connection: Connection, verdict: Verdict, credential_id: int | None, now: datetime) -> bool:
+    """Mark the credential Microsoft has just rejected; whether another one is left that may be accepted."""
+    live = connection.app_registration.credentials.live().defer("secret", "private_key")
+    for credential in live.filter(pk=credential_id or 0):
+        credential_checks.refused(credential, verdict, now=now)
+    return any(
+        credential.rejected_at is None and not credential_checks.is_waiting(credential) for credential in live.all()
+    )
+
+
+def _require_use_again(connection: Connection, actor: User) -> None:
+    roles.require(
+        permissions.can_use_again(actor, connection),
+        cause="An IT admin has disabled this connection.",
+        action="Only an IT admin can enable it again; then sign in.",
+    )
+
+
+def _require_may_finish(connection: Connection, answer: token_endpoint.TokenSet, account: Account, actor: User) -> None:
+    roles.require(permissions.can_reconnect(actor, connection))
+    _require_use_again(connection, actor)
+    _refuse_useless(connection, answer, account, actor)
+
+
+def _refuse_useless(connection: Connection, answer: token_endpoint.TokenSet, account: Account, actor: User) -> None:
+    tenant = connection.app_registration.tenant
+    if not answer.refresh_token:
+        raise NoRefreshToken
+    if not account.tid or not account.oid:
+        raise WrongAccount(
+            "Microsoft did not say which account signed in.",
+            action="An IT admin should allow the permission “profile” for this app registration.",
+        )
+    if tenant.tid and account.tid != tenant.tid:
+        home = "a personal Microsoft account" if account.tid == CONSUMERS_TID else "an account of another directory"
+        raise WrongTenant(
+            f"{account.username or 'This account'} is {home}, but this app registration is for {tenant.name}.",
+            action=f"Sign in with an account of {tenant.name}, or choose another app registration.",
+        )
+    _refuse_other_account(connection, account, actor)
+    needed = (
+        set(capabilities.delegated_scopes(connection.capabilities, connection.extra_scopes))
+        - token_endpoint.OIDC_SCOPES
+    )
+    if needed and not set(answer.granted) - token_endpoint.OIDC_SCOPES:
+        raise ConsentMissing(
+            "Microsoft granted none of the permissions this connection needs.",
+            action="Ask an IT admin to grant consent for this app registration, then connect again.",
+        )
+
+
+def _refuse_other_account(connection: Connection, account: Account, actor: User) -> None:
+    """A connection keeps its account; only whom it was handed over to may bring another one of the same directory."""
+    known = (connection.account_tid, connection.account_oid)
+    if not connection.account_oid or (account.tid, account.oid) == known:
+        return
+    if not ownership_transfer.may_change_account(connection, actor=actor):
+        raise WrongAccount(
+            f"You signed in as {account.username}, but this connection belongs to {connection.account_username}. "
+            "Nothing was changed.",
+            action=f"Sign in again and pick {connection.account_username}, or make a new connection "
+            f"for {account.username}.",
+        )
+    if account.tid != connection.account_tid:
+        raise WrongTenant(
+            f"{account.username or 'This account'} belongs to another directory than {connection.account_username}, "
+            "with which this connection was made. Nothing was changed.",
+            action="Sign in with an account of the same directory, or make a new connection.",
+        )
+
+
+def _kept(asked: tuple[str, ...], granted: tuple[str, ...]) -> list[str]:
+    """Scopes that later refreshes may ask for: a scope that was not granted would fail the whole refresh."""
+    have = {scope.lower() for scope in granted}
+    kept = [scope for scope in asked if scope.lower() in have and scope not in token_endpoint.OIDC_SCOPES]
+    return [*(kept or [scope for scope in asked if scope not in token_endpoint.OIDC_SCOPES]), "offline_access"]

@@ -1,0 +1,257 @@
+"""Shared mailboxes: registered once per tenant, attached to connections."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+
+from connections import audit
+from connections.access import permissions
+from connections.access import roles as access_roles
+from connections.errors import AlreadyExists, InvalidInput, StillInUse
+from connections.microsoft import capabilities, exchange_script, mailbox_probe
+from connections.models import Connection, MailboxAccess, SharedMailbox, Tenant, User
+from connections.services.incidents import incidents
+from connections.services.mailboxes import probes
+
+probe = probes.probe
+probe_mailbox = probes.probe_mailbox
+probe_due = probes.probe_due
+try_sending = probes.try_sending
+can_be_probed = probes.can_be_probed
+may_send = probes.may_send
+kept_by_exchange = probes.kept_by_exchange
+
+_UNPROBED = {
+    "state": MailboxAccess.State.UNPROBED,
+    "code": "",
+    "lack": "",
+    "cause": "",
+    "action": "",
+    "probed_at": None,
+}
+
+
+# --- The mailbox itself ---------------------------------------------------------------------------
+
+
+def register(tenant: Tenant, *, address: str, display_name: str = "", actor: User) -> SharedMailbox:
+    """Register a shared mailbox of the tenant.
+
+    Raises NotAllowed, InvalidInput, or AlreadyExists if the tenant has a mailbox with this address in any case.
+    """
+    access_roles.require(
+        permissions.can_register_mailbox(actor), cause="Auditors only look.", action="Ask a member to register it."
+    )
+    if tenant.is_shared_endpoint:
+        raise InvalidInput(
+            f"“{tenant.directory_id}” is no directory, so it has no mailboxes.",
+            action="Choose the tenant the mailbox lives in; an IT admin can register it.",
+            field="tenant",
+        )
+    made = SharedMailbox(tenant=tenant, address=normal_address(address), display_name=display_name, created_by=actor)
+    _check_unique(made)
+    try:
+        with transaction.atomic():
+            made.save(force_insert=True)
+            audit.record("mailbox.registered", made, actor=actor, changes={"tenant": tenant.name})
+    except IntegrityError as taken:
+        raise _duplicate(made) from taken
+    return made
+
+
+def change(mailbox: SharedMailbox, *, address: str, display_name: str, actor: User) -> None:
+    """Change name or address; a new address makes every connection's last probe void.
+
+    Raises NotAllowed or AlreadyExists.
+    """
+    access_roles.require(
+        permissions.can_change_mailbox(actor, mailbox), action="Ask an IT admin, or whoever registered it."
+    )
+    values = {"address": normal_address(address), "display_name": display_name}
+    changes = audit.changed(mailbox, values)
+    if not changes:
+        return
+    _check_unique(SharedMailbox(pk=mailbox.pk, tenant=mailbox.tenant, **values))
+    try:
+        with transaction.atomic():
+            SharedMailbox.objects.filter(pk=mailbox.pk).update(**values)
+            if "address" in changes:
+                mailbox.accesses.update(**_UNPROBED, probe_after=timezone.now())
+            audit.record("mailbox.changed", mailbox, actor=actor, changes=changes)
+    except IntegrityError as taken:
+        raise _duplicate(mailbox) from taken
+    for name, value in values.items():
+        setattr(mailbox, name, value)
+
+
+def remove(mailbox: SharedMailbox, *, actor: User) -> None:
+    """Forget the mailbox. Raises NotAllowed, or StillInUse while a connection has it attached."""
+    access_roles.require(
+        permissions.can_change_mailbox(actor, mailbox), action="Ask an IT admin, or whoever registered it."
+    )
+    with transaction.atomic():
+        # The lock keeps a connection from being attached between the count and the removal.
+        if not SharedMailbox.objects.select_for_update().filter(pk=mailbox.pk).exists():
+            return
+        users = mailbox.accesses.count()
+        if users:
+            raise StillInUse(
+                f"{_connections(users)} still {'uses' if users == 1 else 'use'} {mailbox}.",
+                action="Detach it there first.",
+            )
+        audit.record("mailbox.removed", mailbox, actor=actor, changes={"tenant": mailbox.tenant.name})
+        SharedMailbox.objects.filter(pk=mailbox.pk).delete()
+
+
+def normal_address(address: str) -> str:
+    """The address with its domain in lower case; the part before the @ is kept as typed, for reading."""
+    local, _, domain = address.strip().rpartition("@")
+    return f"{local}@{domain.lower()}"
+
+
+def _check_unique(mailbox: SharedMailbox) -> None:
+    same = SharedMailbox.objects.filter(tenant=mailbox.tenant, address__iexact=mailbox.address)
+    if same.exclude(pk=mailbox.pk).exists():
+        raise _duplicate(mailbox)
+
+
+def _duplicate(mailbox: SharedMailbox) -> AlreadyExists:
+    return AlreadyExists(
+        f"{mailbox.address} is already registered in {mailbox.tenant}.",
+        action="Choose it from the list instead of adding it again.",
+        field="address",
+    )
+
+
+def _connections(count: int) -> str:
+    return "One connection" if count == 1 else f"{count} connections"
+
+
+# --- Attached to connections ----------------------------------------------------------------------
+
+
+def attach(connection: Connection, mailbox: SharedMailbox, *, actor: User) -> MailboxAccess:
+    """Attach the mailbox; doing it twice is harmless. It is due for a probe at once.
+
+    Raises NotAllowed, or InvalidInput if the mailbox lives in another directory than the connection.
+    """
+    access_roles.require(permissions.can_reconnect(actor, connection), action="Ask its owner.")
+    if not fits(connection, mailbox):
+        raise InvalidInput(
+            f"{mailbox} belongs to the tenant {mailbox.tenant}, which this connection does not reach.",
+            action="Use a connection to that tenant.",
+            field="mailbox",
+        )
+    with transaction.atomic():
+        found, made = MailboxAccess.objects.get_or_create(
+            connection=connection, mailbox=mailbox, defaults={"probe_after": timezone.now()}
+        )
+        if made:
+            audit.record("connection.mailbox_attached", connection, actor=actor, changes={"mailbox": str(mailbox)})
+    return found
+
+
+def attach_address(connection: Connection, *, address: str, actor: User) -> MailboxAccess:
+    """Attach the mailbox with this address, registering it in the connection's tenant if nobody has yet.
+
+    Raises NotAllowed, or InvalidInput if it is not known which directory the connection reaches.
+    """
+    access_roles.require(permissions.can_reconnect(actor, connection), action="Ask its owner.")
+    tenant = home_tenant(connection)
+    if tenant is None:
+        raise InvalidInput(
+            "The directory of the connected account is not registered in this portal."
+            if connection.account_tid
+            else "Nobody has signed in yet, so the directory of this connection is not known.",
+            action="Ask an IT admin to register it as a tenant." if connection.account_tid else "Sign in first.",
+            field="address",
+        )
+    found = SharedMailbox.objects.filter(tenant=tenant, address__iexact=normal_address(address)).first()
+    with transaction.atomic():
+        mailbox = found or register(tenant, address=address, actor=actor)
+        return attach(connection, mailbox, actor=actor)
+
+
+def detach(attached: MailboxAccess, *, actor: User) -> None:
+    """Detach the mailbox from its connection; doing it twice is harmless. Raises NotAllowed."""
+    connection = attached.connection
+    access_roles.require(permissions.can_reconnect(actor, connection), action="Ask its owner.")
+    with transaction.atomic():
+        gone, _ = MailboxAccess.objects.filter(pk=attached.pk).delete()
+        if gone:
+            incidents.mailbox_reachable(attached, now=timezone.now())
+            changes = {"mailbox": str(attached.mailbox)}
+            audit.record("connection.mailbox_detached", connection, actor=actor, changes=changes)
+
+
+def fits(connection: Connection, mailbox: SharedMailbox) -> bool:
+    """Whether the mailbox lives in the directory that the connection reaches."""
+    tenant = connection.app_registration.tenant
+    if mailbox.tenant_id == tenant.pk:
+        return True
+    if not tenant.is_shared_endpoint or mailbox.tenant.environment != tenant.environment:
+        return False
+    # Through "common" and its like, the account that signed in decides; before that, anything may be right.
+    return connection.account_tid in ("", mailbox.tenant.tid)
+
+
+def home_tenant(connection: Connection) -> Tenant | None:
+    """The tenant whose mailboxes the connection may reach; None if it is not known (yet)."""
+    tenant = connection.app_registration.tenant
+    if not tenant.is_shared_endpoint:
+        return tenant
+    if not connection.account_tid:
+        return None
+    return Tenant.objects.filter(environment=tenant.environment, tid=connection.account_tid).first()
+
+
+def missing_permission(connection: Connection) -> str:
+    """A sentence if the connection cannot look into any shared mailbox for want of a permission; else empty."""
+    purpose = probes.purpose_of(connection)
+    if not connection.is_delegated or not capabilities.missing([purpose.scope], connection.granted):
+        # What Exchange itself lets an application do does not show in its token, so only the probe can tell.
+        return ""
+    wanted = capabilities.delegated_scopes(connection.capabilities, connection.extra_scopes)
+    if not capabilities.missing([purpose.scope], wanted):
+        return f"The permission {purpose.scope} is not granted yet; the next sign-in asks for it."
+    return (
+        f"The permission {purpose.scope} is missing. Add the capability {purpose.capability} to the connection and "
+        "sign in again; the sign-in then asks for it."
+    )
+
+
+def exchange_plan(connection: Connection) -> exchange_script.ApplicationPlan | exchange_script.AccountPlan | None:
+    """What an Exchange administrator runs so that the connection reaches its mailboxes; None if there is nothing to.
+
+    Nothing: no mailbox is attached, nobody has signed in yet, or it wants nothing of what Exchange grants. Addresses
+    that turned out to be no mailbox are left out.
+    """
+    openable = connection.mailbox_accesses.exclude(lack__in=[lack.value for lack in mailbox_probe.WITHOUT_MAILBOX])
+    addresses = tuple(openable.values_list("mailbox__address", flat=True))
+    app = connection.app_registration
+    shared: dict[str, Any] = {
+        "environment": app.tenant.environment,
+        "tid": connection.account_tid or app.tenant.tid,
+        "connection_name": connection.name,
+        "key": f"{app.client_id[:8]}-{connection.pk}",
+        "addresses": addresses,
+    }
+    if connection.is_delegated:
+        if not addresses or not connection.account_username:
+            return None
+        sends = probes.may_send(connection)
+        return exchange_script.AccountPlan(**shared, account=connection.account_username, sends=sends)
+    roles = exchange_script.roles_for(application_roles(connection))
+    if not addresses or not roles:
+        return None
+    return exchange_script.ApplicationPlan(**shared, client_id=app.client_id, app_name=app.name, roles=roles)
+
+
+def application_roles(connection: Connection) -> tuple[str, ...]:
+    """The least application permissions the connection needs; () for a delegated one."""
+    if connection.is_delegated:
+        return ()
+    return capabilities.application_roles(connection.capabilities, connection.extra_scopes)

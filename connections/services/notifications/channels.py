@@ -1,0 +1,132 @@
+"""Alert channels: webhooks and chats that get every alert of the organisation. IT admins manage them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+
+from connections import audit
+from connections.access import permissions, roles
+from connections.errors import AlreadyExists, InvalidInput
+from connections.models import AlertChannel, Delivery, User
+from connections.outbound import safe_http, webhooks
+
+OVERLAP = timedelta(hours=24)  # how long the old signing secret is used beside the new one
+
+Kind = AlertChannel.Kind
+
+
+def add(*, name: str, kind: str, url: str, actor: User) -> tuple[AlertChannel, str]:
+    """Add a channel; returns it and, for a webhook, its signing secret, which is never shown again.
+
+    Raises NotAllowed, AlreadyExists, or InvalidInput if nothing may be sent to the address.
+    """
+    roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
+    secret = webhooks.new_secret() if kind == Kind.WEBHOOK else ""
+    made = AlertChannel(
+        name=name, kind=kind, url=url, host=host_of(url), signing_secret=secret or None, created_by=actor
+    )
+    try:
+        with transaction.atomic():
+            made.save(force_insert=True)
+            audit.record("alert_channel.added", made, actor=actor, changes={"kind": kind, "host": made.host})
+    except IntegrityError as taken:
+        raise _taken(name) from taken
+    return made, secret
+
+
+def change(channel: AlertChannel, *, name: str, url: str = "", actor: User) -> None:
+    """Change the name, and the address unless ``url`` is empty. Raises NotAllowed, AlreadyExists or InvalidInput."""
+    roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
+    values = {"name": name} | ({"host": host_of(url)} if url else {})
+    changes: dict[str, object] = dict(audit.changed(channel, values))
+    if url:
+        changes["address"] = audit.SET
+    if not changes:
+        return
+    try:
+        with transaction.atomic():
+            AlertChannel.objects.filter(pk=channel.pk).update(**values, **({"url": url} if url else {}))
+            audit.record("alert_channel.changed", channel, actor=actor, changes=changes)
+    except IntegrityError as taken:
+        raise _taken(name) from taken
+    channel.name = name
+
+
+def disable(channel: AlertChannel, *, actor: User, now: datetime) -> None:
+    """Send nothing there any more, nor what is still waiting. Doing it twice is harmless. Raises NotAllowed."""
+    roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
+    with transaction.atomic():
+        if AlertChannel.objects.filter(pk=channel.pk, disabled_at=None).update(disabled_at=now):
+            Delivery.objects.filter(channel=channel, delivered_at=None, given_up_at=None).update(
+                given_up_at=now, next_attempt_at=None, last_error="The channel was switched off."
+            )
+            audit.record("alert_channel.disabled", channel, actor=actor)
+
+
+def enable(channel: AlertChannel, *, actor: User) -> None:
+    """Send alerts there again. Doing it twice is harmless. Raises NotAllowed."""
+    roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
+    with transaction.atomic():
+        if AlertChannel.objects.filter(pk=channel.pk, disabled_at__isnull=False).update(disabled_at=None):
+            audit.record("alert_channel.enabled", channel, actor=actor)
+
+
+def remove(channel: AlertChannel, *, actor: User) -> None:
+    """Forget the channel and what was delivered to it. Doing it twice is harmless. Raises NotAllowed."""
+    roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
+    with transaction.atomic():
+        if AlertChannel.objects.filter(pk=channel.pk).exists():
+            audit.record("alert_channel.removed", channel, actor=actor, changes={"host": channel.host})
+            AlertChannel.objects.filter(pk=channel.pk).delete()
+
+
+def replace_secret(channel: AlertChannel, *, actor: User, now: datetime) -> str:
+    """Make a new signing secret and return it, this once. For a day alerts are signed with the old one as well.
+
+    Raises NotAllowed, or InvalidInput for a channel that is not signed.
+    """
+    roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
+    if channel.kind != Kind.WEBHOOK:
+        raise InvalidInput("Only webhooks are signed; the address of a chat is its secret.")
+    secret = webhooks.new_secret()
+    current = signing_secrets(channel, now=now)[:1]
+    with transaction.atomic():
+        kept = [f"{old}@{int((now + OVERLAP).timestamp())}" for old in current]
+        channel.signing_secret = " ".join([secret, *kept])  # type: ignore[assignment]  # a SecretField holds text
+        channel.save(update_fields=["signing_secret"])
+        audit.record("alert_channel.secret_replaced", channel, actor=actor, changes={"signing": audit.SET})
+    return secret
+
+
+def signing_secrets(channel: AlertChannel, *, now: datetime) -> list[str]:
+    """What to sign with now: the current secret, and for a day after a replacement the one before.
+
+    The column holds "current" or "current previous@until" (Unix seconds).
+    """
+    found = []
+    for part in (channel.signing_secret or "").split():
+        secret, _, until = part.partition("@")
+        if not until or datetime.fromtimestamp(int(until), UTC) > now:
+            found.append(secret)
+    return found
+
+
+def host_of(url: str) -> str:
+    """The host an address leads to. Raises InvalidInput if nothing may be sent there."""
+    try:
+        found = safe_http.target(url, allow_private=settings.ALERT_PRIVATE_TARGETS)
+        safe_http.check(found, allow_private=settings.ALERT_PRIVATE_TARGETS)
+    except safe_http.TargetRefused as refused:
+        raise InvalidInput(refused.cause, action=refused.action, field="url") from refused
+    except OSError as unknown:
+        raise InvalidInput(
+            "The host of this address is not known to the name server.", action="Check its spelling.", field="url"
+        ) from unknown
+    return found.host
+
+
+def _taken(name: str) -> AlreadyExists:
+    return AlreadyExists(f"There is already a channel named “{name}”.", action="Choose another name.", field="name")

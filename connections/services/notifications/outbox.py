@@ -1,0 +1,351 @@
+"""The outbox: claim what is due, send it, write down what came of it.
+
+The row is the queue entry. A claim moves ``next_attempt_at`` forward by a lease, and sending happens outside any
+transaction; a worker that dies in between loses nothing, the row is due again when the lease runs out. If it dies
+after sending and before writing that down, the alert goes out a second time under the same Message-ID or webhook-id.
+"""
+
+from __future__ import annotations
+
+import random
+import smtplib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import groupby
+from typing import Any
+
+from django.conf import settings
+from django.core import mail
+from django.db import transaction
+from django.db.models import QuerySet
+
+from connections import audit
+from connections.access import permissions, roles
+from connections.errors import PortalError, UnreadableSecret
+from connections.models import AlertChannel, Delivery, User
+from connections.outbound import email, message_text, safe_http, teams_card, webhooks
+from connections.services.notifications import channels as alert_channels
+from connections.services.notifications import payload
+
+LEASE = timedelta(minutes=10)  # longer than any batch can take
+# Seconds to the next attempt after the first, the second …; together about three days. Then it is given up.
+WAITS = (30, 60, 120, 300, 900, 1800, 3600, 7200, 14400, 28800, 43200, 57600, 86400)
+JITTER = 0.2  # of the wait, up or down
+TAKEN_ALONG = 1000
+TOGETHER = 4  # from this many alerts on, one recipient gets them in one message
+
+
+class CannotRetry(PortalError):
+    """There is nothing left to be tried for this delivery."""
+
+    code = "cannot_retry"
+    status = 409
+    cause = "This alert was delivered already."
+    action = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What one look at the outbox did."""
+
+    claimed: int = 0
+    delivered: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """What goes to one recipient in one message: one delivery or several."""
+
+    deliveries: list[Delivery]
+
+    @property
+    def first(self) -> Delivery:
+        """The delivery that stands for all of them."""
+        return self.deliveries[0]
+
+    def alerts(self) -> list[message_text.Alert]:
+        """The words of each."""
+        return [
+            message_text.alert(one.event, one.payload["facts"], reason=one.payload.get("reason", ""), at=one.created_at)
+            for one in self.deliveries
+        ]
+
+    def subject(self) -> str:
+        """The subject of a message for several."""
+        return message_text.several([one.event for one in self.deliveries])
+
+
+# --- The tick -------------------------------------------------------------------------------------
+
+
+def deliver_due(now: datetime, limit: int = 100) -> Summary:
+    """Send what is due, batch after batch, until nothing is. Never raises for what the other side does."""
+    total = Summary()
+    # Ends because every row that is claimed is due later, or never again.
+    while claimed := _claim(_waiting().filter(next_attempt_at__lte=now), now=now, limit=limit):
+        done = _send(claimed, now=now)
+        total = Summary(total.claimed + len(claimed), total.delivered + done, total.failed + len(claimed) - done)
+    return total
+
+
+def try_now(delivery: Delivery, *, actor: User, now: datetime) -> Delivery:
+    """Send one delivery at once, also one that was given up; returns it as it is then.
+
+    Raises NotAllowed, or CannotRetry if it was delivered or another worker is sending it just now.
+    """
+    mine = delivery.event == Delivery.Event.TEST and delivery.email == actor.email.lower()
+    roles.require(mine or permissions.can_manage_alerts(actor), action="Ask an IT admin.")
+    if delivery.delivered_at is not None:
+        raise CannotRetry
+    with transaction.atomic():
+        _take_up_again(Delivery.objects.filter(pk=delivery.pk), now=now)
+        audit.record("delivery.tried_again", delivery, actor=actor)
+    claimed = _claim(_waiting().filter(pk=delivery.pk), now=now, limit=1)
+    if not claimed:
+        raise CannotRetry("It has been delivered, or is being sent just now.", action="Look again in a moment.")
+    _send(claimed, now=now)
+    delivery.refresh_from_db()
+    return delivery
+
+
+def retry_given_up(*, actor: User, now: datetime) -> int:
+    """Put everything that was given up back into the outbox, save for channels that are switched off; returns how many.
+
+    Raises NotAllowed.
+    """
+    roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
+    given_up = Delivery.objects.filter(delivered_at=None, channel__disabled_at=None)
+    return _take_up_again(given_up, now=now)
+
+
+def _take_up_again(rows: QuerySet[Delivery], *, now: datetime) -> int:
+    given_up = rows.filter(given_up_at__isnull=False)
+    return given_up.update(given_up_at=None, attempts=0, next_attempt_at=now)
+
+
+def _waiting() -> QuerySet[Delivery]:
+    return Delivery.objects.filter(delivered_at=None, given_up_at=None)
+
+
+# --- Claiming -------------------------------------------------------------------------------------
+
+
+def _claim(due: QuerySet[Delivery], *, now: datetime, limit: int) -> list[Delivery]:
+    """Take about ``limit`` rows until the lease runs out, and freeze what they tell if this is their first attempt.
+
+    What waits for the same people is taken along, so that it can share a message.
+    """
+    with transaction.atomic():
+        due = due.select_for_update(skip_locked=True).order_by("next_attempt_at", "pk")
+        rows = list(due[:limit])
+        people = {row.email for row in rows if row.email}
+        rows += due.filter(email__in=people).exclude(pk__in=[row.pk for row in rows])[:TAKEN_ALONG]
+        new = [row.pk for row in rows if "facts" not in row.payload]
+        facts = payload.of_all(_with_subjects(Delivery.objects.filter(pk__in=new))) if new else {}
+        for row in rows:
+            row.attempts += 1
+            row.next_attempt_at = now + LEASE
+            row.payload = row.payload if row.pk not in facts else row.payload | {"facts": facts[row.pk]}
+        Delivery.objects.bulk_update(rows, ["attempts", "next_attempt_at", "payload"], batch_size=100)
+    return rows
+
+
+def _with_subjects(rows: QuerySet[Delivery]) -> QuerySet[Delivery]:
+    return rows.select_related("incident__assignee", "credential__app_registration").defer(
+        "credential__secret", "credential__private_key"
+    )
+
+
+# --- Sending --------------------------------------------------------------------------------------
+
+
+def _send(claimed: list[Delivery], *, now: datetime) -> int:
+    """Send claimed rows; returns how many were delivered."""
+    by_mail = [row for row in claimed if row.email]
+    by_channel = [row for row in claimed if not row.email]
+    return _send_mails(by_mail, now=now) + _send_to_channels(by_channel, now=now)
+
+
+def _send_mails(rows: list[Delivery], *, now: datetime) -> int:
+    """All mails over one connection. When the server itself is in trouble the rest waits without being tried."""
+    if not rows:
+        return 0
+    delivered = 0
+    trouble = ""
+    connection = mail.get_connection()
+    try:
+        for parcel in _parcels(rows, key=lambda row: row.email):
+            problem = trouble
+            if not trouble:
+                problem, is_general = _send_mail(parcel, connection)
+                trouble = problem if is_general else ""
+            delivered += _write_down(parcel, problem, now=now)
+    finally:
+        _hang_up(connection)
+    return delivered
+
+
+def _send_mail(parcel: Parcel, connection: Any) -> tuple[str, bool]:
+    """Send one mail. Returns what went wrong (empty: nothing), and whether it would hit every other mail too."""
+    try:
+        connection.open()
+        connection.send_messages([_mail(parcel)])
+    except smtplib.SMTPRecipientsRefused as refused:
+        answers = list(refused.recipients.values())
+        return f"The mail server refused the address: {_answer(*answers[0]) if answers else ''}", False
+    except smtplib.SMTPAuthenticationError as refused:
+        return f"The mail server refused the sign-in ({refused.smtp_code}).", True
+    except smtplib.SMTPSenderRefused as refused:
+        return f"The mail server refused the sender: {_answer(refused.smtp_code, refused.smtp_error)}", True
+    except smtplib.SMTPConnectError as refused:
+        return f"The mail server is not ready: {_answer(refused.smtp_code, refused.smtp_error)}", True
+    except smtplib.SMTPServerDisconnected:
+        return "The mail server ended the connection.", True
+    except smtplib.SMTPResponseException as refused:
+        return f"The mail server refused the message: {_answer(refused.smtp_code, refused.smtp_error)}", False
+    except smtplib.SMTPException as failed:
+        return f"The mail server could not be used ({type(failed).__name__}).", True
+    except TimeoutError:
+        return "The mail server did not answer in time.", True
+    except OSError:
+        return "The mail server could not be reached.", True
+    except ValueError:
+        return "No e-mail can be written to this address.", False
+    return "", False
+
+
+def _mail(parcel: Parcel) -> mail.EmailMultiAlternatives:
+    first, found = parcel.first, parcel.alerts()
+    if len(found) > 1:
+        ids = [_message_id(one) for one in parcel.deliveries]
+        return email.many(parcel.subject(), found, to=first.email, message_ids=ids, portal_url=settings.PORTAL_URL)
+    incident = first.incident_id
+    thread = f"incident-{incident}-{first.payload['facts']['incident']['opened_at'][:10]}" if incident else ""
+    return email.one(
+        found[0], to=first.email, message_id=_message_id(first), thread=thread, portal_url=settings.PORTAL_URL
+    )
+
+
+def _hang_up(connection: Any) -> None:
+    try:
+        connection.close()
+    except (OSError, smtplib.SMTPException):
+        return  # everything that counts has been written down
+
+
+def _answer(code: int, text: bytes | str) -> str:
+    """What a mail server said, as far as it fits into a line."""
+    said = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    return f"{code} {message_text.one_line(said)}"[:200]
+
+
+def _send_to_channels(rows: list[Delivery], *, now: datetime) -> int:
+    channels = AlertChannel.objects.defer("url", "signing_secret").in_bulk(
+        {row.channel_id for row in rows if row.channel_id}
+    )
+    delivered = 0
+    trouble: dict[int, str] = {}  # channels that gave no answer: the rest for them waits without being tried
+    for parcel in _parcels(rows, key=lambda row: row.channel_id, together=lambda row: _is_chat(channels, row)):
+        channel = channels.get(parcel.first.channel_id or 0)
+        if channel is None or (channel.disabled_at and parcel.first.event != Delivery.Event.TEST):
+            _give_up(parcel, "The channel was switched off.", now=now)
+            continue
+        problem = trouble.get(channel.pk, "")
+        if not problem:
+            problem, answered = _send_to_channel(parcel, channel, now=now)
+            if not answered:
+                trouble[channel.pk] = problem
+        delivered += _write_down(parcel, problem, now=now)
+    return delivered
+
+
+def _is_chat(channels: dict[int, AlertChannel], row: Delivery) -> bool:
+    channel = channels.get(row.channel_id or 0)
+    return channel is not None and channel.kind == AlertChannel.Kind.CHAT
+
+
+def _send_to_channel(parcel: Parcel, channel: AlertChannel, *, now: datetime) -> tuple[str, bool]:
+    """Returns what went wrong (empty: nothing), and whether there was an answer at all."""
+    try:
+        url = channel.url or ""
+        body, headers = _dressed(parcel, channel, now=now)
+    except UnreadableSecret as unreadable:
+        return unreadable.cause, False
+    answer = safe_http.post(
+        url,
+        body,
+        headers,
+        allow_private=settings.ALERT_PRIVATE_TARGETS,
+        ca_bundle=settings.MICROSOFT_CA_BUNDLE,
+    )
+    return ("" if answer.accepted else answer.problem), bool(answer.status)
+
+
+def _dressed(parcel: Parcel, channel: AlertChannel, *, now: datetime) -> tuple[bytes, dict[str, str]]:
+    first = parcel.first
+    if channel.kind == AlertChannel.Kind.CHAT:
+        found = parcel.alerts()
+        overview = f"{settings.PORTAL_URL}/incidents/"
+        body = teams_card.one(found[0]) if len(found) == 1 else teams_card.many(parcel.subject(), found, url=overview)
+        return body, {"Content-Type": "application/json"}
+    body = webhooks.body(first.event, at=first.created_at.isoformat(), data=first.payload["facts"])
+    signing = alert_channels.signing_secrets(channel, now=now)
+    return body, webhooks.headers(_message_id(first), body, timestamp=int(now.timestamp()), signing_secrets=signing)
+
+
+def _parcels(
+    rows: list[Delivery],
+    *,
+    key: Callable[[Delivery], Any],
+    together: Callable[[Delivery], bool] = lambda row: True,
+) -> Iterator[Parcel]:
+    """One parcel per delivery, or one for all of a recipient's that may share a message when they are many."""
+    for _, group in groupby(sorted(rows, key=lambda row: (key(row), row.pk)), key=key):
+        found = list(group)
+        shared = [row for row in found if row.event != Delivery.Event.TEST and together(row)]
+        if len(shared) < TOGETHER:
+            shared = []
+        yield from (Parcel([row]) for row in found if row not in shared)
+        if shared:
+            yield Parcel(shared)
+
+
+def _message_id(delivery: Delivery) -> str:
+    """The same over all attempts, and never that of another alert, not even after a restored backup."""
+    return f"alert-{delivery.pk}-{int(delivery.created_at.timestamp())}"
+
+
+# --- Writing down ---------------------------------------------------------------------------------
+
+
+def _write_down(parcel: Parcel, problem: str, *, now: datetime) -> int:
+    """Note the outcome; returns how many were delivered."""
+    pks = [one.pk for one in parcel.deliveries]
+    if not problem:
+        return Delivery.objects.filter(pk__in=pks).update(
+            delivered_at=now, next_attempt_at=None, given_up_at=None, last_error=""
+        )
+    for one in parcel.deliveries:
+        following = _next_attempt(one.attempts, now=now)
+        Delivery.objects.filter(pk=one.pk, delivered_at=None).update(
+            last_error=problem[:300],
+            next_attempt_at=following,
+            given_up_at=None if following else now,
+        )
+    return 0
+
+
+def _give_up(parcel: Parcel, why: str, *, now: datetime) -> None:
+    Delivery.objects.filter(pk__in=[one.pk for one in parcel.deliveries], delivered_at=None).update(
+        last_error=why, next_attempt_at=None, given_up_at=now
+    )
+
+
+def _next_attempt(attempts: int, *, now: datetime) -> datetime | None:
+    """When to try again after so many attempts; None: not any more."""
+    if attempts > len(WAITS):
+        return None
+    spread = 1 + random.uniform(-JITTER, JITTER)
+    return now + timedelta(seconds=WAITS[attempts - 1] * spread)

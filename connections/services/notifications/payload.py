@@ -1,0 +1,91 @@
+"""What an alert tells: plain facts, frozen into its row at the first attempt so that every attempt says the same.
+
+They are also the ``data`` of the webhooks (docs/alerts.md), so a name that is here stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from django.conf import settings
+
+from connections.models import AppCredential, Connection, Delivery, Incident
+from connections.services.notifications import alerts
+
+LISTED = 100  # affected connections a webhook names; the count tells of all
+
+
+def of_all(deliveries: Iterable[Delivery]) -> dict[int, dict[str, Any]]:
+    """The facts of each alert as they are now, by primary key. An incident is looked at once, however many are told."""
+    incidents: dict[int, dict[str, Any]] = {}
+    return {delivery.pk: _facts(delivery, incidents) for delivery in deliveries}
+
+
+def _facts(delivery: Delivery, incidents: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    incident = delivery.incident
+    if incident is not None:
+        if incident.pk not in incidents:
+            incidents[incident.pk] = _incident(incident)
+        facts: dict[str, Any] = {"incident": incidents[incident.pk]}
+        if delivery.payload.get("reason") in (alerts.COPY, alerts.LIST, alerts.CHANNEL):
+            facts["nobody_else_was_told"] = _owner_cannot_be_told(incident)
+        return facts
+    if delivery.credential is not None:
+        return {"credential": _credential(delivery)}
+    if "message" in delivery.payload:
+        message = delivery.payload["message"]
+        return {"message": message | {"url": f"{settings.PORTAL_URL}{message['path']}"}}
+    return {"by": delivery.payload.get("by", ""), "url": f"{settings.PORTAL_URL}/"}
+
+
+def _incident(incident: Incident) -> dict[str, Any]:
+    affected = incident.affected.all() if incident.closed_at else incident.affected.filter(healed_at=None)
+    return {
+        "id": incident.pk,
+        "url": f"{settings.PORTAL_URL}/incidents/{incident.pk}/",
+        "kind": incident.kind,
+        "code": incident.code,
+        "title": incident.title,
+        "cause": incident.cause,
+        "action": incident.action,
+        "who": incident.who,
+        "assignee": incident.assignee_name,
+        "opened_at": incident.opened_at.isoformat(),
+        "closed_at": incident.closed_at.isoformat() if incident.closed_at else None,
+        "reminders": incident.reminders,
+        "connection_count": affected.count(),
+        "connections": [
+            {"id": one.connection_id, "name": one.connection_name, "owner": one.owner_name}
+            for one in affected.order_by("connection_name", "pk")[:LISTED]
+        ],
+    }
+
+
+def _owner_cannot_be_told(incident: Incident) -> bool:
+    owner = incident.assignee.contact if incident.assignee else None
+    return incident.who == Connection.Who.OWNER and (owner is None or not owner.is_active or not owner.email)
+
+
+def _outlived(credential: AppCredential) -> bool:
+    """Whether Microsoft accepts another credential of the same app registration that lasts longer."""
+    others = AppCredential.objects.live().filter(app_registration=credential.app_registration_id)
+    accepted = others.filter(rejected_at=None, verified_at__isnull=False).exclude(pk=credential.pk)
+    return accepted.filter(expires_at__gt=credential.expires_at).exists() if credential.expires_at else False
+
+
+def _credential(delivery: Delivery) -> dict[str, Any]:
+    credential = delivery.credential
+    assert credential is not None  # noqa: S101 - asked before
+    app = credential.app_registration
+    return {
+        "id": credential.pk,
+        "url": f"{settings.PORTAL_URL}/apps/{app.pk}/",
+        "kind": credential.get_kind_display(),
+        "name": str(credential),
+        "app_registration": app.name,
+        "expires_at": credential.expires_at.isoformat() if credential.expires_at else None,
+        "days": delivery.payload.get("number", 0),
+        "connection_count": app.connections.filter(status__in=Connection.KEPT_ALIVE).count(),
+        "is_covered": _outlived(credential),
+    }

@@ -1,0 +1,98 @@
+"""Removing what is older than the organisation keeps: sealed rows of the audit trail, and alerts that are done with.
+
+Whole seals lose their rows, the oldest first, and the seals stay: they say how many events of which kind there were, and
+the chain still verifies. Nothing is removed that does not fit its seal; that is evidence.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import structlog
+from django.conf import settings
+from django.db import connection as database
+from django.db import transaction
+from django.db.models import Q
+
+from connections import audit
+from connections.models import AuditSeal, AuditSealing, Delivery
+from connections.services.audit import verification_checks
+from connections.services.sharing import history
+
+logger = structlog.get_logger(__name__)
+
+TOGETHER = 50  # seals whose rows are removed in one transaction
+
+
+def prune(now: datetime) -> int:
+    """Remove what is older than AUDIT_RETENTION_DAYS; returns how many rows of the audit trail that were.
+
+    0 days means for ever. Several workers may call it.
+    """
+    days = settings.AUDIT_RETENTION_DAYS
+    if days <= 0:
+        return 0
+    removed = 0
+    while (step := _prune_some(days, now)) is not None:
+        removed += step
+    _prune_deliveries(now - timedelta(days=days))
+    return removed
+
+
+def _prune_some(days: int, now: datetime) -> int | None:
+    """The next few seals' rows; None when there is nothing (more) to remove."""
+    first = verification_checks.pruned_upto()
+    last = _last_old(first, now - timedelta(days=days))
+    if last is None:
+        return None
+    findings = [one for report in verification_checks.check(since=first, upto=last.number) for one in report.findings]
+    if findings:
+        logger.error("retention stopped: the audit trail is broken", seal=findings[0].seal, finding=findings[0].what)
+        return None
+    with transaction.atomic():
+        # Also the lock: a second worker waits, and then finds that it is done.
+        state = AuditSealing.objects.select_for_update().get(pk=1)
+        if verification_checks.pruned_upto() != first:
+            return 0
+        return _remove(state, first, last, days=days, now=now)
+
+
+def _last_old(first: int, before: datetime) -> AuditSeal | None:
+    """The last of the next seals in a row that hold nothing younger."""
+    last = None
+    for seal in AuditSeal.objects.defer("marks").filter(number__gt=first).order_by("number")[:TOGETHER]:
+        if seal.covers_until >= before:
+            break
+        last = seal
+    return last
+
+
+def _remove(state: AuditSealing, first: int, last: AuditSeal, *, days: int, now: datetime) -> int:
+    state.retention_open = True
+    state.save(update_fields=["retention_open"])
+    with database.cursor() as cursor:
+        if database.vendor == "postgresql":
+            cursor.execute("SELECT set_config('portal.audit_retention', 'on', true)")
+        cursor.execute("DELETE FROM connections_auditevent WHERE id <= %s", [last.events_upto])
+        events = int(cursor.rowcount)
+        cursor.execute("DELETE FROM connections_tokenfetch WHERE seal <= %s", [last.number])
+        fetches = int(cursor.rowcount)
+        if database.vendor == "postgresql":
+            cursor.execute("SELECT set_config('portal.audit_retention', 'off', true)")
+    history.forget(last.covers_until)
+    state.retention_open = False
+    state.save(update_fields=["retention_open"])
+    facts = {"seals": f"{first + 1} to {last.number}", "upto": last.number, "days": days}
+    facts |= {"until": last.covers_until.isoformat(), "events": events, "token_fetches": fetches}
+    audit.record(verification_checks.PRUNED, audit.TRAIL, actor=None, changes=facts, at=now)
+    return events + fetches
+
+
+def _prune_deliveries(before: datetime) -> None:
+    """Alerts that were delivered or given up; while what they are about goes on, their keys prevent a second telling."""
+    done = Delivery.objects.filter(Q(delivered_at__lt=before) | Q(given_up_at__lt=before), next_attempt_at=None)
+    over = Q(incident=None) | Q(incident__closed_at__lt=before)
+    ended = Q(credential=None) | Q(credential__retired_at__isnull=False) | Q(credential__expires_at__lt=before)
+    old = done.filter(over, ended)
+    while pks := list(old.order_by("pk").values_list("pk", flat=True)[:1000]):
+        Delivery.objects.filter(pk__in=pks).delete()

@@ -1,0 +1,229 @@
+"""Handing a connection over to another owner, and the sign-in that finishes it.
+
+The new owner is owner at once. What the connection stands on at Microsoft changes only when they sign in, which they
+may do with another account of the same directory; until then they are asked to, by an incident of their own.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from django.db import IntegrityError, transaction
+
+from connections import audit
+from connections.access import permissions, querysets, roles
+from connections.errors import AlreadyExists, InvalidInput
+from connections.microsoft import account_status
+from connections.models import Connection, HandOver, User
+from connections.models.connections import without_tokens
+from connections.services.incidents import incidents
+from connections.services.people import offboarding
+from connections.services.sharing import history, shares
+
+CODE = "handed_over"  # status_code of a connection whose old tokens were deleted when it was handed over
+
+Status = Connection.Status
+
+
+def hand_over(
+    connection: Connection,
+    new_owner: User,
+    *,
+    keep_grant: bool,
+    actor: User,
+    now: datetime,
+    new_name: str = "",
+) -> HandOver:
+    """Make ``new_owner`` the owner at once, and ask them to sign in where a person's account is needed.
+
+    ``keep_grant``: the old account's tokens go on until then; otherwise they are deleted now. A grant that is dead
+    already is not kept. Shares stay; that of the new owner ends, as they own it now. Handing over again what they own
+    already returns the last hand-over to them, unchanged. Raises NotAllowed; InvalidInput (field ``new_owner``) if
+    they cannot own it; AlreadyExists (field ``new_name``) if they have a connection of that name.
+    """
+    try:
+        with transaction.atomic():
+            found = Connection.objects.select_for_update(of=("self",), no_key=True)
+            current = found.select_related("app_registration__tenant", "owner").get(pk=connection.pk)
+            roles.require(permissions.can_hand_over(actor, current), action="Ask its owner or an IT admin.")
+            done = current.hand_overs.filter(to_owner=new_owner).first() if current.owner_id == new_owner.pk else None
+            if done is not None:
+                return done
+            if current.owner_id != connection.owner_id:
+                raise owner_is_another(current)
+            _check(current, new_owner, new_name, actor)
+            made = _change_owner(current, new_owner, new_name, keep_grant=keep_grant, actor=actor, now=now)
+    except Connection.DoesNotExist as gone_now:
+        raise InvalidInput("This connection has been removed in the meantime.") from gone_now
+    except IntegrityError as taken:
+        raise _taken(new_owner, new_name or connection.name) from taken
+    return made
+
+
+def owner_is_another(connection: Connection) -> InvalidInput:
+    """What to say to somebody who hands over what has just got another owner."""
+    return InvalidInput(
+        f"{connection} belongs to {connection.owner} now: somebody has handed it over in the meantime.",
+        action="Look again before you hand it over once more.",
+    )
+
+
+def unfinished(connection: Connection) -> HandOver | None:
+    """The hand-over whose new owner has not signed in yet."""
+    return connection.hand_overs.filter(completed_at=None, superseded_at=None).first()
+
+
+def tasks_of(user: User) -> list[HandOver]:
+    """The connections this person must sign in for because they were handed over to them, oldest first."""
+    waiting = HandOver.objects.filter(to_owner=user, completed_at=None, superseded_at=None)
+    return list(without_tokens(waiting.select_related("connection__app_registration")).order_by("at", "pk")[:50])
+
+
+def may_change_account(connection: Connection, *, actor: User) -> bool:
+    """Whether this person may sign in with another account than the connection's: the new owner, once."""
+    waiting = unfinished(connection)
+    return waiting is not None and waiting.to_owner_id == actor.pk
+
+
+def signed_in(connection: Connection, *, actor: User, account: str, now: datetime) -> None:
+    """The new owner has signed in: the hand-over is done. Call it in the transaction that stores the grant."""
+    waiting = unfinished(connection)
+    if waiting is None or waiting.to_owner_id != actor.pk:
+        return
+    HandOver.objects.filter(pk=waiting.pk).update(completed_at=now)
+    incidents.handed_over_done(connection, now=now)
+    changes = {
+        "from": waiting.from_name,
+        "to": waiting.to_name,
+        "account": [waiting.account_before or None, account],
+    }
+    audit.record("connection.hand_over_completed", connection, actor=actor, at=now, changes=changes)
+
+
+def ask_again(connection: Connection, *, now: datetime) -> None:
+    """A connection is in use again: whoever it was handed over to is asked once more, if they have not signed in."""
+    waiting = unfinished(connection)
+    if waiting is not None:
+        incidents.handed_over(connection, waiting, now=now)
+
+
+# --- Parts ----------------------------------------------------------------------------------------
+
+
+def _check(connection: Connection, new_owner: User, new_name: str, actor: User) -> None:
+    if connection.owner_id == new_owner.pk:
+        raise InvalidInput(f"{new_owner} owns this connection already.", field="new_owner")
+    # Locked: nobody disables them while they become an owner.
+    User.objects.select_for_update(no_key=True).filter(pk=new_owner.pk).first()
+    if not querysets.possible_owners().filter(pk=new_owner.pk).exists():
+        raise InvalidInput(
+            f"{new_owner} cannot own a connection.",
+            action="Choose somebody who can sign in to the portal and is not only an auditor.",
+            field="new_owner",
+        )
+    if not connection.is_delegated and not any(map(permissions.can_connect_app_only, (actor, new_owner))):
+        raise InvalidInput(
+            f"{new_owner} cannot get it from you: an app-only connection reaches the whole tenant.",
+            action="Ask an IT admin to hand it over, or choose one.",
+            field="new_owner",
+        )
+    name = new_name or connection.name
+    if Connection.objects.filter(owner=new_owner, name=name).exists():
+        raise _taken(new_owner, name)
+
+
+def _taken(new_owner: User, name: str) -> AlreadyExists:
+    return AlreadyExists(
+        f"{new_owner} already has a connection called “{name}”.",
+        action="Give it another name while handing it over.",
+        field="new_name",
+    )
+
+
+def _change_owner(
+    connection: Connection, new_owner: User, new_name: str, *, keep_grant: bool, actor: User, now: datetime
+) -> HandOver:
+    old_owner = connection.owner
+    kept = keep_grant and is_worth_keeping(connection)
+    is_cut = connection.is_delegated and not kept
+    made = HandOver(
+        connection=connection,
+        from_owner=old_owner,
+        from_name=audit.named(old_owner),
+        to_owner=new_owner,
+        to_name=audit.named(new_owner),
+        by=actor,
+        by_name=audit.named(actor),
+        at=now,
+        keeps_grant=kept or not connection.is_delegated,
+        account_before=connection.account_username,
+        completed_at=None if connection.is_delegated else now,
+    )
+    values: dict[str, Any] = {"owner": new_owner, "sign_in_started_at": None}
+    if new_name:
+        values["name"] = new_name
+    if is_cut:
+        values |= _cut(connection, old_owner, now)
+    changes: dict[str, Any] = {
+        "owner": [audit.named(old_owner), audit.named(new_owner)],
+        "owner_id": [old_owner.pk, new_owner.pk],
+        **audit.changed(connection, {"name": new_name} if new_name else {}),
+        "grant": "kept until the new owner signs in" if kept else "deleted",
+    }
+    if not connection.is_delegated:
+        changes.pop("grant")
+    # Recorded as the old owner's object, so that their history ends with it; the new owner sees it on its page.
+    audit.record("connection.handed_over", connection, actor=actor, at=now, changes=changes)
+    incidents.owner_changed(connection, is_cut=is_cut, now=now)
+    connection.hand_overs.filter(completed_at=None, superseded_at=None).update(superseded_at=now)
+    Connection.objects.filter(pk=connection.pk).update(**values)
+    made.save(force_insert=True)
+    # The right to use it is contained in owning it.
+    shares.end_all_of(connection=connection, person=new_owner, actor=actor, now=now)
+    current = Connection.objects.select_related("app_registration__tenant", "owner").get(pk=connection.pk)
+    history.owned(current, actor=actor, now=now)
+    if current.is_delegated and current.status != Status.DISABLED:
+        incidents.handed_over(current, made, now=now)
+    offboarding.settle(old_owner, now=now)
+    return made
+
+
+def is_worth_keeping(connection: Connection) -> bool:
+    """Whether the old grant may still give tokens; that of an account which is gone will not, nor one never made."""
+    if connection.status in (Status.PENDING, Status.RECONNECT_NEEDED) or connection.connected_at is None:
+        return False
+    return not (connection.status == Status.BLOCKED and account_status.is_gone(connection.status_code))
+
+
+def _cut(connection: Connection, old_owner: User, now: datetime) -> dict[str, Any]:
+    """Columns of a connection that waits for its new owner without any token."""
+    values: dict[str, Any] = {
+        "refresh_token": None,
+        "previous_refresh_token": None,
+        "access_token": None,
+        "expires_at": None,
+        "token_version": connection.token_version + 1,
+        "refresh_after": None,
+        "suspected_code": "",
+        "suspected_at": None,
+        "trouble_code": "",
+        "trouble_at": None,
+        "trouble_count": 0,
+    }
+    if connection.status in (Status.DISABLED, Status.PENDING):
+        return values
+    return values | waiting_for_new_owner(from_name=str(old_owner), now=now)
+
+
+def waiting_for_new_owner(*, from_name: str, now: datetime) -> dict[str, Any]:
+    """Status columns of a connection that has no tokens because it was handed over."""
+    return {
+        "status": Status.RECONNECT_NEEDED,
+        "status_code": CODE,
+        "status_cause": f"It was handed over from {from_name}, and the tokens of the old sign-in were deleted.",
+        "status_action": "Sign in for it with your own account or the service account it is meant for.",
+        "status_who": Connection.Who.OWNER,
+        "status_reference": "",
+        "status_since": now,
+    }

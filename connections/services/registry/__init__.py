@@ -1,0 +1,1 @@
+"""Tenants and app registrations with their credentials, and whether Microsoft accepts them."""

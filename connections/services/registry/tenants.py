@@ -1,0 +1,183 @@
+"""Tenants: register, look up at Microsoft, change, remove."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from django.db import IntegrityError, transaction
+
+from connections import audit
+from connections.errors import AlreadyExists, InvalidInput, MicrosoftRefused, MicrosoftUnavailable, StillInUse
+from connections.microsoft import clouds, token_endpoint
+from connections.models import Tenant, User
+from connections.models.tenants import SHARED_ENDPOINTS
+
+
+def add(name: str, *, environment: str, directory_id: str, actor: User | None, tid: str | None = None) -> Tenant:
+    """Look the directory up at Microsoft and register it.
+
+    When Microsoft cannot be asked it is registered all the same, with an empty ``tid``: ``look_up`` fills it in
+    later. ``tid``: what ``directory_of`` has said, for a caller that has asked already. Raises InvalidInput if Microsoft
+    knows no such directory, AlreadyExists.
+    """
+    made = Tenant(name=name, environment=environment, directory_id=directory_id.lower(), created_by=actor)
+    _check_unique(made)
+    made.tid = _ask_if_possible(made) if tid is None else tid
+    _check_same_directory(made)
+    try:
+        with transaction.atomic():
+            made.save()
+            facts = {"environment": environment, "directory_id": made.directory_id, "tid": made.tid}
+            audit.record("tenant.added", made, actor=actor, changes=facts)
+    except IntegrityError as taken:
+        raise _duplicate(made) from taken
+    return made
+
+
+def look_up(tenant: Tenant, *, actor: User | None) -> None:
+    """Ask Microsoft for the directory's GUID and store it.
+
+    Raises MicrosoftUnavailable, InvalidInput if Microsoft knows no such directory, AlreadyExists if it turns out
+    to be another tenant's directory.
+    """
+    before, tid = tenant.tid, _ask(tenant)
+    if tid == before:
+        return
+    tenant.tid = tid
+    try:
+        _check_same_directory(tenant)
+    except AlreadyExists:
+        tenant.tid = before
+        raise
+    with transaction.atomic():
+        tenant.save(update_fields=["tid"])
+        audit.record("tenant.looked_up", tenant, actor=actor, changes={"tid": [before, tid]})
+
+
+def change(
+    tenant: Tenant,
+    *,
+    name: str,
+    environment: str,
+    directory_id: str,
+    actor: User | None,
+    tid: str | None = None,
+    still: Callable[[Tenant], None] = lambda current: None,
+) -> None:
+    """Rename it; point it to another directory only while nothing uses it.
+
+    ``still`` gets the row as it stands, locked, before anything is written, and may raise to stop it. ``tid`` as in
+    ``add``. Raises StillInUse, InvalidInput if Microsoft knows no such directory, AlreadyExists.
+    """
+    wanted = Tenant(pk=tenant.pk, name=name, environment=environment, directory_id=directory_id.lower(), tid=tenant.tid)
+    moved = (wanted.environment, wanted.directory_id) != (tenant.environment, tenant.directory_id)
+    if moved:
+        _check_unused(tenant, action="Register the other directory as a tenant of its own.", field="directory_id")
+    _check_unique(wanted)
+    if moved:
+        wanted.tid = _ask_if_possible(wanted) if tid is None else tid
+        _check_same_directory(wanted)
+    values = {name: getattr(wanted, name) for name in ("name", "environment", "directory_id", "tid")}
+    changes = audit.changed(tenant, values)
+    if not changes:
+        return
+    try:
+        with transaction.atomic():
+            still(Tenant.objects.select_for_update().get(pk=tenant.pk))
+            Tenant.objects.filter(pk=tenant.pk).update(**{name: values[name] for name in changes})
+            audit.record("tenant.changed", wanted, actor=actor, changes=changes)
+    except IntegrityError as taken:
+        raise _duplicate(wanted) from taken
+    tenant.refresh_from_db()
+
+
+def remove(tenant: Tenant, *, actor: User | None) -> None:
+    """Forget a tenant. Raises StillInUse, listing what stands on it."""
+    with transaction.atomic():
+        _check_unused(tenant, action="Remove those first.")
+        audit.record("tenant.removed", tenant, actor=actor)
+        tenant.delete()
+
+
+def directory_of(environment: str, directory_id: str) -> str:
+    """The GUID of a directory that need not be registered, as Microsoft says.
+
+    Raises MicrosoftUnavailable, InvalidInput if Microsoft knows no such directory.
+    """
+    return _ask(Tenant(environment=environment, directory_id=directory_id.lower()))
+
+
+def in_use_by(tenant: Tenant) -> list[str]:
+    """What stands on the tenant, in words: some names of app registrations and shared mailboxes."""
+    found = []
+    for label, names in (
+        ("app registration", tenant.app_registrations.values_list("name", flat=True)),
+        ("shared mailbox", tenant.shared_mailboxes.values_list("address", flat=True)),
+    ):
+        first = list(names[:4])
+        found += [f"{label} {name}" for name in first[:3]] + (["more of them"] if len(first) > 3 else [])
+    return found
+
+
+def _ask_if_possible(tenant: Tenant) -> str:
+    try:
+        return _ask(tenant)
+    except MicrosoftUnavailable:
+        return ""
+
+
+def _ask(tenant: Tenant) -> str:
+    """The GUID behind the directory id; "" for an endpoint that stands for no particular directory."""
+    if tenant.directory_id in SHARED_ENDPOINTS:
+        return clouds.CONSUMERS_TID if tenant.directory_id == "consumers" else ""
+    if tenant.environment not in clouds.CLOUDS:
+        raise InvalidInput("This environment is not configured in this portal.", field="environment")
+    cloud = clouds.cloud(tenant.environment)
+    try:
+        return token_endpoint.discover(cloud, tenant.directory_id).tid
+    except MicrosoftUnavailable:
+        raise
+    except MicrosoftRefused as unknown:
+        raise InvalidInput(
+            f"Microsoft knows no directory “{tenant.directory_id}” in {cloud.label}.",
+            action="Compare it with the Tenant ID on the Overview page in Entra. If your organisation uses another "
+            "Microsoft cloud, choose that environment.",
+            field="directory_id",
+        ) from unknown
+
+
+def _check_unused(tenant: Tenant, *, action: str, field: str = "") -> None:
+    used_by = in_use_by(tenant)
+    if used_by:
+        raise StillInUse(f"{tenant} is still used by {', '.join(used_by)}.", action=action, field=field)
+
+
+def _check_unique(tenant: Tenant) -> None:
+    others = Tenant.objects.exclude(pk=tenant.pk)
+    if (
+        others.filter(name=tenant.name).exists()
+        or others.filter(environment=tenant.environment, directory_id=tenant.directory_id).exists()
+    ):
+        raise _duplicate(tenant)
+
+
+def _check_same_directory(tenant: Tenant) -> None:
+    """A domain and a GUID can be the same directory; one tenant is enough."""
+    if not tenant.tid:
+        return
+    others = Tenant.objects.exclude(pk=tenant.pk).filter(environment=tenant.environment)
+    same = others.filter(tid=tenant.tid).first() or others.filter(directory_id=tenant.tid).first()
+    if same is not None:
+        raise AlreadyExists(
+            f"This is the directory of the tenant {same}.", action="Use that one.", field="directory_id"
+        )
+
+
+def _duplicate(tenant: Tenant) -> AlreadyExists:
+    others = Tenant.objects.exclude(pk=tenant.pk)
+    same = others.filter(environment=tenant.environment, directory_id=tenant.directory_id).first()
+    if same is not None:
+        return AlreadyExists(
+            f"This directory is registered already, as {same}.", action="Use that tenant.", field="directory_id"
+        )
+    return AlreadyExists("Another tenant has this name.", action="Choose a name that tells them apart.", field="name")

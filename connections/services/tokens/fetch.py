@@ -1,0 +1,156 @@
+"""Handing out access tokens: the stored one while it lasts, a fresh one when it does not, asked for once."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from django.utils import timezone
+
+from connections.errors import ConnectionUnusable, TryAgainSoon
+from connections.models import Connection
+from connections.services.tokens import single_flight
+from connections.services.tokens.single_flight import Wanted
+
+LONGEST_WAIT = 10.0  # seconds a caller waits for a refresh
+LONGEST_WAIT_FOR_BETTER = 3.0  # the same while there is a valid token that only does not last as long as asked
+LOOK_EVERY = 0.1
+
+# By name, so that exactly this one of the encrypted columns is read.
+_COLUMNS = ("status", "status_cause", "status_action", "expires_at", "granted_scopes", "access_token")
+# What ``offer`` needs of a connection.
+OFFERED = (*_COLUMNS, "app_registration_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """An access token on its way to an automation."""
+
+    access_token: str = field(repr=False)
+    expires_at: datetime
+    scope: str
+    # Why no fresher one could be had, if that was tried; the token is valid all the same.
+    trouble: str = ""
+
+    @property
+    def id(self) -> str:
+        """By which a caller tells that it was refused."""
+        return single_flight.id_of(self.access_token)
+
+    def is_as(self, wanted: Wanted, now: datetime) -> bool:
+        """Whether the caller gets what it asked for."""
+        return wanted.accepts(self.access_token, self.expires_at, now)
+
+
+def valid_access_token(connection: Connection, *, now: datetime, min_valid: int = 60) -> str:
+    """An access token that lasts at least ``min_valid`` seconds more, if one can be had. Raises as ``hand_out``."""
+    return hand_out(connection, Wanted(min_valid), now=now).access_token
+
+
+def hand_out(connection: Connection, wanted: Wanted, *, now: datetime) -> Token:
+    """A token as ``wanted``, refreshed inside the call when needed; one that lasts shorter if there is no better one.
+
+    However many ask at once, Microsoft is asked by one of them, and the others wait for its answer. While a token is
+    still valid, trouble at Microsoft is only a remark on it, unless it is the one that was refused. Raises
+    ConnectionUnusable (its page says why), TryAgainSoon (nobody is to blame), UnreadableSecret.
+    """
+    found = _stored(connection.pk, now)
+    if found is not None and found.is_as(wanted, now):
+        return found
+    refreshed = _refresh_once(connection.pk, found, wanted, now)
+    if refreshed is not None:
+        return refreshed
+    return _all_there_is(found, wanted, in_vain=True)
+
+
+def _all_there_is(found: Token | None, wanted: Wanted, *, in_vain: bool) -> Token:
+    """A token that lasts shorter than wanted is better than none; the refused one is not. Raises TryAgainSoon."""
+    if found is None or wanted.refuses(found.access_token):
+        raise TryAgainSoon
+    return replace(found, trouble="microsoft_unavailable") if in_vain else found
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshing:
+    """There may soon be a (longer lasting) token: come back when ``turn`` is over, at the latest after ``patience``."""
+
+    turn: str
+    patience: float  # seconds
+
+
+def offer(connection: Connection, wanted: Wanted, *, now: datetime, waited: bool) -> Token | Refreshing:
+    """As ``hand_out``, but without ever waiting: a token, or what to wait for. ``waited``: the caller has done so.
+
+    Who has waited gets what there is. ``connection`` has just been read, with OFFERED. Raises ConnectionUnusable,
+    TryAgainSoon, UnreadableSecret.
+    """
+    found = in_store(connection, now=now)
+    if found is not None and found.is_as(wanted, now):
+        return found
+    turn = single_flight.turn_of(connection.pk)
+    in_vain = single_flight.asked_in_vain(connection.pk, now) or (waited and not single_flight.over([turn]))
+    if not waited and not in_vain:
+        single_flight.begin(connection, wanted)
+        has_none = found is None or wanted.refuses(found.access_token)
+        return Refreshing(turn, LONGEST_WAIT if has_none else LONGEST_WAIT_FOR_BETTER)
+    return _all_there_is(found, wanted, in_vain=in_vain)
+
+
+def in_store(connection: Connection, *, now: datetime) -> Token | None:
+    """The valid token that came with the connection, read with OFFERED. Raises ConnectionUnusable, UnreadableSecret."""
+    return _valid(*(getattr(connection, name) for name in _COLUMNS), now=now)
+
+
+def _stored(pk: int, now: datetime) -> Token | None:
+    """The stored token if it is valid. Raises ConnectionUnusable if the connection is not well."""
+    return _valid(*Connection.objects.values_list(*_COLUMNS).get(pk=pk), now=now)
+
+
+def _valid(
+    status: str,
+    cause: str,
+    action: str,
+    expires_at: datetime | None,
+    scope: str,
+    access_token: str | None,
+    *,
+    now: datetime,
+) -> Token | None:
+    if status != Connection.Status.ACTIVE:
+        raise ConnectionUnusable(cause or "Nobody has signed in for this connection yet.", action=action, code=status)
+    if access_token is None or expires_at is None or expires_at <= now:
+        return None
+    return Token(access_token, expires_at, scope)
+
+
+def _refresh_once(pk: int, before: Token | None, wanted: Wanted, now: datetime) -> Token | None:
+    """Refresh, or wait for whoever is refreshing; None if there is no other token than before."""
+    if single_flight.asked_in_vain(pk, now):
+        return None
+    turn = single_flight.turn_of(pk)
+    mark = single_flight.take(turn)
+    if mark is not None:
+        try:
+            # Somebody may have been faster between the look and this turn.
+            faster = _another(pk, before, now)
+            if faster is not None and faster.is_as(wanted, now):
+                return faster
+            if before is not None and not single_flight.may_be_early(pk, now):
+                return None if wanted.refuses(before.access_token) else before
+            single_flight.refresh(pk, now=now)
+        finally:
+            single_flight.give_back(turn, mark)
+        return _another(pk, before, now)
+    end = time.monotonic() + LONGEST_WAIT
+    while time.monotonic() < end:
+        time.sleep(LOOK_EVERY)
+        another = _another(pk, before, timezone.now())
+        if another is not None or single_flight.over([turn]):
+            return another
+    return None
+
+
+def _another(pk: int, before: Token | None, now: datetime) -> Token | None:
+    after = _stored(pk, now)
+    return after if after is not None and (before is None or after.access_token != before.access_token) else None

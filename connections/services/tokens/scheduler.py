@@ -1,0 +1,153 @@
+"""Keeping connections alive: claim what is due, ask Microsoft, store the answers, flag what is dead.
+
+The database row is the queue. A claim moves ``refresh_after`` forward by a lease in one conditional statement, so
+any number of workers share the work; a worker that dies loses nothing but the lease. Microsoft is asked outside any
+transaction. One canary per app registration goes first: a dead credential or a Microsoft that is down costs one
+call and not one per connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import connection as database
+from django.db import transaction
+from django.utils.timezone import make_aware
+
+from connections import audit
+from connections.access import permissions, roles
+from connections.errors import MicrosoftUnavailable, NothingToCheck, UnreadableSecret
+from connections.microsoft.classifier import Kind, Verdict
+from connections.models import AppRegistration, Connection, User
+from connections.services.people import ownership_transfer
+from connections.services.tokens import apply_results, batch_client
+from connections.services.tokens.apply_results import Summary
+from connections.services.tokens.batch_client import Due
+
+LEASE = timedelta(minutes=5)  # longer than any batch can take
+CANARY_EVERY = timedelta(minutes=1)
+
+# --- Claiming -------------------------------------------------------------------------------------
+
+_CONNECTION, _APP = Connection._meta.db_table, AppRegistration._meta.db_table
+_FIELDS = (
+    "id",
+    "app_registration_id",
+    "authentication_type",
+    "status",
+    "token_version",
+    "scopes",
+    "refresh_token",
+    "previous_refresh_token",
+    "suspected_code",
+    "suspected_at",
+    "trouble_count",
+)
+_RETURNING = "RETURNING " + ", ".join(f"{_CONNECTION}.{name}" for name in _FIELDS)
+# The status list is spelt out so that the planner sees that the partial index fits.
+_STATUSES = ", ".join(f"'{status}'" for status in Connection.KEPT_ALIVE)
+_CLAIM = f"""
+WITH due AS (
+    SELECT c.id FROM {_CONNECTION} c JOIN {_APP} a ON a.id = c.app_registration_id
+    WHERE c.status IN ({_STATUSES}) AND c.refresh_after <= %s
+      AND a.rejected_at IS NULL AND (a.paused_until IS NULL OR a.paused_until <= %s)
+    ORDER BY c.refresh_after LIMIT %s {{lock}}
+)
+UPDATE {_CONNECTION} SET refresh_after = %s FROM due WHERE {_CONNECTION}.id = due.id {_RETURNING}
+"""  # noqa: S608 - names of our own tables and columns
+_CLAIM_ONE = f"UPDATE {_CONNECTION} SET refresh_after = %s WHERE id = %s {_RETURNING}"  # noqa: S608
+
+
+def claim(*, now: datetime, limit: int) -> list[Due]:
+    """Take up to ``limit`` due connections; nobody else gets them until the lease runs out."""
+    moment, until = (database.ops.adapt_datetimefield_value(when) for when in (now, now + LEASE))
+    lock = "FOR UPDATE OF c SKIP LOCKED" if database.vendor == "postgresql" else ""
+    return _claimed(_CLAIM.format(lock=lock), (moment, moment, limit, until))
+
+
+def claim_one(pk: int, *, now: datetime) -> list[Due]:
+    """Take one connection whether it is due or not ("check now", canary)."""
+    return _claimed(_CLAIM_ONE, (database.ops.adapt_datetimefield_value(now + LEASE), pk))
+
+
+def _claimed(sql: str, parameters: tuple[Any, ...]) -> list[Due]:
+    with transaction.atomic(), database.cursor() as cursor:
+        cursor.execute(sql, parameters)
+        rows = cursor.fetchall()
+    at = _FIELDS.index("suspected_at")
+    return [Due(*(*row[:at], _moment(row[at]), *row[at + 1 :])) for row in rows]
+
+
+def _moment(value: Any) -> datetime | None:
+    """SQLite hands timestamps over as text in UTC."""
+    if value is None:
+        return None
+    moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+    return moment if moment.tzinfo else make_aware(moment, UTC)
+
+
+# --- The sweep ------------------------------------------------------------------------------------
+
+
+def sweep(*, now: datetime, limit: int | None = None, clock: Callable[[], datetime] | None = None) -> Summary:
+    """Refresh everything that is due, batch after batch, and probe rejected app registrations by one canary each.
+
+    ``clock`` tells the time at which each batch starts, from which its lease counts; without it time stands still.
+    """
+    total = probe_rejected(now=now)
+    size = limit or settings.SWEEP_BATCH
+    moment = clock() if clock else now
+    while batch := claim(now=moment, limit=size):
+        asked = batch_client.ask(batch)
+        total += apply_results.write(asked, now=moment)
+        apply_results.postpone(asked, now=moment)
+        moment = clock() if clock else now
+        if len(batch) < size:
+            break
+    return total
+
+
+def refresh(batch: list[Due], *, now: datetime) -> Summary:
+    """Ask Microsoft about claimed connections and write down every answer."""
+    return apply_results.write(batch_client.ask(batch), now=now)
+
+
+def probe_rejected(*, now: datetime) -> Summary:
+    """Try every rejected app registration whose minute is over with a single connection, all at once.
+
+    If Microsoft accepts it again, the app registration heals and its connections are due as before.
+    """
+    canaries: list[Due] = []
+    for app in AppRegistration.objects.filter(rejected_at__isnull=False, canary_after__lte=now):
+        untaken = AppRegistration.objects.filter(pk=app.pk, canary_after=app.canary_after)
+        if not untaken.update(canary_after=now + CANARY_EVERY):
+            continue  # another worker has it
+        canary = app.connections.filter(status__in=Connection.KEPT_ALIVE).order_by("refresh_after", "pk").first()
+        if canary is not None:
+            canaries += claim_one(canary.pk, now=now)
+    return refresh(canaries, now=now) if canaries else Summary()
+
+
+def check(connection: Connection, *, actor: User, now: datetime) -> Connection:
+    """Ask Microsoft about one connection at once, due or not, and return it as it is then.
+
+    Raises NotAllowed, NothingToCheck if it never signed in, MicrosoftUnavailable if there was no useful answer.
+    """
+    roles.require(permissions.can_check(actor, connection))
+    if connection.status in (Connection.Status.PENDING, Connection.Status.DISABLED):
+        raise NothingToCheck
+    if connection.status_code == ownership_transfer.CODE:
+        raise NothingToCheck(connection.status_cause, action=connection.status_action)
+    asked = batch_client.ask(claim_one(connection.pk, now=now))
+    apply_results.write(asked, now=now)
+    audit.record("connection.checked", connection, actor=actor)
+    connection.refresh_from_db()
+    for answer in (answer for one in asked for answer in (*(given for _, given in one.answers), one.held_back_by)):
+        if isinstance(answer, UnreadableSecret):
+            raise answer
+        if isinstance(answer, Verdict) and answer.kind in (Kind.TRANSIENT, Kind.THROTTLED):
+            raise MicrosoftUnavailable(answer)
+    return connection

@@ -1,0 +1,282 @@
+"""Checks of input shared by forms, the API, the configuration file and the command line.
+
+The fields accept what people paste out of Microsoft's portals (spaces, quotes, braces, capitals) and otherwise say
+what to paste instead.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
+
+from django import forms
+from django.conf import settings
+from django.core.validators import validate_email
+from django.utils import timezone
+
+from connections.microsoft import capabilities
+from connections.models.app_registrations import AuthenticationType
+from connections.models.tenants import SHARED_ENDPOINTS
+from connections.outbound import safe_http
+
+NAME_LENGTH = 120
+REASON_LENGTH = 2000
+MOST_MAILBOXES = 20
+FARTHEST = date(9000, 12, 31)  # there is no day after the last one of the calendar
+# What becomes of the old account's tokens when a connection gets a new owner.
+KEEP, CUT = "keep", "cut"
+_ADDRESS_EXAMPLE = "An address looks like support@contoso.com."
+_INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\u00ad"
+_QUOTES = "\"'`“”„‘’«»"
+_URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE | re.ASCII)
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+
+
+def tidy(text: str) -> str:
+    """A pasted value without invisible characters, surrounding white space and quotes."""
+    return text.translate(dict.fromkeys(map(ord, _INVISIBLE))).strip().strip(_QUOTES).strip()
+
+
+def is_guid(text: str) -> bool:
+    """Whether this is a GUID written with hyphens, in any case."""
+    try:
+        return str(uuid.UUID(text)) == text.lower()
+    except ValueError:
+        return False
+
+
+class PastedField(forms.CharField):
+    """A short value copied from somewhere."""
+
+    def to_python(self, value: Any) -> str:
+        return tidy(super().to_python(value) or "")
+
+    def widget_attrs(self, widget: forms.Widget) -> dict[str, Any]:
+        return {**super().widget_attrs(widget), "autocomplete": "off", "spellcheck": "false", "autocapitalize": "none"}
+
+
+class GuidField(PastedField):
+    """An ID of Microsoft's; cleaned to lower case without braces. ``what`` names it in sentences."""
+
+    def __init__(self, *, what: str, **kwargs: Any) -> None:
+        self.what = what
+        # Room for stray spaces; what is really too long is told as "not an ID".
+        super().__init__(max_length=500, **kwargs)
+
+    def to_python(self, value: Any) -> str:
+        text = super().to_python(value).strip("{}()").lower()
+        if not text:
+            return ""
+        if _URL.match(text):
+            raise forms.ValidationError(
+                f"This is a whole address. Paste only the {self.what}: the part that looks like "
+                "00000000-0000-0000-0000-000000000000."
+            )
+        if is_guid(text):
+            return text
+        if re.fullmatch(r"[0-9a-f]{32}", text):
+            return str(uuid.UUID(text))
+        raise forms.ValidationError(
+            f"This is not a {self.what}. It has 36 characters, like 00000000-0000-0000-0000-000000000000; "
+            "copy it from the Overview page in Entra."
+        )
+
+
+class DirectoryField(PastedField):
+    """Which directory: a GUID, a verified domain, or a shared endpoint. Cleaned to lower case."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(max_length=500, **kwargs)
+
+    def to_python(self, value: Any) -> str:
+        text = super().to_python(value).strip("{}").lower().rstrip(".")
+        if not text or text in SHARED_ENDPOINTS or is_guid(text):
+            return text
+        if _URL.match(text) or "/" in text:
+            raise forms.ValidationError(
+                "This is a whole address. Paste only the directory (tenant) ID, which looks like "
+                "00000000-0000-0000-0000-000000000000, or the domain, like contoso.com."
+            )
+        if "@" in text:
+            raise forms.ValidationError(
+                f"This is an e-mail address. Paste the part behind the @: {text.rpartition('@')[2]}."
+            )
+        if re.fullmatch(r"[0-9a-f-]{30,40}", text):
+            raise forms.ValidationError(
+                "This looks like a directory ID, but some of it is missing or too much: it has 36 characters, "
+                "like 00000000-0000-0000-0000-000000000000."
+            )
+        if "." not in text:
+            raise forms.ValidationError(
+                "Enter the directory (tenant) ID, or the whole domain, for example contoso.com or "
+                "contoso.onmicrosoft.com. A name alone is not enough."
+            )
+        return _domain(text)
+
+
+def _domain(text: str) -> str:
+    """A domain as Microsoft's URLs take it: international names in their ASCII form."""
+    try:
+        ascii_form = text.encode("idna").decode("ascii")
+    except UnicodeError:
+        ascii_form = ""
+    labels = ascii_form.split(".")
+    if not ascii_form or len(ascii_form) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
+        raise forms.ValidationError(
+            "This is no domain name. Use the directory (tenant) ID from the Overview page in Entra, or a domain like "
+            "contoso.com."
+        )
+    return ascii_form
+
+
+class NameField(forms.CharField):
+    """A name for people, in any script; trimmed, single spaces, no control characters."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("max_length", NAME_LENGTH)
+        super().__init__(**kwargs)
+
+    def to_python(self, value: Any) -> str:
+        text = unicodedata.normalize("NFC", super().to_python(value) or "")
+        text = " ".join(text.translate(dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u00ad"))).split())
+        # Cf holds marks that turn the reading direction and so can make one name look like another.
+        if any(
+            unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Co") and letter not in "\u200c\u200d" for letter in text
+        ):
+            raise forms.ValidationError("The name holds invisible control characters. Type it instead of pasting it.")
+        return text
+
+
+class SecretValueField(forms.CharField):
+    """The value of a client secret. Never rendered back; refuses the secret's ID."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("widget", forms.PasswordInput(render_value=False, attrs={"autocomplete": "new-password"}))
+        super().__init__(max_length=500, strip=False, **kwargs)
+
+    def to_python(self, value: Any) -> str:
+        text = tidy(super().to_python(value) or "")
+        if not text:
+            return ""
+        if is_guid(text.strip("{}")):
+            raise forms.ValidationError(
+                "That is the Secret ID. Paste the Value instead: in Entra, under Certificates & secrets, it stands in "
+                "the column Value and can be copied only right after the secret was created."
+            )
+        if _URL.match(text) or any(letter.isspace() or not letter.isprintable() for letter in text):
+            raise forms.ValidationError(
+                "A client secret is one word without spaces or line breaks. Paste only the Value from Entra."
+            )
+        if "*" in text and set(text[3:]) == {"*"}:
+            raise forms.ValidationError(
+                "Entra shows only the beginning of this secret any more. Create a new one there and copy its Value at once."
+            )
+        return text
+
+
+class ExpiryField(forms.DateField):
+    """The day a secret expires, as Entra shows it; cleaned to the beginning of that day, UTC."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("widget", forms.DateInput(format="%Y-%m-%d", attrs={"type": "date"}))
+        kwargs.setdefault("input_formats", ["%Y-%m-%d", "%d/%m/%Y", "%d.%m.%Y"])
+        super().__init__(
+            error_messages={"invalid": "Enter the date as year-month-day, for example 2027-03-31."}, **kwargs
+        )
+
+    def clean(self, value: Any) -> datetime | None:
+        day: date | None = super().clean(value)
+        if day is None:
+            return None
+        today = timezone.now().date()
+        if day <= today:
+            raise forms.ValidationError(
+                "This day is over, so the secret has expired. Create a new one in Entra and enter its expiry date."
+            )
+        if day.year > today.year + 100:
+            raise forms.ValidationError("This date is too far away. Enter the one Entra shows in the column Expires.")
+        return datetime.combine(day, time.min, UTC)
+
+
+class AddressField(PastedField):
+    """One mail address as people paste it; cleaned to the bare address with its domain in lower case."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("label", "Address")
+        kwargs.setdefault("error_messages", {"required": "Enter the address of the shared mailbox."})
+        super().__init__(max_length=500, **kwargs)
+
+    def to_python(self, value: Any) -> str:
+        text = super().to_python(value)
+        if text.lower().startswith("mailto:"):
+            text = text[len("mailto:") :].partition("?")[0]
+        if text.endswith(">") and "<" in text:  # Support <support@contoso.com>
+            text = text[text.rindex("<") + 1 : -1]
+        text = text.strip()
+        if not text:
+            return ""
+        return _mail_address(text)
+
+
+def _mail_address(text: str) -> str:
+    if "://" in text:
+        raise forms.ValidationError(
+            f"This is a whole address of a web page. Paste the mail address only. {_ADDRESS_EXAMPLE}"
+        )
+    if text.count("@") > 1 and any(mark in text for mark in ",; "):
+        raise forms.ValidationError("These are several addresses. Add them one at a time.")
+    local, _, domain = text.rpartition("@")
+    try:
+        ascii_domain = domain.lower().encode("idna").decode("ascii")
+        validate_email(f"{local}@{ascii_domain}")
+    except (forms.ValidationError, UnicodeError) as wrong:
+        shown = "".join(letter for letter in text[:80] if letter.isprintable())
+        raise forms.ValidationError(f"“{shown}” is no mail address. {_ADDRESS_EXAMPLE}") from wrong
+    return f"{local}@{ascii_domain}"
+
+
+class WriteOnlyInput(forms.TextInput):
+    """Takes a value and never shows one: the address of a chat is its password."""
+
+    def format_value(self, value: Any) -> None:
+        return None
+
+
+class TargetField(PastedField):
+    """The address alerts are sent to. Where it leads is checked when it is saved, and at every use."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("label", "Address (URL)")
+        super().__init__(max_length=2000, widget=WriteOnlyInput(attrs={"inputmode": "url"}), **kwargs)
+
+    def to_python(self, value: Any) -> str:
+        text = super().to_python(value)
+        if not text:
+            return ""
+        try:
+            return safe_http.target(text, allow_private=settings.ALERT_PRIVATE_TARGETS).url
+        except safe_http.TargetRefused as refused:
+            raise forms.ValidationError(str(refused)) from refused
+
+
+def end_of(day: date) -> datetime:
+    """The first moment after a day (UTC); of days that no review can reach, one that is as far away."""
+    return datetime.combine(min(day, FARTHEST) + timedelta(days=1), time.min, UTC)
+
+
+def wrong_wishes(chosen: Sequence[str], extra_scopes: Sequence[str], authentication_type: str) -> list[str]:
+    """Why a connection of this type cannot be for what is chosen, as sentences; [] if it can."""
+    if not chosen and not extra_scopes:
+        return ["Choose at least one thing the automation should be able to do."]
+    sentences = []
+    for key in chosen:
+        found = capabilities.CAPABILITIES[key]
+        app_only = authentication_type == AuthenticationType.CLIENT_CREDENTIALS
+        reason = found.no_application if app_only else found.no_delegated
+        if reason and not capabilities.needs(found, authentication_type):
+            sentences.append(f"{found.label}: {reason}")
+    return sentences

@@ -1,0 +1,139 @@
+"""Questions an auditor asks, each answered on one page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.urls import reverse
+from django.utils import timezone
+from django.views.decorators.http import require_safe
+
+from connections.access import permissions, querysets, roles
+from connections.forms.audit import ChangesQuestion, CreatorsQuestion, FetchesQuestion, ScopesQuestion
+from connections.models import User
+from connections.services.audit import reports
+from connections.views import list_pages
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question in words, and where it is answered."""
+
+    words: str
+    hint: str
+    url: str
+
+
+@require_safe
+def index(request: HttpRequest) -> HttpResponse:
+    """All questions."""
+    _reader(request)
+    return render(request, "audit/questions/index.html", {"questions": _questions()})
+
+
+@require_safe
+def creators(request: HttpRequest) -> HttpResponse:
+    """Who created which connection?"""
+    user = _reader(request)
+    form = CreatorsQuestion(request.GET)
+    events = reports.creations(querysets.visible_events(user))
+    page = list_pages.page(request, form.narrow(events) if form.is_valid() else events.none(), order=("-pk",))
+    ids = [event.target_id for event in page.items]
+    existing = {str(one.pk): one for one in querysets.visible_connections(user).filter(pk__in=ids)}
+    rows = [(event, existing.get(event.target_id)) for event in page.items]
+    return render(request, "audit/questions/creators.html", {"page": page, "filters": form, "rows": rows})
+
+
+@require_safe
+def fetches(request: HttpRequest) -> HttpResponse:
+    """Who fetched tokens of a connection, and from where?"""
+    user = _reader(request)
+    form = FetchesQuestion(request.GET)
+    found = []
+    if form.is_valid() and form.active:
+        found = reports.fetched(form.narrow(querysets.visible_fetches(user)))
+    return render(request, "audit/questions/fetches.html", {"filters": form, **_cut(found)})
+
+
+@require_safe
+def changes(request: HttpRequest) -> HttpResponse:
+    """What changed between two days? Without days: in the last seven."""
+    user = _reader(request)
+    today = timezone.now().date()
+    days = {"date_from": (today - timedelta(days=6)).isoformat(), "date_to": today.isoformat()}
+    form = ChangesQuestion(request.GET if "date_from" in request.GET or "date_to" in request.GET else days)
+    context: dict[str, Any] = {"filters": form, "kinds": [], **_cut([])}
+    if form.is_valid():
+        events = querysets.visible_events(user).filter(form.within("at"))
+        context |= {"kinds": reports.kinds_of_change(events), **_cut(reports.changed(events))}
+        context["period"] = {name: str(value) for name, value in form.cleaned_data.items() if value}
+    return render(request, "audit/questions/changes.html", context)
+
+
+@require_safe
+def scopes(request: HttpRequest) -> HttpResponse:
+    """Which connections hold which permissions now?"""
+    user = _reader(request)
+    connections = querysets.visible_connections(user)
+    held = reports.scopes_held(connections)
+    form = ScopesQuestion(request.GET, scopes=held)
+    scope = form.cleaned_data["scope"] if form.is_valid() else ""
+    found = reports.holding(connections, scope) if scope else connections.none()
+    context = {"page": list_pages.page(request, found), "filters": form, "scope": scope, "held": held}
+    return render(request, "audit/questions/scopes.html", context)
+
+
+# --- Parts ----------------------------------------------------------------------------------------
+
+
+def _questions() -> list[Question]:
+    return [
+        Question(
+            "Who created which connection?",
+            "When, and who owns it now; also of connections that are gone.",
+            reverse("audit_creators"),
+        ),
+        Question(
+            "Who fetched tokens of a connection, and from where?",
+            "Each key that fetched, its owner and the network address.",
+            reverse("audit_fetches"),
+        ),
+        Question(
+            "What changed between two days?",
+            "How often each kind of event happened, and to what.",
+            reverse("audit_changes"),
+        ),
+        Question(
+            "Which connections hold which permissions?",
+            "What Microsoft granted at the last sign-in or renewal.",
+            reverse("audit_scopes"),
+        ),
+        Question(
+            "Who could use a connection on a day?",
+            "The owner, people and members of teams, and why.",
+            f"{reverse('access_history')}?find=connection",
+        ),
+        Question(
+            "Which connections could a person use on a day?",
+            "As the owner, by a share or through a team.",
+            f"{reverse('access_history')}?find=person",
+        ),
+    ]
+
+
+def _cut(rows: list[Any]) -> dict[str, Any]:
+    return {
+        "rows": rows[: reports.MOST],
+        "is_cut": len(rows) > reports.MOST,
+        "most": reports.MOST,
+    }
+
+
+def _reader(request: HttpRequest) -> User:
+    user = roles.signed_in(request.user)
+    roles.require(permissions.can_read_audit(user), action="Ask an IT admin or an auditor.")
+    return user

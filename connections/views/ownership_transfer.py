@@ -1,0 +1,131 @@
+"""Pages on which connections get another owner: one connection, or everything a person owns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
+from django.views.decorators.http import require_http_methods
+
+from connections.access import permissions, querysets, roles
+from connections.errors import PortalError
+from connections.forms.ownership_transfer import HandOverForm, LeaverForm
+from connections.models import ApiKey, Connection, HandOver, User
+from connections.services.api_keys import api_keys
+from connections.services.people import ownership_transfer
+from connections.services.sharing import usage
+from connections.validators import KEEP
+from connections.views.shares import reach
+
+AT_ONCE = 50  # connections on one page; the next ones follow when these are done
+
+
+def waiting(user: User, connection: Connection) -> dict[str, Any]:
+    """Context of handover/_waiting.html: the hand-over whose new owner has not signed in yet."""
+    found = ownership_transfer.unfinished(connection)
+    return {"hand_over": found, "hand_over_is_mine": found is not None and found.to_owner_id == user.pk}
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def connection(request: HttpRequest, pk: int) -> HttpResponse:
+    """Say what breaks and who uses it, then give the connection to somebody else."""
+    user = roles.signed_in(request.user)
+    found = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    roles.require(permissions.can_hand_over(user, found), action="Ask its owner or an IT admin.")
+    form = HandOverForm(request.POST or None, connection=found, people=querysets.possible_owners())
+    if request.method == "POST" and form.is_valid():
+        data = form.cleaned_data
+        try:
+            made = ownership_transfer.hand_over(
+                found,
+                data["new_owner"],
+                keep_grant=form.keeps_grant,
+                new_name=data["new_name"],
+                actor=user,
+                now=timezone.now(),
+            )
+        except PortalError as error:
+            form.add_error(error.field if error.field in form.fields else None, str(error))
+        else:
+            messages.success(request, _done(made))
+            visible = querysets.visible_connections(user).filter(pk=pk).exists()
+            return redirect("connection", pk=pk) if visible else redirect("connections")
+    now = timezone.now()
+    context = {
+        "form": form,
+        "connection": found,
+        "usage": usage.of([pk], now=now)[pk],
+        "own_keys": usage.of([pk], now=now)[pk].keys_of(found.owner_id),
+        "other_keys": usage.of([pk], now=now)[pk].keys_of_others(found.owner_id),
+        "reach": reach(found),
+        **waiting(user, found),
+    }
+    return render(request, "handover/connection.html", context, status=422 if form.is_bound and form.errors else 200)
+
+
+def _done(made: HandOver) -> str:
+    owner = made.to_name.partition(" <")[0]
+    if made.completed_at:
+        return f"{made.connection} belongs to {owner} now."
+    after = "Until then it goes on as before." if made.keeps_grant else "Until then it gives no tokens."
+    return f"{made.connection} belongs to {owner} now, who is asked to sign in for it. {after}"
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def person(request: HttpRequest, pk: int) -> HttpResponse:
+    """Hand over everything somebody owns: all connections at once, and say what becomes of their API keys."""
+    user = roles.signed_in(request.user)
+    roles.require(permissions.can_manage_people(user), cause="This takes an IT admin.", action="Ask one.")
+    leaver = get_object_or_404(querysets.visible_people(user), pk=pk)
+    owned = querysets.visible_connections(user).filter(owner=leaver).order_by("name", "pk")
+    connections = list(owned[:AT_ONCE])
+    people = querysets.possible_owners()
+    form = LeaverForm(request.POST or None, connections=connections, people=people, leaver=leaver)
+    if request.method == "POST" and "revoke" in request.POST:
+        return _revoke(request, user, leaver)
+    if request.method == "POST" and form.is_valid() and _hand_over_all(request, form, user):
+        more = owned.exists()
+        return redirect("person_hand_over" if more else "person", pk=pk)
+    now = timezone.now()
+    used = usage.of([one.pk for one in connections], now=now)
+    context = {
+        "person": leaver,
+        "form": form,
+        "rows": [{**row, "usage": used[row["connection"].pk]} for row in form.rows()],
+        "more": max(0, owned.count() - len(connections)),
+        "keys": usage.working_keys(leaver, now=now),
+        "service_accounts": list(querysets.visible_service_accounts(user).filter(responsible=leaver)[:AT_ONCE]),
+    }
+    return render(request, "handover/person.html", context, status=422 if form.is_bound and form.errors else 200)
+
+
+def _hand_over_all(request: HttpRequest, form: LeaverForm, user: User) -> bool:
+    """Hand over what was chosen, each on its own; returns whether all of it could be done."""
+    done = 0
+    for found, owner, name in form.chosen():
+        try:
+            keep = form.cleaned_data["grant"] == KEEP
+            ownership_transfer.hand_over(found, owner, keep_grant=keep, new_name=name, actor=user, now=timezone.now())
+            done += 1
+        except PortalError as error:
+            field = "name" if error.field == "new_name" else "to"
+            form.add_error(f"{field}_{found.pk}", str(error))
+    if done:
+        plural = "connections have" if done > 1 else "connection has"
+        messages.success(request, f"{done} {plural} a new owner, who is asked to sign in where that is needed.")
+    return not form.errors
+
+
+def _revoke(request: HttpRequest, user: User, leaver: User) -> HttpResponse:
+    pks = [int(pk) for pk in request.POST.getlist("key") if pk.isdecimal() and len(pk) < 18]
+    keys = list(ApiKey.objects.filter(owner=leaver, pk__in=pks))
+    for key in keys:
+        api_keys.revoke(key, actor=user, now=timezone.now())
+    if keys:
+        messages.success(request, f"Revoked: {', '.join(map(str, keys))}.")
+    else:
+        messages.warning(request, "Tick the keys to revoke first.")
+    return redirect("person_hand_over", pk=leaver.pk)

@@ -1,0 +1,103 @@
+"""Pages about sharing a connection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
+from django.views.decorators.http import require_http_methods, require_POST
+
+from connections.access import permissions as access_permissions
+from connections.access import querysets, roles
+from connections.errors import PortalError
+from connections.forms.shares import ShareForm
+from connections.microsoft import capabilities, permissions, token_endpoint
+from connections.models import Connection, Share, User
+from connections.models.connections import without_tokens
+from connections.services.sharing import shares as sharing_service
+from connections.views import access_history
+
+
+def panel(user: User, connection: Connection) -> dict[str, Any]:
+    """Context of sharing/_panel.html: who uses this connection, and what this person may change about it."""
+    shares = Share.objects.active().filter(connection=connection).select_related("person", "team")
+    return {
+        "shares": list(shares.order_by("created_at", "pk")[:100]),
+        "may_share": access_permissions.can_share(user, connection),
+        "access_url": access_history.link("connection", connection.pk)
+        if access_permissions.can_read_audit(user)
+        else "",
+    }
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def add(request: HttpRequest, pk: int) -> HttpResponse:
+    """Say what sharing means, then share."""
+    user = roles.signed_in(request.user)
+    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    roles.require(access_permissions.can_share(user, connection), action="Ask its owner or an IT admin to share it.")
+    limits = sharing_service.limits(connection, now=timezone.now())
+    people = querysets.accounts().exclude(pk=connection.owner_id) if limits.with_people else User.objects.none()
+    form = ShareForm(
+        request.POST or None, people=people, teams=querysets.visible_teams(user), longest_days=limits.longest_days
+    )
+    if request.method == "POST" and form.is_valid():
+        data = form.cleaned_data
+        try:
+            made = sharing_service.share(
+                connection,
+                **form.whom_chosen(),  # type: ignore[arg-type]
+                level=data["level"],
+                until=data["until"],
+                actor=user,
+                now=timezone.now(),
+            )
+        except PortalError as error:
+            form.add_error(error.field if error.field in form.fields else None, str(error))
+        else:
+            messages.success(request, f"{connection} is shared with {made.person or made.team}.")
+            return redirect("connection", pk=pk)
+    context = {"form": form, "connection": connection, "reach": reach(connection), "limits": limits}
+    return render(request, "sharing/add.html", context, status=422 if form.is_bound and form.errors else 200)
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What everybody with this connection can do, in words."""
+
+    abilities: list[str]  # labels of the capabilities that the granted permissions allow
+    beyond: list[tuple[str, str]]  # permissions that no capability needs: name, and what the name says
+
+    def __bool__(self) -> bool:
+        return bool(self.abilities or self.beyond)
+
+
+def reach(connection: Connection) -> Reach:
+    """What the granted permissions reach: all of them count, whether chosen as capabilities, typed by hand, or granted
+    to the application at another time.
+    """
+    granted, kind = connection.granted - token_endpoint.OIDC_SCOPES, connection.authentication_type
+    possible = capabilities.can(capabilities.CAPABILITIES, granted, kind)
+    beyond = capabilities.beyond(granted, kind)
+    return Reach(
+        [found.label for found, allowed, _ in possible if allowed],
+        [(name, permissions.in_words(name, app_only=not connection.is_delegated)) for name in beyond],
+    )
+
+
+@require_POST
+def end(request: HttpRequest, pk: int, share_pk: int) -> HttpResponse:
+    """End a share at once."""
+    user = roles.signed_in(request.user)
+    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    shares = without_tokens(Share.objects.select_related("person", "team", "connection"))
+    found = get_object_or_404(shares, pk=share_pk, connection=connection)
+    sharing_service.unshare(found, actor=user, now=timezone.now())
+    messages.success(request, f"{found.person or found.team} can no longer use {connection}.")
+    if querysets.visible_connections(user).filter(pk=pk).exists():
+        return redirect("connection", pk=pk)
+    return redirect("connections")

@@ -1,0 +1,287 @@
+"""Verbs of the control API about app registrations, their credentials, consents and tokens."""
+
+import base64
+import hashlib
+import secrets
+import uuid
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+from portal.sandbox import consents, control_commands, request_log, seed, tokens
+from portal.sandbox.state import AUDIENCES, EVERYBODY, SINGLE_TENANT, App, Certificate, Secret, world
+
+PLATFORMS = ("web", "spa", "public")
+YEAR = 365 * 86400.0
+
+
+# -- apps ------------------------------------------------------------------------------------------
+
+
+@control_commands.verb
+def add_app(
+    name: str,
+    tenant: str = seed.CONTOSO,
+    audience: str = SINGLE_TENANT,
+    platform: str = "web",
+    redirect_uris: list[str] | None = None,
+    delegated: list[str] | None = None,
+    application: list[str] | None = None,
+    assignment_required: bool = False,
+) -> dict[str, Any]:
+    """Register an app with one secret (none for a public client). Gives client_id, object_id, secret and secret_id."""
+    control_commands.one_of(audience, AUDIENCES, "audience")
+    control_commands.one_of(platform, PLATFORMS, "platform")
+    here = world()
+    app = App(
+        client_id=str(uuid.uuid4()),
+        object_id=str(uuid.uuid4()),
+        tenant=control_commands.directory_called(tenant).id,
+        name=name,
+        audience=audience,
+        platform=platform,
+        redirect_uris=redirect_uris or [],
+        delegated=control_commands.permission_names(delegated or []),
+        application=control_commands.permission_names(application or []),
+        assignment_required=assignment_required,
+    )
+    secret = None if platform == "public" else _new_secret("First secret", here.now() + 2 * YEAR)
+    app.secrets = [secret] if secret else []
+    with here.change():
+        here.apps[app.client_id] = app
+        consents.install(here, app, app.tenant)
+    return {
+        "client_id": app.client_id,
+        "object_id": app.object_id,
+        "tenant": app.tenant,
+        "secret": secret.value if secret else "",
+        "secret_id": secret.id if secret else "",
+    }
+
+
+@control_commands.verb
+def set_app(
+    client_id: str,
+    disabled: bool | None = None,
+    deleted: bool | None = None,
+    name: str | None = None,
+    audience: str | None = None,
+    platform: str | None = None,
+    redirect_uris: list[str] | None = None,
+    delegated: list[str] | None = None,
+    application: list[str] | None = None,
+    mailboxes: list[str] | None = None,
+    all_mailboxes: bool = False,
+    assignment_required: bool | None = None,
+    exchange_role: str = "",
+    exchange_mailboxes: list[str] | None = None,
+) -> dict[str, Any]:
+    """Change what is given about an app.
+
+    ``mailboxes`` limits app-only access to these addresses; ``all_mailboxes`` true takes the limit away.
+    ``exchange_role`` (``Mail.Read``) is what Exchange itself lets the app do in ``exchange_mailboxes``, whatever its
+    token says (RBAC for Applications); an empty list takes it away.
+    """
+    app = control_commands.app_with(client_id)
+    if audience is not None:
+        control_commands.one_of(audience, AUDIENCES, "audience")
+    if platform is not None:
+        control_commands.one_of(platform, PLATFORMS, "platform")
+    given = {
+        "disabled": disabled,
+        "deleted": deleted,
+        "name": name,
+        "audience": audience,
+        "platform": platform,
+        "redirect_uris": redirect_uris,
+        "delegated": None if delegated is None else control_commands.permission_names(delegated),
+        "application": None if application is None else control_commands.permission_names(application),
+        "mailboxes": None if mailboxes is None else [one.lower() for one in mailboxes],
+        "assignment_required": assignment_required,
+    }
+    with world().change():
+        for field, value in given.items():
+            if value is not None:
+                setattr(app, field, value)
+        if all_mailboxes:
+            app.mailboxes = None
+        if exchange_role and exchange_mailboxes is not None:
+            _set_exchange_role(app, control_commands.permission_names([exchange_role])[0], exchange_mailboxes)
+    return {}
+
+
+def _set_exchange_role(app: App, role: str, addresses: list[str]) -> None:
+    app.exchange_roles.pop(role, None)
+    if addresses:
+        app.exchange_roles[role] = [one.lower() for one in addresses]
+
+
+def _new_secret(name: str, expires_at: float) -> Secret:
+    value = f"sbx8Q~{secrets.token_urlsafe(26)}.~"
+    return Secret(str(uuid.uuid4()), value, name, world().now(), expires_at)
+
+
+@control_commands.verb
+def add_secret(client_id: str, expires_at: float = 0, name: str = "New secret") -> dict[str, Any]:
+    """Add a secret to an app; ``expires_at`` in seconds since 1970, 0 for two years from now. Gives id and value."""
+    app = control_commands.app_with(client_id)
+    secret = _new_secret(name, expires_at or world().now() + 2 * YEAR)
+    with world().change():
+        app.secrets.append(secret)
+    return {"id": secret.id, "value": secret.value, "expires_at": secret.expires_at}
+
+
+def _secret(app: App, id: str) -> Secret:
+    for secret in app.secrets:
+        if secret.id == id:
+            return secret
+    raise control_commands.Refused(f"The app has no secret with id {id!r}.")
+
+
+@control_commands.verb
+def expire_secret(client_id: str, id: str) -> dict[str, Any]:
+    """Let a secret have expired a second ago."""
+    secret = _secret(control_commands.app_with(client_id), id)
+    with world().change():
+        secret.expires_at = world().now() - 1
+    return {}
+
+
+@control_commands.verb
+def remove_secret(client_id: str, id: str) -> dict[str, Any]:
+    """Take a secret away from an app."""
+    app = control_commands.app_with(client_id)
+    secret = _secret(app, id)
+    with world().change():
+        app.secrets.remove(secret)
+    return {}
+
+
+@control_commands.verb
+def add_certificate(client_id: str, pem: str, name: str = "") -> dict[str, Any]:
+    """Add a certificate (PEM, without the key) to an app. Gives id and thumbprints."""
+    app = control_commands.app_with(client_id)
+    try:
+        certificate = x509.load_pem_x509_certificate(pem.encode())
+    except ValueError:
+        raise control_commands.Refused("pem is not a certificate in PEM form.") from None
+    held = Certificate(
+        id=str(uuid.uuid4()),
+        pem=pem,
+        name=name or certificate.subject.rfc4514_string(),
+        sha1=certificate.fingerprint(hashes.SHA1()).hex(),
+        sha256=certificate.fingerprint(hashes.SHA256()).hex(),
+        starts_at=certificate.not_valid_before_utc.timestamp(),
+        expires_at=certificate.not_valid_after_utc.timestamp(),
+    )
+    with world().change():
+        app.certificates.append(held)
+    x5t = base64.urlsafe_b64encode(bytes.fromhex(held.sha256)).decode().rstrip("=")
+    return {"id": held.id, "sha1": held.sha1, "sha256": held.sha256, "x5t#S256": x5t}
+
+
+@control_commands.verb
+def remove_certificate(client_id: str, id: str) -> dict[str, Any]:
+    """Take a certificate away from an app."""
+    app = control_commands.app_with(client_id)
+    kept = [one for one in app.certificates if one.id != id]
+    if len(kept) == len(app.certificates):
+        raise control_commands.Refused(f"The app has no certificate with id {id!r}.")
+    with world().change():
+        app.certificates = kept
+    return {}
+
+
+@control_commands.verb
+def assign(client_id: str, upn: str, roles: list[str], groups: list[str] | None = None) -> dict[str, Any]:
+    """Assign a person to an app with these app roles (and group ids for the ID token); no roles and groups: unassign."""
+    app, person = control_commands.app_with(client_id), control_commands.person_called(upn)
+    with world().change():
+        app.app_roles.pop(person.id, None)
+        app.groups.pop(person.id, None)
+        if roles:
+            app.app_roles[person.id] = roles
+        if groups:
+            app.groups[person.id] = groups
+    return {}
+
+
+# -- consent ---------------------------------------------------------------------------------------
+
+
+@control_commands.verb
+def grant_consent(
+    client_id: str,
+    tenant: str = seed.CONTOSO,
+    scopes: list[str] | None = None,
+    roles: list[str] | None = None,
+    upn: str = "",
+    delay_s: float = 0,
+) -> dict[str, Any]:
+    """Consent to delegated ``scopes`` (for one person, or for everybody without ``upn``) and application ``roles``."""
+    app, directory, here = control_commands.app_with(client_id), control_commands.directory_called(tenant), world()
+    person = control_commands.person_called(upn).id if upn else EVERYBODY
+    with here.change():
+        if scopes:
+            consents.grant(here, app, directory.id, person, control_commands.permission_names(scopes), delay=delay_s)
+        if roles:
+            consents.grant_roles(here, app, directory.id, control_commands.permission_names(roles), delay=delay_s)
+    return {}
+
+
+@control_commands.verb
+def withdraw_consent(client_id: str, tenant: str = seed.CONTOSO, upn: str = "") -> dict[str, Any]:
+    """Take consent back: one person's own, or without ``upn`` everybody's and the application permissions."""
+    app, directory, here = control_commands.app_with(client_id), control_commands.directory_called(tenant), world()
+    with here.change():
+        consents.withdraw(here, app, directory.id, control_commands.person_called(upn).id if upn else "")
+    return {}
+
+
+# -- tokens ----------------------------------------------------------------------------------------
+
+
+@control_commands.verb
+def issue_grant(
+    client_id: str, upn: str, scopes: list[str], count: int = 1, age_s: float = 0, mfa: bool = False
+) -> dict[str, Any]:
+    """Consent for one person and give ``count`` refresh tokens, each of a grant of its own, without any browser.
+
+    ``age_s`` dates the sign-in back by so many seconds. Gives refresh_tokens, fingerprints, tenant and oid.
+    """
+    app, person, here = control_commands.app_with(client_id), control_commands.person_called(upn), world()
+    if not 0 < count <= 100_000:
+        raise control_commands.Refused("count must be between 1 and 100000.")
+    names = list(
+        dict.fromkeys(["openid", "profile", "email", "offline_access", *control_commands.permission_names(scopes)])
+    )
+    with here.change():
+        consents.grant(here, app, person.tenant, person.id, names)
+    then = here.now() - age_s
+    found, prints = [], []
+    for _ in range(count):
+        grant = tokens.Grant(tokens.new_grant_id(), app.client_id, person.id, person.tenant, names, then, then, mfa)
+        found.append(tokens.seal(here, grant))
+        prints.append(request_log.fingerprint(grant.id))
+    return {"refresh_tokens": found, "fingerprints": prints, "tenant": person.tenant, "oid": person.id}
+
+
+@control_commands.verb
+def describe_token(refresh_token: str) -> dict[str, Any]:
+    """Whose refresh token is this, and under which fingerprint are its calls counted?"""
+    here = world()
+    grant = tokens.unseal(here, refresh_token)
+    if grant is None:
+        raise control_commands.Refused("This sandbox never issued that refresh token.")
+    return {
+        "fingerprint": request_log.fingerprint(grant.id),
+        "client_id": grant.client_id,
+        "oid": grant.person,
+        "upn": here.people[grant.person].upn if grant.person in here.people else "",
+        "tenant": grant.tenant,
+        "scopes": grant.scopes,
+        "authenticated_at": grant.authenticated_at,
+        "issued_at": grant.issued_at,
+        "sha256": hashlib.sha256(refresh_token.encode()).hexdigest(),
+    }

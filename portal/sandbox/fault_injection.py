@@ -1,0 +1,214 @@
+"""Bad days at Microsoft, on request: outages, throttling, hanging and broken answers.
+
+``exposed`` wraps every view that plays Microsoft: it counts the call and lets the weather answer instead of the view.
+"""
+
+import contextlib
+import functools
+import json
+import math
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from email.utils import formatdate
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+
+from portal.sandbox import errors, request_log
+from portal.sandbox.state import world
+
+KINDS = {
+    "normal": "the sun shines again",
+    "unavailable": "503 with an HTML page, as a proxy in front of Microsoft sends it",
+    "error": "500 with the JSON of a transient failure (AADSTS90033 or a Graph error)",
+    "hang": "take the request and say nothing for delay_ms (default 60 s), then drop the connection",
+    "broken_json": "200 with JSON that ends in the middle",
+    "empty_504": "504 with an empty body",
+    "throttle": "429 with Retry-After in the form that retry_after names",
+    "loop": "400 invalid_grant AADSTS50196, the token endpoint's loop detection",
+    "slow": "the right answer after delay_ms",
+    "refuse": "drop the connection without an answer",
+}
+PLACES = ("token", "graph", "batch", "login", "everything")  # batch: the parts of a Graph batch, throttled only
+# Hanging requests hold a thread each; some must stay free, or the control API could not end the weather.
+MOST_HANGING = 40
+
+
+@dataclass
+class Front:
+    """One piece of weather over one place."""
+
+    kind: str
+    where: str = "everything"
+    retry_after: str = "5"  # a number, a decimal number, "missing" or "date"
+    delay_ms: int = 0
+    times: int = 0  # answers left; 0: no limit
+    until: float = 0.0  # monotonic; 0: no limit
+    client_id: str = ""  # only requests of this app (token endpoint); "": all
+
+
+class Weather:
+    """The fronts that are up, and what happens to a request under them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._changed = threading.Event()
+        self._fronts: list[Front] = []
+        self._hanging = 0
+
+    def set(self, front: Front) -> None:
+        """Put a front up; it replaces the one over the same place. ``normal`` takes fronts away and frees who hangs."""
+        with self._lock:
+            keep = [one for one in self._fronts if front.where not in ("everything", one.where)]
+            self._fronts = keep if front.kind == "normal" else [*keep, front]
+            self._changed.set()
+            self._changed = threading.Event()
+
+    def report(self) -> list[dict[str, Any]]:
+        """The fronts that are up."""
+        with self._lock:
+            return [asdict(front) for front in self._fronts]
+
+    def over(self, where: str, client_id: str = "") -> Front | None:
+        """The front this request meets, counted down."""
+        if not self._fronts:
+            return None
+        with self._lock:
+            now = time.monotonic()
+            self._fronts = [one for one in self._fronts if not one.until or one.until > now]
+            for front in self._fronts:
+                if front.where not in ("everything", where) or front.client_id not in ("", client_id):
+                    continue
+                if front.times:
+                    front.times -= 1
+                    if not front.times:
+                        self._fronts.remove(front)
+                return front
+        return None
+
+    def hang(self, seconds: float) -> None:
+        """Hold the calling thread until the weather changes, the sandbox stops or the time is over."""
+        with self._lock:
+            if self._hanging >= MOST_HANGING:
+                return
+            self._hanging += 1
+            changed = self._changed
+        try:
+            end = time.monotonic() + seconds
+            while time.monotonic() < end and not world().stopping.is_set():
+                if changed.wait(min(0.2, max(0.0, end - time.monotonic()))):
+                    break
+        finally:
+            with self._lock:
+                self._hanging -= 1
+
+
+sky = Weather()
+
+
+def _throttled(front: Front, where: str) -> HttpResponse:
+    content: dict[str, Any]
+    if where == "graph":
+        content = {"error": {"code": "TooManyRequests", "message": "The server is busy. Please try again later."}}
+    else:
+        content = {
+            "error": "temporarily_unavailable",
+            "error_description": "AADSTS90055: The server is terminating the request because it has received too many "
+            "requests.",
+            "error_codes": [90055],
+        }
+    response = HttpResponse(json.dumps(content), status=429, content_type="application/json; charset=utf-8")
+    if front.retry_after == "date":
+        response["Retry-After"] = formatdate(time.time() + 5, usegmt=True)
+    elif front.retry_after != "missing":
+        response["Retry-After"] = front.retry_after
+    return response
+
+
+def _entra_error(code: int, error: str, text: str, status: int) -> HttpResponse:
+    problem = errors.EntraError(code, text, error, status)
+    content = errors.body(problem, errors.Trace.of(), world().now(), world().public_url)
+    return HttpResponse(json.dumps(content), status=status, content_type="application/json; charset=utf-8")
+
+
+def _drop(request: HttpRequest) -> HttpResponse:
+    connection = request.META.get("gunicorn.socket")
+    if connection is not None:
+        with contextlib.suppress(OSError):  # the caller may have been faster
+            connection.shutdown(socket.SHUT_RDWR)
+    return HttpResponse(status=503)
+
+
+def _answer(request: HttpRequest, front: Front, where: str) -> HttpResponse | None:
+    """What the weather answers; None lets the view answer."""
+    if front.kind == "slow":
+        sky.hang(front.delay_ms / 1000)
+        return None
+    if front.kind == "unavailable":
+        page = "<html><head><title>503 Service Temporarily Unavailable</title></head><body><center><h1>503 Service "
+        return HttpResponse(page + "Temporarily Unavailable</h1></center></body></html>", status=503)
+    if front.kind == "error":
+        if where == "graph":
+            content = json.dumps({"error": {"code": "UnknownError", "message": ""}})
+            return HttpResponse(content, status=500, content_type="application/json")
+        return _entra_error(90033, "temporarily_unavailable", "A transient error has occurred. Please try again.", 503)
+    if front.kind == "broken_json":
+        return HttpResponse('{"token_type":"Bearer","expires_in":3599,"acc', content_type="application/json")
+    if front.kind == "empty_504":
+        return HttpResponse(status=504)
+    if front.kind == "throttle":
+        return _throttled(front, where)
+    if front.kind == "loop":
+        problem = errors.refusal(50196)
+        return _entra_error(problem.code, problem.error, problem.text, problem.status)
+    if front.kind == "hang":
+        sky.hang(front.delay_ms / 1000 or 60)
+    return _drop(request)
+
+
+def valid_retry_after(text: str) -> bool:
+    """Is this one of the forms of Retry-After that the weather can send?"""
+    if text in ("date", "missing"):
+        return True
+    try:
+        return math.isfinite(float(text)) and float(text) >= 0
+    except ValueError:
+        return False
+
+
+View = Callable[..., HttpResponse]
+
+
+def exposed(where: str) -> Callable[[View], View]:
+    """Count calls of this view as endpoint ``where``, and expose it to the weather over that place."""
+
+    def wrap(view: View) -> View:
+        @functools.wraps(view)
+        def weathered(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+            meta = request.META
+            connection = f"{meta.get('REMOTE_ADDR')}:{meta.get('REMOTE_PORT')}"
+            call = request_log.log.begin(where, request.method or "", request.path, connection)
+            request.sandbox_call = call  # type: ignore[attr-defined]
+            status = 0
+            try:
+                client_id = request.POST.get("client_id", "") if where == "token" and sky.report() else ""
+                front = sky.over(where, client_id)
+                answer = _answer(request, front, where) if front is not None else None
+                if answer is not None and front is not None:
+                    call.outcome = f"weather:{front.kind}"
+                    call.client_id = client_id
+                    if front.kind in ("hang", "refuse"):
+                        return answer
+                else:
+                    answer = view(request, *args, **kwargs)
+                status = answer.status_code
+                return answer
+            finally:
+                request_log.log.end(call, status)
+
+        return weathered
+
+    return wrap

@@ -1,0 +1,142 @@
+"""People in front of a browser, in the words of a story."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Response, expect
+
+from tests import factories
+from tests.browser.secret_scanner import Watch
+
+PATIENCE = 10_000  # milliseconds a person waits for something to appear
+# Names whose sandbox password is not made of the first part of the address.
+_PASSWORDS = {"admin@contoso.example": "sandbox-katherine", "admin@fabrikam.example": "sandbox-edsger"}
+
+
+@dataclass
+class Portal:
+    """A running portal."""
+
+    url: str
+    microsoft_url: str
+    watch: Watch
+
+
+@dataclass
+class Visitor:
+    """Somebody with a browser window."""
+
+    portal: Portal
+    context: BrowserContext
+    complaints: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.context.set_default_timeout(PATIENCE)
+        self.page: Page = self.context.new_page()
+        self.page.on("console", self._on_console)
+        self.page.on("pageerror", lambda error: self.complaints.append(f"script error: {error}"))
+        self.page.on("response", self._on_response)
+
+    def _on_console(self, message: ConsoleMessage) -> None:
+        # Chromium says so of every page with an error status, too; files that fail are seen by _on_response.
+        if message.type in ("error", "warning") and not message.text.startswith("Failed to load resource"):
+            self.complaints.append(f"console on {self.page.url.partition('?')[0]}: {message.text}")
+
+    def _on_response(self, response: Response) -> None:
+        if response.status >= 400 and response.request.resource_type != "document":
+            self.complaints.append(f"{response.status} for {response.url}")
+
+    # -- Anywhere ----------------------------------------------------------------------------------
+
+    def open(self, path: str) -> int:
+        """Go to a page of the portal; gives the HTTP status."""
+        response = self.page.goto(path)
+        return response.status if response else 0
+
+    @property
+    def path(self) -> str:
+        """The page of the portal this person is on."""
+        assert self.page.url.startswith(self.portal.url), self.page.url.partition("?")[0]
+        return self.page.url.removeprefix(self.portal.url).partition("?")[0]
+
+    def sees(self, *texts: str) -> None:
+        """Each text can be read on the page, or soon will be."""
+        for text in texts:
+            expect(self.page.get_by_text(text).filter(visible=True).first).to_be_visible(timeout=PATIENCE)
+
+    def follow(self, name: str, *, exact: bool = True) -> None:
+        """Click a link."""
+        self.page.get_by_role("link", name=name, exact=exact).first.click()
+
+    def press(self, name: str, *, exact: bool = True) -> None:
+        """Click a button."""
+        self.page.get_by_role("button", name=name, exact=exact).first.click()
+
+    def type_in(self, label: str, value: str) -> None:
+        """Type into the field with this label."""
+        self.page.get_by_label(label).first.fill(value)
+
+    def tick(self, label: str) -> None:
+        """Tick a box or choose a radio button."""
+        self.page.get_by_label(label).first.check()
+
+    def last_seen(self) -> str:
+        """What stands on the page just now, for the report of a failed test."""
+        return f"--- {self.page.url.partition('?')[0]}\n{self.page.locator('body').inner_text()[:2000]}\n---"
+
+    # -- In the portal -----------------------------------------------------------------------------
+
+    def sign_in(self, username: str) -> None:
+        """Sign in with user name and password."""
+        self.open("/sign-in/")
+        self.type_in("Username", username)
+        self.type_in("Password", factories.PASSWORD)
+        self.press("Sign in")
+        expect(self.page).to_have_url(f"{self.portal.url}/")
+
+    # -- At Microsoft ------------------------------------------------------------------------------
+
+    def signs_in_at_microsoft(self, upn: str) -> None:
+        """Give name and password on Microsoft's page, or pick the account there."""
+        expect(self.page).to_have_url(_starts_with(self.portal.microsoft_url))
+        if self.page.get_by_role("heading", name="Pick an account").is_visible():
+            self.press("Use another account", exact=False)
+        self.page.get_by_label("Email or user name").fill(upn)
+        self.page.get_by_label("Password").fill(_PASSWORDS.get(upn) or f"sandbox-{upn.partition('@')[0]}")
+        self.press("Sign in")
+
+    def accepts(self) -> None:
+        """Accept the permissions requested."""
+        expect(self.page.get_by_role("heading", name="Permissions requested")).to_be_visible()
+        self.press("Accept")
+
+    def back_in_portal(self) -> None:
+        """Microsoft has sent the browser back."""
+        expect(self.page).to_have_url(_starts_with(self.portal.url))
+
+    # -- What can be said of every page ------------------------------------------------------------
+
+    def sideways(self) -> int:
+        """By how many pixels the page can be scrolled sideways."""
+        found: Any = self.page.evaluate(
+            "Math.max(document.documentElement.scrollWidth, document.body.scrollWidth) - window.innerWidth"
+        )
+        return max(0, int(found))
+
+
+def _starts_with(url: str) -> Any:
+    import re
+
+    return re.compile(rf"^{re.escape(url)}/")
+
+
+def until(what: Callable[[], bool], *, seconds: float = 25) -> None:
+    """Wait for the running portal to get something done."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, f"it did not happen within {seconds:g} seconds"
+        time.sleep(0.1)

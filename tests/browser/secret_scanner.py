@@ -1,0 +1,209 @@
+"""What must never be seen in clear, and all the places where it could be."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+import subprocess
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import redis
+from django.conf import settings
+from django.contrib.sessions.models import Session
+from django.db import connection as database
+
+from connections.models import AppCredential, AuditEvent
+from tests.browser.recording_proxy import Exchange, Wire
+
+# Form fields sent to the token endpoint, and fields of its answers.
+_SENT = ("code", "refresh_token", "client_secret", "code_verifier", "client_assertion")
+_ANSWERED = ("access_token", "refresh_token", "id_token")
+# Pages to which Microsoft itself sends the browser with a code in the address.
+_CALLBACKS = ("/auth/complete/", "/consent/callback/")
+_MESSAGE_BODY = re.compile(rb'body\\*"\s*:\s*\\*"([A-Za-z0-9+/=]+)')
+_LONG = 60
+_PIECE = 40
+
+
+# --- What must not be seen ------------------------------------------------------------------------
+
+
+def handed_out(exchanges: Iterable[Exchange]) -> dict[str, str]:
+    """Every secret that crossed the wire to Microsoft: value to what it is."""
+    found: dict[str, str] = {}
+    for exchange in exchanges:
+        location = parse_qs(urlsplit(exchange.header("Location")).query)
+        found |= dict.fromkeys(location.get("code", []), "code")
+        if not exchange.path.partition("?")[0].endswith("/oauth2/v2.0/token"):
+            continue
+        sent = parse_qs(exchange.sent.decode())
+        for name in _SENT:
+            found |= dict.fromkeys(sent.get(name, []), name)
+        answer = _json(exchange.body)
+        found |= {answer[name]: name for name in _ANSWERED if name in answer}
+    return found
+
+
+def private_keys() -> dict[str, str]:
+    """Lines out of the secret half of every private key the portal holds."""
+    found: dict[str, str] = {}
+    for credential in AppCredential.objects.filter(private_key__isnull=False):
+        lines = (credential.private_key or "").strip().splitlines()[1:-1]
+        # The first half of an RSA key in PKCS#8 form has the public modulus in it.
+        found |= dict.fromkeys(lines[len(lines) * 2 // 3 : -1], "private_key")
+    return found
+
+
+def _json(body: bytes) -> dict[str, str]:
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+# --- Where it could be ----------------------------------------------------------------------------
+
+
+class BrokerWatch:
+    """Everything that is said to the broker, from start to stop: a message is gone as soon as a worker took it."""
+
+    def __init__(self) -> None:
+        self._client = redis.Redis.from_url(settings.REDIS_URL)
+        self._monitor = self._client.monitor()
+        self._monitor.__enter__()
+        self._said: list[bytes] = []
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                line = self._monitor.connection.read_response(disable_decoding=True)
+                self._said.append(line if isinstance(line, bytes) else str(line).encode())
+        except (redis.RedisError, OSError, ValueError, AttributeError):
+            return  # stopped
+
+    def content(self) -> bytes:
+        """All that was said, and all that is in there now; bodies of messages also decoded."""
+        raw = b"\n".join([*self._said, *self._kept()])
+        return raw + b"\n" + b"\n".join(_decoded(body) for body in set(_MESSAGE_BODY.findall(raw)))
+
+    def _kept(self) -> Iterator[bytes]:
+        for key in self._client.scan_iter():
+            yield key
+            match self._client.type(key):
+                case b"string":
+                    yield self._client.get(key) or b""
+                case b"list":
+                    yield from self._client.lrange(key, 0, -1)
+                case b"hash":
+                    yield from (part for pair in self._client.hgetall(key).items() for part in pair)
+                case b"set":
+                    yield from self._client.smembers(key)
+                case b"zset":
+                    yield from self._client.zrange(key, 0, -1)
+                case other:
+                    raise AssertionError(f"nobody has taught this test to read {other!r} of the broker")
+
+    def stop(self) -> None:
+        """Listen no longer."""
+        self._monitor.connection.disconnect()
+        self._thread.join(5)
+        self._client.close()
+
+
+def _decoded(body: bytes) -> bytes:
+    try:
+        return base64.b64decode(body)
+    except binascii.Error:
+        return b""
+
+
+def database_content() -> bytes:
+    """Every byte of the database, deleted rows included where the file still has them."""
+    if database.vendor == "sqlite":
+        path = Path(database.settings_dict["NAME"])
+        files = sorted(path.parent.glob(path.name + "*"))
+        # Not read in this process: closing the file here would drop SQLite's own locks on it and spoil the database.
+        return subprocess.run(["cat", *files], check=True, capture_output=True).stdout
+    with database.cursor() as cursor:
+        rows = []
+        for table in database.introspection.table_names(cursor):
+            cursor.execute(f"SELECT row_to_json(one)::text FROM {database.ops.quote_name(table)} one")
+            rows += [row[0] for row in cursor.fetchall()]
+    return "\n".join(rows).encode()
+
+
+def session_content() -> bytes:
+    """What the server keeps about its visitors, unpacked."""
+    return "\n".join(json.dumps(session.get_decoded()) for session in Session.objects.all()).encode()
+
+
+def audit_content() -> bytes:
+    """The audit trail, column by column."""
+    return "\n".join(repr(row) for row in AuditEvent.objects.values()).encode()
+
+
+def page_content(exchanges: Iterable[Exchange]) -> bytes:
+    """All that the portal answered, and the addresses it was asked for, but those that Microsoft makes."""
+    parts: list[bytes] = []
+    for exchange in exchanges:
+        if not exchange.path.startswith(_CALLBACKS):
+            parts.append(exchange.path.encode())
+        parts += [f"{name}: {value}".encode() for name, value in exchange.headers]
+        parts.append(exchange.body)
+    return b"\n".join(parts)
+
+
+# --- Looking --------------------------------------------------------------------------------------
+
+
+@dataclass
+class Watch:
+    """One run of the portal under watch."""
+
+    portal: Wire
+    microsoft: Wire
+    broker: BrokerWatch
+    logs: list[Path] = field(default_factory=list)
+    known: dict[str, str] = field(default_factory=dict)  # more that must not be seen: value to what it is
+
+    def secrets(self) -> dict[str, str]:
+        """All that must not be seen: value to what it is."""
+        return handed_out(self.microsoft.exchanges) | private_keys() | self.known
+
+    def places(self) -> dict[str, bytes]:
+        """All that somebody could come to see."""
+        return {
+            "database": database_content(),
+            "sessions": session_content(),
+            "audit trail": audit_content(),
+            "broker": self.broker.content(),
+            "pages": page_content(self.portal.exchanges),
+            **{f"log {path.name}": path.read_bytes() for path in self.logs},
+        }
+
+    def leaks(self) -> list[str]:
+        """Where which kind of secret stands in clear; [] is good. The secrets themselves are not told."""
+        places = self.places()
+        found = set()
+        for value, kind in self.secrets().items():
+            for name, content in places.items():
+                # The verifier waits in the session while its owner is at Microsoft; that is its place.
+                if (kind, name) != ("code_verifier", "sessions") and _stands_in(value, content):
+                    found.add(f"{kind} in {name}")
+        return sorted(found)
+
+
+def _stands_in(value: str, content: bytes) -> bool:
+    # Of a long one the middle is enough to tell, so that half a token is found as well.
+    middle = len(value) // 2
+    piece = value[middle - _PIECE // 2 : middle + _PIECE // 2] if len(value) > _LONG else value
+    return piece.encode() in content

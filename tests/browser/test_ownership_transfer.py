@@ -1,0 +1,73 @@
+"""Handing over in front of browsers: an IT admin gives a colleague's connection to somebody with another account."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from connections.models import AuditEvent, Connection, User
+from portal.sandbox.client import Control
+from tests import factories
+from tests.browser.browser_users import Portal, Visitor
+
+Start = Callable[..., Portal]
+Come = Callable[..., Visitor]
+GRACE = "grace@contoso.example"
+
+
+def test_a_connection_changes_hands_and_account_and_keeps_its_id(
+    portal: Start, visitor: Come, sandbox: Control, alice: User, bob: User
+) -> None:
+    una = factories.make_person("una")
+    grant = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"])
+    sandbox.grant_consent(factories.CLIENT_ID, scopes=["Mail.Read", "offline_access", "openid", "profile", "email"])
+    connection = factories.make_connection(owner=bob, refresh_token=grant["refresh_tokens"][0])
+    here = portal()
+
+    admin = visitor(here, "alice")
+    admin.open(f"/connections/{connection.pk}/")
+    admin.follow("Hand over…")
+    admin.sees("What breaks", "The ID stays", "No key of Bob Member has fetched its tokens")
+    admin.page.get_by_label("New owner", exact=True).select_option(value=str(una.pk))
+    admin.press("Hand it over")
+    admin.sees("Invoices belongs to Una", "Until then it goes on as before.", "They have not signed in for it yet.")
+
+    successor = visitor(here, "una")
+    successor.sees("Sign in for Invoices")
+    successor.follow("Sign in for Invoices")
+    successor.press("Sign in for Invoices")
+    successor.signs_in_at_microsoft(GRACE)
+    successor.back_in_portal()
+    successor.sees("Invoices is connected as grace@contoso.example", "Connected as grace@contoso.example")
+
+    after = Connection.objects.get()
+    assert (after.pk, after.owner, after.account_username, after.status) == (connection.pk, una, GRACE, "active")
+    admin.open(f"/connections/{connection.pk}/")
+    admin.sees(f"account: {factories.ADA} → {GRACE}")
+    assert AuditEvent.objects.get(action="connection.hand_over_completed").changes["account"] == [factories.ADA, GRACE]
+
+    former = visitor(here, "bob")
+    assert former.open(f"/connections/{connection.pk}/") == 404
+
+
+def test_everything_of_a_leaver_is_handed_over_from_the_start_page(
+    portal: Start, visitor: Come, sandbox: Control, alice: User, bob: User
+) -> None:
+    from django.utils import timezone
+
+    from connections.services.people import offboarding
+
+    una = factories.make_person("una")
+    for name in ("Invoices", "Tickets"):
+        factories.make_connection(owner=bob, name=name)
+    offboarding.mark(bob, how=User.Left.DIRECTORY, cause="The account was deleted.", now=timezone.now())
+    admin = visitor(portal(), "alice", viewport={"width": 390, "height": 844})
+    admin.sees("What waits for you", "Bob Member has left and owns connections", "concerns 2 connections")
+    admin.follow("Hand over")
+    admin.page.get_by_label("New owner of everything").select_option(value=str(una.pk))
+    admin.tick("Cut at once")
+    assert admin.sideways() == 0
+    admin.press("Hand over")
+    admin.sees("2 connections have a new owner", "Bob Member owns no connection.")
+    assert set(Connection.objects.values_list("owner__username", "status")) == {("una", "reconnect_needed")}
+    admin.open("/")
+    assert not admin.page.get_by_text("has left").count()

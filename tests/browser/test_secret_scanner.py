@@ -1,0 +1,70 @@
+"""The look-out for secrets itself: it sees what there is to see. Every other test here ends with it."""
+
+from __future__ import annotations
+
+import secrets
+import urllib.request
+from collections.abc import Callable
+
+import pytest
+from django.test import Client
+
+from connections import audit
+from connections.models import Connection, User
+from portal.celery import app
+from tests import factories
+from tests.browser.browser_users import Portal, Visitor
+from tests.browser.secret_scanner import Watch
+from tests.conftest import logs_of_run
+
+SignedIn = Callable[[User], Client]
+PLACES = {"database", "audit", "session", "broker", "log", "page"}
+
+
+@pytest.fixture
+def watch(portal: Callable[..., Portal], visitor: Callable[..., Visitor], bob: User) -> Watch:
+    """A portal in which bob has connected an account."""
+    registration = factories.make_app_registration()
+    here = portal()
+    member = visitor(here, "bob")
+    member.open(f"/connections/add/{registration.pk}/")
+    member.type_in("Name", "Invoices")
+    member.tick("Read mail")
+    member.press("Connect")
+    member.signs_in_at_microsoft(factories.ADA)
+    member.accepts()
+    member.sees("Invoices is connected as ada@contoso.example")
+    return here.watch
+
+
+def test_it_knows_every_secret_that_was_handed_out(watch: Watch) -> None:
+    kinds = set(watch.secrets().values())
+    assert kinds == {"code", "code_verifier", "client_secret", "access_token", "refresh_token", "id_token"}
+    connection = Connection.objects.get()
+    assert watch.secrets()[connection.refresh_token or ""] == "refresh_token"
+    assert watch.secrets()[connection.access_token or ""] == "access_token"
+
+
+def test_it_finds_what_stands_in_clear_wherever_it_stands(watch: Watch, signed_in: SignedIn, bob: User) -> None:
+    watch.logs = logs_of_run()
+    values = {place: f"planted-{place}-{secrets.token_hex(20)}" for place in PLACES}
+    watch.known |= {value: place for place, value in values.items()}
+    assert watch.leaks() == []
+
+    Connection.objects.update(status_cause=values["database"])
+    audit.record("connection.edited", Connection.objects.get(), actor=bob, changes={"name": values["audit"]})
+    session = signed_in(bob).session
+    session["note"] = values["session"]
+    session.save()
+    app.send_task("nobody.takes.this", args=[values["broker"]])
+    with watch.logs[-1].open("a") as log:
+        log.write(f"Microsoft said {values['log']}\n")
+    urllib.request.urlopen(f"{watch.portal.url}/sign-in/?next=/{values['page']}").close()
+
+    found = watch.leaks()
+    # Not one of the six is missed, and what is stored in clear is found in the bytes of the database as well.
+    assert {line.partition(" in ")[0] for line in found} == PLACES
+    assert {"audit in audit trail", "audit in database", "session in sessions", "broker in broker"} <= set(found)
+    assert {"page in pages", f"log in log {watch.logs[-1].name}"} <= set(found)
+    watch.known.clear()
+    watch.logs[-1].unlink()

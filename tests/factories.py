@@ -1,0 +1,238 @@
+"""Who plays in the tests, and what they own. Every helper has good defaults; ``overrides`` are column values.
+
+alice is an IT admin, bob a member who owns connections, carol an auditor, dave a stranger: a member who owns nothing.
+Where bob's connection is shared: with una to use, with max to manage, with tina's team, and it was with eve until yesterday.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.contrib.auth.models import Group
+from django.utils import timezone
+
+from connections.models import (
+    AccessReview,
+    ApiKey,
+    AppCredential,
+    AppRegistration,
+    Connection,
+    ConsentRequest,
+    MailboxAccess,
+    ReviewItem,
+    Share,
+    SharedMailbox,
+    Tenant,
+    User,
+)
+from connections.models.accounts import AUDITORS, IT_ADMINS
+from connections.models.app_registrations import AuthenticationType
+from connections.services.api_keys import api_keys
+from portal.sandbox import seed
+
+PASSWORD = "correct horse battery staple"
+
+# The sandbox's world as it starts; the defaults below fit it, so that what they make works there at once.
+DIRECTORY_ID = seed.CONTOSO
+CLIENT_ID = seed.CONNECTIONS_APP
+CLIENT_SECRET = seed.CONNECTIONS_SECRET
+ROBOTS_CLIENT_ID = seed.ROBOTS_APP
+ROBOTS_CLIENT_SECRET = seed.ROBOTS_SECRET
+ADA = "ada@contoso.example"
+ADA_ID = seed.fixed_id(ADA)
+
+_ROLES = {"alice": IT_ADMINS, "carol": AUDITORS}
+_NAMES = {
+    "alice": "Alice Admin",
+    "bob": "Bob Member",
+    "carol": "Carol Auditor",
+    "dave": "Dave Stranger",
+    "una": "Una User",
+    "max": "Max Manager",
+    "tina": "Tina Teammate",
+    "eve": "Eve Expired",
+}
+
+
+def make_person(username: str, **overrides: Any) -> User:
+    """A person who can sign in with PASSWORD; alice and carol get their role."""
+    first, _, last = _NAMES.get(username, username.title()).partition(" ")
+    values = {"email": f"{username}@example.org", "first_name": first, "last_name": last, "password": PASSWORD}
+    user = User.objects.create_user(username, **(values | overrides))
+    if username in _ROLES:
+        user.groups.add(Group.objects.get_or_create(name=_ROLES[username])[0])
+    return user
+
+
+def make_service_account(name: str = "Invoice robots", **overrides: Any) -> User:
+    """A service account without a role; nobody is responsible for it."""
+    values = {"first_name": name, "kind": User.Kind.SERVICE, "purpose": "Reads invoices.", "password": "!"}
+    return User.objects.create(username=f"service:{name.lower().replace(' ', '-')}", **(values | overrides))
+
+
+def make_tenant(**overrides: Any) -> Tenant:
+    """The sandbox's Contoso."""
+    values = {"name": "Contoso", "environment": "sandbox", "directory_id": DIRECTORY_ID, "tid": DIRECTORY_ID}
+    return Tenant.objects.create(**(values | overrides))
+
+
+def make_app_registration(*, secret: str | None = CLIENT_SECRET, **overrides: Any) -> AppRegistration:
+    """A verified registration of the sandbox's "Contoso Connections" with its secret (None: without credential)."""
+    values: dict[str, Any] = {
+        "name": "Contoso Connections",
+        "client_id": CLIENT_ID,
+        "allows_delegated": True,
+        "allows_app_only": True,
+        "verified_at": timezone.now(),
+    }
+    values |= overrides
+    if "tenant" not in values:
+        values["tenant"] = Tenant.objects.filter(name="Contoso").first() or make_tenant()
+    app = AppRegistration.objects.create(**values)
+    if secret is not None:
+        make_secret(app, secret)
+    return app
+
+
+def make_secret(app: AppRegistration, secret: str = CLIENT_SECRET, **overrides: Any) -> AppCredential:
+    """A client secret of ``app`` that lasts another year."""
+    values: dict[str, Any] = {
+        "kind": AppCredential.Kind.SECRET,
+        "label": "Test secret",
+        "secret": secret,
+        "hint": secret[:3],
+        "expires_at": timezone.now() + timedelta(days=365),
+        "verified_at": timezone.now(),
+    }
+    return AppCredential.objects.create(app_registration=app, **(values | overrides))
+
+
+def make_connection(**overrides: Any) -> Connection:
+    """An active delegated connection of bob's, with tokens, that is not due.
+
+    Its tokens are fictitious: give ``refresh_token=`` (see ``sandbox.issue_grant``) where Microsoft is asked.
+    """
+    now = overrides.get("connected_at") or timezone.now()
+    values: dict[str, Any] = {
+        "name": "Invoices",
+        "authentication_type": AuthenticationType.AUTHORIZATION_CODE,
+        "status": Connection.Status.ACTIVE,
+        "capabilities": ["mail.read"],
+        "scopes": "Mail.Read offline_access",
+        "granted_scopes": "Mail.Read openid profile email",
+        "account_tid": DIRECTORY_ID,
+        "account_oid": ADA_ID,
+        "account_username": ADA,
+        "account_name": "Ada Lovelace",
+        "refresh_token": "1.AFictitiousRefreshToken-only-for-tests",
+        "access_token": "eyJ0eXAiOiJKV1Qi.fictitious.access-token",
+        "token_version": 1,
+    }
+    return _connection(now, values | overrides)
+
+
+def make_app_only_connection(**overrides: Any) -> Connection:
+    """An active app-only connection of alice's, with an access token, that is not due."""
+    now = overrides.get("connected_at") or timezone.now()
+    values: dict[str, Any] = {
+        "name": "Nightly robot",
+        "authentication_type": AuthenticationType.CLIENT_CREDENTIALS,
+        "status": Connection.Status.ACTIVE,
+        "capabilities": ["mail.read"],
+        "scopes": "Mail.Read User.Read.All",
+        "granted_scopes": "Mail.Read User.Read.All",
+        "access_token": "eyJ0eXAiOiJKV1Qi.fictitious.app-only-token",
+        "token_version": 1,
+    }
+    if "owner" not in overrides:
+        values["owner"] = User.objects.filter(username="alice").first() or make_person("alice")
+    return _connection(now, values | overrides)
+
+
+def _connection(now: datetime, values: dict[str, Any]) -> Connection:
+    if "app_registration" not in values:
+        values["app_registration"] = AppRegistration.objects.first() or make_app_registration()
+    if "owner" not in values:
+        values["owner"] = User.objects.filter(username="bob").first() or make_person("bob")
+    times = {
+        "connected_at": now,
+        "refreshed_at": now,
+        "checked_at": now,
+        "status_since": now,
+        "expires_at": now + timedelta(minutes=75),
+        "refresh_after": now + timedelta(minutes=50),
+    }
+    return Connection.objects.create(**(times | values))
+
+
+def make_mailbox(**overrides: Any) -> SharedMailbox:
+    """The sandbox's support@contoso.example, which Ada may open."""
+    values: dict[str, Any] = {"address": "support@contoso.example", "display_name": "Support"}
+    values |= overrides
+    if "tenant" not in values:
+        values["tenant"] = Tenant.objects.filter(name="Contoso").first() or make_tenant()
+    return SharedMailbox.objects.create(**values)
+
+
+def make_mailbox_access(connection: Connection, mailbox: SharedMailbox, **overrides: Any) -> MailboxAccess:
+    """``mailbox`` attached to ``connection``, never probed."""
+    return MailboxAccess.objects.create(connection=connection, mailbox=mailbox, **overrides)
+
+
+def make_key(owner: User, **overrides: Any) -> tuple[ApiKey, str]:
+    """An API key of ``owner`` with every scope, and its text. It counts as just used, so that using it writes nothing."""
+    text, prefix = api_keys.new_key()
+    values: dict[str, Any] = {
+        "name": f"Key of {owner.username}",
+        "prefix": prefix,
+        "digest": api_keys.digest(text),
+        "scopes": list(ApiKey.Scope),
+        "last_used_at": timezone.now(),
+        "last_used_from": "127.0.0.1",
+    }
+    return ApiKey.objects.create(owner=owner, **(values | overrides)), text
+
+
+def make_consent_request(connection: Connection, **overrides: Any) -> ConsentRequest:
+    """An undecided request by the connection's owner for Mail.Read."""
+    values: dict[str, Any] = {
+        "connection": connection,
+        "connection_name": connection.name,
+        "app_registration": connection.app_registration,
+        "directory_id": DIRECTORY_ID,
+        "authentication_type": connection.authentication_type,
+        "capabilities": ["mail.read"],
+        "permissions": "Mail.Read",
+        "reason": "Invoices arrive there.",
+        "requester": connection.owner,
+        "requester_name": str(connection.owner),
+    }
+    return ConsentRequest.objects.create(**(values | overrides))
+
+
+def make_review(*shares: Share, **overrides: Any) -> AccessReview:
+    """A running review of ``shares`` that nobody has answered yet."""
+    now = timezone.now()
+    values: dict[str, Any] = {
+        "name": "Review Q4",
+        "scope_name": "All shares",
+        "started_at": now,
+        "started_by_name": "Alice Admin <alice>",
+        "due_at": now + timedelta(days=21),
+    }
+    review = AccessReview.objects.create(**(values | overrides))
+    for share in shares:
+        ReviewItem.objects.create(
+            review=review,
+            share=share,
+            connection=share.connection,
+            connection_name=share.connection.name,
+            app_name=share.connection.app_registration.name,
+            owner=share.connection.owner,
+            owner_name=f"{share.connection.owner} <{share.connection.owner.username}>",
+            is_team=share.team is not None,
+            with_name=share.team.name if share.team else f"{share.person} <{share.person.username}>",  # type: ignore[union-attr]
+            level=share.level,
+            until=share.until,
+            given_at=share.created_at,
+        )
+    return review

@@ -1,0 +1,141 @@
+"""An owner leaves: noticed by the portal, handed over by an IT admin, taken on by somebody with another account."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.utils import timezone
+from social_django.models import UserSocialAuth
+
+from connections.models import AuditEvent, Connection, Incident, User
+from connections.services.tokens import scheduler
+from portal.sandbox import seed
+from portal.sandbox.client import Control
+from tests import factories
+from tests.flows.conftest import Person
+
+pytestmark = pytest.mark.django_db
+
+GRACE = "grace@contoso.example"
+Meet = Callable[[User], Person]
+
+
+@pytest.fixture(autouse=True)
+def _the_portals_sign_in_is_the_sandbox(settings: Any) -> None:
+    settings.LOGIN_MICROSOFT = {**settings.LOGIN_MICROSOFT, "environment": "sandbox"}
+
+
+def bobs_own(sandbox: Control, bob: User) -> Connection:
+    """A living connection of bob's own account, ada@contoso.example."""
+    UserSocialAuth.objects.create(user=bob, provider="microsoft", uid=f"{factories.DIRECTORY_ID}.{factories.ADA_ID}")
+    grant = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"])
+    return factories.make_connection(owner=bob, refresh_token=grant["refresh_tokens"][0], refresh_after=timezone.now())
+
+
+def test_an_owner_who_left_is_noticed_handed_over_and_replaced(
+    person: Meet, alice: User, bob: User, dave: User, sandbox: Control
+) -> None:
+    connection = bobs_own(sandbox, bob)
+    sandbox.set_person(factories.ADA, disabled=True)
+    scheduler.sweep(now=timezone.now())
+
+    admin = person(alice)
+    assert "Bob Member has left and owns connections" in admin.get("/").content.decode()
+    page = admin.get(f"/connections/{connection.pk}/hand-over/").content.decode()
+    assert "there is nothing to keep" in page
+    sent = {"everything_to": dave.pk, "grant": "keep", f"take_{connection.pk}": "on"}
+    assert admin.post(f"/people/{bob.pk}/hand-over/", **sent).status_code == 302
+    assert not Incident.objects.filter(kind="leaver", closed_at=None).exists()
+    assert not Incident.objects.filter(kind="policy", closed_at=None).exists(), "the old account is nobody's trouble"
+
+    member = person(dave)
+    assert "Sign in for Invoices" in member.get("/").content.decode()
+    begun = member.post(f"/connections/{connection.pk}/sign-in/")
+    assert "login_hint" not in begun["Location"]
+    member.connect(begun, GRACE)
+
+    after = Connection.objects.get()
+    assert (after.pk, after.owner, after.account_username) == (connection.pk, dave, GRACE)
+    assert (after.status, after.account_oid) == ("active", seed.fixed_id(GRACE))
+    done = AuditEvent.objects.get(action="connection.hand_over_completed")
+    assert done.changes["account"] == [factories.ADA, GRACE]
+    assert not Incident.objects.filter(closed_at=None).exists()
+    assert "Sign in for Invoices" not in member.get("/").content.decode()
+    assert scheduler.check(after, actor=dave, now=timezone.now()).status == "active"
+
+
+def test_until_the_new_owner_has_signed_in_the_old_grant_is_kept_alive(
+    person: Meet, alice: User, bob: User, dave: User, sandbox: Control
+) -> None:
+    connection = bobs_own(sandbox, bob)
+    person(alice).post(f"/connections/{connection.pk}/hand-over/", seen_owner=bob.pk, new_owner=dave.pk, grant="keep")
+    scheduler.sweep(now=timezone.now())
+    after = Connection.objects.get()
+    assert (after.owner, after.status, after.account_username) == (dave, "active", factories.ADA)
+    assert after.token_version > connection.token_version
+    assert Incident.objects.get(kind="hand_over").is_open
+
+
+def test_a_cancelled_sign_in_leaves_the_old_grant_and_the_task(
+    person: Meet, alice: User, bob: User, dave: User, sandbox: Control
+) -> None:
+    connection = bobs_own(sandbox, bob)
+    person(alice).post(f"/connections/{connection.pk}/hand-over/", seen_owner=bob.pk, new_owner=dave.pk, grant="keep")
+    member = person(dave)
+    member.follow_to_microsoft(member.post(f"/connections/{connection.pk}/sign-in/"))
+    member.microsoft.submit("cancel", why="sign-in")
+    member.return_to_portal()
+    after = Connection.objects.get()
+    assert (after.status, after.account_username) == ("active", factories.ADA)
+    assert Incident.objects.get(kind="hand_over").is_open
+
+
+def test_a_sign_in_under_way_comes_too_late_when_it_was_handed_on(
+    person: Meet, alice: User, bob: User, dave: User, sandbox: Control
+) -> None:
+    connection = bobs_own(sandbox, bob)
+    path = f"/connections/{connection.pk}/hand-over/"
+    admin, member = person(alice), person(dave)
+    admin.post(path, seen_owner=bob.pk, new_owner=dave.pk, grant="cut")
+    member.follow_to_microsoft(member.post(f"/connections/{connection.pk}/sign-in/"))
+    member.consent(GRACE)
+    admin.post(path, seen_owner=dave.pk, new_owner=alice.pk, grant="cut")
+    member.return_to_portal()
+    after = Connection.objects.get()
+    assert (after.owner, after.status, after.account_username) == (alice, "reconnect_needed", factories.ADA)
+    assert after.refresh_token is None
+
+
+def test_too_many_groups_are_told_at_the_sign_in(sandbox: Control, settings: Any) -> None:
+    from django.test import Client
+
+    from connections.models.accounts import IT_ADMINS
+    from tests.flows.test_sign_in import forget_microsoft, sign_in
+    from tests.sandbox.conftest import Browser
+
+    group = seed.fixed_id("group of administrators")
+    settings.LOGIN_MICROSOFT = {
+        "environment": "sandbox",
+        "tenant": seed.CONTOSO,
+        "client_id": seed.SIGN_IN_APP,
+        "client_secret": seed.SIGN_IN_SECRET,
+        "admins": [group],
+        "auditors": [],
+    }
+    forget_microsoft()
+    somebody = Person(Client(), Browser(sandbox.base_url))
+    sandbox.assign(seed.SIGN_IN_APP, factories.ADA, roles=[], groups=[group])
+    sign_in(somebody, factories.ADA)
+    many = [group, *(seed.fixed_id(f"group {number}") for number in range(200))]
+    sandbox.assign(seed.SIGN_IN_APP, factories.ADA, roles=[], groups=many)
+    somebody.get("/")
+    somebody.portal.post("/sign-out/")
+    sign_in(somebody, factories.ADA)
+
+    ada = User.objects.get(username=factories.ADA)
+    assert [found.name for found in ada.groups.all()] == [IT_ADMINS], "the role came from the group and stays"
+    page = somebody.get("/").content.decode()
+    assert "Microsoft left your groups out of the sign-in" in page
+    assert "Groups assigned to the application" in somebody.get("/account/").content.decode()

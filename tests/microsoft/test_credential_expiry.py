@@ -1,0 +1,125 @@
+"""What Graph says about an application's credentials, however it spells it."""
+
+import base64
+import hashlib
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from connections.errors import MicrosoftRefused, MicrosoftUnavailable
+from connections.microsoft import clouds, credential_expiry, token_endpoint
+from connections.microsoft.credential_expiry import Listed
+from portal.sandbox import seed
+from portal.sandbox.client import Control
+from tests import factories
+
+END = "2027-05-01T12:30:00Z"
+ENDS = datetime(2027, 5, 1, 12, 30, tzinfo=UTC)
+CERTIFICATE = b"the certificate's DER form"
+SHA1 = hashlib.sha1(CERTIFICATE, usedforsecurity=False).digest()
+SHA256 = hashlib.sha256(CERTIFICATE).digest()
+
+
+def read(**lists: object) -> credential_expiry.Listing:
+    return credential_expiry._listing(json.dumps({"passwordCredentials": [], "keyCredentials": [], **lists}))
+
+
+def key(**more: object) -> Listed:
+    [found] = read(keyCredentials=[{"endDateTime": END, **more}]).certificates
+    return found
+
+
+@pytest.mark.parametrize(
+    ("identifier", "digest"),
+    [
+        (SHA1.hex().upper(), SHA1),
+        (SHA1.hex(), SHA1),
+        (base64.b64encode(SHA1).decode(), SHA1),
+        (SHA256.hex(), SHA256),
+        (base64.b64encode(SHA256).decode(), SHA256),
+    ],
+)
+def test_a_thumbprint_comes_as_hex_or_as_base64(identifier: str, digest: bytes) -> None:
+    assert digest.hex().upper() in key(customKeyIdentifier=identifier).thumbprints
+
+
+def test_the_certificate_itself_tells_its_thumbprint() -> None:
+    assert key(key=base64.b64encode(CERTIFICATE).decode()).thumbprints == {SHA256.hex().upper()}
+
+
+@pytest.mark.parametrize("identifier", [None, "", "   ", "!!no base64!!"])
+def test_an_identifier_that_says_nothing_is_none(identifier: str | None) -> None:
+    assert key(customKeyIdentifier=identifier, key=None).thumbprints == frozenset()
+
+
+def test_a_secret_made_long_ago_has_no_hint() -> None:
+    found = read(passwordCredentials=[{"endDateTime": END, "hint": None}, {"endDateTime": END, "hint": "abc"}])
+    assert found.secrets == (Listed(ENDS), Listed(ENDS, hint="abc"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "<html>",
+        "[]",
+        "{}",
+        '{"passwordCredentials": null, "keyCredentials": null}',
+        '{"passwordCredentials": [{"endDateTime": "soon"}], "keyCredentials": []}',
+        '{"passwordCredentials": [{"hint": "abc"}], "keyCredentials": []}',
+        '{"passwordCredentials": ["?"], "keyCredentials": []}',
+    ],
+)
+def test_an_answer_of_somebody_else_is_no_list_of_credentials(text: str) -> None:
+    with pytest.raises(MicrosoftUnavailable):
+        credential_expiry._listing(text)
+
+
+@pytest.mark.parametrize(
+    ("roles", "may"),
+    [((), False), (("Mail.Read",), False), (("Application.Read.All",), True), (("Directory.Read.All",), True)],
+)
+def test_larger_roles_may_read_it_too(roles: tuple[str, ...], may: bool) -> None:
+    assert credential_expiry.may_read(roles) is may
+
+
+# --- At the sandbox -------------------------------------------------------------------------------
+
+
+def token(client_id: str, secret: str) -> str:
+    cloud = clouds.cloud("sandbox")
+    application = token_endpoint.Application(
+        cloud, factories.DIRECTORY_ID, client_id, token_endpoint.ClientSecret(secret)
+    )
+    return token_endpoint.request_app_only_token(application).access_token
+
+
+def test_it_reads_the_own_application(sandbox: Control) -> None:
+    found = credential_expiry.read(
+        clouds.cloud("sandbox"),
+        token(factories.ROBOTS_CLIENT_ID, factories.ROBOTS_CLIENT_SECRET),
+        factories.ROBOTS_CLIENT_ID,
+    )
+    assert [one.hint for one in found.secrets] == [seed.ROBOTS_SECRET[:3]]
+
+
+def test_without_the_permission_it_is_refused(sandbox: Control) -> None:
+    own = token(factories.CLIENT_ID, factories.CLIENT_SECRET)
+    with pytest.raises(MicrosoftRefused) as refused:
+        credential_expiry.read(clouds.cloud("sandbox"), own, factories.CLIENT_ID)
+    assert not isinstance(refused.value, MicrosoftUnavailable)
+
+
+def test_an_application_of_another_directory_is_not_there(sandbox: Control) -> None:
+    robots = token(factories.ROBOTS_CLIENT_ID, factories.ROBOTS_CLIENT_SECRET)
+    with pytest.raises(MicrosoftRefused):
+        credential_expiry.read(clouds.cloud("sandbox"), robots, "00000000-0000-4000-8000-000000000000")
+
+
+@pytest.mark.parametrize("weather", ["unavailable", "error", "broken_json", "empty_504", "throttle", "refuse"])
+def test_a_bad_day_is_no_refusal(sandbox: Control, weather: str) -> None:
+    robots = token(factories.ROBOTS_CLIENT_ID, factories.ROBOTS_CLIENT_SECRET)
+    sandbox.weather(weather, "graph")
+    with pytest.raises(MicrosoftUnavailable):
+        credential_expiry.read(clouds.cloud("sandbox"), robots, factories.ROBOTS_CLIENT_ID)

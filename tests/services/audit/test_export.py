@@ -1,0 +1,115 @@
+"""An export holds exactly the rows, of any number, and is itself recorded."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from connections import audit
+from connections.errors import NotAllowed
+from connections.models import AuditEvent, AuditSeal, Connection, TokenFetch, User
+from connections.services.api_keys import api_keys
+from connections.services.audit import export as audit_export
+from connections.services.audit import sealing
+from tests import factories
+
+pytestmark = pytest.mark.django_db
+
+NOW = datetime(2026, 11, 25, 12, 0, 30, tzinfo=UTC)
+
+
+@pytest.fixture
+def trail(bob: User) -> Connection:
+    """4,500 events, one with a name that a spreadsheet would run, and two hand-outs."""
+    connection = factories.make_connection(owner=bob, name="=HYPERLINK(1)")
+    for number in range(3):
+        audit.record("connection.checked", connection, actor=bob, changes={"n": number, "text": "ü"})
+    first = AuditEvent.objects.latest("pk")
+    columns = [field.attname for field in AuditEvent._meta.concrete_fields if not field.primary_key]
+    AuditEvent.objects.bulk_create(
+        [AuditEvent(**{name: getattr(first, name) for name in columns}) for _ in range(4497)], batch_size=500
+    )
+    key, _ = factories.make_key(bob)
+    for minute in range(2):
+        api_keys.note_fetch(key, connection, address="10.0.0.1", now=NOW - timedelta(minutes=minute))
+    return connection
+
+
+def export(actor: User, form: str = "jsonl", **asked: Any) -> list[str]:
+    return list(
+        audit_export.export(AuditEvent.objects.all(), TokenFetch.objects.all(), form=form, asked=asked, actor=actor)
+    )
+
+
+def test_it_holds_every_row_in_the_form_in_which_they_were_sealed(trail: Connection, carol: User) -> None:
+    sealing.seal_due(NOW + timedelta(hours=1))
+    chunks = export(carol)
+    lines = "".join(chunks).splitlines()
+    rows = [json.loads(line) for line in lines]
+    events, fetches = rows[:4500], rows[4500:]
+    pks = AuditEvent.objects.exclude(action__startswith="audit.").order_by("pk").values_list("pk", flat=True)
+    assert [row["id"] for row in events] == list(pks)
+    assert [row["id"] for row in fetches] == list(TokenFetch.objects.order_by("pk").values_list("pk", flat=True))
+    assert max(chunk.count("\n") for chunk in chunks) <= audit_export.CHUNK
+    second = AuditSeal.objects.get(number=2)
+    text = "".join(f"{line}\n" for line in lines[1000:2000])
+    assert hashlib.sha256(text.encode()).hexdigest() == second.events_hash
+
+
+def test_cells_of_a_spreadsheet_run_nothing(trail: Connection, carol: User) -> None:
+    rows = list(csv.DictReader(io.StringIO("".join(export(carol, "csv")).removeprefix("\ufeff"))))
+    assert len(rows) == 4500 + 2
+    assert rows[0]["on_name"] == "'=HYPERLINK(1)"
+    assert json.loads(rows[1]["changes"]) == {"n": 1, "text": "ü"}
+    assert (rows[-1]["kind"], rows[-1]["count"], rows[-1]["address"]) == ("token_fetch", "1", "10.0.0.1")
+
+
+@pytest.mark.parametrize("text", ["=1", "+1", "-1", "@x", "\t=1", "\r=1", "\n=1"])
+def test_every_beginning_of_a_formula_is_guarded(text: str) -> None:
+    assert audit_export.csv_cell(text) == f"'{text}"
+
+
+def test_who_exported_what_is_recorded_with_the_number_of_rows(trail: Connection, carol: User) -> None:
+    export(carol, "csv", who="bob", q="")
+    started, done = AuditEvent.objects.filter(action__startswith="audit.").order_by("pk")
+    assert started.action == "audit.export_started"
+    assert (done.action, done.actor, done.outcome) == ("audit.exported", carol, "done")
+    assert (done.changes["rows"], done.changes["complete"], done.changes["who"]) == (4502, True, "bob")
+    assert "q" not in done.changes
+
+
+def test_an_export_that_breaks_off_is_recorded_as_such(trail: Connection, carol: User) -> None:
+    found = audit_export.export(AuditEvent.objects.all(), None, form="jsonl", asked={}, actor=carol)
+    next(found)  # type: ignore[call-overload]
+    found.close()  # type: ignore[attr-defined]
+    event = AuditEvent.objects.get(action="audit.exported")
+    assert (event.outcome, event.changes["complete"]) == ("failed", False)
+
+
+def test_only_auditors_export(trail: Connection, alice: User) -> None:
+    with pytest.raises(NotAllowed):
+        export(alice)
+
+
+def test_the_page_exports_what_the_filter_shows(
+    trail: Connection, carol: User, alice: User, signed_in: Callable[[User], Client]
+) -> None:
+    audit.record("tenant.changed", trail.app_registration.tenant, actor=alice)
+    answer = signed_in(carol).post("/audit/export/", {"format": "jsonl", "action": "tenant.changed"})
+    (line,) = b"".join(answer.streaming_content).splitlines()  # type: ignore[attr-defined]
+    assert json.loads(line)["action"] == "tenant.changed"
+    assert answer["Content-Type"] == "application/x-ndjson"
+    assert answer["Content-Disposition"].startswith('attachment; filename="audit-')
+    event = AuditEvent.objects.get(action="audit.exported")
+    assert event.address == "127.0.0.1"
+    assert event.changes["action"] == "tenant.changed"
+    assert signed_in(carol).post("/audit/export/", {"format": "exe"}).status_code == 400
+    assert signed_in(carol).post("/audit/export/", {"date_from": "x"}).status_code == 400

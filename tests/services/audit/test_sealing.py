@@ -1,0 +1,663 @@
+"""Sealing the audit trail, and finding every single thing that was done to it since."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import DatabaseError, transaction
+from django.db import connection as database
+from django.db import connections as databases
+
+from connections import audit
+from connections.models import ApiKey, AuditEvent, AuditSeal, AuditVerification, Connection, TokenFetch, User
+from connections.services.api_keys import api_keys
+from connections.services.audit import sealing, serialization, verification, verification_checks
+from tests import audit_triggers, factories
+
+pytestmark = pytest.mark.django_db
+
+NOW = datetime(2026, 11, 25, 12, 0, 30, tzinfo=UTC)
+LATER = NOW + timedelta(minutes=10)
+# A number that no row of any table gets, however many tests have counted on in the same database.
+NOBODY = 987_654_321
+
+
+@pytest.fixture
+def connection(bob: User) -> Connection:
+    """bob's connection."""
+    return factories.make_connection(owner=bob)
+
+
+@pytest.fixture
+def key(bob: User) -> ApiKey:
+    """bob's API key."""
+    return factories.make_key(bob)[0]
+
+
+def happen(connection: Connection, count: int, **facts: Any) -> None:
+    """``count`` events of bob's."""
+    for number in range(count):
+        audit.record("connection.changed", connection, actor=connection.owner, changes={"n": number, **facts})
+
+
+@pytest.fixture
+def sealed(connection: Connection, key: ApiKey) -> Connection:
+    """Three seals: two of ten events, and one of five events and four token hand-outs."""
+    audit.origin.set(audit.Origin("6f1c9a51-8c0f-4ac4-a7a1-d3a2b7ab13b7", "10.1.2.3"))
+    try:
+        happen(connection, 25, text="ünïcode “x”", half=[0.5, None])
+    finally:
+        audit.origin.set(audit.Origin())
+    assert sealing.seal_due(LATER, batch=10) == 3
+    for minute in range(4):
+        api_keys.note_fetch(key, connection, address="10.9.9.9", now=NOW - timedelta(minutes=minute))
+    assert sealing.seal_due(LATER, batch=10) == 1
+    assert verification.look() == (29, [])
+    return connection
+
+
+def ids(seal: int) -> list[int]:
+    """The events of a seal."""
+    found = AuditSeal.objects.get(number=seal)
+    return list(
+        AuditEvent.objects.filter(pk__gt=found.events_after, pk__lte=found.events_upto)
+        .order_by("pk")
+        .values_list("pk", flat=True)
+    )
+
+
+def tamper(statement: str, *parameters: Any) -> None:
+    """Change the database as its owner could."""
+    with audit_triggers.removed(), database.cursor() as cursor:
+        cursor.execute(statement, parameters)
+        assert cursor.rowcount, "nothing was changed"
+
+
+def found() -> list[tuple[int, str]]:
+    """Seal and kind of everything that does not fit."""
+    return [(one.seal, one.kind) for one in verification.look()[1]]
+
+
+# --- Sealing --------------------------------------------------------------------------------------
+
+
+def test_everything_committed_is_sealed_once_and_in_order(connection: Connection) -> None:
+    happen(connection, 25)
+    assert sealing.unsealed() == 25
+    assert sealing.seal_due(NOW, batch=10) == 3
+    assert sealing.seal_due(NOW, batch=10) == 0
+    assert sealing.unsealed() == 0
+    first, second, third = AuditSeal.objects.order_by("number")
+    assert [one.events_count for one in (first, second, third)] == [10, 10, 5]
+    assert (first.previous_hash, second.previous_hash) == (sealing.NOTHING, first.hash)
+    assert third.events_upto == AuditEvent.objects.latest("pk").pk
+    assert third.summary == {"connection.changed": 5}
+
+
+def test_nothing_new_makes_no_seal() -> None:
+    assert sealing.seal_due(NOW) == 0
+    assert not AuditSeal.objects.exists()
+
+
+def test_a_minute_of_token_hand_outs_is_sealed_when_it_is_over_and_then_never_changes(
+    connection: Connection, key: ApiKey
+) -> None:
+    for _ in range(3):
+        api_keys.note_fetch(key, connection, address=None, now=NOW)
+    assert sealing.seal_due(NOW + timedelta(seconds=60)) == 0
+    assert sealing.seal_due(NOW + timedelta(seconds=90)) == 1
+    api_keys.note_fetch(key, connection, address=None, now=NOW)
+    assert list(TokenFetch.objects.order_by("pk").values_list("count", "seal")) == [(3, 1), (1, None)]
+    assert sealing.seal_due(LATER) == 1
+    assert AuditSeal.objects.get(number=1).summary == {serialization.FETCHED: 3}
+    assert found() == []
+
+
+def test_a_clock_that_runs_ahead_does_not_keep_hand_outs_from_being_sealed(connection: Connection, key: ApiKey) -> None:
+    api_keys.note_fetch(key, connection, address=None, now=NOW + timedelta(days=400))
+    assert sealing.seal_due(NOW) == 1
+
+
+def test_the_chain_survives_the_people_and_things_it_is_about(sealed: Connection, bob: User) -> None:
+    sealed.delete()
+    bob.delete()
+    assert not AuditEvent.objects.filter(actor__isnull=False).exists()
+    assert not TokenFetch.objects.filter(key__isnull=False).exists()
+    assert found() == []
+
+
+def test_a_line_is_json_with_sorted_keys_that_anybody_can_make(connection: Connection) -> None:
+    event = audit.record(
+        "connection.changed", connection, actor=connection.owner, changes={"z": "ü", "a": [1, 0.5]}, at=NOW
+    )
+    (row,) = serialization.rows(serialization.events(), "id = %s", [event.pk])
+    line = serialization.events().line(row)
+    facts = {
+        "kind": "event",
+        "id": event.pk,
+        "at": "2026-11-25T12:00:30.000000+00:00",
+        "action": "connection.changed",
+        "outcome": "done",
+        "actor_id": connection.owner_id,
+        "actor_name": "Bob Member <bob>",
+        "target_type": "Connection",
+        "target_id": str(connection.pk),
+        "target_name": "Invoices",
+        "changes": {"z": "ü", "a": [1, 0.5]},
+        "owner_id": connection.owner_id,
+        "request_id": "",
+        "address": None,
+    }
+    assert line == json.dumps(facts, sort_keys=True, separators=(",", ":"))
+    sealing.seal_due(NOW)
+    assert AuditSeal.objects.get().events_hash == hashlib.sha256(f"{line}\n".encode()).hexdigest()
+
+
+# --- Tampering with events --------------------------------------------------------------------------
+
+EVENT_COLUMNS = {
+    "at": "2020-01-01 00:00:00",
+    "action": "connection.removed",
+    "outcome": "denied",
+    "actor_ref": NOBODY,
+    "actor_name": "Somebody else",
+    "target_type": "Tenant",
+    "target_id": "4711",
+    "target_name": "Something else",
+    "changes": '{"n": 77}',
+    "owner_id": NOBODY,
+    "request_id": "another",
+    "address": "10.0.0.1",
+}
+
+
+def test_every_column_of_an_event_is_tried() -> None:
+    columns = {field.column for field in AuditEvent._meta.concrete_fields}
+    assert columns == {*EVENT_COLUMNS, "id", "actor_id"}
+
+
+@pytest.mark.parametrize("seal", [1, 2, 3])
+@pytest.mark.parametrize("column", EVENT_COLUMNS)
+def test_altering_any_column_of_an_event_is_found(sealed: Connection, column: str, seal: int) -> None:
+    victim = ids(seal)[2]
+    tamper(f"UPDATE connections_auditevent SET {column} = %s WHERE id = %s", EVENT_COLUMNS[column], victim)
+    what = verification.look()[1]
+    assert (what[0].seal, what[0].kind, what[0].what) == (seal, *_expected(column, victim))
+
+
+def _expected(column: str, victim: int) -> tuple[str, str]:
+    if column == "actor_ref":
+        return "altered", f"Event {victim} refers to somebody or something else."
+    return "altered", f"Event {victim} was altered."
+
+
+@pytest.mark.parametrize("value", [None, "other"])
+def test_giving_an_event_to_another_person_or_to_nobody_is_found(
+    sealed: Connection, dave: User, value: str | None
+) -> None:
+    tamper("UPDATE connections_auditevent SET actor_id = %s WHERE id = %s", dave.pk if value else None, ids(2)[0])
+    assert found() == [(2, "altered")]
+
+
+def test_values_no_event_can_have_are_found_and_do_not_stop_the_check(sealed: Connection) -> None:
+    if database.vendor == "postgresql":
+        planted = [("at", "infinity"), ("at", "0044-03-15 12:00:00 BC"), ("address", "10.1.2.3/8"), ("changes", "[]")]
+    else:
+        planted = [("at", "yesterday"), ("changes", "[]"), ("owner_id", "bob"), ("target_name", b"\x00\xff")]
+    for column, value in planted:
+        with transaction.atomic():
+            tamper(f"UPDATE connections_auditevent SET {column} = %s WHERE id = %s", value, ids(2)[3])
+            assert found() == [(2, "altered")], column
+            transaction.set_rollback(True)
+
+
+@pytest.mark.parametrize("seal", [1, 2, 3])
+def test_deleting_any_event_is_found(sealed: Connection, seal: int) -> None:
+    for victim in ids(seal):
+        with transaction.atomic():
+            tamper("DELETE FROM connections_auditevent WHERE id = %s", victim)
+            (finding,) = verification.look()[1]
+            assert (finding.seal, finding.kind, finding.what) == (seal, "removed", f"Event {victim} was removed.")
+            transaction.set_rollback(True)
+
+
+def test_inserting_an_event_among_sealed_ones_is_found(sealed: Connection) -> None:
+    first, *_ = ids(2)
+    tamper("DELETE FROM connections_auditevent WHERE id = %s", first)
+    again = AuditEvent(pk=first, action="x.y", actor_name="x", target_type="Tenant", target_name="t")
+    AuditEvent.objects.bulk_create([again])
+    assert found() == [(2, "altered")]
+    for planted, seal in ((0, 1), (-7, 1)):
+        with transaction.atomic():
+            AuditEvent.objects.bulk_create([AuditEvent(pk=planted, action="x.y", target_type="T", target_name="t")])
+            assert (seal, "inserted") in found()
+            transaction.set_rollback(True)
+
+
+@pytest.mark.only_on("postgres")  # SQLite goes on counting from the highest number there is
+def test_an_event_far_ahead_is_found_and_keeps_nobody_from_sealing(sealed: Connection) -> None:
+    AuditEvent.objects.bulk_create([AuditEvent(pk=2**40, action="x.y", target_type="T", target_name="t")])
+    happen(sealed, 2)
+    assert sealing.seal_due(LATER) == 1
+    after, (finding,) = AuditSeal.objects.count(), verification.look()[1]
+    assert AuditEvent.objects.filter(pk__gt=AuditSeal.objects.get(number=after).events_upto).count() == 1
+    assert (finding.seal, finding.kind) == (after + 1, "inserted")
+    assert finding.what == f"Event {2**40} was inserted: the database never gave out its number."
+
+
+def test_inserting_into_a_gap_is_found(connection: Connection) -> None:
+    happen(connection, 3)
+    with transaction.atomic():
+        happen(connection, 1)
+        gap = AuditEvent.objects.latest("pk").pk
+        transaction.set_rollback(True)
+    if database.vendor == "sqlite":
+        tamper("UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'connections_auditevent'")
+    happen(connection, 3)
+    sealing.seal_due(NOW)
+    assert found() == []
+    AuditEvent.objects.bulk_create([AuditEvent(pk=gap, action="x.y", target_type="T", target_name="t")])
+    (finding,) = verification.look()[1]
+    assert (finding.kind, finding.what) == ("inserted", f"Event {gap} was inserted.")
+
+
+def test_swapping_two_events_is_found(sealed: Connection) -> None:
+    one, other = ids(2)[1], ids(2)[4]
+    for before, after in ((one, -1), (other, one), (-1, other)):
+        tamper("UPDATE connections_auditevent SET id = %s WHERE id = %s", after, before)
+    (finding,) = verification.look()[1]
+    assert (finding.seal, finding.kind) == (2, "reordered")
+    assert finding.what == f"Event {one} and {other} changed places."
+
+
+def test_swapping_two_events_of_different_seals_is_found_in_both(sealed: Connection) -> None:
+    one, other = ids(1)[2], ids(3)[1]
+    for before, after in ((one, -1), (other, one), (-1, other)):
+        tamper("UPDATE connections_auditevent SET id = %s WHERE id = %s", after, before)
+    assert found() == [(1, "altered"), (3, "altered")]
+
+
+def test_giving_an_event_another_number_is_found(sealed: Connection) -> None:
+    one = ids(2)[1]
+    tamper("UPDATE connections_auditevent SET id = 0 WHERE id = %s", one)
+    assert found() == [(1, "inserted"), (2, "removed")]
+
+
+# --- Tampering with token hand-outs -----------------------------------------------------------------
+
+FETCH_COLUMNS = {
+    "key_ref": NOBODY,
+    "key_name": "Another",
+    "owner_name": "Somebody else",
+    "connection_ref": NOBODY,
+    "connection_name": "Another",
+    "minute": "2020-01-01 00:00:00",
+    "address": "10.0.0.1",
+    "count": 77,
+    "seal": 1,
+    "key_id": None,
+    "connection_id": None,
+    "id": NOBODY,
+}
+
+
+def test_every_column_of_a_hand_out_is_tried() -> None:
+    assert {field.column for field in TokenFetch._meta.concrete_fields} == set(FETCH_COLUMNS)
+
+
+@pytest.mark.parametrize("column", FETCH_COLUMNS)
+def test_altering_any_column_of_a_token_hand_out_is_found(sealed: Connection, column: str) -> None:
+    victim = TokenFetch.objects.order_by("pk")[1].pk
+    tamper(f'UPDATE connections_tokenfetch SET "{column}" = %s WHERE id = %s', FETCH_COLUMNS[column], victim)
+    first = 1 if column == "seal" else 4
+    assert found()[0][0] == first
+
+
+@pytest.mark.parametrize("seal", [None, 77, 0])
+def test_taking_a_hand_out_out_of_its_seal_is_found(sealed: Connection, seal: int | None) -> None:
+    victim = TokenFetch.objects.order_by("pk")[1].pk
+    tamper("UPDATE connections_tokenfetch SET seal = %s WHERE id = %s", seal, victim)
+    assert (4, "removed") in found()
+
+
+def test_deleting_or_planting_a_hand_out_is_found(sealed: Connection) -> None:
+    for row in TokenFetch.objects.all():
+        with transaction.atomic():
+            tamper("DELETE FROM connections_tokenfetch WHERE id = %s", row.pk)
+            assert found() == [(4, "removed")]
+            transaction.set_rollback(True)
+    row.pk = None
+    TokenFetch.objects.bulk_create([row])
+    assert found() == [(4, "inserted")]
+
+
+# --- Tampering with seals ---------------------------------------------------------------------------
+
+SEAL_COLUMNS = {
+    "number": 99,
+    "events_after": 0,
+    "events_upto": NOBODY,
+    "events_count": 9,
+    "events_hash": "0" * 64,
+    "fetches_count": 9,
+    "fetches_hash": "0" * 64,
+    "covers_from": "2020-01-01 00:00:00",
+    "covers_until": "2020-01-01 00:00:00",
+    "summary": '{"x.y": 1}',
+    "marks": b"x",
+    "sealed_at": "2020-01-01 00:00:00",
+    "previous_hash": "1" * 64,
+    "hash": "1" * 64,
+}
+
+
+def test_every_column_of_a_seal_is_tried() -> None:
+    assert {field.column for field in AuditSeal._meta.concrete_fields} == set(SEAL_COLUMNS)
+
+
+@pytest.mark.parametrize("column", SEAL_COLUMNS)
+def test_altering_any_column_of_a_seal_is_found(sealed: Connection, column: str) -> None:
+    tamper(f"UPDATE connections_auditseal SET {column} = %s WHERE number = 2", SEAL_COLUMNS[column])
+    assert found()[0][0] == 2
+
+
+@pytest.mark.parametrize("seal", [1, 2, 3])
+def test_deleting_a_seal_is_found(sealed: Connection, seal: int) -> None:
+    tamper("DELETE FROM connections_auditseal WHERE number = %s", seal)
+    assert found()[0] == (seal, "removed")
+
+
+def test_a_seal_that_was_made_anew_for_altered_rows_is_found(sealed: Connection) -> None:
+    """Whoever knows how seals are made can make one that fits; the next seal knows better."""
+    tamper("UPDATE connections_auditevent SET target_name = 'x' WHERE id = %s", ids(2)[0])
+    forged = AuditSeal.objects.get(number=2)
+    rows = serialization.rows(serialization.events(), "id > %s AND id <= %s", [forged.events_after, forged.events_upto])
+    forged.events_hash = serialization.digest(serialization.events(), rows)
+    forged.marks = serialization.marks(serialization.events(), rows, after=forged.events_after)
+    tamper(
+        "UPDATE connections_auditseal SET events_hash = %s, marks = %s, hash = %s WHERE number = 2",
+        forged.events_hash, forged.marks, sealing.hash_of(forged),
+    )  # fmt: skip
+    assert found() == [(2, "seal")]
+
+
+def test_cutting_the_end_off_is_found_by_what_is_known_elsewhere(sealed: Connection, tmp_path: Any) -> None:
+    newest = AuditSeal.objects.get(number=4)
+    published = tmp_path / "seals.jsonl"
+    published.write_text("".join(f"{sealing.published_line(one)}\n" for one in AuditSeal.objects.order_by("number")))
+    tamper("DELETE FROM connections_auditseal WHERE number = 4")
+    tamper("DELETE FROM connections_tokenfetch")
+    assert found() == []
+    for arguments in ({"expect": [f"4:{newest.hash}"]}, {"published": str(published)}):
+        with pytest.raises(SystemExit) as ended:
+            call_command("audit_verify", read_only=True, **arguments)
+        assert ended.value.code == 1
+
+
+def test_cutting_off_all_seals_is_found_by_the_hand_outs_they_held(sealed: Connection) -> None:
+    tamper("DELETE FROM connections_auditseal")
+    assert set(found()) == {(1, "removed")}
+
+
+def test_an_earlier_verification_knows_the_seal_it_saw(sealed: Connection) -> None:
+    verification.verify(actor=None, now=lambda: LATER)
+    tamper("DELETE FROM connections_auditseal WHERE number = 4")
+    tamper("DELETE FROM connections_tokenfetch")
+    assert found() == [(4, "removed")]
+
+
+def test_a_seal_that_cannot_even_be_read_is_found(sealed: Connection) -> None:
+    planted = "infinity" if database.vendor == "postgresql" else "never"
+    tamper("UPDATE connections_auditseal SET sealed_at = %s WHERE number = 2", planted)
+    run = verification.verify(actor=None, now=lambda: LATER)
+    assert run.state == "broken"
+    assert "cannot be read" in run.findings[0]["what"]
+
+
+def test_bytes_that_are_no_text_end_the_check_with_a_finding(sealed: Connection) -> None:
+    """SQLite takes any bytes for text; PostgreSQL refuses them itself."""
+    planted = "CAST(x'ff00fe' AS TEXT)" if database.vendor == "sqlite" else "'x'"
+    tamper(f"UPDATE connections_auditevent SET target_name = {planted} WHERE id = %s", ids(2)[3])
+    run = verification.verify(actor=None, now=lambda: LATER)
+    assert (run.state, bool(run.findings)) == ("broken", True)
+
+
+# --- The guards -------------------------------------------------------------------------------------
+
+
+def test_the_models_refuse_changes(sealed: Connection) -> None:
+    event, seal = AuditEvent.objects.latest("pk"), AuditSeal.objects.latest("number")
+    for refused in (
+        event.save, event.delete, seal.save, seal.delete,
+        AuditEvent.objects.all().delete, AuditSeal.objects.all().delete,
+        lambda: AuditEvent.objects.update(action="x"),
+        lambda: AuditEvent.objects.bulk_update([event], ["action"]),
+        lambda: AuditSeal.objects.filter(number=1).update(hash="x"),
+    ):  # fmt: skip
+        with pytest.raises(TypeError):
+            refused()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE connections_auditevent SET action = 'x'",
+        "UPDATE connections_auditevent SET actor_id = actor_id",
+        "UPDATE connections_auditevent SET actor_id = NULL, action = 'x'",
+        "DELETE FROM connections_auditevent",
+        "UPDATE connections_tokenfetch SET count = 7",
+        "UPDATE connections_tokenfetch SET seal = NULL",
+        "UPDATE connections_tokenfetch SET connection_id = NULL, count = 7",
+        "DELETE FROM connections_tokenfetch",
+        "UPDATE connections_auditseal SET hash = 'x'",
+        "DELETE FROM connections_auditseal",
+    ],
+)
+def test_the_database_refuses_changes(sealed: Connection, statement: str) -> None:
+    with pytest.raises(DatabaseError, match="append-only"), transaction.atomic(), database.cursor() as cursor:
+        cursor.execute(statement)
+    assert found() == []
+
+
+@pytest.mark.only_on("postgres")  # SQLite knows no TRUNCATE
+@pytest.mark.parametrize("table", audit_triggers.TABLES)
+def test_the_database_refuses_to_empty_the_tables(sealed: Connection, table: str) -> None:
+    with database.cursor() as cursor:
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        with pytest.raises(DatabaseError, match="append-only"), transaction.atomic():
+            cursor.execute(f"TRUNCATE {table} CASCADE")
+
+
+def test_missing_guards_are_told(sealed: Connection) -> None:
+    assert verification_checks.unguarded() == []
+    with audit_triggers.removed():
+        assert verification_checks.unguarded() == sorted(audit_triggers.TABLES)
+
+
+@pytest.mark.django_db(transaction=True)  # SQLite changes its schema outside of transactions only
+def test_missing_guards_can_be_put_back(sealed: Connection, capsys: Any) -> None:
+    with database.cursor() as cursor:
+        if database.vendor == "postgresql":
+            cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+            cursor.execute("DROP TRIGGER portal_audit_guard ON connections_auditevent")
+        else:
+            cursor.execute("DROP TRIGGER connections_auditevent_no_update")
+    assert verification_checks.unguarded() == ["connections_auditevent"]
+    call_command("audit_guards")
+    assert "Guarded again: connections_auditevent" in capsys.readouterr().out
+    assert verification_checks.unguarded() == []
+    with pytest.raises(DatabaseError, match="append-only"), transaction.atomic():
+        AuditEvent._base_manager.update(action="x")
+
+
+# --- Verifications ----------------------------------------------------------------------------------
+
+
+def test_a_verification_is_carried_out_once_and_recorded(sealed: Connection, carol: User) -> None:
+    asked = verification.ask(actor=carol, now=LATER)
+    assert verification.ask(actor=carol, now=LATER) == asked
+    assert verification.run_due(lambda: LATER) == 1
+    assert verification.run_due(lambda: LATER) == 0
+    run = verification.latest()
+    assert run is not None
+    assert (run.state, run.checked, run.upto, run.rows) == ("intact", 4, 4, 29)
+    event = AuditEvent.objects.get(action="audit.verified")
+    assert (event.actor, event.outcome, event.changes["seal"]) == (carol, "done", 4)
+    assert event.changes["hash"] == AuditSeal.objects.get(number=4).hash
+
+
+def test_a_verification_whose_worker_died_goes_on_where_it_was(sealed: Connection, carol: User) -> None:
+    asked = verification.ask(actor=carol, now=LATER)
+    AuditVerification.objects.filter(pk=asked.pk).update(
+        state="running", claimed_until=LATER + timedelta(minutes=2), upto=4, checked=2, rows=20
+    )
+    assert verification.run_due(lambda: LATER) == 0
+    assert verification.run_due(lambda: LATER + timedelta(minutes=3)) == 1
+    run = verification.latest()
+    assert run is not None
+    assert (run.state, run.rows) == ("intact", 29)
+
+
+def test_a_broken_trail_is_recorded_with_its_first_broken_seal(sealed: Connection) -> None:
+    tamper("DELETE FROM connections_auditevent WHERE id = %s", ids(3)[0])
+    tamper("DELETE FROM connections_auditevent WHERE id = %s", ids(2)[0])
+    run = verification.verify(actor=None, now=lambda: LATER)
+    assert run.state == "broken"
+    assert [one["seal"] for one in run.findings] == [2, 3]
+    event = AuditEvent.objects.get(action="audit.verified")
+    assert (event.outcome, event.changes["first_broken_seal"]) == ("failed", 2)
+
+
+def test_the_command_says_what_is_wrong_and_ends_with_one(sealed: Connection, capsys: Any) -> None:
+    call_command("audit_verify")
+    assert "Intact: 29 rows in seals up to 4:" in capsys.readouterr().out
+    victim = ids(2)[5]
+    tamper("UPDATE connections_auditevent SET action = 'x' WHERE id = %s", victim)
+    with pytest.raises(SystemExit) as ended:
+        call_command("audit_verify", read_only=True)
+    assert ended.value.code == 1
+    out = capsys.readouterr().out
+    assert "BROKEN at seal 2" in out
+    assert f"Event {victim} was altered" in out
+    call_command("audit_verify", since=2, read_only=True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"expect": ["4"]}, {"expect": ["x:y"]}, {"since": 77}, {"published": "/no/such/file"}, {"actor": "nobody"}],
+)
+def test_the_command_refuses_what_it_does_not_understand(sealed: Connection, options: dict[str, Any]) -> None:
+    with pytest.raises(CommandError):
+        call_command("audit_verify", **options)
+
+
+# --- At the same time ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def thread(work: Callable[[], object]) -> Iterator[None]:
+    """Do ``work`` at the same time, with a database connection of its own; what it raises is raised here."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - handed on
+            raised.append(error)
+        finally:
+            databases.close_all()
+
+    started = threading.Thread(target=run)
+    started.start()
+    try:
+        yield
+    finally:
+        started.join(30)
+    if raised:
+        raise raised[0]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_sealers_and_recorders_at_once_make_one_chain(connection: Connection) -> None:
+    def seal() -> None:
+        for _ in range(15):
+            sealing.seal_due(NOW, batch=3)
+
+    with thread(lambda: happen(connection, 40)), thread(seal), thread(seal), thread(lambda: happen(connection, 40)):
+        pass
+    while sealing.seal_due(NOW, batch=3):
+        pass
+    assert sealing.unsealed() == 0
+    assert sum(AuditSeal.objects.values_list("events_count", flat=True)) == 80
+    assert found() == []
+
+
+@pytest.mark.only_on("postgres")  # on SQLite ids are committed in their order
+@pytest.mark.django_db(transaction=True)
+def test_an_id_that_is_committed_late_is_waited_for_and_sealed(connection: Connection) -> None:
+    began, may_end = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        with transaction.atomic():
+            happen(connection, 1, late=True)
+            began.set()
+            assert may_end.wait(20)
+
+    happen(connection, 1)
+    with thread(slow):
+        assert began.wait(20)
+        happen(connection, 2)
+        assert sealing.seal_due(NOW) == 0
+        assert sealing.seal_due(NOW) == 0
+        may_end.set()
+    assert sealing.seal_due(NOW) == 1
+    assert AuditSeal.objects.get().events_count == 4
+    assert found() == []
+
+
+@pytest.mark.only_on("postgres")
+@pytest.mark.django_db(transaction=True)
+def test_a_busy_trail_is_sealed_although_somebody_is_always_writing(connection: Connection) -> None:
+    """Only the transactions that were open when the newest id was read are waited for."""
+    steps = [threading.Event() for _ in range(4)]
+
+    def writer(opened: int, until: int) -> Callable[[], None]:
+        def write() -> None:
+            with transaction.atomic():
+                happen(connection, 1)
+                steps[opened].set()
+                assert steps[until].wait(20)
+
+        return write
+
+    happen(connection, 1)
+    with thread(writer(0, 2)):
+        assert steps[0].wait(20)
+        happen(connection, 1)
+        assert sealing.seal_due(NOW) == 0
+        with thread(writer(1, 3)):
+            assert steps[1].wait(20)
+            steps[2].set()
+            wait_for_writers(1)
+            assert sealing.seal_due(NOW) == 1
+            steps[3].set()
+    assert AuditSeal.objects.get().events_count == 3
+    assert sealing.seal_due(NOW) == 1
+    assert found() == []
+
+
+def wait_for_writers(count: int) -> None:
+    """Look again until so many transactions are open."""
+    for _ in range(2000):
+        if len(sealing._writers()) == count:
+            return
+        threading.Event().wait(0.005)
+    pytest.fail("the other transaction did not end")

@@ -1,0 +1,513 @@
+"""Access reviews: frozen, answered, reminded of, and ended on their date, whatever happens in between."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.db import connection as database
+from django.test.utils import CaptureQueriesContext
+
+from connections.errors import InvalidInput, NotAllowed
+from connections.models import (
+    AccessReview,
+    ApiKey,
+    AuditEvent,
+    Connection,
+    Delivery,
+    ReviewItem,
+    ReviewPlan,
+    Share,
+    Team,
+    TeamMember,
+    TokenFetch,
+    User,
+)
+from connections.services.connections import connections
+from connections.services.governance import access_review_schedule, access_reviews
+from connections.services.governance.access_reviews import Answer, ReviewIsOver
+from connections.services.people import ownership_transfer
+from connections.services.sharing import shares
+from tests import factories
+
+pytestmark = pytest.mark.django_db
+
+NOW = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
+DUE = datetime(2026, 11, 23, 0, 0, tzinfo=UTC)
+DAY = timedelta(days=1)
+Decision = ReviewItem.Decision
+
+
+@pytest.fixture
+def una(db: None) -> User:
+    """Somebody bob shares with."""
+    return factories.make_person("una")
+
+
+def share(connection: Connection, whom: User | Team, **more: Any) -> Share:
+    key = "team" if isinstance(whom, Team) else "person"
+    values = {"created_at": NOW - 30 * DAY, "created_by": connection.owner}
+    return Share.objects.create(connection=connection, **{key: whom}, **(values | more))
+
+
+def start(by: User, **more: Any) -> AccessReview:
+    return access_reviews.start("Q4", **({"due_at": DUE, "actor": by, "now": NOW} | more))
+
+
+def answer(
+    review: AccessReview, by: User, decision: str, note: str = "", *, now: datetime = NOW
+) -> access_reviews.Answered:
+    pks = review.items.values_list("pk", flat=True)
+    return access_reviews.answer(review, {pk: Answer(decision, note) for pk in pks}, actor=by, now=now)
+
+
+def told(address: str) -> list[str]:
+    return list(Delivery.objects.filter(email=address).order_by("pk").values_list("subject", flat=True))
+
+
+def run_to_the_end(review: AccessReview) -> None:
+    access_review_schedule.tick(DUE - DAY)
+    access_review_schedule.tick(DUE)
+    review.refresh_from_db()
+
+
+def actions(prefix: str = "") -> list[str]:
+    found = AuditEvent.objects.filter(action__startswith=prefix).order_by("pk")
+    return list(found.values_list("action", flat=True))
+
+
+# --- Starting -------------------------------------------------------------------------------------
+
+
+def test_it_freezes_who_uses_what_and_when_they_last_did(alice: User, bob: User, dave: User, una: User) -> None:
+    connection = factories.make_connection(owner=bob)
+    team = Team.objects.create(name="Finance")
+    TeamMember.objects.create(team=team, user=dave)
+    mine, theirs = share(connection, una, level="manage", until=NOW + 90 * DAY), share(connection, team)
+    share(connection, dave, ended_at=NOW - DAY)
+    share(connection, factories.make_person("eve"), until=NOW - DAY)
+    key = ApiKey.objects.create(name="Robot", owner=dave, prefix="abcdefghij", digest="0" * 64)
+    for days in (9, 3):
+        TokenFetch.objects.create(
+            key=key, key_name="Robot", owner_name="dave", connection=connection, connection_name="Invoices",
+            minute=NOW - days * DAY,
+        )  # fmt: skip
+
+    review = start(alice)
+    items = {item.share_id: item for item in review.items.all()}
+    assert set(items) == {mine.pk, theirs.pk}
+    first, second = items[mine.pk], items[theirs.pk]
+    assert (first.with_name, first.level, first.until) == (str(una) + " <una>", "manage", mine.until)
+    assert (first.owner_name, first.given_by_name) == ("Bob Member <bob>", "Bob Member <bob>")
+    assert (first.last_used_at, second.last_used_at) == (None, NOW - 3 * DAY)
+    assert (second.with_name, second.is_team) == ("Finance", True)
+    assert told("bob@example.org") == ["Who uses your connections? Please confirm: Q4"]
+    event = AuditEvent.objects.get(action="access_review.started")
+    assert (event.actor, event.changes["shares"]) == (alice, 2)
+
+
+def test_it_covers_an_app_registration_or_a_tenant_if_wanted(alice: User, bob: User, una: User) -> None:
+    here = factories.make_connection(owner=bob)
+    there = factories.make_connection(
+        owner=bob,
+        name="Elsewhere",
+        app_registration=factories.make_app_registration(
+            name="Fabrikam app",
+            client_id="f" * 36,
+            tenant=factories.make_tenant(name="Fabrikam", directory_id="f.example"),
+        ),
+    )
+    share(here, una)
+    share(there, una)
+    for scope in ({"app_registration": there.app_registration}, {"tenant": there.app_registration.tenant}):
+        review = start(alice, **scope)
+        assert [item.connection_name for item in review.items.all()] == ["Elsewhere"]
+        assert "Fabrikam" in review.scope_name
+
+
+def test_only_it_admins_start_and_the_last_day_is_sensible(alice: User, bob: User, carol: User, una: User) -> None:
+    with pytest.raises(InvalidInput, match="Nothing is shared"):
+        start(alice)
+    share(factories.make_connection(owner=bob), una)
+    for person in (bob, carol):
+        with pytest.raises(NotAllowed):
+            start(person)
+    for due in (NOW, NOW + DAY, NOW + 200 * DAY):
+        with pytest.raises(InvalidInput):
+            start(alice, due_at=due)
+    assert not AccessReview.objects.exists()
+
+
+def test_thousands_of_shares_take_few_statements(alice: User, bob: User) -> None:
+    app = factories.make_app_registration()
+    people = User.objects.bulk_create(User(username=f"p{n}", email=f"p{n}@example.org") for n in range(400))
+    made = [factories.make_connection(owner=bob, app_registration=app, name=f"C{n}") for n in range(5)]
+    Share.objects.bulk_create(Share(connection=one, person=user, created_by=bob) for one in made for user in people)
+    with CaptureQueriesContext(database) as queries:
+        review = start(alice, now=NOW + 3650 * DAY, due_at=NOW + 3680 * DAY)
+    assert review.items.count() == 2000
+    assert len(queries) < 60
+
+
+# --- Answering ------------------------------------------------------------------------------------
+
+
+def test_confirmed_shares_stay_and_removed_ones_end_at_once(alice: User, bob: User, dave: User, una: User) -> None:
+    connection = factories.make_connection(owner=bob)
+    kept, ended = share(connection, una), share(connection, dave)
+    review = start(alice)
+    pks = dict(review.items.values_list("share", "pk"))
+    done = access_reviews.answer(
+        review,
+        {pks[kept.pk]: Answer("confirmed", "Needed"), pks[ended.pk]: Answer("removed", "Has changed jobs")},
+        actor=bob,
+        now=NOW,
+    )
+    assert (done.confirmed, done.removed, done.passed_over) == (1, 1, 0)
+    kept.refresh_from_db()
+    ended.refresh_from_db()
+    assert (kept.ended_at, ended.ended_at) == (None, NOW)
+    item = review.items.get(pk=pks[ended.pk])
+    assert (item.decision, item.decided_by_name, item.note) == ("removed", "Bob Member <bob>", "Has changed jobs")
+    assert actions("access_review.share") == ["access_review.share_confirmed", "access_review.share_removed"]
+    assert "Q4" in AuditEvent.objects.get(action="connection.unshared").changes["because"]
+
+    assert answer(review, bob, "confirmed", "Needed").passed_over == 2, "the same again changes nothing"
+    again = shares.share(connection, person=dave, level="use", until=None, actor=bob, now=NOW + DAY)
+    run_to_the_end(review)
+    again.refresh_from_db()
+    assert again.ended_at is None, "what is shared anew is not in this review"
+
+
+def test_a_confirmation_can_still_become_a_removal(alice: User, bob: User, una: User) -> None:
+    given = share(factories.make_connection(owner=bob), una)
+    review = start(alice)
+    answer(review, bob, "confirmed")
+    assert answer(review, bob, "removed", now=NOW + DAY).removed == 1
+    given.refresh_from_db()
+    assert given.ended_at == NOW + DAY
+
+
+def test_nobody_else_answers(alice: User, bob: User, carol: User, dave: User, una: User) -> None:
+    share(factories.make_connection(owner=bob), una, level="manage")
+    review = start(alice)
+    for person in (alice, carol, dave, una):
+        assert answer(review, person, "removed").passed_over == 1
+    with pytest.raises(InvalidInput):
+        answer(review, bob, "expired")
+    assert not Share.objects.exclude(ended_at=None).exists()
+
+
+def test_what_is_owned_by_who_has_left_comes_to_the_it_admins(alice: User, bob: User, una: User) -> None:
+    share(factories.make_connection(owner=bob), una)
+    User.objects.filter(pk=bob.pk).update(is_active=False)
+    review = start(alice)
+    assert told("bob@example.org") == []
+    assert told("alice@example.org") == ["Who uses your connections? Please confirm: Q4"]
+    assert access_reviews.tasks_of(alice) == [(review, 1)]
+    assert answer(review, alice, "confirmed").confirmed == 1
+
+
+def test_who_has_left_the_directory_is_not_asked_either(alice: User, bob: User, una: User) -> None:
+    share(factories.make_connection(owner=bob), una)
+    User.objects.filter(pk=bob.pk).update(left_at=NOW - DAY)
+    review = start(alice)
+    assert told("bob@example.org") == []
+    assert access_reviews.tasks_of(alice) == [(review, 1)]
+
+
+def test_what_a_service_account_owns_comes_to_the_it_admins(alice: User, dave: User, una: User) -> None:
+    share(factories.make_connection(owner=factories.make_service_account(responsible=dave)), una)
+    review = start(alice)
+    assert told("alice@example.org") == ["Who uses your connections? Please confirm: Q4"]
+    assert access_reviews.tasks_of(alice) == [(review, 1)]
+    assert answer(review, alice, "confirmed").confirmed == 1
+
+
+@pytest.mark.parametrize("through", ["person", "team", "service account"])
+def test_no_it_admin_confirms_what_they_use_themselves_while_another_can(
+    through: str, alice: User, bob: User, dave: User, una: User
+) -> None:
+    anna = factories.make_person("anna")
+    anna.groups.set(alice.groups.all())
+    connection = factories.make_connection(owner=bob)
+    team = Team.objects.create(name="Operations")
+    TeamMember.objects.create(team=team, user=alice)
+    robot = factories.make_service_account(responsible=alice)
+    share(connection, {"person": alice, "team": team, "service account": robot}[through])
+    share(connection, una)
+    User.objects.filter(pk=bob.pk).update(is_active=False)
+    review = start(alice)
+    assert access_reviews.tasks_of(alice) == [(review, 1)]
+    assert answer(review, alice, "confirmed") == access_reviews.Answered(confirmed=1, passed_over=1)
+    assert access_reviews.tasks_of(anna) == [(review, 1)]
+    assert answer(review, anna, "confirmed").confirmed == 1
+    assert {item.decided_by for item in review.items.all()} == {alice, anna}
+
+
+@pytest.mark.parametrize("through", ["person", "team"])
+def test_an_it_admin_answers_for_their_own_use_where_nobody_else_can(through: str, alice: User, bob: User) -> None:
+    anna = factories.make_person("anna", is_active=through == "team")
+    anna.groups.set(alice.groups.all())
+    team = Team.objects.create(name="Operations")
+    for member in (alice, anna):
+        TeamMember.objects.create(team=team, user=member)
+    share(factories.make_connection(owner=bob), alice if through == "person" else team)
+    User.objects.filter(pk=bob.pk).update(is_active=False)
+    review = start(alice)
+    assert access_reviews.tasks_of(alice) == [(review, 1)]
+    assert answer(review, alice, "confirmed").confirmed == 1
+
+
+def test_whoever_is_responsible_for_a_service_account_is_warned_for_it(alice: User, bob: User, dave: User) -> None:
+    robot = factories.make_service_account(responsible=dave)
+    share(factories.make_connection(owner=bob), robot)
+    start(alice)
+    access_review_schedule.tick(DUE - DAY)
+    (subject,) = told("dave@example.org")
+    assert subject == f"What the service account {robot} uses may end on 22 November 2026 (UTC)"
+
+
+def test_the_level_that_was_confirmed_is_written_down(alice: User, bob: User, una: User) -> None:
+    connection = factories.make_connection(owner=bob)
+    share(connection, una)
+    review = start(alice)
+    shares.share(connection, person=una, level="manage", until=None, actor=bob, now=NOW + DAY)
+    answer(review, bob, "confirmed")
+    item = review.items.get()
+    assert (item.level, item.decided_level) == ("use", "manage")
+
+
+# --- What changes meanwhile -----------------------------------------------------------------------
+
+
+def test_a_new_owner_answers_and_is_asked(alice: User, bob: User, dave: User, una: User) -> None:
+    connection = factories.make_connection(owner=bob)
+    share(connection, una)
+    review = start(alice)
+    ownership_transfer.hand_over(connection, dave, keep_grant=True, actor=bob, now=NOW + DAY)
+    access_review_schedule.tick(NOW + 2 * DAY)
+    assert "Who uses your connections? Please confirm: Q4" in told("dave@example.org")
+    assert review.items.get().owner == dave
+    assert answer(review, bob, "confirmed").passed_over == 1
+    assert answer(review, dave, "confirmed").confirmed == 1
+
+
+@pytest.mark.parametrize("how", ["unshared", "lapsed", "removed"])
+def test_what_ends_by_itself_closes_its_item(alice: User, bob: User, una: User, how: str) -> None:
+    connection = factories.make_connection(owner=bob)
+    given = share(connection, una, until=NOW + 3 * DAY)
+    review = start(alice)
+    if how == "unshared":
+        shares.unshare(given, actor=bob, now=NOW + DAY)
+    if how == "removed":
+        connections.remove(connection, actor=bob, now=NOW + DAY)
+    assert answer(review, bob, "confirmed", now=NOW + 4 * DAY).passed_over == 1
+    access_review_schedule.tick(NOW + 4 * DAY)
+    item = review.items.get()
+    assert (item.decision, item.ended_at, item.with_name) == ("gone", None, f"{una} <una>")
+    review.refresh_from_db()
+    assert review.closed_at == NOW + 4 * DAY, "nothing is open any more"
+
+
+def test_a_share_taken_away_at_the_same_moment_was_not_ended_by_the_review(
+    alice: User, bob: User, una: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = share(factories.make_connection(owner=bob), una)
+    review = start(alice)
+    end_because = shares.end_because
+
+    def end_too_late(found: Share, why: str, **more: Any) -> bool:
+        shares.unshare(found, actor=una, now=NOW)
+        return end_because(found, why, **more)
+
+    monkeypatch.setattr(shares, "end_because", end_too_late)
+    assert answer(review, bob, "removed").passed_over == 1
+    assert not AuditEvent.objects.filter(action="access_review.share_removed").exists()
+    access_review_schedule.tick(NOW)
+    assert (review.items.get().decision, review.items.get().ended_at) == ("gone", None)
+    assert AuditEvent.objects.get(action="connection.unshared", target_id=str(given.connection_id)).actor == una
+
+
+# --- The end --------------------------------------------------------------------------------------
+
+
+def test_owners_and_users_are_warned_and_what_is_unanswered_ends_on_the_date(
+    alice: User, bob: User, dave: User, una: User
+) -> None:
+    connection = factories.make_connection(owner=bob)
+    team = Team.objects.create(name="Finance")
+    TeamMember.objects.create(team=team, user=dave)
+    given = share(connection, una)
+    share(connection, team)
+    review = start(alice)
+    access_review_schedule.tick(NOW + 2 * DAY)
+    assert len(told("bob@example.org")) == 1
+    for _ in range(2):
+        access_review_schedule.tick(review.half_time)
+    assert len(told("bob@example.org")) == 2
+    for _ in range(2):
+        access_review_schedule.tick(DUE - DAY)
+    assert len(told("bob@example.org")) == 3
+    for somebody in ("una@example.org", "dave@example.org"):
+        assert told(somebody) == ["What you use may end on 22 November 2026 (UTC)"]
+    access_review_schedule.tick(DUE - timedelta(seconds=1))
+    given.refresh_from_db()
+    assert given.ended_at is None
+
+    access_review_schedule.tick(DUE)
+    given.refresh_from_db()
+    review.refresh_from_db()
+    assert (given.ended_at, review.closed_at) == (DUE, DUE)
+    assert dict(access_reviews.tally(review)) == {"open": 0, "confirmed": 0, "removed": 0, "expired": 2, "gone": 0}
+    event = AuditEvent.objects.filter(action="connection.unshared").first()
+    assert event is not None
+    assert event.actor is None
+    assert event.changes["because"].endswith(": not answered by Bob Member")
+    assert told("bob@example.org")[-1] == "Shares of your connections have ended: Q4"
+    assert told("alice@example.org") == ["Q4 is closed"]
+    assert AuditEvent.objects.get(action="access_review.closed").changes["expired"] == 2
+
+
+def test_a_portal_that_was_down_warns_before_it_ends_anything(alice: User, bob: User, una: User) -> None:
+    given = share(factories.make_connection(owner=bob), una)
+    start(alice)
+    for hours in (1, 12):
+        access_review_schedule.tick(DUE + timedelta(hours=hours))
+        given.refresh_from_db()
+        assert given.ended_at is None
+    access_review_schedule.tick(DUE + timedelta(hours=13))
+    given.refresh_from_db()
+    assert given.ended_at == DUE + timedelta(hours=13)
+
+
+def test_a_closed_review_is_not_changed_any_more(alice: User, bob: User, una: User) -> None:
+    connection = factories.make_connection(owner=bob)
+    share(connection, una)
+    review = start(alice)
+    answer(review, bob, "confirmed")
+    run_to_the_end(review)
+    before = list(review.items.values())
+    with pytest.raises(ReviewIsOver):
+        answer(review, bob, "removed")
+    with pytest.raises(ReviewIsOver):
+        access_reviews.cancel(review, actor=alice, now=DUE + DAY)
+    Share.objects.all().delete()
+    access_review_schedule.tick(DUE + DAY)
+    connection.delete()
+    una.delete()
+    bob.delete()
+    after = list(review.items.values())
+    frozen = ("connection_name", "owner_name", "with_name", "decision", "decided_by_name", "decided_at", "note")
+    assert [{name: row[name] for name in frozen} for row in after] == [
+        {name: row[name] for name in frozen} for row in before
+    ]
+
+
+def test_a_cancelled_review_ends_nothing(alice: User, bob: User, carol: User, una: User) -> None:
+    given = share(factories.make_connection(owner=bob), una)
+    review = start(alice)
+    with pytest.raises(NotAllowed):
+        access_reviews.cancel(review, actor=carol, now=NOW + DAY)
+    for _ in range(2):
+        access_reviews.cancel(review, actor=alice, now=NOW + DAY)
+    run_to_the_end(review)
+    given.refresh_from_db()
+    assert (given.ended_at, review.closed_at, review.cancelled_by_name) == (None, None, "Alice Admin <alice>")
+    assert told("bob@example.org")[-1] == "Nothing left to confirm: Q4 was cancelled"
+    with pytest.raises(ReviewIsOver):
+        answer(review, bob, "removed")
+    assert actions("access_review") == ["access_review.started", "access_review.cancelled"]
+
+
+def test_killed_half_way_the_next_tick_goes_on(
+    alice: User, bob: User, una: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access_review_schedule, "AT_ONCE", 2)
+    for number in range(5):
+        share(factories.make_connection(owner=bob, name=f"C{number}"), una)
+    review = start(alice)
+    access_review_schedule.tick(DUE - DAY)
+    original, calls = shares.end_because, []
+
+    def dies(*args: Any, **more: Any) -> bool:
+        calls.append(args)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return original(*args, **more)
+
+    monkeypatch.setattr(shares, "end_because", dies)
+    with pytest.raises(KeyboardInterrupt):
+        access_review_schedule.tick(DUE)
+    assert dict(access_reviews.tally(review))["expired"] == 2, "what was not finished was not written down either"
+    assert Share.objects.filter(ended_at=None).count() == 3
+    access_review_schedule.tick(DUE)
+    review.refresh_from_db()
+    assert (review.closed_at, Share.objects.filter(ended_at=None).count()) == (DUE, 0)
+    assert actions("connection.unshared") == ["connection.unshared"] * 5
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_beats_end_each_share_once(alice: User, bob: User, una: User) -> None:
+    for number in range(6):
+        share(factories.make_connection(owner=bob, name=f"C{number}"), una)
+    review = start(alice)
+    access_review_schedule.tick(DUE - DAY)
+    together = threading.Barrier(3)
+
+    def beat(_: int) -> None:
+        try:
+            together.wait(timeout=20)
+            access_review_schedule.tick(DUE)
+        finally:
+            database.close()
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(beat, range(3)))
+    assert actions("connection.unshared") == ["connection.unshared"] * 6
+    assert actions("access_review.closed") == ["access_review.closed"]
+    assert dict(access_reviews.tally(review))["expired"] == 6
+    assert told("alice@example.org").count("Q4 is closed") == 1
+
+
+# --- The plan -------------------------------------------------------------------------------------
+
+
+def test_a_plan_starts_one_review_each_quarter(alice: User, bob: User, una: User) -> None:
+    share(factories.make_connection(owner=bob), una)
+    access_review_schedule.tick(NOW)
+    assert not AccessReview.objects.exists(), "off by default"
+    access_reviews.plan(is_on=True, days=21, actor=alice, now=NOW)
+    access_review_schedule.tick(NOW + DAY)
+    assert not AccessReview.objects.exists(), "it starts with the next quarter"
+    new_year = datetime(2027, 1, 1, 0, 4, tzinfo=UTC)
+    for _ in range(2):
+        access_review_schedule.tick(new_year)
+    review = AccessReview.objects.get()
+    assert (review.name, review.started_by_name) == ("Quarterly review 2027-Q1", "Portal")
+    assert review.due_at == datetime(2027, 1, 22, tzinfo=UTC)
+    assert told("bob@example.org") == ["Who uses your connections? Please confirm: Quarterly review 2027-Q1"]
+
+
+def test_a_quarter_in_which_nothing_is_shared_leaves_a_report_too(alice: User) -> None:
+    access_reviews.plan(is_on=True, days=21, actor=alice, now=NOW)
+    access_review_schedule.tick(datetime(2027, 1, 1, tzinfo=UTC))
+    review = AccessReview.objects.get()
+    assert (review.items.count(), review.closed_at is not None) == (0, True)
+
+
+def test_only_it_admins_plan_and_a_plan_can_be_taken_back(alice: User, carol: User) -> None:
+    with pytest.raises(NotAllowed):
+        access_reviews.plan(is_on=True, days=21, actor=carol, now=NOW)
+    with pytest.raises(InvalidInput):
+        access_reviews.plan(is_on=True, days=3, actor=alice, now=NOW)
+    for _ in range(2):
+        access_reviews.plan(is_on=True, days=21, actor=alice, now=NOW)
+    access_reviews.plan(is_on=False, days=21, actor=alice, now=NOW)
+    access_review_schedule.tick(datetime(2027, 1, 1, tzinfo=UTC))
+    assert not AccessReview.objects.exists()
+    assert actions("access_review.planned") == ["access_review.planned"] * 2
+    assert ReviewPlan.objects.count() == 1

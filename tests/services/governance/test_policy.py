@@ -1,0 +1,475 @@
+"""The policy holds wherever connections are made, renewed and shared; changing it says first what it hits."""
+
+from __future__ import annotations
+
+import threading
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from django.db import connection as database
+from django.utils import timezone
+
+from connections.errors import ApprovalNeeded, ChangedMeanwhile, InvalidInput, NotAllowed, PolicyForbids
+from connections.microsoft import token_endpoint
+from connections.microsoft.clouds import CONSUMERS_TID
+from connections.models import AppRegistration, Approval, AuditEvent, Connection, Policy, Share, Team, User
+from connections.services.connections import connections, sign_in
+from connections.services.governance import policy, violations
+from connections.services.policy import approvals, evaluate
+from connections.services.policy import rules as policy_rules
+from connections.services.policy.rules import Rules
+from connections.services.sharing import shares as sharing_service
+from portal.sandbox import seed
+from portal.sandbox.client import Control
+from tests import factories
+
+pytestmark = pytest.mark.django_db
+
+NOW = timezone.now()
+Status = Connection.Status
+
+
+def rule(app: AppRegistration | None = None, **given: Any) -> Rules:
+    """Put rules in force without asking anybody."""
+    made = policy_rules.from_dict(given)
+    Policy.objects.update_or_create(app_registration=app, defaults={"rules": policy_rules.to_dict(made)})
+    return made
+
+
+def start(actor: User, **overrides: Any) -> Connection:
+    app = overrides.pop("app", None) or AppRegistration.objects.first() or factories.make_app_registration()
+    wishes = {"name": "Inbox", "chosen": ["mail.read"], "now": NOW} | overrides
+    return connections.start_delegated(app, actor=actor, **wishes)
+
+
+def robots() -> AppRegistration:
+    return factories.make_app_registration(client_id=seed.ROBOTS_APP, secret=seed.ROBOTS_SECRET, name="Robots")
+
+
+def answer(*granted: str) -> token_endpoint.TokenSet:
+    return token_endpoint.TokenSet("an.access.token", 3600, ("openid", "profile", *granted), "1.a-refresh-token")
+
+
+def ada(tid: str = factories.DIRECTORY_ID) -> sign_in.Account:
+    return sign_in.Account(tid, factories.ADA_ID, factories.ADA, "Ada Lovelace")
+
+
+def finish(connection: Connection, *granted: str, account: sign_in.Account | None = None) -> None:
+    sign_in.complete(connection, actor=connection.owner, answer=answer(*granted), account=account or ada(), now=NOW)
+
+
+# --- Made -----------------------------------------------------------------------------------------
+
+
+def test_without_a_policy_everything_is_as_before(bob: User) -> None:
+    assert evaluate.in_force().restricts is False
+    made = start(bob, chosen=["mail.send"])
+    finish(made, "Mail.Send", "Files.ReadWrite.All")
+    assert Connection.objects.get().status == Status.ACTIVE
+    assert not Approval.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "wishes"),
+    [
+        ({"authentication_types": []}, {}),
+        ({"environments": ["global"]}, {}),
+        ({"tenants": []}, {}),
+        ({"capabilities": {"mail.read": "forbidden"}}, {}),
+        ({"permissions": {"Mail.Read": "forbidden"}}, {}),
+        ({"permissions": {"Mail.*": "forbidden"}}, {"chosen": [], "extra_scopes": ["Mail.Send.Shared"]}),
+    ],
+)
+def test_a_forbidden_wish_makes_no_connection(bob: User, given: dict[str, Any], wishes: dict[str, Any]) -> None:
+    rule(**given)
+    with pytest.raises(PolicyForbids, match="the organisation's policy"):
+        start(bob, **wishes)
+    assert not Connection.objects.exists()
+    assert not AuditEvent.objects.exists()
+
+
+def test_an_app_registration_can_be_stricter_than_the_organisation_but_not_laxer(bob: User) -> None:
+    strict, other = factories.make_app_registration(), robots()
+    rule(strict, permissions={"Mail.Read": "forbidden"})
+    with pytest.raises(PolicyForbids, match="the policy for Contoso Connections"):
+        start(bob, app=strict)
+    assert start(bob, app=other).pk
+    rule(permissions={"Calendars.Read": "forbidden"})
+    rule(strict, permissions={"Calendars.Read": "allowed"})
+    with pytest.raises(PolicyForbids, match="the organisation's policy"):
+        start(bob, app=strict, chosen=["calendar.events"])
+
+
+def test_a_forbidden_app_only_connection_asks_microsoft_nothing(alice: User, sandbox: Control) -> None:
+    app = robots()
+    rule(authentication_types=["authorization_code"])
+    with pytest.raises(PolicyForbids):
+        connections.connect_app_only(app, name="Nightly", chosen=["mail.read"], actor=alice, now=NOW)
+    assert sandbox.calls()["by_endpoint"] == {}
+    assert not Connection.objects.exists()
+
+
+def test_a_forbidden_role_that_the_application_has_anyway_stores_no_token(alice: User, sandbox: Control) -> None:
+    app = robots()
+    before = connections.connect_app_only(app, name="Nightly", chosen=["mail.read"], actor=alice, now=NOW)
+    beyond = sorted(before.granted - {"Mail.Read", "User.Read.All"})
+    assert beyond, "the sandbox's application has more roles than this takes"
+    rule(permissions={beyond[0]: "forbidden"})
+    with pytest.raises(PolicyForbids, match="which Microsoft granted as well"):
+        connections.connect_app_only(app, name="Second", chosen=["mail.read"], actor=alice, now=NOW)
+    assert Connection.objects.count() == 1
+
+
+# --- Signed in ------------------------------------------------------------------------------------
+
+
+def test_a_reconnect_is_refused_when_the_policy_has_become_stricter(bob: User) -> None:
+    connection = factories.make_connection(owner=bob, status=Status.RECONNECT_NEEDED)
+    rule(permissions={"Mail.Read": "forbidden"})
+    with pytest.raises(PolicyForbids, match=r"Mail\.Read is forbidden"):
+        sign_in.begin(connection, actor=bob, now=NOW)
+    rule(permissions={"Mail.Read": "approval"})
+    with pytest.raises(ApprovalNeeded, match=r"Mail\.Read needs the approval"):
+        sign_in.begin(connection, actor=bob, now=NOW)
+    assert not AuditEvent.objects.filter(action="connection.sign_in_started").exists()
+    rule()
+    sign_in.begin(connection, actor=bob, now=NOW)
+
+
+def test_a_forbidden_permission_in_the_grant_is_refused_and_nothing_of_it_is_kept(bob: User) -> None:
+    made = start(bob)
+    rule(permissions={"Mail.Send": "forbidden"})
+    with pytest.raises(PolicyForbids, match=r"Mail\.Send, which Microsoft granted as well, is forbidden"):
+        finish(made, "Mail.Read", "Mail.Send")
+    stored = Connection.objects.get()
+    assert (stored.status, stored.refresh_token, stored.access_token) == (Status.PENDING, None, None)
+    finish(made, "Mail.Read")
+    assert Connection.objects.get().status == Status.ACTIVE
+
+
+def test_a_permission_in_the_grant_that_needs_approval_is_asked_for_and_kept_only_after_it(
+    alice: User, bob: User
+) -> None:
+    made = start(bob)
+    rule(permissions={"Mail.Send": "approval"})
+    for _ in range(2):
+        with pytest.raises(ApprovalNeeded):
+            finish(made, "Mail.Read", "Mail.Send")
+    asked = Approval.objects.get()
+    assert asked.permissions == ["Mail.Read", "Mail.Send"]
+    assert Connection.objects.get().refresh_token is None
+    with pytest.raises(ApprovalNeeded):
+        sign_in.begin(made, actor=bob, now=NOW)
+    assert Approval.objects.get().is_waiting, "trying again asks nobody again"
+    approvals.approve(asked, actor=alice, now=NOW)
+    finish(made, "Mail.Read", "Mail.Send")
+    assert Connection.objects.get().status == Status.ACTIVE
+
+
+def test_a_personal_account_is_refused_when_it_shows_itself(bob: User) -> None:
+    tenant = factories.make_tenant(name="Anybody", directory_id="common", tid="")
+    app = factories.make_app_registration(tenant=tenant, audience="multi", allows_app_only=False)
+    made = start(bob, app=app)
+    rule(personal_accounts=False)
+    with pytest.raises(PolicyForbids, match="personal Microsoft accounts is forbidden"):
+        finish(made, "Mail.Read", account=ada(CONSUMERS_TID))
+    assert Connection.objects.get().refresh_token is None
+    rule(personal_accounts=True)
+    finish(made, "Mail.Read", account=ada(CONSUMERS_TID))
+    assert Connection.objects.get().account_tid == CONSUMERS_TID
+
+
+def test_an_account_of_a_directory_that_is_not_registered_is_refused(bob: User) -> None:
+    factories.make_tenant()
+    tenant = factories.make_tenant(name="Anybody", directory_id="organizations", tid="")
+    app = factories.make_app_registration(tenant=tenant, audience="multi", allows_app_only=False)
+    rule(other_tenants=False)
+    made = start(bob, app=app)
+    with pytest.raises(PolicyForbids, match="not registered here"):
+        finish(made, "Mail.Read", account=ada(seed.FABRIKAM))
+    assert Connection.objects.get().refresh_token is None
+    finish(made, "Mail.Read", account=ada())
+    assert Connection.objects.get().status == Status.ACTIVE
+
+
+# --- Changed, enabled -----------------------------------------------------------------------------
+
+
+def change(connection: Connection, chosen: list[str], name: str = "Invoices", by: User | None = None) -> bool:
+    actor = by or connection.owner
+    return connections.change(connection, name=name, chosen=chosen, extra_scopes=(), actor=actor, now=NOW)
+
+
+def test_what_is_forbidden_cannot_be_added_but_what_was_there_does_not_hinder(bob: User) -> None:
+    connection = factories.make_connection(owner=bob)
+    rule(permissions={"Mail.Read": "forbidden", "Files.Read": "forbidden"})
+    assert change(connection, ["mail.read"], name="Renamed") is False
+    with pytest.raises(PolicyForbids, match=r"Files\.Read is forbidden"):
+        change(connection, ["mail.read", "files.read"])
+    assert (connection.capabilities, Connection.objects.get().capabilities) == (["mail.read"], ["mail.read"])
+    change(connection, ["calendar.events"])
+    assert Connection.objects.get().capabilities == ["calendar.events"]
+
+
+def test_a_connection_that_breaks_the_policy_cannot_be_enabled_or_shared(bob: User, dave: User) -> None:
+    connection = factories.make_connection(owner=bob)
+    connections.disable(connection, actor=bob, now=NOW)
+    rule(permissions={"Mail.*": "forbidden"})
+    with pytest.raises(PolicyForbids):
+        connections.enable(connection, actor=bob, now=NOW)
+    with pytest.raises(PolicyForbids):
+        sharing_service.share(connection, person=dave, level="use", until=None, actor=bob, now=NOW)
+    assert Connection.objects.get().status == Status.DISABLED
+    assert not Share.objects.exists()
+    rule()
+    connections.enable(connection, actor=bob, now=NOW)
+    assert Connection.objects.get().status == Status.ACTIVE
+
+
+def test_an_account_that_is_not_allowed_any_more_cannot_be_enabled(bob: User) -> None:
+    connection = factories.make_connection(owner=bob, account_tid=CONSUMERS_TID, status=Status.DISABLED)
+    rule(personal_accounts=False)
+    with pytest.raises(PolicyForbids, match="personal"):
+        connections.enable(connection, actor=bob, now=NOW)
+
+
+# --- Shared ---------------------------------------------------------------------------------------
+
+
+def share(connection: Connection, until: datetime | None = None, **whom: Any) -> Share:
+    return sharing_service.share(connection, **whom, level="use", until=until, actor=connection.owner, now=NOW)
+
+
+def test_sharing_follows_the_policy_and_says_which_field_is_wrong(bob: User, dave: User) -> None:
+    connection = factories.make_connection(owner=bob)
+    team = Team.objects.create(name="Finance")
+    rule(share_with_people=False)
+    with pytest.raises(PolicyForbids) as caught:
+        share(connection, person=dave)
+    assert caught.value.field == "whom"
+    assert share(connection, team=team).pk
+    rule(longest_share_days=7)
+    with pytest.raises(PolicyForbids) as caught:
+        share(connection, person=dave)
+    assert caught.value.field == "until"
+    with pytest.raises(PolicyForbids):
+        share(connection, NOW + timedelta(days=9), person=dave)
+    assert share(connection, NOW + timedelta(days=7), person=dave).pk
+
+
+def test_app_only_connections_stay_with_their_owner_if_the_policy_says_so(alice: User) -> None:
+    connection = factories.make_app_only_connection()
+    rule(share_app_only=False)
+    with pytest.raises(PolicyForbids, match="Sharing app-only connections is forbidden"):
+        share(connection, team=Team.objects.create(name="Finance"))
+
+
+def test_a_share_is_prolonged_only_within_the_limit(bob: User, dave: User) -> None:
+    connection = factories.make_connection(owner=bob)
+    share(connection, NOW + timedelta(days=2), person=dave)
+    rule(longest_share_days=7)
+    with pytest.raises(PolicyForbids):
+        share(connection, NOW + timedelta(days=30), person=dave)
+    assert Share.objects.get().until == NOW + timedelta(days=2)
+
+
+# --- Changing the policy --------------------------------------------------------------------------
+
+
+def put(rules: Rules | None = None, *, by: User, app: AppRegistration | None = None, **more: Any) -> policy.Outcome:
+    return policy.change(app, rules or Rules(), actor=by, now=NOW, **more)
+
+
+STRICT = policy_rules.from_dict(
+    {"permissions": {"Mail.Read": "forbidden"}, "share_with_people": False, "longest_share_days": 7}
+)
+
+
+def test_only_it_admins_change_it(bob: User, carol: User, alice: User) -> None:
+    for person in (bob, carol):
+        with pytest.raises(NotAllowed):
+            put(STRICT, by=person)
+        with pytest.raises(NotAllowed):
+            policy.apply({}, actor=person, now=NOW)
+    assert not Policy.objects.exists()
+    assert put(STRICT, by=alice).changed
+
+
+def test_a_change_is_recorded_rule_by_rule_and_twice_is_once(alice: User) -> None:
+    put(STRICT, by=alice)
+    assert put(STRICT, by=alice).changed is False
+    put(policy_rules.from_dict({"longest_share_days": 30}), by=alice)
+    first, second = AuditEvent.objects.filter(action="policy.changed").order_by("pk")
+    assert first.target_name == "Policy of the organisation"
+    assert first.changes == {
+        "permissions, forbidden": ["none", "Mail.Read"],
+        "sharing with single people": ["allowed", "forbidden"],
+        "longest share": ["no limit", "7 days"],
+    }
+    assert second.changes["longest share"] == ["7 days", "30 days"]
+    assert Policy.objects.get().version == 2
+
+
+def test_a_form_that_was_overtaken_changes_nothing(alice: User) -> None:
+    put(STRICT, by=alice, version=0)
+    with pytest.raises(ChangedMeanwhile):
+        put(by=alice, version=0)
+    assert policy.stored().rules == STRICT
+    put(by=alice, version=1)
+    assert not policy.stored().rules.restricts
+
+
+def existing(bob: User, dave: User) -> tuple[Connection, Connection, list[Share]]:
+    """A connection that breaks STRICT with three shares, and one that does not."""
+    reads, plans = (
+        factories.make_connection(owner=bob),
+        factories.make_connection(
+            owner=bob, name="Plans", capabilities=["calendar.events"], granted_scopes="Calendars.Read openid"
+        ),
+    )
+    team = Team.objects.create(name="Finance")
+    shares = [
+        Share.objects.create(connection=plans, person=dave, until=NOW + timedelta(days=1)),
+        Share.objects.create(connection=plans, team=team),
+        Share.objects.create(connection=reads, team=team, until=NOW + timedelta(days=2)),
+    ]
+    return reads, plans, shares
+
+
+def test_the_preview_names_what_breaks_and_changes_nothing(alice: User, bob: User, dave: User) -> None:
+    reads, _, shares = existing(bob, dave)
+    factories.make_connection(owner=bob, name="Off", status=Status.DISABLED)
+    factories.make_connection(owner=bob, name="Pending", status=Status.PENDING)
+    seen = policy.preview(None, STRICT, now=NOW)
+    assert [one.connection for one in seen.connections] == [reads]
+    assert seen.connections[0].sentences == ("Mail.Read is forbidden by the organisation's policy.",)
+    assert [(one.share, one.shorten_to is not None) for one in seen.shares] == [(shares[0], False), (shares[1], True)]
+    assert (seen.connection_count, seen.share_count) == (1, 2)
+    assert not Policy.objects.exists()
+
+
+def test_leaving_marks_them_and_they_go_on(alice: User, bob: User, dave: User) -> None:
+    reads, plans, _ = existing(bob, dave)
+    outcome = put(STRICT, by=alice)
+    assert (outcome.left_connections, outcome.left_shares, outcome.disabled) == (1, 2, 0)
+    assert Connection.objects.filter(status=Status.ACTIVE).count() == 2
+    found = violations.badges(evaluate.in_force(), [reads, plans])
+    assert list(found) == [reads.pk]
+
+
+def test_what_was_previewed_is_what_happens(alice: User, bob: User, dave: User) -> None:
+    reads, plans, shares = existing(bob, dave)
+    seen = policy.preview(None, STRICT, now=NOW)
+    outcome = put(STRICT, by=alice, on_connections="disable", on_shares="mend", seen=seen.fingerprint)
+    assert (outcome.disabled, outcome.ended, outcome.shortened) == (1, 1, 1)
+    reads, plans = Connection.objects.get(pk=reads.pk), Connection.objects.get(pk=plans.pk)
+    assert (reads.status, reads.refresh_after, reads.status_code) == (Status.DISABLED, None, "policy")
+    assert "Mail.Read is forbidden" in reads.status_cause
+    assert plans.status == Status.ACTIVE
+    ended, shortened, kept = (Share.objects.get(pk=one.pk) for one in shares)
+    assert ended.ended_at == NOW
+    assert shortened.until == evaluate.latest_end(7, NOW)
+    assert (kept.ended_at, kept.until) == (None, NOW + timedelta(days=2))
+    assert not violations.impact(evaluate.in_force(), now=NOW)
+    actions = set(AuditEvent.objects.values_list("action", flat=True))
+    assert actions == {"policy.changed", "connection.disabled", "connection.unshared", "connection.share_changed"}
+
+
+def test_what_came_between_preview_and_save_is_shown_first(alice: User, bob: User, dave: User) -> None:
+    seen = policy.preview(None, STRICT, now=NOW)
+    existing(bob, dave)
+    with pytest.raises(ChangedMeanwhile, match="not what it was"):
+        put(STRICT, by=alice, on_connections="disable", seen=seen.fingerprint)
+    assert not Policy.objects.exists()
+    assert Connection.objects.filter(status=Status.ACTIVE).count() == 2
+
+
+def test_the_owner_of_a_disabled_connection_mends_it_by_wishing_less(alice: User, bob: User, dave: User) -> None:
+    reads, _, _ = existing(bob, dave)
+    put(STRICT, by=alice, on_connections="disable")
+    reads.refresh_from_db()
+    with pytest.raises(PolicyForbids):
+        connections.enable(reads, actor=bob, now=NOW)
+    change(reads, ["calendar.events"])
+    with pytest.raises(PolicyForbids, match="Microsoft granted"):
+        connections.enable(reads, actor=bob, now=NOW)
+    # The old grant still has it: a new sign-in shows what Microsoft grants now.
+    sign_in.begin(reads, actor=bob, now=NOW)
+    finish(reads, "Calendars.Read")
+    assert Connection.objects.get(pk=reads.pk).status == Status.ACTIVE
+
+
+def test_thousands_are_counted_and_a_few_are_named(alice: User, bob: User, django_assert_max_num_queries: Any) -> None:
+    first = factories.make_connection(owner=bob)
+    Connection.objects.bulk_create(
+        Connection(
+            name=f"Inbox {number}", owner=bob, app_registration=first.app_registration, status=Status.RECONNECT_NEEDED,
+            authentication_type="authorization_code", capabilities=["mail.read"], connected_at=NOW,
+        )
+        for number in range(1200)
+    )  # fmt: skip
+    with django_assert_max_num_queries(15):
+        seen = policy.preview(None, STRICT, now=NOW)
+    assert (seen.connection_count, len(seen.connections)) == (1201, violations.LISTED)
+    outcome = put(STRICT, by=alice, on_connections="disable", seen=seen.fingerprint)
+    assert outcome.disabled == Connection.objects.filter(status=Status.DISABLED).count() == 1201
+
+
+# --- As a file ------------------------------------------------------------------------------------
+
+
+def test_the_policy_as_a_file_comes_back_and_is_applied_as_a_whole(alice: User) -> None:
+    app = robots()
+    put(STRICT, by=alice)
+    put(policy_rules.from_dict({"share_app_only": False}), app=app, by=alice)
+    file = policy.current()
+    assert set(file) == {"organisation", "app_registrations"}
+    assert file["app_registrations"]["Robots"]["share_app_only"] is False
+    assert policy.apply(file, actor=alice, now=NOW) == {}
+
+    wanted = {"organisation": {"longest_share_days": 30}}
+    told = policy.apply(wanted, actor=alice, now=NOW, dry_run=True)
+    assert told["organisation"]["longest share"] == ["7 days", "30 days"]
+    assert policy.current() == file
+    assert policy.apply(wanted, actor=alice, now=NOW) == told
+    assert policy.stored().rules == policy_rules.from_dict({"longest_share_days": 30})
+    assert policy.stored(app).rules.share_app_only is False, "what is not named stays"
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [{"nonsense": {}}, {"organisation": []}, {"app_registrations": {"Nobody's": {}}}, {"app_registrations": []}],
+)
+def test_a_file_with_a_mistake_changes_nothing(alice: User, wanted: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput):
+        policy.apply({"organisation": {"share_app_only": False}} | wanted, actor=alice, now=NOW)
+    assert not Policy.objects.exists()
+
+
+# --- Raced ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.only_on("postgres")
+@pytest.mark.django_db(transaction=True)
+def test_two_it_admins_who_save_at_the_same_moment_are_not_mixed(alice: User) -> None:
+    barrier, outcomes = threading.Barrier(2), list[str]()
+
+    def save(days: int) -> None:
+        barrier.wait()
+        try:
+            put(policy_rules.from_dict({"longest_share_days": days}), by=alice, version=0)
+            outcomes.append(f"saved {days}")
+        except ChangedMeanwhile:
+            outcomes.append("too late")
+        finally:
+            database.close()
+
+    threads = [threading.Thread(target=save, args=(days,)) for days in (5, 6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert sorted(outcomes)[1] == "too late"
+    assert f"saved {policy.stored().rules.longest_share_days}" in outcomes
+    assert AuditEvent.objects.filter(action="policy.changed").count() == 1

@@ -1,0 +1,393 @@
+"""Shared mailboxes: registered, attached, probed."""
+
+import threading
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import IntegrityError, transaction
+from django.db import connection as database
+from django.utils import timezone
+
+from connections.errors import AlreadyExists, ConnectionUnusable, InvalidInput, NotAllowed, StillInUse
+from connections.models import AuditEvent, Connection, MailboxAccess, SharedMailbox, User
+from connections.services.mailboxes import mailboxes
+from portal.sandbox import seed
+from portal.sandbox.client import Control
+from tests import factories
+
+State = MailboxAccess.State
+SALES = "sales@contoso.example"
+FULL = ("Mail.Read", "Mail.Read.Shared")
+
+
+def connected(sandbox: Control, *scopes: str, **overrides: Any) -> Connection:
+    """A delegated connection of Ada's account that really works at the sandbox."""
+    wanted = [*scopes, "offline_access"]
+    sandbox.grant_consent(
+        client_id=factories.CLIENT_ID, tenant=factories.DIRECTORY_ID, scopes=wanted, upn=factories.ADA
+    )
+    grant = sandbox.issue_grant(client_id=factories.CLIENT_ID, upn=factories.ADA, scopes=wanted)
+    values = {
+        "refresh_token": grant["refresh_tokens"][0],
+        "access_token": None,
+        "expires_at": None,
+        "scopes": " ".join(wanted),
+        "granted_scopes": " ".join(scopes),
+    }
+    return factories.make_connection(**(values | overrides))
+
+
+def actions(verb: str) -> int:
+    return AuditEvent.objects.filter(action=verb).count()
+
+
+# --- Registering ----------------------------------------------------------------------------------
+
+
+def test_a_member_registers_a_mailbox_with_its_domain_in_lower_case(bob: User) -> None:
+    made = mailboxes.register(
+        factories.make_tenant(), address="Support@CONTOSO.example", display_name="Help", actor=bob
+    )
+    assert made.address == "Support@contoso.example"
+    event = AuditEvent.objects.get(action="mailbox.registered")
+    assert (event.actor, event.target_name, event.changes) == (bob, "Support@contoso.example", {"tenant": "Contoso"})
+
+
+def test_the_same_address_in_any_case_is_registered_once_per_tenant(bob: User) -> None:
+    tenant = factories.make_tenant()
+    factories.make_mailbox(tenant=tenant)
+    with pytest.raises(AlreadyExists) as refused:
+        mailboxes.register(tenant, address="SUPPORT@contoso.example", actor=bob)
+    assert refused.value.field == "address"
+    other = factories.make_tenant(name="Fabrikam", directory_id=seed.FABRIKAM, tid=seed.FABRIKAM)
+    assert mailboxes.register(other, address="support@contoso.example", actor=bob).pk
+    assert actions("mailbox.registered") == 1
+
+
+def test_two_people_who_register_at_the_same_moment_end_with_one(bob: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    tenant = factories.make_tenant()
+    factories.make_mailbox(tenant=tenant)
+    monkeypatch.setattr(mailboxes, "_check_unique", lambda mailbox: None)
+    with pytest.raises(AlreadyExists):
+        mailboxes.register(tenant, address="support@contoso.example", actor=bob)
+    assert SharedMailbox.objects.count() == 1
+
+
+def test_an_auditor_registers_nothing(carol: User) -> None:
+    with pytest.raises(NotAllowed):
+        mailboxes.register(factories.make_tenant(), address="x@contoso.example", actor=carol)
+    assert not SharedMailbox.objects.exists()
+
+
+def test_a_shared_endpoint_has_no_mailboxes(bob: User) -> None:
+    common = factories.make_tenant(name="Everybody", directory_id="common", tid="")
+    with pytest.raises(InvalidInput) as refused:
+        mailboxes.register(common, address="x@contoso.example", actor=bob)
+    assert refused.value.field == "tenant"
+
+
+def test_a_corrected_address_makes_old_probes_void(alice: User) -> None:
+    mailbox = factories.make_mailbox()
+    row = factories.make_mailbox_access(
+        factories.make_connection(), mailbox, state=State.UNREACHABLE, cause="No such address."
+    )
+    mailboxes.change(mailbox, address="help@contoso.example", display_name="Support", actor=alice)
+    row.refresh_from_db()
+    assert (row.state, row.cause) == (State.UNPROBED, "")
+    assert row.probe_after is not None
+    changes = AuditEvent.objects.get(action="mailbox.changed").changes
+    assert changes == {"address": ["support@contoso.example", "help@contoso.example"]}
+
+
+def test_a_new_name_alone_leaves_probes_alone_and_no_change_leaves_no_trace(alice: User) -> None:
+    mailbox = factories.make_mailbox()
+    row = factories.make_mailbox_access(factories.make_connection(), mailbox, state=State.REACHABLE)
+    mailboxes.change(mailbox, address="support@contoso.example", display_name="Help desk", actor=alice)
+    mailboxes.change(mailbox, address="support@contoso.example", display_name="Help desk", actor=alice)
+    row.refresh_from_db()
+    assert row.state == State.REACHABLE
+    assert actions("mailbox.changed") == 1
+
+
+def test_an_address_cannot_be_corrected_to_anothers(alice: User) -> None:
+    factories.make_mailbox()
+    other = factories.make_mailbox(address=SALES)
+    with pytest.raises(AlreadyExists):
+        mailboxes.change(other, address="SUPPORT@contoso.example", display_name="", actor=alice)
+
+
+def test_members_change_only_what_they_registered(bob: User, dave: User) -> None:
+    mailbox = factories.make_mailbox(created_by=bob)
+    with pytest.raises(NotAllowed):
+        mailboxes.change(mailbox, address="x@contoso.example", display_name="", actor=dave)
+    with pytest.raises(NotAllowed):
+        mailboxes.remove(mailbox, actor=dave)
+    mailboxes.remove(mailbox, actor=bob)
+    assert actions("mailbox.removed") == 1
+
+
+def test_a_mailbox_in_use_is_not_removed_and_twice_is_harmless(alice: User) -> None:
+    mailbox = factories.make_mailbox()
+    row = factories.make_mailbox_access(factories.make_connection(), mailbox)
+    with pytest.raises(StillInUse, match="One connection still uses"):
+        mailboxes.remove(mailbox, actor=alice)
+    row.delete()
+    again = SharedMailbox.objects.get(pk=mailbox.pk)
+    mailboxes.remove(mailbox, actor=alice)
+    mailboxes.remove(again, actor=alice)
+    assert actions("mailbox.removed") == 1
+
+
+# --- Attaching ------------------------------------------------------------------------------------
+
+
+def test_attaching_twice_is_harmless_and_a_probe_is_due_at_once(bob: User) -> None:
+    connection, mailbox = factories.make_connection(owner=bob), factories.make_mailbox()
+    first = mailboxes.attach(connection, mailbox, actor=bob)
+    assert mailboxes.attach(connection, mailbox, actor=bob) == first
+    assert first.probe_after is not None
+    assert first.probe_after <= timezone.now()
+    event = AuditEvent.objects.get(action="connection.mailbox_attached")
+    assert (event.target_id, event.owner_id) == (str(connection.pk), bob.pk)
+
+
+def test_a_stranger_attaches_and_detaches_nothing(bob: User, dave: User) -> None:
+    connection, mailbox = factories.make_connection(owner=bob), factories.make_mailbox()
+    with pytest.raises(NotAllowed):
+        mailboxes.attach(connection, mailbox, actor=dave)
+    row = factories.make_mailbox_access(connection, mailbox)
+    with pytest.raises(NotAllowed):
+        mailboxes.detach(row, actor=dave)
+    assert MailboxAccess.objects.filter(pk=row.pk).exists()
+
+
+def test_a_mailbox_of_another_directory_cannot_be_attached(bob: User) -> None:
+    fabrikam = factories.make_tenant(name="Fabrikam", directory_id=seed.FABRIKAM, tid=seed.FABRIKAM)
+    mailbox = factories.make_mailbox(tenant=fabrikam, address="info@fabrikam.example")
+    with pytest.raises(InvalidInput, match="Fabrikam"):
+        mailboxes.attach(factories.make_connection(owner=bob), mailbox, actor=bob)
+
+
+def test_through_a_shared_endpoint_the_accounts_directory_decides(bob: User) -> None:
+    common = factories.make_tenant(name="Everybody", directory_id="common", tid="")
+    app = factories.make_app_registration(tenant=common, audience="multi", allows_app_only=False)
+    connection = factories.make_connection(owner=bob, app_registration=app)
+    with pytest.raises(InvalidInput, match="not registered"):
+        mailboxes.attach_address(connection, address="support@contoso.example", actor=bob)
+    contoso = factories.make_tenant()
+    assert mailboxes.attach_address(connection, address="support@contoso.example", actor=bob).mailbox.tenant == contoso
+    fabrikam = factories.make_tenant(name="Fabrikam", directory_id=seed.FABRIKAM, tid=seed.FABRIKAM)
+    with pytest.raises(InvalidInput):
+        mailboxes.attach(connection, factories.make_mailbox(tenant=fabrikam), actor=bob)
+
+
+def test_a_known_address_is_attached_and_a_new_one_registered(bob: User) -> None:
+    connection, mailbox = factories.make_connection(owner=bob), factories.make_mailbox()
+    assert mailboxes.attach_address(connection, address="SUPPORT@contoso.example", actor=bob).mailbox == mailbox
+    made = mailboxes.attach_address(connection, address=SALES, actor=bob).mailbox
+    assert (made.address, made.created_by) == (SALES, bob)
+
+
+def test_nobody_registers_a_mailbox_through_a_connection_they_may_not_change(bob: User, dave: User) -> None:
+    with pytest.raises(NotAllowed):
+        mailboxes.attach_address(factories.make_connection(owner=bob), address=SALES, actor=dave)
+    assert not SharedMailbox.objects.exists()
+
+
+def test_detaching_twice_is_harmless(bob: User) -> None:
+    row = factories.make_mailbox_access(factories.make_connection(owner=bob), factories.make_mailbox())
+    again = MailboxAccess.objects.get(pk=row.pk)
+    mailboxes.detach(row, actor=bob)
+    mailboxes.detach(again, actor=bob)
+    assert actions("connection.mailbox_detached") == 1
+    assert SharedMailbox.objects.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("chosen", "granted", "words"),
+    [
+        (["mail.read"], "Mail.Read", "Add the capability"),
+        (["shared_mailbox.read"], "Mail.Read", "the next sign-in asks for it"),
+        (["mail.read"], "Mail.ReadWrite.Shared", ""),
+    ],
+)
+def test_it_says_when_the_shared_permission_is_missing(db: None, chosen: list[str], granted: str, words: str) -> None:
+    sentence = mailboxes.missing_permission(factories.make_connection(capabilities=chosen, granted_scopes=granted))
+    assert bool(sentence) == bool(words)
+    assert words in sentence
+
+
+def test_an_app_only_connection_is_not_told_so_because_exchange_decides(db: None) -> None:
+    assert mailboxes.missing_permission(factories.make_app_only_connection(granted_scopes="")) == ""
+
+
+# --- Probing --------------------------------------------------------------------------------------
+
+
+def test_a_probe_with_the_connections_own_token_stores_what_came_out(sandbox: Control, bob: User) -> None:
+    connection = connected(sandbox, *FULL, owner=bob)
+    support = mailboxes.attach_address(connection, address="support@contoso.example", actor=bob)
+    sales = mailboxes.attach_address(connection, address=SALES, actor=bob)
+    now = timezone.now()
+    assert [row.state for row in mailboxes.probe(connection, actor=bob, now=now)] == [
+        State.UNREACHABLE,
+        State.REACHABLE,
+    ]
+    support.refresh_from_db()
+    sales.refresh_from_db()
+    assert (support.state, support.cause, support.probed_at) == (State.REACHABLE, "", now)
+    assert "Full Access" in sales.action
+    assert support.probe_after is not None
+    assert timedelta(hours=20) < support.probe_after - now < timedelta(hours=27)
+    events = AuditEvent.objects.filter(action="connection.mailbox_probed")
+    assert {event.changes["mailbox"]: event.changes["state"] for event in events} == {
+        "support@contoso.example": ["unprobed", "reachable"],
+        SALES: ["unprobed", "unreachable"],
+    }
+
+
+def test_the_trail_is_written_only_when_a_state_changes(sandbox: Control, bob: User) -> None:
+    connection = connected(sandbox, *FULL, owner=bob)
+    mailboxes.attach_address(connection, address=SALES, actor=bob)
+    for _ in range(3):
+        mailboxes.probe(connection, actor=bob, now=timezone.now())
+    assert actions("connection.mailbox_probed") == 1
+    sandbox.set_mailbox(address=SALES, members=[factories.ADA])
+    (row,) = mailboxes.probe(connection, actor=bob, now=timezone.now())
+    assert row.state == State.REACHABLE
+    assert actions("connection.mailbox_probed") == 2
+
+
+def test_an_outage_makes_it_unknown_and_is_asked_again_soon(sandbox: Control, bob: User) -> None:
+    connection = connected(sandbox, *FULL, owner=bob)
+    mailboxes.attach_address(connection, address="support@contoso.example", actor=bob)
+    now = timezone.now()
+    sandbox.weather(kind="unavailable", where="graph")
+    (row,) = mailboxes.probe(connection, actor=bob, now=now)
+    assert row.state == State.UNKNOWN
+    assert row.probe_after is not None
+    assert row.probe_after - now < timedelta(minutes=20)
+    connection.refresh_from_db()
+    assert connection.status == Connection.Status.ACTIVE
+
+
+def test_only_the_one_asked_for_is_probed(sandbox: Control, bob: User) -> None:
+    connection = connected(sandbox, *FULL, owner=bob)
+    support = mailboxes.attach_address(connection, address="support@contoso.example", actor=bob)
+    sales = mailboxes.attach_address(connection, address=SALES, actor=bob)
+    mailboxes.probe(connection, actor=bob, now=timezone.now(), only=[support])
+    sales.refresh_from_db()
+    assert sales.state == State.UNPROBED
+
+
+def test_a_stranger_probes_nothing_and_a_dead_connection_says_why(sandbox: Control, bob: User, dave: User) -> None:
+    connection = factories.make_connection(
+        owner=bob, status=Connection.Status.RECONNECT_NEEDED, status_cause="Revoked."
+    )
+    factories.make_mailbox_access(connection, factories.make_mailbox())
+    with pytest.raises(NotAllowed):
+        mailboxes.probe(connection, actor=dave, now=timezone.now())
+    with pytest.raises(ConnectionUnusable):
+        mailboxes.probe(connection, actor=bob, now=timezone.now())
+
+
+def test_nothing_attached_asks_nobody(bob: User) -> None:
+    dead = factories.make_connection(owner=bob, status=Connection.Status.RECONNECT_NEEDED)
+    assert mailboxes.probe(dead, actor=bob, now=timezone.now()) == []
+
+
+def test_an_answer_for_an_address_that_was_corrected_meanwhile_is_dropped(
+    sandbox: Control, alice: User, bob: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = connected(sandbox, *FULL, owner=bob)
+    row = mailboxes.attach_address(connection, address="support@contoso.example", actor=bob)
+    really_ask = mailboxes.mailbox_probes.graph.probe_mailboxes
+
+    def corrected_meanwhile(*args: Any, **kwargs: Any) -> Any:
+        found = really_ask(*args, **kwargs)
+        mailboxes.change(row.mailbox, address=SALES, display_name="", actor=alice)
+        return found
+
+    monkeypatch.setattr(mailboxes.mailbox_probes.graph, "probe_mailboxes", corrected_meanwhile)
+    mailboxes.probe(connection, actor=bob, now=timezone.now())
+    row.refresh_from_db()
+    assert row.state == State.UNPROBED
+
+
+# --- The routine ----------------------------------------------------------------------------------
+
+
+def test_the_routine_probes_what_is_due_once(sandbox: Control, bob: User) -> None:
+    connection = connected(sandbox, *FULL, owner=bob)
+    row = mailboxes.attach_address(connection, address="support@contoso.example", actor=bob)
+    now = timezone.now()
+    assert mailboxes.probe_due(now=now) == 1
+    row.refresh_from_db()
+    assert row.state == State.REACHABLE
+    assert mailboxes.probe_due(now=now + timedelta(hours=1)) == 0
+    assert mailboxes.probe_due(now=now + timedelta(hours=28)) == 1
+    assert AuditEvent.objects.get(action="connection.mailbox_probed").actor is None
+
+
+def test_the_routine_leaves_connections_alone_that_are_not_active(bob: User) -> None:
+    connection = factories.make_connection(owner=bob, status=Connection.Status.RECONNECT_NEEDED)
+    factories.make_mailbox_access(connection, factories.make_mailbox(), probe_after=timezone.now())
+    assert mailboxes.probe_due(now=timezone.now()) == 0
+
+
+def test_a_claimed_row_is_nobody_elses_until_the_lease_runs_out(bob: User) -> None:
+    row = factories.make_mailbox_access(
+        factories.make_connection(owner=bob), factories.make_mailbox(), probe_after=timezone.now()
+    )
+    now = timezone.now()
+    (claimed,) = mailboxes.mailbox_probes._claim(now, 10).values()
+    assert claimed == [row]
+    assert mailboxes.mailbox_probes._claim(now, 10) == {}
+    assert len(mailboxes.mailbox_probes._claim(now + mailboxes.mailbox_probes.LEASE, 10)) == 1
+
+
+@pytest.mark.only_on("postgres")  # SQLite has one writer at a time, so two claims cannot overlap
+@pytest.mark.django_db(transaction=True)
+def test_two_workers_at_once_never_claim_the_same_row() -> None:
+    now, mailbox = timezone.now(), factories.make_mailbox()
+    first, second = (
+        factories.make_mailbox_access(factories.make_connection(name=name), mailbox, probe_after=now)
+        for name in ("A", "B")
+    )
+    locked, finished = threading.Event(), threading.Event()
+
+    def other_worker() -> None:
+        try:
+            with transaction.atomic():
+                MailboxAccess.objects.select_for_update().get(pk=first.pk)
+                locked.set()
+                finished.wait(10)
+        finally:
+            database.close()
+
+    worker = threading.Thread(target=other_worker)
+    worker.start()
+    assert locked.wait(10)
+    try:
+        assert list(mailboxes.mailbox_probes._claim(now, 10).values()) == [[second]]
+    finally:
+        finished.set()
+        worker.join()
+
+
+def test_one_connection_without_token_does_not_stop_the_others(sandbox: Control, bob: User) -> None:
+    broken = connected(sandbox, *FULL, owner=bob, name="Broken", refresh_token="1.A-garbage")
+    well = connected(sandbox, *FULL, owner=bob, name="Well", app_registration=broken.app_registration)
+    mailbox = factories.make_mailbox()
+    for connection in (broken, well):
+        factories.make_mailbox_access(connection, mailbox, probe_after=timezone.now() - timedelta(seconds=1))
+    assert mailboxes.probe_due(now=timezone.now()) == 1
+    assert well.mailbox_accesses.get().state == State.REACHABLE
+    assert broken.mailbox_accesses.get().state == State.UNPROBED
+
+
+def test_the_database_refuses_a_second_row_for_the_same_pair(bob: User) -> None:
+    row = factories.make_mailbox_access(factories.make_connection(owner=bob), factories.make_mailbox())
+    with pytest.raises(IntegrityError):
+        factories.make_mailbox_access(row.connection, row.mailbox)

@@ -1,0 +1,258 @@
+"""Channels, and the addresses alerts may be sent to."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from connections.errors import AlreadyExists, InvalidInput, NotAllowed
+from connections.models import AlertChannel, AuditEvent, Delivery, User
+from connections.outbound import safe_http
+from connections.services.notifications import alerts, channels
+from tests.fake_receivers import free_port, web_server
+from tests.services.notifications.test_alerts import NOW, make_channel, make_incident
+
+pytestmark = pytest.mark.django_db
+
+PUBLIC = "https://93.184.216.34/hook/secret-path"
+
+
+# --- Channels -------------------------------------------------------------------------------------
+
+
+def test_a_webhook_gets_a_secret_that_is_told_once_and_nothing_secret_is_audited(alice: User) -> None:
+    made, secret = channels.add(name="Tickets", kind="webhook", url=PUBLIC, actor=alice)
+    assert secret.startswith("whsec_")
+    stored = AlertChannel.objects.get(pk=made.pk)
+    assert (stored.url, stored.host, stored.signing_secret) == (PUBLIC, "93.184.216.34", secret)
+    event = AuditEvent.objects.get(action="alert_channel.added")
+    assert "secret-path" not in str(event.changes)
+    assert event.changes == {"kind": "webhook", "host": "93.184.216.34"}
+
+
+def test_a_chat_has_no_signing_secret(alice: User) -> None:
+    made, secret = channels.add(name="Teams", kind="chat", url=PUBLIC, actor=alice)
+    assert secret == ""
+    assert AlertChannel.objects.get(pk=made.pk).signing_secret is None
+    with pytest.raises(InvalidInput, match="Only webhooks are signed"):
+        channels.replace_secret(made, actor=alice, now=NOW)
+
+
+def test_only_it_admins_manage_channels(bob: User, carol: User) -> None:
+    channel = make_channel()
+    for person in (bob, carol):
+        with pytest.raises(NotAllowed):
+            channels.add(name="Mine", kind="chat", url=PUBLIC, actor=person)
+        with pytest.raises(NotAllowed):
+            channels.change(channel, name="Mine", actor=person)
+        with pytest.raises(NotAllowed):
+            channels.disable(channel, actor=person, now=NOW)
+        with pytest.raises(NotAllowed):
+            channels.enable(channel, actor=person)
+        with pytest.raises(NotAllowed):
+            channels.remove(channel, actor=person)
+        with pytest.raises(NotAllowed):
+            channels.replace_secret(channel, actor=person, now=NOW)
+    assert not AuditEvent.objects.exists()
+
+
+def test_a_name_is_taken_once(alice: User) -> None:
+    channel = make_channel(name="Other")
+    make_channel()
+    with pytest.raises(AlreadyExists, match="already a channel named"):
+        channels.add(name="Tickets", kind="chat", url=PUBLIC, actor=alice)
+    with pytest.raises(AlreadyExists):
+        channels.change(channel, name="Tickets", actor=alice)
+
+
+def test_a_change_keeps_the_address_unless_there_is_a_new_one(alice: User) -> None:
+    channel = make_channel()
+    channels.change(channel, name="Renamed", actor=alice)
+    assert AlertChannel.objects.get().url == "https://192.0.2.1/hook"
+    channels.change(channel, name="Renamed", url="https://8.8.8.8/other-secret", actor=alice)
+    stored = AlertChannel.objects.get()
+    assert (stored.url, stored.host) == ("https://8.8.8.8/other-secret", "8.8.8.8")
+    channels.change(stored, name="Renamed", actor=alice)
+    changes = [event.changes for event in AuditEvent.objects.order_by("pk")]
+    assert changes == [
+        {"name": ["Tickets", "Renamed"]},
+        {"host": ["192.0.2.1", "8.8.8.8"], "address": "(set)"},
+    ]
+
+
+def test_switching_off_gives_up_what_waits_and_twice_is_harmless(alice: User, bob: User) -> None:
+    channel = make_channel()
+    alerts.incident_opened(make_incident(assignee=bob), now=NOW)
+    for _ in range(2):
+        channels.disable(channel, actor=alice, now=NOW)
+    row = Delivery.objects.get(channel=channel)
+    assert (row.given_up_at, row.next_attempt_at) == (NOW, None)
+    for _ in range(2):
+        channels.enable(channel, actor=alice)
+    assert AlertChannel.objects.get().disabled_at is None
+    verbs = list(AuditEvent.objects.order_by("pk").values_list("action", flat=True))
+    assert verbs == ["alert_channel.disabled", "alert_channel.enabled"]
+    channels.remove(channel, actor=alice)
+    channels.remove(AlertChannel(pk=channel.pk, name="Tickets"), actor=alice)
+    assert AuditEvent.objects.filter(action="alert_channel.removed").count() == 1
+
+
+def test_a_new_secret_stands_beside_the_old_one_for_a_day(alice: User) -> None:
+    channel = make_channel(signing_secret="whsec_b2xk")
+    new = channels.replace_secret(channel, actor=alice, now=NOW)
+    stored = AlertChannel.objects.get()
+    assert channels.signing_secrets(stored, now=NOW) == [new, "whsec_b2xk"]
+    assert channels.signing_secrets(stored, now=NOW + timedelta(hours=24)) == [new]
+    newest = channels.replace_secret(stored, actor=alice, now=NOW + timedelta(hours=1))
+    assert channels.signing_secrets(AlertChannel.objects.get(), now=NOW + timedelta(hours=2)) == [newest, new]
+    for event in AuditEvent.objects.all():
+        assert "whsec_" not in str(event.changes)
+
+
+def test_an_address_inside_is_refused_next_to_its_field(alice: User, settings: Any) -> None:
+    for url in ("https://127.0.0.1/x", "https://localhost/x", "https://169.254.169.254/latest", "https://[::1]/"):
+        with pytest.raises(InvalidInput, match="inside a private network") as refused:
+            channels.add(name="Inside", kind="chat", url=url, actor=alice)
+        assert refused.value.field == "url"
+    settings.ALERT_PRIVATE_TARGETS = True
+    made, _ = channels.add(name="Inside", kind="chat", url="http://127.0.0.1:8080/x", actor=alice)
+    assert made.host == "127.0.0.1"
+
+
+def test_a_name_that_does_not_resolve_is_told(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*args: Any, **kwargs: Any) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "unknown")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(InvalidInput, match="not known to the name server"):
+        channels.add(name="Typo", kind="chat", url="https://hooks.exmaple/x", actor=alice)
+
+
+# --- Addresses ------------------------------------------------------------------------------------
+
+INSIDE = """
+127.0.0.1 127.255.255.254 0.0.0.0 10.1.2.3 172.16.0.1 172.31.255.255 192.168.1.1 169.254.169.254 100.64.0.1
+100.127.255.254 168.63.129.16 192.0.0.192 192.0.2.1 198.18.0.1 198.51.100.1 203.0.113.1 224.0.0.1 239.255.255.250
+240.0.0.1 255.255.255.255 ::1 :: fe80::1 fc00::1 fd12:3456:789a::1 fec0::1 ff02::1 ::ffff:127.0.0.1 ::ffff:10.0.0.1
+::ffff:169.254.169.254 ::127.0.0.1 64:ff9b::7f00:1 64:ff9b::a9fe:a9fe 64:ff9b:1::a00:1 2002:7f00:1:: 2002:a00:1::
+2001:db8::1 2001::1 100::1
+"""
+OUTSIDE = (
+    "93.184.216.34 8.8.8.8 172.32.0.1 100.128.0.1 2606:2800:220:1:248:1893:25c8:1946 ::ffff:8.8.8.8 64:ff9b::808:808"
+)
+
+
+@pytest.mark.parametrize("address", INSIDE.split())
+def test_this_address_is_inside(address: str) -> None:
+    assert not safe_http.is_public(ipaddress.ip_address(address))
+
+
+@pytest.mark.parametrize("address", OUTSIDE.split())
+def test_this_address_is_on_the_internet(address: str) -> None:
+    assert safe_http.is_public(ipaddress.ip_address(address))
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("http://hooks.example.org/x", "must begin with https"),
+        ("ftp://hooks.example.org/x", "must begin with https"),
+        ("hooks.example.org/x", "must begin with https"),
+        ("javascript:alert(1)", "must begin with https"),
+        ("https:///x", "no proper host name"),
+        ("https://user:pass@hooks.example.org/x", "user name"),
+        ("https://user@hooks.example.org/x", "user name"),
+        ("https://2130706433/x", "no proper host name"),
+        ("https://0x7f.1/x", "no proper host name"),
+        ("https://127.1/x", "no proper host name"),
+        ("https://0177.0.0.1/x", "no proper host name"),
+        ("https://hooks..example.org/x", "no proper host name"),
+        ("https://hooks.example.org:99999/x", "no web address"),
+        ("https://hooks.example.org/x y", "no web address"),
+        ("https://hooks.example.org/\r\nHost: inside", "no web address"),
+        ("https://[::1%25eth0]/x", "no proper host name"),
+        ("https://[::1/x", "no web address"),
+        ("https://hooks.example.org/" + "x" * 2000, "no web address"),
+    ],
+)
+def test_what_is_no_address_is_refused_with_a_sentence(url: str, sentence: str) -> None:
+    with pytest.raises(safe_http.TargetRefused, match=sentence):
+        safe_http.target(url)
+
+
+def test_a_good_address_is_taken_apart() -> None:
+    found = safe_http.target("https://Bücher.Example.ORG:8443/a/b?sig=secret#part")
+    assert (found.host, found.port) == ("xn--bcher-kva.example.org", 8443)
+    assert found.url == "https://xn--bcher-kva.example.org:8443/a/b?sig=secret"
+    assert "secret" not in repr(found)
+
+
+def resolves_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
+    def answer(host: str, port: int, **kwargs: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+
+
+def test_one_private_address_among_public_ones_is_enough_to_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolves_to(monkeypatch, "93.184.216.34", "10.0.0.1")
+    answer = safe_http.post("https://hooks.example.org/x", b"{}", {})
+    assert (answer.status, "inside a private network" in answer.failure) == (0, True)
+
+
+def test_a_name_is_resolved_at_every_use_so_rebinding_it_later_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, alice: User
+) -> None:
+    resolves_to(monkeypatch, "93.184.216.34")
+    channels.add(name="Tickets", kind="chat", url="https://hooks.example.org/x", actor=alice)
+    resolves_to(monkeypatch, "169.254.169.254")
+    assert "inside a private network" in safe_http.post("https://hooks.example.org/x", b"{}", {}).failure
+
+
+def test_the_connection_goes_to_the_address_that_was_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    with web_server() as hooks:
+        # No name server knows this name, so only the pinned address can lead anywhere.
+        resolves_to(monkeypatch, "127.0.0.1")
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+        answer = safe_http.post(f"http://pinned.invalid:{hooks.port}/x", b"{}", {"A": "b"}, allow_private=True)
+        assert answer.accepted
+        assert hooks.requests[0].headers["host"] == f"pinned.invalid:{hooks.port}"
+        assert hooks.requests[0].headers["a"] == "b"
+
+
+def test_a_redirect_is_not_followed() -> None:
+    with web_server() as hooks:
+        hooks.status, hooks.headers = 302, {"Location": f"http://127.0.0.1:{hooks.port}/elsewhere"}
+        answer = safe_http.post(hooks.url, b"{}", {}, allow_private=True)
+        assert (answer.accepted, len(hooks.requests)) == (False, 1)
+        assert "redirect (302)" in answer.problem
+
+
+def test_an_endless_answer_is_cut_off() -> None:
+    with web_server() as hooks:
+        hooks.status, hooks.answer = 200, b"x" * 5_000_000
+        assert safe_http.post(hooks.url, b"{}", {}, allow_private=True).accepted
+
+
+def test_nobody_there_is_an_answer_too() -> None:
+    answer = safe_http.post(f"http://127.0.0.1:{free_port()}/x", b"{}", {}, allow_private=True)
+    assert answer == safe_http.Answer(0, "It could not be reached: the connection was refused.")
+
+
+def test_silence_ends_with_the_time_out() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(1)
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/x"
+        answer = safe_http.post(url, b"{}", {}, allow_private=True, timeout=0.3)
+    assert answer == safe_http.Answer(0, "It did not answer in time.")
+
+
+def test_a_server_that_speaks_no_tls_gets_nothing() -> None:
+    with web_server() as hooks:
+        answer = safe_http.post(hooks.url.replace("http:", "https:"), b"{}", {}, allow_private=True)
+    assert (answer.status, answer.failure) == (0, "No encrypted connection could be made to it.")

@@ -1,0 +1,273 @@
+"""People are admitted once, follow their directory, and every step is on record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Group
+from django.test import Client
+from django.utils import timezone
+
+from connections.errors import NotAllowed, StillInUse
+from connections.models import AccessPeriod, AuditEvent, Team, User
+from connections.models.accounts import AUDITORS, IT_ADMINS
+from connections.services.people import accounts
+from connections.services.sharing import teams
+from tests import factories
+
+pytestmark = pytest.mark.django_db
+
+CLAIMS: dict[str, Any] = {
+    "tid": factories.DIRECTORY_ID,
+    "oid": factories.ADA_ID,
+    "preferred_username": factories.ADA,
+    "name": "Ada King Lovelace",
+    "email": factories.ADA,
+}
+
+
+def roles(user: User) -> list[str]:
+    return sorted(user.groups.values_list("name", flat=True))
+
+
+def actions() -> list[str]:
+    return list(AuditEvent.objects.order_by("pk").values_list("action", flat=True))
+
+
+def test_an_admitted_person_has_no_password_and_no_rights() -> None:
+    user = accounts.admit(claims=CLAIMS)
+    assert user.username == factories.ADA
+    assert not user.has_usable_password()
+    assert not user.is_staff
+    assert not user.is_superuser
+    assert roles(user) == []
+    assert actions() == ["account.admitted"]
+
+
+@pytest.mark.parametrize("taken", [factories.ADA, factories.ADA.upper()])
+def test_an_account_of_that_name_is_left_alone(taken: str) -> None:
+    local = User.objects.create_superuser(taken, "x@example.org", factories.PASSWORD)
+    user = accounts.admit(claims=CLAIMS)
+    assert user.pk != local.pk
+    assert user.username == f"{factories.ADA} ({factories.ADA_ID[:8]})"
+    assert not user.is_superuser
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"preferred_username": None},
+        {"preferred_username": ""},
+        {"preferred_username": "x" * 500},
+        {"name": None},
+        {"name": "n" * 500 + " " + "m" * 500},
+        {"name": "  "},
+        {"email": "e" * 400 + "@contoso.example"},
+        {"roles": "ITAdmin"},
+        {"roles": None, "groups": {"a": 1}},
+        {"roles": [None, 7, ["ITAdmin"]]},
+    ],
+    ids=lambda claims: str(claims)[:40],
+)
+def test_odd_claims_make_an_ordinary_member(claims: dict[str, Any]) -> None:
+    user = accounts.admit(claims=CLAIMS | claims)
+    accounts.follow_directory(user, claims=CLAIMS | claims)
+    user.refresh_from_db()
+    assert user.username
+    assert roles(user) == []
+
+
+def test_following_twice_records_only_the_sign_in(settings: Any) -> None:
+    user = accounts.admit(claims=CLAIMS)
+    accounts.follow_directory(user, claims=CLAIMS | {"roles": ["ITAdmin"]})
+    assert (user.first_name, user.last_name, user.email) == ("Ada", "King Lovelace", factories.ADA)
+    assert actions()[1:] == ["account.updated", "account.roles_changed", "account.signed_in"]
+    accounts.follow_directory(user, claims=CLAIMS | {"roles": ["ITAdmin"]})
+    assert actions()[4:] == ["account.signed_in"]
+
+
+@pytest.mark.parametrize(
+    ("before", "claims", "after"),
+    [
+        ([], {"roles": ["ITAdmin"]}, [IT_ADMINS]),
+        ([], {"groups": ["Auditor"]}, [AUDITORS]),
+        ([], {"roles": ["ITAdmin", "Auditor"]}, [AUDITORS, IT_ADMINS]),
+        ([IT_ADMINS], {}, []),
+        ([IT_ADMINS], {"roles": []}, []),
+        ([IT_ADMINS, AUDITORS], {"roles": ["Auditor"]}, [AUDITORS]),
+        (["Fire brigade"], {"roles": ["ITAdmin"]}, ["Fire brigade", IT_ADMINS]),
+        ([], {"roles": ["itadmin", "ITAdmin "]}, []),
+    ],
+    ids=str,
+)
+def test_roles_are_those_of_the_directory(before: list[str], claims: dict[str, Any], after: list[str]) -> None:
+    user = accounts.admit(claims=CLAIMS)
+    user.groups.set([Group.objects.get_or_create(name=name)[0] for name in before])
+    accounts.follow_directory(user, claims=CLAIMS | claims)
+    assert roles(user) == after
+    changed = AuditEvent.objects.filter(action="account.roles_changed").first()
+    assert (changed is not None) is (sorted(before) != after)
+    if changed is not None:
+        assert changed.changes == {"roles": [sorted(before), after]}
+
+
+def test_a_failed_sign_in_is_recorded_as_typed_and_cut() -> None:
+    accounts.sign_in_failed("x" * 1000, reason="wrong_password")
+    accounts.sign_in_failed("", reason="wrong_password")
+    long, empty = AuditEvent.objects.order_by("pk")
+    assert (len(long.actor_name), empty.actor_name) == (150, "(unknown)")
+    assert {long.outcome, empty.outcome} == {"denied"}
+    assert long.actor is None
+    assert long.target_id == ""
+
+
+def test_roles_of_a_local_account_are_set_once(alice: User, bob: User) -> None:
+    accounts.set_roles(bob, admin=True, auditor=False, actor=alice)
+    accounts.set_roles(bob, admin=True, auditor=False, actor=alice)
+    assert roles(bob) == [IT_ADMINS]
+    assert actions() == ["account.roles_changed"]
+    accounts.set_roles(bob, admin=False, auditor=False, actor=alice)
+    assert roles(bob) == []
+
+
+# --- Too many groups for a token ------------------------------------------------------------------
+
+LEFT_OUT: dict[str, Any] = {
+    "_claim_names": {"groups": "src1"},
+    "_claim_sources": {"src1": {"endpoint": "https://graph.windows.net/t/users/o/getMemberObjects"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("claims", "left_out"),
+    [
+        (LEFT_OUT, True),
+        ({"hasgroups": True}, True),
+        ({"hasgroups": "true"}, True),
+        ({}, False),
+        ({"groups": []}, False),
+        ({"hasgroups": False}, False),
+        ({"_claim_names": {"roles": "src1"}}, False),
+        ({"_claim_names": ["groups"]}, False),
+    ],
+    ids=str,
+)
+def test_it_knows_when_groups_were_left_out(claims: dict[str, Any], left_out: bool) -> None:
+    assert accounts.groups_left_out(claims) is left_out
+
+
+def test_too_many_groups_take_no_role_and_no_team_away(alice: User) -> None:
+    team = teams.add("Finance", entra_group="g-finance", actor=alice)
+    by_hand = teams.add("Choir", actor=alice)
+    user = accounts.admit(claims=CLAIMS)
+    teams.add_member(by_hand, user, actor=alice)
+    accounts.follow_directory(user, claims=CLAIMS | {"groups": ["Auditor", "g-finance"]})
+    accounts.follow_directory(user, claims=CLAIMS | LEFT_OUT)
+    accounts.follow_directory(user, claims=CLAIMS | LEFT_OUT)
+    user.refresh_from_db()
+    assert roles(user) == [AUDITORS]
+    assert set(Team.objects.filter(members=user)) == {team, by_hand}
+    assert user.groups_left_out_at is not None
+    (event,) = AuditEvent.objects.filter(action="account.groups_left_out")
+    assert event.changes == {"roles_kept": AUDITORS, "teams_kept": "Choir, Finance"}
+
+    accounts.follow_directory(user, claims=CLAIMS | {"groups": []})
+    user.refresh_from_db()
+    assert (roles(user), user.groups_left_out_at) == ([], None)
+    assert list(Team.objects.filter(members=user)) == [by_hand]
+
+
+def test_an_app_role_that_was_taken_away_is_gone_in_spite_of_too_many_groups() -> None:
+    user = accounts.admit(claims=CLAIMS)
+    accounts.follow_directory(user, claims=CLAIMS | {"roles": ["ITAdmin"], "groups": ["Auditor"]})
+    assert roles(user) == [AUDITORS, IT_ADMINS]
+    accounts.follow_directory(user, claims=CLAIMS | LEFT_OUT)
+    assert roles(user) == [AUDITORS]
+
+
+def test_a_role_from_before_anything_was_noted_is_kept() -> None:
+    user = accounts.admit(claims=CLAIMS)
+    user.groups.add(Group.objects.get_or_create(name=IT_ADMINS)[0])
+    accounts.follow_directory(user, claims=CLAIMS | LEFT_OUT)
+    assert roles(user) == [IT_ADMINS]
+
+
+# --- Shut out and let in --------------------------------------------------------------------------
+
+NOW = timezone.now()
+
+
+def test_a_disabled_person_is_out_everywhere_and_stays_out_until_they_sign_in_anew(alice: User, bob: User) -> None:
+    browser = Client()
+    browser.force_login(bob, backend="django.contrib.auth.backends.ModelBackend")
+    assert browser.get("/").status_code == 200
+    for _ in range(2):
+        accounts.disable_person(bob, actor=alice, now=NOW)
+    assert browser.get("/").status_code == 302
+    refused = Client().post("/sign-in/", {"username": "bob", "password": factories.PASSWORD})
+    assert refused.status_code == 422
+    left = User.objects.get(pk=bob.pk)
+    assert (left.is_active, left.left_at, left.left_how) == (False, NOW, "disabled")
+    assert AccessPeriod.objects.filter(kind="disabled", person_id=bob.pk, ended_at=None).count() == 1
+
+    for _ in range(2):
+        accounts.enable_person(bob, actor=alice, now=NOW)
+    assert browser.get("/").status_code == 302, "a session from before has ended for good"
+    back = User.objects.get(pk=bob.pk)
+    assert (back.is_active, back.left_at) == (True, None)
+    assert not AccessPeriod.objects.filter(kind="disabled", ended_at=None).exists()
+    assert [action for action in actions() if "sign_in" not in action] == [
+        "account.disabled",
+        "account.left",
+        "account.enabled",
+        "account.back",
+    ]
+
+
+@pytest.mark.parametrize("backend", ["connections.microsoft.backends.MicrosoftSignIn"])
+def test_a_session_that_began_at_microsoft_ends_as_well(alice: User, bob: User, backend: str) -> None:
+    browser = Client()
+    browser.force_login(bob, backend=backend)
+    assert browser.get("/").status_code == 200
+    User.objects.filter(pk=bob.pk).update(is_active=False)
+    assert browser.get("/").status_code == 302
+    User.objects.filter(pk=bob.pk).update(is_active=True)
+    assert browser.get("/").status_code == 200
+
+
+def test_nobody_shuts_out_themselves_the_last_it_admin_or_an_operator(alice: User, bob: User, carol: User) -> None:
+    with pytest.raises(NotAllowed, match="yourself"):
+        accounts.disable_person(alice, actor=alice, now=NOW)
+    for person in (bob, carol):
+        with pytest.raises(NotAllowed):
+            accounts.disable_person(bob, actor=person, now=NOW)
+        with pytest.raises(NotAllowed):
+            accounts.enable_person(bob, actor=person, now=NOW)
+    root = User.objects.create_superuser("root", "root@example.org", factories.PASSWORD)
+    with pytest.raises(NotAllowed, match="operator"):
+        accounts.disable_person(root, actor=alice, now=NOW)
+    accounts.disable_person(alice, actor=root, now=NOW)
+    assert User.objects.filter(is_active=False).count() == 1
+
+
+def test_two_it_admins_cannot_shut_each_other_out(alice: User) -> None:
+    amy = factories.make_person("amy")
+    accounts.set_roles(amy, admin=True, auditor=False, actor=alice)
+    accounts.disable_person(amy, actor=alice, now=NOW)
+    stale = User.objects.get(pk=amy.pk)
+    stale.is_active = True
+    with pytest.raises(NotAllowed):
+        accounts.disable_person(alice, actor=stale, now=NOW)
+    assert User.objects.get(pk=alice.pk).is_active
+
+
+def test_the_last_it_admin_stays(alice: User) -> None:
+    """Whoever asks is an IT admin, so this is about one whose role was taken away at the same moment."""
+    amy = factories.make_person("amy")
+    accounts.set_roles(amy, admin=True, auditor=False, actor=alice)
+    amy = User.objects.get(pk=amy.pk)
+    assert accounts.access_roles.person(amy).is_admin
+    amy.groups.clear()
+    with pytest.raises(StillInUse, match="last IT admin"):
+        accounts.disable_person(alice, actor=amy, now=NOW)

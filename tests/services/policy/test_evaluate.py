@@ -1,0 +1,348 @@
+"""What the policy answers, rule by rule: a table of questions, each with the answer and the words that name the rule."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from connections.errors import InvalidInput, PolicyForbids
+from connections.microsoft import capabilities
+from connections.microsoft.clouds import CONSUMERS_TID
+from connections.services.policy import evaluate
+from connections.services.policy import rules as policy_rules
+from connections.services.policy.evaluate import Source, Wish
+from connections.services.policy.rules import Effect, Rules
+
+NOW = datetime(2026, 11, 25, 14, 30, tzinfo=UTC)
+ALLOWED, APPROVAL, FORBIDDEN = Effect.ALLOWED, Effect.APPROVAL, Effect.FORBIDDEN
+DELEGATED, APP_ONLY = "authorization_code", "client_credentials"
+HOME = "11111111-1111-4111-8111-111111111111"
+
+
+def rules(**given: Any) -> Rules:
+    return policy_rules.from_dict(given)
+
+
+def wish(kind: str = DELEGATED, chosen: tuple[str, ...] = ("mail.read",), extra: str = "") -> Wish:
+    worked_out = capabilities.application_roles if kind == APP_ONLY else capabilities.delegated_scopes
+    names = tuple(name for name in worked_out(chosen, extra) if "." in name)
+    return Wish(kind, "global", "global/contoso.com", "Contoso", chosen, names)
+
+
+def decide(given: dict[str, Any], wanted: Wish, granted: tuple[str, ...] = ()) -> evaluate.Decision:
+    return evaluate.decide_connect([Source(rules(**given))], wanted, granted)
+
+
+# --- Connecting -----------------------------------------------------------------------------------
+
+SEND = ("mail.send",)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted", "effect", "says"),
+    [
+        ({}, wish(), ALLOWED, ""),
+        ({}, wish(APP_ONLY), ALLOWED, ""),
+        # Kinds of connections
+        ({"authentication_types": [DELEGATED]}, wish(), ALLOWED, ""),
+        ({"authentication_types": [DELEGATED]}, wish(APP_ONLY), FORBIDDEN, "App-only connections are forbidden"),
+        ({"authentication_types": [APP_ONLY]}, wish(), FORBIDDEN, "Delegated connections are forbidden"),
+        ({"authentication_types": []}, wish(), FORBIDDEN, "Delegated connections are forbidden"),
+        # Places
+        ({"environments": ["global"]}, wish(), ALLOWED, ""),
+        ({"environments": ["china"]}, wish(), FORBIDDEN, "in the environment Microsoft 365 (worldwide"),
+        ({"tenants": ["global/contoso.com"]}, wish(), ALLOWED, ""),
+        ({"tenants": ["china/contoso.com"]}, wish(), FORBIDDEN, "in the tenant Contoso"),
+        ({"tenants": []}, wish(), FORBIDDEN, "in the tenant Contoso"),
+        # Capabilities
+        ({"capabilities": {"mail.send": "forbidden"}}, wish(), ALLOWED, ""),
+        ({"capabilities": {"mail.send": "forbidden"}}, wish(chosen=SEND), FORBIDDEN, "“Send mail” is forbidden"),
+        ({"capabilities": {"mail.send": "approval"}}, wish(chosen=SEND), APPROVAL, "“Send mail” needs the approval"),
+        ({"capabilities": {"mail.send": "allowed"}}, wish(chosen=SEND), ALLOWED, ""),
+        # A capability's rule says nothing about the permission itself, typed by hand.
+        ({"capabilities": {"mail.send": "forbidden"}}, wish(extra="Mail.Send"), ALLOWED, ""),
+        # Permissions: through a capability, typed by hand, in any case, both forms
+        ({"permissions": {"Mail.Send": "forbidden"}}, wish(chosen=SEND), FORBIDDEN, "Mail.Send is forbidden"),
+        ({"permissions": {"Mail.Send": "approval"}}, wish(chosen=SEND), APPROVAL, "Mail.Send needs the approval"),
+        ({"permissions": {"Mail.Send": "forbidden"}}, wish(chosen=(), extra="Mail.Send"), FORBIDDEN, "Mail.Send"),
+        ({"permissions": {"mail.SEND": "forbidden"}}, wish(chosen=SEND), FORBIDDEN, "Mail.Send"),
+        ({"permissions": {"Mail.Send": "forbidden"}}, wish(APP_ONLY, SEND), FORBIDDEN, "Mail.Send"),
+        # Exactly the name: neither the smaller nor the larger permission, nor the .Shared or .All form
+        ({"permissions": {"Mail.ReadWrite": "forbidden"}}, wish(), ALLOWED, ""),
+        ({"permissions": {"Mail.Read": "forbidden"}}, wish(chosen=("mail.write",)), ALLOWED, ""),
+        ({"permissions": {"Mail.Read": "forbidden"}}, wish(chosen=("shared_mailbox.read",)), ALLOWED, ""),
+        ({"permissions": {"Mail.Read.Shared": "forbidden"}}, wish(), ALLOWED, ""),
+        ({"permissions": {"Files.Read": "forbidden"}}, wish(APP_ONLY, ("files.read",)), ALLOWED, ""),
+        (
+            {"permissions": {"Files.Read.All": "forbidden"}},
+            wish(APP_ONLY, ("files.read",)),
+            FORBIDDEN,
+            "Files.Read.All",
+        ),
+        ({"permissions": {"Mail.ReadWrite.All": "forbidden"}}, wish(extra="Mail.ReadWrite.All"), FORBIDDEN, "All is"),
+        # Patterns
+        ({"permissions": {"Mail.*": "forbidden"}}, wish(), FORBIDDEN, "through the rule Mail.*"),
+        (
+            {"permissions": {"Mail.*": "forbidden"}},
+            wish(chosen=("shared_mailbox.read",)),
+            FORBIDDEN,
+            "Mail.Read.Shared",
+        ),
+        ({"permissions": {"mail.*": "forbidden"}}, wish(), FORBIDDEN, "Mail.Read is forbidden"),
+        ({"permissions": {"Mail.*": "forbidden"}}, wish(chosen=("mailbox.settings",)), ALLOWED, ""),
+        ({"permissions": {"Mail.Read.*": "forbidden"}}, wish(), ALLOWED, ""),
+        (
+            {"permissions": {"Mail.Read.*": "forbidden"}},
+            wish(chosen=("shared_mailbox.read",)),
+            FORBIDDEN,
+            "Mail.Read.S",
+        ),
+        ({"permissions": {"*": "forbidden"}}, wish(), FORBIDDEN, "through the rule *"),
+        # The most exact one counts, whatever it says
+        ({"permissions": {"*": "forbidden", "Mail.*": "approval"}}, wish(), APPROVAL, "through the rule Mail.*"),
+        ({"permissions": {"*": "forbidden", "Mail.Read": "allowed"}}, wish(), ALLOWED, ""),
+        ({"permissions": {"Mail.*": "allowed", "Mail.Read": "forbidden"}}, wish(), FORBIDDEN, "Mail.Read is"),
+        ({"permissions": {"Mail.*": "forbidden", "Mail.Read.*": "allowed"}}, wish(), FORBIDDEN, "Mail.Read is"),
+        # What Outlook needs on top, app-only
+        ({"permissions": {"User.Read.All": "forbidden"}}, wish(APP_ONLY), FORBIDDEN, "User.Read.All"),
+        ({"permissions": {"User.Read.All": "forbidden"}}, wish(), ALLOWED, ""),
+        # The second IT admin
+        ({"app_only_second_admin": True}, wish(APP_ONLY), APPROVAL, "the approval of a second IT admin"),
+        ({"app_only_second_admin": True}, wish(), ALLOWED, ""),
+        # Forbidden outweighs approval, and both are told
+        (
+            {"permissions": {"Mail.Read": "forbidden"}, "capabilities": {"mail.read": "approval"}},
+            wish(),
+            FORBIDDEN,
+            "Mail.Read is forbidden by the organisation's policy. “Read mail” needs",
+        ),
+    ],
+)
+def test_every_rule_about_connecting(given: dict[str, Any], wanted: Wish, effect: Effect, says: str) -> None:
+    decision = decide(given, wanted)
+    assert decision.effect == effect
+    assert says in " ".join(decision.sentences)
+    assert bool(decision.reasons) is (effect is not ALLOWED)
+
+
+@pytest.mark.parametrize(
+    ("given", "granted", "effect", "says"),
+    [
+        ({"permissions": {"Mail.Send": "forbidden"}}, ("Mail.Read",), ALLOWED, ""),
+        ({"permissions": {"Mail.Send": "forbidden"}}, ("Mail.Read", "mail.send"), FORBIDDEN, "which Microsoft granted"),
+        ({"permissions": {"Mail.Send": "approval"}}, ("Mail.Send",), APPROVAL, "which Microsoft granted as well"),
+        ({"permissions": {"Files.*": "forbidden"}}, ("Files.ReadWrite.All",), FORBIDDEN, "through the rule Files.*"),
+        ({"permissions": {"*": "forbidden", "Mail.Read": "allowed"}}, ("openid", "profile", "email"), ALLOWED, ""),
+        ({"permissions": {"*": "forbidden", "Mail.Read": "allowed"}}, ("User.Read",), FORBIDDEN, "User.Read"),
+    ],
+)
+def test_what_microsoft_granted_on_top_is_judged_too(
+    given: dict[str, Any], granted: tuple[str, ...], effect: Effect, says: str
+) -> None:
+    decision = decide(given, wish(), granted)
+    assert decision.effect == effect
+    assert says in " ".join(decision.sentences)
+
+
+@pytest.mark.parametrize("organisation", list(Effect))
+@pytest.mark.parametrize("app", list(Effect))
+def test_the_stricter_of_organisation_and_app_registration_counts(organisation: Effect, app: Effect) -> None:
+    sources = [
+        Source(rules(permissions={"Mail.Read": organisation.value})),
+        Source(rules(permissions={"Mail.Read": app.value}), "the policy for Robots"),
+    ]
+    decision = evaluate.decide_connect(sources, wish())
+    assert decision.effect == policy_rules.strictest([organisation, app])
+    told = " ".join(decision.sentences)
+    assert ("the organisation's policy" in told) is (organisation is not ALLOWED)
+    assert ("the policy for Robots" in told) is (app is not ALLOWED)
+
+
+FULL = {
+    "authentication_types": [DELEGATED],
+    "environments": ["global", "sandbox"],
+    "tenants": ["global/contoso.com"],
+    "capabilities": {"mail.send": "approval", "files.write": "forbidden"},
+    "permissions": {"Mail.*": "approval", "Mail.Read": "allowed", "*": "forbidden"},
+    "personal_accounts": False,
+    "other_tenants": False,
+    "share_with_people": False,
+    "share_app_only": False,
+    "longest_share_days": 90,
+    "app_only_second_admin": True,
+}
+
+PATTERNS = ("*", "Mail.*", "Mail.Read", "Mail.Read.*", "Mail.Read.Shared", "Files.*", "Files.Read")
+SOME_RULES = st.builds(
+    rules,
+    permissions=st.dictionaries(st.sampled_from(PATTERNS), st.sampled_from([one.value for one in Effect])),
+    capabilities=st.dictionaries(st.sampled_from(["mail.read", "files.read"]), st.sampled_from(list(Effect))),
+    authentication_types=st.sampled_from([None, [], [DELEGATED], [APP_ONLY]]),
+    environments=st.sampled_from([None, [], ["global"]]),
+    app_only_second_admin=st.booleans(),
+)
+
+
+@given(SOME_RULES, SOME_RULES, st.sampled_from([DELEGATED, APP_ONLY]))
+def test_the_rules_put_together_say_what_both_say(one: Rules, other: Rules, kind: str) -> None:
+    together = Source(policy_rules.stricter(one, other))
+    for chosen in (("mail.read",), ("files.read",), ("shared_mailbox.read",), ("calendar.events",)):
+        wanted = wish(kind, chosen)
+        both = evaluate.decide_connect([Source(one), Source(other)], wanted)
+        assert evaluate.decide_connect([together], wanted).effect == both.effect
+
+
+def test_limits_and_flags_are_put_together_too() -> None:
+    loose, tight = rules(longest_share_days=30), rules(**FULL)
+    assert policy_rules.stricter(loose, tight) == policy_rules.stricter(tight, loose)
+    assert policy_rules.stricter(Rules(), tight) == tight
+    assert policy_rules.stricter(loose, tight).longest_share_days == 30
+
+
+def test_what_is_forbidden_is_refused_with_every_reason_and_what_is_not_passes() -> None:
+    decision = decide({"permissions": {"Mail.*": "forbidden"}, "authentication_types": [APP_ONLY]}, wish())
+    with pytest.raises(PolicyForbids) as caught:
+        evaluate.refuse_forbidden(decision, field="chosen")
+    assert "Delegated connections are forbidden" in caught.value.cause
+    assert "Mail.Read is forbidden" in caught.value.cause
+    assert "IT admin" in caught.value.action
+    assert (caught.value.code, caught.value.status, caught.value.field) == ("policy_forbids", 403, "chosen")
+    evaluate.refuse_forbidden(decide({"capabilities": {"mail.read": "approval"}}, wish()))
+
+
+# --- Accounts -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "tid", "effect"),
+    [
+        ({}, CONSUMERS_TID, ALLOWED),
+        ({}, "22222222-2222-4222-8222-222222222222", ALLOWED),
+        ({"personal_accounts": False}, CONSUMERS_TID, FORBIDDEN),
+        ({"personal_accounts": False}, HOME, ALLOWED),
+        ({"personal_accounts": False}, "22222222-2222-4222-8222-222222222222", ALLOWED),
+        ({"other_tenants": False}, HOME, ALLOWED),
+        ({"other_tenants": False}, "22222222-2222-4222-8222-222222222222", FORBIDDEN),
+        # Personal accounts have a rule of their own.
+        ({"other_tenants": False}, CONSUMERS_TID, ALLOWED),
+    ],
+)
+def test_every_rule_about_accounts(given: dict[str, Any], tid: str, effect: Effect) -> None:
+    decision = evaluate.decide_account([Source(rules(**given))], tid, {HOME})
+    assert decision.effect == effect
+
+
+# --- Sharing --------------------------------------------------------------------------------------
+
+DAY = timedelta(days=1)
+MIDNIGHT = datetime(2026, 11, 26, tzinfo=UTC)  # the end of today
+
+
+@pytest.mark.parametrize(
+    ("given", "share", "effect"),
+    [
+        ({}, {"until": None}, ALLOWED),
+        ({"share_with_people": False}, {"with_team": False}, FORBIDDEN),
+        ({"share_with_people": False}, {"with_team": True}, ALLOWED),
+        ({"share_app_only": False}, {"authentication_type": APP_ONLY}, FORBIDDEN),
+        ({"share_app_only": False}, {"authentication_type": APP_ONLY, "with_team": True}, FORBIDDEN),
+        ({"share_app_only": False}, {}, ALLOWED),
+        ({"longest_share_days": 7}, {"until": None}, FORBIDDEN),
+        ({"longest_share_days": 7}, {"until": MIDNIGHT + 7 * DAY}, ALLOWED),
+        ({"longest_share_days": 7}, {"until": MIDNIGHT + 7 * DAY + timedelta(seconds=1)}, FORBIDDEN),
+        ({"longest_share_days": 7}, {"until": MIDNIGHT}, ALLOWED),
+        ({"longest_share_days": 1}, {"until": MIDNIGHT + DAY}, ALLOWED),
+        ({"longest_share_days": 1}, {"until": MIDNIGHT + 2 * DAY}, FORBIDDEN),
+    ],
+)
+def test_every_rule_about_sharing(given: dict[str, Any], share: dict[str, Any], effect: Effect) -> None:
+    values = {"authentication_type": DELEGATED, "with_team": False, "until": MIDNIGHT, "now": NOW} | share
+    assert evaluate.decide_share([Source(rules(**given))], **values).effect == effect
+
+
+def test_the_shorter_limit_counts() -> None:
+    sources = [Source(rules(longest_share_days=30)), Source(rules(longest_share_days=7)), Source(rules())]
+    assert evaluate.longest_share(sources) == 7
+    assert evaluate.longest_share([Source(rules())]) is None
+
+
+# --- The plain form -------------------------------------------------------------------------------
+
+
+def test_the_plain_form_comes_back_as_it_went_in() -> None:
+    assert policy_rules.to_dict(policy_rules.from_dict(FULL)) == FULL
+    assert policy_rules.to_dict(Rules()) == policy_rules.to_dict(policy_rules.from_dict({}))
+    assert set(policy_rules.to_dict(Rules())) == set(FULL), "every rule is tried here"
+    assert not Rules().restricts
+    assert rules(personal_accounts=False).restricts
+
+
+def test_allowed_capabilities_and_spelling_are_tidied() -> None:
+    found = rules(capabilities={"mail.send": "allowed"}, permissions={"mail.send": "forbidden"})
+    assert found.capabilities == {}
+    assert found.permissions == {"Mail.Send": FORBIDDEN}
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"nonsense": 1}, ""),
+        ("text", ""),
+        ({"authentication_types": ["password"]}, "authentication_types"),
+        ({"authentication_types": "authorization_code"}, "authentication_types"),
+        ({"environments": [1]}, "environments"),
+        ({"tenants": ["x" * 400]}, "tenants"),
+        ({"capabilities": {"moon.walk": "forbidden"}}, "capabilities"),
+        ({"capabilities": {"mail.send": "maybe"}}, "capabilities"),
+        ({"capabilities": ["mail.send"]}, "capabilities"),
+        ({"permissions": {"Mail": "forbidden"}}, ""),
+        ({"permissions": {"M*il.Read": "forbidden"}}, ""),
+        ({"permissions": {"Mail*": "forbidden"}}, ""),
+        ({"permissions": {"openid": "forbidden"}}, ""),
+        ({"permissions": {"https://example.org/Mail.Read": "forbidden"}}, ""),
+        ({"permissions": {"Mail.Read\x00": "forbidden"}}, ""),
+        ({"permissions": {"Mail.Send": "forbidden", "mail.send": "allowed"}}, "permissions"),
+        ({"permissions": {f"Mail.X{n}": "forbidden" for n in range(201)}}, "permissions"),
+        ({"personal_accounts": "yes"}, "personal_accounts"),
+        ({"longest_share_days": 0}, "longest_share_days"),
+        ({"longest_share_days": True}, "longest_share_days"),
+        ({"longest_share_days": 10**30}, "longest_share_days"),
+        ({"app_only_second_admin": None}, "app_only_second_admin"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_by_name(given: Any, field: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        policy_rules.from_dict(given)
+    assert caught.value.field == field
+    assert str(caught.value)
+
+
+@pytest.mark.parametrize("name", policy_rules.ORGANISATION_ONLY)
+def test_an_app_registration_has_no_rules_about_places(name: str) -> None:
+    with pytest.raises(InvalidInput):
+        policy_rules.from_dict({name: ["global"]}, of_app=True)
+    assert policy_rules.from_dict({name: None}, of_app=True) == Rules()
+
+
+def test_stored_rules_that_this_version_does_not_know_break_nothing() -> None:
+    found = policy_rules.stored({"moon": 1, "capabilities": {"gone.capability": "forbidden"}, "share_app_only": False})
+    assert found == rules(share_app_only=False)
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        ("", ()),
+        ("Mail.Send, mail.read\nFiles.*;*", ("Mail.Send", "Mail.Read", "Files.*", "*")),
+        ("“Mail.Send” Mail.Send", ("Mail.Send",)),
+        ("https://graph.microsoft.com/Mail.Read", ("Mail.Read",)),
+        ("Mail.ReadWrite.*", ("Mail.ReadWrite.*",)),
+        ("ChannelMessage.Read.Group", ("ChannelMessage.Read.Group",)),
+    ],
+)
+def test_permissions_are_taken_as_people_type_them(typed: str, found: tuple[str, ...]) -> None:
+    assert policy_rules.parse_patterns(typed) == found

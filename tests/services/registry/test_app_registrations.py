@@ -1,0 +1,348 @@
+"""Applications are tried at Microsoft before they count as ready, and rejected or healed as a whole."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from connections.errors import (
+    AlreadyExists,
+    InvalidInput,
+    MicrosoftRefused,
+    MicrosoftUnavailable,
+    StillInUse,
+    UnreadableSecret,
+)
+from connections.microsoft import certificates, token_endpoint
+from connections.microsoft.classifier import classify
+from connections.models import AppCredential, AppRegistration, AuditEvent, Tenant, User
+from connections.services.registry import app_registrations, credential_checks, credentials
+from portal.sandbox import seed
+from portal.sandbox.client import Control
+from tests import factories
+
+GOOD = credentials.NewSecret(seed.CONNECTIONS_SECRET)
+
+
+def register(alice: User, tenant: Tenant | None = None, **overrides: Any) -> AppRegistration:
+    values = {"name": "Mail", "client_id": seed.CONNECTIONS_APP, "credential": GOOD} | overrides
+    return app_registrations.register(tenant or factories.make_tenant(), **values, actor=alice)
+
+
+def shared(endpoint: str = "organizations") -> Tenant:
+    return factories.make_tenant(name=endpoint, directory_id=endpoint, tid="")
+
+
+# --- Registering ----------------------------------------------------------------------------------
+
+
+def test_an_accepted_secret_makes_it_ready(alice: User, sandbox: Control) -> None:
+    app = register(alice)
+    assert app.is_ready
+    credential = app.credentials.get()
+    assert credential.verified_at
+    assert credential.hint == seed.CONNECTIONS_SECRET[:3]
+    assert seed.CONNECTIONS_SECRET not in str(list(AuditEvent.objects.values()))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "field", "says"),
+    [
+        ({"credential": credentials.NewSecret("wrong~value")}, "credential", "Secret ID"),
+        (
+            {"client_id": seed.ARCHIVE_APP, "credential": credentials.NewSecret(seed.ARCHIVE_SECRET)},
+            "credential",
+            "expired",
+        ),
+        ({"client_id": "99999999-0000-4000-8000-000000000000"}, "client_id", "700016"),
+        ({"client_id": seed.DESKTOP_APP}, "client_id", "platform type Web"),
+    ],
+    ids=["wrong secret", "expired secret", "unknown application", "public client"],
+)
+def test_the_classic_mistakes_are_refused_with_what_to_do(
+    alice: User, sandbox: Control, overrides: dict[str, Any], field: str, says: str
+) -> None:
+    with pytest.raises(MicrosoftRefused, match=says) as caught:
+        register(alice, **overrides)
+    assert caught.value.field == field
+    assert not AppRegistration.objects.exists()
+    assert not AuditEvent.objects.exists()
+
+
+def test_a_directory_the_application_does_not_live_in_is_refused(alice: User, sandbox: Control) -> None:
+    fabrikam = factories.make_tenant(name="Fabrikam", directory_id=seed.FABRIKAM, tid=seed.FABRIKAM)
+    with pytest.raises(MicrosoftRefused, match="Compare the application"):
+        register(alice, fabrikam)
+
+
+def test_a_directory_microsoft_does_not_know_is_refused(alice: User, sandbox: Control) -> None:
+    lost = factories.make_tenant(name="Lost", directory_id="lost.example", tid="")
+    with pytest.raises(MicrosoftRefused, match="does not know this directory") as caught:
+        register(alice, lost)
+    assert caught.value.field == "tenant"
+
+
+def test_a_multitenant_application_is_accepted_before_consent_installs_it(alice: User, sandbox: Control) -> None:
+    fabrikam = factories.make_tenant(name="Fabrikam", directory_id=seed.FABRIKAM, tid=seed.FABRIKAM)
+    multi = {"client_id": seed.MULTI_APP, "audience": "multi"}
+    with pytest.raises(MicrosoftRefused, match="7000215"):
+        register(alice, fabrikam, **multi, credential=credentials.NewSecret("wrong~value"))
+    assert register(alice, fabrikam, **multi, credential=credentials.NewSecret(seed.MULTI_SECRET)).is_ready
+
+
+@pytest.mark.parametrize("endpoint", ["common", "organizations"])
+def test_at_a_shared_endpoint_the_credential_is_told_apart_from_the_missing_token(
+    alice: User, sandbox: Control, endpoint: str
+) -> None:
+    tenant, multi = shared(endpoint), {"client_id": seed.MULTI_APP, "audience": "multi"}
+    with pytest.raises(MicrosoftRefused, match="7000215"):
+        register(alice, tenant, **multi, credential=credentials.NewSecret("wrong~value"))
+    with pytest.raises(MicrosoftRefused, match="registered for a single tenant"):
+        register(alice, tenant, audience="multi")  # multitenant here, single tenant in Entra
+    assert register(alice, tenant, **multi, credential=credentials.NewSecret(seed.MULTI_SECRET)).is_ready
+
+
+@pytest.mark.parametrize(
+    ("overrides", "field"),
+    [
+        ({"allows_app_only": True, "audience": "multi"}, "allows_app_only"),
+        ({"audience": "single"}, "audience"),
+        ({"allows_delegated": False}, "allows_delegated"),
+    ],
+)
+def test_what_cannot_work_at_a_shared_endpoint_is_refused_without_asking(
+    alice: User, sandbox: Control, overrides: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        register(alice, shared(), **overrides)
+    assert caught.value.field == field
+    assert sandbox.calls()["by_endpoint"].get("token", 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "field"), [({"name": "Other"}, "client_id"), ({"client_id": seed.MULTI_APP}, "name")]
+)
+def test_the_same_application_twice_is_refused(
+    alice: User, sandbox: Control, overrides: dict[str, Any], field: str
+) -> None:
+    app = register(alice)
+    with pytest.raises(AlreadyExists) as caught:
+        register(alice, app.tenant, **overrides)
+    assert caught.value.field == field
+    assert AppRegistration.objects.count() == 1
+
+
+def test_while_microsoft_is_away_it_is_saved_only_when_asked_to(alice: User, sandbox: Control) -> None:
+    sandbox.weather("unavailable", "token")
+    tenant = factories.make_tenant()
+    with pytest.raises(MicrosoftUnavailable):
+        register(alice, tenant)
+    app = register(alice, tenant, allow_untried=True)
+    assert not app.is_ready
+    sandbox.weather("normal", "token")
+    app_registrations.verify(app, actor=alice)
+    app.refresh_from_db()
+    assert app.is_ready
+
+
+def test_a_clear_no_is_a_no_even_when_asked_to_save_untried(alice: User, sandbox: Control) -> None:
+    with pytest.raises(MicrosoftRefused, match="7000215"):
+        register(alice, credential=credentials.NewSecret("wrong~value"), allow_untried=True)
+
+
+# --- Certificates ---------------------------------------------------------------------------------
+
+
+def test_a_made_certificate_waits_for_its_upload_and_is_then_accepted(alice: User, sandbox: Control) -> None:
+    pair = certificates.generate("Robots", months=12, now=timezone.now())
+    new = credentials.NewCertificate(pair, at_microsoft=False)
+    app = register(alice, client_id=seed.ROBOTS_APP, credential=new)
+    credential = app.credentials.get()
+    assert credential_checks.is_waiting(credential)
+    assert sandbox.calls()["by_endpoint"].get("token", 0) == 0
+    sandbox.add_certificate(seed.ROBOTS_APP, credential.certificate)
+    app_registrations.verify(app, actor=alice, credential=credential)
+    credential.refresh_from_db()
+    assert credential.verified_at
+    assert app.is_ready
+
+
+# --- Verifying ------------------------------------------------------------------------------------
+
+
+def test_one_accepted_credential_is_enough_and_the_refused_one_is_marked(alice: User, sandbox: Control) -> None:
+    app = factories.make_app_registration()
+    stale = factories.make_secret(app, "stale~value")
+    trials = app_registrations.verify(app, actor=alice)
+    assert [trial.verdict is None for trial in trials] == [False, True]
+    stale.refresh_from_db()
+    app.refresh_from_db()
+    assert stale.rejected_code == "AADSTS7000215"
+    assert app.rejected_at is None
+    order = [credential.pk for credential, _ in app_registrations.applications(app)]
+    assert order[-1] == stale.pk
+
+
+def test_it_is_rejected_only_when_all_credentials_are(alice: User, sandbox: Control) -> None:
+    app = factories.make_app_registration(secret="wrong~one")
+    other = factories.make_secret(app, "wrong~two")
+    with pytest.raises(MicrosoftRefused):
+        app_registrations.verify(app, actor=alice, credential=other)
+    app.refresh_from_db()
+    assert app.rejected_at is None
+    with pytest.raises(MicrosoftRefused):
+        app_registrations.verify(app, actor=alice)
+    app.refresh_from_db()
+    assert app.rejected_code == "AADSTS7000215"
+    assert app.canary_after
+
+
+def test_an_outage_says_nothing_about_the_registration(alice: User, sandbox: Control) -> None:
+    app = factories.make_app_registration()
+    sandbox.weather("unavailable", "token")
+    with pytest.raises(MicrosoftUnavailable):
+        app_registrations.verify(app, actor=alice)
+    app.refresh_from_db()
+    assert app.is_ready
+    assert app.credentials.get().rejected_at is None
+
+
+def test_without_a_live_credential_there_is_nothing_to_try(alice: User, sandbox: Control) -> None:
+    with pytest.raises(InvalidInput, match="Add a client secret"):
+        app_registrations.verify(factories.make_app_registration(secret=None), actor=alice)
+
+
+def test_a_waiting_certificate_is_left_alone_unless_named(alice: User, sandbox: Control) -> None:
+    app = factories.make_app_registration()
+    waiting = credentials.add_generated_certificate(app, actor=alice)
+    app_registrations.verify(app, actor=alice)
+    waiting.refresh_from_db()
+    assert credential_checks.is_waiting(waiting)
+    with pytest.raises(MicrosoftRefused, match="Upload the public part"):
+        app_registrations.verify(app, actor=alice, credential=waiting)
+
+
+# --- Rejecting and healing ------------------------------------------------------------------------
+
+
+def expired() -> Any:
+    body = '{"error":"invalid_client","error_codes":[7000222],"error_description":"AADSTS7000222: expired"}'
+    return classify(where="token", status=401, headers={}, body=body)
+
+
+def test_rejecting_twice_keeps_the_first_time_and_one_audit_row(db: None) -> None:
+    app, now = factories.make_app_registration(), timezone.now()
+    assert app_registrations.reject(app, expired(), now=now)
+    later = now + timedelta(minutes=5)
+    assert not app_registrations.reject(app, expired(), now=later)
+    assert app.rejected_at == now
+    assert app.canary_after == later + timedelta(seconds=60)
+    assert AuditEvent.objects.filter(action="app_registration.rejected").count() == 1
+
+
+def test_healing_clears_the_rejection_once(db: None) -> None:
+    app, now = factories.make_app_registration(), timezone.now()
+    app_registrations.reject(app, expired(), now=now)
+    assert app_registrations.heal(app, now=now)
+    assert not app_registrations.heal(app, now=now + timedelta(hours=1))
+    app.refresh_from_db()
+    assert (app.rejected_at, app.rejected_code, app.rejected_cause, app.canary_after) == (None, "", "", None)
+    assert app.verified_at == now
+    assert AuditEvent.objects.filter(action="app_registration.healed").count() == 1
+
+
+def test_healing_a_stale_copy_of_a_rejected_registration_still_works(db: None) -> None:
+    app, now = factories.make_app_registration(), timezone.now()
+    stale = AppRegistration.objects.get(pk=app.pk)
+    app_registrations.reject(app, expired(), now=now)
+    assert app_registrations.heal(stale, now=now)
+    app.refresh_from_db()
+    assert app.rejected_at is None
+
+
+# --- What the token client gets -------------------------------------------------------------------
+
+
+def test_applications_are_the_live_credentials_opened(alice: User, sandbox: Control) -> None:
+    app = factories.make_app_registration()
+    gone = factories.make_secret(app, "retired~value")
+    credentials.retire(gone, actor=alice)
+    [(credential, application)] = app_registrations.applications(app)
+    assert application.credential == token_endpoint.ClientSecret(seed.CONNECTIONS_SECRET)
+    assert application.directory_id == seed.CONTOSO
+    assert credential.kind == AppCredential.Kind.SECRET
+
+
+def test_a_missing_key_is_our_trouble_and_nothing_is_sent(alice: User, sandbox: Control) -> None:
+    app = factories.make_app_registration()
+    from django.db import connection as database
+
+    with database.cursor() as cursor:
+        cursor.execute("UPDATE connections_appcredential SET secret = 'written with another key'")
+    with pytest.raises(UnreadableSecret):
+        app_registrations.verify(app, actor=alice)
+    assert sandbox.calls()["by_endpoint"].get("token", 0) == 0
+    app.refresh_from_db()
+    assert app.is_ready
+
+
+def test_an_environment_that_went_away_is_told_in_words(db: None) -> None:
+    app = factories.make_app_registration(tenant=factories.make_tenant(environment="atlantis"))
+    with pytest.raises(InvalidInput, match="not configured"):
+        app_registrations.applications(app)
+
+
+# --- Changing and removing ------------------------------------------------------------------------
+
+
+def change(app: AppRegistration, alice: User, **overrides: Any) -> None:
+    values = {
+        "name": app.name,
+        "audience": app.audience,
+        "allows_delegated": True,
+        "allows_app_only": True,
+        "default_capabilities": [],
+    } | overrides
+    app_registrations.change(app, **values, actor=alice)
+
+
+def test_changes_are_written_down_before_and_after(alice: User) -> None:
+    app = factories.make_app_registration()
+    change(app, alice, name="Mail", default_capabilities=["mail.read"])
+    change(app, alice, name="Mail", default_capabilities=["mail.read"])
+    app.refresh_from_db()
+    assert app.name == "Mail"
+    changes = AuditEvent.objects.get(action="app_registration.changed").changes
+    assert changes == {"name": ["Contoso Connections", "Mail"], "default_capabilities": [[], ["mail.read"]]}
+
+
+def test_a_type_in_use_cannot_be_switched_off(alice: User) -> None:
+    app = factories.make_app_registration()
+    factories.make_connection(app_registration=app)
+    with pytest.raises(StillInUse, match="Invoices") as caught:
+        change(app, alice, allows_delegated=False)
+    assert caught.value.field == "allows_delegated"
+    assert app.allows_delegated
+    change(app, alice, allows_app_only=False)
+    assert not app.allows_app_only
+
+
+def test_a_name_that_is_taken_is_refused_and_the_object_stays_as_it_was(alice: User) -> None:
+    app = factories.make_app_registration()
+    factories.make_app_registration(name="Taken", client_id=seed.MULTI_APP)
+    with pytest.raises(AlreadyExists) as caught:
+        change(app, alice, name="Taken")
+    assert caught.value.field == "name"
+    assert app.name == "Contoso Connections"
+
+
+def test_it_is_removed_with_its_credentials_but_never_under_a_connection(alice: User) -> None:
+    app = factories.make_app_registration()
+    connection = factories.make_connection(app_registration=app)
+    with pytest.raises(StillInUse, match="Invoices"):
+        app_registrations.remove(app, actor=alice)
+    connection.delete()
+    app_registrations.remove(app, actor=alice)
+    assert not AppCredential.objects.exists()
+    assert AuditEvent.objects.get(action="app_registration.removed").target_name == "Contoso Connections"

@@ -1,0 +1,291 @@
+"""What the services write down about who could use what."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from connections import migrations
+from connections.errors import StillInUse
+from connections.models import AccessPeriod, ApiKey, AuditEvent, Share, User
+from connections.services.connections import connections
+from connections.services.people import accounts, service_accounts
+from connections.services.sharing import history, history_check, shares, teams
+from tests import factories
+from tests.environment import ROOT
+
+pytestmark = pytest.mark.django_db
+
+NOW = timezone.now()
+HOUR = timedelta(hours=1)
+Kind = AccessPeriod.Kind
+SignIn = Callable[[User], Client]
+
+
+def at(hours: float) -> datetime:
+    return NOW + hours * HOUR
+
+
+def periods(**which: Any) -> list[tuple[Any, ...]]:
+    """Kind, level, start and end in hours, who began and who ended it."""
+    return [
+        (
+            one.kind,
+            one.level,
+            (one.started_at - NOW) / HOUR,
+            (one.ended_at - NOW) / HOUR if one.ended_at else None,
+            one.started_by_name.partition(" ")[0],
+            one.ended_by_name.partition(" ")[0],
+        )
+        for one in AccessPeriod.objects.filter(**which).order_by("started_at", "pk")
+    ]
+
+
+def test_a_new_connection_is_its_owners_from_the_moment_it_was_made(bob: User) -> None:
+    app = factories.make_app_registration()
+    made = connections.start_delegated(app, name="Invoices", chosen=["mail.read"], actor=bob)
+    found = AccessPeriod.objects.get()
+    assert (found.kind, found.connection_id, found.person_id) == (Kind.OWNER, made.pk, bob.pk)
+    assert (found.connection_name, found.person_name) == ("Invoices", "Bob Member <bob>")
+    assert found.started_at == made.created_at == AuditEvent.objects.get(action="connection.created").at
+
+
+def test_a_changed_share_is_one_period_after_the_other(bob: User, dave: User) -> None:
+    connection = factories.make_connection(owner=bob)
+    given: dict[str, Any] = {"person": dave, "until": None, "actor": bob}
+    shares.share(connection, level="use", now=at(1), **given)
+    shares.share(connection, level="use", now=at(2), **given)
+    found = shares.share(connection, level="manage", now=at(3), **given)
+    shares.unshare(found, actor=dave, now=at(4))
+    shares.unshare(found, actor=dave, now=at(5))
+    assert periods() == [("person", "use", 1, 3, "Bob", "Bob"), ("person", "manage", 3, 4, "Bob", "Dave")]
+
+
+def test_a_lapsed_share_is_ended_by_the_portal_on_its_own_date_and_once(bob: User, dave: User) -> None:
+    connection = factories.make_connection(owner=bob)
+    shares.share(connection, person=dave, level="use", until=at(2), actor=bob, now=at(0))
+    assert shares.end_lapsed(now=at(2) - timedelta(microseconds=1)) == 0
+    assert shares.end_lapsed(now=at(3)) == 1
+    assert shares.end_lapsed(now=at(4)) == 0
+    assert Share.objects.get().ended_at == at(2)
+    assert periods() == [("person", "use", 0, 2, "Bob", "Portal")]
+    event = AuditEvent.objects.get(action="connection.share_expired")
+    assert (event.actor_name, event.target_id, event.owner_id) == ("Portal", str(connection.pk), bob.pk)
+    assert event.changes["with_id"] == dave.pk
+
+
+def test_taking_away_a_share_that_has_lapsed_says_that_it_lapsed(bob: User, dave: User) -> None:
+    connection = factories.make_connection(owner=bob)
+    found = shares.share(connection, person=dave, level="use", until=at(2), actor=bob, now=at(0))
+    shares.unshare(found, actor=bob, now=at(3))
+    assert periods() == [("person", "use", 0, 2, "Bob", "Portal")]
+    assert not AuditEvent.objects.filter(action="connection.unshared").exists()
+
+
+def test_a_share_that_was_prolonged_meanwhile_does_not_lapse_but_can_be_taken_away(bob: User, dave: User) -> None:
+    connection = factories.make_connection(owner=bob)
+    stale = shares.share(connection, person=dave, level="use", until=at(2), actor=bob, now=at(0))
+    shares.share(connection, person=dave, level="use", until=at(9), actor=bob, now=at(1))
+    assert shares.end_lapsed(now=at(3)) == 0
+    shares.unshare(stale, actor=bob, now=at(4))
+    assert periods() == [("person", "use", 0, 1, "Bob", "Bob"), ("person", "use", 1, 4, "Bob", "Bob")]
+
+
+def test_members_come_and_go_and_their_team_goes_with_everything_that_stood_on_it(
+    alice: User, bob: User, dave: User
+) -> None:
+    connection = factories.make_connection(owner=bob)
+    team = teams.add("Finance", actor=alice)
+    for _ in range(2):
+        teams.add_member(team, dave, actor=alice, now=at(1))
+    teams.remove_member(team, dave, actor=alice, now=at(2))
+    teams.remove_member(team, dave, actor=alice, now=at(3))
+    teams.add_member(team, dave, actor=None, now=at(4))
+    shares.share(connection, team=team, level="use", until=None, actor=bob, now=at(5))
+    teams.change(team, name="Finance and tax", entra_group="", actor=alice)
+    teams.remove(team, actor=alice, now=at(6))
+    assert periods(kind=Kind.MEMBER) == [
+        ("member", "", 1, 2, "Alice", "Alice"),
+        ("member", "", 4, 6, "Portal", "Alice"),
+    ]
+    assert periods(kind=Kind.TEAM) == [("team", "use", 5, 6, "Bob", "Alice")]
+    assert AccessPeriod.objects.filter(ended_at=at(6), team_name="Finance and tax").count() == 1
+    assert not Share.objects.exists()
+
+
+def test_a_removed_connection_closes_what_stood_on_it_and_keeps_its_last_name(bob: User, dave: User) -> None:
+    made = connections.start_delegated(factories.make_app_registration(), name="Invoices", chosen=[], actor=bob)
+    shares.share(made, person=dave, level="use", until=None, actor=bob, now=at(1))
+    connections.change(made, name="Bills", chosen=[], extra_scopes=[], actor=bob)
+    connections.remove(made, actor=bob, now=at(2))
+    found = AccessPeriod.objects.values_list("kind", "connection_name", "ended_at", "ended_by_id")
+    assert sorted(found) == [("owner", "Bills", at(2), bob.pk), ("person", "Bills", at(2), bob.pk)]
+
+
+def test_handing_over_ends_what_the_former_owner_had(bob: User, dave: User) -> None:
+    connection = factories.make_connection(owner=bob)
+    history.owned(connection, actor=bob, now=at(0))
+    connection.owner = dave
+    history.owned(connection, actor=bob, now=at(1))
+    assert periods() == [("owner", "", 0, 1, "Bob", "Bob"), ("owner", "", 1, None, "Bob", "")]
+
+
+def test_a_disabled_account_is_one_period_until_it_is_enabled(alice: User, dave: User) -> None:
+    for hours, active in ((0, True), (1, False), (2, False), (3, True), (4, True), (5, False)):
+        dave.is_active = active
+        history.account_followed(dave, actor=alice, now=at(hours))
+    assert periods() == [("disabled", "", 1, 3, "Alice", "Alice"), ("disabled", "", 5, None, "Alice", "")]
+
+
+# --- Removing people ------------------------------------------------------------------------------
+
+
+def test_removing_a_person_closes_what_they_had_and_remembers_them(alice: User, bob: User, dave: User) -> None:
+    connection = factories.make_connection(owner=bob)
+    team = teams.add("Finance", actor=alice)
+    teams.add_member(team, dave, actor=alice, now=at(0))
+    shares.share(connection, person=dave, level="use", until=None, actor=bob, now=at(0))
+    ApiKey.objects.create(name="Robot", owner=dave, prefix="a" * 10, digest="0" * 64, scopes=[])
+    gone = dave.pk
+    accounts.remove(dave, actor=alice, now=at(1))
+    assert not User.objects.filter(pk=gone).exists()
+    assert periods(person_id=gone, ended_at=at(1)) == [
+        ("member", "", 0, 1, "Alice", "Alice"),
+        ("person", "use", 0, 1, "Bob", "Alice"),
+    ]
+    assert periods(person_id=gone, ended_at=None) == [("disabled", "", 1, None, "Alice", "")]
+    actions = AuditEvent.objects.filter(at=at(1)).order_by("pk").values_list("action", flat=True)
+    assert list(actions) == ["connection.unshared", "team.member_removed", "account.removed"]
+
+
+def test_a_person_who_owns_connections_is_not_removed(alice: User, bob: User) -> None:
+    factories.make_connection(owner=bob)
+    with pytest.raises(StillInUse, match="Invoices"):
+        accounts.remove(bob, actor=alice, now=NOW)
+    assert not AccessPeriod.objects.exists()
+
+
+def test_the_admin_site_removes_people_by_the_same_service_and_only_one_by_one(
+    alice: User, bob: User, dave: User, signed_in: SignIn
+) -> None:
+    User.objects.filter(pk=alice.pk).update(is_staff=True, is_superuser=True)
+    connection = factories.make_connection(owner=bob)
+    shares.share(connection, person=dave, level="use", until=None, actor=bob, now=NOW)
+    admin = signed_in(alice)
+    chosen = {"action": "delete_selected", "_selected_action": [dave.pk], "post": "yes"}
+    admin.post(reverse("admin:connections_user_changelist"), chosen)
+    assert User.objects.filter(pk=dave.pk).exists()
+
+    admin.post(reverse("admin:connections_user_delete", args=[dave.pk]), {"post": "yes"})
+    assert not User.objects.filter(pk=dave.pk).exists()
+    assert AccessPeriod.objects.get(kind=Kind.PERSON).ended_by_name == "Alice Admin <alice>"
+    assert AuditEvent.objects.filter(action="account.removed").count() == 1
+
+
+def test_disabling_and_enabling_an_account_is_written_down(alice: User, dave: User) -> None:
+    for hours in (1, 2):
+        accounts.disable_person(dave, actor=alice, now=at(hours))
+    for hours in (3, 4):
+        accounts.enable_person(dave, actor=alice, now=at(hours))
+    assert periods() == [("disabled", "", 1, 3, "Alice", "Alice")]
+
+
+def test_the_admin_site_cannot_change_who_may_sign_in(alice: User, dave: User, signed_in: SignIn) -> None:
+    User.objects.filter(pk=alice.pk).update(is_staff=True, is_superuser=True)
+    typed = {"username": "dave", "date_joined_0": "2026-01-01", "date_joined_1": "00:00:00"}
+    answer = signed_in(alice).post(reverse("admin:connections_user_change", args=[dave.pk]), typed)
+    assert answer.status_code == 302
+    assert User.objects.get(pk=dave.pk).is_active
+    assert not AccessPeriod.objects.exists()
+
+
+def test_disabling_and_enabling_a_service_account_is_written_down_and_agrees(alice: User) -> None:
+    made = service_accounts.create(
+        name="Robot", purpose="Bills", responsible=alice, admin=False, auditor=False, actor=alice, now=at(0)
+    )
+    service_accounts.disable(made, actor=alice, now=at(1))
+    service_accounts.enable(made, actor=alice, now=at(2))
+    service_accounts.remove(made, actor=alice, now=at(3))
+    assert periods() == [("disabled", "", 1, 2, "Alice", "Alice"), ("disabled", "", 3, None, "Alice", "")]
+    assert history_check.differences(since=at(-1)) == []
+
+
+WRITERS = {
+    r"Share\.objects\.(bulk_)?create\(|Share\.objects\.filter\([^)]*\)\.(update|delete)\(": {"sharing.py"},
+    r"TeamMember\.objects\.(get_or_create|create|filter\([^)]*\)\.delete)\(|\.members\.(add|remove|set)\(": {
+        "teams.py"
+    },
+    r"update\([^)]*is_active=": {"accounts.py", "service_accounts.py"},
+    r"\bteam\.delete\(|\buser\.delete\(|\bconnection\.delete\(": {"teams.py", "accounts.py", "connections.py"},
+    r"AccessPeriod\.objects\.(bulk_)?create\(": {"access_history.py"},
+}
+
+
+@pytest.mark.parametrize("pattern", WRITERS)
+def test_only_services_that_write_it_down_change_who_may_use_what(pattern: str) -> None:
+    modules = [path for path in (ROOT / "connections").rglob("*.py") if "migrations" not in path.parts]
+    assert {path.name for path in modules if re.search(pattern, path.read_text())} == WRITERS[pattern]
+
+
+# --- What was there before ------------------------------------------------------------------------
+
+
+def fill() -> None:
+    names = [module.name for module in pkgutil.iter_modules(migrations.__path__)]
+    found = next(name for name in names if name.endswith("_fill_access_periods"))
+    importlib.import_module(f"connections.migrations.{found}").fill(apps, None)
+
+
+def test_the_migration_writes_what_the_services_would_have_written(alice: User, bob: User, dave: User) -> None:
+    connection = factories.make_connection(owner=bob, created_at=at(0))
+    team = teams.add("Finance", actor=alice)
+    teams.add_member(team, dave, actor=alice, now=NOW)
+    shares.share(connection, team=team, level="use", until=at(9), actor=bob, now=at(1))
+    shares.share(connection, team=team, level="use", until=at(8), actor=bob, now=at(2))
+    person: dict[str, Any] = {"person": dave, "until": None, "actor": bob}
+    shares.share(connection, level="use", now=at(1), **person)
+    found = shares.share(connection, level="manage", now=at(2), **person)
+    shares.unshare(found, actor=dave, now=at(3))
+    shares.share(connection, level="use", now=at(3), **person)
+    shares.share(connection, person=alice, level="use", until=at(2), actor=bob, now=at(1))
+    shares.end_lapsed(now=at(4))
+    before = [row for row in everything() if row["kind"] != "member"]
+    AccessPeriod.objects.all().delete()
+    fill()
+    after = everything()
+    assert [row for row in after if row["kind"] == "owner"] != []
+    assert [row for row in after if row["kind"] in ("person", "team")] == before
+    assert [row["person_id"] for row in after if row["kind"] == "member"] == [dave.pk]
+
+
+def everything() -> list[dict[str, Any]]:
+    rows = AccessPeriod.objects.order_by("kind", "started_at", "level", "until", "person_id").values()
+    return [{name: value for name, value in row.items() if name != "id"} for row in rows]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_migration_knows_disabled_accounts_since_the_trail_says_so(alice: User, dave: User, known: bool) -> None:
+    User.objects.filter(pk=dave.pk).update(is_active=False)
+    for hours, active in ((-9, False), (-8, True), (-7, False), (-6, False)) if known else ():
+        AuditEvent.objects.create(
+            at=at(hours),
+            action="account.changed",
+            target_type="User",
+            target_id=str(dave.pk),
+            changes={"active": active},
+        )
+    fill()
+    found = AccessPeriod.objects.get()
+    assert (found.kind, found.person_id) == (Kind.DISABLED, dave.pk)
+    assert (found.started_at == at(-7)) is known
+    assert found.started_at <= timezone.now()

@@ -1,0 +1,325 @@
+"""What must not stop, mislead or outlive the engine: one bad row, races, a very slow Microsoft, a missing cache."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.core.cache import cache
+from django.db import connection as database
+from django.db import connections as databases
+from django.db import transaction
+from django.utils import timezone
+
+from connections.errors import TryAgainSoon
+from connections.microsoft import classifier
+from connections.microsoft.token_endpoint import token_set
+from connections.models import AppCredential, AppRegistration, Connection, Incident, User
+from connections.services.api_keys import api_keys
+from connections.services.connections import connections
+from connections.services.incidents import incidents
+from connections.services.registry import credential_checks, credentials
+from connections.services.tokens import apply_results, batch_client, fetch, scheduler
+from connections.services.tokens.single_flight import Wanted
+from portal.sandbox import seed
+from portal.sandbox.client import Control
+from tests import factories
+
+pytestmark = pytest.mark.django_db
+NOW = timezone.now()
+PAST = NOW - timedelta(minutes=1)
+
+
+def granted(sandbox: Control, count: int, **overrides: Any) -> list[Connection]:
+    """Due connections of Ada's, each with its own grant."""
+    grants = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"], count=count)
+    values = {"refresh_after": PAST, **overrides}
+    name = values.pop("name", "Inbox")
+    return [
+        factories.make_connection(name=f"{name} {number}", refresh_token=token, **values)
+        for number, token in enumerate(grants["refresh_tokens"])
+    ]
+
+
+def read(connection: Connection) -> Connection:
+    return Connection.objects.get(pk=connection.pk)
+
+
+def token_calls(sandbox: Control) -> int:
+    return int(sandbox.calls(limit=0)["by_endpoint"].get("token", 0))
+
+
+def dead() -> classifier.Verdict:
+    return classifier.classify(
+        where="token",
+        status=400,
+        headers={},
+        body='{"error":"invalid_grant","error_description":"AADSTS50173: revoked.","error_codes":[50173]}',
+    )
+
+
+# --- One bad row ----------------------------------------------------------------------------------
+
+
+def test_an_environment_that_is_gone_stops_nobody_else(sandbox: Control) -> None:
+    (well,) = granted(sandbox, 1)
+    gone = factories.make_tenant(name="Gone", environment="moved-away", tid="", directory_id=seed.fixed_id("gone"))
+    app = factories.make_app_registration(name="Stranded", tenant=gone)
+    stranded = factories.make_connection(name="Stranded", app_registration=app, refresh_after=PAST)
+
+    scheduler.sweep(now=NOW)
+
+    assert read(well).token_version == 2
+    assert read(stranded).status == "active"
+
+
+def test_a_private_key_that_is_none_stops_nobody_else(sandbox: Control) -> None:
+    (well,) = granted(sandbox, 1)
+    app = factories.make_app_registration(name="Broken key", secret=None, client_id=factories.ROBOTS_CLIENT_ID)
+    AppCredential.objects.create(
+        app_registration=app, kind="certificate", private_key="no PEM at all", certificate="x", thumbprint="AB" * 32
+    )
+    broken = factories.make_connection(name="Broken", app_registration=app, refresh_after=PAST)
+
+    scheduler.sweep(now=NOW)
+
+    assert read(well).token_version == 2
+    assert read(broken).status == "active"
+
+
+def test_an_absurd_success_stops_nobody(sandbox: Control) -> None:
+    (connection,) = granted(sandbox, 1)
+    batch = scheduler.claim(now=NOW, limit=5)
+    (asked,) = batch_client.ask(batch)
+    for lifetime in (10**18, 0):
+        odd = {"access_token": "t\ud800", "refresh_token": "r\ud800", "scope": "Mail.Read \x00 x://[ \ud800"}
+        answer = token_set({**odd, "expires_in": lifetime})
+        asked.answers = [(batch[0], answer)]
+        apply_results.write([asked], now=NOW)
+        # Else the same sweep would claim it again at once.
+        assert read(connection).refresh_after > NOW
+        batch = scheduler.claim_one(connection.pk, now=NOW)
+
+
+def test_a_code_with_a_nul_is_stored(sandbox: Control) -> None:
+    (connection,) = granted(sandbox, 1)
+    for body in (
+        '{"error":"invalid_grant\\u0000","error_description":"AADSTS50173: \\u0000 revoked","error_codes":[50173]}',
+        '{"error":"' + "x" * 300 + '"}',
+        '{"error":"invalid\\u0000thing","error_description":"\\u0000","trace_id":"\\u0000","correlation_id":"\\ud800"}',
+    ):
+        verdict = classifier.classify(where="token", status=400, headers={}, body=body)
+        batch = scheduler.claim_one(connection.pk, now=NOW)
+        (asked,) = batch_client.ask(batch)
+        asked.answers = [(batch[0], verdict)]
+        apply_results.write([asked], now=NOW)
+
+
+# --- Races ----------------------------------------------------------------------------------------
+
+
+def test_an_older_yes_after_a_newer_no_leaves_no_contradiction(sandbox: Control) -> None:
+    (connection,) = granted(sandbox, 1)
+    slow = batch_client.ask(scheduler.claim_one(connection.pk, now=NOW))
+    apply_results.flag(connection.pk, dead(), now=NOW, version=1)
+
+    apply_results.write(slow, now=NOW)
+
+    flagged = read(connection).status != "active"
+    assert flagged == Incident.objects.filter(closed_at=None).exists()
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("verb", ["disable", "remove"])
+def test_an_answer_while_it_is_taken_out_of_use_leaves_no_incident(
+    sandbox: Control, bob: User, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    (connection,) = granted(sandbox, 1, owner=bob)
+    called = {"disable": "connection_disabled", "remove": "connection_removed"}[verb]
+    withdrawn = getattr(incidents, called)
+    answers: list[threading.Thread] = []
+
+    def flag() -> None:
+        try:
+            apply_results.flag(connection.pk, dead(), now=NOW, version=1)
+        finally:
+            databases.close_all()
+
+    def meanwhile(*args: Any, **kwargs: Any) -> None:
+        withdrawn(*args, **kwargs)
+        answers.append(threading.Thread(target=flag))
+        answers[0].start()
+        answers[0].join(timeout=1)  # it gets through here, or waits for the lock until this is over
+
+    monkeypatch.setattr(incidents, called, meanwhile)
+    getattr(connections, verb)(connection, actor=bob, now=NOW)
+    answers[0].join(timeout=30)
+    assert not Incident.objects.filter(closed_at=None).exists()
+
+
+def test_a_secret_replaced_during_a_sweep_opens_no_incident(sandbox: Control, alice: User) -> None:
+    (connection,) = granted(sandbox, 1)
+    app = connection.app_registration
+    fresh = sandbox.add_secret(factories.CLIENT_ID)
+    sandbox.remove_secret(factories.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
+    late = batch_client.ask(scheduler.claim(now=NOW, limit=5))
+    credentials.add_secret(app, value=fresh["value"], expires_at=None, actor=alice)
+
+    apply_results.write(late, now=NOW)
+
+    assert AppRegistration.objects.get().rejected_at is None
+    assert not Incident.objects.exists()
+
+
+@pytest.mark.only_on("postgres")  # SQLite writes one after the other
+@pytest.mark.django_db(transaction=True)
+def test_the_last_two_healing_at_once_close_the_incident(sandbox: Control, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = granted(sandbox, 2)
+    for connection in both:
+        apply_results.flag(connection.pk, dead(), now=NOW, version=1)
+    assert Incident.objects.count() == 1
+    meet = threading.Barrier(2)
+    mark = incidents.mark_healed
+
+    def met(*args: Any, **kwargs: Any) -> None:
+        with transaction.atomic():
+            mark(*args, **kwargs)
+            with suppress(threading.BrokenBarrierError):
+                meet.wait(timeout=1)
+
+    monkeypatch.setattr(incidents, "mark_healed", met)
+
+    def heal(pk: int) -> None:
+        try:
+            incidents.connections_well([pk], now=NOW)
+        finally:
+            databases.close_all()
+
+    threads = [threading.Thread(target=heal, args=(connection.pk,)) for connection in both]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert not Incident.objects.filter(closed_at=None).exists()
+
+
+# --- A slow or half-dead Microsoft ----------------------------------------------------------------
+
+
+def test_one_directory_in_trouble_is_no_outage_of_microsoft(sandbox: Control) -> None:
+    (well,) = granted(sandbox, 1)
+    other = factories.make_tenant(
+        name="Elsewhere", directory_id=seed.fixed_id("elsewhere"), tid=seed.fixed_id("elsewhere")
+    )
+    app = factories.make_app_registration(name="Elsewhere", tenant=other)
+    factories.make_connection(name="Elsewhere", app_registration=app, refresh_after=PAST, trouble_count=5)
+    batch = scheduler.claim(now=NOW, limit=5)
+    asked = batch_client.ask(batch)
+    hanging = classifier.transport_failure("timeout")
+    for one in asked:
+        if one.app.pk == app.pk:
+            one.answers = [(due, hanging) for due, _ in one.answers]
+    apply_results.write(asked, now=NOW)
+    assert read(well).token_version == 2
+    assert not Incident.objects.filter(kind="outage", closed_at=None).exists()
+
+
+def test_a_dead_microsoft_costs_one_call_and_not_one_per_batch(sandbox: Control) -> None:
+    granted(sandbox, 10)
+    sandbox.weather("unavailable", where="token")
+    sandbox.clear_calls()
+    done = scheduler.sweep(now=NOW, limit=2)
+    assert (done.claimed, token_calls(sandbox)) == (2, 1)
+    assert not Connection.objects.filter(refresh_after__lte=NOW).exists()
+
+
+def test_a_later_batch_has_a_lease_from_its_own_start(sandbox: Control, monkeypatch: pytest.MonkeyPatch) -> None:
+    granted(sandbox, 4)
+    leases: list[Any] = []
+
+    def slow(batch: list[batch_client.Due]) -> list[batch_client.Asked]:
+        nonlocal moment
+        leases.append((moment, read(Connection(pk=batch[0].pk)).refresh_after))
+        moment += timedelta(minutes=4)
+        return asking_ask(batch)
+
+    moment, asking_ask = NOW, batch_client.ask
+    monkeypatch.setattr(batch_client, "ask", slow)
+    scheduler.sweep(now=NOW, limit=2, clock=lambda: moment)
+    assert [until - at for at, until in leases[:2]] == [scheduler.LEASE] * 2
+
+
+# --- No cache -------------------------------------------------------------------------------------
+
+
+def test_a_token_is_handed_out_when_the_cache_is_down(sandbox: Control, monkeypatch: pytest.MonkeyPatch) -> None:
+    (connection,) = granted(sandbox, 1, expires_at=PAST)
+
+    def down(*args: Any, **kwargs: Any) -> Any:
+        raise ConnectionError("no cache")
+
+    for verb in ("add", "get", "delete"):
+        monkeypatch.setattr(cache, verb, down)
+    assert fetch.hand_out(connection, Wanted(300), now=NOW).access_token
+
+
+def test_who_must_act_is_told_as_it_is_now(sandbox: Control, bob: User, client: Any) -> None:
+    (connection,) = granted(sandbox, 1, expires_at=PAST, owner=bob)
+    sandbox.set_person(factories.ADA, disabled=True)
+    _, text = api_keys.issue(
+        bob, name="Robot", scopes=["token:read"], expires_at=NOW + timedelta(days=30), actor=bob, now=NOW
+    )
+    body = client.get(f"/api/v1/connections/{connection.pk}/token", HTTP_AUTHORIZATION=f"Bearer {text}").json()
+    assert (body["code"], body["who"]) == ("blocked", "it_admin")
+
+
+# --- Large, and impatient -------------------------------------------------------------------------
+
+
+def test_callers_that_poll_during_an_outage_do_not_hammer_microsoft(sandbox: Control) -> None:
+    (connection,) = granted(sandbox, 1, expires_at=NOW - timedelta(seconds=1))
+    sandbox.weather("unavailable", where="token")
+    sandbox.clear_calls()
+    for _ in range(10):
+        with pytest.raises(TryAgainSoon):
+            fetch.hand_out(connection, Wanted(60), now=timezone.now())
+    assert token_calls(sandbox) == 1
+
+
+def test_a_paused_app_registration_is_not_asked_for_a_caller_either(sandbox: Control) -> None:
+    (connection,) = granted(sandbox, 1, expires_at=NOW - timedelta(seconds=1))
+    AppRegistration.objects.update(paused_until=timezone.now() + timedelta(minutes=5))
+    sandbox.clear_calls()
+    with pytest.raises(TryAgainSoon):
+        fetch.hand_out(connection, Wanted(60), now=timezone.now())
+    assert token_calls(sandbox) == 0
+
+
+def test_a_credential_no_key_opens_is_passed_over_while_another_one_opens(sandbox: Control) -> None:
+    (connection,) = granted(sandbox, 1)
+    old = factories.make_secret(connection.app_registration, "old-secret-value", label="Old")
+    with database.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE {AppCredential._meta.db_table} SET secret = %s WHERE id = %s", ["gAAAAAnotours", old.pk]
+        )
+    assert scheduler.sweep(now=NOW).renewed == 1
+
+
+def test_recovery_of_many_connections_is_spread_over_a_minute_in_few_statements(
+    sandbox: Control, django_assert_max_num_queries: Any
+) -> None:
+    (first,) = granted(sandbox, 1)
+    shared = {field.attname: getattr(first, field.attname) for field in Connection._meta.concrete_fields[1:]}
+    Connection.objects.bulk_create(Connection(**{**shared, "name": str(number)}) for number in range(3000))
+    AppRegistration.objects.update(rejected_at=NOW, rejected_code="AADSTS7000222")
+    app = AppRegistration.objects.get()
+    with django_assert_max_num_queries(40):
+        credential_checks.heal(app, now=NOW)
+    due = Counter(Connection.objects.values_list("refresh_after", flat=True))
+    assert len(due) == credential_checks.RECOVERY_SLOTS
+    assert max(due) <= NOW + credential_checks.RECOVERY_WITHIN
+    assert max(due.values()) < 300

@@ -1,0 +1,268 @@
+"""How states, times, forms and recorded changes are told, and the pages for sign-ins that ended badly."""
+
+from datetime import timedelta
+
+import pytest
+from django import forms
+from django.template import Context, Template
+from django.template.loader import render_to_string
+from django.utils import timezone
+
+from connections import errors, presentation
+from connections.models import (
+    AppCredential,
+    AppRegistration,
+    AuditEvent,
+    Connection,
+    ConsentLink,
+    MailboxAccess,
+    Tenant,
+    User,
+)
+from connections.templatetags import portal
+from tests import factories
+
+
+def make(status, **values):
+    """A connection that needs no database."""
+    owner = User(pk=7, username="bob", first_name="Bob", last_name="Jones")
+    app = values.pop("app_registration", None) or AppRegistration(name="Contoso app", verified_at=timezone.now())
+    return Connection(name="Invoices", owner=owner, app_registration=app, status=status, **values)
+
+
+# --- States ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", list(Connection.Status))
+def test_every_status_has_a_word_and_unless_all_is_well_a_cause(status):
+    told = presentation.of_connection(make(status))
+    assert told.badge.word == status.label
+    assert bool(told.cause) is (status != Connection.Status.ACTIVE)
+    assert told.is_broken is (status in ("reconnect_needed", "consent_needed", "blocked"))
+    if told.is_broken:
+        assert told.action
+        assert told.who
+
+
+def test_what_the_row_says_goes_before_the_general_sentences():
+    told = presentation.of_connection(
+        make("blocked", status_cause="Because.", status_action="Do this.", status_who=Connection.Who.OWNER)
+    )
+    assert (told.cause, told.action, told.who) == ("Because.", "Do this.", "the owner, Bob Jones")
+
+
+def test_an_unfinished_connection_says_how_far_it_got():
+    assert presentation.of_connection(make("pending")).cause == "Nobody has signed in for it yet."
+    started = make("pending", sign_in_started_at=timezone.now())
+    assert "started but has not come back" in presentation.of_connection(started).cause
+    waiting = make("pending", status_code="approval_needed", status_cause="The policy wants it.")
+    assert presentation.of_connection(waiting).badge.word == "Needs approval first"
+
+
+def test_the_owner_reads_you():
+    connection = make("reconnect_needed")
+    assert presentation.of_connection(connection, connection.owner).who == "you"
+    assert presentation.of_connection(connection, User(pk=8)).who == "the owner, Bob Jones"
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [("it_admin", "an IT admin"), ("microsoft", "Microsoft"), ("nobody", ""), ("owner", "the owner, Bob Jones")],
+)
+def test_who_must_act_is_part_of_a_sentence(asked, told):
+    assert portal.who(make("blocked", status_who=asked)) == told
+
+
+def test_an_active_connection_of_a_rejected_app_registration_waits_for_an_admin():
+    rejected = AppRegistration(name="Expired", rejected_at=timezone.now(), rejected_cause="Its secret has expired.")
+    told = presentation.of_connection(make("active", app_registration=rejected))
+    assert told.badge.word == "Blocked by its app registration"
+    assert told.cause.endswith("Its secret has expired.")
+    assert told.who == "an IT admin"
+    flagged = presentation.of_connection(make("reconnect_needed", app_registration=rejected))
+    assert flagged.badge.word == "Sign-in needed"
+
+
+@pytest.mark.parametrize(
+    ("thing", "word", "tone"),
+    [
+        (AppRegistration(), "Not tried yet", "waiting"),
+        (AppRegistration(verified_at=timezone.now()), "Ready", "ok"),
+        (AppRegistration(verified_at=timezone.now(), rejected_at=timezone.now()), "Rejected by Microsoft", "broken"),
+        (AppCredential(), "Not tried yet", "waiting"),
+        (AppCredential(verified_at=timezone.now()), "Accepted", "ok"),
+        (AppCredential(rejected_at=timezone.now()), "Rejected by Microsoft", "broken"),
+        (AppCredential(expires_at=timezone.now() + timedelta(days=3)), "Expires soon", "warning"),
+        (AppCredential(expires_at=timezone.now() - timedelta(days=3)), "Expired", "broken"),
+        (AppCredential(retired_at=timezone.now(), rejected_at=timezone.now()), "Retired", "off"),
+        (MailboxAccess(state="reachable"), "Reachable", "ok"),
+        (MailboxAccess(state="unreachable"), "Not reachable", "broken"),
+        (ConsentLink(state="open"), "Waiting for the administrator", "waiting"),
+        (ConsentLink(state="verified"), "Granted and verified", "ok"),
+        (AuditEvent(outcome="denied"), "Denied", "warning"),
+    ],
+)
+def test_badges(thing, word, tone):
+    shown = presentation.badge(thing)
+    assert (shown.word, shown.tone) == (word, tone)
+    html = portal.status_badge(thing)
+    assert word in html
+    assert f"state-{tone}" in html
+    assert f"icons.svg#{shown.sign}" in html
+
+
+@pytest.mark.parametrize("model", [MailboxAccess, ConsentLink, AuditEvent])
+def test_no_state_is_without_a_badge(model):
+    column = "outcome" if model is AuditEvent else "state"
+    for value, label in model._meta.get_field(column).choices:
+        assert presentation.badge(model(**{column: value})).word == label
+
+
+def test_every_icon_the_portal_names_is_in_the_sprite():
+    import re
+    from pathlib import Path
+
+    from django.conf import settings
+    from django.contrib.staticfiles import finders
+
+    sprite = Path(finders.find("vendor/tabler/icons.svg")).read_text()
+    drawn = set(re.findall(r'<symbol id="([^"]+)"', sprite))
+    named = (
+        set(presentation.SIGNS.values()) | {icon for _, icon in portal._MESSAGES.values()} | {"info-circle", "inbox"}
+    )
+    for page in (settings.BASE_DIR / "templates").rglob("*.html"):
+        text = page.read_text()
+        named |= set(re.findall(r'{% icon "([^"]+)"', text)) | set(re.findall(r'\bicon="([^"]+)"', text))
+        named |= set(re.findall(r'{% nav_item "[^"]+" "[^"]+" "([^"]+)"', text))
+    assert named - drawn == set()
+
+
+def test_a_thing_without_a_state_is_refused():
+    with pytest.raises(TypeError):
+        presentation.badge(Tenant())
+
+
+# --- Times ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "just now"),
+        (59, "just now"),
+        (60, "1 minute ago"),
+        (3599, "59 minutes ago"),
+        (7200, "2 hours ago"),
+        (86400, "1 day ago"),
+        (400 * 86400, "1 year ago"),
+        (-10, "in 1 minute"),
+        (-899.9, "in 15 minutes"),
+        (-3 * 86400 + 1, "in 3 days"),
+    ],
+)
+def test_relative_times(seconds, words):
+    assert portal.relative(seconds) == words
+
+
+def test_a_time_carries_its_exact_self():
+    when = timezone.now() - timedelta(hours=5)
+    html = portal.ago(when)
+    assert "5 hours ago" in html
+    assert f'datetime="{when.isoformat()}"' in html
+    assert f'title="{when:%Y-%m-%d %H:%M:%S} UTC"' in html
+    assert "never" in portal.ago(None)
+    assert "just now" in portal.ago(timezone.now() + timedelta(seconds=30)), "clocks differ by moments"
+
+
+# --- Forms ----------------------------------------------------------------------------------------
+
+
+class Sample(forms.Form):
+    name = forms.CharField(help_text="As in Entra.")
+    kind = forms.ChoiceField(choices=[("a", "Alpha"), ("b", "Beta")], widget=forms.RadioSelect)
+    wishes = forms.MultipleChoiceField(
+        choices=[("x", "<Mail>")], widget=forms.CheckboxSelectMultiple, required=False, help_text="Some."
+    )
+    pick = forms.ChoiceField(choices=[("1", "One")])
+    agreed = forms.BooleanField(required=False)
+    intent = forms.CharField(widget=forms.HiddenInput)
+
+
+def test_a_form_ties_labels_help_and_errors_to_its_fields():
+    html = render_to_string("partials/form.html", {"form": Sample({"name": "", "kind": "zzz"})})
+    assert '<label class="form-label" for="id_name">' in html
+    assert 'aria-describedby="id_name_helptext id_name_error"' in html
+    assert 'id="id_name_helptext"' in html
+    assert 'id="id_name_error"' in html
+    assert 'aria-invalid="true"' in html
+    assert 'class="form-select' in html
+    assert html.count('class="form-check-input') == 4
+    assert "<legend" in html
+    assert "&lt;Mail&gt;" in html
+    assert "(optional)" in html
+    assert 'href="#id_name"' in html, "the summary leads to the field"
+    assert 'type="hidden" name="intent"' in html
+
+
+def test_nothing_is_said_about_errors_before_anything_was_sent():
+    html = render_to_string("partials/form.html", {"form": Sample()})
+    assert "is-invalid" not in html
+    assert 'role="alert"' not in html
+
+
+# --- Words ----------------------------------------------------------------------------------------
+
+
+def test_changes_are_told_in_one_line():
+    line = portal.changes_line({"name": ["Old", "New"], "scopes": ["a", "b", "c"], "secret_set": [False, True]})
+    assert line == "name: Old → New; scopes: a, b, c; secret set: no → yes"
+    assert portal.changes_line({}) == ""
+    assert portal.changes_line({"state": [None, "ok"], "code": "", "connections": []}) == "state: ok"
+    assert portal.changes_line({"expires_at": "2026-12-01 09:39:38.763942+00:00"}) == "expires at: 2026-12-01 09:39 UTC"
+    assert portal.changes_line({"cause": "x" * 500}).endswith("…")
+    assert portal.changes_line(dict.fromkeys("abcdef", 1)).endswith("; …")
+
+
+@pytest.mark.parametrize(
+    ("name", "letters"), [("Bob Jones", "BJ"), ("bob", "B"), ("", "?"), ("ada.lovelace", "AL"), ("Ünal Ölçer", "ÜÖ")]
+)
+def test_initials(name, letters):
+    assert portal.initials(name) == letters
+
+
+def test_words_of_the_trail():
+    assert portal.action_words("connection.reconnect_needed") == "Connection: reconnect needed"
+    assert portal.action_words("odd") == "odd"
+    assert portal.type_words("AppRegistration") == "App registration"
+    assert (portal.type_words("ApiKey"), portal.action_words("api_key.issued")) == ("API key", "API key: issued")
+    assert portal.person_name("Bob Jones <bob>") == "Bob Jones"
+    assert portal.person_name("Portal") == "Portal"
+
+
+def test_names_are_escaped_in_badges():
+    html = Template("{% load portal %}{% badge name %}").render(Context({"name": "<b>"}))
+    assert "&lt;b&gt;" in html
+
+
+# --- Sign-ins that ended badly --------------------------------------------------------------------
+
+
+@pytest.mark.django_db
+def test_a_failed_sign_in_says_cause_action_and_the_way_back(rf, bob):
+    connection = factories.make_connection(owner=bob)
+    request = rf.get("/auth/complete/microsoft-connect/")
+    request.user = bob
+    page = render_to_string(
+        "accounts/sign_in_failed.html", {"error": errors.SignInCancelled(), "connection": connection}, request
+    )
+    assert "You cancelled at Microsoft" in page
+    assert "Start again whenever you like." in page
+    assert f'href="/connections/{connection.pk}/"' in page
+    assert "Invoices was not connected" in page
+
+
+def test_a_failed_sign_in_to_the_portal_leads_back_to_the_sign_in_page(rf):
+    page = render_to_string("accounts/sign_in_failed.html", {"error": errors.SignInLost()}, rf.get("/"))
+    assert "This sign-in is over" in page
+    assert 'href="/sign-in/"' in page
+    assert "sign_in_lost" in page

@@ -1,0 +1,235 @@
+"""The pages of handing over say what breaks before it is pressed, and do it for one or for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+from pytest_django import DjangoAssertNumQueries
+
+from connections.models import ApiKey, Connection, HandOver, User
+from connections.services.api_keys import api_keys
+from connections.services.people import ownership_transfer, service_accounts
+from connections.services.sharing import shares
+from tests import factories
+from tests.views.test_people import make_key, page
+
+pytestmark = pytest.mark.django_db
+
+NOW = timezone.now()
+SignIn = Callable[[User], Client]
+
+
+def form(connection: Connection, to: User, **more: Any) -> dict[str, Any]:
+    return {"seen_owner": connection.owner_id, "new_owner": to.pk, "grant": "keep", **more}
+
+
+# --- One connection -------------------------------------------------------------------------------
+
+
+def test_the_page_says_who_uses_it_and_which_keys_stop(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
+    connection = factories.make_connection(owner=bob)
+    shares.share(connection, person=dave, level="use", until=None, actor=bob, now=NOW)
+    api_keys.note_fetch(make_key(bob, "Nightly job"), connection, address=None, now=NOW)
+    api_keys.note_fetch(make_key(dave, "Report"), connection, address=None, now=NOW)
+    api_keys.note_fetch(make_key(bob, "Old job"), connection, address=None, now=NOW - timedelta(days=31))
+    text = page(signed_in(alice), f"/connections/{connection.pk}/hand-over/")
+    assert "Keys of Bob Member can no longer fetch its tokens" in text
+    assert "Nightly job, 1 time" in text
+    assert "Report of Dave Stranger" in text
+    assert "Old job" not in text
+    assert "Shares stay, and the new owner can end them: Dave Stranger" in text
+
+
+def test_it_is_handed_over_and_the_giver_is_led_on(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
+    connection = factories.make_connection(owner=bob)
+    answer = signed_in(bob).post(f"/connections/{connection.pk}/hand-over/", form(connection, dave), follow=True)
+    assert answer.redirect_chain[-1][0] == "/connections/", "bob no longer sees it"
+    assert "Invoices belongs to Dave Stranger now, who is asked to sign in" in answer.content.decode()
+    given = Connection.objects.get()
+    answer = signed_in(alice).post(f"/connections/{given.pk}/hand-over/", form(given, bob, grant="cut"), follow=True)
+    assert answer.redirect_chain[-1][0] == f"/connections/{given.pk}/"
+    assert "Until then it gives no tokens" in answer.content.decode()
+
+
+def test_a_page_that_has_become_old_is_told(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
+    connection = factories.make_connection(owner=bob)
+    eve = factories.make_person("eve")
+    typed = form(connection, eve)
+    ownership_transfer.hand_over(connection, dave, keep_grant=True, actor=alice, now=NOW)
+    answer = signed_in(alice).post(f"/connections/{connection.pk}/hand-over/", typed)
+    assert answer.status_code == 422
+    assert "belongs to Dave Stranger now" in answer.content.decode()
+    assert Connection.objects.get().owner == dave
+
+
+def test_a_name_that_is_taken_stands_next_to_its_field(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
+    connection = factories.make_connection(owner=bob)
+    factories.make_connection(owner=dave)
+    client = signed_in(alice)
+    answer = client.post(f"/connections/{connection.pk}/hand-over/", form(connection, dave))
+    assert "new_name" in answer.context["form"].errors
+    client.post(f"/connections/{connection.pk}/hand-over/", form(connection, dave, new_name="Other invoices"))
+    assert Connection.objects.get(pk=connection.pk).name == "Other invoices"
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        {},
+        {"new_owner": ""},
+        {"new_owner": "9" * 30},
+        {"new_owner": "\x00"},
+        {"grant": "everything"},
+        {"seen_owner": "x"},
+        {"seen_owner": "9" * 40},
+        {"new_name": "x" * 200},
+    ],
+    ids=str,
+)
+def test_what_cannot_be_meant_changes_nothing(
+    alice: User, bob: User, dave: User, signed_in: SignIn, typed: dict[str, Any]
+) -> None:
+    connection = factories.make_connection(owner=bob)
+    sent = {**form(connection, dave), **typed} if typed else {"anything": "else"}
+    answer = signed_in(alice).post(f"/connections/{connection.pk}/hand-over/", sent)
+    assert answer.status_code == 422
+    assert not HandOver.objects.exists()
+
+
+def test_nothing_is_offered_to_be_kept_where_there_is_nothing(
+    alice: User, bob: User, dave: User, signed_in: SignIn
+) -> None:
+    dead = factories.make_connection(owner=bob, status="reconnect_needed", status_code="AADSTS50173")
+    robot = factories.make_app_only_connection(owner=alice)
+    client = signed_in(alice)
+    assert "there is nothing to keep" in page(client, f"/connections/{dead.pk}/hand-over/")
+    assert "Nobody needs to sign in" in page(client, f"/connections/{robot.pk}/hand-over/")
+    assert client.post(f"/connections/{robot.pk}/hand-over/", form(robot, dave)).status_code == 302
+    assert Connection.objects.get(pk=robot.pk).owner == dave
+
+
+def test_the_owner_of_what_an_it_admin_disabled_sees_no_button_to_undo_it(
+    alice: User, bob: User, signed_in: SignIn
+) -> None:
+    from connections.services.connections import connections
+
+    connection = factories.make_connection(owner=bob)
+    connections.disable(connection, actor=alice, now=NOW)
+    client = signed_in(bob)
+    text = page(client, f"/connections/{connection.pk}/")
+    assert "Alice Admin, an IT admin, disabled this connection" in text
+    assert "Only an IT admin can enable it again" in text
+    for path in ("enable/", "hand-over/", "sign-in/"):
+        assert f'/connections/{connection.pk}/{path}"' not in text, path
+        assert client.post(f"/connections/{connection.pk}/{path}").status_code == 403
+    assert f'/connections/{connection.pk}/enable/"' in page(signed_in(alice), f"/connections/{connection.pk}/")
+
+
+# --- Everything of one person ---------------------------------------------------------------------
+
+
+def test_everything_goes_to_one_new_owner_except_what_goes_to_another(
+    alice: User, bob: User, dave: User, signed_in: SignIn
+) -> None:
+    one, two, three = (factories.make_connection(owner=bob, name=name) for name in ("One", "Two", "Three"))
+    sent = {
+        "everything_to": dave.pk,
+        "grant": "cut",
+        f"take_{one.pk}": "on",
+        f"take_{two.pk}": "on",
+        f"to_{two.pk}": "alice",
+    }
+    answer = signed_in(alice).post(f"/people/{bob.pk}/hand-over/", sent, follow=True)
+    assert answer.redirect_chain[-1][0] == f"/people/{bob.pk}/hand-over/", "one is left to be done"
+    assert "2 connections have a new owner" in answer.content.decode()
+    owners = dict(Connection.objects.values_list("name", "owner__username"))
+    assert owners == {"One": "dave", "Two": "alice", "Three": "bob"}
+    assert Connection.objects.get(pk=one.pk).status == "reconnect_needed"
+    answer = signed_in(alice).post(
+        f"/people/{bob.pk}/hand-over/", {"everything_to": dave.pk, "grant": "keep", f"take_{three.pk}": "on"}
+    )
+    assert answer["Location"] == f"/people/{bob.pk}/"
+
+
+def test_what_fails_is_told_in_its_row_and_the_rest_is_done(
+    alice: User, bob: User, dave: User, signed_in: SignIn
+) -> None:
+    one, two = (factories.make_connection(owner=bob, name=name) for name in ("One", "Two"))
+    factories.make_connection(owner=dave, name="Two")
+    sent = {"everything_to": dave.pk, "grant": "keep", f"take_{one.pk}": "on", f"take_{two.pk}": "on"}
+    client = signed_in(alice)
+    answer = client.post(f"/people/{bob.pk}/hand-over/", sent)
+    assert answer.status_code == 422
+    assert "Dave Stranger already has a connection called “Two”" in answer.content.decode()
+    assert Connection.objects.get(pk=one.pk).owner == dave
+    assert Connection.objects.get(pk=two.pk).owner == bob
+    client.post(f"/people/{bob.pk}/hand-over/", {**sent, f"name_{two.pk}": "Two of Bob"})
+    assert Connection.objects.get(pk=two.pk).name == "Two of Bob"
+
+
+@pytest.mark.parametrize(
+    "sent", [{}, {"everything_to": ""}, {"grant": "keep"}, {"everything_to": "bob", "grant": "keep"}], ids=str
+)
+def test_nothing_chosen_hands_nothing_over(alice: User, bob: User, signed_in: SignIn, sent: dict[str, Any]) -> None:
+    factories.make_connection(owner=bob)
+    answer = signed_in(alice).post(f"/people/{bob.pk}/hand-over/", sent or {"x": "y"})
+    assert answer.status_code == 422
+    assert not HandOver.objects.exists()
+
+
+def test_a_new_owner_nobody_knows_is_told_in_the_row(alice: User, bob: User, carol: User, signed_in: SignIn) -> None:
+    connection = factories.make_connection(owner=bob)
+    for typed in ("nobody", "carol", "bob", "x" * 400):
+        sent = {"grant": "keep", f"take_{connection.pk}": "on", f"to_{connection.pk}": typed}
+        answer = signed_in(alice).post(f"/people/{bob.pk}/hand-over/", sent)
+        assert f"to_{connection.pk}" in answer.context["form"].errors, typed
+    assert Connection.objects.get().owner == bob
+
+
+def test_keys_of_a_leaver_are_listed_with_what_they_fetched_and_revoked(
+    alice: User, bob: User, dave: User, signed_in: SignIn
+) -> None:
+    connection = factories.make_connection(owner=bob)
+    first, second = make_key(bob, "Nightly job"), make_key(bob, "Unused")
+    others = make_key(dave)
+    api_keys.note_fetch(first, connection, address=None, now=NOW)
+    client = signed_in(alice)
+    text = page(client, f"/people/{bob.pk}/hand-over/")
+    assert "Fetched lately by Nightly job (" in text
+    assert "; stops)" in text
+    assert "fetched within 30 days: Invoices" in text
+    assert "fetched nothing within 30 days" in text
+    client.post(f"/people/{bob.pk}/hand-over/", {"revoke": "1", "key": [second.pk, others.pk, "x", "9" * 30]})
+    revoked = set(ApiKey.objects.filter(revoked_at__isnull=False))
+    assert revoked == {second}
+
+
+def test_the_page_asks_as_often_for_many_connections_as_for_one(
+    alice: User, bob: User, signed_in: SignIn, django_assert_max_num_queries: DjangoAssertNumQueries
+) -> None:
+    for number in range(60):
+        factories.make_connection(owner=bob, name=f"Connection {number}")
+    client = signed_in(alice)
+    with django_assert_max_num_queries(14):
+        text = page(client, f"/people/{bob.pk}/hand-over/")
+    assert "10 more follow" in text
+
+
+def test_a_person_who_owns_nothing_has_an_empty_page(alice: User, bob: User, signed_in: SignIn) -> None:
+    text = page(signed_in(alice), f"/people/{bob.pk}/hand-over/")
+    assert "owns no connection" in text
+    assert "has no API key that works" in text
+
+
+def test_service_accounts_a_leaver_is_responsible_for_are_named(alice: User, bob: User, signed_in: SignIn) -> None:
+    facts: dict[str, Any] = {"name": "Invoice robot", "purpose": "Invoices", "admin": False, "auditor": False}
+    made = service_accounts.create(**facts, responsible=bob, actor=alice, now=NOW)
+    client = signed_in(alice)
+    assert f'href="/service-accounts/{made.pk}/edit/"' in page(client, f"/people/{bob.pk}/hand-over/")
+    assert "Invoice robot" in page(client, f"/people/{bob.pk}/")
+    assert client.get(f"/people/{made.pk}/").status_code == 404
