@@ -24,7 +24,8 @@ from social_django.strategy import DjangoStrategy
 from connections import errors
 from connections.access import querysets
 from connections.microsoft import backends, clouds, token_endpoint
-from connections.microsoft.classifier import Kind, transport_failure
+from connections.microsoft.classifier import transport_failure
+from connections.microsoft.error_types import Kind
 from connections.models import Connection, SignInLink, User
 from connections.models.tenants import SHARED_ENDPOINTS
 from connections.services.connections import connections, sign_in, sign_in_links

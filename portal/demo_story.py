@@ -21,7 +21,7 @@ from connections.services.governance import access_reviews, policy
 from connections.services.mailboxes import mailboxes
 from connections.services.people import accounts, service_accounts
 from connections.services.policy.rules import Effect, Rules
-from connections.services.registry import app_registrations
+from connections.services.registry import app_registrations, credential_checks
 from connections.services.registry.credentials import NewSecret
 from connections.services.sharing import shares, teams
 from portal.sandbox import seed
@@ -71,7 +71,7 @@ class Story:
         sign_in.begin(made, actor=owner, now=self.now)
         wanted = sign_in.wanted_scopes(made)
         given = self.sandbox.issue_grant(self.app.client_id, account, list(wanted))["refresh_tokens"][0]
-        _, application = app_registrations.applications(self.app)[0]
+        _, application = credential_checks.applications(self.app)[0]
         asked = token_endpoint.refresh_request(application, given, wanted, None)
         answer = token_endpoint.insist(token_endpoint.read_answer(http.client().send(asked)))
         who = sign_in.account_from(token_endpoint.unverified_claims(answer.id_token or ""))

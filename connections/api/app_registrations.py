@@ -36,7 +36,7 @@ from connections.api.pagination import Asked, Page, matching, page
 from connections.errors import InvalidInput
 from connections.microsoft import certificates
 from connections.models import ApiKey, AppCredential, AppRegistration
-from connections.services.registry import app_registrations, credentials
+from connections.services.registry import app_registrations, credential_checks, credentials
 
 router = Router(tags=["App registrations"])
 Audience = Annotated[AppRegistration.Audience, listed(AppRegistration.Audience)]
@@ -234,7 +234,7 @@ def remove_app_registration(request: HttpRequest, app_id: int) -> Any:
 def verify_app_registration(request: HttpRequest, response: HttpResponse, app_id: int) -> Any:
     """Try all its credentials now. If Microsoft accepts one, the registration and its connections are well again."""
     key, found = _managed(request, app_id)
-    app_registrations.verify(found, actor=key.owner)
+    credential_checks.verify(found, actor=key.owner)
     return _told(response, key, app_id)
 
 

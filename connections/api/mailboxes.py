@@ -21,7 +21,7 @@ from connections.api.key_scoping import Scope
 from connections.api.pagination import Asked, Page, matching, page
 from connections.models import ApiKey, Connection, MailboxAccess, SharedMailbox
 from connections.models.connections import without_tokens
-from connections.services.mailboxes import mailboxes
+from connections.services.mailboxes import mailboxes, probes
 
 router = Router(tags=["Mailboxes"])
 State = Annotated[MailboxAccess.State, listed(MailboxAccess.State)]
@@ -210,7 +210,7 @@ def probe_mailboxes(request: HttpRequest, ref: str) -> Any:
     """Look into each of them with the connection's own token."""
     key = authentication.require_scope(request, Scope.CONNECTIONS_WRITE)
     found = authentication.find_connection(key, ref)
-    mailboxes.probe(found, actor=key.owner, now=timezone.now())
+    probes.probe(found, actor=key.owner, now=timezone.now())
     return {"items": [describe_attached(row) for row in _attached(found)]}
 
 

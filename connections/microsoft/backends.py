@@ -18,8 +18,9 @@ from social_core.backends.azuread_tenant import AzureADV2TenantOAuth2
 from social_core.exceptions import AuthException, AuthSessionError
 
 from connections.microsoft import token_endpoint
-from connections.microsoft.classifier import Kind, Verdict, classify
+from connections.microsoft.classifier import Verdict, classify
 from connections.microsoft.clouds import Cloud
+from connections.microsoft.error_types import Kind
 
 SIGN_IN_LIFETIME = 1800  # seconds a started sign-in may take
 

@@ -15,8 +15,6 @@ from connections.microsoft.clouds import CLOUDS, GRAPH_APP_ID
 from connections.microsoft.permissions import CATALOGUE, ROLE, SCOPE, Permission, covered, spelling
 from connections.microsoft.token_endpoint import OIDC_SCOPES
 
-__all__ = ["CAPABILITIES", "Capability", "Permission"]
-
 CAPABILITIES: dict[str, Capability] = {capability.key: capability for capability in ALL}
 
 APP_ONLY = "client_credentials"

@@ -13,8 +13,6 @@ from connections.microsoft import aadsts, graph_errors, oauth_errors, response_p
 from connections.microsoft.error_types import Entry, Kind, Who
 from connections.microsoft.response_parser import Answer
 
-__all__ = ["Kind", "Verdict", "Who", "classify", "transport_failure"]
-
 SIGN_IN_FREQUENCY = re.compile(
     r"maximum allowed lifetime for this request is (?:(\d{1,4})\.)?(\d{1,9})(?::(\d\d):(\d\d))?",
     re.ASCII,

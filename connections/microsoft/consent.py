@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from urllib.parse import parse_qs, urlencode
 
 from connections.microsoft import token_endpoint
-from connections.microsoft.classifier import Kind, Verdict, classify
+from connections.microsoft.classifier import Verdict, classify
 from connections.microsoft.clouds import Cloud
+from connections.microsoft.error_types import Kind
 
 V1, V2 = "v1", "v2"
 # The newer page knows no "common": there an administrator of any directory comes through "organizations".

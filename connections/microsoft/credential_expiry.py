@@ -19,8 +19,9 @@ from urllib.parse import quote
 
 from connections.errors import MicrosoftUnavailable
 from connections.microsoft import graph_client, http
-from connections.microsoft.classifier import Kind, Verdict, Who
+from connections.microsoft.classifier import Verdict
 from connections.microsoft.clouds import Cloud
+from connections.microsoft.error_types import Kind, Who
 from connections.microsoft.permissions import covered
 
 # What the application must have been granted for its own token (Microsoft Graph: application-list-permissions).

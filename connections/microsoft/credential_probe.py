@@ -14,7 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from connections.microsoft import http, token_endpoint
-from connections.microsoft.classifier import Kind, Verdict
+from connections.microsoft.classifier import Verdict
+from connections.microsoft.error_types import Kind
 
 # Obviously no refresh token, and obviously ours for whoever reads Entra's sign-in log.
 _IMPOSSIBLE_TOKEN = "credential-check-by-connection-portal"  # noqa: S105 - no secret, a sentence

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from connections.errors import MicrosoftRefused, MicrosoftUnavailable
 from connections.microsoft import http
-from connections.microsoft.classifier import Kind, Verdict, classify, transport_failure
+from connections.microsoft.classifier import Verdict, classify, transport_failure
 from connections.microsoft.clouds import Cloud
+from connections.microsoft.error_types import Kind
 
 # Outlook takes four requests at a time from one application (Microsoft Graph: throttling-limits).
 IN_FLIGHT = 4

@@ -11,7 +11,8 @@ from enum import StrEnum
 
 from connections.microsoft import capabilities
 from connections.microsoft.capabilities import CAPABILITIES
-from connections.microsoft.classifier import Kind, Verdict, Who
+from connections.microsoft.classifier import Verdict
+from connections.microsoft.error_types import Kind, Who
 
 
 class Reach(StrEnum):

@@ -12,38 +12,19 @@ from typing import Any
 from urllib.parse import quote
 
 from connections.microsoft import capabilities, graph_client, http, token_endpoint
-from connections.microsoft.classifier import OK, Kind, Verdict, Who
+from connections.microsoft.classifier import OK, Verdict
 from connections.microsoft.clouds import Cloud
+from connections.microsoft.error_types import Kind, Who
 from connections.microsoft.mailbox_errors import (
     MAIL,
-    NOT_TESTED,
     REACHABLE,
     SEND,
-    WITHOUT_MAILBOX,
     Account,
     Judge,
-    Lack,
     Probe,
     Purpose,
-    Reach,
-    purpose_of,
     untested,
-    who_mends,
 )
-
-__all__ = [
-    "MAIL",
-    "NOT_TESTED",
-    "REACHABLE",
-    "SEND",
-    "WITHOUT_MAILBOX",
-    "Lack",
-    "Probe",
-    "Purpose",
-    "Reach",
-    "purpose_of",
-    "who_mends",
-]
 
 UNREADABLE = Verdict(
     Kind.TRANSIENT,

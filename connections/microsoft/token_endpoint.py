@@ -20,8 +20,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from connections.errors import MicrosoftRefused, MicrosoftUnavailable
 from connections.microsoft import http
-from connections.microsoft.classifier import Kind, Verdict, classify, transport_failure
+from connections.microsoft.classifier import Verdict, classify, transport_failure
 from connections.microsoft.clouds import Cloud
+from connections.microsoft.error_types import Kind
 
 Tag = TypeVar("Tag")
 

@@ -14,8 +14,9 @@ from typing import Any
 
 from connections.errors import MicrosoftUnavailable
 from connections.microsoft import graph_client, http
-from connections.microsoft.classifier import Kind, Verdict, Who
+from connections.microsoft.classifier import Verdict
 from connections.microsoft.clouds import Cloud
+from connections.microsoft.error_types import Kind, Who
 from connections.microsoft.permissions import covered
 
 # What an application's own token needs; the basic form does not say whether an account is enabled.

@@ -21,7 +21,7 @@ from connections.forms.credentials import CredentialForm
 from connections.microsoft import az_script, capabilities, clouds, credential_expiry
 from connections.models import AppCredential, AppRegistration, AuditEvent, Connection, Tenant, User
 from connections.services.expiry import credential_expiry as recorded_expiry
-from connections.services.registry import app_registrations, credentials
+from connections.services.registry import app_registrations, credential_checks, credentials
 from connections.views import consent, list_pages
 from connections.views import credentials as credential_views
 
@@ -220,7 +220,7 @@ def verify(request: HttpRequest, pk: int) -> HttpResponse:
             app.credentials, pk=number if number.isdecimal() and len(number) < 20 else 0, retired_at=None
         )
     try:
-        trials = app_registrations.verify(app, actor=user, credential=only)
+        trials = credential_checks.verify(app, actor=user, credential=only)
     except PortalError as error:
         messages.error(request, str(error))
         return redirect("app", app.pk)

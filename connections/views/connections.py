@@ -25,7 +25,7 @@ from connections.services.connections import connections
 from connections.services.connections import sign_in as sign_in_service
 from connections.services.expiry import forecast as expiry_forecast
 from connections.services.governance import violations
-from connections.services.mailboxes import mailboxes
+from connections.services.mailboxes import mailboxes, probes
 from connections.services.policy import evaluate, permission_drift
 from connections.services.sharing import usage
 from connections.services.tokens import scheduler
@@ -73,7 +73,7 @@ class Row:
 
 def _rows(found: list[Connection]) -> list[Row]:
     ends = expiry_forecast.next_breaks(found, now=timezone.now())
-    kept = mailboxes.kept_by_exchange(found)
+    kept = probes.kept_by_exchange(found)
     broken = violations.badges(evaluate.in_force(), found)
     return [
         Row(
@@ -173,7 +173,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     user = roles.signed_in(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     started = connection.sign_in_started_at
-    kept = mailboxes.kept_by_exchange([connection]).get(connection.pk, ())
+    kept = probes.kept_by_exchange([connection]).get(connection.pk, ())
     context = {
         "connection": connection,
         "allowed": permissions.allowed_actions(user, connection),

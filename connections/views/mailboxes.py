@@ -15,10 +15,10 @@ from connections.access import permissions, querysets, roles
 from connections.errors import PortalError
 from connections.forms.mailboxes import AttachForm, MailboxEditForm, MailboxForm
 from connections.microsoft import exchange_script
-from connections.microsoft.mailbox_probe import WITHOUT_MAILBOX, Reach
+from connections.microsoft.mailbox_errors import WITHOUT_MAILBOX, Reach
 from connections.models import Connection, MailboxAccess, SharedMailbox, Tenant, User
 from connections.models.tenants import SHARED_ENDPOINTS
-from connections.services.mailboxes import mailboxes
+from connections.services.mailboxes import mailboxes, probes
 from connections.views import audit, list_pages
 
 SUGGESTED = 200  # addresses offered while typing
@@ -64,7 +64,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
         "others": mailbox.accesses.count() - len(rows),
         "reached": sum(row.state == MailboxAccess.State.REACHABLE for row in rows),
         "may_test": any(
-            permissions.can_check(user, row.connection) and mailboxes.can_be_probed(row.connection) for row in rows
+            permissions.can_check(user, row.connection) and probes.can_be_probed(row.connection) for row in rows
         ),
         "may_change": permissions.can_change_mailbox(user, mailbox),
         "events": audit.history(user, mailbox),
@@ -77,7 +77,7 @@ def test(request: HttpRequest, pk: int) -> HttpResponse:
     """Test one mailbox through all connections that have it attached and that this person may check."""
     user = roles.signed_in(request.user)
     mailbox = get_object_or_404(querysets.visible_mailboxes(user), pk=pk)
-    done, left = mailboxes.probe_mailbox(mailbox, actor=user, now=timezone.now())
+    done, left = probes.probe_mailbox(mailbox, actor=user, now=timezone.now())
     _say_tested(request, done)
     if left:
         messages.info(request, f"{left} more {'is' if left == 1 else 'are'} tested within the next minutes.")
@@ -162,8 +162,8 @@ def attached(user: User, connection: Connection) -> dict[str, Any]:
     return {
         "mailbox_rows": connection.mailbox_accesses.select_related("mailbox"),
         "mailboxes_may_change": may_change,
-        "mailboxes_may_probe": permissions.can_check(user, connection) and mailboxes.can_be_probed(connection),
-        "mailboxes_send": mailboxes.may_send(connection),
+        "mailboxes_may_probe": permissions.can_check(user, connection) and probes.can_be_probed(connection),
+        "mailboxes_send": probes.may_send(connection),
         "mailboxes_wide": _tenant_wide(connection),
         "mailboxes_missing": mailboxes.missing_permission(connection),
         "mailbox_form": AttachForm() if may_change else None,
@@ -241,7 +241,7 @@ def send(request: HttpRequest, pk: int, access_pk: int) -> HttpResponse:
     if request.method != "POST":
         return render(request, "mailboxes/send.html", {"row": row, "connection": connection})
     try:
-        outcome = mailboxes.try_sending(row, actor=user, now=timezone.now())
+        outcome = probes.try_sending(row, actor=user, now=timezone.now())
     except PortalError as error:
         messages.error(request, str(error))
     else:
@@ -254,12 +254,12 @@ def send(request: HttpRequest, pk: int, access_pk: int) -> HttpResponse:
 
 def _probe(request: HttpRequest, connection: Connection, rows: list[MailboxAccess], user: User) -> None:
     """Test them and say what came out; a connection without a token is tested after its next sign-in."""
-    if not mailboxes.can_be_probed(connection):
+    if not probes.can_be_probed(connection):
         for row in rows:
             messages.info(request, f"{row.mailbox} is attached. It is tested as soon as the connection is active.")
         return
     try:
-        done = mailboxes.probe(connection, actor=user, now=timezone.now(), only=rows)
+        done = probes.probe(connection, actor=user, now=timezone.now(), only=rows)
     except PortalError as error:
         names = ", ".join(str(row.mailbox) for row in rows)
         messages.warning(request, f"{names} could not be tested. {error}")

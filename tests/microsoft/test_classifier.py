@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connections.microsoft import aadsts, error_guide, graph_errors, oauth_errors
-from connections.microsoft.classifier import Kind, Verdict, Who, classify, transport_failure
-from connections.microsoft.error_types import Entry
+from connections.microsoft.classifier import Verdict, classify, transport_failure
+from connections.microsoft.error_types import Entry, Kind, Who
 
 DATA = Path(__file__).parent / "data" / "answers.jsonl"
 PAGE = Path(__file__).parents[2] / "docs" / "what-went-wrong.md"

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from connections.microsoft import clouds, mailbox_probe, token_endpoint
+from connections.microsoft import clouds, mailbox_errors, mailbox_probe, token_endpoint
 from connections.microsoft import http as microsoft_http
 from connections.microsoft import mailbox_errors as lacks_module
-from connections.microsoft.classifier import Who
 from connections.microsoft.clouds import Cloud
-from connections.microsoft.mailbox_probe import Lack, Probe, Purpose, Reach
+from connections.microsoft.error_types import Who
+from connections.microsoft.mailbox_errors import Lack, Probe, Purpose, Reach
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
@@ -48,7 +48,7 @@ def probe(cloud: Cloud, token: str, address: str, **more: Any) -> Probe:
 
 def test_a_member_with_the_shared_permission_reaches_the_mailbox(sandbox: Control, cloud: Cloud) -> None:
     token = delegated_token(sandbox, cloud, "Mail.Read", "Mail.Read.Shared")
-    assert probe(cloud, token, SUPPORT) == mailbox_probe.REACHABLE
+    assert probe(cloud, token, SUPPORT) == mailbox_errors.REACHABLE
 
 
 # --- What is missing, each with a sentence of its own ---------------------------------------------
@@ -90,7 +90,7 @@ def test_a_guest_is_told_to_use_an_account_of_the_organisation(sandbox: Control,
 
 def test_a_policy_that_keeps_an_application_out(sandbox: Control, cloud: Cloud) -> None:
     token = app_only_token(cloud)
-    assert probe(cloud, token, SALES) == mailbox_probe.REACHABLE
+    assert probe(cloud, token, SALES) == mailbox_errors.REACHABLE
     sandbox.set_mailbox(address=SALES, app_scope=[])
     lacks(probe(cloud, token, SALES), Lack.POLICY_SCOPE, Who.IT_ADMIN, "keeps this application away", "must add the")
 
@@ -115,7 +115,7 @@ def test_what_exchange_grants_is_seen_although_no_token_shows_it(sandbox: Contro
     token = app_only_token(cloud)
     assert token_endpoint.roles(token) == ()
     found = mailbox_probe.probe_mailboxes(cloud, token, [SALES, SUPPORT])
-    assert found[SUPPORT] == mailbox_probe.REACHABLE
+    assert found[SUPPORT] == mailbox_errors.REACHABLE
     # It reaches another one without the role: so Exchange keeps a list, and this mailbox is not on it.
     assert found[SALES].lack is Lack.POLICY_SCOPE
     assert probe(cloud, token, SALES).lack is Lack.APP_ROLE
@@ -149,10 +149,10 @@ def test_every_lack_has_sentences_and_somebody_who_can_mend_it() -> None:
     assert set(lacks_module.ENTRIES) == set(Lack)
     for lack in Lack:
         found = lacks_module.lacking(lack, "code", SUPPORT)
-        lacks(found, lack, mailbox_probe.who_mends(lack.value), ".", " must ")
+        lacks(found, lack, mailbox_errors.who_mends(lack.value), ".", " must ")
         assert len(lack.value) <= 30
-    assert mailbox_probe.who_mends("") is Who.IT_ADMIN
-    assert mailbox_probe.who_mends("gone_in_this_version") is Who.IT_ADMIN
+    assert mailbox_errors.who_mends("") is Who.IT_ADMIN
+    assert mailbox_errors.who_mends("gone_in_this_version") is Who.IT_ADMIN
 
 
 # --- What is tested for whom ----------------------------------------------------------------------
@@ -175,12 +175,12 @@ def test_every_lack_has_sentences_and_somebody_who_can_mend_it() -> None:
 def test_what_a_connection_wants_decides_what_is_tested(
     wanted: tuple[str, ...], delegated: bool, expected: Purpose
 ) -> None:
-    assert mailbox_probe.purpose_of(wanted, delegated=delegated) is expected
+    assert mailbox_errors.purpose_of(wanted, delegated=delegated) is expected
 
 
 def test_a_calendar_is_tested_by_its_events(sandbox: Control, cloud: Cloud) -> None:
     token = delegated_token(sandbox, cloud, "Calendars.Read.Shared")
-    assert probe(cloud, token, SUPPORT, purpose=lacks_module.CALENDAR) == mailbox_probe.REACHABLE
+    assert probe(cloud, token, SUPPORT, purpose=lacks_module.CALENDAR) == mailbox_errors.REACHABLE
     token = delegated_token(sandbox, cloud, "Mail.Read.Shared", upn="alan@contoso.example")
     found = probe(cloud, token, SALES, purpose=lacks_module.CALENDAR)
     lacks(found, Lack.SHARED_SCOPE, Who.OWNER, "Calendars.Read.Shared", "shared calendars")
@@ -188,7 +188,7 @@ def test_a_calendar_is_tested_by_its_events(sandbox: Control, cloud: Cloud) -> N
 
 def test_a_connection_that_only_sends_is_not_tested_and_nobody_is_asked(sandbox: Control, cloud: Cloud) -> None:
     sandbox.clear_calls()
-    found = probe(cloud, "token", SUPPORT, purpose=mailbox_probe.SEND)
+    found = probe(cloud, "token", SUPPORT, purpose=mailbox_errors.SEND)
     assert (found.state, found.code, found.lack) == (Reach.UNKNOWN, "not-tested", None)
     assert sandbox.calls()["total"] == 0
 
@@ -198,7 +198,7 @@ def test_a_connection_that_only_sends_is_not_tested_and_nobody_is_asked(sandbox:
 
 def test_a_test_message_shows_whether_one_may_send(sandbox: Control, cloud: Cloud) -> None:
     token = delegated_token(sandbox, cloud, "Mail.Read.Shared", "Mail.Send.Shared")
-    assert mailbox_probe.send_test(cloud, token, SUPPORT) == mailbox_probe.REACHABLE
+    assert mailbox_probe.send_test(cloud, token, SUPPORT) == mailbox_errors.REACHABLE
     assert sandbox.state()["sent"][-1]["to"] == [SUPPORT]
     sandbox.set_mailbox(address=SUPPORT, senders=[])
     lacks(mailbox_probe.send_test(cloud, token, SUPPORT), Lack.SEND_AS, Who.IT_ADMIN, "may not send as", "Send As")
@@ -219,7 +219,7 @@ def test_many_mailboxes_come_back_in_the_order_asked_each_once(sandbox: Control,
     asked = [f"nobody{number}@contoso.example" for number in range(11)] + [SUPPORT, SALES, SUPPORT]
     found = mailbox_probe.probe_mailboxes(cloud, app_only_token(cloud), asked)
     assert list(found) == asked[:-1]
-    assert [address for address in found if found[address] == mailbox_probe.REACHABLE] == [SUPPORT, SALES]
+    assert [address for address in found if found[address] == mailbox_errors.REACHABLE] == [SUPPORT, SALES]
 
 
 def test_what_was_granted_may_be_told_where_the_token_is_opaque(sandbox: Control, cloud: Cloud) -> None:
@@ -249,7 +249,7 @@ def test_nobody_listening_is_unknown(sandbox: Control) -> None:
 @pytest.mark.parametrize("address", ["a?b#ext#@contoso.example", "o'brien@contoso.example"])
 def test_addresses_are_quoted_wherever_they_stand(sandbox: Control, cloud: Cloud, address: str) -> None:
     sandbox.set_mailbox(address=address, deleted=False)
-    assert probe(cloud, app_only_token(cloud), address) == mailbox_probe.REACHABLE
+    assert probe(cloud, app_only_token(cloud), address) == mailbox_errors.REACHABLE
     sandbox.set_mailbox(address=address, app_scope=[])
     assert probe(cloud, app_only_token(cloud), address).lack is Lack.POLICY_SCOPE
     sandbox.set_mailbox(address=address, deleted=True)

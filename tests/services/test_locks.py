@@ -13,7 +13,8 @@ from django.utils import timezone
 
 from connections.api import etags
 from connections.errors import AlreadyExists
-from connections.microsoft.classifier import Kind, Verdict, Who
+from connections.microsoft.classifier import Verdict
+from connections.microsoft.error_types import Kind, Who
 from connections.models import AccessPeriod, Connection, User
 from connections.services.people import accounts, offboarding, ownership_transfer
 from connections.services.sharing import history, shares, teams

@@ -30,7 +30,7 @@ from connections.services.mailboxes import mailboxes, probes
 from connections.services.people import ownership_transfer
 from connections.services.policy import approvals, evaluate, permission_drift
 from connections.services.policy.evaluate import Decision
-from connections.services.registry import app_registrations, credential_checks
+from connections.services.registry import credential_checks
 from connections.services.sharing import history
 from connections.services.tokens import apply_results, batch_client, store
 
@@ -377,7 +377,7 @@ def _insert(made: Connection, shared_mailboxes: Sequence[SharedMailbox], actor: 
 
 def _first_token(app_registration: AppRegistration, now: datetime) -> token_endpoint.TokenSet:
     """A token with the first credential that Microsoft accepts."""
-    live = app_registrations.applications(app_registration)
+    live = credential_checks.applications(app_registration)
     refused: MicrosoftRefused = MicrosoftRefused(batch_client.NO_CREDENTIAL)
     for credential, application in live:
         try:

@@ -30,7 +30,7 @@ from connections.services.consent import admin_consent, request_status
 from connections.services.incidents import incidents
 from connections.services.people import ownership_transfer
 from connections.services.policy import approvals
-from connections.services.registry import app_registrations, credential_checks
+from connections.services.registry import credential_checks
 from connections.services.tokens import batch_client, store
 
 
@@ -65,7 +65,7 @@ def client_for(connection: Connection) -> backends.SignInClient:
     A reconnect names the account; ``prompt=consent`` is never sent, because after an administrator has
     consented it would ask (and often stop) the person again.
     """
-    live = app_registrations.applications(connection.app_registration)
+    live = credential_checks.applications(connection.app_registration)
     if not live:
         raise MicrosoftRefused(batch_client.NO_CREDENTIAL)
     credential, application = live[0]
@@ -198,7 +198,7 @@ def fail(
             changes={"code": verdict.code if verdict else error.code},
         )
     if by_link is None and verdict is not None and verdict.app_wide and verdict.certain and not other:
-        app_registrations.reject(connection.app_registration, verdict, now=now)
+        credential_checks.reject(connection.app_registration, verdict, now=now)
     return error
 
 

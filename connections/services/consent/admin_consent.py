@@ -19,7 +19,7 @@ from connections.access import permissions, roles
 from connections.errors import InvalidInput, MicrosoftRefused, MicrosoftUnavailable, PortalError, SignInLost
 from connections.microsoft import capabilities, clouds, token_endpoint
 from connections.microsoft import consent as microsoft
-from connections.microsoft.classifier import Kind
+from connections.microsoft.error_types import Kind
 from connections.models import AppRegistration, AuditEvent, ConsentLink, User
 from connections.models.tenants import SHARED_ENDPOINTS
 from connections.services.consent import request_status

@@ -13,9 +13,10 @@ from typing import Any
 from django.db import transaction
 from django.db.models import Q, QuerySet
 
-from connections.microsoft import clouds, mailbox_probe
-from connections.microsoft.classifier import Kind as VerdictKind
-from connections.microsoft.classifier import Verdict, Who
+from connections.microsoft import clouds, mailbox_errors
+from connections.microsoft.classifier import Verdict
+from connections.microsoft.error_types import Kind as VerdictKind
+from connections.microsoft.error_types import Who
 from connections.models import (
     AppRegistration,
     Connection,
@@ -261,7 +262,7 @@ def secrets_unreadable(pks: Collection[int], *, now: datetime) -> Incident:
 def report_mailbox(access: MailboxAccess, *, now: datetime) -> Incident:
     """A connection that is to reach a shared mailbox does not. Same mailbox and same lack are one incident."""
     mailbox = access.mailbox
-    who = mailbox_probe.who_mends(access.lack)
+    who = mailbox_errors.who_mends(access.lack)
     # What each owner mends for themselves is an incident of each owner.
     own = f":{access.connection.owner_id}" if who is Who.OWNER else ""
     cause = Cause(

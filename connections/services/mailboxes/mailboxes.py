@@ -11,7 +11,7 @@ from connections import audit
 from connections.access import permissions
 from connections.access import roles as access_roles
 from connections.errors import AlreadyExists, InvalidInput, StillInUse
-from connections.microsoft import capabilities, exchange_script, mailbox_probe
+from connections.microsoft import capabilities, exchange_script, mailbox_errors
 from connections.models import Connection, MailboxAccess, SharedMailbox, Tenant, User
 from connections.services.incidents import incidents
 from connections.services.mailboxes import probes
@@ -229,7 +229,7 @@ def exchange_plan(connection: Connection) -> exchange_script.ApplicationPlan | e
     Nothing: no mailbox is attached, nobody has signed in yet, or it wants nothing of what Exchange grants. Addresses
     that turned out to be no mailbox are left out.
     """
-    openable = connection.mailbox_accesses.exclude(lack__in=[lack.value for lack in mailbox_probe.WITHOUT_MAILBOX])
+    openable = connection.mailbox_accesses.exclude(lack__in=[lack.value for lack in mailbox_errors.WITHOUT_MAILBOX])
     addresses = tuple(openable.values_list("mailbox__address", flat=True))
     app = connection.app_registration
     shared: dict[str, Any] = {

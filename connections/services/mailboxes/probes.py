@@ -16,7 +16,7 @@ from django.db.models import Q
 from connections import audit
 from connections.access import permissions, roles
 from connections.errors import ConnectionUnusable, InvalidInput, PortalError
-from connections.microsoft import capabilities, clouds, exchange_script, mailbox_probe
+from connections.microsoft import capabilities, clouds, exchange_script, mailbox_errors, mailbox_probe
 from connections.microsoft.clouds import Cloud
 from connections.models import AuditEvent, Connection, MailboxAccess, SharedMailbox, User
 from connections.services.incidents import incidents
@@ -50,14 +50,14 @@ def proves_access(connection: Connection) -> bool:
     return apply_results.is_proven(connection.pk)
 
 
-def purpose_of(connection: Connection) -> mailbox_probe.Purpose:
+def purpose_of(connection: Connection) -> mailbox_errors.Purpose:
     """What is tested in its mailboxes."""
-    return mailbox_probe.purpose_of(_wanted(connection), delegated=connection.is_delegated)
+    return mailbox_errors.purpose_of(_wanted(connection), delegated=connection.is_delegated)
 
 
 def may_send(connection: Connection) -> bool:
     """Whether it is meant to send from its mailboxes."""
-    needed = mailbox_probe.SEND.scope if connection.is_delegated else mailbox_probe.SEND.role
+    needed = mailbox_errors.SEND.scope if connection.is_delegated else mailbox_errors.SEND.role
     return not capabilities.missing([needed], _wanted(connection))
 
 
@@ -193,7 +193,7 @@ def _settle(connection: Connection, *, now: datetime) -> None:
 # --- Sending --------------------------------------------------------------------------------------
 
 
-def try_sending(attached: MailboxAccess, *, actor: User, now: datetime) -> mailbox_probe.Probe:
+def try_sending(attached: MailboxAccess, *, actor: User, now: datetime) -> mailbox_errors.Probe:
     """Send a test message from the mailbox to itself and keep what that tells; nothing else shows the right.
 
     A mailbox that can be read stays reachable, and says that sending is denied until a test message gets through.
@@ -210,7 +210,7 @@ def try_sending(attached: MailboxAccess, *, actor: User, now: datetime) -> mailb
     outcome = mailbox_probe.send_test(
         cloud, token, attached.mailbox.address, granted=connection.granted, delegated=connection.is_delegated
     )
-    sent = outcome.state is mailbox_probe.Reach.REACHABLE
+    sent = outcome.state is mailbox_errors.Reach.REACHABLE
     with transaction.atomic():
         audit.record(
             "connection.sending_tested",
@@ -219,42 +219,42 @@ def try_sending(attached: MailboxAccess, *, actor: User, now: datetime) -> mailb
             outcome=AuditEvent.Outcome.DONE if sent else AuditEvent.Outcome.FAILED,
             changes={"mailbox": attached.mailbox.address, "code": outcome.code or SENT},
         )
-        if outcome.state is not mailbox_probe.Reach.UNKNOWN:
+        if outcome.state is not mailbox_errors.Reach.UNKNOWN:
             _keep_sending(attached, outcome, actor=actor, now=now)
     _settle(connection, now=now)
     return outcome
 
 
-def _keep_sending(row: MailboxAccess, outcome: mailbox_probe.Probe, *, actor: User, now: datetime) -> None:
-    if purpose_of(row.connection) is mailbox_probe.SEND:
+def _keep_sending(row: MailboxAccess, outcome: mailbox_errors.Probe, *, actor: User, now: datetime) -> None:
+    if purpose_of(row.connection) is mailbox_errors.SEND:
         _store(row, replace(outcome, code=outcome.code or SENT), actor=actor, now=now)
     elif row.state == State.REACHABLE:
         told = {"code": outcome.code or SENT, "cause": outcome.cause, "action": outcome.action}
-        denied = outcome.state is mailbox_probe.Reach.UNREACHABLE
-        row.lack = mailbox_probe.Lack.SEND_AS.value if denied else ""
+        denied = outcome.state is mailbox_errors.Reach.UNREACHABLE
+        row.lack = mailbox_errors.Lack.SEND_AS.value if denied else ""
         MailboxAccess.objects.filter(pk=row.pk, state=State.REACHABLE).update(**told, lack=row.lack)
         for name, value in told.items():
             setattr(row, name, value)
 
 
-def _known_by_sending(row: MailboxAccess, outcome: mailbox_probe.Probe) -> mailbox_probe.Probe:
+def _known_by_sending(row: MailboxAccess, outcome: mailbox_errors.Probe) -> mailbox_errors.Probe:
     """Reading says nothing about sending, so what a test message has told stays."""
-    if row.lack == mailbox_probe.Lack.SEND_AS and outcome.state is not mailbox_probe.Reach.UNREACHABLE:
-        state = outcome.state if outcome.state is mailbox_probe.Reach.REACHABLE else mailbox_probe.Reach(row.state)
-        return mailbox_probe.Probe(
-            state, row.code, row.cause, row.action, mailbox_probe.who_mends(row.lack), mailbox_probe.Lack.SEND_AS
+    if row.lack == mailbox_errors.Lack.SEND_AS and outcome.state is not mailbox_errors.Reach.UNREACHABLE:
+        state = outcome.state if outcome.state is mailbox_errors.Reach.REACHABLE else mailbox_errors.Reach(row.state)
+        return mailbox_errors.Probe(
+            state, row.code, row.cause, row.action, mailbox_errors.who_mends(row.lack), mailbox_errors.Lack.SEND_AS
         )
     if row.code == SENT and (
-        outcome.state is mailbox_probe.Reach.REACHABLE or outcome.code == mailbox_probe.NOT_TESTED
+        outcome.state is mailbox_errors.Reach.REACHABLE or outcome.code == mailbox_errors.NOT_TESTED
     ):
-        return replace(mailbox_probe.REACHABLE, code=SENT)
+        return replace(mailbox_errors.REACHABLE, code=SENT)
     return outcome
 
 
 # --- Storing --------------------------------------------------------------------------------------
 
 
-def _store(row: MailboxAccess, outcome: mailbox_probe.Probe, *, actor: User | None, now: datetime) -> None:
+def _store(row: MailboxAccess, outcome: mailbox_errors.Probe, *, actor: User | None, now: datetime) -> None:
     before = row.state, row.lack
     values = {
         "state": outcome.state.value,
@@ -288,9 +288,9 @@ def _tell_incidents(row: MailboxAccess, before: tuple[str, str], *, shown: bool,
             incidents.report_mailbox(row, now=now)
 
 
-def _next(outcome: mailbox_probe.Probe, now: datetime) -> datetime:
+def _next(outcome: mailbox_errors.Probe, now: datetime) -> datetime:
     """Daily, spread so that probes of mailboxes attached together drift apart; sooner if there was no answer."""
-    unanswered = outcome.state is mailbox_probe.Reach.UNKNOWN and outcome.code != mailbox_probe.NOT_TESTED
+    unanswered = outcome.state is mailbox_errors.Reach.UNKNOWN and outcome.code != mailbox_errors.NOT_TESTED
     return now + (AGAIN_AFTER_UNKNOWN if unanswered else EVERY) * random.uniform(0.85, 1.1)
 
 

@@ -13,9 +13,6 @@ from connections.microsoft import credential_probe
 from connections.models import AppRegistration, Tenant, User
 from connections.models.app_registrations import AuthenticationType
 from connections.services.registry import credentials
-from connections.services.registry.credential_checks import Trial, applications, heal, reject, verify
-
-__all__ = ["Trial", "applications", "change", "heal", "register", "reject", "remove", "verify"]
 
 
 def register(

@@ -15,7 +15,8 @@ from django.utils import timezone
 from connections import audit
 from connections.errors import InvalidInput, MicrosoftRefused, MicrosoftUnavailable, UnreadableSecret
 from connections.microsoft import clouds, credential_probe, token_endpoint
-from connections.microsoft.classifier import Kind, Verdict
+from connections.microsoft.classifier import Verdict
+from connections.microsoft.error_types import Kind
 from connections.models import AppCredential, AppRegistration, AuditEvent, Connection, User
 from connections.services.incidents import incidents
 

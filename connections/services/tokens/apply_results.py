@@ -18,14 +18,15 @@ from django.db.models.functions import Mod
 
 from connections import audit
 from connections.errors import UnreadableSecret
-from connections.microsoft import mailbox_probe, token_endpoint
-from connections.microsoft.classifier import Kind, Verdict, Who
+from connections.microsoft import mailbox_errors, token_endpoint
+from connections.microsoft.classifier import Verdict
+from connections.microsoft.error_types import Kind, Who
 from connections.models import AppRegistration, Connection, MailboxAccess
 from connections.models.app_registrations import AuthenticationType
 from connections.services.consent import request_status
 from connections.services.incidents import incidents
 from connections.services.people import offboarding
-from connections.services.registry import app_registrations, credential_checks
+from connections.services.registry import credential_checks
 from connections.services.tokens import store
 from connections.services.tokens.batch_client import Answer, Asked, Due
 
@@ -157,7 +158,7 @@ def settle_without_roles(pk: int, *, now: datetime, version: int) -> None:
         incidents.connections_well([pk], now=now)
         return
     unanswered = MailboxAccess.objects.filter(connection_id=pk, state=MailboxAccess.State.UNKNOWN)
-    if not unanswered.exclude(code=mailbox_probe.NOT_TESTED).exists():
+    if not unanswered.exclude(code=mailbox_errors.NOT_TESTED).exists():
         flag(pk, NO_ROLES, now=now, version=version)
 
 
@@ -172,9 +173,9 @@ def _judge_app(one: Asked, now: datetime) -> None:
         verdicts.append(one.held_back_by)
     broken = next((verdict for verdict in verdicts if verdict.app_wide), None)
     if broken is not None and not _has_new_credential(one):
-        app_registrations.reject(one.app, broken, now=now)
+        credential_checks.reject(one.app, broken, now=now)
     elif one.app.rejected_at is not None and any(_proves_app(answer) for _, answer in one.answers):
-        app_registrations.heal(one.app, now=now)
+        credential_checks.heal(one.app, now=now)
     throttled = [verdict for verdict in verdicts if verdict.kind is Kind.THROTTLED]
     if throttled:
         wait = max((verdict.retry_after or THROTTLE_DEFAULT.total_seconds()) for verdict in throttled)

@@ -10,10 +10,11 @@ from datetime import datetime
 from connections.errors import InvalidInput, UnreadableSecret
 from connections.fields import unseal
 from connections.microsoft import http, token_endpoint
-from connections.microsoft.classifier import Kind, Verdict, Who
+from connections.microsoft.classifier import Verdict
+from connections.microsoft.error_types import Kind, Who
 from connections.models import AppCredential, AppRegistration
 from connections.models.app_registrations import AuthenticationType
-from connections.services.registry import app_registrations
+from connections.services.registry import credential_checks
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ def ask(batch: list[Due]) -> list[Asked]:
     clients: dict[int, list[Client]] = {}
     for pk, app in apps.items():
         try:
-            clients[pk] = app_registrations.applications(app)
+            clients[pk] = credential_checks.applications(app)
         except UnreadableSecret as error:
             _hold_back(asked[pk], by_app[pk], error)
             continue

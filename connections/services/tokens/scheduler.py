@@ -20,7 +20,8 @@ from django.utils.timezone import make_aware
 from connections import audit
 from connections.access import permissions, roles
 from connections.errors import MicrosoftUnavailable, NothingToCheck, UnreadableSecret
-from connections.microsoft.classifier import Kind, Verdict
+from connections.microsoft.classifier import Verdict
+from connections.microsoft.error_types import Kind
 from connections.models import AppRegistration, Connection, User
 from connections.services.people import ownership_transfer
 from connections.services.tokens import apply_results, batch_client

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from connections.errors import AlreadyExists, ConnectionUnusable, InvalidInput, NotAllowed, StillInUse
 from connections.models import AuditEvent, Connection, MailboxAccess, SharedMailbox, User
-from connections.services.mailboxes import mailboxes
+from connections.services.mailboxes import mailboxes, probes
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
@@ -230,7 +230,7 @@ def test_a_probe_with_the_connections_own_token_stores_what_came_out(sandbox: Co
     support = mailboxes.attach_address(connection, address="support@contoso.example", actor=bob)
     sales = mailboxes.attach_address(connection, address=SALES, actor=bob)
     now = timezone.now()
-    assert [row.state for row in mailboxes.probe(connection, actor=bob, now=now)] == [
+    assert [row.state for row in probes.probe(connection, actor=bob, now=now)] == [
         State.UNREACHABLE,
         State.REACHABLE,
     ]
@@ -251,10 +251,10 @@ def test_the_trail_is_written_only_when_a_state_changes(sandbox: Control, bob: U
     connection = connected(sandbox, *FULL, owner=bob)
     mailboxes.attach_address(connection, address=SALES, actor=bob)
     for _ in range(3):
-        mailboxes.probe(connection, actor=bob, now=timezone.now())
+        probes.probe(connection, actor=bob, now=timezone.now())
     assert actions("connection.mailbox_probed") == 1
     sandbox.set_mailbox(address=SALES, members=[factories.ADA])
-    (row,) = mailboxes.probe(connection, actor=bob, now=timezone.now())
+    (row,) = probes.probe(connection, actor=bob, now=timezone.now())
     assert row.state == State.REACHABLE
     assert actions("connection.mailbox_probed") == 2
 
@@ -264,7 +264,7 @@ def test_an_outage_makes_it_unknown_and_is_asked_again_soon(sandbox: Control, bo
     mailboxes.attach_address(connection, address="support@contoso.example", actor=bob)
     now = timezone.now()
     sandbox.weather(kind="unavailable", where="graph")
-    (row,) = mailboxes.probe(connection, actor=bob, now=now)
+    (row,) = probes.probe(connection, actor=bob, now=now)
     assert row.state == State.UNKNOWN
     assert row.probe_after is not None
     assert row.probe_after - now < timedelta(minutes=20)
@@ -276,7 +276,7 @@ def test_only_the_one_asked_for_is_probed(sandbox: Control, bob: User) -> None:
     connection = connected(sandbox, *FULL, owner=bob)
     support = mailboxes.attach_address(connection, address="support@contoso.example", actor=bob)
     sales = mailboxes.attach_address(connection, address=SALES, actor=bob)
-    mailboxes.probe(connection, actor=bob, now=timezone.now(), only=[support])
+    probes.probe(connection, actor=bob, now=timezone.now(), only=[support])
     sales.refresh_from_db()
     assert sales.state == State.UNPROBED
 
@@ -287,14 +287,14 @@ def test_a_stranger_probes_nothing_and_a_dead_connection_says_why(sandbox: Contr
     )
     factories.make_mailbox_access(connection, factories.make_mailbox())
     with pytest.raises(NotAllowed):
-        mailboxes.probe(connection, actor=dave, now=timezone.now())
+        probes.probe(connection, actor=dave, now=timezone.now())
     with pytest.raises(ConnectionUnusable):
-        mailboxes.probe(connection, actor=bob, now=timezone.now())
+        probes.probe(connection, actor=bob, now=timezone.now())
 
 
 def test_nothing_attached_asks_nobody(bob: User) -> None:
     dead = factories.make_connection(owner=bob, status=Connection.Status.RECONNECT_NEEDED)
-    assert mailboxes.probe(dead, actor=bob, now=timezone.now()) == []
+    assert probes.probe(dead, actor=bob, now=timezone.now()) == []
 
 
 def test_an_answer_for_an_address_that_was_corrected_meanwhile_is_dropped(
@@ -310,7 +310,7 @@ def test_an_answer_for_an_address_that_was_corrected_meanwhile_is_dropped(
         return found
 
     monkeypatch.setattr(mailboxes.mailbox_probes.graph, "probe_mailboxes", corrected_meanwhile)
-    mailboxes.probe(connection, actor=bob, now=timezone.now())
+    probes.probe(connection, actor=bob, now=timezone.now())
     row.refresh_from_db()
     assert row.state == State.UNPROBED
 
@@ -322,18 +322,18 @@ def test_the_routine_probes_what_is_due_once(sandbox: Control, bob: User) -> Non
     connection = connected(sandbox, *FULL, owner=bob)
     row = mailboxes.attach_address(connection, address="support@contoso.example", actor=bob)
     now = timezone.now()
-    assert mailboxes.probe_due(now=now) == 1
+    assert probes.probe_due(now=now) == 1
     row.refresh_from_db()
     assert row.state == State.REACHABLE
-    assert mailboxes.probe_due(now=now + timedelta(hours=1)) == 0
-    assert mailboxes.probe_due(now=now + timedelta(hours=28)) == 1
+    assert probes.probe_due(now=now + timedelta(hours=1)) == 0
+    assert probes.probe_due(now=now + timedelta(hours=28)) == 1
     assert AuditEvent.objects.get(action="connection.mailbox_probed").actor is None
 
 
 def test_the_routine_leaves_connections_alone_that_are_not_active(bob: User) -> None:
     connection = factories.make_connection(owner=bob, status=Connection.Status.RECONNECT_NEEDED)
     factories.make_mailbox_access(connection, factories.make_mailbox(), probe_after=timezone.now())
-    assert mailboxes.probe_due(now=timezone.now()) == 0
+    assert probes.probe_due(now=timezone.now()) == 0
 
 
 def test_a_claimed_row_is_nobody_elses_until_the_lease_runs_out(bob: User) -> None:
@@ -382,7 +382,7 @@ def test_one_connection_without_token_does_not_stop_the_others(sandbox: Control,
     mailbox = factories.make_mailbox()
     for connection in (broken, well):
         factories.make_mailbox_access(connection, mailbox, probe_after=timezone.now() - timedelta(seconds=1))
-    assert mailboxes.probe_due(now=timezone.now()) == 1
+    assert probes.probe_due(now=timezone.now()) == 1
     assert well.mailbox_accesses.get().state == State.REACHABLE
     assert broken.mailbox_accesses.get().state == State.UNPROBED
 

@@ -64,17 +64,17 @@ def open_incidents() -> list[str]:
 def test_the_lack_is_stored_beside_its_sentences_and_goes_when_it_is_mended(sandbox: Control, bob: User) -> None:
     connection = connected(sandbox, *FULL, owner=bob)
     row = mailboxes.attach_address(connection, address=SALES, actor=bob)
-    mailboxes.probe(connection, actor=bob, now=timezone.now())
+    probes.probe(connection, actor=bob, now=timezone.now())
     row.refresh_from_db()
     assert (row.state, row.lack) == (State.UNREACHABLE, "full_access")
     sandbox.set_mailbox(address=SALES, inbox_members=[factories.ADA])
-    mailboxes.probe(connection, actor=bob, now=timezone.now())
+    probes.probe(connection, actor=bob, now=timezone.now())
     row.refresh_from_db()
     assert row.lack == "folder_only"
     # Another lack is news, though the state is the same.
     assert AuditEvent.objects.filter(action="connection.mailbox_probed").count() == 2
     sandbox.set_mailbox(address=SALES, members=[factories.ADA])
-    mailboxes.probe(connection, actor=bob, now=timezone.now())
+    probes.probe(connection, actor=bob, now=timezone.now())
     row.refresh_from_db()
     assert (row.state, row.lack, row.code, row.cause, row.action) == (State.REACHABLE, "", "", "", "")
 
@@ -111,11 +111,11 @@ def test_what_a_person_tries_for_the_first_time_is_an_incident_only_when_the_rou
 ) -> None:
     connection = connected(sandbox, *FULL, owner=bob)
     row = mailboxes.attach_address(connection, address=SALES, actor=bob)
-    mailboxes.probe(connection, actor=bob, now=timezone.now())
-    mailboxes.probe(connection, actor=bob, now=timezone.now())
+    probes.probe(connection, actor=bob, now=timezone.now())
+    probes.probe(connection, actor=bob, now=timezone.now())
     assert open_incidents() == []
     MailboxAccess.objects.filter(pk=row.pk).update(probe_after=timezone.now())
-    assert mailboxes.probe_due(now=timezone.now()) == 1
+    assert probes.probe_due(now=timezone.now()) == 1
     incident = Incident.objects.get()
     assert (incident.kind, incident.mailbox, incident.key) == (
         "mailbox",
@@ -123,30 +123,30 @@ def test_what_a_person_tries_for_the_first_time_is_an_incident_only_when_the_rou
         f"mailbox:{row.mailbox_id}:full_access",
     )
     assert "Full Access" in incident.action
-    assert mailboxes.probe_due(now=timezone.now() + timedelta(days=2)) == 1
+    assert probes.probe_due(now=timezone.now() + timedelta(days=2)) == 1
     assert Incident.objects.count() == 1
 
 
 def test_a_mailbox_that_was_taken_away_is_an_incident_at_once_and_closes_by_itself(sandbox: Control, bob: User) -> None:
     connection = connected(sandbox, *FULL, owner=bob)
     mailboxes.attach_address(connection, address=SUPPORT, actor=bob)
-    mailboxes.probe(connection, actor=bob, now=timezone.now())
+    probes.probe(connection, actor=bob, now=timezone.now())
     sandbox.set_mailbox(address=SUPPORT, members=[])
-    mailboxes.probe(connection, actor=bob, now=timezone.now())
+    probes.probe(connection, actor=bob, now=timezone.now())
     assert open_incidents() == ["mailbox"]
     sandbox.weather(kind="unavailable", where="graph")
-    mailboxes.probe(connection, actor=bob, now=timezone.now())
+    probes.probe(connection, actor=bob, now=timezone.now())
     assert open_incidents() == ["mailbox"]
     sandbox.weather(kind="normal")
     sandbox.set_mailbox(address=SUPPORT, members=[factories.ADA])
-    mailboxes.probe(connection, actor=bob, now=timezone.now())
+    probes.probe(connection, actor=bob, now=timezone.now())
     assert open_incidents() == []
 
 
 def test_a_mailbox_that_nobody_wants_any_more_is_no_incident(sandbox: Control, bob: User) -> None:
     connection = connected(sandbox, *FULL, owner=bob)
     row = mailboxes.attach_address(connection, address=SALES, actor=bob)
-    mailboxes.probe(connection, actor=None, now=timezone.now())
+    probes.probe(connection, actor=None, now=timezone.now())
     assert open_incidents() == ["mailbox"]
     mailboxes.detach(row, actor=bob)
     assert open_incidents() == []
@@ -175,7 +175,7 @@ def test_one_that_reaches_nothing_is_flagged_and_heals_when_exchange_lets_it_in(
     exchange_grants(sandbox, SUPPORT)
     # Every renewal makes its mailboxes due, because nothing else can tell.
     assert refreshed(made).status == Status.CONSENT_NEEDED
-    assert mailboxes.probe_due(now=timezone.now()) == 1
+    assert probes.probe_due(now=timezone.now()) == 1
     made.refresh_from_db()
     assert (made.status, made.status_code, made.status_cause) == (Status.ACTIVE, "", "")
     assert open_incidents() == []
@@ -187,7 +187,7 @@ def test_it_is_flagged_again_when_exchange_takes_the_last_mailbox_away(sandbox: 
     made = robots(sandbox, actor=alice)
     exchange_grants(sandbox)
     assert refreshed(made).status == Status.ACTIVE
-    assert mailboxes.probe_due(now=timezone.now()) == 1
+    assert probes.probe_due(now=timezone.now()) == 1
     made.refresh_from_db()
     assert (made.status, made.status_code) == (Status.CONSENT_NEEDED, "no-roles")
     assert sorted(open_incidents()) == ["consent", "mailbox"]
@@ -197,13 +197,13 @@ def test_an_outage_of_graph_neither_flags_nor_heals_it(sandbox: Control, alice: 
     exchange_grants(sandbox, SUPPORT)
     made = robots(sandbox, actor=alice)
     sandbox.weather(kind="unavailable", where="graph")
-    mailboxes.probe(made, actor=None, now=timezone.now())
+    probes.probe(made, actor=None, now=timezone.now())
     assert made.mailbox_accesses.get().state == State.UNKNOWN
     assert refreshed(made).status == Status.ACTIVE
 
     Connection.objects.filter(pk=made.pk).update(status=Status.CONSENT_NEEDED, status_code="no-roles")
     made.refresh_from_db()
-    mailboxes.probe(made, actor=None, now=timezone.now())
+    probes.probe(made, actor=None, now=timezone.now())
     assert refreshed(made).status == Status.CONSENT_NEEDED
 
 
@@ -256,7 +256,7 @@ def test_a_mailbox_is_tested_through_every_connection_one_may_check(
     theirs = factories.make_connection(owner=dave, name="Theirs", app_registration=app)
     for other in (dead, theirs):
         factories.make_mailbox_access(other, mailbox)
-    done, left = mailboxes.probe_mailbox(mailbox, actor=bob, now=timezone.now())
+    done, left = probes.probe_mailbox(mailbox, actor=bob, now=timezone.now())
     assert ([one.pk for one in done], left) == ([row.pk], 0)
     assert done[0].state == State.REACHABLE
 
@@ -266,7 +266,7 @@ def test_who_may_check_none_of_its_connections_tests_no_mailbox(bob: User, carol
     factories.make_mailbox_access(factories.make_connection(owner=bob), mailbox)
     for stranger in (carol, dave):
         with pytest.raises(NotAllowed):
-            mailboxes.probe_mailbox(mailbox, actor=stranger, now=timezone.now())
+            probes.probe_mailbox(mailbox, actor=stranger, now=timezone.now())
 
 
 def test_beyond_a_handful_the_routine_does_the_rest(
@@ -280,9 +280,9 @@ def test_beyond_a_handful_the_routine_does_the_rest(
     for connection in (first, second):
         factories.make_mailbox_access(connection, mailbox, probe_after=later)
     now = timezone.now()
-    done, left = mailboxes.probe_mailbox(mailbox, actor=bob, now=now)
+    done, left = probes.probe_mailbox(mailbox, actor=bob, now=now)
     assert (len(done), left) == (1, 1)
-    assert mailboxes.probe_due(now=now) == 1
+    assert probes.probe_due(now=now) == 1
     assert set(mailbox.accesses.values_list("state", flat=True)) == {State.REACHABLE}
 
 
@@ -292,7 +292,7 @@ def test_beyond_a_handful_the_routine_does_the_rest(
 def sender(sandbox: Control, bob: User, *chosen: str) -> MailboxAccess:
     connection = connected(sandbox, *SENDING, owner=bob, capabilities=list(chosen))
     row = mailboxes.attach_address(connection, address=SUPPORT, actor=bob)
-    mailboxes.probe(connection, actor=bob, now=timezone.now())
+    probes.probe(connection, actor=bob, now=timezone.now())
     row.refresh_from_db()
     return row
 
@@ -300,17 +300,17 @@ def sender(sandbox: Control, bob: User, *chosen: str) -> MailboxAccess:
 def test_a_denied_test_message_is_remembered_beside_what_can_be_read(sandbox: Control, bob: User) -> None:
     row = sender(sandbox, bob, "shared_mailbox.read", "shared_mailbox.send")
     sandbox.set_mailbox(address=SUPPORT, senders=[])
-    assert mailboxes.try_sending(row, actor=bob, now=timezone.now()).lack == "send_as"
+    assert probes.try_sending(row, actor=bob, now=timezone.now()).lack == "send_as"
     row.refresh_from_db()
     assert (row.state, row.lack) == (State.REACHABLE, "send_as")
     assert "Send As" in row.action
     # Reading it again says nothing about sending.
-    mailboxes.probe(row.connection, actor=None, now=timezone.now())
+    probes.probe(row.connection, actor=None, now=timezone.now())
     row.refresh_from_db()
     assert (row.state, row.lack) == (State.REACHABLE, "send_as")
     sandbox.set_mailbox(address=SUPPORT, senders=[factories.ADA])
-    mailboxes.try_sending(row, actor=bob, now=timezone.now())
-    mailboxes.probe(row.connection, actor=None, now=timezone.now())
+    probes.try_sending(row, actor=bob, now=timezone.now())
+    probes.probe(row.connection, actor=None, now=timezone.now())
     row.refresh_from_db()
     assert (row.state, row.lack, row.cause, row.code) == (State.REACHABLE, "", "", "sent")
     tested = AuditEvent.objects.filter(action="connection.sending_tested").order_by("pk")
@@ -325,19 +325,19 @@ def test_for_a_connection_that_only_sends_the_test_message_decides(sandbox: Cont
     assert (row.state, row.code) == (State.UNKNOWN, "not-tested")
     assert row.probe_after is not None
     assert row.probe_after - timezone.now() > timedelta(hours=20)
-    mailboxes.try_sending(row, actor=bob, now=timezone.now())
-    mailboxes.probe(row.connection, actor=None, now=timezone.now())
+    probes.try_sending(row, actor=bob, now=timezone.now())
+    probes.probe(row.connection, actor=None, now=timezone.now())
     row.refresh_from_db()
     assert (row.state, row.code, row.cause) == (State.REACHABLE, "sent", "")
     sandbox.set_mailbox(address=SUPPORT, senders=[])
-    mailboxes.try_sending(row, actor=bob, now=timezone.now())
-    mailboxes.probe(row.connection, actor=None, now=timezone.now())
+    probes.try_sending(row, actor=bob, now=timezone.now())
+    probes.probe(row.connection, actor=None, now=timezone.now())
     row.refresh_from_db()
     assert (row.state, row.lack) == (State.UNREACHABLE, "send_as")
     # Once it also reads, reading tells whether the mailbox is reached.
     Connection.objects.filter(pk=row.connection_id).update(capabilities=["shared_mailbox.read", "shared_mailbox.send"])
     connection = Connection.objects.get(pk=row.connection_id)
-    mailboxes.probe(connection, actor=None, now=timezone.now())
+    probes.probe(connection, actor=None, now=timezone.now())
     row.refresh_from_db()
     assert (row.state, row.lack) == (State.REACHABLE, "send_as")
 
@@ -345,7 +345,7 @@ def test_for_a_connection_that_only_sends_the_test_message_decides(sandbox: Cont
 def test_an_outage_during_a_test_message_tells_nothing(sandbox: Control, bob: User) -> None:
     row = sender(sandbox, bob, "shared_mailbox.read", "shared_mailbox.send")
     sandbox.weather(kind="unavailable", where="graph")
-    assert mailboxes.try_sending(row, actor=bob, now=timezone.now()).state == "unknown"
+    assert probes.try_sending(row, actor=bob, now=timezone.now()).state == "unknown"
     row.refresh_from_db()
     assert (row.state, row.lack) == (State.REACHABLE, "")
 
@@ -355,9 +355,9 @@ def test_only_who_may_change_the_connection_sends_and_only_if_it_is_to_send(
 ) -> None:
     row = sender(sandbox, bob, "shared_mailbox.read")
     with pytest.raises(NotAllowed):
-        mailboxes.try_sending(row, actor=alice, now=timezone.now())
+        probes.try_sending(row, actor=alice, now=timezone.now())
     with pytest.raises(InvalidInput):
-        mailboxes.try_sending(row, actor=bob, now=timezone.now())
+        probes.try_sending(row, actor=bob, now=timezone.now())
     assert sandbox.state()["sent"] == []
 
 
@@ -365,7 +365,7 @@ def test_a_test_message_proves_an_application_that_only_sends(sandbox: Control, 
     exchange_grants(sandbox, SUPPORT, role="Mail.Send")
     made = robots(sandbox, actor=alice, chosen=["mail.send"])
     assert made.status == Status.CONSENT_NEEDED
-    mailboxes.try_sending(made.mailbox_accesses.get(), actor=alice, now=timezone.now())
+    probes.try_sending(made.mailbox_accesses.get(), actor=alice, now=timezone.now())
     made.refresh_from_db()
     assert made.status == Status.ACTIVE
     assert refreshed(made).status == Status.ACTIVE

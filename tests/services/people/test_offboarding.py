@@ -10,7 +10,8 @@ from django.utils import timezone
 from social_django.models import UserSocialAuth
 
 from connections.microsoft import account_status
-from connections.microsoft.classifier import Kind, Verdict, Who
+from connections.microsoft.classifier import Verdict
+from connections.microsoft.error_types import Kind, Who
 from connections.models import AuditEvent, Connection, Delivery, Incident, Tenant, User
 from connections.services.connections import connections
 from connections.services.people import accounts, directory_sync, offboarding, ownership_transfer

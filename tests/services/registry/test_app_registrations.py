@@ -141,7 +141,7 @@ def test_while_microsoft_is_away_it_is_saved_only_when_asked_to(alice: User, san
     app = register(alice, tenant, allow_untried=True)
     assert not app.is_ready
     sandbox.weather("normal", "token")
-    app_registrations.verify(app, actor=alice)
+    credential_checks.verify(app, actor=alice)
     app.refresh_from_db()
     assert app.is_ready
 
@@ -162,7 +162,7 @@ def test_a_made_certificate_waits_for_its_upload_and_is_then_accepted(alice: Use
     assert credential_checks.is_waiting(credential)
     assert sandbox.calls()["by_endpoint"].get("token", 0) == 0
     sandbox.add_certificate(seed.ROBOTS_APP, credential.certificate)
-    app_registrations.verify(app, actor=alice, credential=credential)
+    credential_checks.verify(app, actor=alice, credential=credential)
     credential.refresh_from_db()
     assert credential.verified_at
     assert app.is_ready
@@ -174,13 +174,13 @@ def test_a_made_certificate_waits_for_its_upload_and_is_then_accepted(alice: Use
 def test_one_accepted_credential_is_enough_and_the_refused_one_is_marked(alice: User, sandbox: Control) -> None:
     app = factories.make_app_registration()
     stale = factories.make_secret(app, "stale~value")
-    trials = app_registrations.verify(app, actor=alice)
+    trials = credential_checks.verify(app, actor=alice)
     assert [trial.verdict is None for trial in trials] == [False, True]
     stale.refresh_from_db()
     app.refresh_from_db()
     assert stale.rejected_code == "AADSTS7000215"
     assert app.rejected_at is None
-    order = [credential.pk for credential, _ in app_registrations.applications(app)]
+    order = [credential.pk for credential, _ in credential_checks.applications(app)]
     assert order[-1] == stale.pk
 
 
@@ -188,11 +188,11 @@ def test_it_is_rejected_only_when_all_credentials_are(alice: User, sandbox: Cont
     app = factories.make_app_registration(secret="wrong~one")
     other = factories.make_secret(app, "wrong~two")
     with pytest.raises(MicrosoftRefused):
-        app_registrations.verify(app, actor=alice, credential=other)
+        credential_checks.verify(app, actor=alice, credential=other)
     app.refresh_from_db()
     assert app.rejected_at is None
     with pytest.raises(MicrosoftRefused):
-        app_registrations.verify(app, actor=alice)
+        credential_checks.verify(app, actor=alice)
     app.refresh_from_db()
     assert app.rejected_code == "AADSTS7000215"
     assert app.canary_after
@@ -202,7 +202,7 @@ def test_an_outage_says_nothing_about_the_registration(alice: User, sandbox: Con
     app = factories.make_app_registration()
     sandbox.weather("unavailable", "token")
     with pytest.raises(MicrosoftUnavailable):
-        app_registrations.verify(app, actor=alice)
+        credential_checks.verify(app, actor=alice)
     app.refresh_from_db()
     assert app.is_ready
     assert app.credentials.get().rejected_at is None
@@ -210,17 +210,17 @@ def test_an_outage_says_nothing_about_the_registration(alice: User, sandbox: Con
 
 def test_without_a_live_credential_there_is_nothing_to_try(alice: User, sandbox: Control) -> None:
     with pytest.raises(InvalidInput, match="Add a client secret"):
-        app_registrations.verify(factories.make_app_registration(secret=None), actor=alice)
+        credential_checks.verify(factories.make_app_registration(secret=None), actor=alice)
 
 
 def test_a_waiting_certificate_is_left_alone_unless_named(alice: User, sandbox: Control) -> None:
     app = factories.make_app_registration()
     waiting = credentials.add_generated_certificate(app, actor=alice)
-    app_registrations.verify(app, actor=alice)
+    credential_checks.verify(app, actor=alice)
     waiting.refresh_from_db()
     assert credential_checks.is_waiting(waiting)
     with pytest.raises(MicrosoftRefused, match="Upload the public part"):
-        app_registrations.verify(app, actor=alice, credential=waiting)
+        credential_checks.verify(app, actor=alice, credential=waiting)
 
 
 # --- Rejecting and healing ------------------------------------------------------------------------
@@ -233,9 +233,9 @@ def expired() -> Any:
 
 def test_rejecting_twice_keeps_the_first_time_and_one_audit_row(db: None) -> None:
     app, now = factories.make_app_registration(), timezone.now()
-    assert app_registrations.reject(app, expired(), now=now)
+    assert credential_checks.reject(app, expired(), now=now)
     later = now + timedelta(minutes=5)
-    assert not app_registrations.reject(app, expired(), now=later)
+    assert not credential_checks.reject(app, expired(), now=later)
     assert app.rejected_at == now
     assert app.canary_after == later + timedelta(seconds=60)
     assert AuditEvent.objects.filter(action="app_registration.rejected").count() == 1
@@ -243,9 +243,9 @@ def test_rejecting_twice_keeps_the_first_time_and_one_audit_row(db: None) -> Non
 
 def test_healing_clears_the_rejection_once(db: None) -> None:
     app, now = factories.make_app_registration(), timezone.now()
-    app_registrations.reject(app, expired(), now=now)
-    assert app_registrations.heal(app, now=now)
-    assert not app_registrations.heal(app, now=now + timedelta(hours=1))
+    credential_checks.reject(app, expired(), now=now)
+    assert credential_checks.heal(app, now=now)
+    assert not credential_checks.heal(app, now=now + timedelta(hours=1))
     app.refresh_from_db()
     assert (app.rejected_at, app.rejected_code, app.rejected_cause, app.canary_after) == (None, "", "", None)
     assert app.verified_at == now
@@ -255,8 +255,8 @@ def test_healing_clears_the_rejection_once(db: None) -> None:
 def test_healing_a_stale_copy_of_a_rejected_registration_still_works(db: None) -> None:
     app, now = factories.make_app_registration(), timezone.now()
     stale = AppRegistration.objects.get(pk=app.pk)
-    app_registrations.reject(app, expired(), now=now)
-    assert app_registrations.heal(stale, now=now)
+    credential_checks.reject(app, expired(), now=now)
+    assert credential_checks.heal(stale, now=now)
     app.refresh_from_db()
     assert app.rejected_at is None
 
@@ -268,7 +268,7 @@ def test_applications_are_the_live_credentials_opened(alice: User, sandbox: Cont
     app = factories.make_app_registration()
     gone = factories.make_secret(app, "retired~value")
     credentials.retire(gone, actor=alice)
-    [(credential, application)] = app_registrations.applications(app)
+    [(credential, application)] = credential_checks.applications(app)
     assert application.credential == token_endpoint.ClientSecret(seed.CONNECTIONS_SECRET)
     assert application.directory_id == seed.CONTOSO
     assert credential.kind == AppCredential.Kind.SECRET
@@ -281,7 +281,7 @@ def test_a_missing_key_is_our_trouble_and_nothing_is_sent(alice: User, sandbox: 
     with database.cursor() as cursor:
         cursor.execute("UPDATE connections_appcredential SET secret = 'written with another key'")
     with pytest.raises(UnreadableSecret):
-        app_registrations.verify(app, actor=alice)
+        credential_checks.verify(app, actor=alice)
     assert sandbox.calls()["by_endpoint"].get("token", 0) == 0
     app.refresh_from_db()
     assert app.is_ready
@@ -290,7 +290,7 @@ def test_a_missing_key_is_our_trouble_and_nothing_is_sent(alice: User, sandbox: 
 def test_an_environment_that_went_away_is_told_in_words(db: None) -> None:
     app = factories.make_app_registration(tenant=factories.make_tenant(environment="atlantis"))
     with pytest.raises(InvalidInput, match="not configured"):
-        app_registrations.applications(app)
+        credential_checks.applications(app)
 
 
 # --- Changing and removing ------------------------------------------------------------------------

@@ -21,9 +21,8 @@ NEXT_YEAR = timezone.now() + timedelta(days=365)
 def test_a_new_accepted_secret_heals_the_app_and_touches_no_connection(alice: User, sandbox: Control) -> None:
     app = factories.make_app_registration(secret="expired~value")
     factories.make_connection(app_registration=app)
-    from connections.services.registry import app_registrations
 
-    app_registrations.reject(app, expired(), now=timezone.now())
+    credential_checks.reject(app, expired(), now=timezone.now())
     before = Connection.objects.values().get()
     value = sandbox.add_secret(seed.CONNECTIONS_APP)["value"]
     credentials.add_secret(app, value=value, expires_at=NEXT_YEAR, actor=alice)
