@@ -112,7 +112,7 @@ def measure(count: int) -> list[str]:
     said("seal", rows, time.monotonic() - began, f"{seals:,} seals")
 
     began, used = time.monotonic(), time.process_time()
-    checked, findings = verification.look()
+    checked, findings = verification.verify_read_only()
     took, used = time.monotonic() - began, time.process_time() - used
     said("verify", checked, took, f"{used:.1f} CPU-s, {'intact' if not findings else findings[0].what}")
     if took > LONGEST_VERIFICATION:
@@ -122,7 +122,7 @@ def measure(count: int) -> list[str]:
 
     for form in export.Format:
         found = export.lines(AuditEvent.objects.all(), TokenFetch.objects.all())
-        written, peak, took = watch(chunk for _, chunk in export.written(found, form))
+        written, peak, took = watch(chunk for _, chunk in export.serialize(found, form))
         said(f"export {form}", rows, took, f"{written / 1e6:,.0f} MB written, {peak:.1f} MB of memory on top")
         if peak > MOST_MEMORY_MB:
             troubles.append(f"exporting took {peak:.0f} MB of memory, the limit is {MOST_MEMORY_MB:.0f} MB")
@@ -134,7 +134,7 @@ def measure(count: int) -> list[str]:
     pk = (victim.events_after + victim.events_upto) // 2
     alter(pk)
     began = time.monotonic()
-    _, findings = verification.look()
+    _, findings = verification.verify_read_only()
     told = [(one.seal, one.what) for one in findings]
     said(
         "verify, one altered",

@@ -93,7 +93,7 @@ def _event(
         outcome=outcome,
         actor=actor,
         actor_ref=None if actor is None else actor.pk,
-        actor_name=actor_name[:320] or named(actor),
+        actor_name=actor_name[:320] or recorded_name(actor),
         target_type=subject.type[:40],
         target_id=subject.id[:40],
         target_name=subject.name[:320],
@@ -109,7 +109,7 @@ def _subject(target: models.Model) -> Subject:
     return Subject(type(target).__name__, str(target.pk or ""), str(target))
 
 
-def named(actor: User | None) -> str:
+def recorded_name(actor: User | None) -> str:
     """How somebody stands in records that outlive them. None is the portal itself.
 
     Name and sign-in name; where both do not fit, the sign-in name stays whole, as it alone is unique.
@@ -120,7 +120,7 @@ def named(actor: User | None) -> str:
     return str(actor)[: 320 - len(sign_in_name)] + sign_in_name
 
 
-def changed(target: models.Model, values: dict[str, Any]) -> dict[str, list[Any]]:
+def changed_fields(target: models.Model, values: dict[str, Any]) -> dict[str, list[Any]]:
     """What setting ``values`` on ``target`` would change: {field: [before, after]} as plain text."""
     return {
         name: [_plain(getattr(target, name)), _plain(value)]
@@ -129,7 +129,7 @@ def changed(target: models.Model, values: dict[str, Any]) -> dict[str, list[Any]
     }
 
 
-def listed(values: Iterable[object]) -> str:
+def join_values(values: Iterable[object]) -> str:
     """Several values as one fact: a list of two would read as "from the first to the second"."""
     return ", ".join(map(str, values))
 

@@ -8,7 +8,7 @@ from django.conf import settings
 from django.http import HttpRequest
 
 
-def of(request: HttpRequest) -> str | None:
+def client_address(request: HttpRequest) -> str | None:
     """The client's address; behind TRUSTED_PROXIES proxies, the entry the outermost of them wrote. None: not known."""
     hops: list[str] = [hop.strip() for hop in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",") if hop.strip()]
     trusted: int = settings.TRUSTED_PROXIES

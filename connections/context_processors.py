@@ -41,7 +41,7 @@ def portal(request: HttpRequest) -> dict[str, Any]:
 
 def _waiting_requests(user: User) -> int:
     """How many consent requests wait for this IT admin; 0 for others."""
-    return requests.to_decide(timezone.now()).count() if permissions.can_manage_registry(user) else 0
+    return requests.awaiting_decision(timezone.now()).count() if permissions.can_manage_registry(user) else 0
 
 
 def _waiting_approvals(user: User) -> int:

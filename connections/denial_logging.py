@@ -31,7 +31,7 @@ _NOUNS = {
 }
 
 
-def note(request: HttpRequest, error: NotAllowed) -> None:
+def record(request: HttpRequest, error: NotAllowed) -> None:
     """Record the denial; a database that cannot be written to must not hide the answer."""
     key = getattr(request, "auth", None)
     actor = key.owner if isinstance(key, ApiKey) else getattr(request, "user", None)
@@ -39,7 +39,7 @@ def note(request: HttpRequest, error: NotAllowed) -> None:
         return
     target_type, target_id = _target(request.path_info)
     try:
-        denials.note(
+        denials.record_denial(
             actor,
             tried=f"{request.method} {_name(request)}"[:100],
             target_type=target_type,

@@ -71,7 +71,7 @@ class ApprovalNeeded(PortalError):
     action = "Ask for approval on the connection's page."
 
 
-class ChangedMeanwhile(PortalError):
+class Conflict(PortalError):
     """Somebody else was faster; what this was decided on stands no longer. Nothing was changed."""
 
     code = "changed_meanwhile"
@@ -95,7 +95,7 @@ class AlreadyExists(InvalidInput):
     status = 409
 
 
-class StillInUse(PortalError):
+class InUse(PortalError):
     """Removing it would break something that still stands on it."""
 
     code = "still_in_use"
@@ -120,7 +120,7 @@ class NothingToCheck(PortalError):
     action = "Sign in for it, or enable it first."
 
 
-class KeyRefused(PortalError):
+class InvalidApiKey(PortalError):
     """The API key is none of ours, or no longer. The answer does not say which."""
 
     code = "bad_key"
@@ -130,7 +130,7 @@ class KeyRefused(PortalError):
     who = "owner"
 
 
-class TooManyCalls(PortalError):
+class RateLimited(PortalError):
     """The key, or the address, has used up its calls of this minute."""
 
     code = "rate_limited"
@@ -157,7 +157,7 @@ class ConnectionUnusable(PortalError):
         self.code = code or self.code
 
 
-class TryAgainSoon(PortalError):
+class TokenUnavailable(PortalError):
     """No token could be had in time, and nobody is to blame."""
 
     code = "microsoft_unavailable"
@@ -210,7 +210,7 @@ class SignInCancelled(SignInFailed):
     action = "Start again whenever you like."
 
 
-class SignInLost(SignInFailed):
+class SignInExpired(SignInFailed):
     """The callback belongs to no sign-in this browser started: replayed, expired, or another browser."""
 
     code = "sign_in_lost"

@@ -16,13 +16,13 @@ from encrypted_model_fields.fields import EncryptedTextField, decrypt_str, encry
 from connections.errors import UnreadableSecret
 
 
-def seal(secret: str) -> str:
+def encrypt(secret: str) -> str:
     """Encrypt ``secret`` with the first configured key, as the column stores it."""
     sealed: bytes = encrypt_str(secret)
     return sealed.decode("ascii")
 
 
-def unseal(sealed: str) -> str:
+def decrypt(sealed: str) -> str:
     """Decrypt a stored value.
 
     Raises UnreadableSecret if no configured key opens it (wrong key, or never encrypted).
@@ -50,12 +50,12 @@ class SecretField(EncryptedTextField):  # type: ignore[misc]
         return models.TextField.to_python(self, value)
 
     def from_db_value(self, value: str | None, *args: Any) -> str | None:
-        return None if value is None else unseal(value)
+        return None if value is None else decrypt(value)
 
     def get_db_prep_save(self, value: Any, connection: Any) -> Any:
         if isinstance(value, BaseExpression) or hasattr(value, "resolve_expression"):
             raise FieldError(f"{self.name} is encrypted: an expression would be stored as its own text.")
-        return None if value is None else seal(str(value))
+        return None if value is None else encrypt(str(value))
 
     def get_lookup(self, lookup_name: str) -> Any:
         if lookup_name != "isnull":

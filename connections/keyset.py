@@ -19,7 +19,7 @@ from django.db.models import Q, QuerySet
 M = TypeVar("M", bound=models.Model)
 
 
-def rows(
+def page_rows(
     queryset: QuerySet[M], order: Sequence[str], size: int, *, key: list[Any] | None = None, backwards: bool = False
 ) -> list[M]:
     """One row more than a page, in the direction of reading.

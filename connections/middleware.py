@@ -45,12 +45,12 @@ def request_context(get_response: GetResponse) -> GetResponse:
         request.META["PORTAL_REQUEST_ID"] = request_id
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
-        token = audit.origin.set(audit.Origin(request_id, client_address.of(request)))
+        token = audit.origin.set(audit.Origin(request_id, client_address.client_address(request)))
         denials = roles.denied.set([])
         try:
             response = get_response(request)
             for error in roles.denied.get():
-                denial_logging.note(request, error)
+                denial_logging.record(request, error)
         finally:
             roles.denied.reset(denials)
             audit.origin.reset(token)
@@ -74,7 +74,7 @@ def content_security_policy(get_response: GetResponse) -> GetResponse:
     return middleware
 
 
-def kept_nowhere(get_response: GetResponse) -> GetResponse:
+def no_store(get_response: GetResponse) -> GetResponse:
     """Let no browser or proxy keep a page: after signing out, the back button must not show it again."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
@@ -86,7 +86,7 @@ def kept_nowhere(get_response: GetResponse) -> GetResponse:
     return middleware
 
 
-class portal_errors:  # noqa: N801 - used like the function middlewares around it
+class PortalErrorMiddleware:
     """Turn a PortalError that no view caught, and Django's empty 405, into a page that says what happened and what to do."""
 
     def __init__(self, get_response: GetResponse) -> None:
@@ -110,7 +110,7 @@ class portal_errors:  # noqa: N801 - used like the function middlewares around i
         return render(request, "error.html", {"error": error}, status=error.status)
 
 
-class SignInTrouble(SocialAuthExceptionMiddleware):  # type: ignore[misc]
+class SignInErrorMiddleware(SocialAuthExceptionMiddleware):  # type: ignore[misc]
     """A sign-in at Microsoft that ended badly becomes a page in plain words; see connections/pipeline.py."""
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:

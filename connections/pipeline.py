@@ -63,7 +63,7 @@ class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
             if backend.name == backends.MicrosoftSignIn.name:
                 self._client = portal_client()
             elif self.connection is not None:
-                self._client = sign_in.client_for(self.connection)
+                self._client = sign_in.sign_in_client(self.connection)
             else:
                 raise AuthSessionError(backend, code="session_context_missing")
         return self._client
@@ -143,7 +143,7 @@ def admit_person(
     then get in as them for ever.
     """
     if user is None:
-        return {"user": accounts.admit(claims=response), "is_new": True}
+        return {"user": accounts.create_from_directory(claims=response), "is_new": True}
     if social is None:
         raise errors.SignInFailed(
             f"You are signed in as {user}.", action="Sign out first, then sign in with Microsoft."
@@ -159,8 +159,8 @@ def admit_person(
 
 def follow_directory(strategy: PortalStrategy, user: User, response: dict[str, Any], **kwargs: Any) -> None:
     """Take over name, address and roles as the directory has them now."""
-    accounts.follow_directory(user, claims=response)
-    if accounts.groups_left_out(response):
+    accounts.update_from_directory(user, claims=response)
+    if accounts.has_groups_overage(response):
         messages.warning(
             strategy.request,
             "Microsoft left your groups out of the sign-in, because there are too many. Roles and teams you had from "
@@ -179,12 +179,12 @@ def finish_connect(
     if strategy.link is not None and connection is not None:
         return _finish_by_link(strategy.link, connection, response)
     if connection is None or user is None:
-        raise errors.SignInLost
+        raise errors.SignInExpired
     sign_in.complete(
         connection,
         actor=user,
         answer=token_endpoint.token_set(response),
-        account=sign_in.account_from(response),
+        account=sign_in.account_from_claims(response),
         now=timezone.now(),
     )
     connections.probe_mailboxes(connection, actor=user, now=timezone.now())
@@ -201,7 +201,7 @@ def _finish_by_link(link: SignInLink, connection: Connection, response: dict[str
         connection,
         actor=link.made_by,
         answer=token_endpoint.token_set(response),
-        account=sign_in.account_from(response),
+        account=sign_in.account_from_claims(response),
         now=now,
         by_link=link,
     )
@@ -238,7 +238,7 @@ def explain(request: HttpRequest, exception: Exception) -> Ended | None:
     link: SignInLink | None = getattr(strategy, "link", None)
     actor = link.made_by if link is not None else request.user
     if connection is not None and isinstance(actor, User):
-        error = sign_in.fail(
+        error = sign_in.record_failure(
             connection,
             actor=actor,
             by_link=link,
@@ -247,20 +247,20 @@ def explain(request: HttpRequest, exception: Exception) -> Ended | None:
             now=timezone.now(),
             credential_id=strategy.credential_id if strategy is not None else None,
         )
-    elif connection is None and isinstance(exception, backends.Refused):
+    elif connection is None and isinstance(exception, backends.MicrosoftSignInRefused):
         accounts.sign_in_failed("", reason=error.code)
-    by_link = link is not None or isinstance(error, sign_in_links.LinkOver)
+    by_link = link is not None or isinstance(error, sign_in_links.LinkUnusable)
     return Ended(error, connection, _needs_consent(exception), by_link)
 
 
 def _needs_consent(exception: Exception) -> bool:
-    if isinstance(exception, backends.Refused):
+    if isinstance(exception, backends.MicrosoftSignInRefused):
         return exception.verdict.kind is Kind.CONSENT and not exception.cancelled
     return isinstance(exception, errors.ConsentMissing)
 
 
 def _translate(exception: SocialAuthBaseException) -> errors.PortalError:
-    if isinstance(exception, backends.Refused):
+    if isinstance(exception, backends.MicrosoftSignInRefused):
         if exception.cancelled:
             return errors.SignInCancelled()
         verdict = exception.verdict
@@ -268,7 +268,7 @@ def _translate(exception: SocialAuthBaseException) -> errors.PortalError:
             return errors.MicrosoftUnavailable(verdict)
         return errors.MicrosoftRefused(verdict)
     if isinstance(exception, AuthSessionError | AuthInputError):
-        return errors.SignInLost()
+        return errors.SignInExpired()
     if isinstance(exception, AuthProviderError) or exception.code == "malformed_response":
         return errors.MicrosoftUnavailable(transport_failure("timeout"))
     if isinstance(exception, AuthResponseError):

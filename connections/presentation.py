@@ -181,7 +181,7 @@ def status_badge(status: Connection.Status) -> Badge:
     return Badge(status.label, _CONNECTION[status])
 
 
-def of_connection(connection: Connection, viewer: User | None = None) -> State:
+def connection_state(connection: Connection, viewer: User | None = None) -> State:
     """Everything to be told about a connection's state; ``viewer`` reads "you" where it is theirs to act."""
     if connection.is_blocked_by_app:
         app = connection.app_registration
@@ -201,12 +201,12 @@ def of_connection(connection: Connection, viewer: User | None = None) -> State:
         badge=connection_badge(connection),
         cause=connection.status_cause or usual,
         action=connection.status_action or _ACTIONS.get(status, ""),
-        who=who(connection, viewer),
+        who=assigned_to(connection, viewer),
         since=connection.status_since,
     )
 
 
-def who(connection: Connection, viewer: User | None = None) -> str:
+def assigned_to(connection: Connection, viewer: User | None = None) -> str:
     """Who must act, as part of a sentence: "the owner, Bob Jones", "an IT admin"; empty when nobody must."""
     if connection.is_blocked_by_app:
         return "an IT admin"
@@ -240,13 +240,13 @@ def _credential_badge(credential: AppCredential) -> Badge:
     return Badge("Accepted", OK) if credential.verified_at else Badge("Not tried yet", WAITING)
 
 
-def action_words(action: str) -> str:
+def action_label(action: str) -> str:
     """An audit action for people: "connection.reconnect_needed" → "Connection: reconnect needed"."""
     noun, _, verb = action.partition(".")
     return f"{_noun(noun.replace('_', ' '))}: {verb.replace('_', ' ')}" if verb else noun
 
 
-def type_words(target_type: str) -> str:
+def type_label(target_type: str) -> str:
     """A glossary name for people: "AppRegistration" → "App registration"."""
     return _noun(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", target_type))
 

@@ -63,22 +63,22 @@ def deliver_alerts() -> None:
 def look_ahead() -> None:
     """Read the credentials' true expiry dates that are due, warn of what expires soon, and see who has left."""
     _as_task()
-    credential_expiry.look_ahead(now=timezone.now())
-    directory_sync.look_due(now=timezone.now())
+    credential_expiry.check_due(now=timezone.now())
+    directory_sync.sync_due(now=timezone.now())
 
 
 @shared_task(ignore_result=True)
 def end_lapsed_shares() -> None:
     """Write down the end of shares whose date is over; they have not counted since then."""
     _as_task()
-    shares.end_lapsed(now=timezone.now())
+    shares.end_expired(now=timezone.now())
 
 
 @shared_task(ignore_result=True)
 def seal_audit() -> None:
     """Seal what has been recorded, publish the seals, and carry out the verifications somebody asked for."""
     _as_task()
-    denials.fold(timezone.now())
+    denials.write_events(timezone.now())
     sealing.seal_due(timezone.now())
     publishing.publish_due(timezone.now())
     verification.run_due(timezone.now)
@@ -88,7 +88,7 @@ def seal_audit() -> None:
 def tick_reviews() -> None:
     """Start, remind of, end and close access reviews."""
     _as_task()
-    access_review_schedule.tick(timezone.now())
+    access_review_schedule.run_due(timezone.now())
 
 
 @shared_task(ignore_result=True)

@@ -36,7 +36,7 @@ _URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE | re.ASCII)
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 
 
-def tidy(text: str) -> str:
+def strip_pasted(text: str) -> str:
     """A pasted value without invisible characters, surrounding white space and quotes."""
     return text.translate(dict.fromkeys(map(ord, _INVISIBLE))).strip().strip(_QUOTES).strip()
 
@@ -53,7 +53,7 @@ class PastedField(forms.CharField):
     """A short value copied from somewhere."""
 
     def to_python(self, value: Any) -> str:
-        return tidy(super().to_python(value) or "")
+        return strip_pasted(super().to_python(value) or "")
 
     def widget_attrs(self, widget: forms.Widget) -> dict[str, Any]:
         return {**super().widget_attrs(widget), "autocomplete": "off", "spellcheck": "false", "autocapitalize": "none"}
@@ -159,7 +159,7 @@ class SecretValueField(forms.CharField):
         super().__init__(max_length=500, strip=False, **kwargs)
 
     def to_python(self, value: Any) -> str:
-        text = tidy(super().to_python(value) or "")
+        text = strip_pasted(super().to_python(value) or "")
         if not text:
             return ""
         if is_guid(text.strip("{}")):
@@ -258,17 +258,17 @@ class TargetField(PastedField):
         if not text:
             return ""
         try:
-            return safe_http.target(text, allow_private=settings.ALERT_PRIVATE_TARGETS).url
+            return safe_http.parse_target(text, allow_private=settings.ALERT_PRIVATE_TARGETS).url
         except safe_http.TargetRefused as refused:
             raise forms.ValidationError(str(refused)) from refused
 
 
-def end_of(day: date) -> datetime:
+def end_of_day(day: date) -> datetime:
     """The first moment after a day (UTC); of days that no review can reach, one that is as far away."""
     return datetime.combine(min(day, FARTHEST) + timedelta(days=1), time.min, UTC)
 
 
-def wrong_wishes(chosen: Sequence[str], extra_scopes: Sequence[str], authentication_type: str) -> list[str]:
+def capability_errors(chosen: Sequence[str], extra_scopes: Sequence[str], authentication_type: str) -> list[str]:
     """Why a connection of this type cannot be for what is chosen, as sentences; [] if it can."""
     if not chosen and not extra_scopes:
         return ["Choose at least one thing the automation should be able to do."]

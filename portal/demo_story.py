@@ -69,12 +69,12 @@ class Story:
         """A delegated connection for which ``owner`` has signed in with an account of the sandbox."""
         made = connections.start_delegated(self.app, name=name, chosen=chosen, actor=owner, now=self.now)
         sign_in.begin(made, actor=owner, now=self.now)
-        wanted = sign_in.wanted_scopes(made)
+        wanted = sign_in.scopes_to_request(made)
         given = self.sandbox.issue_grant(self.app.client_id, account, list(wanted))["refresh_tokens"][0]
-        _, application = credential_checks.applications(self.app)[0]
+        _, application = credential_checks.live_applications(self.app)[0]
         asked = token_endpoint.refresh_request(application, given, wanted, None)
-        answer = token_endpoint.insist(token_endpoint.read_answer(http.client().send(asked)))
-        who = sign_in.account_from(token_endpoint.unverified_claims(answer.id_token or ""))
+        answer = token_endpoint.request_token_or_raise(token_endpoint.read_answer(http.client().send(asked)))
+        who = sign_in.account_from_claims(token_endpoint.unverified_claims(answer.id_token or ""))
         sign_in.complete(made, actor=owner, answer=answer, account=who, now=self.now)
         return made
 
@@ -148,7 +148,7 @@ class Story:
         address = "10.20.0.7"
         key = api_keys.authenticate(secret, address=address, now=self.now)
         for connection in fetched:
-            api_keys.note_fetch(key, connection, address=address, now=self.now)
+            api_keys.record_token_request(key, connection, address=address, now=self.now)
 
     def _use(self, connection: Connection, whom: User, owner: User, until: datetime | None = None) -> None:
         shares.share(connection, person=whom, level=Share.Level.USE, until=until, actor=owner, now=self.now)
@@ -166,7 +166,7 @@ class Story:
             actor=self.bob,
             now=self.now,
         )
-        shares.end_lapsed(now=self.now + timedelta(seconds=2))
+        shares.end_expired(now=self.now + timedelta(seconds=2))
 
     def _make_policy(self) -> None:
         rules = Rules(capabilities={"mail.send": Effect.APPROVAL}, longest_share_days=90, app_only_second_admin=True)
@@ -182,4 +182,4 @@ class Story:
             self.app, name="Phone list", chosen=["directory.profiles"], actor=self.dave, now=self.now
         )
         why = "The intranet shows telephone numbers and departments. It reads them once a night."
-        requests.ask(phones, reason=why, actor=self.dave, now=self.now)
+        requests.request_consent(phones, reason=why, actor=self.dave, now=self.now)

@@ -76,10 +76,10 @@ MIDDLEWARE = [
     "connections.middleware.content_security_policy",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    "connections.middleware.kept_nowhere",
+    "connections.middleware.no_store",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     # Inside what sets headers, as it may put another answer in place of Django's.
-    "connections.api.middleware.gate",
+    "connections.api.middleware.limit_request_size",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -88,8 +88,8 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     # Django asks the lower one about an exception first: a sign-in that ended badly is told on its own page.
-    "connections.middleware.portal_errors",
-    "connections.middleware.SignInTrouble",
+    "connections.middleware.PortalErrorMiddleware",
+    "connections.middleware.SignInErrorMiddleware",
     "axes.middleware.AxesMiddleware",
 ]
 
@@ -195,7 +195,7 @@ AXES_COOLOFF_TIME = 0.25  # hours
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_RESET_ON_SUCCESS = True
 AXES_LOCKOUT_CALLABLE = "connections.views.accounts.locked_out"
-AXES_CLIENT_IP_CALLABLE = "connections.client_address.of"  # knows TRUSTED_PROXIES
+AXES_CLIENT_IP_CALLABLE = "connections.client_address.client_address"  # knows TRUSTED_PROXIES
 AXES_SENSITIVE_PARAMETERS = ["password"]
 AXES_ENABLE_ADMIN = False
 

@@ -180,7 +180,7 @@ def make_mailbox_access(connection: Connection, mailbox: SharedMailbox, **overri
 
 def make_key(owner: User, **overrides: Any) -> tuple[ApiKey, str]:
     """An API key of ``owner`` with every scope, and its text. It counts as just used, so that using it writes nothing."""
-    text, prefix = api_keys.new_key()
+    text, prefix = api_keys.generate_key()
     values: dict[str, Any] = {
         "name": f"Key of {owner.username}",
         "prefix": prefix,

@@ -162,7 +162,7 @@ def test_a_plan_shows_everything_and_changes_nothing(world: World, apply: Any) -
     values["teams"] = [{"name": "Finance", "members": ["bob"]}, {"name": "Sales"}]
     values["policy"]["organisation"]["longest_share_days"] = 30
     before = AuditEvent.objects.count()
-    found = plan.plan(config_file.parsed(yaml.safe_dump(values)))
+    found = plan.plan(config_file.parse(yaml.safe_dump(values)))
     told = [(str(step.verb), step.noun, step.name, step.changes) for step in found.steps]
     assert told[0] == ("change", "tenant", "Contoso", (("name", "Contoso", "Contoso Ltd"),))
     assert told[1] == ("change", "app registration", "Contoso Connections", (("allows_app_only", "yes", "no"),))
@@ -189,7 +189,7 @@ def test_only_prune_removes_and_in_the_order_things_stand_on_each_other(world: W
     assert not Team.objects.exists()
     assert not SharedMailbox.objects.exists()
     assert not AlertChannel.objects.exists()
-    assert not policy.stored(world.app).rules.restricts
+    assert not policy.stored_policy(world.app).rules.restricts
     assert "- tenant Contoso" in apply(
         {"version": 1, "tenants": [], "app_registrations": [], "shared_mailboxes": []}, "--prune"
     )
@@ -266,7 +266,7 @@ def test_an_app_without_a_credential_waits_for_one(alice: User, sandbox: Control
 
 
 def test_what_changes_between_plan_and_apply_stops_it(world: World, alice: User) -> None:
-    wanted = config_file.parsed(yaml.safe_dump({"version": 1, "teams": [{"name": "Sales"}]}))
+    wanted = config_file.parse(yaml.safe_dump({"version": 1, "teams": [{"name": "Sales"}]}))
     seen = plan.plan(wanted)
     Team.objects.create(name="Sales")
     with pytest.raises(Exception, match="has changed since this was planned"):
@@ -389,7 +389,7 @@ def test_a_file_that_is_none_is_told_in_words(alice: User, tmp_path: Path) -> No
     with pytest.raises(CommandError, match="UTF-8"):
         run("apply_config", str(tmp_path / "binary"))
     with pytest.raises(WrongEntry, match="too large"):
-        config_file.parsed("#" * 2_000_001)
+        config_file.parse("#" * 2_000_001)
 
 
 def test_a_word_that_looks_like_no_stays_a_name(alice: User, apply: Any) -> None:
@@ -404,9 +404,9 @@ def test_a_tenant_that_moved_and_one_that_took_its_place_are_told_apart(
     factories.make_tenant(name="Main")
     one = {"name": "Main", "environment": "sandbox", "directory_id": seed.FABRIKAM}
     two = {"name": "Old", "environment": "sandbox", "directory_id": factories.DIRECTORY_ID}
-    found = plan.plan(config_file.parsed(yaml.safe_dump({"version": 1, "tenants": [two, one]})))
+    found = plan.plan(config_file.parse(yaml.safe_dump({"version": 1, "tenants": [two, one]})))
     assert [(step.verb, step.name) for step in found.steps] == [("change", "Main"), ("add", "Main")]
     apply({"version": 1, "tenants": [two, one]})
     assert Tenant.objects.get(name="Old").directory_id == factories.DIRECTORY_ID
     assert Tenant.objects.get(name="Main").tid == seed.FABRIKAM
-    assert registry.tenant_called(config_file.parsed(TENANT), "Main", 1).pk
+    assert registry.find_tenant(config_file.parse(TENANT), "Main", 1).pk

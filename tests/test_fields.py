@@ -14,7 +14,7 @@ from django.db.models import F, Value
 from encrypted_model_fields import fields as library
 
 from connections.errors import UnreadableSecret
-from connections.fields import SecretField, seal, unseal
+from connections.fields import SecretField, decrypt, encrypt
 from connections.models import AppCredential, Connection
 from tests import factories
 
@@ -45,7 +45,7 @@ def test_it_is_encrypted_at_rest_and_read_back_whole(credential):
 
 
 def test_the_same_secret_never_looks_the_same_twice():
-    assert seal(SECRET) != seal(SECRET)
+    assert encrypt(SECRET) != encrypt(SECRET)
 
 
 def test_no_secret_is_null(credential):
@@ -77,10 +77,10 @@ def use_keys(monkeypatch: pytest.MonkeyPatch, *keys: bytes) -> None:
 def test_the_first_key_encrypts_and_every_key_decrypts(monkeypatch):
     old, new = Fernet.generate_key(), Fernet.generate_key()
     use_keys(monkeypatch, old)
-    sealed_before = seal(SECRET)
+    sealed_before = encrypt(SECRET)
     use_keys(monkeypatch, new, old)
-    assert unseal(sealed_before) == SECRET
-    assert Fernet(new).decrypt(seal(SECRET).encode()).decode() == SECRET
+    assert decrypt(sealed_before) == SECRET
+    assert Fernet(new).decrypt(encrypt(SECRET).encode()).decode() == SECRET
 
 
 def test_a_missing_key_is_an_error_and_never_a_value(credential, monkeypatch):
@@ -126,7 +126,7 @@ def test_bulk_update_is_refused_because_it_would_mix_the_rows_secrets(credential
 
 
 def test_validation_does_not_decrypt_what_it_is_given():
-    token = seal(SECRET)
+    token = encrypt(SECRET)
     assert SecretField().to_python(token) == token
 
 

@@ -35,7 +35,7 @@ def make(status, **values):
 
 @pytest.mark.parametrize("status", list(Connection.Status))
 def test_every_status_has_a_word_and_unless_all_is_well_a_cause(status):
-    told = presentation.of_connection(make(status))
+    told = presentation.connection_state(make(status))
     assert told.badge.word == status.label
     assert bool(told.cause) is (status != Connection.Status.ACTIVE)
     assert told.is_broken is (status in ("reconnect_needed", "consent_needed", "blocked"))
@@ -45,24 +45,24 @@ def test_every_status_has_a_word_and_unless_all_is_well_a_cause(status):
 
 
 def test_what_the_row_says_goes_before_the_general_sentences():
-    told = presentation.of_connection(
+    told = presentation.connection_state(
         make("blocked", status_cause="Because.", status_action="Do this.", status_who=Connection.Who.OWNER)
     )
     assert (told.cause, told.action, told.who) == ("Because.", "Do this.", "the owner, Bob Jones")
 
 
 def test_an_unfinished_connection_says_how_far_it_got():
-    assert presentation.of_connection(make("pending")).cause == "Nobody has signed in for it yet."
+    assert presentation.connection_state(make("pending")).cause == "Nobody has signed in for it yet."
     started = make("pending", sign_in_started_at=timezone.now())
-    assert "started but has not come back" in presentation.of_connection(started).cause
+    assert "started but has not come back" in presentation.connection_state(started).cause
     waiting = make("pending", status_code="approval_needed", status_cause="The policy wants it.")
-    assert presentation.of_connection(waiting).badge.word == "Needs approval first"
+    assert presentation.connection_state(waiting).badge.word == "Needs approval first"
 
 
 def test_the_owner_reads_you():
     connection = make("reconnect_needed")
-    assert presentation.of_connection(connection, connection.owner).who == "you"
-    assert presentation.of_connection(connection, User(pk=8)).who == "the owner, Bob Jones"
+    assert presentation.connection_state(connection, connection.owner).who == "you"
+    assert presentation.connection_state(connection, User(pk=8)).who == "the owner, Bob Jones"
 
 
 @pytest.mark.parametrize(
@@ -75,11 +75,11 @@ def test_who_must_act_is_part_of_a_sentence(asked, told):
 
 def test_an_active_connection_of_a_rejected_app_registration_waits_for_an_admin():
     rejected = AppRegistration(name="Expired", rejected_at=timezone.now(), rejected_cause="Its secret has expired.")
-    told = presentation.of_connection(make("active", app_registration=rejected))
+    told = presentation.connection_state(make("active", app_registration=rejected))
     assert told.badge.word == "Blocked by its app registration"
     assert told.cause.endswith("Its secret has expired.")
     assert told.who == "an IT admin"
-    flagged = presentation.of_connection(make("reconnect_needed", app_registration=rejected))
+    flagged = presentation.connection_state(make("reconnect_needed", app_registration=rejected))
     assert flagged.badge.word == "Sign-in needed"
 
 
@@ -231,10 +231,10 @@ def test_initials(name, letters):
 
 
 def test_words_of_the_trail():
-    assert portal.action_words("connection.reconnect_needed") == "Connection: reconnect needed"
-    assert portal.action_words("odd") == "odd"
-    assert portal.type_words("AppRegistration") == "App registration"
-    assert (portal.type_words("ApiKey"), portal.action_words("api_key.issued")) == ("API key", "API key: issued")
+    assert portal.action_label("connection.reconnect_needed") == "Connection: reconnect needed"
+    assert portal.action_label("odd") == "odd"
+    assert portal.type_label("AppRegistration") == "App registration"
+    assert (portal.type_label("ApiKey"), portal.action_label("api_key.issued")) == ("API key", "API key: issued")
     assert portal.person_name("Bob Jones <bob>") == "Bob Jones"
     assert portal.person_name("Portal") == "Portal"
 
@@ -262,7 +262,7 @@ def test_a_failed_sign_in_says_cause_action_and_the_way_back(rf, bob):
 
 
 def test_a_failed_sign_in_to_the_portal_leads_back_to_the_sign_in_page(rf):
-    page = render_to_string("accounts/sign_in_failed.html", {"error": errors.SignInLost()}, rf.get("/"))
+    page = render_to_string("accounts/sign_in_failed.html", {"error": errors.SignInExpired()}, rf.get("/"))
     assert "This sign-in is over" in page
     assert 'href="/sign-in/"' in page
     assert "sign_in_lost" in page

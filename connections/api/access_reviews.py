@@ -15,17 +15,17 @@ from pydantic import Field
 from connections import csv_export
 from connections.access import permissions, querysets, roles
 from connections.api import key_scoping, problems
-from connections.api.field_types import Day, Entry, Name, Number, Text, listed
-from connections.api.hrefs import located, page_link
+from connections.api.field_types import Day, Name, Number, RequestSchema, Text, listed
+from connections.api.hrefs import page_link, with_location
 from connections.api.idempotency import idempotent
 from connections.api.key_scoping import Scope
-from connections.api.pagination import Asked, Page, matching, page
+from connections.api.pagination import Page, PageQuery, matching, page
 from connections.api.shares import Level
 from connections.errors import InvalidInput
 from connections.models import AccessReview, ApiKey, ReviewItem
 from connections.services.governance import access_review_report, access_reviews
 from connections.services.governance.access_reviews import MOST_ROWS, NOTE_LENGTH
-from connections.validators import end_of
+from connections.validators import end_of_day
 
 router = Router(tags=["Access reviews"])
 Decision = Annotated[ReviewItem.Decision, listed(ReviewItem.Decision)]
@@ -100,21 +100,21 @@ class ReviewItemPage(Page):
     items: list[ReviewItemOut]
 
 
-class ReviewsWanted(Asked):
+class ReviewsWanted(PageQuery):
     """Which reviews."""
 
     q: Text = Field("", max_length=100, description="Part of the name.")
     state: Literal["running", "over"] | None = Field(None, description="Only those that run, or that are over.")
 
 
-class ReviewItemsWanted(Asked):
+class ReviewItemsWanted(PageQuery):
     """Which shares of a review."""
 
     decision: Decision | None = Field(None, description="Only those about which this was decided.")
     mine: bool = Field(False, description="Only those for which the key's owner answers.")
 
 
-class ReviewIn(Entry):
+class ReviewIn(RequestSchema):
     """A review to be started: of everything, or of the connections of one tenant or app registration."""
 
     name: Name = Field(examples=["Q4 2027"])
@@ -125,7 +125,7 @@ class ReviewIn(Entry):
     app_registration_id: Number | None = None
 
 
-class AnswerIn(Entry):
+class AnswerIn(RequestSchema):
     """What is decided about one share."""
 
     item_id: Number = Field(examples=[1])
@@ -135,7 +135,7 @@ class AnswerIn(Entry):
     note: Text = Field("", max_length=NOTE_LENGTH)
 
 
-class AnswersIn(Entry):
+class AnswersIn(RequestSchema):
     """What is decided about several shares."""
 
     answers: list[AnswerIn] = Field(min_length=1, max_length=MOST_ROWS)
@@ -149,7 +149,7 @@ class AnswersOut(Schema):
     passed_over: int = Field(description="Answered so already, ended, or not of the key's owner to answer (any more).")
 
 
-@router.get("/reviews", response={200: ReviewPage} | problems.on(), summary="List access reviews")
+@router.get("/reviews", response={200: ReviewPage} | problems.responses(), summary="List access reviews")
 def list_reviews(request: HttpRequest, wanted: Query[ReviewsWanted]) -> Any:
     """All for IT admins and auditors, for others those about their connections; newest first."""
     key = key_scoping.unlimited(request, *READING)
@@ -160,7 +160,9 @@ def list_reviews(request: HttpRequest, wanted: Query[ReviewsWanted]) -> Any:
 
 
 @router.post(
-    "/reviews", response={201: ReviewRead} | problems.on(404, *problems.CREATING), summary="Start an access review"
+    "/reviews",
+    response={201: ReviewRead} | problems.responses(404, *problems.CREATING),
+    summary="Start an access review",
 )
 @idempotent(Scope.ADMIN_WRITE)
 def start_review(request: HttpRequest, response: HttpResponse, entry: ReviewIn) -> Any:
@@ -172,17 +174,19 @@ def start_review(request: HttpRequest, response: HttpResponse, entry: ReviewIn) 
     apps, tenants = querysets.visible_app_registrations(key.owner), querysets.visible_tenants(key.owner)
     made = access_reviews.start(
         entry.name,
-        due_at=end_of(entry.due),
+        due_at=end_of_day(entry.due),
         app_registration=get_object_or_404(apps, pk=entry.app_registration_id) if entry.app_registration_id else None,
         tenant=get_object_or_404(tenants, pk=entry.tenant_id) if entry.tenant_id else None,
         actor=key.owner,
         now=timezone.now(),
     )
-    located(response, "read_review", review_id=made.pk)
+    with_location(response, "read_review", review_id=made.pk)
     return Status(201, _read(key, made))
 
 
-@router.get("/reviews/{int:review_id}", response={200: ReviewRead} | problems.on(404), summary="Read an access review")
+@router.get(
+    "/reviews/{int:review_id}", response={200: ReviewRead} | problems.responses(404), summary="Read an access review"
+)
 def read_review(request: HttpRequest, review_id: int) -> Any:
     """How it stands, and how much is left to answer."""
     key = key_scoping.unlimited(request, *READING)
@@ -191,7 +195,7 @@ def read_review(request: HttpRequest, review_id: int) -> Any:
 
 @router.get(
     "/reviews/{int:review_id}/items",
-    response={200: ReviewItemPage} | problems.on(404),
+    response={200: ReviewItemPage} | problems.responses(404),
     summary="List the shares in an access review",
 )
 def list_review_items(request: HttpRequest, review_id: int, wanted: Query[ReviewItemsWanted]) -> Any:
@@ -221,7 +225,7 @@ def list_review_items(request: HttpRequest, review_id: int, wanted: Query[Review
 
 @router.post(
     "/reviews/{int:review_id}/answers",
-    response={200: AnswersOut} | problems.on(404, *problems.CREATING),
+    response={200: AnswersOut} | problems.responses(404, *problems.CREATING),
     summary="Answer in an access review",
 )
 @idempotent(Scope.CONNECTIONS_WRITE)
@@ -243,7 +247,7 @@ def answer_review(request: HttpRequest, review_id: int, entry: AnswersIn) -> Any
 
 @router.post(
     "/reviews/{int:review_id}/cancel",
-    response={200: ReviewRead} | problems.on(404, *problems.CREATING),
+    response={200: ReviewRead} | problems.responses(404, *problems.CREATING),
     summary="Cancel an access review",
 )
 @idempotent(Scope.ADMIN_WRITE)
@@ -256,7 +260,7 @@ def cancel_review(request: HttpRequest, review_id: int) -> Any:
 
 @router.get(
     "/reviews/{int:review_id}/report",
-    response={200: None} | problems.on(404),
+    response={200: None} | problems.responses(404),
     summary="Export an access review",
     openapi_extra={"responses": {200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}},
 )
@@ -284,7 +288,7 @@ def _waits(item: ReviewItem, now: datetime) -> bool:
 
 def _read(key: ApiKey, review: AccessReview) -> dict[str, Any]:
     left = {one.pk: count for one, count in access_reviews.tasks_of(key.owner)}
-    figures = dict(access_reviews.tally(review)) if permissions.can_read_reviews(key.owner) else None
+    figures = dict(access_reviews.count_decisions(review)) if permissions.can_read_reviews(key.owner) else None
     return describe(review) | {"to_answer": left.get(review.pk, 0), "figures": figures}
 
 

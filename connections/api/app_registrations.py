@@ -17,22 +17,22 @@ from connections.access import permissions, querysets, roles
 from connections.api import etags, key_scoping, problems
 from connections.api.field_types import (
     Capabilities,
-    Changes,
+    ChangeSchema,
     ClientId,
-    Entry,
     Flag,
     Label,
     Moment,
     Name,
     Number,
+    RequestSchema,
     SecretValue,
     Text,
     listed,
 )
-from connections.api.hrefs import located, page_link
+from connections.api.hrefs import page_link, with_location
 from connections.api.idempotency import idempotent
 from connections.api.key_scoping import Scope
-from connections.api.pagination import Asked, Page, matching, page
+from connections.api.pagination import Page, PageQuery, matching, page
 from connections.errors import InvalidInput
 from connections.microsoft import certificates
 from connections.models import ApiKey, AppCredential, AppRegistration
@@ -70,7 +70,7 @@ class AppPage(Page):
     items: list[AppOut]
 
 
-class AppsWanted(Asked):
+class AppsWanted(PageQuery):
     """Which app registrations."""
 
     q: Text = Field("", max_length=100, description="Part of the name.")
@@ -105,7 +105,7 @@ FileContent = Annotated[
 ]
 
 
-class CredentialIn(Entry):
+class CredentialIn(RequestSchema):
     """A credential to be added. Each kind needs fields of its own."""
 
     kind: Literal["secret", "generate", "upload"] = Field(
@@ -122,7 +122,7 @@ class CredentialIn(Entry):
     password: FileContent | None = Field(None, max_length=500, description="Of the PFX file or the private key.")
 
 
-class AppIn(Entry):
+class AppIn(RequestSchema):
     """An app registration to be made."""
 
     tenant_id: Number = Field(description="Number of the tenant it is used in.", examples=[1])
@@ -136,7 +136,7 @@ class AppIn(Entry):
     allow_untried: Flag = Field(False, description="Save it as not tried yet if Microsoft cannot be asked.")
 
 
-class AppChanges(Changes):
+class AppChanges(ChangeSchema):
     """What changes about an app registration; tenant and client ID stay what they are."""
 
     name: Name | None = None
@@ -155,7 +155,7 @@ class CredentialAdded(CredentialIn):
 # --- App registrations ----------------------------------------------------------------------------
 
 
-@router.get("/app-registrations", response={200: AppPage} | problems.on(), summary="List app registrations")
+@router.get("/app-registrations", response={200: AppPage} | problems.responses(), summary="List app registrations")
 def list_app_registrations(request: HttpRequest, wanted: Query[AppsWanted]) -> Any:
     """App registrations in the order of their names."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
@@ -169,7 +169,7 @@ def list_app_registrations(request: HttpRequest, wanted: Query[AppsWanted]) -> A
 
 @router.post(
     "/app-registrations",
-    response={201: AppOut} | problems.on(404, *problems.CREATING, 503),
+    response={201: AppOut} | problems.responses(404, *problems.CREATING, 503),
     summary="Register an app registration",
 )
 @idempotent(Scope.ADMIN_WRITE)
@@ -184,13 +184,15 @@ def add_app_registration(request: HttpRequest, response: HttpResponse, entry: Ap
         credential=_new(entry.credential, entry.name, "credential.") if entry.credential else None,
         actor=key.owner,
     )
-    located(response, "read_app_registration", app_id=made.pk)
+    with_location(response, "read_app_registration", app_id=made.pk)
     etags.tag(response, made, COLUMNS)
     return Status(201, describe(made, key))
 
 
 @router.get(
-    "/app-registrations/{int:app_id}", response={200: AppOut} | problems.on(404), summary="Read an app registration"
+    "/app-registrations/{int:app_id}",
+    response={200: AppOut} | problems.responses(404),
+    summary="Read an app registration",
 )
 def read_app_registration(request: HttpRequest, response: HttpResponse, app_id: int) -> Any:
     """One app registration."""
@@ -200,13 +202,13 @@ def read_app_registration(request: HttpRequest, response: HttpResponse, app_id: 
 
 @router.patch(
     "/app-registrations/{int:app_id}",
-    response={200: AppOut} | problems.on(*problems.CHANGING),
+    response={200: AppOut} | problems.responses(*problems.CHANGING),
     summary="Change an app registration",
 )
 def change_app_registration(request: HttpRequest, response: HttpResponse, app_id: int, entry: AppChanges) -> Any:
     """An authentication type cannot be switched off while connections use it."""
     key, found = _managed(request, app_id)
-    with etags.locked(request, found, COLUMNS) as current:
+    with etags.lock_matching(request, found, COLUMNS) as current:
         values = entry.over(**{name: getattr(current, name) for name in COLUMNS})
         app_registrations.change(current, **values, actor=key.owner)
     return _told(response, key, app_id)
@@ -214,20 +216,20 @@ def change_app_registration(request: HttpRequest, response: HttpResponse, app_id
 
 @router.delete(
     "/app-registrations/{int:app_id}",
-    response={204: None} | problems.on(*problems.REMOVING),
+    response={204: None} | problems.responses(*problems.REMOVING),
     summary="Remove an app registration",
 )
 def remove_app_registration(request: HttpRequest, app_id: int) -> Any:
     """Forget it with its credentials, if it has no connections."""
     key, found = _managed(request, app_id)
-    with etags.locked(request, found, COLUMNS) as current:
+    with etags.lock_matching(request, found, COLUMNS) as current:
         app_registrations.remove(current, actor=key.owner)
     return Status(204, None)
 
 
 @router.post(
     "/app-registrations/{int:app_id}/verify",
-    response={200: AppOut} | problems.on(404, *problems.CREATING, 503),
+    response={200: AppOut} | problems.responses(404, *problems.CREATING, 503),
     summary="Try an app registration at Microsoft",
 )
 @idempotent(Scope.ADMIN_WRITE)
@@ -243,10 +245,10 @@ def verify_app_registration(request: HttpRequest, response: HttpResponse, app_id
 
 @router.get(
     "/app-registrations/{int:app_id}/credentials",
-    response={200: CredentialPage} | problems.on(404),
+    response={200: CredentialPage} | problems.responses(404),
     summary="List credentials",
 )
-def list_credentials(request: HttpRequest, app_id: int, wanted: Query[Asked]) -> Any:
+def list_credentials(request: HttpRequest, app_id: int, wanted: Query[PageQuery]) -> Any:
     """The credentials that are in use."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
     app = get_object_or_404(querysets.visible_app_registrations(key.owner), pk=app_id)
@@ -256,7 +258,7 @@ def list_credentials(request: HttpRequest, app_id: int, wanted: Query[Asked]) ->
 
 @router.post(
     "/app-registrations/{int:app_id}/credentials",
-    response={201: CredentialOut} | problems.on(404, *problems.CREATING, 503),
+    response={201: CredentialOut} | problems.responses(404, *problems.CREATING, 503),
     summary="Add a credential",
 )
 @idempotent(Scope.ADMIN_WRITE)
@@ -269,7 +271,7 @@ def add_credential(request: HttpRequest, app_id: int, entry: CredentialAdded) ->
 
 @router.delete(
     "/app-registrations/{int:app_id}/credentials/{int:credential_id}",
-    response={204: None} | problems.on(404),
+    response={204: None} | problems.responses(404),
     summary="Retire a credential",
 )
 def retire_credential(request: HttpRequest, app_id: int, credential_id: int) -> Any:
@@ -317,7 +319,7 @@ def _new(entry: CredentialIn, name: str, prefix: str = "") -> credentials.NewCre
         except InvalidInput as error:
             error.field = f"{prefix}{'password' if error.field == 'file_password' else 'certificate'}"
             raise
-    return credentials.from_entries(said, name=name)
+    return credentials.credential_from_form(said, name=name)
 
 
 def _bytes(text: str) -> bytes:

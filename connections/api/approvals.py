@@ -13,11 +13,11 @@ from pydantic import Field
 
 from connections.api import authentication, key_scoping, problems
 from connections.api.connections import Type
-from connections.api.field_types import Entry, Text, listed
-from connections.api.hrefs import located, page_link
+from connections.api.field_types import RequestSchema, Text, listed
+from connections.api.hrefs import page_link, with_location
 from connections.api.idempotency import idempotent
 from connections.api.key_scoping import Scope
-from connections.api.pagination import Asked, Page, page
+from connections.api.pagination import Page, PageQuery, page
 from connections.models import ApiKey, Approval
 from connections.services.policy import approvals
 
@@ -58,14 +58,14 @@ class ApprovalPage(Page):
     items: list[ApprovalOut]
 
 
-class ApprovalsWanted(Asked):
+class ApprovalsWanted(PageQuery):
     """Which approvals."""
 
     state: State | None = Field(None, description="Only those in this state.")
     connection_id: int | None = Field(None, ge=1, le=2**53, description="Only those of this connection.")
 
 
-class ApprovalIn(Entry):
+class ApprovalIn(RequestSchema):
     """Asking for an approval."""
 
     reason: Text = Field(
@@ -76,7 +76,7 @@ class ApprovalIn(Entry):
     )
 
 
-class ApprovalGiven(Entry):
+class ApprovalGiven(RequestSchema):
     """Letting it happen."""
 
     reason: Text = Field(
@@ -84,7 +84,7 @@ class ApprovalGiven(Entry):
     )
 
 
-class ApprovalDeclined(Entry):
+class ApprovalDeclined(RequestSchema):
     """Why not."""
 
     reason: Text = Field(
@@ -92,7 +92,7 @@ class ApprovalDeclined(Entry):
     )
 
 
-@router.get("/approvals", response={200: ApprovalPage} | problems.on(), summary="List approvals")
+@router.get("/approvals", response={200: ApprovalPage} | problems.responses(), summary="List approvals")
 def list_approvals(request: HttpRequest, wanted: Query[ApprovalsWanted]) -> Any:
     """All for IT admins and auditors, for others what they asked and what is about their connections; newest first."""
     found = key_scoping.approvals(key_scoping.any_scope(request, *READING))
@@ -103,7 +103,7 @@ def list_approvals(request: HttpRequest, wanted: Query[ApprovalsWanted]) -> Any:
 
 @router.post(
     "/connections/{ref}/approvals",
-    response={201: ApprovalOut} | problems.on(404, *problems.CREATING),
+    response={201: ApprovalOut} | problems.responses(404, *problems.CREATING),
     summary="Ask for an approval",
 )
 @idempotent(Scope.CONNECTIONS_WRITE)
@@ -111,12 +111,14 @@ def ask_approval(request: HttpRequest, response: HttpResponse, ref: str, entry: 
     """Ask for what the connection wishes and the policy wants approved; a request that still waits is replaced."""
     key = authentication.require_scope(request, Scope.CONNECTIONS_WRITE)
     found = authentication.find_connection(key, ref)
-    made = approvals.ask_again(found, reason=entry.reason, actor=key.owner, now=timezone.now())
-    located(response, "read_approval", approval_id=made.pk)
+    made = approvals.request_missing(found, reason=entry.reason, actor=key.owner, now=timezone.now())
+    with_location(response, "read_approval", approval_id=made.pk)
     return Status(201, describe(made))
 
 
-@router.get("/approvals/{int:approval_id}", response={200: ApprovalOut} | problems.on(404), summary="Read an approval")
+@router.get(
+    "/approvals/{int:approval_id}", response={200: ApprovalOut} | problems.responses(404), summary="Read an approval"
+)
 def read_approval(request: HttpRequest, approval_id: int) -> Any:
     """What exactly is asked, why, and how it stands."""
     return describe(_found(key_scoping.any_scope(request, *READING), approval_id))
@@ -124,7 +126,7 @@ def read_approval(request: HttpRequest, approval_id: int) -> Any:
 
 @router.post(
     "/approvals/{int:approval_id}/approve",
-    response={200: ApprovalOut} | problems.on(404, *problems.CREATING),
+    response={200: ApprovalOut} | problems.responses(404, *problems.CREATING),
     summary="Approve a request",
 )
 @idempotent(Scope.ADMIN_WRITE)
@@ -140,7 +142,7 @@ def approve_approval(request: HttpRequest, approval_id: int, entry: ApprovalGive
 
 @router.post(
     "/approvals/{int:approval_id}/decline",
-    response={200: ApprovalOut} | problems.on(404, *problems.CREATING),
+    response={200: ApprovalOut} | problems.responses(404, *problems.CREATING),
     summary="Decline a request",
 )
 @idempotent(Scope.ADMIN_WRITE)
@@ -154,7 +156,7 @@ def decline_approval(request: HttpRequest, approval_id: int, entry: ApprovalDecl
 
 @router.post(
     "/approvals/{int:approval_id}/withdraw",
-    response={200: ApprovalOut} | problems.on(404, *problems.CREATING),
+    response={200: ApprovalOut} | problems.responses(404, *problems.CREATING),
     summary="Withdraw a request",
 )
 @idempotent(Scope.CONNECTIONS_WRITE)

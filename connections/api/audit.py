@@ -18,7 +18,7 @@ from connections.api import authentication, http_methods, key_scoping, problems
 from connections.api.field_types import Day, Text, listed
 from connections.api.hrefs import page_link
 from connections.api.key_scoping import Scope
-from connections.api.pagination import Asked, Page, page
+from connections.api.pagination import Page, PageQuery, page
 from connections.errors import InvalidInput
 from connections.models import ApiKey, AuditEvent, AuditSeal
 from connections.services.audit import event_filter, export, sealing
@@ -63,7 +63,7 @@ class Filter(Schema):
     date_to: Day | None = Field(None, description="The last day (UTC).")
 
 
-class EventsWanted(Filter, Asked):
+class EventsWanted(Filter, PageQuery):
     """Which events."""
 
 
@@ -87,7 +87,7 @@ class SealPage(Page):
     items: list[SealOut]
 
 
-@router.get("/audit-events", response={200: EventPage} | problems.on(), summary="List audit events")
+@router.get("/audit-events", response={200: EventPage} | problems.responses(), summary="List audit events")
 def list_audit_events(request: HttpRequest, wanted: Query[EventsWanted]) -> Any:
     """Newest first; for IT admins and auditors."""
     return page(_narrowed(_reader(request), wanted), wanted, describe=describe, order=("-pk",))
@@ -95,7 +95,7 @@ def list_audit_events(request: HttpRequest, wanted: Query[EventsWanted]) -> Any:
 
 @router.get(
     "/audit-events/export",
-    response={200: None} | problems.on(),
+    response={200: None} | problems.responses(),
     summary="Export audit events",
     openapi_extra={"responses": {200: {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}}},
 )
@@ -106,8 +106,8 @@ def export_audit_events(request: HttpRequest, wanted: Query[Filter]) -> Any:
     key = _reader(request)
     events = _narrowed(key, wanted)
     text: Iterator[str] = iter(())
-    if http_methods.asks_head(request):
-        export.require_right(key.owner)
+    if http_methods.is_head_request(request):
+        export.require_permission(key.owner)
     else:
         text = export.export(events, None, form=export.Format.JSONL, asked=_given(wanted), actor=key.owner)
     response = StreamingHttpResponse(text, content_type="application/x-ndjson")
@@ -116,14 +116,16 @@ def export_audit_events(request: HttpRequest, wanted: Query[Filter]) -> Any:
     return response
 
 
-@router.get("/audit-events/{int:event_id}", response={200: EventOut} | problems.on(404), summary="Read an audit event")
+@router.get(
+    "/audit-events/{int:event_id}", response={200: EventOut} | problems.responses(404), summary="Read an audit event"
+)
 def read_audit_event(request: HttpRequest, event_id: int) -> Any:
     """One event: what it changed, and where it came from."""
     return describe(get_object_or_404(key_scoping.events(_reader(request)), pk=event_id))
 
 
-@router.get("/audit-seals", response={200: SealPage} | problems.on(), summary="List seals")
-def list_audit_seals(request: HttpRequest, wanted: Query[Asked]) -> Any:
+@router.get("/audit-seals", response={200: SealPage} | problems.responses(), summary="List seals")
+def list_audit_seals(request: HttpRequest, wanted: Query[PageQuery]) -> Any:
     """Newest first. Keep them elsewhere: they show whether the trail was altered since."""
     key = key_scoping.unlimited(request, Scope.AUDIT_READ)
     roles.require(permissions.can_read_audit(key.owner), action="Ask an auditor.")
@@ -133,7 +135,7 @@ def list_audit_seals(request: HttpRequest, wanted: Query[Asked]) -> Any:
 def _narrowed(key: ApiKey, wanted: Filter) -> QuerySet[AuditEvent]:
     if wanted.date_from and wanted.date_to and wanted.date_from > wanted.date_to:
         raise InvalidInput("The last day lies before the first one.", field="date_to")
-    return event_filter.narrowed(key_scoping.events(key), wanted.model_dump())
+    return event_filter.filter_events(key_scoping.events(key), wanted.model_dump())
 
 
 def _given(wanted: Filter) -> dict[str, str]:

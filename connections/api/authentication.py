@@ -13,7 +13,7 @@ from ninja.security import HttpBearer
 
 from connections import audit
 from connections.access import permissions, querysets
-from connections.errors import AmbiguousName, KeyRefused, NotAllowed, TooManyCalls
+from connections.errors import AmbiguousName, InvalidApiKey, NotAllowed, RateLimited
 from connections.models import ApiKey, Connection
 from connections.services.api_keys import api_keys, rate_limit
 from portal.waiting import AGAIN
@@ -31,7 +31,7 @@ class KeyAuth(HttpBearer):
         address, now = audit.origin.get().address, timezone.now()
         try:
             key = api_keys.authenticate(token, address=address, now=now)
-        except KeyRefused:
+        except InvalidApiKey:
             _count_bad_key(address, now)
             raise
         _count_call(request, key, now)
@@ -42,24 +42,24 @@ def _count_bad_key(address: str | None, now: datetime) -> None:
     """Whoever only guesses is put off; a right key from the same address still works. Raises TooManyCalls."""
     standing = rate_limit.count(f"bad-key:{address}", limit=settings.API_BAD_KEY_LIMIT, now=now)
     if standing is not None and standing.is_exceeded:
-        raise TooManyCalls("Too many calls with wrong API keys from this address.", retry_after=standing.reset)
+        raise RateLimited("Too many calls with wrong API keys from this address.", retry_after=standing.reset)
 
 
 def _count_call(request: HttpRequest, key: ApiKey, now: datetime) -> None:
     is_same_call = AGAIN in request.META  # it has waited, and is done once more
-    limit = api_keys.limit_of(key)
+    limit = api_keys.rate_limit_of(key)
     standing = rate_limit.count(f"key:{key.pk}", limit=limit, now=now, calls=0 if is_same_call else 1)
     request.META[_STANDING] = standing
     if standing is not None and standing.is_exceeded and not is_same_call:
-        raise TooManyCalls(
+        raise RateLimited(
             f"This API key may be used {standing.limit} times in a minute, and that is used up.",
             retry_after=standing.reset,
         )
 
 
-def standing_of(request: HttpRequest) -> rate_limit.Standing | None:
+def rate_limit_state(request: HttpRequest) -> rate_limit.RateLimitState | None:
     """Where the calling key stands within its limit; None if it has none, or nobody has shown a key."""
-    found: rate_limit.Standing | None = request.META.get(_STANDING)
+    found: rate_limit.RateLimitState | None = request.META.get(_STANDING)
     return found
 
 

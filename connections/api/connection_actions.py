@@ -17,8 +17,8 @@ from connections.services.connections import connections
 from connections.services.tokens import scheduler
 
 router = Router(tags=["Connections"])
-_DONE = {200: ConnectionOut} | problems.on(404, *problems.CREATING)
-_ASKED = {200: ConnectionOut} | problems.on(404, *problems.CREATING, 503)
+_DONE = {200: ConnectionOut} | problems.responses(404, *problems.CREATING)
+_ASKED = {200: ConnectionOut} | problems.responses(404, *problems.CREATING, 503)
 
 
 @router.post("/connections/{ref}/check", response=_ASKED, summary="Check a connection now")
@@ -26,7 +26,7 @@ _ASKED = {200: ConnectionOut} | problems.on(404, *problems.CREATING, 503)
 def check_connection(request: HttpRequest, ref: str) -> Any:
     """Ask Microsoft whether it is alive, and answer how it then stands."""
     key, found = _found(request, ref)
-    return _told(key, scheduler.check(found, actor=key.owner, now=timezone.now()))
+    return _told(key, scheduler.check_now(found, actor=key.owner, now=timezone.now()))
 
 
 @router.post("/connections/{ref}/connect", response=_ASKED, summary="Finish an app-only connection")

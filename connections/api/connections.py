@@ -15,11 +15,21 @@ from pydantic import Field
 from connections import presentation
 from connections.access import permissions, querysets, roles
 from connections.api import authentication, etags, key_scoping, problems
-from connections.api.field_types import Address, Capabilities, Changes, Entry, Name, Number, Permissions, Text, listed
-from connections.api.hrefs import located, page_link
+from connections.api.field_types import (
+    Address,
+    Capabilities,
+    ChangeSchema,
+    Name,
+    Number,
+    Permissions,
+    RequestSchema,
+    Text,
+    listed,
+)
+from connections.api.hrefs import page_link, with_location
 from connections.api.idempotency import idempotent
 from connections.api.key_scoping import Scope
-from connections.api.pagination import Asked, Page, page
+from connections.api.pagination import Page, PageQuery, page
 from connections.api.sign_in_links import SignInLinkOut, made_link
 from connections.errors import ApprovalNeeded, InvalidInput
 from connections.microsoft import capabilities
@@ -27,7 +37,7 @@ from connections.models import AppRegistration, Connection, MailboxAccess, Share
 from connections.models.app_registrations import AuthenticationType
 from connections.services.connections import connections, sign_in_links
 from connections.services.mailboxes import mailboxes
-from connections.validators import MOST_MAILBOXES, REASON_LENGTH, wrong_wishes
+from connections.validators import MOST_MAILBOXES, REASON_LENGTH, capability_errors
 
 router = Router(tags=["Connections"])
 Type = Annotated[AuthenticationType, listed(AuthenticationType)]
@@ -82,7 +92,7 @@ class ConnectionPage(Page):
     items: list[ConnectionOut]
 
 
-class ConnectionsWanted(Asked):
+class ConnectionsWanted(PageQuery):
     """Which connections."""
 
     name: Text = Field("", max_length=120, description="Exactly this name.")
@@ -92,7 +102,7 @@ class ConnectionsWanted(Asked):
     owner: Text = Field("", max_length=150, description="Only those of the person with this sign-in name.")
 
 
-class ConnectionIn(Entry):
+class ConnectionIn(RequestSchema):
     """A connection to be made."""
 
     app_registration: Number = Field(description="Number of the app registration it goes through.", examples=[1])
@@ -109,7 +119,7 @@ class ConnectionIn(Entry):
     reason: Text = Field("", max_length=REASON_LENGTH, description=_REASON)
 
 
-class ConnectionChanges(Changes):
+class ConnectionChanges(ChangeSchema):
     """What changes about a connection. What is added is granted at the next sign-in."""
 
     name: Name | None = None
@@ -118,7 +128,7 @@ class ConnectionChanges(Changes):
     reason: Text | None = Field(None, max_length=REASON_LENGTH, description=_REASON)
 
 
-@router.get("/connections", response={200: ConnectionPage} | problems.on(), summary="List connections")
+@router.get("/connections", response={200: ConnectionPage} | problems.responses(), summary="List connections")
 def list_connections(request: HttpRequest, wanted: Query[ConnectionsWanted]) -> Any:
     """Connections the key may see, in the order of their numbers."""
     key = authentication.require_scope(request, Scope.CONNECTIONS_READ)
@@ -136,7 +146,7 @@ def list_connections(request: HttpRequest, wanted: Query[ConnectionsWanted]) -> 
 
 @router.post(
     "/connections",
-    response={201: ConnectionMade} | problems.on(404, *problems.CREATING, 503),
+    response={201: ConnectionMade} | problems.responses(404, *problems.CREATING, 503),
     summary="Make a connection",
 )
 @idempotent(Scope.CONNECTIONS_WRITE)
@@ -173,12 +183,14 @@ def add_connection(request: HttpRequest, response: HttpResponse, entry: Connecti
         made, link = connections.connect_app_only(app, **wishes, shared_mailboxes=attached), None
         if made.status != Connection.Status.PENDING:
             connections.probe_mailboxes(made, actor=key.owner, now=timezone.now())
-    located(response, "read_connection", ref=made.pk)
+    with_location(response, "read_connection", ref=made.pk)
     etags.tag(response, made, COLUMNS)
     return Status(201, describe(made) | {"sign_in_link": link})
 
 
-@router.get("/connections/{ref}", response={200: ConnectionOut} | problems.on(404, 409), summary="Read a connection")
+@router.get(
+    "/connections/{ref}", response={200: ConnectionOut} | problems.responses(404, 409), summary="Read a connection"
+)
 def read_connection(request: HttpRequest, response: HttpResponse, ref: str) -> Any:
     """One connection and its state. `ref` is its number or name."""
     key = authentication.require_scope(request, Scope.CONNECTIONS_READ)
@@ -189,7 +201,7 @@ def read_connection(request: HttpRequest, response: HttpResponse, ref: str) -> A
 
 @router.patch(
     "/connections/{ref}",
-    response={200: ConnectionOut} | problems.on(*problems.CHANGING),
+    response={200: ConnectionOut} | problems.responses(*problems.CHANGING),
     summary="Change a connection",
 )
 def change_connection(request: HttpRequest, response: HttpResponse, ref: str, entry: ConnectionChanges) -> Any:
@@ -197,7 +209,7 @@ def change_connection(request: HttpRequest, response: HttpResponse, ref: str, en
     key = authentication.require_scope(request, Scope.CONNECTIONS_WRITE)
     found = authentication.find_connection(key, ref)
     roles.require(permissions.can_reconnect(key.owner, found), action="Only its owner can change it.")
-    with etags.locked(request, found, COLUMNS) as current:
+    with etags.lock_matching(request, found, COLUMNS) as current:
         values = entry.over(
             name=current.name,
             capabilities=current.capabilities,
@@ -213,13 +225,13 @@ def change_connection(request: HttpRequest, response: HttpResponse, ref: str, en
 
 
 @router.delete(
-    "/connections/{ref}", response={204: None} | problems.on(*problems.REMOVING), summary="Remove a connection"
+    "/connections/{ref}", response={204: None} | problems.responses(*problems.REMOVING), summary="Remove a connection"
 )
 def remove_connection(request: HttpRequest, ref: str) -> Any:
     """Delete it with its tokens. At Microsoft the consent stays until somebody withdraws it there."""
     key = authentication.require_scope(request, Scope.CONNECTIONS_WRITE)
     found = authentication.find_connection(key, ref)
-    with etags.locked(request, found, COLUMNS) as current:
+    with etags.lock_matching(request, found, COLUMNS) as current:
         connections.remove(current, actor=key.owner, now=timezone.now())
     return Status(204, None)
 
@@ -229,7 +241,7 @@ def remove_connection(request: HttpRequest, ref: str) -> Any:
 
 def describe(connection: Connection) -> dict[str, Any]:
     """A connection as ConnectionOut."""
-    state = presentation.of_connection(connection)
+    state = presentation.connection_state(connection)
     return {
         "id": connection.pk,
         "name": connection.name,
@@ -246,7 +258,7 @@ def describe(connection: Connection) -> dict[str, Any]:
         "capabilities": connection.capabilities,
         "extra_scopes": connection.extra_scopes.split(),
         "granted": sorted(connection.granted),
-        "lacking": list(connections.lacking(connection)),
+        "lacking": list(connections.missing_permissions(connection)),
         "connected_at": connection.connected_at,
         "refreshed_at": connection.refreshed_at,
         "created_at": connection.created_at,
@@ -266,7 +278,7 @@ def _can(connection: Connection, key: str) -> bool:
 
 
 def _require_sense(chosen: list[str], extra_scopes: list[str], authentication_type: str) -> None:
-    wrong = wrong_wishes(chosen, extra_scopes, authentication_type)
+    wrong = capability_errors(chosen, extra_scopes, authentication_type)
     if wrong:
         raise InvalidInput(" ".join(wrong), field="capabilities")
 
@@ -283,6 +295,6 @@ def _registered(app: AppRegistration, addresses: list[str], actor: User) -> list
 
 def _link(made: Connection, actor: User) -> dict[str, Any] | None:
     try:
-        return made_link(*sign_in_links.make(made, actor=actor, now=timezone.now()))
+        return made_link(*sign_in_links.create(made, actor=actor, now=timezone.now()))
     except ApprovalNeeded:
         return None

@@ -13,11 +13,11 @@ from pydantic import Field
 
 from connections.access import querysets
 from connections.api import authentication, key_scoping, problems
-from connections.api.field_types import Entry, Flag, Number, Text, listed
-from connections.api.hrefs import located, page_link
+from connections.api.field_types import Flag, Number, RequestSchema, Text, listed
+from connections.api.hrefs import page_link, with_location
 from connections.api.idempotency import idempotent
 from connections.api.key_scoping import Scope
-from connections.api.pagination import Asked, Page, page
+from connections.api.pagination import Page, PageQuery, page
 from connections.models import ConsentRequest
 from connections.services.consent import requests
 
@@ -57,13 +57,13 @@ class ConsentRequestPage(Page):
     items: list[ConsentRequestOut]
 
 
-class ConsentRequestsWanted(Asked):
+class ConsentRequestsWanted(PageQuery):
     """Which requests."""
 
     state: State | None = Field(None, description="Only those in this state.")
 
 
-class ConsentRequestIn(Entry):
+class ConsentRequestIn(RequestSchema):
     """What is asked for: consent for what one connection lacks."""
 
     connection_id: Number = Field(examples=[1])
@@ -72,7 +72,7 @@ class ConsentRequestIn(Entry):
     )
 
 
-class Declined(Entry):
+class Declined(RequestSchema):
     """Why not."""
 
     reason: Text = Field(min_length=1, max_length=requests.LONGEST_TEXT, examples=["Use the team's mailbox instead."])
@@ -80,7 +80,9 @@ class Declined(Entry):
     and_same: Flag = Field(False, description="Decline all that ask for the same alike.")
 
 
-@router.get("/consent-requests", response={200: ConsentRequestPage} | problems.on(), summary="List consent requests")
+@router.get(
+    "/consent-requests", response={200: ConsentRequestPage} | problems.responses(), summary="List consent requests"
+)
 def list_consent_requests(request: HttpRequest, wanted: Query[ConsentRequestsWanted]) -> Any:
     """All for IT admins and auditors, for others their own; newest first."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
@@ -92,7 +94,7 @@ def list_consent_requests(request: HttpRequest, wanted: Query[ConsentRequestsWan
 
 @router.post(
     "/consent-requests",
-    response={201: ConsentRequestOut} | problems.on(404, *problems.CREATING),
+    response={201: ConsentRequestOut} | problems.responses(404, *problems.CREATING),
     summary="Ask for consent",
 )
 @idempotent(Scope.CONNECTIONS_WRITE)
@@ -100,14 +102,14 @@ def ask_consent(request: HttpRequest, response: HttpResponse, entry: ConsentRequ
     """Ask the IT admins; while a request for the same is open, it is answered."""
     key = authentication.require_scope(request, Scope.CONNECTIONS_WRITE)
     found = authentication.find_connection(key, str(entry.connection_id))
-    made = requests.ask(found, reason=entry.reason, actor=key.owner, now=timezone.now())
-    located(response, "read_consent_request", request_id=made.pk)
+    made = requests.request_consent(found, reason=entry.reason, actor=key.owner, now=timezone.now())
+    with_location(response, "read_consent_request", request_id=made.pk)
     return Status(201, describe(made))
 
 
 @router.get(
     "/consent-requests/{int:request_id}",
-    response={200: ConsentRequestOut} | problems.on(404),
+    response={200: ConsentRequestOut} | problems.responses(404),
     summary="Read a consent request",
 )
 def read_consent_request(request: HttpRequest, request_id: int) -> Any:
@@ -118,7 +120,7 @@ def read_consent_request(request: HttpRequest, request_id: int) -> Any:
 
 @router.post(
     "/consent-requests/{int:request_id}/approve",
-    response={200: ConsentApproved} | problems.on(404, *problems.CREATING),
+    response={200: ConsentApproved} | problems.responses(404, *problems.CREATING),
     summary="Approve a consent request",
 )
 @idempotent(Scope.ADMIN_WRITE)
@@ -132,7 +134,7 @@ def approve_consent_request(request: HttpRequest, request_id: int) -> Any:
 
 @router.post(
     "/consent-requests/{int:request_id}/decline",
-    response={200: ConsentRequestOut} | problems.on(404, *problems.CREATING),
+    response={200: ConsentRequestOut} | problems.responses(404, *problems.CREATING),
     summary="Decline a consent request",
 )
 @idempotent(Scope.ADMIN_WRITE)

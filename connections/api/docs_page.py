@@ -60,7 +60,7 @@ class Group:
     operations: list[Operation]
 
 
-def page_of(api: NinjaAPI) -> Callable[[HttpRequest], HttpResponse]:
+def render_page(api: NinjaAPI) -> Callable[[HttpRequest], HttpResponse]:
     """The view that shows everything of the API's document, without JavaScript and without the internet."""
 
     @require_safe

@@ -11,12 +11,12 @@ from typing import TypeVar
 from django.db import models, transaction
 from django.http import Http404, HttpRequest, HttpResponse
 
-from connections.errors import ChangedMeanwhile
+from connections.errors import Conflict
 
 M = TypeVar("M", bound=models.Model)
 
 
-class NotAsRead(ChangedMeanwhile):
+class PreconditionFailed(Conflict):
     """If-Match names another state than the present one."""
 
     status = 412
@@ -37,7 +37,9 @@ def tag(response: HttpResponse, row: models.Model, columns: Sequence[str]) -> No
 
 
 @contextmanager
-def locked(request: HttpRequest, row: M, columns: Sequence[str], *, part_of: models.Model | None = None) -> Iterator[M]:
+def lock_matching(
+    request: HttpRequest, row: M, columns: Sequence[str], *, part_of: models.Model | None = None
+) -> Iterator[M]:
     """The row as it stands now, locked until the block ends. Raises NotAsRead, Http404 if it has just gone.
 
     Whatever the block changes is changed only if If-Match still fits under the lock. ``part_of`` is what everybody else
@@ -60,4 +62,4 @@ def require_match(request: HttpRequest, row: models.Model, columns: Sequence[str
     if not wanted or wanted == "*":
         return
     if etag(row, columns) not in [one.strip() for one in wanted.split(",")]:
-        raise NotAsRead
+        raise PreconditionFailed

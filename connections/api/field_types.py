@@ -18,13 +18,13 @@ from connections.microsoft import capabilities
 from connections.validators import AddressField
 
 
-class Entry(Schema):
+class RequestSchema(Schema):
     """A request body. A field nobody knows is refused: it is a typing mistake, and its wish would be lost."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class Changes(Entry):
+class ChangeSchema(RequestSchema):
     """The body of a PATCH: what is not sent stays as it is."""
 
     def over(self, **current: Any) -> dict[str, Any]:
@@ -33,7 +33,7 @@ class Changes(Entry):
         return current | {name: value for name, value in sent.items() if value is not None}
 
 
-def checked(field: forms.Field) -> AfterValidator:
+def validated_by(field: forms.Field) -> AfterValidator:
     """Clean a value as a form field does; its sentences become the API's."""
 
     def clean(value: Any) -> Any:
@@ -61,22 +61,22 @@ def _known(keys: list[str]) -> list[str]:
 Text = Annotated[str, AfterValidator(_without_nul)]
 Name = Annotated[
     str,
-    checked(validators.NameField()),
+    validated_by(validators.NameField()),
     Field(
         min_length=1, max_length=validators.NAME_LENGTH, description="For people, in any script.", examples=["Invoices"]
     ),
 ]
-Label = Annotated[str, checked(validators.NameField(required=False)), Field(max_length=validators.NAME_LENGTH)]
+Label = Annotated[str, validated_by(validators.NameField(required=False)), Field(max_length=validators.NAME_LENGTH)]
 ClientId = Annotated[
     str,
-    checked(validators.GuidField(what="application (client) ID")),
+    validated_by(validators.GuidField(what="application (client) ID")),
     Field(
         max_length=100, description="The application (client) ID.", examples=["11111111-2222-4333-8444-555555555555"]
     ),
 ]
 DirectoryId = Annotated[
     str,
-    checked(validators.DirectoryField()),
+    validated_by(validators.DirectoryField()),
     Field(
         min_length=1,
         max_length=260,
@@ -86,12 +86,12 @@ DirectoryId = Annotated[
 ]
 Address = Annotated[
     str,
-    checked(AddressField()),
+    validated_by(AddressField()),
     Field(min_length=3, max_length=320, description="A mail address.", examples=["support@contoso.com"]),
 ]
 SecretValue = Annotated[
     str,
-    checked(validators.SecretValueField()),
+    validated_by(validators.SecretValueField()),
     Field(min_length=1, max_length=500, description="The Value from Entra, not the Secret ID. Never shown again."),
     WithJsonSchema({"type": "string", "format": "password", "writeOnly": True, "minLength": 1, "maxLength": 500}),
 ]

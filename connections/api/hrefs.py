@@ -12,6 +12,6 @@ def page_link(name: str, *arguments: object) -> str:
     return str(settings.PORTAL_URL) + reverse(name, args=arguments)
 
 
-def located(response: HttpResponse, operation: str, **arguments: object) -> None:
+def with_location(response: HttpResponse, operation: str, **arguments: object) -> None:
     """Say where the thing that was just made can be read."""
     response["Location"] = reverse(f"api:{operation}", kwargs=arguments)

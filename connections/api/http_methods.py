@@ -13,7 +13,7 @@ from connections.api import idempotency
 View = Callable[..., HttpResponse]
 
 
-def mannered(view: View) -> View:
+def with_http_methods(view: View) -> View:
     """The view with everything a client expects of HTTP."""
 
     @wraps(view)
@@ -35,7 +35,7 @@ def mannered(view: View) -> View:
     return answering
 
 
-def asks_head(request: HttpRequest) -> bool:
+def is_head_request(request: HttpRequest) -> bool:
     """Whether only the headers are asked for: nothing is taken away then, and nothing is recorded as taken."""
     return getattr(request, "asks_head", False)
 

@@ -58,10 +58,10 @@ def finish(request: HttpRequest, answer: HttpResponse | None) -> None:
     if claimed is None:
         return
     if answer is None or not 200 <= answer.status_code < 300:
-        idempotency.give_up(claimed)
+        idempotency.release(claimed)
         return
     headers = {name: answer[name] for name in _HEADERS if name in answer}
-    idempotency.keep(
+    idempotency.store_reply(
         claimed, idempotency.Reply(answer.status_code, answer.content.decode(), headers, _standing(claimed.key))
     )
 

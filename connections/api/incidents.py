@@ -15,7 +15,7 @@ from connections.api import authentication, key_scoping, problems
 from connections.api.field_types import listed
 from connections.api.hrefs import page_link
 from connections.api.key_scoping import Scope
-from connections.api.pagination import Asked, Page, page
+from connections.api.pagination import Page, PageQuery, page
 from connections.models import AffectedConnection, Connection, Incident
 
 router = Router(tags=["Incidents"])
@@ -63,7 +63,7 @@ class IncidentPage(Page):
     items: list[IncidentOut]
 
 
-class IncidentsWanted(Asked):
+class IncidentsWanted(PageQuery):
     """Which incidents."""
 
     state: Literal["open", "closed"] | None = Field(None, description="Only those that are open, or healed.")
@@ -73,7 +73,7 @@ class IncidentsWanted(Asked):
     )
 
 
-@router.get("/incidents", response={200: IncidentPage} | problems.on(), summary="List incidents")
+@router.get("/incidents", response={200: IncidentPage} | problems.responses(), summary="List incidents")
 def list_incidents(request: HttpRequest, wanted: Query[IncidentsWanted]) -> Any:
     """Incidents that hit what the key may see, and outages at Microsoft; newest first."""
     key = authentication.require_scope(request, Scope.CONNECTIONS_READ)
@@ -88,7 +88,9 @@ def list_incidents(request: HttpRequest, wanted: Query[IncidentsWanted]) -> Any:
     return page(found, wanted, describe=describe, order=("-opened_at", "-pk"))
 
 
-@router.get("/incidents/{int:incident_id}", response={200: IncidentRead} | problems.on(404), summary="Read an incident")
+@router.get(
+    "/incidents/{int:incident_id}", response={200: IncidentRead} | problems.responses(404), summary="Read an incident"
+)
 def read_incident(request: HttpRequest, incident_id: int) -> Any:
     """One incident: cause, who must act, and what it hits."""
     key = authentication.require_scope(request, Scope.CONNECTIONS_READ)

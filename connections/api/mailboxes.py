@@ -14,11 +14,11 @@ from pydantic import Field
 
 from connections.access import querysets
 from connections.api import authentication, etags, key_scoping, problems
-from connections.api.field_types import Address, Changes, Entry, Label, Number, Text, listed
-from connections.api.hrefs import located, page_link
+from connections.api.field_types import Address, ChangeSchema, Label, Number, RequestSchema, Text, listed
+from connections.api.hrefs import page_link, with_location
 from connections.api.idempotency import idempotent
 from connections.api.key_scoping import Scope
-from connections.api.pagination import Asked, Page, matching, page
+from connections.api.pagination import Page, PageQuery, matching, page
 from connections.models import ApiKey, Connection, MailboxAccess, SharedMailbox
 from connections.models.connections import without_tokens
 from connections.services.mailboxes import mailboxes, probes
@@ -46,14 +46,14 @@ class MailboxPage(Page):
     items: list[MailboxOut]
 
 
-class MailboxesWanted(Asked):
+class MailboxesWanted(PageQuery):
     """Which mailboxes."""
 
     q: Text = Field("", max_length=100, description="Part of the address or the name.")
     tenant_id: int | None = Field(None, ge=1, le=2**53, description="Only those of this tenant.")
 
 
-class MailboxIn(Entry):
+class MailboxIn(RequestSchema):
     """A mailbox to be registered."""
 
     tenant_id: Number = Field(description="Number of the tenant it lives in.", examples=[1])
@@ -61,7 +61,7 @@ class MailboxIn(Entry):
     display_name: Label = Field("", description="How people call it.", examples=["Support"])
 
 
-class MailboxChanges(Changes):
+class MailboxChanges(ChangeSchema):
     """What changes about a mailbox. A new address is tested again by every connection it is attached to."""
 
     address: Address | None = None
@@ -87,7 +87,7 @@ class AttachedPage(Page):
     items: list[AttachedOut]
 
 
-class AttachIn(Entry):
+class AttachIn(RequestSchema):
     """A mailbox to be attached; one that is not registered yet is registered."""
 
     address: Address
@@ -102,7 +102,7 @@ class Probed(Schema):
 # --- The register ---------------------------------------------------------------------------------
 
 
-@router.get("/mailboxes", response={200: MailboxPage} | problems.on(), summary="List mailboxes")
+@router.get("/mailboxes", response={200: MailboxPage} | problems.responses(), summary="List mailboxes")
 def list_mailboxes(request: HttpRequest, wanted: Query[MailboxesWanted]) -> Any:
     """Shared mailboxes in the order of their addresses."""
     key = key_scoping.any_scope(request, Scope.CONNECTIONS_READ, Scope.ADMIN_READ)
@@ -113,7 +113,7 @@ def list_mailboxes(request: HttpRequest, wanted: Query[MailboxesWanted]) -> Any:
 
 
 @router.post(
-    "/mailboxes", response={201: MailboxOut} | problems.on(404, *problems.CREATING), summary="Register a mailbox"
+    "/mailboxes", response={201: MailboxOut} | problems.responses(404, *problems.CREATING), summary="Register a mailbox"
 )
 @idempotent(Scope.CONNECTIONS_WRITE)
 def add_mailbox(request: HttpRequest, response: HttpResponse, entry: MailboxIn) -> Any:
@@ -121,11 +121,13 @@ def add_mailbox(request: HttpRequest, response: HttpResponse, entry: MailboxIn) 
     key = key_scoping.unlimited(request, Scope.CONNECTIONS_WRITE)
     tenant = get_object_or_404(querysets.visible_tenants(key.owner), pk=entry.tenant_id)
     made = mailboxes.register(tenant, address=entry.address, display_name=entry.display_name, actor=key.owner)
-    located(response, "read_mailbox", mailbox_id=made.pk)
+    with_location(response, "read_mailbox", mailbox_id=made.pk)
     return _told(response, key, made, 201)
 
 
-@router.get("/mailboxes/{int:mailbox_id}", response={200: MailboxOut} | problems.on(404), summary="Read a mailbox")
+@router.get(
+    "/mailboxes/{int:mailbox_id}", response={200: MailboxOut} | problems.responses(404), summary="Read a mailbox"
+)
 def read_mailbox(request: HttpRequest, response: HttpResponse, mailbox_id: int) -> Any:
     """One shared mailbox."""
     key = key_scoping.any_scope(request, Scope.CONNECTIONS_READ, Scope.ADMIN_READ)
@@ -134,27 +136,29 @@ def read_mailbox(request: HttpRequest, response: HttpResponse, mailbox_id: int) 
 
 @router.patch(
     "/mailboxes/{int:mailbox_id}",
-    response={200: MailboxOut} | problems.on(*problems.CHANGING),
+    response={200: MailboxOut} | problems.responses(*problems.CHANGING),
     summary="Change a mailbox",
 )
 def change_mailbox(request: HttpRequest, response: HttpResponse, mailbox_id: int, entry: MailboxChanges) -> Any:
     """Correct its address or name."""
     key = key_scoping.unlimited(request, Scope.CONNECTIONS_WRITE)
     found = get_object_or_404(key_scoping.mailboxes(key), pk=mailbox_id)
-    with etags.locked(request, found, COLUMNS) as current:
+    with etags.lock_matching(request, found, COLUMNS) as current:
         values = entry.over(address=current.address, display_name=current.display_name)
         mailboxes.change(current, **values, actor=key.owner)
     return _told(response, key, current)
 
 
 @router.delete(
-    "/mailboxes/{int:mailbox_id}", response={204: None} | problems.on(*problems.REMOVING), summary="Remove a mailbox"
+    "/mailboxes/{int:mailbox_id}",
+    response={204: None} | problems.responses(*problems.REMOVING),
+    summary="Remove a mailbox",
 )
 def remove_mailbox(request: HttpRequest, mailbox_id: int) -> Any:
     """Forget a mailbox that is attached to no connection."""
     key = key_scoping.unlimited(request, Scope.CONNECTIONS_WRITE)
     found = get_object_or_404(key_scoping.mailboxes(key), pk=mailbox_id)
-    with etags.locked(request, found, COLUMNS) as current:
+    with etags.lock_matching(request, found, COLUMNS) as current:
         mailboxes.remove(current, actor=key.owner)
     return Status(204, None)
 
@@ -164,10 +168,10 @@ def remove_mailbox(request: HttpRequest, mailbox_id: int) -> Any:
 
 @router.get(
     "/connections/{ref}/mailboxes",
-    response={200: AttachedPage} | problems.on(404, 409),
+    response={200: AttachedPage} | problems.responses(404, 409),
     summary="List a connection's mailboxes",
 )
-def list_attached(request: HttpRequest, ref: str, wanted: Query[Asked]) -> Any:
+def list_attached(request: HttpRequest, ref: str, wanted: Query[PageQuery]) -> Any:
     """What is attached, and what the last test found."""
     key = authentication.require_scope(request, Scope.CONNECTIONS_READ)
     return page(_attached(authentication.find_connection(key, ref)), wanted, describe=describe_attached)
@@ -175,7 +179,7 @@ def list_attached(request: HttpRequest, ref: str, wanted: Query[Asked]) -> Any:
 
 @router.post(
     "/connections/{ref}/mailboxes",
-    response={201: AttachedOut} | problems.on(404, *problems.CREATING),
+    response={201: AttachedOut} | problems.responses(404, *problems.CREATING),
     summary="Attach a mailbox",
 )
 @idempotent(Scope.CONNECTIONS_WRITE)
@@ -189,7 +193,7 @@ def attach_mailbox(request: HttpRequest, ref: str, entry: AttachIn) -> Any:
 
 @router.delete(
     "/connections/{ref}/mailboxes/{int:access_id}",
-    response={204: None} | problems.on(404, 409),
+    response={204: None} | problems.responses(404, 409),
     summary="Detach a mailbox",
 )
 def detach_mailbox(request: HttpRequest, ref: str, access_id: int) -> Any:
@@ -202,7 +206,7 @@ def detach_mailbox(request: HttpRequest, ref: str, access_id: int) -> Any:
 
 @router.post(
     "/connections/{ref}/mailboxes/probe",
-    response={200: Probed} | problems.on(404, *problems.CREATING, 503),
+    response={200: Probed} | problems.responses(404, *problems.CREATING, 503),
     summary="Test a connection's mailboxes now",
 )
 @idempotent(Scope.CONNECTIONS_WRITE)

@@ -35,7 +35,7 @@ class KeyOut(Schema):
     rate_limit: int = Field(description="Calls in a minute; 0: no limit.")
 
 
-@router.get("/me", response={200: KeyOut} | problems.on(), summary="Read this key")
+@router.get("/me", response={200: KeyOut} | problems.responses(), summary="Read this key")
 def read_me(request: HttpRequest) -> Any:
     """The calling key: what it may be used for, and as whom."""
     key = key_scoping.any_scope(request, *ApiKey.Scope)
@@ -50,5 +50,5 @@ def read_me(request: HttpRequest) -> Any:
         "owner": str(key.owner),
         "owner_username": key.owner.username,
         "connections": list(chosen),
-        "rate_limit": api_keys.limit_of(key),
+        "rate_limit": api_keys.rate_limit_of(key),
     }

@@ -16,16 +16,16 @@ MAX_QUERY = 4096  # characters
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
 
-def gate(get_response: GetResponse) -> GetResponse:
+def limit_request_size(get_response: GetResponse) -> GetResponse:
     """Middleware: refuse what is too large, say where the key stands, and let every error be a problem."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         if not request.path_info.startswith(PREFIX):
             return get_response(request)
         response = _oversized(request) or get_response(request)
-        if response.status_code >= 400 and not problems.is_one(response):
-            response = problems.in_place_of(response, request_id=request.META.get("PORTAL_REQUEST_ID", ""))
-        standing = authentication.standing_of(request)
+        if response.status_code >= 400 and not problems.is_problem(response):
+            response = problems.problem_for_status(response, request_id=request.META.get("PORTAL_REQUEST_ID", ""))
+        standing = authentication.rate_limit_state(request)
         if standing is not None:
             response["RateLimit-Limit"] = str(standing.limit)
             response["RateLimit-Remaining"] = str(standing.remaining)

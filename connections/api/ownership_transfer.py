@@ -14,11 +14,11 @@ from pydantic import Field
 
 from connections.access import permissions, querysets, roles
 from connections.api import authentication, key_scoping, problems
-from connections.api.field_types import Entry, Label, Number, Text
+from connections.api.field_types import Label, Number, RequestSchema, Text
 from connections.api.hrefs import page_link
 from connections.api.idempotency import idempotent
 from connections.api.key_scoping import Scope
-from connections.api.pagination import Asked, Page, page
+from connections.api.pagination import Page, PageQuery, page
 from connections.api.teams import PersonOut, describe_person
 from connections.errors import InvalidInput, PortalError
 from connections.models import Connection, HandOver, User
@@ -102,7 +102,7 @@ class BelongingsPage(Page):
     service_accounts: list[PersonOut] = Field(description="Those they are responsible for, at most 50.")
 
 
-class NewOwner(Entry):
+class NewOwner(RequestSchema):
     """Who gets it: a number, or a name to sign in with."""
 
     new_owner_id: Number | None = Field(None, description="Their number. Send either this or new_owner.")
@@ -153,7 +153,7 @@ class HandedOver(Schema):
 
 @router.get(
     "/connections/{ref}/hand-over",
-    response={200: ConnectionMeaningOut} | problems.on(404, 409),
+    response={200: ConnectionMeaningOut} | problems.responses(404, 409),
     summary="Read what handing a connection over means",
 )
 def read_hand_over(request: HttpRequest, ref: str) -> Any:
@@ -161,13 +161,13 @@ def read_hand_over(request: HttpRequest, ref: str) -> Any:
     key = authentication.require_scope(request, Scope.CONNECTIONS_READ)
     found = authentication.find_connection(key, ref)
     roles.require(permissions.can_hand_over(key.owner, found), action="Ask its owner or an IT admin.")
-    waiting = ownership_transfer.unfinished(found)
+    waiting = ownership_transfer.pending_transfer(found)
     return _meaning([found])[0] | {"unfinished": describe(waiting, found) if waiting else None}
 
 
 @router.post(
     "/connections/{ref}/hand-over",
-    response={200: HandOverOut} | problems.on(404, *problems.CREATING),
+    response={200: HandOverOut} | problems.responses(404, *problems.CREATING),
     summary="Hand a connection over",
 )
 @idempotent(Scope.CONNECTIONS_WRITE)
@@ -180,8 +180,8 @@ def hand_over(request: HttpRequest, ref: str, entry: HandOverIn) -> Any:
     roles.require(permissions.can_hand_over(key.owner, found), action="Ask its owner or an IT admin.")
     owner = _chosen(entry, querysets.possible_owners())
     if found.owner_id not in (owner.pk, entry.seen_owner_id or found.owner_id):
-        raise ownership_transfer.owner_is_another(found)
-    made = ownership_transfer.hand_over(
+        raise ownership_transfer.owner_changed_error(found)
+    made = ownership_transfer.transfer(
         found,
         owner,
         keep_grant=entry.grant == KEEP,
@@ -197,10 +197,10 @@ def hand_over(request: HttpRequest, ref: str, entry: HandOverIn) -> Any:
 
 @router.get(
     "/people/{int:person_id}/hand-over",
-    response={200: BelongingsPage} | problems.on(404),
+    response={200: BelongingsPage} | problems.responses(404),
     summary="List what somebody owns",
 )
-def read_belongings(request: HttpRequest, person_id: int, wanted: Query[Asked]) -> Any:
+def read_belongings(request: HttpRequest, person_id: int, wanted: Query[PageQuery]) -> Any:
     """For IT admins: their connections by name, what stops when these are handed over, and their keys."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
     leaver = _leaver(key.owner, person_id)
@@ -219,7 +219,7 @@ def read_belongings(request: HttpRequest, person_id: int, wanted: Query[Asked]) 
 
 @router.post(
     "/people/{int:person_id}/hand-over",
-    response={200: HandedOver} | problems.on(404, *problems.CREATING),
+    response={200: HandedOver} | problems.responses(404, *problems.CREATING),
     summary="Hand over what somebody owns",
 )
 @idempotent(Scope.ADMIN_WRITE)
@@ -236,7 +236,7 @@ def hand_over_all(request: HttpRequest, person_id: int, entry: HandOverAllIn) ->
     done, failed = [], []
     for one in found:
         try:
-            made = ownership_transfer.hand_over(
+            made = ownership_transfer.transfer(
                 one, owner, keep_grant=entry.grant == KEEP, actor=key.owner, now=timezone.now()
             )
             done.append(describe(made, one))
@@ -274,7 +274,7 @@ def _chosen(entry: NewOwner, people: QuerySet[User]) -> User:
 
 
 def _meaning(connections: list[Connection]) -> list[dict[str, Any]]:
-    used = usage.of([one.pk for one in connections], now=timezone.now())
+    used = usage.usage_of([one.pk for one in connections], now=timezone.now())
     return [
         {
             "connection_id": one.pk,
@@ -282,7 +282,7 @@ def _meaning(connections: list[Connection]) -> list[dict[str, Any]]:
             "owner": str(one.owner),
             "owner_id": one.owner_id,
             "needs_sign_in": one.is_delegated,
-            "can_keep_grant": one.is_delegated and ownership_transfer.is_worth_keeping(one),
+            "can_keep_grant": one.is_delegated and ownership_transfer.can_keep_tokens(one),
             "shares": list(used[one.pk].shares),
             "keys_that_stop": [_describe_use(use) for use in used[one.pk].keys_of(one.owner_id)],
             "keys_that_go_on": [_describe_use(use) for use in used[one.pk].keys_of_others(one.owner_id)],

@@ -18,7 +18,7 @@ M = TypeVar("M", bound=models.Model)
 MOST = 200
 
 
-class Asked(Schema):
+class PageQuery(Schema):
     """What every list may be asked for."""
 
     after: Text = Field("", max_length=2000, description="The `next` of the page before; empty for the first page.")
@@ -35,7 +35,7 @@ class Page(Schema):
 
 def page(
     queryset: QuerySet[M],
-    asked: Asked,
+    asked: PageQuery,
     *,
     describe: Callable[[M], dict[str, Any]],
     order: Sequence[str] = ("pk",),
@@ -48,7 +48,7 @@ def page(
     key = keyset.decode(asked.after, queryset.model, order)
     if asked.after and key is None:
         raise InvalidInput("This is no cursor of this list.", action="Start again without it.", field="after")
-    rows = keyset.rows(queryset, order, asked.limit, key=key)
+    rows = keyset.page_rows(queryset, order, asked.limit, key=key)
     items = rows[: asked.limit]
     return {
         "items": [describe(row) for row in items if keep is None or keep(row)],

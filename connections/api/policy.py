@@ -105,7 +105,7 @@ class ViolationsWanted(Schema):
     )
 
 
-@router.get("/policy", response={200: PolicyOut} | problems.on(), summary="Read the organisation's policy")
+@router.get("/policy", response={200: PolicyOut} | problems.responses(), summary="Read the organisation's policy")
 def read_policy(request: HttpRequest) -> Any:
     """All rules for IT admins and auditors, for others what they come to in words."""
     return _told(key_scoping.unlimited(request, Scope.ADMIN_READ), None)
@@ -113,7 +113,7 @@ def read_policy(request: HttpRequest) -> Any:
 
 @router.get(
     "/app-registrations/{int:app_id}/policy",
-    response={200: PolicyOut} | problems.on(404),
+    response={200: PolicyOut} | problems.responses(404),
     summary="Read an app registration's policy",
 )
 def read_app_policy(request: HttpRequest, app_id: int) -> Any:
@@ -122,7 +122,9 @@ def read_app_policy(request: HttpRequest, app_id: int) -> Any:
     return _told(key, get_object_or_404(querysets.visible_app_registrations(key.owner), pk=app_id))
 
 
-@router.get("/policy/violations", response={200: ViolationsOut} | problems.on(), summary="List what breaks the policy")
+@router.get(
+    "/policy/violations", response={200: ViolationsOut} | problems.responses(), summary="List what breaks the policy"
+)
 def read_policy_violations(request: HttpRequest, wanted: Query[ViolationsWanted]) -> Any:
     """Connections and shares that exist and break the rules as they are now; for IT admins and auditors."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
@@ -131,7 +133,7 @@ def read_policy_violations(request: HttpRequest, wanted: Query[ViolationsWanted]
         cause="IT admins and auditors read this.",
         action="Ask one of them.",
     )
-    found = violations.impact(evaluate.in_force(), now=timezone.now(), keep=wanted.limit)
+    found = violations.impact(evaluate.load_policies(), now=timezone.now(), keep=wanted.limit)
     return {
         "connections": [_describe_connection(one) for one in found.connections],
         "connection_count": found.connection_count,
@@ -141,8 +143,8 @@ def read_policy_violations(request: HttpRequest, wanted: Query[ViolationsWanted]
 
 
 def _told(key: ApiKey, app: AppRegistration | None) -> dict[str, Any]:
-    own = policy.stored(app)
-    effective = policy_rules.stricter(policy.stored().rules, own.rules) if app is not None else own.rules
+    own = policy.stored_policy(app)
+    effective = policy_rules.stricter(policy.stored_policy().rules, own.rules) if app is not None else own.rules
     words, reads_all = describe.summary(effective), access_permissions.can_read_policy(key.owner)
     return {
         "app_registration_id": app.pk if app is not None else None,
@@ -155,7 +157,7 @@ def _told(key: ApiKey, app: AppRegistration | None) -> dict[str, Any]:
     }
 
 
-def _describe_connection(broken: violations.BrokenConnection) -> dict[str, Any]:
+def _describe_connection(broken: violations.ConnectionViolation) -> dict[str, Any]:
     return {
         "connection_id": broken.connection.pk,
         "connection_name": broken.connection.name,
@@ -166,7 +168,7 @@ def _describe_connection(broken: violations.BrokenConnection) -> dict[str, Any]:
     }
 
 
-def _describe_share(broken: violations.BrokenShare) -> dict[str, Any]:
+def _describe_share(broken: violations.ShareViolation) -> dict[str, Any]:
     share = broken.share
     return {
         "share_id": share.pk,

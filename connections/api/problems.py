@@ -11,7 +11,7 @@ from ninja.errors import AuthenticationError, HttpError, ValidationError
 from pydantic import Field
 
 from connections.access import roles
-from connections.errors import InvalidInput, KeyRefused, NotAllowed, PortalError
+from connections.errors import InvalidApiKey, InvalidInput, NotAllowed, PortalError
 from connections.models import Connection
 
 MOST_ERRORS = 20  # named in one answer
@@ -57,7 +57,7 @@ def problem(status: int, code: str, title: str, detail: str = "", **more: Any) -
     return answer
 
 
-def of(error: PortalError, **more: Any) -> HttpResponse:
+def problem_of(error: PortalError, **more: Any) -> HttpResponse:
     """A PortalError as a problem."""
     told = {"action": error.action, "who": error.who} | more
     if error.field:
@@ -70,15 +70,15 @@ def of(error: PortalError, **more: Any) -> HttpResponse:
     return answer
 
 
-def on(*statuses: int) -> dict[frozenset[int], type[Problem]]:
+def responses(*statuses: int) -> dict[frozenset[int], type[Problem]]:
     """The problems a route can answer with: ``statuses``, and those that every route knows."""
     return {frozenset({*EVERYWHERE, *statuses}): Problem}
 
 
-def register(api: NinjaAPI) -> None:
+def register_handlers(api: NinjaAPI) -> None:
     """Let every exception of the API end in a problem."""
     api.add_exception_handler(PortalError, _known)
-    api.add_exception_handler(AuthenticationError, lambda request, error: of(KeyRefused()))
+    api.add_exception_handler(AuthenticationError, lambda request, error: problem_of(InvalidApiKey()))
     api.add_exception_handler(Http404, _gone)
     # Removed by somebody else while it was worked on.
     api.add_exception_handler(Connection.DoesNotExist, _gone)
@@ -93,7 +93,7 @@ def _gone(request: HttpRequest, error: Any) -> HttpResponse:
 def _known(request: HttpRequest, error: Any) -> HttpResponse:
     if isinstance(error, NotAllowed):
         roles.note_denied(error)
-    return of(error)
+    return problem_of(error)
 
 
 def _invalid(request: HttpRequest, error: Any) -> HttpResponse:
@@ -130,12 +130,12 @@ _OTHERS = {
 }
 
 
-def is_one(response: HttpResponseBase) -> bool:
+def is_problem(response: HttpResponseBase) -> bool:
     """Whether the response is a problem already."""
     return response.get("Content-Type", "").startswith("application/problem+json")
 
 
-def in_place_of(response: HttpResponseBase, *, request_id: str) -> HttpResponse:
+def problem_for_status(response: HttpResponseBase, *, request_id: str) -> HttpResponse:
     """The problem that says what an answer without one means. It tells nothing of the portal's insides."""
     status = response.status_code
     code, title = _OTHERS.get(status, ("refused", "The call was refused."))

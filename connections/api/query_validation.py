@@ -14,7 +14,7 @@ from connections.errors import UnknownParameter
 MOST_NAMED = 5
 
 
-def be_strict(router: Router) -> None:
+def reject_unknown_params(router: Router) -> None:
     """Let every operation of ``router`` refuse query parameters that it does not know. Keys and rights come first."""
     for path_view in router.path_operations.values():
         for operation in path_view.operations:

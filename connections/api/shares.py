@@ -13,10 +13,10 @@ from pydantic import Field
 
 from connections.access import permissions, querysets, roles
 from connections.api import authentication, etags, problems
-from connections.api.field_types import Entry, Moment, Number, listed
+from connections.api.field_types import Moment, Number, RequestSchema, listed
 from connections.api.idempotency import idempotent
 from connections.api.key_scoping import Scope
-from connections.api.pagination import Asked, Page, page
+from connections.api.pagination import Page, PageQuery, page
 from connections.errors import InvalidInput
 from connections.models import Connection, Share
 from connections.services.sharing import shares
@@ -44,7 +44,7 @@ class SharePage(Page):
     items: list[ShareOut]
 
 
-class ShareIn(Entry):
+class ShareIn(RequestSchema):
     """A share to be made: with a person, or with a team."""
 
     person_id: Number | None = Field(None, examples=[7])
@@ -53,15 +53,17 @@ class ShareIn(Entry):
     until: Moment | None = Field(None, description="When it ends by itself, within three years; null: never.")
 
 
-class ShareChanges(Entry):
+class ShareChanges(RequestSchema):
     """What changes about a share; what is not sent stays. ``until`` null takes the end away."""
 
     level: Level | None = Field(None, examples=["manage"])
     until: Moment | None = None
 
 
-@router.get("/connections/{ref}/shares", response={200: SharePage} | problems.on(404, 409), summary="List shares")
-def list_shares(request: HttpRequest, ref: str, wanted: Query[Asked]) -> Any:
+@router.get(
+    "/connections/{ref}/shares", response={200: SharePage} | problems.responses(404, 409), summary="List shares"
+)
+def list_shares(request: HttpRequest, ref: str, wanted: Query[PageQuery]) -> Any:
     """The shares that count just now."""
     key = authentication.require_scope(request, Scope.CONNECTIONS_READ)
     return page(_active(authentication.find_connection(key, ref)), wanted, describe=describe)
@@ -69,7 +71,7 @@ def list_shares(request: HttpRequest, ref: str, wanted: Query[Asked]) -> Any:
 
 @router.post(
     "/connections/{ref}/shares",
-    response={201: ShareOut} | problems.on(404, *problems.CREATING),
+    response={201: ShareOut} | problems.responses(404, *problems.CREATING),
     summary="Share a connection",
 )
 @idempotent(Scope.CONNECTIONS_WRITE)
@@ -96,7 +98,7 @@ def add_share(request: HttpRequest, response: HttpResponse, ref: str, entry: Sha
 
 @router.patch(
     "/connections/{ref}/shares/{int:share_id}",
-    response={200: ShareOut} | problems.on(*problems.CHANGING),
+    response={200: ShareOut} | problems.responses(*problems.CHANGING),
     summary="Change a share",
 )
 def change_share(request: HttpRequest, response: HttpResponse, ref: str, share_id: int, entry: ShareChanges) -> Any:
@@ -105,7 +107,7 @@ def change_share(request: HttpRequest, response: HttpResponse, ref: str, share_i
     found = authentication.find_connection(key, ref)
     share = get_object_or_404(_active(found), pk=share_id)
     roles.require(permissions.can_share(key.owner, found), action="Ask its owner or an IT admin to share it.")
-    with etags.locked(request, share, COLUMNS, part_of=found) as current:
+    with etags.lock_matching(request, share, COLUMNS, part_of=found) as current:
         level = entry.level or current.level
         until = entry.until if "until" in entry.model_fields_set else current.until
         whom = {"person": current.person, "team": current.team}
@@ -116,7 +118,7 @@ def change_share(request: HttpRequest, response: HttpResponse, ref: str, share_i
 
 @router.delete(
     "/connections/{ref}/shares/{int:share_id}",
-    response={204: None} | problems.on(*problems.REMOVING),
+    response={204: None} | problems.responses(*problems.REMOVING),
     summary="End a share",
 )
 def end_share(request: HttpRequest, ref: str, share_id: int) -> Any:
@@ -124,8 +126,8 @@ def end_share(request: HttpRequest, ref: str, share_id: int) -> Any:
     key = authentication.require_scope(request, Scope.CONNECTIONS_WRITE)
     found = authentication.find_connection(key, ref)
     share = get_object_or_404(_active(found), pk=share_id)
-    with etags.locked(request, share, COLUMNS, part_of=found) as current:
-        shares.unshare(current, actor=key.owner, now=timezone.now())
+    with etags.lock_matching(request, share, COLUMNS, part_of=found) as current:
+        shares.end_share(current, actor=key.owner, now=timezone.now())
     return Status(204, None)
 
 

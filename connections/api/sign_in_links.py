@@ -29,7 +29,7 @@ class SignInLinkOut(Schema):
 
 @router.post(
     "/connections/{ref}/sign-in-link",
-    response={201: SignInLinkOut} | problems.on(404, *problems.CREATING),
+    response={201: SignInLinkOut} | problems.responses(404, *problems.CREATING),
     summary="Make a sign-in link",
 )
 @idempotent(Scope.CONNECTIONS_WRITE)
@@ -37,7 +37,7 @@ def add_sign_in_link(request: HttpRequest, ref: str) -> Any:
     """A link that lives 30 minutes and works once; an earlier one of the same connection no longer works."""
     key = authentication.require_scope(request, Scope.CONNECTIONS_WRITE)
     found = authentication.find_connection(key, ref)
-    return Status(201, made_link(*sign_in_links.make(found, actor=key.owner, now=timezone.now())))
+    return Status(201, made_link(*sign_in_links.create(found, actor=key.owner, now=timezone.now())))
 
 
 def made_link(link: SignInLink, token: str) -> dict[str, Any]:

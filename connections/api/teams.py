@@ -12,11 +12,11 @@ from pydantic import Field
 
 from connections.access import permissions, querysets, roles
 from connections.api import etags, key_scoping, problems
-from connections.api.field_types import Changes, Entry, Label, Name, Text, listed
-from connections.api.hrefs import located, page_link
+from connections.api.field_types import ChangeSchema, Label, Name, RequestSchema, Text, listed
+from connections.api.hrefs import page_link, with_location
 from connections.api.idempotency import idempotent
 from connections.api.key_scoping import Scope
-from connections.api.pagination import Asked, Page, matching, page
+from connections.api.pagination import Page, PageQuery, matching, page
 from connections.models import Team, TeamMember, User
 from connections.services.sharing import teams
 
@@ -56,20 +56,20 @@ class TeamPage(Page):
     items: list[TeamOut]
 
 
-class Found(Asked):
+class Found(PageQuery):
     """Which of them."""
 
     q: Text = Field("", max_length=100, description="Part of the name.")
 
 
-class TeamIn(Entry):
+class TeamIn(RequestSchema):
     """A team to be made."""
 
     name: Name
     entra_group: Label = Field("", description="Object ID of an Entra group whose members come and go by themselves.")
 
 
-class TeamChanges(Changes):
+class TeamChanges(ChangeSchema):
     """What changes about a team."""
 
     name: Name | None = None
@@ -79,7 +79,7 @@ class TeamChanges(Changes):
 # --- People ---------------------------------------------------------------------------------------
 
 
-@router.get("/people", response={200: PersonPage} | problems.on(), summary="List people")
+@router.get("/people", response={200: PersonPage} | problems.responses(), summary="List people")
 def list_people(request: HttpRequest, wanted: Query[Found]) -> Any:
     """Everybody and everything a connection can be shared with: people, and service accounts."""
     key_scoping.unlimited(request, Scope.ADMIN_READ)
@@ -90,7 +90,7 @@ def list_people(request: HttpRequest, wanted: Query[Found]) -> Any:
 # --- Teams ----------------------------------------------------------------------------------------
 
 
-@router.get("/teams", response={200: TeamPage} | problems.on(), summary="List teams")
+@router.get("/teams", response={200: TeamPage} | problems.responses(), summary="List teams")
 def list_teams(request: HttpRequest, wanted: Query[Found]) -> Any:
     """Teams in the order of their names."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
@@ -98,17 +98,17 @@ def list_teams(request: HttpRequest, wanted: Query[Found]) -> Any:
     return page(_counted(found), wanted, describe=describe, order=("name", "pk"))
 
 
-@router.post("/teams", response={201: TeamOut} | problems.on(*problems.CREATING), summary="Make a team")
+@router.post("/teams", response={201: TeamOut} | problems.responses(*problems.CREATING), summary="Make a team")
 @idempotent(Scope.ADMIN_WRITE)
 def add_team(request: HttpRequest, response: HttpResponse, entry: TeamIn) -> Any:
     """A team without members, or one that follows an Entra group."""
     key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
     made = teams.add(**entry.model_dump(), actor=key.owner)
-    located(response, "read_team", team_id=made.pk)
+    with_location(response, "read_team", team_id=made.pk)
     return _told(response, made, 201)
 
 
-@router.get("/teams/{int:team_id}", response={200: TeamOut} | problems.on(404), summary="Read a team")
+@router.get("/teams/{int:team_id}", response={200: TeamOut} | problems.responses(404), summary="Read a team")
 def read_team(request: HttpRequest, response: HttpResponse, team_id: int) -> Any:
     """One team."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
@@ -116,24 +116,26 @@ def read_team(request: HttpRequest, response: HttpResponse, team_id: int) -> Any
 
 
 @router.patch(
-    "/teams/{int:team_id}", response={200: TeamOut} | problems.on(*problems.CHANGING), summary="Change a team"
+    "/teams/{int:team_id}", response={200: TeamOut} | problems.responses(*problems.CHANGING), summary="Change a team"
 )
 def change_team(request: HttpRequest, response: HttpResponse, team_id: int, entry: TeamChanges) -> Any:
     """Rename it, or let it follow another group."""
     key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
     found = get_object_or_404(querysets.visible_teams(key.owner), pk=team_id)
-    with etags.locked(request, found, COLUMNS) as team:
+    with etags.lock_matching(request, found, COLUMNS) as team:
         values = entry.over(name=team.name, entra_group=team.entra_group)
         teams.change(team, **values, actor=key.owner)
     return _told(response, team)
 
 
-@router.delete("/teams/{int:team_id}", response={204: None} | problems.on(*problems.REMOVING), summary="Remove a team")
+@router.delete(
+    "/teams/{int:team_id}", response={204: None} | problems.responses(*problems.REMOVING), summary="Remove a team"
+)
 def remove_team(request: HttpRequest, team_id: int) -> Any:
     """Everything that is shared with it is no longer."""
     key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
     found = get_object_or_404(querysets.visible_teams(key.owner), pk=team_id)
-    with etags.locked(request, found, COLUMNS) as team:
+    with etags.lock_matching(request, found, COLUMNS) as team:
         teams.remove(team, actor=key.owner)
     return Status(204, None)
 
@@ -142,9 +144,11 @@ def remove_team(request: HttpRequest, team_id: int) -> Any:
 
 
 @router.get(
-    "/teams/{int:team_id}/members", response={200: PersonPage} | problems.on(404), summary="List a team's members"
+    "/teams/{int:team_id}/members",
+    response={200: PersonPage} | problems.responses(404),
+    summary="List a team's members",
 )
-def list_members(request: HttpRequest, team_id: int, wanted: Query[Asked]) -> Any:
+def list_members(request: HttpRequest, team_id: int, wanted: Query[PageQuery]) -> Any:
     """Everybody who is in the team."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
     team = get_object_or_404(querysets.visible_teams(key.owner), pk=team_id)
@@ -153,7 +157,7 @@ def list_members(request: HttpRequest, team_id: int, wanted: Query[Asked]) -> An
 
 @router.put(
     "/teams/{int:team_id}/members/{int:user_id}",
-    response={200: PersonOut} | problems.on(404),
+    response={200: PersonOut} | problems.responses(404),
     summary="Put somebody into a team",
 )
 def add_member(request: HttpRequest, team_id: int, user_id: int) -> Any:
@@ -168,7 +172,7 @@ def add_member(request: HttpRequest, team_id: int, user_id: int) -> Any:
 
 @router.delete(
     "/teams/{int:team_id}/members/{int:user_id}",
-    response={204: None} | problems.on(404),
+    response={204: None} | problems.responses(404),
     summary="Take somebody out of a team",
 )
 def remove_member(request: HttpRequest, team_id: int, user_id: int) -> Any:

@@ -12,11 +12,11 @@ from pydantic import Field
 
 from connections.access import querysets
 from connections.api import etags, key_scoping, problems
-from connections.api.field_types import Changes, DirectoryId, Entry, Name, Text
-from connections.api.hrefs import located, page_link
+from connections.api.field_types import ChangeSchema, DirectoryId, Name, RequestSchema, Text
+from connections.api.hrefs import page_link, with_location
 from connections.api.idempotency import idempotent
 from connections.api.key_scoping import Scope
-from connections.api.pagination import Asked, Page, matching, page
+from connections.api.pagination import Page, PageQuery, matching, page
 from connections.models import ApiKey, Tenant
 from connections.services.registry import tenants
 
@@ -43,14 +43,14 @@ class TenantPage(Page):
     items: list[TenantOut]
 
 
-class TenantsWanted(Asked):
+class TenantsWanted(PageQuery):
     """Which tenants."""
 
     q: Text = Field("", max_length=100, description="Part of the name or of the directory ID.")
     environment: Text = Field("", max_length=20, description="Only those in this Microsoft cloud.")
 
 
-class TenantIn(Entry):
+class TenantIn(RequestSchema):
     """A tenant to be registered."""
 
     name: Name
@@ -60,7 +60,7 @@ class TenantIn(Entry):
     directory_id: DirectoryId
 
 
-class TenantChanges(Changes):
+class TenantChanges(ChangeSchema):
     """What changes about a tenant. It moves to another directory only while nothing uses it."""
 
     name: Name | None = None
@@ -68,7 +68,7 @@ class TenantChanges(Changes):
     directory_id: DirectoryId | None = None
 
 
-@router.get("/tenants", response={200: TenantPage} | problems.on(), summary="List tenants")
+@router.get("/tenants", response={200: TenantPage} | problems.responses(), summary="List tenants")
 def list_tenants(request: HttpRequest, wanted: Query[TenantsWanted]) -> Any:
     """Tenants in the order of their names."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
@@ -82,7 +82,7 @@ def list_tenants(request: HttpRequest, wanted: Query[TenantsWanted]) -> Any:
 
 @router.post(
     "/tenants",
-    response={201: TenantOut} | problems.on(*problems.CREATING, 503),
+    response={201: TenantOut} | problems.responses(*problems.CREATING, 503),
     summary="Register a tenant",
 )
 @idempotent(Scope.ADMIN_WRITE)
@@ -91,12 +91,12 @@ def add_tenant(request: HttpRequest, response: HttpResponse, entry: TenantIn) ->
     key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
     key_scoping.manage_registry(key)
     made = tenants.add(**entry.model_dump(), actor=key.owner)
-    located(response, "read_tenant", tenant_id=made.pk)
+    with_location(response, "read_tenant", tenant_id=made.pk)
     etags.tag(response, made, COLUMNS)
     return Status(201, describe(made, key))
 
 
-@router.get("/tenants/{int:tenant_id}", response={200: TenantOut} | problems.on(404), summary="Read a tenant")
+@router.get("/tenants/{int:tenant_id}", response={200: TenantOut} | problems.responses(404), summary="Read a tenant")
 def read_tenant(request: HttpRequest, response: HttpResponse, tenant_id: int) -> Any:
     """One tenant."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
@@ -107,7 +107,7 @@ def read_tenant(request: HttpRequest, response: HttpResponse, tenant_id: int) ->
 
 @router.patch(
     "/tenants/{int:tenant_id}",
-    response={200: TenantOut} | problems.on(*problems.CHANGING, 503),
+    response={200: TenantOut} | problems.responses(*problems.CHANGING, 503),
     summary="Change a tenant",
 )
 def change_tenant(request: HttpRequest, response: HttpResponse, tenant_id: int, entry: TenantChanges) -> Any:
@@ -128,21 +128,21 @@ def change_tenant(request: HttpRequest, response: HttpResponse, tenant_id: int, 
 
 
 @router.delete(
-    "/tenants/{int:tenant_id}", response={204: None} | problems.on(*problems.REMOVING), summary="Remove a tenant"
+    "/tenants/{int:tenant_id}", response={204: None} | problems.responses(*problems.REMOVING), summary="Remove a tenant"
 )
 def remove_tenant(request: HttpRequest, tenant_id: int) -> Any:
     """Forget a tenant that nothing uses."""
     key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
     found = get_object_or_404(querysets.visible_tenants(key.owner), pk=tenant_id)
     key_scoping.manage_registry(key)
-    with etags.locked(request, found, COLUMNS) as current:
+    with etags.lock_matching(request, found, COLUMNS) as current:
         tenants.remove(current, actor=key.owner)
     return Status(204, None)
 
 
 @router.post(
     "/tenants/{int:tenant_id}/look-up",
-    response={200: TenantOut} | problems.on(404, *problems.CREATING, 503),
+    response={200: TenantOut} | problems.responses(404, *problems.CREATING, 503),
     summary="Look a tenant up",
 )
 @idempotent(Scope.ADMIN_WRITE)
@@ -151,7 +151,7 @@ def look_up_tenant(request: HttpRequest, response: HttpResponse, tenant_id: int)
     key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
     found = get_object_or_404(querysets.visible_tenants(key.owner), pk=tenant_id)
     key_scoping.manage_registry(key)
-    tenants.look_up(found, actor=key.owner)
+    tenants.update_from_microsoft(found, actor=key.owner)
     etags.tag(response, found, COLUMNS)
     return describe(found, key)
 

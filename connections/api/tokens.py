@@ -14,12 +14,12 @@ from connections import audit
 from connections.access import permissions, querysets
 from connections.api import authentication, http_methods, problems
 from connections.api.connections import link_of
-from connections.errors import ConnectionUnusable, NotAllowed, PortalError, TryAgainSoon
+from connections.errors import ConnectionUnusable, NotAllowed, PortalError, TokenUnavailable
 from connections.models import ApiKey, Connection
 from connections.services.api_keys import api_keys
 from connections.services.incidents import incidents
 from connections.services.tokens import fetch, single_flight
-from connections.services.tokens.single_flight import Wanted
+from connections.services.tokens.single_flight import TokenRequirement
 from portal.waiting import AGAIN, MAY_WAIT, WAIT, Wait
 
 router = Router(tags=["Tokens"])
@@ -47,14 +47,14 @@ class TokenWanted(Schema):
     )
 
     @property
-    def of_service(self) -> Wanted:
+    def of_service(self) -> TokenRequirement:
         """The same in the services' words."""
-        return Wanted(self.min_valid, self.refused)
+        return TokenRequirement(self.min_valid, self.refused)
 
 
 @router.get(
     "/connections/{ref}/token",
-    response={200: TokenOut} | problems.on(404, 409, 503),
+    response={200: TokenOut} | problems.responses(404, 409, 503),
     summary="Fetch a token",
 )
 def fetch_token(request: HttpRequest, response: HttpResponse, ref: str, wanted: Query[TokenWanted]) -> Any:
@@ -69,12 +69,12 @@ def fetch_token(request: HttpRequest, response: HttpResponse, ref: str, wanted: 
         return _refused(key, connection, _blocked_by_app(connection))
     try:
         token = _hand_out(request, connection, wanted.of_service)
-        if isinstance(token, fetch.Refreshing):
+        if isinstance(token, fetch.PendingRefresh):
             return _put_aside(request, token)
-    except (ConnectionUnusable, TryAgainSoon) as error:
+    except (ConnectionUnusable, TokenUnavailable) as error:
         return _refused(key, connection, error)
-    if not http_methods.asks_head(request):
-        api_keys.note_fetch(key, connection, address=audit.origin.get().address, now=timezone.now())
+    if not http_methods.is_head_request(request):
+        api_keys.record_token_request(key, connection, address=audit.origin.get().address, now=timezone.now())
     response["Cache-Control"] = "no-store, private"
     if token.trouble:
         response["Portal-Trouble"] = token.trouble
@@ -87,7 +87,7 @@ def fetch_token(request: HttpRequest, response: HttpResponse, ref: str, wanted: 
 
 
 def _find(key: ApiKey, ref: str) -> Connection:
-    columns = (*fetch.OFFERED, "name", "owner_id", "app_registration__rejected_at")
+    columns = (*fetch.TOKEN_COLUMNS, "name", "owner_id", "app_registration__rejected_at")
     found = authentication.find_usable_connection(key, ref, *columns)
     if found is not None:
         return found
@@ -100,21 +100,23 @@ def _find(key: ApiKey, ref: str) -> Connection:
     return found
 
 
-def _hand_out(request: HttpRequest, connection: Connection, wanted: Wanted) -> fetch.Token | fetch.Refreshing:
+def _hand_out(
+    request: HttpRequest, connection: Connection, wanted: TokenRequirement
+) -> fetch.Token | fetch.PendingRefresh:
     """A token; where the server has a waiting room, without holding its thread while Microsoft is asked."""
     now = timezone.now()
     if MAY_WAIT in request.META or AGAIN in request.META:
-        return fetch.offer(connection, wanted, now=now, waited=AGAIN in request.META)
-    return fetch.hand_out(connection, wanted, now=now)
+        return fetch.get_token_without_waiting(connection, wanted, now=now, waited=AGAIN in request.META)
+    return fetch.get_token(connection, wanted, now=now)
 
 
-def _put_aside(request: HttpRequest, refresh: fetch.Refreshing) -> HttpResponse:
+def _put_aside(request: HttpRequest, refresh: fetch.PendingRefresh) -> HttpResponse:
     """Wait without a thread; the answer is sent only if the waiting room is full."""
-    request.META[WAIT] = Wait(refresh.turn, refresh.patience, single_flight.over)
-    return problems.of(TryAgainSoon("Too many callers wait for a token at this moment."))
+    request.META[WAIT] = Wait(refresh.turn, refresh.patience, single_flight.is_done)
+    return problems.problem_of(TokenUnavailable("Too many callers wait for a token at this moment."))
 
 
-def _has(connection: Connection, wanted: Wanted) -> bool:
+def _has(connection: Connection, wanted: TokenRequirement) -> bool:
     """Whether the stored token will do. One of a connection that is not well is for the token call itself to refuse."""
     now = timezone.now()
     if connection.access_token is None or connection.expires_at is None:
@@ -133,5 +135,5 @@ def _refused(key: ApiKey, connection: Connection, error: PortalError) -> HttpRes
     connection.refresh_from_db(fields=["status_who"])
     by_app = error.code == "app_credential_rejected"
     who = error.who or ("it_admin" if by_app else connection.status_who or "owner")
-    incident = incidents.explaining(connection, among=querysets.visible_incidents(key.owner))
-    return problems.of(error, who=who, incident=incident, link=link_of(connection))
+    incident = incidents.explaining_incident(connection, among=querysets.visible_incidents(key.owner))
+    return problems.problem_of(error, who=who, incident=incident, link=link_of(connection))

@@ -30,7 +30,7 @@ from connections.api import (
 )
 from connections.api.authentication import KeyAuth
 from connections.api.openapi import PortalAPI
-from connections.api.query_validation import be_strict
+from connections.api.query_validation import reject_unknown_params
 
 api = PortalAPI(
     title="Connections for Microsoft 365",
@@ -41,7 +41,7 @@ api = PortalAPI(
     openapi_url="/openapi.json",
     docs_url=None,
 )
-problems.register(api)
+problems.register_handlers(api)
 # django-ninja answers these to any method.
 READ_ONLY = ("openapi-json", "api-root")
 for module in (
@@ -63,13 +63,13 @@ for module in (
     teams,
     audit,
 ):
-    be_strict(module.router)
+    reject_unknown_params(module.router)
     api.add_router("", module.router)
 
 routes = api.urls
-routes[0].insert(0, path("docs", docs_page.page_of(api), name="reference"))
+routes[0].insert(0, path("docs", docs_page.render_page(api), name="reference"))
 for pattern in routes[0]:
     # Keys sign these requests in, not the session.
     if pattern.callback is not None:
         view = pattern.callback if pattern.name not in READ_ONLY else require_safe(pattern.callback)
-        pattern.callback = login_not_required(http_methods.mannered(view))
+        pattern.callback = login_not_required(http_methods.with_http_methods(view))

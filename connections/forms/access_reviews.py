@@ -19,7 +19,7 @@ from connections.services.governance.access_reviews import (
     NOTE_LENGTH,
     Answer,
 )
-from connections.validators import FARTHEST, NameField, end_of
+from connections.validators import FARTHEST, NameField, end_of_day
 
 _ROW = re.compile(r"answer-([0-9]{1,18})", re.ASCII)
 
@@ -49,7 +49,7 @@ class ReviewForm(forms.Form):
         day: date = self.cleaned_data["due"]
         if day > FARTHEST:
             raise forms.ValidationError("This day is too far away.")
-        return end_of(day)
+        return end_of_day(day)
 
     def covered(self) -> dict[str, AppRegistration | Tenant | None]:
         """The choice as the service wants it."""

@@ -37,7 +37,7 @@ class Period(forms.Form):
 
     def within(self, column: str) -> Q:
         """The days that were filled in, as a condition on a column."""
-        return event_filter.within(column, self.cleaned_data.get("date_from"), self.cleaned_data.get("date_to"))
+        return event_filter.between_days(column, self.cleaned_data.get("date_from"), self.cleaned_data.get("date_to"))
 
 
 class AuditFilter(Period):
@@ -65,7 +65,7 @@ class AuditFilter(Period):
         given = {name: value for name, value in self.cleaned_data.items() if value}
         if given.get("kind") == "fetch" or given.get("action") == serialization.FETCHED:
             return None
-        return event_filter.narrowed(events, given)
+        return event_filter.filter_events(events, given)
 
     def narrow_fetches(self, fetches: QuerySet[TokenFetch]) -> QuerySet[TokenFetch] | None:
         """The token hand-outs that fit; None if what was filled in can only mean events."""

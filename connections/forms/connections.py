@@ -16,7 +16,7 @@ from connections.models import AppRegistration, Connection, SharedMailbox
 from connections.models.app_registrations import AuthenticationType
 from connections.services.policy import evaluate
 from connections.services.policy.evaluate import Policies
-from connections.validators import MOST_MAILBOXES, REASON_LENGTH, NameField, tidy, wrong_wishes
+from connections.validators import MOST_MAILBOXES, REASON_LENGTH, NameField, capability_errors, strip_pasted
 
 
 class ScopesField(forms.CharField):
@@ -43,7 +43,7 @@ class AddressesField(forms.CharField):
     def clean(self, value: Any) -> Any:
         words = super().clean(value).replace(",", " ").replace(";", " ").split()
         found: list[str] = []
-        for word in map(tidy, words):
+        for word in map(strip_pasted, words):
             address = word.removeprefix("mailto:").strip("<>")
             try:
                 EmailValidator()(address)
@@ -93,8 +93,8 @@ class WishesForm(forms.Form):
         """Show what the policy says about each capability. A reason is asked for only where an approval may be needed."""
         self.rules = rules
         keys = self.fields["chosen"].choices  # type: ignore[attr-defined]
-        self._said = {key: evaluate.offered(rules, key, app_registration, kinds) for key, _ in keys}
-        if not evaluate.wants_approvals(rules):
+        self._said = {key: evaluate.evaluate_capability(rules, key, app_registration, kinds) for key, _ in keys}
+        if not evaluate.requires_approvals(rules):
             self.fields["reason"].widget = forms.HiddenInput()
 
     def ticks(self) -> list[tuple[str, list[Tick]]]:
@@ -121,7 +121,7 @@ class WishesForm(forms.Form):
         cleaned: dict[str, Any] = super().clean() or {}
         if not self.has_error("extra_scopes"):
             chosen = cleaned.get("chosen", [])
-            for sentence in wrong_wishes(chosen, cleaned.get("extra_scopes", ()), self.chosen_type(cleaned)):
+            for sentence in capability_errors(chosen, cleaned.get("extra_scopes", ()), self.chosen_type(cleaned)):
                 self.add_error("chosen", sentence)
         return cleaned
 
@@ -177,7 +177,7 @@ class ConnectForm(WishesForm):
             for value, label in AuthenticationType.choices
             if app_registration.allows(value)
             and (app_only or value != AuthenticationType.CLIENT_CREDENTIALS)
-            and not evaluate.kind_closed(rules, value)
+            and not evaluate.is_kind_forbidden(rules, value)
         ]
         self.follow(rules, app_registration, [value for value, _ in offered])
         field = self.fields["kind"]

@@ -111,7 +111,7 @@ class CredentialForm(forms.Form):
             cleaned["pair"] = self._read(cleaned)
         return cleaned
 
-    def _read(self, cleaned: dict[str, Any]) -> certificates.Pair | None:
+    def _read(self, cleaned: dict[str, Any]) -> certificates.CertificateWithKey | None:
         try:
             return certificates.read(
                 cleaned["certificate_file"],

@@ -58,13 +58,13 @@ class HandOverForm(forms.Form):
         self.connection = connection
         self.fields["seen_owner"].initial = connection.owner_id
         self.fields["new_owner"].queryset = people.exclude(pk=connection.owner_id)  # type: ignore[attr-defined]
-        if connection.is_delegated and ownership_transfer.is_worth_keeping(connection):
+        if connection.is_delegated and ownership_transfer.can_keep_tokens(connection):
             self.fields["grant"] = GrantField()
 
     def clean_seen_owner(self) -> int:
         seen: int = self.cleaned_data["seen_owner"]
         if seen != self.connection.owner_id:
-            raise forms.ValidationError(str(ownership_transfer.owner_is_another(self.connection)))
+            raise forms.ValidationError(str(ownership_transfer.owner_changed_error(self.connection)))
         return seen
 
     @property

@@ -23,7 +23,7 @@ from connections.models import Tenant, User
 SECRET_VARIABLE = "CLIENT_SECRET"  # noqa: S105 - the name of a variable
 
 
-def valid(form: forms.Form) -> dict[str, Any]:
+def cleaned(form: forms.Form) -> dict[str, Any]:
     """What was typed, cleaned. Raises CommandError with one line per entry that needs another look."""
     if form.is_valid():
         return form.cleaned_data
@@ -35,7 +35,7 @@ def valid(form: forms.Form) -> dict[str, Any]:
     raise CommandError("\n".join(lines))
 
 
-def actor(username: str) -> User | None:
+def find_actor(username: str) -> User | None:
     """The person in whose name the audit trail records it; None for nobody in particular."""
     if not username:
         return None
@@ -45,7 +45,7 @@ def actor(username: str) -> User | None:
     return found
 
 
-def tenant(name: str) -> Tenant:
+def find_tenant(name: str) -> Tenant:
     """A tenant by its name or directory id."""
     found = Tenant.objects.filter(name=name).first() or Tenant.objects.filter(directory_id=name.lower()).first()
     if found is None:

@@ -15,7 +15,7 @@ from django import forms
 from django.core.exceptions import ValidationError
 
 from connections.errors import InvalidInput
-from connections.management.yaml_reader import Fields, Part, read
+from connections.management.yaml_reader import YamlMapping, YamlValue, read
 from connections.microsoft import capabilities
 from connections.models import AlertChannel, AppCredential, AppRegistration
 from connections.services.config.people import ROLES
@@ -54,13 +54,13 @@ LARGEST_SECRET_FILE = 10_000  # bytes
 E = TypeVar("E")
 
 
-def written(values: dict[str, Any]) -> str:
+def write(values: dict[str, Any]) -> str:
     """The text of a configuration file."""
     body = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
     return HEADER + str(body)
 
 
-def parsed(text: str) -> Configuration:
+def parse(text: str) -> Configuration:
     """What a file says. Raises WrongEntry with the line. Secrets are read from where the file says they are."""
     fields = read(text).mapping()
     version = fields.need("version")
@@ -86,7 +86,7 @@ def parsed(text: str) -> Configuration:
 
 
 def _entries(
-    fields: Fields, section: str, what: str, entry: Callable[[Fields], E], known_by: Callable[[E], object]
+    fields: YamlMapping, section: str, what: str, entry: Callable[[YamlMapping], E], known_by: Callable[[E], object]
 ) -> tuple[E, ...] | None:
     """The entries of a section, None if the file does not have it. Raises WrongEntry if two mean the same."""
     part = fields.take(section)
@@ -111,7 +111,7 @@ def _entries(
 # --- Values ---------------------------------------------------------------------------------------
 
 
-def _cleaned(part: Part, field: forms.Field) -> Any:
+def _cleaned(part: YamlValue, field: forms.Field) -> Any:
     """The value as a form field of the pages cleans it. Raises WrongEntry."""
     try:
         return field.clean(part.text())
@@ -119,25 +119,25 @@ def _cleaned(part: Part, field: forms.Field) -> Any:
         raise part.wrong(f"{part.what}: {' '.join(wrong.messages)}") from None
 
 
-def _optional(fields: Fields, name: str, field: forms.Field) -> Any:
+def _optional(fields: YamlMapping, name: str, field: forms.Field) -> Any:
     """The cleaned value, None if the file does not say it."""
     part = fields.take(name)
     return None if part is None or part.is_null else _cleaned(part, field)
 
 
-def _flag(fields: Fields, name: str) -> bool | None:
+def _flag(fields: YamlMapping, name: str) -> bool | None:
     part = fields.take(name)
     return None if part is None or part.is_null else part.flag()
 
 
-def _one_of(part: Part, allowed: Iterable[str]) -> str:
+def _one_of(part: YamlValue, allowed: Iterable[str]) -> str:
     allowed = list(allowed)
     if part.text() not in allowed:
         raise part.wrong(f"{part.what} must be {' or '.join(allowed)}.")
     return part.text()
 
 
-def _chosen(fields: Fields, name: str, what: str, allowed: Iterable[str]) -> tuple[str, ...] | None:
+def _chosen(fields: YamlMapping, name: str, what: str, allowed: Iterable[str]) -> tuple[str, ...] | None:
     """Some of what is allowed, in its order; None if the file does not say it."""
     part = fields.take(name)
     if part is None:
@@ -151,7 +151,7 @@ def _chosen(fields: Fields, name: str, what: str, allowed: Iterable[str]) -> tup
     return tuple(one for one in allowed if one in chosen)
 
 
-def _secret(fields: Fields, name: str, field: forms.Field) -> str:
+def _secret(fields: YamlMapping, name: str, field: forms.Field) -> str:
     """A secret that the file only names the place of: NAME_file or NAME_env; "" if it does not. Raises WrongEntry."""
     if (plain := fields.take(name)) is not None:
         raise plain.wrong(
@@ -170,7 +170,7 @@ def _secret(fields: Fields, name: str, field: forms.Field) -> str:
         raise place.wrong(f"What {place.what} leads to cannot be used: {' '.join(wrong.messages)}") from None
 
 
-def _from_file(place: Part) -> str:
+def _from_file(place: YamlValue) -> str:
     try:
         with Path(place.text()).open("rb") as file:
             return file.read(LARGEST_SECRET_FILE).decode("utf-8-sig").strip("\r\n")
@@ -180,7 +180,7 @@ def _from_file(place: Part) -> str:
         raise place.wrong(f"{place.text()} is no text.") from None
 
 
-def _from_variable(place: Part) -> str:
+def _from_variable(place: YamlValue) -> str:
     found = os.environ.get(place.text(), "")
     if not found:
         raise place.wrong(f"The environment variable {place.text()[:60]} is not set.")
@@ -190,7 +190,7 @@ def _from_variable(place: Part) -> str:
 # --- Entries --------------------------------------------------------------------------------------
 
 
-def _tenant(fields: Fields) -> TenantEntry:
+def _tenant(fields: YamlMapping) -> TenantEntry:
     return TenantEntry(
         name=_cleaned(fields.need("name"), NameField()),
         environment=fields.need("environment").text(),
@@ -199,7 +199,7 @@ def _tenant(fields: Fields) -> TenantEntry:
     )
 
 
-def _app(fields: Fields) -> AppEntry:
+def _app(fields: YamlMapping) -> AppEntry:
     audience = fields.take("audience")
     allows = _chosen(fields, "allows", "kind of connections", ALLOWS)
     if allows == ():
@@ -221,7 +221,7 @@ def _app(fields: Fields) -> AppEntry:
     )
 
 
-def _credential(fields: Fields) -> CredentialEntry:
+def _credential(fields: YamlMapping) -> CredentialEntry:
     kind = _one_of(fields.need("kind"), AppCredential.Kind.values)
     is_secret = kind == AppCredential.Kind.SECRET
     value = _secret(fields, "secret", SecretValueField()) if is_secret else ""
@@ -241,7 +241,7 @@ def _credential(fields: Fields) -> CredentialEntry:
     return entry
 
 
-def _mailbox(fields: Fields) -> MailboxEntry:
+def _mailbox(fields: YamlMapping) -> MailboxEntry:
     return MailboxEntry(
         address=_cleaned(fields.need("address"), AddressField()),
         tenant=_cleaned(fields.need("tenant"), NameField()),
@@ -250,7 +250,7 @@ def _mailbox(fields: Fields) -> MailboxEntry:
     )
 
 
-def _account(fields: Fields) -> AccountEntry:
+def _account(fields: YamlMapping) -> AccountEntry:
     return AccountEntry(
         name=_cleaned(fields.need("name"), NameField()),
         purpose=_optional(fields, "purpose", forms.CharField(required=False, max_length=PURPOSE_LENGTH)),
@@ -261,7 +261,7 @@ def _account(fields: Fields) -> AccountEntry:
     )
 
 
-def _team(fields: Fields) -> TeamEntry:
+def _team(fields: YamlMapping) -> TeamEntry:
     members = fields.take("members")
     return TeamEntry(
         name=_cleaned(fields.need("name"), NameField()),
@@ -271,7 +271,7 @@ def _team(fields: Fields) -> TeamEntry:
     )
 
 
-def _channel(fields: Fields) -> ChannelEntry:
+def _channel(fields: YamlMapping) -> ChannelEntry:
     fields.take("host")  # tells readers where it leads
     return ChannelEntry(
         name=_cleaned(fields.need("name"), NameField()),
@@ -285,7 +285,7 @@ def _channel(fields: Fields) -> ChannelEntry:
 # --- Policy ---------------------------------------------------------------------------------------
 
 
-def _policy(part: Part | None) -> tuple[PolicyEntry, ...] | None:
+def _policy(part: YamlValue | None) -> tuple[PolicyEntry, ...] | None:
     if part is None:
         return None
     fields = part.mapping()
@@ -300,7 +300,7 @@ def _policy(part: Part | None) -> tuple[PolicyEntry, ...] | None:
     return tuple(found)
 
 
-def _rules(part: Part, *, of_app: bool) -> policy_rules.Rules:
+def _rules(part: YamlValue, *, of_app: bool) -> policy_rules.Rules:
     try:
         return policy_rules.from_dict(part.plain(), of_app=of_app)
     except InvalidInput as wrong:

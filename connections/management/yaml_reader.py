@@ -41,7 +41,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-def read(text: str) -> Part:
+def read(text: str) -> YamlValue:
     """The one document of a file. Raises WrongEntry."""
     if len(text) > LARGEST:
         raise WrongEntry("The file is too large to be a configuration.")
@@ -58,10 +58,10 @@ def read(text: str) -> Part:
         loader.dispose()
     if node is None:
         raise WrongEntry("The file is empty.", line=1)
-    return Part(node, "The file")
+    return YamlValue(node, "The file")
 
 
-class Part:
+class YamlValue:
     """A value of the file, what it is called in sentences, and where it stands."""
 
     def __init__(self, node: yaml.Node, what: str) -> None:
@@ -91,34 +91,34 @@ class Part:
             return bool(self.node.value.lower() == "true")
         raise self.wrong(f"{self.what} must be true or false.")
 
-    def items(self, what: str) -> list[Part]:
+    def items(self, what: str) -> list[YamlValue]:
         """The values of a list, each called ``what``. Raises WrongEntry."""
         if self.is_null:
             raise self.wrong(f"{self.what} has nothing in it.", action="Write [] for an empty list, or leave it out.")
         if not isinstance(self.node, yaml.SequenceNode):
             raise self.wrong(f"{self.what} must be a list.", action="Begin each of its lines with a dash.")
-        return [Part(one, what) for one in self.node.value]
+        return [YamlValue(one, what) for one in self.node.value]
 
-    def mapping(self) -> Fields:
+    def mapping(self) -> YamlMapping:
         """The fields of a mapping. Raises WrongEntry, also for a key that stands there twice."""
         if not isinstance(self.node, yaml.MappingNode):
             raise self.wrong(f"{self.what} must be a mapping of names to values, like “name: Contoso”.")
-        found: dict[str, Part] = {}
+        found: dict[str, YamlValue] = {}
         for key, value in self.node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise Part(key, self.what).wrong("A name is a plain word.")
+                raise YamlValue(key, self.what).wrong("A name is a plain word.")
             if key.value in found:
-                raise Part(key, self.what).wrong(f"{self.what} says {key.value} twice.")
-            found[key.value] = Part(value, key.value)
+                raise YamlValue(key, self.what).wrong(f"{self.what} says {key.value} twice.")
+            found[key.value] = YamlValue(value, key.value)
             found[key.value].line = key.start_mark.line + 1
-        return Fields(self, found)
+        return YamlMapping(self, found)
 
     def plain(self) -> Any:
         """As plain Python values, for whoever checks them elsewhere."""
         if isinstance(self.node, yaml.MappingNode):
             return {name: part.plain() for name, part in self.mapping()}
         if isinstance(self.node, yaml.SequenceNode):
-            return [Part(one, self.what).plain() for one in self.node.value]
+            return [YamlValue(one, self.what).plain() for one in self.node.value]
         kind, value = self.node.tag, self.node.value
         if kind == _CORE + "null":
             return None
@@ -129,22 +129,22 @@ class Part:
         return self.text()
 
 
-class Fields:
+class YamlMapping:
     """The fields of a mapping, taken one by one; what nobody takes is unknown."""
 
-    def __init__(self, part: Part, fields: dict[str, Part]) -> None:
+    def __init__(self, part: YamlValue, fields: dict[str, YamlValue]) -> None:
         self.part, self._fields = part, fields
         self._known: list[str] = []
 
-    def __iter__(self) -> Iterator[tuple[str, Part]]:
+    def __iter__(self) -> Iterator[tuple[str, YamlValue]]:
         return iter(self._fields.items())
 
-    def take(self, name: str) -> Part | None:
+    def take(self, name: str) -> YamlValue | None:
         """The value of a field, None if the file does not say it."""
         self._known.append(name)
         return self._fields.get(name)
 
-    def need(self, name: str) -> Part:
+    def need(self, name: str) -> YamlValue:
         """The value of a field. Raises WrongEntry if it is missing."""
         found = self.take(name)
         if found is None or found.is_null:

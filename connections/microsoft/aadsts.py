@@ -5,10 +5,10 @@ from real answers. Classes, sentences, and who must act are ours. docs/what-went
 written from this table.
 """
 
-from connections.microsoft.error_types import Entry, Kind, Who
+from connections.microsoft.error_types import ErrorMeaning, Kind, Who
 
 Rows = dict[int, tuple[str, str]]  # number: (Microsoft's name, what happened)
-Table = dict[int, Entry]
+Table = dict[int, ErrorMeaning]
 
 
 def _group(
@@ -23,7 +23,7 @@ def _group(
     vague: bool = False,
 ) -> Table:
     return {
-        number: Entry(kind, who, cause, action, name, certain, app_wide, credential, vague)
+        number: ErrorMeaning(kind, who, cause, action, name, certain, app_wide, credential, vague)
         for number, (name, cause) in rows.items()
     }
 
@@ -956,7 +956,7 @@ PASSING = _join(
 AADSTS = _join(SIGN_IN, CONSENT, CREDENTIALS, APP_REGISTRATION, REQUEST, POLICY, PASSING)
 
 
-def parent(number: int) -> Entry | None:
+def family_of(number: int) -> ErrorMeaning | None:
     """What an unknown six or seven digit number means by its family, or None when that is unsafe.
 
     Microsoft refines a five-digit number by appending digits (16002 → 160021, 50057 → 500571,
@@ -971,4 +971,4 @@ def parent(number: int) -> Entry | None:
     entry = AADSTS.get(int(digits[:5]))
     if entry is None or entry.vague:
         return None
-    return Entry(entry.kind, entry.who, entry.cause, entry.action)
+    return ErrorMeaning(entry.kind, entry.who, entry.cause, entry.action)

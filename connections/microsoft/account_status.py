@@ -15,7 +15,7 @@ _WORDS = {
 }
 
 
-def is_gone(code: str) -> bool:
+def is_account_gone(code: str) -> bool:
     """Whether a verdict's code means that the account is disabled or deleted."""
     return code in _WORDS
 

@@ -19,7 +19,7 @@ AUDIENCES = {"single": "AzureADMyOrg", "multi": "AzureADMultipleOrgs"}
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SetupPlan:
     """What the script shall do. Without ``client_id`` it creates the registration, otherwise it changes that one."""
 
     cloud: Cloud
@@ -34,7 +34,7 @@ class Plan:
     grants_consent: bool = False
 
 
-def bash(plan: Plan) -> str:
+def setup_script(plan: SetupPlan) -> str:
     """The script for bash. Raises InvalidInput for a cloud the Azure CLI does not know (the sandbox)."""
     if not plan.cloud.cli_name:
         raise InvalidInput(
@@ -46,7 +46,7 @@ def bash(plan: Plan) -> str:
     return "\n".join(part for part in [*parts, _result(plan)] if part) + "\n"
 
 
-def _head(plan: Plan) -> str:
+def _head(plan: SetupPlan) -> str:
     doing = "Changes an app registration" if plan.client_id else "Creates an app registration"
     return f"""\
 #!/usr/bin/env bash
@@ -60,7 +60,7 @@ NAME={shlex.quote(plan.name)}
 """
 
 
-def _sign_in(plan: Plan) -> str:
+def _sign_in(plan: SetupPlan) -> str:
     tenant = f" --tenant {shlex.quote(plan.directory_id)}" if plan.directory_id else ""
     return f"""\
 az cloud set --name {shlex.quote(plan.cloud.cli_name)}
@@ -68,7 +68,7 @@ az login --allow-no-subscriptions{tenant} --output none
 """
 
 
-def _permissions(plan: Plan) -> str:
+def _permissions(plan: SetupPlan) -> str:
     """The manifest goes through a file: quoting JSON on a command line differs from shell to shell."""
     access = [{"id": permission.id, "type": permission.type} for permission in plan.permissions]
     manifest = json.dumps([{"resourceAppId": GRAPH_APP_ID, "resourceAccess": access}], indent=2)
@@ -88,7 +88,7 @@ MANIFEST_END
 _KINDS = {"Scope": "delegated", "Role": "application"}
 
 
-def _application(plan: Plan) -> str:
+def _application(plan: SetupPlan) -> str:
     options = f"""--display-name "$NAME" \\
   --sign-in-audience {shlex.quote(AUDIENCES[plan.audience])} \\
   --web-redirect-uris {" ".join(shlex.quote(uri) for uri in plan.redirect_uris)} \\
@@ -109,7 +109,7 @@ az ad sp create --id "$APP_ID" --output none
 """
 
 
-def _credential(plan: Plan) -> str:
+def _credential(plan: SetupPlan) -> str:
     if plan.certificate:
         return f"""\
 CERTIFICATE="$(mktemp)"
@@ -127,7 +127,7 @@ SECRET="$(az ad app credential reset --id "$APP_ID" --append --years 1 \\
     return ""
 
 
-def _consent(plan: Plan) -> str:
+def _consent(plan: SetupPlan) -> str:
     if not plan.grants_consent:
         return ""
     return """\
@@ -140,7 +140,7 @@ done
 """
 
 
-def _result(plan: Plan) -> str:
+def _result(plan: SetupPlan) -> str:
     lines = [
         "echo",
         "echo 'Enter this in the portal:'",

@@ -41,7 +41,7 @@ class SignInClient:
 NEEDS_ADMIN = ("AADSTS90094", "AADSTS90095")
 
 
-class Refused(AuthException):
+class MicrosoftSignInRefused(AuthException):
     """Microsoft said no, on the callback or at the token endpoint. Carries the verdict instead of the raw answer."""
 
     def __init__(self, backend: Any, verdict: Verdict, *, cancelled: bool = False) -> None:
@@ -118,14 +118,14 @@ class _Microsoft(AzureADV2TenantOAuth2):
             verdict = classify(where="authorize", status=None, headers=None, body=self.strategy.query_string())
             left = fields.get("error_subcode") == "cancel" and verdict.code not in NEEDS_ADMIN
             cancelled = left or "AADSTS65004" in verdict.code
-            return Refused(self, verdict, cancelled=cancelled)
+            return MicrosoftSignInRefused(self, verdict, cancelled=cancelled)
         if status_code is None and not fields.get("error"):
             return None
         headers = {"Retry-After": retry_after} if retry_after else {}
         verdict = classify(
             where="token", status=status_code or 400, headers=headers, body=json.dumps(fields) if fields else ""
         )
-        return None if verdict.kind is Kind.OK else Refused(self, verdict)
+        return None if verdict.kind is Kind.OK else MicrosoftSignInRefused(self, verdict)
 
     def check_nonce(self, claims: dict[str, Any], expected: object) -> None:
         """Raise AuthSessionError unless the ID token was made for this very sign-in (OpenID Connect Core, 3.1.3.7)."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from connections.errors import InvalidInput
 from connections.microsoft.capability_table import ALL, OUTLOOK, Capability
 from connections.microsoft.clouds import CLOUDS, GRAPH_APP_ID
-from connections.microsoft.permissions import CATALOGUE, ROLE, SCOPE, Permission, covered, spelling
+from connections.microsoft.permissions import CATALOGUE, ROLE, SCOPE, Permission, covered_by, spelling
 from connections.microsoft.token_endpoint import OIDC_SCOPES
 
 CAPABILITIES: dict[str, Capability] = {capability.key: capability for capability in ALL}
@@ -101,7 +101,7 @@ def can(
     A larger permission satisfies a smaller one. A capability that this authentication type cannot have at all
     comes back as not possible with nothing missing; its ``no_application`` or ``no_delegated`` says why.
     """
-    allowed = covered(frozenset(_words(granted)))
+    allowed = covered_by(frozenset(_words(granted)))
     found = []
     for capability in _known(keys):
         needed = needs(capability, authentication_type)
@@ -120,7 +120,7 @@ def missing(wanted: Iterable[str], granted: Iterable[str]) -> tuple[str, ...]:
 
     The sign-in's own scopes are left out: Microsoft's answer does not list them reliably.
     """
-    allowed = covered(frozenset(_words(granted)))
+    allowed = covered_by(frozenset(_words(granted)))
     return tuple(name for name in _ordered(_words(wanted)) if name not in OIDC_SCOPES and name not in allowed)
 
 
@@ -132,7 +132,7 @@ def beyond(granted: Iterable[str], authentication_type: str) -> tuple[str, ...]:
 
 def reads_shared_mailboxes(granted: Iterable[str]) -> bool:
     """Whether delegated scopes reach into other people's mailboxes at all (Microsoft: outlook-share-messages-folders)."""
-    return "Mail.Read.Shared" in covered(frozenset(_words(granted)))
+    return "Mail.Read.Shared" in covered_by(frozenset(_words(granted)))
 
 
 # --- Where Microsoft contradicts ------------------------------------------------------------------
@@ -196,13 +196,13 @@ def parse_scopes(text: str) -> tuple[str, ...]:
     Separated by spaces, commas or line breaks; Graph's address in front is removed. Raises InvalidInput
     naming the first word that is no scope.
     """
-    names = list(dict.fromkeys(_short(word) for word in words(text)))
+    names = list(dict.fromkeys(_short(word) for word in describe(text)))
     if len(names) > MAX_SCOPES:
         raise InvalidInput(f"These are {len(names)} scopes.", action=f"Give at most {MAX_SCOPES}.")
     return tuple(names)
 
 
-def words(text: str) -> list[str]:
+def describe(text: str) -> list[str]:
     """What somebody typed as a list: its words without the quotes and separators that get pasted along."""
     return [word for word in (word.strip(_QUOTES) for word in _SEPARATORS.split(text)) if word]
 

@@ -27,7 +27,7 @@ _PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.+?-----END \1-----", re.
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class CertificateWithKey:
     """A certificate (PEM) and its private key (PEM, PKCS#8, not encrypted)."""
 
     certificate: str
@@ -37,7 +37,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class CertificateDetails:
     """What a page shows of a certificate. Thumbprints are hex, upper case."""
 
     subject: str
@@ -47,7 +47,7 @@ class Facts:
     expires_at: datetime
 
 
-def generate(common_name: str, *, months: int, now: datetime) -> Pair:
+def generate(common_name: str, *, months: int, now: datetime) -> CertificateWithKey:
     """Make an RSA key and a self-signed certificate valid from ``now`` for ``months`` of 30.4 days.
 
     Raises InvalidInput unless 1 ≤ months ≤ 24.
@@ -70,7 +70,7 @@ def generate(common_name: str, *, months: int, now: datetime) -> Pair:
     return _pair(certificate, key)
 
 
-def read(data: bytes, *, key_data: bytes = b"", password: str = "", now: datetime) -> Pair:
+def read(data: bytes, *, key_data: bytes = b"", password: str = "", now: datetime) -> CertificateWithKey:
     """Read a certificate and its key from a PFX file, a PEM file holding both, or two PEM files.
 
     Raises InvalidInput (with ``field``) that says what is wrong: unreadable, wrong password, no key, several
@@ -97,10 +97,10 @@ def read(data: bytes, *, key_data: bytes = b"", password: str = "", now: datetim
     return _pair(certificate, key)
 
 
-def facts(pem: str) -> Facts:
+def read_details(pem: str) -> CertificateDetails:
     """Subject, thumbprints and dates (UTC) of a stored certificate."""
     certificate = x509.load_pem_x509_certificate(pem.encode())
-    return Facts(
+    return CertificateDetails(
         subject=certificate.subject.rfc4514_string(),
         sha1=certificate.fingerprint(hashes.SHA1()).hex().upper(),  # noqa: S303 - shown next to Entra's, proves nothing
         sha256=certificate.fingerprint(hashes.SHA256()).hex().upper(),
@@ -177,11 +177,11 @@ def _from_pfx(data: bytes, password: str) -> tuple[x509.Certificate, object]:
     return certificate, key
 
 
-def _pair(certificate: x509.Certificate, key: rsa.RSAPrivateKey) -> Pair:
+def _pair(certificate: x509.Certificate, key: rsa.RSAPrivateKey) -> CertificateWithKey:
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    return Pair(
+    return CertificateWithKey(
         certificate=certificate.public_bytes(serialization.Encoding.PEM).decode(),
         private_key=private.decode(),
         thumbprint=certificate.fingerprint(hashes.SHA256()).hex().upper(),

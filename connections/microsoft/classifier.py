@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from connections.microsoft import aadsts, graph_errors, oauth_errors, response_parser
-from connections.microsoft.error_types import Entry, Kind, Who
-from connections.microsoft.response_parser import Answer
+from connections.microsoft.error_types import ErrorMeaning, Kind, Who
+from connections.microsoft.response_parser import MicrosoftResponse
 
 SIGN_IN_FREQUENCY = re.compile(
     r"maximum allowed lifetime for this request is (?:(\d{1,4})\.)?(\d{1,9})(?::(\d\d):(\d\d))?",
@@ -82,7 +82,7 @@ def transport_failure(reason: str) -> Verdict:
     return _verdict(entry or oauth_errors.NO_ANSWER, code, None)
 
 
-def _judge(answer: Answer) -> Verdict:
+def _judge(answer: MicrosoftResponse) -> Verdict:
     if answer.success:
         return OK
     if answer.where == "graph":
@@ -95,7 +95,7 @@ def _judge(answer: Answer) -> Verdict:
     return verdict
 
 
-def _decide(answer: Answer) -> tuple[Entry, str]:
+def _decide(answer: MicrosoftResponse) -> tuple[ErrorMeaning, str]:
     """The class of an answer from Entra, and the code to show.
 
     In this order: the state of the service (429, 5xx), a known number, suberror, error.
@@ -115,7 +115,7 @@ def _decide(answer: Answer) -> tuple[Entry, str]:
     return entry or by_error or _without_error(answer), code
 
 
-def _known(answer: Answer) -> tuple[int | None, Entry | None]:
+def _known(answer: MicrosoftResponse) -> tuple[int | None, ErrorMeaning | None]:
     """The last known specific number wins; then the family of an unknown one; then a vague one.
 
     [70002, 70008] means 70008: Microsoft puts the specific number last.
@@ -126,12 +126,12 @@ def _known(answer: Answer) -> tuple[int | None, Entry | None]:
         if not entry.vague:
             return number, entry
     for number in numbers:
-        if number not in aadsts.AADSTS and (family := aadsts.parent(number)):
+        if number not in aadsts.AADSTS and (family := aadsts.family_of(number)):
             return number, family
     return known[0] if known else (None, None)
 
 
-def _by_error(answer: Answer) -> Entry | None:
+def _by_error(answer: MicrosoftResponse) -> ErrorMeaning | None:
     by_suberror = oauth_errors.SUBERRORS.get(answer.suberror.lower())
     entry = by_suberror or oauth_errors.ERRORS.get(answer.error.lower())
     if entry is oauth_errors.CLIENT_REJECTED and answer.where != "token":
@@ -139,7 +139,7 @@ def _by_error(answer: Answer) -> Entry | None:
     return entry
 
 
-def _without_error(answer: Answer) -> Entry:
+def _without_error(answer: MicrosoftResponse) -> ErrorMeaning:
     if answer.error:
         return oauth_errors.UNKNOWN
     if answer.where in ("authorize", "adminconsent"):
@@ -149,7 +149,7 @@ def _without_error(answer: Answer) -> Entry:
     return oauth_errors.UNKNOWN if answer.shape == "json" else oauth_errors.NOT_MICROSOFT
 
 
-def _label(answer: Answer, number: int | None) -> str:
+def _label(answer: MicrosoftResponse, number: int | None) -> str:
     if number is None and (answer.numbers or answer.described_numbers):
         number = (answer.numbers or answer.described_numbers)[-1]
     if number is not None:
@@ -161,7 +161,7 @@ def _label(answer: Answer, number: int | None) -> str:
     return "empty" if answer.shape == "empty" else "unknown"
 
 
-def _verdict(entry: Entry, code: str, answer: Answer | None) -> Verdict:
+def _verdict(entry: ErrorMeaning, code: str, answer: MicrosoftResponse | None) -> Verdict:
     if answer is None:
         return Verdict(entry.kind, code, entry.cause, entry.action, entry.who)
     # A flag needs a whole answer of the service itself, and a refusal: not an outage, not a

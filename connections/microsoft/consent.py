@@ -22,7 +22,7 @@ _CANCELLED = frozenset({"access_denied", "permission_denied", "AADSTS65004"})
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ConsentCallback:
     """What a callback claims. Nothing in it is proof: anybody can make up such a link."""
 
     state: str
@@ -39,7 +39,7 @@ class Answer:
         return self.verdict.code in _CANCELLED
 
 
-def url(
+def consent_url(
     cloud: Cloud,
     directory_id: str,
     *,
@@ -62,8 +62,8 @@ def url(
     return f"{cloud.authority(directory)}/v2.0/adminconsent?{urlencode(query)}"
 
 
-def read_callback(query_string: str) -> Answer:
+def read_callback(query_string: str) -> ConsentCallback:
     """Read what the browser brought back. ``tenant`` and ``scope`` are not even looked at: they can be forged."""
     states = parse_qs(query_string).get("state", [""])
     verdict = classify(where="adminconsent", status=None, headers=None, body=query_string)
-    return Answer(states[0][:200], verdict)
+    return ConsentCallback(states[0][:200], verdict)

@@ -22,7 +22,7 @@ from connections.microsoft import graph_client, http
 from connections.microsoft.classifier import Verdict
 from connections.microsoft.clouds import Cloud
 from connections.microsoft.error_types import Kind, Who
-from connections.microsoft.permissions import covered
+from connections.microsoft.permissions import covered_by
 
 # What the application must have been granted for its own token (Microsoft Graph: application-list-permissions).
 PERMISSION = "Application.Read.All"
@@ -37,7 +37,7 @@ UNREADABLE = Verdict(
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedCredential:
     """One credential in Entra's list. Of ``hint`` and ``thumbprints`` only those of its kind are filled."""
 
     expires_at: datetime
@@ -48,19 +48,19 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class CredentialList:
     """All credentials of one application."""
 
-    secrets: tuple[Listed, ...]
-    certificates: tuple[Listed, ...]
+    secrets: tuple[ListedCredential, ...]
+    certificates: tuple[ListedCredential, ...]
 
 
 def may_read(roles: tuple[str, ...]) -> bool:
     """Whether a token with these application roles may read the application itself."""
-    return PERMISSION in covered(frozenset(roles))
+    return PERMISSION in covered_by(frozenset(roles))
 
 
-def read(cloud: Cloud, access_token: str, client_id: str) -> Listing:
+def read(cloud: Cloud, access_token: str, client_id: str) -> CredentialList:
     """The application's credentials as Entra lists them. One request; ``keyCredentials`` allows 150 a minute.
 
     Raises MicrosoftRefused if it may not be read or does not live in this directory, MicrosoftUnavailable if that
@@ -72,14 +72,15 @@ def read(cloud: Cloud, access_token: str, client_id: str) -> Listing:
     return _listing(response.text)
 
 
-def _listing(text: str) -> Listing:
+def _listing(text: str) -> CredentialList:
     try:
         answer = json.loads(text)
         secrets, certificates = answer["passwordCredentials"], answer["keyCredentials"]
-        return Listing(
-            tuple(Listed(_moment(one["endDateTime"]), hint=str(one.get("hint") or "")) for one in secrets),
+        return CredentialList(
+            tuple(ListedCredential(_moment(one["endDateTime"]), hint=str(one.get("hint") or "")) for one in secrets),
             tuple(
-                Listed(_moment(one["endDateTime"]), thumbprints=frozenset(_thumbprints(one))) for one in certificates
+                ListedCredential(_moment(one["endDateTime"]), thumbprints=frozenset(_thumbprints(one)))
+                for one in certificates
             ),
         )
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -43,7 +43,7 @@ def at_shared_endpoint(application: token_endpoint.Application) -> tuple[str, ..
     return () if answer.code in _SPEAKS_OF_THE_TOKEN else answer
 
 
-def try_out(application: token_endpoint.Application, *, shared: bool, multitenant: bool) -> tuple[str, ...] | Verdict:
+def probe(application: token_endpoint.Application, *, shared: bool, multitenant: bool) -> tuple[str, ...] | Verdict:
     """Say whether Microsoft accepts the credential: the granted roles (maybe none), or the verdict.
 
     A multitenant application that is not installed in this directory yet is asked about at ``organizations``, so

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from connections.microsoft import aadsts, graph_errors, oauth_errors
-from connections.microsoft.error_types import Entry, Kind, Who
+from connections.microsoft.error_types import ErrorMeaning, Kind, Who
 
 KINDS = {
     Kind.REAUTH: "the person must sign in again",
@@ -52,7 +52,7 @@ def render() -> str:
     return "\n".join(sections)
 
 
-def _codes(rows: Iterable[tuple[str, Entry]]) -> str:
+def _codes(rows: Iterable[tuple[str, ErrorMeaning]]) -> str:
     return _table(
         ("Code", "Microsoft's name", "What it means", "What to do", "Who", "Kind"),
         ((code, entry.name, entry.cause, entry.action, WHO[entry.who], entry.kind.value) for code, entry in rows),

@@ -28,7 +28,7 @@ class Who(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ErrorMeaning:
     """One row of a table: what a code means, and to whom."""
 
     kind: Kind

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from connections.microsoft.clouds import GRAPH_APP_ID
-from connections.microsoft.permissions import covered
+from connections.microsoft.permissions import covered_by
 
 # Permissions of Microsoft Graph that Exchange can grant for single mailboxes; its roles are called "Application …".
 EXCHANGE_ROLES = (
@@ -77,7 +77,7 @@ def roles_for(permissions: Iterable[str]) -> tuple[str, ...]:
     return tuple(
         role
         for role in EXCHANGE_ROLES
-        if role in wanted and not any(role in covered(frozenset({other})) for other in wanted - {role})
+        if role in wanted and not any(role in covered_by(frozenset({other})) for other in wanted - {role})
     )
 
 

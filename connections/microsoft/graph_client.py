@@ -30,7 +30,7 @@ def request(
     return http.Request(method, f"{cloud.graph}/v1.0/{path}", body=body, headers=tuple(headers), tag=tag)
 
 
-def ask(requests: list[http.Request[str]]) -> Iterator[http.Response[str]]:
+def request_json(requests: list[http.Request[str]]) -> Iterator[http.Response[str]]:
     """The answers to all of them, as they come."""
     for start in range(0, len(requests), IN_FLIGHT):
         yield from http.client().send_all(requests[start : start + IN_FLIGHT])

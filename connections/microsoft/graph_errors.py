@@ -6,8 +6,8 @@ Exchange and Entra behind Graph come from real answers. The classes and sentence
 """
 
 from connections.microsoft import oauth_errors
-from connections.microsoft.error_types import Entry, Kind, Who
-from connections.microsoft.response_parser import Answer
+from connections.microsoft.error_types import ErrorMeaning, Kind, Who
+from connections.microsoft.response_parser import MicrosoftResponse
 
 WAIT = oauth_errors.WAIT
 PORTAL_FAULT = "Nobody in the organisation can mend this; an IT admin should report it as a fault of the portal."
@@ -18,51 +18,53 @@ MAILBOX_ACCESS = (
 ADDRESS = "An IT admin must check the mailbox's address, its licence, and that it is in Exchange Online."
 FREE_SPACE = "The owner must free some space, or an IT admin must raise the limit."
 
-TOKEN_REJECTED = Entry(
+TOKEN_REJECTED = ErrorMeaning(
     Kind.REAUTH,
     Who.OWNER,
     "Microsoft did not accept the access token; it may simply have run out.",
     "The portal fetches a new one by itself; if that fails, the owner must sign in again.",
 )
-CLAIMS_WANTED = Entry(
+CLAIMS_WANTED = ErrorMeaning(
     Kind.REAUTH,
     Who.OWNER,
     "Microsoft wants a fresh sign-in because something about the account or the organisation's rules has changed.",
     "The portal asks for a new token by itself; if that fails, the owner must sign in again.",
 )
-CLAIMS_FORBIDDEN = Entry(
+CLAIMS_FORBIDDEN = ErrorMeaning(
     Kind.POLICY,
     Who.IT_ADMIN,
     "A Conditional Access rule of the organisation guards this data.",
     "The owner can sign in again to pass the rule; otherwise an IT admin must change it or exempt this app.",
 )
-NO_PERMISSION = Entry(
+NO_PERMISSION = ErrorMeaning(
     Kind.PERMISSION,
     Who.IT_ADMIN,
     "The connection lacks a permission for what it tried to do.",
     "An IT admin must grant the missing permission, and the owner of a person's connection then signs in again.",
 )
-NO_ACCESS = Entry(
+NO_ACCESS = ErrorMeaning(
     Kind.PERMISSION,
     Who.IT_ADMIN,
     "Microsoft does not let this connection into the mailbox.",
     MAILBOX_ACCESS,
     certain=True,
 )
-OUTSIDE_APP_POLICY = Entry(
+OUTSIDE_APP_POLICY = ErrorMeaning(
     Kind.MAILBOX,
     Who.IT_ADMIN,
     "The organisation does not let this app into this mailbox.",
     "An Exchange administrator must add the mailbox to those the app may reach.",
     certain=True,
 )
-NOT_FOUND = Entry(
+NOT_FOUND = ErrorMeaning(
     Kind.MAILBOX, Who.IT_ADMIN, "The mailbox or what it should hold was not found, or may not be seen.", MAILBOX_ACCESS
 )
-BAD_REQUEST = Entry(Kind.APP_CONFIG, Who.IT_ADMIN, "Microsoft Graph did not understand the request.", PORTAL_FAULT)
-CONFLICT = Entry(Kind.TRANSIENT, Who.NOBODY, "Something else was changed or locked at the same moment.", WAIT)
-STORAGE_FULL = Entry(Kind.TRANSIENT, Who.OWNER, "The storage at Microsoft is full.", FREE_SPACE)
-LICENCE = Entry(
+BAD_REQUEST = ErrorMeaning(
+    Kind.APP_CONFIG, Who.IT_ADMIN, "Microsoft Graph did not understand the request.", PORTAL_FAULT
+)
+CONFLICT = ErrorMeaning(Kind.TRANSIENT, Who.NOBODY, "Something else was changed or locked at the same moment.", WAIT)
+STORAGE_FULL = ErrorMeaning(Kind.TRANSIENT, Who.OWNER, "The storage at Microsoft is full.", FREE_SPACE)
+LICENCE = ErrorMeaning(
     Kind.POLICY, Who.IT_ADMIN, "The organisation has no licence for this service.", "An IT admin must buy or assign it."
 )
 
@@ -77,7 +79,7 @@ STATUSES = {
     410: CONFLICT,
     412: CONFLICT,
     423: CONFLICT,
-    424: Entry(Kind.TRANSIENT, Who.NOBODY, "An earlier request of the same batch failed.", WAIT),
+    424: ErrorMeaning(Kind.TRANSIENT, Who.NOBODY, "An earlier request of the same batch failed.", WAIT),
     425: CONFLICT,
     429: oauth_errors.THROTTLED,
     507: STORAGE_FULL,
@@ -85,24 +87,24 @@ STATUSES = {
 }
 
 
-def _mailbox(cause: str, action: str = ADDRESS, who: Who = Who.IT_ADMIN, *, certain: bool = True) -> Entry:
-    return Entry(Kind.MAILBOX, who, cause, action, certain=certain)
+def _mailbox(cause: str, action: str = ADDRESS, who: Who = Who.IT_ADMIN, *, certain: bool = True) -> ErrorMeaning:
+    return ErrorMeaning(Kind.MAILBOX, who, cause, action, certain=certain)
 
 
-def _permission(cause: str) -> Entry:
-    return Entry(Kind.PERMISSION, NO_PERMISSION.who, cause, NO_PERMISSION.action, certain=True)
+def _permission(cause: str) -> ErrorMeaning:
+    return ErrorMeaning(Kind.PERMISSION, NO_PERMISSION.who, cause, NO_PERMISSION.action, certain=True)
 
 
-def _passing(cause: str) -> Entry:
-    return Entry(Kind.TRANSIENT, Who.MICROSOFT, cause, WAIT)
+def _passing(cause: str) -> ErrorMeaning:
+    return ErrorMeaning(Kind.TRANSIENT, Who.MICROSOFT, cause, WAIT)
 
 
-def _busy(cause: str, action: str = WAIT, who: Who = Who.NOBODY) -> Entry:
-    return Entry(Kind.THROTTLED, who, cause, action)
+def _busy(cause: str, action: str = WAIT, who: Who = Who.NOBODY) -> ErrorMeaning:
+    return ErrorMeaning(Kind.THROTTLED, who, cause, action)
 
 
-def _request(cause: str) -> Entry:
-    return Entry(Kind.APP_CONFIG, Who.IT_ADMIN, cause, PORTAL_FAULT)
+def _request(cause: str) -> ErrorMeaning:
+    return ErrorMeaning(Kind.APP_CONFIG, Who.IT_ADMIN, cause, PORTAL_FAULT)
 
 
 CODES = {
@@ -121,14 +123,14 @@ CODES = {
     "accessRestricted": _permission("Only its owner may reach this."),
     "Forbidden": _permission("The connection may not do what it tried to do."),
     "notAllowed": _permission("The organisation's settings do not allow this."),
-    "Authorization_IdentityNotFound": Entry(
+    "Authorization_IdentityNotFound": ErrorMeaning(
         Kind.CONSENT,
         Who.IT_ADMIN,
         "The app is not, or not yet, known in this tenant.",
         "An IT admin must grant consent in this tenant; right after that it can take some minutes.",
         app_wide=True,
     ),
-    "Authorization_IdentityDisabled": Entry(
+    "Authorization_IdentityDisabled": ErrorMeaning(
         Kind.POLICY,
         Who.IT_ADMIN,
         "The account or the app is disabled in this tenant.",
@@ -199,7 +201,7 @@ CODES = {
     "syncStateNotFound": _passing("Microsoft asks to read everything once more from the start."),
     "ErrorIrresolvableConflict": CONFLICT,
     "quotaLimitReached": STORAGE_FULL,
-    "Directory_QuotaExceeded": Entry(
+    "Directory_QuotaExceeded": ErrorMeaning(
         Kind.POLICY, Who.IT_ADMIN, "The tenant's directory is full.", "An IT admin must remove something from it."
     ),
     # the request
@@ -217,7 +219,7 @@ CODES = {
 _FOLDED = {code.lower(): entry for code, entry in CODES.items()}
 
 
-def decide(answer: Answer) -> tuple[Entry, str]:
+def decide(answer: MicrosoftResponse) -> tuple[ErrorMeaning, str]:
     """The class of an answer of Graph, and the code to show."""
     entry, code = _known(answer)
     status = answer.status
@@ -242,7 +244,7 @@ EXCHANGE_WITHOUT_ROLES = "2000008"
 APP_POLICY_TEXT = "Access to OData is disabled"
 
 
-def _known(answer: Answer) -> tuple[Entry | None, str]:
+def _known(answer: MicrosoftResponse) -> tuple[ErrorMeaning | None, str]:
     """The innermost known code: "use the most detailed one that they understand" (graph/errors)."""
     for code in reversed(answer.graph_codes):
         if entry := _FOLDED.get(code.lower()):
@@ -252,7 +254,7 @@ def _known(answer: Answer) -> tuple[Entry | None, str]:
     return None, f"http-{answer.status}" if answer.status is not None else "unknown"
 
 
-def _by_status(answer: Answer) -> Entry:
+def _by_status(answer: MicrosoftResponse) -> ErrorMeaning:
     status = answer.status
     if status is None:
         return oauth_errors.NO_ANSWER if answer.shape == "empty" else oauth_errors.UNKNOWN

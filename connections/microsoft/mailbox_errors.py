@@ -15,7 +15,7 @@ from connections.microsoft.classifier import Verdict
 from connections.microsoft.error_types import Kind, Who
 
 
-class Reach(StrEnum):
+class ReachState(StrEnum):
     """Whether a mailbox could be used; the values are those of MailboxAccess.State."""
 
     REACHABLE = "reachable"
@@ -23,7 +23,7 @@ class Reach(StrEnum):
     UNKNOWN = "unknown"
 
 
-class Lack(StrEnum):
+class MissingAccess(StrEnum):
     """What exactly is missing; the values are those of MailboxAccess.lack."""
 
     SHARED_SCOPE = "shared_scope"
@@ -40,22 +40,27 @@ class Lack(StrEnum):
 
 
 # There is nothing behind the address that somebody could be let into.
-WITHOUT_MAILBOX = (Lack.NOT_FOUND, Lack.GUEST_MAILBOX, Lack.NO_MAILBOX, Lack.NO_LICENCE)
+WITHOUT_MAILBOX = (
+    MissingAccess.NOT_FOUND,
+    MissingAccess.GUEST_MAILBOX,
+    MissingAccess.NO_MAILBOX,
+    MissingAccess.NO_LICENCE,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
     """The outcome for one mailbox. ``code`` is Microsoft's; the sentences are ours and empty if all is well."""
 
-    state: Reach
+    state: ReachState
     code: str = ""
     cause: str = ""
     action: str = ""
     who: Who = Who.NOBODY
-    lack: Lack | None = None
+    lack: MissingAccess | None = None
 
 
-REACHABLE = Probe(Reach.REACHABLE)
+REACHABLE = Probe(ReachState.REACHABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,64 +113,64 @@ class Entry:
 
 
 ENTRIES = {
-    Lack.SHARED_SCOPE: Entry(
+    MissingAccess.SHARED_SCOPE: Entry(
         "The connection lacks the permission {permission}, without which it cannot use {address}.",
         "The owner of the connection must add the capability {capability} to it and sign in again.",
         Who.OWNER,
     ),
-    Lack.APP_ROLE: Entry(
+    MissingAccess.APP_ROLE: Entry(
         "The application may not use {address}: the application permission {permission} is not granted in Entra, "
         "and Exchange grants the application nothing either.",
         "An Exchange administrator must let the application into this mailbox, or an IT admin must grant the "
         "permission to the app registration, which opens every mailbox.",
         Who.IT_ADMIN,
     ),
-    Lack.FULL_ACCESS: Entry(
+    MissingAccess.FULL_ACCESS: Entry(
         "The connected account has no access to {address} in Exchange.",
         "An Exchange administrator must give the account Full Access to the mailbox.",
         Who.IT_ADMIN,
     ),
-    Lack.FOLDER_ONLY: Entry(
+    MissingAccess.FOLDER_ONLY: Entry(
         "Only the inbox folder of {address} is shared with the connected account, not the whole mailbox.",
         "An Exchange administrator must give the account Full Access to the mailbox. Its owner can share single "
         "folders only.",
         Who.IT_ADMIN,
     ),
-    Lack.POLICY_SCOPE: Entry(
+    MissingAccess.POLICY_SCOPE: Entry(
         "Exchange keeps this application away from {address}: the mailbox is not among those it may reach.",
         "An Exchange administrator must add the mailbox to those the application may reach.",
         Who.IT_ADMIN,
     ),
-    Lack.GUEST: Entry(
+    MissingAccess.GUEST: Entry(
         "The connected account is a guest in this directory. Guests have no mailbox there, and Exchange does not let "
         "this one into {address}.",
         "The owner of the connection must make a new one with an account of the organisation itself.",
         Who.OWNER,
     ),
-    Lack.GUEST_MAILBOX: Entry(
+    MissingAccess.GUEST_MAILBOX: Entry(
         "{address} is the account of a guest, whose mailbox is in another organisation.",
         "The owner of the connection must attach another address, or connect to the organisation the mailbox is in.",
         Who.OWNER,
     ),
-    Lack.NO_MAILBOX: Entry(
+    MissingAccess.NO_MAILBOX: Entry(
         "{address} has no mailbox in Exchange Online that works: it was never made, was deleted, or is on the "
         "organisation's own server.",
         "An Exchange administrator must check the mailbox. If the account is a person's, it may lack a licence.",
         Who.IT_ADMIN,
     ),
-    Lack.NO_LICENCE: Entry(
+    MissingAccess.NO_LICENCE: Entry(
         "{address} is an account without a licence for Exchange Online, and it is no shared mailbox, so there is "
         "no mailbox.",
         "An IT admin must assign a licence to the account, or an Exchange administrator must make it a shared mailbox.",
         Who.IT_ADMIN,
     ),
-    Lack.NOT_FOUND: Entry(
+    MissingAccess.NOT_FOUND: Entry(
         "There is no mailbox {address} in this directory. A distribution list or a Microsoft 365 group is none.",
         "The owner of the connection must check the address, and whether the mailbox is in another directory. If it "
         "worked before, an Exchange administrator must look whether the mailbox was deleted.",
         Who.OWNER,
     ),
-    Lack.SEND_AS: Entry(
+    MissingAccess.SEND_AS: Entry(
         "The connected account may not send as {address}.",
         "An Exchange administrator must give the account Send As (or Send on Behalf) on the mailbox. It can take an "
         "hour and more until that works.",
@@ -174,7 +179,9 @@ ENTRIES = {
 }
 
 
-def lacking(lack: Lack, code: str, address: str, purpose: Purpose = MAIL, *, delegated: bool = True) -> Probe:
+def missing_access(
+    lack: MissingAccess, code: str, address: str, purpose: Purpose = MAIL, *, delegated: bool = True
+) -> Probe:
     """The outcome of a mailbox that cannot be used because of ``lack``."""
     entry = ENTRIES[lack]
     words = {
@@ -183,13 +190,13 @@ def lacking(lack: Lack, code: str, address: str, purpose: Purpose = MAIL, *, del
         "capability": purpose.capability,
     }
     cause, action = entry.cause.format(**words), entry.action.format(**words)
-    return Probe(Reach.UNREACHABLE, code, cause, action, entry.who, lack)
+    return Probe(ReachState.UNREACHABLE, code, cause, action, entry.who, lack)
 
 
-def who_mends(lack: str) -> Who:
+def who_can_fix(lack: str) -> Who:
     """Who can mend a stored lack; an IT admin where the value is not (or no longer) known."""
     try:
-        return ENTRIES[Lack(lack)].who
+        return ENTRIES[MissingAccess(lack)].who
     except ValueError:
         return Who.IT_ADMIN
 
@@ -197,7 +204,7 @@ def who_mends(lack: str) -> Who:
 def untested(address: str) -> Probe:
     """The outcome for a connection that only sends: there is no way to ask without sending (none is documented)."""
     return Probe(
-        Reach.UNKNOWN,
+        ReachState.UNKNOWN,
         NOT_TESTED,
         f"The connection only sends, and whether it may send as {address} shows only by sending.",
         "Send a test message.",
@@ -230,7 +237,7 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
+class ProbeJudgement:
     """Turns verdicts into what is missing, knowing what the connection was granted.
 
     ``guest`` says that the connected account is one; ``reaches_others`` that Exchange is known to let this
@@ -258,28 +265,28 @@ class Judge:
     def refused(self, address: str, verdict: Verdict, account: Account | None = None) -> Probe:
         """Nothing of the mailbox could be read."""
         if verdict.kind in _SAYS_NOTHING:
-            return Probe(Reach.UNKNOWN, verdict.code, verdict.cause, verdict.action, verdict.who)
+            return Probe(ReachState.UNKNOWN, verdict.code, verdict.cause, verdict.action, verdict.who)
         lack = self._lack(verdict, account)
         if lack is None:
-            return Probe(Reach.UNREACHABLE, verdict.code, verdict.cause, verdict.action, verdict.who)
+            return Probe(ReachState.UNREACHABLE, verdict.code, verdict.cause, verdict.action, verdict.who)
         return self._no(lack, verdict, address)
 
     def half_open(self, address: str, verdict: Verdict) -> Probe:
         """The inbox could be read, the mailbox could not."""
         if not self.delegated or verdict.kind in _SAYS_NOTHING or verdict.code not in _REFUSED:
             return self.refused(address, verdict)
-        return self._no(Lack.FOLDER_ONLY, verdict, address)
+        return self._no(MissingAccess.FOLDER_ONLY, verdict, address)
 
     def not_sent(self, address: str, verdict: Verdict) -> Probe:
         """A message could not be sent as the mailbox."""
         if verdict.code == "ErrorSendAsDenied" or (self.delegated and self.has_permission and verdict.code in _REFUSED):
-            return self._no(Lack.SEND_AS, verdict, address)
+            return self._no(MissingAccess.SEND_AS, verdict, address)
         return self.refused(address, verdict)
 
-    def _lack(self, verdict: Verdict, account: Account | None) -> Lack | None:
+    def _lack(self, verdict: Verdict, account: Account | None) -> MissingAccess | None:
         code = verdict.code
         if code in _NOT_HERE:
-            return Lack.NOT_FOUND
+            return MissingAccess.NOT_FOUND
         if code in _NO_MAILBOX:
             return self._without_mailbox(account)
         if code not in _REFUSED | _NO_PERMISSION or verdict.kind is Kind.POLICY:
@@ -287,33 +294,33 @@ class Judge:
         if self.delegated:
             return self._kept_from_person(account)
         if verdict.kind is Kind.MAILBOX and code == "ErrorAccessDenied":
-            return Lack.POLICY_SCOPE  # an application access policy says so in as many words
+            return MissingAccess.POLICY_SCOPE  # an application access policy says so in as many words
         if not self.has_permission:
-            return Lack.POLICY_SCOPE if self.reaches_others else Lack.APP_ROLE
-        return _by_account(account) or Lack.POLICY_SCOPE
+            return MissingAccess.POLICY_SCOPE if self.reaches_others else MissingAccess.APP_ROLE
+        return _by_account(account) or MissingAccess.POLICY_SCOPE
 
-    def _without_mailbox(self, account: Account | None) -> Lack:
+    def _without_mailbox(self, account: Account | None) -> MissingAccess:
         # A guest's own missing mailbox gets the same answer (microsoft-graph-docs-contrib#405).
         if self.delegated and self.guest:
-            return Lack.GUEST
+            return MissingAccess.GUEST
         if account is not None and account.exists and not account.guest and not account.licensed:
-            return Lack.NO_LICENCE
-        return _by_account(account) or Lack.NO_MAILBOX
+            return MissingAccess.NO_LICENCE
+        return _by_account(account) or MissingAccess.NO_MAILBOX
 
-    def _kept_from_person(self, account: Account | None) -> Lack:
+    def _kept_from_person(self, account: Account | None) -> MissingAccess:
         if self.guest:
-            return Lack.GUEST
+            return MissingAccess.GUEST
         if not self.has_permission:
-            return Lack.SHARED_SCOPE
-        return _by_account(account) or Lack.FULL_ACCESS
+            return MissingAccess.SHARED_SCOPE
+        return _by_account(account) or MissingAccess.FULL_ACCESS
 
-    def _no(self, lack: Lack, verdict: Verdict, address: str) -> Probe:
-        return lacking(lack, verdict.code, address, self.purpose, delegated=self.delegated)
+    def _no(self, lack: MissingAccess, verdict: Verdict, address: str) -> Probe:
+        return missing_access(lack, verdict.code, address, self.purpose, delegated=self.delegated)
 
 
-def _by_account(account: Account | None) -> Lack | None:
+def _by_account(account: Account | None) -> MissingAccess | None:
     if account is None:
         return None
     if not account.exists:
-        return Lack.NOT_FOUND
-    return Lack.GUEST_MAILBOX if account.guest else None
+        return MissingAccess.NOT_FOUND
+    return MissingAccess.GUEST_MAILBOX if account.guest else None

@@ -20,8 +20,8 @@ from connections.microsoft.mailbox_errors import (
     REACHABLE,
     SEND,
     Account,
-    Judge,
     Probe,
+    ProbeJudgement,
     Purpose,
     untested,
 )
@@ -112,13 +112,13 @@ def _judge(
     purpose: Purpose,
     *,
     reaches_others: bool = False,
-) -> Judge:
+) -> ProbeJudgement:
     claims = token_endpoint.unverified_claims(access_token)
     if delegated is None:
         delegated = "scp" in claims
     if granted is None:
         granted = str(claims.get("scp", "")).split() if delegated else token_endpoint.roles(access_token)
-    return Judge(purpose, delegated, frozenset(granted), _is_guest(claims), reaches_others)
+    return ProbeJudgement(purpose, delegated, frozenset(granted), _is_guest(claims), reaches_others)
 
 
 def _is_guest(claims: dict[str, Any]) -> bool:
@@ -138,17 +138,17 @@ def _read(cloud: Cloud, access_token: str, addresses: list[str], what: str) -> I
         graph_client.request(cloud, access_token, f"users/{quote(address, safe='@')}/{what}", address)
         for address in addresses
     ]
-    for response in graph_client.ask(requests):
+    for response in graph_client.request_json(requests):
         yield str(response.request.tag), _verdict(response)
 
 
-def _look_up(cloud: Cloud, access_token: str, judge: Judge, addresses: list[str]) -> dict[str, Account]:
+def _look_up(cloud: Cloud, access_token: str, judge: ProbeJudgement, addresses: list[str]) -> dict[str, Account]:
     """What the directory knows of these addresses, as far as the token may ask and an answer came."""
     if capabilities.missing(["User.Read.All"], judge.granted):
         return {}
     requests = [graph_client.request(cloud, access_token, _by_address(address), address) for address in addresses]
     found = {}
-    for response in graph_client.ask(requests):
+    for response in graph_client.request_json(requests):
         if _verdict(response).kind is Kind.OK:
             found[str(response.request.tag)] = _account(json.loads(response.text))
     return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
-def sentences(names: Iterable[str], *, app_only: bool, app: str) -> list[str]:
+def describe_risks(names: Iterable[str], *, app_only: bool, app: str) -> list[str]:
     """Risks of granting these permissions, the widest first. ``app`` is the application's name."""
     found = list(names)
     said = [

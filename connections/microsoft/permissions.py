@@ -158,7 +158,7 @@ def spelling(name: str) -> str:
     return _SPELLING.get(name.lower(), name)
 
 
-def covered(granted: frozenset[str]) -> frozenset[str]:
+def covered_by(granted: frozenset[str]) -> frozenset[str]:
     """The granted permissions and all smaller ones they contain, in Microsoft's spelling."""
     found: set[str] = set()
     waiting = [spelling(name) for name in granted]
@@ -181,7 +181,7 @@ _VERBS = {
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
-def in_words(name: str, *, app_only: bool) -> str:
+def describe(name: str, *, app_only: bool) -> str:
     """What a permission allows, as far as its name says: "Contacts.Read" → "contacts: read"."""
     subject, _, rest = name.partition(".")
     verb, *limits = rest.split(".")

@@ -35,7 +35,7 @@ ERROR_URI_CODE = re.compile(r"[?&]code=(\d{4,9})(?!\d)")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class MicrosoftResponse:
     """What one answer says, before anybody judges it."""
 
     where: str
@@ -57,7 +57,7 @@ class Answer:
     timestamp: str = ""
 
 
-def read(*, where: Any, status: Any, headers: Any, body: Any) -> Answer:
+def read(*, where: Any, status: Any, headers: Any, body: Any) -> MicrosoftResponse:
     """Read one answer. Linear in the first 256 KiB of the body; wrong types count as absent."""
     place = where if isinstance(where, str) else ""
     number = _status(status)
@@ -70,14 +70,14 @@ def read(*, where: Any, status: Any, headers: Any, body: Any) -> Answer:
     return _token(number, fields, text)
 
 
-def _token(status: int | None, headers: dict[str, str], text: str) -> Answer:
+def _token(status: int | None, headers: dict[str, str], text: str) -> MicrosoftResponse:
     shape, value = _parse(text)
     data = value if isinstance(value, dict) else {}
     if shape == "broken":
         data = _salvage(text, ("error", "suberror", "error_codes"))
     ok = _is_2xx(status) and "error" not in data and bool(_string(data.get("access_token")))
     if ok:
-        return Answer("token", status, shape, True)
+        return MicrosoftResponse("token", status, shape, True)
     error = data.get("error")
     description = _string(data.get("error_description"))
     if isinstance(error, dict):  # an OData envelope where an OAuth one belongs
@@ -85,7 +85,7 @@ def _token(status: int | None, headers: dict[str, str], text: str) -> Answer:
     if shape in ("markup", "text", "broken"):
         description = text
     trace_id, correlation_id, timestamp = _support(data, headers, description)
-    return Answer(
+    return MicrosoftResponse(
         "token",
         status,
         shape,
@@ -103,7 +103,7 @@ def _token(status: int | None, headers: dict[str, str], text: str) -> Answer:
     )
 
 
-def _callback(where: str, status: int | None, headers: dict[str, str], text: str) -> Answer:
+def _callback(where: str, status: int | None, headers: dict[str, str], text: str) -> MicrosoftResponse:
     query = text.strip()
     if "://" in query[:16] and "?" in query:
         query = query.split("?", 1)[1]
@@ -115,10 +115,10 @@ def _callback(where: str, status: int | None, headers: dict[str, str], text: str
     # (Microsoft: identity-platform/v2-admin-consent).
     proof = data.get("code", "") if where == "authorize" else data.get("admin_consent", "")
     if "error" not in data and proof.strip().lower() not in ("", "false"):
-        return Answer(where, status, "query", True)
+        return MicrosoftResponse(where, status, "query", True)
     description = data.get("error_description", "")
     trace_id, correlation_id, timestamp = _support(data, headers, description)
-    return Answer(
+    return MicrosoftResponse(
         where,
         status,
         "query" if data else "empty",
@@ -136,11 +136,11 @@ def _callback(where: str, status: int | None, headers: dict[str, str], text: str
     )
 
 
-def _graph(status: int | None, headers: dict[str, str], text: str) -> Answer:
+def _graph(status: int | None, headers: dict[str, str], text: str) -> MicrosoftResponse:
     # A good Graph answer may be megabytes of anything (mail, files): it is not parsed.
     markup = text[:512].lstrip().lower().startswith(("<!doctype html", "<html"))
     if _is_2xx(status) and not markup and not _starts_with_error(text):
-        return Answer("graph", status, "json", True)
+        return MicrosoftResponse("graph", status, "json", True)
     shape, value = _parse(text)
     outer = value if isinstance(value, dict) else {}
     if shape == "broken":
@@ -153,7 +153,7 @@ def _graph(status: int | None, headers: dict[str, str], text: str) -> Answer:
     refusal = CHALLENGE_ERROR.search(challenges)
     diagnostics = re.match(r"\s*(\d{4,9})\b", headers.get("x-ms-diagnostics", ""))
     trace_id, correlation_id, timestamp = _support(details, headers, description)
-    return Answer(
+    return MicrosoftResponse(
         "graph",
         status,
         shape,

@@ -237,10 +237,10 @@ def request_app_only_token(application: Application) -> TokenSet:
 
     Raises MicrosoftRefused with the verdict, or MicrosoftUnavailable if there was no useful answer.
     """
-    return insist(read_answer(http.client().send(client_credentials_request(application, None))))
+    return request_token_or_raise(read_answer(http.client().send(client_credentials_request(application, None))))
 
 
-def insist(answer: TokenSet | Verdict) -> TokenSet:
+def request_token_or_raise(answer: TokenSet | Verdict) -> TokenSet:
     """The tokens, or the verdict as an exception."""
     if isinstance(answer, TokenSet):
         return answer
@@ -272,7 +272,9 @@ def discover(cloud: Cloud, directory_id: str) -> Directory:
         issuer = None
     if not isinstance(issuer, str):
         verdict = classify(where="token", status=response.status, headers=response.headers, body=response.text)
-        insist(verdict if verdict.kind is not Kind.OK else transport_failure("the discovery document was no JSON"))
+        request_token_or_raise(
+            verdict if verdict.kind is not Kind.OK else transport_failure("the discovery document was no JSON")
+        )
     segments = urlsplit(str(issuer)).path.strip("/").split("/")
     tid = segments[0] if segments and _is_guid(segments[0]) else ""
     return Directory(tid, str(issuer))

@@ -17,7 +17,7 @@ from connections.microsoft import graph_client, http
 from connections.microsoft.classifier import Verdict
 from connections.microsoft.clouds import Cloud
 from connections.microsoft.error_types import Kind, Who
-from connections.microsoft.permissions import covered
+from connections.microsoft.permissions import covered_by
 
 # What an application's own token needs; the basic form does not say whether an account is enabled.
 PERMISSION = "User.Read.All"
@@ -33,7 +33,7 @@ UNREADABLE = Verdict(
 )
 
 
-class Standing(StrEnum):
+class AccountState(StrEnum):
     """What the directory says of one person."""
 
     ENABLED = "enabled"
@@ -43,30 +43,30 @@ class Standing(StrEnum):
 
 def may_read(roles: Iterable[str]) -> bool:
     """Whether a token with these application roles may read whether accounts are enabled."""
-    return PERMISSION in covered(frozenset(roles))
+    return PERMISSION in covered_by(frozenset(roles))
 
 
-def read(cloud: Cloud, access_token: str, oids: Sequence[str]) -> dict[str, Standing]:
+def read(cloud: Cloud, access_token: str, oids: Sequence[str]) -> dict[str, AccountState]:
     """How these people (object ids, lower case) stand. Who is not listed is asked for once more, alone.
 
     Raises MicrosoftRefused if they may not be read, MicrosoftUnavailable if that could not be told. Somebody about
     whom no clear answer came is left out.
     """
-    found: dict[str, Standing] = {}
+    found: dict[str, AccountState] = {}
     lists = [
         graph_client.request(
             cloud, access_token, f"users?$filter={_any_of(some)}&$select=id,accountEnabled&$top={AT_ONCE}"
         )
         for some in _slices(oids)
     ]
-    for response in graph_client.ask(lists):
+    for response in graph_client.request_json(lists):
         found |= _listed(response)
     alone = [
         graph_client.request(cloud, access_token, f"users/{oid}?$select=id,accountEnabled", oid)
         for oid in oids
         if oid not in found and _is_id(oid)
     ]
-    for response in graph_client.ask(alone):
+    for response in graph_client.request_json(alone):
         standing = _alone(response)
         if standing is not None:
             found[str(response.request.tag)] = standing
@@ -91,7 +91,7 @@ def _any_of(oids: list[str]) -> str:
     return f"id%20in%20({values})"
 
 
-def _listed(response: http.Response[str]) -> dict[str, Standing]:
+def _listed(response: http.Response[str]) -> dict[str, AccountState]:
     graph_client.require_ok(response)
     content = _content(response)
     people = content.get("value")
@@ -100,19 +100,19 @@ def _listed(response: http.Response[str]) -> dict[str, Standing]:
     return {str(one.get("id", "")).lower(): _standing(one) for one in people if isinstance(one, dict)}
 
 
-def _alone(response: http.Response[str]) -> Standing | None:
+def _alone(response: http.Response[str]) -> AccountState | None:
     """A 404 counts only if the directory itself says that there is no such object."""
     if response.status == 404:
         error = _content(response).get("error")
         gone = isinstance(error, dict) and error.get("code") == NOT_FOUND
-        return Standing.DELETED if gone else None
+        return AccountState.DELETED if gone else None
     graph_client.require_ok(response)
     content = _content(response)
     return _standing(content) if str(content.get("id", "")).lower() == response.request.tag else None
 
 
-def _standing(person: dict[str, Any]) -> Standing:
-    return Standing.DISABLED if person.get("accountEnabled") is False else Standing.ENABLED
+def _standing(person: dict[str, Any]) -> AccountState:
+    return AccountState.DISABLED if person.get("accountEnabled") is False else AccountState.ENABLED
 
 
 def _content(response: http.Response[str]) -> dict[str, Any]:

@@ -14,20 +14,22 @@ from django.core.mail import EmailMultiAlternatives
 from django.template.loader import render_to_string
 
 from connections.outbound import message_text
-from connections.outbound.message_text import SHOWN, Alert
+from connections.outbound.message_text import SHOWN, AlertText
 
 _COLOURS = {"broken": "#b42318", "ok": "#1a7f37", "warning": "#9a6700", "info": "#0b5cad"}
 
 
-def one(found: Alert, *, to: str, message_id: str, thread: str, portal_url: str) -> EmailMultiAlternatives:
+def incident_email(
+    found: AlertText, *, to: str, message_id: str, thread: str, portal_url: str
+) -> EmailMultiAlternatives:
     """The e-mail about one alert. ``thread`` names what it is about, or is empty."""
     return _mail(
         "one", {"alert": found, "colour": _COLOURS[found.tone]}, found.subject, to, message_id, thread, portal_url
     )
 
 
-def many(
-    subject: str, alerts: list[Alert], *, to: str, message_ids: list[str], portal_url: str
+def digest_email(
+    subject: str, alerts: list[AlertText], *, to: str, message_ids: list[str], portal_url: str
 ) -> EmailMultiAlternatives:
     """One e-mail about several alerts to the same address."""
     about_incidents = any(found.url.startswith(f"{portal_url}/incidents/") for found in alerts)

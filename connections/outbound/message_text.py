@@ -46,7 +46,7 @@ _UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"))
 
 
 @dataclass(frozen=True, slots=True)
-class Alert:
+class AlertText:
     """An alert in words: ready to be laid out."""
 
     tone: str  # broken, ok, warning or info
@@ -67,7 +67,7 @@ class Alert:
         return "\n\n".join(self.paragraphs)
 
 
-def alert(event: str, facts: dict[str, Any], *, reason: str, at: datetime) -> Alert:
+def build_alert(event: str, facts: dict[str, Any], *, reason: str, at: datetime) -> AlertText:
     """The words for one alert. ``event`` is a value of Delivery.Event, ``at`` when it was raised."""
     if event == "test":
         return _test(facts, reason)
@@ -81,22 +81,22 @@ def alert(event: str, facts: dict[str, Any], *, reason: str, at: datetime) -> Al
 # --- Incidents ------------------------------------------------------------------------------------
 
 
-def _incident(event: str, facts: dict[str, Any], reason: str, at: datetime) -> Alert:
+def _incident(event: str, facts: dict[str, Any], reason: str, at: datetime) -> AlertText:
     incident = facts["incident"]
-    opened, closed = moment(incident["opened_at"]), incident["closed_at"] and moment(incident["closed_at"])
+    opened, closed = format_time(incident["opened_at"]), incident["closed_at"] and format_time(incident["closed_at"])
     shown = incident["connections"][:SHOWN]
     subject, headline, tone = _headlines(event, incident, at - opened)
     healed = event == "healed"
     paragraphs = [] if healed else [incident["cause"]]
     if healed:
-        paragraphs.append(f"It was over after {duration((closed or at) - opened)}. Nothing is left to be done.")
+        paragraphs.append(f"It was over after {format_duration((closed or at) - opened)}. Nothing is left to be done.")
     elif closed:
-        paragraphs.append(f"Meanwhile, on {exact(closed)}, it has healed. Nothing is left to be done.")
+        paragraphs.append(f"Meanwhile, on {format_exact_time(closed)}, it has healed. Nothing is left to be done.")
     elif incident["action"]:
         paragraphs.append(f"What to do: {incident['action']}")
     if not healed and facts.get("nobody_else_was_told"):
         paragraphs.append(f"{incident['assignee']} must act but cannot be told by e-mail. Please pass it on.")
-    return Alert(
+    return AlertText(
         tone=tone,
         subject=_subject(subject),
         headline=headline,
@@ -127,7 +127,7 @@ def _headlines(event: str, incident: dict[str, Any], age: timedelta) -> tuple[st
     if event == "healed":
         return f"Works again: {who or incident['title']}", f"Works again: {incident['title']}", "ok"
     if event == "reminder":
-        lasts = duration(age)
+        lasts = format_duration(age)
         subject = f"Still stopped after {lasts}: {who}, {phrase}" if who else f"Still open after {lasts}: {phrase}"
         return subject, f"Still not mended after {lasts}: {incident['title']}", "broken"
     return (f"{who} stopped: {phrase}" if who else incident["title"]), incident["title"], "broken"
@@ -138,7 +138,7 @@ def _task_headlines(event: str, incident: dict[str, Any], age: timedelta) -> tup
     if event == "healed":
         return f"Done: {title}", f"Done: {title}", "ok"
     if event == "reminder":
-        return f"Still to do after {duration(age)}: {title}", f"Still to do: {title}", "warning"
+        return f"Still to do after {format_duration(age)}: {title}", f"Still to do: {title}", "warning"
     return title, title, "warning"
 
 
@@ -151,9 +151,9 @@ def _phrase(incident: dict[str, Any]) -> str:
 def _story(
     incident: dict[str, Any], opened: datetime, closed: datetime | None, *, healed: bool
 ) -> list[tuple[str, str]]:
-    found = [("Since", exact(opened))]
+    found = [("Since", format_exact_time(opened))]
     if closed:
-        found.append(("Until", exact(closed)))
+        found.append(("Until", format_exact_time(closed)))
     if not healed:
         owner = f"the owner, {incident['assignee']}" if incident["assignee"] else "the owner"
         found.append(("Must act", owner if incident["who"] == "owner" else _WHO.get(incident["who"], "an IT admin")))
@@ -171,20 +171,20 @@ def _button(incident: dict[str, Any], reason: str) -> str:
 # --- The others -----------------------------------------------------------------------------------
 
 
-def _expiry(facts: dict[str, Any], reason: str, at: datetime) -> Alert:
+def _expiry(facts: dict[str, Any], reason: str, at: datetime) -> AlertText:
     credential = facts["credential"]
     kind, app, days = credential["kind"], credential["app_registration"], credential["days"]
-    expires = moment(credential["expires_at"]) if credential["expires_at"] else None
+    expires = format_time(credential["expires_at"]) if credential["expires_at"] else None
     when = "expires within a day" if days <= 1 else f"expires within {days} days"
     if expires and expires <= at:
         when = "has expired"
     found = [("App registration", app), ("Credential", credential["name"])]
-    return Alert(
+    return AlertText(
         tone="warning",
         subject=_subject(f"{kind} of {app} {when}"),
         headline=f"A {kind.lower()} of {app} {when}",
         paragraphs=[_what_then(credential)],
-        facts=[*found, *([("Expires", exact(expires))] if expires else [])],
+        facts=[*found, *([("Expires", format_exact_time(expires))] if expires else [])],
         button="Open the app registration" if credential.get("is_covered") else "Add a credential",
         url=credential["url"],
         why=_WHY.get(reason, ""),
@@ -205,8 +205,8 @@ def _stop(count: int) -> str:
     return "1 connection stops" if count == 1 else f"{count} connections stop"
 
 
-def _message(message: dict[str, Any]) -> Alert:
-    return Alert(
+def _message(message: dict[str, Any]) -> AlertText:
+    return AlertText(
         tone=message["tone"],
         subject=_subject(message["subject"]),
         headline=one_line(message["subject"]),
@@ -221,8 +221,8 @@ def _message(message: dict[str, Any]) -> Alert:
     )
 
 
-def _test(facts: dict[str, Any], reason: str) -> Alert:
-    return Alert(
+def _test(facts: dict[str, Any], reason: str) -> AlertText:
+    return AlertText(
         tone="info",
         subject="Test alert of the connection portal",
         headline="This is a test",
@@ -234,7 +234,7 @@ def _test(facts: dict[str, Any], reason: str) -> Alert:
     )
 
 
-def several(events: list[str]) -> str:
+def digest_subject(events: list[str]) -> str:
     """The subject of a message for several alerts: "12 alerts: 9 incidents opened, 3 healed"."""
     if set(events) == {"message"}:
         return f"{len(events)} messages of the connection portal"
@@ -247,18 +247,18 @@ def several(events: list[str]) -> str:
 # --- Words for values -----------------------------------------------------------------------------
 
 
-def moment(text: str) -> datetime:
+def format_time(text: str) -> datetime:
     """A frozen time."""
     return datetime.fromisoformat(text)
 
 
-def exact(when: datetime) -> str:
+def format_exact_time(when: datetime) -> str:
     """A time for people who may be anywhere: "23 November 2026, 08:45 UTC"."""
     utc = when.astimezone(UTC)
     return f"{utc.day} {utc:%B %Y, %H:%M} UTC"
 
 
-def duration(length: timedelta) -> str:
+def format_duration(length: timedelta) -> str:
     """How long, in its largest unit: "3 days", "1 hour"; never less than a minute."""
     seconds = max(int(length.total_seconds()), 60)
     for size, unit in _UNITS:

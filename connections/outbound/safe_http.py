@@ -64,7 +64,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class PostResult:
     """What came back: a status, or 0 and why there was none."""
 
     status: int
@@ -85,7 +85,7 @@ class Answer:
         return f"It answered with status {self.status}."
 
 
-def target(url: str, *, allow_private: bool = False) -> Target:
+def parse_target(url: str, *, allow_private: bool = False) -> Target:
     """Check the form of an address (not where it leads). Raises TargetRefused with a sentence for whoever typed it."""
     if len(url) > _URL_LENGTH or any(not ("!" <= letter <= "~" or letter > "\x9f") for letter in url):
         raise TargetRefused("This is no web address: it is too long, or holds spaces or control characters.")
@@ -142,18 +142,18 @@ def post(
     allow_private: bool = False,
     ca_bundle: str = "",
     timeout: float = TIMEOUT,
-) -> Answer:
+) -> PostResult:
     """Send ``body`` to ``url`` and return the answer; never raises, whatever the other side does.
 
     ``timeout`` is seconds; ``ca_bundle`` a PEM file (empty: certifi's).
     """
     try:
-        found = target(url, allow_private=allow_private)
+        found = parse_target(url, allow_private=allow_private)
         addresses = check(found, allow_private=allow_private)
     except TargetRefused as refused:
-        return Answer(0, str(refused))
+        return PostResult(0, str(refused))
     except OSError:
-        return Answer(0, "The name of the server could not be resolved.")
+        return PostResult(0, "The name of the server could not be resolved.")
     return _send(found, addresses, body, headers, ca_bundle=ca_bundle or certifi.where(), timeout=timeout)
 
 
@@ -193,7 +193,7 @@ def _resolve(found: Target) -> list[tuple[object, object, object, object, tuple[
 
 def _send(
     found: Target, addresses: list[str], body: bytes, headers: dict[str, str], *, ca_bundle: str, timeout: float
-) -> Answer:
+) -> PostResult:
     received = BytesIO()
 
     def receive(chunk: bytes) -> int:
@@ -222,10 +222,10 @@ def _send(
     except pycurl.error as failed:
         status = handle.getinfo(pycurl.RESPONSE_CODE)
         if failed.args[0] == pycurl.E_WRITE_ERROR and status:
-            return Answer(status)  # it said more than we want to read; the status is all that counts
-        return Answer(0, _REASONS.get(failed.args[0], "The connection broke off."))
+            return PostResult(status)  # it said more than we want to read; the status is all that counts
+        return PostResult(0, _REASONS.get(failed.args[0], "The connection broke off."))
     else:
-        return Answer(handle.getinfo(pycurl.RESPONSE_CODE))
+        return PostResult(handle.getinfo(pycurl.RESPONSE_CODE))
     finally:
         handle.close()
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from connections.outbound.message_text import SHOWN, Alert
+from connections.outbound.message_text import SHOWN, AlertText
 
 _COLOURS = {"broken": "attention", "ok": "good", "warning": "warning", "info": "accent"}
 _TEXT_LENGTH = 1000  # a card may have 28 KB in all
 
 
-def one(found: Alert) -> bytes:
+def single_card(found: AlertText) -> bytes:
     """The card of one alert."""
     content = [_text(found.headline, weight="bolder", size="large", color=_COLOURS[found.tone])]
     content += [_text(paragraph) for paragraph in found.paragraphs]
@@ -28,7 +28,7 @@ def one(found: Alert) -> bytes:
     return _message(content, button=found.button, url=found.url)
 
 
-def many(subject: str, alerts: list[Alert], *, url: str) -> bytes:
+def digest_card(subject: str, alerts: list[AlertText], *, url: str) -> bytes:
     """One card for several alerts."""
     content = [_text(subject, weight="bolder", size="large")]
     content += [_text(f"• {found.subject}", color=_COLOURS[found.tone], spacing="none") for found in alerts[:SHOWN]]

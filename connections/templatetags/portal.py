@@ -21,7 +21,7 @@ from django.utils.safestring import SafeString
 
 from connections import audit, presentation
 from connections.models import Connection, Incident, User
-from connections.presentation import action_words, type_words
+from connections.presentation import action_label, type_label
 
 register = template.Library()
 
@@ -115,13 +115,13 @@ def badge(word: str, tone: str = presentation.OFF) -> SafeString:
 @register.simple_tag(takes_context=True)
 def state_of(context: template.RequestContext, connection: Connection) -> presentation.State:
     """The State of a connection for the person who looks: badge, cause, action, who, since, is_broken."""
-    return presentation.of_connection(connection, _viewer(context))
+    return presentation.connection_state(connection, _viewer(context))
 
 
 @register.filter
 def who(connection: Connection) -> str:
     """Who must act: "the owner, Bob Jones", "an IT admin", or nothing."""
-    return presentation.who(connection)
+    return presentation.assigned_to(connection)
 
 
 def _badge(shown: presentation.Badge) -> SafeString:
@@ -268,8 +268,8 @@ def person_name(actor_name: str) -> str:
     return actor_name.partition(" <")[0] or actor_name
 
 
-register.filter(action_words)
-register.filter(type_words)
+register.filter(action_label)
+register.filter(type_label)
 
 
 @register.filter

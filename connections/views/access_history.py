@@ -20,19 +20,19 @@ from connections.forms.access_history import AccessQuestion
 from connections.models import AccessPeriod
 from connections.services.audit import export as audit_export
 from connections.services.sharing import history_check, history_export, history_queries
-from connections.services.sharing.history_queries import Access, Candidate, Question, Window
+from connections.services.sharing.history_queries import Access, AccessHistoryQuery, Candidate, Window
 
 MOST = 200  # rows of a page; the export has them all
 _ROLES = "Only IT admins and auditors may ask who could use what."
 _ASK = "Who uses your own connections stands on their pages."
 _LEVELS = {"owner": "Owns it", "manage": "Use and manage", "use": "Use"}
 _CALLED: dict[str, Callable[[int], Candidate | None]] = {
-    "connection": history_queries.connection_called,
-    "person": history_queries.person_called,
+    "connection": history_queries.get_connection,
+    "person": history_queries.get_person,
 }
 _NAMED: dict[str, Callable[[str], list[Candidate]]] = {
-    "connection": history_queries.connections_named,
-    "person": history_queries.people_named,
+    "connection": history_queries.find_connections,
+    "person": history_queries.find_people,
 }
 
 
@@ -90,11 +90,11 @@ def link(about: str, pk: int) -> str:
 # --- Parts ----------------------------------------------------------------------------------------
 
 
-def _question(form: AccessQuestion) -> Question | None:
+def _question(form: AccessQuestion) -> AccessHistoryQuery | None:
     """What is asked about something that exists or existed; None if it was not named by its number."""
     pk = form.cleaned_data.get(form.about) if form.about else None
     subject = _CALLED[form.about](pk) if pk else None
-    return Question(form.about, subject, form.window()) if subject else None
+    return AccessHistoryQuery(form.about, subject, form.window()) if subject else None
 
 
 def _url(form: AccessQuestion, candidate: Candidate) -> str:
@@ -128,10 +128,10 @@ class Answer:
     lines: list[Line]
 
 
-def _answer(question: Question, *, may_export: bool) -> dict[str, Any]:
+def _answer(question: AccessHistoryQuery, *, may_export: bool) -> dict[str, Any]:
     found = question.answer()
     shown = found[:MOST]
-    people, connections = history_queries.existing(shown)
+    people, connections = history_queries.existing_ids(shown)
     return {
         "question": question,
         "answers": [_describe(one, question, people, connections) for one in shown],
@@ -139,12 +139,12 @@ def _answer(question: Question, *, may_export: bool) -> dict[str, Any]:
         "is_cut": len(found) > MOST,
         "most": MOST,
         "is_today": question.window.end - question.window.start < timedelta(days=1) and not question.window.is_moment,
-        "began": history_check.history_began(),
+        "began": history_check.history_start(),
         "may_export": may_export,
     }
 
 
-def _describe(found: Access, question: Question, people: set[int], connections: set[int]) -> Answer:
+def _describe(found: Access, question: AccessHistoryQuery, people: set[int], connections: set[int]) -> Answer:
     lines = [
         Line(_through(way.grant), _LEVELS[way.level], _when(way.stretches, question.window), way.grant, way.membership)
         for way in found.ways
@@ -174,7 +174,7 @@ def _through(grant: AccessPeriod) -> str:
     return "Share with the person" if grant.kind == AccessPeriod.Kind.PERSON else "Ownership"
 
 
-def _when(stretches: Sequence[history_queries.Stretch], window: Window) -> tuple[str, ...]:
+def _when(stretches: Sequence[history_queries.Interval], window: Window) -> tuple[str, ...]:
     """From when to when within the day; nothing to say about a single moment."""
     if window.is_moment:
         return ()

@@ -41,7 +41,7 @@ def _list(request: HttpRequest, user: User, *, form: forms.PlanForm | None) -> d
         "state", "State", [("running", "Running"), ("over", "Over")], access_review_report.in_state
     )
     filters = list_pages.Filters(request, search=("name", "scope_name"), placeholder="Name", choices=(states,))
-    plan = access_reviews.the_plan()
+    plan = access_reviews.get_schedule()
     return {
         "page": list_pages.page(request, filters.apply(querysets.visible_reviews(user)), order=("-started_at", "-pk")),
         "filters": filters,
@@ -60,7 +60,7 @@ def plan(request: HttpRequest) -> HttpResponse:
     form = forms.PlanForm(request.POST)
     if not form.is_valid():
         return render(request, "reviews/index.html", _list(request, user, form=form), status=422)
-    access_reviews.plan(**form.cleaned_data, actor=user, now=timezone.now())
+    access_reviews.set_schedule(**form.cleaned_data, actor=user, now=timezone.now())
     on = form.cleaned_data["is_on"]
     messages.success(request, "The next quarter starts with a review." if on else "No review starts by itself.")
     return redirect("reviews")
@@ -155,7 +155,7 @@ def _take_answers(request: HttpRequest, review: AccessReview, user: User) -> Htt
     return redirect(f"{back.url}?{query}") if query else back
 
 
-def _say(request: HttpRequest, done: access_reviews.Answered) -> None:
+def _say(request: HttpRequest, done: access_reviews.AnswerCounts) -> None:
     said = [f"{done.confirmed} confirmed"] if done.confirmed else []
     said += [f"{done.removed} ended at once"] if done.removed else []
     if said:
@@ -175,7 +175,7 @@ class Figure:
 
 def figures(review: AccessReview) -> list[Figure]:
     """The numbers of a review."""
-    return [Figure(str(Decision(value).label), value, count) for value, count in access_reviews.tally(review)]
+    return [Figure(str(Decision(value).label), value, count) for value, count in access_reviews.count_decisions(review)]
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

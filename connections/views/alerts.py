@@ -101,7 +101,7 @@ def retry(request: HttpRequest, pk: int) -> HttpResponse:
     user = _manager(request)
     delivery = get_object_or_404(_shown(), pk=pk)
     try:
-        _say_outcome(request, outbox.try_now(delivery, actor=user, now=timezone.now()))
+        _say_outcome(request, outbox.send_now(delivery, actor=user, now=timezone.now()))
     except PortalError as error:
         messages.warning(request, str(error))
     return redirect("alerts")
@@ -110,7 +110,7 @@ def retry(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def retry_all(request: HttpRequest) -> HttpResponse:
     """Put everything that was given up back into the outbox."""
-    count = outbox.retry_given_up(actor=_manager(request), now=timezone.now())
+    count = outbox.retry_failed(actor=_manager(request), now=timezone.now())
     alerts_ = "1 alert is" if count == 1 else f"{count} alerts are"
     messages.success(request, f"{alerts_} in the outbox again and will be tried at once.")
     return redirect("alerts")
@@ -254,9 +254,9 @@ def choices(request: HttpRequest) -> HttpResponse:
     is_admin = roles.person(user).is_admin
     # A form in which everything is unticked arrives empty.
     data = request.POST if request.method == "POST" else None
-    form = ChoicesForm(data, choice=alerts.choice_of(user), is_admin=is_admin)
+    form = ChoicesForm(data, choice=alerts.preferences_of(user), is_admin=is_admin)
     if form.is_valid():
-        alerts.choose(user, **form.cleaned_data, actor=user)
+        alerts.set_preferences(user, **form.cleaned_data, actor=user)
         messages.success(request, "Your choices are kept.")
         return redirect("account_alerts")
     context: dict[str, Any] = {"form": form, "is_admin": is_admin, "copy_to": settings.ALERT_COPY_TO}
@@ -274,7 +274,7 @@ def _test(request: HttpRequest, target: AlertChannel | User, user: User, *, back
     now = timezone.now()
     try:
         made = alerts.send_test(target, actor=user, now=now)
-        _say_outcome(request, outbox.try_now(made, actor=user, now=now))
+        _say_outcome(request, outbox.send_now(made, actor=user, now=now))
     except PortalError as error:
         messages.error(request, str(error))
     return back

@@ -86,7 +86,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
         "has_previous": key.takes_previous(timezone.now()),
         "only": list(key.connections.values_list("name", flat=True)[:100]),
         "fetches": list(key.fetches.values("connection_name", "minute", "address", "count")[:50]),
-        "calls": api_keys.limit_of(key),
+        "calls": api_keys.rate_limit_of(key),
         "may_revoke": permissions.can_revoke_key(user, key),
         "may_rotate": permissions.can_issue_key(user, key.owner),
         "limit_form": KeyLimitForm(initial={"rate_limit": key.rate_limit}) if permissions.can_limit_key(user) else None,
@@ -124,7 +124,7 @@ def end_previous(request: HttpRequest, pk: int) -> HttpResponse:
     """Let the old secret end at once."""
     user = roles.signed_in(request.user)
     key = get_object_or_404(querysets.visible_keys(user), pk=pk)
-    api_keys.end_previous(key, actor=user, now=timezone.now())
+    api_keys.revoke_previous(key, actor=user, now=timezone.now())
     messages.success(request, f"The old secret of {key} is refused from now on.")
     return redirect("api_key", pk=pk)
 
@@ -139,7 +139,7 @@ def limit(request: HttpRequest, pk: int) -> HttpResponse:
     if not form.is_valid():
         messages.error(request, "The number of calls must be a whole number, or nothing.")
         return redirect("api_key", pk=pk)
-    api_keys.limit(key, per_minute=form.cleaned_data["rate_limit"], actor=user, now=timezone.now())
+    api_keys.set_rate_limit(key, per_minute=form.cleaned_data["rate_limit"], actor=user, now=timezone.now())
     messages.success(request, f"The limit of {key} counts from now on.")
     return redirect("api_key", pk=pk)
 

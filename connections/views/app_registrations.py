@@ -132,13 +132,13 @@ def add(request: HttpRequest) -> HttpResponse:
     credential = CredentialForm(request.POST or None, request.FILES or None)
     can_skip = False
     if form.is_valid() & credential.is_valid():
-        new = credentials.from_entries(credential.cleaned_data, name=form.cleaned_data["name"])
+        new = credentials.credential_from_form(credential.cleaned_data, name=form.cleaned_data["name"])
         try:
             app = app_registrations.register(
                 **form.cleaned_data, credential=new, actor=user, allow_untried="save_untried" in request.POST
             )
         except MicrosoftRefused as error:
-            can_skip = app_registrations.can_be_saved_untried(error)
+            can_skip = app_registrations.can_be_saved_untested(error)
             credential_views.show_refusal(error, credential, form)
         except PortalError as error:
             form.add_error(error.field if error.field in form.fields else None, str(error))
@@ -265,7 +265,7 @@ def _script_page(request: HttpRequest, app: AppRegistration | None) -> HttpRespo
     text = ""
     if form.is_valid():
         try:
-            text = az_script.bash(_plan(form, app))
+            text = az_script.setup_script(_plan(form, app))
         except PortalError as error:
             form.add_error(None, str(error))
     elif "tenant" not in asked:
@@ -305,14 +305,14 @@ def _script_defaults(app: AppRegistration | None) -> dict[str, Any]:
     }
 
 
-def _plan(form: ScriptForm, app: AppRegistration | None) -> az_script.Plan:
+def _plan(form: ScriptForm, app: AppRegistration | None) -> az_script.SetupPlan:
     said = form.cleaned_data
     tenant: Tenant = app.tenant if app else said["tenant"]
     cloud = clouds.CLOUDS.get(tenant.environment)
     if cloud is None:
         raise InvalidInput("The environment of this tenant is not configured in this portal.", field="tenant")
     waiting = [row for row in credential_views.rows(app, timezone.now()) if row.is_waiting] if app else []
-    return az_script.Plan(
+    return az_script.SetupPlan(
         cloud=cloud,
         directory_id="" if tenant.is_shared_endpoint else tenant.directory_id,
         name=(app.name if app else "") or said["name"] or "Connection portal",

@@ -154,7 +154,9 @@ def ask(request: HttpRequest, pk: int) -> HttpResponse:
     form = ReasonForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         try:
-            made = approvals.ask_again(connection, reason=form.cleaned_data["reason"], actor=user, now=timezone.now())
+            made = approvals.request_missing(
+                connection, reason=form.cleaned_data["reason"], actor=user, now=timezone.now()
+            )
         except NotAllowed:
             raise
         except PortalError as error:
@@ -162,7 +164,7 @@ def ask(request: HttpRequest, pk: int) -> HttpResponse:
             return redirect("connection", pk=pk)
         messages.success(request, "An IT admin is asked. You can go on as soon as it is approved.")
         return redirect("approval", pk=made.pk)
-    _, reasons = approvals.lacking(connection)
+    _, reasons = approvals.evaluate_approval(connection)
     context = {"form": form, "connection": connection, "reasons": [reason.sentence for reason in reasons]}
     return render(request, "approvals/ask.html", context, status=422 if form.errors else 200)
 
@@ -180,13 +182,13 @@ def connect(request: HttpRequest, pk: int) -> HttpResponse:
 
 def waits(connection: Connection) -> bool:
     """Whether a request for it waits for an answer."""
-    return approvals.waiting(connection) is not None
+    return approvals.open_request(connection) is not None
 
 
 def panel(user: User, connection: Connection) -> dict[str, Any]:
     """Context of approvals/_panel.html: how the policy stands to this connection, and what can be done about it."""
-    decision, reasons = approvals.lacking(connection, connection.granted)
-    newest = approvals.newest(connection)
+    decision, reasons = approvals.evaluate_approval(connection, connection.granted)
+    newest = approvals.latest_request(connection)
     return {
         "policy_forbids": [reason.sentence for reason in decision.forbidden],
         "policy_wants": [reason.sentence for reason in reasons],

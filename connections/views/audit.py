@@ -66,9 +66,9 @@ def index(request: HttpRequest) -> HttpResponse:
         "formats": Format.choices,
         "may_export": permissions.can_export_audit(user),
         "newest_seal": AuditSeal.objects.defer("marks").first(),
-        "unsealed": sealing.unsealed(most=list_pages.COUNT_LIMIT + 1),
+        "unsealed": sealing.count_unsealed(most=list_pages.COUNT_LIMIT + 1),
         "verification": verification.latest(),
-        "publications": [place for place in publishing.states() if place.last_error],
+        "publications": [place for place in publishing.publication_states() if place.last_error],
     }
     return render(request, "audit/index.html", context)
 
@@ -78,8 +78,8 @@ def filter_form(data: QueryDict) -> AuditFilter:
     actions = [*recorded_actions(), serialization.FETCHED]
     return AuditFilter(
         data,
-        actions={action: presentation.action_words(action) for action in actions},
-        target_types={name: presentation.type_words(name) for name in _target_types()},
+        actions={action: presentation.action_label(action) for action in actions},
+        target_types={name: presentation.type_label(name) for name in _target_types()},
     )
 
 
@@ -93,7 +93,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
         "event": event,
         "changes": changes(event),
         "target_url": _target_url(user, event),
-        "seal": sealing.seal_of(event),
+        "seal": sealing.seal_containing(event),
     }
     return render(request, "audit/detail.html", context)
 

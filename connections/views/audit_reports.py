@@ -40,7 +40,7 @@ def creators(request: HttpRequest) -> HttpResponse:
     """Who created which connection?"""
     user = _reader(request)
     form = CreatorsQuestion(request.GET)
-    events = reports.creations(querysets.visible_events(user))
+    events = reports.connections_created(querysets.visible_events(user))
     page = list_pages.page(request, form.narrow(events) if form.is_valid() else events.none(), order=("-pk",))
     ids = [event.target_id for event in page.items]
     existing = {str(one.pk): one for one in querysets.visible_connections(user).filter(pk__in=ids)}
@@ -55,7 +55,7 @@ def fetches(request: HttpRequest) -> HttpResponse:
     form = FetchesQuestion(request.GET)
     found = []
     if form.is_valid() and form.active:
-        found = reports.fetched(form.narrow(querysets.visible_fetches(user)))
+        found = reports.token_requests(form.narrow(querysets.visible_fetches(user)))
     return render(request, "audit/questions/fetches.html", {"filters": form, **_cut(found)})
 
 
@@ -69,7 +69,7 @@ def changes(request: HttpRequest) -> HttpResponse:
     context: dict[str, Any] = {"filters": form, "kinds": [], **_cut([])}
     if form.is_valid():
         events = querysets.visible_events(user).filter(form.within("at"))
-        context |= {"kinds": reports.kinds_of_change(events), **_cut(reports.changed(events))}
+        context |= {"kinds": reports.actions_counted(events), **_cut(reports.objects_changed(events))}
         context["period"] = {name: str(value) for name, value in form.cleaned_data.items() if value}
     return render(request, "audit/questions/changes.html", context)
 
@@ -79,10 +79,10 @@ def scopes(request: HttpRequest) -> HttpResponse:
     """Which connections hold which permissions now?"""
     user = _reader(request)
     connections = querysets.visible_connections(user)
-    held = reports.scopes_held(connections)
+    held = reports.permissions_in_use(connections)
     form = ScopesQuestion(request.GET, scopes=held)
     scope = form.cleaned_data["scope"] if form.is_valid() else ""
-    found = reports.holding(connections, scope) if scope else connections.none()
+    found = reports.connections_with_permission(connections, scope) if scope else connections.none()
     context = {"page": list_pages.page(request, found), "filters": form, "scope": scope, "held": held}
     return render(request, "audit/questions/scopes.html", context)
 

@@ -23,11 +23,11 @@ def index(request: HttpRequest) -> HttpResponse:
     context = {
         "page": list_pages.page(request, AuditSeal.objects.defer("marks"), order=("-pk",)),
         "filters": list_pages.Filters(request),
-        "unsealed": sealing.unsealed(most=list_pages.COUNT_LIMIT + 1),
-        "publications": publishing.states(),
+        "unsealed": sealing.count_unsealed(most=list_pages.COUNT_LIMIT + 1),
+        "publications": publishing.publication_states(),
         "runs": list(AuditVerification.objects.all()[:RUNS]),
-        "unguarded": verification_checks.unguarded(),
-        "pruned_upto": verification_checks.pruned_upto(),
+        "unguarded": verification_checks.tables_without_triggers(),
+        "pruned_upto": verification_checks.last_pruned_seal(),
         "may_verify": permissions.can_export_audit(user),
     }
     return render(request, "audit/seals.html", context)
@@ -37,7 +37,7 @@ def index(request: HttpRequest) -> HttpResponse:
 def verify(request: HttpRequest) -> HttpResponse:
     """Have the whole trail verified; a worker does it, the page that follows tells how far it is."""
     user = _reader(request)
-    asked = audit_verification.ask(actor=user, now=timezone.now())
+    asked = audit_verification.request_verification(actor=user, now=timezone.now())
     return redirect("audit_verification", pk=asked.pk)
 
 

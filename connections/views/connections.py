@@ -72,14 +72,14 @@ class Row:
 
 
 def _rows(found: list[Connection]) -> list[Row]:
-    ends = expiry_forecast.next_breaks(found, now=timezone.now())
-    kept = probes.kept_by_exchange(found)
-    broken = violations.badges(evaluate.in_force(), found)
+    ends = expiry_forecast.next_expirations(found, now=timezone.now())
+    kept = probes.granted_by_exchange(found)
+    broken = violations.violations_by_connection(evaluate.load_policies(), found)
     return [
         Row(
             connection,
             ends.get(connection.pk),
-            permission_drift.of(connection, elsewhere=kept.get(connection.pk, ())),
+            permission_drift.find_drift(connection, elsewhere=kept.get(connection.pk, ())),
             connection.pk in broken,
         )
         for connection in found
@@ -94,8 +94,8 @@ def choose(request: HttpRequest) -> HttpResponse:
     apps = [app for app in querysets.visible_app_registrations(user) if _usable(app, user)]
     if len(apps) == 1:
         return redirect("connection_add", app_pk=apps[0].pk)
-    rules = evaluate.in_force()
-    offers = [Offer(app, evaluate.closed(rules.of(app), app)) for app in apps]
+    rules = evaluate.load_policies()
+    offers = [Offer(app, evaluate.why_closed(rules.of(app), app)) for app in apps]
     return render(request, "connections/choose.html", {"offers": offers})
 
 
@@ -119,8 +119,8 @@ def add(request: HttpRequest, app_pk: int) -> HttpResponse:
     app = get_object_or_404(querysets.visible_app_registrations(user), pk=app_pk)
     if not _usable(app, user):
         raise NotAllowed(f"{app} is for app-only connections, which reach the whole tenant.", action="Ask an IT admin.")
-    rules = evaluate.in_force().of(app)
-    if closed := evaluate.closed(rules, app):
+    rules = evaluate.load_policies().of(app)
+    if closed := evaluate.why_closed(rules, app):
         raise PolicyForbids(closed, action="Choose another app registration, or ask an IT admin to change the policy.")
     form = ConnectForm(app, request.POST or None, app_only=permissions.can_connect_app_only(user), rules=rules)
     if request.method == "POST" and "preview" in request.POST:
@@ -173,16 +173,16 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     user = roles.signed_in(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     started = connection.sign_in_started_at
-    kept = probes.kept_by_exchange([connection]).get(connection.pk, ())
+    kept = probes.granted_by_exchange([connection]).get(connection.pk, ())
     context = {
         "connection": connection,
         "allowed": permissions.allowed_actions(user, connection),
         "abilities": _abilities(connection, kept),
-        "lacking": connections.lacking(connection) if connection.connected_at else (),
+        "lacking": connections.missing_permissions(connection) if connection.connected_at else (),
         "started_and_lost": started and (timezone.now() - started).total_seconds() > RECENT_SIGN_IN,
         "redirect_uri": redirect_uri(),
-        "outlook": expiry_forecast.outlook(connection, now=timezone.now()),
-        "drift": permission_drift.of(connection, elsewhere=kept),
+        "outlook": expiry_forecast.summarize(connection, now=timezone.now()),
+        "drift": permission_drift.find_drift(connection, elsewhere=kept),
         "mailboxes_by_exchange": kept,
         "now": timezone.now(),
         "asking": consent_requests.panel(user, connection),
@@ -222,7 +222,7 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
     user = roles.signed_in(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     roles.require(permissions.can_reconnect(user, connection), action="Only its owner can change it.")
-    rules = evaluate.in_force().of(connection.app_registration)
+    rules = evaluate.load_policies().of(connection.app_registration)
     form = ConnectionEditForm(connection, request.POST or None, rules=rules)
     context = {"form": form, "connection": connection}
     if request.method == "POST" and "preview" in request.POST:
@@ -295,7 +295,7 @@ def check(request: HttpRequest, pk: int) -> HttpResponse:
     user = roles.signed_in(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     try:
-        connection = scheduler.check(connection, actor=user, now=timezone.now())
+        connection = scheduler.check_now(connection, actor=user, now=timezone.now())
     except NotAllowed:
         raise
     except PortalError as error:
@@ -349,5 +349,5 @@ def remove(request: HttpRequest, pk: int) -> HttpResponse:
         connections.remove(connection, actor=user, now=timezone.now())
         messages.success(request, f"{name} and its tokens are deleted.")
         return redirect("connections")
-    used = usage.of([pk], now=timezone.now())[pk]
+    used = usage.usage_of([pk], now=timezone.now())[pk]
     return render(request, "connections/remove.html", {"connection": connection, "usage": used})

@@ -15,7 +15,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_safe
 
 from connections.access import permissions, querysets, roles
-from connections.errors import PortalError, SignInLost
+from connections.errors import PortalError, SignInExpired
 from connections.forms.consent import ConsentForm
 from connections.microsoft import capabilities, clouds
 from connections.models import AppRegistration, ConsentLink, User
@@ -56,7 +56,7 @@ def panel(user: User, app_registration: AppRegistration) -> dict[str, Any]:
 
 def _row(request: ConsentLink, may_ask: bool, now: datetime) -> Row:
     waiting = request.state in (ConsentLink.State.OPEN, ConsentLink.State.GRANTED)
-    link = admin_consent.link(request, now=now) if may_ask else ""
+    link = admin_consent.consent_url(request, now=now) if may_ask else ""
     tenant = request.app_registration.tenant
     own = request.directory_id in (tenant.tid, tenant.directory_id)
     return Row(
@@ -64,7 +64,7 @@ def _row(request: ConsentLink, may_ask: bool, now: datetime) -> Row:
         tenant.name if own else request.directory_id,
         link,
         checkable=may_ask and waiting and admin_consent.can_be_verified(request),
-        expired=request.state == ConsentLink.State.OPEN and request.requested_at <= now - admin_consent.OPEN_FOR,
+        expired=request.state == ConsentLink.State.OPEN and request.requested_at <= now - admin_consent.VALID_FOR,
     )
 
 
@@ -118,8 +118,8 @@ def callback(request: HttpRequest) -> HttpResponse:
     """
     user = request.user if isinstance(request.user, User) else None
     try:
-        asked = admin_consent.finish(request.META.get("QUERY_STRING", ""), actor=user, now=timezone.now())
-    except SignInLost as error:
+        asked = admin_consent.record_callback(request.META.get("QUERY_STRING", ""), actor=user, now=timezone.now())
+    except SignInExpired as error:
         return render(request, "consent/lost.html", {"error": error}, status=error.status)
     trouble = None
     if user is not None and asked.state == ConsentLink.State.GRANTED:

@@ -53,13 +53,13 @@ def index(request: HttpRequest) -> HttpResponse:
 
 def _waiting(found: QuerySet[Any], value: str) -> QuerySet[Any]:
     if value == "it":
-        return found.filter(pk__in=requests.to_decide(timezone.now()).values("pk"))
+        return found.filter(pk__in=requests.awaiting_decision(timezone.now()).values("pk"))
     return found.filter(closed_at=None)
 
 
 def to_decide(user: User) -> list[ConsentRequest]:
     """What waits for an IT admin, oldest first, for their home page."""
-    waiting = requests.to_decide(timezone.now()).select_related("app_registration")
+    waiting = requests.awaiting_decision(timezone.now()).select_related("app_registration")
     return list(waiting.order_by("asked_at", "pk")[:LISTED]) if permissions.can_manage_registry(user) else []
 
 
@@ -113,7 +113,7 @@ def panel(user: User, connection: Connection, *, offer: bool = False) -> dict[st
         # Microsoft's page "Need admin approval" need not lead back here at all.
         "hints": may_ask and not asks and connection.status == Connection.Status.PENDING,
         "form": AskForm(auto_id="ask_%s") if may_ask else None,
-        "purposes": requests.purposes_of(connection) if asks else (),
+        "purposes": requests.purposes_of_connection(connection) if asks else (),
     }
 
 
@@ -127,7 +127,7 @@ def _is_stopped(connection: Connection) -> bool:
         declined = connection.status_code == DECLINED_BY_PERSON
         says_so = entry is not None and entry.kind is Kind.CONSENT and not declined
         return says_so or connection.status_code == "consent_needed"
-    return connection.status == Connection.Status.ACTIVE and bool(permission_drift.of(connection).needs_admin)
+    return connection.status == Connection.Status.ACTIVE and bool(permission_drift.find_drift(connection).needs_admin)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -139,7 +139,7 @@ def ask(request: HttpRequest, pk: int) -> HttpResponse:
     form = AskForm(request.POST or None, auto_id="ask_%s")
     if request.method == "POST" and form.is_valid():
         try:
-            made = requests.ask(connection, **form.cleaned_data, actor=user, now=timezone.now())
+            made = requests.request_consent(connection, **form.cleaned_data, actor=user, now=timezone.now())
         except PortalError as error:
             form.add_error(error.field if error.field in form.fields else None, str(error))
         else:
@@ -148,7 +148,7 @@ def ask(request: HttpRequest, pk: int) -> HttpResponse:
     context = {
         "form": form,
         "connection": connection,
-        "purposes": requests.purposes_of(connection),
+        "purposes": requests.purposes_of_connection(connection),
         "already": connection.consent_requests.filter(closed_at=None).first(),
     }
     return render(request, "consent_requests/ask.html", context, status=422 if form.is_bound and form.errors else 200)
@@ -176,8 +176,12 @@ def _context(user: User, found: ConsentRequest, *, form: DeclineForm | None) -> 
     now = timezone.now()
     decides = permissions.can_manage_registry(user)
     app_only = found.authentication_type == "client_credentials"
-    others = requests.same(found).count()
-    link = admin_consent.link(found.link, now=now) if decides and found.link and found.state == State.APPROVED else ""
+    others = requests.same_requests(found).count()
+    link = (
+        admin_consent.consent_url(found.link, now=now)
+        if decides and found.link and found.state == State.APPROVED
+        else ""
+    )
     undecided = found.state in (State.ASKED, State.APPROVED, State.FAILED)
     connection = found.connection
     visible = connection is not None and querysets.visible_connections(user).filter(pk=connection.pk).exists()
@@ -186,7 +190,9 @@ def _context(user: User, found: ConsentRequest, *, form: DeclineForm | None) -> 
         "app": found.app_registration,
         "connection": connection if visible else None,
         "purposes": requests.purposes(found),
-        "risks": permission_risks.sentences(found.permission_names, app_only=app_only, app=found.app_registration.name),
+        "risks": permission_risks.describe_risks(
+            found.permission_names, app_only=app_only, app=found.app_registration.name
+        ),
         "app_only": app_only,
         "others": others,
         "requester_left": found.requester is None or not found.requester.is_active,
@@ -227,7 +233,7 @@ def decline(request: HttpRequest, pk: int) -> HttpResponse:
     user = roles.signed_in(request.user)
     found = _found(user, pk)
     roles.require(permissions.can_manage_registry(user), action="Ask an IT admin.")
-    form = DeclineForm(request.POST, others=requests.same(found).count(), auto_id="decline_%s")
+    form = DeclineForm(request.POST, others=requests.same_requests(found).count(), auto_id="decline_%s")
     if form.is_valid():
         try:
             requests.decline(found, **form.cleaned_data, actor=user, now=timezone.now())

@@ -42,7 +42,7 @@ class CredentialRow:
     """One credential as its table shows it."""
 
     credential: AppCredential
-    facts: certificates.Facts | None
+    facts: certificates.CertificateDetails | None
     days_left: int | None
     is_waiting: bool
     # A newer one that Microsoft accepts and that lasts longer; this one is no longer needed.
@@ -71,8 +71,8 @@ def panel(app: AppRegistration, now: datetime) -> dict[str, Any]:
     live = [row.credential for row in listed if row.credential.retired_at is None]
     return {
         "credentials": listed,
-        "lasting": forecast.lasting(live),
-        "first": next((credential for credential in live if forecast.works(credential)), None),
+        "lasting": forecast.credential_lifetime(live),
+        "first": next((credential for credential in live if forecast.is_usable(credential)), None),
         "rejected": [credential for credential in live if credential.rejected_at is not None],
         "dates_are_read": any(credential.expiry_read_at for credential in live),
         "permission": credential_expiry.PERMISSION,
@@ -82,14 +82,14 @@ def panel(app: AppRegistration, now: datetime) -> dict[str, Any]:
 def rows(app: AppRegistration, now: datetime) -> list[CredentialRow]:
     """Live credentials in the order they are tried, then the retired ones."""
     found = app.credentials.defer("secret", "private_key").order_by("retired_at", "-created_at", "-pk")
-    live = credential_checks.in_order(credential for credential in found if credential.retired_at is None)
+    live = credential_checks.in_trial_order(credential for credential in found if credential.retired_at is None)
     retired = [credential for credential in found if credential.retired_at is not None]
     return [
         CredentialRow(
             credential,
-            certificates.facts(credential.certificate) if credential.certificate else None,
+            certificates.read_details(credential.certificate) if credential.certificate else None,
             (credential.expires_at - now).days if credential.expires_at else None,
-            credential.retired_at is None and credential_checks.is_waiting(credential),
+            credential.retired_at is None and credential_checks.awaits_upload(credential),
             forecast.successor(credential, live),
         )
         for credential in [*live, *retired]
@@ -111,7 +111,10 @@ def add(request: HttpRequest, pk: int) -> HttpResponse:
         allow_untried = "save_untried" in request.POST
         try:
             made = credentials.add(
-                app, credentials.from_entries(form.cleaned_data, name=app.name), actor=user, allow_untried=allow_untried
+                app,
+                credentials.credential_from_form(form.cleaned_data, name=app.name),
+                actor=user,
+                allow_untried=allow_untried,
             )
         except MicrosoftRefused as error:
             can_skip = error.status == 503
@@ -146,12 +149,14 @@ def retire(request: HttpRequest, pk: int, credential_pk: int) -> HttpResponse:
         messages.success(request, f"{credential} is retired and its secret part deleted.")
         return redirect("app", app.pk)
     others = app.credentials.filter(retired_at=None).exclude(pk=credential.pk).defer("secret", "private_key")
-    accepted = [other for other in others if other.verified_at and forecast.works(other) and not other.has_expired()]
+    accepted = [
+        other for other in others if other.verified_at and forecast.is_usable(other) and not other.has_expired()
+    ]
     context = {
         "app": app,
         "credential": credential,
         "others": list(others),
-        "next": next(iter(credential_checks.in_order(accepted)), None),
+        "next": next(iter(credential_checks.in_trial_order(accepted)), None),
         "waiting": app.connections.exclude(status=Connection.Status.DISABLED).count(),
     }
     return render(request, "apps/credentials/retire.html", context)

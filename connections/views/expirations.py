@@ -18,7 +18,7 @@ from connections.access import permissions, querysets, roles
 from connections.models import AppRegistration, Share, User
 from connections.models.sharing import ShareQuerySet
 from connections.services.expiry import calendar
-from connections.services.expiry.calendar import Ending, Endings
+from connections.services.expiry.calendar import Expiration, Expirations
 from connections.services.expiry.forecast import Reason
 from connections.views import list_pages
 
@@ -39,7 +39,7 @@ class Period:
 
     title: str
     anchor: str
-    endings: list[Ending] = field(default_factory=list)
+    endings: list[Expiration] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +92,14 @@ def _tenants(user: User) -> list[tuple[str, str]]:
     return [(str(pk), name) for pk, name in querysets.visible_tenants(user).values_list("pk", "name")]
 
 
-def _fits(ending: Ending, wanted: dict[str, str]) -> bool:
+def _fits(ending: Expiration, wanted: dict[str, str]) -> bool:
     app = ending.app_registration
     if wanted["tenant"] and (app is None or str(app.tenant_id) != wanted["tenant"]):
         return False
     return not wanted["effect"] or ending.stops > 0
 
 
-def _parts(user: User, kind: str, now: datetime) -> Iterator[Endings]:
+def _parts(user: User, kind: str, now: datetime) -> Iterator[Expirations]:
     connections = querysets.visible_connections(user)
     if kind in ("", Reason.CREDENTIAL):
         in_detail = permissions.can_read_registry(user)
@@ -109,7 +109,7 @@ def _parts(user: User, kind: str, now: datetime) -> Iterator[Endings]:
         yield calendar.of_credentials(apps, connections, now=now, in_detail=in_detail)
     if kind in ("", Reason.SIGN_IN, Reason.IDLE):
         both = calendar.of_connections(connections, now=now)
-        yield Endings([ending for ending in both.found if kind in ("", ending.reason)], both.is_cut)
+        yield Expirations([ending for ending in both.found if kind in ("", ending.reason)], both.is_cut)
     if kind in ("", Reason.SHARE):
         yield calendar.of_shares(_shares(user), now=now)
     if kind in ("", Reason.KEY):
@@ -126,18 +126,18 @@ def _shares(user: User) -> ShareQuerySet:
 # --- Weeks and months -----------------------------------------------------------------------------
 
 
-def _periods(found: list[Ending], now: datetime) -> Iterator[Period]:
+def _periods(found: list[Expiration], now: datetime) -> Iterator[Period]:
     """What is over, this week, next week, then month by month; only those in which something ends."""
     for period, endings in itertools.groupby(found, key=_naming(now)):
         yield Period(*period, list(endings))
 
 
-def _naming(now: datetime) -> Callable[[Ending], tuple[str, str]]:
+def _naming(now: datetime) -> Callable[[Expiration], tuple[str, str]]:
     today = timezone.localtime(now).date()
     monday = today - timedelta(days=today.weekday()) + timedelta(days=7)
     begun = (monday + timedelta(days=6)).replace(day=1)  # the weeks above have taken some days of this month
 
-    def name(ending: Ending) -> tuple[str, str]:
+    def name(ending: Expiration) -> tuple[str, str]:
         day = timezone.localtime(ending.at).date()
         if ending.at <= now:
             return "Already over", "over"
@@ -154,7 +154,7 @@ def _naming(now: datetime) -> Callable[[Ending], tuple[str, str]]:
 def _months(periods: list[Period], now: datetime) -> list[Month]:
     """The year at a glance, this month first; what is over counts as this month's."""
     this = timezone.localtime(now).date().replace(day=1)
-    found: dict[date, list[tuple[str, Ending]]] = {}
+    found: dict[date, list[tuple[str, Expiration]]] = {}
     for period in periods:
         for ending in period.endings:
             month = max(timezone.localtime(ending.at).date().replace(day=1), this)
@@ -162,7 +162,7 @@ def _months(periods: list[Period], now: datetime) -> list[Month]:
     return [_month(month, found.get(month, [])) for month in itertools.islice(_following(this), MONTHS)]
 
 
-def _month(first_day: date, endings: list[tuple[str, Ending]]) -> Month:
+def _month(first_day: date, endings: list[tuple[str, Expiration]]) -> Month:
     return Month(
         f"{first_day:%b}",
         f"{first_day:%Y}",

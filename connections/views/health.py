@@ -30,7 +30,7 @@ def healthz(request: HttpRequest) -> HttpResponse:
 @require_safe
 def readyz(request: HttpRequest) -> HttpResponse:
     """Whether everything the portal stands on is there: 200 or 503, with each part."""
-    parts = health.parts()
+    parts = health.run_checks()
     ready = all(part.ok for part in parts)
     told = {part.name: {"ok": part.ok, "detail": part.detail} for part in parts}
     return JsonResponse({"ready": ready, "parts": told}, status=200 if ready else 503)
@@ -56,7 +56,7 @@ def _may_read(request: HttpRequest) -> bool:
         # A proxy on this machine that nobody told us about: the client is not the proxy.
         return False
     try:
-        return ipaddress.ip_address(client_address.of(request) or "").is_loopback
+        return ipaddress.ip_address(client_address.client_address(request) or "").is_loopback
     except ValueError:
         return False
 
@@ -64,7 +64,7 @@ def _may_read(request: HttpRequest) -> bool:
 def _exposition() -> bytes:
     registry = CollectorRegistry()
     gauges: dict[str, Gauge] = {}
-    for measure in health.measures():
+    for measure in health.metrics():
         gauge = gauges.get(measure.name)
         if gauge is None:
             names = [name for name, _ in measure.labels]

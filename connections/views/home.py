@@ -142,7 +142,7 @@ def _broken_by_who(user: User) -> list[Group]:
 
 
 def _acting(connection: Connection) -> str:
-    acting = presentation.who(connection)
+    acting = presentation.assigned_to(connection)
     if acting.startswith("the owner"):
         return "Their owners"
     return f"{acting[:1].upper()}{acting[1:]}" or "Nobody"
@@ -283,7 +283,7 @@ def _mine(user: User, connection: Connection) -> Mine:
         mend = "sign_in"
     elif connection.status in _NEEDS_SOMEBODY and permissions.can_check(user, connection):
         mend = "check"
-    return Mine(connection, presentation.of_connection(connection, user), mend)
+    return Mine(connection, presentation.connection_state(connection, user), mend)
 
 
 # --- Figures --------------------------------------------------------------------------------------

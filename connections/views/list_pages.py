@@ -62,10 +62,10 @@ def page(
     for name, backwards in (("after", False), ("before", True)):
         key = keyset.decode(request.GET.get(name, ""), queryset.model, order)
         if key is not None:
-            rows = keyset.rows(queryset, order, size, key=key, backwards=backwards)
+            rows = keyset.page_rows(queryset, order, size, key=key, backwards=backwards)
             if rows:
                 return _page(request, queryset, order, size, rows, backwards=backwards, keyed=True)
-    rows = keyset.rows(queryset, order, size)
+    rows = keyset.page_rows(queryset, order, size)
     return _page(request, queryset, order, size, rows, backwards=False, keyed=False)
 
 

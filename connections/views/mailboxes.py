@@ -15,7 +15,7 @@ from connections.access import permissions, querysets, roles
 from connections.errors import PortalError
 from connections.forms.mailboxes import AttachForm, MailboxEditForm, MailboxForm
 from connections.microsoft import exchange_script
-from connections.microsoft.mailbox_errors import WITHOUT_MAILBOX, Reach
+from connections.microsoft.mailbox_errors import WITHOUT_MAILBOX, ReachState
 from connections.models import Connection, MailboxAccess, SharedMailbox, Tenant, User
 from connections.models.tenants import SHARED_ENDPOINTS
 from connections.services.mailboxes import mailboxes, probes
@@ -241,11 +241,11 @@ def send(request: HttpRequest, pk: int, access_pk: int) -> HttpResponse:
     if request.method != "POST":
         return render(request, "mailboxes/send.html", {"row": row, "connection": connection})
     try:
-        outcome = probes.try_sending(row, actor=user, now=timezone.now())
+        outcome = probes.send_test_message(row, actor=user, now=timezone.now())
     except PortalError as error:
         messages.error(request, str(error))
     else:
-        if outcome.state is Reach.REACHABLE:
+        if outcome.state is ReachState.REACHABLE:
             messages.success(request, f"The test message was sent from {row.mailbox}.")
         else:
             messages.warning(request, f"{row.mailbox}: {outcome.cause} {outcome.action}".strip())

@@ -25,7 +25,7 @@ AT_ONCE = 50  # connections on one page; the next ones follow when these are don
 
 def waiting(user: User, connection: Connection) -> dict[str, Any]:
     """Context of handover/_waiting.html: the hand-over whose new owner has not signed in yet."""
-    found = ownership_transfer.unfinished(connection)
+    found = ownership_transfer.pending_transfer(connection)
     return {"hand_over": found, "hand_over_is_mine": found is not None and found.to_owner_id == user.pk}
 
 
@@ -39,7 +39,7 @@ def connection(request: HttpRequest, pk: int) -> HttpResponse:
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
         try:
-            made = ownership_transfer.hand_over(
+            made = ownership_transfer.transfer(
                 found,
                 data["new_owner"],
                 keep_grant=form.keeps_grant,
@@ -57,9 +57,9 @@ def connection(request: HttpRequest, pk: int) -> HttpResponse:
     context = {
         "form": form,
         "connection": found,
-        "usage": usage.of([pk], now=now)[pk],
-        "own_keys": usage.of([pk], now=now)[pk].keys_of(found.owner_id),
-        "other_keys": usage.of([pk], now=now)[pk].keys_of_others(found.owner_id),
+        "usage": usage.usage_of([pk], now=now)[pk],
+        "own_keys": usage.usage_of([pk], now=now)[pk].keys_of(found.owner_id),
+        "other_keys": usage.usage_of([pk], now=now)[pk].keys_of_others(found.owner_id),
         "reach": reach(found),
         **waiting(user, found),
     }
@@ -90,7 +90,7 @@ def person(request: HttpRequest, pk: int) -> HttpResponse:
         more = owned.exists()
         return redirect("person_hand_over" if more else "person", pk=pk)
     now = timezone.now()
-    used = usage.of([one.pk for one in connections], now=now)
+    used = usage.usage_of([one.pk for one in connections], now=now)
     context = {
         "person": leaver,
         "form": form,
@@ -108,7 +108,7 @@ def _hand_over_all(request: HttpRequest, form: LeaverForm, user: User) -> bool:
     for found, owner, name in form.chosen():
         try:
             keep = form.cleaned_data["grant"] == KEEP
-            ownership_transfer.hand_over(found, owner, keep_grant=keep, new_name=name, actor=user, now=timezone.now())
+            ownership_transfer.transfer(found, owner, keep_grant=keep, new_name=name, actor=user, now=timezone.now())
             done += 1
         except PortalError as error:
             field = "name" if error.field == "new_name" else "to"

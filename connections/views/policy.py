@@ -12,7 +12,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_safe
 
 from connections.access import permissions, querysets, roles
-from connections.errors import ChangedMeanwhile, InvalidInput
+from connections.errors import Conflict, InvalidInput
 from connections.forms.policy import ImpactForm, OrganisationRulesForm, RulesForm
 from connections.models import AppRegistration, Policy, User
 from connections.services.governance import policy
@@ -44,24 +44,24 @@ def _page(request: HttpRequest, app: AppRegistration | None) -> HttpResponse:
         return _edit(request, user, app)
     roles.require(request.method != "POST", cause="IT admins make the policy.", action="Ask one of them.")
     if permissions.can_read_policy(user):
-        return render(request, "policy/read.html", _context(user, app, policy.stored(app)))
-    words = describe.summary(_effective(app, policy.stored(app).rules))
+        return render(request, "policy/read.html", _context(user, app, policy.stored_policy(app)))
+    words = describe.summary(_effective(app, policy.stored_policy(app).rules))
     return render(request, "policy/summary.html", {"app": app, "summary": words, "apps": _apps()})
 
 
 def _effective(app: AppRegistration | None, rules: Rules) -> Rules:
     """What counts in the end."""
-    return policy_rules.stricter(policy.stored().rules, rules) if app else rules
+    return policy_rules.stricter(policy.stored_policy().rules, rules) if app else rules
 
 
 def _edit(request: HttpRequest, user: User, app: AppRegistration | None) -> HttpResponse:
-    stored = policy.stored(app)
+    stored = policy.stored_policy(app)
     form = _form(app, stored.rules, request.POST or None)
     context = _context(user, app, stored) | {"form": form, "version": _number(request.POST.get("version"), stored)}
     if request.method == "POST" and form.is_valid() and "back" not in request.POST:
         try:
             return _decide(request, user, app, form, context)
-        except (InvalidInput, ChangedMeanwhile) as error:
+        except (InvalidInput, Conflict) as error:
             form.add_error(error.field if error.field in form.fields else None, str(error))
     status = 422 if form.is_bound and form.errors else 200
     return render(request, "policy/edit.html", context, status=status)
@@ -85,7 +85,7 @@ def _decide(
         outcome = policy.change(
             app, rules, actor=user, now=now, version=context["version"], seen=seen or impact.fingerprint, **wishes
         )
-    except ChangedMeanwhile as error:
+    except Conflict as error:
         messages.warning(request, str(error))
         return render(request, "policy/preview.html", context | _preview(context, rules, impact, choice), status=409)
     messages.success(request, _told(outcome))
@@ -115,17 +115,17 @@ def _told(outcome: policy.Outcome) -> str:
     return " ".join(parts)
 
 
-def _number(text: str | None, stored: policy.Stored) -> int:
+def _number(text: str | None, stored: policy.StoredPolicy) -> int:
     return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else stored.version
 
 
 def _form(app: AppRegistration | None, rules: Rules, data: Any) -> RulesForm:
     if app is None:
         return OrganisationRulesForm(rules, data)
-    return RulesForm(rules, data, organisation=policy.stored().rules)
+    return RulesForm(rules, data, organisation=policy.stored_policy().rules)
 
 
-def _context(user: User, app: AppRegistration | None, stored: policy.Stored) -> dict[str, Any]:
+def _context(user: User, app: AppRegistration | None, stored: policy.StoredPolicy) -> dict[str, Any]:
     row = Policy.objects.filter(app_registration=app).first()
     names = describe.tenant_names()
     return {
@@ -147,7 +147,7 @@ class AppRules:
 
 
 def _apps() -> list[AppRules]:
-    rules = evaluate.in_force().apps
+    rules = evaluate.load_policies().apps
     found = AppRegistration.objects.select_related("tenant").order_by("name", "pk")[:SHOWN]
     return [AppRules(app, app.pk in rules and rules[app.pk].restricts) for app in found]
 
@@ -162,5 +162,5 @@ def violations(request: HttpRequest) -> HttpResponse:
     roles.require(
         permissions.can_read_policy(user), cause="IT admins and auditors read this.", action="Ask one of them."
     )
-    found = policy_violations.impact(evaluate.in_force(), now=timezone.now(), keep=SHOWN)
+    found = policy_violations.impact(evaluate.load_policies(), now=timezone.now(), keep=SHOWN)
     return render(request, "policy/violations.html", {"impact": found})

@@ -85,7 +85,7 @@ def reach(connection: Connection) -> Reach:
     beyond = capabilities.beyond(granted, kind)
     return Reach(
         [found.label for found, allowed, _ in possible if allowed],
-        [(name, permissions.in_words(name, app_only=not connection.is_delegated)) for name in beyond],
+        [(name, permissions.describe(name, app_only=not connection.is_delegated)) for name in beyond],
     )
 
 
@@ -96,7 +96,7 @@ def end(request: HttpRequest, pk: int, share_pk: int) -> HttpResponse:
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     shares = without_tokens(Share.objects.select_related("person", "team", "connection"))
     found = get_object_or_404(shares, pk=share_pk, connection=connection)
-    sharing_service.unshare(found, actor=user, now=timezone.now())
+    sharing_service.end_share(found, actor=user, now=timezone.now())
     messages.success(request, f"{found.person or found.team} can no longer use {connection}.")
     if querysets.visible_connections(user).filter(pk=pk).exists():
         return redirect("connection", pk=pk)

@@ -32,7 +32,7 @@ def make(request: HttpRequest, pk: int) -> HttpResponse:
     """Make a link and show it, this once."""
     user = roles.signed_in(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
-    link, token = sign_in_links.make(connection, actor=user, now=timezone.now())
+    link, token = sign_in_links.create(connection, actor=user, now=timezone.now())
     context = {
         "connection": connection,
         "link": link,
@@ -83,7 +83,7 @@ def _wishes(connection: Connection) -> dict[str, object]:
     chosen = [capabilities.CAPABILITIES[key] for key in connection.capabilities if key in capabilities.CAPABILITIES]
     return {
         "capabilities": chosen,
-        "permissions": permission_drift.needs(connection),
+        "permissions": permission_drift.required_permissions(connection),
         "warnings": capabilities.warnings(
             connection.capabilities, connection.extra_scopes.split(), connection.authentication_type
         ),
@@ -98,7 +98,7 @@ def _to_microsoft(request: HttpRequest, token: str) -> HttpResponse:
     browser = request.session.setdefault(pipeline.LINK_BROWSER, secrets.token_urlsafe(32))
     if not request.user.is_authenticated:
         request.session.set_expiry(BROWSER_LIFETIME)
-    opened = sign_in_links.go_on(token, browser=browser, now=now)
+    opened = sign_in_links.bind_to_browser(token, browser=browser, now=now)
     sign_in.begin(opened.connection, actor=opened.made_by, now=now, by_link=opened.link)
     strategy = load_strategy(request)
     strategy.connection, strategy.link = opened.connection, opened.link

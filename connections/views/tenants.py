@@ -89,7 +89,7 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
         else:
             _report(request, tenant, f"{tenant} is changed.")
             return redirect("tenant", tenant.pk)
-    context = {"form": form, "tenant": tenant, "in_use_by": tenants.in_use_by(tenant)}
+    context = {"form": form, "tenant": tenant, "in_use_by": tenants.objects_using(tenant)}
     return render(request, "tenants/edit.html", context)
 
 
@@ -108,12 +108,12 @@ def remove(request: HttpRequest, pk: int) -> HttpResponse:
             return redirect("tenant", pk)
         messages.success(request, f"{name} is removed.")
         return redirect("tenants")
-    return render(request, "tenants/remove.html", {"tenant": tenant, "in_use_by": tenants.in_use_by(tenant)})
+    return render(request, "tenants/remove.html", {"tenant": tenant, "in_use_by": tenants.objects_using(tenant)})
 
 
 def _look_up(request: HttpRequest, tenant: Tenant, user: User) -> HttpResponse:
     try:
-        tenants.look_up(tenant, actor=user)
+        tenants.update_from_microsoft(tenant, actor=user)
     except PortalError as error:
         messages.error(request, str(error))
     else:

@@ -111,14 +111,14 @@ def test_without_the_cache_the_api_works_unlimited_and_counts_what_it_lets_throu
     settings.API_RATE_LIMIT = 1
     nowhere = redis.Redis(host="127.0.0.1", port=1, socket_timeout=0.2, socket_connect_timeout=0.2)
     monkeypatch.setattr(rate_limit, "client", lambda: nowhere)
-    before = rate_limit.uncounted()
+    before = rate_limit.uncounted_calls()
     client = robot(factories.make_key(bob)[1])
     answers = [client.get("/api/v1/connections") for _ in range(4)]
     assert [answer.status_code for answer in answers] == [200] * 4
     assert "RateLimit-Limit" not in answers[0]
-    assert rate_limit.uncounted() == before + 4
+    assert rate_limit.uncounted_calls() == before + 4
     assert len([one for one in caplog.records if "cache cannot be reached" in one.message]) == 1
-    measured = {measure.name: measure.value for measure in health.measures()}
+    measured = {measure.name: measure.value for measure in health.metrics()}
     assert measured["portal_api_calls_not_limited"] == before + 4
 
 
@@ -127,33 +127,33 @@ def test_a_cache_that_hangs_holds_up_no_refresh_for_long(settings: Any) -> None:
         address = f"redis://127.0.0.1:{hanging.getsockname()[1]}/0"
         settings.CACHES = {"default": {**settings.CACHES["default"], "LOCATION": address}}
         start = time.monotonic()
-        mark = single_flight.take("refresh:1")
+        mark = single_flight.acquire("refresh:1")
         assert mark is not None, "without turns"
-        single_flight.give_back("refresh:1", mark)
-        assert single_flight.over(["refresh:1"]) == {"refresh:1"}
+        single_flight.release("refresh:1", mark)
+        assert single_flight.is_done(["refresh:1"]) == {"refresh:1"}
         assert time.monotonic() - start < 5
 
 
 def test_who_was_too_slow_does_not_give_back_the_turn_of_another() -> None:
-    slow = single_flight.take("refresh:1")
+    slow = single_flight.acquire("refresh:1")
     assert slow is not None
     cache.delete("refresh:1")  # its time is over
-    quick = single_flight.take("refresh:1")
+    quick = single_flight.acquire("refresh:1")
     assert quick is not None
-    single_flight.give_back("refresh:1", slow)
-    assert single_flight.take("refresh:1") is None, "the turn of the second one was given back by the first"
-    single_flight.give_back("refresh:1", quick)
-    assert single_flight.over(["refresh:1"]) == {"refresh:1"}
+    single_flight.release("refresh:1", slow)
+    assert single_flight.acquire("refresh:1") is None, "the turn of the second one was given back by the first"
+    single_flight.release("refresh:1", quick)
+    assert single_flight.is_done(["refresh:1"]) == {"refresh:1"}
 
 
 def test_wrong_keys_from_one_address_are_put_off_and_right_ones_are_not(bob: User, settings: Any) -> None:
     settings.API_BAD_KEY_LIMIT = 3
-    wrong = [robot(api_keys.new_key()[0]).get("/api/v1/connections") for _ in range(5)]
+    wrong = [robot(api_keys.generate_key()[0]).get("/api/v1/connections") for _ in range(5)]
     assert [answer.status_code for answer in wrong] == [401, 401, 401, 429, 429]
     assert problem(wrong[-1])["code"] == "rate_limited"
     assert int(wrong[-1]["Retry-After"]) > 0
     assert robot(factories.make_key(bob)[1]).get("/api/v1/connections").status_code == 200
-    elsewhere = robot(api_keys.new_key()[0]).get("/api/v1/connections", REMOTE_ADDR="10.0.0.9")
+    elsewhere = robot(api_keys.generate_key()[0]).get("/api/v1/connections", REMOTE_ADDR="10.0.0.9")
     assert elsewhere.status_code == 401
 
 
@@ -211,7 +211,7 @@ def test_a_mistake_of_ours_tells_nothing_of_our_insides(bob: User, monkeypatch: 
     def fail(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("the password is 1234")
 
-    monkeypatch.setattr(fetch, "hand_out", fail)
+    monkeypatch.setattr(fetch, "get_token", fail)
     connection = factories.make_connection(owner=bob)
     answer = robot(factories.make_key(bob)[1]).get(f"/api/v1/connections/{connection.pk}/token")
     body = problem(answer)
@@ -229,5 +229,5 @@ def test_pages_are_left_alone(signed_in: Callable[[User], Client], bob: User) ->
 
 def test_the_limit_of_a_key_is_its_own_or_everybodys(settings: Any) -> None:
     settings.API_RATE_LIMIT = 600
-    assert api_keys.limit_of(ApiKey()) == 600
-    assert api_keys.limit_of(ApiKey(rate_limit=5)) == 5
+    assert api_keys.rate_limit_of(ApiKey()) == 600
+    assert api_keys.rate_limit_of(ApiKey(rate_limit=5)) == 5

@@ -56,7 +56,7 @@ def test_a_new_one_that_ends_earlier_is_taken_all_the_same(robot: Client, connec
 
 def test_its_name_tells_nothing_of_it(robot: Client, connection: Connection) -> None:
     told = ask(robot, connection).json()
-    assert told["id"] == single_flight.id_of(told["access_token"])
+    assert told["id"] == single_flight.token_id(told["access_token"])
     assert len(told["id"]) == 32
     assert told["id"] not in told["access_token"]
 

@@ -142,13 +142,13 @@ def test_the_state_is_looked_at_under_the_lock(alice: User, monkeypatch: pytest.
     team = Team.objects.create(name="Sales")
     program = Program(alice)
     read = program.get(f"teams/{team.pk}")["ETag"]
-    right = etags.locked
+    right = etags.lock_matching
 
     def late(request: HttpRequest, row: Any, columns: Any) -> Any:
         Team.objects.filter(pk=row.pk).update(name="Somebody else's")
         return right(request, row, columns)
 
-    monkeypatch.setattr(etags, "locked", late)
+    monkeypatch.setattr(etags, "lock_matching", late)
     assert told(program.patch(f"teams/{team.pk}", {"name": "Mine"}, if_match=read)) == (412, "changed_meanwhile")
     assert program.delete(f"teams/{team.pk}", if_match=read).status_code == 412
 
@@ -208,7 +208,7 @@ def test_a_request_whose_worker_was_killed_is_taken_over_after_a_while(alice: Us
     program.post("teams", {"name": "Sales"}, idempotency_key="one")
     Team.objects.all().delete()
     StoredReply.objects.update(
-        status=None, answer=None, started_at=timezone.now() - idempotency.RUNS_AT_MOST - timedelta(seconds=1)
+        status=None, answer=None, started_at=timezone.now() - idempotency.MAX_RUN_TIME - timedelta(seconds=1)
     )
     assert program.post("teams", {"name": "Sales"}, idempotency_key="one").status_code == 201
     assert StoredReply.objects.get().status == 201

@@ -17,7 +17,7 @@ from connections.models import ApiKey, AuditEvent, Connection, Incident, Share, 
 from connections.services.api_keys import api_keys
 from connections.services.tokens import fetch as handing_out
 from connections.services.tokens import single_flight
-from connections.services.tokens.single_flight import Wanted
+from connections.services.tokens.single_flight import TokenRequirement
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
@@ -195,7 +195,7 @@ def test_asking_for_longer_than_tokens_live_does_not_ask_microsoft_at_every_call
     call = robot(issue(bob)[1])
     for _ in range(3 * single_flight.MOST_EARLY):
         if with_waiting_room:
-            single_flight._in_turn(connection.pk, Wanted(3600))
+            single_flight._in_turn(connection.pk, TokenRequirement(3600))
         else:
             answer = call(f"connections/{connection.pk}/token", min_valid=3600)
             assert answer.status_code == 200
@@ -273,8 +273,8 @@ def test_hand_outs_are_counted_per_key_connection_and_minute(bob: User, sandbox:
     connection = granted(sandbox)
     key, text = issue(bob)
     for _ in range(3):
-        api_keys.note_fetch(key, connection, address="10.0.0.1", now=NOW - timedelta(minutes=9))
-    api_keys.note_fetch(key, connection, address="10.0.0.1", now=NOW - timedelta(minutes=8))
+        api_keys.record_token_request(key, connection, address="10.0.0.1", now=NOW - timedelta(minutes=9))
+    api_keys.record_token_request(key, connection, address="10.0.0.1", now=NOW - timedelta(minutes=8))
     robot(text)(f"connections/{connection.pk}/token")
     assert sum(TokenFetch.objects.values_list("count", flat=True)) == 5
     assert TokenFetch.objects.order_by("minute").first().count == 3
@@ -286,7 +286,7 @@ def test_a_hand_out_is_recorded_though_key_or_connection_is_removed_at_that_mome
     connection = factories.make_connection(name="Invoices")
     key, _ = issue(bob)
     gone.objects.all().delete()
-    api_keys.note_fetch(key, connection, address=None, now=NOW)
+    api_keys.record_token_request(key, connection, address=None, now=NOW)
     fetch = TokenFetch.objects.get()
     assert (fetch.key_ref, fetch.connection_ref) == (key.pk, connection.pk)
     assert (fetch.key is None, fetch.connection is None) == (gone is ApiKey, gone is Connection)
@@ -296,13 +296,13 @@ def test_a_connection_that_is_removed_while_its_token_is_asked_for_is_not_there(
     bob: User, sandbox: Control, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection = granted(sandbox, expires_at=NOW - timedelta(seconds=1))
-    look = handing_out.hand_out
+    look = handing_out.get_token
 
     def slow(found: Connection, *asked: Any, **more: Any) -> Any:
         Connection.objects.all().delete()
         return look(found, *asked, **more)
 
-    monkeypatch.setattr(handing_out, "hand_out", slow)
+    monkeypatch.setattr(handing_out, "get_token", slow)
     answer = robot(issue(bob)[1])(f"connections/{connection.pk}/token")
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
@@ -316,7 +316,7 @@ def test_many_callers_at_once_cost_one_call_to_microsoft(bob: User, sandbox: Con
 
     def fetch() -> None:
         try:
-            got.append(handing_out.hand_out(connection, Wanted(300), now=timezone.now()).access_token)
+            got.append(handing_out.get_token(connection, TokenRequirement(300), now=timezone.now()).access_token)
         finally:
             databases.close_all()
 

@@ -59,7 +59,7 @@ def test_everything_of_a_leaver_is_handed_over_from_the_start_page(
     una = factories.make_person("una")
     for name in ("Invoices", "Tickets"):
         factories.make_connection(owner=bob, name=name)
-    offboarding.mark(bob, how=User.Left.DIRECTORY, cause="The account was deleted.", now=timezone.now())
+    offboarding.mark_departed(bob, how=User.Left.DIRECTORY, cause="The account was deleted.", now=timezone.now())
     admin = visitor(portal(), "alice", viewport={"width": 390, "height": 844})
     admin.sees("What waits for you", "Bob Member has left and owns connections", "concerns 2 connections")
     admin.follow("Hand over")

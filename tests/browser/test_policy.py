@@ -34,7 +34,7 @@ def test_a_rule_is_made_its_victims_are_seen_and_a_member_asks(
     admin.press("Save the policy")
     admin.sees("Saved. 1 connection disabled.")
     assert Connection.objects.get(name="Calendar").status == "disabled"
-    assert str(policy.stored().rules.of_capability("mail.send")) == "approval"
+    assert str(policy.stored_policy().rules.of_capability("mail.send")) == "approval"
 
     member = visitor(here, "bob")
     member.open("/policy/")

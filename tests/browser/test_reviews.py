@@ -51,8 +51,8 @@ def test_owners_answer_and_auditors_get_a_report(
     assert decisions == {"Calendar": "confirmed", "Invoices": "removed", "Tickets": "open"}
 
     review = ReviewItem.objects.first().review  # type: ignore[union-attr]
-    access_review_schedule.tick(review.due_at - timedelta(days=1))
-    access_review_schedule.tick(review.due_at)
+    access_review_schedule.run_due(review.due_at - timedelta(days=1))
+    access_review_schedule.run_due(review.due_at)
     states = [Share.objects.get(pk=one.pk).ended_at is None for one in (kept, ended, forgotten)]
     assert states == [True, False, False]
 

@@ -87,7 +87,7 @@ def test_an_auditor_asks_who_could_use_a_connection_that_is_gone_and_takes_the_a
     team = teams.add("Finance", actor=alice)
     teams.add_member(team, dave, actor=alice, now=noon)
     shares.share(made, team=team, level="use", until=noon + 2 * hour, actor=bob, now=noon + hour)
-    shares.end_lapsed(now=noon + 5 * hour)
+    shares.end_expired(now=noon + 5 * hour)
     teams.remove(team, actor=alice, now=noon + 6 * hour)
     connections.remove(made, actor=bob, now=noon + 7 * hour)
     accounts.remove(dave, actor=alice, now=noon + 8 * hour)

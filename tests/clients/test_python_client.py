@@ -142,7 +142,7 @@ def test_what_the_key_may_not_do_is_told_apart(
     narrow = issue_key(bob, name="Narrow", scopes=["connections:read"])
     with Portal(portal_url, narrow, patience=0) as reader, pytest.raises(m365_portal.NotAllowed, match="token:read"):
         reader.token(connection.pk)
-    body = f"{api_keys.MARK}_abcdefghij_{'x' * 32}"
+    body = f"{api_keys.KEY_PREFIX}_abcdefghij_{'x' * 32}"
     with Portal(portal_url, body, patience=0) as nobody, pytest.raises(m365_portal.KeyRefused):
         nobody.token(connection.pk)
 

@@ -139,7 +139,7 @@ def test_an_account_of_another_directory_is_refused_by_name(person: Meet, bob: U
 def test_without_a_refresh_token_nothing_is_stored(person: Meet, bob: User, monkeypatch: pytest.MonkeyPatch) -> None:
     from connections.services.connections import sign_in
 
-    monkeypatch.setattr(sign_in, "wanted_scopes", lambda connection: ("openid", "profile", "Mail.Read"))
+    monkeypatch.setattr(sign_in, "scopes_to_request", lambda connection: ("openid", "profile", "Mail.Read"))
     member = person(bob)
     answer = member.connect(start(member), factories.ADA)
 

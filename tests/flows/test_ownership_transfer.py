@@ -63,7 +63,7 @@ def test_an_owner_who_left_is_noticed_handed_over_and_replaced(
     assert done.changes["account"] == [factories.ADA, GRACE]
     assert not Incident.objects.filter(closed_at=None).exists()
     assert "Sign in for Invoices" not in member.get("/").content.decode()
-    assert scheduler.check(after, actor=dave, now=timezone.now()).status == "active"
+    assert scheduler.check_now(after, actor=dave, now=timezone.now()).status == "active"
 
 
 def test_until_the_new_owner_has_signed_in_the_old_grant_is_kept_alive(

@@ -46,7 +46,7 @@ def test_reconnecting_keeps_the_id_and_clears_the_flag(person: Meet, bob: User, 
     assert (healed.status, healed.status_code, healed.status_cause) == ("active", "", "")
     assert healed.token_version > flagged.token_version
     assert AuditEvent.objects.filter(action="connection.reconnected").count() == 1
-    assert scheduler.check(healed, actor=bob, now=timezone.now()).status == "active"
+    assert scheduler.check_now(healed, actor=bob, now=timezone.now()).status == "active"
 
 
 def test_another_account_is_refused_with_a_clear_choice(person: Meet, bob: User, sandbox: Control) -> None:
@@ -83,7 +83,7 @@ def test_an_active_connection_survives_a_failed_attempt(person: Meet, bob: User,
     member = person(bob)
     member.connect(member.post(f"/connections/{connection.pk}/sign-in/"), "grace@contoso.example")
     assert Connection.objects.get().status == "active"
-    assert scheduler.check(connection, actor=bob, now=timezone.now()).status == "active"
+    assert scheduler.check_now(connection, actor=bob, now=timezone.now()).status == "active"
 
 
 def test_nobody_signs_in_for_somebody_elses_connection(
@@ -102,7 +102,7 @@ def test_added_capabilities_are_asked_for_at_the_next_sign_in(person: Meet, bob:
     member.post(f"/connections/{connection.pk}/edit/", name="Invoices", chosen=["mail.read", "calendar.events"])
 
     connection.refresh_from_db()
-    assert scheduler.check(connection, actor=bob, now=timezone.now()).status == "active", "the old grant goes on"
+    assert scheduler.check_now(connection, actor=bob, now=timezone.now()).status == "active", "the old grant goes on"
     page = member.get(f"/connections/{connection.pk}/").content.decode()
     assert "Sign in to get the missing permissions" in page
     member.connect(member.post(f"/connections/{connection.pk}/sign-in/"), factories.ADA)

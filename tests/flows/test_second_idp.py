@@ -83,7 +83,7 @@ def test_register_connect_refresh_and_flag_work_at_another_server(
     later = connection.refresh_after + timedelta(seconds=1)
     assert scheduler.sweep(now=later).renewed == 1
     other.refresh_tokens.clear()
-    scheduler.check(connection, actor=bob, now=timezone.now())
+    scheduler.check_now(connection, actor=bob, now=timezone.now())
     connection.refresh_from_db()
     assert (connection.status, connection.status_code) == ("reconnect_needed", "AADSTS50173")
 

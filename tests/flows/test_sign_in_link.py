@@ -40,7 +40,7 @@ def pending(owner: User) -> Connection:
 
 def link_of(connection: Connection, maker: User) -> str:
     """The address of a new link, without the host."""
-    _, token = sign_in_links.make(connection, actor=maker, now=timezone.now())
+    _, token = sign_in_links.create(connection, actor=maker, now=timezone.now())
     return f"/sign-in-link/{token}/"
 
 

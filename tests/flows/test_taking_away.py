@@ -210,12 +210,12 @@ def test_an_automation_without_a_valid_key_is_refused_at_its_next_call(
 def test_a_connection_that_is_handed_over_refuses_its_former_owners_automation(
     shared: Connection, una: User, bob: User, dave: User, poll: Callable[[Connection], Poller]
 ) -> None:
-    ownership_transfer.hand_over(shared, una, keep_grant=True, actor=bob, now=timezone.now())
+    ownership_transfer.transfer(shared, una, keep_grant=True, actor=bob, now=timezone.now())
     shared.refresh_from_db()
     poller = poll(shared)
 
     def hand_over() -> None:
-        ownership_transfer.hand_over(shared, dave, keep_grant=True, actor=una, now=timezone.now())
+        ownership_transfer.transfer(shared, dave, keep_grant=True, actor=una, now=timezone.now())
 
     before, after = count_around(poller, hand_over)
     assert (set(before), set(after)) == ({200}, {404})

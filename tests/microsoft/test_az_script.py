@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash
 
 DIRECTORY = "11111111-2222-4333-8444-555555555555"
 URIS = ("https://portal.example/auth/complete/microsoft-connect/", "https://portal.example/consent/callback/")
-PLAN = az_script.Plan(
+PLAN = az_script.SetupPlan(
     cloud=clouds.CLOUDS["global"],
     directory_id=DIRECTORY,
     name="Connection portal",
@@ -44,7 +44,7 @@ esac
 """
 
 
-def run(plan: az_script.Plan, folder: Path) -> tuple[list[list[str]], str]:
+def run(plan: az_script.SetupPlan, folder: Path) -> tuple[list[list[str]], str]:
     """The calls the script makes of ``az``, each a list of arguments, and what it prints."""
     (folder / "bin").mkdir()
     (folder / "calls").mkdir()
@@ -52,7 +52,7 @@ def run(plan: az_script.Plan, folder: Path) -> tuple[list[list[str]], str]:
     az.write_text(FAKE_AZ)
     az.chmod(az.stat().st_mode | stat.S_IXUSR)
     script = folder / "script.sh"
-    script.write_text(az_script.bash(plan))
+    script.write_text(az_script.setup_script(plan))
     subprocess.run(["bash", "-n", str(script)], check=True)
     (folder / "tmp").mkdir()
     environment = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "TMPDIR": str(folder / "tmp")}
@@ -137,4 +137,4 @@ def test_it_uploads_the_public_part_of_a_waiting_certificate(tmp_path: Path) -> 
 def test_there_is_nothing_to_script_in_the_sandbox() -> None:
     sandbox = clouds.Cloud("sandbox", "Sandbox", "http://localhost:1", "http://localhost:1", "http://localhost:1", "")
     with pytest.raises(InvalidInput, match="control page"):
-        az_script.bash(replace(PLAN, cloud=sandbox))
+        az_script.setup_script(replace(PLAN, cloud=sandbox))

@@ -9,7 +9,7 @@ import pytest
 from connections.errors import InvalidInput
 from connections.microsoft import capabilities, clouds
 from connections.microsoft.capabilities import APP_ONLY, CAPABILITIES, DELEGATED
-from connections.microsoft.permissions import CATALOGUE, covered
+from connections.microsoft.permissions import CATALOGUE, covered_by
 from portal.sandbox import permissions as published
 
 
@@ -119,8 +119,8 @@ def test_a_larger_permission_satisfies_a_smaller_one(granted: list[str], possibl
 
 
 def test_permissions_cover_over_several_steps() -> None:
-    assert {"Files.Read", "Files.Read.All", "Sites.Read.All"} <= covered(frozenset({"Sites.FullControl.All"}))
-    assert "Mail.Read" not in covered(frozenset({"Directory.ReadWrite.All"}))
+    assert {"Files.Read", "Files.Read.All", "Sites.Read.All"} <= covered_by(frozenset({"Sites.FullControl.All"}))
+    assert "Mail.Read" not in covered_by(frozenset({"Directory.ReadWrite.All"}))
 
 
 def test_what_app_only_can_never_do_is_not_possible_whatever_is_granted() -> None:

@@ -18,19 +18,19 @@ PAIR = certificates.generate("Robots", months=12, now=NOW)
 OTHER = certificates.generate("Other", months=12, now=NOW)
 
 
-def key_of(pair: certificates.Pair) -> rsa.RSAPrivateKey:
+def key_of(pair: certificates.CertificateWithKey) -> rsa.RSAPrivateKey:
     key = serialization.load_pem_private_key(pair.private_key.encode(), None)
     assert isinstance(key, rsa.RSAPrivateKey)
     return key
 
 
-def encrypted_key(pair: certificates.Pair, password: bytes) -> bytes:
+def encrypted_key(pair: certificates.CertificateWithKey, password: bytes) -> bytes:
     return key_of(pair).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, BestAvailableEncryption(password)
     )
 
 
-def pfx(pair: certificates.Pair, password: bytes = b"") -> bytes:
+def pfx(pair: certificates.CertificateWithKey, password: bytes = b"") -> bytes:
     certificate = x509.load_pem_x509_certificate(pair.certificate.encode())
     protection = BestAvailableEncryption(password) if password else NoEncryption()
     return pkcs12.serialize_key_and_certificates(b"x", key_of(pair), certificate, None, protection)
@@ -46,7 +46,7 @@ def self_signed(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, *, end: dat
 
 
 def test_a_made_certificate_is_rsa_and_valid_for_the_months_asked() -> None:
-    key, facts = key_of(PAIR), certificates.facts(PAIR.certificate)
+    key, facts = key_of(PAIR), certificates.read_details(PAIR.certificate)
     assert key.key_size >= 2048
     assert facts.subject == "CN=Robots"
     assert facts.starts_at <= NOW
@@ -57,7 +57,7 @@ def test_a_made_certificate_is_rsa_and_valid_for_the_months_asked() -> None:
 
 
 def test_a_name_longer_than_a_certificate_can_hold_is_cut() -> None:
-    facts = certificates.facts(certificates.generate("x" + "ü" * 100, months=1, now=NOW).certificate)
+    facts = certificates.read_details(certificates.generate("x" + "ü" * 100, months=1, now=NOW).certificate)
     assert facts.subject == f"CN=x{'ü' * 31}"
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from connections.microsoft import aadsts, error_guide, graph_errors, oauth_errors
 from connections.microsoft.classifier import Verdict, classify, transport_failure
-from connections.microsoft.error_types import Entry, Kind, Who
+from connections.microsoft.error_types import ErrorMeaning, Kind, Who
 
 DATA = Path(__file__).parent / "data" / "answers.jsonl"
 PAGE = Path(__file__).parents[2] / "docs" / "what-went-wrong.md"
@@ -34,13 +34,13 @@ def graph(status: int | None, code: str = "", headers: dict[str, str] | None = N
     return classify(where="graph", status=status, headers=headers, body=body)
 
 
-def entries() -> list[tuple[str, Entry]]:
-    rows: list[tuple[str, Entry]] = [(f"AADSTS{number}", entry) for number, entry in aadsts.AADSTS.items()]
+def entries() -> list[tuple[str, ErrorMeaning]]:
+    rows: list[tuple[str, ErrorMeaning]] = [(f"AADSTS{number}", entry) for number, entry in aadsts.AADSTS.items()]
     for table in (oauth_errors.ERRORS, oauth_errors.SUBERRORS, oauth_errors.TRANSPORT, graph_errors.CODES):
         rows += table.items()
     rows += [(f"http-{status}", entry) for status, entry in graph_errors.STATUSES.items()]
     for module in (oauth_errors, graph_errors):
-        rows += [(name, value) for name, value in vars(module).items() if isinstance(value, Entry)]
+        rows += [(name, value) for name, value in vars(module).items() if isinstance(value, ErrorMeaning)]
     return rows
 
 
@@ -326,7 +326,7 @@ def test_it_tells_a_broken_app_registration_from_a_broken_connection(
 )
 def test_an_unknown_number_falls_to_its_family_only_where_that_is_safe(child: int, kind: Kind | None) -> None:
     assert child not in aadsts.AADSTS
-    family = aadsts.parent(child)
+    family = aadsts.family_of(child)
 
     assert (family.kind if family else None) == kind
     assert family is None or not any((family.certain, family.app_wide, family.credential))
@@ -335,8 +335,8 @@ def test_an_unknown_number_falls_to_its_family_only_where_that_is_safe(child: in
 def test_the_family_rule_agrees_with_the_known_children() -> None:
     # The rule may be wrong about a class; where it is, the table must know the number itself. Held here: it is right
     # about nearly all of the children Microsoft documents, so that it is worth having for those it does not.
-    children = [(n, e) for n, e in aadsts.AADSTS.items() if aadsts.parent(n) and not e.vague]
-    agreeing = [number for number, entry in children if aadsts.parent(number).kind == entry.kind]  # type: ignore[union-attr]
+    children = [(n, e) for n, e in aadsts.AADSTS.items() if aadsts.family_of(n) and not e.vague]
+    agreeing = [number for number, entry in children if aadsts.family_of(number).kind == entry.kind]  # type: ignore[union-attr]
 
     assert len(children) >= 20
     assert len(agreeing) / len(children) > 0.85
@@ -346,7 +346,7 @@ def test_the_family_rule_agrees_with_the_known_children() -> None:
 
 
 @pytest.mark.parametrize(("code", "entry"), entries(), ids=lambda value: value if isinstance(value, str) else "")
-def test_each_code_says_what_happened_what_to_do_and_who(code: str, entry: Entry) -> None:
+def test_each_code_says_what_happened_what_to_do_and_who(code: str, entry: ErrorMeaning) -> None:
     assert entry.kind in Kind
     assert entry.kind is not Kind.OK
     assert entry.who in Who

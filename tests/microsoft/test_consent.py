@@ -16,7 +16,7 @@ def link(**overrides: object) -> tuple[str, dict[str, str]]:
         "redirect_uri": "https://portal.example/consent/callback/",
         "state": "s",
     }
-    parts = urlsplit(consent.url(CLOUD, str(overrides.pop("directory", "contoso.com")), **(values | overrides)))  # type: ignore[arg-type]
+    parts = urlsplit(consent.consent_url(CLOUD, str(overrides.pop("directory", "contoso.com")), **(values | overrides)))  # type: ignore[arg-type]
     return f"{parts.scheme}://{parts.netloc}{parts.path}", {key: one for key, (one,) in parse_qs(parts.query).items()}
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from connections.errors import MicrosoftRefused, MicrosoftUnavailable
 from connections.microsoft import clouds, credential_expiry, token_endpoint
-from connections.microsoft.credential_expiry import Listed
+from connections.microsoft.credential_expiry import ListedCredential
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
@@ -21,11 +21,11 @@ SHA1 = hashlib.sha1(CERTIFICATE, usedforsecurity=False).digest()
 SHA256 = hashlib.sha256(CERTIFICATE).digest()
 
 
-def read(**lists: object) -> credential_expiry.Listing:
+def read(**lists: object) -> credential_expiry.CredentialList:
     return credential_expiry._listing(json.dumps({"passwordCredentials": [], "keyCredentials": [], **lists}))
 
 
-def key(**more: object) -> Listed:
+def key(**more: object) -> ListedCredential:
     [found] = read(keyCredentials=[{"endDateTime": END, **more}]).certificates
     return found
 
@@ -55,7 +55,7 @@ def test_an_identifier_that_says_nothing_is_none(identifier: str | None) -> None
 
 def test_a_secret_made_long_ago_has_no_hint() -> None:
     found = read(passwordCredentials=[{"endDateTime": END, "hint": None}, {"endDateTime": END, "hint": "abc"}])
-    assert found.secrets == (Listed(ENDS), Listed(ENDS, hint="abc"))
+    assert found.secrets == (ListedCredential(ENDS), ListedCredential(ENDS, hint="abc"))
 
 
 @pytest.mark.parametrize(

@@ -39,10 +39,10 @@ def test_a_hand_over_and_the_mark_of_a_leaver_do_not_wait_for_each_other(
     def mark() -> None:
         with transaction.atomic():
             assert handed.wait(20)
-            offboarding.mark(bob, how=User.Left.DIRECTORY, cause="Gone.", now=NOW)
+            offboarding.mark_departed(bob, how=User.Left.DIRECTORY, cause="Gone.", now=NOW)
             marked.set()
 
-    real = history.owned
+    real = history.ownership_began
 
     def owned(*args: Any, **kwargs: Any) -> None:
         real(*args, **kwargs)
@@ -50,9 +50,9 @@ def test_a_hand_over_and_the_mark_of_a_leaver_do_not_wait_for_each_other(
         assert marked.wait(20)
 
     with thread(mark), monkeypatch.context() as patched:
-        patched.setattr(history, "owned", owned)
+        patched.setattr(history, "ownership_began", owned)
         with transaction.atomic():
-            ownership_transfer.hand_over(connection, dave, keep_grant=True, actor=alice, now=NOW)
+            ownership_transfer.transfer(connection, dave, keep_grant=True, actor=alice, now=NOW)
     bob.refresh_from_db()
     connection.refresh_from_db()
     assert (bob.left_at, connection.owner) == (NOW, dave)
@@ -67,13 +67,13 @@ def test_an_answer_of_microsofts_and_the_mark_of_a_leaver_do_not_wait_for_each_o
     def mark() -> None:
         with transaction.atomic():
             assert flagged.wait(20)
-            offboarding.mark(bob, how=User.Left.DIRECTORY, cause="Gone.", now=NOW)
+            offboarding.mark_departed(bob, how=User.Left.DIRECTORY, cause="Gone.", now=NOW)
             marked.set()
 
     def refused(found: Connection, verdict: Verdict, *, now: datetime) -> None:
         flagged.set()
         assert marked.wait(20)
-        offboarding.mark(bob, how=User.Left.REFUSED, cause="Refused.", now=now)
+        offboarding.mark_departed(bob, how=User.Left.REFUSED, cause="Refused.", now=now)
 
     monkeypatch.setattr(offboarding, "account_refused", refused)
     verdict = Verdict(Kind.POLICY, "AADSTS50057", "It is disabled.", "", Who.IT_ADMIN, certain=True)
@@ -163,7 +163,7 @@ def test_sharing_anew_and_removing_whom_it_was_shared_with_do_not_wait_for_each_
     whom: dict[str, Any] = {"team": team} if what == "team" else {"person": dave}
     terms: dict[str, Any] = {"level": "use", "actor": bob}
     shares.share(connection, **whom, **terms, until=NOW + timedelta(hours=1), now=NOW)
-    real = history.unshared
+    real = history.share_ended
 
     def remove() -> None:
         try:
@@ -183,7 +183,7 @@ def test_sharing_anew_and_removing_whom_it_was_shared_with_do_not_wait_for_each_
             remover.start()
             remover.join(0.7)
 
-    monkeypatch.setattr(history, "unshared", unshared)
+    monkeypatch.setattr(history, "share_ended", unshared)
     shares.share(connection, **whom, **terms, until=None, now=NOW + timedelta(hours=2))
     remover.join(20)
     assert not connection.shares.exists()

@@ -31,7 +31,7 @@ def share(connection: Connection, actor: User) -> object:
 def unshare(connection: Connection, actor: User) -> object:
     found = Share.objects.get(connection=connection)
     found.connection = connection
-    return shares.unshare(found, actor=actor, now=NOW)
+    return shares.end_share(found, actor=actor, now=NOW)
 
 
 def change(connection: Connection, actor: User) -> object:
@@ -51,15 +51,15 @@ def remove(connection: Connection, actor: User) -> object:
 
 
 def ask_for_approval(connection: Connection, actor: User) -> object:
-    return approvals.ask_again(connection, reason="Please.", actor=actor, now=NOW)
+    return approvals.request_missing(connection, reason="Please.", actor=actor, now=NOW)
 
 
 def ask_for_consent(connection: Connection, actor: User) -> object:
-    return requests.ask(connection, reason="Please.", actor=actor, now=NOW)
+    return requests.request_consent(connection, reason="Please.", actor=actor, now=NOW)
 
 
 def make_a_link(connection: Connection, actor: User) -> object:
-    return sign_in_links.make(connection, actor=actor, now=NOW)
+    return sign_in_links.create(connection, actor=actor, now=NOW)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_whoever_has_just_handed_it_over_does_nothing_more_with_it(act: Act, bob
     connection = factories.make_connection(owner=bob)
     shares.share(connection, person=factories.make_person("max"), level="use", until=None, actor=bob, now=NOW)
     as_the_page_read_it = Connection.objects.select_related("owner").get(pk=connection.pk)
-    ownership_transfer.hand_over(connection, dave, keep_grant=True, actor=bob, now=NOW)
+    ownership_transfer.transfer(connection, dave, keep_grant=True, actor=bob, now=NOW)
     before = AuditEvent.objects.count()
     with pytest.raises(NotAllowed):
         act(as_the_page_read_it, bob)
@@ -84,7 +84,7 @@ def test_an_it_admin_who_has_just_got_it_does_not_answer_for_it(answer: str, ali
     rule(permissions={"Mail.Send": "approval"})
     made = start(bob, chosen=["mail.send"], reason="To answer customers.")
     as_the_page_read_it = Approval.objects.select_related("connection__owner").get()
-    ownership_transfer.hand_over(made, alice, keep_grant=True, actor=bob, now=NOW)
+    ownership_transfer.transfer(made, alice, keep_grant=True, actor=bob, now=NOW)
     with pytest.raises(NotAllowed, match="cannot give it"):
         getattr(approvals, answer)(as_the_page_read_it, reason="Fine.", actor=alice, now=NOW)
     assert Approval.objects.get().is_waiting
@@ -94,7 +94,7 @@ def test_who_has_just_handed_it_over_does_not_take_its_request_back(bob: User, d
     rule(permissions={"Mail.Send": "approval"})
     made = start(bob, chosen=["mail.send"], reason="To answer customers.")
     as_the_page_read_it = Approval.objects.select_related("connection__owner").get()
-    ownership_transfer.hand_over(made, dave, keep_grant=True, actor=bob, now=NOW)
+    ownership_transfer.transfer(made, dave, keep_grant=True, actor=bob, now=NOW)
     with pytest.raises(NotAllowed):
         approvals.withdraw(as_the_page_read_it, actor=bob, now=NOW)
     assert Approval.objects.get().is_waiting
@@ -103,7 +103,7 @@ def test_who_has_just_handed_it_over_does_not_take_its_request_back(bob: User, d
 def test_switching_off_what_one_has_just_handed_over_is_an_it_admins_act(alice: User, bob: User) -> None:
     connection = factories.make_connection(owner=alice)
     as_the_page_read_it = Connection.objects.select_related("owner").get(pk=connection.pk)
-    ownership_transfer.hand_over(connection, bob, keep_grant=True, actor=alice, now=NOW)
+    ownership_transfer.transfer(connection, bob, keep_grant=True, actor=alice, now=NOW)
     disable(as_the_page_read_it, alice)
     connection.refresh_from_db()
     assert connection.disabled_by_admin

@@ -39,7 +39,7 @@ def story(alice: User, bob: User, dave: User) -> Connection:
         factories.make_app_registration(), name="Invoices", chosen=[], actor=bob, now=NOON - 2 * HOUR
     )
     found = shares.share(made, person=dave, level="use", until=None, actor=bob, now=NOON)
-    shares.unshare(found, actor=alice, now=NOON + 2 * HOUR)
+    shares.end_share(found, actor=alice, now=NOON + 2 * HOUR)
     team = teams.add("Finance", actor=alice)
     teams.add_member(team, dave, actor=alice, now=NOON)
     shares.share(made, team=team, level="manage", until=NOON + 900 * HOUR, actor=bob, now=NOON + HOUR)

@@ -141,7 +141,7 @@ def test_a_made_certificate_is_downloaded_uploaded_and_tried(admin: Client, sand
 
 def test_a_rejected_application_says_why_what_to_do_and_who(admin: Client, bob: User, signed_in: SignIn) -> None:
     app = factories.make_app_registration()
-    credential_checks.reject(app, expired(), now=timezone.now())
+    credential_checks.reject_app(app, expired(), now=timezone.now())
     page = admin.get(reverse("app", args=[app.pk])).content.decode()
     for text in ("Rejected by Microsoft", "AADSTS7000222", "What to do:", "an IT admin"):
         assert text in page
@@ -150,7 +150,7 @@ def test_a_rejected_application_says_why_what_to_do_and_who(admin: Client, bob: 
 
 def test_verifying_again_heals_it(admin: Client, sandbox: Control) -> None:
     app = factories.make_app_registration()
-    credential_checks.reject(app, expired(), now=timezone.now())
+    credential_checks.reject_app(app, expired(), now=timezone.now())
     page = admin.post(reverse("app_verify", args=[app.pk]), follow=True).content.decode()
     assert "Microsoft accepts Contoso Connections" in page
     app.refresh_from_db()
@@ -216,7 +216,7 @@ def test_the_list_filters_by_state_and_takes_the_same_queries_however_long(
     admin: Client, django_assert_num_queries: Any
 ) -> None:
     rejected = factories.make_app_registration(name="Broken")
-    credential_checks.reject(rejected, expired(), now=timezone.now())
+    credential_checks.reject_app(rejected, expired(), now=timezone.now())
     from django.db import connection
     from django.test.utils import CaptureQueriesContext
 

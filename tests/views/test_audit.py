@@ -173,7 +173,7 @@ def test_filters_are_offered_in_the_words_of_the_list(signed_in, events, carol):
 
 def test_a_fact_of_two_values_does_not_read_as_a_change(signed_in, bob, carol):
     connection = factories.make_connection(owner=bob)
-    granted = {"roles": audit.listed(["Mail.Read", "User.Read.All"])}
+    granted = {"roles": audit.join_values(["Mail.Read", "User.Read.All"])}
     event = audit.record("connection.connected", connection, actor=bob, changes=granted)
     page = signed_in(carol).get(f"/audit/{event.pk}/")
     assert [(line.is_fact, line.after) for line in page.context["changes"]] == [(True, "Mail.Read, User.Read.All")]

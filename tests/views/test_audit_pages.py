@@ -29,7 +29,7 @@ def trail(bob: User) -> Connection:
     for minute in range(60):
         moment = (NOW - timedelta(minutes=minute)).replace(second=0 if minute % 10 == 0 else 30)
         audit.record("connection.checked", connection, actor=bob, at=moment)
-        api_keys.note_fetch(key, connection, address="10.1.1.1", now=moment)
+        api_keys.record_token_request(key, connection, address="10.1.1.1", now=moment)
     return connection
 
 
@@ -178,7 +178,7 @@ def test_who_fetched_tokens_and_from_where_also_after_the_connection_is_gone(
     trail: Connection, bob: User, carol: User, signed_in: SignIn
 ) -> None:
     other, _ = factories.make_key(bob, name="Stolen")
-    api_keys.note_fetch(other, trail, address="203.0.113.9", now=NOW)
+    api_keys.record_token_request(other, trail, address="203.0.113.9", now=NOW)
     pk = trail.pk
     trail.delete()
     for asked in ("invo", str(pk)):
@@ -193,7 +193,7 @@ def test_who_fetched_tokens_and_from_where_also_after_the_connection_is_gone(
 def test_two_addresses_in_one_minute_are_told_apart(bob: User) -> None:
     connection, (key, _) = factories.make_connection(owner=bob), factories.make_key(bob)
     for address in ("10.0.0.1", "203.0.113.9", "10.0.0.1"):
-        api_keys.note_fetch(key, connection, address=address, now=NOW)
+        api_keys.record_token_request(key, connection, address=address, now=NOW)
     assert set(TokenFetch.objects.values_list("address", "count")) == {("10.0.0.1", 2), ("203.0.113.9", 1)}
 
 

@@ -29,7 +29,7 @@ def admin(alice: User, signed_in: SignIn) -> Client:
 
 def test_a_new_secret_heals_a_rejected_application(admin: Client, sandbox: Control) -> None:
     app = factories.make_app_registration(secret="stale~value")
-    credential_checks.reject(app, expired(), now=timezone.now())
+    credential_checks.reject_app(app, expired(), now=timezone.now())
     value = sandbox.add_secret(seed.CONNECTIONS_APP)["value"]
     typed = {"kind": "secret", "secret": value, "expires_at": "2099-01-01", "label": "until 2099"}
     page = admin.post(reverse("credential_add", args=[app.pk]), typed, follow=True).content.decode()

@@ -92,7 +92,7 @@ def test_what_waits_for_the_reader_comes_first_the_most_urgent_on_top(signed_in,
     factories.make_review(
         Share.objects.create(connection=factories.make_connection(owner=alice, name="Mine"), person=dave)
     )
-    offboarding.mark(bob, how=User.Left.DIRECTORY, cause="The account was deleted.", now=timezone.now())
+    offboarding.mark_departed(bob, how=User.Left.DIRECTORY, cause="The account was deleted.", now=timezone.now())
     page = home(signed_in, alice).partition("What waits for you")[2]
     order = ["has left and owns", f"Approval of {theirs.connection_name}", "Consent for Phone list", "Access review: "]
     assert sorted(order, key=page.index) == order

@@ -84,7 +84,7 @@ def test_the_blast_radius_names_who_shares_it_and_which_keys_fetched(
     key, _ = api_keys.issue(
         bob, name="Night robot", scopes=["token:read"], expires_at=NOW + timedelta(days=30), actor=bob, now=NOW
     )
-    api_keys.note_fetch(key, connection, address=None, now=NOW)
+    api_keys.record_token_request(key, connection, address=None, now=NOW)
     page = signed_in(alice).get(f"/incidents/{incident.pk}/").content.decode()
     assert "Dave Stranger" in page
     assert "Night robot of Bob Member" in page
@@ -92,7 +92,7 @@ def test_the_blast_radius_names_who_shares_it_and_which_keys_fetched(
 
 def test_a_healed_incident_keeps_its_story(bob: User, alice: User, signed_in: SignIn) -> None:
     incident = revoked(1)
-    incidents.connections_well([Connection.objects.get().pk], now=NOW + timedelta(hours=3))
+    incidents.connections_recovered([Connection.objects.get().pk], now=NOW + timedelta(hours=3))
     page = signed_in(alice).get(f"/incidents/{incident.pk}/").content.decode()
     assert "Healed" in page
     assert "after 3 hours" in page

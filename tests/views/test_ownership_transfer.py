@@ -34,9 +34,9 @@ def form(connection: Connection, to: User, **more: Any) -> dict[str, Any]:
 def test_the_page_says_who_uses_it_and_which_keys_stop(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
     connection = factories.make_connection(owner=bob)
     shares.share(connection, person=dave, level="use", until=None, actor=bob, now=NOW)
-    api_keys.note_fetch(make_key(bob, "Nightly job"), connection, address=None, now=NOW)
-    api_keys.note_fetch(make_key(dave, "Report"), connection, address=None, now=NOW)
-    api_keys.note_fetch(make_key(bob, "Old job"), connection, address=None, now=NOW - timedelta(days=31))
+    api_keys.record_token_request(make_key(bob, "Nightly job"), connection, address=None, now=NOW)
+    api_keys.record_token_request(make_key(dave, "Report"), connection, address=None, now=NOW)
+    api_keys.record_token_request(make_key(bob, "Old job"), connection, address=None, now=NOW - timedelta(days=31))
     text = page(signed_in(alice), f"/connections/{connection.pk}/hand-over/")
     assert "Keys of Bob Member can no longer fetch its tokens" in text
     assert "Nightly job, 1 time" in text
@@ -60,7 +60,7 @@ def test_a_page_that_has_become_old_is_told(alice: User, bob: User, dave: User, 
     connection = factories.make_connection(owner=bob)
     eve = factories.make_person("eve")
     typed = form(connection, eve)
-    ownership_transfer.hand_over(connection, dave, keep_grant=True, actor=alice, now=NOW)
+    ownership_transfer.transfer(connection, dave, keep_grant=True, actor=alice, now=NOW)
     answer = signed_in(alice).post(f"/connections/{connection.pk}/hand-over/", typed)
     assert answer.status_code == 422
     assert "belongs to Dave Stranger now" in answer.content.decode()
@@ -197,7 +197,7 @@ def test_keys_of_a_leaver_are_listed_with_what_they_fetched_and_revoked(
     connection = factories.make_connection(owner=bob)
     first, second = make_key(bob, "Nightly job"), make_key(bob, "Unused")
     others = make_key(dave)
-    api_keys.note_fetch(first, connection, address=None, now=NOW)
+    api_keys.record_token_request(first, connection, address=None, now=NOW)
     client = signed_in(alice)
     text = page(client, f"/people/{bob.pk}/hand-over/")
     assert "Fetched lately by Nightly job (" in text

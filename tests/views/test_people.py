@@ -40,7 +40,7 @@ def page(client: Client, path: str) -> str:
 def test_the_list_says_who_owns_what_and_who_has_left(alice: User, bob: User, carol: User, signed_in: SignIn) -> None:
     factories.make_connection(owner=bob)
     make_key(bob)
-    offboarding.mark(bob, how=User.Left.DIRECTORY, cause="Gone.", now=NOW)
+    offboarding.mark_departed(bob, how=User.Left.DIRECTORY, cause="Gone.", now=NOW)
     text = page(signed_in(carol), "/people/")
     assert "1 connection, 1 API key" in text
     assert "Has left" in text
@@ -65,7 +65,7 @@ def test_the_list_says_who_owns_what_and_who_has_left(alice: User, bob: User, ca
 def test_the_list_is_searched_and_narrowed(
     alice: User, bob: User, carol: User, dave: User, signed_in: SignIn, query: str, shown: set[str]
 ) -> None:
-    offboarding.mark(bob, how=User.Left.DIRECTORY, cause="Gone.", now=NOW)
+    offboarding.mark_departed(bob, how=User.Left.DIRECTORY, cause="Gone.", now=NOW)
     User.objects.filter(pk=dave.pk).update(groups_left_out_at=NOW)
     answer = signed_in(alice).get(f"/people/?{query}")
     assert {person.username for person in answer.context["page"].items} == shown
@@ -104,7 +104,7 @@ def test_no_page_about_a_person_reads_a_token(alice: User, bob: User, dave: User
     mine, theirs = factories.make_connection(owner=bob), factories.make_connection(owner=dave, name="Payroll")
     shares.share(mine, person=dave, level="use", until=None, actor=bob, now=NOW)
     shares.share(theirs, person=bob, level="use", until=None, actor=dave, now=NOW)
-    ownership_transfer.hand_over(theirs, bob, keep_grant=True, actor=alice, now=NOW)
+    ownership_transfer.transfer(theirs, bob, keep_grant=True, actor=alice, now=NOW)
     client = signed_in(alice)
     paths = ("", "disable/", "hand-over/")
     with CaptureQueriesContext(database) as asked:
@@ -160,7 +160,7 @@ def test_the_start_page_of_it_admins_counts_leavers_and_leads_to_the_hand_over(
     client = signed_in(alice)
     assert "left and own" not in page(client, "/")
     for person in (bob, dave):
-        offboarding.mark(person, how=User.Left.DIRECTORY, cause="The account was deleted.", now=NOW)
+        offboarding.mark_departed(person, how=User.Left.DIRECTORY, cause="The account was deleted.", now=NOW)
     text = page(client, "/")
     assert "2 people have left and own 4 connections" in text
     assert f'href="/people/{bob.pk}/hand-over/"' in text
@@ -170,7 +170,7 @@ def test_the_start_page_of_it_admins_counts_leavers_and_leads_to_the_hand_over(
 def test_who_has_left_is_not_told_to_members(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
     connection = factories.make_connection(owner=bob)
     shares.share(connection, person=dave, level="use", until=None, actor=bob, now=NOW)
-    offboarding.mark(bob, how=User.Left.DIRECTORY, cause="The account was deleted.", now=NOW)
+    offboarding.mark_departed(bob, how=User.Left.DIRECTORY, cause="The account was deleted.", now=NOW)
     assert "has left" not in page(signed_in(dave), "/incidents/")
     assert "has left" in page(signed_in(alice), "/incidents/")
 
@@ -179,7 +179,7 @@ def test_a_new_owner_finds_the_task_on_the_start_page_until_it_is_done(
     alice: User, bob: User, dave: User, signed_in: SignIn
 ) -> None:
     connection = factories.make_connection(owner=bob)
-    ownership_transfer.hand_over(connection, dave, keep_grant=True, actor=alice, now=NOW)
+    ownership_transfer.transfer(connection, dave, keep_grant=True, actor=alice, now=NOW)
     client = signed_in(dave)
     text = page(client, "/")
     assert "Sign in for Invoices" in text

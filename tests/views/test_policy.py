@@ -84,7 +84,7 @@ def test_a_rule_that_breaks_nothing_is_saved_at_once(signed_in: SignIn, alice: U
     )
     answer = client.post("/policy/", form)
     assert (answer.status_code, answer["Location"]) == (302, "/policy/")
-    rules = policy.stored().rules
+    rules = policy.stored_policy().rules
     assert {name: str(effect) for name, effect in rules.permissions.items()} == {
         "Files.*": "forbidden",
         "Mail.Read": "approval",
@@ -125,7 +125,7 @@ def test_a_preview_of_what_breaks_nothing_can_be_saved_too(signed_in: SignIn, al
     assert "Nothing would break" in text(shown)
     assert not Policy.objects.exists()
     assert client.post("/policy/", hidden(shown)).status_code == 302
-    assert policy.stored().rules.share_app_only is False
+    assert policy.stored_policy().rules.share_app_only is False
 
 
 def test_back_from_the_preview_keeps_what_was_typed_and_saves_nothing(signed_in: SignIn, alice: User) -> None:
@@ -156,7 +156,7 @@ def test_a_form_that_somebody_overtook_is_told_so(signed_in: SignIn, alice: User
     client.post("/policy/", full_dataset.policy_form(version=0, longest_share_days=9))
     answer = client.post("/policy/", full_dataset.policy_form(version=0, longest_share_days=8))
     assert "Somebody else has changed this policy" in text(answer)
-    assert policy.stored().rules.longest_share_days == 9
+    assert policy.stored_policy().rules.longest_share_days == 9
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_an_app_registrations_own_rules_show_what_the_organisation_says(
     assert "(organisation: forbidden)" in text(client.get(f"/policy/apps/{app.pk}/"))
     form = full_dataset.policy_form(version=0, share_app_only="", app_only_second_admin="on")
     assert client.post(f"/policy/apps/{app.pk}/", form)["Location"] == f"/policy/apps/{app.pk}/"
-    assert policy.stored(app).rules.app_only_second_admin
+    assert policy.stored_policy(app).rules.app_only_second_admin
     assert "stricter rules of its own" in text(signed_in(carol).get("/policy/"))
     assert client.get("/policy/apps/999999999999999999999/").status_code == 404
 

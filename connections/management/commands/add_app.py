@@ -29,10 +29,10 @@ class Command(BaseCommand):
         cli.add_actor_argument(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        said = cli.valid(
+        said = cli.cleaned(
             AppRegistrationForm(
                 {
-                    "tenant": cli.tenant(options["tenant"]).pk,
+                    "tenant": cli.find_tenant(options["tenant"]).pk,
                     "name": options["name"],
                     "client_id": options["client_id"],
                     "audience": options["audience"],
@@ -43,9 +43,9 @@ class Command(BaseCommand):
             )
         )
         form = cli.credential_form(options)
-        cli.valid(form)
-        actor = cli.actor(options["actor"])
-        new = credentials.from_entries(form.cleaned_data, name=said["name"])
+        cli.cleaned(form)
+        actor = cli.find_actor(options["actor"])
+        new = credentials.credential_from_form(form.cleaned_data, name=said["name"])
         try:
             app = app_registrations.register(**said, credential=new, actor=actor, allow_untried=options["untried"])
         except PortalError as error:

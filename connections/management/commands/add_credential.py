@@ -24,10 +24,10 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         app = self._app(options["app"])
         form = cli.credential_form(options)
-        cli.valid(form)
-        new = credentials.from_entries(form.cleaned_data, name=app.name)
+        cli.cleaned(form)
+        new = credentials.credential_from_form(form.cleaned_data, name=app.name)
         try:
-            made = credentials.add(app, new, actor=cli.actor(options["actor"]), allow_untried=options["untried"])
+            made = credentials.add(app, new, actor=cli.find_actor(options["actor"]), allow_untried=options["untried"])
         except PortalError as error:
             raise CommandError(str(error)) from error
         self.stdout.write(f"Added {made}: {'accepted' if made.verified_at else 'not tried yet'}.")

@@ -74,13 +74,13 @@ class Command(BaseCommand):
         except UnicodeDecodeError as problem:
             raise CommandError(f"{path} is not written in UTF-8.") from problem
         try:
-            return config_file.parsed(text)
+            return config_file.parse(text)
         except PortalError as error:
             raise CommandError(f"{path}, {error}") from error
 
     @staticmethod
     def _actor(username: str) -> User:
-        found = cli.actor(username)
+        found = cli.find_actor(username)
         if found is None:
             raise CommandError(
                 "Say who does it with --as and the user name of an IT admin: the audit trail names them."

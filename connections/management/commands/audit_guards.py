@@ -17,7 +17,7 @@ class Command(BaseCommand):
     help = "Install the triggers that refuse changes to the audit trail. Harmless when they are there."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        missing = verification_checks.unguarded()
+        missing = verification_checks.tables_without_triggers()
         with connection.schema_editor() as editor:
             import_module("connections.migrations.0022_audit_guards").install(None, editor)
         self.stdout.write(f"Guarded again: {', '.join(missing)}." if missing else "All guards were in place.")

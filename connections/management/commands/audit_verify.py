@@ -47,10 +47,10 @@ class Command(BaseCommand):
         if since < 0 or (since and not AuditSeal.objects.filter(number=since).exists()):
             raise CommandError(f"There is no seal {since}.", returncode=2)
         if options["read_only"]:
-            rows, findings = verification.look(since=since, published=known)
+            rows, findings = verification.verify_read_only(since=since, published=known)
         else:
             run = verification.verify(
-                actor=cli.actor(options["actor"]), now=timezone.now, since=since, published=known, tell=self._tell
+                actor=cli.find_actor(options["actor"]), now=timezone.now, since=since, published=known, tell=self._tell
             )
             rows, findings = run.rows, [verification_checks.Finding(**one) for one in run.findings]
         self._report(rows, findings)
@@ -63,7 +63,7 @@ class Command(BaseCommand):
 
     def _report(self, rows: int, findings: list[verification_checks.Finding]) -> None:
         newest = AuditSeal.objects.defer("marks").first()
-        for table in verification_checks.unguarded():
+        for table in verification_checks.tables_without_triggers():
             self.stdout.write(f"Note: the database does not guard {table} against changes.")
         if findings:
             self.stdout.write(f"BROKEN at seal {findings[0].seal}.")

@@ -20,7 +20,7 @@ class Command(BaseCommand):
         parser.add_argument("--output", default="-", help="a file instead of standard output")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        text = config_file.written(export.current())
+        text = config_file.write(export.current_configuration())
         if options["output"] == "-":
             self.stdout.write(text, ending="")
             return

@@ -18,16 +18,16 @@ from django.db.models import Q
 
 from connections import audit
 from connections.access import permissions, roles
-from connections.errors import AlreadyExists, InvalidInput, KeyRefused, StillInUse
+from connections.errors import AlreadyExists, InUse, InvalidApiKey, InvalidInput
 from connections.models import ApiKey, Connection, TokenFetch, User
 
-MARK = "m365p"  # lets secret scanners recognise a leaked key; the checksum spares them false alarms
+KEY_PREFIX = "m365p"  # lets secret scanners recognise a leaked key; the checksum spares them false alarms
 _ALPHABET = string.ascii_letters + string.digits
 _PREFIX_LENGTH, _SECRET_LENGTH, _CHECK_LENGTH = 10, 32, 6
 # Compared with when no key is found, so that an unknown key takes as long as a wrong one.
 _NOBODY = hashlib.sha256(secrets.token_bytes(32)).hexdigest()
-NOTE_USE_EVERY = timedelta(minutes=1)
-LONGEST_OVERLAP = timedelta(days=30)
+USE_RECORDED_EVERY = timedelta(minutes=1)
+MAX_OVERLAP = timedelta(days=30)
 
 
 def issue(
@@ -54,11 +54,11 @@ def issue(
         raise InvalidInput("Choose at least one thing the key may be used for.", field="scopes")
     beyond = [scope for scope in scopes if scope not in permissions.scopes_for(owner)]
     if beyond:
-        raise InvalidInput(f"Keys of {owner} cannot be for {audit.listed(beyond)}.", field="scopes")
+        raise InvalidInput(f"Keys of {owner} cannot be for {audit.join_values(beyond)}.", field="scopes")
     if not owner.is_active:
         raise InvalidInput(f"{owner} is disabled, so no key of it would work.", action="Enable it first.")
     _check_end(expires_at, now)
-    text, prefix = new_key()
+    text, prefix = generate_key()
     try:
         with transaction.atomic():
             made = ApiKey.objects.create(
@@ -75,10 +75,10 @@ def issue(
             made.connections.set(connections)
             facts = {
                 "prefix": prefix,
-                "scopes": audit.listed(scopes),
+                "scopes": audit.join_values(scopes),
                 "expires_at": str(expires_at) if expires_at else None,
-                "connections": audit.listed(connections),
-                "networks": audit.listed(made.networks),
+                "connections": audit.join_values(connections),
+                "networks": audit.join_values(made.networks),
             }
             audit.record("api_key.issued", made, actor=actor, changes=facts)
     except IntegrityError as taken:
@@ -114,10 +114,10 @@ def rotate(
     )
     if key.revoked_at is not None:
         raise InvalidInput("This key is revoked.", action="Make another one.")
-    if not timedelta() <= overlap <= LONGEST_OVERLAP:
-        raise InvalidInput(f"The old secret can go on for {LONGEST_OVERLAP.days} days at most.", field="overlap")
+    if not timedelta() <= overlap <= MAX_OVERLAP:
+        raise InvalidInput(f"The old secret can go on for {MAX_OVERLAP.days} days at most.", field="overlap")
     _check_end(expires_at, now)
-    text, prefix = new_key()
+    text, prefix = generate_key()
     until = now + overlap if overlap and key.is_valid(now) else None
     values: dict[str, object] = {
         "prefix": prefix,
@@ -134,7 +134,7 @@ def rotate(
     }
     with transaction.atomic():
         if not ApiKey.objects.filter(pk=key.pk, prefix=key.prefix, revoked_at=None).update(**values):
-            raise StillInUse("This key has just been rotated or revoked by somebody else.", action="Look again.")
+            raise InUse("This key has just been rotated or revoked by somebody else.", action="Look again.")
         facts = {
             "prefix": [key.prefix, prefix],
             "expires_at": [_told(key.expires_at), _told(expires_at)],
@@ -146,7 +146,7 @@ def rotate(
     return key, text
 
 
-def end_previous(key: ApiKey, *, actor: User, now: datetime) -> None:
+def revoke_previous(key: ApiKey, *, actor: User, now: datetime) -> None:
     """Let the secret before the last rotation end at once. Doing it twice is harmless. Raises NotAllowed."""
     roles.require(permissions.can_revoke_key(actor, key), action="Ask its owner or an IT admin.")
     gone = {"previous_prefix": None, "previous_digest": "", "previous_until": None}
@@ -155,10 +155,10 @@ def end_previous(key: ApiKey, *, actor: User, now: datetime) -> None:
             audit.record("api_key.old_secret_ended", key, actor=actor, changes={"prefix": key.previous_prefix})
 
 
-def limit(key: ApiKey, *, per_minute: int | None, actor: User, now: datetime) -> None:
+def set_rate_limit(key: ApiKey, *, per_minute: int | None, actor: User, now: datetime) -> None:
     """Say how often the key may be used in a minute; None: as all keys, 0: as often as it likes. Raises NotAllowed."""
     roles.require(permissions.can_limit_key(actor), action="Ask an IT admin.")
-    changes = audit.changed(key, {"rate_limit": per_minute})
+    changes = audit.changed_fields(key, {"rate_limit": per_minute})
     if not changes:
         return
     with transaction.atomic():
@@ -196,11 +196,11 @@ def authenticate(text: str, *, address: str | None, now: datetime) -> ApiKey:
     known = _NOBODY if found is None else found.previous_digest if is_previous else found.digest
     right = hmac.compare_digest(known, digest(text))
     if found is None or not right or not found.is_valid(now) or not found.owner.is_active:
-        raise KeyRefused
+        raise InvalidApiKey
     if is_previous and not found.takes_previous(now):
-        raise KeyRefused
+        raise InvalidApiKey
     if found.networks and not _is_within(address, found.networks):
-        raise KeyRefused(
+        raise InvalidApiKey(
             f"This API key may not be used from {address or 'this address'}.",
             action="Use it from the networks it is for, or issue another one.",
         )
@@ -208,7 +208,7 @@ def authenticate(text: str, *, address: str | None, now: datetime) -> ApiKey:
     return found
 
 
-def limit_of(key: ApiKey) -> int:
+def rate_limit_of(key: ApiKey) -> int:
     """How often the key may be used in a minute; 0: as often as it likes."""
     return key.rate_limit if key.rate_limit is not None else int(settings.API_RATE_LIMIT)
 
@@ -217,14 +217,14 @@ def _note_use(key: ApiKey, address: str | None, now: datetime, *, is_previous: b
     """At most once a minute: a busy automation must not cost a write for every call."""
     column = "previous_used_at" if is_previous else "last_used_at"
     before: datetime | None = getattr(key, column)
-    if before is None or now - before >= NOTE_USE_EVERY:
+    if before is None or now - before >= USE_RECORDED_EVERY:
         values: dict[str, object] = {column: now} if is_previous else {column: now, "last_used_from": address}
         # The prefix: a rotation may have come in between, and this was another secret's use.
         same = ApiKey.objects.filter(Q(**{column: None}) | Q(**{f"{column}__lt": now}), pk=key.pk, prefix=key.prefix)
         same.update(**values)
 
 
-def note_fetch(key: ApiKey, connection: Connection, *, address: str | None, now: datetime) -> None:
+def record_token_request(key: ApiKey, connection: Connection, *, address: str | None, now: datetime) -> None:
     """Count a token that was handed out, one row per key, connection, address and minute."""
     minute = now.replace(second=0, microsecond=0)
     # A sealed row never changes; a fetch that is noted too late for its minute gets a row of its own.
@@ -270,10 +270,10 @@ def _count_up(key_pk: int, connection_pk: int, minute: datetime, address: str | 
 # --- The text of a key ----------------------------------------------------------------------------
 
 
-def new_key() -> tuple[str, str]:
+def generate_key() -> tuple[str, str]:
     """The text of a new key, and the prefix it is found by."""
     prefix = _random(_PREFIX_LENGTH)
-    body = f"{MARK}_{prefix}_{_random(_SECRET_LENGTH)}"
+    body = f"{KEY_PREFIX}_{prefix}_{_random(_SECRET_LENGTH)}"
     return body + _checksum(body), prefix
 
 
@@ -281,7 +281,7 @@ def _prefix_of(text: str) -> str:
     """The prefix of a well-formed key, "" for anything else; a typing mistake never reaches the database."""
     body, check = text[:-_CHECK_LENGTH], text[-_CHECK_LENGTH:]
     parts = body.split("_")
-    well_formed = len(parts) == 3 and parts[0] == MARK and len(parts[2]) == _SECRET_LENGTH
+    well_formed = len(parts) == 3 and parts[0] == KEY_PREFIX and len(parts[2]) == _SECRET_LENGTH
     return parts[1] if well_formed and text.isascii() and _checksum(body) == check else ""
 
 

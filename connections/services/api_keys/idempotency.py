@@ -13,10 +13,10 @@ from django.db.models import Q
 from connections.errors import PortalError
 from connections.models import ApiKey, StoredReply
 
-KEPT_FOR = timedelta(hours=24)
+RETENTION = timedelta(hours=24)
 # After that long without an answer, whoever worked on it was killed; the request may be done again.
-RUNS_AT_MOST = timedelta(minutes=5)
-MOST_AT_ONCE = 1000  # rows one tick removes
+MAX_RUN_TIME = timedelta(minutes=5)
+PRUNE_BATCH = 1000  # rows one tick removes
 
 
 class KeyReused(PortalError):
@@ -58,7 +58,7 @@ def claim(key: ApiKey, *, idempotency_key: str, request: bytes, now: datetime) -
     """
     digest, request_digest = _digest(idempotency_key.encode("utf-8", "replace")), _digest(request)
     mine = StoredReply.objects.filter(key=key, digest=digest)
-    mine.filter(started_at__lte=now - KEPT_FOR).delete()
+    mine.filter(started_at__lte=now - RETENTION).delete()
     try:
         with transaction.atomic():
             return StoredReply.objects.create(key=key, digest=digest, request_digest=request_digest, started_at=now)
@@ -72,28 +72,28 @@ def claim(key: ApiKey, *, idempotency_key: str, request: bytes, now: datetime) -
         told = json.loads(found.answer or "{}")
         return Reply(found.status, told["body"], told["headers"], told.get("standing", ""))
     abandoned = Q(pk=found.pk, status=None, started_at=found.started_at)
-    if found.started_at > now - RUNS_AT_MOST or not mine.filter(abandoned).update(started_at=now):
+    if found.started_at > now - MAX_RUN_TIME or not mine.filter(abandoned).update(started_at=now):
         raise InProgress
     found.started_at = now
     return found
 
 
-def keep(claimed: StoredReply, reply: Reply) -> None:
+def store_reply(claimed: StoredReply, reply: Reply) -> None:
     """Keep the answer of a claimed request; not if somebody else has taken the claim over since."""
     answer = json.dumps({"body": reply.body, "headers": reply.headers, "standing": reply.standing})
     mine = StoredReply.objects.filter(pk=claimed.pk, status=None, started_at=claimed.started_at)
     mine.update(status=reply.status, answer=answer)
 
 
-def give_up(claimed: StoredReply) -> None:
+def release(claimed: StoredReply) -> None:
     """Forget the claim of a request that was refused: it changed nothing, and may work the next time."""
     StoredReply.objects.filter(pk=claimed.pk, status=None, started_at=claimed.started_at).delete()
 
 
 def prune(*, now: datetime) -> int:
     """Remove answers that are older than a day; returns how many rows went."""
-    old = StoredReply.objects.filter(started_at__lte=now - KEPT_FOR).order_by("started_at")
-    gone, _ = StoredReply.objects.filter(pk__in=list(old.values_list("pk", flat=True)[:MOST_AT_ONCE])).delete()
+    old = StoredReply.objects.filter(started_at__lte=now - RETENTION).order_by("started_at")
+    gone, _ = StoredReply.objects.filter(pk__in=list(old.values_list("pk", flat=True)[:PRUNE_BATCH])).delete()
     return gone
 
 

@@ -24,7 +24,7 @@ LEAVE_ALONE = 5.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class RateLimitState:
     """Where somebody stands within the present window."""
 
     limit: int
@@ -42,7 +42,7 @@ class Standing:
         return self.count > self.limit
 
 
-def count(name: str, *, limit: int, now: datetime, calls: int = 1) -> Standing | None:
+def count(name: str, *, limit: int, now: datetime, calls: int = 1) -> RateLimitState | None:
     """Count a call of ``name`` and say where it stands; None where nothing is limited (limit 0, or no cache).
 
     ``calls`` 0 only looks.
@@ -60,10 +60,10 @@ def count(name: str, *, limit: int, now: datetime, calls: int = 1) -> Standing |
     except (redis.RedisError, OSError):
         _outage.begin()
         return None
-    return Standing(limit, counted, WINDOW - moment % WINDOW)
+    return RateLimitState(limit, counted, WINDOW - moment % WINDOW)
 
 
-def uncounted() -> int:
+def uncounted_calls() -> int:
     """Calls of this process that were let through without being counted, because the cache could not be reached."""
     return _outage.passed
 

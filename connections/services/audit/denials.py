@@ -17,7 +17,7 @@ MOST = 60
 _MUCH = ("many other pages", "Portal", "")
 
 
-def note(
+def record_denial(
     actor: User, *, tried: str, target_type: str, target_id: str, why: str, api_key: str = "", now: datetime
 ) -> None:
     """Record that ``actor`` tried something that is not theirs: ``tried`` is method and URL name.
@@ -51,7 +51,7 @@ def note(
         this.update(count=F("count") + 1)  # somebody else was first in this minute
 
 
-def fold(now: datetime) -> int:
+def write_events(now: datetime) -> int:
     """Turn the counts of minutes that are over into events; returns how many. Several workers may call it."""
     done = 0
     over = now.replace(second=0, microsecond=0) - timedelta(minutes=1)

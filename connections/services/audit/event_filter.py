@@ -11,7 +11,7 @@ from django.db.models import Q, QuerySet
 from connections.models import AuditEvent
 
 
-def narrowed(events: QuerySet[AuditEvent], entries: Mapping[str, Any]) -> QuerySet[AuditEvent]:
+def filter_events(events: QuerySet[AuditEvent], entries: Mapping[str, Any]) -> QuerySet[AuditEvent]:
     """The events that fit valid entries of an AuditFilter; what is empty narrows nothing."""
     given = {name: value for name, value in entries.items() if value}
     if "q" in given:
@@ -19,10 +19,10 @@ def narrowed(events: QuerySet[AuditEvent], entries: Mapping[str, Any]) -> QueryS
     if "who" in given:
         events = events.filter(actor_name__icontains=given["who"])
     equal = {name: given[name] for name in ("action", "target_type", "target_id", "outcome") if name in given}
-    return events.filter(within("at", given.get("date_from"), given.get("date_to")), **equal)
+    return events.filter(between_days("at", given.get("date_from"), given.get("date_to")), **equal)
 
 
-def within(column: str, first: date | None, last: date | None) -> Q:
+def between_days(column: str, first: date | None, last: date | None) -> Q:
     """From the first to the last day (UTC), both included, as a condition on a column; None: no limit."""
     condition = Q()
     if first:

@@ -49,7 +49,7 @@ COLUMNS = (
 )
 
 
-def require_right(actor: User) -> None:
+def require_permission(actor: User) -> None:
     """Raises NotAllowed unless the actor may take the trail away."""
     roles.require(permissions.can_export_audit(actor), cause="Only auditors export.", action="Ask one of them.")
 
@@ -68,7 +68,7 @@ def export(
     beginning without an end is of somebody who went away before the first row. What is recorded after the beginning is
     not in it. Raises NotAllowed.
     """
-    require_right(actor)
+    require_permission(actor)
     last = {
         "last_event": AuditEvent.objects.aggregate(last=Max("pk"))["last"] or 0,
         "last_fetch": TokenFetch.objects.aggregate(last=Max("pk"))["last"] or 0,
@@ -86,7 +86,7 @@ def lines(events: QuerySet[AuditEvent] | None, fetches: QuerySet[TokenFetch] | N
                 yield from (kind.line(row) for row in rows)
 
 
-def written(found: Iterator[str], form: str) -> Iterator[tuple[int, str]]:
+def serialize(found: Iterator[str], form: str) -> Iterator[tuple[int, str]]:
     """Lines of lines() in a format: how many rows, and their text, some thousand at a time."""
     return _as_csv(found) if form == Format.CSV else _as_lines(found)
 
@@ -111,7 +111,7 @@ def _recorded(
 ) -> Iterator[str]:
     rows, complete = 0, False
     try:
-        for count, text in written(found, form):
+        for count, text in serialize(found, form):
             rows += count
             yield text
         complete = True

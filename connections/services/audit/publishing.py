@@ -25,32 +25,32 @@ TOGETHER = 200  # seals in one message
 LEASE = timedelta(minutes=2)
 WAITS = (15, 30, 60, 120, 300, 900, 1800, 3600)  # seconds to the next attempt; the last one for ever after
 
-Place = SealPublication.Place
+Destination = SealPublication.Place
 
 
 def publish_due(now: datetime) -> int:
     """Publish what has not arrived yet, everywhere it shall go; returns how many seals arrived, all places together."""
     done = 0
-    for place in places():
+    for place in destinations():
         while (count := _publish_some(place, now)) is not None:
             done += count
     return done
 
 
-def places() -> list[str]:
+def destinations() -> list[str]:
     """Where seals go, by the settings."""
     wanted = {
-        Place.FILE: settings.AUDIT_SEAL_FILE,
-        Place.WEBHOOK: settings.AUDIT_SEAL_WEBHOOK,
-        Place.LOG: settings.AUDIT_SEAL_LOG,
+        Destination.FILE: settings.AUDIT_SEAL_FILE,
+        Destination.WEBHOOK: settings.AUDIT_SEAL_WEBHOOK,
+        Destination.LOG: settings.AUDIT_SEAL_LOG,
     }
     return [place.value for place, setting in wanted.items() if setting]
 
 
-def states() -> list[SealPublication]:
+def publication_states() -> list[SealPublication]:
     """How far each place is; one that has never been tried is new."""
-    known = SealPublication.objects.in_bulk(places())
-    return [known.get(place) or SealPublication(place=place) for place in places()]
+    known = SealPublication.objects.in_bulk(destinations())
+    return [known.get(place) or SealPublication(place=place) for place in destinations()]
 
 
 def _publish_some(place: str, now: datetime) -> int | None:
@@ -94,7 +94,7 @@ def _to_file(seals: list[AuditSeal], now: datetime) -> str:
 
 
 def _to_webhook(seals: list[AuditSeal], now: datetime) -> str:
-    told: list[dict[str, Any]] = [{**sealing.statement(seal), "hash": seal.hash} for seal in seals]
+    told: list[dict[str, Any]] = [{**sealing.sealed_fields(seal), "hash": seal.hash} for seal in seals]
     body = webhooks.body("sealed", at=seals[-1].sealed_at.isoformat(), data={"seals": told})
     message = f"seals-{seals[0].number}-{seals[-1].number}-{seals[-1].hash[:12]}"
     secrets = [settings.AUDIT_SEAL_WEBHOOK_SECRET] if settings.AUDIT_SEAL_WEBHOOK_SECRET else []
@@ -118,7 +118,7 @@ def _to_log(seals: list[AuditSeal], now: datetime) -> str:
 
 
 _SENDERS: dict[str, Callable[[list[AuditSeal], datetime], str]] = {
-    Place.FILE: _to_file,
-    Place.WEBHOOK: _to_webhook,
-    Place.LOG: _to_log,
+    Destination.FILE: _to_file,
+    Destination.WEBHOOK: _to_webhook,
+    Destination.LOG: _to_log,
 }

@@ -16,7 +16,7 @@ MOST = 200  # rows of an answer that is put together from many
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
+class TokenRequestCount:
     """What one key fetched of one connection from one address."""
 
     connection_id: int | None
@@ -29,19 +29,19 @@ class Fetched:
     last: datetime
 
 
-def creations(events: QuerySet[AuditEvent]) -> QuerySet[AuditEvent]:
+def connections_created(events: QuerySet[AuditEvent]) -> QuerySet[AuditEvent]:
     """Who created which connection, also those that are gone."""
     return events.filter(action="connection.created")
 
 
-def fetched(fetches: QuerySet[TokenFetch]) -> list[Fetched]:
+def token_requests(fetches: QuerySet[TokenFetch]) -> list[TokenRequestCount]:
     """Who fetched tokens, with which key, from where; the latest first, one more than MOST at most."""
     columns = ("connection_ref", "connection_name", "key_name", "owner_name", "address")
     grouped = fetches.order_by().values_list(*columns).annotate(Sum("count"), Min("minute"), latest=Max("minute"))
-    return [Fetched(*row) for row in grouped.order_by("-latest", *columns)[: MOST + 1]]
+    return [TokenRequestCount(*row) for row in grouped.order_by("-latest", *columns)[: MOST + 1]]
 
 
-def changed(events: QuerySet[AuditEvent]) -> list[Any]:
+def objects_changed(events: QuerySet[AuditEvent]) -> list[Any]:
     """What was changed: dicts of target_type, target_id, name, times, first, last; the most often changed first."""
     grouped = events.filter(outcome=AuditEvent.Outcome.DONE).exclude(action__startswith="account.signed_")
     rows = grouped.order_by().values("target_type", "target_id")
@@ -49,13 +49,13 @@ def changed(events: QuerySet[AuditEvent]) -> list[Any]:
     return list(found.order_by("-times", "target_type", "target_id")[: MOST + 1])
 
 
-def kinds_of_change(events: QuerySet[AuditEvent]) -> list[tuple[str, int]]:
+def actions_counted(events: QuerySet[AuditEvent]) -> list[tuple[str, int]]:
     """How often which action was done, the most frequent first."""
     rows = events.filter(outcome=AuditEvent.Outcome.DONE).order_by().values_list("action").annotate(times=Count("pk"))
     return list(rows.order_by("-times", "action"))
 
 
-def scopes_held(connections: QuerySet[Connection]) -> dict[str, int]:
+def permissions_in_use(connections: QuerySet[Connection]) -> dict[str, int]:
     """Which permissions are held now, and by how many connections; in alphabetical order."""
     counts: Counter[str] = Counter()
     granted = connections.exclude(status=Connection.Status.DISABLED).order_by().select_related(None)
@@ -64,7 +64,7 @@ def scopes_held(connections: QuerySet[Connection]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda one: one[0].lower()))
 
 
-def holding(connections: QuerySet[Connection], scope: str) -> QuerySet[Connection]:
+def connections_with_permission(connections: QuerySet[Connection], scope: str) -> QuerySet[Connection]:
     """The connections that hold a permission now."""
     held = connections.exclude(status=Connection.Status.DISABLED)
     padded = Concat(Value(" "), "granted_scopes", Value(" "), output_field=TextField())

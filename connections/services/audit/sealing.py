@@ -43,14 +43,14 @@ def seal_due(now: datetime, *, batch: int = BATCH, most: int = MOST) -> int:
     return made
 
 
-def unsealed(*, most: int | None = None) -> int:
+def count_unsealed(*, most: int | None = None) -> int:
     """How many events and token hand-outs no seal holds yet; each counted up to ``most`` only."""
     newest = AuditSeal.objects.values_list("events_upto", flat=True).first() or 0
     events = AuditEvent.objects.filter(pk__gt=newest).order_by()[:most]
     return events.count() + TokenFetch.objects.filter(seal=None).order_by()[:most].count()
 
 
-def seal_of(event: AuditEvent) -> AuditSeal | None:
+def seal_containing(event: AuditEvent) -> AuditSeal | None:
     """The seal that holds an event; None if it is not sealed yet."""
     behind = AuditSeal.objects.defer("marks").filter(events_upto__gte=event.pk).order_by("events_upto", "number")
     return behind.first()
@@ -164,11 +164,12 @@ def _built(
         covers_from=times[0],
         covers_until=times[-1],
         summary=dict(summary),
-        marks=serialization.marks(event_kind, events, after=after) + serialization.marks(fetch_kind, fetches, after=0),
+        marks=serialization.pack_digests(event_kind, events, after=after)
+        + serialization.pack_digests(fetch_kind, fetches, after=0),
         sealed_at=now,
         previous_hash=newest.hash if newest else NOTHING,
     )
-    made.hash = hash_of(made)
+    made.hash = compute_hash(made)
     return made
 
 
@@ -180,7 +181,7 @@ def _moment(value: Any, now: datetime) -> datetime:
         return now
 
 
-def statement(seal: AuditSeal) -> dict[str, Any]:
+def sealed_fields(seal: AuditSeal) -> dict[str, Any]:
     """Everything the seal's hash covers."""
     return {
         "covers_from": _written(seal.covers_from),
@@ -199,14 +200,14 @@ def statement(seal: AuditSeal) -> dict[str, Any]:
     }
 
 
-def hash_of(seal: AuditSeal) -> str:
+def compute_hash(seal: AuditSeal) -> str:
     """SHA-256 of the seal's statement as compact JSON with sorted keys; hex."""
-    return hashlib.sha256(_line(statement(seal)).encode()).hexdigest()
+    return hashlib.sha256(_line(sealed_fields(seal)).encode()).hexdigest()
 
 
 def published_line(seal: AuditSeal) -> str:
     """The seal as it is published: its statement and its hash, one line of JSON."""
-    return _line(statement(seal) | {"hash": seal.hash})
+    return _line(sealed_fields(seal) | {"hash": seal.hash})
 
 
 def _written(moment: datetime) -> str:

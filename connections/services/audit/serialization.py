@@ -18,7 +18,7 @@ from typing import Any, cast
 from django.db import connection as database
 
 PAGE = 20_000  # rows read at once: some 20 MB, and few trips to the database
-MARK_LENGTH = 12  # bytes of a mark: the id's distance from the row before, and the beginning of a digest
+PACKED_LENGTH = 12  # bytes of a mark: the id's distance from the row before, and the beginning of a digest
 _DIGEST_LENGTH = 8
 
 Row = Sequence[Any]
@@ -204,25 +204,25 @@ def digest(kind: Kind, found: Sequence[Row]) -> str:
     return hashlib.sha256("".join([f"{line(row)}\n" for row in found]).encode()).hexdigest()
 
 
-def content_of(kind: Kind, row: Row) -> bytes:
+def content_digest(kind: Kind, row: Row) -> bytes:
     """A short digest of the row without its id, so that one that changed places is recognised."""
     return hashlib.sha256(kind.line([0, *row[1:]]).encode()).digest()[:_DIGEST_LENGTH]
 
 
-def marks(kind: Kind, found: Sequence[Row], *, after: int) -> bytes:
+def pack_digests(kind: Kind, found: Sequence[Row], *, after: int) -> bytes:
     """Id and content of every row, MARK_LENGTH bytes each."""
     parts = []
     for row in found:
         # A jump of more than four bytes can hold happens to nobody; if it does, the row is merely not named exactly.
-        parts.append(min(row[0] - after, 2**32 - 1).to_bytes(4, "big") + content_of(kind, row))
+        parts.append(min(row[0] - after, 2**32 - 1).to_bytes(4, "big") + content_digest(kind, row))
         after = row[0]
     return b"".join(parts)
 
 
-def read_marks(packed: bytes, *, after: int) -> list[tuple[int, bytes]]:
+def unpack_digests(packed: bytes, *, after: int) -> list[tuple[int, bytes]]:
     """What marks() has packed: ids and digests."""
     found = []
-    for at in range(0, len(packed) - MARK_LENGTH + 1, MARK_LENGTH):
+    for at in range(0, len(packed) - PACKED_LENGTH + 1, PACKED_LENGTH):
         after += int.from_bytes(packed[at : at + 4], "big")
-        found.append((after, packed[at + 4 : at + MARK_LENGTH]))
+        found.append((after, packed[at + 4 : at + PACKED_LENGTH]))
     return found

@@ -18,7 +18,7 @@ LEASE = timedelta(minutes=2)  # longer than a few seals can take
 State = AuditVerification.State
 
 
-def ask(*, actor: User, now: datetime) -> AuditVerification:
+def request_verification(*, actor: User, now: datetime) -> AuditVerification:
     """Put a verification of the whole trail on the list; one that is not finished yet is returned instead.
 
     Raises NotAllowed.
@@ -57,7 +57,9 @@ def verify(
     return run
 
 
-def look(*, since: int = 0, published: Sequence[tuple[int, str]] = ()) -> tuple[int, list[verification_checks.Finding]]:
+def verify_read_only(
+    *, since: int = 0, published: Sequence[tuple[int, str]] = ()
+) -> tuple[int, list[verification_checks.Finding]]:
     """Verify without writing anything, as on a copy of the database; returns how many rows were seen, and findings."""
     rows, findings = 0, list(_known_elsewhere(published))
     for progress in _checked(since):
@@ -70,7 +72,7 @@ def _checked(since: int) -> Iterator[verification_checks.Progress]:
     """The check; what the database cannot even hand out is a finding, too, and not a reason to try for ever."""
     seal = since
     try:
-        for progress in verification_checks.check(since=since):
+        for progress in verification_checks.check_seals(since=since):
             seal = progress.seal
             yield progress
     except (DataError, ValueError, TypeError, AttributeError, OverflowError, OperationalError) as error:
@@ -86,7 +88,7 @@ def latest() -> AuditVerification | None:
 
 
 def _asked(actor: User | None, now: datetime) -> AuditVerification:
-    return AuditVerification.objects.create(asked_by=actor, asked_by_name=audit.named(actor), asked_at=now)
+    return AuditVerification.objects.create(asked_by=actor, asked_by_name=audit.recorded_name(actor), asked_at=now)
 
 
 def _claim(run: AuditVerification, now: datetime) -> bool:
@@ -123,7 +125,7 @@ def _carry_out(
 def _finish(run: AuditVerification, *, now: datetime) -> None:
     """Write the outcome into the trail: later verifications know by it which seal was the newest."""
     run.findings.sort(key=lambda one: int(one["seal"]))
-    run.unsealed = sealing.unsealed()
+    run.unsealed = sealing.count_unsealed()
     run.state = State.BROKEN if run.findings else State.INTACT
     run.finished_at, run.claimed_until = now, None
     facts = {"seal": run.upto, "hash": run.head, "rows": run.rows, "unsealed": run.unsealed, "result": run.state}
@@ -144,11 +146,11 @@ def _finish(run: AuditVerification, *, now: datetime) -> None:
 
 def _known_elsewhere(published: Sequence[tuple[int, str]]) -> list[verification_checks.Finding]:
     """What published seals, earlier verifications and the notes about publishing say about the chain."""
-    findings = verification_checks.compared(published, where="in what was published")
+    findings = verification_checks.compare_published(published, where="in what was published")
     events = AuditEvent.objects.filter(action="audit.verified").values_list("changes", flat=True)
     noted = {(one.get("seal"), one.get("hash")) for one in events.iterator(chunk_size=500) if isinstance(one, dict)}
     seen = sorted((seal, known) for seal, known in noted if type(seal) is int and seal and isinstance(known, str))
-    findings += verification_checks.compared(seen, where="in an earlier verification")
+    findings += verification_checks.compare_published(seen, where="in an earlier verification")
     newest = AuditSeal.objects.values_list("number", flat=True).first() or 0
     for place in SealPublication.objects.filter(upto__gt=newest):
         what = (

@@ -19,8 +19,8 @@ from django.db import connection as database
 from connections.models import ApiKey, AuditEvent, AuditSeal, Connection, User
 from connections.services.audit import sealing, serialization
 
-TOGETHER = 20  # seals read at once
-TOLD = 20  # wrong rows named per seal; more are counted
+SEALS_PER_STEP = 20  # seals read at once
+MAX_IDS_NAMED = 20  # wrong rows named per seal; more are counted
 MOST_FINDINGS = 200  # kept; the first broken seals matter, not the ten thousandth
 PRUNED = "audit.pruned"  # the action under which retention records what it removed
 
@@ -53,7 +53,7 @@ class Pruned:
     events_upto: int | None = None
 
 
-def check(*, since: int = 0, upto: int | None = None) -> Iterator[Progress]:
+def check_seals(*, since: int = 0, upto: int | None = None) -> Iterator[Progress]:
     """Check the seals after ``since`` (which is taken as right) up to ``upto`` (all); reports after every few seals.
 
     The last report is about what no seal holds the place of. Call it outside of transactions: it may take minutes.
@@ -81,7 +81,7 @@ def check(*, since: int = 0, upto: int | None = None) -> Iterator[Progress]:
 
 def _next_seals(number: int, upto: int | None) -> list[AuditSeal]:
     found = AuditSeal.objects.filter(number__gt=number).order_by("number")
-    return list((found if upto is None else found.filter(number__lte=upto))[:TOGETHER])
+    return list((found if upto is None else found.filter(number__lte=upto))[:SEALS_PER_STEP])
 
 
 # --- The chain ------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ def _chain(before: AuditSeal | None, seal: AuditSeal, *, expected: int) -> list[
 
 
 def _own(seal: AuditSeal) -> list[Finding]:
-    if sealing.hash_of(seal) == seal.hash:
+    if sealing.compute_hash(seal) == seal.hash:
         return []
     return [Finding(seal.number, "seal", f"Seal {seal.number} itself was altered: its hash does not fit.")]
 
@@ -212,22 +212,22 @@ def _still(kind: serialization.Kind, row: serialization.Row, column: int) -> boo
 def _diagnosed(kind: serialization.Kind, seal: AuditSeal) -> list[Finding]:
     """Name the rows that do not fit, by the marks the seal keeps of each."""
     marks = bytes(seal.marks)
-    cut = seal.events_count * serialization.MARK_LENGTH
+    cut = seal.events_count * serialization.PACKED_LENGTH
     if kind.name == "event":
-        sealed = dict(serialization.read_marks(marks[:cut], after=seal.events_after))
+        sealed = dict(serialization.unpack_digests(marks[:cut], after=seal.events_after))
         begin = "id > %s AND " if seal.number > 1 else ""
         bounds = [seal.events_after, seal.events_upto] if begin else [seal.events_upto]
-        rows = serialization.rows(kind, f"{begin}id <= %s", bounds, limit=2 * len(sealed) + TOLD)
+        rows = serialization.rows(kind, f"{begin}id <= %s", bounds, limit=2 * len(sealed) + MAX_IDS_NAMED)
     else:
-        sealed = dict(serialization.read_marks(marks[cut:], after=0))
-        rows = serialization.rows(kind, "seal = %s", [seal.number], limit=2 * len(sealed) + TOLD)
-    found = {row[0]: serialization.content_of(kind, row) for row in rows}
+        sealed = dict(serialization.unpack_digests(marks[cut:], after=0))
+        rows = serialization.rows(kind, "seal = %s", [seal.number], limit=2 * len(sealed) + MAX_IDS_NAMED)
+    found = {row[0]: serialization.content_digest(kind, row) for row in rows}
     said = list(_differences(kind, sealed, found))
     if not said:
         count = seal.events_count if kind.name == "event" else seal.fetches_count
         said = [("altered", f"{_WORDS[kind.name]}s do not fit: {count} were sealed, {len(found)} are there.")]
-    more = len(said) - TOLD
-    findings = [Finding(seal.number, how, what) for how, what in said[:TOLD]]
+    more = len(said) - MAX_IDS_NAMED
+    findings = [Finding(seal.number, how, what) for how, what in said[:MAX_IDS_NAMED]]
     return [*findings, Finding(seal.number, said[-1][0], f"And {more} more.")] if more > 0 else findings
 
 
@@ -288,11 +288,11 @@ def _pruned() -> tuple[Pruned, list[Finding]]:
 
 def _is_ahead(claim: AuditEvent) -> bool:
     """Whether it was dated later than it was sealed; then everything would look old enough."""
-    sealed = sealing.seal_of(claim)
+    sealed = sealing.seal_containing(claim)
     return sealed is not None and claim.at > sealed.sealed_at + sealing.AHEAD
 
 
-def pruned_upto() -> int:
+def last_pruned_seal() -> int:
     """The number of the last seal whose rows retention has removed; 0: none."""
     return _pruned()[0].seal
 
@@ -309,13 +309,13 @@ def _leftovers(newest: int | None, pruned: Pruned) -> list[Finding]:
             (serialization.events(), "id <= %s", pruned.events_upto),
             (serialization.fetches(), "seal <= %s", pruned.seal),
         ):
-            left = serialization.rows(kind, where, [limit], limit=TOLD)
+            left = serialization.rows(kind, where, [limit], limit=MAX_IDS_NAMED)
             findings += [
                 Finding(pruned.seal, "inserted", f"{_named(kind, row[0])} stands among those that retention removed.")
                 for row in left
             ]
     if newest is not None:
-        for row in serialization.rows(serialization.fetches(), "seal > %s OR seal < 1", [newest], limit=TOLD):
+        for row in serialization.rows(serialization.fetches(), "seal > %s OR seal < 1", [newest], limit=MAX_IDS_NAMED):
             findings.append(
                 Finding(
                     newest + 1,
@@ -324,13 +324,13 @@ def _leftovers(newest: int | None, pruned: Pruned) -> list[Finding]:
                 )
             )
         if database.vendor == "postgresql":
-            for row in serialization.rows(serialization.events(), f"id > {sealing.GIVEN_OUT}", [], limit=TOLD):
+            for row in serialization.rows(serialization.events(), f"id > {sealing.GIVEN_OUT}", [], limit=MAX_IDS_NAMED):
                 what = f"{_named(serialization.events(), row[0])} was inserted: the database never gave out its number."
                 findings.append(Finding(newest + 1, "inserted", what))
     return findings
 
 
-def unguarded() -> list[str]:
+def tables_without_triggers() -> list[str]:
     """Tables whose guards against changes (the migration audit_guards) are missing."""
     names = {"connections_auditevent", "connections_tokenfetch", "connections_auditseal"}
     with database.cursor() as cursor:
@@ -351,7 +351,7 @@ def unguarded() -> list[str]:
 # --- What is known from elsewhere -------------------------------------------------------------------
 
 
-def compared(published: Sequence[tuple[int, str]], *, where: str) -> list[Finding]:
+def compare_published(published: Sequence[tuple[int, str]], *, where: str) -> list[Finding]:
     """Seals as somebody outside has them, compared with those here: what is gone or another one."""
     findings = []
     for start in range(0, len(published), 500):

@@ -13,7 +13,7 @@ from connections.services.config.schema import VERSION
 from connections.services.governance import policy
 
 
-def current() -> dict[str, Any]:
+def current_configuration() -> dict[str, Any]:
     """Everything a configuration file can say, as it is now; applying it changes nothing."""
     return {
         "version": VERSION,

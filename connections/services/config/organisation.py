@@ -6,9 +6,18 @@ import hmac
 from functools import partial
 
 from connections.models import AlertChannel, AppRegistration, SharedMailbox, Tenant
-from connections.services.config.registry import registered, tenant_called
+from connections.services.config.registry import find_app_registration, find_tenant
 from connections.services.config.schema import ChannelEntry, Configuration, MailboxEntry, PolicyEntry, WrongEntry
-from connections.services.config.steps import Doing, Plan, Step, Verb, differences, plain, removals, said
+from connections.services.config.steps import (
+    Plan,
+    Step,
+    StepContext,
+    Verb,
+    as_text,
+    describe_new,
+    differences,
+    removals,
+)
 from connections.services.governance import policy
 from connections.services.mailboxes import mailboxes
 from connections.services.notifications import channels
@@ -24,19 +33,19 @@ def plan_mailboxes(found: Plan, wanted: Configuration) -> list[Step]:
         return []
     left = {(one.tenant_id, one.address.lower()): one for one in SharedMailbox.objects.select_related("tenant")}
     for entry in wanted.shared_mailboxes:
-        tenant = tenant_called(wanted, entry.tenant, entry.line)
+        tenant = find_tenant(wanted, entry.tenant, entry.line)
         _mailbox(found, entry, left.pop((tenant.pk, entry.address.lower()), None))
     return removals("shared mailbox", left.values(), lambda one, doing: mailboxes.remove(one, actor=doing.actor))
 
 
 def _mailbox(found: Plan, entry: MailboxEntry, existing: SharedMailbox | None) -> None:
     if existing is None:
-        facts = said({"tenant": entry.tenant, "display_name": entry.display_name})
+        facts = describe_new({"tenant": entry.tenant, "display_name": entry.display_name})
         run = partial(_register_mailbox, entry)
         found.do(Verb.ADD, "shared mailbox", entry.address, facts, entry.line, run)
         return
     name = existing.display_name if entry.display_name is None else entry.display_name
-    values = {"address": mailboxes.normal_address(entry.address), "display_name": name}
+    values = {"address": mailboxes.normalize_address(entry.address), "display_name": name}
     if changes := differences({key: getattr(existing, key) for key in values}, values):
         found.do(
             Verb.CHANGE,
@@ -48,7 +57,7 @@ def _mailbox(found: Plan, entry: MailboxEntry, existing: SharedMailbox | None) -
         )
 
 
-def _register_mailbox(entry: MailboxEntry, doing: Doing) -> None:
+def _register_mailbox(entry: MailboxEntry, doing: StepContext) -> None:
     tenant = Tenant.objects.get(name=entry.tenant)
     mailboxes.register(tenant, address=entry.address, display_name=entry.display_name or "", actor=doing.actor)
 
@@ -79,7 +88,12 @@ def _new_channel(found: Plan, entry: ChannelEntry) -> None:
         )
     found.targets.append(entry)
     found.do(
-        Verb.ADD, "alert channel", entry.name, said({"kind": entry.kind}), entry.line, partial(_add_channel, entry)
+        Verb.ADD,
+        "alert channel",
+        entry.name,
+        describe_new({"kind": entry.kind}),
+        entry.line,
+        partial(_add_channel, entry),
     )
     if entry.kind == AlertChannel.Kind.WEBHOOK:
         found.notes.append(
@@ -101,7 +115,7 @@ def _channel(found: Plan, entry: ChannelEntry, existing: AlertChannel) -> None:
         changes.append(("address", existing.host, "another one"))
     is_on = existing.disabled_at is None
     if entry.enabled is not None and entry.enabled != is_on:
-        changes.append(("enabled", plain(is_on), plain(entry.enabled)))
+        changes.append(("enabled", as_text(is_on), as_text(entry.enabled)))
     if changes:
         run = partial(_change_channel, existing, entry)
         found.do(Verb.CHANGE, "alert channel", entry.name, tuple(changes), entry.line, run)
@@ -111,18 +125,18 @@ def _leads_to(channel: AlertChannel, url: str) -> bool:
     return hmac.compare_digest((channel.url or "").encode(), url.encode())
 
 
-def _add_channel(entry: ChannelEntry, doing: Doing) -> None:
+def _add_channel(entry: ChannelEntry, doing: StepContext) -> None:
     made, _ = channels.add(name=entry.name, kind=entry.kind, url=entry.url, actor=doing.actor)
     _switch(made, entry, doing)
 
 
-def _change_channel(channel: AlertChannel, entry: ChannelEntry, doing: Doing) -> None:
+def _change_channel(channel: AlertChannel, entry: ChannelEntry, doing: StepContext) -> None:
     if entry.url and not _leads_to(channel, entry.url):
         channels.change(channel, name=entry.name, url=entry.url, actor=doing.actor)
     _switch(channel, entry, doing)
 
 
-def _switch(channel: AlertChannel, entry: ChannelEntry, doing: Doing) -> None:
+def _switch(channel: AlertChannel, entry: ChannelEntry, doing: StepContext) -> None:
     if entry.enabled is False:
         channels.disable(channel, actor=doing.actor, now=doing.now)
     elif entry.enabled:
@@ -137,12 +151,12 @@ def plan_policy(found: Plan, wanted: Configuration) -> list[Step]:
     if wanted.policy is None:
         return []
     apps: dict[str, AppRegistration | None] = {one.name: one for one in AppRegistration.objects.all()}
-    apps |= {entry.name: registered(wanted, entry) for entry in wanted.app_registrations or ()}
+    apps |= {entry.name: find_app_registration(wanted, entry) for entry in wanted.app_registrations or ()}
     for entry in wanted.policy:
         _rules(found, entry, apps)
     named = {app.pk for entry in wanted.policy if (app := apps.get(entry.app_registration)) is not None}
     unnamed = [one for one in AppRegistration.objects.exclude(policy=None) if one.pk not in named]
-    own = [one for one in unnamed if policy.stored(one).rules.restricts]
+    own = [one for one in unnamed if policy.stored_policy(one).rules.restricts]
     return removals(
         "policy of app registration",
         own,
@@ -155,16 +169,16 @@ def _rules(found: Plan, entry: PolicyEntry, apps: dict[str, AppRegistration | No
     if name and name not in apps:
         raise WrongEntry(f"There is no app registration “{name}”, in the file or in the portal.", line=entry.line)
     app = apps[name] if name else None
-    before = Rules() if name and app is None else policy.stored(app).rules
+    before = Rules() if name and app is None else policy.stored_policy(app).rules
     changes = tuple(
-        (what, plain(old), plain(new)) for what, (old, new) in describe.differences(before, entry.rules).items()
+        (what, as_text(old), as_text(new)) for what, (old, new) in describe.differences(before, entry.rules).items()
     )
     if changes:
         whose = f"of app registration {name}" if name else "of the organisation"
         found.do(Verb.CHANGE, "policy", whose, changes, entry.line, partial(_put_in_force, entry))
 
 
-def _put_in_force(entry: PolicyEntry, doing: Doing) -> None:
+def _put_in_force(entry: PolicyEntry, doing: StepContext) -> None:
     name = entry.app_registration
     app = AppRegistration.objects.get(name=name) if name else None
     policy.change(app, entry.rules, actor=doing.actor, now=doing.now)

@@ -8,7 +8,17 @@ from typing import Any
 from connections.models import Team, User
 from connections.models.accounts import AUDITORS, IT_ADMINS
 from connections.services.config.schema import AccountEntry, Configuration, TeamEntry, WrongEntry
-from connections.services.config.steps import Doing, Plan, Step, Verb, differences, given, plain, removals, said
+from connections.services.config.steps import (
+    Plan,
+    Step,
+    StepContext,
+    Verb,
+    as_text,
+    describe_new,
+    differences,
+    given_values,
+    removals,
+)
 from connections.services.people import service_accounts
 from connections.services.sharing import teams
 
@@ -44,10 +54,10 @@ def _account(found: Plan, entry: AccountEntry, existing: User | None) -> None:
         responsible = existing.responsible.username if existing.responsible else ""
         before = {"purpose": existing.purpose, "responsible": responsible, "roles": roles_of(existing)}
     roles = None if entry.roles is None else [role for role in ROLES if role in entry.roles]
-    after = before | given(purpose=entry.purpose, responsible=entry.responsible, roles=roles)
-    changes = said(after) if existing is None else differences(before, after)
+    after = before | given_values(purpose=entry.purpose, responsible=entry.responsible, roles=roles)
+    changes = describe_new(after) if existing is None else differences(before, after)
     if existing is not None and entry.enabled is not None and entry.enabled != existing.is_active:
-        changes += (("enabled", plain(existing.is_active), plain(entry.enabled)),)
+        changes += (("enabled", as_text(existing.is_active), as_text(entry.enabled)),)
     if existing is not None and not changes:
         return
     if not User.objects.filter(username=after["responsible"], kind=User.Kind.PERSON, is_active=True).exists():
@@ -60,7 +70,7 @@ def _account(found: Plan, entry: AccountEntry, existing: User | None) -> None:
     found.do(verb, "service account", entry.name, changes, entry.line, partial(_save, entry, existing, after))
 
 
-def _save(entry: AccountEntry, existing: User | None, after: dict[str, Any], doing: Doing) -> None:
+def _save(entry: AccountEntry, existing: User | None, after: dict[str, Any], doing: StepContext) -> None:
     values: dict[str, Any] = {
         "purpose": after["purpose"],
         "responsible": User.objects.get(username=after["responsible"]),
@@ -102,7 +112,7 @@ def _team(found: Plan, wanted: Configuration, entry: TeamEntry, existing: Team |
             line=entry.line,
         )
     if existing is None:
-        facts = said({"entra_group": group})
+        facts = describe_new({"entra_group": group})
         run = partial(_add_team, entry, group)
         found.do(Verb.ADD, "team", entry.name, facts, entry.line, run)
     elif changes := differences({"entra_group": existing.entra_group}, {"entra_group": group}):
@@ -117,7 +127,7 @@ def _team(found: Plan, wanted: Configuration, entry: TeamEntry, existing: Team |
     return _members(found, wanted, entry, existing) if entry.members is not None and not group else []
 
 
-def _add_team(entry: TeamEntry, group: str, doing: Doing) -> None:
+def _add_team(entry: TeamEntry, group: str, doing: StepContext) -> None:
     teams.add(entry.name, entra_group=group, actor=doing.actor)
 
 
@@ -149,11 +159,11 @@ def _members(found: Plan, wanted: Configuration, entry: TeamEntry, existing: Tea
     ]
 
 
-def _join(team: str, username: str, doing: Doing) -> None:
+def _join(team: str, username: str, doing: StepContext) -> None:
     user = User.objects.get(username=username)
     teams.add_member(Team.objects.get(name=team), user, actor=doing.actor, now=doing.now)
 
 
-def _leave(team: str, username: str, doing: Doing) -> None:
+def _leave(team: str, username: str, doing: StepContext) -> None:
     user = User.objects.get(username=username)
     teams.remove_member(Team.objects.get(name=team), user, actor=doing.actor, now=doing.now)

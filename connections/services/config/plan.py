@@ -11,11 +11,11 @@ from django.db import transaction
 
 from connections import audit
 from connections.access import permissions, roles
-from connections.errors import ChangedMeanwhile, MicrosoftRefused, MicrosoftUnavailable, PortalError
+from connections.errors import Conflict, MicrosoftRefused, MicrosoftUnavailable, PortalError
 from connections.models import User
 from connections.services.config import organisation, people, registry
 from connections.services.config.schema import Configuration, WrongEntry
-from connections.services.config.steps import Doing, Plan, Step
+from connections.services.config.steps import Plan, Step, StepContext
 from connections.services.notifications import channels
 from connections.services.registry import app_registrations, credentials
 from connections.services.registry import tenants as tenant_services
@@ -65,11 +65,11 @@ def apply(
     changed since the plan was ``seen``, nothing is done and ChangedMeanwhile raised. Raises NotAllowed, WrongEntry.
     """
     roles.require(permissions.can_manage_registry(actor), cause="IT admins apply a configuration.", action="Ask one.")
-    doing = _prepare(seen, Doing(actor, now), allow_untried=allow_untried)
+    doing = _prepare(seen, StepContext(actor, now), allow_untried=allow_untried)
     with transaction.atomic():
         current = plan(wanted, prune=prune)
         if current.steps != seen.steps:
-            raise ChangedMeanwhile(
+            raise Conflict(
                 "The portal has changed since this was planned. Nothing was done.", action="Look at the plan again."
             )
         for step in current.steps:
@@ -84,13 +84,13 @@ def _count(found: Plan, verb: str) -> int:
     return sum(step.verb == verb for step in found.steps)
 
 
-def _prepare(seen: Plan, doing: Doing, *, allow_untried: bool) -> Doing:
+def _prepare(seen: Plan, doing: StepContext, *, allow_untried: bool) -> StepContext:
     """Ask everybody outside who has to be asked. Raises WrongEntry."""
     directories = {}
     for entry in seen.lookups:
         with _at(entry.line):
             try:
-                directories[entry.directory] = tenant_services.directory_of(entry.environment, entry.directory_id)
+                directories[entry.directory] = tenant_services.look_up_directory(entry.environment, entry.directory_id)
             except MicrosoftUnavailable:
                 # As on the page: it is registered all the same, and looked up later.
                 directories[entry.directory] = ""
@@ -101,11 +101,11 @@ def _prepare(seen: Plan, doing: Doing, *, allow_untried: bool) -> Doing:
     for trial in seen.trials:
         with _at(trial.line):
             try:
-                accepted[trial.line] = credentials.try_first(
+                accepted[trial.line] = credentials.is_accepted(
                     trial.app_registration, trial.secret, allow_untried=allow_untried
                 )
             except MicrosoftRefused as error:
-                if not (allow_untried and app_registrations.can_be_saved_untried(error)):
+                if not (allow_untried and app_registrations.can_be_saved_untested(error)):
                     raise
                 accepted[trial.line] = False
     return replace(doing, directories=directories, accepted=accepted)

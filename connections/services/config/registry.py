@@ -9,7 +9,17 @@ from connections.errors import UnreadableSecret
 from connections.microsoft import clouds, token_endpoint
 from connections.models import AppCredential, AppRegistration, Tenant
 from connections.services.config.schema import AppEntry, Configuration, CredentialEntry, TenantEntry, WrongEntry
-from connections.services.config.steps import Doing, Plan, Step, Trial, Verb, differences, given, removals, said
+from connections.services.config.steps import (
+    CredentialTest,
+    Plan,
+    Step,
+    StepContext,
+    Verb,
+    describe_new,
+    differences,
+    given_values,
+    removals,
+)
 from connections.services.registry import app_registrations, credential_checks, credentials, tenants
 
 # --- Tenants --------------------------------------------------------------------------------------
@@ -38,7 +48,7 @@ def _tenant(found: Plan, entry: TenantEntry, existing: Tenant | None) -> None:
         found.lookups.append(entry)
     values = {"name": entry.name, "environment": entry.environment, "directory_id": entry.directory_id}
     if existing is None:
-        facts = said({"environment": entry.environment, "directory_id": entry.directory_id})
+        facts = describe_new({"environment": entry.environment, "directory_id": entry.directory_id})
         found.do(Verb.ADD, "tenant", entry.name, facts, entry.line, lambda doing: _add_tenant(entry, doing))
     elif changes := differences({name: getattr(existing, name) for name in values}, values):
         found.do(
@@ -51,7 +61,7 @@ def _tenant(found: Plan, entry: TenantEntry, existing: Tenant | None) -> None:
         )
 
 
-def _add_tenant(entry: TenantEntry, doing: Doing) -> None:
+def _add_tenant(entry: TenantEntry, doing: StepContext) -> None:
     tenants.add(
         entry.name,
         environment=entry.environment,
@@ -61,7 +71,7 @@ def _add_tenant(entry: TenantEntry, doing: Doing) -> None:
     )
 
 
-def _change_tenant(tenant: Tenant, entry: TenantEntry, doing: Doing) -> None:
+def _change_tenant(tenant: Tenant, entry: TenantEntry, doing: StepContext) -> None:
     tenants.change(
         tenant,
         name=entry.name,
@@ -72,7 +82,7 @@ def _change_tenant(tenant: Tenant, entry: TenantEntry, doing: Doing) -> None:
     )
 
 
-def tenant_called(wanted: Configuration, name: str, line: int) -> Tenant:
+def find_tenant(wanted: Configuration, name: str, line: int) -> Tenant:
     """The tenant a name means once the file is applied; unsaved if it has yet to be added. Raises WrongEntry."""
     for entry in wanted.tenants or ():
         if entry.name == name:
@@ -94,7 +104,7 @@ def plan_app_registrations(found: Plan, wanted: Configuration) -> list[Step]:
     left = {one.pk: one for one in AppRegistration.objects.all()}
     unnamed: list[Step] = []
     for entry in wanted.app_registrations:
-        existing = registered(wanted, entry)
+        existing = find_app_registration(wanted, entry)
         if existing is not None:
             left.pop(existing.pk, None)
         _app(found, entry, existing)
@@ -105,23 +115,23 @@ def plan_app_registrations(found: Plan, wanted: Configuration) -> list[Step]:
     return [*unnamed, *remove]
 
 
-def registered(wanted: Configuration, entry: AppEntry) -> AppRegistration | None:
+def find_app_registration(wanted: Configuration, entry: AppEntry) -> AppRegistration | None:
     """The app registration an entry means, if it is registered: known by tenant and client ID, whatever its name."""
-    tenant = tenant_called(wanted, entry.tenant, entry.line)
+    tenant = find_tenant(wanted, entry.tenant, entry.line)
     if tenant._state.adding:
         return None
     return AppRegistration.objects.filter(tenant=tenant, client_id=entry.client_id).first()
 
 
 def _app(found: Plan, entry: AppEntry, existing: AppRegistration | None) -> None:
-    wishes = given(
+    wishes = given_values(
         audience=entry.audience,
         allows_delegated=entry.allows_delegated,
         allows_app_only=entry.allows_app_only,
         default_capabilities=None if entry.default_capabilities is None else list(entry.default_capabilities),
     )
     if existing is None:
-        facts = said({"tenant": entry.tenant, "client_id": entry.client_id, **wishes})
+        facts = describe_new({"tenant": entry.tenant, "client_id": entry.client_id, **wishes})
         found.do(
             Verb.ADD,
             "app registration",
@@ -145,7 +155,7 @@ def _app(found: Plan, entry: AppEntry, existing: AppRegistration | None) -> None
         )
 
 
-def _register(entry: AppEntry, wishes: dict[str, Any], doing: Doing) -> None:
+def _register(entry: AppEntry, wishes: dict[str, Any], doing: StepContext) -> None:
     tenant = Tenant.objects.get(name=entry.tenant)
     app_registrations.register(tenant, name=entry.name, client_id=entry.client_id, actor=doing.actor, **wishes)
 
@@ -190,7 +200,7 @@ def _same(entry: CredentialEntry, live: list[AppCredential]) -> AppCredential | 
 
 def _holds(credential: AppCredential, value: str) -> bool:
     try:
-        opened = credential_checks.opened(credential)
+        opened = credential_checks.decrypt_credential(credential)
     except UnreadableSecret:
         return False
     return isinstance(opened, token_endpoint.ClientSecret) and hmac.compare_digest(
@@ -200,14 +210,14 @@ def _holds(credential: AppCredential, value: str) -> bool:
 
 def _new_secret(found: Plan, wanted: Configuration, entry: AppEntry, one: CredentialEntry) -> None:
     secret = credentials.NewSecret(one.value, one.expires_at, one.label)
-    tenant = tenant_called(wanted, entry.tenant, entry.line)
+    tenant = find_tenant(wanted, entry.tenant, entry.line)
     unsaved = AppRegistration(name=entry.name, tenant=tenant, client_id=entry.client_id)
-    found.trials.append(Trial(registered(wanted, entry) or unsaved, secret, one.line))
-    facts = said({"expires_at": one.expires_at.date().isoformat() if one.expires_at else ""})
+    found.trials.append(CredentialTest(find_app_registration(wanted, entry) or unsaved, secret, one.line))
+    facts = describe_new({"expires_at": one.expires_at.date().isoformat() if one.expires_at else ""})
     name = f"{one.label or 'client secret'} of {entry.name}"
     found.do(Verb.ADD, "credential", name, facts, one.line, lambda doing: _add_secret(entry, secret, one, doing))
 
 
-def _add_secret(entry: AppEntry, secret: credentials.NewSecret, one: CredentialEntry, doing: Doing) -> None:
+def _add_secret(entry: AppEntry, secret: credentials.NewSecret, one: CredentialEntry, doing: StepContext) -> None:
     app = AppRegistration.objects.get(name=entry.name)
     credentials.add(app, secret, actor=doing.actor, accepted=doing.accepted[one.line])

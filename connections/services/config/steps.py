@@ -28,7 +28,7 @@ class Verb(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Doing:
+class StepContext:
     """What a step needs when it is carried out: who, when, and what Microsoft said beforehand."""
 
     actor: User
@@ -46,11 +46,11 @@ class Step:
     name: str
     changes: Changes = ()
     line: int = field(default=0, compare=False)
-    run: Callable[[Doing], object] = field(default=lambda doing: None, compare=False, repr=False)
+    run: Callable[[StepContext], object] = field(default=lambda doing: None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class CredentialTest:
     """A client secret that Microsoft is asked about before anything is written."""
 
     app_registration: AppRegistration  # may be unsaved
@@ -67,30 +67,34 @@ class Plan:
     notes: list[str] = field(default_factory=list)
     # To be asked before anything is written: directories, secrets, and where channels lead.
     lookups: list[TenantEntry] = field(default_factory=list)
-    trials: list[Trial] = field(default_factory=list)
+    trials: list[CredentialTest] = field(default_factory=list)
     targets: list[ChannelEntry] = field(default_factory=list)
 
-    def do(self, verb: Verb, noun: str, name: str, changes: Changes, line: int, run: Callable[[Doing], object]) -> None:
+    def do(
+        self, verb: Verb, noun: str, name: str, changes: Changes, line: int, run: Callable[[StepContext], object]
+    ) -> None:
         """Append a step."""
         self.steps.append(Step(verb, noun, name, changes, line, run))
 
 
-def removals(noun: str, rows: Iterable[M], remove: Callable[[M, Doing], object]) -> list[Step]:
+def removals(noun: str, rows: Iterable[M], remove: Callable[[M, StepContext], object]) -> list[Step]:
     """The steps that remove these rows."""
     return [Step(Verb.REMOVE, noun, str(row), run=partial(remove, row)) for row in rows]
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> Changes:
     """What is different, in words."""
-    return tuple((name, plain(before[name]), plain(value)) for name, value in after.items() if before[name] != value)
+    return tuple(
+        (name, as_text(before[name]), as_text(value)) for name, value in after.items() if before[name] != value
+    )
 
 
-def said(values: dict[str, Any]) -> Changes:
+def describe_new(values: dict[str, Any]) -> Changes:
     """What is said about something new, in words."""
-    return tuple((name, "", plain(value)) for name, value in values.items() if value not in (None, "", [], ()))
+    return tuple((name, "", as_text(value)) for name, value in values.items() if value not in (None, "", [], ()))
 
 
-def plain(value: Any) -> str:
+def as_text(value: Any) -> str:
     """A value in words."""
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -99,6 +103,6 @@ def plain(value: Any) -> str:
     return str(value)
 
 
-def given(**values: Any) -> dict[str, Any]:
+def given_values(**values: Any) -> dict[str, Any]:
     """Those values that the file says something about."""
     return {name: value for name, value in values.items() if value is not None}

@@ -54,12 +54,12 @@ def start_delegated(
     roles.require(permissions.can_connect(actor), cause="Auditors only look.", action="Ask a member to connect.")
     made = _new(app_registration, AuthenticationType.AUTHORIZATION_CODE, name, chosen, extra_scopes, actor)
     made.created_at = now or made.created_at
-    decision, _ = approvals.lacking(made)
+    decision, _ = approvals.evaluate_approval(made)
     evaluate.refuse_forbidden(decision)
     with transaction.atomic():
         _insert(made, shared_mailboxes, actor)
         if decision.approval:
-            approvals.ask(made, decision.approval, reason=reason, actor=actor, now=now or timezone.now())
+            approvals.request_approval(made, decision.approval, reason=reason, actor=actor, now=now or timezone.now())
     return made
 
 
@@ -87,11 +87,11 @@ def connect_app_only(
         action="Ask an IT admin to make it.",
     )
     made = _new(app_registration, AuthenticationType.CLIENT_CREDENTIALS, name, chosen, extra_scopes, actor)
-    decision, _ = approvals.lacking(made)
+    decision, _ = approvals.evaluate_approval(made)
     evaluate.refuse_forbidden(decision)
     answer = None if decision.approval else _first_token(app_registration, now)
     if answer is not None:
-        decision, _ = approvals.lacking(made, answer.granted)
+        decision, _ = approvals.evaluate_approval(made, answer.granted)
         evaluate.refuse_forbidden(decision)
     with transaction.atomic():
         _insert(made, shared_mailboxes, actor)
@@ -118,7 +118,7 @@ def finish_app_only(connection: Connection, *, actor: User, now: datetime) -> Co
         )
         made = current.get(pk=connection.pk)
         roles.require(permissions.can_reconnect(actor, made))
-        decision, missing = approvals.lacking(made, answer.granted)
+        decision, missing = approvals.evaluate_approval(made, answer.granted)
         evaluate.refuse_forbidden(decision)
         if made.status != Connection.Status.PENDING:
             return made
@@ -132,13 +132,13 @@ def finish_app_only(connection: Connection, *, actor: User, now: datetime) -> Co
 
 def _ask(made: Connection, decision: Decision, *, reason: str, actor: User, now: datetime) -> None:
     granted = [one.item for one in decision.approval if one.rule == "permissions"]
-    approvals.ask(made, decision.approval, reason=reason, actor=actor, now=now, also=granted)
+    approvals.request_approval(made, decision.approval, reason=reason, actor=actor, now=now, also=granted)
 
 
 def _authorise(made: Connection, answer: token_endpoint.TokenSet, actor: User, now: datetime) -> None:
-    approvals.settle(made, actor=actor, now=now)
+    approvals.close_if_unneeded(made, actor=actor, now=now)
     store.store_sign_in(made, answer=answer, now=now, values={"connected_at": now})
-    audit.record("connection.connected", made, actor=actor, changes={"roles": audit.listed(answer.granted)})
+    audit.record("connection.connected", made, actor=actor, changes={"roles": audit.join_values(answer.granted)})
 
 
 def _tried_in_mailboxes(made: Connection, answer: token_endpoint.TokenSet, actor: User, now: datetime) -> Connection:
@@ -181,7 +181,7 @@ def change(
     }
     if not connection.is_delegated:
         values["scopes"] = " ".join(capabilities.application_roles(chosen, extra_scopes))
-    changes = audit.changed(connection, values)
+    changes = audit.changed_fields(connection, values)
     before = {field: getattr(connection, field) for field in values}
     try:
         with transaction.atomic():
@@ -190,19 +190,19 @@ def change(
             if changes:
                 for field, value in values.items():
                     setattr(connection, field, value)
-                missing = permission_changes.judge(connection, before)
+                missing = permission_changes.check_policy(connection, before)
                 Connection.objects.filter(pk=connection.pk).update(**values)
                 audit.record("connection.changed", connection, actor=actor, changes=changes)
-                if not changes.keys().isdisjoint(permission_changes.WISHES):
-                    sign_in_links.end_open(connection, now=moment)
-                permission_changes.follow(connection, missing, before, reason=reason, actor=actor, now=moment)
+                if not changes.keys().isdisjoint(permission_changes.REQUESTED_COLUMNS):
+                    sign_in_links.revoke_open(connection, now=moment)
+                permission_changes.update_approval(connection, missing, before, reason=reason, actor=actor, now=moment)
     except IntegrityError as taken:
         raise _duplicate(name) from taken
     except PolicyForbids:
         for field, value in before.items():
             setattr(connection, field, value)
         raise
-    return bool(lacking(connection))
+    return bool(missing_permissions(connection))
 
 
 def probe_mailboxes(connection: Connection, *, actor: User, now: datetime) -> None:
@@ -216,9 +216,9 @@ def probe_mailboxes(connection: Connection, *, actor: User, now: datetime) -> No
         connection.mailbox_accesses.update(probe_after=now)
 
 
-def lacking(connection: Connection) -> tuple[str, ...]:
+def missing_permissions(connection: Connection) -> tuple[str, ...]:
     """Permissions the connection's capabilities need and Microsoft has not granted, as short names."""
-    return capabilities.missing(permission_drift.needs(connection), connection.granted)
+    return capabilities.missing(permission_drift.required_permissions(connection), connection.granted)
 
 
 def disable(connection: Connection, *, actor: User, now: datetime) -> None:
@@ -270,15 +270,15 @@ def enable(connection: Connection, *, actor: User, now: datetime) -> None:
         if connection.connected_at is not None:
             approvals.require(connection)
             approvals.require_account(connection, connection.account_tid)
-        values: dict[str, Any] = {**store.healthy(now), "refresh_after": now}
-        waiting = ownership_transfer.unfinished(connection)
+        values: dict[str, Any] = {**store.healthy_columns(now), "refresh_after": now}
+        waiting = ownership_transfer.pending_transfer(connection)
         if connection.connected_at is None:
             values |= {"status": Connection.Status.PENDING, "refresh_after": None}
         elif waiting is not None and not waiting.keeps_grant:
             from_name = waiting.from_name.partition(" <")[0]
-            values |= {"refresh_after": None, **ownership_transfer.waiting_for_new_owner(from_name=from_name, now=now)}
+            values |= {"refresh_after": None, **ownership_transfer.awaiting_sign_in(from_name=from_name, now=now)}
         _switch(connection, values["status"], "connection.enabled", actor, values)
-        ownership_transfer.ask_again(connection, now=now)
+        ownership_transfer.remind_new_owner(connection, now=now)
 
 
 def remove(connection: Connection, *, actor: User, now: datetime) -> None:
@@ -354,17 +354,17 @@ def _insert(made: Connection, shared_mailboxes: Sequence[SharedMailbox], actor: 
     try:
         with transaction.atomic():
             made.save(force_insert=True)
-            history.owned(made, actor=actor, now=made.created_at)
+            history.ownership_began(made, actor=actor, now=made.created_at)
             audit.record(
                 "connection.created",
                 made,
                 actor=actor,
                 at=made.created_at,
                 changes={
-                    "owner": audit.named(made.owner),
+                    "owner": audit.recorded_name(made.owner),
                     "app_registration": str(made.app_registration),
                     "authentication_type": made.authentication_type,
-                    "capabilities": audit.listed(made.capabilities),
+                    "capabilities": audit.join_values(made.capabilities),
                     "extra_scopes": made.extra_scopes,
                 },
             )
@@ -377,7 +377,7 @@ def _insert(made: Connection, shared_mailboxes: Sequence[SharedMailbox], actor: 
 
 def _first_token(app_registration: AppRegistration, now: datetime) -> token_endpoint.TokenSet:
     """A token with the first credential that Microsoft accepts."""
-    live = credential_checks.applications(app_registration)
+    live = credential_checks.live_applications(app_registration)
     refused: MicrosoftRefused = MicrosoftRefused(batch_client.NO_CREDENTIAL)
     for credential, application in live:
         try:
@@ -385,7 +385,7 @@ def _first_token(app_registration: AppRegistration, now: datetime) -> token_endp
         except MicrosoftRefused as error:
             if not error.verdict.credential:
                 raise
-            credential_checks.refused(credential, error.verdict, now=now)
+            credential_checks.credential_refused(credential, error.verdict, now=now)
             refused = error
     raise refused
 

@@ -44,7 +44,7 @@ class Account:
     name: str
 
 
-def account_from(claims: dict[str, Any]) -> Account:
+def account_from_claims(claims: dict[str, Any]) -> Account:
     """The account named by a verified ID token (identity-platform/id-token-claims-reference)."""
     return Account(
         tid=str(claims.get("tid", "")).lower(),
@@ -54,25 +54,25 @@ def account_from(claims: dict[str, Any]) -> Account:
     )
 
 
-def wanted_scopes(connection: Connection) -> tuple[str, ...]:
+def scopes_to_request(connection: Connection) -> tuple[str, ...]:
     """Scopes the sign-in asks for, as short names."""
     return capabilities.sign_in_scopes(connection.capabilities, connection.extra_scopes)
 
 
-def client_for(connection: Connection) -> backends.SignInClient:
+def sign_in_client(connection: Connection) -> backends.SignInClient:
     """Who is sent to Microsoft for this connection, and what is asked.
 
     A reconnect names the account; ``prompt=consent`` is never sent, because after an administrator has
     consented it would ask (and often stop) the person again.
     """
-    live = credential_checks.applications(connection.app_registration)
+    live = credential_checks.live_applications(connection.app_registration)
     if not live:
         raise MicrosoftRefused(batch_client.NO_CREDENTIAL)
     credential, application = live[0]
     # After a hand-over it may be another account: the new owner chooses.
-    known = "" if ownership_transfer.unfinished(connection) else connection.account_username
+    known = "" if ownership_transfer.pending_transfer(connection) else connection.account_username
     extra = {"login_hint": known} if known else {"prompt": "select_account"}
-    return backends.SignInClient(application, wanted_scopes(connection), extra, credential.pk)
+    return backends.SignInClient(application, scopes_to_request(connection), extra, credential.pk)
 
 
 def begin(connection: Connection, *, actor: User, now: datetime, by_link: SignInLink | None = None) -> None:
@@ -87,7 +87,7 @@ def begin(connection: Connection, *, actor: User, now: datetime, by_link: SignIn
         raise NotAllowed("An app-only connection has no person who could sign in.", action="Use “Check now” instead.")
     approvals.require_sign_in(connection)
     with transaction.atomic():
-        approvals.settle(connection, actor=actor, now=now)
+        approvals.close_if_unneeded(connection, actor=actor, now=now)
         Connection.objects.filter(pk=connection.pk).update(sign_in_started_at=now)
         audit.record("connection.sign_in_started", connection, **_who(actor, by_link))
 
@@ -114,30 +114,30 @@ def complete(
         "account_oid": account.oid,
         "account_username": account.username,
         "account_name": account.name,
-        "scopes": " ".join(_kept(wanted_scopes(connection), answer.granted)),
+        "scopes": " ".join(_kept(scopes_to_request(connection), answer.granted)),
         "connected_at": now,
         "sign_in_started_at": None,
     }
     with transaction.atomic():
         current = Connection.objects.select_for_update(no_key=True).get(pk=connection.pk)
         if by_link is not None:
-            sign_in_links.use_up(by_link, now=now)
+            sign_in_links.mark_used(by_link, now=now)
         # Again under the lock: two people may be signing in for it, or it was handed over meanwhile.
         _require_may_finish(current, answer, account, actor)
         approvals.require_grant(current, answer.granted)
         first = current.connected_at is None
-        changes = audit.changed(current, {**values, "status": Connection.Status.ACTIVE})
+        changes = audit.changed_fields(current, {**values, "status": Connection.Status.ACTIVE})
         changes.pop("connected_at", None)
         changes.pop("sign_in_started_at", None)
         store.store_sign_in(current, answer=answer, now=now, values=values)
-        incidents.connections_well([current.pk], now=now)
+        incidents.connections_recovered([current.pk], now=now)
         facts = {"sign_in_link": by_link.pk} if by_link is not None else {}
         action = "connection.connected" if first else "connection.reconnected"
         audit.record(action, current, changes=changes | facts, **_who(actor, by_link))
         ownership_transfer.signed_in(current, actor=actor, account=account.username, now=now)
     connection.refresh_from_db()
-    admin_consent.seen_in_token(connection.app_registration, granted=answer.granted, now=now, tid=account.tid)
-    request_status.tokens_seen([connection.pk], now=now)
+    admin_consent.verify_from_token(connection.app_registration, granted=answer.granted, now=now, tid=account.tid)
+    request_status.tokens_received([connection.pk], now=now)
 
 
 def _require_policy(
@@ -148,11 +148,11 @@ def _require_policy(
     try:
         approvals.require_grant(connection, answer.granted)
     except ApprovalNeeded:
-        approvals.ask_for_grant(connection, answer.granted, actor=actor, now=now)
+        approvals.request_for_grant(connection, answer.granted, actor=actor, now=now)
         raise
 
 
-def fail(
+def record_failure(
     connection: Connection,
     *,
     actor: User,
@@ -198,22 +198,22 @@ def fail(
             changes={"code": verdict.code if verdict else error.code},
         )
     if by_link is None and verdict is not None and verdict.app_wide and verdict.certain and not other:
-        credential_checks.reject(connection.app_registration, verdict, now=now)
+        credential_checks.reject_app(connection.app_registration, verdict, now=now)
     return error
 
 
 def _who(actor: User, by_link: SignInLink | None) -> dict[str, Any]:
     """Who stands in the audit trail: the person, or the link in place of one the portal does not know."""
-    return {"actor": actor} if by_link is None else {"actor": None, "actor_name": sign_in_links.named(by_link)}
+    return {"actor": actor} if by_link is None else {"actor": None, "actor_name": sign_in_links.actor_name(by_link)}
 
 
 def _goes_on(connection: Connection, verdict: Verdict, credential_id: int | None, now: datetime) -> bool:
     """Mark the credential Microsoft has just rejected; whether another one is left that may be accepted."""
     live = connection.app_registration.credentials.live().defer("secret", "private_key")
     for credential in live.filter(pk=credential_id or 0):
-        credential_checks.refused(credential, verdict, now=now)
+        credential_checks.credential_refused(credential, verdict, now=now)
     return any(
-        credential.rejected_at is None and not credential_checks.is_waiting(credential) for credential in live.all()
+        credential.rejected_at is None and not credential_checks.awaits_upload(credential) for credential in live.all()
     )
 
 

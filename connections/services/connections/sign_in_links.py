@@ -21,11 +21,11 @@ from connections.models import Connection, SignInLink, User
 from connections.services.policy import approvals
 
 LIFETIME = timedelta(minutes=30)
-KEPT_FOR = timedelta(days=1)  # after its end, so that its page can still say why it is over
-MOST_AT_ONCE = 1000  # rows one tick removes
+RETENTION = timedelta(days=1)  # after its end, so that its page can still say why it is over
+PRUNE_BATCH = 1000  # rows one tick removes
 
 
-class LinkOver(PortalError):
+class LinkUnusable(PortalError):
     """The link cannot be used (any more); ``cause`` says why as far as its holder may know."""
 
     code = "link_over"
@@ -35,7 +35,7 @@ class LinkOver(PortalError):
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenedLink:
     """A link that its holder may go on with, as its page shows it."""
 
     link: SignInLink
@@ -43,7 +43,7 @@ class Opened:
     made_by: User
 
 
-def make(connection: Connection, *, actor: User, now: datetime) -> tuple[SignInLink, str]:
+def create(connection: Connection, *, actor: User, now: datetime) -> tuple[SignInLink, str]:
     """Make a link and return it with its token, which is nowhere kept. An earlier one of the connection is over.
 
     Raises NotAllowed, PolicyForbids, or ApprovalNeeded.
@@ -54,7 +54,7 @@ def make(connection: Connection, *, actor: User, now: datetime) -> tuple[SignInL
         connection.refresh_from_db(fields=["owner"])
         _require_right(connection, actor)
         approvals.require_grant(connection, ())
-        end_open(connection, now=now)
+        revoke_open(connection, now=now)
         made = SignInLink.objects.create(
             connection=connection, digest=_digest(token), made_by=actor, created_at=now, expires_at=now + LIFETIME
         )
@@ -63,12 +63,12 @@ def make(connection: Connection, *, actor: User, now: datetime) -> tuple[SignInL
     return made, token
 
 
-def open_link(token: str, *, now: datetime) -> Opened:
+def open_link(token: str, *, now: datetime) -> OpenedLink:
     """What the page of a link shows. Looking changes nothing. Raises LinkOver."""
     return _usable(SignInLink.objects.filter(digest=_digest(token)), now)
 
 
-def go_on(token: str, *, browser: str, now: datetime) -> Opened:
+def bind_to_browser(token: str, *, browser: str, now: datetime) -> OpenedLink:
     """Bind the link to the browser that goes on with it; again in the same browser is fine. Raises LinkOver.
 
     ``browser`` is a secret that only this browser's session holds.
@@ -81,55 +81,57 @@ def go_on(token: str, *, browser: str, now: datetime) -> Opened:
     return opened
 
 
-def resume(pk: int, *, browser: str, now: datetime) -> Opened:
+def resume(pk: int, *, browser: str, now: datetime) -> OpenedLink:
     """The link whose sign-in comes back from Microsoft in this browser. Raises LinkOver."""
     opened = _usable(SignInLink.objects.filter(pk=pk), now)
     _require_browser(opened.link, browser)
     return opened
 
 
-def use_up(link: SignInLink, *, now: datetime) -> None:
+def mark_used(link: SignInLink, *, now: datetime) -> None:
     """End the link with the sign-in that succeeds, inside its transaction. Raises LinkOver if it was used before."""
     if not SignInLink.objects.filter(pk=link.pk, used_at=None, ended_at=None).update(used_at=now):
         raise _used()
 
 
-def named(link: SignInLink) -> str:
+def actor_name(link: SignInLink) -> str:
     """How a sign-in by this link stands in the audit trail in place of a person."""
-    return f"Sign-in link made by {audit.named(link.made_by)}"
+    return f"Sign-in link made by {audit.recorded_name(link.made_by)}"
 
 
-def end_open(connection: Connection, *, now: datetime) -> None:
+def revoke_open(connection: Connection, *, now: datetime) -> None:
     """End what links there are: their holders were told of something else than is asked for now."""
     SignInLink.objects.filter(connection=connection, used_at=None, ended_at=None).update(ended_at=now)
 
 
 def prune(*, now: datetime) -> int:
     """Remove links that ended more than a day ago; returns how many rows went."""
-    old = SignInLink.objects.filter(expires_at__lte=now - KEPT_FOR).order_by("expires_at")
-    gone, _ = SignInLink.objects.filter(pk__in=list(old.values_list("pk", flat=True)[:MOST_AT_ONCE])).delete()
+    old = SignInLink.objects.filter(expires_at__lte=now - RETENTION).order_by("expires_at")
+    gone, _ = SignInLink.objects.filter(pk__in=list(old.values_list("pk", flat=True)[:PRUNE_BATCH])).delete()
     return gone
 
 
 # --- Parts ----------------------------------------------------------------------------------------
 
 
-def _usable(found: object, now: datetime) -> Opened:
+def _usable(found: object, now: datetime) -> OpenedLink:
     links = found.select_related("made_by")  # type: ignore[attr-defined]
     link: SignInLink | None = links.first()
     if link is None:
-        raise LinkOver
+        raise LinkUnusable
     if link.used_at is not None:
         raise _used()
     if link.ended_at is not None:
-        raise LinkOver("A newer link has been made, or something else is asked for now, so this one no longer works.")
+        raise LinkUnusable(
+            "A newer link has been made, or something else is asked for now, so this one no longer works."
+        )
     if link.expires_at <= now:
-        raise LinkOver("This link is too old: it worked for 30 minutes.")
+        raise LinkUnusable("This link is too old: it worked for 30 minutes.")
     connection = Connection.objects.select_related("app_registration__tenant", "owner").get(pk=link.connection_id)
     # Nothing is denied to whoever looks: they may be signed in here as somebody who has no part in it.
     if not _has_right(connection, link.made_by) or _unfit(connection) is not None:
-        raise LinkOver("Whoever sent this link may no longer connect mailboxes here.")
-    return Opened(link, connection, link.made_by)
+        raise LinkUnusable("Whoever sent this link may no longer connect mailboxes here.")
+    return OpenedLink(link, connection, link.made_by)
 
 
 def _require_right(connection: Connection, maker: User) -> None:
@@ -154,11 +156,13 @@ def _unfit(connection: Connection) -> NotAllowed | None:
 
 def _require_browser(link: SignInLink, browser: str) -> None:
     if not browser or not hmac.compare_digest(link.browser_digest, _digest(browser)):
-        raise LinkOver("This link was already opened in another browser.")
+        raise LinkUnusable("This link was already opened in another browser.")
 
 
-def _used() -> LinkOver:
-    return LinkOver("This link has been used: somebody has signed in with it.", action="Nothing more needs to be done.")
+def _used() -> LinkUnusable:
+    return LinkUnusable(
+        "This link has been used: somebody has signed in with it.", action="Nothing more needs to be done."
+    )
 
 
 def _digest(text: str) -> str:

@@ -16,7 +16,7 @@ from django.utils.crypto import constant_time_compare, salted_hmac
 
 from connections import audit
 from connections.access import permissions, roles
-from connections.errors import InvalidInput, MicrosoftRefused, MicrosoftUnavailable, PortalError, SignInLost
+from connections.errors import InvalidInput, MicrosoftRefused, MicrosoftUnavailable, PortalError, SignInExpired
 from connections.microsoft import capabilities, clouds, token_endpoint
 from connections.microsoft import consent as microsoft
 from connections.microsoft.error_types import Kind
@@ -28,8 +28,8 @@ from connections.services.registry import credential_checks
 logger = logging.getLogger(__name__)
 
 State = ConsentLink.State
-OPEN_FOR = timedelta(days=7)  # how long a link can be used
-LOOKED_FOR = timedelta(days=2)  # how long a granted consent is looked for in tokens
+VALID_FOR = timedelta(days=7)  # how long a link can be used
+CHECKED_FOR = timedelta(days=2)  # how long a granted consent is looked for in tokens
 BATCH = 20
 
 
@@ -63,7 +63,7 @@ def start(
     standing_open = ConsentLink.objects.filter(
         app_registration=app_registration, directory_id=directory, scopes=asked, state=State.OPEN
     ).first()
-    if standing_open is not None and link(standing_open, now=timezone.now()):
+    if standing_open is not None and consent_url(standing_open, now=timezone.now()):
         return standing_open, _url(standing_open, style)
     with transaction.atomic():
         made = ConsentLink.objects.create(
@@ -81,9 +81,9 @@ def start(
     return made, _url(made, style)
 
 
-def link(request: ConsentLink, *, now: datetime) -> str:
+def consent_url(request: ConsentLink, *, now: datetime) -> str:
     """The link of a request that still waits, to be copied once more; "" if it can no longer be used."""
-    usable = request.state == State.OPEN and request.requested_at > now - OPEN_FOR
+    usable = request.state == State.OPEN and request.requested_at > now - VALID_FOR
     if not usable or not constant_time_compare(_digest(_state(request)), request.state_digest):
         return ""  # the second: SECRET_KEY has changed since, so the state cannot be made again
     try:
@@ -94,7 +94,7 @@ def link(request: ConsentLink, *, now: datetime) -> str:
 
 def _url(request: ConsentLink, style: str) -> str:
     app = request.app_registration
-    return microsoft.url(
+    return microsoft.consent_url(
         _cloud(app),
         request.directory_id,
         client_id=app.client_id,
@@ -128,7 +128,7 @@ def _digest(state: str) -> str:
 # --- The answer -----------------------------------------------------------------------------------
 
 
-def finish(query_string: str, *, actor: User | None, now: datetime) -> ConsentLink:
+def record_callback(query_string: str, *, actor: User | None, now: datetime) -> ConsentLink:
     """Take in what Microsoft's callback claims, once.
 
     ``actor`` None: the administrator of the directory is not signed in here. Then nothing is stored, because an
@@ -136,7 +136,7 @@ def finish(query_string: str, *, actor: User | None, now: datetime) -> ConsentLi
     A bad day at Microsoft uses the link up as little. Raises SignInLost if the state is unknown, used or too old.
     """
     answer = microsoft.read_callback(query_string)
-    request = find(answer.state, now=now)
+    request = find_link(answer.state, now=now)
     values = {
         "state": _claimed(answer),
         "code": answer.verdict.code[:60],
@@ -151,15 +151,15 @@ def finish(query_string: str, *, actor: User | None, now: datetime) -> ConsentLi
     return request
 
 
-def find(state: str, *, now: datetime) -> ConsentLink:
+def find_link(state: str, *, now: datetime) -> ConsentLink:
     """The open request a callback's ``state`` belongs to. Raises SignInLost."""
     found = (
-        ConsentLink.objects.filter(state_digest=_digest(state), state=State.OPEN, requested_at__gt=now - OPEN_FOR)
+        ConsentLink.objects.filter(state_digest=_digest(state), state=State.OPEN, requested_at__gt=now - VALID_FOR)
         .select_related("app_registration__tenant", "requested_by")
         .first()
     )
     if found is None:
-        raise SignInLost(
+        raise SignInExpired(
             "This answer from Microsoft belongs to no consent link that is still open: the link was already used, "
             "or is older than seven days. Nothing was changed.",
             action="The page of the app registration shows how the consent stands; an IT admin can make a new link there.",
@@ -171,7 +171,7 @@ def _store(request: ConsentLink, values: dict[str, object], actor: User, now: da
     with transaction.atomic():
         # Conditional: of two browsers that come back with the same link, one is told that it is over.
         if not ConsentLink.objects.filter(pk=request.pk, state=State.OPEN).update(**values):
-            raise SignInLost
+            raise SignInExpired
         outcome = AuditEvent.Outcome.DONE if values["state"] == State.GRANTED else AuditEvent.Outcome.FAILED
         changes = {"directory_id": request.directory_id, "code": values["code"]}
         audit.record(
@@ -182,19 +182,19 @@ def _store(request: ConsentLink, values: dict[str, object], actor: User, now: da
         request_status.link_answered(request, actor=actor, now=now)
 
 
-def _claimed(answer: microsoft.Answer) -> State:
+def _claimed(answer: microsoft.ConsentCallback) -> State:
     if answer.granted:
         return State.GRANTED
     return State.DECLINED if answer.cancelled else State.FAILED
 
 
-def _cause(answer: microsoft.Answer) -> str:
+def _cause(answer: microsoft.ConsentCallback) -> str:
     if answer.cancelled:
         return "Consent was cancelled at Microsoft, so nothing was granted."
     return answer.verdict.cause
 
 
-def _action(answer: microsoft.Answer) -> str:
+def _action(answer: microsoft.ConsentCallback) -> str:
     if answer.cancelled:
         return "Start again whenever you like; somebody who may grant consent in the directory must accept."
     if answer.verdict.code in ("AADSTS90093", "AADSTS90094", "AADSTS90095"):
@@ -245,7 +245,7 @@ def verify(request: ConsentLink, *, actor: User | None, now: datetime) -> bool:
 def _roles(request: ConsentLink) -> tuple[str, ...]:
     """Roles in a fresh token of the directory asked; () if the application is not known there (yet)."""
     refused: MicrosoftRefused | None = None
-    for _, application in credential_checks.applications(request.app_registration):
+    for _, application in credential_checks.live_applications(request.app_registration):
         try:
             return token_endpoint.request_app_only_token(
                 replace(application, directory_id=request.directory_id)
@@ -312,7 +312,7 @@ def verify_open(*, now: datetime, limit: int = BATCH) -> int:
     """
     waiting = ConsentLink.objects.filter(
         state__in=(State.OPEN, State.GRANTED),
-        requested_at__gt=now - OPEN_FOR - LOOKED_FOR,
+        requested_at__gt=now - VALID_FOR - CHECKED_FOR,
         app_registration__allows_app_only=True,
         scopes="",
         app_registration__rejected_at=None,
@@ -326,7 +326,9 @@ def verify_open(*, now: datetime, limit: int = BATCH) -> int:
     return done
 
 
-def seen_in_token(app_registration: AppRegistration, *, granted: Iterable[str], now: datetime, tid: str = "") -> None:
+def verify_from_token(
+    app_registration: AppRegistration, *, granted: Iterable[str], now: datetime, tid: str = ""
+) -> None:
     """A person has signed in and got these delegated scopes: verifies a granted consent that waits for it.
 
     Only requests that no app-only token can verify; one that nobody has answered stays open, since a person may

@@ -79,7 +79,7 @@ def _of(link: ConsentLink, *states: str) -> Iterable[ConsentRequest]:
 # --- Tokens ---------------------------------------------------------------------------------------
 
 
-def tokens_seen(connections: Iterable[int], *, now: datetime) -> None:
+def tokens_received(connections: Iterable[int], *, now: datetime) -> None:
     """These connections have just got tokens: open requests of theirs are verified, or say what is still missing."""
     waiting = ConsentRequest.objects.filter(connection__in=list(connections), closed_at=None)
     for request in without_tokens(waiting.select_related("connection", "link", "requester__alert_choice")):
@@ -127,7 +127,7 @@ def connection_removed(connection: Connection, *, actor: User, now: datetime) ->
 _WHY = "You get this because you asked an IT admin for it."
 
 
-def tell(request: ConsentRequest, occasion: str, *, now: datetime, **words: Any) -> None:
+def notify_requester(request: ConsentRequest, occasion: str, *, now: datetime, **words: Any) -> None:
     """Tell whoever asked, once for each occasion."""
     if request.requester is None:
         return
@@ -146,7 +146,7 @@ def _tell_granted(request: ConsentRequest, *, now: datetime) -> None:
         else "The portal looks for it in the next token; nothing is left for you to do."
     )
     # A second link may be granted after a first one whose consent did not come through.
-    tell(
+    notify_requester(
         request,
         f"granted:{request.link_id}",
         now=now,
@@ -161,7 +161,7 @@ def _tell_verified(request: ConsentRequest, *, now: datetime) -> None:
     connected_at = request.connection.connected_at if request.connection else None
     if connected_at is not None and connected_at >= now:
         return  # whoever asked has just signed in and sees it
-    tell(
+    notify_requester(
         request,
         "verified",
         now=now,

@@ -44,29 +44,29 @@ class DecidedMeanwhile(PortalError):
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class RequiredConsent:
     """What an administrator has to grant for a connection."""
 
     permissions: tuple[str, ...]  # short names, sorted
     directory_id: str
 
 
-def need(connection: Connection) -> Need:
+def required_consent(connection: Connection) -> RequiredConsent:
     """Exactly what the connection asks for and has not got.
 
     Where the last token showed everything and Microsoft says no all the same, consent was withdrawn: then it is all
     that the connection needs.
     """
-    wanted = permission_drift.needs(connection)
+    wanted = permission_drift.required_permissions(connection)
     lacks = capabilities.missing(wanted, connection.granted) if connection.connected_at else wanted
     tenant = connection.app_registration.tenant
     directory = tenant.tid or tenant.directory_id
     if tenant.is_shared_endpoint and connection.account_tid:
         directory = connection.account_tid
-    return Need(tuple(sorted(lacks or wanted)), directory.lower())
+    return RequiredConsent(tuple(sorted(lacks or wanted)), directory.lower())
 
 
-def ask(connection: Connection, *, reason: str, actor: User, now: datetime) -> ConsentRequest:
+def request_consent(connection: Connection, *, reason: str, actor: User, now: datetime) -> ConsentRequest:
     """Ask the IT admins to have granted what the connection lacks, and tell them once.
 
     While a request for the same is open, it is returned; one for other permissions is replaced. Where a link for the
@@ -86,7 +86,7 @@ def ask(connection: Connection, *, reason: str, actor: User, now: datetime) -> C
             approvals.require_sign_in(connection)
             if not reason or len(reason) > LONGEST_TEXT:
                 raise InvalidInput("Say in a few sentences what you need it for.", field="reason")
-            wanted = need(connection)
+            wanted = required_consent(connection)
             current = connection.consent_requests.filter(closed_at=None).first()
             if current is not None and current.permission_names == wanted.permissions:
                 return current
@@ -98,7 +98,7 @@ def ask(connection: Connection, *, reason: str, actor: User, now: datetime) -> C
         return connection.consent_requests.get(closed_at=None)
 
 
-def _new(connection: Connection, wanted: Need, reason: str, actor: User, now: datetime) -> ConsentRequest:
+def _new(connection: Connection, wanted: RequiredConsent, reason: str, actor: User, now: datetime) -> ConsentRequest:
     made = ConsentRequest.objects.create(
         connection=connection,
         connection_name=connection.name,
@@ -133,8 +133,12 @@ def _new(connection: Connection, wanted: Need, reason: str, actor: User, now: da
 
 def _link_that_is_out(made: ConsentRequest, *, now: datetime) -> ConsentRequest | None:
     """A request for the same whose link can still be used."""
-    out = same(made).filter(state=State.APPROVED, link__isnull=False).select_related("link__app_registration__tenant")
-    return next((one for one in out if one.link and admin_consent.link(one.link, now=now)), None)
+    out = (
+        same_requests(made)
+        .filter(state=State.APPROVED, link__isnull=False)
+        .select_related("link__app_registration__tenant")
+    )
+    return next((one for one in out if one.link and admin_consent.consent_url(one.link, now=now)), None)
 
 
 def _question(made: ConsentRequest) -> alerts.Message:
@@ -156,7 +160,7 @@ def _question(made: ConsentRequest) -> alerts.Message:
 # --- Looking --------------------------------------------------------------------------------------
 
 
-def same(request: ConsentRequest) -> QuerySet[ConsentRequest]:
+def same_requests(request: ConsentRequest) -> QuerySet[ConsentRequest]:
     """The other open requests for the same permissions of the application in the directory."""
     found = ConsentRequest.objects.filter(
         app_registration=request.app_registration_id,
@@ -168,9 +172,9 @@ def same(request: ConsentRequest) -> QuerySet[ConsentRequest]:
     return found.exclude(pk=request.pk)
 
 
-def to_decide(now: datetime) -> QuerySet[ConsentRequest]:
+def awaiting_decision(now: datetime) -> QuerySet[ConsentRequest]:
     """Requests that wait for an IT admin: new ones, failed ones, and those whose link has run out."""
-    run_out = Q(state=State.APPROVED) & (Q(link=None) | Q(link__requested_at__lte=now - admin_consent.OPEN_FOR))
+    run_out = Q(state=State.APPROVED) & (Q(link=None) | Q(link__requested_at__lte=now - admin_consent.VALID_FOR))
     return ConsentRequest.objects.filter(Q(state__in=(State.ASKED, State.FAILED)) | run_out, closed_at=None)
 
 
@@ -221,7 +225,7 @@ def _approved(request: ConsentRequest, link: ConsentLink, *, actor: User | None,
         answer="",
     )
     if moved:
-        request_status.tell(
+        request_status.notify_requester(
             request,
             f"approved:{link.pk}",
             now=now,
@@ -271,7 +275,7 @@ def _declined(request: ConsentRequest, reason: str, *, actor: User, now: datetim
         answer=reason,
     )
     if moved:
-        request_status.tell(
+        request_status.notify_requester(
             request,
             "declined",
             now=now,
@@ -296,7 +300,7 @@ def withdraw(request: ConsentRequest, *, actor: User, now: datetime) -> None:
 
 def _locked_with_same(request: ConsentRequest) -> tuple[ConsentRequest, list[ConsentRequest]]:
     """The request as it is now, and the undecided ones for the same; locked in one order, whoever asks."""
-    group = ConsentRequest.objects.filter(Q(pk=request.pk) | Q(pk__in=same(request).values("pk")))
+    group = ConsentRequest.objects.filter(Q(pk=request.pk) | Q(pk__in=same_requests(request).values("pk")))
     locked = group.select_for_update(of=("self",)).order_by("pk")
     rows = list(locked.select_related("app_registration__tenant", "requester__alert_choice"))
     current = next(one for one in rows if one.pk == request.pk)
@@ -317,9 +321,9 @@ def purposes(request: ConsentRequest) -> list[tuple[str, tuple[str, ...]]]:
     return _purposes(request.capabilities, request.permission_names, request.authentication_type)
 
 
-def purposes_of(connection: Connection) -> list[tuple[str, tuple[str, ...]]]:
+def purposes_of_connection(connection: Connection) -> list[tuple[str, tuple[str, ...]]]:
     """The same for what would be asked for now."""
-    return _purposes(connection.capabilities, need(connection).permissions, connection.authentication_type)
+    return _purposes(connection.capabilities, required_consent(connection).permissions, connection.authentication_type)
 
 
 def _purposes(

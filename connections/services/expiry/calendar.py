@@ -12,7 +12,7 @@ from connections.models import ApiKey, AppCredential, AppRegistration, Connectio
 from connections.models.connections import without_tokens
 from connections.models.sharing import ShareQuerySet
 from connections.services.expiry import forecast as expiry_forecast
-from connections.services.expiry.forecast import PARKED, Lasting, Reason
+from connections.services.expiry.forecast import PARKED, CredentialLifetime, Reason
 
 AHEAD = timedelta(days=366)
 # Of each kind; a policy may end thousands of sign-ins on one day, and nobody reads a list of them.
@@ -21,7 +21,7 @@ IN_USE = timedelta(days=30)  # an API key that was used within this time is need
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class Expiration:
     """One thing that ends: a credential has no connection, an API key neither that nor an app registration."""
 
     at: datetime
@@ -38,14 +38,14 @@ class Ending:
 
 
 @dataclass(frozen=True, slots=True)
-class Endings:
+class Expirations:
     """What was found, the earliest first."""
 
-    found: list[Ending]
+    found: list[Expiration]
     is_cut: bool = False  # there is more than MOST of one kind
 
 
-def of_connections(connections: QuerySet[Connection], *, now: datetime) -> Endings:
+def of_connections(connections: QuerySet[Connection], *, now: datetime) -> Expirations:
     """Ends of the connections themselves: limited sign-ins and grants that nothing renews. Two queries."""
     delegated = connections.filter(authentication_type="authorization_code").select_related("app_registration__tenant")
     limited = delegated.filter(
@@ -53,19 +53,19 @@ def of_connections(connections: QuerySet[Connection], *, now: datetime) -> Endin
     )
     stopped = Q(status__in=PARKED) | Q(status=Connection.Status.ACTIVE, app_registration__rejected_at__isnull=False)
     parked = delegated.filter(stopped, refreshed_at__isnull=False)
-    cut, found = False, list[Ending]()
+    cut, found = False, list[Expiration]()
     for rows in (limited.order_by("connected_at", "pk"), parked.order_by("refreshed_at", "pk")):
         listed = list(rows[: MOST + 1])
         cut |= len(listed) > MOST
         found += [ending for connection in listed[:MOST] for ending in _of_connection(connection, now)]
-    return Endings(sorted(found, key=lambda ending: ending.at), cut)
+    return Expirations(sorted(found, key=lambda ending: ending.at), cut)
 
 
-def _of_connection(connection: Connection, now: datetime) -> Iterable[Ending]:
+def _of_connection(connection: Connection, now: datetime) -> Iterable[Expiration]:
     what = {Reason.SIGN_IN: "Sign-in runs out", Reason.IDLE: "Grant is forgotten"}
-    for forecast in expiry_forecast.outlook(connection, now=now, credentials=()).forecasts:
+    for forecast in expiry_forecast.summarize(connection, now=now, credentials=()).forecasts:
         if forecast.reason in what and forecast.at <= now + AHEAD:
-            yield Ending(
+            yield Expiration(
                 forecast.at,
                 forecast.reason,
                 connection.app_registration,
@@ -79,17 +79,17 @@ def _of_connection(connection: Connection, now: datetime) -> Iterable[Ending]:
             )
 
 
-def of_shares(shares: ShareQuerySet, *, now: datetime) -> Endings:
+def of_shares(shares: ShareQuerySet, *, now: datetime) -> Expirations:
     """Shares that end by their own date. One query."""
     dated = shares.active(now).filter(until__lte=now + AHEAD).order_by("until", "pk")
     rows = dated.select_related("person", "team", "connection__app_registration__tenant", "connection__owner")
     listed = list(without_tokens(rows)[: MOST + 1])
-    return Endings([_of_share(share) for share in listed[:MOST]], len(listed) > MOST)
+    return Expirations([_of_share(share) for share in listed[:MOST]], len(listed) > MOST)
 
 
-def _of_share(share: Share) -> Ending:
+def _of_share(share: Share) -> Expiration:
     assert share.until is not None  # noqa: S101 - only dated ones are asked for
-    return Ending(
+    return Expiration(
         share.until,
         Reason.SHARE,
         share.connection.app_registration,
@@ -103,19 +103,19 @@ def _of_share(share: Share) -> Ending:
     )
 
 
-def of_keys(keys: QuerySet[ApiKey], *, now: datetime) -> Endings:
+def of_keys(keys: QuerySet[ApiKey], *, now: datetime) -> Expirations:
     """API keys that end by their own date. One query."""
     dated = keys.filter(revoked_at=None, expires_at__gt=now, expires_at__lte=now + AHEAD, owner__is_active=True)
     listed = list(dated.order_by("expires_at", "pk")[: MOST + 1])
-    return Endings([_of_key(key, now) for key in listed[:MOST]], len(listed) > MOST)
+    return Expirations([_of_key(key, now) for key in listed[:MOST]], len(listed) > MOST)
 
 
-def _of_key(key: ApiKey, now: datetime) -> Ending:
+def _of_key(key: ApiKey, now: datetime) -> Expiration:
     assert key.expires_at is not None  # noqa: S101 - only dated ones are asked for
     # An automation that still sends the secret from before a rotation uses the key too.
     uses = [at for at in (key.last_used_at, key.previous_used_at) if at is not None]
     used = bool(uses) and now - max(uses) <= IN_USE
-    return Ending(
+    return Expiration(
         key.expires_at,
         Reason.KEY,
         None,
@@ -131,7 +131,7 @@ def _of_key(key: ApiKey, now: datetime) -> Ending:
 
 def of_credentials(
     apps: QuerySet[AppRegistration], connections: QuerySet[Connection], *, now: datetime, in_detail: bool
-) -> Endings:
+) -> Expirations:
     """Ends of the credentials that work, with how many of ``connections`` stop. Three queries.
 
     ``in_detail`` False leaves out the credentials' names, and those that another one outlasts: nothing stops with them.
@@ -140,22 +140,22 @@ def of_credentials(
     known = expiry_forecast.credentials_of([app.pk for app in listed])
     enabled = connections.exclude(status=Connection.Status.DISABLED).order_by()
     used = dict(enabled.values_list("app_registration_id").annotate(Count("pk")))
-    found: list[Ending] = []
+    found: list[Expiration] = []
     for app in listed:
         if not in_detail and not used.get(app.pk):
             continue
-        last = expiry_forecast.lasting(known[app.pk])
+        last = expiry_forecast.credential_lifetime(known[app.pk])
         for credential in known[app.pk]:
-            if not expiry_forecast.works(credential) or not (in_detail or credential == last.last):
+            if not expiry_forecast.is_usable(credential) or not (in_detail or credential == last.last):
                 continue
             if credential.expires_at is not None and credential.expires_at <= now + AHEAD:
                 found.append(_of_credential(app, credential, last, used.get(app.pk, 0), in_detail=in_detail))
-    return Endings(sorted(found, key=lambda ending: ending.at)[:MOST], len(found) > MOST)
+    return Expirations(sorted(found, key=lambda ending: ending.at)[:MOST], len(found) > MOST)
 
 
 def _of_credential(
-    app: AppRegistration, credential: AppCredential, last: Lasting, used: int, *, in_detail: bool
-) -> Ending:
+    app: AppRegistration, credential: AppCredential, last: CredentialLifetime, used: int, *, in_detail: bool
+) -> Expiration:
     assert credential.expires_at is not None  # noqa: S101 - asked before
     outlasted = credential != last.last
     kind = credential.get_kind_display()
@@ -168,7 +168,7 @@ def _of_credential(
     else:
         consequence, who = _stops(used, in_detail=in_detail), Connection.Who.IT_ADMIN
         action = "Add the next credential before then."
-    return Ending(
+    return Expiration(
         credential.expires_at,
         Reason.CREDENTIAL,
         app,

@@ -14,7 +14,7 @@ from django.db.models import F, Q
 from connections import audit
 from connections.errors import MicrosoftRefused, MicrosoftUnavailable, PortalError
 from connections.microsoft import certificates, clouds, credential_expiry
-from connections.microsoft.credential_expiry import Listed, Listing
+from connections.microsoft.credential_expiry import CredentialList, ListedCredential
 from connections.models import AppCredential, AppRegistration, User
 from connections.services.expiry import api_key_expiry, forecast
 from connections.services.notifications import alerts
@@ -32,7 +32,7 @@ SETTLED_AFTER = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class CredentialListing:
     """What came of looking an app registration's credentials up in Entra."""
 
     permitted: bool  # False: the application may not read itself, or does not live in this directory
@@ -44,7 +44,7 @@ class Reading:
 # --- The routine ----------------------------------------------------------------------------------
 
 
-def look_ahead(*, now: datetime) -> int:
+def check_due(*, now: datetime) -> int:
     """Read the dates that are due and send the warnings that are due; returns the number of warnings."""
     read_due(now=now)
     return warn_due(now=now) + api_key_expiry.warn_due(now=now)
@@ -86,7 +86,7 @@ def warn_due(*, now: datetime) -> int:
     return sum(
         _warn(credential, now)
         for credential in soon
-        if forecast.lasting(known[credential.app_registration_id]).last == credential
+        if forecast.credential_lifetime(known[credential.app_registration_id]).last == credential
     )
 
 
@@ -107,7 +107,7 @@ def _warn(credential: AppCredential, now: datetime) -> int:
 # --- Reading --------------------------------------------------------------------------------------
 
 
-def read(app_registration: AppRegistration, *, actor: User | None, now: datetime) -> Reading:
+def read(app_registration: AppRegistration, *, actor: User | None, now: datetime) -> CredentialListing:
     """Look the credentials up in Entra and store the true dates; due again in a day.
 
     A certificate that waited for its upload and is listed now is tried at once, and so put to use. Raises
@@ -117,12 +117,12 @@ def read(app_registration: AppRegistration, *, actor: User | None, now: datetime
     later = now + EVERY * random.uniform(0.9, 1.1)
     AppRegistration.objects.filter(pk=app_registration.pk).update(read_expiries_after=later)
     if listing is None:
-        return Reading(permitted=False)
+        return CredentialListing(permitted=False)
     known = forecast.credentials_of([app_registration.pk])[app_registration.pk]
     confirmed, unlisted, uploaded = [], [], []
     for credential in known:
         listed = match(credential, listing)
-        if listed is not None and credential_checks.is_waiting(credential):
+        if listed is not None and credential_checks.awaits_upload(credential):
             uploaded.append(credential)
         if listed is not None:
             _confirm(credential, listed, actor=actor, now=now)
@@ -131,14 +131,14 @@ def read(app_registration: AppRegistration, *, actor: User | None, now: datetime
             _note_unlisted(credential, actor=actor, now=now)
             unlisted.append(credential)
     accepted = [credential for credential in uploaded if _is_accepted(app_registration, credential, actor)]
-    return Reading(True, tuple(confirmed), tuple(unlisted), tuple(accepted))
+    return CredentialListing(True, tuple(confirmed), tuple(unlisted), tuple(accepted))
 
 
-def _listing(app: AppRegistration, now: datetime) -> Listing | None:
+def _listing(app: AppRegistration, now: datetime) -> CredentialList | None:
     """Entra's list; None if the application may not read it."""
     if app.tenant.is_shared_endpoint:
         return None  # no person signs in here, so nothing would name a directory
-    token = credential_checks.own_token(app, now=now)
+    token = credential_checks.app_only_token(app, now=now)
     if token is None or not credential_expiry.may_read(token.granted):
         return None
     try:
@@ -162,14 +162,14 @@ def _is_accepted(app: AppRegistration, credential: AppCredential, actor: User | 
 # --- Which is which -------------------------------------------------------------------------------
 
 
-def match(credential: AppCredential, listing: Listing) -> Listed | None:
+def match(credential: AppCredential, listing: CredentialList) -> ListedCredential | None:
     """The entry of Entra's list that is this credential; None if there is none, or several it could be.
 
     Entra shows three characters of a secret, so two secrets can look alike: then the date somebody typed decides,
     or that an accepted secret cannot be one that has expired.
     """
     if credential.kind == AppCredential.Kind.CERTIFICATE:
-        facts = certificates.facts(credential.certificate)
+        facts = certificates.read_details(credential.certificate)
         return next((one for one in listing.certificates if one.thumbprints & {facts.sha1, facts.sha256}), None)
     alike = [listed for listed in listing.secrets if listed.hint and listed.hint == credential.hint]
     return (
@@ -177,21 +177,21 @@ def match(credential: AppCredential, listing: Listing) -> Listed | None:
     )
 
 
-def _one(listed: Sequence[Listed]) -> Listed | None:
+def _one(listed: Sequence[ListedCredential]) -> ListedCredential | None:
     return listed[0] if listed and len({one.expires_at for one in listed}) == 1 else None
 
 
-def _same_day(listed: Listed, credential: AppCredential) -> bool:
+def _same_day(listed: ListedCredential, credential: AppCredential) -> bool:
     return credential.expires_at is not None and abs(listed.expires_at - credential.expires_at) < timedelta(days=1)
 
 
-def _living(alike: Sequence[Listed], credential: AppCredential) -> Listed | None:
+def _living(alike: Sequence[ListedCredential], credential: AppCredential) -> ListedCredential | None:
     accepted_at = credential.verified_at if credential.rejected_at is None else None
     return _one([listed for listed in alike if listed.expires_at > accepted_at]) if accepted_at else None
 
 
-def _is_gone(credential: AppCredential, listing: Listing, now: datetime) -> bool:
-    if credential_checks.is_waiting(credential) or credential.created_at > now - SETTLED_AFTER:
+def _is_gone(credential: AppCredential, listing: CredentialList, now: datetime) -> bool:
+    if credential_checks.awaits_upload(credential) or credential.created_at > now - SETTLED_AFTER:
         return False
     if credential.kind == AppCredential.Kind.CERTIFICATE:
         return all(listed.thumbprints for listed in listing.certificates)
@@ -201,7 +201,7 @@ def _is_gone(credential: AppCredential, listing: Listing, now: datetime) -> bool
 # --- Writing it down ------------------------------------------------------------------------------
 
 
-def _confirm(credential: AppCredential, listed: Listed, *, actor: User | None, now: datetime) -> None:
+def _confirm(credential: AppCredential, listed: ListedCredential, *, actor: User | None, now: datetime) -> None:
     before = credential.expires_at
     values: dict[str, object] = {"expires_at": listed.expires_at, "expiry_read_at": now, "unlisted_at": None}
     if before is None or listed.expires_at > before:

@@ -50,7 +50,7 @@ class Forecast:
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class ForecastSummary:
     """All that would end a connection, the earliest first, and what keeps it going."""
 
     forecasts: tuple[Forecast, ...] = ()
@@ -62,29 +62,31 @@ class Outlook:
         return self.forecasts[0] if self.forecasts else None
 
 
-def next_break(connection: Connection, *, now: datetime) -> Forecast | None:
+def next_expiration(connection: Connection, *, now: datetime) -> Forecast | None:
     """When and why the connection would next break by itself; None if nothing is in sight. One query."""
-    return outlook(connection, now=now).next
+    return summarize(connection, now=now).next
 
 
-def next_breaks(connections: Iterable[Connection], *, now: datetime) -> dict[int, Forecast]:
+def next_expirations(connections: Iterable[Connection], *, now: datetime) -> dict[int, Forecast]:
     """The same for a list, by connection id; one query for all."""
     listed = list(connections)
     known = credentials_of({connection.app_registration_id for connection in listed})
     found = {
-        connection.pk: outlook(connection, now=now, credentials=known[connection.app_registration_id]).next
+        connection.pk: summarize(connection, now=now, credentials=known[connection.app_registration_id]).next
         for connection in listed
     }
     return {pk: forecast for pk, forecast in found.items() if forecast is not None}
 
 
-def outlook(connection: Connection, *, now: datetime, credentials: Iterable[AppCredential] | None = None) -> Outlook:
+def summarize(
+    connection: Connection, *, now: datetime, credentials: Iterable[AppCredential] | None = None
+) -> ForecastSummary:
     """Everything that would end the connection. ``credentials``: those of its app registration, if known already.
 
     A connection that waits for a sign-in has ended already, so nothing is foretold of it.
     """
     if connection.status in (Status.PENDING, Status.RECONNECT_NEEDED):
-        return Outlook()
+        return ForecastSummary()
     found: list[Forecast] = []
     remarks: list[str] = []
     if _is_parked(connection, now):
@@ -99,14 +101,14 @@ def outlook(connection: Connection, *, now: datetime, credentials: Iterable[AppC
     if connection.status == Status.ACTIVE and not connection.is_blocked_by_app:
         found += _sign_in(connection, now)
         app_id = connection.app_registration_id
-        last = lasting(credentials_of([app_id])[app_id] if credentials is None else credentials)
+        last = credential_lifetime(credentials_of([app_id])[app_id] if credentials is None else credentials)
         found += _credential(connection, last, now)
         if last.unknown is not None:
             remarks.append(
                 f"Nobody has entered when a credential of {connection.app_registration} expires, so its end is not "
                 "foretold."
             )
-    return Outlook(tuple(sorted(found, key=lambda one: one.at)), tuple(remarks))
+    return ForecastSummary(tuple(sorted(found, key=lambda one: one.at)), tuple(remarks))
 
 
 # --- Credentials of the app registration ----------------------------------------------------------
@@ -118,13 +120,15 @@ def credentials_of(app_ids: Iterable[int]) -> dict[int, list[AppCredential]]:
     found: dict[int, list[AppCredential]] = defaultdict(list)
     for credential in live.defer("secret", "private_key", "certificate"):
         found[credential.app_registration_id].append(credential)
-    return defaultdict(list, {app_id: credential_checks.in_order(credentials) for app_id, credentials in found.items()})
+    return defaultdict(
+        list, {app_id: credential_checks.in_trial_order(credentials) for app_id, credentials in found.items()}
+    )
 
 
-def works(credential: AppCredential) -> bool:
+def is_usable(credential: AppCredential) -> bool:
     """Whether Microsoft would accept it as far as the portal knows, its expiry aside."""
     out = credential.retired_at or credential.rejected_at or credential.unlisted_at
-    return out is None and not credential_checks.is_waiting(credential)
+    return out is None and not credential_checks.awaits_upload(credential)
 
 
 def is_certain(credential: AppCredential) -> bool:
@@ -133,7 +137,7 @@ def is_certain(credential: AppCredential) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Lasting:
+class CredentialLifetime:
     """How long an app registration's credentials last together; they stand in for each other."""
 
     working: int
@@ -147,16 +151,16 @@ class Lasting:
         return self.last.expires_at if self.last is not None and self.unknown is None else None
 
 
-def lasting(credentials: Iterable[AppCredential]) -> Lasting:
+def credential_lifetime(credentials: Iterable[AppCredential]) -> CredentialLifetime:
     """Sum up the live credentials of one app registration."""
     listed = list(credentials)
-    working = [credential for credential in listed if works(credential)]
+    working = [credential for credential in listed if is_usable(credential)]
     dated = [(credential.expires_at, credential) for credential in working if credential.expires_at is not None]
-    return Lasting(
+    return CredentialLifetime(
         len(working),
         last=max(dated, key=lambda one: one[0])[1] if dated else None,
         unknown=next((credential for credential in working if credential.expires_at is None), None),
-        waiting=next((credential for credential in listed if credential_checks.is_waiting(credential)), None),
+        waiting=next((credential for credential in listed if credential_checks.awaits_upload(credential)), None),
     )
 
 
@@ -166,12 +170,12 @@ def successor(credential: AppCredential, live: Iterable[AppCredential]) -> AppCr
         return None
     for other in live:
         longer = other.expires_at is not None and other.expires_at > credential.expires_at
-        if longer and other.created_at > credential.created_at and other.verified_at and works(other):
+        if longer and other.created_at > credential.created_at and other.verified_at and is_usable(other):
             return other
     return None
 
 
-def _credential(connection: Connection, last: Lasting, now: datetime) -> Iterable[Forecast]:
+def _credential(connection: Connection, last: CredentialLifetime, now: datetime) -> Iterable[Forecast]:
     name = connection.app_registration.name
     action = "An IT admin must add a new one."
     if last.waiting is not None:

@@ -24,13 +24,13 @@ HALF, LAST = 1, 2  # AccessReview.reminded
 AT_ONCE = 100  # shares that are ended in one transaction
 
 
-def tick(now: datetime) -> None:
+def run_due(now: datetime) -> None:
     """Do what is due for all reviews."""
     start_planned(now)
     running = AccessReview.objects.filter(closed_at=None, cancelled_at=None)
     for review in running.order_by("due_at", "pk"):
-        settle(review, now=now)
-        follow_owners(review, now=now)
+        close_ended_items(review, now=now)
+        reassign_owners(review, now=now)
         remind(review, now=now)
         if review.may_end_shares(now):
             end_unanswered(review, now=now)
@@ -54,14 +54,14 @@ def start_planned(now: datetime) -> AccessReview | None:
 # --- While it runs --------------------------------------------------------------------------------
 
 
-def settle(review: AccessReview, *, now: datetime) -> None:
+def close_ended_items(review: AccessReview, *, now: datetime) -> None:
     """Close what has ended by itself: shares removed, past their date, or gone with their connection."""
     ended = Q(share=None) | Q(share__ended_at__isnull=False) | Q(share__until__lte=now)
     gone = review.items.filter(ended, decision=Decision.OPEN).values("pk")
     ReviewItem.objects.filter(pk__in=gone, decision=Decision.OPEN).update(decision=Decision.GONE, decided_at=now)
 
 
-def follow_owners(review: AccessReview, *, now: datetime) -> None:
+def reassign_owners(review: AccessReview, *, now: datetime) -> None:
     """Connections that were handed over: their new owners answer from now on, and are told so."""
     moved = review.items.filter(decision=Decision.OPEN).exclude(owner=F("connection__owner"))
     found = list(without_tokens(moved.filter(connection__isnull=False).select_related("connection__owner")))
@@ -71,7 +71,7 @@ def follow_owners(review: AccessReview, *, now: datetime) -> None:
         for item in found:
             assert item.connection is not None  # noqa: S101 - filtered
             owner = item.connection.owner
-            ReviewItem.objects.filter(pk=item.pk).update(owner=owner, owner_name=access_reviews.named(owner))
+            ReviewItem.objects.filter(pk=item.pk).update(owner=owner, owner_name=access_reviews.display_name(owner))
         access_reviews.ask_owners(review, now=now)
 
 
@@ -82,8 +82,8 @@ def remind(review: AccessReview, *, now: datetime) -> None:
         values = {"reminded": step, **({"warned_at": now} if step == LAST else {})}
         if not AccessReview.objects.filter(pk=review.pk, reminded__lt=step).update(**values):
             return
-        ends = access_reviews.day(review.last_day)
-        access_reviews.tell_owners(
+        ends = access_reviews.format_day(review.last_day)
+        access_reviews.notify_owners(
             review,
             f"reminder-{step}",
             now=now,
@@ -125,7 +125,7 @@ def _warn_users(review: AccessReview, *, now: datetime) -> None:
 def _warning(review: AccessReview, user: User, lines: list[str]) -> alerts.Message:
     who = f"the service account {user} uses" if user.is_service else "you use"
     return alerts.Message(
-        subject=f"What {who} may end on {access_reviews.day(review.last_day)}",
+        subject=f"What {who} may end on {access_reviews.format_day(review.last_day)}",
         paragraphs=(
             "Owners are asked to confirm who uses their connections. These have not been confirmed for you yet.",
             "If you still need one, ask its owner to confirm it. Otherwise your access ends, and automations with your "
@@ -170,8 +170,8 @@ def _end(review: AccessReview, pk: int, *, now: datetime) -> bool:
     # Whoever moves the item on first has it; an owner's answer may have been quicker.
     if not waiting.update(decision=Decision.EXPIRED, decided_at=now, ended_at=now):
         return False
-    why = f"{access_reviews.because(review)}: not answered by {item.owner_name.partition(' <')[0]}"
-    if item.share is not None and shares.end_because(item.share, why, actor=None, now=now):
+    why = f"{access_reviews.end_reason(review)}: not answered by {item.owner_name.partition(' <')[0]}"
+    if item.share is not None and shares.end_for_reason(item.share, why, actor=None, now=now):
         return True
     ReviewItem.objects.filter(pk=pk).update(decision=Decision.GONE, ended_at=None)
     return False
@@ -186,7 +186,7 @@ def close(review: AccessReview, *, now: datetime) -> bool:
             return False
         if not locked.update(closed_at=now):
             return False
-        counts = dict(access_reviews.tally(current))
+        counts = dict(access_reviews.count_decisions(current))
         audit.record("access_review.closed", current, actor=None, changes=counts, at=now)
         _tell_closed(current, counts, now=now)
     return True

@@ -42,7 +42,7 @@ BATCH = 500
 ANSWERS = (Decision.CONFIRMED, Decision.REMOVED)
 
 
-class ReviewIsOver(PortalError):
+class ReviewClosed(PortalError):
     """The review was closed or cancelled, so it cannot be changed any more."""
 
     code = "review_is_over"
@@ -79,7 +79,7 @@ def start(
             scope_name=_scope_name(app_registration, tenant),
             started_at=now,
             started_by=actor,
-            started_by_name=named(actor),
+            started_by_name=display_name(actor),
             due_at=due_at,
         )
         count = _freeze(made, now)
@@ -91,7 +91,7 @@ def start(
     return made
 
 
-def named(user: User | None) -> str:
+def display_name(user: User | None) -> str:
     """A person as frozen names have them: unique, and readable when they are gone."""
     return f"{user} <{user.username}>" if user is not None else "Portal"
 
@@ -158,12 +158,12 @@ def _item(
         connection_name=connection.name,
         app_name=connection.app_registration.name,
         owner=connection.owner,
-        owner_name=named(connection.owner),
+        owner_name=display_name(connection.owner),
         is_team=share.team is not None,
-        with_name=share.team.name if share.team is not None else named(share.person),
+        with_name=share.team.name if share.team is not None else display_name(share.person),
         level=share.level,
         until=share.until,
-        given_by_name=named(share.created_by) if share.created_by else "",
+        given_by_name=display_name(share.created_by) if share.created_by else "",
         given_at=share.created_at,
         last_used_at=max(times, default=None),
     )
@@ -177,19 +177,19 @@ def ask_owners(review: AccessReview, *, now: datetime) -> None:
 
     Nobody is told twice, so it can be called whenever somebody may have been added.
     """
-    tell_owners(
+    notify_owners(
         review,
         "asked",
         now=now,
         subject=f"Who uses your connections? Please confirm: {review.name}",
         paragraphs=(
             "Some of your connections are shared with others. Look through the list, and confirm or remove each.",
-            f"What is not answered by {day(review.last_day)} ends by itself.",
+            f"What is not answered by {format_day(review.last_day)} ends by itself.",
         ),
     )
 
 
-def tell_owners(
+def notify_owners(
     review: AccessReview, occasion: str, *, subject: str, paragraphs: tuple[str, ...], now: datetime, tone: str = "info"
 ) -> None:
     """A message to everybody who has something left to answer, once for each occasion."""
@@ -228,7 +228,7 @@ def _open(review: AccessReview) -> QuerySet[ReviewItem]:
     return review.items.filter(decision=Decision.OPEN)
 
 
-def day(moment: datetime) -> str:
+def format_day(moment: datetime) -> str:
     """A day for people who may be anywhere: "31 December 2026 (UTC)"."""
     return f"{moment.day} {moment:%B %Y} (UTC)"
 
@@ -245,7 +245,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class AnswerCounts:
     """What came of a set of answers."""
 
     confirmed: int = 0
@@ -253,7 +253,7 @@ class Answered:
     passed_over: int = 0  # ended, or somebody else's by now
 
 
-def answer(review: AccessReview, answers: Mapping[int, Answer], *, actor: User, now: datetime) -> Answered:
+def answer(review: AccessReview, answers: Mapping[int, Answer], *, actor: User, now: datetime) -> AnswerCounts:
     """Confirm or end shares, by the ids of their items. The same answer again changes nothing.
 
     A removal counts at once and is final; a confirmation can become one while the review runs. What is not this
@@ -265,7 +265,7 @@ def answer(review: AccessReview, answers: Mapping[int, Answer], *, actor: User, 
     with transaction.atomic():
         # Locked: the end of the review waits, or is seen.
         if not AccessReview.objects.select_for_update().get(pk=review.pk).is_running:
-            raise ReviewIsOver
+            raise ReviewClosed
         mine = querysets.review_items_of(actor).filter(review=review, pk__in=list(answers))
         rows = ReviewItem.objects.filter(pk__in=mine.values("pk")).select_for_update(of=("self",)).order_by("pk")
         rows = rows.select_related("share__connection", "share__person", "share__team")
@@ -273,7 +273,7 @@ def answer(review: AccessReview, answers: Mapping[int, Answer], *, actor: User, 
             done = _answer(review, item, answers[item.pk], actor=actor, now=now)
             if done:
                 counts[done] += 1
-    return Answered(**counts, passed_over=len(answers) - sum(counts.values()))
+    return AnswerCounts(**counts, passed_over=len(answers) - sum(counts.values()))
 
 
 def _answer(review: AccessReview, item: ReviewItem, wanted: Answer, *, actor: User, now: datetime) -> str:
@@ -287,13 +287,13 @@ def _answer(review: AccessReview, item: ReviewItem, wanted: Answer, *, actor: Us
         "note": wanted.note,
         "decided_level": share.level,
         "decided_by": actor,
-        "decided_by_name": named(actor),
+        "decided_by_name": display_name(actor),
         "decided_at": now,
     }
     if wanted.decision == Decision.REMOVED:
         values["ended_at"] = now
         # Taken away by somebody else at this moment: then nobody says that the review did it.
-        if not sharing_service.end_because(share, because(review, wanted.note), actor=actor, now=now):
+        if not sharing_service.end_for_reason(share, end_reason(review, wanted.note), actor=actor, now=now):
             return ""
     ReviewItem.objects.filter(pk=item.pk).update(**values)
     changes = {"review": f"{review} ({review.pk})", "with": item.with_name, "level": share.level, "note": wanted.note}
@@ -302,7 +302,7 @@ def _answer(review: AccessReview, item: ReviewItem, wanted: Answer, *, actor: Us
     return verb
 
 
-def because(review: AccessReview, note: str = "") -> str:
+def end_reason(review: AccessReview, note: str = "") -> str:
     """What the audit trail says about a share that a review has ended."""
     return f"Access review “{review}” ({review.pk})" + (f": {note}" if note else "")
 
@@ -318,32 +318,32 @@ def cancel(review: AccessReview, *, actor: User, now: datetime) -> None:
         if current.cancelled_at is not None:
             return
         if current.closed_at is not None:
-            raise ReviewIsOver
+            raise ReviewClosed
         # Before it is marked: afterwards nobody has anything left to answer.
-        tell_owners(
+        notify_owners(
             current,
             "cancelled",
             now=now,
             subject=f"Nothing left to confirm: {current.name} was cancelled",
             paragraphs=(f"{actor} has cancelled this review.", "No share ends because of it."),
         )
-        AccessReview.objects.filter(pk=review.pk).update(cancelled_at=now, cancelled_by_name=named(actor))
-        audit.record("access_review.cancelled", current, actor=actor, changes=dict(tally(current)), at=now)
+        AccessReview.objects.filter(pk=review.pk).update(cancelled_at=now, cancelled_by_name=display_name(actor))
+        audit.record("access_review.cancelled", current, actor=actor, changes=dict(count_decisions(current)), at=now)
 
 
-def the_plan() -> ReviewPlan:
+def get_schedule() -> ReviewPlan:
     """Whether a review starts by itself every quarter."""
     return ReviewPlan.objects.first() or ReviewPlan(pk=1)
 
 
-def plan(*, is_on: bool, days: int, actor: User, now: datetime) -> None:
+def set_schedule(*, is_on: bool, days: int, actor: User, now: datetime) -> None:
     """Switch the quarterly review on or off. It starts with the next quarter. Raises NotAllowed, InvalidInput."""
     roles.require(permissions.can_manage_reviews(actor), action="Ask an IT admin.")
     if not LEAST_DAYS <= days <= MOST_DAYS:
         raise InvalidInput(f"Between {LEAST_DAYS} and {MOST_DAYS} days.", field="days")
     with transaction.atomic():
         current = ReviewPlan.objects.select_for_update().first() or ReviewPlan(pk=1)
-        changes = audit.changed(current, {"is_on": is_on, "days": days})
+        changes = audit.changed_fields(current, {"is_on": is_on, "days": days})
         if not changes:
             return
         values: dict[str, object] = {"is_on": is_on, "days": days}
@@ -361,7 +361,7 @@ def quarter(moment: datetime) -> str:
 # --- Numbers --------------------------------------------------------------------------------------
 
 
-def tally(review: AccessReview) -> Iterator[tuple[str, int]]:
+def count_decisions(review: AccessReview) -> Iterator[tuple[str, int]]:
     """How many items there are of each decision, in the order of Decision."""
     rows = review.items.order_by().values_list("decision").annotate(count=Count("pk"))
     counts: dict[str, int] = dict(rows)

@@ -15,24 +15,24 @@ from django.db import IntegrityError, transaction
 
 from connections import audit
 from connections.access import permissions, roles
-from connections.errors import ChangedMeanwhile, InvalidInput
+from connections.errors import Conflict, InvalidInput
 from connections.models import AppRegistration, Policy, User
 from connections.services.governance import violations
 from connections.services.governance.violations import Impact
 from connections.services.policy import describe, evaluate
 from connections.services.policy import rules as policy_rules
-from connections.services.policy.evaluate import InForce
+from connections.services.policy.evaluate import PolicySet
 from connections.services.policy.rules import Rules
 
 
-class OnConnections(StrEnum):
+class ConnectionAction(StrEnum):
     """What happens to connections that break the new rules."""
 
     LEAVE = "leave"
     DISABLE = "disable"
 
 
-class OnShares(StrEnum):
+class ShareAction(StrEnum):
     """What happens to shares that break the new rules."""
 
     LEAVE = "leave"
@@ -52,7 +52,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredPolicy:
     """The rules of the organisation or of one app registration, and the version a form stands on (0: none yet)."""
 
     rules: Rules = field(default_factory=Rules)
@@ -61,18 +61,18 @@ class Stored:
     changed_by: str = ""
 
 
-def stored(app_registration: AppRegistration | None = None) -> Stored:
+def stored_policy(app_registration: AppRegistration | None = None) -> StoredPolicy:
     """What stands in the database now."""
     found = Policy.objects.select_related("changed_by").filter(app_registration=app_registration).first()
     if found is None:
-        return Stored()
-    rules = policy_rules.stored(found.rules)
-    return Stored(rules, found.version, found.changed_at, str(found.changed_by or ""))
+        return StoredPolicy()
+    rules = policy_rules.from_database(found.rules)
+    return StoredPolicy(rules, found.version, found.changed_at, str(found.changed_by or ""))
 
 
-def considered(app_registration: AppRegistration | None, rules: Rules) -> InForce:
+def policies_with(app_registration: AppRegistration | None, rules: Rules) -> PolicySet:
     """All policies as they would be with these rules."""
-    now = evaluate.in_force()
+    now = evaluate.load_policies()
     if app_registration is None:
         return replace(now, organisation=rules)
     return replace(now, apps={**now.apps, app_registration.pk: rules})
@@ -80,7 +80,7 @@ def considered(app_registration: AppRegistration | None, rules: Rules) -> InForc
 
 def preview(app_registration: AppRegistration | None, rules: Rules, *, now: datetime) -> Impact:
     """What would break these rules; nothing is changed."""
-    return violations.impact(considered(app_registration, rules), now=now)
+    return violations.impact(policies_with(app_registration, rules), now=now)
 
 
 def change(
@@ -89,8 +89,8 @@ def change(
     *,
     actor: User,
     now: datetime,
-    on_connections: str = OnConnections.LEAVE,
-    on_shares: str = OnShares.LEAVE,
+    on_connections: str = ConnectionAction.LEAVE,
+    on_shares: str = ShareAction.LEAVE,
     version: int | None = None,
     seen: str | None = None,
 ) -> Outcome:
@@ -102,7 +102,7 @@ def change(
     roles.require(permissions.can_change_policy(actor), cause="IT admins make the policy.", action="Ask one of them.")
     # Through the plain form, so that whatever is stored can be read again.
     rules = policy_rules.from_dict(policy_rules.to_dict(rules), of_app=app_registration is not None)
-    disable, mend = OnConnections(on_connections), OnShares(on_shares)
+    disable, mend = ConnectionAction(on_connections), ShareAction(on_shares)
     try:
         with transaction.atomic():
             before = _replace(app_registration, rules, actor=actor, now=now, version=version)
@@ -121,7 +121,7 @@ def _replace(
     found = Policy.objects.select_for_update().filter(app_registration=app_registration).first()
     if version is not None and version != (found.version if found else 0):
         raise _changed()
-    before = policy_rules.stored(found.rules) if found else Rules()
+    before = policy_rules.from_database(found.rules) if found else Rules()
     if before == rules:
         return before
     values = {"rules": policy_rules.to_dict(rules), "changed_at": now, "changed_by": actor}
@@ -132,20 +132,20 @@ def _replace(
     return before
 
 
-def _treat(disable: OnConnections, mend: OnShares, seen: str | None, *, actor: User, now: datetime) -> Outcome:
+def _treat(disable: ConnectionAction, mend: ShareAction, seen: str | None, *, actor: User, now: datetime) -> Outcome:
     """What was decided about the existing, with the rules that are in force from now on."""
-    hit = violations.impact(evaluate.in_force(), now=now, keep=None)
+    hit = violations.impact(evaluate.load_policies(), now=now, keep=None)
     if seen is not None and seen != hit.fingerprint:
-        raise ChangedMeanwhile(
+        raise Conflict(
             "What would break the policy is not what it was when you looked. Nothing was changed.",
             action="Look at the list again, then save.",
         )
     outcome = Outcome(left_connections=hit.connection_count, left_shares=hit.share_count)
-    if mend is OnShares.MEND:
-        done = violations.mend_shares(hit.shares, actor=actor, now=now)
+    if mend is ShareAction.MEND:
+        done = violations.fix_shares(hit.shares, actor=actor, now=now)
         outcome = replace(outcome, ended=done.ended, shortened=done.shortened, left_shares=0)
-    if disable is OnConnections.DISABLE:
-        disabled = violations.disable(hit.connections, actor=actor, now=now)
+    if disable is ConnectionAction.DISABLE:
+        disabled = violations.disable_connections(hit.connections, actor=actor, now=now)
         outcome = replace(outcome, disabled=disabled, left_connections=0)
     return outcome
 
@@ -163,8 +163,8 @@ def _record(
         audit.record("policy.changed", target, actor=actor, changes=changes)
 
 
-def _changed() -> ChangedMeanwhile:
-    return ChangedMeanwhile(
+def _changed() -> Conflict:
+    return Conflict(
         "Somebody else has changed this policy while you were looking at it. Nothing was changed.",
         action="Look at the rules as they are now, then change them.",
     )
@@ -179,12 +179,12 @@ def current() -> dict[str, Any]:
     App registrations without rules of their own are left out. ``apply(current())`` changes nothing.
     """
     rows = Policy.objects.exclude(app_registration=None).select_related("app_registration")
-    apps = {str(row.app_registration): policy_rules.stored(row.rules) for row in rows}
+    apps = {str(row.app_registration): policy_rules.from_database(row.rules) for row in rows}
     own = {name: policy_rules.to_dict(rules) for name, rules in sorted(apps.items()) if rules.restricts}
     for rules in own.values():
         for name in policy_rules.ORGANISATION_ONLY:
             del rules[name]
-    return {"organisation": policy_rules.to_dict(stored().rules), "app_registrations": own}
+    return {"organisation": policy_rules.to_dict(stored_policy().rules), "app_registrations": own}
 
 
 def apply(
@@ -192,8 +192,8 @@ def apply(
     *,
     actor: User,
     now: datetime,
-    on_connections: str = OnConnections.LEAVE,
-    on_shares: str = OnShares.LEAVE,
+    on_connections: str = ConnectionAction.LEAVE,
+    on_shares: str = ShareAction.LEAVE,
     dry_run: bool = False,
 ) -> dict[str, dict[str, list[Any]]]:
     """Bring the policy to what ``wanted`` says, all of it or nothing; the form is that of ``current``.
@@ -207,7 +207,7 @@ def apply(
     differences = {}
     with transaction.atomic():
         for name, (app_registration, rules) in targets.items():
-            found = describe.differences(stored(app_registration).rules, rules)
+            found = describe.differences(stored_policy(app_registration).rules, rules)
             if not found:
                 continue
             differences[name] = found

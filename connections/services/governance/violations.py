@@ -16,7 +16,7 @@ from connections import audit
 from connections.models import Approval, Connection, Share, User
 from connections.services.incidents import incidents
 from connections.services.policy import approvals, evaluate
-from connections.services.policy.evaluate import Decision, InForce
+from connections.services.policy.evaluate import Decision, PolicySet
 from connections.services.policy.rules import Effect
 from connections.services.sharing import shares as sharing_service
 
@@ -44,7 +44,7 @@ _COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
-class BrokenConnection:
+class ConnectionViolation:
     """A connection that breaks the policy, and why."""
 
     connection: Connection
@@ -53,7 +53,7 @@ class BrokenConnection:
 
 
 @dataclass(frozen=True, slots=True)
-class BrokenShare:
+class ShareViolation:
     """A share that breaks the policy, and why. ``shorten_to``: its only fault is that it lasts too long."""
 
     share: Share
@@ -64,28 +64,28 @@ class BrokenShare:
 # --- Finding --------------------------------------------------------------------------------------
 
 
-class Judge:
+class ViolationFinder:
     """Asks the policy about many connections; what it needs from the database is read once."""
 
-    def __init__(self, rules: InForce) -> None:
+    def __init__(self, rules: PolicySet) -> None:
         self.rules = rules
         self._tids: dict[str, frozenset[str]] = {}
         self._approved: dict[int, Approval] | None = None
 
-    def of(self, connection: Connection) -> BrokenConnection | None:
+    def of(self, connection: Connection) -> ConnectionViolation | None:
         """Why the connection breaks the policy; None if it does not."""
         policies = self.rules.of(connection.app_registration)
-        wish = evaluate.wish_of(connection)
-        decision = evaluate.decide_connect(policies, wish, connection.granted)
+        wish = evaluate.request_of(connection)
+        decision = evaluate.evaluate_connection(policies, wish, connection.granted)
         if connection.account_tid:
-            decision += evaluate.decide_account(policies, connection.account_tid, self._registered(wish))
+            decision += evaluate.evaluate_account(policies, connection.account_tid, self._registered(wish))
         open_reasons: tuple[evaluate.Reason, ...] = ()
         if decision.approval:
-            open_reasons = approvals.uncovered(decision, wish, self._approvals().get(connection.pk))
+            open_reasons = approvals.unapproved_reasons(decision, wish, self._approvals().get(connection.pk))
         left = Decision((*decision.forbidden, *open_reasons))
-        return BrokenConnection(connection, left.sentences, left.effect) if left.reasons else None
+        return ConnectionViolation(connection, left.sentences, left.effect) if left.reasons else None
 
-    def _registered(self, wish: evaluate.Wish) -> frozenset[str]:
+    def _registered(self, wish: evaluate.ConnectionRequest) -> frozenset[str]:
         if wish.environment not in self._tids:
             self._tids[wish.environment] = evaluate.registered_tids(wish.environment)
         return self._tids[wish.environment]
@@ -98,11 +98,11 @@ class Judge:
         return self._approved
 
 
-def connections(rules: InForce, *, owner: User | None = None) -> Iterator[BrokenConnection]:
+def connection_violations(rules: PolicySet, *, owner: User | None = None) -> Iterator[ConnectionViolation]:
     """Live connections that break the rules, by name."""
     if not rules.restricts:
         return
-    judge = Judge(rules)
+    judge = ViolationFinder(rules)
     live = Connection.objects.filter(status__in=_LIVE).only(*_COLUMNS).order_by("name", "pk")
     if owner is not None:
         live = live.filter(owner=owner)
@@ -112,7 +112,7 @@ def connections(rules: InForce, *, owner: User | None = None) -> Iterator[Broken
             yield broken
 
 
-def shares(rules: InForce, *, now: datetime) -> Iterator[BrokenShare]:
+def share_violations(rules: PolicySet, *, now: datetime) -> Iterator[ShareViolation]:
     """Shares that count now and break the rules, by their connection's name."""
     if not rules.restricts:
         return
@@ -121,14 +121,14 @@ def shares(rules: InForce, *, now: datetime) -> Iterator[BrokenShare]:
         "person", "team", "connection__app_registration__tenant", "connection__owner"
     )
     for share in ordered.iterator(BATCH):
-        decision = decide(rules, share, now=now)
+        decision = evaluate_share(rules, share, now=now)
         if decision.reasons:
-            yield BrokenShare(share, decision.sentences, _shorter(rules, share, decision, now))
+            yield ShareViolation(share, decision.sentences, _shorter(rules, share, decision, now))
 
 
-def decide(rules: InForce, share: Share, *, now: datetime) -> Decision:
+def evaluate_share(rules: PolicySet, share: Share, *, now: datetime) -> Decision:
     """What the rules say to a share that exists."""
-    return evaluate.decide_share(
+    return evaluate.evaluate_share(
         rules.of(share.connection.app_registration),
         authentication_type=share.connection.authentication_type,
         with_team=share.team_id is not None,
@@ -137,7 +137,7 @@ def decide(rules: InForce, share: Share, *, now: datetime) -> Decision:
     )
 
 
-def _shorter(rules: InForce, share: Share, decision: Decision, now: datetime) -> datetime | None:
+def _shorter(rules: PolicySet, share: Share, decision: Decision, now: datetime) -> datetime | None:
     if any(reason.rule != "longest_share_days" for reason in decision.reasons):
         return None
     days = evaluate.longest_share(rules.of(share.connection.app_registration))
@@ -151,8 +151,8 @@ def _shorter(rules: InForce, share: Share, decision: Decision, now: datetime) ->
 class Impact:
     """What breaks the rules: the first few of each kind, the counts, and a fingerprint of all of them."""
 
-    connections: list[BrokenConnection] = field(default_factory=list)
-    shares: list[BrokenShare] = field(default_factory=list)
+    connections: list[ConnectionViolation] = field(default_factory=list)
+    shares: list[ShareViolation] = field(default_factory=list)
     connection_count: int = 0
     share_count: int = 0
     fingerprint: str = ""
@@ -161,15 +161,15 @@ class Impact:
         return bool(self.connection_count or self.share_count)
 
 
-def impact(rules: InForce, *, now: datetime, keep: int | None = LISTED) -> Impact:
+def impact(rules: PolicySet, *, now: datetime, keep: int | None = LISTED) -> Impact:
     """Everything that breaks the rules. ``keep`` bounds what is held of each kind; None holds all."""
     found, digest = Impact(), hashlib.sha256()
-    for broken in connections(rules):
+    for broken in connection_violations(rules):
         found.connection_count += 1
         digest.update(f"c{broken.connection.pk}:{broken.effect};".encode())
         if keep is None or found.connection_count <= keep:
             found.connections.append(broken)
-    for share in shares(rules, now=now):
+    for share in share_violations(rules, now=now):
         found.share_count += 1
         digest.update(f"s{share.share.pk}:{share.shorten_to is None};".encode())
         if keep is None or found.share_count <= keep:
@@ -182,14 +182,14 @@ def impact(rules: InForce, *, now: datetime, keep: int | None = LISTED) -> Impac
 
 
 @dataclass
-class Done:
+class ShareChanges:
     """What became of shares."""
 
     ended: int = 0
     shortened: int = 0
 
 
-def disable(broken: list[BrokenConnection], *, actor: User, now: datetime) -> int:
+def disable_connections(broken: list[ConnectionViolation], *, actor: User, now: datetime) -> int:
     """Switch connections off because of the policy; their grants are kept. Call inside a transaction.
 
     Few statements for many: those that break the same rules get the same words.
@@ -214,7 +214,7 @@ def disable(broken: list[BrokenConnection], *, actor: User, now: datetime) -> in
     return done
 
 
-def _cause(broken: BrokenConnection) -> str:
+def _cause(broken: ConnectionViolation) -> str:
     return f"Disabled because it breaks the policy. {' '.join(broken.sentences)}"
 
 
@@ -233,24 +233,24 @@ def _switched_off(cause: str, actor: User, now: datetime) -> dict[str, Any]:
     }
 
 
-def mend_shares(broken: list[BrokenShare], *, actor: User, now: datetime) -> Done:
+def fix_shares(broken: list[ShareViolation], *, actor: User, now: datetime) -> ShareChanges:
     """Shorten the shares that only last too long, and end the others. Call inside a transaction."""
-    done = Done()
+    done = ShareChanges()
     for one in broken:
         why = " ".join(one.sentences)
         if one.shorten_to is None:
-            done.ended += sharing_service.end_because(one.share, why, actor=actor, now=now)
+            done.ended += sharing_service.end_for_reason(one.share, why, actor=actor, now=now)
         else:
-            done.shortened += sharing_service.shorten_because(
+            done.shortened += sharing_service.shorten_for_reason(
                 one.share, why, until=one.shorten_to, actor=actor, now=now
             )
     return done
 
 
-def badges(rules: InForce, page: list[Connection]) -> dict[int, BrokenConnection]:
+def violations_by_connection(rules: PolicySet, page: list[Connection]) -> dict[int, ConnectionViolation]:
     """Those of a page's connections that break the rules, by primary key."""
     if not rules.restricts:
         return {}
-    judge = Judge(rules)
+    judge = ViolationFinder(rules)
     found = ((one.pk, judge.of(one)) for one in page if one.status in _LIVE)
     return {pk: broken for pk, broken in found if broken is not None}

@@ -25,7 +25,7 @@ from connections.models import (
     MailboxAccess,
     User,
 )
-from connections.services.incidents.store import Cause, close, mark_healed, report, unhealed
+from connections.services.incidents.store import Cause, affected_in_open, close, report, resolve_affected
 
 Kind = Incident.Kind
 
@@ -44,7 +44,7 @@ _DIRECTORY_RULES = (
 )
 
 
-def reference(verdict: Verdict) -> str:
+def support_reference(verdict: Verdict) -> str:
     """What Microsoft's support asks for, in one line."""
     known = {"trace": verdict.trace_id, "correlation": verdict.correlation_id, "time": verdict.timestamp}
     return " · ".join(f"{name} {value}" for name, value in known.items() if value)[:200]
@@ -57,8 +57,8 @@ def connection_flagged(connection: Connection, verdict: Verdict, *, now: datetim
     """A connection has just been flagged: put it into the incident of its cause, and out of any other."""
     cause = _cause_of(connection, verdict)
     with transaction.atomic():
-        others = unhealed([connection.pk]).filter(incident__kind__in=_BY_CONNECTION)
-        mark_healed(others.exclude(incident__key=cause.key), now=now)
+        others = affected_in_open([connection.pk]).filter(incident__kind__in=_BY_CONNECTION)
+        resolve_affected(others.exclude(incident__key=cause.key), now=now)
         return report(cause, [connection], now=now)
 
 
@@ -71,7 +71,7 @@ def _cause_of(connection: Connection, verdict: Verdict) -> Cause:
         "cause": verdict.cause,
         "action": verdict.action,
         "who": verdict.who.value,
-        "reference": reference(verdict),
+        "reference": support_reference(verdict),
         "app_registration": app,
         "tenant": app.tenant,
         "assignee": connection.owner if verdict.who is Who.OWNER else None,
@@ -94,15 +94,15 @@ def _cause_of(connection: Connection, verdict: Verdict) -> Cause:
     )
 
 
-def connections_well(pks: Collection[int], *, now: datetime) -> None:
+def connections_recovered(pks: Collection[int], *, now: datetime) -> None:
     """These connections got a token: heal them in every incident, and close the incidents that are done.
 
     Costs one query when there is nothing to heal, which is nearly always.
     """
-    waiting = unhealed(pks).filter(incident__kind__in=_BY_CONNECTION)
+    waiting = affected_in_open(pks).filter(incident__kind__in=_BY_CONNECTION)
     if pks and waiting.exists():
         with transaction.atomic():
-            mark_healed(waiting, now=now)
+            resolve_affected(waiting, now=now)
 
 
 def connection_disabled(connection: Connection, *, now: datetime) -> None:
@@ -113,13 +113,13 @@ def connection_disabled(connection: Connection, *, now: datetime) -> None:
 def connections_disabled(pks: Collection[int], *, now: datetime) -> None:
     """The same for many at once."""
     with transaction.atomic():
-        mark_healed(unhealed(pks).exclude(incident__kind=Kind.LEAVER), now=now)
+        resolve_affected(affected_in_open(pks).exclude(incident__kind=Kind.LEAVER), now=now)
 
 
 def connection_removed(connection: Connection, *, now: datetime) -> None:
     """About to be removed: it concerns nobody any more."""
     with transaction.atomic():
-        mark_healed(unhealed([connection.pk]), now=now)
+        resolve_affected(affected_in_open([connection.pk]), now=now)
 
 
 # --- Owners ---------------------------------------------------------------------------------------
@@ -136,10 +136,10 @@ def owner_changed(connection: Connection, *, is_cut: bool, now: datetime) -> Non
     if is_cut:
         of_the_owner |= Q(incident__kind__in=_BY_CONNECTION)
     with transaction.atomic():
-        mark_healed(unhealed([connection.pk]).filter(of_the_owner), now=now)
+        resolve_affected(affected_in_open([connection.pk]).filter(of_the_owner), now=now)
 
 
-def handed_over(connection: Connection, made: HandOver, *, now: datetime) -> Incident:
+def ownership_transferred(connection: Connection, made: HandOver, *, now: datetime) -> Incident:
     """Somebody has got a connection and must sign in for it. ``connection`` with its new owner."""
     giver = made.by_name.partition(" <")[0]
     what = (
@@ -162,10 +162,10 @@ def handed_over(connection: Connection, made: HandOver, *, now: datetime) -> Inc
     return report(cause, [connection], now=now)
 
 
-def handed_over_done(connection: Connection, *, now: datetime) -> None:
+def ownership_transfer_completed(connection: Connection, *, now: datetime) -> None:
     """The new owner has signed in."""
     with transaction.atomic():
-        mark_healed(unhealed([connection.pk]).filter(incident__kind=Kind.HAND_OVER), now=now)
+        resolve_affected(affected_in_open([connection.pk]).filter(incident__kind=Kind.HAND_OVER), now=now)
 
 
 def owner_left(person: User, connections: QuerySet[Connection], *, now: datetime) -> Incident:
@@ -183,7 +183,7 @@ def owner_left(person: User, connections: QuerySet[Connection], *, now: datetime
     return report(cause, connections, now=now)
 
 
-def owner_is_back(person: User, *, now: datetime) -> None:
+def owner_returned(person: User, *, now: datetime) -> None:
     """Somebody who counted as having left is back."""
     close(f"leaver:{person.pk}", now=now)
 
@@ -201,7 +201,7 @@ def app_rejected(app: AppRegistration, verdict: Verdict, *, now: datetime) -> In
         verdict.cause,
         verdict.action,
         verdict.who.value,
-        reference(verdict),
+        support_reference(verdict),
         app_registration=app,
         tenant=app.tenant,
     )
@@ -228,12 +228,12 @@ def microsoft_unreachable(environment: str, verdict: Verdict, *, now: datetime) 
         verdict.cause,
         "Nothing needs to be done: the portal keeps trying and goes on by itself. Tokens that are still valid work.",
         Connection.Who.MICROSOFT,
-        reference(verdict),
+        support_reference(verdict),
     )
     return report(cause, [], now=now)
 
 
-def microsoft_answers(environments: Collection[str], *, now: datetime) -> None:
+def microsoft_reachable(environments: Collection[str], *, now: datetime) -> None:
     """Tokens came from these environments: an outage there is over. One query when there was none."""
     keys = [f"outage:{environment}" for environment in environments]
     for key in Incident.objects.filter(key__in=keys, closed_at=None).values_list("key", flat=True):
@@ -262,7 +262,7 @@ def secrets_unreadable(pks: Collection[int], *, now: datetime) -> Incident:
 def report_mailbox(access: MailboxAccess, *, now: datetime) -> Incident:
     """A connection that is to reach a shared mailbox does not. Same mailbox and same lack are one incident."""
     mailbox = access.mailbox
-    who = mailbox_errors.who_mends(access.lack)
+    who = mailbox_errors.who_can_fix(access.lack)
     # What each owner mends for themselves is an incident of each owner.
     own = f":{access.connection.owner_id}" if who is Who.OWNER else ""
     cause = Cause(
@@ -279,21 +279,23 @@ def report_mailbox(access: MailboxAccess, *, now: datetime) -> Incident:
         mailbox=mailbox,
     )
     with transaction.atomic():
-        others = unhealed([access.connection_id]).filter(incident__mailbox=mailbox).exclude(incident__key=cause.key)
-        mark_healed(others, now=now)
+        others = (
+            affected_in_open([access.connection_id]).filter(incident__mailbox=mailbox).exclude(incident__key=cause.key)
+        )
+        resolve_affected(others, now=now)
         return report(cause, [access.connection], now=now)
 
 
 def mailbox_reachable(access: MailboxAccess, *, now: datetime) -> None:
     """The connection reaches the mailbox again, or is no longer meant to."""
     with transaction.atomic():
-        mark_healed(unhealed([access.connection_id]).filter(incident__mailbox=access.mailbox_id), now=now)
+        resolve_affected(affected_in_open([access.connection_id]).filter(incident__mailbox=access.mailbox_id), now=now)
 
 
 # --- Reading --------------------------------------------------------------------------------------
 
 
-def explaining(connection: Connection, *, among: QuerySet[Incident]) -> int | None:
+def explaining_incident(connection: Connection, *, among: QuerySet[Incident]) -> int | None:
     """Number of the open incident that explains why the connection gives no token; None if there is none in ``among``."""
     of_it = Q(affected__connection=connection, affected__healed_at=None) & ~Q(kind=Kind.MAILBOX)
     outage = Q(key=f"outage:{connection.app_registration.tenant.environment}")

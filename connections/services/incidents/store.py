@@ -125,12 +125,12 @@ def _attach(incident: Incident, connections: Iterable[Connection], now: datetime
     return count
 
 
-def unhealed(pks: Collection[int]) -> Any:
+def affected_in_open(pks: Collection[int]) -> Any:
     """Where these connections are still broken in open incidents."""
     return AffectedConnection.objects.filter(connection_id__in=pks, healed_at=None, incident__closed_at=None)
 
 
-def mark_healed(affected: Any, *, now: datetime) -> None:
+def resolve_affected(affected: Any, *, now: datetime) -> None:
     """Heal these, and close the incidents in which nothing is broken any more."""
     rows = dict(affected.values_list("pk", "incident_id"))
     # Locked before looking: two that heal at once would each see the other one unhealed, and nobody would close it.
@@ -154,4 +154,4 @@ def close(key: str, *, now: datetime) -> None:
         incident.affected.filter(healed_at=None).update(healed_at=now)
         lasted = int((now - incident.opened_at).total_seconds())
         audit.record("incident.closed", incident, actor=None, changes={"lasted_seconds": lasted})
-        alerts.incident_healed(incident, now=now)
+        alerts.incident_resolved(incident, now=now)

@@ -10,7 +10,7 @@ from django.utils import timezone
 from connections import audit
 from connections.access import permissions
 from connections.access import roles as access_roles
-from connections.errors import AlreadyExists, InvalidInput, StillInUse
+from connections.errors import AlreadyExists, InUse, InvalidInput
 from connections.microsoft import capabilities, exchange_script, mailbox_errors
 from connections.models import Connection, MailboxAccess, SharedMailbox, Tenant, User
 from connections.services.incidents import incidents
@@ -19,10 +19,10 @@ from connections.services.mailboxes import probes
 probe = probes.probe
 probe_mailbox = probes.probe_mailbox
 probe_due = probes.probe_due
-try_sending = probes.try_sending
+try_sending = probes.send_test_message
 can_be_probed = probes.can_be_probed
 may_send = probes.may_send
-kept_by_exchange = probes.kept_by_exchange
+kept_by_exchange = probes.granted_by_exchange
 
 _UNPROBED = {
     "state": MailboxAccess.State.UNPROBED,
@@ -51,7 +51,7 @@ def register(tenant: Tenant, *, address: str, display_name: str = "", actor: Use
             action="Choose the tenant the mailbox lives in; an IT admin can register it.",
             field="tenant",
         )
-    made = SharedMailbox(tenant=tenant, address=normal_address(address), display_name=display_name, created_by=actor)
+    made = SharedMailbox(tenant=tenant, address=normalize_address(address), display_name=display_name, created_by=actor)
     _check_unique(made)
     try:
         with transaction.atomic():
@@ -70,8 +70,8 @@ def change(mailbox: SharedMailbox, *, address: str, display_name: str, actor: Us
     access_roles.require(
         permissions.can_change_mailbox(actor, mailbox), action="Ask an IT admin, or whoever registered it."
     )
-    values = {"address": normal_address(address), "display_name": display_name}
-    changes = audit.changed(mailbox, values)
+    values = {"address": normalize_address(address), "display_name": display_name}
+    changes = audit.changed_fields(mailbox, values)
     if not changes:
         return
     _check_unique(SharedMailbox(pk=mailbox.pk, tenant=mailbox.tenant, **values))
@@ -98,7 +98,7 @@ def remove(mailbox: SharedMailbox, *, actor: User) -> None:
             return
         users = mailbox.accesses.count()
         if users:
-            raise StillInUse(
+            raise InUse(
                 f"{_connections(users)} still {'uses' if users == 1 else 'use'} {mailbox}.",
                 action="Detach it there first.",
             )
@@ -106,7 +106,7 @@ def remove(mailbox: SharedMailbox, *, actor: User) -> None:
         SharedMailbox.objects.filter(pk=mailbox.pk).delete()
 
 
-def normal_address(address: str) -> str:
+def normalize_address(address: str) -> str:
     """The address with its domain in lower case; the part before the @ is kept as typed, for reading."""
     local, _, domain = address.strip().rpartition("@")
     return f"{local}@{domain.lower()}"
@@ -139,7 +139,7 @@ def attach(connection: Connection, mailbox: SharedMailbox, *, actor: User) -> Ma
     Raises NotAllowed, or InvalidInput if the mailbox lives in another directory than the connection.
     """
     access_roles.require(permissions.can_reconnect(actor, connection), action="Ask its owner.")
-    if not fits(connection, mailbox):
+    if not is_reachable_by(connection, mailbox):
         raise InvalidInput(
             f"{mailbox} belongs to the tenant {mailbox.tenant}, which this connection does not reach.",
             action="Use a connection to that tenant.",
@@ -169,7 +169,7 @@ def attach_address(connection: Connection, *, address: str, actor: User) -> Mail
             action="Ask an IT admin to register it as a tenant." if connection.account_tid else "Sign in first.",
             field="address",
         )
-    found = SharedMailbox.objects.filter(tenant=tenant, address__iexact=normal_address(address)).first()
+    found = SharedMailbox.objects.filter(tenant=tenant, address__iexact=normalize_address(address)).first()
     with transaction.atomic():
         mailbox = found or register(tenant, address=address, actor=actor)
         return attach(connection, mailbox, actor=actor)
@@ -187,7 +187,7 @@ def detach(attached: MailboxAccess, *, actor: User) -> None:
             audit.record("connection.mailbox_detached", connection, actor=actor, changes=changes)
 
 
-def fits(connection: Connection, mailbox: SharedMailbox) -> bool:
+def is_reachable_by(connection: Connection, mailbox: SharedMailbox) -> bool:
     """Whether the mailbox lives in the directory that the connection reaches."""
     tenant = connection.app_registration.tenant
     if mailbox.tenant_id == tenant.pk:

@@ -36,10 +36,10 @@ State = MailboxAccess.State
 
 def can_be_probed(connection: Connection) -> bool:
     """Whether it has a token to test with, and testing makes sense."""
-    return connection.status == Connection.Status.ACTIVE or waits_for_proof(connection)
+    return connection.status == Connection.Status.ACTIVE or awaits_proof(connection)
 
 
-def waits_for_proof(connection: Connection) -> bool:
+def awaits_proof(connection: Connection) -> bool:
     """Whether it is flagged only because its token carries no role: reaching a mailbox would show that it works."""
     flagged = (connection.status, connection.status_code)
     return flagged == (Connection.Status.CONSENT_NEEDED, apply_results.NO_ROLES.code)
@@ -61,7 +61,7 @@ def may_send(connection: Connection) -> bool:
     return not capabilities.missing([needed], _wanted(connection))
 
 
-def kept_by_exchange(found: Iterable[Connection]) -> dict[int, tuple[str, ...]]:
+def granted_by_exchange(found: Iterable[Connection]) -> dict[int, tuple[str, ...]]:
     """For each connection that reaches a mailbox without the role it takes: what Exchange must be granting it.
 
     By primary key; at most one query. Such a grant shows in no token (Microsoft: application-rbac), and asking an
@@ -171,7 +171,7 @@ def _cloud(connection: Connection) -> Cloud:
 
 def _token(connection: Connection, *, now: datetime) -> str:
     """A valid access token; ``connection`` then knows what is granted with it, as it may have been renewed."""
-    if waits_for_proof(connection):
+    if awaits_proof(connection):
         current = Connection.objects.get(pk=connection.pk)
         if current.access_token is None or not current.expires_at or current.expires_at <= now:
             raise ConnectionUnusable(current.status_cause, action=current.status_action)
@@ -193,7 +193,7 @@ def _settle(connection: Connection, *, now: datetime) -> None:
 # --- Sending --------------------------------------------------------------------------------------
 
 
-def try_sending(attached: MailboxAccess, *, actor: User, now: datetime) -> mailbox_errors.Probe:
+def send_test_message(attached: MailboxAccess, *, actor: User, now: datetime) -> mailbox_errors.Probe:
     """Send a test message from the mailbox to itself and keep what that tells; nothing else shows the right.
 
     A mailbox that can be read stays reachable, and says that sending is denied until a test message gets through.
@@ -210,7 +210,7 @@ def try_sending(attached: MailboxAccess, *, actor: User, now: datetime) -> mailb
     outcome = mailbox_probe.send_test(
         cloud, token, attached.mailbox.address, granted=connection.granted, delegated=connection.is_delegated
     )
-    sent = outcome.state is mailbox_errors.Reach.REACHABLE
+    sent = outcome.state is mailbox_errors.ReachState.REACHABLE
     with transaction.atomic():
         audit.record(
             "connection.sending_tested",
@@ -219,7 +219,7 @@ def try_sending(attached: MailboxAccess, *, actor: User, now: datetime) -> mailb
             outcome=AuditEvent.Outcome.DONE if sent else AuditEvent.Outcome.FAILED,
             changes={"mailbox": attached.mailbox.address, "code": outcome.code or SENT},
         )
-        if outcome.state is not mailbox_errors.Reach.UNKNOWN:
+        if outcome.state is not mailbox_errors.ReachState.UNKNOWN:
             _keep_sending(attached, outcome, actor=actor, now=now)
     _settle(connection, now=now)
     return outcome
@@ -230,8 +230,8 @@ def _keep_sending(row: MailboxAccess, outcome: mailbox_errors.Probe, *, actor: U
         _store(row, replace(outcome, code=outcome.code or SENT), actor=actor, now=now)
     elif row.state == State.REACHABLE:
         told = {"code": outcome.code or SENT, "cause": outcome.cause, "action": outcome.action}
-        denied = outcome.state is mailbox_errors.Reach.UNREACHABLE
-        row.lack = mailbox_errors.Lack.SEND_AS.value if denied else ""
+        denied = outcome.state is mailbox_errors.ReachState.UNREACHABLE
+        row.lack = mailbox_errors.MissingAccess.SEND_AS.value if denied else ""
         MailboxAccess.objects.filter(pk=row.pk, state=State.REACHABLE).update(**told, lack=row.lack)
         for name, value in told.items():
             setattr(row, name, value)
@@ -239,13 +239,22 @@ def _keep_sending(row: MailboxAccess, outcome: mailbox_errors.Probe, *, actor: U
 
 def _known_by_sending(row: MailboxAccess, outcome: mailbox_errors.Probe) -> mailbox_errors.Probe:
     """Reading says nothing about sending, so what a test message has told stays."""
-    if row.lack == mailbox_errors.Lack.SEND_AS and outcome.state is not mailbox_errors.Reach.UNREACHABLE:
-        state = outcome.state if outcome.state is mailbox_errors.Reach.REACHABLE else mailbox_errors.Reach(row.state)
+    if row.lack == mailbox_errors.MissingAccess.SEND_AS and outcome.state is not mailbox_errors.ReachState.UNREACHABLE:
+        state = (
+            outcome.state
+            if outcome.state is mailbox_errors.ReachState.REACHABLE
+            else mailbox_errors.ReachState(row.state)
+        )
         return mailbox_errors.Probe(
-            state, row.code, row.cause, row.action, mailbox_errors.who_mends(row.lack), mailbox_errors.Lack.SEND_AS
+            state,
+            row.code,
+            row.cause,
+            row.action,
+            mailbox_errors.who_can_fix(row.lack),
+            mailbox_errors.MissingAccess.SEND_AS,
         )
     if row.code == SENT and (
-        outcome.state is mailbox_errors.Reach.REACHABLE or outcome.code == mailbox_errors.NOT_TESTED
+        outcome.state is mailbox_errors.ReachState.REACHABLE or outcome.code == mailbox_errors.NOT_TESTED
     ):
         return replace(mailbox_errors.REACHABLE, code=SENT)
     return outcome
@@ -290,7 +299,7 @@ def _tell_incidents(row: MailboxAccess, before: tuple[str, str], *, shown: bool,
 
 def _next(outcome: mailbox_errors.Probe, now: datetime) -> datetime:
     """Daily, spread so that probes of mailboxes attached together drift apart; sooner if there was no answer."""
-    unanswered = outcome.state is mailbox_errors.Reach.UNKNOWN and outcome.code != mailbox_errors.NOT_TESTED
+    unanswered = outcome.state is mailbox_errors.ReachState.UNKNOWN and outcome.code != mailbox_errors.NOT_TESTED
     return now + (AGAIN_AFTER_UNKNOWN if unanswered else EVERY) * random.uniform(0.85, 1.1)
 
 

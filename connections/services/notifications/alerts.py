@@ -68,7 +68,7 @@ def incident_opened(incident: Incident, *, now: datetime) -> None:
             Incident.objects.filter(pk=incident.pk).update(remind_after=incident.remind_after)
 
 
-def incident_healed(incident: Incident, *, now: datetime) -> None:
+def incident_resolved(incident: Incident, *, now: datetime) -> None:
     """Tell everybody who was told of the incident that it is over, once; no further reminder.
 
     Call it in the transaction that closes the incident.
@@ -118,7 +118,7 @@ def _somebody_must_act(incident: Incident) -> bool:
 
 def credential_expires(credential: AppCredential, *, days: int, now: datetime) -> None:
     """Warn the IT admins that the credential expires within ``days`` days; once for each number of days and date."""
-    people = [Recipient(EXPIRY, user.email.lower()) for user in _it_admins() if choice_of(user).expiry_warnings]
+    people = [Recipient(EXPIRY, user.email.lower()) for user in _it_admins() if preferences_of(user).expiry_warnings]
     recipients = [*people, *_copy_list(), *_channels()]
     with transaction.atomic():
         _queue(Event.EXPIRY, recipients, now=now, credential=credential, number=days)
@@ -148,7 +148,7 @@ def notify(people: Iterable[User], message: Message, *, about: str, now: datetim
     ``about`` names the occasion, for example "review:3:opened": the same one reaches the same person once, however
     often this is called. Call it in the transaction of what it tells about.
     """
-    reached = [user for user in people if user.is_active and user.email and choice_of(user).messages]
+    reached = [user for user in people if user.is_active and user.email and preferences_of(user).messages]
     unique = {one.key: one for one in (Recipient(PERSONAL, user.email.lower()) for user in reached)}
     held = _held_back(list(unique.values()), now=now)
     rows = [
@@ -202,16 +202,16 @@ def send_test(target: AlertChannel | User, *, actor: User, now: datetime) -> Del
 # --- What one person wants ------------------------------------------------------------------------
 
 
-def choice_of(user: User) -> AlertChoice:
+def preferences_of(user: User) -> AlertChoice:
     """What the person wants; everything, until they have said otherwise."""
     found: AlertChoice | None = getattr(user, "alert_choice", None)
     return found or AlertChoice(user=user)
 
 
-def choose(user: User, *, actor: User, **wanted: bool) -> None:
+def set_preferences(user: User, *, actor: User, **wanted: bool) -> None:
     """Set what the person wants by e-mail; ``wanted`` are columns of AlertChoice. Raises NotAllowed for somebody else's."""
     roles.require(actor.pk == user.pk, cause="Everybody chooses for themselves.")
-    changes = audit.changed(choice_of(user), wanted)
+    changes = audit.changed_fields(preferences_of(user), wanted)
     if not changes:
         return
     with transaction.atomic():
@@ -228,7 +228,7 @@ def _recipients(incident: Incident, *, remind: bool = False) -> list[Recipient]:
     found = [
         Recipient(reason, user.email.lower())
         for user, reason in [*_must_act(incident, admins), *_copies(admins)]
-        if choice_of(user).reminders or not remind
+        if preferences_of(user).reminders or not remind
     ]
     return [*found, *_copy_list(), *_channels()]
 
@@ -236,16 +236,16 @@ def _recipients(incident: Incident, *, remind: bool = False) -> list[Recipient]:
 def _must_act(incident: Incident, admins: list[User]) -> Iterator[tuple[User, str]]:
     if incident.who == Connection.Who.OWNER:
         owner = incident.assignee.contact if incident.assignee else None
-        if owner is not None and owner.is_active and owner.email and choice_of(owner).own_incidents:
+        if owner is not None and owner.is_active and owner.email and preferences_of(owner).own_incidents:
             yield owner, OWNER
     if incident.who == Connection.Who.IT_ADMIN:
-        yield from ((admin, IT_ADMIN) for admin in admins if choice_of(admin).own_incidents)
+        yield from ((admin, IT_ADMIN) for admin in admins if preferences_of(admin).own_incidents)
 
 
 def _copies(admins: list[User]) -> Iterator[tuple[User, str]]:
     """IT admins who want to know what others must mend, unless there is a list for that."""
     if not settings.ALERT_COPY_TO:
-        yield from ((admin, COPY) for admin in admins if choice_of(admin).organisation_incidents)
+        yield from ((admin, COPY) for admin in admins if preferences_of(admin).organisation_incidents)
 
 
 def _it_admins() -> list[User]:
@@ -271,7 +271,7 @@ def _told(incident: Incident) -> list[Recipient]:
     known = User.objects.annotate(address=Lower("email")).filter(address__in=[key for key in found if key])
     people: dict[str, bool] = {}
     for user in known.select_related("alert_choice"):
-        wants = user.is_active and choice_of(user).recoveries
+        wants = user.is_active and preferences_of(user).recoveries
         people[user.address] = people.get(user.address, False) or wants
     enabled = {one.channel_id: one for one in _channels()}
     return [

@@ -41,7 +41,7 @@ def change(channel: AlertChannel, *, name: str, url: str = "", actor: User) -> N
     """Change the name, and the address unless ``url`` is empty. Raises NotAllowed, AlreadyExists or InvalidInput."""
     roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
     values = {"name": name} | ({"host": host_of(url)} if url else {})
-    changes: dict[str, object] = dict(audit.changed(channel, values))
+    changes: dict[str, object] = dict(audit.changed_fields(channel, values))
     if url:
         changes["address"] = audit.SET
     if not changes:
@@ -117,7 +117,7 @@ def signing_secrets(channel: AlertChannel, *, now: datetime) -> list[str]:
 def host_of(url: str) -> str:
     """The host an address leads to. Raises InvalidInput if nothing may be sent there."""
     try:
-        found = safe_http.target(url, allow_private=settings.ALERT_PRIVATE_TARGETS)
+        found = safe_http.parse_target(url, allow_private=settings.ALERT_PRIVATE_TARGETS)
         safe_http.check(found, allow_private=settings.ALERT_PRIVATE_TARGETS)
     except safe_http.TargetRefused as refused:
         raise InvalidInput(refused.cause, action=refused.action, field="url") from refused

@@ -32,11 +32,11 @@ LEASE = timedelta(minutes=10)  # longer than any batch can take
 # Seconds to the next attempt after the first, the second …; together about three days. Then it is given up.
 WAITS = (30, 60, 120, 300, 900, 1800, 3600, 7200, 14400, 28800, 43200, 57600, 86400)
 JITTER = 0.2  # of the wait, up or down
-TAKEN_ALONG = 1000
+MAX_COMBINED = 1000
 TOGETHER = 4  # from this many alerts on, one recipient gets them in one message
 
 
-class CannotRetry(PortalError):
+class NothingToRetry(PortalError):
     """There is nothing left to be tried for this delivery."""
 
     code = "cannot_retry"
@@ -55,7 +55,7 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class OutgoingMessage:
     """What goes to one recipient in one message: one delivery or several."""
 
     deliveries: list[Delivery]
@@ -65,16 +65,18 @@ class Parcel:
         """The delivery that stands for all of them."""
         return self.deliveries[0]
 
-    def alerts(self) -> list[message_text.Alert]:
+    def alerts(self) -> list[message_text.AlertText]:
         """The words of each."""
         return [
-            message_text.alert(one.event, one.payload["facts"], reason=one.payload.get("reason", ""), at=one.created_at)
+            message_text.build_alert(
+                one.event, one.payload["facts"], reason=one.payload.get("reason", ""), at=one.created_at
+            )
             for one in self.deliveries
         ]
 
     def subject(self) -> str:
         """The subject of a message for several."""
-        return message_text.several([one.event for one in self.deliveries])
+        return message_text.digest_subject([one.event for one in self.deliveries])
 
 
 # --- The tick -------------------------------------------------------------------------------------
@@ -90,7 +92,7 @@ def deliver_due(now: datetime, limit: int = 100) -> Summary:
     return total
 
 
-def try_now(delivery: Delivery, *, actor: User, now: datetime) -> Delivery:
+def send_now(delivery: Delivery, *, actor: User, now: datetime) -> Delivery:
     """Send one delivery at once, also one that was given up; returns it as it is then.
 
     Raises NotAllowed, or CannotRetry if it was delivered or another worker is sending it just now.
@@ -98,19 +100,19 @@ def try_now(delivery: Delivery, *, actor: User, now: datetime) -> Delivery:
     mine = delivery.event == Delivery.Event.TEST and delivery.email == actor.email.lower()
     roles.require(mine or permissions.can_manage_alerts(actor), action="Ask an IT admin.")
     if delivery.delivered_at is not None:
-        raise CannotRetry
+        raise NothingToRetry
     with transaction.atomic():
         _take_up_again(Delivery.objects.filter(pk=delivery.pk), now=now)
         audit.record("delivery.tried_again", delivery, actor=actor)
     claimed = _claim(_waiting().filter(pk=delivery.pk), now=now, limit=1)
     if not claimed:
-        raise CannotRetry("It has been delivered, or is being sent just now.", action="Look again in a moment.")
+        raise NothingToRetry("It has been delivered, or is being sent just now.", action="Look again in a moment.")
     _send(claimed, now=now)
     delivery.refresh_from_db()
     return delivery
 
 
-def retry_given_up(*, actor: User, now: datetime) -> int:
+def retry_failed(*, actor: User, now: datetime) -> int:
     """Put everything that was given up back into the outbox, save for channels that are switched off; returns how many.
 
     Raises NotAllowed.
@@ -141,9 +143,9 @@ def _claim(due: QuerySet[Delivery], *, now: datetime, limit: int) -> list[Delive
         due = due.select_for_update(skip_locked=True).order_by("next_attempt_at", "pk")
         rows = list(due[:limit])
         people = {row.email for row in rows if row.email}
-        rows += due.filter(email__in=people).exclude(pk__in=[row.pk for row in rows])[:TAKEN_ALONG]
+        rows += due.filter(email__in=people).exclude(pk__in=[row.pk for row in rows])[:MAX_COMBINED]
         new = [row.pk for row in rows if "facts" not in row.payload]
-        facts = payload.of_all(_with_subjects(Delivery.objects.filter(pk__in=new))) if new else {}
+        facts = payload.payloads(_with_subjects(Delivery.objects.filter(pk__in=new))) if new else {}
         for row in rows:
             row.attempts += 1
             row.next_attempt_at = now + LEASE
@@ -187,7 +189,7 @@ def _send_mails(rows: list[Delivery], *, now: datetime) -> int:
     return delivered
 
 
-def _send_mail(parcel: Parcel, connection: Any) -> tuple[str, bool]:
+def _send_mail(parcel: OutgoingMessage, connection: Any) -> tuple[str, bool]:
     """Send one mail. Returns what went wrong (empty: nothing), and whether it would hit every other mail too."""
     try:
         connection.open()
@@ -216,14 +218,16 @@ def _send_mail(parcel: Parcel, connection: Any) -> tuple[str, bool]:
     return "", False
 
 
-def _mail(parcel: Parcel) -> mail.EmailMultiAlternatives:
+def _mail(parcel: OutgoingMessage) -> mail.EmailMultiAlternatives:
     first, found = parcel.first, parcel.alerts()
     if len(found) > 1:
         ids = [_message_id(one) for one in parcel.deliveries]
-        return email.many(parcel.subject(), found, to=first.email, message_ids=ids, portal_url=settings.PORTAL_URL)
+        return email.digest_email(
+            parcel.subject(), found, to=first.email, message_ids=ids, portal_url=settings.PORTAL_URL
+        )
     incident = first.incident_id
     thread = f"incident-{incident}-{first.payload['facts']['incident']['opened_at'][:10]}" if incident else ""
-    return email.one(
+    return email.incident_email(
         found[0], to=first.email, message_id=_message_id(first), thread=thread, portal_url=settings.PORTAL_URL
     )
 
@@ -266,7 +270,7 @@ def _is_chat(channels: dict[int, AlertChannel], row: Delivery) -> bool:
     return channel is not None and channel.kind == AlertChannel.Kind.CHAT
 
 
-def _send_to_channel(parcel: Parcel, channel: AlertChannel, *, now: datetime) -> tuple[str, bool]:
+def _send_to_channel(parcel: OutgoingMessage, channel: AlertChannel, *, now: datetime) -> tuple[str, bool]:
     """Returns what went wrong (empty: nothing), and whether there was an answer at all."""
     try:
         url = channel.url or ""
@@ -283,12 +287,16 @@ def _send_to_channel(parcel: Parcel, channel: AlertChannel, *, now: datetime) ->
     return ("" if answer.accepted else answer.problem), bool(answer.status)
 
 
-def _dressed(parcel: Parcel, channel: AlertChannel, *, now: datetime) -> tuple[bytes, dict[str, str]]:
+def _dressed(parcel: OutgoingMessage, channel: AlertChannel, *, now: datetime) -> tuple[bytes, dict[str, str]]:
     first = parcel.first
     if channel.kind == AlertChannel.Kind.CHAT:
         found = parcel.alerts()
         overview = f"{settings.PORTAL_URL}/incidents/"
-        body = teams_card.one(found[0]) if len(found) == 1 else teams_card.many(parcel.subject(), found, url=overview)
+        body = (
+            teams_card.single_card(found[0])
+            if len(found) == 1
+            else teams_card.digest_card(parcel.subject(), found, url=overview)
+        )
         return body, {"Content-Type": "application/json"}
     body = webhooks.body(first.event, at=first.created_at.isoformat(), data=first.payload["facts"])
     signing = alert_channels.signing_secrets(channel, now=now)
@@ -300,16 +308,16 @@ def _parcels(
     *,
     key: Callable[[Delivery], Any],
     together: Callable[[Delivery], bool] = lambda row: True,
-) -> Iterator[Parcel]:
+) -> Iterator[OutgoingMessage]:
     """One parcel per delivery, or one for all of a recipient's that may share a message when they are many."""
     for _, group in groupby(sorted(rows, key=lambda row: (key(row), row.pk)), key=key):
         found = list(group)
         shared = [row for row in found if row.event != Delivery.Event.TEST and together(row)]
         if len(shared) < TOGETHER:
             shared = []
-        yield from (Parcel([row]) for row in found if row not in shared)
+        yield from (OutgoingMessage([row]) for row in found if row not in shared)
         if shared:
-            yield Parcel(shared)
+            yield OutgoingMessage(shared)
 
 
 def _message_id(delivery: Delivery) -> str:
@@ -320,7 +328,7 @@ def _message_id(delivery: Delivery) -> str:
 # --- Writing down ---------------------------------------------------------------------------------
 
 
-def _write_down(parcel: Parcel, problem: str, *, now: datetime) -> int:
+def _write_down(parcel: OutgoingMessage, problem: str, *, now: datetime) -> int:
     """Note the outcome; returns how many were delivered."""
     pks = [one.pk for one in parcel.deliveries]
     if not problem:
@@ -337,7 +345,7 @@ def _write_down(parcel: Parcel, problem: str, *, now: datetime) -> int:
     return 0
 
 
-def _give_up(parcel: Parcel, why: str, *, now: datetime) -> None:
+def _give_up(parcel: OutgoingMessage, why: str, *, now: datetime) -> None:
     Delivery.objects.filter(pk__in=[one.pk for one in parcel.deliveries], delivered_at=None).update(
         last_error=why, next_attempt_at=None, given_up_at=now
     )

@@ -16,7 +16,7 @@ from connections.services.notifications import alerts
 LISTED = 100  # affected connections a webhook names; the count tells of all
 
 
-def of_all(deliveries: Iterable[Delivery]) -> dict[int, dict[str, Any]]:
+def payloads(deliveries: Iterable[Delivery]) -> dict[int, dict[str, Any]]:
     """The facts of each alert as they are now, by primary key. An incident is looked at once, however many are told."""
     incidents: dict[int, dict[str, Any]] = {}
     return {delivery.pk: _facts(delivery, incidents) for delivery in deliveries}

@@ -14,7 +14,7 @@ from django.db.models import Count
 from django.utils import timezone
 
 from connections.errors import UnreadableSecret
-from connections.fields import seal, unseal
+from connections.fields import decrypt, encrypt
 from connections.models import AppCredential, AppRegistration, AuditSeal, Connection, MailboxAccess
 from connections.services.api_keys import rate_limit
 from connections.services.audit import publishing, sealing
@@ -24,7 +24,7 @@ LAST_SWEEP = "sweep:last"  # cache key: unix time in seconds, written at the end
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class HealthCheck:
     """One thing the portal stands on."""
 
     name: str
@@ -32,7 +32,7 @@ class Part:
     detail: str
 
 
-def parts() -> list[Part]:
+def run_checks() -> list[HealthCheck]:
     """Database, broker, encryption keys and the sweep, each looked at on its own. Never raises."""
     return [
         _look("database", _database),
@@ -48,15 +48,15 @@ def seconds_since_sweep() -> float | None:
     return None if last is None else max(0.0, time.time() - float(last))
 
 
-def _look(name: str, check: Callable[[], tuple[bool, str]]) -> Part:
+def _look(name: str, check: Callable[[], tuple[bool, str]]) -> HealthCheck:
     try:
         ok, detail = check()
     except (DatabaseError, redis.RedisError, OSError) as error:
         # The class alone: messages of drivers carry addresses and user names.
-        return Part(name, ok=False, detail=f"not reachable ({type(error).__name__})")
+        return HealthCheck(name, ok=False, detail=f"not reachable ({type(error).__name__})")
     except UnreadableSecret:
-        return Part(name, ok=False, detail="a stored secret cannot be opened with the configured keys")
-    return Part(name, ok, detail)
+        return HealthCheck(name, ok=False, detail="a stored secret cannot be opened with the configured keys")
+    return HealthCheck(name, ok, detail)
 
 
 def _database() -> tuple[bool, str]:
@@ -71,7 +71,7 @@ def _broker() -> tuple[bool, str]:
 
 def _encryption_keys() -> tuple[bool, str]:
     """Open the oldest and the newest stored secret: after a rotation gone wrong one of them fails."""
-    if unseal(seal("probe")) != "probe":
+    if decrypt(encrypt("probe")) != "probe":
         return False, "the first key does not open what it sealed"
     stored = AppCredential.objects.filter(secret__isnull=False)
     for order in ("pk", "-pk"):
@@ -89,7 +89,7 @@ def _sweep() -> tuple[bool, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Measure:
+class Metric:
     """One number with its labels, in Prometheus' words."""
 
     name: str
@@ -98,28 +98,30 @@ class Measure:
     labels: tuple[tuple[str, str], ...] = ()
 
 
-def measures() -> Iterator[Measure]:
+def metrics() -> Iterator[Metric]:
     """What an operator watches. Raises DatabaseError without a database."""
     counts = dict(Connection.objects.order_by().values_list("status").annotate(Count("pk")))
     for status in Connection.Status:
         count = counts.get(status.value, 0)
-        yield Measure("portal_connections", "Connections by status", count, (("status", status.value),))
+        yield Metric("portal_connections", "Connections by status", count, (("status", status.value),))
     due = Connection.objects.filter(status=Connection.Status.ACTIVE, refresh_after__lte=timezone.now())
-    yield Measure("portal_connections_due", "Active connections whose refresh is due", due.count())
+    yield Metric("portal_connections_due", "Active connections whose refresh is due", due.count())
     rejected = AppRegistration.objects.filter(rejected_at__isnull=False).count()
-    yield Measure("portal_app_registrations_rejected", "App registrations that Microsoft rejects", rejected)
+    yield Metric("portal_app_registrations_rejected", "App registrations that Microsoft rejects", rejected)
     unreachable = MailboxAccess.objects.filter(state=MailboxAccess.State.UNREACHABLE).count()
-    yield Measure("portal_mailboxes_unreachable", "Shared mailboxes a connection cannot reach", unreachable)
-    uncounted = rate_limit.uncounted()
-    yield Measure("portal_api_calls_not_limited", "API calls let through while the cache was away", uncounted)
-    yield Measure("portal_audit_unsealed", "Events and token hand-outs not sealed yet", sealing.unsealed(most=MOST))
+    yield Metric("portal_mailboxes_unreachable", "Shared mailboxes a connection cannot reach", unreachable)
+    uncounted = rate_limit.uncounted_calls()
+    yield Metric("portal_api_calls_not_limited", "API calls let through while the cache was away", uncounted)
+    yield Metric(
+        "portal_audit_unsealed", "Events and token hand-outs not sealed yet", sealing.count_unsealed(most=MOST)
+    )
     newest = AuditSeal.objects.values_list("number", flat=True).first() or 0
-    for place in publishing.states():
+    for place in publishing.publication_states():
         where = (("place", str(place.place)),)
-        yield Measure("portal_audit_seals_unpublished", "Seals not published yet", max(newest - place.upto, 0), where)
+        yield Metric("portal_audit_seals_unpublished", "Seals not published yet", max(newest - place.upto, 0), where)
     try:
         age = seconds_since_sweep()
     except (redis.RedisError, OSError):
         age = None
     if age is not None:
-        yield Measure("portal_seconds_since_last_sweep", "Seconds since a sweep finished", age)
+        yield Metric("portal_seconds_since_last_sweep", "Seconds since a sweep finished", age)

@@ -41,18 +41,20 @@ def prune(now: datetime) -> int:
 
 def _prune_some(days: int, now: datetime) -> int | None:
     """The next few seals' rows; None when there is nothing (more) to remove."""
-    first = verification_checks.pruned_upto()
+    first = verification_checks.last_pruned_seal()
     last = _last_old(first, now - timedelta(days=days))
     if last is None:
         return None
-    findings = [one for report in verification_checks.check(since=first, upto=last.number) for one in report.findings]
+    findings = [
+        one for report in verification_checks.check_seals(since=first, upto=last.number) for one in report.findings
+    ]
     if findings:
         logger.error("retention stopped: the audit trail is broken", seal=findings[0].seal, finding=findings[0].what)
         return None
     with transaction.atomic():
         # Also the lock: a second worker waits, and then finds that it is done.
         state = AuditSealing.objects.select_for_update().get(pk=1)
-        if verification_checks.pruned_upto() != first:
+        if verification_checks.last_pruned_seal() != first:
             return 0
         return _remove(state, first, last, days=days, now=now)
 
@@ -79,7 +81,7 @@ def _remove(state: AuditSealing, first: int, last: AuditSeal, *, days: int, now:
         fetches = int(cursor.rowcount)
         if database.vendor == "postgresql":
             cursor.execute("SELECT set_config('portal.audit_retention', 'off', true)")
-    history.forget(last.covers_until)
+    history.prune(last.covers_until)
     state.retention_open = False
     state.save(update_fields=["retention_open"])
     facts = {"seals": f"{first + 1} to {last.number}", "upto": last.number, "days": days}

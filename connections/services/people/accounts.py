@@ -14,14 +14,14 @@ from django.utils import timezone
 from connections import audit
 from connections.access import permissions, querysets
 from connections.access import roles as access_roles
-from connections.errors import StillInUse
+from connections.errors import InUse
 from connections.models import AuditEvent, User
 from connections.models.accounts import AUDITORS, IT_ADMINS
 from connections.services.people import offboarding
 from connections.services.sharing import history, shares, teams
 
 
-def admit(*, claims: dict[str, Any]) -> User:
+def create_from_directory(*, claims: dict[str, Any]) -> User:
     """Make an account for somebody who signed in with Microsoft for the first time.
 
     It is never joined to an account that exists: names and addresses can be chosen freely in other directories,
@@ -37,7 +37,7 @@ def admit(*, claims: dict[str, Any]) -> User:
     return user
 
 
-def follow_directory(user: User, *, claims: dict[str, Any]) -> None:
+def update_from_directory(user: User, *, claims: dict[str, Any]) -> None:
     """Take over name, address and roles as the directory has them now. Doing it twice changes nothing."""
     name = str(claims.get("name") or "")
     values = {
@@ -46,7 +46,7 @@ def follow_directory(user: User, *, claims: dict[str, Any]) -> None:
         "email": str(claims.get("email") or claims.get("preferred_username") or "")[:254],
     }
     with transaction.atomic():
-        changes = audit.changed(user, values)
+        changes = audit.changed_fields(user, values)
         if changes:
             User.objects.filter(pk=user.pk).update(**values)
             for field, value in values.items():
@@ -66,7 +66,7 @@ def remove(user: User, *, actor: User, now: datetime) -> None:
         User.objects.select_for_update().filter(pk=user.pk).first()
         require_removable(user)
         shares.end_all_of(person=user, actor=actor, now=now)
-        teams.leave_all(user, actor=actor, now=now)
+        teams.remove_from_all(user, actor=actor, now=now)
         history.person_removed(user, actor=actor, now=now)
         roles = sorted(user.groups.values_list("name", flat=True))
         facts = {"roles": roles, "superuser": user.is_superuser, "active": user.is_active}
@@ -78,8 +78,8 @@ def require_removable(user: User) -> None:
     """Raise StillInUse while the account owns connections."""
     owned = list(user.connections.values_list("name", flat=True)[:4])
     if owned:
-        raise StillInUse(
-            f"{user} still owns connections: {audit.listed(owned[:3])}{'…' if len(owned) > 3 else ''}.",
+        raise InUse(
+            f"{user} still owns connections: {audit.join_values(owned[:3])}{'…' if len(owned) > 3 else ''}.",
             action="Hand them over or remove them first.",
         )
 
@@ -102,13 +102,13 @@ def disable_person(user: User, *, actor: User, now: datetime) -> None:
         if user.pk not in active:
             return
         if not querysets.it_admins().exclude(pk=user.pk).exists():
-            raise StillInUse(f"{user} is the last IT admin.", action="Make somebody else an IT admin first.")
+            raise InUse(f"{user} is the last IT admin.", action="Make somebody else an IT admin first.")
         User.objects.filter(pk=user.pk).update(is_active=False, signed_out_at=now)
         user.is_active, user.signed_out_at = False, now
-        history.account_followed(user, actor=actor, now=now)
+        history.account_changed(user, actor=actor, now=now)
         audit.record("account.disabled", user, actor=actor, at=now)
         cause = f"{actor} disabled the account in this portal."
-        offboarding.mark(user, how=User.Left.DISABLED, cause=cause, now=now, actor=actor)
+        offboarding.mark_departed(user, how=User.Left.DISABLED, cause=cause, now=now, actor=actor)
 
 
 def enable_person(user: User, *, actor: User, now: datetime) -> None:
@@ -118,10 +118,10 @@ def enable_person(user: User, *, actor: User, now: datetime) -> None:
         if not User.objects.filter(pk=user.pk, is_active=False).update(is_active=True):
             return
         user.is_active = True
-        history.account_followed(user, actor=actor, now=now)
+        history.account_changed(user, actor=actor, now=now)
         audit.record("account.enabled", user, actor=actor, at=now)
         user.refresh_from_db(fields=["left_at", "left_how", "left_cause"])
-        offboarding.back(user, now=now, actor=actor)
+        offboarding.mark_returned(user, now=now, actor=actor)
 
 
 def _require_may_disable(user: User, actor: User) -> None:
@@ -141,7 +141,7 @@ def _require_may_disable(user: User, actor: User) -> None:
 _ROLE_VALUES = ((IT_ADMINS, "admins"), (AUDITORS, "auditors"))
 
 
-def groups_left_out(claims: dict[str, Any]) -> bool:
+def has_groups_overage(claims: dict[str, Any]) -> bool:
     """Whether Microsoft named no groups because the person is in too many (about 200) for a token.
 
     Then the token says where to ask instead: "groups" in ``_claim_names``, or ``hasgroups`` in short tokens
@@ -153,12 +153,15 @@ def groups_left_out(claims: dict[str, Any]) -> bool:
 
 def _follow_groups(user: User, claims: dict[str, Any], *, now: datetime) -> None:
     """Teams and roles by group stay as they were while Microsoft leaves the groups out; that is noted and told."""
-    left_out = groups_left_out(claims)
+    left_out = has_groups_overage(claims)
     _follow_roles(user, claims, left_out=left_out)
     if not left_out:
-        teams.follow_groups(user, [str(group) for group in _listed(claims.get("groups"))])
+        teams.sync_groups(user, [str(group) for group in _listed(claims.get("groups"))])
     elif user.groups_left_out_at is None:
-        facts = {"roles_kept": audit.listed(_kept_by_group(user)), "teams_kept": audit.listed(user.teams.all())}
+        facts = {
+            "roles_kept": audit.join_values(_kept_by_group(user)),
+            "teams_kept": audit.join_values(user.teams.all()),
+        }
         audit.record("account.groups_left_out", user, actor=None, changes=facts)
     noted = now if left_out else None
     if user.groups_left_out_at != noted:
@@ -203,7 +206,7 @@ def signed_in(user: User, *, actor: User, method: str) -> None:
     """Record that somebody signed in; who does has not left. ``method`` is ``password`` or ``microsoft``."""
     with transaction.atomic():
         audit.record("account.signed_in", user, actor=actor, changes={"method": method})
-        offboarding.back(user, now=timezone.now())
+        offboarding.mark_returned(user, now=timezone.now())
 
 
 def signed_out(user: User, *, actor: User) -> None:

@@ -13,7 +13,7 @@ from social_django.models import UserSocialAuth
 
 from connections.errors import InvalidInput, PortalError, UnreadableSecret
 from connections.microsoft import clouds, token_endpoint, user_lookup
-from connections.microsoft.user_lookup import Standing
+from connections.microsoft.user_lookup import AccountState
 from connections.models import Tenant, User
 from connections.services.people import offboarding
 from connections.services.registry import credential_checks
@@ -25,17 +25,17 @@ AGAIN = timedelta(hours=1)  # after an outage; also the lease of a claim
 BATCH = 10  # directories in one tick
 
 _CAUSES = {
-    Standing.DISABLED: "The account is disabled in the directory.",
-    Standing.DELETED: "The account was deleted from the directory.",
+    AccountState.DISABLED: "The account is disabled in the directory.",
+    AccountState.DELETED: "The account was deleted from the directory.",
 }
 
 
-def look_due(*, now: datetime, limit: int = BATCH) -> int:
+def sync_due(*, now: datetime, limit: int = BATCH) -> int:
     """Look into up to ``limit`` directories, each once a day; returns how many could be read.
 
     Any number of workers may run it at once: each claims a row by moving ``people_read_after`` forward.
     """
-    offboarding.settle_all(now=now)
+    offboarding.update_incidents(now=now)
     due = Tenant.objects.filter(
         Q(people_read_after=None) | Q(people_read_after__lte=now), environment=settings.LOGIN_MICROSOFT["environment"]
     ).exclude(tid="")
@@ -45,13 +45,13 @@ def look_due(*, now: datetime, limit: int = BATCH) -> int:
         if not same.update(people_read_after=now + AGAIN):
             continue  # another worker has it
         try:
-            done += look(tenant, now=now)
+            done += sync(tenant, now=now)
         except PortalError as error:
             logger.info("the people of tenant %s could not be read: %s", tenant.pk, error.code)
     return done
 
 
-def look(tenant: Tenant, *, now: datetime) -> bool:
+def sync(tenant: Tenant, *, now: datetime) -> bool:
     """Ask the directory how the portal's people stand, and mark who has left or is back; due again in a day.
 
     Returns False where no application may read that. Raises MicrosoftUnavailable, MicrosoftRefused,
@@ -65,11 +65,11 @@ def look(tenant: Tenant, *, now: datetime) -> bool:
         return False
     found = user_lookup.read(clouds.cloud(tenant.environment), token.access_token, list(known))
     for oid, said in found.items():
-        if said is Standing.ENABLED:
+        if said is AccountState.ENABLED:
             if known[oid].left_how != User.Left.DISABLED:
-                offboarding.back(known[oid], now=now)
+                offboarding.mark_returned(known[oid], now=now)
         else:
-            offboarding.mark(known[oid], how=User.Left.DIRECTORY, cause=_CAUSES[said], now=now)
+            offboarding.mark_departed(known[oid], how=User.Left.DIRECTORY, cause=_CAUSES[said], now=now)
     Tenant.objects.filter(pk=tenant.pk).update(people_read_after=later)
     return True
 
@@ -95,7 +95,7 @@ def _own_tokens(tenant: Tenant, now: datetime) -> Iterator[token_endpoint.TokenS
     )
     for app in usable.select_related("tenant").order_by("pk"):
         try:
-            token = credential_checks.own_token(app, now=now)
+            token = credential_checks.app_only_token(app, now=now)
         except (UnreadableSecret, InvalidInput) as error:
             logger.info("app registration %s cannot be asked for a token: %s", app.pk, error.code)
             continue

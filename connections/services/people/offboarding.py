@@ -22,22 +22,26 @@ from connections.services.incidents import incidents
 
 MICROSOFT = "microsoft"  # the sign-in whose uid is "{tid}.{oid}"
 
-How = User.Left
+DepartureSource = User.Left
 
 
-def mark(person: User, *, how: str, cause: str, now: datetime, actor: User | None = None) -> None:
+def mark_departed(person: User, *, how: str, cause: str, now: datetime, actor: User | None = None) -> None:
     """Somebody has left. The first cause stays, unless an IT admin disables them here as well. Twice is harmless."""
     with transaction.atomic():
         current = User.objects.select_for_update(no_key=True).get(pk=person.pk)
-        if current.left_at is None or (how == How.DISABLED and current.left_how != How.DISABLED):
+        if current.left_at is None or (
+            how == DepartureSource.DISABLED and current.left_how != DepartureSource.DISABLED
+        ):
             values = {"left_at": current.left_at or now, "left_how": how, "left_cause": cause}
             User.objects.filter(pk=person.pk).update(**values)
-            audit.record("account.left", current, actor=actor, changes={"how": How(how).label, "cause": cause})
-        settle(person, now=now)
+            audit.record(
+                "account.left", current, actor=actor, changes={"how": DepartureSource(how).label, "cause": cause}
+            )
+        update_incident(person, now=now)
     person.refresh_from_db(fields=["left_at", "left_how", "left_cause"])
 
 
-def back(person: User, *, now: datetime, actor: User | None = None) -> None:
+def mark_returned(person: User, *, now: datetime, actor: User | None = None) -> None:
     """Somebody is here (again): they have not left. Does nothing for whom that is no news."""
     if person.left_at is None:
         return
@@ -45,18 +49,18 @@ def back(person: User, *, now: datetime, actor: User | None = None) -> None:
         found = User.objects.filter(pk=person.pk, is_active=True, left_at__isnull=False)
         if found.update(left_at=None, left_how="", left_cause=""):
             audit.record("account.back", person, actor=actor)
-        settle(person, now=now)
+        update_incident(person, now=now)
     person.refresh_from_db(fields=["left_at", "left_how", "left_cause"])
 
 
-def settle(person: User, *, now: datetime) -> None:
+def update_incident(person: User, *, now: datetime) -> None:
     """Open or close the incident of a leaver by what they own now. Call it whenever either may have changed."""
     current = User.objects.get(pk=person.pk)
     owned = current.connections.select_related("owner")
     if current.left_at is not None and owned.exists():
         incidents.owner_left(current, owned, now=now)
     else:
-        incidents.owner_is_back(current, now=now)
+        incidents.owner_returned(current, now=now)
 
 
 def account_refused(connection: Connection, verdict: Verdict, *, now: datetime) -> None:
@@ -67,16 +71,16 @@ def account_refused(connection: Connection, verdict: Verdict, *, now: datetime) 
     uid = f"{connection.account_tid}.{connection.account_oid}"
     whose = UserSocialAuth.objects.filter(provider=MICROSOFT, uid=uid).select_related("user").first()
     if whose is not None:
-        mark(whose.user, how=How.REFUSED, cause=f"{cause} ({verdict.code})", now=now)
+        mark_departed(whose.user, how=DepartureSource.REFUSED, cause=f"{cause} ({verdict.code})", now=now)
 
 
-def with_possessions() -> QuerySet[User]:
+def departed_owners() -> QuerySet[User]:
     """Those who have left and still own connections."""
     owning = Connection.objects.values("owner")
     return User.objects.filter(left_at__isnull=False, pk__in=owning).order_by("left_at", "pk")
 
 
-def settle_all(*, now: datetime) -> None:
+def update_incidents(*, now: datetime) -> None:
     """The safety net of the routine: whoever left before the portal kept incidents about it gets theirs."""
-    for person in with_possessions():
-        settle(person, now=now)
+    for person in departed_owners():
+        update_incident(person, now=now)

@@ -26,7 +26,7 @@ CODE = "handed_over"  # status_code of a connection whose old tokens were delete
 Status = Connection.Status
 
 
-def hand_over(
+def transfer(
     connection: Connection,
     new_owner: User,
     *,
@@ -51,7 +51,7 @@ def hand_over(
             if done is not None:
                 return done
             if current.owner_id != connection.owner_id:
-                raise owner_is_another(current)
+                raise owner_changed_error(current)
             _check(current, new_owner, new_name, actor)
             made = _change_owner(current, new_owner, new_name, keep_grant=keep_grant, actor=actor, now=now)
     except Connection.DoesNotExist as gone_now:
@@ -61,7 +61,7 @@ def hand_over(
     return made
 
 
-def owner_is_another(connection: Connection) -> InvalidInput:
+def owner_changed_error(connection: Connection) -> InvalidInput:
     """What to say to somebody who hands over what has just got another owner."""
     return InvalidInput(
         f"{connection} belongs to {connection.owner} now: somebody has handed it over in the meantime.",
@@ -69,7 +69,7 @@ def owner_is_another(connection: Connection) -> InvalidInput:
     )
 
 
-def unfinished(connection: Connection) -> HandOver | None:
+def pending_transfer(connection: Connection) -> HandOver | None:
     """The hand-over whose new owner has not signed in yet."""
     return connection.hand_overs.filter(completed_at=None, superseded_at=None).first()
 
@@ -82,17 +82,17 @@ def tasks_of(user: User) -> list[HandOver]:
 
 def may_change_account(connection: Connection, *, actor: User) -> bool:
     """Whether this person may sign in with another account than the connection's: the new owner, once."""
-    waiting = unfinished(connection)
+    waiting = pending_transfer(connection)
     return waiting is not None and waiting.to_owner_id == actor.pk
 
 
 def signed_in(connection: Connection, *, actor: User, account: str, now: datetime) -> None:
     """The new owner has signed in: the hand-over is done. Call it in the transaction that stores the grant."""
-    waiting = unfinished(connection)
+    waiting = pending_transfer(connection)
     if waiting is None or waiting.to_owner_id != actor.pk:
         return
     HandOver.objects.filter(pk=waiting.pk).update(completed_at=now)
-    incidents.handed_over_done(connection, now=now)
+    incidents.ownership_transfer_completed(connection, now=now)
     changes = {
         "from": waiting.from_name,
         "to": waiting.to_name,
@@ -101,11 +101,11 @@ def signed_in(connection: Connection, *, actor: User, account: str, now: datetim
     audit.record("connection.hand_over_completed", connection, actor=actor, at=now, changes=changes)
 
 
-def ask_again(connection: Connection, *, now: datetime) -> None:
+def remind_new_owner(connection: Connection, *, now: datetime) -> None:
     """A connection is in use again: whoever it was handed over to is asked once more, if they have not signed in."""
-    waiting = unfinished(connection)
+    waiting = pending_transfer(connection)
     if waiting is not None:
-        incidents.handed_over(connection, waiting, now=now)
+        incidents.ownership_transferred(connection, waiting, now=now)
 
 
 # --- Parts ----------------------------------------------------------------------------------------
@@ -145,16 +145,16 @@ def _change_owner(
     connection: Connection, new_owner: User, new_name: str, *, keep_grant: bool, actor: User, now: datetime
 ) -> HandOver:
     old_owner = connection.owner
-    kept = keep_grant and is_worth_keeping(connection)
+    kept = keep_grant and can_keep_tokens(connection)
     is_cut = connection.is_delegated and not kept
     made = HandOver(
         connection=connection,
         from_owner=old_owner,
-        from_name=audit.named(old_owner),
+        from_name=audit.recorded_name(old_owner),
         to_owner=new_owner,
-        to_name=audit.named(new_owner),
+        to_name=audit.recorded_name(new_owner),
         by=actor,
-        by_name=audit.named(actor),
+        by_name=audit.recorded_name(actor),
         at=now,
         keeps_grant=kept or not connection.is_delegated,
         account_before=connection.account_username,
@@ -166,9 +166,9 @@ def _change_owner(
     if is_cut:
         values |= _cut(connection, old_owner, now)
     changes: dict[str, Any] = {
-        "owner": [audit.named(old_owner), audit.named(new_owner)],
+        "owner": [audit.recorded_name(old_owner), audit.recorded_name(new_owner)],
         "owner_id": [old_owner.pk, new_owner.pk],
-        **audit.changed(connection, {"name": new_name} if new_name else {}),
+        **audit.changed_fields(connection, {"name": new_name} if new_name else {}),
         "grant": "kept until the new owner signs in" if kept else "deleted",
     }
     if not connection.is_delegated:
@@ -182,18 +182,18 @@ def _change_owner(
     # The right to use it is contained in owning it.
     shares.end_all_of(connection=connection, person=new_owner, actor=actor, now=now)
     current = Connection.objects.select_related("app_registration__tenant", "owner").get(pk=connection.pk)
-    history.owned(current, actor=actor, now=now)
+    history.ownership_began(current, actor=actor, now=now)
     if current.is_delegated and current.status != Status.DISABLED:
-        incidents.handed_over(current, made, now=now)
-    offboarding.settle(old_owner, now=now)
+        incidents.ownership_transferred(current, made, now=now)
+    offboarding.update_incident(old_owner, now=now)
     return made
 
 
-def is_worth_keeping(connection: Connection) -> bool:
+def can_keep_tokens(connection: Connection) -> bool:
     """Whether the old grant may still give tokens; that of an account which is gone will not, nor one never made."""
     if connection.status in (Status.PENDING, Status.RECONNECT_NEEDED) or connection.connected_at is None:
         return False
-    return not (connection.status == Status.BLOCKED and account_status.is_gone(connection.status_code))
+    return not (connection.status == Status.BLOCKED and account_status.is_account_gone(connection.status_code))
 
 
 def _cut(connection: Connection, old_owner: User, now: datetime) -> dict[str, Any]:
@@ -213,10 +213,10 @@ def _cut(connection: Connection, old_owner: User, now: datetime) -> dict[str, An
     }
     if connection.status in (Status.DISABLED, Status.PENDING):
         return values
-    return values | waiting_for_new_owner(from_name=str(old_owner), now=now)
+    return values | awaiting_sign_in(from_name=str(old_owner), now=now)
 
 
-def waiting_for_new_owner(*, from_name: str, now: datetime) -> dict[str, Any]:
+def awaiting_sign_in(*, from_name: str, now: datetime) -> dict[str, Any]:
     """Status columns of a connection that has no tokens because it was handed over."""
     return {
         "status": Status.RECONNECT_NEEDED,

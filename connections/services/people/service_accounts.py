@@ -59,7 +59,7 @@ def change(
     """Change what it is for, who is responsible, and its roles. Raises NotAllowed, InvalidInput."""
     _require(actor)
     _check_responsible(responsible)
-    changes = audit.changed(account, {"purpose": purpose, "responsible": responsible})
+    changes = audit.changed_fields(account, {"purpose": purpose, "responsible": responsible})
     with transaction.atomic():
         if changes:
             User.objects.filter(pk=account.pk, kind=User.Kind.SERVICE).update(purpose=purpose, responsible=responsible)
@@ -85,7 +85,7 @@ def _switch(account: User, *, active: bool, actor: User, now: datetime) -> None:
         if not found.update(is_active=active):
             return
         account.is_active = active
-        history.account_followed(account, actor=actor, now=now)
+        history.account_changed(account, actor=actor, now=now)
         audit.record(f"service_account.{'enabled' if active else 'disabled'}", account, actor=actor, at=now)
 
 

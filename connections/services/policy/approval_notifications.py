@@ -12,7 +12,7 @@ State = Approval.State
 _TONES = {State.APPROVED: "ok", State.DECLINED: "warning"}
 
 
-def asked(approval: Approval, *, now: datetime) -> None:
+def approval_requested(approval: Approval, *, now: datetime) -> None:
     """Ask every IT admin but the requester. Call it in the transaction of the request."""
     others = querysets.it_admins().exclude(pk=approval.requested_by_id or 0).select_related("alert_choice")
     message = alerts.Message(
@@ -28,7 +28,7 @@ def asked(approval: Approval, *, now: datetime) -> None:
     alerts.notify(others, message, about=f"approval:{approval.pk}:asked", now=now)
 
 
-def answered(approval: Approval, *, now: datetime) -> None:
+def approval_answered(approval: Approval, *, now: datetime) -> None:
     """Tell the requester what became of it; what they withdrew themselves they know."""
     if approval.requested_by is None or approval.state not in _TONES:
         return

@@ -14,11 +14,11 @@ from django.db import transaction
 
 from connections import audit
 from connections.access import permissions, roles
-from connections.errors import ApprovalNeeded, ChangedMeanwhile, InvalidInput, PolicyForbids
+from connections.errors import ApprovalNeeded, Conflict, InvalidInput, PolicyForbids
 from connections.microsoft import capabilities
 from connections.models import Approval, Connection, User
 from connections.services.policy import approval_notifications, evaluate
-from connections.services.policy.evaluate import Decision, Reason, Wish
+from connections.services.policy.evaluate import ConnectionRequest, Decision, Reason
 
 State = Approval.State
 REASON_LENGTH = 2000
@@ -28,7 +28,7 @@ CODE = ApprovalNeeded.code
 # --- What an approval covers ----------------------------------------------------------------------
 
 
-def uncovered(decision: Decision, wish: Wish, approval: Approval | None) -> tuple[Reason, ...]:
+def unapproved_reasons(decision: Decision, wish: ConnectionRequest, approval: Approval | None) -> tuple[Reason, ...]:
     """The reasons of a decision that want an approval which ``approval`` does not give."""
     if approval is None or approval.state != State.APPROVED:
         return decision.approval
@@ -37,7 +37,7 @@ def uncovered(decision: Decision, wish: Wish, approval: Approval | None) -> tupl
     return tuple(reason for reason in decision.approval if not _covers(approval, reason, wish))
 
 
-def _covers(approval: Approval, reason: Reason, wish: Wish) -> bool:
+def _covers(approval: Approval, reason: Reason, wish: ConnectionRequest) -> bool:
     if reason.rule == "capabilities":
         return reason.item in approval.capabilities
     if reason.rule == "permissions":
@@ -45,17 +45,17 @@ def _covers(approval: Approval, reason: Reason, wish: Wish) -> bool:
     return set(wish.permissions) <= set(approval.permissions)
 
 
-def newest(connection: Connection) -> Approval | None:
+def latest_request(connection: Connection) -> Approval | None:
     """The latest request of the connection, whatever became of it."""
     return _latest(connection)
 
 
-def granted(connection: Connection) -> Approval | None:
+def latest_approval(connection: Connection) -> Approval | None:
     """The latest approval the connection has."""
     return _latest(connection, state=State.APPROVED)
 
 
-def waiting(connection: Connection) -> Approval | None:
+def open_request(connection: Connection) -> Approval | None:
     """The request that waits for an answer, if there is one."""
     return _latest(connection, state=State.WAITING)
 
@@ -68,15 +68,15 @@ def _latest(connection: Connection, **which: str) -> Approval | None:
 # --- Asking ---------------------------------------------------------------------------------------
 
 
-def lacking(connection: Connection, found: Iterable[str] = ()) -> tuple[Decision, tuple[Reason, ...]]:
+def evaluate_approval(connection: Connection, found: Iterable[str] = ()) -> tuple[Decision, tuple[Reason, ...]]:
     """What the policy says to the connection now, and which of it still wants an approval.
 
     ``found`` are permissions Microsoft granted. Two queries where something needs approval, else one.
     """
-    policies = evaluate.in_force().of(connection.app_registration)
-    wish = evaluate.wish_of(connection)
-    decision = evaluate.decide_connect(policies, wish, found)
-    return decision, uncovered(decision, wish, granted(connection)) if decision.approval else ()
+    policies = evaluate.load_policies().of(connection.app_registration)
+    wish = evaluate.request_of(connection)
+    decision = evaluate.evaluate_connection(policies, wish, found)
+    return decision, unapproved_reasons(decision, wish, latest_approval(connection)) if decision.approval else ()
 
 
 def require(connection: Connection) -> None:
@@ -102,16 +102,16 @@ def require_sign_in(connection: Connection) -> None:
     What an older grant had on top is judged anew when Microsoft answers. Raises as require() does.
     """
     require_grant(connection, ())
-    asked = waiting(connection)
+    asked = open_request(connection)
     if asked is not None:
-        _, open_reasons = lacking(connection, asked.permissions)
+        _, open_reasons = evaluate_approval(connection, asked.permissions)
         if open_reasons:
             raise _needed(connection, open_reasons)
 
 
 def require_grant(connection: Connection, found: Iterable[str]) -> None:
     """The same for what Microsoft has just granted it, on top of what it wishes."""
-    decision, open_reasons = lacking(connection, found)
+    decision, open_reasons = evaluate_approval(connection, found)
     evaluate.refuse_forbidden(decision)
     if open_reasons:
         raise _needed(connection, open_reasons)
@@ -119,15 +119,15 @@ def require_grant(connection: Connection, found: Iterable[str]) -> None:
 
 def require_account(connection: Connection, tid: str) -> None:
     """Let only an account pass whose directory the policy allows. Raises PolicyForbids."""
-    policies = evaluate.in_force().of(connection.app_registration)
+    policies = evaluate.load_policies().of(connection.app_registration)
     registered = evaluate.registered_tids(connection.app_registration.tenant.environment) if tid else ()
     if tid:
-        evaluate.refuse_forbidden(evaluate.decide_account(policies, tid, registered))
+        evaluate.refuse_forbidden(evaluate.evaluate_account(policies, tid, registered))
 
 
 def _needed(connection: Connection, reasons: Iterable[Reason]) -> ApprovalNeeded:
     cause = " ".join(Decision(tuple(reasons)).sentences)
-    last = newest(connection)
+    last = latest_request(connection)
     if last is not None and last.is_waiting:
         return ApprovalNeeded(cause, action="It was asked for and waits for an IT admin.")
     if last is not None and last.state == State.DECLINED:
@@ -138,7 +138,7 @@ def _needed(connection: Connection, reasons: Iterable[Reason]) -> ApprovalNeeded
     return ApprovalNeeded(cause)
 
 
-def ask(
+def request_approval(
     connection: Connection,
     reasons: Iterable[Reason],
     *,
@@ -153,7 +153,7 @@ def ask(
     ``also`` are permissions beyond the wish (Microsoft granted them). A new connection shows that it waits.
     Call it where the wish was checked, inside its transaction.
     """
-    wish = evaluate.wish_of(connection)
+    wish = evaluate.request_of(connection)
     with transaction.atomic():
         older = _lock_waiting(connection)
         if older is not None:
@@ -176,13 +176,17 @@ def ask(
             requested_at=now,
         )
         _say(connection, " ".join(sentences), "An IT admin must approve it; nobody can sign in before.", now=now)
-        facts = {"connection": connection.name, "permissions": audit.listed(made.permissions), "reason": made.reason}
+        facts = {
+            "connection": connection.name,
+            "permissions": audit.join_values(made.permissions),
+            "reason": made.reason,
+        }
         audit.record("approval.requested", made, actor=actor, changes=facts)
-        approval_notifications.asked(made, now=now)
+        approval_notifications.approval_requested(made, now=now)
     return made
 
 
-def ask_again(connection: Connection, *, reason: str, actor: User, now: datetime) -> Approval:
+def request_missing(connection: Connection, *, reason: str, actor: User, now: datetime) -> Approval:
     """Ask for what the connection lacks just now. Asked twice, the second one adds to nothing but the reason.
 
     Raises NotAllowed, PolicyForbids, or InvalidInput if no approval is needed.
@@ -193,25 +197,25 @@ def ask_again(connection: Connection, *, reason: str, actor: User, now: datetime
         )
         current = rows.get(pk=connection.pk)
         roles.require(permissions.can_reconnect(actor, current), action="Only its owner can ask.")
-        decision, open_reasons = lacking(current, current.granted)
+        decision, open_reasons = evaluate_approval(current, current.granted)
         evaluate.refuse_forbidden(decision)
         if not open_reasons:
             raise InvalidInput("This connection needs no approval (any more).", action="Sign in for it.")
         beyond = [one.item for one in open_reasons if one.rule == "permissions"]
-        return ask(current, open_reasons, reason=reason, actor=actor, now=now, also=beyond)
+        return request_approval(current, open_reasons, reason=reason, actor=actor, now=now, also=beyond)
 
 
-def ask_for_grant(connection: Connection, found: Iterable[str], *, actor: User, now: datetime) -> None:
+def request_for_grant(connection: Connection, found: Iterable[str], *, actor: User, now: datetime) -> None:
     """Microsoft granted permissions that want an approval: ask for it, unless the same was asked or declined before."""
-    _, open_reasons = lacking(connection, found)
+    _, open_reasons = evaluate_approval(connection, found)
     beyond = [one.item for one in open_reasons if one.rule == "permissions"]
-    last = newest(connection)
+    last = latest_request(connection)
     if last is not None and last.state in (State.WAITING, State.DECLINED) and set(beyond) <= set(last.permissions):
         return
-    ask(connection, open_reasons, reason="", actor=actor, now=now, also=beyond)
+    request_approval(connection, open_reasons, reason="", actor=actor, now=now, also=beyond)
 
 
-def settle(connection: Connection, *, actor: User, now: datetime) -> None:
+def close_if_unneeded(connection: Connection, *, actor: User, now: datetime) -> None:
     """A wish or the policy has changed so that nothing must be approved any more: end a request that waits."""
     with transaction.atomic():
         older = _lock_waiting(connection)
@@ -235,9 +239,9 @@ def approve(approval: Approval, *, reason: str = "", actor: User, now: datetime)
         if not _still_waiting(approval, State.APPROVED):
             return
         if connection is not None:
-            policies = evaluate.in_force().of(connection.app_registration)
-            wish = evaluate.wish_of(connection)
-            evaluate.refuse_forbidden(evaluate.decide_connect(policies, wish, approval.permissions))
+            policies = evaluate.load_policies().of(connection.app_registration)
+            wish = evaluate.request_of(connection)
+            evaluate.refuse_forbidden(evaluate.evaluate_connection(policies, wish, approval.permissions))
         _close(approval, State.APPROVED, actor=actor, reason=reason, now=now)
         if connection is not None:
             finish = "Sign in at Microsoft to finish it." if connection.is_delegated else "Press “Connect now”."
@@ -326,9 +330,7 @@ def _still_waiting(approval: Approval, wanted: str) -> bool:
     if current.state == wanted:
         return False
     who = f" by {current.decided_by_name}" if current.decided_by_name else ""
-    raise ChangedMeanwhile(
-        f"It was {current.get_state_display().lower()} meanwhile{who}.", action="Nothing is left to decide."
-    )
+    raise Conflict(f"It was {current.get_state_display().lower()} meanwhile{who}.", action="Nothing is left to decide.")
 
 
 def _close(approval: Approval, state: str, *, actor: User, reason: str, now: datetime) -> None:
@@ -344,7 +346,7 @@ def _close(approval: Approval, state: str, *, actor: User, reason: str, now: dat
         setattr(approval, name, value)
     facts = {"connection": approval.connection_name, "reason": values["decision_reason"]}
     audit.record(f"approval.{state}", approval, actor=actor, changes=facts)
-    approval_notifications.answered(approval, now=now)
+    approval_notifications.approval_answered(approval, now=now)
 
 
 def _put_back(connection: Connection, approval: Approval, actor: User) -> None:
@@ -355,7 +357,7 @@ def _put_back(connection: Connection, approval: Approval, actor: User) -> None:
     values = dict(approval.before)
     if not connection.is_delegated:
         values["scopes"] = " ".join(capabilities.application_roles(values["capabilities"], values["extra_scopes"]))
-    changes = audit.changed(connection, values)
+    changes = audit.changed_fields(connection, values)
     if changes:
         Connection.objects.filter(pk=connection.pk).update(**values)
         audit.record("connection.changed", connection, actor=actor, changes=changes)

@@ -103,7 +103,7 @@ Policies = Sequence[Source]
 
 
 @dataclass(frozen=True)
-class InForce:
+class PolicySet:
     """All policies as they are in force, or as somebody considers putting them in force."""
 
     organisation: Rules = field(default_factory=Rules)
@@ -122,22 +122,22 @@ class InForce:
         return self.organisation.restricts or any(rules.restricts for rules in self.apps.values())
 
 
-def in_force() -> InForce:
+def load_policies() -> PolicySet:
     """The policies as they stand in the database; one query."""
     organisation, apps = Rules(), dict[int, Rules]()
     for row in Policy.objects.only("app_registration", "rules"):
         if row.app_registration_id is None:
-            organisation = policy_rules.stored(row.rules)
+            organisation = policy_rules.from_database(row.rules)
         else:
-            apps[row.app_registration_id] = policy_rules.stored(row.rules)
-    return InForce(organisation, apps)
+            apps[row.app_registration_id] = policy_rules.from_database(row.rules)
+    return PolicySet(organisation, apps)
 
 
 # --- Connecting -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class ConnectionRequest:
     """What a connection is or wants to be. ``permissions`` are those its capabilities and typed scopes come to."""
 
     authentication_type: str
@@ -153,20 +153,20 @@ class Wish:
         return self.authentication_type == APP_ONLY
 
 
-def wish_of(connection: Connection) -> Wish:
+def request_of(connection: Connection) -> ConnectionRequest:
     """The wish of a connection, whether it is stored or not."""
     tenant: Tenant = connection.app_registration.tenant
-    return Wish(
+    return ConnectionRequest(
         connection.authentication_type,
         tenant.environment,
         policy_rules.tenant_key(tenant),
         tenant.name,
         tuple(connection.capabilities),
-        tuple(spelling(name) for name in permission_drift.needs(connection)),
+        tuple(spelling(name) for name in permission_drift.required_permissions(connection)),
     )
 
 
-def decide_connect(policies: Policies, wish: Wish, granted: Iterable[str] = ()) -> Decision:
+def evaluate_connection(policies: Policies, wish: ConnectionRequest, granted: Iterable[str] = ()) -> Decision:
     """Whether a connection may be what it wishes to be, and may have what Microsoft granted on top of that."""
     beyond = sorted({spelling(name) for name in granted} - set(wish.permissions) - OIDC_SCOPES)
     return Decision(
@@ -184,27 +184,29 @@ def decide_connect(policies: Policies, wish: Wish, granted: Iterable[str] = ()) 
     )
 
 
-def closed(policies: Policies, app_registration: AppRegistration) -> str:
+def why_closed(policies: Policies, app_registration: AppRegistration) -> str:
     """Why no connection at all may be made through the app registration; empty if some may."""
     tenant = app_registration.tenant
     found: list[str] = []
     for kind in AuthenticationType.values:
         if app_registration.allows(kind):
-            wish = Wish(kind, tenant.environment, policy_rules.tenant_key(tenant), tenant.name)
-            forbidden = Decision(decide_connect(policies, wish).forbidden)
+            wish = ConnectionRequest(kind, tenant.environment, policy_rules.tenant_key(tenant), tenant.name)
+            forbidden = Decision(evaluate_connection(policies, wish).forbidden)
             if not forbidden.reasons:
                 return ""
             found += forbidden.sentences
     return " ".join(dict.fromkeys(found))
 
 
-def kind_closed(policies: Policies, authentication_type: str) -> bool:
+def is_kind_forbidden(policies: Policies, authentication_type: str) -> bool:
     """Whether connections of this kind are forbidden."""
     allowed = (source.rules.authentication_types for source in policies)
     return any(kinds is not None and authentication_type not in kinds for kinds in allowed)
 
 
-def offered(policies: Policies, key: str, app_registration: AppRegistration, kinds: Sequence[str]) -> Decision:
+def evaluate_capability(
+    policies: Policies, key: str, app_registration: AppRegistration, kinds: Sequence[str]
+) -> Decision:
     """What a form says about one capability before anything is chosen; the mildest answer of the possible kinds.
 
     What is forbidden in one of two kinds only is told when that kind is chosen.
@@ -215,13 +217,15 @@ def offered(policies: Policies, key: str, app_registration: AppRegistration, kin
     for kind in kinds:
         names = capabilities.needs(known, kind)
         if names:
-            wish = Wish(kind, tenant.environment, policy_rules.tenant_key(tenant), tenant.name, (key,), names)
-            said = decide_connect(policies, wish).reasons
+            wish = ConnectionRequest(
+                kind, tenant.environment, policy_rules.tenant_key(tenant), tenant.name, (key,), names
+            )
+            said = evaluate_connection(policies, wish).reasons
             found.append(Decision(tuple(one for one in said if one.rule in ("capabilities", "permissions"))))
     return min(found, key=lambda one: list(Effect).index(one.effect), default=Decision())
 
 
-def wants_approvals(policies: Policies) -> bool:
+def requires_approvals(policies: Policies) -> bool:
     """Whether anything at all needs approval."""
     return any(
         source.rules.app_only_second_admin
@@ -230,7 +234,7 @@ def wants_approvals(policies: Policies) -> bool:
     )
 
 
-def _kind(source: Source, wish: Wish) -> Iterator[Reason]:
+def _kind(source: Source, wish: ConnectionRequest) -> Iterator[Reason]:
     rules = source.rules
     words = TYPE_WORDS[AuthenticationType(wish.authentication_type)]
     if rules.authentication_types is not None and wish.authentication_type not in rules.authentication_types:
@@ -240,7 +244,7 @@ def _kind(source: Source, wish: Wish) -> Iterator[Reason]:
         yield Reason(Effect.APPROVAL, "app_only_second_admin", "", sentence)
 
 
-def _place(source: Source, wish: Wish) -> Iterator[Reason]:
+def _place(source: Source, wish: ConnectionRequest) -> Iterator[Reason]:
     rules = source.rules
     if rules.environments is not None and wish.environment not in rules.environments:
         cloud = clouds.CLOUDS.get(wish.environment)
@@ -250,7 +254,7 @@ def _place(source: Source, wish: Wish) -> Iterator[Reason]:
         yield _forbidden(source, "tenants", wish.tenant, f"connections in the tenant {wish.tenant_name}", plural=True)
 
 
-def _capabilities(source: Source, wish: Wish) -> Iterator[Reason]:
+def _capabilities(source: Source, wish: ConnectionRequest) -> Iterator[Reason]:
     for key in wish.capabilities:
         known = capabilities.CAPABILITIES.get(key)
         if known is not None:
@@ -287,7 +291,7 @@ def _capital(words: str) -> str:
 # --- The account that signed in -------------------------------------------------------------------
 
 
-def decide_account(policies: Policies, tid: str, registered: Collection[str]) -> Decision:
+def evaluate_account(policies: Policies, tid: str, registered: Collection[str]) -> Decision:
     """Whether an account of the directory ``tid`` may be connected; ``registered`` are the tenants' own ids."""
     found = []
     for source in policies:
@@ -310,7 +314,7 @@ def registered_tids(environment: str) -> frozenset[str]:
 # --- Sharing --------------------------------------------------------------------------------------
 
 
-def decide_share(
+def evaluate_share(
     policies: Policies, *, authentication_type: str, with_team: bool, until: datetime | None, now: datetime
 ) -> Decision:
     """Whether a connection may be shared like this from now on."""

@@ -45,19 +45,19 @@ class Drift:
         return tuple(name for name in self.missing if name in known and known[name].admin_only)
 
 
-def of(connection: Connection, *, elsewhere: Collection[str] = ()) -> Drift:
+def find_drift(connection: Connection, *, elsewhere: Collection[str] = ()) -> Drift:
     """The drift of a connection; none before it was first authorised, or if nobody has said what it needs.
 
     ``elsewhere`` are permissions it holds although its token does not show them, see mailbox_probes.kept_by_exchange.
     """
-    needed = needs(connection)
+    needed = required_permissions(connection)
     if connection.connected_at is None or not needed:
         return Drift()
     missing = capabilities.missing(needed, connection.granted | frozenset(elsewhere))
     return Drift(missing, _excess(connection, frozenset(needed)))
 
 
-def needs(connection: Connection) -> tuple[str, ...]:
+def required_permissions(connection: Connection) -> tuple[str, ...]:
     """The least permissions for the connection's capabilities and typed scopes; the sign-in's own are left out."""
     if connection.is_delegated:
         wanted = capabilities.delegated_scopes(connection.capabilities, connection.extra_scopes)
@@ -67,7 +67,7 @@ def needs(connection: Connection) -> tuple[str, ...]:
 
 
 def _excess(connection: Connection, needed: frozenset[str]) -> tuple[Excess, ...]:
-    allowed = permissions.covered(needed)
+    allowed = permissions.covered_by(needed)
     ignored = _HARMLESS if connection.is_delegated else _OUR_OWN
     granted = frozenset(permissions.spelling(name) for name in connection.granted)
     larger = sorted(granted - allowed - ignored)
@@ -76,5 +76,5 @@ def _excess(connection: Connection, needed: frozenset[str]) -> tuple[Excess, ...
 
 def _only_through(name: str, granted: frozenset[str], needed: frozenset[str]) -> tuple[str, ...]:
     """What is needed and would be lost with this permission."""
-    through_others = permissions.covered(granted - {name})
-    return tuple(sorted(needed & permissions.covered(frozenset({name})) - through_others))
+    through_others = permissions.covered_by(granted - {name})
+    return tuple(sorted(needed & permissions.covered_by(frozenset({name})) - through_others))

@@ -148,7 +148,7 @@ def from_dict(given: Any, *, of_app: bool = False) -> Rules:
     return Rules(**{name: _PARSERS[name](value, name) for name, value in given.items()})
 
 
-def stored(given: Any) -> Rules:
+def from_database(given: Any) -> Rules:
     """Rules out of the database; what this version does not know any more is left out instead of breaking everything."""
     known = {one.name for one in fields(Rules)}
     kept = {name: value for name, value in given.items() if name in known} if isinstance(given, Mapping) else {}
@@ -238,7 +238,7 @@ def parse_patterns(text: str) -> tuple[str, ...]:
     A pattern is ``*`` (everything) or the beginning of a name up to a full stop: ``Mail.*``. Raises InvalidInput.
     """
     found: list[str] = []
-    for word in capabilities.words(text):
+    for word in capabilities.describe(text):
         if word == "*":
             found.append(word)
         elif word.endswith(".*"):

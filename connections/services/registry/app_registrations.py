@@ -8,7 +8,7 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from connections import audit
-from connections.errors import AlreadyExists, InvalidInput, MicrosoftRefused, StillInUse
+from connections.errors import AlreadyExists, InUse, InvalidInput, MicrosoftRefused
 from connections.microsoft import credential_probe
 from connections.models import AppRegistration, Tenant, User
 from connections.models.app_registrations import AuthenticationType
@@ -81,7 +81,7 @@ def change(
         "allows_app_only": allows_app_only,
         "default_capabilities": list(default_capabilities),
     }
-    changes = audit.changed(app_registration, values)
+    changes = audit.changed_fields(app_registration, values)
     if not changes:
         return
     before = {field: getattr(app_registration, field) for field in values}
@@ -93,7 +93,7 @@ def change(
         with transaction.atomic():
             app_registration.save(update_fields=list(changes))
             audit.record("app_registration.changed", app_registration, actor=actor, changes=changes)
-    except (InvalidInput, StillInUse):
+    except (InvalidInput, InUse):
         _restore(app_registration, before)
         raise
     except IntegrityError as taken:
@@ -107,7 +107,7 @@ def remove(app_registration: AppRegistration, *, actor: User | None) -> None:
     with transaction.atomic():
         names = list(app_registration.connections.values_list("name", flat=True)[:4])
         if names:
-            raise StillInUse(
+            raise InUse(
                 f"{app_registration} still has connections: {_listed(names)}.", action="Remove or move them first."
             )
         audit.record("app_registration.removed", app_registration, actor=actor)
@@ -154,22 +154,22 @@ def _check_types_in_use(app_registration: AppRegistration) -> None:
             continue
         names = list(app_registration.connections.filter(authentication_type=kind).values_list("name", flat=True)[:4])
         if names:
-            raise StillInUse(
+            raise InUse(
                 f"This kind is still used by {_listed(names)}.", action="Remove those connections first.", field=field
             )
 
 
 def _accepts(app_registration: AppRegistration, new: credentials.NewCredential, *, allow_untried: bool) -> bool:
     try:
-        return credentials.try_first(app_registration, new, allow_untried=allow_untried)
+        return credentials.is_accepted(app_registration, new, allow_untried=allow_untried)
     except MicrosoftRefused as error:
         # Not installed yet: only admin consent can change that, and the portal's consent link needs a stored row.
-        if allow_untried and can_be_saved_untried(error):
+        if allow_untried and can_be_saved_untested(error):
             return False
         raise
 
 
-def can_be_saved_untried(error: MicrosoftRefused) -> bool:
+def can_be_saved_untested(error: MicrosoftRefused) -> bool:
     """Whether saving without an accepted credential makes sense after this answer of Microsoft."""
     return error.status == 503 or error.verdict.code == credential_probe.NEEDS_CONSENT
 

@@ -29,7 +29,7 @@ _NO_REJECTION = {"rejected_at": None, "rejected_code": "", "rejected_cause": "",
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class CredentialCheck:
     """How Microsoft answered to one credential: accepted (``verdict`` None) with these roles, or not."""
 
     credential: AppCredential
@@ -45,7 +45,9 @@ class Trial:
 # --- Who asks -------------------------------------------------------------------------------------
 
 
-def application(app_registration: AppRegistration, credential: token_endpoint.Credential) -> token_endpoint.Application:
+def build_application(
+    app_registration: AppRegistration, credential: token_endpoint.Credential
+) -> token_endpoint.Application:
     """The registration with one credential, as the token client wants it; the registration may be unsaved.
 
     Raises InvalidInput if the tenant's environment is not configured (any more).
@@ -63,7 +65,7 @@ def application(app_registration: AppRegistration, credential: token_endpoint.Cr
     )
 
 
-def opened(credential: AppCredential) -> token_endpoint.Credential:
+def decrypt_credential(credential: AppCredential) -> token_endpoint.Credential:
     """The stored credential, decrypted. Raises UnreadableSecret if there is nothing to decrypt."""
     if credential.kind == AppCredential.Kind.CERTIFICATE and credential.private_key:
         return token_endpoint.ClientCertificate(credential.private_key, credential.thumbprint)
@@ -72,7 +74,7 @@ def opened(credential: AppCredential) -> token_endpoint.Credential:
     raise UnreadableSecret
 
 
-def applications(app_registration: AppRegistration) -> list[tuple[AppCredential, token_endpoint.Application]]:
+def live_applications(app_registration: AppRegistration) -> list[tuple[AppCredential, token_endpoint.Application]]:
     """The live credentials in order of trial, each with what the token client needs; [] if there is none.
 
     One that no configured key opens is passed over while another one opens. Raises UnreadableSecret if none does.
@@ -80,9 +82,9 @@ def applications(app_registration: AppRegistration) -> list[tuple[AppCredential,
     found: list[tuple[AppCredential, token_endpoint.Application]] = []
     unreadable: UnreadableSecret | None = None
     # Opened one by one: a single query over the encrypted columns would fail for all of them.
-    for credential in in_order(app_registration.credentials.live().defer("secret", "private_key")):
+    for credential in in_trial_order(app_registration.credentials.live().defer("secret", "private_key")):
         try:
-            found.append((credential, application(app_registration, opened(credential))))
+            found.append((credential, build_application(app_registration, decrypt_credential(credential))))
         except UnreadableSecret as error:
             unreadable = error
     if unreadable is not None and not found:
@@ -90,12 +92,12 @@ def applications(app_registration: AppRegistration) -> list[tuple[AppCredential,
     return found
 
 
-def in_order(credentials: Iterable[AppCredential]) -> list[AppCredential]:
+def in_trial_order(credentials: Iterable[AppCredential]) -> list[AppCredential]:
     """Accepted before rejected, newest first. A certificate Microsoft may not have been told of comes last."""
-    return sorted(credentials, key=lambda found: (found.rejected_at is not None, is_waiting(found)))
+    return sorted(credentials, key=lambda found: (found.rejected_at is not None, awaits_upload(found)))
 
 
-def is_waiting(credential: AppCredential) -> bool:
+def awaits_upload(credential: AppCredential) -> bool:
     """Whether it is a certificate that was never tried: its public part may not have been uploaded to Entra yet."""
     return (
         credential.kind == AppCredential.Kind.CERTIFICATE
@@ -104,9 +106,9 @@ def is_waiting(credential: AppCredential) -> bool:
     )
 
 
-def own_token(app: AppRegistration, *, now: datetime) -> token_endpoint.TokenSet | None:
+def app_only_token(app: AppRegistration, *, now: datetime) -> token_endpoint.TokenSet | None:
     """An app-only token with the first credential that Microsoft accepts; None if it has none for the application."""
-    for credential, application in applications(app):
+    for credential, application in live_applications(app):
         try:
             return token_endpoint.request_app_only_token(application)
         except MicrosoftUnavailable:
@@ -114,14 +116,14 @@ def own_token(app: AppRegistration, *, now: datetime) -> token_endpoint.TokenSet
         except MicrosoftRefused as error:
             if not error.verdict.credential:
                 return None  # not installed, no consent: the sweep finds out what that means for connections
-            refused(credential, error.verdict, now=now)
+            credential_refused(credential, error.verdict, now=now)
     return None
 
 
 # --- Trying ---------------------------------------------------------------------------------------
 
 
-def ask(app_registration: AppRegistration, credential: token_endpoint.Credential) -> tuple[str, ...]:
+def check_credential(app_registration: AppRegistration, credential: token_endpoint.Credential) -> tuple[str, ...]:
     """Try one credential at Microsoft and return the roles its token carries (maybe none). Stores nothing.
 
     Raises MicrosoftUnavailable if Microsoft could not be asked, MicrosoftRefused (with ``field``: credential,
@@ -129,11 +131,11 @@ def ask(app_registration: AppRegistration, credential: token_endpoint.Credential
     """
     answer = _try_out(app_registration, credential)
     if isinstance(answer, Verdict):
-        raise refusal(answer)
+        raise refusal_error(answer)
     return answer
 
 
-def refusal(verdict: Verdict) -> MicrosoftRefused:
+def refusal_error(verdict: Verdict) -> MicrosoftRefused:
     """The verdict on a credential as an exception, with what the admin should do about it."""
     if verdict.kind in (Kind.TRANSIENT, Kind.THROTTLED):
         return MicrosoftUnavailable(verdict)
@@ -145,7 +147,7 @@ def refusal(verdict: Verdict) -> MicrosoftRefused:
 
 def verify(
     app_registration: AppRegistration, *, actor: User | None, credential: AppCredential | None = None
-) -> list[Trial]:
+) -> list[CredentialCheck]:
     """Try every live credential (or only ``credential``) at Microsoft now and record what it said.
 
     Certificates still waiting to be uploaded are left alone unless named or alone. One accepted credential heals
@@ -153,38 +155,42 @@ def verify(
     accepted among them. Raises InvalidInput without a live credential, MicrosoftRefused if none was accepted,
     MicrosoftUnavailable if that could not be told, UnreadableSecret.
     """
-    live = in_order(app_registration.credentials.live())
+    live = in_trial_order(app_registration.credentials.live())
     chosen = [found for found in live if credential is None or found.pk == credential.pk]
     if credential is None:
-        chosen = [found for found in chosen if not is_waiting(found)] or chosen
+        chosen = [found for found in chosen if not awaits_upload(found)] or chosen
     if not chosen:
         raise InvalidInput(
             "There is no credential to try.", action="Add a client secret or a certificate.", field="credential"
         )
-    trials = [_trial(found, _try_out(app_registration, opened(found))) for found in chosen]
+    trials = [_trial(found, _try_out(app_registration, decrypt_credential(found))) for found in chosen]
     now = timezone.now()
     with transaction.atomic():
         for tried in trials:
             _record_trial(tried, actor=actor, now=now)
         _conclude(app_registration, trials, complete=len(chosen) == len(live), actor=actor, now=now)
     if not any(tried.verdict is None for tried in trials):
-        raise refusal(_decisive(trials))
+        raise refusal_error(_decisive(trials))
     return trials
 
 
 def _try_out(app_registration: AppRegistration, credential: token_endpoint.Credential) -> tuple[str, ...] | Verdict:
-    return credential_probe.try_out(
-        application(app_registration, credential),
+    return credential_probe.probe(
+        build_application(app_registration, credential),
         shared=app_registration.tenant.is_shared_endpoint,
         multitenant=app_registration.audience == AppRegistration.Audience.MULTI,
     )
 
 
-def _trial(credential: AppCredential, answer: tuple[str, ...] | Verdict) -> Trial:
-    return Trial(credential, verdict=answer) if isinstance(answer, Verdict) else Trial(credential, roles=answer)
+def _trial(credential: AppCredential, answer: tuple[str, ...] | Verdict) -> CredentialCheck:
+    return (
+        CredentialCheck(credential, verdict=answer)
+        if isinstance(answer, Verdict)
+        else CredentialCheck(credential, roles=answer)
+    )
 
 
-def _decisive(trials: list[Trial]) -> Verdict:
+def _decisive(trials: list[CredentialCheck]) -> Verdict:
     """The verdict to tell: a clear no before an outage, the first credential's before the next one's."""
     verdicts = [tried for tried in trials if tried.verdict is not None]
     first = min(verdicts, key=lambda tried: tried.inconclusive)
@@ -193,7 +199,12 @@ def _decisive(trials: list[Trial]) -> Verdict:
 
 
 def _conclude(
-    app_registration: AppRegistration, trials: list[Trial], *, complete: bool, actor: User | None, now: datetime
+    app_registration: AppRegistration,
+    trials: list[CredentialCheck],
+    *,
+    complete: bool,
+    actor: User | None,
+    now: datetime,
 ) -> None:
     """Heal or reject the registration by what its credentials' trials say, and write the trail."""
     accepted = [tried for tried in trials if tried.verdict is None]
@@ -204,35 +215,37 @@ def _conclude(
         actor=actor,
         outcome=AuditEvent.Outcome.DONE if accepted else AuditEvent.Outcome.FAILED,
         changes={
-            "accepted": audit.listed(tried.credential for tried in accepted),
+            "accepted": audit.join_values(tried.credential for tried in accepted),
             "code": verdict.code if verdict else "",
         },
     )
     if accepted:
-        heal(app_registration, now=now, actor=actor)
+        restore_app(app_registration, now=now, actor=actor)
         AppRegistration.objects.filter(pk=app_registration.pk).update(verified_at=now)
         app_registration.verified_at = now
     elif verdict is not None and complete and not any(tried.inconclusive for tried in trials):
-        reject(app_registration, verdict, now=now, actor=actor)
+        reject_app(app_registration, verdict, now=now, actor=actor)
 
 
-def _record_trial(tried: Trial, *, actor: User | None, now: datetime) -> None:
+def _record_trial(tried: CredentialCheck, *, actor: User | None, now: datetime) -> None:
     if tried.verdict is None:
-        accepted(tried.credential, now=now)
+        credential_accepted(tried.credential, now=now)
     elif tried.verdict.credential and not tried.inconclusive:
-        refused(tried.credential, tried.verdict, now=now, actor=actor)
+        credential_refused(tried.credential, tried.verdict, now=now, actor=actor)
 
 
 # --- Recording ------------------------------------------------------------------------------------
 
 
-def accepted(credential: AppCredential, *, now: datetime) -> None:
+def credential_accepted(credential: AppCredential, *, now: datetime) -> None:
     """Microsoft accepted this credential; any earlier rejection of it is over."""
     credential.verified_at, credential.rejected_at, credential.rejected_code = now, None, ""
     credential.save(update_fields=["verified_at", "rejected_at", "rejected_code"])
 
 
-def refused(credential: AppCredential, verdict: Verdict, *, now: datetime, actor: User | None = None) -> None:
+def credential_refused(
+    credential: AppCredential, verdict: Verdict, *, now: datetime, actor: User | None = None
+) -> None:
     """Microsoft rejected this credential. The first time is kept and audited; later ones change nothing."""
     with transaction.atomic():
         first = AppCredential.objects.filter(pk=credential.pk, rejected_at=None).update(
@@ -245,7 +258,9 @@ def refused(credential: AppCredential, verdict: Verdict, *, now: datetime, actor
         audit.record("credential.rejected", credential, actor=actor, changes=facts)
 
 
-def reject(app_registration: AppRegistration, verdict: Verdict, *, now: datetime, actor: User | None = None) -> bool:
+def reject_app(
+    app_registration: AppRegistration, verdict: Verdict, *, now: datetime, actor: User | None = None
+) -> bool:
     """Microsoft rejects the registration: its connections wait, and one canary call a minute later looks again.
 
     ``rejected_at`` stays that of the first rejection, which alone is audited. Returns whether this was the first.
@@ -269,7 +284,7 @@ def reject(app_registration: AppRegistration, verdict: Verdict, *, now: datetime
     return first
 
 
-def heal(app_registration: AppRegistration, *, now: datetime, actor: User | None = None) -> bool:
+def restore_app(app_registration: AppRegistration, *, now: datetime, actor: User | None = None) -> bool:
     """Microsoft accepts the registration again (or for the first time): its connections go on by themselves.
 
     Audited once; a registration in good standing is left as it is. Returns whether anything changed.

@@ -31,7 +31,7 @@ class NewSecret:
 class NewCertificate:
     """A certificate to be stored. ``at_microsoft``: its public part has been uploaded to Entra already."""
 
-    pair: certificates.Pair
+    pair: certificates.CertificateWithKey
     label: str = ""
     at_microsoft: bool = True
 
@@ -39,7 +39,7 @@ class NewCertificate:
 NewCredential = NewSecret | NewCertificate
 
 
-def from_entries(said: dict[str, Any], *, name: str) -> NewCredential:
+def credential_from_form(said: dict[str, Any], *, name: str) -> NewCredential:
     """The credential that valid entries (forms/credentials.py) ask for; ``name`` is the application's, for a certificate made here."""
     if said["kind"] == "secret":
         return NewSecret(said["secret"], said["expires_at"], said["label"])
@@ -71,7 +71,7 @@ def next_certificate(app_registration: AppRegistration, *, actor: User) -> AppCr
     It waits, and is tried last, until its public part is in Entra and Microsoft has accepted it; then it comes first.
     """
     live = app_registration.credentials.live().defer("secret", "private_key")
-    waiting = next((credential for credential in live if credential_checks.is_waiting(credential)), None)
+    waiting = next((credential for credential in live if credential_checks.awaits_upload(credential)), None)
     return waiting or add_generated_certificate(app_registration, actor=actor)
 
 
@@ -82,14 +82,14 @@ def add_generated_certificate(
 
     The private key never leaves the database. Raises InvalidInput for months out of range.
     """
-    new = from_entries({"kind": "generate", "months": months, "label": label}, name=app_registration.name)
+    new = credential_from_form({"kind": "generate", "months": months, "label": label}, name=app_registration.name)
     return add(app_registration, new, actor=actor)
 
 
 def add_uploaded_certificate(
     app_registration: AppRegistration,
     *,
-    pair: certificates.Pair,
+    pair: certificates.CertificateWithKey,
     actor: User | None,
     label: str = "",
     allow_untried: bool = False,
@@ -113,21 +113,21 @@ def add(
     a caller that has asked already.
     """
     if accepted is None:
-        accepted = try_first(app_registration, new, allow_untried=allow_untried)
+        accepted = is_accepted(app_registration, new, allow_untried=allow_untried)
     now = timezone.now()
     with transaction.atomic():
         stored = store(app_registration, new, actor=actor, verified_at=now if accepted else None)
         if accepted:
-            credential_checks.heal(app_registration, now=now, actor=actor)
+            credential_checks.restore_app(app_registration, now=now, actor=actor)
     return stored
 
 
-def try_first(app_registration: AppRegistration, new: NewCredential, *, allow_untried: bool) -> bool:
+def is_accepted(app_registration: AppRegistration, new: NewCredential, *, allow_untried: bool) -> bool:
     """Whether Microsoft accepts the credential; False if it was not tried. Raises as ``add`` does."""
     if isinstance(new, NewCertificate) and not new.at_microsoft:
         return False
     try:
-        credential_checks.ask(app_registration, _opened(new))
+        credential_checks.check_credential(app_registration, _opened(new))
     except MicrosoftUnavailable:
         if not allow_untried:
             raise

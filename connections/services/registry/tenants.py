@@ -7,7 +7,7 @@ from collections.abc import Callable
 from django.db import IntegrityError, transaction
 
 from connections import audit
-from connections.errors import AlreadyExists, InvalidInput, MicrosoftRefused, MicrosoftUnavailable, StillInUse
+from connections.errors import AlreadyExists, InUse, InvalidInput, MicrosoftRefused, MicrosoftUnavailable
 from connections.microsoft import clouds, token_endpoint
 from connections.models import Tenant, User
 from connections.models.tenants import SHARED_ENDPOINTS
@@ -34,7 +34,7 @@ def add(name: str, *, environment: str, directory_id: str, actor: User | None, t
     return made
 
 
-def look_up(tenant: Tenant, *, actor: User | None) -> None:
+def update_from_microsoft(tenant: Tenant, *, actor: User | None) -> None:
     """Ask Microsoft for the directory's GUID and store it.
 
     Raises MicrosoftUnavailable, InvalidInput if Microsoft knows no such directory, AlreadyExists if it turns out
@@ -78,7 +78,7 @@ def change(
         wanted.tid = _ask_if_possible(wanted) if tid is None else tid
         _check_same_directory(wanted)
     values = {name: getattr(wanted, name) for name in ("name", "environment", "directory_id", "tid")}
-    changes = audit.changed(tenant, values)
+    changes = audit.changed_fields(tenant, values)
     if not changes:
         return
     try:
@@ -99,7 +99,7 @@ def remove(tenant: Tenant, *, actor: User | None) -> None:
         tenant.delete()
 
 
-def directory_of(environment: str, directory_id: str) -> str:
+def look_up_directory(environment: str, directory_id: str) -> str:
     """The GUID of a directory that need not be registered, as Microsoft says.
 
     Raises MicrosoftUnavailable, InvalidInput if Microsoft knows no such directory.
@@ -107,7 +107,7 @@ def directory_of(environment: str, directory_id: str) -> str:
     return _ask(Tenant(environment=environment, directory_id=directory_id.lower()))
 
 
-def in_use_by(tenant: Tenant) -> list[str]:
+def objects_using(tenant: Tenant) -> list[str]:
     """What stands on the tenant, in words: some names of app registrations and shared mailboxes."""
     found = []
     for label, names in (
@@ -147,9 +147,9 @@ def _ask(tenant: Tenant) -> str:
 
 
 def _check_unused(tenant: Tenant, *, action: str, field: str = "") -> None:
-    used_by = in_use_by(tenant)
+    used_by = objects_using(tenant)
     if used_by:
-        raise StillInUse(f"{tenant} is still used by {', '.join(used_by)}.", action=action, field=field)
+        raise InUse(f"{tenant} is still used by {', '.join(used_by)}.", action=action, field=field)
 
 
 def _check_unique(tenant: Tenant) -> None:

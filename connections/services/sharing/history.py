@@ -18,13 +18,13 @@ from connections.models import AccessPeriod, Connection, Share, Team, User
 Kind = AccessPeriod.Kind
 
 
-def owned(connection: Connection, *, actor: User | None, now: datetime) -> None:
+def ownership_began(connection: Connection, *, actor: User | None, now: datetime) -> None:
     """The connection belongs to its ``owner`` from now on; whoever had it before has it no longer."""
     parts = {**_connection(connection), **_person(connection.owner)}
     _begin(Kind.OWNER, {"connection_id": connection.pk}, parts, actor=actor, now=now)
 
 
-def shared(share: Share, *, actor: User | None, now: datetime) -> None:
+def share_began(share: Share, *, actor: User | None, now: datetime) -> None:
     """The share counts as it stands from now on; what it was before has ended."""
     parts = {
         **_connection(share.connection),
@@ -37,23 +37,23 @@ def shared(share: Share, *, actor: User | None, now: datetime) -> None:
     _begin(kind, {"share_id": share.pk}, parts, actor=actor, now=now)
 
 
-def unshared(share: Share, *, actor: User | None, now: datetime) -> None:
+def share_ended(share: Share, *, actor: User | None, now: datetime) -> None:
     """The share has ended: now, or on its own date if that is over."""
     _end(Q(kind__in=(Kind.PERSON, Kind.TEAM), share_id=share.pk), actor=actor, now=now)
 
 
-def joined(team: Team, user: User, *, actor: User | None, now: datetime) -> None:
+def member_joined(team: Team, user: User, *, actor: User | None, now: datetime) -> None:
     """The person is in the team from now on."""
     key = {"team_id": team.pk, "person_id": user.pk}
     _begin(Kind.MEMBER, key, {**_team(team), **_person(user)}, actor=actor, now=now)
 
 
-def left(team: Team, user: User, *, actor: User | None, now: datetime) -> None:
+def member_left(team: Team, user: User, *, actor: User | None, now: datetime) -> None:
     """The person is in the team no longer."""
     _end(Q(kind=Kind.MEMBER, team_id=team.pk, person_id=user.pk), actor=actor, now=now)
 
 
-def account_followed(user: User, *, actor: User | None, now: datetime) -> None:
+def account_changed(user: User, *, actor: User | None, now: datetime) -> None:
     """Take over whether the account may sign in (``is_active``). Doing it twice changes nothing."""
     standing = AccessPeriod.objects.filter(kind=Kind.DISABLED, person_id=user.pk, ended_at=None)
     if user.is_active:
@@ -81,7 +81,7 @@ def person_removed(user: User, *, actor: User | None, now: datetime) -> None:
     _begin(Kind.DISABLED, {"person_id": user.pk}, _person(user), actor=actor, now=now)
 
 
-def forget(until: datetime) -> None:
+def prune(until: datetime) -> None:
     """Remove what had ended by then, as the audit trail no longer reaches back so far either.
 
     That somebody was removed by then is forgotten as well: without it nothing of them is left.
@@ -98,7 +98,7 @@ def _begin(kind: Kind, key: dict[str, Any], parts: dict[str, Any], *, actor: Use
     """Open a period in place of the one that stands under the same key, if there is one."""
     with transaction.atomic():
         _end(Q(kind=kind, **key), actor=actor, now=now)
-        by = {"started_by_id": actor.pk if actor else None, "started_by_name": audit.named(actor)}
+        by = {"started_by_id": actor.pk if actor else None, "started_by_name": audit.recorded_name(actor)}
         AccessPeriod.objects.create(kind=kind, started_at=now, **{**key, **parts, **by})
 
 
@@ -106,8 +106,8 @@ def _end(which: Q, *, actor: User | None, now: datetime, **names: Any) -> None:
     """Close the open ones. One whose date is over ended then, by itself: nobody took it away."""
     with transaction.atomic():
         standing = AccessPeriod.objects.filter(which, ended_at=None)
-        standing.filter(until__lte=now).update(ended_at=F("until"), ended_by_name=audit.named(None), **names)
-        by = {"ended_by_id": actor.pk if actor else None, "ended_by_name": audit.named(actor)}
+        standing.filter(until__lte=now).update(ended_at=F("until"), ended_by_name=audit.recorded_name(None), **names)
+        by = {"ended_by_id": actor.pk if actor else None, "ended_by_name": audit.recorded_name(actor)}
         standing.update(ended_at=now, **by, **names)
 
 
@@ -116,7 +116,7 @@ def _connection(connection: Connection) -> dict[str, Any]:
 
 
 def _person(user: User) -> dict[str, Any]:
-    return {"person_id": user.pk, "person_name": audit.named(user)}
+    return {"person_id": user.pk, "person_name": audit.recorded_name(user)}
 
 
 def _team(team: Team) -> dict[str, Any]:

@@ -44,7 +44,7 @@ ACTIONS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Period:
     """A period as one of the two tells it."""
 
     kind: str
@@ -104,17 +104,17 @@ class _Replay:
     """The audit trail, event by event, in the order in which it was written."""
 
     def __init__(self) -> None:
-        self.open: dict[Key, Told] = {}
-        self.closed: list[Told] = []
+        self.open: dict[Key, Period] = {}
+        self.closed: list[Period] = []
 
-    def run(self) -> list[Told]:
+    def run(self) -> list[Period]:
         events = AuditEvent.objects.filter(action__in=ACTIONS, outcome=AuditEvent.Outcome.DONE).order_by("pk")
         for event in events.iterator(chunk_size=2000):
             getattr(self, event.action.replace(".", "_"))(event, event.changes)
         return [*self.closed, *self.open.values()]
 
     def _begin(self, event: AuditEvent, kind: Kind, **parts: Any) -> None:
-        told = Told(kind, event.at, started_by=event.actor_name, source=f"event {event.pk}", **parts)
+        told = Period(kind, event.at, started_by=event.actor_name, source=f"event {event.pk}", **parts)
         # A connection has one owner: the next one takes the place of the one before.
         place = _key(kind, told.connection_id) if kind == Kind.OWNER else told.key
         self._end(event.at, [place])
@@ -191,9 +191,9 @@ def _share(event: AuditEvent, facts: dict[str, Any]) -> dict[str, Any]:
     return {"kind": Kind.TEAM if with_team else Kind.PERSON, "connection_id": int(event.target_id), **whom}
 
 
-def _table() -> Iterator[Told]:
+def _table() -> Iterator[Period]:
     for row in AccessPeriod.objects.order_by("pk").iterator(chunk_size=2000):
-        yield Told(
+        yield Period(
             row.kind,
             row.started_at,
             row.connection_id,
@@ -207,7 +207,7 @@ def _table() -> Iterator[Told]:
         )
 
 
-def history_began() -> datetime:
+def history_start() -> datetime:
     """Since when the history is kept: what had ended before, it may not know."""
     return max(_filled_at(), _pruned_until())
 
@@ -226,14 +226,14 @@ def _pruned_until() -> datetime:
 # --- Comparing ------------------------------------------------------------------------------------
 
 
-def _by_key(told: Any) -> dict[Key, list[Told]]:
-    found: dict[Key, list[Told]] = defaultdict(list)
+def _by_key(told: Any) -> dict[Key, list[Period]]:
+    found: dict[Key, list[Period]] = defaultdict(list)
     for one in told:
         found[one.key].append(one)
     return found
 
 
-def _compare(trail: list[Told], table: list[Told], began: datetime, slack: timedelta) -> Iterator[str]:
+def _compare(trail: list[Period], table: list[Period], began: datetime, slack: timedelta) -> Iterator[str]:
     """Match the periods of one key; what stays alone, or fits only in part, is a difference."""
     left = sorted(table, key=lambda one: one.order)
     for told in sorted(trail, key=lambda one: one.order):
@@ -251,14 +251,14 @@ def _compare(trail: list[Told], table: list[Told], began: datetime, slack: timed
         yield f"Only the access history ({one.source}) knows “{one}”."
 
 
-def _is_over(told: Told, began: datetime) -> bool:
+def _is_over(told: Period, began: datetime) -> bool:
     """Whether nothing was left of it when the history began to be kept."""
     if told.is_removal:
         return told.started_at <= began
     return told.ended_at is not None and told.ended_at <= began
 
 
-def _agree(told: Told, row: Told, began: datetime, slack: timedelta) -> bool:
+def _agree(told: Period, row: Period, began: datetime, slack: timedelta) -> bool:
     is_old = told.started_at < began
     if (told.level, told.until) != (row.level, row.until) or (not is_old and told.started_by != row.started_by):
         return False

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from connections import audit
 from connections.access import permissions, roles
 from connections.models import AccessPeriod, User
-from connections.services.sharing.history_queries import Access, Question, Way
+from connections.services.sharing.history_queries import Access, AccessHistoryQuery, AccessPath
 
 COLUMNS = (
     "person",
@@ -34,7 +34,7 @@ COLUMNS = (
 Row = tuple[str, ...]
 
 
-def export(question: Question, *, actor: User) -> list[Row]:
+def export(question: AccessHistoryQuery, *, actor: User) -> list[Row]:
     """The answer with a row for each stretch of time and way, headings first. Raises NotAllowed."""
     roles.require(permissions.can_export_audit(actor), cause="Only auditors export.", action="Ask one of them.")
     rows = [row for found in question.answer() for row in _rows(found)]
@@ -69,7 +69,7 @@ def _rows(found: Access) -> Iterator[Row]:
             )
 
 
-def _way(way: Way) -> Row:
+def _way(way: AccessPath) -> Row:
     team_id = "" if way.grant.team_id is None else str(way.grant.team_id)
     return AccessPeriod.Kind(way.grant.kind).label, way.grant.team_name, team_id
 

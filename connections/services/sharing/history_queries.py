@@ -16,7 +16,7 @@ from django.db.models import Exists, Max, OuterRef, Q, QuerySet
 from connections.models import AccessPeriod, Connection, User
 
 Kind = AccessPeriod.Kind
-Stretch = tuple[datetime, datetime]
+Interval = tuple[datetime, datetime]
 
 OWNER = "owner"  # the strongest level; the others are those of Share.Level
 _STRENGTH = {"use": 0, "manage": 1, OWNER: 2}
@@ -49,12 +49,12 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class AccessPath:
     """One way by which somebody could use a connection: as its owner, by a share, or by a team's share as a member."""
 
     grant: AccessPeriod
     membership: AccessPeriod | None
-    stretches: tuple[Stretch, ...]  # within the window, while the account was enabled; never empty
+    stretches: tuple[Interval, ...]  # within the window, while the account was enabled; never empty
 
     @property
     def level(self) -> str:
@@ -68,7 +68,7 @@ class Access:
 
     person_id: int
     connection_id: int
-    ways: list[Way] = field(default_factory=list)
+    ways: list[AccessPath] = field(default_factory=list)
 
     @property
     def level(self) -> str:
@@ -76,7 +76,7 @@ class Access:
         return max((way.level for way in self.ways), key=_STRENGTH.__getitem__)
 
     @property
-    def stretches(self) -> tuple[Stretch, ...]:
+    def stretches(self) -> tuple[Interval, ...]:
         """When it could be used, by whichever way, without overlaps."""
         return _joined(stretch for way in self.ways for stretch in way.stretches)
 
@@ -133,7 +133,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class AccessHistoryQuery:
     """One of the two questions."""
 
     about: str  # "connection": who could use it; "person": what could they use
@@ -153,7 +153,7 @@ class Question:
         return ask(self.subject.pk, self.window)
 
 
-def connections_named(text: str) -> list[Candidate]:
+def find_connections(text: str) -> list[Candidate]:
     """Connections with this in their name, those that exist first; at most CANDIDATES + 1. Two queries."""
     there = (
         Connection.objects.filter(name__icontains=text)
@@ -169,7 +169,7 @@ def connections_named(text: str) -> list[Candidate]:
     return found[: CANDIDATES + 1]
 
 
-def people_named(text: str) -> list[Candidate]:
+def find_people(text: str) -> list[Candidate]:
     """People with this in their name or sign-in name, those that exist first; at most CANDIDATES + 1. Two queries."""
     name = Q(username__icontains=text)
     for word in text.split():
@@ -185,7 +185,7 @@ def people_named(text: str) -> list[Candidate]:
     return found[: CANDIDATES + 1]
 
 
-def connection_called(pk: int) -> Candidate | None:
+def get_connection(pk: int) -> Candidate | None:
     """The connection with this id, also if it is deleted. At most two queries."""
     there = Connection.objects.filter(pk=pk).values_list("name", "owner__username").first()
     if there is not None:
@@ -194,7 +194,7 @@ def connection_called(pk: int) -> Candidate | None:
     return Candidate(pk, gone.connection_name, f"of {_sign_in_name(gone)}", True) if gone else None
 
 
-def person_called(pk: int) -> Candidate | None:
+def get_person(pk: int) -> Candidate | None:
     """The person with this id, also if they are deleted. At most two queries."""
     there = User.objects.filter(pk=pk).first()
     if there is not None:
@@ -203,7 +203,7 @@ def person_called(pk: int) -> Candidate | None:
     return Candidate(pk, gone.person_name.rpartition(" <")[0], _sign_in_name(gone), True) if gone else None
 
 
-def existing(accesses: Sequence[Access]) -> tuple[set[int], set[int]]:
+def existing_ids(accesses: Sequence[Access]) -> tuple[set[int], set[int]]:
     """Which of the people and of the connections named here still exist. Two queries."""
     people = User.objects.filter(pk__in={access.person_id for access in accesses})
     connections = Connection.objects.filter(pk__in={access.connection_id for access in accesses})
@@ -242,13 +242,13 @@ def _accesses(
             stretches = _within(window, [grant, membership] if membership else [grant], disabled_of[person_id])
             if stretches:
                 access = found.setdefault((person_id, grant.connection_id), Access(person_id, grant.connection_id))
-                access.ways.append(Way(grant, membership, stretches))
+                access.ways.append(AccessPath(grant, membership, stretches))
     for access in found.values():
         access.ways.sort(key=lambda way: (-_STRENGTH[way.level], way.stretches[0][0], way.grant.pk))
     return list(found.values())
 
 
-def _within(window: Window, all_of: Sequence[AccessPeriod], none_of: Sequence[AccessPeriod]) -> tuple[Stretch, ...]:
+def _within(window: Window, all_of: Sequence[AccessPeriod], none_of: Sequence[AccessPeriod]) -> tuple[Interval, ...]:
     """The parts of the window in which all of the one and none of the other periods counted."""
     start = max(window.start, *(period.started_at for period in all_of))
     end = min(window.end, *(period.end or window.end for period in all_of))
@@ -260,8 +260,8 @@ def _within(window: Window, all_of: Sequence[AccessPeriod], none_of: Sequence[Ac
     return tuple(sorted(stretches))
 
 
-def _joined(stretches: Iterable[Stretch]) -> tuple[Stretch, ...]:
-    joined: list[Stretch] = []
+def _joined(stretches: Iterable[Interval]) -> tuple[Interval, ...]:
+    joined: list[Interval] = []
     for start, end in sorted(stretches):
         if joined and start <= joined[-1][1]:
             joined[-1] = (joined[-1][0], max(joined[-1][1], end))

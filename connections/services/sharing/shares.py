@@ -41,7 +41,7 @@ def share(
             current = _locked(connection)
             roles.require(permissions.can_share(actor, current), action="Ask its owner or an IT admin to share it.")
             _check(current, person, team, until, now)
-            decision = decide(current, with_team=team is not None, until=until, now=now)
+            decision = evaluate_policy(current, with_team=team is not None, until=until, now=now)
             evaluate.refuse_forbidden(decision, field=_field(decision))
             approvals.require(current)
             return _share(current, person, team, level, until, actor, now)
@@ -51,7 +51,7 @@ def share(
         raise AlreadyExists("Somebody has shared it with them at the same moment.", action="Look again.") from twice
 
 
-def unshare(found: Share, *, actor: User, now: datetime) -> None:
+def end_share(found: Share, *, actor: User, now: datetime) -> None:
     """End a share at once. Doing it twice is harmless. Raises NotAllowed."""
     with transaction.atomic():
         try:
@@ -63,7 +63,7 @@ def unshare(found: Share, *, actor: User, now: datetime) -> None:
         _end(found, actor=actor, now=now)
 
 
-def end_because(found: Share, why: str, *, actor: User | None, now: datetime) -> bool:
+def end_for_reason(found: Share, why: str, *, actor: User | None, now: datetime) -> bool:
     """End a share for a reason that goes on record, inside the caller's transaction. Returns whether it still counted.
 
     ``actor`` None is the portal, where something that people decided runs out.
@@ -71,14 +71,14 @@ def end_because(found: Share, why: str, *, actor: User | None, now: datetime) ->
     return _end(found, actor=actor, now=now, why=why)
 
 
-def shorten_because(found: Share, why: str, *, until: datetime, actor: User, now: datetime) -> bool:
+def shorten_for_reason(found: Share, why: str, *, until: datetime, actor: User, now: datetime) -> bool:
     """Let a share end at ``until`` instead of later, or never. Returns whether it still counted and lasted longer."""
     current = Share.objects.select_for_update().filter(pk=found.pk, ended_at=None).first()
     if current is None or (current.until is not None and current.until <= until):
         return False
     before, current.until = current.until, until
     Share.objects.filter(pk=current.pk).update(until=until)
-    history.shared(current, actor=actor, now=now)
+    history.share_began(current, actor=actor, now=now)
     _record("connection.share_changed", current, actor, now, [current.level] * 2, [before, until], why=why)
     return True
 
@@ -90,7 +90,7 @@ def end_all_of(*, actor: User | None, now: datetime, **whose: Any) -> None:
         _end(found, actor=actor, now=now)
 
 
-def end_lapsed(*, now: datetime) -> int:
+def end_expired(*, now: datetime) -> int:
     """End the shares whose date is over, so that their history says so. They have not counted since that date.
 
     Returns how many. Several of these may run at once: each share is ended by one of them.
@@ -103,10 +103,10 @@ def end_lapsed(*, now: datetime) -> int:
     return ended
 
 
-def decide(connection: Connection, *, with_team: bool, until: datetime | None, now: datetime) -> Decision:
+def evaluate_policy(connection: Connection, *, with_team: bool, until: datetime | None, now: datetime) -> Decision:
     """What the policy says to a share like this."""
-    return evaluate.decide_share(
-        evaluate.in_force().of(connection.app_registration),
+    return evaluate.evaluate_share(
+        evaluate.load_policies().of(connection.app_registration),
         authentication_type=connection.authentication_type,
         with_team=with_team,
         until=until,
@@ -125,11 +125,11 @@ class Limits:
 
 def limits(connection: Connection, *, now: datetime) -> Limits:
     """What may be chosen; share() decides. One or two queries."""
-    rules = evaluate.in_force().of(connection.app_registration)
+    rules = evaluate.load_policies().of(connection.app_registration)
     days = evaluate.longest_share(rules)
     asked = {"authentication_type": connection.authentication_type, "until": now, "now": now}
-    at_all = evaluate.decide_share(rules, **asked, with_team=True)  # type: ignore[arg-type]
-    people = evaluate.decide_share(rules, **asked, with_team=False)  # type: ignore[arg-type]
+    at_all = evaluate.evaluate_share(rules, **asked, with_team=True)  # type: ignore[arg-type]
+    people = evaluate.evaluate_share(rules, **asked, with_team=False)  # type: ignore[arg-type]
     return Limits(not people.reasons, days, " ".join(at_all.sentences))
 
 
@@ -183,14 +183,14 @@ def _share(
         made = Share.objects.create(
             connection=connection, level=level, until=until, created_by=actor, created_at=now, **whom
         )
-        history.shared(made, actor=actor, now=now)
+        history.share_began(made, actor=actor, now=now)
         _record("connection.shared", made, actor, now, [None, level], [None, until])
         return made
     before = (found.level, found.until)
     if before != (level, until):
         Share.objects.filter(pk=found.pk).update(level=level, until=until)
         found.level, found.until = level, until
-        history.shared(found, actor=actor, now=now)
+        history.share_began(found, actor=actor, now=now)
         _record("connection.share_changed", found, actor, now, [before[0], level], [before[1], until])
     return found
 
@@ -204,7 +204,7 @@ def _end(found: Share, *, actor: User | None, now: datetime, why: str = "") -> b
         _lapse(current, now)
         return False
     Share.objects.filter(pk=current.pk).update(ended_at=now)
-    history.unshared(current, actor=actor, now=now)
+    history.share_ended(current, actor=actor, now=now)
     _record("connection.unshared", current, actor, now, [current.level, None], [current.until, None], why=why)
     return True
 
@@ -214,7 +214,7 @@ def _lapse(found: Share, now: datetime) -> int:
     this = Share.objects.filter(pk=found.pk, ended_at=None, until=found.until, until__lte=now)
     ended = this.update(ended_at=found.until)
     if ended:
-        history.unshared(found, actor=None, now=now)
+        history.share_ended(found, actor=None, now=now)
         _record("connection.share_expired", found, None, now, [found.level, None], [found.until, None])
     return ended
 

@@ -30,7 +30,7 @@ def add(name: str, *, entra_group: str = "", actor: User) -> Team:
 def change(team: Team, *, name: str, entra_group: str, actor: User) -> None:
     """Rename a team, or let it follow another group. Raises NotAllowed, AlreadyExists."""
     roles.require(permissions.can_manage_teams(actor), action="Ask an IT admin.")
-    changes = audit.changed(team, {"name": name, "entra_group": entra_group})
+    changes = audit.changed_fields(team, {"name": name, "entra_group": entra_group})
     if not changes:
         return
     try:
@@ -51,7 +51,7 @@ def remove(team: Team, *, actor: User, now: datetime | None = None) -> None:
         Team.objects.select_for_update().filter(pk=team.pk).first()
         shares.end_all_of(team=team, actor=actor, now=now)
         history.team_removed(team, actor=actor, now=now)
-        facts = {"members": audit.listed(_names(team)), "member_ids": audit.listed(_ids(team))}
+        facts = {"members": audit.join_values(_names(team)), "member_ids": audit.join_values(_ids(team))}
         audit.record("team.removed", team, actor=actor, at=now, changes=facts)
         team.delete()
 
@@ -66,7 +66,7 @@ def add_member(team: Team, user: User, *, actor: User | None, now: datetime | No
     with transaction.atomic():
         _, is_new = TeamMember.objects.get_or_create(team=team, user=user)
         if is_new:
-            history.joined(team, user, actor=actor, now=now)
+            history.member_joined(team, user, actor=actor, now=now)
             audit.record("team.member_added", team, actor=actor, at=now, changes=_member(user))
 
 
@@ -80,13 +80,13 @@ def remove_member(team: Team, user: User, *, actor: User | None, now: datetime |
         _take_out(team, user, actor, now or timezone.now())
 
 
-def leave_all(user: User, *, actor: User | None, now: datetime) -> None:
+def remove_from_all(user: User, *, actor: User | None, now: datetime) -> None:
     """Take somebody who is about to be removed out of every team, inside the caller's transaction."""
     for team in Team.objects.filter(members=user):
         _take_out(team, user, actor, now)
 
 
-def follow_groups(user: User, groups: Collection[str]) -> None:
+def sync_groups(user: User, groups: Collection[str]) -> None:
     """At a Microsoft sign-in: put the person into exactly those following teams whose Entra group they are in."""
     following = Team.objects.exclude(entra_group="")
     for team in following.filter(entra_group__in=groups):
@@ -109,7 +109,7 @@ def _require_by_hand(team: Team, actor: User | None) -> None:
 def _take_out(team: Team, user: User, actor: User | None, now: datetime) -> None:
     gone, _ = TeamMember.objects.filter(team=team, user=user).delete()
     if gone:
-        history.left(team, user, actor=actor, now=now)
+        history.member_left(team, user, actor=actor, now=now)
         audit.record("team.member_removed", team, actor=actor, at=now, changes=_member(user))
 
 

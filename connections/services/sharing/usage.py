@@ -10,7 +10,7 @@ from django.db.models import Max, Sum
 
 from connections.models import ApiKey, Share, TokenFetch, User
 
-LATELY = timedelta(days=30)
+RECENT = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,14 @@ class Usage:
         return [key for key in self.keys if key.owner_id != owner_id]
 
 
-def of(pks: Collection[int], *, now: datetime) -> dict[int, Usage]:
+def usage_of(pks: Collection[int], *, now: datetime) -> dict[int, Usage]:
     """The usage of each of these connections; two queries, however many they are."""
     shares: dict[int, list[str]] = {pk: [] for pk in pks}
     active = Share.objects.active(now).filter(connection__in=pks).select_related("person", "team")
     for share in active.order_by("created_at", "pk"):
         shares[share.connection_id].append(f"team {share.team}" if share.team_id else str(share.person))
     keys: dict[int, list[KeyUse]] = {pk: [] for pk in pks}
-    fetches = TokenFetch.objects.filter(connection__in=pks, minute__gte=now - LATELY).order_by()
+    fetches = TokenFetch.objects.filter(connection__in=pks, minute__gte=now - RECENT).order_by()
     rows = fetches.values("connection_id", "key_id", "key_name", "key__owner_id", "owner_name")
     for row in rows.annotate(times=Sum("count"), last=Max("minute")).order_by("-last", "key_name"):
         use = KeyUse(
@@ -78,7 +78,7 @@ def working_keys(owner: User, *, now: datetime) -> list[WorkingKey]:
     found = []
     for key in ApiKey.objects.filter(owner=owner, revoked_at=None).order_by("name", "pk")[:100]:
         if key.is_valid(now):
-            fetched = key.fetches.filter(minute__gte=now - LATELY).order_by()
+            fetched = key.fetches.filter(minute__gte=now - RECENT).order_by()
             names = sorted(set(fetched.values_list("connection_name", flat=True)))
             found.append(WorkingKey(key, tuple(names)))
     return found

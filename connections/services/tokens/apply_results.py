@@ -28,7 +28,7 @@ from connections.services.incidents import incidents
 from connections.services.people import offboarding
 from connections.services.registry import credential_checks
 from connections.services.tokens import store
-from connections.services.tokens.batch_client import Answer, Asked, Due
+from connections.services.tokens.batch_client import Answer, DueConnection, RefreshBatchResult
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Summary:
         return self
 
 
-def write(asked: Sequence[Asked], *, now: datetime) -> Summary:
+def apply(asked: Sequence[RefreshBatchResult], *, now: datetime) -> Summary:
     """Write down all answers of a batch."""
     done = Summary(claimed=sum(len(one.answers) + len(one.held_back) for one in asked))
     done.renewed = _store(asked, now)
@@ -95,12 +95,12 @@ def write(asked: Sequence[Asked], *, now: datetime) -> Summary:
 # --- Good answers ---------------------------------------------------------------------------------
 
 
-def _store(asked: Sequence[Asked], now: datetime) -> int:
+def _store(asked: Sequence[RefreshBatchResult], now: datetime) -> int:
     good = [
         (due, answer) for one in asked for due, answer in one.answers if isinstance(answer, token_endpoint.TokenSet)
     ]
     written = store.store_renewed(
-        [store.Renewed(due.pk, due.token_version, answer, _worked(due)) for due, answer in good], now=now
+        [store.RenewedToken(due.pk, due.token_version, answer, _worked(due)) for due, answer in good], now=now
     )
     # As they are now: one may have been flagged by another answer since it was claimed.
     settled = (Connection.Status.ACTIVE, Connection.Status.DISABLED)
@@ -115,16 +115,16 @@ def _store(asked: Sequence[Asked], now: datetime) -> int:
             settle_without_roles(due.pk, now=now, version=due.token_version + 1)
             continue
         if due.pk in flagged:
-            heal(due.pk, now=now, version=due.token_version + 1)
+            restore(due.pk, now=now, version=due.token_version + 1)
         well.append(due.pk)
     if good:
-        request_status.tokens_seen(written, now=now)
-        incidents.connections_well(well, now=now)
-        incidents.microsoft_answers(_environments_that_answered(asked), now=now)
+        request_status.tokens_received(written, now=now)
+        incidents.connections_recovered(well, now=now)
+        incidents.microsoft_reachable(_environments_that_answered(asked), now=now)
     return len(written)
 
 
-def _environments_that_answered(asked: Sequence[Asked]) -> set[str]:
+def _environments_that_answered(asked: Sequence[RefreshBatchResult]) -> set[str]:
     return {
         one.app.tenant.environment
         for one in asked
@@ -132,11 +132,11 @@ def _environments_that_answered(asked: Sequence[Asked]) -> set[str]:
     }
 
 
-def _worked(due: Due) -> str | None:
+def _worked(due: DueConnection) -> str | None:
     return due.token_in_use if due.authentication_type == AuthenticationType.AUTHORIZATION_CODE else None
 
 
-def _lacks_roles(due: Due, answer: token_endpoint.TokenSet) -> bool:
+def _lacks_roles(due: DueConnection, answer: token_endpoint.TokenSet) -> bool:
     """App-only tokens can come without any role (identity-platform/v2-oauth2-client-creds-grant-flow)."""
     app_only = due.authentication_type == AuthenticationType.CLIENT_CREDENTIALS
     return app_only and bool(due.scopes) and not answer.granted
@@ -154,8 +154,8 @@ def settle_without_roles(pk: int, *, now: datetime, version: int) -> None:
     because Microsoft did not answer, changes nothing.
     """
     if is_proven(pk):
-        heal(pk, now=now, version=version)
-        incidents.connections_well([pk], now=now)
+        restore(pk, now=now, version=version)
+        incidents.connections_recovered([pk], now=now)
         return
     unanswered = MailboxAccess.objects.filter(connection_id=pk, state=MailboxAccess.State.UNKNOWN)
     if not unanswered.exclude(code=mailbox_errors.NOT_TESTED).exists():
@@ -165,17 +165,17 @@ def settle_without_roles(pk: int, *, now: datetime, version: int) -> None:
 # --- Answers about the app registration -----------------------------------------------------------
 
 
-def _judge_app(one: Asked, now: datetime) -> None:
+def _judge_app(one: RefreshBatchResult, now: datetime) -> None:
     for credential, verdict in one.rejected:
-        credential_checks.refused(credential, verdict, now=now)
+        credential_checks.credential_refused(credential, verdict, now=now)
     verdicts = [answer for _, answer in one.answers if isinstance(answer, Verdict)]
     if isinstance(one.held_back_by, Verdict):
         verdicts.append(one.held_back_by)
     broken = next((verdict for verdict in verdicts if verdict.app_wide), None)
     if broken is not None and not _has_new_credential(one):
-        credential_checks.reject(one.app, broken, now=now)
+        credential_checks.reject_app(one.app, broken, now=now)
     elif one.app.rejected_at is not None and any(_proves_app(answer) for _, answer in one.answers):
-        credential_checks.heal(one.app, now=now)
+        credential_checks.restore_app(one.app, now=now)
     throttled = [verdict for verdict in verdicts if verdict.kind is Kind.THROTTLED]
     if throttled:
         wait = max((verdict.retry_after or THROTTLE_DEFAULT.total_seconds()) for verdict in throttled)
@@ -183,7 +183,7 @@ def _judge_app(one: Asked, now: datetime) -> None:
         AppRegistration.objects.filter(pk=one.app.pk).update(paused_until=until)
 
 
-def _has_new_credential(one: Asked) -> bool:
+def _has_new_credential(one: RefreshBatchResult) -> bool:
     """Whether Microsoft has accepted a credential these answers know nothing of: it was added in the meantime."""
     if one.tried is None:
         return False
@@ -191,7 +191,7 @@ def _has_new_credential(one: Asked) -> bool:
     return live.exclude(pk__in=one.tried).exists()
 
 
-def _judge_microsoft(one: Asked, now: datetime) -> None:
+def _judge_microsoft(one: RefreshBatchResult, now: datetime) -> None:
     """Open an outage when several tries in a row got no useful answer; one alone is an ordinary hiccup.
 
     While others get tokens from the same environment, the trouble is one directory's or one account's.
@@ -215,7 +215,7 @@ def _proves_app(answer: Answer) -> bool:
 # --- Answers about one connection -----------------------------------------------------------------
 
 
-def _judge(app: AppRegistration, due: Due, answer: Answer, now: datetime) -> int:
+def _judge(app: AppRegistration, due: DueConnection, answer: Answer, now: datetime) -> int:
     """Flag, suspect or wait. Returns 1 if the connection was flagged."""
     if isinstance(answer, Verdict) and answer.flags() and not answer.app_wide:
         if answer.certain or _confirms(due, now):
@@ -226,11 +226,11 @@ def _judge(app: AppRegistration, due: Due, answer: Answer, now: datetime) -> int
     return 0
 
 
-def _confirms(due: Due, now: datetime) -> bool:
+def _confirms(due: DueConnection, now: datetime) -> bool:
     return due.suspected_at is not None and now - due.suspected_at >= CONFIRM_AFTER
 
 
-def _suspect(due: Due, verdict: Verdict, now: datetime) -> None:
+def _suspect(due: DueConnection, verdict: Verdict, now: datetime) -> None:
     """Remember a doubtful no and ask again soon; the first doubt's time stands."""
     Connection.objects.filter(pk=due.pk, token_version=due.token_version).update(
         suspected_code=verdict.code,
@@ -265,7 +265,7 @@ def flag(pk: int, verdict: Verdict, *, now: datetime, version: int) -> bool:
                 "status_cause": verdict.cause,
                 "status_action": verdict.action,
                 "status_who": verdict.who.value,
-                "status_reference": incidents.reference(verdict),
+                "status_reference": incidents.support_reference(verdict),
                 "status_since": now,
                 "suspected_code": "",
                 "suspected_at": None,
@@ -282,20 +282,20 @@ def flag(pk: int, verdict: Verdict, *, now: datetime, version: int) -> bool:
     return news
 
 
-def heal(pk: int, *, now: datetime, version: int) -> None:
+def restore(pk: int, *, now: datetime, version: int) -> None:
     """A flagged connection got a token: it is well again."""
     with transaction.atomic():
         found = Connection.objects.select_for_update(no_key=True).filter(pk=pk, token_version=version).first()
         if found is None or found.status in (Connection.Status.ACTIVE, Connection.Status.DISABLED):
             return
         audit.record("connection.healed", found, actor=None, changes={"status": [found.status, "active"]})
-        Connection.objects.filter(pk=pk).update(**store.healthy(now))
+        Connection.objects.filter(pk=pk).update(**store.healthy_columns(now))
 
 
 # --- Waiting --------------------------------------------------------------------------------------
 
 
-def _wait(dues: Sequence[Due], answer: Answer | None, now: datetime, *, asked: bool) -> None:
+def _wait(dues: Sequence[DueConnection], answer: Answer | None, now: datetime, *, asked: bool) -> None:
     """Nobody is to blame: put connections back into the queue for a better moment, spread out."""
     if isinstance(answer, Verdict) and answer.app_wide:
         # They stay due; the claim skips them until the app registration has healed.
@@ -317,7 +317,7 @@ def _wait(dues: Sequence[Due], answer: Answer | None, now: datetime, *, asked: b
         )
 
 
-def postpone(asked: Sequence[Asked], *, now: datetime) -> None:
+def postpone(asked: Sequence[RefreshBatchResult], *, now: datetime) -> None:
     """Where a canary found Microsoft down, let everything else that is due of its app registration wait, too.
 
     Otherwise every batch of a sweep would send a canary of its own and wait for its time-out.
@@ -346,6 +346,6 @@ def _delay(answer: Answer | None, count: int) -> timedelta:
     return min(LONGEST_WAIT, max(grown, timedelta(seconds=min(told or 0, 900))))
 
 
-def _slots(dues: Sequence[Due]) -> Iterable[Sequence[Due]]:
+def _slots(dues: Sequence[DueConnection]) -> Iterable[Sequence[DueConnection]]:
     size = max(1, -(-len(dues) // SPREAD))
     return (dues[start : start + size] for start in range(0, len(dues), size))

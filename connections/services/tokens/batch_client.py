@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from connections.errors import InvalidInput, UnreadableSecret
-from connections.fields import unseal
+from connections.fields import decrypt
 from connections.microsoft import http, token_endpoint
 from connections.microsoft.classifier import Verdict
 from connections.microsoft.error_types import Kind, Who
@@ -18,7 +18,7 @@ from connections.services.registry import credential_checks
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
+class DueConnection:
     """A claimed connection, as read. Tokens are still encrypted."""
 
     pk: int
@@ -43,13 +43,13 @@ Answer = token_endpoint.TokenSet | Verdict | UnreadableSecret
 
 
 @dataclass(slots=True)
-class Asked:
+class RefreshBatchResult:
     """All answers of one app registration's claimed connections."""
 
     app: AppRegistration
-    answers: list[tuple[Due, Answer]] = field(default_factory=list)
+    answers: list[tuple[DueConnection, Answer]] = field(default_factory=list)
     # Connections nobody was asked about, because the canary already told what is wrong for all of them.
-    held_back: list[Due] = field(default_factory=list)
+    held_back: list[DueConnection] = field(default_factory=list)
     held_back_by: Answer | None = None
     # Credentials Microsoft rejected on the way to one that it accepts, with its words.
     rejected: list[tuple[AppCredential, Verdict]] = field(default_factory=list)
@@ -84,20 +84,20 @@ UNUSABLE_CREDENTIAL = replace(
 Client = tuple[AppCredential, token_endpoint.Application]
 
 
-def ask(batch: list[Due]) -> list[Asked]:
+def request_tokens(batch: list[DueConnection]) -> list[RefreshBatchResult]:
     """Ask about claimed connections: one canary per app registration first, then the others, all concurrently.
 
     Never raises for what Microsoft or the network does; every claimed connection is accounted for.
     """
-    by_app: dict[int, list[Due]] = defaultdict(list)
+    by_app: dict[int, list[DueConnection]] = defaultdict(list)
     for due in batch:
         by_app[due.app_registration_id].append(due)
     apps = AppRegistration.objects.select_related("tenant").in_bulk(list(by_app))
-    asked = {pk: Asked(app) for pk, app in apps.items()}
+    asked = {pk: RefreshBatchResult(app) for pk, app in apps.items()}
     clients: dict[int, list[Client]] = {}
     for pk, app in apps.items():
         try:
-            clients[pk] = credential_checks.applications(app)
+            clients[pk] = credential_checks.live_applications(app)
         except UnreadableSecret as error:
             _hold_back(asked[pk], by_app[pk], error)
             continue
@@ -113,7 +113,7 @@ def ask(batch: list[Due]) -> list[Asked]:
 
 
 def _send_canaries(
-    asked: dict[int, Asked], clients: dict[int, list[Client]], by_app: dict[int, list[Due]]
+    asked: dict[int, RefreshBatchResult], clients: dict[int, list[Client]], by_app: dict[int, list[DueConnection]]
 ) -> dict[int, Client]:
     """One connection of each app registration; a rejected credential falls through to the next one.
 
@@ -139,22 +139,24 @@ def _send_canaries(
     return fit
 
 
-def _send_others(asked: dict[int, Asked], fit: dict[int, Client], by_app: dict[int, list[Due]]) -> None:
+def _send_others(
+    asked: dict[int, RefreshBatchResult], fit: dict[int, Client], by_app: dict[int, list[DueConnection]]
+) -> None:
     others = ((pk, 0, due, client) for pk, client in fit.items() for due in by_app[pk][1:])
     for (pk, _, due), answer in _answers(others):
         asked[pk].answers.append((due, answer))
 
 
 def _answers(
-    errands: Iterator[tuple[int, int, Due, Client]],
-) -> Iterator[tuple[tuple[int, int, Due], Answer]]:
-    unsent: list[tuple[tuple[int, int, Due], Answer]] = []
+    errands: Iterator[tuple[int, int, DueConnection, Client]],
+) -> Iterator[tuple[tuple[int, int, DueConnection], Answer]]:
+    unsent: list[tuple[tuple[int, int, DueConnection], Answer]] = []
 
-    def requests() -> Iterator[http.Request[tuple[int, int, Due]]]:
+    def requests() -> Iterator[http.Request[tuple[int, int, DueConnection]]]:
         for pk, number, due, (_, application) in errands:
             tag = (pk, number, due)
             try:
-                yield request_for(due, application, tag)
+                yield build_request(due, application, tag)
             except UnreadableSecret as error:
                 unsent.append((tag, error))
             except (ValueError, TypeError):
@@ -167,15 +169,15 @@ def _answers(
     yield from unsent
 
 
-def request_for(
-    due: Due, application: token_endpoint.Application, tag: tuple[int, int, Due]
-) -> http.Request[tuple[int, int, Due]]:
+def build_request(
+    due: DueConnection, application: token_endpoint.Application, tag: tuple[int, int, DueConnection]
+) -> http.Request[tuple[int, int, DueConnection]]:
     """The token request of one connection. Raises UnreadableSecret if its refresh token cannot be opened."""
     if due.authentication_type == AuthenticationType.CLIENT_CREDENTIALS:
         return token_endpoint.client_credentials_request(application, tag)
     if due.token_in_use is None:
         raise UnreadableSecret("This connection has no refresh token.", action="Its owner must sign in again.")
-    return token_endpoint.refresh_request(application, unseal(due.token_in_use), due.scopes.split(), tag)
+    return token_endpoint.refresh_request(application, decrypt(due.token_in_use), due.scopes.split(), tag)
 
 
 def _condemns(answer: Answer) -> bool:
@@ -183,6 +185,6 @@ def _condemns(answer: Answer) -> bool:
     return isinstance(answer, Verdict) and (answer.app_wide or answer.kind in (Kind.TRANSIENT, Kind.THROTTLED))
 
 
-def _hold_back(asked: Asked, dues: list[Due], answer: Answer) -> None:
+def _hold_back(asked: RefreshBatchResult, dues: list[DueConnection], answer: Answer) -> None:
     asked.held_back.extend(dues)
     asked.held_back_by = answer

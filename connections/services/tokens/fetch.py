@@ -8,10 +8,10 @@ from datetime import datetime
 
 from django.utils import timezone
 
-from connections.errors import ConnectionUnusable, TryAgainSoon
+from connections.errors import ConnectionUnusable, TokenUnavailable
 from connections.models import Connection
 from connections.services.tokens import single_flight
-from connections.services.tokens.single_flight import Wanted
+from connections.services.tokens.single_flight import TokenRequirement
 
 LONGEST_WAIT = 10.0  # seconds a caller waits for a refresh
 LONGEST_WAIT_FOR_BETTER = 3.0  # the same while there is a valid token that only does not last as long as asked
@@ -20,7 +20,7 @@ LOOK_EVERY = 0.1
 # By name, so that exactly this one of the encrypted columns is read.
 _COLUMNS = ("status", "status_cause", "status_action", "expires_at", "granted_scopes", "access_token")
 # What ``offer`` needs of a connection.
-OFFERED = (*_COLUMNS, "app_registration_id")
+TOKEN_COLUMNS = (*_COLUMNS, "app_registration_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +36,19 @@ class Token:
     @property
     def id(self) -> str:
         """By which a caller tells that it was refused."""
-        return single_flight.id_of(self.access_token)
+        return single_flight.token_id(self.access_token)
 
-    def is_as(self, wanted: Wanted, now: datetime) -> bool:
+    def is_as(self, wanted: TokenRequirement, now: datetime) -> bool:
         """Whether the caller gets what it asked for."""
         return wanted.accepts(self.access_token, self.expires_at, now)
 
 
 def valid_access_token(connection: Connection, *, now: datetime, min_valid: int = 60) -> str:
     """An access token that lasts at least ``min_valid`` seconds more, if one can be had. Raises as ``hand_out``."""
-    return hand_out(connection, Wanted(min_valid), now=now).access_token
+    return get_token(connection, TokenRequirement(min_valid), now=now).access_token
 
 
-def hand_out(connection: Connection, wanted: Wanted, *, now: datetime) -> Token:
+def get_token(connection: Connection, wanted: TokenRequirement, *, now: datetime) -> Token:
     """A token as ``wanted``, refreshed inside the call when needed; one that lasts shorter if there is no better one.
 
     However many ask at once, Microsoft is asked by one of them, and the others wait for its answer. While a token is
@@ -64,40 +64,42 @@ def hand_out(connection: Connection, wanted: Wanted, *, now: datetime) -> Token:
     return _all_there_is(found, wanted, in_vain=True)
 
 
-def _all_there_is(found: Token | None, wanted: Wanted, *, in_vain: bool) -> Token:
+def _all_there_is(found: Token | None, wanted: TokenRequirement, *, in_vain: bool) -> Token:
     """A token that lasts shorter than wanted is better than none; the refused one is not. Raises TryAgainSoon."""
     if found is None or wanted.refuses(found.access_token):
-        raise TryAgainSoon
+        raise TokenUnavailable
     return replace(found, trouble="microsoft_unavailable") if in_vain else found
 
 
 @dataclass(frozen=True, slots=True)
-class Refreshing:
+class PendingRefresh:
     """There may soon be a (longer lasting) token: come back when ``turn`` is over, at the latest after ``patience``."""
 
     turn: str
     patience: float  # seconds
 
 
-def offer(connection: Connection, wanted: Wanted, *, now: datetime, waited: bool) -> Token | Refreshing:
+def get_token_without_waiting(
+    connection: Connection, wanted: TokenRequirement, *, now: datetime, waited: bool
+) -> Token | PendingRefresh:
     """As ``hand_out``, but without ever waiting: a token, or what to wait for. ``waited``: the caller has done so.
 
     Who has waited gets what there is. ``connection`` has just been read, with OFFERED. Raises ConnectionUnusable,
     TryAgainSoon, UnreadableSecret.
     """
-    found = in_store(connection, now=now)
+    found = stored_token(connection, now=now)
     if found is not None and found.is_as(wanted, now):
         return found
-    turn = single_flight.turn_of(connection.pk)
-    in_vain = single_flight.asked_in_vain(connection.pk, now) or (waited and not single_flight.over([turn]))
+    turn = single_flight.lock_name(connection.pk)
+    in_vain = single_flight.microsoft_just_failed(connection.pk, now) or (waited and not single_flight.is_done([turn]))
     if not waited and not in_vain:
         single_flight.begin(connection, wanted)
         has_none = found is None or wanted.refuses(found.access_token)
-        return Refreshing(turn, LONGEST_WAIT if has_none else LONGEST_WAIT_FOR_BETTER)
+        return PendingRefresh(turn, LONGEST_WAIT if has_none else LONGEST_WAIT_FOR_BETTER)
     return _all_there_is(found, wanted, in_vain=in_vain)
 
 
-def in_store(connection: Connection, *, now: datetime) -> Token | None:
+def stored_token(connection: Connection, *, now: datetime) -> Token | None:
     """The valid token that came with the connection, read with OFFERED. Raises ConnectionUnusable, UnreadableSecret."""
     return _valid(*(getattr(connection, name) for name in _COLUMNS), now=now)
 
@@ -124,29 +126,29 @@ def _valid(
     return Token(access_token, expires_at, scope)
 
 
-def _refresh_once(pk: int, before: Token | None, wanted: Wanted, now: datetime) -> Token | None:
+def _refresh_once(pk: int, before: Token | None, wanted: TokenRequirement, now: datetime) -> Token | None:
     """Refresh, or wait for whoever is refreshing; None if there is no other token than before."""
-    if single_flight.asked_in_vain(pk, now):
+    if single_flight.microsoft_just_failed(pk, now):
         return None
-    turn = single_flight.turn_of(pk)
-    mark = single_flight.take(turn)
+    turn = single_flight.lock_name(pk)
+    mark = single_flight.acquire(turn)
     if mark is not None:
         try:
             # Somebody may have been faster between the look and this turn.
             faster = _another(pk, before, now)
             if faster is not None and faster.is_as(wanted, now):
                 return faster
-            if before is not None and not single_flight.may_be_early(pk, now):
+            if before is not None and not single_flight.may_refresh_early(pk, now):
                 return None if wanted.refuses(before.access_token) else before
             single_flight.refresh(pk, now=now)
         finally:
-            single_flight.give_back(turn, mark)
+            single_flight.release(turn, mark)
         return _another(pk, before, now)
     end = time.monotonic() + LONGEST_WAIT
     while time.monotonic() < end:
         time.sleep(LOOK_EVERY)
         another = _another(pk, before, timezone.now())
-        if another is not None or single_flight.over([turn]):
+        if another is not None or single_flight.is_done([turn]):
             return another
     return None
 

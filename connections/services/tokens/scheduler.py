@@ -26,7 +26,7 @@ from connections.models import AppRegistration, Connection, User
 from connections.services.people import ownership_transfer
 from connections.services.tokens import apply_results, batch_client
 from connections.services.tokens.apply_results import Summary
-from connections.services.tokens.batch_client import Due
+from connections.services.tokens.batch_client import DueConnection
 
 LEASE = timedelta(minutes=5)  # longer than any batch can take
 CANARY_EVERY = timedelta(minutes=1)
@@ -62,24 +62,24 @@ UPDATE {_CONNECTION} SET refresh_after = %s FROM due WHERE {_CONNECTION}.id = du
 _CLAIM_ONE = f"UPDATE {_CONNECTION} SET refresh_after = %s WHERE id = %s {_RETURNING}"  # noqa: S608
 
 
-def claim(*, now: datetime, limit: int) -> list[Due]:
+def claim(*, now: datetime, limit: int) -> list[DueConnection]:
     """Take up to ``limit`` due connections; nobody else gets them until the lease runs out."""
     moment, until = (database.ops.adapt_datetimefield_value(when) for when in (now, now + LEASE))
     lock = "FOR UPDATE OF c SKIP LOCKED" if database.vendor == "postgresql" else ""
     return _claimed(_CLAIM.format(lock=lock), (moment, moment, limit, until))
 
 
-def claim_one(pk: int, *, now: datetime) -> list[Due]:
+def claim_one(pk: int, *, now: datetime) -> list[DueConnection]:
     """Take one connection whether it is due or not ("check now", canary)."""
     return _claimed(_CLAIM_ONE, (database.ops.adapt_datetimefield_value(now + LEASE), pk))
 
 
-def _claimed(sql: str, parameters: tuple[Any, ...]) -> list[Due]:
+def _claimed(sql: str, parameters: tuple[Any, ...]) -> list[DueConnection]:
     with transaction.atomic(), database.cursor() as cursor:
         cursor.execute(sql, parameters)
         rows = cursor.fetchall()
     at = _FIELDS.index("suspected_at")
-    return [Due(*(*row[:at], _moment(row[at]), *row[at + 1 :])) for row in rows]
+    return [DueConnection(*(*row[:at], _moment(row[at]), *row[at + 1 :])) for row in rows]
 
 
 def _moment(value: Any) -> datetime | None:
@@ -102,8 +102,8 @@ def sweep(*, now: datetime, limit: int | None = None, clock: Callable[[], dateti
     size = limit or settings.SWEEP_BATCH
     moment = clock() if clock else now
     while batch := claim(now=moment, limit=size):
-        asked = batch_client.ask(batch)
-        total += apply_results.write(asked, now=moment)
+        asked = batch_client.request_tokens(batch)
+        total += apply_results.apply(asked, now=moment)
         apply_results.postpone(asked, now=moment)
         moment = clock() if clock else now
         if len(batch) < size:
@@ -111,9 +111,9 @@ def sweep(*, now: datetime, limit: int | None = None, clock: Callable[[], dateti
     return total
 
 
-def refresh(batch: list[Due], *, now: datetime) -> Summary:
+def refresh(batch: list[DueConnection], *, now: datetime) -> Summary:
     """Ask Microsoft about claimed connections and write down every answer."""
-    return apply_results.write(batch_client.ask(batch), now=now)
+    return apply_results.apply(batch_client.request_tokens(batch), now=now)
 
 
 def probe_rejected(*, now: datetime) -> Summary:
@@ -121,7 +121,7 @@ def probe_rejected(*, now: datetime) -> Summary:
 
     If Microsoft accepts it again, the app registration heals and its connections are due as before.
     """
-    canaries: list[Due] = []
+    canaries: list[DueConnection] = []
     for app in AppRegistration.objects.filter(rejected_at__isnull=False, canary_after__lte=now):
         untaken = AppRegistration.objects.filter(pk=app.pk, canary_after=app.canary_after)
         if not untaken.update(canary_after=now + CANARY_EVERY):
@@ -132,7 +132,7 @@ def probe_rejected(*, now: datetime) -> Summary:
     return refresh(canaries, now=now) if canaries else Summary()
 
 
-def check(connection: Connection, *, actor: User, now: datetime) -> Connection:
+def check_now(connection: Connection, *, actor: User, now: datetime) -> Connection:
     """Ask Microsoft about one connection at once, due or not, and return it as it is then.
 
     Raises NotAllowed, NothingToCheck if it never signed in, MicrosoftUnavailable if there was no useful answer.
@@ -142,8 +142,8 @@ def check(connection: Connection, *, actor: User, now: datetime) -> Connection:
         raise NothingToCheck
     if connection.status_code == ownership_transfer.CODE:
         raise NothingToCheck(connection.status_cause, action=connection.status_action)
-    asked = batch_client.ask(claim_one(connection.pk, now=now))
-    apply_results.write(asked, now=now)
+    asked = batch_client.request_tokens(claim_one(connection.pk, now=now))
+    apply_results.apply(asked, now=now)
     audit.record("connection.checked", connection, actor=actor)
     connection.refresh_from_db()
     for answer in (answer for one in asked for answer in (*(given for _, given in one.answers), one.held_back_by)):

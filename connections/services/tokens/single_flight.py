@@ -22,7 +22,7 @@ from django.db import close_old_connections
 from django.utils import timezone
 from redis.exceptions import RedisError
 
-from connections.errors import TryAgainSoon
+from connections.errors import TokenUnavailable
 from connections.models import Connection
 from connections.services.api_keys import rate_limit
 from connections.services.tokens import apply_results, batch_client, scheduler
@@ -30,7 +30,7 @@ from connections.services.tokens import apply_results, batch_client, scheduler
 logger = logging.getLogger(__name__)
 
 # The turn ends by itself if its holder dies; longer than asking Microsoft can take.
-TURN_SECONDS = 30
+LOCK_SECONDS = 30
 # In one process: refreshes under way, those of one app registration (one that hangs must not hold up the others), and
 # those that wait for a thread.
 MOST_AT_ONCE = 16
@@ -48,13 +48,13 @@ _DELETE_OURS = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call(
 _CACHE_DOWN = (RedisError, OSError)
 
 
-def id_of(access_token: str) -> str:
+def token_id(access_token: str) -> str:
     """A name for a token which tells nothing of it: the first half of its SHA-256."""
     return hashlib.sha256(access_token.encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class TokenRequirement:
     """What a caller asks of a token."""
 
     min_valid: int  # seconds it must last at least
@@ -66,31 +66,31 @@ class Wanted:
 
     def refuses(self, access_token: str) -> bool:
         """Whether it is the very token that was refused."""
-        return bool(self.refused) and self.refused == id_of(access_token)
+        return bool(self.refused) and self.refused == token_id(access_token)
 
 
-def turn_of(pk: int) -> str:
+def lock_name(pk: int) -> str:
     """The name of the turn to refresh a connection."""
     return f"refresh:{pk}"
 
 
-def take(turn: str) -> int | None:
+def acquire(turn: str) -> int | None:
     """The mark with which the turn, ours now, is to be given back; None if it is another one's."""
     mark = secrets.randbits(62)
     try:
-        return mark if cache.add(turn, mark, timeout=TURN_SECONDS) else None
+        return mark if cache.add(turn, mark, timeout=LOCK_SECONDS) else None
     except _CACHE_DOWN:
         logger.warning("The cache cannot be reached; a token is refreshed without taking turns.")
         return mark
 
 
-def give_back(turn: str, mark: int) -> None:
+def release(turn: str, mark: int) -> None:
     """Let others have the turn, unless our time was over and another one has it already."""
     with suppress(*_CACHE_DOWN):  # it ends by itself
         rate_limit.client().eval(_DELETE_OURS, 1, cache.make_key(turn), mark)
 
 
-def over(turns: Collection[str]) -> set[str]:
+def is_done(turns: Collection[str]) -> set[str]:
     """Which of these refreshes are over: nobody, in no process, is at them or waits to be."""
     mine = _line.turns()
     others = [turn for turn in turns if turn not in mine]
@@ -101,16 +101,16 @@ def over(turns: Collection[str]) -> set[str]:
     return {turn for turn in others if turn not in taken}
 
 
-def asked_in_vain(pk: int, now: datetime) -> bool:
+def microsoft_just_failed(pk: int, now: datetime) -> bool:
     """Whether Microsoft has just given no answer, or asked for patience: polling would only make it worse."""
     columns = ("trouble_at", "app_registration__paused_until")
     trouble_at, paused_until = Connection.objects.values_list(*columns).get(pk=pk)
     if paused_until is not None and paused_until > now:
         return True
-    return trouble_at is not None and now - trouble_at < timedelta(seconds=TryAgainSoon.retry_after)
+    return trouble_at is not None and now - trouble_at < timedelta(seconds=TokenUnavailable.retry_after)
 
 
-def may_be_early(pk: int, now: datetime) -> bool:
+def may_refresh_early(pk: int, now: datetime) -> bool:
     """Whether Microsoft may be asked once more in this minute, although there is a valid token."""
     standing = rate_limit.count(f"early:{pk}", limit=MOST_EARLY, now=now)
     return standing is None or not standing.is_exceeded
@@ -118,10 +118,10 @@ def may_be_early(pk: int, now: datetime) -> bool:
 
 def refresh(pk: int, *, now: datetime) -> None:
     """Ask Microsoft about the connection and write the answer down. The caller has the turn."""
-    apply_results.write(batch_client.ask(scheduler.claim_one(pk, now=now)), now=now)
+    apply_results.apply(batch_client.request_tokens(scheduler.claim_one(pk, now=now)), now=now)
 
 
-def begin(connection: Connection, wanted: Wanted) -> None:
+def begin(connection: Connection, wanted: TokenRequirement) -> None:
     """See to it that the connection is refreshed, unless its token is as ``wanted``; returns at once.
 
     Raises TryAgainSoon if too much is under way already.
@@ -129,9 +129,9 @@ def begin(connection: Connection, wanted: Wanted) -> None:
     _line.add(connection.pk, connection.app_registration_id, lambda: _in_turn(connection.pk, wanted))
 
 
-def _in_turn(pk: int, wanted: Wanted) -> None:
-    turn = turn_of(pk)
-    mark = take(turn)
+def _in_turn(pk: int, wanted: TokenRequirement) -> None:
+    turn = lock_name(pk)
+    mark = acquire(turn)
     if mark is None:
         return  # another process is at it
     try:
@@ -143,12 +143,12 @@ def _in_turn(pk: int, wanted: Wanted) -> None:
         access_token, expires_at = found
         is_early = bool(access_token and expires_at and expires_at > now)
         will_do = bool(access_token and expires_at and wanted.accepts(access_token, expires_at, now))
-        if will_do or asked_in_vain(pk, now):
+        if will_do or microsoft_just_failed(pk, now):
             return
-        if not is_early or may_be_early(pk, now):
+        if not is_early or may_refresh_early(pk, now):
             refresh(pk, now=now)
     finally:
-        give_back(turn, mark)
+        release(turn, mark)
 
 
 class _Line:
@@ -164,7 +164,7 @@ class _Line:
     def turns(self) -> set[str]:
         """The turns of all that is under way or in line."""
         with self._lock:
-            return {turn_of(pk) for pk in self._known}
+            return {lock_name(pk) for pk in self._known}
 
     def add(self, pk: int, app_id: int, job: Callable[[], None]) -> None:
         """Have ``job`` done, unless one for the same connection is known. Raises TryAgainSoon if the line is full."""
@@ -172,7 +172,7 @@ class _Line:
             if pk in self._known:
                 return
             if len(self._waiting) >= MOST_IN_LINE:
-                raise TryAgainSoon("Too many connections are being refreshed at this moment.")
+                raise TokenUnavailable("Too many connections are being refreshed at this moment.")
             self._known.add(pk)
             self._waiting.append((pk, app_id, job))
         self._threads.submit(self._work)

@@ -12,19 +12,19 @@ import psycopg
 from django.db import connection as database
 from django.db import transaction
 
-from connections.fields import seal
+from connections.fields import encrypt
 from connections.microsoft import token_endpoint
 from connections.models import Connection
 
 # Every active connection is refreshed at least this often, so that a revocation is seen within the hour.
-LONGEST_REST = timedelta(hours=1)
-SHORTEST_REST = timedelta(minutes=1)
+MAX_REFRESH_INTERVAL = timedelta(hours=1)
+MIN_REFRESH_INTERVAL = timedelta(minutes=1)
 # An access token is renewed before it has less than this left.
 MARGIN = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
-class Renewed:
+class RenewedToken:
     """One successful answer on its way into the database, with the version that was read before asking."""
 
     pk: int
@@ -36,9 +36,9 @@ class Renewed:
 
 def next_refresh(expires_in: int, *, now: datetime) -> datetime:
     """When to refresh again: within the hour, before the token ends, spread so that no herd forms."""
-    longest = min(LONGEST_REST, max(timedelta(seconds=expires_in) - MARGIN, timedelta(seconds=expires_in) / 2))
+    longest = min(MAX_REFRESH_INTERVAL, max(timedelta(seconds=expires_in) - MARGIN, timedelta(seconds=expires_in) / 2))
     # A token that lasts no time must not be asked for again and again within one sweep.
-    longest = max(longest, SHORTEST_REST)
+    longest = max(longest, MIN_REFRESH_INTERVAL)
     return now + longest * random.uniform(0.75, 0.98)
 
 
@@ -51,7 +51,7 @@ def store_sign_in(
     """
     Connection.objects.filter(pk=connection.pk).update(
         **(values or {}),
-        **healthy(now),
+        **healthy_columns(now),
         refresh_token=answer.refresh_token,
         previous_refresh_token=None,
         access_token=answer.access_token,
@@ -64,7 +64,7 @@ def store_sign_in(
     )
 
 
-def healthy(now: datetime) -> dict[str, Any]:
+def healthy_columns(now: datetime) -> dict[str, Any]:
     """Columns of a connection that is well and shows no trace of past trouble."""
     return {
         "status": Connection.Status.ACTIVE,
@@ -121,7 +121,7 @@ _SQLITE = (
 )
 
 
-def store_renewed(renewed: Sequence[Renewed], *, now: datetime) -> set[int]:
+def store_renewed(renewed: Sequence[RenewedToken], *, now: datetime) -> set[int]:
     """Write many answers at once, each only if nobody wrote to that connection since it was read.
 
     Returns the ids that were written; the others lost to a newer write, which stands.
@@ -152,14 +152,14 @@ def _write_sqlite(rows: list[tuple[Any, ...]]) -> set[int]:
     return written
 
 
-def _row(one: Renewed, now: datetime) -> tuple[Any, ...]:
+def _row(one: RenewedToken, now: datetime) -> tuple[Any, ...]:
     answer = one.answer
     return (
         one.pk,
         one.seen_version,
-        seal(answer.refresh_token) if answer.refresh_token else None,
+        encrypt(answer.refresh_token) if answer.refresh_token else None,
         one.worked,
-        seal(answer.access_token),
+        encrypt(answer.access_token),
         " ".join(answer.granted),
         now + timedelta(seconds=answer.expires_in),
         next_refresh(answer.expires_in, now=now),

@@ -11,7 +11,7 @@ import pytest
 from django.db import connections as databases
 from django.utils import timezone
 
-from connections.errors import InvalidInput, KeyRefused, NotAllowed, StillInUse
+from connections.errors import InUse, InvalidApiKey, InvalidInput, NotAllowed
 from connections.models import ApiKey, AuditEvent, Delivery, User
 from connections.services.api_keys import api_keys
 from connections.services.expiry import api_key_expiry, calendar, credential_expiry
@@ -42,7 +42,7 @@ def rotate(key: ApiKey, actor: User, **overrides: Any) -> str:
 def works(text: str, now: datetime = NOW) -> bool:
     try:
         api_keys.authenticate(text, address="10.0.0.1", now=now)
-    except KeyRefused:
+    except InvalidApiKey:
         return False
     return True
 
@@ -123,7 +123,7 @@ def test_the_old_secret_can_be_ended_early_and_twice(bob: User) -> None:
     key, old = issue(bob)
     new = rotate(key, bob)
     for _ in range(2):
-        api_keys.end_previous(ApiKey.objects.get(pk=key.pk), actor=bob, now=NOW)
+        api_keys.revoke_previous(ApiKey.objects.get(pk=key.pk), actor=bob, now=NOW)
     assert (works(old), works(new)) == (False, True)
     assert AuditEvent.objects.filter(action="api_key.old_secret_ended").count() == 1
 
@@ -202,7 +202,7 @@ def test_of_two_who_rotate_at_once_one_is_told(bob: User) -> None:
         start.wait(10)
         try:
             told.append(api_keys.rotate(mine, overlap=DAY, expires_at=NOW + 9 * DAY, actor=bob, now=NOW)[1])
-        except StillInUse:
+        except InUse:
             told.append("")
         finally:
             databases.close_all()
@@ -263,8 +263,8 @@ def test_of_a_service_account_the_responsible_person_is_warned_or_else_the_it_ad
 
 def test_the_routine_warns(bob: User) -> None:
     issue(bob, expires_at=NOW + 5 * DAY)
-    assert credential_expiry.look_ahead(now=NOW) == 1
-    assert credential_expiry.look_ahead(now=NOW) == 0
+    assert credential_expiry.check_due(now=NOW) == 1
+    assert credential_expiry.check_due(now=NOW) == 0
 
 
 @pytest.mark.parametrize("spoil", ["unknown", "wrong", "revoked", "expired", "old secret is over"])
@@ -274,7 +274,7 @@ def test_every_bad_key_costs_the_same_look_and_one_comparison(
     """So that the time an answer takes does not tell which of them it was."""
     key, text = issue(bob)
     if spoil == "unknown":
-        text = api_keys.new_key()[0]
+        text = api_keys.generate_key()[0]
     elif spoil == "wrong":
         body = text[:-7] + ("A" if text[-7] != "A" else "B")
         text = body + api_keys._checksum(body)

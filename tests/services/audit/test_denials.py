@@ -24,7 +24,7 @@ def denied() -> list[dict[str, object]]:
 
 
 def note(actor: User, target_id: str = "7", *, seconds: int = 0) -> None:
-    denials.note(
+    denials.record_denial(
         actor,
         tried="POST connection disable",
         target_type="Connection",
@@ -38,9 +38,9 @@ def test_the_same_denial_within_a_minute_is_counted_and_not_multiplied(dave: Use
     for second in range(25):
         note(dave, seconds=second)
     assert len(denied()) == 1
-    assert denials.fold(NOW + timedelta(seconds=60)) == 0
-    assert denials.fold(NOW + timedelta(minutes=2)) == 1
-    assert denials.fold(NOW + timedelta(minutes=2)) == 0
+    assert denials.write_events(NOW + timedelta(seconds=60)) == 0
+    assert denials.write_events(NOW + timedelta(minutes=2)) == 1
+    assert denials.write_events(NOW + timedelta(minutes=2)) == 0
     first, repeated = AuditEvent.objects.filter(action=denials.DENIED).order_by("pk")
     assert (repeated.changes["repeated"], repeated.changes["first_event"]) == (24, first.pk)
     assert {first.actor, repeated.actor} == {dave}
@@ -50,7 +50,7 @@ def test_the_same_denial_within_a_minute_is_counted_and_not_multiplied(dave: Use
 
 def test_a_denial_that_happened_once_is_one_event(dave: User) -> None:
     note(dave)
-    assert denials.fold(NOW + timedelta(minutes=5)) == 0
+    assert denials.write_events(NOW + timedelta(minutes=5)) == 0
     assert len(denied()) == 1
 
 
@@ -66,7 +66,7 @@ def test_somebody_who_tries_everything_does_not_flood_the_trail(dave: User) -> N
     for number in range(denials.MOST + 50):
         note(dave, str(number))
     assert len(denied()) == denials.MOST + 1
-    assert denials.fold(NOW + timedelta(minutes=5)) == 1
+    assert denials.write_events(NOW + timedelta(minutes=5)) == 1
     assert denied()[-1]["repeated"] == 49
 
 
@@ -105,9 +105,9 @@ def test_what_does_not_exist_for_somebody_is_no_denial(
 def test_denials_are_sealed_like_everything_else(dave: User) -> None:
     note(dave)
     note(dave)
-    denials.fold(NOW + timedelta(minutes=5))
+    denials.write_events(NOW + timedelta(minutes=5))
     sealing.seal_due(NOW)
-    assert verification.look() == (2, [])
+    assert verification.verify_read_only() == (2, [])
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def trail(bob: User) -> Connection:
     )
     key, _ = factories.make_key(bob)
     for minute in range(2):
-        api_keys.note_fetch(key, connection, address="10.0.0.1", now=NOW - timedelta(minutes=minute))
+        api_keys.record_token_request(key, connection, address="10.0.0.1", now=NOW - timedelta(minutes=minute))
     return connection
 
 

@@ -53,13 +53,13 @@ def test_what_cannot_be_written_is_tried_again_and_told(sealed: None, settings: 
     folder = tmp_path / "not-there-yet"
     settings.AUDIT_SEAL_FILE = str(folder / "seals.jsonl")
     assert publishing.publish_due(NOW) == 0
-    (state,) = publishing.states()
+    (state,) = publishing.publication_states()
     assert (state.upto, state.attempts) == (0, 1)
     assert "No such file" in state.last_error
     folder.mkdir()
     assert publishing.publish_due(NOW + timedelta(seconds=5)) == 0
     assert publishing.publish_due(NOW + timedelta(seconds=60)) == 5
-    (state,) = publishing.states()
+    (state,) = publishing.publication_states()
     assert (state.upto, state.attempts, state.last_error) == (5, 0, "")
 
 
@@ -75,17 +75,17 @@ def test_a_webhook_gets_signed_seals_and_a_dead_one_loses_nothing(
     sealed: None, settings: Any, monkeypatch: Any
 ) -> None:
     settings.AUDIT_SEAL_WEBHOOK, settings.AUDIT_SEAL_WEBHOOK_SECRET = "https://archive.example/seals", SECRET
-    answers = [safe_http.Answer(503), safe_http.Answer(204)]
+    answers = [safe_http.PostResult(503), safe_http.PostResult(204)]
     sent: list[tuple[bytes, dict[str, str]]] = []
 
-    def post(url: str, body: bytes, headers: dict[str, str], **options: Any) -> safe_http.Answer:
+    def post(url: str, body: bytes, headers: dict[str, str], **options: Any) -> safe_http.PostResult:
         assert options["allow_private"] is settings.ALERT_PRIVATE_TARGETS
         sent.append((body, headers))
         return answers.pop(0)
 
     monkeypatch.setattr(safe_http, "post", post)
     assert publishing.publish_due(NOW) == 0
-    assert publishing.states()[0].last_error == "It answered with status 503."
+    assert publishing.publication_states()[0].last_error == "It answered with status 503."
     later = NOW + timedelta(minutes=5)
     assert publishing.publish_due(later) == 5
     body, headers = sent[1]
@@ -101,7 +101,7 @@ def test_an_address_inside_the_network_is_refused(sealed: None, settings: Any) -
     settings.AUDIT_SEAL_WEBHOOK = "https://127.0.0.1/seals"
     settings.ALERT_PRIVATE_TARGETS = False
     assert publishing.publish_due(NOW) == 0
-    assert "private network" in publishing.states()[0].last_error
+    assert "private network" in publishing.publication_states()[0].last_error
 
 
 def test_whoever_is_at_it_has_it_alone_until_the_lease_runs_out(sealed: None, settings: Any) -> None:

@@ -58,9 +58,9 @@ def sealed(connection: Connection, key: ApiKey) -> Connection:
         audit.origin.set(audit.Origin())
     assert sealing.seal_due(LATER, batch=10) == 3
     for minute in range(4):
-        api_keys.note_fetch(key, connection, address="10.9.9.9", now=NOW - timedelta(minutes=minute))
+        api_keys.record_token_request(key, connection, address="10.9.9.9", now=NOW - timedelta(minutes=minute))
     assert sealing.seal_due(LATER, batch=10) == 1
-    assert verification.look() == (29, [])
+    assert verification.verify_read_only() == (29, [])
     return connection
 
 
@@ -83,7 +83,7 @@ def tamper(statement: str, *parameters: Any) -> None:
 
 def found() -> list[tuple[int, str]]:
     """Seal and kind of everything that does not fit."""
-    return [(one.seal, one.kind) for one in verification.look()[1]]
+    return [(one.seal, one.kind) for one in verification.verify_read_only()[1]]
 
 
 # --- Sealing --------------------------------------------------------------------------------------
@@ -91,10 +91,10 @@ def found() -> list[tuple[int, str]]:
 
 def test_everything_committed_is_sealed_once_and_in_order(connection: Connection) -> None:
     happen(connection, 25)
-    assert sealing.unsealed() == 25
+    assert sealing.count_unsealed() == 25
     assert sealing.seal_due(NOW, batch=10) == 3
     assert sealing.seal_due(NOW, batch=10) == 0
-    assert sealing.unsealed() == 0
+    assert sealing.count_unsealed() == 0
     first, second, third = AuditSeal.objects.order_by("number")
     assert [one.events_count for one in (first, second, third)] == [10, 10, 5]
     assert (first.previous_hash, second.previous_hash) == (sealing.NOTHING, first.hash)
@@ -111,10 +111,10 @@ def test_a_minute_of_token_hand_outs_is_sealed_when_it_is_over_and_then_never_ch
     connection: Connection, key: ApiKey
 ) -> None:
     for _ in range(3):
-        api_keys.note_fetch(key, connection, address=None, now=NOW)
+        api_keys.record_token_request(key, connection, address=None, now=NOW)
     assert sealing.seal_due(NOW + timedelta(seconds=60)) == 0
     assert sealing.seal_due(NOW + timedelta(seconds=90)) == 1
-    api_keys.note_fetch(key, connection, address=None, now=NOW)
+    api_keys.record_token_request(key, connection, address=None, now=NOW)
     assert list(TokenFetch.objects.order_by("pk").values_list("count", "seal")) == [(3, 1), (1, None)]
     assert sealing.seal_due(LATER) == 1
     assert AuditSeal.objects.get(number=1).summary == {serialization.FETCHED: 3}
@@ -122,7 +122,7 @@ def test_a_minute_of_token_hand_outs_is_sealed_when_it_is_over_and_then_never_ch
 
 
 def test_a_clock_that_runs_ahead_does_not_keep_hand_outs_from_being_sealed(connection: Connection, key: ApiKey) -> None:
-    api_keys.note_fetch(key, connection, address=None, now=NOW + timedelta(days=400))
+    api_keys.record_token_request(key, connection, address=None, now=NOW + timedelta(days=400))
     assert sealing.seal_due(NOW) == 1
 
 
@@ -189,7 +189,7 @@ def test_every_column_of_an_event_is_tried() -> None:
 def test_altering_any_column_of_an_event_is_found(sealed: Connection, column: str, seal: int) -> None:
     victim = ids(seal)[2]
     tamper(f"UPDATE connections_auditevent SET {column} = %s WHERE id = %s", EVENT_COLUMNS[column], victim)
-    what = verification.look()[1]
+    what = verification.verify_read_only()[1]
     assert (what[0].seal, what[0].kind, what[0].what) == (seal, *_expected(column, victim))
 
 
@@ -224,7 +224,7 @@ def test_deleting_any_event_is_found(sealed: Connection, seal: int) -> None:
     for victim in ids(seal):
         with transaction.atomic():
             tamper("DELETE FROM connections_auditevent WHERE id = %s", victim)
-            (finding,) = verification.look()[1]
+            (finding,) = verification.verify_read_only()[1]
             assert (finding.seal, finding.kind, finding.what) == (seal, "removed", f"Event {victim} was removed.")
             transaction.set_rollback(True)
 
@@ -247,7 +247,7 @@ def test_an_event_far_ahead_is_found_and_keeps_nobody_from_sealing(sealed: Conne
     AuditEvent.objects.bulk_create([AuditEvent(pk=2**40, action="x.y", target_type="T", target_name="t")])
     happen(sealed, 2)
     assert sealing.seal_due(LATER) == 1
-    after, (finding,) = AuditSeal.objects.count(), verification.look()[1]
+    after, (finding,) = AuditSeal.objects.count(), verification.verify_read_only()[1]
     assert AuditEvent.objects.filter(pk__gt=AuditSeal.objects.get(number=after).events_upto).count() == 1
     assert (finding.seal, finding.kind) == (after + 1, "inserted")
     assert finding.what == f"Event {2**40} was inserted: the database never gave out its number."
@@ -265,7 +265,7 @@ def test_inserting_into_a_gap_is_found(connection: Connection) -> None:
     sealing.seal_due(NOW)
     assert found() == []
     AuditEvent.objects.bulk_create([AuditEvent(pk=gap, action="x.y", target_type="T", target_name="t")])
-    (finding,) = verification.look()[1]
+    (finding,) = verification.verify_read_only()[1]
     assert (finding.kind, finding.what) == ("inserted", f"Event {gap} was inserted.")
 
 
@@ -273,7 +273,7 @@ def test_swapping_two_events_is_found(sealed: Connection) -> None:
     one, other = ids(2)[1], ids(2)[4]
     for before, after in ((one, -1), (other, one), (-1, other)):
         tamper("UPDATE connections_auditevent SET id = %s WHERE id = %s", after, before)
-    (finding,) = verification.look()[1]
+    (finding,) = verification.verify_read_only()[1]
     assert (finding.seal, finding.kind) == (2, "reordered")
     assert finding.what == f"Event {one} and {other} changed places."
 
@@ -381,10 +381,10 @@ def test_a_seal_that_was_made_anew_for_altered_rows_is_found(sealed: Connection)
     forged = AuditSeal.objects.get(number=2)
     rows = serialization.rows(serialization.events(), "id > %s AND id <= %s", [forged.events_after, forged.events_upto])
     forged.events_hash = serialization.digest(serialization.events(), rows)
-    forged.marks = serialization.marks(serialization.events(), rows, after=forged.events_after)
+    forged.marks = serialization.pack_digests(serialization.events(), rows, after=forged.events_after)
     tamper(
         "UPDATE connections_auditseal SET events_hash = %s, marks = %s, hash = %s WHERE number = 2",
-        forged.events_hash, forged.marks, sealing.hash_of(forged),
+        forged.events_hash, forged.marks, sealing.compute_hash(forged),
     )  # fmt: skip
     assert found() == [(2, "seal")]
 
@@ -477,9 +477,9 @@ def test_the_database_refuses_to_empty_the_tables(sealed: Connection, table: str
 
 
 def test_missing_guards_are_told(sealed: Connection) -> None:
-    assert verification_checks.unguarded() == []
+    assert verification_checks.tables_without_triggers() == []
     with audit_triggers.removed():
-        assert verification_checks.unguarded() == sorted(audit_triggers.TABLES)
+        assert verification_checks.tables_without_triggers() == sorted(audit_triggers.TABLES)
 
 
 @pytest.mark.django_db(transaction=True)  # SQLite changes its schema outside of transactions only
@@ -490,10 +490,10 @@ def test_missing_guards_can_be_put_back(sealed: Connection, capsys: Any) -> None
             cursor.execute("DROP TRIGGER portal_audit_guard ON connections_auditevent")
         else:
             cursor.execute("DROP TRIGGER connections_auditevent_no_update")
-    assert verification_checks.unguarded() == ["connections_auditevent"]
+    assert verification_checks.tables_without_triggers() == ["connections_auditevent"]
     call_command("audit_guards")
     assert "Guarded again: connections_auditevent" in capsys.readouterr().out
-    assert verification_checks.unguarded() == []
+    assert verification_checks.tables_without_triggers() == []
     with pytest.raises(DatabaseError, match="append-only"), transaction.atomic():
         AuditEvent._base_manager.update(action="x")
 
@@ -502,8 +502,8 @@ def test_missing_guards_can_be_put_back(sealed: Connection, capsys: Any) -> None
 
 
 def test_a_verification_is_carried_out_once_and_recorded(sealed: Connection, carol: User) -> None:
-    asked = verification.ask(actor=carol, now=LATER)
-    assert verification.ask(actor=carol, now=LATER) == asked
+    asked = verification.request_verification(actor=carol, now=LATER)
+    assert verification.request_verification(actor=carol, now=LATER) == asked
     assert verification.run_due(lambda: LATER) == 1
     assert verification.run_due(lambda: LATER) == 0
     run = verification.latest()
@@ -515,7 +515,7 @@ def test_a_verification_is_carried_out_once_and_recorded(sealed: Connection, car
 
 
 def test_a_verification_whose_worker_died_goes_on_where_it_was(sealed: Connection, carol: User) -> None:
-    asked = verification.ask(actor=carol, now=LATER)
+    asked = verification.request_verification(actor=carol, now=LATER)
     AuditVerification.objects.filter(pk=asked.pk).update(
         state="running", claimed_until=LATER + timedelta(minutes=2), upto=4, checked=2, rows=20
     )
@@ -595,7 +595,7 @@ def test_sealers_and_recorders_at_once_make_one_chain(connection: Connection) ->
         pass
     while sealing.seal_due(NOW, batch=3):
         pass
-    assert sealing.unsealed() == 0
+    assert sealing.count_unsealed() == 0
     assert sum(AuditSeal.objects.values_list("events_count", flat=True)) == 80
     assert found() == []
 

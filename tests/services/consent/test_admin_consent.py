@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import pytest
 from django.utils import timezone
 
-from connections.errors import InvalidInput, MicrosoftUnavailable, NotAllowed, SignInLost
+from connections.errors import InvalidInput, MicrosoftUnavailable, NotAllowed, SignInExpired
 from connections.models import AppRegistration, AuditEvent, ConsentLink, User
 from connections.services.consent import admin_consent
 from portal.sandbox import seed
@@ -71,14 +71,14 @@ def test_the_state_is_not_in_the_database_but_the_link_can_be_shown_again(sandbo
     row = ConsentLink.objects.values().get()
     assert state not in str(row)
     assert state not in str(list(AuditEvent.objects.values()))
-    assert admin_consent.link(ConsentLink.objects.get(), now=timezone.now()) == url
-    assert admin_consent.link(asked, now=timezone.now() + timedelta(days=8)) == ""
+    assert admin_consent.consent_url(ConsentLink.objects.get(), now=timezone.now()) == url
+    assert admin_consent.consent_url(asked, now=timezone.now() + timedelta(days=8)) == ""
 
 
 def test_a_changed_secret_key_makes_no_wrong_link(sandbox: Control, alice: User, settings: object) -> None:
     asked, _ = admin_consent.start(robots(), actor=alice)
     settings.SECRET_KEY = "another key, as long as it should be, for this test"  # type: ignore[attr-defined]
-    assert admin_consent.link(asked, now=timezone.now()) == ""
+    assert admin_consent.consent_url(asked, now=timezone.now()) == ""
 
 
 def test_asking_twice_hands_out_the_same_link(sandbox: Control, alice: User) -> None:
@@ -111,7 +111,7 @@ def test_another_directory_can_consent_to_a_multitenant_application_only(sandbox
 
 def test_a_yes_is_noted_but_not_believed(sandbox: Control, alice: User, dave: User) -> None:
     _, url = admin_consent.start(robots(), actor=alice)
-    asked = admin_consent.finish(came_back(url), actor=dave, now=timezone.now())
+    asked = admin_consent.record_callback(came_back(url), actor=dave, now=timezone.now())
     asked.refresh_from_db()
     assert (asked.state, asked.verified_at) == (State.GRANTED, None)
     event = AuditEvent.objects.get(action="consent.granted")
@@ -127,7 +127,7 @@ def test_a_yes_is_noted_but_not_believed(sandbox: Control, alice: User, dave: Us
 )
 def test_cancelling_in_either_style_is_declined(sandbox: Control, alice: User, answer: dict[str, str]) -> None:
     _, url = admin_consent.start(robots(), actor=alice)
-    admin_consent.finish(came_back(url, **answer), actor=alice, now=timezone.now())
+    admin_consent.record_callback(came_back(url, **answer), actor=alice, now=timezone.now())
     asked = ConsentLink.objects.get()
     assert asked.state == State.DECLINED
     assert "nothing was granted" in asked.cause
@@ -138,7 +138,7 @@ def test_cancelling_in_either_style_is_declined(sandbox: Control, alice: User, a
 def test_somebody_who_may_not_consent_is_told_who_must(sandbox: Control, alice: User) -> None:
     _, url = admin_consent.start(robots(), actor=alice)
     answer = {"error": "access_denied", "error_description": "AADSTS90094: Admin consent is required."}
-    admin_consent.finish(came_back(url, **answer), actor=alice, now=timezone.now())
+    admin_consent.record_callback(came_back(url, **answer), actor=alice, now=timezone.now())
     asked = ConsentLink.objects.get()
     assert (asked.state, asked.code) == (State.FAILED, "AADSTS90094")
     assert "may grant consent for the whole directory" in asked.action
@@ -147,7 +147,7 @@ def test_somebody_who_may_not_consent_is_told_who_must(sandbox: Control, alice: 
 def test_without_a_signed_in_person_nothing_is_stored(sandbox: Control, alice: User) -> None:
     _, url = admin_consent.start(robots(), actor=alice)
     for answer in ({}, {"error": "permission_denied"}):
-        claimed = admin_consent.finish(came_back(url, **answer), actor=None, now=timezone.now())
+        claimed = admin_consent.record_callback(came_back(url, **answer), actor=None, now=timezone.now())
         assert claimed.state in (State.GRANTED, State.DECLINED)
     assert ConsentLink.objects.get().state == State.OPEN
     assert AuditEvent.objects.count() == 1
@@ -155,7 +155,7 @@ def test_without_a_signed_in_person_nothing_is_stored(sandbox: Control, alice: U
 
 def test_a_bad_day_at_microsoft_does_not_use_the_link_up(sandbox: Control, alice: User) -> None:
     _, url = admin_consent.start(robots(), actor=alice)
-    claimed = admin_consent.finish(came_back(url, error="server_error"), actor=alice, now=timezone.now())
+    claimed = admin_consent.record_callback(came_back(url, error="server_error"), actor=alice, now=timezone.now())
     assert claimed.cause
     assert ConsentLink.objects.get().state == State.OPEN
 
@@ -163,19 +163,19 @@ def test_a_bad_day_at_microsoft_does_not_use_the_link_up(sandbox: Control, alice
 def test_a_link_works_once_and_for_seven_days(sandbox: Control, alice: User) -> None:
     app = robots()
     _, url = admin_consent.start(app, actor=alice)
-    with pytest.raises(SignInLost):
-        admin_consent.finish(came_back(url), actor=alice, now=timezone.now() + timedelta(days=7, seconds=1))
-    admin_consent.finish(came_back(url), actor=alice, now=timezone.now())
-    with pytest.raises(SignInLost, match="already used"):
-        admin_consent.finish(came_back(url, error="permission_denied"), actor=alice, now=timezone.now())
+    with pytest.raises(SignInExpired):
+        admin_consent.record_callback(came_back(url), actor=alice, now=timezone.now() + timedelta(days=7, seconds=1))
+    admin_consent.record_callback(came_back(url), actor=alice, now=timezone.now())
+    with pytest.raises(SignInExpired, match="already used"):
+        admin_consent.record_callback(came_back(url, error="permission_denied"), actor=alice, now=timezone.now())
     assert ConsentLink.objects.get().state == State.GRANTED
 
 
 @pytest.mark.parametrize("forged", ["", "state=", "state=x&admin_consent=True", "admin_consent=True&tenant=t"])
 def test_a_made_up_link_changes_nothing(sandbox: Control, alice: User, forged: str) -> None:
     admin_consent.start(robots(), actor=alice)
-    with pytest.raises(SignInLost):
-        admin_consent.finish(forged, actor=alice, now=timezone.now())
+    with pytest.raises(SignInExpired):
+        admin_consent.record_callback(forged, actor=alice, now=timezone.now())
     assert ConsentLink.objects.get().state == State.OPEN
 
 
@@ -183,11 +183,11 @@ def test_of_two_browsers_with_one_link_the_second_is_told_it_is_over(
     sandbox: Control, alice: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, url = admin_consent.start(robots(), actor=alice)
-    stale = admin_consent.find(query(url)["state"], now=timezone.now())
-    admin_consent.finish(came_back(url), actor=alice, now=timezone.now())
-    monkeypatch.setattr(admin_consent, "find", lambda state, now: stale)
-    with pytest.raises(SignInLost):
-        admin_consent.finish(came_back(url, error="permission_denied"), actor=alice, now=timezone.now())
+    stale = admin_consent.find_link(query(url)["state"], now=timezone.now())
+    admin_consent.record_callback(came_back(url), actor=alice, now=timezone.now())
+    monkeypatch.setattr(admin_consent, "find_link", lambda state, now: stale)
+    with pytest.raises(SignInExpired):
+        admin_consent.record_callback(came_back(url, error="permission_denied"), actor=alice, now=timezone.now())
     asked.refresh_from_db()
     assert asked.state == State.GRANTED
 
@@ -197,7 +197,7 @@ def test_of_two_browsers_with_one_link_the_second_is_told_it_is_over(
 
 def granted_request(alice: User, app: AppRegistration) -> ConsentLink:
     _, url = admin_consent.start(app, actor=alice)
-    return admin_consent.finish(came_back(url), actor=alice, now=timezone.now())
+    return admin_consent.record_callback(came_back(url), actor=alice, now=timezone.now())
 
 
 def test_a_token_with_all_roles_verifies(sandbox: Control, alice: User) -> None:
@@ -249,7 +249,7 @@ def test_old_roles_do_not_answer_an_open_request_whose_wishes_are_not_known(sand
 
 def test_a_declined_request_is_never_verified(sandbox: Control, alice: User) -> None:
     _, url = admin_consent.start(robots(), actor=alice)
-    asked = admin_consent.finish(came_back(url, error="permission_denied"), actor=alice, now=timezone.now())
+    asked = admin_consent.record_callback(came_back(url, error="permission_denied"), actor=alice, now=timezone.now())
     assert not admin_consent.verify(asked, actor=alice, now=timezone.now())
 
 
@@ -258,7 +258,7 @@ def test_an_application_not_yet_in_a_foreign_directory_is_just_not_there_yet(san
         name="Multi", client_id=seed.MULTI_APP, secret=seed.MULTI_SECRET, audience=AppRegistration.Audience.MULTI
     )
     _, url = admin_consent.start(app, directory_id=seed.FABRIKAM, actor=alice)
-    asked = admin_consent.finish(came_back(url), actor=alice, now=timezone.now())
+    asked = admin_consent.record_callback(came_back(url), actor=alice, now=timezone.now())
     assert not admin_consent.verify(asked, actor=alice, now=timezone.now())
     sandbox.grant_consent(client_id=seed.MULTI_APP, tenant=seed.FABRIKAM, roles=["Mail.Read", "User.Read.All"])
     assert admin_consent.verify(asked, actor=alice, now=timezone.now())
@@ -284,10 +284,10 @@ def test_a_sign_in_verifies_a_delegated_consent_that_was_granted(sandbox: Contro
     app = delegated()
     asked = granted_request(alice, app)
     assert not admin_consent.verify(asked, actor=alice, now=timezone.now())
-    admin_consent.seen_in_token(app, granted=["Mail.Send", "openid"], now=timezone.now())
+    admin_consent.verify_from_token(app, granted=["Mail.Send", "openid"], now=timezone.now())
     asked.refresh_from_db()
     assert asked.state == State.GRANTED
-    admin_consent.seen_in_token(app, granted=["Mail.ReadWrite", "openid"], now=timezone.now())
+    admin_consent.verify_from_token(app, granted=["Mail.ReadWrite", "openid"], now=timezone.now())
     asked.refresh_from_db()
     assert asked.state == State.VERIFIED
     assert "openid" not in asked.cause
@@ -296,14 +296,14 @@ def test_a_sign_in_verifies_a_delegated_consent_that_was_granted(sandbox: Contro
 def test_a_persons_own_consent_does_not_answer_an_open_request(sandbox: Control, alice: User) -> None:
     app = delegated()
     admin_consent.start(app, actor=alice)
-    admin_consent.seen_in_token(app, granted=["Mail.Read"], now=timezone.now())
+    admin_consent.verify_from_token(app, granted=["Mail.Read"], now=timezone.now())
     assert ConsentLink.objects.get().state == State.OPEN
 
 
 def test_a_sign_in_from_another_directory_does_not_count(sandbox: Control, alice: User) -> None:
     app = delegated()
     asked = granted_request(alice, app)
-    admin_consent.seen_in_token(app, granted=["Mail.Read"], now=timezone.now(), tid=seed.FABRIKAM)
+    admin_consent.verify_from_token(app, granted=["Mail.Read"], now=timezone.now(), tid=seed.FABRIKAM)
     asked.refresh_from_db()
     assert asked.state == State.GRANTED
 
@@ -311,6 +311,6 @@ def test_a_sign_in_from_another_directory_does_not_count(sandbox: Control, alice
 def test_roles_that_are_wanted_are_not_proved_by_a_sign_in(sandbox: Control, alice: User) -> None:
     app = robots(allows_delegated=True)
     asked = granted_request(alice, app)
-    admin_consent.seen_in_token(app, granted=["Mail.Read"], now=timezone.now())
+    admin_consent.verify_from_token(app, granted=["Mail.Read"], now=timezone.now())
     asked.refresh_from_db()
     assert asked.state == State.GRANTED

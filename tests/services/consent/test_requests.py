@@ -44,7 +44,7 @@ def stopped(**overrides: Any) -> Connection:
 
 
 def ask(connection: Connection, by: User | None = None, reason: str = "Invoices arrive there.") -> ConsentRequest:
-    return requests.ask(connection, reason=reason, actor=by or connection.owner, now=now())
+    return requests.request_consent(connection, reason=reason, actor=by or connection.owner, now=now())
 
 
 def approve(request: ConsentRequest, by: User) -> str:
@@ -63,7 +63,7 @@ def query(url: str) -> dict[str, str]:
 
 def came_back(url: str, by: User | None, **answer: str) -> ConsentLink:
     said = answer or {"admin_consent": "True", "tenant": factories.DIRECTORY_ID}
-    return admin_consent.finish(urlencode({**said, "state": query(url)["state"]}), actor=by, now=now())
+    return admin_consent.record_callback(urlencode({**said, "state": query(url)["state"]}), actor=by, now=now())
 
 
 def state(request: ConsentRequest) -> str:
@@ -188,11 +188,11 @@ def test_whoever_asks_while_the_link_is_out_joins_it(sandbox: Control, alice: Us
 def test_a_link_that_has_run_out_waits_for_an_it_admin_again(sandbox: Control, alice: User, bob: User) -> None:
     asked = ask(stopped())
     url = approve(asked, alice)
-    assert not requests.to_decide(now()).exists()
+    assert not requests.awaiting_decision(now()).exists()
     ConsentLink.objects.update(requested_at=now() - timedelta(days=8))
-    assert list(requests.to_decide(now())) == [asked]
+    assert list(requests.awaiting_decision(now())) == [asked]
     assert approve(asked, alice) != url
-    assert not requests.to_decide(now()).exists()
+    assert not requests.awaiting_decision(now()).exists()
 
 
 def test_only_it_admins_decide(bob: User, carol: User) -> None:
@@ -268,7 +268,7 @@ def test_removing_the_connection_ends_the_request_and_keeps_its_story(alice: Use
     connections.remove(connection, actor=bob, now=now())
     assert (state(asked), asked.answer) == (State.WITHDRAWN, "The connection was removed.")
     assert (asked.connection, asked.connection_name) == (None, "Invoices")
-    assert not requests.to_decide(now()).exists()
+    assert not requests.awaiting_decision(now()).exists()
 
 
 # --- What comes of it -----------------------------------------------------------------------------
@@ -276,7 +276,7 @@ def test_removing_the_connection_ends_the_request_and_keeps_its_story(alice: Use
 
 def granted_to(request: ConsentRequest, scopes: str) -> None:
     Connection.objects.filter(pk=request.connection_id).update(granted_scopes=scopes)
-    request_status.tokens_seen([request.connection_id or 0], now=now())
+    request_status.tokens_received([request.connection_id or 0], now=now())
 
 
 def test_a_callback_is_not_believed_the_next_token_is(sandbox: Control, alice: User, bob: User) -> None:
@@ -331,7 +331,7 @@ def test_a_no_at_microsoft_goes_back_to_the_it_admin_who_can_try_again(
     assert state(asked) == State.FAILED
     assert "cancelled" in asked.answer
     assert told("alice@example.org")[-1] == "No consent for Invoices"
-    assert list(requests.to_decide(now())) == [asked]
+    assert list(requests.awaiting_decision(now())) == [asked]
     assert approve(asked, alice) != url
     assert (state(asked), asked.answer) == (State.APPROVED, "")
 

@@ -7,7 +7,7 @@ import pytest
 from django.utils import timezone
 
 from connections.microsoft import certificates
-from connections.microsoft.credential_expiry import Listed, Listing
+from connections.microsoft.credential_expiry import CredentialList, ListedCredential
 from connections.models import AppCredential, AppRegistration, AuditEvent, Delivery, User
 from connections.services.expiry import credential_expiry, forecast
 from connections.services.registry import credentials
@@ -143,8 +143,8 @@ def secret(**values: Any) -> AppCredential:
     return AppCredential(**({"kind": "secret", "hint": "abc", "created_at": NOW} | values))
 
 
-def listing(*secrets: tuple[str, datetime]) -> Listing:
-    return Listing(tuple(Listed(ends, hint=hint) for hint, ends in secrets), ())
+def listing(*secrets: tuple[str, datetime]) -> CredentialList:
+    return CredentialList(tuple(ListedCredential(ends, hint=hint) for hint, ends in secrets), ())
 
 
 def test_the_first_three_characters_tell_secrets_apart() -> None:
@@ -176,10 +176,13 @@ def test_no_guess_is_made_between_two_that_look_alike() -> None:
 def test_a_certificate_is_known_by_its_thumbprint() -> None:
     pair = certificates.generate("x", months=1, now=NOW)
     held = AppCredential(kind="certificate", certificate=pair.certificate, thumbprint=pair.thumbprint)
-    sha1 = certificates.facts(pair.certificate).sha1
-    other, mine = Listed(NOW, thumbprints=frozenset({"00" * 20})), Listed(NOW, thumbprints=frozenset({sha1}))
-    assert credential_expiry.match(held, Listing((), (other, mine))) is mine
-    assert credential_expiry.match(held, Listing((), (other,))) is None
+    sha1 = certificates.read_details(pair.certificate).sha1
+    other, mine = (
+        ListedCredential(NOW, thumbprints=frozenset({"00" * 20})),
+        ListedCredential(NOW, thumbprints=frozenset({sha1})),
+    )
+    assert credential_expiry.match(held, CredentialList((), (other, mine))) is mine
+    assert credential_expiry.match(held, CredentialList((), (other,))) is None
 
 
 # --- Warnings -------------------------------------------------------------------------------------
@@ -243,15 +246,15 @@ def test_the_expired_and_the_far_are_not_warned_of(alice: User, left: float) -> 
 
 def test_two_workers_warn_once(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
     expiring(5)
-    real, others = forecast.lasting, list[int]()
+    real, others = forecast.credential_lifetime, list[int]()
 
-    def after_another_worker(listed: Any) -> forecast.Lasting:
+    def after_another_worker(listed: Any) -> forecast.CredentialLifetime:
         if not others:
             others.append(0)
             others.append(credential_expiry.warn_due(now=NOW))
         return real(listed)
 
-    monkeypatch.setattr(forecast, "lasting", after_another_worker)
+    monkeypatch.setattr(forecast, "credential_lifetime", after_another_worker)
     assert credential_expiry.warn_due(now=NOW) == 0
     assert others == [0, 1]
     assert len(warned()) == 1
@@ -260,7 +263,7 @@ def test_two_workers_warn_once(alice: User, monkeypatch: pytest.MonkeyPatch) -> 
 def test_looking_ahead_reads_before_it_warns(alice: User, sandbox: Control) -> None:
     app = robots(secret=None)
     factories.make_secret(app, factories.ROBOTS_CLIENT_SECRET, expires_at=NOW + days(5))
-    assert credential_expiry.look_ahead(now=NOW) == 0  # Entra says it lasts much longer
+    assert credential_expiry.check_due(now=NOW) == 0  # Entra says it lasts much longer
     assert warned() == []
 
 

@@ -27,7 +27,7 @@ def days(count: float) -> timedelta:
 
 
 def only(connection: Connection) -> Forecast:
-    [found] = forecast.outlook(connection, now=NOW).forecasts
+    [found] = forecast.summarize(connection, now=NOW).forecasts
     return found
 
 
@@ -92,7 +92,7 @@ def test_an_unknown_date_foretells_nothing_and_says_so() -> None:
     app = factories.make_app_registration(secret=None)
     factories.make_secret(app, expires_at=NOW + days(12))
     factories.make_secret(app, expires_at=None)
-    found = forecast.outlook(factories.make_connection(app_registration=app), now=NOW)
+    found = forecast.summarize(factories.make_connection(app_registration=app), now=NOW)
     assert found.next is None
     assert any("Nobody has entered" in remark for remark in found.remarks)
 
@@ -101,9 +101,9 @@ def test_a_date_that_is_over_means_any_moment_until_microsoft_has_accepted_it_si
     app = factories.make_app_registration(secret=None)
     factories.make_secret(app, expires_at=NOW - days(1))
     stale = factories.make_connection(app_registration=app, refreshed_at=NOW - days(1.5), connected_at=NOW - days(2))
-    assert any(found.is_due(NOW) for found in forecast.outlook(stale, now=NOW).forecasts)
+    assert any(found.is_due(NOW) for found in forecast.summarize(stale, now=NOW).forecasts)
     fresh = factories.make_connection(name="Fresh", app_registration=app, refreshed_at=NOW)
-    assert forecast.outlook(fresh, now=NOW).next is None
+    assert forecast.summarize(fresh, now=NOW).next is None
 
 
 def test_without_any_credential_that_works_it_can_stop_at_any_moment() -> None:
@@ -125,9 +125,9 @@ def test_the_sign_in_frequency_is_learnt_from_microsofts_own_words(sandbox: Cont
     connection.refresh_from_db()
     assert (connection.status, connection.status_code) == (Status.RECONNECT_NEEDED, "AADSTS70043")
     assert connection.sign_in_max_age == 14 * 86_400
-    assert forecast.next_break(connection, now=NOW) is None  # it has ended already
+    assert forecast.next_expiration(connection, now=NOW) is None  # it has ended already
     connection.status = Status.ACTIVE
-    found = forecast.outlook(connection, now=NOW).forecasts[0]
+    found = forecast.summarize(connection, now=NOW).forecasts[0]
     assert connection.connected_at is not None
     assert (found.reason, found.at, found.who) == (Reason.SIGN_IN, connection.connected_at + days(14), Who.OWNER)
     assert "every 14 days" in found.cause
@@ -135,13 +135,13 @@ def test_the_sign_in_frequency_is_learnt_from_microsofts_own_words(sandbox: Cont
 
 def test_a_frequency_that_has_passed_without_harm_is_forgotten() -> None:
     connection = factories.make_connection(connected_at=NOW - days(3), refreshed_at=NOW, sign_in_max_age=86_400)
-    reasons = [found.reason for found in forecast.outlook(connection, now=NOW).forecasts]
+    reasons = [found.reason for found in forecast.summarize(connection, now=NOW).forecasts]
     assert reasons == [Reason.CREDENTIAL]
 
 
 def test_reasons_come_earliest_first() -> None:
     connection = factories.make_connection(connected_at=NOW, sign_in_max_age=3600)
-    found = forecast.outlook(connection, now=NOW).forecasts
+    found = forecast.summarize(connection, now=NOW).forecasts
     assert [one.reason for one in found] == [Reason.SIGN_IN, Reason.CREDENTIAL]
     assert "every hour" in found[0].cause
 
@@ -165,13 +165,13 @@ def test_connections_of_a_rejected_app_registration_are_parked_too() -> None:
 
 
 def test_a_portal_that_does_not_refresh_is_told() -> None:
-    found = forecast.outlook(factories.make_connection(refreshed_at=NOW - days(80)), now=NOW).next
+    found = forecast.summarize(factories.make_connection(refreshed_at=NOW - days(80)), now=NOW).next
     assert found is not None
     assert found.reason == Reason.IDLE
 
 
 def test_a_healthy_connection_says_why_disuse_cannot_end_it() -> None:
-    found = forecast.outlook(factories.make_connection(), now=NOW)
+    found = forecast.summarize(factories.make_connection(), now=NOW)
     assert [one.reason for one in found.forecasts] == [Reason.CREDENTIAL]
     assert any("every hour" in remark for remark in found.remarks)
 
@@ -180,12 +180,12 @@ def test_an_app_only_connection_has_neither_sign_in_nor_disuse() -> None:
     connection = factories.make_app_only_connection(
         status=Status.DISABLED, refreshed_at=NOW - days(300), sign_in_max_age=9
     )
-    assert forecast.outlook(connection, now=NOW).forecasts == ()
+    assert forecast.summarize(connection, now=NOW).forecasts == ()
 
 
 @pytest.mark.parametrize("status", [Status.PENDING, Status.RECONNECT_NEEDED])
 def test_nothing_is_foretold_of_what_has_ended(status: str) -> None:
-    assert forecast.outlook(factories.make_connection(status=status), now=NOW) == forecast.Outlook()
+    assert forecast.summarize(factories.make_connection(status=status), now=NOW) == forecast.ForecastSummary()
 
 
 # --- Lists ----------------------------------------------------------------------------------------
@@ -197,7 +197,7 @@ def test_a_list_takes_one_query_and_opens_no_secret() -> None:
     with CaptureQueriesContext(
         database,
     ) as queries:
-        found = forecast.next_breaks(made, now=NOW)
+        found = forecast.next_expirations(made, now=NOW)
     assert set(found) == {connection.pk for connection in made}
     assert len(queries) == 1
     assert '"secret"' not in queries[0]["sql"]

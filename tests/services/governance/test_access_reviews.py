@@ -28,7 +28,7 @@ from connections.models import (
 )
 from connections.services.connections import connections
 from connections.services.governance import access_review_schedule, access_reviews
-from connections.services.governance.access_reviews import Answer, ReviewIsOver
+from connections.services.governance.access_reviews import Answer, ReviewClosed
 from connections.services.people import ownership_transfer
 from connections.services.sharing import shares
 from tests import factories
@@ -59,7 +59,7 @@ def start(by: User, **more: Any) -> AccessReview:
 
 def answer(
     review: AccessReview, by: User, decision: str, note: str = "", *, now: datetime = NOW
-) -> access_reviews.Answered:
+) -> access_reviews.AnswerCounts:
     pks = review.items.values_list("pk", flat=True)
     return access_reviews.answer(review, {pk: Answer(decision, note) for pk in pks}, actor=by, now=now)
 
@@ -69,8 +69,8 @@ def told(address: str) -> list[str]:
 
 
 def run_to_the_end(review: AccessReview) -> None:
-    access_review_schedule.tick(DUE - DAY)
-    access_review_schedule.tick(DUE)
+    access_review_schedule.run_due(DUE - DAY)
+    access_review_schedule.run_due(DUE)
     review.refresh_from_db()
 
 
@@ -242,7 +242,7 @@ def test_no_it_admin_confirms_what_they_use_themselves_while_another_can(
     User.objects.filter(pk=bob.pk).update(is_active=False)
     review = start(alice)
     assert access_reviews.tasks_of(alice) == [(review, 1)]
-    assert answer(review, alice, "confirmed") == access_reviews.Answered(confirmed=1, passed_over=1)
+    assert answer(review, alice, "confirmed") == access_reviews.AnswerCounts(confirmed=1, passed_over=1)
     assert access_reviews.tasks_of(anna) == [(review, 1)]
     assert answer(review, anna, "confirmed").confirmed == 1
     assert {item.decided_by for item in review.items.all()} == {alice, anna}
@@ -266,7 +266,7 @@ def test_whoever_is_responsible_for_a_service_account_is_warned_for_it(alice: Us
     robot = factories.make_service_account(responsible=dave)
     share(factories.make_connection(owner=bob), robot)
     start(alice)
-    access_review_schedule.tick(DUE - DAY)
+    access_review_schedule.run_due(DUE - DAY)
     (subject,) = told("dave@example.org")
     assert subject == f"What the service account {robot} uses may end on 22 November 2026 (UTC)"
 
@@ -288,8 +288,8 @@ def test_a_new_owner_answers_and_is_asked(alice: User, bob: User, dave: User, un
     connection = factories.make_connection(owner=bob)
     share(connection, una)
     review = start(alice)
-    ownership_transfer.hand_over(connection, dave, keep_grant=True, actor=bob, now=NOW + DAY)
-    access_review_schedule.tick(NOW + 2 * DAY)
+    ownership_transfer.transfer(connection, dave, keep_grant=True, actor=bob, now=NOW + DAY)
+    access_review_schedule.run_due(NOW + 2 * DAY)
     assert "Who uses your connections? Please confirm: Q4" in told("dave@example.org")
     assert review.items.get().owner == dave
     assert answer(review, bob, "confirmed").passed_over == 1
@@ -302,11 +302,11 @@ def test_what_ends_by_itself_closes_its_item(alice: User, bob: User, una: User, 
     given = share(connection, una, until=NOW + 3 * DAY)
     review = start(alice)
     if how == "unshared":
-        shares.unshare(given, actor=bob, now=NOW + DAY)
+        shares.end_share(given, actor=bob, now=NOW + DAY)
     if how == "removed":
         connections.remove(connection, actor=bob, now=NOW + DAY)
     assert answer(review, bob, "confirmed", now=NOW + 4 * DAY).passed_over == 1
-    access_review_schedule.tick(NOW + 4 * DAY)
+    access_review_schedule.run_due(NOW + 4 * DAY)
     item = review.items.get()
     assert (item.decision, item.ended_at, item.with_name) == ("gone", None, f"{una} <una>")
     review.refresh_from_db()
@@ -318,16 +318,16 @@ def test_a_share_taken_away_at_the_same_moment_was_not_ended_by_the_review(
 ) -> None:
     given = share(factories.make_connection(owner=bob), una)
     review = start(alice)
-    end_because = shares.end_because
+    end_because = shares.end_for_reason
 
     def end_too_late(found: Share, why: str, **more: Any) -> bool:
-        shares.unshare(found, actor=una, now=NOW)
+        shares.end_share(found, actor=una, now=NOW)
         return end_because(found, why, **more)
 
-    monkeypatch.setattr(shares, "end_because", end_too_late)
+    monkeypatch.setattr(shares, "end_for_reason", end_too_late)
     assert answer(review, bob, "removed").passed_over == 1
     assert not AuditEvent.objects.filter(action="access_review.share_removed").exists()
-    access_review_schedule.tick(NOW)
+    access_review_schedule.run_due(NOW)
     assert (review.items.get().decision, review.items.get().ended_at) == ("gone", None)
     assert AuditEvent.objects.get(action="connection.unshared", target_id=str(given.connection_id)).actor == una
 
@@ -344,25 +344,31 @@ def test_owners_and_users_are_warned_and_what_is_unanswered_ends_on_the_date(
     given = share(connection, una)
     share(connection, team)
     review = start(alice)
-    access_review_schedule.tick(NOW + 2 * DAY)
+    access_review_schedule.run_due(NOW + 2 * DAY)
     assert len(told("bob@example.org")) == 1
     for _ in range(2):
-        access_review_schedule.tick(review.half_time)
+        access_review_schedule.run_due(review.half_time)
     assert len(told("bob@example.org")) == 2
     for _ in range(2):
-        access_review_schedule.tick(DUE - DAY)
+        access_review_schedule.run_due(DUE - DAY)
     assert len(told("bob@example.org")) == 3
     for somebody in ("una@example.org", "dave@example.org"):
         assert told(somebody) == ["What you use may end on 22 November 2026 (UTC)"]
-    access_review_schedule.tick(DUE - timedelta(seconds=1))
+    access_review_schedule.run_due(DUE - timedelta(seconds=1))
     given.refresh_from_db()
     assert given.ended_at is None
 
-    access_review_schedule.tick(DUE)
+    access_review_schedule.run_due(DUE)
     given.refresh_from_db()
     review.refresh_from_db()
     assert (given.ended_at, review.closed_at) == (DUE, DUE)
-    assert dict(access_reviews.tally(review)) == {"open": 0, "confirmed": 0, "removed": 0, "expired": 2, "gone": 0}
+    assert dict(access_reviews.count_decisions(review)) == {
+        "open": 0,
+        "confirmed": 0,
+        "removed": 0,
+        "expired": 2,
+        "gone": 0,
+    }
     event = AuditEvent.objects.filter(action="connection.unshared").first()
     assert event is not None
     assert event.actor is None
@@ -376,10 +382,10 @@ def test_a_portal_that_was_down_warns_before_it_ends_anything(alice: User, bob: 
     given = share(factories.make_connection(owner=bob), una)
     start(alice)
     for hours in (1, 12):
-        access_review_schedule.tick(DUE + timedelta(hours=hours))
+        access_review_schedule.run_due(DUE + timedelta(hours=hours))
         given.refresh_from_db()
         assert given.ended_at is None
-    access_review_schedule.tick(DUE + timedelta(hours=13))
+    access_review_schedule.run_due(DUE + timedelta(hours=13))
     given.refresh_from_db()
     assert given.ended_at == DUE + timedelta(hours=13)
 
@@ -391,12 +397,12 @@ def test_a_closed_review_is_not_changed_any_more(alice: User, bob: User, una: Us
     answer(review, bob, "confirmed")
     run_to_the_end(review)
     before = list(review.items.values())
-    with pytest.raises(ReviewIsOver):
+    with pytest.raises(ReviewClosed):
         answer(review, bob, "removed")
-    with pytest.raises(ReviewIsOver):
+    with pytest.raises(ReviewClosed):
         access_reviews.cancel(review, actor=alice, now=DUE + DAY)
     Share.objects.all().delete()
-    access_review_schedule.tick(DUE + DAY)
+    access_review_schedule.run_due(DUE + DAY)
     connection.delete()
     una.delete()
     bob.delete()
@@ -418,7 +424,7 @@ def test_a_cancelled_review_ends_nothing(alice: User, bob: User, carol: User, un
     given.refresh_from_db()
     assert (given.ended_at, review.closed_at, review.cancelled_by_name) == (None, None, "Alice Admin <alice>")
     assert told("bob@example.org")[-1] == "Nothing left to confirm: Q4 was cancelled"
-    with pytest.raises(ReviewIsOver):
+    with pytest.raises(ReviewClosed):
         answer(review, bob, "removed")
     assert actions("access_review") == ["access_review.started", "access_review.cancelled"]
 
@@ -430,8 +436,8 @@ def test_killed_half_way_the_next_tick_goes_on(
     for number in range(5):
         share(factories.make_connection(owner=bob, name=f"C{number}"), una)
     review = start(alice)
-    access_review_schedule.tick(DUE - DAY)
-    original, calls = shares.end_because, []
+    access_review_schedule.run_due(DUE - DAY)
+    original, calls = shares.end_for_reason, []
 
     def dies(*args: Any, **more: Any) -> bool:
         calls.append(args)
@@ -439,12 +445,14 @@ def test_killed_half_way_the_next_tick_goes_on(
             raise KeyboardInterrupt
         return original(*args, **more)
 
-    monkeypatch.setattr(shares, "end_because", dies)
+    monkeypatch.setattr(shares, "end_for_reason", dies)
     with pytest.raises(KeyboardInterrupt):
-        access_review_schedule.tick(DUE)
-    assert dict(access_reviews.tally(review))["expired"] == 2, "what was not finished was not written down either"
+        access_review_schedule.run_due(DUE)
+    assert dict(access_reviews.count_decisions(review))["expired"] == 2, (
+        "what was not finished was not written down either"
+    )
     assert Share.objects.filter(ended_at=None).count() == 3
-    access_review_schedule.tick(DUE)
+    access_review_schedule.run_due(DUE)
     review.refresh_from_db()
     assert (review.closed_at, Share.objects.filter(ended_at=None).count()) == (DUE, 0)
     assert actions("connection.unshared") == ["connection.unshared"] * 5
@@ -455,13 +463,13 @@ def test_two_beats_end_each_share_once(alice: User, bob: User, una: User) -> Non
     for number in range(6):
         share(factories.make_connection(owner=bob, name=f"C{number}"), una)
     review = start(alice)
-    access_review_schedule.tick(DUE - DAY)
+    access_review_schedule.run_due(DUE - DAY)
     together = threading.Barrier(3)
 
     def beat(_: int) -> None:
         try:
             together.wait(timeout=20)
-            access_review_schedule.tick(DUE)
+            access_review_schedule.run_due(DUE)
         finally:
             database.close()
 
@@ -469,7 +477,7 @@ def test_two_beats_end_each_share_once(alice: User, bob: User, una: User) -> Non
         list(pool.map(beat, range(3)))
     assert actions("connection.unshared") == ["connection.unshared"] * 6
     assert actions("access_review.closed") == ["access_review.closed"]
-    assert dict(access_reviews.tally(review))["expired"] == 6
+    assert dict(access_reviews.count_decisions(review))["expired"] == 6
     assert told("alice@example.org").count("Q4 is closed") == 1
 
 
@@ -478,14 +486,14 @@ def test_two_beats_end_each_share_once(alice: User, bob: User, una: User) -> Non
 
 def test_a_plan_starts_one_review_each_quarter(alice: User, bob: User, una: User) -> None:
     share(factories.make_connection(owner=bob), una)
-    access_review_schedule.tick(NOW)
+    access_review_schedule.run_due(NOW)
     assert not AccessReview.objects.exists(), "off by default"
-    access_reviews.plan(is_on=True, days=21, actor=alice, now=NOW)
-    access_review_schedule.tick(NOW + DAY)
+    access_reviews.set_schedule(is_on=True, days=21, actor=alice, now=NOW)
+    access_review_schedule.run_due(NOW + DAY)
     assert not AccessReview.objects.exists(), "it starts with the next quarter"
     new_year = datetime(2027, 1, 1, 0, 4, tzinfo=UTC)
     for _ in range(2):
-        access_review_schedule.tick(new_year)
+        access_review_schedule.run_due(new_year)
     review = AccessReview.objects.get()
     assert (review.name, review.started_by_name) == ("Quarterly review 2027-Q1", "Portal")
     assert review.due_at == datetime(2027, 1, 22, tzinfo=UTC)
@@ -493,21 +501,21 @@ def test_a_plan_starts_one_review_each_quarter(alice: User, bob: User, una: User
 
 
 def test_a_quarter_in_which_nothing_is_shared_leaves_a_report_too(alice: User) -> None:
-    access_reviews.plan(is_on=True, days=21, actor=alice, now=NOW)
-    access_review_schedule.tick(datetime(2027, 1, 1, tzinfo=UTC))
+    access_reviews.set_schedule(is_on=True, days=21, actor=alice, now=NOW)
+    access_review_schedule.run_due(datetime(2027, 1, 1, tzinfo=UTC))
     review = AccessReview.objects.get()
     assert (review.items.count(), review.closed_at is not None) == (0, True)
 
 
 def test_only_it_admins_plan_and_a_plan_can_be_taken_back(alice: User, carol: User) -> None:
     with pytest.raises(NotAllowed):
-        access_reviews.plan(is_on=True, days=21, actor=carol, now=NOW)
+        access_reviews.set_schedule(is_on=True, days=21, actor=carol, now=NOW)
     with pytest.raises(InvalidInput):
-        access_reviews.plan(is_on=True, days=3, actor=alice, now=NOW)
+        access_reviews.set_schedule(is_on=True, days=3, actor=alice, now=NOW)
     for _ in range(2):
-        access_reviews.plan(is_on=True, days=21, actor=alice, now=NOW)
-    access_reviews.plan(is_on=False, days=21, actor=alice, now=NOW)
-    access_review_schedule.tick(datetime(2027, 1, 1, tzinfo=UTC))
+        access_reviews.set_schedule(is_on=True, days=21, actor=alice, now=NOW)
+    access_reviews.set_schedule(is_on=False, days=21, actor=alice, now=NOW)
+    access_review_schedule.run_due(datetime(2027, 1, 1, tzinfo=UTC))
     assert not AccessReview.objects.exists()
     assert actions("access_review.planned") == ["access_review.planned"] * 2
     assert ReviewPlan.objects.count() == 1

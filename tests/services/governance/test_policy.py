@@ -10,7 +10,7 @@ import pytest
 from django.db import connection as database
 from django.utils import timezone
 
-from connections.errors import ApprovalNeeded, ChangedMeanwhile, InvalidInput, NotAllowed, PolicyForbids
+from connections.errors import ApprovalNeeded, Conflict, InvalidInput, NotAllowed, PolicyForbids
 from connections.microsoft import token_endpoint
 from connections.microsoft.clouds import CONSUMERS_TID
 from connections.models import AppRegistration, Approval, AuditEvent, Connection, Policy, Share, Team, User
@@ -63,7 +63,7 @@ def finish(connection: Connection, *granted: str, account: sign_in.Account | Non
 
 
 def test_without_a_policy_everything_is_as_before(bob: User) -> None:
-    assert evaluate.in_force().restricts is False
+    assert evaluate.load_policies().restricts is False
     made = start(bob, chosen=["mail.send"])
     finish(made, "Mail.Send", "Files.ReadWrite.All")
     assert Connection.objects.get().status == Status.ACTIVE
@@ -313,11 +313,11 @@ def test_a_change_is_recorded_rule_by_rule_and_twice_is_once(alice: User) -> Non
 
 def test_a_form_that_was_overtaken_changes_nothing(alice: User) -> None:
     put(STRICT, by=alice, version=0)
-    with pytest.raises(ChangedMeanwhile):
+    with pytest.raises(Conflict):
         put(by=alice, version=0)
-    assert policy.stored().rules == STRICT
+    assert policy.stored_policy().rules == STRICT
     put(by=alice, version=1)
-    assert not policy.stored().rules.restricts
+    assert not policy.stored_policy().rules.restricts
 
 
 def existing(bob: User, dave: User) -> tuple[Connection, Connection, list[Share]]:
@@ -354,7 +354,7 @@ def test_leaving_marks_them_and_they_go_on(alice: User, bob: User, dave: User) -
     outcome = put(STRICT, by=alice)
     assert (outcome.left_connections, outcome.left_shares, outcome.disabled) == (1, 2, 0)
     assert Connection.objects.filter(status=Status.ACTIVE).count() == 2
-    found = violations.badges(evaluate.in_force(), [reads, plans])
+    found = violations.violations_by_connection(evaluate.load_policies(), [reads, plans])
     assert list(found) == [reads.pk]
 
 
@@ -371,7 +371,7 @@ def test_what_was_previewed_is_what_happens(alice: User, bob: User, dave: User) 
     assert ended.ended_at == NOW
     assert shortened.until == evaluate.latest_end(7, NOW)
     assert (kept.ended_at, kept.until) == (None, NOW + timedelta(days=2))
-    assert not violations.impact(evaluate.in_force(), now=NOW)
+    assert not violations.impact(evaluate.load_policies(), now=NOW)
     actions = set(AuditEvent.objects.values_list("action", flat=True))
     assert actions == {"policy.changed", "connection.disabled", "connection.unshared", "connection.share_changed"}
 
@@ -379,7 +379,7 @@ def test_what_was_previewed_is_what_happens(alice: User, bob: User, dave: User) 
 def test_what_came_between_preview_and_save_is_shown_first(alice: User, bob: User, dave: User) -> None:
     seen = policy.preview(None, STRICT, now=NOW)
     existing(bob, dave)
-    with pytest.raises(ChangedMeanwhile, match="not what it was"):
+    with pytest.raises(Conflict, match="not what it was"):
         put(STRICT, by=alice, on_connections="disable", seen=seen.fingerprint)
     assert not Policy.objects.exists()
     assert Connection.objects.filter(status=Status.ACTIVE).count() == 2
@@ -433,8 +433,8 @@ def test_the_policy_as_a_file_comes_back_and_is_applied_as_a_whole(alice: User) 
     assert told["organisation"]["longest share"] == ["7 days", "30 days"]
     assert policy.current() == file
     assert policy.apply(wanted, actor=alice, now=NOW) == told
-    assert policy.stored().rules == policy_rules.from_dict({"longest_share_days": 30})
-    assert policy.stored(app).rules.share_app_only is False, "what is not named stays"
+    assert policy.stored_policy().rules == policy_rules.from_dict({"longest_share_days": 30})
+    assert policy.stored_policy(app).rules.share_app_only is False, "what is not named stays"
 
 
 @pytest.mark.parametrize(
@@ -460,7 +460,7 @@ def test_two_it_admins_who_save_at_the_same_moment_are_not_mixed(alice: User) ->
         try:
             put(policy_rules.from_dict({"longest_share_days": days}), by=alice, version=0)
             outcomes.append(f"saved {days}")
-        except ChangedMeanwhile:
+        except Conflict:
             outcomes.append("too late")
         finally:
             database.close()
@@ -471,5 +471,5 @@ def test_two_it_admins_who_save_at_the_same_moment_are_not_mixed(alice: User) ->
     for thread in threads:
         thread.join(20)
     assert sorted(outcomes)[1] == "too late"
-    assert f"saved {policy.stored().rules.longest_share_days}" in outcomes
+    assert f"saved {policy.stored_policy().rules.longest_share_days}" in outcomes
     assert AuditEvent.objects.filter(action="policy.changed").count() == 1

@@ -266,7 +266,7 @@ def test_a_mailbox_that_cannot_be_reached_is_an_incident_until_it_can() -> None:
     incident = Incident.objects.get()
     assert (incident.kind, incident.seen_at) == ("mailbox", NOW + timedelta(days=1))
 
-    incidents.connections_well([connection.pk], now=NOW)
+    incidents.connections_recovered([connection.pk], now=NOW)
     assert Incident.objects.get().is_open, "a fresh token does not open a mailbox"
     incidents.mailbox_reachable(row, now=NOW + timedelta(days=2))
     assert not Incident.objects.get().is_open

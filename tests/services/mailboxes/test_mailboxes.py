@@ -9,7 +9,7 @@ from django.db import IntegrityError, transaction
 from django.db import connection as database
 from django.utils import timezone
 
-from connections.errors import AlreadyExists, ConnectionUnusable, InvalidInput, NotAllowed, StillInUse
+from connections.errors import AlreadyExists, ConnectionUnusable, InUse, InvalidInput, NotAllowed
 from connections.models import AuditEvent, Connection, MailboxAccess, SharedMailbox, User
 from connections.services.mailboxes import mailboxes, probes
 from portal.sandbox import seed
@@ -130,7 +130,7 @@ def test_members_change_only_what_they_registered(bob: User, dave: User) -> None
 def test_a_mailbox_in_use_is_not_removed_and_twice_is_harmless(alice: User) -> None:
     mailbox = factories.make_mailbox()
     row = factories.make_mailbox_access(factories.make_connection(), mailbox)
-    with pytest.raises(StillInUse, match="One connection still uses"):
+    with pytest.raises(InUse, match="One connection still uses"):
         mailboxes.remove(mailbox, actor=alice)
     row.delete()
     again = SharedMailbox.objects.get(pk=mailbox.pk)

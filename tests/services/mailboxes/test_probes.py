@@ -237,7 +237,7 @@ def test_only_that_flag_waits_for_proof(db: None) -> None:
 
 def test_an_old_answer_does_not_settle_a_connection_that_has_been_renewed_since(sandbox: Control, alice: User) -> None:
     made = robots(sandbox, actor=alice)
-    apply_results.heal(made.pk, now=timezone.now(), version=made.token_version - 1)
+    apply_results.restore(made.pk, now=timezone.now(), version=made.token_version - 1)
     made.refresh_from_db()
     assert made.status == Status.CONSENT_NEEDED
 
@@ -300,7 +300,7 @@ def sender(sandbox: Control, bob: User, *chosen: str) -> MailboxAccess:
 def test_a_denied_test_message_is_remembered_beside_what_can_be_read(sandbox: Control, bob: User) -> None:
     row = sender(sandbox, bob, "shared_mailbox.read", "shared_mailbox.send")
     sandbox.set_mailbox(address=SUPPORT, senders=[])
-    assert probes.try_sending(row, actor=bob, now=timezone.now()).lack == "send_as"
+    assert probes.send_test_message(row, actor=bob, now=timezone.now()).lack == "send_as"
     row.refresh_from_db()
     assert (row.state, row.lack) == (State.REACHABLE, "send_as")
     assert "Send As" in row.action
@@ -309,7 +309,7 @@ def test_a_denied_test_message_is_remembered_beside_what_can_be_read(sandbox: Co
     row.refresh_from_db()
     assert (row.state, row.lack) == (State.REACHABLE, "send_as")
     sandbox.set_mailbox(address=SUPPORT, senders=[factories.ADA])
-    probes.try_sending(row, actor=bob, now=timezone.now())
+    probes.send_test_message(row, actor=bob, now=timezone.now())
     probes.probe(row.connection, actor=None, now=timezone.now())
     row.refresh_from_db()
     assert (row.state, row.lack, row.cause, row.code) == (State.REACHABLE, "", "", "sent")
@@ -325,12 +325,12 @@ def test_for_a_connection_that_only_sends_the_test_message_decides(sandbox: Cont
     assert (row.state, row.code) == (State.UNKNOWN, "not-tested")
     assert row.probe_after is not None
     assert row.probe_after - timezone.now() > timedelta(hours=20)
-    probes.try_sending(row, actor=bob, now=timezone.now())
+    probes.send_test_message(row, actor=bob, now=timezone.now())
     probes.probe(row.connection, actor=None, now=timezone.now())
     row.refresh_from_db()
     assert (row.state, row.code, row.cause) == (State.REACHABLE, "sent", "")
     sandbox.set_mailbox(address=SUPPORT, senders=[])
-    probes.try_sending(row, actor=bob, now=timezone.now())
+    probes.send_test_message(row, actor=bob, now=timezone.now())
     probes.probe(row.connection, actor=None, now=timezone.now())
     row.refresh_from_db()
     assert (row.state, row.lack) == (State.UNREACHABLE, "send_as")
@@ -345,7 +345,7 @@ def test_for_a_connection_that_only_sends_the_test_message_decides(sandbox: Cont
 def test_an_outage_during_a_test_message_tells_nothing(sandbox: Control, bob: User) -> None:
     row = sender(sandbox, bob, "shared_mailbox.read", "shared_mailbox.send")
     sandbox.weather(kind="unavailable", where="graph")
-    assert probes.try_sending(row, actor=bob, now=timezone.now()).state == "unknown"
+    assert probes.send_test_message(row, actor=bob, now=timezone.now()).state == "unknown"
     row.refresh_from_db()
     assert (row.state, row.lack) == (State.REACHABLE, "")
 
@@ -355,9 +355,9 @@ def test_only_who_may_change_the_connection_sends_and_only_if_it_is_to_send(
 ) -> None:
     row = sender(sandbox, bob, "shared_mailbox.read")
     with pytest.raises(NotAllowed):
-        probes.try_sending(row, actor=alice, now=timezone.now())
+        probes.send_test_message(row, actor=alice, now=timezone.now())
     with pytest.raises(InvalidInput):
-        probes.try_sending(row, actor=bob, now=timezone.now())
+        probes.send_test_message(row, actor=bob, now=timezone.now())
     assert sandbox.state()["sent"] == []
 
 
@@ -365,7 +365,7 @@ def test_a_test_message_proves_an_application_that_only_sends(sandbox: Control, 
     exchange_grants(sandbox, SUPPORT, role="Mail.Send")
     made = robots(sandbox, actor=alice, chosen=["mail.send"])
     assert made.status == Status.CONSENT_NEEDED
-    probes.try_sending(made.mailbox_accesses.get(), actor=alice, now=timezone.now())
+    probes.send_test_message(made.mailbox_accesses.get(), actor=alice, now=timezone.now())
     made.refresh_from_db()
     assert made.status == Status.ACTIVE
     assert refreshed(made).status == Status.ACTIVE
@@ -390,9 +390,14 @@ def test_what_exchange_must_be_granting_is_missing_nowhere(
     found = [Connection.objects.get(pk=one.pk) for one in (made, unreached, with_role, delegated)]
     list(map(str, (one.app_registration for one in found)))
     with django_assert_num_queries(1):
-        kept = probes.kept_by_exchange(found)
+        kept = probes.granted_by_exchange(found)
     assert kept == {made.pk: ("Mail.Read", "Mail.Send")}
-    assert permission_drift.of(found[0]).missing == ("Files.Read.All", "Mail.Read", "Mail.Send", "User.Read.All")
-    assert permission_drift.of(found[0], elsewhere=kept[made.pk]).missing == ("Files.Read.All", "User.Read.All")
+    assert permission_drift.find_drift(found[0]).missing == (
+        "Files.Read.All",
+        "Mail.Read",
+        "Mail.Send",
+        "User.Read.All",
+    )
+    assert permission_drift.find_drift(found[0], elsewhere=kept[made.pk]).missing == ("Files.Read.All", "User.Read.All")
     with django_assert_num_queries(0):
-        assert probes.kept_by_exchange([found[3]]) == {}
+        assert probes.granted_by_exchange([found[3]]) == {}

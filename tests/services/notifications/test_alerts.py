@@ -190,7 +190,7 @@ def test_whoever_was_told_hears_that_it_works_again_once(alice: User, bob: User)
     alerts.incident_opened(incident, now=NOW)
     User.objects.create_superuser("late", "late@example.org", factories.PASSWORD)
     for _ in range(2):
-        alerts.incident_healed(incident, now=NOW + timedelta(hours=2))
+        alerts.incident_resolved(incident, now=NOW + timedelta(hours=2))
     assert set(told(Event.HEALED)) == {"bob@example.org", "alice@example.org", str(channel)}
 
 
@@ -201,7 +201,7 @@ def test_nobody_hears_of_the_end_who_does_not_want_to_or_has_left(alice: User, b
     choose(bob, recoveries=False)
     User.objects.filter(pk=alice.pk).update(is_active=False)
     AlertChannel.objects.filter(pk=channel.pk).update(disabled_at=NOW)
-    alerts.incident_healed(incident, now=NOW + timedelta(hours=2))
+    alerts.incident_resolved(incident, now=NOW + timedelta(hours=2))
     assert told(Event.HEALED) == {}
 
 
@@ -209,7 +209,7 @@ def test_an_address_in_another_case_is_the_same_person(bob: User) -> None:
     incident = make_incident(assignee=bob)
     alerts.incident_opened(incident, now=NOW)
     User.objects.filter(pk=bob.pk).update(email="BOB@example.org", is_active=False)
-    alerts.incident_healed(incident, now=NOW)
+    alerts.incident_resolved(incident, now=NOW)
     assert told(Event.HEALED) == {}
 
 
@@ -244,7 +244,7 @@ def test_reminders_that_were_missed_are_not_made_up_for(bob: User) -> None:
 def test_a_healed_incident_is_not_reminded_of(bob: User) -> None:
     incident = make_incident(assignee=bob)
     alerts.incident_opened(incident, now=NOW)
-    alerts.incident_healed(incident, now=NOW)
+    alerts.incident_resolved(incident, now=NOW)
     assert remind_after_everything_arrived(NOW + timedelta(days=2)) == 0
 
 
@@ -407,7 +407,7 @@ def test_the_mail_about_the_end_says_how_long_it_took(bob: User) -> None:
     alerts.incident_opened(incident, now=NOW)
     incident.closed_at = NOW + timedelta(hours=3, minutes=5)
     incident.save()
-    alerts.incident_healed(incident, now=incident.closed_at)
+    alerts.incident_resolved(incident, now=incident.closed_at)
     outbox.deliver_due(incident.closed_at)
     sent = mail_to("bob@example.org")
     assert sent.subject == "Works again: 3 connections"
@@ -472,7 +472,7 @@ def test_what_is_to_be_done_before_anything_breaks_is_not_called_stopped(bob: Us
     remind_after_everything_arrived(later)
     outbox.deliver_due(later)
     assert mail_to("bob@example.org").subject == "Still to do after 3 days: Sign in for Flow 00"
-    alerts.incident_healed(incident, now=later)
+    alerts.incident_resolved(incident, now=later)
     outbox.deliver_due(later)
     assert mail_to("bob@example.org").subject == "Done: Sign in for Flow 00"
     assert "stopped" not in mail_to("bob@example.org").body
@@ -483,7 +483,7 @@ def test_what_is_to_be_done_before_anything_breaks_is_not_called_stopped(bob: Us
 
 def test_a_choice_is_kept_and_audited_once(bob: User) -> None:
     for _ in range(2):
-        alerts.choose(User.objects.get(pk=bob.pk), actor=bob, own_incidents=True, reminders=False)
+        alerts.set_preferences(User.objects.get(pk=bob.pk), actor=bob, own_incidents=True, reminders=False)
     assert AlertChoice.objects.get().reminders is False
     event = AuditEvent.objects.get(action="account.alerts_chosen")
     assert event.changes == {"reminders": [True, False]}
@@ -491,7 +491,7 @@ def test_a_choice_is_kept_and_audited_once(bob: User) -> None:
 
 def test_nobody_chooses_for_somebody_else(alice: User, bob: User) -> None:
     with pytest.raises(NotAllowed):
-        alerts.choose(bob, actor=alice, own_incidents=False)
+        alerts.set_preferences(bob, actor=alice, own_incidents=False)
 
 
 def test_a_test_goes_to_ones_own_address_only(alice: User, bob: User) -> None:
@@ -504,5 +504,5 @@ def test_a_test_goes_to_ones_own_address_only(alice: User, bob: User) -> None:
         alerts.send_test(make_channel(), actor=bob, now=NOW)
     assert not Delivery.objects.exists()
     made = alerts.send_test(alice, actor=alice, now=NOW)
-    assert outbox.try_now(made, actor=alice, now=NOW).delivered_at == NOW
+    assert outbox.send_now(made, actor=alice, now=NOW).delivered_at == NOW
     assert "Alice Admin asked for it." in mail_to("alice@example.org").body

@@ -181,11 +181,11 @@ def test_this_address_is_on_the_internet(address: str) -> None:
 )
 def test_what_is_no_address_is_refused_with_a_sentence(url: str, sentence: str) -> None:
     with pytest.raises(safe_http.TargetRefused, match=sentence):
-        safe_http.target(url)
+        safe_http.parse_target(url)
 
 
 def test_a_good_address_is_taken_apart() -> None:
-    found = safe_http.target("https://Bücher.Example.ORG:8443/a/b?sig=secret#part")
+    found = safe_http.parse_target("https://Bücher.Example.ORG:8443/a/b?sig=secret#part")
     assert (found.host, found.port) == ("xn--bcher-kva.example.org", 8443)
     assert found.url == "https://xn--bcher-kva.example.org:8443/a/b?sig=secret"
     assert "secret" not in repr(found)
@@ -240,7 +240,7 @@ def test_an_endless_answer_is_cut_off() -> None:
 
 def test_nobody_there_is_an_answer_too() -> None:
     answer = safe_http.post(f"http://127.0.0.1:{free_port()}/x", b"{}", {}, allow_private=True)
-    assert answer == safe_http.Answer(0, "It could not be reached: the connection was refused.")
+    assert answer == safe_http.PostResult(0, "It could not be reached: the connection was refused.")
 
 
 def test_silence_ends_with_the_time_out() -> None:
@@ -249,7 +249,7 @@ def test_silence_ends_with_the_time_out() -> None:
         silent.listen(1)
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/x"
         answer = safe_http.post(url, b"{}", {}, allow_private=True, timeout=0.3)
-    assert answer == safe_http.Answer(0, "It did not answer in time.")
+    assert answer == safe_http.PostResult(0, "It did not answer in time.")
 
 
 def test_a_server_that_speaks_no_tls_gets_nothing() -> None:

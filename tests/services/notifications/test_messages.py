@@ -47,7 +47,7 @@ def test_it_reaches_everybody_once_with_a_link_to_where_it_goes_on(alice: User, 
 def test_whoever_left_has_no_address_or_wants_none_is_left_alone(alice: User, bob: User, dave: User) -> None:
     User.objects.filter(pk=alice.pk).update(email="")
     User.objects.filter(pk=bob.pk).update(is_active=False)
-    alerts.choose(dave, messages=False, actor=dave)
+    alerts.set_preferences(dave, messages=False, actor=dave)
     alerts.notify(User.objects.all(), message(), about="x", now=NOW)
     assert not Delivery.objects.exists()
 

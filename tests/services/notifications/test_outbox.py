@@ -81,7 +81,7 @@ def test_a_dead_mail_server_loses_nothing_and_everything_arrives_once(bob: User,
     for _ in range(200):  # about a day of ticks
         outbox.deliver_due(now)
         now += timedelta(minutes=7)
-    alerts.incident_healed(incidents[0], now=now)
+    alerts.incident_resolved(incidents[0], now=now)
     outbox.deliver_due(now)
     waiting = Delivery.objects.filter(delivered_at=None, given_up_at=None)
     assert waiting.count() == Delivery.objects.count() == 8
@@ -339,9 +339,9 @@ def test_a_silent_channel_is_waited_for_once_per_batch(
         alerts.incident_opened(make_incident(assignee=bob, title=f"No. {number}"), now=NOW)
     calls = []
 
-    def post(url: str, *args: Any, **kwargs: Any) -> safe_http.Answer:
+    def post(url: str, *args: Any, **kwargs: Any) -> safe_http.PostResult:
         calls.append(url)
-        return safe_http.Answer(0, "It did not answer in time.")
+        return safe_http.PostResult(0, "It did not answer in time.")
 
     monkeypatch.setattr(safe_http, "post", post)
     assert outbox.deliver_due(NOW).failed == 3
@@ -403,12 +403,12 @@ def test_an_it_admin_tries_again_what_was_given_up(alice: User, bob: User, boxes
     delivery = open_incident(bob)
     Delivery.objects.filter(pk=delivery.pk).update(given_up_at=NOW, next_attempt_at=None, attempts=14, last_error="x")
     with pytest.raises(NotAllowed):
-        outbox.try_now(delivery, actor=bob, now=NOW)
+        outbox.send_now(delivery, actor=bob, now=NOW)
     with mail_server(boxes):
-        done = outbox.try_now(delivery, actor=alice, now=NOW)
+        done = outbox.send_now(delivery, actor=alice, now=NOW)
         assert (done.delivered_at, done.given_up_at, done.last_error) == (NOW, None, "")
-        with pytest.raises(outbox.CannotRetry):
-            outbox.try_now(done, actor=alice, now=NOW)
+        with pytest.raises(outbox.NothingToRetry):
+            outbox.send_now(done, actor=alice, now=NOW)
     assert len(boxes.mails) == 1
     assert AuditEvent.objects.get(action="delivery.tried_again").actor == alice
 
@@ -421,7 +421,7 @@ def test_everything_that_was_given_up_comes_back_but_not_for_channels_that_are_o
     AlertChannel.objects.update(disabled_at=NOW)
     Delivery.objects.update(given_up_at=NOW, next_attempt_at=None)
     with pytest.raises(NotAllowed):
-        outbox.retry_given_up(actor=bob, now=NOW)
-    assert outbox.retry_given_up(actor=alice, now=NOW) == 2
+        outbox.retry_failed(actor=bob, now=NOW)
+    assert outbox.retry_failed(actor=alice, now=NOW) == 2
     with mail_server(boxes):
         assert outbox.deliver_due(NOW).delivered == 2

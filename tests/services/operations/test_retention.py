@@ -32,7 +32,7 @@ def trail(bob: User) -> Connection:
         day = NOW - timedelta(days=age)
         for _ in range(3):
             audit.record("connection.checked", connection, actor=bob, at=day)
-        api_keys.note_fetch(key, connection, address=None, now=day)
+        api_keys.record_token_request(key, connection, address=None, now=day)
         sealing.seal_due(day + timedelta(minutes=10))
     return connection
 
@@ -56,9 +56,9 @@ def test_old_rows_go_and_the_chain_still_verifies(trail: Connection, settings: A
     event = AuditEvent.objects.get(action="audit.pruned")
     assert (event.changes["upto"], event.changes["events"], event.changes["token_fetches"]) == (30, 90, 30)
     sealing.seal_due(NOW)
-    assert verification.look() == (10 * 4 + 1, [])
+    assert verification.verify_read_only() == (10 * 4 + 1, [])
     assert retention.prune(NOW + timedelta(days=5)) > 0
-    assert verification.look()[1] == []
+    assert verification.verify_read_only()[1] == []
 
 
 def test_many_seals_are_removed_in_several_steps(trail: Connection, settings: Any, monkeypatch: Any) -> None:
@@ -67,7 +67,7 @@ def test_many_seals_are_removed_in_several_steps(trail: Connection, settings: An
     assert retention.prune(NOW) == 30 * 4
     assert AuditEvent.objects.filter(action="audit.pruned").count() == 5
     sealing.seal_due(NOW)
-    assert verification.look()[1] == []
+    assert verification.verify_read_only()[1] == []
 
 
 def test_what_was_tampered_with_is_kept_as_evidence(trail: Connection, settings: Any) -> None:
@@ -81,7 +81,7 @@ def test_rows_that_retention_did_not_remove_are_missed(trail: Connection, settin
     days(settings, 10)
     retention.prune(NOW)
     tamper("DELETE FROM connections_auditevent WHERE id = %s", ids(35)[0])
-    assert [(one.seal, one.kind) for one in verification.look()[1]] == [(35, "removed")]
+    assert [(one.seal, one.kind) for one in verification.verify_read_only()[1]] == [(35, "removed")]
 
 
 @pytest.mark.parametrize("number", [1, 7, 30])
@@ -91,17 +91,17 @@ def test_a_seal_without_rows_that_is_missing_or_altered_is_named(trail: Connecti
     sealing.seal_due(NOW)
     with transaction.atomic():
         tamper("UPDATE connections_auditseal SET summary = '{}' WHERE number = %s", number)
-        assert [(one.seal, one.kind) for one in verification.look()[1]] == [(number, "seal")]
+        assert [(one.seal, one.kind) for one in verification.verify_read_only()[1]] == [(number, "seal")]
         transaction.set_rollback(True)
     tamper("DELETE FROM connections_auditseal WHERE number = %s", number)
-    assert [(one.seal, one.kind) for one in verification.look()[1]] == [(number, "removed")]
+    assert [(one.seal, one.kind) for one in verification.verify_read_only()[1]] == [(number, "removed")]
 
 
 def test_a_claim_that_retention_removed_what_is_young_is_not_believed(trail: Connection) -> None:
     tamper("DELETE FROM connections_auditevent WHERE id <= %s", ids(35)[-1])
     tamper("DELETE FROM connections_tokenfetch WHERE seal <= 35")
     audit.record("audit.pruned", audit.TRAIL, actor=None, changes={"upto": 35, "days": 10}, at=NOW)
-    assert (35, "removed") in [(one.seal, one.kind) for one in verification.look()[1]]
+    assert (35, "removed") in [(one.seal, one.kind) for one in verification.verify_read_only()[1]]
 
 
 @pytest.mark.parametrize(("kept", "ahead"), [(-36500, 0), (0, 0), (10, 36500)], ids=["negative", "none", "future"])
@@ -111,14 +111,14 @@ def test_no_claim_makes_everything_old_enough_to_be_removed(trail: Connection, k
     facts = {"upto": 38, "days": kept}
     audit.record("audit.pruned", audit.TRAIL, actor=None, changes=facts, at=NOW + timedelta(days=ahead))
     sealing.seal_due(NOW)
-    assert (38, "removed") in [(one.seal, one.kind) for one in verification.look()[1]]
+    assert (38, "removed") in [(one.seal, one.kind) for one in verification.verify_read_only()[1]]
 
 
 def test_rows_among_those_that_were_removed_are_found(trail: Connection, settings: Any) -> None:
     days(settings, 10)
     retention.prune(NOW)
     AuditEvent.objects.bulk_create([AuditEvent(pk=ids(31)[0] - 1, action="x.y", target_type="T", target_name="t")])
-    assert [(one.seal, one.kind) for one in verification.look()[1]] == [(30, "inserted")]
+    assert [(one.seal, one.kind) for one in verification.verify_read_only()[1]] == [(30, "inserted")]
 
 
 def test_the_guards_are_closed_again_afterwards(trail: Connection, settings: Any) -> None:
@@ -155,7 +155,7 @@ def test_the_access_history_goes_back_no_further_than_the_trail(
     person: dict[str, Any] = {"person": dave, "level": "use", "until": None, "actor": trail.owner}
     for begins, ends in ((39, 38), (37, 5), (4, 3)):
         found = shares.share(trail, **person, now=NOW - timedelta(days=begins))
-        shares.unshare(found, actor=alice, now=NOW - timedelta(days=ends))
+        shares.end_share(found, actor=alice, now=NOW - timedelta(days=ends))
     accounts.disable_person(dave, actor=alice, now=NOW - timedelta(days=30))
     accounts.enable_person(dave, actor=alice, now=NOW - timedelta(days=29))
     accounts.disable_person(dave, actor=alice, now=NOW - timedelta(days=28))
@@ -167,7 +167,7 @@ def test_the_access_history_goes_back_no_further_than_the_trail(
         ("disabled", NOW - timedelta(days=28)),
         ("person", NOW - timedelta(days=4)),
     ]
-    assert history_check.history_began() >= until
+    assert history_check.history_start() >= until
     assert history_check.differences(since=NOW - timedelta(days=400)) == []
     AccessPeriod.objects.filter(started_at__gt=until).delete()
     assert len(history_check.differences(since=NOW - timedelta(days=400))) == 1

@@ -9,7 +9,7 @@ from django.contrib.auth.models import Group
 from django.test import Client
 from django.utils import timezone
 
-from connections.errors import NotAllowed, StillInUse
+from connections.errors import InUse, NotAllowed
 from connections.models import AccessPeriod, AuditEvent, Team, User
 from connections.models.accounts import AUDITORS, IT_ADMINS
 from connections.services.people import accounts
@@ -36,7 +36,7 @@ def actions() -> list[str]:
 
 
 def test_an_admitted_person_has_no_password_and_no_rights() -> None:
-    user = accounts.admit(claims=CLAIMS)
+    user = accounts.create_from_directory(claims=CLAIMS)
     assert user.username == factories.ADA
     assert not user.has_usable_password()
     assert not user.is_staff
@@ -48,7 +48,7 @@ def test_an_admitted_person_has_no_password_and_no_rights() -> None:
 @pytest.mark.parametrize("taken", [factories.ADA, factories.ADA.upper()])
 def test_an_account_of_that_name_is_left_alone(taken: str) -> None:
     local = User.objects.create_superuser(taken, "x@example.org", factories.PASSWORD)
-    user = accounts.admit(claims=CLAIMS)
+    user = accounts.create_from_directory(claims=CLAIMS)
     assert user.pk != local.pk
     assert user.username == f"{factories.ADA} ({factories.ADA_ID[:8]})"
     assert not user.is_superuser
@@ -71,19 +71,19 @@ def test_an_account_of_that_name_is_left_alone(taken: str) -> None:
     ids=lambda claims: str(claims)[:40],
 )
 def test_odd_claims_make_an_ordinary_member(claims: dict[str, Any]) -> None:
-    user = accounts.admit(claims=CLAIMS | claims)
-    accounts.follow_directory(user, claims=CLAIMS | claims)
+    user = accounts.create_from_directory(claims=CLAIMS | claims)
+    accounts.update_from_directory(user, claims=CLAIMS | claims)
     user.refresh_from_db()
     assert user.username
     assert roles(user) == []
 
 
 def test_following_twice_records_only_the_sign_in(settings: Any) -> None:
-    user = accounts.admit(claims=CLAIMS)
-    accounts.follow_directory(user, claims=CLAIMS | {"roles": ["ITAdmin"]})
+    user = accounts.create_from_directory(claims=CLAIMS)
+    accounts.update_from_directory(user, claims=CLAIMS | {"roles": ["ITAdmin"]})
     assert (user.first_name, user.last_name, user.email) == ("Ada", "King Lovelace", factories.ADA)
     assert actions()[1:] == ["account.updated", "account.roles_changed", "account.signed_in"]
-    accounts.follow_directory(user, claims=CLAIMS | {"roles": ["ITAdmin"]})
+    accounts.update_from_directory(user, claims=CLAIMS | {"roles": ["ITAdmin"]})
     assert actions()[4:] == ["account.signed_in"]
 
 
@@ -102,9 +102,9 @@ def test_following_twice_records_only_the_sign_in(settings: Any) -> None:
     ids=str,
 )
 def test_roles_are_those_of_the_directory(before: list[str], claims: dict[str, Any], after: list[str]) -> None:
-    user = accounts.admit(claims=CLAIMS)
+    user = accounts.create_from_directory(claims=CLAIMS)
     user.groups.set([Group.objects.get_or_create(name=name)[0] for name in before])
-    accounts.follow_directory(user, claims=CLAIMS | claims)
+    accounts.update_from_directory(user, claims=CLAIMS | claims)
     assert roles(user) == after
     changed = AuditEvent.objects.filter(action="account.roles_changed").first()
     assert (changed is not None) is (sorted(before) != after)
@@ -154,17 +154,17 @@ LEFT_OUT: dict[str, Any] = {
     ids=str,
 )
 def test_it_knows_when_groups_were_left_out(claims: dict[str, Any], left_out: bool) -> None:
-    assert accounts.groups_left_out(claims) is left_out
+    assert accounts.has_groups_overage(claims) is left_out
 
 
 def test_too_many_groups_take_no_role_and_no_team_away(alice: User) -> None:
     team = teams.add("Finance", entra_group="g-finance", actor=alice)
     by_hand = teams.add("Choir", actor=alice)
-    user = accounts.admit(claims=CLAIMS)
+    user = accounts.create_from_directory(claims=CLAIMS)
     teams.add_member(by_hand, user, actor=alice)
-    accounts.follow_directory(user, claims=CLAIMS | {"groups": ["Auditor", "g-finance"]})
-    accounts.follow_directory(user, claims=CLAIMS | LEFT_OUT)
-    accounts.follow_directory(user, claims=CLAIMS | LEFT_OUT)
+    accounts.update_from_directory(user, claims=CLAIMS | {"groups": ["Auditor", "g-finance"]})
+    accounts.update_from_directory(user, claims=CLAIMS | LEFT_OUT)
+    accounts.update_from_directory(user, claims=CLAIMS | LEFT_OUT)
     user.refresh_from_db()
     assert roles(user) == [AUDITORS]
     assert set(Team.objects.filter(members=user)) == {team, by_hand}
@@ -172,24 +172,24 @@ def test_too_many_groups_take_no_role_and_no_team_away(alice: User) -> None:
     (event,) = AuditEvent.objects.filter(action="account.groups_left_out")
     assert event.changes == {"roles_kept": AUDITORS, "teams_kept": "Choir, Finance"}
 
-    accounts.follow_directory(user, claims=CLAIMS | {"groups": []})
+    accounts.update_from_directory(user, claims=CLAIMS | {"groups": []})
     user.refresh_from_db()
     assert (roles(user), user.groups_left_out_at) == ([], None)
     assert list(Team.objects.filter(members=user)) == [by_hand]
 
 
 def test_an_app_role_that_was_taken_away_is_gone_in_spite_of_too_many_groups() -> None:
-    user = accounts.admit(claims=CLAIMS)
-    accounts.follow_directory(user, claims=CLAIMS | {"roles": ["ITAdmin"], "groups": ["Auditor"]})
+    user = accounts.create_from_directory(claims=CLAIMS)
+    accounts.update_from_directory(user, claims=CLAIMS | {"roles": ["ITAdmin"], "groups": ["Auditor"]})
     assert roles(user) == [AUDITORS, IT_ADMINS]
-    accounts.follow_directory(user, claims=CLAIMS | LEFT_OUT)
+    accounts.update_from_directory(user, claims=CLAIMS | LEFT_OUT)
     assert roles(user) == [AUDITORS]
 
 
 def test_a_role_from_before_anything_was_noted_is_kept() -> None:
-    user = accounts.admit(claims=CLAIMS)
+    user = accounts.create_from_directory(claims=CLAIMS)
     user.groups.add(Group.objects.get_or_create(name=IT_ADMINS)[0])
-    accounts.follow_directory(user, claims=CLAIMS | LEFT_OUT)
+    accounts.update_from_directory(user, claims=CLAIMS | LEFT_OUT)
     assert roles(user) == [IT_ADMINS]
 
 
@@ -269,5 +269,5 @@ def test_the_last_it_admin_stays(alice: User) -> None:
     amy = User.objects.get(pk=amy.pk)
     assert accounts.access_roles.person(amy).is_admin
     amy.groups.clear()
-    with pytest.raises(StillInUse, match="last IT admin"):
+    with pytest.raises(InUse, match="last IT admin"):
         accounts.disable_person(alice, actor=amy, now=NOW)

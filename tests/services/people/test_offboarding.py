@@ -51,8 +51,8 @@ def open_incidents() -> list[Incident]:
 def test_a_leaver_who_owns_something_is_one_incident_for_the_it_admins(alice: User, bob: User) -> None:
     factories.make_connection(owner=bob)
     factories.make_connection(owner=bob, name="Second")
-    offboarding.mark(bob, how=User.Left.DIRECTORY, cause="The account was deleted.", now=NOW)
-    offboarding.mark(bob, how=User.Left.REFUSED, cause="Another reason.", now=NOW + timedelta(days=1))
+    offboarding.mark_departed(bob, how=User.Left.DIRECTORY, cause="The account was deleted.", now=NOW)
+    offboarding.mark_departed(bob, how=User.Left.REFUSED, cause="Another reason.", now=NOW + timedelta(days=1))
     (incident,) = open_incidents()
     assert (incident.title, incident.who, incident.person) == (
         "Bob Member has left and owns connections",
@@ -68,8 +68,8 @@ def test_a_leaver_who_owns_something_is_one_incident_for_the_it_admins(alice: Us
 
 def test_it_heals_when_the_last_connection_is_handed_over_or_removed(alice: User, bob: User, dave: User) -> None:
     first, second = factories.make_connection(owner=bob), factories.make_connection(owner=bob, name="Second")
-    offboarding.mark(bob, how=User.Left.DIRECTORY, cause="Gone.", now=NOW)
-    ownership_transfer.hand_over(first, dave, keep_grant=True, actor=alice, now=NOW)
+    offboarding.mark_departed(bob, how=User.Left.DIRECTORY, cause="Gone.", now=NOW)
+    ownership_transfer.transfer(first, dave, keep_grant=True, actor=alice, now=NOW)
     assert len(open_incidents()) == 1
     connections.remove(second, actor=alice, now=NOW)
     assert open_incidents() == []
@@ -78,14 +78,14 @@ def test_it_heals_when_the_last_connection_is_handed_over_or_removed(alice: User
 
 def test_disabling_a_connection_does_not_hide_that_its_owner_has_left(alice: User, bob: User) -> None:
     connection = factories.make_connection(owner=bob)
-    offboarding.mark(bob, how=User.Left.DIRECTORY, cause="Gone.", now=NOW)
+    offboarding.mark_departed(bob, how=User.Left.DIRECTORY, cause="Gone.", now=NOW)
     connections.disable(connection, actor=alice, now=NOW)
     assert len(open_incidents()) == 1
 
 
 def test_whoever_signs_in_again_has_not_left(bob: User) -> None:
     factories.make_connection(owner=bob)
-    offboarding.mark(bob, how=User.Left.REFUSED, cause="Gone.", now=NOW)
+    offboarding.mark_departed(bob, how=User.Left.REFUSED, cause="Gone.", now=NOW)
     accounts.signed_in(again(bob), actor=bob, method="microsoft")
     assert (again(bob).left_at, again(bob).left_how, again(bob).left_cause) == (None, "", "")
     assert open_incidents() == []
@@ -95,15 +95,15 @@ def test_whoever_signs_in_again_has_not_left(bob: User) -> None:
 
 
 def test_a_leaver_who_owns_nothing_is_no_incident(bob: User) -> None:
-    offboarding.mark(bob, how=User.Left.REFUSED, cause="Gone.", now=NOW)
+    offboarding.mark_departed(bob, how=User.Left.REFUSED, cause="Gone.", now=NOW)
     assert open_incidents() == []
 
 
 def test_who_left_before_there_were_incidents_gets_one_from_the_routine(bob: User) -> None:
     factories.make_connection(owner=bob)
     User.objects.filter(pk=bob.pk).update(left_at=NOW, left_how="disabled", left_cause="Long ago.", is_active=False)
-    directory_sync.look_due(now=NOW)
-    directory_sync.look_due(now=NOW)
+    directory_sync.sync_due(now=NOW)
+    directory_sync.sync_due(now=NOW)
     assert len(open_incidents()) == 1
 
 
@@ -181,17 +181,17 @@ def test_the_directory_tells_who_is_disabled_deleted_and_back(sandbox: Control, 
     tenant = reads_people(sandbox)
     of_the_directory(bob)
     of_the_directory(dave, GRACE)
-    assert directory_sync.look(tenant, now=NOW)
+    assert directory_sync.sync(tenant, now=NOW)
     assert (again(bob).left_at, again(dave).left_at) == (None, None)
 
     sandbox.set_person(factories.ADA, disabled=True)
     sandbox.set_person(GRACE, deleted=True)
-    assert directory_sync.look(tenant, now=NOW)
+    assert directory_sync.sync(tenant, now=NOW)
     assert again(bob).left_cause == "The account is disabled in the directory."
     assert again(dave).left_cause == "The account was deleted from the directory."
 
     sandbox.set_person(factories.ADA, disabled=False)
-    directory_sync.look(tenant, now=NOW)
+    directory_sync.sync(tenant, now=NOW)
     assert again(bob).left_at is None
     assert again(dave).left_at == NOW
 
@@ -204,7 +204,7 @@ def test_many_people_are_read_a_few_at_a_time(sandbox: Control) -> None:
         user = factories.make_person(f"person{number}")
         UserSocialAuth.objects.create(user=user, provider="microsoft", uid=f"{factories.DIRECTORY_ID}.{made['id']}")
     sandbox.set_person("person17@contoso.example", disabled=True)
-    assert directory_sync.look(tenant, now=NOW)
+    assert directory_sync.sync(tenant, now=NOW)
     assert list(User.objects.filter(left_at__isnull=False).values_list("username", flat=True)) == ["person17"]
 
 
@@ -217,7 +217,7 @@ def test_without_the_permission_nothing_is_read_and_nobody_marked(sandbox: Contr
     sandbox.grant_consent(factories.ROBOTS_CLIENT_ID, roles=["Mail.Read"])
     of_the_directory(bob)
     sandbox.set_person(factories.ADA, disabled=True)
-    assert directory_sync.look(tenant, now=NOW) is False
+    assert directory_sync.sync(tenant, now=NOW) is False
     assert again(bob).left_at is None
 
 
@@ -226,7 +226,7 @@ def test_a_bad_day_at_microsoft_marks_nobody_and_is_tried_again_soon(sandbox: Co
     tenant = reads_people(sandbox)
     of_the_directory(bob)
     sandbox.weather(weather, "graph")
-    assert directory_sync.look_due(now=NOW) == 0
+    assert directory_sync.sync_due(now=NOW) == 0
     assert again(bob).left_at is None
     tenant.refresh_from_db()
     assert tenant.people_read_after == NOW + directory_sync.AGAIN
@@ -235,8 +235,8 @@ def test_a_bad_day_at_microsoft_marks_nobody_and_is_tried_again_soon(sandbox: Co
 def test_a_directory_is_looked_into_once_a_day(sandbox: Control, bob: User) -> None:
     reads_people(sandbox)
     of_the_directory(bob)
-    assert [directory_sync.look_due(now=NOW) for _ in range(2)] == [1, 0]
-    assert directory_sync.look_due(now=NOW + timedelta(hours=30)) == 1
+    assert [directory_sync.sync_due(now=NOW) for _ in range(2)] == [1, 0]
+    assert directory_sync.sync_due(now=NOW + timedelta(hours=30)) == 1
 
 
 def test_people_of_another_directory_and_disabled_ones_are_not_asked_about(sandbox: Control, bob: User) -> None:
@@ -244,5 +244,5 @@ def test_people_of_another_directory_and_disabled_ones_are_not_asked_about(sandb
     of_the_directory(bob, tid=seed.FABRIKAM)
     eve = of_the_directory(factories.make_person("eve", is_active=False), GRACE)
     sandbox.set_person(GRACE, deleted=True)
-    directory_sync.look(tenant, now=NOW)
+    directory_sync.sync(tenant, now=NOW)
     assert (again(bob).left_at, again(eve).left_at) == (None, None)

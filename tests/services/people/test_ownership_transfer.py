@@ -18,7 +18,7 @@ from connections.services.connections import connections, sign_in
 from connections.services.people import ownership_transfer
 from connections.services.sharing import shares
 from connections.services.tokens import scheduler
-from connections.services.tokens.store import Renewed, store_renewed
+from connections.services.tokens.store import RenewedToken, store_renewed
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
@@ -42,7 +42,7 @@ def answer(**overrides: Any) -> token_endpoint.TokenSet:
 
 
 def give(connection: Connection, to: User, by: User, *, keep: bool = True, **more: Any) -> HandOver:
-    return ownership_transfer.hand_over(connection, to, keep_grant=keep, actor=by, now=NOW, **more)
+    return ownership_transfer.transfer(connection, to, keep_grant=keep, actor=by, now=NOW, **more)
 
 
 def events(action: str) -> list[AuditEvent]:
@@ -91,12 +91,12 @@ def test_cutting_deletes_the_tokens_and_says_why_in_the_right_words(alice: User,
     assert "handed over from Bob Member" in after.status_cause
     assert after.refresh_after is None
     with pytest.raises(NothingToCheck, match="handed over"):
-        scheduler.check(after, actor=dave, now=NOW)
+        scheduler.check_now(after, actor=dave, now=NOW)
 
 
 def test_a_refresh_on_its_way_does_not_bring_a_cut_grant_back(alice: User, bob: User, dave: User) -> None:
     connection = factories.make_connection(owner=bob)
-    slow = Renewed(connection.pk, connection.token_version, answer(), None)
+    slow = RenewedToken(connection.pk, connection.token_version, answer(), None)
     give(connection, dave, alice, keep=False)
     assert store_renewed([slow], now=NOW) == set()
     assert again(connection).refresh_token is None
@@ -122,7 +122,7 @@ def test_a_renewal_of_the_old_grant_does_not_end_the_task(alice: User, bob: User
 
     connection = factories.make_connection(owner=bob)
     give(connection, dave, alice)
-    incidents.connections_well([connection.pk], now=NOW)
+    incidents.connections_recovered([connection.pk], now=NOW)
     assert Incident.objects.get(kind="hand_over").is_open
 
 
@@ -287,7 +287,7 @@ def test_an_unfinished_hand_over_goes_on_to_somebody_else(alice: User, bob: User
     second = give(again(connection), eve, alice)
     first.refresh_from_db()
     assert (first.superseded_at, first.completed_at) == (NOW, None)
-    assert ownership_transfer.unfinished(connection) == second
+    assert ownership_transfer.pending_transfer(connection) == second
     assert [incident.assignee for incident in Incident.objects.filter(closed_at=None)] == [eve]
     with pytest.raises(NotAllowed):
         sign_in.complete(again(connection), actor=dave, answer=answer(), account=GRACE, now=NOW)
@@ -369,9 +369,9 @@ def test_the_sign_in_after_a_hand_over_lets_the_account_be_chosen(
     sandbox: Control, alice: User, bob: User, dave: User
 ) -> None:
     connection = factories.make_connection(owner=bob)
-    assert sign_in.client_for(connection).extra == {"login_hint": factories.ADA}
+    assert sign_in.sign_in_client(connection).extra == {"login_hint": factories.ADA}
     give(connection, dave, alice)
-    assert sign_in.client_for(again(connection)).extra == {"prompt": "select_account"}
+    assert sign_in.sign_in_client(again(connection)).extra == {"prompt": "select_account"}
 
 
 # --- Disabled connections -------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from connections.access import querysets
-from connections.errors import AlreadyExists, InvalidInput, KeyRefused, NotAllowed, StillInUse
+from connections.errors import AlreadyExists, InUse, InvalidApiKey, InvalidInput, NotAllowed
 from connections.models import ApiKey, AuditEvent, Share, User
 from connections.services.api_keys import api_keys
 from connections.services.people import service_accounts
@@ -137,7 +137,7 @@ def test_removing_it_ends_its_keys_and_shares_and_keeps_the_trail(alice: User, b
     robot(text).get(f"/api/v1/connections/{connection.pk}/token")
     pk = made.pk
     service_accounts.remove(made, actor=alice, now=NOW)
-    with pytest.raises(KeyRefused):
+    with pytest.raises(InvalidApiKey):
         api_keys.authenticate(text, address=None, now=NOW)
     assert not ApiKey.objects.filter(pk=key.pk).exists()
     assert connection.fetches.get().key_name == "Robot"
@@ -147,7 +147,7 @@ def test_removing_it_ends_its_keys_and_shares_and_keeps_the_trail(alice: User, b
 def test_it_is_not_removed_while_it_owns_connections(alice: User) -> None:
     made = create(alice)
     factories.make_connection(owner=made)
-    with pytest.raises(StillInUse):
+    with pytest.raises(InUse):
         service_accounts.remove(made, actor=alice, now=NOW)
 
 

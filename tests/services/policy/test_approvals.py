@@ -12,7 +12,7 @@ from django.db import connection as database
 from django.utils import timezone
 
 from connections.access import permissions
-from connections.errors import ApprovalNeeded, ChangedMeanwhile, InvalidInput, NotAllowed, PolicyForbids
+from connections.errors import ApprovalNeeded, Conflict, InvalidInput, NotAllowed, PolicyForbids
 from connections.models import AppRegistration, Approval, AuditEvent, Connection, User
 from connections.services.api_keys import api_keys
 from connections.services.connections import connections, sign_in
@@ -224,7 +224,7 @@ def test_who_asked_first_does_not_approve_what_the_owner_asked_anew(alice: User,
     rule(**SEND)
     wishes = {"name": "Inbox", "chosen": ["mail.read", "mail.send"], "extra_scopes": ()}
     connections.change(made, actor=alice, now=NOW, **wishes)  # type: ignore[arg-type]
-    approvals.ask_again(made, reason="Please.", actor=bob, now=NOW)
+    approvals.request_missing(made, reason="Please.", actor=bob, now=NOW)
     assert asked().requested_by == bob
     with pytest.raises(NotAllowed, match="cannot give it"):
         approvals.approve(asked(), actor=alice, now=NOW)
@@ -245,8 +245,8 @@ def test_handing_it_over_and_having_it_asked_for_again_does_not_free_the_way(
 ) -> None:
     rule(app_only_second_admin=True)
     made = connections.connect_app_only(robots(), name="Nightly", chosen=["mail.read"], actor=alice, now=NOW)
-    ownership_transfer.hand_over(made, bob, keep_grant=True, actor=alice, now=NOW)
-    approvals.ask_again(Connection.objects.get(), reason="Please.", actor=bob, now=NOW)
+    ownership_transfer.transfer(made, bob, keep_grant=True, actor=alice, now=NOW)
+    approvals.request_missing(Connection.objects.get(), reason="Please.", actor=bob, now=NOW)
     assert asked().requested_by == bob
     with pytest.raises(NotAllowed, match="cannot give it"):
         approvals.approve(asked(), actor=alice, now=NOW)
@@ -270,7 +270,7 @@ def test_giving_it_away_after_it_was_asked_does_not_free_the_way(alice: User, an
     rule(**SEND)
     wishes = {"name": "Inbox", "chosen": ["mail.read", "mail.send"], "extra_scopes": ()}
     connections.change(made, actor=bob, now=NOW, **wishes)  # type: ignore[arg-type]
-    ownership_transfer.hand_over(made, bob, keep_grant=True, actor=alice, now=NOW + timedelta(minutes=1))
+    ownership_transfer.transfer(made, bob, keep_grant=True, actor=alice, now=NOW + timedelta(minutes=1))
     with pytest.raises(NotAllowed, match="cannot give it"):
         approvals.approve(asked(), actor=alice, now=NOW + timedelta(minutes=2))
     approvals.approve(asked(), actor=anna, now=NOW + timedelta(minutes=2))
@@ -293,9 +293,9 @@ def test_who_answers_for_the_service_account_that_owns_it_does_not_approve(alice
 def test_nobody_asks_microsofts_administrators_for_what_is_not_approved(alice: User, bob: User) -> None:
     made = wish_for_sending(bob)
     with pytest.raises(ApprovalNeeded):
-        requests.ask(made, reason="To answer customers.", actor=bob, now=NOW)
+        requests.request_consent(made, reason="To answer customers.", actor=bob, now=NOW)
     approvals.approve(asked(), actor=alice, now=NOW)
-    assert requests.ask(made, reason="To answer customers.", actor=bob, now=NOW).permissions
+    assert requests.request_consent(made, reason="To answer customers.", actor=bob, now=NOW).permissions
 
 
 def test_declining_needs_a_reason_which_the_requester_reads(alice: User, bob: User) -> None:
@@ -307,7 +307,7 @@ def test_declining_needs_a_reason_which_the_requester_reads(alice: User, bob: Us
     assert "Use the team's mailbox." in Connection.objects.get().status_cause
     with pytest.raises(ApprovalNeeded, match="Alice Admin declined it: Use the team's mailbox"):
         sign_in.begin(made, actor=bob, now=NOW)
-    again = approvals.ask_again(made, reason="It has none.", actor=bob, now=NOW)
+    again = approvals.request_missing(made, reason="It has none.", actor=bob, now=NOW)
     assert (again.state, again.reason) == (State.WAITING, "It has none.")
 
 
@@ -336,7 +336,7 @@ def test_withdrawing_is_for_who_asked_and_twice_is_once(alice: User, bob: User, 
 
 def test_whoever_has_handed_it_over_changes_its_wishes_no_more(alice: User, bob: User, dave: User) -> None:
     made = wish_for_sending(bob)
-    ownership_transfer.hand_over(made, dave, keep_grant=True, actor=bob, now=NOW)
+    ownership_transfer.transfer(made, dave, keep_grant=True, actor=bob, now=NOW)
     with pytest.raises(NotAllowed):
         approvals.withdraw(asked(), actor=bob, now=NOW)
     approvals.withdraw(asked(), actor=dave, now=NOW)
@@ -356,7 +356,7 @@ def test_of_two_answers_the_first_stands(first: str, second: str, alice: User, a
     if first == second:
         answers[second](anna)
     else:
-        with pytest.raises(ChangedMeanwhile):
+        with pytest.raises(Conflict):
             answers[second](anna)
     assert asked().state == state
     assert AuditEvent.objects.filter(action__startswith="approval.").count() == 2
@@ -389,20 +389,20 @@ def test_removing_the_connection_ends_the_request_and_keeps_its_story(alice: Use
     connections.remove(made, actor=bob, now=NOW)
     request = Approval.objects.get()
     assert (request.connection, request.connection_name, request.state) == (None, "Inbox", State.WITHDRAWN)
-    with pytest.raises(ChangedMeanwhile):
+    with pytest.raises(Conflict):
         approvals.approve(request, actor=alice, now=NOW)
 
 
 def test_asking_without_need_or_right_is_refused(bob: User, dave: User) -> None:
     connection = factories.make_connection(owner=bob)
     with pytest.raises(InvalidInput):
-        approvals.ask_again(connection, reason="", actor=bob, now=NOW)
+        approvals.request_missing(connection, reason="", actor=bob, now=NOW)
     rule(permissions={"Mail.Read": "approval"})
     with pytest.raises(NotAllowed):
-        approvals.ask_again(connection, reason="", actor=dave, now=NOW)
+        approvals.request_missing(connection, reason="", actor=dave, now=NOW)
     rule(permissions={"Mail.Read": "forbidden"})
     with pytest.raises(PolicyForbids):
-        approvals.ask_again(connection, reason="", actor=bob, now=NOW)
+        approvals.request_missing(connection, reason="", actor=bob, now=NOW)
     assert not Approval.objects.exists()
 
 
@@ -476,7 +476,7 @@ def test_two_it_admins_at_the_same_moment_give_one_answer(alice: User, anna: Use
         try:
             decide()
             outcomes.append("done")
-        except ChangedMeanwhile:
+        except Conflict:
             outcomes.append("too late")
         finally:
             database.close()

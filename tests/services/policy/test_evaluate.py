@@ -14,7 +14,7 @@ from connections.microsoft import capabilities
 from connections.microsoft.clouds import CONSUMERS_TID
 from connections.services.policy import evaluate
 from connections.services.policy import rules as policy_rules
-from connections.services.policy.evaluate import Source, Wish
+from connections.services.policy.evaluate import ConnectionRequest, Source
 from connections.services.policy.rules import Effect, Rules
 
 NOW = datetime(2026, 11, 25, 14, 30, tzinfo=UTC)
@@ -27,14 +27,14 @@ def rules(**given: Any) -> Rules:
     return policy_rules.from_dict(given)
 
 
-def wish(kind: str = DELEGATED, chosen: tuple[str, ...] = ("mail.read",), extra: str = "") -> Wish:
+def wish(kind: str = DELEGATED, chosen: tuple[str, ...] = ("mail.read",), extra: str = "") -> ConnectionRequest:
     worked_out = capabilities.application_roles if kind == APP_ONLY else capabilities.delegated_scopes
     names = tuple(name for name in worked_out(chosen, extra) if "." in name)
-    return Wish(kind, "global", "global/contoso.com", "Contoso", chosen, names)
+    return ConnectionRequest(kind, "global", "global/contoso.com", "Contoso", chosen, names)
 
 
-def decide(given: dict[str, Any], wanted: Wish, granted: tuple[str, ...] = ()) -> evaluate.Decision:
-    return evaluate.decide_connect([Source(rules(**given))], wanted, granted)
+def decide(given: dict[str, Any], wanted: ConnectionRequest, granted: tuple[str, ...] = ()) -> evaluate.Decision:
+    return evaluate.evaluate_connection([Source(rules(**given))], wanted, granted)
 
 
 # --- Connecting -----------------------------------------------------------------------------------
@@ -122,7 +122,9 @@ SEND = ("mail.send",)
         ),
     ],
 )
-def test_every_rule_about_connecting(given: dict[str, Any], wanted: Wish, effect: Effect, says: str) -> None:
+def test_every_rule_about_connecting(
+    given: dict[str, Any], wanted: ConnectionRequest, effect: Effect, says: str
+) -> None:
     decision = decide(given, wanted)
     assert decision.effect == effect
     assert says in " ".join(decision.sentences)
@@ -155,7 +157,7 @@ def test_the_stricter_of_organisation_and_app_registration_counts(organisation: 
         Source(rules(permissions={"Mail.Read": organisation.value})),
         Source(rules(permissions={"Mail.Read": app.value}), "the policy for Robots"),
     ]
-    decision = evaluate.decide_connect(sources, wish())
+    decision = evaluate.evaluate_connection(sources, wish())
     assert decision.effect == policy_rules.strictest([organisation, app])
     told = " ".join(decision.sentences)
     assert ("the organisation's policy" in told) is (organisation is not ALLOWED)
@@ -192,8 +194,8 @@ def test_the_rules_put_together_say_what_both_say(one: Rules, other: Rules, kind
     together = Source(policy_rules.stricter(one, other))
     for chosen in (("mail.read",), ("files.read",), ("shared_mailbox.read",), ("calendar.events",)):
         wanted = wish(kind, chosen)
-        both = evaluate.decide_connect([Source(one), Source(other)], wanted)
-        assert evaluate.decide_connect([together], wanted).effect == both.effect
+        both = evaluate.evaluate_connection([Source(one), Source(other)], wanted)
+        assert evaluate.evaluate_connection([together], wanted).effect == both.effect
 
 
 def test_limits_and_flags_are_put_together_too() -> None:
@@ -232,7 +234,7 @@ def test_what_is_forbidden_is_refused_with_every_reason_and_what_is_not_passes()
     ],
 )
 def test_every_rule_about_accounts(given: dict[str, Any], tid: str, effect: Effect) -> None:
-    decision = evaluate.decide_account([Source(rules(**given))], tid, {HOME})
+    decision = evaluate.evaluate_account([Source(rules(**given))], tid, {HOME})
     assert decision.effect == effect
 
 
@@ -261,7 +263,7 @@ MIDNIGHT = datetime(2026, 11, 26, tzinfo=UTC)  # the end of today
 )
 def test_every_rule_about_sharing(given: dict[str, Any], share: dict[str, Any], effect: Effect) -> None:
     values = {"authentication_type": DELEGATED, "with_team": False, "until": MIDNIGHT, "now": NOW} | share
-    assert evaluate.decide_share([Source(rules(**given))], **values).effect == effect
+    assert evaluate.evaluate_share([Source(rules(**given))], **values).effect == effect
 
 
 def test_the_shorter_limit_counts() -> None:
@@ -329,7 +331,9 @@ def test_an_app_registration_has_no_rules_about_places(name: str) -> None:
 
 
 def test_stored_rules_that_this_version_does_not_know_break_nothing() -> None:
-    found = policy_rules.stored({"moon": 1, "capabilities": {"gone.capability": "forbidden"}, "share_app_only": False})
+    found = policy_rules.from_database(
+        {"moon": 1, "capabilities": {"gone.capability": "forbidden"}, "share_app_only": False}
+    )
     assert found == rules(share_app_only=False)
 
 

@@ -8,10 +8,10 @@ from django.utils import timezone
 
 from connections.errors import (
     AlreadyExists,
+    InUse,
     InvalidInput,
     MicrosoftRefused,
     MicrosoftUnavailable,
-    StillInUse,
     UnreadableSecret,
 )
 from connections.microsoft import certificates, token_endpoint
@@ -159,7 +159,7 @@ def test_a_made_certificate_waits_for_its_upload_and_is_then_accepted(alice: Use
     new = credentials.NewCertificate(pair, at_microsoft=False)
     app = register(alice, client_id=seed.ROBOTS_APP, credential=new)
     credential = app.credentials.get()
-    assert credential_checks.is_waiting(credential)
+    assert credential_checks.awaits_upload(credential)
     assert sandbox.calls()["by_endpoint"].get("token", 0) == 0
     sandbox.add_certificate(seed.ROBOTS_APP, credential.certificate)
     credential_checks.verify(app, actor=alice, credential=credential)
@@ -180,7 +180,7 @@ def test_one_accepted_credential_is_enough_and_the_refused_one_is_marked(alice: 
     app.refresh_from_db()
     assert stale.rejected_code == "AADSTS7000215"
     assert app.rejected_at is None
-    order = [credential.pk for credential, _ in credential_checks.applications(app)]
+    order = [credential.pk for credential, _ in credential_checks.live_applications(app)]
     assert order[-1] == stale.pk
 
 
@@ -218,7 +218,7 @@ def test_a_waiting_certificate_is_left_alone_unless_named(alice: User, sandbox: 
     waiting = credentials.add_generated_certificate(app, actor=alice)
     credential_checks.verify(app, actor=alice)
     waiting.refresh_from_db()
-    assert credential_checks.is_waiting(waiting)
+    assert credential_checks.awaits_upload(waiting)
     with pytest.raises(MicrosoftRefused, match="Upload the public part"):
         credential_checks.verify(app, actor=alice, credential=waiting)
 
@@ -233,9 +233,9 @@ def expired() -> Any:
 
 def test_rejecting_twice_keeps_the_first_time_and_one_audit_row(db: None) -> None:
     app, now = factories.make_app_registration(), timezone.now()
-    assert credential_checks.reject(app, expired(), now=now)
+    assert credential_checks.reject_app(app, expired(), now=now)
     later = now + timedelta(minutes=5)
-    assert not credential_checks.reject(app, expired(), now=later)
+    assert not credential_checks.reject_app(app, expired(), now=later)
     assert app.rejected_at == now
     assert app.canary_after == later + timedelta(seconds=60)
     assert AuditEvent.objects.filter(action="app_registration.rejected").count() == 1
@@ -243,9 +243,9 @@ def test_rejecting_twice_keeps_the_first_time_and_one_audit_row(db: None) -> Non
 
 def test_healing_clears_the_rejection_once(db: None) -> None:
     app, now = factories.make_app_registration(), timezone.now()
-    credential_checks.reject(app, expired(), now=now)
-    assert credential_checks.heal(app, now=now)
-    assert not credential_checks.heal(app, now=now + timedelta(hours=1))
+    credential_checks.reject_app(app, expired(), now=now)
+    assert credential_checks.restore_app(app, now=now)
+    assert not credential_checks.restore_app(app, now=now + timedelta(hours=1))
     app.refresh_from_db()
     assert (app.rejected_at, app.rejected_code, app.rejected_cause, app.canary_after) == (None, "", "", None)
     assert app.verified_at == now
@@ -255,8 +255,8 @@ def test_healing_clears_the_rejection_once(db: None) -> None:
 def test_healing_a_stale_copy_of_a_rejected_registration_still_works(db: None) -> None:
     app, now = factories.make_app_registration(), timezone.now()
     stale = AppRegistration.objects.get(pk=app.pk)
-    credential_checks.reject(app, expired(), now=now)
-    assert credential_checks.heal(stale, now=now)
+    credential_checks.reject_app(app, expired(), now=now)
+    assert credential_checks.restore_app(stale, now=now)
     app.refresh_from_db()
     assert app.rejected_at is None
 
@@ -268,7 +268,7 @@ def test_applications_are_the_live_credentials_opened(alice: User, sandbox: Cont
     app = factories.make_app_registration()
     gone = factories.make_secret(app, "retired~value")
     credentials.retire(gone, actor=alice)
-    [(credential, application)] = credential_checks.applications(app)
+    [(credential, application)] = credential_checks.live_applications(app)
     assert application.credential == token_endpoint.ClientSecret(seed.CONNECTIONS_SECRET)
     assert application.directory_id == seed.CONTOSO
     assert credential.kind == AppCredential.Kind.SECRET
@@ -290,7 +290,7 @@ def test_a_missing_key_is_our_trouble_and_nothing_is_sent(alice: User, sandbox: 
 def test_an_environment_that_went_away_is_told_in_words(db: None) -> None:
     app = factories.make_app_registration(tenant=factories.make_tenant(environment="atlantis"))
     with pytest.raises(InvalidInput, match="not configured"):
-        credential_checks.applications(app)
+        credential_checks.live_applications(app)
 
 
 # --- Changing and removing ------------------------------------------------------------------------
@@ -320,7 +320,7 @@ def test_changes_are_written_down_before_and_after(alice: User) -> None:
 def test_a_type_in_use_cannot_be_switched_off(alice: User) -> None:
     app = factories.make_app_registration()
     factories.make_connection(app_registration=app)
-    with pytest.raises(StillInUse, match="Invoices") as caught:
+    with pytest.raises(InUse, match="Invoices") as caught:
         change(app, alice, allows_delegated=False)
     assert caught.value.field == "allows_delegated"
     assert app.allows_delegated
@@ -340,7 +340,7 @@ def test_a_name_that_is_taken_is_refused_and_the_object_stays_as_it_was(alice: U
 def test_it_is_removed_with_its_credentials_but_never_under_a_connection(alice: User) -> None:
     app = factories.make_app_registration()
     connection = factories.make_connection(app_registration=app)
-    with pytest.raises(StillInUse, match="Invoices"):
+    with pytest.raises(InUse, match="Invoices"):
         app_registrations.remove(app, actor=alice)
     connection.delete()
     app_registrations.remove(app, actor=alice)

@@ -9,7 +9,7 @@ from django.utils import timezone
 from connections.errors import InvalidInput, MicrosoftRefused, MicrosoftUnavailable
 from connections.microsoft import certificates
 from connections.models import AppCredential, AuditEvent, Connection, User
-from connections.services.registry import credentials
+from connections.services.registry import credential_checks, credentials
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories

@@ -2,7 +2,7 @@
 
 import pytest
 
-from connections.errors import AlreadyExists, InvalidInput, MicrosoftUnavailable, StillInUse
+from connections.errors import AlreadyExists, InUse, InvalidInput, MicrosoftUnavailable
 from connections.models import AuditEvent, Tenant, User
 from connections.services.registry import tenants
 from portal.sandbox import seed
@@ -40,10 +40,10 @@ def test_it_can_be_saved_while_microsoft_is_away_and_looked_up_later(alice: User
     tenant = add(alice)
     assert tenant.tid == ""
     with pytest.raises(MicrosoftUnavailable):
-        tenants.look_up(tenant, actor=alice)
+        tenants.update_from_microsoft(tenant, actor=alice)
     sandbox.weather("normal", "login")
-    tenants.look_up(tenant, actor=alice)
-    tenants.look_up(tenant, actor=alice)  # a second time changes nothing
+    tenants.update_from_microsoft(tenant, actor=alice)
+    tenants.update_from_microsoft(tenant, actor=alice)  # a second time changes nothing
     tenant.refresh_from_db()
     assert tenant.tid == seed.CONTOSO
     assert AuditEvent.objects.filter(action="tenant.looked_up").count() == 1
@@ -76,7 +76,7 @@ def test_only_the_name_can_change_while_something_uses_it(alice: User, sandbox: 
     tenant = add(alice)
     factories.make_app_registration(tenant=tenant)
     tenants.change(tenant, name="Contoso AG", environment="sandbox", directory_id="contoso.example", actor=alice)
-    with pytest.raises(StillInUse, match="Contoso Connections"):
+    with pytest.raises(InUse, match="Contoso Connections"):
         tenants.change(tenant, name="Contoso AG", environment="sandbox", directory_id="fabrikam.example", actor=alice)
     tenant.refresh_from_db()
     assert (tenant.name, tenant.directory_id) == ("Contoso AG", "contoso.example")
@@ -99,7 +99,7 @@ def test_changing_nothing_leaves_no_trace(alice: User, sandbox: Control) -> None
 def test_removing_lists_what_still_stands_on_it(alice: User, sandbox: Control) -> None:
     tenant = add(alice)
     app, mailbox = factories.make_app_registration(tenant=tenant), factories.make_mailbox(tenant=tenant)
-    with pytest.raises(StillInUse) as caught:
+    with pytest.raises(InUse) as caught:
         tenants.remove(tenant, actor=alice)
     assert app.name in str(caught.value)
     assert mailbox.address in str(caught.value)

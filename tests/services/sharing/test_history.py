@@ -16,7 +16,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from connections import migrations
-from connections.errors import StillInUse
+from connections.errors import InUse
 from connections.models import AccessPeriod, ApiKey, AuditEvent, Share, User
 from connections.services.connections import connections
 from connections.services.people import accounts, service_accounts
@@ -66,17 +66,17 @@ def test_a_changed_share_is_one_period_after_the_other(bob: User, dave: User) ->
     shares.share(connection, level="use", now=at(1), **given)
     shares.share(connection, level="use", now=at(2), **given)
     found = shares.share(connection, level="manage", now=at(3), **given)
-    shares.unshare(found, actor=dave, now=at(4))
-    shares.unshare(found, actor=dave, now=at(5))
+    shares.end_share(found, actor=dave, now=at(4))
+    shares.end_share(found, actor=dave, now=at(5))
     assert periods() == [("person", "use", 1, 3, "Bob", "Bob"), ("person", "manage", 3, 4, "Bob", "Dave")]
 
 
 def test_a_lapsed_share_is_ended_by_the_portal_on_its_own_date_and_once(bob: User, dave: User) -> None:
     connection = factories.make_connection(owner=bob)
     shares.share(connection, person=dave, level="use", until=at(2), actor=bob, now=at(0))
-    assert shares.end_lapsed(now=at(2) - timedelta(microseconds=1)) == 0
-    assert shares.end_lapsed(now=at(3)) == 1
-    assert shares.end_lapsed(now=at(4)) == 0
+    assert shares.end_expired(now=at(2) - timedelta(microseconds=1)) == 0
+    assert shares.end_expired(now=at(3)) == 1
+    assert shares.end_expired(now=at(4)) == 0
     assert Share.objects.get().ended_at == at(2)
     assert periods() == [("person", "use", 0, 2, "Bob", "Portal")]
     event = AuditEvent.objects.get(action="connection.share_expired")
@@ -87,7 +87,7 @@ def test_a_lapsed_share_is_ended_by_the_portal_on_its_own_date_and_once(bob: Use
 def test_taking_away_a_share_that_has_lapsed_says_that_it_lapsed(bob: User, dave: User) -> None:
     connection = factories.make_connection(owner=bob)
     found = shares.share(connection, person=dave, level="use", until=at(2), actor=bob, now=at(0))
-    shares.unshare(found, actor=bob, now=at(3))
+    shares.end_share(found, actor=bob, now=at(3))
     assert periods() == [("person", "use", 0, 2, "Bob", "Portal")]
     assert not AuditEvent.objects.filter(action="connection.unshared").exists()
 
@@ -96,8 +96,8 @@ def test_a_share_that_was_prolonged_meanwhile_does_not_lapse_but_can_be_taken_aw
     connection = factories.make_connection(owner=bob)
     stale = shares.share(connection, person=dave, level="use", until=at(2), actor=bob, now=at(0))
     shares.share(connection, person=dave, level="use", until=at(9), actor=bob, now=at(1))
-    assert shares.end_lapsed(now=at(3)) == 0
-    shares.unshare(stale, actor=bob, now=at(4))
+    assert shares.end_expired(now=at(3)) == 0
+    shares.end_share(stale, actor=bob, now=at(4))
     assert periods() == [("person", "use", 0, 1, "Bob", "Bob"), ("person", "use", 1, 4, "Bob", "Bob")]
 
 
@@ -134,16 +134,16 @@ def test_a_removed_connection_closes_what_stood_on_it_and_keeps_its_last_name(bo
 
 def test_handing_over_ends_what_the_former_owner_had(bob: User, dave: User) -> None:
     connection = factories.make_connection(owner=bob)
-    history.owned(connection, actor=bob, now=at(0))
+    history.ownership_began(connection, actor=bob, now=at(0))
     connection.owner = dave
-    history.owned(connection, actor=bob, now=at(1))
+    history.ownership_began(connection, actor=bob, now=at(1))
     assert periods() == [("owner", "", 0, 1, "Bob", "Bob"), ("owner", "", 1, None, "Bob", "")]
 
 
 def test_a_disabled_account_is_one_period_until_it_is_enabled(alice: User, dave: User) -> None:
     for hours, active in ((0, True), (1, False), (2, False), (3, True), (4, True), (5, False)):
         dave.is_active = active
-        history.account_followed(dave, actor=alice, now=at(hours))
+        history.account_changed(dave, actor=alice, now=at(hours))
     assert periods() == [("disabled", "", 1, 3, "Alice", "Alice"), ("disabled", "", 5, None, "Alice", "")]
 
 
@@ -170,7 +170,7 @@ def test_removing_a_person_closes_what_they_had_and_remembers_them(alice: User, 
 
 def test_a_person_who_owns_connections_is_not_removed(alice: User, bob: User) -> None:
     factories.make_connection(owner=bob)
-    with pytest.raises(StillInUse, match="Invoices"):
+    with pytest.raises(InUse, match="Invoices"):
         accounts.remove(bob, actor=alice, now=NOW)
     assert not AccessPeriod.objects.exists()
 
@@ -255,10 +255,10 @@ def test_the_migration_writes_what_the_services_would_have_written(alice: User, 
     person: dict[str, Any] = {"person": dave, "until": None, "actor": bob}
     shares.share(connection, level="use", now=at(1), **person)
     found = shares.share(connection, level="manage", now=at(2), **person)
-    shares.unshare(found, actor=dave, now=at(3))
+    shares.end_share(found, actor=dave, now=at(3))
     shares.share(connection, level="use", now=at(3), **person)
     shares.share(connection, person=alice, level="use", until=at(2), actor=bob, now=at(1))
-    shares.end_lapsed(now=at(4))
+    shares.end_expired(now=at(4))
     before = [row for row in everything() if row["kind"] != "member"]
     AccessPeriod.objects.all().delete()
     fill()

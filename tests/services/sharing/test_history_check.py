@@ -32,9 +32,9 @@ def story(alice: User, bob: User, dave: User) -> Connection:
     teams.add_member(team, dave, actor=alice, now=NOW + HOUR)
     shares.share(made, team=team, level="use", until=None, actor=bob, now=NOW + HOUR)
     found = shares.share(made, person=dave, level="use", until=None, actor=bob, now=NOW + HOUR)
-    shares.unshare(found, actor=dave, now=NOW + 2 * HOUR)
+    shares.end_share(found, actor=dave, now=NOW + 2 * HOUR)
     dave.is_active = False
-    history.account_followed(dave, actor=alice, now=NOW + 3 * HOUR)
+    history.account_changed(dave, actor=alice, now=NOW + 3 * HOUR)
     audit.record("account.disabled", dave, actor=alice, at=NOW + 3 * HOUR)
     return made
 

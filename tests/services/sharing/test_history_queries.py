@@ -106,24 +106,24 @@ def test_everything_is_found_of_what_has_been_deleted(alice: User, bob: User) ->
     put("owner", 1, 2, connection_id=X, person_id=ERIN)
     put("person", 1, 2, connection_id=X, person_id=bob.pk)
     put("disabled", 2, None, person_id=DAVE)
-    named = history_queries.connections_named("invoices")
+    named = history_queries.find_connections("invoices")
     assert [(one.pk, one.detail, one.is_deleted) for one in named] == [
         (there.pk, "of bob", False),
         (X, "of erin", True),
     ]
-    assert history_queries.connection_called(X) == named[1]
-    assert history_queries.connection_called(there.pk) == named[0]
-    assert history_queries.connection_called(999) is None
-    assert [(one.name, one.detail, one.is_deleted) for one in history_queries.people_named("dave")] == [
+    assert history_queries.get_connection(X) == named[1]
+    assert history_queries.get_connection(there.pk) == named[0]
+    assert history_queries.get_connection(999) is None
+    assert [(one.name, one.detail, one.is_deleted) for one in history_queries.find_people("dave")] == [
         ("Dave Stranger", "dave", True)
     ]
-    assert [one.pk for one in history_queries.people_named("Bob Member")] == [bob.pk]
-    assert history_queries.person_called(DAVE) == history_queries.people_named("dave")[0]
-    assert history_queries.person_called(alice.pk) is not None
-    assert history_queries.person_called(999) is None
+    assert [one.pk for one in history_queries.find_people("Bob Member")] == [bob.pk]
+    assert history_queries.get_person(DAVE) == history_queries.find_people("dave")[0]
+    assert history_queries.get_person(alice.pk) is not None
+    assert history_queries.get_person(999) is None
 
 
-@pytest.mark.parametrize("ask", [history_queries.connections_named, history_queries.people_named])
+@pytest.mark.parametrize("ask", [history_queries.find_connections, history_queries.find_people])
 @pytest.mark.parametrize("text", ["%", "_", "'; --", "<", "é", "x" * 500])
 def test_odd_searches_find_nothing_and_break_nothing(ask: Callable[[str], Any], text: str) -> None:
     put("owner", 0, 1, connection_id=X, person_id=ERIN)

@@ -155,9 +155,7 @@ class Organisation:
         new = self.random.choice(self.able())
         if new.pk == self.truth.owners[pk]:
             return
-        ownership_transfer.hand_over(
-            Connection.objects.get(pk=pk), new, keep_grant=True, actor=self.admin, now=self.now
-        )
+        ownership_transfer.transfer(Connection.objects.get(pk=pk), new, keep_grant=True, actor=self.admin, now=self.now)
 
         def change(truth: Truth) -> None:
             truth.owners[pk] = new.pk
@@ -190,13 +188,13 @@ class Organisation:
         if found is None:
             return
         key = (found.connection_id, "team" if found.team_id else "person", found.team_id or found.person_id)
-        sharing_service.unshare(found, actor=self.admin, now=self.now)
+        sharing_service.end_share(found, actor=self.admin, now=self.now)
         self.note(lambda truth: truth.shares.pop(key, None))  # type: ignore[call-overload]
 
     def tick(self) -> None:
         """What Celery does: it changes nothing about who may use what, so that it may as well be down."""
         if self.ticks:
-            sharing_service.end_lapsed(now=self.now)
+            sharing_service.end_expired(now=self.now)
 
     def make_team(self) -> None:
         self.count += 1

@@ -51,7 +51,7 @@ def test_a_share_opens_the_connection_and_its_end_closes_it_at_once(bob: User, d
     assert "Sign in again" not in page.content.decode()
     assert permissions.can_fetch_token(forget(dave), connection)
 
-    shares.unshare(found, actor=bob, now=NOW)
+    shares.end_share(found, actor=bob, now=NOW)
     assert client.get(f"/connections/{connection.pk}/").status_code == 404
     assert not permissions.can_fetch_token(forget(dave), connection)
     actions = list(AuditEvent.objects.order_by("pk").values_list("action", flat=True))
@@ -152,8 +152,8 @@ def test_nothing_is_shared_with_somebody_who_cannot_sign_in(bob: User) -> None:
 
 def test_somebody_may_give_back_what_was_shared_with_them(bob: User, dave: User) -> None:
     found = give(factories.make_connection(owner=bob), dave)
-    shares.unshare(found, actor=dave, now=NOW)
-    shares.unshare(found, actor=dave, now=NOW)
+    shares.end_share(found, actor=dave, now=NOW)
+    shares.end_share(found, actor=dave, now=NOW)
     assert AuditEvent.objects.filter(action="connection.unshared").count() == 1
 
 
@@ -171,7 +171,7 @@ def test_nobody_is_put_into_a_following_team_or_taken_out_by_hand(
     alice: User, bob: User, dave: User, signed_in: SignIn
 ) -> None:
     team = teams.add("Finance", entra_group="group-1", actor=alice)
-    accounts.follow_directory(dave, claims={"name": "Dave Stranger", "groups": ["group-1"]})
+    accounts.update_from_directory(dave, claims={"name": "Dave Stranger", "groups": ["group-1"]})
     program, path = Program(alice), f"teams/{team.pk}/members"
     assert program.send("put", f"{path}/{bob.pk}").status_code == 422
     assert program.delete(f"{path}/{dave.pk}").status_code == 422
@@ -185,9 +185,9 @@ def test_a_following_team_follows_its_group_at_each_sign_in(alice: User, dave: U
     by_hand = teams.add("Friends", actor=alice)
     teams.add_member(by_hand, dave, actor=alice)
     claims = {"name": "Dave Stranger", "groups": ["group-1", "group-2"]}
-    accounts.follow_directory(dave, claims=claims)
+    accounts.update_from_directory(dave, claims=claims)
     assert set(dave.teams.values_list("name", flat=True)) == {"Finance", "Friends"}
-    accounts.follow_directory(dave, claims={**claims, "groups": []})
+    accounts.update_from_directory(dave, claims={**claims, "groups": []})
     assert set(dave.teams.values_list("name", flat=True)) == {"Friends"}
 
 
@@ -241,6 +241,6 @@ def test_unsharing_takes_a_browser_session_out_in_the_middle(bob: User, dave: Us
     found = give(connection, dave, level="manage")
     client = signed_in(dave)
     assert client.get(f"/connections/{connection.pk}/edit/").status_code == 200
-    shares.unshare(found, actor=bob, now=NOW)
+    shares.end_share(found, actor=bob, now=NOW)
     assert client.post(f"/connections/{connection.pk}/edit/", {"name": "Mine now"}).status_code == 404
     assert client.post(f"/connections/{connection.pk}/sign-in/").status_code == 404

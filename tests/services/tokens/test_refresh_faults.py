@@ -15,7 +15,7 @@ from django.db import connections as databases
 from django.db import transaction
 from django.utils import timezone
 
-from connections.errors import TryAgainSoon
+from connections.errors import TokenUnavailable
 from connections.microsoft import classifier
 from connections.microsoft.token_endpoint import token_set
 from connections.models import AppCredential, AppRegistration, Connection, Incident, User
@@ -24,7 +24,7 @@ from connections.services.connections import connections
 from connections.services.incidents import incidents
 from connections.services.registry import credential_checks, credentials
 from connections.services.tokens import apply_results, batch_client, fetch, scheduler
-from connections.services.tokens.single_flight import Wanted
+from connections.services.tokens.single_flight import TokenRequirement
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
@@ -94,12 +94,12 @@ def test_a_private_key_that_is_none_stops_nobody_else(sandbox: Control) -> None:
 def test_an_absurd_success_stops_nobody(sandbox: Control) -> None:
     (connection,) = granted(sandbox, 1)
     batch = scheduler.claim(now=NOW, limit=5)
-    (asked,) = batch_client.ask(batch)
+    (asked,) = batch_client.request_tokens(batch)
     for lifetime in (10**18, 0):
         odd = {"access_token": "t\ud800", "refresh_token": "r\ud800", "scope": "Mail.Read \x00 x://[ \ud800"}
         answer = token_set({**odd, "expires_in": lifetime})
         asked.answers = [(batch[0], answer)]
-        apply_results.write([asked], now=NOW)
+        apply_results.apply([asked], now=NOW)
         # Else the same sweep would claim it again at once.
         assert read(connection).refresh_after > NOW
         batch = scheduler.claim_one(connection.pk, now=NOW)
@@ -114,9 +114,9 @@ def test_a_code_with_a_nul_is_stored(sandbox: Control) -> None:
     ):
         verdict = classifier.classify(where="token", status=400, headers={}, body=body)
         batch = scheduler.claim_one(connection.pk, now=NOW)
-        (asked,) = batch_client.ask(batch)
+        (asked,) = batch_client.request_tokens(batch)
         asked.answers = [(batch[0], verdict)]
-        apply_results.write([asked], now=NOW)
+        apply_results.apply([asked], now=NOW)
 
 
 # --- Races ----------------------------------------------------------------------------------------
@@ -124,10 +124,10 @@ def test_a_code_with_a_nul_is_stored(sandbox: Control) -> None:
 
 def test_an_older_yes_after_a_newer_no_leaves_no_contradiction(sandbox: Control) -> None:
     (connection,) = granted(sandbox, 1)
-    slow = batch_client.ask(scheduler.claim_one(connection.pk, now=NOW))
+    slow = batch_client.request_tokens(scheduler.claim_one(connection.pk, now=NOW))
     apply_results.flag(connection.pk, dead(), now=NOW, version=1)
 
-    apply_results.write(slow, now=NOW)
+    apply_results.apply(slow, now=NOW)
 
     flagged = read(connection).status != "active"
     assert flagged == Incident.objects.filter(closed_at=None).exists()
@@ -166,10 +166,10 @@ def test_a_secret_replaced_during_a_sweep_opens_no_incident(sandbox: Control, al
     app = connection.app_registration
     fresh = sandbox.add_secret(factories.CLIENT_ID)
     sandbox.remove_secret(factories.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
-    late = batch_client.ask(scheduler.claim(now=NOW, limit=5))
+    late = batch_client.request_tokens(scheduler.claim(now=NOW, limit=5))
     credentials.add_secret(app, value=fresh["value"], expires_at=None, actor=alice)
 
-    apply_results.write(late, now=NOW)
+    apply_results.apply(late, now=NOW)
 
     assert AppRegistration.objects.get().rejected_at is None
     assert not Incident.objects.exists()
@@ -195,7 +195,7 @@ def test_the_last_two_healing_at_once_close_the_incident(sandbox: Control, monke
 
     def heal(pk: int) -> None:
         try:
-            incidents.connections_well([pk], now=NOW)
+            incidents.connections_recovered([pk], now=NOW)
         finally:
             databases.close_all()
 
@@ -218,12 +218,12 @@ def test_one_directory_in_trouble_is_no_outage_of_microsoft(sandbox: Control) ->
     app = factories.make_app_registration(name="Elsewhere", tenant=other)
     factories.make_connection(name="Elsewhere", app_registration=app, refresh_after=PAST, trouble_count=5)
     batch = scheduler.claim(now=NOW, limit=5)
-    asked = batch_client.ask(batch)
+    asked = batch_client.request_tokens(batch)
     hanging = classifier.transport_failure("timeout")
     for one in asked:
         if one.app.pk == app.pk:
             one.answers = [(due, hanging) for due, _ in one.answers]
-    apply_results.write(asked, now=NOW)
+    apply_results.apply(asked, now=NOW)
     assert read(well).token_version == 2
     assert not Incident.objects.filter(kind="outage", closed_at=None).exists()
 
@@ -241,14 +241,14 @@ def test_a_later_batch_has_a_lease_from_its_own_start(sandbox: Control, monkeypa
     granted(sandbox, 4)
     leases: list[Any] = []
 
-    def slow(batch: list[batch_client.Due]) -> list[batch_client.Asked]:
+    def slow(batch: list[batch_client.DueConnection]) -> list[batch_client.RefreshBatchResult]:
         nonlocal moment
         leases.append((moment, read(Connection(pk=batch[0].pk)).refresh_after))
         moment += timedelta(minutes=4)
         return asking_ask(batch)
 
-    moment, asking_ask = NOW, batch_client.ask
-    monkeypatch.setattr(batch_client, "ask", slow)
+    moment, asking_ask = NOW, batch_client.request_tokens
+    monkeypatch.setattr(batch_client, "request_tokens", slow)
     scheduler.sweep(now=NOW, limit=2, clock=lambda: moment)
     assert [until - at for at, until in leases[:2]] == [scheduler.LEASE] * 2
 
@@ -264,7 +264,7 @@ def test_a_token_is_handed_out_when_the_cache_is_down(sandbox: Control, monkeypa
 
     for verb in ("add", "get", "delete"):
         monkeypatch.setattr(cache, verb, down)
-    assert fetch.hand_out(connection, Wanted(300), now=NOW).access_token
+    assert fetch.get_token(connection, TokenRequirement(300), now=NOW).access_token
 
 
 def test_who_must_act_is_told_as_it_is_now(sandbox: Control, bob: User, client: Any) -> None:
@@ -285,8 +285,8 @@ def test_callers_that_poll_during_an_outage_do_not_hammer_microsoft(sandbox: Con
     sandbox.weather("unavailable", where="token")
     sandbox.clear_calls()
     for _ in range(10):
-        with pytest.raises(TryAgainSoon):
-            fetch.hand_out(connection, Wanted(60), now=timezone.now())
+        with pytest.raises(TokenUnavailable):
+            fetch.get_token(connection, TokenRequirement(60), now=timezone.now())
     assert token_calls(sandbox) == 1
 
 
@@ -294,8 +294,8 @@ def test_a_paused_app_registration_is_not_asked_for_a_caller_either(sandbox: Con
     (connection,) = granted(sandbox, 1, expires_at=NOW - timedelta(seconds=1))
     AppRegistration.objects.update(paused_until=timezone.now() + timedelta(minutes=5))
     sandbox.clear_calls()
-    with pytest.raises(TryAgainSoon):
-        fetch.hand_out(connection, Wanted(60), now=timezone.now())
+    with pytest.raises(TokenUnavailable):
+        fetch.get_token(connection, TokenRequirement(60), now=timezone.now())
     assert token_calls(sandbox) == 0
 
 
@@ -318,7 +318,7 @@ def test_recovery_of_many_connections_is_spread_over_a_minute_in_few_statements(
     AppRegistration.objects.update(rejected_at=NOW, rejected_code="AADSTS7000222")
     app = AppRegistration.objects.get()
     with django_assert_max_num_queries(40):
-        credential_checks.heal(app, now=NOW)
+        credential_checks.restore_app(app, now=NOW)
     due = Counter(Connection.objects.values_list("refresh_after", flat=True))
     assert len(due) == credential_checks.RECOVERY_SLOTS
     assert max(due) <= NOW + credential_checks.RECOVERY_WITHIN

@@ -337,13 +337,13 @@ def test_a_killed_worker_loses_nothing_but_the_lease(sandbox: Control) -> None:
 def test_it_keeps_new_tokens_when_the_owner_reconnects_during_a_refresh(sandbox: Control) -> None:
     connection = due_connection(sandbox)
     batch = scheduler.claim(now=NOW, limit=10)
-    asked = batch_client.ask(batch)
+    asked = batch_client.request_tokens(batch)
     fresh = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"])["refresh_tokens"][
         0
     ]
     Connection.objects.filter(pk=connection.pk).update(refresh_token=fresh, token_version=2)
 
-    apply_results.write(asked, now=NOW)
+    apply_results.apply(asked, now=NOW)
 
     assert read(connection).refresh_token == fresh
 
@@ -351,30 +351,30 @@ def test_it_keeps_new_tokens_when_the_owner_reconnects_during_a_refresh(sandbox:
 def test_a_late_no_about_an_old_grant_does_not_flag_a_fresh_one(sandbox: Control) -> None:
     connection = due_connection(sandbox)
     sandbox.revoke_sessions(factories.ADA)
-    asked = batch_client.ask(scheduler.claim(now=NOW, limit=10))
+    asked = batch_client.request_tokens(scheduler.claim(now=NOW, limit=10))
     Connection.objects.filter(pk=connection.pk).update(token_version=2)
 
-    apply_results.write(asked, now=NOW)
+    apply_results.apply(asked, now=NOW)
 
     assert read(connection).status == "active"
 
 
 def test_a_connection_disabled_during_a_refresh_stays_disabled(sandbox: Control) -> None:
     connection = due_connection(sandbox, status="blocked")
-    asked = batch_client.ask(scheduler.claim(now=NOW, limit=10))
+    asked = batch_client.request_tokens(scheduler.claim(now=NOW, limit=10))
     Connection.objects.filter(pk=connection.pk).update(status="disabled")
 
-    apply_results.write(asked, now=NOW)
+    apply_results.apply(asked, now=NOW)
 
     assert read(connection).status == "disabled"
 
 
 def test_a_connection_removed_during_a_refresh_hurts_nobody(sandbox: Control) -> None:
     gone, well = due_connection(sandbox, name="Gone"), due_connection(sandbox, name="Well")
-    asked = batch_client.ask(scheduler.claim(now=NOW, limit=10))
+    asked = batch_client.request_tokens(scheduler.claim(now=NOW, limit=10))
     gone.delete()
 
-    apply_results.write(asked, now=NOW)
+    apply_results.apply(asked, now=NOW)
 
     assert read(well).refreshed_at == NOW
 
