@@ -40,6 +40,7 @@ from connections.models import (
     Tenant,
     User,
 )
+from connections.models.audit import AuditAction
 from connections.services.people import accounts
 from connections.services.registry import app_registrations, tenants
 
@@ -81,11 +82,11 @@ class PersonAdmin(PeopleAdmin):
             return redirect("admin:connections_user_change", object_id)
 
     def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
-        _record("account.added", request, obj, message)
+        _record(AuditAction.ACCOUNT_ADDED, request, obj, message)
         return super().log_addition(request, obj, message)
 
     def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
-        _record("account.changed", request, obj, message)
+        _record(AuditAction.ACCOUNT_CHANGED, request, obj, message)
         return super().log_change(request, obj, message)
 
     def delete_model(self, request: HttpRequest, obj: User) -> None:
@@ -93,7 +94,7 @@ class PersonAdmin(PeopleAdmin):
         accounts.remove(obj, actor=request.user, now=timezone.now())
 
 
-def _record(action: str, request: HttpRequest, person: User, message: Any) -> None:
+def _record(action: AuditAction, request: HttpRequest, person: User, message: Any) -> None:
     """Which fields were changed, roles and flags as they are now; a password's value is nobody's business."""
     assert isinstance(request.user, User)  # noqa: S101 - the admin site lets nobody else in
     parts = [part.get("changed", {}) for part in message] if isinstance(message, list) else []

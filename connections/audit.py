@@ -11,6 +11,7 @@ from typing import Any
 from django.db import models
 
 from connections.models import AuditEvent, User
+from connections.models.audit import AuditAction
 
 # Names of things nobody may write into the trail, however they got into ``changes``.
 _NEVER = frozenset({"secret", "private_key", "refresh_token", "previous_refresh_token", "access_token", "password"})
@@ -42,7 +43,7 @@ origin: ContextVar[Origin] = ContextVar("audit_origin", default=Origin())  # noq
 
 
 def record(
-    action: str,
+    action: AuditAction,
     target: models.Model | Subject,
     *,
     actor: User | None,
@@ -63,7 +64,7 @@ def record(
 
 
 def record_many(
-    action: str,
+    action: AuditAction,
     targets: Iterable[tuple[models.Model | Subject, dict[str, Any]]],
     *,
     actor: User | None,
@@ -76,7 +77,7 @@ def record_many(
 
 
 def _event(
-    action: str,
+    action: AuditAction,
     target: models.Model | Subject,
     actor: User | None,
     changes: dict[str, Any] | None,

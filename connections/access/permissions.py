@@ -18,6 +18,7 @@ from connections.models import (
     SharedMailbox,
     User,
 )
+from connections.models.audit import AuditAction
 
 
 def can_manage_registry(user: User) -> bool:
@@ -97,8 +98,8 @@ def _stands_for(user: User, account: User, approval: Approval) -> bool:
 def _acts_as(user: User, account: User, approval: Approval) -> bool:
     """Whether a service account may have asked in this person's place."""
     done = AuditEvent.objects.filter(actor=user)
-    held = Q(action__in=("api_key.issued", "api_key.rotated"), owner_id=account.pk)
-    changed = Q(target_type="User", target_id=str(account.pk), action="service_account.changed")
+    held = Q(action__in=(AuditAction.API_KEY_ISSUED, AuditAction.API_KEY_ROTATED), owner_id=account.pk)
+    changed = Q(target_type="User", target_id=str(account.pk), action=AuditAction.SERVICE_ACCOUNT_CHANGED)
     return done.filter(held | changed & Q(at__gte=approval.requested_at)).exists()
 
 

@@ -6,7 +6,8 @@ from django import forms
 from django.db.models import Q, QuerySet
 
 from connections.models import AuditEvent, TokenFetch
-from connections.services.audit import event_filter, serialization
+from connections.models.audit import AuditAction
+from connections.services.audit import event_filter
 from connections.validators import NameField
 
 _DAY = forms.DateInput(attrs={"type": "date"})
@@ -63,14 +64,19 @@ class AuditFilter(Period):
     def narrow(self, events: QuerySet[AuditEvent]) -> QuerySet[AuditEvent] | None:
         """The events that fit what was filled in correctly, None if only token hand-outs can. Call is_valid() first."""
         given = {name: value for name, value in self.cleaned_data.items() if value}
-        if given.get("kind") == "fetch" or given.get("action") == serialization.FETCHED:
+        if given.get("kind") == "fetch" or given.get("action") == AuditAction.CONNECTION_TOKEN_FETCHED:
             return None
         return event_filter.filter_events(events, given)
 
     def narrow_fetches(self, fetches: QuerySet[TokenFetch]) -> QuerySet[TokenFetch] | None:
         """The token hand-outs that fit; None if what was filled in can only mean events."""
         given = {name: value for name, value in self.cleaned_data.items() if value}
-        theirs = {"kind": "fetch", "action": serialization.FETCHED, "outcome": "done", "target_type": "Connection"}
+        theirs = {
+            "kind": "fetch",
+            "action": AuditAction.CONNECTION_TOKEN_FETCHED,
+            "outcome": "done",
+            "target_type": "Connection",
+        }
         if any(given.get(name, value) != value for name, value in theirs.items()):
             return None
         if "q" in given:

@@ -1,6 +1,7 @@
 """Connections: one authorised link to Microsoft Graph each."""
 
-from typing import TypeVar
+from datetime import datetime
+from typing import Any, TypeVar
 
 from django.conf import settings
 from django.db import models
@@ -22,6 +23,31 @@ def without_tokens(found: "models.QuerySet[_M]", path: str = "connection") -> "m
     A join does not know the connection's manager: it would read and decrypt all of them.
     """
     return found.defer(*(f"{path}__{name}" for name in SECRETS))
+
+
+def status_columns(
+    status: "Connection.Status",
+    *,
+    since: datetime,
+    code: str = "",
+    cause: str = "",
+    action: str = "",
+    who: str = "",
+    reference: str = "",
+) -> dict[str, Any]:
+    """The columns that put a connection into a status, for ``filter(...).update(**...)``; nothing else sets them.
+
+    Cause, action and who are empty while all is well. ``reference`` is what Microsoft's support asks for.
+    """
+    return {
+        "status": status,
+        "status_code": code,
+        "status_cause": cause,
+        "status_action": action,
+        "status_who": who,
+        "status_reference": reference,
+        "status_since": since,
+    }
 
 
 class ConnectionManager(models.Manager["Connection"]):

@@ -19,7 +19,8 @@ from connections import audit, presentation
 from connections.access import permissions, querysets, roles
 from connections.forms.audit import AuditFilter, ViewForm
 from connections.models import AuditEvent, AuditSeal, TokenFetch, User
-from connections.services.audit import publishing, sealing, serialization, verification
+from connections.models.audit import AuditAction
+from connections.services.audit import publishing, sealing, verification
 from connections.services.audit.export import Format
 from connections.views import audit_entries, list_pages
 
@@ -75,7 +76,7 @@ def index(request: HttpRequest) -> HttpResponse:
 
 def filter_form(data: QueryDict) -> AuditFilter:
     """The filter of the list, as a query string or an export has it."""
-    actions = [*recorded_actions(), serialization.FETCHED]
+    actions = [*recorded_actions(), AuditAction.CONNECTION_TOKEN_FETCHED]
     return AuditFilter(
         data,
         actions={action: presentation.action_label(action) for action in actions},

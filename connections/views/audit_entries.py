@@ -15,7 +15,7 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 
 from connections.models import AuditEvent, TokenFetch
-from connections.services.audit import serialization
+from connections.models.audit import AuditAction
 from connections.views import list_pages
 
 SIZE = 50
@@ -28,7 +28,7 @@ class HandOut:
     """A token hand-out, in the words of an event."""
 
     fetch: TokenFetch
-    action: str = serialization.FETCHED
+    action: str = AuditAction.CONNECTION_TOKEN_FETCHED
     target_type: str = "Connection"
     outcome: str = AuditEvent.Outcome.DONE
     get_outcome_display: str = AuditEvent.Outcome.DONE.label

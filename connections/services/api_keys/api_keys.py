@@ -20,6 +20,7 @@ from connections import audit
 from connections.access import permissions, roles
 from connections.errors import AlreadyExists, InUse, InvalidApiKey, InvalidInput
 from connections.models import ApiKey, Connection, TokenFetch, User
+from connections.models.audit import AuditAction
 
 KEY_PREFIX = "m365p"  # lets secret scanners recognise a leaked key; the checksum spares them false alarms
 _ALPHABET = string.ascii_letters + string.digits
@@ -80,7 +81,7 @@ def issue(
                 "connections": audit.join_values(connections),
                 "networks": audit.join_values(made.networks),
             }
-            audit.record("api_key.issued", made, actor=actor, changes=facts)
+            audit.record(AuditAction.API_KEY_ISSUED, made, actor=actor, changes=facts)
     except IntegrityError as taken:
         raise AlreadyExists(
             f"You already have a key called “{name}”.", action="Choose another name.", field="name"
@@ -140,7 +141,7 @@ def rotate(
             "expires_at": [_told(key.expires_at), _told(expires_at)],
             "old_secret_until": _told(until),
         }
-        audit.record("api_key.rotated", key, actor=actor, changes=facts)
+        audit.record(AuditAction.API_KEY_ROTATED, key, actor=actor, changes=facts)
     for name, value in values.items():
         setattr(key, name, value)
     return key, text
@@ -152,7 +153,9 @@ def revoke_previous(key: ApiKey, *, actor: User, now: datetime) -> None:
     gone = {"previous_prefix": None, "previous_digest": "", "previous_until": None}
     with transaction.atomic():
         if ApiKey.objects.filter(pk=key.pk, previous_until__gt=now).update(**gone):
-            audit.record("api_key.old_secret_ended", key, actor=actor, changes={"prefix": key.previous_prefix})
+            audit.record(
+                AuditAction.API_KEY_OLD_SECRET_ENDED, key, actor=actor, changes={"prefix": key.previous_prefix}
+            )
 
 
 def set_rate_limit(key: ApiKey, *, per_minute: int | None, actor: User, now: datetime) -> None:
@@ -163,7 +166,7 @@ def set_rate_limit(key: ApiKey, *, per_minute: int | None, actor: User, now: dat
         return
     with transaction.atomic():
         ApiKey.objects.filter(pk=key.pk).update(rate_limit=per_minute)
-        audit.record("api_key.limited", key, actor=actor, changes=changes)
+        audit.record(AuditAction.API_KEY_LIMITED, key, actor=actor, changes=changes)
     key.rate_limit = per_minute
 
 
@@ -172,7 +175,7 @@ def revoke(key: ApiKey, *, actor: User, now: datetime) -> None:
     roles.require(permissions.can_revoke_key(actor, key), action="Ask its owner or an IT admin.")
     with transaction.atomic():
         if ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=now):
-            audit.record("api_key.revoked", key, actor=actor, changes={"prefix": key.prefix})
+            audit.record(AuditAction.API_KEY_REVOKED, key, actor=actor, changes={"prefix": key.prefix})
 
 
 def _told(moment: datetime | None) -> str | None:

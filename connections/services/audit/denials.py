@@ -10,8 +10,8 @@ from django.db.models import F
 
 from connections import audit
 from connections.models import AuditEvent, RepeatedDenial, User
+from connections.models.audit import AuditAction
 
-DENIED = "access.denied"
 # Different things denied to one person within a minute; what comes on top is counted as one.
 MOST = 60
 _MUCH = ("many other pages", "Portal", "")
@@ -38,7 +38,7 @@ def record_denial(
     try:
         with transaction.atomic():
             event = audit.record(
-                DENIED,
+                AuditAction.ACCESS_DENIED,
                 _subject(target_type, target_id),
                 actor=actor,
                 outcome=AuditEvent.Outcome.DENIED,
@@ -69,7 +69,7 @@ def _fold(row: RepeatedDenial) -> int:
     if row.count < 2:
         return 0
     audit.record(
-        DENIED,
+        AuditAction.ACCESS_DENIED,
         _subject(row.target_type, row.target_id),
         actor=row.person,
         outcome=AuditEvent.Outcome.DENIED,

@@ -16,6 +16,7 @@ from django.db.models import Max, QuerySet, TextChoices
 from connections import audit
 from connections.access import permissions, roles
 from connections.models import AuditEvent, TokenFetch, User
+from connections.models.audit import AuditAction
 from connections.services.audit import serialization
 
 CHUNK = 5000  # rows held in memory
@@ -74,7 +75,7 @@ def export(
         "last_fetch": TokenFetch.objects.aggregate(last=Max("pk"))["last"] or 0,
     }
     facts = {"format": str(form), **{name: value for name, value in asked.items() if value}, **last}
-    audit.record("audit.export_started", audit.TRAIL, actor=actor, changes=facts)
+    audit.record(AuditAction.AUDIT_EXPORT_STARTED, audit.TRAIL, actor=actor, changes=facts)
     return _recorded(_within(events, fetches, last), form, facts=facts, actor=actor, came_from=audit.origin.get())
 
 
@@ -119,7 +120,7 @@ def _recorded(
         # The answer is sent after the request is over, so what it knew of itself must be put back.
         before = audit.origin.set(came_from)
         audit.record(
-            "audit.exported",
+            AuditAction.AUDIT_EXPORTED,
             audit.TRAIL,
             actor=actor,
             changes={**facts, "rows": rows, "complete": complete},
@@ -178,7 +179,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         named |= {"on_type": row["target_type"], "on_id": row["target_id"], "on_name": row["target_name"]}
         named["changes"] = json.dumps(row["changes"], ensure_ascii=False) if row["changes"] else ""
     else:
-        named = {**row, "time_utc": row["minute"], "action": serialization.FETCHED, "outcome": "done"}
+        named = {**row, "time_utc": row["minute"], "action": AuditAction.CONNECTION_TOKEN_FETCHED, "outcome": "done"}
         named |= {"who": row["owner_name"], "on_type": "Connection", "on_id": row["connection_id"]}
         named |= {"on_name": row["connection_name"], "api_key": row["key_name"], "api_key_id": row["key_id"]}
     values = (named.get(column) for column in COLUMNS)

@@ -11,6 +11,7 @@ from django.db.models import Count, Max, Min, QuerySet, Sum, TextField, Value
 from django.db.models.functions import Concat
 
 from connections.models import AuditEvent, Connection, TokenFetch
+from connections.models.audit import AuditAction
 
 MOST = 200  # rows of an answer that is put together from many
 
@@ -31,7 +32,7 @@ class TokenRequestCount:
 
 def connections_created(events: QuerySet[AuditEvent]) -> QuerySet[AuditEvent]:
     """Who created which connection, also those that are gone."""
-    return events.filter(action="connection.created")
+    return events.filter(action=AuditAction.CONNECTION_CREATED)
 
 
 def token_requests(fetches: QuerySet[TokenFetch]) -> list[TokenRequestCount]:

@@ -18,6 +18,7 @@ from django.db.models import Max
 from django.db.models.expressions import RawSQL
 
 from connections.models import AuditEvent, AuditSeal, AuditSealing, TokenFetch
+from connections.models.audit import AuditAction
 from connections.services.audit import serialization
 
 NOTHING = "0" * 64  # what the first seal is chained to
@@ -152,7 +153,7 @@ def _built(
     times = sorted(_moment(row[1], now) for row in [*events, *fetches])
     summary = Counter(str(row[2]) for row in events)
     if fetches:
-        summary[serialization.FETCHED] = sum(row[6] for row in fetches if type(row[6]) is int)
+        summary[AuditAction.CONNECTION_TOKEN_FETCHED] = sum(row[6] for row in fetches if type(row[6]) is int)
     made = AuditSeal(
         number=newest.number + 1 if newest else 1,
         events_after=after,

@@ -17,6 +17,8 @@ from typing import Any, cast
 
 from django.db import connection as database
 
+from connections.models.audit import AuditAction
+
 PAGE = 20_000  # rows read at once: some 20 MB, and few trips to the database
 PACKED_LENGTH = 12  # bytes of a mark: the id's distance from the row before, and the beginning of a digest
 _DIGEST_LENGTH = 8
@@ -129,14 +131,12 @@ def _fetch_line(row: Row) -> str:
     )
 
 
-FETCHED = "connection.token_fetched"  # the action under which token hand-outs are listed and counted
-
 _EVENT_COLUMNS = (
     "id, {at}, action, actor_ref, actor_name, address, changes, outcome, owner_id, request_id, target_id, target_name, "
     "target_type, actor_id"
 )
 _FETCH_COLUMNS = (
-    f"id, {{minute}}, '{FETCHED}', address, connection_ref, connection_name, count, key_ref, key_name, owner_name, "
+    f"id, {{minute}}, '{AuditAction.CONNECTION_TOKEN_FETCHED}', address, connection_ref, connection_name, count, key_ref, key_name, owner_name, "
     "connection_id, key_id, seal"
 )
 

@@ -12,6 +12,7 @@ from django.db.models import Q
 from connections import audit
 from connections.access import permissions, roles
 from connections.models import AuditEvent, AuditSeal, AuditVerification, SealPublication, User
+from connections.models.audit import AuditAction
 from connections.services.audit import sealing, verification_checks
 
 LEASE = timedelta(minutes=2)  # longer than a few seals can take
@@ -134,7 +135,7 @@ def _finish(run: AuditVerification, *, now: datetime) -> None:
     outcome = AuditEvent.Outcome.FAILED if run.findings else AuditEvent.Outcome.DONE
     with transaction.atomic():
         audit.record(
-            "audit.verified",
+            AuditAction.AUDIT_VERIFIED,
             audit.TRAIL,
             actor=run.asked_by,
             actor_name=run.asked_by_name,
@@ -147,7 +148,7 @@ def _finish(run: AuditVerification, *, now: datetime) -> None:
 def _known_elsewhere(published: Sequence[tuple[int, str]]) -> list[verification_checks.Finding]:
     """What published seals, earlier verifications and the notes about publishing say about the chain."""
     findings = verification_checks.compare_published(published, where="in what was published")
-    events = AuditEvent.objects.filter(action="audit.verified").values_list("changes", flat=True)
+    events = AuditEvent.objects.filter(action=AuditAction.AUDIT_VERIFIED).values_list("changes", flat=True)
     noted = {(one.get("seal"), one.get("hash")) for one in events.iterator(chunk_size=500) if isinstance(one, dict)}
     seen = sorted((seal, known) for seal, known in noted if type(seal) is int and seal and isinstance(known, str))
     findings += verification_checks.compare_published(seen, where="in an earlier verification")

@@ -17,12 +17,12 @@ from typing import Any
 from django.db import connection as database
 
 from connections.models import ApiKey, AuditEvent, AuditSeal, Connection, User
+from connections.models.audit import AuditAction
 from connections.services.audit import sealing, serialization
 
 SEALS_PER_STEP = 20  # seals read at once
 MAX_IDS_NAMED = 20  # wrong rows named per seal; more are counted
 MOST_FINDINGS = 200  # kept; the first broken seals matter, not the ten thousandth
-PRUNED = "audit.pruned"  # the action under which retention records what it removed
 
 _WORDS = {"event": "Event", "token_fetch": "Token hand-out"}
 
@@ -268,7 +268,7 @@ def _named(kind: serialization.Kind, pk: Any) -> str:
 
 def _pruned() -> tuple[Pruned, list[Finding]]:
     """What retention says it has removed, and what is wrong with that."""
-    said = AuditEvent.objects.filter(action=PRUNED)
+    said = AuditEvent.objects.filter(action=AuditAction.AUDIT_PRUNED)
     claims = [one for one in said if isinstance(one.changes, dict) and type(one.changes.get("upto")) is int]
     if not claims:
         return Pruned(), []

@@ -13,6 +13,7 @@ from connections import audit
 from connections.access import permissions, roles
 from connections.errors import Conflict, MicrosoftRefused, MicrosoftUnavailable, PortalError
 from connections.models import User
+from connections.models.audit import AuditAction
 from connections.services.config import organisation, people, registry
 from connections.services.config.schema import Configuration, WrongEntry
 from connections.services.config.steps import Plan, Step, StepContext
@@ -77,7 +78,7 @@ def apply(
                 step.run(doing)
         if current.steps:
             facts = {verb: n for verb in ("add", "change", "remove") if (n := _count(current, verb))}
-            audit.record("configuration.applied", actor, actor=actor, changes=facts)
+            audit.record(AuditAction.CONFIGURATION_APPLIED, actor, actor=actor, changes=facts)
 
 
 def _count(found: Plan, verb: str) -> int:

@@ -23,6 +23,8 @@ from connections.errors import (
 from connections.microsoft import capabilities, token_endpoint
 from connections.models import AppRegistration, Connection, SharedMailbox, User
 from connections.models.app_registrations import AuthenticationType
+from connections.models.audit import AuditAction
+from connections.models.connections import status_columns
 from connections.services.connections import permission_changes, sign_in_links
 from connections.services.consent import request_status
 from connections.services.incidents import incidents
@@ -138,7 +140,9 @@ def _ask(made: Connection, decision: Decision, *, reason: str, actor: User, now:
 def _authorise(made: Connection, answer: token_endpoint.TokenSet, actor: User, now: datetime) -> None:
     approvals.close_if_unneeded(made, actor=actor, now=now)
     store.store_sign_in(made, answer=answer, now=now, values={"connected_at": now})
-    audit.record("connection.connected", made, actor=actor, changes={"roles": audit.join_values(answer.granted)})
+    audit.record(
+        AuditAction.CONNECTION_CONNECTED, made, actor=actor, changes={"roles": audit.join_values(answer.granted)}
+    )
 
 
 def _tried_in_mailboxes(made: Connection, answer: token_endpoint.TokenSet, actor: User, now: datetime) -> Connection:
@@ -192,7 +196,7 @@ def change(
                     setattr(connection, field, value)
                 missing = permission_changes.check_policy(connection, before)
                 Connection.objects.filter(pk=connection.pk).update(**values)
-                audit.record("connection.changed", connection, actor=actor, changes=changes)
+                audit.record(AuditAction.CONNECTION_CHANGED, connection, actor=actor, changes=changes)
                 if not changes.keys().isdisjoint(permission_changes.REQUESTED_COLUMNS):
                     sign_in_links.revoke_open(connection, now=moment)
                 permission_changes.update_approval(connection, missing, before, reason=reason, actor=actor, now=moment)
@@ -231,22 +235,25 @@ def disable(connection: Connection, *, actor: User, now: datetime) -> None:
         roles.require(permissions.can_disable(actor, connection))
         by_admin = actor.pk != connection.owner_id
         values = {
-            "status_code": "disabled",
-            "status_cause": f"{actor}{', an IT admin,' if by_admin else ''} disabled this connection.",
-            "status_action": "Only an IT admin can enable it again." if by_admin else "Enable it to use it again.",
-            "status_who": Connection.Who.IT_ADMIN if by_admin else Connection.Who.OWNER,
+            **status_columns(
+                Connection.Status.DISABLED,
+                code="disabled",
+                cause=f"{actor}{', an IT admin,' if by_admin else ''} disabled this connection.",
+                action="Only an IT admin can enable it again." if by_admin else "Enable it to use it again.",
+                who=Connection.Who.IT_ADMIN if by_admin else Connection.Who.OWNER,
+                since=now,
+            ),
             "disabled_by": actor,
             "disabled_by_admin": by_admin,
-            "status_since": now,
             "refresh_after": None,
         }
         connection.refresh_from_db(fields=["status", "disabled_by_admin"])
         if permissions.can_keep_disabled(actor, connection):
             facts = {"enabled_by": ["the owner", "IT admins only"]}
-            audit.record("connection.disabled", connection, actor=actor, changes=facts)
+            audit.record(AuditAction.CONNECTION_DISABLED, connection, actor=actor, changes=facts)
             Connection.objects.filter(pk=connection.pk).update(**values)
             connection.refresh_from_db()
-        _switch(connection, Connection.Status.DISABLED, "connection.disabled", actor, values)
+        _switch(connection, Connection.Status.DISABLED, AuditAction.CONNECTION_DISABLED, actor, values)
         incidents.connection_disabled(connection, now=now)
 
 
@@ -277,7 +284,7 @@ def enable(connection: Connection, *, actor: User, now: datetime) -> None:
         elif waiting is not None and not waiting.keeps_grant:
             from_name = waiting.from_name.partition(" <")[0]
             values |= {"refresh_after": None, **ownership_transfer.awaiting_sign_in(from_name=from_name, now=now)}
-        _switch(connection, values["status"], "connection.enabled", actor, values)
+        _switch(connection, values["status"], AuditAction.CONNECTION_ENABLED, actor, values)
         ownership_transfer.remind_new_owner(connection, now=now)
 
 
@@ -293,7 +300,7 @@ def remove(connection: Connection, *, actor: User, now: datetime) -> None:
         request_status.connection_removed(connection, actor=actor, now=now)
         approvals.connection_removed(connection, actor=actor, now=now)
         audit.record(
-            "connection.removed",
+            AuditAction.CONNECTION_REMOVED,
             connection,
             actor=actor,
             at=now,
@@ -356,7 +363,7 @@ def _insert(made: Connection, shared_mailboxes: Sequence[SharedMailbox], actor: 
             made.save(force_insert=True)
             history.ownership_began(made, actor=actor, now=made.created_at)
             audit.record(
-                "connection.created",
+                AuditAction.CONNECTION_CREATED,
                 made,
                 actor=actor,
                 at=made.created_at,
@@ -390,7 +397,7 @@ def _first_token(app_registration: AppRegistration, now: datetime) -> token_endp
     raise refused
 
 
-def _switch(connection: Connection, status: str, action: str, actor: User, values: dict[str, Any]) -> None:
+def _switch(connection: Connection, status: str, action: AuditAction, actor: User, values: dict[str, Any]) -> None:
     if connection.status == status:
         return
     with transaction.atomic():

@@ -25,6 +25,8 @@ from connections.microsoft import backends, capabilities, token_endpoint
 from connections.microsoft.classifier import Verdict
 from connections.microsoft.clouds import CONSUMERS_TID
 from connections.models import AuditEvent, Connection, SignInLink, User
+from connections.models.audit import AuditAction
+from connections.models.connections import status_columns
 from connections.services.connections import sign_in_links
 from connections.services.consent import admin_consent, request_status
 from connections.services.incidents import incidents
@@ -89,7 +91,7 @@ def begin(connection: Connection, *, actor: User, now: datetime, by_link: SignIn
     with transaction.atomic():
         approvals.close_if_unneeded(connection, actor=actor, now=now)
         Connection.objects.filter(pk=connection.pk).update(sign_in_started_at=now)
-        audit.record("connection.sign_in_started", connection, **_who(actor, by_link))
+        audit.record(AuditAction.CONNECTION_SIGN_IN_STARTED, connection, **_who(actor, by_link))
 
 
 def complete(
@@ -132,7 +134,7 @@ def complete(
         store.store_sign_in(current, answer=answer, now=now, values=values)
         incidents.connections_recovered([current.pk], now=now)
         facts = {"sign_in_link": by_link.pk} if by_link is not None else {}
-        action = "connection.connected" if first else "connection.reconnected"
+        action = AuditAction.CONNECTION_CONNECTED if first else AuditAction.CONNECTION_RECONNECTED
         audit.record(action, current, changes=changes | facts, **_who(actor, by_link))
         ownership_transfer.signed_in(current, actor=actor, account=account.username, now=now)
     connection.refresh_from_db()
@@ -182,16 +184,17 @@ def record_failure(
     with transaction.atomic():
         unfinished: dict[str, Any] = {"sign_in_started_at": None}
         if connection.status == Connection.Status.PENDING:
-            unfinished |= {
-                "status_code": verdict.code if verdict else error.code,
-                "status_cause": error.cause,
-                "status_action": error.action,
-                "status_who": verdict.who.value if verdict and not other else error.who or Connection.Who.OWNER,
-                "status_since": now,
-            }
+            unfinished |= status_columns(
+                Connection.Status.PENDING,
+                code=verdict.code if verdict else error.code,
+                cause=error.cause,
+                action=error.action,
+                who=verdict.who.value if verdict and not other else error.who or Connection.Who.OWNER,
+                since=now,
+            )
         Connection.objects.filter(pk=connection.pk).update(**unfinished)
         audit.record(
-            "connection.sign_in_failed",
+            AuditAction.CONNECTION_SIGN_IN_FAILED,
             connection,
             **_who(actor, by_link),
             outcome=AuditEvent.Outcome.FAILED,

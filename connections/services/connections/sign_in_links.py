@@ -18,6 +18,7 @@ from connections import audit
 from connections.access import permissions, roles
 from connections.errors import NotAllowed, PortalError
 from connections.models import Connection, SignInLink, User
+from connections.models.audit import AuditAction
 from connections.services.policy import approvals
 
 LIFETIME = timedelta(minutes=30)
@@ -59,7 +60,7 @@ def create(connection: Connection, *, actor: User, now: datetime) -> tuple[SignI
             connection=connection, digest=_digest(token), made_by=actor, created_at=now, expires_at=now + LIFETIME
         )
         facts = {"link": made.pk, "expires_at": str(made.expires_at)}
-        audit.record("connection.sign_in_link_made", connection, actor=actor, at=now, changes=facts)
+        audit.record(AuditAction.CONNECTION_SIGN_IN_LINK_MADE, connection, actor=actor, at=now, changes=facts)
     return made, token
 
 

@@ -21,6 +21,7 @@ from connections.microsoft import capabilities, clouds, token_endpoint
 from connections.microsoft import consent as microsoft
 from connections.microsoft.error_types import Kind
 from connections.models import AppRegistration, AuditEvent, ConsentLink, User
+from connections.models.audit import AuditAction
 from connections.models.tenants import SHARED_ENDPOINTS
 from connections.services.consent import request_status
 from connections.services.registry import credential_checks
@@ -77,7 +78,7 @@ def start(
         made.save(update_fields=["state_digest"])
         # The application is what people look up, so its history tells the story of its consent.
         changes = {"directory_id": directory, "scopes": asked}
-        audit.record("consent.requested", app_registration, actor=actor, changes=changes)
+        audit.record(AuditAction.CONSENT_REQUESTED, app_registration, actor=actor, changes=changes)
     return made, _url(made, style)
 
 
@@ -175,7 +176,11 @@ def _store(request: ConsentLink, values: dict[str, object], actor: User, now: da
         outcome = AuditEvent.Outcome.DONE if values["state"] == State.GRANTED else AuditEvent.Outcome.FAILED
         changes = {"directory_id": request.directory_id, "code": values["code"]}
         audit.record(
-            f"consent.{values['state']}", request.app_registration, actor=actor, outcome=outcome, changes=changes
+            AuditAction(f"consent.{values['state']}"),
+            request.app_registration,
+            actor=actor,
+            outcome=outcome,
+            changes=changes,
         )
         for name, value in values.items():
             setattr(request, name, value)
@@ -278,7 +283,7 @@ def _verified(request: ConsentLink, seen: Iterable[str], *, actor: User | None, 
         waiting = ConsentLink.objects.filter(pk=request.pk, state__in=(State.OPEN, State.GRANTED))
         if waiting.update(**values):
             changes = {"directory_id": request.directory_id, "permissions": " ".join(seen)}
-            audit.record("consent.verified", request.app_registration, actor=actor, changes=changes)
+            audit.record(AuditAction.CONSENT_VERIFIED, request.app_registration, actor=actor, changes=changes)
         request_status.link_verified(request, seen=seen, now=now)
     for name, value in values.items():
         setattr(request, name, value)

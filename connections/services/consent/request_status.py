@@ -16,6 +16,7 @@ from connections import audit
 from connections.microsoft import capabilities, permissions
 from connections.models import Connection, ConsentLink, ConsentRequest, User
 from connections.models.app_registrations import AuthenticationType
+from connections.models.audit import AuditAction
 from connections.models.connections import without_tokens
 from connections.services.notifications import alerts
 
@@ -42,7 +43,7 @@ def move(
         if not ConsentRequest.objects.filter(pk=request.pk, state__in=coming_from).update(**values):
             return False
         changes = {"state": [before, str(state)], **(facts or {})}
-        audit.record(f"consent_request.{state}", request, actor=actor, changes=changes)
+        audit.record(AuditAction(f"consent_request.{state}"), request, actor=actor, changes=changes)
     for name, value in values.items():
         setattr(request, name, value)
     return True

@@ -19,6 +19,7 @@ from connections.errors import InvalidInput, PortalError
 from connections.microsoft import capabilities
 from connections.models import Connection, ConsentLink, ConsentRequest, User
 from connections.models.app_registrations import AuthenticationType
+from connections.models.audit import AuditAction
 from connections.services.consent import admin_consent, request_status
 from connections.services.consent.request_status import move
 from connections.services.notifications import alerts
@@ -113,7 +114,7 @@ def _new(connection: Connection, wanted: RequiredConsent, reason: str, actor: Us
         asked_at=now,
     )
     audit.record(
-        "consent_request.asked",
+        AuditAction.CONSENT_REQUEST_ASKED,
         made,
         actor=actor,
         changes={

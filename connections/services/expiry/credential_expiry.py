@@ -16,6 +16,7 @@ from connections.errors import MicrosoftRefused, MicrosoftUnavailable, PortalErr
 from connections.microsoft import certificates, clouds, credential_expiry
 from connections.microsoft.credential_expiry import CredentialList, ListedCredential
 from connections.models import AppCredential, AppRegistration, User
+from connections.models.audit import AuditAction
 from connections.services.expiry import api_key_expiry, forecast
 from connections.services.notifications import alerts
 from connections.services.registry import credential_checks
@@ -210,7 +211,7 @@ def _confirm(credential: AppCredential, listed: ListedCredential, *, actor: User
         AppCredential.objects.filter(pk=credential.pk).update(**values)
         if before != listed.expires_at:
             change = [before.isoformat() if before else None, listed.expires_at.isoformat()]
-            audit.record("credential.expiry_read", credential, actor=actor, changes={"expires_at": change})
+            audit.record(AuditAction.CREDENTIAL_EXPIRY_READ, credential, actor=actor, changes={"expires_at": change})
     for name, value in values.items():
         setattr(credential, name, value)
 
@@ -219,5 +220,5 @@ def _note_unlisted(credential: AppCredential, *, actor: User | None, now: dateti
     with transaction.atomic():
         if AppCredential.objects.filter(pk=credential.pk, unlisted_at=None).update(unlisted_at=now):
             facts = {"app_registration": str(credential.app_registration)}
-            audit.record("credential.unlisted", credential, actor=actor, changes=facts)
+            audit.record(AuditAction.CREDENTIAL_UNLISTED, credential, actor=actor, changes=facts)
             credential.unlisted_at = now

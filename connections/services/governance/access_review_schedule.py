@@ -12,6 +12,7 @@ from django.db.models import F, Q
 
 from connections import audit
 from connections.models import AccessReview, ReviewItem, ReviewPlan, TeamMember, User
+from connections.models.audit import AuditAction
 from connections.models.connections import without_tokens
 from connections.models.reviews import NOTICE
 from connections.services.governance import access_reviews
@@ -187,7 +188,7 @@ def close(review: AccessReview, *, now: datetime) -> bool:
         if not locked.update(closed_at=now):
             return False
         counts = dict(access_reviews.count_decisions(current))
-        audit.record("access_review.closed", current, actor=None, changes=counts, at=now)
+        audit.record(AuditAction.ACCESS_REVIEW_CLOSED, current, actor=None, changes=counts, at=now)
         _tell_closed(current, counts, now=now)
     return True
 

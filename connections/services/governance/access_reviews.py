@@ -26,6 +26,7 @@ from connections.models import (
     TokenFetch,
     User,
 )
+from connections.models.audit import AuditAction
 from connections.models.connections import without_tokens
 from connections.services.notifications import alerts
 from connections.services.sharing import shares as sharing_service
@@ -86,7 +87,7 @@ def start(
         if not count and actor is not None:
             raise InvalidInput("Nothing is shared there just now, so there is nothing to review.")
         changes = {"covers": made.scope_name, "due": due_at.isoformat(), "shares": count}
-        audit.record("access_review.started", made, actor=actor, changes=changes, at=now)
+        audit.record(AuditAction.ACCESS_REVIEW_STARTED, made, actor=actor, changes=changes, at=now)
         ask_owners(made, now=now)
     return made
 
@@ -298,7 +299,7 @@ def _answer(review: AccessReview, item: ReviewItem, wanted: Answer, *, actor: Us
     ReviewItem.objects.filter(pk=item.pk).update(**values)
     changes = {"review": f"{review} ({review.pk})", "with": item.with_name, "level": share.level, "note": wanted.note}
     verb = "confirmed" if wanted.decision == Decision.CONFIRMED else "removed"
-    audit.record(f"access_review.share_{verb}", share.connection, actor=actor, changes=changes, at=now)
+    audit.record(AuditAction(f"access_review.share_{verb}"), share.connection, actor=actor, changes=changes, at=now)
     return verb
 
 
@@ -328,7 +329,9 @@ def cancel(review: AccessReview, *, actor: User, now: datetime) -> None:
             paragraphs=(f"{actor} has cancelled this review.", "No share ends because of it."),
         )
         AccessReview.objects.filter(pk=review.pk).update(cancelled_at=now, cancelled_by_name=display_name(actor))
-        audit.record("access_review.cancelled", current, actor=actor, changes=dict(count_decisions(current)), at=now)
+        audit.record(
+            AuditAction.ACCESS_REVIEW_CANCELLED, current, actor=actor, changes=dict(count_decisions(current)), at=now
+        )
 
 
 def get_schedule() -> ReviewPlan:
@@ -350,7 +353,7 @@ def set_schedule(*, is_on: bool, days: int, actor: User, now: datetime) -> None:
         if is_on and not current.is_on:
             values["quarter"] = quarter(now)
         made, _ = ReviewPlan.objects.update_or_create(pk=1, defaults=values)
-        audit.record("access_review.planned", made, actor=actor, changes=changes, at=now)
+        audit.record(AuditAction.ACCESS_REVIEW_PLANNED, made, actor=actor, changes=changes, at=now)
 
 
 def quarter(moment: datetime) -> str:

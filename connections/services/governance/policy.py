@@ -17,6 +17,7 @@ from connections import audit
 from connections.access import permissions, roles
 from connections.errors import Conflict, InvalidInput
 from connections.models import AppRegistration, Policy, User
+from connections.models.audit import AuditAction
 from connections.services.governance import violations
 from connections.services.governance.violations import Impact
 from connections.services.policy import describe, evaluate
@@ -160,7 +161,7 @@ def _record(
     if changes:
         row = Policy.objects.filter(app_registration=app_registration).first()
         target = row or Policy(app_registration=app_registration)
-        audit.record("policy.changed", target, actor=actor, changes=changes)
+        audit.record(AuditAction.POLICY_CHANGED, target, actor=actor, changes=changes)
 
 
 def _changed() -> Conflict:

@@ -14,6 +14,8 @@ from typing import Any
 
 from connections import audit
 from connections.models import Approval, Connection, Share, User
+from connections.models.audit import AuditAction
+from connections.models.connections import status_columns
 from connections.services.incidents import incidents
 from connections.services.policy import approvals, evaluate
 from connections.services.policy.evaluate import Decision, PolicySet
@@ -208,7 +210,7 @@ def disable_connections(broken: list[ConnectionViolation], *, actor: User, now: 
             (some[pk].connection, {"status": [status, Connection.Status.DISABLED.value], "because": _cause(some[pk])})
             for pk, status in live.items()
         )
-        audit.record_many("connection.disabled", told, actor=actor, at=now)
+        audit.record_many(AuditAction.CONNECTION_DISABLED, told, actor=actor, at=now)
         incidents.connections_disabled(list(live), now=now)
         done += len(live)
     return done
@@ -220,15 +222,17 @@ def _cause(broken: ConnectionViolation) -> str:
 
 def _switched_off(cause: str, actor: User, now: datetime) -> dict[str, Any]:
     return {
-        "status": Connection.Status.DISABLED,
-        "status_code": "policy",
-        "status_cause": cause,
-        "status_action": "Change what it should do and enable it again, or ask an IT admin to change the policy.",
-        "status_who": Connection.Who.OWNER,
+        **status_columns(
+            Connection.Status.DISABLED,
+            code="policy",
+            cause=cause,
+            action="Change what it should do and enable it again, or ask an IT admin to change the policy.",
+            who=Connection.Who.OWNER,
+            since=now,
+        ),
         # The owner may mend it: the policy is asked again before it is enabled.
         "disabled_by": actor,
         "disabled_by_admin": False,
-        "status_since": now,
         "refresh_after": None,
     }
 

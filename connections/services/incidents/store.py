@@ -24,6 +24,7 @@ from connections.models import (
     Tenant,
     User,
 )
+from connections.models.audit import AuditAction
 from connections.services.notifications import alerts
 
 _BATCH = 1000
@@ -55,7 +56,7 @@ def report(cause: Cause, connections: Iterable[Connection], *, now: datetime) ->
         added = _attach(incident, connections, now)
         if is_new:
             audit.record(
-                "incident.opened",
+                AuditAction.INCIDENT_OPENED,
                 incident,
                 actor=None,
                 changes={"code": cause.code, "cause": cause.cause, "connections": added},
@@ -153,5 +154,5 @@ def close(key: str, *, now: datetime) -> None:
         incident.closed_at = now
         incident.affected.filter(healed_at=None).update(healed_at=now)
         lasted = int((now - incident.opened_at).total_seconds())
-        audit.record("incident.closed", incident, actor=None, changes={"lasted_seconds": lasted})
+        audit.record(AuditAction.INCIDENT_CLOSED, incident, actor=None, changes={"lasted_seconds": lasted})
         alerts.incident_resolved(incident, now=now)

@@ -13,6 +13,7 @@ from connections.access import roles as access_roles
 from connections.errors import AlreadyExists, InUse, InvalidInput
 from connections.microsoft import capabilities, exchange_script, mailbox_errors
 from connections.models import Connection, MailboxAccess, SharedMailbox, Tenant, User
+from connections.models.audit import AuditAction
 from connections.services.incidents import incidents
 from connections.services.mailboxes import probes
 
@@ -56,7 +57,7 @@ def register(tenant: Tenant, *, address: str, display_name: str = "", actor: Use
     try:
         with transaction.atomic():
             made.save(force_insert=True)
-            audit.record("mailbox.registered", made, actor=actor, changes={"tenant": tenant.name})
+            audit.record(AuditAction.MAILBOX_REGISTERED, made, actor=actor, changes={"tenant": tenant.name})
     except IntegrityError as taken:
         raise _duplicate(made) from taken
     return made
@@ -80,7 +81,7 @@ def change(mailbox: SharedMailbox, *, address: str, display_name: str, actor: Us
             SharedMailbox.objects.filter(pk=mailbox.pk).update(**values)
             if "address" in changes:
                 mailbox.accesses.update(**_UNPROBED, probe_after=timezone.now())
-            audit.record("mailbox.changed", mailbox, actor=actor, changes=changes)
+            audit.record(AuditAction.MAILBOX_CHANGED, mailbox, actor=actor, changes=changes)
     except IntegrityError as taken:
         raise _duplicate(mailbox) from taken
     for name, value in values.items():
@@ -102,7 +103,7 @@ def remove(mailbox: SharedMailbox, *, actor: User) -> None:
                 f"{_connections(users)} still {'uses' if users == 1 else 'use'} {mailbox}.",
                 action="Detach it there first.",
             )
-        audit.record("mailbox.removed", mailbox, actor=actor, changes={"tenant": mailbox.tenant.name})
+        audit.record(AuditAction.MAILBOX_REMOVED, mailbox, actor=actor, changes={"tenant": mailbox.tenant.name})
         SharedMailbox.objects.filter(pk=mailbox.pk).delete()
 
 
@@ -150,7 +151,9 @@ def attach(connection: Connection, mailbox: SharedMailbox, *, actor: User) -> Ma
             connection=connection, mailbox=mailbox, defaults={"probe_after": timezone.now()}
         )
         if made:
-            audit.record("connection.mailbox_attached", connection, actor=actor, changes={"mailbox": str(mailbox)})
+            audit.record(
+                AuditAction.CONNECTION_MAILBOX_ATTACHED, connection, actor=actor, changes={"mailbox": str(mailbox)}
+            )
     return found
 
 
@@ -184,7 +187,7 @@ def detach(attached: MailboxAccess, *, actor: User) -> None:
         if gone:
             incidents.mailbox_reachable(attached, now=timezone.now())
             changes = {"mailbox": str(attached.mailbox)}
-            audit.record("connection.mailbox_detached", connection, actor=actor, changes=changes)
+            audit.record(AuditAction.CONNECTION_MAILBOX_DETACHED, connection, actor=actor, changes=changes)
 
 
 def is_reachable_by(connection: Connection, mailbox: SharedMailbox) -> bool:

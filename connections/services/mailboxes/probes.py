@@ -19,6 +19,7 @@ from connections.errors import ConnectionUnusable, InvalidInput, PortalError
 from connections.microsoft import capabilities, clouds, exchange_script, mailbox_errors, mailbox_probe
 from connections.microsoft.clouds import Cloud
 from connections.models import AuditEvent, Connection, MailboxAccess, SharedMailbox, User
+from connections.models.audit import AuditAction
 from connections.services.incidents import incidents
 from connections.services.tokens import apply_results, fetch
 
@@ -213,7 +214,7 @@ def send_test_message(attached: MailboxAccess, *, actor: User, now: datetime) ->
     sent = outcome.state is mailbox_errors.ReachState.REACHABLE
     with transaction.atomic():
         audit.record(
-            "connection.sending_tested",
+            AuditAction.CONNECTION_SENDING_TESTED,
             connection,
             actor=actor,
             outcome=AuditEvent.Outcome.DONE if sent else AuditEvent.Outcome.FAILED,
@@ -283,7 +284,7 @@ def _store(row: MailboxAccess, outcome: mailbox_errors.Probe, *, actor: User | N
             setattr(row, name, value)
         if before != (row.state, row.lack):
             changes = {"mailbox": row.mailbox.address, "state": [before[0], row.state], "code": row.code}
-            audit.record("connection.mailbox_probed", row.connection, actor=actor, changes=changes)
+            audit.record(AuditAction.CONNECTION_MAILBOX_PROBED, row.connection, actor=actor, changes=changes)
         _tell_incidents(row, before, shown=actor is not None, now=now)
 
 

@@ -21,6 +21,7 @@ from connections import audit
 from connections.access import permissions, querysets, roles
 from connections.errors import InvalidInput
 from connections.models import AlertChannel, AlertChoice, AppCredential, Connection, Delivery, Incident, User
+from connections.models.audit import AuditAction
 
 Event = Delivery.Event
 
@@ -216,7 +217,7 @@ def set_preferences(user: User, *, actor: User, **wanted: bool) -> None:
         return
     with transaction.atomic():
         AlertChoice.objects.update_or_create(user=user, defaults=wanted)
-        audit.record("account.alerts_chosen", user, actor=actor, changes=changes)
+        audit.record(AuditAction.ACCOUNT_ALERTS_CHOSEN, user, actor=actor, changes=changes)
 
 
 # --- Recipients -----------------------------------------------------------------------------------

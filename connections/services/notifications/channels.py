@@ -11,6 +11,7 @@ from connections import audit
 from connections.access import permissions, roles
 from connections.errors import AlreadyExists, InvalidInput
 from connections.models import AlertChannel, Delivery, User
+from connections.models.audit import AuditAction
 from connections.outbound import safe_http, webhooks
 
 OVERLAP = timedelta(hours=24)  # how long the old signing secret is used beside the new one
@@ -31,7 +32,7 @@ def add(*, name: str, kind: str, url: str, actor: User) -> tuple[AlertChannel, s
     try:
         with transaction.atomic():
             made.save(force_insert=True)
-            audit.record("alert_channel.added", made, actor=actor, changes={"kind": kind, "host": made.host})
+            audit.record(AuditAction.ALERT_CHANNEL_ADDED, made, actor=actor, changes={"kind": kind, "host": made.host})
     except IntegrityError as taken:
         raise _taken(name) from taken
     return made, secret
@@ -49,7 +50,7 @@ def change(channel: AlertChannel, *, name: str, url: str = "", actor: User) -> N
     try:
         with transaction.atomic():
             AlertChannel.objects.filter(pk=channel.pk).update(**values, **({"url": url} if url else {}))
-            audit.record("alert_channel.changed", channel, actor=actor, changes=changes)
+            audit.record(AuditAction.ALERT_CHANNEL_CHANGED, channel, actor=actor, changes=changes)
     except IntegrityError as taken:
         raise _taken(name) from taken
     channel.name = name
@@ -63,7 +64,7 @@ def disable(channel: AlertChannel, *, actor: User, now: datetime) -> None:
             Delivery.objects.filter(channel=channel, delivered_at=None, given_up_at=None).update(
                 given_up_at=now, next_attempt_at=None, last_error="The channel was switched off."
             )
-            audit.record("alert_channel.disabled", channel, actor=actor)
+            audit.record(AuditAction.ALERT_CHANNEL_DISABLED, channel, actor=actor)
 
 
 def enable(channel: AlertChannel, *, actor: User) -> None:
@@ -71,7 +72,7 @@ def enable(channel: AlertChannel, *, actor: User) -> None:
     roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
     with transaction.atomic():
         if AlertChannel.objects.filter(pk=channel.pk, disabled_at__isnull=False).update(disabled_at=None):
-            audit.record("alert_channel.enabled", channel, actor=actor)
+            audit.record(AuditAction.ALERT_CHANNEL_ENABLED, channel, actor=actor)
 
 
 def remove(channel: AlertChannel, *, actor: User) -> None:
@@ -79,7 +80,7 @@ def remove(channel: AlertChannel, *, actor: User) -> None:
     roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
     with transaction.atomic():
         if AlertChannel.objects.filter(pk=channel.pk).exists():
-            audit.record("alert_channel.removed", channel, actor=actor, changes={"host": channel.host})
+            audit.record(AuditAction.ALERT_CHANNEL_REMOVED, channel, actor=actor, changes={"host": channel.host})
             AlertChannel.objects.filter(pk=channel.pk).delete()
 
 
@@ -97,7 +98,7 @@ def replace_secret(channel: AlertChannel, *, actor: User, now: datetime) -> str:
         kept = [f"{old}@{int((now + OVERLAP).timestamp())}" for old in current]
         channel.signing_secret = " ".join([secret, *kept])  # type: ignore[assignment]  # a SecretField holds text
         channel.save(update_fields=["signing_secret"])
-        audit.record("alert_channel.secret_replaced", channel, actor=actor, changes={"signing": audit.SET})
+        audit.record(AuditAction.ALERT_CHANNEL_SECRET_REPLACED, channel, actor=actor, changes={"signing": audit.SET})
     return secret
 
 

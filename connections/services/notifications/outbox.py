@@ -24,6 +24,7 @@ from connections import audit
 from connections.access import permissions, roles
 from connections.errors import PortalError, UnreadableSecret
 from connections.models import AlertChannel, Delivery, User
+from connections.models.audit import AuditAction
 from connections.outbound import email, message_text, safe_http, teams_card, webhooks
 from connections.services.notifications import channels as alert_channels
 from connections.services.notifications import payload
@@ -103,7 +104,7 @@ def send_now(delivery: Delivery, *, actor: User, now: datetime) -> Delivery:
         raise NothingToRetry
     with transaction.atomic():
         _take_up_again(Delivery.objects.filter(pk=delivery.pk), now=now)
-        audit.record("delivery.tried_again", delivery, actor=actor)
+        audit.record(AuditAction.DELIVERY_TRIED_AGAIN, delivery, actor=actor)
     claimed = _claim(_waiting().filter(pk=delivery.pk), now=now, limit=1)
     if not claimed:
         raise NothingToRetry("It has been delivered, or is being sent just now.", action="Look again in a moment.")

@@ -16,6 +16,7 @@ from django.db.models import Q
 
 from connections import audit
 from connections.models import AuditSeal, AuditSealing, Delivery
+from connections.models.audit import AuditAction
 from connections.services.audit import verification_checks
 from connections.services.sharing import history
 
@@ -86,7 +87,7 @@ def _remove(state: AuditSealing, first: int, last: AuditSeal, *, days: int, now:
     state.save(update_fields=["retention_open"])
     facts = {"seals": f"{first + 1} to {last.number}", "upto": last.number, "days": days}
     facts |= {"until": last.covers_until.isoformat(), "events": events, "token_fetches": fetches}
-    audit.record(verification_checks.PRUNED, audit.TRAIL, actor=None, changes=facts, at=now)
+    audit.record(AuditAction.AUDIT_PRUNED, audit.TRAIL, actor=None, changes=facts, at=now)
     return events + fetches
 
 

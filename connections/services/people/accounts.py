@@ -17,6 +17,7 @@ from connections.access import roles as access_roles
 from connections.errors import InUse
 from connections.models import AuditEvent, User
 from connections.models.accounts import AUDITORS, IT_ADMINS
+from connections.models.audit import AuditAction
 from connections.services.people import offboarding
 from connections.services.sharing import history, shares, teams
 
@@ -33,7 +34,7 @@ def create_from_directory(*, claims: dict[str, Any]) -> User:
         user = User(username=f"{wanted} ({claims['oid'][:8]})" if taken else wanted)
         user.set_unusable_password()
         user.save()
-        audit.record("account.admitted", user, actor=user, changes={"method": "microsoft"})
+        audit.record(AuditAction.ACCOUNT_ADMITTED, user, actor=user, changes={"method": "microsoft"})
     return user
 
 
@@ -51,7 +52,7 @@ def update_from_directory(user: User, *, claims: dict[str, Any]) -> None:
             User.objects.filter(pk=user.pk).update(**values)
             for field, value in values.items():
                 setattr(user, field, value)
-            audit.record("account.updated", user, actor=user, changes=changes)
+            audit.record(AuditAction.ACCOUNT_UPDATED, user, actor=user, changes=changes)
         _follow_groups(user, claims, now=timezone.now())
         signed_in(user, actor=user, method="microsoft")
 
@@ -70,7 +71,7 @@ def remove(user: User, *, actor: User, now: datetime) -> None:
         history.person_removed(user, actor=actor, now=now)
         roles = sorted(user.groups.values_list("name", flat=True))
         facts = {"roles": roles, "superuser": user.is_superuser, "active": user.is_active}
-        audit.record("account.removed", user, actor=actor, at=now, changes=facts)
+        audit.record(AuditAction.ACCOUNT_REMOVED, user, actor=actor, at=now, changes=facts)
         user.delete()
 
 
@@ -106,7 +107,7 @@ def disable_person(user: User, *, actor: User, now: datetime) -> None:
         User.objects.filter(pk=user.pk).update(is_active=False, signed_out_at=now)
         user.is_active, user.signed_out_at = False, now
         history.account_changed(user, actor=actor, now=now)
-        audit.record("account.disabled", user, actor=actor, at=now)
+        audit.record(AuditAction.ACCOUNT_DISABLED, user, actor=actor, at=now)
         cause = f"{actor} disabled the account in this portal."
         offboarding.mark_departed(user, how=User.Left.DISABLED, cause=cause, now=now, actor=actor)
 
@@ -119,7 +120,7 @@ def enable_person(user: User, *, actor: User, now: datetime) -> None:
             return
         user.is_active = True
         history.account_changed(user, actor=actor, now=now)
-        audit.record("account.enabled", user, actor=actor, at=now)
+        audit.record(AuditAction.ACCOUNT_ENABLED, user, actor=actor, at=now)
         user.refresh_from_db(fields=["left_at", "left_how", "left_cause"])
         offboarding.mark_returned(user, now=now, actor=actor)
 
@@ -162,7 +163,7 @@ def _follow_groups(user: User, claims: dict[str, Any], *, now: datetime) -> None
             "roles_kept": audit.join_values(_kept_by_group(user)),
             "teams_kept": audit.join_values(user.teams.all()),
         }
-        audit.record("account.groups_left_out", user, actor=None, changes=facts)
+        audit.record(AuditAction.ACCOUNT_GROUPS_LEFT_OUT, user, actor=None, changes=facts)
     noted = now if left_out else None
     if user.groups_left_out_at != noted:
         User.objects.filter(pk=user.pk).update(groups_left_out_at=noted)
@@ -180,7 +181,9 @@ def _follow_roles(user: User, claims: dict[str, Any], *, left_out: bool) -> None
         after = after | {group} if held else after - {group}
     if after != before:
         user.groups.set([Group.objects.get_or_create(name=name)[0] for name in sorted(after)])
-        audit.record("account.roles_changed", user, actor=None, changes={"roles": [sorted(before), sorted(after)]})
+        audit.record(
+            AuditAction.ACCOUNT_ROLES_CHANGED, user, actor=None, changes={"roles": [sorted(before), sorted(after)]}
+        )
     if not left_out:
         _note_roles_by_group(user, sorted(group for group, key in _ROLE_VALUES if by_group & set(login[key])))
 
@@ -205,20 +208,20 @@ def _listed(value: object) -> list[object]:
 def signed_in(user: User, *, actor: User, method: str) -> None:
     """Record that somebody signed in; who does has not left. ``method`` is ``password`` or ``microsoft``."""
     with transaction.atomic():
-        audit.record("account.signed_in", user, actor=actor, changes={"method": method})
+        audit.record(AuditAction.ACCOUNT_SIGNED_IN, user, actor=actor, changes={"method": method})
         offboarding.mark_returned(user, now=timezone.now())
 
 
 def signed_out(user: User, *, actor: User) -> None:
     """Record that somebody signed out."""
-    audit.record("account.signed_out", user, actor=actor)
+    audit.record(AuditAction.ACCOUNT_SIGNED_OUT, user, actor=actor)
 
 
 def sign_in_failed(username: str, *, reason: str) -> None:
     """Record a sign-in that failed; the name is as typed, it may be nobody's."""
     typed = User(username=username[:150] or "(unknown)")
     audit.record(
-        "account.sign_in_failed",
+        AuditAction.ACCOUNT_SIGN_IN_FAILED,
         typed,
         actor=None,
         actor_name=typed.username,
@@ -235,4 +238,4 @@ def set_roles(user: User, *, admin: bool, auditor: bool, actor: User | None) -> 
         if before == sorted(wanted):
             return
         user.groups.set([Group.objects.get_or_create(name=name)[0] for name in wanted])
-        audit.record("account.roles_changed", user, actor=actor, changes={"roles": [before, sorted(wanted)]})
+        audit.record(AuditAction.ACCOUNT_ROLES_CHANGED, user, actor=actor, changes={"roles": [before, sorted(wanted)]})

@@ -18,6 +18,7 @@ from connections import audit
 from connections.microsoft import account_status
 from connections.microsoft.classifier import Verdict
 from connections.models import Connection, User
+from connections.models.audit import AuditAction
 from connections.services.incidents import incidents
 
 MICROSOFT = "microsoft"  # the sign-in whose uid is "{tid}.{oid}"
@@ -35,7 +36,10 @@ def mark_departed(person: User, *, how: str, cause: str, now: datetime, actor: U
             values = {"left_at": current.left_at or now, "left_how": how, "left_cause": cause}
             User.objects.filter(pk=person.pk).update(**values)
             audit.record(
-                "account.left", current, actor=actor, changes={"how": DepartureSource(how).label, "cause": cause}
+                AuditAction.ACCOUNT_LEFT,
+                current,
+                actor=actor,
+                changes={"how": DepartureSource(how).label, "cause": cause},
             )
         update_incident(person, now=now)
     person.refresh_from_db(fields=["left_at", "left_how", "left_cause"])
@@ -48,7 +52,7 @@ def mark_returned(person: User, *, now: datetime, actor: User | None = None) -> 
     with transaction.atomic():
         found = User.objects.filter(pk=person.pk, is_active=True, left_at__isnull=False)
         if found.update(left_at=None, left_how="", left_cause=""):
-            audit.record("account.back", person, actor=actor)
+            audit.record(AuditAction.ACCOUNT_BACK, person, actor=actor)
         update_incident(person, now=now)
     person.refresh_from_db(fields=["left_at", "left_how", "left_cause"])
 

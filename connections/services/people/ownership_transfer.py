@@ -16,7 +16,8 @@ from connections.access import permissions, querysets, roles
 from connections.errors import AlreadyExists, InvalidInput
 from connections.microsoft import account_status
 from connections.models import Connection, HandOver, User
-from connections.models.connections import without_tokens
+from connections.models.audit import AuditAction
+from connections.models.connections import status_columns, without_tokens
 from connections.services.incidents import incidents
 from connections.services.people import offboarding
 from connections.services.sharing import history, shares
@@ -98,7 +99,7 @@ def signed_in(connection: Connection, *, actor: User, account: str, now: datetim
         "to": waiting.to_name,
         "account": [waiting.account_before or None, account],
     }
-    audit.record("connection.hand_over_completed", connection, actor=actor, at=now, changes=changes)
+    audit.record(AuditAction.CONNECTION_HAND_OVER_COMPLETED, connection, actor=actor, at=now, changes=changes)
 
 
 def remind_new_owner(connection: Connection, *, now: datetime) -> None:
@@ -174,7 +175,7 @@ def _change_owner(
     if not connection.is_delegated:
         changes.pop("grant")
     # Recorded as the old owner's object, so that their history ends with it; the new owner sees it on its page.
-    audit.record("connection.handed_over", connection, actor=actor, at=now, changes=changes)
+    audit.record(AuditAction.CONNECTION_HANDED_OVER, connection, actor=actor, at=now, changes=changes)
     incidents.owner_changed(connection, is_cut=is_cut, now=now)
     connection.hand_overs.filter(completed_at=None, superseded_at=None).update(superseded_at=now)
     Connection.objects.filter(pk=connection.pk).update(**values)
@@ -218,12 +219,11 @@ def _cut(connection: Connection, old_owner: User, now: datetime) -> dict[str, An
 
 def awaiting_sign_in(*, from_name: str, now: datetime) -> dict[str, Any]:
     """Status columns of a connection that has no tokens because it was handed over."""
-    return {
-        "status": Status.RECONNECT_NEEDED,
-        "status_code": CODE,
-        "status_cause": f"It was handed over from {from_name}, and the tokens of the old sign-in were deleted.",
-        "status_action": "Sign in for it with your own account or the service account it is meant for.",
-        "status_who": Connection.Who.OWNER,
-        "status_reference": "",
-        "status_since": now,
-    }
+    return status_columns(
+        Status.RECONNECT_NEEDED,
+        code=CODE,
+        cause=f"It was handed over from {from_name}, and the tokens of the old sign-in were deleted.",
+        action="Sign in for it with your own account or the service account it is meant for.",
+        who=Connection.Who.OWNER,
+        since=now,
+    )

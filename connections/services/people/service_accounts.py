@@ -11,6 +11,7 @@ from connections import audit
 from connections.access import permissions, roles
 from connections.errors import AlreadyExists, InvalidInput
 from connections.models import User
+from connections.models.audit import AuditAction
 from connections.services.people import accounts
 from connections.services.sharing import history
 
@@ -37,7 +38,7 @@ def create(
         with transaction.atomic():
             made.save()
             facts = {"purpose": purpose, "responsible": f"{responsible} <{responsible.username}>"}
-            audit.record("service_account.created", made, actor=actor, changes=facts)
+            audit.record(AuditAction.SERVICE_ACCOUNT_CREATED, made, actor=actor, changes=facts)
             accounts.set_roles(made, admin=admin, auditor=auditor, actor=actor)
     except IntegrityError as taken:
         raise AlreadyExists(
@@ -63,7 +64,7 @@ def change(
     with transaction.atomic():
         if changes:
             User.objects.filter(pk=account.pk, kind=User.Kind.SERVICE).update(purpose=purpose, responsible=responsible)
-            audit.record("service_account.changed", account, actor=actor, changes=changes)
+            audit.record(AuditAction.SERVICE_ACCOUNT_CHANGED, account, actor=actor, changes=changes)
         accounts.set_roles(account, admin=admin, auditor=auditor, actor=actor)
     account.purpose, account.responsible = purpose, responsible
 
@@ -86,7 +87,12 @@ def _switch(account: User, *, active: bool, actor: User, now: datetime) -> None:
             return
         account.is_active = active
         history.account_changed(account, actor=actor, now=now)
-        audit.record(f"service_account.{'enabled' if active else 'disabled'}", account, actor=actor, at=now)
+        audit.record(
+            AuditAction.SERVICE_ACCOUNT_ENABLED if active else AuditAction.SERVICE_ACCOUNT_DISABLED,
+            account,
+            actor=actor,
+            at=now,
+        )
 
 
 def remove(account: User, *, actor: User, now: datetime) -> None:

@@ -17,6 +17,8 @@ from connections.access import permissions, roles
 from connections.errors import ApprovalNeeded, Conflict, InvalidInput, PolicyForbids
 from connections.microsoft import capabilities
 from connections.models import Approval, Connection, User
+from connections.models.audit import AuditAction
+from connections.models.connections import status_columns
 from connections.services.policy import approval_notifications, evaluate
 from connections.services.policy.evaluate import ConnectionRequest, Decision, Reason
 
@@ -181,7 +183,7 @@ def request_approval(
             "permissions": audit.join_values(made.permissions),
             "reason": made.reason,
         }
-        audit.record("approval.requested", made, actor=actor, changes=facts)
+        audit.record(AuditAction.APPROVAL_REQUESTED, made, actor=actor, changes=facts)
         approval_notifications.approval_requested(made, now=now)
     return made
 
@@ -345,7 +347,7 @@ def _close(approval: Approval, state: str, *, actor: User, reason: str, now: dat
     for name, value in values.items():
         setattr(approval, name, value)
     facts = {"connection": approval.connection_name, "reason": values["decision_reason"]}
-    audit.record(f"approval.{state}", approval, actor=actor, changes=facts)
+    audit.record(AuditAction(f"approval.{state}"), approval, actor=actor, changes=facts)
     approval_notifications.approval_answered(approval, now=now)
 
 
@@ -360,7 +362,7 @@ def _put_back(connection: Connection, approval: Approval, actor: User) -> None:
     changes = audit.changed_fields(connection, values)
     if changes:
         Connection.objects.filter(pk=connection.pk).update(**values)
-        audit.record("connection.changed", connection, actor=actor, changes=changes)
+        audit.record(AuditAction.CONNECTION_CHANGED, connection, actor=actor, changes=changes)
 
 
 def _say(
@@ -373,13 +375,14 @@ def _say(
     code: str = CODE,
 ) -> None:
     """Tell on a connection that was never connected how its approval stands; one that works keeps its own state."""
-    values = {
-        "status_code": code if cause else "",
-        "status_cause": cause,
-        "status_action": action,
-        "status_who": who if cause else "",
-        "status_since": now,
-    }
+    values = status_columns(
+        Connection.Status.PENDING,
+        code=code if cause else "",
+        cause=cause,
+        action=action,
+        who=who if cause else "",
+        since=now,
+    )
     pending = Connection.objects.filter(pk=connection.pk, status=Connection.Status.PENDING)
     if pending.update(**values):
         for name, value in values.items():

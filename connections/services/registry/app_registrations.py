@@ -12,6 +12,7 @@ from connections.errors import AlreadyExists, InUse, InvalidInput, MicrosoftRefu
 from connections.microsoft import credential_probe
 from connections.models import AppRegistration, Tenant, User
 from connections.models.app_registrations import AuthenticationType
+from connections.models.audit import AuditAction
 from connections.services.registry import credentials
 
 
@@ -52,7 +53,7 @@ def register(
             made.verified_at = now if accepted else None
             made.save()
             facts = {"tenant": str(tenant), "client_id": made.client_id, "audience": audience, "accepted": accepted}
-            audit.record("app_registration.added", made, actor=actor, changes=facts)
+            audit.record(AuditAction.APP_REGISTRATION_ADDED, made, actor=actor, changes=facts)
             if credential is not None:
                 credentials.store(made, credential, actor=actor, verified_at=made.verified_at)
     except IntegrityError as taken:
@@ -92,7 +93,7 @@ def change(
         _check_types_in_use(app_registration)
         with transaction.atomic():
             app_registration.save(update_fields=list(changes))
-            audit.record("app_registration.changed", app_registration, actor=actor, changes=changes)
+            audit.record(AuditAction.APP_REGISTRATION_CHANGED, app_registration, actor=actor, changes=changes)
     except (InvalidInput, InUse):
         _restore(app_registration, before)
         raise
@@ -110,7 +111,7 @@ def remove(app_registration: AppRegistration, *, actor: User | None) -> None:
             raise InUse(
                 f"{app_registration} still has connections: {_listed(names)}.", action="Remove or move them first."
             )
-        audit.record("app_registration.removed", app_registration, actor=actor)
+        audit.record(AuditAction.APP_REGISTRATION_REMOVED, app_registration, actor=actor)
         app_registration.delete()
 
 

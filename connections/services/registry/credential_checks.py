@@ -18,6 +18,7 @@ from connections.microsoft import clouds, credential_probe, token_endpoint
 from connections.microsoft.classifier import Verdict
 from connections.microsoft.error_types import Kind
 from connections.models import AppCredential, AppRegistration, AuditEvent, Connection, User
+from connections.models.audit import AuditAction
 from connections.services.incidents import incidents
 
 CANARY_DELAY = timedelta(seconds=60)
@@ -210,7 +211,7 @@ def _conclude(
     accepted = [tried for tried in trials if tried.verdict is None]
     verdict = None if accepted else _decisive(trials)
     audit.record(
-        "app_registration.verified",
+        AuditAction.APP_REGISTRATION_VERIFIED,
         app_registration,
         actor=actor,
         outcome=AuditEvent.Outcome.DONE if accepted else AuditEvent.Outcome.FAILED,
@@ -255,7 +256,7 @@ def credential_refused(
             return
         credential.rejected_at, credential.rejected_code = now, verdict.code
         facts = {"app_registration": str(credential.app_registration), "code": verdict.code}
-        audit.record("credential.rejected", credential, actor=actor, changes=facts)
+        audit.record(AuditAction.CREDENTIAL_REJECTED, credential, actor=actor, changes=facts)
 
 
 def reject_app(
@@ -276,7 +277,7 @@ def reject_app(
         first = bool(this.filter(rejected_at=None).update(rejected_at=now, **said))
         if first:
             facts = {"code": verdict.code, "cause": verdict.cause}
-            audit.record("app_registration.rejected", app_registration, actor=actor, changes=facts)
+            audit.record(AuditAction.APP_REGISTRATION_REJECTED, app_registration, actor=actor, changes=facts)
             incidents.app_rejected(app_registration, verdict, now=now)
         else:
             this.update(**said)
@@ -294,7 +295,7 @@ def restore_app(app_registration: AppRegistration, *, now: datetime, actor: User
         was_rejected = this.exclude(rejected_at=None).update(**_NO_REJECTION, canary_after=None, verified_at=now)
         changed = was_rejected or this.filter(verified_at=None).update(verified_at=now)
         if was_rejected:
-            audit.record("app_registration.healed", app_registration, actor=actor)
+            audit.record(AuditAction.APP_REGISTRATION_HEALED, app_registration, actor=actor)
             _spread_waiting(app_registration, now)
             incidents.app_accepted(app_registration, now=now)
     if changed:

@@ -13,6 +13,7 @@ from connections import audit
 from connections.errors import MicrosoftUnavailable
 from connections.microsoft import certificates, token_endpoint
 from connections.models import AppCredential, AppRegistration, User
+from connections.models.audit import AuditAction
 from connections.services.registry import credential_checks
 
 DEFAULT_MONTHS = 12
@@ -152,7 +153,7 @@ def store(
         "expires_at": stored.expires_at.isoformat() if stored.expires_at else None,
         "accepted": verified_at is not None,
     }
-    audit.record("credential.added", stored, actor=actor, changes=facts)
+    audit.record(AuditAction.CREDENTIAL_ADDED, stored, actor=actor, changes=facts)
     AppRegistration.objects.filter(pk=app_registration.pk).update(read_expiries_after=None)
     return stored
 
@@ -196,5 +197,5 @@ def retire(credential: AppCredential, *, actor: User | None) -> None:
         if not retired:
             return
         facts = {"app_registration": str(credential.app_registration)}
-        audit.record("credential.retired", credential, actor=actor, changes=facts)
+        audit.record(AuditAction.CREDENTIAL_RETIRED, credential, actor=actor, changes=facts)
     credential.refresh_from_db(fields=["retired_at", "secret", "private_key"])

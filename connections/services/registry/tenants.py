@@ -10,6 +10,7 @@ from connections import audit
 from connections.errors import AlreadyExists, InUse, InvalidInput, MicrosoftRefused, MicrosoftUnavailable
 from connections.microsoft import clouds, token_endpoint
 from connections.models import Tenant, User
+from connections.models.audit import AuditAction
 from connections.models.tenants import SHARED_ENDPOINTS
 
 
@@ -28,7 +29,7 @@ def add(name: str, *, environment: str, directory_id: str, actor: User | None, t
         with transaction.atomic():
             made.save()
             facts = {"environment": environment, "directory_id": made.directory_id, "tid": made.tid}
-            audit.record("tenant.added", made, actor=actor, changes=facts)
+            audit.record(AuditAction.TENANT_ADDED, made, actor=actor, changes=facts)
     except IntegrityError as taken:
         raise _duplicate(made) from taken
     return made
@@ -51,7 +52,7 @@ def update_from_microsoft(tenant: Tenant, *, actor: User | None) -> None:
         raise
     with transaction.atomic():
         tenant.save(update_fields=["tid"])
-        audit.record("tenant.looked_up", tenant, actor=actor, changes={"tid": [before, tid]})
+        audit.record(AuditAction.TENANT_LOOKED_UP, tenant, actor=actor, changes={"tid": [before, tid]})
 
 
 def change(
@@ -85,7 +86,7 @@ def change(
         with transaction.atomic():
             still(Tenant.objects.select_for_update().get(pk=tenant.pk))
             Tenant.objects.filter(pk=tenant.pk).update(**{name: values[name] for name in changes})
-            audit.record("tenant.changed", wanted, actor=actor, changes=changes)
+            audit.record(AuditAction.TENANT_CHANGED, wanted, actor=actor, changes=changes)
     except IntegrityError as taken:
         raise _duplicate(wanted) from taken
     tenant.refresh_from_db()
@@ -95,7 +96,7 @@ def remove(tenant: Tenant, *, actor: User | None) -> None:
     """Forget a tenant. Raises StillInUse, listing what stands on it."""
     with transaction.atomic():
         _check_unused(tenant, action="Remove those first.")
-        audit.record("tenant.removed", tenant, actor=actor)
+        audit.record(AuditAction.TENANT_REMOVED, tenant, actor=actor)
         tenant.delete()
 
 

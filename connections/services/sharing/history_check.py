@@ -15,7 +15,7 @@ from typing import Any
 from django.db.migrations.recorder import MigrationRecorder
 
 from connections.models import AccessPeriod, AuditEvent
-from connections.services.audit.verification_checks import PRUNED
+from connections.models.audit import AuditAction
 
 Kind = AccessPeriod.Kind
 Key = tuple[str, int | None, int | None, int | None]  # kind, connection, person, team
@@ -23,23 +23,23 @@ Key = tuple[str, int | None, int | None, int | None]  # kind, connection, person
 SLACK = timedelta(seconds=10)
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 ACTIONS = (
-    "connection.created",
-    "connection.handed_over",
-    "connection.removed",
-    "connection.shared",
-    "connection.share_changed",
-    "connection.unshared",
-    "connection.share_expired",
-    "team.member_added",
-    "team.member_removed",
-    "team.removed",
-    "account.added",
-    "account.changed",
-    "account.disabled",
-    "account.enabled",
-    "account.removed",
-    "service_account.disabled",
-    "service_account.enabled",
+    AuditAction.CONNECTION_CREATED,
+    AuditAction.CONNECTION_HANDED_OVER,
+    AuditAction.CONNECTION_REMOVED,
+    AuditAction.CONNECTION_SHARED,
+    AuditAction.CONNECTION_SHARE_CHANGED,
+    AuditAction.CONNECTION_UNSHARED,
+    AuditAction.CONNECTION_SHARE_EXPIRED,
+    AuditAction.TEAM_MEMBER_ADDED,
+    AuditAction.TEAM_MEMBER_REMOVED,
+    AuditAction.TEAM_REMOVED,
+    AuditAction.ACCOUNT_ADDED,
+    AuditAction.ACCOUNT_CHANGED,
+    AuditAction.ACCOUNT_DISABLED,
+    AuditAction.ACCOUNT_ENABLED,
+    AuditAction.ACCOUNT_REMOVED,
+    AuditAction.SERVICE_ACCOUNT_DISABLED,
+    AuditAction.SERVICE_ACCOUNT_ENABLED,
 )
 
 
@@ -219,7 +219,7 @@ def _filled_at() -> datetime:
 
 def _pruned_until() -> datetime:
     """Up to when events were removed because they are older than the organisation keeps."""
-    newest = AuditEvent.objects.filter(action=PRUNED).order_by("-pk").first()
+    newest = AuditEvent.objects.filter(action=AuditAction.AUDIT_PRUNED).order_by("-pk").first()
     return datetime.fromisoformat(newest.changes["until"]) if newest is not None else LONG_AGO
 
 

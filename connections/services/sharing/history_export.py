@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from connections import audit
 from connections.access import permissions, roles
 from connections.models import AccessPeriod, User
+from connections.models.audit import AuditAction
 from connections.services.sharing.history_queries import Access, AccessHistoryQuery, AccessPath
 
 COLUMNS = (
@@ -44,7 +45,7 @@ def export(question: AccessHistoryQuery, *, actor: User) -> list[Row]:
         f"{question.about}_id": question.subject.pk,
         "rows": len(rows),
     }
-    audit.record("audit.exported", audit.TRAIL, actor=actor, changes=facts)
+    audit.record(AuditAction.AUDIT_EXPORTED, audit.TRAIL, actor=actor, changes=facts)
     return [COLUMNS, *rows]
 
 

@@ -12,6 +12,7 @@ from connections import audit
 from connections.access import permissions, roles
 from connections.errors import AlreadyExists, InvalidInput
 from connections.models import Connection, Share, Team, User
+from connections.models.audit import AuditAction
 from connections.models.connections import without_tokens
 from connections.services.policy import approvals, evaluate
 from connections.services.policy.evaluate import Decision
@@ -79,7 +80,7 @@ def shorten_for_reason(found: Share, why: str, *, until: datetime, actor: User, 
     before, current.until = current.until, until
     Share.objects.filter(pk=current.pk).update(until=until)
     history.share_began(current, actor=actor, now=now)
-    _record("connection.share_changed", current, actor, now, [current.level] * 2, [before, until], why=why)
+    _record(AuditAction.CONNECTION_SHARE_CHANGED, current, actor, now, [current.level] * 2, [before, until], why=why)
     return True
 
 
@@ -184,14 +185,14 @@ def _share(
             connection=connection, level=level, until=until, created_by=actor, created_at=now, **whom
         )
         history.share_began(made, actor=actor, now=now)
-        _record("connection.shared", made, actor, now, [None, level], [None, until])
+        _record(AuditAction.CONNECTION_SHARED, made, actor, now, [None, level], [None, until])
         return made
     before = (found.level, found.until)
     if before != (level, until):
         Share.objects.filter(pk=found.pk).update(level=level, until=until)
         found.level, found.until = level, until
         history.share_began(found, actor=actor, now=now)
-        _record("connection.share_changed", found, actor, now, [before[0], level], [before[1], until])
+        _record(AuditAction.CONNECTION_SHARE_CHANGED, found, actor, now, [before[0], level], [before[1], until])
     return found
 
 
@@ -205,7 +206,7 @@ def _end(found: Share, *, actor: User | None, now: datetime, why: str = "") -> b
         return False
     Share.objects.filter(pk=current.pk).update(ended_at=now)
     history.share_ended(current, actor=actor, now=now)
-    _record("connection.unshared", current, actor, now, [current.level, None], [current.until, None], why=why)
+    _record(AuditAction.CONNECTION_UNSHARED, current, actor, now, [current.level, None], [current.until, None], why=why)
     return True
 
 
@@ -215,12 +216,12 @@ def _lapse(found: Share, now: datetime) -> int:
     ended = this.update(ended_at=found.until)
     if ended:
         history.share_ended(found, actor=None, now=now)
-        _record("connection.share_expired", found, None, now, [found.level, None], [found.until, None])
+        _record(AuditAction.CONNECTION_SHARE_EXPIRED, found, None, now, [found.level, None], [found.until, None])
     return ended
 
 
 def _record(
-    action: str,
+    action: AuditAction,
     found: Share,
     actor: User | None,
     now: datetime,

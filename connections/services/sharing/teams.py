@@ -12,6 +12,7 @@ from connections import audit
 from connections.access import permissions, roles
 from connections.errors import AlreadyExists, InvalidInput
 from connections.models import Team, TeamMember, User
+from connections.models.audit import AuditAction
 from connections.services.sharing import history, shares
 
 
@@ -21,7 +22,9 @@ def add(name: str, *, entra_group: str = "", actor: User) -> Team:
     try:
         with transaction.atomic():
             made = Team.objects.create(name=name, entra_group=entra_group, created_by=actor)
-            audit.record("team.added", made, actor=actor, changes={"entra_group": entra_group} if entra_group else {})
+            audit.record(
+                AuditAction.TEAM_ADDED, made, actor=actor, changes={"entra_group": entra_group} if entra_group else {}
+            )
     except IntegrityError as taken:
         raise _duplicate(name, entra_group) from taken
     return made
@@ -37,7 +40,7 @@ def change(team: Team, *, name: str, entra_group: str, actor: User) -> None:
         with transaction.atomic():
             Team.objects.filter(pk=team.pk).update(name=name, entra_group=entra_group)
             team.name, team.entra_group = name, entra_group
-            audit.record("team.changed", team, actor=actor, changes=changes)
+            audit.record(AuditAction.TEAM_CHANGED, team, actor=actor, changes=changes)
     except IntegrityError as taken:
         raise _duplicate(name, entra_group) from taken
 
@@ -52,7 +55,7 @@ def remove(team: Team, *, actor: User, now: datetime | None = None) -> None:
         shares.end_all_of(team=team, actor=actor, now=now)
         history.team_removed(team, actor=actor, now=now)
         facts = {"members": audit.join_values(_names(team)), "member_ids": audit.join_values(_ids(team))}
-        audit.record("team.removed", team, actor=actor, at=now, changes=facts)
+        audit.record(AuditAction.TEAM_REMOVED, team, actor=actor, at=now, changes=facts)
         team.delete()
 
 
@@ -67,7 +70,7 @@ def add_member(team: Team, user: User, *, actor: User | None, now: datetime | No
         _, is_new = TeamMember.objects.get_or_create(team=team, user=user)
         if is_new:
             history.member_joined(team, user, actor=actor, now=now)
-            audit.record("team.member_added", team, actor=actor, at=now, changes=_member(user))
+            audit.record(AuditAction.TEAM_MEMBER_ADDED, team, actor=actor, at=now, changes=_member(user))
 
 
 def remove_member(team: Team, user: User, *, actor: User | None, now: datetime | None = None) -> None:
@@ -110,7 +113,7 @@ def _take_out(team: Team, user: User, actor: User | None, now: datetime) -> None
     gone, _ = TeamMember.objects.filter(team=team, user=user).delete()
     if gone:
         history.member_left(team, user, actor=actor, now=now)
-        audit.record("team.member_removed", team, actor=actor, at=now, changes=_member(user))
+        audit.record(AuditAction.TEAM_MEMBER_REMOVED, team, actor=actor, at=now, changes=_member(user))
 
 
 def _member(user: User) -> dict[str, object]:

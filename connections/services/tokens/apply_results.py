@@ -23,6 +23,8 @@ from connections.microsoft.classifier import Verdict
 from connections.microsoft.error_types import Kind, Who
 from connections.models import AppRegistration, Connection, MailboxAccess
 from connections.models.app_registrations import AuthenticationType
+from connections.models.audit import AuditAction
+from connections.models.connections import status_columns
 from connections.services.consent import request_status
 from connections.services.incidents import incidents
 from connections.services.people import offboarding
@@ -259,19 +261,18 @@ def flag(pk: int, verdict: Verdict, *, now: datetime, version: int) -> bool:
             values["sign_in_max_age"] = verdict.max_age_s
         if news:
             before = found.status
-            values |= {
-                "status": status,
-                "status_code": verdict.code,
-                "status_cause": verdict.cause,
-                "status_action": verdict.action,
-                "status_who": verdict.who.value,
-                "status_reference": incidents.support_reference(verdict),
-                "status_since": now,
-                "suspected_code": "",
-                "suspected_at": None,
-            }
+            values |= status_columns(
+                status,
+                code=verdict.code,
+                cause=verdict.cause,
+                action=verdict.action,
+                who=verdict.who.value,
+                reference=incidents.support_reference(verdict),
+                since=now,
+            )
+            values |= {"suspected_code": "", "suspected_at": None}
             audit.record(
-                "connection.flagged",
+                AuditAction.CONNECTION_FLAGGED,
                 found,
                 actor=None,
                 changes={"status": [before, status], "code": verdict.code, "cause": verdict.cause},
@@ -288,7 +289,7 @@ def restore(pk: int, *, now: datetime, version: int) -> None:
         found = Connection.objects.select_for_update(no_key=True).filter(pk=pk, token_version=version).first()
         if found is None or found.status in (Connection.Status.ACTIVE, Connection.Status.DISABLED):
             return
-        audit.record("connection.healed", found, actor=None, changes={"status": [found.status, "active"]})
+        audit.record(AuditAction.CONNECTION_HEALED, found, actor=None, changes={"status": [found.status, "active"]})
         Connection.objects.filter(pk=pk).update(**store.healthy_columns(now))
 
 

@@ -23,6 +23,7 @@ from connections.errors import MicrosoftUnavailable, NothingToCheck, UnreadableS
 from connections.microsoft.classifier import Verdict
 from connections.microsoft.error_types import Kind
 from connections.models import AppRegistration, Connection, User
+from connections.models.audit import AuditAction
 from connections.services.people import ownership_transfer
 from connections.services.tokens import apply_results, batch_client
 from connections.services.tokens.apply_results import Summary
@@ -144,7 +145,7 @@ def check_now(connection: Connection, *, actor: User, now: datetime) -> Connecti
         raise NothingToCheck(connection.status_cause, action=connection.status_action)
     asked = batch_client.request_tokens(claim_one(connection.pk, now=now))
     apply_results.apply(asked, now=now)
-    audit.record("connection.checked", connection, actor=actor)
+    audit.record(AuditAction.CONNECTION_CHECKED, connection, actor=actor)
     connection.refresh_from_db()
     for answer in (answer for one in asked for answer in (*(given for _, given in one.answers), one.held_back_by)):
         if isinstance(answer, UnreadableSecret):

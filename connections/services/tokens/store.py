@@ -15,6 +15,7 @@ from django.db import transaction
 from connections.fields import encrypt
 from connections.microsoft import token_endpoint
 from connections.models import Connection
+from connections.models.connections import status_columns
 
 # Every active connection is refreshed at least this often, so that a revocation is seen within the hour.
 MAX_REFRESH_INTERVAL = timedelta(hours=1)
@@ -67,13 +68,7 @@ def store_sign_in(
 def healthy_columns(now: datetime) -> dict[str, Any]:
     """Columns of a connection that is well and shows no trace of past trouble."""
     return {
-        "status": Connection.Status.ACTIVE,
-        "status_code": "",
-        "status_cause": "",
-        "status_action": "",
-        "status_who": "",
-        "status_reference": "",
-        "status_since": now,
+        **status_columns(Connection.Status.ACTIVE, since=now),
         "suspected_code": "",
         "suspected_at": None,
         "trouble_code": "",

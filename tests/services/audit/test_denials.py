@@ -10,6 +10,7 @@ from django.test import Client
 
 from connections import denial_logging
 from connections.models import AuditEvent, RepeatedDenial, User
+from connections.models.audit import AuditAction
 from connections.services.audit import denials, sealing, verification
 from tests import factories
 
@@ -20,7 +21,9 @@ NOW = datetime(2026, 11, 25, 12, 0, 30, tzinfo=UTC)
 
 def denied() -> list[dict[str, object]]:
     """The facts of every denial, in their order."""
-    return list(AuditEvent.objects.filter(action=denials.DENIED).order_by("pk").values_list("changes", flat=True))
+    return list(
+        AuditEvent.objects.filter(action=AuditAction.ACCESS_DENIED).order_by("pk").values_list("changes", flat=True)
+    )
 
 
 def note(actor: User, target_id: str = "7", *, seconds: int = 0) -> None:
@@ -41,7 +44,7 @@ def test_the_same_denial_within_a_minute_is_counted_and_not_multiplied(dave: Use
     assert denials.write_events(NOW + timedelta(seconds=60)) == 0
     assert denials.write_events(NOW + timedelta(minutes=2)) == 1
     assert denials.write_events(NOW + timedelta(minutes=2)) == 0
-    first, repeated = AuditEvent.objects.filter(action=denials.DENIED).order_by("pk")
+    first, repeated = AuditEvent.objects.filter(action=AuditAction.ACCESS_DENIED).order_by("pk")
     assert (repeated.changes["repeated"], repeated.changes["first_event"]) == (24, first.pk)
     assert {first.actor, repeated.actor} == {dave}
     assert {first.outcome, repeated.outcome} == {"denied"}
@@ -77,7 +80,7 @@ def test_a_page_that_refuses_records_who_tried_what(
     client = signed_in(carol)
     for _ in range(3):
         assert client.post(f"/connections/{connection.pk}/disable/").status_code == 403
-    event = AuditEvent.objects.get(action=denials.DENIED)
+    event = AuditEvent.objects.get(action=AuditAction.ACCESS_DENIED)
     assert (event.actor, event.target_type, event.target_id) == (carol, "Connection", str(connection.pk))
     assert event.target_name == "Invoices"
     assert event.changes["tried"] == "POST connection disable"
@@ -90,7 +93,7 @@ def test_a_route_of_the_api_that_refuses_records_the_key(bob: User) -> None:
     key, text = factories.make_key(bob, scopes=["connections:read"])
     answer = Client(headers={"Authorization": f"Bearer {text}"}).get(f"/api/v1/connections/{connection.pk}/token")
     assert answer.status_code == 403
-    event = AuditEvent.objects.get(action=denials.DENIED)
+    event = AuditEvent.objects.get(action=AuditAction.ACCESS_DENIED)
     assert (event.actor, event.target_id, event.changes["api_key"]) == (bob, str(connection.pk), key.name)
 
 

@@ -18,6 +18,7 @@ from django.db import connections as databases
 
 from connections import audit
 from connections.models import ApiKey, AuditEvent, AuditSeal, AuditVerification, Connection, TokenFetch, User
+from connections.models.audit import AuditAction
 from connections.services.api_keys import api_keys
 from connections.services.audit import sealing, serialization, verification, verification_checks
 from tests import audit_triggers, factories
@@ -117,7 +118,7 @@ def test_a_minute_of_token_hand_outs_is_sealed_when_it_is_over_and_then_never_ch
     api_keys.record_token_request(key, connection, address=None, now=NOW)
     assert list(TokenFetch.objects.order_by("pk").values_list("count", "seal")) == [(3, 1), (1, None)]
     assert sealing.seal_due(LATER) == 1
-    assert AuditSeal.objects.get(number=1).summary == {serialization.FETCHED: 3}
+    assert AuditSeal.objects.get(number=1).summary == {AuditAction.CONNECTION_TOKEN_FETCHED: 3}
     assert found() == []
 
 
