@@ -98,7 +98,7 @@ class BelongingsPage(Page):
     """What somebody owns: one page of connections, and what cannot be handed over with them."""
 
     items: list[MeaningOut]
-    authentication: list[WorkingKeyOut] = Field(description="Their keys that work, at most 100.")
+    keys: list[WorkingKeyOut] = Field(description="Their keys that work, at most 100.")
     service_accounts: list[PersonOut] = Field(description="Those they are responsible for, at most 50.")
 
 

@@ -67,7 +67,7 @@ class Row:
 
     connection: Connection
     forecast: expiry_forecast.Forecast | None
-    permission_drift: permission_drift.Drift
+    drift: permission_drift.Drift
     breaks_policy: bool
 
 

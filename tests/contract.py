@@ -1,0 +1,162 @@
+"""What others build on and no change may move by accident: addresses, the API, codes, audit actions, metrics, settings, commands.
+
+``python -m tests.with_temp_settings .venv/bin/python -m tests.contract > tests/contract.json`` writes it anew after a
+change that is meant; the diff then shows what whoever uses the portal must be told.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import django
+
+from tests.environment import ROOT
+
+SNAPSHOT = Path(__file__).with_name("contract.json")
+# Keys of a JSON Schema that say what is accepted or answered; the others (titles, descriptions, examples) may change.
+_SCHEMA_KEYS = ("type", "format", "enum", "const", "default", "minimum", "maximum", "minLength", "maxLength", "pattern",
+                "minItems", "maxItems", "additionalProperties", "nullable")  # fmt: skip
+
+
+def urls(patterns: list[Any], prefix: str = "") -> Iterator[str]:
+    for pattern in patterns:
+        route = prefix + str(pattern.pattern)
+        if hasattr(pattern, "url_patterns"):
+            yield from urls(pattern.url_patterns, route)
+        elif not route.startswith("admin/"):
+            yield route
+
+
+def shape(schema: Any, document: dict[str, Any], seen: tuple[str, ...] = ()) -> Any:
+    """A schema with its references put in place, so that names of classes do not matter."""
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        name = schema["$ref"].rsplit("/", 1)[-1]
+        if name == "Problem" and seen != ("",):
+            return {"again": "Problem"}  # of every route; it is written down once
+        return (
+            {"again": True} if name in seen else shape(document["components"]["schemas"][name], document, (*seen, name))
+        )
+    kept: dict[str, Any] = {key: schema[key] for key in _SCHEMA_KEYS if key in schema}
+    if "properties" in schema:
+        kept["properties"] = {name: shape(part, document, seen) for name, part in sorted(schema["properties"].items())}
+        kept["required"] = sorted(schema.get("required", []))
+    if "items" in schema:
+        kept["items"] = shape(schema["items"], document, seen)
+    for key in ("anyOf", "allOf", "oneOf"):
+        parts = [shape(part, document, seen) for part in schema.get(key, [])]
+        if len(parts) == 1:
+            kept.update(parts[0])
+        elif parts:
+            kept[key] = parts
+    return kept
+
+
+def operations(document: dict[str, Any]) -> dict[str, Any]:
+    found = {}
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            if method in ("parameters", "summary", "description"):
+                continue
+            found[f"{method.upper()} {path}"] = {
+                "id": operation.get("operationId"),
+                "parameters": sorted(
+                    [
+                        item["in"],
+                        item["name"],
+                        bool(item.get("required")),
+                        json.dumps(shape(item.get("schema"), document)),
+                    ]
+                    for item in (resolved(item, document) for item in operation.get("parameters", []))
+                ),
+                "body": content(operation.get("requestBody", {}), document),
+                "answers": {
+                    status: content(resolved(answer, document), document)
+                    for status, answer in operation["responses"].items()
+                },
+            }
+    return dict(sorted(found.items()))
+
+
+def resolved(part: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
+    """A parameter or response of the operation itself, or the shared one it points to."""
+    while "$ref" in part:
+        _, _, kind, name = part["$ref"].split("/")
+        part = document["components"][kind][name]
+    return part
+
+
+def content(part: dict[str, Any], document: dict[str, Any]) -> Any:
+    return {kind: shape(body.get("schema"), document) for kind, body in part.get("content", {}).items()}
+
+
+def codes() -> dict[str, list[int]]:
+    """Every problem code with the statuses it is answered with."""
+    from connections import errors
+
+    for module in ("connections.pipeline", "connections.api.urls"):
+        importlib.import_module(module)
+    found: dict[str, set[int]] = {}
+    waiting = [errors.PortalError]
+    while waiting:
+        error = waiting.pop()
+        waiting += error.__subclasses__()
+        if error.__module__.startswith("connections."):
+            found.setdefault(error.code, set()).add(error.status)
+    return {code: sorted(statuses) for code, statuses in sorted(found.items())}
+
+
+def metrics() -> list[str]:
+    """Names of metrics, read from the source: what they count takes a database."""
+    source = (ROOT / "connections/services/operations/health.py").read_text()
+    return sorted(set(re.findall(r'"(portal_[a-z_]+)"', source)))
+
+
+def settings() -> list[str]:
+    """Every environment variable that the portal reads."""
+    source = "".join((ROOT / name).read_text() for name in ("portal/settings.py", "portal/gunicorn.conf.py"))
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call) and node.args]
+    names = {call.args[0].value for call in calls if isinstance(call.args[0], ast.Constant)}
+    return sorted(name for name in names if isinstance(name, str) and re.fullmatch(r"[A-Z][A-Z0-9_]{3,}", name))
+
+
+def commands() -> list[str]:
+    return sorted(path.stem for path in (ROOT / "connections/management/commands").glob("[a-z]*.py"))
+
+
+def audit_actions() -> list[str]:
+    from connections.models.audit import AuditAction
+
+    return sorted(str(action) for action in AuditAction)
+
+
+def collect() -> dict[str, Any]:
+    """The whole contract as plain JSON values."""
+    from connections.api.urls import api
+
+    root = importlib.import_module("portal.urls")
+    document = json.loads(json.dumps(api.get_openapi_schema(path_prefix="/api/v1/")))
+    return {
+        "addresses": sorted(urls(root.urlpatterns)),
+        "problem": shape({"$ref": "#/components/schemas/Problem"}, document, ("",)),
+        "operations": operations(document),
+        "codes": codes(),
+        "audit_actions": audit_actions(),
+        "metrics": metrics(),
+        "settings": settings(),
+        "commands": commands(),
+    }
+
+
+if __name__ == "__main__":
+    django.setup()
+    json.dump(collect(), sys.stdout, indent=0, sort_keys=True)
+    sys.stdout.write("\n")

@@ -1,0 +1,17 @@
+"""What others build on stands still; tests/contract.py says how to change it on purpose."""
+
+import json
+
+import pytest
+
+from tests import contract
+
+
+@pytest.mark.parametrize(
+    "part", ["addresses", "problem", "operations", "codes", "audit_actions", "metrics", "settings", "commands"]
+)
+def test_nothing_that_others_build_on_has_moved(part: str) -> None:
+    expected = json.loads(contract.SNAPSHOT.read_text())[part]
+    found = json.loads(json.dumps(contract.collect()[part]))
+    assert found, "nothing was collected"
+    assert found == expected
