@@ -135,7 +135,7 @@ def measure(count: int) -> list[str]:
     alter(pk)
     began = time.monotonic()
     _, findings = verification.verify_read_only()
-    told = [(one.seal, one.what) for one in findings]
+    told = [(finding.seal, finding.what) for finding in findings]
     said(
         "verify, one altered",
         rows,

@@ -55,9 +55,9 @@ def sign_in(**kwargs: Any) -> list[CheckMessage]:
 def sign_in_directory(**kwargs: Any) -> list[CheckMessage]:
     """Microsoft sign-in is for one directory in a cloud that is known."""
     login = settings.LOGIN_MICROSOFT
-    found: list[CheckMessage] = []
+    check_messages: list[CheckMessage] = []
     if login["tenant"].lower() in SHARED_ENDPOINTS:
-        found.append(
+        check_messages.append(
             Error(
                 f"LOGIN_MICROSOFT_TENANT is {login['tenant']}, which lets anybody with a Microsoft account in. "
                 "Set the ID of your directory.",
@@ -66,10 +66,10 @@ def sign_in_directory(**kwargs: Any) -> list[CheckMessage]:
         )
     if login["tenant"] and login["environment"] not in clouds.CLOUDS:
         known = ", ".join(clouds.CLOUDS)
-        found.append(
+        check_messages.append(
             Error(
                 f"LOGIN_MICROSOFT_ENVIRONMENT is {login['environment']}; it must be one of {known}.",
                 id="connections.E004",
             )
         )
-    return found
+    return check_messages

@@ -24,7 +24,9 @@ def found(known: Iterable[str] = ()) -> list[str]:
     needles = [secret.encode() for secret in known if secret]
     traces = []
     for place, content in places():
-        hits = [match.group() for match in SHAPES.finditer(content)] + [one for one in needles if one in content]
+        hits = [match.group() for match in SHAPES.finditer(content)] + [
+            needle for needle in needles if needle in content
+        ]
         traces += [f"{place}: {hit[:12].decode()}..." for hit in dict.fromkeys(hits)]
     return traces
 

@@ -53,7 +53,7 @@ def test_microsoft_is_not_asked_inside_a_transaction(root: Client, sandbox: Cont
         inside.append(len(connection.savepoint_ids) - before)
         return token_endpoint.Directory(seed.CONTOSO, "")
 
-    monkeypatch.setattr(tenants.tokens, "discover", watch)
+    monkeypatch.setattr(tenants.token_endpoint, "discover", watch)
     root.post(url(Tenant, "add"), {"name": "C", "environment": "sandbox", "directory_id": "contoso.example"})
     assert inside == [0]
 

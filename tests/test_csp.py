@@ -188,8 +188,8 @@ def test_the_check_itself_finds_inline_things() -> None:
 
 def test_no_page_has_anything_inline(all_seen: list[Seen]) -> None:
     pages = [one for one in all_seen if one.html]
-    for one in pages:
-        assert_nothing_inline(one.html, one.where)
+    for page in pages:
+        assert_nothing_inline(page.html, page.where)
     assert len(pages) > 100
 
 
@@ -242,10 +242,10 @@ def test_what_people_typed_is_shown_as_text(contoso: full_dataset.World) -> None
         changes={bad: [bad, bad], "fact": bad},
     )
     contoso = replace(contoso, event=event)
-    for one in answers(contoso):
-        assert_nothing_inline(one.html, one.where)
-        assert "<script>alert" not in one.html, one.where
-        assert "14 }}" not in one.html, one.where
+    for answer in answers(contoso):
+        assert_nothing_inline(answer.html, answer.where)
+        assert "<script>alert" not in answer.html, answer.where
+        assert "14 }}" not in answer.html, answer.where
 
 
 def test_djangos_own_refusals_are_our_pages(contoso: full_dataset.World) -> None:

@@ -142,9 +142,9 @@ def test_dumps_leave_it_out(credential):
 
 
 def test_connections_leave_it_in_the_database_until_it_is_asked_for(db, django_assert_num_queries):
-    made = factories.make_connection(refresh_token=SECRET)
+    connection = factories.make_connection(refresh_token=SECRET)
     with django_assert_num_queries(1) as queries:
-        read = Connection.objects.select_related("app_registration").get(pk=made.pk)
+        read = Connection.objects.select_related("app_registration").get(pk=connection.pk)
     assert "token" not in queries.captured_queries[0]["sql"].partition("FROM")[0].replace("token_version", "")
     assert read.get_deferred_fields() >= {"refresh_token", "previous_refresh_token", "access_token"}
     assert read.refresh_token == SECRET

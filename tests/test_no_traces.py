@@ -47,7 +47,7 @@ def test_keeping_connections_alive_leaves_no_secret_in_clear(
 
 
 def test_the_search_itself_finds_what_is_planted(sandbox: Control) -> None:
-    made = factories.make_connection(status_reference=CANARY)
+    connection = factories.make_connection(status_reference=CANARY)
     client = redis.Redis.from_url(settings.REDIS_URL)
     client.lpush("planted", "eyJhbGciOiJub25lIn0.eyJub3RoaW5nIjoiaGVyZSJ9.x")
     log = settings.RUN_DIRECTORY / "logs" / "planted.log"
@@ -59,7 +59,7 @@ def test_the_search_itself_finds_what_is_planted(sandbox: Control) -> None:
         client.delete("planted")
         client.close()
         log.unlink()
-    assert made.status_reference == CANARY
+    assert connection.status_reference == CANARY
     expected = ["broker key b'planted'", "log planted.log"]
     expected += ["database dump", "database file"] if database.vendor == "sqlite" else ["table connections_connection"]
     for place in expected:

@@ -88,13 +88,13 @@ def _statements() -> dict[str, str]:
 
 def routes(patterns: list[Any], prefix: str = "") -> Iterator[str]:
     """Names of all URLs of the portal; the admin site is tested as a whole."""
-    for found in patterns:
-        if isinstance(found, URLResolver):
-            if found.namespace != "admin":
-                yield from routes(found.url_patterns, f"{found.namespace}:" if found.namespace else prefix)
-        elif isinstance(found, URLPattern):
-            assert found.name, f"{found.pattern} has no name"
-            yield f"{prefix}{found.name}"
+    for pattern in patterns:
+        if isinstance(pattern, URLResolver):
+            if pattern.namespace != "admin":
+                yield from routes(pattern.url_patterns, f"{pattern.namespace}:" if pattern.namespace else prefix)
+        elif isinstance(pattern, URLPattern):
+            assert pattern.name, f"{pattern.pattern} has no name"
+            yield f"{prefix}{pattern.name}"
 
 
 def test_every_url_has_a_row_for_get_and_for_post() -> None:
@@ -312,9 +312,14 @@ def test_a_form_does_not_choose_the_owner_or_the_status(contoso: full_dataset.Wo
     assert (changed.owner.username, changed.status, changed.scopes) == ("bob", "active", "Mail.Read offline_access")
     assert changed.app_registration_id == contoso.app.pk
     assert changed.refresh_token == full_dataset.REFRESH_TOKEN
-    made = Connection.objects.get(name="Another")
-    assert (made.owner.username, made.status, made.scopes, made.granted_scopes) == ("bob", "pending", "", "")
-    assert made.is_delegated
+    connection = Connection.objects.get(name="Another")
+    assert (connection.owner.username, connection.status, connection.scopes, connection.granted_scopes) == (
+        "bob",
+        "pending",
+        "",
+        "",
+    )
+    assert connection.is_delegated
 
 
 def test_a_member_makes_no_app_only_connection(contoso: full_dataset.World) -> None:

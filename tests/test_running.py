@@ -63,10 +63,10 @@ def test_the_cast_has_its_roles(alice, bob, carol, dave):
 
 
 def test_make_connection_makes_one_that_is_active_and_owned_by_bob(db):
-    made = factories.make_connection()
-    assert made.owner.username == "bob"
-    assert made.is_delegated
-    assert made.status == "active"
+    connection = factories.make_connection()
+    assert connection.owner.username == "bob"
+    assert connection.is_delegated
+    assert connection.status == "active"
 
 
 def test_the_sandbox_answers_and_counts(sandbox: Control, settings):

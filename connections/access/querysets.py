@@ -33,10 +33,10 @@ from connections.models.sharing import ShareQuerySet
 
 def visible_connections(user: User) -> QuerySet[Connection]:
     """Connections this person may know about: their own and shared ones; all for IT admins and auditors."""
-    found = Connection.objects.select_related("app_registration__tenant", "owner")
+    connections = Connection.objects.select_related("app_registration__tenant", "owner")
     if person(user).oversees:
-        return found
-    return found.filter(Q(owner=user) | Q(Exists(shares_with(user).filter(connection=OuterRef("pk")))))
+        return connections
+    return connections.filter(Q(owner=user) | Q(Exists(shares_with(user).filter(connection=OuterRef("pk")))))
 
 
 def shares_with(user: User) -> ShareQuerySet:
@@ -76,8 +76,8 @@ def accounts() -> QuerySet[User]:
 
 def visible_service_accounts(user: User) -> QuerySet[User]:
     """Service accounts: all for IT admins and auditors; for others those they are responsible for."""
-    found = User.objects.filter(kind=User.Kind.SERVICE).select_related("responsible")
-    return found if person(user).oversees else found.filter(responsible=user)
+    people = User.objects.filter(kind=User.Kind.SERVICE).select_related("responsible")
+    return people if person(user).oversees else people.filter(responsible=user)
 
 
 def possible_owners() -> QuerySet[User]:
@@ -114,11 +114,11 @@ def visible_events(user: User) -> QuerySet[AuditEvent]:
 
 def visible_incidents(user: User) -> QuerySet[Incident]:
     """Incidents: all for IT admins and auditors; for others those that hit connections they may use, and outages."""
-    found = Incident.objects.select_related("app_registration", "assignee", "mailbox", "tenant")
+    incidents = Incident.objects.select_related("app_registration", "assignee", "mailbox", "tenant")
     if person(user).oversees:
-        return found
+        return incidents
     mine = visible_affected(user).values("incident")
-    others = found.exclude(kind=Incident.Kind.LEAVER)  # who has left is told to IT admins and auditors
+    others = incidents.exclude(kind=Incident.Kind.LEAVER)  # who has left is told to IT admins and auditors
     return others.filter(Q(pk__in=mine) | Q(assignee=user) | Q(kind=Incident.Kind.OUTAGE))
 
 
@@ -185,8 +185,8 @@ def it_admins() -> QuerySet[User]:
 
 def visible_channels(user: User) -> QuerySet[AlertChannel]:
     """The organisation's alert channels, without their secrets: for those who manage them."""
-    found = AlertChannel.objects.defer("url", "signing_secret")
-    return found if person(user).is_admin else found.none()
+    channels = AlertChannel.objects.defer("url", "signing_secret")
+    return channels if person(user).is_admin else channels.none()
 
 
 def visible_fetches(user: User) -> QuerySet[TokenFetch]:
@@ -206,7 +206,7 @@ def history_of(user: User, target: models.Model) -> QuerySet[AuditEvent]:
 
 def visible_keys(user: User) -> QuerySet[ApiKey]:
     """API keys: one's own and those of service accounts one is responsible for; all for IT admins and auditors."""
-    found = ApiKey.objects.select_related("owner")
+    keys = ApiKey.objects.select_related("owner")
     if person(user).oversees:
-        return found
-    return found.filter(Q(owner=user) | Q(owner__responsible=user))
+        return keys
+    return keys.filter(Q(owner=user) | Q(owner__responsible=user))

@@ -58,10 +58,10 @@ def signed_in(user: Any) -> User:
 def person(user: User | AnonymousUser) -> Person:
     """The Person behind a user; kept on the user object so that roles are read once."""
     user = signed_in(user)
-    found: Person | None = user.__dict__.get("_portal_person")
-    if found is None:
-        found = user.__dict__["_portal_person"] = Person(user)
-    return found
+    person: Person | None = user.__dict__.get("_portal_person")
+    if person is None:
+        person = user.__dict__["_portal_person"] = Person(user)
+    return person
 
 
 def require(allowed: bool, *, cause: str = "", action: str = "") -> None:

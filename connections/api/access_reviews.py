@@ -237,10 +237,13 @@ def answer_review(request: HttpRequest, review_id: int, entry: AnswersIn) -> Any
     review = _found(key, review_id)
     mine = querysets.review_items_of(key.owner).filter(review=review)
     roles.require(mine.exists(), cause="Nothing in this review is yours to answer.", action="Its owners answer it.")
-    twice = [number for number, times in Counter(one.item_id for one in entry.answers).items() if times > 1]
+    twice = [number for number, times in Counter(answer.item_id for answer in entry.answers).items() if times > 1]
     if twice:
         raise InvalidInput(f"There are two answers for item {twice[0]}.", field="answers")
-    answers = {one.item_id: access_reviews.Answer(one.decision, " ".join(one.note.split())) for one in entry.answers}
+    answers = {
+        answer.item_id: access_reviews.Answer(answer.decision, " ".join(answer.note.split()))
+        for answer in entry.answers
+    }
     done = access_reviews.answer(review, answers, actor=key.owner, now=timezone.now())
     return {"confirmed": done.confirmed, "removed": done.removed, "passed_over": done.passed_over}
 

@@ -286,15 +286,15 @@ def retire_credential(request: HttpRequest, app_id: int, credential_id: int) -> 
 
 def _managed(request: HttpRequest, app_id: int) -> tuple[ApiKey, AppRegistration]:
     key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
-    found = get_object_or_404(querysets.visible_app_registrations(key.owner), pk=app_id)
+    app_registration = get_object_or_404(querysets.visible_app_registrations(key.owner), pk=app_id)
     key_scoping.manage_registry(key)
-    return key, found
+    return key, app_registration
 
 
 def _told(response: HttpResponse, key: ApiKey, app_id: int) -> dict[str, Any]:
-    found = get_object_or_404(querysets.visible_app_registrations(key.owner), pk=app_id)
-    etags.tag(response, found, COLUMNS)
-    return describe(found, key)
+    app_registration = get_object_or_404(querysets.visible_app_registrations(key.owner), pk=app_id)
+    etags.tag(response, app_registration, COLUMNS)
+    return describe(app_registration, key)
 
 
 def _live(app: AppRegistration) -> Any:

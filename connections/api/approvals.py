@@ -172,21 +172,21 @@ def _found(key: ApiKey, approval_id: int) -> Approval:
     return get_object_or_404(key_scoping.approvals(key), pk=approval_id)
 
 
-def describe(asked: Approval) -> dict[str, Any]:
+def describe(approval: Approval) -> dict[str, Any]:
     """A request as ApprovalOut."""
     columns = ("state", "connection_id", "connection_name", "authentication_type", "capabilities", "permissions")
-    shown = {name: getattr(asked, name) for name in (*columns, "reason", "decided_at")}
+    shown = {name: getattr(approval, name) for name in (*columns, "reason", "decided_at")}
     return {
-        "id": asked.pk,
+        "id": approval.pk,
         **shown,
-        "app_registration": asked.app_name,
-        "extra_scopes": asked.extra_scopes.split(),
-        "capabilities_before": None if asked.before is None else asked.before.get("capabilities", []),
-        "rules": asked.reasons,
-        "requester": asked.requested_by_name,
-        "requester_id": asked.requested_by_id,
-        "asked_at": asked.requested_at,
-        "decided_by": asked.decided_by_name,
-        "answer": asked.decision_reason,
-        "link": page_link("approval", asked.pk),
+        "app_registration": approval.app_name,
+        "extra_scopes": approval.extra_scopes.split(),
+        "capabilities_before": None if approval.before is None else approval.before.get("capabilities", []),
+        "rules": approval.reasons,
+        "requester": approval.requested_by_name,
+        "requester_id": approval.requested_by_id,
+        "asked_at": approval.requested_at,
+        "decided_by": approval.decided_by_name,
+        "answer": approval.decision_reason,
+        "link": page_link("approval", approval.pk),
     }

@@ -59,8 +59,8 @@ def _count_call(request: HttpRequest, key: ApiKey, now: datetime) -> None:
 
 def rate_limit_state(request: HttpRequest) -> rate_limit.RateLimitState | None:
     """Where the calling key stands within its limit; None if it has none, or nobody has shown a key."""
-    found: rate_limit.RateLimitState | None = request.META.get(_STANDING)
-    return found
+    rate_limit_state: rate_limit.RateLimitState | None = request.META.get(_STANDING)
+    return rate_limit_state
 
 
 def require_scope(request: HttpRequest, scope: str) -> ApiKey:

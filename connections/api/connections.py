@@ -293,8 +293,8 @@ def _registered(app: AppRegistration, addresses: list[str], actor: User) -> list
     ]
 
 
-def _link(made: Connection, actor: User) -> dict[str, Any] | None:
+def _link(connection: Connection, actor: User) -> dict[str, Any] | None:
     try:
-        return made_link(*sign_in_links.create(made, actor=actor, now=timezone.now()))
+        return made_link(*sign_in_links.create(connection, actor=actor, now=timezone.now()))
     except ApprovalNeeded:
         return None

@@ -127,8 +127,8 @@ def read_consent_request(request: HttpRequest, request_id: int) -> Any:
 def approve_consent_request(request: HttpRequest, request_id: int) -> Any:
     """Approve it, and with it all that ask for the same. Somebody who may grant consent then follows the link."""
     key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
-    found = get_object_or_404(querysets.visible_consent_requests(key.owner), pk=request_id)
-    current, url = requests.approve(found, actor=key.owner, now=timezone.now())
+    consent_request = get_object_or_404(querysets.visible_consent_requests(key.owner), pk=request_id)
+    current, url = requests.approve(consent_request, actor=key.owner, now=timezone.now())
     return describe(current) | {"consent_link": url}
 
 
@@ -141,27 +141,27 @@ def approve_consent_request(request: HttpRequest, request_id: int) -> Any:
 def decline_consent_request(request: HttpRequest, request_id: int, entry: Declined) -> Any:
     """Say no, with a reason that the requester reads."""
     key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
-    found = get_object_or_404(querysets.visible_consent_requests(key.owner), pk=request_id)
+    consent_request = get_object_or_404(querysets.visible_consent_requests(key.owner), pk=request_id)
     current = requests.decline(
-        found,
+        consent_request,
         reason=entry.reason,
         and_same=entry.and_same,
-        seen=entry.seen or found.state,
+        seen=entry.seen or consent_request.state,
         actor=key.owner,
         now=timezone.now(),
     )
     return describe(current)
 
 
-def describe(asked: ConsentRequest) -> dict[str, Any]:
+def describe(consent_request: ConsentRequest) -> dict[str, Any]:
     """A request as ConsentRequestOut."""
     columns = ("state", "connection_id", "connection_name", "app_registration_id", "directory_id", "reason", "asked_at")
-    shown = {name: getattr(asked, name) for name in (*columns, "decided_at", "answer", "closed_at")}
+    shown = {name: getattr(consent_request, name) for name in (*columns, "decided_at", "answer", "closed_at")}
     return {
-        "id": asked.pk,
+        "id": consent_request.pk,
         **shown,
-        "permissions": list(asked.permission_names),
-        "requester": asked.requester_name,
-        "decided_by": asked.decided_by_name,
-        "link": page_link("consent_request", asked.pk),
+        "permissions": list(consent_request.permission_names),
+        "requester": consent_request.requester_name,
+        "decided_by": consent_request.decided_by_name,
+        "link": page_link("consent_request", consent_request.pk),
     }

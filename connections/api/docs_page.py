@@ -105,8 +105,8 @@ def _operation(document: dict[str, Any], method: str, path: str, told: dict[str,
         _kind(body.get("schema", {})),
         _fields(_resolved(document, body.get("schema", {}))),
         _curl(method, path, body.get("example")),
-        [one for one in answers if one.status.startswith("2")],
-        [one for one in answers if not one.status.startswith("2")],
+        [answer for answer in answers if answer.status.startswith("2")],
+        [answer for answer in answers if not answer.status.startswith("2")],
     )
 
 

@@ -94,8 +94,8 @@ def list_incidents(request: HttpRequest, wanted: Query[IncidentsWanted]) -> Any:
 def read_incident(request: HttpRequest, incident_id: int) -> Any:
     """One incident: cause, who must act, and what it hits."""
     key = authentication.require_scope(request, Scope.CONNECTIONS_READ)
-    found = get_object_or_404(key_scoping.incidents(key), pk=incident_id)
-    hit = _visible(key).filter(incident=found).order_by("healed_at", "connection_name", "pk")
+    incident = get_object_or_404(key_scoping.incidents(key), pk=incident_id)
+    hit = _visible(key).filter(incident=incident).order_by("healed_at", "connection_name", "pk")
     affected = [
         {
             "connection_id": row.connection_id,
@@ -106,14 +106,14 @@ def read_incident(request: HttpRequest, incident_id: int) -> Any:
         }
         for row in hit[:MOST_NAMED]
     ]
-    return describe(found) | {"affected": affected}
+    return describe(incident) | {"affected": affected}
 
 
 def _visible(key: Any) -> Any:
-    found = querysets.visible_affected(key.owner)
+    affected = querysets.visible_affected(key.owner)
     if key.only_chosen:
-        return found.filter(connection__in=authentication.visible_connections(key).order_by().values("pk"))
-    return found if key.owner else AffectedConnection.objects.none()
+        return affected.filter(connection__in=authentication.visible_connections(key).order_by().values("pk"))
+    return affected if key.owner else AffectedConnection.objects.none()
 
 
 def describe(incident: Incident) -> dict[str, Any]:

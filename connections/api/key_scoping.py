@@ -45,34 +45,36 @@ def manage_registry(key: ApiKey) -> None:
 
 def mailboxes(key: ApiKey) -> QuerySet[SharedMailbox]:
     """Shared mailboxes; for a key of chosen connections those that are attached to one of them."""
-    found = querysets.visible_mailboxes(key.owner)
+    mailboxes = querysets.visible_mailboxes(key.owner)
     if not key.only_chosen:
-        return found
-    return found.filter(pk__in=_chosen(key).filter(mailbox_accesses__isnull=False).values("mailbox_accesses__mailbox"))
+        return mailboxes
+    return mailboxes.filter(
+        pk__in=_chosen(key).filter(mailbox_accesses__isnull=False).values("mailbox_accesses__mailbox")
+    )
 
 
 def incidents(key: ApiKey) -> QuerySet[Incident]:
     """Incidents; for a key of chosen connections those that hit one of them, and outages."""
-    found = querysets.visible_incidents(key.owner)
+    incidents = querysets.visible_incidents(key.owner)
     if not key.only_chosen:
-        return found
+        return incidents
     hit = querysets.visible_affected(key.owner).filter(connection__in=_chosen(key).values("pk")).values("incident")
-    return found.filter(Q(pk__in=hit) | Q(kind=Incident.Kind.OUTAGE))
+    return incidents.filter(Q(pk__in=hit) | Q(kind=Incident.Kind.OUTAGE))
 
 
 def approvals(key: ApiKey) -> QuerySet[Approval]:
     """Requests for approval; for a key of chosen connections those about one of them."""
-    found = querysets.visible_approvals(key.owner)
-    return found.filter(connection__in=_chosen(key).values("pk")) if key.only_chosen else found
+    approvals = querysets.visible_approvals(key.owner)
+    return approvals.filter(connection__in=_chosen(key).values("pk")) if key.only_chosen else approvals
 
 
 def events(key: ApiKey) -> QuerySet[AuditEvent]:
     """The audit trail; for a key of chosen connections what happened to them."""
-    found = querysets.visible_events(key.owner)
+    events = querysets.visible_events(key.owner)
     if not key.only_chosen:
-        return found
+        return events
     numbers = [str(pk) for pk in _chosen(key).values_list("pk", flat=True)]
-    return found.filter(target_type="Connection", target_id__in=numbers)
+    return events.filter(target_type="Connection", target_id__in=numbers)
 
 
 def _chosen(key: ApiKey) -> QuerySet[Connection]:

@@ -142,8 +142,8 @@ def read_mailbox(request: HttpRequest, response: HttpResponse, mailbox_id: int) 
 def change_mailbox(request: HttpRequest, response: HttpResponse, mailbox_id: int, entry: MailboxChanges) -> Any:
     """Correct its address or name."""
     key = key_scoping.unlimited(request, Scope.CONNECTIONS_WRITE)
-    found = get_object_or_404(key_scoping.mailboxes(key), pk=mailbox_id)
-    with etags.lock_matching(request, found, COLUMNS) as current:
+    mailbox = get_object_or_404(key_scoping.mailboxes(key), pk=mailbox_id)
+    with etags.lock_matching(request, mailbox, COLUMNS) as current:
         values = entry.over(address=current.address, display_name=current.display_name)
         mailboxes.change(current, **values, actor=key.owner)
     return _told(response, key, current)
@@ -157,8 +157,8 @@ def change_mailbox(request: HttpRequest, response: HttpResponse, mailbox_id: int
 def remove_mailbox(request: HttpRequest, mailbox_id: int) -> Any:
     """Forget a mailbox that is attached to no connection."""
     key = key_scoping.unlimited(request, Scope.CONNECTIONS_WRITE)
-    found = get_object_or_404(key_scoping.mailboxes(key), pk=mailbox_id)
-    with etags.lock_matching(request, found, COLUMNS) as current:
+    mailbox = get_object_or_404(key_scoping.mailboxes(key), pk=mailbox_id)
+    with etags.lock_matching(request, mailbox, COLUMNS) as current:
         mailboxes.remove(current, actor=key.owner)
     return Status(204, None)
 

@@ -210,10 +210,10 @@ def read_belongings(request: HttpRequest, person_id: int, wanted: Query[PageQuer
         "items": _meaning([one["row"] for one in found["items"]]),
         "next": found["next"],
         "keys": [
-            {"id": one.key.pk, "name": one.key.name, "fetched": list(one.fetched)}
-            for one in usage.working_keys(leaver, now=timezone.now())
+            {"id": working_key.key.pk, "name": working_key.key.name, "fetched": list(working_key.fetched)}
+            for working_key in usage.working_keys(leaver, now=timezone.now())
         ],
-        "service_accounts": [describe_person(one) for one in accounts],
+        "service_accounts": [describe_person(account) for account in accounts],
     }
 
 
@@ -274,20 +274,20 @@ def _chosen(entry: NewOwner, people: QuerySet[User]) -> User:
 
 
 def _meaning(connections: list[Connection]) -> list[dict[str, Any]]:
-    used = usage.usage_of([one.pk for one in connections], now=timezone.now())
+    used = usage.usage_of([connection.pk for connection in connections], now=timezone.now())
     return [
         {
-            "connection_id": one.pk,
-            "connection_name": one.name,
-            "owner": str(one.owner),
-            "owner_id": one.owner_id,
-            "needs_sign_in": one.is_delegated,
-            "can_keep_grant": one.is_delegated and ownership_transfer.can_keep_tokens(one),
-            "shares": list(used[one.pk].shares),
-            "keys_that_stop": [_describe_use(use) for use in used[one.pk].keys_of(one.owner_id)],
-            "keys_that_go_on": [_describe_use(use) for use in used[one.pk].keys_of_others(one.owner_id)],
+            "connection_id": connection.pk,
+            "connection_name": connection.name,
+            "owner": str(connection.owner),
+            "owner_id": connection.owner_id,
+            "needs_sign_in": connection.is_delegated,
+            "can_keep_grant": connection.is_delegated and ownership_transfer.can_keep_tokens(connection),
+            "shares": list(used[connection.pk].shares),
+            "keys_that_stop": [_describe_use(use) for use in used[connection.pk].keys_of(connection.owner_id)],
+            "keys_that_go_on": [_describe_use(use) for use in used[connection.pk].keys_of_others(connection.owner_id)],
         }
-        for one in connections
+        for connection in connections
     ]
 
 
@@ -311,18 +311,18 @@ def _refused(connection: Connection, error: PortalError) -> dict[str, Any]:
     }
 
 
-def describe(made: HandOver, connection: Connection) -> dict[str, Any]:
+def describe(transfer: HandOver, connection: Connection) -> dict[str, Any]:
     """A hand-over of ``connection`` as HandOverOut."""
     return {
-        "id": made.pk,
+        "id": transfer.pk,
         "connection_id": connection.pk,
         "connection_name": connection.name,
-        "from_owner": made.from_name,
-        "from_owner_id": made.from_owner_id,
-        "to_owner": made.to_name,
-        "to_owner_id": made.to_owner_id,
-        "at": made.at,
-        "keeps_grant": made.keeps_grant,
-        "completed_at": made.completed_at,
+        "from_owner": transfer.from_name,
+        "from_owner_id": transfer.from_owner_id,
+        "to_owner": transfer.to_name,
+        "to_owner_id": transfer.to_owner_id,
+        "at": transfer.at,
+        "keeps_grant": transfer.keeps_grant,
+        "completed_at": transfer.completed_at,
         "link": page_link("connection", connection.pk),
     }

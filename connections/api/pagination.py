@@ -35,7 +35,7 @@ class Page(Schema):
 
 def page(
     queryset: QuerySet[M],
-    asked: PageQuery,
+    page_query: PageQuery,
     *,
     describe: Callable[[M], dict[str, Any]],
     order: Sequence[str] = ("pk",),
@@ -45,14 +45,14 @@ def page(
 
     ``keep`` sorts out what the database cannot; such pages are shorter, and only a missing ``next`` is the end.
     """
-    key = keyset.decode(asked.after, queryset.model, order)
-    if asked.after and key is None:
+    key = keyset.decode(page_query.after, queryset.model, order)
+    if page_query.after and key is None:
         raise InvalidInput("This is no cursor of this list.", action="Start again without it.", field="after")
-    rows = keyset.page_rows(queryset, order, asked.limit, key=key)
-    items = rows[: asked.limit]
+    rows = keyset.page_rows(queryset, order, page_query.limit, key=key)
+    items = rows[: page_query.limit]
     return {
         "items": [describe(row) for row in items if keep is None or keep(row)],
-        "next": keyset.encode(items[-1], order) if len(rows) > asked.limit else None,
+        "next": keyset.encode(items[-1], order) if len(rows) > page_query.limit else None,
     }
 
 

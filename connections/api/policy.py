@@ -135,9 +135,9 @@ def read_policy_violations(request: HttpRequest, wanted: Query[ViolationsWanted]
     )
     found = violations.impact(evaluate.load_policies(), now=timezone.now(), keep=wanted.limit)
     return {
-        "connections": [_describe_connection(one) for one in found.connections],
+        "connections": [_describe_connection(connection) for connection in found.connections],
         "connection_count": found.connection_count,
-        "shares": [_describe_share(one) for one in found.shares],
+        "shares": [_describe_share(share) for share in found.shares],
         "share_count": found.share_count,
     }
 

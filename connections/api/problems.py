@@ -98,7 +98,7 @@ def _known(request: HttpRequest, error: Any) -> HttpResponse:
 
 def _invalid(request: HttpRequest, error: Any) -> HttpResponse:
     errors = [FieldError(field=_name(one["loc"]), message=_sentence(one)) for one in error.errors[:MOST_ERRORS]]
-    found = "; ".join(f"{one.field}: {one.message}" if one.field else one.message for one in errors)
+    found = "; ".join(f"{error.field}: {error.message}" if error.field else error.message for error in errors)
     return problem(422, "invalid_input", "A parameter cannot be used.", found[:500], errors=errors)
 
 

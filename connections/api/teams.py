@@ -94,8 +94,8 @@ def list_people(request: HttpRequest, wanted: Query[Found]) -> Any:
 def list_teams(request: HttpRequest, wanted: Query[Found]) -> Any:
     """Teams in the order of their names."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
-    found = querysets.visible_teams(key.owner).filter(matching(wanted.q, "name"))
-    return page(_counted(found), wanted, describe=describe, order=("name", "pk"))
+    teams = querysets.visible_teams(key.owner).filter(matching(wanted.q, "name"))
+    return page(_counted(teams), wanted, describe=describe, order=("name", "pk"))
 
 
 @router.post("/teams", response={201: TeamOut} | problems.responses(*problems.CREATING), summary="Make a team")

@@ -100,9 +100,9 @@ def add_tenant(request: HttpRequest, response: HttpResponse, entry: TenantIn) ->
 def read_tenant(request: HttpRequest, response: HttpResponse, tenant_id: int) -> Any:
     """One tenant."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
-    found = get_object_or_404(querysets.visible_tenants(key.owner), pk=tenant_id)
-    etags.tag(response, found, COLUMNS)
-    return describe(found, key)
+    tenant = get_object_or_404(querysets.visible_tenants(key.owner), pk=tenant_id)
+    etags.tag(response, tenant, COLUMNS)
+    return describe(tenant, key)
 
 
 @router.patch(
@@ -113,18 +113,18 @@ def read_tenant(request: HttpRequest, response: HttpResponse, tenant_id: int) ->
 def change_tenant(request: HttpRequest, response: HttpResponse, tenant_id: int, entry: TenantChanges) -> Any:
     """Rename it, or point it to another directory while nothing uses it."""
     key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
-    found = get_object_or_404(querysets.visible_tenants(key.owner), pk=tenant_id)
+    tenant = get_object_or_404(querysets.visible_tenants(key.owner), pk=tenant_id)
     key_scoping.manage_registry(key)
-    etags.require_match(request, found, COLUMNS)
+    etags.require_match(request, tenant, COLUMNS)
     tenants.change(  # asks Microsoft, so that it locks the row by itself, after that
-        found,
-        **entry.over(name=found.name, environment=found.environment, directory_id=found.directory_id),
+        tenant,
+        **entry.over(name=tenant.name, environment=tenant.environment, directory_id=tenant.directory_id),
         actor=key.owner,
         still=lambda current: etags.require_match(request, current, COLUMNS),
     )
-    found.refresh_from_db()
-    etags.tag(response, found, COLUMNS)
-    return describe(found, key)
+    tenant.refresh_from_db()
+    etags.tag(response, tenant, COLUMNS)
+    return describe(tenant, key)
 
 
 @router.delete(
@@ -133,9 +133,9 @@ def change_tenant(request: HttpRequest, response: HttpResponse, tenant_id: int, 
 def remove_tenant(request: HttpRequest, tenant_id: int) -> Any:
     """Forget a tenant that nothing uses."""
     key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
-    found = get_object_or_404(querysets.visible_tenants(key.owner), pk=tenant_id)
+    tenant = get_object_or_404(querysets.visible_tenants(key.owner), pk=tenant_id)
     key_scoping.manage_registry(key)
-    with etags.lock_matching(request, found, COLUMNS) as current:
+    with etags.lock_matching(request, tenant, COLUMNS) as current:
         tenants.remove(current, actor=key.owner)
     return Status(204, None)
 
@@ -149,11 +149,11 @@ def remove_tenant(request: HttpRequest, tenant_id: int) -> Any:
 def look_up_tenant(request: HttpRequest, response: HttpResponse, tenant_id: int) -> Any:
     """Ask Microsoft for the directory's ID again."""
     key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
-    found = get_object_or_404(querysets.visible_tenants(key.owner), pk=tenant_id)
+    tenant = get_object_or_404(querysets.visible_tenants(key.owner), pk=tenant_id)
     key_scoping.manage_registry(key)
-    tenants.update_from_microsoft(found, actor=key.owner)
-    etags.tag(response, found, COLUMNS)
-    return describe(found, key)
+    tenants.update_from_microsoft(tenant, actor=key.owner)
+    etags.tag(response, tenant, COLUMNS)
+    return describe(tenant, key)
 
 
 def describe(tenant: Tenant, key: ApiKey) -> dict[str, Any]:

@@ -37,8 +37,8 @@ class ReviewForm(forms.Form):
 
     def __init__(self, *args: Any, apps: QuerySet[AppRegistration], tenants: QuerySet[Tenant], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._apps = {f"app:{one.pk}": one for one in apps}
-        self._tenants = {f"tenant:{one.pk}": one for one in tenants}
+        self._apps = {f"app:{app.pk}": app for app in apps}
+        self._tenants = {f"tenant:{tenant.pk}": tenant for tenant in tenants}
         self.fields["covers"].choices = [  # type: ignore[attr-defined]
             ("all", "All shares"),
             ("Connections of a tenant", [(key, one.name) for key, one in self._tenants.items()]),

@@ -46,8 +46,8 @@ class ShareForm(forms.Form):
         super().__init__(*args, **kwargs)
         if longest_days is not None:
             self._limit(longest_days)
-        self._people = {f"person:{one.pk}": one for one in people}
-        self._teams = {f"team:{one.pk}": one for one in teams}
+        self._people = {f"person:{person.pk}": person for person in people}
+        self._teams = {f"team:{team.pk}": team for team in teams}
         field = self.fields["whom"]
         field.choices = [  # type: ignore[attr-defined]
             ("", "Choose a person or a team"),

@@ -39,10 +39,10 @@ def find_actor(username: str) -> User | None:
     """The person in whose name the audit trail records it; None for nobody in particular."""
     if not username:
         return None
-    found = User.objects.filter(username=username, is_active=True).first()
-    if found is None:
+    person = User.objects.filter(username=username, is_active=True).first()
+    if person is None:
         raise CommandError(f"There is no active person with the user name {username}.")
-    return found
+    return person
 
 
 def find_tenant(name: str) -> Tenant:

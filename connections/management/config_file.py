@@ -92,7 +92,7 @@ def _entries(
     part = fields.take(section)
     if part is None:
         return None
-    found: list[E] = []
+    entries: list[E] = []
     keys: set[object] = set()
     names: set[str] = set()
     for item in part.items(f"This {what}"):
@@ -104,8 +104,8 @@ def _entries(
             raise item.wrong(f"This {what} stands in the file twice.")
         keys.add(known_by(made))
         names.add(name)
-        found.append(made)
-    return tuple(found)
+        entries.append(made)
+    return tuple(entries)
 
 
 # --- Values ---------------------------------------------------------------------------------------

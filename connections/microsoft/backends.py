@@ -66,8 +66,8 @@ class _Microsoft(AzureADV2TenantOAuth2):
     @property
     def client(self) -> SignInClient:
         """The client of this conversation, as the strategy knows it."""
-        found: SignInClient = self.strategy.sign_in_client(self)
-        return found
+        sign_in_client: SignInClient = self.strategy.sign_in_client(self)
+        return sign_in_client
 
     @property
     def cloud(self) -> Cloud:

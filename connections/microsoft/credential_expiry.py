@@ -77,10 +77,13 @@ def _listing(text: str) -> CredentialList:
         answer = json.loads(text)
         secrets, certificates = answer["passwordCredentials"], answer["keyCredentials"]
         return CredentialList(
-            tuple(ListedCredential(_moment(one["endDateTime"]), hint=str(one.get("hint") or "")) for one in secrets),
             tuple(
-                ListedCredential(_moment(one["endDateTime"]), thumbprints=frozenset(_thumbprints(one)))
-                for one in certificates
+                ListedCredential(_moment(secret["endDateTime"]), hint=str(secret.get("hint") or ""))
+                for secret in secrets
+            ),
+            tuple(
+                ListedCredential(_moment(certificate["endDateTime"]), thumbprints=frozenset(_thumbprints(certificate)))
+                for certificate in certificates
             ),
         )
     except (ValueError, KeyError, TypeError, AttributeError):

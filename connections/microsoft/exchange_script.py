@@ -141,7 +141,9 @@ def one_line(text: str) -> str:
 
 def _filter(addresses: Sequence[str]) -> str:
     """An OPATH filter, in which a quotation mark inside a value is doubled (Microsoft: New-ManagementScope)."""
-    return " -or ".join("PrimarySmtpAddress -eq '" + one_line(one).replace("'", "''") + "'" for one in addresses)
+    return " -or ".join(
+        "PrimarySmtpAddress -eq '" + one_line(address).replace("'", "''") + "'" for address in addresses
+    )
 
 
 # --- Connecting -----------------------------------------------------------------------------------
@@ -212,7 +214,7 @@ def _grant(plan: ApplicationPlan) -> str:
             _check_addresses(plan.addresses),
             _register(plan),
             *(_scope(name, few) for name, few in scopes),
-            *(_assignment(*one) for one in assignments),
+            *(_assignment(*assignment) for assignment in assignments),
             _tidy(plan, *wanted),
         ]
     )

@@ -204,7 +204,7 @@ def configure(*, timeout: float, ca_bundle: str = "", in_flight: int = 50) -> No
 
 def client() -> Client:
     """The current thread's client; made on first use and kept, so its connections stay open."""
-    found: Client | None = getattr(_local, "client", None)
-    if found is None:
-        found = _local.client = Client(**_configuration)
-    return found
+    client: Client | None = getattr(_local, "client", None)
+    if client is None:
+        client = _local.client = Client(**_configuration)
+    return client

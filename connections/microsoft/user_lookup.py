@@ -97,7 +97,7 @@ def _listed(response: http.Response[str]) -> dict[str, AccountState]:
     people = content.get("value")
     if not isinstance(people, list):
         raise MicrosoftUnavailable(UNREADABLE)
-    return {str(one.get("id", "")).lower(): _standing(one) for one in people if isinstance(one, dict)}
+    return {str(person.get("id", "")).lower(): _standing(person) for person in people if isinstance(person, dict)}
 
 
 def _alone(response: http.Response[str]) -> AccountState | None:

@@ -20,11 +20,17 @@ _COLOURS = {"broken": "#b42318", "ok": "#1a7f37", "warning": "#9a6700", "info": 
 
 
 def incident_email(
-    found: AlertText, *, to: str, message_id: str, thread: str, portal_url: str
+    alert_text: AlertText, *, to: str, message_id: str, thread: str, portal_url: str
 ) -> EmailMultiAlternatives:
     """The e-mail about one alert. ``thread`` names what it is about, or is empty."""
     return _mail(
-        "one", {"alert": found, "colour": _COLOURS[found.tone]}, found.subject, to, message_id, thread, portal_url
+        "one",
+        {"alert": alert_text, "colour": _COLOURS[alert_text.tone]},
+        alert_text.subject,
+        to,
+        message_id,
+        thread,
+        portal_url,
     )
 
 
@@ -32,11 +38,11 @@ def digest_email(
     subject: str, alerts: list[AlertText], *, to: str, message_ids: list[str], portal_url: str
 ) -> EmailMultiAlternatives:
     """One e-mail about several alerts to the same address."""
-    about_incidents = any(found.url.startswith(f"{portal_url}/incidents/") for found in alerts)
+    about_incidents = any(alert.url.startswith(f"{portal_url}/incidents/") for alert in alerts)
     digest = hashlib.sha256(" ".join(message_ids).encode()).hexdigest()[:32]
     context = {
         "subject": subject,
-        "alerts": [(found, _COLOURS[found.tone]) for found in alerts[:SHOWN]],
+        "alerts": [(alert, _COLOURS[alert.tone]) for alert in alerts[:SHOWN]],
         "more": len(alerts) - SHOWN,
         "url": f"{portal_url}/incidents/" if about_incidents else f"{portal_url}/",
         "button": "Open the incidents" if about_incidents else "Open the portal",

@@ -100,7 +100,7 @@ def _incident(event: str, facts: dict[str, Any], reason: str, at: datetime) -> A
         tone=tone,
         subject=_subject(subject),
         headline=headline,
-        paragraphs=[one for one in paragraphs if one],
+        paragraphs=[paragraph for paragraph in paragraphs if paragraph],
         facts=_story(incident, opened, closed, healed=healed),
         button="Look at the incident" if healed or closed else _button(incident, reason),
         url=incident["url"],

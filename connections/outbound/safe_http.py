@@ -105,17 +105,17 @@ def parse_target(url: str, *, allow_private: bool = False) -> Target:
     return Target(clean, host, port or (443 if parts.scheme == "https" else 80))
 
 
-def check(found: Target, *, allow_private: bool = False) -> list[str]:
+def check(target: Target, *, allow_private: bool = False) -> list[str]:
     """Resolve the host and check where it leads; returns its addresses.
 
     Raises TargetRefused if one of them is not on the internet (unless allowed), or OSError if the name does not resolve.
     """
-    addresses = list(dict.fromkeys(str(info[4][0]) for info in _resolve(found)))
+    addresses = list(dict.fromkeys(str(info[4][0]) for info in _resolve(target)))
     if not allow_private:
         for address in addresses:
             if not is_public(ipaddress.ip_address(address.partition("%")[0])):
                 raise TargetRefused(
-                    f"{found.host} leads to an address inside a private network.",
+                    f"{target.host} leads to an address inside a private network.",
                     action="An operator can allow this with ALERT_PRIVATE_TARGETS.",
                 )
     return addresses
@@ -187,12 +187,12 @@ def _is_name(last_label: str) -> bool:
     return bool(last_label) and not last_label[0].isdigit()
 
 
-def _resolve(found: Target) -> list[tuple[object, object, object, object, tuple[object, ...]]]:
-    return list(socket.getaddrinfo(found.host, found.port, type=socket.SOCK_STREAM))
+def _resolve(target: Target) -> list[tuple[object, object, object, object, tuple[object, ...]]]:
+    return list(socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM))
 
 
 def _send(
-    found: Target, addresses: list[str], body: bytes, headers: dict[str, str], *, ca_bundle: str, timeout: float
+    target: Target, addresses: list[str], body: bytes, headers: dict[str, str], *, ca_bundle: str, timeout: float
 ) -> PostResult:
     received = BytesIO()
 
@@ -201,11 +201,11 @@ def _send(
 
     handle = pycurl.Curl()
     try:
-        handle.setopt(pycurl.URL, found.url)
-        if not _is_address(found.host):
+        handle.setopt(pycurl.URL, target.url)
+        if not _is_address(target.host):
             # The checked addresses and no others.
-            pinned = ",".join(f"[{one}]" if ":" in one else one for one in addresses)
-            handle.setopt(pycurl.RESOLVE, [f"{found.host}:{found.port}:{pinned}"])
+            pinned = ",".join(f"[{address}]" if ":" in address else address for address in addresses)
+            handle.setopt(pycurl.RESOLVE, [f"{target.host}:{target.port}:{pinned}"])
         handle.setopt(pycurl.NOPROXY, "*")  # the proxies of the environment would resolve the name once more
         handle.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
         handle.setopt(pycurl.FOLLOWLOCATION, 0)

@@ -15,23 +15,23 @@ _COLOURS = {"broken": "attention", "ok": "good", "warning": "warning", "info": "
 _TEXT_LENGTH = 1000  # a card may have 28 KB in all
 
 
-def single_card(found: AlertText) -> bytes:
+def single_card(alert_text: AlertText) -> bytes:
     """The card of one alert."""
-    content = [_text(found.headline, weight="bolder", size="large", color=_COLOURS[found.tone])]
-    content += [_text(paragraph) for paragraph in found.paragraphs]
-    content += [_fact(label, value) for label, value in found.facts]
-    if found.affected:
-        content.append(_text(found.affected_label, weight="bolder", spacing="medium"))
-        content += [_text(f"• {line}", spacing="none") for line in found.affected]
-    if found.more > 0:
-        content.append(_text(f"and {found.more} more", spacing="none", isSubtle=True))
-    return _message(content, button=found.button, url=found.url)
+    content = [_text(alert_text.headline, weight="bolder", size="large", color=_COLOURS[alert_text.tone])]
+    content += [_text(paragraph) for paragraph in alert_text.paragraphs]
+    content += [_fact(label, value) for label, value in alert_text.facts]
+    if alert_text.affected:
+        content.append(_text(alert_text.affected_label, weight="bolder", spacing="medium"))
+        content += [_text(f"• {line}", spacing="none") for line in alert_text.affected]
+    if alert_text.more > 0:
+        content.append(_text(f"and {alert_text.more} more", spacing="none", isSubtle=True))
+    return _message(content, button=alert_text.button, url=alert_text.url)
 
 
 def digest_card(subject: str, alerts: list[AlertText], *, url: str) -> bytes:
     """One card for several alerts."""
     content = [_text(subject, weight="bolder", size="large")]
-    content += [_text(f"• {found.subject}", color=_COLOURS[found.tone], spacing="none") for found in alerts[:SHOWN]]
+    content += [_text(f"• {alert.subject}", color=_COLOURS[alert.tone], spacing="none") for alert in alerts[:SHOWN]]
     if len(alerts) > SHOWN:
         content.append(_text(f"and {len(alerts) - SHOWN} more", spacing="none", isSubtle=True))
     return _message(content, button="Open the incidents", url=url)

@@ -47,7 +47,9 @@ def headers(message_id: str, content: bytes, *, timestamp: int, signing_secrets:
         "Content-Type": "application/json",
         "webhook-id": message_id,
         "webhook-timestamp": str(timestamp),
-        "webhook-signature": " ".join(sign(message_id, content, timestamp, one) for one in signing_secrets),
+        "webhook-signature": " ".join(
+            sign(message_id, content, timestamp, signing_secret) for signing_secret in signing_secrets
+        ),
     }
 
 

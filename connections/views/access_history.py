@@ -144,20 +144,20 @@ def _answer(question: AccessHistoryQuery, *, may_export: bool) -> dict[str, Any]
     }
 
 
-def _describe(found: Access, question: AccessHistoryQuery, people: set[int], connections: set[int]) -> Answer:
+def _describe(access: Access, question: AccessHistoryQuery, people: set[int], connections: set[int]) -> Answer:
     lines = [
         Line(_through(way.grant), _LEVELS[way.level], _when(way.stretches, question.window), way.grant, way.membership)
-        for way in found.ways
+        for way in access.ways
     ]
     if question.about == "connection":
-        name, _, sign_in_name = found.person_name.rpartition(" <")
-        url = _other("person", found.person_id, question.window)
+        name, _, sign_in_name = access.person_name.rpartition(" <")
+        url = _other("person", access.person_id, question.window)
         return Answer(
-            name, sign_in_name.rstrip(">"), url, "", found.person_id not in people, _LEVELS[found.level], lines
+            name, sign_in_name.rstrip(">"), url, "", access.person_id not in people, _LEVELS[access.level], lines
         )
-    page = reverse("connection", args=[found.connection_id]) if found.connection_id in connections else ""
-    url = _other("connection", found.connection_id, question.window)
-    return Answer(found.connection_name, "", url, page, not page, _LEVELS[found.level], lines)
+    page = reverse("connection", args=[access.connection_id]) if access.connection_id in connections else ""
+    url = _other("connection", access.connection_id, question.window)
+    return Answer(access.connection_name, "", url, page, not page, _LEVELS[access.level], lines)
 
 
 def _other(about: str, pk: int, window: Window) -> str:

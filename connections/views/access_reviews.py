@@ -206,7 +206,7 @@ def report(request: HttpRequest, pk: int) -> HttpResponse:
     context = {
         "review": review,
         "figures": figures(review),
-        "total": sum(one.count for one in figures(review)),
+        "total": sum(figure.count for figure in figures(review)),
         "items": items[:PRINTED],
         "more": len(items) > PRINTED,
         "events": access_reviews.events_of(review),

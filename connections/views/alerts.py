@@ -60,8 +60,8 @@ def _manager(request: HttpRequest) -> User:
 
 
 def _shown() -> QuerySet[Delivery]:
-    found = Delivery.objects.select_related("incident", "channel", "credential__app_registration")
-    return found.defer(*_SECRETS, "payload", "incident__cause", "incident__action")
+    deliveries = Delivery.objects.select_related("incident", "channel", "credential__app_registration")
+    return deliveries.defer(*_SECRETS, "payload", "incident__cause", "incident__action")
 
 
 # --- The outbox -----------------------------------------------------------------------------------

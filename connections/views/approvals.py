@@ -45,10 +45,10 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _found(user: User, pk: int) -> Approval:
-    found = querysets.visible_approvals(user).select_related(
+    approvals = querysets.visible_approvals(user).select_related(
         "connection__app_registration__tenant", "connection__owner"
     )
-    return get_object_or_404(found, pk=pk)
+    return get_object_or_404(approvals, pk=pk)
 
 
 def _context(user: User, approval: Approval) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def _context(user: User, approval: Approval) -> dict[str, Any]:
         and permissions.can_decide_approvals(user)
         and not permissions.can_decide(user, approval),
         "nobody_else": approval.is_waiting
-        and not any(permissions.can_decide(one, approval) for one in querysets.it_admins()),
+        and not any(permissions.can_decide(it_admin, approval) for it_admin in querysets.it_admins()),
         "may_withdraw": approval.is_waiting and permissions.can_withdraw_approval(user, approval),
         "form": ReasonForm(),
         "events": history(user, approval) if permissions.can_read_audit(user) else [],

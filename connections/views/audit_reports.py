@@ -43,7 +43,7 @@ def creators(request: HttpRequest) -> HttpResponse:
     events = reports.connections_created(querysets.visible_events(user))
     page = list_pages.page(request, form.narrow(events) if form.is_valid() else events.none(), order=("-pk",))
     ids = [event.target_id for event in page.items]
-    existing = {str(one.pk): one for one in querysets.visible_connections(user).filter(pk__in=ids)}
+    existing = {str(connection.pk): connection for connection in querysets.visible_connections(user).filter(pk__in=ids)}
     rows = [(event, existing.get(event.target_id)) for event in page.items]
     return render(request, "audit/questions/creators.html", {"page": page, "filters": form, "rows": rows})
 

@@ -40,7 +40,7 @@ RECENT_SIGN_IN = 600  # seconds after which a sign-in that has not come back is 
 def index(request: HttpRequest) -> HttpResponse:
     """All connections this person may see."""
     user = roles.signed_in(request.user)
-    found = querysets.visible_connections(user)
+    connections = querysets.visible_connections(user)
     filters = list_pages.Filters(
         request,
         search=("name", "account_username", "app_registration__name", "owner__username"),
@@ -50,7 +50,7 @@ def index(request: HttpRequest) -> HttpResponse:
             list_pages.Choice("type", "Type", AuthenticationType.choices, list_pages.by("authentication_type")),
         ),
     )
-    page = list_pages.page(request, filters.apply(found))
+    page = list_pages.page(request, filters.apply(connections))
     context = {
         "page": page,
         "rows": _rows(page.items),
@@ -71,10 +71,10 @@ class Row:
     breaks_policy: bool
 
 
-def _rows(found: list[Connection]) -> list[Row]:
-    ends = expiry_forecast.next_expirations(found, now=timezone.now())
-    kept = probes.granted_by_exchange(found)
-    broken = violations.violations_by_connection(evaluate.load_policies(), found)
+def _rows(connections: list[Connection]) -> list[Row]:
+    ends = expiry_forecast.next_expirations(connections, now=timezone.now())
+    kept = probes.granted_by_exchange(connections)
+    broken = violations.violations_by_connection(evaluate.load_policies(), connections)
     return [
         Row(
             connection,
@@ -82,7 +82,7 @@ def _rows(found: list[Connection]) -> list[Row]:
             permission_drift.find_drift(connection, elsewhere=kept.get(connection.pk, ())),
             connection.pk in broken,
         )
-        for connection in found
+        for connection in connections
     ]
 
 

@@ -94,14 +94,14 @@ def _check(request: HttpRequest, app: AppRegistration, user: User) -> HttpRespon
     number = request.POST.get("check", "")
     if not (number.isascii() and number.isdigit() and len(number) < 20):
         raise Http404
-    asked = get_object_or_404(app.consent_links, pk=number)
+    consent_link = get_object_or_404(app.consent_links, pk=number)
     try:
-        verified = admin_consent.verify(asked, actor=user, now=timezone.now())
+        verified = admin_consent.verify(consent_link, actor=user, now=timezone.now())
     except PortalError as error:
         messages.error(request, str(error))
     else:
         if verified:
-            messages.success(request, f"Consent is verified. {asked.cause}")
+            messages.success(request, f"Consent is verified. {consent_link.cause}")
         else:
             messages.warning(request, "Not yet: Microsoft's tokens do not show the permissions. Try again in a minute.")
     return redirect("consent_start", pk=app.pk)
@@ -136,9 +136,9 @@ def callback(request: HttpRequest) -> HttpResponse:
     return render(request, "consent/outcome.html", context)
 
 
-def _try_to_verify(asked: ConsentLink, user: User) -> PortalError | None:
+def _try_to_verify(link: ConsentLink, user: User) -> PortalError | None:
     try:
-        admin_consent.verify(asked, actor=user, now=timezone.now())
+        admin_consent.verify(link, actor=user, now=timezone.now())
     except PortalError as error:
         return error
     return None

@@ -172,37 +172,40 @@ def _found(user: User, pk: int) -> ConsentRequest:
     return get_object_or_404(visible, pk=pk)
 
 
-def _context(user: User, found: ConsentRequest, *, form: DeclineForm | None) -> dict[str, Any]:
+def _context(user: User, consent_request: ConsentRequest, *, form: DeclineForm | None) -> dict[str, Any]:
     now = timezone.now()
     decides = permissions.can_manage_registry(user)
-    app_only = found.authentication_type == "client_credentials"
-    others = requests.same_requests(found).count()
+    app_only = consent_request.authentication_type == "client_credentials"
+    others = requests.same_requests(consent_request).count()
     link = (
-        admin_consent.consent_url(found.link, now=now)
-        if decides and found.link and found.state == State.APPROVED
+        admin_consent.consent_url(consent_request.link, now=now)
+        if decides and consent_request.link and consent_request.state == State.APPROVED
         else ""
     )
-    undecided = found.state in (State.ASKED, State.APPROVED, State.FAILED)
-    connection = found.connection
+    undecided = consent_request.state in (State.ASKED, State.APPROVED, State.FAILED)
+    connection = consent_request.connection
     visible = connection is not None and querysets.visible_connections(user).filter(pk=connection.pk).exists()
     return {
-        "asked": found,
-        "app": found.app_registration,
+        "asked": consent_request,
+        "app": consent_request.app_registration,
         "connection": connection if visible else None,
-        "purposes": requests.purposes(found),
+        "purposes": requests.purposes(consent_request),
         "risks": permission_risks.describe_risks(
-            found.permission_names, app_only=app_only, app=found.app_registration.name
+            consent_request.permission_names, app_only=app_only, app=consent_request.app_registration.name
         ),
         "app_only": app_only,
         "others": others,
-        "requester_left": found.requester is None or not found.requester.is_active,
+        "requester_left": consent_request.requester is None or not consent_request.requester.is_active,
         "link": link,
-        "run_out": found.state == State.APPROVED and found.link is not None and decides and not link,
+        "run_out": consent_request.state == State.APPROVED
+        and consent_request.link is not None
+        and decides
+        and not link,
         "may_decide": decides and undecided,
-        "may_withdraw": found.is_open and permissions.can_withdraw_consent_request(user, found),
-        "sign_in": _can_sign_in(user, found),
-        "form": form or DeclineForm(initial={"seen": found.state}, others=others, auto_id="decline_%s"),
-        "events": history(user, found),
+        "may_withdraw": consent_request.is_open and permissions.can_withdraw_consent_request(user, consent_request),
+        "sign_in": _can_sign_in(user, consent_request),
+        "form": form or DeclineForm(initial={"seen": consent_request.state}, others=others, auto_id="decline_%s"),
+        "events": history(user, consent_request),
     }
 
 

@@ -191,11 +191,11 @@ def show_refusal(error: MicrosoftRefused, form: CredentialForm, app_form: forms.
     form.add_error(field, sentence)
 
 
-def report(request: HttpRequest, made: AppCredential) -> None:
+def report(request: HttpRequest, credential: AppCredential) -> None:
     """Say what came of adding a credential."""
-    if made.verified_at:
+    if credential.verified_at:
         messages.success(request, "Microsoft accepts the new credential.")
-    elif made.kind == AppCredential.Kind.CERTIFICATE:
+    elif credential.kind == AppCredential.Kind.CERTIFICATE:
         messages.info(request, UPLOAD_FIRST)
     else:
         messages.warning(request, UNTRIED)

@@ -68,7 +68,7 @@ def index(request: HttpRequest) -> HttpResponse:
     now = timezone.now()
     wanted = {choice.name: choice.value for choice in filters.choices}
     parts = list(_parts(user, wanted["kind"], now))
-    found = [ending for part in parts for ending in part.found if _fits(ending, wanted)]
+    found = [ending for part in parts for ending in part.expirations if _fits(ending, wanted)]
     found.sort(key=lambda ending: ending.at)
     periods = list(_periods(found, now))
     context = {
@@ -109,7 +109,7 @@ def _parts(user: User, kind: str, now: datetime) -> Iterator[Expirations]:
         yield calendar.of_credentials(apps, connections, now=now, in_detail=in_detail)
     if kind in ("", Reason.SIGN_IN, Reason.IDLE):
         both = calendar.of_connections(connections, now=now)
-        yield Expirations([ending for ending in both.found if kind in ("", ending.reason)], both.is_cut)
+        yield Expirations([ending for ending in both.expirations if kind in ("", ending.reason)], both.is_cut)
     if kind in ("", Reason.SHARE):
         yield calendar.of_shares(_shares(user), now=now)
     if kind in ("", Reason.KEY):
@@ -126,9 +126,9 @@ def _shares(user: User) -> ShareQuerySet:
 # --- Weeks and months -----------------------------------------------------------------------------
 
 
-def _periods(found: list[Expiration], now: datetime) -> Iterator[Period]:
+def _periods(expirations: list[Expiration], now: datetime) -> Iterator[Period]:
     """What is over, this week, next week, then month by month; only those in which something ends."""
-    for period, endings in itertools.groupby(found, key=_naming(now)):
+    for period, endings in itertools.groupby(expirations, key=_naming(now)):
         yield Period(*period, list(endings))
 
 

@@ -91,7 +91,7 @@ def _for_admin(user: User) -> dict[str, Any]:
     approvals = _waiting_approvals(user)
     waits = Waits(
         incidents=[one for one in found if _is_for(user, one.incident)],
-        approvals=[one for one in approvals if one.requested_by_id != user.pk],
+        approvals=[approval for approval in approvals if approval.requested_by_id != user.pk],
         requests=consent_requests.to_decide(user),
         reviews=access_reviews.tasks_of(user),
     )
@@ -99,7 +99,7 @@ def _for_admin(user: User) -> dict[str, Any]:
         "figures": figures,
         "waits": waits,
         "incidents": [one for one in found if one not in waits.incidents],
-        "own_approvals": [one for one in approvals if one.requested_by_id == user.pk],
+        "own_approvals": [approval for approval in approvals if approval.requested_by_id == user.pk],
         "apps": _troubled_apps(user),
         "groups": _broken_by_who(user),
         "credentials": _expiring_credentials(),
@@ -125,16 +125,18 @@ class Group:
 
 def _troubled_apps(user: User) -> list[AppRegistration]:
     """Rejected first, then never tried; each with ``waiting``, the number of its connections."""
-    told = Incident.objects.filter(app_registration=OuterRef("pk"), kind=Incident.Kind.APP_REGISTRATION, closed_at=None)
+    incidents = Incident.objects.filter(
+        app_registration=OuterRef("pk"), kind=Incident.Kind.APP_REGISTRATION, closed_at=None
+    )
     troubled = querysets.visible_app_registrations(user).filter(Q(rejected_at__isnull=False) | Q(verified_at=None))
-    troubled = troubled.exclude(Exists(told))
+    troubled = troubled.exclude(Exists(incidents))
     counted = troubled.annotate(waiting=Count("connections", ~Q(connections__status=Connection.Status.DISABLED)))
     return list(counted.order_by(F("rejected_at").asc(nulls_last=True), "name", "pk")[:LISTED])
 
 
 def _broken_by_who(user: User) -> list[Group]:
-    told = AffectedConnection.objects.filter(connection=OuterRef("pk"), healed_at=None, incident__closed_at=None)
-    broken = querysets.visible_connections(user).filter(status__in=_NEEDS_SOMEBODY).exclude(Exists(told))
+    affecteds = AffectedConnection.objects.filter(connection=OuterRef("pk"), healed_at=None, incident__closed_at=None)
+    broken = querysets.visible_connections(user).filter(status__in=_NEEDS_SOMEBODY).exclude(Exists(affecteds))
     found: dict[str, list[Connection]] = {}
     for connection in broken.order_by("status_since", "pk")[:LISTED]:
         found.setdefault(_acting(connection), []).append(connection)
@@ -252,7 +254,7 @@ def _for_member(user: User) -> dict[str, Any]:
     found.sort(key=lambda mine: (not mine.state.is_broken, mine.mend != "sign_in"))
     shared_troubles = incidents.open_incidents(user, limit=LISTED, kinds=_NOT_OF_ONE_CONNECTION)
     waits = Waits(
-        incidents=[one for one in shared_troubles if _is_for(user, one.incident)],
+        incidents=[shared_trouble for shared_trouble in shared_troubles if _is_for(user, shared_trouble.incident)],
         approvals=[],
         requests=[],
         reviews=access_reviews.tasks_of(user),
@@ -266,7 +268,7 @@ def _for_member(user: User) -> dict[str, Any]:
         "asked": consent_requests.mine(user),
         "unfinished": sum(mine.connection.status == Connection.Status.PENDING for mine in found),
         # Incidents of one connection stand with the connections they break.
-        "incidents": [one for one in shared_troubles if one not in waits.incidents],
+        "incidents": [shared_trouble for shared_trouble in shared_troubles if shared_trouble not in waits.incidents],
     }
 
 

@@ -51,8 +51,8 @@ def index(request: HttpRequest) -> HttpResponse:
     return render(request, "incidents/list.html", context)
 
 
-def _by_state(found: QuerySet[Incident], value: str) -> QuerySet[Incident]:
-    return found.filter(closed_at__isnull=value == "open")
+def _by_state(incidents: QuerySet[Incident], value: str) -> QuerySet[Incident]:
+    return incidents.filter(closed_at__isnull=value == "open")
 
 
 def _counts(pks: list[int]) -> dict[int, int]:

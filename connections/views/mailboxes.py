@@ -224,9 +224,9 @@ def detach(request: HttpRequest, pk: int, access_pk: int) -> HttpResponse:
     user = roles.signed_in(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     roles.require(permissions.can_reconnect(user, connection), action="Ask its owner.")
-    found = get_object_or_404(connection.mailbox_accesses.select_related("mailbox"), pk=access_pk)
-    mailboxes.detach(found, actor=user)
-    messages.success(request, f"{found.mailbox} is detached from {connection}. It stays registered.")
+    mailbox_access = get_object_or_404(connection.mailbox_accesses.select_related("mailbox"), pk=access_pk)
+    mailboxes.detach(mailbox_access, actor=user)
+    messages.success(request, f"{mailbox_access.mailbox} is detached from {connection}. It stays registered.")
     return redirect("connection", pk=connection.pk)
 
 

@@ -33,14 +33,14 @@ def waiting(user: User, connection: Connection) -> dict[str, Any]:
 def connection(request: HttpRequest, pk: int) -> HttpResponse:
     """Say what breaks and who uses it, then give the connection to somebody else."""
     user = roles.signed_in(request.user)
-    found = get_object_or_404(querysets.visible_connections(user), pk=pk)
-    roles.require(permissions.can_hand_over(user, found), action="Ask its owner or an IT admin.")
-    form = HandOverForm(request.POST or None, connection=found, people=querysets.possible_owners())
+    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    roles.require(permissions.can_hand_over(user, connection), action="Ask its owner or an IT admin.")
+    form = HandOverForm(request.POST or None, connection=connection, people=querysets.possible_owners())
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
         try:
             made = ownership_transfer.transfer(
-                found,
+                connection,
                 data["new_owner"],
                 keep_grant=form.keeps_grant,
                 new_name=data["new_name"],
@@ -56,22 +56,22 @@ def connection(request: HttpRequest, pk: int) -> HttpResponse:
     now = timezone.now()
     context = {
         "form": form,
-        "connection": found,
+        "connection": connection,
         "usage": usage.usage_of([pk], now=now)[pk],
-        "own_keys": usage.usage_of([pk], now=now)[pk].keys_of(found.owner_id),
-        "other_keys": usage.usage_of([pk], now=now)[pk].keys_of_others(found.owner_id),
-        "reach": reach(found),
-        **waiting(user, found),
+        "own_keys": usage.usage_of([pk], now=now)[pk].keys_of(connection.owner_id),
+        "other_keys": usage.usage_of([pk], now=now)[pk].keys_of_others(connection.owner_id),
+        "reach": reach(connection),
+        **waiting(user, connection),
     }
     return render(request, "handover/connection.html", context, status=422 if form.is_bound and form.errors else 200)
 
 
-def _done(made: HandOver) -> str:
-    owner = made.to_name.partition(" <")[0]
-    if made.completed_at:
-        return f"{made.connection} belongs to {owner} now."
-    after = "Until then it goes on as before." if made.keeps_grant else "Until then it gives no tokens."
-    return f"{made.connection} belongs to {owner} now, who is asked to sign in for it. {after}"
+def _done(transfer: HandOver) -> str:
+    owner = transfer.to_name.partition(" <")[0]
+    if transfer.completed_at:
+        return f"{transfer.connection} belongs to {owner} now."
+    after = "Until then it goes on as before." if transfer.keeps_grant else "Until then it gives no tokens."
+    return f"{transfer.connection} belongs to {owner} now, who is asked to sign in for it. {after}"
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -90,7 +90,7 @@ def person(request: HttpRequest, pk: int) -> HttpResponse:
         more = owned.exists()
         return redirect("person_hand_over" if more else "person", pk=pk)
     now = timezone.now()
-    used = usage.usage_of([one.pk for one in connections], now=now)
+    used = usage.usage_of([connection.pk for connection in connections], now=now)
     context = {
         "person": leaver,
         "form": form,

@@ -59,18 +59,18 @@ def index(request: HttpRequest) -> HttpResponse:
     return render(request, "people/list.html", context)
 
 
-def _by_left(found: QuerySet[User], value: str) -> QuerySet[User]:
-    return found.filter(left_at__isnull=value == "0")
+def _by_left(people: QuerySet[User], value: str) -> QuerySet[User]:
+    return people.filter(left_at__isnull=value == "0")
 
 
-def _by_role(found: QuerySet[User], value: str) -> QuerySet[User]:
+def _by_role(people: QuerySet[User], value: str) -> QuerySet[User]:
     if value == "admin":
-        return found.filter(pk__in=querysets.it_admins().values("pk"))
-    return found.filter(groups__name=AUDITORS)
+        return people.filter(pk__in=querysets.it_admins().values("pk"))
+    return people.filter(groups__name=AUDITORS)
 
 
-def _by_groups(found: QuerySet[User], value: str) -> QuerySet[User]:
-    return found.filter(groups_left_out_at__isnull=False)
+def _by_groups(people: QuerySet[User], value: str) -> QuerySet[User]:
+    return people.filter(groups_left_out_at__isnull=False)
 
 
 def _rows(people: list[User]) -> list[Row]:
@@ -141,19 +141,19 @@ def _connections(user: User, person: User) -> list[Connection]:
 
 def _shares_given(person: User) -> list[Share]:
     """Of their own connections, whoever pressed the button."""
-    found = Share.objects.active().filter(connection__owner=person).select_related("connection", "person", "team")
-    return list(without_tokens(found).order_by("connection__name", "pk")[:NAMED])
+    shares = Share.objects.active().filter(connection__owner=person).select_related("connection", "person", "team")
+    return list(without_tokens(shares).order_by("connection__name", "pk")[:NAMED])
 
 
 def _shares_got(person: User) -> list[Share]:
     mine = Q(person=person) | Q(team__in=person.teams.values("pk"))
-    found = Share.objects.active().filter(mine).select_related("connection__owner", "person", "team")
-    return list(without_tokens(found).order_by("connection__name", "pk")[:NAMED])
+    shares = Share.objects.active().filter(mine).select_related("connection__owner", "person", "team")
+    return list(without_tokens(shares).order_by("connection__name", "pk")[:NAMED])
 
 
 def _consents(user: User, person: User) -> list[ConsentRequest]:
-    asked = querysets.visible_consent_requests(user).filter(requester=person)
-    return list(without_tokens(asked)[:NAMED])
+    consent_requests = querysets.visible_consent_requests(user).filter(requester=person)
+    return list(without_tokens(consent_requests)[:NAMED])
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

@@ -148,8 +148,8 @@ class AppRules:
 
 def _apps() -> list[AppRules]:
     rules = evaluate.load_policies().apps
-    found = AppRegistration.objects.select_related("tenant").order_by("name", "pk")[:SHOWN]
-    return [AppRules(app, app.pk in rules and rules[app.pk].restricts) for app in found]
+    apps = AppRegistration.objects.select_related("tenant").order_by("name", "pk")[:SHOWN]
+    return [AppRules(app, app.pk in rules and rules[app.pk].restricts) for app in apps]
 
 
 # --- What breaks it -------------------------------------------------------------------------------

@@ -29,9 +29,9 @@ def index(request: HttpRequest) -> HttpResponse:
     user = access_roles.signed_in(request.user)
     filters = list_pages.Filters(request, search=("first_name", "purpose"), placeholder="Name or purpose")
     live = Q(api_keys__revoked_at=None) & (Q(api_keys__expires_at=None) | Q(api_keys__expires_at__gt=timezone.now()))
-    found = querysets.visible_service_accounts(user).annotate(keys=Count("api_keys", filter=live))
+    service_accounts = querysets.visible_service_accounts(user).annotate(keys=Count("api_keys", filter=live))
     context = {
-        "page": list_pages.page(request, filters.apply(found), order=("first_name", "pk")),
+        "page": list_pages.page(request, filters.apply(service_accounts), order=("first_name", "pk")),
         "filters": filters,
         "may_manage": permissions.can_manage_service_accounts(user),
     }

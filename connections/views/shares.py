@@ -95,9 +95,9 @@ def end(request: HttpRequest, pk: int, share_pk: int) -> HttpResponse:
     user = roles.signed_in(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     shares = without_tokens(Share.objects.select_related("person", "team", "connection"))
-    found = get_object_or_404(shares, pk=share_pk, connection=connection)
-    sharing_service.end_share(found, actor=user, now=timezone.now())
-    messages.success(request, f"{found.person or found.team} can no longer use {connection}.")
+    share = get_object_or_404(shares, pk=share_pk, connection=connection)
+    sharing_service.end_share(share, actor=user, now=timezone.now())
+    messages.success(request, f"{share.person or share.team} can no longer use {connection}.")
     if querysets.visible_connections(user).filter(pk=pk).exists():
         return redirect("connection", pk=pk)
     return redirect("connections")

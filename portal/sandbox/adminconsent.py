@@ -83,17 +83,17 @@ def _read(here: World, request: HttpRequest, authority: str, scope: str | None) 
     return Request(app, where, authority, uri, authorize.strip_html(request.GET.get("state", "")), scope)
 
 
-def _wanted(here: World, asked: Request) -> tuple[list[str], list[str]]:
+def _wanted(here: World, request: Request) -> tuple[list[str], list[str]]:
     """Delegated scopes and application roles to grant; raises EntraError for a scope that makes no sense."""
-    if asked.scope is None:
-        return list(asked.app.delegated), list(asked.app.application)
-    if not asked.scope.strip():
+    if request.scope is None:
+        return list(request.app.delegated), list(request.app.application)
+    if not request.scope.strip():
         raise errors.refusal(900144, parameter="scope")
-    scopes = permissions.parse(asked.scope, here.public_url)
+    scopes = permissions.parse(request.scope, here.public_url)
     if scopes.unknown:
-        raise errors.refusal(650053, app_name=asked.app.name, scope=scopes.unknown[0])
+        raise errors.refusal(650053, app_name=request.app.name, scope=scopes.unknown[0])
     if scopes.default:
-        return list(asked.app.delegated), list(asked.app.application)
+        return list(request.app.delegated), list(request.app.application)
     # Application permissions can only be asked for by .default (identity-platform/v2-admin-consent).
     return scopes.names, []
 
@@ -137,36 +137,36 @@ def _prompt(request: HttpRequest, here: World) -> str:
     return "" if all(here.people[one.person].admin for one in signed_in) else "select_account"
 
 
-def _accepted(here: World, asked: Request, person: Person, scopes: list[str], roles: list[str]) -> HttpResponse:
+def _accepted(here: World, request: Request, person: Person, scopes: list[str], roles: list[str]) -> HttpResponse:
     if here.consent_lie != "nothing":
         delay = PROPAGATION_DELAY if here.consent_lie == "later" else 0.0
         with here.change():
-            consents.grant(here, asked.app, person.tenant, EVERYBODY, scopes, delay=delay)
-            consents.grant_roles(here, asked.app, person.tenant, roles, delay=delay)
+            consents.grant(here, request.app, person.tenant, EVERYBODY, scopes, delay=delay)
+            consents.grant_roles(here, request.app, person.tenant, roles, delay=delay)
     tenant = person.tenant
     if here.consent_lie == "wrong_tenant":
-        tenant = next(one for one in here.directories if one != person.tenant)
+        tenant = next(directory for directory in here.directories if directory != person.tenant)
     answer = {"admin_consent": "True", "tenant": tenant}
-    if asked.scope is not None:
-        prefix = permissions.parse(asked.scope, here.public_url).prefix
+    if request.scope is not None:
+        prefix = permissions.parse(request.scope, here.public_url).prefix
         named = [name if name in permissions.OIDC_SCOPES else prefix + name for name in scopes]
         answer["scope"] = " ".join(named)
-    return _back(asked, answer)
+    return _back(request, answer)
 
 
-def _cancelled(here: World, asked: Request) -> HttpResponse:
-    if asked.scope is None:
-        return _back(asked, {"error": "permission_denied", "error_description": "The admin canceled the request"})
+def _cancelled(here: World, request: Request) -> HttpResponse:
+    if request.scope is None:
+        return _back(request, {"error": "permission_denied", "error_description": "The admin canceled the request"})
     text = "AADSTS65004: The resource owner or authorization server denied the request."
     trace = errors.Trace.of()
     ids = f" Trace ID: {trace.trace_id} Correlation ID: {trace.correlation_id} Timestamp: {errors.stamp(here.now())}"
-    return _back(asked, {"error": "consent_required", "error_description": text + ids}, failed=True)
+    return _back(request, {"error": "consent_required", "error_description": text + ids}, failed=True)
 
 
-def _back(asked: Request, answer: dict[str, str], *, failed: bool = False) -> HttpResponse:
-    if failed and asked.scope is not None:
+def _back(request: Request, answer: dict[str, str], *, failed: bool = False) -> HttpResponse:
+    if failed and request.scope is not None:
         answer = {"admin_consent": "True", **answer}
-    if asked.state:
-        answer["state"] = asked.state
-    mark = "&" if "?" in asked.redirect_uri else "?"
-    return authorize.HttpResponseFound(asked.redirect_uri + mark + urlencode(answer))
+    if request.state:
+        answer["state"] = request.state
+    mark = "&" if "?" in request.redirect_uri else "?"
+    return authorize.HttpResponseFound(request.redirect_uri + mark + urlencode(answer))

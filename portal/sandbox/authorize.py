@@ -164,12 +164,12 @@ def _go_on(here: World, request: HttpRequest, asked: Request) -> HttpResponse:
 # -- consent --------------------------------------------------------------------------------------
 
 
-def _to_grant(here: World, asked: Request, person: Person) -> list[str]:
+def _to_grant(here: World, request: Request, person: Person) -> list[str]:
     """What a consent page for this request grants."""
-    scopes = asked.scopes
-    missing = consents.missing(here, asked.app, person, scopes)
-    if missing or asked.prompt == "consent":
-        default = [name for name in asked.app.delegated if scopes.default]
+    scopes = request.scopes
+    missing = consents.missing(here, request.app, person, scopes)
+    if missing or request.prompt == "consent":
+        default = [name for name in request.app.delegated if scopes.default]
         return list(dict.fromkeys([*scopes.names, *default, *missing]))
     return []
 
@@ -218,21 +218,21 @@ def _cancelled(request: HttpRequest, here: World, asked: Request) -> HttpRespons
 # -- the way back ---------------------------------------------------------------------------------
 
 
-def _new_code(here: World, asked: Request, person: Person, flow: signin.Flow) -> str:
+def _new_code(here: World, request: Request, person: Person, flow: signin.Flow) -> str:
     value = f"1.A{secrets.token_urlsafe(64)}"
     now = here.now()
     with here.lock:
         for old in [key for key, code in here.codes.items() if code.expires_at < now - 3600]:
             del here.codes[old]
         here.codes[value] = Code(
-            client_id=asked.app.client_id,
-            authority=asked.authority,
+            client_id=request.app.client_id,
+            authority=request.authority,
             person=person.id,
-            redirect_uri=asked.redirect_uri,
-            scope=asked.scope,
-            nonce=asked.nonce,
-            challenge=asked.challenge,
-            challenge_method=asked.challenge_method,
+            redirect_uri=request.redirect_uri,
+            scope=request.scope,
+            nonce=request.nonce,
+            challenge=request.challenge,
+            challenge_method=request.challenge_method,
             grant=tokens.new_grant_id(),
             authenticated_at=flow.authenticated_at,
             mfa=flow.mfa,

@@ -26,7 +26,7 @@ def _fits(value: Any, annotation: Any) -> bool:
     if annotation is Any:
         return True
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return any(_fits(value, one) for one in typing.get_args(annotation))
+        return any(_fits(value, get_arg) for get_arg in typing.get_args(annotation))
     if typing.get_origin(annotation) is list:
         return isinstance(value, list) and all(_fits(one, typing.get_args(annotation)[0]) for one in value)
     if annotation is float:

@@ -97,7 +97,7 @@ def set_app(
         "redirect_uris": redirect_uris,
         "delegated": None if delegated is None else control_commands.permission_names(delegated),
         "application": None if application is None else control_commands.permission_names(application),
-        "mailboxes": None if mailboxes is None else [one.lower() for one in mailboxes],
+        "mailboxes": None if mailboxes is None else [mailbox.lower() for mailbox in mailboxes],
         "assignment_required": assignment_required,
     }
     with world().change():
@@ -114,7 +114,7 @@ def set_app(
 def _set_exchange_role(app: App, role: str, addresses: list[str]) -> None:
     app.exchange_roles.pop(role, None)
     if addresses:
-        app.exchange_roles[role] = [one.lower() for one in addresses]
+        app.exchange_roles[role] = [address.lower() for address in addresses]
 
 
 def _new_secret(name: str, expires_at: float) -> Secret:
@@ -185,7 +185,7 @@ def add_certificate(client_id: str, pem: str, name: str = "") -> dict[str, Any]:
 def remove_certificate(client_id: str, id: str) -> dict[str, Any]:
     """Take a certificate away from an app."""
     app = control_commands.app_with(client_id)
-    kept = [one for one in app.certificates if one.id != id]
+    kept = [certificate for certificate in app.certificates if certificate.id != id]
     if len(kept) == len(app.certificates):
         raise control_commands.Refused(f"The app has no certificate with id {id!r}.")
     with world().change():

@@ -78,7 +78,7 @@ class Weather:
             return None
         with self._lock:
             now = time.monotonic()
-            self._fronts = [one for one in self._fronts if not one.until or one.until > now]
+            self._fronts = [front for front in self._fronts if not front.until or front.until > now]
             for front in self._fronts:
                 if front.where not in ("everything", where) or front.client_id not in ("", client_id):
                     continue

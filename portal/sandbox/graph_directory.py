@@ -165,27 +165,27 @@ def _as_application(app: App) -> dict[str, Any]:
         "passwordCredentials": [
             {
                 "customKeyIdentifier": None,
-                "displayName": one.name,
-                "endDateTime": _time(one.expires_at),
-                "hint": one.value[:3],
-                "keyId": one.id,
+                "displayName": secret.name,
+                "endDateTime": _time(secret.expires_at),
+                "hint": secret.value[:3],
+                "keyId": secret.id,
                 "secretText": None,
-                "startDateTime": _time(one.starts_at),
+                "startDateTime": _time(secret.starts_at),
             }
-            for one in app.secrets
+            for secret in app.secrets
         ],
         "keyCredentials": [
             {
-                "customKeyIdentifier": one.sha1.upper(),
-                "displayName": one.name,
-                "endDateTime": _time(one.expires_at),
+                "customKeyIdentifier": certificate.sha1.upper(),
+                "displayName": certificate.name,
+                "endDateTime": _time(certificate.expires_at),
                 "key": None,
-                "keyId": one.id,
-                "startDateTime": _time(one.starts_at),
+                "keyId": certificate.id,
+                "startDateTime": _time(certificate.starts_at),
                 "type": "AsymmetricX509Cert",
                 "usage": "Verify",
             }
-            for one in app.certificates
+            for certificate in app.certificates
         ],
         "requiredResourceAccess": [{"resourceAppId": permissions.GRAPH_APP_ID, "resourceAccess": access}],
         "web": {"redirectUris": app.redirect_uris if app.platform == "web" else []},

@@ -105,9 +105,9 @@ def _check_person(
         raise GraphError(404, "ErrorItemNotFound", text)
 
 
-def _entitled(one: SharedMailbox, needed: tuple[str, ...]) -> list[str]:
+def _entitled(mailbox: SharedMailbox, needed: tuple[str, ...]) -> list[str]:
     """User names that Exchange lets in; Send As is a right of its own."""
-    return one.senders if needed == SEND and one.senders is not None else one.members
+    return mailbox.senders if needed == SEND and mailbox.senders is not None else mailbox.members
 
 
 # -- what is in a mailbox -------------------------------------------------------------------------
@@ -224,7 +224,7 @@ def send_mail(here: World, caller: Caller, words: Words, query: Words, sent: Any
     recipients = wanted.get("toRecipients") if isinstance(wanted, dict) else None
     if not isinstance(wanted, dict) or not recipients:
         raise GraphError(400, "ErrorInvalidRecipients", "At least one recipient is not valid.")
-    to = [str(one.get("emailAddress", {}).get("address", "")).lower() for one in recipients]
+    to = [str(recipient.get("emailAddress", {}).get("address", "")).lower() for recipient in recipients]
     now = _moment(here, 0)
     content = wanted.get("body", {})
     mail = {

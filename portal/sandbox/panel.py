@@ -108,8 +108,10 @@ def _app_row(here: World, app: App, names: dict[str, str]) -> dict[str, Any]:
         "directory": here.directories[app.tenant],
         "consents": given,
         "roles": roles,
-        "secrets": [{"secret": one, **_expiry(here, one.expires_at)} for one in app.secrets],
-        "certificates": [{"certificate": one, **_expiry(here, one.expires_at)} for one in app.certificates],
+        "secrets": [{"secret": secret, **_expiry(here, secret.expires_at)} for secret in app.secrets],
+        "certificates": [
+            {"certificate": certificate, **_expiry(here, certificate.expires_at)} for certificate in app.certificates
+        ],
     }
 
 

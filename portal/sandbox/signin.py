@@ -74,7 +74,7 @@ def _session_holds(world: World, session: Flow) -> bool:
 
 def remember(request: HttpRequest, response: HttpResponse, world: World, flow: Flow) -> None:
     """Keep the finished sign-in as a session of this browser."""
-    others = [one for one in accounts(request, world) if one.person != flow.person]
+    others = [account for account in accounts(request, world) if account.person != flow.person]
     keep = Flow(flow.person, flow.authenticated_at, flow.mfa)
     value = signing.dumps([asdict(one) for one in [*others, keep]], key=world.cookie_key, salt="session")
     response.set_cookie(COOKIE, value, max_age=SESSION_LIFETIME, httponly=True, samesite="Lax")
@@ -127,10 +127,10 @@ def person_for(request: HttpRequest, world: World, wanted: Wanted) -> tuple[Pers
 def _usable(request: HttpRequest, world: World, wanted: Wanted) -> list[Flow]:
     """Sessions of this browser that fit the directory that was asked for."""
     fitting = []
-    for one in accounts(request, world):
-        tenant = world.people[one.person].tenant
+    for account in accounts(request, world):
+        tenant = world.people[account.person].tenant
         if wanted.where is None or tenant == wanted.where.id:
-            fitting.append(one)
+            fitting.append(account)
     return fitting
 
 
@@ -156,9 +156,9 @@ def _names(person: Person) -> tuple[str, str]:
 
 def _chosen(request: HttpRequest, world: World, wanted: Wanted) -> Flow:
     chosen = request.POST.get("account", "")
-    for one in accounts(request, world):
-        if one.person == chosen and wanted.prompt != "login":
-            return one
+    for account in accounts(request, world):
+        if account.person == chosen and wanted.prompt != "login":
+            return account
     person = world.people.get(chosen)
     if person is None or person.deleted:
         raise NeedsPage(password_page(request, world, wanted, ""))

@@ -230,26 +230,26 @@ def _delegated(
     form: Mapping[str, str],
     app: App,
     person: Person,
-    asked: permissions.RequestedScopes,
+    requested_scopes: permissions.RequestedScopes,
     grant: tokens.Grant,
     *,
     nonce: str = "",
 ) -> dict[str, Any]:
-    if asked.resources:
+    if requested_scopes.resources:
         name = here.directories[person.tenant].name
-        several = asked.graph or asked.default or len(asked.resources) > 1
-        raise errors.refusal(700022 if several else 500011, resource=asked.resources[0], tenant_name=name)
-    if asked.unknown:
-        raise errors.refusal(70011, scope=asked.unknown[0])
-    if asked.default and asked.graph:
-        raise errors.refusal(70011, scope=f"{asked.prefix}.default {asked.graph[0]}")
+        several = requested_scopes.graph or requested_scopes.default or len(requested_scopes.resources) > 1
+        raise errors.refusal(700022 if several else 500011, resource=requested_scopes.resources[0], tenant_name=name)
+    if requested_scopes.unknown:
+        raise errors.refusal(70011, scope=requested_scopes.unknown[0])
+    if requested_scopes.default and requested_scopes.graph:
+        raise errors.refusal(70011, scope=f"{requested_scopes.prefix}.default {requested_scopes.graph[0]}")
     had = consents.granted(here, app, person)
-    if had is None or any(name not in had for name in asked.graph):
+    if had is None or any(name not in had for name in requested_scopes.graph):
         raise errors.refusal(65001, client_id=app.client_id, app_name=app.name)
     # A token for Graph holds everything that was consented, not only what was asked for this time.
     held = [name for name in permissions.CATALOGUE if name in had and name not in permissions.OIDC_SCOPES]
     seconds = tokens.lifetime(here)
-    scopes = ["openid", "profile", "email", *(asked.prefix + name for name in held)]
+    scopes = ["openid", "profile", "email", *(requested_scopes.prefix + name for name in held)]
     answer: dict[str, Any] = {
         "token_type": "Bearer",
         "scope": " ".join(scopes),
@@ -259,9 +259,9 @@ def _delegated(
             here, app, person, [*held, "openid", "profile", "email"], seconds
         ),
     }
-    if "offline_access" in asked.oidc or "offline_access" in grant.scopes:
+    if "offline_access" in requested_scopes.oidc or "offline_access" in grant.scopes:
         answer["refresh_token"] = tokens.seal(here, grant)
-    if "openid" in asked.oidc:
+    if "openid" in requested_scopes.oidc:
         answer["id_token"] = tokens.id_token(here, app, person, nonce)
     if form.get("client_info") == "1":
         answer["client_info"] = tokens.client_info(person)

@@ -142,8 +142,8 @@ def test_consent_is_asked_for_and_approved(alice: User, bob: User, sandbox: Cont
 
 
 def test_consent_is_declined_with_a_reason(alice: User, bob: User) -> None:
-    asked = factories.make_consent_request(factories.make_connection())
-    program, path = Program(alice), f"consent-requests/{asked.pk}/decline"
+    consent_request = factories.make_consent_request(factories.make_connection())
+    program, path = Program(alice), f"consent-requests/{consent_request.pk}/decline"
     assert wrong_fields(program.post(path, {})) == {"reason"}
     assert program.post(path, {"reason": "Not now."}).json()["answer"] == "Not now."
     assert ConsentRequest.objects.get().state == "declined"

@@ -117,7 +117,7 @@ def test_without_the_cache_the_api_works_unlimited_and_counts_what_it_lets_throu
     assert [answer.status_code for answer in answers] == [200] * 4
     assert "RateLimit-Limit" not in answers[0]
     assert rate_limit.uncounted_calls() == before + 4
-    assert len([one for one in caplog.records if "cache cannot be reached" in one.message]) == 1
+    assert len([record for record in caplog.records if "cache cannot be reached" in record.message]) == 1
     measured = {measure.name: measure.value for measure in health.metrics()}
     assert measured["portal_api_calls_not_limited"] == before + 4
 

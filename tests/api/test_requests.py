@@ -453,7 +453,7 @@ def test_every_example_of_a_body_is_accepted_by_its_own_schema() -> None:
                 example = bodies.get(operation.view_func.__name__)
                 if example is None:
                     continue
-                (entry,) = [one for one in operation.models if one.__ninja_param_source__ == "body"]
+                (entry,) = [model for model in operation.models if model.__ninja_param_source__ == "body"]
                 entry.model_validate({next(iter(entry.model_fields)): example})
 
 

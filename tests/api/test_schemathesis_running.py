@@ -33,8 +33,8 @@ def test_a_running_portal_keeps_its_promises_to_callers_whose_calls_add_up(
             f"{live_server.url}/api/v1/openapi.json", config=SchemathesisConfig.from_dict(config)
         )
         asked = 0
-        for found in served.get_all_operations():
-            operation = found.ok()
+        for get_all_operation in served.get_all_operations():
+            operation = get_all_operation.ok()
 
             @seed(asked)
             @settings(max_examples=2, database=None, deadline=None, suppress_health_check=list(HealthCheck))

@@ -261,10 +261,10 @@ def test_unsharing_while_an_automation_polls_refuses_the_very_next_call(
     bob: User, dave: User, sandbox: Control
 ) -> None:
     connection = granted(sandbox)
-    found = Share.objects.create(connection=connection, person=dave, created_by=bob)
+    share = Share.objects.create(connection=connection, person=dave, created_by=bob)
     call = robot(issue(dave)[1])
     statuses = [call(f"connections/{connection.pk}/token").status_code for _ in range(5)]
-    Share.objects.filter(pk=found.pk).update(ended_at=timezone.now())
+    Share.objects.filter(pk=share.pk).update(ended_at=timezone.now())
     statuses += [call(f"connections/{connection.pk}/token").status_code for _ in range(5)]
     assert statuses == [200] * 5 + [404] * 5
 
@@ -298,9 +298,9 @@ def test_a_connection_that_is_removed_while_its_token_is_asked_for_is_not_there(
     connection = granted(sandbox, expires_at=NOW - timedelta(seconds=1))
     look = handing_out.get_token
 
-    def slow(found: Connection, *asked: Any, **more: Any) -> Any:
+    def slow(connection: Connection, *asked: Any, **more: Any) -> Any:
         Connection.objects.all().delete()
-        return look(found, *asked, **more)
+        return look(connection, *asked, **more)
 
     monkeypatch.setattr(handing_out, "get_token", slow)
     answer = robot(issue(bob)[1])(f"connections/{connection.pk}/token")

@@ -53,12 +53,12 @@ def make(admin: User, member: User) -> None:
     audit.record("connection.share_denied", made[0], actor=member, outcome="denied")
 
 
-def _policy(made: list[Connection], member: User) -> None:
+def _policy(connections: list[Connection], member: User) -> None:
     """Rules of both kinds, connections that break them, and requests in every state."""
     rules = {"permissions": {"Mail.*": "approval", "Calendars.*": "forbidden"}, "longest_share_days": 30}
     Policy.objects.create(rules=rules | {"capabilities": {"files.write": "forbidden"}, "app_only_second_admin": True})
-    Policy.objects.create(app_registration=made[1].app_registration, rules={"share_app_only": False})
-    for connection, state in zip(made[4:], Approval.State.values, strict=False):
+    Policy.objects.create(app_registration=connections[1].app_registration, rules={"share_app_only": False})
+    for connection, state in zip(connections[4:], Approval.State.values, strict=False):
         full_dataset.make_approval(
             connection, state=state, reason=LONG, requested_by=member, reasons=[f"{LONG}."], decision_reason=UNBROKEN,
             decided_at=None if state == "waiting" else timezone.now(), decided_by_name="Alice Admin",
@@ -108,19 +108,19 @@ def _connection(number: int, app: AppRegistration, owner: User) -> Connection:
     )
 
 
-def _break(made: list[Connection]) -> None:
-    for number, connection in enumerate(one for one in made[1:30:2] if one.is_delegated):
+def _break(connections: list[Connection]) -> None:
+    for number, connection in enumerate(connection for connection in connections[1:30:2] if connection.is_delegated):
         broke_at = timezone.now() - timedelta(hours=number * 9 + 1)
         apply_results.flag(connection.pk, verdict(TROUBLES[number % len(TROUBLES)]), now=broke_at, version=1)
-    Connection.objects.filter(pk=made[20].pk).update(status="disabled")
-    Connection.objects.filter(pk=made[22].pk).update(
+    Connection.objects.filter(pk=connections[20].pk).update(status="disabled")
+    Connection.objects.filter(pk=connections[22].pk).update(
         status="pending", connected_at=None, sign_in_started_at=timezone.now() - timedelta(hours=2),
         refresh_token=None, access_token=None, granted_scopes="", account_oid="", account_username="", account_name="",
     )  # fmt: skip
 
 
-def _asked_and_reviewed(made: list[Connection], admin: User, member: User) -> None:
-    owned = [one for one in made if one.owner_id == member.pk and one.is_delegated]
+def _asked_and_reviewed(connections: list[Connection], admin: User, member: User) -> None:
+    owned = [connection for connection in connections if connection.owner_id == member.pk and connection.is_delegated]
     factories.make_consent_request(
         owned[0], reason=f"{LONG}\n{UNBROKEN}", permissions="Mail.Read Mail.Send Sites.ReadWrite.All"
     )
@@ -147,7 +147,7 @@ def verdict(code: int) -> Verdict:
     return classify(where="token", status=400, headers={}, body=json.dumps(answer))
 
 
-def _mailboxes(tenant: Tenant, made: list[Connection], member: User) -> None:
+def _mailboxes(tenant: Tenant, connections: list[Connection], member: User) -> None:
     boxes = [factories.make_mailbox(tenant=tenant, created_by=member)]
     boxes.append(
         factories.make_mailbox(
@@ -157,11 +157,11 @@ def _mailboxes(tenant: Tenant, made: list[Connection], member: User) -> None:
     SharedMailbox.objects.bulk_create(
         SharedMailbox(tenant=tenant, address=f"team{number}@contoso.example") for number in range(30)
     )
-    factories.make_mailbox_access(made[0], boxes[0], state="reachable", probed_at=timezone.now())
+    factories.make_mailbox_access(connections[0], boxes[0], state="reachable", probed_at=timezone.now())
     blocked = factories.make_mailbox_access(
-        made[0], boxes[1], state="unreachable", probed_at=timezone.now(), code="ErrorAccessDenied",
+        connections[0], boxes[1], state="unreachable", probed_at=timezone.now(), code="ErrorAccessDenied",
         cause="Microsoft says that the account may not open this mailbox.",
         action="An Exchange administrator gives the account Full Access to the mailbox; it takes up to an hour.",
     )  # fmt: skip
     incidents.report_mailbox(blocked, now=timezone.now())
-    factories.make_mailbox_access(made[1], boxes[0], state=MailboxAccess.State.UNPROBED)
+    factories.make_mailbox_access(connections[1], boxes[0], state=MailboxAccess.State.UNPROBED)

@@ -79,7 +79,11 @@ def test_going_back_to_a_sign_in_that_is_over(member: Visitor) -> None:
     member.signs_in_at_microsoft(factories.ADA)
     member.accepts()
     member.sees("Invoices is connected as ada@contoso.example")
-    callback = next(one.path for one in member.portal.watch.portal.exchanges if one.path.startswith("/auth/complete/"))
+    callback = next(
+        exchange.path
+        for exchange in member.portal.watch.portal.exchanges
+        if exchange.path.startswith("/auth/complete/")
+    )
     member.open(callback)
     member.sees("This sign-in is over")
     assert Connection.objects.get().status == "active"

@@ -107,11 +107,11 @@ def test_a_revoked_grant_reaches_the_program_in_the_portals_words(
         async with graph_client(sandbox, AsyncPortalCredential("Invoices", portal)) as client:
             with pytest.raises(ReconnectNeeded) as refused:
                 await subjects(client)
-            told.append(refused.value)
+            reconnect_neededs.append(refused.value)
 
-    told: list[ReconnectNeeded] = []
+    reconnect_neededs: list[ReconnectNeeded] = []
     asyncio.run(story())
-    refused = told[0]
+    refused = reconnect_neededs[0]
     assert refused.who == "owner"
     assert refused.link.endswith(f"/connections/{connection.pk}/")
     assert "sign in" in refused.action.lower()

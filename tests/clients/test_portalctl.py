@@ -60,7 +60,9 @@ def test_list_and_show_tell_the_state_in_words(
     assert lines[0].split() == ["ID", "NAME", "STATUS", "ACCOUNT", "OWNER"]
     assert lines[1].split() == [str(well.pk), "Invoices", "active", factories.ADA, "Bob", "Member"]
     assert "Ended?[31m" in lines[2], "nobody's name steers the terminal"
-    assert [one["name"] for one in json.loads(portalctl("list", "--json", "--name", "Invoices").stdout)] == ["Invoices"]
+    assert [load["name"] for load in json.loads(portalctl("list", "--json", "--name", "Invoices").stdout)] == [
+        "Invoices"
+    ]
     assert portalctl("show", "Invoices").returncode == OK
     ended = portalctl("show", str(well.pk + 1))
     assert ended.returncode == NOT_WELL
@@ -104,8 +106,8 @@ def test_connect_prints_the_link_to_sign_in(
     ran = portalctl("connect", "Reports", "--app", str(app.pk), "--capability", "mail.read")
     assert ran.returncode == OK, ran.stderr
     assert ran.stdout.splitlines()[-1].startswith(f"{portal_url}/")
-    made = Connection.objects.get(name="Reports")
-    assert (made.status, made.capabilities) == ("pending", ["mail.read"])
+    connection = Connection.objects.get(name="Reports")
+    assert (connection.status, connection.capabilities) == ("pending", ["mail.read"])
     again = json.loads(portalctl("link", "Reports", "--json").stdout)
     assert again["url"].startswith(f"{portal_url}/")
     assert portalctl("token", "Reports").returncode == NOT_WELL

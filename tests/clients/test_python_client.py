@@ -151,8 +151,8 @@ def test_what_the_key_may_not_do_is_told_apart(
 def test_connections_are_listed_page_by_page(portal: Portal, granted: Callable[..., Connection]) -> None:
     made = [granted(name=f"Number {number}") for number in range(3)]
     names = [one.name for one in made]
-    assert [one.name for one in portal.connections()] == names
-    assert [one.name for one in portal.connections(name="Number 1")] == ["Number 1"]
+    assert [connection.name for connection in portal.connections()] == names
+    assert [connection.name for connection in portal.connections(name="Number 1")] == ["Number 1"]
     one = portal.connection("Number 2")
     assert portal.connection(made[2].pk) == one
     assert (one.status, one.is_well, one.account) == ("active", True, factories.ADA)

@@ -52,18 +52,18 @@ def test_a_member_asks_an_admin_grants_and_the_next_token_proves_it(
     assert '<code class="value">Mail.Read</code>' in page
 
     answer = member.post(f"/connections/{connection.pk}/ask/", reason="For the month's end")
-    asked = ConsentRequest.objects.get()
-    assert answer["Location"] == f"/requests/{asked.pk}/"
+    consent_request = ConsentRequest.objects.get()
+    assert answer["Location"] == f"/requests/{consent_request.pk}/"
     assert posts("alice@example.org") == ["Bob Member asks for consent: Invoices inbox"]
 
     home = admin.get("/").content.decode()
     assert "What waits for you" in home
     assert '1<span class="visually-hidden"> waiting</span>' in home
-    admin.follow_to_microsoft(admin.post(f"/requests/{asked.pk}/approve/", go="1"))
+    admin.follow_to_microsoft(admin.post(f"/requests/{consent_request.pk}/approve/", go="1"))
     admin.consent(KATHERINE)
     assert "Thank you" in admin.return_to_portal().content.decode()
-    asked.refresh_from_db()
-    assert asked.state == ConsentRequest.State.GRANTED, "a callback proves nothing"
+    consent_request.refresh_from_db()
+    assert consent_request.state == ConsentRequest.State.GRANTED, "a callback proves nothing"
     assert posts("bob@example.org")[-1] == "Consent is granted: Invoices inbox"
 
     assert "Sign in now" in member.get("/").content.decode()
@@ -75,8 +75,8 @@ def test_a_member_asks_an_admin_grants_and_the_next_token_proves_it(
     assert member.microsoft.page.status_code == 302, "nobody is asked for consent any more"
     member.return_to_portal()
     connection.refresh_from_db()
-    asked.refresh_from_db()
-    assert (connection.status, asked.state) == ("active", ConsentRequest.State.VERIFIED)
+    consent_request.refresh_from_db()
+    assert (connection.status, consent_request.state) == ("active", ConsentRequest.State.VERIFIED)
     assert ConsentLink.objects.get().state == ConsentLink.State.VERIFIED
     assert "What you asked for" not in member.get("/").content.decode()
 
@@ -88,9 +88,9 @@ def test_a_callback_that_lies_leaves_the_request_open_and_says_what_is_missing(
     sent_away(sandbox, member)
     connection = Connection.objects.get()
     member.post(f"/connections/{connection.pk}/ask/", reason="For the month's end")
-    asked = ConsentRequest.objects.get()
+    consent_request = ConsentRequest.objects.get()
     sandbox.consent_lie("nothing")
-    admin.follow_to_microsoft(admin.post(f"/requests/{asked.pk}/approve/", go="1"))
+    admin.follow_to_microsoft(admin.post(f"/requests/{consent_request.pk}/approve/", go="1"))
     admin.consent(KATHERINE)
     admin.return_to_portal()
     sandbox.grant_consent(client_id=factories.CLIENT_ID, tenant=seed.CONTOSO, scopes=["User.Read", "openid", "profile"])
@@ -99,8 +99,8 @@ def test_a_callback_that_lies_leaves_the_request_open_and_says_what_is_missing(
     member.microsoft.sign_in(factories.ADA)
     member.microsoft.submit("cancel", why="approval")
     assert "Look at the request" in member.return_to_portal().content.decode()
-    asked.refresh_from_db()
-    assert asked.state == ConsentRequest.State.GRANTED
+    consent_request.refresh_from_db()
+    assert consent_request.state == ConsentRequest.State.GRANTED
     assert ConsentRequest.objects.count() == 1
 
 
@@ -109,9 +109,9 @@ def test_a_declined_member_reads_the_reason(person: Meet, sandbox: Control, alic
     sent_away(sandbox, member)
     connection = Connection.objects.get()
     member.post(f"/connections/{connection.pk}/ask/", reason="For the month's end")
-    asked = ConsentRequest.objects.get()
-    admin.post(f"/requests/{asked.pk}/decline/", reason="Use the shared archive.", seen="asked")
-    for page in ("/", f"/connections/{connection.pk}/", f"/requests/{asked.pk}/"):
+    consent_request = ConsentRequest.objects.get()
+    admin.post(f"/requests/{consent_request.pk}/decline/", reason="Use the shared archive.", seen="asked")
+    for page in ("/", f"/connections/{connection.pk}/", f"/requests/{consent_request.pk}/"):
         assert "Use the shared archive." in member.get(page).content.decode(), page
     assert posts("bob@example.org") == ["Declined: consent for Invoices inbox"]
     assert "Use the shared archive." in mail.outbox[-1].body

@@ -81,7 +81,7 @@ def test_shared_mailboxes_are_probed_with_the_fresh_token(person: Meet, bob: Use
     )
     answer = member.connect(begun, factories.ADA)
 
-    states = {one.mailbox.address: one.state for one in only().mailbox_accesses.all()}
+    states = {mailbox_access.mailbox.address: mailbox_access.state for mailbox_access in only().mailbox_accesses.all()}
     assert states == {"support@contoso.example": "reachable", "sales@contoso.example": "unreachable"}
     page = member.get(answer["Location"]).content.decode()
     assert "sales@contoso.example" in page
@@ -196,7 +196,7 @@ def test_two_sign_ins_in_two_tabs_do_not_disturb_each_other(person: Meet, bob: U
     member.microsoft.session.cookies.clear()
     member.connect(first, factories.ADA)  # type: ignore[arg-type]
 
-    found = {one.name: one.account_username for one in Connection.objects.all()}
+    found = {connection.name: connection.account_username for connection in Connection.objects.all()}
     assert found == {"Invoices inbox": factories.ADA, "Second": GRACE}
 
 

@@ -135,7 +135,7 @@ def test_too_many_groups_are_told_at_the_sign_in(sandbox: Control, settings: Any
     sign_in(somebody, factories.ADA)
 
     ada = User.objects.get(username=factories.ADA)
-    assert [found.name for found in ada.groups.all()] == [IT_ADMINS], "the role came from the group and stays"
+    assert [group.name for group in ada.groups.all()] == [IT_ADMINS], "the role came from the group and stays"
     page = somebody.get("/").content.decode()
     assert "Microsoft left your groups out of the sign-in" in page
     assert "Groups assigned to the application" in somebody.get("/account/").content.decode()

@@ -113,8 +113,8 @@ def test_a_sign_in_goes_on_with_the_next_credential_at_the_second_try(
     wishes = {"kind": "authorization_code", "name": "Invoices", "chosen": ["mail.read"]}
     answer = somebody.connect(somebody.post(f"/connections/add/{app.pk}/", **wishes), factories.ADA)
     assert "Start again" in answer.content.decode()
-    made = Connection.objects.get()
-    assert (made.status, made.status_who) == (Connection.Status.PENDING, Connection.Who.OWNER)
+    connection = Connection.objects.get()
+    assert (connection.status, connection.status_who) == (Connection.Status.PENDING, Connection.Who.OWNER)
     dead = app.credentials.get(label="Dead secret")
     assert dead.rejected_code == "AADSTS7000215"
     app.refresh_from_db()
@@ -122,9 +122,9 @@ def test_a_sign_in_goes_on_with_the_next_credential_at_the_second_try(
     assert not Incident.objects.exists()
 
     again = person(bob)
-    again.connect(again.post(f"/connections/{made.pk}/sign-in/"), factories.ADA)
-    made.refresh_from_db()
-    assert made.status == Connection.Status.ACTIVE
+    again.connect(again.post(f"/connections/{connection.pk}/sign-in/"), factories.ADA)
+    connection.refresh_from_db()
+    assert connection.status == Connection.Status.ACTIVE
 
 
 def test_a_sign_in_with_the_only_credential_rejected_is_the_app_registrations_trouble(

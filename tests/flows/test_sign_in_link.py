@@ -83,7 +83,7 @@ def test_the_trail_says_by_whose_link_and_from_where(bob: User, stranger: Person
         "connection.sign_in_started",
         "connection.connected",
     ]
-    assert [one.action for one in events] == actions
+    assert [event.action for event in events] == actions
     assert events[1].actor == bob
     for event in events[2:]:
         assert event.actor is None

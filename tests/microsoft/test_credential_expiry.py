@@ -101,7 +101,7 @@ def test_it_reads_the_own_application(sandbox: Control) -> None:
         token(factories.ROBOTS_CLIENT_ID, factories.ROBOTS_CLIENT_SECRET),
         factories.ROBOTS_CLIENT_ID,
     )
-    assert [one.hint for one in found.secrets] == [seed.ROBOTS_SECRET[:3]]
+    assert [secret.hint for secret in found.secrets] == [seed.ROBOTS_SECRET[:3]]
 
 
 def test_without_the_permission_it_is_refused(sandbox: Control) -> None:

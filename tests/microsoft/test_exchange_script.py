@@ -65,20 +65,20 @@ MARKS = "{}()@|;,=&"
 
 def tokens(text: str) -> list[Token]:
     """The script's tokens, comments left out. Fails for an open string or anything the portal has no need of."""
-    found: list[Token] = []
+    tokens: list[Token] = []
     at = 0
     while at < len(text):
         char = text[at]
         if char in QUOTES:
             value, at = _string(text, at + 1)
-            found.append(Token("string", value))
+            tokens.append(Token("string", value))
         elif char == "#":
             at = min((end for end in (text.find("\n", at), text.find("\r", at)) if end >= 0), default=len(text))
         elif char in "\r\n":
-            found.append(Token("end", ""))
+            tokens.append(Token("end", ""))
             at += 1
         elif char in MARKS:
-            found.append(Token("mark", char))
+            tokens.append(Token("mark", char))
             at += 1
         elif char.isspace():
             at += 1
@@ -86,9 +86,9 @@ def tokens(text: str) -> list[Token]:
             assert char not in DOUBLE_QUOTES + "`<>", f"{char!r} at …{text[max(0, at - 40) : at + 40]!r}"
             word = re.compile(r"[^\s'\u2018\u2019\u201a\u201b\"{}()@|;,=&#]+").match(text, at)
             assert word is not None, text[at : at + 40]
-            found.append(Token("word", word.group()))
+            tokens.append(Token("word", word.group()))
             at = word.end()
-    return found
+    return tokens
 
 
 def _string(text: str, at: int) -> tuple[str, int]:

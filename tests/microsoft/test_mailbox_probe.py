@@ -56,13 +56,13 @@ def test_a_member_with_the_shared_permission_reaches_the_mailbox(sandbox: Contro
 # --- What is missing, each with a sentence of its own ---------------------------------------------
 
 
-def lacks(found: Probe, lack: MissingAccess, who: Who, cause: str, action: str) -> None:
+def lacks(probe: Probe, lack: MissingAccess, who: Who, cause: str, action: str) -> None:
     """The lack, who mends it, and the words by which people know it."""
-    assert (found.state, found.lack, found.who) == (ReachState.UNREACHABLE, lack, who)
-    assert found.code
-    assert cause in found.cause
-    assert action in found.action
-    assert not {"{", "}"} & set(found.cause + found.action)
+    assert (probe.state, probe.lack, probe.who) == (ReachState.UNREACHABLE, lack, who)
+    assert probe.code
+    assert cause in probe.cause
+    assert action in probe.action
+    assert not {"{", "}"} & set(probe.cause + probe.action)
 
 
 def test_without_the_shared_permission_it_is_named_and_the_owner_can_mend_it(sandbox: Control, cloud: Cloud) -> None:

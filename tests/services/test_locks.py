@@ -70,7 +70,7 @@ def test_an_answer_of_microsofts_and_the_mark_of_a_leaver_do_not_wait_for_each_o
             offboarding.mark_departed(bob, how=User.Left.DIRECTORY, cause="Gone.", now=NOW)
             marked.set()
 
-    def refused(found: Connection, verdict: Verdict, *, now: datetime) -> None:
+    def refused(connection: Connection, verdict: Verdict, *, now: datetime) -> None:
         flagged.set()
         assert marked.wait(20)
         offboarding.mark_departed(bob, how=User.Left.REFUSED, cause="Refused.", now=now)

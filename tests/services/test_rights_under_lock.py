@@ -29,9 +29,9 @@ def share(connection: Connection, actor: User) -> object:
 
 
 def unshare(connection: Connection, actor: User) -> object:
-    found = Share.objects.get(connection=connection)
-    found.connection = connection
-    return shares.end_share(found, actor=actor, now=NOW)
+    share = Share.objects.get(connection=connection)
+    share.connection = connection
+    return shares.end_share(share, actor=actor, now=NOW)
 
 
 def change(connection: Connection, actor: User) -> object:

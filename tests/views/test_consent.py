@@ -161,9 +161,9 @@ def test_a_callback_that_lies_is_not_believed(sandbox: Control, signed_in: SignI
     url = browser.post(reverse("consent_start", args=[app.pk]), {"go": "1"})["Location"]
     page = text(browser.get(callback_of(at_microsoft(url, upn="admin@contoso.example", step="consent"))))
     assert "not yet seen in a token" in page
-    asked = ConsentLink.objects.get()
-    assert asked.state == State.GRANTED
-    check = {"check": str(asked.pk)}
+    link = ConsentLink.objects.get()
+    assert link.state == State.GRANTED
+    check = {"check": str(link.pk)}
     assert "Not yet" in text(browser.post(reverse("consent_start", args=[app.pk]), check, follow=True))
     grant(sandbox, "Mail.Read", "User.Read.All")
     assert "Consent is verified" in text(browser.post(reverse("consent_start", args=[app.pk]), check, follow=True))

@@ -41,8 +41,8 @@ def test_the_list_is_filtered_and_takes_the_same_number_of_queries_however_long(
 ) -> None:
     def make(count: int) -> None:
         for _ in range(count):
-            made = factories.make_connection(name=f"Flow {Connection.objects.count()}", owner=bob)
-            factories.make_consent_request(made)
+            connection = factories.make_connection(name=f"Flow {Connection.objects.count()}", owner=bob)
+            factories.make_consent_request(connection)
 
     client = signed_in(alice)
     make(2)
@@ -60,7 +60,7 @@ def test_the_list_is_filtered_and_takes_the_same_number_of_queries_however_long(
 
 
 def test_an_admin_sees_what_is_needed_to_decide(signed_in: SignIn, alice: User, bob: User, dave: User) -> None:
-    asked = factories.make_consent_request(
+    consent_request = factories.make_consent_request(
         factories.make_connection(owner=bob),
         capabilities=["mail.read", "mail.send"],
         permissions="Mail.Read Mail.Send Sites.ReadWrite.All",
@@ -69,7 +69,7 @@ def test_an_admin_sees_what_is_needed_to_decide(signed_in: SignIn, alice: User, 
     factories.make_consent_request(
         factories.make_connection(owner=dave, name="Theirs"), permissions="Mail.Read Mail.Send Sites.ReadWrite.All"
     )
-    page = text(signed_in(alice).get(f"/requests/{asked.pk}/"))
+    page = text(signed_in(alice).get(f"/requests/{consent_request.pk}/"))
     for expected in (
         "&lt;b&gt;Invoices&lt;/b&gt;",
         "Read mail</span>",
@@ -87,14 +87,14 @@ def test_an_admin_sees_what_is_needed_to_decide(signed_in: SignIn, alice: User, 
 def test_an_auditor_reads_and_the_requester_takes_back(
     signed_in: SignIn, bob: User, carol: User, sandbox: Control
 ) -> None:
-    asked = factories.make_consent_request(factories.make_connection(owner=bob))
-    auditors, own = (text(signed_in(person).get(f"/requests/{asked.pk}/")) for person in (carol, bob))
+    consent_request = factories.make_consent_request(factories.make_connection(owner=bob))
+    auditors, own = (text(signed_in(person).get(f"/requests/{consent_request.pk}/")) for person in (carol, bob))
     assert "Take the request back" in own
     for page in (auditors, own):
         assert "Decline" not in page
         assert "Approve" not in page
     assert "Take the request back" not in auditors
-    page = text(signed_in(bob).post(f"/requests/{asked.pk}/withdraw/", follow=True))
+    page = text(signed_in(bob).post(f"/requests/{consent_request.pk}/withdraw/", follow=True))
     assert "You have taken the request back." in page
     assert "Withdrawn" in page
 
@@ -102,35 +102,35 @@ def test_an_auditor_reads_and_the_requester_takes_back(
 def test_the_link_is_shown_to_admins_alone(
     signed_in: SignIn, alice: User, bob: User, carol: User, sandbox: Control
 ) -> None:
-    asked = factories.make_consent_request(factories.make_connection(owner=bob))
-    page = text(signed_in(alice).post(f"/requests/{asked.pk}/approve/", follow=True))
+    consent_request = factories.make_consent_request(factories.make_connection(owner=bob))
+    page = text(signed_in(alice).post(f"/requests/{consent_request.pk}/approve/", follow=True))
     assert "/v2.0/adminconsent?" in page
     for person in (bob, carol):
-        assert "adminconsent" not in text(signed_in(person).get(f"/requests/{asked.pk}/")), person
+        assert "adminconsent" not in text(signed_in(person).get(f"/requests/{consent_request.pk}/")), person
 
 
 def test_approving_what_another_admin_has_approved_shows_the_same_link(
     signed_in: SignIn, alice: User, bob: User, sandbox: Control
 ) -> None:
-    asked = factories.make_consent_request(factories.make_connection(owner=bob))
-    requests.approve(asked, actor=alice, now=timezone.now())
+    consent_request = factories.make_consent_request(factories.make_connection(owner=bob))
+    requests.approve(consent_request, actor=alice, now=timezone.now())
     other = factories.make_person("root", is_superuser=True)
-    page = text(signed_in(other).post(f"/requests/{asked.pk}/approve/", follow=True))
+    page = text(signed_in(other).post(f"/requests/{consent_request.pk}/approve/", follow=True))
     assert "Alice Admin has approved it already" in page
 
 
 def test_a_decision_that_comes_too_late_says_so(signed_in: SignIn, alice: User, bob: User, sandbox: Control) -> None:
-    asked = factories.make_consent_request(factories.make_connection(owner=bob))
-    requests.approve(asked, actor=alice, now=timezone.now())
+    consent_request = factories.make_consent_request(factories.make_connection(owner=bob))
+    requests.approve(consent_request, actor=alice, now=timezone.now())
     form = {"reason": "No", "seen": "asked"}
-    page = text(signed_in(alice).post(f"/requests/{asked.pk}/decline/", form, follow=True))
+    page = text(signed_in(alice).post(f"/requests/{consent_request.pk}/decline/", form, follow=True))
     assert "changed in the meantime" in page
     assert "Alice Admin" in page
 
 
 def test_declining_needs_a_reason(signed_in: SignIn, alice: User, bob: User) -> None:
-    asked = factories.make_consent_request(factories.make_connection(owner=bob))
-    answer = signed_in(alice).post(f"/requests/{asked.pk}/decline/", {"reason": " ", "seen": "asked"})
+    consent_request = factories.make_consent_request(factories.make_connection(owner=bob))
+    answer = signed_in(alice).post(f"/requests/{consent_request.pk}/decline/", {"reason": " ", "seen": "asked"})
     assert answer.status_code == 422
     assert "so that they know what to do instead" in text(answer)
 
@@ -160,15 +160,17 @@ def test_the_connections_page_offers_it_where_consent_is_what_is_missing(
 
 def test_the_connections_page_tells_how_the_request_stands(signed_in: SignIn, alice: User, bob: User) -> None:
     connection = factories.make_connection(owner=bob, status="consent_needed")
-    asked = factories.make_consent_request(connection)
+    consent_request = factories.make_consent_request(connection)
     client = signed_in(bob)
     page = text(client.get(f"/connections/{connection.pk}/"))
     assert "Waits for an IT admin" in page
     assert "What do you need it for?" not in page
     old = timezone.now() - timedelta(days=8)
-    ConsentRequest.objects.filter(pk=asked.pk).update(state="declined", answer="No.", closed_at=timezone.now())
+    ConsentRequest.objects.filter(pk=consent_request.pk).update(
+        state="declined", answer="No.", closed_at=timezone.now()
+    )
     assert "What do you need it for?" in text(client.get(f"/connections/{connection.pk}/"))
-    ConsentRequest.objects.filter(pk=asked.pk).update(closed_at=old)
+    ConsentRequest.objects.filter(pk=consent_request.pk).update(closed_at=old)
     assert "Request for consent" not in text(client.get(f"/connections/{connection.pk}/"))
 
 
@@ -179,8 +181,8 @@ def test_asking_leads_to_the_request_and_without_a_reason_back_to_the_form(signe
     assert "Mail.Read" in text(client.get(path))
     assert client.post(path, {"reason": ""}).status_code == 422
     answer = client.post(path, {"reason": "Invoices"})
-    asked = ConsentRequest.objects.get()
-    assert answer["Location"] == f"/requests/{asked.pk}/"
+    consent_request = ConsentRequest.objects.get()
+    assert answer["Location"] == f"/requests/{consent_request.pk}/"
     assert "Asked already" in text(client.get(path))
 
 
@@ -188,10 +190,10 @@ def test_a_request_whose_connection_and_people_are_gone_is_still_readable(
     signed_in: SignIn, alice: User, bob: User
 ) -> None:
     connection = factories.make_connection(owner=bob)
-    asked = factories.make_consent_request(connection, state="verified", closed_at=timezone.now())
+    consent_request = factories.make_consent_request(connection, state="verified", closed_at=timezone.now())
     connection.delete()
     bob.delete()
-    page = text(signed_in(alice).get(f"/requests/{asked.pk}/"))
+    page = text(signed_in(alice).get(f"/requests/{consent_request.pk}/"))
     assert "(removed)" in page
     assert "Asked by Bob Member" in page
     assert "(has left the portal)" in page

@@ -153,8 +153,8 @@ def test_the_number_of_queries_does_not_grow(at_noon: None, alice: User, bob: Us
             app = app_that_ends(5 + number, f"App {batch} {number}")
             name = f"Limited {batch} {number}"
             limited = {"connected_at": NOW, "sign_in_max_age": 86_400}
-            made = factories.make_connection(app_registration=app, name=name, **limited)
-            Share.objects.create(connection=made, person=alice, until=NOW + days(2))
+            connection = factories.make_connection(app_registration=app, name=name, **limited)
+            Share.objects.create(connection=connection, person=alice, until=NOW + days(2))
 
     client = signed_in(alice)
     fill(1)

@@ -117,8 +117,10 @@ def test_the_number_of_queries_does_not_follow_the_number_of_rows(
     signed_in, alice, bob, carol, everything, django_assert_max_num_queries
 ):
     for number in range(60):
-        made = factories.make_connection(name=f"Number {number}", owner=bob, status=Connection.Status.RECONNECT_NEEDED)
-        audit.record("connection.flagged", made, actor=None)
+        connection = factories.make_connection(
+            name=f"Number {number}", owner=bob, status=Connection.Status.RECONNECT_NEEDED
+        )
+        audit.record("connection.flagged", connection, actor=None)
     for who, most in ((alice, 19), (carol, 9), (bob, 8)):
         client = signed_in(who)
         with django_assert_max_num_queries(most):

@@ -29,8 +29,8 @@ def verdict(code: int, error: str = "invalid_grant") -> object:
 
 def revoked(count: int = 3, **overrides: object) -> Incident:
     for number in range(count):
-        made = factories.make_connection(name=f"Inbox {number}", **overrides)
-        apply_results.flag(made.pk, verdict(50173), now=NOW, version=made.token_version)  # type: ignore[arg-type]
+        connection = factories.make_connection(name=f"Inbox {number}", **overrides)
+        apply_results.flag(connection.pk, verdict(50173), now=NOW, version=connection.token_version)  # type: ignore[arg-type]
     return Incident.objects.get()
 
 
@@ -106,8 +106,10 @@ def test_the_list_is_found_by_connection_and_costs_the_same_for_many(
     alice: User, signed_in: SignIn, django_assert_max_num_queries: Callable[..., object]
 ) -> None:
     for number in range(12):
-        made = factories.make_connection(name=f"Box {number}", account_oid=f"00000000-0000-4000-8000-{number:012}")
-        apply_results.flag(made.pk, verdict(50173), now=NOW, version=1)  # type: ignore[arg-type]
+        connection = factories.make_connection(
+            name=f"Box {number}", account_oid=f"00000000-0000-4000-8000-{number:012}"
+        )
+        apply_results.flag(connection.pk, verdict(50173), now=NOW, version=1)  # type: ignore[arg-type]
     client = signed_in(alice)
     with django_assert_max_num_queries(10):  # type: ignore[attr-defined]
         page = client.get("/incidents/").content.decode()

@@ -98,9 +98,9 @@ def test_a_member_adds_a_mailbox(signed_in: SignIn, bob: User) -> None:
     tenant = factories.make_tenant()
     said = {"tenant": tenant.pk, "address": " “Support <Support@Contoso.example>” \n", "display_name": "Hilfe ☎"}
     response = signed_in(bob).post(reverse("mailbox_add"), said)
-    made = SharedMailbox.objects.get()
-    assert (made.address, made.display_name) == ("Support@contoso.example", "Hilfe ☎")
-    assert response["Location"] == reverse("mailbox", args=[made.pk])
+    mailbox = SharedMailbox.objects.get()
+    assert (mailbox.address, mailbox.display_name) == ("Support@contoso.example", "Hilfe ☎")
+    assert response["Location"] == reverse("mailbox", args=[mailbox.pk])
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,10 @@ def test_mailto_links_and_international_domains_are_understood(signed_in: SignIn
     browser = signed_in(bob)
     for typed in ("mailto:a@contoso.example?subject=x", "b@Bücher.example"):
         browser.post(reverse("mailbox_add"), {"tenant": tenant.pk, "address": typed})
-    assert [one.address for one in SharedMailbox.objects.all()] == ["a@contoso.example", "b@xn--bcher-kva.example"]
+    assert [mailbox.address for mailbox in SharedMailbox.objects.all()] == [
+        "a@contoso.example",
+        "b@xn--bcher-kva.example",
+    ]
 
 
 def test_a_duplicate_or_a_made_up_tenant_is_answered_at_its_field(signed_in: SignIn, bob: User) -> None:

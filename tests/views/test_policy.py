@@ -222,8 +222,8 @@ def test_the_list_of_violations_asks_as_often_for_many(
     signed_in: SignIn, alice: User, django_assert_max_num_queries: Any
 ) -> None:
     for number in range(30):
-        made = factories.make_connection(name=f"Inbox {number:02}")
-        Share.objects.create(connection=made, team=Team.objects.create(name=f"Team {number}"))
+        connection = factories.make_connection(name=f"Inbox {number:02}")
+        Share.objects.create(connection=connection, team=Team.objects.create(name=f"Team {number}"))
     rule(permissions={"Mail.Read": "forbidden"}, longest_share_days=3)
     client = signed_in(alice)
     with django_assert_max_num_queries(18):

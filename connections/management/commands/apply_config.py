@@ -94,17 +94,17 @@ class Command(BaseCommand):
         if input("Do this? Type yes: ").strip().lower() != "yes":
             raise CommandError("Nothing was changed.")
 
-    def _show(self, found: Plan) -> None:
-        for step in found.steps:
+    def _show(self, plan: Plan) -> None:
+        for step in plan.steps:
             self._show_step(step)
-        for note in found.notes:
+        for note in plan.notes:
             self.stdout.write(f"! {note}")
-        if found.kept:
-            self.stdout.write(f"Not in the file, and kept: {', '.join(found.kept)}. --prune removes them.")
-        if not found.steps:
+        if plan.kept:
+            self.stdout.write(f"Not in the file, and kept: {', '.join(plan.kept)}. --prune removes them.")
+        if not plan.steps:
             self.stdout.write("No change.")
             return
-        counts = {verb: sum(step.verb is verb for step in found.steps) for verb in Verb}
+        counts = {verb: sum(step.verb is verb for step in plan.steps) for verb in Verb}
         self.stdout.write(f"To add: {counts[Verb.ADD]}, change: {counts[Verb.CHANGE]}, remove: {counts[Verb.REMOVE]}.")
 
     def _show_step(self, step: Step) -> None:

@@ -52,7 +52,7 @@ class Command(BaseCommand):
             run = verification.verify(
                 actor=cli.find_actor(options["actor"]), now=timezone.now, since=since, published=known, tell=self._tell
             )
-            rows, findings = run.rows, [verification_checks.Finding(**one) for one in run.findings]
+            rows, findings = run.rows, [verification_checks.Finding(**finding) for finding in run.findings]
         self._report(rows, findings)
         if findings:
             sys.exit(1)

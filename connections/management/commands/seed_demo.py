@@ -51,9 +51,9 @@ class Command(BaseCommand):
 
 def add_person(username: str, *, name: str, password: str, group: str) -> User:
     """The person with this username; made if missing."""
-    found = User.objects.filter(username=username).first()
-    if found is not None:
-        return found
+    person = User.objects.filter(username=username).first()
+    if person is not None:
+        return person
     if group not in ("", IT_ADMINS, AUDITORS):
         raise ValueError(f"there is no group {group}")
     first, _, last = name.partition(" ")
@@ -65,8 +65,8 @@ def add_person(username: str, *, name: str, password: str, group: str) -> User:
 
 def add_tenant(*, name: str, directory_id: str, actor: User) -> Tenant:
     """The sandbox's tenant with this directory id; registered if missing."""
-    found = Tenant.objects.filter(environment="sandbox", directory_id=directory_id).first()
-    return found or tenants.add(name, environment="sandbox", directory_id=directory_id, actor=actor)
+    tenant = Tenant.objects.filter(environment="sandbox", directory_id=directory_id).first()
+    return tenant or tenants.add(name, environment="sandbox", directory_id=directory_id, actor=actor)
 
 
 def add_app_registration(tenant: Tenant, *, name: str, client_id: str, secret: str, actor: User) -> AppRegistration:

@@ -62,7 +62,7 @@ def issue(
     text, prefix = generate_key()
     try:
         with transaction.atomic():
-            made = ApiKey.objects.create(
+            key = ApiKey.objects.create(
                 name=name,
                 owner=owner,
                 prefix=prefix,
@@ -73,20 +73,20 @@ def issue(
                 expires_at=expires_at,
                 created_at=now,
             )
-            made.connections.set(connections)
+            key.connections.set(connections)
             facts = {
                 "prefix": prefix,
                 "scopes": audit.join_values(scopes),
                 "expires_at": str(expires_at) if expires_at else None,
                 "connections": audit.join_values(connections),
-                "networks": audit.join_values(made.networks),
+                "networks": audit.join_values(key.networks),
             }
-            audit.record(AuditAction.API_KEY_ISSUED, made, actor=actor, changes=facts)
+            audit.record(AuditAction.API_KEY_ISSUED, key, actor=actor, changes=facts)
     except IntegrityError as taken:
         raise AlreadyExists(
             f"You already have a key called “{name}”.", action="Choose another name.", field="name"
         ) from taken
-    return made, text
+    return key, text
 
 
 def _check_end(expires_at: datetime | None, now: datetime) -> None:

@@ -77,11 +77,11 @@ def _seal_next(now: datetime, batch: int) -> AuditSeal | None:
 
 def _lock() -> AuditSealing | None:
     """The sealer's row, held until the transaction ends; None if another sealer has it."""
-    found = AuditSealing.objects.select_for_update(skip_locked=True).filter(pk=1).first()
-    if found is None and not AuditSealing.objects.filter(pk=1).exists():
+    audit_sealing = AuditSealing.objects.select_for_update(skip_locked=True).filter(pk=1).first()
+    if audit_sealing is None and not AuditSealing.objects.filter(pk=1).exists():
         AuditSealing.objects.bulk_create([AuditSealing(pk=1)], ignore_conflicts=True)
-        found = AuditSealing.objects.select_for_update(skip_locked=True).filter(pk=1).first()
-    return found
+        audit_sealing = AuditSealing.objects.select_for_update(skip_locked=True).filter(pk=1).first()
+    return audit_sealing
 
 
 # --- Which events are final -------------------------------------------------------------------------
@@ -154,7 +154,7 @@ def _built(
     summary = Counter(str(row[2]) for row in events)
     if fetches:
         summary[AuditAction.CONNECTION_TOKEN_FETCHED] = sum(row[6] for row in fetches if type(row[6]) is int)
-    made = AuditSeal(
+    seal = AuditSeal(
         number=newest.number + 1 if newest else 1,
         events_after=after,
         events_upto=events[-1][0] if events else after,
@@ -170,8 +170,8 @@ def _built(
         sealed_at=now,
         previous_hash=newest.hash if newest else NOTHING,
     )
-    made.hash = compute_hash(made)
-    return made
+    seal.hash = compute_hash(seal)
+    return seal
 
 
 def _moment(value: Any, now: datetime) -> datetime:

@@ -198,10 +198,10 @@ def fetches_of(first: int, last: int) -> Iterator[Row]:
 # --- Digests --------------------------------------------------------------------------------------
 
 
-def digest(kind: Kind, found: Sequence[Row]) -> str:
+def digest(kind: Kind, rows: Sequence[Row]) -> str:
     """SHA-256 of the rows' lines, each with its line feed; hex."""
     line = kind.line
-    return hashlib.sha256("".join([f"{line(row)}\n" for row in found]).encode()).hexdigest()
+    return hashlib.sha256("".join([f"{line(row)}\n" for row in rows]).encode()).hexdigest()
 
 
 def content_digest(kind: Kind, row: Row) -> bytes:
@@ -209,10 +209,10 @@ def content_digest(kind: Kind, row: Row) -> bytes:
     return hashlib.sha256(kind.line([0, *row[1:]]).encode()).digest()[:_DIGEST_LENGTH]
 
 
-def pack_digests(kind: Kind, found: Sequence[Row], *, after: int) -> bytes:
+def pack_digests(kind: Kind, rows: Sequence[Row], *, after: int) -> bytes:
     """Id and content of every row, MARK_LENGTH bytes each."""
     parts = []
-    for row in found:
+    for row in rows:
         # A jump of more than four bytes can hold happens to nobody; if it does, the row is merely not named exactly.
         parts.append(min(row[0] - after, 2**32 - 1).to_bytes(4, "big") + content_digest(kind, row))
         after = row[0]

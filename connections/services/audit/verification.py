@@ -35,9 +35,9 @@ def run_due(now: Callable[[], datetime]) -> int:
     Each is claimed by one worker. If that dies, another goes on after the last few seals it had looked at.
     """
     done = 0
-    for found in AuditVerification.objects.filter(finished_at=None).order_by("pk"):
-        if _claim(found, now()):
-            _carry_out(found, now=now)
+    for audit_verification in AuditVerification.objects.filter(finished_at=None).order_by("pk"):
+        if _claim(audit_verification, now()):
+            _carry_out(audit_verification, now=now)
             done += 1
     return done
 
@@ -115,7 +115,7 @@ def _carry_out(
     for progress in _checked(run.checked):
         run.checked, run.upto = progress.seal, max(run.upto, progress.seal)
         run.rows += progress.rows
-        run.findings += [asdict(one) for one in progress.findings]
+        run.findings += [asdict(finding) for finding in progress.findings]
         run.findings = run.findings[: verification_checks.MOST_FINDINGS]
         run.claimed_until = now() + LEASE
         run.save(update_fields=["upto", "head", "checked", "rows", "findings", "claimed_until"])
@@ -149,7 +149,9 @@ def _known_elsewhere(published: Sequence[tuple[int, str]]) -> list[verification_
     """What published seals, earlier verifications and the notes about publishing say about the chain."""
     findings = verification_checks.compare_published(published, where="in what was published")
     events = AuditEvent.objects.filter(action=AuditAction.AUDIT_VERIFIED).values_list("changes", flat=True)
-    noted = {(one.get("seal"), one.get("hash")) for one in events.iterator(chunk_size=500) if isinstance(one, dict)}
+    noted = {
+        (event.get("seal"), event.get("hash")) for event in events.iterator(chunk_size=500) if isinstance(event, dict)
+    }
     seen = sorted((seal, known) for seal, known in noted if type(seal) is int and seal and isinstance(known, str))
     findings += verification_checks.compare_published(seen, where="in an earlier verification")
     newest = AuditSeal.objects.values_list("number", flat=True).first() or 0

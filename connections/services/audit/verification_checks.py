@@ -80,8 +80,8 @@ def check_seals(*, since: int = 0, upto: int | None = None) -> Iterator[Progress
 
 
 def _next_seals(number: int, upto: int | None) -> list[AuditSeal]:
-    found = AuditSeal.objects.filter(number__gt=number).order_by("number")
-    return list((found if upto is None else found.filter(number__lte=upto))[:SEALS_PER_STEP])
+    seals = AuditSeal.objects.filter(number__gt=number).order_by("number")
+    return list((seals if upto is None else seals.filter(number__lte=upto))[:SEALS_PER_STEP])
 
 
 # --- The chain ------------------------------------------------------------------------------------
@@ -268,8 +268,8 @@ def _named(kind: serialization.Kind, pk: Any) -> str:
 
 def _pruned() -> tuple[Pruned, list[Finding]]:
     """What retention says it has removed, and what is wrong with that."""
-    said = AuditEvent.objects.filter(action=AuditAction.AUDIT_PRUNED)
-    claims = [one for one in said if isinstance(one.changes, dict) and type(one.changes.get("upto")) is int]
+    events = AuditEvent.objects.filter(action=AuditAction.AUDIT_PRUNED)
+    claims = [event for event in events if isinstance(event.changes, dict) and type(event.changes.get("upto")) is int]
     if not claims:
         return Pruned(), []
     claim = max(claims, key=lambda event: int(event.changes["upto"]))

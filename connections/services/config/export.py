@@ -17,19 +17,22 @@ def current_configuration() -> dict[str, Any]:
     """Everything a configuration file can say, as it is now; applying it changes nothing."""
     return {
         "version": VERSION,
-        "tenants": [_tenant(one) for one in Tenant.objects.all()],
+        "tenants": [_tenant(tenant) for tenant in Tenant.objects.all()],
         "app_registrations": [
-            _app(one) for one in AppRegistration.objects.select_related("tenant").prefetch_related("credentials")
+            _app(app) for app in AppRegistration.objects.select_related("tenant").prefetch_related("credentials")
         ],
         "shared_mailboxes": [
-            _mailbox(one) for one in SharedMailbox.objects.select_related("tenant").order_by("tenant__name", "address")
+            _mailbox(mailbox)
+            for mailbox in SharedMailbox.objects.select_related("tenant").order_by("tenant__name", "address")
         ],
         "service_accounts": [
-            _account(one)
-            for one in User.objects.filter(kind=User.Kind.SERVICE).select_related("responsible").order_by("first_name")
+            _account(person)
+            for person in User.objects.filter(kind=User.Kind.SERVICE)
+            .select_related("responsible")
+            .order_by("first_name")
         ],
-        "teams": [_team(one) for one in Team.objects.prefetch_related("members")],
-        "alert_channels": [_channel(one) for one in AlertChannel.objects.defer("url", "signing_secret")],
+        "teams": [_team(team) for team in Team.objects.prefetch_related("members")],
+        "alert_channels": [_channel(channel) for channel in AlertChannel.objects.defer("url", "signing_secret")],
         "policy": policy.current(),
     }
 

@@ -27,27 +27,30 @@ from connections.services.policy.rules import Rules
 # --- Shared mailboxes -----------------------------------------------------------------------------
 
 
-def plan_mailboxes(found: Plan, wanted: Configuration) -> list[Step]:
+def plan_mailboxes(plan: Plan, wanted: Configuration) -> list[Step]:
     """Append what has to be done; returns what would remove those the file does not name. Raises WrongEntry."""
     if wanted.shared_mailboxes is None:
         return []
-    left = {(one.tenant_id, one.address.lower()): one for one in SharedMailbox.objects.select_related("tenant")}
+    left = {
+        (mailbox.tenant_id, mailbox.address.lower()): mailbox
+        for mailbox in SharedMailbox.objects.select_related("tenant")
+    }
     for entry in wanted.shared_mailboxes:
         tenant = find_tenant(wanted, entry.tenant, entry.line)
-        _mailbox(found, entry, left.pop((tenant.pk, entry.address.lower()), None))
+        _mailbox(plan, entry, left.pop((tenant.pk, entry.address.lower()), None))
     return removals("shared mailbox", left.values(), lambda one, doing: mailboxes.remove(one, actor=doing.actor))
 
 
-def _mailbox(found: Plan, entry: MailboxEntry, existing: SharedMailbox | None) -> None:
+def _mailbox(plan: Plan, entry: MailboxEntry, existing: SharedMailbox | None) -> None:
     if existing is None:
         facts = describe_new({"tenant": entry.tenant, "display_name": entry.display_name})
         run = partial(_register_mailbox, entry)
-        found.do(Verb.ADD, "shared mailbox", entry.address, facts, entry.line, run)
+        plan.do(Verb.ADD, "shared mailbox", entry.address, facts, entry.line, run)
         return
     name = existing.display_name if entry.display_name is None else entry.display_name
     values = {"address": mailboxes.normalize_address(entry.address), "display_name": name}
     if changes := differences({key: getattr(existing, key) for key in values}, values):
-        found.do(
+        plan.do(
             Verb.CHANGE,
             "shared mailbox",
             existing.address,
@@ -65,29 +68,29 @@ def _register_mailbox(entry: MailboxEntry, doing: StepContext) -> None:
 # --- Alert channels -------------------------------------------------------------------------------
 
 
-def plan_channels(found: Plan, wanted: Configuration) -> list[Step]:
+def plan_channels(plan: Plan, wanted: Configuration) -> list[Step]:
     """Append what has to be done; returns what would remove those the file does not name. Raises WrongEntry."""
     if wanted.alert_channels is None:
         return []
-    left = {one.name: one for one in AlertChannel.objects.all()}
+    left = {channel.name: channel for channel in AlertChannel.objects.all()}
     for entry in wanted.alert_channels:
         existing = left.pop(entry.name, None)
         if existing is None:
-            _new_channel(found, entry)
+            _new_channel(plan, entry)
         else:
-            _channel(found, entry, existing)
+            _channel(plan, entry, existing)
     return removals("alert channel", left.values(), lambda one, doing: channels.remove(one, actor=doing.actor))
 
 
-def _new_channel(found: Plan, entry: ChannelEntry) -> None:
+def _new_channel(plan: Plan, entry: ChannelEntry) -> None:
     if not entry.url:
         raise WrongEntry(
             f"The alert channel {entry.name} is not in the portal, and the file does not say where its address is.",
             action="Name it with url_file or url_env, or take the channel out.",
             line=entry.line,
         )
-    found.targets.append(entry)
-    found.do(
+    plan.targets.append(entry)
+    plan.do(
         Verb.ADD,
         "alert channel",
         entry.name,
@@ -96,13 +99,13 @@ def _new_channel(found: Plan, entry: ChannelEntry) -> None:
         partial(_add_channel, entry),
     )
     if entry.kind == AlertChannel.Kind.WEBHOOK:
-        found.notes.append(
+        plan.notes.append(
             f"line {entry.line}: nobody will have seen the signing secret of the webhook {entry.name}. Make another one "
             "on its page and give it to the receiver."
         )
 
 
-def _channel(found: Plan, entry: ChannelEntry, existing: AlertChannel) -> None:
+def _channel(plan: Plan, entry: ChannelEntry, existing: AlertChannel) -> None:
     if entry.kind != existing.kind:
         raise WrongEntry(
             f"The alert channel {entry.name} is a {existing.kind}, and its kind cannot be changed.",
@@ -111,14 +114,14 @@ def _channel(found: Plan, entry: ChannelEntry, existing: AlertChannel) -> None:
         )
     changes = []
     if entry.url and not _leads_to(existing, entry.url):
-        found.targets.append(entry)
+        plan.targets.append(entry)
         changes.append(("address", existing.host, "another one"))
     is_on = existing.disabled_at is None
     if entry.enabled is not None and entry.enabled != is_on:
         changes.append(("enabled", as_text(is_on), as_text(entry.enabled)))
     if changes:
         run = partial(_change_channel, existing, entry)
-        found.do(Verb.CHANGE, "alert channel", entry.name, tuple(changes), entry.line, run)
+        plan.do(Verb.CHANGE, "alert channel", entry.name, tuple(changes), entry.line, run)
 
 
 def _leads_to(channel: AlertChannel, url: str) -> bool:
@@ -146,16 +149,16 @@ def _switch(channel: AlertChannel, entry: ChannelEntry, doing: StepContext) -> N
 # --- Policy ---------------------------------------------------------------------------------------
 
 
-def plan_policy(found: Plan, wanted: Configuration) -> list[Step]:
+def plan_policy(plan: Plan, wanted: Configuration) -> list[Step]:
     """Append what has to be done; returns what would lift the rules of those the file does not name."""
     if wanted.policy is None:
         return []
-    apps: dict[str, AppRegistration | None] = {one.name: one for one in AppRegistration.objects.all()}
+    apps: dict[str, AppRegistration | None] = {app.name: app for app in AppRegistration.objects.all()}
     apps |= {entry.name: find_app_registration(wanted, entry) for entry in wanted.app_registrations or ()}
     for entry in wanted.policy:
-        _rules(found, entry, apps)
+        _rules(plan, entry, apps)
     named = {app.pk for entry in wanted.policy if (app := apps.get(entry.app_registration)) is not None}
-    unnamed = [one for one in AppRegistration.objects.exclude(policy=None) if one.pk not in named]
+    unnamed = [app for app in AppRegistration.objects.exclude(policy=None) if app.pk not in named]
     own = [one for one in unnamed if policy.stored_policy(one).rules.restricts]
     return removals(
         "policy of app registration",
@@ -164,7 +167,7 @@ def plan_policy(found: Plan, wanted: Configuration) -> list[Step]:
     )
 
 
-def _rules(found: Plan, entry: PolicyEntry, apps: dict[str, AppRegistration | None]) -> None:
+def _rules(plan: Plan, entry: PolicyEntry, apps: dict[str, AppRegistration | None]) -> None:
     name = entry.app_registration
     if name and name not in apps:
         raise WrongEntry(f"There is no app registration “{name}”, in the file or in the portal.", line=entry.line)
@@ -175,7 +178,7 @@ def _rules(found: Plan, entry: PolicyEntry, apps: dict[str, AppRegistration | No
     )
     if changes:
         whose = f"of app registration {name}" if name else "of the organisation"
-        found.do(Verb.CHANGE, "policy", whose, changes, entry.line, partial(_put_in_force, entry))
+        plan.do(Verb.CHANGE, "policy", whose, changes, entry.line, partial(_put_in_force, entry))
 
 
 def _put_in_force(entry: PolicyEntry, doing: StepContext) -> None:

@@ -28,13 +28,13 @@ ROLES = {IT_ADMIN: IT_ADMINS, AUDITOR: AUDITORS}  # as the file names them, and 
 # --- Service accounts -----------------------------------------------------------------------------
 
 
-def plan_service_accounts(found: Plan, wanted: Configuration) -> list[Step]:
+def plan_service_accounts(plan: Plan, wanted: Configuration) -> list[Step]:
     """Append what has to be done; returns what would remove those the file does not name. Raises WrongEntry."""
     if wanted.service_accounts is None:
         return []
-    left = {one.first_name: one for one in User.objects.filter(kind=User.Kind.SERVICE)}
+    left = {person.first_name: person for person in User.objects.filter(kind=User.Kind.SERVICE)}
     for entry in wanted.service_accounts:
-        _account(found, entry, left.pop(entry.name, None))
+        _account(plan, entry, left.pop(entry.name, None))
     return removals(
         "service account",
         left.values(),
@@ -48,7 +48,7 @@ def roles_of(account: User) -> list[str]:
     return [role for role, group in ROLES.items() if group in groups]
 
 
-def _account(found: Plan, entry: AccountEntry, existing: User | None) -> None:
+def _account(plan: Plan, entry: AccountEntry, existing: User | None) -> None:
     before: dict[str, Any] = {"purpose": "", "responsible": "", "roles": []}
     if existing is not None:
         responsible = existing.responsible.username if existing.responsible else ""
@@ -67,7 +67,7 @@ def _account(found: Plan, entry: AccountEntry, existing: User | None) -> None:
             line=entry.line,
         )
     verb = Verb.CHANGE if existing else Verb.ADD
-    found.do(verb, "service account", entry.name, changes, entry.line, partial(_save, entry, existing, after))
+    plan.do(verb, "service account", entry.name, changes, entry.line, partial(_save, entry, existing, after))
 
 
 def _save(entry: AccountEntry, existing: User | None, after: dict[str, Any], doing: StepContext) -> None:
@@ -91,19 +91,19 @@ def _save(entry: AccountEntry, existing: User | None, after: dict[str, Any], doi
 # --- Teams ----------------------------------------------------------------------------------------
 
 
-def plan_teams(found: Plan, wanted: Configuration) -> list[Step]:
+def plan_teams(plan: Plan, wanted: Configuration) -> list[Step]:
     """Append what has to be done; returns what would remove what the file does not name. Raises WrongEntry."""
     if wanted.teams is None:
         return []
-    left = {one.name: one for one in Team.objects.prefetch_related("members")}
+    left = {team.name: team for team in Team.objects.prefetch_related("members")}
     unnamed: list[Step] = []
     for entry in wanted.teams:
-        unnamed += _team(found, wanted, entry, left.pop(entry.name, None))
+        unnamed += _team(plan, wanted, entry, left.pop(entry.name, None))
     remove = removals("team", left.values(), lambda one, doing: teams.remove(one, actor=doing.actor, now=doing.now))
     return [*unnamed, *remove]
 
 
-def _team(found: Plan, wanted: Configuration, entry: TeamEntry, existing: Team | None) -> list[Step]:
+def _team(plan: Plan, wanted: Configuration, entry: TeamEntry, existing: Team | None) -> list[Step]:
     group = entry.entra_group if entry.entra_group is not None else existing.entra_group if existing else ""
     if group and entry.members:
         raise WrongEntry(
@@ -114,9 +114,9 @@ def _team(found: Plan, wanted: Configuration, entry: TeamEntry, existing: Team |
     if existing is None:
         facts = describe_new({"entra_group": group})
         run = partial(_add_team, entry, group)
-        found.do(Verb.ADD, "team", entry.name, facts, entry.line, run)
+        plan.do(Verb.ADD, "team", entry.name, facts, entry.line, run)
     elif changes := differences({"entra_group": existing.entra_group}, {"entra_group": group}):
-        found.do(
+        plan.do(
             Verb.CHANGE,
             "team",
             entry.name,
@@ -124,16 +124,16 @@ def _team(found: Plan, wanted: Configuration, entry: TeamEntry, existing: Team |
             entry.line,
             lambda doing: teams.change(existing, name=entry.name, entra_group=group, actor=doing.actor),
         )
-    return _members(found, wanted, entry, existing) if entry.members is not None and not group else []
+    return _members(plan, wanted, entry, existing) if entry.members is not None and not group else []
 
 
 def _add_team(entry: TeamEntry, group: str, doing: StepContext) -> None:
     teams.add(entry.name, entra_group=group, actor=doing.actor)
 
 
-def _members(found: Plan, wanted: Configuration, entry: TeamEntry, existing: Team | None) -> list[Step]:
+def _members(plan: Plan, wanted: Configuration, entry: TeamEntry, existing: Team | None) -> list[Step]:
     names = entry.members or ()
-    inside = {one.username: one for one in existing.members.all()} if existing else {}
+    inside = {member.username: member for member in existing.members.all()} if existing else {}
     known = set(User.objects.filter(username__in=names, is_active=True).values_list("username", flat=True))
     known |= {service_accounts.username_of(one.name) for one in wanted.service_accounts or ()}
     for name in names:
@@ -145,7 +145,7 @@ def _members(found: Plan, wanted: Configuration, entry: TeamEntry, existing: Tea
             )
         if name not in inside:
             run = partial(_join, entry.name, name)
-            found.do(Verb.ADD, "member", f"{name} of the team {entry.name}", (), entry.line, run)
+            plan.do(Verb.ADD, "member", f"{name} of the team {entry.name}", (), entry.line, run)
     return [
         Step(
             Verb.REMOVE,

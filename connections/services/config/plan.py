@@ -81,8 +81,8 @@ def apply(
             audit.record(AuditAction.CONFIGURATION_APPLIED, actor, actor=actor, changes=facts)
 
 
-def _count(found: Plan, verb: str) -> int:
-    return sum(step.verb == verb for step in found.steps)
+def _count(plan: Plan, verb: str) -> int:
+    return sum(step.verb == verb for step in plan.steps)
 
 
 def _prepare(seen: Plan, doing: StepContext, *, allow_untried: bool) -> StepContext:

@@ -25,33 +25,33 @@ from connections.services.registry import app_registrations, credential_checks, 
 # --- Tenants --------------------------------------------------------------------------------------
 
 
-def plan_tenants(found: Plan, wanted: Configuration) -> list[Step]:
+def plan_tenants(plan: Plan, wanted: Configuration) -> list[Step]:
     """Append what has to be done; returns what would remove those the file does not name. Raises WrongEntry."""
     if wanted.tenants is None:
         return []
-    left = {(one.environment, one.directory_id): one for one in Tenant.objects.all()}
+    left = {(tenant.environment, tenant.directory_id): tenant for tenant in Tenant.objects.all()}
     same = {entry: left.pop(entry.directory, None) for entry in wanted.tenants}
     for entry, existing in same.items():
         if existing is None:
             # One of this name, whose directory nobody else names, has moved to another directory.
             moved = next((key for key, one in left.items() if one.name == entry.name), None)
             existing = left.pop(moved) if moved else None
-        _tenant(found, entry, existing)
+        _tenant(plan, entry, existing)
     return removals("tenant", left.values(), lambda one, doing: tenants.remove(one, actor=doing.actor))
 
 
-def _tenant(found: Plan, entry: TenantEntry, existing: Tenant | None) -> None:
+def _tenant(plan: Plan, entry: TenantEntry, existing: Tenant | None) -> None:
     if existing is None or (existing.environment, existing.directory_id) != entry.directory:
         if entry.environment not in clouds.CLOUDS:
             known = f"Use one of {', '.join(clouds.CLOUDS)}."
             raise WrongEntry(f"There is no environment “{entry.environment}”.", action=known, line=entry.line)
-        found.lookups.append(entry)
+        plan.lookups.append(entry)
     values = {"name": entry.name, "environment": entry.environment, "directory_id": entry.directory_id}
     if existing is None:
         facts = describe_new({"environment": entry.environment, "directory_id": entry.directory_id})
-        found.do(Verb.ADD, "tenant", entry.name, facts, entry.line, lambda doing: _add_tenant(entry, doing))
+        plan.do(Verb.ADD, "tenant", entry.name, facts, entry.line, lambda doing: _add_tenant(entry, doing))
     elif changes := differences({name: getattr(existing, name) for name in values}, values):
-        found.do(
+        plan.do(
             Verb.CHANGE,
             "tenant",
             existing.name,
@@ -86,29 +86,29 @@ def find_tenant(wanted: Configuration, name: str, line: int) -> Tenant:
     """The tenant a name means once the file is applied; unsaved if it has yet to be added. Raises WrongEntry."""
     for entry in wanted.tenants or ():
         if entry.name == name:
-            found = Tenant.objects.filter(environment=entry.environment, directory_id=entry.directory_id).first()
-            return found or Tenant(name=name, environment=entry.environment, directory_id=entry.directory_id)
-    found = Tenant.objects.filter(name=name).first()
-    if found is None:
+            tenant = Tenant.objects.filter(environment=entry.environment, directory_id=entry.directory_id).first()
+            return tenant or Tenant(name=name, environment=entry.environment, directory_id=entry.directory_id)
+    tenant = Tenant.objects.filter(name=name).first()
+    if tenant is None:
         raise WrongEntry(f"There is no tenant “{name}”, in the file or in the portal.", line=line)
-    return found
+    return tenant
 
 
 # --- App registrations ----------------------------------------------------------------------------
 
 
-def plan_app_registrations(found: Plan, wanted: Configuration) -> list[Step]:
+def plan_app_registrations(plan: Plan, wanted: Configuration) -> list[Step]:
     """Append what has to be done; returns what would remove what the file does not name. Raises WrongEntry."""
     if wanted.app_registrations is None:
         return []
-    left = {one.pk: one for one in AppRegistration.objects.all()}
+    left = {app.pk: app for app in AppRegistration.objects.all()}
     unnamed: list[Step] = []
     for entry in wanted.app_registrations:
         existing = find_app_registration(wanted, entry)
         if existing is not None:
             left.pop(existing.pk, None)
-        _app(found, entry, existing)
-        unnamed += _credentials(found, wanted, entry, existing)
+        _app(plan, entry, existing)
+        unnamed += _credentials(plan, wanted, entry, existing)
     remove = removals(
         "app registration", left.values(), lambda one, doing: app_registrations.remove(one, actor=doing.actor)
     )
@@ -123,7 +123,7 @@ def find_app_registration(wanted: Configuration, entry: AppEntry) -> AppRegistra
     return AppRegistration.objects.filter(tenant=tenant, client_id=entry.client_id).first()
 
 
-def _app(found: Plan, entry: AppEntry, existing: AppRegistration | None) -> None:
+def _app(plan: Plan, entry: AppEntry, existing: AppRegistration | None) -> None:
     wishes = given_values(
         audience=entry.audience,
         allows_delegated=entry.allows_delegated,
@@ -132,7 +132,7 @@ def _app(found: Plan, entry: AppEntry, existing: AppRegistration | None) -> None
     )
     if existing is None:
         facts = describe_new({"tenant": entry.tenant, "client_id": entry.client_id, **wishes})
-        found.do(
+        plan.do(
             Verb.ADD,
             "app registration",
             entry.name,
@@ -145,7 +145,7 @@ def _app(found: Plan, entry: AppEntry, existing: AppRegistration | None) -> None
     current: dict[str, Any] = {name: getattr(existing, name) for name in names}
     values = current | wishes | {"name": entry.name}
     if changes := differences(current, values):
-        found.do(
+        plan.do(
             Verb.CHANGE,
             "app registration",
             existing.name,
@@ -163,21 +163,21 @@ def _register(entry: AppEntry, wishes: dict[str, Any], doing: StepContext) -> No
 # --- Credentials ----------------------------------------------------------------------------------
 
 
-def _credentials(found: Plan, wanted: Configuration, entry: AppEntry, existing: AppRegistration | None) -> list[Step]:
+def _credentials(plan: Plan, wanted: Configuration, entry: AppEntry, existing: AppRegistration | None) -> list[Step]:
     if entry.credentials is None:
         return []
     live = existing.credentials.live().defer("secret", "private_key") if existing else ()
     left = {one.pk: one for one in live}
     # A label alone takes what the more exact ones leave over.
-    for one in sorted(entry.credentials, key=lambda one: not (one.value or one.thumbprint)):
+    for one in sorted(entry.credentials, key=lambda credential: not (credential.value or credential.thumbprint)):
         same = _same(one, list(left.values()))
         if same is not None:
             del left[same.pk]
         elif one.value:
-            _new_secret(found, wanted, entry, one)
+            _new_secret(plan, wanted, entry, one)
         else:
             which = f"{one.kind} {one.label or one.thumbprint[:8]}".strip()
-            found.notes.append(
+            plan.notes.append(
                 f"line {one.line}: {entry.name} has no {which}. The file only "
                 "mentions it and holds no secret: name one with secret_file or secret_env, or add it in the portal."
             )
@@ -208,16 +208,27 @@ def _holds(credential: AppCredential, value: str) -> bool:
     )
 
 
-def _new_secret(found: Plan, wanted: Configuration, entry: AppEntry, one: CredentialEntry) -> None:
-    secret = credentials.NewSecret(one.value, one.expires_at, one.label)
+def _new_secret(plan: Plan, wanted: Configuration, entry: AppEntry, credential_entry: CredentialEntry) -> None:
+    secret = credentials.NewSecret(credential_entry.value, credential_entry.expires_at, credential_entry.label)
     tenant = find_tenant(wanted, entry.tenant, entry.line)
     unsaved = AppRegistration(name=entry.name, tenant=tenant, client_id=entry.client_id)
-    found.trials.append(CredentialTest(find_app_registration(wanted, entry) or unsaved, secret, one.line))
-    facts = describe_new({"expires_at": one.expires_at.date().isoformat() if one.expires_at else ""})
-    name = f"{one.label or 'client secret'} of {entry.name}"
-    found.do(Verb.ADD, "credential", name, facts, one.line, lambda doing: _add_secret(entry, secret, one, doing))
+    plan.trials.append(CredentialTest(find_app_registration(wanted, entry) or unsaved, secret, credential_entry.line))
+    facts = describe_new(
+        {"expires_at": credential_entry.expires_at.date().isoformat() if credential_entry.expires_at else ""}
+    )
+    name = f"{credential_entry.label or 'client secret'} of {entry.name}"
+    plan.do(
+        Verb.ADD,
+        "credential",
+        name,
+        facts,
+        credential_entry.line,
+        lambda doing: _add_secret(entry, secret, credential_entry, doing),
+    )
 
 
-def _add_secret(entry: AppEntry, secret: credentials.NewSecret, one: CredentialEntry, doing: StepContext) -> None:
+def _add_secret(
+    entry: AppEntry, secret: credentials.NewSecret, credential_entry: CredentialEntry, doing: StepContext
+) -> None:
     app = AppRegistration.objects.get(name=entry.name)
-    credentials.add(app, secret, actor=doing.actor, accepted=doing.accepted[one.line])
+    credentials.add(app, secret, actor=doing.actor, accepted=doing.accepted[credential_entry.line])

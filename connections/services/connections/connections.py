@@ -132,16 +132,16 @@ def finish_app_only(connection: Connection, *, actor: User, now: datetime) -> Co
     return _tried_in_mailboxes(made, answer, actor, now)
 
 
-def _ask(made: Connection, decision: Decision, *, reason: str, actor: User, now: datetime) -> None:
+def _ask(connection: Connection, decision: Decision, *, reason: str, actor: User, now: datetime) -> None:
     granted = [one.item for one in decision.approval if one.rule == "permissions"]
-    approvals.request_approval(made, decision.approval, reason=reason, actor=actor, now=now, also=granted)
+    approvals.request_approval(connection, decision.approval, reason=reason, actor=actor, now=now, also=granted)
 
 
-def _authorise(made: Connection, answer: token_endpoint.TokenSet, actor: User, now: datetime) -> None:
-    approvals.close_if_unneeded(made, actor=actor, now=now)
-    store.store_sign_in(made, answer=answer, now=now, values={"connected_at": now})
+def _authorise(connection: Connection, answer: token_endpoint.TokenSet, actor: User, now: datetime) -> None:
+    approvals.close_if_unneeded(connection, actor=actor, now=now)
+    store.store_sign_in(connection, answer=answer, now=now, values={"connected_at": now})
     audit.record(
-        AuditAction.CONNECTION_CONNECTED, made, actor=actor, changes={"roles": audit.join_values(answer.granted)}
+        AuditAction.CONNECTION_CONNECTED, connection, actor=actor, changes={"roles": audit.join_values(answer.granted)}
     )
 
 
@@ -156,9 +156,9 @@ def _tried_in_mailboxes(made: Connection, answer: token_endpoint.TokenSet, actor
     return made
 
 
-def _as_stored(made: Connection) -> Connection:
+def _as_stored(connection: Connection) -> Connection:
     """The connection as it stands in the database, tokens unread; refresh_from_db() keeps what deferred columns had."""
-    return Connection.objects.select_related("app_registration__tenant", "owner").get(pk=made.pk)
+    return Connection.objects.select_related("app_registration__tenant", "owner").get(pk=connection.pk)
 
 
 def change(
@@ -318,8 +318,8 @@ def _lock(connection: Connection, *, to_remove: bool = False) -> None:
     Its owner is read anew: it may just have been handed over, so ask only now who may do what with it.
     ``to_remove``: what is about to refer to it waits as well, and then fails; otherwise that must not wait.
     """
-    found = Connection.objects.select_for_update(no_key=not to_remove).filter(pk=connection.pk)
-    connection.owner_id = found.values_list("owner", flat=True).first() or connection.owner_id
+    connections = Connection.objects.select_for_update(no_key=not to_remove).filter(pk=connection.pk)
+    connection.owner_id = connections.values_list("owner", flat=True).first() or connection.owner_id
 
 
 def _new(
@@ -357,29 +357,29 @@ def _new(
     )
 
 
-def _insert(made: Connection, shared_mailboxes: Sequence[SharedMailbox], actor: User) -> Connection:
+def _insert(connection: Connection, shared_mailboxes: Sequence[SharedMailbox], actor: User) -> Connection:
     try:
         with transaction.atomic():
-            made.save(force_insert=True)
-            history.ownership_began(made, actor=actor, now=made.created_at)
+            connection.save(force_insert=True)
+            history.ownership_began(connection, actor=actor, now=connection.created_at)
             audit.record(
                 AuditAction.CONNECTION_CREATED,
-                made,
+                connection,
                 actor=actor,
-                at=made.created_at,
+                at=connection.created_at,
                 changes={
-                    "owner": audit.recorded_name(made.owner),
-                    "app_registration": str(made.app_registration),
-                    "authentication_type": made.authentication_type,
-                    "capabilities": audit.join_values(made.capabilities),
-                    "extra_scopes": made.extra_scopes,
+                    "owner": audit.recorded_name(connection.owner),
+                    "app_registration": str(connection.app_registration),
+                    "authentication_type": connection.authentication_type,
+                    "capabilities": audit.join_values(connection.capabilities),
+                    "extra_scopes": connection.extra_scopes,
                 },
             )
             for mailbox in shared_mailboxes:
-                mailboxes.attach(made, mailbox, actor=actor)
+                mailboxes.attach(connection, mailbox, actor=actor)
     except IntegrityError as taken:
-        raise _duplicate(made.name) from taken
-    return made
+        raise _duplicate(connection.name) from taken
+    return connection
 
 
 def _first_token(app_registration: AppRegistration, now: datetime) -> token_endpoint.TokenSet:

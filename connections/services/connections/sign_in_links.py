@@ -56,12 +56,12 @@ def create(connection: Connection, *, actor: User, now: datetime) -> tuple[SignI
         _require_right(connection, actor)
         approvals.require_grant(connection, ())
         revoke_open(connection, now=now)
-        made = SignInLink.objects.create(
+        link = SignInLink.objects.create(
             connection=connection, digest=_digest(token), made_by=actor, created_at=now, expires_at=now + LIFETIME
         )
-        facts = {"link": made.pk, "expires_at": str(made.expires_at)}
+        facts = {"link": link.pk, "expires_at": str(link.expires_at)}
         audit.record(AuditAction.CONNECTION_SIGN_IN_LINK_MADE, connection, actor=actor, at=now, changes=facts)
-    return made, token
+    return link, token
 
 
 def open_link(token: str, *, now: datetime) -> OpenedLink:

@@ -67,19 +67,19 @@ def start(
     if standing_open is not None and consent_url(standing_open, now=timezone.now()):
         return standing_open, _url(standing_open, style)
     with transaction.atomic():
-        made = ConsentLink.objects.create(
+        link = ConsentLink.objects.create(
             app_registration=app_registration,
             directory_id=directory,
             state_digest=secrets.token_hex(32),  # until the row has the number its real state is made from
             scopes=asked,
             requested_by=actor,
         )
-        made.state_digest = _digest(_state(made))
-        made.save(update_fields=["state_digest"])
+        link.state_digest = _digest(_state(link))
+        link.save(update_fields=["state_digest"])
         # The application is what people look up, so its history tells the story of its consent.
         changes = {"directory_id": directory, "scopes": asked}
         audit.record(AuditAction.CONSENT_REQUESTED, app_registration, actor=actor, changes=changes)
-    return made, _url(made, style)
+    return link, _url(link, style)
 
 
 def consent_url(request: ConsentLink, *, now: datetime) -> str:
@@ -154,18 +154,18 @@ def record_callback(query_string: str, *, actor: User | None, now: datetime) -> 
 
 def find_link(state: str, *, now: datetime) -> ConsentLink:
     """The open request a callback's ``state`` belongs to. Raises SignInLost."""
-    found = (
+    link = (
         ConsentLink.objects.filter(state_digest=_digest(state), state=State.OPEN, requested_at__gt=now - VALID_FOR)
         .select_related("app_registration__tenant", "requested_by")
         .first()
     )
-    if found is None:
+    if link is None:
         raise SignInExpired(
             "This answer from Microsoft belongs to no consent link that is still open: the link was already used, "
             "or is older than seven days. Nothing was changed.",
             action="The page of the app registration shows how the consent stands; an IT admin can make a new link there.",
         )
-    return found
+    return link
 
 
 def _store(request: ConsentLink, values: dict[str, object], actor: User, now: datetime) -> None:

@@ -100,7 +100,7 @@ def request_consent(connection: Connection, *, reason: str, actor: User, now: da
 
 
 def _new(connection: Connection, wanted: RequiredConsent, reason: str, actor: User, now: datetime) -> ConsentRequest:
-    made = ConsentRequest.objects.create(
+    consent_request = ConsentRequest.objects.create(
         connection=connection,
         connection_name=connection.name,
         app_registration=connection.app_registration,
@@ -115,45 +115,50 @@ def _new(connection: Connection, wanted: RequiredConsent, reason: str, actor: Us
     )
     audit.record(
         AuditAction.CONSENT_REQUEST_ASKED,
-        made,
+        consent_request,
         actor=actor,
         changes={
             "app_registration": str(connection.app_registration),
-            "directory_id": made.directory_id,
-            "permissions": made.permissions,
+            "directory_id": consent_request.directory_id,
+            "permissions": consent_request.permissions,
             "reason": reason,
         },
     )
-    before = _link_that_is_out(made, now=now)
+    before = _link_that_is_out(consent_request, now=now)
     if before is not None and before.link is not None:
-        _approved(made, before.link, actor=before.decided_by, now=now)
+        _approved(consent_request, before.link, actor=before.decided_by, now=now)
     else:
-        alerts.notify_it_admins(_question(made), about=f"consent-request:{made.pk}:asked", now=now)
-    return made
+        alerts.notify_it_admins(
+            _question(consent_request), about=f"consent-request:{consent_request.pk}:asked", now=now
+        )
+    return consent_request
 
 
-def _link_that_is_out(made: ConsentRequest, *, now: datetime) -> ConsentRequest | None:
+def _link_that_is_out(consent_request: ConsentRequest, *, now: datetime) -> ConsentRequest | None:
     """A request for the same whose link can still be used."""
     out = (
-        same_requests(made)
+        same_requests(consent_request)
         .filter(state=State.APPROVED, link__isnull=False)
         .select_related("link__app_registration__tenant")
     )
     return next((one for one in out if one.link and admin_consent.consent_url(one.link, now=now)), None)
 
 
-def _question(made: ConsentRequest) -> alerts.Message:
+def _question(consent_request: ConsentRequest) -> alerts.Message:
     return alerts.Message(
-        subject=f"{made.requester_name} asks for consent: {made.connection_name}",
-        paragraphs=(f"“{made.reason}”", "Microsoft lets only an administrator grant what this connection needs."),
-        path=f"/requests/{made.pk}/",
+        subject=f"{consent_request.requester_name} asks for consent: {consent_request.connection_name}",
+        paragraphs=(
+            f"“{consent_request.reason}”",
+            "Microsoft lets only an administrator grant what this connection needs.",
+        ),
+        path=f"/requests/{consent_request.pk}/",
         button="Approve or decline",
         why="You get this because you are an IT admin.",
         facts=(
-            ("Asked by", made.requester_name),
-            ("Connection", made.connection_name),
-            ("App registration", str(made.app_registration)),
-            ("Permissions", ", ".join(made.permission_names)),
+            ("Asked by", consent_request.requester_name),
+            ("Connection", consent_request.connection_name),
+            ("App registration", str(consent_request.app_registration)),
+            ("Permissions", ", ".join(consent_request.permission_names)),
         ),
     )
 
@@ -163,14 +168,14 @@ def _question(made: ConsentRequest) -> alerts.Message:
 
 def same_requests(request: ConsentRequest) -> QuerySet[ConsentRequest]:
     """The other open requests for the same permissions of the application in the directory."""
-    found = ConsentRequest.objects.filter(
+    consent_requests = ConsentRequest.objects.filter(
         app_registration=request.app_registration_id,
         directory_id=request.directory_id,
         authentication_type=request.authentication_type,
         permissions=request.permissions,
         closed_at=None,
     )
-    return found.exclude(pk=request.pk)
+    return consent_requests.exclude(pk=request.pk)
 
 
 def awaiting_decision(now: datetime) -> QuerySet[ConsentRequest]:
@@ -304,8 +309,8 @@ def _locked_with_same(request: ConsentRequest) -> tuple[ConsentRequest, list[Con
     group = ConsentRequest.objects.filter(Q(pk=request.pk) | Q(pk__in=same_requests(request).values("pk")))
     locked = group.select_for_update(of=("self",)).order_by("pk")
     rows = list(locked.select_related("app_registration__tenant", "requester__alert_choice"))
-    current = next(one for one in rows if one.pk == request.pk)
-    return current, [one for one in rows if one is not current and one.state in _UNDECIDED]
+    current = next(row for row in rows if row.pk == request.pk)
+    return current, [row for row in rows if row is not current and row.state in _UNDECIDED]
 
 
 def _too_late(current: ConsentRequest) -> DecidedMeanwhile:

@@ -41,7 +41,7 @@ class Expiration:
 class Expirations:
     """What was found, the earliest first."""
 
-    found: list[Expiration]
+    expirations: list[Expiration]
     is_cut: bool = False  # there is more than MOST of one kind
 
 
@@ -140,7 +140,7 @@ def of_credentials(
     known = expiry_forecast.credentials_of([app.pk for app in listed])
     enabled = connections.exclude(status=Connection.Status.DISABLED).order_by()
     used = dict(enabled.values_list("app_registration_id").annotate(Count("pk")))
-    found: list[Expiration] = []
+    expirations: list[Expiration] = []
     for app in listed:
         if not in_detail and not used.get(app.pk):
             continue
@@ -149,8 +149,8 @@ def of_credentials(
             if not expiry_forecast.is_usable(credential) or not (in_detail or credential == last.last):
                 continue
             if credential.expires_at is not None and credential.expires_at <= now + AHEAD:
-                found.append(_of_credential(app, credential, last, used.get(app.pk, 0), in_detail=in_detail))
-    return Expirations(sorted(found, key=lambda ending: ending.at)[:MOST], len(found) > MOST)
+                expirations.append(_of_credential(app, credential, last, used.get(app.pk, 0), in_detail=in_detail))
+    return Expirations(sorted(expirations, key=lambda ending: ending.at)[:MOST], len(expirations) > MOST)
 
 
 def _of_credential(

@@ -171,7 +171,14 @@ def match(credential: AppCredential, listing: CredentialList) -> ListedCredentia
     """
     if credential.kind == AppCredential.Kind.CERTIFICATE:
         facts = certificates.read_details(credential.certificate)
-        return next((one for one in listing.certificates if one.thumbprints & {facts.sha1, facts.sha256}), None)
+        return next(
+            (
+                certificate
+                for certificate in listing.certificates
+                if certificate.thumbprints & {facts.sha1, facts.sha256}
+            ),
+            None,
+        )
     alike = [listed for listed in listing.secrets if listed.hint and listed.hint == credential.hint]
     return (
         _one(alike) or _one([listed for listed in alike if _same_day(listed, credential)]) or _living(alike, credential)

@@ -87,10 +87,10 @@ def summarize(
     """
     if connection.status in (Status.PENDING, Status.RECONNECT_NEEDED):
         return ForecastSummary()
-    found: list[Forecast] = []
+    forecasts: list[Forecast] = []
     remarks: list[str] = []
     if _is_parked(connection, now):
-        found += _idle(connection)
+        forecasts += _idle(connection)
     elif connection.is_delegated:
         remarks.append(
             "The portal renews its grant at least every hour, so Microsoft's limit of 90 days without use never "
@@ -99,16 +99,16 @@ def summarize(
     else:
         remarks.append("No person has signed in, so there is no sign-in that could run out.")
     if connection.status == Status.ACTIVE and not connection.is_blocked_by_app:
-        found += _sign_in(connection, now)
+        forecasts += _sign_in(connection, now)
         app_id = connection.app_registration_id
         last = credential_lifetime(credentials_of([app_id])[app_id] if credentials is None else credentials)
-        found += _credential(connection, last, now)
+        forecasts += _credential(connection, last, now)
         if last.unknown is not None:
             remarks.append(
                 f"Nobody has entered when a credential of {connection.app_registration} expires, so its end is not "
                 "foretold."
             )
-    return ForecastSummary(tuple(sorted(found, key=lambda one: one.at)), tuple(remarks))
+    return ForecastSummary(tuple(sorted(forecasts, key=lambda one: one.at)), tuple(remarks))
 
 
 # --- Credentials of the app registration ----------------------------------------------------------

@@ -73,7 +73,7 @@ def start(
     if not now + SHORTEST <= due_at <= now + LONGEST:
         raise InvalidInput("The last day must be at least two days ahead, and within half a year.", field="due")
     with transaction.atomic():
-        made = AccessReview.objects.create(
+        review = AccessReview.objects.create(
             name=name,
             app_registration=app_registration,
             tenant=tenant,
@@ -83,13 +83,13 @@ def start(
             started_by_name=display_name(actor),
             due_at=due_at,
         )
-        count = _freeze(made, now)
+        count = _freeze(review, now)
         if not count and actor is not None:
             raise InvalidInput("Nothing is shared there just now, so there is nothing to review.")
-        changes = {"covers": made.scope_name, "due": due_at.isoformat(), "shares": count}
-        audit.record(AuditAction.ACCESS_REVIEW_STARTED, made, actor=actor, changes=changes, at=now)
-        ask_owners(made, now=now)
-    return made
+        changes = {"covers": review.scope_name, "due": due_at.isoformat(), "shares": count}
+        audit.record(AuditAction.ACCESS_REVIEW_STARTED, review, actor=actor, changes=changes, at=now)
+        ask_owners(review, now=now)
+    return review
 
 
 def display_name(user: User | None) -> str:
@@ -151,7 +151,7 @@ def _item(
 ) -> ReviewItem:
     connection = share.connection
     people = members.get(share.team_id, []) if share.team_id else [share.person_id or 0]
-    times = [used[connection.pk, one] for one in people if (connection.pk, one) in used]
+    times = [used[connection.pk, person] for person in people if (connection.pk, person) in used]
     return ReviewItem(
         review=review,
         share=share,

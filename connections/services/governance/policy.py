@@ -64,11 +64,11 @@ class StoredPolicy:
 
 def stored_policy(app_registration: AppRegistration | None = None) -> StoredPolicy:
     """What stands in the database now."""
-    found = Policy.objects.select_related("changed_by").filter(app_registration=app_registration).first()
-    if found is None:
+    policy = Policy.objects.select_related("changed_by").filter(app_registration=app_registration).first()
+    if policy is None:
         return StoredPolicy()
-    rules = policy_rules.from_database(found.rules)
-    return StoredPolicy(rules, found.version, found.changed_at, str(found.changed_by or ""))
+    rules = policy_rules.from_database(policy.rules)
+    return StoredPolicy(rules, policy.version, policy.changed_at, str(policy.changed_by or ""))
 
 
 def policies_with(app_registration: AppRegistration | None, rules: Rules) -> PolicySet:
@@ -119,17 +119,17 @@ def _replace(
     app_registration: AppRegistration | None, rules: Rules, *, actor: User, now: datetime, version: int | None
 ) -> Rules:
     """Write the rules; returns those that stood there before."""
-    found = Policy.objects.select_for_update().filter(app_registration=app_registration).first()
-    if version is not None and version != (found.version if found else 0):
+    policy = Policy.objects.select_for_update().filter(app_registration=app_registration).first()
+    if version is not None and version != (policy.version if policy else 0):
         raise _changed()
-    before = policy_rules.from_database(found.rules) if found else Rules()
+    before = policy_rules.from_database(policy.rules) if policy else Rules()
     if before == rules:
         return before
     values = {"rules": policy_rules.to_dict(rules), "changed_at": now, "changed_by": actor}
-    if found is None:
+    if policy is None:
         Policy.objects.create(app_registration=app_registration, **values)
     else:
-        Policy.objects.filter(pk=found.pk).update(**values, version=found.version + 1)
+        Policy.objects.filter(pk=policy.pk).update(**values, version=policy.version + 1)
     return before
 
 

@@ -139,17 +139,17 @@ def owner_changed(connection: Connection, *, is_cut: bool, now: datetime) -> Non
         resolve_affected(affected_in_open([connection.pk]).filter(of_the_owner), now=now)
 
 
-def ownership_transferred(connection: Connection, made: HandOver, *, now: datetime) -> Incident:
+def ownership_transferred(connection: Connection, transfer: HandOver, *, now: datetime) -> Incident:
     """Somebody has got a connection and must sign in for it. ``connection`` with its new owner."""
-    giver = made.by_name.partition(" <")[0]
+    giver = transfer.by_name.partition(" <")[0]
     what = (
-        f"Until then it goes on with the sign-in of {made.account_before or 'the old account'}."
-        if made.keeps_grant
+        f"Until then it goes on with the sign-in of {transfer.account_before or 'the old account'}."
+        if transfer.keeps_grant
         else "Until then it gives no tokens."
     )
     cause = Cause(
         Kind.HAND_OVER,
-        f"handover:{connection.pk}:{made.pk}",
+        f"handover:{connection.pk}:{transfer.pk}",
         f"Sign in for {connection}",
         "",
         f"{giver} handed {connection} over to {connection.owner}, who must sign in for it. {what}",

@@ -135,9 +135,9 @@ def resolve_affected(affected: Any, *, now: datetime) -> None:
     """Heal these, and close the incidents in which nothing is broken any more."""
     rows = dict(affected.values_list("pk", "incident_id"))
     # Locked before looking: two that heal at once would each see the other one unhealed, and nobody would close it.
-    found = list(Incident.objects.select_for_update().filter(pk__in=set(rows.values())).order_by("pk"))
+    incidents = list(Incident.objects.select_for_update().filter(pk__in=set(rows.values())).order_by("pk"))
     AffectedConnection.objects.filter(pk__in=list(rows)).update(healed_at=now)
-    for incident in found:
+    for incident in incidents:
         if incident.kind == Incident.Kind.APP_REGISTRATION:
             continue
         if not incident.affected.filter(healed_at=None).exists():

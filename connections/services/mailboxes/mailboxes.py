@@ -52,15 +52,17 @@ def register(tenant: Tenant, *, address: str, display_name: str = "", actor: Use
             action="Choose the tenant the mailbox lives in; an IT admin can register it.",
             field="tenant",
         )
-    made = SharedMailbox(tenant=tenant, address=normalize_address(address), display_name=display_name, created_by=actor)
-    _check_unique(made)
+    mailbox = SharedMailbox(
+        tenant=tenant, address=normalize_address(address), display_name=display_name, created_by=actor
+    )
+    _check_unique(mailbox)
     try:
         with transaction.atomic():
-            made.save(force_insert=True)
-            audit.record(AuditAction.MAILBOX_REGISTERED, made, actor=actor, changes={"tenant": tenant.name})
+            mailbox.save(force_insert=True)
+            audit.record(AuditAction.MAILBOX_REGISTERED, mailbox, actor=actor, changes={"tenant": tenant.name})
     except IntegrityError as taken:
-        raise _duplicate(made) from taken
-    return made
+        raise _duplicate(mailbox) from taken
+    return mailbox
 
 
 def change(mailbox: SharedMailbox, *, address: str, display_name: str, actor: User) -> None:

@@ -62,16 +62,16 @@ def may_send(connection: Connection) -> bool:
     return not capabilities.missing([needed], _wanted(connection))
 
 
-def granted_by_exchange(found: Iterable[Connection]) -> dict[int, tuple[str, ...]]:
+def granted_by_exchange(connections: Iterable[Connection]) -> dict[int, tuple[str, ...]]:
     """For each connection that reaches a mailbox without the role it takes: what Exchange must be granting it.
 
     By primary key; at most one query. Such a grant shows in no token (Microsoft: application-rbac), and asking an
     administrator for the same permission in Entra would open every mailbox.
     """
     without_role = {
-        one.pk: one
-        for one in found
-        if not one.is_delegated and capabilities.missing([purpose_of(one).role], one.granted)
+        connection.pk: connection
+        for connection in connections
+        if not connection.is_delegated and capabilities.missing([purpose_of(connection).role], connection.granted)
     }
     if not without_role:
         return {}

@@ -95,7 +95,7 @@ def remind_due(now: datetime) -> int:
             incident.reminders += 1
             # Who has not even got the last alert yet (the mail server is down) needs no second one.
             waiting = _keys(incident.deliveries.filter(delivered_at=None, given_up_at=None))
-            recipients = [one for one in _recipients(incident, remind=True) if one.key not in waiting]
+            recipients = [recipient for recipient in _recipients(incident, remind=True) if recipient.key not in waiting]
             _queue(Event.REMINDER, recipients, now=now, incident=incident, number=incident.reminders)
             done += 1
     return done
@@ -205,8 +205,8 @@ def send_test(target: AlertChannel | User, *, actor: User, now: datetime) -> Del
 
 def preferences_of(user: User) -> AlertChoice:
     """What the person wants; everything, until they have said otherwise."""
-    found: AlertChoice | None = getattr(user, "alert_choice", None)
-    return found or AlertChoice(user=user)
+    preferences: AlertChoice | None = getattr(user, "alert_choice", None)
+    return preferences or AlertChoice(user=user)
 
 
 def set_preferences(user: User, *, actor: User, **wanted: bool) -> None:
@@ -274,7 +274,7 @@ def _told(incident: Incident) -> list[Recipient]:
     for user in known.select_related("alert_choice"):
         wants = user.is_active and preferences_of(user).recoveries
         people[user.address] = people.get(user.address, False) or wants
-    enabled = {one.channel_id: one for one in _channels()}
+    enabled = {channel.channel_id: channel for channel in _channels()}
     return [
         Recipient(reason, email) if email else enabled[channel_id]
         for email, channel_id, reason in found.values()
@@ -296,8 +296,8 @@ def _queue(
 ) -> None:
     """One row per recipient; a recipient with several roles keeps the first. Rows that exist stay as they are."""
     unique: dict[str, Recipient] = {}
-    for one in recipients:
-        unique.setdefault(one.key, one)
+    for recipient in recipients:
+        unique.setdefault(recipient.key, recipient)
     subject = f"incident:{incident.pk}" if incident else f"credential:{credential.pk}" if credential else ""
     about = f"{subject}:{event}" if number is None else f"{subject}:{event}:{number}"
     if credential is not None and credential.expires_at is not None:
@@ -327,7 +327,7 @@ def _payload(recipient: Recipient, number: int | None) -> dict[str, Any]:
 
 def _held_back(recipients: list[Recipient], *, now: datetime) -> dict[str, datetime]:
     """Until when alerts wait for recipients who have had BURST of them lately: a thousand become one message."""
-    patient = {one.key: one for one in recipients if one.can_wait}
+    patient = {recipient.key: recipient for recipient in recipients if recipient.can_wait}
     if not patient:
         return {}
     emails = [one.email for one in patient.values() if one.email]

@@ -26,16 +26,18 @@ def add(*, name: str, kind: str, url: str, actor: User) -> tuple[AlertChannel, s
     """
     roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
     secret = webhooks.new_secret() if kind == Kind.WEBHOOK else ""
-    made = AlertChannel(
+    channel = AlertChannel(
         name=name, kind=kind, url=url, host=host_of(url), signing_secret=secret or None, created_by=actor
     )
     try:
         with transaction.atomic():
-            made.save(force_insert=True)
-            audit.record(AuditAction.ALERT_CHANNEL_ADDED, made, actor=actor, changes={"kind": kind, "host": made.host})
+            channel.save(force_insert=True)
+            audit.record(
+                AuditAction.ALERT_CHANNEL_ADDED, channel, actor=actor, changes={"kind": kind, "host": channel.host}
+            )
     except IntegrityError as taken:
         raise _taken(name) from taken
-    return made, secret
+    return channel, secret
 
 
 def change(channel: AlertChannel, *, name: str, url: str = "", actor: User) -> None:

@@ -70,14 +70,17 @@ class OutgoingMessage:
         """The words of each."""
         return [
             message_text.build_alert(
-                one.event, one.payload["facts"], reason=one.payload.get("reason", ""), at=one.created_at
+                delivery.event,
+                delivery.payload["facts"],
+                reason=delivery.payload.get("reason", ""),
+                at=delivery.created_at,
             )
-            for one in self.deliveries
+            for delivery in self.deliveries
         ]
 
     def subject(self) -> str:
         """The subject of a message for several."""
-        return message_text.digest_subject([one.event for one in self.deliveries])
+        return message_text.digest_subject([delivery.event for delivery in self.deliveries])
 
 
 # --- The tick -------------------------------------------------------------------------------------
@@ -222,7 +225,7 @@ def _send_mail(parcel: OutgoingMessage, connection: Any) -> tuple[str, bool]:
 def _mail(parcel: OutgoingMessage) -> mail.EmailMultiAlternatives:
     first, found = parcel.first, parcel.alerts()
     if len(found) > 1:
-        ids = [_message_id(one) for one in parcel.deliveries]
+        ids = [_message_id(delivery) for delivery in parcel.deliveries]
         return email.digest_email(
             parcel.subject(), found, to=first.email, message_ids=ids, portal_url=settings.PORTAL_URL
         )
@@ -331,14 +334,14 @@ def _message_id(delivery: Delivery) -> str:
 
 def _write_down(parcel: OutgoingMessage, problem: str, *, now: datetime) -> int:
     """Note the outcome; returns how many were delivered."""
-    pks = [one.pk for one in parcel.deliveries]
+    pks = [delivery.pk for delivery in parcel.deliveries]
     if not problem:
         return Delivery.objects.filter(pk__in=pks).update(
             delivered_at=now, next_attempt_at=None, given_up_at=None, last_error=""
         )
-    for one in parcel.deliveries:
-        following = _next_attempt(one.attempts, now=now)
-        Delivery.objects.filter(pk=one.pk, delivered_at=None).update(
+    for delivery in parcel.deliveries:
+        following = _next_attempt(delivery.attempts, now=now)
+        Delivery.objects.filter(pk=delivery.pk, delivered_at=None).update(
             last_error=problem[:300],
             next_attempt_at=following,
             given_up_at=None if following else now,
@@ -347,7 +350,7 @@ def _write_down(parcel: OutgoingMessage, problem: str, *, now: datetime) -> int:
 
 
 def _give_up(parcel: OutgoingMessage, why: str, *, now: datetime) -> None:
-    Delivery.objects.filter(pk__in=[one.pk for one in parcel.deliveries], delivered_at=None).update(
+    Delivery.objects.filter(pk__in=[delivery.pk for delivery in parcel.deliveries], delivered_at=None).update(
         last_error=why, next_attempt_at=None, given_up_at=now
     )
 

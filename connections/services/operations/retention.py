@@ -47,7 +47,9 @@ def _prune_some(days: int, now: datetime) -> int | None:
     if last is None:
         return None
     findings = [
-        one for report in verification_checks.check_seals(since=first, upto=last.number) for one in report.findings
+        finding
+        for report in verification_checks.check_seals(since=first, upto=last.number)
+        for finding in report.findings
     ]
     if findings:
         logger.error("retention stopped: the audit trail is broken", seal=findings[0].seal, finding=findings[0].what)

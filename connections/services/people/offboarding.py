@@ -50,8 +50,8 @@ def mark_returned(person: User, *, now: datetime, actor: User | None = None) -> 
     if person.left_at is None:
         return
     with transaction.atomic():
-        found = User.objects.filter(pk=person.pk, is_active=True, left_at__isnull=False)
-        if found.update(left_at=None, left_how="", left_cause=""):
+        people = User.objects.filter(pk=person.pk, is_active=True, left_at__isnull=False)
+        if people.update(left_at=None, left_how="", left_cause=""):
             audit.record(AuditAction.ACCOUNT_BACK, person, actor=actor)
         update_incident(person, now=now)
     person.refresh_from_db(fields=["left_at", "left_how", "left_cause"])

@@ -45,8 +45,8 @@ def transfer(
     """
     try:
         with transaction.atomic():
-            found = Connection.objects.select_for_update(of=("self",), no_key=True)
-            current = found.select_related("app_registration__tenant", "owner").get(pk=connection.pk)
+            connections = Connection.objects.select_for_update(of=("self",), no_key=True)
+            current = connections.select_related("app_registration__tenant", "owner").get(pk=connection.pk)
             roles.require(permissions.can_hand_over(actor, current), action="Ask its owner or an IT admin.")
             done = current.hand_overs.filter(to_owner=new_owner).first() if current.owner_id == new_owner.pk else None
             if done is not None:
@@ -148,7 +148,7 @@ def _change_owner(
     old_owner = connection.owner
     kept = keep_grant and can_keep_tokens(connection)
     is_cut = connection.is_delegated and not kept
-    made = HandOver(
+    transfer = HandOver(
         connection=connection,
         from_owner=old_owner,
         from_name=audit.recorded_name(old_owner),
@@ -179,15 +179,15 @@ def _change_owner(
     incidents.owner_changed(connection, is_cut=is_cut, now=now)
     connection.hand_overs.filter(completed_at=None, superseded_at=None).update(superseded_at=now)
     Connection.objects.filter(pk=connection.pk).update(**values)
-    made.save(force_insert=True)
+    transfer.save(force_insert=True)
     # The right to use it is contained in owning it.
     shares.end_all_of(connection=connection, person=new_owner, actor=actor, now=now)
     current = Connection.objects.select_related("app_registration__tenant", "owner").get(pk=connection.pk)
     history.ownership_began(current, actor=actor, now=now)
     if current.is_delegated and current.status != Status.DISABLED:
-        incidents.ownership_transferred(current, made, now=now)
+        incidents.ownership_transferred(current, transfer, now=now)
     offboarding.update_incident(old_owner, now=now)
-    return made
+    return transfer
 
 
 def can_keep_tokens(connection: Connection) -> bool:

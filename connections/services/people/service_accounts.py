@@ -25,7 +25,7 @@ def create(
     """
     _require(actor)
     _check_responsible(responsible)
-    made = User(
+    person = User(
         username=username_of(name),
         first_name=name,
         kind=User.Kind.SERVICE,
@@ -33,20 +33,20 @@ def create(
         responsible=responsible,
         date_joined=now,
     )
-    made.set_unusable_password()
+    person.set_unusable_password()
     try:
         with transaction.atomic():
-            made.save()
+            person.save()
             facts = {"purpose": purpose, "responsible": f"{responsible} <{responsible.username}>"}
-            audit.record(AuditAction.SERVICE_ACCOUNT_CREATED, made, actor=actor, changes=facts)
-            accounts.set_roles(made, admin=admin, auditor=auditor, actor=actor)
+            audit.record(AuditAction.SERVICE_ACCOUNT_CREATED, person, actor=actor, changes=facts)
+            accounts.set_roles(person, admin=admin, auditor=auditor, actor=actor)
     except IntegrityError as taken:
         raise AlreadyExists(
             f"There is a service account called “{name}” already, or one with nearly that name.",
             action="Choose another name.",
             field="name",
         ) from taken
-    return made
+    return person
 
 
 def username_of(name: str) -> str:
@@ -82,8 +82,8 @@ def enable(account: User, *, actor: User, now: datetime) -> None:
 def _switch(account: User, *, active: bool, actor: User, now: datetime) -> None:
     _require(actor)
     with transaction.atomic():
-        found = User.objects.filter(pk=account.pk, kind=User.Kind.SERVICE, is_active=not active)
-        if not found.update(is_active=active):
+        people = User.objects.filter(pk=account.pk, kind=User.Kind.SERVICE, is_active=not active)
+        if not people.update(is_active=active):
             return
         account.is_active = active
         history.account_changed(account, actor=actor, now=now)

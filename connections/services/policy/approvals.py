@@ -162,7 +162,7 @@ def request_approval(
             _close(older, State.WITHDRAWN, actor=actor, reason="Replaced by another request.", now=now)
             before = older.before or before
         sentences = list(Decision(tuple(reasons)).sentences)
-        made = Approval.objects.create(
+        approval = Approval.objects.create(
             connection=connection,
             connection_name=connection.name,
             app_name=connection.app_registration.name,
@@ -180,12 +180,12 @@ def request_approval(
         _say(connection, " ".join(sentences), "An IT admin must approve it; nobody can sign in before.", now=now)
         facts = {
             "connection": connection.name,
-            "permissions": audit.join_values(made.permissions),
-            "reason": made.reason,
+            "permissions": audit.join_values(approval.permissions),
+            "reason": approval.reason,
         }
-        audit.record(AuditAction.APPROVAL_REQUESTED, made, actor=actor, changes=facts)
-        approval_notifications.approval_requested(made, now=now)
-    return made
+        audit.record(AuditAction.APPROVAL_REQUESTED, approval, actor=actor, changes=facts)
+        approval_notifications.approval_requested(approval, now=now)
+    return approval
 
 
 def request_missing(connection: Connection, *, reason: str, actor: User, now: datetime) -> Approval:
@@ -203,14 +203,14 @@ def request_missing(connection: Connection, *, reason: str, actor: User, now: da
         evaluate.refuse_forbidden(decision)
         if not open_reasons:
             raise InvalidInput("This connection needs no approval (any more).", action="Sign in for it.")
-        beyond = [one.item for one in open_reasons if one.rule == "permissions"]
+        beyond = [open_reason.item for open_reason in open_reasons if open_reason.rule == "permissions"]
         return request_approval(current, open_reasons, reason=reason, actor=actor, now=now, also=beyond)
 
 
 def request_for_grant(connection: Connection, found: Iterable[str], *, actor: User, now: datetime) -> None:
     """Microsoft granted permissions that want an approval: ask for it, unless the same was asked or declined before."""
     _, open_reasons = evaluate_approval(connection, found)
-    beyond = [one.item for one in open_reasons if one.rule == "permissions"]
+    beyond = [open_reason.item for open_reason in open_reasons if open_reason.rule == "permissions"]
     last = latest_request(connection)
     if last is not None and last.state in (State.WAITING, State.DECLINED) and set(beyond) <= set(last.permissions):
         return
@@ -311,8 +311,8 @@ def _lock_connection(approval: Approval) -> Connection | None:
 
     The approval takes it over as it stands now: who may answer depends on its owner.
     """
-    found = Connection.objects.select_for_update(of=("self",), no_key=True)
-    related = found.select_related("app_registration__tenant", "owner")
+    connections = Connection.objects.select_for_update(of=("self",), no_key=True)
+    related = connections.select_related("app_registration__tenant", "owner")
     approval.connection = related.filter(pk=approval.connection_id or 0).first()
     return approval.connection
 

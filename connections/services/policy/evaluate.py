@@ -178,7 +178,7 @@ def evaluate_connection(policies: Policies, wish: ConnectionRequest, granted: It
                 *_place(source, wish),
                 *_capabilities(source, wish),
                 *_permissions(source, wish.permissions),
-                *(replace(one, granted=True) for one in _permissions(source, beyond, _GRANTED)),
+                *(replace(permission, granted=True) for permission in _permissions(source, beyond, _GRANTED)),
             )
         )
     )
@@ -336,7 +336,9 @@ def evaluate_share(
 
 def longest_share(policies: Policies) -> int | None:
     """The fewest days that count; None if shares may be open-ended."""
-    return min((one.rules.longest_share_days for one in policies if one.rules.longest_share_days), default=None)
+    return min(
+        (policy.rules.longest_share_days for policy in policies if policy.rules.longest_share_days), default=None
+    )
 
 
 def latest_end(days: int, now: datetime) -> datetime:

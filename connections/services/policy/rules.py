@@ -126,7 +126,7 @@ ORGANISATION_ONLY = ("environments", "tenants")
 
 def to_dict(rules: Rules) -> dict[str, Any]:
     """All rules as plain JSON values, in the order of the page."""
-    return {one.name: _plain(getattr(rules, one.name)) for one in fields(Rules)}
+    return {field.name: _plain(getattr(rules, field.name)) for field in fields(Rules)}
 
 
 def _plain(value: Any) -> Any:
@@ -139,7 +139,7 @@ def from_dict(given: Any, *, of_app: bool = False) -> Rules:
     """The rules of a dict. Raises InvalidInput naming the rule that cannot be used (``field`` has its name)."""
     if not isinstance(given, Mapping):
         raise InvalidInput("The rules of a policy are a mapping of names to values.")
-    known = {one.name: one for one in fields(Rules)}
+    known = {field.name: field for field in fields(Rules)}
     unknown = sorted(str(name) for name in given if name not in known)
     if unknown:
         raise InvalidInput(f"The policy has no rule “{unknown[0][:60]}”.", action=f"Rules are: {', '.join(known)}.")
@@ -150,7 +150,7 @@ def from_dict(given: Any, *, of_app: bool = False) -> Rules:
 
 def from_database(given: Any) -> Rules:
     """Rules out of the database; what this version does not know any more is left out instead of breaking everything."""
-    known = {one.name for one in fields(Rules)}
+    known = {field.name for field in fields(Rules)}
     kept = {name: value for name, value in given.items() if name in known} if isinstance(given, Mapping) else {}
     if isinstance(kept.get("capabilities"), Mapping):
         kept["capabilities"] = {

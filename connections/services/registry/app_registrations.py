@@ -35,7 +35,7 @@ def register(
     MicrosoftUnavailable. ``allow_untried`` stores it as not tried yet when Microsoft cannot be asked, or when the
     application only still has to be installed in the directory by admin consent.
     """
-    made = AppRegistration(
+    app = AppRegistration(
         tenant=tenant,
         name=name,
         client_id=client_id.lower(),
@@ -45,20 +45,20 @@ def register(
         default_capabilities=list(default_capabilities),
         created_by=actor,
     )
-    _check(made)
-    accepted = credential is not None and _accepts(made, credential, allow_untried=allow_untried)
+    _check(app)
+    accepted = credential is not None and _accepts(app, credential, allow_untried=allow_untried)
     now = timezone.now()
     try:
         with transaction.atomic():
-            made.verified_at = now if accepted else None
-            made.save()
-            facts = {"tenant": str(tenant), "client_id": made.client_id, "audience": audience, "accepted": accepted}
-            audit.record(AuditAction.APP_REGISTRATION_ADDED, made, actor=actor, changes=facts)
+            app.verified_at = now if accepted else None
+            app.save()
+            facts = {"tenant": str(tenant), "client_id": app.client_id, "audience": audience, "accepted": accepted}
+            audit.record(AuditAction.APP_REGISTRATION_ADDED, app, actor=actor, changes=facts)
             if credential is not None:
-                credentials.store(made, credential, actor=actor, verified_at=made.verified_at)
+                credentials.store(app, credential, actor=actor, verified_at=app.verified_at)
     except IntegrityError as taken:
-        raise _duplicate(made) from taken
-    return made
+        raise _duplicate(app) from taken
+    return app
 
 
 def change(

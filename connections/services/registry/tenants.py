@@ -21,18 +21,18 @@ def add(name: str, *, environment: str, directory_id: str, actor: User | None, t
     later. ``tid``: what ``directory_of`` has said, for a caller that has asked already. Raises InvalidInput if Microsoft
     knows no such directory, AlreadyExists.
     """
-    made = Tenant(name=name, environment=environment, directory_id=directory_id.lower(), created_by=actor)
-    _check_unique(made)
-    made.tid = _ask_if_possible(made) if tid is None else tid
-    _check_same_directory(made)
+    tenant = Tenant(name=name, environment=environment, directory_id=directory_id.lower(), created_by=actor)
+    _check_unique(tenant)
+    tenant.tid = _ask_if_possible(tenant) if tid is None else tid
+    _check_same_directory(tenant)
     try:
         with transaction.atomic():
-            made.save()
-            facts = {"environment": environment, "directory_id": made.directory_id, "tid": made.tid}
-            audit.record(AuditAction.TENANT_ADDED, made, actor=actor, changes=facts)
+            tenant.save()
+            facts = {"environment": environment, "directory_id": tenant.directory_id, "tid": tenant.tid}
+            audit.record(AuditAction.TENANT_ADDED, tenant, actor=actor, changes=facts)
     except IntegrityError as taken:
-        raise _duplicate(made) from taken
-    return made
+        raise _duplicate(tenant) from taken
+    return tenant
 
 
 def update_from_microsoft(tenant: Tenant, *, actor: User | None) -> None:

@@ -251,20 +251,20 @@ def _compare(trail: list[Period], table: list[Period], began: datetime, slack: t
         yield f"Only the access history ({one.source}) knows “{one}”."
 
 
-def _is_over(told: Period, began: datetime) -> bool:
+def _is_over(period: Period, began: datetime) -> bool:
     """Whether nothing was left of it when the history began to be kept."""
-    if told.is_removal:
-        return told.started_at <= began
-    return told.ended_at is not None and told.ended_at <= began
+    if period.is_removal:
+        return period.started_at <= began
+    return period.ended_at is not None and period.ended_at <= began
 
 
-def _agree(told: Period, row: Period, began: datetime, slack: timedelta) -> bool:
-    is_old = told.started_at < began
-    if (told.level, told.until) != (row.level, row.until) or (not is_old and told.started_by != row.started_by):
+def _agree(period: Period, row: Period, began: datetime, slack: timedelta) -> bool:
+    is_old = period.started_at < began
+    if (period.level, period.until) != (row.level, row.until) or (not is_old and period.started_by != row.started_by):
         return False
-    if told.ended_at is None or row.ended_at is None:
-        return told.ended_at is row.ended_at
-    return abs(told.ended_at - row.ended_at) <= (slack if told.ended_at < began else timedelta(0))
+    if period.ended_at is None or row.ended_at is None:
+        return period.ended_at is row.ended_at
+    return abs(period.ended_at - row.ended_at) <= (slack if period.ended_at < began else timedelta(0))
 
 
 def _words(moment: datetime | None) -> str:

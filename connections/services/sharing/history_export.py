@@ -49,14 +49,14 @@ def export(question: AccessHistoryQuery, *, actor: User) -> list[Row]:
     return [COLUMNS, *rows]
 
 
-def _rows(found: Access) -> Iterator[Row]:
-    for way in found.ways:
+def _rows(access: Access) -> Iterator[Row]:
+    for way in access.ways:
         for start, end in way.stretches:
             yield (
-                found.person_name,
-                str(found.person_id),
-                found.connection_name,
-                str(found.connection_id),
+                access.person_name,
+                str(access.person_id),
+                access.connection_name,
+                str(access.connection_id),
                 way.level,
                 *_way(way),
                 _utc(start),

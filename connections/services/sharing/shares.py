@@ -52,29 +52,29 @@ def share(
         raise AlreadyExists("Somebody has shared it with them at the same moment.", action="Look again.") from twice
 
 
-def end_share(found: Share, *, actor: User, now: datetime) -> None:
+def end_share(share: Share, *, actor: User, now: datetime) -> None:
     """End a share at once. Doing it twice is harmless. Raises NotAllowed."""
     with transaction.atomic():
         try:
-            connection = _locked(found.connection)
+            connection = _locked(share.connection)
         except Connection.DoesNotExist:
             return  # and the share with it
-        own = found.person_id == actor.pk
+        own = share.person_id == actor.pk
         roles.require(own or permissions.can_share(actor, connection), action="Ask its owner or an IT admin.")
-        _end(found, actor=actor, now=now)
+        _end(share, actor=actor, now=now)
 
 
-def end_for_reason(found: Share, why: str, *, actor: User | None, now: datetime) -> bool:
+def end_for_reason(share: Share, why: str, *, actor: User | None, now: datetime) -> bool:
     """End a share for a reason that goes on record, inside the caller's transaction. Returns whether it still counted.
 
     ``actor`` None is the portal, where something that people decided runs out.
     """
-    return _end(found, actor=actor, now=now, why=why)
+    return _end(share, actor=actor, now=now, why=why)
 
 
-def shorten_for_reason(found: Share, why: str, *, until: datetime, actor: User, now: datetime) -> bool:
+def shorten_for_reason(share: Share, why: str, *, until: datetime, actor: User, now: datetime) -> bool:
     """Let a share end at ``until`` instead of later, or never. Returns whether it still counted and lasted longer."""
-    current = Share.objects.select_for_update().filter(pk=found.pk, ended_at=None).first()
+    current = Share.objects.select_for_update().filter(pk=share.pk, ended_at=None).first()
     if current is None or (current.until is not None and current.until <= until):
         return False
     before, current.until = current.until, until
@@ -87,8 +87,8 @@ def shorten_for_reason(found: Share, why: str, *, until: datetime, actor: User, 
 def end_all_of(*, actor: User | None, now: datetime, **whose: Any) -> None:
     """End every share of these (``team=``, ``person=``, ``connection=``), inside the caller's transaction."""
     shares = Share.objects.filter(ended_at=None, **whose).select_related("connection", "person", "team")
-    for found in without_tokens(shares):
-        _end(found, actor=actor, now=now)
+    for without_token in without_tokens(shares):
+        _end(without_token, actor=actor, now=now)
 
 
 def end_expired(*, now: datetime) -> int:
@@ -98,9 +98,9 @@ def end_expired(*, now: datetime) -> int:
     """
     lapsed = Share.objects.filter(ended_at=None, until__lte=now).order_by("until")
     ended = 0
-    for found in without_tokens(lapsed.select_related("connection", "person", "team"))[:MOST_AT_ONCE]:
+    for without_token in without_tokens(lapsed.select_related("connection", "person", "team"))[:MOST_AT_ONCE]:
         with transaction.atomic():
-            ended += _lapse(found, now)
+            ended += _lapse(without_token, now)
     return ended
 
 
@@ -154,8 +154,8 @@ def _check(
 
 def _locked(connection: Connection) -> Connection:
     """The connection as it stands now, locked: it may just have been handed over. Raises Connection.DoesNotExist."""
-    found = Connection.objects.select_for_update(of=("self",), no_key=True)
-    return found.select_related("app_registration__tenant", "owner").get(pk=connection.pk)
+    connections = Connection.objects.select_for_update(of=("self",), no_key=True)
+    return connections.select_related("app_registration__tenant", "owner").get(pk=connection.pk)
 
 
 def _lock_whom(person: User | None, team: Team | None) -> None:
@@ -179,26 +179,26 @@ def _share(
         # Before the share, as whoever removes them does: nobody waits in a circle.
         _lock_whom(person, team)
         _lapse(lapsed, now)
-    found = Share.objects.select_for_update().filter(connection=connection, ended_at=None, **whom).first()
-    if found is None:
+    share = Share.objects.select_for_update().filter(connection=connection, ended_at=None, **whom).first()
+    if share is None:
         made = Share.objects.create(
             connection=connection, level=level, until=until, created_by=actor, created_at=now, **whom
         )
         history.share_began(made, actor=actor, now=now)
         _record(AuditAction.CONNECTION_SHARED, made, actor, now, [None, level], [None, until])
         return made
-    before = (found.level, found.until)
+    before = (share.level, share.until)
     if before != (level, until):
-        Share.objects.filter(pk=found.pk).update(level=level, until=until)
-        found.level, found.until = level, until
-        history.share_began(found, actor=actor, now=now)
-        _record(AuditAction.CONNECTION_SHARE_CHANGED, found, actor, now, [before[0], level], [before[1], until])
-    return found
+        Share.objects.filter(pk=share.pk).update(level=level, until=until)
+        share.level, share.until = level, until
+        history.share_began(share, actor=actor, now=now)
+        _record(AuditAction.CONNECTION_SHARE_CHANGED, share, actor, now, [before[0], level], [before[1], until])
+    return share
 
 
-def _end(found: Share, *, actor: User | None, now: datetime, why: str = "") -> bool:
+def _end(share: Share, *, actor: User | None, now: datetime, why: str = "") -> bool:
     """End it as it stands under the lock: somebody may just have moved its date. Returns whether it counted."""
-    current = Share.objects.select_for_update().filter(pk=found.pk, ended_at=None).first()
+    current = Share.objects.select_for_update().filter(pk=share.pk, ended_at=None).first()
     if current is None:
         return False
     if current.until is not None and current.until <= now:
@@ -210,19 +210,19 @@ def _end(found: Share, *, actor: User | None, now: datetime, why: str = "") -> b
     return True
 
 
-def _lapse(found: Share, now: datetime) -> int:
+def _lapse(share: Share, now: datetime) -> int:
     """The share ended when its date was over; nobody took it away. Nothing, if it has been ended or prolonged."""
-    this = Share.objects.filter(pk=found.pk, ended_at=None, until=found.until, until__lte=now)
-    ended = this.update(ended_at=found.until)
+    this = Share.objects.filter(pk=share.pk, ended_at=None, until=share.until, until__lte=now)
+    ended = this.update(ended_at=share.until)
     if ended:
-        history.share_ended(found, actor=None, now=now)
-        _record(AuditAction.CONNECTION_SHARE_EXPIRED, found, None, now, [found.level, None], [found.until, None])
+        history.share_ended(share, actor=None, now=now)
+        _record(AuditAction.CONNECTION_SHARE_EXPIRED, share, None, now, [share.level, None], [share.until, None])
     return ended
 
 
 def _record(
     action: AuditAction,
-    found: Share,
+    share: Share,
     actor: User | None,
     now: datetime,
     levels: list[str | None],
@@ -231,19 +231,19 @@ def _record(
     why: str = "",
 ) -> None:
     """The facts are complete: what they say can be compared with the access history, and outlives the share."""
-    whom = found.person or found.team
+    whom = share.person or share.team
     audit.record(
         action,
-        found.connection,
+        share.connection,
         actor=actor,
         at=now,
         changes={
-            "with": f"team {whom}" if found.team_id else f"{whom} <{found.person.username if found.person else ''}>",
+            "with": f"team {whom}" if share.team_id else f"{whom} <{share.person.username if share.person else ''}>",
             "level": levels,
             "until": [str(date) if date else None for date in dates],
-            "with_type": "Team" if found.team_id else "User",
-            "with_id": found.team_id or found.person_id,
-            "share_id": found.pk,
+            "with_type": "Team" if share.team_id else "User",
+            "with_id": share.team_id or share.person_id,
+            "share_id": share.pk,
             **({"because": why} if why else {}),
         },
     )

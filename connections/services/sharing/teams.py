@@ -21,13 +21,13 @@ def add(name: str, *, entra_group: str = "", actor: User) -> Team:
     roles.require(permissions.can_manage_teams(actor), action="Ask an IT admin.")
     try:
         with transaction.atomic():
-            made = Team.objects.create(name=name, entra_group=entra_group, created_by=actor)
+            team = Team.objects.create(name=name, entra_group=entra_group, created_by=actor)
             audit.record(
-                AuditAction.TEAM_ADDED, made, actor=actor, changes={"entra_group": entra_group} if entra_group else {}
+                AuditAction.TEAM_ADDED, team, actor=actor, changes={"entra_group": entra_group} if entra_group else {}
             )
     except IntegrityError as taken:
         raise _duplicate(name, entra_group) from taken
-    return made
+    return team
 
 
 def change(team: Team, *, name: str, entra_group: str, actor: User) -> None:

@@ -77,29 +77,37 @@ class Summary:
         return self
 
 
-def apply(asked: Sequence[RefreshBatchResult], *, now: datetime) -> Summary:
+def apply(refresh_batch_results: Sequence[RefreshBatchResult], *, now: datetime) -> Summary:
     """Write down all answers of a batch."""
-    done = Summary(claimed=sum(len(one.answers) + len(one.held_back) for one in asked))
-    done.renewed = _store(asked, now)
-    for one in asked:
-        _judge_app(one, now)
-        _judge_microsoft(one, now)
-        for due, answer in one.answers:
+    done = Summary(
+        claimed=sum(
+            len(refresh_batch_result.answers) + len(refresh_batch_result.held_back)
+            for refresh_batch_result in refresh_batch_results
+        )
+    )
+    done.renewed = _store(refresh_batch_results, now)
+    for refresh_batch_result in refresh_batch_results:
+        _judge_app(refresh_batch_result, now)
+        _judge_microsoft(refresh_batch_result, now)
+        for due, answer in refresh_batch_result.answers:
             if isinstance(answer, token_endpoint.TokenSet):
                 continue
-            done.flagged += _judge(one.app, due, answer, now)
-        if one.held_back:
-            _wait(one.held_back, one.held_back_by, now, asked=False)
-        done.waiting += len(one.held_back)
+            done.flagged += _judge(refresh_batch_result.app, due, answer, now)
+        if refresh_batch_result.held_back:
+            _wait(refresh_batch_result.held_back, refresh_batch_result.held_back_by, now, asked=False)
+        done.waiting += len(refresh_batch_result.held_back)
     return done
 
 
 # --- Good answers ---------------------------------------------------------------------------------
 
 
-def _store(asked: Sequence[RefreshBatchResult], now: datetime) -> int:
+def _store(refresh_batch_results: Sequence[RefreshBatchResult], now: datetime) -> int:
     good = [
-        (due, answer) for one in asked for due, answer in one.answers if isinstance(answer, token_endpoint.TokenSet)
+        (due, answer)
+        for refresh_batch_result in refresh_batch_results
+        for due, answer in refresh_batch_result.answers
+        if isinstance(answer, token_endpoint.TokenSet)
     ]
     written = store.store_renewed(
         [store.RenewedToken(due.pk, due.token_version, answer, _worked(due)) for due, answer in good], now=now
@@ -122,15 +130,15 @@ def _store(asked: Sequence[RefreshBatchResult], now: datetime) -> int:
     if good:
         request_status.tokens_received(written, now=now)
         incidents.connections_recovered(well, now=now)
-        incidents.microsoft_reachable(_environments_that_answered(asked), now=now)
+        incidents.microsoft_reachable(_environments_that_answered(refresh_batch_results), now=now)
     return len(written)
 
 
-def _environments_that_answered(asked: Sequence[RefreshBatchResult]) -> set[str]:
+def _environments_that_answered(refresh_batch_results: Sequence[RefreshBatchResult]) -> set[str]:
     return {
-        one.app.tenant.environment
-        for one in asked
-        if any(isinstance(answer, token_endpoint.TokenSet) for _, answer in one.answers)
+        refresh_batch_result.app.tenant.environment
+        for refresh_batch_result in refresh_batch_results
+        if any(isinstance(answer, token_endpoint.TokenSet) for _, answer in refresh_batch_result.answers)
     }
 
 
@@ -167,40 +175,42 @@ def settle_without_roles(pk: int, *, now: datetime, version: int) -> None:
 # --- Answers about the app registration -----------------------------------------------------------
 
 
-def _judge_app(one: RefreshBatchResult, now: datetime) -> None:
-    for credential, verdict in one.rejected:
+def _judge_app(refresh_batch_result: RefreshBatchResult, now: datetime) -> None:
+    for credential, verdict in refresh_batch_result.rejected:
         credential_checks.credential_refused(credential, verdict, now=now)
-    verdicts = [answer for _, answer in one.answers if isinstance(answer, Verdict)]
-    if isinstance(one.held_back_by, Verdict):
-        verdicts.append(one.held_back_by)
+    verdicts = [answer for _, answer in refresh_batch_result.answers if isinstance(answer, Verdict)]
+    if isinstance(refresh_batch_result.held_back_by, Verdict):
+        verdicts.append(refresh_batch_result.held_back_by)
     broken = next((verdict for verdict in verdicts if verdict.app_wide), None)
-    if broken is not None and not _has_new_credential(one):
-        credential_checks.reject_app(one.app, broken, now=now)
-    elif one.app.rejected_at is not None and any(_proves_app(answer) for _, answer in one.answers):
-        credential_checks.restore_app(one.app, now=now)
+    if broken is not None and not _has_new_credential(refresh_batch_result):
+        credential_checks.reject_app(refresh_batch_result.app, broken, now=now)
+    elif refresh_batch_result.app.rejected_at is not None and any(
+        _proves_app(answer) for _, answer in refresh_batch_result.answers
+    ):
+        credential_checks.restore_app(refresh_batch_result.app, now=now)
     throttled = [verdict for verdict in verdicts if verdict.kind is Kind.THROTTLED]
     if throttled:
         wait = max((verdict.retry_after or THROTTLE_DEFAULT.total_seconds()) for verdict in throttled)
         until = now + min(timedelta(seconds=wait), timedelta(hours=1))
-        AppRegistration.objects.filter(pk=one.app.pk).update(paused_until=until)
+        AppRegistration.objects.filter(pk=refresh_batch_result.app.pk).update(paused_until=until)
 
 
-def _has_new_credential(one: RefreshBatchResult) -> bool:
+def _has_new_credential(refresh_batch_result: RefreshBatchResult) -> bool:
     """Whether Microsoft has accepted a credential these answers know nothing of: it was added in the meantime."""
-    if one.tried is None:
+    if refresh_batch_result.tried is None:
         return False
-    live = one.app.credentials.filter(retired_at=None, rejected_at=None, verified_at__isnull=False)
-    return live.exclude(pk__in=one.tried).exists()
+    live = refresh_batch_result.app.credentials.filter(retired_at=None, rejected_at=None, verified_at__isnull=False)
+    return live.exclude(pk__in=refresh_batch_result.tried).exists()
 
 
-def _judge_microsoft(one: RefreshBatchResult, now: datetime) -> None:
+def _judge_microsoft(refresh_batch_result: RefreshBatchResult, now: datetime) -> None:
     """Open an outage when several tries in a row got no useful answer; one alone is an ordinary hiccup.
 
     While others get tokens from the same environment, the trouble is one directory's or one account's.
     """
-    for due, answer in one.answers:
+    for due, answer in refresh_batch_result.answers:
         if isinstance(answer, Verdict) and answer.kind is Kind.TRANSIENT and due.trouble_count + 1 >= OUTAGE_AFTER:
-            environment = one.app.tenant.environment
+            environment = refresh_batch_result.app.tenant.environment
             there = Connection.objects.filter(app_registration__tenant__environment=environment)
             if not there.filter(refreshed_at__gt=now - NO_OUTAGE_WITHIN, refreshed_at__lte=now).exists():
                 incidents.microsoft_unreachable(environment, answer, now=now)
@@ -286,10 +296,12 @@ def flag(pk: int, verdict: Verdict, *, now: datetime, version: int) -> bool:
 def restore(pk: int, *, now: datetime, version: int) -> None:
     """A flagged connection got a token: it is well again."""
     with transaction.atomic():
-        found = Connection.objects.select_for_update(no_key=True).filter(pk=pk, token_version=version).first()
-        if found is None or found.status in (Connection.Status.ACTIVE, Connection.Status.DISABLED):
+        connection = Connection.objects.select_for_update(no_key=True).filter(pk=pk, token_version=version).first()
+        if connection is None or connection.status in (Connection.Status.ACTIVE, Connection.Status.DISABLED):
             return
-        audit.record(AuditAction.CONNECTION_HEALED, found, actor=None, changes={"status": [found.status, "active"]})
+        audit.record(
+            AuditAction.CONNECTION_HEALED, connection, actor=None, changes={"status": [connection.status, "active"]}
+        )
         Connection.objects.filter(pk=pk).update(**store.healthy_columns(now))
 
 
@@ -318,17 +330,17 @@ def _wait(dues: Sequence[DueConnection], answer: Answer | None, now: datetime, *
         )
 
 
-def postpone(asked: Sequence[RefreshBatchResult], *, now: datetime) -> None:
+def postpone(refresh_batch_results: Sequence[RefreshBatchResult], *, now: datetime) -> None:
     """Where a canary found Microsoft down, let everything else that is due of its app registration wait, too.
 
     Otherwise every batch of a sweep would send a canary of its own and wait for its time-out.
     """
-    for one in asked:
-        verdict = one.held_back_by
+    for refresh_batch_result in refresh_batch_results:
+        verdict = refresh_batch_result.held_back_by
         if not isinstance(verdict, Verdict) or verdict.kind is not Kind.TRANSIENT:
             continue
-        delay = _delay(verdict, max((due.trouble_count for due, _ in one.answers), default=0))
-        waiting = one.app.connections.filter(status__in=Connection.KEPT_ALIVE, refresh_after__lte=now)
+        delay = _delay(verdict, max((due.trouble_count for due, _ in refresh_batch_result.answers), default=0))
+        waiting = refresh_batch_result.app.connections.filter(status__in=Connection.KEPT_ALIVE, refresh_after__lte=now)
         if not waiting.exists():
             continue
         for slot in range(SPREAD):

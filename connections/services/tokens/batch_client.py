@@ -185,6 +185,6 @@ def _condemns(answer: Answer) -> bool:
     return isinstance(answer, Verdict) and (answer.app_wide or answer.kind in (Kind.TRANSIENT, Kind.THROTTLED))
 
 
-def _hold_back(asked: RefreshBatchResult, dues: list[DueConnection], answer: Answer) -> None:
-    asked.held_back.extend(dues)
-    asked.held_back_by = answer
+def _hold_back(refresh_batch_result: RefreshBatchResult, dues: list[DueConnection], answer: Answer) -> None:
+    refresh_batch_result.held_back.extend(dues)
+    refresh_batch_result.held_back_by = answer

@@ -64,11 +64,11 @@ def get_token(connection: Connection, wanted: TokenRequirement, *, now: datetime
     return _all_there_is(found, wanted, in_vain=True)
 
 
-def _all_there_is(found: Token | None, wanted: TokenRequirement, *, in_vain: bool) -> Token:
+def _all_there_is(token: Token | None, wanted: TokenRequirement, *, in_vain: bool) -> Token:
     """A token that lasts shorter than wanted is better than none; the refused one is not. Raises TryAgainSoon."""
-    if found is None or wanted.refuses(found.access_token):
+    if token is None or wanted.refuses(token.access_token):
         raise TokenUnavailable
-    return replace(found, trouble="microsoft_unavailable") if in_vain else found
+    return replace(token, trouble="microsoft_unavailable") if in_vain else token
 
 
 @dataclass(frozen=True, slots=True)

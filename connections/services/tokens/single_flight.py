@@ -137,10 +137,10 @@ def _in_turn(pk: int, wanted: TokenRequirement) -> None:
     try:
         # Somebody may have been faster between the caller's look and this turn.
         now = timezone.now()
-        found = Connection.objects.filter(pk=pk).values_list("access_token", "expires_at").first()
-        if found is None:
+        connection = Connection.objects.filter(pk=pk).values_list("access_token", "expires_at").first()
+        if connection is None:
             return
-        access_token, expires_at = found
+        access_token, expires_at = connection
         is_early = bool(access_token and expires_at and expires_at > now)
         will_do = bool(access_token and expires_at and wanted.accepts(access_token, expires_at, now))
         if will_do or microsoft_just_failed(pk, now):

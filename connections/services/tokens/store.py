@@ -147,13 +147,13 @@ def _write_sqlite(rows: list[tuple[Any, ...]]) -> set[int]:
     return written
 
 
-def _row(one: RenewedToken, now: datetime) -> tuple[Any, ...]:
-    answer = one.answer
+def _row(renewed_token: RenewedToken, now: datetime) -> tuple[Any, ...]:
+    answer = renewed_token.answer
     return (
-        one.pk,
-        one.seen_version,
+        renewed_token.pk,
+        renewed_token.seen_version,
         encrypt(answer.refresh_token) if answer.refresh_token else None,
-        one.worked,
+        renewed_token.worked,
         encrypt(answer.access_token),
         " ".join(answer.granted),
         now + timedelta(seconds=answer.expires_in),

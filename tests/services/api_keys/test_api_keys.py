@@ -166,10 +166,10 @@ def test_a_key_whose_old_secret_is_still_used_counts_as_used(bob: User) -> None:
     key, old = issue(bob, expires_at=NOW + 9 * DAY)
     rotate(key, bob, expires_at=NOW + 9 * DAY)
     ends = calendar.of_keys(ApiKey.objects.all(), now=NOW)
-    assert [ending.stops for ending in ends.found] == [0]
+    assert [ending.stops for ending in ends.expirations] == [0]
     assert works(old, NOW + timedelta(hours=1))
     ends = calendar.of_keys(ApiKey.objects.all(), now=NOW + timedelta(hours=2))
-    assert [ending.stops for ending in ends.found] == [1]
+    assert [ending.stops for ending in ends.expirations] == [1]
 
 
 def test_a_wrong_secret_behind_an_old_prefix_is_refused(bob: User) -> None:
@@ -221,7 +221,7 @@ def test_of_two_who_rotate_at_once_one_is_told(bob: User) -> None:
 
 
 def warned() -> list[tuple[str, str]]:
-    return [(one.email, one.subject) for one in Delivery.objects.filter(event="message").order_by("pk")]
+    return [(delivery.email, delivery.subject) for delivery in Delivery.objects.filter(event="message").order_by("pk")]
 
 
 def test_an_owner_is_warned_once_for_each_threshold(bob: User) -> None:

@@ -393,7 +393,7 @@ def test_a_seal_that_was_made_anew_for_altered_rows_is_found(sealed: Connection)
 def test_cutting_the_end_off_is_found_by_what_is_known_elsewhere(sealed: Connection, tmp_path: Any) -> None:
     newest = AuditSeal.objects.get(number=4)
     published = tmp_path / "seals.jsonl"
-    published.write_text("".join(f"{sealing.published_line(one)}\n" for one in AuditSeal.objects.order_by("number")))
+    published.write_text("".join(f"{sealing.published_line(seal)}\n" for seal in AuditSeal.objects.order_by("number")))
     tamper("DELETE FROM connections_auditseal WHERE number = 4")
     tamper("DELETE FROM connections_tokenfetch")
     assert found() == []
@@ -532,7 +532,7 @@ def test_a_broken_trail_is_recorded_with_its_first_broken_seal(sealed: Connectio
     tamper("DELETE FROM connections_auditevent WHERE id = %s", ids(2)[0])
     run = verification.verify(actor=None, now=lambda: LATER)
     assert run.state == "broken"
-    assert [one["seal"] for one in run.findings] == [2, 3]
+    assert [finding["seal"] for finding in run.findings] == [2, 3]
     event = AuditEvent.objects.get(action="audit.verified")
     assert (event.outcome, event.changes["first_broken_seal"]) == ("failed", 2)
 

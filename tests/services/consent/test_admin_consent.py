@@ -128,9 +128,9 @@ def test_a_yes_is_noted_but_not_believed(sandbox: Control, alice: User, dave: Us
 def test_cancelling_in_either_style_is_declined(sandbox: Control, alice: User, answer: dict[str, str]) -> None:
     _, url = admin_consent.start(robots(), actor=alice)
     admin_consent.record_callback(came_back(url, **answer), actor=alice, now=timezone.now())
-    asked = ConsentLink.objects.get()
-    assert asked.state == State.DECLINED
-    assert "nothing was granted" in asked.cause
+    link = ConsentLink.objects.get()
+    assert link.state == State.DECLINED
+    assert "nothing was granted" in link.cause
     event = AuditEvent.objects.get(action="consent.declined")
     assert event.outcome == AuditEvent.Outcome.FAILED
 
@@ -139,9 +139,9 @@ def test_somebody_who_may_not_consent_is_told_who_must(sandbox: Control, alice: 
     _, url = admin_consent.start(robots(), actor=alice)
     answer = {"error": "access_denied", "error_description": "AADSTS90094: Admin consent is required."}
     admin_consent.record_callback(came_back(url, **answer), actor=alice, now=timezone.now())
-    asked = ConsentLink.objects.get()
-    assert (asked.state, asked.code) == (State.FAILED, "AADSTS90094")
-    assert "may grant consent for the whole directory" in asked.action
+    link = ConsentLink.objects.get()
+    assert (link.state, link.code) == (State.FAILED, "AADSTS90094")
+    assert "may grant consent for the whole directory" in link.action
 
 
 def test_without_a_signed_in_person_nothing_is_stored(sandbox: Control, alice: User) -> None:

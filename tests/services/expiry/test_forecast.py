@@ -172,7 +172,7 @@ def test_a_portal_that_does_not_refresh_is_told() -> None:
 
 def test_a_healthy_connection_says_why_disuse_cannot_end_it() -> None:
     found = forecast.summarize(factories.make_connection(), now=NOW)
-    assert [one.reason for one in found.forecasts] == [Reason.CREDENTIAL]
+    assert [forecast.reason for forecast in found.forecasts] == [Reason.CREDENTIAL]
     assert any("every hour" in remark for remark in found.remarks)
 
 

@@ -75,8 +75,8 @@ def run_to_the_end(review: AccessReview) -> None:
 
 
 def actions(prefix: str = "") -> list[str]:
-    found = AuditEvent.objects.filter(action__startswith=prefix).order_by("pk")
-    return list(found.values_list("action", flat=True))
+    events = AuditEvent.objects.filter(action__startswith=prefix).order_by("pk")
+    return list(events.values_list("action", flat=True))
 
 
 # --- Starting -------------------------------------------------------------------------------------
@@ -320,9 +320,9 @@ def test_a_share_taken_away_at_the_same_moment_was_not_ended_by_the_review(
     review = start(alice)
     end_because = shares.end_for_reason
 
-    def end_too_late(found: Share, why: str, **more: Any) -> bool:
-        shares.end_share(found, actor=una, now=NOW)
-        return end_because(found, why, **more)
+    def end_too_late(share: Share, why: str, **more: Any) -> bool:
+        shares.end_share(share, actor=una, now=NOW)
+        return end_because(share, why, **more)
 
     monkeypatch.setattr(shares, "end_for_reason", end_too_late)
     assert answer(review, bob, "removed").passed_over == 1

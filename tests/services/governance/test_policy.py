@@ -156,13 +156,13 @@ def test_a_permission_in_the_grant_that_needs_approval_is_asked_for_and_kept_onl
     for _ in range(2):
         with pytest.raises(ApprovalNeeded):
             finish(made, "Mail.Read", "Mail.Send")
-    asked = Approval.objects.get()
-    assert asked.permissions == ["Mail.Read", "Mail.Send"]
+    approval = Approval.objects.get()
+    assert approval.permissions == ["Mail.Read", "Mail.Send"]
     assert Connection.objects.get().refresh_token is None
     with pytest.raises(ApprovalNeeded):
         sign_in.begin(made, actor=bob, now=NOW)
     assert Approval.objects.get().is_waiting, "trying again asks nobody again"
-    approvals.approve(asked, actor=alice, now=NOW)
+    approvals.approve(approval, actor=alice, now=NOW)
     finish(made, "Mail.Read", "Mail.Send")
     assert Connection.objects.get().status == Status.ACTIVE
 
@@ -342,9 +342,12 @@ def test_the_preview_names_what_breaks_and_changes_nothing(alice: User, bob: Use
     factories.make_connection(owner=bob, name="Off", status=Status.DISABLED)
     factories.make_connection(owner=bob, name="Pending", status=Status.PENDING)
     seen = policy.preview(None, STRICT, now=NOW)
-    assert [one.connection for one in seen.connections] == [reads]
+    assert [connection.connection for connection in seen.connections] == [reads]
     assert seen.connections[0].sentences == ("Mail.Read is forbidden by the organisation's policy.",)
-    assert [(one.share, one.shorten_to is not None) for one in seen.shares] == [(shares[0], False), (shares[1], True)]
+    assert [(share.share, share.shorten_to is not None) for share in seen.shares] == [
+        (shares[0], False),
+        (shares[1], True),
+    ]
     assert (seen.connection_count, seen.share_count) == (1, 2)
     assert not Policy.objects.exists()
 
@@ -367,7 +370,7 @@ def test_what_was_previewed_is_what_happens(alice: User, bob: User, dave: User) 
     assert (reads.status, reads.refresh_after, reads.status_code) == (Status.DISABLED, None, "policy")
     assert "Mail.Read is forbidden" in reads.status_cause
     assert plans.status == Status.ACTIVE
-    ended, shortened, kept = (Share.objects.get(pk=one.pk) for one in shares)
+    ended, shortened, kept = (Share.objects.get(pk=share.pk) for share in shares)
     assert ended.ended_at == NOW
     assert shortened.until == evaluate.latest_end(7, NOW)
     assert (kept.ended_at, kept.until) == (None, NOW + timedelta(days=2))

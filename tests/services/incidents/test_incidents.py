@@ -91,7 +91,7 @@ def test_the_same_trouble_later_is_a_new_incident_with_its_own_story(sandbox: Co
     Connection.objects.update(refresh_after=later)
     scheduler.sweep(now=later + timedelta(minutes=1))
 
-    assert [one.is_open for one in Incident.objects.order_by("pk")] == [False, True]
+    assert [incident.is_open for incident in Incident.objects.order_by("pk")] == [False, True]
 
 
 def test_a_changed_cause_moves_the_connection_to_the_right_incident(sandbox: Control) -> None:
@@ -212,7 +212,7 @@ def test_a_one_hour_outage_flags_nobody_and_recovers_without_a_stampede(
         scheduler.sweep(now=moment)
         moment += timedelta(seconds=15)
 
-    assert {one.status for one in Connection.objects.all()} == {"active"}
+    assert {connection.status for connection in Connection.objects.all()} == {"active"}
     during = sandbox.calls(limit=0)["by_endpoint"]["token"]
     incident = Incident.objects.get()
     assert (incident.kind, incident.who) == ("outage", "microsoft")

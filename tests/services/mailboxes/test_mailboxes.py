@@ -10,6 +10,7 @@ from django.db import connection as database
 from django.utils import timezone
 
 from connections.errors import AlreadyExists, ConnectionUnusable, InUse, InvalidInput, NotAllowed
+from connections.microsoft import mailbox_probe
 from connections.models import AuditEvent, Connection, MailboxAccess, SharedMailbox, User
 from connections.services.mailboxes import mailboxes, probes
 from portal.sandbox import seed
@@ -302,14 +303,14 @@ def test_an_answer_for_an_address_that_was_corrected_meanwhile_is_dropped(
 ) -> None:
     connection = connected(sandbox, *FULL, owner=bob)
     row = mailboxes.attach_address(connection, address="support@contoso.example", actor=bob)
-    really_ask = mailboxes.mailbox_probes.graph.probe_mailboxes
+    really_ask = mailbox_probe.probe_mailboxes
 
     def corrected_meanwhile(*args: Any, **kwargs: Any) -> Any:
         found = really_ask(*args, **kwargs)
         mailboxes.change(row.mailbox, address=SALES, display_name="", actor=alice)
         return found
 
-    monkeypatch.setattr(mailboxes.mailbox_probes.graph, "probe_mailboxes", corrected_meanwhile)
+    monkeypatch.setattr(mailbox_probe, "probe_mailboxes", corrected_meanwhile)
     probes.probe(connection, actor=bob, now=timezone.now())
     row.refresh_from_db()
     assert row.state == State.UNPROBED
@@ -341,10 +342,10 @@ def test_a_claimed_row_is_nobody_elses_until_the_lease_runs_out(bob: User) -> No
         factories.make_connection(owner=bob), factories.make_mailbox(), probe_after=timezone.now()
     )
     now = timezone.now()
-    (claimed,) = mailboxes.mailbox_probes._claim(now, 10).values()
+    (claimed,) = probes._claim(now, 10).values()
     assert claimed == [row]
-    assert mailboxes.mailbox_probes._claim(now, 10) == {}
-    assert len(mailboxes.mailbox_probes._claim(now + mailboxes.mailbox_probes.LEASE, 10)) == 1
+    assert probes._claim(now, 10) == {}
+    assert len(probes._claim(now + probes.LEASE, 10)) == 1
 
 
 @pytest.mark.only_on("postgres")  # SQLite has one writer at a time, so two claims cannot overlap
@@ -370,7 +371,7 @@ def test_two_workers_at_once_never_claim_the_same_row() -> None:
     worker.start()
     assert locked.wait(10)
     try:
-        assert list(mailboxes.mailbox_probes._claim(now, 10).values()) == [[second]]
+        assert list(probes._claim(now, 10).values()) == [[second]]
     finally:
         finished.set()
         worker.join()

@@ -43,13 +43,13 @@ def make_incident(*, affected: int = 0, **overrides: Any) -> Incident:
     }
     incident = Incident.objects.create(**(values | overrides))
     for number in range(affected):
-        made = factories.make_connection(name=f"Flow {number:02}")
+        connection = factories.make_connection(name=f"Flow {number:02}")
         AffectedConnection.objects.create(
             incident=incident,
-            connection=made,
-            connection_name=made.name,
-            owner=made.owner,
-            owner_name=str(made.owner),
+            connection=connection,
+            connection_name=connection.name,
+            owner=connection.owner,
+            owner_name=str(connection.owner),
             since=NOW,
         )
     return incident
@@ -155,12 +155,12 @@ def test_opening_twice_tells_once_and_a_new_owner_is_told_too(bob: User, dave: U
 
 def test_an_incident_with_a_thousand_connections_costs_a_handful_of_queries(alice: User, bob: User) -> None:
     incident = make_incident(who=Connection.Who.IT_ADMIN)
-    made = factories.make_connection()
+    connection = factories.make_connection()
     AffectedConnection.objects.bulk_create(
         AffectedConnection(incident=incident, connection_name=f"Flow {n}", owner=bob, owner_name="Bob", since=NOW)
         for n in range(1000)
     )
-    assert made.owner == bob
+    assert connection.owner == bob
     with CaptureQueriesContext(database) as queries:
         alerts.incident_opened(incident, now=NOW)
     assert len(queries) <= 8

@@ -193,7 +193,7 @@ def test_a_good_address_is_taken_apart() -> None:
 
 def resolves_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
     def answer(host: str, port: int, **kwargs: Any) -> list[Any]:
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in addresses]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
 
     monkeypatch.setattr(socket, "getaddrinfo", answer)
 

@@ -292,7 +292,7 @@ def test_a_storm_reaches_a_webhook_alert_by_alert(alice: User, bob: User, hooks:
     for number in range(12):
         alerts.incident_opened(make_incident(assignee=bob, title=f"No. {number}"), now=NOW)
     outbox.deliver_due(NOW)
-    assert len(hooks.requests) == len({one.headers["webhook-id"] for one in hooks.requests}) == 12
+    assert len(hooks.requests) == len({request.headers["webhook-id"] for request in hooks.requests}) == 12
 
 
 def test_a_chat_gets_an_adaptive_card(alice: User, bob: User, hooks: Hooks) -> None:

@@ -300,9 +300,9 @@ def test_two_admins_at_the_same_moment_make_one_owner(alice: User, bob: User, da
     seen = [(again(connection), dave), (again(connection), eve)]
     ends: list[str] = []
 
-    def press(found: Connection, to: User) -> None:
+    def press(connection: Connection, to: User) -> None:
         try:
-            give(found, to, alice)
+            give(connection, to, alice)
             ends.append("done")
         except InvalidInput:
             ends.append("told")

@@ -35,9 +35,9 @@ SEND = {"permissions": {"Mail.Send": "approval"}}
 @pytest.fixture
 def anna(db: None) -> User:
     """The other IT admin."""
-    found = factories.make_person("anna")
-    found.groups.set(factories.make_person("alice").groups.all())
-    return found
+    person = factories.make_person("anna")
+    person.groups.set(factories.make_person("alice").groups.all())
+    return person
 
 
 @pytest.fixture
@@ -118,9 +118,9 @@ def test_a_wish_that_is_made_again_replaces_the_request_and_a_smaller_one_ends_i
     made = wish_for_sending(bob)
     wishes = {"name": "Inbox", "extra_scopes": (), "actor": bob, "now": NOW}
     connections.change(made, chosen=["mail.send"], **wishes)  # type: ignore[arg-type]
-    assert [one.state for one in Approval.objects.order_by("pk")] == [State.WITHDRAWN, State.WAITING]
+    assert [approval.state for approval in Approval.objects.order_by("pk")] == [State.WITHDRAWN, State.WAITING]
     connections.change(made, chosen=["mail.read"], **wishes)  # type: ignore[arg-type]
-    assert {one.state for one in Approval.objects.all()} == {State.WITHDRAWN}
+    assert {approval.state for approval in Approval.objects.all()} == {State.WITHDRAWN}
     assert Connection.objects.get().status_code == ""
     sign_in.begin(made, actor=bob, now=NOW)
 

@@ -22,7 +22,7 @@ def test_a_new_accepted_secret_heals_the_app_and_touches_no_connection(alice: Us
     app = factories.make_app_registration(secret="expired~value")
     factories.make_connection(app_registration=app)
 
-    credential_checks.reject(app, expired(), now=timezone.now())
+    credential_checks.reject_app(app, expired(), now=timezone.now())
     before = Connection.objects.values().get()
     value = sandbox.add_secret(seed.CONNECTIONS_APP)["value"]
     credentials.add_secret(app, value=value, expires_at=NEXT_YEAR, actor=alice)

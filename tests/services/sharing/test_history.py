@@ -40,24 +40,24 @@ def periods(**which: Any) -> list[tuple[Any, ...]]:
     """Kind, level, start and end in hours, who began and who ended it."""
     return [
         (
-            one.kind,
-            one.level,
-            (one.started_at - NOW) / HOUR,
-            (one.ended_at - NOW) / HOUR if one.ended_at else None,
-            one.started_by_name.partition(" ")[0],
-            one.ended_by_name.partition(" ")[0],
+            period.kind,
+            period.level,
+            (period.started_at - NOW) / HOUR,
+            (period.ended_at - NOW) / HOUR if period.ended_at else None,
+            period.started_by_name.partition(" ")[0],
+            period.ended_by_name.partition(" ")[0],
         )
-        for one in AccessPeriod.objects.filter(**which).order_by("started_at", "pk")
+        for period in AccessPeriod.objects.filter(**which).order_by("started_at", "pk")
     ]
 
 
 def test_a_new_connection_is_its_owners_from_the_moment_it_was_made(bob: User) -> None:
     app = factories.make_app_registration()
     made = connections.start_delegated(app, name="Invoices", chosen=["mail.read"], actor=bob)
-    found = AccessPeriod.objects.get()
-    assert (found.kind, found.connection_id, found.person_id) == (Kind.OWNER, made.pk, bob.pk)
-    assert (found.connection_name, found.person_name) == ("Invoices", "Bob Member <bob>")
-    assert found.started_at == made.created_at == AuditEvent.objects.get(action="connection.created").at
+    period = AccessPeriod.objects.get()
+    assert (period.kind, period.connection_id, period.person_id) == (Kind.OWNER, made.pk, bob.pk)
+    assert (period.connection_name, period.person_name) == ("Invoices", "Bob Member <bob>")
+    assert period.started_at == made.created_at == AuditEvent.objects.get(action="connection.created").at
 
 
 def test_a_changed_share_is_one_period_after_the_other(bob: User, dave: User) -> None:
@@ -221,13 +221,13 @@ def test_disabling_and_enabling_a_service_account_is_written_down_and_agrees(ali
 
 
 WRITERS = {
-    r"Share\.objects\.(bulk_)?create\(|Share\.objects\.filter\([^)]*\)\.(update|delete)\(": {"sharing.py"},
+    r"Share\.objects\.(bulk_)?create\(|Share\.objects\.filter\([^)]*\)\.(update|delete)\(": {"shares.py"},
     r"TeamMember\.objects\.(get_or_create|create|filter\([^)]*\)\.delete)\(|\.members\.(add|remove|set)\(": {
         "teams.py"
     },
     r"update\([^)]*is_active=": {"accounts.py", "service_accounts.py"},
     r"\bteam\.delete\(|\buser\.delete\(|\bconnection\.delete\(": {"teams.py", "accounts.py", "connections.py"},
-    r"AccessPeriod\.objects\.(bulk_)?create\(": {"access_history.py"},
+    r"AccessPeriod\.objects\.(bulk_)?create\(": {"history.py"},
 }
 
 
@@ -285,7 +285,7 @@ def test_the_migration_knows_disabled_accounts_since_the_trail_says_so(alice: Us
             changes={"active": active},
         )
     fill()
-    found = AccessPeriod.objects.get()
-    assert (found.kind, found.person_id) == (Kind.DISABLED, dave.pk)
-    assert (found.started_at == at(-7)) is known
-    assert found.started_at <= timezone.now()
+    period = AccessPeriod.objects.get()
+    assert (period.kind, period.person_id) == (Kind.DISABLED, dave.pk)
+    assert (period.started_at == at(-7)) is known
+    assert period.started_at <= timezone.now()

@@ -39,11 +39,12 @@ def put(kind: str, start: float, end: float | None = None, **parts: Any) -> Acce
     return AccessPeriod.objects.create(kind=kind, started_at=at(start), ended_at=ended, **named, **parts)
 
 
-def spans(found: list[history_queries.Access]) -> dict[int, list[tuple[float, float]]]:
+def spans(accesses: list[history_queries.Access]) -> dict[int, list[tuple[float, float]]]:
     """Per person: from and to, in hours after midnight."""
     hours = timedelta(hours=1)
     return {
-        one.person_id: [((a - MIDNIGHT) / hours, (b - MIDNIGHT) / hours) for a, b in one.stretches] for one in found
+        access.person_id: [((a - MIDNIGHT) / hours, (b - MIDNIGHT) / hours) for a, b in access.stretches]
+        for access in accesses
     }
 
 
@@ -114,10 +115,11 @@ def test_everything_is_found_of_what_has_been_deleted(alice: User, bob: User) ->
     assert history_queries.get_connection(X) == named[1]
     assert history_queries.get_connection(there.pk) == named[0]
     assert history_queries.get_connection(999) is None
-    assert [(one.name, one.detail, one.is_deleted) for one in history_queries.find_people("dave")] == [
-        ("Dave Stranger", "dave", True)
-    ]
-    assert [one.pk for one in history_queries.find_people("Bob Member")] == [bob.pk]
+    assert [
+        (find_person.name, find_person.detail, find_person.is_deleted)
+        for find_person in history_queries.find_people("dave")
+    ] == [("Dave Stranger", "dave", True)]
+    assert [find_person.pk for find_person in history_queries.find_people("Bob Member")] == [bob.pk]
     assert history_queries.get_person(DAVE) == history_queries.find_people("dave")[0]
     assert history_queries.get_person(alice.pk) is not None
     assert history_queries.get_person(999) is None

@@ -310,12 +310,14 @@ def what(person: int, window: Window) -> Ways:
     return as_ways(history_queries.what_could_be_used(person, window))
 
 
-def as_ways(found: list[history_queries.Access]) -> Ways:
-    for one in found:
-        assert one.level == max((way.level for way in one.ways), key=STRENGTH.index)
+def as_ways(accesses: list[history_queries.Access]) -> Ways:
+    for access in accesses:
+        assert access.level == max((way.level for way in access.ways), key=STRENGTH.index)
     return {
-        (one.person_id, one.connection_id): {(way.grant.kind, way.grant.team_id, way.level) for way in one.ways}
-        for one in found
+        (access.person_id, access.connection_id): {
+            (way.grant.kind, way.grant.team_id, way.level) for way in access.ways
+        }
+        for access in accesses
     }
 
 

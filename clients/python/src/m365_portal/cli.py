@@ -256,21 +256,21 @@ def _me(portal: Portal, options: argparse.Namespace, as_json: bool) -> int:
 # --- Words ----------------------------------------------------------------------------------------
 
 
-def _told(found: Connection, as_json: bool) -> int:
+def _told(connection: Connection, as_json: bool) -> int:
     if as_json:
-        _json(found.raw)
+        _json(connection.raw)
     else:
-        _pairs((name, _plain(value)) for name, value in found.raw.items() if value not in (None, "", []))
-    return OK if found.is_well else NOT_WELL
+        _pairs((name, _plain(value)) for name, value in connection.raw.items() if value not in (None, "", []))
+    return OK if connection.is_well else NOT_WELL
 
 
-def _state(found: Connection) -> str:
-    return "waits for its app registration" if found.waits_for_app_registration else found.status
+def _state(connection: Connection) -> str:
+    return "waits for its app registration" if connection.waits_for_app_registration else connection.status
 
 
-def _mending(found: Connection) -> list[str]:
-    who = [f"Who: {found.who}"] if found.who else []
-    return [line for line in (found.cause, found.action, *who, found.link) if line]
+def _mending(connection: Connection) -> list[str]:
+    who = [f"Who: {connection.who}"] if connection.who else []
+    return [line for line in (connection.cause, connection.action, *who, connection.link) if line]
 
 
 def _link_in_words(link: SignInLink) -> list[str]:

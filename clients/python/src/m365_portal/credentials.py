@@ -62,7 +62,7 @@ class _Credential:
         self._owns_portal = portal is None
         self._portal = portal or Portal()
         self._connection, self._min_valid = connection, min_valid
-        self._resources = frozenset(_normal(one) for one in resources)
+        self._resources = frozenset(_normal(resource) for resource in resources)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._connection!r} of {self._portal.url}>"

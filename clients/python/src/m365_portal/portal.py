@@ -316,7 +316,7 @@ class Portal:
         return f"/connections/{quote(name, safe='')}"
 
     def _number_of(self, name: str) -> int:
-        found = [one.id for one in self.connections(name=name)]
+        found = [connection.id for connection in self.connections(name=name)]
         if not found:
             raise NotFound("There is no such connection, or it is not yours to see.", status=404)
         if len(found) > 1:
