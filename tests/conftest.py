@@ -29,6 +29,10 @@ from tests.environment import ROOT
 # --- Which tests belong to which database ------------------------------------------------------------
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-schema", action="store_true", help="write the tables down anew, see tests/schema.py")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what is marked ``only_on`` the other database: it belongs to the other suite of the same run."""
     here = os.environ.get("TEST_DATABASE", "sqlite")
