@@ -45,13 +45,15 @@ def _postgresql(table: str) -> dict[str, Any]:
         WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attname
     """
     constraints = "SELECT contype, pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = %s::regclass"
-    named = "SELECT conname FROM pg_constraint WHERE conrelid = %s::regclass AND contype IN ('c', 'u') AND conname !~ %s"
+    named = (
+        "SELECT conname FROM pg_constraint WHERE conrelid = %s::regclass AND contype IN ('c', 'u') AND conname !~ %s"
+    )
     indexes = "SELECT regexp_replace(indexdef, 'INDEX \\S+ ON', 'INDEX ON') FROM pg_indexes WHERE tablename = %s"
     triggers = "SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = %s::regclass AND NOT tgisinternal"
     return {
         "columns": _rows(columns, table),
         "constraints": sorted(_rows(constraints, table)),
-        "constraint_names": sorted(name for (name,) in _rows(named, table, "_[0-9a-f]{8}(_|$)")),
+        "constraint_names": sorted(name for (name,) in _rows(named, table, "_[0-9a-f]{8}(_|$)|_key$")),
         "indexes": sorted(text for (text,) in _rows(indexes, table)),
         "triggers": sorted(text for (text,) in _rows(triggers, table)),
     }
@@ -73,9 +75,15 @@ def _sqlite(table: str) -> dict[str, Any]:
         "constraints": sorted(_named_constraints(table_sql)),
         "deferrable": table_sql.count("DEFERRABLE INITIALLY DEFERRED"),
         "indexes": sorted(index_names.sub("INDEX ON", text) for (text,) in _rows(sql, table, "index")),
-        # A trigger names the columns in the order of the table, which is of no account.
-        "triggers": sorted(" AND ".join(sorted(text.split(" AND "))) for (text,) in _rows(sql, table, "trigger")),
+        "triggers": sorted(_without_column_order(text) for (text,) in _rows(sql, table, "trigger")),
     }
+
+
+def _without_column_order(trigger_sql: str) -> str:
+    """A trigger compares the columns in the order of the table, which does not matter."""
+    comparison = r"NEW\.(\w+) IS OLD\.\1(?: AND )?"
+    columns = sorted(match[1] for match in re.finditer(comparison, trigger_sql))
+    return f"{re.sub(comparison, '', trigger_sql)} comparing {', '.join(columns)}"
 
 
 def _named_constraints(table_sql: str) -> list[str]:

@@ -19,5 +19,5 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         missing = verification_checks.tables_without_triggers()
         with connection.schema_editor() as editor:
-            import_module("connections.migrations.0022_audit_guards").install(None, editor)
+            import_module("connections.migrations.0003_audit_guards").install(None, editor)
         self.stdout.write(f"Guarded again: {', '.join(missing)}." if missing else "All guards were in place.")

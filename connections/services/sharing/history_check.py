@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from django.db.migrations.recorder import MigrationRecorder
-
 from connections.models import AccessPeriod, AuditEvent
 from connections.models.audit import AuditAction
 
@@ -84,7 +82,7 @@ def differences(*, since: datetime | None = None, slack: timedelta = SLACK) -> l
     ``since`` is when the history began to be kept; what had ended by then it need not know. By default that is when
     its table was filled. What began before the oldest event that is still kept cannot be compared.
     """
-    began, kept_from = since or _filled_at(), _pruned_until()
+    began, kept_from = since or LONG_AGO, history_start()
     trail = _by_key(one for one in _Replay().run() if one.started_at > kept_from)
     table = _by_key(one for one in _table() if one.started_at > kept_from)
     found: list[str] = []
@@ -208,17 +206,7 @@ def _table() -> Iterator[Period]:
 
 
 def history_start() -> datetime:
-    """Since when the history is kept: what had ended before, it may not know."""
-    return max(_filled_at(), _pruned_until())
-
-
-def _filled_at() -> datetime:
-    found = MigrationRecorder.Migration.objects.filter(app="connections", name__endswith="_fill_access_periods").first()
-    return found.applied if found is not None else LONG_AGO
-
-
-def _pruned_until() -> datetime:
-    """Up to when events were removed because they are older than the organisation keeps."""
+    """Up to when events were removed because they are older than the organisation keeps them; no history before it."""
     newest = AuditEvent.objects.filter(action=AuditAction.AUDIT_PRUNED).order_by("-pk").first()
     return datetime.fromisoformat(newest.changes["until"]) if newest is not None else LONG_AGO
 

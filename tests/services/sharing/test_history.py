@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from django.apps import apps
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from connections import migrations
 from connections.errors import InUse
 from connections.models import AccessPeriod, ApiKey, AuditEvent, Share, User
 from connections.services.connections import connections
@@ -235,57 +231,3 @@ WRITERS = {
 def test_only_services_that_write_it_down_change_who_may_use_what(pattern: str) -> None:
     modules = [path for path in (ROOT / "connections").rglob("*.py") if "migrations" not in path.parts]
     assert {path.name for path in modules if re.search(pattern, path.read_text())} == WRITERS[pattern]
-
-
-# --- What was there before ------------------------------------------------------------------------
-
-
-def fill() -> None:
-    names = [module.name for module in pkgutil.iter_modules(migrations.__path__)]
-    found = next(name for name in names if name.endswith("_fill_access_periods"))
-    importlib.import_module(f"connections.migrations.{found}").fill(apps, None)
-
-
-def test_the_migration_writes_what_the_services_would_have_written(alice: User, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob, created_at=at(0))
-    team = teams.add("Finance", actor=alice)
-    teams.add_member(team, dave, actor=alice, now=NOW)
-    shares.share(connection, team=team, level="use", until=at(9), actor=bob, now=at(1))
-    shares.share(connection, team=team, level="use", until=at(8), actor=bob, now=at(2))
-    person: dict[str, Any] = {"person": dave, "until": None, "actor": bob}
-    shares.share(connection, level="use", now=at(1), **person)
-    found = shares.share(connection, level="manage", now=at(2), **person)
-    shares.end_share(found, actor=dave, now=at(3))
-    shares.share(connection, level="use", now=at(3), **person)
-    shares.share(connection, person=alice, level="use", until=at(2), actor=bob, now=at(1))
-    shares.end_expired(now=at(4))
-    before = [row for row in everything() if row["kind"] != "member"]
-    AccessPeriod.objects.all().delete()
-    fill()
-    after = everything()
-    assert [row for row in after if row["kind"] == "owner"] != []
-    assert [row for row in after if row["kind"] in ("person", "team")] == before
-    assert [row["person_id"] for row in after if row["kind"] == "member"] == [dave.pk]
-
-
-def everything() -> list[dict[str, Any]]:
-    rows = AccessPeriod.objects.order_by("kind", "started_at", "level", "until", "person_id").values()
-    return [{name: value for name, value in row.items() if name != "id"} for row in rows]
-
-
-@pytest.mark.parametrize("known", [True, False])
-def test_the_migration_knows_disabled_accounts_since_the_trail_says_so(alice: User, dave: User, known: bool) -> None:
-    User.objects.filter(pk=dave.pk).update(is_active=False)
-    for hours, active in ((-9, False), (-8, True), (-7, False), (-6, False)) if known else ():
-        AuditEvent.objects.create(
-            at=at(hours),
-            action="account.changed",
-            target_type="User",
-            target_id=str(dave.pk),
-            changes={"active": active},
-        )
-    fill()
-    period = AccessPeriod.objects.get()
-    assert (period.kind, period.person_id) == (Kind.DISABLED, dave.pk)
-    assert (period.started_at == at(-7)) is known
-    assert period.started_at <= timezone.now()

@@ -2,17 +2,13 @@
 
 from django.db import migrations
 
-COLUMNS = (
-    ("connections_connection", "refresh_token"),
-    ("connections_connection", "previous_refresh_token"),
-    ("connections_connection", "access_token"),
-)
+COLUMNS = ("refresh_token", "previous_refresh_token", "access_token")
 
 
 def _set_storage(schema_editor, storage):
     if schema_editor.connection.vendor == "postgresql":
-        for table, column in COLUMNS:
-            schema_editor.execute(f"ALTER TABLE {table} ALTER COLUMN {column} SET STORAGE {storage}")
+        for column in COLUMNS:
+            schema_editor.execute(f"ALTER TABLE connections_connection ALTER COLUMN {column} SET STORAGE {storage}")
 
 
 def without_compression(apps, schema_editor):
@@ -24,6 +20,6 @@ def with_compression(apps, schema_editor):
 
 
 class Migration(migrations.Migration):
-    dependencies = [("connections", "0006_roles")]
+    dependencies = [("connections", "0001_tables")]
 
     operations = [migrations.RunPython(without_compression, with_compression)]

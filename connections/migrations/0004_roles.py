@@ -11,7 +11,7 @@ def make_roles(apps, schema_editor):
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("connections", "0005_api_keys"),
+        ("connections", "0003_audit_guards"),
         ("auth", "0012_alter_user_first_name_max_length"),
     ]
 

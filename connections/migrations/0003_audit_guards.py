@@ -1,7 +1,7 @@
 """Let the database itself refuse to change the audit trail.
 
 What stays possible: setting a reference to somebody or something that is deleted to NULL, counting in a token hand-out
-until it is sealed, and removing old rows in a transaction that says so (services.audit_retention). Whoever owns the
+until it is sealed, and removing old rows in a transaction that says so (services.operations.retention). Whoever owns the
 database can take the guards away; that is what the seals are for.
 
 On SQLite a later migration that rebuilds one of these tables drops its triggers: call ``install`` at its end.
@@ -97,7 +97,9 @@ def _remove_on_sqlite(schema_editor):
 def _same(schema_editor, table, *but):
     """All columns except these are what they were."""
     with schema_editor.connection.cursor() as cursor:
-        columns = [one.name for one in schema_editor.connection.introspection.get_table_description(cursor, table)]
+        columns = [
+            column.name for column in schema_editor.connection.introspection.get_table_description(cursor, table)
+        ]
     return " AND ".join(f"NEW.{column} IS OLD.{column}" for column in columns if column not in but)
 
 
@@ -118,7 +120,7 @@ def remove(apps, schema_editor):
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("connections", "0021_fill_audit_refs"),
+        ("connections", "0002_token_storage"),
     ]
 
     operations = [
