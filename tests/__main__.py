@@ -1,8 +1,9 @@
 # ruff: noqa: T201 - it prints, that is its purpose
 """``python -m tests``: the whole suite on SQLite and on PostgreSQL, side by side.
 
-What is given on the command line goes to both pytest processes. What asks little of the database runs beside one of
-them only, see _ONLY_ON, so that both take about as long. Exit code: 0 only if both passed.
+``--fast`` runs the quick tests alone, on SQLite; ``--coverage`` measures branches and prints what was not reached. Everything
+else on the command line goes to the pytest processes. What asks little of the database runs beside one of them only, see
+_ONLY_ON, so that both take about as long. Exit code: 0 only if all passed.
 """
 
 from __future__ import annotations
@@ -39,6 +40,23 @@ _ONLY_ON = {
         "tests/test_csp.py",
     ),
 }
+# What a developer runs after each change: rules, services and protocol, without pages, processes and browsers.
+_FAST = (
+    "tests/microsoft",
+    "tests/services",
+    "tests/test_fields.py",
+    "tests/test_presentation.py",
+    "tests/test_version.py",
+)
+_COVERAGE = (
+    "-m",
+    "coverage",
+    "run",
+    "--branch",
+    "--parallel-mode",
+    "--source=connections,portal",
+    "--omit=*/migrations/*",
+)
 # pytest's code for "nothing matched", which is no failure when only a few tests were asked for.
 _NOTHING_COLLECTED = 5
 
@@ -46,9 +64,9 @@ _NOTHING_COLLECTED = 5
 class Suite:
     """One pytest process, whose output is shown line by line behind the name of its database."""
 
-    def __init__(self, label: str, database: str, arguments: list[str]) -> None:
+    def __init__(self, label: str, database: str, arguments: list[str], *, coverage: bool = False) -> None:
         # Two processes share the terminal, so pytest must not draw on it.
-        command = [sys.executable, "-m", "pytest", "--color=no", *arguments]
+        command = [sys.executable, *(_COVERAGE if coverage else ()), "-m", "pytest", "--color=no", *arguments]
         command += [f"--ignore={path}" for other in _ONLY_ON if other != database for path in _ONLY_ON[other]]
         settings = {"DJANGO_SETTINGS_MODULE": "tests.settings", "TEST_DATABASE": database, "PYTHONUNBUFFERED": "1"}
         self.start(label, command, {**os.environ, **settings})
@@ -94,9 +112,14 @@ class Suite:
 
 
 def main(arguments: list[str]) -> int:
-    """Run both suites."""
+    """Run both suites, or the quick tests alone."""
     began = time.monotonic()
-    suites = [Suite(label, database, arguments) for label, database in _SUITES.items()]
+    fast, coverage = "--fast" in arguments, "--coverage" in arguments
+    arguments = [argument for argument in arguments if argument not in ("--fast", "--coverage")]
+    if fast:
+        suites = [Suite("SQLite", "sqlite", ["-n", "2", "-m", "not slow", *_FAST, *arguments])]
+    else:
+        suites = [Suite(label, name, arguments, coverage=coverage) for label, name in _SUITES.items()]
 
     def stop(number: int, frame: object) -> None:
         for suite in suites:
@@ -108,10 +131,21 @@ def main(arguments: list[str]) -> int:
     for suite, code in zip(suites, codes, strict=True):
         print(f"\n{suite.label}: {'passed' if code == 0 else f'FAILED (exit code {code})'}")
         print("\n".join(suite.closing_lines()))
-    print(f"\nBoth databases in {time.monotonic() - began:.0f} seconds.", flush=True)
+    print(f"\n{' and '.join(suite.label for suite in suites)} in {time.monotonic() - began:.0f} seconds.", flush=True)
+    if coverage:
+        print(_coverage_report(), flush=True)
     # The counts come last, where people and tools look for them.
     print("\n".join(suite.closing_lines()[-1] for suite in suites), flush=True)
     return max(codes)
+
+
+def _coverage_report() -> str:
+    """Branch coverage of both suites together: the least covered modules, and the total as the last line."""
+    coverage = [sys.executable, "-m", "coverage"]
+    subprocess.run([*coverage, "combine", "--quiet"], cwd=ROOT, check=True)
+    report = [*coverage, "report", "--sort=cover", "--skip-covered"]
+    lines = subprocess.run(report, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+    return "\n".join(["Least covered:", *lines[:25], "...", lines[-3] if "TOTAL" in lines[-3] else lines[-1]])
 
 
 if __name__ == "__main__":
