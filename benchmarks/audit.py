@@ -107,8 +107,8 @@ def measure(count: int) -> list[str]:
     rows, troubles = count + count // 10, []
     began = time.monotonic()
     seals = 0
-    while made := sealing.seal_due(timezone.now() + timedelta(minutes=5)):
-        seals += made
+    while sealed := sealing.seal_due(timezone.now() + timedelta(minutes=5)):
+        seals += sealed
     said("seal", rows, time.monotonic() - began, f"{seals:,} seals")
 
     began, used = time.monotonic(), time.process_time()
@@ -121,8 +121,8 @@ def measure(count: int) -> list[str]:
         troubles.append(f"{checked:,} of {rows:,} rows were verified, {len(findings)} findings")
 
     for form in export.Format:
-        found = export.lines(AuditEvent.objects.all(), TokenFetch.objects.all())
-        written, peak, took = watch(chunk for _, chunk in export.serialize(found, form))
+        lines = export.lines(AuditEvent.objects.all(), TokenFetch.objects.all())
+        written, peak, took = watch(chunk for _, chunk in export.serialize(lines, form))
         said(f"export {form}", rows, took, f"{written / 1e6:,.0f} MB written, {peak:.1f} MB of memory on top")
         if peak > MOST_MEMORY_MB:
             troubles.append(f"exporting took {peak:.0f} MB of memory, the limit is {MOST_MEMORY_MB:.0f} MB")
@@ -135,15 +135,15 @@ def measure(count: int) -> list[str]:
     alter(pk)
     began = time.monotonic()
     _, findings = verification.verify_read_only()
-    told = [(finding.seal, finding.what) for finding in findings]
+    breaks = [(finding.seal, finding.what) for finding in findings]
     said(
         "verify, one altered",
         rows,
         time.monotonic() - began,
-        f"seal {told[0][0]}: {told[0][1]}" if told else "not found",
+        f"seal {breaks[0][0]}: {breaks[0][1]}" if breaks else "not found",
     )
-    if told != [(victim.number, f"Event {pk} was altered.")]:
-        troubles.append(f"event {pk} was altered, found was {told[:3]}")
+    if breaks != [(victim.number, f"Event {pk} was altered.")]:
+        troubles.append(f"event {pk} was altered, found was {breaks[:3]}")
     return troubles
 
 

@@ -100,8 +100,8 @@ def memory_mb(root: int) -> float:
     """Memory of a process and its descendants; pages that several share count once (PSS; RSS where there is none)."""
     process = psutil.Process(root)
     total = 0
-    for one in [process, *process.children(recursive=True)]:
-        full = one.memory_full_info()
+    for running in [process, *process.children(recursive=True)]:
+        full = running.memory_full_info()
         total += getattr(full, "pss", 0) or full.rss
     return total / 1024 / 1024
 

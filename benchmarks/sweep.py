@@ -130,10 +130,10 @@ def measure(stage: Stage, runner: Sweep | SocialAuthLoop, count: int) -> tuple[f
     before, began = cpu_seconds(runner.pid, stage.postgres.process.pid), time.monotonic()
     runner.run(count)
     cost, took = cpu_seconds(runner.pid, stage.postgres.process.pid) - before, time.monotonic() - began
-    asked = stage.sandbox.control.calls(limit=0)["by_endpoint"]["token"] - calls
-    if asked != count or runner.stored() != count:
+    calls_made = stage.sandbox.control.calls(limit=0)["by_endpoint"]["token"] - calls
+    if calls_made != count or runner.stored() != count:
         raise SystemExit(
-            f"{asked} calls and {runner.stored()} stored answers for {count} refreshes: nothing to compare."
+            f"{calls_made} calls and {runner.stored()} stored answers for {count} refreshes: nothing to compare."
         )
     return cost, took
 
@@ -220,9 +220,9 @@ class SocialAuthLoop:
 
     def _expect(self, word: str) -> None:
         assert self._process.stdout is not None
-        said = self._process.stdout.readline().strip()
-        if said != word:
-            raise SystemExit(f"social-auth's loop failed (it said {said!r} instead of {word!r}).")
+        line = self._process.stdout.readline().strip()
+        if line != word:
+            raise SystemExit(f"social-auth's loop failed (it said {line!r} instead of {word!r}).")
 
 
 def call_sql(statement: str) -> None:

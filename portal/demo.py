@@ -224,8 +224,8 @@ def keys(directory: Path) -> dict[str, str]:
     """The demo's own keys, made at the first start: without them its database could not be read again."""
     path = directory / "keys.json"
     if not path.exists():
-        made = {"SECRET_KEY": secrets.token_urlsafe(48), "FIELD_ENCRYPTION_KEYS": Fernet.generate_key().decode()}
-        write_private(path, json.dumps(made))
+        keys = {"SECRET_KEY": secrets.token_urlsafe(48), "FIELD_ENCRYPTION_KEYS": Fernet.generate_key().decode()}
+        write_private(path, json.dumps(keys))
     kept: dict[str, str] = json.loads(path.read_text())
     return kept
 

@@ -67,16 +67,16 @@ class Story:
 
     def _connect(self, owner: User, name: str, account: str, *chosen: str) -> Connection:
         """A delegated connection for which ``owner`` has signed in with an account of the sandbox."""
-        made = connections.start_delegated(self.app, name=name, chosen=chosen, actor=owner, now=self.now)
-        sign_in.begin(made, actor=owner, now=self.now)
-        wanted = sign_in.scopes_to_request(made)
+        connection = connections.start_delegated(self.app, name=name, chosen=chosen, actor=owner, now=self.now)
+        sign_in.begin(connection, actor=owner, now=self.now)
+        wanted = sign_in.scopes_to_request(connection)
         given = self.sandbox.issue_grant(self.app.client_id, account, list(wanted))["refresh_tokens"][0]
         _, application = credential_checks.live_applications(self.app)[0]
-        asked = token_endpoint.refresh_request(application, given, wanted, None)
-        answer = token_endpoint.request_token_or_raise(token_endpoint.read_answer(http.client().send(asked)))
+        request = token_endpoint.refresh_request(application, given, wanted, None)
+        answer = token_endpoint.request_token_or_raise(token_endpoint.read_answer(http.client().send(request)))
         who = sign_in.account_from_claims(token_endpoint.unverified_claims(answer.id_token or ""))
-        sign_in.complete(made, actor=owner, answer=answer, account=who, now=self.now)
-        return made
+        sign_in.complete(connection, actor=owner, answer=answer, account=who, now=self.now)
+        return connection
 
     def _support_inbox(self) -> None:
         support = mailboxes.register(
@@ -122,7 +122,7 @@ class Story:
         )
         for connection, owner in ((report, self.alice), (invoices, self.bob)):
             self._use(connection, account, owner, until=self.now + 80 * DAY)
-        made, first_secret = api_keys.issue(
+        key, first_secret = api_keys.issue(
             account,
             name="Nightly job",
             scopes=["token:read"],
@@ -130,7 +130,7 @@ class Story:
             actor=self.alice,
             now=self.now,
         )
-        api_keys.rotate(made, overlap=7 * DAY, expires_at=self.now + 180 * DAY, actor=self.alice, now=self.now)
+        api_keys.rotate(key, overlap=7 * DAY, expires_at=self.now + 180 * DAY, actor=self.alice, now=self.now)
         self._fetch(first_secret, report, invoices, invoices)
         _, secret = api_keys.issue(
             self.bob,

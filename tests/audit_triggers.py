@@ -38,8 +38,8 @@ def _on_postgresql() -> tuple[list[str], list[str]]:
 def _on_sqlite() -> tuple[list[str], list[str]]:
     with database.cursor() as cursor:
         cursor.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
-        found = [row for row in cursor.fetchall() if row[0].startswith(TABLES)]
-    return [made for _, made in found], [f"DROP TRIGGER {name}" for name, _ in found]
+        triggers = [row for row in cursor.fetchall() if row[0].startswith(TABLES)]
+    return [sql for _, sql in triggers], [f"DROP TRIGGER {name}" for name, _ in triggers]
 
 
 def let_flush_through() -> None:

@@ -61,12 +61,12 @@ def shape(schema: Any, document: dict[str, Any], seen: tuple[str, ...] = ()) -> 
 
 
 def operations(document: dict[str, Any]) -> dict[str, Any]:
-    found = {}
+    described = {}
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             if method in ("parameters", "summary", "description"):
                 continue
-            found[f"{method.upper()} {path}"] = {
+            described[f"{method.upper()} {path}"] = {
                 "id": operation.get("operationId"),
                 "parameters": sorted(
                     [
@@ -83,7 +83,7 @@ def operations(document: dict[str, Any]) -> dict[str, Any]:
                     for status, answer in operation["responses"].items()
                 },
             }
-    return dict(sorted(found.items()))
+    return dict(sorted(described.items()))
 
 
 def resolved(part: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
@@ -104,14 +104,14 @@ def codes() -> dict[str, list[int]]:
 
     for module in ("connections.pipeline", "connections.api.urls"):
         importlib.import_module(module)
-    found: dict[str, set[int]] = {}
+    statuses_by_code: dict[str, set[int]] = {}
     waiting = [errors.PortalError]
     while waiting:
         error = waiting.pop()
         waiting += error.__subclasses__()
         if error.__module__.startswith("connections."):
-            found.setdefault(error.code, set()).add(error.status)
-    return {code: sorted(statuses) for code, statuses in sorted(found.items())}
+            statuses_by_code.setdefault(error.code, set()).add(error.status)
+    return {code: sorted(statuses) for code, statuses in sorted(statuses_by_code.items())}
 
 
 def metrics() -> list[str]:

@@ -199,9 +199,9 @@ def make(people: dict[str, User], **connection: Any) -> World:
         "previous_refresh_token": PREVIOUS_REFRESH_TOKEN,
         "access_token": ACCESS_TOKEN,
     }
-    made = factories.make_connection(app_registration=app, owner=bob, **(tokens | connection))
+    connection_made = factories.make_connection(app_registration=app, owner=bob, **(tokens | connection))
     mailbox = factories.make_mailbox(tenant=tenant, created_by=bob)
-    reach = factories.make_mailbox_access(made, mailbox)
+    reach = factories.make_mailbox_access(connection_made, mailbox)
     team = Team.objects.create(name="Finance", created_by=alice)
     TeamMember.objects.create(team=team, user=people["dave"])
     channel = AlertChannel.objects.create(
@@ -212,7 +212,9 @@ def make(people: dict[str, User], **connection: Any) -> World:
         signing_secret=SIGNING_SECRET,
         created_by=alice,
     )
-    share = Share.objects.create(connection=made, team=Team.objects.create(name="Nobody yet"), created_by=bob)
+    share = Share.objects.create(
+        connection=connection_made, team=Team.objects.create(name="Nobody yet"), created_by=bob
+    )
     incident = incidents.report_mailbox(reach, now=timezone.now())
     AuditView.objects.create(person=people["carol"], name="Denied", query="outcome=denied")
     AuditVerification.objects.create(
@@ -228,22 +230,22 @@ def make(people: dict[str, User], **connection: Any) -> World:
         app=app,
         secret=secret,
         certificate=certificate,
-        connection=made,
+        connection=connection_made,
         mailbox=mailbox,
         access=reach,
         consent=ConsentLink.objects.create(
             app_registration=app, directory_id=tenant.directory_id, state_digest="x" * 64, requested_by=alice
         ),
-        consent_request=factories.make_consent_request(made),
+        consent_request=factories.make_consent_request(connection_made),
         key=ApiKey.objects.create(name="Robot", owner=bob, prefix="abcdefghij", digest="0" * 64, scopes=["token:read"]),
         service_account=factories.make_service_account(responsible=alice),
         share=share,
         review=factories.make_review(share),
         team=team,
-        event=audit.record("connection.created", made, actor=bob),
+        event=audit.record("connection.created", connection_made, actor=bob),
         incident=incident,
         channel=channel,
-        approval=make_approval(made),
+        approval=make_approval(connection_made),
         delivery=incident.deliveries.order_by("pk")[0],
     )
 

@@ -44,10 +44,10 @@ async def calls(port: int, path: str, key: str, count: int) -> list[Answer]:
 
 async def one_after_the_other(port: int, path: str, key: str, seconds: float) -> list[Answer]:
     """One caller who asks again and again, for so many seconds."""
-    end, found = time.monotonic() + seconds, list[Answer]()
+    end, answers = time.monotonic() + seconds, list[Answer]()
     while time.monotonic() < end:
-        found.append(await call(port, path, key))
-    return found
+        answers.append(await call(port, path, key))
+    return answers
 
 
 def wait_until_early_in_a_minute() -> None:

@@ -88,7 +88,7 @@ def _without_column_order(trigger_sql: str) -> str:
 
 def _named_constraints(table_sql: str) -> list[str]:
     """CHECK and UNIQUE with their names; a bracket inside a condition does not end it."""
-    found = []
+    texts = []
     for match in re.finditer(r'CONSTRAINT "(?!\w*_fk_)[^"]+" (CHECK|UNIQUE) ', table_sql):
         end, depth = match.end(), 0
         while True:
@@ -96,5 +96,5 @@ def _named_constraints(table_sql: str) -> list[str]:
             end += 1
             if depth == 0:
                 break
-        found.append(table_sql[match.start() : end])
-    return found
+        texts.append(table_sql[match.start() : end])
+    return texts

@@ -115,8 +115,8 @@ class AnotherMicrosoft:
             "refresh_token": self._new(),
         }
         if grant == "authorization_code":
-            asked = self.codes.pop(form["code"])
-            extra |= {"scope": asked["scope"], "id_token": self._id_token(asked["nonce"])}
+            request = self.codes.pop(form["code"])
+            extra |= {"scope": request["scope"], "id_token": self._id_token(request["nonce"])}
         return 200, {**self._tokens(secrets.token_urlsafe(40)), **extra}
 
     def _new(self) -> str:

@@ -47,9 +47,9 @@ RUBBISH = {
 
 @pytest.fixture
 def contoso(alice: User, bob: User, carol: User, dave: User, sandbox: Control) -> full_dataset.World:
-    made = full_dataset.relate(full_dataset.make({"alice": alice, "bob": bob, "carol": carol, "dave": dave}))
+    dataset = full_dataset.relate(full_dataset.make({"alice": alice, "bob": bob, "carol": carol, "dave": dave}))
     full_dataset.make_elsewhere()
-    return made
+    return dataset
 
 
 def browser(user: User) -> Client:

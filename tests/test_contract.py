@@ -12,6 +12,6 @@ from tests import contract
 )
 def test_nothing_that_others_build_on_has_moved(part: str) -> None:
     expected = json.loads(contract.SNAPSHOT.read_text())[part]
-    found = json.loads(json.dumps(contract.collect()[part]))
-    assert found, "nothing was collected"
-    assert found == expected
+    current = json.loads(json.dumps(contract.collect()[part]))
+    assert current, "nothing was collected"
+    assert current == expected

@@ -25,9 +25,9 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def contoso(alice: User, bob: User, carol: User, dave: User, sandbox: Control) -> full_dataset.World:
-    made = full_dataset.relate(full_dataset.make({"alice": alice, "bob": bob, "carol": carol, "dave": dave}))
+    dataset = full_dataset.relate(full_dataset.make({"alice": alice, "bob": bob, "carol": carol, "dave": dave}))
     full_dataset.make_elsewhere()
-    return made
+    return dataset
 
 
 def browser(user: User) -> Client:
@@ -85,8 +85,8 @@ def all_seen(contoso: full_dataset.World) -> list[Seen]:
 
 def test_every_answer_carries_the_strict_headers(all_seen: list[Seen]) -> None:
     seen = set()
-    for one in all_seen:
-        where, answer = one.where, one.answer
+    for visit in all_seen:
+        where, answer = visit.where, visit.answer
         assert answer.has_header("Content-Security-Policy"), where
         policy = parsed(answer["Content-Security-Policy"])
         assert policy["default-src"] == ["'none'"], where
@@ -187,7 +187,7 @@ def test_the_check_itself_finds_inline_things() -> None:
 
 
 def test_no_page_has_anything_inline(all_seen: list[Seen]) -> None:
-    pages = [one for one in all_seen if one.html]
+    pages = [visit for visit in all_seen if visit.html]
     for page in pages:
         assert_nothing_inline(page.html, page.where)
     assert len(pages) > 100
@@ -266,10 +266,10 @@ def test_djangos_own_refusals_are_our_pages(contoso: full_dataset.World) -> None
 
 def test_pages_behind_the_sign_in_are_kept_nowhere(all_seen: list[Seen]) -> None:
     """After signing out, the back button must not show them again."""
-    behind = [one for one in all_seen if one.page and one.person in READERS]
-    for one in behind:
-        assert "no-store" in one.answer["Cache-Control"], one.where
-        assert "private" in one.answer["Cache-Control"], one.where
+    behind = [visit for visit in all_seen if visit.page and visit.person in READERS]
+    for visit in behind:
+        assert "no-store" in visit.answer["Cache-Control"], visit.where
+        assert "private" in visit.answer["Cache-Control"], visit.where
     assert len(behind) > 100
 
 
@@ -321,5 +321,5 @@ def test_behind_https_cookies_and_pages_go_over_https_only() -> None:
         "print(s.SESSION_COOKIE_SECURE, s.CSRF_COOKIE_SECURE, s.SECURE_SSL_REDIRECT, s.SECURE_HSTS_SECONDS > 0)"
     )
     run = [sys.executable, "-c", f"import django; django.setup(); {shown}"]
-    told = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=60, check=True)
-    assert told.stdout.split() == ["True"] * 4
+    result = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert result.stdout.split() == ["True"] * 4

@@ -44,9 +44,9 @@ def contoso(people: dict[str, User], sandbox: Control, settings: Any) -> full_da
         "admins": ["ITAdmin"],
         "auditors": ["Auditor"],
     }
-    made = full_dataset.relate(full_dataset.make(people))
+    dataset = full_dataset.relate(full_dataset.make(people))
     full_dataset.make_elsewhere()
-    return made
+    return dataset
 
 
 def browser(user: User | None) -> Client:
@@ -61,18 +61,18 @@ def contents() -> dict[str, list[Any]]:
 
     Except sessions, axes' own notes, that a token was fetched, and that something was denied.
     """
-    found = {}
+    rows = {}
     with database.cursor() as cursor:
         for table, statement in _statements().items():
             cursor.execute(statement)
-            found[table] = cursor.fetchall()
-    return found
+            rows[table] = cursor.fetchall()
+    return rows
 
 
 @cache
 def _statements() -> dict[str, str]:
     """What reads each table; written once, as this is done thousands of times."""
-    found = {}
+    counts = {}
     for model in apps.get_models(include_auto_created=True):
         if model._meta.app_label in ("sessions", "axes", "contenttypes") or model in (TokenFetch, RepeatedDenial):
             continue
@@ -82,8 +82,8 @@ def _statements() -> dict[str, str]:
         assert pk is not None
         listed = ", ".join(f'"{column}"' for column in columns)
         where = "WHERE action <> 'access.denied'" if model is AuditEvent else ""
-        found[model._meta.db_table] = f'SELECT {listed} FROM "{model._meta.db_table}" {where} ORDER BY "{pk.column}"'
-    return found
+        counts[model._meta.db_table] = f'SELECT {listed} FROM "{model._meta.db_table}" {where} ORDER BY "{pk.column}"'
+    return counts
 
 
 def routes(patterns: list[Any], prefix: str = "") -> Iterator[str]:
@@ -211,16 +211,16 @@ def test_a_post_without_the_csrf_token_is_refused(contoso: full_dataset.World) -
 
 def admin_pages() -> list[str]:
     """The list and the add page of every model, and the pages that belong to no model."""
-    found = [reverse("admin:index"), reverse("admin:password_change"), reverse("admin:jsi18n")]
+    urls = [reverse("admin:index"), reverse("admin:password_change"), reverse("admin:jsi18n")]
     for model in admin.site._registry:
         name = f"admin:{model._meta.app_label}_{model._meta.model_name}"
-        found += [reverse(f"{name}_changelist"), reverse(f"{name}_add")]
-        found += [
-            reverse(f"{name}_{page}", args=[one.pk])
-            for one in model._default_manager.all()
+        urls += [reverse(f"{name}_changelist"), reverse(f"{name}_add")]
+        urls += [
+            reverse(f"{name}_{page}", args=[row.pk])
+            for row in model._default_manager.all()
             for page in ("change", "delete")
         ]
-    return found
+    return urls
 
 
 @pytest.mark.parametrize("person", PEOPLE)
@@ -266,7 +266,7 @@ def test_a_child_is_found_only_under_its_own_parent(contoso: full_dataset.World)
     alice, bob = browser(contoso.people["alice"]), browser(contoso.people["bob"])
     pk, app = contoso.connection.pk, contoso.app.pk
     before = contents()
-    asked: list[tuple[Callable[..., Any], str, dict[str, Any]]] = [
+    calls: list[tuple[Callable[..., Any], str, dict[str, Any]]] = [
         (alice.get, f"/apps/{app}/credentials/{foreign.pk}/retire/", {}),
         (alice.post, f"/apps/{app}/credentials/{foreign.pk}/retire/", {}),
         (alice.get, f"/apps/{app}/credentials/{foreign.pk}/certificate/", {}),
@@ -275,7 +275,7 @@ def test_a_child_is_found_only_under_its_own_parent(contoso: full_dataset.World)
         (bob.post, f"/connections/{pk}/mailboxes/{theirs.pk}/probe/", {}),
         (bob.post, f"/connections/{pk}/mailboxes/{theirs.pk}/detach/", {}),
     ]
-    for ask, path, data in asked:
+    for ask, path, data in calls:
         assert ask(path, data).status_code == 404, path
     assert contents() == before
 

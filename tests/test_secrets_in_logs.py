@@ -27,9 +27,9 @@ def logger(written: StringIO) -> logging.Logger:
     handler = logging.StreamHandler(written)
     handler.addFilter(logs.HideSecrets())
     handler.setFormatter(logs.formatter())
-    made = logging.Logger("tests.secrets")  # noqa: LOG001 - not in the registry, so there is nothing to clean up
-    made.addHandler(handler)
-    return made
+    logger = logging.Logger("tests.secrets")  # noqa: LOG001 - not in the registry, so there is nothing to clean up
+    logger.addHandler(handler)
+    return logger
 
 
 def line_of(written: StringIO) -> dict[str, object]:

@@ -52,18 +52,18 @@ def _page(request: HttpRequest, tenant: str, scope: str | None) -> HttpResponse:
     here = world()
     trace = errors.Trace.of()
     try:
-        asked = _read(here, request, tenant, scope)
+        consent = _read(here, request, tenant, scope)
     except errors.EntraError as problem:
         return authorize.error_page(request, here, problem, trace)
     try:
-        return _go_on(here, request, asked)
+        return _go_on(here, request, consent)
     except signin.NeedsPage as needed:
         return needed.response
     except errors.EntraError as problem:
         if problem.code in (50057, 50055, 53003, 50020):
             return authorize.error_page(request, here, problem, trace)
         description = errors.description(problem, trace, here.now())
-        return _back(asked, {"error": problem.error, "error_description": description}, failed=True)
+        return _back(consent, {"error": problem.error, "error_description": description}, failed=True)
 
 
 def _read(here: World, request: HttpRequest, authority: str, scope: str | None) -> Request:
@@ -98,32 +98,36 @@ def _wanted(here: World, request: Request) -> tuple[list[str], list[str]]:
     return scopes.names, []
 
 
-def _go_on(here: World, request: HttpRequest, asked: Request) -> HttpResponse:
-    scopes, roles = _wanted(here, asked)
+def _go_on(here: World, request: HttpRequest, consent: Request) -> HttpResponse:
+    scopes, roles = _wanted(here, consent)
     if request.method == "POST" and request.POST.get("step") == "cancel":
-        return _cancelled(here, asked)
+        return _cancelled(here, consent)
     wanted = signin.Wanted(
-        asked.app, asked.where, asked.authority.lower(), _prompt(request, here), title="Sign in as an administrator"
+        consent.app,
+        consent.where,
+        consent.authority.lower(),
+        _prompt(request, here),
+        title="Sign in as an administrator",
     )
     person, flow = signin.person_for(request, here, wanted)
-    if asked.app.audience == "AzureADMyOrg" and person.tenant != asked.app.tenant:
+    if consent.app.audience == "AzureADMyOrg" and person.tenant != consent.app.tenant:
         name = here.directories[person.tenant].name
-        raise errors.refusal(700016, client_id=asked.app.client_id, tenant_name=name)
+        raise errors.refusal(700016, client_id=consent.app.client_id, tenant_name=name)
     if not person.admin:
         raise errors.refusal(90094)
     if request.method == "POST" and request.POST.get("step") == "consent":
-        response = _accepted(here, asked, person, scopes, roles)
+        response = _accepted(here, consent, person, scopes, roles)
     else:
         response = render(
             request,
             "sandbox/admin_consent.html",
             {
-                "app": asked.app,
+                "app": consent.app,
                 "person": person,
                 "flow": signin.seal(here, flow),
                 "scopes": [permissions.CATALOGUE[name] for name in scopes],
                 "roles": [permissions.CATALOGUE[name] for name in roles],
-                "publisher": here.directories[asked.app.tenant],
+                "publisher": here.directories[consent.app.tenant],
                 "directory": here.directories[person.tenant],
             },
         )
@@ -134,7 +138,7 @@ def _go_on(here: World, request: HttpRequest, asked: Request) -> HttpResponse:
 def _prompt(request: HttpRequest, here: World) -> str:
     """Nobody but an admin is taken for the signed-in person without being asked."""
     signed_in = signin.accounts(request, here)
-    return "" if all(here.people[one.person].admin for one in signed_in) else "select_account"
+    return "" if all(here.people[session.person].admin for session in signed_in) else "select_account"
 
 
 def _accepted(here: World, request: Request, person: Person, scopes: list[str], roles: list[str]) -> HttpResponse:

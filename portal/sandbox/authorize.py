@@ -57,18 +57,18 @@ def authorize(request: HttpRequest, tenant: str) -> HttpResponse:
     here = world()
     trace = errors.Trace.of(request.GET.get("client-request-id", ""))
     try:
-        asked = _read(here, request, tenant)
+        parameters = _read(here, request, tenant)
     except errors.EntraError as problem:
         # Without a trusted redirect URI there is nowhere to send this: it stays on Microsoft's page.
         return error_page(request, here, problem, trace)
     try:
-        return _go_on(here, request, asked)
+        return _go_on(here, request, parameters)
     except signin.NeedsPage as needed:
         return needed.response
     except errors.EntraError as problem:
-        if problem.code in (50057, 50055, 53003, 50020) and asked.prompt != "none":
+        if problem.code in (50057, 50055, 53003, 50020) and parameters.prompt != "none":
             return error_page(request, here, problem, trace)
-        return send_error(request, here, asked, problem, trace)
+        return send_error(request, here, parameters, problem, trace)
 
 
 def _read(here: World, request: HttpRequest, authority: str) -> Request:
@@ -120,43 +120,45 @@ def strip_html(text: str) -> str:
     return re.sub(r"<[^>]*>", "", text)
 
 
-def _check(here: World, request: HttpRequest, asked: Request) -> None:
+def _check(here: World, request: HttpRequest, parameters: Request) -> None:
     """Check what may go back to the app as an error."""
     response_type = request.GET.get("response_type", "")
     if not response_type:
         raise errors.refusal(900144, parameter="response_type")
     if response_type != "code":
         raise errors.refusal(700054, response_type=response_type)
-    if asked.response_mode not in RESPONSE_MODES:
-        raise errors.refusal(70007, response_mode=asked.response_mode)
-    if asked.prompt not in PROMPTS:
+    if parameters.response_mode not in RESPONSE_MODES:
+        raise errors.refusal(70007, response_mode=parameters.response_mode)
+    if parameters.prompt not in PROMPTS:
         raise errors.refusal(90023)
-    if not asked.scope.strip():
+    if not parameters.scope.strip():
         raise errors.refusal(900144, parameter="scope")
-    scopes = asked.scopes
+    scopes = parameters.scopes
     if scopes.resources:
         # The page may ask for several resources at once, but this directory knows Graph alone.
-        name = asked.where.name if asked.where else "Microsoft Services"
+        name = parameters.where.name if parameters.where else "Microsoft Services"
         raise errors.refusal(500011, resource=scopes.resources[0], tenant_name=name)
     if scopes.unknown:
-        raise errors.refusal(650053, app_name=asked.app.name, scope=scopes.unknown[0])
+        raise errors.refusal(650053, app_name=parameters.app.name, scope=scopes.unknown[0])
     if scopes.default and scopes.graph:
-        raise errors.refusal(70011, scope=asked.scope)
+        raise errors.refusal(70011, scope=parameters.scope)
 
 
-def _go_on(here: World, request: HttpRequest, asked: Request) -> HttpResponse:
-    _check(here, request, asked)
+def _go_on(here: World, request: HttpRequest, parameters: Request) -> HttpResponse:
+    _check(here, request, parameters)
     if request.method == "POST" and request.POST.get("step") == "cancel":
-        return _cancelled(request, here, asked)
-    wanted = signin.Wanted(asked.app, asked.where, asked.authority.lower(), asked.prompt, asked.login_hint)
+        return _cancelled(request, here, parameters)
+    wanted = signin.Wanted(
+        parameters.app, parameters.where, parameters.authority.lower(), parameters.prompt, parameters.login_hint
+    )
     person, flow = signin.person_for(request, here, wanted)
     if request.method == "POST" and request.POST.get("step") == "consent":
-        _accept(here, request, asked, person)
+        _accept(here, request, parameters, person)
     else:
-        page = _consent_page(here, request, asked, person, flow)
+        page = _consent_page(here, request, parameters, person, flow)
         if page is not None:
             return page
-    response = send(request, here, asked, {"code": _new_code(here, asked, person, flow)})
+    response = send(request, here, parameters, {"code": _new_code(here, parameters, person, flow)})
     signin.remember(request, response, here, flow)
     return response
 
@@ -175,20 +177,22 @@ def _to_grant(here: World, request: Request, person: Person) -> list[str]:
 
 
 def _consent_page(
-    here: World, request: HttpRequest, asked: Request, person: Person, flow: signin.Flow
+    here: World, request: HttpRequest, parameters: Request, person: Person, flow: signin.Flow
 ) -> HttpResponse | None:
-    names = _to_grant(here, asked, person)
+    names = _to_grant(here, parameters, person)
     if not names:
         return None
-    if asked.prompt == "none":
-        raise errors.refusal(65001, error="consent_required", client_id=asked.app.client_id, app_name=asked.app.name)
-    missing = consents.missing(here, asked.app, person, asked.scopes)
+    if parameters.prompt == "none":
+        raise errors.refusal(
+            65001, error="consent_required", client_id=parameters.app.client_id, app_name=parameters.app.name
+        )
+    missing = consents.missing(here, parameters.app, person, parameters.scopes)
     context = {
-        "app": asked.app,
+        "app": parameters.app,
         "person": person,
         "flow": signin.seal(here, flow),
         "permissions": [permissions.CATALOGUE[name] for name in names],
-        "publisher": here.directories[asked.app.tenant],
+        "publisher": here.directories[parameters.app.tenant],
         "directory": here.directories[person.tenant],
     }
     if missing and not person.admin and consents.needs_admin(here, person, missing):
@@ -196,23 +200,23 @@ def _consent_page(
     return render(request, "sandbox/consent.html", context)
 
 
-def _accept(here: World, request: HttpRequest, asked: Request, person: Person) -> None:
-    names = _to_grant(here, asked, person)
-    missing = consents.missing(here, asked.app, person, asked.scopes)
+def _accept(here: World, request: HttpRequest, parameters: Request, person: Person) -> None:
+    names = _to_grant(here, parameters, person)
+    missing = consents.missing(here, parameters.app, person, parameters.scopes)
     if missing and not person.admin and consents.needs_admin(here, person, missing):
         raise errors.refusal(90094)
     for_all = person.admin and request.POST.get("everybody") == "on"
     with here.change():
-        consents.grant(here, asked.app, person.tenant, EVERYBODY if for_all else person.id, names)
+        consents.grant(here, parameters.app, person.tenant, EVERYBODY if for_all else person.id, names)
 
 
-def _cancelled(request: HttpRequest, here: World, asked: Request) -> HttpResponse:
+def _cancelled(request: HttpRequest, here: World, parameters: Request) -> HttpResponse:
     why = request.POST.get("why", "")
     problem = errors.refusal(90094 if why == "approval" else 65004)
     if why == "signin":
         answer = {"error": "access_denied", "error_description": "the user canceled the authentication"}
-        return send(request, here, asked, {**answer, "error_subcode": "cancel"})
-    return send_error(request, here, asked, problem, errors.Trace.of(), subcode="cancel")
+        return send(request, here, parameters, {**answer, "error_subcode": "cancel"})
+    return send_error(request, here, parameters, problem, errors.Trace.of(), subcode="cancel")
 
 
 # -- the way back ---------------------------------------------------------------------------------
@@ -241,22 +245,22 @@ def _new_code(here: World, request: Request, person: Person, flow: signin.Flow) 
     return value
 
 
-def send(request: HttpRequest, here: World, asked: Request, answer: dict[str, str]) -> HttpResponse:
+def send(request: HttpRequest, here: World, parameters: Request, answer: dict[str, str]) -> HttpResponse:
     """Send an answer to the redirect URI, in the way the app asked for."""
-    if asked.state:
-        answer["state"] = asked.state
+    if parameters.state:
+        answer["state"] = parameters.state
     if "code" in answer:
         answer["session_state"] = str(uuid.uuid4())
-    if asked.response_mode == "form_post":
-        return render(request, "sandbox/form_post.html", {"uri": asked.redirect_uri, "answer": answer})
-    mark = "#" if asked.response_mode == "fragment" else "&" if "?" in asked.redirect_uri else "?"
-    return HttpResponseFound(asked.redirect_uri + mark + urlencode(answer))
+    if parameters.response_mode == "form_post":
+        return render(request, "sandbox/form_post.html", {"uri": parameters.redirect_uri, "answer": answer})
+    mark = "#" if parameters.response_mode == "fragment" else "&" if "?" in parameters.redirect_uri else "?"
+    return HttpResponseFound(parameters.redirect_uri + mark + urlencode(answer))
 
 
 def send_error(
     request: HttpRequest,
     here: World,
-    asked: Request,
+    parameters: Request,
     problem: errors.EntraError,
     trace: errors.Trace,
     *,
@@ -268,7 +272,7 @@ def send_error(
         answer["error_uri"] = f"{here.public_url}/error?code={problem.code}"
     if subcode:
         answer["error_subcode"] = subcode
-    return send(request, here, asked, answer)
+    return send(request, here, parameters, answer)
 
 
 def error_page(request: HttpRequest, here: World, problem: errors.EntraError, trace: errors.Trace) -> HttpResponse:

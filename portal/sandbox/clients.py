@@ -22,11 +22,11 @@ def directory(world: World, segment: str) -> Directory | None:
     """The directory of a tenant segment; None for ``common`` and ``organizations``; raises EntraError if unknown."""
     if segment.lower() in ("common", "organizations"):
         return None
-    found = world.directory(segment)
-    if found is None:
+    match = world.directory(segment)
+    if match is None:
         looks_right = "." in segment or segment.count("-") == 4
         raise errors.refusal(90002 if looks_right else 900023, tenant=segment)
-    return found
+    return match
 
 
 def app_in(world: World, client_id: str, where: Directory | None) -> App:

@@ -46,12 +46,12 @@ def withdraw(world: World, app: App, tenant: str, person: str = "") -> None:
 
 def granted(world: World, app: App, person: Person) -> set[str] | None:
     """The delegated permissions in force for this person; None when nobody consented to anything."""
-    found: set[str] | None = None
+    granted: set[str] | None = None
     for who in (person.id, EVERYBODY):
         consent = world.consents.get(f"{app.client_id}|{person.tenant}|{who}")
         if consent is not None and consent.effective_at <= world.now():
-            found = (found or set()) | set(consent.scopes)
-    return found
+            granted = (granted or set()) | set(consent.scopes)
+    return granted
 
 
 def roles(world: World, app: App, tenant: str) -> list[str]:
@@ -63,13 +63,13 @@ def roles(world: World, app: App, tenant: str) -> list[str]:
 def missing(world: World, app: App, person: Person, wanted: permissions.RequestedScopes) -> list[str]:
     """What has to be consented before this request can be served; empty when nothing."""
     had = granted(world, app, person)
-    asked = list(wanted.graph)
+    requested = list(wanted.graph)
     if wanted.default:
         # .default never widens an existing consent (identity-platform/scopes-oidc, "The .default scope").
-        asked += [] if had else [name for name in app.delegated if name not in permissions.OIDC_SCOPES]
-    lacking = [name for name in dict.fromkeys(asked) if name not in (had or set())]
+        requested += [] if had else [name for name in app.delegated if name not in permissions.OIDC_SCOPES]
+    lacking = [name for name in dict.fromkeys(requested) if name not in (had or set())]
     if had is None:
-        return [*wanted.oidc, *(lacking or asked)] or ["openid"]
+        return [*wanted.oidc, *(lacking or requested)] or ["openid"]
     return lacking
 
 

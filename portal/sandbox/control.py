@@ -28,7 +28,7 @@ def _fits(value: Any, annotation: Any) -> bool:
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return any(_fits(value, get_arg) for get_arg in typing.get_args(annotation))
     if typing.get_origin(annotation) is list:
-        return isinstance(value, list) and all(_fits(one, typing.get_args(annotation)[0]) for one in value)
+        return isinstance(value, list) and all(_fits(item, typing.get_args(annotation)[0]) for item in value)
     if annotation is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if annotation is int:

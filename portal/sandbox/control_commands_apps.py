@@ -259,12 +259,12 @@ def issue_grant(
     with here.change():
         consents.grant(here, app, person.tenant, person.id, names)
     then = here.now() - age_s
-    found, prints = [], []
+    expiries, prints = [], []
     for _ in range(count):
         grant = tokens.Grant(tokens.new_grant_id(), app.client_id, person.id, person.tenant, names, then, then, mfa)
-        found.append(tokens.seal(here, grant))
+        expiries.append(tokens.seal(here, grant))
         prints.append(request_log.fingerprint(grant.id))
-    return {"refresh_tokens": found, "fingerprints": prints, "tenant": person.tenant, "oid": person.id}
+    return {"refresh_tokens": expiries, "fingerprints": prints, "tenant": person.tenant, "oid": person.id}
 
 
 @control_commands.verb

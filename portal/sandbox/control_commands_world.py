@@ -200,8 +200,8 @@ def set_mailbox(
     ``all_apps`` true lets every app with the role reach it again; ``deleted`` true removes it.
     """
     here, address = world(), address.lower()
-    for one in [*(members or []), *(inbox_members or []), *(senders or [])]:
-        control_commands.person_called(one)
+    for allowed in [*(members or []), *(inbox_members or []), *(senders or [])]:
+        control_commands.person_called(allowed)
     with here.change():
         if address not in here.mailboxes:
             directory = control_commands.directory_called(address.partition("@")[2])

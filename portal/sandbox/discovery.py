@@ -94,7 +94,7 @@ def index(request: HttpRequest) -> HttpResponse:
     """The front page: what this is, and who lives here."""
     here = world()
     directories = [
-        (directory, [one for one in here.people.values() if one.tenant == directory.id and not one.deleted])
+        (directory, [person for person in here.people.values() if person.tenant == directory.id and not person.deleted])
         for directory in here.directories.values()
     ]
     return render(request, "sandbox/index.html", {"world": here, "directories": directories})

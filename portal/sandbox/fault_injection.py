@@ -62,7 +62,7 @@ class Weather:
     def set(self, front: Front) -> None:
         """Put a front up; it replaces the one over the same place. ``normal`` takes fronts away and frees who hangs."""
         with self._lock:
-            keep = [one for one in self._fronts if front.where not in ("everything", one.where)]
+            keep = [other for other in self._fronts if front.where not in ("everything", other.where)]
             self._fronts = keep if front.kind == "normal" else [*keep, front]
             self._changed.set()
             self._changed = threading.Event()

@@ -152,7 +152,11 @@ def _batch(here: World, caller: Caller, sent: Any) -> dict[str, Any]:
         raise GraphError(400, "BadRequest", "The ids of a batch must be present and unique.")
     answers: dict[str, dict[str, Any]] = {}
     for part in parts:
-        failed = [one for one in part.get("dependsOn", []) if answers.get(one, {"status": 424})["status"] >= 400]
+        failed = [
+            request_id
+            for request_id in part.get("dependsOn", [])
+            if answers.get(request_id, {"status": 424})["status"] >= 400
+        ]
         answers[str(part["id"])] = _part(here, caller, part, bool(failed))
     return {"responses": list(answers.values())}
 

@@ -49,14 +49,14 @@ def find(here: World, caller: Caller, words: Words) -> Person | SharedMailbox | 
     return here.person_called(name, caller.tenant)
 
 
-def _as_user(one: Person | SharedMailbox) -> dict[str, Any]:
-    if isinstance(one, SharedMailbox):
-        name, upn, mail, job, enabled = one.name, one.address, one.address, None, False
+def _as_user(owner: Person | SharedMailbox) -> dict[str, Any]:
+    if isinstance(owner, SharedMailbox):
+        name, upn, mail, job, enabled = owner.name, owner.address, owner.address, None, False
     else:
-        name, upn, mail, job, enabled = one.name, one.upn, one.mail, one.job_title or None, not one.disabled
+        name, upn, mail, job, enabled = owner.name, owner.upn, owner.mail, owner.job_title or None, not owner.disabled
     first, _, last = name.partition(" ")
     return {
-        "id": one.id,
+        "id": owner.id,
         "displayName": name,
         "givenName": first,
         "surname": last or None,
@@ -64,8 +64,8 @@ def _as_user(one: Person | SharedMailbox) -> dict[str, Any]:
         "mail": mail,
         "userPrincipalName": upn,
         "accountEnabled": enabled,
-        "userType": "Guest" if isinstance(one, Person) and one.guest else "Member",
-        "assignedPlans": _plans(one),
+        "userType": "Guest" if isinstance(owner, Person) and owner.guest else "Member",
+        "assignedPlans": _plans(owner),
         "proxyAddresses": [f"SMTP:{mail}"] if mail else [],
         "businessPhones": [],
         "mobilePhone": None,
@@ -74,9 +74,9 @@ def _as_user(one: Person | SharedMailbox) -> dict[str, Any]:
     }
 
 
-def _plans(one: Person | SharedMailbox) -> list[dict[str, str]]:
+def _plans(owner: Person | SharedMailbox) -> list[dict[str, str]]:
     """Shared mailboxes work without a licence, and have none here."""
-    if isinstance(one, SharedMailbox) or not one.licensed:
+    if isinstance(owner, SharedMailbox) or not owner.licensed:
         return []
     plan = "9aaf7827-d63c-4b61-89c3-182f06f82e5c"  # Exchange Online (Plan 1)
     return [{"service": "exchange", "capabilityStatus": "Enabled", "servicePlanId": plan}]
@@ -99,32 +99,33 @@ def _filtered(everybody: list[Person | SharedMailbox], condition: str) -> list[P
         return everybody
     by_id = BY_ID.fullmatch(condition.strip())
     if by_id is not None:
-        ids = [one.strip().strip("'").lower() for one in by_id["ids"].split(",")]
+        ids = [part.strip().strip("'").lower() for part in by_id["ids"].split(",")]
         if len(ids) > MOST_IDS:
             raise GraphError(400, "BadRequest", f"Too many child clauses specified in search filter: {len(ids)}.")
-        return [one for one in everybody if one.id in ids]
+        return [person for person in everybody if person.id in ids]
     match = BY_ADDRESS.fullmatch(condition.strip())
     if match is None:
         raise GraphError(400, "Request_UnsupportedQuery", "Unsupported or invalid query filter clause.")
     wanted = match["address"].replace("''", "'").lower()
     return [
-        one
-        for one in everybody
-        if wanted in ((one.address,) if isinstance(one, SharedMailbox) else (one.upn.lower(), one.mail.lower()))
+        person
+        for person in everybody
+        if wanted
+        in ((person.address,) if isinstance(person, SharedMailbox) else (person.upn.lower(), person.mail.lower()))
     ]
 
 
 def user(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
     """GET /me and /users/{id or name}."""
-    one = find(here, caller, words)
-    own = caller.person is not None and one is not None and one.id == caller.person.id
+    owner = find(here, caller, words)
+    own = caller.person is not None and owner is not None and owner.id == caller.person.id
     enough = READ_USERS | ({"User.Read", "User.ReadWrite"} if own else set())
     if not caller.permissions & enough:
         raise insufficient()
-    if one is None:
+    if owner is None:
         raise missing(words["user"])
     context = {"@odata.context": f"{here.public_url}/v1.0/$metadata#users/$entity"}
-    return 200, context | selected(_as_user(one), query)
+    return 200, context | selected(_as_user(owner), query)
 
 
 def users(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
@@ -132,11 +133,11 @@ def users(here: World, caller: Caller, words: Words, query: Words, sent: Any) ->
     if not caller.permissions & READ_USERS:
         raise insufficient()
     everybody: list[Person | SharedMailbox] = [
-        one for one in list(here.people.values()) if one.tenant == caller.tenant and not one.deleted
+        person for person in list(here.people.values()) if person.tenant == caller.tenant and not person.deleted
     ]
-    everybody += [one for one in list(here.mailboxes.values()) if one.tenant == caller.tenant]
-    found = _filtered(everybody, query.get("$filter", ""))
-    items = [selected(_as_user(one), query) for one in found]
+    everybody += [shared for shared in list(here.mailboxes.values()) if shared.tenant == caller.tenant]
+    matches = _filtered(everybody, query.get("$filter", ""))
+    items = [selected(_as_user(match), query) for match in matches]
     query = {"$top": "100", **query}
     return 200, {"@odata.context": f"{here.public_url}/v1.0/$metadata#users", "value": top(items, query)}
 
@@ -212,14 +213,14 @@ def application(here: World, caller: Caller, words: Words, query: Words, sent: A
 
 def applications(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
     """GET /applications, with ``$filter=appId eq '…'``."""
-    found = _own_applications(here, caller)
+    apps = _own_applications(here, caller)
     condition = query.get("$filter", "")
     if condition:
         name, _, value = condition.partition(" eq ")
         if name.strip() != "appId":
             raise GraphError(400, "Request_UnsupportedQuery", "Unsupported or invalid query filter clause.")
-        found = [app for app in found if app.client_id == value.strip().strip("'").lower()]
-    return 200, {"value": [selected(_as_application(app), query) for app in found]}
+        apps = [app for app in apps if app.client_id == value.strip().strip("'").lower()]
+    return 200, {"value": [selected(_as_application(app), query) for app in apps]}
 
 
 def revoke_sessions(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
@@ -268,7 +269,7 @@ def drive_children(here: World, caller: Caller, words: Words, query: Words, sent
     drive(here, caller, words, query, sent)
     names = ("Invoices 2026.xlsx", "Meeting notes.docx", "Travel policy.pdf")
     items = [{"id": f"01SANDBOX{i}", "name": name, "size": 20480 * (i + 1)} for i, name in enumerate(names)]
-    return 200, {"value": [selected(one, query) for one in top(items, query)]}
+    return 200, {"value": [selected(item, query) for item in top(items, query)]}
 
 
 def root_site(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:

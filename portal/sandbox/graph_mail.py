@@ -40,32 +40,32 @@ def mailbox(
 
     ``inbox`` says that only the inbox folder is asked for, which can be shared alone.
     """
-    one = find(here, caller, words)
+    owner = find(here, caller, words)
     if caller.person is None:
-        _check_app(caller, one, words, needed)
+        _check_app(caller, owner, words, needed)
     else:
-        _check_person(caller, caller.person, one, words, needed, inbox)
-    assert one is not None
-    if isinstance(one, Person) and (not one.licensed or one.guest):
+        _check_person(caller, caller.person, owner, words, needed, inbox)
+    assert owner is not None
+    if isinstance(owner, Person) and (not owner.licensed or owner.guest):
         text = "The mailbox is either inactive, soft-deleted, or is hosted on-premise."
         raise GraphError(404, "MailboxNotEnabledForRESTAPI", text)
-    return one
+    return owner
 
 
 def _invalid(words: Words) -> GraphError:
     return GraphError(404, "ErrorInvalidUser", f"The requested user '{words['user']}' is invalid.")
 
 
-def _check_app(caller: Caller, one: Person | SharedMailbox | None, words: Words, needed: tuple[str, ...]) -> None:
-    address = one.address if isinstance(one, SharedMailbox) else one.mail if one is not None else ""
+def _check_app(caller: Caller, owner: Person | SharedMailbox | None, words: Words, needed: tuple[str, ...]) -> None:
+    address = owner.address if isinstance(owner, SharedMailbox) else owner.mail if owner is not None else ""
     # Independent of the roles in the token (Microsoft: application-rbac); either grant is enough.
     if any(address in caller.app.exchange_roles.get(name, ()) for name in needed):
         return
     if not caller.permissions & set(needed):
         raise denied()
-    if one is None:
+    if owner is None:
         raise _invalid(words)
-    scope = one.app_scope if isinstance(one, SharedMailbox) else None
+    scope = owner.app_scope if isinstance(owner, SharedMailbox) else None
     outside = caller.app.mailboxes is not None and address not in caller.app.mailboxes
     if outside or (scope is not None and caller.app.client_id not in scope):
         raise GraphError(403, "ErrorAccessDenied", "Access to OData is disabled.")
@@ -74,24 +74,24 @@ def _check_app(caller: Caller, one: Person | SharedMailbox | None, words: Words,
 def _check_person(
     caller: Caller,
     person: Person,
-    one: Person | SharedMailbox | None,
+    owner: Person | SharedMailbox | None,
     words: Words,
     needed: tuple[str, ...],
     inbox: bool,
 ) -> None:
     shared = {f"{name}.Shared" for name in needed}
-    if one is not None and one.id == person.id:
+    if owner is not None and owner.id == person.id:
         if not caller.permissions & (set(needed) | shared):
             raise denied()
         return
     # Settings of a shared mailbox have no permission of their own, so this also refuses them, as Microsoft does.
     if not caller.permissions & shared:
         raise denied()
-    if one is None:
+    if owner is None:
         raise _invalid(words)
-    entitled = _entitled(one, needed) if isinstance(one, SharedMailbox) else []
+    entitled = _entitled(owner, needed) if isinstance(owner, SharedMailbox) else []
     if person.upn not in entitled:
-        if isinstance(one, SharedMailbox) and needed == READ and person.upn in one.inbox_members:
+        if isinstance(owner, SharedMailbox) and needed == READ and person.upn in owner.inbox_members:
             if inbox:
                 return
             raise denied()
@@ -113,8 +113,8 @@ def _entitled(mailbox: SharedMailbox, needed: tuple[str, ...]) -> list[str]:
 # -- what is in a mailbox -------------------------------------------------------------------------
 
 
-def _address(one: Person | SharedMailbox) -> str:
-    return one.address if isinstance(one, SharedMailbox) else one.mail
+def _address(owner: Person | SharedMailbox) -> str:
+    return owner.address if isinstance(owner, SharedMailbox) else owner.mail
 
 
 def _moment(here: World, hours: int) -> str:
@@ -126,45 +126,45 @@ def _id(*words: str) -> str:
     return f"AAMkAGSandbox{hashlib.sha256('|'.join(words).encode()).hexdigest()[:40]}="
 
 
-def _inbox(here: World, one: Person | SharedMailbox) -> list[dict[str, Any]]:
-    seed = int(hashlib.sha256(one.id.encode()).hexdigest()[:6], 16)
-    found = []
+def _inbox(here: World, owner: Person | SharedMailbox) -> list[dict[str, Any]]:
+    seed = int(hashlib.sha256(owner.id.encode()).hexdigest()[:6], 16)
+    messages = []
     for number in range(6):
         subject, name, sender = SUBJECTS[(seed + number) % len(SUBJECTS)]
         received = _moment(here, 3 + 9 * number)
-        text = f"Good morning {one.name},\n\n{subject}. Please have a look.\n\nKind regards,\n{name}"
-        found.append(
+        text = f"Good morning {owner.name},\n\n{subject}. Please have a look.\n\nKind regards,\n{name}"
+        messages.append(
             {
-                "id": _id(one.id, str(number)),
+                "id": _id(owner.id, str(number)),
                 "subject": subject,
                 "bodyPreview": text[:120],
                 "body": {"contentType": "text", "content": text},
                 "from": {"emailAddress": {"name": name, "address": sender}},
-                "toRecipients": [{"emailAddress": {"name": one.name, "address": _address(one)}}],
+                "toRecipients": [{"emailAddress": {"name": owner.name, "address": _address(owner)}}],
                 "receivedDateTime": received,
                 "sentDateTime": received,
                 "isRead": number > 1,
                 "hasAttachments": number == 0,
                 "importance": "normal",
-                "parentFolderId": _id(one.id, "inbox"),
+                "parentFolderId": _id(owner.id, "inbox"),
             }
         )
-    return found
+    return messages
 
 
-def _in_folder(here: World, one: Person | SharedMailbox, key: str) -> list[dict[str, Any]]:
+def _in_folder(here: World, owner: Person | SharedMailbox, key: str) -> list[dict[str, Any]]:
     if key == "inbox":
-        delivered = [mail["message"] for mail in here.sent if _address(one) in mail["to"]]
-        return [*reversed(delivered), *_inbox(here, one)]
+        delivered = [mail["message"] for mail in here.sent if _address(owner) in mail["to"]]
+        return [*reversed(delivered), *_inbox(here, owner)]
     if key == "sentitems":
-        return [mail["message"] for mail in reversed(here.sent) if mail["mailbox"] == one.id]
+        return [mail["message"] for mail in reversed(here.sent) if mail["mailbox"] == owner.id]
     return []
 
 
-def _folder_key(one: Person | SharedMailbox, words: Words) -> str:
+def _folder_key(owner: Person | SharedMailbox, words: Words) -> str:
     name = words.get("folder") or words.get("quoted") or "inbox"
     for key in FOLDERS:
-        if name.lower() == key or name == _id(one.id, key):
+        if name.lower() == key or name == _id(owner.id, key):
             return key
     raise GraphError(404, "ErrorItemNotFound", "The specified object was not found in the store.")
 
@@ -173,10 +173,10 @@ def _is_inbox(words: Words) -> bool:
     return (words.get("folder") or words.get("quoted") or "").lower() == "inbox"
 
 
-def _as_folder(here: World, one: Person | SharedMailbox, key: str) -> dict[str, Any]:
-    inside = _in_folder(here, one, key)
+def _as_folder(here: World, owner: Person | SharedMailbox, key: str) -> dict[str, Any]:
+    inside = _in_folder(here, owner, key)
     return {
-        "id": _id(one.id, key),
+        "id": _id(owner.id, key),
         "displayName": FOLDERS[key],
         "childFolderCount": 0,
         "unreadItemCount": len([mail for mail in inside if not mail["isRead"]]),
@@ -190,28 +190,28 @@ def _as_folder(here: World, one: Person | SharedMailbox, key: str) -> dict[str, 
 
 def folders(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
     """GET …/mailFolders."""
-    one = mailbox(here, caller, words, READ)
-    return 200, {"value": top([selected(_as_folder(here, one, key), query) for key in FOLDERS], query)}
+    owner = mailbox(here, caller, words, READ)
+    return 200, {"value": top([selected(_as_folder(here, owner, key), query) for key in FOLDERS], query)}
 
 
 def folder(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
     """GET …/mailFolders/inbox."""
-    one = mailbox(here, caller, words, READ, inbox=_is_inbox(words))
-    return 200, selected(_as_folder(here, one, _folder_key(one, words)), query)
+    owner = mailbox(here, caller, words, READ, inbox=_is_inbox(words))
+    return 200, selected(_as_folder(here, owner, _folder_key(owner, words)), query)
 
 
 def messages(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
     """GET …/messages."""
-    one = mailbox(here, caller, words, READ, inbox=_is_inbox(words))
-    inside = _in_folder(here, one, _folder_key(one, words))
+    owner = mailbox(here, caller, words, READ, inbox=_is_inbox(words))
+    inside = _in_folder(here, owner, _folder_key(owner, words))
     return 200, {"value": [selected(mail, query) for mail in top(inside, query)]}
 
 
 def message(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
     """GET …/messages/{id}."""
-    one = mailbox(here, caller, words, READ)
+    owner = mailbox(here, caller, words, READ)
     for key in FOLDERS:
-        for mail in _in_folder(here, one, key):
+        for mail in _in_folder(here, owner, key):
             if mail["id"] == words["id"]:
                 return 200, selected(mail, query)
     raise GraphError(404, "ErrorItemNotFound", "The specified object was not found in the store.")
@@ -219,7 +219,7 @@ def message(here: World, caller: Caller, words: Words, query: Words, sent: Any) 
 
 def send_mail(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
     """POST …/sendMail: 202 without a body; the mail lands in Sent Items and in inboxes of the same sandbox."""
-    one = mailbox(here, caller, words, SEND)
+    owner = mailbox(here, caller, words, SEND)
     wanted = sent.get("message") if isinstance(sent, dict) else None
     recipients = wanted.get("toRecipients") if isinstance(wanted, dict) else None
     if not isinstance(wanted, dict) or not recipients:
@@ -232,17 +232,17 @@ def send_mail(here: World, caller: Caller, words: Words, query: Words, sent: Any
         "subject": str(wanted.get("subject", "")),
         "bodyPreview": str(content.get("content", ""))[:120],
         "body": content,
-        "from": {"emailAddress": {"name": one.name, "address": _address(one)}},
+        "from": {"emailAddress": {"name": owner.name, "address": _address(owner)}},
         "toRecipients": recipients,
         "receivedDateTime": now,
         "sentDateTime": now,
         "isRead": False,
         "hasAttachments": False,
         "importance": "normal",
-        "parentFolderId": _id(one.id, "sentitems"),
+        "parentFolderId": _id(owner.id, "sentitems"),
     }
     with here.change():
-        here.sent.append({"mailbox": one.id, "to": to, "message": mail, "client_id": caller.app.client_id})
+        here.sent.append({"mailbox": owner.id, "to": to, "message": mail, "client_id": caller.app.client_id})
         del here.sent[:-KEPT_SENT]
     return 202, None
 
@@ -258,27 +258,27 @@ def settings(here: World, caller: Caller, words: Words, query: Words, sent: Any)
 
 def calendars(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
     """GET …/calendars."""
-    one = mailbox(here, caller, words, CALENDARS)
-    owner = {"name": one.name, "address": _address(one)}
-    content = {"id": _id(one.id, "calendar"), "name": "Calendar", "isDefaultCalendar": True, "owner": owner}
+    calendar_owner = mailbox(here, caller, words, CALENDARS)
+    owner = {"name": calendar_owner.name, "address": _address(calendar_owner)}
+    content = {"id": _id(calendar_owner.id, "calendar"), "name": "Calendar", "isDefaultCalendar": True, "owner": owner}
     return 200, {"value": [selected(content, query)]}
 
 
 def events(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
     """GET …/events and …/calendarView."""
-    one = mailbox(here, caller, words, CALENDARS)
-    found = []
+    owner = mailbox(here, caller, words, CALENDARS)
+    events = []
     for number, subject in enumerate(("Weekly stand-up", "Supplier call", "Budget review", "Team lunch")):
         start, end = _moment(here, -24 * number - 2)[:-1], _moment(here, -24 * number - 3)[:-1]
-        found.append(
+        events.append(
             {
-                "id": _id(one.id, "event", str(number)),
+                "id": _id(owner.id, "event", str(number)),
                 "subject": subject,
                 "start": {"dateTime": f"{start}.0000000", "timeZone": "UTC"},
                 "end": {"dateTime": f"{end}.0000000", "timeZone": "UTC"},
                 "location": {"displayName": "Room 4"},
                 "isAllDay": False,
-                "organizer": {"emailAddress": {"name": one.name, "address": _address(one)}},
+                "organizer": {"emailAddress": {"name": owner.name, "address": _address(owner)}},
             }
         )
-    return 200, {"value": [selected(event, query) for event in top(found, query)]}
+    return 200, {"value": [selected(event, query) for event in top(events, query)]}

@@ -90,18 +90,18 @@ def _context(here: World) -> dict[str, Any]:
 def _app_row(here: World, app: App, names: dict[str, str]) -> dict[str, Any]:
     given = [
         {
-            "who": names.get(one.person, one.person),
-            "upn": "" if one.person == EVERYBODY else names.get(one.person, ""),
-            "tenant": here.directories[one.tenant],
-            "scopes": one.scopes,
+            "who": names.get(consent.person, consent.person),
+            "upn": "" if consent.person == EVERYBODY else names.get(consent.person, ""),
+            "tenant": here.directories[consent.tenant],
+            "scopes": consent.scopes,
         }
-        for one in here.consents.values()
-        if one.client_id == app.client_id
+        for consent in here.consents.values()
+        if consent.client_id == app.client_id
     ]
     roles = [
-        {"tenant": here.directories[one.tenant], "roles": one.roles}
-        for one in here.role_grants.values()
-        if one.client_id == app.client_id and one.roles
+        {"tenant": here.directories[grant.tenant], "roles": grant.roles}
+        for grant in here.role_grants.values()
+        if grant.client_id == app.client_id and grant.roles
     ]
     return {
         "app": app,

@@ -269,7 +269,7 @@ def parse(scope: str, own_url: str) -> RequestedScopes:
 
 def canonical(name: str) -> str:
     """The catalogue's spelling of a permission name, with or without resource prefix; raises ValueError if unknown."""
-    found = _BY_LOWER.get(name.rpartition("/")[2].lower())
-    if found is None:
+    permission = _BY_LOWER.get(name.rpartition("/")[2].lower())
+    if permission is None:
         raise ValueError(f"The sandbox knows no permission called {name!r}.")
-    return found
+    return permission

@@ -115,7 +115,7 @@ def _drain(output: IO[str]) -> None:
 def _wait_until_ready(child: "subprocess.Popen[str]") -> None:
     assert child.stdout is not None
     deadline = time.monotonic() + START_LIMIT
-    said: list[str] = []
+    lines: list[str] = []
     with selectors.DefaultSelector() as selector:
         selector.register(child.stdout, selectors.EVENT_READ)
         while selector.select(max(0.0, deadline - time.monotonic())):
@@ -124,7 +124,7 @@ def _wait_until_ready(child: "subprocess.Popen[str]") -> None:
                 # Somebody has to go on reading, or a full pipe would stop the sandbox some day.
                 threading.Thread(target=_drain, args=(child.stdout,), daemon=True).start()
                 return
-            said.append(line)
+            lines.append(line)
             if not line:
                 break
-    raise SandboxDidNotStart("The sandbox did not start:\n" + "".join(said))
+    raise SandboxDidNotStart("The sandbox did not start:\n" + "".join(lines))

@@ -60,8 +60,8 @@ def accounts(request: HttpRequest, world: World) -> list[Flow]:
         )
     except signing.BadSignature:
         return []
-    found = [Flow(**one) for one in stored]
-    return [one for one in found if _session_holds(world, one)]
+    flows = [Flow(**values) for values in stored]
+    return [flow for flow in flows if _session_holds(world, flow)]
 
 
 def _session_holds(world: World, session: Flow) -> bool:
@@ -76,7 +76,7 @@ def remember(request: HttpRequest, response: HttpResponse, world: World, flow: F
     """Keep the finished sign-in as a session of this browser."""
     others = [account for account in accounts(request, world) if account.person != flow.person]
     keep = Flow(flow.person, flow.authenticated_at, flow.mfa)
-    value = signing.dumps([asdict(one) for one in [*others, keep]], key=world.cookie_key, salt="session")
+    value = signing.dumps([asdict(flow) for flow in [*others, keep]], key=world.cookie_key, salt="session")
     response.set_cookie(COOKIE, value, max_age=SESSION_LIFETIME, httponly=True, samesite="Lax")
 
 
@@ -138,7 +138,7 @@ def _from_session(request: HttpRequest, world: World, wanted: Wanted) -> Flow:
     usable = _usable(request, world, wanted)
     hint = wanted.login_hint.lower()
     if hint:
-        usable = [one for one in usable if hint in _names(world.people[one.person])]
+        usable = [session for session in usable if hint in _names(world.people[session.person])]
     if wanted.prompt == "none":
         if not usable:
             raise errors.refusal(50058)
@@ -203,7 +203,7 @@ def _check(world: World, wanted: Wanted, person: Person) -> None:
 def _first_page(request: HttpRequest, world: World, wanted: Wanted) -> HttpResponse:
     usable = [] if wanted.prompt == "login" or wanted.login_hint else _usable(request, world, wanted)
     if usable and request.POST.get("step") != "other":
-        people = [world.people[one.person] for one in usable]
+        people = [world.people[session.person] for session in usable]
         return _page(request, world, wanted, "pick", Flow(), people=people)
     return password_page(request, world, wanted, wanted.login_hint)
 

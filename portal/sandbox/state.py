@@ -236,7 +236,7 @@ class World:
             return self.directories.get(CONSUMERS)
         if wanted in self.directories:
             return self.directories[wanted]
-        return next((one for one in list(self.directories.values()) if one.domain == wanted), None)
+        return next((directory for directory in list(self.directories.values()) if directory.domain == wanted), None)
 
     def person_called(self, name: str, tenant: str | None = None) -> Person | None:
         """The person with this user name or mail address; without a tenant their home account."""
@@ -260,12 +260,12 @@ class World:
     def as_json(self) -> dict[str, Any]:
         """All of it, as plain JSON values, without the keys."""
         return {
-            "directories": [asdict(one) for one in self.directories.values()],
-            "people": [asdict(one) for one in self.people.values()],
-            "mailboxes": [asdict(one) for one in self.mailboxes.values()],
-            "apps": [asdict(one) for one in self.apps.values()],
-            "consents": [asdict(one) for one in self.consents.values()],
-            "role_grants": [asdict(one) for one in self.role_grants.values()],
+            "directories": [asdict(item) for item in self.directories.values()],
+            "people": [asdict(item) for item in self.people.values()],
+            "mailboxes": [asdict(item) for item in self.mailboxes.values()],
+            "apps": [asdict(item) for item in self.apps.values()],
+            "consents": [asdict(item) for item in self.consents.values()],
+            "role_grants": [asdict(item) for item in self.role_grants.values()],
             "principals": list(self.principals),
             "sent": list(self.sent),
             "clock_offset": self.clock_offset,
@@ -276,16 +276,18 @@ class World:
     def load(self, data: dict[str, Any]) -> None:
         """Become what ``as_json`` (and the keys beside it) described."""
         self.clear()
-        self.directories = {one["id"]: Directory(**one) for one in data["directories"]}
-        self.people = {one["id"]: Person(**one) for one in data["people"]}
-        self.mailboxes = {one["address"]: SharedMailbox(**one) for one in data["mailboxes"]}
-        for one in data["apps"]:
-            held = [Secret(**secret) for secret in one.pop("secrets")]
-            certificates = [Certificate(**certificate) for certificate in one.pop("certificates")]
-            self.apps[one["client_id"]] = App(**one, secrets=held, certificates=certificates)
-        for one in data["consents"]:
-            self.consents[f"{one['client_id']}|{one['tenant']}|{one['person']}"] = Consent(**one)
-        self.role_grants = {f"{one['client_id']}|{one['tenant']}": RoleGrant(**one) for one in data["role_grants"]}
+        self.directories = {values["id"]: Directory(**values) for values in data["directories"]}
+        self.people = {values["id"]: Person(**values) for values in data["people"]}
+        self.mailboxes = {values["address"]: SharedMailbox(**values) for values in data["mailboxes"]}
+        for values in data["apps"]:
+            held = [Secret(**secret) for secret in values.pop("secrets")]
+            certificates = [Certificate(**certificate) for certificate in values.pop("certificates")]
+            self.apps[values["client_id"]] = App(**values, secrets=held, certificates=certificates)
+        for values in data["consents"]:
+            self.consents[f"{values['client_id']}|{values['tenant']}|{values['person']}"] = Consent(**values)
+        self.role_grants = {
+            f"{values['client_id']}|{values['tenant']}": RoleGrant(**values) for values in data["role_grants"]
+        }
         self.principals = data["principals"]
         self.sent = data["sent"]
         self.clock_offset = data["clock_offset"]

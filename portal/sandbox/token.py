@@ -79,10 +79,10 @@ def _for_app(here: World, form: Mapping[str, str], where: Directory | None, auth
     clients.authenticate(here, app, form, authority)
     if app.platform == "public":
         raise errors.refusal(7000218)
-    asked = permissions.parse(scope, here.public_url)
-    if scope.endswith("/.default") and asked.resources:
-        raise errors.refusal(500011, resource=asked.resources[0], tenant_name=where.name)
-    if not asked.default or asked.names or asked.unknown or asked.resources:
+    requested = permissions.parse(scope, here.public_url)
+    if scope.endswith("/.default") and requested.resources:
+        raise errors.refusal(500011, resource=requested.resources[0], tenant_name=where.name)
+    if not requested.default or requested.names or requested.unknown or requested.resources:
         raise errors.refusal(1002012, scope=scope)
     clients.principal(here, app, where)
     seconds = tokens.lifetime(here)
@@ -119,7 +119,7 @@ def _redeem_code(
             raise errors.refusal(54005)
         code.redeemed = True
     _check_person(here, app, person)
-    asked = permissions.parse(form.get("scope") or code.scope, here.public_url)
+    requested = permissions.parse(form.get("scope") or code.scope, here.public_url)
     first = permissions.parse(code.scope, here.public_url)
     now = here.now()
     grant = tokens.Grant(
@@ -132,7 +132,7 @@ def _redeem_code(
         issued_at=now,
         mfa=code.mfa,
     )
-    return _delegated(here, form, app, person, asked, grant, nonce=code.nonce)
+    return _delegated(here, form, app, person, requested, grant, nonce=code.nonce)
 
 
 def _check_authority(here: World, started_at: str, redeemed_at: str, person: Person) -> None:
@@ -180,9 +180,9 @@ def _refresh(
         raise errors.refusal(50020, error="invalid_grant", client_id=app.client_id, app_name=app.name, **words)
     _check_age(here, app, person, grant)
     _check_person(here, app, person, mfa_done=grant.mfa)
-    asked = permissions.parse(form["scope"], here.public_url) if form.get("scope") else _first_scopes(grant)
+    requested = permissions.parse(form["scope"], here.public_url) if form.get("scope") else _first_scopes(grant)
     grant.issued_at = here.now()
-    return _delegated(here, form, app, person, asked, grant)
+    return _delegated(here, form, app, person, requested, grant)
 
 
 def _first_scopes(grant: tokens.Grant) -> permissions.RequestedScopes:

@@ -122,10 +122,10 @@ class Visitor:
 
     def sideways(self) -> int:
         """By how many pixels the page can be scrolled sideways."""
-        found: Any = self.page.evaluate(
+        result: Any = self.page.evaluate(
             "Math.max(document.documentElement.scrollWidth, document.body.scrollWidth) - window.innerWidth"
         )
-        return max(0, int(found))
+        return max(0, int(result))
 
 
 def _starts_with(url: str) -> Any:

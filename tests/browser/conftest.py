@@ -78,8 +78,8 @@ def playwright() -> Iterator[Playwright]:
         patch.setenv("TMPDIR", str(home))
         # Playwright runs an event loop in this thread, and Django would refuse to talk to the database beside it.
         patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
-        with sync_playwright() as found:
-            yield found
+        with sync_playwright() as playwright:
+            yield playwright
 
 
 @pytest.fixture(scope="package")
@@ -144,9 +144,9 @@ def portal(
     if request.node.stash.get(FAILED, False):
         print(*_errors(logs), sep="\n")  # noqa: T201 - pytest shows it beside the failure
     try:
-        for one in running:
-            one.watch.logs = logs
-            assert one.watch.leaks() == []
+        for process in running:
+            process.watch.logs = logs
+            assert process.watch.leaks() == []
     finally:
         broker.stop()
         wire.stop()
@@ -184,9 +184,9 @@ def visitor(chromium: Browser, request: pytest.FixtureRequest) -> Iterator[Calla
 
     yield come
     if request.node.stash.get(FAILED, False):
-        for one in opened:
-            print(one.last_seen())  # noqa: T201 - pytest shows it beside the failure
-    complaints = [line for one in opened for line in one.complaints]
-    for one in opened:
-        one.page.context.close()
+        for user in opened:
+            print(user.last_seen())  # noqa: T201 - pytest shows it beside the failure
+    complaints = [line for user in opened for line in user.complaints]
+    for user in opened:
+        user.page.context.close()
     assert complaints == []

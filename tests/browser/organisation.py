@@ -39,18 +39,18 @@ def make(admin: User, member: User) -> None:
     """Fill the database; ``member`` owns most of the connections."""
     tenants = _tenants()
     apps = _apps(tenants, admin)
-    made = [_connection(number, apps[number % 3], member if number % 4 else admin) for number in range(60)]
+    connections = [_connection(number, apps[number % 3], member if number % 4 else admin) for number in range(60)]
     incidents.app_rejected(apps[1], verdict(7000222), now=timezone.now() - timedelta(hours=3))
-    _break(made)
-    _mailboxes(tenants[0], made, member)
+    _break(connections)
+    _mailboxes(tenants[0], connections, member)
     ConsentLink.objects.create(
         app_registration=apps[0], directory_id=factories.DIRECTORY_ID, state_digest="0" * 64, requested_by=admin
     )
-    _policy(made, member)
-    _asked_and_reviewed(made, admin, member)
-    for connection in made:
+    _policy(connections, member)
+    _asked_and_reviewed(connections, admin, member)
+    for connection in connections:
         audit.record("connection.created", connection, actor=connection.owner, changes={"scopes": connection.scopes})
-    audit.record("connection.share_denied", made[0], actor=member, outcome="denied")
+    audit.record("connection.share_denied", connections[0], actor=member, outcome="denied")
 
 
 def _policy(connections: list[Connection], member: User) -> None:
@@ -128,7 +128,7 @@ def _asked_and_reviewed(connections: list[Connection], admin: User, member: User
         owned[1], state="declined", answer=LONG, closed_at=timezone.now(), decided_by_name=LONG
     )
     team = Team.objects.create(name=LONG[:100])
-    shares = [Share.objects.create(connection=one, person=admin, created_by=member) for one in owned[:3]]
+    shares = [Share.objects.create(connection=connection, person=admin, created_by=member) for connection in owned[:3]]
     shares.append(Share.objects.create(connection=owned[2], team=team, created_by=member))
     running, over = factories.make_review(*shares), factories.make_review(*shares, name=LONG, closed_at=timezone.now())
     running.items.filter(share=shares[1]).update(decision="confirmed", decided_at=timezone.now(), note=UNBROKEN)

@@ -36,28 +36,28 @@ _PIECE = 40
 
 def handed_out(exchanges: Iterable[Exchange]) -> dict[str, str]:
     """Every secret that crossed the wire to Microsoft: value to what it is."""
-    found: dict[str, str] = {}
+    secrets: dict[str, str] = {}
     for exchange in exchanges:
         location = parse_qs(urlsplit(exchange.header("Location")).query)
-        found |= dict.fromkeys(location.get("code", []), "code")
+        secrets |= dict.fromkeys(location.get("code", []), "code")
         if not exchange.path.partition("?")[0].endswith("/oauth2/v2.0/token"):
             continue
         sent = parse_qs(exchange.sent.decode())
         for name in _SENT:
-            found |= dict.fromkeys(sent.get(name, []), name)
+            secrets |= dict.fromkeys(sent.get(name, []), name)
         answer = _json(exchange.body)
-        found |= {answer[name]: name for name in _ANSWERED if name in answer}
-    return found
+        secrets |= {answer[name]: name for name in _ANSWERED if name in answer}
+    return secrets
 
 
 def private_keys() -> dict[str, str]:
     """Lines out of the secret half of every private key the portal holds."""
-    found: dict[str, str] = {}
+    places: dict[str, str] = {}
     for credential in AppCredential.objects.filter(private_key__isnull=False):
         lines = (credential.private_key or "").strip().splitlines()[1:-1]
         # The first half of an RSA key in PKCS#8 form has the public modulus in it.
-        found |= dict.fromkeys(lines[len(lines) * 2 // 3 : -1], "private_key")
-    return found
+        places |= dict.fromkeys(lines[len(lines) * 2 // 3 : -1], "private_key")
+    return places
 
 
 def _json(body: bytes) -> dict[str, str]:
@@ -193,13 +193,13 @@ class Watch:
     def leaks(self) -> list[str]:
         """Where which kind of secret stands in clear; [] is good. The secrets themselves are not told."""
         places = self.places()
-        found = set()
+        matches = set()
         for value, kind in self.secrets().items():
             for name, content in places.items():
                 # The verifier waits in the session while its owner is at Microsoft; that is its place.
                 if (kind, name) != ("code_verifier", "sessions") and _stands_in(value, content):
-                    found.add(f"{kind} in {name}")
-        return sorted(found)
+                    matches.add(f"{kind} in {name}")
+        return sorted(matches)
 
 
 def _stands_in(value: str, content: bytes) -> bool:

@@ -80,14 +80,14 @@ def every_page(visitor: Visitor) -> Iterator[str]:
 @pytest.mark.parametrize("username", ["alice", "bob", "carol"])
 def test_every_page_fits_a_phone_and_can_be_read_aloud(full: Portal, visitor: Come, username: str) -> None:
     here = visitor(full, username, **PHONE)
-    found: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     for path in every_page(here):
         blocks = here.page.evaluate(STUMBLING_BLOCKS)
         if wide := here.sideways():
             blocks.append(f"scrolls {wide} px sideways")
         if blocks:
-            found[path] = blocks
-    assert found == {}
+            arguments[path] = blocks
+    assert arguments == {}
 
 
 def test_the_navigation_works_on_a_phone(portal: Start, visitor: Come, bob: User) -> None:

@@ -53,7 +53,7 @@ def test_owners_answer_and_auditors_get_a_report(
     review = ReviewItem.objects.first().review  # type: ignore[union-attr]
     access_review_schedule.run_due(review.due_at - timedelta(days=1))
     access_review_schedule.run_due(review.due_at)
-    states = [Share.objects.get(pk=one.pk).ended_at is None for one in (kept, ended, forgotten)]
+    states = [Share.objects.get(pk=share.pk).ended_at is None for share in (kept, ended, forgotten)]
     assert states == [True, False, False]
 
     auditor = visitor(here, "carol")

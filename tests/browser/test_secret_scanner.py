@@ -61,10 +61,10 @@ def test_it_finds_what_stands_in_clear_wherever_it_stands(watch: Watch, signed_i
         log.write(f"Microsoft said {values['log']}\n")
     urllib.request.urlopen(f"{watch.portal.url}/sign-in/?next=/{values['page']}").close()
 
-    found = watch.leaks()
+    leaks = watch.leaks()
     # Not one of the six is missed, and what is stored in clear is found in the bytes of the database as well.
-    assert {line.partition(" in ")[0] for line in found} == PLACES
-    assert {"audit in audit trail", "audit in database", "session in sessions", "broker in broker"} <= set(found)
-    assert {"page in pages", f"log in log {watch.logs[-1].name}"} <= set(found)
+    assert {line.partition(" in ")[0] for line in leaks} == PLACES
+    assert {"audit in audit trail", "audit in database", "session in sessions", "broker in broker"} <= set(leaks)
+    assert {"page in pages", f"log in log {watch.logs[-1].name}"} <= set(leaks)
     watch.known.clear()
     watch.logs[-1].unlink()

@@ -198,7 +198,7 @@ def test_an_expired_secret_blames_the_app_registration_and_a_new_one_heals_every
     # And they are refreshed with it, without anybody touching them.
     for connection in (first, second):
         make_due(connection)
-        until(lambda found=connection: now_is(found, token_version__gt=1, status="active"))  # type: ignore[misc]
+        until(lambda kept=connection: now_is(kept, token_version__gt=1, status="active"))  # type: ignore[misc]
 
 
 def test_a_person_signs_in_to_the_portal_with_microsoft_and_gets_the_role_of_the_directory(

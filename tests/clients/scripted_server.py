@@ -1,4 +1,4 @@
-"""A server that answers what a test wrote down, in order, and remembers what it was asked. Plays a portal on a bad day."""
+"""A server that answers what a test wrote down, in order, and remembers what it was requests. Plays a portal on a bad day."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Reply:
 
 @dataclass
 class Script:
-    """What will be answered (the last one again and again), and what was asked."""
+    """What will be answered (the last one again and again), and the requests that came."""
 
     port: int
     replies: list[Reply]
-    asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+    requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     connections: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -61,7 +61,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         names = {name.lower(): value for name, value in self.headers.items()}
-        self.script.asked.append((self.command, self.path, names))
+        self.script.requests.append((self.command, self.path, names))
         reply = self.script.next()
         if reply.wait_for is not None:
             reply.wait_for.wait(20)

@@ -149,13 +149,13 @@ def test_what_the_key_may_not_do_is_told_apart(
 
 @pytest.mark.django_db(transaction=True)
 def test_connections_are_listed_page_by_page(portal: Portal, granted: Callable[..., Connection]) -> None:
-    made = [granted(name=f"Number {number}") for number in range(3)]
-    names = [one.name for one in made]
+    connections = [granted(name=f"Number {number}") for number in range(3)]
+    names = [connection.name for connection in connections]
     assert [connection.name for connection in portal.connections()] == names
     assert [connection.name for connection in portal.connections(name="Number 1")] == ["Number 1"]
-    one = portal.connection("Number 2")
-    assert portal.connection(made[2].pk) == one
-    assert (one.status, one.is_well, one.account) == ("active", True, factories.ADA)
+    second = portal.connection("Number 2")
+    assert portal.connection(connections[2].pk) == second
+    assert (second.status, second.is_well, second.account) == ("active", True, factories.ADA)
 
 
 # --- Keeping tokens -------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ def test_a_token_is_kept_until_it_would_not_last_long_enough() -> None:
         assert portal.token("Invoices", min_valid=1100).access_token == "until.2000"
         portal.forget("Invoices")
         assert portal.kept_token("Invoices") is None
-    assert [path for _, path, _ in script.asked] == [
+    assert [path for _, path, _ in script.requests] == [
         "/api/v1/connections/Invoices/token?min_valid=300",
         "/api/v1/connections/Invoices/token?min_valid=1100",
     ]
@@ -199,10 +199,10 @@ def test_while_the_portal_is_away_a_valid_token_is_better_than_none(pauses: list
         worse = portal.token("Invoices", min_valid=300)
         assert (worse.access_token, worse.trouble) == ("until.200", "portal_unavailable")
         assert portal.token("Invoices", min_valid=300) == worse
-        assert len(script.asked) == 2, "and the portal is not asked again at once"
+        assert len(script.requests) == 2, "and the portal is not asked again at once"
         with time_machine.travel(timezone.now() + timedelta(seconds=20)):
             portal.token("Invoices", min_valid=300)
-        assert len(script.asked) == 3
+        assert len(script.requests) == 3
     assert pauses == []
 
 
@@ -211,7 +211,7 @@ def test_microsofts_trouble_comes_with_the_token() -> None:
     with serving(reply) as script, Portal(script.url, KEY) as portal:
         assert portal.token("Invoices").trouble == "microsoft_unavailable"
         portal.token("Invoices")
-    assert len(script.asked) == 1
+    assert len(script.requests) == 1
 
 
 def test_a_token_that_cannot_last_as_long_as_asked_is_asked_for_once() -> None:
@@ -223,12 +223,12 @@ def test_a_token_that_cannot_last_as_long_as_asked_is_asked_for_once() -> None:
         for thread in threads:
             thread.join(timeout=30)
         assert portal.token("Invoices", min_valid=250).access_token == "until.200"
-        assert len(script.asked) == 1
+        assert len(script.requests) == 1
         portal.token("Invoices", min_valid=600)
-        assert len(script.asked) == 2, "but not for one that lasts longer still"
+        assert len(script.requests) == 2, "but not for one that lasts longer still"
         with time_machine.travel(timezone.now() + timedelta(seconds=20)):
             portal.token("Invoices")
-        assert len(script.asked) == 3
+        assert len(script.requests) == 3
 
 
 def test_a_refusal_takes_the_kept_token_away() -> None:
@@ -262,7 +262,7 @@ def test_everybody_who_waits_for_one_request_gets_its_error() -> None:
             thread.join(20)
     assert len(errors) == 5
     assert len({id(error) for error in errors}) == 5
-    assert len(script.asked) <= 5
+    assert len(script.requests) <= 5
 
 
 # --- Trying again ---------------------------------------------------------------------------------
@@ -278,11 +278,11 @@ def test_a_busy_portal_is_asked_again_when_it_said(pauses: list[float]) -> None:
 
 def test_a_wait_that_would_outlast_the_patience_is_not_begun(pauses: list[float]) -> None:
     away = Reply(503, {"code": "microsoft_unavailable", "title": "Away."}, {"Retry-After": "3600"})
-    with serving(away) as script, Portal(script.url, KEY) as portal, pytest.raises(m365_portal.Unavailable) as told:
+    with serving(away) as script, Portal(script.url, KEY) as portal, pytest.raises(m365_portal.Unavailable) as error:
         portal.token("Invoices")
-    assert (told.value.retry_after, told.value.code) == (3600.0, "microsoft_unavailable")
+    assert (error.value.retry_after, error.value.code) == (3600.0, "microsoft_unavailable")
     assert pauses == []
-    assert len(script.asked) == 1
+    assert len(script.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_what_waiting_does_not_mend_is_not_tried_again_for_long(pauses: list[flo
         pytest.raises(m365_portal.PortalError),
     ):
         portal.token("Invoices")
-    assert len(script.asked) == 1
+    assert len(script.requests) == 1
 
 
 def test_a_connection_the_portal_closed_is_opened_again_without_a_pause(pauses: list[float]) -> None:
@@ -308,11 +308,11 @@ def test_a_connection_the_portal_closed_is_opened_again_without_a_pause(pauses: 
 
 
 def test_a_post_is_tried_again_under_one_idempotency_key(pauses: list[float]) -> None:
-    made = Reply(201, {"url": "https://portal.example.org/x", "expires_at": "2030-01-01T00:00:00Z"})
-    with serving(Reply(drop=True), BUSY, made) as script, Portal(script.url, KEY) as portal:
+    reply = Reply(201, {"url": "https://portal.example.org/x", "expires_at": "2030-01-01T00:00:00Z"})
+    with serving(Reply(drop=True), BUSY, reply) as script, Portal(script.url, KEY) as portal:
         assert portal.sign_in_link("Invoices").url.endswith("/x")
-    keys = {headers["idempotency-key"] for _, _, headers in script.asked}
-    assert len(script.asked) == 3
+    keys = {headers["idempotency-key"] for _, _, headers in script.requests}
+    assert len(script.requests) == 3
     assert len(keys) == 1
 
 
@@ -320,13 +320,13 @@ def test_a_change_without_such_a_key_is_never_sent_twice(pauses: list[float]) ->
     changing = serving(Reply(drop=True), TOKEN)
     with changing as script, Portal(script.url, KEY) as portal, pytest.raises(m365_portal.Unavailable):
         portal.request("PATCH", "/connections/1", json={"name": "New"})
-    assert len(script.asked) == 1
+    assert len(script.requests) == 1
 
 
 def test_an_address_nobody_listens_on_is_told_in_words(pauses: list[float]) -> None:
-    with pytest.raises(m365_portal.Unavailable, match="cannot be reached") as told:
+    with pytest.raises(m365_portal.Unavailable, match="cannot be reached") as error:
         Portal("http://127.0.0.1:9", KEY, patience=0).token("Invoices")
-    assert told.value.code == "unreachable"
+    assert error.value.code == "unreachable"
 
 
 # --- Whom it trusts, and what it never shows ------------------------------------------------------
@@ -360,9 +360,9 @@ def test_https_and_this_machine_are_accepted(url: str) -> None:
 
 @pytest.mark.parametrize("key", ["", "  ", "with space", "line\r\nX-Evil: 1", "kéy"])
 def test_a_key_that_is_none_is_refused_without_showing_it(key: str) -> None:
-    with pytest.raises(m365_portal.ConfigurationError) as told:
+    with pytest.raises(m365_portal.ConfigurationError) as error:
         Portal("https://portal.example.org", key)
-    assert "Evil" not in str(told.value)
+    assert "Evil" not in str(error.value)
 
 
 def test_a_redirect_is_not_followed_with_the_key() -> None:
@@ -409,7 +409,7 @@ def test_address_and_key_come_from_the_environment(monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv("PORTAL_API_KEY_FILE", str(tmp_path / "missing"))
         with pytest.raises(m365_portal.ConfigurationError, match="cannot be read"):
             Portal()
-    assert script.asked[0][2]["authorization"] == f"Bearer {KEY}"
+    assert script.requests[0][2]["authorization"] == f"Bearer {KEY}"
 
 
 def test_only_a_certificate_it_trusts_gets_the_key(tmp_path: Path) -> None:
@@ -418,7 +418,7 @@ def test_only_a_certificate_it_trusts_gets_the_key(tmp_path: Path) -> None:
         url = script.url.replace("http://", "https://")
         with Portal(url, KEY, patience=0) as portal, pytest.raises(m365_portal.ConfigurationError, match="certificate"):
             portal.token("Invoices")
-        assert script.asked == []
+        assert script.requests == []
         with Portal(url, KEY, ca_file=str(files[0])) as portal:
             assert portal.token("Invoices").scope == "Mail.Read"
     with pytest.raises(m365_portal.ConfigurationError, match="cannot be read"):
@@ -432,7 +432,7 @@ def test_a_proxy_learns_the_host_and_not_the_key(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv("https_proxy", f"http://robot:a%20word@127.0.0.1:{script.port}")
         with pytest.raises(m365_portal.Unavailable, match="cannot be reached"):
             Portal("https://portal.example.org", KEY, patience=0).token("Invoices")
-        method, target, headers = script.asked[0]
+        method, target, headers = script.requests[0]
         monkeypatch.setenv("no_proxy", "portal.example.org")
         assert Portal("https://portal.example.org", KEY)._transport._proxy is None
     assert (method, target) == ("CONNECT", "portal.example.org:443")
@@ -442,10 +442,10 @@ def test_a_proxy_learns_the_host_and_not_the_key(monkeypatch: pytest.MonkeyPatch
 
 def test_an_answer_that_is_still_being_made_is_waited_for(pauses: list[float]) -> None:
     running = Reply(409, {"code": "in_progress", "title": "Still running."})
-    made = Reply(201, {"url": "https://portal.example.org/x", "expires_at": "2030-01-01T00:00:00Z"})
-    with serving(running, running, made) as script, Portal(script.url, KEY) as portal:
+    reply = Reply(201, {"url": "https://portal.example.org/x", "expires_at": "2030-01-01T00:00:00Z"})
+    with serving(running, running, reply) as script, Portal(script.url, KEY) as portal:
         assert portal.sign_in_link("Invoices").url
-    assert len(script.asked) == 3
+    assert len(script.requests) == 3
 
 
 # --- The package ----------------------------------------------------------------------------------

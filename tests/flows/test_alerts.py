@@ -44,8 +44,8 @@ def test_revoking_one_person_with_three_connections_tells_them_once(
     for minute in range(5):
         scheduler.sweep(now=now + timedelta(minutes=minute))
         outbox.deliver_due(now + timedelta(minutes=minute))
-    sent = [one for one in mail.outbox if one.to == ["bob@example.org"]]
-    assert [one.subject for one in sent] == ["3 connections stopped: sign in again"]
+    sent = [message for message in mail.outbox if message.to == ["bob@example.org"]]
+    assert [message.subject for message in sent] == ["3 connections stopped: sign in again"]
 
     # The link in the mail leads to the button that mends it; the recovery is told once as well.
     path = re.search(r"http://localhost:8000(/incidents/\d+/)", str(sent[0].body))
@@ -59,8 +59,8 @@ def test_revoking_one_person_with_three_connections_tells_them_once(
     for _ in range(3):
         outbox.deliver_due(timezone.now())
         alerts.remind_due(timezone.now() + timedelta(days=30))
-    told = [one.subject for one in mail.outbox if one.to == ["bob@example.org"]]
-    assert told[1:] == ["Works again: 3 connections"]
+    subjects = [message.subject for message in mail.outbox if message.to == ["bob@example.org"]]
+    assert subjects[1:] == ["Works again: 3 connections"]
 
 
 def test_a_dead_app_secret_is_one_alert_for_all_its_connections(alice: User, bob: User, sandbox: Control) -> None:
@@ -70,7 +70,7 @@ def test_a_dead_app_secret_is_one_alert_for_all_its_connections(alice: User, bob
     for minute in range(3):
         scheduler.sweep(now=now + timedelta(minutes=minute, seconds=1))
         outbox.deliver_due(now + timedelta(minutes=minute, seconds=1))
-    assert [(one.to, one.subject) for one in mail.outbox] == [
+    assert [(message.to, message.subject) for message in mail.outbox] == [
         (["alice@example.org"], "20 connections stopped: app registration rejected")
     ]
 

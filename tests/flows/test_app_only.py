@@ -59,8 +59,8 @@ def test_a_token_without_any_role_is_caught_and_heals_after_consent(
 
 def test_a_certificate_made_by_the_portal_carries_it(person: Meet, alice: User, sandbox: Control) -> None:
     app = factories.make_app_registration(secret=None, client_id=seed.ROBOTS_APP)
-    made = credentials.add_generated_certificate(app, actor=alice)
-    sandbox.add_certificate(seed.ROBOTS_APP, made.certificate)
+    certificate = credentials.add_generated_certificate(app, actor=alice)
+    sandbox.add_certificate(seed.ROBOTS_APP, certificate.certificate)
     sandbox.grant_consent(seed.ROBOTS_APP, roles=["Mail.Read", "User.Read.All"])
     connect(person(alice), app.pk)
     assert Connection.objects.get().status == "active"

@@ -60,14 +60,14 @@ def test_a_member_connects_and_the_connection_is_active(person: Meet, bob: User)
 
 def test_the_request_asks_for_the_least_with_pkce_state_and_nonce(person: Meet, bob: User, sandbox: Control) -> None:
     answer = start(person(bob))
-    asked = {name: values[0] for name, values in parse_qs(urlsplit(answer["Location"]).query).items()}  # type: ignore[index]
-    assert asked["code_challenge_method"] == "S256"
-    assert len(asked["state"]) >= 32
-    assert len(asked["nonce"]) >= 32
-    assert asked["prompt"] == "select_account"
-    assert asked["redirect_uri"] == "http://localhost:8000/auth/complete/microsoft-connect/"
+    query = {name: values[0] for name, values in parse_qs(urlsplit(answer["Location"]).query).items()}  # type: ignore[index]
+    assert query["code_challenge_method"] == "S256"
+    assert len(query["state"]) >= 32
+    assert len(query["nonce"]) >= 32
+    assert query["prompt"] == "select_account"
+    assert query["redirect_uri"] == "http://localhost:8000/auth/complete/microsoft-connect/"
     graph = sandbox.base_url
-    assert set(asked["scope"].split()) == {"openid", "offline_access", "profile", f"{graph}/Mail.Read"}
+    assert set(query["scope"].split()) == {"openid", "offline_access", "profile", f"{graph}/Mail.Read"}
 
 
 def test_shared_mailboxes_are_probed_with_the_fresh_token(person: Meet, bob: User) -> None:
@@ -196,8 +196,8 @@ def test_two_sign_ins_in_two_tabs_do_not_disturb_each_other(person: Meet, bob: U
     member.microsoft.session.cookies.clear()
     member.connect(first, factories.ADA)  # type: ignore[arg-type]
 
-    found = {connection.name: connection.account_username for connection in Connection.objects.all()}
-    assert found == {"Invoices inbox": factories.ADA, "Second": GRACE}
+    accounts = {connection.name: connection.account_username for connection in Connection.objects.all()}
+    assert accounts == {"Invoices inbox": factories.ADA, "Second": GRACE}
 
 
 def test_a_sign_in_that_never_returned_is_explained(person: Meet, bob: User) -> None:
@@ -241,8 +241,8 @@ def test_a_certificate_app_registration_connects_people_too(person: Meet, bob: U
     from connections.services.registry import credentials
 
     app = factories.make_app_registration(secret=None)
-    made = credentials.add_generated_certificate(app, actor=None)
-    sandbox.add_certificate(factories.CLIENT_ID, made.certificate)
+    certificate = credentials.add_generated_certificate(app, actor=None)
+    sandbox.add_certificate(factories.CLIENT_ID, certificate.certificate)
     member = person(bob)
     begun = member.post(
         f"/connections/add/{app.pk}/", kind="authorization_code", name="By certificate", chosen=["mail.read"]

@@ -27,9 +27,9 @@ def test_from_the_wish_over_the_approval_to_the_first_token(person: Meet, alice:
     app = factories.make_app_registration()
     rule(permissions={"Mail.Send": "approval"})
     member, admin = person(bob), person(alice)
-    asked = member.post(f"/connections/add/{app.pk}/", **FORM)
+    response = member.post(f"/connections/add/{app.pk}/", **FORM)
     connection = Connection.objects.get()
-    assert asked["Location"] == f"/connections/{connection.pk}/", "nobody is sent to Microsoft"
+    assert response["Location"] == f"/connections/{connection.pk}/", "nobody is sent to Microsoft"
     sent = member.post(f"/connections/{connection.pk}/sign-in/")
     assert sent["Location"] == f"/connections/{connection.pk}/"
 
@@ -51,9 +51,9 @@ def test_an_old_consent_brings_what_is_forbidden_and_nothing_is_kept(person: Mee
     answer = member.connect(begun, factories.ADA)
 
     assert answer.status_code == 403
-    told = page(answer)
-    assert "Mail.Send, which Microsoft granted as well, is forbidden" in told
-    assert "take that consent back in Entra" in told
+    text = page(answer)
+    assert "Mail.Send, which Microsoft granted as well, is forbidden" in text
+    assert "take that consent back in Entra" in text
     stored = Connection.objects.get()
     assert (stored.status, stored.refresh_token, stored.account_oid) == ("pending", None, "")
     assert (stored.status_code, stored.status_who) == ("policy_forbids", "it_admin")

@@ -36,9 +36,9 @@ def test_reconnecting_keeps_the_id_and_clears_the_flag(person: Meet, bob: User, 
     assert "Reconnect as ada@contoso.example" in member.get(f"/connections/{flagged.pk}/").content.decode()
 
     begun = member.post(f"/connections/{flagged.pk}/sign-in/")
-    asked = parse_qs(urlsplit(begun["Location"]).query)
-    assert asked["login_hint"] == [factories.ADA]
-    assert "prompt" not in asked, "after an administrator has consented, prompt=consent would stop people"
+    query = parse_qs(urlsplit(begun["Location"]).query)
+    assert query["login_hint"] == [factories.ADA]
+    assert "prompt" not in query, "after an administrator has consented, prompt=consent would stop people"
     member.connect(begun, factories.ADA)
 
     healed = Connection.objects.get()

@@ -92,12 +92,12 @@ def test_the_next_certificate_is_made_ahead_uploaded_tried_and_then_comes_first(
     admin = person(alice)
     for _ in range(2):  # pressing it twice makes one
         admin.post(f"/apps/{app.pk}/credentials/next/")
-    made = app.credentials.get(kind="certificate")
+    certificate = app.credentials.get(kind="certificate")
     assert sweep_all() == 3  # with the secret: nobody has uploaded the certificate
     assert "Upload" in admin.get(f"/apps/{app.pk}/").content.decode()
 
-    sandbox.add_certificate(factories.CLIENT_ID, made.certificate)
-    admin.post(f"/apps/{app.pk}/verify/", credential=made.pk)
+    sandbox.add_certificate(factories.CLIENT_ID, certificate.certificate)
+    admin.post(f"/apps/{app.pk}/verify/", credential=certificate.pk)
     sandbox.expire_secret(factories.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
     assert sweep_all() == 3
     nothing_happened()

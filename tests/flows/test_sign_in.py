@@ -174,12 +174,12 @@ def test_next_in_microsofts_answer_is_not_obeyed(somebody: Person) -> None:
 
 
 def test_it_asks_for_who_one_is_and_nothing_else(somebody: Person) -> None:
-    asked = {name: values[0] for name, values in parse_qs(urlsplit(begin(somebody)["Location"]).query).items()}
-    assert set(asked["scope"].split()) == {"openid", "profile", "email"}
-    assert asked["code_challenge_method"] == "S256"
-    assert len(asked["state"]) >= 32
-    assert len(asked["nonce"]) >= 32
-    assert asked["redirect_uri"] == "http://localhost:8000/auth/complete/microsoft/"
+    query = {name: values[0] for name, values in parse_qs(urlsplit(begin(somebody)["Location"]).query).items()}
+    assert set(query["scope"].split()) == {"openid", "profile", "email"}
+    assert query["code_challenge_method"] == "S256"
+    assert len(query["state"]) >= 32
+    assert len(query["nonce"]) >= 32
+    assert query["redirect_uri"] == "http://localhost:8000/auth/complete/microsoft/"
 
 
 def test_no_token_of_a_sign_in_is_kept(somebody: Person, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,10 +353,10 @@ def test_a_tampered_id_token_is_refused(
     def tamper(self: MicrosoftSignIn, *args: Any, **kwargs: Any) -> Any:
         answer = dict(original(self, *args, **kwargs))
         head, body, signature = answer["id_token"].split(".")
-        told = {**_decoded(body), **claims}
+        payload = {**_decoded(body), **claims}
         if signed == "none":
             head, signature = _encoded({"alg": "none", "typ": "JWT"}), ""
-        answer["id_token"] = f"{head}.{_encoded(told)}.{signature}"
+        answer["id_token"] = f"{head}.{_encoded(payload)}.{signature}"
         return answer
 
     monkeypatch.setattr(MicrosoftSignIn, "request_access_token", tamper)
@@ -383,8 +383,8 @@ def test_an_id_token_of_another_sign_in_is_refused(somebody: Person, monkeypatch
 
 
 def _decoded(part: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
-    return found
+    payload: dict[str, Any] = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+    return payload
 
 
 def _encoded(part: dict[str, Any]) -> str:

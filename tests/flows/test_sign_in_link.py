@@ -54,8 +54,8 @@ def test_the_owner_of_a_mailbox_connects_it_without_an_account(bob: User, strang
     connection = pending(bob)
     link = link_of(connection, bob)
     page = stranger.get(link).content.decode()
-    for told in ("Bob Member", "bob", "Invoices inbox", "Read mail", "Mail.Read", "Go on only if you expected this"):
-        assert told in page, told
+    for text in ("Bob Member", "bob", "Invoices inbox", "Read mail", "Mail.Read", "Go on only if you expected this"):
+        assert text in page, text
     people = User.objects.count()
     done = stranger.connect(stranger.post(link), GRACE)
 
@@ -96,12 +96,12 @@ def test_the_trail_says_by_whose_link_and_from_where(bob: User, stranger: Person
 def test_the_connection_page_shows_a_link_once_and_stores_its_digest(person: Meet, bob: User) -> None:
     connection = pending(bob)
     page = person(bob).post(f"/connections/{connection.pk}/sign-in-link/").content.decode()
-    found = page.partition("http://localhost:8000/sign-in-link/")[2].partition("/")[0]
-    assert len(found) >= 43
+    token = page.partition("http://localhost:8000/sign-in-link/")[2].partition("/")[0]
+    assert len(token) >= 43
     with database.cursor() as cursor:
         cursor.execute("SELECT * FROM connections_signinlink")
-        assert found not in str(cursor.fetchall())
-    assert Client().get(f"/sign-in-link/{found}/").status_code == 200
+        assert token not in str(cursor.fetchall())
+    assert Client().get(f"/sign-in-link/{token}/").status_code == 200
     assert "Send a link to the mailbox owner" in person(bob).get(f"/connections/{connection.pk}/").content.decode()
 
 

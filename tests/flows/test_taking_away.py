@@ -107,8 +107,8 @@ def poll(portal_url: str, una: User) -> Iterator[Callable[[Connection], Poller]]
         return started[-1]
 
     yield start
-    for one in started:
-        one.stop()
+    for thread in started:
+        thread.stop()
 
 
 def count_around(poller: Poller, take_away: Callable[[], None], *, since: float = 0.0) -> tuple[list[int], list[int]]:
@@ -133,17 +133,17 @@ def test_unsharing_while_an_automation_polls_refuses_the_next_call(
     shared: Connection, una: User, bob: User, signed_in: SignIn, poll: Callable[[Connection], Poller]
 ) -> None:
     browser = signed_in(bob)
-    found = give(shared, person=una)
+    share = give(shared, person=una)
     poller, since = poll(shared), 0.0
     for _ in range(5):
 
-        def unshare(pk: int = found.pk) -> None:
+        def unshare(pk: int = share.pk) -> None:
             assert browser.post(f"/connections/{shared.pk}/shares/{pk}/end/").status_code == 302
 
         before, after = count_around(poller, unshare, since=since)
         assert set(before) == {200}
         assert set(after) == {404}
-        found = give(shared, person=una)
+        share = give(shared, person=una)
         since = time.monotonic()
 
 

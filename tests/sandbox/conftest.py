@@ -28,7 +28,7 @@ class Browser:
         return self.page
 
     def authorize(self, tenant: str = seed.CONTOSO, **query: str) -> requests.Response:
-        asked = {
+        parameters = {
             "client_id": seed.CONNECTIONS_APP,
             "response_type": "code",
             "redirect_uri": CALLBACK,
@@ -36,12 +36,12 @@ class Browser:
             "state": "state-1",
             **query,
         }
-        return self.open(f"/{tenant}/oauth2/v2.0/authorize", **{k: v for k, v in asked.items() if v})
+        return self.open(f"/{tenant}/oauth2/v2.0/authorize", **{k: v for k, v in parameters.items() if v})
 
     def hidden(self, name: str) -> str:
-        found = re.search(rf'name="{name}" value="([^"]*)"', self.page.text)
-        assert found is not None, self.page.text
-        return html.unescape(found.group(1))
+        match = re.search(rf'name="{name}" value="([^"]*)"', self.page.text)
+        assert match is not None, self.page.text
+        return html.unescape(match.group(1))
 
     def submit(self, step: str, **fields: str) -> requests.Response:
         data = {"csrfmiddlewaretoken": self.hidden("csrfmiddlewaretoken"), "step": step, **fields}

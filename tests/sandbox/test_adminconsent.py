@@ -22,8 +22,8 @@ def start(browser: Browser, path: str, name: str = "admin@contoso.example", **qu
 
 def roles(sandbox: SandboxProcess, **changes: str) -> list[str]:
     answer = Client(sandbox.url).token(grant_type="client_credentials", **DEFAULT, **changes).json()
-    found: list[str] = jwt.decode(answer["access_token"], options={"verify_signature": False}).get("roles", [])
-    return found
+    roles: list[str] = jwt.decode(answer["access_token"], options={"verify_signature": False}).get("roles", [])
+    return roles
 
 
 @pytest.mark.parametrize(("path", "query"), [(V1, {}), (V2, DEFAULT)])

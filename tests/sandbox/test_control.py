@@ -66,15 +66,15 @@ def test_every_verb_is_documented_and_has_a_method(sandbox: SandboxProcess) -> N
 
 def test_reset_brings_the_seed_back(sandbox: SandboxProcess) -> None:
     before = sandbox.control.state()
-    made = sandbox.control.add_app("New app", redirect_uris=["http://localhost:1/x"], delegated=["Mail.Read"])
+    added = sandbox.control.add_app("New app", redirect_uris=["http://localhost:1/x"], delegated=["Mail.Read"])
     sandbox.control.add_person("new@contoso.example", "New Person")
     sandbox.control.set_person(ADA, deleted=True)
-    assert made["client_id"] in {app["client_id"] for app in sandbox.control.state()["apps"]}
+    assert added["client_id"] in {app["client_id"] for app in sandbox.control.state()["apps"]}
     sandbox.control.reset()
     after = sandbox.control.state()
-    assert [one["upn"] for one in after["people"]] == [one["upn"] for one in before["people"]]
-    assert not any(one["deleted"] for one in after["people"])
-    assert [one["client_id"] for one in after["apps"]] == [one["client_id"] for one in before["apps"]]
+    assert [person["upn"] for person in after["people"]] == [person["upn"] for person in before["people"]]
+    assert not any(person["deleted"] for person in after["people"])
+    assert [app["client_id"] for app in after["apps"]] == [app["client_id"] for app in before["apps"]]
 
 
 def test_new_people_and_apps_can_be_used_at_once(sandbox: SandboxProcess, browser: Browser) -> None:
@@ -107,12 +107,12 @@ def test_calls_are_counted_by_grant_and_no_secret_is_kept(client: Client, sandbo
     assert calls["by_grant_type"] == {"refresh_token": 3}
     assert calls["by_endpoint"] == {"token": 3, "graph": 1}
     assert calls["by_outcome"] == {"ok": 3, "7000215": 1}
-    assert [one["outcome"] for one in calls["recent"]] == ["ok", "ok", "7000215", "ok"]
+    assert [call["outcome"] for call in calls["recent"]] == ["ok", "ok", "7000215", "ok"]
     text = json.dumps(calls)
     for secret in (first, second, rotated["access_token"], rotated["refresh_token"], seed.CONNECTIONS_SECRET):
         assert secret not in text
     newest = sandbox.control.calls(after=calls["recent"][2]["number"])["recent"]
-    assert [one["endpoint"] for one in newest] == ["graph"]
+    assert [call["endpoint"] for call in newest] == ["graph"]
     sandbox.control.clear_calls()
     assert sandbox.control.calls()["total"] == 0
 
@@ -215,9 +215,9 @@ def test_the_buttons_of_the_panel_work(browser: Browser, sandbox: SandboxProcess
     press(verb="set_mailbox", address="sales@contoso.example", members=f"{ADA}, alan@contoso.example")
     press(verb="set_directory", tenant=seed.CONTOSO, user_consent="false")
     state = sandbox.control.state()
-    sales = next(one for one in state["mailboxes"] if one["address"].startswith("sales"))
+    sales = next(mailbox for mailbox in state["mailboxes"] if mailbox["address"].startswith("sales"))
     assert sales["members"] == [ADA, "alan@contoso.example"]
-    assert not next(one for one in state["directories"] if one["id"] == seed.CONTOSO)["user_consent"]
+    assert not next(directory for directory in state["directories"] if directory["id"] == seed.CONTOSO)["user_consent"]
     answer = browser.session.post(f"{browser.url}/_control/", data={"verb": "reset"}, timeout=20)
     assert answer.status_code == 403, "no other site can press the buttons"
 

@@ -73,7 +73,7 @@ def test_own_mail(client: Client, sandbox: SandboxProcess) -> None:
     assert folder["totalItemCount"] == 6
     assert client.graph("me/mailFolders('Inbox')", token).json()["displayName"] == "Inbox"
     listed = client.graph("me/messages?$top=2&$select=id,subject", token).json()["value"]
-    assert [set(one) for one in listed] == [{"id", "subject"}] * 2
+    assert [set(item) for item in listed] == [{"id", "subject"}] * 2
     assert client.graph(f"me/messages/{listed[0]['id']}", token).json()["subject"] == listed[0]["subject"]
     refused(
         client.graph("me/messages", delegated(client, sandbox, "User.Read", upn="alan@contoso.example")),
@@ -122,7 +122,7 @@ def test_without_a_person_there_is_no_me(client: Client, sandbox: SandboxProcess
 
 
 def mail(*to: str) -> dict[str, object]:
-    recipients = [{"emailAddress": {"address": one}} for one in to]
+    recipients = [{"emailAddress": {"address": address}} for address in to]
     return {"message": {"subject": "Hello", "body": {"content": "Hi"}, "toRecipients": recipients}}
 
 
@@ -169,7 +169,7 @@ def test_application_objects_tell_the_expiry_of_secrets_but_never_a_secret(
     assert seed.ARCHIVE_SECRET not in answer.text
     assert held["endDateTime"].endswith("Z")
     listed = client.graph("applications", token, params={"$filter": f"appId eq '{seed.ARCHIVE_APP}'"}).json()["value"]
-    assert [one["appId"] for one in listed] == [seed.ARCHIVE_APP]
+    assert [item["appId"] for item in listed] == [seed.ARCHIVE_APP]
     refused(client.graph(path, app_only(sandbox, "User.Read.All")), 403, "Authorization_RequestDenied")
 
 
@@ -188,7 +188,7 @@ def test_a_batch_answers_each_part_for_itself(client: Client, sandbox: SandboxPr
         {"id": "3", "method": "GET", "url": "/me", "dependsOn": ["2"]},
     ]
     answer = client.graph("$batch", token, method="POST", json={"requests": parts}).json()["responses"]
-    assert [one["status"] for one in answer] == [200, 404, 424]
+    assert [part["status"] for part in answer] == [200, 404, 424]
     sandbox.control.weather("throttle", "batch", retry_after=9, times=1)
     answer = client.graph("$batch", token, method="POST", json={"requests": parts[:2]})
     assert answer.status_code == 200, "the parts are throttled, not the batch"

@@ -35,10 +35,10 @@ def test_a_restarted_sandbox_remembers_its_world_and_its_tokens(tmp_path: Path) 
         client = Client(second.url)
         assert client.refresh(given, client_secret=secret["value"]).status_code == 200
         assert client.graph("me/messages", answer["access_token"]).status_code == 200
-        people = {one["upn"]: one for one in second.control.state()["people"]}
+        people = {person["upn"]: person for person in second.control.state()["people"]}
         assert people["alan@contoso.example"]["disabled"]
         assert requests.get(f"{second.url}/common/discovery/v2.0/keys", timeout=20).json() == keys
-    assert [one.name for one in tmp_path.iterdir()] == ["sandbox.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["sandbox.json"]
 
 
 def test_stopping_frees_the_port_even_while_requests_hang() -> None:

@@ -221,7 +221,7 @@ def certificate(days: int = 30) -> tuple[str, rsa.RSAPrivateKey, bytes]:
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "robots")])
     now = datetime.now(UTC)
-    made = (
+    certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -231,7 +231,7 @@ def certificate(days: int = 30) -> tuple[str, rsa.RSAPrivateKey, bytes]:
         .not_valid_after(now + timedelta(days=days))
         .sign(key, hashes.SHA256())
     )
-    return made.public_bytes(serialization.Encoding.PEM).decode(), key, made.fingerprint(hashes.SHA256())
+    return certificate.public_bytes(serialization.Encoding.PEM).decode(), key, certificate.fingerprint(hashes.SHA256())
 
 
 def assertion(client: Client, key: rsa.RSAPrivateKey, thumbprint: str, algorithm: str = "PS256", **claims: Any) -> str:

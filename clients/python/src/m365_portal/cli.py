@@ -107,13 +107,13 @@ def _parser() -> argparse.ArgumentParser:
     def command(
         name: str, act: Callable[[Portal, argparse.Namespace, bool], int], help: str
     ) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, parents=[shared], allow_abbrev=False, help=help, description=help)
-        made.set_defaults(command=act)
-        return made
+        parser = commands.add_parser(name, parents=[shared], allow_abbrev=False, help=help, description=help)
+        parser.set_defaults(command=act)
+        return parser
 
-    found = command("list", _list, "list the connections the key sees")
+    list_parser = command("list", _list, "list the connections the key sees")
     for name in ("name", "capability", "mailbox", "status", "owner"):
-        found.add_argument(f"--{name}", help=f"only those of this {name}")
+        list_parser.add_argument(f"--{name}", help=f"only those of this {name}")
     command("show", _show, "show one connection").add_argument("connection", help="number or name")
     token = command("token", _token, "print an access token for Graph, and nothing else")
     token.add_argument("connection", help="number or name")
@@ -151,19 +151,25 @@ def _seconds(text: str) -> float:
 
 def _list(portal: Portal, options: argparse.Namespace, as_json: bool) -> int:
     names = ("name", "capability", "mailbox", "status", "owner")
-    found = list(portal.connections(**{name: value for name in names if (value := getattr(options, name))}))
+    connections = list(portal.connections(**{name: value for name in names if (value := getattr(options, name))}))
     if as_json:
-        _json([one.raw for one in found])
-    elif not found:
+        _json([connection.raw for connection in connections])
+    elif not connections:
         _say("The key sees no such connection.")
     else:
-        _table(COLUMNS, [[str(one.id), one.name, _state(one), one.account or "-", one.owner] for one in found])
+        _table(
+            COLUMNS,
+            [
+                [str(connection.id), connection.name, _state(connection), connection.account or "-", connection.owner]
+                for connection in connections
+            ],
+        )
     return OK
 
 
 def _show(portal: Portal, options: argparse.Namespace, as_json: bool) -> int:
-    found = portal.connection(options.connection)
-    return _told(found, as_json)
+    connection = portal.connection(options.connection)
+    return _told(connection, as_json)
 
 
 def _token(portal: Portal, options: argparse.Namespace, as_json: bool) -> int:
@@ -180,15 +186,15 @@ def _token(portal: Portal, options: argparse.Namespace, as_json: bool) -> int:
 
 
 def _check(portal: Portal, options: argparse.Namespace, as_json: bool) -> int:
-    found = [portal.check(one) for one in options.connection]
+    connections = [portal.check(reference) for reference in options.connection]
     if as_json:
-        _json([one.raw for one in found])
+        _json([connection.raw for connection in connections])
     else:
-        for one in found:
-            _say(f"{one.name}: {_state(one)}")
-            if not one.is_well:
-                _say(*(f"  {line}" for line in _mending(one)))
-    return OK if all(one.is_well for one in found) else NOT_WELL
+        for connection in connections:
+            _say(f"{connection.name}: {_state(connection)}")
+            if not connection.is_well:
+                _say(*(f"  {line}" for line in _mending(connection)))
+    return OK if all(connection.is_well for connection in connections) else NOT_WELL
 
 
 def _link(portal: Portal, options: argparse.Namespace, as_json: bool) -> int:
@@ -201,7 +207,7 @@ def _link(portal: Portal, options: argparse.Namespace, as_json: bool) -> int:
 
 
 def _connect(portal: Portal, options: argparse.Namespace, as_json: bool) -> int:
-    made, link = portal.connect(
+    connection, link = portal.connect(
         options.name,
         app_registration=_app_number(portal, options.app),
         authentication_type="client_credentials" if options.app_only else "authorization_code",
@@ -211,13 +217,13 @@ def _connect(portal: Portal, options: argparse.Namespace, as_json: bool) -> int:
         reason=options.reason,
     )
     if as_json:
-        _json({**made.raw, "sign_in_link": _link_as_json(link) if link else None})
+        _json({**connection.raw, "sign_in_link": _link_as_json(link) if link else None})
         return OK
-    _say(f"Made connection {made.id}, {made.name}: {_state(made)}.")
+    _say(f"Made connection {connection.id}, {connection.name}: {_state(connection)}.")
     if link is not None:
         _say(*_link_in_words(link))
-    elif not made.is_well:
-        _say(*_mending(made))
+    elif not connection.is_well:
+        _say(*_mending(connection))
         return NOT_WELL
     return OK
 
@@ -225,31 +231,33 @@ def _connect(portal: Portal, options: argparse.Namespace, as_json: bool) -> int:
 def _app_number(portal: Portal, app: str) -> int:
     if app.isascii() and app.isdigit():
         return int(app)
-    found = [one for one in portal.items("/app-registrations") if one.get("name") == app]
-    if not found:
+    registrations = [
+        registration for registration in portal.items("/app-registrations") if registration.get("name") == app
+    ]
+    if not registrations:
         raise NotFound(f"There is no app registration called “{app}”.", action="Give its number.", status=404)
-    return int(found[0]["id"])
+    return int(registrations[0]["id"])
 
 
 def _incidents(portal: Portal, options: argparse.Namespace, as_json: bool) -> int:
-    found = list(portal.incidents(state="" if options.all else "open"))
+    incidents = list(portal.incidents(state="" if options.all else "open"))
     if as_json:
-        _json(found)
-    elif not found:
+        _json(incidents)
+    elif not incidents:
         _say("No incident is open." if not options.all else "There was no incident.")
-    for one in found if not as_json else []:
-        state = "open" if one.get("is_open") else f"healed {one.get('closed_at')}"
-        _say(f"{one.get('id')}  {one.get('title')} ({state})", f"  {one.get('cause')}")
-        _say(f"  {one.get('action')} (who: {one.get('who')})", f"  {one.get('link')}")
-    return NOT_WELL if any(one.get("is_open") for one in found) else OK
+    for incident in incidents if not as_json else []:
+        state = "open" if incident.get("is_open") else f"healed {incident.get('closed_at')}"
+        _say(f"{incident.get('id')}  {incident.get('title')} ({state})", f"  {incident.get('cause')}")
+        _say(f"  {incident.get('action')} (who: {incident.get('who')})", f"  {incident.get('link')}")
+    return NOT_WELL if any(incident.get("is_open") for incident in incidents) else OK
 
 
 def _me(portal: Portal, options: argparse.Namespace, as_json: bool) -> int:
-    told = portal.me()
+    key = portal.me()
     if as_json:
-        _json(told)
+        _json(key)
     else:
-        _pairs((name, _plain(value)) for name, value in told.items())
+        _pairs((name, _plain(value)) for name, value in key.items())
     return OK
 
 
@@ -309,9 +317,9 @@ def _table(columns: Sequence[str], rows: list[list[str]]) -> None:
 
 
 def _pairs(pairs: Iterable[tuple[str, str]]) -> None:
-    told = list(pairs)
-    width = max((len(name) for name, _ in told), default=0)
-    for name, value in told:
+    rows = list(pairs)
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, value in rows:
         _say(f"{name.replace('_', ' ').ljust(width)}  {value}")
 
 
@@ -320,8 +328,8 @@ def _say(*lines: str) -> None:
         print(_clean(line))
 
 
-def _json(told: Any) -> None:
-    print(json.dumps(told, indent=2))
+def _json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
 
 
 def _clean(text: str) -> str:

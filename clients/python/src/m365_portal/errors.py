@@ -216,9 +216,9 @@ _BY_STATUS = {
 }
 
 
-def from_answer(status: int, told: Mapping[str, Any], retry_after: float | None) -> PortalError:
+def from_answer(status: int, problem: Mapping[str, Any], retry_after: float | None) -> PortalError:
     """The exception for a problem the portal answered with; ``told`` is its JSON, or empty if it was none."""
-    code = _text(told, "code")
+    code = _text(problem, "code")
     if not code and status < 500 and status != 429:
         return UnexpectedAnswer(
             f"What answered (HTTP {status}) does not speak like a portal.",
@@ -227,20 +227,20 @@ def from_answer(status: int, told: Mapping[str, Any], retry_after: float | None)
             status=status,
         )
     kind = _BY_CODE.get(code) or (Unavailable if status >= 500 else _BY_STATUS.get(status, PortalError))
-    incident = told.get("incident")
+    incident = problem.get("incident")
     return kind(
-        _text(told, "title") or f"The portal could not answer (HTTP {status}).",
+        _text(problem, "title") or f"The portal could not answer (HTTP {status}).",
         code=code,
-        detail=_text(told, "detail"),
-        action=_text(told, "action"),
-        who=_text(told, "who"),
-        link=_text(told, "link"),
+        detail=_text(problem, "detail"),
+        action=_text(problem, "action"),
+        who=_text(problem, "who"),
+        link=_text(problem, "link"),
         incident=incident if isinstance(incident, int) else None,
         status=status,
         retry_after=retry_after,
     )
 
 
-def _text(told: Mapping[str, Any], name: str) -> str:
-    value = told.get(name)
+def _text(problem: Mapping[str, Any], name: str) -> str:
+    value = problem.get(name)
     return value if isinstance(value, str) else ""

@@ -36,7 +36,7 @@ class _Kept:
 
     token: Token
     ends: float
-    asked: float
+    requested_at: float
     wanted: float
     renewed: bool = False
 
@@ -157,14 +157,16 @@ class Portal:
         if kept.lasts(min_valid):
             return kept.token
         in_vain = kept.token.trouble or kept.wanted >= min_valid
-        waits = in_vain and kept.asked <= time.time() < kept.asked + ASK_AGAIN_AFTER
+        waits = in_vain and kept.requested_at <= time.time() < kept.requested_at + ASK_AGAIN_AFTER
         return kept.token if waits else None
 
     def _refuse(self, name: str) -> Token | None:
         """Forget the kept token because Microsoft refused it; what it was. None if another one has just come for it."""
         with self._lock:
             kept = self._kept.get(name)
-            if kept is None or (kept.renewed and kept.asked <= time.time() < kept.asked + ASK_AGAIN_AFTER):
+            if kept is None or (
+                kept.renewed and kept.requested_at <= time.time() < kept.requested_at + ASK_AGAIN_AFTER
+            ):
                 return None
             return self._kept.pop(name).token
 
@@ -187,7 +189,7 @@ class Portal:
         with self._lock:
             before = self._kept.get(name)
         valid = before if before is not None and before.lasts(1) else None
-        asked = time.time()
+        requested_at = time.time()
         try:
             # With a token in hand there is nothing to wait for.
             path = f"{self._path(name)}/token"
@@ -195,11 +197,11 @@ class Portal:
             if refused is not None and refused.id:
                 query["refused"] = refused.id
             answer = self._send("GET", path, query, patience=0 if valid else None)
-            kept = replace(_kept_of(answer, asked, min_valid), renewed=refused is not None)
+            kept = replace(_kept_of(answer, requested_at, min_valid), renewed=refused is not None)
         except Unavailable:
             if valid is None:
                 raise
-            kept = replace(valid, token=replace(valid.token, trouble="portal_unavailable"), asked=asked)
+            kept = replace(valid, token=replace(valid.token, trouble="portal_unavailable"), requested_at=requested_at)
         except PortalError:
             self.forget(name)
             raise
@@ -215,7 +217,7 @@ class Portal:
 
     def connections(self, **filters: str) -> Iterator[Connection]:
         """Connections the key sees: ``name``, ``capability``, ``mailbox``, ``status``, ``owner`` narrow them."""
-        return (Connection.of(one) for one in self.items("/connections", filters))
+        return (Connection.of(item) for item in self.items("/connections", filters))
 
     def connection(self, connection: Ref) -> Connection:
         """One connection and its state, by number or name."""
@@ -251,9 +253,9 @@ class Portal:
             "shared_mailboxes": list(shared_mailboxes),
             **({"reason": reason} if reason else {}),
         }
-        told = _object(self.request("POST", "/connections", json=wanted))
-        link = told.get("sign_in_link")
-        return Connection.of(told), SignInLink.of(link) if link else None
+        response = _object(self.request("POST", "/connections", json=wanted))
+        link = response.get("sign_in_link")
+        return Connection.of(response), SignInLink.of(link) if link else None
 
     def sign_in_link(self, connection: Ref) -> SignInLink:
         """A new link for the mailbox owner, with which a connection is signed in to, for the first time or again."""
@@ -267,14 +269,14 @@ class Portal:
 
     def items(self, path: str, query: Mapping[str, str] | None = None) -> Iterator[dict[str, Any]]:
         """Every item of a list, page by page; ``query`` narrows it."""
-        asked = dict(query or {})
+        parameters = dict(query or {})
         while True:
-            page = _object(self.request("GET", path, asked))
+            page = _object(self.request("GET", path, parameters))
             yield from page.get("items", [])
             after = page.get("next")
-            if not after or str(after) == asked.get("after"):
+            if not after or str(after) == parameters.get("after"):
                 return
-            asked["after"] = str(after)
+            parameters["after"] = str(after)
 
     def request(
         self,
@@ -304,9 +306,9 @@ class Portal:
         method, more = method.upper(), dict(headers or {})
         if method == "POST":
             more.setdefault("Idempotency-Key", str(uuid.uuid4()))
-        asked = f"{API}{path}?{urlencode(query)}" if query else API + path
+        url = f"{API}{path}?{urlencode(query)}" if query else API + path
         wait = self._patience if patience is None else patience
-        return self._transport.send(method, asked, body=json, headers=more, patience=wait)
+        return self._transport.send(method, url, body=json, headers=more, patience=wait)
 
     def _path(self, connection: Ref) -> str:
         name = _name_of(connection)
@@ -316,17 +318,17 @@ class Portal:
         return f"/connections/{quote(name, safe='')}"
 
     def _number_of(self, name: str) -> int:
-        found = [connection.id for connection in self.connections(name=name)]
-        if not found:
+        ids = [connection.id for connection in self.connections(name=name)]
+        if not ids:
             raise NotFound("There is no such connection, or it is not yours to see.", status=404)
-        if len(found) > 1:
+        if len(ids) > 1:
             raise AmbiguousName(
                 "Several connections have this name.",
-                detail=f"The connections {', '.join(map(str, found))} all have this name.",
+                detail=f"The connections {', '.join(map(str, ids))} all have this name.",
                 action="Use the number of the one you mean.",
                 status=409,
             )
-        return found[0]
+        return ids[0]
 
 
 def _name_of(connection: Ref) -> str:
@@ -353,26 +355,26 @@ def key_from(path: str) -> str:
         raise ConfigurationError(f"The key file {path} cannot be read: {reason}.") from None
 
 
-def _kept_of(answer: Answer, asked: float, wanted: float) -> _Kept:
+def _kept_of(answer: Answer, requested_at: float, wanted: float) -> _Kept:
     """The token in an answer; how long it lasts is measured by the portal's clock, in case this machine's is wrong."""
-    told = _object(answer.body)
-    if not isinstance(told.get("access_token"), str) or not told["access_token"]:
+    body = _object(answer.body)
+    if not isinstance(body.get("access_token"), str) or not body["access_token"]:
         raise UnexpectedAnswer("The portal's answer holds no token.")
     token = Token(
-        told["access_token"],
-        moment(told.get("expires_at")),
-        str(told.get("scope") or ""),
+        body["access_token"],
+        moment(body.get("expires_at")),
+        str(body.get("scope") or ""),
         trouble=answer.headers.get("Portal-Trouble", ""),
-        id=str(told.get("id") or ""),
+        id=str(body.get("id") or ""),
     )
     try:
         portal_now = parsedate_to_datetime(answer.headers.get("Date", "")).timestamp()
     except (TypeError, ValueError):
-        portal_now = asked
-    return _Kept(token, asked + token.expires_at.timestamp() - portal_now, asked, wanted)
+        portal_now = requested_at
+    return _Kept(token, requested_at + token.expires_at.timestamp() - portal_now, requested_at, wanted)
 
 
-def _object(told: Any) -> dict[str, Any]:
-    if not isinstance(told, dict):
+def _object(body: Any) -> dict[str, Any]:
+    if not isinstance(body, dict):
         raise UnexpectedAnswer("The portal's answer is not what was asked for.")
-    return told
+    return body

@@ -49,17 +49,17 @@ class Connection:
         return self.status == "active" and not self.waits_for_app_registration
 
     @classmethod
-    def of(cls, told: Mapping[str, Any]) -> Connection:
+    def of(cls, values: Mapping[str, Any]) -> Connection:
         """The connection in an answer. Raises UnexpectedAnswer."""
-        number = told.get("id")
+        number = values.get("id")
         if not isinstance(number, int):
             raise UnexpectedAnswer("The portal described a connection without a number.")
         words = ("name", "authentication_type", "status", "cause", "action", "who", "account", "owner", "link")
         return cls(
             id=number,
-            waits_for_app_registration=bool(told.get("waits_for_app_registration")),
-            raw=told,
-            **{name: str(told.get(name) or "") for name in words},
+            waits_for_app_registration=bool(values.get("waits_for_app_registration")),
+            raw=values,
+            **{name: str(values.get(name) or "") for name in words},
         )
 
 
@@ -71,11 +71,11 @@ class SignInLink:
     expires_at: datetime
 
     @classmethod
-    def of(cls, told: Any) -> SignInLink:
+    def of(cls, values: Any) -> SignInLink:
         """The link in an answer. Raises UnexpectedAnswer."""
-        if not isinstance(told, dict) or not isinstance(told.get("url"), str):
+        if not isinstance(values, dict) or not isinstance(values.get("url"), str):
             raise UnexpectedAnswer("The portal gave no sign-in link.")
-        return cls(told["url"], moment(told.get("expires_at")))
+        return cls(values["url"], moment(values.get("expires_at")))
 
 
 _FRACTION = re.compile(r"\.(\d+)")
@@ -85,8 +85,8 @@ def moment(text: Any) -> datetime:
     """A point in time of the API, in UTC. Raises UnexpectedAnswer."""
     try:
         # Python 3.9 and 3.10 read neither Z nor other fractions than three or six digits.
-        plain = _FRACTION.sub(lambda found: "." + found[1][:6].ljust(6, "0"), text.replace("Z", "+00:00"))
-        found = datetime.fromisoformat(plain)
+        plain = _FRACTION.sub(lambda match: "." + match[1][:6].ljust(6, "0"), text.replace("Z", "+00:00"))
+        moment = datetime.fromisoformat(plain)
     except (AttributeError, TypeError, ValueError):
         raise UnexpectedAnswer("The portal named a time that cannot be read.") from None
-    return (found if found.tzinfo else found.replace(tzinfo=timezone.utc)).astimezone(timezone.utc)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).astimezone(timezone.utc)

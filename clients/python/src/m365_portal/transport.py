@@ -183,13 +183,13 @@ class Transport:
                 who="caller",
                 status=response.status,
             )
-        told = _json(text) if len(text) <= LONGEST_ANSWER else _NO_JSON
+        body = _json(text) if len(text) <= LONGEST_ANSWER else _NO_JSON
         if not 200 <= response.status < 300:
-            details = told if isinstance(told, dict) else {}
+            details = body if isinstance(body, dict) else {}
             raise from_answer(response.status, details, retry_after(response.headers.get("Retry-After", "")))
-        if told is _NO_JSON:
+        if body is _NO_JSON:
             raise from_answer(response.status, {}, None)
-        return Answer(response.status, response.headers, told)
+        return Answer(response.status, response.headers, body)
 
 
 def _close_all(idle: list[tuple[float, http.client.HTTPConnection]]) -> None:
