@@ -8,14 +8,36 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from connections.errors import InvalidInput
-from connections.microsoft.capability_table import ALL, OUTLOOK, Capability
+from connections.microsoft import data_files
 from connections.microsoft.clouds import CLOUDS, GRAPH_APP_ID
 from connections.microsoft.permissions import CATALOGUE, ROLE, SCOPE, Permission, covered_by, spelling
 from connections.microsoft.token_endpoint import OIDC_SCOPES
 
-CAPABILITIES: dict[str, Capability] = {capability.key: capability for capability in ALL}
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """Something an automation wants to do.
+
+    ``delegated`` and ``application`` hold the least scopes and roles; where one of them is empty,
+    ``no_delegated`` or ``no_application`` says why. ``note`` is a limit that people should know beforehand.
+    """
+
+    key: str
+    group: str
+    label: str
+    description: str
+    delegated: tuple[str, ...] = ()
+    application: tuple[str, ...] = ()
+    no_delegated: str = ""
+    no_application: str = ""
+    note: str = ""
+
+
+CAPABILITIES = data_files.load("capabilities.toml").rows("capabilities", Capability, key_field="key")
+OUTLOOK = "Outlook"  # the group whose capabilities work on mailboxes
 
 APP_ONLY = "client_credentials"
 DELEGATED = "authorization_code"
@@ -42,7 +64,7 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)+", re.ASCII)
 def choices_by_group() -> list[tuple[str, list[tuple[str, str]]]]:
     """Groups with keys and labels, in the order of the table, as a form field's ``choices``."""
     groups: dict[str, list[tuple[str, str]]] = {}
-    for capability in ALL:
+    for capability in CAPABILITIES.values():
         groups.setdefault(capability.group, []).append((capability.key, capability.label))
     return list(groups.items())
 
@@ -126,7 +148,7 @@ def missing(wanted: Iterable[str], granted: Iterable[str]) -> tuple[str, ...]:
 
 def beyond(granted: Iterable[str], authentication_type: str) -> tuple[str, ...]:
     """Granted permissions that no capability needs: what they allow is not told by the capabilities' labels."""
-    needed = {name for capability in ALL for name in needs(capability, authentication_type)}
+    needed = {name for capability in CAPABILITIES.values() for name in needs(capability, authentication_type)}
     return tuple(name for name in _ordered(_words(granted)) if name not in needed and name not in OIDC_SCOPES)
 
 

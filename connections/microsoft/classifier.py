@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from connections.microsoft import aadsts, graph_errors, oauth_errors, response_parser
+from connections.microsoft import error_tables, graph_errors, response_parser
 from connections.microsoft.error_types import ErrorMeaning, Kind, Who
 from connections.microsoft.response_parser import MicrosoftResponse
 
@@ -18,6 +18,8 @@ SIGN_IN_FREQUENCY = re.compile(
     re.ASCII,
 )
 LIFETIME_CODE = 70043
+# Speaks of the state of the service, whatever number is beside it.
+OUTAGE_ERROR = "temporarily_unavailable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ def classify(
         answer = response_parser.read(where=where, status=status, headers=headers, body=body)
         return _judge(answer)
     except Exception:  # noqa: BLE001 - the promise above: an unforeseen answer must not stop a sweep
-        return _verdict(oauth_errors.UNREADABLE, "unreadable", None)
+        return _verdict(error_tables.UNREADABLE, "unreadable", None)
 
 
 def transport_failure(reason: str) -> Verdict:
@@ -77,9 +79,9 @@ def transport_failure(reason: str) -> Verdict:
 
     Any other reason is not repeated, because messages of network libraries can hold whole URLs.
     """
-    entry = oauth_errors.TRANSPORT.get(reason)
+    entry = error_tables.TRANSPORT.get(reason)
     code = f"transport-{reason}" if entry else "transport"
-    return _verdict(entry or oauth_errors.NO_ANSWER, code, None)
+    return _verdict(entry or error_tables.NO_ANSWER, code, None)
 
 
 def _judge(answer: MicrosoftResponse) -> Verdict:
@@ -103,12 +105,12 @@ def _decide(answer: MicrosoftResponse) -> tuple[ErrorMeaning, str]:
     number, entry = _known(answer)
     code = _label(answer, number)
     if answer.status in (429, 509):
-        return (entry if entry and entry.kind is Kind.THROTTLED else oauth_errors.THROTTLED), code
-    if (answer.status or 0) >= 500 or answer.error.lower() == oauth_errors.OUTAGE_ERROR:
+        return (entry if entry and entry.kind is Kind.THROTTLED else error_tables.THROTTLED), code
+    if (answer.status or 0) >= 500 or answer.error.lower() == OUTAGE_ERROR:
         passing = entry if entry and entry.kind in (Kind.TRANSIENT, Kind.THROTTLED) else None
-        return passing or oauth_errors.OUTAGE, code
+        return passing or error_tables.OUTAGE, code
     if answer.status is not None and answer.status < 300:
-        return oauth_errors.NO_TOKEN, code
+        return error_tables.NO_TOKEN, code
     by_error = _by_error(answer)
     if entry and entry.vague and by_error and by_error.kind is not entry.kind:
         return by_error, code
@@ -121,32 +123,50 @@ def _known(answer: MicrosoftResponse) -> tuple[int | None, ErrorMeaning | None]:
     [70002, 70008] means 70008: Microsoft puts the specific number last.
     """
     numbers = [*reversed(answer.numbers), *reversed(answer.described_numbers)]
-    known = [(number, aadsts.AADSTS[number]) for number in numbers if number in aadsts.AADSTS]
+    known = [(number, error_tables.AADSTS[number]) for number in numbers if number in error_tables.AADSTS]
     for number, entry in known:
         if not entry.vague:
             return number, entry
     for number in numbers:
-        if number not in aadsts.AADSTS and (family := aadsts.family_of(number)):
+        if number not in error_tables.AADSTS and (family := family_of(number)):
             return number, family
     return known[0] if known else (None, None)
 
 
+def family_of(number: int) -> ErrorMeaning | None:
+    """What an unknown six or seven digit number means by its family, or None when that is unsafe.
+
+    Microsoft refines a five-digit number by appending digits (16002 → 160021, 50057 → 500571,
+    53003 → 530032, 70001 → 7000112, 70002 → 7000215): seen throughout
+    identity-platform/reference-error-codes. So the parent is the first five digits; a longer
+    common beginning misleads (7000222 is no child of 700022). Vague codes are no safe parent.
+    A guess is never certain and never speaks for the whole app.
+    """
+    digits = str(number)
+    if len(digits) not in (6, 7):
+        return None
+    entry = error_tables.AADSTS.get(int(digits[:5]))
+    if entry is None or entry.vague:
+        return None
+    return ErrorMeaning(entry.kind, entry.who, entry.cause, entry.action)
+
+
 def _by_error(answer: MicrosoftResponse) -> ErrorMeaning | None:
-    by_suberror = oauth_errors.SUBERRORS.get(answer.suberror.lower())
-    entry = by_suberror or oauth_errors.ERRORS.get(answer.error.lower())
-    if entry is oauth_errors.CLIENT_REJECTED and answer.where != "token":
-        return oauth_errors.CLIENT_NOT_ALLOWED  # no secret is shown on the way through the browser
+    by_suberror = error_tables.SUBERRORS.get(answer.suberror.lower())
+    entry = by_suberror or error_tables.ERRORS.get(answer.error.lower())
+    if entry is error_tables.CLIENT_REJECTED and answer.where != "token":
+        return error_tables.CLIENT_NOT_ALLOWED  # no secret is shown on the way through the browser
     return entry
 
 
 def _without_error(answer: MicrosoftResponse) -> ErrorMeaning:
     if answer.error:
-        return oauth_errors.UNKNOWN
+        return error_tables.UNKNOWN
     if answer.where in ("authorize", "adminconsent"):
-        return oauth_errors.EMPTY_CALLBACK
+        return error_tables.EMPTY_CALLBACK
     if answer.status is None and answer.shape == "empty":
-        return oauth_errors.NO_ANSWER
-    return oauth_errors.UNKNOWN if answer.shape == "json" else oauth_errors.NOT_MICROSOFT
+        return error_tables.NO_ANSWER
+    return error_tables.UNKNOWN if answer.shape == "json" else error_tables.NOT_MICROSOFT
 
 
 def _label(answer: MicrosoftResponse, number: int | None) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from connections.microsoft import http, token_endpoint
+from connections.microsoft import data_files, http, token_endpoint
 from connections.microsoft.classifier import Verdict
 from connections.microsoft.error_types import Kind
 
@@ -72,62 +72,12 @@ class Advice:
     action: str
 
 
-# The classic mistakes, in the order one meets them (identity-platform/reference-error-codes).
-_ADVICE = {
-    "AADSTS7000215": Advice(
-        "credential",
-        "Microsoft does not accept this client secret.",
-        "Most often the Secret ID was pasted in place of the Value. In Entra, under Certificates & secrets, copy the "
-        "Value column; if it is no longer shown in full, create a new secret there.",
-    ),
-    "AADSTS7000222": Advice(
-        "credential",
-        "This client secret has expired at Microsoft.",
-        "Create a new one in Entra under Certificates & secrets and paste its Value here.",
-    ),
-    "AADSTS700027": Advice(
-        "credential",
-        "Microsoft does not know this certificate for the application, or it has expired there.",
-        "Upload the public part in Entra under Certificates & secrets > Certificates, wait a minute and try again.",
-    ),
-    "AADSTS700025": Advice(
-        "client_id",
-        "The application is registered as a public client, which may not have a secret or a certificate.",
-        "In Entra, under Authentication, add the portal's redirect URI with the platform type Web (not SPA, mobile or "
-        "desktop) and switch off public client flows.",
-    ),
-    "AADSTS700016": Advice(
-        "client_id",
-        "This directory does not know an application with this ID.",
-        "Compare the application (client) ID and the tenant with the Overview page in Entra. If the application "
-        "belongs to another directory, an admin of this one must grant consent first.",
-    ),
-    "AADSTS7000229": Advice(
-        "tenant",
-        "The application is not installed in this directory: it has no enterprise application there.",
-        "An admin of the directory must grant admin consent; that installs it.",
-    ),
-    "AADSTS90002": Advice(
-        "tenant",
-        "Microsoft does not know this directory in this environment.",
-        "Correct the tenant's directory ID or its environment.",
-    ),
-    "AADSTS50194": Advice(
-        "tenant",
-        "The application is registered for a single tenant, so it cannot be used at a shared endpoint such as common.",
-        "Choose its own tenant here, or make it multitenant in Entra under Authentication.",
-    ),
-    "AADSTS7000112": Advice(
-        "client_id",
-        "The application is disabled in this directory.",
-        "In Entra, under Enterprise applications > Properties, set 'Enabled for users to sign in' to Yes.",
-    ),
-}
+ADVICE = data_files.load("credential_advice.toml").rows("advice", Advice)
 
 
 def advice(verdict: Verdict) -> Advice:
     """Whom it concerns on the form, and what to do; the verdict's own words where there is no better."""
-    found = _ADVICE.get(verdict.code)
+    found = ADVICE.get(verdict.code)
     if found is not None:
         return found
     return Advice("credential" if verdict.credential else "client_id", verdict.cause, verdict.action)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from connections.microsoft import capabilities
+from connections.microsoft import capabilities, data_files
 from connections.microsoft.capabilities import CAPABILITIES
 from connections.microsoft.classifier import Verdict
 from connections.microsoft.error_types import Kind, Who
@@ -113,69 +113,8 @@ class Entry:
 
 
 ENTRIES = {
-    MissingAccess.SHARED_SCOPE: Entry(
-        "The connection lacks the permission {permission}, without which it cannot use {address}.",
-        "The owner of the connection must add the capability {capability} to it and sign in again.",
-        Who.OWNER,
-    ),
-    MissingAccess.APP_ROLE: Entry(
-        "The application may not use {address}: the application permission {permission} is not granted in Entra, "
-        "and Exchange grants the application nothing either.",
-        "An Exchange administrator must let the application into this mailbox, or an IT admin must grant the "
-        "permission to the app registration, which opens every mailbox.",
-        Who.IT_ADMIN,
-    ),
-    MissingAccess.FULL_ACCESS: Entry(
-        "The connected account has no access to {address} in Exchange.",
-        "An Exchange administrator must give the account Full Access to the mailbox.",
-        Who.IT_ADMIN,
-    ),
-    MissingAccess.FOLDER_ONLY: Entry(
-        "Only the inbox folder of {address} is shared with the connected account, not the whole mailbox.",
-        "An Exchange administrator must give the account Full Access to the mailbox. Its owner can share single "
-        "folders only.",
-        Who.IT_ADMIN,
-    ),
-    MissingAccess.POLICY_SCOPE: Entry(
-        "Exchange keeps this application away from {address}: the mailbox is not among those it may reach.",
-        "An Exchange administrator must add the mailbox to those the application may reach.",
-        Who.IT_ADMIN,
-    ),
-    MissingAccess.GUEST: Entry(
-        "The connected account is a guest in this directory. Guests have no mailbox there, and Exchange does not let "
-        "this one into {address}.",
-        "The owner of the connection must make a new one with an account of the organisation itself.",
-        Who.OWNER,
-    ),
-    MissingAccess.GUEST_MAILBOX: Entry(
-        "{address} is the account of a guest, whose mailbox is in another organisation.",
-        "The owner of the connection must attach another address, or connect to the organisation the mailbox is in.",
-        Who.OWNER,
-    ),
-    MissingAccess.NO_MAILBOX: Entry(
-        "{address} has no mailbox in Exchange Online that works: it was never made, was deleted, or is on the "
-        "organisation's own server.",
-        "An Exchange administrator must check the mailbox. If the account is a person's, it may lack a licence.",
-        Who.IT_ADMIN,
-    ),
-    MissingAccess.NO_LICENCE: Entry(
-        "{address} is an account without a licence for Exchange Online, and it is no shared mailbox, so there is "
-        "no mailbox.",
-        "An IT admin must assign a licence to the account, or an Exchange administrator must make it a shared mailbox.",
-        Who.IT_ADMIN,
-    ),
-    MissingAccess.NOT_FOUND: Entry(
-        "There is no mailbox {address} in this directory. A distribution list or a Microsoft 365 group is none.",
-        "The owner of the connection must check the address, and whether the mailbox is in another directory. If it "
-        "worked before, an Exchange administrator must look whether the mailbox was deleted.",
-        Who.OWNER,
-    ),
-    MissingAccess.SEND_AS: Entry(
-        "The connected account may not send as {address}.",
-        "An Exchange administrator must give the account Send As (or Send on Behalf) on the mailbox. It can take an "
-        "hour and more until that works.",
-        Who.IT_ADMIN,
-    ),
+    MissingAccess(value): entry
+    for value, entry in data_files.load("mailbox_access.toml").rows("missing_access", Entry).items()
 }
 
 
