@@ -1,4 +1,4 @@
-"""Writes the page "What went wrong?" from the tables of codes, so that a code can be looked up offline."""
+"""Renders the page "What went wrong?" from the error tables, so that a code can be looked up offline."""
 
 from collections.abc import Iterable
 
@@ -31,7 +31,7 @@ When you ask Microsoft's support, give them the trace id, the correlation id and
 
 
 def render() -> str:
-    """The whole page as Markdown. The same tables always give the same text."""
+    """The page as Markdown. The same tables always give the same text."""
     sections = [
         INTRODUCTION,
         "## Kinds\n",

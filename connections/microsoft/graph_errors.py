@@ -24,28 +24,28 @@ _FOLDED = {code.lower(): meaning for code, meaning in GRAPH.items()}
 
 
 def decide(answer: MicrosoftResponse) -> tuple[ErrorMeaning, str]:
-    """The class of an answer of Graph, and the code to show."""
-    entry, code = _known(answer)
+    """What an answer of Graph means, and the code to show."""
+    meaning, code = _known(answer)
     status = answer.status
-    if status in (429, 509) or (entry and entry.kind is Kind.THROTTLED) or "throttl" in code.lower():
-        return (entry if entry and entry.kind is Kind.THROTTLED else error_tables.THROTTLED), code
+    if status in (429, 509) or (meaning and meaning.kind is Kind.THROTTLED) or "throttl" in code.lower():
+        return (meaning if meaning and meaning.kind is Kind.THROTTLED else error_tables.THROTTLED), code
     if status is not None and status >= 500:
-        passing = entry if entry and entry.kind is Kind.TRANSIENT else None
+        passing = meaning if meaning and meaning.kind is Kind.TRANSIENT else None
         return passing or STATUSES.get(status, error_tables.OUTAGE), code
     if answer.challenge == "insufficient_claims" or answer.claims:
         return (CLAIMS_FORBIDDEN if status == 403 else CLAIMS_WANTED), code
     if answer.diagnostics == EXCHANGE_WITHOUT_ROLES:
         return GRAPH["NoPermissionsInAccessToken"], code
-    if entry is NO_ACCESS and answer.description.startswith(APP_POLICY_TEXT):
+    if meaning is NO_ACCESS and answer.description.startswith(APP_POLICY_TEXT):
         return OUTSIDE_APP_POLICY, code
-    return entry or _by_status(answer), code
+    return meaning or _by_status(answer), code
 
 
 def _known(answer: MicrosoftResponse) -> tuple[ErrorMeaning | None, str]:
     """The innermost known code: "use the most detailed one that they understand" (graph/errors)."""
     for code in reversed(answer.graph_codes):
-        if entry := _FOLDED.get(code.lower()):
-            return entry, code
+        if meaning := _FOLDED.get(code.lower()):
+            return meaning, code
     if answer.graph_codes:
         return None, answer.graph_codes[0]
     return None, f"http-{answer.status}" if answer.status is not None else "unknown"
@@ -55,7 +55,7 @@ def _by_status(answer: MicrosoftResponse) -> ErrorMeaning:
     status = answer.status
     if status is None:
         return error_tables.NO_ANSWER if answer.shape == "empty" else error_tables.UNKNOWN
-    if status < 400:  # a redirect, or a success with an error or a web page in it
+    if status < 400:  # a redirect, or a success that holds an error or a web page
         return error_tables.NOT_MICROSOFT if answer.shape == "markup" else error_tables.UNKNOWN
     if answer.shape in ("markup", "text") or (answer.shape == "empty" and status in (403, 404)):
         return error_tables.NOT_MICROSOFT

@@ -23,7 +23,7 @@ class Permission:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One permission with both of its forms."""
+    """One permission with the ids of its two forms; "" where Microsoft has no such form."""
 
     name: str
     delegated_id: str = ""
@@ -38,20 +38,20 @@ _SPELLING = {name.lower(): name for name in (*CATALOGUE, *_COVERS)}
 
 
 def spelling(name: str) -> str:
-    """The name as Microsoft spells it; unchanged if the portal does not know it. Entra ignores case."""
+    """The name as Microsoft spells it, or unchanged if the portal does not know it. Entra ignores case."""
     return _SPELLING.get(name.lower(), name)
 
 
 def covered_by(granted: frozenset[str]) -> frozenset[str]:
     """The granted permissions and all smaller ones they contain, in Microsoft's spelling."""
-    found: set[str] = set()
+    covered: set[str] = set()
     waiting = [spelling(name) for name in granted]
     while waiting:
         name = waiting.pop()
-        if name not in found:
-            found.add(name)
+        if name not in covered:
+            covered.add(name)
             waiting.extend(_COVERS.get(name, ()))
-    return frozenset(found)
+    return frozenset(covered)
 
 
 _VERBS = {
@@ -66,15 +66,15 @@ _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def describe(name: str, *, app_only: bool) -> str:
-    """What a permission allows, as far as its name says: "Contacts.Read" → "contacts: read"."""
+    """What a permission allows, derived from its name: "Contacts.Read" → "contacts: read"."""
     subject, _, rest = name.partition(".")
     verb, *limits = rest.split(".")
-    said = f"{_split(subject)}: {_VERBS.get(verb, _split(verb))}"
+    text = f"{_split(subject)}: {_VERBS.get(verb, _split(verb))}"
     if app_only:
-        return f"{said}, in the whole organisation"
+        return f"{text}, in the whole organisation"
     if "All" in limits:
-        return f"{said}, wherever the account may"
-    return f"{said}, also what others share with the account" if "Shared" in limits else said
+        return f"{text}, wherever the account may"
+    return f"{text}, also what others share with the account" if "Shared" in limits else text
 
 
 def _split(words: str) -> str:
