@@ -97,7 +97,7 @@ class _Microsoft(AzureADV2TenantOAuth2):
         return dict(self.client.extra)
 
     def get_user_id(self, details: Any, response: dict[str, Any]) -> str:
-        """Directory and object id, the pair that identifies an account permanently (identity-platform/id-token-claims)."""
+        """Directory and object id identify an account permanently (identity-platform/id-token-claims)."""
         return f"{response['tid']}.{response['oid']}"
 
     def extra_data(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -143,7 +143,7 @@ class MicrosoftSignIn(_Microsoft):
         return {**parameters, "nonce": nonce}
 
     def process_error(self, data: Any, *, stage: str = "callback") -> None:
-        """Believe a callback's error only if it answers a sign-in of this browser, because anybody can make up a link."""
+        """Believe a callback's error only if it belongs to a sign-in of this browser: anybody can make up a link."""
         if stage == "callback" and "error" in data:
             self.validate_state()
         super().process_error(data, stage=stage)

@@ -1,6 +1,6 @@
 """Translates what an automation shall do into the least permissions it needs, and back.
 
-Scopes and roles are short names here (``Mail.Read``); token_endpoint.qualified() adds Graph's address when they are sent.
+Scopes and roles are short names here (``Mail.Read``); token_endpoint.qualified() adds Graph's address for requests.
 Unknown capability keys are ignored, so that an old connection can still be shown. The list is data/capabilities.toml.
 """
 

@@ -1,8 +1,8 @@
 """Reads from Microsoft Graph which secrets and certificates an application has, and when they expire.
 
-Graph never shows the values again: a secret is recognised by its first three characters, a certificate by its thumbprint
-(Microsoft Graph: application-get, passwordCredential, keyCredential). The application object exists in its home
-directory only; elsewhere the answer is 404.
+Graph never shows the values again: a secret is recognised by its first three characters, a certificate by its
+thumbprint (Microsoft Graph: application-get, passwordCredential, keyCredential). The application object exists in its
+home directory only; elsewhere the answer is 404.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 In a directory the test is a client-credentials request: Microsoft authenticates the client before anything else, and an
 application without permissions gets a token without roles (identity-platform/v2-oauth2-client-creds-grant-flow).
 
-At a shared endpoint there is no directory, and client credentials end in AADSTS50059. There the portal redeems a refresh
-token that cannot exist. Our inference, not Microsoft's statement: AADSTS70000 or 9002313 are about the token, so the
-client was accepted; a wrong credential is rejected earlier (7000215, 7000222, 700027, 700016).
+At a shared endpoint there is no directory, and client credentials end in AADSTS50059. There the portal redeems a
+refresh token that cannot exist. Our inference, not Microsoft's statement: AADSTS70000 and 9002313 are about the token,
+so the client was accepted; a wrong credential is rejected earlier (7000215, 7000222, 700027, 700016).
 """
 
 from __future__ import annotations

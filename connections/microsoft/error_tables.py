@@ -1,8 +1,8 @@
 """What each error of Microsoft means to people, read from data/aadsts.toml and data/errors.toml.
 
 A ``[[group]]`` holds the fields of ErrorMeaning that its codes share, and the codes under one or more of the sections
-below. A section is either a list of codes that share the group's ``cause``, or a table in which each code is followed by
-its own cause or by ``[Microsoft's name of the code, cause]``. A group that the code refers to has an ``id``.
+below. A section is either a list of codes that share the group's ``cause``, or a table in which each code is followed
+by its own cause or by ``[Microsoft's name of the code, cause]``. A group that Python code refers to has an ``id``.
 """
 
 from __future__ import annotations
@@ -28,12 +28,16 @@ def load(*names: str) -> Tables:
     seen: set[tuple[str, str]] = set()
     for name in names:
         file = data_files.load(name)
+        if unknown := file.content.keys() - {"texts", "group"}:
+            raise file.error(", ".join(sorted(unknown)), "is neither texts nor group")
         for number, group in enumerate(file.content.get("group", ()), start=1):
-            for section, code, meaning in _meanings(file, f"group {number}", group):
+            first_code = next((code for section in SECTIONS for code in group.get(section, ())), group.get("id"))
+            entry = f"group {number} ({first_code})"
+            for section, code, meaning in _meanings(file, entry, group):
                 if (section, code.lower()) in seen:
-                    raise file.error(f"group {number}", f"{section} {code} is there twice")
+                    raise file.error(entry, f"{section} {code} is there twice")
                 if section in NUMBERED and not code.isdecimal():
-                    raise file.error(f"group {number}", f"{section} {code} is not a number")
+                    raise file.error(entry, f"{section} {code} is not a number")
                 seen.add((section, code.lower()))
                 tables[section][code] = meaning
     return tables

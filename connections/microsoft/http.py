@@ -1,7 +1,7 @@
 """The only HTTP client for Microsoft: concurrent requests over persistent connections, each with a time-out.
 
-libcurl does the work (docs/decisions.md says why). Redirects are never followed and answers are capped in size. A failed
-request is returned as an answer with ``status`` 0 and a reason, not raised, because callers expect outages.
+libcurl does the work (docs/decisions.md says why). Redirects are never followed and answers are capped in size. A
+failed request is returned as an answer with ``status`` 0 and a reason, not raised, because callers expect outages.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from itertools import chain
 import pytest
 
 from connections.errors import InvalidInput
-from connections.microsoft import capabilities, clouds
+from connections.microsoft import capabilities, clouds, permissions
 from connections.microsoft.capabilities import APP_ONLY, CAPABILITIES, DELEGATED
 from connections.microsoft.permissions import CATALOGUE, covered_by
 from portal.sandbox import permissions as published
@@ -115,6 +115,7 @@ def test_a_larger_permission_satisfies_a_smaller_one(granted: list[str], possibl
 def test_permissions_cover_over_several_steps() -> None:
     assert {"Files.Read", "Files.Read.All", "Sites.Read.All"} <= covered_by(frozenset({"Sites.FullControl.All"}))
     assert "Mail.Read" not in covered_by(frozenset({"Directory.ReadWrite.All"}))
+    assert all(isinstance(smaller, list) for smaller in permissions._COVERS.values())
 
 
 def test_app_only_can_never_have_a_delegated_only_capability() -> None:

@@ -43,21 +43,26 @@ def test_it_shares_the_texts_and_the_fields_of_a_group(data: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ('"reauth"', '"reauht"', "group 1: kind: 'reauht' is not a valid Kind"),
-        ('"owner"', '"sombody"', "group 1: who: 'sombody' is not a valid Who"),
-        ("action =", "acton =", "group 1: acton is not a field of ErrorMeaning"),
-        ('action = "Sign in again."\n', "", "group 1: action is missing"),
-        ('"Sign in again."', '""', "group 1: action is missing"),
-        ('"Sign in again."', '"$wiat"', "group 1: action: there is no text 'wiat'"),
-        ('"Sign in again."', '"5 $"', "group 1: action: Invalid placeholder"),
-        ('"Sign in again."', "7", "group 1: action: 7 has the wrong type"),
-        ('cause = "It ended."\n', "", "group 1, errors invalid_grant: cause is missing"),
-        ('cause = "It ended."\n', 'id = "ended"\n', "group 1: cause is missing"),
-        ('["invalid_grant"]', '["invalid_grant", "Invalid_Grant"]', "group 1: errors Invalid_Grant is there twice"),
-        ('["invalid_grant"]', '["a"]\nstatuses = ["4o1"]', "group 1: statuses 4o1 is not a number"),
-        ("errors = [", "[group.errors]\na = '' #", "group 1, errors a: cause is missing"),
+        ('"reauth"', '"reauht"', "group 1 (invalid_grant): kind: 'reauht' is not a valid Kind"),
+        ('"owner"', '"sombody"', "group 1 (invalid_grant): who: 'sombody' is not a valid Who"),
+        ("action =", "acton =", "group 1 (invalid_grant): acton is not a field of ErrorMeaning"),
+        ('action = "Sign in again."\n', "", "group 1 (invalid_grant): action is missing"),
+        ('"Sign in again."', '""', "group 1 (invalid_grant): action is missing"),
+        ('"Sign in again."', '"$wiat"', "group 1 (invalid_grant): action: there is no text 'wiat'"),
+        ('"Sign in again."', '"5 $"', "group 1 (invalid_grant): action: Invalid placeholder"),
+        ('"Sign in again."', "7", "group 1 (invalid_grant): action: 7 has the wrong type"),
+        ('cause = "It ended."\n', "", "group 1 (invalid_grant), errors invalid_grant: cause is missing"),
+        ('cause = "It ended."\n', 'id = "ended"\n', "group 1 (invalid_grant): cause is missing"),
+        (
+            '["invalid_grant"]',
+            '["invalid_grant", "Invalid_Grant"]',
+            "group 1 (invalid_grant): errors Invalid_Grant is there twice",
+        ),
+        ('["invalid_grant"]', '["a"]\nstatuses = ["4o1"]', "group 1 (a): statuses 4o1 is not a number"),
+        ("errors = [", "[group.errors]\na = '' #", "group 1 (a), errors a: cause is missing"),
         ("errors = [", "[group.errors]\na = 'A.'\na = 'B.' #", "Cannot overwrite a value"),
-        ("errors = [", "certain = 'yes' #", "group 1: certain: 'yes' has the wrong type"),
+        ("[[group]]", "[[groups]]", "groups: is neither texts nor group"),
+        ("errors = [", "certain = 'yes' #", "group 1 (None): certain: 'yes' has the wrong type"),
     ],
 )
 def test_it_refuses_a_wrong_group_and_names_file_and_entry(data: Path, old: str, new: str, problem: str) -> None:
@@ -72,7 +77,9 @@ def test_it_refuses_a_code_of_another_file_and_a_missing_file(data: Path) -> Non
     for name in ("a.toml", "b.toml"):
         (data / name).write_text(GROUP)
 
-    with pytest.raises(InvalidDataFile, match=r"^b\.toml: group 1: errors invalid_grant is there twice$"):
+    with pytest.raises(
+        InvalidDataFile, match=r"^b\.toml: group 1 \(invalid_grant\): errors invalid_grant is there twice$"
+    ):
         error_tables.load("a.toml", "b.toml")
     with pytest.raises(InvalidDataFile, match=r"^c\.toml: "):
         error_tables.load("c.toml")
