@@ -297,7 +297,7 @@ def test_it_distinguishes_a_broken_app_registration_from_a_broken_connection(
         (700089, Kind.REAUTH),  # 70008 expired
         (7000199, Kind.APP_CONFIG),  # 70001 app unknown
         (650099, None),  # 65009 does not exist
-        (7000099, None),  # 70000 stands for several troubles
+        (7000099, None),  # 70000 is vague
         (160029, Kind.REAUTH),  # 16002 session not there
         (1200029, None),  # 12000 does not exist
         (50999, None),
