@@ -1,6 +1,6 @@
-"""What can go wrong, one exception per thing a caller must do differently.
+"""The portal's exceptions, one for each case that a caller must handle differently.
 
-Every error carries a ``code`` for machines, a sentence of what happened and a sentence of what to do about it.
+Every error has a ``code`` for machines, a sentence on what happened and a sentence on what to do about it.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
 
 
 class PortalError(Exception):
-    """Base of all errors a person or a program is told about."""
+    """Base of all errors that are shown to people and programs."""
 
     code = "error"
     status = 400
     cause = "Something went wrong."
     action = "Try again. If it happens again, tell an IT admin."
-    # Who can mend it, where the kind of error alone tells: owner, it_admin or microsoft.
+    # Who can fix it, if the type of error alone decides that: owner, it_admin, microsoft or nobody.
     who = ""
-    # Seconds after which a program may try again, where that alone can help.
+    # Seconds after which a program may try again, if that alone can help.
     retry_after: int | None = None
 
     def __init__(self, cause: str = "", *, action: str = "", field: str = "") -> None:
         self.cause = cause or self.cause
         self.action = action or self.action
-        # The form field the sentence belongs next to, if there is one.
+        # The form field that the sentence belongs to, if any.
         self.field = field
         super().__init__(self.cause)
 
@@ -35,7 +35,7 @@ class PortalError(Exception):
 
 
 class NotAllowed(PortalError):
-    """The object is visible to this person, but the action is not theirs."""
+    """The person may see the object, but not do this."""
 
     code = "not_allowed"
     status = 403
@@ -45,14 +45,14 @@ class NotAllowed(PortalError):
 
 
 class UnknownParameter(PortalError):
-    """A query parameter that the address does not know; ``action`` names those it does."""
+    """The endpoint does not know a query parameter; ``action`` names those it knows."""
 
     code = "unknown_parameter"
     cause = "There is a query parameter too many."
 
 
 class PolicyForbids(PortalError):
-    """A rule of the policy is against it; ``cause`` names the rule."""
+    """A rule of the policy forbids it; ``cause`` names the rule."""
 
     code = "policy_forbids"
     status = 403
@@ -62,7 +62,7 @@ class PolicyForbids(PortalError):
 
 
 class ApprovalNeeded(PortalError):
-    """The policy lets it happen only after an IT admin has approved it; ``cause`` names the rule."""
+    """The policy requires an IT admin's approval first; ``cause`` names the rule."""
 
     code = "approval_needed"
     status = 409
@@ -72,7 +72,7 @@ class ApprovalNeeded(PortalError):
 
 
 class Conflict(PortalError):
-    """Somebody else was faster; what this was decided on stands no longer. Nothing was changed."""
+    """The object was changed in the meantime, so the decision is out of date. Nothing was changed."""
 
     code = "changed_meanwhile"
     status = 409
@@ -81,7 +81,7 @@ class Conflict(PortalError):
 
 
 class InvalidInput(PortalError):
-    """A value cannot be accepted; ``field`` names it."""
+    """A value is not valid; ``field`` names it."""
 
     code = "invalid_input"
     cause = "This value cannot be used."
@@ -89,21 +89,19 @@ class InvalidInput(PortalError):
 
 
 class AlreadyExists(InvalidInput):
-    """The same object is registered already."""
-
     code = "already_exists"
     status = 409
 
 
 class InUse(PortalError):
-    """Removing it would break something that still stands on it."""
+    """It cannot be removed, because other objects still use it."""
 
     code = "still_in_use"
     status = 409
 
 
 class AmbiguousName(PortalError):
-    """Several visible connections bear the name; only their numbers tell them apart."""
+    """Several visible connections have this name, so the number is needed."""
 
     code = "ambiguous_name"
     status = 409
@@ -112,7 +110,7 @@ class AmbiguousName(PortalError):
 
 
 class NothingToCheck(PortalError):
-    """The connection has no grant that could be checked."""
+    """The connection has no sign-in that could be checked."""
 
     code = "nothing_to_check"
     status = 409
@@ -121,7 +119,7 @@ class NothingToCheck(PortalError):
 
 
 class InvalidApiKey(PortalError):
-    """The API key is none of ours, or no longer. The answer does not say which."""
+    """The API key is unknown, revoked or expired. The answer does not say which."""
 
     code = "bad_key"
     status = 401
@@ -131,7 +129,7 @@ class InvalidApiKey(PortalError):
 
 
 class RateLimited(PortalError):
-    """The key, or the address, has used up its calls of this minute."""
+    """The key or the address has no calls left in this minute."""
 
     code = "rate_limited"
     status = 429
@@ -145,7 +143,7 @@ class RateLimited(PortalError):
 
 
 class ConnectionUnusable(PortalError):
-    """The connection cannot give a token just now; cause and action say why."""
+    """The connection has no token at present; ``cause`` and ``action`` say why."""
 
     code = "connection_unusable"
     status = 409
@@ -158,7 +156,7 @@ class ConnectionUnusable(PortalError):
 
 
 class TokenUnavailable(PortalError):
-    """No token could be had in time, and nobody is to blame."""
+    """Microsoft did not issue a token in time."""
 
     code = "microsoft_unavailable"
     status = 503
@@ -169,7 +167,7 @@ class TokenUnavailable(PortalError):
 
 
 class UnreadableSecret(PortalError):
-    """No configured encryption key opens a stored value: our own trouble, never Microsoft's or the owner's."""
+    """No configured encryption key decrypts a stored value. Neither Microsoft nor the owner can fix that."""
 
     code = "encryption_key_missing"
     status = 503
@@ -179,7 +177,7 @@ class UnreadableSecret(PortalError):
 
 
 class MicrosoftRefused(PortalError):
-    """Microsoft gave a clear answer and it was no; the verdict says why."""
+    """Microsoft clearly refused; the verdict says why."""
 
     code = "microsoft_refused"
     status = 409
@@ -191,19 +189,19 @@ class MicrosoftRefused(PortalError):
 
 
 class MicrosoftUnavailable(MicrosoftRefused):
-    """Microsoft could not be asked just now. It says nothing about any grant."""
+    """There was no useful answer from Microsoft. It says nothing about the grant or credential."""
 
     status = 503
 
 
 class SignInFailed(PortalError):
-    """Base of the ways the road through Microsoft's sign-in can end badly."""
+    """Base of the errors during a sign-in at Microsoft."""
 
     code = "sign_in_failed"
 
 
 class SignInCancelled(SignInFailed):
-    """The person pressed Cancel. Nobody's fault."""
+    """The person pressed Cancel, which is no failure."""
 
     code = "cancelled"
     cause = "You cancelled at Microsoft, so nothing was connected."
@@ -211,7 +209,7 @@ class SignInCancelled(SignInFailed):
 
 
 class SignInExpired(SignInFailed):
-    """The callback belongs to no sign-in this browser started: replayed, expired, or another browser."""
+    """The callback belongs to no sign-in of this browser: repeated, expired, or started in another browser."""
 
     code = "sign_in_lost"
     cause = "This sign-in is over: it was already used, took longer than 30 minutes, or was started in another browser."
@@ -219,7 +217,7 @@ class SignInExpired(SignInFailed):
 
 
 class NoRefreshToken(SignInFailed):
-    """Microsoft signed the person in but gave nothing that lasts."""
+    """Microsoft signed the person in, but issued no refresh token."""
 
     code = "no_refresh_token"
     cause = "Microsoft gave no refresh token, so the connection would die within the hour. It was not stored."
@@ -230,18 +228,18 @@ class NoRefreshToken(SignInFailed):
 
 
 class WrongAccount(SignInFailed):
-    """A reconnect came back with another Microsoft account than the connection's."""
+    """The new sign-in is for another Microsoft account than the connection's."""
 
     code = "wrong_account"
 
 
 class WrongTenant(SignInFailed):
-    """The account belongs to another directory than the one the app registration is for."""
+    """The account belongs to another directory than the app registration's."""
 
     code = "wrong_tenant"
 
 
 class ConsentMissing(SignInFailed):
-    """Microsoft granted less than nothing useful: an admin must consent first."""
+    """Microsoft granted too few permissions: an admin must consent first."""
 
     code = "consent_needed"

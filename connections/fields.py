@@ -1,8 +1,8 @@
-"""SecretField: the strict wrapper round django-encrypted-model-fields.
+"""SecretField: a strict wrapper around django-encrypted-model-fields.
 
-The library returns the ciphertext as if it were the value when the key is wrong, decrypts what it is asked to
-validate, and lets encrypted columns be compared and computed with. Each of those silently destroys or leaks a
-secret, so this field refuses them.
+With a wrong key the library returns the ciphertext as if it were the value; it decrypts values during validation, and it
+allows comparisons and expressions on encrypted columns. All of that silently destroys or leaks secrets, so this field
+refuses it.
 """
 
 from typing import Any
@@ -17,34 +17,28 @@ from connections.errors import UnreadableSecret
 
 
 def encrypt(secret: str) -> str:
-    """Encrypt ``secret`` with the first configured key, as the column stores it."""
-    sealed: bytes = encrypt_str(secret)
-    return sealed.decode("ascii")
+    """Encrypt with the first configured key, in the form the column stores."""
+    ciphertext: bytes = encrypt_str(secret)
+    return ciphertext.decode("ascii")
 
 
-def decrypt(sealed: str) -> str:
-    """Decrypt a stored value.
-
-    Raises UnreadableSecret if no configured key opens it (wrong key, or never encrypted).
-    """
+def decrypt(ciphertext: str) -> str:
+    """Raises UnreadableSecret if no configured key decrypts it (wrong key, or never encrypted)."""
     try:
-        opened: str = decrypt_str(sealed)
+        secret: str = decrypt_str(ciphertext)
     except InvalidToken as wrong_key:
         raise UnreadableSecret from wrong_key
-    return opened
+    return secret
 
 
 class SecretField(EncryptedTextField):  # type: ignore[misc]
-    """A text column that is encrypted at rest. "No secret" is NULL.
+    """A text column that is encrypted at rest; NULL means no secret.
 
-    Reading raises UnreadableSecret when no key fits. Only ``isnull`` may be asked of it in a query.
+    Reading raises UnreadableSecret if no key decrypts the value. Queries may use ``isnull`` only.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("null", True)
-        kwargs.setdefault("blank", True)
-        kwargs.setdefault("editable", False)
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **{"null": True, "blank": True, "editable": False, **kwargs})
 
     def to_python(self, value: Any) -> Any:
         return models.TextField.to_python(self, value)
@@ -66,5 +60,5 @@ class SecretField(EncryptedTextField):  # type: ignore[misc]
         raise FieldError(f"{self.name} is encrypted and cannot be transformed in a query.")
 
     def value_to_string(self, obj: models.Model) -> str:
-        # Serializers (dumpdata) would write the plaintext into a file.
+        # Serializers such as dumpdata would write the plaintext into a file.
         return ""

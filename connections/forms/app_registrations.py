@@ -7,7 +7,7 @@ from typing import Any
 
 from django import forms
 
-from connections.microsoft import capabilities, capability_table
+from connections.microsoft import capabilities
 from connections.models import AppRegistration, Tenant
 from connections.validators import GuidField, NameField
 
@@ -16,7 +16,7 @@ from connections.validators import GuidField, NameField
 class Tick:
     """One capability as a check box; where the policy says something about it, ``note`` does, and it may be off."""
 
-    capability: capability_table.Capability
+    capability: capabilities.Capability
     ticked: bool
     note: str = ""
     off: bool = False

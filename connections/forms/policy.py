@@ -10,7 +10,7 @@ from django import forms
 from django.forms import BoundField
 
 from connections.errors import InvalidInput
-from connections.microsoft import capabilities, capability_table, clouds
+from connections.microsoft import capabilities, clouds
 from connections.models import Tenant
 from connections.models.app_registrations import AuthenticationType
 from connections.services.policy import rules as policy_rules
@@ -57,7 +57,7 @@ class TicksField(forms.MultipleChoiceField):
 class CapabilityRow:
     """One capability with the field that says what holds for it, and what the organisation says (app registrations)."""
 
-    capability: capability_table.Capability
+    capability: capabilities.Capability
     field: BoundField
     organisation: str
 

@@ -1,14 +1,14 @@
 """Which of Microsoft's answers say that an account is disabled or no longer exists.
 
-Answers about guests and about the wrong directory are left out: they tell where an account is not, and not that it
-is gone (identity-platform/reference-error-codes).
+Answers about guests and about the wrong directory are left out: they say where an account is not, not that it was
+removed (identity-platform/reference-error-codes).
 """
 
 from __future__ import annotations
 
 from connections.microsoft.classifier import Verdict
 
-_WORDS = {
+_CAUSES = {
     "AADSTS50057": "The account is disabled at Microsoft.",
     "AADSTS50034": "The account does not exist in its directory any more.",
     "AADSTS500341": "The account was deleted at Microsoft.",
@@ -16,10 +16,9 @@ _WORDS = {
 
 
 def is_account_gone(code: str) -> bool:
-    """Whether a verdict's code means that the account is disabled or deleted."""
-    return code in _WORDS
+    return code in _CAUSES
 
 
 def cause(verdict: Verdict) -> str:
-    """Why the account counts as gone, in one sentence; "" if the answer does not prove it."""
-    return _WORDS.get(verdict.code, "") if verdict.certain else ""
+    """One sentence on why the account cannot be used any more, or "" if the answer does not prove it."""
+    return _CAUSES.get(verdict.code, "") if verdict.certain else ""

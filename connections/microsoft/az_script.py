@@ -16,14 +16,23 @@ from connections.microsoft.clouds import GRAPH_APP_ID, Cloud
 from connections.microsoft.permissions import Permission
 
 AUDIENCES = {"single": "AzureADMyOrg", "multi": "AzureADMultipleOrgs"}
+_KINDS = {"Scope": "delegated", "Role": "application"}
+_CONSENT = """\
+# The directory needs a moment before it knows the new application.
+for attempt in 1 2 3 4 5 6; do
+  if az ad app permission admin-consent --id "$APP_ID"; then break; fi
+  if [ "$attempt" = 6 ]; then echo "Consent failed; grant it in the portal." >&2; fi
+  sleep 10
+done
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class SetupPlan:
-    """What the script shall do. Without ``client_id`` it creates the registration, otherwise it changes that one."""
+    """What the script does. Without ``client_id`` it creates a registration, otherwise it updates that one."""
 
     cloud: Cloud
-    directory_id: str  # "" when there is no particular one to sign in to
+    directory_id: str  # "" to sign in to the admin's own
     name: str
     audience: str  # single or multi
     redirect_uris: Sequence[str]
@@ -42,34 +51,37 @@ def setup_script(plan: SetupPlan) -> str:
             action="Its control page shows the applications it knows.",
             field="tenant",
         )
-    parts = [_head(plan), _sign_in(plan), _permissions(plan), _application(plan), _credential(plan), _consent(plan)]
-    return "\n".join(part for part in [*parts, _result(plan)] if part) + "\n"
+    parts = [
+        _head(plan),
+        _permissions(plan),
+        _application(plan),
+        _credential(plan),
+        _CONSENT if plan.grants_consent else "",
+        _result(plan),
+    ]
+    return "\n".join(part for part in parts if part) + "\n"
 
 
 def _head(plan: SetupPlan) -> str:
-    doing = "Changes an app registration" if plan.client_id else "Creates an app registration"
+    tenant = f" --tenant {shlex.quote(plan.directory_id)}" if plan.directory_id else ""
+    purpose = "Changes an app registration" if plan.client_id else "Creates an app registration"
     return f"""\
 #!/usr/bin/env bash
-# {doing} in Microsoft Entra for the connection portal.
+# {purpose} in Microsoft Entra for the connection portal.
 # Needs the Azure CLI 2.37 or later. Run it as somebody who may register applications{
         " and grant admin consent" if plan.grants_consent else ""
     }.
 set -euo pipefail
 
 NAME={shlex.quote(plan.name)}
-"""
 
-
-def _sign_in(plan: SetupPlan) -> str:
-    tenant = f" --tenant {shlex.quote(plan.directory_id)}" if plan.directory_id else ""
-    return f"""\
 az cloud set --name {shlex.quote(plan.cloud.cli_name)}
 az login --allow-no-subscriptions{tenant} --output none
 """
 
 
 def _permissions(plan: SetupPlan) -> str:
-    """The manifest goes through a file: quoting JSON on a command line differs from shell to shell."""
+    """The manifest goes through a file, because quoting JSON on a command line differs from shell to shell."""
     access = [{"id": permission.id, "type": permission.type} for permission in plan.permissions]
     manifest = json.dumps([{"resourceAppId": GRAPH_APP_ID, "resourceAccess": access}], indent=2)
     names = sorted({f"{permission.name} ({_KINDS[permission.type]})" for permission in plan.permissions})
@@ -83,9 +95,6 @@ cat > "$MANIFEST" <<'MANIFEST_END'
 {manifest}
 MANIFEST_END
 """
-
-
-_KINDS = {"Scope": "delegated", "Role": "application"}
 
 
 def _application(plan: SetupPlan) -> str:
@@ -125,19 +134,6 @@ SECRET="$(az ad app credential reset --id "$APP_ID" --append --years 1 \\
   --display-name "connection portal" --query password --output tsv)"
 """
     return ""
-
-
-def _consent(plan: SetupPlan) -> str:
-    if not plan.grants_consent:
-        return ""
-    return """\
-# The directory needs a moment before it knows the new application.
-for attempt in 1 2 3 4 5 6; do
-  if az ad app permission admin-consent --id "$APP_ID"; then break; fi
-  if [ "$attempt" = 6 ]; then echo "Consent failed; grant it in the portal." >&2; fi
-  sleep 10
-done
-"""
 
 
 def _result(plan: SetupPlan) -> str:

@@ -1,8 +1,8 @@
 """social-auth backends: the portal's own sign-in, and the consent of a connection.
 
-Both are Microsoft identity platform v2.0 with PKCE, state and nonce. Neither keeps a token: sign-in throws them
-away, connect hands them to the pipeline's one step. Who the client is (app registration, directory, credential) is
-decided by the strategy, which alone knows sessions and the database.
+Both are Microsoft identity platform v2.0 with PKCE, state and nonce. Neither stores a token: sign-in discards them,
+connect passes them to the only step of the pipeline. The strategy, which alone knows sessions and the database, decides
+which client (app registration, directory, credential) is used.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ SIGN_IN_LIFETIME = 1800  # seconds a started sign-in may take
 
 @dataclass(frozen=True, slots=True)
 class SignInClient:
-    """Everything a backend must know about who is asking, and for what."""
+    """The client of one sign-in, and what it asks for."""
 
     application: token_endpoint.Application
     scopes: tuple[str, ...]
     # prompt, login_hint, domain_hint (identity-platform/v2-oauth2-auth-code-flow)
     extra: dict[str, str]
-    # The caller's name for the application's credential, given back if Microsoft rejects it.
+    # The stored credential in use, so that the caller knows which one Microsoft rejected.
     credential_id: int | None = None
 
 
-# "Need admin approval": whoever turns back there has not changed their mind.
+# The page "Need admin approval": people who turn back there did not cancel.
 NEEDS_ADMIN = ("AADSTS90094", "AADSTS90095")
 
 
 class MicrosoftSignInRefused(AuthException):
-    """Microsoft said no, on the callback or at the token endpoint. Carries the verdict instead of the raw answer."""
+    """Microsoft refused, on the callback or at the token endpoint. Carries the verdict instead of the raw answer."""
 
     def __init__(self, backend: Any, verdict: Verdict, *, cancelled: bool = False) -> None:
         self.verdict = verdict
@@ -51,21 +51,18 @@ class MicrosoftSignInRefused(AuthException):
 
 
 class _Microsoft(AzureADV2TenantOAuth2):
-    """What both backends share."""
-
     DEFAULT_USE_PKCE = True
     ID_KEY = "oid"
     DEFAULT_SCOPE: list[str] = []
     EXTRA_DATA: list[str] = []
 
     def get_user(self, user_id: Any) -> Any:
-        """Whoever is signed in, at every request; a person who has been disabled in the portal is nobody."""
-        found = super().get_user(user_id)
-        return found if found is not None and found.is_active else None
+        """Runs at every request, so that disabling a person takes effect at once."""
+        user = super().get_user(user_id)
+        return user if user is not None and user.is_active else None
 
     @property
     def client(self) -> SignInClient:
-        """The client of this conversation, as the strategy knows it."""
         sign_in_client: SignInClient = self.strategy.sign_in_client(self)
         return sign_in_client
 
@@ -79,11 +76,11 @@ class _Microsoft(AzureADV2TenantOAuth2):
 
     @property
     def base_url(self) -> str:
-        # social-core insists on https; whether plain http is acceptable was decided in clouds.add_sandbox().
+        # social-core insists on https; clouds.add_sandbox() has decided whether plain http is acceptable.
         return self.cloud.authority(self.tenant_id)
 
     def setting(self, name: str, default: Any = None) -> Any:
-        """Client settings come from the app registration; everything else from Django's settings."""
+        """Read the client from the app registration and everything else from Django's settings."""
         if name == "KEY":
             return self.client.application.client_id
         if name in ("SECRET", "CLIENT_ASSERTION"):
@@ -100,11 +97,11 @@ class _Microsoft(AzureADV2TenantOAuth2):
         return dict(self.client.extra)
 
     def get_user_id(self, details: Any, response: dict[str, Any]) -> str:
-        """Directory and object id: the pair that names an account for good (identity-platform/id-token-claims)."""
+        """Directory and object id identify an account permanently (identity-platform/id-token-claims)."""
         return f"{response['tid']}.{response['oid']}"
 
     def extra_data(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Nothing of a sign-in is stored; the default would keep all three tokens in clear."""
+        """Store nothing; the default would keep all three tokens unencrypted."""
         return {}
 
     def get_provider_error(
@@ -116,8 +113,8 @@ class _Microsoft(AzureADV2TenantOAuth2):
             if not fields.get("error"):
                 return None
             verdict = classify(where="authorize", status=None, headers=None, body=self.strategy.query_string())
-            left = fields.get("error_subcode") == "cancel" and verdict.code not in NEEDS_ADMIN
-            cancelled = left or "AADSTS65004" in verdict.code
+            pressed_cancel = fields.get("error_subcode") == "cancel" and verdict.code not in NEEDS_ADMIN
+            cancelled = pressed_cancel or "AADSTS65004" in verdict.code
             return MicrosoftSignInRefused(self, verdict, cancelled=cancelled)
         if status_code is None and not fields.get("error"):
             return None
@@ -128,7 +125,7 @@ class _Microsoft(AzureADV2TenantOAuth2):
         return None if verdict.kind is Kind.OK else MicrosoftSignInRefused(self, verdict)
 
     def check_nonce(self, claims: dict[str, Any], expected: object) -> None:
-        """Raise AuthSessionError unless the ID token was made for this very sign-in (OpenID Connect Core, 3.1.3.7)."""
+        """Raise AuthSessionError unless the ID token belongs to this sign-in (OpenID Connect Core, 3.1.3.7)."""
         if not isinstance(expected, str) or not hmac.compare_digest(str(claims.get("nonce", "")), expected):
             raise AuthSessionError(self, "nonce", code="state_mismatch", stage="token_validation")
 
@@ -146,7 +143,7 @@ class MicrosoftSignIn(_Microsoft):
         return {**parameters, "nonce": nonce}
 
     def process_error(self, data: Any, *, stage: str = "callback") -> None:
-        """Believe a callback's error only if it answers a sign-in of this browser; anybody can make up a link."""
+        """Believe a callback's error only if it belongs to a sign-in of this browser: anybody can make up a link."""
         if stage == "callback" and "error" in data:
             self.validate_state()
         super().process_error(data, stage=stage)
@@ -158,17 +155,17 @@ class MicrosoftSignIn(_Microsoft):
 
 
 class MicrosoftConnect(_Microsoft):
-    """Authorising a connection: the person stays who they are, the tokens go to the connection.
+    """Signing in for a connection: the person stays signed in as before, the tokens go to the connection.
 
-    Each start is kept in the server's session under its own state, so that two tabs do not disturb each other,
-    and is used up by the first callback. ``session[connect_<state>]`` = user, connection, nonce, verifier, time.
+    Each start is kept in the server's session under its own state, so that two tabs do not disturb each other, and the
+    first callback consumes it. ``session[connect_<state>]`` holds user, connection, nonce, verifier and time.
     """
 
     name = "microsoft-connect"
     ASSOCIATION_ONLY = True
 
     def prepare_auth(self, user: Any = None) -> None:
-        """Begin for ``user`` and the connection the strategy was told about."""
+        """Begin for ``user`` and the connection that the strategy holds."""
         person = self._initiator(user, stage="begin")
         self._state = secrets.token_urlsafe(32)
         self._started = {
@@ -177,17 +174,16 @@ class MicrosoftConnect(_Microsoft):
             "at": int(time.time()),
             **self.strategy.intent(),
         }
-        self.strategy.session_set(self._key(self._state), self._started)
+        self.strategy.session_set(f"connect_{self._state}", self._started)
 
     def get_association_state(self) -> str:
-        state = getattr(self, "_state", "")
-        if not state:
+        if not (state := getattr(self, "_state", "")):
             raise AuthSessionError(self, "state", code="session_context_missing", stage="begin")
         return str(state)
 
     def validate_association_state(self, request_state: Any, user: Any = None) -> str:
-        """Use up the start this callback belongs to; raises AuthSessionError if there is none."""
-        started = self.strategy.session_pop(self._key(str(request_state)))
+        """Consume the start this callback belongs to; raises AuthSessionError if there is none."""
+        started = self.strategy.session_pop(f"connect_{request_state}")
         if not isinstance(started, dict) or time.time() - started["at"] > SIGN_IN_LIFETIME:
             raise AuthSessionError(self, "state", code="session_context_missing", stage="callback")
         self.strategy.resume(started)
@@ -199,7 +195,7 @@ class MicrosoftConnect(_Microsoft):
         return str(request_state)
 
     def require_association_user(self, user: Any, *, stage: str = "user_info") -> Any:
-        """The signed-in person; or, for a sign-in by link, a stand-in that is no account and cannot be signed in."""
+        """The signed-in person, or for a sign-in by link a placeholder that is no account and cannot sign in."""
         return self._initiator(user, stage=stage)
 
     def _initiator(self, user: Any, *, stage: str) -> Any:
@@ -209,7 +205,7 @@ class MicrosoftConnect(_Microsoft):
     def create_code_verifier(self, state: str | None = None) -> str:
         verifier = secrets.token_urlsafe(48)
         self._started["verifier"] = verifier
-        self.strategy.session_set(self._key(str(state)), self._started)
+        self.strategy.session_set(f"connect_{state}", self._started)
         return verifier
 
     def get_code_verifier(self, state: str | None = None) -> str:
@@ -224,8 +220,4 @@ class MicrosoftConnect(_Microsoft):
         return claims
 
     def validate_configured_tenant(self, claims: dict[str, Any]) -> None:
-        """Left to the service, which answers with the name of the directory instead of an exception of social-core."""
-
-    @staticmethod
-    def _key(state: str) -> str:
-        return f"connect_{state}"
+        """The service checks it and names the directory; social-core would only raise."""

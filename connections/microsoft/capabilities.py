@@ -1,28 +1,50 @@
-"""From what an automation wants to do to the least permissions it takes, and back.
+"""Translates what an automation shall do into the least permissions it needs, and back.
 
-Scopes and roles are short names here (``Mail.Read``); connections.microsoft.token_endpoint qualifies them when they are sent.
-Capabilities whose key is no longer known count for nothing, so that an old connection can still be shown.
+Scopes and roles are short names here (``Mail.Read``); token_endpoint.qualified() adds Graph's address for requests.
+Unknown capability keys are ignored, so that an old connection can still be shown. The list is data/capabilities.toml.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from connections.errors import InvalidInput
-from connections.microsoft.capability_table import ALL, OUTLOOK, Capability
+from connections.microsoft import data_files
 from connections.microsoft.clouds import CLOUDS, GRAPH_APP_ID
 from connections.microsoft.permissions import CATALOGUE, ROLE, SCOPE, Permission, covered_by, spelling
 from connections.microsoft.token_endpoint import OIDC_SCOPES
 
-CAPABILITIES: dict[str, Capability] = {capability.key: capability for capability in ALL}
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """Something an automation can be allowed to do.
+
+    ``delegated`` and ``application`` hold the least scopes and roles; where one of them is empty,
+    ``no_delegated`` or ``no_application`` says why. ``note`` is a limitation to know beforehand.
+    """
+
+    key: str
+    group: str
+    label: str
+    description: str
+    delegated: tuple[str, ...] = ()
+    application: tuple[str, ...] = ()
+    no_delegated: str = ""
+    no_application: str = ""
+    note: str = ""
+
+
+CAPABILITIES = data_files.load("capabilities.toml").rows("capabilities", Capability, key_field="key")
+OUTLOOK = "Outlook"  # the group whose capabilities work on mailboxes
 
 APP_ONLY = "client_credentials"
 DELEGATED = "authorization_code"
 
-# Every delegated connection: openid names the account, offline_access lets the grant outlive the hour.
+# For every delegated connection: openid identifies the account, offline_access brings a refresh token.
 _DELEGATED_BASE = ("openid", "offline_access")
-# An app-only connection works on named mailboxes and has to find out whose they are.
+# An app-only connection works on given mailboxes and has to look up whose they are.
 _OUTLOOK_APP_ONLY_BASE = ("User.Read.All",)
 
 PROFILE_SENTENCE = (
@@ -40,27 +62,24 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)+", re.ASCII)
 
 
 def choices_by_group() -> list[tuple[str, list[tuple[str, str]]]]:
-    """Groups with keys and labels, in the order of the table, as a form field's ``choices``."""
+    """Capabilities by group in the order of the file, as ``choices`` of a form field."""
     groups: dict[str, list[tuple[str, str]]] = {}
-    for capability in ALL:
+    for capability in CAPABILITIES.values():
         groups.setdefault(capability.group, []).append((capability.key, capability.label))
     return list(groups.items())
-
-
-# --- From capabilities to permissions -------------------------------------------------------------
 
 
 def delegated_scopes(keys: Iterable[str], extra: Iterable[str] = ()) -> tuple[str, ...]:
     """The least delegated scopes, the sign-in's own first, then Graph's in alphabetical order.
 
-    ``extra`` is scopes, or a text of them separated by spaces as a connection stores it; so everywhere here.
+    Here and below ``extra`` and ``granted`` are scopes, or a text of scopes separated by spaces.
     """
-    wanted = {scope for capability in _known(keys) for scope in capability.delegated}
-    return _ordered({*_DELEGATED_BASE, *wanted, *_words(extra)})
+    needed = {scope for capability in _known(keys) for scope in capability.delegated}
+    return _ordered({*_DELEGATED_BASE, *needed, *_words(extra)})
 
 
 def sign_in_scopes(keys: Iterable[str], extra: Iterable[str] = ()) -> tuple[str, ...]:
-    """What a sign-in asks for: the delegated scopes and ``profile``, which the account's identity needs.
+    """The scopes of a sign-in request: the delegated scopes and ``profile``, which identifies the account.
 
     Microsoft: identity-platform/access-token-claims-reference (``tid`` and ``oid`` need ``profile``).
     """
@@ -68,29 +87,23 @@ def sign_in_scopes(keys: Iterable[str], extra: Iterable[str] = ()) -> tuple[str,
 
 
 def application_roles(keys: Iterable[str], extra: Iterable[str] = ()) -> tuple[str, ...]:
-    """The least application roles, in alphabetical order. Anything to do with Outlook includes ``User.Read.All``."""
+    """The least application roles in alphabetical order, with ``User.Read.All`` for everything in Outlook."""
     chosen = _known(keys)
-    wanted = {role for capability in chosen for role in capability.application}
+    needed = {role for capability in chosen for role in capability.application}
     if any(capability.group == OUTLOOK for capability in chosen):
-        wanted.update(_OUTLOOK_APP_ONLY_BASE)
-    return _ordered({*wanted, *_words(extra)})
+        needed.update(_OUTLOOK_APP_ONLY_BASE)
+    return _ordered({*needed, *_words(extra)})
 
 
 def permissions(keys: Iterable[str], authentication_types: Iterable[str]) -> list[Permission]:
-    """What an app registration must declare so that connections of these types can do this, with Microsoft's ids."""
-    chosen, found = list(keys), list[Permission]()
+    """What an app registration must declare for connections of these types, with Microsoft's ids."""
+    chosen, declared = list(keys), list[Permission]()
     for authentication_type in authentication_types:
         if authentication_type == APP_ONLY:
-            names, kind = application_roles(chosen), ROLE
+            declared += [Permission(name, ROLE, CATALOGUE[name].application_id) for name in application_roles(chosen)]
         else:
-            names, kind = sign_in_scopes(chosen), SCOPE
-        for name in names:
-            entry = CATALOGUE[name]
-            found.append(Permission(name, kind, entry.application_id if kind == ROLE else entry.delegated_id))
-    return found
-
-
-# --- From what was granted to what works ----------------------------------------------------------
+            declared += [Permission(name, SCOPE, CATALOGUE[name].delegated_id) for name in sign_in_scopes(chosen)]
+    return declared
 
 
 def can(
@@ -99,101 +112,91 @@ def can(
     """For each capability whether ``granted`` allows it, and which permissions are missing.
 
     A larger permission satisfies a smaller one. A capability that this authentication type cannot have at all
-    comes back as not possible with nothing missing; its ``no_application`` or ``no_delegated`` says why.
+    is returned as not possible with nothing missing; its ``no_application`` or ``no_delegated`` says why.
     """
     allowed = covered_by(frozenset(_words(granted)))
-    found = []
+    results = []
     for capability in _known(keys):
         needed = needs(capability, authentication_type)
         missing = tuple(name for name in needed if name not in allowed)
-        found.append((capability, bool(needed) and not missing, missing))
-    return found
+        results.append((capability, bool(needed) and not missing, missing))
+    return results
 
 
 def needs(capability: Capability, authentication_type: str) -> tuple[str, ...]:
-    """The least permissions of one capability; () if this authentication type cannot have it."""
+    """The least permissions for one capability; () if this authentication type cannot have it."""
     return capability.application if authentication_type == APP_ONLY else capability.delegated
 
 
 def missing(wanted: Iterable[str], granted: Iterable[str]) -> tuple[str, ...]:
-    """Which wanted scopes or roles are neither granted nor contained in a granted one.
+    """Scopes or roles in ``wanted`` that are neither granted nor contained in a granted one.
 
-    The sign-in's own scopes are left out: Microsoft's answer does not list them reliably.
+    The sign-in's own scopes are left out, because Microsoft's answer does not list them reliably.
     """
     allowed = covered_by(frozenset(_words(granted)))
     return tuple(name for name in _ordered(_words(wanted)) if name not in OIDC_SCOPES and name not in allowed)
 
 
 def beyond(granted: Iterable[str], authentication_type: str) -> tuple[str, ...]:
-    """Granted permissions that no capability needs: what they allow is not told by the capabilities' labels."""
-    needed = {name for capability in ALL for name in needs(capability, authentication_type)}
+    """Granted permissions that no capability needs, so that no label describes them."""
+    needed = {name for capability in CAPABILITIES.values() for name in needs(capability, authentication_type)}
     return tuple(name for name in _ordered(_words(granted)) if name not in needed and name not in OIDC_SCOPES)
 
 
-def reads_shared_mailboxes(granted: Iterable[str]) -> bool:
-    """Whether delegated scopes reach into other people's mailboxes at all (Microsoft: outlook-share-messages-folders)."""
-    return "Mail.Read.Shared" in covered_by(frozenset(_words(granted)))
-
-
-# --- Where Microsoft contradicts ------------------------------------------------------------------
-
-
 def warnings(keys: Iterable[str], extra_scopes: Iterable[str], authentication_type: str) -> list[str]:
-    """What people should know about this choice, as sentences for the form."""
-    chosen, extra = _known(keys), _words(extra_scopes)
-    if authentication_type == APP_ONLY:
-        return _app_only_warnings(chosen, extra)
-    return _delegated_warnings(chosen, extra)
+    """What to know about this choice, as sentences for the form."""
+    build = _app_only_warnings if authentication_type == APP_ONLY else _delegated_warnings
+    return build(_known(keys), _words(extra_scopes))
 
 
 def _app_only_warnings(chosen: list[Capability], extra: list[str]) -> list[str]:
-    found = [f"“{capability.label}”: {capability.no_application}" for capability in chosen if capability.no_application]
+    sentences = [
+        f"“{capability.label}”: {capability.no_application}" for capability in chosen if capability.no_application
+    ]
     for name in extra:
         entry = CATALOGUE.get(name)
         if name in OIDC_SCOPES:
-            found.append(f"{name} belongs to a person's sign-in and means nothing in an app-only connection.")
+            sentences.append(f"{name} belongs to a person's sign-in and means nothing in an app-only connection.")
         elif name == "User.Read":
-            found.append("User.Read has no app-only form, because nobody is signed in. User.Read.All is what you need.")
+            sentences.append(
+                "User.Read has no app-only form, because nobody is signed in. User.Read.All is what you need."
+            )
         elif entry and not entry.application_id:
-            found.append(f"Microsoft offers {name} for delegated connections only.")
+            sentences.append(f"Microsoft offers {name} for delegated connections only.")
         elif name.endswith(".Shared"):
-            found.append(f"{name}: permissions ending in .Shared exist for delegated connections only.")
-    if any(key.group == OUTLOOK for key in chosen):
-        found.append(
+            sentences.append(f"{name}: permissions ending in .Shared exist for delegated connections only.")
+    if any(capability.group == OUTLOOK for capability in chosen):
+        sentences.append(
             "App-only mail and calendar permissions reach every mailbox of the organisation, "
             "unless an Exchange administrator limits the application."
         )
-    return [*found, DEFAULT_SENTENCE]
+    return [*sentences, DEFAULT_SENTENCE]
 
 
 def _delegated_warnings(chosen: list[Capability], extra: list[str]) -> list[str]:
-    found = [f"“{capability.label}”: {capability.no_delegated}" for capability in chosen if capability.no_delegated]
-    found += [f"“{capability.label}”: {capability.note}" for capability in chosen if capability.key in _SHARED_KEYS]
+    sentences = [f"“{capability.label}”: {capability.no_delegated}" for capability in chosen if capability.no_delegated]
+    sentences += [
+        f"“{capability.label}”: {capability.note}"
+        for capability in chosen
+        if capability.key.startswith("shared_mailbox.")
+    ]
     for name in extra:
         entry = CATALOGUE.get(name)
         if entry and not entry.delegated_id:
-            found.append(f"Microsoft offers {name} for app-only connections only.")
-    wanted = {*extra, *(scope for capability in chosen for scope in capability.delegated)}
-    admin_only = sorted(name for name in wanted if name in CATALOGUE and CATALOGUE[name].admin_only)
+            sentences.append(f"Microsoft offers {name} for app-only connections only.")
+    requested = {*extra, *(scope for capability in chosen for scope in capability.delegated)}
+    admin_only = sorted(name for name in requested if name in CATALOGUE and CATALOGUE[name].admin_only)
     if admin_only:
-        found.append(f"Only an administrator of the directory can grant {_listed(admin_only)}.")
-    return [*found, PROFILE_SENTENCE]
-
-
-_SHARED_KEYS = frozenset(key for key in CAPABILITIES if key.startswith("shared_mailbox."))
-
-
-def _listed(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-# --- What people type -----------------------------------------------------------------------------
+        *others, last = admin_only
+        names = f"{', '.join(others)} and {last}" if others else last
+        sentences.append(f"Only an administrator of the directory can grant {names}.")
+    return [*sentences, PROFILE_SENTENCE]
 
 
 def parse_scopes(text: str) -> tuple[str, ...]:
     """Typed scopes as short names in Microsoft's spelling, each once, in the order typed.
 
-    Separated by spaces, commas or line breaks; Graph's address in front is removed. Raises InvalidInput
+    They may be separated by spaces, commas or line breaks; Graph's address in front is removed. Raises InvalidInput
     naming the first word that is no scope.
     """
     names = list(dict.fromkeys(_short(word) for word in describe(text)))
@@ -203,15 +206,15 @@ def parse_scopes(text: str) -> tuple[str, ...]:
 
 
 def describe(text: str) -> list[str]:
-    """What somebody typed as a list: its words without the quotes and separators that get pasted along."""
+    """Split typed text into words, without the quotes and separators that get pasted along."""
     return [word for word in (word.strip(_QUOTES) for word in _SEPARATORS.split(text)) if word]
 
 
 def _short(word: str) -> str:
-    name, shown = word, _shown(word)
+    name, shown = word, word if len(word) <= 60 else f"{word[:60]}…"
     if "://" in word:
         address, _, name = word.rpartition("/")
-        if address.lower() not in _graph_addresses():
+        if address.lower() not in {cloud.graph.lower() for cloud in CLOUDS.values()}:
             raise InvalidInput(
                 f"“{shown}” belongs to another service than Microsoft Graph.",
                 action="Give Graph permissions only, for example Mail.Read.",
@@ -233,14 +236,6 @@ def _short(word: str) -> str:
     return spelling(name)
 
 
-def _graph_addresses() -> frozenset[str]:
-    return frozenset(cloud.graph.lower() for cloud in CLOUDS.values())
-
-
-def _shown(word: str) -> str:
-    return word if len(word) <= 60 else f"{word[:60]}…"
-
-
 def _known(keys: Iterable[str]) -> list[Capability]:
     return [CAPABILITIES[key] for key in dict.fromkeys(keys) if key in CAPABILITIES]
 
@@ -251,5 +246,5 @@ def _words(scopes: Iterable[str]) -> list[str]:
 
 def _ordered(names: Iterable[str]) -> tuple[str, ...]:
     sign_in = ("openid", "offline_access", "profile", "email")
-    found = set(names)
-    return (*(name for name in sign_in if name in found), *sorted(found.difference(sign_in)))
+    distinct = set(names)
+    return (*(name for name in sign_in if name in distinct), *sorted(distinct.difference(sign_in)))

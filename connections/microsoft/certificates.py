@@ -1,6 +1,6 @@
-"""Certificates by which an application proves who it is: made here, or read from what an admin uploads.
+"""Certificates with which an application authenticates: generated here, or uploaded by an admin.
 
-Entra takes RSA keys and is told the public part only (Microsoft: identity-platform/certificate-credentials).
+Entra accepts RSA keys and gets the public part only (Microsoft: identity-platform/certificate-credentials).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from connections.errors import InvalidInput
 KEY_BITS = 3072
 SMALLEST_KEY_BITS = 2048
 MOST_MONTHS = 24
-# Clocks differ: a certificate that begins this very second may not have begun at Microsoft.
+# Clocks differ: at Microsoft a certificate that is valid from now on may not be valid yet.
 CLOCK_SKEW = timedelta(minutes=10)
 _LONGEST_COMMON_NAME = 64  # bytes; X.520 upper bound
 _PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.+?-----END \1-----", re.DOTALL)
@@ -38,7 +38,7 @@ class CertificateWithKey:
 
 @dataclass(frozen=True, slots=True)
 class CertificateDetails:
-    """What a page shows of a certificate. Thumbprints are hex, upper case."""
+    """Thumbprints are hex, upper case."""
 
     subject: str
     sha1: str
@@ -55,7 +55,9 @@ def generate(common_name: str, *, months: int, now: datetime) -> CertificateWith
     if not 1 <= months <= MOST_MONTHS:
         raise InvalidInput(f"A certificate can be valid for 1 to {MOST_MONTHS} months.", field="months")
     key = rsa.generate_private_key(public_exponent=65537, key_size=KEY_BITS)
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, _cut(common_name))])
+    # Cut by bytes, without half a character at the end.
+    shortened = common_name.encode()[:_LONGEST_COMMON_NAME].decode("utf-8", "ignore")
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, shortened)])
     certificate = (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -76,7 +78,8 @@ def read(data: bytes, *, key_data: bytes = b"", password: str = "", now: datetim
     Raises InvalidInput (with ``field``) that says what is wrong: unreadable, wrong password, no key, several
     certificates, key of another certificate, not RSA, too short, expired.
     """
-    certificate, key = _from_pem(data, key_data, password) if _is_pem(data) else _from_pfx(data, password)
+    is_pem = b"-----BEGIN " in data
+    certificate, key = _from_pem(data, key_data, password) if is_pem else _from_pfx(data, password)
     if not isinstance(key, rsa.RSAPrivateKey):
         raise InvalidInput("The key is not an RSA key. Microsoft Entra takes RSA keys here.", field="certificate_file")
     if key.key_size < SMALLEST_KEY_BITS:
@@ -98,7 +101,7 @@ def read(data: bytes, *, key_data: bytes = b"", password: str = "", now: datetim
 
 
 def read_details(pem: str) -> CertificateDetails:
-    """Subject, thumbprints and dates (UTC) of a stored certificate."""
+    """Details of a stored certificate; dates are UTC."""
     certificate = x509.load_pem_x509_certificate(pem.encode())
     return CertificateDetails(
         subject=certificate.subject.rfc4514_string(),
@@ -109,15 +112,6 @@ def read_details(pem: str) -> CertificateDetails:
     )
 
 
-def _cut(name: str) -> str:
-    """As much of a name as fits, without half a letter at its end."""
-    return name.encode()[:_LONGEST_COMMON_NAME].decode("utf-8", "ignore")
-
-
-def _is_pem(data: bytes) -> bool:
-    return b"-----BEGIN " in data
-
-
 def _from_pem(data: bytes, key_data: bytes, password: str) -> tuple[x509.Certificate, object]:
     blocks = [(match.group(1), match.group(0)) for match in _PEM_BLOCK.finditer(data)]
     certificates = [block for kind, block in blocks if kind == b"CERTIFICATE"]
@@ -125,8 +119,8 @@ def _from_pem(data: bytes, key_data: bytes, password: str) -> tuple[x509.Certifi
     if key_data:
         keys += [match.group(0) for match in _PEM_BLOCK.finditer(key_data) if match.group(1).endswith(b"PRIVATE KEY")]
     key_field = "key_file" if key_data else "certificate_file"
-    _exactly_one(certificates, "certificate", "certificate_file")
-    _exactly_one(keys, "private key", key_field)
+    _require_one(certificates, "certificate", "certificate_file")
+    _require_one(keys, "private key", key_field)
     try:
         certificate = x509.load_pem_x509_certificate(certificates[0])
     except ValueError as broken:
@@ -134,15 +128,15 @@ def _from_pem(data: bytes, key_data: bytes, password: str) -> tuple[x509.Certifi
     return certificate, _load_key(keys[0], password, key_field)
 
 
-def _exactly_one(found: list[bytes], what: str, field_name: str) -> None:
-    if not found:
+def _require_one(blocks: list[bytes], what: str, field_name: str) -> None:
+    if not blocks:
         raise InvalidInput(
             f"There is no {what} in this file. The portal needs the certificate and its private key: a PFX file, "
             "or PEM text that holds both, or two PEM files.",
             field=field_name,
         )
-    if len(found) > 1:
-        raise InvalidInput(f"There are {len(found)} {what}s in what you uploaded. Upload one.", field=field_name)
+    if len(blocks) > 1:
+        raise InvalidInput(f"There are {len(blocks)} {what}s in what you uploaded. Upload one.", field=field_name)
 
 
 def _load_key(block: bytes, password: str, field_name: str) -> object:

@@ -1,15 +1,14 @@
-"""Says what an answer of Microsoft means: what happened, who can do what, and may it flag anything.
+"""Decides what an answer of Microsoft means: what happened, who can fix it, and whether it may change a status.
 
-Every answer of Microsoft to the portal goes through classify(). `error` and `suberror` decide, the
-AADSTS number only refines, because Microsoft changes numbers and wording without notice
-(Microsoft: identity-platform/reference-error-codes).
+Every answer of Microsoft to the portal goes through classify(). `error` and `suberror` decide, the AADSTS number only
+refines, because Microsoft changes numbers and wording without notice (identity-platform/reference-error-codes).
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from connections.microsoft import aadsts, graph_errors, oauth_errors, response_parser
+from connections.microsoft import error_tables, graph_errors, response_parser
 from connections.microsoft.error_types import ErrorMeaning, Kind, Who
 from connections.microsoft.response_parser import MicrosoftResponse
 
@@ -17,17 +16,19 @@ SIGN_IN_FREQUENCY = re.compile(
     r"maximum allowed lifetime for this request is (?:(\d{1,4})\.)?(\d{1,9})(?::(\d\d):(\d\d))?",
     re.ASCII,
 )
-LIFETIME_CODE = 70043
+LIFETIME_CODE = "AADSTS70043"
+# Always about the state of the service, whatever number comes with it.
+OUTAGE_ERROR = "temporarily_unavailable"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one answer means. Holds no secret: it may be logged, shown and stored."""
+    """What one answer means. It holds no secret, so it may be logged, shown and stored."""
 
     kind: Kind
     code: str  # "AADSTS50173", a Graph code, an OAuth error, or "http-503"; "" for ok
-    cause: str  # a sentence for people: what happened
-    action: str  # a sentence for people: what to do
+    cause: str  # sentence: what happened
+    action: str  # sentence: what to do
     who: Who  # who can do it
     retry_after: float | None = None  # seconds
     certain: bool = False  # may this one answer flag a connection (or its app registration)?
@@ -38,10 +39,10 @@ class Verdict:
     correlation_id: str = ""
     timestamp: str = ""
     claims: str = ""  # the claims challenge as JSON text, to be sent with the next request
-    max_age_s: int | None = None  # sign-in frequency learnt from AADSTS70043, seconds
+    max_age_s: int | None = None  # sign-in frequency from the text of AADSTS70043, seconds
 
     def flags(self) -> bool:
-        """May this kind of answer change a connection's status? Needs `certain` as well."""
+        """Whether this kind may change a connection's status; `certain` is needed as well."""
         return self.kind in FLAGGING
 
 
@@ -56,104 +57,110 @@ def classify(
     headers: Mapping[str, str] | None,
     body: str | bytes | None,
 ) -> Verdict:
-    """Say what one answer of Microsoft means. Never raises, whatever comes.
+    """Classify one answer of Microsoft. Never raises, whatever the input.
 
-    `where` is token, authorize, adminconsent or graph. For the two callbacks `body` is the raw
-    query string; their verdicts are never `certain`, for they tell how an attempt went and anybody
-    can make up such a link: check `state` first. An outage or throttling is never held against a
-    connection (kinds transient and throttled do not flag).
-    Sources: Microsoft: identity-platform/reference-error-codes, v2-oauth2-auth-code-flow,
-    v2-admin-consent, claims-challenge; graph/errors, graph/throttling.
+    `where` is token, authorize, adminconsent or graph. For the two callbacks `body` is the raw query string; their
+    verdicts are never `certain`, because anybody can make up such a link: check `state` first. An outage or throttling
+    never changes a connection's status (kinds transient and throttled do not flag).
+    Sources: Microsoft: identity-platform/reference-error-codes, v2-oauth2-auth-code-flow, v2-admin-consent,
+    claims-challenge; graph/errors, graph/throttling.
     """
     try:
-        answer = response_parser.read(where=where, status=status, headers=headers, body=body)
-        return _judge(answer)
-    except Exception:  # noqa: BLE001 - the promise above: an unforeseen answer must not stop a sweep
-        return _verdict(oauth_errors.UNREADABLE, "unreadable", None)
+        return _judge(response_parser.read(where=where, status=status, headers=headers, body=body))
+    except Exception:  # noqa: BLE001 - an unforeseen answer must not stop a batch of refreshes
+        return _verdict(error_tables.UNREADABLE, "unreadable", None)
 
 
 def transport_failure(reason: str) -> Verdict:
-    """The verdict when no answer came at all: timeout, dns, tls, refused, reset, proxy or other.
+    """The verdict when no answer came: timeout, dns, tls, refused, reset, proxy or other.
 
-    Any other reason is not repeated, because messages of network libraries can hold whole URLs.
+    Any other reason is not repeated, because messages of network libraries can contain whole URLs.
     """
-    entry = oauth_errors.TRANSPORT.get(reason)
-    code = f"transport-{reason}" if entry else "transport"
-    return _verdict(entry or oauth_errors.NO_ANSWER, code, None)
+    meaning = error_tables.TRANSPORT.get(reason)
+    return _verdict(meaning or error_tables.NO_ANSWER, f"transport-{reason}" if meaning else "transport", None)
 
 
 def _judge(answer: MicrosoftResponse) -> Verdict:
     if answer.success:
         return OK
-    if answer.where == "graph":
-        entry, code = graph_errors.decide(answer)
-    else:
-        entry, code = _decide(answer)
-    verdict = _verdict(entry, code, answer)
-    if code == f"AADSTS{LIFETIME_CODE}":
-        verdict = _with_sign_in_frequency(verdict, answer.description)
-    return verdict
+    meaning, code = graph_errors.decide(answer) if answer.where == "graph" else _decide(answer)
+    verdict = _verdict(meaning, code, answer)
+    return _with_sign_in_frequency(verdict, answer.description) if code == LIFETIME_CODE else verdict
 
 
 def _decide(answer: MicrosoftResponse) -> tuple[ErrorMeaning, str]:
-    """The class of an answer from Entra, and the code to show.
+    """What an answer from Entra means, and the code to show.
 
     In this order: the state of the service (429, 5xx), a known number, suberror, error.
     """
-    number, entry = _known(answer)
+    number, meaning = _known(answer)
     code = _label(answer, number)
     if answer.status in (429, 509):
-        return (entry if entry and entry.kind is Kind.THROTTLED else oauth_errors.THROTTLED), code
-    if (answer.status or 0) >= 500 or answer.error.lower() == oauth_errors.OUTAGE_ERROR:
-        passing = entry if entry and entry.kind in (Kind.TRANSIENT, Kind.THROTTLED) else None
-        return passing or oauth_errors.OUTAGE, code
+        return (meaning if meaning and meaning.kind is Kind.THROTTLED else error_tables.THROTTLED), code
+    if (answer.status or 0) >= 500 or answer.error.lower() == OUTAGE_ERROR:
+        passing = meaning if meaning and meaning.kind in (Kind.TRANSIENT, Kind.THROTTLED) else None
+        return passing or error_tables.OUTAGE, code
     if answer.status is not None and answer.status < 300:
-        return oauth_errors.NO_TOKEN, code
+        return error_tables.NO_TOKEN, code
     by_error = _by_error(answer)
-    if entry and entry.vague and by_error and by_error.kind is not entry.kind:
+    if meaning and meaning.vague and by_error and by_error.kind is not meaning.kind:
         return by_error, code
-    return entry or by_error or _without_error(answer), code
+    return meaning or by_error or _without_error(answer), code
 
 
 def _known(answer: MicrosoftResponse) -> tuple[int | None, ErrorMeaning | None]:
-    """The last known specific number wins; then the family of an unknown one; then a vague one.
+    """The last known specific number wins, then the family of an unknown one, then a vague one.
 
-    [70002, 70008] means 70008: Microsoft puts the specific number last.
+    [70002, 70008] means 70008, because Microsoft puts the specific number last.
     """
     numbers = [*reversed(answer.numbers), *reversed(answer.described_numbers)]
-    known = [(number, aadsts.AADSTS[number]) for number in numbers if number in aadsts.AADSTS]
-    for number, entry in known:
-        if not entry.vague:
-            return number, entry
+    known = [(number, error_tables.AADSTS[number]) for number in numbers if number in error_tables.AADSTS]
+    for number, meaning in known:
+        if not meaning.vague:
+            return number, meaning
     for number in numbers:
-        if number not in aadsts.AADSTS and (family := aadsts.family_of(number)):
+        if number not in error_tables.AADSTS and (family := family_of(number)):
             return number, family
     return known[0] if known else (None, None)
 
 
+def family_of(number: int) -> ErrorMeaning | None:
+    """What an unknown six or seven digit number means by its family, or None where that is unsafe.
+
+    Microsoft refines a five-digit number by appending digits (16002 → 160021, 50057 → 500571, 53003 → 530032,
+    70001 → 7000112, 70002 → 7000215): seen throughout identity-platform/reference-error-codes. So the parent is the
+    first five digits; a longer common beginning misleads (7000222 is no child of 700022). A vague code is no safe
+    parent. A guess is never certain and never concerns the whole app.
+    """
+    digits = str(number)
+    parent = error_tables.AADSTS.get(int(digits[:5])) if len(digits) in (6, 7) else None
+    if parent is None or parent.vague:
+        return None
+    return ErrorMeaning(parent.kind, parent.who, parent.cause, parent.action)
+
+
 def _by_error(answer: MicrosoftResponse) -> ErrorMeaning | None:
-    by_suberror = oauth_errors.SUBERRORS.get(answer.suberror.lower())
-    entry = by_suberror or oauth_errors.ERRORS.get(answer.error.lower())
-    if entry is oauth_errors.CLIENT_REJECTED and answer.where != "token":
-        return oauth_errors.CLIENT_NOT_ALLOWED  # no secret is shown on the way through the browser
-    return entry
+    by_suberror = error_tables.SUBERRORS.get(answer.suberror.lower())
+    meaning = by_suberror or error_tables.ERRORS.get(answer.error.lower())
+    if meaning is error_tables.CLIENT_REJECTED and answer.where != "token":
+        return error_tables.CLIENT_NOT_ALLOWED  # no secret is sent through the browser
+    return meaning
 
 
 def _without_error(answer: MicrosoftResponse) -> ErrorMeaning:
     if answer.error:
-        return oauth_errors.UNKNOWN
+        return error_tables.UNKNOWN
     if answer.where in ("authorize", "adminconsent"):
-        return oauth_errors.EMPTY_CALLBACK
+        return error_tables.EMPTY_CALLBACK
     if answer.status is None and answer.shape == "empty":
-        return oauth_errors.NO_ANSWER
-    return oauth_errors.UNKNOWN if answer.shape == "json" else oauth_errors.NOT_MICROSOFT
+        return error_tables.NO_ANSWER
+    return error_tables.UNKNOWN if answer.shape == "json" else error_tables.NOT_MICROSOFT
 
 
 def _label(answer: MicrosoftResponse, number: int | None) -> str:
-    if number is None and (answer.numbers or answer.described_numbers):
-        number = (answer.numbers or answer.described_numbers)[-1]
-    if number is not None:
-        return f"AADSTS{number}"
+    numbers = [number] if number is not None else answer.numbers or answer.described_numbers
+    if numbers:
+        return f"AADSTS{numbers[-1]}"
     if answer.error:
         return answer.error
     if answer.status is not None:
@@ -161,23 +168,23 @@ def _label(answer: MicrosoftResponse, number: int | None) -> str:
     return "empty" if answer.shape == "empty" else "unknown"
 
 
-def _verdict(entry: ErrorMeaning, code: str, answer: MicrosoftResponse | None) -> Verdict:
+def _verdict(meaning: ErrorMeaning, code: str, answer: MicrosoftResponse | None) -> Verdict:
     if answer is None:
-        return Verdict(entry.kind, code, entry.cause, entry.action, entry.who)
-    # A flag needs a whole answer of the service itself, and a refusal: not an outage, not a
-    # fragment, not a page of some proxy, not a link in a browser.
+        return Verdict(meaning.kind, code, meaning.cause, meaning.action, meaning.who)
+    # Only a complete answer of the service itself may change a status: no fragment, no page of a proxy, no link in a
+    # browser.
     trusted = answer.shape == "json" and answer.where in ("token", "graph")
     return Verdict(
-        kind=entry.kind,
+        kind=meaning.kind,
         code=code,
-        cause=entry.cause,
-        action=entry.action,
-        who=entry.who,
+        cause=meaning.cause,
+        action=meaning.action,
+        who=meaning.who,
         retry_after=answer.retry_after,
-        certain=entry.certain and trusted,
-        app_wide=entry.app_wide,
-        credential=entry.credential and answer.where == "token",
-        name=entry.name,
+        certain=meaning.certain and trusted,
+        app_wide=meaning.app_wide,
+        credential=meaning.credential and answer.where == "token",
+        name=meaning.name,
         trace_id=answer.trace_id,
         correlation_id=answer.correlation_id,
         timestamp=answer.timestamp,

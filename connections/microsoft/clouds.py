@@ -1,13 +1,11 @@
-"""Microsoft's clouds: where one signs in and where Graph is.
-
-Hosts: Microsoft's "National cloud deployments" (graph/deployments) and "National clouds" (identity-platform).
-A table and not code, because Microsoft adds sovereign clouds.
-"""
+"""Microsoft's clouds: where people sign in and where Microsoft Graph is. The list is data/clouds.toml."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+from connections.microsoft import data_files
 
 # Microsoft Graph's own application id, the resource whose permissions we ask for.
 GRAPH_APP_ID = "00000003-0000-0000-c000-000000000000"
@@ -17,7 +15,7 @@ CONSUMERS_TID = "9188040d-6c67-4c5b-b112-36a304b66dad"
 
 @dataclass(frozen=True, slots=True)
 class Cloud:
-    """One Microsoft cloud. ``login`` and ``graph`` are base URLs without a trailing slash."""
+    """``login`` and ``graph`` are base URLs without a trailing slash."""
 
     key: str
     label: str
@@ -27,72 +25,34 @@ class Cloud:
     cli_name: str  # Azure CLI: az cloud set --name
 
     def authority(self, directory_id: str) -> str:
-        """Base URL of everything about one directory."""
         return f"{self.login}/{directory_id}"
 
     def token_url(self, directory_id: str) -> str:
-        """The token endpoint (identity-platform/v2-oauth2-auth-code-flow)."""
+        # identity-platform/v2-oauth2-auth-code-flow
         return f"{self.login}/{directory_id}/oauth2/v2.0/token"
 
     def discovery_url(self, directory_id: str) -> str:
-        """The OpenID Connect discovery document (identity-platform/v2-protocols-oidc)."""
+        # OpenID Connect: identity-platform/v2-protocols-oidc
         return f"{self.login}/{directory_id}/v2.0/.well-known/openid-configuration"
 
     def scope(self, permission: str) -> str:
-        """A Graph permission fully qualified, as Microsoft wants it in ``scope``."""
+        """A Graph permission as the ``scope`` parameter takes it: with Graph's address."""
         return f"{self.graph}/{permission}"
 
     @property
     def default_scope(self) -> str:
-        """What a client-credentials request must send (identity-platform/scopes-oidc)."""
+        """The only scope a client-credentials request may send (identity-platform/scopes-oidc)."""
         return self.scope(".default")
 
 
-CLOUDS: dict[str, Cloud] = {
-    cloud.key: cloud
-    for cloud in (
-        Cloud(
-            "global",
-            "Microsoft 365 (worldwide, GCC)",
-            "https://login.microsoftonline.com",
-            "https://graph.microsoft.com",
-            "https://portal.azure.com",
-            "AzureCloud",
-        ),
-        Cloud(
-            "usgov_l4",
-            "US Government L4 (GCC High)",
-            "https://login.microsoftonline.us",
-            "https://graph.microsoft.us",
-            "https://portal.azure.us",
-            "AzureUSGovernment",
-        ),
-        Cloud(
-            "usgov_l5",
-            "US Government L5 (DoD)",
-            "https://login.microsoftonline.us",
-            "https://dod-graph.microsoft.us",
-            "https://portal.azure.us",
-            "AzureUSGovernment",
-        ),
-        Cloud(
-            "china",
-            "China (21Vianet)",
-            "https://login.partner.microsoftonline.cn",
-            "https://microsoftgraph.chinacloudapi.cn",
-            "https://portal.azure.cn",
-            "AzureChinaCloud",
-        ),
-    )
-}
-
+CLOUDS = data_files.load("clouds.toml").rows("clouds", Cloud, key_field="key")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def add_sandbox(url: str) -> None:
     """Add (or move) the ``sandbox`` environment; an empty URL removes it.
 
-    Raises ValueError for plain http to anything but this machine: tokens would travel in clear.
+    Raises ValueError for plain http to anything but this machine, because tokens would travel unencrypted.
     """
     if not url:
         CLOUDS.pop("sandbox", None)
@@ -105,10 +65,9 @@ def add_sandbox(url: str) -> None:
 
 
 def cloud(key: str) -> Cloud:
-    """The cloud with this key. Raises KeyError if it is not configured (any more)."""
+    """Raises KeyError if no cloud with this key is configured."""
     return CLOUDS[key]
 
 
 def choices() -> list[tuple[str, str]]:
-    """Key and label of every configured cloud, for a form."""
-    return [(found.key, found.label) for found in CLOUDS.values()]
+    return [(cloud.key, cloud.label) for cloud in CLOUDS.values()]

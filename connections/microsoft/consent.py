@@ -1,6 +1,6 @@
-"""Microsoft's admin consent page: the way there, and what comes back.
+"""Microsoft's admin consent page: its address, and the callback.
 
-Source: Microsoft identity-platform/v2-admin-consent, and v2-oauth2-client-creds-grant-flow for the older style.
+Source: Microsoft: identity-platform/v2-admin-consent, and v2-oauth2-client-creds-grant-flow for the older style.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from connections.microsoft.clouds import Cloud
 from connections.microsoft.error_types import Kind
 
 V1, V2 = "v1", "v2"
-# The newer page knows no "common": there an administrator of any directory comes through "organizations".
+# The newer page does not accept "common": administrators of any directory use "organizations".
 ANY_DIRECTORY = "organizations"
-# What Microsoft calls a person who pressed Cancel, in either style. A non-administrator is sent back by other codes.
+# The codes for Cancel in either style. People who are no administrators come back with other codes.
 _CANCELLED = frozenset({"access_denied", "permission_denied", "AADSTS65004"})
 
 
 @dataclass(frozen=True, slots=True)
 class ConsentCallback:
-    """What a callback claims. Nothing in it is proof: anybody can make up such a link."""
+    """What a callback claims. It proves nothing, because anybody can make up such a link."""
 
     state: str
     verdict: Verdict
 
     @property
     def granted(self) -> bool:
-        """Whether it claims success: ``admin_consent`` is there (it is on failure too) and no ``error``."""
+        """Whether it claims success: ``admin_consent``, which comes with failures too, and no ``error``."""
         return self.verdict.kind is Kind.OK
 
     @property
     def cancelled(self) -> bool:
-        """Whether the administrator pressed Cancel, as opposed to something being wrong."""
+        """Whether the administrator pressed Cancel; everything else is a failure."""
         return self.verdict.code in _CANCELLED
 
 
@@ -63,7 +63,7 @@ def consent_url(
 
 
 def read_callback(query_string: str) -> ConsentCallback:
-    """Read what the browser brought back. ``tenant`` and ``scope`` are not even looked at: they can be forged."""
+    """Read a callback. ``tenant`` and ``scope`` are ignored, because they can be forged."""
     states = parse_qs(query_string).get("state", [""])
     verdict = classify(where="adminconsent", status=None, headers=None, body=query_string)
     return ConsentCallback(states[0][:200], verdict)

@@ -1,8 +1,8 @@
-"""Reads from Microsoft Graph which secrets and certificates an application has, and until when.
+"""Reads from Microsoft Graph which secrets and certificates an application has, and when they expire.
 
-The values themselves are never told again after they were made: a secret is recognised by its first three characters,
-a certificate by its thumbprint (Microsoft Graph: application-get, passwordCredential, keyCredential). The application
-object lives in its home directory only; elsewhere the answer is 404.
+Graph never shows the values again: a secret is recognised by its first three characters, a certificate by its
+thumbprint (Microsoft Graph: application-get, passwordCredential, keyCredential). The application object exists in its
+home directory only; elsewhere the answer is 404.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import base64
 import binascii
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,29 +20,23 @@ from urllib.parse import quote
 
 from connections.errors import MicrosoftUnavailable
 from connections.microsoft import graph_client, http
-from connections.microsoft.classifier import Verdict
 from connections.microsoft.clouds import Cloud
-from connections.microsoft.error_types import Kind, Who
 from connections.microsoft.permissions import covered_by
 
-# What the application must have been granted for its own token (Microsoft Graph: application-list-permissions).
+# The application role that the application's own token needs (Microsoft Graph: application-list-permissions).
 PERMISSION = "Application.Read.All"
 
-UNREADABLE = Verdict(
-    Kind.TRANSIENT,
-    "unreadable",
-    "An answer came that does not describe an application.",
-    "The portal asks again tomorrow; if it stays so, an IT admin should look for a proxy in between.",
-    Who.NOBODY,
+UNREADABLE = graph_client.unreadable(
+    "An answer came that does not describe an application.", again="asks again tomorrow"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class ListedCredential:
-    """One credential in Entra's list. Of ``hint`` and ``thumbprints`` only those of its kind are filled."""
+    """One credential in Entra's list. A secret has a ``hint``, a certificate has ``thumbprints``."""
 
     expires_at: datetime
-    # First three characters of a secret; "" if Microsoft does not know them (secrets made long ago).
+    # First three characters of a secret; "" if Microsoft does not know them (very old secrets).
     hint: str = ""
     # SHA-1 and, if Microsoft sent the certificate itself, SHA-256; hex, upper case.
     thumbprints: frozenset[str] = frozenset()
@@ -49,8 +44,6 @@ class ListedCredential:
 
 @dataclass(frozen=True, slots=True)
 class CredentialList:
-    """All credentials of one application."""
-
     secrets: tuple[ListedCredential, ...]
     certificates: tuple[ListedCredential, ...]
 
@@ -63,8 +56,8 @@ def may_read(roles: tuple[str, ...]) -> bool:
 def read(cloud: Cloud, access_token: str, client_id: str) -> CredentialList:
     """The application's credentials as Entra lists them. One request; ``keyCredentials`` allows 150 a minute.
 
-    Raises MicrosoftRefused if it may not be read or does not live in this directory, MicrosoftUnavailable if that
-    could not be told.
+    Raises MicrosoftRefused if it may not be read or does not exist in this directory, MicrosoftUnavailable if there was
+    no useful answer.
     """
     path = f"applications(appId='{quote(client_id, safe='')}')?$select=passwordCredentials,keyCredentials"
     response = http.client().send(graph_client.request(cloud, access_token, path))
@@ -75,17 +68,15 @@ def read(cloud: Cloud, access_token: str, client_id: str) -> CredentialList:
 def _listing(text: str) -> CredentialList:
     try:
         answer = json.loads(text)
-        secrets, certificates = answer["passwordCredentials"], answer["keyCredentials"]
-        return CredentialList(
-            tuple(
-                ListedCredential(_moment(secret["endDateTime"]), hint=str(secret.get("hint") or ""))
-                for secret in secrets
-            ),
-            tuple(
-                ListedCredential(_moment(certificate["endDateTime"]), thumbprints=frozenset(_thumbprints(certificate)))
-                for certificate in certificates
-            ),
-        )
+        secrets = [
+            ListedCredential(_moment(secret["endDateTime"]), hint=str(secret.get("hint") or ""))
+            for secret in answer["passwordCredentials"]
+        ]
+        certificates = [
+            ListedCredential(_moment(certificate["endDateTime"]), thumbprints=frozenset(_thumbprints(certificate)))
+            for certificate in answer["keyCredentials"]
+        ]
+        return CredentialList(tuple(secrets), tuple(certificates))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise MicrosoftUnavailable(UNREADABLE) from None
 
@@ -96,21 +87,14 @@ def _moment(text: str) -> datetime:
 
 
 def _thumbprints(key: dict[str, Any]) -> Iterator[str]:
-    """Ways to recognise a certificate: its identifier comes as hex or as base64, its public part only sometimes."""
+    """Ways to recognise a certificate: its identifier is hex or base64, and its public part is not always there."""
     identifier = str(key.get("customKeyIdentifier") or "")
-    if len(identifier) in (40, 64) and _is_hex(identifier):
+    if len(identifier) in (40, 64) and re.fullmatch(r"[0-9a-fA-F]+", identifier):
         yield identifier.upper()
     elif digest := _decoded(identifier):
         yield digest.hex().upper()
     if certificate := _decoded(str(key.get("key") or "")):
         yield hashlib.sha256(certificate).hexdigest().upper()
-
-
-def _is_hex(text: str) -> bool:
-    try:
-        return bool(bytes.fromhex(text))
-    except ValueError:
-        return False
 
 
 def _decoded(text: str) -> bytes:

@@ -1,133 +1,71 @@
-"""Does Microsoft accept this application's credential? Asked without any person and without any permission.
+"""Tests whether Microsoft accepts an application's credential. It needs no sign-in and no permission.
 
-In a directory the question is a client-credentials request: Microsoft authenticates the client before it looks at
-anything else, and an application without permissions gets a token without roles
-(identity-platform/v2-oauth2-client-creds-grant-flow).
+In a directory the test is a client-credentials request: Microsoft authenticates the client before anything else, and an
+application without permissions gets a token without roles (identity-platform/v2-oauth2-client-creds-grant-flow).
 
-At a shared endpoint there is no directory to ask for, and client credentials end in AADSTS50059. There the portal
-redeems a refresh token that cannot exist. Our inference, no statement of Microsoft's: AADSTS70000 or 9002313 speaks
-of the token, so the client was believed; a wrong credential is told earlier (7000215, 7000222, 700027, 700016).
+At a shared endpoint there is no directory, and client credentials end in AADSTS50059. There the portal redeems a
+refresh token that cannot exist. Our inference, not Microsoft's statement: AADSTS70000 and 9002313 are about the token,
+so the client was accepted; a wrong credential is rejected earlier (7000215, 7000222, 700027, 700016).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from connections.microsoft import http, token_endpoint
+from connections.microsoft import data_files, http, token_endpoint
 from connections.microsoft.classifier import Verdict
 from connections.microsoft.error_types import Kind
 
-# Obviously no refresh token, and obviously ours for whoever reads Entra's sign-in log.
+# Clearly no refresh token, and recognisable in Entra's sign-in logs.
 _IMPOSSIBLE_TOKEN = "credential-check-by-connection-portal"  # noqa: S105 - no secret, a sentence
-_SPEAKS_OF_THE_TOKEN = frozenset({"AADSTS70000", "AADSTS9002313"})
-# The application is not installed in the directory; the credential itself may well be right.
+_TOKEN_REJECTED = frozenset({"AADSTS70000", "AADSTS9002313"})
+# The application is not installed in the directory; the credential itself may be valid.
 NEEDS_CONSENT = "AADSTS7000229"
 NOT_INSTALLED = frozenset({NEEDS_CONSENT, "AADSTS700016"})
 ANY_DIRECTORY = "organizations"
 
 
-def in_directory(application: token_endpoint.Application) -> tuple[str, ...] | Verdict:
-    """Ask in the application's directory: the roles of the token (maybe none), or the verdict. Never raises."""
-    answer = token_endpoint.read_answer(
-        http.client().send(token_endpoint.client_credentials_request(application, None))
-    )
-    return answer if isinstance(answer, Verdict) else answer.granted
-
-
-def at_shared_endpoint(application: token_endpoint.Application) -> tuple[str, ...] | Verdict:
-    """Ask at ``common``, ``organizations`` or ``consumers``: () if the client was believed, or the verdict."""
-    request = token_endpoint.refresh_request(application, _IMPOSSIBLE_TOKEN, ("openid", "offline_access"), None)
-    answer = token_endpoint.read_answer(http.client().send(request))
-    if not isinstance(answer, Verdict):
-        return answer.granted
-    return () if answer.code in _SPEAKS_OF_THE_TOKEN else answer
-
-
 def probe(application: token_endpoint.Application, *, shared: bool, multitenant: bool) -> tuple[str, ...] | Verdict:
-    """Say whether Microsoft accepts the credential: the granted roles (maybe none), or the verdict.
+    """Return the granted roles (maybe none) if Microsoft accepts the credential, or the verdict. Never raises.
 
-    A multitenant application that is not installed in this directory yet is asked about at ``organizations``, so
-    that its credential can be judged before consent adds it to the directory.
+    A multitenant application that is not installed in this directory yet is tested at ``organizations``, so that its
+    credential can be judged before consent adds it to the directory.
     """
     if shared:
-        return at_shared_endpoint(application)
-    answer = in_directory(application)
+        return _at_shared_endpoint(application)
+    answer = _send(token_endpoint.client_credentials_request(application, None))
     if isinstance(answer, Verdict) and multitenant and answer.code in NOT_INSTALLED:
-        elsewhere = at_shared_endpoint(replace(application, directory_id=ANY_DIRECTORY))
-        return elsewhere if not isinstance(elsewhere, Verdict) else _clearer(answer, elsewhere)
+        second = _at_shared_endpoint(replace(application, directory_id=ANY_DIRECTORY))
+        # An outage of the second request says nothing about the credential.
+        inconclusive = isinstance(second, Verdict) and second.kind in (Kind.TRANSIENT, Kind.THROTTLED)
+        return answer if inconclusive else second
     return answer
 
 
-def _clearer(first: Verdict, second: Verdict) -> Verdict:
-    """Of two refusals the one about the credential; an outage on the second call leaves the first standing."""
-    return first if second.kind in (Kind.TRANSIENT, Kind.THROTTLED) else second
+def _at_shared_endpoint(application: token_endpoint.Application) -> tuple[str, ...] | Verdict:
+    """Test at ``common``, ``organizations`` or ``consumers``: () if the client was accepted, or the verdict."""
+    answer = _send(token_endpoint.refresh_request(application, _IMPOSSIBLE_TOKEN, ("openid", "offline_access"), None))
+    return () if isinstance(answer, Verdict) and answer.code in _TOKEN_REJECTED else answer
+
+
+def _send(request: http.Request[None]) -> tuple[str, ...] | Verdict:
+    answer = token_endpoint.read_answer(http.client().send(request))
+    return answer if isinstance(answer, Verdict) else answer.granted
 
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What the admin who registers the application should do about a refusal, and at which entry."""
+    """What the admin who registers the application should do about a refusal, and at which form field."""
 
     entry: str  # "credential", "client_id", "tenant" or "audience"
     cause: str
     action: str
 
 
-# The classic mistakes, in the order one meets them (identity-platform/reference-error-codes).
-_ADVICE = {
-    "AADSTS7000215": Advice(
-        "credential",
-        "Microsoft does not accept this client secret.",
-        "Most often the Secret ID was pasted in place of the Value. In Entra, under Certificates & secrets, copy the "
-        "Value column; if it is no longer shown in full, create a new secret there.",
-    ),
-    "AADSTS7000222": Advice(
-        "credential",
-        "This client secret has expired at Microsoft.",
-        "Create a new one in Entra under Certificates & secrets and paste its Value here.",
-    ),
-    "AADSTS700027": Advice(
-        "credential",
-        "Microsoft does not know this certificate for the application, or it has expired there.",
-        "Upload the public part in Entra under Certificates & secrets > Certificates, wait a minute and try again.",
-    ),
-    "AADSTS700025": Advice(
-        "client_id",
-        "The application is registered as a public client, which may not have a secret or a certificate.",
-        "In Entra, under Authentication, add the portal's redirect URI with the platform type Web (not SPA, mobile or "
-        "desktop) and switch off public client flows.",
-    ),
-    "AADSTS700016": Advice(
-        "client_id",
-        "This directory does not know an application with this ID.",
-        "Compare the application (client) ID and the tenant with the Overview page in Entra. If the application "
-        "belongs to another directory, an admin of this one must grant consent first.",
-    ),
-    "AADSTS7000229": Advice(
-        "tenant",
-        "The application is not installed in this directory: it has no enterprise application there.",
-        "An admin of the directory must grant admin consent; that installs it.",
-    ),
-    "AADSTS90002": Advice(
-        "tenant",
-        "Microsoft does not know this directory in this environment.",
-        "Correct the tenant's directory ID or its environment.",
-    ),
-    "AADSTS50194": Advice(
-        "tenant",
-        "The application is registered for a single tenant, so it cannot be used at a shared endpoint such as common.",
-        "Choose its own tenant here, or make it multitenant in Entra under Authentication.",
-    ),
-    "AADSTS7000112": Advice(
-        "client_id",
-        "The application is disabled in this directory.",
-        "In Entra, under Enterprise applications > Properties, set 'Enabled for users to sign in' to Yes.",
-    ),
-}
+ADVICE = data_files.load("credential_advice.toml").rows("advice", Advice)
 
 
 def advice(verdict: Verdict) -> Advice:
-    """Whom it concerns on the form, and what to do; the verdict's own words where there is no better."""
-    found = _ADVICE.get(verdict.code)
-    if found is not None:
-        return found
-    return Advice("credential" if verdict.credential else "client_id", verdict.cause, verdict.action)
+    """The advice for this code, or else the verdict's own sentences."""
+    default = Advice("credential" if verdict.credential else "client_id", verdict.cause, verdict.action)
+    return ADVICE.get(verdict.code, default)

@@ -1,8 +1,8 @@
-"""Writes the page "What went wrong?" from the tables of codes, so that a code can be looked up offline."""
+"""Renders the page "What went wrong?" from the error tables, so that a code can be looked up offline."""
 
 from collections.abc import Iterable
 
-from connections.microsoft import aadsts, graph_errors, oauth_errors
+from connections.microsoft import error_tables
 from connections.microsoft.error_types import ErrorMeaning, Kind, Who
 
 KINDS = {
@@ -31,23 +31,23 @@ When you ask Microsoft's support, give them the trace id, the correlation id and
 
 
 def render() -> str:
-    """The whole page as Markdown. The same tables always give the same text."""
+    """The page as Markdown. The same tables always give the same text."""
     sections = [
         INTRODUCTION,
         "## Kinds\n",
         _table(("Kind", "Means"), ((f"`{kind}`", meaning) for kind, meaning in KINDS.items())),
         "## Sign-in: AADSTS codes\n",
-        _codes((f"AADSTS{number}", entry) for number, entry in aadsts.AADSTS.items()),
+        _codes((f"AADSTS{number}", entry) for number, entry in error_tables.AADSTS.items()),
         "## Sign-in: words without a code\n",
-        _codes(sorted(oauth_errors.ERRORS.items())),
+        _codes(sorted(error_tables.ERRORS.items())),
         "### Words in `suberror`\n",
-        _codes(sorted(oauth_errors.SUBERRORS.items())),
+        _codes(sorted(error_tables.SUBERRORS.items())),
         "## Mailboxes and data: Microsoft Graph codes\n",
-        _codes(sorted(graph_errors.CODES.items(), key=lambda row: row[0].lower())),
+        _codes(sorted(error_tables.GRAPH.items(), key=lambda row: row[0].lower())),
         "### HTTP status without a known code\n",
-        _codes((f"http-{status}", entry) for status, entry in graph_errors.STATUSES.items()),
+        _codes((f"http-{status}", entry) for status, entry in error_tables.STATUSES.items()),
         "## No answer\n",
-        _codes((f"transport-{reason}", entry) for reason, entry in sorted(oauth_errors.TRANSPORT.items())),
+        _codes((f"transport-{reason}", entry) for reason, entry in sorted(error_tables.TRANSPORT.items())),
     ]
     return "\n".join(sections)
 

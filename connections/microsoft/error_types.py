@@ -1,25 +1,25 @@
-"""The words in which the portal says what an answer of Microsoft means."""
+"""The terms in which the portal expresses what an answer of Microsoft means."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """What sort of trouble an answer means."""
+    """The kind of problem an answer stands for."""
 
     OK = "ok"
-    REAUTH = "reauth"  # the person must sign in again
-    CONSENT = "consent"  # somebody must grant consent
+    REAUTH = "reauth"  # the owner must sign in again
+    CONSENT = "consent"  # consent must be granted
     APP_CONFIG = "app_config"  # the app registration, the tenant or the request is wrong
     POLICY = "policy"  # an admin must change a policy or an account
-    TRANSIENT = "transient"  # it passes by itself
-    THROTTLED = "throttled"  # too many requests; it passes by itself
-    MAILBOX = "mailbox"  # the token is good, this mailbox cannot be reached
-    PERMISSION = "permission"  # the token is good, it lacks a permission
+    TRANSIENT = "transient"  # it resolves itself
+    THROTTLED = "throttled"  # too many requests; it resolves itself
+    MAILBOX = "mailbox"  # the token is valid, this mailbox cannot be reached
+    PERMISSION = "permission"  # the token is valid, it lacks a permission
 
 
 class Who(StrEnum):
-    """Who can mend it."""
+    """Who can fix it."""
 
     OWNER = "owner"
     IT_ADMIN = "it_admin"
@@ -29,14 +29,14 @@ class Who(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ErrorMeaning:
-    """One row of a table: what a code means, and to whom."""
+    """What one code means; ``cause`` says what happened and ``action`` what to do."""
 
     kind: Kind
     who: Who
     cause: str
     action: str
     name: str = ""
-    certain: bool = False  # one whole answer with this code is proof enough
+    certain: bool = False  # a single complete answer with this code is proof enough
     app_wide: bool = False  # the app registration is broken, not one connection
     credential: bool = False  # this client secret or certificate was rejected
-    vague: bool = False  # stands for several troubles: `suberror` and `error` decide the class
+    vague: bool = False  # used for several problems: `suberror` and `error` decide the kind

@@ -1,8 +1,8 @@
-"""The Exchange Online PowerShell commands that open shared mailboxes to one connection, and to nothing else.
+"""The Exchange Online PowerShell commands that give one connection access to certain shared mailboxes.
 
 For an application: RBAC for Applications (Microsoft: exchange/permissions-exo/application-rbac; the cmdlets
 New-ServicePrincipal, New-ManagementScope, New-ManagementRoleAssignment, Test-ServicePrincipalAuthorization). For an
-account: Add-MailboxPermission and Add-RecipientPermission. Every step can be run again without harm.
+account: Add-MailboxPermission and Add-RecipientPermission. Every step can safely be run again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from connections.microsoft.clouds import GRAPH_APP_ID
 from connections.microsoft.permissions import covered_by
 
-# Permissions of Microsoft Graph that Exchange can grant for single mailboxes; its roles are called "Application …".
+# Graph permissions that Exchange can grant for single mailboxes; Exchange calls the roles "Application …".
 EXCHANGE_ROLES = (
     "Mail.ReadBasic",
     "Mail.Read",
@@ -28,18 +28,18 @@ EXCHANGE_ROLES = (
     "Contacts.ReadWrite",
 )
 _OTHER_NAMES = {"Mail.ReadBasic.All": "Mail.ReadBasic"}
-# Mailboxes in one scope: how long a filter may be is not documented.
-MOST_IN_A_SCOPE = 20
+MOST_IN_A_SCOPE = 20  # mailboxes in one scope; the longest allowed filter is not documented
 _EXCHANGE_CLOUDS = {"usgov_l4": "O365USGovGCCHigh", "usgov_l5": "O365USGovDoD", "china": "O365China"}
+_SEND_AS = " -AccessRights SendAs -Confirm:$false -ErrorAction Stop"
 _GRAPH_CLOUDS = {"usgov_l4": "USGov", "usgov_l5": "USGovDoD", "china": "China"}
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Who is to reach which mailboxes. ``key`` tells this connection's objects in Exchange from all others."""
+    """Who gets access to which mailboxes. ``key`` marks the objects in Exchange that belong to this connection."""
 
     environment: str
-    tid: str  # GUID of the directory; "" if it is not known
+    tid: str  # GUID of the directory; "" if unknown
     connection_name: str
     key: str
     addresses: Sequence[str]
@@ -47,24 +47,20 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class ApplicationPlan(Plan):
-    """An application; ``roles`` are those of EXCHANGE_ROLES."""
-
     client_id: str
     app_name: str
-    roles: Sequence[str]
+    roles: Sequence[str]  # of EXCHANGE_ROLES
 
 
 @dataclass(frozen=True, slots=True)
 class AccountPlan(Plan):
-    """A signed-in account."""
-
     account: str
     sends: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing to do: ``commands`` continue in the window in which the first step was run."""
+    """``commands`` are run in the same window as the first step."""
 
     key: str
     title: str
@@ -72,28 +68,28 @@ class Step:
 
 
 def roles_for(permissions: Iterable[str]) -> tuple[str, ...]:
-    """The least roles of Exchange for these application permissions; what Exchange does not grant is left out."""
-    wanted = {_OTHER_NAMES.get(name, name) for name in permissions} & set(EXCHANGE_ROLES)
+    """The least Exchange roles for these application permissions, without those that Exchange cannot grant."""
+    needed = {_OTHER_NAMES.get(name, name) for name in permissions} & set(EXCHANGE_ROLES)
     return tuple(
         role
         for role in EXCHANGE_ROLES
-        if role in wanted and not any(role in covered_by(frozenset({other})) for other in wanted - {role})
+        if role in needed and not any(role in covered_by(frozenset({other})) for other in needed - {role})
     )
 
 
 def tenant_wide(granted: Iterable[str]) -> tuple[str, ...]:
-    """Those of the granted application permissions that open every mailbox, whatever scope Exchange keeps."""
+    """Granted application permissions that open every mailbox, whatever scope Exchange has."""
     prefixes = tuple({f"{role.partition('.')[0]}." for role in EXCHANGE_ROLES})
     return tuple(sorted(name for name in granted if name.startswith(prefixes)))
 
 
 def steps(plan: ApplicationPlan | AccountPlan) -> list[Step]:
-    """What to run, in order. The last step takes everything back."""
+    """The steps in order. The last one removes everything again."""
     if isinstance(plan, AccountPlan):
         return [
             Step("connect", "Connect", _block(_connect(plan), keeps=True)),
             Step("grant", "Give the account access", _block(_grant_account(plan))),
-            Step("check", "Check", _block(_check_account(plan))),
+            Step("check", "Check", _block(_for_account(plan, "Get"))),
             Step("undo", "The way back", _block(_undo_account(plan))),
         ]
     return [
@@ -106,36 +102,37 @@ def steps(plan: ApplicationPlan | AccountPlan) -> list[Step]:
 
 
 def script(plan: ApplicationPlan | AccountPlan, key: str) -> str:
-    """One step as a file of its own, connecting included. Raises KeyError for a step that does not exist."""
-    found = {step.key: step for step in steps(plan)}
-    step, first = found[key], found["connect"]
-    parts = [_head(plan, step.title), first.commands]
-    return "\n".join(parts if step is first else [*parts, step.commands])
+    """One step as a complete file that also connects. Raises KeyError for an unknown step."""
+    by_key = {step.key: step for step in steps(plan)}
+    step, first = by_key[key], by_key["connect"]
+    head = f"""\
+# {step.title}
+# Written by the connection portal for the connection {one_line(plan.connection_name)}.
+"""
+    return "\n".join([head, first.commands] if step is first else [head, first.commands, step.commands])
 
 
 def _block(commands: str, *, keeps: bool = False) -> str:
-    """Commands that run as one, so that an error stops them even when they are pasted line by line.
+    """Group commands, so that an error stops them even when they are pasted line by line.
 
-    ``keeps`` lets the variables outlive the block.
+    ``keeps`` keeps the variables after the block.
     """
     inner = "\n".join(f"    {line}" if line else "" for line in commands.rstrip().splitlines())
     return f"{'.' if keeps else '&'} {{\n{inner}\n}}\n"
 
 
-# --- Quoting --------------------------------------------------------------------------------------
-
-# PowerShell takes typographic quotation marks for the plain one, so all of them are doubled
+# PowerShell treats typographic quotation marks like the plain one, so all of them are doubled
 # (Microsoft: powershell/scripting, about_Quoting_Rules and the language specification, 2.3.5.2).
 _SINGLE_QUOTES = "'\u2018\u2019\u201a\u201b"
 
 
 def quoted(text: str) -> str:
-    """A PowerShell string that means exactly ``text``, but for control characters, which become spaces."""
+    """A PowerShell string that means exactly ``text``, except that control characters become spaces."""
     return "'" + "".join(char * 2 if char in _SINGLE_QUOTES else char for char in one_line(text)) + "'"
 
 
 def one_line(text: str) -> str:
-    """The text without anything that could end a line or hide what follows."""
+    """The text without characters that could end a line or hide what follows."""
     return "".join(" " if unicodedata.category(char)[0] == "C" or char in "\u2028\u2029" else char for char in text)
 
 
@@ -144,16 +141,6 @@ def _filter(addresses: Sequence[str]) -> str:
     return " -or ".join(
         "PrimarySmtpAddress -eq '" + one_line(address).replace("'", "''") + "'" for address in addresses
     )
-
-
-# --- Connecting -----------------------------------------------------------------------------------
-
-
-def _head(plan: ApplicationPlan | AccountPlan, title: str) -> str:
-    return f"""\
-# {title}
-# Written by the connection portal for the connection {one_line(plan.connection_name)}.
-"""
 
 
 def _connect(plan: ApplicationPlan | AccountPlan) -> str:
@@ -197,9 +184,6 @@ if ($clientId -ne {quoted(plan.client_id)} -or -not $principal) {{ throw 'Run th
 """
 
 
-# --- An application -------------------------------------------------------------------------------
-
-
 def _grant(plan: ApplicationPlan) -> str:
     scopes = [
         (_name(plan, "mailboxes", number), plan.addresses[start : start + MOST_IN_A_SCOPE])
@@ -208,25 +192,21 @@ def _grant(plan: ApplicationPlan) -> str:
     assignments = [
         (_name(plan, role, number), role, scope) for number, (scope, _) in enumerate(scopes, 1) for role in plan.roles
     ]
-    wanted = [name for name, _ in scopes], [name for name, _, _ in assignments]
+    keep = [name for name, _ in scopes] + [name for name, _, _ in assignments]
     return "\n".join(
         [
             _check_addresses(plan.addresses),
             _register(plan),
-            *(_scope(name, few) for name, few in scopes),
+            *(_scope(name, addresses) for name, addresses in scopes),
             *(_assignment(*assignment) for assignment in assignments),
-            _tidy(plan, *wanted),
+            _tidy(plan, keep),
         ]
     )
 
 
 def _name(plan: Plan, what: str, number: int) -> str:
-    """At most 64 characters, as Exchange wants (Microsoft: New-ManagementScope, New-ManagementRoleAssignment)."""
-    return f"{_prefix(plan)}{what} {number}"
-
-
-def _prefix(plan: Plan) -> str:
-    return f"Portal {plan.key} "
+    """At most 64 characters, Exchange's limit (Microsoft: New-ManagementScope, New-ManagementRoleAssignment)."""
+    return f"Portal {plan.key} {what} {number}"
 
 
 def _check_addresses(addresses: Sequence[str]) -> str:
@@ -277,15 +257,15 @@ if (-not (Get-ManagementRoleAssignment | Where-Object Name -eq $assignment)) {{
 """
 
 
-def _tidy(plan: Plan, scopes: Sequence[str], assignments: Sequence[str]) -> str:
+def _tidy(plan: Plan, keep: Sequence[str]) -> str:
     return f"""\
 # Take away what this connection was given before and needs no more.
-$keep = @({", ".join(quoted(name) for name in [*scopes, *assignments])})
+$keep = @({", ".join(quoted(name) for name in keep)})
 {_remove(plan, " -and $_.Name -notin $keep")}"""
 
 
 def _remove(plan: Plan, unless: str = "") -> str:
-    mine = f"Where-Object {{ $_.Name -like {quoted(_prefix(plan) + '*')}{unless} }}"
+    mine = f"Where-Object {{ $_.Name -like {quoted(f'Portal {plan.key} *')}{unless} }}"
     return f"""\
 Get-ManagementRoleAssignment | {mine} | Remove-ManagementRoleAssignment -Confirm:$false -ErrorAction Stop
 Get-ManagementScope | {mine} | Remove-ManagementScope -Confirm:$false -ErrorAction Stop
@@ -337,43 +317,21 @@ if ($pointer -and -not (Get-ManagementRoleAssignment -RoleAssignee $pointer.Iden
 """
 
 
-# --- An account -----------------------------------------------------------------------------------
+def _for_account(plan: AccountPlan, verb: str, *, full_access: str = "", send_as: str = "") -> str:
+    """One command per mailbox, or two for an account that also sends, with the given options."""
+    lines, account = [], quoted(plan.account)
+    for address in map(quoted, plan.addresses):
+        lines.append(f"{verb}-MailboxPermission -Identity {address} -User {account}{full_access}")
+        if plan.sends:
+            lines.append(f"{verb}-RecipientPermission -Identity {address} -Trustee {account}{send_as}")
+    return "\n".join(lines) + "\n"
 
 
 def _grant_account(plan: AccountPlan) -> str:
-    lines = []
-    for address in map(quoted, plan.addresses):
-        lines.append(
-            f"Add-MailboxPermission -Identity {address} -User {quoted(plan.account)} -AccessRights FullAccess "
-            "-InheritanceType All -AutoMapping $false -ErrorAction Stop"
-        )
-        if plan.sends:
-            lines.append(
-                f"Add-RecipientPermission -Identity {address} -Trustee {quoted(plan.account)} -AccessRights SendAs "
-                "-Confirm:$false -ErrorAction Stop"
-            )
-    return "\n".join(lines) + "\n"
-
-
-def _check_account(plan: AccountPlan) -> str:
-    lines = []
-    for address in map(quoted, plan.addresses):
-        lines.append(f"Get-MailboxPermission -Identity {address} -User {quoted(plan.account)}")
-        if plan.sends:
-            lines.append(f"Get-RecipientPermission -Identity {address} -Trustee {quoted(plan.account)}")
-    return "\n".join(lines) + "\n"
+    full_access = " -AccessRights FullAccess -InheritanceType All -AutoMapping $false -ErrorAction Stop"
+    return _for_account(plan, "Add", full_access=full_access, send_as=_SEND_AS)
 
 
 def _undo_account(plan: AccountPlan) -> str:
-    lines = []
-    for address in map(quoted, plan.addresses):
-        lines.append(
-            f"Remove-MailboxPermission -Identity {address} -User {quoted(plan.account)} -AccessRights FullAccess "
-            "-Confirm:$false -ErrorAction Stop"
-        )
-        if plan.sends:
-            lines.append(
-                f"Remove-RecipientPermission -Identity {address} -Trustee {quoted(plan.account)} -AccessRights SendAs "
-                "-Confirm:$false -ErrorAction Stop"
-            )
-    return "\n".join(lines) + "\n"
+    full_access = " -AccessRights FullAccess -Confirm:$false -ErrorAction Stop"
+    return _for_account(plan, "Remove", full_access=full_access, send_as=_SEND_AS)

@@ -1,4 +1,4 @@
-"""How Microsoft Graph is asked: the request, in turns of a few at once, and what its answer comes to."""
+"""Requests to Microsoft Graph, a few at a time, and what the answers mean."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from connections.errors import MicrosoftRefused, MicrosoftUnavailable
 from connections.microsoft import http
 from connections.microsoft.classifier import Verdict, classify, transport_failure
 from connections.microsoft.clouds import Cloud
-from connections.microsoft.error_types import Kind
+from connections.microsoft.error_types import Kind, Who
 
-# Outlook takes four requests at a time from one application (Microsoft Graph: throttling-limits).
+# Outlook accepts four requests at a time from one application (Microsoft Graph: throttling-limits).
 IN_FLIGHT = 4
 
 
@@ -31,22 +31,27 @@ def request(
 
 
 def request_json(requests: list[http.Request[str]]) -> Iterator[http.Response[str]]:
-    """The answers to all of them, as they come."""
+    """Send all requests and yield the answers as they arrive."""
     for start in range(0, len(requests), IN_FLIGHT):
         yield from http.client().send_all(requests[start : start + IN_FLIGHT])
 
 
 def verdict(response: http.Response[str]) -> Verdict:
-    """What the answer comes to."""
     if response.status == 0:
         return transport_failure(response.failure)
     return classify(where="graph", status=response.status, headers=response.headers, body=response.text)
 
 
 def require_ok(response: http.Response[str]) -> None:
-    """Raise MicrosoftUnavailable if Graph could not be asked, MicrosoftRefused if it said no."""
-    found = verdict(response)
-    if found.kind in (Kind.TRANSIENT, Kind.THROTTLED):
-        raise MicrosoftUnavailable(found)
-    if found.kind is not Kind.OK:
-        raise MicrosoftRefused(found)
+    """Raise MicrosoftUnavailable if there was no useful answer, MicrosoftRefused if Graph refused."""
+    outcome = verdict(response)
+    if outcome.kind in (Kind.TRANSIENT, Kind.THROTTLED):
+        raise MicrosoftUnavailable(outcome)
+    if outcome.kind is not Kind.OK:
+        raise MicrosoftRefused(outcome)
+
+
+def unreadable(cause: str, *, again: str) -> Verdict:
+    """The verdict on a good status with the wrong content. ``again`` says when the portal repeats the request."""
+    action = f"The portal {again}; if it stays so, an IT admin should look for a proxy in between."
+    return Verdict(Kind.TRANSIENT, "unreadable", cause, action, Who.NOBODY)

@@ -1,8 +1,7 @@
-"""The one HTTP client that talks to Microsoft: many requests at once over kept connections, each with a time-out.
+"""The only HTTP client for Microsoft: concurrent requests over persistent connections, each with a time-out.
 
-libcurl does the work (docs/decisions.md says why). Redirects are never followed, answers are capped in size, and
-what could not be delivered comes back as an answer with ``status`` 0 and a reason, not as an exception: for the
-caller an outage is an ordinary thing.
+libcurl does the work (docs/decisions.md says why). Redirects are never followed and answers are capped in size. A
+failed request is returned as an answer with ``status`` 0 and a reason, not raised, because callers expect outages.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ import pycurl
 
 MAX_BODY = 4_000_000
 CONNECT_TIMEOUT = 5.0
-MANY = 10  # requests under way from which on answers are taken several at a time
-GATHER = 0.004  # seconds
+MANY = 10  # from this many running requests on, answers are collected several at a time
+GATHER = 0.004  # seconds to wait for more answers
 
 Tag = TypeVar("Tag")
 
 
 @dataclass(frozen=True, slots=True)
 class Request(Generic[Tag]):
-    """One request. ``tag`` is whatever the caller wants back with the answer."""
+    """``tag`` is returned with the answer."""
 
     method: str
     url: str
@@ -36,13 +35,13 @@ class Request(Generic[Tag]):
     tag: Tag | None = None
 
     def __repr__(self) -> str:
-        # Body and headers hold secrets.
+        # Body and headers contain secrets.
         return f"<{self.method} {self.url.partition('?')[0]}>"
 
 
 @dataclass(frozen=True, slots=True)
 class Response(Generic[Tag]):
-    """One answer. ``status`` 0 means there was none; ``failure`` then says why in a word."""
+    """``status`` 0 means that there was no answer; ``failure`` then says why in one word."""
 
     request: Request[Tag]
     status: int
@@ -55,15 +54,15 @@ class Response(Generic[Tag]):
 
     @property
     def text(self) -> str:
-        """The body as text; bytes that are no UTF-8 are replaced."""
+        """The body decoded; invalid UTF-8 is replaced."""
         return self.body.decode("utf-8", "replace")
 
 
 class Client:
-    """Sends requests concurrently and keeps the connections for the next call.
+    """Sends requests concurrently and keeps the connections open for the next call.
 
-    One instance per thread; ``client()`` hands out the current thread's. ``timeout`` is seconds for a whole
-    request, ``ca_bundle`` a PEM file (empty: certifi's).
+    One instance per thread, see ``client()``. ``timeout`` is seconds for a whole request, ``ca_bundle`` a PEM file
+    (empty: certifi's).
     """
 
     def __init__(self, *, timeout: float, ca_bundle: str = "", in_flight: int = 50) -> None:
@@ -75,35 +74,33 @@ class Client:
         self._idle = [self._handle() for _ in range(in_flight)]
 
     def send(self, request: Request[Tag]) -> Response[Tag]:
-        """Send one request and wait for its answer."""
         return next(self.send_all([request]))
 
     def send_all(self, requests: Iterable[Request[Tag]]) -> Iterator[Response[Tag]]:
         """Send all requests concurrently; yield each answer as it arrives, in any order.
 
-        ``requests`` is drawn from only as slots become free, so a generator may hand out work late.
+        The next request is taken only when a slot becomes free, so a generator may produce work late.
         """
         source = iter(requests)
-        flying: dict[Any, tuple[Request[Tag], BytesIO, BytesIO]] = {}
+        running: dict[Any, tuple[Request[Tag], BytesIO, BytesIO]] = {}
         exhausted = False
         try:
             while True:
                 while self._idle and not exhausted:
-                    following = next(source, None)
-                    if following is None:
+                    request = next(source, None)
+                    if request is None:
                         exhausted = True
                     else:
-                        self._launch(following, flying)
-                if not flying:
+                        self._start(request, running)
+                if not running:
                     return
-                yield from self._collect(flying)
+                yield from self._collect(running)
         finally:
-            for handle in flying:
+            for handle in running:
                 self._multi.remove_handle(handle)
                 self._idle.append(handle)
 
     def close(self) -> None:
-        """Close every connection."""
         for handle in self._idle:
             handle.close()
         self._idle.clear()
@@ -114,7 +111,7 @@ class Client:
         handle.setopt(pycurl.NOSIGNAL, 1)
         handle.setopt(pycurl.FOLLOWLOCATION, 0)
         handle.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
-        # One request per connection at a time: a stalled answer holds up nobody else.
+        # One request per connection at a time, so that a stalled answer delays no other.
         handle.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
         handle.setopt(pycurl.CAINFO, self._ca_bundle)
         handle.setopt(pycurl.CONNECTTIMEOUT_MS, int(min(CONNECT_TIMEOUT, self._timeout) * 1000))
@@ -123,7 +120,7 @@ class Client:
         handle.setopt(pycurl.ACCEPT_ENCODING, "gzip")
         return handle
 
-    def _launch(self, request: Request[Tag], flying: dict[Any, Any]) -> None:
+    def _start(self, request: Request[Tag], running: dict[Any, Any]) -> None:
         handle, body, head = self._idle.pop(), BytesIO(), BytesIO()
 
         def receive(chunk: bytes) -> int:
@@ -140,47 +137,47 @@ class Client:
             handle.setopt(pycurl.POSTFIELDS, request.body)
         handle.setopt(pycurl.CUSTOMREQUEST, request.method)
         self._multi.add_handle(handle)
-        flying[handle] = (request, body, head)
+        running[handle] = (request, body, head)
 
-    def _collect(self, flying: dict[Any, tuple[Request[Tag], BytesIO, BytesIO]]) -> Iterator[Response[Tag]]:
+    def _collect(self, running: dict[Any, tuple[Request[Tag], BytesIO, BytesIO]]) -> Iterator[Response[Tag]]:
         self._multi.perform()
         _, done, failed = self._multi.info_read()
         if not done and not failed:
-            # -1: libcurl has nothing to wait on yet (name resolution in its own thread).
+            # -1: libcurl has nothing to wait for yet (name resolution runs in its own thread).
             if self._multi.select(1.0) == -1:
                 time.sleep(0.002)
-            elif len(flying) >= MANY:
-                # Let answers gather: each look costs in proportion to all that are under way.
+            elif len(running) >= MANY:
+                # Collect several answers at once, because each check costs in proportion to all running requests.
                 time.sleep(GATHER)
             return
         for handle in done:
             status = handle.getinfo(pycurl.RESPONSE_CODE)
-            request, body, head = self._land(handle, flying)
-            # Of a success nobody reads them, and it is nearly every answer.
+            request, body, head = self._finish(handle, running)
+            # Nearly all answers are successes, whose headers are never read.
             headers = {} if status == 200 else _headers(head.getvalue())
             yield Response(request, status, headers, body.getvalue())
         for handle, number, _ in failed:
-            request, *_ = self._land(handle, flying)
+            request, *_ = self._finish(handle, running)
             yield Response(request, 0, failure=_REASONS.get(number, "transport"))
 
-    def _land(self, handle: Any, flying: dict[Any, Any]) -> Any:
+    def _finish(self, handle: Any, running: dict[Any, Any]) -> Any:
         self._multi.remove_handle(handle)
         self._idle.append(handle)
-        return flying.pop(handle)
+        return running.pop(handle)
 
 
 def _headers(raw: bytes) -> dict[str, str]:
-    """Header lines by lower-case name; several of one name (WWW-Authenticate may repeat) are joined by commas."""
-    found: dict[str, str] = {}
+    """Headers by lower-case name; repeated ones (such as WWW-Authenticate) are joined by commas."""
+    headers: dict[str, str] = {}
     for line in raw.decode("latin-1").split("\r\n"):
         name, colon, value = line.partition(":")
         if colon:
             key = name.strip().lower()
-            found[key] = f"{found[key]}, {value.strip()}" if key in found else value.strip()
-    return found
+            headers[key] = f"{headers[key]}, {value.strip()}" if key in headers else value.strip()
+    return headers
 
 
-# The words errors.transport_failure() knows.
+# The reasons that classifier.transport_failure() knows.
 _REASONS = {
     pycurl.E_OPERATION_TIMEDOUT: "timeout",
     pycurl.E_COULDNT_RESOLVE_HOST: "dns",
@@ -198,12 +195,12 @@ _local = threading.local()
 
 
 def configure(*, timeout: float, ca_bundle: str = "", in_flight: int = 50) -> None:
-    """Set how this process talks to Microsoft. Called once when Django is ready."""
+    """Set the options of this process's clients. Called once when Django is ready."""
     _configuration.update(timeout=timeout, ca_bundle=ca_bundle, in_flight=in_flight)
 
 
 def client() -> Client:
-    """The current thread's client; made on first use and kept, so its connections stay open."""
+    """The current thread's client, created on first use and kept, so that its connections stay open."""
     client: Client | None = getattr(_local, "client", None)
     if client is None:
         client = _local.client = Client(**_configuration)

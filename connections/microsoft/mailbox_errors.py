@@ -1,7 +1,7 @@
-"""What a connection can lack to use a shared mailbox, told to people, and how it is read out of Graph's refusals.
+"""What a connection may be missing to use a shared mailbox, and how to derive it from Graph's refusals.
 
-Graph answers 403 and 404 alike where a right is missing (Microsoft: outlook-share-messages-folders), so a code alone
-says little; what was granted, whose token it is and what the directory knows of the address make the difference.
+Graph answers 403 or 404 where a right is missing (Microsoft: outlook-share-messages-folders), so the code alone says
+little: what was granted, whose token it is and what the directory knows about the address decide.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from connections.microsoft import capabilities
+from connections.microsoft import capabilities, data_files
 from connections.microsoft.capabilities import CAPABILITIES
 from connections.microsoft.classifier import Verdict
 from connections.microsoft.error_types import Kind, Who
 
 
 class ReachState(StrEnum):
-    """Whether a mailbox could be used; the values are those of MailboxAccess.State."""
+    """Whether the mailbox could be used; same values as MailboxAccess.State."""
 
     REACHABLE = "reachable"
     UNREACHABLE = "unreachable"
@@ -24,7 +24,7 @@ class ReachState(StrEnum):
 
 
 class MissingAccess(StrEnum):
-    """What exactly is missing; the values are those of MailboxAccess.lack."""
+    """What exactly is missing; the values of MailboxAccess.lack. The texts are in data/mailbox_access.toml."""
 
     SHARED_SCOPE = "shared_scope"
     APP_ROLE = "app_role"
@@ -39,7 +39,7 @@ class MissingAccess(StrEnum):
     SEND_AS = "send_as"
 
 
-# There is nothing behind the address that somebody could be let into.
+# The address has no mailbox to which access could be given.
 WITHOUT_MAILBOX = (
     MissingAccess.NOT_FOUND,
     MissingAccess.GUEST_MAILBOX,
@@ -50,7 +50,7 @@ WITHOUT_MAILBOX = (
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """The outcome for one mailbox. ``code`` is Microsoft's; the sentences are ours and empty if all is well."""
+    """The outcome for one mailbox. ``code`` is Microsoft's; the sentences are ours, and empty on success."""
 
     state: ReachState
     code: str = ""
@@ -61,19 +61,20 @@ class Probe:
 
 
 REACHABLE = Probe(ReachState.REACHABLE)
+NOT_TESTED = "not-tested"
 
 
 @dataclass(frozen=True, slots=True)
 class Purpose:
-    """What a connection wants in a shared mailbox: what is read to test it, and the permissions that takes.
+    """What a connection does in a shared mailbox: the paths that test it, and the permissions needed.
 
-    ``paths`` are asked in this order; the first alone opening means that only a folder is shared.
+    ``paths`` are requested in this order; if only the first succeeds, only a folder is shared.
     """
 
     paths: tuple[str, ...]
     scope: str  # delegated
     role: str  # app-only
-    capability: str  # what the owner adds to the connection to get the scope
+    capability: str  # what the owner must add to the connection for the scope
 
 
 def _labels(*keys: str) -> str:
@@ -92,20 +93,17 @@ CALENDAR = Purpose(
 SEND = Purpose((), "Mail.Send.Shared", "Mail.Send", _labels("shared_mailbox.send"))
 
 
-def purpose_of(wanted: tuple[str, ...], *, delegated: bool) -> Purpose:
-    """What to test for a connection that wants these scopes or roles: reading mail, unless it wants only less."""
+def purpose_of(permissions: tuple[str, ...], *, delegated: bool) -> Purpose:
+    """What to test for a connection with these scopes or roles: reading mail unless they only allow less."""
     for purpose in (MAIL, CALENDAR, SEND):
-        if not capabilities.missing([purpose.scope if delegated else purpose.role], wanted):
+        if not capabilities.missing([purpose.scope if delegated else purpose.role], permissions):
             return purpose
     return MAIL
 
 
-# --- What is said ---------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What one lack means to people. The sentences may name {address}, {permission} and {capability}."""
+    """The texts for one MissingAccess; they may contain {address}, {permission} and {capability}."""
 
     cause: str
     action: str
@@ -113,88 +111,24 @@ class Entry:
 
 
 ENTRIES = {
-    MissingAccess.SHARED_SCOPE: Entry(
-        "The connection lacks the permission {permission}, without which it cannot use {address}.",
-        "The owner of the connection must add the capability {capability} to it and sign in again.",
-        Who.OWNER,
-    ),
-    MissingAccess.APP_ROLE: Entry(
-        "The application may not use {address}: the application permission {permission} is not granted in Entra, "
-        "and Exchange grants the application nothing either.",
-        "An Exchange administrator must let the application into this mailbox, or an IT admin must grant the "
-        "permission to the app registration, which opens every mailbox.",
-        Who.IT_ADMIN,
-    ),
-    MissingAccess.FULL_ACCESS: Entry(
-        "The connected account has no access to {address} in Exchange.",
-        "An Exchange administrator must give the account Full Access to the mailbox.",
-        Who.IT_ADMIN,
-    ),
-    MissingAccess.FOLDER_ONLY: Entry(
-        "Only the inbox folder of {address} is shared with the connected account, not the whole mailbox.",
-        "An Exchange administrator must give the account Full Access to the mailbox. Its owner can share single "
-        "folders only.",
-        Who.IT_ADMIN,
-    ),
-    MissingAccess.POLICY_SCOPE: Entry(
-        "Exchange keeps this application away from {address}: the mailbox is not among those it may reach.",
-        "An Exchange administrator must add the mailbox to those the application may reach.",
-        Who.IT_ADMIN,
-    ),
-    MissingAccess.GUEST: Entry(
-        "The connected account is a guest in this directory. Guests have no mailbox there, and Exchange does not let "
-        "this one into {address}.",
-        "The owner of the connection must make a new one with an account of the organisation itself.",
-        Who.OWNER,
-    ),
-    MissingAccess.GUEST_MAILBOX: Entry(
-        "{address} is the account of a guest, whose mailbox is in another organisation.",
-        "The owner of the connection must attach another address, or connect to the organisation the mailbox is in.",
-        Who.OWNER,
-    ),
-    MissingAccess.NO_MAILBOX: Entry(
-        "{address} has no mailbox in Exchange Online that works: it was never made, was deleted, or is on the "
-        "organisation's own server.",
-        "An Exchange administrator must check the mailbox. If the account is a person's, it may lack a licence.",
-        Who.IT_ADMIN,
-    ),
-    MissingAccess.NO_LICENCE: Entry(
-        "{address} is an account without a licence for Exchange Online, and it is no shared mailbox, so there is "
-        "no mailbox.",
-        "An IT admin must assign a licence to the account, or an Exchange administrator must make it a shared mailbox.",
-        Who.IT_ADMIN,
-    ),
-    MissingAccess.NOT_FOUND: Entry(
-        "There is no mailbox {address} in this directory. A distribution list or a Microsoft 365 group is none.",
-        "The owner of the connection must check the address, and whether the mailbox is in another directory. If it "
-        "worked before, an Exchange administrator must look whether the mailbox was deleted.",
-        Who.OWNER,
-    ),
-    MissingAccess.SEND_AS: Entry(
-        "The connected account may not send as {address}.",
-        "An Exchange administrator must give the account Send As (or Send on Behalf) on the mailbox. It can take an "
-        "hour and more until that works.",
-        Who.IT_ADMIN,
-    ),
+    MissingAccess(value): entry
+    for value, entry in data_files.load("mailbox_access.toml").rows("missing_access", Entry).items()
 }
 
 
 def missing_access(
     lack: MissingAccess, code: str, address: str, purpose: Purpose = MAIL, *, delegated: bool = True
 ) -> Probe:
-    """The outcome of a mailbox that cannot be used because of ``lack``."""
+    """The outcome for a mailbox that cannot be used because of ``lack``."""
     entry = ENTRIES[lack]
-    words = {
-        "address": address,
-        "permission": purpose.scope if delegated else purpose.role,
-        "capability": purpose.capability,
-    }
-    cause, action = entry.cause.format(**words), entry.action.format(**words)
+    permission = purpose.scope if delegated else purpose.role
+    values = {"address": address, "permission": permission, "capability": purpose.capability}
+    cause, action = entry.cause.format(**values), entry.action.format(**values)
     return Probe(ReachState.UNREACHABLE, code, cause, action, entry.who, lack)
 
 
 def who_can_fix(lack: str) -> Who:
-    """Who can mend a stored lack; an IT admin where the value is not (or no longer) known."""
+    """Who can fix a stored lack; an IT admin if the value is unknown."""
     try:
         return ENTRIES[MissingAccess(lack)].who
     except ValueError:
@@ -202,7 +136,7 @@ def who_can_fix(lack: str) -> Who:
 
 
 def untested(address: str) -> Probe:
-    """The outcome for a connection that only sends: there is no way to ask without sending (none is documented)."""
+    """The outcome for a connection that only sends: Microsoft documents no way to test that without sending."""
     return Probe(
         ReachState.UNKNOWN,
         NOT_TESTED,
@@ -212,16 +146,12 @@ def untested(address: str) -> Probe:
     )
 
 
-NOT_TESTED = "not-tested"
-
-# --- How it is told from the answers --------------------------------------------------------------
-
-# None says anything about the mailbox: the token ran out, Microsoft is busy or down, or the answer is not Graph's.
+# They say nothing about the mailbox: expired token, Microsoft busy or down, or an answer that is not Graph's.
 _SAYS_NOTHING = frozenset({Kind.REAUTH, Kind.TRANSIENT, Kind.THROTTLED})
-# Codes that say nothing more than "you may not", whatever the reason (Microsoft Graph answers 404 as well as 403).
+# Codes that only say "refused", whatever the reason (Graph answers 404 as well as 403).
 _REFUSED = frozenset({"ErrorAccessDenied", "ErrorItemNotFound", "ErrorFolderNotFound", "accessDenied", "http-403"})
 _NO_PERMISSION = frozenset({"NoPermissionsInAccessToken", "Authorization_RequestDenied"})
-_NOT_HERE = frozenset({"ErrorInvalidUser", "Request_ResourceNotFound", "ErrorNonExistentMailbox"})
+_NOT_FOUND = frozenset({"ErrorInvalidUser", "Request_ResourceNotFound", "ErrorNonExistentMailbox"})
 _NO_MAILBOX = frozenset(
     {"MailboxNotEnabledForRESTAPI", "MailboxNotHostedInExchangeOnline", "ResourceNotFound", "ErrorMissingEmailAddress"}
 )
@@ -229,7 +159,7 @@ _NO_MAILBOX = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What the directory knows of an address; ``exists`` False: no account has it."""
+    """What the directory knows about an address; ``exists`` is False if no account has it."""
 
     exists: bool
     guest: bool = False
@@ -238,10 +168,10 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class ProbeJudgement:
-    """Turns verdicts into what is missing, knowing what the connection was granted.
+    """Derives from verdicts what is missing, given what the connection was granted.
 
-    ``guest`` says that the connected account is one; ``reaches_others`` that Exchange is known to let this
-    application into another mailbox although its token lacks the role.
+    ``guest``: the connected account is a guest. ``reaches_others``: this application is known to reach another mailbox
+    although its token lacks the role.
     """
 
     purpose: Purpose
@@ -252,49 +182,53 @@ class ProbeJudgement:
 
     @property
     def has_permission(self) -> bool:
-        """Whether the token holds what the purpose takes."""
+        """Whether the token has the permission for the purpose."""
         needed = self.purpose.scope if self.delegated else self.purpose.role
         return not capabilities.missing([needed], self.granted)
 
     def is_doubtful(self, verdict: Verdict) -> bool:
-        """Whether the directory's knowledge of the address would tell more."""
+        """Whether looking the address up in the directory would help to explain the refusal."""
         if verdict.kind in _SAYS_NOTHING or (self.delegated and self.guest):
             return False
         return verdict.code in _NO_MAILBOX or (verdict.code in _REFUSED and self.has_permission)
 
     def refused(self, address: str, verdict: Verdict, account: Account | None = None) -> Probe:
-        """Nothing of the mailbox could be read."""
-        if verdict.kind in _SAYS_NOTHING:
-            return Probe(ReachState.UNKNOWN, verdict.code, verdict.cause, verdict.action, verdict.who)
-        lack = self._lack(verdict, account)
-        if lack is None:
-            return Probe(ReachState.UNREACHABLE, verdict.code, verdict.cause, verdict.action, verdict.who)
-        return self._no(lack, verdict, address)
+        """The outcome when nothing of the mailbox could be read."""
+        unknown = verdict.kind in _SAYS_NOTHING
+        lack = None if unknown else self._lack(verdict, account)
+        if lack is not None:
+            return self._missing(lack, verdict, address)
+        state = ReachState.UNKNOWN if unknown else ReachState.UNREACHABLE
+        return Probe(state, verdict.code, verdict.cause, verdict.action, verdict.who)
 
     def half_open(self, address: str, verdict: Verdict) -> Probe:
-        """The inbox could be read, the mailbox could not."""
+        """The outcome when the inbox could be read and the rest of the mailbox could not."""
         if not self.delegated or verdict.kind in _SAYS_NOTHING or verdict.code not in _REFUSED:
             return self.refused(address, verdict)
-        return self._no(MissingAccess.FOLDER_ONLY, verdict, address)
+        return self._missing(MissingAccess.FOLDER_ONLY, verdict, address)
 
     def not_sent(self, address: str, verdict: Verdict) -> Probe:
-        """A message could not be sent as the mailbox."""
+        """The outcome when a message could not be sent as the mailbox."""
         if verdict.code == "ErrorSendAsDenied" or (self.delegated and self.has_permission and verdict.code in _REFUSED):
-            return self._no(MissingAccess.SEND_AS, verdict, address)
+            return self._missing(MissingAccess.SEND_AS, verdict, address)
         return self.refused(address, verdict)
 
     def _lack(self, verdict: Verdict, account: Account | None) -> MissingAccess | None:
         code = verdict.code
-        if code in _NOT_HERE:
+        if code in _NOT_FOUND:
             return MissingAccess.NOT_FOUND
         if code in _NO_MAILBOX:
             return self._without_mailbox(account)
         if code not in _REFUSED | _NO_PERMISSION or verdict.kind is Kind.POLICY:
             return None
         if self.delegated:
-            return self._kept_from_person(account)
+            if self.guest:
+                return MissingAccess.GUEST
+            if not self.has_permission:
+                return MissingAccess.SHARED_SCOPE
+            return _by_account(account) or MissingAccess.FULL_ACCESS
         if verdict.kind is Kind.MAILBOX and code == "ErrorAccessDenied":
-            return MissingAccess.POLICY_SCOPE  # an application access policy says so in as many words
+            return MissingAccess.POLICY_SCOPE  # an application access policy says so explicitly
         if not self.has_permission:
             return MissingAccess.POLICY_SCOPE if self.reaches_others else MissingAccess.APP_ROLE
         return _by_account(account) or MissingAccess.POLICY_SCOPE
@@ -307,14 +241,7 @@ class ProbeJudgement:
             return MissingAccess.NO_LICENCE
         return _by_account(account) or MissingAccess.NO_MAILBOX
 
-    def _kept_from_person(self, account: Account | None) -> MissingAccess:
-        if self.guest:
-            return MissingAccess.GUEST
-        if not self.has_permission:
-            return MissingAccess.SHARED_SCOPE
-        return _by_account(account) or MissingAccess.FULL_ACCESS
-
-    def _no(self, lack: MissingAccess, verdict: Verdict, address: str) -> Probe:
+    def _missing(self, lack: MissingAccess, verdict: Verdict, address: str) -> Probe:
         return missing_access(lack, verdict.code, address, self.purpose, delegated=self.delegated)
 
 

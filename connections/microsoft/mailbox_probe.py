@@ -1,6 +1,6 @@
-"""Asks Microsoft Graph whether an access token really reaches a shared mailbox.
+"""Tests with Microsoft Graph whether an access token really reaches a shared mailbox.
 
-Only asking is decisive: a scope without a right in Exchange opens nothing, and a right that Exchange gives to an
+Only a request is decisive: a scope without a right in Exchange opens nothing, and a right that Exchange gives to an
 application does not show in its token (Microsoft: outlook-share-messages-folders, application-rbac).
 """
 
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
 from connections.microsoft import capabilities, graph_client, http, token_endpoint
 from connections.microsoft.classifier import OK, Verdict
 from connections.microsoft.clouds import Cloud
-from connections.microsoft.error_types import Kind, Who
+from connections.microsoft.error_types import Kind
 from connections.microsoft.mailbox_errors import (
     MAIL,
     REACHABLE,
@@ -26,12 +27,8 @@ from connections.microsoft.mailbox_errors import (
     untested,
 )
 
-UNREADABLE = Verdict(
-    Kind.TRANSIENT,
-    "unreadable",
-    "An answer came that is not one of Microsoft Graph, or was cut short.",
-    "The portal tries again by itself; if it stays so, an IT admin should look for a proxy in between.",
-    Who.NOBODY,
+UNREADABLE = graph_client.unreadable(
+    "An answer came that is not one of Microsoft Graph, or was cut short.", again="tries again by itself"
 )
 
 
@@ -47,35 +44,36 @@ def probe_mailboxes(
 ) -> dict[str, Probe]:
     """Read a little of each mailbox for ``purpose``, and say what is missing where that fails.
 
-    ``granted`` (scopes or roles) and ``delegated`` make the sentences exact; left out, they are read from the token.
-    ``reaches_others``: Exchange is known to let this application into mailboxes that are not among ``addresses``.
+    ``granted`` (scopes or roles) and ``delegated`` make the sentences exact; by default they are read from the token.
+    ``reaches_others``: this application is known to reach mailboxes that are not among ``addresses``.
     Never raises for an answer of Microsoft; an outage, throttling or a rejected token is "unknown", never
-    "unreachable". Blocks for at most three requests per four addresses. A purpose that only sends asks nobody.
+    "unreachable". Blocks for at most three requests per four addresses. A purpose that only sends sends no request.
     """
-    wanted = list(dict.fromkeys(addresses))
+    distinct = list(dict.fromkeys(addresses))
     if not purpose.paths:
-        return {address: untested(address) for address in wanted}
+        return {address: untested(address) for address in distinct}
     judge = _judge(access_token, granted, delegated, purpose, reaches_others=reaches_others)
-    found: dict[str, Probe] = {}
+    outcomes: dict[str, Probe] = {}
     refused: dict[str, Verdict] = {}
-    opened = wanted
-    # A person may have been given the inbox alone: then its header can be read, but not the mailbox.
+    opened = distinct
+    # A person may have access to the inbox alone: then its header can be read, but not the mailbox.
     for number, path in enumerate(purpose.paths):
-        asked, opened = opened, []
-        for address, verdict in _read(cloud, access_token, asked, path):
+        pending, opened = opened, []
+        for address, verdict in _read(cloud, access_token, pending, path):
             if verdict.kind is Kind.OK:
                 opened.append(address)
             elif number:
-                found[address] = judge.half_open(address, verdict)
+                outcomes[address] = judge.half_open(address, verdict)
             else:
                 refused[address] = verdict
-    found |= dict.fromkeys(opened, REACHABLE)
+    outcomes |= dict.fromkeys(opened, REACHABLE)
     if opened and not judge.delegated and not judge.has_permission:
-        judge = _judge(access_token, judge.granted, judge.delegated, purpose, reaches_others=True)
-    accounts = _look_up(cloud, access_token, judge, [one for one in refused if judge.is_doubtful(refused[one])])
+        judge = replace(judge, reaches_others=True)
+    doubtful = [address for address, verdict in refused.items() if judge.is_doubtful(verdict)]
+    accounts = _look_up(cloud, access_token, judge, doubtful)
     for address, verdict in refused.items():
-        found[address] = judge.refused(address, verdict, accounts.get(address))
-    return {address: found[address] for address in wanted}
+        outcomes[address] = judge.refused(address, verdict, accounts.get(address))
+    return {address: outcomes[address] for address in distinct}
 
 
 def send_test(
@@ -86,7 +84,7 @@ def send_test(
     granted: Iterable[str] | None = None,
     delegated: bool | None = None,
 ) -> Probe:
-    """Send a short message from the mailbox to itself: nothing else shows whether one may send as it.
+    """Send a short message from the mailbox to itself: nothing else shows whether sending as it works.
 
     Microsoft: graph/api/user-sendmail (202 without a body). Never raises for an answer of Microsoft.
     """
@@ -97,10 +95,8 @@ def send_test(
         "toRecipients": [{"emailAddress": {"address": address}}],
     }
     body = json.dumps({"message": message, "saveToSentItems": False}).encode()
-    request = graph_client.request(
-        cloud, access_token, f"users/{quote(address, safe='@')}/sendMail", address, body=body
-    )
-    response = http.client().send(request)
+    path = f"users/{quote(address, safe='@')}/sendMail"
+    response = http.client().send(graph_client.request(cloud, access_token, path, address, body=body))
     verdict = OK if response.status == 202 else _verdict(response)
     return REACHABLE if verdict.kind is Kind.OK else judge.not_sent(address, verdict)
 
@@ -118,24 +114,15 @@ def _judge(
         delegated = "scp" in claims
     if granted is None:
         granted = str(claims.get("scp", "")).split() if delegated else token_endpoint.roles(access_token)
-    return ProbeJudgement(purpose, delegated, frozenset(granted), _is_guest(claims), reaches_others)
+    # Microsoft: optional-claims-reference (``acct``), access-token-claims-reference (``idp`` only for accounts of
+    # another tenant). Without these claims the account is taken for a member.
+    guest = str(claims.get("acct")) == "1" or ("idp" in claims and "scp" in claims)
+    return ProbeJudgement(purpose, delegated, frozenset(granted), guest, reaches_others)
 
 
-def _is_guest(claims: dict[str, Any]) -> bool:
-    """Whether the token speaks for a guest of the directory; False where it does not say.
-
-    Microsoft: optional-claims-reference (``acct``), access-token-claims-reference (``idp`` only for accounts of
-    another tenant).
-    """
-    return str(claims.get("acct")) == "1" or ("idp" in claims and "scp" in claims)
-
-
-# --- Asking ---------------------------------------------------------------------------------------
-
-
-def _read(cloud: Cloud, access_token: str, addresses: list[str], what: str) -> Iterator[tuple[str, Verdict]]:
+def _read(cloud: Cloud, access_token: str, addresses: list[str], path: str) -> Iterator[tuple[str, Verdict]]:
     requests = [
-        graph_client.request(cloud, access_token, f"users/{quote(address, safe='@')}/{what}", address)
+        graph_client.request(cloud, access_token, f"users/{quote(address, safe='@')}/{path}", address)
         for address in addresses
     ]
     for response in graph_client.request_json(requests):
@@ -143,21 +130,21 @@ def _read(cloud: Cloud, access_token: str, addresses: list[str], what: str) -> I
 
 
 def _look_up(cloud: Cloud, access_token: str, judge: ProbeJudgement, addresses: list[str]) -> dict[str, Account]:
-    """What the directory knows of these addresses, as far as the token may ask and an answer came."""
+    """What the directory knows about these addresses, as far as the token allows and an answer came."""
     if capabilities.missing(["User.Read.All"], judge.granted):
         return {}
     requests = [graph_client.request(cloud, access_token, _by_address(address), address) for address in addresses]
-    found = {}
-    for response in graph_client.request_json(requests):
-        if _verdict(response).kind is Kind.OK:
-            found[str(response.request.tag)] = _account(json.loads(response.text))
-    return found
+    return {
+        str(response.request.tag): _account(json.loads(response.text))
+        for response in graph_client.request_json(requests)
+        if _verdict(response).kind is Kind.OK
+    }
 
 
 def _by_address(address: str) -> str:
-    """An address may be a user's name, the primary mail address, or one of several others."""
-    word = address.replace("'", "''")
-    condition = f"userPrincipalName eq '{word}' or mail eq '{word}' or proxyAddresses/any(p:p eq 'smtp:{word}')"
+    """An address may be a user name, the primary mail address, or one of several others."""
+    value = address.replace("'", "''")
+    condition = f"userPrincipalName eq '{value}' or mail eq '{value}' or proxyAddresses/any(p:p eq 'smtp:{value}')"
     return f"users?$filter={quote(condition)}&$select=id,userType,assignedPlans&$top=1"
 
 
@@ -181,7 +168,7 @@ def _verdict(response: http.Response[str]) -> Verdict:
 
 
 def _is_whole(text: str) -> bool:
-    """Whether it is an entity or a collection of Graph; a good status alone may come from some proxy."""
+    """Whether it is an entity or a collection of Graph; a good status alone may come from a proxy."""
     try:
         answer = json.loads(text)
     except ValueError:

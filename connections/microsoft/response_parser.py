@@ -1,7 +1,7 @@
-"""Reads a raw answer of Microsoft into one flat bundle, whatever bytes came.
+"""Parses a raw answer of Microsoft into one flat dataclass, whatever bytes came.
 
-Nothing is decided here: errors.py says what an answer means. Everything this module hands on is
-bounded in length and cut to harmless characters, so that no token can travel in a code or an id.
+Nothing is decided here: classifier.py says what an answer means. Everything this module returns is limited in length and
+to harmless characters, so that no token can be passed on in a code or an id.
 """
 
 import base64
@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import parse_qsl
 
-# Real error answers have a few kilobytes; the rest of anything longer is noise, or an attack.
+# Real error answers have a few kilobytes; anything longer is noise or an attack.
 LONGEST_BODY = 262_144
 LONGEST_CLAIMS = 8_192
 LONGEST_WAIT_S = 86_400.0
@@ -31,12 +31,13 @@ CORRELATION_ID = re.compile(r"Correlation ID:\s{0,4}([0-9A-Fa-f\-]{8,64})")
 TIMESTAMP = re.compile(r"Timestamp:\s{0,4}(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\dZ?)")
 CHALLENGE_CLAIMS = re.compile(r'\bclaims\s{0,4}=\s{0,4}"([^"]{1,16384})"', re.IGNORECASE)
 CHALLENGE_ERROR = re.compile(r'\berror\s{0,4}=\s{0,4}"([^"]{1,64})"', re.IGNORECASE)
+ERROR_OBJECT = re.compile(r'\s{0,64}\{\s{0,64}"(?:odata\.)?error"\s{0,8}:')
 ERROR_URI_CODE = re.compile(r"[?&]code=(\d{4,9})(?!\d)")
 
 
 @dataclass(frozen=True, slots=True)
 class MicrosoftResponse:
-    """What one answer says, before anybody judges it."""
+    """The content of one answer, not judged yet."""
 
     where: str
     status: int | None
@@ -58,14 +59,11 @@ class MicrosoftResponse:
 
 
 def read(*, where: Any, status: Any, headers: Any, body: Any) -> MicrosoftResponse:
-    """Read one answer. Linear in the first 256 KiB of the body; wrong types count as absent."""
-    place = where if isinstance(where, str) else ""
-    number = _status(status)
-    fields = _headers(headers)
-    text = _text(body)
-    if place in ("authorize", "adminconsent"):
-        return _callback(place, number, fields, text)
-    if place == "graph":
+    """Parse one answer in time linear to the first 256 KiB of its body; values of a wrong type are ignored."""
+    number, fields, text = _status(status), _headers(headers), _text(body)
+    if isinstance(where, str) and where in ("authorize", "adminconsent"):
+        return _callback(where, number, fields, text)
+    if isinstance(where, str) and where == "graph":
         return _graph(number, fields, text)
     return _token(number, fields, text)
 
@@ -84,13 +82,19 @@ def _token(status: int | None, headers: dict[str, str], text: str) -> MicrosoftR
         description = description or _string(error.get("message"))
     if shape in ("markup", "text", "broken"):
         description = text
+    return _oauth_error("token", status, shape, headers, data, description)
+
+
+def _oauth_error(
+    where: str, status: int | None, shape: str, headers: dict[str, str], data: Mapping[str, Any], description: str
+) -> MicrosoftResponse:
     trace_id, correlation_id, timestamp = _support(data, headers, description)
     return MicrosoftResponse(
-        "token",
+        where,
         status,
         shape,
         False,
-        error=_word(error),
+        error=_word(data.get("error")),
         suberror=_word(data.get("suberror")),
         description=description,
         numbers=_numbers(data.get("error_codes")),
@@ -108,38 +112,21 @@ def _callback(where: str, status: int | None, headers: dict[str, str], text: str
     if "://" in query[:16] and "?" in query:
         query = query.split("?", 1)[1]
     query = query.lstrip("?#").split("#", 1)[0]
-    data: dict[str, str] = {}
-    for key, value in parse_qsl(query, keep_blank_values=True, errors="replace"):
-        data.setdefault(key, value)
-    # `admin_consent=True` also comes with a failure: it only says which flow this was
-    # (Microsoft: identity-platform/v2-admin-consent).
+    query_fields = parse_qsl(query, keep_blank_values=True, errors="replace")
+    data = dict(reversed(query_fields))  # of a repeated field the first counts
+    # `admin_consent=True` comes with failures too: it only names the flow (Microsoft: identity-platform/v2-admin-consent).
     proof = data.get("code", "") if where == "authorize" else data.get("admin_consent", "")
     if "error" not in data and proof.strip().lower() not in ("", "false"):
         return MicrosoftResponse(where, status, "query", True)
-    description = data.get("error_description", "")
-    trace_id, correlation_id, timestamp = _support(data, headers, description)
-    return MicrosoftResponse(
-        where,
-        status,
-        "query" if data else "empty",
-        False,
-        error=_word(data.get("error")),
-        suberror=_word(data.get("suberror") or data.get("error_subcode")),
-        description=description,
-        numbers=_numbers(data.get("error_codes")),
-        described_numbers=_described(description, data.get("error_uri", "")),
-        claims=_claims(data.get("claims")),
-        retry_after=retry_after(headers),
-        trace_id=trace_id,
-        correlation_id=correlation_id,
-        timestamp=timestamp,
-    )
+    data["suberror"] = data.get("suberror") or data.get("error_subcode", "")
+    shape = "query" if query_fields else "empty"
+    return _oauth_error(where, status, shape, headers, data, data.get("error_description", ""))
 
 
 def _graph(status: int | None, headers: dict[str, str], text: str) -> MicrosoftResponse:
-    # A good Graph answer may be megabytes of anything (mail, files): it is not parsed.
+    # A successful Graph answer may be megabytes of anything (mail, files), so it is not parsed.
     markup = text[:512].lstrip().lower().startswith(("<!doctype html", "<html"))
-    if _is_2xx(status) and not markup and not _starts_with_error(text):
+    if _is_2xx(status) and not markup and not ERROR_OBJECT.match(text):
         return MicrosoftResponse("graph", status, "json", True)
     shape, value = _parse(text)
     outer = value if isinstance(value, dict) else {}
@@ -173,10 +160,10 @@ def _graph(status: int | None, headers: dict[str, str], text: str) -> MicrosoftR
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait, between 0 and one day; None when the header is missing or nonsense.
+    """Seconds to wait, from 0 to one day; None if the header is missing or invalid.
 
-    Seconds (also decimal) and HTTP dates are understood; a date counts from the answer's own Date
-    header where there is one, so that a wrong clock on our side does not matter.
+    Accepts seconds (also decimal) and HTTP dates. A date is compared with the answer's own Date header where there is
+    one, so that a wrong clock on our side does not matter.
     """
     value = headers.get("retry-after", "").strip()[:64]
     if re.fullmatch(r"\d{1,12}(?:\.\d{0,9})?|\.\d{1,9}", value, re.ASCII):
@@ -191,8 +178,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 def _http_date(value: str) -> float | None:
     try:
-        moment = parsedate_to_datetime(value[:64])
-        seconds = moment.timestamp()
+        seconds = parsedate_to_datetime(value[:64]).timestamp()
     except (TypeError, ValueError, IndexError, OverflowError, OSError):
         return None
     return seconds if math.isfinite(seconds) else None
@@ -217,21 +203,18 @@ def _short_int(digits: str) -> int:
 
 
 def _salvage(text: str, keys: tuple[str, ...]) -> dict[str, Any]:
-    """The named fields of JSON that was cut short, or written with single quotes on the way."""
-    found: dict[str, Any] = {}
+    """The named fields of JSON that was cut short, or rewritten with single quotes on the way."""
+    fields: dict[str, Any] = {}
     for key in keys:
-        string = re.search(rf"""["']{key}["']\s{{0,8}}:\s{{0,8}}["']([^"'\\]{{0,4096}})""", text)
-        if string:
-            found[key] = string.group(1)
-            continue
-        numbers = re.search(rf"""["']{key}["']\s{{0,8}}:\s{{0,8}}\[([\d,\s]{{0,256}})""", text)
-        if numbers:
-            found[key] = numbers.group(1)
-    return found
+        start = rf"""["']{key}["']\s{{0,8}}:\s{{0,8}}"""
+        string = re.search(rf"""{start}["']([^"'\\]{{0,4096}})""", text)
+        if value := string or re.search(rf"{start}\[([\d,\s]{{0,256}})", text):
+            fields[key] = value.group(1)
+    return fields
 
 
 def _graph_codes(error: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """Codes from the outermost to the innermost, and the fields that support asks for.
+    """Codes from the outermost to the innermost, and the fields that Microsoft's support needs.
 
     Microsoft Graph: "errors": innerError may nest, and is written innererror or innerError.
     """
@@ -258,18 +241,18 @@ def _graph_codes(error: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
 
 
 def _support(data: Mapping[str, Any], headers: dict[str, str], description: str) -> tuple[str, str, str]:
-    """Trace id, correlation id and time: what Microsoft's support asks for."""
+    """Trace id, correlation id and time, which Microsoft's support needs."""
     trace_id = (
         _match(SAFE_ID, data.get("trace_id"))
-        or _found(TRACE_ID, description)
+        or _search(TRACE_ID, description)
         or _match(SAFE_ID, headers.get("x-ms-request-id") or headers.get("request-id"))
     )
     correlation_id = (
         _match(SAFE_ID, data.get("correlation_id"))
-        or _found(CORRELATION_ID, description)
+        or _search(CORRELATION_ID, description)
         or _match(SAFE_ID, headers.get("client-request-id"))
     )
-    timestamp = _match(SAFE_TIME, data.get("timestamp")) or _found(TIMESTAMP, description)
+    timestamp = _match(SAFE_TIME, data.get("timestamp")) or _search(TIMESTAMP, description)
     return trace_id, correlation_id, timestamp
 
 
@@ -304,30 +287,26 @@ def _first(matches: Iterator[re.Match[str]]) -> Iterator[str]:
 
 def _numbers(value: Any) -> tuple[int, ...]:
     items = value[:MOST_CODES] if isinstance(value, list) else [value]
-    found: list[int] = []
+    numbers: list[int] = []
     for item in items:
         if isinstance(item, str):
-            found += [int(d) for d in re.findall(r"(?<!\d)\d{4,9}(?!\d)", item[:512], re.ASCII)]
+            numbers += [int(d) for d in re.findall(r"(?<!\d)\d{4,9}(?!\d)", item[:512], re.ASCII)]
         elif isinstance(item, int) and not isinstance(item, bool) and 1000 <= item < 10**9:
-            found.append(item)
-    return tuple(found[:MOST_CODES])
-
-
-def _starts_with_error(text: str) -> bool:
-    return bool(re.match(r'\s{0,64}\{\s{0,64}"(?:odata\.)?error"\s{0,8}:', text))
+            numbers.append(item)
+    return tuple(numbers[:MOST_CODES])
 
 
 def _headers(headers: Any) -> dict[str, str]:
-    """Header names in lower case; values of the same name joined."""
-    found: dict[str, str] = {}
+    """Headers by lower-case name; values of the same name are joined."""
+    fields: dict[str, str] = {}
     if not isinstance(headers, Mapping):
-        return found
+        return fields
     for key, value in list(headers.items())[:200]:
         values = value if isinstance(value, list | tuple) else [value]
         joined = ", ".join(_text(item)[:16_384] for item in values[:8])
         name = _fold(_text(key)[:128])
-        found[name] = f"{found[name]}, {joined}" if name in found else joined
-    return found
+        fields[name] = f"{fields[name]}, {joined}" if name in fields else joined
+    return fields
 
 
 def _status(status: Any) -> int | None:
@@ -369,6 +348,6 @@ def _match(pattern: re.Pattern[str], value: Any) -> str:
     return text if pattern.fullmatch(text) else ""
 
 
-def _found(pattern: re.Pattern[str], text: str) -> str:
+def _search(pattern: re.Pattern[str], text: str) -> str:
     match = pattern.search(text)
     return match.group(1) if match else ""

@@ -1,6 +1,6 @@
-"""What is said to Microsoft's token endpoint, and what its answers mean.
+"""Requests to Microsoft's token endpoint and its answers. Nothing is stored here.
 
-This module builds requests and reads answers; it stores nothing. Sources: Microsoft identity platform,
+Sources: Microsoft identity platform,
 v2-oauth2-auth-code-flow, v2-oauth2-client-creds-grant-flow, certificate-credentials, refresh-tokens.
 """
 
@@ -26,23 +26,21 @@ from connections.microsoft.error_types import Kind
 
 Tag = TypeVar("Tag")
 
-# Scopes of the sign-in itself; Microsoft never prefixes them with Graph's address.
+# Scopes of the sign-in itself; they never have Graph's address in front.
 OIDC_SCOPES = frozenset({"openid", "profile", "email", "offline_access"})
 ASSERTION_LIFETIME = 300  # seconds; Microsoft advises 5 to 10 minutes
-LONGEST_LIFETIME = 30 * 86400  # seconds; Microsoft's longest is about a day, and dates must not overflow
+LONGEST_LIFETIME = 30 * 86400  # seconds; Microsoft's maximum is about a day, and dates must not overflow
 _JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
 @dataclass(frozen=True, slots=True)
 class ClientSecret:
-    """A client secret's value."""
-
     value: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ClientCertificate:
-    """A certificate's private key (PEM) and the SHA-256 thumbprint of the certificate (hex)."""
+    """The private key (PEM) and the certificate's SHA-256 thumbprint (hex)."""
 
     private_key: str = field(repr=False)
     thumbprint: str
@@ -53,7 +51,7 @@ Credential = ClientSecret | ClientCertificate
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """Who asks: an application in a directory of a cloud, with one credential."""
+    """An application in a directory of a cloud, with one credential."""
 
     cloud: Cloud
     directory_id: str
@@ -63,7 +61,7 @@ class Application:
 
 @dataclass(frozen=True, slots=True)
 class TokenSet:
-    """What a successful answer carries. ``expires_in`` is seconds from the answer."""
+    """The content of a successful answer. ``expires_in`` is seconds from the answer."""
 
     access_token: str = field(repr=False)
     expires_in: int
@@ -73,22 +71,19 @@ class TokenSet:
     id_token: str | None = field(default=None, repr=False)
 
 
-# --- Requests -------------------------------------------------------------------------------------
-
-
 def qualified(cloud: Cloud, scopes: Iterable[str]) -> str:
-    """Scopes as they are sent: Graph's fully qualified, those of the sign-in bare."""
+    """The ``scope`` parameter: Graph's scopes with its address, those of the sign-in without."""
     return " ".join(scope if scope in OIDC_SCOPES or "://" in scope else cloud.scope(scope) for scope in scopes)
 
 
 def refresh_request(application: Application, refresh_token: str, scopes: Iterable[str], tag: Tag) -> http.Request[Tag]:
-    """The request that renews a delegated grant. ``scope`` is always sent: without it Entra answers AADSTS90009."""
+    """The request that refreshes a delegated grant. ``scope`` is required: without it Entra answers AADSTS90009."""
     scope = qualified(application.cloud, scopes)
     return _token_request(application, "refresh_token", scope, {"refresh_token": refresh_token}, tag)
 
 
 def client_credentials_request(application: Application, tag: Tag) -> http.Request[Tag]:
-    """The request of an app-only token. Only ``{graph}/.default`` is legal here (AADSTS1002012 otherwise)."""
+    """The request for an app-only token. Only ``{graph}/.default`` is allowed (AADSTS1002012 otherwise)."""
     return _token_request(application, "client_credentials", application.cloud.default_scope, {}, tag)
 
 
@@ -112,12 +107,12 @@ def _token_request(
 
 @lru_cache(maxsize=256)
 def _shared_part(grant_type: str, scope: str, client_id: str) -> str:
-    """What thousands of requests of a sweep have in common, encoded once; nothing secret is remembered."""
+    """The part that thousands of refreshes have in common, encoded once. Nothing secret is cached."""
     return urlencode({"grant_type": grant_type, "scope": scope, "client_id": client_id})
 
 
 def client_authentication(credential: Credential, client_id: str, token_url: str) -> dict[str, str]:
-    """The parameters by which the application proves who it is."""
+    """The parameters that authenticate the application."""
     if isinstance(credential, ClientSecret):
         return {"client_secret": credential.value}
     return {
@@ -127,9 +122,9 @@ def client_authentication(credential: Credential, client_id: str, token_url: str
 
 
 def client_assertion(certificate: ClientCertificate, client_id: str, token_url: str) -> str:
-    """A signed assertion (PS256, ``x5t#S256``) as identity-platform/certificate-credentials describes it.
+    """A signed assertion (PS256, ``x5t#S256``) after identity-platform/certificate-credentials.
 
-    One assertion serves all requests of the same minute: signing costs more than the request itself.
+    All requests of the same minute share one assertion, because signing costs more than the request itself.
     """
     return _signed(certificate.private_key, certificate.thumbprint, client_id, token_url, int(time.time() // 60) * 60)
 
@@ -150,23 +145,18 @@ def _signed(private_key: str, thumbprint: str, client_id: str, token_url: str, n
     return jwt.encode(claims, key, algorithm="PS256", headers={"x5t#S256": digest})  # type: ignore[arg-type]
 
 
-# --- Answers --------------------------------------------------------------------------------------
-
-
 def read_answer(response: http.Response[Any]) -> TokenSet | Verdict:
     """The tokens of an answer, or the verdict on it. Never raises."""
     if response.status == 0:
         return transport_failure(response.failure)
-    if response.status == 200 and (success := _plain_success(response.body)) is not None:
-        return token_set(success)
+    if response.status == 200 and (content := _plain_success(response.body)) is not None:
+        return token_set(content)
     verdict = classify(where="token", status=response.status, headers=response.headers, body=response.text)
-    if verdict.kind is not Kind.OK:
-        return verdict
-    return token_set(json.loads(response.text))
+    return token_set(json.loads(response.text)) if verdict.kind is Kind.OK else verdict
 
 
 def _plain_success(body: bytes) -> dict[str, Any] | None:
-    """The answer if it is an ordinary success, as nearly all are; classification costs more than all the rest."""
+    """The content of an ordinary success, as nearly all answers are; classifying would cost more than all the rest."""
     try:
         answer = json.loads(body)
     except ValueError:
@@ -177,7 +167,7 @@ def _plain_success(body: bytes) -> dict[str, Any] | None:
 
 
 def token_set(answer: dict[str, Any]) -> TokenSet:
-    """Read a successful answer's fields; ``expires_in`` may be a string (v1-like endpoints)."""
+    """Read a successful answer; ``expires_in`` may be a string (v1-like endpoints)."""
     access_token = str(answer["access_token"]).encode("ascii", "ignore").decode()
     scope = answer.get("scope")
     return TokenSet(
@@ -191,27 +181,26 @@ def token_set(answer: dict[str, Any]) -> TokenSet:
 
 def short_names(scopes: Iterable[str]) -> tuple[str, ...]:
     """Scopes without the resource's address (``https://graph.microsoft.com/Mail.Read`` → ``Mail.Read``), sorted."""
-    names = {scope.rpartition("/")[2] if "://" in scope else scope for scope in scopes}
-    return _storable(names)
+    return _storable({scope.rpartition("/")[2] if "://" in scope else scope for scope in scopes})
 
 
 def roles(access_token: str) -> tuple[str, ...]:
     """Application permissions in an app-only token, sorted; () if there are none or the token is opaque.
 
-    The token is Graph's, not ours: it is read for display and comparison, never trusted
+    The token is meant for Graph, so it is read for display and comparison only, never trusted
     (identity-platform/access-tokens).
     """
-    found = unverified_claims(access_token).get("roles")
-    return _storable(map(str, found)) if isinstance(found, list) else ()
+    names = unverified_claims(access_token).get("roles")
+    return _storable(map(str, names)) if isinstance(names, list) else ()
 
 
 def _storable(names: Iterable[str]) -> tuple[str, ...]:
-    """Names sorted, without what no permission is called and no database would take (U+0000, half a surrogate)."""
+    """Names sorted, without those that no database would accept (U+0000, half a surrogate)."""
     return tuple(sorted(name for name in names if name.isascii() and name.isprintable() and name))
 
 
 def unverified_claims(token: str) -> dict[str, Any]:
-    """The claims of a JWT, unverified, for display; {} for anything that is none."""
+    """The claims of a JWT without verification, for display; {} for anything else."""
     try:
         return dict(jwt.decode(token, options={"verify_signature": False}))
     except (jwt.PyJWTError, ValueError, TypeError):
@@ -222,26 +211,20 @@ def _seconds(value: object) -> int:
     try:
         return max(0, min(int(float(str(value))), LONGEST_LIFETIME))
     except (ValueError, OverflowError):
-        return 3600  # every documented answer has it; an hour is Microsoft's lower bound
+        return 3600  # documented answers always have it; an hour is Microsoft's minimum
 
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value and value.isascii() else None
 
 
-# --- Whole conversations --------------------------------------------------------------------------
-
-
 def request_app_only_token(application: Application) -> TokenSet:
-    """Ask for an app-only token now.
-
-    Raises MicrosoftRefused with the verdict, or MicrosoftUnavailable if there was no useful answer.
-    """
+    """Raises MicrosoftRefused with the verdict, or MicrosoftUnavailable if there was no useful answer."""
     return request_token_or_raise(read_answer(http.client().send(client_credentials_request(application, None))))
 
 
 def request_token_or_raise(answer: TokenSet | Verdict) -> TokenSet:
-    """The tokens, or the verdict as an exception."""
+    """Return the tokens, or raise the verdict."""
     if isinstance(answer, TokenSet):
         return answer
     if answer.kind in (Kind.TRANSIENT, Kind.THROTTLED):
@@ -251,7 +234,7 @@ def request_token_or_raise(answer: TokenSet | Verdict) -> TokenSet:
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """What Microsoft's discovery document says of a directory. ``tid`` is "" for shared endpoints."""
+    """Microsoft's discovery document of a directory. ``tid`` is "" for shared endpoints."""
 
     tid: str
     issuer: str
@@ -260,10 +243,10 @@ class Directory:
 def discover(cloud: Cloud, directory_id: str) -> Directory:
     """Look a directory up by GUID or domain (identity-platform/v2-protocols-oidc).
 
-    Raises MicrosoftRefused if there is no such directory in this cloud, MicrosoftUnavailable if it cannot be told.
+    Raises MicrosoftRefused if there is no such directory in this cloud, MicrosoftUnavailable without a useful answer.
     """
-    question: http.Request[None] = http.Request("GET", cloud.discovery_url(directory_id))
-    response = http.client().send(question)
+    request: http.Request[None] = http.Request("GET", cloud.discovery_url(directory_id))
+    response = http.client().send(request)
     if response.status == 0:
         raise MicrosoftUnavailable(transport_failure(response.failure))
     try:

@@ -1,41 +1,31 @@
-"""Asks Microsoft Graph which people of a directory are still there.
+"""Asks Microsoft Graph whether people's accounts are enabled, disabled or deleted.
 
-Disabled accounts are listed with ``accountEnabled`` false; deleted ones are not listed, and asked for by their id they
-give 404 (Microsoft Graph: user-list, user-get, resources/user).
+Disabled accounts are listed with ``accountEnabled`` false. Deleted ones are not listed, and their id gives 404
+(Microsoft Graph: user-list, user-get, resources/user).
 """
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Any
 
 from connections.errors import MicrosoftUnavailable
 from connections.microsoft import graph_client, http
-from connections.microsoft.classifier import Verdict
 from connections.microsoft.clouds import Cloud
-from connections.microsoft.error_types import Kind, Who
 from connections.microsoft.permissions import covered_by
 
-# What an application's own token needs; the basic form does not say whether an account is enabled.
+# The application role needed; the basic form does not show whether an account is enabled.
 PERMISSION = "User.Read.All"
 AT_ONCE = 15  # values in one "in" filter (Microsoft Graph: filter-query-parameter)
 NOT_FOUND = "Request_ResourceNotFound"
 
-UNREADABLE = Verdict(
-    Kind.TRANSIENT,
-    "unreadable",
-    "An answer came that does not list people.",
-    "The portal asks again later; if it stays so, an IT admin should look for a proxy in between.",
-    Who.NOBODY,
-)
+UNREADABLE = graph_client.unreadable("An answer came that does not list people.", again="asks again later")
 
 
 class AccountState(StrEnum):
-    """What the directory says of one person."""
-
     ENABLED = "enabled"
     DISABLED = "disabled"
     DELETED = "deleted"
@@ -47,30 +37,30 @@ def may_read(roles: Iterable[str]) -> bool:
 
 
 def read(cloud: Cloud, access_token: str, oids: Sequence[str]) -> dict[str, AccountState]:
-    """How these people (object ids, lower case) stand. Who is not listed is asked for once more, alone.
+    """The state of these people's accounts (object ids, lower case). Those not listed are requested once more, alone.
 
-    Raises MicrosoftRefused if they may not be read, MicrosoftUnavailable if that could not be told. Somebody about
-    whom no clear answer came is left out.
+    Raises MicrosoftRefused if they may not be read, MicrosoftUnavailable without a useful answer. People without a clear
+    answer are left out.
     """
-    found: dict[str, AccountState] = {}
-    lists = [
-        graph_client.request(
-            cloud, access_token, f"users?$filter={_any_of(some)}&$select=id,accountEnabled&$top={AT_ONCE}"
-        )
-        for some in _slices(oids)
-    ]
+    states: dict[str, AccountState] = {}
+    known = [oid for oid in oids if _is_id(oid)]
+    lists = []
+    for start in range(0, len(known), AT_ONCE):
+        # Percent-encoded by hand: besides the ids there are only spaces and quotes.
+        values = ",".join(f"%27{oid}%27" for oid in known[start : start + AT_ONCE])
+        path = f"users?$filter=id%20in%20({values})&$select=id,accountEnabled&$top={AT_ONCE}"
+        lists.append(graph_client.request(cloud, access_token, path))
     for response in graph_client.request_json(lists):
-        found |= _listed(response)
-    alone = [
+        states |= _listed(response)
+    single = [
         graph_client.request(cloud, access_token, f"users/{oid}?$select=id,accountEnabled", oid)
-        for oid in oids
-        if oid not in found and _is_id(oid)
+        for oid in known
+        if oid not in states
     ]
-    for response in graph_client.request_json(alone):
-        standing = _alone(response)
-        if standing is not None:
-            found[str(response.request.tag)] = standing
-    return found
+    for response in graph_client.request_json(single):
+        if (state := _single(response)) is not None:
+            states[str(response.request.tag)] = state
+    return states
 
 
 def _is_id(oid: str) -> bool:
@@ -80,38 +70,26 @@ def _is_id(oid: str) -> bool:
         return False
 
 
-def _slices(oids: Sequence[str]) -> Iterator[list[str]]:
-    known = [oid for oid in oids if _is_id(oid)]
-    return (known[start : start + AT_ONCE] for start in range(0, len(known), AT_ONCE))
-
-
-def _any_of(oids: list[str]) -> str:
-    """Percent-encoded by hand: only spaces and quotes occur besides the ids."""
-    values = ",".join(f"%27{oid}%27" for oid in oids)
-    return f"id%20in%20({values})"
-
-
 def _listed(response: http.Response[str]) -> dict[str, AccountState]:
     graph_client.require_ok(response)
-    content = _content(response)
-    people = content.get("value")
+    people = _content(response).get("value")
     if not isinstance(people, list):
         raise MicrosoftUnavailable(UNREADABLE)
-    return {str(person.get("id", "")).lower(): _standing(person) for person in people if isinstance(person, dict)}
+    return {str(person.get("id", "")).lower(): _state(person) for person in people if isinstance(person, dict)}
 
 
-def _alone(response: http.Response[str]) -> AccountState | None:
-    """A 404 counts only if the directory itself says that there is no such object."""
+def _single(response: http.Response[str]) -> AccountState | None:
+    """A 404 means deleted only if the directory itself says that there is no such object."""
     if response.status == 404:
         error = _content(response).get("error")
         gone = isinstance(error, dict) and error.get("code") == NOT_FOUND
         return AccountState.DELETED if gone else None
     graph_client.require_ok(response)
     content = _content(response)
-    return _standing(content) if str(content.get("id", "")).lower() == response.request.tag else None
+    return _state(content) if str(content.get("id", "")).lower() == response.request.tag else None
 
 
-def _standing(person: dict[str, Any]) -> AccountState:
+def _state(person: dict[str, Any]) -> AccountState:
     return AccountState.DISABLED if person.get("accountEnabled") is False else AccountState.ENABLED
 
 

@@ -1,4 +1,4 @@
-"""What leaves the portal for anybody but Microsoft: e-mails, chat cards and signed webhooks about alerts.
+"""Messages to everybody but Microsoft: e-mails, chat cards and signed webhooks about alerts.
 
-Knows no tables: it gets plain facts and makes messages of them, or sends bytes to an address it has checked.
+Knows no tables: it turns plain facts into messages, or sends bytes to a checked address.
 """

@@ -1,7 +1,7 @@
-"""Alerts as e-mails: HTML with a text of the same content, and headers that keep robots from answering.
+"""Alerts as e-mails: HTML with the same content as text, and headers that prevent automatic replies.
 
-Auto-Submitted is RFC 3834; a Message-ID that stays the same over all attempts lets mail systems drop a repetition, and
-References puts what belongs to one incident into one conversation.
+Auto-Submitted is RFC 3834. A Message-ID that is the same in all attempts lets mail systems drop duplicates, and
+References groups the e-mails about one incident into one conversation.
 """
 
 from __future__ import annotations
@@ -22,22 +22,15 @@ _COLOURS = {"broken": "#b42318", "ok": "#1a7f37", "warning": "#9a6700", "info": 
 def incident_email(
     alert_text: AlertText, *, to: str, message_id: str, thread: str, portal_url: str
 ) -> EmailMultiAlternatives:
-    """The e-mail about one alert. ``thread`` names what it is about, or is empty."""
-    return _mail(
-        "one",
-        {"alert": alert_text, "colour": _COLOURS[alert_text.tone]},
-        alert_text.subject,
-        to,
-        message_id,
-        thread,
-        portal_url,
-    )
+    """The e-mail about one alert. ``thread`` identifies its conversation, or is empty."""
+    context = {"alert": alert_text, "colour": _COLOURS[alert_text.tone]}
+    return _mail("one", context, alert_text.subject, to, message_id, thread, portal_url)
 
 
 def digest_email(
     subject: str, alerts: list[AlertText], *, to: str, message_ids: list[str], portal_url: str
 ) -> EmailMultiAlternatives:
-    """One e-mail about several alerts to the same address."""
+    """One e-mail about several alerts for the same address."""
     about_incidents = any(alert.url.startswith(f"{portal_url}/incidents/") for alert in alerts)
     digest = hashlib.sha256(" ".join(message_ids).encode()).hexdigest()[:32]
     context = {
@@ -54,22 +47,18 @@ def digest_email(
 def _mail(
     template: str, context: dict[str, Any], subject: str, to: str, message_id: str, thread: str, portal_url: str
 ) -> EmailMultiAlternatives:
-    choices = f"{portal_url}/account/alerts/"
+    settings_url = f"{portal_url}/account/alerts/"
     host = urlsplit(portal_url).hostname or "localhost"
     headers = {
         "Message-ID": f"<{message_id}@{host}>",
         "Auto-Submitted": "auto-generated",
         "X-Auto-Response-Suppress": "All",
-        "List-Unsubscribe": f"<{choices}>",
+        "List-Unsubscribe": f"<{settings_url}>",
     }
     if thread:
         headers["References"] = f"<{thread}@{host}>"
-    context = {**context, "portal_url": portal_url, "choices_url": choices}
-    mail = EmailMultiAlternatives(
-        message_text.one_line(subject),
-        render_to_string(f"alerts/mail/{template}.txt", context),
-        to=[to],
-        headers=headers,
-    )
+    context = {**context, "portal_url": portal_url, "choices_url": settings_url}
+    text = render_to_string(f"alerts/mail/{template}.txt", context)
+    mail = EmailMultiAlternatives(message_text.one_line(subject), text, to=[to], headers=headers)
     mail.attach_alternative(render_to_string(f"alerts/mail/{template}.html", context), "text/html")
     return mail

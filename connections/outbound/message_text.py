@@ -1,6 +1,6 @@
-"""The words of an alert, for e-mails and chat cards alike.
+"""The texts of an alert, for e-mails and chat cards alike.
 
-``facts`` are what services.alert_facts has frozen: plain JSON values, times as ISO 8601 in UTC.
+``facts`` come from services.notifications.payload: plain JSON values, times as ISO 8601 in UTC.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-SHOWN = 20  # affected connections that are named; the rest is a number
+SHOWN = 20  # affected connections that are named; the others are only counted
 _SUBJECT_LENGTH = 180
 
-# What stopped them, behind a colon: what to do where one person can do it, else what is wrong.
+# Follows a colon in the subject: what to do if one person can do it, else what is wrong.
 _PHRASES = {
     "account": "sign in again",
     "app_registration": "app registration rejected",
@@ -23,7 +23,7 @@ _PHRASES = {
     "encryption_key": "encryption key missing",
     "outage": "Microsoft cannot be reached",
 }
-# Something to be done before anything breaks: the title says what.
+# Tasks to do before anything breaks; the title says what.
 _TASKS = ("hand_over", "leaver")
 _WHO = {"it_admin": "an IT admin", "microsoft": "Microsoft; nobody here", "nobody": "nobody"}
 _BUTTONS = {
@@ -42,13 +42,18 @@ _WHY = {
     "test": "You get this because somebody asked for a test.",
 }
 _NEW_OWNER = "You get this because the connection belongs to you now, and only you can sign in for it."
+_DIGEST_LABELS = {
+    "opened": "opened",
+    "reminder": "not mended yet",
+    "healed": "healed",
+    "expiry": "about to expire",
+    "message": "questions and answers",
+}
 _UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"))
 
 
 @dataclass(frozen=True, slots=True)
 class AlertText:
-    """An alert in words: ready to be laid out."""
-
     tone: str  # broken, ok, warning or info
     subject: str
     headline: str
@@ -59,16 +64,15 @@ class AlertText:
     why: str
     affected: list[str] = field(default_factory=list)  # lines, at most SHOWN
     affected_label: str = ""
-    more: int = 0  # affected connections that are not named
+    more: int = 0  # affected connections beyond SHOWN
 
     @property
     def text(self) -> str:
-        """The paragraphs as one text."""
         return "\n\n".join(self.paragraphs)
 
 
 def build_alert(event: str, facts: dict[str, Any], *, reason: str, at: datetime) -> AlertText:
-    """The words for one alert. ``event`` is a value of Delivery.Event, ``at`` when it was raised."""
+    """The texts of one alert. ``event`` is a value of Delivery.Event, ``at`` the time it was raised."""
     if event == "test":
         return _test(facts, reason)
     if event == "expiry":
@@ -78,131 +82,121 @@ def build_alert(event: str, facts: dict[str, Any], *, reason: str, at: datetime)
     return _incident(event, facts, reason, at)
 
 
-# --- Incidents ------------------------------------------------------------------------------------
-
-
 def _incident(event: str, facts: dict[str, Any], reason: str, at: datetime) -> AlertText:
     incident = facts["incident"]
-    opened, closed = format_time(incident["opened_at"]), incident["closed_at"] and format_time(incident["closed_at"])
+    opened = datetime.fromisoformat(incident["opened_at"])
+    closed = datetime.fromisoformat(incident["closed_at"]) if incident["closed_at"] else None
     shown = incident["connections"][:SHOWN]
-    subject, headline, tone = _headlines(event, incident, at - opened)
-    healed = event == "healed"
-    paragraphs = [] if healed else [incident["cause"]]
-    if healed:
-        paragraphs.append(f"It was over after {format_duration((closed or at) - opened)}. Nothing is left to be done.")
-    elif closed:
-        paragraphs.append(f"Meanwhile, on {format_exact_time(closed)}, it has healed. Nothing is left to be done.")
-    elif incident["action"]:
-        paragraphs.append(f"What to do: {incident['action']}")
-    if not healed and facts.get("nobody_else_was_told"):
-        paragraphs.append(f"{incident['assignee']} must act but cannot be told by e-mail. Please pass it on.")
+    is_task, healed = incident["kind"] in _TASKS, event == "healed"
+    headlines = _task_headlines if is_task else _headlines
+    subject, headline, tone = headlines(event, incident, format_duration(at - opened))
+    label = "Connections" if is_task else "Works again" if healed else "Affected connections"
     return AlertText(
         tone=tone,
         subject=_subject(subject),
         headline=headline,
-        paragraphs=[paragraph for paragraph in paragraphs if paragraph],
-        facts=_story(incident, opened, closed, healed=healed),
+        paragraphs=[text for text in _paragraphs(event, facts, opened, closed, at) if text],
+        facts=_incident_facts(incident, opened, closed, healed=healed),
         button="Look at the incident" if healed or closed else _button(incident, reason),
         url=incident["url"],
-        why=_NEW_OWNER if reason == "owner" and incident["kind"] in _TASKS else _WHY.get(reason, ""),
-        affected=[f"{one['name']} (of {one['owner']})" for one in shown],
-        affected_label=_affected_label(incident, healed=healed),
+        why=_NEW_OWNER if reason == "owner" and is_task else _WHY.get(reason, ""),
+        affected=[f"{connection['name']} (of {connection['owner']})" for connection in shown],
+        affected_label=label,
         more=incident["connection_count"] - len(shown),
     )
 
 
-def _affected_label(incident: dict[str, Any], *, healed: bool) -> str:
-    if incident["kind"] in _TASKS:
-        return "Connections"
-    return "Works again" if healed else "Affected connections"
-
-
-def _headlines(event: str, incident: dict[str, Any], age: timedelta) -> tuple[str, str, str]:
-    """Subject, headline and tone."""
-    names = [one["name"] for one in incident["connections"]]
-    count, phrase = incident["connection_count"], _phrase(incident)
-    who = names[0] if count == 1 and names else f"{count} connections" if count else ""
-    if incident["kind"] in _TASKS:
-        return _task_headlines(event, incident, age)
+def _paragraphs(
+    event: str, facts: dict[str, Any], opened: datetime, closed: datetime | None, at: datetime
+) -> list[str]:
+    incident = facts["incident"]
     if event == "healed":
-        return f"Works again: {who or incident['title']}", f"Works again: {incident['title']}", "ok"
+        return [f"It was over after {format_duration((closed or at) - opened)}. Nothing is left to be done."]
+    paragraphs = [incident["cause"]]
+    if closed:
+        paragraphs.append(f"Meanwhile, on {format_exact_time(closed)}, it has healed. Nothing is left to be done.")
+    elif incident["action"]:
+        paragraphs.append(f"What to do: {incident['action']}")
+    if facts.get("nobody_else_was_told"):
+        paragraphs.append(f"{incident['assignee']} must act but cannot be told by e-mail. Please pass it on.")
+    return paragraphs
+
+
+def _headlines(event: str, incident: dict[str, Any], age: str) -> tuple[str, str, str]:
+    """Subject, headline and tone."""
+    connections, count, title = incident["connections"], incident["connection_count"], incident["title"]
+    subject = connections[0]["name"] if count == 1 and connections else f"{count} connections" if count else ""
+    phrase = _PHRASES.get(incident["kind"]) or str(title)
+    if incident["kind"] == "account" and incident["who"] != "owner":
+        phrase = "its account cannot sign in"
+    if event == "healed":
+        return f"Works again: {subject or title}", f"Works again: {title}", "ok"
     if event == "reminder":
-        lasts = format_duration(age)
-        subject = f"Still stopped after {lasts}: {who}, {phrase}" if who else f"Still open after {lasts}: {phrase}"
-        return subject, f"Still not mended after {lasts}: {incident['title']}", "broken"
-    return (f"{who} stopped: {phrase}" if who else incident["title"]), incident["title"], "broken"
+        lasting = f"Still stopped after {age}: {subject}, {phrase}" if subject else f"Still open after {age}: {phrase}"
+        return lasting, f"Still not mended after {age}: {title}", "broken"
+    return (f"{subject} stopped: {phrase}" if subject else title), title, "broken"
 
 
-def _task_headlines(event: str, incident: dict[str, Any], age: timedelta) -> tuple[str, str, str]:
+def _task_headlines(event: str, incident: dict[str, Any], age: str) -> tuple[str, str, str]:
     title = incident["title"]
     if event == "healed":
         return f"Done: {title}", f"Done: {title}", "ok"
     if event == "reminder":
-        return f"Still to do after {format_duration(age)}: {title}", f"Still to do: {title}", "warning"
+        return f"Still to do after {age}: {title}", f"Still to do: {title}", "warning"
     return title, title, "warning"
 
 
-def _phrase(incident: dict[str, Any]) -> str:
-    if incident["kind"] == "account" and incident["who"] != "owner":
-        return "its account cannot sign in"
-    return _PHRASES.get(incident["kind"]) or str(incident["title"])
-
-
-def _story(
+def _incident_facts(
     incident: dict[str, Any], opened: datetime, closed: datetime | None, *, healed: bool
 ) -> list[tuple[str, str]]:
-    found = [("Since", format_exact_time(opened))]
+    facts = [("Since", format_exact_time(opened))]
     if closed:
-        found.append(("Until", format_exact_time(closed)))
+        facts.append(("Until", format_exact_time(closed)))
     if not healed:
         owner = f"the owner, {incident['assignee']}" if incident["assignee"] else "the owner"
-        found.append(("Must act", owner if incident["who"] == "owner" else _WHO.get(incident["who"], "an IT admin")))
+        facts.append(("Must act", owner if incident["who"] == "owner" else _WHO.get(incident["who"], "an IT admin")))
     if incident["code"]:
-        found.append(("Code", incident["code"]))
-    return found
+        facts.append(("Code", incident["code"]))
+    return facts
 
 
 def _button(incident: dict[str, Any], reason: str) -> str:
-    if incident["kind"] == "account":
-        return _BUTTONS["account"] if reason == "owner" else "Look at the incident"
+    if incident["kind"] == "account" and reason != "owner":
+        return "Look at the incident"
     return _BUTTONS.get(incident["kind"], "Open the repair page")
-
-
-# --- The others -----------------------------------------------------------------------------------
 
 
 def _expiry(facts: dict[str, Any], reason: str, at: datetime) -> AlertText:
     credential = facts["credential"]
     kind, app, days = credential["kind"], credential["app_registration"], credential["days"]
-    expires = format_time(credential["expires_at"]) if credential["expires_at"] else None
+    expires = datetime.fromisoformat(credential["expires_at"]) if credential["expires_at"] else None
     when = "expires within a day" if days <= 1 else f"expires within {days} days"
     if expires and expires <= at:
         when = "has expired"
-    found = [("App registration", app), ("Credential", credential["name"])]
+    rows = [("App registration", app), ("Credential", credential["name"])]
+    if expires:
+        rows.append(("Expires", format_exact_time(expires)))
     return AlertText(
         tone="warning",
         subject=_subject(f"{kind} of {app} {when}"),
         headline=f"A {kind.lower()} of {app} {when}",
-        paragraphs=[_what_then(credential)],
-        facts=[*found, *([("Expires", format_exact_time(expires))] if expires else [])],
+        paragraphs=[_expiry_text(credential)],
+        facts=rows,
         button="Open the app registration" if credential.get("is_covered") else "Add a credential",
         url=credential["url"],
         why=_WHY.get(reason, ""),
     )
 
 
-def _what_then(credential: dict[str, Any]) -> str:
+def _expiry_text(credential: dict[str, Any]) -> str:
     if credential.get("is_covered"):
         return (
             "Another credential of the app registration lasts longer, so nothing stops. Retire this one when it suits."
         )
     count = credential["connection_count"]
-    breaks = f"Then {_stop(count)}." if count else "No connection uses it just now."
-    return f"{breaks} What to do: add a new credential now. The portal uses it beside the old one, so nothing stops."
-
-
-def _stop(count: int) -> str:
-    return "1 connection stops" if count == 1 else f"{count} connections stop"
+    stopping = "1 connection stops" if count == 1 else f"{count} connections stop"
+    effect = f"Then {stopping}." if count else "No connection uses it just now."
+    return f"{effect} What to do: add a new credential now. The portal uses it beside the old one, so nothing stops."
 
 
 def _message(message: dict[str, Any]) -> AlertText:
@@ -235,46 +229,34 @@ def _test(facts: dict[str, Any], reason: str) -> AlertText:
 
 
 def digest_subject(events: list[str]) -> str:
-    """The subject of a message for several alerts: "12 alerts: 9 incidents opened, 3 healed"."""
+    """The subject of one message about several alerts: "12 alerts: 9 opened, 3 healed"."""
     if set(events) == {"message"}:
         return f"{len(events)} messages of the connection portal"
-    names = {"opened": "opened", "reminder": "not mended yet", "healed": "healed", "expiry": "about to expire"}
-    names["message"] = "questions and answers"
-    counts = [(events.count(event), word) for event, word in names.items() if event in events]
-    return f"{len(events)} alerts: " + ", ".join(f"{count} {word}" for count, word in counts)
-
-
-# --- Words for values -----------------------------------------------------------------------------
-
-
-def format_time(text: str) -> datetime:
-    """A frozen time."""
-    return datetime.fromisoformat(text)
+    counts = [f"{events.count(event)} {label}" for event, label in _DIGEST_LABELS.items() if event in events]
+    return f"{len(events)} alerts: {', '.join(counts)}"
 
 
 def format_exact_time(when: datetime) -> str:
-    """A time for people who may be anywhere: "23 November 2026, 08:45 UTC"."""
+    """A time in UTC: "23 November 2026, 08:45 UTC"."""
     utc = when.astimezone(UTC)
     return f"{utc.day} {utc:%B %Y, %H:%M} UTC"
 
 
 def format_duration(length: timedelta) -> str:
-    """How long, in its largest unit: "3 days", "1 hour"; never less than a minute."""
+    """A duration in its largest unit, at least a minute: "3 days", "1 hour"."""
     seconds = max(int(length.total_seconds()), 60)
-    for size, unit in _UNITS:
-        count = seconds // size
-        if count:
-            return f"{count} {unit}{'' if count == 1 else 's'}"
-    return "1 minute"
+    size, unit = next((size, unit) for size, unit in _UNITS if seconds >= size)
+    count = seconds // size
+    return f"{count} {unit}{'' if count == 1 else 's'}"
 
 
 def one_line(text: str) -> str:
-    """Text that somebody chose, as one line without control characters: for subjects and headers."""
+    """User-supplied text as one line without control characters, for subjects and headers."""
     visible = "".join(" " if letter.isspace() else letter for letter in text)
     kept = (letter for letter in visible if unicodedata.category(letter) not in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp"))
     return " ".join("".join(kept).split())
 
 
 def _subject(text: str) -> str:
-    line_ = one_line(text)
-    return line_ if len(line_) <= _SUBJECT_LENGTH else f"{line_[: _SUBJECT_LENGTH - 1]}…"
+    line = one_line(text)
+    return line if len(line) <= _SUBJECT_LENGTH else f"{line[: _SUBJECT_LENGTH - 1]}…"

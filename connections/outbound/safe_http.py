@@ -1,8 +1,8 @@
-"""POST to an address somebody typed in, without becoming a way into the network the portal stands in.
+"""POST to a URL that a person entered, without opening a way into the portal's own network (SSRF).
 
-The host is resolved here, every address it has is checked, and the connection goes to a checked address and nowhere
-else: a name that resolves differently a moment later changes nothing. Redirects are not followed, proxies are not
-asked, and the answer is read up to a small size only.
+The host is resolved here, all its addresses are checked, and the connection uses the checked addresses only, so that a
+name that resolves differently a moment later changes nothing. Redirects and proxies are not used, and only the beginning
+of the answer is read.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import pycurl
 
 from connections.errors import PortalError
 
-TIMEOUT = 10.0  # seconds for everything after the name is resolved
+TIMEOUT = 10.0  # seconds for everything after name resolution
 MAX_ANSWER = 4096
 _URL_LENGTH = 2000
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# What is not on the internet although some of it counts as "global" in Python's tables.
+# Not on the internet, although Python calls some of it "global".
 _INSIDE = tuple(
     ipaddress.ip_network(network)
     for network in (
@@ -44,7 +44,7 @@ _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?", re.ASCII)
 
 
 class TargetRefused(PortalError):
-    """The address may not be sent to; the sentence says why."""
+    """Nothing may be sent to this address; the sentence says why."""
 
     code = "target_refused"
     cause = "Nothing can be sent to this address."
@@ -53,7 +53,7 @@ class TargetRefused(PortalError):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An address that may be sent to, taken apart. Its path is a secret and stays out of the repr."""
+    """An address that may be used, in parts. Its path is a secret and is left out of the repr."""
 
     url: str
     host: str
@@ -65,19 +65,18 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class PostResult:
-    """What came back: a status, or 0 and why there was none."""
+    """The status of the answer, or 0 and the reason why there was none."""
 
     status: int
     failure: str = ""
 
     @property
     def accepted(self) -> bool:
-        """Whether the other side has taken it."""
         return 200 <= self.status < 300
 
     @property
     def problem(self) -> str:
-        """A sentence about what went wrong."""
+        """What went wrong, in one sentence."""
         if self.failure:
             return self.failure
         if 300 <= self.status < 400:
@@ -86,7 +85,7 @@ class PostResult:
 
 
 def parse_target(url: str, *, allow_private: bool = False) -> Target:
-    """Check the form of an address (not where it leads). Raises TargetRefused with a sentence for whoever typed it."""
+    """Check the form of a URL, but not where it leads. Raises TargetRefused with a sentence for the form."""
     if len(url) > _URL_LENGTH or any(not ("!" <= letter <= "~" or letter > "\x9f") for letter in url):
         raise TargetRefused("This is no web address: it is too long, or holds spaces or control characters.")
     try:
@@ -99,35 +98,34 @@ def parse_target(url: str, *, allow_private: bool = False) -> Target:
     if parts.username is not None or parts.password is not None:
         raise TargetRefused("The address holds a user name. Leave out everything between // and @.")
     host = _host(parts.hostname or "")
-    authority = f"[{host}]" if ":" in host else host
-    authority += f":{port}" if port else ""
-    clean = parts._replace(netloc=authority, fragment="").geturl()
-    return Target(clean, host, port or (443 if parts.scheme == "https" else 80))
+    authority = (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
+    return Target(
+        parts._replace(netloc=authority, fragment="").geturl(), host, port or (443 if parts.scheme == "https" else 80)
+    )
 
 
 def check(target: Target, *, allow_private: bool = False) -> list[str]:
-    """Resolve the host and check where it leads; returns its addresses.
+    """Resolve the host and return its addresses.
 
     Raises TargetRefused if one of them is not on the internet (unless allowed), or OSError if the name does not resolve.
     """
-    addresses = list(dict.fromkeys(str(info[4][0]) for info in _resolve(target)))
-    if not allow_private:
-        for address in addresses:
-            if not is_public(ipaddress.ip_address(address.partition("%")[0])):
-                raise TargetRefused(
-                    f"{target.host} leads to an address inside a private network.",
-                    action="An operator can allow this with ALERT_PRIVATE_TARGETS.",
-                )
+    resolved = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+    addresses = list(dict.fromkeys(str(info[4][0]) for info in resolved))
+    if not allow_private and not all(is_public(ipaddress.ip_address(item.partition("%")[0])) for item in addresses):
+        raise TargetRefused(
+            f"{target.host} leads to an address inside a private network.",
+            action="An operator can allow this with ALERT_PRIVATE_TARGETS.",
+        )
     return addresses
 
 
 def is_public(address: Address) -> bool:
-    """Whether the address is on the internet, also when it is wrapped in an IPv6 one."""
+    """Whether the address, or the IPv4 address inside an IPv6 one, is on the internet."""
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
         if inner is None and any(address in network for network in _NAT64):
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is None and int(address) >> 32 == 0:  # ::/96, the old way to write IPv4 addresses
+        if inner is None and int(address) >> 32 == 0:  # ::/96, the old notation of IPv4 addresses
             return False
         if inner is not None:
             return is_public(inner)
@@ -143,25 +141,25 @@ def post(
     ca_bundle: str = "",
     timeout: float = TIMEOUT,
 ) -> PostResult:
-    """Send ``body`` to ``url`` and return the answer; never raises, whatever the other side does.
+    """Send ``body`` to ``url`` and return the answer. Never raises, whatever the other side does.
 
     ``timeout`` is seconds; ``ca_bundle`` a PEM file (empty: certifi's).
     """
     try:
-        found = parse_target(url, allow_private=allow_private)
-        addresses = check(found, allow_private=allow_private)
+        target = parse_target(url, allow_private=allow_private)
+        addresses = check(target, allow_private=allow_private)
     except TargetRefused as refused:
         return PostResult(0, str(refused))
     except OSError:
         return PostResult(0, "The name of the server could not be resolved.")
-    return _send(found, addresses, body, headers, ca_bundle=ca_bundle or certifi.where(), timeout=timeout)
+    return _send(target, addresses, body, headers, ca_bundle=ca_bundle or certifi.where(), timeout=timeout)
 
 
 def _host(text: str) -> str:
     """The host in its ASCII form.
 
-    Only real names and plainly written addresses: what else might be taken for an address (0x7f.1, 2130706433), libcurl
-    and the resolver may read differently.
+    Accepts only real names and addresses in plain notation, because libcurl and the resolver may read other notations
+    (0x7f.1, 2130706433) differently.
     """
     if _is_address(text):
         return str(ipaddress.ip_address(text))
@@ -170,7 +168,7 @@ def _host(text: str) -> str:
     except UnicodeError:
         name = ""
     labels = name.split(".")
-    if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels) or not _is_name(labels[-1]):
+    if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels) or labels[-1][0].isdigit():
         raise TargetRefused("The address has no proper host name.")
     return name
 
@@ -181,14 +179,6 @@ def _is_address(text: str) -> bool:
     except ValueError:
         return False
     return "%" not in text  # no zones
-
-
-def _is_name(last_label: str) -> bool:
-    return bool(last_label) and not last_label[0].isdigit()
-
-
-def _resolve(target: Target) -> list[tuple[object, object, object, object, tuple[object, ...]]]:
-    return list(socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM))
 
 
 def _send(
@@ -203,10 +193,10 @@ def _send(
     try:
         handle.setopt(pycurl.URL, target.url)
         if not _is_address(target.host):
-            # The checked addresses and no others.
+            # Only the checked addresses.
             pinned = ",".join(f"[{address}]" if ":" in address else address for address in addresses)
             handle.setopt(pycurl.RESOLVE, [f"{target.host}:{target.port}:{pinned}"])
-        handle.setopt(pycurl.NOPROXY, "*")  # the proxies of the environment would resolve the name once more
+        handle.setopt(pycurl.NOPROXY, "*")  # the environment's proxies would resolve the name again
         handle.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
         handle.setopt(pycurl.FOLLOWLOCATION, 0)
         handle.setopt(pycurl.NOSIGNAL, 1)
@@ -219,13 +209,12 @@ def _send(
         handle.setopt(pycurl.POSTFIELDS, body)
         handle.setopt(pycurl.WRITEFUNCTION, receive)
         handle.perform()
+        return PostResult(handle.getinfo(pycurl.RESPONSE_CODE))
     except pycurl.error as failed:
         status = handle.getinfo(pycurl.RESPONSE_CODE)
         if failed.args[0] == pycurl.E_WRITE_ERROR and status:
-            return PostResult(status)  # it said more than we want to read; the status is all that counts
+            return PostResult(status)  # the answer is longer than MAX_ANSWER; only its status matters
         return PostResult(0, _REASONS.get(failed.args[0], "The connection broke off."))
-    else:
-        return PostResult(handle.getinfo(pycurl.RESPONSE_CODE))
     finally:
         handle.close()
 

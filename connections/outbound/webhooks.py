@@ -1,7 +1,7 @@
 """Signed webhooks after the Standard Webhooks specification 1.0.0 (standardwebhooks.com).
 
-The signature is HMAC-SHA256 over ``id.timestamp.body`` with the secret's bytes; the secret is written "whsec_" and
-base64. ``webhook-id`` stays the same over all attempts, so a receiver can tell a repetition.
+The signature is HMAC-SHA256 over ``id.timestamp.body`` with the secret's bytes; the secret is written as "whsec_" and
+base64. ``webhook-id`` is the same in all attempts, so that a receiver recognises duplicates.
 """
 
 from __future__ import annotations
@@ -27,34 +27,32 @@ TYPES = {
 
 
 def new_secret() -> str:
-    """A new signing secret: 32 random bytes, as receivers' libraries take it."""
+    """A new signing secret of 32 random bytes in the format of the specification."""
     return PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
 def body(event: str, *, at: str, data: dict[str, Any]) -> bytes:
-    """The JSON document; ``at`` is when it happened (ISO 8601, UTC)."""
+    """The JSON document; ``at`` is the time of the event (ISO 8601, UTC)."""
     document = {"type": TYPES[event], "timestamp": at, "data": data}
-    # Sorted, because databases keep JSON in an order of their own and every attempt must send the same bytes.
+    # Sorted, because databases reorder JSON and every attempt must send the same bytes.
     return json.dumps(document, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
 
 
 def headers(message_id: str, content: bytes, *, timestamp: int, signing_secrets: Iterable[str]) -> dict[str, str]:
-    """The three headers and the content type; one signature for each secret (two while one replaces another).
+    """The headers, with one signature per secret (two while one replaces the other).
 
-    ``timestamp`` is the moment of this attempt, in Unix seconds.
+    ``timestamp`` is the time of this attempt in Unix seconds.
     """
     return {
         "Content-Type": "application/json",
         "webhook-id": message_id,
         "webhook-timestamp": str(timestamp),
-        "webhook-signature": " ".join(
-            sign(message_id, content, timestamp, signing_secret) for signing_secret in signing_secrets
-        ),
+        "webhook-signature": " ".join(sign(message_id, content, timestamp, secret) for secret in signing_secrets),
     }
 
 
 def sign(message_id: str, content: bytes, timestamp: int, secret: str) -> str:
-    """One signature, version 1."""
+    """One signature of version 1."""
     key = base64.b64decode(secret.removeprefix(PREFIX))
     signed = b".".join((message_id.encode(), str(timestamp).encode(), content))
     return f"v1,{base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()}"

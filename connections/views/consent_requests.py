@@ -16,7 +16,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from connections.access import permissions, querysets, roles
 from connections.errors import NotAllowed, PortalError
 from connections.forms.consent_requests import AskForm, DeclineForm
-from connections.microsoft import aadsts, permission_risks
+from connections.microsoft import error_tables, permission_risks
 from connections.microsoft.error_types import Kind
 from connections.models import Connection, ConsentRequest, User
 from connections.models.connections import without_tokens
@@ -123,7 +123,7 @@ def _is_stopped(connection: Connection) -> bool:
         return True
     if connection.status == Connection.Status.PENDING:
         number = connection.status_code.removeprefix("AADSTS")
-        entry = aadsts.AADSTS.get(int(number)) if number.isascii() and number.isdigit() else None
+        entry = error_tables.AADSTS.get(int(number)) if number.isascii() and number.isdigit() else None
         declined = connection.status_code == DECLINED_BY_PERSON
         says_so = entry is not None and entry.kind is Kind.CONSENT and not declined
         return says_so or connection.status_code == "consent_needed"

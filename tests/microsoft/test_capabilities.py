@@ -1,4 +1,4 @@
-"""What automations want to do, and the least permissions for it."""
+"""Capabilities of automations and the least permissions for them."""
 
 import re
 import uuid
@@ -7,7 +7,7 @@ from itertools import chain
 import pytest
 
 from connections.errors import InvalidInput
-from connections.microsoft import capabilities, clouds
+from connections.microsoft import capabilities, clouds, permissions
 from connections.microsoft.capabilities import APP_ONLY, CAPABILITIES, DELEGATED
 from connections.microsoft.permissions import CATALOGUE, covered_by
 from portal.sandbox import permissions as published
@@ -24,48 +24,44 @@ from portal.sandbox import permissions as published
         ([], ("openid", "offline_access")),
     ],
 )
-def test_the_minimal_delegated_sets_hold(keys: list[str], scopes: tuple[str, ...]) -> None:
+def test_the_least_delegated_scopes(keys: list[str], scopes: tuple[str, ...]) -> None:
     assert capabilities.delegated_scopes(keys) == scopes
 
 
-def test_the_minimal_app_only_set_holds() -> None:
+def test_the_least_application_roles() -> None:
     assert capabilities.application_roles(["mail.read"]) == ("Mail.Read", "User.Read.All")
     assert capabilities.application_roles(["sites.read"]) == ("Sites.Read.All",)
 
 
-def test_only_the_sign_in_adds_profile_and_a_sentence_says_why() -> None:
+def test_only_the_sign_in_adds_profile_and_a_warning_says_why() -> None:
     assert "profile" not in capabilities.delegated_scopes(["mail.read"])
     assert capabilities.sign_in_scopes(["mail.read"]) == ("openid", "offline_access", "profile", "Mail.Read")
     assert any("profile" in sentence for sentence in capabilities.warnings(["mail.read"], (), DELEGATED))
 
 
-def test_extra_scopes_may_be_a_stored_text() -> None:
-    assert capabilities.delegated_scopes([], "mail.send Tasks.Read") == (
-        "openid",
-        "offline_access",
-        "Mail.Send",
-        "Tasks.Read",
-    )
+def test_extra_scopes_may_be_one_text() -> None:
+    scopes = capabilities.delegated_scopes([], "mail.send Tasks.Read")
+    assert scopes == ("openid", "offline_access", "Mail.Send", "Tasks.Read")
 
 
 def test_every_capability_has_permissions_or_says_why_not() -> None:
-    for found in CAPABILITIES.values():
-        assert bool(found.delegated) != bool(found.no_delegated), found.key
-        assert bool(found.application) != bool(found.no_application), found.key
-        assert found.description.endswith(".")
-        for sentence in (found.no_delegated, found.no_application, found.note):
+    for capability in CAPABILITIES.values():
+        assert bool(capability.delegated) != bool(capability.no_delegated), capability.key
+        assert bool(capability.application) != bool(capability.no_application), capability.key
+        assert capability.description.endswith(".")
+        for sentence in (capability.no_delegated, capability.no_application, capability.note):
             assert not sentence or sentence.endswith(".")
 
 
 def test_every_permission_a_capability_names_has_that_form_at_microsoft() -> None:
-    for found in CAPABILITIES.values():
-        assert all(CATALOGUE[name].delegated_id for name in found.delegated), found.key
-        assert all(CATALOGUE[name].application_id for name in found.application), found.key
+    for capability in CAPABILITIES.values():
+        assert all(CATALOGUE[name].delegated_id for name in capability.delegated), capability.key
+        assert all(CATALOGUE[name].application_id for name in capability.application), capability.key
 
 
 def test_ids_are_guids_and_none_is_used_twice() -> None:
     ids = [i for entry in CATALOGUE.values() for i in (entry.delegated_id, entry.application_id) if i]
-    assert all(str(uuid.UUID(one)) == one for one in ids)
+    assert all(str(uuid.UUID(guid)) == guid for guid in ids)
     assert len(ids) == len(set(ids))
 
 
@@ -85,8 +81,8 @@ def test_shared_permissions_are_delegated_only() -> None:
 
 
 def test_a_registration_for_both_types_declares_scopes_and_roles() -> None:
-    found = capabilities.permissions(["shared_mailbox.read"], [DELEGATED, APP_ONLY])
-    assert {(one.name, one.type) for one in found} == {
+    declared = capabilities.permissions(["shared_mailbox.read"], [DELEGATED, APP_ONLY])
+    assert {(permission.name, permission.type) for permission in declared} == {
         ("openid", "Scope"),
         ("offline_access", "Scope"),
         ("profile", "Scope"),
@@ -94,10 +90,8 @@ def test_a_registration_for_both_types_declares_scopes_and_roles() -> None:
         ("Mail.Read", "Role"),
         ("User.Read.All", "Role"),
     }
-    assert {one.id for one in found if one.name == "Mail.Read"} == {"810c84a8-4a9e-49e6-bf7d-12d183f40d01"}
-
-
-# --- What was granted -----------------------------------------------------------------------------
+    ids = {permission.id for permission in declared if permission.name == "Mail.Read"}
+    assert ids == {"810c84a8-4a9e-49e6-bf7d-12d183f40d01"}
 
 
 @pytest.mark.parametrize(
@@ -121,31 +115,29 @@ def test_a_larger_permission_satisfies_a_smaller_one(granted: list[str], possibl
 def test_permissions_cover_over_several_steps() -> None:
     assert {"Files.Read", "Files.Read.All", "Sites.Read.All"} <= covered_by(frozenset({"Sites.FullControl.All"}))
     assert "Mail.Read" not in covered_by(frozenset({"Directory.ReadWrite.All"}))
+    assert all(isinstance(smaller, list) for smaller in permissions._COVERS.values())
 
 
-def test_what_app_only_can_never_do_is_not_possible_whatever_is_granted() -> None:
-    ((found, can, missing),) = capabilities.can(["teams.messages_send"], ["ChannelMessage.Send"], APP_ONLY)
+def test_app_only_can_never_have_a_delegated_only_capability() -> None:
+    ((capability, can, missing),) = capabilities.can(["teams.messages_send"], ["ChannelMessage.Send"], APP_ONLY)
     assert (can, missing) == (False, ())
-    assert "person" in found.no_application
+    assert "person" in capability.no_application
 
 
-def test_missing_leaves_the_scopes_of_the_sign_in_out() -> None:
+def test_missing_ignores_the_scopes_of_the_sign_in() -> None:
     wanted = capabilities.sign_in_scopes(["mail.read", "mail.send"])
     assert capabilities.missing(wanted, ["Mail.ReadWrite"]) == ("Mail.Send",)
 
 
-def test_a_capability_nobody_knows_any_more_counts_for_nothing() -> None:
+def test_unknown_capabilities_are_ignored() -> None:
     assert capabilities.delegated_scopes(["fax.send"]) == ("openid", "offline_access")
     assert capabilities.can(["fax.send"], [], DELEGATED) == []
 
 
-def test_every_capability_stands_in_one_group_of_the_choices() -> None:
+def test_every_capability_is_in_one_group_of_the_choices() -> None:
     groups = capabilities.choices_by_group()
     assert [name for name, _ in groups] == ["Outlook", "OneDrive & SharePoint", "Teams", "Directory"]
     assert [key for key, _ in chain.from_iterable(choices for _, choices in groups)] == list(CAPABILITIES)
-
-
-# --- Where Microsoft contradicts ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -163,17 +155,16 @@ def test_every_capability_stands_in_one_group_of_the_choices() -> None:
         (["directory.groups", "directory.profiles"], [], DELEGATED, "grant GroupMember.Read.All and User.Read.All"),
     ],
 )
-def test_the_form_says_where_microsoft_contradicts(keys: list[str], extra: list[str], kind: str, words: str) -> None:
+def test_the_form_warns_about_impossible_or_limited_choices(
+    keys: list[str], extra: list[str], kind: str, words: str
+) -> None:
     sentences = capabilities.warnings(keys, extra, kind)
     assert sum(words in sentence for sentence in sentences) == 1, sentences
     assert all(sentence.endswith(".") for sentence in sentences)
 
 
-def test_nobody_is_warned_of_polling_who_does_not_use_shared_mailboxes() -> None:
+def test_polling_is_mentioned_for_shared_mailboxes_only() -> None:
     assert not any("poll" in sentence for sentence in capabilities.warnings(["mail.trigger"], [], DELEGATED))
-
-
-# --- What people type -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -192,7 +183,7 @@ def test_nobody_is_warned_of_polling_who_does_not_use_shared_mailboxes() -> None
         ("AuditLogsQuery-Exchange.Read.All", ("AuditLogsQuery-Exchange.Read.All",)),
     ],
 )
-def test_scopes_are_read_however_they_are_pasted(typed: str, scopes: tuple[str, ...]) -> None:
+def test_pasted_scopes_are_accepted_in_many_formats(typed: str, scopes: tuple[str, ...]) -> None:
     assert capabilities.parse_scopes(typed) == scopes
 
 
@@ -214,14 +205,14 @@ def test_scopes_are_read_however_they_are_pasted(typed: str, scopes: tuple[str, 
         "a." + "b" * 200,
     ],
 )
-def test_what_is_no_scope_is_refused_by_name(word: str) -> None:
+def test_a_word_that_is_no_scope_is_refused_by_name(word: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         capabilities.parse_scopes(f"Mail.Read {word}")
     assert word[:60] in str(refused.value)
     assert re.search(r"Mail\.Read", refused.value.action)
 
 
-def test_the_sandboxs_own_graph_address_is_removed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sandboxs_graph_address_is_removed_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clouds, "CLOUDS", dict(clouds.CLOUDS))
     monkeypatch.setattr(capabilities, "CLOUDS", clouds.CLOUDS)
     clouds.add_sandbox("http://127.0.0.1:9000")

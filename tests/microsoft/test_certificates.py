@@ -1,4 +1,4 @@
-"""Certificates are made well, and uploaded ones are read or refused with the reason."""
+"""Certificates are generated correctly, and uploaded ones are read or refused with the reason."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -16,6 +16,7 @@ from connections.microsoft import certificates, clouds, token_endpoint
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 PAIR = certificates.generate("Robots", months=12, now=NOW)
 OTHER = certificates.generate("Other", months=12, now=NOW)
+BROKEN = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 
 
 def key_of(pair: certificates.CertificateWithKey) -> rsa.RSAPrivateKey:
@@ -45,23 +46,23 @@ def self_signed(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, *, end: dat
     return certificate + private
 
 
-def test_a_made_certificate_is_rsa_and_valid_for_the_months_asked() -> None:
-    key, facts = key_of(PAIR), certificates.read_details(PAIR.certificate)
+def test_a_generated_certificate_is_rsa_and_valid_for_the_given_months() -> None:
+    key, details = key_of(PAIR), certificates.read_details(PAIR.certificate)
     assert key.key_size >= 2048
-    assert facts.subject == "CN=Robots"
-    assert facts.starts_at <= NOW
-    assert timedelta(days=364) < facts.expires_at - NOW < timedelta(days=367)
-    assert (facts.sha256, facts.expires_at) == (PAIR.thumbprint, PAIR.expires_at)
-    assert (len(facts.sha1), len(facts.sha256)) == (40, 64)
+    assert details.subject == "CN=Robots"
+    assert details.starts_at <= NOW
+    assert timedelta(days=364) < details.expires_at - NOW < timedelta(days=367)
+    assert (details.sha256, details.expires_at) == (PAIR.thumbprint, PAIR.expires_at)
+    assert (len(details.sha1), len(details.sha256)) == (40, 64)
     assert "PRIVATE" not in PAIR.certificate + repr(PAIR)
 
 
-def test_a_name_longer_than_a_certificate_can_hold_is_cut() -> None:
-    facts = certificates.read_details(certificates.generate("x" + "ü" * 100, months=1, now=NOW).certificate)
-    assert facts.subject == f"CN=x{'ü' * 31}"
+def test_a_name_too_long_for_a_certificate_is_cut() -> None:
+    details = certificates.read_details(certificates.generate("x" + "ü" * 100, months=1, now=NOW).certificate)
+    assert details.subject == f"CN=x{'ü' * 31}"
 
 
-def test_the_token_client_signs_with_it() -> None:
+def test_it_signs_a_client_assertion() -> None:
     clouds_url = clouds.CLOUDS["global"].token_url("contoso.com")
     credential = token_endpoint.ClientCertificate(PAIR.private_key, PAIR.thumbprint)
     assertion = token_endpoint.client_assertion(credential, "client", clouds_url)
@@ -98,13 +99,7 @@ def test_an_uploaded_pair_is_read(data: bytes, key: bytes, password: str) -> Non
         (pfx(PAIR, b"pass")[:200], b"", "pass", "file_password", "cannot be opened"),
         (b"\x00\x01 nonsense", b"", "", "certificate_file", "neither"),
         (b"", b"", "", "certificate_file", "neither"),
-        (
-            b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n" + PAIR.private_key.encode(),
-            b"",
-            "",
-            "certificate_file",
-            "cannot be read",
-        ),
+        (BROKEN + PAIR.private_key.encode(), b"", "", "certificate_file", "cannot be read"),
     ],
 )
 def test_a_bad_upload_is_refused_with_the_reason(data: bytes, key: bytes, password: str, field: str, says: str) -> None:

@@ -1,6 +1,6 @@
-"""Links to Microsoft's admin consent page, and what comes back."""
+"""Links to Microsoft's admin consent page, and its callback."""
 
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
@@ -8,27 +8,20 @@ from connections.microsoft import consent
 from connections.microsoft.clouds import CLOUDS
 
 CLOUD = CLOUDS["global"]
+PARAMETERS = {"client_id": "id", "redirect_uri": "https://portal.example/consent/callback/", "state": "s"}
 
 
 def link(**overrides: object) -> tuple[str, dict[str, str]]:
-    values: dict[str, object] = {
-        "client_id": "id",
-        "redirect_uri": "https://portal.example/consent/callback/",
-        "state": "s",
-    }
-    parts = urlsplit(consent.consent_url(CLOUD, str(overrides.pop("directory", "contoso.com")), **(values | overrides)))  # type: ignore[arg-type]
-    return f"{parts.scheme}://{parts.netloc}{parts.path}", {key: one for key, (one,) in parse_qs(parts.query).items()}
+    directory = str(overrides.pop("directory", "contoso.com"))
+    url = consent.consent_url(CLOUD, directory, **(PARAMETERS | overrides))  # type: ignore[arg-type]
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}{parts.path}", dict(parse_qsl(parts.query, strict_parsing=True))
 
 
 def test_it_asks_for_everything_that_is_declared() -> None:
     page, query = link()
     assert page == "https://login.microsoftonline.com/contoso.com/v2.0/adminconsent"
-    assert query == {
-        "client_id": "id",
-        "redirect_uri": "https://portal.example/consent/callback/",
-        "state": "s",
-        "scope": "https://graph.microsoft.com/.default",
-    }
+    assert query == {**PARAMETERS, "scope": "https://graph.microsoft.com/.default"}
 
 
 def test_named_scopes_are_qualified() -> None:
@@ -51,7 +44,7 @@ def test_a_shared_endpoint_becomes_organizations(shared: str) -> None:
     [
         ("admin_consent=True&tenant=t&scope=x&state=12345", True, False),
         ("admin_consent=True&tenant=t&state=12345", True, False),
-        # Both documented ways to cancel; the first carries admin_consent=True all the same.
+        # Both documented ways to cancel; the first has admin_consent=True nevertheless.
         (
             "admin_consent=True&error=consent_required&error_description=AADSTS65004%3a+The+resource+owner+or+"
             "authorization+server+denied+the+request.&state=12345",

@@ -1,4 +1,4 @@
-"""What Graph says about an application's credentials, however it spells it."""
+"""Graph's list of an application's credentials, in all its formats."""
 
 import base64
 import hashlib
@@ -26,8 +26,8 @@ def read(**lists: object) -> credential_expiry.CredentialList:
 
 
 def key(**more: object) -> ListedCredential:
-    [found] = read(keyCredentials=[{"endDateTime": END, **more}]).certificates
-    return found
+    [certificate] = read(keyCredentials=[{"endDateTime": END, **more}]).certificates
+    return certificate
 
 
 @pytest.mark.parametrize(
@@ -40,22 +40,22 @@ def key(**more: object) -> ListedCredential:
         (base64.b64encode(SHA256).decode(), SHA256),
     ],
 )
-def test_a_thumbprint_comes_as_hex_or_as_base64(identifier: str, digest: bytes) -> None:
+def test_a_thumbprint_is_hex_or_base64(identifier: str, digest: bytes) -> None:
     assert digest.hex().upper() in key(customKeyIdentifier=identifier).thumbprints
 
 
-def test_the_certificate_itself_tells_its_thumbprint() -> None:
+def test_the_certificate_itself_gives_its_thumbprint() -> None:
     assert key(key=base64.b64encode(CERTIFICATE).decode()).thumbprints == {SHA256.hex().upper()}
 
 
 @pytest.mark.parametrize("identifier", [None, "", "   ", "!!no base64!!"])
-def test_an_identifier_that_says_nothing_is_none(identifier: str | None) -> None:
+def test_an_invalid_identifier_is_ignored(identifier: str | None) -> None:
     assert key(customKeyIdentifier=identifier, key=None).thumbprints == frozenset()
 
 
-def test_a_secret_made_long_ago_has_no_hint() -> None:
-    found = read(passwordCredentials=[{"endDateTime": END, "hint": None}, {"endDateTime": END, "hint": "abc"}])
-    assert found.secrets == (ListedCredential(ENDS), ListedCredential(ENDS, hint="abc"))
+def test_a_very_old_secret_has_no_hint() -> None:
+    credentials = read(passwordCredentials=[{"endDateTime": END, "hint": None}, {"endDateTime": END, "hint": "abc"}])
+    assert credentials.secrets == (ListedCredential(ENDS), ListedCredential(ENDS, hint="abc"))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_secret_made_long_ago_has_no_hint() -> None:
         '{"passwordCredentials": ["?"], "keyCredentials": []}',
     ],
 )
-def test_an_answer_of_somebody_else_is_no_list_of_credentials(text: str) -> None:
+def test_other_content_is_no_list_of_credentials(text: str) -> None:
     with pytest.raises(MicrosoftUnavailable):
         credential_expiry._listing(text)
 
@@ -84,24 +84,19 @@ def test_larger_roles_may_read_it_too(roles: tuple[str, ...], may: bool) -> None
     assert credential_expiry.may_read(roles) is may
 
 
-# --- At the sandbox -------------------------------------------------------------------------------
-
-
 def token(client_id: str, secret: str) -> str:
-    cloud = clouds.cloud("sandbox")
-    application = token_endpoint.Application(
-        cloud, factories.DIRECTORY_ID, client_id, token_endpoint.ClientSecret(secret)
-    )
+    credential = token_endpoint.ClientSecret(secret)
+    application = token_endpoint.Application(clouds.cloud("sandbox"), factories.DIRECTORY_ID, client_id, credential)
     return token_endpoint.request_app_only_token(application).access_token
 
 
-def test_it_reads_the_own_application(sandbox: Control) -> None:
-    found = credential_expiry.read(
-        clouds.cloud("sandbox"),
-        token(factories.ROBOTS_CLIENT_ID, factories.ROBOTS_CLIENT_SECRET),
-        factories.ROBOTS_CLIENT_ID,
-    )
-    assert [secret.hint for secret in found.secrets] == [seed.ROBOTS_SECRET[:3]]
+def robots_token() -> str:
+    return token(factories.ROBOTS_CLIENT_ID, factories.ROBOTS_CLIENT_SECRET)
+
+
+def test_it_reads_the_application_itself(sandbox: Control) -> None:
+    credentials = credential_expiry.read(clouds.cloud("sandbox"), robots_token(), factories.ROBOTS_CLIENT_ID)
+    assert [secret.hint for secret in credentials.secrets] == [seed.ROBOTS_SECRET[:3]]
 
 
 def test_without_the_permission_it_is_refused(sandbox: Control) -> None:
@@ -111,15 +106,14 @@ def test_without_the_permission_it_is_refused(sandbox: Control) -> None:
     assert not isinstance(refused.value, MicrosoftUnavailable)
 
 
-def test_an_application_of_another_directory_is_not_there(sandbox: Control) -> None:
-    robots = token(factories.ROBOTS_CLIENT_ID, factories.ROBOTS_CLIENT_SECRET)
+def test_an_application_of_another_directory_is_not_found(sandbox: Control) -> None:
     with pytest.raises(MicrosoftRefused):
-        credential_expiry.read(clouds.cloud("sandbox"), robots, "00000000-0000-4000-8000-000000000000")
+        credential_expiry.read(clouds.cloud("sandbox"), robots_token(), "00000000-0000-4000-8000-000000000000")
 
 
 @pytest.mark.parametrize("weather", ["unavailable", "error", "broken_json", "empty_504", "throttle", "refuse"])
-def test_a_bad_day_is_no_refusal(sandbox: Control, weather: str) -> None:
-    robots = token(factories.ROBOTS_CLIENT_ID, factories.ROBOTS_CLIENT_SECRET)
+def test_an_outage_is_no_refusal(sandbox: Control, weather: str) -> None:
+    robots = robots_token()
     sandbox.weather(weather, "graph")
     with pytest.raises(MicrosoftUnavailable):
         credential_expiry.read(clouds.cloud("sandbox"), robots, factories.ROBOTS_CLIENT_ID)

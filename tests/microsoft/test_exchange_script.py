@@ -1,6 +1,6 @@
-"""The PowerShell for Exchange Online: its text, and that whatever stands in it cannot get out of its quotation marks.
+"""The PowerShell for Exchange Online: its text, and that no value can get out of its quotation marks.
 
-There is no PowerShell here, so a small tokenizer reads the script by the language's own rules of quoting.
+There is no PowerShell here, so a small tokenizer reads the script by the language's quoting rules.
 """
 
 from __future__ import annotations
@@ -47,9 +47,6 @@ NASTY = [
 ]
 
 
-# --- A reader of PowerShell -----------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Token:
     """``kind`` is word, string, mark or end of line; ``text`` is what it means."""
@@ -64,7 +61,7 @@ MARKS = "{}()@|;,=&"
 
 
 def tokens(text: str) -> list[Token]:
-    """The script's tokens, comments left out. Fails for an open string or anything the portal has no need of."""
+    """The script's tokens without comments. Fails for an open string or syntax that the portal does not use."""
     tokens: list[Token] = []
     at = 0
     while at < len(text):
@@ -109,7 +106,7 @@ def strings(text: str) -> list[str]:
 
 
 def skeleton(text: str) -> list[str]:
-    """Everything but the strings' contents: what PowerShell would do, whatever is in them."""
+    """Everything but the strings' contents: what PowerShell would run, whatever the strings contain."""
     return ["…" if token.kind == "string" else token.text for token in tokens(text)]
 
 
@@ -121,11 +118,8 @@ def whole(plan: ApplicationPlan | AccountPlan) -> str:
     return "\n".join(step.commands for step in steps(plan))
 
 
-# --- Quoting --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("text", NASTY)
-def test_a_quoted_text_is_one_string_that_means_it(text: str) -> None:
+def test_a_quoted_text_is_one_string_with_the_same_meaning(text: str) -> None:
     (token,) = tokens(quoted(text))
     assert (token.kind, token.text) == ("string", exchange_script.one_line(text))
 
@@ -151,7 +145,7 @@ def balanced(text: str) -> None:
     assert stack == []
 
 
-def test_the_tokenizer_sees_what_gets_out_of_its_quotes() -> None:
+def test_the_tokenizer_detects_text_outside_of_its_quotes() -> None:
     for wrong in ("'open", "'a\nb'", "x ’y’; z ‘", '"$(x)"'):
         with pytest.raises(AssertionError):
             assert skeleton(wrong) == ["…"]
@@ -159,15 +153,12 @@ def test_the_tokenizer_sees_what_gets_out_of_its_quotes() -> None:
 
 
 @pytest.mark.parametrize("address", ["o'brien@contoso.example", "''@contoso.example"])
-def test_the_filter_names_the_address_whatever_quotes_are_in_it(address: str) -> None:
-    filters = [text for text in strings(whole(replace(ROBOT, addresses=(address,)))) if "-eq" in text]
-    (found,) = [text for text in filters if text.startswith("PrimarySmtpAddress")]
-    value = re.fullmatch(r"PrimarySmtpAddress -eq '((?:[^']|'')*)'", found)
+def test_the_filter_contains_the_address_with_its_quotes_escaped(address: str) -> None:
+    texts = strings(whole(replace(ROBOT, addresses=(address,))))
+    (condition,) = [text for text in texts if text.startswith("PrimarySmtpAddress") and "-eq" in text]
+    value = re.fullmatch(r"PrimarySmtpAddress -eq '((?:[^']|'')*)'", condition)
     assert value is not None
     assert value.group(1).replace("''", "'") == address
-
-
-# --- An application -------------------------------------------------------------------------------
 
 
 GRANT = """\
@@ -219,31 +210,16 @@ def test_the_grant_names_exactly_these_mailboxes_and_roles() -> None:
     assert {step.key: step.commands for step in steps(ROBOT)}["grant"] == GRANT
 
 
-def test_every_step_is_there_and_runs_only_commands_of_microsofts_modules() -> None:
+def test_the_steps_run_only_commands_of_microsofts_modules() -> None:
     assert [step.key for step in steps(ROBOT)] == ["connect", "grant", "check", "narrow", "undo"]
     assert commands(whole(ROBOT)) == {
-        "Connect-ExchangeOnline",
-        "Get-ConnectionInformation",
-        "Get-EXOMailbox",
-        "Get-ServicePrincipal",
-        "New-ServicePrincipal",
-        "Remove-ServicePrincipal",
-        "Get-ManagementScope",
-        "New-ManagementScope",
-        "Set-ManagementScope",
-        "Remove-ManagementScope",
-        "Get-ManagementRoleAssignment",
-        "New-ManagementRoleAssignment",
-        "Remove-ManagementRoleAssignment",
-        "Test-ServicePrincipalAuthorization",
-        "Connect-MgGraph",
-        "Get-MgServicePrincipal",
-        "Get-MgServicePrincipalAppRoleAssignment",
-        "Remove-MgServicePrincipalAppRoleAssignment",
-        "Where-Object",
-        "Format-Table",
-        "Read-Host",
-    }
+        "Connect-ExchangeOnline", "Get-ConnectionInformation", "Get-EXOMailbox", "Get-ServicePrincipal",
+        "New-ServicePrincipal", "Remove-ServicePrincipal", "Get-ManagementScope", "New-ManagementScope",
+        "Set-ManagementScope", "Remove-ManagementScope", "Get-ManagementRoleAssignment",
+        "New-ManagementRoleAssignment", "Remove-ManagementRoleAssignment", "Test-ServicePrincipalAuthorization",
+        "Connect-MgGraph", "Get-MgServicePrincipal", "Get-MgServicePrincipalAppRoleAssignment",
+        "Remove-MgServicePrincipalAppRoleAssignment", "Where-Object", "Format-Table", "Read-Host",
+    }  # fmt: skip
     balanced(whole(ROBOT))
 
 
@@ -254,7 +230,7 @@ def test_each_step_but_the_first_is_one_block_that_an_error_stops() -> None:
         assert [word for word in text if word][-1] == "}"
 
 
-def test_it_refuses_to_work_in_another_organisation_or_for_another_application() -> None:
+def test_it_stops_in_another_organisation_or_for_another_application() -> None:
     by_key = {step.key: step.commands for step in steps(ROBOT)}
     assert f"TenantID -notcontains '{TID}'" in by_key["connect"]
     assert "TenantID" not in whole(replace(ROBOT, tid=""))
@@ -271,26 +247,26 @@ def test_it_refuses_to_work_in_another_organisation_or_for_another_application()
         ("china", "O365China", "China"),
     ],
 )
-def test_each_cloud_is_signed_in_to_by_its_name(environment: str, exchange: str, graph: str) -> None:
+def test_each_cloud_has_its_own_environment_names(environment: str, exchange: str, graph: str) -> None:
     text = whole(replace(ROBOT, environment=environment))
     named = re.findall(r"-ExchangeEnvironmentName (\w+)", text)
     assert named == ([exchange] if exchange else [])
     assert re.findall(r"-Environment (\w+)", text) == ([graph] * 2 if graph else [])
 
 
-def test_many_mailboxes_are_spread_over_scopes_and_all_names_fit() -> None:
+def test_many_mailboxes_are_split_into_scopes_whose_names_fit() -> None:
     addresses = tuple(f"box{number}@contoso.example" for number in range(45))
     plan = replace(ROBOT, addresses=addresses, roles=exchange_script.EXCHANGE_ROLES, key="20b0750a-1234567890")
-    found = strings(whole(plan))
-    named = " ".join(text for text in found if text.startswith("PrimarySmtpAddress"))
+    texts = strings(whole(plan))
+    named = " ".join(text for text in texts if text.startswith("PrimarySmtpAddress"))
     assert all(named.count(f"'{address}'") == 1 for address in addresses)
-    names = [text for text in found if text.startswith("Portal 20b0750a-1234567890 ") and not text.endswith("*")]
+    names = [text for text in texts if text.startswith("Portal 20b0750a-1234567890 ") and not text.endswith("*")]
     assert len({name for name in names if " mailboxes " in name}) == 3
     assert max(len(name) for name in names) <= 64
     assert whole(plan).count("New-ManagementRoleAssignment -Name") == 3 * len(plan.roles)
 
 
-def test_a_connections_objects_are_never_taken_for_anothers() -> None:
+def test_objects_of_another_connection_are_never_matched() -> None:
     prefix = "Portal 20b0750a-1 "
     assert prefix + "*" in strings(whole(replace(ROBOT, key="20b0750a-1")))
     names = [text for text in strings(whole(ROBOT)) if text.startswith("Portal")]
@@ -298,7 +274,7 @@ def test_a_connections_objects_are_never_taken_for_anothers() -> None:
     assert not any(name.startswith(prefix) for name in names)
 
 
-def test_the_way_back_takes_everything_of_this_connection_and_forgets_an_unused_application() -> None:
+def test_undo_removes_the_connections_objects_and_an_unused_application() -> None:
     undo = {step.key: step.commands for step in steps(ROBOT)}["undo"]
     assert "New-" not in undo
     for command in ("Remove-ManagementRoleAssignment", "Remove-ManagementScope", "Remove-ServicePrincipal"):
@@ -306,7 +282,7 @@ def test_the_way_back_takes_everything_of_this_connection_and_forgets_an_unused_
     assert "-not (Get-ManagementRoleAssignment -RoleAssignee $pointer.Identity)" in undo
 
 
-def test_a_file_begins_with_who_it_is_for_and_connects_by_itself() -> None:
+def test_a_file_names_the_connection_and_connects_by_itself() -> None:
     text = script(replace(ROBOT, connection_name="Robot\n'; Remove-Mailbox"), "undo")
     assert text.splitlines()[1] == "# Written by the connection portal for the connection Robot '; Remove-Mailbox."
     assert text.index("Connect-ExchangeOnline") < text.index("Remove-ManagementScope")
@@ -315,10 +291,7 @@ def test_a_file_begins_with_who_it_is_for_and_connects_by_itself() -> None:
         script(ROBOT, "nonsense")
 
 
-# --- An account -----------------------------------------------------------------------------------
-
-
-def test_an_account_gets_full_access_and_send_as_and_loses_the_same() -> None:
+def test_an_account_gets_full_access_and_send_as_and_undo_removes_them() -> None:
     by_key = {step.key: step.commands for step in steps(ADA)}
     assert list(by_key) == ["connect", "grant", "check", "undo"]
     assert by_key["grant"] == (
@@ -331,9 +304,6 @@ def test_an_account_gets_full_access_and_send_as_and_loses_the_same() -> None:
     )
     assert {"Remove-MailboxPermission", "Remove-RecipientPermission"} <= commands(by_key["undo"])
     assert "SendAs" not in whole(replace(ADA, sends=False))
-
-
-# --- Roles ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -350,6 +320,6 @@ def test_the_least_roles_of_exchange(wanted: tuple[str, ...], expected: tuple[st
     assert roles_for(wanted) == expected
 
 
-def test_what_opens_every_mailbox_is_told_from_what_does_not() -> None:
+def test_it_recognises_permissions_that_open_every_mailbox() -> None:
     granted = ("Mail.Read", "User.Read.All", "Calendars.ReadBasic.All", "MailboxSettings.Read", "Files.Read.All")
     assert exchange_script.tenant_wide(granted) == ("Calendars.ReadBasic.All", "Mail.Read", "MailboxSettings.Read")

@@ -11,8 +11,6 @@ PAGE = Path(__file__).resolve().parents[3] / "docs" / "what-went-wrong.md"
 
 
 class Command(BaseCommand):
-    """Everything people may look up offline comes from the tables the portal itself decides by."""
-
     help = "Write docs/what-went-wrong.md from the tables of Microsoft's codes."
     requires_system_checks = ()
 
