@@ -10,7 +10,7 @@ import pytest
 from django.db import connection as database
 from django.utils import timezone
 
-from connections.errors import ApprovalNeeded, Conflict, InvalidInput, NotAllowed, PolicyForbids
+from connections.errors import ApprovalNeeded, Conflict, NotAllowed, PolicyForbids
 from connections.microsoft import token_endpoint
 from connections.microsoft.clouds import CONSUMERS_TID
 from connections.models import AppRegistration, Approval, AuditEvent, Connection, Policy, Share, Team, User
@@ -290,8 +290,6 @@ def test_only_it_admins_change_it(bob: User, carol: User, alice: User) -> None:
     for person in (bob, carol):
         with pytest.raises(NotAllowed):
             put(STRICT, by=person)
-        with pytest.raises(NotAllowed):
-            policy.apply({}, actor=person, now=NOW)
     assert not Policy.objects.exists()
     assert put(STRICT, by=alice).changed
 
@@ -419,35 +417,15 @@ def test_thousands_are_counted_and_a_few_are_named(alice: User, bob: User, djang
     assert outcome.disabled == Connection.objects.filter(status=Status.DISABLED).count() == 1201
 
 
-# --- As a file ------------------------------------------------------------------------------------
-
-
-def test_the_policy_as_a_file_comes_back_and_is_applied_as_a_whole(alice: User) -> None:
-    app = robots()
+def test_the_policy_as_plain_values_has_the_rules_of_app_registrations_that_have_any(alice: User) -> None:
     put(STRICT, by=alice)
-    put(policy_rules.from_dict({"share_app_only": False}), app=app, by=alice)
-    file = policy.current()
-    assert set(file) == {"organisation", "app_registrations"}
-    assert file["app_registrations"]["Robots"]["share_app_only"] is False
-    assert policy.apply(file, actor=alice, now=NOW) == {}
-
-    wanted = {"organisation": {"longest_share_days": 30}}
-    told = policy.apply(wanted, actor=alice, now=NOW, dry_run=True)
-    assert told["organisation"]["longest share"] == ["7 days", "30 days"]
-    assert policy.current() == file
-    assert policy.apply(wanted, actor=alice, now=NOW) == told
-    assert policy.stored_policy().rules == policy_rules.from_dict({"longest_share_days": 30})
-    assert policy.stored_policy(app).rules.share_app_only is False, "what is not named stays"
-
-
-@pytest.mark.parametrize(
-    "wanted",
-    [{"nonsense": {}}, {"organisation": []}, {"app_registrations": {"Nobody's": {}}}, {"app_registrations": []}],
-)
-def test_a_file_with_a_mistake_changes_nothing(alice: User, wanted: dict[str, Any]) -> None:
-    with pytest.raises(InvalidInput):
-        policy.apply({"organisation": {"share_app_only": False}} | wanted, actor=alice, now=NOW)
-    assert not Policy.objects.exists()
+    put(policy_rules.from_dict({"share_app_only": False}), app=robots(), by=alice)
+    put(app=factories.make_app_registration(name="Unrestricted"), by=alice)
+    values = policy.current()
+    assert policy_rules.from_dict(values["organisation"]) == STRICT
+    (own,) = values["app_registrations"].items()
+    assert own[0] == "Robots"
+    assert policy_rules.from_dict(own[1], of_app=True) == policy_rules.from_dict({"share_app_only": False})
 
 
 # --- Raced ----------------------------------------------------------------------------------------
