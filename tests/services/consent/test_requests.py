@@ -261,7 +261,7 @@ def test_removing_the_connection_closes_the_request_and_keeps_its_record(alice: 
 
 
 def granted_to(request: ConsentRequest, scopes: str) -> None:
-    Connection.objects.filter(pk=request.connection_id).update(granted_scopes=scopes)
+    Connection.objects.filter(pk=request.connection_id or 0).update(granted_scopes=scopes)
     request_status.tokens_received([request.connection_id or 0], now=now())
 
 

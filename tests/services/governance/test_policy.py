@@ -39,7 +39,7 @@ def rule(app: AppRegistration | None = None, **given: Any) -> Rules:
 
 def start(actor: User, **overrides: Any) -> Connection:
     app = overrides.pop("app", None) or AppRegistration.objects.first() or factories.make_app_registration()
-    values = {"name": "Inbox", "chosen": ["mail.read"], "now": NOW} | overrides
+    values: dict[str, Any] = {"name": "Inbox", "chosen": ["mail.read"], "now": NOW} | overrides
     return connections.start_delegated(app, actor=actor, **values)
 
 
@@ -136,7 +136,7 @@ def test_a_grant_with_a_forbidden_permission_is_refused_and_not_stored(bob: User
     rule(permissions={"Mail.Send": "forbidden"})
     with pytest.raises(PolicyForbids, match=r"Mail\.Send, which Microsoft granted as well, is forbidden"):
         finish(connection, "Mail.Read", "Mail.Send")
-    stored = Connection.objects.get()
+    stored: Any = Connection.objects.get()
     assert (stored.status, stored.refresh_token, stored.access_token) == (Status.PENDING, None, None)
     finish(connection, "Mail.Read")
     assert Connection.objects.get().status == Status.ACTIVE

@@ -96,7 +96,7 @@ def test_a_transfer_updates_the_access_history_and_cancels_a_started_sign_in(
 def test_a_transfer_without_the_grant_deletes_the_tokens_and_says_why(alice: User, bob: User, dave: User) -> None:
     connection = factories.make_connection(owner=bob, previous_refresh_token="1.AnOlderOne")
     give(connection, dave, alice, keep=False)
-    after = reload(connection)
+    after: Any = reload(connection)
     assert (after.refresh_token, after.previous_refresh_token, after.access_token) == (None, None, None)
     assert (after.status, after.status_code, after.status_who) == ("reconnect_needed", "handed_over", "owner")
     assert "handed over from Bob Member" in after.status_cause
@@ -191,7 +191,7 @@ def test_shares_stay_except_that_of_the_new_owner(alice: User, bob: User, dave: 
 def test_an_unusable_grant_is_not_kept(alice: User, bob: User, dave: User, status: str, code: str) -> None:
     connection = factories.make_connection(owner=bob, status=status, status_code=code)
     hand_over = give(connection, dave, alice, keep=True)
-    after = reload(connection)
+    after: Any = reload(connection)
     assert (hand_over.keeps_grant, after.refresh_token, after.status_code) == (False, None, "handed_over")
 
 
@@ -398,7 +398,7 @@ def test_the_new_owner_of_a_disabled_connection_is_asked_once_it_is_enabled(alic
     connection = factories.make_connection(owner=bob)
     connections.disable(connection, actor=alice, now=NOW)
     give(reload(connection), dave, alice, keep=False)
-    after = reload(connection)
+    after: Any = reload(connection)
     assert (after.status, after.owner, after.refresh_token) == ("disabled", dave, None)
     assert not Incident.objects.exists()
     connections.enable(reload(connection), actor=alice, now=NOW + timedelta(hours=1))

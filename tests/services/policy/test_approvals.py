@@ -28,7 +28,7 @@ pytestmark = pytest.mark.django_db
 
 NOW = timezone.now()
 Status, State = Connection.Status, Approval.State
-SEND = {"permissions": {"Mail.Send": "approval"}}
+SEND: dict[str, Any] = {"permissions": {"Mail.Send": "approval"}}
 
 
 @pytest.fixture

@@ -245,7 +245,8 @@ MIDNIGHT = datetime(2026, 11, 26, tzinfo=UTC)  # the end of today
     ],
 )
 def test_every_rule_about_sharing(given: dict[str, Any], share: dict[str, Any], effect: Effect) -> None:
-    values = {"authentication_type": DELEGATED, "with_team": False, "until": MIDNIGHT, "now": NOW} | share
+    defaults = {"authentication_type": DELEGATED, "with_team": False, "until": MIDNIGHT, "now": NOW}
+    values: dict[str, Any] = defaults | share
     assert evaluate.evaluate_share([Source(rules(**given))], **values).effect == effect
 
 
