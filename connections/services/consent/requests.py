@@ -5,7 +5,6 @@ request_status follows an approved request; admin_consent has the link itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import datetime
 
 from django.db import IntegrityError, transaction
@@ -252,26 +251,13 @@ def _decided_meanwhile(request: ConsentRequest) -> DecidedMeanwhile:
     return DecidedMeanwhile(f"This request has changed in the meantime. It is now: {state} ({name}).")
 
 
-def purposes(request: ConsentRequest) -> list[tuple[str, tuple[str, ...]]]:
-    """The requested permissions by capability: its label, and those of them it needs."""
-    return _purposes(request.capabilities, request.permission_names, request.authentication_type)
-
-
-def purposes_of_connection(connection: Connection) -> list[tuple[str, tuple[str, ...]]]:
-    """The same for what the connection would request now."""
-    return _purposes(connection.capabilities, _required_permissions(connection), connection.authentication_type)
-
-
-def _purposes(
-    keys: Iterable[str], permissions: tuple[str, ...], authentication_type: str
-) -> list[tuple[str, tuple[str, ...]]]:
+def purposes(source: ConsentRequest | Connection) -> list[tuple[str, tuple[str, ...]]]:
+    """The permissions of a request, or those a connection would request now, by the label of the capability."""
+    names = source.permission_names if isinstance(source, ConsentRequest) else _required_permissions(source)
     rows = list[tuple[str, tuple[str, ...]]]()
-    named: set[str] = set()
-    for capability in filter(None, map(capabilities.CAPABILITIES.get, keys)):
-        needed = capabilities.needs(capability, authentication_type)
-        names = tuple(name for name in permissions if name in needed)
-        if names:
-            rows.append((capability.label, names))
-            named.update(names)
-    rest = tuple(name for name in permissions if name not in named)
+    for capability in filter(None, map(capabilities.CAPABILITIES.get, source.capabilities)):
+        needed = capabilities.needs(capability, source.authentication_type)
+        if needed_names := tuple(name for name in names if name in needed):
+            rows.append((capability.label, needed_names))
+    rest = tuple(name for name in names if not any(name in shown for _, shown in rows))
     return [*rows, ("Asked for by name", rest)] if rest else rows

@@ -22,7 +22,7 @@ from connections.models.connections import status_columns
 from connections.services.policy import approval_notifications, evaluate, request_workflow
 from connections.services.policy.evaluate import ConnectionRequest, Decision, Reason
 
-State = Approval.State
+State, Who = Approval.State, Connection.Who
 REASON_LENGTH = 2000
 CODE = ApprovalNeeded.code
 
@@ -139,9 +139,8 @@ def request_approval(
     """
     request = evaluate.request_of(connection)
     with transaction.atomic():
-        older = _lock_waiting(connection)
+        older = _withdraw_open(connection, "Replaced by another request.", actor=actor, now=now)
         if older is not None:
-            _close(older, State.WITHDRAWN, actor=actor, reason="Replaced by another request.", now=now)
             before = older.before or before
         sentences = list(Decision(tuple(reasons)).sentences)
         approval = Approval.objects.create(
@@ -203,9 +202,7 @@ def _permissions(reasons: Iterable[Reason]) -> list[str]:
 def close_if_unneeded(connection: Connection, *, actor: User, now: datetime) -> None:
     """Close an open request, because nothing about the connection needs approval any more."""
     with transaction.atomic():
-        request = _lock_waiting(connection)
-        if request is not None:
-            _close(request, State.WITHDRAWN, actor=actor, reason="An approval is no longer needed.", now=now)
+        if _withdraw_open(connection, "An approval is no longer needed.", actor=actor, now=now) is not None:
             _show(connection, "", "", now=now)
 
 
@@ -221,13 +218,11 @@ def approve(approval: Approval, *, reason: str = "", actor: User, now: datetime)
         if not _can_close(approval, State.APPROVED):
             return
         if connection is not None:
-            policies = evaluate.load_policies().of(connection.app_registration)
-            request = evaluate.request_of(connection)
-            evaluate.refuse_forbidden(evaluate.evaluate_connection(policies, request, approval.permissions))
+            evaluate.refuse_forbidden(evaluate_approval(connection, approval.permissions)[0])
         _close(approval, State.APPROVED, actor=actor, reason=reason, now=now)
         if connection is not None:
             action = "Sign in at Microsoft to finish it." if connection.is_delegated else "Press “Connect now”."
-            _show(connection, f"{actor} approved it.", action, now=now, who=Connection.Who.OWNER, code="")
+            _show(connection, f"{actor} approved it.", action, now=now, who=Who.OWNER, code="")
 
 
 def decline(approval: Approval, *, reason: str, actor: User, now: datetime) -> None:
@@ -247,7 +242,7 @@ def decline(approval: Approval, *, reason: str, actor: User, now: datetime) -> N
             _restore(connection, approval, actor)
             cause = f"{actor} declined it: {reason.strip()}"
             action = "Change what it should do, or ask again with a reason."
-            _show(connection, cause, action, now=now, who=Connection.Who.OWNER)
+            _show(connection, cause, action, now=now, who=Who.OWNER)
 
 
 def withdraw(approval: Approval, *, actor: User, now: datetime) -> None:
@@ -261,14 +256,12 @@ def withdraw(approval: Approval, *, actor: User, now: datetime) -> None:
         if connection is not None:
             _restore(connection, approval, actor)
             action = "Ask for approval again, change what it should do, or remove it."
-            _show(connection, "The request for approval was withdrawn.", action, now=now, who=Connection.Who.OWNER)
+            _show(connection, "The request for approval was withdrawn.", action, now=now, who=Who.OWNER)
 
 
 def connection_removed(connection: Connection, *, actor: User, now: datetime) -> None:
     """Close the open request of a connection that is about to be deleted."""
-    request = _lock_waiting(connection)
-    if request is not None:
-        _close(request, State.WITHDRAWN, actor=actor, reason="The connection was removed.", now=now)
+    _withdraw_open(connection, "The connection was removed.", actor=actor, now=now)
 
 
 def _require_decider(approval: Approval, actor: User) -> None:
@@ -294,9 +287,13 @@ def _lock_connection(approval: Approval) -> Connection | None:
     return approval.connection
 
 
-def _lock_waiting(connection: Connection) -> Approval | None:
+def _withdraw_open(connection: Connection, reason: str, *, actor: User, now: datetime) -> Approval | None:
+    """Lock the connection, withdraw its open request and return it; None if it has none."""
     Connection.objects.select_for_update(no_key=True).filter(pk=connection.pk).first()
-    return Approval.objects.select_for_update().filter(connection=connection, state=State.WAITING).first()
+    request = Approval.objects.select_for_update().filter(connection=connection, state=State.WAITING).first()
+    if request is not None:
+        _close(request, State.WITHDRAWN, actor=actor, reason=reason, now=now)
+    return request
 
 
 def _can_close(approval: Approval, state: str) -> bool:
@@ -342,13 +339,7 @@ def _restore(connection: Connection, approval: Approval, actor: User) -> None:
 
 
 def _show(
-    connection: Connection,
-    cause: str,
-    action: str,
-    *,
-    now: datetime,
-    who: str = Connection.Who.IT_ADMIN,
-    code: str = CODE,
+    connection: Connection, cause: str, action: str, *, now: datetime, who: str = Who.IT_ADMIN, code: str = CODE
 ) -> None:
     """Show the progress of the approval in the status of a connection that was never connected; others keep theirs."""
     if not cause:
