@@ -48,6 +48,11 @@ def answered_link(alice: User, app: AppRegistration, **answer: str) -> ConsentLi
     return admin_consent.record_callback(came_back(url, **answer), actor=alice, now=timezone.now())
 
 
+def stored_state(link: ConsentLink) -> str:
+    link.refresh_from_db()
+    return link.state
+
+
 def withdraw(sandbox: Control) -> None:
     sandbox.withdraw_consent(client_id=factories.ROBOTS_CLIENT_ID, tenant=factories.DIRECTORY_ID)
 
@@ -182,8 +187,7 @@ def test_the_second_of_two_browsers_with_the_same_link_is_refused(
     monkeypatch.setattr(admin_consent, "find_link", lambda state, now: stale)
     with pytest.raises(SignInExpired):
         admin_consent.record_callback(came_back(url, error="permission_denied"), actor=alice, now=timezone.now())
-    link.refresh_from_db()
-    assert link.state == State.GRANTED
+    assert stored_state(link) == State.GRANTED
 
 
 def test_a_token_with_all_roles_verifies_the_link(sandbox: Control, alice: User) -> None:
@@ -202,8 +206,7 @@ def test_a_callback_without_roles_in_the_token_is_not_verified(sandbox: Control,
     withdraw(sandbox)
     link = answered_link(alice, robots())
     assert not admin_consent.verify(link, actor=alice, now=timezone.now())
-    link.refresh_from_db()
-    assert link.state == State.GRANTED
+    assert stored_state(link) == State.GRANTED
     assert "no permission yet" in link.cause
 
 
@@ -215,8 +218,7 @@ def test_missing_roles_are_named_until_they_arrive(sandbox: Control, alice: User
     assert "not yet Mail.Read" in link.cause
     grant(sandbox, "Mail.Read")
     assert admin_consent.verify_open(now=timezone.now()) == 1
-    link.refresh_from_db()
-    assert link.state == State.VERIFIED
+    assert stored_state(link) == State.VERIFIED
 
 
 def test_an_unanswered_link_is_verified_by_the_periodic_check(sandbox: Control, alice: User) -> None:
@@ -270,11 +272,9 @@ def test_a_sign_in_verifies_a_granted_delegated_consent(sandbox: Control, alice:
     link = answered_link(alice, app)
     assert not admin_consent.verify(link, actor=alice, now=timezone.now())
     admin_consent.verify_from_token(app, granted=["Mail.Send", "openid"], now=timezone.now())
-    link.refresh_from_db()
-    assert link.state == State.GRANTED
+    assert stored_state(link) == State.GRANTED
     admin_consent.verify_from_token(app, granted=["Mail.ReadWrite", "openid"], now=timezone.now())
-    link.refresh_from_db()
-    assert link.state == State.VERIFIED
+    assert stored_state(link) == State.VERIFIED
     assert "openid" not in link.cause
 
 
@@ -289,13 +289,11 @@ def test_a_sign_in_from_another_directory_verifies_nothing(sandbox: Control, ali
     app = delegated()
     link = answered_link(alice, app)
     admin_consent.verify_from_token(app, granted=["Mail.Read"], now=timezone.now(), tid=seed.FABRIKAM)
-    link.refresh_from_db()
-    assert link.state == State.GRANTED
+    assert stored_state(link) == State.GRANTED
 
 
 def test_a_sign_in_does_not_verify_expected_roles(sandbox: Control, alice: User) -> None:
     app = robots(allows_delegated=True)
     link = answered_link(alice, app)
     admin_consent.verify_from_token(app, granted=["Mail.Read"], now=timezone.now())
-    link.refresh_from_db()
-    assert link.state == State.GRANTED
+    assert stored_state(link) == State.GRANTED

@@ -52,6 +52,11 @@ def approve(request: ConsentRequest, by: User) -> str:
     return url
 
 
+def approved(by: User, **overrides: Any) -> tuple[ConsentRequest, str]:
+    request = ask(make_pending(**overrides))
+    return request, approve(request, by)
+
+
 def subjects(address: str) -> list[str]:
     return list(Delivery.objects.filter(email=address).order_by("pk").values_list("subject", flat=True))
 
@@ -160,8 +165,7 @@ def test_approving_creates_one_link_for_all_requests_for_the_same_permissions(
 
 
 def test_approving_again_returns_the_same_link_and_emails_nobody(sandbox: Control, alice: User, bob: User) -> None:
-    request = ask(make_pending())
-    url = approve(request, alice)
+    request, url = approved(alice)
     assert approve(request, factories.make_person("root", is_superuser=True)) == url
     assert request.decided_by == alice
     assert (events("approved"), len(subjects("bob@example.org"))) == (1, 1)
@@ -178,8 +182,7 @@ def test_a_later_request_for_the_same_permissions_joins_the_link(
 
 
 def test_a_request_whose_link_has_expired_awaits_a_decision_again(sandbox: Control, alice: User, bob: User) -> None:
-    request = ask(make_pending())
-    url = approve(request, alice)
+    request, url = approved(alice)
     assert not requests.awaiting_decision(now()).exists()
     ConsentLink.objects.update(requested_at=now() - timedelta(days=8))
     assert list(requests.awaiting_decision(now())) == [request]
@@ -229,8 +232,7 @@ def test_other_requests_for_the_same_are_declined_only_on_demand(alice: User, bo
 
 
 def test_the_decision_of_another_it_admin_is_not_overwritten(sandbox: Control, alice: User, bob: User) -> None:
-    request = ask(make_pending())
-    approve(request, alice)
+    request, _ = approved(alice)
     with pytest.raises(DecidedMeanwhile, match="Alice Admin"):
         requests.decline(request, reason="No", actor=alice, seen="asked", now=now())
     assert state(request) == State.APPROVED
@@ -268,8 +270,7 @@ def granted_to(request: ConsentRequest, scopes: str) -> None:
 def test_a_request_is_verified_by_the_next_token_and_not_by_the_callback(
     sandbox: Control, alice: User, bob: User
 ) -> None:
-    request = ask(make_pending())
-    url = approve(request, alice)
+    request, url = approved(alice)
     callback(url, alice)
     assert state(request) == State.GRANTED
     assert subjects("bob@example.org")[-1] == "Consent is granted: Invoices"
@@ -293,8 +294,8 @@ def test_consent_granted_without_the_link_verifies_the_request(alice: User, bob:
 def test_the_link_is_verified_when_an_administrator_without_an_account_here_consents(
     sandbox: Control, alice: User, bob: User
 ) -> None:
-    request = ask(make_pending())
-    callback(approve(request, alice), None)
+    request, url = approved(alice)
+    callback(url, None)
     assert state(request) == State.APPROVED
     granted_to(request, "Mail.Read User.Read.All")
     assert state(request) == State.VERIFIED
@@ -305,8 +306,7 @@ def test_the_link_is_verified_when_an_administrator_without_an_account_here_cons
 def test_a_link_for_permissions_that_people_may_grant_themselves_stays_open(
     sandbox: Control, alice: User, bob: User
 ) -> None:
-    request = ask(make_pending(capabilities=["mail.read"]))
-    approve(request, alice)
+    request, _ = approved(alice, capabilities=["mail.read"])
     granted_to(request, "Mail.Read")
     assert request.link is not None
     assert (state(request), request.link.state) == (State.VERIFIED, ConsentLink.State.OPEN)
@@ -315,8 +315,7 @@ def test_a_link_for_permissions_that_people_may_grant_themselves_stays_open(
 def test_a_refusal_at_microsoft_is_emailed_to_the_it_admin_who_can_approve_again(
     sandbox: Control, alice: User, bob: User
 ) -> None:
-    request = ask(make_pending())
-    url = approve(request, alice)
+    request, url = approved(alice)
     callback(url, alice, admin_consent="True", error="consent_required", error_description=CANCELLED)
     assert state(request) == State.FAILED
     assert "cancelled" in request.answer
@@ -327,8 +326,8 @@ def test_a_refusal_at_microsoft_is_emailed_to_the_it_admin_who_can_approve_again
 
 
 def test_application_roles_do_not_verify_delegated_consent(sandbox: Control, alice: User, bob: User) -> None:
-    request = ask(make_pending(capabilities=["mail.read"]))
-    link = callback(approve(request, alice), alice)
+    request, url = approved(alice, capabilities=["mail.read"])
+    link = callback(url, alice)
     assert not admin_consent.verify(link, actor=None, now=now())
     assert admin_consent.verify_open(now=now()) == 0
     assert state(request) == State.GRANTED
