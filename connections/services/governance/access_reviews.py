@@ -219,7 +219,7 @@ class Answer:
 class AnswerCounts:
     confirmed: int = 0
     removed: int = 0
-    passed_over: int = 0  # ended in the meantime, or somebody else's to answer
+    passed_over: int = 0  # ended in the meantime, or another person's to answer
 
 
 def answer(review: AccessReview, answers: Mapping[int, Answer], *, actor: User, now: datetime) -> AnswerCounts:
