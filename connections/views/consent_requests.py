@@ -113,7 +113,7 @@ def panel(user: User, connection: Connection, *, offer: bool = False) -> dict[st
         # Microsoft's page "Need admin approval" need not lead back here at all.
         "hints": may_ask and not asks and connection.status == Connection.Status.PENDING,
         "form": AskForm(auto_id="ask_%s") if may_ask else None,
-        "purposes": requests.purposes_of_connection(connection) if asks else (),
+        "purposes": requests.purposes(connection) if asks else (),
     }
 
 
@@ -148,7 +148,7 @@ def ask(request: HttpRequest, pk: int) -> HttpResponse:
     context = {
         "form": form,
         "connection": connection,
-        "purposes": requests.purposes_of_connection(connection),
+        "purposes": requests.purposes(connection),
         "already": connection.consent_requests.filter(closed_at=None).first(),
     }
     return render(request, "consent_requests/ask.html", context, status=422 if form.is_bound and form.errors else 200)

@@ -1,4 +1,4 @@
-"""What happens at the same moment on PostgreSQL: nobody waits in a circle, and nothing goes without a word."""
+"""Simultaneous changes on PostgreSQL: no deadlocks, and nothing is deleted without an audit event."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ pytestmark = [pytest.mark.only_on("postgres"), pytest.mark.django_db(transaction
 NOW = timezone.now()
 
 
-def test_a_hand_over_and_the_mark_of_a_leaver_do_not_wait_for_each_other(
+def test_a_transfer_and_a_departure_of_the_owner_do_not_deadlock(
     alice: User, bob: User, dave: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each refers to what the other has locked, and checks that when it commits."""
+    """Each refers to rows the other has locked, which is checked at commit."""
     connection = factories.make_connection(owner=bob)
     factories.make_connection(owner=bob, name="Other")
     handed, marked = threading.Event(), threading.Event()
@@ -58,7 +58,7 @@ def test_a_hand_over_and_the_mark_of_a_leaver_do_not_wait_for_each_other(
     assert (bob.left_at, connection.owner) == (NOW, dave)
 
 
-def test_an_answer_of_microsofts_and_the_mark_of_a_leaver_do_not_wait_for_each_other(
+def test_a_refusal_of_microsoft_and_a_departure_of_the_owner_do_not_deadlock(
     bob: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection = factories.make_connection(owner=bob)
@@ -86,36 +86,35 @@ def test_an_answer_of_microsofts_and_the_mark_of_a_leaver_do_not_wait_for_each_o
 
 
 @pytest.mark.parametrize("what", ["team", "person"])
-def test_what_is_shared_while_it_is_removed_does_not_vanish_unsaid(
+def test_sharing_with_a_team_or_person_being_removed_is_refused(
     what: str, alice: User, bob: User, dave: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection = factories.make_connection(owner=bob)
     team = teams.add("Finance", actor=alice)
-    whom: dict[str, Any] = {"team": team} if what == "team" else {"person": dave}
+    target: dict[str, Any] = {"team": team} if what == "team" else {"person": dave}
     started = threading.Event()
-    names = {"team": "team_removed", "person": "person_removed"}
-    real = getattr(history, names[what])
-
+    name = f"{what}_removed"
+    real = getattr(history, name)
     refused: list[AlreadyExists] = []
 
     def share() -> None:
         started.set()
         try:
-            shares.share(connection, **whom, level="use", until=None, actor=bob, now=NOW)
+            shares.share(connection, **target, level="use", until=None, actor=bob, now=NOW)
         except AlreadyExists as error:
             refused.append(error)
         finally:
             databases.close_all()
 
     def removed(*args: Any, **kwargs: Any) -> None:
-        """The last word of the access history about it; whoever shares with it gets a while to do so now."""
+        """Called last before the removal: gives the other thread time to share."""
         real(*args, **kwargs)
         sharer.start()
         assert started.wait(20)
         sharer.join(1)
 
     sharer = threading.Thread(target=share)
-    monkeypatch.setattr(history, names[what], removed)
+    monkeypatch.setattr(history, name, removed)
     if what == "team":
         teams.remove(team, actor=alice, now=NOW)
     else:
@@ -125,7 +124,7 @@ def test_what_is_shared_while_it_is_removed_does_not_vanish_unsaid(
     assert not AccessPeriod.objects.filter(ended_at=None).exclude(kind__in=("owner", "disabled")).exists()
 
 
-def test_changing_a_share_over_the_api_and_on_its_page_do_not_wait_for_each_other(
+def test_changing_a_share_over_the_api_and_on_its_page_does_not_deadlock(
     bob: User, dave: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection = factories.make_connection(owner=bob)
@@ -134,7 +133,7 @@ def test_changing_a_share_over_the_api_and_on_its_page_do_not_wait_for_each_othe
     on_the_page = threading.Thread(target=lambda: _share_again(connection, dave, bob))
 
     def require_match(*args: Any) -> None:
-        """The API has its locks; whoever is on the page gets a while to take theirs."""
+        """Called when the API holds its locks: gives the page time to take its own."""
         real(*args)
         on_the_page.start()
         on_the_page.join(0.5)
@@ -154,15 +153,15 @@ def _share_again(connection: Connection, person: User, owner: User) -> None:
 
 
 @pytest.mark.parametrize("what", ["team", "person"])
-def test_sharing_anew_and_removing_whom_it_was_shared_with_do_not_wait_for_each_other(
+def test_sharing_again_and_removing_the_team_or_person_does_not_deadlock(
     what: str, alice: User, bob: User, dave: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The old share has lapsed: it is ended first, and whoever removes the team or person ends it as well."""
+    """The old share has expired: it is ended first, and removing the team or person ends it as well."""
     connection = factories.make_connection(owner=bob)
     team = teams.add("Finance", actor=alice)
-    whom: dict[str, Any] = {"team": team} if what == "team" else {"person": dave}
+    target: dict[str, Any] = {"team": team} if what == "team" else {"person": dave}
     terms: dict[str, Any] = {"level": "use", "actor": bob}
-    shares.share(connection, **whom, **terms, until=NOW + timedelta(hours=1), now=NOW)
+    shares.share(connection, **target, **terms, until=NOW + timedelta(hours=1), now=NOW)
     real = history.share_ended
 
     def remove() -> None:
@@ -177,14 +176,14 @@ def test_sharing_anew_and_removing_whom_it_was_shared_with_do_not_wait_for_each_
     remover = threading.Thread(target=remove)
 
     def unshared(*args: Any, **kwargs: Any) -> None:
-        """The old share is ended, and locked; whoever removes them gets a while to lock what comes first there."""
+        """Called when the old share is ended and locked: gives the removal time to take its first locks."""
         real(*args, **kwargs)
         if threading.current_thread() is not remover:
             remover.start()
             remover.join(0.7)
 
     monkeypatch.setattr(history, "share_ended", unshared)
-    shares.share(connection, **whom, **terms, until=None, now=NOW + timedelta(hours=2))
+    shares.share(connection, **target, **terms, until=None, now=NOW + timedelta(hours=2))
     remover.join(20)
     assert not connection.shares.exists()
     assert not AccessPeriod.objects.filter(ended_at=None, share_id__isnull=False).exists()

@@ -1,4 +1,4 @@
-"""Rights are those of the moment in which something changes, not those of the moment in which a page was read."""
+"""Permissions are checked at the moment of the change, not at the moment the page was read."""
 
 from __future__ import annotations
 
@@ -23,87 +23,67 @@ NOW = timezone.now()
 Act = Callable[[Connection, User], object]
 
 
-def share(connection: Connection, actor: User) -> object:
-    una = factories.make_person("una")
-    return shares.share(connection, person=una, level="manage", until=None, actor=actor, now=NOW)
-
-
-def unshare(connection: Connection, actor: User) -> object:
+def end_share(connection: Connection, actor: User) -> None:
     share = Share.objects.get(connection=connection)
     share.connection = connection
-    return shares.end_share(share, actor=actor, now=NOW)
+    shares.end_share(share, actor=actor, now=NOW)
 
 
-def change(connection: Connection, actor: User) -> object:
-    return connections.change(connection, name="Mine", chosen=["mail.read"], extra_scopes=(), actor=actor)
+ACTS: dict[str, Act] = {
+    "share": lambda connection, actor: shares.share(
+        connection, person=factories.make_person("una"), level="manage", until=None, actor=actor, now=NOW
+    ),
+    "end share": end_share,
+    "change": lambda connection, actor: connections.change(
+        connection, name="Mine", chosen=["mail.read"], extra_scopes=(), actor=actor
+    ),
+    "disable": lambda connection, actor: connections.disable(connection, actor=actor, now=NOW),
+    "enable": lambda connection, actor: connections.enable(connection, actor=actor, now=NOW),
+    "remove": lambda connection, actor: connections.remove(connection, actor=actor, now=NOW),
+    "approval": lambda connection, actor: approvals.request_missing(connection, reason="Yes.", actor=actor, now=NOW),
+    "consent": lambda connection, actor: requests.request_consent(connection, reason="Yes.", actor=actor, now=NOW),
+    "sign-in link": lambda connection, actor: sign_in_links.create(connection, actor=actor, now=NOW),
+}
 
 
-def disable(connection: Connection, actor: User) -> object:
-    return connections.disable(connection, actor=actor, now=NOW)
-
-
-def enable(connection: Connection, actor: User) -> object:
-    return connections.enable(connection, actor=actor, now=NOW)
-
-
-def remove(connection: Connection, actor: User) -> object:
-    return connections.remove(connection, actor=actor, now=NOW)
-
-
-def ask_for_approval(connection: Connection, actor: User) -> object:
-    return approvals.request_missing(connection, reason="Please.", actor=actor, now=NOW)
-
-
-def ask_for_consent(connection: Connection, actor: User) -> object:
-    return requests.request_consent(connection, reason="Please.", actor=actor, now=NOW)
-
-
-def make_a_link(connection: Connection, actor: User) -> object:
-    return sign_in_links.create(connection, actor=actor, now=NOW)
-
-
-@pytest.mark.parametrize(
-    "act",
-    [share, unshare, change, disable, enable, remove, ask_for_approval, ask_for_consent, make_a_link],
-    ids=lambda act: act.__name__,
-)
-def test_whoever_has_just_handed_it_over_does_nothing_more_with_it(act: Act, bob: User, dave: User) -> None:
+@pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
+def test_the_previous_owner_can_do_nothing_after_a_transfer(act: Act, bob: User, dave: User) -> None:
     connection = factories.make_connection(owner=bob)
     shares.share(connection, person=factories.make_person("max"), level="use", until=None, actor=bob, now=NOW)
-    as_the_page_read_it = Connection.objects.select_related("owner").get(pk=connection.pk)
+    stale = Connection.objects.select_related("owner").get(pk=connection.pk)
     ownership_transfer.transfer(connection, dave, keep_grant=True, actor=bob, now=NOW)
     before = AuditEvent.objects.count()
     with pytest.raises(NotAllowed):
-        act(as_the_page_read_it, bob)
-    assert as_the_page_read_it.name == "Invoices"
+        act(stale, bob)
+    assert stale.name == "Invoices"
     assert AuditEvent.objects.count() == before
 
 
 @pytest.mark.parametrize("answer", ["approve", "decline"])
-def test_an_it_admin_who_has_just_got_it_does_not_answer_for_it(answer: str, alice: User, bob: User) -> None:
+def test_an_it_admin_who_has_become_the_owner_cannot_decide_the_approval(answer: str, alice: User, bob: User) -> None:
     rule(permissions={"Mail.Send": "approval"})
-    made = start(bob, chosen=["mail.send"], reason="To answer customers.")
-    as_the_page_read_it = Approval.objects.select_related("connection__owner").get()
-    ownership_transfer.transfer(made, alice, keep_grant=True, actor=bob, now=NOW)
+    connection = start(bob, chosen=["mail.send"], reason="To answer customers.")
+    stale = Approval.objects.select_related("connection__owner").get()
+    ownership_transfer.transfer(connection, alice, keep_grant=True, actor=bob, now=NOW)
     with pytest.raises(NotAllowed, match="cannot give it"):
-        getattr(approvals, answer)(as_the_page_read_it, reason="Fine.", actor=alice, now=NOW)
+        getattr(approvals, answer)(stale, reason="Fine.", actor=alice, now=NOW)
     assert Approval.objects.get().is_waiting
 
 
-def test_who_has_just_handed_it_over_does_not_take_its_request_back(bob: User, dave: User) -> None:
+def test_the_previous_owner_cannot_withdraw_the_approval_request(bob: User, dave: User) -> None:
     rule(permissions={"Mail.Send": "approval"})
-    made = start(bob, chosen=["mail.send"], reason="To answer customers.")
-    as_the_page_read_it = Approval.objects.select_related("connection__owner").get()
-    ownership_transfer.transfer(made, dave, keep_grant=True, actor=bob, now=NOW)
+    connection = start(bob, chosen=["mail.send"], reason="To answer customers.")
+    stale = Approval.objects.select_related("connection__owner").get()
+    ownership_transfer.transfer(connection, dave, keep_grant=True, actor=bob, now=NOW)
     with pytest.raises(NotAllowed):
-        approvals.withdraw(as_the_page_read_it, actor=bob, now=NOW)
+        approvals.withdraw(stale, actor=bob, now=NOW)
     assert Approval.objects.get().is_waiting
 
 
-def test_switching_off_what_one_has_just_handed_over_is_an_it_admins_act(alice: User, bob: User) -> None:
+def test_an_it_admin_who_was_the_owner_disables_as_an_it_admin(alice: User, bob: User) -> None:
     connection = factories.make_connection(owner=alice)
-    as_the_page_read_it = Connection.objects.select_related("owner").get(pk=connection.pk)
+    stale = Connection.objects.select_related("owner").get(pk=connection.pk)
     ownership_transfer.transfer(connection, bob, keep_grant=True, actor=alice, now=NOW)
-    disable(as_the_page_read_it, alice)
+    connections.disable(stale, actor=alice, now=NOW)
     connection.refresh_from_db()
     assert connection.disabled_by_admin

@@ -1,4 +1,4 @@
-"""Admin consent: asked for by link, answered by a callback that proves nothing, verified by what a token carries."""
+"""Admin consent: requested by a link, answered by a callback that proves nothing, verified by what a token carries."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.conf import settings
 from django.db import transaction
@@ -30,11 +31,8 @@ logger = logging.getLogger(__name__)
 
 State = ConsentLink.State
 VALID_FOR = timedelta(days=7)  # how long a link can be used
-CHECKED_FOR = timedelta(days=2)  # how long a granted consent is looked for in tokens
-BATCH = 20
-
-
-# --- Asking ---------------------------------------------------------------------------------------
+CHECKED_FOR = timedelta(days=2)  # how long after that tokens are checked for the consent
+BATCH = 20  # links checked in one run
 
 
 def start(
@@ -43,12 +41,11 @@ def start(
     actor: User,
     scopes: Iterable[str] | None = None,
     directory_id: str = "",
-    style: str = microsoft.V2,
 ) -> tuple[ConsentLink, str]:
-    """Open a request and return it with the link an administrator of the directory follows.
+    """Create a consent link and return it with its URL, for an administrator of the directory to open.
 
-    ``directory_id`` names another directory than the tenant's, for a multitenant application. A link that still
-    waits for an answer of the same directory is handed out again. Raises NotAllowed, InvalidInput.
+    ``directory_id`` names another directory than the tenant's, for a multitenant application. An unanswered link for
+    the same directory and scopes is reused. Raises NotAllowed, InvalidInput.
     """
     roles.require(permissions.can_manage_registry(actor), action="Ask an IT admin.")
     tenant = app_registration.tenant
@@ -60,49 +57,45 @@ def start(
             field="directory_id",
         )
     _cloud(app_registration)
-    asked = " ".join(scopes or ())
-    standing_open = ConsentLink.objects.filter(
-        app_registration=app_registration, directory_id=directory, scopes=asked, state=State.OPEN
-    ).first()
-    if standing_open is not None and consent_url(standing_open, now=timezone.now()):
-        return standing_open, _url(standing_open, style)
+    values = {"directory_id": directory, "scopes": " ".join(scopes or ())}
+    unanswered = ConsentLink.objects.filter(app_registration=app_registration, state=State.OPEN, **values).first()
+    if unanswered is not None and consent_url(unanswered, now=timezone.now()):
+        return unanswered, _url(unanswered)
     with transaction.atomic():
         link = ConsentLink.objects.create(
             app_registration=app_registration,
-            directory_id=directory,
-            state_digest=secrets.token_hex(32),  # until the row has the number its real state is made from
-            scopes=asked,
+            state_digest=secrets.token_hex(32),  # replaced below: the real state is derived from the row's id
             requested_by=actor,
+            **values,
         )
         link.state_digest = _digest(_state(link))
         link.save(update_fields=["state_digest"])
-        # The application is what people look up, so its history tells the story of its consent.
-        changes = {"directory_id": directory, "scopes": asked}
-        audit.record(AuditAction.CONSENT_REQUESTED, app_registration, actor=actor, changes=changes)
-    return link, _url(link, style)
+        # Recorded on the app registration, because that is what people look up.
+        audit.record(AuditAction.CONSENT_REQUESTED, app_registration, actor=actor, changes=values)
+    return link, _url(link)
 
 
-def consent_url(request: ConsentLink, *, now: datetime) -> str:
-    """The link of a request that still waits, to be copied once more; "" if it can no longer be used."""
-    usable = request.state == State.OPEN and request.requested_at > now - VALID_FOR
-    if not usable or not constant_time_compare(_digest(_state(request)), request.state_digest):
-        return ""  # the second: SECRET_KEY has changed since, so the state cannot be made again
+def consent_url(link: ConsentLink, *, now: datetime) -> str:
+    """The URL of an unanswered link, to be copied again; "" if it can no longer be used."""
+    if link.state != State.OPEN or link.requested_at <= now - VALID_FOR:
+        return ""
+    if not constant_time_compare(_digest(_state(link)), link.state_digest):
+        return ""  # SECRET_KEY has changed since, so the state cannot be derived any more
     try:
-        return _url(request, microsoft.V2)
+        return _url(link)
     except InvalidInput:
         return ""
 
 
-def _url(request: ConsentLink, style: str) -> str:
-    app = request.app_registration
+def _url(link: ConsentLink) -> str:
+    app = link.app_registration
     return microsoft.consent_url(
         _cloud(app),
-        request.directory_id,
+        link.directory_id,
         client_id=app.client_id,
         redirect_uri=f"{settings.PORTAL_URL}/consent/callback/",
-        state=_state(request),
-        scopes=request.scopes.split(),
-        style=style,
+        state=_state(link),
+        scopes=link.scopes.split(),
     )
 
 
@@ -116,49 +109,49 @@ def _cloud(app_registration: AppRegistration) -> clouds.Cloud:
     return clouds.cloud(environment)
 
 
-def _state(request: ConsentLink) -> str:
-    """One-time and unguessable without SECRET_KEY; made anew when needed, so the database never holds it."""
-    facts = f"{request.pk}:{request.app_registration_id}:{request.directory_id}"
-    return salted_hmac("connections.consent", facts, algorithm="sha256").hexdigest()
+def _state(link: ConsentLink) -> str:
+    """One-time and unguessable without SECRET_KEY; derived when needed, so that the database never holds it."""
+    value = f"{link.pk}:{link.app_registration_id}:{link.directory_id}"
+    return salted_hmac("connections.consent", value, algorithm="sha256").hexdigest()
 
 
 def _digest(state: str) -> str:
     return hashlib.sha256(state.encode()).hexdigest()
 
 
-# --- The answer -----------------------------------------------------------------------------------
-
-
 def record_callback(query_string: str, *, actor: User | None, now: datetime) -> ConsentLink:
-    """Take in what Microsoft's callback claims, once.
+    """Store, once, what Microsoft's callback claims, and return the link with it.
 
-    ``actor`` None: the administrator of the directory is not signed in here. Then nothing is stored, because an
-    anonymous GET changes nothing; the returned request carries the claimed state, and tokens will tell the truth.
-    A bad day at Microsoft uses the link up as little. Raises SignInLost if the state is unknown, used or too old.
+    Nothing is stored if ``actor`` is None, the administrator of the directory not being signed in here: an anonymous
+    GET changes nothing, and a token will show the consent. Nor if Microsoft was only unavailable: the link stays
+    usable. Raises SignInExpired if the state is unknown, used or too old.
     """
-    answer = microsoft.read_callback(query_string)
-    request = find_link(answer.state, now=now)
-    values = {
-        "state": _claimed(answer),
-        "code": answer.verdict.code[:60],
-        "cause": "" if answer.granted else _cause(answer),
-        "action": "" if answer.granted else _action(answer),
-        "answered_at": now,
-    }
-    if actor is not None and answer.verdict.kind not in (Kind.TRANSIENT, Kind.THROTTLED):
-        _store(request, values, actor, now)
+    callback = microsoft.read_callback(query_string)
+    link = find_link(callback.state, now=now)
+    values = {**_claim(callback), "answered_at": now}
     for name, value in values.items():
-        setattr(request, name, value)
-    return request
+        setattr(link, name, value)
+    if actor is None or callback.verdict.kind in (Kind.TRANSIENT, Kind.THROTTLED):
+        return link
+    with transaction.atomic():
+        # Conditional: of two browsers that come back with the same link, one is refused.
+        if not ConsentLink.objects.filter(pk=link.pk, state=State.OPEN).update(**values):
+            raise SignInExpired
+        audit.record(
+            AuditAction(f"consent.{values['state']}"),
+            link.app_registration,
+            actor=actor,
+            outcome=AuditEvent.Outcome.DONE if callback.granted else AuditEvent.Outcome.FAILED,
+            changes={"directory_id": link.directory_id, "code": values["code"]},
+        )
+        request_status.link_answered(link, actor=actor, now=now)
+    return link
 
 
 def find_link(state: str, *, now: datetime) -> ConsentLink:
-    """The open request a callback's ``state`` belongs to. Raises SignInLost."""
-    link = (
-        ConsentLink.objects.filter(state_digest=_digest(state), state=State.OPEN, requested_at__gt=now - VALID_FOR)
-        .select_related("app_registration__tenant", "requested_by")
-        .first()
-    )
+    """The unanswered link that a callback's ``state`` belongs to. Raises SignInExpired."""
+    links = ConsentLink.objects.filter(state_digest=_digest(state), state=State.OPEN, requested_at__gt=now - VALID_FOR)
+    link = links.select_related("app_registration__tenant", "requested_by").first()
     if link is None:
         raise SignInExpired(
             "This answer from Microsoft belongs to no consent link that is still open: the link was already used, "
@@ -168,189 +161,152 @@ def find_link(state: str, *, now: datetime) -> ConsentLink:
     return link
 
 
-def _store(request: ConsentLink, values: dict[str, object], actor: User, now: datetime) -> None:
-    with transaction.atomic():
-        # Conditional: of two browsers that come back with the same link, one is told that it is over.
-        if not ConsentLink.objects.filter(pk=request.pk, state=State.OPEN).update(**values):
-            raise SignInExpired
-        outcome = AuditEvent.Outcome.DONE if values["state"] == State.GRANTED else AuditEvent.Outcome.FAILED
-        changes = {"directory_id": request.directory_id, "code": values["code"]}
-        audit.record(
-            AuditAction(f"consent.{values['state']}"),
-            request.app_registration,
-            actor=actor,
-            outcome=outcome,
-            changes=changes,
-        )
-        for name, value in values.items():
-            setattr(request, name, value)
-        request_status.link_answered(request, actor=actor, now=now)
-
-
-def _claimed(answer: microsoft.ConsentCallback) -> State:
-    if answer.granted:
-        return State.GRANTED
-    return State.DECLINED if answer.cancelled else State.FAILED
-
-
-def _cause(answer: microsoft.ConsentCallback) -> str:
-    if answer.cancelled:
-        return "Consent was cancelled at Microsoft, so nothing was granted."
-    return answer.verdict.cause
-
-
-def _action(answer: microsoft.ConsentCallback) -> str:
-    if answer.cancelled:
-        return "Start again whenever you like; somebody who may grant consent in the directory must accept."
-    if answer.verdict.code in ("AADSTS90093", "AADSTS90094", "AADSTS90095"):
-        return "Send the link to somebody who may grant consent for the whole directory, and make a new link for it."
-    return answer.verdict.action
-
-
-# --- The truth ------------------------------------------------------------------------------------
+def _claim(callback: microsoft.ConsentCallback) -> dict[str, Any]:
+    """The columns of a link for what the callback claims."""
+    verdict = callback.verdict
+    state, cause, action = State.FAILED, verdict.cause, verdict.action
+    if callback.granted:
+        state, cause, action = State.GRANTED, "", ""
+    elif callback.cancelled:
+        state = State.DECLINED
+        cause = "Consent was cancelled at Microsoft, so nothing was granted."
+        action = "Start again whenever you like; somebody who may grant consent in the directory must accept."
+    elif verdict.code in ("AADSTS90093", "AADSTS90094", "AADSTS90095"):
+        action = "Send the link to somebody who may grant consent for the whole directory, and make a new link for it."
+    return {"state": state, "code": verdict.code[:60], "cause": cause, "action": action}
 
 
 def expected_roles(app_registration: AppRegistration) -> tuple[str, ...]:
-    """Application roles that the registration's usual capabilities need."""
+    """Application roles that the registration's default capabilities need."""
     if not app_registration.allows_app_only:
         return ()
     return capabilities.application_roles(app_registration.default_capabilities)
 
 
-def can_be_verified(request: ConsentLink) -> bool:
+def can_be_verified(link: ConsentLink) -> bool:
     """Whether an app-only token can show the consent; otherwise the next sign-in of a person does.
 
     A link that names its scopes asks for delegated ones, which no app-only token shows.
     """
-    app_only = request.app_registration.allows_app_only and not request.scopes
-    return app_only and request.directory_id not in SHARED_ENDPOINTS
+    app_only = link.app_registration.allows_app_only and not link.scopes
+    return app_only and link.directory_id not in SHARED_ENDPOINTS
 
 
-def verify(request: ConsentLink, *, actor: User | None, now: datetime) -> bool:
-    """Get an app-only token of the directory and see whether it carries what was asked for.
+def verify(link: ConsentLink, *, actor: User | None, now: datetime) -> bool:
+    """Request an app-only token of the directory and return whether it shows the consent.
 
-    Returns whether the consent is verified. "Not yet" is an ordinary answer: what was granted can take minutes to
-    show. Raises MicrosoftUnavailable, MicrosoftRefused for a broken app registration, UnreadableSecret.
+    False is an ordinary answer: it can take minutes until a token carries what was granted. Raises
+    MicrosoftUnavailable, MicrosoftRefused for a broken app registration, UnreadableSecret.
     """
-    if request.state == State.VERIFIED:
+    if link.state == State.VERIFIED:
         return True
-    if not can_be_verified(request) or request.state not in (State.OPEN, State.GRANTED):
+    if not can_be_verified(link) or link.state not in (State.OPEN, State.GRANTED):
         return False
-    found = _roles(request)
-    expected = expected_roles(request.app_registration)
-    missing = capabilities.missing(expected, found)
-    # Roles that were there before say nothing about an unanswered request, unless they are all that is wanted.
-    if found and not missing and (expected or request.state == State.GRANTED):
-        _verified(request, found, actor=actor, now=now)
+    granted = _granted_roles(link)
+    expected = expected_roles(link.app_registration)
+    missing = capabilities.missing(expected, granted)
+    # Roles that were there before prove nothing about an unanswered link, unless roles are expected and all are there.
+    if granted and not missing and (expected or link.state == State.GRANTED):
+        _mark_verified(link, granted, actor=actor, now=now)
         return True
-    _note(request, found, missing)
+    if link.state == State.GRANTED:
+        _explain_missing(link, granted, missing)
     return False
 
 
-def _roles(request: ConsentLink) -> tuple[str, ...]:
-    """Roles in a fresh token of the directory asked; () if the application is not known there (yet)."""
-    refused: MicrosoftRefused | None = None
-    for _, application in credential_checks.live_applications(request.app_registration):
+def _granted_roles(link: ConsentLink) -> tuple[str, ...]:
+    """Roles in a fresh token of the link's directory; () if the application is not known there (yet)."""
+    refusal: MicrosoftRefused | None = None
+    tenant = link.app_registration.tenant
+    # Before its first consent, an application does not exist in a foreign directory.
+    foreign = link.directory_id not in (tenant.tid, tenant.directory_id)
+    for _, application in credential_checks.live_applications(link.app_registration):
         try:
-            return token_endpoint.request_app_only_token(
-                replace(application, directory_id=request.directory_id)
-            ).granted
+            return token_endpoint.request_app_only_token(replace(application, directory_id=link.directory_id)).granted
         except MicrosoftUnavailable:
             raise
         except MicrosoftRefused as error:
-            if _not_installed(request, error):
+            code = error.verdict.code
+            if code == "AADSTS7000229" or (foreign and code == "AADSTS700016"):
                 return ()
             if not error.verdict.credential:
                 raise
-            refused = error
-    if refused is not None:
-        raise refused
+            refusal = error
+    if refusal is not None:
+        raise refusal
     return ()
 
 
-def _not_installed(request: ConsentLink, error: MicrosoftRefused) -> bool:
-    """Before its first consent, an application does not exist in a foreign directory."""
-    tenant = request.app_registration.tenant
-    foreign = request.directory_id not in (tenant.tid, tenant.directory_id)
-    return error.verdict.code == "AADSTS7000229" or (foreign and error.verdict.code == "AADSTS700016")
-
-
-def _verified(request: ConsentLink, seen: Iterable[str], *, actor: User | None, now: datetime) -> None:
-    seen = tuple(scope for scope in seen if scope not in token_endpoint.OIDC_SCOPES)
+def _mark_verified(link: ConsentLink, granted: Iterable[str], *, actor: User | None, now: datetime) -> None:
+    seen = tuple(scope for scope in granted if scope not in token_endpoint.OIDC_SCOPES)
     cause = f"Tokens carry {', '.join(seen)}." if seen else "A person has signed in."
     values = {"state": State.VERIFIED, "verified_at": now, "code": "", "cause": cause, "action": ""}
     with transaction.atomic():
-        waiting = ConsentLink.objects.filter(pk=request.pk, state__in=(State.OPEN, State.GRANTED))
-        if waiting.update(**values):
-            changes = {"directory_id": request.directory_id, "permissions": " ".join(seen)}
-            audit.record(AuditAction.CONSENT_VERIFIED, request.app_registration, actor=actor, changes=changes)
-        request_status.link_verified(request, seen=seen, now=now)
+        if ConsentLink.objects.filter(pk=link.pk, state__in=(State.OPEN, State.GRANTED)).update(**values):
+            changes = {"directory_id": link.directory_id, "permissions": " ".join(seen)}
+            audit.record(AuditAction.CONSENT_VERIFIED, link.app_registration, actor=actor, changes=changes)
+        request_status.link_verified(link, seen=seen, now=now)
     for name, value in values.items():
-        setattr(request, name, value)
+        setattr(link, name, value)
 
 
-def _note(request: ConsentLink, found: tuple[str, ...], missing: tuple[str, ...]) -> None:
-    """Keep in words what a granted consent still lacks."""
-    if request.state != State.GRANTED:
-        return
-    if found:
-        cause = f"Tokens carry {', '.join(found)}, but not yet {', '.join(missing)}."
+def _explain_missing(link: ConsentLink, granted: tuple[str, ...], missing: tuple[str, ...]) -> None:
+    cause = "Microsoft said that consent was granted, but tokens carry no permission yet."
+    action = (
+        "It can take some minutes. If it stays so, an IT admin must check in Entra that the app registration "
+        "declares application permissions, and grant consent again."
+    )
+    if granted:
+        cause = f"Tokens carry {', '.join(granted)}, but not yet {', '.join(missing)}."
         action = (
             "It can take some minutes. If it stays so, an IT admin must add the missing permissions to the app "
             "registration in Entra and grant consent again."
         )
-    else:
-        cause = "Microsoft said that consent was granted, but tokens carry no permission yet."
-        action = (
-            "It can take some minutes. If it stays so, an IT admin must check in Entra that the app registration "
-            "declares application permissions, and grant consent again."
-        )
-    request.cause, request.action = cause, action
-    ConsentLink.objects.filter(pk=request.pk, state=State.GRANTED).update(cause=cause, action=action)
+    link.cause, link.action = cause, action
+    ConsentLink.objects.filter(pk=link.pk, state=State.GRANTED).update(cause=cause, action=action)
 
 
-def verify_open(*, now: datetime, limit: int = BATCH) -> int:
-    """Look whether consent that was asked for has come through; returns how many requests were verified.
+def verify_open(*, now: datetime) -> int:
+    """Check tokens for consents that were requested; returns how many links were verified.
 
-    Includes requests nobody has answered here: the administrator may have followed the link without an account in
-    this portal.
+    Includes unanswered links: the administrator may have followed one without an account in this portal.
     """
-    waiting = ConsentLink.objects.filter(
+    links = ConsentLink.objects.filter(
         state__in=(State.OPEN, State.GRANTED),
         requested_at__gt=now - VALID_FOR - CHECKED_FOR,
         app_registration__allows_app_only=True,
         scopes="",
         app_registration__rejected_at=None,
     ).exclude(directory_id__in=SHARED_ENDPOINTS)
-    done = 0
-    for request in waiting.select_related("app_registration__tenant")[:limit]:
+    verified = 0
+    for link in links.select_related("app_registration__tenant")[:BATCH]:
         try:
-            done += verify(request, actor=None, now=now)
+            verified += verify(link, actor=None, now=now)
         except PortalError as error:
-            logger.info("consent %s could not be verified: %s", request.pk, error.code)
-    return done
+            logger.info("consent %s could not be verified: %s", link.pk, error.code)
+    return verified
 
 
 def verify_from_token(
     app_registration: AppRegistration, *, granted: Iterable[str], now: datetime, tid: str = ""
 ) -> None:
-    """A person has signed in and got these delegated scopes: verifies a granted consent that waits for it.
+    """Verify granted consents by the delegated scopes ``granted`` to a person who has signed in.
 
-    Only requests that no app-only token can verify; one that nobody has answered stays open, since a person may
-    also have consented for themselves. ``tid`` is the account's directory, if it is known.
+    Only those that no app-only token can verify. An unanswered link stays open, as people may also consent for
+    themselves. ``tid`` is the account's directory, if it is known.
     """
-    for request in ConsentLink.objects.filter(app_registration=app_registration, state=State.GRANTED):
-        if can_be_verified(request) and expected_roles(app_registration):
+    for link in ConsentLink.objects.filter(app_registration=app_registration, state=State.GRANTED):
+        if can_be_verified(link) and expected_roles(app_registration):
             continue
-        if tid and _is_elsewhere(request, tid):
+        if tid and _is_elsewhere(link, tid):
             continue
-        expected = request.scopes.split() or capabilities.delegated_scopes(app_registration.default_capabilities)
+        expected = link.scopes.split() or capabilities.delegated_scopes(app_registration.default_capabilities)
         if not capabilities.missing(expected, granted):
-            _verified(request, granted, actor=None, now=now)
+            _mark_verified(link, granted, actor=None, now=now)
 
 
-def _is_elsewhere(request: ConsentLink, tid: str) -> bool:
-    """Whether another directory than ``tid`` was asked; a domain whose GUID is not known may be the same."""
-    tenant = request.app_registration.tenant
-    asked = tenant.tid if tenant.tid and request.directory_id == tenant.directory_id else request.directory_id
-    return len(asked) == len(tid) and asked.count("-") == 4 and asked != tid
+def _is_elsewhere(link: ConsentLink, tid: str) -> bool:
+    """Whether the link is for another directory than ``tid``; a domain whose GUID is not known may be the same."""
+    tenant = link.app_registration.tenant
+    directory = tenant.tid if tenant.tid and link.directory_id == tenant.directory_id else link.directory_id
+    return len(directory) == len(tid) and directory.count("-") == 4 and directory != tid

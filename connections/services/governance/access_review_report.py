@@ -1,4 +1,4 @@
-"""Access reviews as lists and tables: by state, and every item of one review for a download."""
+"""Access reviews as lists and tables: by state, and all items of one review for download."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Any
 
 from django.db.models import Q, QuerySet
 
-from connections.models import AccessReview, ReviewItem
+from connections.models import AccessReview
 
-_COLUMNS = (
-    "Connection", "App registration", "Owner", "Shared with", "Kind", "Level", "Until", "Given by", "Given at",
-    "Last used", "Decision", "Level when decided", "Decided by", "Decided at", "Note", "Ended at",
-)  # fmt: skip
+_COLUMNS = {
+    "Connection": "connection_name", "App registration": "app_name", "Owner": "owner_name", "Shared with": "with_name",
+    "Kind": "is_team", "Level": "level", "Until": "until", "Given by": "given_by_name", "Given at": "given_at",
+    "Last used": "last_used_at", "Decision": "decision", "Level when decided": "decided_level",
+    "Decided by": "decided_by_name", "Decided at": "decided_at", "Note": "note", "Ended at": "ended_at",
+}  # fmt: skip
 
 
 def in_state(reviews: QuerySet[AccessReview], state: str) -> QuerySet[AccessReview]:
@@ -25,16 +27,13 @@ def in_state(reviews: QuerySet[AccessReview], state: str) -> QuerySet[AccessRevi
 def table(review: AccessReview) -> tuple[str, tuple[str, ...], Iterator[tuple[Any, ...]]]:
     """File name, header and rows of the report of a review."""
     items = review.items.order_by("connection_name", "pk").iterator(chunk_size=1000)
-    return f"access-review-{review.pk}.csv", _COLUMNS, (_row(item) for item in items)
+    rows = (tuple(_cell(getattr(item, name)) for name in _COLUMNS.values()) for item in items)
+    return f"access-review-{review.pk}.csv", tuple(_COLUMNS), rows
 
 
-def _row(item: ReviewItem) -> tuple[Any, ...]:
-    return (
-        item.connection_name, item.app_name, item.owner_name, item.with_name, "team" if item.is_team else "person",
-        item.level, _at(item.until), item.given_by_name, _at(item.given_at), _at(item.last_used_at), item.decision,
-        item.decided_level, item.decided_by_name, _at(item.decided_at), item.note, _at(item.ended_at),
-    )  # fmt: skip
-
-
-def _at(when: datetime | None) -> str:
-    return when.isoformat(timespec="seconds") if when else ""
+def _cell(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "team" if value else "person"
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="seconds")
+    return "" if value is None else value

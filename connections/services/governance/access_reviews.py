@@ -1,12 +1,12 @@
-"""Access reviews: started, answered, cancelled. What happens by itself is in review_ticks."""
+"""Access reviews: start, answer, cancel. access_review_schedule has what happens automatically."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from django.db import transaction
 from django.db.models import Count, Max, Q, QuerySet
@@ -36,7 +36,7 @@ Decision = ReviewItem.Decision
 
 SHORTEST = timedelta(days=2)  # less leaves no time for a warning
 LONGEST = timedelta(days=180)
-MOST_DAYS, LEAST_DAYS = 90, 7  # of a review that starts by itself
+MOST_DAYS, LEAST_DAYS = 90, 7  # of the quarterly review
 NOTE_LENGTH = 500
 MOST_ROWS = 200  # answers in one request; a page shows fewer
 BATCH = 500
@@ -52,9 +52,6 @@ class ReviewClosed(PortalError):
     action = "Shares are changed on the connection's page."
 
 
-# --- Starting -------------------------------------------------------------------------------------
-
-
 def start(
     name: str,
     *,
@@ -64,9 +61,9 @@ def start(
     actor: User | None,
     now: datetime,
 ) -> AccessReview:
-    """Freeze the shares that count now into a review, and ask the owners; everything, or of one of the two.
+    """Start a review of the active shares, all or those of an app registration or tenant, and ask the owners.
 
-    ``actor`` None: by the plan. Raises NotAllowed, InvalidInput (``due_at``, or nothing is shared).
+    ``actor`` None: by the schedule. Raises NotAllowed, InvalidInput (``due_at``, or nothing is shared).
     """
     if actor is not None:
         roles.require(permissions.can_manage_reviews(actor), action="Ask an IT admin.")
@@ -93,15 +90,15 @@ def start(
 
 
 def display_name(user: User | None) -> str:
-    """A person as frozen names have them: unique, and readable when they are gone."""
+    """The name of a person in records that outlive the account: unique and readable."""
     return f"{user} <{user.username}>" if user is not None else "Portal"
 
 
-def batches(rows: Iterable[T], size: int) -> Iterator[list[T]]:
-    """``rows`` in lists of at most ``size``."""
+def batches(rows: Iterable[T]) -> Iterator[list[T]]:
+    """``rows`` in lists of at most BATCH."""
     rest = iter(rows)
-    while some := list(islice(rest, size)):
-        yield some
+    while batch := list(islice(rest, BATCH)):
+        yield batch
 
 
 def _scope_name(app_registration: AppRegistration | None, tenant: Tenant | None) -> str:
@@ -111,39 +108,31 @@ def _scope_name(app_registration: AppRegistration | None, tenant: Tenant | None)
 
 
 def _freeze(review: AccessReview, now: datetime) -> int:
-    """One row for each share that counts; a few statements, however many."""
-    shares = _covered(review, now)
-    used, members = _last_used(shares), _members(shares)
+    """Create one item for each share the review covers and return how many, with a few statements for any number."""
+    shares = Share.objects.active(now)
+    if review.app_registration is not None:
+        shares = shares.filter(connection__app_registration=review.app_registration)
+    if review.tenant is not None:
+        shares = shares.filter(connection__app_registration__tenant=review.tenant)
+    # When keys of a person last fetched a token of a connection, by (connection, person).
+    fetches = TokenFetch.objects.filter(connection__in=shares.values("connection"), key__isnull=False).order_by()
+    grouped = fetches.values_list("connection", "key__owner").annotate(last=Max("minute"))
+    used = {(connection, owner): last for connection, owner, last in grouped}
+    members = members_of(shares.filter(team__isnull=False).values("team"))
     rows = shares.select_related("connection__owner", "connection__app_registration", "person", "team", "created_by")
     count = 0
-    for some in batches(without_tokens(rows).order_by("pk").iterator(chunk_size=BATCH), BATCH):
-        ReviewItem.objects.bulk_create([_item(review, share, used, members) for share in some])
-        count += len(some)
+    for batch in batches(without_tokens(rows).order_by("pk").iterator(chunk_size=BATCH)):
+        ReviewItem.objects.bulk_create([_item(review, share, used, members) for share in batch])
+        count += len(batch)
     return count
 
 
-def _covered(review: AccessReview, now: datetime) -> QuerySet[Share]:
-    found = Share.objects.active(now)
-    if review.app_registration is not None:
-        found = found.filter(connection__app_registration=review.app_registration)
-    if review.tenant is not None:
-        found = found.filter(connection__app_registration__tenant=review.tenant)
-    return found
-
-
-def _last_used(shares: QuerySet[Share]) -> dict[tuple[int, int], datetime]:
-    """When keys of a person last fetched a token of a connection, by (connection, person)."""
-    fetches = TokenFetch.objects.filter(connection__in=shares.values("connection"), key__isnull=False).order_by()
-    grouped = fetches.values_list("connection", "key__owner").annotate(last=Max("minute"))
-    return {(connection, owner): last for connection, owner, last in grouped}
-
-
-def _members(shares: QuerySet[Share]) -> dict[int, list[int]]:
-    found: dict[int, list[int]] = {}
-    teams = shares.filter(team__isnull=False).values("team")
+def members_of(teams: QuerySet[Any, Any]) -> dict[int, list[int]]:
+    """The ids of the members by team; ``teams`` selects ids."""
+    members: dict[int, list[int]] = {}
     for team, user in TeamMember.objects.filter(team__in=teams).values_list("team", "user"):
-        found.setdefault(team, []).append(user)
-    return found
+        members.setdefault(team, []).append(user)
+    return members
 
 
 def _item(
@@ -170,13 +159,10 @@ def _item(
     )
 
 
-# --- Asking ---------------------------------------------------------------------------------------
-
-
 def ask_owners(review: AccessReview, *, now: datetime) -> None:
-    """Tell each owner that there is something to confirm, and the IT admins of what nobody else can answer for.
+    """Ask each owner with open items to answer, and the IT admins to answer for those who cannot.
 
-    Nobody is told twice, so it can be called whenever somebody may have been added.
+    Nobody is asked twice, so it can be called whenever an owner may have been added.
     """
     notify_owners(
         review,
@@ -193,10 +179,7 @@ def ask_owners(review: AccessReview, *, now: datetime) -> None:
 def notify_owners(
     review: AccessReview, occasion: str, *, subject: str, paragraphs: tuple[str, ...], now: datetime, tone: str = "info"
 ) -> None:
-    """A message to everybody who has something left to answer, once for each occasion."""
-    owners = User.objects.filter(
-        pk__in=_open(review).exclude(querysets.OWNER_CANNOT_ANSWER).values("connection__owner")
-    ).select_related("alert_choice")
+    """Email everybody who has open items, once per occasion."""
     message = alerts.Message(
         subject=subject,
         paragraphs=paragraphs,
@@ -206,113 +189,96 @@ def notify_owners(
         tone=tone,
     )
     about = f"access-review:{review.pk}:{occasion}"
-    for some in batches(owners.order_by("pk"), BATCH):
-        alerts.notify(some, message, about=about, now=now)
-    left = _open(review).filter(querysets.OWNER_CANNOT_ANSWER).count()
+    items = review.items.filter(decision=Decision.OPEN)
+    owners = User.objects.filter(pk__in=items.exclude(querysets.OWNER_CANNOT_ANSWER).values("connection__owner"))
+    for batch in batches(owners.select_related("alert_choice").order_by("pk")):
+        alerts.notify(batch, message, about=about, now=now)
+    left = items.filter(querysets.OWNER_CANNOT_ANSWER).count()
     if left:
-        more = (
+        text = (
             f"{left} of the shares belong to connections whose owners have left or are service accounts; an IT admin "
             "answers for these."
         )
-        admins = alerts.Message(
-            subject=subject,
-            paragraphs=(more, *paragraphs[1:]),
-            path=message.path,
-            button=message.button,
-            why="You get this because you are an IT admin.",
-            tone=tone,
-        )
-        alerts.notify_it_admins(admins, about=f"{about}:left", now=now)
-
-
-def _open(review: AccessReview) -> QuerySet[ReviewItem]:
-    return review.items.filter(decision=Decision.OPEN)
+        why = "You get this because you are an IT admin."
+        message = replace(message, paragraphs=(text, *paragraphs[1:]), why=why)
+        alerts.notify_it_admins(message, about=f"{about}:left", now=now)
 
 
 def format_day(moment: datetime) -> str:
-    """A day for people who may be anywhere: "31 December 2026 (UTC)"."""
+    """Like "31 December 2026 (UTC)"."""
     return f"{moment.day} {moment:%B %Y} (UTC)"
-
-
-# --- Answering ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What somebody decided about one share."""
-
     decision: str  # one of ANSWERS
     note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerCounts:
-    """What came of a set of answers."""
-
     confirmed: int = 0
     removed: int = 0
-    passed_over: int = 0  # ended, or somebody else's by now
+    passed_over: int = 0  # ended in the meantime, or another person's to answer
 
 
 def answer(review: AccessReview, answers: Mapping[int, Answer], *, actor: User, now: datetime) -> AnswerCounts:
     """Confirm or end shares, by the ids of their items. The same answer again changes nothing.
 
-    A removal counts at once and is final; a confirmation can become one while the review runs. What is not this
-    person's to answer (any more) is passed over. Raises ReviewIsOver, InvalidInput.
+    A removal takes effect at once and is final; a confirmation can become one while the review runs. Items that are
+    not, or no longer, this person's to answer are passed over. Raises ReviewClosed, InvalidInput.
     """
-    if any(one.decision not in ANSWERS or len(one.note) > 500 for one in answers.values()):
+    if any(item.decision not in ANSWERS or len(item.note) > NOTE_LENGTH for item in answers.values()):
         raise InvalidInput("An answer is “confirm” or “remove”; a note has at most 500 characters.")
     counts = dict.fromkeys(("confirmed", "removed"), 0)
     with transaction.atomic():
-        # Locked: the end of the review waits, or is seen.
+        # Locked, so that the review cannot be closed meanwhile.
         if not AccessReview.objects.select_for_update().get(pk=review.pk).is_running:
             raise ReviewClosed
         mine = querysets.review_items_of(actor).filter(review=review, pk__in=list(answers))
         rows = ReviewItem.objects.filter(pk__in=mine.values("pk")).select_for_update(of=("self",)).order_by("pk")
         rows = rows.select_related("share__connection", "share__person", "share__team")
         for item in without_tokens(rows, "share__connection"):
-            done = _answer(review, item, answers[item.pk], actor=actor, now=now)
-            if done:
-                counts[done] += 1
+            verb = _answer(review, item, answers[item.pk], actor=actor, now=now)
+            if verb:
+                counts[verb] += 1
     return AnswerCounts(**counts, passed_over=len(answers) - sum(counts.values()))
 
 
-def _answer(review: AccessReview, item: ReviewItem, wanted: Answer, *, actor: User, now: datetime) -> str:
+def _answer(review: AccessReview, item: ReviewItem, new: Answer, *, actor: User, now: datetime) -> str:
+    """Returns "confirmed" or "removed"; "" if nothing has changed."""
     share = item.share
     if not item.can_be_answered or share is None or not share.is_active(now):
         return ""
-    if (item.decision, item.note) == (wanted.decision, wanted.note):
+    if (item.decision, item.note) == (new.decision, new.note):
         return ""
     values = {
-        "decision": wanted.decision,
-        "note": wanted.note,
+        "decision": new.decision,
+        "note": new.note,
         "decided_level": share.level,
         "decided_by": actor,
         "decided_by_name": display_name(actor),
         "decided_at": now,
     }
-    if wanted.decision == Decision.REMOVED:
-        values["ended_at"] = now
-        # Taken away by somebody else at this moment: then nobody says that the review did it.
-        if not sharing_service.end_for_reason(share, end_reason(review, wanted.note), actor=actor, now=now):
+    verb = "confirmed"
+    if new.decision == Decision.REMOVED:
+        verb, values["ended_at"] = "removed", now
+        # False if it was ended elsewhere at this moment: then the review does not claim to have done it.
+        if not sharing_service.end_for_reason(share, end_reason(review, new.note), actor=actor, now=now):
             return ""
     ReviewItem.objects.filter(pk=item.pk).update(**values)
-    changes = {"review": f"{review} ({review.pk})", "with": item.with_name, "level": share.level, "note": wanted.note}
-    verb = "confirmed" if wanted.decision == Decision.CONFIRMED else "removed"
+    changes = {"review": f"{review} ({review.pk})", "with": item.with_name, "level": share.level, "note": new.note}
     audit.record(AuditAction(f"access_review.share_{verb}"), share.connection, actor=actor, changes=changes, at=now)
     return verb
 
 
 def end_reason(review: AccessReview, note: str = "") -> str:
-    """What the audit trail says about a share that a review has ended."""
+    """The reason in the audit log for a share that a review has ended."""
     return f"Access review “{review}” ({review.pk})" + (f": {note}" if note else "")
 
 
-# --- Cancelling, and the plan ---------------------------------------------------------------------
-
-
 def cancel(review: AccessReview, *, actor: User, now: datetime) -> None:
-    """Stop a review: what is not answered stays as it is. Doing it twice is harmless. Raises NotAllowed, ReviewIsOver."""
+    """Cancel a review and leave the open shares as they are. Doing it twice is harmless. Raises NotAllowed, ReviewClosed."""
     roles.require(permissions.can_manage_reviews(actor), action="Ask an IT admin.")
     with transaction.atomic():
         current = AccessReview.objects.select_for_update().get(pk=review.pk)
@@ -320,7 +286,7 @@ def cancel(review: AccessReview, *, actor: User, now: datetime) -> None:
             return
         if current.closed_at is not None:
             raise ReviewClosed
-        # Before it is marked: afterwards nobody has anything left to answer.
+        # Before it is marked as cancelled, because only owners with open items of a running review are notified.
         notify_owners(
             current,
             "cancelled",
@@ -335,12 +301,11 @@ def cancel(review: AccessReview, *, actor: User, now: datetime) -> None:
 
 
 def get_schedule() -> ReviewPlan:
-    """Whether a review starts by itself every quarter."""
     return ReviewPlan.objects.first() or ReviewPlan(pk=1)
 
 
 def set_schedule(*, is_on: bool, days: int, actor: User, now: datetime) -> None:
-    """Switch the quarterly review on or off. It starts with the next quarter. Raises NotAllowed, InvalidInput."""
+    """Switch the quarterly review on or off; the first one starts with the next quarter. Raises NotAllowed, InvalidInput."""
     roles.require(permissions.can_manage_reviews(actor), action="Ask an IT admin.")
     if not LEAST_DAYS <= days <= MOST_DAYS:
         raise InvalidInput(f"Between {LEAST_DAYS} and {MOST_DAYS} days.", field="days")
@@ -352,27 +317,24 @@ def set_schedule(*, is_on: bool, days: int, actor: User, now: datetime) -> None:
         values: dict[str, object] = {"is_on": is_on, "days": days}
         if is_on and not current.is_on:
             values["quarter"] = quarter(now)
-        made, _ = ReviewPlan.objects.update_or_create(pk=1, defaults=values)
-        audit.record(AuditAction.ACCESS_REVIEW_PLANNED, made, actor=actor, changes=changes, at=now)
+        plan, _ = ReviewPlan.objects.update_or_create(pk=1, defaults=values)
+        audit.record(AuditAction.ACCESS_REVIEW_PLANNED, plan, actor=actor, changes=changes, at=now)
 
 
 def quarter(moment: datetime) -> str:
-    """The quarter of a moment, like "2026-Q4"."""
+    """Like "2026-Q4"."""
     return f"{moment.year}-Q{(moment.month + 2) // 3}"
 
 
-# --- Numbers --------------------------------------------------------------------------------------
-
-
 def count_decisions(review: AccessReview) -> Iterator[tuple[str, int]]:
-    """How many items there are of each decision, in the order of Decision."""
+    """The number of items by decision, in the order of Decision."""
     rows = review.items.order_by().values_list("decision").annotate(count=Count("pk"))
     counts: dict[str, int] = dict(rows)
     return ((decision.value, counts.get(decision.value, 0)) for decision in Decision)
 
 
 def tasks_of(user: User) -> list[tuple[AccessReview, int]]:
-    """The running reviews in which this person has something left to answer, and how much, the most urgent first."""
+    """The running reviews with the number of items this person still has to answer, the most urgent first."""
     running = Q(review__closed_at=None, review__cancelled_at=None, decision=Decision.OPEN, share__ended_at=None)
     mine = querysets.review_items_of(user).filter(running, share__isnull=False)
     counts = dict(mine.order_by().values_list("review").annotate(count=Count("pk")))
@@ -381,5 +343,5 @@ def tasks_of(user: User) -> list[tuple[AccessReview, int]]:
 
 
 def events_of(review: AccessReview) -> QuerySet[AuditEvent]:
-    """The audit events of the review itself; those of each decision stand with the connections."""
+    """The audit events of the review itself; those of the decisions are about the connections."""
     return AuditEvent.objects.filter(target_type="AccessReview", target_id=str(review.pk)).order_by("pk")

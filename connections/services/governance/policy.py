@@ -1,11 +1,7 @@
-"""The policy as a whole: read it, change it, and decide what happens to what breaks it already.
-
-``current`` and ``apply`` are the plain form that configuration files carry; docs/policy.md describes it.
-"""
+"""Read and change the policy, and decide what happens to existing connections and shares that break it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -15,14 +11,13 @@ from django.db import IntegrityError, transaction
 
 from connections import audit
 from connections.access import permissions, roles
-from connections.errors import Conflict, InvalidInput
+from connections.errors import Conflict
 from connections.models import AppRegistration, Policy, User
 from connections.models.audit import AuditAction
 from connections.services.governance import violations
 from connections.services.governance.violations import Impact
 from connections.services.policy import describe, evaluate
 from connections.services.policy import rules as policy_rules
-from connections.services.policy.evaluate import PolicySet
 from connections.services.policy.rules import Rules
 
 
@@ -42,9 +37,9 @@ class ShareAction(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a change did. ``changed``: whether any rule is different now."""
+    """The effects of a change."""
 
-    changed: bool = False
+    changed: bool = False  # whether any rule is different now
     disabled: int = 0
     ended: int = 0
     shortened: int = 0
@@ -54,16 +49,15 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class StoredPolicy:
-    """The rules of the organisation or of one app registration, and the version a form stands on (0: none yet)."""
+    """The rules of the organisation or of one app registration."""
 
     rules: Rules = field(default_factory=Rules)
-    version: int = 0
+    version: int = 0  # 0 before the first change
     changed_at: datetime | None = None
     changed_by: str = ""
 
 
 def stored_policy(app_registration: AppRegistration | None = None) -> StoredPolicy:
-    """What stands in the database now."""
     policy = Policy.objects.select_related("changed_by").filter(app_registration=app_registration).first()
     if policy is None:
         return StoredPolicy()
@@ -71,17 +65,14 @@ def stored_policy(app_registration: AppRegistration | None = None) -> StoredPoli
     return StoredPolicy(rules, policy.version, policy.changed_at, str(policy.changed_by or ""))
 
 
-def policies_with(app_registration: AppRegistration | None, rules: Rules) -> PolicySet:
-    """All policies as they would be with these rules."""
-    now = evaluate.load_policies()
-    if app_registration is None:
-        return replace(now, organisation=rules)
-    return replace(now, apps={**now.apps, app_registration.pk: rules})
-
-
 def preview(app_registration: AppRegistration | None, rules: Rules, *, now: datetime) -> Impact:
     """What would break these rules; nothing is changed."""
-    return violations.impact(policies_with(app_registration, rules), now=now)
+    policies = evaluate.load_policies()
+    if app_registration is None:
+        policies = replace(policies, organisation=rules)
+    else:
+        policies = replace(policies, apps={**policies.apps, app_registration.pk: rules})
+    return violations.impact(policies, now=now)
 
 
 def change(
@@ -95,33 +86,44 @@ def change(
     version: int | None = None,
     seen: str | None = None,
 ) -> Outcome:
-    """Put rules in force, for the organisation or (stricter only, by nature) for one app registration.
+    """Replace the rules of the organisation or of one app registration.
 
-    ``version`` and ``seen`` (the fingerprint of a preview) are what the decision stands on: if another change, or
-    another connection, came between, nothing is changed and ChangedMeanwhile says so. Raises NotAllowed, InvalidInput.
+    ``version`` and ``seen`` (the fingerprint of a preview) are what the decision is based on. If either has changed in
+    the meantime, nothing is changed and Conflict is raised. Raises NotAllowed, InvalidInput.
     """
     roles.require(permissions.can_change_policy(actor), cause="IT admins make the policy.", action="Ask one of them.")
-    # Through the plain form, so that whatever is stored can be read again.
+    # Through the plain form, so that only what can be read again is stored.
     rules = policy_rules.from_dict(policy_rules.to_dict(rules), of_app=app_registration is not None)
-    disable, mend = ConnectionAction(on_connections), ShareAction(on_shares)
+    disable = ConnectionAction(on_connections) is ConnectionAction.DISABLE
+    fix = ShareAction(on_shares) is ShareAction.MEND
     try:
         with transaction.atomic():
             before = _replace(app_registration, rules, actor=actor, now=now, version=version)
-            outcome = _treat(disable, mend, seen, actor=actor, now=now)
-            outcome = replace(outcome, changed=before != rules)
-            _record(app_registration, before, rules, outcome, actor)
-    except IntegrityError as twice:
-        raise _changed() from twice
-    return outcome
+            outcome = _apply_to_existing(seen, disable=disable, fix=fix, actor=actor, now=now)
+            changes: dict[str, Any] = describe.differences(before, rules)
+            for label, count in (
+                ("connections disabled", outcome.disabled),
+                ("shares ended", outcome.ended),
+                ("shares shortened", outcome.shortened),
+            ):
+                if count:
+                    changes[label] = count
+            if changes:
+                target = Policy.objects.filter(app_registration=app_registration).first()
+                target = target or Policy(app_registration=app_registration)
+                audit.record(AuditAction.POLICY_CHANGED, target, actor=actor, changes=changes)
+    except IntegrityError as error:
+        raise _changed_meanwhile() from error
+    return replace(outcome, changed=before != rules)
 
 
 def _replace(
     app_registration: AppRegistration | None, rules: Rules, *, actor: User, now: datetime, version: int | None
 ) -> Rules:
-    """Write the rules; returns those that stood there before."""
+    """Store the rules and return the previous ones."""
     policy = Policy.objects.select_for_update().filter(app_registration=app_registration).first()
     if version is not None and version != (policy.version if policy else 0):
-        raise _changed()
+        raise _changed_meanwhile()
     before = policy_rules.from_database(policy.rules) if policy else Rules()
     if before == rules:
         return before
@@ -133,51 +135,34 @@ def _replace(
     return before
 
 
-def _treat(disable: ConnectionAction, mend: ShareAction, seen: str | None, *, actor: User, now: datetime) -> Outcome:
-    """What was decided about the existing, with the rules that are in force from now on."""
-    hit = violations.impact(evaluate.load_policies(), now=now, keep=None)
-    if seen is not None and seen != hit.fingerprint:
+def _apply_to_existing(seen: str | None, *, disable: bool, fix: bool, actor: User, now: datetime) -> Outcome:
+    impact = violations.impact(evaluate.load_policies(), now=now, keep=None)
+    if seen is not None and seen != impact.fingerprint:
         raise Conflict(
             "What would break the policy is not what it was when you looked. Nothing was changed.",
             action="Look at the list again, then save.",
         )
-    outcome = Outcome(left_connections=hit.connection_count, left_shares=hit.share_count)
-    if mend is ShareAction.MEND:
-        done = violations.fix_shares(hit.shares, actor=actor, now=now)
-        outcome = replace(outcome, ended=done.ended, shortened=done.shortened, left_shares=0)
-    if disable is ConnectionAction.DISABLE:
-        disabled = violations.disable_connections(hit.connections, actor=actor, now=now)
+    outcome = Outcome(left_connections=impact.connection_count, left_shares=impact.share_count)
+    if fix:
+        ended, shortened = violations.fix_shares(impact.shares, actor=actor, now=now)
+        outcome = replace(outcome, ended=ended, shortened=shortened, left_shares=0)
+    if disable:
+        disabled = violations.disable_connections(impact.connections, actor=actor, now=now)
         outcome = replace(outcome, disabled=disabled, left_connections=0)
     return outcome
 
 
-def _record(
-    app_registration: AppRegistration | None, before: Rules, rules: Rules, outcome: Outcome, actor: User
-) -> None:
-    changes: dict[str, Any] = describe.differences(before, rules)
-    for name in ("disabled", "ended", "shortened"):
-        if count := getattr(outcome, name):
-            changes[{"disabled": "connections disabled"}.get(name, f"shares {name}")] = count
-    if changes:
-        row = Policy.objects.filter(app_registration=app_registration).first()
-        target = row or Policy(app_registration=app_registration)
-        audit.record(AuditAction.POLICY_CHANGED, target, actor=actor, changes=changes)
-
-
-def _changed() -> Conflict:
+def _changed_meanwhile() -> Conflict:
     return Conflict(
         "Somebody else has changed this policy while you were looking at it. Nothing was changed.",
         action="Look at the rules as they are now, then change them.",
     )
 
 
-# --- The plain form -------------------------------------------------------------------------------
-
-
 def current() -> dict[str, Any]:
-    """The policy as plain JSON values: ``{"organisation": {…}, "app_registrations": {name: {…}}}``.
+    """The policy as plain JSON values: ``{"organisation": {…}, "app_registrations": {name: {…}}}``; docs/policy.md.
 
-    App registrations without rules of their own are left out. ``apply(current())`` changes nothing.
+    App registrations without rules of their own are left out.
     """
     rows = Policy.objects.exclude(app_registration=None).select_related("app_registration")
     apps = {str(row.app_registration): policy_rules.from_database(row.rules) for row in rows}
@@ -186,59 +171,3 @@ def current() -> dict[str, Any]:
         for name in policy_rules.ORGANISATION_ONLY:
             del rules[name]
     return {"organisation": policy_rules.to_dict(stored_policy().rules), "app_registrations": own}
-
-
-def apply(
-    wanted: Mapping[str, Any],
-    *,
-    actor: User,
-    now: datetime,
-    on_connections: str = ConnectionAction.LEAVE,
-    on_shares: str = ShareAction.LEAVE,
-    dry_run: bool = False,
-) -> dict[str, dict[str, list[Any]]]:
-    """Bring the policy to what ``wanted`` says, all of it or nothing; the form is that of ``current``.
-
-    A policy that is not named stays as it is; one that is named is replaced as a whole, so a rule left out goes back
-    to its default. Returns the differences in words by policy ("organisation", "app registration NAME");
-    ``dry_run`` changes nothing. Raises NotAllowed, InvalidInput.
-    """
-    roles.require(permissions.can_change_policy(actor), cause="IT admins make the policy.", action="Ask one of them.")
-    targets = _targets(wanted)
-    differences = {}
-    with transaction.atomic():
-        for name, (app_registration, rules) in targets.items():
-            found = describe.differences(stored_policy(app_registration).rules, rules)
-            if not found:
-                continue
-            differences[name] = found
-            if not dry_run:
-                change(
-                    app_registration,
-                    rules,
-                    actor=actor,
-                    now=now,
-                    on_connections=on_connections,
-                    on_shares=on_shares,
-                )
-    return differences
-
-
-def _targets(wanted: Mapping[str, Any]) -> dict[str, tuple[AppRegistration | None, Rules]]:
-    unknown = sorted(set(wanted) - {"organisation", "app_registrations"})
-    if unknown:
-        raise InvalidInput(
-            f"A policy has no part “{unknown[0][:60]}”.", action="Parts are organisation and app_registrations."
-        )
-    found: dict[str, tuple[AppRegistration | None, Rules]] = {}
-    if "organisation" in wanted:
-        found["organisation"] = (None, policy_rules.from_dict(wanted["organisation"]))
-    own = wanted.get("app_registrations", {})
-    if not isinstance(own, Mapping):
-        raise InvalidInput("app_registrations must be a mapping of names to rules.")
-    apps = {app.name: app for app in AppRegistration.objects.filter(name__in=list(own)).select_related("tenant")}
-    for name, rules in own.items():
-        if name not in apps:
-            raise InvalidInput(f"There is no app registration “{str(name)[:120]}”.")
-        found[f"app registration {name}"] = (apps[name], policy_rules.from_dict(rules, of_app=True))
-    return found

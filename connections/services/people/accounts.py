@@ -1,4 +1,4 @@
-"""People: admitted at their first Microsoft sign-in, following their directory at every later one."""
+"""Accounts of people: created at their first Microsoft sign-in, updated from their directory at every later one."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ from connections.services.sharing import history, shares, teams
 
 
 def create_from_directory(*, claims: dict[str, Any]) -> User:
-    """Make an account for somebody who signed in with Microsoft for the first time.
+    """Create an account for a person's first sign-in with Microsoft.
 
-    It is never joined to an account that exists: names and addresses can be chosen freely in other directories,
-    only (tid, oid) proves who somebody is.
+    It is never linked to an existing account: names and addresses can be chosen freely in other directories, only
+    (tid, oid) identifies a person.
     """
-    wanted = str(claims.get("preferred_username") or claims["oid"])[:140]
+    username = str(claims.get("preferred_username") or claims["oid"])[:140]
     with transaction.atomic():
-        taken = User.objects.filter(username__iexact=wanted).exists()
-        user = User(username=f"{wanted} ({claims['oid'][:8]})" if taken else wanted)
+        if User.objects.filter(username__iexact=username).exists():
+            username = f"{username} ({claims['oid'][:8]})"
+        user = User(username=username)
         user.set_unusable_password()
         user.save()
         audit.record(AuditAction.ACCOUNT_ADMITTED, user, actor=user, changes={"method": "microsoft"})
@@ -39,11 +40,11 @@ def create_from_directory(*, claims: dict[str, Any]) -> User:
 
 
 def update_from_directory(user: User, *, claims: dict[str, Any]) -> None:
-    """Take over name, address and roles as the directory has them now. Doing it twice changes nothing."""
-    name = str(claims.get("name") or "")
+    """Update name, address, roles and teams from the directory, and record the sign-in."""
+    first_name, _, last_name = str(claims.get("name") or "").partition(" ")
     values = {
-        "first_name": name.partition(" ")[0][:150],
-        "last_name": name.partition(" ")[2][:150],
+        "first_name": first_name[:150],
+        "last_name": last_name[:150],
         "email": str(claims.get("email") or claims.get("preferred_username") or "")[:254],
     }
     with transaction.atomic():
@@ -58,25 +59,25 @@ def update_from_directory(user: User, *, claims: dict[str, Any]) -> None:
 
 
 def remove(user: User, *, actor: User, now: datetime) -> None:
-    """Remove an account, with its shares, memberships and API keys. What it could use stays in the access history.
+    """Remove an account with its shares, memberships and API keys; the access history stays.
 
-    Raises StillInUse while it owns connections: they would lose their owner.
+    Raises InUse while it owns connections: they would lose their owner.
     """
     with transaction.atomic():
-        # Whatever is about to refer to them waits, and then fails: it would go with them, and nothing would say so.
+        # Locked, so that whatever is about to refer to the account fails instead of being deleted along with it.
         User.objects.select_for_update().filter(pk=user.pk).first()
         require_removable(user)
         shares.end_all_of(person=user, actor=actor, now=now)
         teams.remove_from_all(user, actor=actor, now=now)
         history.person_removed(user, actor=actor, now=now)
         roles = sorted(user.groups.values_list("name", flat=True))
-        facts = {"roles": roles, "superuser": user.is_superuser, "active": user.is_active}
-        audit.record(AuditAction.ACCOUNT_REMOVED, user, actor=actor, at=now, changes=facts)
+        changes = {"roles": roles, "superuser": user.is_superuser, "active": user.is_active}
+        audit.record(AuditAction.ACCOUNT_REMOVED, user, actor=actor, at=now, changes=changes)
         user.delete()
 
 
 def require_removable(user: User) -> None:
-    """Raise StillInUse while the account owns connections."""
+    """Raise InUse while the account owns connections."""
     owned = list(user.connections.values_list("name", flat=True)[:4])
     if owned:
         raise InUse(
@@ -86,16 +87,16 @@ def require_removable(user: User) -> None:
 
 
 def disable_person(user: User, *, actor: User, now: datetime) -> None:
-    """Shut somebody out of the portal at once: sessions end, their API keys are refused, what they own stays theirs.
+    """Lock a person out of the portal at once: sessions end and their API keys are refused.
 
-    Connections they shared go on. Doing it twice is harmless. Raises NotAllowed, also for oneself; StillInUse for the
+    Their connections and shares stay. Doing it twice is harmless. Raises NotAllowed, also for oneself; InUse for the
     last IT admin.
     """
     _require_may_disable(user, actor)
     with transaction.atomic():
-        # All of them, in one order: two IT admins who disable each other at once must not both succeed.
+        # All IT admins, in one order: two who disable each other at once must not both succeed.
         admins = querysets.it_admins().values("pk")
-        # Their keys stay free: whatever an IT admin does just now refers to them, and must not wait for this.
+        # no_key, so that rows which refer to an IT admin can be written meanwhile.
         locked = User.objects.select_for_update(no_key=True)
         list(locked.filter(Q(pk__in=admins) | Q(pk=user.pk)).order_by("pk"))
         active = set(User.objects.filter(pk__in=(user.pk, actor.pk), is_active=True).values_list("pk", flat=True))
@@ -113,7 +114,7 @@ def disable_person(user: User, *, actor: User, now: datetime) -> None:
 
 
 def enable_person(user: User, *, actor: User, now: datetime) -> None:
-    """Let somebody in again; they must sign in anew. Doing it twice is harmless. Raises NotAllowed."""
+    """Let a person sign in again. Doing it twice is harmless. Raises NotAllowed."""
     _require_may_disable(user, actor)
     with transaction.atomic():
         if not User.objects.filter(pk=user.pk, is_active=False).update(is_active=True):
@@ -137,15 +138,13 @@ def _require_may_disable(user: User, actor: User) -> None:
     )
 
 
-# --- Roles and groups -----------------------------------------------------------------------------
-
 _ROLE_VALUES = ((IT_ADMINS, "admins"), (AUDITORS, "auditors"))
 
 
 def has_groups_overage(claims: dict[str, Any]) -> bool:
-    """Whether Microsoft named no groups because the person is in too many (about 200) for a token.
+    """Whether Microsoft left the groups out because the person is in too many (about 200) for a token.
 
-    Then the token says where to ask instead: "groups" in ``_claim_names``, or ``hasgroups`` in short tokens
+    Then the token has "groups" in ``_claim_names``, or ``hasgroups`` in short tokens
     (identity-platform/access-token-claims-reference, id-token-claims-reference).
     """
     names = claims.get("_claim_names")
@@ -153,89 +152,84 @@ def has_groups_overage(claims: dict[str, Any]) -> bool:
 
 
 def _follow_groups(user: User, claims: dict[str, Any], *, now: datetime) -> None:
-    """Teams and roles by group stay as they were while Microsoft leaves the groups out; that is noted and told."""
+    """Update teams and roles from the claims; those that come from groups stay while Microsoft leaves the groups out."""
     left_out = has_groups_overage(claims)
     _follow_roles(user, claims, left_out=left_out)
     if not left_out:
-        teams.sync_groups(user, [str(group) for group in _listed(claims.get("groups"))])
+        teams.sync_groups(user, _values(claims, "groups"))
     elif user.groups_left_out_at is None:
-        facts = {
-            "roles_kept": audit.join_values(_kept_by_group(user)),
+        changes = {
+            "roles_kept": audit.join_values(_roles_by_group(user)),
             "teams_kept": audit.join_values(user.teams.all()),
         }
-        audit.record(AuditAction.ACCOUNT_GROUPS_LEFT_OUT, user, actor=None, changes=facts)
-    noted = now if left_out else None
-    if user.groups_left_out_at != noted:
-        User.objects.filter(pk=user.pk).update(groups_left_out_at=noted)
-        user.groups_left_out_at = noted
+        audit.record(AuditAction.ACCOUNT_GROUPS_LEFT_OUT, user, actor=None, changes=changes)
+    groups_left_out_at = now if left_out else None
+    if user.groups_left_out_at != groups_left_out_at:
+        User.objects.filter(pk=user.pk).update(groups_left_out_at=groups_left_out_at)
+        user.groups_left_out_at = groups_left_out_at
 
 
 def _follow_roles(user: User, claims: dict[str, Any], *, left_out: bool) -> None:
-    by_role, by_group = ({str(value) for value in _listed(claims.get(key))} for key in ("roles", "groups"))
+    roles, groups = _values(claims, "roles"), _values(claims, "groups")
     login = settings.LOGIN_MICROSOFT
+    kept = _roles_by_group(user) if left_out else set()
     before = set(user.groups.values_list("name", flat=True))
-    after = set(before)
-    kept = _kept_by_group(user) if left_out else set()
-    for group, key in _ROLE_VALUES:
-        held = (by_role | by_group) & set(login[key]) or group in kept
-        after = after | {group} if held else after - {group}
+    held = {name for name, key in _ROLE_VALUES if (roles | groups) & set(login[key]) or name in kept}
+    after = before - {name for name, _ in _ROLE_VALUES} | held
     if after != before:
-        user.groups.set([Group.objects.get_or_create(name=name)[0] for name in sorted(after)])
-        audit.record(
-            AuditAction.ACCOUNT_ROLES_CHANGED, user, actor=None, changes={"roles": [sorted(before), sorted(after)]}
-        )
+        _set_groups(user, sorted(before), sorted(after), actor=None)
     if not left_out:
-        _note_roles_by_group(user, sorted(group for group, key in _ROLE_VALUES if by_group & set(login[key])))
+        by_group = sorted(name for name, key in _ROLE_VALUES if groups & set(login[key]))
+        if user.roles_by_group != by_group:
+            User.objects.filter(pk=user.pk).update(roles_by_group=by_group)
+            user.roles_by_group = by_group
 
 
-def _kept_by_group(user: User) -> set[str]:
-    """Roles that came from groups when those were named last; before that was noted, any role may have."""
+def _set_groups(user: User, before: list[str], after: list[str], *, actor: User | None) -> None:
+    user.groups.set([Group.objects.get_or_create(name=name)[0] for name in after])
+    audit.record(AuditAction.ACCOUNT_ROLES_CHANGED, user, actor=actor, changes={"roles": [before, after]})
+
+
+def _roles_by_group(user: User) -> set[str]:
+    """Roles that came from groups when Microsoft last sent them; any role may have, if that was never noted."""
     if user.roles_by_group is None:
         return set(user.groups.filter(name__in=(IT_ADMINS, AUDITORS)).values_list("name", flat=True))
     return set(user.roles_by_group)
 
 
-def _note_roles_by_group(user: User, names: list[str]) -> None:
-    if user.roles_by_group != names:
-        User.objects.filter(pk=user.pk).update(roles_by_group=names)
-        user.roles_by_group = names
-
-
-def _listed(value: object) -> list[object]:
-    return value if isinstance(value, list) else []
+def _values(claims: dict[str, Any], name: str) -> set[str]:
+    values = claims.get(name)
+    return set(map(str, values)) if isinstance(values, list) else set()
 
 
 def signed_in(user: User, *, actor: User, method: str) -> None:
-    """Record that somebody signed in; who does has not left. ``method`` is ``password`` or ``microsoft``."""
+    """Record a sign-in, which also shows that the person has not left. ``method`` is ``password`` or ``microsoft``."""
     with transaction.atomic():
         audit.record(AuditAction.ACCOUNT_SIGNED_IN, user, actor=actor, changes={"method": method})
         offboarding.mark_returned(user, now=timezone.now())
 
 
 def signed_out(user: User, *, actor: User) -> None:
-    """Record that somebody signed out."""
     audit.record(AuditAction.ACCOUNT_SIGNED_OUT, user, actor=actor)
 
 
 def sign_in_failed(username: str, *, reason: str) -> None:
-    """Record a sign-in that failed; the name is as typed, it may be nobody's."""
-    typed = User(username=username[:150] or "(unknown)")
+    """Record a failed sign-in with the name as it was typed."""
+    target = User(username=username[:150] or "(unknown)")
     audit.record(
         AuditAction.ACCOUNT_SIGN_IN_FAILED,
-        typed,
+        target,
         actor=None,
-        actor_name=typed.username,
+        actor_name=target.username,
         changes={"reason": reason},
         outcome=AuditEvent.Outcome.DENIED,
     )
 
 
 def set_roles(user: User, *, admin: bool, auditor: bool, actor: User | None) -> None:
-    """Give a local account its roles (demo, tests, break-glass); Microsoft accounts follow their directory."""
-    wanted = [name for name, given in ((IT_ADMINS, admin), (AUDITORS, auditor)) if given]
+    """Set the roles of a local or service account; Microsoft accounts follow their directory."""
+    after = sorted(name for name, is_held in ((IT_ADMINS, admin), (AUDITORS, auditor)) if is_held)
     with transaction.atomic():
         before = sorted(user.groups.values_list("name", flat=True))
-        if before == sorted(wanted):
-            return
-        user.groups.set([Group.objects.get_or_create(name=name)[0] for name in wanted])
-        audit.record(AuditAction.ACCOUNT_ROLES_CHANGED, user, actor=actor, changes={"roles": [before, sorted(wanted)]})
+        if before != after:
+            _set_groups(user, before, after, actor=actor)

@@ -1,10 +1,9 @@
-"""Looks once a day whether the people of the portal are still in their directory, where an application may read that."""
+"""Check once a day whether the people of the portal are still in their directory, where an application may read that."""
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from django.conf import settings
@@ -22,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 EVERY = timedelta(days=1)
 AGAIN = timedelta(hours=1)  # after an outage; also the lease of a claim
-BATCH = 10  # directories in one tick
+BATCH = 10  # directories in one run
 
 _CAUSES = {
     AccountState.DISABLED: "The account is disabled in the directory.",
@@ -30,8 +29,8 @@ _CAUSES = {
 }
 
 
-def sync_due(*, now: datetime, limit: int = BATCH) -> int:
-    """Look into up to ``limit`` directories, each once a day; returns how many could be read.
+def sync_due(*, now: datetime) -> int:
+    """Read up to BATCH directories, each once a day; returns how many could be read.
 
     Any number of workers may run it at once: each claims a row by moving ``people_read_after`` forward.
     """
@@ -39,57 +38,43 @@ def sync_due(*, now: datetime, limit: int = BATCH) -> int:
     due = Tenant.objects.filter(
         Q(people_read_after=None) | Q(people_read_after__lte=now), environment=settings.LOGIN_MICROSOFT["environment"]
     ).exclude(tid="")
-    done = 0
-    for tenant in due.order_by(F("people_read_after").asc(nulls_first=True), "pk")[:limit]:
-        same = Tenant.objects.filter(pk=tenant.pk, people_read_after=tenant.people_read_after)
-        if not same.update(people_read_after=now + AGAIN):
+    count = 0
+    for tenant in due.order_by(F("people_read_after").asc(nulls_first=True), "pk")[:BATCH]:
+        unclaimed = Tenant.objects.filter(pk=tenant.pk, people_read_after=tenant.people_read_after)
+        if not unclaimed.update(people_read_after=now + AGAIN):
             continue  # another worker has it
         try:
-            done += sync(tenant, now=now)
+            count += sync(tenant, now=now)
         except PortalError as error:
             logger.info("the people of tenant %s could not be read: %s", tenant.pk, error.code)
-    return done
+    return count
 
 
 def sync(tenant: Tenant, *, now: datetime) -> bool:
-    """Ask the directory how the portal's people stand, and mark who has left or is back; due again in a day.
+    """Mark the people whom the directory reports as gone, or as back; due again in a day.
 
-    Returns False where no application may read that. Raises MicrosoftUnavailable, MicrosoftRefused,
-    UnreadableSecret, or InvalidInput if the environment is not configured.
+    Returns False if no application may read that. Raises MicrosoftUnavailable, MicrosoftRefused, UnreadableSecret, or
+    InvalidInput if the environment is not configured.
     """
-    known = _people_of(tenant)
-    token = _token(tenant, now) if known else None
-    later = now + EVERY * random.uniform(0.9, 1.1)
-    if token is None:
-        Tenant.objects.filter(pk=tenant.pk).update(people_read_after=later)
-        return False
-    found = user_lookup.read(clouds.cloud(tenant.environment), token.access_token, list(known))
-    for oid, said in found.items():
-        if said is AccountState.ENABLED:
-            if known[oid].left_how != User.Left.DISABLED:
-                offboarding.mark_returned(known[oid], now=now)
-        else:
-            offboarding.mark_departed(known[oid], how=User.Left.DIRECTORY, cause=_CAUSES[said], now=now)
-    Tenant.objects.filter(pk=tenant.pk).update(people_read_after=later)
-    return True
-
-
-def _people_of(tenant: Tenant) -> dict[str, User]:
-    """Who signs in to the portal from this directory, by object id; without those who are disabled here."""
+    # Those who sign in from this directory, by object id; not those who are disabled here.
     prefix = f"{tenant.tid}."
-    links = UserSocialAuth.objects.filter(provider=offboarding.MICROSOFT, uid__startswith=prefix, user__is_active=True)
-    return {link.uid.removeprefix(prefix): link.user for link in links.select_related("user").order_by("pk")}
+    logins = UserSocialAuth.objects.filter(provider=offboarding.MICROSOFT, uid__startswith=prefix, user__is_active=True)
+    people = {login.uid.removeprefix(prefix): login.user for login in logins.select_related("user").order_by("pk")}
+    token = _token(tenant, now) if people else None
+    if token is not None:
+        states = user_lookup.read(clouds.cloud(tenant.environment), token.access_token, list(people))
+        for oid, state in states.items():
+            person = people[oid]
+            if state is not AccountState.ENABLED:
+                offboarding.mark_departed(person, how=User.Left.DIRECTORY, cause=_CAUSES[state], now=now)
+            elif person.left_how != User.Left.DISABLED:
+                offboarding.mark_returned(person, now=now)
+    Tenant.objects.filter(pk=tenant.pk).update(people_read_after=now + EVERY * random.uniform(0.9, 1.1))
+    return token is not None
 
 
 def _token(tenant: Tenant, now: datetime) -> token_endpoint.TokenSet | None:
-    """An application's own token that may read people, from the first registration that has one."""
-    for token in _own_tokens(tenant, now):
-        if user_lookup.may_read(token.granted):
-            return token
-    return None
-
-
-def _own_tokens(tenant: Tenant, now: datetime) -> Iterator[token_endpoint.TokenSet]:
+    """An app-only token that may read people, from the first registration that gets one."""
     usable = tenant.app_registrations.filter(
         Q(paused_until=None) | Q(paused_until__lte=now), verified_at__isnull=False, rejected_at=None
     )
@@ -99,5 +84,6 @@ def _own_tokens(tenant: Tenant, now: datetime) -> Iterator[token_endpoint.TokenS
         except (UnreadableSecret, InvalidInput) as error:
             logger.info("app registration %s cannot be asked for a token: %s", app.pk, error.code)
             continue
-        if token is not None:
-            yield token
+        if token is not None and user_lookup.may_read(token.granted):
+            return token
+    return None

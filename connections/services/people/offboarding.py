@@ -1,8 +1,8 @@
-"""People who leave: how the portal notices, and the incident that lasts until nothing of theirs is orphaned.
+"""People who leave: how the portal notices, and the incident that lasts while they own connections.
 
-Somebody counts as having left when an IT admin disabled them here, when Microsoft refuses their own account with an
-answer that proves it is disabled or deleted, or when the directory says so (services.directory). What a browser
-brings back from a failed sign-in proves nothing: nobody knows which account was tried.
+A person has left when an IT admin disabled them here, when Microsoft refuses their own account with an answer that
+proves it is disabled or deleted, or when the directory says so (directory_sync). A failed sign-in in a browser proves
+nothing: it does not show which account was tried.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from datetime import datetime
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import QuerySet
 from social_django.models import UserSocialAuth
 
 from connections import audit
@@ -23,30 +22,25 @@ from connections.services.incidents import incidents
 
 MICROSOFT = "microsoft"  # the sign-in whose uid is "{tid}.{oid}"
 
-DepartureSource = User.Left
-
 
 def mark_departed(person: User, *, how: str, cause: str, now: datetime, actor: User | None = None) -> None:
-    """Somebody has left. The first cause stays, unless an IT admin disables them here as well. Twice is harmless."""
+    """Mark a person as having left. Doing it twice is harmless.
+
+    The first cause stays, unless an IT admin disables them here as well.
+    """
     with transaction.atomic():
         current = User.objects.select_for_update(no_key=True).get(pk=person.pk)
-        if current.left_at is None or (
-            how == DepartureSource.DISABLED and current.left_how != DepartureSource.DISABLED
-        ):
+        if current.left_at is None or (how == User.Left.DISABLED and current.left_how != User.Left.DISABLED):
             values = {"left_at": current.left_at or now, "left_how": how, "left_cause": cause}
             User.objects.filter(pk=person.pk).update(**values)
-            audit.record(
-                AuditAction.ACCOUNT_LEFT,
-                current,
-                actor=actor,
-                changes={"how": DepartureSource(how).label, "cause": cause},
-            )
+            changes = {"how": User.Left(how).label, "cause": cause}
+            audit.record(AuditAction.ACCOUNT_LEFT, current, actor=actor, changes=changes)
         update_incident(person, now=now)
     person.refresh_from_db(fields=["left_at", "left_how", "left_cause"])
 
 
 def mark_returned(person: User, *, now: datetime, actor: User | None = None) -> None:
-    """Somebody is here (again): they have not left. Does nothing for whom that is no news."""
+    """Mark a person who had left as present; does nothing for others."""
     if person.left_at is None:
         return
     with transaction.atomic():
@@ -58,7 +52,10 @@ def mark_returned(person: User, *, now: datetime, actor: User | None = None) -> 
 
 
 def update_incident(person: User, *, now: datetime) -> None:
-    """Open or close the incident of a leaver by what they own now. Call it whenever either may have changed."""
+    """Open the incident of a person who has left and owns connections, else close it.
+
+    Call it whenever either may have changed.
+    """
     current = User.objects.get(pk=person.pk)
     owned = current.connections.select_related("owner")
     if current.left_at is not None and owned.exists():
@@ -68,23 +65,18 @@ def update_incident(person: User, *, now: datetime) -> None:
 
 
 def account_refused(connection: Connection, verdict: Verdict, *, now: datetime) -> None:
-    """Microsoft refuses the account of this connection: if it is its owner's own, the owner has left."""
+    """Mark the person as having left to whom the account belongs that Microsoft refused for this connection."""
     cause = account_status.cause(verdict)
     if not cause or connection.app_registration.tenant.environment != settings.LOGIN_MICROSOFT["environment"]:
         return
     uid = f"{connection.account_tid}.{connection.account_oid}"
-    whose = UserSocialAuth.objects.filter(provider=MICROSOFT, uid=uid).select_related("user").first()
-    if whose is not None:
-        mark_departed(whose.user, how=DepartureSource.REFUSED, cause=f"{cause} ({verdict.code})", now=now)
-
-
-def departed_owners() -> QuerySet[User]:
-    """Those who have left and still own connections."""
-    owning = Connection.objects.values("owner")
-    return User.objects.filter(left_at__isnull=False, pk__in=owning).order_by("left_at", "pk")
+    login = UserSocialAuth.objects.filter(provider=MICROSOFT, uid=uid).select_related("user").first()
+    if login is not None:
+        mark_departed(login.user, how=User.Left.REFUSED, cause=f"{cause} ({verdict.code})", now=now)
 
 
 def update_incidents(*, now: datetime) -> None:
-    """The safety net of the routine: whoever left before the portal kept incidents about it gets theirs."""
-    for person in departed_owners():
+    """Make sure everybody who has left and still owns connections has their incident."""
+    owners = Connection.objects.values("owner")
+    for person in User.objects.filter(left_at__isnull=False, pk__in=owners).order_by("left_at", "pk"):
         update_incident(person, now=now)

@@ -1,7 +1,7 @@
-"""Handing a connection over to another owner, and the sign-in that finishes it.
+"""Transfer the ownership of a connection, and complete the transfer by the new owner's sign-in.
 
-The new owner is owner at once. What the connection stands on at Microsoft changes only when they sign in, which they
-may do with another account of the same directory; until then they are asked to, by an incident of their own.
+The new owner is owner at once. The Microsoft account behind the connection changes only when they sign in, which they
+may do with another account of the same directory; until then an incident asks them to.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from connections.services.incidents import incidents
 from connections.services.people import offboarding
 from connections.services.sharing import history, shares
 
-CODE = "handed_over"  # status_code of a connection whose old tokens were deleted when it was handed over
+CODE = "handed_over"  # status_code of a connection whose tokens were deleted when its ownership was transferred
 
 Status = Connection.Status
 
@@ -36,34 +36,34 @@ def transfer(
     now: datetime,
     new_name: str = "",
 ) -> HandOver:
-    """Make ``new_owner`` the owner at once, and ask them to sign in where a person's account is needed.
+    """Make ``new_owner`` the owner at once, and ask them to sign in if the connection is delegated.
 
-    ``keep_grant``: the old account's tokens go on until then; otherwise they are deleted now. A grant that is dead
-    already is not kept. Shares stay; that of the new owner ends, as they own it now. Handing over again what they own
-    already returns the last hand-over to them, unchanged. Raises NotAllowed; InvalidInput (field ``new_owner``) if
-    they cannot own it; AlreadyExists (field ``new_name``) if they have a connection of that name.
+    ``keep_grant``: the old account's tokens stay in use until then, unless they are unusable already; otherwise they
+    are deleted now. Shares stay, except that of the new owner. Repeating a transfer returns the first one unchanged.
+    Raises NotAllowed; InvalidInput (field ``new_owner``) if they cannot own it; AlreadyExists (field ``new_name``) if
+    they have a connection of that name.
     """
     try:
         with transaction.atomic():
             connections = Connection.objects.select_for_update(of=("self",), no_key=True)
             current = connections.select_related("app_registration__tenant", "owner").get(pk=connection.pk)
             roles.require(permissions.can_hand_over(actor, current), action="Ask its owner or an IT admin.")
-            done = current.hand_overs.filter(to_owner=new_owner).first() if current.owner_id == new_owner.pk else None
-            if done is not None:
-                return done
+            if current.owner_id == new_owner.pk:
+                earlier = current.hand_overs.filter(to_owner=new_owner).first()
+                if earlier is not None:
+                    return earlier
             if current.owner_id != connection.owner_id:
                 raise owner_changed_error(current)
             _check(current, new_owner, new_name, actor)
-            made = _change_owner(current, new_owner, new_name, keep_grant=keep_grant, actor=actor, now=now)
-    except Connection.DoesNotExist as gone_now:
-        raise InvalidInput("This connection has been removed in the meantime.") from gone_now
-    except IntegrityError as taken:
-        raise _taken(new_owner, new_name or connection.name) from taken
-    return made
+            return _change_owner(current, new_owner, new_name, keep_grant=keep_grant, actor=actor, now=now)
+    except Connection.DoesNotExist as error:
+        raise InvalidInput("This connection has been removed in the meantime.") from error
+    except IntegrityError as error:
+        raise _name_taken(new_owner, new_name or connection.name) from error
 
 
 def owner_changed_error(connection: Connection) -> InvalidInput:
-    """What to say to somebody who hands over what has just got another owner."""
+    """For a transfer of a connection that has just got another owner."""
     return InvalidInput(
         f"{connection} belongs to {connection.owner} now: somebody has handed it over in the meantime.",
         action="Look again before you hand it over once more.",
@@ -71,51 +71,45 @@ def owner_changed_error(connection: Connection) -> InvalidInput:
 
 
 def pending_transfer(connection: Connection) -> HandOver | None:
-    """The hand-over whose new owner has not signed in yet."""
+    """The transfer whose new owner has not signed in yet."""
     return connection.hand_overs.filter(completed_at=None, superseded_at=None).first()
 
 
 def tasks_of(user: User) -> list[HandOver]:
-    """The connections this person must sign in for because they were handed over to them, oldest first."""
-    waiting = HandOver.objects.filter(to_owner=user, completed_at=None, superseded_at=None)
-    return list(without_tokens(waiting.select_related("connection__app_registration")).order_by("at", "pk")[:50])
+    """The transfers for which this person must still sign in, the oldest first."""
+    pending = HandOver.objects.filter(to_owner=user, completed_at=None, superseded_at=None)
+    return list(without_tokens(pending.select_related("connection__app_registration")).order_by("at", "pk")[:50])
 
 
 def may_change_account(connection: Connection, *, actor: User) -> bool:
-    """Whether this person may sign in with another account than the connection's: the new owner, once."""
-    waiting = pending_transfer(connection)
-    return waiting is not None and waiting.to_owner_id == actor.pk
+    """Whether this person may sign in with another account than the connection's: the new owner may, once."""
+    pending = pending_transfer(connection)
+    return pending is not None and pending.to_owner_id == actor.pk
 
 
 def signed_in(connection: Connection, *, actor: User, account: str, now: datetime) -> None:
-    """The new owner has signed in: the hand-over is done. Call it in the transaction that stores the grant."""
-    waiting = pending_transfer(connection)
-    if waiting is None or waiting.to_owner_id != actor.pk:
+    """Complete the transfer if its new owner has signed in. Call it in the transaction that stores the grant."""
+    pending = pending_transfer(connection)
+    if pending is None or pending.to_owner_id != actor.pk:
         return
-    HandOver.objects.filter(pk=waiting.pk).update(completed_at=now)
+    HandOver.objects.filter(pk=pending.pk).update(completed_at=now)
     incidents.ownership_transfer_completed(connection, now=now)
-    changes = {
-        "from": waiting.from_name,
-        "to": waiting.to_name,
-        "account": [waiting.account_before or None, account],
-    }
+    account_change = [pending.account_before or None, account]
+    changes = {"from": pending.from_name, "to": pending.to_name, "account": account_change}
     audit.record(AuditAction.CONNECTION_HAND_OVER_COMPLETED, connection, actor=actor, at=now, changes=changes)
 
 
 def remind_new_owner(connection: Connection, *, now: datetime) -> None:
-    """A connection is in use again: whoever it was handed over to is asked once more, if they have not signed in."""
-    waiting = pending_transfer(connection)
-    if waiting is not None:
-        incidents.ownership_transferred(connection, waiting, now=now)
-
-
-# --- Parts ----------------------------------------------------------------------------------------
+    """Ask the new owner of a connection that is enabled again to sign in, if they have not yet."""
+    pending = pending_transfer(connection)
+    if pending is not None:
+        incidents.ownership_transferred(connection, pending, now=now)
 
 
 def _check(connection: Connection, new_owner: User, new_name: str, actor: User) -> None:
     if connection.owner_id == new_owner.pk:
         raise InvalidInput(f"{new_owner} owns this connection already.", field="new_owner")
-    # Locked: nobody disables them while they become an owner.
+    # Locked, so that they cannot be disabled while they become an owner.
     User.objects.select_for_update(no_key=True).filter(pk=new_owner.pk).first()
     if not querysets.possible_owners().filter(pk=new_owner.pk).exists():
         raise InvalidInput(
@@ -131,10 +125,10 @@ def _check(connection: Connection, new_owner: User, new_name: str, actor: User) 
         )
     name = new_name or connection.name
     if Connection.objects.filter(owner=new_owner, name=name).exists():
-        raise _taken(new_owner, name)
+        raise _name_taken(new_owner, name)
 
 
-def _taken(new_owner: User, name: str) -> AlreadyExists:
+def _name_taken(new_owner: User, name: str) -> AlreadyExists:
     return AlreadyExists(
         f"{new_owner} already has a connection called “{name}”.",
         action="Give it another name while handing it over.",
@@ -146,9 +140,10 @@ def _change_owner(
     connection: Connection, new_owner: User, new_name: str, *, keep_grant: bool, actor: User, now: datetime
 ) -> HandOver:
     old_owner = connection.owner
+    is_delegated = connection.is_delegated
     kept = keep_grant and can_keep_tokens(connection)
-    is_cut = connection.is_delegated and not kept
-    transfer = HandOver(
+    is_cut = is_delegated and not kept
+    hand_over = HandOver(
         connection=connection,
         from_owner=old_owner,
         from_name=audit.recorded_name(old_owner),
@@ -157,48 +152,44 @@ def _change_owner(
         by=actor,
         by_name=audit.recorded_name(actor),
         at=now,
-        keeps_grant=kept or not connection.is_delegated,
+        keeps_grant=not is_cut,
         account_before=connection.account_username,
-        completed_at=None if connection.is_delegated else now,
+        completed_at=None if is_delegated else now,
     )
-    values: dict[str, Any] = {"owner": new_owner, "sign_in_started_at": None}
-    if new_name:
-        values["name"] = new_name
-    if is_cut:
-        values |= _cut(connection, old_owner, now)
+    renamed = {"name": new_name} if new_name else {}
     changes: dict[str, Any] = {
-        "owner": [audit.recorded_name(old_owner), audit.recorded_name(new_owner)],
+        "owner": [hand_over.from_name, hand_over.to_name],
         "owner_id": [old_owner.pk, new_owner.pk],
-        **audit.changed_fields(connection, {"name": new_name} if new_name else {}),
-        "grant": "kept until the new owner signs in" if kept else "deleted",
+        **audit.changed_fields(connection, renamed),
     }
-    if not connection.is_delegated:
-        changes.pop("grant")
-    # Recorded as the old owner's object, so that their history ends with it; the new owner sees it on its page.
+    if is_delegated:
+        changes["grant"] = "kept until the new owner signs in" if kept else "deleted"
+    # Recorded while the old owner still owns it, so that their history ends with it.
     audit.record(AuditAction.CONNECTION_HANDED_OVER, connection, actor=actor, at=now, changes=changes)
     incidents.owner_changed(connection, is_cut=is_cut, now=now)
     connection.hand_overs.filter(completed_at=None, superseded_at=None).update(superseded_at=now)
-    Connection.objects.filter(pk=connection.pk).update(**values)
-    transfer.save(force_insert=True)
-    # The right to use it is contained in owning it.
+    deleted = _deleted_tokens(connection, old_owner, now) if is_cut else {}
+    Connection.objects.filter(pk=connection.pk).update(owner=new_owner, sign_in_started_at=None, **renamed, **deleted)
+    hand_over.save(force_insert=True)
+    # The owner needs no share.
     shares.end_all_of(connection=connection, person=new_owner, actor=actor, now=now)
     current = Connection.objects.select_related("app_registration__tenant", "owner").get(pk=connection.pk)
     history.ownership_began(current, actor=actor, now=now)
-    if current.is_delegated and current.status != Status.DISABLED:
-        incidents.ownership_transferred(current, transfer, now=now)
+    if is_delegated and current.status != Status.DISABLED:
+        incidents.ownership_transferred(current, hand_over, now=now)
     offboarding.update_incident(old_owner, now=now)
-    return transfer
+    return hand_over
 
 
 def can_keep_tokens(connection: Connection) -> bool:
-    """Whether the old grant may still give tokens; that of an account which is gone will not, nor one never made."""
+    """Whether the grant may still yield tokens; one never made, or of an account that is gone, does not."""
     if connection.status in (Status.PENDING, Status.RECONNECT_NEEDED) or connection.connected_at is None:
         return False
     return not (connection.status == Status.BLOCKED and account_status.is_account_gone(connection.status_code))
 
 
-def _cut(connection: Connection, old_owner: User, now: datetime) -> dict[str, Any]:
-    """Columns of a connection that waits for its new owner without any token."""
+def _deleted_tokens(connection: Connection, old_owner: User, now: datetime) -> dict[str, Any]:
+    """Columns of a connection that has no tokens until its new owner signs in."""
     values: dict[str, Any] = {
         "refresh_token": None,
         "previous_refresh_token": None,
@@ -218,7 +209,7 @@ def _cut(connection: Connection, old_owner: User, now: datetime) -> dict[str, An
 
 
 def awaiting_sign_in(*, from_name: str, now: datetime) -> dict[str, Any]:
-    """Status columns of a connection that has no tokens because it was handed over."""
+    """Status columns of a connection whose tokens were deleted by a transfer."""
     return status_columns(
         Status.RECONNECT_NEEDED,
         code=CODE,

@@ -1,1 +1,1 @@
-"""The rules of the policy, how they decide a single case, and the approvals they ask for."""
+"""The rules of the policy, their decisions about a connection or share, and the approvals they require."""

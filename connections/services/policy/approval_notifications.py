@@ -1,4 +1,4 @@
-"""What people read about approvals in their mail: the question to the IT admins, the answer to who asked."""
+"""E-mails about approvals: the request to the IT admins, and the decision to the requester."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ _TONES = {State.APPROVED: "ok", State.DECLINED: "warning"}
 def approval_requested(approval: Approval, *, now: datetime) -> None:
     """Ask every IT admin but the requester. Call it in the transaction of the request."""
     others = querysets.it_admins().exclude(pk=approval.requested_by_id or 0).select_related("alert_choice")
+    name = approval.requested_by_name
+    purpose = f"{name} needs it for: {approval.reason}" if approval.reason else f"{name} gave no reason."
     message = alerts.Message(
-        subject=f"{approval.requested_by_name} asks for approval: {approval.connection_name}",
-        paragraphs=(*approval.reasons, *_in_their_words(approval)),
-        path=_path(approval),
+        subject=f"{name} asks for approval: {approval.connection_name}",
+        paragraphs=(*approval.reasons, purpose),
+        path=f"/approvals/{approval.pk}/",
         button="Approve or decline",
         why="You get this because you are an IT admin and did not ask for it yourself.",
         facts=_facts(approval),
@@ -29,16 +31,18 @@ def approval_requested(approval: Approval, *, now: datetime) -> None:
 
 
 def approval_answered(approval: Approval, *, now: datetime) -> None:
-    """Tell the requester what became of it; what they withdrew themselves they know."""
+    """Email the decision to the requester; not a withdrawal."""
     if approval.requested_by is None or approval.state not in _TONES:
         return
     word = approval.get_state_display().lower()
-    then = "Sign in at Microsoft" if not approval.is_app_only else "Connect it"
-    goes_on = f"{then} to go on." if approval.state == State.APPROVED else "Nothing was changed at Microsoft."
+    next_step = "Nothing was changed at Microsoft."
+    if approval.state == State.APPROVED:
+        next_step = "Connect it to go on." if approval.is_app_only else "Sign in at Microsoft to go on."
+    paragraphs = (f"{approval.decided_by_name} {word} it.", approval.decision_reason, next_step)
     message = alerts.Message(
         subject=f"{approval.connection_name} is {word}",
-        paragraphs=tuple(filter(None, (f"{approval.decided_by_name} {word} it.", approval.decision_reason, goes_on))),
-        path=_path(approval),
+        paragraphs=tuple(filter(None, paragraphs)),
+        path=f"/approvals/{approval.pk}/",
         button="Look at it",
         why="You get this because you asked for it.",
         facts=_facts(approval),
@@ -47,21 +51,10 @@ def approval_answered(approval: Approval, *, now: datetime) -> None:
     alerts.notify([approval.requested_by], message, about=f"approval:{approval.pk}:{approval.state}", now=now)
 
 
-def _in_their_words(approval: Approval) -> tuple[str, ...]:
-    if not approval.reason:
-        return (f"{approval.requested_by_name} gave no reason.",)
-    return (f"{approval.requested_by_name} needs it for: {approval.reason}",)
-
-
 def _facts(approval: Approval) -> tuple[tuple[str, str], ...]:
-    kind = "App-only: acts without any person" if approval.is_app_only else "Delegated"
     return (
         ("Connection", approval.connection_name),
         ("App registration", approval.app_name),
-        ("Kind", kind),
+        ("Kind", "App-only: acts without any person" if approval.is_app_only else "Delegated"),
         ("Asked by", approval.requested_by_name),
     )
-
-
-def _path(approval: Approval) -> str:
-    return f"/approvals/{approval.pk}/"

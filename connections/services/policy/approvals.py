@@ -1,7 +1,7 @@
-"""Approvals: asked for by who connects, answered by another IT admin, before anything happens at Microsoft.
+"""Approvals: requested by whoever connects, decided by another IT admin, before anything happens at Microsoft.
 
-An approval covers what was asked and nothing else: a capability or permission that needs approval must be in it, and
-under the rule of the second IT admin every permission of an app-only connection must be.
+An approval covers what was requested and nothing else: a capability or permission that needs approval must be in it,
+and under the second-IT-admin rule so must every permission of an app-only connection.
 """
 
 from __future__ import annotations
@@ -19,73 +19,55 @@ from connections.microsoft import capabilities
 from connections.models import Approval, Connection, User
 from connections.models.audit import AuditAction
 from connections.models.connections import status_columns
-from connections.services.policy import approval_notifications, evaluate
+from connections.services.policy import approval_notifications, evaluate, request_workflow
 from connections.services.policy.evaluate import ConnectionRequest, Decision, Reason
 
-State = Approval.State
+State, Who = Approval.State, Connection.Who
 REASON_LENGTH = 2000
 CODE = ApprovalNeeded.code
 
 
-# --- What an approval covers ----------------------------------------------------------------------
-
-
-def unapproved_reasons(decision: Decision, wish: ConnectionRequest, approval: Approval | None) -> tuple[Reason, ...]:
-    """The reasons of a decision that want an approval which ``approval`` does not give."""
+def unapproved_reasons(decision: Decision, request: ConnectionRequest, approval: Approval | None) -> tuple[Reason, ...]:
+    """The reasons of ``decision`` that need an approval and are not covered by ``approval``."""
     if approval is None or approval.state != State.APPROVED:
         return decision.approval
-    if approval.authentication_type != wish.authentication_type:
+    if approval.authentication_type != request.authentication_type:
         return decision.approval
-    return tuple(reason for reason in decision.approval if not _covers(approval, reason, wish))
+    covers_all = set(request.permissions) <= set(approval.permissions)
+    covered = {"capabilities": approval.capabilities, "permissions": approval.permissions}
+    return tuple(
+        reason
+        for reason in decision.approval
+        if not (reason.item in covered[reason.rule] if reason.rule in covered else covers_all)
+    )
 
 
-def _covers(approval: Approval, reason: Reason, wish: ConnectionRequest) -> bool:
-    if reason.rule == "capabilities":
-        return reason.item in approval.capabilities
-    if reason.rule == "permissions":
-        return reason.item in approval.permissions
-    return set(wish.permissions) <= set(approval.permissions)
-
-
-def latest_request(connection: Connection) -> Approval | None:
-    """The latest request of the connection, whatever became of it."""
-    return _latest(connection)
-
-
-def latest_approval(connection: Connection) -> Approval | None:
-    """The latest approval the connection has."""
-    return _latest(connection, state=State.APPROVED)
+def latest_request(connection: Connection, **state: str) -> Approval | None:
+    """The latest request of the connection, whatever its state unless ``state`` is given."""
+    # By id, because the connection may not be stored yet.
+    return Approval.objects.filter(connection_id=connection.pk or 0, **state).order_by("-pk").first()
 
 
 def open_request(connection: Connection) -> Approval | None:
-    """The request that waits for an answer, if there is one."""
-    return _latest(connection, state=State.WAITING)
+    """The request that awaits a decision, if there is one."""
+    return latest_request(connection, state=State.WAITING)
 
 
-def _latest(connection: Connection, **which: str) -> Approval | None:
-    """By id, as the wish may be asked about before the connection is stored."""
-    return Approval.objects.filter(connection_id=connection.pk or 0, **which).order_by("-pk").first()
+def evaluate_approval(connection: Connection, granted: Iterable[str] = ()) -> tuple[Decision, tuple[Reason, ...]]:
+    """The policy's decision about the connection, and those of its reasons that still need an approval.
 
-
-# --- Asking ---------------------------------------------------------------------------------------
-
-
-def evaluate_approval(connection: Connection, found: Iterable[str] = ()) -> tuple[Decision, tuple[Reason, ...]]:
-    """What the policy says to the connection now, and which of it still wants an approval.
-
-    ``found`` are permissions Microsoft granted. Two queries where something needs approval, else one.
+    ``granted`` are permissions Microsoft granted. Two queries if something needs approval, else one.
     """
     policies = evaluate.load_policies().of(connection.app_registration)
-    wish = evaluate.request_of(connection)
-    decision = evaluate.evaluate_connection(policies, wish, found)
-    return decision, unapproved_reasons(decision, wish, latest_approval(connection)) if decision.approval else ()
+    request = evaluate.request_of(connection)
+    decision = evaluate.evaluate_connection(policies, request, granted)
+    if not decision.approval:
+        return decision, ()
+    return decision, unapproved_reasons(decision, request, latest_request(connection, state=State.APPROVED))
 
 
 def require(connection: Connection) -> None:
-    """Let only a connection pass that the policy allows and, where it says so, an IT admin has approved.
-
-    Raises PolicyForbids or ApprovalNeeded, which says how the last request stands.
-    """
+    """Raise PolicyForbids or ApprovalNeeded unless the policy allows the connection and it has every approval it needs."""
     require_grant(connection, connection.granted)
 
 
@@ -99,35 +81,35 @@ def may_sign_in(connection: Connection) -> bool:
 
 
 def require_sign_in(connection: Connection) -> None:
-    """Let nobody go to Microsoft for what would be refused: the wish must be allowed, and no request wait for an answer.
+    """Refuse a sign-in at Microsoft whose result would be refused, or that an open request has to allow first.
 
-    What an older grant had on top is judged anew when Microsoft answers. Raises as require() does.
+    Permissions granted earlier are not considered: they are checked when Microsoft answers. Raises as require() does.
     """
     require_grant(connection, ())
-    asked = open_request(connection)
-    if asked is not None:
-        _, open_reasons = evaluate_approval(connection, asked.permissions)
-        if open_reasons:
-            raise _needed(connection, open_reasons)
+    request = open_request(connection)
+    if request is not None:
+        _, reasons = evaluate_approval(connection, request.permissions)
+        if reasons:
+            raise _approval_needed(connection, reasons)
 
 
-def require_grant(connection: Connection, found: Iterable[str]) -> None:
-    """The same for what Microsoft has just granted it, on top of what it wishes."""
-    decision, open_reasons = evaluate_approval(connection, found)
+def require_grant(connection: Connection, granted: Iterable[str]) -> None:
+    """Like require(), with ``granted`` as what Microsoft granted."""
+    decision, reasons = evaluate_approval(connection, granted)
     evaluate.refuse_forbidden(decision)
-    if open_reasons:
-        raise _needed(connection, open_reasons)
+    if reasons:
+        raise _approval_needed(connection, reasons)
 
 
 def require_account(connection: Connection, tid: str) -> None:
-    """Let only an account pass whose directory the policy allows. Raises PolicyForbids."""
+    """Raise PolicyForbids if the policy does not allow accounts of the directory ``tid``."""
     policies = evaluate.load_policies().of(connection.app_registration)
-    registered = evaluate.registered_tids(connection.app_registration.tenant.environment) if tid else ()
     if tid:
+        registered = evaluate.registered_tids(connection.app_registration.tenant.environment)
         evaluate.refuse_forbidden(evaluate.evaluate_account(policies, tid, registered))
 
 
-def _needed(connection: Connection, reasons: Iterable[Reason]) -> ApprovalNeeded:
+def _approval_needed(connection: Connection, reasons: Iterable[Reason]) -> ApprovalNeeded:
     cause = " ".join(Decision(tuple(reasons)).sentences)
     last = latest_request(connection)
     if last is not None and last.is_waiting:
@@ -150,16 +132,15 @@ def request_approval(
     before: dict[str, Any] | None = None,
     also: Iterable[str] = (),
 ) -> Approval:
-    """Note that ``actor`` asks for approval of what the connection wishes now; an older request is withdrawn.
+    """Ask the IT admins to approve the connection as it is now; an open request is replaced.
 
-    ``also`` are permissions beyond the wish (Microsoft granted them). A new connection shows that it waits.
-    Call it where the wish was checked, inside its transaction.
+    ``reasons`` are the policy's, ``reason`` is the requester's. ``before`` is what to restore if it is declined.
+    ``also`` are permissions Microsoft granted beyond those requested. Call it in the transaction that checked the policy.
     """
-    wish = evaluate.request_of(connection)
+    request = evaluate.request_of(connection)
     with transaction.atomic():
-        older = _lock_waiting(connection)
+        older = _withdraw_open(connection, "Replaced by another request.", actor=actor, now=now)
         if older is not None:
-            _close(older, State.WITHDRAWN, actor=actor, reason="Replaced by another request.", now=now)
             before = older.before or before
         sentences = list(Decision(tuple(reasons)).sentences)
         approval = Approval.objects.create(
@@ -167,9 +148,9 @@ def request_approval(
             connection_name=connection.name,
             app_name=connection.app_registration.name,
             authentication_type=connection.authentication_type,
-            capabilities=list(wish.capabilities),
+            capabilities=list(request.capabilities),
             extra_scopes=connection.extra_scopes,
-            permissions=sorted({*wish.permissions, *also}),
+            permissions=sorted({*request.permissions, *also}),
             before=before,
             reasons=sentences,
             reason=reason[:REASON_LENGTH],
@@ -177,121 +158,110 @@ def request_approval(
             requested_by_name=str(actor)[:320],
             requested_at=now,
         )
-        _say(connection, " ".join(sentences), "An IT admin must approve it; nobody can sign in before.", now=now)
-        facts = {
+        _show(connection, " ".join(sentences), "An IT admin must approve it; nobody can sign in before.", now=now)
+        changes = {
             "connection": connection.name,
             "permissions": audit.join_values(approval.permissions),
             "reason": approval.reason,
         }
-        audit.record(AuditAction.APPROVAL_REQUESTED, approval, actor=actor, changes=facts)
+        audit.record(AuditAction.APPROVAL_REQUESTED, approval, actor=actor, changes=changes)
         approval_notifications.approval_requested(approval, now=now)
     return approval
 
 
 def request_missing(connection: Connection, *, reason: str, actor: User, now: datetime) -> Approval:
-    """Ask for what the connection lacks just now. Asked twice, the second one adds to nothing but the reason.
+    """Request the approval that the connection lacks.
 
     Raises NotAllowed, PolicyForbids, or InvalidInput if no approval is needed.
     """
     with transaction.atomic():
-        rows = Connection.objects.select_for_update(of=("self",), no_key=True).select_related(
-            "app_registration__tenant"
-        )
-        current = rows.get(pk=connection.pk)
+        rows = Connection.objects.select_for_update(of=("self",), no_key=True)
+        current = rows.select_related("app_registration__tenant").get(pk=connection.pk)
         roles.require(permissions.can_reconnect(actor, current), action="Only its owner can ask.")
-        decision, open_reasons = evaluate_approval(current, current.granted)
+        decision, reasons = evaluate_approval(current, current.granted)
         evaluate.refuse_forbidden(decision)
-        if not open_reasons:
+        if not reasons:
             raise InvalidInput("This connection needs no approval (any more).", action="Sign in for it.")
-        beyond = [open_reason.item for open_reason in open_reasons if open_reason.rule == "permissions"]
-        return request_approval(current, open_reasons, reason=reason, actor=actor, now=now, also=beyond)
+        return request_approval(current, reasons, reason=reason, actor=actor, now=now, also=_permissions(reasons))
 
 
-def request_for_grant(connection: Connection, found: Iterable[str], *, actor: User, now: datetime) -> None:
-    """Microsoft granted permissions that want an approval: ask for it, unless the same was asked or declined before."""
-    _, open_reasons = evaluate_approval(connection, found)
-    beyond = [open_reason.item for open_reason in open_reasons if open_reason.rule == "permissions"]
+def request_for_grant(connection: Connection, granted: Iterable[str], *, actor: User, now: datetime) -> None:
+    """Request approval of permissions that Microsoft granted, unless that is requested already or was declined."""
+    _, reasons = evaluate_approval(connection, granted)
+    missing = _permissions(reasons)
     last = latest_request(connection)
-    if last is not None and last.state in (State.WAITING, State.DECLINED) and set(beyond) <= set(last.permissions):
+    if last is not None and last.state in (State.WAITING, State.DECLINED) and set(missing) <= set(last.permissions):
         return
-    request_approval(connection, open_reasons, reason="", actor=actor, now=now, also=beyond)
+    request_approval(connection, reasons, reason="", actor=actor, now=now, also=missing)
+
+
+def _permissions(reasons: Iterable[Reason]) -> list[str]:
+    return [reason.item for reason in reasons if reason.rule == "permissions"]
 
 
 def close_if_unneeded(connection: Connection, *, actor: User, now: datetime) -> None:
-    """A wish or the policy has changed so that nothing must be approved any more: end a request that waits."""
+    """Close an open request, because nothing about the connection needs approval any more."""
     with transaction.atomic():
-        older = _lock_waiting(connection)
-        if older is not None:
-            _close(older, State.WITHDRAWN, actor=actor, reason="An approval is no longer needed.", now=now)
-            _say(connection, "", "", now=now)
-
-
-# --- Answering ------------------------------------------------------------------------------------
+        if _withdraw_open(connection, "An approval is no longer needed.", actor=actor, now=now) is not None:
+            _show(connection, "", "", now=now)
 
 
 def approve(approval: Approval, *, reason: str = "", actor: User, now: datetime) -> None:
-    """Let it happen. Approving twice is harmless.
+    """Approve a request. Approving twice is harmless.
 
-    Raises NotAllowed (the requester can never approve), PolicyForbids if the policy forbids it meanwhile, or
-    ChangedMeanwhile if it was declined or withdrawn.
+    Raises NotAllowed (the requester can never approve), PolicyForbids if the policy forbids it by now, or Conflict if
+    it was declined or withdrawn.
     """
     with transaction.atomic():
         connection = _lock_connection(approval)
         _require_decider(approval, actor)
-        if not _still_waiting(approval, State.APPROVED):
+        if not _can_close(approval, State.APPROVED):
             return
         if connection is not None:
-            policies = evaluate.load_policies().of(connection.app_registration)
-            wish = evaluate.request_of(connection)
-            evaluate.refuse_forbidden(evaluate.evaluate_connection(policies, wish, approval.permissions))
+            evaluate.refuse_forbidden(evaluate_approval(connection, approval.permissions)[0])
         _close(approval, State.APPROVED, actor=actor, reason=reason, now=now)
         if connection is not None:
-            finish = "Sign in at Microsoft to finish it." if connection.is_delegated else "Press “Connect now”."
-            _say(connection, f"{actor} approved it.", finish, now=now, who=Connection.Who.OWNER, code="")
+            action = "Sign in at Microsoft to finish it." if connection.is_delegated else "Press “Connect now”."
+            _show(connection, f"{actor} approved it.", action, now=now, who=Who.OWNER, code="")
 
 
 def decline(approval: Approval, *, reason: str, actor: User, now: datetime) -> None:
-    """Refuse it, with a reason the requester reads; a connection that worked before keeps its old wishes.
+    """Decline a request, with a reason for the requester; a connection that worked before keeps its old permissions.
 
-    Raises NotAllowed, InvalidInput without a reason, ChangedMeanwhile if it was approved or withdrawn.
+    Raises NotAllowed, InvalidInput without a reason, or Conflict if it was approved or withdrawn.
     """
     with transaction.atomic():
         connection = _lock_connection(approval)
         _require_decider(approval, actor)
         if not reason.strip():
             raise InvalidInput("Say why: the requester reads it.", field="reason")
-        if not _still_waiting(approval, State.DECLINED):
+        if not _can_close(approval, State.DECLINED):
             return
         _close(approval, State.DECLINED, actor=actor, reason=reason, now=now)
         if connection is not None:
-            _put_back(connection, approval, actor)
+            _restore(connection, approval, actor)
             cause = f"{actor} declined it: {reason.strip()}"
             action = "Change what it should do, or ask again with a reason."
-            _say(connection, cause, action, now=now, who=Connection.Who.OWNER)
+            _show(connection, cause, action, now=now, who=Who.OWNER)
 
 
 def withdraw(approval: Approval, *, actor: User, now: datetime) -> None:
-    """Take the request back. Doing it twice is harmless. Raises NotAllowed, ChangedMeanwhile if it was answered."""
+    """Withdraw a request. Doing it twice is harmless. Raises NotAllowed, or Conflict if it was decided."""
     with transaction.atomic():
         connection = _lock_connection(approval)
         roles.require(permissions.can_withdraw_approval(actor, approval), action="Only who asked can withdraw it.")
-        if not _still_waiting(approval, State.WITHDRAWN):
+        if not _can_close(approval, State.WITHDRAWN):
             return
         _close(approval, State.WITHDRAWN, actor=actor, reason="", now=now)
         if connection is not None:
-            _put_back(connection, approval, actor)
+            _restore(connection, approval, actor)
             action = "Ask for approval again, change what it should do, or remove it."
-            _say(connection, "The request for approval was withdrawn.", action, now=now, who=Connection.Who.OWNER)
+            _show(connection, "The request for approval was withdrawn.", action, now=now, who=Who.OWNER)
 
 
 def connection_removed(connection: Connection, *, actor: User, now: datetime) -> None:
-    """The connection is about to go: nobody needs to answer any more."""
-    older = _lock_waiting(connection)
-    if older is not None:
-        _close(older, State.WITHDRAWN, actor=actor, reason="The connection was removed.", now=now)
-
-
-# --- Parts ----------------------------------------------------------------------------------------
+    """Close the open request of a connection that is about to be deleted."""
+    _withdraw_open(connection, "The connection was removed.", actor=actor, now=now)
 
 
 def _require_decider(approval: Approval, actor: User) -> None:
@@ -307,9 +277,9 @@ def _require_decider(approval: Approval, actor: User) -> None:
 
 
 def _lock_connection(approval: Approval) -> Connection | None:
-    """Always the connection before the approval, so that asking and answering never wait for each other.
+    """Lock the connection and set it on ``approval`` as it is now: who may decide depends on its owner.
 
-    The approval takes it over as it stands now: who may answer depends on its owner.
+    The connection is always locked before the approval, so that requests and decisions cannot deadlock.
     """
     connections = Connection.objects.select_for_update(of=("self",), no_key=True)
     related = connections.select_related("app_registration__tenant", "owner")
@@ -317,44 +287,47 @@ def _lock_connection(approval: Approval) -> Connection | None:
     return approval.connection
 
 
-def _lock_waiting(connection: Connection) -> Approval | None:
+def _withdraw_open(connection: Connection, reason: str, *, actor: User, now: datetime) -> Approval | None:
+    """Lock the connection, withdraw its open request and return it; None if it has none."""
     Connection.objects.select_for_update(no_key=True).filter(pk=connection.pk).first()
-    return Approval.objects.select_for_update().filter(connection=connection, state=State.WAITING).first()
+    request = Approval.objects.select_for_update().filter(connection=connection, state=State.WAITING).first()
+    if request is not None:
+        _close(request, State.WITHDRAWN, actor=actor, reason=reason, now=now)
+    return request
 
 
-def _still_waiting(approval: Approval, wanted: str) -> bool:
-    """Whether it can be answered; False if it has this answer already. Raises ChangedMeanwhile for another answer."""
+def _can_close(approval: Approval, state: str) -> bool:
+    """Lock and reload the approval. False if it is in ``state`` already; raises Conflict if it was decided otherwise."""
     current = Approval.objects.select_for_update().get(pk=approval.pk)
     for name in ("state", "before", "permissions", "decided_by_name"):
         setattr(approval, name, getattr(current, name))
     if current.is_waiting:
         return True
-    if current.state == wanted:
+    if current.state == state:
         return False
-    who = f" by {current.decided_by_name}" if current.decided_by_name else ""
-    raise Conflict(f"It was {current.get_state_display().lower()} meanwhile{who}.", action="Nothing is left to decide.")
+    by = f" by {current.decided_by_name}" if current.decided_by_name else ""
+    raise Conflict(f"It was {current.get_state_display().lower()} meanwhile{by}.", action="Nothing is left to decide.")
 
 
 def _close(approval: Approval, state: str, *, actor: User, reason: str, now: datetime) -> None:
-    values: dict[str, Any] = {
-        "state": state,
-        "decided_by": actor,
-        "decided_by_name": str(actor)[:320],
-        "decided_at": now,
-        "decision_reason": reason.strip()[:REASON_LENGTH],
-    }
-    Approval.objects.filter(pk=approval.pk, state=State.WAITING).update(**values)
-    for name, value in values.items():
-        setattr(approval, name, value)
-    facts = {"connection": approval.connection_name, "reason": values["decision_reason"]}
-    audit.record(AuditAction(f"approval.{state}"), approval, actor=actor, changes=facts)
+    reason = reason.strip()[:REASON_LENGTH]
+    request_workflow.change_state(
+        approval,
+        AuditAction(f"approval.{state}"),
+        coming_from=[State.WAITING],
+        actor=actor,
+        changes={"connection": approval.connection_name, "reason": reason},
+        state=state,
+        decision_reason=reason,
+        **request_workflow.decided(actor, now),
+    )
     approval_notifications.approval_answered(approval, now=now)
 
 
-def _put_back(connection: Connection, approval: Approval, actor: User) -> None:
-    """What was not approved was never in force: the connection wishes again what it did before it was asked."""
-    asked = {"capabilities": approval.capabilities, "extra_scopes": approval.extra_scopes}
-    if approval.before is None or any(getattr(connection, name) != value for name, value in asked.items()):
+def _restore(connection: Connection, approval: Approval, actor: User) -> None:
+    """Put the connection's permissions back to what they were before the request, unless they have changed since."""
+    requested = {"capabilities": approval.capabilities, "extra_scopes": approval.extra_scopes}
+    if approval.before is None or audit.changed_fields(connection, requested):
         return
     values = dict(approval.before)
     if not connection.is_delegated:
@@ -365,25 +338,14 @@ def _put_back(connection: Connection, approval: Approval, actor: User) -> None:
         audit.record(AuditAction.CONNECTION_CHANGED, connection, actor=actor, changes=changes)
 
 
-def _say(
-    connection: Connection,
-    cause: str,
-    action: str,
-    *,
-    now: datetime,
-    who: str = Connection.Who.IT_ADMIN,
-    code: str = CODE,
+def _show(
+    connection: Connection, cause: str, action: str, *, now: datetime, who: str = Who.IT_ADMIN, code: str = CODE
 ) -> None:
-    """Tell on a connection that was never connected how its approval stands; one that works keeps its own state."""
-    values = status_columns(
-        Connection.Status.PENDING,
-        code=code if cause else "",
-        cause=cause,
-        action=action,
-        who=who if cause else "",
-        since=now,
-    )
-    pending = Connection.objects.filter(pk=connection.pk, status=Connection.Status.PENDING)
-    if pending.update(**values):
+    """Show the progress of the approval in the status of a connection that was never connected; others keep theirs."""
+    if not cause:
+        who = code = ""
+    pending = Connection.Status.PENDING
+    values = status_columns(pending, code=code, cause=cause, action=action, who=who, since=now)
+    if Connection.objects.filter(pk=connection.pk, status=pending).update(**values):
         for name, value in values.items():
             setattr(connection, name, value)

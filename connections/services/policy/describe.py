@@ -1,8 +1,8 @@
-"""The rules of a policy in words: for the audit trail, for members, and for comparing two states."""
+"""The rules of a policy in words: for the audit trail, for members, and for comparing two versions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,46 +13,49 @@ from connections.services.policy import rules as policy_rules
 from connections.services.policy.evaluate import TYPE_WORDS
 from connections.services.policy.rules import Effect, Rules
 
-NONE = "none"
-LABELS = {
-    "authentication_types": "allowed kinds of connections",
-    "environments": "allowed environments",
-    "tenants": "allowed tenants",
-    "personal_accounts": "personal Microsoft accounts",
-    "other_tenants": "accounts of directories not registered here",
-    "share_with_people": "sharing with single people",
-    "share_app_only": "sharing app-only connections",
-    "longest_share_days": "longest share",
-    "app_only_second_admin": "second IT admin for app-only connections",
-}
-
 
 def lines(rules: Rules, *, tenants: Mapping[str, str] | None = None, of_app: bool = False) -> dict[str, str]:
-    """Every rule as label and value. ``tenants`` gives names for tenant keys; ``of_app`` leaves out what only the
-    organisation can say.
+    """Every rule as label and value. ``tenants`` gives names for tenant keys.
+
+    ``of_app`` leaves out the rules that only the organisation can have.
     """
-    names = tenants or {}
-    allowed: Callable[[bool], str] = lambda yes: "allowed" if yes else "forbidden"  # noqa: E731
     types = {kind.value: words for kind, words in TYPE_WORDS.items()}
-    found = {LABELS["authentication_types"]: _list(rules.authentication_types, types, len(AuthenticationType))}
+    result = {"allowed kinds of connections": _join(rules.authentication_types, types, len(AuthenticationType))}
     if not of_app:
-        places = {key: cloud.label for key, cloud in clouds.CLOUDS.items()}
-        found[LABELS["environments"]] = _list(rules.environments, places)
-        found[LABELS["tenants"]] = _list(rules.tenants, names)
-    labels = {key: known.label for key, known in capabilities.CAPABILITIES.items()}
+        result["allowed environments"] = _join(rules.environments, _environment_labels())
+        result["allowed tenants"] = _join(rules.tenants, tenants or {})
+    labels = {key: capability.label for key, capability in capabilities.CAPABILITIES.items()}
     for effect, word in ((Effect.FORBIDDEN, "forbidden"), (Effect.APPROVAL, "need approval")):
-        found[f"capabilities, {word}"] = _with(rules.capabilities, effect, labels)
-        found[f"permissions, {word}"] = _with(rules.permissions, effect, {})
-    found["permissions, allowed in spite of a pattern"] = _with(rules.permissions, Effect.ALLOWED, {})
+        result[f"capabilities, {word}"] = _with_effect(rules.capabilities, effect, labels)
+        result[f"permissions, {word}"] = _with_effect(rules.permissions, effect, {})
+    result["permissions, allowed in spite of a pattern"] = _with_effect(rules.permissions, Effect.ALLOWED, {})
     days = rules.longest_share_days
-    return found | {
-        LABELS["personal_accounts"]: allowed(rules.personal_accounts),
-        LABELS["other_tenants"]: allowed(rules.other_tenants),
-        LABELS["share_with_people"]: allowed(rules.share_with_people),
-        LABELS["share_app_only"]: allowed(rules.share_app_only),
-        LABELS["longest_share_days"]: "no limit" if days is None else f"{days} day{'' if days == 1 else 's'}",
-        LABELS["app_only_second_admin"]: "must approve" if rules.app_only_second_admin else "not needed",
+    return result | {
+        "personal Microsoft accounts": _allowed(rules.personal_accounts),
+        "accounts of directories not registered here": _allowed(rules.other_tenants),
+        "sharing with single people": _allowed(rules.share_with_people),
+        "sharing app-only connections": _allowed(rules.share_app_only),
+        "longest share": "no limit" if days is None else policy_rules.days_text(days),
+        "second IT admin for app-only connections": "must approve" if rules.app_only_second_admin else "not needed",
     }
+
+
+def _allowed(value: bool) -> str:
+    return "allowed" if value else "forbidden"
+
+
+def _environment_labels() -> dict[str, str]:
+    return {key: cloud.label for key, cloud in clouds.CLOUDS.items()}
+
+
+def _join(chosen: Collection[str] | None, names: Mapping[str, str], total: int = 0) -> str:
+    if chosen is None or len(chosen) == total != 0:
+        return "all"
+    return ", ".join(sorted(names.get(key, key) for key in chosen)) or "none"
+
+
+def _with_effect(rules: Mapping[str, Effect], effect: Effect, labels: Mapping[str, str]) -> str:
+    return ", ".join(labels.get(name, name) for name, value in rules.items() if value is effect) or "none"
 
 
 def differences(before: Rules, after: Rules) -> dict[str, list[Any]]:
@@ -64,7 +67,7 @@ def differences(before: Rules, after: Rules) -> dict[str, list[Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What is restricted, for people who only connect: sentences and short names."""
+    """The restrictions for people who only connect: sentences and short names."""
 
     forbidden: list[str]
     approval: list[str]
@@ -76,59 +79,48 @@ class Summary:
 
 
 def summary(rules: Rules) -> Summary:
-    """The rules in a few words."""
-    return Summary(
-        forbidden=_named(rules, Effect.FORBIDDEN),
-        approval=_named(rules, Effect.APPROVAL),
-        allowed=_named(rules, Effect.ALLOWED),
-        limits=_limits(rules),
-    )
+    named = {effect: [*_capabilities(rules, effect), *_permissions(rules, effect)] for effect in Effect}
+    return Summary(named[Effect.FORBIDDEN], named[Effect.APPROVAL], named[Effect.ALLOWED], _limits(rules))
 
 
-def _named(rules: Rules, effect: Effect) -> list[str]:
-    known = capabilities.CAPABILITIES.items()
-    labels = [one.label for key, one in known if effect is not Effect.ALLOWED and rules.of_capability(key) is effect]
-    return [*labels, *(_spelt_out(name) for name, one in rules.permissions.items() if one is effect)]
+def _capabilities(rules: Rules, effect: Effect) -> list[str]:
+    if effect is Effect.ALLOWED:
+        return []  # a capability has no pattern to be an exception from
+    return [item.label for key, item in capabilities.CAPABILITIES.items() if rules.of_capability(key) is effect]
 
 
-def _spelt_out(name: str) -> str:
-    if name == "*":
-        return "every other permission"
-    return f"permissions that begin with {name[:-1]}" if name.endswith("*") else f"the permission {name}"
+def _permissions(rules: Rules, effect: Effect) -> list[str]:
+    texts = []
+    for name in (name for name, value in rules.permissions.items() if value is effect):
+        text = f"permissions that begin with {name[:-1]}" if name.endswith("*") else f"the permission {name}"
+        texts.append("every other permission" if name == "*" else text)
+    return texts
 
 
 def _limits(rules: Rules) -> list[str]:
-    found = []
-    for kind, words in TYPE_WORDS.items():
-        if rules.authentication_types is not None and kind not in rules.authentication_types:
-            found.append(f"{words.capitalize()} are not allowed.")
+    types, days = rules.authentication_types, rules.longest_share_days
+    sentences = []
+    if types is not None:
+        sentences += [
+            f"{words.capitalize()} are not allowed." for kind, words in TYPE_WORDS.items() if kind not in types
+        ]
     if rules.environments is not None:
-        places = {key: cloud.label for key, cloud in clouds.CLOUDS.items()}
-        found.append(f"Connections are allowed in these environments only: {_list(rules.environments, places)}.")
+        places = _join(rules.environments, _environment_labels())
+        sentences.append(f"Connections are allowed in these environments only: {places}.")
     if rules.tenants is not None:
-        found.append(f"Connections are allowed in these tenants only: {_list(rules.tenants, tenant_names())}.")
-    days = rules.longest_share_days
+        places = _join(rules.tenants, tenant_names())
+        sentences.append(f"Connections are allowed in these tenants only: {places}.")
     limited = (
         (rules.app_only_second_admin, "App-only connections need the approval of a second IT admin."),
         (not rules.personal_accounts, "Personal Microsoft accounts cannot be connected."),
         (not rules.other_tenants, "Accounts of directories that are not registered here cannot be connected."),
         (not rules.share_with_people, "Connections can be shared with teams only, not with single people."),
         (not rules.share_app_only, "App-only connections cannot be shared."),
-        (days is not None, f"A share lasts {days} day{'' if days == 1 else 's'} at most."),
     )
-    return [*found, *(sentence for applies, sentence in limited if applies)]
+    sentences += [sentence for applies, sentence in limited if applies]
+    return sentences if days is None else [*sentences, f"A share lasts {policy_rules.days_text(days)} at most."]
 
 
 def tenant_names() -> dict[str, str]:
     """Names of the registered tenants by their keys; one query."""
     return {policy_rules.tenant_key(tenant): tenant.name for tenant in Tenant.objects.all()}
-
-
-def _list(chosen: Collection[str] | None, names: Mapping[str, str], total: int = 0) -> str:
-    if chosen is None or len(chosen) == total != 0:
-        return "all"
-    return ", ".join(sorted(names.get(one, one) for one in chosen)) or NONE
-
-
-def _with(rules: Mapping[str, Effect], effect: Effect, labels: Mapping[str, str]) -> str:
-    return ", ".join(labels.get(name, name) for name, one in rules.items() if one is effect) or NONE

@@ -1,7 +1,7 @@
-"""May this be? Pure answers of the policy: allowed, only with approval, or forbidden, each with its reasons.
+"""Decide whether the policy allows something, allows it only with approval, or forbids it, with every reason.
 
-The rules of the organisation and those of the app registration are asked one after the other and every reason
-counts, so the stricter one wins for each rule, and no app registration can loosen what the organisation forbids.
+The organisation's rules and those of the app registration are evaluated one after the other. All reasons apply, so the
+stricter rule wins, and no app registration can loosen what the organisation forbids.
 """
 
 from __future__ import annotations
@@ -25,42 +25,34 @@ APP_ONLY = AuthenticationType.CLIENT_CREDENTIALS
 TYPE_WORDS = {AuthenticationType.AUTHORIZATION_CODE: "delegated connections", APP_ONLY: "app-only connections"}
 
 
-# --- Answers --------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One rule that is against it, or wants an approval. ``item`` is what exactly the rule is about.
-
-    ``granted``: nobody wished for it here, but Microsoft granted it.
-    """
+    """One rule that forbids something or requires approval."""
 
     effect: Effect
     rule: str
-    item: str
+    item: str  # the key, name or value that the rule is about
     sentence: str
-    granted: bool = False
+    granted: bool = False  # about a permission that Microsoft granted without its being requested here
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the policy says; allowed if there is no reason against it."""
+    """The answer of the policy: allowed if there are no reasons."""
 
     reasons: tuple[Reason, ...] = ()
 
     @property
     def effect(self) -> Effect:
-        """The strictest of the reasons."""
         return policy_rules.strictest(reason.effect for reason in self.reasons)
 
     @property
     def forbidden(self) -> tuple[Reason, ...]:
-        """What cannot be approved by anybody."""
         return tuple(reason for reason in self.reasons if reason.effect is Effect.FORBIDDEN)
 
     @property
     def approval(self) -> tuple[Reason, ...]:
-        """What wants an approval."""
+        """The reasons that require approval."""
         return tuple(reason for reason in self.reasons if reason.effect is Effect.APPROVAL)
 
     @property
@@ -74,29 +66,28 @@ class Decision:
 
 def refuse_forbidden(decision: Decision, *, field: str = "") -> None:
     """Raise PolicyForbids with every reason, unless nothing is forbidden."""
-    if decision.forbidden:
-        sentences = Decision(decision.forbidden).sentences
-        action = _NOT_WISHED if all(reason.granted for reason in decision.forbidden) else _WISHED
-        raise PolicyForbids(" ".join(sentences), action=action, field=field)
-
-
-_WISHED = "Leave it out, or ask an IT admin to change the policy."
-# Microsoft: identity-platform/permissions-consent-overview, a token carries every scope consented to before.
-_NOT_WISHED = (
-    "Microsoft grants everything that was ever consented to for the app registration. An administrator can take that "
-    "consent back in Entra, or an IT admin can change the policy; then sign in again."
-)
-
-
-# --- Which rules are in force ---------------------------------------------------------------------
+    if not decision.forbidden:
+        return
+    action = "Leave it out, or ask an IT admin to change the policy."
+    if all(reason.granted for reason in decision.forbidden):
+        # Microsoft: identity-platform/permissions-consent-overview, a token carries every scope consented to before.
+        action = (
+            "Microsoft grants everything that was ever consented to for the app registration. An administrator can "
+            "take that consent back in Entra, or an IT admin can change the policy; then sign in again."
+        )
+    raise PolicyForbids(" ".join(Decision(decision.forbidden).sentences), action=action, field=field)
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Rules with the name of the policy they stand in, as sentences use it."""
+    """Rules with the name of their policy as sentences use it."""
 
     rules: Rules
     name: str = "the organisation's policy"
+
+    def forbids(self, rule: str, item: str, words: str, through: str = "", *, plural: bool = False) -> Reason:
+        sentence = f"{_capitalized(words)} {'are' if plural else 'is'} forbidden by {self.name}{through}."
+        return Reason(Effect.FORBIDDEN, rule, item, sentence)
 
 
 Policies = Sequence[Source]
@@ -104,13 +95,13 @@ Policies = Sequence[Source]
 
 @dataclass(frozen=True)
 class PolicySet:
-    """All policies as they are in force, or as somebody considers putting them in force."""
+    """All policies, as they are in force or as a preview would have them."""
 
     organisation: Rules = field(default_factory=Rules)
     apps: dict[int, Rules] = field(default_factory=dict)
 
     def of(self, app_registration: AppRegistration) -> Policies:
-        """Those that count for the app registration."""
+        """The policies that apply to the app registration."""
         own = self.apps.get(app_registration.pk)
         if own is None:
             return (Source(self.organisation),)
@@ -118,88 +109,71 @@ class PolicySet:
 
     @property
     def restricts(self) -> bool:
-        """Whether anything is restricted at all."""
         return self.organisation.restricts or any(rules.restricts for rules in self.apps.values())
 
 
 def load_policies() -> PolicySet:
-    """The policies as they stand in the database; one query."""
+    """The policies in force; one query."""
     organisation, apps = Rules(), dict[int, Rules]()
     for row in Policy.objects.only("app_registration", "rules"):
+        rules = policy_rules.from_database(row.rules)
         if row.app_registration_id is None:
-            organisation = policy_rules.from_database(row.rules)
+            organisation = rules
         else:
-            apps[row.app_registration_id] = policy_rules.from_database(row.rules)
+            apps[row.app_registration_id] = rules
     return PolicySet(organisation, apps)
-
-
-# --- Connecting -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionRequest:
-    """What a connection is or wants to be. ``permissions`` are those its capabilities and typed scopes come to."""
+    """What a connection is or asks to be."""
 
     authentication_type: str
     environment: str
     tenant: str  # its key
     tenant_name: str
     capabilities: tuple[str, ...] = ()
-    permissions: tuple[str, ...] = ()
+    permissions: tuple[str, ...] = ()  # all that the capabilities and typed scopes need
 
-    @property
-    def is_app_only(self) -> bool:
-        """Whether no person signs in."""
-        return self.authentication_type == APP_ONLY
+
+def _request(tenant: Tenant, kind: str, keys: Iterable[str] = (), names: Iterable[str] = ()) -> ConnectionRequest:
+    key = policy_rules.tenant_key(tenant)
+    return ConnectionRequest(kind, tenant.environment, key, tenant.name, tuple(keys), tuple(names))
 
 
 def request_of(connection: Connection) -> ConnectionRequest:
-    """The wish of a connection, whether it is stored or not."""
-    tenant: Tenant = connection.app_registration.tenant
-    return ConnectionRequest(
-        connection.authentication_type,
-        tenant.environment,
-        policy_rules.tenant_key(tenant),
-        tenant.name,
-        tuple(connection.capabilities),
-        tuple(spelling(name) for name in permission_drift.required_permissions(connection)),
-    )
+    """What a connection, stored or not, asks to be."""
+    names = map(spelling, permission_drift.required_permissions(connection))
+    tenant = connection.app_registration.tenant
+    return _request(tenant, connection.authentication_type, connection.capabilities, names)
 
 
-def evaluate_connection(policies: Policies, wish: ConnectionRequest, granted: Iterable[str] = ()) -> Decision:
-    """Whether a connection may be what it wishes to be, and may have what Microsoft granted on top of that."""
-    beyond = sorted({spelling(name) for name in granted} - set(wish.permissions) - OIDC_SCOPES)
-    return Decision(
-        tuple(
-            reason
-            for source in policies
-            for reason in (
-                *_kind(source, wish),
-                *_place(source, wish),
-                *_capabilities(source, wish),
-                *_permissions(source, wish.permissions),
-                *(replace(permission, granted=True) for permission in _permissions(source, beyond, _GRANTED)),
-            )
-        )
-    )
+def evaluate_connection(policies: Policies, request: ConnectionRequest, granted: Iterable[str] = ()) -> Decision:
+    """Whether a connection may be what it asks to be, and have what Microsoft granted beyond that."""
+    beyond = sorted({spelling(name) for name in granted} - set(request.permissions) - OIDC_SCOPES)
+    reasons: list[Reason] = []
+    for source in policies:
+        reasons += [*_type_and_place(source, request), *_capabilities(source, request.capabilities)]
+        reasons += _permissions(source, request.permissions)
+        phrase = "{name}, which Microsoft granted as well,"
+        reasons += (replace(reason, granted=True) for reason in _permissions(source, beyond, phrase))
+    return Decision(tuple(reasons))
 
 
 def why_closed(policies: Policies, app_registration: AppRegistration) -> str:
-    """Why no connection at all may be made through the app registration; empty if some may."""
-    tenant = app_registration.tenant
-    found: list[str] = []
-    for kind in AuthenticationType.values:
-        if app_registration.allows(kind):
-            wish = ConnectionRequest(kind, tenant.environment, policy_rules.tenant_key(tenant), tenant.name)
-            forbidden = Decision(evaluate_connection(policies, wish).forbidden)
-            if not forbidden.reasons:
-                return ""
-            found += forbidden.sentences
-    return " ".join(dict.fromkeys(found))
+    """Why the app registration can have no connection at all; empty if it can have some."""
+    sentences: list[str] = []
+    for kind in filter(app_registration.allows, AuthenticationType.values):
+        request = _request(app_registration.tenant, kind)
+        forbidden = Decision(evaluate_connection(policies, request).forbidden)
+        if not forbidden.reasons:
+            return ""
+        sentences += forbidden.sentences
+    return " ".join(dict.fromkeys(sentences))
 
 
 def is_kind_forbidden(policies: Policies, authentication_type: str) -> bool:
-    """Whether connections of this kind are forbidden."""
+    """Whether all connections of this authentication type are forbidden."""
     allowed = (source.rules.authentication_types for source in policies)
     return any(kinds is not None and authentication_type not in kinds for kinds in allowed)
 
@@ -207,22 +181,19 @@ def is_kind_forbidden(policies: Policies, authentication_type: str) -> bool:
 def evaluate_capability(
     policies: Policies, key: str, app_registration: AppRegistration, kinds: Sequence[str]
 ) -> Decision:
-    """What a form says about one capability before anything is chosen; the mildest answer of the possible kinds.
+    """The decision about one capability for a form in which nothing is chosen yet: the mildest for any of ``kinds``.
 
-    What is forbidden in one of two kinds only is told when that kind is chosen.
+    What only one authentication type forbids is said once that type is chosen.
     """
-    known = capabilities.CAPABILITIES[key]
-    tenant = app_registration.tenant
-    found = []
+    capability = capabilities.CAPABILITIES[key]
+    decisions = []
     for kind in kinds:
-        names = capabilities.needs(known, kind)
+        names = capabilities.needs(capability, kind)
         if names:
-            wish = ConnectionRequest(
-                kind, tenant.environment, policy_rules.tenant_key(tenant), tenant.name, (key,), names
-            )
-            said = evaluate_connection(policies, wish).reasons
-            found.append(Decision(tuple(one for one in said if one.rule in ("capabilities", "permissions"))))
-    return min(found, key=lambda one: list(Effect).index(one.effect), default=Decision())
+            reasons = evaluate_connection(policies, _request(app_registration.tenant, kind, (key,), names)).reasons
+            about_it = (reason for reason in reasons if reason.rule in ("capabilities", "permissions"))
+            decisions.append(Decision(tuple(about_it)))
+    return min(decisions, key=lambda decision: list(Effect).index(decision.effect), default=Decision())
 
 
 def requires_approvals(policies: Policies) -> bool:
@@ -234,113 +205,92 @@ def requires_approvals(policies: Policies) -> bool:
     )
 
 
-def _kind(source: Source, wish: ConnectionRequest) -> Iterator[Reason]:
-    rules = source.rules
-    words = TYPE_WORDS[AuthenticationType(wish.authentication_type)]
-    if rules.authentication_types is not None and wish.authentication_type not in rules.authentication_types:
-        yield _forbidden(source, "authentication_types", wish.authentication_type, words, plural=True)
-    if rules.app_only_second_admin and wish.is_app_only:
+def _type_and_place(source: Source, request: ConnectionRequest) -> Iterator[Reason]:
+    rules, kind = source.rules, request.authentication_type
+    if rules.authentication_types is not None and kind not in rules.authentication_types:
+        yield source.forbids("authentication_types", kind, TYPE_WORDS[AuthenticationType(kind)], plural=True)
+    if rules.app_only_second_admin and kind == APP_ONLY:
         sentence = f"App-only connections need the approval of a second IT admin under {source.name}."
         yield Reason(Effect.APPROVAL, "app_only_second_admin", "", sentence)
+    if rules.environments is not None and request.environment not in rules.environments:
+        cloud = clouds.CLOUDS.get(request.environment)
+        words = f"connections in the environment {cloud.label if cloud else request.environment}"
+        yield source.forbids("environments", request.environment, words, plural=True)
+    if rules.tenants is not None and request.tenant not in rules.tenants:
+        yield source.forbids("tenants", request.tenant, f"connections in the tenant {request.tenant_name}", plural=True)
 
 
-def _place(source: Source, wish: ConnectionRequest) -> Iterator[Reason]:
-    rules = source.rules
-    if rules.environments is not None and wish.environment not in rules.environments:
-        cloud = clouds.CLOUDS.get(wish.environment)
-        label = f"connections in the environment {cloud.label if cloud else wish.environment}"
-        yield _forbidden(source, "environments", wish.environment, label, plural=True)
-    if rules.tenants is not None and wish.tenant not in rules.tenants:
-        yield _forbidden(source, "tenants", wish.tenant, f"connections in the tenant {wish.tenant_name}", plural=True)
-
-
-def _capabilities(source: Source, wish: ConnectionRequest) -> Iterator[Reason]:
-    for key in wish.capabilities:
-        known = capabilities.CAPABILITIES.get(key)
-        if known is not None:
-            yield from _said(source, source.rules.of_capability(key), "capabilities", key, f"“{known.label}”")
-
-
-_GRANTED = "{name}, which Microsoft granted as well,"
+def _capabilities(source: Source, keys: Iterable[str]) -> Iterator[Reason]:
+    for key in keys:
+        capability = capabilities.CAPABILITIES.get(key)
+        if capability is not None:
+            effect = source.rules.of_capability(key)
+            yield from _reasons(source, effect, "capabilities", key, f"“{capability.label}”")
 
 
 def _permissions(source: Source, names: Iterable[str], phrase: str = "{name}") -> Iterator[Reason]:
     for name in names:
         effect, pattern = source.rules.of_permission(name)
         through = "" if pattern.lower() == name.lower() else f" through the rule {pattern}"
-        yield from _said(source, effect, "permissions", name, phrase.format(name=name), through)
+        yield from _reasons(source, effect, "permissions", name, phrase.format(name=name), through)
 
 
-def _said(source: Source, effect: Effect, rule: str, item: str, words: str, through: str = "") -> Iterator[Reason]:
+def _reasons(source: Source, effect: Effect, rule: str, item: str, words: str, through: str = "") -> Iterator[Reason]:
     if effect is Effect.FORBIDDEN:
-        yield _forbidden(source, rule, item, words, through)
+        yield source.forbids(rule, item, words, through)
     elif effect is Effect.APPROVAL:
-        sentence = f"{_capital(words)} needs the approval of an IT admin under {source.name}{through}."
+        sentence = f"{_capitalized(words)} needs the approval of an IT admin under {source.name}{through}."
         yield Reason(Effect.APPROVAL, rule, item, sentence)
 
 
-def _forbidden(source: Source, rule: str, item: str, words: str, through: str = "", *, plural: bool = False) -> Reason:
-    sentence = f"{_capital(words)} {'are' if plural else 'is'} forbidden by {source.name}{through}."
-    return Reason(Effect.FORBIDDEN, rule, item, sentence)
-
-
-def _capital(words: str) -> str:
+def _capitalized(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-# --- The account that signed in -------------------------------------------------------------------
-
-
 def evaluate_account(policies: Policies, tid: str, registered: Collection[str]) -> Decision:
-    """Whether an account of the directory ``tid`` may be connected; ``registered`` are the tenants' own ids."""
-    found = []
+    """Whether an account of the directory ``tid`` may be connected; ``registered`` are the ids of the tenants here."""
+    reasons = []
     for source in policies:
         if tid == CONSUMERS_TID:
             if not source.rules.personal_accounts:
                 words = "connecting personal Microsoft accounts"
-                found.append(_forbidden(source, "personal_accounts", tid, words))
+                reasons.append(source.forbids("personal_accounts", tid, words))
         elif not source.rules.other_tenants and tid not in registered:
             words = "connecting accounts of directories that are not registered here as tenants"
-            found.append(_forbidden(source, "other_tenants", tid, words))
-    return Decision(tuple(found))
+            reasons.append(source.forbids("other_tenants", tid, words))
+    return Decision(tuple(reasons))
 
 
 def registered_tids(environment: str) -> frozenset[str]:
-    """The directory ids behind the tenants of an environment; one query."""
-    known = Tenant.objects.filter(environment=environment).exclude(tid="")
-    return frozenset(tid.lower() for tid in known.values_list("tid", flat=True))
-
-
-# --- Sharing --------------------------------------------------------------------------------------
+    """The directory ids of the tenants of an environment; one query."""
+    tenants = Tenant.objects.filter(environment=environment).exclude(tid="")
+    return frozenset(tid.lower() for tid in tenants.values_list("tid", flat=True))
 
 
 def evaluate_share(
     policies: Policies, *, authentication_type: str, with_team: bool, until: datetime | None, now: datetime
 ) -> Decision:
     """Whether a connection may be shared like this from now on."""
-    found = []
+    reasons = []
     for source in policies:
-        rules = source.rules
+        rules, days = source.rules, source.rules.longest_share_days
         if authentication_type == APP_ONLY and not rules.share_app_only:
-            found.append(_forbidden(source, "share_app_only", "", "sharing app-only connections"))
+            reasons.append(source.forbids("share_app_only", "", "sharing app-only connections"))
         if not with_team and not rules.share_with_people:
-            found.append(_forbidden(source, "share_with_people", "", "sharing with single people instead of teams"))
-        if rules.longest_share_days is not None and (
-            until is None or until > latest_end(rules.longest_share_days, now)
-        ):
-            days = rules.longest_share_days
-            words = f"sharing for longer than {days} day{'' if days == 1 else 's'}"
-            found.append(_forbidden(source, "longest_share_days", str(days), words))
-    return Decision(tuple(found))
+            words = "sharing with single people instead of teams"
+            reasons.append(source.forbids("share_with_people", "", words))
+        if days is not None and (until is None or until > latest_end(days, now)):
+            words = f"sharing for longer than {policy_rules.days_text(days)}"
+            reasons.append(source.forbids("longest_share_days", str(days), words))
+    return Decision(tuple(reasons))
 
 
 def longest_share(policies: Policies) -> int | None:
-    """The fewest days that count; None if shares may be open-ended."""
-    return min(
-        (policy.rules.longest_share_days for policy in policies if policy.rules.longest_share_days), default=None
-    )
+    """The most days a share may last; None if shares may be open-ended."""
+    limits = (source.rules.longest_share_days for source in policies)
+    return min((days for days in limits if days), default=None)
 
 
 def latest_end(days: int, now: datetime) -> datetime:
-    """The end of the last day (UTC) a share may count: shares are given by days."""
+    """The latest end of a share limited to ``days`` days: shares end with a day (UTC)."""
     return datetime.combine(now.astimezone(UTC).date() + timedelta(days=days + 1), time.min, UTC)

@@ -1,12 +1,12 @@
-"""What a policy consists of: one frozen bundle of rules, its plain dict form, and their validation.
+"""The rules of a policy: one frozen bundle, its plain dict form, and their validation.
 
-The dict form is a contract (docs/policy.md): it is what stands in the database and what configuration files carry.
-A rule that is missing restricts nothing, and the defaults restrict nothing.
+The dict form is a contract (docs/policy.md): it is stored in the database and used by configuration files. A rule that
+is missing restricts nothing, and neither do the defaults.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
@@ -22,7 +22,7 @@ LONGEST_SHARE = 3 * 365  # days; services.sharing allows none that is longer
 
 
 class Effect(StrEnum):
-    """What a rule says, from lenient to strict."""
+    """The effect of a rule, from lenient to strict."""
 
     ALLOWED = "allowed"
     APPROVAL = "approval"
@@ -39,7 +39,7 @@ def strictest(effects: Iterable[Effect]) -> Effect:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The rules of the organisation, or of one app registration. None stands for "all, and those to come"."""
+    """The rules of the organisation, or of one app registration. None means "all, and those to come"."""
 
     authentication_types: tuple[str, ...] | None = None
     environments: tuple[str, ...] | None = None
@@ -55,180 +55,175 @@ class Rules:
 
     @property
     def restricts(self) -> bool:
-        """Whether any rule differs from the default."""
         return self != Rules()
 
     def of_capability(self, key: str) -> Effect:
-        """What the rule about the capability itself says."""
+        """The effect of the rule about the capability itself."""
         return self.capabilities.get(key, Effect.ALLOWED)
 
     def of_permission(self, name: str) -> tuple[Effect, str]:
-        """What is said about a scope or role, and by which name or pattern.
+        """The effect on a scope or role, and the name or pattern it comes from.
 
-        The most exact rule counts: the name itself, then the longest pattern. Entra ignores case, and so does this.
+        The most exact rule applies: the name itself, then the longest pattern. Case is ignored, as in Entra.
         """
-        wanted = name.lower()
-        best = ""
-        for pattern in self.permissions:
-            if matches(pattern, wanted) and _exactness(pattern) > _exactness(best):
-                best = pattern
+        best = max((pattern for pattern in self.permissions if matches(pattern, name)), key=_exactness, default="")
         return (self.permissions[best], best) if best else (Effect.ALLOWED, "")
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether a rule's name or pattern is about this permission. ``Mail.*`` is about all that begins with "Mail."."""
+    """Whether a rule's name or pattern applies to this permission: ``Mail.*`` to all that begin with "Mail."."""
     pattern, name = pattern.lower(), name.lower()
     return name.startswith(pattern[:-1]) if pattern.endswith("*") else pattern == name
 
 
 def _exactness(pattern: str) -> tuple[bool, int]:
-    return (bool(pattern) and not pattern.endswith("*"), len(pattern))
+    return (not pattern.endswith("*"), len(pattern))
 
 
 def tenant_key(tenant: Tenant) -> str:
-    """How rules name a tenant: environment and directory, which do not change while it is in use; its name may."""
+    """How rules name a tenant: by environment and directory, which stay the same while it is in use; its name may not."""
     return f"{tenant.environment}/{tenant.directory_id}"
 
 
-def stricter(one: Rules, other: Rules) -> Rules:
-    """One bundle that says what both say together: for each rule the stricter of the two."""
-    names = {*one.permissions, *other.permissions}
-    keys = {*one.capabilities, *other.capabilities}
-    days = [rules.longest_share_days for rules in (one, other) if rules.longest_share_days is not None]
+def days_text(days: int) -> str:
+    return f"{days} day{'' if days == 1 else 's'}"
+
+
+def stricter(first: Rules, second: Rules) -> Rules:
+    """The combination of both: for each rule the stricter of the two."""
+    names = {*first.permissions, *second.permissions}
+    keys = {*first.capabilities, *second.capabilities}
+    days = [rules.longest_share_days for rules in (first, second) if rules.longest_share_days is not None]
     return Rules(
-        authentication_types=_common(one.authentication_types, other.authentication_types),
-        environments=_common(one.environments, other.environments),
-        tenants=_common(one.tenants, other.tenants),
-        capabilities={key: strictest([one.of_capability(key), other.of_capability(key)]) for key in sorted(keys)},
+        authentication_types=_common(first.authentication_types, second.authentication_types),
+        environments=_common(first.environments, second.environments),
+        tenants=_common(first.tenants, second.tenants),
+        capabilities={key: strictest([first.of_capability(key), second.of_capability(key)]) for key in sorted(keys)},
         permissions={
-            name: strictest([one.of_permission(name)[0], other.of_permission(name)[0]]) for name in sorted(names)
+            name: strictest([first.of_permission(name)[0], second.of_permission(name)[0]]) for name in sorted(names)
         },
-        personal_accounts=one.personal_accounts and other.personal_accounts,
-        other_tenants=one.other_tenants and other.other_tenants,
-        share_with_people=one.share_with_people and other.share_with_people,
-        share_app_only=one.share_app_only and other.share_app_only,
+        personal_accounts=first.personal_accounts and second.personal_accounts,
+        other_tenants=first.other_tenants and second.other_tenants,
+        share_with_people=first.share_with_people and second.share_with_people,
+        share_app_only=first.share_app_only and second.share_app_only,
         longest_share_days=min(days, default=None),
-        app_only_second_admin=one.app_only_second_admin or other.app_only_second_admin,
+        app_only_second_admin=first.app_only_second_admin or second.app_only_second_admin,
     )
 
 
-def _common(one: tuple[str, ...] | None, other: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    if one is None or other is None:
-        return other if one is None else one
-    return tuple(name for name in one if name in other)
+def _common(first: tuple[str, ...] | None, second: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return tuple(name for name in first if name in second)
 
 
-# --- The dict form --------------------------------------------------------------------------------
-
-# What an app registration's own rules cannot say: it has one tenant, whose environment is given.
+# An app registration has one tenant in one environment, so it has no rules about these.
 ORGANISATION_ONLY = ("environments", "tenants")
 
 
 def to_dict(rules: Rules) -> dict[str, Any]:
     """All rules as plain JSON values, in the order of the page."""
-    return {field.name: _plain(getattr(rules, field.name)) for field in fields(Rules)}
+    return {field.name: _to_json(getattr(rules, field.name)) for field in fields(Rules)}
 
 
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: str(effect) for name, effect in sorted(value.items())}
     return list(value) if isinstance(value, tuple) else value
 
 
-def from_dict(given: Any, *, of_app: bool = False) -> Rules:
-    """The rules of a dict. Raises InvalidInput naming the rule that cannot be used (``field`` has its name)."""
-    if not isinstance(given, Mapping):
+def from_dict(values: Any, *, of_app: bool = False) -> Rules:
+    """The rules of a dict. Raises InvalidInput for the first rule that is unknown or invalid (``field`` has its name)."""
+    if not isinstance(values, Mapping):
         raise InvalidInput("The rules of a policy are a mapping of names to values.")
-    known = {field.name: field for field in fields(Rules)}
-    unknown = sorted(str(name) for name in given if name not in known)
+    unknown = sorted(str(name) for name in values if name not in _PARSERS)
     if unknown:
-        raise InvalidInput(f"The policy has no rule “{unknown[0][:60]}”.", action=f"Rules are: {', '.join(known)}.")
-    if of_app and any(given.get(name) is not None for name in ORGANISATION_ONLY):
+        action = f"Rules are: {', '.join(field.name for field in fields(Rules))}."
+        raise InvalidInput(f"The policy has no rule “{unknown[0][:60]}”.", action=action)
+    if of_app and any(values.get(name) is not None for name in ORGANISATION_ONLY):
         raise InvalidInput("Environments and tenants are rules of the organisation.", field="tenants")
-    return Rules(**{name: _PARSERS[name](value, name) for name, value in given.items()})
+    return Rules(**{name: _PARSERS[name](value, name) for name, value in values.items()})
 
 
-def from_database(given: Any) -> Rules:
-    """Rules out of the database; what this version does not know any more is left out instead of breaking everything."""
-    known = {field.name for field in fields(Rules)}
-    kept = {name: value for name, value in given.items() if name in known} if isinstance(given, Mapping) else {}
-    if isinstance(kept.get("capabilities"), Mapping):
-        kept["capabilities"] = {
-            key: effect for key, effect in kept["capabilities"].items() if key in capabilities.CAPABILITIES
-        }
-    return from_dict(kept)
+def from_database(values: Any) -> Rules:
+    """Rules out of the database; rules and capabilities that this version does not know are ignored."""
+    known = {name: values[name] for name in values if name in _PARSERS} if isinstance(values, Mapping) else {}
+    if isinstance(known.get("capabilities"), Mapping):
+        effects = known["capabilities"].items()
+        known["capabilities"] = {key: effect for key, effect in effects if key in capabilities.CAPABILITIES}
+    return from_dict(known)
 
 
-def _wrong(name: str, expected: str) -> InvalidInput:
+def _invalid(name: str, expected: str) -> InvalidInput:
     return InvalidInput(f"The rule {name} must be {expected}.", field=name)
 
 
-def _flag(value: Any, name: str) -> bool:
+def _parse_flag(value: Any, name: str) -> bool:
     if not isinstance(value, bool):
-        raise _wrong(name, "true or false")
+        raise _invalid(name, "true or false")
     return value
 
 
-def _names(value: Any, name: str) -> tuple[str, ...] | None:
+def _parse_names(value: Any, name: str) -> tuple[str, ...] | None:
     if value is None:
         return None
-    if not isinstance(value, list | tuple) or not all(isinstance(one, str) and 0 < len(one) <= 300 for one in value):
-        raise _wrong(name, "null (all of them) or a list of names")
+    if not isinstance(value, list | tuple) or not all(isinstance(text, str) and 0 < len(text) <= 300 for text in value):
+        raise _invalid(name, "null (all of them) or a list of names")
     return tuple(sorted(set(value)))
 
 
-def _types(value: Any, name: str) -> tuple[str, ...] | None:
-    found = _names(value, name)
-    if found is not None and not set(found) <= set(AuthenticationType.values):
-        raise _wrong(name, f"null or a list of {' and '.join(AuthenticationType.values)}")
-    return found
+def _parse_types(value: Any, name: str) -> tuple[str, ...] | None:
+    types = _parse_names(value, name)
+    if types is not None and not set(types) <= set(AuthenticationType.values):
+        raise _invalid(name, f"null or a list of {' and '.join(AuthenticationType.values)}")
+    return types
 
 
-def _days(value: Any, name: str) -> int | None:
+def _parse_days(value: Any, name: str) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LONGEST_SHARE:
-        raise _wrong(name, f"null (no limit) or a number of days from 1 to {LONGEST_SHARE}")
+        raise _invalid(name, f"null (no limit) or a number of days from 1 to {LONGEST_SHARE}")
     return value
 
 
-def _effects(value: Any, name: str) -> dict[str, Effect]:
+def _parse_effects(value: Any, name: str) -> dict[str, Effect]:
     if not isinstance(value, Mapping) or not all(effect in _STRICTNESS for effect in value.values()):
-        raise _wrong(name, "a mapping of names to allowed, approval or forbidden")
+        raise _invalid(name, "a mapping of names to allowed, approval or forbidden")
     return {str(key): Effect(effect) for key, effect in value.items()}
 
 
-def _capabilities(value: Any, name: str) -> dict[str, Effect]:
-    found = _effects(value, name)
-    for key in found:
+def _parse_capabilities(value: Any, name: str) -> dict[str, Effect]:
+    effects = _parse_effects(value, name)
+    for key in effects:
         if key not in capabilities.CAPABILITIES:
             raise InvalidInput(f"There is no capability “{key[:60]}”.", field=name)
-    return {key: effect for key, effect in sorted(found.items()) if effect is not Effect.ALLOWED}
+    return {key: effect for key, effect in sorted(effects.items()) if effect is not Effect.ALLOWED}
 
 
-def _permissions(value: Any, name: str) -> dict[str, Effect]:
-    found: dict[str, Effect] = {}
-    for typed, effect in _effects(value, name).items():
-        for pattern in parse_patterns(typed):
-            if found.setdefault(pattern, effect) is not effect:
+def _parse_permissions(value: Any, name: str) -> dict[str, Effect]:
+    effects: dict[str, Effect] = {}
+    for text, effect in _parse_effects(value, name).items():
+        for pattern in parse_patterns(text):
+            if effects.setdefault(pattern, effect) is not effect:
                 raise InvalidInput(f"“{pattern}” is named twice with different rules.", field=name)
-    if len(found) > MOST_PATTERNS:
+    if len(effects) > MOST_PATTERNS:
         raise InvalidInput(f"At most {MOST_PATTERNS} permissions can have rules.", field=name)
-    return dict(sorted(found.items()))
+    return dict(sorted(effects.items()))
 
 
-_PARSERS: dict[str, Any] = {
-    "authentication_types": _types,
-    "environments": _names,
-    "tenants": _names,
-    "capabilities": _capabilities,
-    "permissions": _permissions,
-    "personal_accounts": _flag,
-    "other_tenants": _flag,
-    "share_with_people": _flag,
-    "share_app_only": _flag,
-    "longest_share_days": _days,
-    "app_only_second_admin": _flag,
+_PARSERS: dict[str, Callable[[Any, str], Any]] = {
+    "authentication_types": _parse_types,
+    "environments": _parse_names,
+    "tenants": _parse_names,
+    "capabilities": _parse_capabilities,
+    "permissions": _parse_permissions,
+    "personal_accounts": _parse_flag,
+    "other_tenants": _parse_flag,
+    "share_with_people": _parse_flag,
+    "share_app_only": _parse_flag,
+    "longest_share_days": _parse_days,
+    "app_only_second_admin": _parse_flag,
 }
 
 
@@ -237,29 +232,24 @@ def parse_patterns(text: str) -> tuple[str, ...]:
 
     A pattern is ``*`` (everything) or the beginning of a name up to a full stop: ``Mail.*``. Raises InvalidInput.
     """
-    found: list[str] = []
+    patterns: list[str] = []
     for word in capabilities.describe(text):
-        if word == "*":
-            found.append(word)
-        elif word.endswith(".*"):
-            # Checked as a name is: what stands before the star must be able to begin one.
-            capabilities.parse_scopes(f"{word[:-1]}X")
-            found.append(word)
-        elif "*" in word:
+        if word.endswith(".*"):
+            capabilities.parse_scopes(f"{word[:-1]}X")  # a name must be able to begin like this
+        elif "*" in word and word != "*":
             raise InvalidInput(
                 f"“{word[:60]}” is no pattern.", action="A star stands alone or behind a full stop, as in Mail.*"
             )
-        else:
-            found.extend(_named(word))
-    return tuple(dict.fromkeys(found))
+        patterns += [word] if word.endswith("*") else _parse_permission_names(word)
+    return tuple(dict.fromkeys(patterns))
 
 
-def _named(word: str) -> tuple[str, ...]:
+def _parse_permission_names(word: str) -> tuple[str, ...]:
     names = capabilities.parse_scopes(word)
-    signing_in = [name for name in names if name in OIDC_SCOPES]
-    if signing_in:
-        raise InvalidInput(
-            f"{signing_in[0]} belongs to every sign-in, so it has no rule.",
-            action="To stop sign-ins, forbid delegated connections.",
-        )
+    for name in names:
+        if name in OIDC_SCOPES:
+            raise InvalidInput(
+                f"{name} belongs to every sign-in, so it has no rule.",
+                action="To stop sign-ins, forbid delegated connections.",
+            )
     return names

@@ -43,6 +43,16 @@ def came_back(url: str, **answer: str) -> str:
     )
 
 
+def answered_link(alice: User, app: AppRegistration, **answer: str) -> ConsentLink:
+    _, url = admin_consent.start(app, actor=alice)
+    return admin_consent.record_callback(came_back(url, **answer), actor=alice, now=timezone.now())
+
+
+def stored_state(link: ConsentLink) -> str:
+    link.refresh_from_db()
+    return link.state
+
+
 def withdraw(sandbox: Control) -> None:
     sandbox.withdraw_consent(client_id=factories.ROBOTS_CLIENT_ID, tenant=factories.DIRECTORY_ID)
 
@@ -51,44 +61,42 @@ def grant(sandbox: Control, *roles: str) -> None:
     sandbox.grant_consent(client_id=factories.ROBOTS_CLIENT_ID, tenant=factories.DIRECTORY_ID, roles=list(roles))
 
 
-# --- Asking ---------------------------------------------------------------------------------------
-
-
-def test_the_link_leads_to_the_directory_and_back_here(sandbox: Control, alice: User, settings: object) -> None:
-    asked, url = admin_consent.start(robots(), actor=alice)
+def test_the_link_leads_to_the_directory_and_back(sandbox: Control, alice: User, settings: object) -> None:
+    link, url = admin_consent.start(robots(), actor=alice)
     assert f"/{factories.DIRECTORY_ID}/v2.0/adminconsent?" in url
-    said = query(url)
-    assert said["client_id"] == factories.ROBOTS_CLIENT_ID
-    assert said["redirect_uri"].endswith("/consent/callback/")
-    assert said["scope"].endswith("/.default")
-    assert (asked.state, asked.requested_by) == (State.OPEN, alice)
+    parameters = query(url)
+    assert parameters["client_id"] == factories.ROBOTS_CLIENT_ID
+    assert parameters["redirect_uri"].endswith("/consent/callback/")
+    assert parameters["scope"].endswith("/.default")
+    assert (link.state, link.requested_by) == (State.OPEN, alice)
 
 
-def test_the_state_is_not_in_the_database_but_the_link_can_be_shown_again(sandbox: Control, alice: User) -> None:
-    asked, url = admin_consent.start(robots(), actor=alice)
+def test_the_state_is_not_stored_but_the_link_can_be_shown_again(sandbox: Control, alice: User) -> None:
+    link, url = admin_consent.start(robots(), actor=alice)
     state = query(url)["state"]
     assert len(state) == 64
-    row = ConsentLink.objects.values().get()
-    assert state not in str(row)
+    assert state not in str(ConsentLink.objects.values().get())
     assert state not in str(list(AuditEvent.objects.values()))
     assert admin_consent.consent_url(ConsentLink.objects.get(), now=timezone.now()) == url
-    assert admin_consent.consent_url(asked, now=timezone.now() + timedelta(days=8)) == ""
+    assert admin_consent.consent_url(link, now=timezone.now() + timedelta(days=8)) == ""
 
 
-def test_a_changed_secret_key_makes_no_wrong_link(sandbox: Control, alice: User, settings: object) -> None:
-    asked, _ = admin_consent.start(robots(), actor=alice)
+def test_a_link_is_not_shown_again_after_the_secret_key_has_changed(
+    sandbox: Control, alice: User, settings: object
+) -> None:
+    link, _ = admin_consent.start(robots(), actor=alice)
     settings.SECRET_KEY = "another key, as long as it should be, for this test"  # type: ignore[attr-defined]
-    assert admin_consent.consent_url(asked, now=timezone.now()) == ""
+    assert admin_consent.consent_url(link, now=timezone.now()) == ""
 
 
-def test_asking_twice_hands_out_the_same_link(sandbox: Control, alice: User) -> None:
+def test_starting_twice_returns_the_same_link(sandbox: Control, alice: User) -> None:
     app = robots()
     first, url = admin_consent.start(app, actor=alice)
     assert admin_consent.start(app, actor=alice) == (first, url)
     assert AuditEvent.objects.filter(action="consent.requested").count() == 1
 
 
-def test_only_an_admin_asks(sandbox: Control, bob: User, carol: User) -> None:
+def test_only_an_it_admin_creates_a_link(sandbox: Control, bob: User, carol: User) -> None:
     app = robots()
     for person in (bob, carol):
         with pytest.raises(NotAllowed):
@@ -106,14 +114,11 @@ def test_another_directory_can_consent_to_a_multitenant_application_only(sandbox
     assert f"/{seed.FABRIKAM}/" in url
 
 
-# --- The answer -----------------------------------------------------------------------------------
-
-
-def test_a_yes_is_noted_but_not_believed(sandbox: Control, alice: User, dave: User) -> None:
+def test_a_positive_callback_is_recorded_as_a_claim(sandbox: Control, alice: User, dave: User) -> None:
     _, url = admin_consent.start(robots(), actor=alice)
-    asked = admin_consent.record_callback(came_back(url), actor=dave, now=timezone.now())
-    asked.refresh_from_db()
-    assert (asked.state, asked.verified_at) == (State.GRANTED, None)
+    link = admin_consent.record_callback(came_back(url), actor=dave, now=timezone.now())
+    link.refresh_from_db()
+    assert (link.state, link.verified_at) == (State.GRANTED, None)
     event = AuditEvent.objects.get(action="consent.granted")
     assert (event.actor, event.target_type, event.target_name) == (dave, "AppRegistration", "Contoso Robots")
 
@@ -126,43 +131,37 @@ def test_a_yes_is_noted_but_not_believed(sandbox: Control, alice: User, dave: Us
     ],
 )
 def test_cancelling_in_either_style_is_declined(sandbox: Control, alice: User, answer: dict[str, str]) -> None:
-    _, url = admin_consent.start(robots(), actor=alice)
-    admin_consent.record_callback(came_back(url, **answer), actor=alice, now=timezone.now())
+    answered_link(alice, robots(), **answer)
     link = ConsentLink.objects.get()
     assert link.state == State.DECLINED
     assert "nothing was granted" in link.cause
-    event = AuditEvent.objects.get(action="consent.declined")
-    assert event.outcome == AuditEvent.Outcome.FAILED
+    assert AuditEvent.objects.get(action="consent.declined").outcome == AuditEvent.Outcome.FAILED
 
 
-def test_somebody_who_may_not_consent_is_told_who_must(sandbox: Control, alice: User) -> None:
-    _, url = admin_consent.start(robots(), actor=alice)
-    answer = {"error": "access_denied", "error_description": "AADSTS90094: Admin consent is required."}
-    admin_consent.record_callback(came_back(url, **answer), actor=alice, now=timezone.now())
+def test_a_person_who_may_not_consent_learns_who_may(sandbox: Control, alice: User) -> None:
+    description = "AADSTS90094: Admin consent is required."
+    answered_link(alice, robots(), error="access_denied", error_description=description)
     link = ConsentLink.objects.get()
     assert (link.state, link.code) == (State.FAILED, "AADSTS90094")
     assert "may grant consent for the whole directory" in link.action
 
 
-def test_without_a_signed_in_person_nothing_is_stored(sandbox: Control, alice: User) -> None:
+def test_nothing_is_stored_without_a_signed_in_person(sandbox: Control, alice: User) -> None:
     _, url = admin_consent.start(robots(), actor=alice)
     for answer in ({}, {"error": "permission_denied"}):
-        claimed = admin_consent.record_callback(came_back(url, **answer), actor=None, now=timezone.now())
-        assert claimed.state in (State.GRANTED, State.DECLINED)
+        link = admin_consent.record_callback(came_back(url, **answer), actor=None, now=timezone.now())
+        assert link.state in (State.GRANTED, State.DECLINED)
     assert ConsentLink.objects.get().state == State.OPEN
     assert AuditEvent.objects.count() == 1
 
 
-def test_a_bad_day_at_microsoft_does_not_use_the_link_up(sandbox: Control, alice: User) -> None:
-    _, url = admin_consent.start(robots(), actor=alice)
-    claimed = admin_consent.record_callback(came_back(url, error="server_error"), actor=alice, now=timezone.now())
-    assert claimed.cause
+def test_an_outage_at_microsoft_leaves_the_link_usable(sandbox: Control, alice: User) -> None:
+    assert answered_link(alice, robots(), error="server_error").cause
     assert ConsentLink.objects.get().state == State.OPEN
 
 
 def test_a_link_works_once_and_for_seven_days(sandbox: Control, alice: User) -> None:
-    app = robots()
-    _, url = admin_consent.start(app, actor=alice)
+    _, url = admin_consent.start(robots(), actor=alice)
     with pytest.raises(SignInExpired):
         admin_consent.record_callback(came_back(url), actor=alice, now=timezone.now() + timedelta(days=7, seconds=1))
     admin_consent.record_callback(came_back(url), actor=alice, now=timezone.now())
@@ -172,68 +171,57 @@ def test_a_link_works_once_and_for_seven_days(sandbox: Control, alice: User) -> 
 
 
 @pytest.mark.parametrize("forged", ["", "state=", "state=x&admin_consent=True", "admin_consent=True&tenant=t"])
-def test_a_made_up_link_changes_nothing(sandbox: Control, alice: User, forged: str) -> None:
+def test_a_forged_callback_changes_nothing(sandbox: Control, alice: User, forged: str) -> None:
     admin_consent.start(robots(), actor=alice)
     with pytest.raises(SignInExpired):
         admin_consent.record_callback(forged, actor=alice, now=timezone.now())
     assert ConsentLink.objects.get().state == State.OPEN
 
 
-def test_of_two_browsers_with_one_link_the_second_is_told_it_is_over(
+def test_the_second_of_two_browsers_with_the_same_link_is_refused(
     sandbox: Control, alice: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, url = admin_consent.start(robots(), actor=alice)
+    link, url = admin_consent.start(robots(), actor=alice)
     stale = admin_consent.find_link(query(url)["state"], now=timezone.now())
     admin_consent.record_callback(came_back(url), actor=alice, now=timezone.now())
     monkeypatch.setattr(admin_consent, "find_link", lambda state, now: stale)
     with pytest.raises(SignInExpired):
         admin_consent.record_callback(came_back(url, error="permission_denied"), actor=alice, now=timezone.now())
-    asked.refresh_from_db()
-    assert asked.state == State.GRANTED
+    assert stored_state(link) == State.GRANTED
 
 
-# --- The truth ------------------------------------------------------------------------------------
-
-
-def granted_request(alice: User, app: AppRegistration) -> ConsentLink:
-    _, url = admin_consent.start(app, actor=alice)
-    return admin_consent.record_callback(came_back(url), actor=alice, now=timezone.now())
-
-
-def test_a_token_with_all_roles_verifies(sandbox: Control, alice: User) -> None:
-    asked = granted_request(alice, robots())
+def test_a_token_with_all_roles_verifies_the_link(sandbox: Control, alice: User) -> None:
+    link = answered_link(alice, robots())
     now = timezone.now()
-    assert admin_consent.verify(asked, actor=alice, now=now)
-    assert admin_consent.verify(asked, actor=alice, now=now)
-    asked.refresh_from_db()
-    assert (asked.state, asked.verified_at) == (State.VERIFIED, now)
-    assert "Mail.Read" in asked.cause
+    for _ in range(2):
+        assert admin_consent.verify(link, actor=alice, now=now)
+    link.refresh_from_db()
+    assert (link.state, link.verified_at) == (State.VERIFIED, now)
+    assert "Mail.Read" in link.cause
     event = AuditEvent.objects.get(action="consent.verified")
     assert event.changes["permissions"] == "Application.Read.All Mail.Read User.Read.All"
 
 
-def test_a_callback_that_lied_is_found_out(sandbox: Control, alice: User) -> None:
+def test_a_callback_without_roles_in_the_token_is_not_verified(sandbox: Control, alice: User) -> None:
     withdraw(sandbox)
-    asked = granted_request(alice, robots())
-    assert not admin_consent.verify(asked, actor=alice, now=timezone.now())
-    asked.refresh_from_db()
-    assert asked.state == State.GRANTED
-    assert "no permission yet" in asked.cause
+    link = answered_link(alice, robots())
+    assert not admin_consent.verify(link, actor=alice, now=timezone.now())
+    assert stored_state(link) == State.GRANTED
+    assert "no permission yet" in link.cause
 
 
-def test_what_is_still_missing_is_named_until_it_arrives(sandbox: Control, alice: User) -> None:
+def test_missing_roles_are_named_until_they_arrive(sandbox: Control, alice: User) -> None:
     withdraw(sandbox)
     grant(sandbox, "User.Read.All")
-    asked = granted_request(alice, robots())
-    assert not admin_consent.verify(asked, actor=alice, now=timezone.now())
-    assert "not yet Mail.Read" in asked.cause
+    link = answered_link(alice, robots())
+    assert not admin_consent.verify(link, actor=alice, now=timezone.now())
+    assert "not yet Mail.Read" in link.cause
     grant(sandbox, "Mail.Read")
     assert admin_consent.verify_open(now=timezone.now()) == 1
-    asked.refresh_from_db()
-    assert asked.state == State.VERIFIED
+    assert stored_state(link) == State.VERIFIED
 
 
-def test_an_admin_without_account_here_is_noticed_by_the_routine(sandbox: Control, alice: User) -> None:
+def test_an_unanswered_link_is_verified_by_the_periodic_check(sandbox: Control, alice: User) -> None:
     withdraw(sandbox)
     admin_consent.start(robots(), actor=alice)
     assert admin_consent.verify_open(now=timezone.now()) == 0
@@ -242,75 +230,70 @@ def test_an_admin_without_account_here_is_noticed_by_the_routine(sandbox: Contro
     assert AuditEvent.objects.get(action="consent.verified").actor is None
 
 
-def test_old_roles_do_not_answer_an_open_request_whose_wishes_are_not_known(sandbox: Control, alice: User) -> None:
+def test_earlier_roles_do_not_verify_an_unanswered_link_without_expected_roles(sandbox: Control, alice: User) -> None:
     admin_consent.start(robots(default_capabilities=[]), actor=alice)
     assert admin_consent.verify_open(now=timezone.now()) == 0
 
 
-def test_a_declined_request_is_never_verified(sandbox: Control, alice: User) -> None:
-    _, url = admin_consent.start(robots(), actor=alice)
-    asked = admin_consent.record_callback(came_back(url, error="permission_denied"), actor=alice, now=timezone.now())
-    assert not admin_consent.verify(asked, actor=alice, now=timezone.now())
+def test_a_declined_link_is_never_verified(sandbox: Control, alice: User) -> None:
+    link = answered_link(alice, robots(), error="permission_denied")
+    assert not admin_consent.verify(link, actor=alice, now=timezone.now())
 
 
-def test_an_application_not_yet_in_a_foreign_directory_is_just_not_there_yet(sandbox: Control, alice: User) -> None:
+def test_an_application_that_is_not_yet_in_a_foreign_directory_is_not_an_error(sandbox: Control, alice: User) -> None:
     app = robots(
         name="Multi", client_id=seed.MULTI_APP, secret=seed.MULTI_SECRET, audience=AppRegistration.Audience.MULTI
     )
     _, url = admin_consent.start(app, directory_id=seed.FABRIKAM, actor=alice)
-    asked = admin_consent.record_callback(came_back(url), actor=alice, now=timezone.now())
-    assert not admin_consent.verify(asked, actor=alice, now=timezone.now())
+    link = admin_consent.record_callback(came_back(url), actor=alice, now=timezone.now())
+    assert not admin_consent.verify(link, actor=alice, now=timezone.now())
     sandbox.grant_consent(client_id=seed.MULTI_APP, tenant=seed.FABRIKAM, roles=["Mail.Read", "User.Read.All"])
-    assert admin_consent.verify(asked, actor=alice, now=timezone.now())
+    assert admin_consent.verify(link, actor=alice, now=timezone.now())
 
 
-def test_an_outage_says_nothing_and_the_routine_survives_it(sandbox: Control, alice: User) -> None:
-    asked = granted_request(alice, robots())
+def test_an_outage_changes_nothing_and_the_periodic_check_survives_it(sandbox: Control, alice: User) -> None:
+    link = answered_link(alice, robots())
     sandbox.weather(kind="unavailable", where="token")
     with pytest.raises(MicrosoftUnavailable):
-        admin_consent.verify(asked, actor=alice, now=timezone.now())
+        admin_consent.verify(link, actor=alice, now=timezone.now())
     assert admin_consent.verify_open(now=timezone.now()) == 0
-    asked.refresh_from_db()
-    assert (asked.state, asked.cause) == (State.GRANTED, "")
+    link.refresh_from_db()
+    assert (link.state, link.cause) == (State.GRANTED, "")
 
 
-def test_the_second_secret_is_tried_when_the_first_is_dead(sandbox: Control, alice: User) -> None:
+def test_the_second_secret_is_tried_when_the_first_is_rejected(sandbox: Control, alice: User) -> None:
     app = robots()
     factories.make_secret(app, "sbx8Q~wrong-secret", verified_at=timezone.now())
-    assert admin_consent.verify(granted_request(alice, app), actor=alice, now=timezone.now())
+    assert admin_consent.verify(answered_link(alice, app), actor=alice, now=timezone.now())
 
 
-def test_a_sign_in_verifies_a_delegated_consent_that_was_granted(sandbox: Control, alice: User) -> None:
+def test_a_sign_in_verifies_a_granted_delegated_consent(sandbox: Control, alice: User) -> None:
     app = delegated()
-    asked = granted_request(alice, app)
-    assert not admin_consent.verify(asked, actor=alice, now=timezone.now())
+    link = answered_link(alice, app)
+    assert not admin_consent.verify(link, actor=alice, now=timezone.now())
     admin_consent.verify_from_token(app, granted=["Mail.Send", "openid"], now=timezone.now())
-    asked.refresh_from_db()
-    assert asked.state == State.GRANTED
+    assert stored_state(link) == State.GRANTED
     admin_consent.verify_from_token(app, granted=["Mail.ReadWrite", "openid"], now=timezone.now())
-    asked.refresh_from_db()
-    assert asked.state == State.VERIFIED
-    assert "openid" not in asked.cause
+    assert stored_state(link) == State.VERIFIED
+    assert "openid" not in link.cause
 
 
-def test_a_persons_own_consent_does_not_answer_an_open_request(sandbox: Control, alice: User) -> None:
+def test_a_persons_own_consent_does_not_verify_an_unanswered_link(sandbox: Control, alice: User) -> None:
     app = delegated()
     admin_consent.start(app, actor=alice)
     admin_consent.verify_from_token(app, granted=["Mail.Read"], now=timezone.now())
     assert ConsentLink.objects.get().state == State.OPEN
 
 
-def test_a_sign_in_from_another_directory_does_not_count(sandbox: Control, alice: User) -> None:
+def test_a_sign_in_from_another_directory_verifies_nothing(sandbox: Control, alice: User) -> None:
     app = delegated()
-    asked = granted_request(alice, app)
+    link = answered_link(alice, app)
     admin_consent.verify_from_token(app, granted=["Mail.Read"], now=timezone.now(), tid=seed.FABRIKAM)
-    asked.refresh_from_db()
-    assert asked.state == State.GRANTED
+    assert stored_state(link) == State.GRANTED
 
 
-def test_roles_that_are_wanted_are_not_proved_by_a_sign_in(sandbox: Control, alice: User) -> None:
+def test_a_sign_in_does_not_verify_expected_roles(sandbox: Control, alice: User) -> None:
     app = robots(allows_delegated=True)
-    asked = granted_request(alice, app)
+    link = answered_link(alice, app)
     admin_consent.verify_from_token(app, granted=["Mail.Read"], now=timezone.now())
-    asked.refresh_from_db()
-    assert asked.state == State.GRANTED
+    assert stored_state(link) == State.GRANTED

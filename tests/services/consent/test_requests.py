@@ -1,4 +1,4 @@
-"""Consent requests: asked once, decided once, and verified by tokens alone."""
+"""Consent requests: made once, decided once, and verified by tokens alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 from django.db import connection as database
@@ -20,19 +19,19 @@ from connections.services.consent.requests import DecidedMeanwhile
 from connections.services.tokens import scheduler
 from portal.sandbox.client import Control
 from tests import factories
+from tests.services.consent.test_admin_consent import CANCELLED, came_back, query, robots
 
 pytestmark = pytest.mark.django_db
 
 State = ConsentRequest.State
-GONE = "AADSTS65004: The resource owner or authorization server denied the request."
 
 
 def now() -> datetime:
     return timezone.now()
 
 
-def stopped(**overrides: Any) -> Connection:
-    """A connection of bob's that Microsoft has sent away: nobody has signed in yet."""
+def make_pending(**overrides: Any) -> Connection:
+    """A connection of bob's that nobody has signed in for yet, as Microsoft requires admin consent."""
     values: dict[str, Any] = {
         "status": Connection.Status.PENDING,
         "status_code": "AADSTS90094",
@@ -53,17 +52,17 @@ def approve(request: ConsentRequest, by: User) -> str:
     return url
 
 
-def told(address: str) -> list[str]:
+def approved(by: User, **overrides: Any) -> tuple[ConsentRequest, str]:
+    request = ask(make_pending(**overrides))
+    return request, approve(request, by)
+
+
+def subjects(address: str) -> list[str]:
     return list(Delivery.objects.filter(email=address).order_by("pk").values_list("subject", flat=True))
 
 
-def query(url: str) -> dict[str, str]:
-    return {key: value for key, (value,) in parse_qs(urlsplit(url).query).items()}
-
-
-def came_back(url: str, by: User | None, **answer: str) -> ConsentLink:
-    said = answer or {"admin_consent": "True", "tenant": factories.DIRECTORY_ID}
-    return admin_consent.record_callback(urlencode({**said, "state": query(url)["state"]}), actor=by, now=now())
+def callback(url: str, by: User | None, **answer: str) -> ConsentLink:
+    return admin_consent.record_callback(came_back(url, **answer), actor=by, now=now())
 
 
 def state(request: ConsentRequest) -> str:
@@ -75,30 +74,29 @@ def events(verb: str) -> int:
     return AuditEvent.objects.filter(action=f"consent_request.{verb}").count()
 
 
-# --- Asking ---------------------------------------------------------------------------------------
-
-
-def test_it_asks_for_exactly_what_is_not_granted_and_tells_the_it_admins_once(alice: User, bob: User) -> None:
+def test_a_request_covers_exactly_the_missing_permissions_and_is_emailed_to_the_it_admins_once(
+    alice: User, bob: User
+) -> None:
     connection = factories.make_connection(owner=bob, capabilities=["mail.read", "directory.profiles"])
     first = ask(connection)
     assert first.permission_names == ("User.Read.All",)
     assert (first.state, first.requester, first.connection_name) == (State.ASKED, bob, "Invoices")
     assert ask(connection, reason="Please!") == first
-    assert told("alice@example.org") == ["Bob Member asks for consent: Invoices"]
+    assert subjects("alice@example.org") == ["Bob Member asks for consent: Invoices"]
     assert events("asked") == 1
 
 
-def test_where_nothing_was_granted_it_asks_for_everything_the_connection_needs(bob: User) -> None:
-    assert ask(stopped()).permission_names == ("Mail.Read", "User.Read.All")
+def test_a_request_covers_all_permissions_if_none_was_granted(bob: User) -> None:
+    assert ask(make_pending()).permission_names == ("Mail.Read", "User.Read.All")
 
 
-def test_withdrawn_consent_is_asked_for_anew_although_the_last_token_showed_it(bob: User) -> None:
+def test_withdrawn_consent_is_requested_again_although_the_last_token_had_it(bob: User) -> None:
     connection = factories.make_connection(owner=bob, status=Connection.Status.CONSENT_NEEDED)
     assert ask(connection).permission_names == ("Mail.Read",)
 
 
 def test_other_permissions_replace_the_request(bob: User) -> None:
-    connection = stopped(capabilities=["mail.read"])
+    connection = make_pending(capabilities=["mail.read"])
     first = ask(connection)
     Connection.objects.filter(pk=connection.pk).update(capabilities=["mail.read", "mail.send"])
     second = ask(Connection.objects.get(pk=connection.pk))
@@ -108,8 +106,8 @@ def test_other_permissions_replace_the_request(bob: User) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_of_several_that_ask_at_once_all_get_the_same_request(bob: User) -> None:
-    connection = stopped()
+def test_simultaneous_requests_for_a_connection_become_one(bob: User) -> None:
+    connection = make_pending()
     together = threading.Barrier(4)
 
     def ask_together(_: int) -> int:
@@ -125,8 +123,10 @@ def test_of_several_that_ask_at_once_all_get_the_same_request(bob: User) -> None
     assert events("asked") == 1
 
 
-def test_only_who_may_sign_in_for_it_asks(alice: User, bob: User, carol: User, dave: User) -> None:
-    connection = stopped()
+def test_only_people_who_may_sign_in_for_the_connection_request_consent(
+    alice: User, bob: User, carol: User, dave: User
+) -> None:
+    connection = make_pending()
     Share.objects.create(connection=connection, person=dave, created_by=bob)
     for person in (alice, carol, dave):
         with pytest.raises(NotAllowed):
@@ -138,100 +138,92 @@ def test_only_who_may_sign_in_for_it_asks(alice: User, bob: User, carol: User, d
 @pytest.mark.parametrize("reason", ["", "   ", "x" * 2001])
 def test_a_reason_is_needed(bob: User, reason: str) -> None:
     with pytest.raises(InvalidInput):
-        ask(stopped(), reason=reason)
+        ask(make_pending(), reason=reason)
     assert not ConsentRequest.objects.exists()
 
 
-def test_a_connection_removed_meanwhile_is_not_asked_for(bob: User) -> None:
-    connection = stopped()
+def test_consent_is_not_requested_for_a_removed_connection(bob: User) -> None:
+    connection = make_pending()
     Connection.objects.all().delete()
     with pytest.raises(InvalidInput):
         ask(connection)
 
 
-# --- Approving ------------------------------------------------------------------------------------
-
-
-def test_one_link_asks_for_exactly_the_permissions_and_answers_all_who_wait_for_them(
+def test_approving_creates_one_link_for_all_requests_for_the_same_permissions(
     sandbox: Control, alice: User, bob: User, dave: User
 ) -> None:
-    mine, theirs = ask(stopped()), ask(stopped(owner=dave, name="Theirs"))
-    other = ask(stopped(name="Other", capabilities=["mail.read"]))
+    mine, theirs = ask(make_pending()), ask(make_pending(owner=dave, name="Theirs"))
+    other = ask(make_pending(name="Other", capabilities=["mail.read"]))
     url = approve(mine, alice)
     scopes = {name.rpartition("/")[2] for name in query(url)["scope"].split()}
     assert scopes == {"Mail.Read", "User.Read.All", "openid", "profile", "offline_access"}
     assert (state(mine), state(theirs), state(other)) == (State.APPROVED, State.APPROVED, State.ASKED)
     assert mine.link_id == theirs.link_id
     assert (mine.decided_by, mine.decided_by_name) == (alice, "Alice Admin")
-    assert told("bob@example.org") == ["Approved: consent for Invoices"]
-    assert told("dave@example.org") == ["Approved: consent for Theirs"]
+    assert subjects("bob@example.org") == ["Approved: consent for Invoices"]
+    assert subjects("dave@example.org") == ["Approved: consent for Theirs"]
 
 
-def test_approving_again_hands_out_the_same_link_and_tells_nobody_again(
-    sandbox: Control, alice: User, bob: User
+def test_approving_again_returns_the_same_link_and_emails_nobody(sandbox: Control, alice: User, bob: User) -> None:
+    request, url = approved(alice)
+    assert approve(request, factories.make_person("root", is_superuser=True)) == url
+    assert request.decided_by == alice
+    assert (events("approved"), len(subjects("bob@example.org"))) == (1, 1)
+
+
+def test_a_later_request_for_the_same_permissions_joins_the_link(
+    sandbox: Control, alice: User, bob: User, dave: User
 ) -> None:
-    asked = ask(stopped())
-    url = approve(asked, alice)
-    assert approve(asked, factories.make_person("root", is_superuser=True)) == url
-    assert asked.decided_by == alice
-    assert (events("approved"), len(told("bob@example.org"))) == (1, 1)
-
-
-def test_whoever_asks_while_the_link_is_out_joins_it(sandbox: Control, alice: User, bob: User, dave: User) -> None:
-    first = ask(stopped())
+    first = ask(make_pending())
     approve(first, alice)
-    later = ask(stopped(owner=dave, name="Later"))
+    later = ask(make_pending(owner=dave, name="Later"))
     assert (later.state, later.link_id, later.decided_by) == (State.APPROVED, first.link_id, alice)
-    assert len(told("alice@example.org")) == 1
+    assert len(subjects("alice@example.org")) == 1
 
 
-def test_a_link_that_has_run_out_waits_for_an_it_admin_again(sandbox: Control, alice: User, bob: User) -> None:
-    asked = ask(stopped())
-    url = approve(asked, alice)
+def test_a_request_whose_link_has_expired_awaits_a_decision_again(sandbox: Control, alice: User, bob: User) -> None:
+    request, url = approved(alice)
     assert not requests.awaiting_decision(now()).exists()
     ConsentLink.objects.update(requested_at=now() - timedelta(days=8))
-    assert list(requests.awaiting_decision(now())) == [asked]
-    assert approve(asked, alice) != url
+    assert list(requests.awaiting_decision(now())) == [request]
+    assert approve(request, alice) != url
     assert not requests.awaiting_decision(now()).exists()
 
 
 def test_only_it_admins_decide(bob: User, carol: User) -> None:
-    asked = ask(stopped())
+    request = ask(make_pending())
     for person in (bob, carol):
         with pytest.raises(NotAllowed):
-            requests.approve(asked, actor=person, now=now())
+            requests.approve(request, actor=person, now=now())
         with pytest.raises(NotAllowed):
-            requests.decline(asked, reason="No", actor=person, seen="asked", now=now())
-    assert state(asked) == State.ASKED
+            requests.decline(request, reason="No", actor=person, seen="asked", now=now())
+    assert state(request) == State.ASKED
 
 
-def test_a_requester_who_has_left_is_not_written_to_but_can_be_decided_about(
+def test_a_request_of_a_disabled_requester_can_be_approved_without_an_email(
     sandbox: Control, alice: User, bob: User
 ) -> None:
-    asked = ask(stopped())
+    request = ask(make_pending())
     User.objects.filter(pk=bob.pk).update(is_active=False)
-    approve(asked, alice)
-    assert told("bob@example.org") == []
-    assert asked.state == State.APPROVED
+    approve(request, alice)
+    assert subjects("bob@example.org") == []
+    assert request.state == State.APPROVED
 
 
-# --- Declining and taking back --------------------------------------------------------------------
-
-
-def test_declining_tells_the_reason_once(alice: User, bob: User) -> None:
-    asked = ask(stopped())
+def test_declining_twice_emails_the_reason_once(alice: User, bob: User) -> None:
+    request = ask(make_pending())
     for _ in range(2):
-        requests.decline(asked, reason=" Use the archive. ", actor=alice, seen="asked", now=now())
-    assert (state(asked), asked.answer) == (State.DECLINED, "Use the archive.")
-    assert asked.closed_at is not None
-    assert told("bob@example.org") == ["Declined: consent for Invoices"]
+        requests.decline(request, reason=" Use the archive. ", actor=alice, seen="asked", now=now())
+    assert (state(request), request.answer) == (State.DECLINED, "Use the archive.")
+    assert request.closed_at is not None
+    assert subjects("bob@example.org") == ["Declined: consent for Invoices"]
     assert events("declined") == 1
     again = ask(Connection.objects.get())
-    assert (again != asked, again.state) == (True, State.ASKED)
+    assert (again != request, again.state) == (True, State.ASKED)
 
 
-def test_the_others_are_answered_alike_only_if_wanted(alice: User, bob: User, dave: User) -> None:
-    first, second = ask(stopped()), ask(stopped(owner=dave, name="Theirs"))
+def test_other_requests_for_the_same_are_declined_only_on_demand(alice: User, bob: User, dave: User) -> None:
+    first, second = ask(make_pending()), ask(make_pending(owner=dave, name="Theirs"))
     requests.decline(first, reason="No", actor=alice, seen="asked", now=now())
     assert state(second) == State.ASKED
     third = ask(Connection.objects.get(owner=bob))
@@ -239,136 +231,123 @@ def test_the_others_are_answered_alike_only_if_wanted(alice: User, bob: User, da
     assert state(second) == State.DECLINED
 
 
-def test_what_another_it_admin_has_decided_meanwhile_stands(sandbox: Control, alice: User, bob: User) -> None:
-    asked = ask(stopped())
-    approve(asked, alice)
+def test_the_decision_of_another_it_admin_is_not_overwritten(sandbox: Control, alice: User, bob: User) -> None:
+    request, _ = approved(alice)
     with pytest.raises(DecidedMeanwhile, match="Alice Admin"):
-        requests.decline(asked, reason="No", actor=alice, seen="asked", now=now())
-    assert state(asked) == State.APPROVED
-    requests.decline(asked, reason="No", actor=alice, seen="approved", now=now())
+        requests.decline(request, reason="No", actor=alice, seen="asked", now=now())
+    assert state(request) == State.APPROVED
+    requests.decline(request, reason="No", actor=alice, seen="approved", now=now())
     with pytest.raises(DecidedMeanwhile):
-        requests.approve(asked, actor=alice, now=now())
-    assert state(asked) == State.DECLINED
+        requests.approve(request, actor=alice, now=now())
+    assert state(request) == State.DECLINED
 
 
-def test_only_the_requester_takes_it_back(alice: User, bob: User) -> None:
-    asked = ask(stopped())
+def test_only_the_requester_withdraws(alice: User, bob: User) -> None:
+    request = ask(make_pending())
     with pytest.raises(NotAllowed):
-        requests.withdraw(asked, actor=alice, now=now())
+        requests.withdraw(request, actor=alice, now=now())
     for _ in range(2):
-        requests.withdraw(asked, actor=bob, now=now())
-    assert (state(asked), events("withdrawn")) == (State.WITHDRAWN, 1)
+        requests.withdraw(request, actor=bob, now=now())
+    assert (state(request), events("withdrawn")) == (State.WITHDRAWN, 1)
     with pytest.raises(DecidedMeanwhile):
-        requests.approve(asked, actor=alice, now=now())
+        requests.approve(request, actor=alice, now=now())
 
 
-def test_removing_the_connection_ends_the_request_and_keeps_its_story(alice: User, bob: User) -> None:
-    connection = stopped()
-    asked = ask(connection)
+def test_removing_the_connection_closes_the_request_and_keeps_its_record(alice: User, bob: User) -> None:
+    connection = make_pending()
+    request = ask(connection)
     connections.remove(connection, actor=bob, now=now())
-    assert (state(asked), asked.answer) == (State.WITHDRAWN, "The connection was removed.")
-    assert (asked.connection, asked.connection_name) == (None, "Invoices")
+    assert (state(request), request.answer) == (State.WITHDRAWN, "The connection was removed.")
+    assert (request.connection, request.connection_name) == (None, "Invoices")
     assert not requests.awaiting_decision(now()).exists()
 
 
-# --- What comes of it -----------------------------------------------------------------------------
-
-
 def granted_to(request: ConsentRequest, scopes: str) -> None:
-    Connection.objects.filter(pk=request.connection_id).update(granted_scopes=scopes)
+    Connection.objects.filter(pk=request.connection_id or 0).update(granted_scopes=scopes)
     request_status.tokens_received([request.connection_id or 0], now=now())
 
 
-def test_a_callback_is_not_believed_the_next_token_is(sandbox: Control, alice: User, bob: User) -> None:
-    asked = ask(stopped())
-    url = approve(asked, alice)
-    came_back(url, alice)
-    assert state(asked) == State.GRANTED
-    assert told("bob@example.org")[-1] == "Consent is granted: Invoices"
+def test_a_request_is_verified_by_the_next_token_and_not_by_the_callback(
+    sandbox: Control, alice: User, bob: User
+) -> None:
+    request, url = approved(alice)
+    callback(url, alice)
+    assert state(request) == State.GRANTED
+    assert subjects("bob@example.org")[-1] == "Consent is granted: Invoices"
 
-    granted_to(asked, "Mail.Read openid")
-    assert (state(asked), asked.answer) == (State.GRANTED, "Microsoft's newest token still lacks User.Read.All.")
-    granted_to(asked, "Mail.ReadWrite User.Read.All openid")
-    assert (state(asked), asked.answer) == (State.VERIFIED, "")
-    granted_to(asked, "openid")
-    assert state(asked) == State.VERIFIED
+    granted_to(request, "Mail.Read openid")
+    assert (state(request), request.answer) == (State.GRANTED, "Microsoft's newest token still lacks User.Read.All.")
+    granted_to(request, "Mail.ReadWrite User.Read.All openid")
+    assert (state(request), request.answer) == (State.VERIFIED, "")
+    granted_to(request, "openid")
+    assert state(request) == State.VERIFIED
     assert (events("granted"), events("verified")) == (1, 1)
 
 
-def test_consent_that_came_another_way_verifies_it_too(alice: User, bob: User) -> None:
-    asked = ask(stopped())
-    granted_to(asked, "Mail.Read User.Read.All")
-    assert state(asked) == State.VERIFIED
-    assert told("bob@example.org") == ["Done: Invoices has the permissions you asked for"]
+def test_consent_granted_without_the_link_verifies_the_request(alice: User, bob: User) -> None:
+    request = ask(make_pending())
+    granted_to(request, "Mail.Read User.Read.All")
+    assert state(request) == State.VERIFIED
+    assert subjects("bob@example.org") == ["Done: Invoices has the permissions you asked for"]
 
 
-def test_an_administrator_without_an_account_here_answers_the_link_all_the_same(
+def test_the_link_is_verified_when_an_administrator_without_an_account_here_consents(
     sandbox: Control, alice: User, bob: User
 ) -> None:
-    asked = ask(stopped())
-    came_back(approve(asked, alice), None)
-    assert state(asked) == State.APPROVED
-    granted_to(asked, "Mail.Read User.Read.All")
-    assert state(asked) == State.VERIFIED
-    assert asked.link is not None
-    assert asked.link.state == ConsentLink.State.VERIFIED, "only an administrator can have granted User.Read.All"
+    request, url = approved(alice)
+    callback(url, None)
+    assert state(request) == State.APPROVED
+    granted_to(request, "Mail.Read User.Read.All")
+    assert state(request) == State.VERIFIED
+    assert request.link is not None
+    assert request.link.state == ConsentLink.State.VERIFIED, "only an administrator can have granted User.Read.All"
 
 
-def test_a_link_for_what_people_may_grant_themselves_stays_open(sandbox: Control, alice: User, bob: User) -> None:
-    asked = ask(stopped(capabilities=["mail.read"]))
-    approve(asked, alice)
-    granted_to(asked, "Mail.Read")
-    assert asked.link is not None
-    assert (state(asked), asked.link.state) == (State.VERIFIED, ConsentLink.State.OPEN)
-
-
-def test_a_no_at_microsoft_goes_back_to_the_it_admin_who_can_try_again(
+def test_a_link_for_permissions_that_people_may_grant_themselves_stays_open(
     sandbox: Control, alice: User, bob: User
 ) -> None:
-    asked = ask(stopped())
-    url = approve(asked, alice)
-    came_back(url, alice, admin_consent="True", error="consent_required", error_description=GONE)
-    assert state(asked) == State.FAILED
-    assert "cancelled" in asked.answer
-    assert told("alice@example.org")[-1] == "No consent for Invoices"
-    assert list(requests.awaiting_decision(now())) == [asked]
-    assert approve(asked, alice) != url
-    assert (state(asked), asked.answer) == (State.APPROVED, "")
+    request, _ = approved(alice, capabilities=["mail.read"])
+    granted_to(request, "Mail.Read")
+    assert request.link is not None
+    assert (state(request), request.link.state) == (State.VERIFIED, ConsentLink.State.OPEN)
 
 
-def test_the_roles_of_an_application_say_nothing_about_delegated_consent(
+def test_a_refusal_at_microsoft_is_emailed_to_the_it_admin_who_can_approve_again(
     sandbox: Control, alice: User, bob: User
 ) -> None:
-    asked = ask(stopped(capabilities=["mail.read"]))
-    url = approve(asked, alice)
-    link = came_back(url, alice)
+    request, url = approved(alice)
+    callback(url, alice, admin_consent="True", error="consent_required", error_description=CANCELLED)
+    assert state(request) == State.FAILED
+    assert "cancelled" in request.answer
+    assert subjects("alice@example.org")[-1] == "No consent for Invoices"
+    assert list(requests.awaiting_decision(now())) == [request]
+    assert approve(request, alice) != url
+    assert (state(request), request.answer) == (State.APPROVED, "")
+
+
+def test_application_roles_do_not_verify_delegated_consent(sandbox: Control, alice: User, bob: User) -> None:
+    request, url = approved(alice, capabilities=["mail.read"])
+    link = callback(url, alice)
     assert not admin_consent.verify(link, actor=None, now=now())
     assert admin_consent.verify_open(now=now()) == 0
-    assert state(asked) == State.GRANTED
+    assert state(request) == State.GRANTED
 
 
-def test_app_only_consent_is_asked_for_as_a_whole_and_verified_by_roles(sandbox: Control, alice: User) -> None:
-    app = factories.make_app_registration(
-        name="Contoso Robots",
-        client_id=factories.ROBOTS_CLIENT_ID,
-        secret=factories.ROBOTS_CLIENT_SECRET,
-        allows_delegated=False,
-        default_capabilities=["mail.read"],
-    )
+def test_app_only_consent_is_requested_as_a_whole_and_verified_by_roles(sandbox: Control, alice: User) -> None:
     connection = factories.make_app_only_connection(
-        app_registration=app, owner=alice, granted_scopes="", status=Connection.Status.CONSENT_NEEDED
+        app_registration=robots(), owner=alice, granted_scopes="", status=Connection.Status.CONSENT_NEEDED
     )
-    asked = ask(connection)
-    assert asked.permission_names == ("Mail.Read", "User.Read.All")
-    url = approve(asked, alice)
+    request = ask(connection)
+    assert request.permission_names == ("Mail.Read", "User.Read.All")
+    url = approve(request, alice)
     assert query(url)["scope"].endswith("/.default")
-    link = came_back(url, alice)
-    assert state(asked) == State.GRANTED
+    link = callback(url, alice)
+    assert state(request) == State.GRANTED
     assert admin_consent.verify(link, actor=None, now=now())
-    assert state(asked) == State.VERIFIED
+    assert state(request) == State.VERIFIED
 
 
-def test_a_refresh_verifies_it_without_anybody_signing_in(sandbox: Control, alice: User, bob: User) -> None:
+def test_a_token_refresh_verifies_the_request(sandbox: Control, alice: User, bob: User) -> None:
     grant = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["offline_access", "Mail.Read"])
     connection = factories.make_connection(
         owner=bob,
@@ -376,8 +355,8 @@ def test_a_refresh_verifies_it_without_anybody_signing_in(sandbox: Control, alic
         status=Connection.Status.CONSENT_NEEDED,
         refresh_after=now() - timedelta(seconds=1),
     )
-    asked = ask(connection)
+    request = ask(connection)
     scheduler.sweep(now=now(), clock=timezone.now)
     connection.refresh_from_db()
     assert connection.status == Connection.Status.ACTIVE
-    assert state(asked) == State.VERIFIED
+    assert state(request) == State.VERIFIED

@@ -1,4 +1,4 @@
-"""What the policy answers, rule by rule: a table of questions, each with the answer and the words that name the rule."""
+"""The policy rule by rule: tables of requests, each with the decision and the words that name the rule."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def rules(**given: Any) -> Rules:
     return policy_rules.from_dict(given)
 
 
-def wish(kind: str = DELEGATED, chosen: tuple[str, ...] = ("mail.read",), extra: str = "") -> ConnectionRequest:
-    worked_out = capabilities.application_roles if kind == APP_ONLY else capabilities.delegated_scopes
-    names = tuple(name for name in worked_out(chosen, extra) if "." in name)
+def request(kind: str = DELEGATED, chosen: tuple[str, ...] = ("mail.read",), extra: str = "") -> ConnectionRequest:
+    needed = capabilities.application_roles if kind == APP_ONLY else capabilities.delegated_scopes
+    names = tuple(name for name in needed(chosen, extra) if "." in name)
     return ConnectionRequest(kind, "global", "global/contoso.com", "Contoso", chosen, names)
 
 
@@ -37,86 +37,74 @@ def decide(given: dict[str, Any], wanted: ConnectionRequest, granted: tuple[str,
     return evaluate.evaluate_connection([Source(rules(**given))], wanted, granted)
 
 
-# --- Connecting -----------------------------------------------------------------------------------
-
-SEND = ("mail.send",)
+SEND, SHARED, FILES = ("mail.send",), ("shared_mailbox.read",), ("files.read",)
 
 
 @pytest.mark.parametrize(
     ("given", "wanted", "effect", "says"),
     [
-        ({}, wish(), ALLOWED, ""),
-        ({}, wish(APP_ONLY), ALLOWED, ""),
+        ({}, request(), ALLOWED, ""),
+        ({}, request(APP_ONLY), ALLOWED, ""),
         # Kinds of connections
-        ({"authentication_types": [DELEGATED]}, wish(), ALLOWED, ""),
-        ({"authentication_types": [DELEGATED]}, wish(APP_ONLY), FORBIDDEN, "App-only connections are forbidden"),
-        ({"authentication_types": [APP_ONLY]}, wish(), FORBIDDEN, "Delegated connections are forbidden"),
-        ({"authentication_types": []}, wish(), FORBIDDEN, "Delegated connections are forbidden"),
+        ({"authentication_types": [DELEGATED]}, request(), ALLOWED, ""),
+        ({"authentication_types": [DELEGATED]}, request(APP_ONLY), FORBIDDEN, "App-only connections are forbidden"),
+        ({"authentication_types": [APP_ONLY]}, request(), FORBIDDEN, "Delegated connections are forbidden"),
+        ({"authentication_types": []}, request(), FORBIDDEN, "Delegated connections are forbidden"),
         # Places
-        ({"environments": ["global"]}, wish(), ALLOWED, ""),
-        ({"environments": ["china"]}, wish(), FORBIDDEN, "in the environment Microsoft 365 (worldwide"),
-        ({"tenants": ["global/contoso.com"]}, wish(), ALLOWED, ""),
-        ({"tenants": ["china/contoso.com"]}, wish(), FORBIDDEN, "in the tenant Contoso"),
-        ({"tenants": []}, wish(), FORBIDDEN, "in the tenant Contoso"),
+        ({"environments": ["global"]}, request(), ALLOWED, ""),
+        ({"environments": ["china"]}, request(), FORBIDDEN, "in the environment Microsoft 365 (worldwide"),
+        ({"tenants": ["global/contoso.com"]}, request(), ALLOWED, ""),
+        ({"tenants": ["china/contoso.com"]}, request(), FORBIDDEN, "in the tenant Contoso"),
+        ({"tenants": []}, request(), FORBIDDEN, "in the tenant Contoso"),
         # Capabilities
-        ({"capabilities": {"mail.send": "forbidden"}}, wish(), ALLOWED, ""),
-        ({"capabilities": {"mail.send": "forbidden"}}, wish(chosen=SEND), FORBIDDEN, "“Send mail” is forbidden"),
-        ({"capabilities": {"mail.send": "approval"}}, wish(chosen=SEND), APPROVAL, "“Send mail” needs the approval"),
-        ({"capabilities": {"mail.send": "allowed"}}, wish(chosen=SEND), ALLOWED, ""),
+        ({"capabilities": {"mail.send": "forbidden"}}, request(), ALLOWED, ""),
+        ({"capabilities": {"mail.send": "forbidden"}}, request(chosen=SEND), FORBIDDEN, "“Send mail” is forbidden"),
+        ({"capabilities": {"mail.send": "approval"}}, request(chosen=SEND), APPROVAL, "“Send mail” needs the approval"),
+        ({"capabilities": {"mail.send": "allowed"}}, request(chosen=SEND), ALLOWED, ""),
         # A capability's rule says nothing about the permission itself, typed by hand.
-        ({"capabilities": {"mail.send": "forbidden"}}, wish(extra="Mail.Send"), ALLOWED, ""),
+        ({"capabilities": {"mail.send": "forbidden"}}, request(extra="Mail.Send"), ALLOWED, ""),
         # Permissions: through a capability, typed by hand, in any case, both forms
-        ({"permissions": {"Mail.Send": "forbidden"}}, wish(chosen=SEND), FORBIDDEN, "Mail.Send is forbidden"),
-        ({"permissions": {"Mail.Send": "approval"}}, wish(chosen=SEND), APPROVAL, "Mail.Send needs the approval"),
-        ({"permissions": {"Mail.Send": "forbidden"}}, wish(chosen=(), extra="Mail.Send"), FORBIDDEN, "Mail.Send"),
-        ({"permissions": {"mail.SEND": "forbidden"}}, wish(chosen=SEND), FORBIDDEN, "Mail.Send"),
-        ({"permissions": {"Mail.Send": "forbidden"}}, wish(APP_ONLY, SEND), FORBIDDEN, "Mail.Send"),
-        # Exactly the name: neither the smaller nor the larger permission, nor the .Shared or .All form
-        ({"permissions": {"Mail.ReadWrite": "forbidden"}}, wish(), ALLOWED, ""),
-        ({"permissions": {"Mail.Read": "forbidden"}}, wish(chosen=("mail.write",)), ALLOWED, ""),
-        ({"permissions": {"Mail.Read": "forbidden"}}, wish(chosen=("shared_mailbox.read",)), ALLOWED, ""),
-        ({"permissions": {"Mail.Read.Shared": "forbidden"}}, wish(), ALLOWED, ""),
-        ({"permissions": {"Files.Read": "forbidden"}}, wish(APP_ONLY, ("files.read",)), ALLOWED, ""),
+        ({"permissions": {"Mail.Send": "forbidden"}}, request(chosen=SEND), FORBIDDEN, "Mail.Send is forbidden"),
+        ({"permissions": {"Mail.Send": "approval"}}, request(chosen=SEND), APPROVAL, "Mail.Send needs the approval"),
+        ({"permissions": {"Mail.Send": "forbidden"}}, request(chosen=(), extra="Mail.Send"), FORBIDDEN, "Mail.Send"),
+        ({"permissions": {"mail.SEND": "forbidden"}}, request(chosen=SEND), FORBIDDEN, "Mail.Send"),
+        ({"permissions": {"Mail.Send": "forbidden"}}, request(APP_ONLY, SEND), FORBIDDEN, "Mail.Send"),
+        # The exact name: neither the smaller nor the larger permission, nor the .Shared or .All form
+        ({"permissions": {"Mail.ReadWrite": "forbidden"}}, request(), ALLOWED, ""),
+        ({"permissions": {"Mail.Read": "forbidden"}}, request(chosen=("mail.write",)), ALLOWED, ""),
+        ({"permissions": {"Mail.Read": "forbidden"}}, request(chosen=SHARED), ALLOWED, ""),
+        ({"permissions": {"Mail.Read.Shared": "forbidden"}}, request(), ALLOWED, ""),
+        ({"permissions": {"Files.Read": "forbidden"}}, request(APP_ONLY, FILES), ALLOWED, ""),
+        ({"permissions": {"Files.Read.All": "forbidden"}}, request(APP_ONLY, FILES), FORBIDDEN, "Files.Read.All"),
         (
-            {"permissions": {"Files.Read.All": "forbidden"}},
-            wish(APP_ONLY, ("files.read",)),
+            {"permissions": {"Mail.ReadWrite.All": "forbidden"}},
+            request(extra="Mail.ReadWrite.All"),
             FORBIDDEN,
-            "Files.Read.All",
+            "All is",
         ),
-        ({"permissions": {"Mail.ReadWrite.All": "forbidden"}}, wish(extra="Mail.ReadWrite.All"), FORBIDDEN, "All is"),
         # Patterns
-        ({"permissions": {"Mail.*": "forbidden"}}, wish(), FORBIDDEN, "through the rule Mail.*"),
-        (
-            {"permissions": {"Mail.*": "forbidden"}},
-            wish(chosen=("shared_mailbox.read",)),
-            FORBIDDEN,
-            "Mail.Read.Shared",
-        ),
-        ({"permissions": {"mail.*": "forbidden"}}, wish(), FORBIDDEN, "Mail.Read is forbidden"),
-        ({"permissions": {"Mail.*": "forbidden"}}, wish(chosen=("mailbox.settings",)), ALLOWED, ""),
-        ({"permissions": {"Mail.Read.*": "forbidden"}}, wish(), ALLOWED, ""),
-        (
-            {"permissions": {"Mail.Read.*": "forbidden"}},
-            wish(chosen=("shared_mailbox.read",)),
-            FORBIDDEN,
-            "Mail.Read.S",
-        ),
-        ({"permissions": {"*": "forbidden"}}, wish(), FORBIDDEN, "through the rule *"),
-        # The most exact one counts, whatever it says
-        ({"permissions": {"*": "forbidden", "Mail.*": "approval"}}, wish(), APPROVAL, "through the rule Mail.*"),
-        ({"permissions": {"*": "forbidden", "Mail.Read": "allowed"}}, wish(), ALLOWED, ""),
-        ({"permissions": {"Mail.*": "allowed", "Mail.Read": "forbidden"}}, wish(), FORBIDDEN, "Mail.Read is"),
-        ({"permissions": {"Mail.*": "forbidden", "Mail.Read.*": "allowed"}}, wish(), FORBIDDEN, "Mail.Read is"),
-        # What Outlook needs on top, app-only
-        ({"permissions": {"User.Read.All": "forbidden"}}, wish(APP_ONLY), FORBIDDEN, "User.Read.All"),
-        ({"permissions": {"User.Read.All": "forbidden"}}, wish(), ALLOWED, ""),
+        ({"permissions": {"Mail.*": "forbidden"}}, request(), FORBIDDEN, "through the rule Mail.*"),
+        ({"permissions": {"Mail.*": "forbidden"}}, request(chosen=SHARED), FORBIDDEN, "Mail.Read.Shared"),
+        ({"permissions": {"mail.*": "forbidden"}}, request(), FORBIDDEN, "Mail.Read is forbidden"),
+        ({"permissions": {"Mail.*": "forbidden"}}, request(chosen=("mailbox.settings",)), ALLOWED, ""),
+        ({"permissions": {"Mail.Read.*": "forbidden"}}, request(), ALLOWED, ""),
+        ({"permissions": {"Mail.Read.*": "forbidden"}}, request(chosen=SHARED), FORBIDDEN, "Mail.Read.S"),
+        ({"permissions": {"*": "forbidden"}}, request(), FORBIDDEN, "through the rule *"),
+        # The most exact rule applies, whatever it says
+        ({"permissions": {"*": "forbidden", "Mail.*": "approval"}}, request(), APPROVAL, "through the rule Mail.*"),
+        ({"permissions": {"*": "forbidden", "Mail.Read": "allowed"}}, request(), ALLOWED, ""),
+        ({"permissions": {"Mail.*": "allowed", "Mail.Read": "forbidden"}}, request(), FORBIDDEN, "Mail.Read is"),
+        ({"permissions": {"Mail.*": "forbidden", "Mail.Read.*": "allowed"}}, request(), FORBIDDEN, "Mail.Read is"),
+        # What app-only Outlook needs as well
+        ({"permissions": {"User.Read.All": "forbidden"}}, request(APP_ONLY), FORBIDDEN, "User.Read.All"),
+        ({"permissions": {"User.Read.All": "forbidden"}}, request(), ALLOWED, ""),
         # The second IT admin
-        ({"app_only_second_admin": True}, wish(APP_ONLY), APPROVAL, "the approval of a second IT admin"),
-        ({"app_only_second_admin": True}, wish(), ALLOWED, ""),
-        # Forbidden outweighs approval, and both are told
+        ({"app_only_second_admin": True}, request(APP_ONLY), APPROVAL, "the approval of a second IT admin"),
+        ({"app_only_second_admin": True}, request(), ALLOWED, ""),
+        # Forbidden outweighs approval; both are reported
         (
             {"permissions": {"Mail.Read": "forbidden"}, "capabilities": {"mail.read": "approval"}},
-            wish(),
+            request(),
             FORBIDDEN,
             "Mail.Read is forbidden by the organisation's policy. “Read mail” needs",
         ),
@@ -142,26 +130,26 @@ def test_every_rule_about_connecting(
         ({"permissions": {"*": "forbidden", "Mail.Read": "allowed"}}, ("User.Read",), FORBIDDEN, "User.Read"),
     ],
 )
-def test_what_microsoft_granted_on_top_is_judged_too(
+def test_permissions_that_microsoft_granted_beyond_the_request_are_evaluated_too(
     given: dict[str, Any], granted: tuple[str, ...], effect: Effect, says: str
 ) -> None:
-    decision = decide(given, wish(), granted)
+    decision = decide(given, request(), granted)
     assert decision.effect == effect
     assert says in " ".join(decision.sentences)
 
 
 @pytest.mark.parametrize("organisation", list(Effect))
 @pytest.mark.parametrize("app", list(Effect))
-def test_the_stricter_of_organisation_and_app_registration_counts(organisation: Effect, app: Effect) -> None:
+def test_the_stricter_of_organisation_and_app_registration_applies(organisation: Effect, app: Effect) -> None:
     sources = [
         Source(rules(permissions={"Mail.Read": organisation.value})),
         Source(rules(permissions={"Mail.Read": app.value}), "the policy for Robots"),
     ]
-    decision = evaluate.evaluate_connection(sources, wish())
+    decision = evaluate.evaluate_connection(sources, request())
     assert decision.effect == policy_rules.strictest([organisation, app])
-    told = " ".join(decision.sentences)
-    assert ("the organisation's policy" in told) is (organisation is not ALLOWED)
-    assert ("the policy for Robots" in told) is (app is not ALLOWED)
+    text = " ".join(decision.sentences)
+    assert ("the organisation's policy" in text) is (organisation is not ALLOWED)
+    assert ("the policy for Robots" in text) is (app is not ALLOWED)
 
 
 FULL = {
@@ -181,7 +169,7 @@ FULL = {
 PATTERNS = ("*", "Mail.*", "Mail.Read", "Mail.Read.*", "Mail.Read.Shared", "Files.*", "Files.Read")
 SOME_RULES = st.builds(
     rules,
-    permissions=st.dictionaries(st.sampled_from(PATTERNS), st.sampled_from([one.value for one in Effect])),
+    permissions=st.dictionaries(st.sampled_from(PATTERNS), st.sampled_from([effect.value for effect in Effect])),
     capabilities=st.dictionaries(st.sampled_from(["mail.read", "files.read"]), st.sampled_from(list(Effect))),
     authentication_types=st.sampled_from([None, [], [DELEGATED], [APP_ONLY]]),
     environments=st.sampled_from([None, [], ["global"]]),
@@ -190,33 +178,30 @@ SOME_RULES = st.builds(
 
 
 @given(SOME_RULES, SOME_RULES, st.sampled_from([DELEGATED, APP_ONLY]))
-def test_the_rules_put_together_say_what_both_say(one: Rules, other: Rules, kind: str) -> None:
-    together = Source(policy_rules.stricter(one, other))
-    for chosen in (("mail.read",), ("files.read",), ("shared_mailbox.read",), ("calendar.events",)):
-        wanted = wish(kind, chosen)
-        both = evaluate.evaluate_connection([Source(one), Source(other)], wanted)
+def test_combined_rules_decide_like_both(first: Rules, second: Rules, kind: str) -> None:
+    together = Source(policy_rules.stricter(first, second))
+    for chosen in (("mail.read",), FILES, SHARED, ("calendar.events",)):
+        wanted = request(kind, chosen)
+        both = evaluate.evaluate_connection([Source(first), Source(second)], wanted)
         assert evaluate.evaluate_connection([together], wanted).effect == both.effect
 
 
-def test_limits_and_flags_are_put_together_too() -> None:
+def test_limits_and_flags_are_combined_too() -> None:
     loose, tight = rules(longest_share_days=30), rules(**FULL)
     assert policy_rules.stricter(loose, tight) == policy_rules.stricter(tight, loose)
     assert policy_rules.stricter(Rules(), tight) == tight
     assert policy_rules.stricter(loose, tight).longest_share_days == 30
 
 
-def test_what_is_forbidden_is_refused_with_every_reason_and_what_is_not_passes() -> None:
-    decision = decide({"permissions": {"Mail.*": "forbidden"}, "authentication_types": [APP_ONLY]}, wish())
+def test_a_forbidden_request_is_refused_with_every_reason() -> None:
+    decision = decide({"permissions": {"Mail.*": "forbidden"}, "authentication_types": [APP_ONLY]}, request())
     with pytest.raises(PolicyForbids) as caught:
         evaluate.refuse_forbidden(decision, field="chosen")
     assert "Delegated connections are forbidden" in caught.value.cause
     assert "Mail.Read is forbidden" in caught.value.cause
     assert "IT admin" in caught.value.action
     assert (caught.value.code, caught.value.status, caught.value.field) == ("policy_forbids", 403, "chosen")
-    evaluate.refuse_forbidden(decide({"capabilities": {"mail.read": "approval"}}, wish()))
-
-
-# --- Accounts -------------------------------------------------------------------------------------
+    evaluate.refuse_forbidden(decide({"capabilities": {"mail.read": "approval"}}, request()))
 
 
 @pytest.mark.parametrize(
@@ -237,8 +222,6 @@ def test_every_rule_about_accounts(given: dict[str, Any], tid: str, effect: Effe
     decision = evaluate.evaluate_account([Source(rules(**given))], tid, {HOME})
     assert decision.effect == effect
 
-
-# --- Sharing --------------------------------------------------------------------------------------
 
 DAY = timedelta(days=1)
 MIDNIGHT = datetime(2026, 11, 26, tzinfo=UTC)  # the end of today
@@ -262,20 +245,18 @@ MIDNIGHT = datetime(2026, 11, 26, tzinfo=UTC)  # the end of today
     ],
 )
 def test_every_rule_about_sharing(given: dict[str, Any], share: dict[str, Any], effect: Effect) -> None:
-    values = {"authentication_type": DELEGATED, "with_team": False, "until": MIDNIGHT, "now": NOW} | share
+    defaults = {"authentication_type": DELEGATED, "with_team": False, "until": MIDNIGHT, "now": NOW}
+    values: dict[str, Any] = defaults | share
     assert evaluate.evaluate_share([Source(rules(**given))], **values).effect == effect
 
 
-def test_the_shorter_limit_counts() -> None:
+def test_the_shorter_limit_applies() -> None:
     sources = [Source(rules(longest_share_days=30)), Source(rules(longest_share_days=7)), Source(rules())]
     assert evaluate.longest_share(sources) == 7
     assert evaluate.longest_share([Source(rules())]) is None
 
 
-# --- The plain form -------------------------------------------------------------------------------
-
-
-def test_the_plain_form_comes_back_as_it_went_in() -> None:
+def test_the_plain_form_can_be_read_back() -> None:
     assert policy_rules.to_dict(policy_rules.from_dict(FULL)) == FULL
     assert policy_rules.to_dict(Rules()) == policy_rules.to_dict(policy_rules.from_dict({}))
     assert set(policy_rules.to_dict(Rules())) == set(FULL), "every rule is tried here"
@@ -284,9 +265,8 @@ def test_the_plain_form_comes_back_as_it_went_in() -> None:
 
 
 def test_allowed_capabilities_and_spelling_are_tidied() -> None:
-    found = rules(capabilities={"mail.send": "allowed"}, permissions={"mail.send": "forbidden"})
-    assert found.capabilities == {}
-    assert found.permissions == {"Mail.Send": FORBIDDEN}
+    tidied = rules(capabilities={"mail.send": "allowed"}, permissions={"mail.send": "forbidden"})
+    assert (tidied.capabilities, tidied.permissions) == ({}, {"Mail.Send": FORBIDDEN})
 
 
 @pytest.mark.parametrize(
@@ -316,7 +296,7 @@ def test_allowed_capabilities_and_spelling_are_tidied() -> None:
         ({"app_only_second_admin": None}, "app_only_second_admin"),
     ],
 )
-def test_what_cannot_be_used_is_refused_by_name(given: Any, field: str) -> None:
+def test_an_invalid_rule_is_refused_by_name(given: Any, field: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         policy_rules.from_dict(given)
     assert caught.value.field == field
@@ -324,21 +304,19 @@ def test_what_cannot_be_used_is_refused_by_name(given: Any, field: str) -> None:
 
 
 @pytest.mark.parametrize("name", policy_rules.ORGANISATION_ONLY)
-def test_an_app_registration_has_no_rules_about_places(name: str) -> None:
+def test_an_app_registration_has_no_rules_about_environments_and_tenants(name: str) -> None:
     with pytest.raises(InvalidInput):
         policy_rules.from_dict({name: ["global"]}, of_app=True)
     assert policy_rules.from_dict({name: None}, of_app=True) == Rules()
 
 
-def test_stored_rules_that_this_version_does_not_know_break_nothing() -> None:
-    found = policy_rules.from_database(
-        {"moon": 1, "capabilities": {"gone.capability": "forbidden"}, "share_app_only": False}
-    )
-    assert found == rules(share_app_only=False)
+def test_stored_rules_that_this_version_does_not_know_are_ignored() -> None:
+    stored = {"moon": 1, "capabilities": {"gone.capability": "forbidden"}, "share_app_only": False}
+    assert policy_rules.from_database(stored) == rules(share_app_only=False)
 
 
 @pytest.mark.parametrize(
-    ("typed", "found"),
+    ("text", "patterns"),
     [
         ("", ()),
         ("Mail.Send, mail.read\nFiles.*;*", ("Mail.Send", "Mail.Read", "Files.*", "*")),
@@ -348,5 +326,5 @@ def test_stored_rules_that_this_version_does_not_know_break_nothing() -> None:
         ("ChannelMessage.Read.Group", ("ChannelMessage.Read.Group",)),
     ],
 )
-def test_permissions_are_taken_as_people_type_them(typed: str, found: tuple[str, ...]) -> None:
-    assert policy_rules.parse_patterns(typed) == found
+def test_permissions_are_parsed_as_people_type_them(text: str, patterns: tuple[str, ...]) -> None:
+    assert policy_rules.parse_patterns(text) == patterns

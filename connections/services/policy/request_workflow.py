@@ -1,0 +1,42 @@
+"""The step that approvals and consent requests share: one conditional change of state, with its audit event."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any
+
+from django.db import transaction
+
+from connections import audit
+from connections.models import Approval, ConsentRequest, User
+from connections.models.audit import AuditAction
+
+
+def change_state(
+    request: Approval | ConsentRequest,
+    action: AuditAction,
+    *,
+    coming_from: Collection[str],
+    actor: User | None,
+    changes: dict[str, Any],
+    **values: Any,
+) -> bool:
+    """Write ``values`` (``state`` among them) to the row and ``request``, and record ``action`` with ``changes``.
+
+    Returns False, with nothing written, if the request is no longer in one of the states ``coming_from``: of two
+    people who decide at once, one gets False.
+    """
+    with transaction.atomic():
+        rows = type(request)._default_manager.filter(pk=request.pk, state__in=coming_from)
+        if not rows.update(**values):
+            return False
+        audit.record(action, request, actor=actor, changes=changes)
+    for name, value in values.items():
+        setattr(request, name, value)
+    return True
+
+
+def decided(actor: User | None, now: datetime) -> dict[str, Any]:
+    """The columns that say who decided and when."""
+    return {"decided_by": actor, "decided_by_name": str(actor or "")[:320], "decided_at": now}
