@@ -48,7 +48,7 @@ def awaits_proof(connection: Connection) -> bool:
 
 def proves_access(connection: Connection) -> bool:
     """Whether a mailbox it reaches shows that it works, whatever its token says (Microsoft: application-rbac)."""
-    return apply_results.is_proven(connection.pk)
+    return apply_results.reaches_mailbox(connection.pk)
 
 
 def purpose_of(connection: Connection) -> mailbox_errors.Purpose:
