@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from connections.errors import AlreadyExists, InvalidInput, MicrosoftRefused, MicrosoftUnavailable, NotAllowed
 from connections.models import AuditEvent, Connection, User
-from connections.services.connections import connections
+from connections.services.connections import app_only, connections
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
@@ -36,7 +36,7 @@ def robots(**overrides: Any) -> Any:
 
 def connect(actor: User, app: Any, **overrides: Any) -> Connection:
     wishes = {"name": "Nightly", "chosen": ["mail.read"]} | overrides
-    return connections.connect_app_only(app, actor=actor, now=timezone.now(), **wishes)
+    return app_only.connect(app, actor=actor, now=timezone.now(), **wishes)
 
 
 # --- Made -----------------------------------------------------------------------------------------

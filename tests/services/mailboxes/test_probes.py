@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from connections.errors import InvalidInput, NotAllowed
 from connections.models import AuditEvent, Connection, Incident, MailboxAccess, User
-from connections.services.connections import connections
+from connections.services.connections import app_only, connections
 from connections.services.mailboxes import mailboxes, probes
 from connections.services.policy import permission_drift
 from connections.services.tokens import apply_results, scheduler
@@ -34,7 +34,7 @@ def robots(sandbox: Control, *roles: str, **overrides: Any) -> Connection:
     )
     mailbox = factories.make_mailbox()
     values: dict[str, Any] = {"name": "Robot", "chosen": ["mail.read"], "shared_mailboxes": [mailbox]}
-    return connections.connect_app_only(app, **(values | overrides), now=timezone.now())
+    return app_only.connect(app, **(values | overrides), now=timezone.now())
 
 
 def entra_grants(sandbox: Control, *roles: str) -> None:

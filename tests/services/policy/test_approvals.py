@@ -15,7 +15,7 @@ from connections.access import permissions
 from connections.errors import ApprovalNeeded, Conflict, InvalidInput, NotAllowed, PolicyForbids
 from connections.models import AppRegistration, Approval, AuditEvent, Connection, User
 from connections.services.api_keys import api_keys
-from connections.services.connections import connections, sign_in
+from connections.services.connections import app_only, connections, sign_in
 from connections.services.consent import requests
 from connections.services.people import ownership_transfer, service_accounts
 from connections.services.policy import approvals
@@ -244,7 +244,7 @@ def test_handing_it_over_and_having_it_asked_for_again_does_not_free_the_way(
     alice: User, anna: User, bob: User
 ) -> None:
     rule(app_only_second_admin=True)
-    made = connections.connect_app_only(robots(), name="Nightly", chosen=["mail.read"], actor=alice, now=NOW)
+    made = app_only.connect(robots(), name="Nightly", chosen=["mail.read"], actor=alice, now=NOW)
     ownership_transfer.transfer(made, bob, keep_grant=True, actor=alice, now=NOW)
     approvals.request_missing(Connection.objects.get(), reason="Please.", actor=bob, now=NOW)
     assert asked().requested_by == bob
@@ -415,18 +415,16 @@ def robots() -> AppRegistration:
 
 def test_an_app_only_connection_waits_for_a_second_it_admin(alice: User, anna: User, sandbox: Control) -> None:
     rule(app_only_second_admin=True)
-    made = connections.connect_app_only(
-        robots(), name="Nightly", chosen=["mail.read"], actor=alice, now=NOW, reason="Reports."
-    )
+    made = app_only.connect(robots(), name="Nightly", chosen=["mail.read"], actor=alice, now=NOW, reason="Reports.")
     assert made.status == Status.PENDING
     assert sandbox.calls()["by_endpoint"] == {}, "Microsoft is not asked before"
     with pytest.raises(ApprovalNeeded):
-        connections.finish_app_only(made, actor=alice, now=NOW)
+        app_only.finish(made, actor=alice, now=NOW)
     with pytest.raises(NotAllowed):
         approvals.approve(asked(), actor=alice, now=NOW)
     approvals.approve(asked(), actor=anna, now=NOW)
     for _ in range(2):
-        made = connections.finish_app_only(Connection.objects.get(), actor=anna, now=NOW)
+        made = app_only.finish(Connection.objects.get(), actor=anna, now=NOW)
     assert made.status == Status.ACTIVE
     assert Connection.objects.get().access_token
     assert AuditEvent.objects.filter(action="connection.connected").count() == 1
@@ -434,9 +432,9 @@ def test_an_app_only_connection_waits_for_a_second_it_admin(alice: User, anna: U
 
 def test_every_permission_added_to_it_later_needs_another_one(alice: User, anna: User, sandbox: Control) -> None:
     rule(app_only_second_admin=True)
-    made = connections.connect_app_only(robots(), name="Nightly", chosen=["mail.read"], actor=alice, now=NOW)
+    made = app_only.connect(robots(), name="Nightly", chosen=["mail.read"], actor=alice, now=NOW)
     approvals.approve(asked(), actor=anna, now=NOW)
-    made = connections.finish_app_only(made, actor=alice, now=NOW)
+    made = app_only.finish(made, actor=alice, now=NOW)
     wishes = {"name": "Nightly", "extra_scopes": (), "now": NOW}
     connections.change(made, chosen=["mail.read", "mail.send"], actor=alice, **wishes)  # type: ignore[arg-type]
     assert (asked().state, "Mail.Send" in asked().permissions) == (State.WAITING, True)
@@ -452,11 +450,11 @@ def test_microsoft_saying_no_leaves_the_approval_and_nothing_is_asked_twice(
     alice: User, anna: User, sandbox: Control
 ) -> None:
     rule(app_only_second_admin=True)
-    made = connections.connect_app_only(robots(), name="Nightly", chosen=["mail.read"], actor=alice, now=NOW)
+    made = app_only.connect(robots(), name="Nightly", chosen=["mail.read"], actor=alice, now=NOW)
     approvals.approve(asked(), actor=anna, now=NOW)
     sandbox.weather("unavailable", where="token")
     with pytest.raises(Exception, match="Microsoft"):
-        connections.finish_app_only(made, actor=alice, now=NOW)
+        app_only.finish(made, actor=alice, now=NOW)
     assert Connection.objects.get().status == Status.PENDING
     assert asked().state == State.APPROVED
 
