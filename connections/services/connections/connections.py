@@ -142,31 +142,20 @@ def change(
             _lock(connection)
             roles.require(permissions.can_reconnect(actor, connection))
             if changes:
+                moment = now or timezone.now()
                 _set(connection, values)
-                _store_change(connection, before, values, changes, reason, actor, now or timezone.now())
+                missing = permission_changes.check_policy(connection, before)
+                Connection.objects.filter(pk=connection.pk).update(**values)
+                audit.record(AuditAction.CONNECTION_CHANGED, connection, actor=actor, changes=changes)
+                if not changes.keys().isdisjoint(permission_changes.REQUESTED_COLUMNS):
+                    sign_in_links.revoke_open(connection, now=moment)
+                permission_changes.update_approval(connection, missing, before, reason=reason, actor=actor, now=moment)
     except IntegrityError as error:
         raise _duplicate(name) from error
     except PolicyForbids:
         _set(connection, before)
         raise
     return bool(missing_permissions(connection))
-
-
-def _store_change(
-    connection: Connection,
-    before: dict[str, Any],
-    values: dict[str, Any],
-    changes: dict[str, Any],
-    reason: str,
-    actor: User,
-    now: datetime,
-) -> None:
-    missing = permission_changes.check_policy(connection, before)
-    Connection.objects.filter(pk=connection.pk).update(**values)
-    audit.record(AuditAction.CONNECTION_CHANGED, connection, actor=actor, changes=changes)
-    if not changes.keys().isdisjoint(permission_changes.REQUESTED_COLUMNS):
-        sign_in_links.revoke_open(connection, now=now)
-    permission_changes.update_approval(connection, missing, before, reason=reason, actor=actor, now=now)
 
 
 def _set(connection: Connection, values: dict[str, Any]) -> None:
@@ -217,7 +206,7 @@ def disable(connection: Connection, *, actor: User, now: datetime) -> None:
             connection.refresh_from_db()
         elif connection.status != Connection.Status.DISABLED:
             _switch(connection, AuditAction.CONNECTION_DISABLED, actor, values)
-        incidents.connection_disabled(connection, now=now)
+        incidents.connections_disabled([connection.pk], now=now)
 
 
 def enable(connection: Connection, *, actor: User, now: datetime) -> None:

@@ -233,9 +233,9 @@ def expired() -> Any:
 
 def test_rejecting_twice_keeps_the_first_time_and_one_audit_row(db: None) -> None:
     app, now = factories.make_app_registration(), timezone.now()
-    assert credential_checks.reject_app(app, expired(), now=now)
+    credential_checks.reject_app(app, expired(), now=now)
     later = now + timedelta(minutes=5)
-    assert not credential_checks.reject_app(app, expired(), now=later)
+    credential_checks.reject_app(app, expired(), now=later)
     assert app.rejected_at == now
     assert app.canary_after == later + timedelta(seconds=60)
     assert AuditEvent.objects.filter(action="app_registration.rejected").count() == 1
@@ -244,8 +244,8 @@ def test_rejecting_twice_keeps_the_first_time_and_one_audit_row(db: None) -> Non
 def test_healing_clears_the_rejection_once(db: None) -> None:
     app, now = factories.make_app_registration(), timezone.now()
     credential_checks.reject_app(app, expired(), now=now)
-    assert credential_checks.restore_app(app, now=now)
-    assert not credential_checks.restore_app(app, now=now + timedelta(hours=1))
+    credential_checks.restore_app(app, now=now)
+    credential_checks.restore_app(app, now=now + timedelta(hours=1))
     app.refresh_from_db()
     assert (app.rejected_at, app.rejected_code, app.rejected_cause, app.canary_after) == (None, "", "", None)
     assert app.verified_at == now
@@ -256,7 +256,7 @@ def test_healing_a_stale_copy_of_a_rejected_registration_still_works(db: None) -
     app, now = factories.make_app_registration(), timezone.now()
     stale = AppRegistration.objects.get(pk=app.pk)
     credential_checks.reject_app(app, expired(), now=now)
-    assert credential_checks.restore_app(stale, now=now)
+    credential_checks.restore_app(stale, now=now)
     app.refresh_from_db()
     assert app.rejected_at is None
 
