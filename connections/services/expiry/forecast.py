@@ -42,9 +42,6 @@ class Forecast:
     # Whether the date comes from Microsoft or a certificate; otherwise it was entered manually or estimated.
     certain: bool
 
-    def is_due(self, now: datetime) -> bool:
-        return self.at <= now
-
 
 @dataclass(frozen=True, slots=True)
 class ForecastSummary:

@@ -159,8 +159,10 @@ def verify(
     checks = []
     for candidate in chosen:
         result = _probe(app_registration, decrypt_credential(candidate))
-        is_refused = isinstance(result, Verdict)
-        checks.append(CredentialCheck(candidate, verdict=result) if is_refused else CredentialCheck(candidate, result))
+        if isinstance(result, Verdict):
+            checks.append(CredentialCheck(candidate, verdict=result))
+        else:
+            checks.append(CredentialCheck(candidate, roles=result))
     _store_checks(app_registration, checks, is_complete=len(chosen) == len(live), actor=actor)
     if all(check.verdict is not None for check in checks):
         raise refusal_error(_decisive_verdict(checks))

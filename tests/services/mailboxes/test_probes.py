@@ -159,7 +159,7 @@ def test_an_application_without_roles_is_well_if_exchange_lets_it_into_a_mailbox
     exchange_grants(sandbox, SUPPORT)
     made = robots(sandbox, actor=alice)
     assert (made.status, made.granted_scopes) == (Status.ACTIVE, "")
-    assert probes.proves_access(made)
+    assert apply_results.reaches_mailbox(made.pk)
     assert made.mailbox_accesses.get().state == State.REACHABLE
     assert open_incidents() == []
     again = refreshed(made)
@@ -218,7 +218,7 @@ def test_a_role_in_the_token_needs_no_proof(sandbox: Control, alice: User) -> No
 def test_without_any_mailbox_nothing_can_be_proved(sandbox: Control, alice: User) -> None:
     made = robots(sandbox, actor=alice, shared_mailboxes=[])
     assert (made.status, made.status_code) == (Status.CONSENT_NEEDED, "no-roles")
-    assert not probes.proves_access(made)
+    assert not apply_results.reaches_mailbox(made.pk)
 
 
 def test_only_that_flag_waits_for_proof(db: None) -> None:
