@@ -34,8 +34,8 @@ def connect(
 ) -> Connection:
     """Request an app-only token and store the connection with it.
 
-    If the policy requires an approval, it is requested with ``reason``, and the connection stays pending without a token;
-    finish continues after it. A token without any role makes the connection "consent needed", which an
+    If the policy requires an approval, it is requested with ``reason``, and the connection stays pending without a
+    token; finish continues after it. A token without any role makes the connection "consent needed", which an
     administrator can fix later, unless it reaches one of the mailboxes. Raises NotAllowed, PolicyForbids, InvalidInput,
     AlreadyExists, MicrosoftRefused (nothing is stored) or MicrosoftUnavailable (nothing is stored).
     """

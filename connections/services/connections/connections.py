@@ -129,8 +129,8 @@ def change(
 ) -> bool:
     """Change name and capabilities. Returns whether a new sign-in (or consent) is needed for added permissions.
 
-    Granted permissions stay in use until the owner signs in again. Added ones must be allowed by the policy; if it requires
-    an approval, it is requested with ``reason``. Raises NotAllowed, PolicyForbids, AlreadyExists.
+    Granted permissions stay in use until the owner signs in again. Added ones must be allowed by the policy; if it
+    requires an approval, it is requested with ``reason``. Raises NotAllowed, PolicyForbids, AlreadyExists.
     """
     values: dict[str, Any] = {"name": name, "capabilities": list(chosen), "extra_scopes": " ".join(extra_scopes)}
     if not connection.is_delegated:
@@ -212,8 +212,8 @@ def disable(connection: Connection, *, actor: User, now: datetime) -> None:
 def enable(connection: Connection, *, actor: User, now: datetime) -> None:
     """Use a disabled connection again; the next sweep checks whether its grant is still valid.
 
-    Raises NotAllowed, also for the owner if an IT admin has disabled it, and PolicyForbids or ApprovalNeeded if the policy
-    no longer allows it.
+    Raises NotAllowed, also for the owner if an IT admin has disabled it, and PolicyForbids or ApprovalNeeded if the
+    policy no longer allows it.
     """
     with transaction.atomic():
         _lock(connection)
@@ -250,8 +250,8 @@ def _switch(connection: Connection, action: AuditAction, actor: User, values: di
 def remove(connection: Connection, *, actor: User, now: datetime) -> None:
     """Delete the connection and its tokens.
 
-    Nothing is revoked at Microsoft, which has no call to revoke a single refresh token (identity-platform/refresh-tokens);
-    the page explains how to withdraw the consent.
+    Nothing is revoked at Microsoft, which has no call to revoke a single refresh token (identity-platform/refresh-
+    tokens); the page explains how to withdraw the consent.
     """
     with transaction.atomic():
         _lock(connection, to_remove=True)
@@ -268,8 +268,8 @@ def remove(connection: Connection, *, actor: User, now: datetime) -> None:
 def _lock(connection: Connection, *, to_remove: bool = False) -> None:
     """Lock the row and reload its owner, who may just have changed: check permissions only after it.
 
-    It waits for an answer that is just being stored and could open an incident. ``to_remove`` makes new references to the
-    connection wait, too, and then fail; a weaker lock lets them pass.
+    It waits for an answer that is just being stored and could open an incident. ``to_remove`` makes new references to
+    the connection wait, too, and then fail; a weaker lock lets them pass.
     """
     rows = Connection.objects.select_for_update(no_key=not to_remove).filter(pk=connection.pk)
     connection.owner_id = rows.values_list("owner", flat=True).first() or connection.owner_id

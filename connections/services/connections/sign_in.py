@@ -64,8 +64,8 @@ def scopes_to_request(connection: Connection) -> tuple[str, ...]:
 def sign_in_client(connection: Connection) -> backends.SignInClient:
     """The application, scopes and parameters for the connection's sign-in.
 
-    A reconnect suggests the known account. ``prompt=consent`` is never sent: it would ask the person for consent again (and
-    often block them) although an administrator has granted it.
+    A reconnect suggests the known account. ``prompt=consent`` is never sent: it would ask the person for consent again
+    (and often block them) although an administrator has granted it.
     """
     live = credential_checks.live_applications(connection.app_registration)
     if not live:
@@ -105,9 +105,9 @@ def complete(
 ) -> None:
     """Store the tokens of a sign-in and clear every flag; the connection keeps its id.
 
-    ``by_link``: the link of the actor that was used and is used up by this. Raises NoRefreshToken, WrongTenant, WrongAccount,
-    ConsentMissing or PolicyForbids without changing anything, and ApprovalNeeded after requesting the approval; then no
-    token is stored.
+    ``by_link``: the link of the actor that was used and is used up by this. Raises NoRefreshToken, WrongTenant,
+    WrongAccount, ConsentMissing or PolicyForbids without changing anything, and ApprovalNeeded after requesting the
+    approval; then no token is stored.
     """
     _require_acceptable(connection, answer, account, actor)
     approvals.require_account(connection, account.tid)
@@ -160,8 +160,8 @@ def record_failure(
 ) -> PortalError:
     """Record a failed sign-in; a connection that worked before keeps its status. Returns the error to show.
 
-    ``credential_id``: the credential that was used. If Microsoft rejected it and there is another one, the next attempt uses
-    that. ``by_link``: the link of the actor that was used; an unknown person's browser is no evidence against the
+    ``credential_id``: the credential that was used. If Microsoft rejected it and there is another one, the next attempt
+    uses that. ``by_link``: the link of the actor that was used; an unknown person's browser is no evidence against the
     application.
     """
     has_other_credential = (

@@ -207,8 +207,8 @@ def missing_permission(connection: Connection) -> str:
 def exchange_plan(connection: Connection) -> exchange_script.ApplicationPlan | exchange_script.AccountPlan | None:
     """The plan for the PowerShell commands that give the connection access to its mailboxes.
 
-    None if no mailbox is attached, nobody has signed in yet, or Exchange grants none of its permissions. Addresses that are
-    known to be no mailbox are left out.
+    None if no mailbox is attached, nobody has signed in yet, or Exchange grants none of its permissions. Addresses that
+    are known to be no mailbox are left out.
     """
     openable = connection.mailbox_accesses.exclude(lack__in=[lack.value for lack in mailbox_errors.WITHOUT_MAILBOX])
     addresses = tuple(openable.values_list("mailbox__address", flat=True))

@@ -63,8 +63,8 @@ def may_send(connection: Connection) -> bool:
 def granted_by_exchange(connections: Iterable[Connection]) -> dict[int, tuple[str, ...]]:
     """The permissions that Exchange must have granted, by id of connections that reach a mailbox without the role.
 
-    At most one query. Such a grant does not appear in tokens (Microsoft: application-rbac), and granting the same permission
-    in Entra would open every mailbox.
+    At most one query. Such a grant does not appear in tokens (Microsoft: application-rbac), and granting the same
+    permission in Entra would open every mailbox.
     """
     without_role = {
         connection.pk: connection
@@ -126,8 +126,8 @@ def probe(
 def probe_mailbox(mailbox: SharedMailbox, *, actor: User, now: datetime) -> tuple[list[MailboxAccess], int]:
     """Probe one mailbox through every connection that has it attached and that ``actor`` may check.
 
-    Returns the probed rows, and how many are left to the scheduled probe within minutes: those beyond AT_ONCE, and those
-    whose connection has no valid token. Raises NotAllowed if ``actor`` may check none of them.
+    Returns the probed rows, and how many are left to the scheduled probe within minutes: those beyond AT_ONCE, and
+    those whose connection has no valid token. Raises NotAllowed if ``actor`` may check none of them.
     """
     attached = mailbox.accesses.with_connection().order_by("pk")
     allowed = [row for row in attached if permissions.can_check(actor, row.connection)]

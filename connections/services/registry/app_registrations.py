@@ -33,8 +33,8 @@ def register(
     """Test the first credential at Microsoft, then register the application together with it.
 
     Raises InvalidInput, AlreadyExists, MicrosoftRefused (nothing is stored; ``field`` names the form field) or
-    MicrosoftUnavailable. With ``allow_untried`` it is stored untested if Microsoft is unavailable, or if only admin consent
-    is missing to install the application in the directory.
+    MicrosoftUnavailable. With ``allow_untried`` it is stored untested if Microsoft is unavailable, or if only admin
+    consent is missing to install the application in the directory.
     """
     app = AppRegistration(
         tenant=tenant,

@@ -144,8 +144,8 @@ def verify(
     """Test every live credential (or only ``credential``) at Microsoft and store the results, which are returned.
 
     Certificates that still have to be uploaded are left out unless it is ``credential`` or there is nothing else. One
-    accepted credential restores the registration; it is rejected only if all were refused. Raises InvalidInput without a
-    live credential, MicrosoftRefused if none was accepted, MicrosoftUnavailable if that is unknown, UnreadableSecret.
+    accepted credential restores the registration; it is rejected only if all were refused. Raises InvalidInput without
+    a live credential, MicrosoftRefused if none was accepted, MicrosoftUnavailable if that is unknown, UnreadableSecret.
     """
     live = in_trial_order(app_registration.credentials.live())
     if credential is not None:

@@ -106,8 +106,8 @@ def add(
 ) -> AppCredential:
     """Test a credential at Microsoft, then store it. If it is accepted, a rejected registration works again.
 
-    Raises MicrosoftRefused (nothing is stored), and MicrosoftUnavailable unless ``allow_untried`` is set: then it is stored
-    untested. A caller that has already called is_accepted passes its result as ``accepted``.
+    Raises MicrosoftRefused (nothing is stored), and MicrosoftUnavailable unless ``allow_untried`` is set: then it is
+    stored untested. A caller that has already called is_accepted passes its result as ``accepted``.
     """
     if accepted is None:
         accepted = is_accepted(app_registration, new, allow_untried=allow_untried)

@@ -144,8 +144,8 @@ def reaches_mailbox(pk: int) -> bool:
 def settle_without_roles(pk: int, *, now: datetime, version: int) -> None:
     """Restore or flag a connection whose app-only token carries no role: it works if it reaches a shared mailbox.
 
-    Permissions granted in Exchange do not appear in tokens (Microsoft: application-rbac). Nothing changes while a mailbox
-    could not be probed because Microsoft did not answer.
+    Permissions granted in Exchange do not appear in tokens (Microsoft: application-rbac). Nothing changes while a
+    mailbox could not be probed because Microsoft did not answer.
     """
     if reaches_mailbox(pk):
         restore(pk, now=now, version=version)

@@ -150,28 +150,25 @@ def test_a_duplicate_name_changes_nothing(bob: User) -> None:
     assert events() == []
 
 
-def change(connection: Connection, actor: User) -> object:
-    return connections.change(connection, name="Hers", chosen=["mail.read"], extra_scopes=(), actor=actor)
+def change(connection: Connection, actor: User) -> None:
+    connections.change(connection, name="Hers", chosen=["mail.read"], extra_scopes=(), actor=actor)
 
 
-def disable(connection: Connection, actor: User) -> object:
-    return connections.disable(connection, actor=actor, now=timezone.now())
+def disable(connection: Connection, actor: User) -> None:
+    connections.disable(connection, actor=actor, now=timezone.now())
 
 
-def enable(connection: Connection, actor: User) -> object:
-    return connections.enable(connection, actor=actor, now=timezone.now())
+def enable(connection: Connection, actor: User) -> None:
+    connections.enable(connection, actor=actor, now=timezone.now())
 
 
-def remove(connection: Connection, actor: User) -> object:
-    return connections.remove(connection, actor=actor, now=timezone.now())
-
-
-Act = Callable[[Connection, User], object]
+def remove(connection: Connection, actor: User) -> None:
+    connections.remove(connection, actor=actor, now=timezone.now())
 
 
 @pytest.mark.parametrize("act", [change, disable, enable, remove])
 @pytest.mark.parametrize("who", ["dave", "carol"])
-def test_services_refuse_other_people(who: str, act: Act) -> None:
+def test_services_refuse_other_people(who: str, act: Callable[[Connection, User], None]) -> None:
     connection = factories.make_connection()
     with pytest.raises(NotAllowed):
         act(connection, factories.make_person(who))
@@ -223,6 +220,7 @@ def test_enabling_makes_it_due_at_once_and_doing_it_twice_is_harmless(bob: User)
     connection.refresh_from_db()
     assert connection.status == Status.ACTIVE
     assert connection.status_cause == ""
+    assert connection.refresh_after is not None
     assert connection.refresh_after <= timezone.now()
     assert events() == [("connection.disabled", "done"), ("connection.enabled", "done")]
 

@@ -59,7 +59,7 @@ def test_the_credential_that_lasts_longest_decides() -> None:
 def test_an_unusable_credential_is_ignored(out: str) -> None:
     app = factories.make_app_registration(secret=None)
     factories.make_secret(app, expires_at=NOW + days(12))
-    factories.make_secret(app, expires_at=NOW + days(200), **{out: NOW})
+    factories.make_secret(app, "later", **{"expires_at": NOW + days(200), out: NOW})
     assert only(factories.make_connection(app_registration=app)).at == NOW + days(12)
 
 

@@ -9,7 +9,15 @@ import pytest
 from django.db import connection as database
 from django.utils import timezone
 
-from connections.models import AffectedConnection, AppCredential, AppRegistration, AuditEvent, Connection, Incident
+from connections.models import (
+    AffectedConnection,
+    AppCredential,
+    AppRegistration,
+    AuditEvent,
+    Connection,
+    Incident,
+    User,
+)
 from connections.services.connections import connections
 from connections.services.incidents import incidents
 from connections.services.registry import credentials
@@ -52,7 +60,7 @@ def test_a_revoked_account_is_one_incident_for_all_its_connections(sandbox: Cont
     scheduler.sweep(now=NOW)
     incident = Incident.objects.get()
     assert (incident.kind, incident.code, incident.who) == ("account", "AADSTS50173", "owner")
-    assert incident.assignee.username == "bob"
+    assert incident.assignee == User.objects.get(username="bob")
     assert incident.affected.count() == 3
     assert AuditEvent.objects.filter(action="incident.opened").count() == 1
 
@@ -97,6 +105,7 @@ def test_a_changed_cause_moves_the_connection_to_the_right_incident(sandbox: Con
     sandbox.set_person(factories.ADA, disabled=False)
     sandbox.revoke_sessions(factories.ADA)
     later = Connection.objects.get().refresh_after
+    assert later is not None
     scheduler.sweep(now=later)
 
     blocked, revoked = Incident.objects.order_by("pk")
@@ -260,7 +269,7 @@ def test_an_unreachable_mailbox_is_an_incident_until_it_is_reachable() -> None:
     assert not Incident.objects.get().is_open
 
 
-def test_a_new_secret_that_microsoft_accepts_closes_the_incident(sandbox: Control, alice: object) -> None:
+def test_a_new_secret_that_microsoft_accepts_closes_the_incident(sandbox: Control, alice: User) -> None:
     granted(sandbox, 2)
     sandbox.expire_secret(factories.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
     scheduler.sweep(now=NOW)

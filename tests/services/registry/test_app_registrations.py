@@ -29,7 +29,7 @@ ARCHIVED = credentials.NewSecret(seed.ARCHIVE_SECRET)
 
 
 def register(alice: User, tenant: Tenant | None = None, **overrides: Any) -> AppRegistration:
-    values = {"name": "Mail", "client_id": seed.CONNECTIONS_APP, "credential": GOOD} | overrides
+    values: dict[str, Any] = {"name": "Mail", "client_id": seed.CONNECTIONS_APP, "credential": GOOD} | overrides
     return app_registrations.register(tenant or factories.make_tenant(), **values, actor=alice)
 
 
@@ -275,7 +275,7 @@ def test_an_environment_that_is_no_longer_configured_is_refused(db: None) -> Non
 
 
 def change(app: AppRegistration, alice: User, **overrides: Any) -> None:
-    values = {
+    values: dict[str, Any] = {
         "name": app.name,
         "audience": app.audience,
         "allows_delegated": True,

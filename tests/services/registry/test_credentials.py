@@ -1,6 +1,7 @@
 """Credentials are tested, stored encrypted and retired, and never returned."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.db import connection as database
@@ -44,7 +45,7 @@ def test_a_refused_secret_is_not_stored(alice: User, sandbox: Control) -> None:
 def test_during_an_outage_a_secret_is_stored_only_with_allow_untried(alice: User, sandbox: Control) -> None:
     app = factories.make_app_registration(secret=None)
     sandbox.weather("unavailable", "token")
-    values = {"value": seed.CONNECTIONS_SECRET, "expires_at": NEXT_YEAR, "actor": alice}
+    values: dict[str, Any] = {"value": seed.CONNECTIONS_SECRET, "expires_at": NEXT_YEAR, "actor": alice}
     with pytest.raises(MicrosoftUnavailable):
         credentials.add_secret(app, **values)
     assert credentials.add_secret(app, **values, allow_untried=True).verified_at is None
@@ -93,6 +94,6 @@ def test_retiring_deletes_the_secret_and_doing_it_twice_changes_nothing(alice: U
     credentials.retire(credential, actor=alice)
     first = AppCredential.objects.get().retired_at
     credentials.retire(credential, actor=alice)
-    stored = AppCredential.objects.get()
+    stored: Any = AppCredential.objects.get()
     assert (stored.secret, stored.private_key, stored.retired_at) == (None, None, first)
     assert AuditEvent.objects.filter(action="credential.retired").count() == 1

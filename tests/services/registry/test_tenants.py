@@ -3,6 +3,7 @@
 import pytest
 
 from connections.errors import AlreadyExists, InUse, InvalidInput, MicrosoftUnavailable
+from connections.microsoft import clouds
 from connections.models import AuditEvent, Tenant, User
 from connections.services.registry import tenants
 from portal.sandbox import seed
@@ -66,7 +67,9 @@ def test_the_same_tenant_twice_is_refused(alice: User, sandbox: Control, overrid
     assert Tenant.objects.count() == 1
 
 
-@pytest.mark.parametrize(("endpoint", "tid"), [("common", ""), ("organizations", ""), ("consumers", seed.CONSUMERS)])
+@pytest.mark.parametrize(
+    ("endpoint", "tid"), [("common", ""), ("organizations", ""), ("consumers", clouds.CONSUMERS_TID)]
+)
 def test_a_shared_endpoint_has_no_directory_of_its_own(alice: User, sandbox: Control, endpoint: str, tid: str) -> None:
     tenant = add(alice, name=endpoint, directory_id=endpoint)
     assert (tenant.is_shared_endpoint, tenant.tid) == (True, tid)

@@ -21,7 +21,7 @@ from connections.microsoft.token_endpoint import token_set
 from connections.models import AppCredential, AppRegistration, Connection, Incident, User
 from connections.services.api_keys import api_keys
 from connections.services.connections import connections
-from connections.services.incidents import incidents
+from connections.services.incidents import incidents, store
 from connections.services.registry import credential_checks, credentials
 from connections.services.tokens import apply_results, batch_client, fetch, scheduler
 from connections.services.tokens.single_flight import TokenRequirement
@@ -45,7 +45,8 @@ def granted(sandbox: Control, count: int, **overrides: Any) -> list[Connection]:
     ]
 
 
-def read(connection: Connection) -> Connection:
+def read(connection: Connection) -> Any:
+    """The stored connection; Any, because these tests know which of its nullable columns are set."""
     return Connection.objects.get(pk=connection.pk)
 
 
@@ -170,7 +171,7 @@ def test_the_incident_closes_when_its_last_two_connections_recover_at_once(
         apply_results.flag(connection.pk, dead(), now=NOW, version=1)
     assert Incident.objects.count() == 1
     barrier = threading.Barrier(2)
-    resolve = incidents.resolve_affected
+    resolve = store.resolve_affected
 
     def resolve_together(*args: Any, **kwargs: Any) -> None:
         with transaction.atomic():
@@ -224,6 +225,7 @@ def test_an_outage_costs_one_request_and_not_one_per_batch(sandbox: Control) -> 
 def test_a_later_batch_has_a_lease_from_its_own_start(sandbox: Control, monkeypatch: pytest.MonkeyPatch) -> None:
     granted(sandbox, 4)
     leases: list[Any] = []
+    moment, request_tokens = NOW, batch_client.request_tokens
 
     def slow(batch: list[batch_client.DueConnection]) -> list[batch_client.RefreshBatchResult]:
         nonlocal moment
@@ -231,7 +233,6 @@ def test_a_later_batch_has_a_lease_from_its_own_start(sandbox: Control, monkeypa
         moment += timedelta(minutes=4)
         return request_tokens(batch)
 
-    moment, request_tokens = NOW, batch_client.request_tokens
     monkeypatch.setattr(batch_client, "request_tokens", slow)
     scheduler.sweep(now=NOW, limit=2, clock=lambda: moment)
     assert [until - at for at, until in leases[:2]] == [scheduler.LEASE] * 2
@@ -297,7 +298,7 @@ def test_the_recovery_of_many_connections_is_spread_over_a_minute_in_few_stateme
     app = AppRegistration.objects.get()
     with django_assert_max_num_queries(40):
         credential_checks.restore_app(app, now=NOW)
-    due = Counter(Connection.objects.values_list("refresh_after", flat=True))
+    due: Counter[Any] = Counter(Connection.objects.values_list("refresh_after", flat=True))
     assert len(due) == credential_checks.RECOVERY_SLOTS
     assert max(due) <= NOW + credential_checks.RECOVERY_WITHIN
     assert max(due.values()) < 300
