@@ -55,11 +55,6 @@ class ForecastSummary:
         return self.forecasts[0] if self.forecasts else None
 
 
-def next_expiration(connection: Connection, *, now: datetime) -> Forecast | None:
-    """The connection's next expiration; None if there is none. One query."""
-    return summarize(connection, now=now).next
-
-
 def next_expirations(connections: Iterable[Connection], *, now: datetime) -> dict[int, Forecast]:
     """The next expirations of many connections by connection id. One query."""
     rows = list(connections)

@@ -84,18 +84,6 @@ def add_generated_certificate(
     return add(app_registration, new, actor=actor)
 
 
-def add_uploaded_certificate(
-    app_registration: AppRegistration,
-    *,
-    pair: certificates.CertificateWithKey,
-    actor: User | None,
-    label: str = "",
-    allow_untried: bool = False,
-) -> AppCredential:
-    """``add`` for a certificate with its private key."""
-    return add(app_registration, NewCertificate(pair, label), actor=actor, allow_untried=allow_untried)
-
-
 def add(
     app_registration: AppRegistration,
     new: NewCredential,

@@ -9,7 +9,7 @@ request instead of one per connection.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -34,19 +34,7 @@ LEASE = timedelta(minutes=5)  # longer than any batch can take
 CANARY_EVERY = timedelta(minutes=1)
 
 _CONNECTION, _APP = Connection._meta.db_table, AppRegistration._meta.db_table
-_FIELDS = (
-    "id",
-    "app_registration_id",
-    "authentication_type",
-    "status",
-    "token_version",
-    "scopes",
-    "refresh_token",
-    "previous_refresh_token",
-    "suspected_code",
-    "suspected_at",
-    "trouble_count",
-)
+_FIELDS = ["id", *(field.name for field in fields(DueConnection) if field.name != "pk")]
 _RETURNING = "RETURNING " + ", ".join(f"{_CONNECTION}.{name}" for name in _FIELDS)
 # The status list is spelt out so that the planner sees that the partial index fits.
 _STATUSES = ", ".join(f"'{status}'" for status in Connection.KEPT_ALIVE)

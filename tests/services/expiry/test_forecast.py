@@ -114,7 +114,7 @@ def test_the_sign_in_frequency_is_learnt_from_microsofts_error(sandbox: Control)
     connection.refresh_from_db()
     assert (connection.status, connection.status_code) == (Status.RECONNECT_NEEDED, "AADSTS70043")
     assert connection.sign_in_max_age == 14 * 86_400
-    assert forecast.next_expiration(connection, now=NOW) is None
+    assert forecast.summarize(connection, now=NOW).next is None
     connection.status = Status.ACTIVE
     sign_in = forecast.summarize(connection, now=NOW).forecasts[0]
     assert connection.connected_at is not None

@@ -39,6 +39,18 @@ def connected(sandbox: Control, *scopes: str, **overrides: Any) -> Connection:
     return factories.make_connection(**(values | overrides))
 
 
+def attached(sandbox: Control, owner: User, address: str = "support@contoso.example") -> MailboxAccess:
+    """A mailbox attached to a working connection."""
+    return mailboxes.attach_address(connected(sandbox, *FULL, owner=owner), address=address, actor=owner)
+
+
+def probed(row: MailboxAccess, actor: User | None = None) -> MailboxAccess:
+    """The row after a probe of its connection."""
+    probes.probe(row.connection, actor=actor, now=timezone.now())
+    row.refresh_from_db()
+    return row
+
+
 def actions(verb: str) -> int:
     return AuditEvent.objects.filter(action=verb).count()
 
@@ -240,28 +252,26 @@ def test_a_probe_stores_its_results(sandbox: Control, bob: User) -> None:
 
 
 def test_a_probe_is_audited_only_when_a_state_changes(sandbox: Control, bob: User) -> None:
-    connection = connected(sandbox, *FULL, owner=bob)
-    mailboxes.attach_address(connection, address=SALES, actor=bob)
+    row = attached(sandbox, bob, SALES)
     for _ in range(3):
-        probes.probe(connection, actor=bob, now=timezone.now())
+        probed(row, actor=bob)
     assert actions("connection.mailbox_probed") == 1
     sandbox.set_mailbox(address=SALES, members=[factories.ADA])
-    (row,) = probes.probe(connection, actor=bob, now=timezone.now())
+    probed(row, actor=bob)
     assert row.state == State.REACHABLE
     assert actions("connection.mailbox_probed") == 2
 
 
 def test_a_mailbox_is_unknown_after_an_outage_and_probed_again_soon(sandbox: Control, bob: User) -> None:
-    connection = connected(sandbox, *FULL, owner=bob)
-    mailboxes.attach_address(connection, address="support@contoso.example", actor=bob)
+    row = attached(sandbox, bob)
     now = timezone.now()
     sandbox.weather(kind="unavailable", where="graph")
-    (row,) = probes.probe(connection, actor=bob, now=now)
+    probes.probe(row.connection, actor=bob, now=now)
+    row.refresh_from_db()
     assert row.state == State.UNKNOWN
     assert row.probe_after is not None
     assert row.probe_after - now < timedelta(minutes=20)
-    connection.refresh_from_db()
-    assert connection.status == Connection.Status.ACTIVE
+    assert row.connection.status == Connection.Status.ACTIVE
 
 
 def test_only_the_given_mailbox_is_probed(sandbox: Control, bob: User) -> None:
@@ -292,8 +302,7 @@ def test_without_mailboxes_microsoft_is_not_called(bob: User) -> None:
 def test_an_answer_for_an_address_that_has_changed_meanwhile_is_dropped(
     sandbox: Control, alice: User, bob: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connection = connected(sandbox, *FULL, owner=bob)
-    row = mailboxes.attach_address(connection, address="support@contoso.example", actor=bob)
+    row = attached(sandbox, bob)
     probe_mailboxes = mailbox_probe.probe_mailboxes
 
     def change_meanwhile(*args: Any, **kwargs: Any) -> Any:
@@ -302,14 +311,12 @@ def test_an_answer_for_an_address_that_has_changed_meanwhile_is_dropped(
         return outcomes
 
     monkeypatch.setattr(mailbox_probe, "probe_mailboxes", change_meanwhile)
-    probes.probe(connection, actor=bob, now=timezone.now())
-    row.refresh_from_db()
+    probed(row, actor=bob)
     assert row.state == State.UNPROBED
 
 
 def test_due_mailboxes_are_probed_once(sandbox: Control, bob: User) -> None:
-    connection = connected(sandbox, *FULL, owner=bob)
-    row = mailboxes.attach_address(connection, address="support@contoso.example", actor=bob)
+    row = attached(sandbox, bob)
     now = timezone.now()
     assert probes.probe_due(now=now) == 1
     row.refresh_from_db()

@@ -15,7 +15,7 @@ from connections.services.tokens import apply_results, scheduler
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
-from tests.services.mailboxes.test_mailboxes import FULL, SALES, connected
+from tests.services.mailboxes.test_mailboxes import FULL, SALES, attached, connected, probed
 
 State = MailboxAccess.State
 Status = Connection.Status
@@ -59,30 +59,24 @@ def open_incidents() -> list[str]:
 
 
 def test_missing_access_is_stored_and_cleared_when_it_is_fixed(sandbox: Control, bob: User) -> None:
-    connection = connected(sandbox, *FULL, owner=bob)
-    row = mailboxes.attach_address(connection, address=SALES, actor=bob)
-    probes.probe(connection, actor=bob, now=timezone.now())
-    row.refresh_from_db()
+    row = attached(sandbox, bob, SALES)
+    probed(row, actor=bob)
     assert (row.state, row.lack) == (State.UNREACHABLE, "full_access")
     sandbox.set_mailbox(address=SALES, inbox_members=[factories.ADA])
-    probes.probe(connection, actor=bob, now=timezone.now())
-    row.refresh_from_db()
+    probed(row, actor=bob)
     assert row.lack == "folder_only"
     # Another reason is audited, although the state is the same.
     assert AuditEvent.objects.filter(action="connection.mailbox_probed").count() == 2
     sandbox.set_mailbox(address=SALES, members=[factories.ADA])
-    probes.probe(connection, actor=bob, now=timezone.now())
-    row.refresh_from_db()
+    probed(row, actor=bob)
     assert (row.state, row.lack, row.code, row.cause, row.action) == (State.REACHABLE, "", "", "", "")
 
 
 def test_a_persons_first_failed_probe_is_an_incident_only_after_the_scheduled_probe(
     sandbox: Control, bob: User
 ) -> None:
-    connection = connected(sandbox, *FULL, owner=bob)
-    row = mailboxes.attach_address(connection, address=SALES, actor=bob)
-    probes.probe(connection, actor=bob, now=timezone.now())
-    probes.probe(connection, actor=bob, now=timezone.now())
+    row = attached(sandbox, bob, SALES)
+    probed(probed(row, actor=bob), actor=bob)
     assert open_incidents() == []
     MailboxAccess.objects.filter(pk=row.pk).update(probe_after=timezone.now())
     assert probes.probe_due(now=timezone.now()) == 1
@@ -95,25 +89,23 @@ def test_a_persons_first_failed_probe_is_an_incident_only_after_the_scheduled_pr
 
 
 def test_lost_access_is_an_incident_at_once_and_resolved_automatically(sandbox: Control, bob: User) -> None:
-    connection = connected(sandbox, *FULL, owner=bob)
-    mailboxes.attach_address(connection, address=SUPPORT, actor=bob)
-    probes.probe(connection, actor=bob, now=timezone.now())
+    row = attached(sandbox, bob)
+    probed(row, actor=bob)
     sandbox.set_mailbox(address=SUPPORT, members=[])
-    probes.probe(connection, actor=bob, now=timezone.now())
+    probed(row, actor=bob)
     assert open_incidents() == ["mailbox"]
     sandbox.weather(kind="unavailable", where="graph")
-    probes.probe(connection, actor=bob, now=timezone.now())
+    probed(row, actor=bob)
     assert open_incidents() == ["mailbox"]
     sandbox.weather(kind="normal")
     sandbox.set_mailbox(address=SUPPORT, members=[factories.ADA])
-    probes.probe(connection, actor=bob, now=timezone.now())
+    probed(row, actor=bob)
     assert open_incidents() == []
 
 
 def test_detaching_a_mailbox_resolves_its_incident(sandbox: Control, bob: User) -> None:
-    connection = connected(sandbox, *FULL, owner=bob)
-    row = mailboxes.attach_address(connection, address=SALES, actor=bob)
-    probes.probe(connection, actor=None, now=timezone.now())
+    row = attached(sandbox, bob, SALES)
+    probed(row)
     assert open_incidents() == ["mailbox"]
     mailboxes.detach(row, actor=bob)
     assert open_incidents() == []
@@ -249,10 +241,7 @@ def test_the_scheduled_probe_does_those_beyond_the_limit(
 
 def sender(sandbox: Control, bob: User, *chosen: str) -> MailboxAccess:
     connection = connected(sandbox, *SENDING, owner=bob, capabilities=list(chosen))
-    row = mailboxes.attach_address(connection, address=SUPPORT, actor=bob)
-    probes.probe(connection, actor=bob, now=timezone.now())
-    row.refresh_from_db()
-    return row
+    return probed(mailboxes.attach_address(connection, address=SUPPORT, actor=bob), actor=bob)
 
 
 def test_a_denied_test_message_is_kept_when_the_mailbox_can_be_read(sandbox: Control, bob: User) -> None:
@@ -263,13 +252,11 @@ def test_a_denied_test_message_is_kept_when_the_mailbox_can_be_read(sandbox: Con
     assert (row.state, row.lack) == (State.REACHABLE, "send_as")
     assert "Send As" in row.action
     # Reading it again does not test sending.
-    probes.probe(row.connection, actor=None, now=timezone.now())
-    row.refresh_from_db()
+    probed(row)
     assert (row.state, row.lack) == (State.REACHABLE, "send_as")
     sandbox.set_mailbox(address=SUPPORT, senders=[factories.ADA])
     probes.send_test_message(row, actor=bob, now=timezone.now())
-    probes.probe(row.connection, actor=None, now=timezone.now())
-    row.refresh_from_db()
+    probed(row)
     assert (row.state, row.lack, row.cause, row.code) == (State.REACHABLE, "", "", "sent")
     tested = AuditEvent.objects.filter(action="connection.sending_tested").order_by("pk")
     outcomes = [(event.outcome, event.changes["code"]) for event in tested]
@@ -282,19 +269,15 @@ def test_the_test_message_decides_for_a_connection_that_only_sends(sandbox: Cont
     assert row.probe_after is not None
     assert row.probe_after - timezone.now() > timedelta(hours=20)
     probes.send_test_message(row, actor=bob, now=timezone.now())
-    probes.probe(row.connection, actor=None, now=timezone.now())
-    row.refresh_from_db()
+    probed(row)
     assert (row.state, row.code, row.cause) == (State.REACHABLE, "sent", "")
     sandbox.set_mailbox(address=SUPPORT, senders=[])
     probes.send_test_message(row, actor=bob, now=timezone.now())
-    probes.probe(row.connection, actor=None, now=timezone.now())
-    row.refresh_from_db()
+    probed(row)
     assert (row.state, row.lack) == (State.UNREACHABLE, "send_as")
     # Once it may also read, reading decides whether the mailbox is reached.
     Connection.objects.filter(pk=row.connection_id).update(capabilities=["shared_mailbox.read", "shared_mailbox.send"])
-    connection = Connection.objects.get(pk=row.connection_id)
-    probes.probe(connection, actor=None, now=timezone.now())
-    row.refresh_from_db()
+    probed(row)
     assert (row.state, row.lack) == (State.REACHABLE, "send_as")
 
 

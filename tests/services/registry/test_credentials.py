@@ -76,9 +76,9 @@ def test_an_uploaded_certificate_is_tested_like_a_secret(alice: User, sandbox: C
     app = factories.make_app_registration(secret=None, client_id=seed.ROBOTS_APP)
     pair = certificates.generate("Robots", months=6, now=timezone.now())
     with pytest.raises(MicrosoftRefused, match="700027"):
-        credentials.add_uploaded_certificate(app, pair=pair, actor=alice)
+        credentials.add(app, credentials.NewCertificate(pair), actor=alice)
     sandbox.add_certificate(seed.ROBOTS_APP, pair.certificate)
-    certificate = credentials.add_uploaded_certificate(app, pair=pair, actor=alice)
+    certificate = credentials.add(app, credentials.NewCertificate(pair), actor=alice)
     assert certificate.verified_at
     assert certificate.expires_at == pair.expires_at
 
