@@ -9,7 +9,7 @@ from django.db import transaction
 
 from connections import audit
 from connections.access import permissions, roles
-from connections.errors import ApprovalNeeded, MicrosoftRefused
+from connections.errors import ApprovalNeeded
 from connections.microsoft import token_endpoint
 from connections.models import AppRegistration, Connection, SharedMailbox, User
 from connections.models.app_registrations import AuthenticationType
@@ -18,7 +18,7 @@ from connections.services.connections import connections
 from connections.services.policy import approvals, evaluate
 from connections.services.policy.evaluate import Decision
 from connections.services.registry import credential_checks
-from connections.services.tokens import apply_results, batch_client, store
+from connections.services.tokens import apply_results, store
 
 
 def connect(
@@ -49,7 +49,7 @@ def connect(
     )
     decision, _ = approvals.evaluate_approval(connection)
     evaluate.refuse_forbidden(decision)
-    answer = None if decision.approval else _request_first_token(app_registration, now)
+    answer = None if decision.approval else credential_checks.request_app_only_token(app_registration, now=now)
     if answer is not None:
         decision, _ = approvals.evaluate_approval(connection, answer.granted)
         evaluate.refuse_forbidden(decision)
@@ -71,7 +71,7 @@ def finish(connection: Connection, *, actor: User, now: datetime) -> Connection:
     if connection.is_delegated or connection.status != Connection.Status.PENDING:
         return connection
     approvals.require(connection)
-    answer = _request_first_token(connection.app_registration, now)
+    answer = credential_checks.request_app_only_token(connection.app_registration, now=now)
     with transaction.atomic():
         locked = Connection.objects.select_for_update(of=("self",), no_key=True)
         connection = locked.select_related("app_registration__tenant").get(pk=connection.pk)
@@ -87,20 +87,6 @@ def finish(connection: Connection, *, actor: User, now: datetime) -> Connection:
         _request_approval(connection, decision, reason="", actor=actor, now=now)
         raise ApprovalNeeded(" ".join(decision.sentences), action="It waits for another approval.")
     return _settle(connection, answer, actor, now)
-
-
-def _request_first_token(app_registration: AppRegistration, now: datetime) -> token_endpoint.TokenSet:
-    """A token with the first credential that Microsoft accepts."""
-    refusal = MicrosoftRefused(batch_client.NO_CREDENTIAL)
-    for credential, application in credential_checks.live_applications(app_registration):
-        try:
-            return token_endpoint.request_app_only_token(application)
-        except MicrosoftRefused as error:
-            if not error.verdict.credential:
-                raise
-            credential_checks.credential_refused(credential, error.verdict, now=now)
-            refusal = error
-    raise refusal
 
 
 def _request_approval(connection: Connection, decision: Decision, *, reason: str, actor: User, now: datetime) -> None:

@@ -33,7 +33,7 @@ from connections.services.incidents import incidents
 from connections.services.people import ownership_transfer
 from connections.services.policy import approvals
 from connections.services.registry import credential_checks
-from connections.services.tokens import batch_client, store
+from connections.services.tokens import store
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def sign_in_client(connection: Connection) -> backends.SignInClient:
     """
     live = credential_checks.live_applications(connection.app_registration)
     if not live:
-        raise MicrosoftRefused(batch_client.NO_CREDENTIAL)
+        raise MicrosoftRefused(credential_checks.NO_CREDENTIAL)
     credential, application = live[0]
     # After an ownership transfer the new owner may choose another account.
     username = "" if ownership_transfer.pending_transfer(connection) else connection.account_username

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from django.db.models import Count, Q, QuerySet
 
-from connections.models import ApiKey, AppCredential, AppRegistration, Connection, Share
+from connections.models import ApiKey, AppCredential, AppRegistration, Connection
 from connections.models.connections import without_tokens
 from connections.models.sharing import ShareQuerySet
 from connections.services.expiry import forecast
@@ -83,22 +83,23 @@ def of_shares(shares: ShareQuerySet, *, now: datetime) -> Expirations:
     expiring = shares.active(now).filter(until__lte=now + AHEAD).order_by("until", "pk")
     related = expiring.select_related("person", "team", "connection__app_registration__tenant", "connection__owner")
     rows = list(without_tokens(related)[: MOST + 1])
-    return Expirations([_of_share(row, row.until) for row in rows[:MOST] if row.until], len(rows) > MOST)
-
-
-def _of_share(share: Share, until: datetime) -> Expiration:
-    return Expiration(
-        until,
-        Reason.SHARE,
-        share.connection.app_registration,
-        f"Share with {share.person or share.team}",
-        "From then on they can no longer use the connection.",
-        "Whoever manages the connection can extend the share on its page.",
-        Connection.Who.OWNER,
-        certain=True,
-        stops=0,
-        connection=share.connection,
-    )
+    expirations = [
+        Expiration(
+            row.until,
+            Reason.SHARE,
+            row.connection.app_registration,
+            f"Share with {row.person or row.team}",
+            "From then on they can no longer use the connection.",
+            "Whoever manages the connection can extend the share on its page.",
+            Connection.Who.OWNER,
+            certain=True,
+            stops=0,
+            connection=row.connection,
+        )
+        for row in rows[:MOST]
+        if row.until
+    ]
+    return Expirations(expirations, len(rows) > MOST)
 
 
 def of_keys(keys: QuerySet[ApiKey], *, now: datetime) -> Expirations:

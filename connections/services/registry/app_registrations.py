@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 from django.db import IntegrityError, transaction
@@ -92,21 +93,17 @@ def change(
     changes = audit.changed_fields(app_registration, values)
     if not changes:
         return
-    before = {field: getattr(app_registration, field) for field in values}
-    _set(app_registration, values)
+    changed = copy.copy(app_registration)
+    _set(changed, values)
+    _check(changed)
+    _check_types_in_use(changed)
     try:
-        _check(app_registration)
-        _check_types_in_use(app_registration)
         with transaction.atomic():
-            app_registration.save(update_fields=list(changes))
-            audit.record(AuditAction.APP_REGISTRATION_CHANGED, app_registration, actor=actor, changes=changes)
-    except (InvalidInput, InUse):
-        _set(app_registration, before)
-        raise
+            changed.save(update_fields=list(changes))
+            audit.record(AuditAction.APP_REGISTRATION_CHANGED, changed, actor=actor, changes=changes)
     except IntegrityError as error:
-        duplicate = _duplicate(app_registration)
-        _set(app_registration, before)
-        raise duplicate from error
+        raise _duplicate(changed) from error
+    _set(app_registration, values)
 
 
 def remove(app_registration: AppRegistration, *, actor: User | None) -> None:

@@ -16,7 +16,7 @@ from connections import audit
 from connections.errors import InvalidInput, MicrosoftRefused, MicrosoftUnavailable, UnreadableSecret
 from connections.microsoft import clouds, credential_probe, token_endpoint
 from connections.microsoft.classifier import Verdict
-from connections.microsoft.error_types import Kind
+from connections.microsoft.error_types import Kind, Who
 from connections.models import AppCredential, AppRegistration, AuditEvent, Connection, User
 from connections.models.audit import AuditAction
 from connections.services.incidents import incidents
@@ -26,6 +26,15 @@ RECOVERY_WITHIN = timedelta(seconds=60)
 RECOVERY_AT_ONCE = 25  # at least this many connections in each time slot after a recovery
 RECOVERY_SLOTS = 20
 RECOVERY_BATCH = 1000  # rows in one statement
+NO_CREDENTIAL = Verdict(
+    kind=Kind.APP_CONFIG,
+    code="no-credential",
+    cause="This app registration has no client secret or certificate, so Microsoft cannot be asked.",
+    action="Add a client secret or a certificate to the app registration.",
+    who=Who.IT_ADMIN,
+    certain=True,
+    app_wide=True,
+)
 _NO_REJECTION = {"rejected_at": None, "rejected_code": "", "rejected_cause": "", "rejected_action": ""}
 
 
@@ -104,18 +113,28 @@ def awaits_upload(credential: AppCredential) -> bool:
     )
 
 
-def app_only_token(app: AppRegistration, *, now: datetime) -> token_endpoint.TokenSet | None:
-    """An app-only token with the first credential that Microsoft accepts; None if it issues none."""
+def request_app_only_token(app: AppRegistration, *, now: datetime) -> token_endpoint.TokenSet:
+    """An app-only token with the first credential that Microsoft accepts. Raises MicrosoftRefused if it issues none."""
+    refusal = MicrosoftRefused(NO_CREDENTIAL)
     for credential, application in live_applications(app):
         try:
             return token_endpoint.request_app_only_token(application)
-        except MicrosoftUnavailable:
-            raise
         except MicrosoftRefused as error:
             if not error.verdict.credential:
-                return None  # not installed or no consent: the sweep flags the connections
+                raise
             credential_refused(credential, error.verdict, now=now)
-    return None
+            refusal = error
+    raise refusal
+
+
+def app_only_token(app: AppRegistration, *, now: datetime) -> token_endpoint.TokenSet | None:
+    """The same, but None if Microsoft issues none; a later sweep flags the connections."""
+    try:
+        return request_app_only_token(app, now=now)
+    except MicrosoftUnavailable:
+        raise
+    except MicrosoftRefused:
+        return None
 
 
 def check_credential(app_registration: AppRegistration, credential: token_endpoint.Credential) -> None:

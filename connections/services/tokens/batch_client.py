@@ -11,10 +11,11 @@ from connections.errors import InvalidInput, UnreadableSecret
 from connections.fields import decrypt
 from connections.microsoft import http, token_endpoint
 from connections.microsoft.classifier import Verdict
-from connections.microsoft.error_types import Kind, Who
+from connections.microsoft.error_types import Kind
 from connections.models import AppCredential, AppRegistration
 from connections.models.app_registrations import AuthenticationType
 from connections.services.registry import credential_checks
+from connections.services.registry.credential_checks import NO_CREDENTIAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +58,6 @@ class RefreshBatchResult:
     tried: frozenset[int] | None = None
 
 
-NO_CREDENTIAL = Verdict(
-    kind=Kind.APP_CONFIG,
-    code="no-credential",
-    cause="This app registration has no client secret or certificate, so Microsoft cannot be asked.",
-    action="Add a client secret or a certificate to the app registration.",
-    who=Who.IT_ADMIN,
-    certain=True,
-    app_wide=True,
-)
 NO_ENVIRONMENT = replace(
     NO_CREDENTIAL,
     code="no-environment",
