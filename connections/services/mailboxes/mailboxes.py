@@ -8,8 +8,7 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from connections import audit
-from connections.access import permissions
-from connections.access import roles as access_roles
+from connections.access import permissions, roles
 from connections.errors import AlreadyExists, InUse, InvalidInput
 from connections.microsoft import capabilities, exchange_script, mailbox_errors
 from connections.models import Connection, MailboxAccess, SharedMailbox, Tenant, User
@@ -33,9 +32,8 @@ def register(tenant: Tenant, *, address: str, display_name: str = "", actor: Use
 
     Raises NotAllowed, InvalidInput, or AlreadyExists if the tenant has a mailbox with this address, ignoring case.
     """
-    access_roles.require(
-        permissions.can_register_mailbox(actor), cause="Auditors only look.", action="Ask a member to register it."
-    )
+    allowed = permissions.can_register_mailbox(actor)
+    roles.require(allowed, cause="Auditors only look.", action="Ask a member to register it.")
     if tenant.is_shared_endpoint:
         raise InvalidInput(
             f"“{tenant.directory_id}” is no directory, so it has no mailboxes.",
@@ -56,9 +54,7 @@ def register(tenant: Tenant, *, address: str, display_name: str = "", actor: Use
 
 def change(mailbox: SharedMailbox, *, address: str, display_name: str, actor: User) -> None:
     """Change name or address; a new address discards all probe results. Raises NotAllowed or AlreadyExists."""
-    access_roles.require(
-        permissions.can_change_mailbox(actor, mailbox), action="Ask an IT admin, or whoever registered it."
-    )
+    roles.require(permissions.can_change_mailbox(actor, mailbox), action="Ask an IT admin, or whoever registered it.")
     values = {"address": normalize_address(address), "display_name": display_name}
     changes = audit.changed_fields(mailbox, values)
     if not changes:
@@ -78,9 +74,7 @@ def change(mailbox: SharedMailbox, *, address: str, display_name: str, actor: Us
 
 def remove(mailbox: SharedMailbox, *, actor: User) -> None:
     """Delete the mailbox. Raises NotAllowed, or InUse while it is attached to a connection."""
-    access_roles.require(
-        permissions.can_change_mailbox(actor, mailbox), action="Ask an IT admin, or whoever registered it."
-    )
+    roles.require(permissions.can_change_mailbox(actor, mailbox), action="Ask an IT admin, or whoever registered it.")
     with transaction.atomic():
         # The lock keeps it from being attached between the count and the deletion.
         if not SharedMailbox.objects.select_for_update().filter(pk=mailbox.pk).exists():
@@ -118,7 +112,7 @@ def attach(connection: Connection, mailbox: SharedMailbox, *, actor: User) -> Ma
 
     Raises NotAllowed, or InvalidInput if the mailbox belongs to another directory than the connection.
     """
-    access_roles.require(permissions.can_reconnect(actor, connection), action="Ask its owner.")
+    roles.require(permissions.can_reconnect(actor, connection), action="Ask its owner.")
     if not is_reachable_by(connection, mailbox):
         raise InvalidInput(
             f"{mailbox} belongs to the tenant {mailbox.tenant}, which this connection does not reach.",
@@ -140,7 +134,7 @@ def attach_address(connection: Connection, *, address: str, actor: User) -> Mail
 
     Raises NotAllowed, or InvalidInput if the connection's directory is unknown.
     """
-    access_roles.require(permissions.can_reconnect(actor, connection), action="Ask its owner.")
+    roles.require(permissions.can_reconnect(actor, connection), action="Ask its owner.")
     tenant = home_tenant(connection)
     if tenant is None:
         raise InvalidInput(
@@ -159,7 +153,7 @@ def attach_address(connection: Connection, *, address: str, actor: User) -> Mail
 def detach(attached: MailboxAccess, *, actor: User) -> None:
     """Detach the mailbox from its connection; doing it twice is harmless. Raises NotAllowed."""
     connection = attached.connection
-    access_roles.require(permissions.can_reconnect(actor, connection), action="Ask its owner.")
+    roles.require(permissions.can_reconnect(actor, connection), action="Ask its owner.")
     with transaction.atomic():
         deleted, _ = MailboxAccess.objects.filter(pk=attached.pk).delete()
         if deleted:
@@ -222,10 +216,10 @@ def exchange_plan(connection: Connection) -> exchange_script.ApplicationPlan | e
     }
     if connection.is_delegated and addresses and (account := connection.account_username):
         return exchange_script.AccountPlan(**shared, account=account, sends=probes.may_send(connection))
-    roles = exchange_script.roles_for(application_roles(connection))
-    if not addresses or not roles:
+    app_roles = exchange_script.roles_for(application_roles(connection))
+    if not addresses or not app_roles:
         return None
-    return exchange_script.ApplicationPlan(**shared, client_id=app.client_id, app_name=app.name, roles=roles)
+    return exchange_script.ApplicationPlan(**shared, client_id=app.client_id, app_name=app.name, roles=app_roles)
 
 
 def application_roles(connection: Connection) -> tuple[str, ...]:

@@ -93,16 +93,16 @@ def change(
     changes = audit.changed_fields(app_registration, values)
     if not changes:
         return
-    changed = copy.copy(app_registration)
-    _set(changed, values)
-    _check(changed)
-    _check_types_in_use(changed)
+    new = copy.copy(app_registration)
+    _set(new, values)
+    _check(new)
+    _check_types_in_use(new)
     try:
         with transaction.atomic():
-            changed.save(update_fields=list(changes))
-            audit.record(AuditAction.APP_REGISTRATION_CHANGED, changed, actor=actor, changes=changes)
+            new.save(update_fields=list(changes))
+            audit.record(AuditAction.APP_REGISTRATION_CHANGED, new, actor=actor, changes=changes)
     except IntegrityError as error:
-        raise _duplicate(changed) from error
+        raise _duplicate(new) from error
     _set(app_registration, values)
 
 

@@ -24,7 +24,7 @@ def add(name: str, *, environment: str, directory_id: str, actor: User | None, t
     """
     tenant = Tenant(name=name, environment=environment, directory_id=directory_id.lower(), created_by=actor)
     _check_unique(tenant)
-    tenant.tid = _find_tid_if_possible(tenant) if tid is None else tid
+    tenant.tid = _look_up_if_possible(tenant) if tid is None else tid
     _check_same_directory(tenant)
     try:
         with transaction.atomic():
@@ -42,15 +42,11 @@ def update_from_microsoft(tenant: Tenant, *, actor: User | None) -> None:
     Raises MicrosoftUnavailable, InvalidInput if Microsoft knows no such directory, AlreadyExists if another tenant has
     this directory.
     """
-    before, tid = tenant.tid, _find_tid(tenant)
+    before, tid = tenant.tid, look_up_directory(tenant.environment, tenant.directory_id)
     if tid == before:
         return
+    _check_same_directory(Tenant(pk=tenant.pk, environment=tenant.environment, tid=tid))
     tenant.tid = tid
-    try:
-        _check_same_directory(tenant)
-    except AlreadyExists:
-        tenant.tid = before
-        raise
     with transaction.atomic():
         tenant.save(update_fields=["tid"])
         audit.record(AuditAction.TENANT_LOOKED_UP, tenant, actor=actor, changes={"tid": [before, tid]})
@@ -77,7 +73,7 @@ def change(
         _check_unused(tenant, action="Register the other directory as a tenant of its own.", field="directory_id")
     _check_unique(new)
     if moved:
-        new.tid = _find_tid_if_possible(new) if tid is None else tid
+        new.tid = _look_up_if_possible(new) if tid is None else tid
         _check_same_directory(new)
     values = {field: getattr(new, field) for field in ("name", "environment", "directory_id", "tid")}
     changes = audit.changed_fields(tenant, values)
@@ -101,14 +97,6 @@ def remove(tenant: Tenant, *, actor: User | None) -> None:
         tenant.delete()
 
 
-def look_up_directory(environment: str, directory_id: str) -> str:
-    """The GUID of any directory at Microsoft.
-
-    Raises MicrosoftUnavailable, InvalidInput if Microsoft knows no such directory.
-    """
-    return _find_tid(Tenant(environment=environment, directory_id=directory_id.lower()))
-
-
 def objects_using(tenant: Tenant) -> list[str]:
     """Names of app registrations and shared mailboxes that still reference this tenant, at most three of each."""
     objects = []
@@ -121,31 +109,35 @@ def objects_using(tenant: Tenant) -> list[str]:
     return objects
 
 
-def _find_tid_if_possible(tenant: Tenant) -> str:
-    try:
-        return _find_tid(tenant)
-    except MicrosoftUnavailable:
-        return ""
+def look_up_directory(environment: str, directory_id: str) -> str:
+    """The GUID of any directory at Microsoft; "" for an endpoint of many directories.
 
-
-def _find_tid(tenant: Tenant) -> str:
-    """The GUID of the directory; "" for an endpoint of many directories."""
-    if tenant.directory_id in SHARED_ENDPOINTS:
-        return clouds.CONSUMERS_TID if tenant.directory_id == "consumers" else ""
-    if tenant.environment not in clouds.CLOUDS:
+    Raises MicrosoftUnavailable, InvalidInput if Microsoft knows no such directory.
+    """
+    directory_id = directory_id.lower()
+    if directory_id in SHARED_ENDPOINTS:
+        return clouds.CONSUMERS_TID if directory_id == "consumers" else ""
+    if environment not in clouds.CLOUDS:
         raise InvalidInput("This environment is not configured in this portal.", field="environment")
-    cloud = clouds.cloud(tenant.environment)
+    cloud = clouds.cloud(environment)
     try:
-        return token_endpoint.discover(cloud, tenant.directory_id).tid
+        return token_endpoint.discover(cloud, directory_id).tid
     except MicrosoftUnavailable:
         raise
     except MicrosoftRefused as error:
         raise InvalidInput(
-            f"Microsoft knows no directory “{tenant.directory_id}” in {cloud.label}.",
+            f"Microsoft knows no directory “{directory_id}” in {cloud.label}.",
             action="Compare it with the Tenant ID on the Overview page in Entra. If your organisation uses another "
             "Microsoft cloud, choose that environment.",
             field="directory_id",
         ) from error
+
+
+def _look_up_if_possible(tenant: Tenant) -> str:
+    try:
+        return look_up_directory(tenant.environment, tenant.directory_id)
+    except MicrosoftUnavailable:
+        return ""
 
 
 def _check_unused(tenant: Tenant, *, action: str, field: str = "") -> None:
