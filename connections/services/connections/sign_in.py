@@ -123,8 +123,6 @@ def complete(
         "account_username": account.username,
         "account_name": account.name,
         "scopes": " ".join(_refresh_scopes(scopes_to_request(connection), answer.granted)),
-        "connected_at": now,
-        "sign_in_started_at": None,
     }
     with transaction.atomic():
         current = Connection.objects.select_for_update(no_key=True).get(pk=connection.pk)
@@ -135,13 +133,12 @@ def complete(
         approvals.require_grant(current, answer.granted)
         first = current.connected_at is None
         changes = audit.changed_fields(current, {**values, "status": Connection.Status.ACTIVE})
-        changes.pop("connected_at", None)
-        changes.pop("sign_in_started_at", None)
-        store.store_sign_in(current, answer=answer, now=now, values=values)
+        times = {"connected_at": now, "sign_in_started_at": None}
+        store.store_sign_in(current, answer=answer, now=now, values=values | times)
         incidents.connections_recovered([current.pk], now=now)
-        facts = {"sign_in_link": by_link.pk} if by_link is not None else {}
+        link = {"sign_in_link": by_link.pk} if by_link is not None else {}
         action = AuditAction.CONNECTION_CONNECTED if first else AuditAction.CONNECTION_RECONNECTED
-        audit.record(action, current, changes=changes | facts, **_audit_actor(actor, by_link))
+        audit.record(action, current, changes=changes | link, **_audit_actor(actor, by_link))
         ownership_transfer.signed_in(current, actor=actor, account=account.username, now=now)
     connection.refresh_from_db()
     admin_consent.verify_from_token(connection.app_registration, granted=answer.granted, now=now, tid=account.tid)

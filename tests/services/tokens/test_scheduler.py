@@ -91,7 +91,7 @@ def test_refreshes_are_spread_and_leave_time_before_the_token_ends() -> None:
 
 
 @pytest.mark.parametrize(
-    ("trouble", "status", "code", "who"),
+    ("account", "status", "code", "who"),
     [
         ({"revoked": True}, "reconnect_needed", "AADSTS50173", "owner"),
         ({"deleted": True}, "reconnect_needed", "AADSTS50034", None),
@@ -100,13 +100,13 @@ def test_refreshes_are_spread_and_leave_time_before_the_token_ends() -> None:
     ],
 )
 def test_a_definite_refusal_flags_at_once(
-    sandbox: Control, trouble: dict[str, bool], status: str, code: str, who: str | None
+    sandbox: Control, account: dict[str, bool], status: str, code: str, who: str | None
 ) -> None:
     connection = due_connection(sandbox)
-    if trouble.pop("revoked", False):
+    if account.pop("revoked", False):
         sandbox.revoke_sessions(factories.ADA)
     else:
-        sandbox.set_person(factories.ADA, **trouble)
+        sandbox.set_person(factories.ADA, **account)
     scheduler.sweep(now=NOW)
     after = read(connection)
     assert (after.status, after.status_code, after.status_since) == (status, code, NOW)
