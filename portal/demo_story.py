@@ -15,7 +15,7 @@ from connections.management.commands import seed_demo
 from connections.microsoft import http, token_endpoint
 from connections.models import AppRegistration, Connection, Share, Team, User
 from connections.services.api_keys import api_keys
-from connections.services.connections import connections, sign_in
+from connections.services.connections import app_only, connections, sign_in
 from connections.services.consent import requests
 from connections.services.governance import access_reviews, policy
 from connections.services.mailboxes import mailboxes
@@ -108,9 +108,7 @@ class Story:
             allows_app_only=True,
             credential=NewSecret(issued["value"], expires_at=ends, label="Robots"),
         )
-        report = connections.connect_app_only(
-            robots, name="Nightly report", chosen=["mail.read"], actor=self.alice, now=self.now
-        )
+        report = app_only.connect(robots, name="Nightly report", chosen=["mail.read"], actor=self.alice, now=self.now)
         account = service_accounts.create(
             name="Invoice robot",
             purpose="Files the invoices that arrive by mail, every night.",

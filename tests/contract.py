@@ -102,8 +102,8 @@ def codes() -> dict[str, list[int]]:
     """Every problem code with the statuses it is answered with."""
     from connections import errors
 
-    for module in ("connections.pipeline", "connections.api.urls"):
-        importlib.import_module(module)
+    for module in ("connections.pipeline", "connections.api.urls", "connections.services.config.schema"):
+        importlib.import_module(module)  # every module that defines an error of its own
     statuses_by_code: dict[str, set[int]] = {}
     waiting = [errors.PortalError]
     while waiting:

@@ -13,7 +13,7 @@ from connections.api.connections import ConnectionOut, describe
 from connections.api.idempotency import idempotent
 from connections.api.key_scoping import Scope
 from connections.models import ApiKey, Connection
-from connections.services.connections import connections
+from connections.services.connections import app_only, connections
 from connections.services.tokens import scheduler
 
 router = Router(tags=["Connections"])
@@ -34,7 +34,7 @@ def check_connection(request: HttpRequest, ref: str) -> Any:
 def connect_connection(request: HttpRequest, ref: str) -> Any:
     """Get the first token of one that waited for its approval. Doing it twice is harmless."""
     key, found = _found(request, ref)
-    return _told(key, connections.finish_app_only(found, actor=key.owner, now=timezone.now()))
+    return _told(key, app_only.finish(found, actor=key.owner, now=timezone.now()))
 
 
 @router.post("/connections/{ref}/disable", response=_DONE, summary="Disable a connection")

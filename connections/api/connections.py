@@ -35,7 +35,7 @@ from connections.errors import ApprovalNeeded, InvalidInput
 from connections.microsoft import capabilities
 from connections.models import AppRegistration, Connection, MailboxAccess, SharedMailbox, User
 from connections.models.app_registrations import AuthenticationType
-from connections.services.connections import connections, sign_in_links
+from connections.services.connections import app_only, connections, sign_in_links
 from connections.services.mailboxes import mailboxes
 from connections.validators import MOST_MAILBOXES, REASON_LENGTH, capability_errors
 
@@ -180,7 +180,7 @@ def add_connection(request: HttpRequest, response: HttpResponse, entry: Connecti
             action="Ask an IT admin to make it.",
         )
         attached = _registered(app, entry.shared_mailboxes, key.owner)
-        made, link = connections.connect_app_only(app, **wishes, shared_mailboxes=attached), None
+        made, link = app_only.connect(app, **wishes, shared_mailboxes=attached), None
         if made.status != Connection.Status.PENDING:
             connections.probe_mailboxes(made, actor=key.owner, now=timezone.now())
     with_location(response, "read_connection", ref=made.pk)

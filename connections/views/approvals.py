@@ -16,7 +16,7 @@ from connections.errors import NotAllowed, PortalError
 from connections.forms.policy import ReasonForm
 from connections.microsoft import capabilities
 from connections.models import Approval, Connection, User
-from connections.services.connections import connections
+from connections.services.connections import app_only, connections
 from connections.services.policy import approvals
 from connections.views import list_pages
 from connections.views.audit import history
@@ -88,7 +88,7 @@ def approve(request: HttpRequest, pk: int) -> HttpResponse:
 def _connect(request: HttpRequest, connection: Connection, user: User) -> None:
     """Microsoft may say no for reasons of its own; the approval stands, and the connection's page has the button again."""
     try:
-        made = connections.finish_app_only(connection, actor=user, now=timezone.now())
+        made = app_only.finish(connection, actor=user, now=timezone.now())
     except PortalError as error:
         messages.warning(request, f"It is not connected yet. {error}")
         return

@@ -21,7 +21,7 @@ from connections.forms.connections import ConnectForm, ConnectionEditForm
 from connections.microsoft import backends, capabilities
 from connections.models import AppRegistration, Connection, SharedMailbox, User
 from connections.models.app_registrations import AuthenticationType
-from connections.services.connections import connections
+from connections.services.connections import app_only, connections
 from connections.services.connections import sign_in as sign_in_service
 from connections.services.expiry import forecast as expiry_forecast
 from connections.services.governance import violations
@@ -147,7 +147,7 @@ def _connect(request: HttpRequest, user: User, app: AppRegistration, form: Conne
     }
     if data["kind"] == AuthenticationType.AUTHORIZATION_CODE:
         return _to_microsoft(request, connections.start_delegated(app, **wishes))
-    made = connections.connect_app_only(app, **wishes)
+    made = app_only.connect(app, **wishes)
     if made.status == Connection.Status.PENDING:
         messages.info(request, f"{made} waits for the approval of another IT admin.")
         return redirect("connection", pk=made.pk)

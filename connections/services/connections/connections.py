@@ -1,4 +1,4 @@
-"""Connections: made, changed, switched off and on, removed. Signing in is in sign_ins, refreshing in keepalive."""
+"""Create, change, disable, enable and remove connections."""
 
 from __future__ import annotations
 
@@ -11,16 +11,8 @@ from django.utils import timezone
 
 from connections import audit
 from connections.access import permissions, roles
-from connections.errors import (
-    AlreadyExists,
-    ApprovalNeeded,
-    InvalidInput,
-    MicrosoftRefused,
-    NotAllowed,
-    PolicyForbids,
-    PortalError,
-)
-from connections.microsoft import capabilities, token_endpoint
+from connections.errors import AlreadyExists, InvalidInput, NotAllowed, PolicyForbids, PortalError
+from connections.microsoft import capabilities
 from connections.models import AppRegistration, Connection, SharedMailbox, User
 from connections.models.app_registrations import AuthenticationType
 from connections.models.audit import AuditAction
@@ -31,10 +23,8 @@ from connections.services.incidents import incidents
 from connections.services.mailboxes import mailboxes, probes
 from connections.services.people import ownership_transfer
 from connections.services.policy import approvals, evaluate, permission_drift
-from connections.services.policy.evaluate import Decision
-from connections.services.registry import credential_checks
 from connections.services.sharing import history
-from connections.services.tokens import apply_results, batch_client, store
+from connections.services.tokens import store
 
 
 def start_delegated(
@@ -48,117 +38,83 @@ def start_delegated(
     now: datetime | None = None,
     reason: str = "",
 ) -> Connection:
-    """Make a connection that waits for its owner's sign-in; nothing is authorised yet.
+    """Create a pending connection; it gets its tokens when its owner signs in.
 
-    Where the policy wants an approval, it is asked for with ``reason``, and nobody can sign in before it is given.
-    Raises NotAllowed, PolicyForbids, InvalidInput, or AlreadyExists if the owner has a connection of that name.
+    If the policy requires an approval, it is requested with ``reason``, and sign-in is blocked until it is granted.
+    Raises NotAllowed, PolicyForbids, InvalidInput, or AlreadyExists if the owner has a connection with this name.
     """
     roles.require(permissions.can_connect(actor), cause="Auditors only look.", action="Ask a member to connect.")
-    made = _new(app_registration, AuthenticationType.AUTHORIZATION_CODE, name, chosen, extra_scopes, actor)
-    made.created_at = now or made.created_at
-    decision, _ = approvals.evaluate_approval(made)
+    connection = build(app_registration, AuthenticationType.AUTHORIZATION_CODE, name, chosen, extra_scopes, actor)
+    connection.created_at = now or connection.created_at
+    decision, _ = approvals.evaluate_approval(connection)
     evaluate.refuse_forbidden(decision)
     with transaction.atomic():
-        _insert(made, shared_mailboxes, actor)
+        insert(connection, shared_mailboxes, actor)
         if decision.approval:
-            approvals.request_approval(made, decision.approval, reason=reason, actor=actor, now=now or timezone.now())
-    return made
+            approvals.request_approval(
+                connection, decision.approval, reason=reason, actor=actor, now=now or timezone.now()
+            )
+    return connection
 
 
-def connect_app_only(
+def build(
     app_registration: AppRegistration,
-    *,
+    authentication_type: AuthenticationType,
     name: str,
     chosen: Sequence[str],
-    extra_scopes: Sequence[str] = (),
-    shared_mailboxes: Sequence[SharedMailbox] = (),
-    actor: User,
-    now: datetime,
-    reason: str = "",
+    extra_scopes: Sequence[str],
+    owner: User,
 ) -> Connection:
-    """Get an app-only token at Microsoft and store the connection with it.
-
-    Where the policy wants an approval, it is asked for with ``reason``, and the connection waits as "pending" without
-    Microsoft being asked; finish_app_only goes on after it. A token that carries none of the permissions is stored as "consent needed", because an administrator can mend
-    it without anything being typed again, unless it reaches one of the mailboxes. Raises NotAllowed, PolicyForbids,
-    InvalidInput, AlreadyExists, MicrosoftRefused (nothing is stored) or MicrosoftUnavailable (nothing is stored).
-    """
-    roles.require(
-        permissions.can_connect_app_only(actor),
-        cause="An app-only connection reaches the whole tenant.",
-        action="Ask an IT admin to make it.",
-    )
-    made = _new(app_registration, AuthenticationType.CLIENT_CREDENTIALS, name, chosen, extra_scopes, actor)
-    decision, _ = approvals.evaluate_approval(made)
-    evaluate.refuse_forbidden(decision)
-    answer = None if decision.approval else _first_token(app_registration, now)
-    if answer is not None:
-        decision, _ = approvals.evaluate_approval(made, answer.granted)
-        evaluate.refuse_forbidden(decision)
-    with transaction.atomic():
-        _insert(made, shared_mailboxes, actor)
-        if answer is None or decision.approval:
-            _ask(made, decision, reason=reason, actor=actor, now=now)
-            return _as_stored(made)
-        _authorise(made, answer, actor, now)
-    return _tried_in_mailboxes(made, answer, actor, now)
-
-
-def finish_app_only(connection: Connection, *, actor: User, now: datetime) -> Connection:
-    """Get the first token of an app-only connection that waited for its approval; doing it twice is harmless.
-
-    Raises NotAllowed, PolicyForbids, ApprovalNeeded, and what Microsoft answers as connect_app_only does.
-    """
-    roles.require(permissions.can_reconnect(actor, connection))
-    if connection.is_delegated or connection.status != Connection.Status.PENDING:
-        return connection
-    approvals.require(connection)
-    answer = _first_token(connection.app_registration, now)
-    with transaction.atomic():
-        current = Connection.objects.select_for_update(of=("self",), no_key=True).select_related(
-            "app_registration__tenant"
+    """An unsaved connection. Raises NotAllowed or InvalidInput if it could not work."""
+    if not app_registration.allows(authentication_type):
+        kind = authentication_type.label.partition(":")[0].lower()
+        raise NotAllowed(
+            f"{app_registration} is not registered for {kind} connections.",
+            action="Choose another app registration, or ask an IT admin to allow it.",
         )
-        made = current.get(pk=connection.pk)
-        roles.require(permissions.can_reconnect(actor, made))
-        decision, missing = approvals.evaluate_approval(made, answer.granted)
-        evaluate.refuse_forbidden(decision)
-        if made.status != Connection.Status.PENDING:
-            return made
-        if not missing:
-            _authorise(made, answer, actor, now)
-    if missing:
-        _ask(made, Decision(missing), reason="", actor=actor, now=now)
-        raise ApprovalNeeded(" ".join(Decision(missing).sentences), action="It waits for another approval.")
-    return _tried_in_mailboxes(made, answer, actor, now)
-
-
-def _ask(connection: Connection, decision: Decision, *, reason: str, actor: User, now: datetime) -> None:
-    granted = [one.item for one in decision.approval if one.rule == "permissions"]
-    approvals.request_approval(connection, decision.approval, reason=reason, actor=actor, now=now, also=granted)
-
-
-def _authorise(connection: Connection, answer: token_endpoint.TokenSet, actor: User, now: datetime) -> None:
-    approvals.close_if_unneeded(connection, actor=actor, now=now)
-    store.store_sign_in(connection, answer=answer, now=now, values={"connected_at": now})
-    audit.record(
-        AuditAction.CONNECTION_CONNECTED, connection, actor=actor, changes={"roles": audit.join_values(answer.granted)}
+    is_app_only = authentication_type == AuthenticationType.CLIENT_CREDENTIALS
+    if is_app_only and app_registration.tenant.is_shared_endpoint:
+        raise InvalidInput(
+            f"“{app_registration.tenant.directory_id}” cannot work app-only: nobody signs in, so Microsoft cannot know "
+            "which directory is meant.",
+            action="Use an app registration whose tenant has a directory ID.",
+        )
+    if not capabilities.CAPABILITIES.keys() >= set(chosen):
+        raise InvalidInput("One of the capabilities is not known (any more).", field="capabilities")
+    return Connection(
+        name=name,
+        app_registration=app_registration,
+        owner=owner,
+        authentication_type=authentication_type,
+        capabilities=list(chosen),
+        extra_scopes=" ".join(extra_scopes),
+        scopes=" ".join(capabilities.application_roles(chosen, extra_scopes)) if is_app_only else "",
     )
 
 
-def _tried_in_mailboxes(made: Connection, answer: token_endpoint.TokenSet, actor: User, now: datetime) -> Connection:
-    """The connection as it stands after its first token; with an empty one, what its mailboxes say counts."""
-    made = _as_stored(made)
-    if made.scopes and not answer.granted:
-        # Exchange may let it into its mailboxes all the same; only asking tells.
-        probe_mailboxes(made, actor=actor, now=now)
-        apply_results.settle_without_roles(made.pk, now=now, version=made.token_version)
-        made = _as_stored(made)
-    return made
-
-
-def _as_stored(connection: Connection) -> Connection:
-    """The connection as it stands in the database, tokens unread; refresh_from_db() keeps what deferred columns had."""
-    return Connection.objects.select_related("app_registration__tenant", "owner").get(pk=connection.pk)
+def insert(connection: Connection, shared_mailboxes: Sequence[SharedMailbox], actor: User) -> None:
+    """Save a new connection with its mailboxes. Raises AlreadyExists if its owner has one with this name."""
+    try:
+        with transaction.atomic():
+            connection.save(force_insert=True)
+            history.ownership_began(connection, actor=actor, now=connection.created_at)
+            audit.record(
+                AuditAction.CONNECTION_CREATED,
+                connection,
+                actor=actor,
+                at=connection.created_at,
+                changes={
+                    "owner": audit.recorded_name(connection.owner),
+                    "app_registration": str(connection.app_registration),
+                    "authentication_type": connection.authentication_type,
+                    "capabilities": audit.join_values(connection.capabilities),
+                    "extra_scopes": connection.extra_scopes,
+                },
+            )
+            for mailbox in shared_mailboxes:
+                mailboxes.attach(connection, mailbox, actor=actor)
+    except IntegrityError as error:
+        raise _duplicate(connection.name) from error
 
 
 def change(
@@ -171,18 +127,12 @@ def change(
     now: datetime | None = None,
     reason: str = "",
 ) -> bool:
-    """Change name and capabilities. Returns whether a new sign-in (or consent) is needed to get what was added.
+    """Change name and capabilities. Returns whether a new sign-in (or consent) is needed for added permissions.
 
-    What was granted stays: until the owner has signed in again, the connection goes on with the old permissions.
-    What is added must be allowed by the policy, and where that wants an approval it is asked for with ``reason``.
-    Raises NotAllowed, PolicyForbids, AlreadyExists.
+    Granted permissions stay in use until the owner signs in again. Added ones must be allowed by the policy; if it
+    requires an approval, it is requested with ``reason``. Raises NotAllowed, PolicyForbids, AlreadyExists.
     """
-    moment = now or timezone.now()
-    values: dict[str, Any] = {
-        "name": name,
-        "capabilities": list(chosen),
-        "extra_scopes": " ".join(extra_scopes),
-    }
+    values: dict[str, Any] = {"name": name, "capabilities": list(chosen), "extra_scopes": " ".join(extra_scopes)}
     if not connection.is_delegated:
         values["scopes"] = " ".join(capabilities.application_roles(chosen, extra_scopes))
     changes = audit.changed_fields(connection, values)
@@ -192,28 +142,29 @@ def change(
             _lock(connection)
             roles.require(permissions.can_reconnect(actor, connection))
             if changes:
-                for field, value in values.items():
-                    setattr(connection, field, value)
+                moment = now or timezone.now()
+                _set(connection, values)
                 missing = permission_changes.check_policy(connection, before)
                 Connection.objects.filter(pk=connection.pk).update(**values)
                 audit.record(AuditAction.CONNECTION_CHANGED, connection, actor=actor, changes=changes)
                 if not changes.keys().isdisjoint(permission_changes.REQUESTED_COLUMNS):
                     sign_in_links.revoke_open(connection, now=moment)
                 permission_changes.update_approval(connection, missing, before, reason=reason, actor=actor, now=moment)
-    except IntegrityError as taken:
-        raise _duplicate(name) from taken
+    except IntegrityError as error:
+        raise _duplicate(name) from error
     except PolicyForbids:
-        for field, value in before.items():
-            setattr(connection, field, value)
+        _set(connection, before)
         raise
     return bool(missing_permissions(connection))
 
 
-def probe_mailboxes(connection: Connection, *, actor: User, now: datetime) -> None:
-    """Probe the mailboxes of a connection that has just been authorised.
+def _set(connection: Connection, values: dict[str, Any]) -> None:
+    for field, value in values.items():
+        setattr(connection, field, value)
 
-    What cannot be told now is left to the routine probe: connecting has succeeded either way.
-    """
+
+def probe_mailboxes(connection: Connection, *, actor: User, now: datetime) -> None:
+    """Probe the mailboxes of a new connection now; if that is not possible, the scheduled probe tries again."""
     try:
         probes.probe(connection, actor=actor, now=now)
     except PortalError:
@@ -226,9 +177,9 @@ def missing_permissions(connection: Connection) -> tuple[str, ...]:
 
 
 def disable(connection: Connection, *, actor: User, now: datetime) -> None:
-    """Stop using the connection; its grant is kept. Doing it twice is harmless.
+    """Stop using the connection and keep its grant. Doing it twice is harmless.
 
-    By an IT admin, its owner cannot enable it again, also if they had switched it off themselves before.
+    After an IT admin has disabled it, even if the owner did so before, only an IT admin can enable it again.
     """
     with transaction.atomic():
         _lock(connection)
@@ -249,19 +200,20 @@ def disable(connection: Connection, *, actor: User, now: datetime) -> None:
         }
         connection.refresh_from_db(fields=["status", "disabled_by_admin"])
         if permissions.can_keep_disabled(actor, connection):
-            facts = {"enabled_by": ["the owner", "IT admins only"]}
-            audit.record(AuditAction.CONNECTION_DISABLED, connection, actor=actor, changes=facts)
+            changes = {"enabled_by": ["the owner", "IT admins only"]}
+            audit.record(AuditAction.CONNECTION_DISABLED, connection, actor=actor, changes=changes)
             Connection.objects.filter(pk=connection.pk).update(**values)
             connection.refresh_from_db()
-        _switch(connection, Connection.Status.DISABLED, AuditAction.CONNECTION_DISABLED, actor, values)
-        incidents.connection_disabled(connection, now=now)
+        elif connection.status != Connection.Status.DISABLED:
+            _switch(connection, AuditAction.CONNECTION_DISABLED, actor, values)
+        incidents.connections_disabled([connection.pk], now=now)
 
 
 def enable(connection: Connection, *, actor: User, now: datetime) -> None:
-    """Use a disabled connection again. The next sweep finds out whether its grant still lives.
+    """Use a disabled connection again; the next sweep checks whether its grant is still valid.
 
-    Raises NotAllowed, also for the owner of a connection that an IT admin has disabled, and PolicyForbids or
-    ApprovalNeeded where the policy is (by now) against it.
+    Raises NotAllowed, also for the owner if an IT admin has disabled it, and PolicyForbids or ApprovalNeeded if the
+    policy no longer allows it.
     """
     with transaction.atomic():
         _lock(connection)
@@ -278,19 +230,28 @@ def enable(connection: Connection, *, actor: User, now: datetime) -> None:
             approvals.require(connection)
             approvals.require_account(connection, connection.account_tid)
         values: dict[str, Any] = {**store.healthy_columns(now), "refresh_after": now}
-        waiting = ownership_transfer.pending_transfer(connection)
+        transfer = ownership_transfer.pending_transfer(connection)
         if connection.connected_at is None:
-            values |= {"status": Connection.Status.PENDING, "refresh_after": None}
-        elif waiting is not None and not waiting.keeps_grant:
-            from_name = waiting.from_name.partition(" <")[0]
+            values |= status_columns(Connection.Status.PENDING, since=now) | {"refresh_after": None}
+        elif transfer is not None and not transfer.keeps_grant:
+            from_name = transfer.from_name.partition(" <")[0]
             values |= {"refresh_after": None, **ownership_transfer.awaiting_sign_in(from_name=from_name, now=now)}
-        _switch(connection, values["status"], AuditAction.CONNECTION_ENABLED, actor, values)
+        _switch(connection, AuditAction.CONNECTION_ENABLED, actor, values)
         ownership_transfer.remind_new_owner(connection, now=now)
 
 
+def _switch(connection: Connection, action: AuditAction, actor: User, values: dict[str, Any]) -> None:
+    changes = {"status": [connection.status, values["status"]]}
+    audit.record(action, connection, actor=actor, changes=changes)
+    Connection.objects.filter(pk=connection.pk).update(**values)
+    connection.refresh_from_db()
+
+
 def remove(connection: Connection, *, actor: User, now: datetime) -> None:
-    """Delete the connection and its tokens. Microsoft is not told: there is no call to revoke one refresh token
-    (identity-platform/refresh-tokens), the page says how to withdraw the consent itself.
+    """Delete the connection and its tokens.
+
+    Nothing is revoked at Microsoft, which has no call to revoke a single refresh token (identity-platform/refresh-
+    tokens); the page explains how to withdraw the consent.
     """
     with transaction.atomic():
         _lock(connection, to_remove=True)
@@ -299,111 +260,19 @@ def remove(connection: Connection, *, actor: User, now: datetime) -> None:
         history.connection_removed(connection, actor=actor, now=now)
         request_status.connection_removed(connection, actor=actor, now=now)
         approvals.connection_removed(connection, actor=actor, now=now)
-        audit.record(
-            AuditAction.CONNECTION_REMOVED,
-            connection,
-            actor=actor,
-            at=now,
-            changes={"account": connection.account_username, "app_registration": str(connection.app_registration)},
-        )
+        changes = {"account": connection.account_username, "app_registration": str(connection.app_registration)}
+        audit.record(AuditAction.CONNECTION_REMOVED, connection, actor=actor, at=now, changes=changes)
         connection.delete()
 
 
-# --- Parts ----------------------------------------------------------------------------------------
-
-
 def _lock(connection: Connection, *, to_remove: bool = False) -> None:
-    """Let an answer that is just being written down finish first; it could open an incident nothing would close.
+    """Lock the row and reload its owner, who may just have changed: check permissions only after it.
 
-    Its owner is read anew: it may just have been handed over, so ask only now who may do what with it.
-    ``to_remove``: what is about to refer to it waits as well, and then fails; otherwise that must not wait.
+    It waits for an answer that is just being stored and could open an incident. ``to_remove`` makes new references to
+    the connection wait, too, and then fail; a weaker lock lets them pass.
     """
-    connections = Connection.objects.select_for_update(no_key=not to_remove).filter(pk=connection.pk)
-    connection.owner_id = connections.values_list("owner", flat=True).first() or connection.owner_id
-
-
-def _new(
-    app_registration: AppRegistration,
-    authentication_type: str,
-    name: str,
-    chosen: Sequence[str],
-    extra_scopes: Sequence[str],
-    owner: User,
-) -> Connection:
-    if not app_registration.allows(authentication_type):
-        kind = AuthenticationType(authentication_type).label.partition(":")[0].lower()
-        raise NotAllowed(
-            f"{app_registration} is not registered for {kind} connections.",
-            action="Choose another app registration, or ask an IT admin to allow it.",
-        )
-    app_only = authentication_type == AuthenticationType.CLIENT_CREDENTIALS
-    if app_only and app_registration.tenant.is_shared_endpoint:
-        raise InvalidInput(
-            f"“{app_registration.tenant.directory_id}” cannot work app-only: nobody signs in, so Microsoft cannot know "
-            "which directory is meant.",
-            action="Use an app registration whose tenant has a directory ID.",
-        )
-    unknown = [key for key in chosen if key not in capabilities.CAPABILITIES]
-    if unknown:
-        raise InvalidInput("One of the capabilities is not known (any more).", field="capabilities")
-    return Connection(
-        name=name,
-        app_registration=app_registration,
-        owner=owner,
-        authentication_type=authentication_type,
-        capabilities=list(chosen),
-        extra_scopes=" ".join(extra_scopes),
-        scopes=" ".join(capabilities.application_roles(chosen, extra_scopes)) if app_only else "",
-    )
-
-
-def _insert(connection: Connection, shared_mailboxes: Sequence[SharedMailbox], actor: User) -> Connection:
-    try:
-        with transaction.atomic():
-            connection.save(force_insert=True)
-            history.ownership_began(connection, actor=actor, now=connection.created_at)
-            audit.record(
-                AuditAction.CONNECTION_CREATED,
-                connection,
-                actor=actor,
-                at=connection.created_at,
-                changes={
-                    "owner": audit.recorded_name(connection.owner),
-                    "app_registration": str(connection.app_registration),
-                    "authentication_type": connection.authentication_type,
-                    "capabilities": audit.join_values(connection.capabilities),
-                    "extra_scopes": connection.extra_scopes,
-                },
-            )
-            for mailbox in shared_mailboxes:
-                mailboxes.attach(connection, mailbox, actor=actor)
-    except IntegrityError as taken:
-        raise _duplicate(connection.name) from taken
-    return connection
-
-
-def _first_token(app_registration: AppRegistration, now: datetime) -> token_endpoint.TokenSet:
-    """A token with the first credential that Microsoft accepts."""
-    live = credential_checks.live_applications(app_registration)
-    refused: MicrosoftRefused = MicrosoftRefused(batch_client.NO_CREDENTIAL)
-    for credential, application in live:
-        try:
-            return token_endpoint.request_app_only_token(application)
-        except MicrosoftRefused as error:
-            if not error.verdict.credential:
-                raise
-            credential_checks.credential_refused(credential, error.verdict, now=now)
-            refused = error
-    raise refused
-
-
-def _switch(connection: Connection, status: str, action: AuditAction, actor: User, values: dict[str, Any]) -> None:
-    if connection.status == status:
-        return
-    with transaction.atomic():
-        audit.record(action, connection, actor=actor, changes={"status": [connection.status, status]})
-        Connection.objects.filter(pk=connection.pk).update(**{**values, "status": status})
-    connection.refresh_from_db()
+    rows = Connection.objects.select_for_update(no_key=not to_remove).filter(pk=connection.pk)
+    connection.owner_id = rows.values_list("owner", flat=True).first() or connection.owner_id
 
 
 def _duplicate(name: str) -> AlreadyExists:

@@ -1,4 +1,4 @@
-"""What a change of wishes means under the policy: what may be added, what must be approved, what need not any more."""
+"""What the policy says about changed permissions: forbidden, in need of approval, or no longer in need of it."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from connections.models import Connection, User
 from connections.services.policy import approvals, evaluate
 from connections.services.policy.evaluate import Decision, Reason
 
-# Columns that say what a connection is to be able to do.
+# Columns with the capabilities and permissions that the owner chose.
 REQUESTED_COLUMNS = ("capabilities", "extra_scopes")
 
 
 def check_policy(connection: Connection, before: dict[str, Any]) -> tuple[Reason, ...]:
-    """What of a changed wish wants an approval. ``before`` are the columns as they were.
+    """Why a changed connection needs an approval. ``before``: the old values of its columns.
 
-    Raises PolicyForbids for what was added; what stood there already is judged at the next sign-in.
+    Raises PolicyForbids for added permissions; the others are checked at the next sign-in.
     """
-    old = copy.copy(connection)
+    unchanged = copy.copy(connection)
     for field, value in before.items():
-        setattr(old, field, value)
+        setattr(unchanged, field, value)
     decision, missing = approvals.evaluate_approval(connection)
-    known = set(approvals.evaluate_approval(old)[0].forbidden)
-    evaluate.refuse_forbidden(Decision(tuple(one for one in decision.forbidden if one not in known)))
-    had, wants = evaluate.request_of(old), evaluate.request_of(connection)
-    widened = not set(wants.permissions) <= set(had.permissions) or not set(wants.capabilities) <= set(had.capabilities)
+    known = set(approvals.evaluate_approval(unchanged)[0].forbidden)
+    evaluate.refuse_forbidden(Decision(tuple(rule for rule in decision.forbidden if rule not in known)))
+    old, new = evaluate.request_of(unchanged), evaluate.request_of(connection)
+    widened = not set(new.permissions) <= set(old.permissions) or not set(new.capabilities) <= set(old.capabilities)
     return missing if widened or approvals.open_request(connection) is not None else ()
 
 
@@ -39,12 +39,12 @@ def update_approval(
     actor: User,
     now: datetime,
 ) -> None:
-    """The changed wish is stored: ask for what it lacks, or end a request that is not needed any more."""
+    """Request the approval that the stored change needs, or close a request that is no longer needed."""
     if not missing:
         if not approvals.evaluate_approval(connection)[1]:
             approvals.close_if_unneeded(connection, actor=actor, now=now)
         return
     if all(getattr(connection, field) == before[field] for field in REQUESTED_COLUMNS):
-        return  # only the name
-    was = {field: before[field] for field in REQUESTED_COLUMNS} if connection.connected_at is not None else None
-    approvals.request_approval(connection, missing, reason=reason, actor=actor, now=now, before=was)
+        return  # only the name was changed
+    old = {field: before[field] for field in REQUESTED_COLUMNS} if connection.connected_at is not None else None
+    approvals.request_approval(connection, missing, reason=reason, actor=actor, now=now, before=old)

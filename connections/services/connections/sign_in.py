@@ -1,4 +1,4 @@
-"""A person's trip to Microsoft and back: who is sent, what may come back, and what is done with it."""
+"""Sign-ins of delegated connections: what is requested from Microsoft, what is accepted, and how it is stored."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from connections.services.incidents import incidents
 from connections.services.people import ownership_transfer
 from connections.services.policy import approvals
 from connections.services.registry import credential_checks
-from connections.services.tokens import batch_client, store
+from connections.services.tokens import store
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The Microsoft account that signed in; (tid, oid) is its identity, the rest is for people to read."""
+    """The Microsoft account that signed in. (tid, oid) identifies it; the names are only displayed."""
 
     tid: str
     oid: str
@@ -47,7 +47,7 @@ class Account:
 
 
 def account_from_claims(claims: dict[str, Any]) -> Account:
-    """The account named by a verified ID token (identity-platform/id-token-claims-reference)."""
+    """The account of a verified ID token (identity-platform/id-token-claims-reference)."""
     return Account(
         tid=str(claims.get("tid", "")).lower(),
         oid=str(claims.get("oid", "")).lower(),
@@ -57,41 +57,41 @@ def account_from_claims(claims: dict[str, Any]) -> Account:
 
 
 def scopes_to_request(connection: Connection) -> tuple[str, ...]:
-    """Scopes the sign-in asks for, as short names."""
+    """Scopes the sign-in requests, as short names."""
     return capabilities.sign_in_scopes(connection.capabilities, connection.extra_scopes)
 
 
 def sign_in_client(connection: Connection) -> backends.SignInClient:
-    """Who is sent to Microsoft for this connection, and what is asked.
+    """The application, scopes and parameters for the connection's sign-in.
 
-    A reconnect names the account; ``prompt=consent`` is never sent, because after an administrator has
-    consented it would ask (and often stop) the person again.
+    A reconnect suggests the known account. ``prompt=consent`` is never sent: it would ask the person for consent again
+    (and often block them) although an administrator has granted it.
     """
     live = credential_checks.live_applications(connection.app_registration)
     if not live:
-        raise MicrosoftRefused(batch_client.NO_CREDENTIAL)
+        raise MicrosoftRefused(credential_checks.NO_CREDENTIAL)
     credential, application = live[0]
-    # After a hand-over it may be another account: the new owner chooses.
-    known = "" if ownership_transfer.pending_transfer(connection) else connection.account_username
-    extra = {"login_hint": known} if known else {"prompt": "select_account"}
+    # After an ownership transfer the new owner may choose another account.
+    username = "" if ownership_transfer.pending_transfer(connection) else connection.account_username
+    extra = {"login_hint": username} if username else {"prompt": "select_account"}
     return backends.SignInClient(application, scopes_to_request(connection), extra, credential.pk)
 
 
 def begin(connection: Connection, *, actor: User, now: datetime, by_link: SignInLink | None = None) -> None:
-    """Note that ``actor`` is being sent to Microsoft, so that a sign-in that never returns can be told.
+    """Record that a sign-in starts, so that one that never returns is noticed.
 
-    ``by_link``: somebody with a link of the actor's is sent, with the actor's rights. Raises NotAllowed, PolicyForbids,
-    or ApprovalNeeded: nobody is sent to Microsoft for what would be refused.
+    ``by_link``: a person signs in with this link of the actor, with the actor's permissions. Raises NotAllowed,
+    PolicyForbids, or ApprovalNeeded, if the sign-in would be refused.
     """
     roles.require(permissions.can_reconnect(actor, connection), action="Only its owner can sign in for it.")
-    _require_use_again(connection, actor)
+    _require_not_disabled_by_admin(connection, actor)
     if not connection.is_delegated:
         raise NotAllowed("An app-only connection has no person who could sign in.", action="Use “Check now” instead.")
     approvals.require_sign_in(connection)
     with transaction.atomic():
         approvals.close_if_unneeded(connection, actor=actor, now=now)
         Connection.objects.filter(pk=connection.pk).update(sign_in_started_at=now)
-        audit.record(AuditAction.CONNECTION_SIGN_IN_STARTED, connection, **_who(actor, by_link))
+        audit.record(AuditAction.CONNECTION_SIGN_IN_STARTED, connection, **_audit_actor(actor, by_link))
 
 
 def complete(
@@ -103,55 +103,46 @@ def complete(
     now: datetime,
     by_link: SignInLink | None = None,
 ) -> None:
-    """Store a fresh grant with the connection and clear every flag; keeps the connection's id.
+    """Store the tokens of a sign-in and clear every flag; the connection keeps its id.
 
-    ``by_link``: somebody signed in with a link of the actor's, which is used up with it. Raises NoRefreshToken,
-    WrongTenant, WrongAccount, ConsentMissing or PolicyForbids without changing anything, and ApprovalNeeded having asked
-    for it: in both cases nothing of the grant is kept.
+    ``by_link``: the link of the actor that was used and is used up by this. Raises NoRefreshToken, WrongTenant,
+    WrongAccount, ConsentMissing or PolicyForbids without changing anything, and ApprovalNeeded after requesting the
+    approval; then no token is stored.
     """
-    _require_may_finish(connection, answer, account, actor)
-    _require_policy(connection, answer, account, actor=actor, now=now)
+    _require_acceptable(connection, answer, account, actor)
+    approvals.require_account(connection, account.tid)
+    try:
+        # Microsoft can grant more than was requested.
+        approvals.require_grant(connection, answer.granted)
+    except ApprovalNeeded:
+        approvals.request_for_grant(connection, answer.granted, actor=actor, now=now)
+        raise
     values = {
         "account_tid": account.tid,
         "account_oid": account.oid,
         "account_username": account.username,
         "account_name": account.name,
-        "scopes": " ".join(_kept(scopes_to_request(connection), answer.granted)),
-        "connected_at": now,
-        "sign_in_started_at": None,
+        "scopes": " ".join(_refresh_scopes(scopes_to_request(connection), answer.granted)),
     }
     with transaction.atomic():
         current = Connection.objects.select_for_update(no_key=True).get(pk=connection.pk)
         if by_link is not None:
             sign_in_links.mark_used(by_link, now=now)
-        # Again under the lock: two people may be signing in for it, or it was handed over meanwhile.
-        _require_may_finish(current, answer, account, actor)
+        # Again under the lock: two people may be signing in, or the owner may just have changed.
+        _require_acceptable(current, answer, account, actor)
         approvals.require_grant(current, answer.granted)
         first = current.connected_at is None
         changes = audit.changed_fields(current, {**values, "status": Connection.Status.ACTIVE})
-        changes.pop("connected_at", None)
-        changes.pop("sign_in_started_at", None)
-        store.store_sign_in(current, answer=answer, now=now, values=values)
+        times = {"connected_at": now, "sign_in_started_at": None}
+        store.store_sign_in(current, answer=answer, now=now, values=values | times)
         incidents.connections_recovered([current.pk], now=now)
-        facts = {"sign_in_link": by_link.pk} if by_link is not None else {}
+        link = {"sign_in_link": by_link.pk} if by_link is not None else {}
         action = AuditAction.CONNECTION_CONNECTED if first else AuditAction.CONNECTION_RECONNECTED
-        audit.record(action, current, changes=changes | facts, **_who(actor, by_link))
+        audit.record(action, current, changes=changes | link, **_audit_actor(actor, by_link))
         ownership_transfer.signed_in(current, actor=actor, account=account.username, now=now)
     connection.refresh_from_db()
     admin_consent.verify_from_token(connection.app_registration, granted=answer.granted, now=now, tid=account.tid)
     request_status.tokens_received([connection.pk], now=now)
-
-
-def _require_policy(
-    connection: Connection, answer: token_endpoint.TokenSet, account: Account, *, actor: User, now: datetime
-) -> None:
-    """What Microsoft really granted, and to which account, must be allowed; more can come back than was asked for."""
-    approvals.require_account(connection, account.tid)
-    try:
-        approvals.require_grant(connection, answer.granted)
-    except ApprovalNeeded:
-        approvals.request_for_grant(connection, answer.granted, actor=actor, now=now)
-        raise
 
 
 def record_failure(
@@ -164,54 +155,54 @@ def record_failure(
     credential_id: int | None = None,
     by_link: SignInLink | None = None,
 ) -> PortalError:
-    """Record how a sign-in ended; a connection that worked before is not touched by a failed attempt.
+    """Record a failed sign-in; a connection that worked before keeps its status. Returns the error to show.
 
-    ``credential_id`` is the credential the application showed. If Microsoft rejected just that one and there is
-    another, the next attempt uses the other one. ``by_link``: it was tried with a link of the actor's; what a stranger's
-    browser brings is no evidence against the application. Returns what to tell the person.
+    ``credential_id``: the credential that was used. If Microsoft rejected it and there is another one, the next attempt
+    uses that. ``by_link``: the link of the actor that was used; an unknown person's browser is no evidence against the
+    application.
     """
-    other = (
+    has_other_credential = (
         by_link is None
         and verdict is not None
         and verdict.credential
-        and _goes_on(connection, verdict, credential_id, now)
+        and _reject_credential(connection, verdict, credential_id, now)
     )
-    if other:
+    if has_other_credential:
         error = SignInFailed(
             "Microsoft rejected a credential of the app registration, so this sign-in could not be finished.",
             action="Start again: the portal uses another credential now. The IT admins can see which one failed.",
         )
     with transaction.atomic():
-        unfinished: dict[str, Any] = {"sign_in_started_at": None}
+        values: dict[str, Any] = {"sign_in_started_at": None}
         if connection.status == Connection.Status.PENDING:
-            unfinished |= status_columns(
+            values |= status_columns(
                 Connection.Status.PENDING,
                 code=verdict.code if verdict else error.code,
                 cause=error.cause,
                 action=error.action,
-                who=verdict.who.value if verdict and not other else error.who or Connection.Who.OWNER,
+                who=verdict.who.value if verdict and not has_other_credential else error.who or Connection.Who.OWNER,
                 since=now,
             )
-        Connection.objects.filter(pk=connection.pk).update(**unfinished)
+        Connection.objects.filter(pk=connection.pk).update(**values)
         audit.record(
             AuditAction.CONNECTION_SIGN_IN_FAILED,
             connection,
-            **_who(actor, by_link),
+            **_audit_actor(actor, by_link),
             outcome=AuditEvent.Outcome.FAILED,
             changes={"code": verdict.code if verdict else error.code},
         )
-    if by_link is None and verdict is not None and verdict.app_wide and verdict.certain and not other:
+    if by_link is None and verdict is not None and verdict.app_wide and verdict.certain and not has_other_credential:
         credential_checks.reject_app(connection.app_registration, verdict, now=now)
     return error
 
 
-def _who(actor: User, by_link: SignInLink | None) -> dict[str, Any]:
-    """Who stands in the audit trail: the person, or the link in place of one the portal does not know."""
+def _audit_actor(actor: User, by_link: SignInLink | None) -> dict[str, Any]:
+    """The actor in audit events: the user, or the link instead of an unknown person."""
     return {"actor": actor} if by_link is None else {"actor": None, "actor_name": sign_in_links.actor_name(by_link)}
 
 
-def _goes_on(connection: Connection, verdict: Verdict, credential_id: int | None, now: datetime) -> bool:
-    """Mark the credential Microsoft has just rejected; whether another one is left that may be accepted."""
+def _reject_credential(connection: Connection, verdict: Verdict, credential_id: int | None, now: datetime) -> bool:
+    """Mark the credential as rejected. Returns whether another one is left that Microsoft may accept."""
     live = connection.app_registration.credentials.live().defer("secret", "private_key")
     for credential in live.filter(pk=credential_id or 0):
         credential_checks.credential_refused(credential, verdict, now=now)
@@ -220,7 +211,7 @@ def _goes_on(connection: Connection, verdict: Verdict, credential_id: int | None
     )
 
 
-def _require_use_again(connection: Connection, actor: User) -> None:
+def _require_not_disabled_by_admin(connection: Connection, actor: User) -> None:
     roles.require(
         permissions.can_use_again(actor, connection),
         cause="An IT admin has disabled this connection.",
@@ -228,13 +219,9 @@ def _require_use_again(connection: Connection, actor: User) -> None:
     )
 
 
-def _require_may_finish(connection: Connection, answer: token_endpoint.TokenSet, account: Account, actor: User) -> None:
+def _require_acceptable(connection: Connection, answer: token_endpoint.TokenSet, account: Account, actor: User) -> None:
     roles.require(permissions.can_reconnect(actor, connection))
-    _require_use_again(connection, actor)
-    _refuse_useless(connection, answer, account, actor)
-
-
-def _refuse_useless(connection: Connection, answer: token_endpoint.TokenSet, account: Account, actor: User) -> None:
+    _require_not_disabled_by_admin(connection, actor)
     tenant = connection.app_registration.tenant
     if not answer.refresh_token:
         raise NoRefreshToken
@@ -249,20 +236,17 @@ def _refuse_useless(connection: Connection, answer: token_endpoint.TokenSet, acc
             f"{account.username or 'This account'} is {home}, but this app registration is for {tenant.name}.",
             action=f"Sign in with an account of {tenant.name}, or choose another app registration.",
         )
-    _refuse_other_account(connection, account, actor)
-    needed = (
-        set(capabilities.delegated_scopes(connection.capabilities, connection.extra_scopes))
-        - token_endpoint.OIDC_SCOPES
-    )
-    if needed and not set(answer.granted) - token_endpoint.OIDC_SCOPES:
+    _require_same_account(connection, account, actor)
+    needed = set(capabilities.delegated_scopes(connection.capabilities, connection.extra_scopes))
+    if needed - token_endpoint.OIDC_SCOPES and not set(answer.granted) - token_endpoint.OIDC_SCOPES:
         raise ConsentMissing(
             "Microsoft granted none of the permissions this connection needs.",
             action="Ask an IT admin to grant consent for this app registration, then connect again.",
         )
 
 
-def _refuse_other_account(connection: Connection, account: Account, actor: User) -> None:
-    """A connection keeps its account; only whom it was handed over to may bring another one of the same directory."""
+def _require_same_account(connection: Connection, account: Account, actor: User) -> None:
+    """Only a new owner after a transfer may sign in with another account, and only of the same directory."""
     known = (connection.account_tid, connection.account_oid)
     if not connection.account_oid or (account.tid, account.oid) == known:
         return
@@ -281,8 +265,8 @@ def _refuse_other_account(connection: Connection, account: Account, actor: User)
         )
 
 
-def _kept(asked: tuple[str, ...], granted: tuple[str, ...]) -> list[str]:
-    """Scopes that later refreshes may ask for: a scope that was not granted would fail the whole refresh."""
-    have = {scope.lower() for scope in granted}
-    kept = [scope for scope in asked if scope.lower() in have and scope not in token_endpoint.OIDC_SCOPES]
-    return [*(kept or [scope for scope in asked if scope not in token_endpoint.OIDC_SCOPES]), "offline_access"]
+def _refresh_scopes(requested: tuple[str, ...], granted: tuple[str, ...]) -> list[str]:
+    """Scopes that later refreshes request: a scope that was not granted would fail the whole refresh."""
+    lowered = {scope.lower() for scope in granted}
+    scopes = [scope for scope in requested if scope not in token_endpoint.OIDC_SCOPES]
+    return [*([scope for scope in scopes if scope.lower() in lowered] or scopes), "offline_access"]

@@ -1,7 +1,6 @@
-"""Sign-in links: the owner of a mailbox, who needs no account here, gives a connection its grant.
+"""Sign-in links: a person without an account in this portal signs in at Microsoft for a connection.
 
-Whoever holds a link can do one thing with it: sign in at Microsoft for this connection. All that is decided is decided
-with the rights of the person who made it, and looked at again at every step.
+A link allows nothing else. Every step checks again that the person who created it still has the permission.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from connections.models.audit import AuditAction
 from connections.services.policy import approvals
 
 LIFETIME = timedelta(minutes=30)
-RETENTION = timedelta(days=1)  # after its end, so that its page can still say why it is over
-PRUNE_BATCH = 1000  # rows one tick removes
+RETENTION = timedelta(days=1)  # after it expired, so that its page can still explain that
+PRUNE_BATCH = 1000  # rows per run
 
 
 class LinkUnusable(PortalError):
-    """The link cannot be used (any more); ``cause`` says why as far as its holder may know."""
+    """The link is invalid, used or expired; ``cause`` says no more than its holder may know."""
 
     code = "link_over"
     status = 410
@@ -37,7 +36,7 @@ class LinkUnusable(PortalError):
 
 @dataclass(frozen=True, slots=True)
 class OpenedLink:
-    """A link that its holder may go on with, as its page shows it."""
+    """A usable link with what its page shows."""
 
     link: SignInLink
     connection: Connection
@@ -45,7 +44,7 @@ class OpenedLink:
 
 
 def create(connection: Connection, *, actor: User, now: datetime) -> tuple[SignInLink, str]:
-    """Make a link and return it with its token, which is nowhere kept. An earlier one of the connection is over.
+    """Create a link and return it with its token, which is not stored; revoke the connection's earlier links.
 
     Raises NotAllowed, PolicyForbids, or ApprovalNeeded.
     """
@@ -53,71 +52,69 @@ def create(connection: Connection, *, actor: User, now: datetime) -> tuple[SignI
     with transaction.atomic():
         Connection.objects.select_for_update(no_key=True).get(pk=connection.pk)
         connection.refresh_from_db(fields=["owner"])
-        _require_right(connection, actor)
+        roles.require(_has_right(connection, actor), action="Only its owner can let somebody sign in.")
+        obstacle = _obstacle(connection)
+        if obstacle is not None:
+            raise obstacle
         approvals.require_grant(connection, ())
         revoke_open(connection, now=now)
         link = SignInLink.objects.create(
             connection=connection, digest=_digest(token), made_by=actor, created_at=now, expires_at=now + LIFETIME
         )
-        facts = {"link": link.pk, "expires_at": str(link.expires_at)}
-        audit.record(AuditAction.CONNECTION_SIGN_IN_LINK_MADE, connection, actor=actor, at=now, changes=facts)
+        changes = {"link": link.pk, "expires_at": str(link.expires_at)}
+        audit.record(AuditAction.CONNECTION_SIGN_IN_LINK_MADE, connection, actor=actor, at=now, changes=changes)
     return link, token
 
 
 def open_link(token: str, *, now: datetime) -> OpenedLink:
-    """What the page of a link shows. Looking changes nothing. Raises LinkOver."""
-    return _usable(SignInLink.objects.filter(digest=_digest(token)), now)
+    """The link with this token, unchanged. Raises LinkUnusable."""
+    link = SignInLink.objects.select_related("made_by").filter(digest=_digest(token)).first()
+    return _require_usable(link, now)
 
 
 def bind_to_browser(token: str, *, browser: str, now: datetime) -> OpenedLink:
-    """Bind the link to the browser that goes on with it; again in the same browser is fine. Raises LinkOver.
+    """Bind the link to the first browser that continues with it. Raises LinkUnusable in any other browser.
 
-    ``browser`` is a secret that only this browser's session holds.
+    ``browser`` is a secret that only this browser's session has.
     """
     opened = open_link(token, now=now)
-    mine = _digest(browser)
-    SignInLink.objects.filter(pk=opened.link.pk, browser_digest="").update(browser_digest=mine)
+    SignInLink.objects.filter(pk=opened.link.pk, browser_digest="").update(browser_digest=_digest(browser))
     opened.link.refresh_from_db(fields=["browser_digest"])
     _require_browser(opened.link, browser)
     return opened
 
 
 def resume(pk: int, *, browser: str, now: datetime) -> OpenedLink:
-    """The link whose sign-in comes back from Microsoft in this browser. Raises LinkOver."""
-    opened = _usable(SignInLink.objects.filter(pk=pk), now)
+    """The link whose sign-in returns from Microsoft in this browser. Raises LinkUnusable."""
+    opened = _require_usable(SignInLink.objects.select_related("made_by").filter(pk=pk).first(), now)
     _require_browser(opened.link, browser)
     return opened
 
 
 def mark_used(link: SignInLink, *, now: datetime) -> None:
-    """End the link with the sign-in that succeeds, inside its transaction. Raises LinkOver if it was used before."""
+    """Use the link up, inside the transaction of the sign-in. Raises LinkUnusable if it was used or revoked before."""
     if not SignInLink.objects.filter(pk=link.pk, used_at=None, ended_at=None).update(used_at=now):
         raise _used()
 
 
 def actor_name(link: SignInLink) -> str:
-    """How a sign-in by this link stands in the audit trail in place of a person."""
+    """The actor's name in audit events of a sign-in by this link, as the person may be unknown."""
     return f"Sign-in link made by {audit.recorded_name(link.made_by)}"
 
 
 def revoke_open(connection: Connection, *, now: datetime) -> None:
-    """End what links there are: their holders were told of something else than is asked for now."""
+    """Revoke open links, for example because the sign-in would now request other permissions than announced."""
     SignInLink.objects.filter(connection=connection, used_at=None, ended_at=None).update(ended_at=now)
 
 
 def prune(*, now: datetime) -> int:
-    """Remove links that ended more than a day ago; returns how many rows went."""
+    """Delete links that expired more than a day ago; returns how many."""
     old = SignInLink.objects.filter(expires_at__lte=now - RETENTION).order_by("expires_at")
-    gone, _ = SignInLink.objects.filter(pk__in=list(old.values_list("pk", flat=True)[:PRUNE_BATCH])).delete()
-    return gone
+    deleted, _ = SignInLink.objects.filter(pk__in=list(old.values_list("pk", flat=True)[:PRUNE_BATCH])).delete()
+    return deleted
 
 
-# --- Parts ----------------------------------------------------------------------------------------
-
-
-def _usable(found: object, now: datetime) -> OpenedLink:
-    links = found.select_related("made_by")  # type: ignore[attr-defined]
-    link: SignInLink | None = links.first()
+def _require_usable(link: SignInLink | None, now: datetime) -> OpenedLink:
     if link is None:
         raise LinkUnusable
     if link.used_at is not None:
@@ -129,25 +126,18 @@ def _usable(found: object, now: datetime) -> OpenedLink:
     if link.expires_at <= now:
         raise LinkUnusable("This link is too old: it worked for 30 minutes.")
     connection = Connection.objects.select_related("app_registration__tenant", "owner").get(pk=link.connection_id)
-    # Nothing is denied to whoever looks: they may be signed in here as somebody who has no part in it.
-    if not _has_right(connection, link.made_by) or _unfit(connection) is not None:
+    # Not recorded as denied: the reader may be signed in here as a person unrelated to the link.
+    if not _has_right(connection, link.made_by) or _obstacle(connection) is not None:
         raise LinkUnusable("Whoever sent this link may no longer connect mailboxes here.")
     return OpenedLink(link, connection, link.made_by)
 
 
-def _require_right(connection: Connection, maker: User) -> None:
-    roles.require(_has_right(connection, maker), action="Only its owner can let somebody sign in.")
-    unfit = _unfit(connection)
-    if unfit is not None:
-        raise unfit
+def _has_right(connection: Connection, creator: User) -> bool:
+    return creator.is_active and permissions.can_reconnect(creator, connection)
 
 
-def _has_right(connection: Connection, maker: User) -> bool:
-    return maker.is_active and permissions.can_reconnect(maker, connection)
-
-
-def _unfit(connection: Connection) -> NotAllowed | None:
-    """Why nobody can sign in for it, whoever asks; None if somebody can."""
+def _obstacle(connection: Connection) -> NotAllowed | None:
+    """Why no person can sign in for the connection; None if they can."""
     if not connection.is_delegated:
         return NotAllowed("An app-only connection has no person who could sign in.", action="Use “Check now” instead.")
     if connection.status == Connection.Status.DISABLED:

@@ -1,7 +1,8 @@
-"""Telling people in time that their API keys end."""
+"""Warn people before their API keys expire."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from django.conf import settings
@@ -10,49 +11,50 @@ from django.db import transaction
 from connections.models import ApiKey
 from connections.services.notifications import alerts
 
-# Warned of when so many days (or fewer) are left; each number once, and only the smallest that has been passed.
-THRESHOLDS = (14, 7, 1)
-# A key nobody has used for so long is named as such: perhaps nobody needs it.
-IDLE = timedelta(days=30)
+THRESHOLDS = (14, 7, 1)  # days left
+IDLE = timedelta(days=30)  # a key that was not used for so long may not be needed
 
 
 def warn_due(*, now: datetime) -> int:
-    """Warn the owners of keys that end soon; returns how many warnings went out.
+    """Warn the owners of keys that expire soon; returns the number of warnings.
 
-    Of a service account the person responsible is told, and the IT admins if there is none who could act.
+    For a service account the responsible person is warned, or the IT admins if there is none.
     """
-    near = ApiKey.objects.filter(
+    expiring = ApiKey.objects.filter(
         revoked_at=None, owner__is_active=True, expires_at__gt=now, expires_at__lte=now + timedelta(days=THRESHOLDS[0])
     )
-    return sum(
-        _warn(key, now) for key in near.select_related("owner__alert_choice", "owner__responsible__alert_choice")
-    )
+    rows = expiring.select_related("owner__alert_choice", "owner__responsible__alert_choice")
+    return sum(_warn(key, key.expires_at, now) for key in rows if key.expires_at is not None)
 
 
-def _warn(key: ApiKey, now: datetime) -> int:
-    assert key.expires_at is not None  # noqa: S101 - only dated ones are asked for
-    left = key.expires_at - now
-    days = min(threshold for threshold in THRESHOLDS if left <= timedelta(days=threshold))
-    if key.warned_days is not None and key.warned_days <= days:
-        return 0
-    about = f"api_key:{key.pk}:ends:{key.expires_at:%Y-%m-%d}:{days}"
+def days_to_warn(
+    thresholds: Sequence[int], expires_at: datetime, *, warned_days: int | None, now: datetime
+) -> int | None:
+    """The smallest threshold (days left) that has been reached; None if it was warned of before."""
+    days = min(threshold for threshold in thresholds if expires_at - now <= timedelta(days=threshold))
+    return None if warned_days is not None and warned_days <= days else days
+
+
+def _warn(key: ApiKey, expires_at: datetime, now: datetime) -> bool:
+    days = days_to_warn(THRESHOLDS, expires_at, warned_days=key.warned_days, now=now)
+    if days is None:
+        return False
+    about = f"api_key:{key.pk}:ends:{expires_at:%Y-%m-%d}:{days}"
     contact = key.owner.contact
     with transaction.atomic():
-        if not ApiKey.objects.filter(pk=key.pk, warned_days=key.warned_days, expires_at=key.expires_at).update(
-            warned_days=days
-        ):
-            return 0  # another worker has just done it
+        unchanged = ApiKey.objects.filter(pk=key.pk, warned_days=key.warned_days, expires_at=expires_at)
+        if not unchanged.update(warned_days=days):
+            return False  # another worker has just done it
+        message = _message(key, expires_at.astimezone(UTC), days, now)
         if contact is not None and contact.is_active and contact.email:
-            alerts.notify([contact], _message(key, days, now), about=about, now=now)
+            alerts.notify([contact], message, about=about, now=now)
         else:
-            alerts.notify_it_admins(_message(key, days, now), about=about, now=now)
-    return 1
+            alerts.notify_it_admins(message, about=about, now=now)
+    return True
 
 
-def _message(key: ApiKey, days: int, now: datetime) -> alerts.Message:
-    assert key.expires_at is not None  # noqa: S101 - asked before
+def _message(key: ApiKey, ends: datetime, days: int, now: datetime) -> alerts.Message:
     when = "within a day" if days == 1 else f"within {days} days"
-    ends = key.expires_at.astimezone(UTC)
     used = f"{key.used_at.astimezone(UTC):%d %B %Y}" if key.used_at else "never"
     if key.used_at is None or now - key.used_at > IDLE:
         needed = f"It was last used {used}: if nobody needs it any more, let it end."

@@ -1,10 +1,9 @@
-"""Expiry dates of secrets and certificates: read from Entra where the application may read itself, warned of in time."""
+"""Read expiration dates of secrets and certificates from Entra, if the application may, and warn before they expire."""
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -23,38 +22,33 @@ from connections.services.registry import credential_checks
 
 logger = logging.getLogger(__name__)
 
-# Warned of when so many days (or fewer) are left; each number once, and only the smallest that has been passed.
-THRESHOLDS = (60, 30, 14, 7, 1)
+THRESHOLDS = (60, 30, 14, 7, 1)  # days left
 EVERY = timedelta(days=1)
 AGAIN = timedelta(hours=1)  # after an outage; also the lease of a claim
-BATCH = 20  # app registrations in one tick; a minute allows 150 such reads
-# Entra's list may lag behind a credential that was made just now.
-SETTLED_AFTER = timedelta(hours=1)
+BATCH = 20  # app registrations per run; Microsoft allows 150 such reads a minute
+SETTLED_AFTER = timedelta(hours=1)  # until Entra's list shows a new credential
 
 
 @dataclass(frozen=True, slots=True)
 class CredentialListing:
-    """What came of looking an app registration's credentials up in Entra."""
+    """An app registration's credentials compared with Entra."""
 
-    permitted: bool  # False: the application may not read itself, or does not live in this directory
+    permitted: bool  # False: the application may not read itself, or belongs to another directory
     confirmed: tuple[AppCredential, ...] = ()
     unlisted: tuple[AppCredential, ...] = ()
-    accepted: tuple[AppCredential, ...] = ()  # certificates found uploaded, tried and accepted
-
-
-# --- The routine ----------------------------------------------------------------------------------
+    accepted: tuple[AppCredential, ...] = ()  # certificates that were uploaded and that Microsoft has now accepted
 
 
 def check_due(*, now: datetime) -> int:
-    """Read the dates that are due and send the warnings that are due; returns the number of warnings."""
+    """Read expiration dates and send warnings that are due; returns the number of warnings."""
     read_due(now=now)
     return warn_due(now=now) + api_key_expiry.warn_due(now=now)
 
 
 def read_due(*, now: datetime, limit: int = BATCH) -> int:
-    """Look up to ``limit`` app registrations up, each once a day; returns how many could be read.
+    """Read up to ``limit`` app registrations, each once a day; returns how many could be read.
 
-    Any number of workers may run it at once: each claims a row by moving ``read_expiries_after`` forward.
+    Any number of workers may run it at once: each claims rows by moving ``read_expiries_after`` forward.
     """
     due = AppRegistration.objects.filter(
         Q(read_expiries_after=None) | Q(read_expiries_after__lte=now),
@@ -62,83 +56,77 @@ def read_due(*, now: datetime, limit: int = BATCH) -> int:
         verified_at__isnull=False,
         rejected_at=None,
     ).select_related("tenant")
-    done = 0
+    count = 0
     for app in due.order_by(F("read_expiries_after").asc(nulls_first=True), "pk")[:limit]:
-        same = AppRegistration.objects.filter(pk=app.pk, read_expiries_after=app.read_expiries_after)
-        if not same.update(read_expiries_after=now + AGAIN):
+        unclaimed = AppRegistration.objects.filter(pk=app.pk, read_expiries_after=app.read_expiries_after)
+        if not unclaimed.update(read_expiries_after=now + AGAIN):
             continue  # another worker has it
         try:
-            done += read(app, actor=None, now=now).permitted
+            count += read(app, actor=None, now=now).permitted
         except PortalError as error:
             logger.info("expiry dates of app registration %s could not be read: %s", app.pk, error.code)
-    return done
+    return count
 
 
 def warn_due(*, now: datetime) -> int:
-    """Warn of credentials whose end comes near; returns how many warnings went out.
+    """Warn of credentials that expire soon; returns the number of warnings.
 
-    Only the credential that lasts longest is warned of: while it lives, the end of the others stops nothing.
+    Only for the credential that lasts longest, because nothing stops when the others expire.
     """
-    near = AppCredential.objects.filter(
+    expiring = AppCredential.objects.filter(
         retired_at=None, rejected_at=None, expires_at__gt=now, expires_at__lte=now + timedelta(days=THRESHOLDS[0])
     )
-    soon = list(near.select_related("app_registration__tenant").defer("secret", "private_key", "certificate"))
-    known = forecast.credentials_of({credential.app_registration_id for credential in soon})
+    rows = list(expiring.select_related("app_registration__tenant").defer("secret", "private_key", "certificate"))
+    credentials = forecast.credentials_of({row.app_registration_id for row in rows})
     return sum(
-        _warn(credential, now)
-        for credential in soon
-        if forecast.credential_lifetime(known[credential.app_registration_id]).last == credential
+        _warn(row, row.expires_at, now)
+        for row in rows
+        if row.expires_at and forecast.credential_lifetime(credentials[row.app_registration_id]).last == row
     )
 
 
-def _warn(credential: AppCredential, now: datetime) -> int:
-    assert credential.expires_at is not None  # noqa: S101 - only dated ones are asked for
-    left = credential.expires_at - now
-    days = min(threshold for threshold in THRESHOLDS if left <= timedelta(days=threshold))
-    if credential.warned_days is not None and credential.warned_days <= days:
-        return 0
+def _warn(credential: AppCredential, expires_at: datetime, now: datetime) -> bool:
+    days = api_key_expiry.days_to_warn(THRESHOLDS, expires_at, warned_days=credential.warned_days, now=now)
+    if days is None:
+        return False
     with transaction.atomic():
-        same = AppCredential.objects.filter(pk=credential.pk, warned_days=credential.warned_days)
-        if not same.update(warned_days=days):
-            return 0  # another worker has just done it
+        unchanged = AppCredential.objects.filter(pk=credential.pk, warned_days=credential.warned_days)
+        if not unchanged.update(warned_days=days):
+            return False  # another worker has just done it
         alerts.credential_expires(credential, days=days, now=now)
-    return 1
-
-
-# --- Reading --------------------------------------------------------------------------------------
+    return True
 
 
 def read(app_registration: AppRegistration, *, actor: User | None, now: datetime) -> CredentialListing:
-    """Look the credentials up in Entra and store the true dates; due again in a day.
+    """Read the credentials from Entra and store their expiration dates; due again in a day.
 
-    A certificate that waited for its upload and is listed now is tried at once, and so put to use. Raises
-    MicrosoftUnavailable, UnreadableSecret, or InvalidInput if the environment is not configured.
+    A certificate that has been uploaded since is tested at once, and so put to use. Raises MicrosoftUnavailable,
+    UnreadableSecret, or InvalidInput if the environment is not configured.
     """
-    listing = _listing(app_registration, now)
+    listing = _request_listing(app_registration, now)
     later = now + EVERY * random.uniform(0.9, 1.1)
     AppRegistration.objects.filter(pk=app_registration.pk).update(read_expiries_after=later)
     if listing is None:
         return CredentialListing(permitted=False)
-    known = forecast.credentials_of([app_registration.pk])[app_registration.pk]
     confirmed, unlisted, uploaded = [], [], []
-    for credential in known:
+    for credential in forecast.credentials_of([app_registration.pk])[app_registration.pk]:
         listed = match(credential, listing)
         if listed is not None and credential_checks.awaits_upload(credential):
             uploaded.append(credential)
         if listed is not None:
             _confirm(credential, listed, actor=actor, now=now)
             confirmed.append(credential)
-        elif _is_gone(credential, listing, now):
-            _note_unlisted(credential, actor=actor, now=now)
+        elif _is_deleted(credential, listing, now):
+            _mark_unlisted(credential, actor=actor, now=now)
             unlisted.append(credential)
     accepted = [credential for credential in uploaded if _is_accepted(app_registration, credential, actor)]
     return CredentialListing(True, tuple(confirmed), tuple(unlisted), tuple(accepted))
 
 
-def _listing(app: AppRegistration, now: datetime) -> CredentialList | None:
+def _request_listing(app: AppRegistration, now: datetime) -> CredentialList | None:
     """Entra's list; None if the application may not read it."""
     if app.tenant.is_shared_endpoint:
-        return None  # no person signs in here, so nothing would name a directory
+        return None  # without a person signing in, the directory is unknown
     token = credential_checks.app_only_token(app, now=now)
     if token is None or not credential_expiry.may_read(token.granted):
         return None
@@ -146,59 +134,44 @@ def _listing(app: AppRegistration, now: datetime) -> CredentialList | None:
         return credential_expiry.read(clouds.cloud(app.tenant.environment), token.access_token, app.client_id)
     except MicrosoftUnavailable:
         raise
-    except MicrosoftRefused as refused:
-        logger.info("Entra does not list the credentials of app registration %s: %s", app.pk, refused.verdict.code)
+    except MicrosoftRefused as error:
+        logger.info("Entra does not list the credentials of app registration %s: %s", app.pk, error.verdict.code)
         return None
 
 
 def _is_accepted(app: AppRegistration, credential: AppCredential, actor: User | None) -> bool:
     try:
         credential_checks.verify(app, actor=actor, credential=credential)
-    except MicrosoftRefused as refused:
-        logger.info("certificate %s is listed but not accepted yet: %s", credential.pk, refused.verdict.code)
+    except MicrosoftRefused as error:
+        logger.info("certificate %s is listed but not accepted yet: %s", credential.pk, error.verdict.code)
         return False
     return True
 
 
-# --- Which is which -------------------------------------------------------------------------------
-
-
 def match(credential: AppCredential, listing: CredentialList) -> ListedCredential | None:
-    """The entry of Entra's list that is this credential; None if there is none, or several it could be.
+    """The entry of Entra's list for this credential; None if there is none, or several candidates.
 
-    Entra shows three characters of a secret, so two secrets can look alike: then the date somebody typed decides,
-    or that an accepted secret cannot be one that has expired.
+    Entra shows three characters of a secret, so two secrets can look alike. Then the entered date decides, or that an
+    accepted secret cannot have expired before.
     """
     if credential.kind == AppCredential.Kind.CERTIFICATE:
-        facts = certificates.read_details(credential.certificate)
-        return next(
-            (
-                certificate
-                for certificate in listing.certificates
-                if certificate.thumbprints & {facts.sha1, facts.sha256}
-            ),
-            None,
-        )
-    alike = [listed for listed in listing.secrets if listed.hint and listed.hint == credential.hint]
-    return (
-        _one(alike) or _one([listed for listed in alike if _same_day(listed, credential)]) or _living(alike, credential)
-    )
+        details = certificates.read_details(credential.certificate)
+        thumbprints = {details.sha1, details.sha256}
+        return next((listed for listed in listing.certificates if listed.thumbprints & thumbprints), None)
+    candidates = [listed for listed in listing.secrets if listed.hint and listed.hint == credential.hint]
+    selections = [candidates]
+    if (expires_at := credential.expires_at) is not None:
+        same_day = [listed for listed in candidates if abs(listed.expires_at - expires_at) < timedelta(days=1)]
+        selections.append(same_day)
+    if (accepted_at := credential.verified_at) is not None and credential.rejected_at is None:
+        selections.append([listed for listed in candidates if listed.expires_at > accepted_at])
+    for selection in selections:
+        if len({listed.expires_at for listed in selection}) == 1:
+            return selection[0]
+    return None
 
 
-def _one(listed: Sequence[ListedCredential]) -> ListedCredential | None:
-    return listed[0] if listed and len({one.expires_at for one in listed}) == 1 else None
-
-
-def _same_day(listed: ListedCredential, credential: AppCredential) -> bool:
-    return credential.expires_at is not None and abs(listed.expires_at - credential.expires_at) < timedelta(days=1)
-
-
-def _living(alike: Sequence[ListedCredential], credential: AppCredential) -> ListedCredential | None:
-    accepted_at = credential.verified_at if credential.rejected_at is None else None
-    return _one([listed for listed in alike if listed.expires_at > accepted_at]) if accepted_at else None
-
-
-def _is_gone(credential: AppCredential, listing: CredentialList, now: datetime) -> bool:
+def _is_deleted(credential: AppCredential, listing: CredentialList, now: datetime) -> bool:
     if credential_checks.awaits_upload(credential) or credential.created_at > now - SETTLED_AFTER:
         return False
     if credential.kind == AppCredential.Kind.CERTIFICATE:
@@ -206,26 +179,23 @@ def _is_gone(credential: AppCredential, listing: CredentialList, now: datetime) 
     return all(listed.hint and listed.hint != credential.hint for listed in listing.secrets)
 
 
-# --- Writing it down ------------------------------------------------------------------------------
-
-
 def _confirm(credential: AppCredential, listed: ListedCredential, *, actor: User | None, now: datetime) -> None:
     before = credential.expires_at
     values: dict[str, object] = {"expires_at": listed.expires_at, "expiry_read_at": now, "unlisted_at": None}
     if before is None or listed.expires_at > before:
-        values["warned_days"] = None  # its end has moved away: warn anew when it comes near
+        values["warned_days"] = None  # the date has moved: warn again when it comes near
     with transaction.atomic():
         AppCredential.objects.filter(pk=credential.pk).update(**values)
         if before != listed.expires_at:
-            change = [before.isoformat() if before else None, listed.expires_at.isoformat()]
-            audit.record(AuditAction.CREDENTIAL_EXPIRY_READ, credential, actor=actor, changes={"expires_at": change})
+            changes = {"expires_at": [before.isoformat() if before else None, listed.expires_at.isoformat()]}
+            audit.record(AuditAction.CREDENTIAL_EXPIRY_READ, credential, actor=actor, changes=changes)
     for name, value in values.items():
         setattr(credential, name, value)
 
 
-def _note_unlisted(credential: AppCredential, *, actor: User | None, now: datetime) -> None:
+def _mark_unlisted(credential: AppCredential, *, actor: User | None, now: datetime) -> None:
     with transaction.atomic():
         if AppCredential.objects.filter(pk=credential.pk, unlisted_at=None).update(unlisted_at=now):
-            facts = {"app_registration": str(credential.app_registration)}
-            audit.record(AuditAction.CREDENTIAL_UNLISTED, credential, actor=actor, changes=facts)
+            changes = {"app_registration": str(credential.app_registration)}
+            audit.record(AuditAction.CREDENTIAL_UNLISTED, credential, actor=actor, changes=changes)
             credential.unlisted_at = now

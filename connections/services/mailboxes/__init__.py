@@ -1,1 +1,1 @@
-"""Shared mailboxes and the probes that tell which connection can really reach which mailbox."""
+"""Shared mailboxes, and probes of which connection reaches which mailbox."""

@@ -1,4 +1,4 @@
-"""Shared mailboxes: registered once per tenant, attached to connections."""
+"""Register shared mailboxes, once per tenant, and attach them to connections."""
 
 from __future__ import annotations
 
@@ -8,22 +8,14 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from connections import audit
-from connections.access import permissions
-from connections.access import roles as access_roles
+from connections.access import permissions, roles
 from connections.errors import AlreadyExists, InUse, InvalidInput
 from connections.microsoft import capabilities, exchange_script, mailbox_errors
 from connections.models import Connection, MailboxAccess, SharedMailbox, Tenant, User
 from connections.models.audit import AuditAction
 from connections.services.incidents import incidents
 from connections.services.mailboxes import probes
-
-probe = probes.probe
-probe_mailbox = probes.probe_mailbox
-probe_due = probes.probe_due
-try_sending = probes.send_test_message
-can_be_probed = probes.can_be_probed
-may_send = probes.may_send
-kept_by_exchange = probes.granted_by_exchange
+from connections.services.policy import permission_drift
 
 _UNPROBED = {
     "state": MailboxAccess.State.UNPROBED,
@@ -35,44 +27,34 @@ _UNPROBED = {
 }
 
 
-# --- The mailbox itself ---------------------------------------------------------------------------
-
-
 def register(tenant: Tenant, *, address: str, display_name: str = "", actor: User) -> SharedMailbox:
     """Register a shared mailbox of the tenant.
 
-    Raises NotAllowed, InvalidInput, or AlreadyExists if the tenant has a mailbox with this address in any case.
+    Raises NotAllowed, InvalidInput, or AlreadyExists if the tenant has a mailbox with this address, ignoring case.
     """
-    access_roles.require(
-        permissions.can_register_mailbox(actor), cause="Auditors only look.", action="Ask a member to register it."
-    )
+    allowed = permissions.can_register_mailbox(actor)
+    roles.require(allowed, cause="Auditors only look.", action="Ask a member to register it.")
     if tenant.is_shared_endpoint:
         raise InvalidInput(
             f"“{tenant.directory_id}” is no directory, so it has no mailboxes.",
             action="Choose the tenant the mailbox lives in; an IT admin can register it.",
             field="tenant",
         )
-    mailbox = SharedMailbox(
-        tenant=tenant, address=normalize_address(address), display_name=display_name, created_by=actor
-    )
+    normalized = normalize_address(address)
+    mailbox = SharedMailbox(tenant=tenant, address=normalized, display_name=display_name, created_by=actor)
     _check_unique(mailbox)
     try:
         with transaction.atomic():
             mailbox.save(force_insert=True)
             audit.record(AuditAction.MAILBOX_REGISTERED, mailbox, actor=actor, changes={"tenant": tenant.name})
-    except IntegrityError as taken:
-        raise _duplicate(mailbox) from taken
+    except IntegrityError as error:
+        raise _duplicate(mailbox) from error
     return mailbox
 
 
 def change(mailbox: SharedMailbox, *, address: str, display_name: str, actor: User) -> None:
-    """Change name or address; a new address makes every connection's last probe void.
-
-    Raises NotAllowed or AlreadyExists.
-    """
-    access_roles.require(
-        permissions.can_change_mailbox(actor, mailbox), action="Ask an IT admin, or whoever registered it."
-    )
+    """Change name or address; a new address discards all probe results. Raises NotAllowed or AlreadyExists."""
+    roles.require(permissions.can_change_mailbox(actor, mailbox), action="Ask an IT admin, or whoever registered it.")
     values = {"address": normalize_address(address), "display_name": display_name}
     changes = audit.changed_fields(mailbox, values)
     if not changes:
@@ -84,33 +66,29 @@ def change(mailbox: SharedMailbox, *, address: str, display_name: str, actor: Us
             if "address" in changes:
                 mailbox.accesses.update(**_UNPROBED, probe_after=timezone.now())
             audit.record(AuditAction.MAILBOX_CHANGED, mailbox, actor=actor, changes=changes)
-    except IntegrityError as taken:
-        raise _duplicate(mailbox) from taken
+    except IntegrityError as error:
+        raise _duplicate(mailbox) from error
     for name, value in values.items():
         setattr(mailbox, name, value)
 
 
 def remove(mailbox: SharedMailbox, *, actor: User) -> None:
-    """Forget the mailbox. Raises NotAllowed, or StillInUse while a connection has it attached."""
-    access_roles.require(
-        permissions.can_change_mailbox(actor, mailbox), action="Ask an IT admin, or whoever registered it."
-    )
+    """Delete the mailbox. Raises NotAllowed, or InUse while it is attached to a connection."""
+    roles.require(permissions.can_change_mailbox(actor, mailbox), action="Ask an IT admin, or whoever registered it.")
     with transaction.atomic():
-        # The lock keeps a connection from being attached between the count and the removal.
+        # The lock keeps it from being attached between the count and the deletion.
         if not SharedMailbox.objects.select_for_update().filter(pk=mailbox.pk).exists():
             return
-        users = mailbox.accesses.count()
-        if users:
-            raise InUse(
-                f"{_connections(users)} still {'uses' if users == 1 else 'use'} {mailbox}.",
-                action="Detach it there first.",
-            )
+        count = mailbox.accesses.count()
+        if count:
+            users = "One connection still uses" if count == 1 else f"{count} connections still use"
+            raise InUse(f"{users} {mailbox}.", action="Detach it there first.")
         audit.record(AuditAction.MAILBOX_REMOVED, mailbox, actor=actor, changes={"tenant": mailbox.tenant.name})
         SharedMailbox.objects.filter(pk=mailbox.pk).delete()
 
 
 def normalize_address(address: str) -> str:
-    """The address with its domain in lower case; the part before the @ is kept as typed, for reading."""
+    """The address with its domain in lower case; the part before the @ is kept as entered."""
     local, _, domain = address.strip().rpartition("@")
     return f"{local}@{domain.lower()}"
 
@@ -129,19 +107,12 @@ def _duplicate(mailbox: SharedMailbox) -> AlreadyExists:
     )
 
 
-def _connections(count: int) -> str:
-    return "One connection" if count == 1 else f"{count} connections"
-
-
-# --- Attached to connections ----------------------------------------------------------------------
-
-
 def attach(connection: Connection, mailbox: SharedMailbox, *, actor: User) -> MailboxAccess:
-    """Attach the mailbox; doing it twice is harmless. It is due for a probe at once.
+    """Attach the mailbox and probe it soon; doing it twice is harmless.
 
-    Raises NotAllowed, or InvalidInput if the mailbox lives in another directory than the connection.
+    Raises NotAllowed, or InvalidInput if the mailbox belongs to another directory than the connection.
     """
-    access_roles.require(permissions.can_reconnect(actor, connection), action="Ask its owner.")
+    roles.require(permissions.can_reconnect(actor, connection), action="Ask its owner.")
     if not is_reachable_by(connection, mailbox):
         raise InvalidInput(
             f"{mailbox} belongs to the tenant {mailbox.tenant}, which this connection does not reach.",
@@ -149,22 +120,21 @@ def attach(connection: Connection, mailbox: SharedMailbox, *, actor: User) -> Ma
             field="mailbox",
         )
     with transaction.atomic():
-        found, made = MailboxAccess.objects.get_or_create(
+        access, is_new = MailboxAccess.objects.get_or_create(
             connection=connection, mailbox=mailbox, defaults={"probe_after": timezone.now()}
         )
-        if made:
-            audit.record(
-                AuditAction.CONNECTION_MAILBOX_ATTACHED, connection, actor=actor, changes={"mailbox": str(mailbox)}
-            )
-    return found
+        if is_new:
+            changes = {"mailbox": str(mailbox)}
+            audit.record(AuditAction.CONNECTION_MAILBOX_ATTACHED, connection, actor=actor, changes=changes)
+    return access
 
 
 def attach_address(connection: Connection, *, address: str, actor: User) -> MailboxAccess:
-    """Attach the mailbox with this address, registering it in the connection's tenant if nobody has yet.
+    """Attach the mailbox with this address; register it in the connection's tenant first if necessary.
 
-    Raises NotAllowed, or InvalidInput if it is not known which directory the connection reaches.
+    Raises NotAllowed, or InvalidInput if the connection's directory is unknown.
     """
-    access_roles.require(permissions.can_reconnect(actor, connection), action="Ask its owner.")
+    roles.require(permissions.can_reconnect(actor, connection), action="Ask its owner.")
     tenant = home_tenant(connection)
     if tenant is None:
         raise InvalidInput(
@@ -174,37 +144,37 @@ def attach_address(connection: Connection, *, address: str, actor: User) -> Mail
             action="Ask an IT admin to register it as a tenant." if connection.account_tid else "Sign in first.",
             field="address",
         )
-    found = SharedMailbox.objects.filter(tenant=tenant, address__iexact=normalize_address(address)).first()
+    mailbox = SharedMailbox.objects.filter(tenant=tenant, address__iexact=normalize_address(address)).first()
     with transaction.atomic():
-        mailbox = found or register(tenant, address=address, actor=actor)
+        mailbox = mailbox or register(tenant, address=address, actor=actor)
         return attach(connection, mailbox, actor=actor)
 
 
 def detach(attached: MailboxAccess, *, actor: User) -> None:
     """Detach the mailbox from its connection; doing it twice is harmless. Raises NotAllowed."""
     connection = attached.connection
-    access_roles.require(permissions.can_reconnect(actor, connection), action="Ask its owner.")
+    roles.require(permissions.can_reconnect(actor, connection), action="Ask its owner.")
     with transaction.atomic():
-        gone, _ = MailboxAccess.objects.filter(pk=attached.pk).delete()
-        if gone:
+        deleted, _ = MailboxAccess.objects.filter(pk=attached.pk).delete()
+        if deleted:
             incidents.mailbox_reachable(attached, now=timezone.now())
             changes = {"mailbox": str(attached.mailbox)}
             audit.record(AuditAction.CONNECTION_MAILBOX_DETACHED, connection, actor=actor, changes=changes)
 
 
 def is_reachable_by(connection: Connection, mailbox: SharedMailbox) -> bool:
-    """Whether the mailbox lives in the directory that the connection reaches."""
+    """Whether the mailbox belongs to the connection's directory."""
     tenant = connection.app_registration.tenant
     if mailbox.tenant_id == tenant.pk:
         return True
     if not tenant.is_shared_endpoint or mailbox.tenant.environment != tenant.environment:
         return False
-    # Through "common" and its like, the account that signed in decides; before that, anything may be right.
+    # With a shared endpoint such as "common", the directory is known only after sign-in.
     return connection.account_tid in ("", mailbox.tenant.tid)
 
 
 def home_tenant(connection: Connection) -> Tenant | None:
-    """The tenant whose mailboxes the connection may reach; None if it is not known (yet)."""
+    """The tenant whose mailboxes the connection may reach; None if it is unknown."""
     tenant = connection.app_registration.tenant
     if not tenant.is_shared_endpoint:
         return tenant
@@ -214,13 +184,13 @@ def home_tenant(connection: Connection) -> Tenant | None:
 
 
 def missing_permission(connection: Connection) -> str:
-    """A sentence if the connection cannot look into any shared mailbox for want of a permission; else empty."""
+    """A sentence about the permission that the connection needs to read any shared mailbox; empty if it has it."""
     purpose = probes.purpose_of(connection)
     if not connection.is_delegated or not capabilities.missing([purpose.scope], connection.granted):
-        # What Exchange itself lets an application do does not show in its token, so only the probe can tell.
+        # An application may have the permission from Exchange, which its token does not show; only a probe does.
         return ""
-    wanted = capabilities.delegated_scopes(connection.capabilities, connection.extra_scopes)
-    if not capabilities.missing([purpose.scope], wanted):
+    required = permission_drift.required_permissions(connection)
+    if not capabilities.missing([purpose.scope], required):
         return f"The permission {purpose.scope} is not granted yet; the next sign-in asks for it."
     return (
         f"The permission {purpose.scope} is missing. Add the capability {purpose.capability} to the connection and "
@@ -229,10 +199,10 @@ def missing_permission(connection: Connection) -> str:
 
 
 def exchange_plan(connection: Connection) -> exchange_script.ApplicationPlan | exchange_script.AccountPlan | None:
-    """What an Exchange administrator runs so that the connection reaches its mailboxes; None if there is nothing to.
+    """The plan for the PowerShell commands that give the connection access to its mailboxes.
 
-    Nothing: no mailbox is attached, nobody has signed in yet, or it wants nothing of what Exchange grants. Addresses
-    that turned out to be no mailbox are left out.
+    None if no mailbox is attached, nobody has signed in yet, or Exchange grants none of its permissions. Addresses that
+    are known to be no mailbox are left out.
     """
     openable = connection.mailbox_accesses.exclude(lack__in=[lack.value for lack in mailbox_errors.WITHOUT_MAILBOX])
     addresses = tuple(openable.values_list("mailbox__address", flat=True))
@@ -244,19 +214,16 @@ def exchange_plan(connection: Connection) -> exchange_script.ApplicationPlan | e
         "key": f"{app.client_id[:8]}-{connection.pk}",
         "addresses": addresses,
     }
-    if connection.is_delegated:
-        if not addresses or not connection.account_username:
-            return None
-        sends = probes.may_send(connection)
-        return exchange_script.AccountPlan(**shared, account=connection.account_username, sends=sends)
-    roles = exchange_script.roles_for(application_roles(connection))
-    if not addresses or not roles:
+    if connection.is_delegated and addresses and (account := connection.account_username):
+        return exchange_script.AccountPlan(**shared, account=account, sends=probes.may_send(connection))
+    app_roles = exchange_script.roles_for(application_roles(connection))
+    if not addresses or not app_roles:
         return None
-    return exchange_script.ApplicationPlan(**shared, client_id=app.client_id, app_name=app.name, roles=roles)
+    return exchange_script.ApplicationPlan(**shared, client_id=app.client_id, app_name=app.name, roles=app_roles)
 
 
 def application_roles(connection: Connection) -> tuple[str, ...]:
-    """The least application permissions the connection needs; () for a delegated one."""
+    """The least application permissions an app-only connection needs; () for a delegated one."""
     if connection.is_delegated:
         return ()
     return capabilities.application_roles(connection.capabilities, connection.extra_scopes)

@@ -1,10 +1,12 @@
-"""App registrations: register, change, remove. How they stand at Microsoft is in services/standing.py."""
+"""Register, change and remove app registrations. Whether Microsoft accepts them is in credential_checks.py."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 from django.db import IntegrityError, transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from connections import audit
@@ -29,11 +31,11 @@ def register(
     credential: credentials.NewCredential | None = None,
     allow_untried: bool = False,
 ) -> AppRegistration:
-    """Try the first credential at Microsoft, then register the application together with it.
+    """Test the first credential at Microsoft, then register the application together with it.
 
-    Raises InvalidInput, AlreadyExists, MicrosoftRefused (nothing is stored; ``field`` says where it belongs) or
-    MicrosoftUnavailable. ``allow_untried`` stores it as not tried yet when Microsoft cannot be asked, or when the
-    application only still has to be installed in the directory by admin consent.
+    Raises InvalidInput, AlreadyExists, MicrosoftRefused (nothing is stored; ``field`` names the form field) or
+    MicrosoftUnavailable. With ``allow_untried`` it is stored untested if Microsoft is unavailable, or if only admin
+    consent is missing to install the application in the directory.
     """
     app = AppRegistration(
         tenant=tenant,
@@ -46,18 +48,24 @@ def register(
         created_by=actor,
     )
     _check(app)
-    accepted = credential is not None and _accepts(app, credential, allow_untried=allow_untried)
-    now = timezone.now()
+    accepted = False
+    if credential is not None:
+        try:
+            accepted = credentials.is_accepted(app, credential, allow_untried=allow_untried)
+        except MicrosoftRefused as error:
+            # The portal's link for the missing admin consent needs a stored row.
+            if not allow_untried or not can_be_saved_untested(error):
+                raise
+    app.verified_at = timezone.now() if accepted else None
     try:
         with transaction.atomic():
-            app.verified_at = now if accepted else None
             app.save()
-            facts = {"tenant": str(tenant), "client_id": app.client_id, "audience": audience, "accepted": accepted}
-            audit.record(AuditAction.APP_REGISTRATION_ADDED, app, actor=actor, changes=facts)
+            changes = {"tenant": str(tenant), "client_id": app.client_id, "audience": audience, "accepted": accepted}
+            audit.record(AuditAction.APP_REGISTRATION_ADDED, app, actor=actor, changes=changes)
             if credential is not None:
                 credentials.store(app, credential, actor=actor, verified_at=app.verified_at)
-    except IntegrityError as taken:
-        raise _duplicate(app) from taken
+    except IntegrityError as error:
+        raise _duplicate(app) from error
     return app
 
 
@@ -71,11 +79,11 @@ def change(
     default_capabilities: Sequence[str],
     actor: User | None,
 ) -> None:
-    """Change everything but the identity (tenant and client ID). Raises InvalidInput, AlreadyExists, StillInUse.
+    """Change everything except tenant and client ID. Raises InvalidInput, AlreadyExists, InUse.
 
-    An authentication type cannot be switched off while connections use it.
+    An authentication type cannot be turned off while connections use it.
     """
-    values = {
+    values: dict[str, object] = {
         "name": name,
         "audience": audience,
         "allows_delegated": allows_delegated,
@@ -85,47 +93,38 @@ def change(
     changes = audit.changed_fields(app_registration, values)
     if not changes:
         return
-    before = {field: getattr(app_registration, field) for field in values}
-    for field, value in values.items():
-        setattr(app_registration, field, value)
+    new = copy.copy(app_registration)
+    _set(new, values)
+    _check(new)
+    _check_types_in_use(new)
     try:
-        _check(app_registration)
-        _check_types_in_use(app_registration)
         with transaction.atomic():
-            app_registration.save(update_fields=list(changes))
-            audit.record(AuditAction.APP_REGISTRATION_CHANGED, app_registration, actor=actor, changes=changes)
-    except (InvalidInput, InUse):
-        _restore(app_registration, before)
-        raise
-    except IntegrityError as taken:
-        error = _duplicate(app_registration)
-        _restore(app_registration, before)
-        raise error from taken
+            new.save(update_fields=list(changes))
+            audit.record(AuditAction.APP_REGISTRATION_CHANGED, new, actor=actor, changes=changes)
+    except IntegrityError as error:
+        raise _duplicate(new) from error
+    _set(app_registration, values)
 
 
 def remove(app_registration: AppRegistration, *, actor: User | None) -> None:
-    """Forget the registration and its credentials. Raises StillInUse while it has connections."""
+    """Delete the registration and its credentials. Raises InUse while it has connections."""
     with transaction.atomic():
         names = list(app_registration.connections.values_list("name", flat=True)[:4])
         if names:
-            raise InUse(
-                f"{app_registration} still has connections: {_listed(names)}.", action="Remove or move them first."
-            )
+            in_use = f"{app_registration} still has connections: {_join(names)}."
+            raise InUse(in_use, action="Remove or move them first.")
         audit.record(AuditAction.APP_REGISTRATION_REMOVED, app_registration, actor=actor)
         app_registration.delete()
 
 
-# --- Rules ----------------------------------------------------------------------------------------
-
-
 def _check(app_registration: AppRegistration) -> None:
-    """Refuse what cannot work at Microsoft, and duplicates."""
+    """Refuse duplicates and settings that cannot work at Microsoft."""
     if not (app_registration.allows_delegated or app_registration.allows_app_only):
         raise InvalidInput("Allow delegated connections, app-only connections, or both.", field="allows_delegated")
     tenant = app_registration.tenant
     if tenant.is_shared_endpoint:
         if app_registration.allows_app_only:
-            # No person signs in, so nothing names a directory (AADSTS50059, 900023).
+            # Without a person signing in, the directory is unknown (AADSTS50059, 900023).
             raise InvalidInput(
                 f"App-only connections are not possible through “{tenant.directory_id}”: without a person signing in, "
                 "Microsoft cannot know which directory is meant.",
@@ -138,11 +137,8 @@ def _check(app_registration: AppRegistration) -> None:
                 action="Choose the application's own tenant, or make it multitenant in Entra and here.",
                 field="audience",
             )
-    others = AppRegistration.objects.exclude(pk=app_registration.pk)
-    if (
-        others.filter(name=app_registration.name).exists()
-        or others.filter(tenant=tenant, client_id=app_registration.client_id).exists()
-    ):
+    same = Q(name=app_registration.name) | Q(tenant=tenant, client_id=app_registration.client_id)
+    if AppRegistration.objects.exclude(pk=app_registration.pk).filter(same).exists():
         raise _duplicate(app_registration)
 
 
@@ -156,22 +152,12 @@ def _check_types_in_use(app_registration: AppRegistration) -> None:
         names = list(app_registration.connections.filter(authentication_type=kind).values_list("name", flat=True)[:4])
         if names:
             raise InUse(
-                f"This kind is still used by {_listed(names)}.", action="Remove those connections first.", field=field
+                f"This kind is still used by {_join(names)}.", action="Remove those connections first.", field=field
             )
 
 
-def _accepts(app_registration: AppRegistration, new: credentials.NewCredential, *, allow_untried: bool) -> bool:
-    try:
-        return credentials.is_accepted(app_registration, new, allow_untried=allow_untried)
-    except MicrosoftRefused as error:
-        # Not installed yet: only admin consent can change that, and the portal's consent link needs a stored row.
-        if allow_untried and can_be_saved_untested(error):
-            return False
-        raise
-
-
 def can_be_saved_untested(error: MicrosoftRefused) -> bool:
-    """Whether saving without an accepted credential makes sense after this answer of Microsoft."""
+    """Whether saving without an accepted credential makes sense after this refusal."""
     return error.status == 503 or error.verdict.code == credential_probe.NEEDS_CONSENT
 
 
@@ -189,10 +175,10 @@ def _duplicate(app_registration: AppRegistration) -> AlreadyExists:
     )
 
 
-def _restore(app_registration: AppRegistration, before: dict[str, object]) -> None:
-    for field, value in before.items():
+def _set(app_registration: AppRegistration, values: dict[str, object]) -> None:
+    for field, value in values.items():
         setattr(app_registration, field, value)
 
 
-def _listed(names: list[str]) -> str:
+def _join(names: list[str]) -> str:
     return ", ".join(names[:3]) + (" and more" if len(names) > 3 else "")

@@ -1,4 +1,4 @@
-"""Client secrets and certificates of app registrations. Write-only: nothing here ever gives one back."""
+"""Add and retire client secrets and certificates of app registrations. Nothing here returns a stored one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEFAULT_MONTHS = 12
 
 @dataclass(frozen=True, slots=True)
 class NewSecret:
-    """A client secret to be stored. ``expires_at`` is what Entra says, UTC."""
+    """A client secret to be stored. ``expires_at``: as shown in Entra, UTC."""
 
     value: str = field(repr=False)
     expires_at: datetime | None = None
@@ -30,7 +30,7 @@ class NewSecret:
 
 @dataclass(frozen=True, slots=True)
 class NewCertificate:
-    """A certificate to be stored. ``at_microsoft``: its public part has been uploaded to Entra already."""
+    """A certificate to be stored. ``at_microsoft``: its public part has been uploaded to Entra."""
 
     pair: certificates.CertificateWithKey
     label: str = ""
@@ -40,17 +40,14 @@ class NewCertificate:
 NewCredential = NewSecret | NewCertificate
 
 
-def credential_from_form(said: dict[str, Any], *, name: str) -> NewCredential:
-    """The credential that valid entries (forms/credentials.py) ask for; ``name`` is the application's, for a certificate made here."""
-    if said["kind"] == "secret":
-        return NewSecret(said["secret"], said["expires_at"], said["label"])
-    if said["kind"] == "upload":
-        return NewCertificate(said["pair"], said["label"])
-    pair = certificates.generate(name, months=said["months"], now=timezone.now())
-    return NewCertificate(pair, said["label"], at_microsoft=False)
-
-
-# --- Adding ---------------------------------------------------------------------------------------
+def credential_from_form(values: dict[str, Any], *, name: str) -> NewCredential:
+    """The credential in a form's cleaned data (forms/credentials.py). A generated certificate gets ``name``."""
+    if values["kind"] == "secret":
+        return NewSecret(values["secret"], values["expires_at"], values["label"])
+    if values["kind"] == "upload":
+        return NewCertificate(values["pair"], values["label"])
+    pair = certificates.generate(name, months=values["months"], now=timezone.now())
+    return NewCertificate(pair, values["label"], at_microsoft=False)
 
 
 def add_secret(
@@ -62,14 +59,14 @@ def add_secret(
     label: str = "",
     allow_untried: bool = False,
 ) -> AppCredential:
-    """Try a client secret at Microsoft, store it, and heal the registration. Raises as ``add`` does."""
+    """``add`` for a client secret."""
     return add(app_registration, NewSecret(value, expires_at, label), actor=actor, allow_untried=allow_untried)
 
 
 def next_certificate(app_registration: AppRegistration, *, actor: User) -> AppCredential:
-    """Make the next certificate ahead of time; what is in use stays in use. Doing it twice gives the same one.
+    """Generate the next certificate ahead of time, or return the one that is already waiting.
 
-    It waits, and is tried last, until its public part is in Entra and Microsoft has accepted it; then it comes first.
+    It is tried last until its public part is in Entra and Microsoft has accepted it; then it is tried first.
     """
     live = app_registration.credentials.live().defer("secret", "private_key")
     waiting = next((credential for credential in live if credential_checks.awaits_upload(credential)), None)
@@ -79,24 +76,12 @@ def next_certificate(app_registration: AppRegistration, *, actor: User) -> AppCr
 def add_generated_certificate(
     app_registration: AppRegistration, *, actor: User | None, months: int = DEFAULT_MONTHS, label: str = ""
 ) -> AppCredential:
-    """Make a key and a certificate valid for ``months``; it waits until its public part is uploaded to Entra.
+    """Generate a key and a certificate valid for ``months``, to be used once its public part is uploaded to Entra.
 
     The private key never leaves the database. Raises InvalidInput for months out of range.
     """
     new = credential_from_form({"kind": "generate", "months": months, "label": label}, name=app_registration.name)
     return add(app_registration, new, actor=actor)
-
-
-def add_uploaded_certificate(
-    app_registration: AppRegistration,
-    *,
-    pair: certificates.CertificateWithKey,
-    actor: User | None,
-    label: str = "",
-    allow_untried: bool = False,
-) -> AppCredential:
-    """Try an uploaded certificate at Microsoft, store it, and heal the registration. Raises as ``add`` does."""
-    return add(app_registration, NewCertificate(pair, label), actor=actor, allow_untried=allow_untried)
 
 
 def add(
@@ -107,28 +92,31 @@ def add(
     allow_untried: bool = False,
     accepted: bool | None = None,
 ) -> AppCredential:
-    """Try a credential at Microsoft, then store it; being accepted heals the registration.
+    """Test a credential at Microsoft, then store it. If it is accepted, a rejected registration works again.
 
-    Raises MicrosoftRefused (nothing stored) if Microsoft says no, and MicrosoftUnavailable if it cannot be asked,
-    unless ``allow_untried`` is set: then it is stored as not tried yet. ``accepted``: what ``try_first`` has said, for
-    a caller that has asked already.
+    Raises MicrosoftRefused (nothing is stored), and MicrosoftUnavailable unless ``allow_untried`` is set: then it is
+    stored untested. A caller that has already called is_accepted passes its result as ``accepted``.
     """
     if accepted is None:
         accepted = is_accepted(app_registration, new, allow_untried=allow_untried)
     now = timezone.now()
     with transaction.atomic():
-        stored = store(app_registration, new, actor=actor, verified_at=now if accepted else None)
+        credential = store(app_registration, new, actor=actor, verified_at=now if accepted else None)
         if accepted:
             credential_checks.restore_app(app_registration, now=now, actor=actor)
-    return stored
+    return credential
 
 
 def is_accepted(app_registration: AppRegistration, new: NewCredential, *, allow_untried: bool) -> bool:
-    """Whether Microsoft accepts the credential; False if it was not tried. Raises as ``add`` does."""
-    if isinstance(new, NewCertificate) and not new.at_microsoft:
+    """Whether Microsoft accepts the credential; False if it was not tested. Raises as ``add`` does."""
+    if isinstance(new, NewSecret):
+        credential: token_endpoint.Credential = token_endpoint.ClientSecret(new.value)
+    elif new.at_microsoft:
+        credential = token_endpoint.ClientCertificate(new.pair.private_key, new.pair.thumbprint)
+    else:
         return False
     try:
-        credential_checks.check_credential(app_registration, _opened(new))
+        credential_checks.check_credential(app_registration, credential)
     except MicrosoftUnavailable:
         if not allow_untried:
             raise
@@ -139,63 +127,47 @@ def is_accepted(app_registration: AppRegistration, new: NewCredential, *, allow_
 def store(
     app_registration: AppRegistration, new: NewCredential, *, actor: User | None, verified_at: datetime | None
 ) -> AppCredential:
-    """Write the credential and its audit row, inside the caller's transaction."""
-    stored = AppCredential.objects.create(
+    """Save the credential and its audit event, inside the caller's transaction."""
+    columns: dict[str, object]
+    if isinstance(new, NewSecret):
+        columns = {"kind": AppCredential.Kind.SECRET, "secret": new.value, "hint": new.value[:3]}
+        expires_at = new.expires_at
+    else:
+        columns = {
+            "kind": AppCredential.Kind.CERTIFICATE,
+            "private_key": new.pair.private_key,
+            "certificate": new.pair.certificate,
+            "thumbprint": new.pair.thumbprint,
+        }
+        expires_at = new.pair.expires_at
+    credential = AppCredential.objects.create(
         app_registration=app_registration,
         label=new.label,
         created_by=actor,
         verified_at=verified_at,
-        **_columns(new),
+        expires_at=expires_at,
+        **columns,
     )
-    facts = {
+    changes = {
         "app_registration": str(app_registration),
-        "kind": stored.kind,
-        "expires_at": stored.expires_at.isoformat() if stored.expires_at else None,
+        "kind": credential.kind,
+        "expires_at": expires_at.isoformat() if expires_at else None,
         "accepted": verified_at is not None,
     }
-    audit.record(AuditAction.CREDENTIAL_ADDED, stored, actor=actor, changes=facts)
+    audit.record(AuditAction.CREDENTIAL_ADDED, credential, actor=actor, changes=changes)
     AppRegistration.objects.filter(pk=app_registration.pk).update(read_expiries_after=None)
-    return stored
-
-
-def _columns(new: NewCredential) -> dict[str, object]:
-    if isinstance(new, NewSecret):
-        return {
-            "kind": AppCredential.Kind.SECRET,
-            "secret": new.value,
-            "hint": new.value[:3],
-            "expires_at": new.expires_at,
-        }
-    return {
-        "kind": AppCredential.Kind.CERTIFICATE,
-        "private_key": new.pair.private_key,
-        "certificate": new.pair.certificate,
-        "thumbprint": new.pair.thumbprint,
-        "expires_at": new.pair.expires_at,
-    }
-
-
-def _opened(new: NewCredential) -> token_endpoint.Credential:
-    if isinstance(new, NewSecret):
-        return token_endpoint.ClientSecret(new.value)
-    return token_endpoint.ClientCertificate(new.pair.private_key, new.pair.thumbprint)
-
-
-# --- Retiring -------------------------------------------------------------------------------------
+    return credential
 
 
 def retire(credential: AppCredential, *, actor: User | None) -> None:
-    """Never use this credential again and forget its secret part; the row stays for the record.
+    """Stop using this credential and delete its secret part; the row is kept. Doing it twice changes nothing.
 
-    Retiring it twice changes nothing. Retiring the last one leaves connections without a way to refresh: the page
-    says so before.
+    Without the last credential no connection can be refreshed; the page warns of that.
     """
     with transaction.atomic():
-        retired = AppCredential.objects.filter(pk=credential.pk, retired_at=None).update(
-            retired_at=timezone.now(), secret=None, private_key=None
-        )
-        if not retired:
+        unretired = AppCredential.objects.filter(pk=credential.pk, retired_at=None)
+        if not unretired.update(retired_at=timezone.now(), secret=None, private_key=None):
             return
-        facts = {"app_registration": str(credential.app_registration)}
-        audit.record(AuditAction.CREDENTIAL_RETIRED, credential, actor=actor, changes=facts)
+        changes = {"app_registration": str(credential.app_registration)}
+        audit.record(AuditAction.CREDENTIAL_RETIRED, credential, actor=actor, changes=changes)
     credential.refresh_from_db(fields=["retired_at", "secret", "private_key"])

@@ -1,10 +1,11 @@
-"""Tenants: register, look up at Microsoft, change, remove."""
+"""Register, verify, change and remove tenants."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from django.db import IntegrityError, transaction
+from django.db.models import Q
 
 from connections import audit
 from connections.errors import AlreadyExists, InUse, InvalidInput, MicrosoftRefused, MicrosoftUnavailable
@@ -17,39 +18,35 @@ from connections.models.tenants import SHARED_ENDPOINTS
 def add(name: str, *, environment: str, directory_id: str, actor: User | None, tid: str | None = None) -> Tenant:
     """Look the directory up at Microsoft and register it.
 
-    When Microsoft cannot be asked it is registered all the same, with an empty ``tid``: ``look_up`` fills it in
-    later. ``tid``: what ``directory_of`` has said, for a caller that has asked already. Raises InvalidInput if Microsoft
-    knows no such directory, AlreadyExists.
+    If Microsoft is unavailable, ``tid`` stays empty until update_from_microsoft fills it in. A caller that has already
+    called look_up_directory passes its result as ``tid``. Raises InvalidInput if Microsoft knows no such directory,
+    AlreadyExists.
     """
     tenant = Tenant(name=name, environment=environment, directory_id=directory_id.lower(), created_by=actor)
     _check_unique(tenant)
-    tenant.tid = _ask_if_possible(tenant) if tid is None else tid
+    tenant.tid = _look_up_if_possible(tenant) if tid is None else tid
     _check_same_directory(tenant)
     try:
         with transaction.atomic():
             tenant.save()
-            facts = {"environment": environment, "directory_id": tenant.directory_id, "tid": tenant.tid}
-            audit.record(AuditAction.TENANT_ADDED, tenant, actor=actor, changes=facts)
-    except IntegrityError as taken:
-        raise _duplicate(tenant) from taken
+            changes = {"environment": environment, "directory_id": tenant.directory_id, "tid": tenant.tid}
+            audit.record(AuditAction.TENANT_ADDED, tenant, actor=actor, changes=changes)
+    except IntegrityError as error:
+        raise _duplicate(tenant) from error
     return tenant
 
 
 def update_from_microsoft(tenant: Tenant, *, actor: User | None) -> None:
-    """Ask Microsoft for the directory's GUID and store it.
+    """Look up the directory's GUID and store it.
 
-    Raises MicrosoftUnavailable, InvalidInput if Microsoft knows no such directory, AlreadyExists if it turns out
-    to be another tenant's directory.
+    Raises MicrosoftUnavailable, InvalidInput if Microsoft knows no such directory, AlreadyExists if another tenant has
+    this directory.
     """
-    before, tid = tenant.tid, _ask(tenant)
+    before, tid = tenant.tid, look_up_directory(tenant.environment, tenant.directory_id)
     if tid == before:
         return
+    _check_same_directory(Tenant(pk=tenant.pk, environment=tenant.environment, tid=tid))
     tenant.tid = tid
-    try:
-        _check_same_directory(tenant)
-    except AlreadyExists:
-        tenant.tid = before
-        raise
     with transaction.atomic():
         tenant.save(update_fields=["tid"])
         audit.record(AuditAction.TENANT_LOOKED_UP, tenant, actor=actor, changes={"tid": [before, tid]})
@@ -65,86 +62,82 @@ def change(
     tid: str | None = None,
     still: Callable[[Tenant], None] = lambda current: None,
 ) -> None:
-    """Rename it; point it to another directory only while nothing uses it.
+    """Change the name, or the directory while nothing uses the tenant.
 
-    ``still`` gets the row as it stands, locked, before anything is written, and may raise to stop it. ``tid`` as in
-    ``add``. Raises StillInUse, InvalidInput if Microsoft knows no such directory, AlreadyExists.
+    ``still`` gets the current row, locked, before anything is written, and may raise to stop the change. ``tid`` as in
+    ``add``. Raises InUse, InvalidInput if Microsoft knows no such directory, AlreadyExists.
     """
-    wanted = Tenant(pk=tenant.pk, name=name, environment=environment, directory_id=directory_id.lower(), tid=tenant.tid)
-    moved = (wanted.environment, wanted.directory_id) != (tenant.environment, tenant.directory_id)
+    new = Tenant(pk=tenant.pk, name=name, environment=environment, directory_id=directory_id.lower(), tid=tenant.tid)
+    moved = (new.environment, new.directory_id) != (tenant.environment, tenant.directory_id)
     if moved:
         _check_unused(tenant, action="Register the other directory as a tenant of its own.", field="directory_id")
-    _check_unique(wanted)
+    _check_unique(new)
     if moved:
-        wanted.tid = _ask_if_possible(wanted) if tid is None else tid
-        _check_same_directory(wanted)
-    values = {name: getattr(wanted, name) for name in ("name", "environment", "directory_id", "tid")}
+        new.tid = _look_up_if_possible(new) if tid is None else tid
+        _check_same_directory(new)
+    values = {field: getattr(new, field) for field in ("name", "environment", "directory_id", "tid")}
     changes = audit.changed_fields(tenant, values)
     if not changes:
         return
     try:
         with transaction.atomic():
             still(Tenant.objects.select_for_update().get(pk=tenant.pk))
-            Tenant.objects.filter(pk=tenant.pk).update(**{name: values[name] for name in changes})
-            audit.record(AuditAction.TENANT_CHANGED, wanted, actor=actor, changes=changes)
-    except IntegrityError as taken:
-        raise _duplicate(wanted) from taken
+            Tenant.objects.filter(pk=tenant.pk).update(**{field: values[field] for field in changes})
+            audit.record(AuditAction.TENANT_CHANGED, new, actor=actor, changes=changes)
+    except IntegrityError as error:
+        raise _duplicate(new) from error
     tenant.refresh_from_db()
 
 
 def remove(tenant: Tenant, *, actor: User | None) -> None:
-    """Forget a tenant. Raises StillInUse, listing what stands on it."""
+    """Delete a tenant. Raises InUse, naming objects that still reference it."""
     with transaction.atomic():
         _check_unused(tenant, action="Remove those first.")
         audit.record(AuditAction.TENANT_REMOVED, tenant, actor=actor)
         tenant.delete()
 
 
-def look_up_directory(environment: str, directory_id: str) -> str:
-    """The GUID of a directory that need not be registered, as Microsoft says.
-
-    Raises MicrosoftUnavailable, InvalidInput if Microsoft knows no such directory.
-    """
-    return _ask(Tenant(environment=environment, directory_id=directory_id.lower()))
-
-
 def objects_using(tenant: Tenant) -> list[str]:
-    """What stands on the tenant, in words: some names of app registrations and shared mailboxes."""
-    found = []
+    """Names of app registrations and shared mailboxes that still reference this tenant, at most three of each."""
+    objects = []
     for label, names in (
         ("app registration", tenant.app_registrations.values_list("name", flat=True)),
         ("shared mailbox", tenant.shared_mailboxes.values_list("address", flat=True)),
     ):
         first = list(names[:4])
-        found += [f"{label} {name}" for name in first[:3]] + (["more of them"] if len(first) > 3 else [])
-    return found
+        objects += [f"{label} {name}" for name in first[:3]] + (["more of them"] if len(first) > 3 else [])
+    return objects
 
 
-def _ask_if_possible(tenant: Tenant) -> str:
-    try:
-        return _ask(tenant)
-    except MicrosoftUnavailable:
-        return ""
+def look_up_directory(environment: str, directory_id: str) -> str:
+    """The GUID of any directory at Microsoft; "" for an endpoint of many directories.
 
-
-def _ask(tenant: Tenant) -> str:
-    """The GUID behind the directory id; "" for an endpoint that stands for no particular directory."""
-    if tenant.directory_id in SHARED_ENDPOINTS:
-        return clouds.CONSUMERS_TID if tenant.directory_id == "consumers" else ""
-    if tenant.environment not in clouds.CLOUDS:
+    Raises MicrosoftUnavailable, InvalidInput if Microsoft knows no such directory.
+    """
+    directory_id = directory_id.lower()
+    if directory_id in SHARED_ENDPOINTS:
+        return clouds.CONSUMERS_TID if directory_id == "consumers" else ""
+    if environment not in clouds.CLOUDS:
         raise InvalidInput("This environment is not configured in this portal.", field="environment")
-    cloud = clouds.cloud(tenant.environment)
+    cloud = clouds.cloud(environment)
     try:
-        return token_endpoint.discover(cloud, tenant.directory_id).tid
+        return token_endpoint.discover(cloud, directory_id).tid
     except MicrosoftUnavailable:
         raise
-    except MicrosoftRefused as unknown:
+    except MicrosoftRefused as error:
         raise InvalidInput(
-            f"Microsoft knows no directory “{tenant.directory_id}” in {cloud.label}.",
+            f"Microsoft knows no directory “{directory_id}” in {cloud.label}.",
             action="Compare it with the Tenant ID on the Overview page in Entra. If your organisation uses another "
             "Microsoft cloud, choose that environment.",
             field="directory_id",
-        ) from unknown
+        ) from error
+
+
+def _look_up_if_possible(tenant: Tenant) -> str:
+    try:
+        return look_up_directory(tenant.environment, tenant.directory_id)
+    except MicrosoftUnavailable:
+        return ""
 
 
 def _check_unused(tenant: Tenant, *, action: str, field: str = "") -> None:
@@ -154,16 +147,13 @@ def _check_unused(tenant: Tenant, *, action: str, field: str = "") -> None:
 
 
 def _check_unique(tenant: Tenant) -> None:
-    others = Tenant.objects.exclude(pk=tenant.pk)
-    if (
-        others.filter(name=tenant.name).exists()
-        or others.filter(environment=tenant.environment, directory_id=tenant.directory_id).exists()
-    ):
+    same = Q(name=tenant.name) | Q(environment=tenant.environment, directory_id=tenant.directory_id)
+    if Tenant.objects.exclude(pk=tenant.pk).filter(same).exists():
         raise _duplicate(tenant)
 
 
 def _check_same_directory(tenant: Tenant) -> None:
-    """A domain and a GUID can be the same directory; one tenant is enough."""
+    """Refuse a second tenant for a directory, which can be named by a domain or by its GUID."""
     if not tenant.tid:
         return
     others = Tenant.objects.exclude(pk=tenant.pk).filter(environment=tenant.environment)

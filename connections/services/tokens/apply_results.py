@@ -1,19 +1,19 @@
-"""Writing down what Microsoft answered: tokens stored, dead grants flagged, troubles waited out.
+"""Store what Microsoft answered: save tokens, flag dead grants, retry later after a temporary error.
 
-What may change a connection's status: a certain no, or a doubtful one that a second answer confirms. An outage,
-throttling, a dead app registration or a missing encryption key never does.
+A connection's status changes only after a definite refusal, or an ambiguous one that a second answer confirms. An
+outage, throttling, a rejected app registration or a missing encryption key never changes it.
 """
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, QuerySet
 from django.db.models.functions import Mod
 
 from connections import audit
@@ -34,13 +34,13 @@ from connections.services.tokens.batch_client import Answer, DueConnection, Refr
 
 logger = logging.getLogger(__name__)
 
-CONFIRM_AFTER = timedelta(minutes=1)  # a doubtful answer counts if one this much later says the same
-RETRY_FLAGGED = timedelta(minutes=30)  # consent and policy may be mended without the owner's doing
-THROTTLE_DEFAULT = timedelta(minutes=1)  # Microsoft sends Retry-After with most, not all, of its 429
+CONFIRM_AFTER = timedelta(minutes=1)  # an ambiguous refusal is confirmed by the same answer this much later
+RETRY_FLAGGED = timedelta(minutes=30)  # missing consent or a policy may be fixed without the owner signing in
+THROTTLE_DEFAULT = timedelta(minutes=1)  # Microsoft sends Retry-After with most, but not all, of its 429 responses
 LONGEST_WAIT = timedelta(minutes=15)
-OUTAGE_AFTER = 3  # useless answers in a row
+OUTAGE_AFTER = 3  # failed attempts in a row
 NO_OUTAGE_WITHIN = timedelta(minutes=5)  # of a token from the same environment
-SPREAD = 20  # time slots over which many connections are spread when they have to wait together
+SPREAD = 20  # time slots over which connections that wait together are spread
 
 STATUS_OF = {
     Kind.REAUTH: Connection.Status.RECONNECT_NEEDED,
@@ -62,7 +62,7 @@ NO_ROLES = Verdict(
 
 @dataclass(slots=True)
 class Summary:
-    """What was done, for the log and the benchmark."""
+    """Numbers of connections, for the log and the benchmark."""
 
     claimed: int = 0
     renewed: int = 0
@@ -77,93 +77,77 @@ class Summary:
         return self
 
 
-def apply(refresh_batch_results: Sequence[RefreshBatchResult], *, now: datetime) -> Summary:
-    """Write down all answers of a batch."""
-    done = Summary(
-        claimed=sum(
-            len(refresh_batch_result.answers) + len(refresh_batch_result.held_back)
-            for refresh_batch_result in refresh_batch_results
-        )
-    )
-    done.renewed = _store(refresh_batch_results, now)
-    for refresh_batch_result in refresh_batch_results:
-        _judge_app(refresh_batch_result, now)
-        _judge_microsoft(refresh_batch_result, now)
-        for due, answer in refresh_batch_result.answers:
+def apply(results: Sequence[RefreshBatchResult], *, now: datetime) -> Summary:
+    """Store all answers of a batch."""
+    summary = Summary(claimed=sum(len(result.answers) + len(result.held_back) for result in results))
+    summary.renewed = _store_tokens(results, now)
+    for result in results:
+        _update_app(result, now)
+        _detect_outage(result, now)
+        for due, answer in result.answers:
+            if not isinstance(answer, token_endpoint.TokenSet):
+                summary.flagged += _handle_failure(due, answer, now)
+        if result.held_back:
+            _retry_later(result.held_back, result.held_back_by, now)
+        summary.waiting += len(result.held_back)
+    return summary
+
+
+def _store_tokens(results: Sequence[RefreshBatchResult], now: datetime) -> int:
+    renewed: list[tuple[DueConnection, token_endpoint.TokenSet]] = []
+    environments: set[str] = set()
+    for result in results:
+        for due, answer in result.answers:
             if isinstance(answer, token_endpoint.TokenSet):
-                continue
-            done.flagged += _judge(refresh_batch_result.app, due, answer, now)
-        if refresh_batch_result.held_back:
-            _wait(refresh_batch_result.held_back, refresh_batch_result.held_back_by, now, asked=False)
-        done.waiting += len(refresh_batch_result.held_back)
-    return done
-
-
-# --- Good answers ---------------------------------------------------------------------------------
-
-
-def _store(refresh_batch_results: Sequence[RefreshBatchResult], now: datetime) -> int:
-    good = [
-        (due, answer)
-        for refresh_batch_result in refresh_batch_results
-        for due, answer in refresh_batch_result.answers
-        if isinstance(answer, token_endpoint.TokenSet)
-    ]
+                renewed.append((due, answer))
+                environments.add(result.app.tenant.environment)
+    if not renewed:
+        return 0
     written = store.store_renewed(
-        [store.RenewedToken(due.pk, due.token_version, answer, _worked(due)) for due, answer in good], now=now
+        [
+            store.RenewedToken(due.pk, due.token_version, answer, None if _is_app_only(due) else due.token_in_use)
+            for due, answer in renewed
+        ],
+        now=now,
     )
-    # As they are now: one may have been flagged by another answer since it was claimed.
-    settled = (Connection.Status.ACTIVE, Connection.Status.DISABLED)
-    flagged = set(Connection.objects.filter(pk__in=written).exclude(status__in=settled).values_list("pk", flat=True))
-    well: list[int] = []
-    for due, answer in good:
+    # Read after writing: another answer may have flagged a connection since it was claimed.
+    unflagged = (Connection.Status.ACTIVE, Connection.Status.DISABLED)
+    flagged = set(Connection.objects.filter(pk__in=written).exclude(status__in=unflagged).values_list("pk", flat=True))
+    recovered: list[int] = []
+    for due, answer in renewed:
         if due.pk not in written:
             continue
-        if _lacks_roles(due, answer):
-            # Only asking tells whether Exchange lets the application in, so its mailboxes are asked as often.
+        # App-only tokens can come without any role (identity-platform/v2-oauth2-client-creds-grant-flow).
+        if _is_app_only(due) and due.scopes and not answer.granted:
+            # Only a probe shows whether Exchange admits the application, so probe its mailboxes just as often.
             MailboxAccess.objects.filter(connection_id=due.pk).update(probe_after=now)
             settle_without_roles(due.pk, now=now, version=due.token_version + 1)
             continue
         if due.pk in flagged:
             restore(due.pk, now=now, version=due.token_version + 1)
-        well.append(due.pk)
-    if good:
-        request_status.tokens_received(written, now=now)
-        incidents.connections_recovered(well, now=now)
-        incidents.microsoft_reachable(_environments_that_answered(refresh_batch_results), now=now)
+        recovered.append(due.pk)
+    request_status.tokens_received(written, now=now)
+    incidents.connections_recovered(recovered, now=now)
+    incidents.microsoft_reachable(environments, now=now)
     return len(written)
 
 
-def _environments_that_answered(refresh_batch_results: Sequence[RefreshBatchResult]) -> set[str]:
-    return {
-        refresh_batch_result.app.tenant.environment
-        for refresh_batch_result in refresh_batch_results
-        if any(isinstance(answer, token_endpoint.TokenSet) for _, answer in refresh_batch_result.answers)
-    }
+def _is_app_only(due: DueConnection) -> bool:
+    return due.authentication_type == AuthenticationType.CLIENT_CREDENTIALS
 
 
-def _worked(due: DueConnection) -> str | None:
-    return due.token_in_use if due.authentication_type == AuthenticationType.AUTHORIZATION_CODE else None
-
-
-def _lacks_roles(due: DueConnection, answer: token_endpoint.TokenSet) -> bool:
-    """App-only tokens can come without any role (identity-platform/v2-oauth2-client-creds-grant-flow)."""
-    app_only = due.authentication_type == AuthenticationType.CLIENT_CREDENTIALS
-    return app_only and bool(due.scopes) and not answer.granted
-
-
-def is_proven(pk: int) -> bool:
+def reaches_mailbox(pk: int) -> bool:
     """Whether the connection reaches a shared mailbox, and so works whatever its token says."""
     return MailboxAccess.objects.filter(connection_id=pk, state=MailboxAccess.State.REACHABLE).exists()
 
 
 def settle_without_roles(pk: int, *, now: datetime, version: int) -> None:
-    """An app-only token carries no role: the connection is well if Exchange lets it into a mailbox, else flagged.
+    """Restore or flag a connection whose app-only token carries no role: it works if it reaches a shared mailbox.
 
-    Exchange's own grants show in no token (Microsoft: application-rbac). A mailbox that could not be asked about,
-    because Microsoft did not answer, changes nothing.
+    Permissions granted in Exchange do not appear in tokens (Microsoft: application-rbac). Nothing changes while a
+    mailbox could not be probed because Microsoft did not answer.
     """
-    if is_proven(pk):
+    if reaches_mailbox(pk):
         restore(pk, now=now, version=version)
         incidents.connections_recovered([pk], now=now)
         return
@@ -172,49 +156,31 @@ def settle_without_roles(pk: int, *, now: datetime, version: int) -> None:
         flag(pk, NO_ROLES, now=now, version=version)
 
 
-# --- Answers about the app registration -----------------------------------------------------------
-
-
-def _judge_app(refresh_batch_result: RefreshBatchResult, now: datetime) -> None:
-    for credential, verdict in refresh_batch_result.rejected:
+def _update_app(result: RefreshBatchResult, now: datetime) -> None:
+    """Reject, restore or pause the app registration."""
+    for credential, verdict in result.rejected:
         credential_checks.credential_refused(credential, verdict, now=now)
-    verdicts = [answer for _, answer in refresh_batch_result.answers if isinstance(answer, Verdict)]
-    if isinstance(refresh_batch_result.held_back_by, Verdict):
-        verdicts.append(refresh_batch_result.held_back_by)
-    broken = next((verdict for verdict in verdicts if verdict.app_wide), None)
-    if broken is not None and not _has_new_credential(refresh_batch_result):
-        credential_checks.reject_app(refresh_batch_result.app, broken, now=now)
-    elif refresh_batch_result.app.rejected_at is not None and any(
-        _proves_app(answer) for _, answer in refresh_batch_result.answers
-    ):
-        credential_checks.restore_app(refresh_batch_result.app, now=now)
+    verdicts = [answer for _, answer in result.answers if isinstance(answer, Verdict)]
+    if isinstance(result.held_back_by, Verdict):
+        verdicts.append(result.held_back_by)
+    rejection = next((verdict for verdict in verdicts if verdict.app_wide), None)
+    if rejection is not None and not _has_new_credential(result):
+        credential_checks.reject_app(result.app, rejection, now=now)
+    elif result.app.rejected_at is not None and any(_proves_app(answer) for _, answer in result.answers):
+        credential_checks.restore_app(result.app, now=now)
     throttled = [verdict for verdict in verdicts if verdict.kind is Kind.THROTTLED]
     if throttled:
         wait = max((verdict.retry_after or THROTTLE_DEFAULT.total_seconds()) for verdict in throttled)
         until = now + min(timedelta(seconds=wait), timedelta(hours=1))
-        AppRegistration.objects.filter(pk=refresh_batch_result.app.pk).update(paused_until=until)
+        AppRegistration.objects.filter(pk=result.app.pk).update(paused_until=until)
 
 
-def _has_new_credential(refresh_batch_result: RefreshBatchResult) -> bool:
-    """Whether Microsoft has accepted a credential these answers know nothing of: it was added in the meantime."""
-    if refresh_batch_result.tried is None:
+def _has_new_credential(result: RefreshBatchResult) -> bool:
+    """Whether Microsoft has accepted a credential that was added after these requests were sent."""
+    if result.tried is None:
         return False
-    live = refresh_batch_result.app.credentials.filter(retired_at=None, rejected_at=None, verified_at__isnull=False)
-    return live.exclude(pk__in=refresh_batch_result.tried).exists()
-
-
-def _judge_microsoft(refresh_batch_result: RefreshBatchResult, now: datetime) -> None:
-    """Open an outage when several tries in a row got no useful answer; one alone is an ordinary hiccup.
-
-    While others get tokens from the same environment, the trouble is one directory's or one account's.
-    """
-    for due, answer in refresh_batch_result.answers:
-        if isinstance(answer, Verdict) and answer.kind is Kind.TRANSIENT and due.trouble_count + 1 >= OUTAGE_AFTER:
-            environment = refresh_batch_result.app.tenant.environment
-            there = Connection.objects.filter(app_registration__tenant__environment=environment)
-            if not there.filter(refreshed_at__gt=now - NO_OUTAGE_WITHIN, refreshed_at__lte=now).exists():
-                incidents.microsoft_unreachable(environment, answer, now=now)
-            return
+    live = result.app.credentials.filter(retired_at=None, rejected_at=None, verified_at__isnull=False)
+    return live.exclude(pk__in=result.tried).exists()
 
 
 def _proves_app(answer: Answer) -> bool:
@@ -224,54 +190,60 @@ def _proves_app(answer: Answer) -> bool:
     return isinstance(answer, Verdict) and not answer.app_wide and answer.flags()
 
 
-# --- Answers about one connection -----------------------------------------------------------------
+def _detect_outage(result: RefreshBatchResult, now: datetime) -> None:
+    """Open an outage incident after several failed attempts in a row.
+
+    While other connections get tokens from the same environment, the problem is limited to a directory or an account.
+    """
+    for due, answer in result.answers:
+        if isinstance(answer, Verdict) and answer.kind is Kind.TRANSIENT and due.trouble_count + 1 >= OUTAGE_AFTER:
+            environment = result.app.tenant.environment
+            connections = Connection.objects.filter(app_registration__tenant__environment=environment)
+            if not connections.filter(refreshed_at__gt=now - NO_OUTAGE_WITHIN, refreshed_at__lte=now).exists():
+                incidents.microsoft_unreachable(environment, answer, now=now)
+            return
 
 
-def _judge(app: AppRegistration, due: DueConnection, answer: Answer, now: datetime) -> int:
-    """Flag, suspect or wait. Returns 1 if the connection was flagged."""
-    if isinstance(answer, Verdict) and answer.flags() and not answer.app_wide:
-        if answer.certain or _confirms(due, now):
-            return int(flag(due.pk, answer, now=now, version=due.token_version))
-        _suspect(due, answer, now)
-        return 0
-    _wait([due], answer, now, asked=True)
-    return 0
-
-
-def _confirms(due: DueConnection, now: datetime) -> bool:
-    return due.suspected_at is not None and now - due.suspected_at >= CONFIRM_AFTER
-
-
-def _suspect(due: DueConnection, verdict: Verdict, now: datetime) -> None:
-    """Remember a doubtful no and ask again soon; the first doubt's time stands."""
+def _handle_failure(due: DueConnection, answer: Answer, now: datetime) -> bool:
+    """Flag the connection, suspect it or retry later. Returns whether it was flagged."""
+    if not isinstance(answer, Verdict) or not answer.flags() or answer.app_wide:
+        _retry_later([due], answer, now, was_sent=True)
+        return False
+    is_confirmed = due.suspected_at is not None and now - due.suspected_at >= CONFIRM_AFTER
+    if answer.certain or is_confirmed:
+        return flag(due.pk, answer, now=now, version=due.token_version)
+    # Ambiguous: retry soon, and keep the time of the first such answer.
     Connection.objects.filter(pk=due.pk, token_version=due.token_version).update(
-        suspected_code=verdict.code,
+        suspected_code=answer.code,
         suspected_at=due.suspected_at or now,
         refresh_after=now + CONFIRM_AFTER * random.uniform(1.0, 1.3),
         checked_at=now,
     )
+    return False
 
 
 def flag(pk: int, verdict: Verdict, *, now: datetime, version: int) -> bool:
-    """Put a connection into the status its verdict means, unless somebody has signed in since it was asked.
+    """Set the status that the verdict means, unless the connection got new tokens since the request was sent.
 
-    The refresh token stays: Microsoft takes some answers back. Returns whether the status is news.
+    The refresh token is kept, because Microsoft may accept it again. Returns whether the status or its code is new.
     """
     status = STATUS_OF[verdict.kind]
     with transaction.atomic():
         locked = Connection.objects.select_for_update(of=("self",), no_key=True)
         related = locked.select_related("app_registration__tenant", "owner")
-        found = related.filter(pk=pk, token_version=version).first()
-        if found is None or found.status == Connection.Status.DISABLED:
+        connection = related.filter(pk=pk, token_version=version).first()
+        if connection is None or connection.status == Connection.Status.DISABLED:
             return False
-        news = (found.status, found.status_code) != (status, verdict.code)
-        again = None if status == Connection.Status.RECONNECT_NEEDED else now + RETRY_FLAGGED * random.uniform(0.7, 1.0)
-        values: dict[str, object] = {"refresh_after": again, "checked_at": now}
+        is_new = (connection.status, connection.status_code) != (status, verdict.code)
+        needs_sign_in = status == Connection.Status.RECONNECT_NEEDED
+        values: dict[str, object] = {
+            "refresh_after": None if needs_sign_in else now + RETRY_FLAGGED * random.uniform(0.7, 1.0),
+            "checked_at": now,
+        }
         if verdict.max_age_s is not None:
             values["sign_in_max_age"] = verdict.max_age_s
-        if news:
-            before = found.status
-            values |= status_columns(
+        if is_new:
+            values |= {"suspected_code": "", "suspected_at": None} | status_columns(
                 status,
                 code=verdict.code,
                 cause=verdict.cause,
@@ -280,38 +252,31 @@ def flag(pk: int, verdict: Verdict, *, now: datetime, version: int) -> bool:
                 reference=incidents.support_reference(verdict),
                 since=now,
             )
-            values |= {"suspected_code": "", "suspected_at": None}
-            audit.record(
-                AuditAction.CONNECTION_FLAGGED,
-                found,
-                actor=None,
-                changes={"status": [before, status], "code": verdict.code, "cause": verdict.cause},
-            )
-            incidents.connection_flagged(found, verdict, now=now)
-            offboarding.account_refused(found, verdict, now=now)
+            changes = {"status": [connection.status, status], "code": verdict.code, "cause": verdict.cause}
+            audit.record(AuditAction.CONNECTION_FLAGGED, connection, actor=None, changes=changes)
+            incidents.connection_flagged(connection, verdict, now=now)
+            offboarding.account_refused(connection, verdict, now=now)
         Connection.objects.filter(pk=pk).update(**values)
-    return news
+    return is_new
 
 
 def restore(pk: int, *, now: datetime, version: int) -> None:
-    """A flagged connection got a token: it is well again."""
+    """Make a flagged connection active again, because it got a token."""
     with transaction.atomic():
         connection = Connection.objects.select_for_update(no_key=True).filter(pk=pk, token_version=version).first()
         if connection is None or connection.status in (Connection.Status.ACTIVE, Connection.Status.DISABLED):
             return
-        audit.record(
-            AuditAction.CONNECTION_HEALED, connection, actor=None, changes={"status": [connection.status, "active"]}
-        )
+        changes = {"status": [connection.status, "active"]}
+        audit.record(AuditAction.CONNECTION_HEALED, connection, actor=None, changes=changes)
         Connection.objects.filter(pk=pk).update(**store.healthy_columns(now))
 
 
-# --- Waiting --------------------------------------------------------------------------------------
-
-
-def _wait(dues: Sequence[DueConnection], answer: Answer | None, now: datetime, *, asked: bool) -> None:
-    """Nobody is to blame: put connections back into the queue for a better moment, spread out."""
+def _retry_later(
+    dues: Sequence[DueConnection], answer: Answer | None, now: datetime, *, was_sent: bool = False
+) -> None:
+    """Refresh these connections later, spread out. ``was_sent``: their own requests got the answer."""
     if isinstance(answer, Verdict) and answer.app_wide:
-        # They stay due; the claim skips them until the app registration has healed.
+        # They stay due; they are not claimed until the app registration is restored.
         Connection.objects.filter(pk__in=[due.pk for due in dues]).update(refresh_after=now)
         return
     code = answer.code if isinstance(answer, Verdict | UnreadableSecret) else ""
@@ -319,46 +284,43 @@ def _wait(dues: Sequence[DueConnection], answer: Answer | None, now: datetime, *
         logger.error("A stored secret cannot be opened with the configured keys.", extra={"connections": len(dues)})
         incidents.secrets_unreadable([due.pk for due in dues], now=now)
     delay = _delay(answer, max(due.trouble_count for due in dues))
-    seen: dict[str, object] = {"checked_at": now} if asked else {}
-    for slot in _slots(dues):
-        Connection.objects.filter(pk__in=[due.pk for due in slot]).update(
-            refresh_after=now + delay * random.uniform(0.7, 1.3),
-            trouble_code=code,
-            trouble_at=now,
-            trouble_count=F("trouble_count") + 1,
-            **seen,
-        )
+    size = max(1, -(-len(dues) // SPREAD))
+    for start in range(0, len(dues), size):
+        slot = Connection.objects.filter(pk__in=[due.pk for due in dues[start : start + size]])
+        _postpone(slot, delay, code, now, **({"checked_at": now} if was_sent else {}))
 
 
-def postpone(refresh_batch_results: Sequence[RefreshBatchResult], *, now: datetime) -> None:
-    """Where a canary found Microsoft down, let everything else that is due of its app registration wait, too.
+def postpone(results: Sequence[RefreshBatchResult], *, now: datetime) -> None:
+    """Where a canary could not reach Microsoft, postpone all due connections of its app registration.
 
     Otherwise every batch of a sweep would send a canary of its own and wait for its time-out.
     """
-    for refresh_batch_result in refresh_batch_results:
-        verdict = refresh_batch_result.held_back_by
+    for result in results:
+        verdict = result.held_back_by
         if not isinstance(verdict, Verdict) or verdict.kind is not Kind.TRANSIENT:
             continue
-        delay = _delay(verdict, max((due.trouble_count for due, _ in refresh_batch_result.answers), default=0))
-        waiting = refresh_batch_result.app.connections.filter(status__in=Connection.KEPT_ALIVE, refresh_after__lte=now)
+        delay = _delay(verdict, max((due.trouble_count for due, _ in result.answers), default=0))
+        waiting = result.app.connections.filter(status__in=Connection.KEPT_ALIVE, refresh_after__lte=now)
         if not waiting.exists():
             continue
         for slot in range(SPREAD):
             share = waiting.annotate(slot=Mod(F("pk"), SPREAD)).filter(slot=slot)
-            waiting.filter(pk__in=share.values("pk")).update(
-                refresh_after=now + delay * random.uniform(0.7, 1.3),
-                trouble_code=verdict.code,
-                trouble_at=now,
-                trouble_count=F("trouble_count") + 1,
-            )
+            _postpone(waiting.filter(pk__in=share.values("pk")), delay, verdict.code, now)
 
 
-def _delay(answer: Answer | None, count: int) -> timedelta:
-    told = answer.retry_after if isinstance(answer, Verdict) else None
-    grown = timedelta(seconds=20) * (1 << min(count, 6))
-    return min(LONGEST_WAIT, max(grown, timedelta(seconds=min(told or 0, 900))))
+def _postpone(
+    connections: QuerySet[Connection], delay: timedelta, code: str, now: datetime, **columns: datetime
+) -> None:
+    connections.update(
+        refresh_after=now + delay * random.uniform(0.7, 1.3),
+        trouble_code=code,
+        trouble_at=now,
+        trouble_count=F("trouble_count") + 1,
+        **columns,
+    )
 
 
-def _slots(dues: Sequence[DueConnection]) -> Iterable[Sequence[DueConnection]]:
-    size = max(1, -(-len(dues) // SPREAD))
-    return (dues[start : start + size] for start in range(0, len(dues), size))
+def _delay(answer: Answer | None, failures: int) -> timedelta:
+    retry_after = answer.retry_after if isinstance(answer, Verdict) else None
+    backoff = timedelta(seconds=20) * (1 << min(failures, 6))
+    return min(LONGEST_WAIT, max(backoff, timedelta(seconds=min(retry_after or 0, 900))))

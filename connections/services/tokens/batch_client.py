@@ -1,4 +1,4 @@
-"""Asking Microsoft about many connections at once. Nothing is written here, and no transaction is open."""
+"""Request tokens for many connections at once. Stores nothing and must not run inside a transaction."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from connections.errors import InvalidInput, UnreadableSecret
 from connections.fields import decrypt
 from connections.microsoft import http, token_endpoint
 from connections.microsoft.classifier import Verdict
-from connections.microsoft.error_types import Kind, Who
+from connections.microsoft.error_types import Kind
 from connections.models import AppCredential, AppRegistration
 from connections.models.app_registrations import AuthenticationType
 from connections.services.registry import credential_checks
+from connections.services.registry.credential_checks import NO_CREDENTIAL
 
 
 @dataclass(frozen=True, slots=True)
 class DueConnection:
-    """A claimed connection, as read. Tokens are still encrypted."""
+    """A claimed connection as it was read. Tokens are still encrypted."""
 
     pk: int
     app_registration_id: int
@@ -35,7 +36,7 @@ class DueConnection:
 
     @property
     def token_in_use(self) -> str | None:
-        """The encrypted refresh token to send: after a doubtful answer, the one that worked before that."""
+        """The encrypted refresh token to send: after an ambiguous refusal, the previous one, which has worked."""
         return (self.suspected_code and self.previous_refresh_token) or self.refresh_token
 
 
@@ -44,28 +45,18 @@ Answer = token_endpoint.TokenSet | Verdict | UnreadableSecret
 
 @dataclass(slots=True)
 class RefreshBatchResult:
-    """All answers of one app registration's claimed connections."""
+    """All answers for the claimed connections of one app registration."""
 
     app: AppRegistration
     answers: list[tuple[DueConnection, Answer]] = field(default_factory=list)
-    # Connections nobody was asked about, because the canary already told what is wrong for all of them.
+    # Connections without a request of their own, because the canary's answer applies to all of them.
     held_back: list[DueConnection] = field(default_factory=list)
     held_back_by: Answer | None = None
-    # Credentials Microsoft rejected on the way to one that it accepts, with its words.
+    # Credentials that Microsoft rejected before it accepted one.
     rejected: list[tuple[AppCredential, Verdict]] = field(default_factory=list)
-    # Primary keys of the credentials there were when Microsoft was asked; None if it did not come to that.
+    # Primary keys of the live credentials at the time of the request; None if they could not be read.
     tried: frozenset[int] | None = None
 
-
-NO_CREDENTIAL = Verdict(
-    kind=Kind.APP_CONFIG,
-    code="no-credential",
-    cause="This app registration has no client secret or certificate, so Microsoft cannot be asked.",
-    action="Add a client secret or a certificate to the app registration.",
-    who=Who.IT_ADMIN,
-    certain=True,
-    app_wide=True,
-)
 
 NO_ENVIRONMENT = replace(
     NO_CREDENTIAL,
@@ -82,85 +73,77 @@ UNUSABLE_CREDENTIAL = replace(
 )
 
 Client = tuple[AppCredential, token_endpoint.Application]
+Tag = tuple[int, int, DueConnection]  # app registration, position of the credential, connection
 
 
 def request_tokens(batch: list[DueConnection]) -> list[RefreshBatchResult]:
-    """Ask about claimed connections: one canary per app registration first, then the others, all concurrently.
+    """Request tokens for claimed connections: first one canary per app registration, then the others, concurrently.
 
-    Never raises for what Microsoft or the network does; every claimed connection is accounted for.
+    Never raises for what Microsoft or the network does; every claimed connection is in the results.
     """
     by_app: dict[int, list[DueConnection]] = defaultdict(list)
     for due in batch:
         by_app[due.app_registration_id].append(due)
     apps = AppRegistration.objects.select_related("tenant").in_bulk(list(by_app))
-    asked = {pk: RefreshBatchResult(app) for pk, app in apps.items()}
+    results = {pk: RefreshBatchResult(app) for pk, app in apps.items()}
     clients: dict[int, list[Client]] = {}
-    for pk, app in apps.items():
+    for pk, result in results.items():
         try:
-            clients[pk] = credential_checks.live_applications(app)
+            clients[pk] = credential_checks.live_applications(result.app)
         except UnreadableSecret as error:
-            _hold_back(asked[pk], by_app[pk], error)
+            _hold_back(result, by_app[pk], error)
             continue
         except InvalidInput:
-            _hold_back(asked[pk], by_app[pk], NO_ENVIRONMENT)
+            _hold_back(result, by_app[pk], NO_ENVIRONMENT)
             continue
-        asked[pk].tried = frozenset(credential.pk for credential, _ in clients[pk])
+        result.tried = frozenset(credential.pk for credential, _ in clients[pk])
         if not clients[pk]:
-            _hold_back(asked[pk], by_app[pk], NO_CREDENTIAL)
-    fit = _send_canaries(asked, clients, by_app)
-    _send_others(asked, fit, by_app)
-    return list(asked.values())
+            _hold_back(result, by_app[pk], NO_CREDENTIAL)
+    accepted = _send_canaries(results, clients, by_app)
+    others = (((pk, 0, due), client) for pk, client in accepted.items() for due in by_app[pk][1:])
+    for (pk, _, due), answer in _send_all(others):
+        results[pk].answers.append((due, answer))
+    return list(results.values())
 
 
 def _send_canaries(
-    asked: dict[int, RefreshBatchResult], clients: dict[int, list[Client]], by_app: dict[int, list[DueConnection]]
+    results: dict[int, RefreshBatchResult], clients: dict[int, list[Client]], by_app: dict[int, list[DueConnection]]
 ) -> dict[int, Client]:
-    """One connection of each app registration; a rejected credential falls through to the next one.
+    """Send one connection's request per app registration; if its credential is rejected, try the next credential.
 
-    Returns the client to go on with, for every app registration whose canary did not condemn the rest.
+    Returns the client for the remaining requests, unless the canary's answer applies to all connections.
     """
-    fit: dict[int, Client] = {}
+    accepted: dict[int, Client] = {}
     queue = [(pk, 0) for pk, live in clients.items() if live]
     while queue:
-        following: list[tuple[int, int]] = []
-        canaries = ((pk, number, by_app[pk][0], clients[pk][number]) for pk, number in queue)
-        for (pk, number, due), answer in _answers(canaries):
+        retries: list[tuple[int, int]] = []
+        canaries = (((pk, number, by_app[pk][0]), clients[pk][number]) for pk, number in queue)
+        for (pk, number, due), answer in _send_all(canaries):
             live = clients[pk]
             if isinstance(answer, Verdict) and answer.credential and number + 1 < len(live):
-                asked[pk].rejected.append((live[number][0], answer))
-                following.append((pk, number + 1))
+                results[pk].rejected.append((live[number][0], answer))
+                retries.append((pk, number + 1))
                 continue
-            asked[pk].answers.append((due, answer))
-            if _condemns(answer):
-                _hold_back(asked[pk], by_app[pk][1:], answer)
+            results[pk].answers.append((due, answer))
+            if isinstance(answer, Verdict) and (answer.app_wide or answer.kind in (Kind.TRANSIENT, Kind.THROTTLED)):
+                _hold_back(results[pk], by_app[pk][1:], answer)
             else:
-                fit[pk] = live[number]
-        queue = following
-    return fit
+                accepted[pk] = live[number]
+        queue = retries
+    return accepted
 
 
-def _send_others(
-    asked: dict[int, RefreshBatchResult], fit: dict[int, Client], by_app: dict[int, list[DueConnection]]
-) -> None:
-    others = ((pk, 0, due, client) for pk, client in fit.items() for due in by_app[pk][1:])
-    for (pk, _, due), answer in _answers(others):
-        asked[pk].answers.append((due, answer))
+def _send_all(jobs: Iterator[tuple[Tag, Client]]) -> Iterator[tuple[Tag, Answer]]:
+    unsent: list[tuple[Tag, Answer]] = []
 
-
-def _answers(
-    errands: Iterator[tuple[int, int, DueConnection, Client]],
-) -> Iterator[tuple[tuple[int, int, DueConnection], Answer]]:
-    unsent: list[tuple[tuple[int, int, DueConnection], Answer]] = []
-
-    def requests() -> Iterator[http.Request[tuple[int, int, DueConnection]]]:
-        for pk, number, due, (_, application) in errands:
-            tag = (pk, number, due)
+    def requests() -> Iterator[http.Request[Tag]]:
+        for tag, (_, application) in jobs:
             try:
-                yield build_request(due, application, tag)
+                yield _build_request(application, tag)
             except UnreadableSecret as error:
                 unsent.append((tag, error))
             except (ValueError, TypeError):
-                # One certificate's key must not stop everybody else's requests.
+                # One unusable private key must not stop the requests of other app registrations.
                 unsent.append((tag, UNUSABLE_CREDENTIAL))
 
     for response in http.client().send_all(requests()):
@@ -169,10 +152,9 @@ def _answers(
     yield from unsent
 
 
-def build_request(
-    due: DueConnection, application: token_endpoint.Application, tag: tuple[int, int, DueConnection]
-) -> http.Request[tuple[int, int, DueConnection]]:
-    """The token request of one connection. Raises UnreadableSecret if its refresh token cannot be opened."""
+def _build_request(application: token_endpoint.Application, tag: Tag) -> http.Request[Tag]:
+    """The token request of one connection. Raises UnreadableSecret if its refresh token cannot be decrypted."""
+    due = tag[2]
     if due.authentication_type == AuthenticationType.CLIENT_CREDENTIALS:
         return token_endpoint.client_credentials_request(application, tag)
     if due.token_in_use is None:
@@ -180,11 +162,6 @@ def build_request(
     return token_endpoint.refresh_request(application, decrypt(due.token_in_use), due.scopes.split(), tag)
 
 
-def _condemns(answer: Answer) -> bool:
-    """Whether one answer tells what all other connections of the same app registration would get."""
-    return isinstance(answer, Verdict) and (answer.app_wide or answer.kind in (Kind.TRANSIENT, Kind.THROTTLED))
-
-
-def _hold_back(refresh_batch_result: RefreshBatchResult, dues: list[DueConnection], answer: Answer) -> None:
-    refresh_batch_result.held_back.extend(dues)
-    refresh_batch_result.held_back_by = answer
+def _hold_back(result: RefreshBatchResult, dues: list[DueConnection], answer: Answer) -> None:
+    result.held_back.extend(dues)
+    result.held_back_by = answer

@@ -1,14 +1,15 @@
-"""Keeping connections alive: claim what is due, ask Microsoft, store the answers, flag what is dead.
+"""Keep connections alive: claim what is due, request tokens, store the answers.
 
-The database row is the queue. A claim moves ``refresh_after`` forward by a lease in one conditional statement, so
-any number of workers share the work; a worker that dies loses nothing but the lease. Microsoft is asked outside any
-transaction. One canary per app registration goes first: a dead credential or a Microsoft that is down costs one
-call and not one per connection.
+The database row is the queue. A claim moves ``refresh_after`` forward by a lease in one conditional statement, so any
+number of workers share the work, and a worker that dies delays its connections only by the lease. Microsoft is called
+outside any transaction. One canary per app registration goes first, so a rejected credential or an outage costs one
+request instead of one per connection.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -32,22 +33,8 @@ from connections.services.tokens.batch_client import DueConnection
 LEASE = timedelta(minutes=5)  # longer than any batch can take
 CANARY_EVERY = timedelta(minutes=1)
 
-# --- Claiming -------------------------------------------------------------------------------------
-
 _CONNECTION, _APP = Connection._meta.db_table, AppRegistration._meta.db_table
-_FIELDS = (
-    "id",
-    "app_registration_id",
-    "authentication_type",
-    "status",
-    "token_version",
-    "scopes",
-    "refresh_token",
-    "previous_refresh_token",
-    "suspected_code",
-    "suspected_at",
-    "trouble_count",
-)
+_FIELDS = ["id", *(field.name for field in fields(DueConnection) if field.name != "pk")]
 _RETURNING = "RETURNING " + ", ".join(f"{_CONNECTION}.{name}" for name in _FIELDS)
 # The status list is spelt out so that the planner sees that the partial index fits.
 _STATUSES = ", ".join(f"'{status}'" for status in Connection.KEPT_ALIVE)
@@ -64,92 +51,86 @@ _CLAIM_ONE = f"UPDATE {_CONNECTION} SET refresh_after = %s WHERE id = %s {_RETUR
 
 
 def claim(*, now: datetime, limit: int) -> list[DueConnection]:
-    """Take up to ``limit`` due connections; nobody else gets them until the lease runs out."""
-    moment, until = (database.ops.adapt_datetimefield_value(when) for when in (now, now + LEASE))
+    """Claim up to ``limit`` due connections; no other worker gets them until the lease expires."""
+    moment, until = (database.ops.adapt_datetimefield_value(time) for time in (now, now + LEASE))
     lock = "FOR UPDATE OF c SKIP LOCKED" if database.vendor == "postgresql" else ""
-    return _claimed(_CLAIM.format(lock=lock), (moment, moment, limit, until))
+    return _run_claim(_CLAIM.format(lock=lock), (moment, moment, limit, until))
 
 
 def claim_one(pk: int, *, now: datetime) -> list[DueConnection]:
-    """Take one connection whether it is due or not ("check now", canary)."""
-    return _claimed(_CLAIM_ONE, (database.ops.adapt_datetimefield_value(now + LEASE), pk))
+    """Claim one connection whether it is due or not ("check now", canary)."""
+    return _run_claim(_CLAIM_ONE, (database.ops.adapt_datetimefield_value(now + LEASE), pk))
 
 
-def _claimed(sql: str, parameters: tuple[Any, ...]) -> list[DueConnection]:
+def _run_claim(sql: str, parameters: tuple[Any, ...]) -> list[DueConnection]:
     with transaction.atomic(), database.cursor() as cursor:
         cursor.execute(sql, parameters)
         rows = cursor.fetchall()
-    at = _FIELDS.index("suspected_at")
-    return [DueConnection(*(*row[:at], _moment(row[at]), *row[at + 1 :])) for row in rows]
+    dues = [DueConnection(*row) for row in rows]
+    return [replace(due, suspected_at=_as_datetime(due.suspected_at)) for due in dues]
 
 
-def _moment(value: Any) -> datetime | None:
-    """SQLite hands timestamps over as text in UTC."""
+def _as_datetime(value: datetime | str | None) -> datetime | None:
+    """SQLite returns timestamps as text in UTC."""
     if value is None:
         return None
     moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
     return moment if moment.tzinfo else make_aware(moment, UTC)
 
 
-# --- The sweep ------------------------------------------------------------------------------------
-
-
 def sweep(*, now: datetime, limit: int | None = None, clock: Callable[[], datetime] | None = None) -> Summary:
-    """Refresh everything that is due, batch after batch, and probe rejected app registrations by one canary each.
+    """Refresh everything that is due, batch after batch, and retry rejected app registrations with one canary each.
 
-    ``clock`` tells the time at which each batch starts, from which its lease counts; without it time stands still.
+    ``clock`` returns the time at which each batch and its lease start; without it that is always ``now``.
     """
-    total = probe_rejected(now=now)
+    total = _retry_rejected_apps(now)
     size = limit or settings.SWEEP_BATCH
     moment = clock() if clock else now
     while batch := claim(now=moment, limit=size):
-        asked = batch_client.request_tokens(batch)
-        total += apply_results.apply(asked, now=moment)
-        apply_results.postpone(asked, now=moment)
+        results = batch_client.request_tokens(batch)
+        total += apply_results.apply(results, now=moment)
+        apply_results.postpone(results, now=moment)
         moment = clock() if clock else now
         if len(batch) < size:
             break
     return total
 
 
-def refresh(batch: list[DueConnection], *, now: datetime) -> Summary:
-    """Ask Microsoft about claimed connections and write down every answer."""
-    return apply_results.apply(batch_client.request_tokens(batch), now=now)
+def _retry_rejected_apps(now: datetime) -> Summary:
+    """Retry each rejected app registration once a minute with one connection.
 
-
-def probe_rejected(*, now: datetime) -> Summary:
-    """Try every rejected app registration whose minute is over with a single connection, all at once.
-
-    If Microsoft accepts it again, the app registration heals and its connections are due as before.
+    If Microsoft accepts it, the app registration is restored and its connections are due as before.
     """
     canaries: list[DueConnection] = []
     for app in AppRegistration.objects.filter(rejected_at__isnull=False, canary_after__lte=now):
-        untaken = AppRegistration.objects.filter(pk=app.pk, canary_after=app.canary_after)
-        if not untaken.update(canary_after=now + CANARY_EVERY):
+        unclaimed = AppRegistration.objects.filter(pk=app.pk, canary_after=app.canary_after)
+        if not unclaimed.update(canary_after=now + CANARY_EVERY):
             continue  # another worker has it
         canary = app.connections.filter(status__in=Connection.KEPT_ALIVE).order_by("refresh_after", "pk").first()
         if canary is not None:
             canaries += claim_one(canary.pk, now=now)
-    return refresh(canaries, now=now) if canaries else Summary()
+    return apply_results.apply(batch_client.request_tokens(canaries), now=now) if canaries else Summary()
 
 
 def check_now(connection: Connection, *, actor: User, now: datetime) -> Connection:
-    """Ask Microsoft about one connection at once, due or not, and return it as it is then.
+    """Refresh one connection now, due or not, and return it with its new status.
 
-    Raises NotAllowed, NothingToCheck if it never signed in, MicrosoftUnavailable if there was no useful answer.
+    Raises NotAllowed, NothingToCheck if it is disabled or needs its first sign-in, UnreadableSecret, and
+    MicrosoftUnavailable if there was no useful answer.
     """
     roles.require(permissions.can_check(actor, connection))
     if connection.status in (Connection.Status.PENDING, Connection.Status.DISABLED):
         raise NothingToCheck
     if connection.status_code == ownership_transfer.CODE:
         raise NothingToCheck(connection.status_cause, action=connection.status_action)
-    asked = batch_client.request_tokens(claim_one(connection.pk, now=now))
-    apply_results.apply(asked, now=now)
+    results = batch_client.request_tokens(claim_one(connection.pk, now=now))
+    apply_results.apply(results, now=now)
     audit.record(AuditAction.CONNECTION_CHECKED, connection, actor=actor)
     connection.refresh_from_db()
-    for answer in (answer for one in asked for answer in (*(given for _, given in one.answers), one.held_back_by)):
-        if isinstance(answer, UnreadableSecret):
-            raise answer
-        if isinstance(answer, Verdict) and answer.kind in (Kind.TRANSIENT, Kind.THROTTLED):
-            raise MicrosoftUnavailable(answer)
+    for result in results:
+        for answer in (*(answer for _, answer in result.answers), result.held_back_by):
+            if isinstance(answer, UnreadableSecret):
+                raise answer
+            if isinstance(answer, Verdict) and answer.kind in (Kind.TRANSIENT, Kind.THROTTLED):
+                raise MicrosoftUnavailable(answer)
     return connection

@@ -1,4 +1,4 @@
-"""The one place where tokens are written."""
+"""The only module that writes tokens."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from connections.microsoft import token_endpoint
 from connections.models import Connection
 from connections.models.connections import status_columns
 
-# Every active connection is refreshed at least this often, so that a revocation is seen within the hour.
+# Refresh every active connection at least this often, so that a revocation is noticed within the hour.
 MAX_REFRESH_INTERVAL = timedelta(hours=1)
 MIN_REFRESH_INTERVAL = timedelta(minutes=1)
-# An access token is renewed before it has less than this left.
+# Renew an access token before it has less than this left.
 MARGIN = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
 class RenewedToken:
-    """One successful answer on its way into the database, with the version that was read before asking."""
+    """A token response with the ``token_version`` that was read before the request was sent."""
 
     pk: int
     seen_version: int
     answer: token_endpoint.TokenSet
-    # The refresh token that was used and so is known to work, still encrypted; None for app-only connections.
+    # The refresh token that was sent and is now known to work, still encrypted; None for app-only connections.
     worked: str | None
 
 
 def next_refresh(expires_in: int, *, now: datetime) -> datetime:
-    """When to refresh again: within the hour, before the token ends, spread so that no herd forms."""
-    longest = min(MAX_REFRESH_INTERVAL, max(timedelta(seconds=expires_in) - MARGIN, timedelta(seconds=expires_in) / 2))
-    # A token that lasts no time must not be asked for again and again within one sweep.
-    longest = max(longest, MIN_REFRESH_INTERVAL)
+    """When to refresh next: within the hour and before the token expires (``expires_in`` seconds), spread at random."""
+    lifetime = timedelta(seconds=expires_in)
+    # The minimum keeps a very short-lived token from being renewed again and again within one sweep.
+    longest = max(MIN_REFRESH_INTERVAL, min(MAX_REFRESH_INTERVAL, max(lifetime - MARGIN, lifetime / 2)))
     return now + longest * random.uniform(0.75, 0.98)
 
 
 def store_sign_in(
     connection: Connection, *, answer: token_endpoint.TokenSet, now: datetime, values: dict[str, Any] | None = None
 ) -> None:
-    """Write the tokens of a fresh authorisation and clear every flag, whatever was there before.
+    """Store the tokens of a new sign-in and clear every flag. Call it inside a transaction.
 
-    Raises the version, so that an answer still on its way to an older grant is dropped. Call inside a transaction.
+    Increments ``token_version``, so that a late response for the old grant is discarded.
     """
     Connection.objects.filter(pk=connection.pk).update(
         **(values or {}),
@@ -66,7 +66,7 @@ def store_sign_in(
 
 
 def healthy_columns(now: datetime) -> dict[str, Any]:
-    """Columns of a connection that is well and shows no trace of past trouble."""
+    """The columns of an active connection without past errors."""
     return {
         **status_columns(Connection.Status.ACTIVE, since=now),
         "suspected_code": "",
@@ -79,11 +79,8 @@ def healthy_columns(now: datetime) -> dict[str, Any]:
     }
 
 
-# --- Sets of answers ------------------------------------------------------------------------------
-
-# Only rows whose version is still the one that was read; the compare and the set are one statement.
-# A refresh token that has just worked is kept as the previous one until its successor has worked too; a reply
-# without a refresh token keeps the old one.
+# One statement compares the version and writes. A refresh token that has just worked is kept as the previous one until
+# its successor has worked, too; a response without a refresh token keeps the current one.
 _COLUMNS = (
     ("pk", "bigint"),
     ("seen", "bigint"),
@@ -117,25 +114,36 @@ _SQLITE = (
 
 
 def store_renewed(renewed: Sequence[RenewedToken], *, now: datetime) -> set[int]:
-    """Write many answers at once, each only if nobody wrote to that connection since it was read.
+    """Store many token responses at once, each only if its connection's version has not changed since it was read.
 
-    Returns the ids that were written; the others lost to a newer write, which stands.
+    Returns the ids that were written; the others have newer tokens, which are kept.
     """
     if not renewed:
         return set()
-    rows = [_row(one, now) for one in renewed]
+    rows = [
+        (
+            token.pk,
+            token.seen_version,
+            encrypt(token.answer.refresh_token) if token.answer.refresh_token else None,
+            token.worked,
+            encrypt(token.answer.access_token),
+            " ".join(token.answer.granted),
+            now + timedelta(seconds=token.answer.expires_in),
+            next_refresh(token.answer.expires_in, now=now),
+            now,
+        )
+        for token in renewed
+    ]
     with transaction.atomic():
-        return _write_postgres(rows) if database.vendor == "postgresql" else _write_sqlite(rows)
+        if database.vendor != "postgresql":
+            return _write_sqlite(rows)
+        # Server-side binding: Django's own cursor would first paste megabytes of tokens into the statement.
+        with psycopg.Cursor(database.connection) as cursor:
+            cursor.execute(_POSTGRES, [list(column) for column in zip(*rows, strict=True)])
+            return {pk for (pk,) in cursor.fetchall()}
 
 
-def _write_postgres(rows: list[tuple[Any, ...]]) -> set[int]:
-    # Bound by the server: Django's own cursor would first paste megabytes of tokens into the statement.
-    with psycopg.Cursor(database.connection) as cursor:
-        cursor.execute(_POSTGRES, [list(column) for column in zip(*rows, strict=True)])
-        return {pk for (pk,) in cursor.fetchall()}
-
-
-def _write_sqlite(rows: list[tuple[Any, ...]]) -> set[int]:
+def _write_sqlite(rows: Sequence[tuple[Any, ...]]) -> set[int]:
     written: set[int] = set()
     with database.cursor() as cursor:
         for row in rows:
@@ -145,18 +153,3 @@ def _write_sqlite(rows: list[tuple[Any, ...]]) -> set[int]:
             cursor.execute(_SQLITE, dict(zip((name for name, _ in _COLUMNS), values, strict=True)))
             written.update(pk for (pk,) in cursor.fetchall())
     return written
-
-
-def _row(renewed_token: RenewedToken, now: datetime) -> tuple[Any, ...]:
-    answer = renewed_token.answer
-    return (
-        renewed_token.pk,
-        renewed_token.seen_version,
-        encrypt(answer.refresh_token) if answer.refresh_token else None,
-        renewed_token.worked,
-        encrypt(answer.access_token),
-        " ".join(answer.granted),
-        now + timedelta(seconds=answer.expires_in),
-        next_refresh(answer.expires_in, now=now),
-        now,
-    )

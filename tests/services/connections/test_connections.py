@@ -1,4 +1,4 @@
-"""Connections are made, changed, switched and removed by those who may, once, and on record."""
+"""Create, change, disable, enable and remove connections."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from connections.errors import AlreadyExists, InvalidInput, MicrosoftRefused, MicrosoftUnavailable, NotAllowed
 from connections.models import AuditEvent, Connection, User
-from connections.services.connections import connections
+from connections.services.connections import app_only, connections
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
@@ -30,25 +30,28 @@ def start(actor: User, **overrides: Any) -> Connection:
 
 
 def robots(**overrides: Any) -> Any:
-    values = {"client_id": seed.ROBOTS_APP, "secret": seed.ROBOTS_SECRET, "name": "Robots"} | overrides
-    return factories.make_app_registration(**values)
+    return factories.make_app_registration(
+        **({"client_id": seed.ROBOTS_APP, "secret": seed.ROBOTS_SECRET, "name": "Robots"} | overrides)
+    )
 
 
 def connect(actor: User, app: Any, **overrides: Any) -> Connection:
-    wishes = {"name": "Nightly", "chosen": ["mail.read"]} | overrides
-    return connections.connect_app_only(app, actor=actor, now=timezone.now(), **wishes)
+    values = {"name": "Nightly", "chosen": ["mail.read"]} | overrides
+    return app_only.connect(app, actor=actor, now=timezone.now(), **values)
 
 
-# --- Made -----------------------------------------------------------------------------------------
-
-
-def test_a_delegated_connection_waits_for_its_owner(bob: User) -> None:
-    made = start(bob)
-    assert (made.owner, made.status, made.refresh_after, made.connected_at) == (bob, Status.PENDING, None, None)
+def test_a_delegated_connection_is_pending_until_its_owner_signs_in(bob: User) -> None:
+    connection = start(bob)
+    assert (connection.owner, connection.status, connection.refresh_after, connection.connected_at) == (
+        bob,
+        Status.PENDING,
+        None,
+        None,
+    )
     assert events() == [("connection.created", "done")]
 
 
-def test_an_auditor_makes_none(carol: User) -> None:
+def test_an_auditor_cannot_create_connections(carol: User) -> None:
     with pytest.raises(NotAllowed):
         start(carol)
     with pytest.raises(NotAllowed):
@@ -57,7 +60,7 @@ def test_an_auditor_makes_none(carol: User) -> None:
     assert events() == []
 
 
-def test_the_same_name_twice_is_refused_for_one_owner_only(bob: User, dave: User) -> None:
+def test_a_name_must_be_unique_per_owner(bob: User, dave: User) -> None:
     app = factories.make_app_registration()
     start(bob, app=app)
     with pytest.raises(AlreadyExists) as caught:
@@ -67,7 +70,9 @@ def test_the_same_name_twice_is_refused_for_one_owner_only(bob: User, dave: User
     assert Connection.objects.count() == 2
 
 
-def test_a_kind_the_app_registration_is_not_for_is_refused(alice: User, bob: User, sandbox: Control) -> None:
+def test_an_authentication_type_the_app_registration_does_not_allow_is_refused(
+    alice: User, bob: User, sandbox: Control
+) -> None:
     with pytest.raises(NotAllowed, match="not registered for delegated"):
         start(bob, app=robots(allows_delegated=False))
     with pytest.raises(NotAllowed, match="not registered for app-only"):
@@ -75,27 +80,27 @@ def test_a_kind_the_app_registration_is_not_for_is_refused(alice: User, bob: Use
     assert not Connection.objects.exists()
 
 
-def test_a_capability_nobody_knows_is_refused(bob: User) -> None:
+def test_an_unknown_capability_is_refused(bob: User) -> None:
     with pytest.raises(InvalidInput) as caught:
         start(bob, chosen=["mail.read", "moon.walk"])
     assert caught.value.field == "capabilities"
     assert not Connection.objects.exists()
 
 
-def test_app_only_takes_an_it_admin(alice: User, bob: User, sandbox: Control) -> None:
+def test_only_an_it_admin_can_create_an_app_only_connection(alice: User, bob: User, sandbox: Control) -> None:
     app = robots()
     with pytest.raises(NotAllowed, match="whole tenant"):
         connect(bob, app)
-    made = connect(alice, app)
-    assert made.status == Status.ACTIVE
+    connection = connect(alice, app)
+    assert connection.status == Status.ACTIVE
     assert Connection.objects.get().access_token
     assert Connection.objects.get().refresh_token is None
-    assert "Mail.Read" in made.granted
+    assert "Mail.Read" in connection.granted
     assert events() == [("connection.created", "done"), ("connection.connected", "done")]
 
 
 @pytest.mark.parametrize("weather", ["unavailable", "broken_json", "throttle"])
-def test_a_bad_day_at_microsoft_stores_nothing(alice: User, sandbox: Control, weather: str) -> None:
+def test_nothing_is_stored_when_microsoft_is_unavailable(alice: User, sandbox: Control, weather: str) -> None:
     app = robots()
     sandbox.weather(weather, where="token")
     with pytest.raises(MicrosoftUnavailable):
@@ -106,7 +111,7 @@ def test_a_bad_day_at_microsoft_stores_nothing(alice: User, sandbox: Control, we
     assert app.rejected_at is None
 
 
-def test_a_wrong_secret_stores_nothing_and_says_so(alice: User, sandbox: Control) -> None:
+def test_nothing_is_stored_when_microsoft_rejects_the_secret(alice: User, sandbox: Control) -> None:
     with pytest.raises(MicrosoftRefused, match="secret"):
         connect(alice, robots(secret="wrong~secret"))
     assert not Connection.objects.exists()
@@ -119,28 +124,23 @@ def test_a_shared_endpoint_cannot_work_app_only(alice: User, sandbox: Control) -
     assert sandbox.calls()["by_endpoint"] == {}
 
 
-# --- Changed --------------------------------------------------------------------------------------
-
-
-def test_a_change_keeps_what_was_granted_and_tells_what_is_lacking(bob: User) -> None:
+def test_a_change_keeps_granted_permissions_and_returns_whether_others_are_missing(bob: User) -> None:
     connection = factories.make_connection(owner=bob)
-    lacks = connections.change(
-        connection, name="Renamed", chosen=["mail.read", "calendar.events"], extra_scopes=(), actor=bob
-    )
-    assert lacks
+    chosen = ["mail.read", "calendar.events"]
+    assert connections.change(connection, name="Renamed", chosen=chosen, extra_scopes=(), actor=bob)
     connection.refresh_from_db()
     assert (connection.name, connection.scopes) == ("Renamed", "Mail.Read offline_access")
     change = AuditEvent.objects.get(action="connection.changed")
     assert change.changes["name"] == ["Invoices", "Renamed"]
 
 
-def test_a_change_that_changes_nothing_is_not_recorded(bob: User) -> None:
+def test_a_change_without_effect_is_not_recorded(bob: User) -> None:
     connection = factories.make_connection(owner=bob)
     connections.change(connection, name="Invoices", chosen=["mail.read"], extra_scopes=(), actor=bob)
     assert events() == []
 
 
-def test_a_name_that_is_taken_changes_nothing(bob: User) -> None:
+def test_a_duplicate_name_changes_nothing(bob: User) -> None:
     factories.make_connection(owner=bob, name="First")
     second = factories.make_connection(owner=bob, name="Second")
     with pytest.raises(AlreadyExists):
@@ -150,28 +150,25 @@ def test_a_name_that_is_taken_changes_nothing(bob: User) -> None:
     assert events() == []
 
 
-def change(connection: Connection, actor: User) -> object:
-    return connections.change(connection, name="Hers", chosen=["mail.read"], extra_scopes=(), actor=actor)
+def change(connection: Connection, actor: User) -> None:
+    connections.change(connection, name="Hers", chosen=["mail.read"], extra_scopes=(), actor=actor)
 
 
-def disable(connection: Connection, actor: User) -> object:
-    return connections.disable(connection, actor=actor, now=timezone.now())
+def disable(connection: Connection, actor: User) -> None:
+    connections.disable(connection, actor=actor, now=timezone.now())
 
 
-def enable(connection: Connection, actor: User) -> object:
-    return connections.enable(connection, actor=actor, now=timezone.now())
+def enable(connection: Connection, actor: User) -> None:
+    connections.enable(connection, actor=actor, now=timezone.now())
 
 
-def remove(connection: Connection, actor: User) -> object:
-    return connections.remove(connection, actor=actor, now=timezone.now())
-
-
-Act = Callable[[Connection, User], object]
+def remove(connection: Connection, actor: User) -> None:
+    connections.remove(connection, actor=actor, now=timezone.now())
 
 
 @pytest.mark.parametrize("act", [change, disable, enable, remove])
 @pytest.mark.parametrize("who", ["dave", "carol"])
-def test_others_are_refused_whatever_page_let_them_through(who: str, act: Act) -> None:
+def test_services_refuse_other_people(who: str, act: Callable[[Connection, User], None]) -> None:
     connection = factories.make_connection()
     with pytest.raises(NotAllowed):
         act(connection, factories.make_person(who))
@@ -180,15 +177,12 @@ def test_others_are_refused_whatever_page_let_them_through(who: str, act: Act) -
     assert events() == []
 
 
-def test_an_it_admin_switches_off_but_does_not_rename_what_is_somebody_elses(alice: User) -> None:
+def test_an_it_admin_can_disable_but_not_change_another_persons_connection(alice: User) -> None:
     connection = factories.make_connection()
     with pytest.raises(NotAllowed):
         change(connection, alice)
     disable(connection, alice)
     assert connection.status == Status.DISABLED
-
-
-# --- Switched off and on, removed -----------------------------------------------------------------
 
 
 def test_disabling_twice_is_harmless_and_keeps_the_grant(bob: User) -> None:
@@ -202,7 +196,7 @@ def test_disabling_twice_is_harmless_and_keeps_the_grant(bob: User) -> None:
     assert events() == [("connection.disabled", "done")]
 
 
-def test_an_owner_who_was_quicker_to_disable_does_not_keep_the_it_admin_out(alice: User, bob: User) -> None:
+def test_an_it_admin_can_disable_a_connection_that_its_owner_has_disabled_before(alice: User, bob: User) -> None:
     connection = factories.make_connection(owner=bob)
     disable(connection, bob)
     for _ in range(2):
@@ -218,7 +212,7 @@ def test_an_owner_who_was_quicker_to_disable_does_not_keep_the_it_admin_out(alic
     assert stored.status == Status.ACTIVE
 
 
-def test_enabling_makes_it_due_at_once_and_twice_is_harmless(bob: User) -> None:
+def test_enabling_makes_it_due_at_once_and_doing_it_twice_is_harmless(bob: User) -> None:
     connection = factories.make_connection(owner=bob)
     disable(connection, bob)
     enable(connection, bob)
@@ -226,11 +220,12 @@ def test_enabling_makes_it_due_at_once_and_twice_is_harmless(bob: User) -> None:
     connection.refresh_from_db()
     assert connection.status == Status.ACTIVE
     assert connection.status_cause == ""
+    assert connection.refresh_after is not None
     assert connection.refresh_after <= timezone.now()
     assert events() == [("connection.disabled", "done"), ("connection.enabled", "done")]
 
 
-def test_enabling_what_never_was_connected_makes_nothing_active(bob: User) -> None:
+def test_enabling_a_connection_without_a_sign_in_makes_it_pending(bob: User) -> None:
     connection = start(bob)
     disable(connection, bob)
     enable(connection, bob)
@@ -238,7 +233,7 @@ def test_enabling_what_never_was_connected_makes_nothing_active(bob: User) -> No
     assert connection.refresh_after is None
 
 
-def test_a_removed_connection_is_gone_and_its_record_stays(bob: User) -> None:
+def test_the_audit_events_of_a_removed_connection_are_kept(bob: User) -> None:
     connection = factories.make_connection(owner=bob)
     factories.make_mailbox_access(connection, factories.make_mailbox())
     pk = connection.pk

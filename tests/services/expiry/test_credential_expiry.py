@@ -1,4 +1,4 @@
-"""True expiry dates are read from Entra, and warnings go out in time, once."""
+"""Expiration dates are read from Entra, and each warning is sent once and in time."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -29,35 +29,32 @@ def robots(**overrides: Any) -> AppRegistration:
 
 
 def in_entra(sandbox: Control) -> tuple[str, datetime]:
-    """A further secret of the robots app that ends in 100 days: its value and its end."""
-    made = sandbox.add_secret(factories.ROBOTS_CLIENT_ID, expires_at=(NOW + days(100)).timestamp())
-    return made["value"], datetime.fromtimestamp(int(made["expires_at"]), UTC)
+    """Value and expiration date of another secret of the robots app, valid for 100 days."""
+    secret = sandbox.add_secret(factories.ROBOTS_CLIENT_ID, expires_at=(NOW + days(100)).timestamp())
+    return secret["value"], datetime.fromtimestamp(int(secret["expires_at"]), UTC)
 
 
-# --- Reading --------------------------------------------------------------------------------------
-
-
-def test_the_true_date_replaces_the_typed_one(alice: User, sandbox: Control) -> None:
+def test_the_date_from_entra_replaces_the_entered_one(alice: User, sandbox: Control) -> None:
     app = robots(secret=None)
-    typed = factories.make_secret(app, factories.ROBOTS_CLIENT_SECRET, expires_at=NOW + days(9), warned_days=14)
-    done = credential_expiry.read(app, actor=alice, now=NOW)
-    assert (done.permitted, done.confirmed, done.unlisted) == (True, (typed,), ())
-    typed.refresh_from_db()
-    assert typed.expires_at is not None
-    assert typed.expires_at > NOW + days(600)
-    assert (typed.expiry_read_at, typed.warned_days) == (NOW, None)
+    entered = factories.make_secret(app, factories.ROBOTS_CLIENT_SECRET, expires_at=NOW + days(9), warned_days=14)
+    listing = credential_expiry.read(app, actor=alice, now=NOW)
+    assert (listing.permitted, listing.confirmed, listing.unlisted) == (True, (entered,), ())
+    entered.refresh_from_db()
+    assert entered.expires_at is not None
+    assert entered.expires_at > NOW + days(600)
+    assert (entered.expiry_read_at, entered.warned_days) == (NOW, None)
     event = AuditEvent.objects.get(action="credential.expiry_read")
-    assert (event.actor, event.changes["expires_at"][1]) == (alice, typed.expires_at.isoformat())
+    assert (event.actor, event.changes["expires_at"][1]) == (alice, entered.expires_at.isoformat())
 
 
-def test_reading_twice_writes_one_audit_row(alice: User, sandbox: Control) -> None:
+def test_reading_the_same_date_twice_is_audited_once(alice: User, sandbox: Control) -> None:
     app = robots(secret=factories.ROBOTS_CLIENT_SECRET)
     credential_expiry.read(app, actor=None, now=NOW)
     credential_expiry.read(app, actor=None, now=NOW + days(1))
     assert AuditEvent.objects.filter(action="credential.expiry_read").count() == 1
 
 
-def test_without_the_permission_the_typed_date_stands(sandbox: Control) -> None:
+def test_without_the_permission_the_entered_date_is_kept(sandbox: Control) -> None:
     app = factories.make_app_registration()
     before = AppCredential.objects.values().get()
     assert not credential_expiry.read(app, actor=None, now=NOW).permitted
@@ -67,9 +64,7 @@ def test_without_the_permission_the_typed_date_stands(sandbox: Control) -> None:
     assert app.read_expiries_after > NOW + days(0.8)
 
 
-def test_a_secret_that_entra_no_longer_lists_is_told_once_and_taken_back_when_it_is_listed_again(
-    alice: User, sandbox: Control
-) -> None:
+def test_a_secret_that_entra_no_longer_lists_is_audited_once(alice: User, sandbox: Control) -> None:
     app = robots(secret=factories.ROBOTS_CLIENT_SECRET)
     gone = factories.make_secret(app, "xyz~no longer there", created_at=NOW - days(5))
     certificate = credentials.add_generated_certificate(app, actor=alice)
@@ -81,23 +76,23 @@ def test_a_secret_that_entra_no_longer_lists_is_told_once_and_taken_back_when_it
     assert AuditEvent.objects.filter(action="credential.unlisted").count() == 1
 
 
-def test_a_credential_of_this_very_hour_is_not_called_gone(sandbox: Control) -> None:
+def test_a_new_credential_is_not_marked_as_unlisted(sandbox: Control) -> None:
     app = robots(secret=factories.ROBOTS_CLIENT_SECRET)
     factories.make_secret(app, "xyz~just made", created_at=NOW - timedelta(minutes=5))
     assert credential_expiry.read(app, actor=None, now=NOW).unlisted == ()
 
 
-def test_an_uploaded_certificate_is_found_tried_and_put_first(alice: User, sandbox: Control) -> None:
+def test_an_uploaded_certificate_is_tested_and_accepted(alice: User, sandbox: Control) -> None:
     app = robots(secret=factories.ROBOTS_CLIENT_SECRET)
-    made = credentials.next_certificate(app, actor=alice)
-    sandbox.add_certificate(factories.ROBOTS_CLIENT_ID, made.certificate)
-    assert credential_expiry.read(app, actor=None, now=NOW).accepted == (made,)
-    made.refresh_from_db()
-    assert made.verified_at is not None
-    assert made.expiry_read_at == NOW
+    certificate = credentials.next_certificate(app, actor=alice)
+    sandbox.add_certificate(factories.ROBOTS_CLIENT_ID, certificate.certificate)
+    assert credential_expiry.read(app, actor=None, now=NOW).accepted == (certificate,)
+    certificate.refresh_from_db()
+    assert certificate.verified_at is not None
+    assert certificate.expiry_read_at == NOW
 
 
-def test_a_rejected_first_credential_falls_through_to_the_next(sandbox: Control) -> None:
+def test_the_next_credential_is_used_when_the_first_is_rejected(sandbox: Control) -> None:
     app = robots(secret=factories.ROBOTS_CLIENT_SECRET)
     newest = factories.make_secret(app, "xyz~not accepted")
     assert credential_expiry.read(app, actor=None, now=NOW).permitted
@@ -105,7 +100,7 @@ def test_a_rejected_first_credential_falls_through_to_the_next(sandbox: Control)
     assert newest.rejected_code == "AADSTS7000215"
 
 
-def test_an_outage_changes_nothing_and_is_tried_again_within_the_hour(sandbox: Control) -> None:
+def test_reading_is_retried_an_hour_after_an_outage(sandbox: Control) -> None:
     app = robots(secret=factories.ROBOTS_CLIENT_SECRET)
     sandbox.weather("unavailable", "graph")
     assert credential_expiry.read_due(now=NOW) == 0
@@ -116,7 +111,7 @@ def test_an_outage_changes_nothing_and_is_tried_again_within_the_hour(sandbox: C
     assert credential_expiry.read_due(now=NOW + credential_expiry.AGAIN) == 1
 
 
-def test_the_routine_reads_each_app_registration_once_a_day(sandbox: Control) -> None:
+def test_each_app_registration_is_read_once_a_day(sandbox: Control) -> None:
     robots(secret=factories.ROBOTS_CLIENT_SECRET)
     factories.make_app_registration(name="Rejected", rejected_at=NOW)
     assert credential_expiry.read_due(now=NOW) == 1
@@ -126,66 +121,48 @@ def test_the_routine_reads_each_app_registration_once_a_day(sandbox: Control) ->
     assert credential_expiry.read_due(now=NOW + days(1.2)) == 1
 
 
-def test_a_new_credential_is_looked_up_at_the_next_tick(alice: User, sandbox: Control) -> None:
+def test_a_new_credential_is_read_at_the_next_run(alice: User, sandbox: Control) -> None:
     app = robots(secret=factories.ROBOTS_CLIENT_SECRET)
     credential_expiry.read_due(now=NOW)
     value, ends = in_entra(sandbox)
-    made = credentials.add_secret(app, value=value, expires_at=ends.replace(hour=0, minute=0, second=0), actor=alice)
-    assert credential_expiry.read_due(now=NOW + timedelta(minutes=10)) == 1
-    made.refresh_from_db()
-    assert made.expires_at == ends
-
-
-# --- Which is which -------------------------------------------------------------------------------
-
-
-def secret(**values: Any) -> AppCredential:
-    return AppCredential(**({"kind": "secret", "hint": "abc", "created_at": NOW} | values))
-
-
-def listing(*secrets: tuple[str, datetime]) -> CredentialList:
-    return CredentialList(tuple(ListedCredential(ends, hint=hint) for hint, ends in secrets), ())
-
-
-def test_the_first_three_characters_tell_secrets_apart() -> None:
-    found = credential_expiry.match(secret(), listing(("abd", NOW), ("abc", NOW + days(5))))
-    assert found is not None
-    assert found.expires_at == NOW + days(5)
-
-
-def test_of_two_that_look_alike_the_typed_date_decides() -> None:
-    alike = listing(("abc", NOW + days(5)), ("abc", NOW + days(90)))
-    found = credential_expiry.match(secret(expires_at=NOW + days(90.4)), alike)
-    assert found is not None
-    assert found.expires_at == NOW + days(90)
-
-
-def test_an_accepted_secret_is_not_the_one_that_has_expired() -> None:
-    alike = listing(("abc", NOW - days(5)), ("abc", NOW + days(90)))
-    found = credential_expiry.match(secret(verified_at=NOW), alike)
-    assert found is not None
-    assert found.expires_at == NOW + days(90)
-    assert credential_expiry.match(secret(verified_at=None), alike) is None
-
-
-def test_no_guess_is_made_between_two_that_look_alike() -> None:
-    alike = listing(("abc", NOW + days(5)), ("abc", NOW + days(90)))
-    assert credential_expiry.match(secret(expires_at=NOW + days(40), verified_at=NOW), alike) is None
-
-
-def test_a_certificate_is_known_by_its_thumbprint() -> None:
-    pair = certificates.generate("x", months=1, now=NOW)
-    held = AppCredential(kind="certificate", certificate=pair.certificate, thumbprint=pair.thumbprint)
-    sha1 = certificates.read_details(pair.certificate).sha1
-    other, mine = (
-        ListedCredential(NOW, thumbprints=frozenset({"00" * 20})),
-        ListedCredential(NOW, thumbprints=frozenset({sha1})),
+    credential = credentials.add_secret(
+        app, value=value, expires_at=ends.replace(hour=0, minute=0, second=0), actor=alice
     )
-    assert credential_expiry.match(held, CredentialList((), (other, mine))) is mine
-    assert credential_expiry.match(held, CredentialList((), (other,))) is None
+    assert credential_expiry.read_due(now=NOW + timedelta(minutes=10)) == 1
+    credential.refresh_from_db()
+    assert credential.expires_at == ends
 
 
-# --- Warnings -------------------------------------------------------------------------------------
+ALIKE = (("abc", 5), ("abc", 90))
+
+
+@pytest.mark.parametrize(
+    ("values", "listed", "expected"),
+    [
+        ({}, (("abd", 0), ("abc", 5)), 5),
+        ({"expires_at": NOW + days(90.4)}, ALIKE, 90),
+        ({"verified_at": NOW}, (("abc", -5), ("abc", 90)), 90),
+        ({"verified_at": None}, (("abc", -5), ("abc", 90)), None),
+        ({"expires_at": NOW + days(40), "verified_at": NOW}, ALIKE, None),
+    ],
+    ids=["by hint", "by entered date", "accepted, so not the expired one", "not accepted", "ambiguous"],
+)
+def test_a_secret_is_matched_by_its_hint_and_date(
+    values: dict[str, Any], listed: tuple[tuple[str, int], ...], expected: int | None
+) -> None:
+    secret = AppCredential(**({"kind": "secret", "hint": "abc", "created_at": NOW} | values))
+    secrets = tuple(ListedCredential(NOW + days(count), hint=hint) for hint, count in listed)
+    match = credential_expiry.match(secret, CredentialList(secrets, ()))
+    assert (match and match.expires_at) == (NOW + days(expected) if expected else None)
+
+
+def test_a_certificate_is_matched_by_its_thumbprint() -> None:
+    pair = certificates.generate("x", months=1, now=NOW)
+    stored = AppCredential(kind="certificate", certificate=pair.certificate, thumbprint=pair.thumbprint)
+    sha1 = certificates.read_details(pair.certificate).sha1
+    other, same = (ListedCredential(NOW, thumbprints=frozenset({value})) for value in ("00" * 20, sha1))
+    assert credential_expiry.match(stored, CredentialList((), (other, same))) is same
+    assert credential_expiry.match(stored, CredentialList((), (other,))) is None
 
 
 def expiring(count: float, **overrides: Any) -> AppCredential:
@@ -197,7 +174,7 @@ def warned() -> list[str]:
     return list(Delivery.objects.filter(event="expiry").order_by("pk").values_list("key", flat=True))
 
 
-def test_each_threshold_warns_once_on_the_way(alice: User) -> None:
+def test_each_threshold_warns_once(alice: User) -> None:
     credential = expiring(61)
     seen = []
     for day in range(63):
@@ -209,7 +186,7 @@ def test_each_threshold_warns_once_on_the_way(alice: User) -> None:
     assert len(warned()) == 5
 
 
-def test_what_is_found_late_warns_with_the_smallest_threshold_only(alice: User) -> None:
+def test_only_the_smallest_reached_threshold_warns(alice: User) -> None:
     credential = expiring(5)
     assert credential_expiry.warn_due(now=NOW) == 1
     credential.refresh_from_db()
@@ -217,7 +194,7 @@ def test_what_is_found_late_warns_with_the_smallest_threshold_only(alice: User) 
     assert len(warned()) == 1
 
 
-def test_what_another_credential_outlasts_warns_of_nothing_until_that_one_is_gone(alice: User) -> None:
+def test_no_warning_while_another_credential_lasts_longer(alice: User) -> None:
     expiring(5)
     successor = expiring(300)
     assert credential_expiry.warn_due(now=NOW) == 0
@@ -226,20 +203,20 @@ def test_what_another_credential_outlasts_warns_of_nothing_until_that_one_is_gon
 
 
 @pytest.mark.parametrize("out", ["rejected_at", "unlisted_at", "retired_at"])
-def test_a_successor_that_does_not_work_is_none(alice: User, out: str) -> None:
+def test_an_unusable_successor_does_not_prevent_the_warning(alice: User, out: str) -> None:
     expiring(5)
     expiring(300, **{out: NOW})
     assert credential_expiry.warn_due(now=NOW) == 1
 
 
-def test_a_successor_without_a_date_keeps_the_warning(alice: User) -> None:
+def test_a_successor_without_a_date_does_not_prevent_the_warning(alice: User) -> None:
     expiring(5)
     factories.make_secret(AppRegistration.objects.get(), expires_at=None)
     assert credential_expiry.warn_due(now=NOW) == 1
 
 
 @pytest.mark.parametrize("left", [-1, 61])
-def test_the_expired_and_the_far_are_not_warned_of(alice: User, left: float) -> None:
+def test_no_warning_for_expired_or_distant_dates(alice: User, left: float) -> None:
     expiring(left)
     assert credential_expiry.warn_due(now=NOW) == 0
 
@@ -260,14 +237,14 @@ def test_two_workers_warn_once(alice: User, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(warned()) == 1
 
 
-def test_looking_ahead_reads_before_it_warns(alice: User, sandbox: Control) -> None:
+def test_dates_are_read_before_warnings_are_sent(alice: User, sandbox: Control) -> None:
     app = robots(secret=None)
     factories.make_secret(app, factories.ROBOTS_CLIENT_SECRET, expires_at=NOW + days(5))
     assert credential_expiry.check_due(now=NOW) == 0  # Entra says it lasts much longer
     assert warned() == []
 
 
-def test_the_task_is_a_doorway_to_looking_ahead(alice: User, sandbox: Control) -> None:
+def test_the_task_checks_expirations(alice: User, sandbox: Control) -> None:
     from connections import tasks
 
     credential = expiring(5)

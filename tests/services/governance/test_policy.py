@@ -14,7 +14,7 @@ from connections.errors import ApprovalNeeded, Conflict, NotAllowed, PolicyForbi
 from connections.microsoft import token_endpoint
 from connections.microsoft.clouds import CONSUMERS_TID
 from connections.models import AppRegistration, Approval, AuditEvent, Connection, Policy, Share, Team, User
-from connections.services.connections import connections, sign_in
+from connections.services.connections import app_only, connections, sign_in
 from connections.services.governance import policy, violations
 from connections.services.policy import approvals, evaluate
 from connections.services.policy import rules as policy_rules
@@ -102,19 +102,19 @@ def test_a_forbidden_app_only_connection_makes_no_request_to_microsoft(alice: Us
     app = robots()
     rule(authentication_types=["authorization_code"])
     with pytest.raises(PolicyForbids):
-        connections.connect_app_only(app, name="Nightly", chosen=["mail.read"], actor=alice, now=NOW)
+        app_only.connect(app, name="Nightly", chosen=["mail.read"], actor=alice, now=NOW)
     assert sandbox.calls()["by_endpoint"] == {}
     assert not Connection.objects.exists()
 
 
 def test_no_token_is_stored_if_the_application_has_a_forbidden_role(alice: User, sandbox: Control) -> None:
     app = robots()
-    before = connections.connect_app_only(app, name="Nightly", chosen=["mail.read"], actor=alice, now=NOW)
+    before = app_only.connect(app, name="Nightly", chosen=["mail.read"], actor=alice, now=NOW)
     beyond = sorted(before.granted - {"Mail.Read", "User.Read.All"})
     assert beyond, "the sandbox's application has more roles than this takes"
     rule(permissions={beyond[0]: "forbidden"})
     with pytest.raises(PolicyForbids, match="which Microsoft granted as well"):
-        connections.connect_app_only(app, name="Second", chosen=["mail.read"], actor=alice, now=NOW)
+        app_only.connect(app, name="Second", chosen=["mail.read"], actor=alice, now=NOW)
     assert Connection.objects.count() == 1
 
 

@@ -1,4 +1,4 @@
-"""Incidents: one cause, one incident; opened and closed by what Microsoft answers."""
+"""Incidents: one per cause, opened and closed by Microsoft's answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ import pytest
 from django.db import connection as database
 from django.utils import timezone
 
-from connections.models import AffectedConnection, AppCredential, AppRegistration, AuditEvent, Connection, Incident
+from connections.models import (
+    AffectedConnection,
+    AppCredential,
+    AppRegistration,
+    AuditEvent,
+    Connection,
+    Incident,
+    User,
+)
 from connections.services.connections import connections
 from connections.services.incidents import incidents
 from connections.services.registry import credentials
@@ -45,18 +53,14 @@ def reconnected(sandbox: Control, connection: Connection, now: object) -> None:
     )
 
 
-def test_one_person_revoked_is_one_incident_for_all_their_connections(sandbox: Control) -> None:
+def test_a_revoked_account_is_one_incident_for_all_its_connections(sandbox: Control) -> None:
     granted(sandbox, 3)
     granted(sandbox, 1, GRACE)
     sandbox.revoke_sessions(factories.ADA)
-
     scheduler.sweep(now=NOW)
-
     incident = Incident.objects.get()
-    assert incident.kind == "account"
-    assert incident.code == "AADSTS50173"
-    assert incident.who == "owner"
-    assert incident.assignee.username == "bob"
+    assert (incident.kind, incident.code, incident.who) == ("account", "AADSTS50173", "owner")
+    assert incident.assignee == User.objects.get(username="bob")
     assert incident.affected.count() == 3
     assert AuditEvent.objects.filter(action="incident.opened").count() == 1
 
@@ -80,7 +84,7 @@ def test_it_closes_when_the_last_connection_works_again(sandbox: Control) -> Non
     assert event.changes["lasted_seconds"] == 2 * 3600 + 60
 
 
-def test_the_same_trouble_later_is_a_new_incident_with_its_own_story(sandbox: Control) -> None:
+def test_the_same_problem_later_is_a_new_incident(sandbox: Control) -> None:
     (connection,) = granted(sandbox, 1)
     sandbox.revoke_sessions(factories.ADA)
     scheduler.sweep(now=NOW)
@@ -101,6 +105,7 @@ def test_a_changed_cause_moves_the_connection_to_the_right_incident(sandbox: Con
     sandbox.set_person(factories.ADA, disabled=False)
     sandbox.revoke_sessions(factories.ADA)
     later = Connection.objects.get().refresh_after
+    assert later is not None
     scheduler.sweep(now=later)
 
     blocked, revoked = Incident.objects.order_by("pk")
@@ -108,20 +113,18 @@ def test_a_changed_cause_moves_the_connection_to_the_right_incident(sandbox: Con
     assert (revoked.code, revoked.is_open) == ("AADSTS50173", True)
 
 
-def test_a_policy_that_blocks_many_people_is_one_incident(sandbox: Control) -> None:
+def test_a_policy_that_blocks_many_accounts_is_one_incident(sandbox: Control) -> None:
     granted(sandbox, 2)
     granted(sandbox, 2, GRACE)
     for upn in (factories.ADA, GRACE):
         sandbox.set_person(upn, ca_blocked=True)
-
     scheduler.sweep(now=NOW)
-
     incident = Incident.objects.get()
     assert (incident.kind, incident.code, incident.who) == ("policy", "AADSTS53003", "it_admin")
     assert incident.affected.count() == 4
 
 
-def test_two_disabled_people_are_two_incidents(sandbox: Control) -> None:
+def test_two_disabled_accounts_are_two_incidents(sandbox: Control) -> None:
     granted(sandbox, 1)
     granted(sandbox, 1, GRACE)
     for upn in (factories.ADA, GRACE):
@@ -143,13 +146,10 @@ def test_disabling_or_removing_the_last_connection_closes_its_incident(sandbox: 
     closed = Incident.objects.get()
     assert not closed.is_open
     names = set(closed.affected.values_list("connection_name", flat=True))
-    assert names == {f"{factories.ADA} 0", f"{factories.ADA} 1"}, "the story outlives the connection"
+    assert names == {f"{factories.ADA} 0", f"{factories.ADA} 1"}, "the timeline is kept after the removal"
 
 
-# --- App registrations ----------------------------------------------------------------------------
-
-
-def test_a_dead_secret_with_500_connections_is_one_incident_and_all_are_healthy_within_two_minutes(
+def test_an_expired_secret_of_500_connections_is_one_incident_and_all_recover_within_two_minutes(
     sandbox: Control,
 ) -> None:
     tokens = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"], count=500)
@@ -164,7 +164,7 @@ def test_a_dead_secret_with_500_connections_is_one_incident_and_all_are_healthy_
     sandbox.clear_calls()
 
     moment = NOW
-    for _ in range(20):  # five minutes of ticks
+    for _ in range(20):  # five minutes of sweeps
         scheduler.sweep(now=moment)
         moment += timedelta(seconds=15)
 
@@ -179,7 +179,7 @@ def test_a_dead_secret_with_500_connections_is_one_incident_and_all_are_healthy_
     value = sandbox.add_secret(factories.CLIENT_ID)["value"]
     AppCredential.objects.all().delete()
     factories.make_secret(app, value)
-    incidents_before = moment
+    restored_at = moment
     slots: list[int] = []
     for _ in range(10):
         slots.append(scheduler.sweep(now=moment).renewed)
@@ -187,7 +187,7 @@ def test_a_dead_secret_with_500_connections_is_one_incident_and_all_are_healthy_
         if Connection.objects.filter(refreshed_at=None).count() == 0:
             break
 
-    assert (moment - incidents_before) <= timedelta(minutes=2)
+    assert (moment - restored_at) <= timedelta(minutes=2)
     assert Connection.objects.filter(refreshed_at=None).count() == 0
     assert max(slots) < 250, f"spread out: {slots}"
     closed = Incident.objects.get()
@@ -196,14 +196,11 @@ def test_a_dead_secret_with_500_connections_is_one_incident_and_all_are_healthy_
     assert AuditEvent.objects.filter(action="incident.closed").count() == 1
 
 
-# --- Microsoft, and ourselves ---------------------------------------------------------------------
-
-
-def test_a_one_hour_outage_flags_nobody_and_recovers_without_a_stampede(
+def test_a_one_hour_outage_flags_no_connection_and_recovery_is_spread_out(
     sandbox: Control, capsys: pytest.CaptureFixture[str]
 ) -> None:
     random.seed(7)
-    made = granted(sandbox, 60)
+    affected = granted(sandbox, 60)
     sandbox.weather("unavailable", where="token")
     sandbox.clear_calls()
 
@@ -220,24 +217,24 @@ def test_a_one_hour_outage_flags_nobody_and_recovers_without_a_stampede(
 
     sandbox.weather("normal")
     recovered: list[int] = []
-    while sum(recovered) < len(made) and moment < NOW + timedelta(hours=2):
+    while sum(recovered) < len(affected) and moment < NOW + timedelta(hours=2):
         recovered.append(scheduler.sweep(now=moment).renewed)
         moment += timedelta(seconds=15)
 
-    assert sum(recovered) == len(made)
-    assert max(recovered) <= len(made) // 3, f"calls per tick: {recovered}"
+    assert sum(recovered) == len(affected)
+    assert max(recovered) <= len(affected) // 3, f"requests per sweep: {recovered}"
     assert not Incident.objects.get().is_open
-    assert during < 60 * 12, "the canary asks for all of them"
+    assert during < 60 * 12, "one canary for all of them"
 
 
-def test_one_hiccup_is_no_incident(sandbox: Control) -> None:
+def test_a_single_failed_attempt_is_no_incident(sandbox: Control) -> None:
     granted(sandbox, 2)
     sandbox.weather("unavailable", where="token")
     scheduler.sweep(now=NOW)
     assert not Incident.objects.exists()
 
 
-def test_a_missing_encryption_key_is_an_incident_of_ours_and_closes_when_the_key_is_back(sandbox: Control) -> None:
+def test_a_missing_encryption_key_is_an_incident_until_it_is_restored(sandbox: Control) -> None:
     broken, _ = granted(sandbox, 2)
     table = Connection._meta.db_table
     with database.cursor() as cursor:
@@ -256,7 +253,7 @@ def test_a_missing_encryption_key_is_an_incident_of_ours_and_closes_when_the_key
     assert not Incident.objects.get().is_open
 
 
-def test_a_mailbox_that_cannot_be_reached_is_an_incident_until_it_can() -> None:
+def test_an_unreachable_mailbox_is_an_incident_until_it_is_reachable() -> None:
     connection = factories.make_connection()
     row = factories.make_mailbox_access(
         connection, factories.make_mailbox(), state="unreachable", lack="full_access", code="403"
@@ -267,12 +264,12 @@ def test_a_mailbox_that_cannot_be_reached_is_an_incident_until_it_can() -> None:
     assert (incident.kind, incident.seen_at) == ("mailbox", NOW + timedelta(days=1))
 
     incidents.connections_recovered([connection.pk], now=NOW)
-    assert Incident.objects.get().is_open, "a fresh token does not open a mailbox"
+    assert Incident.objects.get().is_open, "a new token does not open a mailbox"
     incidents.mailbox_reachable(row, now=NOW + timedelta(days=2))
     assert not Incident.objects.get().is_open
 
 
-def test_a_new_secret_that_microsoft_accepts_closes_the_incident(sandbox: Control, alice: object) -> None:
+def test_a_new_secret_that_microsoft_accepts_closes_the_incident(sandbox: Control, alice: User) -> None:
     granted(sandbox, 2)
     sandbox.expire_secret(factories.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
     scheduler.sweep(now=NOW)

@@ -1,4 +1,4 @@
-"""Shared mailboxes: registered, attached, probed."""
+"""Register, attach and probe shared mailboxes."""
 
 import threading
 from datetime import timedelta
@@ -39,23 +39,32 @@ def connected(sandbox: Control, *scopes: str, **overrides: Any) -> Connection:
     return factories.make_connection(**(values | overrides))
 
 
+def attached(sandbox: Control, owner: User, address: str = "support@contoso.example") -> MailboxAccess:
+    """A mailbox attached to a working connection."""
+    return mailboxes.attach_address(connected(sandbox, *FULL, owner=owner), address=address, actor=owner)
+
+
+def probed(row: MailboxAccess, actor: User | None = None) -> MailboxAccess:
+    """The row after a probe of its connection."""
+    probes.probe(row.connection, actor=actor, now=timezone.now())
+    row.refresh_from_db()
+    return row
+
+
 def actions(verb: str) -> int:
     return AuditEvent.objects.filter(action=verb).count()
 
 
-# --- Registering ----------------------------------------------------------------------------------
-
-
-def test_a_member_registers_a_mailbox_with_its_domain_in_lower_case(bob: User) -> None:
-    made = mailboxes.register(
+def test_the_domain_of_a_registered_mailbox_is_in_lower_case(bob: User) -> None:
+    mailbox = mailboxes.register(
         factories.make_tenant(), address="Support@CONTOSO.example", display_name="Help", actor=bob
     )
-    assert made.address == "Support@contoso.example"
+    assert mailbox.address == "Support@contoso.example"
     event = AuditEvent.objects.get(action="mailbox.registered")
     assert (event.actor, event.target_name, event.changes) == (bob, "Support@contoso.example", {"tenant": "Contoso"})
 
 
-def test_the_same_address_in_any_case_is_registered_once_per_tenant(bob: User) -> None:
+def test_an_address_is_unique_per_tenant_ignoring_case(bob: User) -> None:
     tenant = factories.make_tenant()
     factories.make_mailbox(tenant=tenant)
     with pytest.raises(AlreadyExists) as refused:
@@ -66,7 +75,7 @@ def test_the_same_address_in_any_case_is_registered_once_per_tenant(bob: User) -
     assert actions("mailbox.registered") == 1
 
 
-def test_two_people_who_register_at_the_same_moment_end_with_one(bob: User, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mailbox_registered_twice_at_the_same_time_is_stored_once(bob: User, monkeypatch: pytest.MonkeyPatch) -> None:
     tenant = factories.make_tenant()
     factories.make_mailbox(tenant=tenant)
     monkeypatch.setattr(mailboxes, "_check_unique", lambda mailbox: None)
@@ -75,7 +84,7 @@ def test_two_people_who_register_at_the_same_moment_end_with_one(bob: User, monk
     assert SharedMailbox.objects.count() == 1
 
 
-def test_an_auditor_registers_nothing(carol: User) -> None:
+def test_an_auditor_cannot_register_mailboxes(carol: User) -> None:
     with pytest.raises(NotAllowed):
         mailboxes.register(factories.make_tenant(), address="x@contoso.example", actor=carol)
     assert not SharedMailbox.objects.exists()
@@ -88,20 +97,19 @@ def test_a_shared_endpoint_has_no_mailboxes(bob: User) -> None:
     assert refused.value.field == "tenant"
 
 
-def test_a_corrected_address_makes_old_probes_void(alice: User) -> None:
+def test_a_changed_address_discards_probe_results(alice: User) -> None:
     mailbox = factories.make_mailbox()
-    row = factories.make_mailbox_access(
-        factories.make_connection(), mailbox, state=State.UNREACHABLE, cause="No such address."
-    )
+    values = {"state": State.UNREACHABLE, "cause": "No such address.", "lack": "not_found"}
+    row = factories.make_mailbox_access(factories.make_connection(), mailbox, **values)
     mailboxes.change(mailbox, address="help@contoso.example", display_name="Support", actor=alice)
     row.refresh_from_db()
-    assert (row.state, row.cause) == (State.UNPROBED, "")
+    assert (row.state, row.cause, row.lack) == (State.UNPROBED, "", "")
     assert row.probe_after is not None
     changes = AuditEvent.objects.get(action="mailbox.changed").changes
     assert changes == {"address": ["support@contoso.example", "help@contoso.example"]}
 
 
-def test_a_new_name_alone_leaves_probes_alone_and_no_change_leaves_no_trace(alice: User) -> None:
+def test_a_changed_name_keeps_probe_results_and_a_change_without_effect_is_not_audited(alice: User) -> None:
     mailbox = factories.make_mailbox()
     row = factories.make_mailbox_access(factories.make_connection(), mailbox, state=State.REACHABLE)
     mailboxes.change(mailbox, address="support@contoso.example", display_name="Help desk", actor=alice)
@@ -111,7 +119,7 @@ def test_a_new_name_alone_leaves_probes_alone_and_no_change_leaves_no_trace(alic
     assert actions("mailbox.changed") == 1
 
 
-def test_an_address_cannot_be_corrected_to_anothers(alice: User) -> None:
+def test_an_address_cannot_be_changed_to_that_of_another_mailbox(alice: User) -> None:
     factories.make_mailbox()
     other = factories.make_mailbox(address=SALES)
     with pytest.raises(AlreadyExists):
@@ -128,7 +136,7 @@ def test_members_change_only_what_they_registered(bob: User, dave: User) -> None
     assert actions("mailbox.removed") == 1
 
 
-def test_a_mailbox_in_use_is_not_removed_and_twice_is_harmless(alice: User) -> None:
+def test_a_mailbox_in_use_is_not_removed_and_removing_twice_is_harmless(alice: User) -> None:
     mailbox = factories.make_mailbox()
     row = factories.make_mailbox_access(factories.make_connection(), mailbox)
     with pytest.raises(InUse, match="One connection still uses"):
@@ -138,9 +146,6 @@ def test_a_mailbox_in_use_is_not_removed_and_twice_is_harmless(alice: User) -> N
     mailboxes.remove(mailbox, actor=alice)
     mailboxes.remove(again, actor=alice)
     assert actions("mailbox.removed") == 1
-
-
-# --- Attaching ------------------------------------------------------------------------------------
 
 
 def test_attaching_twice_is_harmless_and_a_probe_is_due_at_once(bob: User) -> None:
@@ -153,7 +158,7 @@ def test_attaching_twice_is_harmless_and_a_probe_is_due_at_once(bob: User) -> No
     assert (event.target_id, event.owner_id) == (str(connection.pk), bob.pk)
 
 
-def test_a_stranger_attaches_and_detaches_nothing(bob: User, dave: User) -> None:
+def test_a_stranger_cannot_attach_or_detach(bob: User, dave: User) -> None:
     connection, mailbox = factories.make_connection(owner=bob), factories.make_mailbox()
     with pytest.raises(NotAllowed):
         mailboxes.attach(connection, mailbox, actor=dave)
@@ -170,7 +175,7 @@ def test_a_mailbox_of_another_directory_cannot_be_attached(bob: User) -> None:
         mailboxes.attach(factories.make_connection(owner=bob), mailbox, actor=bob)
 
 
-def test_through_a_shared_endpoint_the_accounts_directory_decides(bob: User) -> None:
+def test_with_a_shared_endpoint_the_directory_is_that_of_the_account(bob: User) -> None:
     common = factories.make_tenant(name="Everybody", directory_id="common", tid="")
     app = factories.make_app_registration(tenant=common, audience="multi", allows_app_only=False)
     connection = factories.make_connection(owner=bob, app_registration=app)
@@ -186,11 +191,11 @@ def test_through_a_shared_endpoint_the_accounts_directory_decides(bob: User) -> 
 def test_a_known_address_is_attached_and_a_new_one_registered(bob: User) -> None:
     connection, mailbox = factories.make_connection(owner=bob), factories.make_mailbox()
     assert mailboxes.attach_address(connection, address="SUPPORT@contoso.example", actor=bob).mailbox == mailbox
-    made = mailboxes.attach_address(connection, address=SALES, actor=bob).mailbox
-    assert (made.address, made.created_by) == (SALES, bob)
+    registered = mailboxes.attach_address(connection, address=SALES, actor=bob).mailbox
+    assert (registered.address, registered.created_by) == (SALES, bob)
 
 
-def test_nobody_registers_a_mailbox_through_a_connection_they_may_not_change(bob: User, dave: User) -> None:
+def test_a_stranger_cannot_register_a_mailbox_through_a_connection(bob: User, dave: User) -> None:
     with pytest.raises(NotAllowed):
         mailboxes.attach_address(factories.make_connection(owner=bob), address=SALES, actor=dave)
     assert not SharedMailbox.objects.exists()
@@ -211,30 +216,28 @@ def test_detaching_twice_is_harmless(bob: User) -> None:
         (["mail.read"], "Mail.Read", "Add the capability"),
         (["shared_mailbox.read"], "Mail.Read", "the next sign-in asks for it"),
         (["mail.read"], "Mail.ReadWrite.Shared", ""),
+        (["calendar.shared"], "Calendars.Read", "Calendars.Read.Shared is not granted yet"),
+        (["calendar.shared"], "Calendars.Read.Shared", ""),
+        (["shared_mailbox.send"], "Mail.Send", "Mail.Send.Shared is not granted yet"),
     ],
 )
-def test_it_says_when_the_shared_permission_is_missing(db: None, chosen: list[str], granted: str, words: str) -> None:
+def test_the_sentence_names_the_missing_permission(db: None, chosen: list[str], granted: str, words: str) -> None:
     sentence = mailboxes.missing_permission(factories.make_connection(capabilities=chosen, granted_scopes=granted))
     assert bool(sentence) == bool(words)
     assert words in sentence
 
 
-def test_an_app_only_connection_is_not_told_so_because_exchange_decides(db: None) -> None:
+def test_no_permission_is_reported_missing_for_an_app_only_connection(db: None) -> None:
     assert mailboxes.missing_permission(factories.make_app_only_connection(granted_scopes="")) == ""
 
 
-# --- Probing --------------------------------------------------------------------------------------
-
-
-def test_a_probe_with_the_connections_own_token_stores_what_came_out(sandbox: Control, bob: User) -> None:
+def test_a_probe_stores_its_results(sandbox: Control, bob: User) -> None:
     connection = connected(sandbox, *FULL, owner=bob)
     support = mailboxes.attach_address(connection, address="support@contoso.example", actor=bob)
     sales = mailboxes.attach_address(connection, address=SALES, actor=bob)
     now = timezone.now()
-    assert [row.state for row in probes.probe(connection, actor=bob, now=now)] == [
-        State.UNREACHABLE,
-        State.REACHABLE,
-    ]
+    states = [row.state for row in probes.probe(connection, actor=bob, now=now)]
+    assert states == [State.UNREACHABLE, State.REACHABLE]
     support.refresh_from_db()
     sales.refresh_from_db()
     assert (support.state, support.cause, support.probed_at) == (State.REACHABLE, "", now)
@@ -248,32 +251,30 @@ def test_a_probe_with_the_connections_own_token_stores_what_came_out(sandbox: Co
     }
 
 
-def test_the_trail_is_written_only_when_a_state_changes(sandbox: Control, bob: User) -> None:
-    connection = connected(sandbox, *FULL, owner=bob)
-    mailboxes.attach_address(connection, address=SALES, actor=bob)
+def test_a_probe_is_audited_only_when_a_state_changes(sandbox: Control, bob: User) -> None:
+    row = attached(sandbox, bob, SALES)
     for _ in range(3):
-        probes.probe(connection, actor=bob, now=timezone.now())
+        probed(row, actor=bob)
     assert actions("connection.mailbox_probed") == 1
     sandbox.set_mailbox(address=SALES, members=[factories.ADA])
-    (row,) = probes.probe(connection, actor=bob, now=timezone.now())
+    probed(row, actor=bob)
     assert row.state == State.REACHABLE
     assert actions("connection.mailbox_probed") == 2
 
 
-def test_an_outage_makes_it_unknown_and_is_asked_again_soon(sandbox: Control, bob: User) -> None:
-    connection = connected(sandbox, *FULL, owner=bob)
-    mailboxes.attach_address(connection, address="support@contoso.example", actor=bob)
+def test_a_mailbox_is_unknown_after_an_outage_and_probed_again_soon(sandbox: Control, bob: User) -> None:
+    row = attached(sandbox, bob)
     now = timezone.now()
     sandbox.weather(kind="unavailable", where="graph")
-    (row,) = probes.probe(connection, actor=bob, now=now)
+    probes.probe(row.connection, actor=bob, now=now)
+    row.refresh_from_db()
     assert row.state == State.UNKNOWN
     assert row.probe_after is not None
     assert row.probe_after - now < timedelta(minutes=20)
-    connection.refresh_from_db()
-    assert connection.status == Connection.Status.ACTIVE
+    assert row.connection.status == Connection.Status.ACTIVE
 
 
-def test_only_the_one_asked_for_is_probed(sandbox: Control, bob: User) -> None:
+def test_only_the_given_mailbox_is_probed(sandbox: Control, bob: User) -> None:
     connection = connected(sandbox, *FULL, owner=bob)
     support = mailboxes.attach_address(connection, address="support@contoso.example", actor=bob)
     sales = mailboxes.attach_address(connection, address=SALES, actor=bob)
@@ -282,7 +283,7 @@ def test_only_the_one_asked_for_is_probed(sandbox: Control, bob: User) -> None:
     assert sales.state == State.UNPROBED
 
 
-def test_a_stranger_probes_nothing_and_a_dead_connection_says_why(sandbox: Control, bob: User, dave: User) -> None:
+def test_a_stranger_cannot_probe_and_an_unusable_connection_raises(sandbox: Control, bob: User, dave: User) -> None:
     connection = factories.make_connection(
         owner=bob, status=Connection.Status.RECONNECT_NEEDED, status_cause="Revoked."
     )
@@ -293,35 +294,29 @@ def test_a_stranger_probes_nothing_and_a_dead_connection_says_why(sandbox: Contr
         probes.probe(connection, actor=bob, now=timezone.now())
 
 
-def test_nothing_attached_asks_nobody(bob: User) -> None:
+def test_without_mailboxes_microsoft_is_not_called(bob: User) -> None:
     dead = factories.make_connection(owner=bob, status=Connection.Status.RECONNECT_NEEDED)
     assert probes.probe(dead, actor=bob, now=timezone.now()) == []
 
 
-def test_an_answer_for_an_address_that_was_corrected_meanwhile_is_dropped(
+def test_an_answer_for_an_address_that_has_changed_meanwhile_is_dropped(
     sandbox: Control, alice: User, bob: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connection = connected(sandbox, *FULL, owner=bob)
-    row = mailboxes.attach_address(connection, address="support@contoso.example", actor=bob)
-    really_ask = mailbox_probe.probe_mailboxes
+    row = attached(sandbox, bob)
+    probe_mailboxes = mailbox_probe.probe_mailboxes
 
-    def corrected_meanwhile(*args: Any, **kwargs: Any) -> Any:
-        found = really_ask(*args, **kwargs)
+    def change_meanwhile(*args: Any, **kwargs: Any) -> Any:
+        outcomes = probe_mailboxes(*args, **kwargs)
         mailboxes.change(row.mailbox, address=SALES, display_name="", actor=alice)
-        return found
+        return outcomes
 
-    monkeypatch.setattr(mailbox_probe, "probe_mailboxes", corrected_meanwhile)
-    probes.probe(connection, actor=bob, now=timezone.now())
-    row.refresh_from_db()
+    monkeypatch.setattr(mailbox_probe, "probe_mailboxes", change_meanwhile)
+    probed(row, actor=bob)
     assert row.state == State.UNPROBED
 
 
-# --- The routine ----------------------------------------------------------------------------------
-
-
-def test_the_routine_probes_what_is_due_once(sandbox: Control, bob: User) -> None:
-    connection = connected(sandbox, *FULL, owner=bob)
-    row = mailboxes.attach_address(connection, address="support@contoso.example", actor=bob)
+def test_due_mailboxes_are_probed_once(sandbox: Control, bob: User) -> None:
+    row = attached(sandbox, bob)
     now = timezone.now()
     assert probes.probe_due(now=now) == 1
     row.refresh_from_db()
@@ -331,17 +326,15 @@ def test_the_routine_probes_what_is_due_once(sandbox: Control, bob: User) -> Non
     assert AuditEvent.objects.get(action="connection.mailbox_probed").actor is None
 
 
-def test_the_routine_leaves_connections_alone_that_are_not_active(bob: User) -> None:
+def test_mailboxes_of_inactive_connections_are_not_probed(bob: User) -> None:
     connection = factories.make_connection(owner=bob, status=Connection.Status.RECONNECT_NEEDED)
     factories.make_mailbox_access(connection, factories.make_mailbox(), probe_after=timezone.now())
     assert probes.probe_due(now=timezone.now()) == 0
 
 
-def test_a_claimed_row_is_nobody_elses_until_the_lease_runs_out(bob: User) -> None:
-    row = factories.make_mailbox_access(
-        factories.make_connection(owner=bob), factories.make_mailbox(), probe_after=timezone.now()
-    )
-    now = timezone.now()
+def test_a_claimed_row_is_locked_until_the_lease_expires(bob: User) -> None:
+    now, connection = timezone.now(), factories.make_connection(owner=bob)
+    row = factories.make_mailbox_access(connection, factories.make_mailbox(), probe_after=now)
     (claimed,) = probes._claim(now, 10).values()
     assert claimed == [row]
     assert probes._claim(now, 10) == {}

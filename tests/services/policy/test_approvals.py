@@ -15,7 +15,7 @@ from connections.access import permissions
 from connections.errors import ApprovalNeeded, Conflict, InvalidInput, NotAllowed, PolicyForbids
 from connections.models import Approval, AuditEvent, Connection, User
 from connections.services.api_keys import api_keys
-from connections.services.connections import connections, sign_in
+from connections.services.connections import app_only, connections, sign_in
 from connections.services.consent import requests
 from connections.services.people import ownership_transfer, service_accounts
 from connections.services.policy import approvals
@@ -67,7 +67,7 @@ def make_robot(responsible: User, **overrides: Any) -> User:
 def connect_app_only(alice: User, **more: Any) -> Connection:
     """An app-only connection of alice, which needs the approval of a second IT admin."""
     rule(app_only_second_admin=True)
-    return connections.connect_app_only(robots(), name="Nightly", chosen=["mail.read"], actor=alice, now=NOW, **more)
+    return app_only.connect(robots(), name="Nightly", chosen=["mail.read"], actor=alice, now=NOW, **more)
 
 
 def cannot_approve(*people: User) -> None:
@@ -400,12 +400,12 @@ def test_an_app_only_connection_waits_for_a_second_it_admin(alice: User, anna: U
     assert connection.status == Status.PENDING
     assert sandbox.calls()["by_endpoint"] == {}, "Microsoft is not asked before"
     with pytest.raises(ApprovalNeeded):
-        connections.finish_app_only(connection, actor=alice, now=NOW)
+        app_only.finish(connection, actor=alice, now=NOW)
     with pytest.raises(NotAllowed):
         approvals.approve(latest_approval(), actor=alice, now=NOW)
     approvals.approve(latest_approval(), actor=anna, now=NOW)
     for _ in range(2):
-        connection = connections.finish_app_only(Connection.objects.get(), actor=anna, now=NOW)
+        connection = app_only.finish(Connection.objects.get(), actor=anna, now=NOW)
     assert connection.status == Status.ACTIVE
     assert Connection.objects.get().access_token
     assert AuditEvent.objects.filter(action="connection.connected").count() == 1
@@ -416,7 +416,7 @@ def test_every_permission_added_to_an_app_only_connection_needs_another_approval
 ) -> None:
     connection = connect_app_only(alice)
     approvals.approve(latest_approval(), actor=anna, now=NOW)
-    connection = connections.finish_app_only(connection, actor=alice, now=NOW)
+    connection = app_only.finish(connection, actor=alice, now=NOW)
     change(connection, alice, "mail.read", "mail.send")
     assert (latest_approval().state, "Mail.Send" in latest_approval().permissions) == (State.WAITING, True)
     approvals.decline(latest_approval(), reason="No sending.", actor=anna, now=NOW)
@@ -432,7 +432,7 @@ def test_the_approval_stays_when_microsoft_is_unavailable(alice: User, anna: Use
     approvals.approve(latest_approval(), actor=anna, now=NOW)
     sandbox.weather("unavailable", where="token")
     with pytest.raises(Exception, match="Microsoft"):
-        connections.finish_app_only(connection, actor=alice, now=NOW)
+        app_only.finish(connection, actor=alice, now=NOW)
     assert Connection.objects.get().status == Status.PENDING
     assert latest_approval().state == State.APPROVED
 

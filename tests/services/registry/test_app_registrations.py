@@ -1,9 +1,10 @@
-"""Applications are tried at Microsoft before they count as ready, and rejected or healed as a whole."""
+"""App registrations are tested at Microsoft, rejected and restored."""
 
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connection as database
 from django.utils import timezone
 
 from connections.errors import (
@@ -23,18 +24,17 @@ from portal.sandbox.client import Control
 from tests import factories
 
 GOOD = credentials.NewSecret(seed.CONNECTIONS_SECRET)
+WRONG = credentials.NewSecret("wrong~value")
+ARCHIVED = credentials.NewSecret(seed.ARCHIVE_SECRET)
 
 
 def register(alice: User, tenant: Tenant | None = None, **overrides: Any) -> AppRegistration:
-    values = {"name": "Mail", "client_id": seed.CONNECTIONS_APP, "credential": GOOD} | overrides
+    values: dict[str, Any] = {"name": "Mail", "client_id": seed.CONNECTIONS_APP, "credential": GOOD} | overrides
     return app_registrations.register(tenant or factories.make_tenant(), **values, actor=alice)
 
 
 def shared(endpoint: str = "organizations") -> Tenant:
     return factories.make_tenant(name=endpoint, directory_id=endpoint, tid="")
-
-
-# --- Registering ----------------------------------------------------------------------------------
 
 
 def test_an_accepted_secret_makes_it_ready(alice: User, sandbox: Control) -> None:
@@ -49,18 +49,14 @@ def test_an_accepted_secret_makes_it_ready(alice: User, sandbox: Control) -> Non
 @pytest.mark.parametrize(
     ("overrides", "field", "says"),
     [
-        ({"credential": credentials.NewSecret("wrong~value")}, "credential", "Secret ID"),
-        (
-            {"client_id": seed.ARCHIVE_APP, "credential": credentials.NewSecret(seed.ARCHIVE_SECRET)},
-            "credential",
-            "expired",
-        ),
+        ({"credential": WRONG}, "credential", "Secret ID"),
+        ({"client_id": seed.ARCHIVE_APP, "credential": ARCHIVED}, "credential", "expired"),
         ({"client_id": "99999999-0000-4000-8000-000000000000"}, "client_id", "700016"),
         ({"client_id": seed.DESKTOP_APP}, "client_id", "platform type Web"),
     ],
     ids=["wrong secret", "expired secret", "unknown application", "public client"],
 )
-def test_the_classic_mistakes_are_refused_with_what_to_do(
+def test_common_mistakes_are_refused_with_advice(
     alice: User, sandbox: Control, overrides: dict[str, Any], field: str, says: str
 ) -> None:
     with pytest.raises(MicrosoftRefused, match=says) as caught:
@@ -70,7 +66,7 @@ def test_the_classic_mistakes_are_refused_with_what_to_do(
     assert not AuditEvent.objects.exists()
 
 
-def test_a_directory_the_application_does_not_live_in_is_refused(alice: User, sandbox: Control) -> None:
+def test_the_directory_must_be_that_of_the_application(alice: User, sandbox: Control) -> None:
     fabrikam = factories.make_tenant(name="Fabrikam", directory_id=seed.FABRIKAM, tid=seed.FABRIKAM)
     with pytest.raises(MicrosoftRefused, match="Compare the application"):
         register(alice, fabrikam)
@@ -87,17 +83,17 @@ def test_a_multitenant_application_is_accepted_before_consent_installs_it(alice:
     fabrikam = factories.make_tenant(name="Fabrikam", directory_id=seed.FABRIKAM, tid=seed.FABRIKAM)
     multi = {"client_id": seed.MULTI_APP, "audience": "multi"}
     with pytest.raises(MicrosoftRefused, match="7000215"):
-        register(alice, fabrikam, **multi, credential=credentials.NewSecret("wrong~value"))
+        register(alice, fabrikam, **multi, credential=WRONG)
     assert register(alice, fabrikam, **multi, credential=credentials.NewSecret(seed.MULTI_SECRET)).is_ready
 
 
 @pytest.mark.parametrize("endpoint", ["common", "organizations"])
-def test_at_a_shared_endpoint_the_credential_is_told_apart_from_the_missing_token(
+def test_a_credential_is_tested_at_a_shared_endpoint_without_getting_a_token(
     alice: User, sandbox: Control, endpoint: str
 ) -> None:
     tenant, multi = shared(endpoint), {"client_id": seed.MULTI_APP, "audience": "multi"}
     with pytest.raises(MicrosoftRefused, match="7000215"):
-        register(alice, tenant, **multi, credential=credentials.NewSecret("wrong~value"))
+        register(alice, tenant, **multi, credential=WRONG)
     with pytest.raises(MicrosoftRefused, match="registered for a single tenant"):
         register(alice, tenant, audience="multi")  # multitenant here, single tenant in Entra
     assert register(alice, tenant, **multi, credential=credentials.NewSecret(seed.MULTI_SECRET)).is_ready
@@ -111,7 +107,7 @@ def test_at_a_shared_endpoint_the_credential_is_told_apart_from_the_missing_toke
         ({"allows_delegated": False}, "allows_delegated"),
     ],
 )
-def test_what_cannot_work_at_a_shared_endpoint_is_refused_without_asking(
+def test_impossible_settings_are_refused_without_a_request(
     alice: User, sandbox: Control, overrides: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(InvalidInput) as caught:
@@ -133,7 +129,7 @@ def test_the_same_application_twice_is_refused(
     assert AppRegistration.objects.count() == 1
 
 
-def test_while_microsoft_is_away_it_is_saved_only_when_asked_to(alice: User, sandbox: Control) -> None:
+def test_during_an_outage_it_is_stored_only_with_allow_untried(alice: User, sandbox: Control) -> None:
     sandbox.weather("unavailable", "token")
     tenant = factories.make_tenant()
     with pytest.raises(MicrosoftUnavailable):
@@ -146,15 +142,12 @@ def test_while_microsoft_is_away_it_is_saved_only_when_asked_to(alice: User, san
     assert app.is_ready
 
 
-def test_a_clear_no_is_a_no_even_when_asked_to_save_untried(alice: User, sandbox: Control) -> None:
+def test_a_refused_secret_is_not_stored_even_with_allow_untried(alice: User, sandbox: Control) -> None:
     with pytest.raises(MicrosoftRefused, match="7000215"):
-        register(alice, credential=credentials.NewSecret("wrong~value"), allow_untried=True)
+        register(alice, credential=WRONG, allow_untried=True)
 
 
-# --- Certificates ---------------------------------------------------------------------------------
-
-
-def test_a_made_certificate_waits_for_its_upload_and_is_then_accepted(alice: User, sandbox: Control) -> None:
+def test_a_generated_certificate_is_accepted_after_its_upload(alice: User, sandbox: Control) -> None:
     pair = certificates.generate("Robots", months=12, now=timezone.now())
     new = credentials.NewCertificate(pair, at_microsoft=False)
     app = register(alice, client_id=seed.ROBOTS_APP, credential=new)
@@ -168,14 +161,11 @@ def test_a_made_certificate_waits_for_its_upload_and_is_then_accepted(alice: Use
     assert app.is_ready
 
 
-# --- Verifying ------------------------------------------------------------------------------------
-
-
-def test_one_accepted_credential_is_enough_and_the_refused_one_is_marked(alice: User, sandbox: Control) -> None:
+def test_one_accepted_credential_is_enough_and_the_other_is_marked_as_rejected(alice: User, sandbox: Control) -> None:
     app = factories.make_app_registration()
     stale = factories.make_secret(app, "stale~value")
-    trials = credential_checks.verify(app, actor=alice)
-    assert [trial.verdict is None for trial in trials] == [False, True]
+    checks = credential_checks.verify(app, actor=alice)
+    assert [check.verdict is None for check in checks] == [False, True]
     stale.refresh_from_db()
     app.refresh_from_db()
     assert stale.rejected_code == "AADSTS7000215"
@@ -184,7 +174,7 @@ def test_one_accepted_credential_is_enough_and_the_refused_one_is_marked(alice: 
     assert order[-1] == stale.pk
 
 
-def test_it_is_rejected_only_when_all_credentials_are(alice: User, sandbox: Control) -> None:
+def test_the_registration_is_rejected_only_when_all_its_credentials_are(alice: User, sandbox: Control) -> None:
     app = factories.make_app_registration(secret="wrong~one")
     other = factories.make_secret(app, "wrong~two")
     with pytest.raises(MicrosoftRefused):
@@ -198,7 +188,7 @@ def test_it_is_rejected_only_when_all_credentials_are(alice: User, sandbox: Cont
     assert app.canary_after
 
 
-def test_an_outage_says_nothing_about_the_registration(alice: User, sandbox: Control) -> None:
+def test_an_outage_does_not_reject_the_registration(alice: User, sandbox: Control) -> None:
     app = factories.make_app_registration()
     sandbox.weather("unavailable", "token")
     with pytest.raises(MicrosoftUnavailable):
@@ -208,12 +198,12 @@ def test_an_outage_says_nothing_about_the_registration(alice: User, sandbox: Con
     assert app.credentials.get().rejected_at is None
 
 
-def test_without_a_live_credential_there_is_nothing_to_try(alice: User, sandbox: Control) -> None:
+def test_a_live_credential_is_required_for_a_test(alice: User, sandbox: Control) -> None:
     with pytest.raises(InvalidInput, match="Add a client secret"):
         credential_checks.verify(factories.make_app_registration(secret=None), actor=alice)
 
 
-def test_a_waiting_certificate_is_left_alone_unless_named(alice: User, sandbox: Control) -> None:
+def test_a_certificate_waiting_for_upload_is_tested_only_when_named(alice: User, sandbox: Control) -> None:
     app = factories.make_app_registration()
     waiting = credentials.add_generated_certificate(app, actor=alice)
     credential_checks.verify(app, actor=alice)
@@ -223,61 +213,52 @@ def test_a_waiting_certificate_is_left_alone_unless_named(alice: User, sandbox: 
         credential_checks.verify(app, actor=alice, credential=waiting)
 
 
-# --- Rejecting and healing ------------------------------------------------------------------------
-
-
 def expired() -> Any:
     body = '{"error":"invalid_client","error_codes":[7000222],"error_description":"AADSTS7000222: expired"}'
     return classify(where="token", status=401, headers={}, body=body)
 
 
-def test_rejecting_twice_keeps_the_first_time_and_one_audit_row(db: None) -> None:
+def test_rejecting_twice_keeps_the_first_time_and_one_audit_event(db: None) -> None:
     app, now = factories.make_app_registration(), timezone.now()
-    assert credential_checks.reject_app(app, expired(), now=now)
+    credential_checks.reject_app(app, expired(), now=now)
     later = now + timedelta(minutes=5)
-    assert not credential_checks.reject_app(app, expired(), now=later)
+    credential_checks.reject_app(app, expired(), now=later)
     assert app.rejected_at == now
     assert app.canary_after == later + timedelta(seconds=60)
     assert AuditEvent.objects.filter(action="app_registration.rejected").count() == 1
 
 
-def test_healing_clears_the_rejection_once(db: None) -> None:
+def test_restoring_clears_the_rejection_and_is_audited_once(db: None) -> None:
     app, now = factories.make_app_registration(), timezone.now()
     credential_checks.reject_app(app, expired(), now=now)
-    assert credential_checks.restore_app(app, now=now)
-    assert not credential_checks.restore_app(app, now=now + timedelta(hours=1))
+    credential_checks.restore_app(app, now=now)
+    credential_checks.restore_app(app, now=now + timedelta(hours=1))
     app.refresh_from_db()
     assert (app.rejected_at, app.rejected_code, app.rejected_cause, app.canary_after) == (None, "", "", None)
     assert app.verified_at == now
     assert AuditEvent.objects.filter(action="app_registration.healed").count() == 1
 
 
-def test_healing_a_stale_copy_of_a_rejected_registration_still_works(db: None) -> None:
+def test_restoring_works_with_a_stale_copy_of_the_registration(db: None) -> None:
     app, now = factories.make_app_registration(), timezone.now()
     stale = AppRegistration.objects.get(pk=app.pk)
     credential_checks.reject_app(app, expired(), now=now)
-    assert credential_checks.restore_app(stale, now=now)
+    credential_checks.restore_app(stale, now=now)
     app.refresh_from_db()
     assert app.rejected_at is None
 
 
-# --- What the token client gets -------------------------------------------------------------------
-
-
-def test_applications_are_the_live_credentials_opened(alice: User, sandbox: Control) -> None:
+def test_live_applications_have_the_decrypted_live_credentials(alice: User, sandbox: Control) -> None:
     app = factories.make_app_registration()
-    gone = factories.make_secret(app, "retired~value")
-    credentials.retire(gone, actor=alice)
+    credentials.retire(factories.make_secret(app, "retired~value"), actor=alice)
     [(credential, application)] = credential_checks.live_applications(app)
     assert application.credential == token_endpoint.ClientSecret(seed.CONNECTIONS_SECRET)
     assert application.directory_id == seed.CONTOSO
     assert credential.kind == AppCredential.Kind.SECRET
 
 
-def test_a_missing_key_is_our_trouble_and_nothing_is_sent(alice: User, sandbox: Control) -> None:
+def test_nothing_is_sent_when_no_secret_can_be_decrypted(alice: User, sandbox: Control) -> None:
     app = factories.make_app_registration()
-    from django.db import connection as database
-
     with database.cursor() as cursor:
         cursor.execute("UPDATE connections_appcredential SET secret = 'written with another key'")
     with pytest.raises(UnreadableSecret):
@@ -287,17 +268,14 @@ def test_a_missing_key_is_our_trouble_and_nothing_is_sent(alice: User, sandbox: 
     assert app.is_ready
 
 
-def test_an_environment_that_went_away_is_told_in_words(db: None) -> None:
+def test_an_environment_that_is_no_longer_configured_is_refused(db: None) -> None:
     app = factories.make_app_registration(tenant=factories.make_tenant(environment="atlantis"))
     with pytest.raises(InvalidInput, match="not configured"):
         credential_checks.live_applications(app)
 
 
-# --- Changing and removing ------------------------------------------------------------------------
-
-
 def change(app: AppRegistration, alice: User, **overrides: Any) -> None:
-    values = {
+    values: dict[str, Any] = {
         "name": app.name,
         "audience": app.audience,
         "allows_delegated": True,
@@ -307,7 +285,7 @@ def change(app: AppRegistration, alice: User, **overrides: Any) -> None:
     app_registrations.change(app, **values, actor=alice)
 
 
-def test_changes_are_written_down_before_and_after(alice: User) -> None:
+def test_changes_are_audited_with_old_and_new_values(alice: User) -> None:
     app = factories.make_app_registration()
     change(app, alice, name="Mail", default_capabilities=["mail.read"])
     change(app, alice, name="Mail", default_capabilities=["mail.read"])
@@ -317,7 +295,7 @@ def test_changes_are_written_down_before_and_after(alice: User) -> None:
     assert changes == {"name": ["Contoso Connections", "Mail"], "default_capabilities": [[], ["mail.read"]]}
 
 
-def test_a_type_in_use_cannot_be_switched_off(alice: User) -> None:
+def test_an_authentication_type_in_use_cannot_be_turned_off(alice: User) -> None:
     app = factories.make_app_registration()
     factories.make_connection(app_registration=app)
     with pytest.raises(InUse, match="Invoices") as caught:
@@ -328,7 +306,7 @@ def test_a_type_in_use_cannot_be_switched_off(alice: User) -> None:
     assert not app.allows_app_only
 
 
-def test_a_name_that_is_taken_is_refused_and_the_object_stays_as_it_was(alice: User) -> None:
+def test_a_duplicate_name_is_refused_and_the_object_is_restored(alice: User) -> None:
     app = factories.make_app_registration()
     factories.make_app_registration(name="Taken", client_id=seed.MULTI_APP)
     with pytest.raises(AlreadyExists) as caught:
@@ -337,7 +315,7 @@ def test_a_name_that_is_taken_is_refused_and_the_object_stays_as_it_was(alice: U
     assert app.name == "Contoso Connections"
 
 
-def test_it_is_removed_with_its_credentials_but_never_under_a_connection(alice: User) -> None:
+def test_it_is_removed_with_its_credentials_unless_it_has_connections(alice: User) -> None:
     app = factories.make_app_registration()
     connection = factories.make_connection(app_registration=app)
     with pytest.raises(InUse, match="Invoices"):

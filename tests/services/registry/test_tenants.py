@@ -1,8 +1,9 @@
-"""Tenants are looked up at Microsoft, and stay put while something stands on them."""
+"""Tenants are looked up at Microsoft and cannot be removed while something references them."""
 
 import pytest
 
 from connections.errors import AlreadyExists, InUse, InvalidInput, MicrosoftUnavailable
+from connections.microsoft import clouds
 from connections.models import AuditEvent, Tenant, User
 from connections.services.registry import tenants
 from portal.sandbox import seed
@@ -15,14 +16,14 @@ def add(alice: User, **overrides: str) -> Tenant:
     return tenants.add(values.pop("name"), **values, actor=alice)
 
 
-def test_adding_by_domain_stores_the_guid_behind_it(alice: User, sandbox: Control) -> None:
+def test_adding_by_domain_stores_the_guid(alice: User, sandbox: Control) -> None:
     tenant = add(alice, directory_id="Contoso.Example")
     assert (tenant.directory_id, tenant.tid) == ("contoso.example", seed.CONTOSO)
     event = AuditEvent.objects.get(action="tenant.added")
     assert (event.actor, event.changes["tid"]) == (alice, seed.CONTOSO)
 
 
-def test_an_unknown_directory_is_refused_and_points_to_the_environment_too(alice: User, sandbox: Control) -> None:
+def test_an_unknown_directory_is_refused_with_a_hint_at_the_environment(alice: User, sandbox: Control) -> None:
     with pytest.raises(InvalidInput, match="choose that environment") as caught:
         add(alice, directory_id="nobody.example")
     assert caught.value.field == "directory_id"
@@ -35,7 +36,7 @@ def test_an_environment_that_is_not_configured_is_refused(alice: User, sandbox: 
     assert caught.value.field == "environment"
 
 
-def test_it_can_be_saved_while_microsoft_is_away_and_looked_up_later(alice: User, sandbox: Control) -> None:
+def test_it_can_be_added_during_an_outage_and_looked_up_later(alice: User, sandbox: Control) -> None:
     sandbox.weather("unavailable", "login")
     tenant = add(alice)
     assert tenant.tid == ""
@@ -66,7 +67,9 @@ def test_the_same_tenant_twice_is_refused(alice: User, sandbox: Control, overrid
     assert Tenant.objects.count() == 1
 
 
-@pytest.mark.parametrize(("endpoint", "tid"), [("common", ""), ("organizations", ""), ("consumers", seed.CONSUMERS)])
+@pytest.mark.parametrize(
+    ("endpoint", "tid"), [("common", ""), ("organizations", ""), ("consumers", clouds.CONSUMERS_TID)]
+)
 def test_a_shared_endpoint_has_no_directory_of_its_own(alice: User, sandbox: Control, endpoint: str, tid: str) -> None:
     tenant = add(alice, name=endpoint, directory_id=endpoint)
     assert (tenant.is_shared_endpoint, tenant.tid) == (True, tid)
@@ -83,20 +86,20 @@ def test_only_the_name_can_change_while_something_uses_it(alice: User, sandbox: 
     assert AuditEvent.objects.get(action="tenant.changed").changes == {"name": ["Contoso", "Contoso AG"]}
 
 
-def test_an_unused_tenant_can_be_pointed_elsewhere(alice: User, sandbox: Control) -> None:
+def test_the_directory_of_an_unused_tenant_can_change(alice: User, sandbox: Control) -> None:
     tenant = add(alice)
     tenants.change(tenant, name="Fabrikam", environment="sandbox", directory_id="fabrikam.example", actor=alice)
     tenant.refresh_from_db()
     assert (tenant.directory_id, tenant.tid) == ("fabrikam.example", seed.FABRIKAM)
 
 
-def test_changing_nothing_leaves_no_trace(alice: User, sandbox: Control) -> None:
+def test_a_change_without_effect_is_not_audited(alice: User, sandbox: Control) -> None:
     tenant = add(alice)
     tenants.change(tenant, name="Contoso", environment="sandbox", directory_id="contoso.example", actor=alice)
     assert not AuditEvent.objects.filter(action="tenant.changed").exists()
 
 
-def test_removing_lists_what_still_stands_on_it(alice: User, sandbox: Control) -> None:
+def test_removing_names_objects_that_still_reference_the_tenant(alice: User, sandbox: Control) -> None:
     tenant = add(alice)
     app, mailbox = factories.make_app_registration(tenant=tenant), factories.make_mailbox(tenant=tenant)
     with pytest.raises(InUse) as caught:

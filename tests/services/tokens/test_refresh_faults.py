@@ -1,4 +1,4 @@
-"""What must not stop, mislead or outlive the engine: one bad row, races, a very slow Microsoft, a missing cache."""
+"""Refreshes with faults: a bad row, races, an outage or a slow Microsoft, a missing cache."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from connections.microsoft.token_endpoint import token_set
 from connections.models import AppCredential, AppRegistration, Connection, Incident, User
 from connections.services.api_keys import api_keys
 from connections.services.connections import connections
-from connections.services.incidents import incidents
+from connections.services.incidents import incidents, store
 from connections.services.registry import credential_checks, credentials
 from connections.services.tokens import apply_results, batch_client, fetch, scheduler
 from connections.services.tokens.single_flight import TokenRequirement
@@ -35,7 +35,7 @@ PAST = NOW - timedelta(minutes=1)
 
 
 def granted(sandbox: Control, count: int, **overrides: Any) -> list[Connection]:
-    """Due connections of Ada's, each with its own grant."""
+    """Due connections of Ada's account, each with its own grant."""
     grants = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"], count=count)
     values = {"refresh_after": PAST, **overrides}
     name = values.pop("name", "Inbox")
@@ -45,7 +45,8 @@ def granted(sandbox: Control, count: int, **overrides: Any) -> list[Connection]:
     ]
 
 
-def read(connection: Connection) -> Connection:
+def read(connection: Connection) -> Any:
+    """The stored connection; Any, because these tests know which of its nullable columns are set."""
     return Connection.objects.get(pk=connection.pk)
 
 
@@ -62,50 +63,42 @@ def dead() -> classifier.Verdict:
     )
 
 
-# --- One bad row ----------------------------------------------------------------------------------
-
-
-def test_an_environment_that_is_gone_stops_nobody_else(sandbox: Control) -> None:
+def test_an_environment_that_is_no_longer_configured_does_not_stop_others(sandbox: Control) -> None:
     (well,) = granted(sandbox, 1)
-    gone = factories.make_tenant(name="Gone", environment="moved-away", tid="", directory_id=seed.fixed_id("gone"))
-    app = factories.make_app_registration(name="Stranded", tenant=gone)
+    tenant = factories.make_tenant(name="Gone", environment="moved-away", tid="", directory_id=seed.fixed_id("gone"))
+    app = factories.make_app_registration(name="Stranded", tenant=tenant)
     stranded = factories.make_connection(name="Stranded", app_registration=app, refresh_after=PAST)
-
     scheduler.sweep(now=NOW)
-
     assert read(well).token_version == 2
     assert read(stranded).status == "active"
 
 
-def test_a_private_key_that_is_none_stops_nobody_else(sandbox: Control) -> None:
+def test_an_invalid_private_key_does_not_stop_others(sandbox: Control) -> None:
     (well,) = granted(sandbox, 1)
     app = factories.make_app_registration(name="Broken key", secret=None, client_id=factories.ROBOTS_CLIENT_ID)
     AppCredential.objects.create(
         app_registration=app, kind="certificate", private_key="no PEM at all", certificate="x", thumbprint="AB" * 32
     )
     broken = factories.make_connection(name="Broken", app_registration=app, refresh_after=PAST)
-
     scheduler.sweep(now=NOW)
-
     assert read(well).token_version == 2
     assert read(broken).status == "active"
 
 
-def test_an_absurd_success_stops_nobody(sandbox: Control) -> None:
+def test_an_absurd_token_response_is_stored(sandbox: Control) -> None:
     (connection,) = granted(sandbox, 1)
     batch = scheduler.claim(now=NOW, limit=5)
-    (asked,) = batch_client.request_tokens(batch)
+    (result,) = batch_client.request_tokens(batch)
     for lifetime in (10**18, 0):
         odd = {"access_token": "t\ud800", "refresh_token": "r\ud800", "scope": "Mail.Read \x00 x://[ \ud800"}
-        answer = token_set({**odd, "expires_in": lifetime})
-        asked.answers = [(batch[0], answer)]
-        apply_results.apply([asked], now=NOW)
-        # Else the same sweep would claim it again at once.
+        result.answers = [(batch[0], token_set({**odd, "expires_in": lifetime}))]
+        apply_results.apply([result], now=NOW)
+        # Otherwise the same sweep would claim it again at once.
         assert read(connection).refresh_after > NOW
         batch = scheduler.claim_one(connection.pk, now=NOW)
 
 
-def test_a_code_with_a_nul_is_stored(sandbox: Control) -> None:
+def test_an_error_code_with_nul_characters_is_stored(sandbox: Control) -> None:
     (connection,) = granted(sandbox, 1)
     for body in (
         '{"error":"invalid_grant\\u0000","error_description":"AADSTS50173: \\u0000 revoked","error_codes":[50173]}',
@@ -114,33 +107,28 @@ def test_a_code_with_a_nul_is_stored(sandbox: Control) -> None:
     ):
         verdict = classifier.classify(where="token", status=400, headers={}, body=body)
         batch = scheduler.claim_one(connection.pk, now=NOW)
-        (asked,) = batch_client.request_tokens(batch)
-        asked.answers = [(batch[0], verdict)]
-        apply_results.apply([asked], now=NOW)
+        (result,) = batch_client.request_tokens(batch)
+        result.answers = [(batch[0], verdict)]
+        apply_results.apply([result], now=NOW)
 
 
-# --- Races ----------------------------------------------------------------------------------------
-
-
-def test_an_older_yes_after_a_newer_no_leaves_no_contradiction(sandbox: Control) -> None:
+def test_an_old_token_after_a_newer_refusal_leaves_status_and_incident_consistent(sandbox: Control) -> None:
     (connection,) = granted(sandbox, 1)
-    slow = batch_client.request_tokens(scheduler.claim_one(connection.pk, now=NOW))
+    late = batch_client.request_tokens(scheduler.claim_one(connection.pk, now=NOW))
     apply_results.flag(connection.pk, dead(), now=NOW, version=1)
-
-    apply_results.apply(slow, now=NOW)
-
+    apply_results.apply(late, now=NOW)
     flagged = read(connection).status != "active"
     assert flagged == Incident.objects.filter(closed_at=None).exists()
 
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("verb", ["disable", "remove"])
-def test_an_answer_while_it_is_taken_out_of_use_leaves_no_incident(
+def test_an_answer_during_disabling_or_removal_leaves_no_incident(
     sandbox: Control, bob: User, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     (connection,) = granted(sandbox, 1, owner=bob)
-    called = {"disable": "connection_disabled", "remove": "connection_removed"}[verb]
-    withdrawn = getattr(incidents, called)
+    called = {"disable": "connections_disabled", "remove": "connection_removed"}[verb]
+    original = getattr(incidents, called)
     answers: list[threading.Thread] = []
 
     def flag() -> None:
@@ -150,10 +138,10 @@ def test_an_answer_while_it_is_taken_out_of_use_leaves_no_incident(
             databases.close_all()
 
     def meanwhile(*args: Any, **kwargs: Any) -> None:
-        withdrawn(*args, **kwargs)
+        original(*args, **kwargs)
         answers.append(threading.Thread(target=flag))
         answers[0].start()
-        answers[0].join(timeout=1)  # it gets through here, or waits for the lock until this is over
+        answers[0].join(timeout=1)  # it finishes here, or waits for the lock until the transaction ends
 
     monkeypatch.setattr(incidents, called, meanwhile)
     getattr(connections, verb)(connection, actor=bob, now=NOW)
@@ -168,38 +156,38 @@ def test_a_secret_replaced_during_a_sweep_opens_no_incident(sandbox: Control, al
     sandbox.remove_secret(factories.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
     late = batch_client.request_tokens(scheduler.claim(now=NOW, limit=5))
     credentials.add_secret(app, value=fresh["value"], expires_at=None, actor=alice)
-
     apply_results.apply(late, now=NOW)
-
     assert AppRegistration.objects.get().rejected_at is None
     assert not Incident.objects.exists()
 
 
 @pytest.mark.only_on("postgres")  # SQLite writes one after the other
 @pytest.mark.django_db(transaction=True)
-def test_the_last_two_healing_at_once_close_the_incident(sandbox: Control, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_incident_closes_when_its_last_two_connections_recover_at_once(
+    sandbox: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
     both = granted(sandbox, 2)
     for connection in both:
         apply_results.flag(connection.pk, dead(), now=NOW, version=1)
     assert Incident.objects.count() == 1
-    meet = threading.Barrier(2)
-    mark = incidents.mark_healed
+    barrier = threading.Barrier(2)
+    resolve = store.resolve_affected
 
-    def met(*args: Any, **kwargs: Any) -> None:
+    def resolve_together(*args: Any, **kwargs: Any) -> None:
         with transaction.atomic():
-            mark(*args, **kwargs)
+            resolve(*args, **kwargs)
             with suppress(threading.BrokenBarrierError):
-                meet.wait(timeout=1)
+                barrier.wait(timeout=1)
 
-    monkeypatch.setattr(incidents, "mark_healed", met)
+    monkeypatch.setattr(incidents, "resolve_affected", resolve_together)
 
-    def heal(pk: int) -> None:
+    def recover(pk: int) -> None:
         try:
             incidents.connections_recovered([pk], now=NOW)
         finally:
             databases.close_all()
 
-    threads = [threading.Thread(target=heal, args=(connection.pk,)) for connection in both]
+    threads = [threading.Thread(target=recover, args=(connection.pk,)) for connection in both]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -207,10 +195,7 @@ def test_the_last_two_healing_at_once_close_the_incident(sandbox: Control, monke
     assert not Incident.objects.filter(closed_at=None).exists()
 
 
-# --- A slow or half-dead Microsoft ----------------------------------------------------------------
-
-
-def test_one_directory_in_trouble_is_no_outage_of_microsoft(sandbox: Control) -> None:
+def test_failures_in_one_directory_are_no_outage_of_microsoft(sandbox: Control) -> None:
     (well,) = granted(sandbox, 1)
     other = factories.make_tenant(
         name="Elsewhere", directory_id=seed.fixed_id("elsewhere"), tid=seed.fixed_id("elsewhere")
@@ -218,45 +203,42 @@ def test_one_directory_in_trouble_is_no_outage_of_microsoft(sandbox: Control) ->
     app = factories.make_app_registration(name="Elsewhere", tenant=other)
     factories.make_connection(name="Elsewhere", app_registration=app, refresh_after=PAST, trouble_count=5)
     batch = scheduler.claim(now=NOW, limit=5)
-    asked = batch_client.request_tokens(batch)
+    results = batch_client.request_tokens(batch)
     hanging = classifier.transport_failure("timeout")
-    for one in asked:
-        if one.app.pk == app.pk:
-            one.answers = [(due, hanging) for due, _ in one.answers]
-    apply_results.apply(asked, now=NOW)
+    for result in results:
+        if result.app.pk == app.pk:
+            result.answers = [(due, hanging) for due, _ in result.answers]
+    apply_results.apply(results, now=NOW)
     assert read(well).token_version == 2
     assert not Incident.objects.filter(kind="outage", closed_at=None).exists()
 
 
-def test_a_dead_microsoft_costs_one_call_and_not_one_per_batch(sandbox: Control) -> None:
+def test_an_outage_costs_one_request_and_not_one_per_batch(sandbox: Control) -> None:
     granted(sandbox, 10)
     sandbox.weather("unavailable", where="token")
     sandbox.clear_calls()
-    done = scheduler.sweep(now=NOW, limit=2)
-    assert (done.claimed, token_calls(sandbox)) == (2, 1)
+    summary = scheduler.sweep(now=NOW, limit=2)
+    assert (summary.claimed, token_calls(sandbox)) == (2, 1)
     assert not Connection.objects.filter(refresh_after__lte=NOW).exists()
 
 
 def test_a_later_batch_has_a_lease_from_its_own_start(sandbox: Control, monkeypatch: pytest.MonkeyPatch) -> None:
     granted(sandbox, 4)
     leases: list[Any] = []
+    moment, request_tokens = NOW, batch_client.request_tokens
 
     def slow(batch: list[batch_client.DueConnection]) -> list[batch_client.RefreshBatchResult]:
         nonlocal moment
         leases.append((moment, read(Connection(pk=batch[0].pk)).refresh_after))
         moment += timedelta(minutes=4)
-        return asking_ask(batch)
+        return request_tokens(batch)
 
-    moment, asking_ask = NOW, batch_client.request_tokens
     monkeypatch.setattr(batch_client, "request_tokens", slow)
     scheduler.sweep(now=NOW, limit=2, clock=lambda: moment)
     assert [until - at for at, until in leases[:2]] == [scheduler.LEASE] * 2
 
 
-# --- No cache -------------------------------------------------------------------------------------
-
-
-def test_a_token_is_handed_out_when_the_cache_is_down(sandbox: Control, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_is_issued_when_the_cache_is_down(sandbox: Control, monkeypatch: pytest.MonkeyPatch) -> None:
     (connection,) = granted(sandbox, 1, expires_at=PAST)
 
     def down(*args: Any, **kwargs: Any) -> Any:
@@ -267,7 +249,7 @@ def test_a_token_is_handed_out_when_the_cache_is_down(sandbox: Control, monkeypa
     assert fetch.get_token(connection, TokenRequirement(300), now=NOW).access_token
 
 
-def test_who_must_act_is_told_as_it_is_now(sandbox: Control, bob: User, client: Any) -> None:
+def test_the_error_names_who_must_act_after_the_refresh(sandbox: Control, bob: User, client: Any) -> None:
     (connection,) = granted(sandbox, 1, expires_at=PAST, owner=bob)
     sandbox.set_person(factories.ADA, disabled=True)
     _, text = api_keys.issue(
@@ -277,10 +259,7 @@ def test_who_must_act_is_told_as_it_is_now(sandbox: Control, bob: User, client: 
     assert (body["code"], body["who"]) == ("blocked", "it_admin")
 
 
-# --- Large, and impatient -------------------------------------------------------------------------
-
-
-def test_callers_that_poll_during_an_outage_do_not_hammer_microsoft(sandbox: Control) -> None:
+def test_callers_that_poll_during_an_outage_cause_one_request(sandbox: Control) -> None:
     (connection,) = granted(sandbox, 1, expires_at=NOW - timedelta(seconds=1))
     sandbox.weather("unavailable", where="token")
     sandbox.clear_calls()
@@ -290,7 +269,7 @@ def test_callers_that_poll_during_an_outage_do_not_hammer_microsoft(sandbox: Con
     assert token_calls(sandbox) == 1
 
 
-def test_a_paused_app_registration_is_not_asked_for_a_caller_either(sandbox: Control) -> None:
+def test_no_request_for_a_caller_while_the_app_registration_is_paused(sandbox: Control) -> None:
     (connection,) = granted(sandbox, 1, expires_at=NOW - timedelta(seconds=1))
     AppRegistration.objects.update(paused_until=timezone.now() + timedelta(minutes=5))
     sandbox.clear_calls()
@@ -299,7 +278,7 @@ def test_a_paused_app_registration_is_not_asked_for_a_caller_either(sandbox: Con
     assert token_calls(sandbox) == 0
 
 
-def test_a_credential_no_key_opens_is_passed_over_while_another_one_opens(sandbox: Control) -> None:
+def test_an_unreadable_credential_is_skipped_while_another_is_readable(sandbox: Control) -> None:
     (connection,) = granted(sandbox, 1)
     old = factories.make_secret(connection.app_registration, "old-secret-value", label="Old")
     with database.cursor() as cursor:
@@ -309,7 +288,7 @@ def test_a_credential_no_key_opens_is_passed_over_while_another_one_opens(sandbo
     assert scheduler.sweep(now=NOW).renewed == 1
 
 
-def test_recovery_of_many_connections_is_spread_over_a_minute_in_few_statements(
+def test_the_recovery_of_many_connections_is_spread_over_a_minute_in_few_statements(
     sandbox: Control, django_assert_max_num_queries: Any
 ) -> None:
     (first,) = granted(sandbox, 1)
@@ -319,7 +298,7 @@ def test_recovery_of_many_connections_is_spread_over_a_minute_in_few_statements(
     app = AppRegistration.objects.get()
     with django_assert_max_num_queries(40):
         credential_checks.restore_app(app, now=NOW)
-    due = Counter(Connection.objects.values_list("refresh_after", flat=True))
+    due: Counter[Any] = Counter(Connection.objects.values_list("refresh_after", flat=True))
     assert len(due) == credential_checks.RECOVERY_SLOTS
     assert max(due) <= NOW + credential_checks.RECOVERY_WITHIN
     assert max(due.values()) < 300
