@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import pkgutil
 import re
 import sys
 from collections.abc import Iterator
@@ -102,8 +103,11 @@ def codes() -> dict[str, list[int]]:
     """Every problem code with the statuses it is answered with."""
     from connections import errors
 
-    for module in ("connections.pipeline", "connections.api.urls", "connections.services.config.schema"):
-        importlib.import_module(module)  # every module that defines an error of its own
+    # Every module may define an error of its own.
+    for package in (importlib.import_module(f"connections.{name}") for name in ("services", "outbound", "api")):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
+    importlib.import_module("connections.pipeline")
     statuses_by_code: dict[str, set[int]] = {}
     waiting = [errors.PortalError]
     while waiting:
