@@ -48,8 +48,8 @@ class Person:
         return "IT admin" if self.is_admin else "Auditor" if self.is_auditor else "Member"
 
 
-def signed_in(user: Any) -> User:
-    """The signed-in user of a request. Raises NotAllowed for anybody else."""
+def current_user(user: Any) -> User:
+    """The signed-in user of a request. Raises NotAllowed for an anonymous one."""
     if not isinstance(user, User):
         raise NotAllowed("You are not signed in.", action="Sign in first.")
     return user
@@ -57,7 +57,7 @@ def signed_in(user: Any) -> User:
 
 def person(user: User | AnonymousUser) -> Person:
     """The Person behind a user; kept on the user object so that roles are read once."""
-    user = signed_in(user)
+    user = current_user(user)
     person: Person | None = user.__dict__.get("_portal_person")
     if person is None:
         person = user.__dict__["_portal_person"] = Person(user)

@@ -134,6 +134,6 @@ def _cut(rows: list[Any]) -> dict[str, Any]:
 
 
 def _reader(request: HttpRequest) -> User:
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     roles.require(permissions.can_read_audit(user), action="Ask an IT admin or an auditor.")
     return user
