@@ -30,8 +30,8 @@ def export(request: HttpRequest) -> StreamingHttpResponse:
     text = audit_export.export(
         form.narrow(querysets.visible_events(user)),
         form.narrow_fetches(querysets.visible_fetches(user)),
-        form=wanted,
-        asked=form.asked(),
+        file_format=wanted,
+        filters=form.asked(),
         actor=user,
     )
     response = StreamingHttpResponse(text, content_type=_TYPES[wanted])

@@ -127,9 +127,9 @@ def _questions() -> list[Question]:
 
 def _cut(rows: list[Any]) -> dict[str, Any]:
     return {
-        "rows": rows[: reports.MOST],
-        "is_cut": len(rows) > reports.MOST,
-        "most": reports.MOST,
+        "rows": rows[: reports.MAX_ROWS],
+        "is_cut": len(rows) > reports.MAX_ROWS,
+        "most": reports.MAX_ROWS,
     }
 
 
