@@ -147,7 +147,7 @@ def _answer(question: AccessHistoryQuery, *, may_export: bool) -> dict[str, Any]
 def _describe(access: Access, question: AccessHistoryQuery, people: set[int], connections: set[int]) -> Answer:
     lines = [
         Line(_through(way.grant), _LEVELS[way.level], _when(way.stretches, question.window), way.grant, way.membership)
-        for way in access.ways
+        for way in access.paths
     ]
     if question.about == "connection":
         name, _, sign_in_name = access.person_name.rpartition(" <")

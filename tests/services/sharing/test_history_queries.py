@@ -79,7 +79,7 @@ def test_a_teams_share_counts_only_while_one_is_a_member_and_enabled() -> None:
     put("disabled", 18, None, person_id=DAVE)
     assert on_the_day() == {DAVE: [(2, 4), (5, 10), (15, 18)]}
     (found,) = history_queries.who_could_use(X, Window.day(DAY, now=LATER))
-    assert [way.membership is not None and way.grant.team_name for way in found.ways] == ["Finance", "Finance"]
+    assert [way.membership is not None and way.grant.team_name for way in found.paths] == ["Finance", "Finance"]
 
 
 def test_the_strongest_level_is_the_answer_and_every_way_is_named() -> None:
@@ -90,7 +90,7 @@ def test_the_strongest_level_is_the_answer_and_every_way_is_named() -> None:
     put("person", 0, None, connection_id=Y, person_id=DAVE)
     first, second = history_queries.what_could_be_used(DAVE, Window.day(DAY, now=LATER))
     assert (first.connection_id, first.level, second.connection_id, second.level) == (Y, "use", X, "owner")
-    assert [way.grant.kind for way in second.ways] == ["owner", "team", "person"]
+    assert [way.grant.kind for way in second.paths] == ["owner", "team", "person"]
     assert second.stretches == ((at(0), at(24)),)
 
 
