@@ -21,46 +21,36 @@ from connections.models import (
 from connections.models.audit import AuditAction
 
 
-def can_manage_registry(user: User) -> bool:
-    """Add, change and remove tenants, app registrations and credentials; grant consent."""
+def _is_admin(user: User) -> bool:
     return person(user).is_admin
 
 
-def can_read_registry(user: User) -> bool:
-    """Read details of tenants and app registrations (members see only names)."""
+def _oversees(user: User) -> bool:
     return person(user).oversees
 
 
-def can_read_audit(user: User) -> bool:
-    return person(user).oversees
+# For IT admins only.
+can_manage_registry = _is_admin  # add, change and remove tenants, app registrations and credentials; grant consent
+can_manage_reviews = _is_admin  # start, schedule and cancel access reviews
+can_manage_alerts = _is_admin  # see all deliveries, and manage the organisation's alert channels
+can_change_policy = _is_admin
+can_connect_app_only = _is_admin  # create an app-only connection, which reaches the whole tenant
+can_limit_key = _is_admin  # set the rate limit of a key
+can_manage_service_accounts = _is_admin  # create, change and remove service accounts, and assign their roles
+can_manage_teams = _is_admin  # create teams and manage their members
+can_manage_people = _is_admin  # disable and enable accounts, and transfer what a person owns
+
+# For IT admins and auditors.
+can_read_registry = _oversees  # details of tenants and app registrations (members see only names)
+can_read_audit = _oversees
+can_read_reviews = _oversees
+can_read_policy = _oversees  # every rule and its violations (members see a summary)
+can_read_people = _oversees  # who has an account, what they own, and who has left
 
 
 def can_export_audit(user: User) -> bool:
     """Export audit records and have the trail verified."""
     return person(user).is_auditor
-
-
-def can_manage_reviews(user: User) -> bool:
-    """Start, schedule and cancel access reviews."""
-    return person(user).is_admin
-
-
-def can_read_reviews(user: User) -> bool:
-    return person(user).oversees
-
-
-def can_manage_alerts(user: User) -> bool:
-    """See all deliveries, and manage the organisation's alert channels."""
-    return person(user).is_admin
-
-
-def can_change_policy(user: User) -> bool:
-    return person(user).is_admin
-
-
-def can_read_policy(user: User) -> bool:
-    """Read every rule and its violations; members see a summary."""
-    return person(user).oversees
 
 
 def can_decide_approvals(user: User) -> bool:
@@ -110,11 +100,6 @@ def can_withdraw_approval(user: User, approval: Approval) -> bool:
 def can_connect(user: User) -> bool:
     """Create connections. Auditors only read."""
     return not person(user).is_auditor or person(user).is_admin
-
-
-def can_connect_app_only(user: User) -> bool:
-    """Create an app-only connection: an IT admin, because it reaches the whole tenant."""
-    return person(user).is_admin
 
 
 def can_register_mailbox(user: User) -> bool:
@@ -174,11 +159,6 @@ def can_revoke_key(user: User, key: ApiKey) -> bool:
     return user.pk in (key.owner_id, key.owner.responsible_id) or person(user).is_admin
 
 
-def can_limit_key(user: User) -> bool:
-    """Set the rate limit of a key."""
-    return person(user).is_admin
-
-
 def scopes_for(owner: User) -> list[str]:
     """The scopes that keys of this owner may have; a scope never allows more than its owner may do."""
     role = person(owner)
@@ -188,26 +168,6 @@ def scopes_for(owner: User) -> list[str]:
     if role.oversees:
         scopes.append(ApiKey.Scope.AUDIT_READ)
     return [str(scope) for scope in scopes]
-
-
-def can_manage_service_accounts(user: User) -> bool:
-    """Create, change and remove service accounts, and assign their roles."""
-    return person(user).is_admin
-
-
-def can_manage_teams(user: User) -> bool:
-    """Create teams and manage their members."""
-    return person(user).is_admin
-
-
-def can_read_people(user: User) -> bool:
-    """See who has an account, what they own, and who has left."""
-    return person(user).oversees
-
-
-def can_manage_people(user: User) -> bool:
-    """Disable and enable accounts, and transfer what a person owns."""
-    return person(user).is_admin
 
 
 def can_disable_person(user: User, other: User) -> bool:

@@ -131,7 +131,7 @@ def _compare(
     findings: list[Finding] = []
     # The columns of the references, spelt out because this runs for every row; events have one pair, so it is twice.
     (key, sealed_key), (key2, sealed_key2) = kind.references[0], kind.references[-1]
-    line = kind.line
+    line, total = kind.line, 0
     for number, group in groupby(rows, key=seal_of):
         digest, count = hashlib.sha256(), 0
         # Page by page, because any number of rows may have been planted.
@@ -145,12 +145,13 @@ def _compare(
                 if not existing.explain(kind, row)
             ]
         counts[number], digests[number] = count, digest.hexdigest()
+        total += count
     for seal in seals:
         is_event = kind.name == "event"
         sealed = (seal.events_count, seal.events_hash) if is_event else (seal.fetches_count, seal.fetches_hash)
         if (counts.get(seal.number, 0), digests.get(seal.number, _EMPTY)) != sealed:
             findings += _find_wrong_rows(kind, seal)
-    return findings, sum(counts.values())
+    return findings, total
 
 
 class _ExistingObjects:

@@ -22,25 +22,6 @@ Key = tuple[str, int | None, int | None, int | None]  # kind, connection, person
 # Rows that migration 0012 filled in may differ a little in time from their audit events.
 SLACK = timedelta(seconds=10)
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
-ACTIONS = (
-    AuditAction.CONNECTION_CREATED,
-    AuditAction.CONNECTION_HANDED_OVER,
-    AuditAction.CONNECTION_REMOVED,
-    AuditAction.CONNECTION_SHARED,
-    AuditAction.CONNECTION_SHARE_CHANGED,
-    AuditAction.CONNECTION_UNSHARED,
-    AuditAction.CONNECTION_SHARE_EXPIRED,
-    AuditAction.TEAM_MEMBER_ADDED,
-    AuditAction.TEAM_MEMBER_REMOVED,
-    AuditAction.TEAM_REMOVED,
-    AuditAction.ACCOUNT_ADDED,
-    AuditAction.ACCOUNT_CHANGED,
-    AuditAction.ACCOUNT_DISABLED,
-    AuditAction.ACCOUNT_ENABLED,
-    AuditAction.ACCOUNT_REMOVED,
-    AuditAction.SERVICE_ACCOUNT_DISABLED,
-    AuditAction.SERVICE_ACCOUNT_ENABLED,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +88,8 @@ class _Replay:
         self.closed: list[Period] = []
 
     def run(self) -> list[Period]:
-        events = AuditEvent.objects.filter(action__in=ACTIONS, outcome=AuditEvent.Outcome.DONE).order_by("pk")
+        actions = [action for action in AuditAction if hasattr(self, action.replace(".", "_"))]
+        events = AuditEvent.objects.filter(action__in=actions, outcome=AuditEvent.Outcome.DONE).order_by("pk")
         for event in events.iterator(chunk_size=2000):
             getattr(self, event.action.replace(".", "_"))(event, event.changes)
         return [*self.closed, *self.open.values()]

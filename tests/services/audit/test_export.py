@@ -16,6 +16,7 @@ from django.test import Client
 from connections import audit
 from connections.errors import NotAllowed
 from connections.models import AuditEvent, AuditSeal, Connection, TokenFetch, User
+from connections.models.audit import AuditAction
 from connections.services.api_keys import api_keys
 from connections.services.audit import export as audit_export
 from connections.services.audit import sealing
@@ -31,7 +32,7 @@ def trail(bob: User) -> Connection:
     """4,500 events about a connection whose name is a spreadsheet formula, and two token requests."""
     connection = factories.make_connection(owner=bob, name="=HYPERLINK(1)")
     for number in range(3):
-        audit.record("connection.checked", connection, actor=bob, changes={"n": number, "text": "ü"})
+        audit.record(AuditAction.CONNECTION_CHECKED, connection, actor=bob, changes={"n": number, "text": "ü"})
     first = AuditEvent.objects.latest("pk")
     columns = [field.attname for field in AuditEvent._meta.concrete_fields if not field.primary_key]
     AuditEvent.objects.bulk_create(
@@ -101,7 +102,7 @@ def test_only_auditors_export(trail: Connection, alice: User) -> None:
 def test_the_page_exports_the_filtered_events(
     trail: Connection, carol: User, alice: User, signed_in: Callable[[User], Client]
 ) -> None:
-    audit.record("tenant.changed", trail.app_registration.tenant, actor=alice)
+    audit.record(AuditAction.TENANT_CHANGED, trail.app_registration.tenant, actor=alice)
     response = signed_in(carol).post("/audit/export/", {"format": "jsonl", "action": "tenant.changed"})
     (line,) = b"".join(response.streaming_content).splitlines()  # type: ignore[attr-defined]
     assert json.loads(line)["action"] == "tenant.changed"

@@ -12,6 +12,7 @@ from django.core.management import call_command
 
 from connections import audit
 from connections.models import AuditSeal, SealPublication, User
+from connections.models.audit import AuditAction
 from connections.outbound import safe_http, webhooks
 from connections.services.audit import publishing, sealing
 from tests import factories
@@ -33,7 +34,7 @@ def no_destinations(settings: Any) -> None:
 def sealed(bob: User) -> None:
     connection = factories.make_connection(owner=bob)
     for _ in range(5):
-        audit.record("connection.checked", connection, actor=bob)
+        audit.record(AuditAction.CONNECTION_CHECKED, connection, actor=bob)
     assert sealing.seal_due(NOW, batch=1) == 5
 
 
