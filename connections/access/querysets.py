@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from django.db import models
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
@@ -29,6 +31,13 @@ from connections.models import (
 from connections.models.accounts import AUDITORS, IT_ADMINS
 from connections.models.connections import without_tokens
 from connections.models.sharing import ShareQuerySet
+
+_M = TypeVar("_M", bound=models.Model)
+
+
+def _all_or_own(user: User, queryset: QuerySet[_M], own: Q) -> QuerySet[_M]:
+    """Everything for IT admins and auditors, the rows that match ``own`` for others."""
+    return queryset if person(user).oversees else queryset.filter(own)
 
 
 def visible_connections(user: User) -> QuerySet[Connection]:
@@ -75,7 +84,7 @@ def accounts() -> QuerySet[User]:
 def visible_service_accounts(user: User) -> QuerySet[User]:
     """All service accounts for IT admins and auditors; for others those they are responsible for."""
     service_accounts = User.objects.filter(kind=User.Kind.SERVICE).select_related("responsible")
-    return service_accounts if person(user).oversees else service_accounts.filter(responsible=user)
+    return _all_or_own(user, service_accounts, Q(responsible=user))
 
 
 def possible_owners() -> QuerySet[User]:
@@ -103,9 +112,7 @@ def visible_mailboxes(user: User) -> QuerySet[SharedMailbox]:
 
 def visible_events(user: User) -> QuerySet[AuditEvent]:
     """The whole audit trail for IT admins and auditors; for others their own actions and objects."""
-    if person(user).oversees:
-        return AuditEvent.objects.all()
-    return AuditEvent.objects.filter(Q(owner_id=user.pk) | Q(actor=user))
+    return _all_or_own(user, AuditEvent.objects.all(), Q(owner_id=user.pk) | Q(actor=user))
 
 
 def visible_incidents(user: User) -> QuerySet[Incident]:
@@ -129,17 +136,13 @@ def visible_affected(user: User) -> QuerySet[AffectedConnection]:
 def visible_consent_requests(user: User) -> QuerySet[ConsentRequest]:
     """Own consent requests and those for own connections; all for IT admins and auditors."""
     requests = without_tokens(ConsentRequest.objects.select_related("app_registration", "connection"))
-    if person(user).oversees:
-        return requests
-    return requests.filter(Q(requester=user) | Q(connection__owner=user))
+    return _all_or_own(user, requests, Q(requester=user) | Q(connection__owner=user))
 
 
 def visible_approvals(user: User) -> QuerySet[Approval]:
     """Own approval requests and those for own connections; all for IT admins and auditors."""
     approvals = without_tokens(Approval.objects.select_related("connection", "requested_by__responsible"))
-    if person(user).oversees:
-        return approvals
-    return approvals.filter(Q(requested_by=user) | Q(connection__owner=user))
+    return _all_or_own(user, approvals, Q(requested_by=user) | Q(connection__owner=user))
 
 
 # Review items whose connection's owner cannot answer, so that an IT admin must.
@@ -187,9 +190,7 @@ def visible_channels(user: User) -> QuerySet[AlertChannel]:
 
 def visible_fetches(user: User) -> QuerySet[TokenFetch]:
     """All token requests for IT admins and auditors; for others those of their own connections and keys."""
-    if person(user).oversees:
-        return TokenFetch.objects.all()
-    return TokenFetch.objects.filter(Q(connection__owner=user) | Q(key__owner=user))
+    return _all_or_own(user, TokenFetch.objects.all(), Q(connection__owner=user) | Q(key__owner=user))
 
 
 def history_of(user: User, target: models.Model) -> QuerySet[AuditEvent]:
@@ -202,7 +203,4 @@ def history_of(user: User, target: models.Model) -> QuerySet[AuditEvent]:
 
 def visible_keys(user: User) -> QuerySet[ApiKey]:
     """Own API keys and those of service accounts the user is responsible for; all for IT admins and auditors."""
-    keys = ApiKey.objects.select_related("owner")
-    if person(user).oversees:
-        return keys
-    return keys.filter(Q(owner=user) | Q(owner__responsible=user))
+    return _all_or_own(user, ApiKey.objects.select_related("owner"), Q(owner=user) | Q(owner__responsible=user))

@@ -14,7 +14,7 @@ def _refuse() -> NoReturn:
     raise TypeError("The audit trail is append-only.")
 
 
-class AppendOnly(models.QuerySet[Any]):
+class AppendOnlyQuerySet(models.QuerySet[Any]):
     """Rows that are only inserted; triggers enforce it, too (migration audit_guards).
 
     Only services.operations.retention deletes old rows, past this class.
@@ -27,6 +27,23 @@ class AppendOnly(models.QuerySet[Any]):
         _refuse()
 
     def delete(self) -> NoReturn:
+        _refuse()
+
+
+class AppendOnly(models.Model):
+    """Base of rows that are only inserted."""
+
+    objects = AppendOnlyQuerySet.as_manager()
+
+    class Meta:
+        abstract = True
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if not self._state.adding:
+            _refuse()
+        super().save(*args, **kwargs)
+
+    def delete(self, *args: Any, **kwargs: Any) -> NoReturn:
         _refuse()
 
 
@@ -144,7 +161,7 @@ class AuditAction(StrEnum):
     TENANT_REMOVED = "tenant.removed"
 
 
-class AuditEvent(models.Model):
+class AuditEvent(AppendOnly):
     """Who did what to which object. Append-only; it stores names, so it outlives what it refers to."""
 
     class Outcome(models.TextChoices):
@@ -172,8 +189,6 @@ class AuditEvent(models.Model):
     request_id = models.CharField(max_length=36, blank=True)
     address = models.GenericIPAddressField(null=True)
 
-    objects = AppendOnly.as_manager()
-
     class Meta:
         ordering = ("-pk",)
         indexes = (
@@ -185,14 +200,6 @@ class AuditEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.at:%Y-%m-%d %H:%M:%S} {self.actor_name} {self.action} {self.target_name}"
-
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        if not self._state.adding:
-            _refuse()
-        super().save(*args, **kwargs)
-
-    def delete(self, *args: Any, **kwargs: Any) -> NoReturn:
-        _refuse()
 
 
 class RepeatedDenial(models.Model):

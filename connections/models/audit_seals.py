@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
-
 from django.conf import settings
 from django.db import models
 
 from connections.models.audit import AppendOnly
 
 
-class AuditSeal(models.Model):
+class AuditSeal(AppendOnly):
     """The hash of a batch of events and token requests, chained to the previous seal. See docs/audit.md."""
 
     number = models.BigIntegerField(primary_key=True)  # 1, 2, 3 … without gaps
@@ -31,22 +29,12 @@ class AuditSeal(models.Model):
     previous_hash = models.CharField(max_length=64, unique=True)  # unique: two sealers cannot fork the chain
     hash = models.CharField(max_length=64, unique=True)
 
-    objects = AppendOnly.as_manager()
-
     class Meta:
         ordering = ("-number",)
         indexes = (models.Index(fields=("events_upto", "number"), name="seal_of_event"),)
 
     def __str__(self) -> str:
         return f"{self.number}:{self.hash}"
-
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        if not self._state.adding:
-            raise TypeError("A seal is never changed.")
-        super().save(*args, **kwargs)
-
-    def delete(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise TypeError("A seal is never removed.")
 
 
 class AuditSealing(models.Model):

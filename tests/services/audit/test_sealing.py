@@ -6,6 +6,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -533,24 +534,17 @@ def test_the_command_refuses_invalid_options(sealed: Connection, options: dict[s
 @contextmanager
 def thread(work: Callable[[], object]) -> Iterator[None]:
     """Run ``work`` in a thread with its own database connection; its exception is raised here."""
-    raised: list[BaseException] = []
 
     def run() -> None:
         try:
             work()
-        except BaseException as error:  # noqa: BLE001 - raised below
-            raised.append(error)
         finally:
             databases.close_all()
 
-    worker = threading.Thread(target=run)
-    worker.start()
-    try:
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(run)
         yield
-    finally:
-        worker.join(30)
-    if raised:
-        raise raised[0]
+    future.result()
 
 
 @pytest.mark.django_db(transaction=True)
@@ -619,7 +613,7 @@ def test_a_trail_with_constant_writers_is_sealed(connection: Connection) -> None
         with thread(writer(1, 3)):
             assert steps[1].wait(20)
             steps[2].set()
-            wait_for_writers(1)
+            wait_until_one_writer_is_left()
             assert sealing.seal_due(NOW) == 1
             steps[3].set()
     assert AuditSeal.objects.get().events_count == 3
@@ -627,10 +621,9 @@ def test_a_trail_with_constant_writers_is_sealed(connection: Connection) -> None
     assert findings() == []
 
 
-def wait_for_writers(count: int) -> None:
-    """Wait until so many transactions are open."""
+def wait_until_one_writer_is_left() -> None:
     for _ in range(2000):
-        if len(sealing._writers()) == count:
+        if len(sealing._writers()) == 1:
             return
         threading.Event().wait(0.005)
     pytest.fail("the other transaction did not end")
