@@ -289,7 +289,7 @@ def test_answers_about_the_past_agree_with_the_simulation(alice: User, seed: int
         usable = querysets.usable_connections(user) if user.is_active else Connection.objects.none()
         now = Window.moment(timezone.now())
         assert {access.connection_id for access in history_queries.what_could_be_used(user.pk, now)} == {
-            access.pk for access in usable
+            connection.pk for connection in usable
         }
 
 
