@@ -13,14 +13,14 @@ from django.db import models
 from connections.models import AuditEvent, User
 from connections.models.audit import AuditAction
 
-# Names of things nobody may write into the trail, however they got into ``changes``.
-_NEVER = frozenset({"secret", "private_key", "refresh_token", "previous_refresh_token", "access_token", "password"})
-SET = "(set)"  # stands for a secret's value
+# Keys that must never occur in ``changes``.
+_FORBIDDEN = frozenset({"secret", "private_key", "refresh_token", "previous_refresh_token", "access_token", "password"})
+SET = "(set)"  # recorded instead of a secret's value
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a change came from: the request's id and the client's address."""
+    """The id of a request and the client's address."""
 
     request_id: str = ""
     address: str | None = None
@@ -28,7 +28,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What an event is about when that is no row of a table, or only known by its id."""
+    """The target of an event, if it is not a row of a table or only its id is known."""
 
     type: str
     id: str
@@ -38,7 +38,7 @@ class Subject:
 TRAIL = Subject("AuditTrail", "", "Audit trail")
 
 
-# Set per request by the middleware and per task by the worker, so that services need not know either.
+# Set per request by the middleware and per task by the worker, so that services need no request.
 origin: ContextVar[Origin] = ContextVar("audit_origin", default=Origin())  # noqa: B039
 
 
@@ -54,9 +54,9 @@ def record(
 ) -> AuditEvent:
     """Append one event, inside the caller's transaction.
 
-    ``action`` is ``noun.verb``; ``changes`` is ``{field: [before, after]}`` or plain facts; a fact of several values
-    goes through listed(). ``actor`` None is the portal itself. ``at`` is the moment the change counts from, for changes
-    that must be placed exactly; else the clock. Raises ValueError if a secret's name turns up in ``changes``.
+    ``changes`` is ``{field: [before, after]}`` or plain facts; use join_values() for a fact with several values. ``actor``
+    None is the portal itself. ``at`` is when the change takes effect, where that must be exact (default: now). Raises
+    ValueError if the name of a secret occurs in ``changes``.
     """
     event = _event(action, target, actor, changes, outcome, actor_name, at)
     event.save(force_insert=True)
@@ -70,9 +70,8 @@ def record_many(
     actor: User | None,
     at: datetime | None = None,
 ) -> None:
-    """The same action on many targets, each with its changes, in few statements; as record() otherwise."""
-    done = AuditEvent.Outcome.DONE
-    events = [_event(action, target, actor, changes, done, "", at) for target, changes in targets]
+    """Record the same action on many targets, each with its changes, in few statements."""
+    events = [_event(action, target, actor, changes, AuditEvent.Outcome.DONE, "", at) for target, changes in targets]
     AuditEvent.objects.bulk_create(events, batch_size=500)
 
 
@@ -85,10 +84,12 @@ def _event(
     actor_name: str,
     at: datetime | None,
 ) -> AuditEvent:
-    if _NEVER & (changes or {}).keys():
+    if _FORBIDDEN & (changes or {}).keys():
         raise ValueError("A secret's name turned up in an audit record; record that it changed, not what it is.")
-    came_from = origin.get()
-    subject = target if isinstance(target, Subject) else _subject(target)
+    request = origin.get()
+    subject = target
+    if isinstance(subject, models.Model):
+        subject = Subject(type(target).__name__, str(subject.pk or ""), str(target))
     return AuditEvent(
         action=action,
         outcome=outcome,
@@ -100,20 +101,16 @@ def _event(
         target_name=subject.name[:320],
         changes=changes or {},
         owner_id=getattr(target, "owner_id", None),
-        request_id=came_from.request_id,
-        address=came_from.address,
+        request_id=request.request_id,
+        address=request.address,
         **({"at": at} if at else {}),
     )
 
 
-def _subject(target: models.Model) -> Subject:
-    return Subject(type(target).__name__, str(target.pk or ""), str(target))
-
-
 def recorded_name(actor: User | None) -> str:
-    """How somebody stands in records that outlive them. None is the portal itself.
+    """The name of an actor in records that outlive the account: name and sign-in name. None is the portal itself.
 
-    Name and sign-in name; where both do not fit, the sign-in name stays whole, as it alone is unique.
+    If both do not fit, the name is cut, because only the sign-in name is unique.
     """
     if actor is None:
         return "Portal"
@@ -122,7 +119,7 @@ def recorded_name(actor: User | None) -> str:
 
 
 def changed_fields(target: models.Model, values: dict[str, Any]) -> dict[str, list[Any]]:
-    """What setting ``values`` on ``target`` would change: {field: [before, after]} as plain text."""
+    """What setting ``values`` on ``target`` would change: {field: [before, after]}, for ``changes``."""
     return {
         name: [_plain(getattr(target, name)), _plain(value)]
         for name, value in values.items()
@@ -131,7 +128,7 @@ def changed_fields(target: models.Model, values: dict[str, Any]) -> dict[str, li
 
 
 def join_values(values: Iterable[object]) -> str:
-    """Several values as one fact: a list of two would read as "from the first to the second"."""
+    """Several values as one fact: a list of two would be read as [before, after]."""
     return ", ".join(map(str, values))
 
 

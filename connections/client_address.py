@@ -1,4 +1,4 @@
-"""The address a request comes from, behind however many trusted proxies."""
+"""The client address of a request, behind any number of trusted proxies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from django.http import HttpRequest
 
 
 def client_address(request: HttpRequest) -> str | None:
-    """The client's address; behind TRUSTED_PROXIES proxies, the entry the outermost of them wrote. None: not known."""
+    """The client's address: behind TRUSTED_PROXIES proxies, the entry that the outermost one added. None: unknown."""
     hops: list[str] = [hop.strip() for hop in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",") if hop.strip()]
     trusted: int = settings.TRUSTED_PROXIES
     if trusted and len(hops) >= trusted:
@@ -18,7 +18,7 @@ def client_address(request: HttpRequest) -> str | None:
 
 
 def _address(text: str) -> str | None:
-    """An address without the port that some proxies write behind it; None if it is no address at all."""
+    """The address without the port that some proxies append; None if it is invalid."""
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:

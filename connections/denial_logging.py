@@ -1,4 +1,4 @@
-"""From a refused request to a record of it: who, what they tried, and on what."""
+"""Recording a refused request: who tried what on which object."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from connections.services.audit import denials
 
 logger = structlog.get_logger(__name__)
 
-# What the first part of a path, below /api/v1/ too, is about.
+# The model behind the first part of a path, also below /api/v1/.
 _NOUNS = {
     "alerts": "AlertChannel",
     "api-keys": "ApiKey",
@@ -32,16 +32,18 @@ _NOUNS = {
 
 
 def record(request: HttpRequest, error: NotAllowed) -> None:
-    """Record the denial; a database that cannot be written to must not hide the answer."""
+    """Record the denial. A database error is only logged, so that the user still gets the 403 response."""
     key = getattr(request, "auth", None)
     actor = key.owner if isinstance(key, ApiKey) else getattr(request, "user", None)
     if not isinstance(actor, User):
         return
+    match = request.resolver_match
+    name = (match.view_name if match else "").replace("_", " ").replace(":", " ").replace("-", " ")
     target_type, target_id = _target(request.path_info)
     try:
         denials.record_denial(
             actor,
-            tried=f"{request.method} {_name(request)}"[:100],
+            tried=f"{request.method} {name or 'page'}"[:100],
             target_type=target_type,
             target_id=target_id,
             why=error.cause,
@@ -52,13 +54,8 @@ def record(request: HttpRequest, error: NotAllowed) -> None:
         logger.exception("a denial could not be recorded")
 
 
-def _name(request: HttpRequest) -> str:
-    match = request.resolver_match
-    return (match.view_name if match else "").replace("_", " ").replace(":", " ").replace("-", " ") or "page"
-
-
 def _target(path: str) -> tuple[str, str]:
-    """The object a path is about: "/connections/7/edit/" → Connection 7. A page about nothing in particular: Portal."""
+    """Type and id of the object of a path: "/connections/7/edit/" → Connection 7; the Portal if it has none."""
     parts = [part for part in path.split("/") if part]
     if parts[:1] == ["api"]:
         parts = parts[2:]

@@ -1,6 +1,6 @@
-"""Pages by key: what lists of the web pages and of the API share. Never by OFFSET, so that no page costs more than another.
+"""Keyset pagination for pages and API: no OFFSET, so the last page costs no more than the first.
 
-A key is the values of the order's columns in the last row that was seen, as opaque text.
+A key contains the values of the order's columns in the last row shown, as opaque text.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import binascii
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import reduce
 from typing import Any, TypeVar
 
 from django.core.exceptions import ValidationError
@@ -22,11 +23,11 @@ M = TypeVar("M", bound=models.Model)
 def page_rows(
     queryset: QuerySet[M], order: Sequence[str], size: int, *, key: list[Any] | None = None, backwards: bool = False
 ) -> list[M]:
-    """One row more than a page, in the direction of reading.
+    """The rows of a page in reading direction, and one more if there is a next page.
 
     ``order`` names columns that are never null, descending ones with a leading "-"; the last one must be unique.
     """
-    directed = [_reversed(name) for name in order] if backwards else list(order)
+    directed = [name[1:] if name.startswith("-") else f"-{name}" for name in order] if backwards else list(order)
     if key is not None:
         queryset = queryset.filter(_beyond(directed, key))
     return list(queryset.order_by(*directed)[: size + 1])
@@ -34,19 +35,19 @@ def page_rows(
 
 def encode(item: models.Model, order: Sequence[str]) -> str:
     """The key of a row."""
-    key = [str(_value(item, name.removeprefix("-"))) for name in order]
+    key = [str(reduce(getattr, name.removeprefix("-").split("__"), item)) for name in order]
     return base64.urlsafe_b64encode(json.dumps(key, ensure_ascii=False).encode()).decode().rstrip("=")
 
 
 def decode(text: str, model: type[models.Model], order: Sequence[str]) -> list[Any] | None:
-    """The values of a key; None if it makes no sense in this order."""
+    """The values of a key; None if it is invalid for this order."""
     if not text:
         return None
     try:
         key = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
         if not isinstance(key, list) or len(key) != len(order) or any("\x00" in part for part in key):
             return None
-        "".join(key).encode()  # half a surrogate pair is no text that a database takes
+        "".join(key).encode()  # raises for half a surrogate pair, which no database accepts
         return [_read(_column(model, name.removeprefix("-")), part) for name, part in zip(order, key, strict=True)]
     except (ValueError, TypeError, OverflowError, RecursionError, binascii.Error, ValidationError):
         return None
@@ -58,7 +59,7 @@ def _read(column: models.Field[Any, Any], part: str) -> Any:
     moment = datetime.fromisoformat(part)
     if moment.tzinfo is None:
         raise ValueError("A key's moment has its time zone.")
-    return moment.astimezone(UTC)  # one that lies outside of the calendar in UTC overflows here, not in a query
+    return moment.astimezone(UTC)  # overflows here, and not in a query, if it is out of range in UTC
 
 
 def _beyond(directed: Sequence[str], key: Sequence[Any]) -> Q:
@@ -70,17 +71,6 @@ def _beyond(directed: Sequence[str], key: Sequence[Any]) -> Q:
         condition |= equal & Q(**{f"{column}__{lookup}": value})
         equal &= Q(**{column: value})
     return condition
-
-
-def _reversed(name: str) -> str:
-    return name[1:] if name.startswith("-") else f"-{name}"
-
-
-def _value(item: models.Model, path: str) -> Any:
-    found: Any = item
-    for part in path.split("__"):
-        found = getattr(found, part)
-    return found
 
 
 def _column(model: type[models.Model], path: str) -> models.Field[Any, Any]:

@@ -1,4 +1,4 @@
-"""Taking the database's guards of the audit trail away, as its owner could: to tamper, and to empty test databases."""
+"""Disabling the triggers of the audit trail: to tamper with it, and to empty test databases."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TABLES = ("connections_auditevent", "connections_tokenfetch", "connections_audit
 
 @contextmanager
 def removed() -> Iterator[None]:
-    """Without guards inside, with them afterwards."""
+    """Run a block without the triggers."""
     on, off = (_on_postgresql if database.vendor == "postgresql" else _on_sqlite)()
     with database.cursor() as cursor:
         for statement in off:
@@ -28,11 +28,9 @@ def removed() -> Iterator[None]:
 
 def _on_postgresql() -> tuple[list[str], list[str]]:
     on, off = ([f"ALTER TABLE {table} {verb} TRIGGER USER" for table in TABLES] for verb in ("ENABLE", "DISABLE"))
-    # A table with checks that wait for the end of the transaction cannot be altered.
-    return ["SET CONSTRAINTS ALL IMMEDIATE", *on, "SET CONSTRAINTS ALL DEFERRED"], [
-        "SET CONSTRAINTS ALL IMMEDIATE",
-        *off,
-    ]
+    # A table with deferred constraint checks cannot be altered.
+    immediate = "SET CONSTRAINTS ALL IMMEDIATE"
+    return [immediate, *on, "SET CONSTRAINTS ALL DEFERRED"], [immediate, *off]
 
 
 def _on_sqlite() -> tuple[list[str], list[str]]:
@@ -43,12 +41,12 @@ def _on_sqlite() -> tuple[list[str], list[str]]:
 
 
 def let_flush_through() -> None:
-    """Have Django's flush, with which tests empty their database, take the guards away for that moment."""
+    """Let Django's flush, which empties a test database, run without the triggers."""
     operations: Any = type(database.ops)
     flush = operations.execute_sql_flush
 
-    def without_guards(self: Any, statements: list[str]) -> None:
+    def flush_without_triggers(self: Any, statements: list[str]) -> None:
         with removed():
             flush(self, statements)
 
-    operations.execute_sql_flush = without_guards
+    operations.execute_sql_flush = flush_without_triggers

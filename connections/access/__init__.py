@@ -1,5 +1,5 @@
-"""The whole permission policy: roles (who asks), querysets (what they see), permissions (what they may do).
+"""All access rules: roles (who the user is), querysets (what they see), permissions (what they may do).
 
-Pages, API and services ask here, and nothing else decides. Not visible means "does not exist" (404); visible but not
-allowed is NotAllowed (403).
+Pages, API and services ask here, and nothing else decides. An invisible object "does not exist" (404); a visible one
+that the user may not change is NotAllowed (403).
 """

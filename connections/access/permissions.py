@@ -1,4 +1,4 @@
-"""What one may do with what one sees."""
+"""What a user may do with what they see. One function per action; the name says which."""
 
 from __future__ import annotations
 
@@ -21,90 +21,76 @@ from connections.models import (
 from connections.models.audit import AuditAction
 
 
-def can_manage_registry(user: User) -> bool:
-    """Add, change and remove tenants, app registrations and credentials; grant consent."""
+def _is_admin(user: User) -> bool:
     return person(user).is_admin
 
 
-def can_read_registry(user: User) -> bool:
-    """Read details of tenants and app registrations (members read only names)."""
+def _oversees(user: User) -> bool:
     return person(user).oversees
 
 
-def can_read_audit(user: User) -> bool:
-    """Open the audit pages."""
-    return person(user).oversees
+# For IT admins only.
+can_manage_registry = _is_admin  # add, change and remove tenants, app registrations and credentials; grant consent
+can_manage_reviews = _is_admin  # start, schedule and cancel access reviews
+can_manage_alerts = _is_admin  # see all deliveries, and manage the organisation's alert channels
+can_change_policy = _is_admin
+can_connect_app_only = _is_admin  # create an app-only connection, which reaches the whole tenant
+can_limit_key = _is_admin  # set the rate limit of a key
+can_manage_service_accounts = _is_admin  # create, change and remove service accounts, and assign their roles
+can_manage_teams = _is_admin  # create teams and manage their members
+can_manage_people = _is_admin  # disable and enable accounts, and transfer what a person owns
+
+# For IT admins and auditors.
+can_read_registry = _oversees  # details of tenants and app registrations (members see only names)
+can_read_audit = _oversees
+can_read_reviews = _oversees
+can_read_policy = _oversees  # every rule and its violations (members see a summary)
+can_read_people = _oversees  # who has an account, what they own, and who has left
 
 
 def can_export_audit(user: User) -> bool:
-    """Take records away as a file, and have the trail verified."""
+    """Export audit records and have the trail verified."""
     return person(user).is_auditor
 
 
-def can_manage_reviews(user: User) -> bool:
-    """Start, plan and cancel access reviews."""
-    return person(user).is_admin
-
-
-def can_read_reviews(user: User) -> bool:
-    """Read and export the report of an access review."""
-    return person(user).oversees
-
-
-def can_manage_alerts(user: User) -> bool:
-    """See what was delivered to whom, and manage the organisation's alert channels."""
-    return person(user).is_admin
-
-
-def can_change_policy(user: User) -> bool:
-    """Make the rules of the organisation and of app registrations."""
-    return person(user).is_admin
-
-
-def can_read_policy(user: User) -> bool:
-    """Read every rule and what breaks it; members read a summary."""
-    return person(user).oversees
-
-
 def can_decide_approvals(user: User) -> bool:
-    """Approve or decline what others ask: a person must, as a service account does what its maker wants."""
+    """Approve or decline requests: only people, because a service account acts for whoever holds its key."""
     return person(user).is_admin and not user.is_service
 
 
 def can_decide(user: User, approval: Approval) -> bool:
-    """Answer this request: an IT admin who has no part in it.
+    """Decide this request: an IT admin who is not involved in it.
 
-    Whoever asked has, also if another has asked anew since, and whoever owns the connection, or did when it was asked.
-    For a service account that asked or owns it this holds of whoever is responsible for it, has had the secret of a key
-    of it, or has changed the account since.
+    Involved are the requester, anybody who requested approval for the connection before, its owner, and who owned it when
+    it was requested. If a service account is the requester or the owner: also the person responsible for it, anybody who
+    issued or rotated one of its keys, and anybody who has changed the account since.
     """
     if not can_decide_approvals(user):
         return False
-    asked, connection = approval.requested_by, approval.connection
-    if asked is not None and _stands_for(user, asked, approval):
+    requester, connection = approval.requested_by, approval.connection
+    if requester is not None and _may_act_as(user, requester, approval):
         return False
     if connection is None:
         return True
-    if _stands_for(user, connection.owner, approval) or connection.approvals.filter(requested_by=user).exists():
+    if _may_act_as(user, connection.owner, approval) or connection.approvals.filter(requested_by=user).exists():
         return False
     return not connection.hand_overs.filter(from_owner=user, at__gte=approval.requested_at).exists()
 
 
-def _stands_for(user: User, account: User, approval: Approval) -> bool:
-    """Whether it is this person's own account, or a service account that they answer for or may have used."""
-    return user in (account, account.contact) or (account.is_service and _acts_as(user, account, approval))
-
-
-def _acts_as(user: User, account: User, approval: Approval) -> bool:
-    """Whether a service account may have asked in this person's place."""
-    done = AuditEvent.objects.filter(actor=user)
-    held = Q(action__in=(AuditAction.API_KEY_ISSUED, AuditAction.API_KEY_ROTATED), owner_id=account.pk)
+def _may_act_as(user: User, account: User, approval: Approval) -> bool:
+    """Whether the account is the user's own, or a service account that they are responsible for or may have used."""
+    if user in (account, account.contact):
+        return True
+    if not account.is_service:
+        return False
+    had_secret = Q(action__in=(AuditAction.API_KEY_ISSUED, AuditAction.API_KEY_ROTATED), owner_id=account.pk)
     changed = Q(target_type="User", target_id=str(account.pk), action=AuditAction.SERVICE_ACCOUNT_CHANGED)
-    return done.filter(held | changed & Q(at__gte=approval.requested_at)).exists()
+    events = AuditEvent.objects.filter(actor=user)
+    return events.filter(had_secret | changed & Q(at__gte=approval.requested_at)).exists()
 
 
 def can_withdraw_approval(user: User, approval: Approval) -> bool:
-    """Take a request back: who owns the connection, or who asked, as long as its wishes are theirs to change."""
+    """The connection's owner, or the requester as long as they may still change the connection's permissions."""
     connection = approval.connection
     if connection is None or connection.owner_id == user.pk:
         return connection is not None or approval.requested_by_id == user.pk
@@ -112,27 +98,21 @@ def can_withdraw_approval(user: User, approval: Approval) -> bool:
 
 
 def can_connect(user: User) -> bool:
-    """Start a connection of one's own. Auditors only look."""
+    """Create connections. Auditors only read."""
     return not person(user).is_auditor or person(user).is_admin
 
 
-def can_connect_app_only(user: User) -> bool:
-    """Create an app-only connection: it reaches the whole tenant, so it takes an IT admin."""
-    return person(user).is_admin
-
-
 def can_register_mailbox(user: User) -> bool:
-    """Register a shared mailbox address."""
     return can_connect(user)
 
 
 def can_change_mailbox(user: User, mailbox: SharedMailbox) -> bool:
-    """Correct or remove a registered mailbox: an IT admin, or whoever registered it."""
+    """Change or remove a registered mailbox: an IT admin, or the person who registered it."""
     return person(user).is_admin or (mailbox.created_by_id == user.pk and can_register_mailbox(user))
 
 
 def manages(user: User, connection: Connection) -> bool:
-    """Whether it is this person's own, or shared with them to manage."""
+    """Whether the connection is the user's own, or shared with them to manage."""
     if connection.owner_id == user.pk:
         return True
     return shares_with(user).filter(connection=connection, level=Share.Level.MANAGE).exists()
@@ -146,17 +126,16 @@ def can_reconnect(user: User, connection: Connection) -> bool:
 
 
 def can_ask_consent(user: User, connection: Connection) -> bool:
-    """Ask the IT admins that what the connection needs is granted: whoever may sign in for it."""
+    """Request admin consent for what the connection needs: anybody who may sign in for it."""
     return can_reconnect(user, connection)
 
 
 def can_withdraw_consent_request(user: User, request: ConsentRequest) -> bool:
-    """Take a consent request back: only who asked."""
     return request.requester_id == user.pk
 
 
 def can_check(user: User, connection: Connection) -> bool:
-    """Ask Microsoft now whether the connection is alive."""
+    """Test the connection at Microsoft now."""
     return person(user).is_admin or manages(user, connection)
 
 
@@ -166,92 +145,64 @@ def can_share(user: User, connection: Connection) -> bool:
 
 
 def can_fetch_token(user: User, connection: Connection) -> bool:
-    """Get an access token of the connection: owner and those it is shared with. Being an IT admin is not enough."""
-    if connection.owner_id == user.pk:
-        return True
-    return shares_with(user).filter(connection=connection).exists()
+    """Request an access token: the owner and those it is shared with. Being an IT admin is not enough."""
+    return connection.owner_id == user.pk or shares_with(user).filter(connection=connection).exists()
 
 
 def can_issue_key(user: User, owner: User) -> bool:
-    """Make or rotate an API key: people for themselves, IT admins for service accounts."""
+    """Issue or rotate an API key: people for themselves, IT admins for service accounts."""
     return person(user).is_admin if owner.is_service else owner.pk == user.pk
 
 
 def can_revoke_key(user: User, key: ApiKey) -> bool:
-    """Make an API key worthless: its owner, whoever is responsible for the service account, or an IT admin."""
+    """Revoke an API key: its owner, the person responsible for the service account, or an IT admin."""
     return user.pk in (key.owner_id, key.owner.responsible_id) or person(user).is_admin
 
 
-def can_limit_key(user: User) -> bool:
-    """Say how often a key may be used in a minute."""
-    return person(user).is_admin
-
-
 def scopes_for(owner: User) -> list[str]:
-    """What keys of this owner may be for; a scope alone allows nothing that its owner may not do."""
+    """The scopes that keys of this owner may have; a scope never allows more than its owner may do."""
     role = person(owner)
-    found = [ApiKey.Scope.TOKEN_READ, ApiKey.Scope.CONNECTIONS_READ, ApiKey.Scope.CONNECTIONS_WRITE]
+    scopes = [ApiKey.Scope.TOKEN_READ, ApiKey.Scope.CONNECTIONS_READ, ApiKey.Scope.CONNECTIONS_WRITE]
     if role.is_admin:
-        found += [ApiKey.Scope.ADMIN_READ, ApiKey.Scope.ADMIN_WRITE]
+        scopes += [ApiKey.Scope.ADMIN_READ, ApiKey.Scope.ADMIN_WRITE]
     if role.oversees:
-        found.append(ApiKey.Scope.AUDIT_READ)
-    return [str(scope) for scope in found]
-
-
-def can_manage_service_accounts(user: User) -> bool:
-    """Make, change and remove service accounts, and give them roles."""
-    return person(user).is_admin
-
-
-def can_manage_teams(user: User) -> bool:
-    """Make teams, and say who is in them."""
-    return person(user).is_admin
-
-
-def can_read_people(user: User) -> bool:
-    """Open the pages about people: who they are, what they own, and who has left."""
-    return person(user).oversees
-
-
-def can_manage_people(user: User) -> bool:
-    """Disable and enable accounts, and hand over what somebody owns."""
-    return person(user).is_admin
+        scopes.append(ApiKey.Scope.AUDIT_READ)
+    return [str(scope) for scope in scopes]
 
 
 def can_disable_person(user: User, other: User) -> bool:
-    """Disable or enable this account: an IT admin, but never one's own, and an operator's only as an operator."""
+    """Disable or enable an account: an IT admin, but not their own account, and a superuser's only as a superuser."""
     return person(user).is_admin and user.pk != other.pk and (user.is_superuser or not other.is_superuser)
 
 
 def can_disable(user: User, connection: Connection) -> bool:
-    """Disable or delete."""
+    """Disable or delete the connection."""
     return connection.owner_id == user.pk or person(user).is_admin
 
 
 def can_keep_disabled(user: User, connection: Connection) -> bool:
-    """Take from its owner that they may enable what they, or the policy, have switched off."""
-    is_open = connection.status == Connection.Status.DISABLED and not connection.disabled_by_admin
-    return is_open and person(user).is_admin and connection.owner_id != user.pk
+    """Turn a disabled connection into one disabled by an admin, so that its owner cannot enable it."""
+    owner_can_enable = connection.status == Connection.Status.DISABLED and not connection.disabled_by_admin
+    return owner_can_enable and person(user).is_admin and connection.owner_id != user.pk
 
 
 def can_use_again(user: User, connection: Connection) -> bool:
-    """Bring a disabled connection back; what an IT admin has switched off, only an IT admin switches on."""
-    switched_off_by_admin = connection.status == Connection.Status.DISABLED and connection.disabled_by_admin
-    return person(user).is_admin or not switched_off_by_admin
+    """Enable the connection in any way; if an IT admin has disabled it, only an IT admin may."""
+    disabled_by_admin = connection.status == Connection.Status.DISABLED and connection.disabled_by_admin
+    return person(user).is_admin or not disabled_by_admin
 
 
 def can_enable(user: User, connection: Connection) -> bool:
-    """Enable a disabled connection."""
     return can_disable(user, connection) and can_use_again(user, connection)
 
 
 def can_hand_over(user: User, connection: Connection) -> bool:
-    """Give the connection to another owner."""
+    """Transfer the ownership of the connection."""
     return can_disable(user, connection) and can_use_again(user, connection)
 
 
 def allowed_actions(user: User, connection: Connection) -> dict[str, Any]:
-    """What the connection's page may offer this person."""
+    """What the connection's page offers this user."""
     return {
         "reconnect": can_reconnect(user, connection),
         "check": can_check(user, connection),

@@ -109,7 +109,7 @@ def export_audit_events(request: HttpRequest, wanted: Query[Filter]) -> Any:
     if http_methods.is_head_request(request):
         export.require_permission(key.owner)
     else:
-        text = export.export(events, None, form=export.Format.JSONL, asked=_given(wanted), actor=key.owner)
+        text = export.export(events, None, file_format=export.Format.JSONL, filters=_given(wanted), actor=key.owner)
     response = StreamingHttpResponse(text, content_type="application/x-ndjson")
     response["Content-Disposition"] = f'attachment; filename="audit-{timezone.now():%Y-%m-%d-%H%M%S}.jsonl"'
     response["Cache-Control"] = "no-store, private"

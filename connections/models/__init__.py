@@ -1,4 +1,4 @@
-"""The tables. One module per noun; import them from here."""
+"""The models; import them from here."""
 
 from connections.models.access_history import AccessPeriod
 from connections.models.accounts import User

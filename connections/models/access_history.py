@@ -1,4 +1,4 @@
-"""Who could use what, and from when to when: the memory behind the auditor's questions."""
+"""The access history: who could use what, and when."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from connections.models.sharing import Share
 
 
 class AccessPeriod(models.Model):
-    """One stretch of time in which one thing was true: an ownership, a share, a membership, an account without access.
+    """A period of ownership, of a share, of a membership, or in which an account was disabled.
 
-    It points to nothing: plain ids and frozen names, so that it outlives people, teams and connections. It counts from
-    ``started_at`` until just before ``ended_at`` or ``until``, whichever comes first. Written by services.access_history.
+    Ids and names instead of foreign keys, so that it outlives people, teams and connections. In force from ``started_at``
+    until just before ``ended_at`` or ``until``, whichever comes first. Written by services.sharing.history.
     """
 
     class Kind(models.TextChoices):
-        """What was true. ``DISABLED`` takes access away; everything else gives it or is a part of giving it."""
-
         OWNER = "owner", "Owner"
         PERSON = "person", "Shared with the person"
         TEAM = "team", "Shared with a team"
@@ -33,7 +31,7 @@ class AccessPeriod(models.Model):
     person_name = models.CharField(max_length=320, blank=True)  # "Name <sign-in name>", as in the audit trail
     team_id = models.BigIntegerField(null=True)
     team_name = models.CharField(max_length=120, blank=True)
-    share_id = models.BigIntegerField(null=True)  # several periods of one share are its changes of level and date
+    share_id = models.BigIntegerField(null=True)  # a share has a new period whenever its level or date changes
     level = models.CharField(max_length=6, choices=Share.Level, blank=True)
     started_at = models.DateTimeField()
     until = models.DateTimeField(null=True)  # the planned end of a share
@@ -77,6 +75,5 @@ class AccessPeriod(models.Model):
 
     @property
     def end(self) -> datetime | None:
-        """When it stopped counting, or will; None while nothing says so."""
-        known = [moment for moment in (self.until, self.ended_at) if moment is not None]
-        return min(known) if known else None
+        """When it ended, or is planned to; None if it is open-ended."""
+        return min((moment for moment in (self.until, self.ended_at) if moment is not None), default=None)

@@ -13,34 +13,30 @@ AUDITORS = "Auditors"
 
 
 class User(AbstractUser):
-    """A person, who signs in with Microsoft or with a local password; or a service account, which never signs in."""
+    """A person, who signs in with Microsoft or a local password, or a service account, which never signs in."""
 
     class Kind(models.TextChoices):
-        """Who acts: somebody, or something."""
-
         PERSON = "person", "Person"
         SERVICE = "service", "Service account"
 
     class Left(models.TextChoices):
-        """How the portal knows that somebody has left."""
-
         DISABLED = "disabled", "Disabled in this portal"
         REFUSED = "refused", "Microsoft refuses the account"
         DIRECTORY = "directory", "Disabled or deleted in the directory"
 
-    # Since when the person counts as having left, and how that is known; both end with the next sign-in.
+    # Since when the person has left, and how the portal found out; cleared by the next sign-in.
     left_at = models.DateTimeField(null=True, blank=True, editable=False)
     left_how = models.CharField(max_length=10, choices=Left, blank=True, editable=False)
     left_cause = models.TextField(blank=True, editable=False)  # one sentence for people
-    # Sessions begun before are over; read by the session's hash.
+    # Sessions started before then are invalid; see _get_session_auth_hash().
     signed_out_at = models.DateTimeField(null=True, blank=True, editable=False)
-    # Names of the roles that came from Entra groups at the last sign-in that named them; null: never noted.
+    # Roles assigned by Entra groups at the last sign-in that listed the groups; null: there was none.
     roles_by_group = models.JSONField(null=True, blank=True, editable=False)
-    # Last sign-in at which Microsoft left the groups out because there are too many; null: they were named.
+    # Last sign-in at which Microsoft omitted the groups because there are too many; null: they were listed.
     groups_left_out_at = models.DateTimeField(null=True, blank=True, editable=False)
 
     kind = models.CharField(max_length=10, choices=Kind, default=Kind.PERSON, editable=False)
-    # Of a service account: what it is for, and the person who is asked about it and told when its keys end.
+    # Of a service account: its purpose, and the person responsible, who is also warned before its keys expire.
     purpose = models.TextField(blank=True, editable=False)
     responsible = models.ForeignKey(
         "self", models.SET_NULL, null=True, blank=True, related_name="service_accounts", editable=False
@@ -49,7 +45,7 @@ class User(AbstractUser):
     class Meta(AbstractUser.Meta):
         indexes = (models.Index(fields=("left_at",), condition=Q(left_at__isnull=False), name="person_left"),)
         constraints = (
-            # It cannot sign in: no password, no way into Django's admin site.
+            # No usable password, no access to Django's admin site.
             models.CheckConstraint(
                 condition=~Q(kind="service") | Q(password__startswith="!", is_superuser=False, is_staff=False),  # noqa: S106
                 name="service_account_cannot_sign_in",
@@ -64,19 +60,17 @@ class User(AbstractUser):
 
     @property
     def is_service(self) -> bool:
-        """Whether this is a service account."""
         return self.kind == self.Kind.SERVICE
 
     @property
     def contact(self) -> User | None:
-        """The person to tell: oneself; of a service account the one responsible for it."""
+        """The person to notify: for a service account the one responsible for it."""
         return self.responsible if self.is_service else self
 
     def _get_session_auth_hash(self, secret: str | bytes | None = None) -> str:
-        """Django compares this with the session at every request: a later ``signed_out_at`` ends them all."""
-        before: str = super()._get_session_auth_hash(secret=secret)  # type: ignore[misc]
+        """Django compares it with the session's at every request, so a new ``signed_out_at`` ends all sessions."""
+        base: str = super()._get_session_auth_hash(secret=secret)  # type: ignore[misc]
         if self.signed_out_at is None:
-            return before
-        return salted_hmac(
-            "signed-out", f"{before}{self.signed_out_at.isoformat()}", secret=secret, algorithm="sha256"
-        ).hexdigest()
+            return base
+        value = f"{base}{self.signed_out_at.isoformat()}"
+        return salted_hmac("signed-out", value, secret=secret, algorithm="sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Who is told what: channels, personal choices, and the outbox that loses nothing."""
+"""Alert channels, personal preferences, and the outbox of alerts."""
 
 from __future__ import annotations
 
@@ -12,18 +12,15 @@ from connections.models.incidents import Incident
 
 
 class AlertChannel(models.Model):
-    """A webhook or chat that gets every alert of the organisation."""
+    """A webhook or chat that receives every alert of the organisation."""
 
     class Kind(models.TextChoices):
-        """How the alert is dressed."""
-
         WEBHOOK = "webhook", "Signed webhook (Standard Webhooks)"
         CHAT = "chat", "Chat webhook (adaptive card, Teams)"
 
     name = models.CharField(max_length=120, unique=True)
     kind = models.CharField(max_length=10, choices=Kind)
-    # Encrypted: chat webhook addresses are secrets by themselves.
-    url = SecretField()
+    url = SecretField()  # a chat webhook's address is itself a secret
     host = models.CharField(max_length=253)  # shown instead of the address
     signing_secret = SecretField()  # webhooks only; shown once
     created_at = models.DateTimeField(auto_now_add=True)
@@ -38,7 +35,7 @@ class AlertChannel(models.Model):
 
 
 class AlertChoice(models.Model):
-    """What one person wants by e-mail. Nobody has a row until they change something."""
+    """A person's e-mail preferences; without a row the defaults apply."""
 
     user = models.OneToOneField(settings.AUTH_USER_MODEL, models.CASCADE, related_name="alert_choice")
     own_incidents = models.BooleanField("what I must mend", default=True)
@@ -47,7 +44,7 @@ class AlertChoice(models.Model):
     # IT admins only.
     organisation_incidents = models.BooleanField("incidents of the organisation", default=True)
     expiry_warnings = models.BooleanField("secrets and certificates that expire soon", default=True)
-    # Requests, reviews and what became of them: services.alerts.notify.
+    # Requests and reviews, and their outcome.
     messages = models.BooleanField("what I am asked to decide, and answers to what I asked", default=True)
 
     def __str__(self) -> str:
@@ -55,11 +52,9 @@ class AlertChoice(models.Model):
 
 
 class Delivery(models.Model):
-    """One alert to one recipient, in the outbox until it is delivered or given up."""
+    """An alert to one recipient, in the outbox until it is delivered or given up."""
 
     class Event(models.TextChoices):
-        """What the alert is about."""
-
         OPENED = "opened", "Incident opened"
         REMINDER = "reminder", "Reminder"
         HEALED = "healed", "Incident healed"
@@ -67,16 +62,18 @@ class Delivery(models.Model):
         MESSAGE = "message", "Question or answer"
         TEST = "test", "Test"
 
-    # The same alert to the same recipient exists once; for example "incident:7:opened:bob@example.org".
+    # Prevents duplicates; for example "incident:7:opened:bob@example.org".
     key = models.CharField(max_length=420, unique=True)
     event = models.CharField(max_length=10, choices=Event)
     incident = models.ForeignKey(Incident, models.CASCADE, null=True, related_name="deliveries")
     credential = models.ForeignKey(AppCredential, models.CASCADE, null=True, related_name="+")
-    subject = models.CharField(max_length=200, blank=True)  # of a message; alerts are named by what they are about
+    subject = models.CharField(
+        max_length=200, blank=True
+    )  # of a message; other alerts derive theirs from incident or credential
     # Exactly one recipient: an e-mail address, or a channel.
     email = models.EmailField(max_length=320, blank=True)
     channel = models.ForeignKey(AlertChannel, models.CASCADE, null=True, related_name="deliveries")
-    payload = models.JSONField(default=dict)  # frozen facts for templates; never a secret
+    payload = models.JSONField(default=dict)  # facts for the templates as of creation; never a secret
     created_at = models.DateTimeField()
     attempts = models.PositiveIntegerField(default=0)
     next_attempt_at = models.DateTimeField(null=True)  # null: delivered or given up

@@ -1,4 +1,4 @@
-"""API keys: the credentials of automations, and what they fetched."""
+"""API keys of automations, and the tokens they requested."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from connections.models.connections import Connection
 
 
 class ApiKey(models.Model):
-    """The credential of an automation. It acts as its owner, within its scopes; only a digest of it is stored."""
+    """The credential of an automation. It acts as its owner, within its scopes. Only a digest is stored."""
 
     class Scope(models.TextChoices):
-        """What a key may be used for."""
-
         TOKEN_READ = "token:read", "Fetch access tokens"
         CONNECTIONS_READ = "connections:read", "List connections and read their state"
         CONNECTIONS_WRITE = "connections:write", "Make, change, share and remove connections"
@@ -27,28 +25,28 @@ class ApiKey(models.Model):
 
     name = models.CharField(max_length=120)
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="api_keys")
-    prefix = models.CharField(max_length=16, unique=True)  # finds the row; shown in lists
+    prefix = models.CharField(max_length=16, unique=True)  # identifies the key; shown in lists
     digest = models.CharField(max_length=64)  # SHA-256 of the whole key, hex; the key itself has 190 random bits
     scopes = models.JSONField(default=list)
-    # Whether the key reaches the chosen connections alone. A flag of its own: the last of them may be removed, and
-    # then the key reaches nothing, not everything.
+    # Whether the key is limited to ``connections``. Not derived from them: when the last one is deleted, the key must
+    # reach nothing, not everything.
     only_chosen = models.BooleanField(default=False)
     connections = models.ManyToManyField(Connection, blank=True, related_name="api_keys")
-    networks = models.JSONField(default=list, blank=True)  # CIDR texts; none means from anywhere
-    # Calls in a minute, where an IT admin has set them for this key; null means API_RATE_LIMIT, 0 any number.
+    networks = models.JSONField(default=list, blank=True)  # in CIDR notation; empty: any address
+    # Calls per minute, set by an IT admin; null: API_RATE_LIMIT, 0: no limit.
     rate_limit = models.PositiveIntegerField(null=True, blank=True)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
     last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
     last_used_from = models.GenericIPAddressField(null=True, blank=True, editable=False)
-    # The secret before the last rotation: it goes on working until ``previous_until``, and only if that is set.
+    # The secret before the last rotation; it works until ``previous_until``, and only if that is set.
     previous_prefix = models.CharField(max_length=16, unique=True, null=True, blank=True, editable=False)
     previous_digest = models.CharField(max_length=64, blank=True, editable=False)
     previous_until = models.DateTimeField(null=True, blank=True, editable=False)
     previous_used_at = models.DateTimeField(null=True, blank=True, editable=False)
     rotated_at = models.DateTimeField(null=True, blank=True, editable=False)
-    # The smallest number of days before its end that its owner has been warned of.
+    # The smallest number of days before expiry that its owner was warned of.
     warned_days = models.PositiveSmallIntegerField(null=True, blank=True, editable=False)
 
     class Meta:
@@ -60,28 +58,27 @@ class ApiKey(models.Model):
         return self.name
 
     def is_valid(self, now: datetime | None = None) -> bool:
-        """Whether it is neither revoked nor expired at ``now``."""
-        moment = now or timezone.now()
-        return self.revoked_at is None and (self.expires_at is None or self.expires_at > moment)
+        """Whether it is neither revoked nor expired."""
+        return self.revoked_at is None and (self.expires_at is None or self.expires_at > (now or timezone.now()))
 
     @property
     def used_at(self) -> datetime | None:
-        """When it was last used, with whichever of its secrets."""
+        """When it was last used, with either of its secrets."""
         return max((used for used in (self.last_used_at, self.previous_used_at) if used), default=None)
 
     def takes_previous(self, now: datetime) -> bool:
-        """Whether the secret before the last rotation still works at ``now``."""
+        """Whether the secret before the last rotation still works."""
         return self.previous_until is not None and self.previous_until > now and self.is_valid(now)
 
 
 class TokenFetch(models.Model):
-    """How often one key fetched tokens of one connection from one address in one minute: an audit record with a count.
+    """How often a key requested tokens of a connection from an address within one minute.
 
-    When its minute is over it is sealed together with the audit events, and from then on it never changes.
+    After that minute it is sealed together with the audit events and never changes again.
     """
 
     key = models.ForeignKey(ApiKey, models.SET_NULL, null=True, related_name="fetches")
-    # The ids of key and connection for ever: these are sealed, as the references go when what they point to does.
+    # The original ids of key and connection, which are sealed; the foreign keys become NULL on deletion.
     key_ref = models.BigIntegerField(null=True, editable=False)
     key_name = models.CharField(max_length=120)
     owner_name = models.CharField(max_length=320)
@@ -96,7 +93,7 @@ class TokenFetch(models.Model):
     class Meta:
         ordering = ("-minute", "-pk")
         constraints = (
-            # What comes after the sealing, from a clock that is late, is counted in a row of its own.
+            # Requests recorded after the sealing, by a slow clock, are counted in a new row.
             models.UniqueConstraint(
                 fields=("key", "connection", "address", "minute"),
                 condition=Q(seal=None),

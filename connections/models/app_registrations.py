@@ -10,18 +10,14 @@ from connections.models.tenants import Tenant
 
 
 class AuthenticationType(models.TextChoices):
-    """The two ways a connection is authorised."""
-
     AUTHORIZATION_CODE = "authorization_code", "Delegated: a person signs in"
     CLIENT_CREDENTIALS = "client_credentials", "App-only: no person, the application itself"
 
 
 class AppRegistration(models.Model):
-    """An application (client) ID in Entra, what it may be used for, and whether Microsoft accepts it."""
+    """An app registration in Entra, what it may be used for, and whether Microsoft accepts its credentials."""
 
     class Audience(models.TextChoices):
-        """Microsoft's signInAudience, as far as it matters here."""
-
         SINGLE = "single", "Single tenant: accounts in this directory only"
         MULTI = "multi", "Multitenant: accounts in any directory"
 
@@ -31,23 +27,23 @@ class AppRegistration(models.Model):
     audience = models.CharField(max_length=10, choices=Audience, default=Audience.SINGLE)
     allows_delegated = models.BooleanField("delegated connections", default=True)
     allows_app_only = models.BooleanField("app-only connections", default=False)
-    # Keys of connections.microsoft.capabilities, ticked in advance on the Connect form.
+    # Keys of connections.microsoft.capabilities, preselected when connecting.
     default_capabilities = models.JSONField(default=list, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
 
-    # When Microsoft last accepted the credentials. Null: never, the registration is not "ready".
+    # When Microsoft last accepted the credentials; null: never.
     verified_at = models.DateTimeField(null=True, blank=True, editable=False)
-    # Since when Microsoft rejects the registration itself. Its connections wait; none of them is touched.
+    # Since when Microsoft rejects the registration itself. Its connections wait unchanged.
     rejected_at = models.DateTimeField(null=True, blank=True, editable=False)
     rejected_code = models.CharField(max_length=60, blank=True, editable=False)
     rejected_cause = models.TextField(blank=True, editable=False)
     rejected_action = models.TextField(blank=True, editable=False)
-    # Earliest next canary call while rejected. The sweep claims it by moving it forward.
+    # When to try again while rejected; the token scheduler claims it by moving it forward.
     canary_after = models.DateTimeField(null=True, blank=True, editable=False)
-    # Microsoft asked for patience (429, Retry-After) until then.
+    # Microsoft throttles it (429, Retry-After) until then.
     paused_until = models.DateTimeField(null=True, blank=True, editable=False)
-    # When its credentials are next looked up at Microsoft Graph; null: now. A worker claims it by moving it forward.
+    # When to read its credentials' expiry from Microsoft Graph; null: now. A worker claims it by moving it forward.
     read_expiries_after = models.DateTimeField(null=True, blank=True, editable=False)
 
     class Meta:
@@ -69,28 +65,22 @@ class AppRegistration(models.Model):
         return self.verified_at is not None and self.rejected_at is None
 
     def allows(self, authentication_type: str) -> bool:
-        """Whether connections of this authentication type may be made."""
         if authentication_type == AuthenticationType.CLIENT_CREDENTIALS:
             return self.allows_app_only
         return self.allows_delegated
 
 
 class AppCredentialQuerySet(models.QuerySet["AppCredential"]):
-    """Small questions about credentials."""
-
     def live(self) -> "AppCredentialQuerySet":
-        """Those that are tried, best first: accepted before rejected, then the newest."""
-        return self.filter(retired_at=None).order_by(
-            models.F("rejected_at").asc(nulls_first=True), "-created_at", "-pk"
-        )
+        """Those in use, in the order in which they are tried: accepted before rejected, then the newest."""
+        order = (models.F("rejected_at").asc(nulls_first=True), "-created_at", "-pk")
+        return self.filter(retired_at=None).order_by(*order)
 
 
 class AppCredential(models.Model):
-    """One client secret or certificate of an app registration. Several may be live; they are tried in order."""
+    """A client secret or certificate of an app registration. Several may be live; they are tried in order."""
 
     class Kind(models.TextChoices):
-        """How the application proves who it is."""
-
         SECRET = "secret", "Client secret"
         CERTIFICATE = "certificate", "Certificate"
 
@@ -100,16 +90,16 @@ class AppCredential(models.Model):
     secret = SecretField()
     private_key = SecretField()  # PEM, PKCS#8
     certificate = models.TextField(blank=True)  # PEM, public
-    # SHA-256 thumbprint of the certificate (hex, upper case), as Entra's portal shows it next to the SHA-1 one.
+    # SHA-256 thumbprint of the certificate, hex in upper case as in Entra's portal.
     thumbprint = models.CharField(max_length=64, blank=True)
-    # First three characters of a secret: Graph's passwordCredential.hint, to tell several secrets apart.
+    # First three characters of a secret, as Graph's passwordCredential.hint.
     hint = models.CharField(max_length=3, blank=True)
     expires_at = models.DateTimeField(null=True, blank=True)
-    # When Microsoft Graph confirmed the expiry date. Null: it is what somebody typed.
+    # When Microsoft Graph confirmed the expiry date; null: a person entered it.
     expiry_read_at = models.DateTimeField(null=True, blank=True, editable=False)
-    # Since when Entra's list of the application's credentials has lacked this one; Microsoft will reject it.
+    # Since when it is missing from the app registration in Entra; Microsoft will reject it.
     unlisted_at = models.DateTimeField(null=True, blank=True, editable=False)
-    # The smallest number of days before expiry that has been warned of (services.expiries).
+    # The smallest number of days before expiry that was warned of.
     warned_days = models.PositiveSmallIntegerField(null=True, blank=True, editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
@@ -134,5 +124,4 @@ class AppCredential(models.Model):
         return self.label or f"{self.get_kind_display()} {self.hint + '…' if self.hint else self.thumbprint[:8]}"
 
     def has_expired(self) -> bool:
-        """Whether the expiry date on record is over."""
         return self.expires_at is not None and self.expires_at <= timezone.now()

@@ -1,4 +1,4 @@
-"""The audit trail: events, denials that repeat, and the views people save."""
+"""The audit trail: events, repeated denials, and saved filters."""
 
 from __future__ import annotations
 
@@ -14,24 +14,41 @@ def _refuse() -> NoReturn:
     raise TypeError("The audit trail is append-only.")
 
 
-class AppendOnly(models.QuerySet[Any]):
-    """Rows that are written once. The database refuses the rest, too: see the migration audit_guards."""
+class AppendOnlyQuerySet(models.QuerySet[Any]):
+    """Rows that are only inserted; triggers enforce it, too (migration audit_guards).
+
+    Only services.operations.retention deletes old rows, past this class.
+    """
 
     def update(self, **values: Any) -> NoReturn:
-        """Refused."""
         _refuse()
 
     def bulk_update(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refused."""
         _refuse()
 
     def delete(self) -> NoReturn:
-        """Refused; old rows go through services.audit_retention alone."""
+        _refuse()
+
+
+class AppendOnly(models.Model):
+    """Base of rows that are only inserted."""
+
+    objects = AppendOnlyQuerySet.as_manager()
+
+    class Meta:
+        abstract = True
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if not self._state.adding:
+            _refuse()
+        super().save(*args, **kwargs)
+
+    def delete(self, *args: Any, **kwargs: Any) -> NoReturn:
         _refuse()
 
 
 class AuditAction(StrEnum):
-    """What an audit event can be about: ``noun.verb``. The strings are a contract with whoever reads the trail."""
+    """The actions of audit events, as ``noun.verb``. The strings must not change: filters and API clients rely on them."""
 
     ACCESS_DENIED = "access.denied"
     ACCESS_REVIEW_CANCELLED = "access_review.cancelled"
@@ -144,37 +161,33 @@ class AuditAction(StrEnum):
     TENANT_REMOVED = "tenant.removed"
 
 
-class AuditEvent(models.Model):
-    """Who did what to what. Append-only; names are frozen in, so it outlives what it points to."""
+class AuditEvent(AppendOnly):
+    """Who did what to which object. Append-only; it stores names, so it outlives what it refers to."""
 
     class Outcome(models.TextChoices):
-        """How the action ended."""
-
         DONE = "done", "Done"
         DENIED = "denied", "Denied"
         FAILED = "failed", "Failed"
 
     at = models.DateTimeField(default=timezone.now, editable=False)
-    action = models.CharField(max_length=60)  # noun.verb, for example connection.reconnected
+    action = models.CharField(max_length=60)  # an AuditAction
     outcome = models.CharField(max_length=10, choices=Outcome, default=Outcome.DONE)
-    # Null: the portal itself (sweep, demo seed) or somebody who has been deleted; actor_name tells which.
+    # Null: the portal itself, or a deleted account; actor_name says which.
     actor = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="audit_events", db_constraint=False
     )
-    # The actor's id for ever: this is what is sealed, as the one above goes when the person does.
+    # The actor's original id, which is sealed; the foreign key becomes NULL on deletion.
     actor_ref = models.BigIntegerField(null=True, editable=False)
     actor_name = models.CharField(max_length=320)
-    target_type = models.CharField(max_length=40)  # the model's glossary name, for example Connection
+    target_type = models.CharField(max_length=40)  # the model's name, for example Connection
     target_id = models.CharField(max_length=40, blank=True)
     target_name = models.CharField(max_length=320)
-    # What changed: {field: [before, after]} or facts worth keeping. Never a secret.
+    # {field: [before, after]} or other facts. Never a secret.
     changes = models.JSONField(default=dict)
-    # The owner of the target at that time; lets owners read the history of their own objects.
+    # The owner of the target at that time, who may read the event.
     owner_id = models.BigIntegerField(null=True)
     request_id = models.CharField(max_length=36, blank=True)
     address = models.GenericIPAddressField(null=True)
-
-    objects = AppendOnly.as_manager()
 
     class Meta:
         ordering = ("-pk",)
@@ -188,21 +201,11 @@ class AuditEvent(models.Model):
     def __str__(self) -> str:
         return f"{self.at:%Y-%m-%d %H:%M:%S} {self.actor_name} {self.action} {self.target_name}"
 
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        """Insert; an event that exists is never changed."""
-        if not self._state.adding:
-            _refuse()
-        super().save(*args, **kwargs)
-
-    def delete(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refused: the trail is append-only."""
-        _refuse()
-
 
 class RepeatedDenial(models.Model):
-    """How often the same thing was denied to the same person within a minute.
+    """How often the same action was denied to a person within a minute.
 
-    The first time is an event at once; what follows is counted here and becomes one more event when the minute is over.
+    The first denial is recorded as an event at once; the repeats are counted here and become one more event afterwards.
     """
 
     person = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
@@ -210,7 +213,7 @@ class RepeatedDenial(models.Model):
     target_type = models.CharField(max_length=40)
     target_id = models.CharField(max_length=40, blank=True)
     minute = models.DateTimeField()
-    event = models.BigIntegerField()  # the first one
+    event = models.BigIntegerField()  # id of the first denial's event
     count = models.PositiveIntegerField(default=1)
 
     class Meta:
@@ -225,7 +228,7 @@ class RepeatedDenial(models.Model):
 
 
 class AuditView(models.Model):
-    """A filter of the audit trail that somebody wants to open again. Each person has their own."""
+    """A saved filter of the audit trail, visible only to its person."""
 
     person = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="audit_views")
     name = models.CharField(max_length=120)

@@ -1,8 +1,6 @@
-"""What proves that the audit trail was not altered: seals, where they were published, and looks at the whole chain."""
+"""Protection of the audit trail: seals, their publication, and verifications."""
 
 from __future__ import annotations
-
-from typing import Any, NoReturn
 
 from django.conf import settings
 from django.db import models
@@ -10,28 +8,26 @@ from django.db import models
 from connections.models.audit import AppendOnly
 
 
-class AuditSeal(models.Model):
-    """A batch of events and token hand-outs, sealed; each seal holds the hash of the one before. docs/audit.md."""
+class AuditSeal(AppendOnly):
+    """The hash of a batch of events and token requests, chained to the previous seal. See docs/audit.md."""
 
     number = models.BigIntegerField(primary_key=True)  # 1, 2, 3 … without gaps
-    # Events with an id above the first and up to the second belong to this seal; together seals leave no id out.
+    # Ids of the events: above the first, up to the second. The ranges of all seals leave no gap.
     events_after = models.BigIntegerField()
     events_upto = models.BigIntegerField()
     events_count = models.PositiveIntegerField()
     events_hash = models.CharField(max_length=64)  # SHA-256 of the events' lines, hex
-    # Token hand-outs carry the number of their seal.
+    # Token requests store the number of their seal.
     fetches_count = models.PositiveIntegerField()
     fetches_hash = models.CharField(max_length=64)
-    # The times of the earliest and the latest of both.
+    # The earliest and the latest time in the batch.
     covers_from = models.DateTimeField()
     covers_until = models.DateTimeField()
-    summary = models.JSONField()  # {action: how many}; all that is left when retention has removed the rows
-    marks = models.BinaryField()  # a short digest of every row: tells which one is wrong when the hashes do not fit
+    summary = models.JSONField()  # {action: count}; remains after retention has deleted the rows
+    marks = models.BinaryField()  # a short digest of every row, to find the wrong one if the hash differs
     sealed_at = models.DateTimeField()
     previous_hash = models.CharField(max_length=64, unique=True)  # unique: two sealers cannot fork the chain
     hash = models.CharField(max_length=64, unique=True)
-
-    objects = AppendOnly.as_manager()
 
     class Meta:
         ordering = ("-number",)
@@ -40,26 +36,16 @@ class AuditSeal(models.Model):
     def __str__(self) -> str:
         return f"{self.number}:{self.hash}"
 
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        """Insert; a seal is never changed."""
-        if not self._state.adding:
-            raise TypeError("A seal is never changed.")
-        super().save(*args, **kwargs)
-
-    def delete(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refused."""
-        raise TypeError("A seal is never removed.")
-
 
 class AuditSealing(models.Model):
-    """One row: what the sealer knows between two looks, and the lock that keeps sealers apart."""
+    """A single row: the sealer's state between two runs, and the lock between concurrent sealers."""
 
-    # Ids up to here belong to transactions that have ended, so no event can appear among them any more.
+    # All transactions with ids up to here have ended, so no event can appear among them any more.
     final_upto = models.BigIntegerField(default=0)
-    # The next such id, and the transactions that were open when it was the newest (PostgreSQL's virtual ids).
+    # The next such id, and the transactions (PostgreSQL's virtual ids) that were open when it was the newest.
     pending_upto = models.BigIntegerField(null=True)
     pending_transactions = models.JSONField(default=list)
-    # On SQLite the one way to remove old rows; true only inside the transaction of services.audit_retention.
+    # On SQLite the triggers allow deletion while it is true; set only by services.operations.retention.
     retention_open = models.BooleanField(default=False)
 
     def __str__(self) -> str:
@@ -67,20 +53,18 @@ class AuditSealing(models.Model):
 
 
 class SealPublication(models.Model):
-    """How far the seals have been published at one place outside the database."""
+    """How far the seals have been published to one destination outside the database."""
 
     class Place(models.TextChoices):
-        """Where to."""
-
         FILE = "file", "File"
         WEBHOOK = "webhook", "Webhook"
         LOG = "log", "Log"
 
     place = models.CharField(max_length=10, choices=Place, primary_key=True)
-    upto = models.BigIntegerField(default=0)  # number of the last seal that certainly arrived
+    upto = models.BigIntegerField(default=0)  # number of the last seal that arrived
     published_at = models.DateTimeField(null=True)
-    attempts = models.PositiveIntegerField(default=0)  # failed ones since then
-    next_attempt_at = models.DateTimeField(null=True)  # also a lease while somebody is at it
+    attempts = models.PositiveIntegerField(default=0)  # failed attempts since then
+    next_attempt_at = models.DateTimeField(null=True)  # also the lease of the worker that publishes
     last_error = models.CharField(max_length=300, blank=True)
 
     def __str__(self) -> str:
@@ -88,11 +72,9 @@ class SealPublication(models.Model):
 
 
 class AuditVerification(models.Model):
-    """One look at the whole chain: asked for on a page or the console, carried out by a worker, resumed if it dies."""
+    """A verification of the whole chain, carried out by a worker and resumed if that dies."""
 
     class State(models.TextChoices):
-        """How far it is."""
-
         WAITING = "waiting", "Waiting"
         RUNNING = "running", "Running"
         INTACT = "intact", "Intact"
@@ -102,12 +84,12 @@ class AuditVerification(models.Model):
     asked_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     asked_by_name = models.CharField(max_length=320)
     asked_at = models.DateTimeField()
-    claimed_until = models.DateTimeField(null=True)  # a worker has it until then
+    claimed_until = models.DateTimeField(null=True)  # lease of the worker
     finished_at = models.DateTimeField(null=True)
-    upto = models.BigIntegerField(default=0)  # the newest seal when it began; 0: not begun
+    upto = models.BigIntegerField(default=0)  # the newest seal when it started; 0: not started
     head = models.CharField(max_length=64, blank=True)  # that seal's hash
-    checked = models.BigIntegerField(default=0)  # the last seal that was looked at
-    rows = models.BigIntegerField(default=0)  # events and token hand-outs that were looked at
+    checked = models.BigIntegerField(default=0)  # the last seal checked
+    rows = models.BigIntegerField(default=0)  # events and token requests checked
     unsealed = models.BigIntegerField(default=0)  # rows no seal covers yet
     findings = models.JSONField(default=list)  # [{seal, kind, what}], the first broken seal first
 

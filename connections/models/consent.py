@@ -1,4 +1,4 @@
-"""Requests that consent is granted, and the links on which an administrator of the directory grants it."""
+"""Requests for admin consent, and the links with which a directory's administrator grants it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ from connections.models.connections import Connection
 
 
 class ConsentLink(models.Model):
-    """One trip to Microsoft's admin consent page for an app registration in one directory, and its outcome.
+    """A link to Microsoft's admin consent page for an app registration in a directory, and its outcome.
 
-    Microsoft's callback proves nothing: it carries ``admin_consent=True`` on failure too, and its ``tenant``
-    can be forged (Microsoft: identity-platform/v2-admin-consent). ``granted`` is what it said; ``verified_at``
-    is set once a token shows the permissions.
+    Microsoft's callback proves nothing: it has ``admin_consent=True`` on failure too, and its ``tenant`` can be forged
+    (Microsoft: identity-platform/v2-admin-consent). State ``granted`` is what it said; ``verified_at`` is set once a
+    token contains the permissions.
     """
 
     class State(models.TextChoices):
-        """How far it got."""
-
         OPEN = "open", "Waiting for the administrator"
         GRANTED = "granted", "Granted, not yet seen in a token"
         VERIFIED = "verified", "Granted and verified"
@@ -29,12 +27,12 @@ class ConsentLink(models.Model):
         FAILED = "failed", "Failed at Microsoft"
 
     app_registration = models.ForeignKey(AppRegistration, models.CASCADE, related_name="consent_links")
-    # The directory asked: its id as used in Microsoft's URL (GUID, domain or "organizations").
+    # The directory as in Microsoft's URL: GUID, domain or "organizations".
     directory_id = models.CharField(max_length=253)
-    # Digest of the one-time state in the link; the state itself is only in the browser.
+    # Digest of the one-time OAuth state, which only the browser has.
     state_digest = models.CharField(max_length=64, unique=True)
     state = models.CharField(max_length=10, choices=State, default=State.OPEN)
-    scopes = models.TextField(blank=True)  # what was asked for, short names, space separated
+    scopes = models.TextField(blank=True)  # requested permissions, short names, space separated
     code = models.CharField(max_length=60, blank=True)
     cause = models.TextField(blank=True)
     action = models.TextField(blank=True)
@@ -54,15 +52,13 @@ class ConsentLink(models.Model):
 
 
 class ConsentRequest(models.Model):
-    """A person's request that an administrator grants what a connection needs, its state and its outcome.
+    """A person's request for the admin consent that a connection needs, and its outcome.
 
-    Requests for the same permissions of one application in one directory share a link. Names are frozen: the request
-    tells its story after people and connections are gone. ``verified`` comes from a token alone, never from a callback.
+    Requests for the same permissions of an app in a directory share a link. Names are stored, so that the request
+    outlives people and connections. State ``verified`` is set only after a token contains the permissions.
     """
 
     class State(models.TextChoices):
-        """How far it got."""
-
         ASKED = "asked", "Waits for an IT admin"
         APPROVED = "approved", "Approved, waits for the directory's administrator"
         GRANTED = "granted", "Granted, not yet seen in a token"
@@ -71,7 +67,7 @@ class ConsentRequest(models.Model):
         FAILED = "failed", "Failed at Microsoft"
         WITHDRAWN = "withdrawn", "Withdrawn"
 
-    # Ends of the story. A failed one can be approved anew, so it stays open.
+    # A failed request can be approved again, so it stays open.
     CLOSED = (State.VERIFIED, State.DECLINED, State.WITHDRAWN)
 
     connection = models.ForeignKey(Connection, models.SET_NULL, null=True, related_name="consent_requests")
@@ -80,10 +76,10 @@ class ConsentRequest(models.Model):
     app_registration = models.ForeignKey(
         AppRegistration, models.CASCADE, related_name="consent_requests", db_index=False
     )
-    directory_id = models.CharField(max_length=253)  # as in Microsoft's URLs, like the link's
+    directory_id = models.CharField(max_length=253)  # as in ConsentLink
     authentication_type = models.CharField(max_length=20, choices=AuthenticationType)
     capabilities = models.JSONField(default=list)  # what the permissions are for, as keys
-    permissions = models.TextField(blank=True)  # scopes or roles asked for, short names, sorted, space separated
+    permissions = models.TextField(blank=True)  # scopes or roles, short names, sorted, space separated
     reason = models.TextField()
     state = models.CharField(max_length=10, choices=State, default=State.ASKED)
     requester = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="consent_requests")
@@ -93,7 +89,7 @@ class ConsentRequest(models.Model):
     decided_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     decided_by_name = models.CharField(max_length=320, blank=True)
     decided_at = models.DateTimeField(null=True, blank=True)
-    answer = models.TextField(blank=True)  # why it was declined or withdrawn, or failed, or what a token still lacks
+    answer = models.TextField(blank=True)  # why it was declined, withdrawn or failed, or what a token still lacks
     closed_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
@@ -110,15 +106,13 @@ class ConsentRequest(models.Model):
 
     @property
     def is_open(self) -> bool:
-        """Whether its story goes on."""
         return self.closed_at is None
 
     @property
     def owner_id(self) -> int | None:
-        """Who may read its audit events besides IT admins and auditors."""
+        """For AuditEvent.owner_id."""
         return self.requester_id
 
     @property
     def permission_names(self) -> tuple[str, ...]:
-        """What is asked for, as short names."""
         return tuple(self.permissions.split())

@@ -1,4 +1,4 @@
-"""Handing a connection over: who gave it to whom, and whether the new owner has signed in for it yet."""
+"""Ownership transfers, and whether the new owner has signed in yet."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from connections.models.connections import Connection
 
 
 class HandOver(models.Model):
-    """One change of owner. Names are frozen in, so that the story outlives the people.
+    """One change of a connection's owner. Names are stored, so that it outlives the people.
 
-    While it is unfinished the new owner is asked to sign in, and may do so with another account.
+    Until it is completed the new owner is asked to sign in, and may use another account.
     """
 
     connection = models.ForeignKey(Connection, models.CASCADE, related_name="hand_overs")
@@ -23,12 +23,12 @@ class HandOver(models.Model):
     by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     by_name = models.CharField(max_length=320)
     at = models.DateTimeField()
-    # Whether the old account's tokens go on until the new owner has signed in; else they were deleted at once.
+    # Whether the old account's tokens are used until the new owner has signed in; else they were deleted at once.
     keeps_grant = models.BooleanField()
-    # The account it stood on at that moment; "" if there was none.
+    # The account that had signed in; "" if there was none.
     account_before = models.CharField(max_length=320, blank=True)
     completed_at = models.DateTimeField(null=True)
-    # Given to somebody else before it was finished.
+    # Transferred again before it was completed.
     superseded_at = models.DateTimeField(null=True)
 
     class Meta:

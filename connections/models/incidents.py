@@ -1,4 +1,4 @@
-"""Incidents: one cause that breaks one or many connections, open until a later success closes it."""
+"""Incidents: a cause that breaks connections, open until a later success closes it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from connections.models.tenants import Tenant
 
 
 class Incident(models.Model):
-    """One cause, however many connections it breaks. Keeps its story after it has healed."""
+    """One cause, however many connections it breaks; kept after it was resolved."""
 
     class Kind(models.TextChoices):
-        """What is broken, and so what is said and who acts."""
-
         APP_REGISTRATION = "app_registration", "App registration rejected"
         ACCOUNT = "account", "Sign-in needed"
         CONSENT = "consent", "Consent missing"
@@ -29,27 +27,27 @@ class Incident(models.Model):
         LEAVER = "leaver", "Owner has left"
 
     kind = models.CharField(max_length=20, choices=Kind)
-    # What makes two observations the same incident, for example "app:12"; unique among the open ones.
+    # Identifies the cause, for example "app:12"; unique among open incidents.
     key = models.CharField(max_length=200)
-    title = models.CharField(max_length=320)  # frozen, so that the story outlives what it is about
+    title = models.CharField(max_length=320)  # stored, so that it outlives what it is about
     code = models.CharField(max_length=60, blank=True)
     cause = models.TextField(blank=True)
     action = models.TextField(blank=True)
     who = models.CharField(max_length=10, choices=Connection.Who, default=Connection.Who.IT_ADMIN)
     reference = models.CharField(max_length=200, blank=True)  # what Microsoft's support asks for
-    # The one person who can mend it, where it is one; null means the IT admins (or nobody, see ``who``).
+    # The person who can fix it; null: the IT admins, or nobody (see ``who``).
     assignee = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="incidents")
     assignee_name = models.CharField(max_length=320, blank=True)
-    # What it is about; the repair button leads there.
+    # What it is about, and where it is fixed.
     app_registration = models.ForeignKey(AppRegistration, models.SET_NULL, null=True, related_name="incidents")
     tenant = models.ForeignKey(Tenant, models.SET_NULL, null=True, related_name="incidents")
     mailbox = models.ForeignKey(SharedMailbox, models.SET_NULL, null=True, related_name="incidents")
-    # Who has left, where that is the cause.
+    # The departed person, if that is the cause.
     person = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     opened_at = models.DateTimeField()
     seen_at = models.DateTimeField()  # last observation
     closed_at = models.DateTimeField(null=True)
-    # How many reminders have gone out, and when the next one is due (services.alerts reads and writes both).
+    # How many reminders were sent, and when the next one is due (services.notifications.alerts).
     reminders = models.PositiveIntegerField(default=0)
     remind_after = models.DateTimeField(null=True)
 
@@ -68,17 +66,16 @@ class Incident(models.Model):
 
     @property
     def is_task(self) -> bool:
-        """Whether it is something to be done before anything breaks, and not something broken."""
+        """Whether it needs attention although nothing is broken yet."""
         return self.kind in (self.Kind.HAND_OVER, self.Kind.LEAVER)
 
     @property
     def is_open(self) -> bool:
-        """Whether it still breaks something."""
         return self.closed_at is None
 
 
 class AffectedConnection(models.Model):
-    """One connection in an incident's blast radius; names are frozen in."""
+    """A connection affected by an incident, with stored names."""
 
     incident = models.ForeignKey(Incident, models.CASCADE, related_name="affected")
     connection = models.ForeignKey(Connection, models.SET_NULL, null=True, related_name="affected_by")

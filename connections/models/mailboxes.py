@@ -1,4 +1,4 @@
-"""Shared mailboxes, and whether a connection really reaches them."""
+"""Shared mailboxes, and whether connections reach them."""
 
 from typing import cast
 
@@ -11,7 +11,7 @@ from connections.models.tenants import Tenant
 
 
 class SharedMailbox(models.Model):
-    """A shared mailbox address in a tenant; registered once, attached to any number of connections."""
+    """A shared mailbox of a tenant; it can be attached to any number of connections."""
 
     tenant = models.ForeignKey(Tenant, models.PROTECT, related_name="shared_mailboxes")
     address = models.EmailField(max_length=320)
@@ -29,20 +29,16 @@ class SharedMailbox(models.Model):
 
 
 class MailboxAccessQuerySet(models.QuerySet["MailboxAccess"]):
-    """Small questions about accesses."""
-
     def with_connection(self) -> "MailboxAccessQuerySet":
-        """Each with its connection and all that hangs on it; the encrypted columns stay in the database."""
+        """Join everything that a probe needs; the encrypted columns stay in the database."""
         joined = self.select_related("connection__app_registration__tenant", "connection__owner")
         return cast("MailboxAccessQuerySet", without_tokens(joined))
 
 
 class MailboxAccess(models.Model):
-    """Whether one connection reaches one shared mailbox, as last probed with the connection's own token."""
+    """Whether a connection reaches a shared mailbox, as of the last probe with the connection's own token."""
 
     class State(models.TextChoices):
-        """The outcome of the last probe."""
-
         UNPROBED = "unprobed", "Not tested yet"
         REACHABLE = "reachable", "Reachable"
         UNREACHABLE = "unreachable", "Not reachable"
@@ -52,12 +48,12 @@ class MailboxAccess(models.Model):
     mailbox = models.ForeignKey(SharedMailbox, models.PROTECT, related_name="accesses")
     state = models.CharField(max_length=12, choices=State, default=State.UNPROBED)
     code = models.CharField(max_length=60, blank=True)
-    # What exactly is missing, for machines: a graph.Lack, for example "full_access" or "shared_scope".
+    # What is missing, for machines (microsoft.mailbox_errors), for example "full_access" or "shared_scope".
     lack = models.CharField(max_length=30, blank=True)
     cause = models.TextField(blank=True)
     action = models.TextField(blank=True)
     probed_at = models.DateTimeField(null=True, blank=True)
-    # When the next routine probe is due; the probing task claims it by moving it forward.
+    # When the next probe is due; the task claims it by moving it forward.
     probe_after = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 

@@ -1,4 +1,4 @@
-"""The organisation's policy, and approvals of what it lets happen only when an IT admin agrees."""
+"""The organisation's policy, and approvals of what it allows only with an IT admin's consent."""
 
 from django.conf import settings
 from django.db import models
@@ -13,12 +13,12 @@ from connections.models.connections import Connection
 class Policy(models.Model):
     """The rules of the organisation (``app_registration`` null) or the stricter ones of one app registration.
 
-    No row means that nothing is restricted. services.policy_rules gives ``rules`` their meaning.
+    Without a row nothing is restricted. services.policy.rules defines ``rules``.
     """
 
     app_registration = models.OneToOneField(AppRegistration, models.CASCADE, null=True, related_name="policy")
     rules = models.JSONField(default=dict)
-    # Raised by every change: a form that was opened before another one was saved is told so.
+    # Incremented by every change, to detect concurrent edits.
     version = models.PositiveIntegerField(default=1)
     changed_at = models.DateTimeField(default=timezone.now)
     changed_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
@@ -27,7 +27,7 @@ class Policy(models.Model):
         ordering = ("pk",)
         verbose_name_plural = "policies"
         constraints = (
-            # NULLs are distinct to a plain unique column; there is one organisation all the same.
+            # Coalesce, because NULLs are distinct in a plain unique constraint.
             models.UniqueConstraint(Coalesce("app_registration", Value(0)), name="policy_once"),
         )
 
@@ -36,31 +36,29 @@ class Policy(models.Model):
 
 
 class Approval(models.Model):
-    """What somebody asked an IT admin to approve for one connection, and the answer.
+    """A request that an IT admin approves the permissions of a connection, and the decision.
 
-    It is never changed once it is decided, and covers exactly what was asked; a wider wish is another row.
+    Never changed after the decision. It covers exactly what was requested; other permissions need a new row.
     """
 
     class State(models.TextChoices):
-        """How far it got."""
-
         WAITING = "waiting", "Waiting for an IT admin"
         APPROVED = "approved", "Approved"
         DECLINED = "declined", "Declined"
         WITHDRAWN = "withdrawn", "Withdrawn"
 
-    # Null once the connection is removed; the name is frozen, so that the list still says what it was.
+    # Null once the connection is removed; its name is stored.
     connection = models.ForeignKey(Connection, models.SET_NULL, null=True, related_name="approvals")
     connection_name = models.CharField(max_length=120)
     app_name = models.CharField(max_length=120)
     authentication_type = models.CharField(max_length=20, choices=AuthenticationType)
-    # The whole wish: keys of capabilities, typed scopes, and every permission they come to, as short names.
+    # The request: keys of capabilities, entered scopes, and all resulting permissions as short names.
     capabilities = models.JSONField(default=list)
     extra_scopes = models.TextField(blank=True)
     permissions = models.JSONField(default=list)
-    # What the connection asked for before; put back when this is declined or withdrawn. Null: it is new.
+    # The connection's previous values, restored if this is declined or withdrawn; null: it is new.
     before = models.JSONField(null=True)
-    reasons = models.JSONField(default=list)  # sentences: which rules want an approval
+    reasons = models.JSONField(default=list)  # sentences: the rules that require an approval
     reason = models.TextField(blank=True)  # why it is needed, in the requester's words
     state = models.CharField(max_length=10, choices=State, default=State.WAITING)
     requested_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="approvals")
@@ -88,10 +86,8 @@ class Approval(models.Model):
 
     @property
     def is_waiting(self) -> bool:
-        """Whether nobody has answered it yet."""
         return self.state == self.State.WAITING
 
     @property
     def is_app_only(self) -> bool:
-        """Whether it is about an app-only connection."""
         return self.authentication_type == AuthenticationType.CLIENT_CREDENTIALS

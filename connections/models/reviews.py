@@ -1,4 +1,4 @@
-"""Access reviews: once in a while the owners confirm who else uses their connections, and what nobody confirms ends."""
+"""Access reviews: owners confirm who else uses their connections; unconfirmed shares end."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from connections.models.connections import Connection
 from connections.models.sharing import Share
 from connections.models.tenants import Tenant
 
-NOTICE = timedelta(days=1)  # before the end, owners and those it is shared with are warned
-LEAST_NOTICE = timedelta(hours=12)  # nothing ends sooner than this after the warning, however late that was
+NOTICE = timedelta(days=1)  # before the due date, owners and recipients of shares are warned
+LEAST_NOTICE = timedelta(hours=12)  # nothing ends sooner than this after a late warning
 
 
 class AccessReview(models.Model):
-    """One review of the shares that counted when it started. Once closed or cancelled it never changes again."""
+    """A review of the shares that were active when it started. Never changed once closed or cancelled."""
 
     name = models.CharField(max_length=120)
-    # What it covers: everything, or the connections of one of these. The words are frozen beside them.
+    # Its scope: everything, or the connections of one of these; described in ``scope_name``.
     app_registration = models.ForeignKey(AppRegistration, models.SET_NULL, null=True, related_name="+")
     tenant = models.ForeignKey(Tenant, models.SET_NULL, null=True, related_name="+")
     scope_name = models.CharField(max_length=200)
@@ -29,8 +29,8 @@ class AccessReview(models.Model):
     started_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     started_by_name = models.CharField(max_length=320)
     due_at = models.DateTimeField()  # the first moment after the last day
-    reminded = models.PositiveSmallIntegerField(default=0)  # how many of the two reminders are out
-    warned_at = models.DateTimeField(null=True)  # when the last of them went out
+    reminded = models.PositiveSmallIntegerField(default=0)  # how many of the two reminders were sent
+    warned_at = models.DateTimeField(null=True)  # when the last one was sent
     cancelled_at = models.DateTimeField(null=True)
     cancelled_by_name = models.CharField(max_length=320, blank=True)
     closed_at = models.DateTimeField(null=True)
@@ -54,25 +54,23 @@ class AccessReview(models.Model):
 
     @property
     def half_time(self) -> datetime:
-        """When the first reminder goes out."""
+        """When the first reminder is due."""
         return self.started_at + (self.due_at - self.started_at) / 2
 
     @property
     def last_day(self) -> datetime:
-        """A moment of the last day on which it can be answered, for dates in words."""
+        """A time on the last day for decisions, to be formatted as a date."""
         return self.due_at - timedelta(seconds=1)
 
     def may_end_shares(self, now: datetime) -> bool:
-        """Whether its date is over and everybody has had time since the warning."""
+        """Whether it is past its due date and everybody had enough notice."""
         return now >= self.due_at and self.warned_at is not None and now >= self.warned_at + LEAST_NOTICE
 
 
 class ReviewItem(models.Model):
-    """One share in a review, as it stood when the review started, and what was decided about it."""
+    """A share in a review, as it was when the review started, and the decision."""
 
     class Decision(models.TextChoices):
-        """What became of it."""
-
         OPEN = "open", "Not answered"
         CONFIRMED = "confirmed", "Confirmed"
         REMOVED = "removed", "Removed"
@@ -84,7 +82,7 @@ class ReviewItem(models.Model):
     connection = models.ForeignKey(Connection, models.SET_NULL, null=True, related_name="review_items")
     connection_name = models.CharField(max_length=120)
     app_name = models.CharField(max_length=120)
-    # Who is asked: the connection's owner, also after it was handed over while the review runs.
+    # Who decides: the connection's owner, updated if the ownership is transferred during the review.
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     owner_name = models.CharField(max_length=320)
     is_team = models.BooleanField()
@@ -93,10 +91,10 @@ class ReviewItem(models.Model):
     until = models.DateTimeField(null=True)
     given_by_name = models.CharField(max_length=320, blank=True)
     given_at = models.DateTimeField()
-    last_used_at = models.DateTimeField(null=True)  # last token fetched by a key of theirs, or of the team's members
+    last_used_at = models.DateTimeField(null=True)  # last token request with a key of the recipient or a team member
 
     decision = models.CharField(max_length=10, choices=Decision, default=Decision.OPEN)
-    # What was confirmed: the share may have been changed after the review started.
+    # The confirmed level: the share may have changed after the review started.
     decided_level = models.CharField(max_length=6, choices=Share.Level, blank=True)
     decided_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     decided_by_name = models.CharField(max_length=320, blank=True)
@@ -117,16 +115,16 @@ class ReviewItem(models.Model):
 
     @property
     def can_be_answered(self) -> bool:
-        """Whether a decision may still be made or changed; a share that ended is not brought back."""
+        """Whether a decision may still be made or changed; an ended share is not restored."""
         return self.decision in (self.Decision.OPEN, self.Decision.CONFIRMED)
 
 
 class ReviewPlan(models.Model):
-    """Whether a review of everything starts by itself every quarter. There is one row, or none: then it does not."""
+    """Whether a review of everything starts automatically every quarter. A single row; none: it does not."""
 
     is_on = models.BooleanField(default=False)
     days = models.PositiveSmallIntegerField(default=21)  # how long such a review lasts
-    # The quarter that needs no review any more: when it was switched on, or the last one that was started.
+    # The last quarter that needs no review: the one it was enabled in, or of the last review.
     quarter = models.CharField(max_length=7, blank=True)
 
     def __str__(self) -> str:

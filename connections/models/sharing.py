@@ -1,4 +1,4 @@
-"""Teams, and the shares through which people other than the owner use a connection."""
+"""Teams, and shares of connections with people and teams."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from connections.models.connections import Connection
 
 
 class Team(models.Model):
-    """A group of people. Made by hand, or following an Entra group at each sign-in of its members."""
+    """A group of people, managed by IT admins or following an Entra group at each sign-in of its members."""
 
     name = models.CharField(max_length=120, unique=True)
-    # Value of the "groups" claim (the group's object ID); people join and leave as they sign in.
+    # The group's object ID, as in the "groups" claim; people join and leave as they sign in.
     entra_group = models.CharField("Entra group", max_length=120, blank=True)
     members = models.ManyToManyField(settings.AUTH_USER_MODEL, through="TeamMember", related_name="teams")
     created_at = models.DateTimeField(auto_now_add=True)
@@ -33,8 +33,6 @@ class Team(models.Model):
 
 
 class TeamMember(models.Model):
-    """One person in one team."""
-
     team = models.ForeignKey(Team, models.CASCADE, related_name="memberships")
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="memberships")
     added_at = models.DateTimeField(auto_now_add=True)
@@ -48,22 +46,18 @@ class TeamMember(models.Model):
 
 
 class ShareQuerySet(models.QuerySet["Share"]):
-    """Small questions about shares."""
-
     def active(self, now: datetime | None = None) -> ShareQuerySet:
-        """Those that count at ``now``: not ended, not past their date."""
+        """Those neither ended nor past their date."""
         return self.filter(Q(until=None) | Q(until__gt=now or timezone.now()), ended_at=None)
 
 
 class Share(models.Model):
     """The right of a person or a team to use or manage a connection, optionally until a date.
 
-    It is never deleted while its connection exists: ``ended_at`` keeps the history.
+    Not deleted when it ends, but marked with ``ended_at``.
     """
 
     class Level(models.TextChoices):
-        """What the share allows."""
-
         USE = "use", "Use: fetch tokens, see its state"
         MANAGE = "manage", "Manage: also sign in again and share"
 
@@ -95,7 +89,7 @@ class Share(models.Model):
         indexes = (
             models.Index(fields=("person", "connection"), condition=Q(ended_at=None), name="share_by_person"),
             models.Index(fields=("team", "connection"), condition=Q(ended_at=None), name="share_by_team"),
-            # For the tick that ends what has lapsed.
+            # For services.sharing.shares.end_expired.
             models.Index(fields=("until",), condition=Q(ended_at=None, until__isnull=False), name="share_by_end"),
         )
 
@@ -103,5 +97,4 @@ class Share(models.Model):
         return f"{self.connection} with {self.person or self.team}"
 
     def is_active(self, now: datetime | None = None) -> bool:
-        """Whether it counts at ``now``."""
         return self.ended_at is None and (self.until is None or self.until > (now or timezone.now()))

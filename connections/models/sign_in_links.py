@@ -1,4 +1,4 @@
-"""Links on which somebody without an account here signs in for a connection."""
+"""Links with which people without a portal account sign in for a connection."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from connections.models.connections import Connection
 
 
 class SignInLink(models.Model):
-    """One link for the owner of a mailbox: it lives half an hour, belongs to the first browser that goes on with it,
-    and ends with the first sign-in that succeeds. Only a digest of its token is stored.
+    """A link for a mailbox's owner: valid for half an hour, in the first browser that uses it, for one sign-in.
+
+    Only a digest of its token is stored.
     """
 
     connection = models.ForeignKey(Connection, models.CASCADE, related_name="sign_in_links")
@@ -18,9 +19,9 @@ class SignInLink(models.Model):
     made_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
     created_at = models.DateTimeField()
     expires_at = models.DateTimeField()
-    # Digest of what the browser that went on with it keeps in its session; empty: nobody has yet.
+    # Digest of the value in the session of the browser that used it; empty: not used yet.
     browser_digest = models.CharField(max_length=64, blank=True)
-    # When it was used up, or replaced by a newer link, or something else was to be asked for. Either way it is over.
+    # When it was used, or became invalid because of a newer link or because other permissions are needed.
     used_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
 

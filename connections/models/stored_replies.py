@@ -1,4 +1,4 @@
-"""What the API answered to a request that may come a second time."""
+"""Replies of the API to requests with an Idempotency-Key."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from connections.models.api_keys import ApiKey
 
 
 class StoredReply(models.Model):
-    """One POST with an Idempotency-Key: first a claim, then the answer, for a day.
+    """A POST with an Idempotency-Key: first a claim, then the reply, kept for a day.
 
-    Of the client's key and of its request only digests are kept; the answer may hold a sign-in link, so it is encrypted.
+    Only digests of the Idempotency-Key and the request are stored. The reply may contain a sign-in link, so it is
+    encrypted.
     """
 
     key = models.ForeignKey(ApiKey, models.CASCADE, related_name="stored_replies", db_index=False)

@@ -3,21 +3,21 @@
 from django.conf import settings
 from django.db import models
 
-# The endpoints that stand for no particular directory (Microsoft: identity-platform/v2-protocols-oidc).
+# The endpoints that belong to no particular directory (Microsoft: identity-platform/v2-protocols-oidc).
 SHARED_ENDPOINTS = ("common", "organizations", "consumers")
 
 
 class Tenant(models.Model):
-    """One Microsoft Entra directory, or a shared endpoint that people of many directories sign in through."""
+    """A Microsoft Entra directory, or a shared endpoint for people of many directories."""
 
     name = models.CharField(max_length=120)
-    # One of connections.microsoft.clouds.CLOUDS; data rather than choices because "sandbox" comes from the settings.
+    # One of connections.microsoft.clouds.CLOUDS; no choices because "sandbox" depends on the settings.
     environment = models.CharField(max_length=20)
-    # What goes into Microsoft's URLs: a GUID, a verified domain, or a shared endpoint. Lower case.
+    # As in Microsoft's URLs: a GUID, a verified domain, or a shared endpoint. Lower case.
     directory_id = models.CharField("directory (tenant) ID", max_length=253)
-    # The GUID behind directory_id, as Microsoft's discovery document told it. Callbacks are compared with it.
+    # The GUID of directory_id, from Microsoft's discovery document. Callbacks are compared with it.
     tid = models.CharField(max_length=36, blank=True)
-    # When the portal next asks this directory which of its people are still there; null: at once.
+    # When to check next which people have left the directory; null: now.
     people_read_after = models.DateTimeField(null=True, blank=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
@@ -34,5 +34,5 @@ class Tenant(models.Model):
 
     @property
     def is_shared_endpoint(self) -> bool:
-        """Whether this is ``common`` or its like, where only a person's own sign-in can name the directory."""
+        """Whether the directory is only known after a person has signed in."""
         return self.directory_id in SHARED_ENDPOINTS

@@ -39,7 +39,7 @@ _NAMED: dict[str, Callable[[str], list[Candidate]]] = {
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     """The two forms; under them what was found by a name, or the answer."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     roles.require(permissions.can_read_audit(user), cause=_ROLES, action=_ASK)
     form = AccessQuestion(request.GET)
     context: dict[str, Any] = {"form": form, "about": request.GET.get("find") or "connection"}
@@ -65,7 +65,7 @@ def index(request: HttpRequest) -> HttpResponse:
 @require_POST
 def export(request: HttpRequest) -> HttpResponse:
     """The same answer as a file."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     roles.require(permissions.can_export_audit(user), cause="Only auditors export.", action="Ask one of them.")
     form = AccessQuestion(request.POST)
     question = _question(form) if form.is_valid() else None
@@ -147,7 +147,7 @@ def _answer(question: AccessHistoryQuery, *, may_export: bool) -> dict[str, Any]
 def _describe(access: Access, question: AccessHistoryQuery, people: set[int], connections: set[int]) -> Answer:
     lines = [
         Line(_through(way.grant), _LEVELS[way.level], _when(way.stretches, question.window), way.grant, way.membership)
-        for way in access.ways
+        for way in access.paths
     ]
     if question.about == "connection":
         name, _, sign_in_name = access.person_name.rpartition(" <")

@@ -32,7 +32,7 @@ PRINTED = 2000  # items on the printable page; the CSV has them all
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     """Reviews, newest first; for IT admins also the setting that starts them."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     return render(request, "reviews/index.html", _list(request, user, form=None))
 
 
@@ -55,7 +55,7 @@ def _list(request: HttpRequest, user: User, *, form: forms.PlanForm | None) -> d
 @require_POST
 def plan(request: HttpRequest) -> HttpResponse:
     """Switch the quarterly review on or off."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     roles.require(permissions.can_manage_reviews(user), action="Ask an IT admin.")
     form = forms.PlanForm(request.POST)
     if not form.is_valid():
@@ -69,7 +69,7 @@ def plan(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest) -> HttpResponse:
     """Start a review."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     roles.require(permissions.can_manage_reviews(user), action="Ask an IT admin.")
     now = timezone.now()
     initial = {
@@ -110,7 +110,7 @@ class Row:
 @require_http_methods(["GET", "HEAD", "POST"])
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     """How a review stands, and the reader's shares to confirm or remove; one form for a page of them."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     review = get_object_or_404(querysets.visible_reviews(user), pk=pk)
     if request.method == "POST":
         return _take_answers(request, review, user)
@@ -181,7 +181,7 @@ def figures(review: AccessReview) -> list[Figure]:
 @require_http_methods(["GET", "HEAD", "POST"])
 def cancel(request: HttpRequest, pk: int) -> HttpResponse:
     """Say what cancelling means, then cancel."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     review = get_object_or_404(querysets.visible_reviews(user), pk=pk)
     roles.require(permissions.can_manage_reviews(user), action="Ask an IT admin.")
     if request.method == "POST":
@@ -222,7 +222,7 @@ def export(request: HttpRequest, pk: int) -> HttpResponseBase:
 
 
 def _to_report(request: HttpRequest, pk: int) -> AccessReview:
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     review = get_object_or_404(querysets.visible_reviews(user), pk=pk)
     roles.require(permissions.can_read_reviews(user), action="Ask an IT admin or an auditor.")
     return review

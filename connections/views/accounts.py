@@ -63,7 +63,7 @@ def admin_sign_in(request: HttpRequest) -> HttpResponse:
 @require_POST
 def sign_out(request: HttpRequest) -> HttpResponse:
     """Sign out of the portal. Connections stay alive."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     accounts.signed_out(user, actor=user)
     auth.logout(request)
     return redirect("sign_in")
@@ -72,7 +72,7 @@ def sign_out(request: HttpRequest) -> HttpResponse:
 @require_safe
 def profile(request: HttpRequest) -> HttpResponse:
     """Who one is to the portal: name, way of signing in, role and where it comes from, own events."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     signs_in_with_microsoft = UserSocialAuth.objects.filter(user=user, provider="microsoft").exists()
     context = {
         "with_microsoft": signs_in_with_microsoft,

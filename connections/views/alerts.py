@@ -54,7 +54,7 @@ def _row(delivery: Delivery) -> Row:
 
 
 def _manager(request: HttpRequest) -> User:
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     roles.require(permissions.can_manage_alerts(user), cause="Only IT admins see this.", action="Ask an IT admin.")
     return user
 
@@ -250,7 +250,7 @@ def channel_secret(request: HttpRequest, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def choices(request: HttpRequest) -> HttpResponse:
     """What one wants to be told by e-mail."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     is_admin = roles.person(user).is_admin
     # A form in which everything is unticked arrives empty.
     data = request.POST if request.method == "POST" else None
@@ -266,7 +266,7 @@ def choices(request: HttpRequest) -> HttpResponse:
 @require_POST
 def choices_test(request: HttpRequest) -> HttpResponse:
     """Send a test alert to one's own address."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     return _test(request, user, user, back=redirect("account_alerts"))
 
 

@@ -22,7 +22,7 @@ from connections.views.audit import history
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     """One's own keys; IT admins and auditors see everybody's."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     filters = list_pages.Filters(
         request, search=("name", "prefix", "owner__username"), placeholder="Name, prefix or owner"
     )
@@ -38,7 +38,7 @@ def index(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest) -> HttpResponse:
     """Make a key for oneself."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     return make_for(request, user, owner=user)
 
 
@@ -78,7 +78,7 @@ def _issued(request: HttpRequest, key: ApiKey, text: str) -> HttpResponse:
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     """What a key may do, when each of its secrets was used, and what it fetched lately."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     key = get_object_or_404(querysets.visible_keys(user), pk=pk)
     context = {
         "key": key,
@@ -99,7 +99,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def rotate(request: HttpRequest, pk: int) -> HttpResponse:
     """Ask how long the old secret goes on, then show the new one."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     key = get_object_or_404(querysets.visible_keys(user), pk=pk)
     roles.require(
         permissions.can_issue_key(user, key.owner), action="Ask its owner; for a service account, an IT admin."
@@ -122,7 +122,7 @@ def rotate(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def end_previous(request: HttpRequest, pk: int) -> HttpResponse:
     """Let the old secret end at once."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     key = get_object_or_404(querysets.visible_keys(user), pk=pk)
     api_keys.revoke_previous(key, actor=user, now=timezone.now())
     messages.success(request, f"The old secret of {key} is refused from now on.")
@@ -132,7 +132,7 @@ def end_previous(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def limit(request: HttpRequest, pk: int) -> HttpResponse:
     """Say how often a key may be used in a minute."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     key = get_object_or_404(querysets.visible_keys(user), pk=pk)
     roles.require(permissions.can_limit_key(user), action="Ask an IT admin.")
     form = KeyLimitForm(request.POST)
@@ -147,7 +147,7 @@ def limit(request: HttpRequest, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def revoke(request: HttpRequest, pk: int) -> HttpResponse:
     """Say what stops, then make the key worthless."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     key = get_object_or_404(querysets.visible_keys(user), pk=pk)
     roles.require(permissions.can_revoke_key(user, key), action="Ask its owner or an IT admin.")
     if request.method == "POST":

@@ -25,7 +25,7 @@ from connections.views.audit import history
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     """Requests this person may see, those that wait first."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     filters = list_pages.Filters(
         request,
         search=("connection_name", "requested_by_name", "app_name"),
@@ -40,7 +40,7 @@ def index(request: HttpRequest) -> HttpResponse:
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     """One request: what exactly is asked, why, and the buttons of whoever may answer."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     return render(request, "approvals/detail.html", _context(user, _found(user, pk)))
 
 
@@ -74,7 +74,7 @@ def _context(user: User, approval: Approval) -> dict[str, Any]:
 @require_POST
 def approve(request: HttpRequest, pk: int) -> HttpResponse:
     """Let it happen; an app-only connection is connected at once."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     approval = _found(user, pk)
     refused = _decide(request, user, approval, approvals.approve)
     if refused is not None:
@@ -99,7 +99,7 @@ def _connect(request: HttpRequest, connection: Connection, user: User) -> None:
 @require_POST
 def decline(request: HttpRequest, pk: int) -> HttpResponse:
     """Refuse it, with a reason."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     approval = _found(user, pk)
     refused = _decide(request, user, approval, approvals.decline)
     if refused is not None:
@@ -126,7 +126,7 @@ def _decide(
 @require_POST
 def withdraw(request: HttpRequest, pk: int) -> HttpResponse:
     """Take the request back."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     approval = _found(user, pk)
     try:
         approvals.withdraw(approval, actor=user, now=timezone.now())
@@ -148,7 +148,7 @@ def _again(request: HttpRequest, user: User, approval: Approval, form: ReasonFor
 @require_http_methods(["GET", "HEAD", "POST"])
 def ask(request: HttpRequest, pk: int) -> HttpResponse:
     """Ask for what a connection lacks, with a reason."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     roles.require(permissions.can_reconnect(user, connection), action="Only its owner can ask.")
     form = ReasonForm(request.POST or None)
@@ -172,7 +172,7 @@ def ask(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def connect(request: HttpRequest, pk: int) -> HttpResponse:
     """Get the first token of an app-only connection that has its approval."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     roles.require(permissions.can_reconnect(user, connection), action="Ask its owner.")
     if not connection.is_delegated and connection.status == Connection.Status.PENDING:

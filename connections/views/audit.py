@@ -47,7 +47,7 @@ _PAGES: dict[str, tuple[str, Callable[[User], QuerySet[Any]]]] = {
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     """All events and token hand-outs, newest first; whether they are proven; the reader's saved views."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     roles.require(permissions.can_read_audit(user), cause=_ROLES, action=_ASK)
     form = filter_form(request.GET)
     events: QuerySet[AuditEvent] | None = None
@@ -87,7 +87,7 @@ def filter_form(data: QueryDict) -> AuditFilter:
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     """One event: what it changed, and where it came from."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     roles.require(permissions.can_read_audit(user), cause=_ROLES, action=_ASK)
     event = get_object_or_404(querysets.visible_events(user), pk=pk)
     context = {

@@ -18,7 +18,7 @@ _TYPES = {Format.CSV: "text/csv; charset=utf-8", Format.JSONL: "application/x-nd
 @require_POST
 def export(request: HttpRequest) -> StreamingHttpResponse:
     """Everything that fits the filter, row by row as it is read. A POST, as it is recorded who took what."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     roles.require(permissions.can_export_audit(user), cause="Only auditors export.", action="Ask one of them.")
     form = filter_form(request.POST)
     try:
@@ -30,8 +30,8 @@ def export(request: HttpRequest) -> StreamingHttpResponse:
     text = audit_export.export(
         form.narrow(querysets.visible_events(user)),
         form.narrow_fetches(querysets.visible_fetches(user)),
-        form=wanted,
-        asked=form.asked(),
+        file_format=wanted,
+        filters=form.asked(),
         actor=user,
     )
     response = StreamingHttpResponse(text, content_type=_TYPES[wanted])

@@ -127,13 +127,13 @@ def _questions() -> list[Question]:
 
 def _cut(rows: list[Any]) -> dict[str, Any]:
     return {
-        "rows": rows[: reports.MOST],
-        "is_cut": len(rows) > reports.MOST,
-        "most": reports.MOST,
+        "rows": rows[: reports.MAX_ROWS],
+        "is_cut": len(rows) > reports.MAX_ROWS,
+        "most": reports.MAX_ROWS,
     }
 
 
 def _reader(request: HttpRequest) -> User:
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     roles.require(permissions.can_read_audit(user), action="Ask an IT admin or an auditor.")
     return user

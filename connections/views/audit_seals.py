@@ -55,6 +55,6 @@ def verification(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _reader(request: HttpRequest) -> User:
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     roles.require(permissions.can_read_audit(user), action="Ask an IT admin or an auditor.")
     return user

@@ -39,7 +39,7 @@ RECENT_SIGN_IN = 600  # seconds after which a sign-in that has not come back is 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     """All connections this person may see."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     connections = querysets.visible_connections(user)
     filters = list_pages.Filters(
         request,
@@ -89,7 +89,7 @@ def _rows(connections: list[Connection]) -> list[Row]:
 @require_safe
 def choose(request: HttpRequest) -> HttpResponse:
     """Choose the app registration to connect through; with only one, go straight on."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     roles.require(permissions.can_connect(user), cause="Auditors look, they do not connect.", action="Ask a member.")
     apps = [app for app in querysets.visible_app_registrations(user) if _usable(app, user)]
     if len(apps) == 1:
@@ -114,7 +114,7 @@ def _usable(app: AppRegistration, user: User) -> bool:
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest, app_pk: int) -> HttpResponse:
     """Choose what the connection is for, then sign in at Microsoft (delegated) or connect at once (app-only)."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     roles.require(permissions.can_connect(user), cause="Auditors look, they do not connect.", action="Ask a member.")
     app = get_object_or_404(querysets.visible_app_registrations(user), pk=app_pk)
     if not _usable(app, user):
@@ -170,7 +170,7 @@ def _registered(app: AppRegistration, addresses: list[str], user: User) -> list[
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     """Everything about one connection: its state and who must act, what it can do, its mailboxes, its history."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     started = connection.sign_in_started_at
     kept = probes.granted_by_exchange([connection]).get(connection.pk, ())
@@ -219,7 +219,7 @@ def redirect_uri() -> str:
 @require_http_methods(["GET", "HEAD", "POST"])
 def edit(request: HttpRequest, pk: int) -> HttpResponse:
     """Change name and capabilities; what was added is granted at the next sign-in."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     roles.require(permissions.can_reconnect(user, connection), action="Only its owner can change it.")
     rules = evaluate.load_policies().of(connection.app_registration)
@@ -266,14 +266,14 @@ def _preview(request: HttpRequest, form: ConnectForm | ConnectionEditForm, conte
 @require_POST
 def sign_in(request: HttpRequest, pk: int) -> HttpResponse:
     """Send the owner to Microsoft: to finish, to mend, or to get more permissions. The id stays."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     return _to_microsoft(request, connection)
 
 
 def _to_microsoft(request: HttpRequest, connection: Connection) -> HttpResponse:
     try:
-        sign_in_service.begin(connection, actor=roles.signed_in(request.user), now=timezone.now())
+        sign_in_service.begin(connection, actor=roles.current_user(request.user), now=timezone.now())
     except ApprovalNeeded as error:
         # Its page says how the request stands, and lets one ask.
         if approvals.waits(connection):
@@ -292,7 +292,7 @@ def _to_microsoft(request: HttpRequest, connection: Connection) -> HttpResponse:
 @require_POST
 def check(request: HttpRequest, pk: int) -> HttpResponse:
     """Ask Microsoft now."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     try:
         connection = scheduler.check_now(connection, actor=user, now=timezone.now())
@@ -321,7 +321,7 @@ def _say_checked(request: HttpRequest, connection: Connection) -> None:
 @require_POST
 def disable(request: HttpRequest, pk: int) -> HttpResponse:
     """Stop using it."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     connections.disable(connection, actor=user, now=timezone.now())
     messages.success(request, f"{connection} is disabled.")
@@ -331,7 +331,7 @@ def disable(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def enable(request: HttpRequest, pk: int) -> HttpResponse:
     """Use it again."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     connections.enable(connection, actor=user, now=timezone.now())
     messages.success(request, f"{connection} is enabled. The next check tells whether its grant still lives.")
@@ -341,7 +341,7 @@ def enable(request: HttpRequest, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
     """Say what breaks, then delete it with its tokens."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     roles.require(permissions.can_disable(user, connection), action="Ask its owner or an IT admin.")
     if request.method == "POST":

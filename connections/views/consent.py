@@ -71,7 +71,7 @@ def _row(request: ConsentLink, may_ask: bool, now: datetime) -> Row:
 @require_http_methods(["GET", "HEAD", "POST"])
 def start(request: HttpRequest, pk: int) -> HttpResponse:
     """How consent stands, with the form that makes a link. POST asks: ``go`` goes there at once, ``check`` looks again."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     app = get_object_or_404(querysets.visible_app_registrations(user), pk=pk)
     roles.require(permissions.can_read_registry(user), action="Ask an IT admin.")
     if request.method == "POST":

@@ -38,7 +38,7 @@ DECLINED_BY_PERSON = "AADSTS65004"
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     """All requests for IT admins and auditors, one's own for others; newest first."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     waiting = list_pages.Choice("waits", "Waiting", [("it", "for an IT admin"), ("open", "not answered yet")], _waiting)
     filters = list_pages.Filters(
         request,
@@ -133,7 +133,7 @@ def _is_stopped(connection: Connection) -> bool:
 @require_http_methods(["GET", "HEAD", "POST"])
 def ask(request: HttpRequest, pk: int) -> HttpResponse:
     """Ask the IT admins to have granted what a connection lacks; while a request is open, lead to it."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     roles.require(permissions.can_ask_consent(user, connection), action="Only who signs in for it can ask.")
     form = AskForm(request.POST or None, auto_id="ask_%s")
@@ -160,7 +160,7 @@ def ask(request: HttpRequest, pk: int) -> HttpResponse:
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     """Who asks for what and why, how it stands, and what the reader can do about it."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     found = _found(user, pk)
     return render(request, "consent_requests/detail.html", _context(user, found, form=None))
 
@@ -212,7 +212,7 @@ def _context(user: User, consent_request: ConsentRequest, *, form: DeclineForm |
 @require_POST
 def approve(request: HttpRequest, pk: int) -> HttpResponse:
     """Approve it. ``go`` follows the link to Microsoft at once."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     found = _found(user, pk)
     try:
         current, url = requests.approve(found, actor=user, now=timezone.now())
@@ -233,7 +233,7 @@ def approve(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def decline(request: HttpRequest, pk: int) -> HttpResponse:
     """Decline it with a reason."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     found = _found(user, pk)
     roles.require(permissions.can_manage_registry(user), action="Ask an IT admin.")
     form = DeclineForm(request.POST, others=requests.same_requests(found).count(), auto_id="decline_%s")
@@ -251,7 +251,7 @@ def decline(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def withdraw(request: HttpRequest, pk: int) -> HttpResponse:
     """Take one's own request back."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     found = _found(user, pk)
     try:
         requests.withdraw(found, actor=user, now=timezone.now())

@@ -56,7 +56,7 @@ class Month:
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     """What ends when: everything for IT admins and auditors, what concerns their own connections for others."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     filters = list_pages.Filters(
         request,
         choices=(

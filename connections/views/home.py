@@ -50,7 +50,7 @@ _SHOWN_IN_ORDER = (Connection.Status.ACTIVE, *_NEEDS_SOMEBODY, Connection.Status
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     """The start page of an IT admin, an auditor or a member."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     if permissions.can_manage_registry(user):
         return render(request, "home/admin.html", _for_admin(user))
     if permissions.can_read_audit(user):

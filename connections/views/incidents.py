@@ -35,7 +35,7 @@ class Repair:
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     """Open incidents first, then what has healed."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     filters = list_pages.Filters(
         request,
         search=("title", "code", "affected__connection_name"),
@@ -82,7 +82,7 @@ def open_incidents(user: User, *, limit: int, kinds: tuple[str, ...] = ()) -> li
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     """One incident: cause, who must act with the button that starts it, blast radius, and its story."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     incident = get_object_or_404(querysets.visible_incidents(user), pk=pk)
     affected = list_pages.page(request, _visible_affected(user, incident), order=("connection_name", "pk"))
     hit = _visible_affected(user, incident)

@@ -30,7 +30,7 @@ SUGGESTED = 200  # addresses offered while typing
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     """All shared mailboxes, and how many connections reach each."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     tenants = [(str(tenant.pk), tenant.name) for tenant in _directories(user)[:SUGGESTED]]
     filters = list_pages.Filters(
         request,
@@ -51,7 +51,7 @@ def index(request: HttpRequest) -> HttpResponse:
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     """One mailbox and the connections that have it attached, as far as this person may see them."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     mailbox = get_object_or_404(querysets.visible_mailboxes(user), pk=pk)
     rows = (
         mailbox.accesses.filter(connection__in=querysets.visible_connections(user))
@@ -75,7 +75,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def test(request: HttpRequest, pk: int) -> HttpResponse:
     """Test one mailbox through all connections that have it attached and that this person may check."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     mailbox = get_object_or_404(querysets.visible_mailboxes(user), pk=pk)
     done, left = probes.probe_mailbox(mailbox, actor=user, now=timezone.now())
     _say_tested(request, done)
@@ -89,7 +89,7 @@ def test(request: HttpRequest, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest) -> HttpResponse:
     """Register a shared mailbox."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     roles.require(permissions.can_register_mailbox(user), cause="Auditors only look.", action="Ask a member to add it.")
     tenants = _directories(user)
     form = MailboxForm(request.POST or None, tenants=tenants)
@@ -111,7 +111,7 @@ def add(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def edit(request: HttpRequest, pk: int) -> HttpResponse:
     """Correct a mailbox's name or address."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     mailbox = _changeable(user, pk)
     form = MailboxEditForm(request.POST or None, mailbox=mailbox)
     if form.is_valid():
@@ -129,7 +129,7 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
     """Ask, then remove a mailbox that no connection has attached."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     mailbox = _changeable(user, pk)
     if request.method == "POST":
         try:
@@ -182,7 +182,7 @@ def _suggestions(connection: Connection) -> list[str]:
 @require_http_methods(["GET", "HEAD", "POST"])
 def attach(request: HttpRequest, pk: int) -> HttpResponse:
     """Attach a mailbox to a connection and, if it is active, test it at once."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     roles.require(permissions.can_reconnect(user, connection), action="Ask its owner.")
     form = AttachForm(request.POST or None)
@@ -201,7 +201,7 @@ def attach(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def probe_all(request: HttpRequest, pk: int) -> HttpResponse:
     """Test all mailboxes of a connection now."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     roles.require(permissions.can_check(user, connection), action="Ask its owner or an IT admin.")
     _probe(request, connection, list(connection.mailbox_accesses.select_related("mailbox")), user)
@@ -211,7 +211,7 @@ def probe_all(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def probe(request: HttpRequest, pk: int, access_pk: int) -> HttpResponse:
     """Test one attached mailbox now."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     roles.require(permissions.can_check(user, connection), action="Ask its owner or an IT admin.")
     _probe(request, connection, [get_object_or_404(connection.mailbox_accesses, pk=access_pk)], user)
@@ -221,7 +221,7 @@ def probe(request: HttpRequest, pk: int, access_pk: int) -> HttpResponse:
 @require_POST
 def detach(request: HttpRequest, pk: int, access_pk: int) -> HttpResponse:
     """Detach a mailbox from a connection."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     roles.require(permissions.can_reconnect(user, connection), action="Ask its owner.")
     mailbox_access = get_object_or_404(connection.mailbox_accesses.select_related("mailbox"), pk=access_pk)
@@ -233,7 +233,7 @@ def detach(request: HttpRequest, pk: int, access_pk: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def send(request: HttpRequest, pk: int, access_pk: int) -> HttpResponse:
     """Say what a test message does, then send it: nothing else shows whether one may send as the mailbox."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     roles.require(permissions.can_reconnect(user, connection), action="Ask its owner.")
     row = get_object_or_404(connection.mailbox_accesses.select_related("mailbox"), pk=access_pk)
@@ -287,7 +287,7 @@ def _say_tested(request: HttpRequest, rows: list[MailboxAccess]) -> None:
 @require_safe
 def exchange(request: HttpRequest, pk: int) -> HttpResponse:
     """The PowerShell commands that open a connection's mailboxes to it and to nothing else; also as files."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     plan = mailboxes.exchange_plan(connection)
     if plan is not None and "download" in request.GET:

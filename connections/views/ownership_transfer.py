@@ -32,7 +32,7 @@ def waiting(user: User, connection: Connection) -> dict[str, Any]:
 @require_http_methods(["GET", "HEAD", "POST"])
 def connection(request: HttpRequest, pk: int) -> HttpResponse:
     """Say what breaks and who uses it, then give the connection to somebody else."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     roles.require(permissions.can_hand_over(user, connection), action="Ask its owner or an IT admin.")
     form = HandOverForm(request.POST or None, connection=connection, people=querysets.possible_owners())
@@ -77,7 +77,7 @@ def _done(transfer: HandOver) -> str:
 @require_http_methods(["GET", "HEAD", "POST"])
 def person(request: HttpRequest, pk: int) -> HttpResponse:
     """Hand over everything somebody owns: all connections at once, and say what becomes of their API keys."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     roles.require(permissions.can_manage_people(user), cause="This takes an IT admin.", action="Ask one.")
     leaver = get_object_or_404(querysets.visible_people(user), pk=pk)
     owned = querysets.visible_connections(user).filter(owner=leaver).order_by("name", "pk")

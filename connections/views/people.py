@@ -40,7 +40,7 @@ class Row:
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     """Everybody: role, way of signing in, what they own, whether they have left."""
-    user = access_roles.signed_in(request.user)
+    user = access_roles.current_user(request.user)
     access_roles.require(permissions.can_read_people(user), cause=_CAUSE, action="Your own account is under your name.")
     filters = list_pages.Filters(
         request,
@@ -113,7 +113,7 @@ def _ways(person: User, *, with_microsoft: bool) -> str:
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     """Everything one person owns, gave and got, and what was done with their account."""
-    user = access_roles.signed_in(request.user)
+    user = access_roles.current_user(request.user)
     access_roles.require(permissions.can_read_people(user), cause=_CAUSE, action="Your own account is under your name.")
     person = get_object_or_404(querysets.visible_people(user), pk=pk)
     context = {
@@ -159,7 +159,7 @@ def _consents(user: User, person: User) -> list[ConsentRequest]:
 @require_http_methods(["GET", "HEAD", "POST"])
 def disable(request: HttpRequest, pk: int) -> HttpResponse:
     """Say what it means, then shut somebody out."""
-    user = access_roles.signed_in(request.user)
+    user = access_roles.current_user(request.user)
     access_roles.require(
         permissions.can_manage_people(user), cause="Accounts are disabled by IT admins.", action="Ask one."
     )
@@ -175,7 +175,7 @@ def disable(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def enable(request: HttpRequest, pk: int) -> HttpResponse:
     """Let somebody in again."""
-    user = access_roles.signed_in(request.user)
+    user = access_roles.current_user(request.user)
     access_roles.require(
         permissions.can_manage_people(user), cause="Accounts are enabled by IT admins.", action="Ask one."
     )

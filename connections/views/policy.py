@@ -34,12 +34,12 @@ def organisation(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def of_app(request: HttpRequest, pk: int) -> HttpResponse:
     """The rules of one app registration, which come on top of the organisation's."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     return _page(request, get_object_or_404(querysets.visible_app_registrations(user), pk=pk))
 
 
 def _page(request: HttpRequest, app: AppRegistration | None) -> HttpResponse:
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     if permissions.can_change_policy(user):
         return _edit(request, user, app)
     roles.require(request.method != "POST", cause="IT admins make the policy.", action="Ask one of them.")
@@ -158,7 +158,7 @@ def _apps() -> list[AppRules]:
 @require_safe
 def violations(request: HttpRequest) -> HttpResponse:
     """Connections and shares that exist and break the policy as it is now."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     roles.require(
         permissions.can_read_policy(user), cause="IT admins and auditors read this.", action="Ask one of them."
     )

@@ -26,7 +26,7 @@ _CAUSE, _ACTION = "Service accounts are made by IT admins.", "Ask an IT admin."
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     """Service accounts one may see."""
-    user = access_roles.signed_in(request.user)
+    user = access_roles.current_user(request.user)
     filters = list_pages.Filters(request, search=("first_name", "purpose"), placeholder="Name or purpose")
     live = Q(api_keys__revoked_at=None) & (Q(api_keys__expires_at=None) | Q(api_keys__expires_at__gt=timezone.now()))
     service_accounts = querysets.visible_service_accounts(user).annotate(keys=Count("api_keys", filter=live))
@@ -41,7 +41,7 @@ def index(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest) -> HttpResponse:
     """Make a service account."""
-    user = access_roles.signed_in(request.user)
+    user = access_roles.current_user(request.user)
     access_roles.require(permissions.can_manage_service_accounts(user), cause=_CAUSE, action=_ACTION)
     form = ServiceAccountForm(request.POST or None, people=querysets.people(), initial={"responsible": user.pk})
     if request.method == "POST" and form.is_valid():
@@ -59,7 +59,7 @@ def add(request: HttpRequest) -> HttpResponse:
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     """What it is for, its keys, and what it may use."""
-    user = access_roles.signed_in(request.user)
+    user = access_roles.current_user(request.user)
     account = get_object_or_404(querysets.visible_service_accounts(user), pk=pk)
     shares = Share.objects.active().filter(person=account).select_related("connection__owner")
     context = {
@@ -78,7 +78,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def edit(request: HttpRequest, pk: int) -> HttpResponse:
     """Change its purpose, its roles, and who is responsible."""
-    user = access_roles.signed_in(request.user)
+    user = access_roles.current_user(request.user)
     account = get_object_or_404(querysets.visible_service_accounts(user), pk=pk)
     access_roles.require(permissions.can_manage_service_accounts(user), cause=_CAUSE, action=_ACTION)
     roles = set(account.groups.values_list("name", flat=True))
@@ -104,7 +104,7 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def add_key(request: HttpRequest, pk: int) -> HttpResponse:
     """Make a key for a service account."""
-    user = access_roles.signed_in(request.user)
+    user = access_roles.current_user(request.user)
     account = get_object_or_404(querysets.visible_service_accounts(user), pk=pk)
     access_roles.require(permissions.can_issue_key(user, account), cause=_CAUSE, action=_ACTION)
     return api_keys.make_for(request, user, owner=account)
@@ -113,7 +113,7 @@ def add_key(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def disable(request: HttpRequest, pk: int) -> HttpResponse:
     """Refuse its keys from now on."""
-    user = access_roles.signed_in(request.user)
+    user = access_roles.current_user(request.user)
     account = get_object_or_404(querysets.visible_service_accounts(user), pk=pk)
     service_accounts.disable(account, actor=user, now=timezone.now())
     messages.success(request, f"{account} is disabled: its keys are refused.")
@@ -123,7 +123,7 @@ def disable(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def enable(request: HttpRequest, pk: int) -> HttpResponse:
     """Let its keys work again."""
-    user = access_roles.signed_in(request.user)
+    user = access_roles.current_user(request.user)
     account = get_object_or_404(querysets.visible_service_accounts(user), pk=pk)
     service_accounts.enable(account, actor=user, now=timezone.now())
     messages.success(request, f"{account} is enabled: its keys work again.")
@@ -133,7 +133,7 @@ def enable(request: HttpRequest, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
     """Say what stops, then remove it."""
-    user = access_roles.signed_in(request.user)
+    user = access_roles.current_user(request.user)
     account = get_object_or_404(querysets.visible_service_accounts(user), pk=pk)
     access_roles.require(permissions.can_manage_service_accounts(user), cause=_CAUSE, action=_ACTION)
     trouble: PortalError | None = None

@@ -37,7 +37,7 @@ def panel(user: User, connection: Connection) -> dict[str, Any]:
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest, pk: int) -> HttpResponse:
     """Say what sharing means, then share."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     roles.require(access_permissions.can_share(user, connection), action="Ask its owner or an IT admin to share it.")
     limits = sharing_service.limits(connection, now=timezone.now())
@@ -92,7 +92,7 @@ def reach(connection: Connection) -> Reach:
 @require_POST
 def end(request: HttpRequest, pk: int, share_pk: int) -> HttpResponse:
     """End a share at once."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     shares = without_tokens(Share.objects.select_related("person", "team", "connection"))
     share = get_object_or_404(shares, pk=share_pk, connection=connection)

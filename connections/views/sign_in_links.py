@@ -30,7 +30,7 @@ BROWSER_LIFETIME = 3600  # seconds the session of a browser lasts in which nobod
 @require_POST
 def make(request: HttpRequest, pk: int) -> HttpResponse:
     """Make a link and show it, this once."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     link, token = sign_in_links.create(connection, actor=user, now=timezone.now())
     context = {

@@ -21,7 +21,7 @@ from connections.views.audit import history
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     """All teams."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     filters = list_pages.Filters(request, search=("name",), placeholder="Name of the team")
     found = filters.apply(querysets.visible_teams(user)).annotate(count=Count("memberships"))
     context = {
@@ -35,7 +35,7 @@ def index(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest) -> HttpResponse:
     """Make a team."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     roles.require(permissions.can_manage_teams(user), cause="Teams are made by IT admins.", action="Ask one of them.")
     form = TeamForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
@@ -51,7 +51,7 @@ def add(request: HttpRequest) -> HttpResponse:
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     """One team: who is in it, and which connections are shared with it."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     team = get_object_or_404(querysets.visible_teams(user), pk=pk)
     may_manage = permissions.can_manage_teams(user)
     mine = querysets.visible_connections(user).values("pk")
@@ -71,7 +71,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def edit(request: HttpRequest, pk: int) -> HttpResponse:
     """Rename a team, or let it follow a group."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     team = get_object_or_404(querysets.visible_teams(user), pk=pk)
     roles.require(permissions.can_manage_teams(user), action="Ask an IT admin.")
     form = TeamForm(request.POST or None, initial={"name": team.name, "entra_group": team.entra_group})
@@ -90,7 +90,7 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
     """Say who loses what, then remove the team."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     team = get_object_or_404(querysets.visible_teams(user), pk=pk)
     roles.require(permissions.can_manage_teams(user), action="Ask an IT admin.")
     if request.method == "POST":
@@ -105,7 +105,7 @@ def remove(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def add_member(request: HttpRequest, pk: int) -> HttpResponse:
     """Put somebody into the team."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     team = get_object_or_404(querysets.visible_teams(user), pk=pk)
     roles.require(permissions.can_manage_teams(user), action="Ask an IT admin.")
     form = MemberForm(request.POST, people=querysets.people())
@@ -119,7 +119,7 @@ def add_member(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def remove_member(request: HttpRequest, pk: int, user_pk: int) -> HttpResponse:
     """Take somebody out of the team."""
-    user = roles.signed_in(request.user)
+    user = roles.current_user(request.user)
     team = get_object_or_404(querysets.visible_teams(user), pk=pk)
     teams.remove_member(team, get_object_or_404(User, pk=user_pk), actor=user)
     return redirect("team", pk=pk)

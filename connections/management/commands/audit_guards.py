@@ -1,4 +1,4 @@
-"""Put the database's guards of the audit trail back in place."""
+"""Reinstall the database triggers that protect the audit trail."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from connections.services.audit import verification_checks
 
 
 class Command(BaseCommand):
-    """``manage.py audit_guards``: after a restore, or a change to the tables, that left the triggers out."""
+    """``manage.py audit_guards``: for use after a restore or a schema change that lost the triggers."""
 
     help = "Install the triggers that refuse changes to the audit trail. Harmless when they are there."
 

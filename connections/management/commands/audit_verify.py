@@ -1,4 +1,4 @@
-"""Verify the audit trail from the console."""
+"""Verify the audit trail from the command line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from connections.services.audit import verification, verification_checks
 
 
 class Command(BaseCommand):
-    """``manage.py audit_verify --published seals.jsonl``; ends with 1 if the trail is broken."""
+    """``manage.py audit_verify --published seals.jsonl``; exits with 1 if the trail is broken."""
 
     help = "Check every event and token hand-out against its seal, and every seal against the one before."
 
@@ -40,9 +40,9 @@ class Command(BaseCommand):
         cli.add_actor_argument(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        known = [_expected(text) for text in options["expect"]]
+        known = [_parse_seal(text) for text in options["expect"]]
         if options["published"]:
-            known += _published(options["published"])
+            known += _read_seals(options["published"])
         since = options["since"]
         if since < 0 or (since and not AuditSeal.objects.filter(number=since).exists()):
             raise CommandError(f"There is no seal {since}.", returncode=2)
@@ -50,14 +50,18 @@ class Command(BaseCommand):
             rows, findings = verification.verify_read_only(since=since, published=known)
         else:
             run = verification.verify(
-                actor=cli.find_actor(options["actor"]), now=timezone.now, since=since, published=known, tell=self._tell
+                actor=cli.find_actor(options["actor"]),
+                now=timezone.now,
+                since=since,
+                published=known,
+                on_progress=self._show_progress,
             )
             rows, findings = run.rows, [verification_checks.Finding(**finding) for finding in run.findings]
         self._report(rows, findings)
         if findings:
             sys.exit(1)
 
-    def _tell(self, run: AuditVerification) -> None:
+    def _show_progress(self, run: AuditVerification) -> None:
         if self.stderr.isatty():
             self.stderr.write(f"seal {run.checked} of {run.upto}, {run.rows:,} rows", ending="\r")
 
@@ -75,25 +79,25 @@ class Command(BaseCommand):
             self.stdout.write(f"Intact: {rows:,} rows in seals up to {newest.number}:{newest.hash}")
 
 
-def _expected(text: str) -> tuple[int, str]:
+def _parse_seal(text: str) -> tuple[int, str]:
     number, _, known = text.partition(":")
     if not number.isdecimal() or not re.fullmatch("[0-9a-f]{64}", known):
         raise CommandError(f"“{text}” is no seal. Write its number, a colon and its hash.", returncode=2)
     return int(number), known
 
 
-def _published(path: str) -> list[tuple[int, str]]:
-    """The seals of a file; a last line that was cut off in the middle of writing is left out."""
+def _read_seals(path: str) -> list[tuple[int, str]]:
+    """Read a file of published seals; an incomplete last line is ignored."""
     try:
         lines = Path(path).read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as problem:
         raise CommandError(f"{path} cannot be read: {problem}", returncode=2) from problem
-    found = []
+    seals = []
     for number, line in enumerate(lines, start=1):
         try:
             seal = json.loads(line)
-            found.append((int(seal["number"]), str(seal["hash"])))
+            seals.append((int(seal["number"]), str(seal["hash"])))
         except (ValueError, KeyError, TypeError) as problem:
             if number < len(lines):
                 raise CommandError(f"Line {number} of {path} is no seal.", returncode=2) from problem
-    return found
+    return seals

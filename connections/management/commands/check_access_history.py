@@ -8,14 +8,14 @@ from connections.services.sharing import history_check
 
 
 class Command(BaseCommand):
-    """``manage.py check_access_history``; ends with an error if anything differs."""
+    """``manage.py check_access_history``; exits with 1 if anything differs."""
 
     help = "Replay the audit trail and compare who could use what, and when, with the access history."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        found = history_check.differences()
-        for line in found:
+        differences = history_check.differences()
+        for line in differences:
             self.stdout.write(line)
-        if found:
-            raise CommandError(f"{len(found)} difference{'' if len(found) == 1 else 's'} between the two.")
+        if differences:
+            raise CommandError(f"{len(differences)} difference{'' if len(differences) == 1 else 's'} between the two.")
         self.stdout.write("The access history and the audit trail tell the same story.")

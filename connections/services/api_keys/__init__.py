@@ -1,1 +1,1 @@
-"""API keys of automations, with their rate limits and stored replies for idempotent requests."""
+"""API keys of automations, their rate limits, and stored replies for repeated requests."""

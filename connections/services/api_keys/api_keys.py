@@ -1,4 +1,4 @@
-"""API keys: issued once in clear, found by prefix, compared by digest, revoked at once."""
+"""API keys: shown once, looked up by prefix, compared by digest."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from connections.errors import AlreadyExists, InUse, InvalidApiKey, InvalidInput
 from connections.models import ApiKey, Connection, TokenFetch, User
 from connections.models.audit import AuditAction
 
-KEY_PREFIX = "m365p"  # lets secret scanners recognise a leaked key; the checksum spares them false alarms
+KEY_PREFIX = "m365p"  # lets secret scanners recognise a leaked key; the checksum avoids false positives
 _ALPHABET = string.ascii_letters + string.digits
-_PREFIX_LENGTH, _SECRET_LENGTH, _CHECK_LENGTH = 10, 32, 6
-# Compared with when no key is found, so that an unknown key takes as long as a wrong one.
-_NOBODY = hashlib.sha256(secrets.token_bytes(32)).hexdigest()
-USE_RECORDED_EVERY = timedelta(minutes=1)
+_PREFIX_LENGTH, _SECRET_LENGTH, _CHECKSUM_LENGTH = 10, 32, 6
+# Compared with when there is no such key, so that an unknown key takes as long as a wrong one.
+_DUMMY_DIGEST = hashlib.sha256(secrets.token_bytes(32)).hexdigest()
+USE_RECORDED_EVERY = timedelta(minutes=1)  # a busy automation must not cost a write per call
 MAX_OVERLAP = timedelta(days=30)
 
 
@@ -42,23 +42,17 @@ def issue(
     actor: User,
     now: datetime,
 ) -> tuple[ApiKey, str]:
-    """Make a key and return it with its text, which is nowhere kept. Raises NotAllowed, InvalidInput, AlreadyExists.
+    """Create a key; returns it with its text, which is not stored. Raises NotAllowed, InvalidInput, AlreadyExists.
 
-    ``connections``: the only ones it reaches; none means all that its owner may use.
+    ``connections`` limits what the key reaches; empty means everything its owner may use.
     """
     roles.require(
         permissions.can_issue_key(actor, owner),
         cause="People make their own keys, and IT admins those of service accounts.",
         action="Ask the owner, or an IT admin.",
     )
-    if not scopes:
-        raise InvalidInput("Choose at least one thing the key may be used for.", field="scopes")
-    beyond = [scope for scope in scopes if scope not in permissions.scopes_for(owner)]
-    if beyond:
-        raise InvalidInput(f"Keys of {owner} cannot be for {audit.join_values(beyond)}.", field="scopes")
-    if not owner.is_active:
-        raise InvalidInput(f"{owner} is disabled, so no key of it would work.", action="Enable it first.")
-    _check_end(expires_at, now)
+    _check_owner(owner, scopes)
+    _check_expiry(expires_at, now)
     text, prefix = generate_key()
     try:
         with transaction.atomic():
@@ -77,47 +71,56 @@ def issue(
             facts = {
                 "prefix": prefix,
                 "scopes": audit.join_values(scopes),
-                "expires_at": str(expires_at) if expires_at else None,
+                "expires_at": _text(expires_at),
                 "connections": audit.join_values(connections),
                 "networks": audit.join_values(key.networks),
             }
             audit.record(AuditAction.API_KEY_ISSUED, key, actor=actor, changes=facts)
     except IntegrityError as taken:
-        raise AlreadyExists(
-            f"You already have a key called “{name}”.", action="Choose another name.", field="name"
-        ) from taken
+        cause = f"You already have a key called “{name}”."
+        raise AlreadyExists(cause, action="Choose another name.", field="name") from taken
     return key, text
 
 
-def _check_end(expires_at: datetime | None, now: datetime) -> None:
-    most = settings.API_KEY_MAX_DAYS
+def _check_owner(owner: User, scopes: Sequence[str]) -> None:
+    if not scopes:
+        raise InvalidInput("Choose at least one thing the key may be used for.", field="scopes")
+    excess = [scope for scope in scopes if scope not in permissions.scopes_for(owner)]
+    if excess:
+        raise InvalidInput(f"Keys of {owner} cannot be for {audit.join_values(excess)}.", field="scopes")
+    if not owner.is_active:
+        raise InvalidInput(f"{owner} is disabled, so no key of it would work.", action="Enable it first.")
+
+
+def _check_expiry(expires_at: datetime | None, now: datetime) -> None:
+    max_days = settings.API_KEY_MAX_DAYS
     if expires_at is None:
-        if most:
-            raise InvalidInput("A key needs a last day.", action=f"At most {most} days from now.", field="expires_at")
+        if max_days:
+            action = f"At most {max_days} days from now."
+            raise InvalidInput("A key needs a last day.", action=action, field="expires_at")
         return
     if expires_at <= now:
         raise InvalidInput("The end must be in the future.", field="expires_at")
-    # The last day counts in full.
-    if most and expires_at > now + timedelta(days=most + 1):
-        raise InvalidInput(f"A key may last {most} days at most.", field="expires_at")
+    # One day more, because a key works until the end of its last day.
+    if max_days and expires_at > now + timedelta(days=max_days + 1):
+        raise InvalidInput(f"A key may last {max_days} days at most.", field="expires_at")
 
 
 def rotate(
     key: ApiKey, *, overlap: timedelta, expires_at: datetime | None, actor: User, now: datetime
 ) -> tuple[ApiKey, str]:
-    """Give the key a new secret and return its text; the old one goes on working for ``overlap``, or ends at once.
+    """Give the key a new secret and return its text; the old secret continues to work for ``overlap``.
 
-    A secret that was still left from the rotation before ends now. An expired key comes back with its new secret alone.
-    Raises NotAllowed, InvalidInput, StillInUse if somebody else has rotated it at the same moment.
+    The secret before that stops working now. The old secret of an expired key stays invalid. Raises NotAllowed,
+    InvalidInput, InUse if the key was rotated or revoked at the same moment.
     """
-    roles.require(
-        permissions.can_issue_key(actor, key.owner), action="Ask its owner; for a service account, an IT admin."
-    )
+    allowed = permissions.can_issue_key(actor, key.owner)
+    roles.require(allowed, action="Ask its owner; for a service account, an IT admin.")
     if key.revoked_at is not None:
         raise InvalidInput("This key is revoked.", action="Make another one.")
     if not timedelta() <= overlap <= MAX_OVERLAP:
         raise InvalidInput(f"The old secret can go on for {MAX_OVERLAP.days} days at most.", field="overlap")
-    _check_end(expires_at, now)
+    _check_expiry(expires_at, now)
     text, prefix = generate_key()
     until = now + overlap if overlap and key.is_valid(now) else None
     values: dict[str, object] = {
@@ -138,8 +141,8 @@ def rotate(
             raise InUse("This key has just been rotated or revoked by somebody else.", action="Look again.")
         facts = {
             "prefix": [key.prefix, prefix],
-            "expires_at": [_told(key.expires_at), _told(expires_at)],
-            "old_secret_until": _told(until),
+            "expires_at": [_text(key.expires_at), _text(expires_at)],
+            "old_secret_until": _text(until),
         }
         audit.record(AuditAction.API_KEY_ROTATED, key, actor=actor, changes=facts)
     for name, value in values.items():
@@ -148,18 +151,18 @@ def rotate(
 
 
 def revoke_previous(key: ApiKey, *, actor: User, now: datetime) -> None:
-    """Let the secret before the last rotation end at once. Doing it twice is harmless. Raises NotAllowed."""
+    """Revoke the secret before the last rotation. Doing it twice is harmless. Raises NotAllowed."""
     roles.require(permissions.can_revoke_key(actor, key), action="Ask its owner or an IT admin.")
-    gone = {"previous_prefix": None, "previous_digest": "", "previous_until": None}
     with transaction.atomic():
-        if ApiKey.objects.filter(pk=key.pk, previous_until__gt=now).update(**gone):
-            audit.record(
-                AuditAction.API_KEY_OLD_SECRET_ENDED, key, actor=actor, changes={"prefix": key.previous_prefix}
-            )
+        if ApiKey.objects.filter(pk=key.pk, previous_until__gt=now).update(
+            previous_prefix=None, previous_digest="", previous_until=None
+        ):
+            facts = {"prefix": key.previous_prefix}
+            audit.record(AuditAction.API_KEY_OLD_SECRET_ENDED, key, actor=actor, changes=facts)
 
 
 def set_rate_limit(key: ApiKey, *, per_minute: int | None, actor: User, now: datetime) -> None:
-    """Say how often the key may be used in a minute; None: as all keys, 0: as often as it likes. Raises NotAllowed."""
+    """Limit the calls per minute; None: the default for all keys, 0: no limit. Raises NotAllowed."""
     roles.require(permissions.can_limit_key(actor), action="Ask an IT admin.")
     changes = audit.changed_fields(key, {"rate_limit": per_minute})
     if not changes:
@@ -171,70 +174,62 @@ def set_rate_limit(key: ApiKey, *, per_minute: int | None, actor: User, now: dat
 
 
 def revoke(key: ApiKey, *, actor: User, now: datetime) -> None:
-    """Make a key worthless at once, with both its secrets. Doing it twice is harmless. Raises NotAllowed."""
+    """Revoke a key with both its secrets. Doing it twice is harmless. Raises NotAllowed."""
     roles.require(permissions.can_revoke_key(actor, key), action="Ask its owner or an IT admin.")
     with transaction.atomic():
         if ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=now):
             audit.record(AuditAction.API_KEY_REVOKED, key, actor=actor, changes={"prefix": key.prefix})
 
 
-def _told(moment: datetime | None) -> str | None:
+def _text(moment: datetime | None) -> str | None:
     return str(moment) if moment else None
 
 
-# --- Using a key ----------------------------------------------------------------------------------
-
-
 def authenticate(text: str, *, address: str | None, now: datetime) -> ApiKey:
-    """The key behind what a client sent.
+    """The key that a client sent, and record its use.
 
-    Raises KeyRefused, always with the same words for unknown, wrong, revoked and expired keys, and for keys of
-    people who have left; a foreign network is told, because only the holder of the right key learns it.
+    Raises InvalidApiKey, with the same message for unknown, wrong, revoked and expired keys and for keys of disabled
+    accounts. Only a wrong network has its own message, because only the holder of a valid key sees it.
     """
     prefix = _prefix_of(text)
     either = Q(prefix=prefix) | Q(previous_prefix=prefix)
     rows = ApiKey.objects.select_related("owner").filter(either).order_by()
-    found = next(iter(rows[:1]), None) if prefix else None
-    is_previous = found is not None and found.prefix != prefix
-    known = _NOBODY if found is None else found.previous_digest if is_previous else found.digest
-    right = hmac.compare_digest(known, digest(text))
-    if found is None or not right or not found.is_valid(now) or not found.owner.is_active:
+    key = next(iter(rows[:1]), None) if prefix else None
+    is_previous = key is not None and key.prefix != prefix
+    known = _DUMMY_DIGEST if key is None else key.previous_digest if is_previous else key.digest
+    is_right = hmac.compare_digest(known, digest(text))
+    if key is None or not is_right or not key.is_valid(now) or not key.owner.is_active:
         raise InvalidApiKey
-    if is_previous and not found.takes_previous(now):
+    if is_previous and not key.takes_previous(now):
         raise InvalidApiKey
-    if found.networks and not _is_within(address, found.networks):
+    if key.networks and not _is_within(address, key.networks):
         raise InvalidApiKey(
             f"This API key may not be used from {address or 'this address'}.",
             action="Use it from the networks it is for, or issue another one.",
         )
-    _note_use(found, address, now, is_previous=is_previous)
-    return found
+    column = "previous_used_at" if is_previous else "last_used_at"
+    last_use: datetime | None = getattr(key, column)
+    if last_use is None or now - last_use >= USE_RECORDED_EVERY:
+        values: dict[str, object] = {column: now} if is_previous else {column: now, "last_used_from": address}
+        # The prefix, because after a rotation in between the column is about another secret.
+        same = ApiKey.objects.filter(Q(**{column: None}) | Q(**{f"{column}__lt": now}), pk=key.pk, prefix=key.prefix)
+        same.update(**values)
+    return key
 
 
 def rate_limit_of(key: ApiKey) -> int:
-    """How often the key may be used in a minute; 0: as often as it likes."""
+    """Allowed calls per minute; 0: no limit."""
     return key.rate_limit if key.rate_limit is not None else int(settings.API_RATE_LIMIT)
 
 
-def _note_use(key: ApiKey, address: str | None, now: datetime, *, is_previous: bool) -> None:
-    """At most once a minute: a busy automation must not cost a write for every call."""
-    column = "previous_used_at" if is_previous else "last_used_at"
-    before: datetime | None = getattr(key, column)
-    if before is None or now - before >= USE_RECORDED_EVERY:
-        values: dict[str, object] = {column: now} if is_previous else {column: now, "last_used_from": address}
-        # The prefix: a rotation may have come in between, and this was another secret's use.
-        same = ApiKey.objects.filter(Q(**{column: None}) | Q(**{f"{column}__lt": now}), pk=key.pk, prefix=key.prefix)
-        same.update(**values)
-
-
 def record_token_request(key: ApiKey, connection: Connection, *, address: str | None, now: datetime) -> None:
-    """Count a token that was handed out, one row per key, connection, address and minute."""
+    """Count a token request, in one row per key, connection, address and minute."""
     minute = now.replace(second=0, microsecond=0)
-    # A sealed row never changes; a fetch that is noted too late for its minute gets a row of its own.
+    # A sealed row never changes; a request recorded after its minute was sealed gets a new row.
     while not _count_up(key.pk, connection.pk, minute, address):
         try:
             with transaction.atomic():
-                # Whichever has just been removed is named all the same, as the row would be after its removal.
+                # Key or connection may have been deleted meanwhile: then only their ids and names are kept.
                 TokenFetch.objects.create(
                     key=ApiKey.objects.filter(pk=key.pk).only("pk").first(),
                     key_ref=key.pk,
@@ -247,20 +242,20 @@ def record_token_request(key: ApiKey, connection: Connection, *, address: str | 
                     address=address,
                 )
         except IntegrityError:
-            continue  # somebody else was first in this minute
+            continue  # another request created the row first
         return
 
 
-# Spelt out: this runs for every token, and the ORM would spend longer on putting it together than the database on it.
+# Plain SQL, because this runs for every token and the ORM would take longer than the database.
 _COUNT_UP = f"""
 UPDATE {TokenFetch._meta.db_table} SET count = count + 1
 WHERE key_id = %s AND connection_id = %s AND minute = %s AND seal IS NULL AND address
-"""  # noqa: S608 - a name of our own table
+"""  # noqa: S608 - the name of our own table
 
 
 def _count_up(key_pk: int, connection_pk: int, minute: datetime, address: str | None) -> bool:
     moment = database.ops.adapt_datetimefield_value(minute)
-    # As the column stores it: SQLite compares texts.
+    # As the column stores it, because SQLite compares text.
     stored = TokenFetch._meta.get_field("address").get_prep_value(address)
     with database.cursor() as cursor:
         if stored is None:
@@ -270,29 +265,26 @@ def _count_up(key_pk: int, connection_pk: int, minute: datetime, address: str | 
         return bool(cursor.rowcount)
 
 
-# --- The text of a key ----------------------------------------------------------------------------
-
-
 def generate_key() -> tuple[str, str]:
-    """The text of a new key, and the prefix it is found by."""
+    """The text of a new key, and the prefix it is looked up by."""
     prefix = _random(_PREFIX_LENGTH)
     body = f"{KEY_PREFIX}_{prefix}_{_random(_SECRET_LENGTH)}"
     return body + _checksum(body), prefix
 
 
 def _prefix_of(text: str) -> str:
-    """The prefix of a well-formed key, "" for anything else; a typing mistake never reaches the database."""
-    body, check = text[:-_CHECK_LENGTH], text[-_CHECK_LENGTH:]
+    """The prefix of a well-formed key, or "" without a database query."""
+    body, checksum = text[:-_CHECKSUM_LENGTH], text[-_CHECKSUM_LENGTH:]
     parts = body.split("_")
     well_formed = len(parts) == 3 and parts[0] == KEY_PREFIX and len(parts[2]) == _SECRET_LENGTH
-    return parts[1] if well_formed and text.isascii() and _checksum(body) == check else ""
+    return parts[1] if well_formed and text.isascii() and _checksum(body) == checksum else ""
 
 
 def _checksum(body: str) -> str:
     number, letters = zlib.crc32(body.encode("utf-8", "replace")), ""
-    for _ in range(_CHECK_LENGTH):
-        number, rest = divmod(number, len(_ALPHABET))
-        letters += _ALPHABET[rest]
+    for _ in range(_CHECKSUM_LENGTH):
+        number, remainder = divmod(number, len(_ALPHABET))
+        letters += _ALPHABET[remainder]
     return letters
 
 
@@ -301,15 +293,15 @@ def _random(length: int) -> str:
 
 
 def digest(text: str) -> str:
-    """What is stored of a key; its text has too many random bits to be guessed from it."""
+    """SHA-256 of a key's text, hex; unsalted, because the text has 190 random bits."""
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
 def _is_within(address: str | None, networks: Sequence[str]) -> bool:
     try:
-        here = ipaddress.ip_address(address or "")
+        client = ipaddress.ip_address(address or "")
     except ValueError:
         return False
     # A server that listens on IPv6 sees an IPv4 client as ::ffff:192.0.2.1.
-    here = getattr(here, "ipv4_mapped", None) or here
-    return any(here in ipaddress.ip_network(network) for network in networks)
+    client = getattr(client, "ipv4_mapped", None) or client
+    return any(client in ipaddress.ip_network(network) for network in networks)

@@ -1,4 +1,4 @@
-"""Idempotency-Key: a request that is sent again, because its answer got lost, is answered and not done again."""
+"""Idempotency-Key: a request that is repeated because its response was lost gets the stored response."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import IntegrityError, transaction
-from django.db.models import Q
+from django.db.models import QuerySet
 
 from connections.errors import PortalError
 from connections.models import ApiKey, StoredReply
 
 RETENTION = timedelta(hours=24)
-# After that long without an answer, whoever worked on it was killed; the request may be done again.
+# A request without a reply after this time was killed and may be done again.
 MAX_RUN_TIME = timedelta(minutes=5)
-PRUNE_BATCH = 1000  # rows one tick removes
+PRUNE_BATCH = 1000  # rows deleted in one run
 
 
 class KeyReused(PortalError):
-    """The same Idempotency-Key came with another request."""
-
     code = "idempotency_key_reused"
     status = 422
     cause = "This Idempotency-Key was already used for another request."
@@ -30,8 +28,6 @@ class KeyReused(PortalError):
 
 
 class InProgress(PortalError):
-    """The first request with this Idempotency-Key has not been answered yet."""
-
     code = "in_progress"
     status = 409
     cause = "The first request with this Idempotency-Key is still running."
@@ -41,60 +37,60 @@ class InProgress(PortalError):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer to be sent again."""
+    """A response that can be sent again."""
 
     status: int
     body: str
     headers: dict[str, str]
-    # What the caller was when it was given; who is less now must not read it again.
-    standing: str
+    standing: str  # the caller's rights at that time; with fewer rights it must not be read again
 
 
 def claim(key: ApiKey, *, idempotency_key: str, request: bytes, now: datetime) -> StoredReply | Reply:
-    """Claim a request for doing it, or get the answer it has had.
+    """Claim a request, or return its stored reply. Of concurrent requests, one gets the claim.
 
-    ``request`` is everything that makes two requests the same. Of several at once, one gets the claim. Raises
-    KeyReused, InProgress.
+    ``request`` is everything that must be equal in a repeated request. Raises KeyReused, InProgress.
     """
     digest, request_digest = _digest(idempotency_key.encode("utf-8", "replace")), _digest(request)
-    mine = StoredReply.objects.filter(key=key, digest=digest)
-    mine.filter(started_at__lte=now - RETENTION).delete()
+    replies = StoredReply.objects.filter(key=key, digest=digest)
+    replies.filter(started_at__lte=now - RETENTION).delete()
     try:
         with transaction.atomic():
             return StoredReply.objects.create(key=key, digest=digest, request_digest=request_digest, started_at=now)
     except IntegrityError:
-        found = mine.first()
-    if found is None:  # given up in this very moment
+        stored = replies.first()
+    if stored is None:  # released at this very moment
         raise InProgress
-    if found.request_digest != request_digest:
+    if stored.request_digest != request_digest:
         raise KeyReused
-    if found.status is not None:
-        told = json.loads(found.answer or "{}")
-        return Reply(found.status, told["body"], told["headers"], told.get("standing", ""))
-    abandoned = Q(pk=found.pk, status=None, started_at=found.started_at)
-    if found.started_at > now - MAX_RUN_TIME or not mine.filter(abandoned).update(started_at=now):
+    if stored.status is not None:
+        answer = json.loads(stored.answer or "{}")
+        return Reply(stored.status, answer["body"], answer["headers"], answer.get("standing", ""))
+    if stored.started_at > now - MAX_RUN_TIME or not _unfinished(stored).update(started_at=now):
         raise InProgress
-    found.started_at = now
-    return found
+    stored.started_at = now
+    return stored
 
 
 def store_reply(claimed: StoredReply, reply: Reply) -> None:
-    """Keep the answer of a claimed request; not if somebody else has taken the claim over since."""
+    """Store the reply of a claimed request, unless the claim has passed to a repeated request."""
     answer = json.dumps({"body": reply.body, "headers": reply.headers, "standing": reply.standing})
-    mine = StoredReply.objects.filter(pk=claimed.pk, status=None, started_at=claimed.started_at)
-    mine.update(status=reply.status, answer=answer)
+    _unfinished(claimed).update(status=reply.status, answer=answer)
 
 
 def release(claimed: StoredReply) -> None:
-    """Forget the claim of a request that was refused: it changed nothing, and may work the next time."""
-    StoredReply.objects.filter(pk=claimed.pk, status=None, started_at=claimed.started_at).delete()
+    """Delete the claim of a refused request: it changed nothing and may succeed the next time."""
+    _unfinished(claimed).delete()
 
 
 def prune(*, now: datetime) -> int:
-    """Remove answers that are older than a day; returns how many rows went."""
+    """Delete replies older than a day; returns how many."""
     old = StoredReply.objects.filter(started_at__lte=now - RETENTION).order_by("started_at")
-    gone, _ = StoredReply.objects.filter(pk__in=list(old.values_list("pk", flat=True)[:PRUNE_BATCH])).delete()
-    return gone
+    deleted, _ = StoredReply.objects.filter(pk__in=list(old.values_list("pk", flat=True)[:PRUNE_BATCH])).delete()
+    return deleted
+
+
+def _unfinished(claimed: StoredReply) -> QuerySet[StoredReply]:
+    return StoredReply.objects.filter(pk=claimed.pk, status=None, started_at=claimed.started_at)
 
 
 def _digest(text: bytes) -> str:

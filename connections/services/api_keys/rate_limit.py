@@ -1,6 +1,6 @@
-"""How many calls in a minute are allowed: counted in the cache, for all processes together.
+"""Rate limits per minute, counted in Redis for all processes together.
 
-A window is one minute of the clock. Without the cache nothing is limited: the API goes on, and the log says so.
+A window is one minute of the clock. If Redis cannot be reached nothing is limited, and a warning is logged.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from django.conf import settings
 logger = logging.getLogger(__name__)
 
 WINDOW = 60  # seconds
-# A cache that does not answer must not hold up calls; after a failure it is left alone for a moment.
+# Redis must not delay calls: after a failure it is not tried again for RETRY_AFTER.
 TIMEOUT = 0.5  # seconds
-LEAVE_ALONE = 5.0  # seconds
+RETRY_AFTER = 5.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimitState:
-    """Where somebody stands within the present window."""
+    """The calls of one client within the current window."""
 
     limit: int
     count: int
@@ -33,26 +33,24 @@ class RateLimitState:
 
     @property
     def remaining(self) -> int:
-        """Calls that are left."""
         return max(0, self.limit - self.count)
 
     @property
     def is_exceeded(self) -> bool:
-        """Whether this call is one too many."""
         return self.count > self.limit
 
 
 def count(name: str, *, limit: int, now: datetime, calls: int = 1) -> RateLimitState | None:
-    """Count a call of ``name`` and say where it stands; None where nothing is limited (limit 0, or no cache).
+    """Count a call of ``name``; None if nothing is limited (limit 0, or Redis is unavailable).
 
-    ``calls`` 0 only looks.
+    ``calls=0`` reads the state without counting.
     """
     if not limit or _outage.is_on():
         return None
     moment = int(now.timestamp())
     key = f"rate:{name}:{moment // WINDOW}"
     try:
-        # One round trip, and atomic: INCRBY counts, EXPIRE only makes room again.
+        # One atomic round trip.
         with client().pipeline(transaction=True) as pipe:
             pipe.incrby(key, calls)
             pipe.expire(key, 2 * WINDOW)
@@ -64,29 +62,29 @@ def count(name: str, *, limit: int, now: datetime, calls: int = 1) -> RateLimitS
 
 
 def uncounted_calls() -> int:
-    """Calls of this process that were let through without being counted, because the cache could not be reached."""
-    return _outage.passed
+    """Calls of this process that were not counted because Redis could not be reached."""
+    return _outage.uncounted
 
 
 class _Outage:
-    """The cache cannot be reached just now."""
+    """Redis cannot be reached; shared by the threads of this process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._until = 0.0
-        self.passed = 0
+        self.uncounted = 0
 
     def begin(self) -> None:
         with self._lock:
-            self._until = time.monotonic() + LEAVE_ALONE
-            self.passed += 1
+            self._until = time.monotonic() + RETRY_AFTER
+            self.uncounted += 1
         logger.warning("The cache cannot be reached; calls of the API are not limited.")
 
     def is_on(self) -> bool:
         if time.monotonic() >= self._until:
             return False
         with self._lock:
-            self.passed += 1
+            self.uncounted += 1
         return True
 
 
@@ -95,5 +93,5 @@ _outage = _Outage()
 
 @cache
 def client() -> redis.Redis:
-    """The cache itself, for what must be atomic there. It does not hold up callers for long."""
+    """The Redis client itself, with short time-outs, for operations that must be atomic."""
     return redis.Redis.from_url(settings.REDIS_URL, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)

@@ -1,8 +1,9 @@
-"""What was denied to whom: an event at once, and a count instead of further events when it repeats within a minute."""
+"""Denied actions: the first one becomes an audit event at once, repeats within the same minute are counted."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.apps import apps
 from django.db import IntegrityError, transaction
@@ -12,84 +13,72 @@ from connections import audit
 from connections.models import AuditEvent, RepeatedDenial, User
 from connections.models.audit import AuditAction
 
-# Different things denied to one person within a minute; what comes on top is counted as one.
-MOST = 60
-_MUCH = ("many other pages", "Portal", "")
+# Different denials recorded for one person in a minute; all further ones share a single counter.
+MAX_PER_MINUTE = 60
+_OVERFLOW = ("many other pages", "Portal", "")
 
 
 def record_denial(
     actor: User, *, tried: str, target_type: str, target_id: str, why: str, api_key: str = "", now: datetime
 ) -> None:
-    """Record that ``actor`` tried something that is not theirs: ``tried`` is method and URL name.
+    """Record that ``actor`` was denied ``tried`` (HTTP method and URL name).
 
-    Call it outside of the work that was refused, as that is rolled back.
+    Call it outside the transaction of the refused work, which is rolled back.
     """
     minute = now.replace(second=0, microsecond=0)
-    mine = RepeatedDenial.objects.filter(person=actor, minute=minute)
-    this = mine.filter(tried=tried, target_type=target_type, target_id=target_id)
-    if this.update(count=F("count") + 1):
+    denials = RepeatedDenial.objects.filter(person=actor, minute=minute)
+    counter = denials.filter(tried=tried, target_type=target_type, target_id=target_id)
+    if counter.update(count=F("count") + 1):
         return
-    if mine.count() >= MOST:
-        tried, target_type, target_id = _MUCH
-        this = mine.filter(tried=tried, target_type=target_type, target_id=target_id)
-        if this.update(count=F("count") + 1):
+    if denials.count() >= MAX_PER_MINUTE:
+        tried, target_type, target_id = _OVERFLOW
+        counter = denials.filter(tried=tried, target_type=target_type, target_id=target_id)
+        if counter.update(count=F("count") + 1):
             return
     facts = {"tried": tried, "why": why} | ({"api_key": api_key} if api_key else {})
     try:
         with transaction.atomic():
-            event = audit.record(
-                AuditAction.ACCESS_DENIED,
-                _subject(target_type, target_id),
-                actor=actor,
-                outcome=AuditEvent.Outcome.DENIED,
-                changes=facts,
-            )
+            event = _record(actor, target_type, target_id, facts)
             RepeatedDenial.objects.create(
                 person=actor, tried=tried, target_type=target_type, target_id=target_id, minute=minute, event=event.pk
             )
     except IntegrityError:
-        this.update(count=F("count") + 1)  # somebody else was first in this minute
+        counter.update(count=F("count") + 1)  # another request created the row first
 
 
 def write_events(now: datetime) -> int:
-    """Turn the counts of minutes that are over into events; returns how many. Several workers may call it."""
-    done = 0
-    over = now.replace(second=0, microsecond=0) - timedelta(minutes=1)
-    for pk in RepeatedDenial.objects.filter(minute__lt=over).order_by("pk").values_list("pk", flat=True)[:1000]:
+    """Turn the counters of past minutes into events; returns how many. Safe to run in several workers at once."""
+    written = 0
+    last_minute = now.replace(second=0, microsecond=0) - timedelta(minutes=1)
+    for pk in RepeatedDenial.objects.filter(minute__lt=last_minute).order_by("pk").values_list("pk", flat=True)[:1000]:
         with transaction.atomic():
             locked = RepeatedDenial.objects.select_for_update(skip_locked=True, of=("self",)).select_related("person")
             row = locked.filter(pk=pk).first()
-            if row is not None:
-                done += _fold(row)
-    return done
+            if row is None:
+                continue
+            row.delete()
+            if row.count > 1:
+                facts = {"tried": row.tried, "repeated": row.count - 1}
+                facts |= {"minute": row.minute.isoformat(), "first_event": row.event}
+                _record(row.person, row.target_type, row.target_id, facts)
+                written += 1
+    return written
 
 
-def _fold(row: RepeatedDenial) -> int:
-    row.delete()
-    if row.count < 2:
-        return 0
-    audit.record(
-        AuditAction.ACCESS_DENIED,
-        _subject(row.target_type, row.target_id),
-        actor=row.person,
-        outcome=AuditEvent.Outcome.DENIED,
-        changes={
-            "tried": row.tried,
-            "repeated": row.count - 1,
-            "minute": row.minute.isoformat(),
-            "first_event": row.event,
-        },
+def _record(actor: User, target_type: str, target_id: str, facts: dict[str, Any]) -> AuditEvent:
+    subject = _subject(target_type, target_id)
+    return audit.record(
+        AuditAction.ACCESS_DENIED, subject, actor=actor, outcome=AuditEvent.Outcome.DENIED, changes=facts
     )
-    return 1
 
 
 def _subject(target_type: str, target_id: str) -> audit.Subject:
-    """The thing by its name, or as much as is known of it. Reads no more than the name."""
+    """The denied object with its name, or its type and id if it has none. Loads nothing but the name."""
     name = ""
     if target_id.isdecimal() and len(target_id) <= 18:
         model = apps.get_model("connections", target_type)
         columns = {field.name for field in model._meta.concrete_fields}
-        column = next((one for one in ("name", "address", "username") if one in columns), "pk")
-        found = model._default_manager.filter(pk=target_id).values_list(column, "pk").first()
-        name = str(found[0]) if found and column != "pk" else ""
+        column = next((candidate for candidate in ("name", "address", "username") if candidate in columns), None)
+        if column:
+            name = str(model._default_manager.filter(pk=target_id).values_list(column, flat=True).first() or "")
     return audit.Subject(target_type, target_id, name or f"{target_type} {target_id}".strip())

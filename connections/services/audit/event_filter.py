@@ -1,4 +1,4 @@
-"""Which audit events a filter means, on the pages and over the API."""
+"""Filtering audit events, for the pages and the API."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from connections.models import AuditEvent
 
 
 def filter_events(events: QuerySet[AuditEvent], entries: Mapping[str, Any]) -> QuerySet[AuditEvent]:
-    """The events that fit valid entries of an AuditFilter; what is empty narrows nothing."""
+    """Apply the cleaned values of an AuditFilter; empty ones are ignored."""
     given = {name: value for name, value in entries.items() if value}
     if "q" in given:
         events = events.filter(Q(target_name__icontains=given["q"]) | Q(actor_name__icontains=given["q"]))
@@ -23,14 +23,10 @@ def filter_events(events: QuerySet[AuditEvent], entries: Mapping[str, Any]) -> Q
 
 
 def between_days(column: str, first: date | None, last: date | None) -> Q:
-    """From the first to the last day (UTC), both included, as a condition on a column; None: no limit."""
+    """Condition: the column lies between two days (UTC), both included; None is no limit."""
     condition = Q()
     if first:
-        condition &= Q(**{f"{column}__gte": _midnight(first)})
+        condition &= Q(**{f"{column}__gte": datetime.combine(first, time.min, UTC)})
     if last and last < date.max:
-        condition &= Q(**{f"{column}__lt": _midnight(last + timedelta(days=1))})
+        condition &= Q(**{f"{column}__lt": datetime.combine(last + timedelta(days=1), time.min, UTC)})
     return condition
-
-
-def _midnight(day: date) -> datetime:
-    return datetime.combine(day, time.min, UTC)

@@ -1,6 +1,6 @@
-"""Taking the audit trail away as a file, of any size and in constant memory; that somebody did is recorded.
+"""Exporting the audit trail as a file of any size, in constant memory; each export is recorded.
 
-Rows come in the order of their ids, events first, then token hand-outs, so that sealed lines stand as they were sealed.
+Rows are ordered by id, events before token requests, so that sealed lines appear exactly as they were sealed.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from django.db.models import Max, QuerySet, TextChoices
@@ -23,35 +24,18 @@ CHUNK = 5000  # rows held in memory
 
 
 class Format(TextChoices):
-    """How the rows are written."""
-
     CSV = "csv", "CSV (for spreadsheets)"
     JSONL = "jsonl", "JSON Lines (as sealed)"
 
 
 COLUMNS = (
-    "kind",
-    "id",
-    "time_utc",
-    "action",
-    "outcome",
-    "who",
-    "who_id",
-    "on_type",
-    "on_id",
-    "on_name",
-    "changes",
-    "count",
-    "address",
-    "api_key",
-    "api_key_id",
-    "owner_id",
-    "request_id",
-)
+    "kind", "id", "time_utc", "action", "outcome", "who", "who_id", "on_type", "on_id", "on_name",
+    "changes", "count", "address", "api_key", "api_key_id", "owner_id", "request_id",
+)  # fmt: skip
 
 
 def require_permission(actor: User) -> None:
-    """Raises NotAllowed unless the actor may take the trail away."""
+    """Raises NotAllowed unless the actor may export the trail."""
     roles.require(permissions.can_export_audit(actor), cause="Only auditors export.", action="Ask one of them.")
 
 
@@ -59,66 +43,40 @@ def export(
     events: QuerySet[AuditEvent] | None,
     fetches: QuerySet[TokenFetch] | None,
     *,
-    form: str,
-    asked: dict[str, Any],
+    file_format: str,
+    filters: dict[str, Any],
     actor: User,
 ) -> Iterator[str]:
-    """The rows as text, some thousand at a time; ``asked`` says in the trail what was filtered for.
+    """The rows as chunks of text; ``filters`` goes into the audit record. Raises NotAllowed.
 
-    The trail notes the beginning at once, and the end with the number of rows, also when it breaks off; a
-    beginning without an end is of somebody who went away before the first row. What is recorded after the beginning is
-    not in it. Raises NotAllowed.
+    The start is recorded at once, the end with the number of rows, also when the download is aborted; a start without
+    an end means that the client left before the first row. Rows recorded after the start are not exported.
     """
     require_permission(actor)
-    last = {
-        "last_event": AuditEvent.objects.aggregate(last=Max("pk"))["last"] or 0,
-        "last_fetch": TokenFetch.objects.aggregate(last=Max("pk"))["last"] or 0,
-    }
-    facts = {"format": str(form), **{name: value for name, value in asked.items() if value}, **last}
+    last_event = AuditEvent.objects.aggregate(last=Max("pk"))["last"] or 0
+    last_fetch = TokenFetch.objects.aggregate(last=Max("pk"))["last"] or 0
+    facts = {"format": str(file_format), **{name: value for name, value in filters.items() if value}}
+    facts |= {"last_event": last_event, "last_fetch": last_fetch}
     audit.record(AuditAction.AUDIT_EXPORT_STARTED, audit.TRAIL, actor=actor, changes=facts)
-    return _recorded(_within(events, fetches, last), form, facts=facts, actor=actor, came_from=audit.origin.get())
-
-
-def lines(events: QuerySet[AuditEvent] | None, fetches: QuerySet[TokenFetch] | None) -> Iterator[str]:
-    """Each row in its canonical form, without a line feed. Records nothing: who calls it does."""
-    for kind, queryset in ((serialization.events(), events), (serialization.fetches(), fetches)):
-        if queryset is not None:
-            for rows in _chunks(kind, queryset):
-                yield from (kind.line(row) for row in rows)
-
-
-def serialize(found: Iterator[str], form: str) -> Iterator[tuple[int, str]]:
-    """Lines of lines() in a format: how many rows, and their text, some thousand at a time."""
-    return _as_csv(found) if form == Format.CSV else _as_lines(found)
-
-
-def csv_cell(text: str) -> str:
-    """A cell that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
-
-
-# --- Parts ----------------------------------------------------------------------------------------
-
-
-def _within(events: Any, fetches: Any, last: dict[str, int]) -> Iterator[str]:
-    return lines(
-        None if events is None else events.filter(pk__lte=last["last_event"]),
-        None if fetches is None else fetches.filter(pk__lte=last["last_fetch"]),
+    rows = lines(
+        None if events is None else events.filter(pk__lte=last_event),
+        None if fetches is None else fetches.filter(pk__lte=last_fetch),
     )
+    return _recorded(serialize(rows, file_format), facts=facts, actor=actor, origin=audit.origin.get())
 
 
 def _recorded(
-    found: Iterator[str], form: str, *, facts: dict[str, Any], actor: User, came_from: audit.Origin
+    chunks: Iterator[tuple[int, str]], *, facts: dict[str, Any], actor: User, origin: audit.Origin
 ) -> Iterator[str]:
     rows, complete = 0, False
     try:
-        for count, text in serialize(found, form):
+        for count, text in chunks:
             rows += count
             yield text
         complete = True
     finally:
-        # The answer is sent after the request is over, so what it knew of itself must be put back.
-        before = audit.origin.set(came_from)
+        # The response is streamed after the request has ended, so the request's origin must be restored.
+        before = audit.origin.set(origin)
         audit.record(
             AuditAction.AUDIT_EXPORTED,
             audit.TRAIL,
@@ -129,8 +87,16 @@ def _recorded(
         audit.origin.reset(before)
 
 
+def lines(events: QuerySet[AuditEvent] | None, fetches: QuerySet[TokenFetch] | None) -> Iterator[str]:
+    """Each row as its canonical line, without a line feed. Does not record the export."""
+    for kind, queryset in ((serialization.events(), events), (serialization.fetches(), fetches)):
+        if queryset is not None:
+            for rows in _chunks(kind, queryset):
+                yield from (kind.line(row) for row in rows)
+
+
 def _chunks(kind: serialization.Kind, queryset: QuerySet[Any]) -> Iterator[list[serialization.Row]]:
-    """Chunks by key, each a query of its own: no transaction is held open for as long as somebody downloads."""
+    """Pages by key, one query each, so that no transaction stays open during a download."""
     ordered, last = queryset.order_by("pk"), None
     while True:
         following = ordered if last is None else ordered.filter(pk__gt=last)
@@ -138,39 +104,26 @@ def _chunks(kind: serialization.Kind, queryset: QuerySet[Any]) -> Iterator[list[
         if not pks:
             return
         last = pks[-1]
-        if last - pks[0] + 1 == len(pks):  # nothing was filtered out: a range says the same in fewer words
+        if last - pks[0] + 1 == len(pks):  # nothing was filtered out, so a range selects the same rows
             yield serialization.rows(kind, "id >= %s AND id <= %s", [pks[0], last])
         else:
             yield serialization.rows(kind, f"id IN ({', '.join(['%s'] * len(pks))})", pks)
 
 
-def _in_batches(found: Iterator[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    for line in found:
-        batch.append(line)
-        if len(batch) == CHUNK:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def serialize(lines: Iterator[str], file_format: str) -> Iterator[tuple[int, str]]:
+    """Chunks of a file, each with its number of rows."""
+    is_csv = file_format == Format.CSV
+    if is_csv:
+        yield 0, "\ufeff" + _csv([COLUMNS])  # the byte order mark tells Excel that it is UTF-8
+    while batch := list(islice(lines, CHUNK)):
+        text = _csv([_cells(json.loads(line)) for line in batch]) if is_csv else "".join(f"{line}\n" for line in batch)
+        yield len(batch), text
 
 
-def _as_lines(found: Iterator[str]) -> Iterator[tuple[int, str]]:
-    for batch in _in_batches(found):
-        yield len(batch), "".join(f"{line}\n" for line in batch)
-
-
-def _as_csv(found: Iterator[str]) -> Iterator[tuple[int, str]]:
-    # The mark at the beginning tells Excel that it is UTF-8.
-    yield 0, "\ufeff" + _table([COLUMNS])
-    for batch in _in_batches(found):
-        yield len(batch), _table([_cells(json.loads(line)) for line in batch])
-
-
-def _table(rows: list[Any]) -> str:
-    written = io.StringIO()
-    csv.writer(written).writerows(rows)
-    return written.getvalue()
+def _csv(rows: list[Any]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer).writerows(rows)
+    return buffer.getvalue()
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -184,3 +137,8 @@ def _cells(row: dict[str, Any]) -> list[str]:
         named |= {"on_name": row["connection_name"], "api_key": row["key_name"], "api_key_id": row["key_id"]}
     values = (named.get(column) for column in COLUMNS)
     return ["" if value is None else csv_cell(str(value)) for value in values]
+
+
+def csv_cell(text: str) -> str:
+    """Escape a cell that a spreadsheet would run as a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text

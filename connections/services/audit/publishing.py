@@ -1,7 +1,7 @@
-"""Publishing seals outside the database: whoever can rewrite the database cannot rewrite what stands elsewhere.
+"""Publishing seals outside the database, out of reach of anybody who can rewrite the database.
 
-Each place has a row that says up to which seal everything arrived. It moves on only after a success, so nothing is
-lost; killed in between, the same seals arrive twice, which does no harm.
+Each destination has a row with the number of the last seal that arrived. It advances only after a success, so no seal is
+lost; a worker killed in between sends the same seals twice, which is harmless.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any
 
 import structlog
 from django.conf import settings
@@ -21,59 +20,56 @@ from connections.services.audit import sealing
 
 logger = structlog.get_logger(__name__)
 
-TOGETHER = 200  # seals in one message
+BATCH = 200  # seals in one message
 LEASE = timedelta(minutes=2)
-WAITS = (15, 30, 60, 120, 300, 900, 1800, 3600)  # seconds to the next attempt; the last one for ever after
+WAITS = (15, 30, 60, 120, 300, 900, 1800, 3600)  # seconds to the next attempt; the last one repeats
 
 Destination = SealPublication.Place
 
 
 def publish_due(now: datetime) -> int:
-    """Publish what has not arrived yet, everywhere it shall go; returns how many seals arrived, all places together."""
-    done = 0
+    """Publish new seals to every configured destination; returns how many arrived, summed over destinations."""
+    published = 0
     for place in destinations():
-        while (count := _publish_some(place, now)) is not None:
-            done += count
-    return done
+        while (count := _publish_batch(place, now)) is not None:
+            published += count
+    return published
 
 
 def destinations() -> list[str]:
-    """Where seals go, by the settings."""
-    wanted = {
+    """The destinations that the settings configure."""
+    configured = {
         Destination.FILE: settings.AUDIT_SEAL_FILE,
         Destination.WEBHOOK: settings.AUDIT_SEAL_WEBHOOK,
         Destination.LOG: settings.AUDIT_SEAL_LOG,
     }
-    return [place.value for place, setting in wanted.items() if setting]
+    return [place.value for place, setting in configured.items() if setting]
 
 
 def publication_states() -> list[SealPublication]:
-    """How far each place is; one that has never been tried is new."""
+    """The state of each configured destination; an unsaved row for one that was never tried."""
     known = SealPublication.objects.in_bulk(destinations())
     return [known.get(place) or SealPublication(place=place) for place in destinations()]
 
 
-def _publish_some(place: str, now: datetime) -> int | None:
-    """One message; None when there is nothing to send, or not now."""
+def _publish_batch(place: str, now: datetime) -> int | None:
+    """Send one message; None if there is nothing to send, it is not due, or it failed."""
     row, _ = SealPublication.objects.get_or_create(place=place)
-    seals = list(AuditSeal.objects.filter(number__gt=row.upto).order_by("number")[:TOGETHER])
-    mine = SealPublication.objects.filter(
-        Q(next_attempt_at=None) | Q(next_attempt_at__lte=now), pk=place, upto=row.upto
-    )
-    if not seals or not mine.update(next_attempt_at=now + LEASE):
+    seals = list(AuditSeal.objects.filter(number__gt=row.upto).order_by("number")[:BATCH])
+    current = SealPublication.objects.filter(pk=place, upto=row.upto)
+    due = current.filter(Q(next_attempt_at=None) | Q(next_attempt_at__lte=now))
+    if not seals or not due.update(next_attempt_at=now + LEASE):
         return None
     problem = _SENDERS[place](seals, now)
-    this = SealPublication.objects.filter(pk=place, upto=row.upto)
     if problem:
         wait = timedelta(seconds=WAITS[min(row.attempts, len(WAITS) - 1)])
-        this.update(attempts=F("attempts") + 1, next_attempt_at=now + wait, last_error=problem[:300])
+        current.update(attempts=F("attempts") + 1, next_attempt_at=now + wait, last_error=problem[:300])
         return None
-    this.update(upto=seals[-1].number, published_at=now, attempts=0, next_attempt_at=None, last_error="")
+    current.update(upto=seals[-1].number, published_at=now, attempts=0, next_attempt_at=None, last_error="")
     return len(seals)
 
 
-# --- The places -------------------------------------------------------------------------------------
-# Each returns what went wrong, or nothing.
+# Each sender returns what went wrong, or "".
 
 
 def _to_file(seals: list[AuditSeal], now: datetime) -> str:
@@ -83,7 +79,7 @@ def _to_file(seals: list[AuditSeal], now: datetime) -> str:
             end = file.seek(0, os.SEEK_END)
             if end:
                 file.seek(end - 1)
-                if file.read(1) != b"\n":  # a line that was cut off, when the disk was full
+                if file.read(1) != b"\n":  # a line cut off by a full disk
                     text = f"\n{text}"
             file.write(text.encode())
             file.flush()
@@ -94,21 +90,21 @@ def _to_file(seals: list[AuditSeal], now: datetime) -> str:
 
 
 def _to_webhook(seals: list[AuditSeal], now: datetime) -> str:
-    told: list[dict[str, Any]] = [{**sealing.sealed_fields(seal), "hash": seal.hash} for seal in seals]
-    body = webhooks.body("sealed", at=seals[-1].sealed_at.isoformat(), data={"seals": told})
-    message = f"seals-{seals[0].number}-{seals[-1].number}-{seals[-1].hash[:12]}"
+    data = {"seals": [{**sealing.sealed_fields(seal), "hash": seal.hash} for seal in seals]}
+    body = webhooks.body("sealed", at=seals[-1].sealed_at.isoformat(), data=data)
+    message_id = f"seals-{seals[0].number}-{seals[-1].number}-{seals[-1].hash[:12]}"
     secrets = [settings.AUDIT_SEAL_WEBHOOK_SECRET] if settings.AUDIT_SEAL_WEBHOOK_SECRET else []
-    headers = webhooks.headers(message, body, timestamp=int(now.timestamp()), signing_secrets=secrets)
+    headers = webhooks.headers(message_id, body, timestamp=int(now.timestamp()), signing_secrets=secrets)
     if not secrets:
         headers.pop("webhook-signature")
-    answer = safe_http.post(
+    result = safe_http.post(
         settings.AUDIT_SEAL_WEBHOOK,
         body,
         headers,
         allow_private=settings.ALERT_PRIVATE_TARGETS,
         ca_bundle=settings.MICROSOFT_CA_BUNDLE,
     )
-    return "" if answer.accepted else answer.problem
+    return "" if result.accepted else result.problem
 
 
 def _to_log(seals: list[AuditSeal], now: datetime) -> str:

@@ -1,4 +1,4 @@
-"""Saved views of the audit trail; each person has their own, and nobody else sees them."""
+"""Saved filters of the audit trail; each person sees only their own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from connections.models import AuditView, User
 
 
 def save(*, name: str, query: str, actor: User, now: datetime) -> AuditView:
-    """Keep a filter under a name. Raises NotAllowed, AlreadyExists."""
+    """Save a filter (a query string) under a name. Raises NotAllowed, AlreadyExists."""
     roles.require(permissions.can_read_audit(actor), action="Ask an IT admin or an auditor.")
     try:
         with transaction.atomic():
@@ -22,6 +22,6 @@ def save(*, name: str, query: str, actor: User, now: datetime) -> AuditView:
 
 
 def remove(view: AuditView, *, actor: User) -> None:
-    """Forget it. Doing it twice is harmless. Raises NotAllowed."""
+    """Delete a saved filter. Harmless if it is gone already. Raises NotAllowed."""
     roles.require(view.person_id == actor.pk, cause="This view belongs to somebody else.")
     AuditView.objects.filter(pk=view.pk).delete()

@@ -1,8 +1,8 @@
-"""The canonical form of the audit trail: every event and every token hand-out as one line of ASCII.
+"""The canonical form of the audit trail: every event and every token request as one line of ASCII.
 
-A line is a JSON object with sorted keys, no spaces, and everything beyond ASCII escaped; docs/audit.md shows how to make
-it by hand. It holds what never changes: the ids of person, key and connection as they were, not the references that
-are set to NULL when those go. Rows are read with plain cursors, because a million of them must be checked in a minute.
+A line is a JSON object with sorted keys, no spaces, and non-ASCII characters escaped; docs/audit.md shows how to build
+one by hand. It contains only what never changes: the original ids of person, key and connection, not the foreign keys
+that become NULL on deletion. Rows are read with plain cursors, because a million must be checked in a minute.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from django.db import connection as database
 
 from connections.models.audit import AuditAction
 
-PAGE = 20_000  # rows read at once: some 20 MB, and few trips to the database
-PACKED_LENGTH = 12  # bytes of a mark: the id's distance from the row before, and the beginning of a digest
+PAGE = 20_000  # rows read at once, about 20 MB
+PACKED_LENGTH = 12  # bytes per row in AuditSeal.marks: four for the distance to the previous id, the rest a digest
 _DIGEST_LENGTH = 8
 
 Row = Sequence[Any]
@@ -30,77 +30,72 @@ _encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=repr)
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Events or token hand-outs: how they are read and written as lines.
+    """Events or token requests: how they are read and written as lines.
 
-    The columns begin with id, time and action; ``references`` are pairs of columns of which the first must be NULL or
-    like the second.
+    The columns begin with id, time and action. ``references`` are pairs of columns: a foreign key, which must be NULL or
+    equal to the sealed id in the second.
     """
 
     name: str
-    table: str
     select: str
     line: Callable[[Row], str]
     references: tuple[tuple[int, int], ...]
-    seal: int | None = None  # the column with the number of the seal, where rows carry it
-
-
-# --- Values ---------------------------------------------------------------------------------------
 
 
 def _text(value: Any) -> str:
     if isinstance(value, str):
         return quote(value)
-    return "null" if value is None else _strange(value)
+    return "null" if value is None else _invalid(value)
 
 
 def _number(value: Any) -> str:
     if type(value) is int:
         return str(value)
-    return "null" if value is None else _strange(value)
+    return "null" if value is None else _invalid(value)
 
 
 def _json(value: Any) -> str:
     if value == "{}":
         return "{}"
     try:
-        found, end = _scan(value, 0)
+        parsed, end = _scan(value, 0)
         if end == len(value):
-            return "".join(_encode(found, 0))
+            return "".join(_encode(parsed, 0))
     except (TypeError, ValueError, RecursionError, StopIteration):
         pass
-    return _strange(value)
+    return _invalid(value)
 
 
 def _fast_encoder() -> Callable[[Any, int], Iterable[str]]:
-    """What JSONEncoder makes anew for every value, made once: a third of the time of reading a row."""
-    make = getattr(json.encoder, "c_make_encoder", None)
-    if make is None:  # an interpreter without it
+    """Reuse one C encoder; JSONEncoder creates one per value, a third of the time of reading a row."""
+    c_make_encoder = getattr(json.encoder, "c_make_encoder", None)
+    if c_make_encoder is None:  # not CPython
         return lambda value, level: _encoder.iterencode(value)
-    encode: Callable[[Any, int], Iterable[str]] = make(None, repr, quote, None, ":", ",", True, False, True)
+    encode: Callable[[Any, int], Iterable[str]] = c_make_encoder(None, repr, quote, None, ":", ",", True, False, True)
     return encode
 
 
 _encode = _fast_encoder()
-# Without looking for white space around the value, which databases do not write.
+# Unlike JSONDecoder.decode() it does not skip surrounding white space, which databases do not write.
 _scan: Callable[[Any, int], tuple[Any, int]] = make_scanner(cast(Any, json.JSONDecoder()))
 
 
-def _strange(value: Any) -> str:
-    """What this column cannot hold unless somebody tampered with it: something that no true line contains."""
+def _invalid(value: Any) -> str:
+    """A value that this column cannot hold unless it was tampered with, as text that no genuine line contains."""
     return _encoder.encode({"strange": f"{type(value).__name__}: {value!r}"})
 
 
 def _time_as_text(column: str) -> str:
-    """Text, because Python has no infinity and no years before Christ, and a planted one must not stop the reading."""
+    """SQL for a time as text: a planted "infinity" or a year BC has no datetime and must not stop the reading."""
     if database.vendor == "postgresql":
-        form = 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"BC'
-        return f"coalesce(to_char({column} AT TIME ZONE 'UTC', '{form}'), {column}::text)"
-    # An expression, which Django's SQLite does not turn into a datetime.
+        pattern = 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"BC'
+        return f"coalesce(to_char({column} AT TIME ZONE 'UTC', '{pattern}'), {column}::text)"
+    # An expression, because Django converts a plain datetime column of SQLite.
     return f"CASE typeof({column}) WHEN 'text' THEN {column} ELSE hex({column}) END"
 
 
 def _time(value: Any) -> str:
-    """A moment in UTC with six digits of microseconds, however the database writes it."""
+    """A time in UTC with microseconds, from the notation of either database."""
     if isinstance(value, str):
         if value.endswith("+00:00AD"):  # PostgreSQL
             return f'"{value[:-2]}"'
@@ -109,9 +104,6 @@ def _time(value: Any) -> str:
         if len(value) == 19 and value[10] == " ":
             return quote(f"{value[:10]}T{value[11:]}.000000+00:00")
     return _text(value)
-
-
-# --- Lines ----------------------------------------------------------------------------------------
 
 
 def _event_line(row: Row) -> str:
@@ -136,31 +128,24 @@ _EVENT_COLUMNS = (
     "target_type, actor_id"
 )
 _FETCH_COLUMNS = (
-    f"id, {{minute}}, '{AuditAction.CONNECTION_TOKEN_FETCHED}', address, connection_ref, connection_name, count, key_ref, key_name, owner_name, "
-    "connection_id, key_id, seal"
+    f"id, {{minute}}, '{AuditAction.CONNECTION_TOKEN_FETCHED}', address, connection_ref, connection_name, count, "
+    "key_ref, key_name, owner_name, connection_id, key_id, seal"
 )
 
 
 def events() -> Kind:
-    """The kind of AuditEvent."""
     columns = _EVENT_COLUMNS.format(at=_time_as_text("at"))
-    table = "connections_auditevent"
-    return Kind("event", table, f"SELECT {columns} FROM {table}", _event_line, ((13, 3),))  # noqa: S608
+    return Kind("event", f"SELECT {columns} FROM connections_auditevent", _event_line, ((13, 3),))  # noqa: S608
 
 
 def fetches() -> Kind:
-    """The kind of TokenFetch."""
     columns = _FETCH_COLUMNS.format(minute=_time_as_text("minute"))
-    table = "connections_tokenfetch"
-    select = f"SELECT {columns} FROM {table}"  # noqa: S608
-    return Kind("token_fetch", table, select, _fetch_line, ((10, 4), (11, 7)), seal=12)
-
-
-# --- Reading --------------------------------------------------------------------------------------
+    select = f"SELECT {columns} FROM connections_tokenfetch"  # noqa: S608
+    return Kind("token_fetch", select, _fetch_line, ((10, 4), (11, 7)))
 
 
 def rows(kind: Kind, where: str, parameters: Sequence[Any], *, limit: int | None = None) -> list[Row]:
-    """Rows that fit a condition, in the order of their ids."""
+    """Rows matching an SQL condition, ordered by id."""
     end = f" LIMIT {limit:d}" if limit is not None else ""
     with database.cursor() as cursor:
         cursor.execute(f"{kind.select} WHERE {where} ORDER BY id{end}", parameters)
@@ -168,7 +153,7 @@ def rows(kind: Kind, where: str, parameters: Sequence[Any], *, limit: int | None
 
 
 def events_between(after: int | None, upto: int) -> Iterator[Row]:
-    """Events with an id above ``after`` (None: from the very first) up to ``upto``, read page by page."""
+    """Events with an id above ``after`` (None: from the first) up to ``upto``, read page by page."""
     kind = events()
     condition, parameters = ("id <= %s", [upto]) if after is None else ("id > %s AND id <= %s", [after, upto])
     while page := rows(kind, condition, parameters, limit=PAGE):
@@ -179,7 +164,7 @@ def events_between(after: int | None, upto: int) -> Iterator[Row]:
 
 
 def fetches_of(first: int, last: int) -> Iterator[Row]:
-    """Token hand-outs of the seals ``first`` to ``last``, seal by seal, each in the order of ids; read page by page."""
+    """Token requests of the seals ``first`` to ``last``, ordered by seal and id, read page by page."""
     kind = fetches()
     seal, pk = first, None
     while True:
@@ -195,9 +180,6 @@ def fetches_of(first: int, last: int) -> Iterator[Row]:
         seal, pk = page[-1][12], page[-1][0]
 
 
-# --- Digests --------------------------------------------------------------------------------------
-
-
 def digest(kind: Kind, rows: Sequence[Row]) -> str:
     """SHA-256 of the rows' lines, each with its line feed; hex."""
     line = kind.line
@@ -205,24 +187,24 @@ def digest(kind: Kind, rows: Sequence[Row]) -> str:
 
 
 def content_digest(kind: Kind, row: Row) -> bytes:
-    """A short digest of the row without its id, so that one that changed places is recognised."""
+    """A short digest of the row without its id, so that a row whose id was changed is recognised."""
     return hashlib.sha256(kind.line([0, *row[1:]]).encode()).digest()[:_DIGEST_LENGTH]
 
 
 def pack_digests(kind: Kind, rows: Sequence[Row], *, after: int) -> bytes:
-    """Id and content of every row, MARK_LENGTH bytes each."""
+    """Id and content digest of every row, PACKED_LENGTH bytes each."""
     parts = []
     for row in rows:
-        # A jump of more than four bytes can hold happens to nobody; if it does, the row is merely not named exactly.
+        # If a gap ever exceeds four bytes, verification merely cannot name that row exactly.
         parts.append(min(row[0] - after, 2**32 - 1).to_bytes(4, "big") + content_digest(kind, row))
         after = row[0]
     return b"".join(parts)
 
 
 def unpack_digests(packed: bytes, *, after: int) -> list[tuple[int, bytes]]:
-    """What marks() has packed: ids and digests."""
-    found = []
+    """The ids and content digests packed by pack_digests()."""
+    digests = []
     for at in range(0, len(packed) - PACKED_LENGTH + 1, PACKED_LENGTH):
         after += int.from_bytes(packed[at : at + 4], "big")
-        found.append((after, packed[at + 4 : at + PACKED_LENGTH]))
-    return found
+        digests.append((after, packed[at + 4 : at + PACKED_LENGTH]))
+    return digests

@@ -1,7 +1,7 @@
-"""The only writer of AccessPeriod: what a change means for who could use what.
+"""The only writer of AccessPeriod, the history of who could use what.
 
-Every service that changes an owner, a share, a membership or an account calls one of these in the transaction of the
-change, next to its audit event and with the same moment, so that the two can be compared (access_replay).
+Every service that changes an owner, a share, a membership or an account calls one of these functions in the transaction
+of the change, with the same time as its audit event, so that the two can be compared (history_check).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ Kind = AccessPeriod.Kind
 
 
 def ownership_began(connection: Connection, *, actor: User | None, now: datetime) -> None:
-    """The connection belongs to its ``owner`` from now on; whoever had it before has it no longer."""
+    """From now on the connection belongs to ``connection.owner`` and nobody else."""
     parts = {**_connection(connection), **_person(connection.owner)}
     _begin(Kind.OWNER, {"connection_id": connection.pk}, parts, actor=actor, now=now)
 
 
 def share_began(share: Share, *, actor: User | None, now: datetime) -> None:
-    """The share counts as it stands from now on; what it was before has ended."""
+    """The share is new or was changed: its previous period ends and one with its current values begins."""
     parts = {
         **_connection(share.connection),
         **(_person(share.person) if share.person is not None else {}),
@@ -38,77 +38,69 @@ def share_began(share: Share, *, actor: User | None, now: datetime) -> None:
 
 
 def share_ended(share: Share, *, actor: User | None, now: datetime) -> None:
-    """The share has ended: now, or on its own date if that is over."""
+    """The share has ended: now, or on its own date if that is in the past."""
     _end(Q(kind__in=(Kind.PERSON, Kind.TEAM), share_id=share.pk), actor=actor, now=now)
 
 
 def member_joined(team: Team, user: User, *, actor: User | None, now: datetime) -> None:
-    """The person is in the team from now on."""
     key = {"team_id": team.pk, "person_id": user.pk}
     _begin(Kind.MEMBER, key, {**_team(team), **_person(user)}, actor=actor, now=now)
 
 
 def member_left(team: Team, user: User, *, actor: User | None, now: datetime) -> None:
-    """The person is in the team no longer."""
     _end(Q(kind=Kind.MEMBER, team_id=team.pk, person_id=user.pk), actor=actor, now=now)
 
 
 def account_changed(user: User, *, actor: User | None, now: datetime) -> None:
-    """Take over whether the account may sign in (``is_active``). Doing it twice changes nothing."""
-    standing = AccessPeriod.objects.filter(kind=Kind.DISABLED, person_id=user.pk, ended_at=None)
+    """Record whether the account may sign in (``user.is_active``). Doing it twice is harmless."""
+    disabled = Q(kind=Kind.DISABLED, person_id=user.pk)
     if user.is_active:
-        _end(Q(kind=Kind.DISABLED, person_id=user.pk), actor=actor, now=now)
-    elif not standing.exists():
+        _end(disabled, actor=actor, now=now)
+    elif not AccessPeriod.objects.filter(disabled, ended_at=None).exists():
         _begin(Kind.DISABLED, {"person_id": user.pk}, _person(user), actor=actor, now=now)
 
 
-# --- What is removed ------------------------------------------------------------------------------
-
-
 def connection_removed(connection: Connection, *, actor: User | None, now: datetime) -> None:
-    """Ownership and shares of a connection that is being removed end, under the name it has last."""
+    """End the ownership and the shares of a connection, under its last name."""
     _end(Q(connection_id=connection.pk), actor=actor, now=now, **_connection(connection))
 
 
 def team_removed(team: Team, *, actor: User | None, now: datetime) -> None:
-    """Memberships of a team that is being removed end, and what was shared with it."""
+    """End the memberships of a team and what was shared with it, under its last name."""
     _end(Q(team_id=team.pk), actor=actor, now=now, **_team(team))
 
 
 def person_removed(user: User, *, actor: User | None, now: datetime) -> None:
-    """Everything of a person who is being removed ends; that there is no account any more is kept for ever."""
+    """End everything of a person; that the account no longer exists is an open period."""
     _end(Q(person_id=user.pk), actor=actor, now=now, **_person(user))
     _begin(Kind.DISABLED, {"person_id": user.pk}, _person(user), actor=actor, now=now)
 
 
 def prune(until: datetime) -> None:
-    """Remove what had ended by then, as the audit trail no longer reaches back so far either.
+    """Delete periods that ended by then, together with the audit events of that time (retention).
 
-    That somebody was removed by then is forgotten as well: without it nothing of them is left.
+    So are the open periods of accounts removed by then, the last trace of them.
     """
-    gone = ~Exists(User.objects.filter(pk=OuterRef("person_id")))
+    is_deleted = ~Exists(User.objects.filter(pk=OuterRef("person_id")))
     AccessPeriod.objects.filter(ended_at__lte=until).delete()
-    AccessPeriod.objects.filter(gone, kind=Kind.DISABLED, started_at__lte=until).delete()
-
-
-# --- Parts ----------------------------------------------------------------------------------------
+    AccessPeriod.objects.filter(is_deleted, kind=Kind.DISABLED, started_at__lte=until).delete()
 
 
 def _begin(kind: Kind, key: dict[str, Any], parts: dict[str, Any], *, actor: User | None, now: datetime) -> None:
-    """Open a period in place of the one that stands under the same key, if there is one."""
+    """Begin a period, ending the open one with the same key."""
     with transaction.atomic():
         _end(Q(kind=kind, **key), actor=actor, now=now)
         by = {"started_by_id": actor.pk if actor else None, "started_by_name": audit.recorded_name(actor)}
         AccessPeriod.objects.create(kind=kind, started_at=now, **{**key, **parts, **by})
 
 
-def _end(which: Q, *, actor: User | None, now: datetime, **names: Any) -> None:
-    """Close the open ones. One whose date is over ended then, by itself: nobody took it away."""
+def _end(condition: Q, *, actor: User | None, now: datetime, **names: Any) -> None:
+    """End the open periods that match. One past its date ended on that date, by the portal and not by ``actor``."""
     with transaction.atomic():
-        standing = AccessPeriod.objects.filter(which, ended_at=None)
-        standing.filter(until__lte=now).update(ended_at=F("until"), ended_by_name=audit.recorded_name(None), **names)
+        periods = AccessPeriod.objects.filter(condition, ended_at=None)
+        periods.filter(until__lte=now).update(ended_at=F("until"), ended_by_name=audit.recorded_name(None), **names)
         by = {"ended_by_id": actor.pk if actor else None, "ended_by_name": audit.recorded_name(actor)}
-        standing.update(ended_at=now, **by, **names)
+        periods.update(ended_at=now, **by, **names)
 
 
 def _connection(connection: Connection) -> dict[str, Any]:

@@ -1,47 +1,36 @@
-"""Answers of the access history as a table to take away; that somebody took it is recorded."""
+"""Exporting an answer of the access history as a table; the export is recorded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from connections import audit
 from connections.access import permissions, roles
 from connections.models import AccessPeriod, User
 from connections.models.audit import AuditAction
-from connections.services.sharing.history_queries import Access, AccessHistoryQuery, AccessPath
+from connections.services.sharing.history_queries import Access, AccessHistoryQuery, AccessPath, Interval
 
 COLUMNS = (
-    "person",
-    "person_id",
-    "connection",
-    "connection_id",
-    "level",
-    "through",
-    "team",
-    "team_id",
-    "from_utc",
-    "to_utc",
-    "given_by",
-    "given_at_utc",
-    "planned_end_utc",
-    "ended_at_utc",
-    "ended_by",
-    "member_since_utc",
-    "put_in_by",
-    "left_at_utc",
-    "taken_out_by",
-)
+    "person", "person_id", "connection", "connection_id", "level", "through", "team", "team_id",
+    "from_utc", "to_utc", "given_by", "given_at_utc", "planned_end_utc", "ended_at_utc", "ended_by",
+    "member_since_utc", "put_in_by", "left_at_utc", "taken_out_by",
+)  # fmt: skip
 Row = tuple[str, ...]
 
 
 def export(question: AccessHistoryQuery, *, actor: User) -> list[Row]:
-    """The answer with a row for each stretch of time and way, headings first. Raises NotAllowed."""
+    """The answer as a header and one row per path and interval. Raises NotAllowed."""
     roles.require(permissions.can_export_audit(actor), cause="Only auditors export.", action="Ask one of them.")
-    rows = [row for found in question.answer() for row in _rows(found)]
-    asked = f"at {_utc(question.window.start)}" if question.window.is_moment else f"on {question.window.start:%Y-%m-%d}"
+    rows = [
+        _row(access, path, stretch)
+        for access in question.answer()
+        for path in access.paths
+        for stretch in path.stretches
+    ]
+    start = question.window.start
+    when = f"at {_utc(start)}" if question.window.is_moment else f"on {start:%Y-%m-%d}"
     facts = {
-        "question": f"{question.words} {asked} UTC",
+        "question": f"{question.words} {when} UTC",
         f"{question.about}_id": question.subject.pk,
         "rows": len(rows),
     }
@@ -49,36 +38,29 @@ def export(question: AccessHistoryQuery, *, actor: User) -> list[Row]:
     return [COLUMNS, *rows]
 
 
-def _rows(access: Access) -> Iterator[Row]:
-    for way in access.ways:
-        for start, end in way.stretches:
-            yield (
-                access.person_name,
-                str(access.person_id),
-                access.connection_name,
-                str(access.connection_id),
-                way.level,
-                *_way(way),
-                _utc(start),
-                _utc(end),
-                way.grant.started_by_name,
-                _utc(way.grant.started_at),
-                _utc(way.grant.until),
-                _utc(way.grant.ended_at),
-                way.grant.ended_by_name,
-                *_membership(way.membership),
-            )
-
-
-def _way(way: AccessPath) -> Row:
-    team_id = "" if way.grant.team_id is None else str(way.grant.team_id)
-    return AccessPeriod.Kind(way.grant.kind).label, way.grant.team_name, team_id
-
-
-def _membership(period: AccessPeriod | None) -> Row:
-    if period is None:
-        return ("", "", "", "")
-    return _utc(period.started_at), period.started_by_name, _utc(period.ended_at), period.ended_by_name
+def _row(access: Access, path: AccessPath, stretch: Interval) -> Row:
+    grant, member = path.grant, path.membership
+    return (
+        access.person_name,
+        str(access.person_id),
+        access.connection_name,
+        str(access.connection_id),
+        path.level,
+        AccessPeriod.Kind(grant.kind).label,
+        grant.team_name,
+        "" if grant.team_id is None else str(grant.team_id),
+        _utc(stretch[0]),
+        _utc(stretch[1]),
+        grant.started_by_name,
+        _utc(grant.started_at),
+        _utc(grant.until),
+        _utc(grant.ended_at),
+        grant.ended_by_name,
+        _utc(member.started_at) if member else "",
+        member.started_by_name if member else "",
+        _utc(member.ended_at) if member else "",
+        member.ended_by_name if member else "",
+    )
 
 
 def _utc(moment: datetime | None) -> str:

@@ -1,4 +1,4 @@
-"""Teams: made by hand, or following an Entra group as its members sign in."""
+"""Teams: managed by IT admins, or following an Entra group as its members sign in."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ from connections.services.sharing import history, shares
 
 
 def add(name: str, *, entra_group: str = "", actor: User) -> Team:
-    """Make a team. Raises NotAllowed, AlreadyExists."""
+    """Create a team. Raises NotAllowed, AlreadyExists."""
     roles.require(permissions.can_manage_teams(actor), action="Ask an IT admin.")
     try:
         with transaction.atomic():
             team = Team.objects.create(name=name, entra_group=entra_group, created_by=actor)
-            audit.record(
-                AuditAction.TEAM_ADDED, team, actor=actor, changes={"entra_group": entra_group} if entra_group else {}
-            )
+            facts = {"entra_group": entra_group} if entra_group else {}
+            audit.record(AuditAction.TEAM_ADDED, team, actor=actor, changes=facts)
     except IntegrityError as taken:
         raise _duplicate(name, entra_group) from taken
     return team
 
 
 def change(team: Team, *, name: str, entra_group: str, actor: User) -> None:
-    """Rename a team, or let it follow another group. Raises NotAllowed, AlreadyExists."""
+    """Change the name of a team, or the group it follows. Raises NotAllowed, AlreadyExists."""
     roles.require(permissions.can_manage_teams(actor), action="Ask an IT admin.")
     changes = audit.changed_fields(team, {"name": name, "entra_group": entra_group})
     if not changes:
@@ -46,25 +45,27 @@ def change(team: Team, *, name: str, entra_group: str, actor: User) -> None:
 
 
 def remove(team: Team, *, actor: User, now: datetime | None = None) -> None:
-    """Remove a team; everything shared with it is no longer. Raises NotAllowed."""
+    """Remove a team and everything shared with it. Raises NotAllowed."""
     roles.require(permissions.can_manage_teams(actor), action="Ask an IT admin.")
     now = now or timezone.now()
     with transaction.atomic():
-        # What is about to be shared with it waits, and then fails: it would go with the team, and nothing would say so.
+        # A concurrent share with this team waits here and then fails; else it would vanish without an audit event.
         Team.objects.select_for_update().filter(pk=team.pk).first()
         shares.end_all_of(team=team, actor=actor, now=now)
         history.team_removed(team, actor=actor, now=now)
-        facts = {"members": audit.join_values(_names(team)), "member_ids": audit.join_values(_ids(team))}
+        names = [f"{user} <{user.username}>" for user in team.members.all()]
+        ids = team.memberships.values_list("user_id", flat=True)
+        facts = {"members": audit.join_values(names), "member_ids": audit.join_values(ids)}
         audit.record(AuditAction.TEAM_REMOVED, team, actor=actor, at=now, changes=facts)
         team.delete()
 
 
 def add_member(team: Team, user: User, *, actor: User | None, now: datetime | None = None) -> None:
-    """Put somebody into the team; ``actor`` None: their group did. Doing it twice is harmless.
+    """Add a member; ``actor`` None: by their Entra group. Doing it twice is harmless.
 
     Raises NotAllowed, InvalidInput if the team follows a group.
     """
-    _require_by_hand(team, actor)
+    _require_can_change(team, actor)
     now = now or timezone.now()
     with transaction.atomic():
         _, is_new = TeamMember.objects.get_or_create(team=team, user=user)
@@ -74,23 +75,23 @@ def add_member(team: Team, user: User, *, actor: User | None, now: datetime | No
 
 
 def remove_member(team: Team, user: User, *, actor: User | None, now: datetime | None = None) -> None:
-    """Take somebody out of the team; what was shared with it is out of their reach at once.
+    """Remove a member, who loses access to what is shared with the team at once.
 
-    ``actor`` None: their group did. Raises NotAllowed, InvalidInput if the team follows a group.
+    ``actor`` None: by their Entra group. Raises NotAllowed, InvalidInput if the team follows a group.
     """
-    _require_by_hand(team, actor)
+    _require_can_change(team, actor)
     with transaction.atomic():
-        _take_out(team, user, actor, now or timezone.now())
+        _remove_member(team, user, actor, now or timezone.now())
 
 
 def remove_from_all(user: User, *, actor: User | None, now: datetime) -> None:
-    """Take somebody who is about to be removed out of every team, inside the caller's transaction."""
+    """Remove a person from every team, inside the caller's transaction."""
     for team in Team.objects.filter(members=user):
-        _take_out(team, user, actor, now)
+        _remove_member(team, user, actor, now)
 
 
 def sync_groups(user: User, groups: Collection[str]) -> None:
-    """At a Microsoft sign-in: put the person into exactly those following teams whose Entra group they are in."""
+    """At a Microsoft sign-in: make the person a member of exactly those following teams whose Entra group they are in."""
     following = Team.objects.exclude(entra_group="")
     for team in following.filter(entra_group__in=groups):
         add_member(team, user, actor=None)
@@ -98,7 +99,12 @@ def sync_groups(user: User, groups: Collection[str]) -> None:
         remove_member(team, user, actor=None)
 
 
-def _require_by_hand(team: Team, actor: User | None) -> None:
+def members_can_be_changed(team: Team) -> bool:
+    """Whether members are added by people and not by an Entra group."""
+    return not team.entra_group
+
+
+def _require_can_change(team: Team, actor: User | None) -> None:
     if actor is None:
         return
     roles.require(permissions.can_manage_teams(actor), action="Ask an IT admin.")
@@ -109,9 +115,9 @@ def _require_by_hand(team: Team, actor: User | None) -> None:
         )
 
 
-def _take_out(team: Team, user: User, actor: User | None, now: datetime) -> None:
-    gone, _ = TeamMember.objects.filter(team=team, user=user).delete()
-    if gone:
+def _remove_member(team: Team, user: User, actor: User | None, now: datetime) -> None:
+    deleted, _ = TeamMember.objects.filter(team=team, user=user).delete()
+    if deleted:
         history.member_left(team, user, actor=actor, now=now)
         audit.record(AuditAction.TEAM_MEMBER_REMOVED, team, actor=actor, at=now, changes=_member(user))
 
@@ -120,20 +126,7 @@ def _member(user: User) -> dict[str, object]:
     return {"member": f"{user} <{user.username}>", "member_id": user.pk}
 
 
-def _names(team: Team) -> list[str]:
-    return [f"{user} <{user.username}>" for user in team.members.all()]
-
-
-def _ids(team: Team) -> list[int]:
-    return list(team.memberships.values_list("user_id", flat=True))
-
-
 def _duplicate(name: str, entra_group: str) -> AlreadyExists:
     if entra_group and Team.objects.filter(entra_group=entra_group).exclude(name=name).exists():
         return AlreadyExists("Another team follows this group already.", field="entra_group")
     return AlreadyExists(f"There is already a team called “{name}”.", action="Choose another name.", field="name")
-
-
-def members_can_be_changed(team: Team) -> bool:
-    """Whether members are put in by hand; those of a following team come and go with their group."""
-    return not team.entra_group

@@ -1,7 +1,8 @@
-"""API keys: what they may be for, how long they last, and how their secret is changed without a gap."""
+"""API keys: scopes, expiry, rotation without downtime, and warnings."""
 
 from __future__ import annotations
 
+import hmac
 import re
 import threading
 from datetime import datetime, timedelta
@@ -47,29 +48,18 @@ def works(text: str, now: datetime = NOW) -> bool:
     return True
 
 
-# --- What a key may be for, and how long ----------------------------------------------------------
+def test_scopes_need_a_role_of_the_owner(alice: User, bob: User, carol: User) -> None:
+    for owner, scope in (
+        (bob, "connections:write"), (carol, "audit:read"), (alice, "admin:write"), (alice, "audit:read")
+    ):  # fmt: skip
+        assert issue(owner, name=scope, scopes=[scope])[0].scopes == [scope]
+    for owner, scope in ((bob, "admin:read"), (bob, "audit:read"), (carol, "admin:write"), (alice, "no:such")):
+        with pytest.raises(InvalidInput) as refused:
+            issue(owner, name=scope, scopes=[scope])
+        assert refused.value.field == "scopes"
 
 
-def test_a_scope_is_for_owners_who_hold_its_role(alice: User, bob: User, carol: User) -> None:
-    for owner, scope, allowed in (
-        (bob, "connections:write", True),
-        (bob, "admin:read", False),
-        (bob, "audit:read", False),
-        (carol, "audit:read", True),
-        (carol, "admin:write", False),
-        (alice, "admin:write", True),
-        (alice, "audit:read", True),
-        (alice, "no:such", False),
-    ):
-        if allowed:
-            assert issue(owner, name=scope, scopes=[scope])[0].scopes == [scope]
-        else:
-            with pytest.raises(InvalidInput) as refused:
-                issue(owner, name=scope, scopes=[scope])
-            assert refused.value.field == "scopes"
-
-
-def test_a_key_needs_an_end_within_what_is_configured(bob: User, settings: Any) -> None:
+def test_a_key_must_expire_within_the_configured_days(bob: User, settings: Any) -> None:
     settings.API_KEY_MAX_DAYS = 10
     for end in (None, NOW, NOW - DAY, NOW + 12 * DAY):
         with pytest.raises(InvalidInput) as refused:
@@ -80,20 +70,19 @@ def test_a_key_needs_an_end_within_what_is_configured(bob: User, settings: Any) 
     assert issue(bob, name="For ever", expires_at=None)[0].is_valid(NOW + 9999 * DAY)
 
 
-def test_nobody_makes_a_key_in_another_persons_name(alice: User, bob: User) -> None:
+def test_only_the_owner_can_issue_and_rotate(alice: User, bob: User) -> None:
     with pytest.raises(NotAllowed):
         issue(bob, actor=alice)
+    with pytest.raises(NotAllowed):
+        rotate(issue(bob)[0], alice)
 
 
-def test_a_key_fits_the_expression_that_is_told_to_secret_scanners(bob: User) -> None:
+def test_a_key_matches_the_documented_pattern_for_secret_scanners(bob: User) -> None:
     text = issue(bob)[1]
     assert re.fullmatch(r"m365p_[A-Za-z0-9]{10}_[A-Za-z0-9]{38}", text)
 
 
-# --- Rotation -------------------------------------------------------------------------------------
-
-
-def test_both_secrets_work_until_the_overlap_is_over(bob: User) -> None:
+def test_both_secrets_work_until_the_overlap_ends(bob: User) -> None:
     key, old = issue(bob)
     new = rotate(key, bob)
     assert works(old)
@@ -106,20 +95,20 @@ def test_both_secrets_work_until_the_overlap_is_over(bob: User) -> None:
     assert new not in str(event.changes)
 
 
-def test_without_an_overlap_the_old_secret_ends_at_once(bob: User) -> None:
+def test_without_an_overlap_the_old_secret_stops_at_once(bob: User) -> None:
     key, old = issue(bob)
     new = rotate(key, bob, overlap=timedelta())
     assert (works(old), works(new)) == (False, True)
 
 
-def test_the_secret_before_last_ends_with_the_next_rotation(bob: User) -> None:
+def test_the_next_rotation_revokes_the_secret_before(bob: User) -> None:
     key, first = issue(bob)
     second = rotate(key, bob)
     third = rotate(key, bob)
     assert (works(first), works(second), works(third)) == (False, True, True)
 
 
-def test_the_old_secret_can_be_ended_early_and_twice(bob: User) -> None:
+def test_the_old_secret_can_be_revoked_early(bob: User) -> None:
     key, old = issue(bob)
     new = rotate(key, bob)
     for _ in range(2):
@@ -128,7 +117,7 @@ def test_the_old_secret_can_be_ended_early_and_twice(bob: User) -> None:
     assert AuditEvent.objects.filter(action="api_key.old_secret_ended").count() == 1
 
 
-def test_revoking_ends_both_secrets(bob: User) -> None:
+def test_revoking_a_key_revokes_both_secrets(bob: User) -> None:
     key, old = issue(bob)
     new = rotate(key, bob)
     api_keys.revoke(key, actor=bob, now=NOW)
@@ -137,21 +126,21 @@ def test_revoking_ends_both_secrets(bob: User) -> None:
         rotate(key, bob)
 
 
-def test_an_expired_key_comes_back_with_its_new_secret_alone(bob: User) -> None:
+def test_rotating_an_expired_key_does_not_revive_its_old_secret(bob: User) -> None:
     key, old = issue(bob)
     ApiKey.objects.update(expires_at=NOW - DAY)
     new = rotate(key, bob)
     assert (works(old), works(new)) == (False, True)
 
 
-def test_the_end_of_the_key_is_the_end_of_its_old_secret_too(bob: User) -> None:
+def test_the_old_secret_expires_with_the_key(bob: User) -> None:
     key, old = issue(bob)
     rotate(key, bob, overlap=7 * DAY, expires_at=NOW + 2 * DAY)
     assert works(old, NOW + DAY)
     assert not works(old, NOW + 3 * DAY)
 
 
-def test_the_use_of_each_secret_is_noted_apart(bob: User) -> None:
+def test_the_use_of_each_secret_is_recorded_separately(bob: User) -> None:
     key, old = issue(bob)
     new = rotate(key, bob)
     works(old, NOW + timedelta(hours=1))
@@ -162,7 +151,7 @@ def test_the_use_of_each_secret_is_noted_apart(bob: User) -> None:
     assert (key.previous_used_at, key.last_used_at) == (NOW + timedelta(hours=1), NOW + timedelta(hours=2))
 
 
-def test_a_key_whose_old_secret_is_still_used_counts_as_used(bob: User) -> None:
+def test_a_key_whose_old_secret_is_used_is_in_use(bob: User) -> None:
     key, old = issue(bob, expires_at=NOW + 9 * DAY)
     rotate(key, bob, expires_at=NOW + 9 * DAY)
     ends = calendar.of_keys(ApiKey.objects.all(), now=NOW)
@@ -172,52 +161,43 @@ def test_a_key_whose_old_secret_is_still_used_counts_as_used(bob: User) -> None:
     assert [ending.stops for ending in ends.expirations] == [1]
 
 
-def test_a_wrong_secret_behind_an_old_prefix_is_refused(bob: User) -> None:
+def test_a_wrong_secret_with_the_old_prefix_is_refused(bob: User) -> None:
     key, old = issue(bob)
     new = rotate(key, bob)
     body = f"{old[:17]}{new[17:-6]}"
     assert not works(body + api_keys._checksum(body))
 
 
-def test_an_overlap_has_its_bounds(bob: User) -> None:
+def test_an_overlap_is_limited(bob: User) -> None:
     key, _ = issue(bob)
     for overlap in (timedelta(seconds=-1), 31 * DAY):
         with pytest.raises(InvalidInput):
             rotate(key, bob, overlap=overlap)
 
 
-def test_only_the_owner_rotates(alice: User, bob: User) -> None:
-    key, _ = issue(bob)
-    with pytest.raises(NotAllowed):
-        rotate(key, alice)
-
-
 @pytest.mark.django_db(transaction=True)
-def test_of_two_who_rotate_at_once_one_is_told(bob: User) -> None:
+def test_only_one_of_concurrent_rotations_succeeds(bob: User) -> None:
     key, _ = issue(bob)
     stale = [ApiKey.objects.get(pk=key.pk) for _ in range(4)]
-    start, told = threading.Barrier(4), list[str]()
+    start, results = threading.Barrier(4), list[str]()
 
-    def go(mine: ApiKey) -> None:
+    def rotate_stale(copy: ApiKey) -> None:
         start.wait(10)
         try:
-            told.append(api_keys.rotate(mine, overlap=DAY, expires_at=NOW + 9 * DAY, actor=bob, now=NOW)[1])
+            results.append(api_keys.rotate(copy, overlap=DAY, expires_at=NOW + 9 * DAY, actor=bob, now=NOW)[1])
         except InUse:
-            told.append("")
+            results.append("")
         finally:
             databases.close_all()
 
-    threads = [threading.Thread(target=go, args=[one]) for one in stale]
+    threads = [threading.Thread(target=rotate_stale, args=[key]) for key in stale]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
-    (text,) = [one for one in told if one]
-    assert len(told) == 4
+    (text,) = [result for result in results if result]
+    assert len(results) == 4
     assert works(text)
-
-
-# --- Warnings -------------------------------------------------------------------------------------
 
 
 def warned() -> list[tuple[str, str]]:
@@ -233,7 +213,7 @@ def test_an_owner_is_warned_once_for_each_threshold(bob: User) -> None:
     assert warned()[-1][1] == "API key Robot ends within a day"
 
 
-def test_a_rotated_key_is_warned_of_anew_when_its_new_end_comes_near(bob: User) -> None:
+def test_a_rotated_key_is_warned_of_again_before_its_new_expiry(bob: User) -> None:
     key, _ = issue(bob, expires_at=NOW + 5 * DAY)
     api_key_expiry.warn_due(now=NOW)
     rotate(key, bob, expires_at=NOW + 100 * DAY)
@@ -243,7 +223,7 @@ def test_a_rotated_key_is_warned_of_anew_when_its_new_end_comes_near(bob: User) 
     assert len(warned()) == 2
 
 
-def test_nobody_is_warned_of_keys_that_are_worth_nothing(bob: User) -> None:
+def test_no_warnings_for_revoked_keys_or_disabled_owners(bob: User) -> None:
     key, _ = issue(bob, expires_at=NOW + 5 * DAY)
     api_keys.revoke(key, actor=bob, now=NOW)
     issue(bob, name="Other", expires_at=NOW + 5 * DAY)
@@ -251,7 +231,9 @@ def test_nobody_is_warned_of_keys_that_are_worth_nothing(bob: User) -> None:
     assert api_key_expiry.warn_due(now=NOW) == 0
 
 
-def test_of_a_service_account_the_responsible_person_is_warned_or_else_the_it_admins(alice: User, bob: User) -> None:
+def test_the_responsible_person_or_else_the_it_admins_are_warned_of_service_account_keys(
+    alice: User, bob: User
+) -> None:
     account = factories.make_service_account(responsible=bob)
     issue(account, expires_at=NOW + 5 * DAY, actor=alice)
     api_key_expiry.warn_due(now=NOW)
@@ -261,17 +243,17 @@ def test_of_a_service_account_the_responsible_person_is_warned_or_else_the_it_ad
     assert [email for email, _ in warned()] == ["bob@example.org", "alice@example.org"]
 
 
-def test_the_routine_warns(bob: User) -> None:
+def test_the_expiry_task_warns(bob: User) -> None:
     issue(bob, expires_at=NOW + 5 * DAY)
     assert credential_expiry.check_due(now=NOW) == 1
     assert credential_expiry.check_due(now=NOW) == 0
 
 
 @pytest.mark.parametrize("spoil", ["unknown", "wrong", "revoked", "expired", "old secret is over"])
-def test_every_bad_key_costs_the_same_look_and_one_comparison(
+def test_every_invalid_key_costs_one_query_and_one_comparison(
     bob: User, spoil: str, django_assert_num_queries: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that the time an answer takes does not tell which of them it was."""
+    """So that the response time does not reveal the reason."""
     key, text = issue(bob)
     if spoil == "unknown":
         text = api_keys.generate_key()[0]
@@ -285,13 +267,13 @@ def test_every_bad_key_costs_the_same_look_and_one_comparison(
     else:
         rotate(key, bob, now=NOW - 2 * DAY)
     compared: list[tuple[int, int]] = []
-    compare = api_keys.hmac.compare_digest
+    compare = hmac.compare_digest
 
-    def counting(one: str, other: str) -> bool:
-        compared.append((len(one), len(other)))
-        return compare(one, other)
+    def counting(known: str, sent: str) -> bool:
+        compared.append((len(known), len(sent)))
+        return compare(known, sent)
 
-    monkeypatch.setattr(api_keys.hmac, "compare_digest", counting)
+    monkeypatch.setattr(hmac, "compare_digest", counting)
     with django_assert_num_queries(1):
         assert not works(text)
     assert compared == [(64, 64)]

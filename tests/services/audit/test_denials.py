@@ -1,4 +1,4 @@
-"""What is denied becomes part of the trail, once, however often it is tried."""
+"""Denials are recorded in the trail once per minute, however often they repeat."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ NOW = datetime(2026, 11, 25, 12, 0, 30, tzinfo=UTC)
 
 
 def denied() -> list[dict[str, object]]:
-    """The facts of every denial, in their order."""
-    return list(
-        AuditEvent.objects.filter(action=AuditAction.ACCESS_DENIED).order_by("pk").values_list("changes", flat=True)
-    )
+    """The facts of every recorded denial, in order."""
+    events = AuditEvent.objects.filter(action=AuditAction.ACCESS_DENIED).order_by("pk")
+    return list(events.values_list("changes", flat=True))
 
 
-def note(actor: User, target_id: str = "7", *, seconds: int = 0) -> None:
+def deny(actor: User, target_id: str = "7", *, seconds: int = 0) -> None:
     denials.record_denial(
         actor,
         tried="POST connection disable",
@@ -37,9 +36,9 @@ def note(actor: User, target_id: str = "7", *, seconds: int = 0) -> None:
     )
 
 
-def test_the_same_denial_within_a_minute_is_counted_and_not_multiplied(dave: User) -> None:
+def test_repeats_within_a_minute_are_counted_instead_of_recorded(dave: User) -> None:
     for second in range(25):
-        note(dave, seconds=second)
+        deny(dave, seconds=second)
     assert len(denied()) == 1
     assert denials.write_events(NOW + timedelta(seconds=60)) == 0
     assert denials.write_events(NOW + timedelta(minutes=2)) == 1
@@ -49,31 +48,33 @@ def test_the_same_denial_within_a_minute_is_counted_and_not_multiplied(dave: Use
     assert {first.actor, repeated.actor} == {dave}
     assert {first.outcome, repeated.outcome} == {"denied"}
     assert not RepeatedDenial.objects.exists()
+    sealing.seal_due(NOW)
+    assert verification.verify_read_only() == (2, [])
 
 
 def test_a_denial_that_happened_once_is_one_event(dave: User) -> None:
-    note(dave)
+    deny(dave)
     assert denials.write_events(NOW + timedelta(minutes=5)) == 0
     assert len(denied()) == 1
 
 
-def test_another_person_target_or_minute_is_another_denial(bob: User, dave: User) -> None:
-    note(dave)
-    note(bob)
-    note(dave, "8")
-    note(dave, seconds=60)
+def test_another_person_target_or_minute_is_recorded_separately(bob: User, dave: User) -> None:
+    deny(dave)
+    deny(bob)
+    deny(dave, "8")
+    deny(dave, seconds=60)
     assert len(denied()) == 4
 
 
-def test_somebody_who_tries_everything_does_not_flood_the_trail(dave: User) -> None:
-    for number in range(denials.MOST + 50):
-        note(dave, str(number))
-    assert len(denied()) == denials.MOST + 1
+def test_one_person_cannot_flood_the_trail(dave: User) -> None:
+    for number in range(denials.MAX_PER_MINUTE + 50):
+        deny(dave, str(number))
+    assert len(denied()) == denials.MAX_PER_MINUTE + 1
     assert denials.write_events(NOW + timedelta(minutes=5)) == 1
     assert denied()[-1]["repeated"] == 49
 
 
-def test_a_page_that_refuses_records_who_tried_what(
+def test_a_page_that_refuses_records_the_attempt(
     signed_in: Callable[[User], Client], alice: User, bob: User, carol: User
 ) -> None:
     connection = factories.make_connection(owner=bob)
@@ -88,33 +89,23 @@ def test_a_page_that_refuses_records_who_tried_what(
     assert RepeatedDenial.objects.get().count == 3
 
 
-def test_a_route_of_the_api_that_refuses_records_the_key(bob: User) -> None:
+def test_an_api_route_that_refuses_records_the_key(bob: User) -> None:
     connection = factories.make_connection(owner=bob)
     key, text = factories.make_key(bob, scopes=["connections:read"])
-    answer = Client(headers={"Authorization": f"Bearer {text}"}).get(f"/api/v1/connections/{connection.pk}/token")
-    assert answer.status_code == 403
+    response = Client(headers={"Authorization": f"Bearer {text}"}).get(f"/api/v1/connections/{connection.pk}/token")
+    assert response.status_code == 403
     event = AuditEvent.objects.get(action=AuditAction.ACCESS_DENIED)
     assert (event.actor, event.target_id, event.changes["api_key"]) == (bob, str(connection.pk), key.name)
 
 
-def test_what_does_not_exist_for_somebody_is_no_denial(
-    signed_in: Callable[[User], Client], bob: User, dave: User
-) -> None:
+def test_an_invisible_object_is_not_a_denial(signed_in: Callable[[User], Client], bob: User, dave: User) -> None:
     connection = factories.make_connection(owner=bob)
     assert signed_in(dave).get(f"/connections/{connection.pk}/").status_code == 404
     assert denied() == []
 
 
-def test_denials_are_sealed_like_everything_else(dave: User) -> None:
-    note(dave)
-    note(dave)
-    denials.write_events(NOW + timedelta(minutes=5))
-    sealing.seal_due(NOW)
-    assert verification.verify_read_only() == (2, [])
-
-
 @pytest.mark.parametrize(
-    ("path", "about"),
+    ("path", "target_type"),
     [
         ("/approvals/{pk}/approve/", "Approval"),
         ("/requests/{pk}/withdraw/", "ConsentRequest"),
@@ -122,6 +113,6 @@ def test_denials_are_sealed_like_everything_else(dave: User) -> None:
         ("/service-accounts/{pk}/disable/", "User"),
     ],
 )
-def test_a_denial_says_what_it_is_about(path: str, about: str) -> None:
-    assert denial_logging._target(path.format(pk=7)) == (about, "7")
-    assert denials._subject(about, "7").name == f"{about} 7"
+def test_a_denial_names_its_object(path: str, target_type: str) -> None:
+    assert denial_logging._target(path.format(pk=7)) == (target_type, "7")
+    assert denials._subject(target_type, "7").name == f"{target_type} 7"

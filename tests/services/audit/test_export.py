@@ -1,4 +1,4 @@
-"""An export holds exactly the rows, of any number, and is itself recorded."""
+"""Exports contain exactly the filtered rows, and are recorded themselves."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from django.test import Client
 from connections import audit
 from connections.errors import NotAllowed
 from connections.models import AuditEvent, AuditSeal, Connection, TokenFetch, User
+from connections.models.audit import AuditAction
 from connections.services.api_keys import api_keys
 from connections.services.audit import export as audit_export
 from connections.services.audit import sealing
@@ -28,10 +29,10 @@ NOW = datetime(2026, 11, 25, 12, 0, 30, tzinfo=UTC)
 
 @pytest.fixture
 def trail(bob: User) -> Connection:
-    """4,500 events, one with a name that a spreadsheet would run, and two hand-outs."""
+    """4,500 events about a connection whose name is a spreadsheet formula, and two token requests."""
     connection = factories.make_connection(owner=bob, name="=HYPERLINK(1)")
     for number in range(3):
-        audit.record("connection.checked", connection, actor=bob, changes={"n": number, "text": "ü"})
+        audit.record(AuditAction.CONNECTION_CHECKED, connection, actor=bob, changes={"n": number, "text": "ü"})
     first = AuditEvent.objects.latest("pk")
     columns = [field.attname for field in AuditEvent._meta.concrete_fields if not field.primary_key]
     AuditEvent.objects.bulk_create(
@@ -43,13 +44,12 @@ def trail(bob: User) -> Connection:
     return connection
 
 
-def export(actor: User, form: str = "jsonl", **asked: Any) -> list[str]:
-    return list(
-        audit_export.export(AuditEvent.objects.all(), TokenFetch.objects.all(), form=form, asked=asked, actor=actor)
-    )
+def export(actor: User, file_format: str = "jsonl", **filters: Any) -> list[str]:
+    events, fetches = AuditEvent.objects.all(), TokenFetch.objects.all()
+    return list(audit_export.export(events, fetches, file_format=file_format, filters=filters, actor=actor))
 
 
-def test_it_holds_every_row_in_the_form_in_which_they_were_sealed(trail: Connection, carol: User) -> None:
+def test_it_contains_every_row_exactly_as_sealed(trail: Connection, carol: User) -> None:
     sealing.seal_due(NOW + timedelta(hours=1))
     chunks = export(carol)
     lines = "".join(chunks).splitlines()
@@ -64,7 +64,7 @@ def test_it_holds_every_row_in_the_form_in_which_they_were_sealed(trail: Connect
     assert hashlib.sha256(text.encode()).hexdigest() == second.events_hash
 
 
-def test_cells_of_a_spreadsheet_run_nothing(trail: Connection, carol: User) -> None:
+def test_csv_cells_contain_no_formulas(trail: Connection, carol: User) -> None:
     rows = list(csv.DictReader(io.StringIO("".join(export(carol, "csv")).removeprefix("\ufeff"))))
     assert len(rows) == 4500 + 2
     assert rows[0]["on_name"] == "'=HYPERLINK(1)"
@@ -73,11 +73,11 @@ def test_cells_of_a_spreadsheet_run_nothing(trail: Connection, carol: User) -> N
 
 
 @pytest.mark.parametrize("text", ["=1", "+1", "-1", "@x", "\t=1", "\r=1", "\n=1"])
-def test_every_beginning_of_a_formula_is_guarded(text: str) -> None:
+def test_every_start_of_a_formula_is_escaped(text: str) -> None:
     assert audit_export.csv_cell(text) == f"'{text}"
 
 
-def test_who_exported_what_is_recorded_with_the_number_of_rows(trail: Connection, carol: User) -> None:
+def test_an_export_is_recorded_with_its_filters_and_number_of_rows(trail: Connection, carol: User) -> None:
     export(carol, "csv", who="bob", q="")
     started, done = AuditEvent.objects.filter(action__startswith="audit.").order_by("pk")
     assert started.action == "audit.export_started"
@@ -86,10 +86,10 @@ def test_who_exported_what_is_recorded_with_the_number_of_rows(trail: Connection
     assert "q" not in done.changes
 
 
-def test_an_export_that_breaks_off_is_recorded_as_such(trail: Connection, carol: User) -> None:
-    found = audit_export.export(AuditEvent.objects.all(), None, form="jsonl", asked={}, actor=carol)
-    next(found)  # type: ignore[call-overload]
-    found.close()  # type: ignore[attr-defined]
+def test_an_aborted_export_is_recorded_as_failed(trail: Connection, carol: User) -> None:
+    chunks = audit_export.export(AuditEvent.objects.all(), None, file_format="jsonl", filters={}, actor=carol)
+    next(chunks)
+    chunks.close()  # type: ignore[attr-defined]
     event = AuditEvent.objects.get(action="audit.exported")
     assert (event.outcome, event.changes["complete"]) == ("failed", False)
 
@@ -99,15 +99,15 @@ def test_only_auditors_export(trail: Connection, alice: User) -> None:
         export(alice)
 
 
-def test_the_page_exports_what_the_filter_shows(
+def test_the_page_exports_the_filtered_events(
     trail: Connection, carol: User, alice: User, signed_in: Callable[[User], Client]
 ) -> None:
-    audit.record("tenant.changed", trail.app_registration.tenant, actor=alice)
-    answer = signed_in(carol).post("/audit/export/", {"format": "jsonl", "action": "tenant.changed"})
-    (line,) = b"".join(answer.streaming_content).splitlines()  # type: ignore[attr-defined]
+    audit.record(AuditAction.TENANT_CHANGED, trail.app_registration.tenant, actor=alice)
+    response = signed_in(carol).post("/audit/export/", {"format": "jsonl", "action": "tenant.changed"})
+    (line,) = b"".join(response.streaming_content).splitlines()  # type: ignore[attr-defined]
     assert json.loads(line)["action"] == "tenant.changed"
-    assert answer["Content-Type"] == "application/x-ndjson"
-    assert answer["Content-Disposition"].startswith('attachment; filename="audit-')
+    assert response["Content-Type"] == "application/x-ndjson"
+    assert response["Content-Disposition"].startswith('attachment; filename="audit-')
     event = AuditEvent.objects.get(action="audit.exported")
     assert event.address == "127.0.0.1"
     assert event.changes["action"] == "tenant.changed"

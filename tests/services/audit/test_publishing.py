@@ -1,4 +1,4 @@
-"""Seals go outside, and none is lost on the way."""
+"""Publishing seals: every seal arrives at every destination."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from django.core.management import call_command
 
 from connections import audit
 from connections.models import AuditSeal, SealPublication, User
+from connections.models.audit import AuditAction
 from connections.outbound import safe_http, webhooks
 from connections.services.audit import publishing, sealing
 from tests import factories
@@ -23,18 +24,17 @@ SECRET = webhooks.new_secret()
 
 
 @pytest.fixture(autouse=True)
-def nowhere(settings: Any) -> None:
-    """Each test says where seals go."""
+def no_destinations(settings: Any) -> None:
+    """Each test configures its own destination."""
     settings.AUDIT_SEAL_FILE = settings.AUDIT_SEAL_WEBHOOK = ""
     settings.AUDIT_SEAL_LOG = False
 
 
 @pytest.fixture
 def sealed(bob: User) -> None:
-    """Five seals."""
     connection = factories.make_connection(owner=bob)
     for _ in range(5):
-        audit.record("connection.checked", connection, actor=bob)
+        audit.record(AuditAction.CONNECTION_CHECKED, connection, actor=bob)
     assert sealing.seal_due(NOW, batch=1) == 5
 
 
@@ -49,7 +49,7 @@ def test_a_file_gets_every_seal_once(sealed: None, settings: Any, tmp_path: Path
     call_command("audit_verify", published=str(file), read_only=True)
 
 
-def test_what_cannot_be_written_is_tried_again_and_told(sealed: None, settings: Any, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_retried_and_reported(sealed: None, settings: Any, tmp_path: Path) -> None:
     folder = tmp_path / "not-there-yet"
     settings.AUDIT_SEAL_FILE = str(folder / "seals.jsonl")
     assert publishing.publish_due(NOW) == 0
@@ -63,7 +63,7 @@ def test_what_cannot_be_written_is_tried_again_and_told(sealed: None, settings: 
     assert (state.upto, state.attempts, state.last_error) == (5, 0, "")
 
 
-def test_a_line_that_was_cut_off_is_not_continued(sealed: None, settings: Any, tmp_path: Path) -> None:
+def test_an_incomplete_line_is_not_continued(sealed: None, settings: Any, tmp_path: Path) -> None:
     file = tmp_path / "seals.jsonl"
     file.write_text('{"number":1,"ha')
     settings.AUDIT_SEAL_FILE = str(file)
@@ -71,9 +71,7 @@ def test_a_line_that_was_cut_off_is_not_continued(sealed: None, settings: Any, t
     assert [json.loads(line)["number"] for line in file.read_text().splitlines()[1:]] == [1, 2, 3, 4, 5]
 
 
-def test_a_webhook_gets_signed_seals_and_a_dead_one_loses_nothing(
-    sealed: None, settings: Any, monkeypatch: Any
-) -> None:
+def test_a_webhook_receives_signed_seals_after_a_failure(sealed: None, settings: Any, monkeypatch: Any) -> None:
     settings.AUDIT_SEAL_WEBHOOK, settings.AUDIT_SEAL_WEBHOOK_SECRET = "https://archive.example/seals", SECRET
     answers = [safe_http.PostResult(503), safe_http.PostResult(204)]
     sent: list[tuple[bytes, dict[str, str]]] = []
@@ -97,14 +95,14 @@ def test_a_webhook_gets_signed_seals_and_a_dead_one_loses_nothing(
     assert sent[0][1]["webhook-id"] == headers["webhook-id"]
 
 
-def test_an_address_inside_the_network_is_refused(sealed: None, settings: Any) -> None:
+def test_a_private_address_is_refused(sealed: None, settings: Any) -> None:
     settings.AUDIT_SEAL_WEBHOOK = "https://127.0.0.1/seals"
     settings.ALERT_PRIVATE_TARGETS = False
     assert publishing.publish_due(NOW) == 0
     assert "private network" in publishing.publication_states()[0].last_error
 
 
-def test_whoever_is_at_it_has_it_alone_until_the_lease_runs_out(sealed: None, settings: Any) -> None:
+def test_a_destination_is_leased_by_one_worker(sealed: None, settings: Any) -> None:
     settings.AUDIT_SEAL_LOG = True
     SealPublication.objects.create(place="log", next_attempt_at=NOW + timedelta(minutes=2))
     assert publishing.publish_due(NOW) == 0
