@@ -1,6 +1,5 @@
 """Pages about app registrations: registering, trying, changing, removing, and the script."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,8 +13,7 @@ from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
 from tests.services.registry.test_app_registrations import expired
-
-SignIn = Callable[[User], Client]
+from tests.views.pages import SignIn
 
 
 @pytest.fixture
@@ -39,9 +37,6 @@ def typed(**overrides: Any) -> dict[str, Any]:
         "expires_at": "2099-01-31",
         "months": "12",
     } | overrides
-
-
-# --- Registering ----------------------------------------------------------------------------------
 
 
 def test_the_form_shows_the_exact_redirect_uris_before_anything_is_saved(admin: Client, settings: Any) -> None:
@@ -136,9 +131,6 @@ def test_a_made_certificate_is_downloaded_uploaded_and_tried(admin: Client, sand
     assert app.is_ready
 
 
-# --- Its page -------------------------------------------------------------------------------------
-
-
 def test_a_rejected_application_says_why_what_to_do_and_who(admin: Client, bob: User, signed_in: SignIn) -> None:
     app = factories.make_app_registration()
     credential_checks.reject_app(app, expired(), now=timezone.now())
@@ -186,9 +178,6 @@ def test_what_does_not_exist_is_not_found(admin: Client, number: str) -> None:
     assert admin.post(reverse("app_verify", args=[app.pk]), {"credential": "1; DROP"}).status_code == 404
 
 
-# --- Changing, removing ---------------------------------------------------------------------------
-
-
 def test_changing_it_keeps_tenant_and_client_id(admin: Client) -> None:
     app = factories.make_app_registration()
     page = admin.get(reverse("app_edit", args=[app.pk])).content.decode()
@@ -209,9 +198,6 @@ def test_removing_names_the_connections_that_stand_in_the_way(admin: Client) -> 
     assert not AppRegistration.objects.exists()
 
 
-# --- The list -------------------------------------------------------------------------------------
-
-
 def test_the_list_filters_by_state_and_takes_the_same_queries_however_long(
     admin: Client, django_assert_num_queries: Any
 ) -> None:
@@ -230,9 +216,6 @@ def test_the_list_filters_by_state_and_takes_the_same_queries_however_long(
     page = admin.get(reverse("apps"), {"state": "rejected"}).content.decode()
     assert "Broken" in page
     assert "App 19" not in page
-
-
-# --- The script -----------------------------------------------------------------------------------
 
 
 def test_the_script_for_a_new_application_asks_for_what_was_chosen(admin: Client) -> None:

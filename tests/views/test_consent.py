@@ -1,8 +1,6 @@
 """Pages about admin consent, walked through the sandbox's real pages where it matters."""
 
 import re
-from collections.abc import Callable
-from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import pytest
@@ -16,14 +14,10 @@ from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
 from tests.services.consent.test_admin_consent import came_back, delegated, grant, query, robots, withdraw
+from tests.views.pages import SignIn, text
 
-SignIn = Callable[[User], Client]
 State = ConsentLink.State
 CALLBACK = "/consent/callback/"
-
-
-def text(response: Any) -> str:
-    return str(response.content.decode())
 
 
 def at_microsoft(url: str, *, upn: str, step: str) -> str:
@@ -53,9 +47,6 @@ def callback_of(url: str) -> str:
     parts = urlsplit(url)
     assert parts.path == CALLBACK
     return f"{CALLBACK}?{parts.query}"
-
-
-# --- Asking ---------------------------------------------------------------------------------------
 
 
 def test_the_panel_begins_with_nobody_asked_and_names_what_is_needed(
@@ -113,9 +104,6 @@ def test_another_directory_is_asked_of_multitenant_applications_only(
         assert response.context["consent"]["form"].errors["directory_id"]
         assert f'value="{typed}"' in text(response)
     assert f"/{seed.FABRIKAM}/v2.0" in browser.post(url, {"go": "1", "directory_id": seed.FABRIKAM})["Location"]
-
-
-# --- Every way it can end -------------------------------------------------------------------------
 
 
 def test_consent_at_microsoft_is_verified_when_the_browser_comes_back(

@@ -1,6 +1,5 @@
 """Pages about credentials: adding, retiring, downloading the public part."""
 
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -18,8 +17,7 @@ from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
 from tests.services.registry.test_app_registrations import expired
-
-SignIn = Callable[[User], Client]
+from tests.views.pages import SignIn
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """What machines that watch the portal are told."""
 
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
@@ -14,25 +16,25 @@ from tests import factories
 
 
 @pytest.fixture
-def swept():
+def swept() -> Iterator[None]:
     cache.set(health.LAST_SWEEP, time.time() - 7)
     yield
     cache.delete(health.LAST_SWEEP)
 
 
 @pytest.fixture
-def never_swept():
+def never_swept() -> None:
     cache.delete(health.LAST_SWEEP)
 
 
-def test_healthz_answers_without_a_database():
+def test_healthz_answers_without_a_database() -> None:
     # No django_db mark: a query would fail this test.
     answer = Client().get("/healthz")
     assert (answer.status_code, answer.content) == (200, b"ok\n")
 
 
 @pytest.mark.django_db
-def test_readyz_is_ready_when_every_part_is(swept):
+def test_readyz_is_ready_when_every_part_is(swept: None) -> None:
     factories.make_app_registration()
     answer = Client().get("/readyz")
     assert answer.status_code == 200, answer.content
@@ -43,7 +45,7 @@ def test_readyz_is_ready_when_every_part_is(swept):
 
 
 @pytest.mark.django_db
-def test_readyz_says_when_no_sweep_has_finished(never_swept):
+def test_readyz_says_when_no_sweep_has_finished(never_swept: None) -> None:
     answer = Client().get("/readyz")
     assert answer.status_code == 503
     assert answer.json()["parts"]["sweep"] == {"ok": False, "detail": "no sweep has finished yet"}
@@ -51,7 +53,7 @@ def test_readyz_says_when_no_sweep_has_finished(never_swept):
 
 
 @pytest.mark.django_db
-def test_readyz_says_when_the_last_sweep_is_long_ago(never_swept):
+def test_readyz_says_when_the_last_sweep_is_long_ago(never_swept: None) -> None:
     cache.set(health.LAST_SWEEP, time.time() - 3600)
     answer = Client().get("/readyz")
     assert answer.status_code == 503
@@ -60,7 +62,7 @@ def test_readyz_says_when_the_last_sweep_is_long_ago(never_swept):
 
 
 @pytest.mark.django_db
-def test_readyz_says_when_a_stored_secret_opens_with_no_key(swept):
+def test_readyz_says_when_a_stored_secret_opens_with_no_key(swept: None) -> None:
     app = factories.make_app_registration()
     factories.make_secret(app, "another secret")
     oldest = AppCredential.objects.order_by("pk").values_list("pk", flat=True)[0]
@@ -74,7 +76,7 @@ def test_readyz_says_when_a_stored_secret_opens_with_no_key(swept):
 
 
 @pytest.mark.django_db
-def test_readyz_tells_a_lost_broker_without_its_address(settings):
+def test_readyz_tells_a_lost_broker_without_its_address(settings: Any) -> None:
     settings.CACHES = {
         "default": {
             "BACKEND": "django.core.cache.backends.redis.RedisCache",
@@ -89,7 +91,7 @@ def test_readyz_tells_a_lost_broker_without_its_address(settings):
 
 
 @pytest.mark.django_db
-def test_metrics_count_what_matters(swept):
+def test_metrics_count_what_matters(swept: None) -> None:
     factories.make_connection()
     factories.make_connection(name="Dead", status=Connection.Status.RECONNECT_NEEDED)
     factories.make_connection(name="Due", refresh_after="2020-01-01T00:00:00Z")
@@ -114,12 +116,12 @@ def test_metrics_count_what_matters(swept):
         ({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": "127.0.0.1"}, 401),
     ],
 )
-def test_without_a_token_metrics_are_for_this_machine_alone(where, status):
+def test_without_a_token_metrics_are_for_this_machine_alone(where: dict[str, str], status: str) -> None:
     assert Client().get("/metrics", **where).status_code == status
 
 
 @pytest.mark.django_db
-def test_with_a_token_metrics_want_it_from_everybody(settings):
+def test_with_a_token_metrics_want_it_from_everybody(settings: Any) -> None:
     settings.METRICS_TOKEN = "watchful"
     client = Client()
     assert client.get("/metrics").status_code == 401

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from django.test import Client
 from django.utils import timezone
 
 from connections.microsoft.classifier import classify
@@ -15,10 +14,10 @@ from connections.services.api_keys import api_keys
 from connections.services.incidents import incidents
 from connections.services.tokens import apply_results
 from tests import factories
+from tests.views.pages import SignIn
 
 pytestmark = pytest.mark.django_db
 
-SignIn = Callable[[User], Client]
 NOW = timezone.now()
 
 

@@ -1,11 +1,9 @@
 """Pages about shared mailboxes."""
 
 import html
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
@@ -15,16 +13,9 @@ from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
 from tests.services.mailboxes.test_mailboxes import FULL, connected
+from tests.views.pages import SignIn, text
 
-SignIn = Callable[[User], Client]
 State = MailboxAccess.State
-
-
-def text(response: Any) -> str:
-    return str(response.content.decode())
-
-
-# --- List and detail ------------------------------------------------------------------------------
 
 
 def test_the_list_says_how_many_connections_reach_each(signed_in: SignIn, bob: User) -> None:
@@ -89,9 +80,6 @@ def test_a_mailboxs_page_shows_only_connections_one_may_see(signed_in: SignIn, b
     theirs = text(signed_in(dave).get(reverse("mailbox", args=[mailbox.pk])))
     assert "Bobs own" not in theirs
     assert "1 connection of other people has it attached" in theirs
-
-
-# --- Adding, changing, removing -------------------------------------------------------------------
 
 
 def test_a_member_adds_a_mailbox(signed_in: SignIn, bob: User) -> None:
@@ -182,9 +170,6 @@ def test_removing_says_what_would_break_before_and_is_refused_while_in_use(signe
     assert SharedMailbox.objects.count() == 1
     assert browser.post(url)["Location"] == reverse("mailboxes")
     assert not SharedMailbox.objects.exists()
-
-
-# --- On a connection's page -----------------------------------------------------------------------
 
 
 def test_a_member_attaches_a_new_address_and_sees_that_it_is_reachable(
@@ -318,9 +303,6 @@ def test_a_test_message_is_sent_only_after_saying_what_it_does(sandbox: Control,
     page = text(browser.post(url, follow=True))
     assert "Sending: denied when it was tested." in page
     assert "Send As" in page
-
-
-# --- Commands for Exchange ------------------------------------------------------------------------
 
 
 def test_the_commands_name_exactly_the_attached_mailboxes(signed_in: SignIn, alice: User) -> None:

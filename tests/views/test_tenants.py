@@ -1,6 +1,5 @@
 """Pages about tenants: who sees what, and what happens to what is typed."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,8 +10,8 @@ from connections.models import Tenant, User
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
+from tests.views.pages import SignIn
 
-SignIn = Callable[[User], Client]
 TYPED = {"name": "Contoso", "environment": "sandbox", "directory_id": " Contoso.EXAMPLE\n"}
 
 
