@@ -1,4 +1,4 @@
-"""How states, times, forms and recorded changes are told, and the pages for sign-ins that ended badly."""
+"""How states, times, forms and recorded changes are shown, and the pages of failed sign-ins."""
 
 from datetime import timedelta
 from typing import Any
@@ -35,20 +35,20 @@ def make(status: str, **values: Any) -> Connection:
 
 @pytest.mark.parametrize("status", list(Connection.Status))
 def test_every_status_has_a_word_and_unless_all_is_well_a_cause(status: str) -> None:
-    told = presentation.connection_state(make(status))
-    assert told.badge.word == status.label
-    assert bool(told.cause) is (status != Connection.Status.ACTIVE)
-    assert told.is_broken is (status in ("reconnect_needed", "consent_needed", "blocked"))
-    if told.is_broken:
-        assert told.action
-        assert told.who
+    state = presentation.connection_state(make(status))
+    assert state.badge.word == status.label
+    assert bool(state.cause) is (status != Connection.Status.ACTIVE)
+    assert state.is_broken is (status in ("reconnect_needed", "consent_needed", "blocked"))
+    if state.is_broken:
+        assert state.action
+        assert state.who
 
 
 def test_what_the_row_says_goes_before_the_general_sentences() -> None:
-    told = presentation.connection_state(
+    state = presentation.connection_state(
         make("blocked", status_cause="Because.", status_action="Do this.", status_who=Connection.Who.OWNER)
     )
-    assert (told.cause, told.action, told.who) == ("Because.", "Do this.", "the owner, Bob Jones")
+    assert (state.cause, state.action, state.who) == ("Because.", "Do this.", "the owner, Bob Jones")
 
 
 def test_an_unfinished_connection_says_how_far_it_got() -> None:
@@ -66,19 +66,19 @@ def test_the_owner_reads_you() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("status_who", "words"),
     [("it_admin", "an IT admin"), ("microsoft", "Microsoft"), ("nobody", ""), ("owner", "the owner, Bob Jones")],
 )
-def test_who_must_act_is_part_of_a_sentence(asked: str, told: str) -> None:
-    assert portal.who(make("blocked", status_who=asked)) == told
+def test_who_must_act_is_part_of_a_sentence(status_who: str, words: str) -> None:
+    assert presentation.assigned_to(make("blocked", status_who=status_who)) == words
 
 
 def test_an_active_connection_of_a_rejected_app_registration_waits_for_an_admin() -> None:
     rejected = AppRegistration(name="Expired", rejected_at=timezone.now(), rejected_cause="Its secret has expired.")
-    told = presentation.connection_state(make("active", app_registration=rejected))
-    assert told.badge.word == "Blocked by its app registration"
-    assert told.cause.endswith("Its secret has expired.")
-    assert told.who == "an IT admin"
+    state = presentation.connection_state(make("active", app_registration=rejected))
+    assert state.badge.word == "Blocked by its app registration"
+    assert state.cause.endswith("Its secret has expired.")
+    assert state.who == "an IT admin"
     flagged = presentation.connection_state(make("reconnect_needed", app_registration=rejected))
     assert flagged.badge.word == "Sign-in needed"
 

@@ -47,8 +47,8 @@ def test_search_and_filters_narrow_the_list(signed_in: SignIn, alice: User, bob:
     client = signed_in(alice)
 
     def shown(**query: str) -> set[str]:
-        found = text(client.get("/connections/", query))
-        return {name for name in ("Invoices", "Orders", "Robot") if f">{name}<" in found}
+        listed = text(client.get("/connections/", query))
+        return {name for name in ("Invoices", "Orders", "Robot") if f">{name}<" in listed}
 
     assert shown() == {"Invoices", "Orders", "Robot"}
     assert shown(q="eve@") == {"Orders"}

@@ -26,9 +26,9 @@ def at_microsoft(url: str, *, upn: str, step: str) -> str:
         page = browser.get(url, timeout=10)
         sign_in = {"step": "password", "login": upn, "password": _PASSWORDS[upn]}
         for answer in (sign_in, {"step": step, "flow": ""}):
-            found = {name: _hidden(name, page.text) for name in ("csrfmiddlewaretoken", "flow")}
+            hidden = {name: _hidden(name, page.text) for name in ("csrfmiddlewaretoken", "flow")}
             page = browser.post(
-                url, data={**answer, **found}, headers={"Referer": url}, timeout=10, allow_redirects=False
+                url, data={**answer, **hidden}, headers={"Referer": url}, timeout=10, allow_redirects=False
             )
             if "Location" in page.headers:
                 return page.headers["Location"]
@@ -36,8 +36,8 @@ def at_microsoft(url: str, *, upn: str, step: str) -> str:
 
 
 def _hidden(name: str, page: str) -> str:
-    found = re.search(rf'name="{name}" value="([^"]*)"', page)
-    return found.group(1) if found else ""
+    match = re.search(rf'name="{name}" value="([^"]*)"', page)
+    return match.group(1) if match else ""
 
 
 _PASSWORDS = {"admin@contoso.example": "sandbox-katherine", "ada@contoso.example": "sandbox-ada"}
@@ -212,8 +212,8 @@ def test_the_callback_takes_no_post(signed_in: SignIn, alice: User) -> None:
 
 
 def test_checking_a_request_of_another_application_is_404(sandbox: Control, signed_in: SignIn, alice: User) -> None:
-    asked, _ = admin_consent.start(robots(), actor=alice)
+    link, _ = admin_consent.start(robots(), actor=alice)
     other = delegated(name="Other")
-    for number in (asked.pk, "x", "", "9" * 40):
+    for number in (link.pk, "x", "", "9" * 40):
         response = signed_in(alice).post(reverse("consent_start", args=[other.pk]), {"check": number})
         assert response.status_code == 404, number

@@ -104,7 +104,7 @@ def test_limited_sign_ins_parked_grants_and_shares_are_listed(
         assert words in text
     for kind, name in (("sign_in", "Limited"), ("idle", "Parked"), ("share", "Shared")):
         filtered = page(signed_in(alice), f"?kind={kind}")
-        assert {one for one in ("Limited", "Parked", "Shared") if f">{one}</a>" in filtered} == {name}
+        assert {title for title in ("Limited", "Parked", "Shared") if f">{title}</a>" in filtered} == {name}
 
 
 def test_filters_narrow_by_tenant_and_effect(at_noon: None, alice: User, signed_in: SignIn) -> None:

@@ -13,15 +13,15 @@ from connections import audit
 from connections.models import AppCredential, Connection, ConsentLink, Share, User
 from connections.services.people import offboarding
 from tests import factories, full_dataset
-from tests.views.pages import SignIn
+from tests.views.pages import SignIn, text
 
 pytestmark = pytest.mark.django_db
 
 
-def home(signed_in: SignIn, who: str) -> str:
-    answer = signed_in(who).get("/")
-    assert answer.status_code == 200
-    return answer.content.decode()
+def home(signed_in: SignIn, user: User) -> str:
+    response = signed_in(user).get("/")
+    assert response.status_code == 200
+    return text(response)
 
 
 @pytest.fixture
@@ -128,8 +128,8 @@ def test_the_number_of_queries_does_not_follow_the_number_of_rows(
             name=f"Number {number}", owner=bob, status=Connection.Status.RECONNECT_NEEDED
         )
         audit.record("connection.flagged", connection, actor=None)
-    for who, most in ((alice, 19), (carol, 9), (bob, 8)):
-        client = signed_in(who)
+    for user, most in ((alice, 19), (carol, 9), (bob, 8)):
+        client = signed_in(user)
         with django_assert_max_num_queries(most):
             client.get("/")
 

@@ -84,8 +84,8 @@ def test_a_mailboxs_page_shows_only_connections_one_may_see(signed_in: SignIn, b
 
 def test_a_member_adds_a_mailbox(signed_in: SignIn, bob: User) -> None:
     tenant = factories.make_tenant()
-    said = {"tenant": tenant.pk, "address": " “Support <Support@Contoso.example>” \n", "display_name": "Hilfe ☎"}
-    response = signed_in(bob).post(reverse("mailbox_add"), said)
+    data = {"tenant": tenant.pk, "address": " “Support <Support@Contoso.example>” \n", "display_name": "Hilfe ☎"}
+    response = signed_in(bob).post(reverse("mailbox_add"), data)
     mailbox = SharedMailbox.objects.get()
     assert (mailbox.address, mailbox.display_name) == ("Support@contoso.example", "Hilfe ☎")
     assert response["Location"] == reverse("mailbox", args=[mailbox.pk])
@@ -111,8 +111,8 @@ def test_a_wrong_address_is_answered_next_to_the_field_and_nothing_typed_is_lost
     signed_in: SignIn, bob: User, typed: str, words: str
 ) -> None:
     tenant = factories.make_tenant()
-    said = {"tenant": tenant.pk, "address": typed, "display_name": "Help desk"}
-    response = signed_in(bob).post(reverse("mailbox_add"), said)
+    data = {"tenant": tenant.pk, "address": typed, "display_name": "Help desk"}
+    response = signed_in(bob).post(reverse("mailbox_add"), data)
     assert response.status_code == 422
     assert words in " ".join(response.context["form"].errors["address"])
     assert 'value="Help desk"' in text(response)
@@ -218,21 +218,6 @@ def test_testing_now_and_detaching(sandbox: Control, signed_in: SignIn, bob: Use
     assert "Could not be tested" in page
     assert "is detached" in text(browser.post(reverse("mailbox_detach", args=[connection.pk, row.pk]), follow=True))
     assert not connection.mailbox_accesses.exists()
-
-
-def test_strangers_get_404_and_lookers_403(signed_in: SignIn, bob: User, carol: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
-    row = factories.make_mailbox_access(connection, factories.make_mailbox())
-    urls = [
-        reverse("mailbox_attach", args=[connection.pk]),
-        reverse("mailbox_probe", args=[connection.pk, row.pk]),
-        reverse("mailbox_detach", args=[connection.pk, row.pk]),
-    ]
-    for url in urls:
-        assert signed_in(dave).post(url, {"address": "x@contoso.example"}).status_code == 404, url
-        assert signed_in(carol).post(url, {"address": "x@contoso.example"}).status_code == 403, url
-        assert signed_in(bob).get(url).status_code == (200 if url == urls[0] else 405), url
-    assert connection.mailbox_accesses.count() == 1
 
 
 def test_a_row_of_another_connection_cannot_be_named(signed_in: SignIn, bob: User, dave: User) -> None:
@@ -358,7 +343,7 @@ def test_for_a_person_the_commands_give_full_access(signed_in: SignIn, bob: User
 
 
 @pytest.mark.parametrize(
-    ("made", "attached", "words"),
+    ("columns", "attached", "words"),
     [
         ({}, False, "No shared mailbox is attached"),
         ({"account_username": ""}, True, "Nobody has signed in yet"),
@@ -366,9 +351,9 @@ def test_for_a_person_the_commands_give_full_access(signed_in: SignIn, bob: User
     ],
 )
 def test_where_there_is_nothing_to_run_the_page_says_why(
-    signed_in: SignIn, bob: User, made: dict[str, Any], attached: bool, words: str
+    signed_in: SignIn, bob: User, columns: dict[str, Any], attached: bool, words: str
 ) -> None:
-    connection = factories.make_connection(owner=bob, **made)
+    connection = factories.make_connection(owner=bob, **columns)
     if attached:
         factories.make_mailbox_access(connection, factories.make_mailbox())
     url = reverse("mailbox_powershell", args=[connection.pk])
@@ -381,16 +366,16 @@ def test_where_there_is_nothing_to_run_the_page_says_why(
 def test_a_connection_that_waits_for_proof_can_be_tested(sandbox: Control, signed_in: SignIn, alice: User) -> None:
     app = factories.make_app_registration(client_id=factories.ROBOTS_CLIENT_ID, secret=factories.ROBOTS_CLIENT_SECRET)
     sandbox.withdraw_consent(client_id=seed.ROBOTS_APP, tenant=seed.CONTOSO)
-    made = connections.connect_app_only(app, name="Robot", chosen=["mail.read"], actor=alice, now=timezone.now())
+    connection = connections.connect_app_only(app, name="Robot", chosen=["mail.read"], actor=alice, now=timezone.now())
     sandbox.set_app(seed.ROBOTS_APP, exchange_role="Mail.Read", exchange_mailboxes=["support@contoso.example"])
     page = text(
         signed_in(alice).post(
-            reverse("mailbox_attach", args=[made.pk]), {"address": "support@contoso.example"}, follow=True
+            reverse("mailbox_attach", args=[connection.pk]), {"address": "support@contoso.example"}, follow=True
         )
     )
     assert "support@contoso.example is reachable." in page
-    made.refresh_from_db()
-    assert made.status == Connection.Status.ACTIVE
+    connection.refresh_from_db()
+    assert connection.status == Connection.Status.ACTIVE
 
 
 def test_the_connections_page_does_not_ask_for_what_exchange_grants(signed_in: SignIn, alice: User) -> None:
