@@ -34,7 +34,7 @@ def make(status: str, **values: Any) -> Connection:
 
 
 @pytest.mark.parametrize("status", list(Connection.Status))
-def test_every_status_has_a_word_and_unless_all_is_well_a_cause(status: str) -> None:
+def test_every_status_has_a_word_and_unless_all_is_well_a_cause(status: Connection.Status) -> None:
     state = presentation.connection_state(make(status))
     assert state.badge.word == status.label
     assert bool(state.cause) is (status != Connection.Status.ACTIVE)
@@ -114,7 +114,8 @@ def test_badges(thing: models.Model, word: str, tone: str) -> None:
 @pytest.mark.parametrize("model", [MailboxAccess, ConsentLink, AuditEvent])
 def test_no_state_is_without_a_badge(model: type[models.Model]) -> None:
     column = "outcome" if model is AuditEvent else "state"
-    for value, label in model._meta.get_field(column).choices:
+    field: Any = model._meta.get_field(column)
+    for value, label in field.choices:
         assert presentation.badge(model(**{column: value})).word == label
 
 
@@ -125,7 +126,7 @@ def test_every_icon_the_portal_names_is_in_the_sprite() -> None:
     from django.conf import settings
     from django.contrib.staticfiles import finders
 
-    sprite = Path(finders.find("vendor/tabler/icons.svg")).read_text()
+    sprite = Path(finders.find("vendor/tabler/icons.svg") or "").read_text()
     drawn = set(re.findall(r'<symbol id="([^"]+)"', sprite))
     named = (
         set(presentation.SIGNS.values()) | {icon for _, icon in portal._MESSAGES.values()} | {"info-circle", "inbox"}
@@ -222,10 +223,13 @@ def test_initials(name: str, letters: str) -> None:
 
 
 def test_words_of_the_trail() -> None:
-    assert portal.action_label("connection.reconnect_needed") == "Connection: reconnect needed"
-    assert portal.action_label("odd") == "odd"
-    assert portal.type_label("AppRegistration") == "App registration"
-    assert (portal.type_label("ApiKey"), portal.action_label("api_key.issued")) == ("API key", "API key: issued")
+    assert presentation.action_label("connection.reconnect_needed") == "Connection: reconnect needed"
+    assert presentation.action_label("odd") == "odd"
+    assert presentation.type_label("AppRegistration") == "App registration"
+    assert (presentation.type_label("ApiKey"), presentation.action_label("api_key.issued")) == (
+        "API key",
+        "API key: issued",
+    )
     assert portal.person_name("Bob Jones <bob>") == "Bob Jones"
     assert portal.person_name("Portal") == "Portal"
 

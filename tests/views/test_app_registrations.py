@@ -7,7 +7,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from connections.models import AppRegistration, User
+from connections.models import AppRegistration, Tenant, User
 from connections.services.registry import credential_checks
 from portal.sandbox import seed
 from portal.sandbox.client import Control
@@ -22,9 +22,7 @@ def admin(alice: User, signed_in: SignIn) -> Client:
 
 
 def typed(**overrides: Any) -> dict[str, Any]:
-    tenant = (
-        AppRegistration.tenant.field.related_model.objects.filter(name="Contoso").first() or factories.make_tenant()
-    )
+    tenant = Tenant.objects.filter(name="Contoso").first() or factories.make_tenant()
     return {
         "tenant": tenant.pk,
         "name": "Mail robots",
@@ -209,7 +207,7 @@ def test_the_list_filters_by_state_and_takes_the_same_queries_however_long(
 
 def test_the_script_for_a_new_application_asks_for_what_was_chosen(admin: Client) -> None:
     tenant = factories.make_tenant(name="Real", environment="usgov_l4", directory_id="real.example", tid="")
-    query = {
+    query: dict[str, Any] = {
         "script": "1",
         "tenant": tenant.pk,
         "name": "O'Brien's robots",

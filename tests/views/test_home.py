@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from connections import audit
 from connections.models import AppCredential, Connection, ConsentLink, Share, User
+from connections.models.audit import AuditAction
 from connections.services.people import offboarding
 from tests import factories, full_dataset
 from tests.views.pages import SignIn, text
@@ -127,7 +128,7 @@ def test_the_number_of_queries_does_not_follow_the_number_of_rows(
         connection = factories.make_connection(
             name=f"Number {number}", owner=bob, status=Connection.Status.RECONNECT_NEEDED
         )
-        audit.record("connection.flagged", connection, actor=None)
+        audit.record(AuditAction.CONNECTION_FLAGGED, connection, actor=None)
     for user, most in ((alice, 19), (carol, 9), (bob, 8)):
         client = signed_in(user)
         with django_assert_max_num_queries(most):
@@ -162,7 +163,7 @@ def test_a_member_sees_that_the_app_registration_is_to_blame(signed_in: SignIn, 
 def test_an_auditor_sees_what_happened(signed_in: SignIn, carol: User, bob: User) -> None:
     connection = factories.make_connection(owner=bob)
     for _ in range(3):
-        audit.record("connection.checked", connection, actor=bob)
+        audit.record(AuditAction.CONNECTION_CHECKED, connection, actor=bob)
     page = home(signed_in, carol)
     assert "Connection: checked" in page
     assert 'href="/audit/?action=connection.checked"' in page
