@@ -13,5 +13,5 @@ SignIn = Callable[[User], Client]
 
 
 def text(response: Any) -> str:
-    """The body of a response."""
-    return str(response.content.decode())
+    """The body of a response as a browser shows it: line breaks in the HTML are just spaces."""
+    return " ".join(response.content.decode().split())

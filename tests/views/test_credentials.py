@@ -16,7 +16,7 @@ from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
 from tests.services.registry.test_app_registrations import expired
-from tests.views.pages import SignIn
+from tests.views.pages import SignIn, text
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_a_new_secret_heals_a_rejected_application(admin: Client, sandbox: Contr
     credential_checks.reject_app(app, expired(), now=timezone.now())
     value = sandbox.add_secret(seed.CONNECTIONS_APP)["value"]
     typed = {"kind": "secret", "secret": value, "expires_at": "2099-01-01", "label": "until 2099"}
-    page = admin.post(reverse("credential_add", args=[app.pk]), typed, follow=True).content.decode()
+    page = text(admin.post(reverse("credential_add", args=[app.pk]), typed, follow=True))
     assert "Microsoft accepts the new credential" in page
     assert "until 2099" in page
     assert value not in page
@@ -45,7 +45,7 @@ def test_a_pfx_file_is_uploaded_and_tried(admin: Client, sandbox: Control) -> No
     sandbox.add_certificate(seed.ROBOTS_APP, pair.certificate)
     url, sent = reverse("credential_add", args=[app.pk]), {"kind": "upload", "file_password": "wrong"}
     file = SimpleUploadedFile("robots.pfx", pfx(pair, b"open sesame"))
-    page = admin.post(url, sent | {"certificate_file": file}).content.decode()
+    page = text(admin.post(url, sent | {"certificate_file": file}))
     assert "password is wrong" in page
     assert "open sesame" not in page
     file.seek(0)
@@ -65,11 +65,11 @@ def test_retiring_says_what_will_break_and_keeps_the_row_for_the_record(admin: C
     factories.make_connection(app_registration=app)
     credential = app.credentials.get()
     url = reverse("credential_retire", args=[app.pk, credential.pk])
-    page = admin.get(url).content.decode()
+    page = text(admin.get(url))
     assert "This is the last credential" in page
     assert "1 connection will stop" in page
     assert AppCredential.objects.filter(retired_at=None).exists()
-    page = admin.post(url, follow=True).content.decode()
+    page = text(admin.post(url, follow=True))
     assert "Retired" in page
     assert AppCredential.objects.get().secret is None
 
@@ -79,8 +79,8 @@ def test_the_table_warns_in_words_before_a_credential_expires(admin: Client) -> 
     now = timezone.now()
     for days in (-3, 5, 200):
         factories.make_secret(app, f"x{days}~value", label=f"in {days}", expires_at=now + timedelta(days=days, hours=1))
-    page = admin.get(reverse("app", args=[app.pk])).content.decode()
-    for words in (">expired<", "5 days left", "200 days left", "Expires soon"):
+    page = text(admin.get(reverse("app", args=[app.pk])))
+    for words in ("> expired <", "5 days left", "200 days left", "Expires soon"):
         assert words in page
 
 
