@@ -1,0 +1,67 @@
+"""How a view shows what a service refuses: beside the form's field, or as a message after a button.
+
+A form:
+
+    if form.is_valid():
+        with errors_on(form):
+            team = teams.create(**form.cleaned_data, actor=user)
+            return redirect("team", pk=team.pk)
+    return render_form(request, "teams/form.html", form)
+
+A button:
+
+    with errors_as_messages(request):
+        approvals.withdraw(approval, actor=user)
+        messages.success(request, "The request is withdrawn.")
+    return redirect("approval", pk=pk)
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any
+
+from django import forms
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+
+from connections.errors import NotAllowed, PortalError
+
+
+class errors_on(AbstractContextManager[None, bool]):  # noqa: N801 - reads like contextlib.suppress
+    """Put a PortalError beside the form's field it names, or above the form."""
+
+    def __init__(self, form: forms.Form) -> None:
+        self.form = form
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, PortalError):
+            return False
+        self.form.add_error(error.field if error.field in self.form.fields else None, str(error))
+        return True
+
+
+class errors_as_messages(AbstractContextManager[None, bool]):  # noqa: N801 - reads like contextlib.suppress
+    """Turn a PortalError into a message. NotAllowed passes through: it has its own page."""
+
+    def __init__(self, request: HttpRequest, *, level: int = messages.WARNING) -> None:
+        self.request, self.level = request, level
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, PortalError) or isinstance(error, NotAllowed):
+            return False
+        messages.add_message(self.request, self.level, str(error))
+        return True
+
+
+def render_form(
+    request: HttpRequest, template: str, form: forms.Form, context: dict[str, Any] | None = None
+) -> HttpResponse:
+    """Render a page with ``form``; the status is 422 when the form has errors."""
+    return render(request, template, {"form": form, **(context or {})}, status=422 if form.errors else 200)
