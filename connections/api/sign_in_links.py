@@ -1,4 +1,4 @@
-"""Links on which the owner of a mailbox signs in for a connection, over the API."""
+"""Links on which the owner of a mailbox signs in for a connection."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django.utils import timezone
 from ninja import Router, Schema, Status
 from pydantic import Field
 
-from connections.api import authentication, problems
+from connections.api import authentication, responses
 from connections.api.hrefs import page_link
 from connections.api.idempotency import idempotent
 from connections.api.key_scoping import Scope
@@ -28,18 +28,15 @@ class SignInLinkOut(Schema):
 
 
 @router.post(
-    "/connections/{ref}/sign-in-link",
-    response={201: SignInLinkOut} | problems.responses(404, *problems.CREATING),
-    summary="Make a sign-in link",
+    "/connections/{ref}/sign-in-link", response=responses.created(SignInLinkOut, 404), summary="Make a sign-in link"
 )
 @idempotent(Scope.CONNECTIONS_WRITE)
 def add_sign_in_link(request: HttpRequest, ref: str) -> Any:
     """A link that lives 30 minutes and works once; an earlier one of the same connection no longer works."""
-    key = authentication.require_scope(request, Scope.CONNECTIONS_WRITE)
-    found = authentication.find_connection(key, ref)
-    return Status(201, made_link(*sign_in_links.create(found, actor=key.owner, now=timezone.now())))
+    key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_WRITE, ref)
+    return Status(201, link_with_token(*sign_in_links.create(connection, actor=key.owner, now=timezone.now())))
 
 
-def made_link(link: SignInLink, token: str) -> dict[str, Any]:
-    """A link as SignInLinkOut."""
+def link_with_token(link: SignInLink, token: str) -> dict[str, Any]:
+    """A new link as SignInLinkOut."""
     return {"url": page_link("sign_in_link", token), "expires_at": link.expires_at}
