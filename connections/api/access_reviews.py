@@ -15,15 +15,15 @@ from pydantic import Field
 
 from connections import csv_export
 from connections.access import permissions, querysets, roles
-from connections.api import key_scoping, responses
+from connections.api import key_scoping, problems
 from connections.api.field_types import Day, Name, Number, RequestSchema, Text, listed
 from connections.api.hrefs import link_to, with_location
 from connections.api.idempotency import idempotent
 from connections.api.key_scoping import Scope
-from connections.api.pagination import PageQuery, page
+from connections.api.pagination import PageQuery, page, page_of
 from connections.api.shares import Level
 from connections.errors import InvalidInput
-from connections.models import AccessReview, ApiKey, ReviewItem
+from connections.models import AccessReview, ReviewItem
 from connections.services.governance import access_review_report, access_reviews
 from connections.services.governance.access_reviews import MOST_ROWS, NOTE_LENGTH
 from connections.validators import end_of_day
@@ -162,7 +162,7 @@ class AnswersOut(Schema):
     passed_over: int = Field(description="Answered so already, ended, or not of the key's owner to answer (any more).")
 
 
-@router.get("/reviews", response=responses.page(ReviewOut), summary="List access reviews")
+@router.get("/reviews", response=page_of(ReviewOut), summary="List access reviews")
 def list_reviews(request: HttpRequest, query: Query[ReviewQuery]) -> Any:
     """All for IT admins and auditors, for others those about their connections; newest first."""
     key = key_scoping.unlimited(request, *READING)
@@ -172,7 +172,7 @@ def list_reviews(request: HttpRequest, query: Query[ReviewQuery]) -> Any:
     return page(reviews, query, order=("-started_at", "-pk"))
 
 
-@router.post("/reviews", response=responses.created(ReviewRead, 404), summary="Start an access review")
+@router.post("/reviews", response={201: ReviewRead} | problems.responses(404), summary="Start an access review")
 @idempotent(Scope.ADMIN_WRITE)
 def start_review(request: HttpRequest, response: HttpResponse, body: ReviewIn) -> Any:
     """The owners are asked by e-mail, reminded and warned; what nobody has answered for when it is over ends."""
@@ -193,37 +193,31 @@ def start_review(request: HttpRequest, response: HttpResponse, body: ReviewIn) -
     return Status(201, review)
 
 
-@router.get("/reviews/{int:review_id}", response=responses.ok(ReviewRead, 404), summary="Read an access review")
+@router.get("/reviews/{int:review_id}", response=ReviewRead, summary="Read an access review")
 def read_review(request: HttpRequest, review_id: int) -> Any:
     """How it stands, and how much is left to answer."""
-    return _review(key_scoping.unlimited(request, *READING), review_id)
+    return key_scoping.key_and_object(request, querysets.visible_reviews, review_id, *READING)[1]
 
 
 @router.get(
-    "/reviews/{int:review_id}/items",
-    response=responses.page(ReviewItemOut, 404),
-    summary="List the shares in an access review",
+    "/reviews/{int:review_id}/items", response=page_of(ReviewItemOut), summary="List the shares in an access review"
 )
 def list_review_items(request: HttpRequest, review_id: int, query: Query[ReviewItemQuery]) -> Any:
     """All of them for IT admins and auditors, for others those of their connections; by the connections' names."""
-    key = key_scoping.unlimited(request, *READING)
-    review = _review(key, review_id)
+    key, review = key_scoping.key_and_object(request, querysets.visible_reviews, review_id, *READING)
     own = querysets.review_items_of(key.owner).filter(review=review)
     items = review.items.all() if permissions.can_read_reviews(key.owner) and not query.mine else own
     items = items.annotate(is_own=Exists(own.filter(pk=OuterRef("pk")).order_by())).select_related("share", "review")
     return page(items, query, order=("connection_name", "pk"))
 
 
-@router.post(
-    "/reviews/{int:review_id}/answers", response=responses.done(AnswersOut, 404), summary="Answer in an access review"
-)
+@router.post("/reviews/{int:review_id}/answers", response=AnswersOut, summary="Answer in an access review")
 @idempotent(Scope.CONNECTIONS_WRITE)
 def answer_review(request: HttpRequest, review_id: int, body: AnswersIn) -> Any:
     """Confirm or end shares of one's own connections; IT admins answer where the owner has left or never signs in. A
     confirmation can become a removal while the review runs. The same answer again changes nothing.
     """
-    key = key_scoping.unlimited(request, Scope.CONNECTIONS_WRITE)
-    review = _review(key, review_id)
+    key, review = key_scoping.key_and_object(request, querysets.visible_reviews, review_id, Scope.CONNECTIONS_WRITE)
     own = querysets.review_items_of(key.owner).filter(review=review)
     roles.require(own.exists(), cause="Nothing in this review is yours to answer.", action="Its owners answer it.")
     counts = Counter(answer.item_id for answer in body.answers)
@@ -236,32 +230,26 @@ def answer_review(request: HttpRequest, review_id: int, body: AnswersIn) -> Any:
     return access_reviews.answer(review, answers, actor=key.owner, now=timezone.now())
 
 
-@router.post(
-    "/reviews/{int:review_id}/cancel", response=responses.done(ReviewRead, 404), summary="Cancel an access review"
-)
+@router.post("/reviews/{int:review_id}/cancel", response=ReviewRead, summary="Cancel an access review")
 @idempotent(Scope.ADMIN_WRITE)
 def cancel_review(request: HttpRequest, review_id: int) -> Any:
     """No share ends because of it. Doing it twice is harmless."""
-    key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
-    access_reviews.cancel(_review(key, review_id), actor=key.owner, now=timezone.now())
-    return _review(key, review_id)
+    key, review = key_scoping.key_and_object(request, querysets.visible_reviews, review_id, Scope.ADMIN_WRITE)
+    access_reviews.cancel(review, actor=key.owner, now=timezone.now())
+    review.refresh_from_db()
+    return review
 
 
 @router.get(
     "/reviews/{int:review_id}/report",
-    response=responses.ok(None, 404),
+    response={200: None},
     summary="Export an access review",
     openapi_extra={"responses": {200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}},
 )
 def export_review(request: HttpRequest, review_id: int) -> Any:
     """Every share in it as CSV, for IT admins and auditors. Once the review is over the report no longer changes."""
-    key = key_scoping.unlimited(request, Scope.ADMIN_READ)
-    review = _review(key, review_id)
+    key, review = key_scoping.key_and_object(request, querysets.visible_reviews, review_id, Scope.ADMIN_READ)
     roles.require(permissions.can_read_reviews(key.owner), action="Ask an IT admin or an auditor.")
     response = csv_export.as_csv(*access_review_report.table(review))
     response["Cache-Control"] = "no-store, private"
     return response
-
-
-def _review(key: ApiKey, review_id: int) -> AccessReview:
-    return get_object_or_404(querysets.visible_reviews(key.owner), pk=review_id)

@@ -15,7 +15,7 @@ from ninja import FilterLookup, Query, Router, Schema, Status
 from pydantic import Field, WithJsonSchema
 
 from connections.access import permissions, querysets, roles
-from connections.api import etags, key_scoping, responses
+from connections.api import etags, key_scoping, problems
 from connections.api.field_types import (
     Capabilities,
     ChangeSchema,
@@ -33,7 +33,7 @@ from connections.api.field_types import (
 from connections.api.hrefs import link_to, with_location
 from connections.api.idempotency import idempotent
 from connections.api.key_scoping import RegistryOnly, Scope
-from connections.api.pagination import PageQuery, page
+from connections.api.pagination import PageQuery, page, page_of
 from connections.errors import InvalidInput
 from connections.microsoft import certificates
 from connections.models import ApiKey, AppCredential, AppRegistration
@@ -144,14 +144,16 @@ class CredentialAdded(CredentialIn):
     allow_untried: Flag = Field(False, description="Save it as not tried yet if Microsoft cannot be asked.")
 
 
-@router.get("/app-registrations", response=responses.page(AppOut), summary="List app registrations")
+@router.get("/app-registrations", response=page_of(AppOut), summary="List app registrations")
 def list_app_registrations(request: HttpRequest, query: Query[AppQuery]) -> Any:
     """App registrations in the order of their names."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
     return page(querysets.visible_app_registrations(key.owner), query, order=("name", "pk"))
 
 
-@router.post("/app-registrations", response=responses.created(AppOut, 404, 503), summary="Register an app registration")
+@router.post(
+    "/app-registrations", response={201: AppOut} | problems.responses(404, 503), summary="Register an app registration"
+)
 @idempotent(Scope.ADMIN_WRITE)
 def add_app_registration(request: HttpRequest, response: HttpResponse, body: AppIn) -> Any:
     """The credential is tried at Microsoft first; if Microsoft says no, nothing is stored."""
@@ -169,16 +171,14 @@ def add_app_registration(request: HttpRequest, response: HttpResponse, body: App
     return Status(201, app)
 
 
-@router.get("/app-registrations/{int:app_id}", response=responses.ok(AppOut, 404), summary="Read an app registration")
+@router.get("/app-registrations/{int:app_id}", response=AppOut, summary="Read an app registration")
 def read_app_registration(request: HttpRequest, response: HttpResponse, app_id: int) -> Any:
     """One app registration."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
     return _tagged(response, key, app_id)
 
 
-@router.patch(
-    "/app-registrations/{int:app_id}", response=responses.changed(AppOut), summary="Change an app registration"
-)
+@router.patch("/app-registrations/{int:app_id}", response=AppOut, summary="Change an app registration")
 def change_app_registration(request: HttpRequest, response: HttpResponse, app_id: int, body: AppChanges) -> Any:
     """An authentication type cannot be switched off while connections use it."""
     key, app = _managed_app(request, app_id)
@@ -189,7 +189,9 @@ def change_app_registration(request: HttpRequest, response: HttpResponse, app_id
 
 
 @router.delete(
-    "/app-registrations/{int:app_id}", response=responses.removed(409, 412), summary="Remove an app registration"
+    "/app-registrations/{int:app_id}",
+    response={204: None} | problems.responses(409, 412),
+    summary="Remove an app registration",
 )
 def remove_app_registration(request: HttpRequest, app_id: int) -> Any:
     """Forget it with its credentials, if it has no connections."""
@@ -201,7 +203,7 @@ def remove_app_registration(request: HttpRequest, app_id: int) -> Any:
 
 @router.post(
     "/app-registrations/{int:app_id}/verify",
-    response=responses.done(AppOut, 404, 503),
+    response={200: AppOut} | problems.responses(503),
     summary="Try an app registration at Microsoft",
 )
 @idempotent(Scope.ADMIN_WRITE)
@@ -212,22 +214,17 @@ def verify_app_registration(request: HttpRequest, response: HttpResponse, app_id
     return _tagged(response, key, app_id)
 
 
-@router.get(
-    "/app-registrations/{int:app_id}/credentials",
-    response=responses.page(CredentialOut, 404),
-    summary="List credentials",
-)
+@router.get("/app-registrations/{int:app_id}/credentials", response=page_of(CredentialOut), summary="List credentials")
 def list_credentials(request: HttpRequest, app_id: int, query: Query[PageQuery]) -> Any:
     """The credentials that are in use."""
-    key = key_scoping.unlimited(request, Scope.ADMIN_READ)
-    app = get_object_or_404(querysets.visible_app_registrations(key.owner), pk=app_id)
+    key, app = key_scoping.key_and_object(request, querysets.visible_app_registrations, app_id, Scope.ADMIN_READ)
     roles.require(permissions.can_read_registry(key.owner), action="Ask an IT admin.")
     return page(_active_credentials(app), query)
 
 
 @router.post(
     "/app-registrations/{int:app_id}/credentials",
-    response=responses.created(CredentialOut, 404, 503),
+    response={201: CredentialOut} | problems.responses(503),
     summary="Add a credential",
 )
 @idempotent(Scope.ADMIN_WRITE)
@@ -240,19 +237,17 @@ def add_credential(request: HttpRequest, app_id: int, body: CredentialAdded) -> 
 
 @router.delete(
     "/app-registrations/{int:app_id}/credentials/{int:credential_id}",
-    response=responses.removed(),
+    response={204: None},
     summary="Retire a credential",
 )
-def retire_credential(request: HttpRequest, app_id: int, credential_id: int) -> Any:
+def retire_credential(request: HttpRequest, app_id: int, credential_id: int) -> None:
     """It is never used again and its secret part is deleted. Retire the last one, and nothing can refresh any more."""
     key, app = _managed_app(request, app_id)
     credentials.retire(get_object_or_404(_active_credentials(app), pk=credential_id), actor=key.owner)
-    return Status(204, None)
 
 
 def _managed_app(request: HttpRequest, app_id: int) -> tuple[ApiKey, AppRegistration]:
-    key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
-    app = get_object_or_404(querysets.visible_app_registrations(key.owner), pk=app_id)
+    key, app = key_scoping.key_and_object(request, querysets.visible_app_registrations, app_id, Scope.ADMIN_WRITE)
     key_scoping.manage_registry(key)
     return key, app
 

@@ -8,16 +8,16 @@ from typing import Annotated, Any
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.utils import timezone
-from ninja import Query, Router, Schema, Status
+from ninja import Query, Router, Schema
 from pydantic import Field
 
-from connections.api import authentication, key_scoping, responses
+from connections.api import authentication, key_scoping
 from connections.api.connections import Type
 from connections.api.field_types import RequestSchema, Text, Words, listed
 from connections.api.hrefs import link_to, with_location
 from connections.api.idempotency import idempotent
 from connections.api.key_scoping import Scope
-from connections.api.pagination import PageQuery, page
+from connections.api.pagination import PageQuery, page, page_of
 from connections.models import ApiKey, Approval
 from connections.services.policy import approvals
 
@@ -90,34 +90,30 @@ class ApprovalDeclined(RequestSchema):
     )
 
 
-@router.get("/approvals", response=responses.page(ApprovalOut), summary="List approvals")
+@router.get("/approvals", response=page_of(ApprovalOut), summary="List approvals")
 def list_approvals(request: HttpRequest, query: Query[ApprovalQuery]) -> Any:
     """All for IT admins and auditors, for others what they asked and what is about their connections; newest first."""
     key = key_scoping.any_scope(request, *READING)
     return page(key_scoping.approvals(key), query, order=("-requested_at", "-pk"))
 
 
-@router.post(
-    "/connections/{ref}/approvals", response=responses.created(ApprovalOut, 404), summary="Ask for an approval"
-)
+@router.post("/connections/{ref}/approvals", response={201: ApprovalOut}, summary="Ask for an approval")
 @idempotent(Scope.CONNECTIONS_WRITE)
 def ask_approval(request: HttpRequest, response: HttpResponse, ref: str, body: ApprovalIn) -> Any:
     """Ask for what the connection wishes and the policy wants approved; a request that still waits is replaced."""
     key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_WRITE, ref)
     approval = approvals.request_missing(connection, reason=body.reason, actor=key.owner, now=timezone.now())
     with_location(response, "read_approval", approval_id=approval.pk)
-    return Status(201, approval)
+    return approval
 
 
-@router.get("/approvals/{int:approval_id}", response=responses.ok(ApprovalOut, 404), summary="Read an approval")
+@router.get("/approvals/{int:approval_id}", response=ApprovalOut, summary="Read an approval")
 def read_approval(request: HttpRequest, approval_id: int) -> Any:
     """What exactly is asked, why, and how it stands."""
     return _approval(key_scoping.any_scope(request, *READING), approval_id)
 
 
-@router.post(
-    "/approvals/{int:approval_id}/approve", response=responses.done(ApprovalOut, 404), summary="Approve a request"
-)
+@router.post("/approvals/{int:approval_id}/approve", response=ApprovalOut, summary="Approve a request")
 @idempotent(Scope.ADMIN_WRITE)
 def approve_approval(request: HttpRequest, approval_id: int, body: ApprovalGiven) -> Any:
     """Let it happen: its owner then signs in; an app-only connection is finished with `connect`. Nobody approves what
@@ -128,9 +124,7 @@ def approve_approval(request: HttpRequest, approval_id: int, body: ApprovalGiven
     return _approval(key, approval_id)
 
 
-@router.post(
-    "/approvals/{int:approval_id}/decline", response=responses.done(ApprovalOut, 404), summary="Decline a request"
-)
+@router.post("/approvals/{int:approval_id}/decline", response=ApprovalOut, summary="Decline a request")
 @idempotent(Scope.ADMIN_WRITE)
 def decline_approval(request: HttpRequest, approval_id: int, body: ApprovalDeclined) -> Any:
     """Say no, with a reason that the requester reads; a connection that works goes on as before."""
@@ -139,9 +133,7 @@ def decline_approval(request: HttpRequest, approval_id: int, body: ApprovalDecli
     return _approval(key, approval_id)
 
 
-@router.post(
-    "/approvals/{int:approval_id}/withdraw", response=responses.done(ApprovalOut, 404), summary="Withdraw a request"
-)
+@router.post("/approvals/{int:approval_id}/withdraw", response=ApprovalOut, summary="Withdraw a request")
 @idempotent(Scope.CONNECTIONS_WRITE)
 def withdraw_approval(request: HttpRequest, approval_id: int) -> Any:
     """Take back what was asked. Doing it twice is harmless."""

@@ -14,11 +14,11 @@ from ninja import Query, Router, Schema
 from pydantic import Field
 
 from connections.access import permissions, roles
-from connections.api import authentication, http_methods, key_scoping, responses
+from connections.api import authentication, http_methods, key_scoping
 from connections.api.field_types import Day, Text, listed
 from connections.api.hrefs import link_to
 from connections.api.key_scoping import Scope
-from connections.api.pagination import PageQuery, page
+from connections.api.pagination import PageQuery, page, page_of
 from connections.errors import InvalidInput
 from connections.models import ApiKey, AuditEvent, AuditSeal
 from connections.services.audit import event_filter, export, sealing
@@ -77,7 +77,7 @@ class SealOut(Schema):
         return sealing.published_line(seal)
 
 
-@router.get("/audit-events", response=responses.page(EventOut), summary="List audit events")
+@router.get("/audit-events", response=page_of(EventOut), summary="List audit events")
 def list_audit_events(request: HttpRequest, query: Query[EventQuery]) -> Any:
     """Newest first; for IT admins and auditors."""
     return page(_matching_events(_reader(request), query), query, order=("-pk",))
@@ -85,7 +85,7 @@ def list_audit_events(request: HttpRequest, query: Query[EventQuery]) -> Any:
 
 @router.get(
     "/audit-events/export",
-    response=responses.ok(None),
+    response={200: None},
     summary="Export audit events",
     openapi_extra={"responses": {200: {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}}},
 )
@@ -107,13 +107,13 @@ def export_audit_events(request: HttpRequest, query: Query[EventFilter]) -> Any:
     return response
 
 
-@router.get("/audit-events/{int:event_id}", response=responses.ok(EventOut, 404), summary="Read an audit event")
+@router.get("/audit-events/{int:event_id}", response=EventOut, summary="Read an audit event")
 def read_audit_event(request: HttpRequest, event_id: int) -> Any:
     """One event: what it changed, and where it came from."""
     return get_object_or_404(key_scoping.events(_reader(request)), pk=event_id)
 
 
-@router.get("/audit-seals", response=responses.page(SealOut), summary="List seals")
+@router.get("/audit-seals", response=page_of(SealOut), summary="List seals")
 def list_audit_seals(request: HttpRequest, query: Query[PageQuery]) -> Any:
     """Newest first. Keep them elsewhere: they show whether the trail was altered since."""
     key = key_scoping.unlimited(request, Scope.AUDIT_READ)

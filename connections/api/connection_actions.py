@@ -8,7 +8,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 from ninja import Router
 
-from connections.api import authentication, responses
+from connections.api import authentication, problems
 from connections.api.connections import ConnectionOut
 from connections.api.idempotency import idempotent
 from connections.api.key_scoping import Scope
@@ -19,7 +19,9 @@ router = Router(tags=["Connections"])
 
 
 @router.post(
-    "/connections/{ref}/check", response=responses.done(ConnectionOut, 404, 503), summary="Check a connection now"
+    "/connections/{ref}/check",
+    response={200: ConnectionOut} | problems.responses(503),
+    summary="Check a connection now",
 )
 @idempotent(Scope.CONNECTIONS_WRITE)
 def check_connection(request: HttpRequest, ref: str) -> Any:
@@ -31,7 +33,7 @@ def check_connection(request: HttpRequest, ref: str) -> Any:
 
 @router.post(
     "/connections/{ref}/connect",
-    response=responses.done(ConnectionOut, 404, 503),
+    response={200: ConnectionOut} | problems.responses(503),
     summary="Finish an app-only connection",
 )
 @idempotent(Scope.CONNECTIONS_WRITE)
@@ -42,7 +44,7 @@ def connect_connection(request: HttpRequest, ref: str) -> Any:
     return authentication.find_connection(key, str(connected.pk))
 
 
-@router.post("/connections/{ref}/disable", response=responses.done(ConnectionOut, 404), summary="Disable a connection")
+@router.post("/connections/{ref}/disable", response=ConnectionOut, summary="Disable a connection")
 @idempotent(Scope.CONNECTIONS_WRITE)
 def disable_connection(request: HttpRequest, ref: str) -> Any:
     """Stop using it; its grant is kept. Doing it twice is harmless."""
@@ -51,7 +53,7 @@ def disable_connection(request: HttpRequest, ref: str) -> Any:
     return authentication.find_connection(key, str(connection.pk))
 
 
-@router.post("/connections/{ref}/enable", response=responses.done(ConnectionOut, 404), summary="Enable a connection")
+@router.post("/connections/{ref}/enable", response=ConnectionOut, summary="Enable a connection")
 @idempotent(Scope.CONNECTIONS_WRITE)
 def enable_connection(request: HttpRequest, ref: str) -> Any:
     """Use a disabled one again. Doing it twice is harmless."""

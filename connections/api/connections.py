@@ -16,7 +16,7 @@ from pydantic import Field
 
 from connections import presentation
 from connections.access import permissions, querysets, roles
-from connections.api import authentication, etags, key_scoping, responses
+from connections.api import authentication, etags, key_scoping, problems
 from connections.api.field_types import (
     Address,
     AsText,
@@ -34,7 +34,7 @@ from connections.api.field_types import (
 from connections.api.hrefs import link_to, page_link, with_location
 from connections.api.idempotency import idempotent
 from connections.api.key_scoping import Scope
-from connections.api.pagination import PageQuery, page
+from connections.api.pagination import PageQuery, page, page_of
 from connections.api.sign_in_links import SignInLinkOut, link_with_token
 from connections.errors import ApprovalNeeded, InvalidInput
 from connections.microsoft import capabilities
@@ -151,7 +151,7 @@ class ConnectionChanges(ChangeSchema):
     reason: Text | None = Field(None, max_length=REASON_LENGTH, description=_REASON)
 
 
-@router.get("/connections", response=responses.page(ConnectionOut), summary="List connections")
+@router.get("/connections", response=page_of(ConnectionOut), summary="List connections")
 def list_connections(request: HttpRequest, query: Query[ConnectionQuery]) -> Any:
     """Connections the key may see, in the order of their numbers."""
     key = authentication.require_scope(request, Scope.CONNECTIONS_READ)
@@ -162,7 +162,7 @@ def list_connections(request: HttpRequest, query: Query[ConnectionQuery]) -> Any
     )
 
 
-@router.post("/connections", response=responses.created(ConnectionMade, 404, 503), summary="Make a connection")
+@router.post("/connections", response={201: ConnectionMade} | problems.responses(404, 503), summary="Make a connection")
 @idempotent(Scope.CONNECTIONS_WRITE)
 def add_connection(request: HttpRequest, response: HttpResponse, body: ConnectionIn) -> Any:
     """An app-only connection gets its first token at once. A delegated one waits for a sign-in: send the link in
@@ -205,7 +205,7 @@ def add_connection(request: HttpRequest, response: HttpResponse, body: Connectio
     return Status(201, connection)
 
 
-@router.get("/connections/{ref}", response=responses.ok(ConnectionOut, 404, 409), summary="Read a connection")
+@router.get("/connections/{ref}", response=ConnectionOut, summary="Read a connection")
 def read_connection(request: HttpRequest, response: HttpResponse, ref: str) -> Any:
     """One connection and its state. `ref` is its number or name."""
     _, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_READ, ref)
@@ -213,7 +213,7 @@ def read_connection(request: HttpRequest, response: HttpResponse, ref: str) -> A
     return connection
 
 
-@router.patch("/connections/{ref}", response=responses.changed(ConnectionOut), summary="Change a connection")
+@router.patch("/connections/{ref}", response=ConnectionOut, summary="Change a connection")
 def change_connection(request: HttpRequest, response: HttpResponse, ref: str, body: ConnectionChanges) -> Any:
     """Change its name and what it is for. `lacking` then says what a new sign-in, or an administrator, must grant."""
     key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_WRITE, ref)
@@ -233,7 +233,7 @@ def change_connection(request: HttpRequest, response: HttpResponse, ref: str, bo
     return connection
 
 
-@router.delete("/connections/{ref}", response=responses.removed(409, 412), summary="Remove a connection")
+@router.delete("/connections/{ref}", response={204: None} | problems.responses(412), summary="Remove a connection")
 def remove_connection(request: HttpRequest, ref: str) -> Any:
     """Delete it with its tokens. At Microsoft the consent stays until somebody withdraws it there."""
     key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_WRITE, ref)

@@ -6,18 +6,17 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404
 from django.utils import timezone
 from ninja import Query, Router, Schema, Status
 from pydantic import Field
 
 from connections.access import querysets
-from connections.api import authentication, key_scoping, responses
+from connections.api import authentication, key_scoping, problems
 from connections.api.field_types import Flag, Number, RequestSchema, Text, listed
 from connections.api.hrefs import link_to, with_location
 from connections.api.idempotency import idempotent
 from connections.api.key_scoping import Scope
-from connections.api.pagination import PageQuery, page
+from connections.api.pagination import PageQuery, page, page_of
 from connections.models import ConsentRequest
 from connections.services.consent import requests
 
@@ -72,14 +71,16 @@ class Declined(RequestSchema):
     and_same: Flag = Field(False, description="Decline all that ask for the same alike.")
 
 
-@router.get("/consent-requests", response=responses.page(ConsentRequestOut), summary="List consent requests")
+@router.get("/consent-requests", response=page_of(ConsentRequestOut), summary="List consent requests")
 def list_consent_requests(request: HttpRequest, query: Query[ConsentRequestQuery]) -> Any:
     """All for IT admins and auditors, for others their own; newest first."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
     return page(querysets.visible_consent_requests(key.owner), query, order=("-asked_at", "-pk"))
 
 
-@router.post("/consent-requests", response=responses.created(ConsentRequestOut, 404), summary="Ask for consent")
+@router.post(
+    "/consent-requests", response={201: ConsentRequestOut} | problems.responses(404), summary="Ask for consent"
+)
 @idempotent(Scope.CONNECTIONS_WRITE)
 def ask_consent(request: HttpRequest, response: HttpResponse, body: ConsentRequestIn) -> Any:
     """Ask the IT admins; while a request for the same is open, it is answered."""
@@ -89,42 +90,35 @@ def ask_consent(request: HttpRequest, response: HttpResponse, body: ConsentReque
     return Status(201, consent_request)
 
 
-@router.get(
-    "/consent-requests/{int:request_id}",
-    response=responses.ok(ConsentRequestOut, 404),
-    summary="Read a consent request",
-)
+@router.get("/consent-requests/{int:request_id}", response=ConsentRequestOut, summary="Read a consent request")
 def read_consent_request(request: HttpRequest, request_id: int) -> Any:
     """One request, and how it stands."""
-    key = key_scoping.unlimited(request, Scope.ADMIN_READ)
-    return get_object_or_404(querysets.visible_consent_requests(key.owner), pk=request_id)
+    return key_scoping.key_and_object(request, querysets.visible_consent_requests, request_id, Scope.ADMIN_READ)[1]
 
 
 @router.post(
-    "/consent-requests/{int:request_id}/approve",
-    response=responses.done(ConsentApproved, 404),
-    summary="Approve a consent request",
+    "/consent-requests/{int:request_id}/approve", response=ConsentApproved, summary="Approve a consent request"
 )
 @idempotent(Scope.ADMIN_WRITE)
 def approve_consent_request(request: HttpRequest, request_id: int) -> Any:
     """Approve it, and with it all that ask for the same. Somebody who may grant consent then follows the link."""
-    key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
-    consent_request = get_object_or_404(querysets.visible_consent_requests(key.owner), pk=request_id)
+    key, consent_request = key_scoping.key_and_object(
+        request, querysets.visible_consent_requests, request_id, Scope.ADMIN_WRITE
+    )
     current, url = requests.approve(consent_request, actor=key.owner, now=timezone.now())
     current.consent_link = url  # type: ignore[attr-defined]
     return current
 
 
 @router.post(
-    "/consent-requests/{int:request_id}/decline",
-    response=responses.done(ConsentRequestOut, 404),
-    summary="Decline a consent request",
+    "/consent-requests/{int:request_id}/decline", response=ConsentRequestOut, summary="Decline a consent request"
 )
 @idempotent(Scope.ADMIN_WRITE)
 def decline_consent_request(request: HttpRequest, request_id: int, body: Declined) -> Any:
     """Say no, with a reason that the requester reads."""
-    key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
-    consent_request = get_object_or_404(querysets.visible_consent_requests(key.owner), pk=request_id)
+    key, consent_request = key_scoping.key_and_object(
+        request, querysets.visible_consent_requests, request_id, Scope.ADMIN_WRITE
+    )
     return requests.decline(
         consent_request,
         reason=body.reason,

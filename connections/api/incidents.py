@@ -11,11 +11,11 @@ from django.shortcuts import get_object_or_404
 from ninja import Query, Router, Schema
 from pydantic import Field
 
-from connections.api import authentication, key_scoping, responses
+from connections.api import authentication, key_scoping
 from connections.api.field_types import listed
 from connections.api.hrefs import link_to
 from connections.api.key_scoping import Scope
-from connections.api.pagination import PageQuery, page
+from connections.api.pagination import PageQuery, page, page_of
 from connections.models import AffectedConnection, Connection, Incident
 
 router = Router(tags=["Incidents"])
@@ -75,7 +75,7 @@ class IncidentQuery(PageQuery):
         return Q(closed_at__isnull=state == "open")
 
 
-@router.get("/incidents", response=responses.page(IncidentOut), summary="List incidents")
+@router.get("/incidents", response=page_of(IncidentOut), summary="List incidents")
 def list_incidents(request: HttpRequest, query: Query[IncidentQuery]) -> Any:
     """Incidents that hit what the key may see, and outages at Microsoft; newest first."""
     key = authentication.require_scope(request, Scope.CONNECTIONS_READ)
@@ -86,7 +86,7 @@ def list_incidents(request: HttpRequest, query: Query[IncidentQuery]) -> Any:
     return page(incidents, query, order=("-opened_at", "-pk"))
 
 
-@router.get("/incidents/{int:incident_id}", response=responses.ok(IncidentRead, 404), summary="Read an incident")
+@router.get("/incidents/{int:incident_id}", response=IncidentRead, summary="Read an incident")
 def read_incident(request: HttpRequest, incident_id: int) -> Any:
     """One incident: cause, who must act, and what it hits."""
     key = authentication.require_scope(request, Scope.CONNECTIONS_READ)

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from django.db.models import Q, QuerySet
+from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest
+from django.shortcuts import get_object_or_404
 from pydantic import AfterValidator, ValidationInfo
 
 from connections.access import permissions, querysets, roles
 from connections.api import authentication
 from connections.errors import NotAllowed
-from connections.models import AffectedConnection, ApiKey, Approval, AuditEvent, Connection, Incident, SharedMailbox
+from connections.models import (
+    AffectedConnection,
+    ApiKey,
+    Approval,
+    AuditEvent,
+    Connection,
+    Incident,
+    SharedMailbox,
+    User,
+)
 
 Scope = ApiKey.Scope
+M = TypeVar("M", bound=Model)
 
 
 def any_scope(request: HttpRequest, *scopes: str) -> ApiKey:
@@ -34,6 +46,17 @@ def unlimited(request: HttpRequest, *scopes: str) -> ApiKey:
             action="Use a key that is not limited.",
         )
     return key
+
+
+def key_and_object(
+    request: HttpRequest, visible: Callable[[User], QuerySet[M]], pk: int, *scopes: str
+) -> tuple[ApiKey, M]:
+    """The calling key as in ``unlimited``, and the object of that number among those ``visible`` to its owner.
+
+    Raises NotAllowed, Http404.
+    """
+    key = unlimited(request, *scopes)
+    return key, get_object_or_404(visible(key.owner), pk=pk)
 
 
 def reads_registry(key: ApiKey) -> bool:

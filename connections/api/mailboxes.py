@@ -13,12 +13,12 @@ from ninja import FilterLookup, Query, Router, Schema, Status
 from pydantic import Field
 
 from connections.access import querysets
-from connections.api import authentication, etags, key_scoping, responses
+from connections.api import authentication, etags, key_scoping, problems
 from connections.api.field_types import Address, ChangeSchema, Label, Number, RequestSchema, Text, listed
 from connections.api.hrefs import link_to, with_location
 from connections.api.idempotency import idempotent
 from connections.api.key_scoping import Scope
-from connections.api.pagination import PageQuery, page
+from connections.api.pagination import PageQuery, page, page_of
 from connections.models import ApiKey, Connection, MailboxAccess, SharedMailbox
 from connections.models.connections import without_tokens
 from connections.services.mailboxes import mailboxes, probes
@@ -87,14 +87,14 @@ class Probed(Schema):
     items: list[AttachedOut]
 
 
-@router.get("/mailboxes", response=responses.page(MailboxOut), summary="List mailboxes")
+@router.get("/mailboxes", response=page_of(MailboxOut), summary="List mailboxes")
 def list_mailboxes(request: HttpRequest, query: Query[MailboxQuery]) -> Any:
     """Shared mailboxes in the order of their addresses."""
     key = key_scoping.any_scope(request, Scope.CONNECTIONS_READ, Scope.ADMIN_READ)
     return page(_counted_mailboxes(key), query, order=("address", "pk"))
 
 
-@router.post("/mailboxes", response=responses.created(MailboxOut, 404), summary="Register a mailbox")
+@router.post("/mailboxes", response={201: MailboxOut} | problems.responses(404), summary="Register a mailbox")
 @idempotent(Scope.CONNECTIONS_WRITE)
 def add_mailbox(request: HttpRequest, response: HttpResponse, body: MailboxIn) -> Any:
     """Attach it to a connection afterwards."""
@@ -105,14 +105,14 @@ def add_mailbox(request: HttpRequest, response: HttpResponse, body: MailboxIn) -
     return Status(201, _tagged(response, key, mailbox))
 
 
-@router.get("/mailboxes/{int:mailbox_id}", response=responses.ok(MailboxOut, 404), summary="Read a mailbox")
+@router.get("/mailboxes/{int:mailbox_id}", response=MailboxOut, summary="Read a mailbox")
 def read_mailbox(request: HttpRequest, response: HttpResponse, mailbox_id: int) -> Any:
     """One shared mailbox."""
     key = key_scoping.any_scope(request, Scope.CONNECTIONS_READ, Scope.ADMIN_READ)
     return _tagged(response, key, get_object_or_404(key_scoping.mailboxes(key), pk=mailbox_id))
 
 
-@router.patch("/mailboxes/{int:mailbox_id}", response=responses.changed(MailboxOut), summary="Change a mailbox")
+@router.patch("/mailboxes/{int:mailbox_id}", response=MailboxOut, summary="Change a mailbox")
 def change_mailbox(request: HttpRequest, response: HttpResponse, mailbox_id: int, body: MailboxChanges) -> Any:
     """Correct its address or name."""
     key = key_scoping.unlimited(request, Scope.CONNECTIONS_WRITE)
@@ -123,7 +123,9 @@ def change_mailbox(request: HttpRequest, response: HttpResponse, mailbox_id: int
     return _tagged(response, key, current)
 
 
-@router.delete("/mailboxes/{int:mailbox_id}", response=responses.removed(409, 412), summary="Remove a mailbox")
+@router.delete(
+    "/mailboxes/{int:mailbox_id}", response={204: None} | problems.responses(409, 412), summary="Remove a mailbox"
+)
 def remove_mailbox(request: HttpRequest, mailbox_id: int) -> Any:
     """Forget a mailbox that is attached to no connection."""
     key = key_scoping.unlimited(request, Scope.CONNECTIONS_WRITE)
@@ -133,38 +135,31 @@ def remove_mailbox(request: HttpRequest, mailbox_id: int) -> Any:
     return Status(204, None)
 
 
-@router.get(
-    "/connections/{ref}/mailboxes",
-    response=responses.page(AttachedOut, 404, 409),
-    summary="List a connection's mailboxes",
-)
+@router.get("/connections/{ref}/mailboxes", response=page_of(AttachedOut), summary="List a connection's mailboxes")
 def list_attached(request: HttpRequest, ref: str, query: Query[PageQuery]) -> Any:
     """What is attached, and what the last test found."""
     _, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_READ, ref)
     return page(_attached_mailboxes(connection), query)
 
 
-@router.post("/connections/{ref}/mailboxes", response=responses.created(AttachedOut, 404), summary="Attach a mailbox")
+@router.post("/connections/{ref}/mailboxes", response={201: AttachedOut}, summary="Attach a mailbox")
 @idempotent(Scope.CONNECTIONS_WRITE)
 def attach_mailbox(request: HttpRequest, ref: str, body: AttachIn) -> Any:
     """It is tested within minutes, or at once by a probe. Doing it twice is harmless."""
     key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_WRITE, ref)
-    return Status(201, mailboxes.attach_address(connection, address=body.address, actor=key.owner))
+    return mailboxes.attach_address(connection, address=body.address, actor=key.owner)
 
 
-@router.delete(
-    "/connections/{ref}/mailboxes/{int:access_id}", response=responses.removed(409), summary="Detach a mailbox"
-)
-def detach_mailbox(request: HttpRequest, ref: str, access_id: int) -> Any:
+@router.delete("/connections/{ref}/mailboxes/{int:access_id}", response={204: None}, summary="Detach a mailbox")
+def detach_mailbox(request: HttpRequest, ref: str, access_id: int) -> None:
     """The mailbox stays registered."""
     key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_WRITE, ref)
     mailboxes.detach(get_object_or_404(_attached_mailboxes(connection), pk=access_id), actor=key.owner)
-    return Status(204, None)
 
 
 @router.post(
     "/connections/{ref}/mailboxes/probe",
-    response=responses.done(Probed, 404, 503),
+    response={200: Probed} | problems.responses(503),
     summary="Test a connection's mailboxes now",
 )
 @idempotent(Scope.CONNECTIONS_WRITE)

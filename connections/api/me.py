@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from ninja import Router, Schema
 from pydantic import Field
 
-from connections.api import authentication, key_scoping, responses
+from connections.api import authentication, key_scoping
 from connections.api.connections import Named
 from connections.api.field_types import AsText, listed
 from connections.models import ApiKey
@@ -44,7 +44,7 @@ class KeyOut(Schema):
         return api_keys.rate_limit_of(key)
 
 
-@router.get("/me", response=responses.ok(KeyOut), summary="Read this key")
+@router.get("/me", response=KeyOut, summary="Read this key")
 def read_me(request: HttpRequest) -> Any:
     """The calling key: what it may be used for, and as whom."""
     return key_scoping.any_scope(request, *ApiKey.Scope)

@@ -98,9 +98,9 @@ class PortalAPI(NinjaAPI):
     def get_openapi_schema(self, **arguments: Any) -> Any:
         document = super().get_openapi_schema(**arguments)
         schemas = document["components"]["schemas"]
-        for methods in document["paths"].values():
+        for path, methods in document["paths"].items():
             for method, operation in methods.items():
-                _complete(method, operation)
+                _complete(path, method, operation)
                 body = operation.get("requestBody", {}).get("content", {}).get("application/json")
                 if body is not None:
                     body["example"] = _example(body["schema"], schemas)
@@ -117,9 +117,22 @@ class PortalAPI(NinjaAPI):
         return document
 
 
-def _complete(method: str, operation: dict[str, Any]) -> None:
-    """Add the headers, the type of problems and the descriptions of statuses."""
+def _problem_statuses(path: str, method: str) -> set[str]:
+    """The problems of every route like this one; others are declared with the route."""
+    statuses = {"400", "401", "403", "414", "422", "429"}
+    if "{" in path:
+        statuses.add("404")
+    if "{ref}" in path:
+        statuses.add("409")  # the name of several connections
+    return statuses | {"post": {"409", "413"}, "patch": {"404", "409", "412", "413"}}.get(method, set())
+
+
+def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
+    """Add problems, headers, and the descriptions of statuses."""
     responses = {str(status): response for status, response in operation["responses"].items()}
+    for status in _problem_statuses(path, method):
+        schema = {"$ref": "#/components/schemas/Problem"}
+        responses[status] = {"content": {"application/json": {"schema": schema}}, "description": ""}
     operation["responses"] = dict(sorted(responses.items()))
     if method == "post":
         _add_parameter(operation, "IdempotencyKey")

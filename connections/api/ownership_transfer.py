@@ -13,7 +13,7 @@ from ninja import Query, Router, Schema
 from pydantic import Field
 
 from connections.access import permissions, querysets, roles
-from connections.api import authentication, key_scoping, responses
+from connections.api import authentication, key_scoping
 from connections.api.field_types import AsText, Label, Number, RequestSchema, Text
 from connections.api.hrefs import link_to
 from connections.api.idempotency import idempotent
@@ -150,9 +150,7 @@ class HandedOver(Schema):
 
 
 @router.get(
-    "/connections/{ref}/hand-over",
-    response=responses.ok(ConnectionMeaningOut, 404, 409),
-    summary="Read what handing a connection over means",
+    "/connections/{ref}/hand-over", response=ConnectionMeaningOut, summary="Read what handing a connection over means"
 )
 def read_hand_over(request: HttpRequest, ref: str) -> Any:
     """For whoever may hand it over: whose keys stop, whose go on, and whether the old sign-in can be kept."""
@@ -161,9 +159,7 @@ def read_hand_over(request: HttpRequest, ref: str) -> Any:
     return _consequences([connection])[0] | {"unfinished": ownership_transfer.pending_transfer(connection)}
 
 
-@router.post(
-    "/connections/{ref}/hand-over", response=responses.done(HandOverOut, 404), summary="Hand a connection over"
-)
+@router.post("/connections/{ref}/hand-over", response=HandOverOut, summary="Hand a connection over")
 @idempotent(Scope.CONNECTIONS_WRITE)
 def hand_over(request: HttpRequest, ref: str, body: HandOverIn) -> Any:
     """The new owner owns it at once, and is asked to sign in for it. Its number stays, and so do its shares. Whoever
@@ -186,9 +182,7 @@ def hand_over(request: HttpRequest, ref: str, body: HandOverIn) -> Any:
     return transfer
 
 
-@router.get(
-    "/people/{int:person_id}/hand-over", response=responses.ok(BelongingsPage, 404), summary="List what somebody owns"
-)
+@router.get("/people/{int:person_id}/hand-over", response=BelongingsPage, summary="List what somebody owns")
 def read_belongings(request: HttpRequest, person_id: int, query: Query[PageQuery]) -> Any:
     """For IT admins: their connections by name, what stops when these are handed over, and their keys."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
@@ -203,11 +197,7 @@ def read_belongings(request: HttpRequest, person_id: int, query: Query[PageQuery
     }
 
 
-@router.post(
-    "/people/{int:person_id}/hand-over",
-    response=responses.done(HandedOver, 404),
-    summary="Hand over what somebody owns",
-)
+@router.post("/people/{int:person_id}/hand-over", response=HandedOver, summary="Hand over what somebody owns")
 @idempotent(Scope.ADMIN_WRITE)
 def hand_over_all(request: HttpRequest, person_id: int, body: HandOverAllIn) -> Any:
     """For IT admins: each connection on its own, so that one that cannot be handed over does not hold up the others.

@@ -37,14 +37,14 @@ class PageQuery(FilterSchema):
 
 
 class Page(Schema, Generic[Item]):
-    items: list[Item]
     next: str | None = Field(
         description="The `after` of the following page; null on the last one. A page may be shorter than `limit`."
     )
+    items: list[Item]
 
 
 @cache
-def page_schema(item: type[Schema]) -> type[Schema]:
+def page_of(item: type[Schema]) -> type[Schema]:
     """``Page[TenantOut]`` under the name TenantPage; its own, Page_TenantOut_, would end up in generated clients."""
     name = item.__name__.removesuffix("Out") + "Page"
     return create_model(name, __base__=Page[item], __module__=__name__, __doc__="One page of a list.")  # type: ignore[valid-type]

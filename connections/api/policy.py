@@ -13,7 +13,7 @@ from pydantic import Field
 
 from connections.access import permissions as access_permissions
 from connections.access import querysets, roles
-from connections.api import key_scoping, responses
+from connections.api import key_scoping
 from connections.api.connections import Type
 from connections.api.field_types import AsText
 from connections.api.hrefs import link_to, page_link
@@ -108,24 +108,20 @@ class ViolationQuery(Schema):
     )
 
 
-@router.get("/policy", response=responses.ok(PolicyOut), summary="Read the organisation's policy")
+@router.get("/policy", response=PolicyOut, summary="Read the organisation's policy")
 def read_policy(request: HttpRequest) -> Any:
     """All rules for IT admins and auditors, for others what they come to in words."""
     return _describe_policy(key_scoping.unlimited(request, Scope.ADMIN_READ), None)
 
 
-@router.get(
-    "/app-registrations/{int:app_id}/policy",
-    response=responses.ok(PolicyOut, 404),
-    summary="Read an app registration's policy",
-)
+@router.get("/app-registrations/{int:app_id}/policy", response=PolicyOut, summary="Read an app registration's policy")
 def read_app_policy(request: HttpRequest, app_id: int) -> Any:
     """Its own rules, which come on top of the organisation's, and what counts in the end."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
     return _describe_policy(key, get_object_or_404(querysets.visible_app_registrations(key.owner), pk=app_id))
 
 
-@router.get("/policy/violations", response=responses.ok(ViolationsOut), summary="List what breaks the policy")
+@router.get("/policy/violations", response=ViolationsOut, summary="List what breaks the policy")
 def read_policy_violations(request: HttpRequest, query: Query[ViolationQuery]) -> Any:
     """Connections and shares that exist and break the rules as they are now; for IT admins and auditors."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)

@@ -15,7 +15,6 @@ from connections.errors import InvalidApiKey, InvalidInput, NotAllowed, PortalEr
 from connections.models import Connection
 
 MOST_ERRORS = 20  # in one response
-EVERY_ROUTE = (400, 401, 403, 414, 422, 429)
 # For what Django or django-ninja answer by themselves: code and title by status.
 _BY_STATUS = {
     400: ("bad_request", "The call cannot be understood."),
@@ -74,8 +73,8 @@ def problem_of(error: PortalError, **more: Any) -> HttpResponse:
 
 
 def responses(*statuses: int) -> dict[frozenset[int], type[Problem]]:
-    """The problem responses of a route: ``statuses``, and those of every route."""
-    return {frozenset({*EVERY_ROUTE, *statuses}): Problem}
+    """Problems of a route besides those that every route like it has (openapi.py)."""
+    return {frozenset(statuses): Problem}
 
 
 def register_handlers(api: NinjaAPI) -> None:

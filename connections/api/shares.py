@@ -13,11 +13,11 @@ from ninja import Query, Router, Schema, Status
 from pydantic import Field
 
 from connections.access import permissions, querysets, roles
-from connections.api import authentication, etags, responses
+from connections.api import authentication, etags, problems
 from connections.api.field_types import Moment, Number, RequestSchema, listed
 from connections.api.idempotency import idempotent
 from connections.api.key_scoping import Scope
-from connections.api.pagination import PageQuery, page
+from connections.api.pagination import PageQuery, page, page_of
 from connections.errors import InvalidInput
 from connections.models import Connection, Share
 from connections.services.sharing import shares
@@ -59,14 +59,14 @@ class ShareChanges(RequestSchema):
     until: Moment | None = None
 
 
-@router.get("/connections/{ref}/shares", response=responses.page(ShareOut, 404, 409), summary="List shares")
+@router.get("/connections/{ref}/shares", response=page_of(ShareOut), summary="List shares")
 def list_shares(request: HttpRequest, ref: str, query: Query[PageQuery]) -> Any:
     """The shares that count just now."""
     _, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_READ, ref)
     return page(_active_shares(connection), query)
 
 
-@router.post("/connections/{ref}/shares", response=responses.created(ShareOut, 404), summary="Share a connection")
+@router.post("/connections/{ref}/shares", response={201: ShareOut}, summary="Share a connection")
 @idempotent(Scope.CONNECTIONS_WRITE)
 def add_share(request: HttpRequest, response: HttpResponse, ref: str, body: ShareIn) -> Any:
     """Sharing again with the same person or team changes level and end."""
@@ -85,12 +85,10 @@ def add_share(request: HttpRequest, response: HttpResponse, ref: str, body: Shar
         now=timezone.now(),
     )
     etags.tag(response, share, COLUMNS)
-    return Status(201, share)
+    return share
 
 
-@router.patch(
-    "/connections/{ref}/shares/{int:share_id}", response=responses.changed(ShareOut), summary="Change a share"
-)
+@router.patch("/connections/{ref}/shares/{int:share_id}", response=ShareOut, summary="Change a share")
 def change_share(request: HttpRequest, response: HttpResponse, ref: str, share_id: int, body: ShareChanges) -> Any:
     """Change what it allows, or when it ends."""
     key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_WRITE, ref)
@@ -112,7 +110,9 @@ def change_share(request: HttpRequest, response: HttpResponse, ref: str, share_i
     return share
 
 
-@router.delete("/connections/{ref}/shares/{int:share_id}", response=responses.removed(409, 412), summary="End a share")
+@router.delete(
+    "/connections/{ref}/shares/{int:share_id}", response={204: None} | problems.responses(412), summary="End a share"
+)
 def end_share(request: HttpRequest, ref: str, share_id: int) -> Any:
     """It no longer counts from this moment on."""
     key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_WRITE, ref)

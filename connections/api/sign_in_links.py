@@ -7,10 +7,10 @@ from typing import Any
 
 from django.http import HttpRequest
 from django.utils import timezone
-from ninja import Router, Schema, Status
+from ninja import Router, Schema
 from pydantic import Field
 
-from connections.api import authentication, responses
+from connections.api import authentication
 from connections.api.hrefs import page_link
 from connections.api.idempotency import idempotent
 from connections.api.key_scoping import Scope
@@ -27,14 +27,12 @@ class SignInLinkOut(Schema):
     expires_at: datetime
 
 
-@router.post(
-    "/connections/{ref}/sign-in-link", response=responses.created(SignInLinkOut, 404), summary="Make a sign-in link"
-)
+@router.post("/connections/{ref}/sign-in-link", response={201: SignInLinkOut}, summary="Make a sign-in link")
 @idempotent(Scope.CONNECTIONS_WRITE)
 def add_sign_in_link(request: HttpRequest, ref: str) -> Any:
     """A link that lives 30 minutes and works once; an earlier one of the same connection no longer works."""
     key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_WRITE, ref)
-    return Status(201, link_with_token(*sign_in_links.create(connection, actor=key.owner, now=timezone.now())))
+    return link_with_token(*sign_in_links.create(connection, actor=key.owner, now=timezone.now()))
 
 
 def link_with_token(link: SignInLink, token: str) -> dict[str, Any]:

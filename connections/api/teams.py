@@ -11,13 +11,13 @@ from ninja import FilterLookup, Query, Router, Schema, Status
 from pydantic import Field
 
 from connections.access import permissions, querysets, roles
-from connections.api import etags, key_scoping, responses
+from connections.api import etags, key_scoping, problems
 from connections.api.field_types import ChangeSchema, Label, Name, RequestSchema, Text, listed
 from connections.api.hrefs import link_to, with_location
 from connections.api.idempotency import idempotent
 from connections.api.key_scoping import Scope
-from connections.api.pagination import PageQuery, page
-from connections.models import Team, TeamMember, User
+from connections.api.pagination import PageQuery, page, page_of
+from connections.models import Team, User
 from connections.services.sharing import teams
 
 router = Router(tags=["Teams and people"])
@@ -72,14 +72,14 @@ class TeamChanges(ChangeSchema):
     entra_group: Label | None = Field(None, description="An empty text ends the following; members stay.")
 
 
-@router.get("/people", response=responses.page(PersonOut), summary="List people")
+@router.get("/people", response=page_of(PersonOut), summary="List people")
 def list_people(request: HttpRequest, query: Query[PersonQuery]) -> Any:
     """Everybody and everything a connection can be shared with: people, and service accounts."""
     key_scoping.unlimited(request, Scope.ADMIN_READ)
     return page(querysets.accounts(), query)
 
 
-@router.get("/teams", response=responses.page(TeamOut), summary="List teams")
+@router.get("/teams", response=page_of(TeamOut), summary="List teams")
 def list_teams(request: HttpRequest, query: Query[TeamQuery]) -> Any:
     """Teams in the order of their names."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
@@ -88,61 +88,53 @@ def list_teams(request: HttpRequest, query: Query[TeamQuery]) -> Any:
     )
 
 
-@router.post("/teams", response=responses.created(TeamOut), summary="Make a team")
+@router.post("/teams", response={201: TeamOut}, summary="Make a team")
 @idempotent(Scope.ADMIN_WRITE)
 def add_team(request: HttpRequest, response: HttpResponse, body: TeamIn) -> Any:
     """A team without members, or one that follows an Entra group."""
     key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
     team = teams.add(**body.model_dump(), actor=key.owner)
     with_location(response, "read_team", team_id=team.pk)
-    return Status(201, _tagged(response, team))
+    return _tagged(response, team)
 
 
-@router.get("/teams/{int:team_id}", response=responses.ok(TeamOut, 404), summary="Read a team")
+@router.get("/teams/{int:team_id}", response=TeamOut, summary="Read a team")
 def read_team(request: HttpRequest, response: HttpResponse, team_id: int) -> Any:
     """One team."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
     return _tagged(response, get_object_or_404(querysets.visible_teams(key.owner), pk=team_id))
 
 
-@router.patch("/teams/{int:team_id}", response=responses.changed(TeamOut), summary="Change a team")
+@router.patch("/teams/{int:team_id}", response=TeamOut, summary="Change a team")
 def change_team(request: HttpRequest, response: HttpResponse, team_id: int, body: TeamChanges) -> Any:
     """Rename it, or let it follow another group."""
-    key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
-    team = get_object_or_404(querysets.visible_teams(key.owner), pk=team_id)
+    key, team = key_scoping.key_and_object(request, querysets.visible_teams, team_id, Scope.ADMIN_WRITE)
     with etags.lock_matching(request, team, COLUMNS) as current:
         values = body.over(name=current.name, entra_group=current.entra_group)
         teams.change(current, **values, actor=key.owner)
     return _tagged(response, current)
 
 
-@router.delete("/teams/{int:team_id}", response=responses.removed(409, 412), summary="Remove a team")
+@router.delete("/teams/{int:team_id}", response={204: None} | problems.responses(409, 412), summary="Remove a team")
 def remove_team(request: HttpRequest, team_id: int) -> Any:
     """Everything that is shared with it is no longer."""
-    key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
-    team = get_object_or_404(querysets.visible_teams(key.owner), pk=team_id)
+    key, team = key_scoping.key_and_object(request, querysets.visible_teams, team_id, Scope.ADMIN_WRITE)
     with etags.lock_matching(request, team, COLUMNS) as current:
         teams.remove(current, actor=key.owner)
     return Status(204, None)
 
 
-@router.get("/teams/{int:team_id}/members", response=responses.page(PersonOut, 404), summary="List a team's members")
+@router.get("/teams/{int:team_id}/members", response=page_of(PersonOut), summary="List a team's members")
 def list_members(request: HttpRequest, team_id: int, query: Query[PageQuery]) -> Any:
     """Everybody who is in the team."""
-    key = key_scoping.unlimited(request, Scope.ADMIN_READ)
-    team = get_object_or_404(querysets.visible_teams(key.owner), pk=team_id)
+    _, team = key_scoping.key_and_object(request, querysets.visible_teams, team_id, Scope.ADMIN_READ)
     return page(team.members.order_by(), query)
 
 
-@router.put(
-    "/teams/{int:team_id}/members/{int:user_id}",
-    response=responses.ok(PersonOut, 404),
-    summary="Put somebody into a team",
-)
+@router.put("/teams/{int:team_id}/members/{int:user_id}", response=PersonOut, summary="Put somebody into a team")
 def add_member(request: HttpRequest, team_id: int, user_id: int) -> Any:
     """Doing it twice is harmless."""
-    key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
-    team = get_object_or_404(querysets.visible_teams(key.owner), pk=team_id)
+    key, team = key_scoping.key_and_object(request, querysets.visible_teams, team_id, Scope.ADMIN_WRITE)
     roles.require(permissions.can_manage_teams(key.owner), action="Ask an IT admin.")
     user = get_object_or_404(querysets.people(), pk=user_id)
     teams.add_member(team, user, actor=key.owner)
@@ -150,18 +142,16 @@ def add_member(request: HttpRequest, team_id: int, user_id: int) -> Any:
 
 
 @router.delete(
-    "/teams/{int:team_id}/members/{int:user_id}", response=responses.removed(), summary="Take somebody out of a team"
+    "/teams/{int:team_id}/members/{int:user_id}", response={204: None}, summary="Take somebody out of a team"
 )
-def remove_member(request: HttpRequest, team_id: int, user_id: int) -> Any:
+def remove_member(request: HttpRequest, team_id: int, user_id: int) -> None:
     """What is shared with the team is out of their reach at once. Doing it twice is harmless."""
-    key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
-    team = get_object_or_404(querysets.visible_teams(key.owner), pk=team_id)
+    key, team = key_scoping.key_and_object(request, querysets.visible_teams, team_id, Scope.ADMIN_WRITE)
     roles.require(permissions.can_manage_teams(key.owner), action="Ask an IT admin.")
     teams.remove_member(team, get_object_or_404(User, pk=user_id), actor=key.owner)
-    return Status(204, None)
 
 
 def _tagged(response: HttpResponse, team: Team) -> Team:
     etags.tag(response, team, COLUMNS)
-    team.member_count = TeamMember.objects.filter(team=team).count()  # type: ignore[attr-defined]
+    team.member_count = team.memberships.count()  # type: ignore[attr-defined]
     return team

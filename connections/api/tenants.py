@@ -7,17 +7,16 @@ from typing import Annotated, Any
 
 from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404
 from ninja import Query, Router, Schema, Status
 from pydantic import Field
 
 from connections.access import querysets
-from connections.api import etags, key_scoping, responses
+from connections.api import etags, key_scoping, problems
 from connections.api.field_types import ChangeSchema, DirectoryId, Name, RequestSchema, Text
 from connections.api.hrefs import link_to, with_location
 from connections.api.idempotency import idempotent
 from connections.api.key_scoping import RegistryOnly, Scope
-from connections.api.pagination import PageQuery, page
+from connections.api.pagination import PageQuery, page, page_of
 from connections.models import ApiKey, Tenant
 from connections.services.registry import tenants
 
@@ -67,13 +66,12 @@ class TenantChanges(ChangeSchema):
 
 
 def _managed_tenant(request: HttpRequest, tenant_id: int) -> tuple[ApiKey, Tenant]:
-    key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
-    tenant = get_object_or_404(querysets.visible_tenants(key.owner), pk=tenant_id)
+    key, tenant = key_scoping.key_and_object(request, querysets.visible_tenants, tenant_id, Scope.ADMIN_WRITE)
     key_scoping.manage_registry(key)
     return key, tenant
 
 
-@router.get("/tenants", response=responses.page(TenantOut), summary="List tenants")
+@router.get("/tenants", response=page_of(TenantOut), summary="List tenants")
 def list_tenants(request: HttpRequest, query: Query[TenantQuery]) -> Any:
     """Tenants in the order of their names."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
@@ -83,7 +81,7 @@ def list_tenants(request: HttpRequest, query: Query[TenantQuery]) -> Any:
     return page(querysets.visible_tenants(key.owner).filter(matches), query, order=("name", "pk"))
 
 
-@router.post("/tenants", response=responses.created(TenantOut, 503), summary="Register a tenant")
+@router.post("/tenants", response={201: TenantOut} | problems.responses(503), summary="Register a tenant")
 @idempotent(Scope.ADMIN_WRITE)
 def add_tenant(request: HttpRequest, response: HttpResponse, body: TenantIn) -> Any:
     """Look a directory up at Microsoft and register it. If Microsoft cannot be asked, `tid` stays empty."""
@@ -95,16 +93,17 @@ def add_tenant(request: HttpRequest, response: HttpResponse, body: TenantIn) -> 
     return Status(201, tenant)
 
 
-@router.get("/tenants/{int:tenant_id}", response=responses.ok(TenantOut, 404), summary="Read a tenant")
+@router.get("/tenants/{int:tenant_id}", response=TenantOut, summary="Read a tenant")
 def read_tenant(request: HttpRequest, response: HttpResponse, tenant_id: int) -> Any:
     """One tenant."""
-    key = key_scoping.unlimited(request, Scope.ADMIN_READ)
-    tenant = get_object_or_404(querysets.visible_tenants(key.owner), pk=tenant_id)
+    _, tenant = key_scoping.key_and_object(request, querysets.visible_tenants, tenant_id, Scope.ADMIN_READ)
     etags.tag(response, tenant, COLUMNS)
     return tenant
 
 
-@router.patch("/tenants/{int:tenant_id}", response=responses.changed(TenantOut, 503), summary="Change a tenant")
+@router.patch(
+    "/tenants/{int:tenant_id}", response={200: TenantOut} | problems.responses(503), summary="Change a tenant"
+)
 def change_tenant(request: HttpRequest, response: HttpResponse, tenant_id: int, body: TenantChanges) -> Any:
     """Rename it, or point it to another directory while nothing uses it."""
     key, tenant = _managed_tenant(request, tenant_id)
@@ -121,7 +120,9 @@ def change_tenant(request: HttpRequest, response: HttpResponse, tenant_id: int, 
     return tenant
 
 
-@router.delete("/tenants/{int:tenant_id}", response=responses.removed(409, 412), summary="Remove a tenant")
+@router.delete(
+    "/tenants/{int:tenant_id}", response={204: None} | problems.responses(409, 412), summary="Remove a tenant"
+)
 def remove_tenant(request: HttpRequest, tenant_id: int) -> Any:
     """Forget a tenant that nothing uses."""
     key, tenant = _managed_tenant(request, tenant_id)
@@ -131,7 +132,7 @@ def remove_tenant(request: HttpRequest, tenant_id: int) -> Any:
 
 
 @router.post(
-    "/tenants/{int:tenant_id}/look-up", response=responses.done(TenantOut, 404, 503), summary="Look a tenant up"
+    "/tenants/{int:tenant_id}/look-up", response={200: TenantOut} | problems.responses(503), summary="Look a tenant up"
 )
 @idempotent(Scope.ADMIN_WRITE)
 def look_up_tenant(request: HttpRequest, response: HttpResponse, tenant_id: int) -> Any:
