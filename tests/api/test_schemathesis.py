@@ -66,9 +66,9 @@ class Callers:
         if environ.get("HTTP_AUTHORIZATION") == f"Bearer {KEY}":
             environ["HTTP_AUTHORIZATION"] = f"Bearer {next(self.keys)}"
         with contextlib.suppress(Resolver404, NoReverseMatch):
-            found = resolve(environ["PATH_INFO"])
-            real = {name: self._real(name, value) for name, value in found.kwargs.items()}
-            environ["PATH_INFO"] = unquote(reverse(found.view_name, kwargs=real))
+            match = resolve(environ["PATH_INFO"])
+            real = {name: self._real(name, value) for name, value in match.kwargs.items()}
+            environ["PATH_INFO"] = unquote(reverse(match.view_name, kwargs=real))
         return self.application(environ, start_response)
 
     def _real(self, name: str, value: Any) -> Any:
@@ -80,16 +80,16 @@ callers = Callers(get_wsgi_application())
 
 def document() -> Any:
     """The API's document, in which numbers of things are either THIS or NONE."""
-    told = copy.deepcopy(dict(api.get_openapi_schema()))
-    for methods in told["paths"].values():
+    document_ = copy.deepcopy(dict(api.get_openapi_schema()))
+    for methods in document_["paths"].values():
         for operation in methods.values():
-            for one in operation["parameters"]:
-                if one.get("in") == "path":
-                    kind = str if one["schema"]["type"] == "string" else int
-                    one["schema"]["enum"] = [kind(THIS), kind(NONE)]
-    made = schemathesis.openapi.from_dict(told, config=SchemathesisConfig.from_dict(CONFIG))
-    made.app = callers
-    return made
+            for parameter in operation["parameters"]:
+                if parameter.get("in") == "path":
+                    kind = str if parameter["schema"]["type"] == "string" else int
+                    parameter["schema"]["enum"] = [kind(THIS), kind(NONE)]
+    loaded = schemathesis.openapi.from_dict(document_, config=SchemathesisConfig.from_dict(CONFIG))
+    loaded.app = callers
+    return loaded
 
 
 schema = document()
@@ -104,10 +104,10 @@ def contoso(
         signal.disconnect(close_old_connections)  # as Django's own test client does: all is one transaction here
     with django_db_blocker.unblock(), sandbox_alone(sandbox_process), transaction.atomic():
         people = {name: factories.make_person(name) for name in ("alice", "bob", "carol", "dave")}
-        made = full_dataset.make(people)
-        callers.known = made.api_arguments()
+        world = full_dataset.make(people)
+        callers.known = world.api_arguments()
         callers.keys = itertools.cycle(factories.make_key(user)[1] for user in people.values())
-        yield made
+        yield world
         transaction.set_rollback(True)
     for signal in (request_started, request_finished):
         signal.connect(close_old_connections)
@@ -130,7 +130,7 @@ def sandbox_alone(process: SandboxProcess) -> Iterator[None]:
 
 @schema.parametrize()
 @settings(deadline=None, suppress_health_check=list(HealthCheck))
-def test_every_answer_is_one_the_document_promises(case: Any, contoso: full_dataset.World) -> None:
+def test_every_response_is_documented(case: Any, contoso: full_dataset.World) -> None:
     with transaction.atomic():
         case.call_and_validate()
         transaction.set_rollback(True)
