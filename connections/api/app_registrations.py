@@ -167,8 +167,7 @@ def add_app_registration(request: HttpRequest, response: HttpResponse, body: App
         actor=key.owner,
     )
     with_location(response, "read_app_registration", app_id=app.pk)
-    etags.tag(response, app, COLUMNS)
-    return Status(201, app)
+    return Status(201, etags.tag(response, app, COLUMNS))
 
 
 @router.get("/app-registrations/{int:app_id}", response=AppOut, summary="Read an app registration")
@@ -254,8 +253,7 @@ def _managed_app(request: HttpRequest, app_id: int) -> tuple[ApiKey, AppRegistra
 
 def _tagged(response: HttpResponse, key: ApiKey, app_id: int) -> AppRegistration:
     app = get_object_or_404(querysets.visible_app_registrations(key.owner), pk=app_id)
-    etags.tag(response, app, COLUMNS)
-    return app
+    return etags.tag(response, app, COLUMNS)
 
 
 def _active_credentials(app: AppRegistration) -> QuerySet[AppCredential]:

@@ -201,16 +201,14 @@ def add_connection(request: HttpRequest, response: HttpResponse, body: Connectio
             connections.probe_mailboxes(connection, actor=key.owner, now=timezone.now())
     connection.sign_in_link = link  # type: ignore[attr-defined]
     with_location(response, "read_connection", ref=connection.pk)
-    etags.tag(response, connection, COLUMNS)
-    return Status(201, connection)
+    return Status(201, etags.tag(response, connection, COLUMNS))
 
 
 @router.get("/connections/{ref}", response=ConnectionOut, summary="Read a connection")
 def read_connection(request: HttpRequest, response: HttpResponse, ref: str) -> Any:
     """One connection and its state. `ref` is its number or name."""
     _, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_READ, ref)
-    etags.tag(response, connection, COLUMNS)
-    return connection
+    return etags.tag(response, connection, COLUMNS)
 
 
 @router.patch("/connections/{ref}", response=ConnectionOut, summary="Change a connection")
@@ -228,9 +226,7 @@ def change_connection(request: HttpRequest, response: HttpResponse, ref: str, bo
         chosen = values.pop("capabilities")
         _require_valid_capabilities(chosen, values["extra_scopes"], current.authentication_type)
         connections.change(current, chosen=chosen, **values, actor=key.owner, now=timezone.now())
-    connection = authentication.find_connection(key, str(connection.pk))
-    etags.tag(response, connection, COLUMNS)
-    return connection
+    return etags.tag(response, authentication.find_connection(key, str(connection.pk)), COLUMNS)
 
 
 @router.delete("/connections/{ref}", response={204: None} | problems.responses(412), summary="Remove a connection")

@@ -32,8 +32,10 @@ def etag(row: models.Model, columns: Sequence[str]) -> str:
     return quote_etag(hashlib.sha256(json.dumps(state).encode("utf-8", "replace")).hexdigest()[:32])
 
 
-def tag(response: HttpResponse, row: models.Model, columns: Sequence[str]) -> None:
+def tag(response: HttpResponse, row: M, columns: Sequence[str]) -> M:
+    """The row, whose ETag is sent with it."""
     response["ETag"] = etag(row, columns)
+    return row
 
 
 @contextmanager

@@ -84,8 +84,7 @@ def add_share(request: HttpRequest, response: HttpResponse, ref: str, body: Shar
         actor=key.owner,
         now=timezone.now(),
     )
-    etags.tag(response, share, COLUMNS)
-    return share
+    return etags.tag(response, share, COLUMNS)
 
 
 @router.patch("/connections/{ref}/shares/{int:share_id}", response=ShareOut, summary="Change a share")
@@ -106,8 +105,7 @@ def change_share(request: HttpRequest, response: HttpResponse, ref: str, share_i
             actor=key.owner,
             now=timezone.now(),
         )
-    etags.tag(response, share, COLUMNS)
-    return share
+    return etags.tag(response, share, COLUMNS)
 
 
 @router.delete(

@@ -89,16 +89,14 @@ def add_tenant(request: HttpRequest, response: HttpResponse, body: TenantIn) -> 
     key_scoping.manage_registry(key)
     tenant = tenants.add(**body.model_dump(), actor=key.owner)
     with_location(response, "read_tenant", tenant_id=tenant.pk)
-    etags.tag(response, tenant, COLUMNS)
-    return Status(201, tenant)
+    return Status(201, etags.tag(response, tenant, COLUMNS))
 
 
 @router.get("/tenants/{int:tenant_id}", response=TenantOut, summary="Read a tenant")
 def read_tenant(request: HttpRequest, response: HttpResponse, tenant_id: int) -> Any:
     """One tenant."""
     _, tenant = key_scoping.key_and_object(request, querysets.visible_tenants, tenant_id, Scope.ADMIN_READ)
-    etags.tag(response, tenant, COLUMNS)
-    return tenant
+    return etags.tag(response, tenant, COLUMNS)
 
 
 @router.patch(
@@ -116,8 +114,7 @@ def change_tenant(request: HttpRequest, response: HttpResponse, tenant_id: int, 
         still=lambda current: etags.require_match(request, current, COLUMNS),
     )
     tenant.refresh_from_db()
-    etags.tag(response, tenant, COLUMNS)
-    return tenant
+    return etags.tag(response, tenant, COLUMNS)
 
 
 @router.delete(
@@ -139,5 +136,4 @@ def look_up_tenant(request: HttpRequest, response: HttpResponse, tenant_id: int)
     """Ask Microsoft for the directory's ID again."""
     key, tenant = _managed_tenant(request, tenant_id)
     tenants.update_from_microsoft(tenant, actor=key.owner)
-    etags.tag(response, tenant, COLUMNS)
-    return tenant
+    return etags.tag(response, tenant, COLUMNS)

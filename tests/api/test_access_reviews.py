@@ -1,4 +1,4 @@
-"""Access reviews over the API: started, answered, cancelled, and taken along."""
+"""Access reviews: started, answered, cancelled, exported."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def shares(connection: Connection, bob: User, dave: User) -> list[Share]:
     """Bob's connection is shared with dave and with a team."""
     team = Team.objects.create(name="Finance")
     return [
-        Share.objects.create(connection=connection, created_by=bob, **whom)
-        for whom in ({"person": dave}, {"team": team})
+        Share.objects.create(connection=connection, created_by=bob, **recipient)
+        for recipient in ({"person": dave}, {"team": team})
     ]
 
 
@@ -122,10 +122,10 @@ def test_the_owner_confirms_one_share_and_ends_another(bob: User, shares: list[S
     body = decisions((kept, "confirmed"), (ended, "removed"), note="Looked  through")
     assert program.post(path, body).json() == {"confirmed": 1, "removed": 1, "passed_over": 0}
     assert program.post(path, body).json() == {"confirmed": 0, "removed": 0, "passed_over": 2}
-    told_of = {item["id"]: item for item in program.get(f"reviews/{review.pk}/items").json()["items"]}
-    assert [told_of[item.pk]["decision"] for item in (kept, ended)] == ["confirmed", "removed"]
-    assert [told_of[item.pk]["can_answer"] for item in (kept, ended)] == [True, False]
-    assert told_of[kept.pk]["note"] == "Looked through"
+    items_by_id = {item["id"]: item for item in program.get(f"reviews/{review.pk}/items").json()["items"]}
+    assert [items_by_id[item.pk]["decision"] for item in (kept, ended)] == ["confirmed", "removed"]
+    assert [items_by_id[item.pk]["can_answer"] for item in (kept, ended)] == [True, False]
+    assert items_by_id[kept.pk]["note"] == "Looked through"
     assert list(Share.objects.active()) == [shares[0]]
     assert program.get(f"reviews/{review.pk}").json()["to_answer"] == 0
 

@@ -1,4 +1,4 @@
-"""App registrations, credentials and consent requests over the API."""
+"""App registrations, credentials and consent requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Approvals over the API: asked, read, approved, declined, withdrawn."""
+"""Approvals: requested, read, approved, declined, withdrawn."""
 
 from __future__ import annotations
 
@@ -17,24 +17,28 @@ SEND = {"permissions": {"Mail.Send": "approval"}}
 
 
 @pytest.fixture
-def wishing(bob: User) -> Connection:
-    """Bob's new connection that wants to send, which needs an approval."""
+def pending(bob: User) -> Connection:
+    """Bob's new connection with a permission that needs an approval."""
     rule(**SEND)
     return factories.make_connection(
         owner=bob, status="pending", capabilities=["mail.read", "mail.send"], connected_at=None
     )
 
 
-def test_an_approval_is_requested_read_and_given(alice: User, bob: User, wishing: Connection) -> None:
+def test_an_approval_is_requested_read_and_given(alice: User, bob: User, pending: Connection) -> None:
     requester, admin = Program(bob), Program(alice)
-    created = requester.post(f"connections/{wishing.pk}/approvals", {"reason": "To answer customers."})
+    created = requester.post(f"connections/{pending.pk}/approvals", {"reason": "To answer customers."})
     assert created.status_code == 201
-    told_of = created.json()
-    assert (told_of["state"], told_of["reason"], told_of["requester_id"]) == ("waiting", "To answer customers.", bob.pk)
-    assert told_of["permissions"] == ["Mail.Read", "Mail.Send"]
-    assert "Mail.Send needs the approval" in told_of["rules"][0]
+    approval = created.json()
+    assert (approval["state"], approval["reason"], approval["requester_id"]) == (
+        "waiting",
+        "To answer customers.",
+        bob.pk,
+    )
+    assert approval["permissions"] == ["Mail.Read", "Mail.Send"]
+    assert "Mail.Send needs the approval" in approval["rules"][0]
     path = created["Location"].removeprefix("/api/v1/")
-    assert requester.get(path).json() == admin.get(path).json() == told_of
+    assert requester.get(path).json() == admin.get(path).json() == approval
     given = admin.post(f"{path}/approve", {"reason": "Fine."}).json()
     assert (given["state"], given["decided_by"], given["answer"]) == ("approved", "Alice Admin", "Fine.")
     assert requester.get(path).json() == given
@@ -42,8 +46,8 @@ def test_an_approval_is_requested_read_and_given(alice: User, bob: User, wishing
     assert AuditEvent.objects.filter(action="approval.approved").count() == 1
 
 
-def test_a_new_request_replaces_the_waiting_one_and_a_repeated_one_does_not(bob: User, wishing: Connection) -> None:
-    program, path = Program(bob), f"connections/{wishing.pk}/approvals"
+def test_a_new_request_replaces_the_waiting_one_and_a_repeated_one_does_not(bob: User, pending: Connection) -> None:
+    program, path = Program(bob), f"connections/{pending.pk}/approvals"
     first = program.post(path, {"reason": "One."}, idempotency_key="once")
     assert program.post(path, {"reason": "One."}, idempotency_key="once").json() == first.json()
     assert Approval.objects.count() == 1
@@ -52,8 +56,8 @@ def test_a_new_request_replaces_the_waiting_one_and_a_repeated_one_does_not(bob:
     assert states == [("Two.", "waiting"), ("One.", "withdrawn")]
 
 
-def test_a_request_is_declined_with_a_reason(alice: User, bob: User, wishing: Connection) -> None:
-    approval, program = full_dataset.make_approval(wishing), Program(alice)
+def test_a_request_is_declined_with_a_reason(alice: User, bob: User, pending: Connection) -> None:
+    approval, program = full_dataset.make_approval(pending), Program(alice)
     path = f"approvals/{approval.pk}/decline"
     assert wrong_fields(program.post(path, {})) == {"reason"}
     assert wrong_fields(program.post(path, {"reason": " "})) == {"reason"}
@@ -66,8 +70,8 @@ def test_a_request_is_declined_with_a_reason(alice: User, bob: User, wishing: Co
     assert problem(Program(bob).post(f"approvals/{approval.pk}/withdraw")) == (409, "changed_meanwhile")
 
 
-def test_only_the_requester_withdraws_a_request(alice: User, bob: User, dave: User, wishing: Connection) -> None:
-    approval = full_dataset.make_approval(wishing)
+def test_only_the_requester_withdraws_a_request(alice: User, bob: User, dave: User, pending: Connection) -> None:
+    approval = full_dataset.make_approval(pending)
     path, program = f"approvals/{approval.pk}/withdraw", Program(bob)
     assert problem(Program(alice).post(path)) == NOT_ALLOWED
     assert problem(Program(dave).post(path)) == NOT_FOUND
@@ -96,8 +100,8 @@ def test_a_request_that_needs_no_approval_is_refused(bob: User, dave: User) -> N
     assert not Approval.objects.exists()
 
 
-def test_a_request_that_the_policy_now_forbids_is_not_approved(alice: User, wishing: Connection) -> None:
-    approval = full_dataset.make_approval(wishing)
+def test_a_request_that_the_policy_now_forbids_is_not_approved(alice: User, pending: Connection) -> None:
+    approval = full_dataset.make_approval(pending)
     rule(permissions={"Mail.Send": "forbidden"})
     assert problem(Program(alice).post(f"approvals/{approval.pk}/approve", {})) == (403, "policy_forbids")
     approval.refresh_from_db()

@@ -1,4 +1,4 @@
-"""Connections, their shares, mailboxes and incidents over the API."""
+"""Connections, their shares, mailboxes and incidents, and the audit trail."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from connections.models import AuditEvent, Connection, Share, SharedMailbox, SignInLink, StoredReply, Team, User
+from connections.models import (
+    AppRegistration,
+    AuditEvent,
+    Connection,
+    Share,
+    SharedMailbox,
+    SignInLink,
+    StoredReply,
+    Team,
+    User,
+)
 from connections.services.incidents import incidents
 from portal.sandbox.client import Control
 from tests import factories
@@ -20,25 +30,24 @@ pytestmark = pytest.mark.django_db
 NOW = timezone.now()
 
 
-def wish(**more: Any) -> dict[str, Any]:
-    """What bob's program sends to make a delegated connection."""
-    app = factories.make_app_registration()
+def new_connection(app: AppRegistration | None = None, **changes: Any) -> dict[str, Any]:
+    """The body of a POST that creates a delegated connection."""
     return {
-        "app_registration": app.pk,
+        "app_registration": (app or factories.make_app_registration()).pk,
         "name": "Invoices",
         "authentication_type": "authorization_code",
         "capabilities": ["mail.read"],
-    } | more
+    } | changes
 
 
-def granted(sandbox: Control, **overrides: Any) -> Connection:
+def make_granted_connection(sandbox: Control, **overrides: Any) -> Connection:
     grant = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "Mail.Read.Shared", "offline_access"])
     return factories.make_connection(refresh_token=grant["refresh_tokens"][0], **overrides)
 
 
 def test_a_delegated_connection_is_created_with_a_sign_in_link(bob: User, sandbox: Control) -> None:
     created = Program(bob).post(
-        "connections", wish(shared_mailboxes=["Support@CONTOSO.example", "support@contoso.example"])
+        "connections", new_connection(shared_mailboxes=["Support@CONTOSO.example", "support@contoso.example"])
     )
     assert created.status_code == 201
     body = created.json()
@@ -52,7 +61,7 @@ def test_a_delegated_connection_is_created_with_a_sign_in_link(bob: User, sandbo
 
 
 def test_a_repeated_request_gets_the_same_link_which_is_stored_encrypted(bob: User, sandbox: Control) -> None:
-    program, body = Program(bob), wish()
+    program, body = Program(bob), new_connection()
     first = program.post("connections", body, idempotency_key="one").json()
     again = program.post("connections", body, idempotency_key="one")
     assert again.json() == first
@@ -65,13 +74,13 @@ def test_a_repeated_request_gets_the_same_link_which_is_stored_encrypted(bob: Us
 
 def test_an_app_only_connection_is_connected_at_once(alice: User, sandbox: Control) -> None:
     sandbox.grant_consent(factories.CLIENT_ID, roles=["Mail.Read", "User.Read.All"])
-    body = wish(authentication_type="client_credentials", capabilities=["mail.read"])
+    body = new_connection(authentication_type="client_credentials", capabilities=["mail.read"])
     connection = Program(alice).post("connections", body).json()
     assert (connection["status"], connection["sign_in_link"], connection["lacking"]) == ("active", None, [])
 
 
 def test_nothing_is_stored_when_microsoft_is_unavailable(alice: User, sandbox: Control) -> None:
-    body = wish(authentication_type="client_credentials")
+    body = new_connection(authentication_type="client_credentials")
     sandbox.weather("unavailable", where="token")
     assert problem(Program(alice).post("connections", body, idempotency_key="one"))[0] == 503
     sandbox.weather("normal")
@@ -95,12 +104,12 @@ def test_nothing_is_stored_when_microsoft_is_unavailable(alice: User, sandbox: C
     ],
 )
 def test_an_invalid_connection_is_refused_with_its_field(bob: User, change: dict[str, Any], field: str) -> None:
-    assert wrong_fields(Program(bob).post("connections", wish(**change))) == {field}
+    assert wrong_fields(Program(bob).post("connections", new_connection(**change))) == {field}
     assert not Connection.objects.exists()
 
 
 def test_members_create_no_app_only_connections_and_auditors_none(bob: User, carol: User) -> None:
-    body = wish()
+    body = new_connection()
     assert (
         problem(Program(bob).post("connections", body | {"authentication_type": "client_credentials"})) == NOT_ALLOWED
     )
@@ -110,7 +119,7 @@ def test_members_create_no_app_only_connections_and_auditors_none(bob: User, car
 
 
 def test_a_second_connection_of_the_same_name_leaves_nothing_behind(bob: User) -> None:
-    program, body = Program(bob), wish(shared_mailboxes=["new@contoso.example"])
+    program, body = Program(bob), new_connection(shared_mailboxes=["new@contoso.example"])
     factories.make_connection()
     assert problem(program.post("connections", body)) == (409, "already_exists")
     assert not SharedMailbox.objects.exists(), "nothing of a refused request stays"
@@ -162,7 +171,7 @@ def test_a_refresh_does_not_change_the_etag(bob: User) -> None:
 
 
 def test_a_connection_is_disabled_enabled_checked_and_removed(bob: User, sandbox: Control) -> None:
-    connection, program = granted(sandbox), Program(bob)
+    connection, program = make_granted_connection(sandbox), Program(bob)
     path = f"connections/{connection.pk}"
     for _ in range(2):
         assert program.post(f"{path}/disable").json()["status"] == "disabled"
@@ -258,7 +267,7 @@ def test_a_mailbox_is_registered_changed_and_removed(bob: User) -> None:
 
 
 def test_mailboxes_are_attached_tested_and_detached(bob: User, sandbox: Control) -> None:
-    connection, program = granted(sandbox, granted_scopes="Mail.Read Mail.Read.Shared"), Program(bob)
+    connection, program = make_granted_connection(sandbox, granted_scopes="Mail.Read Mail.Read.Shared"), Program(bob)
     program.post(f"connections/{connection.pk}/check")  # a token that Microsoft knows
     path = f"connections/{connection.pk}/mailboxes"
     for _ in range(2):
@@ -321,13 +330,9 @@ def test_a_limited_key_reaches_nothing_else(alice: User, bob: User, dave: User) 
     assert problem(program.post("consent-requests", {"connection_id": other.pk, "reason": "x"})) == NOT_FOUND
     for path in ("tenants", "app-registrations", "teams", "people", "consent-requests", "audit-seals"):
         assert problem(program.get(path)) == NOT_ALLOWED, path
-    assert problem(program.post("connections", wish_for(mine))) == NOT_ALLOWED
+    assert problem(program.post("connections", new_connection(mine.app_registration))) == NOT_ALLOWED
+    assert problem(program.post("teams", {"name": "Sales"})) == NOT_ALLOWED
     assert [item["id"] for item in program.get("me").json()["connections"]] == [mine.pk]
-
-
-def wish_for(connection: Connection) -> dict[str, Any]:
-    app = connection.app_registration_id
-    return {"app_registration": app, "name": "New", "authentication_type": "authorization_code"}
 
 
 def test_a_limited_key_reads_only_the_audit_trail_of_its_connections(alice: User, bob: User) -> None:

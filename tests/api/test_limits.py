@@ -1,4 +1,4 @@
-"""What holds for every call of the API: limits, sizes, and problems in place of pages."""
+"""Rate limits, size limits, and problems instead of error pages."""
 
 from __future__ import annotations
 
@@ -36,7 +36,11 @@ def fresh_counters() -> Iterator[None]:
     rate_limit._outage._until = 0.0
 
 
-def robot(text: str) -> Client:
+def client_of(owner: User, **key: Any) -> Client:
+    return client_with(factories.make_key(owner, **key)[1])
+
+
+def client_with(text: str) -> Client:
     return Client(headers={"Authorization": f"Bearer {text}"}, raise_request_exception=False)
 
 
@@ -50,7 +54,7 @@ def problem(answer: Any) -> dict[str, Any]:
 
 def test_rate_limit_headers_count_down_until_a_key_is_refused(bob: User, settings: Any) -> None:
     settings.API_RATE_LIMIT = 3
-    client = robot(factories.make_key(bob)[1])
+    client = client_of(bob)
     answers = [client.get("/api/v1/connections") for _ in range(5)]
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
     assert [answer["RateLimit-Remaining"] for answer in answers] == ["2", "1", "0", "0", "0"]
@@ -62,16 +66,16 @@ def test_rate_limit_headers_count_down_until_a_key_is_refused(bob: User, setting
 
 def test_each_key_has_its_own_limit(bob: User, settings: Any) -> None:
     settings.API_RATE_LIMIT = 1
-    limited, other = robot(factories.make_key(bob)[1]), robot(factories.make_key(bob, name="Other")[1])
+    limited, other = client_of(bob), client_of(bob, name="Other")
     assert [limited.get("/api/v1/connections").status_code for _ in range(2)] == [200, 429]
     assert other.get("/api/v1/connections").status_code == 200
 
 
 def test_a_key_may_have_a_limit_set_by_an_it_admin(bob: User, settings: Any) -> None:
     settings.API_RATE_LIMIT = 1
-    client = robot(factories.make_key(bob, rate_limit=2)[1])
+    client = client_of(bob, rate_limit=2)
     assert [client.get("/api/v1/connections").status_code for _ in range(3)] == [200, 200, 429]
-    free = robot(factories.make_key(bob, name="Free", rate_limit=0)[1])
+    free = client_of(bob, name="Free", rate_limit=0)
     assert [free.get("/api/v1/connections").status_code for _ in range(3)] == [200] * 3
 
 
@@ -105,7 +109,7 @@ def test_without_the_cache_the_api_works_unlimited_and_counts_what_it_lets_throu
     nowhere = redis.Redis(host="127.0.0.1", port=1, socket_timeout=0.2, socket_connect_timeout=0.2)
     monkeypatch.setattr(rate_limit, "client", lambda: nowhere)
     before = rate_limit.uncounted_calls()
-    client = robot(factories.make_key(bob)[1])
+    client = client_of(bob)
     answers = [client.get("/api/v1/connections") for _ in range(4)]
     assert [answer.status_code for answer in answers] == [200] * 4
     assert "RateLimit-Limit" not in answers[0]
@@ -141,17 +145,17 @@ def test_a_slow_holder_does_not_release_the_lock_of_the_next_one() -> None:
 
 def test_bad_keys_are_rate_limited_by_address_and_valid_ones_are_not(bob: User, settings: Any) -> None:
     settings.API_BAD_KEY_LIMIT = 3
-    wrong = [robot(api_keys.generate_key()[0]).get("/api/v1/connections") for _ in range(5)]
+    wrong = [client_with(api_keys.generate_key()[0]).get("/api/v1/connections") for _ in range(5)]
     assert [answer.status_code for answer in wrong] == [401, 401, 401, 429, 429]
     assert problem(wrong[-1])["code"] == "rate_limited"
     assert int(wrong[-1]["Retry-After"]) > 0
-    assert robot(factories.make_key(bob)[1]).get("/api/v1/connections").status_code == 200
-    elsewhere = robot(api_keys.generate_key()[0]).get("/api/v1/connections", REMOTE_ADDR="10.0.0.9")
+    assert client_of(bob).get("/api/v1/connections").status_code == 200
+    elsewhere = client_with(api_keys.generate_key()[0]).get("/api/v1/connections", REMOTE_ADDR="10.0.0.9")
     assert elsewhere.status_code == 401
 
 
 def test_a_large_body_is_refused_before_it_is_read(bob: User) -> None:
-    client = robot(factories.make_key(bob)[1])
+    client = client_of(bob)
     answer = client.post("/api/v1/connections", b"x" * (256 * 1024 + 1), content_type="application/json")
     assert problem(answer)["code"] == "too_large"
     assert answer.status_code == 413
@@ -161,19 +165,17 @@ def test_a_large_body_is_refused_before_it_is_read(bob: User) -> None:
 
 @pytest.mark.parametrize("length", ["-1", "9" * 30, "1e9", "abc"])
 def test_an_absurd_content_length_is_refused(bob: User, length: str) -> None:
-    answer = robot(factories.make_key(bob)[1]).get("/api/v1/connections", CONTENT_LENGTH=length)
+    answer = client_of(bob).get("/api/v1/connections", CONTENT_LENGTH=length)
     assert (answer.status_code, problem(answer)["code"]) == (413, "too_large")
 
 
 def test_a_body_without_a_length_is_refused(bob: User) -> None:
-    answer = robot(factories.make_key(bob)[1]).get(
-        "/api/v1/connections", HTTP_TRANSFER_ENCODING="chunked", CONTENT_LENGTH=""
-    )
+    answer = client_of(bob).get("/api/v1/connections", HTTP_TRANSFER_ENCODING="chunked", CONTENT_LENGTH="")
     assert (answer.status_code, problem(answer)["code"]) == (411, "length_required")
 
 
 def test_a_long_query_is_refused(bob: User) -> None:
-    answer = robot(factories.make_key(bob)[1]).get("/api/v1/connections", {"name": "x" * 5000})
+    answer = client_of(bob).get("/api/v1/connections", {"name": "x" * 5000})
     assert (answer.status_code, problem(answer)["code"]) == (414, "address_too_long")
 
 
@@ -188,7 +190,7 @@ def test_an_internal_error_reveals_no_details(bob: User, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(fetch, "get_token", fail)
     connection = factories.make_connection(owner=bob)
-    answer = robot(factories.make_key(bob)[1]).get(f"/api/v1/connections/{connection.pk}/token")
+    answer = client_of(bob).get(f"/api/v1/connections/{connection.pk}/token")
     body = problem(answer)
     assert (answer.status_code, body["code"]) == (500, "internal_error")
     assert "1234" not in answer.content.decode()

@@ -1,4 +1,4 @@
-"""Handing over, over the API: one connection, everything of a person, and what it means before it is done."""
+"""Ownership transfers: one connection, all of a person's, and the consequences beforehand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.api.api_client import NOT_ALLOWED, NOT_FOUND, Program, problem, wrong
 pytestmark = pytest.mark.django_db
 
 
-def fetched(connection: Connection, key: Any) -> None:
+def record_fetches(connection: Connection, key: Any) -> None:
     TokenFetch.objects.create(
         connection=connection,
         connection_name=connection.name,
@@ -26,7 +26,7 @@ def fetched(connection: Connection, key: Any) -> None:
     )
 
 
-def test_a_connection_gets_another_owner_by_name_or_by_number(alice: User, bob: User, dave: User) -> None:
+def test_ownership_is_transferred_to_a_name_or_a_number(alice: User, bob: User, dave: User) -> None:
     connection = factories.make_connection(owner=bob)
     path, program = f"connections/{connection.pk}/hand-over", Program(alice)
     transfer = program.post(path, {"new_owner": "dave"})
@@ -41,7 +41,7 @@ def test_a_connection_gets_another_owner_by_name_or_by_number(alice: User, bob: 
     assert (connection.owner, connection.status, connection.refresh_token) == (bob, "reconnect_needed", None)
 
 
-def test_handing_over_twice_changes_nothing_more(alice: User, bob: User, dave: User) -> None:
+def test_a_second_transfer_to_the_same_owner_changes_nothing(alice: User, bob: User, dave: User) -> None:
     connection = factories.make_connection(owner=bob)
     path, program = f"connections/{connection.pk}/hand-over", Program(alice)
     body = {"new_owner_id": dave.pk, "seen_owner_id": bob.pk}
@@ -53,7 +53,7 @@ def test_handing_over_twice_changes_nothing_more(alice: User, bob: User, dave: U
     assert AuditEvent.objects.filter(action="connection.handed_over").count() == 1
 
 
-def test_whoever_gave_away_their_own_sees_it_no_longer(bob: User, dave: User) -> None:
+def test_the_previous_owner_no_longer_sees_the_connection(bob: User, dave: User) -> None:
     connection = factories.make_connection(owner=bob)
     path, program = f"connections/{connection.pk}/hand-over", Program(bob)
     assert program.post(path, {"new_owner": "dave"}, idempotency_key="once").status_code == 200
@@ -62,7 +62,7 @@ def test_whoever_gave_away_their_own_sees_it_no_longer(bob: User, dave: User) ->
     assert HandOver.objects.count() == 1
 
 
-def test_what_somebody_else_handed_over_meanwhile_is_not_handed_over_again(alice: User, bob: User, dave: User) -> None:
+def test_a_connection_that_changed_owner_meanwhile_is_not_transferred(alice: User, bob: User, dave: User) -> None:
     connection = factories.make_connection(owner=dave)
     factories.make_person("max")
     answer = Program(alice).post(
@@ -73,7 +73,7 @@ def test_what_somebody_else_handed_over_meanwhile_is_not_handed_over_again(alice
     assert not HandOver.objects.exists()
 
 
-def test_who_cannot_own_it_does_not_get_it(alice: User, bob: User, carol: User, dave: User) -> None:
+def test_ownership_is_only_transferred_to_possible_owners(alice: User, bob: User, carol: User, dave: User) -> None:
     connection = factories.make_connection(owner=bob)
     robot = factories.make_service_account()
     path, program = f"connections/{connection.pk}/hand-over", Program(alice)
@@ -100,14 +100,14 @@ def test_who_cannot_own_it_does_not_get_it(alice: User, bob: User, carol: User, 
         ({"new_owner": "dave", "newname": "x"}, {"newname"}),
     ],
 )
-def test_a_body_that_makes_no_sense_is_refused_with_its_fields(
+def test_an_invalid_body_is_refused_with_its_fields(
     body: dict[str, Any], fields: set[str], alice: User, dave: User
 ) -> None:
     connection = factories.make_connection(owner=alice)
     assert wrong_fields(Program(alice).post(f"connections/{connection.pk}/hand-over", body)) == fields
 
 
-def test_only_its_owner_and_it_admins_hand_over(bob: User, carol: User, dave: User) -> None:
+def test_only_the_owner_and_it_admins_transfer_ownership(bob: User, carol: User, dave: User) -> None:
     connection = factories.make_connection(owner=bob)
     shared_with = factories.make_person("max")
     Share.objects.create(connection=connection, person=shared_with, level=Share.Level.MANAGE, created_by=bob)
@@ -128,8 +128,8 @@ def test_the_consequences_name_the_keys_that_stop_and_those_that_keep_working(
     connection = factories.make_connection(owner=bob)
     Share.objects.create(connection=connection, person=dave, created_by=bob)
     program = Program(bob, name="Bob's robot")
-    fetched(connection, program.key)
-    fetched(connection, factories.make_key(dave, name="Dave's robot")[0])
+    record_fetches(connection, program.key)
+    record_fetches(connection, factories.make_key(dave, name="Dave's robot")[0])
     path = f"connections/{connection.pk}/hand-over"
     meaning = program.get(path).json()
     assert [(item["name"], item["count"]) for item in meaning["keys_that_stop"]] == [("Bob's robot", 3)]
@@ -190,13 +190,13 @@ def test_only_it_admins_transfer_the_connections_of_a_person(alice: User, bob: U
     assert not HandOver.objects.exists()
 
 
-def test_what_somebody_owns_is_listed_in_pages_with_their_keys(
+def test_the_connections_of_a_person_are_listed_in_pages_with_their_keys(
     alice: User, bob: User, django_assert_max_num_queries: Any
 ) -> None:
     for name in ("C", "A", "B"):
         factories.make_connection(owner=bob, name=name)
     key, _ = factories.make_key(bob, name="Robot")
-    fetched(Connection.objects.get(name="B"), key)
+    record_fetches(Connection.objects.get(name="B"), key)
     account = factories.make_service_account(responsible=bob)
     program, path = Program(alice), f"people/{bob.pk}/hand-over"
     first = program.get(path, limit=2).json()

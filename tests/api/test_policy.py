@@ -1,4 +1,4 @@
-"""The policy over the API: its rules, their words, and what breaks them."""
+"""The policy: its rules, their summary, and violations."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_policy_violations_are_listed_and_counted(alice: User, bob: User, carol:
     assert (len(fewer["connections"]), fewer["connection_count"], fewer["share_count"]) == (1, 2, 1)
 
 
-def test_what_breaks_it_is_not_for_members_nor_for_keys_of_chosen_connections(alice: User, bob: User) -> None:
+def test_violations_are_hidden_from_members_and_limited_keys(alice: User, bob: User) -> None:
     assert problem(Program(bob).get("policy/violations")) == NOT_ALLOWED
     narrowed = Program(alice, only=[])
     for path in ("policy", "policy/violations"):

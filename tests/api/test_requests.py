@@ -1,4 +1,4 @@
-"""What every route of the API does alike: pages, If-Match, Idempotency-Key, methods, and bodies that are no use."""
+"""What all routes have in common: pages, If-Match, Idempotency-Key, methods, invalid bodies, and the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_rows_added_or_removed_while_paging_do_not_shift_pages(alice: User) -> N
 
 @pytest.mark.parametrize("cursor", ["x", "W10", "WyJhIl0", "%00", "WyJhIiwgIjk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTkiXQ"])
 def test_a_cursor_of_something_else_is_refused_instead_of_starting_over(alice: User, cursor: str) -> None:
-    """A program that started over would run in circles."""
+    """A program that started over would never end."""
     answer = Program(alice).get("teams", after=cursor)
     assert answer.status_code in (200, 422)
     assert answer.status_code == 422 or answer.json()["items"] == []
@@ -119,7 +119,7 @@ def test_only_one_of_two_simultaneous_changes_succeeds(alice: User) -> None:
 
 
 def test_if_match_is_compared_under_the_lock(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever changed it between the look and the lock is not overwritten."""
+    """A change between reading and locking is not overwritten."""
     team = Team.objects.create(name="Sales")
     program = Program(alice)
     read = program.get(f"teams/{team.pk}")["ETag"]
@@ -393,7 +393,7 @@ def test_every_operation_is_documented_completely() -> None:
 
 
 def test_every_example_of_a_body_is_accepted_by_its_own_schema() -> None:
-    """Whoever copies one from the reference must not be refused for its form."""
+    """A body copied from the reference must be valid."""
     bodies = {
         facts["operationId"]: facts["requestBody"]["content"]["application/json"]["example"]
         for _, _, facts in _documented()
@@ -427,10 +427,3 @@ def test_both_scope_and_role_must_allow_a_call(alice: User, bob: User) -> None:
     assert problem(Program(alice, scopes=["admin:read"]).post("teams", body)) == NOT_ALLOWED
     assert problem(Program(bob).post("teams", body)) == NOT_ALLOWED
     assert Program(alice, scopes=["admin:write"]).post("teams", body).status_code == 201
-
-
-@pytest.mark.parametrize("path", ["teams", "people", "tenants"])
-def test_a_limited_key_does_not_administer(alice: User, path: str) -> None:
-    program = Program(alice, only=[factories.make_connection()])
-    assert problem(program.get(path)) == NOT_ALLOWED
-    assert problem(program.post("teams", {"name": "Sales"})) == NOT_ALLOWED

@@ -1,4 +1,4 @@
-"""Tenants and teams over the API."""
+"""Tenants, teams and people."""
 
 from __future__ import annotations
 
