@@ -21,12 +21,12 @@ MOST = 200
 
 
 class PageQuery(FilterSchema):
-    """The query of a list: subclasses add filters, named after columns or with a FilterLookup."""
+    """What every list may be asked for."""
 
+    # Subclasses add filters, which are named after columns or have a FilterLookup or a filter_… method.
     after: Text = Field("", max_length=2000, description="The `next` of the page before; empty for the first page.")
     limit: int = Field(50, ge=1, le=MOST, description="How many items a page has at most.")
-
-    # Parameters that are no condition on columns; the view applies those of subclasses itself.
+    # Parameters of a subclass that its view applies itself.
     not_columns: ClassVar[set[str]] = set()
 
     def matches(self) -> Q:

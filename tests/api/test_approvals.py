@@ -13,7 +13,7 @@ from tests.services.governance.test_policy import rule
 
 pytestmark = pytest.mark.django_db
 
-SEND = {"permissions": {"Mail.Send": "approval"}}
+SEND: dict[str, Any] = {"permissions": {"Mail.Send": "approval"}}
 
 
 @pytest.fixture

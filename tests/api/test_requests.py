@@ -412,7 +412,7 @@ def test_every_example_of_a_body_is_accepted_by_its_own_schema() -> None:
 def test_schema_names_are_unique_in_the_document() -> None:
     """One would be described as the other."""
     seen: dict[str, type] = {}
-    waiting = [Schema, TextChoices]
+    waiting: list[Any] = [Schema, TextChoices]
     while waiting:
         for subclass in waiting.pop().__subclasses__():
             waiting.append(subclass)

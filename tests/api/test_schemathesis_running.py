@@ -1,6 +1,6 @@
-"""The running portal against the document it hands out, over HTTP; nothing is undone between two calls.
+"""A running portal against its OpenAPI document, over HTTP; nothing is rolled back between the calls.
 
-A module of its own: what test_schemathesis.py makes for all of its calls would still be there.
+In a module of its own, because the data set of test_schemathesis.py would still exist.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def test_a_running_portal_answers_as_documented_without_resets(
             f"{live_server.url}/api/v1/openapi.json", config=SchemathesisConfig.from_dict(config)
         )
         called = 0
-        for get_all_operation in served.get_all_operations():
-            operation = get_all_operation.ok()
+        for result in served.get_all_operations():
+            operation = result.ok()  # type: ignore[union-attr]
 
             @seed(called)
             @settings(max_examples=2, database=None, deadline=None, suppress_health_check=list(HealthCheck))
