@@ -1,4 +1,4 @@
-"""Connections: list, read, create, change, remove."""
+"""Connections: list, read, create, change, remove, check, connect, disable, enable, and links to sign in."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from connections.api.hrefs import link_to, page_link, with_location
 from connections.api.idempotency import idempotent
 from connections.api.key_scoping import Scope
 from connections.api.pagination import PageQuery, page, page_of
-from connections.api.sign_in_links import SignInLinkOut, link_with_token
 from connections.errors import ApprovalNeeded, InvalidInput
 from connections.microsoft import capabilities
-from connections.models import AppRegistration, Connection, MailboxAccess, SharedMailbox, User
+from connections.models import AppRegistration, Connection, MailboxAccess, SharedMailbox, SignInLink, User
 from connections.models.app_registrations import AuthenticationType
 from connections.services.connections import connections, sign_in_links
 from connections.services.mailboxes import mailboxes
+from connections.services.tokens import scheduler
 from connections.validators import MOST_MAILBOXES, REASON_LENGTH, capability_errors
 
 router = Router(tags=["Connections"])
@@ -99,6 +99,13 @@ class ConnectionOut(Schema):
     @staticmethod
     def resolve_lacking(connection: Connection) -> list[str]:
         return list(connections.missing_permissions(connection))
+
+
+class SignInLinkOut(Schema):
+    """A link that can be sent to the owner of a mailbox, who needs no account in the portal."""
+
+    url: str = Field(description="Whoever opens it sees who asks and for what, and signs in at Microsoft. Works once.")
+    expires_at: datetime
 
 
 class ConnectionMade(ConnectionOut):
@@ -188,7 +195,7 @@ def add_connection(request: HttpRequest, response: HttpResponse, body: Connectio
             attached = _find_or_register(app, body.shared_mailboxes, key.owner)
             connection = connections.start_delegated(app, **values, shared_mailboxes=attached)
             with suppress(ApprovalNeeded):
-                link = link_with_token(*sign_in_links.create(connection, actor=key.owner, now=timezone.now()))
+                link = _link_with_token(*sign_in_links.create(connection, actor=key.owner, now=timezone.now()))
     else:
         roles.require(
             permissions.can_connect_app_only(key.owner),
@@ -238,6 +245,58 @@ def remove_connection(request: HttpRequest, ref: str) -> Any:
     return Status(204, None)
 
 
+@router.post(
+    "/connections/{ref}/check",
+    response={200: ConnectionOut} | problems.responses(503),
+    summary="Check a connection now",
+)
+@idempotent(Scope.CONNECTIONS_WRITE)
+def check_connection(request: HttpRequest, ref: str) -> Any:
+    """Ask Microsoft whether it is alive, and answer how it then stands."""
+    key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_WRITE, ref)
+    checked = scheduler.check_now(connection, actor=key.owner, now=timezone.now())
+    return authentication.find_connection(key, str(checked.pk))
+
+
+@router.post(
+    "/connections/{ref}/connect",
+    response={200: ConnectionOut} | problems.responses(503),
+    summary="Finish an app-only connection",
+)
+@idempotent(Scope.CONNECTIONS_WRITE)
+def connect_connection(request: HttpRequest, ref: str) -> Any:
+    """Get the first token of one that waited for its approval. Doing it twice is harmless."""
+    key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_WRITE, ref)
+    connected = connections.finish_app_only(connection, actor=key.owner, now=timezone.now())
+    return authentication.find_connection(key, str(connected.pk))
+
+
+@router.post("/connections/{ref}/disable", response=ConnectionOut, summary="Disable a connection")
+@idempotent(Scope.CONNECTIONS_WRITE)
+def disable_connection(request: HttpRequest, ref: str) -> Any:
+    """Stop using it; its grant is kept. Doing it twice is harmless."""
+    key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_WRITE, ref)
+    connections.disable(connection, actor=key.owner, now=timezone.now())
+    return authentication.find_connection(key, str(connection.pk))
+
+
+@router.post("/connections/{ref}/enable", response=ConnectionOut, summary="Enable a connection")
+@idempotent(Scope.CONNECTIONS_WRITE)
+def enable_connection(request: HttpRequest, ref: str) -> Any:
+    """Use a disabled one again. Doing it twice is harmless."""
+    key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_WRITE, ref)
+    connections.enable(connection, actor=key.owner, now=timezone.now())
+    return authentication.find_connection(key, str(connection.pk))
+
+
+@router.post("/connections/{ref}/sign-in-link", response={201: SignInLinkOut}, summary="Make a sign-in link")
+@idempotent(Scope.CONNECTIONS_WRITE)
+def add_sign_in_link(request: HttpRequest, ref: str) -> Any:
+    """A link that lives 30 minutes and works once; an earlier one of the same connection no longer works."""
+    key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_WRITE, ref)
+    return _link_with_token(*sign_in_links.create(connection, actor=key.owner, now=timezone.now()))
+
+
 def link_of(connection: Connection) -> str:
     """The connection's page in the portal."""
     return page_link("connection", connection.pk)
@@ -262,3 +321,8 @@ def _find_or_register(app: AppRegistration, addresses: list[str], actor: User) -
         known.get(lower) or mailboxes.register(app.tenant, address=address, actor=actor)
         for lower, address in unique.items()
     ]
+
+
+def _link_with_token(link: SignInLink, token: str) -> dict[str, Any]:
+    """A new link as SignInLinkOut."""
+    return {"url": page_link("sign_in_link", token), "expires_at": link.expires_at}
