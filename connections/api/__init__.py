@@ -1,1 +1,1 @@
-"""The API: /api/v1/, JSON, with an OpenAPI document made from what stands here."""
+"""The JSON API under /api/v1/. Its OpenAPI document is generated from this code."""

@@ -1,4 +1,4 @@
-"""Access reviews over the API: started, answered, cancelled, and their report."""
+"""Access reviews: start, answer, cancel, and export the report."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ from collections import Counter
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
+from django.db.models import Exists, OuterRef
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.utils import timezone
-from ninja import Query, Router, Schema, Status
+from ninja import FilterLookup, Query, Router, Schema, Status
 from pydantic import Field
 
 from connections import csv_export
 from connections.access import permissions, querysets, roles
 from connections.api import key_scoping, problems
 from connections.api.field_types import Day, Name, Number, RequestSchema, Text, listed
-from connections.api.hrefs import page_link, with_location
+from connections.api.hrefs import link_to, with_location
 from connections.api.idempotency import idempotent
 from connections.api.key_scoping import Scope
-from connections.api.pagination import Page, PageQuery, matching, page
+from connections.api.pagination import PageQuery, page, page_of
 from connections.api.shares import Level
 from connections.errors import InvalidInput
-from connections.models import AccessReview, ApiKey, ReviewItem
+from connections.models import AccessReview, ReviewItem
 from connections.services.governance import access_review_report, access_reviews
 from connections.services.governance.access_reviews import MOST_ROWS, NOTE_LENGTH
 from connections.validators import end_of_day
@@ -37,15 +38,21 @@ class ReviewOut(Schema):
 
     id: int
     name: str
-    covers: str = Field(description="Everything, or which tenant or app registration.")
+    covers: str = Field(validation_alias="scope_name", description="Everything, or which tenant or app registration.")
     state: Literal["running", "closed", "cancelled"]
     started_at: datetime
-    started_by: str
+    started_by: str = Field(validation_alias="started_by_name")
     due_at: datetime = Field(description="The first moment after its last day.")
     closed_at: datetime | None
     cancelled_at: datetime | None
-    cancelled_by: str
-    link: str
+    cancelled_by: str = Field(validation_alias="cancelled_by_name")
+    link: Annotated[str, link_to("review")] = Field(validation_alias="pk")
+
+    @staticmethod
+    def resolve_state(review: AccessReview) -> str:
+        if review.is_running:
+            return "running"
+        return "closed" if review.closed_at is not None else "cancelled"
 
 
 class Figures(Schema):
@@ -59,16 +66,20 @@ class Figures(Schema):
 
 
 class ReviewRead(ReviewOut):
-    """A review, and how far it is."""
+    """A review with its progress."""
 
     to_answer: int = Field(description="How many shares wait for an answer of the key's owner.")
     figures: Figures | None = Field(description="Of all shares, for IT admins and auditors.")
 
+    @staticmethod
+    def resolve_to_answer(review: AccessReview, context: dict[str, Any]) -> int:
+        tasks = access_reviews.tasks_of(context["request"].auth.owner)
+        return next((count for task, count in tasks if task.pk == review.pk), 0)
 
-class ReviewPage(Page):
-    """One page of reviews."""
-
-    items: list[ReviewOut]
+    @staticmethod
+    def resolve_figures(review: AccessReview, context: dict[str, Any]) -> dict[str, int] | None:
+        reads_all = permissions.can_read_reviews(context["request"].auth.owner)
+        return dict(access_reviews.count_decisions(review)) if reads_all else None
 
 
 class ReviewItemOut(Schema):
@@ -77,38 +88,40 @@ class ReviewItemOut(Schema):
     id: int
     connection_id: int | None
     connection_name: str
-    app_registration: str
-    owner: str
-    shared_with: str
+    app_registration: str = Field(validation_alias="app_name")
+    owner: str = Field(validation_alias="owner_name")
+    shared_with: str = Field(validation_alias="with_name")
     is_team: bool
     level: Level
     until: datetime | None
-    given_by: str
+    given_by: str = Field(validation_alias="given_by_name")
     given_at: datetime
     last_used_at: datetime | None = Field(description="When a key of theirs last fetched a token before the review.")
     decision: Decision
-    decided_by: str
+    decided_by: str = Field(validation_alias="decided_by_name")
     decided_at: datetime | None
     note: str
     ended_at: datetime | None = Field(description="When the review ended the share.")
     can_answer: bool = Field(description="Whether the key's owner can answer for it now.")
 
+    @staticmethod
+    def resolve_can_answer(item: Any) -> bool:
+        """``is_own`` is annotated by the list. A share that has ended meanwhile needs no answer."""
+        is_open = item.review.is_running and item.is_own and item.can_be_answered
+        return is_open and item.share is not None and item.share.is_active(timezone.now())
 
-class ReviewItemPage(Page):
-    """One page of a review's shares."""
 
-    items: list[ReviewItemOut]
+class ReviewQuery(PageQuery):
+    not_columns = {"state"}
 
-
-class ReviewsWanted(PageQuery):
-    """Which reviews."""
-
-    q: Text = Field("", max_length=100, description="Part of the name.")
+    q: Annotated[Text, FilterLookup(["name__icontains", "scope_name__icontains"])] = Field(
+        "", max_length=100, description="Part of the name."
+    )
     state: Literal["running", "over"] | None = Field(None, description="Only those that run, or that are over.")
 
 
-class ReviewItemsWanted(PageQuery):
-    """Which shares of a review."""
+class ReviewItemQuery(PageQuery):
+    not_columns = {"mine"}
 
     decision: Decision | None = Field(None, description="Only those about which this was decided.")
     mine: bool = Field(False, description="Only those for which the key's owner answers.")
@@ -149,177 +162,94 @@ class AnswersOut(Schema):
     passed_over: int = Field(description="Answered so already, ended, or not of the key's owner to answer (any more).")
 
 
-@router.get("/reviews", response={200: ReviewPage} | problems.responses(), summary="List access reviews")
-def list_reviews(request: HttpRequest, wanted: Query[ReviewsWanted]) -> Any:
+@router.get("/reviews", response=page_of(ReviewOut), summary="List access reviews")
+def list_reviews(request: HttpRequest, query: Query[ReviewQuery]) -> Any:
     """All for IT admins and auditors, for others those about their connections; newest first."""
     key = key_scoping.unlimited(request, *READING)
-    found = querysets.visible_reviews(key.owner).filter(matching(wanted.q, "name", "scope_name"))
-    if wanted.state is not None:
-        found = access_review_report.in_state(found, wanted.state)
-    return page(found, wanted, describe=describe, order=("-started_at", "-pk"))
+    reviews = querysets.visible_reviews(key.owner)
+    if query.state is not None:
+        reviews = access_review_report.in_state(reviews, query.state)
+    return page(reviews, query, order=("-started_at", "-pk"))
 
 
-@router.post(
-    "/reviews",
-    response={201: ReviewRead} | problems.responses(404, *problems.CREATING),
-    summary="Start an access review",
-)
+@router.post("/reviews", response={201: ReviewRead} | problems.responses(404), summary="Start an access review")
 @idempotent(Scope.ADMIN_WRITE)
-def start_review(request: HttpRequest, response: HttpResponse, entry: ReviewIn) -> Any:
+def start_review(request: HttpRequest, response: HttpResponse, body: ReviewIn) -> Any:
     """The owners are asked by e-mail, reminded and warned; what nobody has answered for when it is over ends."""
     key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
     roles.require(permissions.can_manage_reviews(key.owner), action="Ask an IT admin.")
-    if entry.tenant_id is not None and entry.app_registration_id is not None:
+    if body.tenant_id is not None and body.app_registration_id is not None:
         raise InvalidInput("Send tenant_id or app_registration_id, not both.", field="tenant_id")
     apps, tenants = querysets.visible_app_registrations(key.owner), querysets.visible_tenants(key.owner)
-    made = access_reviews.start(
-        entry.name,
-        due_at=end_of_day(entry.due),
-        app_registration=get_object_or_404(apps, pk=entry.app_registration_id) if entry.app_registration_id else None,
-        tenant=get_object_or_404(tenants, pk=entry.tenant_id) if entry.tenant_id else None,
+    review = access_reviews.start(
+        body.name,
+        due_at=end_of_day(body.due),
+        app_registration=get_object_or_404(apps, pk=body.app_registration_id) if body.app_registration_id else None,
+        tenant=get_object_or_404(tenants, pk=body.tenant_id) if body.tenant_id else None,
         actor=key.owner,
         now=timezone.now(),
     )
-    with_location(response, "read_review", review_id=made.pk)
-    return Status(201, _read(key, made))
+    with_location(response, "read_review", review_id=review.pk)
+    return Status(201, review)
 
 
-@router.get(
-    "/reviews/{int:review_id}", response={200: ReviewRead} | problems.responses(404), summary="Read an access review"
-)
+@router.get("/reviews/{int:review_id}", response=ReviewRead, summary="Read an access review")
 def read_review(request: HttpRequest, review_id: int) -> Any:
     """How it stands, and how much is left to answer."""
-    key = key_scoping.unlimited(request, *READING)
-    return _read(key, _found(key, review_id))
+    return key_scoping.key_and_object(request, querysets.visible_reviews, review_id, *READING)[1]
 
 
 @router.get(
-    "/reviews/{int:review_id}/items",
-    response={200: ReviewItemPage} | problems.responses(404),
-    summary="List the shares in an access review",
+    "/reviews/{int:review_id}/items", response=page_of(ReviewItemOut), summary="List the shares in an access review"
 )
-def list_review_items(request: HttpRequest, review_id: int, wanted: Query[ReviewItemsWanted]) -> Any:
+def list_review_items(request: HttpRequest, review_id: int, query: Query[ReviewItemQuery]) -> Any:
     """All of them for IT admins and auditors, for others those of their connections; by the connections' names."""
-    key = key_scoping.unlimited(request, *READING)
-    review = _found(key, review_id)
-    mine = querysets.review_items_of(key.owner).filter(review=review)
-    found = review.items.all() if permissions.can_read_reviews(key.owner) and not wanted.mine else mine
-    if wanted.decision is not None:
-        found = found.filter(decision=wanted.decision)
-    told = page(
-        found.select_related("share"),
-        wanted,
-        describe=lambda item: {"item": item},
-        order=("connection_name", "pk"),
-    )
-    items = [one["item"] for one in told["items"]]
-    asked = set(mine.filter(pk__in=[item.pk for item in items]).order_by().values_list("pk", flat=True))
-    now = timezone.now()
-    return told | {
-        "items": [
-            describe_item(item) | {"can_answer": review.is_running and item.pk in asked and _waits(item, now)}
-            for item in items
-        ]
-    }
+    key, review = key_scoping.key_and_object(request, querysets.visible_reviews, review_id, *READING)
+    own = querysets.review_items_of(key.owner).filter(review=review)
+    items = review.items.all() if permissions.can_read_reviews(key.owner) and not query.mine else own
+    items = items.annotate(is_own=Exists(own.filter(pk=OuterRef("pk")).order_by())).select_related("share", "review")
+    return page(items, query, order=("connection_name", "pk"))
 
 
-@router.post(
-    "/reviews/{int:review_id}/answers",
-    response={200: AnswersOut} | problems.responses(404, *problems.CREATING),
-    summary="Answer in an access review",
-)
+@router.post("/reviews/{int:review_id}/answers", response=AnswersOut, summary="Answer in an access review")
 @idempotent(Scope.CONNECTIONS_WRITE)
-def answer_review(request: HttpRequest, review_id: int, entry: AnswersIn) -> Any:
+def answer_review(request: HttpRequest, review_id: int, body: AnswersIn) -> Any:
     """Confirm or end shares of one's own connections; IT admins answer where the owner has left or never signs in. A
     confirmation can become a removal while the review runs. The same answer again changes nothing.
     """
-    key = key_scoping.unlimited(request, Scope.CONNECTIONS_WRITE)
-    review = _found(key, review_id)
-    mine = querysets.review_items_of(key.owner).filter(review=review)
-    roles.require(mine.exists(), cause="Nothing in this review is yours to answer.", action="Its owners answer it.")
-    twice = [number for number, times in Counter(answer.item_id for answer in entry.answers).items() if times > 1]
-    if twice:
-        raise InvalidInput(f"There are two answers for item {twice[0]}.", field="answers")
+    key, review = key_scoping.key_and_object(request, querysets.visible_reviews, review_id, Scope.CONNECTIONS_WRITE)
+    own = querysets.review_items_of(key.owner).filter(review=review)
+    roles.require(own.exists(), cause="Nothing in this review is yours to answer.", action="Its owners answer it.")
+    counts = Counter(answer.item_id for answer in body.answers)
+    repeated = [item_id for item_id, count in counts.items() if count > 1]
+    if repeated:
+        raise InvalidInput(f"There are two answers for item {repeated[0]}.", field="answers")
     answers = {
-        answer.item_id: access_reviews.Answer(answer.decision, " ".join(answer.note.split()))
-        for answer in entry.answers
+        answer.item_id: access_reviews.Answer(answer.decision, " ".join(answer.note.split())) for answer in body.answers
     }
-    done = access_reviews.answer(review, answers, actor=key.owner, now=timezone.now())
-    return {"confirmed": done.confirmed, "removed": done.removed, "passed_over": done.passed_over}
+    return access_reviews.answer(review, answers, actor=key.owner, now=timezone.now())
 
 
-@router.post(
-    "/reviews/{int:review_id}/cancel",
-    response={200: ReviewRead} | problems.responses(404, *problems.CREATING),
-    summary="Cancel an access review",
-)
+@router.post("/reviews/{int:review_id}/cancel", response=ReviewRead, summary="Cancel an access review")
 @idempotent(Scope.ADMIN_WRITE)
 def cancel_review(request: HttpRequest, review_id: int) -> Any:
     """No share ends because of it. Doing it twice is harmless."""
-    key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
-    access_reviews.cancel(_found(key, review_id), actor=key.owner, now=timezone.now())
-    return _read(key, _found(key, review_id))
+    key, review = key_scoping.key_and_object(request, querysets.visible_reviews, review_id, Scope.ADMIN_WRITE)
+    access_reviews.cancel(review, actor=key.owner, now=timezone.now())
+    review.refresh_from_db()
+    return review
 
 
 @router.get(
     "/reviews/{int:review_id}/report",
-    response={200: None} | problems.responses(404),
+    response={200: None},
     summary="Export an access review",
     openapi_extra={"responses": {200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}},
 )
 def export_review(request: HttpRequest, review_id: int) -> Any:
     """Every share in it as CSV, for IT admins and auditors. Once the review is over the report no longer changes."""
-    key = key_scoping.unlimited(request, Scope.ADMIN_READ)
-    review = _found(key, review_id)
+    key, review = key_scoping.key_and_object(request, querysets.visible_reviews, review_id, Scope.ADMIN_READ)
     roles.require(permissions.can_read_reviews(key.owner), action="Ask an IT admin or an auditor.")
     response = csv_export.as_csv(*access_review_report.table(review))
     response["Cache-Control"] = "no-store, private"
     return response
-
-
-# --- Parts ----------------------------------------------------------------------------------------
-
-
-def _found(key: ApiKey, review_id: int) -> AccessReview:
-    return get_object_or_404(querysets.visible_reviews(key.owner), pk=review_id)
-
-
-def _waits(item: ReviewItem, now: datetime) -> bool:
-    """Whether an answer would count: a share that has ended meanwhile needs none."""
-    return item.can_be_answered and item.share is not None and item.share.is_active(now)
-
-
-def _read(key: ApiKey, review: AccessReview) -> dict[str, Any]:
-    left = {one.pk: count for one, count in access_reviews.tasks_of(key.owner)}
-    figures = dict(access_reviews.count_decisions(review)) if permissions.can_read_reviews(key.owner) else None
-    return describe(review) | {"to_answer": left.get(review.pk, 0), "figures": figures}
-
-
-def describe(review: AccessReview) -> dict[str, Any]:
-    """A review as ReviewOut."""
-    over = "closed" if review.closed_at is not None else "cancelled"
-    columns = ("name", "started_at", "due_at", "closed_at", "cancelled_at")
-    return {
-        "id": review.pk,
-        **{name: getattr(review, name) for name in columns},
-        "covers": review.scope_name,
-        "state": "running" if review.is_running else over,
-        "started_by": review.started_by_name,
-        "cancelled_by": review.cancelled_by_name,
-        "link": page_link("review", review.pk),
-    }
-
-
-def describe_item(item: ReviewItem) -> dict[str, Any]:
-    """A share in a review as ReviewItemOut, without ``can_answer``."""
-    columns = ("connection_id", "connection_name", "is_team", "level", "until", "given_at", "last_used_at", "decision")
-    shown = {name: getattr(item, name) for name in (*columns, "decided_at", "note", "ended_at")}
-    return {
-        "id": item.pk,
-        **shown,
-        "app_registration": item.app_name,
-        "owner": item.owner_name,
-        "shared_with": item.with_name,
-        "given_by": item.given_by_name,
-        "decided_by": item.decided_by_name,
-    }

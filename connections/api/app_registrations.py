@@ -1,4 +1,4 @@
-"""App registrations and their credentials over the API. What is secret goes in and never comes out."""
+"""App registrations and their credentials. Secrets are accepted, but never returned."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import binascii
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.utils import timezone
-from ninja import Query, Router, Schema, Status
+from ninja import FilterLookup, Query, Router, Schema, Status
 from pydantic import Field, WithJsonSchema
 
 from connections.access import permissions, querysets, roles
@@ -29,10 +30,10 @@ from connections.api.field_types import (
     Text,
     listed,
 )
-from connections.api.hrefs import page_link, with_location
+from connections.api.hrefs import link_to, with_location
 from connections.api.idempotency import idempotent
-from connections.api.key_scoping import Scope
-from connections.api.pagination import Page, PageQuery, matching, page
+from connections.api.key_scoping import RegistryOnly, Scope
+from connections.api.pagination import PageQuery, page, page_of
 from connections.errors import InvalidInput
 from connections.microsoft import certificates
 from connections.models import ApiKey, AppCredential, AppRegistration
@@ -51,31 +52,28 @@ class AppOut(Schema):
     id: int
     name: str
     tenant_id: int
-    client_id: str | None = Field(description="The application (client) ID.")
-    audience: Audience | None
+    client_id: Annotated[str | None, RegistryOnly] = Field(description="The application (client) ID.")
+    audience: Annotated[Audience | None, RegistryOnly]
     allows_delegated: bool
     allows_app_only: bool
     default_capabilities: list[str] = Field(description="What connections usually need.")
     is_ready: bool = Field(description="Whether Microsoft accepted its credentials and has not rejected them since.")
-    rejected_cause: str | None = Field(description="Why Microsoft rejects it; empty if it does not.")
-    rejected_action: str | None
-    verified_at: datetime | None
-    rejected_at: datetime | None
-    link: str
+    rejected_cause: Annotated[str | None, RegistryOnly] = Field(
+        description="Why Microsoft rejects it; empty if it does not."
+    )
+    rejected_action: Annotated[str | None, RegistryOnly]
+    verified_at: Annotated[datetime | None, RegistryOnly]
+    rejected_at: Annotated[datetime | None, RegistryOnly]
+    link: Annotated[str, link_to("app")] = Field(validation_alias="pk")
 
 
-class AppPage(Page):
-    """One page of app registrations."""
-
-    items: list[AppOut]
-
-
-class AppsWanted(PageQuery):
-    """Which app registrations."""
-
-    q: Text = Field("", max_length=100, description="Part of the name.")
+class AppQuery(PageQuery):
+    q: Annotated[Text, FilterLookup("name__icontains")] = Field("", max_length=100, description="Part of the name.")
     tenant_id: int | None = Field(None, ge=1, le=2**53, description="Only those of this tenant.")
     allows: Literal["delegated", "app_only"] | None = Field(None, description="Only those for such connections.")
+
+    def filter_allows(self, kind: str | None) -> Q:
+        return Q(**{f"allows_{kind}": True})
 
 
 class CredentialOut(Schema):
@@ -91,12 +89,6 @@ class CredentialOut(Schema):
     verified_at: datetime | None = Field(description="When Microsoft last accepted it.")
     rejected_at: datetime | None
     created_at: datetime
-
-
-class CredentialPage(Page):
-    """One page of credentials."""
-
-    items: list[CredentialOut]
 
 
 FileContent = Annotated[
@@ -152,209 +144,148 @@ class CredentialAdded(CredentialIn):
     allow_untried: Flag = Field(False, description="Save it as not tried yet if Microsoft cannot be asked.")
 
 
-# --- App registrations ----------------------------------------------------------------------------
-
-
-@router.get("/app-registrations", response={200: AppPage} | problems.responses(), summary="List app registrations")
-def list_app_registrations(request: HttpRequest, wanted: Query[AppsWanted]) -> Any:
+@router.get("/app-registrations", response=page_of(AppOut), summary="List app registrations")
+def list_app_registrations(request: HttpRequest, query: Query[AppQuery]) -> Any:
     """App registrations in the order of their names."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
-    found = querysets.visible_app_registrations(key.owner).filter(matching(wanted.q, "name"))
-    if wanted.tenant_id is not None:
-        found = found.filter(tenant=wanted.tenant_id)
-    if wanted.allows is not None:
-        found = found.filter(**{f"allows_{wanted.allows}": True})
-    return page(found, wanted, describe=lambda row: describe(row, key), order=("name", "pk"))
+    return page(querysets.visible_app_registrations(key.owner), query, order=("name", "pk"))
 
 
 @router.post(
-    "/app-registrations",
-    response={201: AppOut} | problems.responses(404, *problems.CREATING, 503),
-    summary="Register an app registration",
+    "/app-registrations", response={201: AppOut} | problems.responses(404, 503), summary="Register an app registration"
 )
 @idempotent(Scope.ADMIN_WRITE)
-def add_app_registration(request: HttpRequest, response: HttpResponse, entry: AppIn) -> Any:
+def add_app_registration(request: HttpRequest, response: HttpResponse, body: AppIn) -> Any:
     """The credential is tried at Microsoft first; if Microsoft says no, nothing is stored."""
     key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
     key_scoping.manage_registry(key)
-    tenant = get_object_or_404(querysets.visible_tenants(key.owner), pk=entry.tenant_id)
-    made = app_registrations.register(
+    tenant = get_object_or_404(querysets.visible_tenants(key.owner), pk=body.tenant_id)
+    app = app_registrations.register(
         tenant,
-        **entry.model_dump(exclude={"tenant_id", "credential"}),
-        credential=_new(entry.credential, entry.name, "credential.") if entry.credential else None,
+        **body.model_dump(exclude={"tenant_id", "credential"}),
+        credential=_new_credential(body.credential, body.name, "credential.") if body.credential else None,
         actor=key.owner,
     )
-    with_location(response, "read_app_registration", app_id=made.pk)
-    etags.tag(response, made, COLUMNS)
-    return Status(201, describe(made, key))
+    with_location(response, "read_app_registration", app_id=app.pk)
+    return Status(201, etags.tag(response, app, COLUMNS))
 
 
-@router.get(
-    "/app-registrations/{int:app_id}",
-    response={200: AppOut} | problems.responses(404),
-    summary="Read an app registration",
-)
+@router.get("/app-registrations/{int:app_id}", response=AppOut, summary="Read an app registration")
 def read_app_registration(request: HttpRequest, response: HttpResponse, app_id: int) -> Any:
     """One app registration."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
-    return _told(response, key, app_id)
+    return _tagged(response, key, app_id)
 
 
-@router.patch(
-    "/app-registrations/{int:app_id}",
-    response={200: AppOut} | problems.responses(*problems.CHANGING),
-    summary="Change an app registration",
-)
-def change_app_registration(request: HttpRequest, response: HttpResponse, app_id: int, entry: AppChanges) -> Any:
+@router.patch("/app-registrations/{int:app_id}", response=AppOut, summary="Change an app registration")
+def change_app_registration(request: HttpRequest, response: HttpResponse, app_id: int, body: AppChanges) -> Any:
     """An authentication type cannot be switched off while connections use it."""
-    key, found = _managed(request, app_id)
-    with etags.lock_matching(request, found, COLUMNS) as current:
-        values = entry.over(**{name: getattr(current, name) for name in COLUMNS})
+    key, app = _managed_app(request, app_id)
+    with etags.lock_matching(request, app, COLUMNS) as current:
+        values = body.over(**{name: getattr(current, name) for name in COLUMNS})
         app_registrations.change(current, **values, actor=key.owner)
-    return _told(response, key, app_id)
+    return _tagged(response, key, app_id)
 
 
 @router.delete(
     "/app-registrations/{int:app_id}",
-    response={204: None} | problems.responses(*problems.REMOVING),
+    response={204: None} | problems.responses(409, 412),
     summary="Remove an app registration",
 )
 def remove_app_registration(request: HttpRequest, app_id: int) -> Any:
     """Forget it with its credentials, if it has no connections."""
-    key, found = _managed(request, app_id)
-    with etags.lock_matching(request, found, COLUMNS) as current:
+    key, app = _managed_app(request, app_id)
+    with etags.lock_matching(request, app, COLUMNS) as current:
         app_registrations.remove(current, actor=key.owner)
     return Status(204, None)
 
 
 @router.post(
     "/app-registrations/{int:app_id}/verify",
-    response={200: AppOut} | problems.responses(404, *problems.CREATING, 503),
+    response={200: AppOut} | problems.responses(503),
     summary="Try an app registration at Microsoft",
 )
 @idempotent(Scope.ADMIN_WRITE)
 def verify_app_registration(request: HttpRequest, response: HttpResponse, app_id: int) -> Any:
     """Try all its credentials now. If Microsoft accepts one, the registration and its connections are well again."""
-    key, found = _managed(request, app_id)
-    credential_checks.verify(found, actor=key.owner)
-    return _told(response, key, app_id)
+    key, app = _managed_app(request, app_id)
+    credential_checks.verify(app, actor=key.owner)
+    return _tagged(response, key, app_id)
 
 
-# --- Credentials ----------------------------------------------------------------------------------
-
-
-@router.get(
-    "/app-registrations/{int:app_id}/credentials",
-    response={200: CredentialPage} | problems.responses(404),
-    summary="List credentials",
-)
-def list_credentials(request: HttpRequest, app_id: int, wanted: Query[PageQuery]) -> Any:
+@router.get("/app-registrations/{int:app_id}/credentials", response=page_of(CredentialOut), summary="List credentials")
+def list_credentials(request: HttpRequest, app_id: int, query: Query[PageQuery]) -> Any:
     """The credentials that are in use."""
-    key = key_scoping.unlimited(request, Scope.ADMIN_READ)
-    app = get_object_or_404(querysets.visible_app_registrations(key.owner), pk=app_id)
+    key, app = key_scoping.key_and_object(request, querysets.visible_app_registrations, app_id, Scope.ADMIN_READ)
     roles.require(permissions.can_read_registry(key.owner), action="Ask an IT admin.")
-    return page(_live(app), wanted, describe=describe_credential)
+    return page(_active_credentials(app), query)
 
 
 @router.post(
     "/app-registrations/{int:app_id}/credentials",
-    response={201: CredentialOut} | problems.responses(404, *problems.CREATING, 503),
+    response={201: CredentialOut} | problems.responses(503),
     summary="Add a credential",
 )
 @idempotent(Scope.ADMIN_WRITE)
-def add_credential(request: HttpRequest, app_id: int, entry: CredentialAdded) -> Any:
+def add_credential(request: HttpRequest, app_id: int, body: CredentialAdded) -> Any:
     """It is tried at Microsoft first, and used first once accepted; the others stay until they are retired."""
-    key, found = _managed(request, app_id)
-    made = credentials.add(found, _new(entry, found.name), actor=key.owner, allow_untried=entry.allow_untried)
-    return Status(201, describe_credential(made))
+    key, app = _managed_app(request, app_id)
+    new = _new_credential(body, app.name)
+    return Status(201, credentials.add(app, new, actor=key.owner, allow_untried=body.allow_untried))
 
 
 @router.delete(
     "/app-registrations/{int:app_id}/credentials/{int:credential_id}",
-    response={204: None} | problems.responses(404),
+    response={204: None},
     summary="Retire a credential",
 )
-def retire_credential(request: HttpRequest, app_id: int, credential_id: int) -> Any:
+def retire_credential(request: HttpRequest, app_id: int, credential_id: int) -> None:
     """It is never used again and its secret part is deleted. Retire the last one, and nothing can refresh any more."""
-    key, found = _managed(request, app_id)
-    credentials.retire(get_object_or_404(_live(found), pk=credential_id), actor=key.owner)
-    return Status(204, None)
+    key, app = _managed_app(request, app_id)
+    credentials.retire(get_object_or_404(_active_credentials(app), pk=credential_id), actor=key.owner)
 
 
-# --- Parts ----------------------------------------------------------------------------------------
-
-
-def _managed(request: HttpRequest, app_id: int) -> tuple[ApiKey, AppRegistration]:
-    key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
-    app_registration = get_object_or_404(querysets.visible_app_registrations(key.owner), pk=app_id)
+def _managed_app(request: HttpRequest, app_id: int) -> tuple[ApiKey, AppRegistration]:
+    key, app = key_scoping.key_and_object(request, querysets.visible_app_registrations, app_id, Scope.ADMIN_WRITE)
     key_scoping.manage_registry(key)
-    return key, app_registration
+    return key, app
 
 
-def _told(response: HttpResponse, key: ApiKey, app_id: int) -> dict[str, Any]:
-    app_registration = get_object_or_404(querysets.visible_app_registrations(key.owner), pk=app_id)
-    etags.tag(response, app_registration, COLUMNS)
-    return describe(app_registration, key)
+def _tagged(response: HttpResponse, key: ApiKey, app_id: int) -> AppRegistration:
+    app = get_object_or_404(querysets.visible_app_registrations(key.owner), pk=app_id)
+    return etags.tag(response, app, COLUMNS)
 
 
-def _live(app: AppRegistration) -> Any:
-    mine = app.credentials.filter(retired_at=None).select_related("app_registration")
-    return mine.defer("secret", "private_key")
+def _active_credentials(app: AppRegistration) -> QuerySet[AppCredential]:
+    active = app.credentials.filter(retired_at=None).select_related("app_registration")
+    return active.defer("secret", "private_key")
 
 
-def _new(entry: CredentialIn, name: str, prefix: str = "") -> credentials.NewCredential:
-    """The credential an entry asks for. Raises InvalidInput naming the field that is missing."""
-    needed = {"secret": ("secret", "expires_at"), "generate": ("months",), "upload": ("certificate",)}[entry.kind]
-    for field in needed:
-        if getattr(entry, field) is None:
-            raise InvalidInput(f"A credential of the kind “{entry.kind}” needs {field}.", field=f"{prefix}{field}")
-    if entry.kind == "secret" and entry.expires_at is not None and entry.expires_at <= timezone.now():
+def _new_credential(body: CredentialIn, name: str, prefix: str = "") -> credentials.NewCredential:
+    """The credential to be added. Raises InvalidInput with the name of the field, which starts with ``prefix``."""
+    required = {"secret": ("secret", "expires_at"), "generate": ("months",), "upload": ("certificate",)}[body.kind]
+    for field in required:
+        if getattr(body, field) is None:
+            raise InvalidInput(f"A credential of the kind “{body.kind}” needs {field}.", field=f"{prefix}{field}")
+    if body.kind == "secret" and body.expires_at is not None and body.expires_at <= timezone.now():
         raise InvalidInput("This moment is over, so the secret has expired.", field=f"{prefix}expires_at")
-    said = entry.model_dump()
-    if entry.kind == "upload":
+    values = body.model_dump()
+    if body.kind == "upload":
         try:
-            said["pair"] = certificates.read(
-                _bytes(entry.certificate or ""), key_data=b"", password=entry.password or "", now=timezone.now()
+            values["pair"] = certificates.read(
+                _decode_file(body.certificate or ""), key_data=b"", password=body.password or "", now=timezone.now()
             )
         except InvalidInput as error:
             error.field = f"{prefix}{'password' if error.field == 'file_password' else 'certificate'}"
             raise
-    return credentials.credential_from_form(said, name=name)
+    return credentials.credential_from_form(values, name=name)
 
 
-def _bytes(text: str) -> bytes:
-    """PEM as it is; anything else is a PFX file in base64."""
+def _decode_file(text: str) -> bytes:
+    """PEM as it is; anything else must be a PFX file in base64."""
     if "-----BEGIN" in text:
         return text.encode()
     try:
         return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError) as wrong:
-        raise InvalidInput("This is neither PEM nor base64.") from wrong
-
-
-def describe(app: AppRegistration, key: ApiKey) -> dict[str, Any]:
-    """An app registration as AppOut, as far as the key's owner may read it."""
-    shown = key_scoping.reads_registry(key)
-    return {
-        "id": app.pk,
-        "name": app.name,
-        "tenant_id": app.tenant_id,
-        "client_id": app.client_id if shown else None,
-        "audience": app.audience if shown else None,
-        "allows_delegated": app.allows_delegated,
-        "allows_app_only": app.allows_app_only,
-        "default_capabilities": app.default_capabilities,
-        "is_ready": app.is_ready,
-        "rejected_cause": app.rejected_cause if shown else None,
-        "rejected_action": app.rejected_action if shown else None,
-        "verified_at": app.verified_at if shown else None,
-        "rejected_at": app.rejected_at if shown else None,
-        "link": page_link("app", app.pk),
-    }
-
-
-def describe_credential(credential: AppCredential) -> dict[str, Any]:
-    """A credential as CredentialOut."""
-    columns = ("kind", "label", "hint", "thumbprint", "certificate", "expires_at", "verified_at", "rejected_at")
-    shown = {name: getattr(credential, name) for name in columns}
-    return {"id": credential.pk, **shown, "created_at": credential.created_at}
+    except (binascii.Error, ValueError) as error:
+        raise InvalidInput("This is neither PEM nor base64.") from error

@@ -1,4 +1,4 @@
-"""The audit trail over the API: events, and the seals that prove that none was altered."""
+"""The audit trail: events, and the seals that prove that none was altered."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ninja import Query, Router, Schema
 from pydantic import Field
 
 from connections.access import permissions, roles
-from connections.api import authentication, http_methods, key_scoping, problems
+from connections.api import authentication, http_methods, key_scoping
 from connections.api.field_types import Day, Text, listed
-from connections.api.hrefs import page_link
+from connections.api.hrefs import link_to
 from connections.api.key_scoping import Scope
-from connections.api.pagination import Page, PageQuery, page
+from connections.api.pagination import PageQuery, page, page_of
 from connections.errors import InvalidInput
 from connections.models import ApiKey, AuditEvent, AuditSeal
 from connections.services.audit import event_filter, export, sealing
@@ -34,25 +34,17 @@ class EventOut(Schema):
     at: datetime
     action: str = Field(description="noun.verb", examples=["connection.shared"])
     outcome: Outcome
-    actor: str = Field(description="Name and sign-in name, or Portal.")
+    actor: str = Field(validation_alias="actor_name", description="Name and sign-in name, or Portal.")
     target_type: str
     target_id: str
     target_name: str
     changes: dict[str, Any] = Field(description="Per field [before, after], or a plain fact. Never a secret.")
     request_id: str
     address: str | None
-    link: str
+    link: Annotated[str, link_to("audit_event")] = Field(validation_alias="pk")
 
 
-class EventPage(Page):
-    """One page of events."""
-
-    items: list[EventOut]
-
-
-class Filter(Schema):
-    """Which events."""
-
+class EventFilter(Schema):
     q: Text = Field("", max_length=100, description="Part of the name of the object or of the person.")
     who: Text = Field("", max_length=100, description="Part of the person's name.")
     action: Text = Field("", max_length=60, description="Exactly this action, for example connection.shared.")
@@ -63,8 +55,8 @@ class Filter(Schema):
     date_to: Day | None = Field(None, description="The last day (UTC).")
 
 
-class EventsWanted(Filter, PageQuery):
-    """Which events."""
+class EventQuery(EventFilter, PageQuery):
+    not_columns = set(EventFilter.model_fields)  # event_filter applies them
 
 
 class SealOut(Schema):
@@ -80,72 +72,63 @@ class SealOut(Schema):
     previous_hash: str
     line: str = Field(description="The seal as it is published: one line of JSON, for checking it elsewhere.")
 
-
-class SealPage(Page):
-    """One page of seals."""
-
-    items: list[SealOut]
+    @staticmethod
+    def resolve_line(seal: AuditSeal) -> str:
+        return sealing.published_line(seal)
 
 
-@router.get("/audit-events", response={200: EventPage} | problems.responses(), summary="List audit events")
-def list_audit_events(request: HttpRequest, wanted: Query[EventsWanted]) -> Any:
+@router.get("/audit-events", response=page_of(EventOut), summary="List audit events")
+def list_audit_events(request: HttpRequest, query: Query[EventQuery]) -> Any:
     """Newest first; for IT admins and auditors."""
-    return page(_narrowed(_reader(request), wanted), wanted, describe=describe, order=("-pk",))
+    return page(_matching_events(_reader(request), query), query, order=("-pk",))
 
 
 @router.get(
     "/audit-events/export",
-    response={200: None} | problems.responses(),
+    response={200: None},
     summary="Export audit events",
     openapi_extra={"responses": {200: {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}}},
 )
-def export_audit_events(request: HttpRequest, wanted: Query[Filter]) -> Any:
+def export_audit_events(request: HttpRequest, query: Query[EventFilter]) -> Any:
     """All that fit, oldest first, as JSON Lines in the form in which they are sealed; for auditors. The trail notes who
     took what. A key of chosen connections exports their events alone.
     """
     key = _reader(request)
-    events = _narrowed(key, wanted)
+    events = _matching_events(key, query)
     text: Iterator[str] = iter(())
     if http_methods.is_head_request(request):
         export.require_permission(key.owner)
     else:
-        text = export.export(events, None, file_format=export.Format.JSONL, filters=_given(wanted), actor=key.owner)
+        filters = {name: str(value) for name, value in query if value is not None and value != ""}
+        text = export.export(events, None, file_format=export.Format.JSONL, filters=filters, actor=key.owner)
     response = StreamingHttpResponse(text, content_type="application/x-ndjson")
     response["Content-Disposition"] = f'attachment; filename="audit-{timezone.now():%Y-%m-%d-%H%M%S}.jsonl"'
     response["Cache-Control"] = "no-store, private"
     return response
 
 
-@router.get(
-    "/audit-events/{int:event_id}", response={200: EventOut} | problems.responses(404), summary="Read an audit event"
-)
+@router.get("/audit-events/{int:event_id}", response=EventOut, summary="Read an audit event")
 def read_audit_event(request: HttpRequest, event_id: int) -> Any:
     """One event: what it changed, and where it came from."""
-    return describe(get_object_or_404(key_scoping.events(_reader(request)), pk=event_id))
+    return get_object_or_404(key_scoping.events(_reader(request)), pk=event_id)
 
 
-@router.get("/audit-seals", response={200: SealPage} | problems.responses(), summary="List seals")
-def list_audit_seals(request: HttpRequest, wanted: Query[PageQuery]) -> Any:
+@router.get("/audit-seals", response=page_of(SealOut), summary="List seals")
+def list_audit_seals(request: HttpRequest, query: Query[PageQuery]) -> Any:
     """Newest first. Keep them elsewhere: they show whether the trail was altered since."""
     key = key_scoping.unlimited(request, Scope.AUDIT_READ)
     roles.require(permissions.can_read_audit(key.owner), action="Ask an auditor.")
-    return page(AuditSeal.objects.all(), wanted, describe=describe_seal, order=("-number",))
+    return page(AuditSeal.objects.all(), query, order=("-number",))
 
 
-def _narrowed(key: ApiKey, wanted: Filter) -> QuerySet[AuditEvent]:
-    if wanted.date_from and wanted.date_to and wanted.date_from > wanted.date_to:
+def _matching_events(key: ApiKey, query: EventFilter) -> QuerySet[AuditEvent]:
+    if query.date_from and query.date_to and query.date_from > query.date_to:
         raise InvalidInput("The last day lies before the first one.", field="date_to")
-    return event_filter.filter_events(key_scoping.events(key), wanted.model_dump())
-
-
-def _given(wanted: Filter) -> dict[str, str]:
-    """What was asked for, for the record."""
-    values = wanted.model_dump(exclude={"after", "limit"}, exclude_none=True)
-    return {name: str(value) for name, value in values.items() if value != ""}
+    return event_filter.filter_events(key_scoping.events(key), query.model_dump())
 
 
 def _reader(request: HttpRequest) -> ApiKey:
-    """The calling key. As on the pages, the trail itself is for IT admins and auditors."""
+    """The calling key. Raises NotAllowed unless its owner reads the audit trail, as on the pages."""
     key = authentication.require_scope(request, Scope.AUDIT_READ)
     roles.require(
         permissions.can_read_audit(key.owner),
@@ -153,17 +136,3 @@ def _reader(request: HttpRequest) -> ApiKey:
         action="What happened to your own connections stands on their pages.",
     )
     return key
-
-
-def describe(event: AuditEvent) -> dict[str, Any]:
-    """An event as EventOut."""
-    columns = ("at", "action", "outcome", "target_type", "target_id", "target_name", "changes", "request_id", "address")
-    shown = {name: getattr(event, name) for name in columns}
-    return {"id": event.pk, **shown, "actor": event.actor_name, "link": page_link("audit_event", event.pk)}
-
-
-def describe_seal(seal: AuditSeal) -> dict[str, Any]:
-    """A seal as SealOut."""
-    columns = ("number", "sealed_at", "covers_from", "covers_until", "events_count", "fetches_count", "hash")
-    shown = {name: getattr(seal, name) for name in columns}
-    return {**shown, "previous_hash": seal.previous_hash, "line": sealing.published_line(seal)}

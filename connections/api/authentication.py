@@ -1,4 +1,4 @@
-"""Who is calling: an API key in the Authorization header, and what it may do."""
+"""Authentication by an API key in the Authorization header, and the connections that the key reaches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from portal.waiting import AGAIN
 LONGEST_NUMBER = 18  # digits of a primary key that every database takes
 LONGEST_NAME = 120
 MOST_CANDIDATES = 20
-_STANDING = "portal.rate_limit"  # in request.META
+_RATE_LIMIT = "portal.rate_limit"  # in request.META
 
 
 class KeyAuth(HttpBearer):
@@ -39,28 +39,28 @@ class KeyAuth(HttpBearer):
 
 
 def _count_bad_key(address: str | None, now: datetime) -> None:
-    """Whoever only guesses is put off; a right key from the same address still works. Raises TooManyCalls."""
-    standing = rate_limit.count(f"bad-key:{address}", limit=settings.API_BAD_KEY_LIMIT, now=now)
-    if standing is not None and standing.is_exceeded:
-        raise RateLimited("Too many calls with wrong API keys from this address.", retry_after=standing.reset)
+    """Rate-limit repeated bad keys per address; a valid key from there still works. Raises RateLimited."""
+    state = rate_limit.count(f"bad-key:{address}", limit=settings.API_BAD_KEY_LIMIT, now=now)
+    if state is not None and state.is_exceeded:
+        raise RateLimited("Too many calls with wrong API keys from this address.", retry_after=state.reset)
 
 
 def _count_call(request: HttpRequest, key: ApiKey, now: datetime) -> None:
     is_same_call = AGAIN in request.META  # it has waited, and is done once more
     limit = api_keys.rate_limit_of(key)
-    standing = rate_limit.count(f"key:{key.pk}", limit=limit, now=now, calls=0 if is_same_call else 1)
-    request.META[_STANDING] = standing
-    if standing is not None and standing.is_exceeded and not is_same_call:
+    state = rate_limit.count(f"key:{key.pk}", limit=limit, now=now, calls=0 if is_same_call else 1)
+    request.META[_RATE_LIMIT] = state
+    if state is not None and state.is_exceeded and not is_same_call:
         raise RateLimited(
-            f"This API key may be used {standing.limit} times in a minute, and that is used up.",
-            retry_after=standing.reset,
+            f"This API key may be used {state.limit} times in a minute, and that is used up.",
+            retry_after=state.reset,
         )
 
 
 def rate_limit_state(request: HttpRequest) -> rate_limit.RateLimitState | None:
-    """Where the calling key stands within its limit; None if it has none, or nobody has shown a key."""
-    rate_limit_state: rate_limit.RateLimitState | None = request.META.get(_STANDING)
-    return rate_limit_state
+    """The rate limit of the calling key and what is left of it; None without a limit or a valid key."""
+    state: rate_limit.RateLimitState | None = request.META.get(_RATE_LIMIT)
+    return state
 
 
 def require_scope(request: HttpRequest, scope: str) -> ApiKey:
@@ -72,52 +72,51 @@ def require_scope(request: HttpRequest, scope: str) -> ApiKey:
 
 
 def visible_connections(key: ApiKey) -> QuerySet[Connection]:
-    """What the key's owner sees, narrowed to what the key is for."""
-    return _narrowed(key, querysets.visible_connections(key.owner))
-
-
-def _narrowed(key: ApiKey, connections: QuerySet[Connection]) -> QuerySet[Connection]:
+    """The connections that the key's owner sees; of these the chosen ones, if the key is limited to some."""
+    connections = querysets.visible_connections(key.owner)
     return connections.filter(api_keys=key) if key.only_chosen else connections
 
 
+def key_and_connection(request: HttpRequest, scope: str, ref: str) -> tuple[ApiKey, Connection]:
+    """The calling key, and the connection that ``ref`` names. Raises NotAllowed, and what find_connection raises."""
+    key = require_scope(request, scope)
+    return key, find_connection(key, ref)
+
+
 def find_connection(key: ApiKey, ref: str) -> Connection:
-    """The connection ``ref`` means: its number, or its name. Raises Http404 if the key sees none, AmbiguousName.
+    """The connection with this number, or else this name. Raises Http404 if the key sees none, AmbiguousName.
 
-    Whatever is all digits is a number. The connection has its app registration, tenant and owner with it.
+    All digits are always a number. App registration, tenant and owner are loaded with it.
     """
-    return _find(visible_connections(key), ref)
-
-
-def find_usable_connection(key: ApiKey, ref: str, *columns: str) -> Connection | None:
-    """As ``find_connection`` for the one call that must be cheap; None unless ``ref`` is the number of one whose
-    tokens the key may fetch. Only ``columns`` are read, in one query.
-    """
-    if not (ref.isascii() and ref.isdigit() and len(ref) <= LONGEST_NUMBER):
-        return None
-    # First the row, then the question whether it may be used: for owners that takes no query at all.
-    rows = Connection.objects.select_related("app_registration").defer(None).only(*columns).order_by()
-    found = next(iter(rows.filter(pk=int(ref))), None)
-    if found is None or not permissions.can_fetch_token(key.owner, found):
-        return None
-    return found if _reaches(key, found) else None
-
-
-def _reaches(key: ApiKey, connection: Connection) -> bool:
-    return not key.only_chosen or key.connections.filter(pk=connection.pk).exists()
-
-
-def _find(connections: QuerySet[Connection], ref: str) -> Connection:
+    connections = visible_connections(key)
     if ref.isascii() and ref.isdigit():
         if len(ref) > LONGEST_NUMBER:
             raise Http404
         return get_object_or_404(connections, pk=int(ref))
     if "\x00" in ref or len(ref) > LONGEST_NAME:
         raise Http404
-    found = list(connections.filter(name=ref).order_by("pk")[: MOST_CANDIDATES + 1])
-    if not found:
+    matches = list(connections.filter(name=ref).order_by("pk")[: MOST_CANDIDATES + 1])
+    if not matches:
         raise Http404
-    if len(found) > 1:
-        numbers = ", ".join(str(one.pk) for one in found[:MOST_CANDIDATES])
-        more = " and more" if len(found) > MOST_CANDIDATES else ""
+    if len(matches) > 1:
+        numbers = ", ".join(str(connection.pk) for connection in matches[:MOST_CANDIDATES])
+        more = " and more" if len(matches) > MOST_CANDIDATES else ""
         raise AmbiguousName(f"The connections {numbers}{more} all have this name.")
-    return found[0]
+    return matches[0]
+
+
+def find_usable_connection(key: ApiKey, ref: str, *columns: str) -> Connection | None:
+    """find_connection for the token call, which must be cheap: one query that reads only ``columns``.
+
+    None unless ``ref`` is the number of a connection whose tokens the key may fetch.
+    """
+    if not (ref.isascii() and ref.isdigit() and len(ref) <= LONGEST_NUMBER):
+        return None
+    # Load the row before checking permissions: for its owner the check then takes no query.
+    rows = Connection.objects.select_related("app_registration").defer(None).only(*columns).order_by()
+    connection = next(iter(rows.filter(pk=int(ref))), None)
+    if connection is None or not permissions.can_fetch_token(key.owner, connection):
+        return None
+    if key.only_chosen and not key.connections.filter(pk=connection.pk).exists():
+        return None
+    return connection

@@ -1,15 +1,17 @@
-"""Connections over the API: list, read, make, change, remove."""
+"""Connections: list, read, create, change, remove, check, connect, disable, enable, and links to sign in."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any
 
 from django.db import transaction
+from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.utils import timezone
-from ninja import Query, Router, Schema, Status
+from ninja import FilterLookup, Query, Router, Schema, Status
 from pydantic import Field
 
 from connections import presentation
@@ -17,26 +19,29 @@ from connections.access import permissions, querysets, roles
 from connections.api import authentication, etags, key_scoping, problems
 from connections.api.field_types import (
     Address,
+    AsText,
     Capabilities,
     ChangeSchema,
     Name,
     Number,
     Permissions,
     RequestSchema,
+    Sorted,
     Text,
+    Words,
     listed,
 )
-from connections.api.hrefs import page_link, with_location
+from connections.api.hrefs import link_to, page_link, with_location
 from connections.api.idempotency import idempotent
 from connections.api.key_scoping import Scope
-from connections.api.pagination import Page, PageQuery, page
-from connections.api.sign_in_links import SignInLinkOut, made_link
+from connections.api.pagination import PageQuery, page, page_of
 from connections.errors import ApprovalNeeded, InvalidInput
 from connections.microsoft import capabilities
-from connections.models import AppRegistration, Connection, MailboxAccess, SharedMailbox, User
+from connections.models import AppRegistration, Connection, MailboxAccess, SharedMailbox, SignInLink, User
 from connections.models.app_registrations import AuthenticationType
 from connections.services.connections import app_only, connections, sign_in_links
 from connections.services.mailboxes import mailboxes
+from connections.services.tokens import scheduler
 from connections.validators import MOST_MAILBOXES, REASON_LENGTH, capability_errors
 
 router = Router(tags=["Connections"])
@@ -60,22 +65,47 @@ class ConnectionOut(Schema):
     name: str
     authentication_type: Type
     status: ConnectionStatus
-    waits_for_app_registration: bool = Field(description="Microsoft rejects its app registration just now.")
+    waits_for_app_registration: bool = Field(
+        validation_alias="is_blocked_by_app", description="Microsoft rejects its app registration just now."
+    )
     cause: str = Field(description="Why it is not active, in words; empty while all is well.")
     action: str = Field(description="What to do about it.")
     who: str = Field(description="Who must do it: owner, it_admin, microsoft, nobody, or empty.")
-    account: str = Field(description="The Microsoft account that signed in.")
-    owner: str
+    account: str = Field(validation_alias="account_username", description="The Microsoft account that signed in.")
+    owner: AsText
     owner_id: int
     app_registration: Named
     capabilities: list[str] = Field(description="What it is for.")
-    extra_scopes: list[str] = Field(description="Permissions it needs besides those of its capabilities.")
-    granted: list[str] = Field(description="Permissions that Microsoft has granted.")
+    extra_scopes: Words = Field(description="Permissions it needs besides those of its capabilities.")
+    granted: Sorted = Field(description="Permissions that Microsoft has granted.")
     lacking: list[str] = Field(description="Permissions that it needs and has not got.")
     connected_at: datetime | None = Field(description="When somebody last signed in for it.")
     refreshed_at: datetime | None = Field(description="When Microsoft last renewed its token.")
     created_at: datetime
-    link: str = Field(description="Its page in the portal.")
+    link: Annotated[str, link_to("connection")] = Field(validation_alias="pk", description="Its page in the portal.")
+
+    @staticmethod
+    def resolve_cause(connection: Connection) -> str:
+        return presentation.connection_state(connection).cause
+
+    @staticmethod
+    def resolve_action(connection: Connection) -> str:
+        return presentation.connection_state(connection).action
+
+    @staticmethod
+    def resolve_who(connection: Connection) -> str:
+        return Connection.Who.IT_ADMIN if connection.is_blocked_by_app else connection.status_who
+
+    @staticmethod
+    def resolve_lacking(connection: Connection) -> list[str]:
+        return list(connections.missing_permissions(connection))
+
+
+class SignInLinkOut(Schema):
+    """A link that can be sent to the owner of a mailbox, who needs no account in the portal."""
+
+    url: str = Field(description="Whoever opens it sees who asks and for what, and signs in at Microsoft. Works once.")
+    expires_at: datetime
 
 
 class ConnectionMade(ConnectionOut):
@@ -86,20 +116,20 @@ class ConnectionMade(ConnectionOut):
     )
 
 
-class ConnectionPage(Page):
-    """One page of connections."""
-
-    items: list[ConnectionOut]
-
-
-class ConnectionsWanted(PageQuery):
-    """Which connections."""
+class ConnectionQuery(PageQuery):
+    not_columns = {"capability"}
 
     name: Text = Field("", max_length=120, description="Exactly this name.")
     capability: Text = Field("", max_length=60, description="Only those that can do this, for example mail.read.")
     mailbox: Text = Field("", max_length=320, description="Only those that reach this shared mailbox.")
     status: ConnectionStatus | None = Field(None, description="Only those in this status.")
-    owner: Text = Field("", max_length=150, description="Only those of the person with this sign-in name.")
+    owner: Annotated[Text, FilterLookup("owner__username")] = Field(
+        "", max_length=150, description="Only those of the person with this sign-in name."
+    )
+
+    def filter_mailbox(self, address: str | None) -> Q:
+        reachable = MailboxAccess.objects.filter(mailbox__address__iexact=address, state=MailboxAccess.State.REACHABLE)
+        return Q(pk__in=reachable.order_by().values("connection"))
 
 
 class ConnectionIn(RequestSchema):
@@ -128,29 +158,20 @@ class ConnectionChanges(ChangeSchema):
     reason: Text | None = Field(None, max_length=REASON_LENGTH, description=_REASON)
 
 
-@router.get("/connections", response={200: ConnectionPage} | problems.responses(), summary="List connections")
-def list_connections(request: HttpRequest, wanted: Query[ConnectionsWanted]) -> Any:
+@router.get("/connections", response=page_of(ConnectionOut), summary="List connections")
+def list_connections(request: HttpRequest, query: Query[ConnectionQuery]) -> Any:
     """Connections the key may see, in the order of their numbers."""
     key = authentication.require_scope(request, Scope.CONNECTIONS_READ)
-    found = authentication.visible_connections(key)
-    exactly = {"name": wanted.name, "status": wanted.status, "owner__username": wanted.owner}
-    found = found.filter(**{column: value for column, value in exactly.items() if value})
-    if wanted.mailbox:
-        reached = MailboxAccess.objects.filter(
-            mailbox__address__iexact=wanted.mailbox, state=MailboxAccess.State.REACHABLE
-        )
-        found = found.filter(pk__in=reached.order_by().values("connection"))
-    able = (lambda row: _can(row, wanted.capability)) if wanted.capability else None
-    return page(found, wanted, describe=describe, keep=able)
+    return page(
+        authentication.visible_connections(key),
+        query,
+        keep=(lambda connection: _is_able(connection, query.capability)) if query.capability else None,
+    )
 
 
-@router.post(
-    "/connections",
-    response={201: ConnectionMade} | problems.responses(404, *problems.CREATING, 503),
-    summary="Make a connection",
-)
+@router.post("/connections", response={201: ConnectionMade} | problems.responses(404, 503), summary="Make a connection")
 @idempotent(Scope.CONNECTIONS_WRITE)
-def add_connection(request: HttpRequest, response: HttpResponse, entry: ConnectionIn) -> Any:
+def add_connection(request: HttpRequest, response: HttpResponse, body: ConnectionIn) -> Any:
     """An app-only connection gets its first token at once. A delegated one waits for a sign-in: send the link in
     `sign_in_link` to the mailbox's owner, or let the connection's owner sign in on its page.
     """
@@ -158,112 +179,122 @@ def add_connection(request: HttpRequest, response: HttpResponse, entry: Connecti
     roles.require(
         permissions.can_connect(key.owner), cause="Auditors look, they do not connect.", action="Ask a member."
     )
-    app = get_object_or_404(querysets.visible_app_registrations(key.owner), pk=entry.app_registration)
-    _require_sense(entry.capabilities, entry.extra_scopes, entry.authentication_type)
-    wishes: dict[str, Any] = {
-        "name": entry.name,
-        "chosen": entry.capabilities,
-        "extra_scopes": entry.extra_scopes,
+    app = get_object_or_404(querysets.visible_app_registrations(key.owner), pk=body.app_registration)
+    _require_valid_capabilities(body.capabilities, body.extra_scopes, body.authentication_type)
+    values: dict[str, Any] = {
+        "name": body.name,
+        "chosen": body.capabilities,
+        "extra_scopes": body.extra_scopes,
         "actor": key.owner,
         "now": timezone.now(),
-        "reason": entry.reason,
+        "reason": body.reason,
     }
-    if entry.authentication_type == AuthenticationType.AUTHORIZATION_CODE:
+    link = None
+    if body.authentication_type == AuthenticationType.AUTHORIZATION_CODE:
         with transaction.atomic():
-            attached = _registered(app, entry.shared_mailboxes, key.owner)
-            made = connections.start_delegated(app, **wishes, shared_mailboxes=attached)
-            link = _link(made, key.owner)
+            attached = _find_or_register(app, body.shared_mailboxes, key.owner)
+            connection = connections.start_delegated(app, **values, shared_mailboxes=attached)
+            with suppress(ApprovalNeeded):
+                link = _link_with_token(*sign_in_links.create(connection, actor=key.owner, now=timezone.now()))
     else:
         roles.require(
             permissions.can_connect_app_only(key.owner),
             cause="An app-only connection reaches the whole tenant.",
             action="Ask an IT admin to make it.",
         )
-        attached = _registered(app, entry.shared_mailboxes, key.owner)
-        made, link = app_only.connect(app, **wishes, shared_mailboxes=attached), None
-        if made.status != Connection.Status.PENDING:
-            connections.probe_mailboxes(made, actor=key.owner, now=timezone.now())
-    with_location(response, "read_connection", ref=made.pk)
-    etags.tag(response, made, COLUMNS)
-    return Status(201, describe(made) | {"sign_in_link": link})
+        attached = _find_or_register(app, body.shared_mailboxes, key.owner)
+        connection = app_only.connect(app, **values, shared_mailboxes=attached)
+        if connection.status != Connection.Status.PENDING:
+            connections.probe_mailboxes(connection, actor=key.owner, now=timezone.now())
+    connection.sign_in_link = link  # type: ignore[attr-defined]
+    with_location(response, "read_connection", ref=connection.pk)
+    return Status(201, etags.tag(response, connection, COLUMNS))
 
 
-@router.get(
-    "/connections/{ref}", response={200: ConnectionOut} | problems.responses(404, 409), summary="Read a connection"
-)
+@router.get("/connections/{ref}", response=ConnectionOut, summary="Read a connection")
 def read_connection(request: HttpRequest, response: HttpResponse, ref: str) -> Any:
     """One connection and its state. `ref` is its number or name."""
-    key = authentication.require_scope(request, Scope.CONNECTIONS_READ)
-    found = authentication.find_connection(key, ref)
-    etags.tag(response, found, COLUMNS)
-    return describe(found)
+    _, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_READ, ref)
+    return etags.tag(response, connection, COLUMNS)
 
 
-@router.patch(
-    "/connections/{ref}",
-    response={200: ConnectionOut} | problems.responses(*problems.CHANGING),
-    summary="Change a connection",
-)
-def change_connection(request: HttpRequest, response: HttpResponse, ref: str, entry: ConnectionChanges) -> Any:
+@router.patch("/connections/{ref}", response=ConnectionOut, summary="Change a connection")
+def change_connection(request: HttpRequest, response: HttpResponse, ref: str, body: ConnectionChanges) -> Any:
     """Change its name and what it is for. `lacking` then says what a new sign-in, or an administrator, must grant."""
-    key = authentication.require_scope(request, Scope.CONNECTIONS_WRITE)
-    found = authentication.find_connection(key, ref)
-    roles.require(permissions.can_reconnect(key.owner, found), action="Only its owner can change it.")
-    with etags.lock_matching(request, found, COLUMNS) as current:
-        values = entry.over(
+    key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_WRITE, ref)
+    roles.require(permissions.can_reconnect(key.owner, connection), action="Only its owner can change it.")
+    with etags.lock_matching(request, connection, COLUMNS) as current:
+        values = body.over(
             name=current.name,
             capabilities=current.capabilities,
             extra_scopes=current.extra_scopes.split(),
             reason="",
         )
-        _require_sense(values["capabilities"], values["extra_scopes"], current.authentication_type)
         chosen = values.pop("capabilities")
+        _require_valid_capabilities(chosen, values["extra_scopes"], current.authentication_type)
         connections.change(current, chosen=chosen, **values, actor=key.owner, now=timezone.now())
-    found = authentication.find_connection(key, str(found.pk))
-    etags.tag(response, found, COLUMNS)
-    return describe(found)
+    return etags.tag(response, authentication.find_connection(key, str(connection.pk)), COLUMNS)
 
 
-@router.delete(
-    "/connections/{ref}", response={204: None} | problems.responses(*problems.REMOVING), summary="Remove a connection"
-)
+@router.delete("/connections/{ref}", response={204: None} | problems.responses(412), summary="Remove a connection")
 def remove_connection(request: HttpRequest, ref: str) -> Any:
     """Delete it with its tokens. At Microsoft the consent stays until somebody withdraws it there."""
-    key = authentication.require_scope(request, Scope.CONNECTIONS_WRITE)
-    found = authentication.find_connection(key, ref)
-    with etags.lock_matching(request, found, COLUMNS) as current:
+    key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_WRITE, ref)
+    with etags.lock_matching(request, connection, COLUMNS) as current:
         connections.remove(current, actor=key.owner, now=timezone.now())
     return Status(204, None)
 
 
-# --- Parts ----------------------------------------------------------------------------------------
+@router.post(
+    "/connections/{ref}/check",
+    response={200: ConnectionOut} | problems.responses(503),
+    summary="Check a connection now",
+)
+@idempotent(Scope.CONNECTIONS_WRITE)
+def check_connection(request: HttpRequest, ref: str) -> Any:
+    """Ask Microsoft whether it is alive, and answer how it then stands."""
+    key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_WRITE, ref)
+    checked = scheduler.check_now(connection, actor=key.owner, now=timezone.now())
+    return authentication.find_connection(key, str(checked.pk))
 
 
-def describe(connection: Connection) -> dict[str, Any]:
-    """A connection as ConnectionOut."""
-    state = presentation.connection_state(connection)
-    return {
-        "id": connection.pk,
-        "name": connection.name,
-        "authentication_type": connection.authentication_type,
-        "status": connection.status,
-        "waits_for_app_registration": connection.is_blocked_by_app,
-        "cause": state.cause,
-        "action": state.action,
-        "who": Connection.Who.IT_ADMIN if connection.is_blocked_by_app else connection.status_who,
-        "account": connection.account_username,
-        "owner": str(connection.owner),
-        "owner_id": connection.owner_id,
-        "app_registration": {"id": connection.app_registration_id, "name": connection.app_registration.name},
-        "capabilities": connection.capabilities,
-        "extra_scopes": connection.extra_scopes.split(),
-        "granted": sorted(connection.granted),
-        "lacking": list(connections.missing_permissions(connection)),
-        "connected_at": connection.connected_at,
-        "refreshed_at": connection.refreshed_at,
-        "created_at": connection.created_at,
-        "link": link_of(connection),
-    }
+@router.post(
+    "/connections/{ref}/connect",
+    response={200: ConnectionOut} | problems.responses(503),
+    summary="Finish an app-only connection",
+)
+@idempotent(Scope.CONNECTIONS_WRITE)
+def connect_connection(request: HttpRequest, ref: str) -> Any:
+    """Get the first token of one that waited for its approval. Doing it twice is harmless."""
+    key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_WRITE, ref)
+    connected = app_only.finish(connection, actor=key.owner, now=timezone.now())
+    return authentication.find_connection(key, str(connected.pk))
+
+
+@router.post("/connections/{ref}/disable", response=ConnectionOut, summary="Disable a connection")
+@idempotent(Scope.CONNECTIONS_WRITE)
+def disable_connection(request: HttpRequest, ref: str) -> Any:
+    """Stop using it; its grant is kept. Doing it twice is harmless."""
+    key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_WRITE, ref)
+    connections.disable(connection, actor=key.owner, now=timezone.now())
+    return authentication.find_connection(key, str(connection.pk))
+
+
+@router.post("/connections/{ref}/enable", response=ConnectionOut, summary="Enable a connection")
+@idempotent(Scope.CONNECTIONS_WRITE)
+def enable_connection(request: HttpRequest, ref: str) -> Any:
+    """Use a disabled one again. Doing it twice is harmless."""
+    key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_WRITE, ref)
+    connections.enable(connection, actor=key.owner, now=timezone.now())
+    return authentication.find_connection(key, str(connection.pk))
+
+
+@router.post("/connections/{ref}/sign-in-link", response={201: SignInLinkOut}, summary="Make a sign-in link")
+@idempotent(Scope.CONNECTIONS_WRITE)
+def add_sign_in_link(request: HttpRequest, ref: str) -> Any:
+    """A link that lives 30 minutes and works once; an earlier one of the same connection no longer works."""
+    key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_WRITE, ref)
+    return _link_with_token(*sign_in_links.create(connection, actor=key.owner, now=timezone.now()))
 
 
 def link_of(connection: Connection) -> str:
@@ -271,30 +302,27 @@ def link_of(connection: Connection) -> str:
     return page_link("connection", connection.pk)
 
 
-def _can(connection: Connection, key: str) -> bool:
-    return any(
-        possible for _, possible, _ in capabilities.can([key], connection.granted, connection.authentication_type)
-    )
+def _is_able(connection: Connection, capability: str) -> bool:
+    rows = capabilities.can([capability], connection.granted, connection.authentication_type)
+    return any(possible for _, possible, _ in rows)
 
 
-def _require_sense(chosen: list[str], extra_scopes: list[str], authentication_type: str) -> None:
-    wrong = capability_errors(chosen, extra_scopes, authentication_type)
-    if wrong:
-        raise InvalidInput(" ".join(wrong), field="capabilities")
+def _require_valid_capabilities(chosen: list[str], extra_scopes: list[str], authentication_type: str) -> None:
+    errors = capability_errors(chosen, extra_scopes, authentication_type)
+    if errors:
+        raise InvalidInput(" ".join(errors), field="capabilities")
 
 
-def _registered(app: AppRegistration, addresses: list[str], actor: User) -> list[SharedMailbox]:
-    """The mailboxes with these addresses; those that nobody has registered are."""
+def _find_or_register(app: AppRegistration, addresses: list[str], actor: User) -> list[SharedMailbox]:
+    """The mailboxes with these addresses; unknown ones are registered."""
     known = {mailbox.address.lower(): mailbox for mailbox in app.tenant.shared_mailboxes.all()} if addresses else {}
-    wanted = {address.lower(): address for address in addresses}
+    unique = {address.lower(): address for address in addresses}
     return [
         known.get(lower) or mailboxes.register(app.tenant, address=address, actor=actor)
-        for lower, address in wanted.items()
+        for lower, address in unique.items()
     ]
 
 
-def _link(connection: Connection, actor: User) -> dict[str, Any] | None:
-    try:
-        return made_link(*sign_in_links.create(connection, actor=actor, now=timezone.now()))
-    except ApprovalNeeded:
-        return None
+def _link_with_token(link: SignInLink, token: str) -> dict[str, Any]:
+    """A new link as SignInLinkOut."""
+    return {"url": page_link("sign_in_link", token), "expires_at": link.expires_at}

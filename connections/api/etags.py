@@ -1,4 +1,4 @@
-"""Changing one thing: its ETag, and If-Match, so that nobody overwrites what they have not seen."""
+"""ETag and If-Match, so that nobody overwrites a change they have not seen."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from django.db import models, transaction
 from django.http import Http404, HttpRequest, HttpResponse
+from django.utils.http import parse_etags, quote_etag
 
 from connections.errors import Conflict
 
@@ -17,7 +18,7 @@ M = TypeVar("M", bound=models.Model)
 
 
 class PreconditionFailed(Conflict):
-    """If-Match names another state than the present one."""
+    """If-Match names another state than the current one."""
 
     status = 412
     cause = "It was changed since you read it, so nothing was changed now."
@@ -26,29 +27,30 @@ class PreconditionFailed(Conflict):
 
 
 def etag(row: models.Model, columns: Sequence[str]) -> str:
-    """The state of what can be changed about a row; what the portal keeps up by itself does not count."""
+    """A hash of the columns that clients can change; what the portal updates by itself has no part in it."""
     state = [type(row).__name__, row.pk, *(str(getattr(row, name)) for name in columns)]
-    return f'"{hashlib.sha256(json.dumps(state).encode("utf-8", "replace")).hexdigest()[:32]}"'
+    return quote_etag(hashlib.sha256(json.dumps(state).encode("utf-8", "replace")).hexdigest()[:32])
 
 
-def tag(response: HttpResponse, row: models.Model, columns: Sequence[str]) -> None:
-    """Send the row's ETag along."""
+def tag(response: HttpResponse, row: M, columns: Sequence[str]) -> M:
+    """The row, whose ETag is sent with it."""
     response["ETag"] = etag(row, columns)
+    return row
 
 
 @contextmanager
 def lock_matching(
     request: HttpRequest, row: M, columns: Sequence[str], *, part_of: models.Model | None = None
 ) -> Iterator[M]:
-    """The row as it stands now, locked until the block ends. Raises NotAsRead, Http404 if it has just gone.
+    """The current row, locked until the block ends. Raises PreconditionFailed, or Http404 if the row was just deleted.
 
-    Whatever the block changes is changed only if If-Match still fits under the lock. ``part_of`` is what everybody else
-    locks before such a row: locked first here as well, so that nobody waits in a circle.
+    If-Match is compared under the lock. ``part_of`` is the row that others lock before this one; it is locked first
+    here as well, to avoid deadlocks.
     """
     with transaction.atomic():
         if part_of is not None:
-            whole = type(part_of)._default_manager.select_for_update(no_key=True).filter(pk=part_of.pk)
-            list(whole.values_list("pk"))
+            parent = type(part_of)._default_manager.select_for_update(no_key=True).filter(pk=part_of.pk)
+            list(parent.values_list("pk"))
         current = type(row)._default_manager.select_for_update().filter(pk=row.pk).first()
         if current is None:
             raise Http404
@@ -57,9 +59,7 @@ def lock_matching(
 
 
 def require_match(request: HttpRequest, row: models.Model, columns: Sequence[str]) -> None:
-    """Raise NotAsRead if the request has an If-Match that does not fit the row (RFC 9110, 13.1.1)."""
-    wanted = request.headers.get("If-Match", "").strip()
-    if not wanted or wanted == "*":
-        return
-    if etag(row, columns) not in [one.strip() for one in wanted.split(",")]:
+    """Raise PreconditionFailed if the request has an If-Match that does not fit the row (RFC 9110, 13.1.1)."""
+    header = request.headers.get("If-Match", "").strip()
+    if header and header != "*" and etag(row, columns) not in parse_etags(header):
         raise PreconditionFailed

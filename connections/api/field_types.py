@@ -1,4 +1,4 @@
-"""What is sent to the API: types of fields that are checked by the same form fields as on the pages."""
+"""Types of schema fields. What clients send is validated by the same form fields as on the pages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from connections.validators import AddressField
 
 
 class RequestSchema(Schema):
-    """A request body. A field nobody knows is refused: it is a typing mistake, and its wish would be lost."""
+    """A request body. Unknown fields are refused: a misspelt one would be ignored silently."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -28,19 +28,19 @@ class ChangeSchema(RequestSchema):
     """The body of a PATCH: what is not sent stays as it is."""
 
     def over(self, **current: Any) -> dict[str, Any]:
-        """``current`` with what was sent laid over it; a null means "as it is", too."""
+        """``current``, overridden by the fields that were sent; a null changes nothing either."""
         sent = self.model_dump(exclude_unset=True)
         return current | {name: value for name, value in sent.items() if value is not None}
 
 
 def validated_by(field: forms.Field) -> AfterValidator:
-    """Clean a value as a form field does; its sentences become the API's."""
+    """Clean a value as the form field does, with its messages."""
 
     def clean(value: Any) -> Any:
         try:
             return field.clean(value)
-        except ValidationError as wrong:
-            raise ValueError(" ".join(wrong.messages)) from wrong
+        except ValidationError as error:
+            raise ValueError(" ".join(error.messages)) from error
 
     return AfterValidator(clean)
 
@@ -51,13 +51,38 @@ def _without_nul(text: str) -> str:
     return text
 
 
-def _known(keys: list[str]) -> list[str]:
+def _permissions(names: list[str]) -> list[str]:
+    try:
+        return list(capabilities.parse_scopes(" ".join(names)))
+    except InvalidInput as error:
+        raise ValueError(str(error)) from error
+
+
+def _known_capabilities(keys: list[str]) -> list[str]:
     unknown = [key for key in keys if key not in capabilities.CAPABILITIES]
     if unknown:
         raise ValueError(f"“{unknown[0][:60]}” is no capability. There are: {', '.join(capabilities.CAPABILITIES)}.")
     return [key for key in capabilities.CAPABILITIES if key in keys]
 
 
+def _iso_date(value: Any) -> Any:
+    """Refuse numbers, which pydantic would read as seconds since 1970."""
+    if not isinstance(value, str) or not re.match(r"\d{4}-\d\d-\d\d", value, re.ASCII):
+        raise ValueError("Write it as year-month-day, for example 2027-03-31.")
+    return value
+
+
+def listed(choices: type[TextChoices]) -> WithJsonSchema:
+    """List the values in place in the OpenAPI document: several of our enumerations have the same short name."""
+    return WithJsonSchema({"type": "string", "enum": choices.values})
+
+
+# In responses.
+AsText = Annotated[str, BeforeValidator(str)]
+Words = Annotated[list[str], BeforeValidator(str.split)]
+Sorted = Annotated[list[str], BeforeValidator(sorted)]
+
+# In requests.
 Text = Annotated[str, AfterValidator(_without_nul)]
 Name = Annotated[
     str,
@@ -97,16 +122,9 @@ SecretValue = Annotated[
 ]
 
 
-def _permissions(names: list[str]) -> list[str]:
-    try:
-        return list(capabilities.parse_scopes(" ".join(names)))
-    except InvalidInput as wrong:
-        raise ValueError(str(wrong)) from wrong
-
-
 Capabilities = Annotated[
     list[str],
-    AfterValidator(_known),
+    AfterValidator(_known_capabilities),
     WithJsonSchema({"type": "array", "items": {"type": "string", "enum": list(capabilities.CAPABILITIES)}}),
 ]
 Permissions = Annotated[
@@ -116,23 +134,11 @@ Permissions = Annotated[
 ]
 
 
-def listed(choices: type[TextChoices]) -> WithJsonSchema:
-    """Let the document list the values in place: several of our enumerations have the same short name."""
-    return WithJsonSchema({"type": "string", "enum": choices.values})
-
-
-def _written(value: Any) -> Any:
-    """Refuse what would be read as seconds since 1970."""
-    if not isinstance(value, str) or not re.match(r"\d{4}-\d\d-\d\d", value, re.ASCII):
-        raise ValueError("Write it as year-month-day, for example 2027-03-31.")
-    return value
-
-
 Flag = Annotated[bool, Strict()]
 Number = Annotated[int, Strict(), Field(ge=1, le=2**53)]
-Day = Annotated[date, BeforeValidator(_written)]
+Day = Annotated[date, BeforeValidator(_iso_date)]
 Moment = Annotated[
     AwareDatetime,
-    BeforeValidator(_written),
+    BeforeValidator(_iso_date),
     Field(description="With its time zone.", examples=["2027-03-31T00:00:00Z"]),
 ]

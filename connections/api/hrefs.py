@@ -1,17 +1,23 @@
-"""Addresses that answers carry: pages of the portal, and routes of the API."""
+"""URLs in responses: pages of the portal, and routes of the API."""
 
 from __future__ import annotations
 
 from django.conf import settings
 from django.http import HttpResponse
 from django.urls import reverse
+from pydantic import BeforeValidator
 
 
 def page_link(name: str, *arguments: object) -> str:
-    """The address of a page of the portal."""
+    """The absolute URL of a page of the portal."""
     return str(settings.PORTAL_URL) + reverse(name, args=arguments)
 
 
+def link_to(name: str) -> BeforeValidator:
+    """For a schema field whose alias is a primary key: the URL of the page ``name`` for that key."""
+    return BeforeValidator(lambda pk: page_link(name, pk))
+
+
 def with_location(response: HttpResponse, operation: str, **arguments: object) -> None:
-    """Say where the thing that was just made can be read."""
+    """Send where the new object can be read."""
     response["Location"] = reverse(f"api:{operation}", kwargs=arguments)

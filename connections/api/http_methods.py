@@ -1,4 +1,4 @@
-"""What every route does alike: HEAD and OPTIONS, and keeping the answers of requests that may be repeated."""
+"""HEAD and OPTIONS for every route, and storing the responses of requests with an Idempotency-Key."""
 
 from __future__ import annotations
 
@@ -14,51 +14,42 @@ View = Callable[..., HttpResponse]
 
 
 def with_http_methods(view: View) -> View:
-    """The view with everything a client expects of HTTP."""
-
     @wraps(view)
-    def answering(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+    def wrapper(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         if request.method == "OPTIONS":
-            return _options(view(request, *args, **kwargs))
+            allow = _allowed(view(request, *args, **kwargs))
+            return HttpResponse(status=204, headers={"Allow": allow})
         is_head = request.method == "HEAD"
         if is_head:
             request.method, request.asks_head = "GET", True  # type: ignore[attr-defined]
-        answer = None
+        response = None
         try:
-            answer = view(request, *args, **kwargs)
+            response = view(request, *args, **kwargs)
         finally:
-            idempotency.finish(request, answer)
-        if answer.status_code == 405:
-            answer["Allow"] = _allowed(answer)
-        return _without_body(request, answer) if is_head else answer
+            idempotency.finish(request, response)
+        if response.status_code == 405:
+            response["Allow"] = _allowed(response)
+        return _without_body(request, response) if is_head else response
 
-    return answering
+    return wrapper
 
 
 def is_head_request(request: HttpRequest) -> bool:
-    """Whether only the headers are asked for: nothing is taken away then, and nothing is recorded as taken."""
+    """Whether the response has no body, so that the view must not record that anything was read."""
     return getattr(request, "asks_head", False)
 
 
-def _allowed(answer: HttpResponse) -> str:
-    """The methods a 405 names, with those that every route knows."""
-    named = {name.strip() for name in answer.get("Allow", "").split(",") if name.strip()}
-    return ", ".join(sorted(named | {"OPTIONS"} | ({"HEAD"} if "GET" in named else set())))
+def _allowed(response: HttpResponse) -> str:
+    """The methods in the Allow header of a 405, with those that every route has."""
+    methods = {name.strip() for name in response.get("Allow", "").split(",") if name.strip()}
+    return ", ".join(sorted(methods | {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set())))
 
 
-def _without_body(request: HttpRequest, answer: HttpResponse) -> HttpResponse:
+def _without_body(request: HttpRequest, response: HttpResponse) -> HttpResponse:
     request.method = "HEAD"
-    if answer.streaming:
-        # Not closed, which would say that the request is over; a stream that was never begun holds nothing.
-        told = HttpResponse(status=answer.status_code, headers=dict(answer.items()))
-    else:
-        told = answer
-        told["Content-Length"] = str(len(answer.content))
-        told.content = b""
-    return told
-
-
-def _options(answer: HttpResponse) -> HttpResponse:
-    told = HttpResponse(status=204)
-    told["Allow"] = _allowed(answer)
-    return told
+    if response.streaming:
+        # Not closed, which would signal the end of the request; a stream that was never started holds nothing.
+        return HttpResponse(status=response.status_code, headers=dict(response.items()))
+    response["Content-Length"] = str(len(response.content))
+    response.content = b""
+    return response

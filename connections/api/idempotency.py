@@ -1,4 +1,4 @@
-"""The Idempotency-Key header of POST requests; what is kept is in services/stored_replies.py."""
+"""The Idempotency-Key header of POST requests. The replies are stored by services/api_keys/idempotency.py."""
 
 from __future__ import annotations
 
@@ -20,65 +20,68 @@ from connections.services.api_keys import idempotency
 
 HEADER = "Idempotency-Key"
 LONGEST = 255
-_HEADERS = ("Content-Type", "ETag", "Location", "Cache-Control")  # of an answer, kept with it
+_STORED_HEADERS = ("Content-Type", "ETag", "Location", "Cache-Control")
 
 View = Callable[..., Any]
 
 
 def idempotent(scope: str) -> Callable[[View], View]:
-    """Let an operation that needs ``scope`` be repeated with the same Idempotency-Key: it is then done once."""
+    """Run an operation that needs ``scope`` once for each Idempotency-Key, and repeat its response after that."""
 
     def decorate(view: View) -> View:
         @wraps(view)
-        def once(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        def wrapper(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
             key = authentication.require_scope(request, scope)
-            text = request.headers.get(HEADER, "").strip()
-            if not text:
+            idempotency_key = request.headers.get(HEADER, "").strip()
+            if not idempotency_key:
                 return view(request, *args, **kwargs)
-            if len(text) > LONGEST:
+            if len(idempotency_key) > LONGEST:
                 raise InvalidInput(f"An {HEADER} has at most {LONGEST} characters.", field=HEADER)
-            claimed = idempotency.claim(key, idempotency_key=text, request=_same(request), now=timezone.now())
-            if isinstance(claimed, idempotency.Reply):
-                _require_sight(key, claimed, kwargs.get("ref"))
-                return _again(claimed)
-            request.claimed_reply = claimed  # type: ignore[attr-defined]
+            claim = idempotency.claim(
+                key, idempotency_key=idempotency_key, request=_content(request), now=timezone.now()
+            )
+            if isinstance(claim, idempotency.Reply):
+                _require_still_visible(key, claim, kwargs.get("ref"))
+                headers = claim.headers | {"Idempotency-Replayed": "true"}
+                return HttpResponse(claim.body, status=claim.status, headers=headers)
+            request.claimed_reply = claim  # type: ignore[attr-defined]
             return view(request, *args, **kwargs)
 
-        # django-ninja looks types up by name in the module of the function it gets, which is this one.
-        once.__signature__ = inspect.signature(view, eval_str=True)  # type: ignore[attr-defined]
-        once.is_idempotent = True  # type: ignore[attr-defined]
-        return once
+        # django-ninja would resolve the annotations by name in the module of the wrapper, which is this one.
+        wrapper.__signature__ = inspect.signature(view, eval_str=True)  # type: ignore[attr-defined]
+        wrapper.is_idempotent = True  # type: ignore[attr-defined]
+        return wrapper
 
     return decorate
 
 
-def finish(request: HttpRequest, answer: HttpResponse | None) -> None:
-    """Keep the finished answer of a claimed request, or give the claim up if it was refused or broke (None)."""
-    claimed: StoredReply | None = getattr(request, "claimed_reply", None)
-    if claimed is None:
+def finish(request: HttpRequest, response: HttpResponse | None) -> None:
+    """Store the response of a claimed request; release the claim if it was refused or has failed (None)."""
+    claim: StoredReply | None = getattr(request, "claimed_reply", None)
+    if claim is None:
         return
-    if answer is None or not 200 <= answer.status_code < 300:
-        idempotency.release(claimed)
+    if response is None or not 200 <= response.status_code < 300:
+        idempotency.release(claim)
         return
-    headers = {name: answer[name] for name in _HEADERS if name in answer}
-    idempotency.store_reply(
-        claimed, idempotency.Reply(answer.status_code, answer.content.decode(), headers, _standing(claimed.key))
-    )
+    headers = {name: response[name] for name in _STORED_HEADERS if name in response}
+    body = response.content.decode()
+    idempotency.store_reply(claim, idempotency.Reply(response.status_code, body, headers, _rights(claim.key)))
 
 
-def _same(request: HttpRequest) -> bytes:
+def _content(request: HttpRequest) -> bytes:
+    """What must be equal in two requests with the same Idempotency-Key."""
     return b"\n".join((str(request.method).encode(), request.get_full_path().encode("utf-8", "replace"), request.body))
 
 
-def _standing(key: ApiKey) -> str:
-    """What decides, besides single connections, what a key may see."""
-    who = roles.person(key.owner)
-    return f"admin={who.is_admin} auditor={who.is_auditor} narrowed={key.only_chosen}"
+def _rights(key: ApiKey) -> str:
+    """Everything but single connections that decides what a key may see."""
+    person = roles.person(key.owner)
+    return f"admin={person.is_admin} auditor={person.is_auditor} narrowed={key.only_chosen}"
 
 
-def _require_sight(key: ApiKey, reply: idempotency.Reply, ref: str | None) -> None:
-    """An answer tells what was to be seen then. Raises what a new request would, or NotAllowed."""
-    if reply.standing != _standing(key):
+def _require_still_visible(key: ApiKey, reply: idempotency.Reply, ref: str | None) -> None:
+    """The reply shows what the key could see then. Raises what a new request would, or NotAllowed."""
+    if reply.standing != _rights(key):
         raise NotAllowed(
             "This was answered before, and the rights of the key or its owner have changed since.",
             action="Read what there is now with a new request.",
@@ -87,11 +90,3 @@ def _require_sight(key: ApiKey, reply: idempotency.Reply, ref: str | None) -> No
         ref = resolve(urlsplit(reply.headers["Location"]).path).kwargs.get("ref")
     if ref is not None:
         authentication.find_connection(key, str(ref))
-
-
-def _again(reply: idempotency.Reply) -> HttpResponse:
-    answer = HttpResponse(reply.body, status=reply.status)
-    for name, value in reply.headers.items():
-        answer[name] = value
-    answer["Idempotency-Replayed"] = "true"
-    return answer

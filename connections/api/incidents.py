@@ -1,21 +1,21 @@
-"""Incidents over the API."""
+"""Incidents, and the connections they affect."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.shortcuts import get_object_or_404
 from ninja import Query, Router, Schema
 from pydantic import Field
 
-from connections.access import querysets
-from connections.api import authentication, key_scoping, problems
+from connections.api import authentication, key_scoping
 from connections.api.field_types import listed
-from connections.api.hrefs import page_link
+from connections.api.hrefs import link_to
 from connections.api.key_scoping import Scope
-from connections.api.pagination import Page, PageQuery, page
+from connections.api.pagination import PageQuery, page, page_of
 from connections.models import AffectedConnection, Connection, Incident
 
 router = Router(tags=["Incidents"])
@@ -38,15 +38,15 @@ class IncidentOut(Schema):
     opened_at: datetime
     seen_at: datetime = Field(description="When it was last observed.")
     closed_at: datetime | None
-    link: str
+    link: Annotated[str, link_to("incident")] = Field(validation_alias="pk")
 
 
 class AffectedOut(Schema):
     """A connection that an incident hits."""
 
     connection_id: int | None = Field(description="Null if the connection was removed.")
-    name: str
-    owner: str
+    name: str = Field(validation_alias="connection_name")
+    owner: str = Field(validation_alias="owner_name")
     since: datetime
     healed_at: datetime | None
 
@@ -56,15 +56,14 @@ class IncidentRead(IncidentOut):
 
     affected: list[AffectedOut] = Field(description=f"At most {MOST_NAMED}, those that still wait first.")
 
+    @staticmethod
+    def resolve_affected(incident: Incident, context: dict[str, Any]) -> QuerySet[AffectedConnection]:
+        affected = key_scoping.affected_connections(context["request"].auth).filter(incident=incident)
+        return affected.order_by("healed_at", "connection_name", "pk")[:MOST_NAMED]
 
-class IncidentPage(Page):
-    """One page of incidents."""
 
-    items: list[IncidentOut]
-
-
-class IncidentsWanted(PageQuery):
-    """Which incidents."""
+class IncidentQuery(PageQuery):
+    not_columns = {"connection"}
 
     state: Literal["open", "closed"] | None = Field(None, description="Only those that are open, or healed.")
     kind: Kind | None = None
@@ -72,52 +71,23 @@ class IncidentsWanted(PageQuery):
         None, ge=1, le=2**53, description="Only those that hit the connection of this number."
     )
 
+    def filter_state(self, state: str | None) -> Q:
+        return Q(closed_at__isnull=state == "open")
 
-@router.get("/incidents", response={200: IncidentPage} | problems.responses(), summary="List incidents")
-def list_incidents(request: HttpRequest, wanted: Query[IncidentsWanted]) -> Any:
+
+@router.get("/incidents", response=page_of(IncidentOut), summary="List incidents")
+def list_incidents(request: HttpRequest, query: Query[IncidentQuery]) -> Any:
     """Incidents that hit what the key may see, and outages at Microsoft; newest first."""
     key = authentication.require_scope(request, Scope.CONNECTIONS_READ)
-    found = key_scoping.incidents(key)
-    if wanted.state is not None:
-        found = found.filter(closed_at__isnull=wanted.state == "open")
-    if wanted.kind is not None:
-        found = found.filter(kind=wanted.kind)
-    if wanted.connection is not None:
-        hit = _visible(key).filter(connection=wanted.connection)
-        found = found.filter(pk__in=hit.order_by().values("incident"))
-    return page(found, wanted, describe=describe, order=("-opened_at", "-pk"))
+    incidents = key_scoping.incidents(key)
+    if query.connection is not None:
+        affected = key_scoping.affected_connections(key).filter(connection=query.connection)
+        incidents = incidents.filter(pk__in=affected.order_by().values("incident"))
+    return page(incidents, query, order=("-opened_at", "-pk"))
 
 
-@router.get(
-    "/incidents/{int:incident_id}", response={200: IncidentRead} | problems.responses(404), summary="Read an incident"
-)
+@router.get("/incidents/{int:incident_id}", response=IncidentRead, summary="Read an incident")
 def read_incident(request: HttpRequest, incident_id: int) -> Any:
     """One incident: cause, who must act, and what it hits."""
     key = authentication.require_scope(request, Scope.CONNECTIONS_READ)
-    incident = get_object_or_404(key_scoping.incidents(key), pk=incident_id)
-    hit = _visible(key).filter(incident=incident).order_by("healed_at", "connection_name", "pk")
-    affected = [
-        {
-            "connection_id": row.connection_id,
-            "name": row.connection_name,
-            "owner": row.owner_name,
-            "since": row.since,
-            "healed_at": row.healed_at,
-        }
-        for row in hit[:MOST_NAMED]
-    ]
-    return describe(incident) | {"affected": affected}
-
-
-def _visible(key: Any) -> Any:
-    affected = querysets.visible_affected(key.owner)
-    if key.only_chosen:
-        return affected.filter(connection__in=authentication.visible_connections(key).order_by().values("pk"))
-    return affected if key.owner else AffectedConnection.objects.none()
-
-
-def describe(incident: Incident) -> dict[str, Any]:
-    """An incident as IncidentOut."""
-    columns = ("kind", "title", "is_open", "code", "cause", "action", "who", "opened_at", "seen_at", "closed_at")
-    shown = {name: getattr(incident, name) for name in columns}
-    return {"id": incident.pk, **shown, "link": page_link("incident", incident.pk)}
+    return get_object_or_404(key_scoping.incidents(key), pk=incident_id)

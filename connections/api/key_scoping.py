@@ -1,16 +1,31 @@
-"""What a key reaches: what its owner may see, and of that only what belongs to its chosen connections, if it has any."""
+"""What a key reaches: what its owner sees, narrowed to its chosen connections if it is limited to some."""
 
 from __future__ import annotations
 
-from django.db.models import Q, QuerySet
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest
+from django.shortcuts import get_object_or_404
+from pydantic import AfterValidator, ValidationInfo
 
 from connections.access import permissions, querysets, roles
 from connections.api import authentication
 from connections.errors import NotAllowed
-from connections.models import ApiKey, Approval, AuditEvent, Connection, Incident, SharedMailbox
+from connections.models import (
+    AffectedConnection,
+    ApiKey,
+    Approval,
+    AuditEvent,
+    Connection,
+    Incident,
+    SharedMailbox,
+    User,
+)
 
 Scope = ApiKey.Scope
+M = TypeVar("M", bound=Model)
 
 
 def any_scope(request: HttpRequest, *scopes: str) -> ApiKey:
@@ -23,7 +38,7 @@ def any_scope(request: HttpRequest, *scopes: str) -> ApiKey:
 
 
 def unlimited(request: HttpRequest, *scopes: str) -> ApiKey:
-    """The calling key for what concerns more than single connections. Raises NotAllowed for a key of chosen ones."""
+    """As any_scope, for routes that are not about single connections. Raises NotAllowed for a limited key."""
     key = any_scope(request, *scopes)
     if key.only_chosen:
         raise NotAllowed(
@@ -33,9 +48,29 @@ def unlimited(request: HttpRequest, *scopes: str) -> ApiKey:
     return key
 
 
+def key_and_object(
+    request: HttpRequest, visible: Callable[[User], QuerySet[M]], pk: int, *scopes: str
+) -> tuple[ApiKey, M]:
+    """The calling key as in ``unlimited``, and the object of that number among those ``visible`` to its owner.
+
+    Raises NotAllowed, Http404.
+    """
+    key = unlimited(request, *scopes)
+    return key, get_object_or_404(visible(key.owner), pk=pk)
+
+
 def reads_registry(key: ApiKey) -> bool:
     """Whether the key may read details of tenants and app registrations, not only names."""
     return permissions.can_read_registry(key.owner)
+
+
+def _hide(value: Any, info: ValidationInfo) -> Any:
+    request = (info.context or {})["request"]  # given by django-ninja
+    return value if reads_registry(request.auth) else None
+
+
+# For a field of a response: null for those who may not read details of tenants and app registrations.
+RegistryOnly = AfterValidator(_hide)
 
 
 def manage_registry(key: ApiKey) -> None:
@@ -44,7 +79,7 @@ def manage_registry(key: ApiKey) -> None:
 
 
 def mailboxes(key: ApiKey) -> QuerySet[SharedMailbox]:
-    """Shared mailboxes; for a key of chosen connections those that are attached to one of them."""
+    """Shared mailboxes; for a limited key those that are attached to one of its connections."""
     mailboxes = querysets.visible_mailboxes(key.owner)
     if not key.only_chosen:
         return mailboxes
@@ -54,22 +89,28 @@ def mailboxes(key: ApiKey) -> QuerySet[SharedMailbox]:
 
 
 def incidents(key: ApiKey) -> QuerySet[Incident]:
-    """Incidents; for a key of chosen connections those that hit one of them, and outages."""
+    """Incidents; for a limited key those that affect one of its connections, and outages."""
     incidents = querysets.visible_incidents(key.owner)
     if not key.only_chosen:
         return incidents
-    hit = querysets.visible_affected(key.owner).filter(connection__in=_chosen(key).values("pk")).values("incident")
-    return incidents.filter(Q(pk__in=hit) | Q(kind=Incident.Kind.OUTAGE))
+    affecting = affected_connections(key).values("incident")
+    return incidents.filter(Q(pk__in=affecting) | Q(kind=Incident.Kind.OUTAGE))
+
+
+def affected_connections(key: ApiKey) -> QuerySet[AffectedConnection]:
+    """Connections affected by incidents; for a limited key its chosen ones."""
+    affected = querysets.visible_affected(key.owner)
+    return affected.filter(connection__in=_chosen(key).values("pk")) if key.only_chosen else affected
 
 
 def approvals(key: ApiKey) -> QuerySet[Approval]:
-    """Requests for approval; for a key of chosen connections those about one of them."""
+    """Requests for approval; for a limited key those about one of its connections."""
     approvals = querysets.visible_approvals(key.owner)
     return approvals.filter(connection__in=_chosen(key).values("pk")) if key.only_chosen else approvals
 
 
 def events(key: ApiKey) -> QuerySet[AuditEvent]:
-    """The audit trail; for a key of chosen connections what happened to them."""
+    """The audit trail; for a limited key the events on its connections."""
     events = querysets.visible_events(key.owner)
     if not key.only_chosen:
         return events

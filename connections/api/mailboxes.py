@@ -1,4 +1,4 @@
-"""Shared mailboxes over the API: the register, and what is attached to a connection."""
+"""Shared mailboxes, and those attached to a connection."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.utils import timezone
-from ninja import Query, Router, Schema, Status
+from ninja import FilterLookup, Query, Router, Schema, Status
 from pydantic import Field
 
 from connections.access import querysets
 from connections.api import authentication, etags, key_scoping, problems
 from connections.api.field_types import Address, ChangeSchema, Label, Number, RequestSchema, Text, listed
-from connections.api.hrefs import page_link, with_location
+from connections.api.hrefs import link_to, with_location
 from connections.api.idempotency import idempotent
 from connections.api.key_scoping import Scope
-from connections.api.pagination import Page, PageQuery, matching, page
+from connections.api.pagination import PageQuery, page, page_of
 from connections.models import ApiKey, Connection, MailboxAccess, SharedMailbox
 from connections.models.connections import without_tokens
 from connections.services.mailboxes import mailboxes, probes
@@ -37,19 +37,13 @@ class MailboxOut(Schema):
     tenant_id: int
     attached: int = Field(description="To how many connections that the key may see it is attached.")
     reached: int = Field(description="How many of them really reach it.")
-    link: str
+    link: Annotated[str, link_to("mailbox")] = Field(validation_alias="pk")
 
 
-class MailboxPage(Page):
-    """One page of shared mailboxes."""
-
-    items: list[MailboxOut]
-
-
-class MailboxesWanted(PageQuery):
-    """Which mailboxes."""
-
-    q: Text = Field("", max_length=100, description="Part of the address or the name.")
+class MailboxQuery(PageQuery):
+    q: Annotated[Text, FilterLookup(["address__icontains", "display_name__icontains"])] = Field(
+        "", max_length=100, description="Part of the address or the name."
+    )
     tenant_id: int | None = Field(None, ge=1, le=2**53, description="Only those of this tenant.")
 
 
@@ -73,18 +67,12 @@ class AttachedOut(Schema):
 
     id: int = Field(description="Number of the attachment, which also ends it.")
     mailbox_id: int
-    address: str
+    address: str = Field(validation_alias="mailbox.address")
     state: State
     cause: str = Field(description="What was found, in words.")
     action: str = Field(description="What to do about it.")
     lack: str = Field(description="What exactly is missing, for programs.")
     probed_at: datetime | None
-
-
-class AttachedPage(Page):
-    """One page of a connection's mailboxes."""
-
-    items: list[AttachedOut]
 
 
 class AttachIn(RequestSchema):
@@ -99,60 +87,44 @@ class Probed(Schema):
     items: list[AttachedOut]
 
 
-# --- The register ---------------------------------------------------------------------------------
-
-
-@router.get("/mailboxes", response={200: MailboxPage} | problems.responses(), summary="List mailboxes")
-def list_mailboxes(request: HttpRequest, wanted: Query[MailboxesWanted]) -> Any:
+@router.get("/mailboxes", response=page_of(MailboxOut), summary="List mailboxes")
+def list_mailboxes(request: HttpRequest, query: Query[MailboxQuery]) -> Any:
     """Shared mailboxes in the order of their addresses."""
     key = key_scoping.any_scope(request, Scope.CONNECTIONS_READ, Scope.ADMIN_READ)
-    found = _counted(key).filter(matching(wanted.q, "address", "display_name"))
-    if wanted.tenant_id is not None:
-        found = found.filter(tenant=wanted.tenant_id)
-    return page(found, wanted, describe=describe, order=("address", "pk"))
+    return page(_counted_mailboxes(key), query, order=("address", "pk"))
 
 
-@router.post(
-    "/mailboxes", response={201: MailboxOut} | problems.responses(404, *problems.CREATING), summary="Register a mailbox"
-)
+@router.post("/mailboxes", response={201: MailboxOut} | problems.responses(404), summary="Register a mailbox")
 @idempotent(Scope.CONNECTIONS_WRITE)
-def add_mailbox(request: HttpRequest, response: HttpResponse, entry: MailboxIn) -> Any:
+def add_mailbox(request: HttpRequest, response: HttpResponse, body: MailboxIn) -> Any:
     """Attach it to a connection afterwards."""
     key = key_scoping.unlimited(request, Scope.CONNECTIONS_WRITE)
-    tenant = get_object_or_404(querysets.visible_tenants(key.owner), pk=entry.tenant_id)
-    made = mailboxes.register(tenant, address=entry.address, display_name=entry.display_name, actor=key.owner)
-    with_location(response, "read_mailbox", mailbox_id=made.pk)
-    return _told(response, key, made, 201)
+    tenant = get_object_or_404(querysets.visible_tenants(key.owner), pk=body.tenant_id)
+    mailbox = mailboxes.register(tenant, address=body.address, display_name=body.display_name, actor=key.owner)
+    with_location(response, "read_mailbox", mailbox_id=mailbox.pk)
+    return Status(201, _tagged(response, key, mailbox))
 
 
-@router.get(
-    "/mailboxes/{int:mailbox_id}", response={200: MailboxOut} | problems.responses(404), summary="Read a mailbox"
-)
+@router.get("/mailboxes/{int:mailbox_id}", response=MailboxOut, summary="Read a mailbox")
 def read_mailbox(request: HttpRequest, response: HttpResponse, mailbox_id: int) -> Any:
     """One shared mailbox."""
     key = key_scoping.any_scope(request, Scope.CONNECTIONS_READ, Scope.ADMIN_READ)
-    return _told(response, key, get_object_or_404(key_scoping.mailboxes(key), pk=mailbox_id))
+    return _tagged(response, key, get_object_or_404(key_scoping.mailboxes(key), pk=mailbox_id))
 
 
-@router.patch(
-    "/mailboxes/{int:mailbox_id}",
-    response={200: MailboxOut} | problems.responses(*problems.CHANGING),
-    summary="Change a mailbox",
-)
-def change_mailbox(request: HttpRequest, response: HttpResponse, mailbox_id: int, entry: MailboxChanges) -> Any:
+@router.patch("/mailboxes/{int:mailbox_id}", response=MailboxOut, summary="Change a mailbox")
+def change_mailbox(request: HttpRequest, response: HttpResponse, mailbox_id: int, body: MailboxChanges) -> Any:
     """Correct its address or name."""
     key = key_scoping.unlimited(request, Scope.CONNECTIONS_WRITE)
     mailbox = get_object_or_404(key_scoping.mailboxes(key), pk=mailbox_id)
     with etags.lock_matching(request, mailbox, COLUMNS) as current:
-        values = entry.over(address=current.address, display_name=current.display_name)
+        values = body.over(address=current.address, display_name=current.display_name)
         mailboxes.change(current, **values, actor=key.owner)
-    return _told(response, key, current)
+    return _tagged(response, key, current)
 
 
 @router.delete(
-    "/mailboxes/{int:mailbox_id}",
-    response={204: None} | problems.responses(*problems.REMOVING),
-    summary="Remove a mailbox",
+    "/mailboxes/{int:mailbox_id}", response={204: None} | problems.responses(409, 412), summary="Remove a mailbox"
 )
 def remove_mailbox(request: HttpRequest, mailbox_id: int) -> Any:
     """Forget a mailbox that is attached to no connection."""
@@ -163,103 +135,53 @@ def remove_mailbox(request: HttpRequest, mailbox_id: int) -> Any:
     return Status(204, None)
 
 
-# --- On a connection ------------------------------------------------------------------------------
-
-
-@router.get(
-    "/connections/{ref}/mailboxes",
-    response={200: AttachedPage} | problems.responses(404, 409),
-    summary="List a connection's mailboxes",
-)
-def list_attached(request: HttpRequest, ref: str, wanted: Query[PageQuery]) -> Any:
+@router.get("/connections/{ref}/mailboxes", response=page_of(AttachedOut), summary="List a connection's mailboxes")
+def list_attached(request: HttpRequest, ref: str, query: Query[PageQuery]) -> Any:
     """What is attached, and what the last test found."""
-    key = authentication.require_scope(request, Scope.CONNECTIONS_READ)
-    return page(_attached(authentication.find_connection(key, ref)), wanted, describe=describe_attached)
+    _, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_READ, ref)
+    return page(_attached_mailboxes(connection), query)
 
 
-@router.post(
-    "/connections/{ref}/mailboxes",
-    response={201: AttachedOut} | problems.responses(404, *problems.CREATING),
-    summary="Attach a mailbox",
-)
+@router.post("/connections/{ref}/mailboxes", response={201: AttachedOut}, summary="Attach a mailbox")
 @idempotent(Scope.CONNECTIONS_WRITE)
-def attach_mailbox(request: HttpRequest, ref: str, entry: AttachIn) -> Any:
+def attach_mailbox(request: HttpRequest, ref: str, body: AttachIn) -> Any:
     """It is tested within minutes, or at once by a probe. Doing it twice is harmless."""
-    key = authentication.require_scope(request, Scope.CONNECTIONS_WRITE)
-    found = authentication.find_connection(key, ref)
-    made = mailboxes.attach_address(found, address=entry.address, actor=key.owner)
-    return Status(201, describe_attached(made))
+    key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_WRITE, ref)
+    return mailboxes.attach_address(connection, address=body.address, actor=key.owner)
 
 
-@router.delete(
-    "/connections/{ref}/mailboxes/{int:access_id}",
-    response={204: None} | problems.responses(404, 409),
-    summary="Detach a mailbox",
-)
-def detach_mailbox(request: HttpRequest, ref: str, access_id: int) -> Any:
+@router.delete("/connections/{ref}/mailboxes/{int:access_id}", response={204: None}, summary="Detach a mailbox")
+def detach_mailbox(request: HttpRequest, ref: str, access_id: int) -> None:
     """The mailbox stays registered."""
-    key = authentication.require_scope(request, Scope.CONNECTIONS_WRITE)
-    found = authentication.find_connection(key, ref)
-    mailboxes.detach(get_object_or_404(_attached(found), pk=access_id), actor=key.owner)
-    return Status(204, None)
+    key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_WRITE, ref)
+    mailboxes.detach(get_object_or_404(_attached_mailboxes(connection), pk=access_id), actor=key.owner)
 
 
 @router.post(
     "/connections/{ref}/mailboxes/probe",
-    response={200: Probed} | problems.responses(404, *problems.CREATING, 503),
+    response={200: Probed} | problems.responses(503),
     summary="Test a connection's mailboxes now",
 )
 @idempotent(Scope.CONNECTIONS_WRITE)
 def probe_mailboxes(request: HttpRequest, ref: str) -> Any:
     """Look into each of them with the connection's own token."""
-    key = authentication.require_scope(request, Scope.CONNECTIONS_WRITE)
-    found = authentication.find_connection(key, ref)
-    probes.probe(found, actor=key.owner, now=timezone.now())
-    return {"items": [describe_attached(row) for row in _attached(found)]}
+    key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_WRITE, ref)
+    probes.probe(connection, actor=key.owner, now=timezone.now())
+    return {"items": _attached_mailboxes(connection)}
 
 
-# --- Parts ----------------------------------------------------------------------------------------
-
-
-def _counted(key: ApiKey) -> QuerySet[SharedMailbox]:
-    mine = Q(accesses__connection__in=authentication.visible_connections(key).order_by().values("pk"))
-    reached = mine & Q(accesses__state=MailboxAccess.State.REACHABLE)
+def _counted_mailboxes(key: ApiKey) -> QuerySet[SharedMailbox]:
+    visible = Q(accesses__connection__in=authentication.visible_connections(key).order_by().values("pk"))
+    reached = visible & Q(accesses__state=MailboxAccess.State.REACHABLE)
     return key_scoping.mailboxes(key).annotate(
-        attached=Count("accesses", filter=mine), reached=Count("accesses", filter=reached)
+        attached=Count("accesses", filter=visible), reached=Count("accesses", filter=reached)
     )
 
 
-def _told(response: HttpResponse, key: ApiKey, mailbox: SharedMailbox, status: int = 200) -> Status[dict[str, Any]]:
+def _tagged(response: HttpResponse, key: ApiKey, mailbox: SharedMailbox) -> SharedMailbox:
     etags.tag(response, mailbox, COLUMNS)
-    return Status(status, describe(_counted(key).get(pk=mailbox.pk)))
+    return _counted_mailboxes(key).get(pk=mailbox.pk)
 
 
-def _attached(connection: Connection) -> QuerySet[MailboxAccess]:
+def _attached_mailboxes(connection: Connection) -> QuerySet[MailboxAccess]:
     return without_tokens(connection.mailbox_accesses.select_related("mailbox", "connection"))
-
-
-def describe(mailbox: Any) -> dict[str, Any]:
-    """A mailbox, with its connections counted, as MailboxOut."""
-    return {
-        "id": mailbox.pk,
-        "address": mailbox.address,
-        "display_name": mailbox.display_name,
-        "tenant_id": mailbox.tenant_id,
-        "attached": mailbox.attached,
-        "reached": mailbox.reached,
-        "link": page_link("mailbox", mailbox.pk),
-    }
-
-
-def describe_attached(row: MailboxAccess) -> dict[str, Any]:
-    """A mailbox of a connection as AttachedOut."""
-    return {
-        "id": row.pk,
-        "mailbox_id": row.mailbox_id,
-        "address": row.mailbox.address,
-        "state": row.state,
-        "cause": row.cause,
-        "action": row.action,
-        "lack": row.lack,
-        "probed_at": row.probed_at,
-    }

@@ -1,4 +1,4 @@
-"""Who is calling: the key itself."""
+"""The API key of the caller."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from django.http import HttpRequest
 from ninja import Router, Schema
 from pydantic import Field
 
-from connections.api import authentication, key_scoping, problems
+from connections.api import authentication, key_scoping
 from connections.api.connections import Named
-from connections.api.field_types import listed
+from connections.api.field_types import AsText, listed
 from connections.models import ApiKey
 from connections.services.api_keys import api_keys
 
 router = Router(tags=["This key"])
-Scope = Annotated[ApiKey.Scope, listed(ApiKey.Scope)]
 
 
 class KeyOut(Schema):
@@ -24,9 +23,9 @@ class KeyOut(Schema):
 
     name: str
     prefix: str = Field(description="The first part of the key, by which the portal lists it.")
-    scopes: list[Scope]
-    owner: str
-    owner_username: str
+    scopes: list[Annotated[ApiKey.Scope, listed(ApiKey.Scope)]]
+    owner: AsText
+    owner_username: str = Field(validation_alias="owner.username")
     created_at: datetime
     expires_at: datetime | None
     networks: list[str] = Field(description="Where it may be used from; empty: anywhere.")
@@ -34,21 +33,18 @@ class KeyOut(Schema):
     connections: list[Named] = Field(description="Those it is limited to, if it is.")
     rate_limit: int = Field(description="Calls in a minute; 0: no limit.")
 
+    @staticmethod
+    def resolve_connections(key: ApiKey) -> Any:
+        if not key.only_chosen:
+            return []
+        return authentication.visible_connections(key).order_by("name", "pk").values("id", "name")[:200]
 
-@router.get("/me", response={200: KeyOut} | problems.responses(), summary="Read this key")
+    @staticmethod
+    def resolve_rate_limit(key: ApiKey) -> int:
+        return api_keys.rate_limit_of(key)
+
+
+@router.get("/me", response=KeyOut, summary="Read this key")
 def read_me(request: HttpRequest) -> Any:
     """The calling key: what it may be used for, and as whom."""
-    key = key_scoping.any_scope(request, *ApiKey.Scope)
-    chosen = (
-        authentication.visible_connections(key).order_by("name", "pk").values("id", "name")[:200]
-        if key.only_chosen
-        else []
-    )
-    columns = ("name", "prefix", "scopes", "created_at", "expires_at", "networks", "only_chosen")
-    return {
-        **{name: getattr(key, name) for name in columns},
-        "owner": str(key.owner),
-        "owner_username": key.owner.username,
-        "connections": list(chosen),
-        "rate_limit": api_keys.rate_limit_of(key),
-    }
+    return key_scoping.any_scope(request, *ApiKey.Scope)

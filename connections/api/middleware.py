@@ -1,4 +1,4 @@
-"""What holds for every call of the API, known route or not: sizes, limits told in headers, problems instead of pages."""
+"""Middleware for every call under /api/, known route or not: size limits, rate-limit headers, problem responses."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
 
 def limit_request_size(get_response: GetResponse) -> GetResponse:
-    """Middleware: refuse what is too large, say where the key stands, and let every error be a problem."""
+    """Refuse oversized requests, send the state of the key's rate limit, and turn every error into a problem."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         if not request.path_info.startswith(PREFIX):
             return get_response(request)
-        response = _oversized(request) or get_response(request)
+        response = _refuse_oversized(request) or get_response(request)
         if response.status_code >= 400 and not problems.is_problem(response):
             response = problems.problem_for_status(response, request_id=request.META.get("PORTAL_REQUEST_ID", ""))
-        standing = authentication.rate_limit_state(request)
-        if standing is not None:
-            response["RateLimit-Limit"] = str(standing.limit)
-            response["RateLimit-Remaining"] = str(standing.remaining)
-            response["RateLimit-Reset"] = str(standing.reset)
+        limit = authentication.rate_limit_state(request)
+        if limit is not None:
+            response["RateLimit-Limit"] = str(limit.limit)
+            response["RateLimit-Remaining"] = str(limit.remaining)
+            response["RateLimit-Reset"] = str(limit.reset)
         return response
 
     return middleware
 
 
-def _oversized(request: HttpRequest) -> HttpResponse | None:
+def _refuse_oversized(request: HttpRequest) -> HttpResponse | None:
     if len(request.META.get("QUERY_STRING", "")) > MAX_QUERY:
         return problems.problem(
             414, "address_too_long", "The query string is too long.", f"At most {MAX_QUERY} characters."

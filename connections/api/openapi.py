@@ -1,4 +1,4 @@
-"""The OpenAPI document: what django-ninja finds out by itself, and what holds for every route."""
+"""The OpenAPI document: django-ninja's, completed by what every route has in common."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TAGS = {
 }
 PROBLEM = "application/problem+json"
 _BY_TYPE: dict[str, Any] = {"integer": 1, "boolean": True}
-# Reading one thing that can be changed.
+# Operations that return one changeable object, besides those with If-Match.
 _WITH_ETAG = (
     "look_up_tenant",
     "read_app_registration",
@@ -71,7 +71,7 @@ _HEADERS = {
     "RateLimit-Remaining": ("Requests left in it.", "integer"),
     "RateLimit-Reset": ("Seconds until the next window.", "integer"),
 }
-_EVERY_ANSWER = ("X-Request-ID", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")
+_HEADERS_OF_EVERY_RESPONSE = ("X-Request-ID", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")
 _DESCRIPTIONS = {
     "200": "Done.",
     "201": "Made.",
@@ -91,19 +91,16 @@ _DESCRIPTIONS = {
 
 
 class PortalAPI(NinjaAPI):
-    """The API, with a complete document."""
-
     def get_openapi_operation_id(self, operation: Operation) -> str:
-        """The name of the function: programs that are made from the document get methods of that name."""
+        """The name of the function; generated clients name their methods after it."""
         return operation.view_func.__name__
 
     def get_openapi_schema(self, **arguments: Any) -> Any:
-        """The OpenAPI 3.1 document."""
         document = super().get_openapi_schema(**arguments)
         schemas = document["components"]["schemas"]
-        for methods in document["paths"].values():
+        for path, methods in document["paths"].items():
             for method, operation in methods.items():
-                _complete(method, operation)
+                _complete(path, method, operation)
                 body = operation.get("requestBody", {}).get("content", {}).get("application/json")
                 if body is not None:
                     body["example"] = _example(body["schema"], schemas)
@@ -120,18 +117,31 @@ class PortalAPI(NinjaAPI):
         return document
 
 
-def _complete(method: str, operation: dict[str, Any]) -> None:
-    """Add what holds for every route: headers, the type of problems, descriptions of statuses."""
-    if method == "post" and not _has_parameter(operation, idempotency.HEADER):
-        operation["parameters"].append({"$ref": "#/components/parameters/IdempotencyKey"})
-    answers = {str(status): answer for status, answer in operation["responses"].items()}
-    operation["responses"] = dict(sorted(answers.items()))
-    if method in ("patch", "delete") and "412" in answers and not _has_parameter(operation, "If-Match"):
-        operation["parameters"].append({"$ref": "#/components/parameters/IfMatch"})
-    has_etag = operation["operationId"] in _WITH_ETAG or "412" in answers
-    for status, answer in answers.items():
-        answer["description"] = _DESCRIPTIONS.get(status, answer["description"])
-        names = [*_EVERY_ANSWER]
+def _problem_statuses(path: str, method: str) -> set[str]:
+    """The problems of every route like this one; others are declared with the route."""
+    statuses = {"400", "401", "403", "414", "422", "429"}
+    if "{" in path:
+        statuses.add("404")
+    if "{ref}" in path:
+        statuses.add("409")  # the name of several connections
+    return statuses | {"post": {"409", "413"}, "patch": {"404", "409", "412", "413"}}.get(method, set())
+
+
+def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
+    """Add problems, headers, and the descriptions of statuses."""
+    responses = {str(status): response for status, response in operation["responses"].items()}
+    for status in _problem_statuses(path, method):
+        schema = {"$ref": "#/components/schemas/Problem"}
+        responses[status] = {"content": {"application/json": {"schema": schema}}, "description": ""}
+    operation["responses"] = dict(sorted(responses.items()))
+    if method == "post":
+        _add_parameter(operation, "IdempotencyKey")
+    if method in ("patch", "delete") and "412" in responses:
+        _add_parameter(operation, "IfMatch")
+    has_etag = operation["operationId"] in _WITH_ETAG or "412" in responses
+    for status, response in responses.items():
+        response["description"] = _DESCRIPTIONS.get(status, response["description"])
+        names = [*_HEADERS_OF_EVERY_RESPONSE]
         if status in ("429", "503"):
             names.append("Retry-After")
         if status == "201":
@@ -140,18 +150,19 @@ def _complete(method: str, operation: dict[str, Any]) -> None:
             names.append("ETag")
         if method == "post" and status.startswith("2"):
             names.append("Idempotency-Replayed")
-        answer["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
-        if not status.startswith("2") and "application/json" in answer.get("content", {}):
-            answer["content"] = {PROBLEM: answer["content"]["application/json"]}
+        response["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+        if not status.startswith("2") and "application/json" in response.get("content", {}):
+            response["content"] = {PROBLEM: response["content"]["application/json"]}
 
 
-def _has_parameter(operation: dict[str, Any], name: str) -> bool:
-    refs = {"Idempotency-Key": "#/components/parameters/IdempotencyKey", "If-Match": "#/components/parameters/IfMatch"}
-    return any(one.get("name") == name or one.get("$ref") == refs[name] for one in operation["parameters"])
+def _add_parameter(operation: dict[str, Any], name: str) -> None:
+    reference = {"$ref": f"#/components/parameters/{name}"}
+    if reference not in operation["parameters"]:
+        operation["parameters"].append(reference)
 
 
 def _example(schema: dict[str, Any], schemas: dict[str, Any]) -> Any:
-    """A value that fits the schema, from the examples of its fields; fields without one are left out if they may be."""
+    """A value that fits the schema, from the examples of its fields. Optional fields without one are left out."""
     if "$ref" in schema:
         return _example(schemas[schema["$ref"].rpartition("/")[2]], schemas)
     if schema.get("examples"):
@@ -166,11 +177,11 @@ def _example(schema: dict[str, Any], schemas: dict[str, Any]) -> Any:
         return schema.get("default", _BY_TYPE.get(schema.get("type", ""), "text"))
     required = schema.get("required", ())
     return {
-        name: _example(one, schemas)
-        for name, one in schema.get("properties", {}).items()
-        if name in required or _has_example(one)
+        name: _example(field, schemas)
+        for name, field in schema.get("properties", {}).items()
+        if name in required or _has_example(field)
     }
 
 
 def _has_example(schema: dict[str, Any]) -> bool:
-    return bool(schema.get("examples")) or any(_has_example(one) for one in schema.get("anyOf", []))
+    return bool(schema.get("examples")) or any(_has_example(option) for option in schema.get("anyOf", []))

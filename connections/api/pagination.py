@@ -1,64 +1,72 @@
-"""Lists: pages by key, as many rows as asked for, and a cursor nobody needs to understand."""
+"""Lists: keyset pages of up to ``limit`` rows, with an opaque cursor to the next page."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from functools import cache
+from typing import Any, ClassVar, Generic, TypeVar
 
 from django.db import models
 from django.db.models import Q, QuerySet
-from ninja import Schema
-from pydantic import Field
+from ninja import FilterSchema, Schema
+from pydantic import Field, create_model
 
 from connections import keyset
 from connections.api.field_types import Text
 from connections.errors import InvalidInput
 
 M = TypeVar("M", bound=models.Model)
+Item = TypeVar("Item")
 MOST = 200
 
 
-class PageQuery(Schema):
+class PageQuery(FilterSchema):
     """What every list may be asked for."""
 
+    # Subclasses add filters, which are named after columns or have a FilterLookup or a filter_… method.
     after: Text = Field("", max_length=2000, description="The `next` of the page before; empty for the first page.")
     limit: int = Field(50, ge=1, le=MOST, description="How many items a page has at most.")
+    # Parameters of a subclass that its view applies itself.
+    not_columns: ClassVar[set[str]] = set()
+
+    def matches(self) -> Q:
+        """The filters as a condition; an empty one matches every row."""
+        skipped = {"after", "limit", *self.not_columns}
+        values = {name: None if name in skipped else value or None for name, value in self}
+        return self.model_copy(update=values).get_filter_expression()
 
 
-class Page(Schema):
-    """One page of a list."""
-
+class Page(Schema, Generic[Item]):
     next: str | None = Field(
         description="The `after` of the following page; null on the last one. A page may be shorter than `limit`."
     )
+    items: list[Item]
+
+
+@cache
+def page_of(item: type[Schema]) -> type[Schema]:
+    """``Page[TenantOut]`` under the name TenantPage; its own, Page_TenantOut_, would end up in generated clients."""
+    name = item.__name__.removesuffix("Out") + "Page"
+    return create_model(name, __base__=Page[item], __module__=__name__, __doc__="One page of a list.")  # type: ignore[valid-type]
 
 
 def page(
     queryset: QuerySet[M],
-    page_query: PageQuery,
+    query: PageQuery,
     *,
-    describe: Callable[[M], dict[str, Any]],
     order: Sequence[str] = ("pk",),
     keep: Callable[[M], bool] | None = None,
 ) -> dict[str, Any]:
-    """The page of ``queryset`` that was asked for, in ``order`` (see keyset.rows). Raises InvalidInput for a bad cursor.
+    """The requested page of the rows that match the query, in ``order`` (see keyset.page_rows), for a Page schema.
 
-    ``keep`` sorts out what the database cannot; such pages are shorter, and only a missing ``next`` is the end.
+    ``keep`` filters by what the database cannot; such pages may be shorter. Raises InvalidInput for a bad cursor.
     """
-    key = keyset.decode(page_query.after, queryset.model, order)
-    if page_query.after and key is None:
+    key = keyset.decode(query.after, queryset.model, order)
+    if query.after and key is None:
         raise InvalidInput("This is no cursor of this list.", action="Start again without it.", field="after")
-    rows = keyset.page_rows(queryset, order, page_query.limit, key=key)
-    items = rows[: page_query.limit]
+    rows = keyset.page_rows(queryset.filter(query.matches()), order, query.limit, key=key)
+    items = rows[: query.limit]
     return {
-        "items": [describe(row) for row in items if keep is None or keep(row)],
-        "next": keyset.encode(items[-1], order) if len(rows) > page_query.limit else None,
+        "items": items if keep is None else [row for row in items if keep(row)],
+        "next": keyset.encode(items[-1], order) if len(rows) > query.limit else None,
     }
-
-
-def matching(text: str, *columns: str) -> Q:
-    """Rows of which one of the columns holds ``text`` in any case; all rows for no text."""
-    condition = Q()
-    for column in columns:
-        condition |= Q(**{f"{column}__icontains": text})
-    return condition if text else Q()

@@ -1,4 +1,4 @@
-"""The policy over the API: its rules, what they come to in words, and what breaks them already."""
+"""The policy: its rules, a summary of them, and what violates them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from pydantic import Field
 
 from connections.access import permissions as access_permissions
 from connections.access import querysets, roles
-from connections.api import key_scoping, problems
+from connections.api import key_scoping
 from connections.api.connections import Type
-from connections.api.hrefs import page_link
+from connections.api.field_types import AsText
+from connections.api.hrefs import link_to, page_link
 from connections.api.key_scoping import Scope
 from connections.api.pagination import MOST
 from connections.models import ApiKey, AppRegistration
@@ -68,24 +69,28 @@ class PolicyOut(Schema):
 class ConnectionViolation(Schema):
     """A connection that breaks the policy as it is now."""
 
-    connection_id: int
-    connection_name: str
-    owner: str
-    why: list[str] = Field(description="The rules it breaks, in words.")
+    connection_id: int = Field(validation_alias="connection.pk")
+    connection_name: str = Field(validation_alias="connection.name")
+    owner: AsText = Field(validation_alias="connection.owner")
+    why: list[str] = Field(validation_alias="sentences", description="The rules it breaks, in words.")
     effect: Literal["approval", "forbidden"] = Field(description="Forbidden, or only not approved.")
-    link: str
+    link: Annotated[str, link_to("connection")] = Field(validation_alias="connection.pk")
 
 
 class ShareViolation(Schema):
     """A share that breaks the policy as it is now."""
 
-    share_id: int
-    connection_id: int
-    connection_name: str
+    share_id: int = Field(validation_alias="share.pk")
+    connection_id: int = Field(validation_alias="share.connection_id")
+    connection_name: str = Field(validation_alias="share.connection.name")
     shared_with: str
-    why: list[str]
+    why: list[str] = Field(validation_alias="sentences")
     shorten_to: datetime | None = Field(description="If all that is wrong is that it lasts too long: the latest end.")
-    link: str
+    link: Annotated[str, link_to("connection")] = Field(validation_alias="share.connection_id")
+
+    @staticmethod
+    def resolve_shared_with(violation: violations.ShareViolation) -> str:
+        return str(violation.share.person or violation.share.team)
 
 
 class ViolationsOut(Schema):
@@ -97,35 +102,27 @@ class ViolationsOut(Schema):
     share_count: int
 
 
-class ViolationsWanted(Schema):
-    """How many of them."""
-
+class ViolationQuery(Schema):
     limit: int = Field(
         MOST, ge=1, le=MOST, description="How many of each kind are listed at most; the counts are of all."
     )
 
 
-@router.get("/policy", response={200: PolicyOut} | problems.responses(), summary="Read the organisation's policy")
+@router.get("/policy", response=PolicyOut, summary="Read the organisation's policy")
 def read_policy(request: HttpRequest) -> Any:
     """All rules for IT admins and auditors, for others what they come to in words."""
-    return _told(key_scoping.unlimited(request, Scope.ADMIN_READ), None)
+    return _describe_policy(key_scoping.unlimited(request, Scope.ADMIN_READ), None)
 
 
-@router.get(
-    "/app-registrations/{int:app_id}/policy",
-    response={200: PolicyOut} | problems.responses(404),
-    summary="Read an app registration's policy",
-)
+@router.get("/app-registrations/{int:app_id}/policy", response=PolicyOut, summary="Read an app registration's policy")
 def read_app_policy(request: HttpRequest, app_id: int) -> Any:
     """Its own rules, which come on top of the organisation's, and what counts in the end."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
-    return _told(key, get_object_or_404(querysets.visible_app_registrations(key.owner), pk=app_id))
+    return _describe_policy(key, get_object_or_404(querysets.visible_app_registrations(key.owner), pk=app_id))
 
 
-@router.get(
-    "/policy/violations", response={200: ViolationsOut} | problems.responses(), summary="List what breaks the policy"
-)
-def read_policy_violations(request: HttpRequest, wanted: Query[ViolationsWanted]) -> Any:
+@router.get("/policy/violations", response=ViolationsOut, summary="List what breaks the policy")
+def read_policy_violations(request: HttpRequest, query: Query[ViolationQuery]) -> Any:
     """Connections and shares that exist and break the rules as they are now; for IT admins and auditors."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
     roles.require(
@@ -133,49 +130,19 @@ def read_policy_violations(request: HttpRequest, wanted: Query[ViolationsWanted]
         cause="IT admins and auditors read this.",
         action="Ask one of them.",
     )
-    found = violations.impact(evaluate.load_policies(), now=timezone.now(), keep=wanted.limit)
-    return {
-        "connections": [_describe_connection(connection) for connection in found.connections],
-        "connection_count": found.connection_count,
-        "shares": [_describe_share(share) for share in found.shares],
-        "share_count": found.share_count,
-    }
+    return violations.impact(evaluate.load_policies(), now=timezone.now(), keep=query.limit)
 
 
-def _told(key: ApiKey, app: AppRegistration | None) -> dict[str, Any]:
+def _describe_policy(key: ApiKey, app: AppRegistration | None) -> dict[str, Any]:
     own = policy.stored_policy(app)
     effective = policy_rules.stricter(policy.stored_policy().rules, own.rules) if app is not None else own.rules
-    words, reads_all = describe.summary(effective), access_permissions.can_read_policy(key.owner)
+    reads_all = access_permissions.can_read_policy(key.owner)
     return {
         "app_registration_id": app.pk if app is not None else None,
         "rules": policy_rules.to_dict(own.rules) if reads_all else None,
         "effective": policy_rules.to_dict(effective) if reads_all else None,
         "changed_at": own.changed_at if reads_all else None,
         "changed_by": own.changed_by if reads_all else "",
-        "summary": {name: getattr(words, name) for name in ("forbidden", "approval", "allowed", "limits")},
+        "summary": describe.summary(effective),
         "link": page_link("policy_app", app.pk) if app is not None else page_link("policy"),
-    }
-
-
-def _describe_connection(broken: violations.ConnectionViolation) -> dict[str, Any]:
-    return {
-        "connection_id": broken.connection.pk,
-        "connection_name": broken.connection.name,
-        "owner": str(broken.connection.owner),
-        "why": list(broken.sentences),
-        "effect": str(broken.effect),
-        "link": page_link("connection", broken.connection.pk),
-    }
-
-
-def _describe_share(broken: violations.ShareViolation) -> dict[str, Any]:
-    share = broken.share
-    return {
-        "share_id": share.pk,
-        "connection_id": share.connection_id,
-        "connection_name": share.connection.name,
-        "shared_with": str(share.person or share.team),
-        "why": list(broken.sentences),
-        "shorten_to": broken.shorten_to,
-        "link": page_link("connection", share.connection_id),
     }

@@ -1,4 +1,4 @@
-"""Query parameters that a route does not know are refused: a misspelt filter would otherwise find everything."""
+"""Unknown query parameters are refused, because a misspelt filter would otherwise match everything."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ MOST_NAMED = 5
 
 
 def reject_unknown_params(router: Router) -> None:
-    """Let every operation of ``router`` refuse query parameters that it does not know. Keys and rights come first."""
+    """Let every operation of ``router`` refuse unknown query parameters, after authentication."""
     for path_view in router.path_operations.values():
         for operation in path_view.operations:
-            _refuse_unknown(operation)
+            _reject_unknown_params_of(operation)
 
 
-def _refuse_unknown(operation: Operation) -> None:
+def _reject_unknown_params_of(operation: Operation) -> None:
     view = operation.view_func
     known = sorted(
         name
@@ -29,21 +29,15 @@ def _refuse_unknown(operation: Operation) -> None:
         if model.__ninja_param_source__ == "query"
         for name in model.__ninja_flatten_map__
     )
+    action = f"The parameters are: {', '.join(known)}." if known else "Leave it out; this address takes none."
 
     @wraps(view)
-    def strict(request: HttpRequest, **values: Any) -> Any:
+    def wrapper(request: HttpRequest, **values: Any) -> Any:
         unknown = sorted(set(request.GET) - set(known))
         if unknown:
-            raise UnknownParameter(_sentence(unknown), action=_advice(known), field=unknown[0][:200])
+            names = ", ".join(name[:60] for name in unknown[:MOST_NAMED])
+            cause = f"There is no query parameter of this name here: {names}."
+            raise UnknownParameter(cause, action=action, field=unknown[0][:200])
         return view(request, **values)
 
-    operation.view_func = strict
-
-
-def _sentence(unknown: list[str]) -> str:
-    named = ", ".join(name[:60] for name in unknown[:MOST_NAMED])
-    return f"There is no query parameter of this name here: {named}."
-
-
-def _advice(known: list[str]) -> str:
-    return f"The parameters are: {', '.join(known)}." if known else "Leave it out; this address takes none."
+    operation.view_func = wrapper

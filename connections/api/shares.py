@@ -1,10 +1,11 @@
-"""Shares of a connection over the API."""
+"""Shares of a connection."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Annotated, Any
 
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.utils import timezone
@@ -16,7 +17,7 @@ from connections.api import authentication, etags, problems
 from connections.api.field_types import Moment, Number, RequestSchema, listed
 from connections.api.idempotency import idempotent
 from connections.api.key_scoping import Scope
-from connections.api.pagination import Page, PageQuery, page
+from connections.api.pagination import PageQuery, page, page_of
 from connections.errors import InvalidInput
 from connections.models import Connection, Share
 from connections.services.sharing import shares
@@ -37,11 +38,9 @@ class ShareOut(Schema):
     until: datetime | None = Field(description="When it ends by itself.")
     created_at: datetime
 
-
-class SharePage(Page):
-    """One page of shares."""
-
-    items: list[ShareOut]
+    @staticmethod
+    def resolve_name(share: Share) -> str:
+        return str(share.person or share.team)
 
 
 class ShareIn(RequestSchema):
@@ -60,89 +59,66 @@ class ShareChanges(RequestSchema):
     until: Moment | None = None
 
 
-@router.get(
-    "/connections/{ref}/shares", response={200: SharePage} | problems.responses(404, 409), summary="List shares"
-)
-def list_shares(request: HttpRequest, ref: str, wanted: Query[PageQuery]) -> Any:
+@router.get("/connections/{ref}/shares", response=page_of(ShareOut), summary="List shares")
+def list_shares(request: HttpRequest, ref: str, query: Query[PageQuery]) -> Any:
     """The shares that count just now."""
-    key = authentication.require_scope(request, Scope.CONNECTIONS_READ)
-    return page(_active(authentication.find_connection(key, ref)), wanted, describe=describe)
+    _, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_READ, ref)
+    return page(_active_shares(connection), query)
 
 
-@router.post(
-    "/connections/{ref}/shares",
-    response={201: ShareOut} | problems.responses(404, *problems.CREATING),
-    summary="Share a connection",
-)
+@router.post("/connections/{ref}/shares", response={201: ShareOut}, summary="Share a connection")
 @idempotent(Scope.CONNECTIONS_WRITE)
-def add_share(request: HttpRequest, response: HttpResponse, ref: str, entry: ShareIn) -> Any:
+def add_share(request: HttpRequest, response: HttpResponse, ref: str, body: ShareIn) -> Any:
     """Sharing again with the same person or team changes level and end."""
-    key = authentication.require_scope(request, Scope.CONNECTIONS_WRITE)
-    found = authentication.find_connection(key, ref)
-    roles.require(permissions.can_share(key.owner, found), action="Ask its owner or an IT admin to share it.")
-    if (entry.person_id is None) == (entry.team_id is None):
+    key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_WRITE, ref)
+    roles.require(permissions.can_share(key.owner, connection), action="Ask its owner or an IT admin to share it.")
+    if (body.person_id is None) == (body.team_id is None):
         raise InvalidInput("Send either person_id or team_id.", field="person_id")
     people, teams = querysets.accounts(), querysets.visible_teams(key.owner)
-    made = shares.share(
-        found,
-        person=get_object_or_404(people, pk=entry.person_id) if entry.person_id is not None else None,
-        team=get_object_or_404(teams, pk=entry.team_id) if entry.team_id is not None else None,
-        level=entry.level,
-        until=entry.until,
+    share = shares.share(
+        connection,
+        person=get_object_or_404(people, pk=body.person_id) if body.person_id is not None else None,
+        team=get_object_or_404(teams, pk=body.team_id) if body.team_id is not None else None,
+        level=body.level,
+        until=body.until,
         actor=key.owner,
         now=timezone.now(),
     )
-    etags.tag(response, made, COLUMNS)
-    return Status(201, describe(made))
+    return etags.tag(response, share, COLUMNS)
 
 
-@router.patch(
-    "/connections/{ref}/shares/{int:share_id}",
-    response={200: ShareOut} | problems.responses(*problems.CHANGING),
-    summary="Change a share",
-)
-def change_share(request: HttpRequest, response: HttpResponse, ref: str, share_id: int, entry: ShareChanges) -> Any:
+@router.patch("/connections/{ref}/shares/{int:share_id}", response=ShareOut, summary="Change a share")
+def change_share(request: HttpRequest, response: HttpResponse, ref: str, share_id: int, body: ShareChanges) -> Any:
     """Change what it allows, or when it ends."""
-    key = authentication.require_scope(request, Scope.CONNECTIONS_WRITE)
-    found = authentication.find_connection(key, ref)
-    share = get_object_or_404(_active(found), pk=share_id)
-    roles.require(permissions.can_share(key.owner, found), action="Ask its owner or an IT admin to share it.")
-    with etags.lock_matching(request, share, COLUMNS, part_of=found) as current:
-        level = entry.level or current.level
-        until = entry.until if "until" in entry.model_fields_set else current.until
-        whom = {"person": current.person, "team": current.team}
-        made = shares.share(found, **whom, level=level, until=until, actor=key.owner, now=timezone.now())
-    etags.tag(response, made, COLUMNS)
-    return describe(made)
+    key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_WRITE, ref)
+    share = get_object_or_404(_active_shares(connection), pk=share_id)
+    roles.require(permissions.can_share(key.owner, connection), action="Ask its owner or an IT admin to share it.")
+    with etags.lock_matching(request, share, COLUMNS, part_of=connection) as current:
+        level = body.level or current.level
+        until = body.until if "until" in body.model_fields_set else current.until
+        share = shares.share(
+            connection,
+            person=current.person,
+            team=current.team,
+            level=level,
+            until=until,
+            actor=key.owner,
+            now=timezone.now(),
+        )
+    return etags.tag(response, share, COLUMNS)
 
 
 @router.delete(
-    "/connections/{ref}/shares/{int:share_id}",
-    response={204: None} | problems.responses(*problems.REMOVING),
-    summary="End a share",
+    "/connections/{ref}/shares/{int:share_id}", response={204: None} | problems.responses(412), summary="End a share"
 )
 def end_share(request: HttpRequest, ref: str, share_id: int) -> Any:
     """It no longer counts from this moment on."""
-    key = authentication.require_scope(request, Scope.CONNECTIONS_WRITE)
-    found = authentication.find_connection(key, ref)
-    share = get_object_or_404(_active(found), pk=share_id)
-    with etags.lock_matching(request, share, COLUMNS, part_of=found) as current:
+    key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_WRITE, ref)
+    share = get_object_or_404(_active_shares(connection), pk=share_id)
+    with etags.lock_matching(request, share, COLUMNS, part_of=connection) as current:
         shares.end_share(current, actor=key.owner, now=timezone.now())
     return Status(204, None)
 
 
-def _active(connection: Connection) -> Any:
+def _active_shares(connection: Connection) -> QuerySet[Share]:
     return Share.objects.active().filter(connection=connection).select_related("person", "team")
-
-
-def describe(share: Share) -> dict[str, Any]:
-    """A share as ShareOut."""
-    return {
-        "id": share.pk,
-        "person_id": share.person_id,
-        "team_id": share.team_id,
-        "name": str(share.person or share.team),
-        "level": share.level,
-        "until": share.until,
-        "created_at": share.created_at,
-    }

@@ -1,4 +1,4 @@
-"""Teams, their members, and people, over the API."""
+"""Teams, their members, and people."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Annotated, Any
 from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
-from ninja import Query, Router, Schema, Status
+from ninja import FilterLookup, Query, Router, Schema, Status
 from pydantic import Field
 
 from connections.access import permissions, querysets, roles
 from connections.api import etags, key_scoping, problems
 from connections.api.field_types import ChangeSchema, Label, Name, RequestSchema, Text, listed
-from connections.api.hrefs import page_link, with_location
+from connections.api.hrefs import link_to, with_location
 from connections.api.idempotency import idempotent
 from connections.api.key_scoping import Scope
-from connections.api.pagination import Page, PageQuery, matching, page
-from connections.models import Team, TeamMember, User
+from connections.api.pagination import PageQuery, page, page_of
+from connections.models import Team, User
 from connections.services.sharing import teams
 
 router = Router(tags=["Teams and people"])
@@ -33,11 +33,9 @@ class PersonOut(Schema):
     username: str = Field(description="The name they sign in with.")
     kind: Kind = Field(description="A person, or a service account that only its API keys act as.")
 
-
-class PersonPage(Page):
-    """One page of people."""
-
-    items: list[PersonOut]
+    @staticmethod
+    def resolve_name(user: User) -> str:
+        return str(user)
 
 
 class TeamOut(Schema):
@@ -47,19 +45,17 @@ class TeamOut(Schema):
     name: str
     entra_group: str = Field(description="Object ID of the Entra group it follows; empty: its members are put in here.")
     member_count: int
-    link: str
+    link: Annotated[str, link_to("team")] = Field(validation_alias="pk")
 
 
-class TeamPage(Page):
-    """One page of teams."""
+class PersonQuery(PageQuery):
+    q: Annotated[Text, FilterLookup(["first_name__icontains", "last_name__icontains", "username__icontains"])] = Field(
+        "", max_length=100, description="Part of the name."
+    )
 
-    items: list[TeamOut]
 
-
-class Found(PageQuery):
-    """Which of them."""
-
-    q: Text = Field("", max_length=100, description="Part of the name.")
+class TeamQuery(PageQuery):
+    q: Annotated[Text, FilterLookup("name__icontains")] = Field("", max_length=100, description="Part of the name.")
 
 
 class TeamIn(RequestSchema):
@@ -76,138 +72,86 @@ class TeamChanges(ChangeSchema):
     entra_group: Label | None = Field(None, description="An empty text ends the following; members stay.")
 
 
-# --- People ---------------------------------------------------------------------------------------
-
-
-@router.get("/people", response={200: PersonPage} | problems.responses(), summary="List people")
-def list_people(request: HttpRequest, wanted: Query[Found]) -> Any:
+@router.get("/people", response=page_of(PersonOut), summary="List people")
+def list_people(request: HttpRequest, query: Query[PersonQuery]) -> Any:
     """Everybody and everything a connection can be shared with: people, and service accounts."""
     key_scoping.unlimited(request, Scope.ADMIN_READ)
-    found = querysets.accounts().filter(matching(wanted.q, "first_name", "last_name", "username"))
-    return page(found, wanted, describe=describe_person)
+    return page(querysets.accounts(), query)
 
 
-# --- Teams ----------------------------------------------------------------------------------------
-
-
-@router.get("/teams", response={200: TeamPage} | problems.responses(), summary="List teams")
-def list_teams(request: HttpRequest, wanted: Query[Found]) -> Any:
+@router.get("/teams", response=page_of(TeamOut), summary="List teams")
+def list_teams(request: HttpRequest, query: Query[TeamQuery]) -> Any:
     """Teams in the order of their names."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
-    teams = querysets.visible_teams(key.owner).filter(matching(wanted.q, "name"))
-    return page(_counted(teams), wanted, describe=describe, order=("name", "pk"))
+    return page(
+        querysets.visible_teams(key.owner).annotate(member_count=Count("memberships")), query, order=("name", "pk")
+    )
 
 
-@router.post("/teams", response={201: TeamOut} | problems.responses(*problems.CREATING), summary="Make a team")
+@router.post("/teams", response={201: TeamOut}, summary="Make a team")
 @idempotent(Scope.ADMIN_WRITE)
-def add_team(request: HttpRequest, response: HttpResponse, entry: TeamIn) -> Any:
+def add_team(request: HttpRequest, response: HttpResponse, body: TeamIn) -> Any:
     """A team without members, or one that follows an Entra group."""
     key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
-    made = teams.add(**entry.model_dump(), actor=key.owner)
-    with_location(response, "read_team", team_id=made.pk)
-    return _told(response, made, 201)
+    team = teams.add(**body.model_dump(), actor=key.owner)
+    with_location(response, "read_team", team_id=team.pk)
+    return _tagged(response, team)
 
 
-@router.get("/teams/{int:team_id}", response={200: TeamOut} | problems.responses(404), summary="Read a team")
+@router.get("/teams/{int:team_id}", response=TeamOut, summary="Read a team")
 def read_team(request: HttpRequest, response: HttpResponse, team_id: int) -> Any:
     """One team."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
-    return _told(response, get_object_or_404(querysets.visible_teams(key.owner), pk=team_id))
+    return _tagged(response, get_object_or_404(querysets.visible_teams(key.owner), pk=team_id))
 
 
-@router.patch(
-    "/teams/{int:team_id}", response={200: TeamOut} | problems.responses(*problems.CHANGING), summary="Change a team"
-)
-def change_team(request: HttpRequest, response: HttpResponse, team_id: int, entry: TeamChanges) -> Any:
+@router.patch("/teams/{int:team_id}", response=TeamOut, summary="Change a team")
+def change_team(request: HttpRequest, response: HttpResponse, team_id: int, body: TeamChanges) -> Any:
     """Rename it, or let it follow another group."""
-    key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
-    found = get_object_or_404(querysets.visible_teams(key.owner), pk=team_id)
-    with etags.lock_matching(request, found, COLUMNS) as team:
-        values = entry.over(name=team.name, entra_group=team.entra_group)
-        teams.change(team, **values, actor=key.owner)
-    return _told(response, team)
+    key, team = key_scoping.key_and_object(request, querysets.visible_teams, team_id, Scope.ADMIN_WRITE)
+    with etags.lock_matching(request, team, COLUMNS) as current:
+        values = body.over(name=current.name, entra_group=current.entra_group)
+        teams.change(current, **values, actor=key.owner)
+    return _tagged(response, current)
 
 
-@router.delete(
-    "/teams/{int:team_id}", response={204: None} | problems.responses(*problems.REMOVING), summary="Remove a team"
-)
+@router.delete("/teams/{int:team_id}", response={204: None} | problems.responses(409, 412), summary="Remove a team")
 def remove_team(request: HttpRequest, team_id: int) -> Any:
     """Everything that is shared with it is no longer."""
-    key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
-    found = get_object_or_404(querysets.visible_teams(key.owner), pk=team_id)
-    with etags.lock_matching(request, found, COLUMNS) as team:
-        teams.remove(team, actor=key.owner)
+    key, team = key_scoping.key_and_object(request, querysets.visible_teams, team_id, Scope.ADMIN_WRITE)
+    with etags.lock_matching(request, team, COLUMNS) as current:
+        teams.remove(current, actor=key.owner)
     return Status(204, None)
 
 
-# --- Members --------------------------------------------------------------------------------------
-
-
-@router.get(
-    "/teams/{int:team_id}/members",
-    response={200: PersonPage} | problems.responses(404),
-    summary="List a team's members",
-)
-def list_members(request: HttpRequest, team_id: int, wanted: Query[PageQuery]) -> Any:
+@router.get("/teams/{int:team_id}/members", response=page_of(PersonOut), summary="List a team's members")
+def list_members(request: HttpRequest, team_id: int, query: Query[PageQuery]) -> Any:
     """Everybody who is in the team."""
-    key = key_scoping.unlimited(request, Scope.ADMIN_READ)
-    team = get_object_or_404(querysets.visible_teams(key.owner), pk=team_id)
-    return page(team.members.order_by(), wanted, describe=describe_person)
+    _, team = key_scoping.key_and_object(request, querysets.visible_teams, team_id, Scope.ADMIN_READ)
+    return page(team.members.order_by(), query)
 
 
-@router.put(
-    "/teams/{int:team_id}/members/{int:user_id}",
-    response={200: PersonOut} | problems.responses(404),
-    summary="Put somebody into a team",
-)
+@router.put("/teams/{int:team_id}/members/{int:user_id}", response=PersonOut, summary="Put somebody into a team")
 def add_member(request: HttpRequest, team_id: int, user_id: int) -> Any:
     """Doing it twice is harmless."""
-    key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
-    team = get_object_or_404(querysets.visible_teams(key.owner), pk=team_id)
+    key, team = key_scoping.key_and_object(request, querysets.visible_teams, team_id, Scope.ADMIN_WRITE)
     roles.require(permissions.can_manage_teams(key.owner), action="Ask an IT admin.")
     user = get_object_or_404(querysets.people(), pk=user_id)
     teams.add_member(team, user, actor=key.owner)
-    return describe_person(user)
+    return user
 
 
 @router.delete(
-    "/teams/{int:team_id}/members/{int:user_id}",
-    response={204: None} | problems.responses(404),
-    summary="Take somebody out of a team",
+    "/teams/{int:team_id}/members/{int:user_id}", response={204: None}, summary="Take somebody out of a team"
 )
-def remove_member(request: HttpRequest, team_id: int, user_id: int) -> Any:
+def remove_member(request: HttpRequest, team_id: int, user_id: int) -> None:
     """What is shared with the team is out of their reach at once. Doing it twice is harmless."""
-    key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
-    team = get_object_or_404(querysets.visible_teams(key.owner), pk=team_id)
+    key, team = key_scoping.key_and_object(request, querysets.visible_teams, team_id, Scope.ADMIN_WRITE)
     roles.require(permissions.can_manage_teams(key.owner), action="Ask an IT admin.")
     teams.remove_member(team, get_object_or_404(User, pk=user_id), actor=key.owner)
-    return Status(204, None)
 
 
-# --- Parts ----------------------------------------------------------------------------------------
-
-
-def _counted(found: Any) -> Any:
-    return found.annotate(member_count=Count("memberships"))
-
-
-def _told(response: HttpResponse, team: Team, status: int = 200) -> Status[dict[str, Any]]:
+def _tagged(response: HttpResponse, team: Team) -> Team:
     etags.tag(response, team, COLUMNS)
-    team.member_count = TeamMember.objects.filter(team=team).count()  # type: ignore[attr-defined]
-    return Status(status, describe(team))
-
-
-def describe(team: Team) -> dict[str, Any]:
-    """A team, with ``member_count`` counted, as TeamOut."""
-    return {
-        "id": team.pk,
-        "name": team.name,
-        "entra_group": team.entra_group,
-        "member_count": team.member_count,  # type: ignore[attr-defined]
-        "link": page_link("team", team.pk),
-    }
-
-
-def describe_person(user: User) -> dict[str, Any]:
-    """Somebody as PersonOut."""
-    return {"id": user.pk, "name": str(user), "username": user.username, "kind": user.kind}
+    team.member_count = team.memberships.count()  # type: ignore[attr-defined]
+    return team

@@ -1,4 +1,4 @@
-"""The routes of the API."""
+"""The API and its routes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from connections.api import (
     app_registrations,
     approvals,
     audit,
-    connection_actions,
     connections,
     consent_requests,
     docs_page,
@@ -23,7 +22,6 @@ from connections.api import (
     policy,
     problems,
     shares,
-    sign_in_links,
     teams,
     tenants,
     tokens,
@@ -42,13 +40,11 @@ api = PortalAPI(
     docs_url=None,
 )
 problems.register_handlers(api)
-# django-ninja answers these to any method.
+# django-ninja serves these for any method.
 READ_ONLY = ("openapi-json", "api-root")
 for module in (
     me,
     connections,
-    connection_actions,
-    sign_in_links,
     tokens,
     shares,
     ownership_transfer,
@@ -69,7 +65,7 @@ for module in (
 routes = api.urls
 routes[0].insert(0, path("docs", docs_page.render_page(api), name="reference"))
 for pattern in routes[0]:
-    # Keys sign these requests in, not the session.
+    # Authenticated by API keys, not by the session.
     if pattern.callback is not None:
         view = pattern.callback if pattern.name not in READ_ONLY else require_safe(pattern.callback)
         pattern.callback = login_not_required(http_methods.with_http_methods(view))

@@ -1,22 +1,33 @@
-"""A program that uses the API with somebody's key."""
+"""A program that calls the API with somebody's key."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from typing import Any
 
+from django.db import connections as databases
 from django.test import Client
 
 from connections.models import User
 from tests import factories
 
+NOT_ALLOWED = (403, "not_allowed")
+NOT_FOUND = (404, "not_found")
+
+_numbers = count(1)
+
 
 class Program:
-    """Asks the API as ``owner``, with a key that has every scope unless ``key`` (columns of ApiKey) says otherwise."""
+    """Calls the API as ``owner``, with a key that has every scope unless ``key`` (columns of ApiKey) says otherwise.
+
+    ``only`` limits the key to these connections.
+    """
 
     def __init__(self, owner: User, *, only: list[Any] | None = None, **key: Any) -> None:
-        if only is not None:
-            key["only_chosen"] = True
-        self.key, self.text = factories.make_key(owner, **key)
+        key.setdefault("name", f"Program {next(_numbers)}")
+        self.key, self.text = factories.make_key(owner, only_chosen=only is not None, **key)
         self.key.connections.set(only or [])
         self.client = Client(headers={"Authorization": f"Bearer {self.text}"})
 
@@ -26,30 +37,45 @@ class Program:
 
     def send(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
         """``send("post", "teams", {...}, idempotency_key="x")``; headers as keywords with underscores."""
-        ask = getattr(self.client, method)
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return ask(f"/api/v1/{path}", {} if body is None else body, content_type="application/json", headers=named)
+        call = getattr(self.client, method)
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        return call(f"/api/v1/{path}", {} if body is None else body, content_type="application/json", headers=names)
 
     def post(self, path: str, body: Any = None, **headers: str) -> Any:
-        """POST /api/v1/``path``."""
         return self.send("post", path, body, **headers)
 
     def patch(self, path: str, body: Any, **headers: str) -> Any:
-        """PATCH /api/v1/``path``."""
         return self.send("patch", path, body, **headers)
 
     def delete(self, path: str, **headers: str) -> Any:
-        """DELETE /api/v1/``path``."""
         return self.send("delete", path, **headers)
 
 
-def told(answer: Any) -> tuple[int, str]:
+def at_once(*calls: Callable[[], Any]) -> list[Any]:
+    """The results of calls made at the same time, each in a thread of its own."""
+
+    def run(call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        finally:
+            databases.close_all()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(run, calls))
+
+
+def problem(response: Any) -> tuple[int, str]:
     """Status and code of a problem."""
-    assert answer["Content-Type"] == "application/problem+json", answer.content
-    return answer.status_code, answer.json()["code"]
+    assert response["Content-Type"] == "application/problem+json", response.content
+    return response.status_code, response.json()["code"]
 
 
-def wrong_fields(answer: Any) -> set[str]:
+def wrong_fields(response: Any) -> set[str]:
     """The fields a 422 names."""
-    assert answer.status_code == 422, answer.content
-    return {one["field"] for one in answer.json()["errors"]}
+    assert response.status_code == 422, response.content
+    return {error["field"] for error in response.json()["errors"]}
+
+
+def values(response: Any, field: str) -> list[Any]:
+    """One field of every item of a list."""
+    return [item[field] for item in response.json()["items"]]

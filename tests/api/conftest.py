@@ -1,4 +1,4 @@
-"""What all tests of the API need."""
+"""Fixtures of the API tests."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from connections.services.api_keys import rate_limit
 
 
 @pytest.fixture(autouse=True)
-def _early_questions_counted_anew() -> None:
-    """Connections of other tests have the same numbers."""
+def _reset_early_refresh_counters() -> None:
+    """Other tests use the same connection numbers."""
     client = rate_limit.client()
     for name in client.scan_iter("rate:early:*"):
         client.delete(name)

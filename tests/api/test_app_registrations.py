@@ -1,4 +1,4 @@
-"""App registrations, credentials and consent requests over the API."""
+"""App registrations, credentials and consent requests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from connections.models import AppCredential, AppRegistration, ConsentRequest, U
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
-from tests.api.api_client import Program, told, wrong_fields
+from tests.api.api_client import NOT_FOUND, Program, problem, values, wrong_fields
 
 pytestmark = pytest.mark.django_db
 LATER = (timezone.now() + timedelta(days=90)).isoformat()
@@ -30,16 +30,16 @@ def body(**more: Any) -> dict[str, Any]:
 
 def test_an_app_registration_is_registered_changed_and_removed(alice: User, sandbox: Control) -> None:
     program = Program(alice)
-    made = program.post("app-registrations", body(credential=secret(), allows_app_only=True))
-    assert (made.status_code, made.json()["is_ready"]) == (201, True)
-    assert factories.CLIENT_SECRET not in made.content.decode()
-    path = made["Location"].removeprefix("/api/v1/")
-    changed = program.patch(path, {"default_capabilities": ["mail.send", "mail.read"]}, if_match=made["ETag"])
+    created = program.post("app-registrations", body(credential=secret(), allows_app_only=True))
+    assert (created.status_code, created.json()["is_ready"]) == (201, True)
+    assert factories.CLIENT_SECRET not in created.content.decode()
+    path = created["Location"].removeprefix("/api/v1/")
+    changed = program.patch(path, {"default_capabilities": ["mail.send", "mail.read"]}, if_match=created["ETag"])
     assert changed.json()["default_capabilities"] == ["mail.read", "mail.send"]
-    assert program.delete(path, if_match=made["ETag"]).status_code == 412
+    assert program.delete(path, if_match=created["ETag"]).status_code == 412
     assert program.post(f"{path}/verify").json()["is_ready"] is True
     assert program.delete(path).status_code == 204
-    assert told(program.get(path)) == (404, "not_found")
+    assert problem(program.get(path)) == NOT_FOUND
 
 
 def test_a_credential_that_microsoft_rejects_stores_nothing(alice: User, sandbox: Control) -> None:
@@ -53,9 +53,9 @@ def test_a_credential_that_microsoft_rejects_stores_nothing(alice: User, sandbox
 def test_credentials_are_added_listed_and_retired_and_never_shown(alice: User, sandbox: Control) -> None:
     app, program = factories.make_app_registration(), Program(alice)
     path = f"app-registrations/{app.pk}/credentials"
-    made = program.post(path, secret(label="Next"), idempotency_key="one")
+    created = program.post(path, secret(label="Next"), idempotency_key="one")
     again = program.post(path, secret(label="Next"), idempotency_key="one")
-    assert (made.status_code, made.json()["label"], again.json()) == (201, "Next", made.json())
+    assert (created.status_code, created.json()["label"], again.json()) == (201, "Next", created.json())
     generated = program.post(path, {"kind": "generate", "months": 6}).json()
     assert "BEGIN CERTIFICATE" in generated["certificate"]
     assert "PRIVATE" not in str(generated)
@@ -63,11 +63,11 @@ def test_credentials_are_added_listed_and_retired_and_never_shown(alice: User, s
     assert len(listed.json()["items"]) == 3
     assert factories.CLIENT_SECRET not in listed.content.decode()
     for status in (204, 404):
-        assert program.delete(f"{path}/{made.json()['id']}").status_code == status
-    assert AppCredential.objects.get(pk=made.json()["id"]).secret is None
+        assert program.delete(f"{path}/{created.json()['id']}").status_code == status
+    assert AppCredential.objects.get(pk=created.json()["id"]).secret is None
 
 
-def test_a_certificate_of_ones_own_is_uploaded_as_pem_or_pfx(alice: User, sandbox: Control) -> None:
+def test_a_certificate_is_uploaded_as_pem_or_pfx(alice: User, sandbox: Control) -> None:
     app, program = factories.make_app_registration(), Program(alice)
     pair = certificates.generate("Mine", months=6, now=timezone.now())
     path = f"app-registrations/{app.pk}/credentials"
@@ -92,12 +92,12 @@ def test_a_certificate_of_ones_own_is_uploaded_as_pem_or_pfx(alice: User, sandbo
         ({"kind": "magic"}, "kind"),
     ],
 )
-def test_a_credential_that_cannot_be_is_refused_with_its_field(alice: User, entry: dict[str, Any], field: str) -> None:
+def test_an_invalid_credential_is_refused_with_its_field(alice: User, entry: dict[str, Any], field: str) -> None:
     app = factories.make_app_registration()
     assert wrong_fields(Program(alice).post(f"app-registrations/{app.pk}/credentials", entry)) == {field}
 
 
-def test_what_is_wrong_with_a_first_credential_names_it(alice: User) -> None:
+def test_errors_in_the_first_credential_name_its_fields(alice: User) -> None:
     answer = Program(alice).post("app-registrations", body(credential={"kind": "secret"}))
     assert wrong_fields(answer) == {"credential.secret"}
 
@@ -106,39 +106,40 @@ def test_a_credential_is_found_only_under_its_own_registration(alice: User) -> N
     mine = factories.make_app_registration()
     other = factories.make_app_registration(name="Other", client_id=seed.ROBOTS_APP)
     foreign = other.credentials.get()
-    assert told(Program(alice).delete(f"app-registrations/{mine.pk}/credentials/{foreign.pk}")) == (404, "not_found")
+    assert problem(Program(alice).delete(f"app-registrations/{mine.pk}/credentials/{foreign.pk}")) == NOT_FOUND
 
 
-def test_a_type_in_use_cannot_be_switched_off(alice: User) -> None:
+def test_an_authentication_type_in_use_cannot_be_switched_off(alice: User) -> None:
     connection = factories.make_connection()
     path = f"app-registrations/{connection.app_registration_id}"
-    assert told(Program(alice).patch(path, {"allows_delegated": False})) == (409, "still_in_use")
-    assert told(Program(alice, name="2").delete(path)) == (409, "still_in_use")
+    assert problem(Program(alice).patch(path, {"allows_delegated": False})) == (409, "still_in_use")
+    assert problem(Program(alice).delete(path)) == (409, "still_in_use")
 
 
 def test_members_read_what_they_need_to_connect(bob: User) -> None:
     app = factories.make_app_registration()
     seen = Program(bob).get(f"app-registrations/{app.pk}").json()
     assert (seen["name"], seen["allows_delegated"], seen["client_id"]) == ("Contoso Connections", True, None)
-    found = Program(bob, name="2").get("app-registrations", allows="app_only", q="contoso", tenant_id=app.tenant_id)
-    assert [one["id"] for one in found.json()["items"]] == [app.pk]
+    apps = Program(bob).get("app-registrations", allows="app_only", q="contoso", tenant_id=app.tenant_id)
+    assert values(apps, "id") == [app.pk]
 
 
-# --- Consent --------------------------------------------------------------------------------------
-
-
-def test_consent_is_asked_for_and_approved(alice: User, bob: User, sandbox: Control) -> None:
+def test_consent_is_requested_and_approved(alice: User, bob: User, sandbox: Control) -> None:
     connection = factories.make_connection(status="pending", connected_at=None, granted_scopes="", refresh_token=None)
-    made = Program(bob).post("consent-requests", {"connection_id": connection.pk, "reason": "For invoices."})
-    assert (made.status_code, made.json()["state"], made.json()["permissions"]) == (201, "asked", ["Mail.Read"])
-    path = f"consent-requests/{made.json()['id']}"
+    created = Program(bob).post("consent-requests", {"connection_id": connection.pk, "reason": "For invoices."})
+    assert (created.status_code, created.json()["state"], created.json()["permissions"]) == (
+        201,
+        "asked",
+        ["Mail.Read"],
+    )
+    path = f"consent-requests/{created.json()['id']}"
     program = Program(alice)
-    assert [one["id"] for one in program.get("consent-requests", state="asked").json()["items"]] == [made.json()["id"]]
+    assert values(program.get("consent-requests", state="asked"), "id") == [created.json()["id"]]
     for _ in range(2):
         approved = program.post(f"{path}/approve").json()
         assert approved["state"] == "approved"
         assert approved["consent_link"].startswith(sandbox.base_url)
-    assert told(program.post(f"{path}/decline", {"reason": "No.", "seen": "asked"})) == (409, "decided_meanwhile")
+    assert problem(program.post(f"{path}/decline", {"reason": "No.", "seen": "asked"})) == (409, "decided_meanwhile")
 
 
 def test_consent_is_declined_with_a_reason(alice: User, bob: User) -> None:

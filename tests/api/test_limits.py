@@ -1,9 +1,8 @@
-"""What holds for every call of the API: limits, sizes, and problems in place of pages."""
+"""Rate limits, size limits, and problems instead of error pages."""
 
 from __future__ import annotations
 
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -20,6 +19,7 @@ from connections.services.api_keys import api_keys, rate_limit
 from connections.services.operations import health
 from connections.services.tokens import fetch, single_flight
 from tests import factories
+from tests.api.api_client import at_once
 
 pytestmark = pytest.mark.django_db
 NOW = timezone.now()
@@ -36,7 +36,11 @@ def fresh_counters() -> Iterator[None]:
     rate_limit._outage._until = 0.0
 
 
-def robot(text: str) -> Client:
+def client_of(owner: User, **key: Any) -> Client:
+    return client_with(factories.make_key(owner, **key)[1])
+
+
+def client_with(text: str) -> Client:
     return Client(headers={"Authorization": f"Bearer {text}"}, raise_request_exception=False)
 
 
@@ -48,12 +52,9 @@ def problem(answer: Any) -> dict[str, Any]:
     return body
 
 
-# --- Calls in a minute ----------------------------------------------------------------------------
-
-
-def test_a_key_is_told_where_it_stands_and_refused_when_its_minute_is_used_up(bob: User, settings: Any) -> None:
+def test_rate_limit_headers_count_down_until_a_key_is_refused(bob: User, settings: Any) -> None:
     settings.API_RATE_LIMIT = 3
-    client = robot(factories.make_key(bob)[1])
+    client = client_of(bob)
     answers = [client.get("/api/v1/connections") for _ in range(5)]
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
     assert [answer["RateLimit-Remaining"] for answer in answers] == ["2", "1", "0", "0", "0"]
@@ -63,18 +64,18 @@ def test_a_key_is_told_where_it_stands_and_refused_when_its_minute_is_used_up(bo
     assert answers[-1]["Retry-After"] == answers[-1]["RateLimit-Reset"]
 
 
-def test_one_keys_limit_is_not_anothers(bob: User, settings: Any) -> None:
+def test_each_key_has_its_own_limit(bob: User, settings: Any) -> None:
     settings.API_RATE_LIMIT = 1
-    one, other = robot(factories.make_key(bob)[1]), robot(factories.make_key(bob, name="Other")[1])
-    assert [one.get("/api/v1/connections").status_code for _ in range(2)] == [200, 429]
+    limited, other = client_of(bob), client_of(bob, name="Other")
+    assert [limited.get("/api/v1/connections").status_code for _ in range(2)] == [200, 429]
     assert other.get("/api/v1/connections").status_code == 200
 
 
-def test_an_it_admin_may_have_given_a_key_a_limit_of_its_own(bob: User, settings: Any) -> None:
+def test_a_key_may_have_a_limit_set_by_an_it_admin(bob: User, settings: Any) -> None:
     settings.API_RATE_LIMIT = 1
-    client = robot(factories.make_key(bob, rate_limit=2)[1])
+    client = client_of(bob, rate_limit=2)
     assert [client.get("/api/v1/connections").status_code for _ in range(3)] == [200, 200, 429]
-    free = robot(factories.make_key(bob, name="Free", rate_limit=0)[1])
+    free = client_of(bob, name="Free", rate_limit=0)
     assert [free.get("/api/v1/connections").status_code for _ in range(3)] == [200] * 3
 
 
@@ -93,11 +94,7 @@ def test_calls_at_the_same_moment_are_all_counted() -> None:
         for _ in range(50):
             rate_limit.count("crowd", limit=1000, now=NOW)
 
-    threads = [threading.Thread(target=many) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=30)
+    at_once(*[many] * 8)
     last = rate_limit.count("crowd", limit=1000, now=NOW)
     assert last is not None
     assert last.count == 401
@@ -112,7 +109,7 @@ def test_without_the_cache_the_api_works_unlimited_and_counts_what_it_lets_throu
     nowhere = redis.Redis(host="127.0.0.1", port=1, socket_timeout=0.2, socket_connect_timeout=0.2)
     monkeypatch.setattr(rate_limit, "client", lambda: nowhere)
     before = rate_limit.uncounted_calls()
-    client = robot(factories.make_key(bob)[1])
+    client = client_of(bob)
     answers = [client.get("/api/v1/connections") for _ in range(4)]
     assert [answer.status_code for answer in answers] == [200] * 4
     assert "RateLimit-Limit" not in answers[0]
@@ -122,7 +119,7 @@ def test_without_the_cache_the_api_works_unlimited_and_counts_what_it_lets_throu
     assert measured["portal_api_calls_not_limited"] == before + 4
 
 
-def test_a_cache_that_hangs_holds_up_no_refresh_for_long(settings: Any) -> None:
+def test_a_hanging_cache_does_not_hold_up_a_refresh(settings: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         address = f"redis://127.0.0.1:{hanging.getsockname()[1]}/0"
         settings.CACHES = {"default": {**settings.CACHES["default"], "LOCATION": address}}
@@ -134,7 +131,7 @@ def test_a_cache_that_hangs_holds_up_no_refresh_for_long(settings: Any) -> None:
         assert time.monotonic() - start < 5
 
 
-def test_who_was_too_slow_does_not_give_back_the_turn_of_another() -> None:
+def test_a_slow_holder_does_not_release_the_lock_of_the_next_one() -> None:
     slow = single_flight.acquire("refresh:1")
     assert slow is not None
     cache.delete("refresh:1")  # its time is over
@@ -146,22 +143,19 @@ def test_who_was_too_slow_does_not_give_back_the_turn_of_another() -> None:
     assert single_flight.is_done(["refresh:1"]) == {"refresh:1"}
 
 
-def test_wrong_keys_from_one_address_are_put_off_and_right_ones_are_not(bob: User, settings: Any) -> None:
+def test_bad_keys_are_rate_limited_by_address_and_valid_ones_are_not(bob: User, settings: Any) -> None:
     settings.API_BAD_KEY_LIMIT = 3
-    wrong = [robot(api_keys.generate_key()[0]).get("/api/v1/connections") for _ in range(5)]
+    wrong = [client_with(api_keys.generate_key()[0]).get("/api/v1/connections") for _ in range(5)]
     assert [answer.status_code for answer in wrong] == [401, 401, 401, 429, 429]
     assert problem(wrong[-1])["code"] == "rate_limited"
     assert int(wrong[-1]["Retry-After"]) > 0
-    assert robot(factories.make_key(bob)[1]).get("/api/v1/connections").status_code == 200
-    elsewhere = robot(api_keys.generate_key()[0]).get("/api/v1/connections", REMOTE_ADDR="10.0.0.9")
+    assert client_of(bob).get("/api/v1/connections").status_code == 200
+    elsewhere = client_with(api_keys.generate_key()[0]).get("/api/v1/connections", REMOTE_ADDR="10.0.0.9")
     assert elsewhere.status_code == 401
 
 
-# --- Sizes ----------------------------------------------------------------------------------------
-
-
 def test_a_large_body_is_refused_before_it_is_read(bob: User) -> None:
-    client = robot(factories.make_key(bob)[1])
+    client = client_of(bob)
     answer = client.post("/api/v1/connections", b"x" * (256 * 1024 + 1), content_type="application/json")
     assert problem(answer)["code"] == "too_large"
     assert answer.status_code == 413
@@ -170,36 +164,19 @@ def test_a_large_body_is_refused_before_it_is_read(bob: User) -> None:
 
 
 @pytest.mark.parametrize("length", ["-1", "9" * 30, "1e9", "abc"])
-def test_an_absurd_length_is_no_way_round(bob: User, length: str) -> None:
-    answer = robot(factories.make_key(bob)[1]).get("/api/v1/connections", CONTENT_LENGTH=length)
+def test_an_absurd_content_length_is_refused(bob: User, length: str) -> None:
+    answer = client_of(bob).get("/api/v1/connections", CONTENT_LENGTH=length)
     assert (answer.status_code, problem(answer)["code"]) == (413, "too_large")
 
 
 def test_a_body_without_a_length_is_refused(bob: User) -> None:
-    answer = robot(factories.make_key(bob)[1]).get(
-        "/api/v1/connections", HTTP_TRANSFER_ENCODING="chunked", CONTENT_LENGTH=""
-    )
+    answer = client_of(bob).get("/api/v1/connections", HTTP_TRANSFER_ENCODING="chunked", CONTENT_LENGTH="")
     assert (answer.status_code, problem(answer)["code"]) == (411, "length_required")
 
 
 def test_a_long_query_is_refused(bob: User) -> None:
-    answer = robot(factories.make_key(bob)[1]).get("/api/v1/connections", {"name": "x" * 5000})
+    answer = client_of(bob).get("/api/v1/connections", {"name": "x" * 5000})
     assert (answer.status_code, problem(answer)["code"]) == (414, "address_too_long")
-
-
-# --- Problems in place of pages -------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("path", ["nothing/here", "", "connections/", "connections/1/token/x", "%00", "..%2f..%2fetc"])
-def test_an_unknown_address_is_a_problem(bob: User, path: str) -> None:
-    answer = robot(factories.make_key(bob)[1]).get(f"/api/v1/{path}")
-    assert (answer.status_code, problem(answer)["code"]) == (404, "not_found")
-
-
-def test_a_wrong_method_is_a_problem_that_names_the_right_ones(bob: User) -> None:
-    answer = robot(factories.make_key(bob)[1]).delete("/api/v1/connections/1/token")
-    assert (answer.status_code, problem(answer)["code"]) == (405, "method_not_allowed")
-    assert "GET" in answer["Allow"]
 
 
 def test_a_missing_key_is_a_problem_everywhere(client: Client) -> None:
@@ -207,13 +184,13 @@ def test_a_missing_key_is_a_problem_everywhere(client: Client) -> None:
         assert problem(client.get(f"/api/v1/{path}"))["code"] == "bad_key"
 
 
-def test_a_mistake_of_ours_tells_nothing_of_our_insides(bob: User, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_reveals_no_details(bob: User, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("the password is 1234")
 
     monkeypatch.setattr(fetch, "get_token", fail)
     connection = factories.make_connection(owner=bob)
-    answer = robot(factories.make_key(bob)[1]).get(f"/api/v1/connections/{connection.pk}/token")
+    answer = client_of(bob).get(f"/api/v1/connections/{connection.pk}/token")
     body = problem(answer)
     assert (answer.status_code, body["code"]) == (500, "internal_error")
     assert "1234" not in answer.content.decode()
@@ -227,7 +204,7 @@ def test_pages_are_left_alone(signed_in: Callable[[User], Client], bob: User) ->
     assert answer["Content-Type"].startswith("text/html")
 
 
-def test_the_limit_of_a_key_is_its_own_or_everybodys(settings: Any) -> None:
+def test_the_limit_of_a_key_is_its_own_or_the_default(settings: Any) -> None:
     settings.API_RATE_LIMIT = 600
     assert api_keys.rate_limit_of(ApiKey()) == 600
     assert api_keys.rate_limit_of(ApiKey(rate_limit=5)) == 5

@@ -1,4 +1,4 @@
-"""Handing over, over the API: one connection, everything of a person, and what it means before it is done."""
+"""Ownership transfers: one connection, all of a person's, and the consequences beforehand."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from django.utils import timezone
 
 from connections.models import AuditEvent, Connection, HandOver, Share, TokenFetch, User
 from tests import factories
-from tests.api.api_client import Program, told, wrong_fields
+from tests.api.api_client import NOT_ALLOWED, NOT_FOUND, Program, problem, wrong_fields
 
 pytestmark = pytest.mark.django_db
 
 
-def fetched(connection: Connection, key: Any) -> None:
+def record_fetches(connection: Connection, key: Any) -> None:
     TokenFetch.objects.create(
         connection=connection,
         connection_name=connection.name,
@@ -26,25 +26,23 @@ def fetched(connection: Connection, key: Any) -> None:
     )
 
 
-# --- One connection -------------------------------------------------------------------------------
-
-
-def test_a_connection_gets_another_owner_by_name_or_by_number(alice: User, bob: User, dave: User) -> None:
+def test_ownership_is_transferred_to_a_name_or_a_number(alice: User, bob: User, dave: User) -> None:
     connection = factories.make_connection(owner=bob)
     path, program = f"connections/{connection.pk}/hand-over", Program(alice)
-    made = program.post(path, {"new_owner": "dave"})
-    assert made.status_code == 200
-    assert (made.json()["to_owner_id"], made.json()["from_owner_id"]) == (dave.pk, bob.pk)
-    assert (made.json()["keeps_grant"], made.json()["completed_at"]) == (True, None)
+    transfer = program.post(path, {"new_owner": "dave"})
+    assert transfer.status_code == 200
+    assert (transfer.json()["to_owner_id"], transfer.json()["from_owner_id"]) == (dave.pk, bob.pk)
+    assert (transfer.json()["keeps_grant"], transfer.json()["completed_at"]) == (True, None)
     connection = Connection.objects.get(pk=connection.pk)
     assert (connection.owner, bool(connection.refresh_token)) == (dave, True)
     back = program.post(path, {"new_owner_id": bob.pk, "grant": "cut", "new_name": "Once more"})
     assert (back.json()["keeps_grant"], back.json()["connection_name"]) == (False, "Once more")
     connection = Connection.objects.get(pk=connection.pk)
-    assert (connection.owner, connection.status, connection.refresh_token) == (bob, "reconnect_needed", None)
+    assert (connection.owner, connection.status) == (bob, "reconnect_needed")
+    assert connection.refresh_token is None
 
 
-def test_handing_over_twice_changes_nothing_more(alice: User, bob: User, dave: User) -> None:
+def test_a_second_transfer_to_the_same_owner_changes_nothing(alice: User, bob: User, dave: User) -> None:
     connection = factories.make_connection(owner=bob)
     path, program = f"connections/{connection.pk}/hand-over", Program(alice)
     body = {"new_owner_id": dave.pk, "seen_owner_id": bob.pk}
@@ -56,27 +54,27 @@ def test_handing_over_twice_changes_nothing_more(alice: User, bob: User, dave: U
     assert AuditEvent.objects.filter(action="connection.handed_over").count() == 1
 
 
-def test_whoever_gave_away_their_own_sees_it_no_longer(bob: User, dave: User) -> None:
+def test_the_previous_owner_no_longer_sees_the_connection(bob: User, dave: User) -> None:
     connection = factories.make_connection(owner=bob)
     path, program = f"connections/{connection.pk}/hand-over", Program(bob)
     assert program.post(path, {"new_owner": "dave"}, idempotency_key="once").status_code == 200
-    assert told(program.post(path, {"new_owner": "dave"})) == (404, "not_found")
-    assert told(program.post(path, {"new_owner": "dave"}, idempotency_key="once")) == (404, "not_found")
+    assert problem(program.post(path, {"new_owner": "dave"})) == NOT_FOUND
+    assert problem(program.post(path, {"new_owner": "dave"}, idempotency_key="once")) == NOT_FOUND
     assert HandOver.objects.count() == 1
 
 
-def test_what_somebody_else_handed_over_meanwhile_is_not_handed_over_again(alice: User, bob: User, dave: User) -> None:
+def test_a_connection_that_changed_owner_meanwhile_is_not_transferred(alice: User, bob: User, dave: User) -> None:
     connection = factories.make_connection(owner=dave)
     factories.make_person("max")
     answer = Program(alice).post(
         f"connections/{connection.pk}/hand-over", {"new_owner": "max", "seen_owner_id": bob.pk}
     )
-    assert told(answer) == (422, "invalid_input")
+    assert problem(answer) == (422, "invalid_input")
     assert "belongs to Dave Stranger now" in answer.json()["detail"]
     assert not HandOver.objects.exists()
 
 
-def test_who_cannot_own_it_does_not_get_it(alice: User, bob: User, carol: User, dave: User) -> None:
+def test_ownership_is_only_transferred_to_possible_owners(alice: User, bob: User, carol: User, dave: User) -> None:
     connection = factories.make_connection(owner=bob)
     robot = factories.make_service_account()
     path, program = f"connections/{connection.pk}/hand-over", Program(alice)
@@ -86,7 +84,7 @@ def test_who_cannot_own_it_does_not_get_it(alice: User, bob: User, carol: User, 
     assert wrong_fields(program.post(path, {"new_owner_id": 2**53})) == {"new_owner_id"}
     factories.make_connection(owner=dave)
     taken = program.post(path, {"new_owner": "dave"})
-    assert (told(taken), taken.json()["errors"][0]["field"]) == ((409, "already_exists"), "new_name")
+    assert (problem(taken), taken.json()["errors"][0]["field"]) == ((409, "already_exists"), "new_name")
     app_only = factories.make_app_only_connection(owner=bob)
     assert Program(bob).post(f"connections/{app_only.pk}/hand-over", {"new_owner": "dave"}).status_code == 422
     assert not HandOver.objects.exists()
@@ -103,14 +101,14 @@ def test_who_cannot_own_it_does_not_get_it(alice: User, bob: User, carol: User, 
         ({"new_owner": "dave", "newname": "x"}, {"newname"}),
     ],
 )
-def test_a_body_that_makes_no_sense_is_refused_with_its_fields(
+def test_an_invalid_body_is_refused_with_its_fields(
     body: dict[str, Any], fields: set[str], alice: User, dave: User
 ) -> None:
     connection = factories.make_connection(owner=alice)
     assert wrong_fields(Program(alice).post(f"connections/{connection.pk}/hand-over", body)) == fields
 
 
-def test_only_its_owner_and_it_admins_hand_over(bob: User, carol: User, dave: User) -> None:
+def test_only_the_owner_and_it_admins_transfer_ownership(bob: User, carol: User, dave: User) -> None:
     connection = factories.make_connection(owner=bob)
     shared_with = factories.make_person("max")
     Share.objects.create(connection=connection, person=shared_with, level=Share.Level.MANAGE, created_by=bob)
@@ -120,37 +118,36 @@ def test_only_its_owner_and_it_admins_hand_over(bob: User, carol: User, dave: Us
         assert program.get(path).status_code == program.post(path, {"new_owner": "dave"}).status_code == expected
     narrowed = Program(bob, only=[factories.make_connection(owner=bob, name="Another")], name="narrowed")
     assert narrowed.post(path, {"new_owner": "dave"}).status_code == 404
-    reading = Program(bob, scopes=["connections:read"], name="reading")
-    assert told(reading.post(path, {"new_owner": "dave"})) == (403, "not_allowed")
+    reading = Program(bob, scopes=["connections:read"])
+    assert problem(reading.post(path, {"new_owner": "dave"})) == NOT_ALLOWED
     assert not HandOver.objects.exists()
 
 
-def test_it_is_told_before_whose_keys_stop_and_whose_go_on(alice: User, bob: User, dave: User) -> None:
+def test_the_consequences_name_the_keys_that_stop_and_those_that_keep_working(
+    alice: User, bob: User, dave: User
+) -> None:
     connection = factories.make_connection(owner=bob)
     Share.objects.create(connection=connection, person=dave, created_by=bob)
     program = Program(bob, name="Bob's robot")
-    fetched(connection, program.key)
-    fetched(connection, factories.make_key(dave, name="Dave's robot")[0])
+    record_fetches(connection, program.key)
+    record_fetches(connection, factories.make_key(dave, name="Dave's robot")[0])
     path = f"connections/{connection.pk}/hand-over"
     meaning = program.get(path).json()
-    assert [(one["name"], one["count"]) for one in meaning["keys_that_stop"]] == [("Bob's robot", 3)]
-    assert [one["name"] for one in meaning["keys_that_go_on"]] == ["Dave's robot"]
+    assert [(item["name"], item["count"]) for item in meaning["keys_that_stop"]] == [("Bob's robot", 3)]
+    assert [item["name"] for item in meaning["keys_that_go_on"]] == ["Dave's robot"]
     assert meaning["shares"] == ["Dave Stranger"]
     assert (meaning["needs_sign_in"], meaning["can_keep_grant"], meaning["unfinished"]) == (True, True, None)
     Program(alice).post(path, {"new_owner": "dave", "grant": "cut"})
-    after = Program(alice, name="again").get(path).json()
+    after = Program(alice).get(path).json()
     assert (after["owner_id"], after["can_keep_grant"]) == (dave.pk, False)
     assert after["unfinished"]["to_owner_id"] == dave.pk
 
 
-# --- Everything somebody owns ---------------------------------------------------------------------
-
-
-def test_everything_of_a_person_is_handed_over(alice: User, bob: User, dave: User) -> None:
+def test_all_connections_of_a_person_are_transferred(alice: User, bob: User, dave: User) -> None:
     first, second = factories.make_connection(owner=bob), factories.make_connection(owner=bob, name="Orders")
     path, program = f"people/{bob.pk}/hand-over", Program(alice)
     done = program.post(path, {"new_owner": "dave"}).json()
-    assert [one["connection_id"] for one in done["done"]] == [first.pk, second.pk]
+    assert [item["connection_id"] for item in done["done"]] == [first.pk, second.pk]
     assert (done["failed"], done["not_theirs"], done["left"]) == ([], [], 0)
     assert set(Connection.objects.values_list("owner", flat=True)) == {dave.pk}
     again = program.post(path, {"new_owner": "dave", "connection_ids": [first.pk]}).json()
@@ -158,59 +155,57 @@ def test_everything_of_a_person_is_handed_over(alice: User, bob: User, dave: Use
     assert HandOver.objects.count() == 2
 
 
-def test_one_that_cannot_be_handed_over_holds_up_no_other(alice: User, bob: User, dave: User) -> None:
+def test_a_failed_transfer_does_not_hold_up_the_others(alice: User, bob: User, dave: User) -> None:
     taken, free = factories.make_connection(owner=bob), factories.make_connection(owner=bob, name="Orders")
     factories.make_connection(owner=dave)
     done = Program(alice).post(f"people/{bob.pk}/hand-over", {"new_owner_id": dave.pk, "grant": "cut"}).json()
-    assert [one["connection_id"] for one in done["done"]] == [free.pk]
-    assert [(one["connection_id"], one["code"]) for one in done["failed"]] == [(taken.pk, "already_exists")]
+    assert [item["connection_id"] for item in done["done"]] == [free.pk]
+    assert [(item["connection_id"], item["code"]) for item in done["failed"]] == [(taken.pk, "already_exists")]
     assert done["left"] == 1
 
 
-def test_only_chosen_ones_of_that_person_are_handed_over(alice: User, bob: User, dave: User) -> None:
+def test_only_chosen_connections_of_that_person_are_transferred(alice: User, bob: User, dave: User) -> None:
     chosen, stays = factories.make_connection(owner=bob), factories.make_connection(owner=bob, name="Orders")
     foreign = factories.make_connection(owner=alice, name="Mine")
     body = {"new_owner": "dave", "connection_ids": [foreign.pk, chosen.pk, 2**53]}
     done = Program(alice).post(f"people/{bob.pk}/hand-over", body).json()
-    assert [one["connection_id"] for one in done["done"]] == [chosen.pk]
+    assert [item["connection_id"] for item in done["done"]] == [chosen.pk]
     assert (done["not_theirs"], done["left"]) == ([foreign.pk, 2**53], 1)
     owners = dict(Connection.objects.values_list("pk", "owner"))
     assert owners == {chosen.pk: dave.pk, stays.pk: bob.pk, foreign.pk: alice.pk}
 
 
-def test_handing_over_a_persons_things_takes_an_it_admin_and_a_person(
-    alice: User, bob: User, carol: User, dave: User
-) -> None:
+def test_only_it_admins_transfer_the_connections_of_a_person(alice: User, bob: User, carol: User, dave: User) -> None:
     factories.make_connection(owner=bob)
     robot, path, body = factories.make_service_account(), f"people/{bob.pk}/hand-over", {"new_owner": "dave"}
     for person in (bob, carol, dave):
         program = Program(person)
-        assert told(program.get(path)) == told(program.post(path, body)) == (403, "not_allowed")
+        assert problem(program.get(path)) == problem(program.post(path, body)) == NOT_ALLOWED
     program = Program(alice)
     for stranger in (robot.pk, 10**9):
         assert program.get(f"people/{stranger}/hand-over").status_code == 404
         assert program.post(f"people/{stranger}/hand-over", body).status_code == 404
     assert wrong_fields(program.post(path, {"new_owner": "bob"})) == {"new_owner"}
     assert wrong_fields(program.post(path, body | {"connection_ids": []})) == {"connection_ids"}
-    assert told(Program(alice, only=[], name="narrowed").post(path, body)) == (403, "not_allowed")
+    assert problem(Program(alice, only=[]).post(path, body)) == NOT_ALLOWED
     assert not HandOver.objects.exists()
 
 
-def test_what_somebody_owns_is_listed_in_pages_with_their_keys(
+def test_the_connections_of_a_person_are_listed_in_pages_with_their_keys(
     alice: User, bob: User, django_assert_max_num_queries: Any
 ) -> None:
     for name in ("C", "A", "B"):
         factories.make_connection(owner=bob, name=name)
     key, _ = factories.make_key(bob, name="Robot")
-    fetched(Connection.objects.get(name="B"), key)
+    record_fetches(Connection.objects.get(name="B"), key)
     account = factories.make_service_account(responsible=bob)
     program, path = Program(alice), f"people/{bob.pk}/hand-over"
     first = program.get(path, limit=2).json()
-    assert [one["connection_name"] for one in first["items"]] == ["A", "B"]
-    assert [one["name"] for one in first["items"][1]["keys_that_stop"]] == ["Robot"]
+    assert [item["connection_name"] for item in first["items"]] == ["A", "B"]
+    assert [item["name"] for item in first["items"][1]["keys_that_stop"]] == ["Robot"]
     assert first["keys"] == [{"id": key.pk, "name": "Robot", "fetched": ["B"]}]
-    assert [one["id"] for one in first["service_accounts"]] == [account.pk]
+    assert [item["id"] for item in first["service_accounts"]] == [account.pk]
     with django_assert_max_num_queries(14):
         rest = program.get(path, limit=2, after=first["next"]).json()
-    assert ([one["connection_name"] for one in rest["items"]], rest["next"]) == (["C"], None)
+    assert ([item["connection_name"] for item in rest["items"]], rest["next"]) == (["C"], None)
     assert wrong_fields(program.get(path, after="nonsense")) == {"after"}

@@ -1,11 +1,11 @@
-"""What every route of the API does alike: pages, If-Match, Idempotency-Key, methods, and bodies that are no use."""
+"""What all routes have in common: pages, If-Match, Idempotency-Key, methods, invalid bodies, and the OpenAPI document."""
 
 from __future__ import annotations
 
 import base64
 import json
-import threading
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -22,12 +22,9 @@ from connections.models import AuditEvent, StoredReply, Team, TokenFetch, User
 from connections.services.api_keys import idempotency
 from connections.services.sharing import teams
 from tests import factories
-from tests.api.api_client import Program, told, wrong_fields
+from tests.api.api_client import NOT_ALLOWED, NOT_FOUND, Program, at_once, problem, wrong_fields
 
 pytestmark = pytest.mark.django_db
-
-
-# --- Lists ----------------------------------------------------------------------------------------
 
 
 def test_pages_follow_each_other_without_gap_or_repetition(alice: User) -> None:
@@ -36,14 +33,14 @@ def test_pages_follow_each_other_without_gap_or_repetition(alice: User) -> None:
     program, seen, after = Program(alice), [], ""
     for _ in range(4):
         page = program.get("teams", limit=3, after=after).json()
-        seen += [one["name"] for one in page["items"]]
+        seen += [item["name"] for item in page["items"]]
         after = page["next"]
         if after is None:
             break
     assert seen == [f"Team {number}" for number in range(7)]
 
 
-def test_what_is_added_or_removed_while_paging_moves_nothing(alice: User) -> None:
+def test_rows_added_or_removed_while_paging_do_not_shift_pages(alice: User) -> None:
     for name in "BDFH":
         Team.objects.create(name=name)
     program = Program(alice)
@@ -51,12 +48,12 @@ def test_what_is_added_or_removed_while_paging_moves_nothing(alice: User) -> Non
     Team.objects.create(name="A")
     Team.objects.filter(name="D").delete()
     second = program.get("teams", limit=2, after=first["next"]).json()
-    assert [one["name"] for one in second["items"]] == ["F", "H"]
+    assert [item["name"] for item in second["items"]] == ["F", "H"]
 
 
 @pytest.mark.parametrize("cursor", ["x", "W10", "WyJhIl0", "%00", "WyJhIiwgIjk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTkiXQ"])
 def test_a_cursor_of_something_else_is_refused_instead_of_starting_over(alice: User, cursor: str) -> None:
-    """A program that started over would run in circles."""
+    """A program that started over would never end."""
     answer = Program(alice).get("teams", after=cursor)
     assert answer.status_code in (200, 422)
     assert answer.status_code == 422 or answer.json()["items"] == []
@@ -67,7 +64,7 @@ def test_a_cursor_of_something_else_is_refused_instead_of_starting_over(alice: U
 )
 def test_a_cursor_with_a_moment_no_database_takes_is_refused(alice: User, moment: str) -> None:
     cursor = base64.urlsafe_b64encode(json.dumps([moment, "1"]).encode()).decode()
-    assert told(Program(alice).get("incidents", after=cursor)) == (422, "invalid_input")
+    assert problem(Program(alice).get("incidents", after=cursor)) == (422, "invalid_input")
 
 
 @pytest.mark.parametrize("limit", ["0", "201", "-1", "x", "9" * 30])
@@ -86,10 +83,7 @@ def test_a_list_costs_the_same_however_long_it_is(alice: User, django_assert_max
         assert len(program.get(path, limit=25).json()["items"]) == 25
 
 
-# --- If-Match -------------------------------------------------------------------------------------
-
-
-def test_a_change_with_the_present_etag_is_made_and_gives_a_new_one(alice: User) -> None:
+def test_a_change_with_the_current_etag_succeeds_and_returns_a_new_one(alice: User) -> None:
     team, program = Team.objects.create(name="Sales"), Program(alice)
     read = program.get(f"teams/{team.pk}")
     changed = program.patch(f"teams/{team.pk}", {"name": "Sold"}, if_match=read["ETag"])
@@ -99,46 +93,33 @@ def test_a_change_with_the_present_etag_is_made_and_gives_a_new_one(alice: User)
 
 
 @pytest.mark.parametrize("wanted", ['"of another state"', "W/{etag}", "rubbish"])
-def test_a_change_of_what_was_changed_meanwhile_is_refused(alice: User, wanted: str) -> None:
+def test_a_change_with_an_outdated_etag_is_refused(alice: User, wanted: str) -> None:
     team, program = Team.objects.create(name="Sales"), Program(alice)
     wanted = wanted.replace("{etag}", program.get(f"teams/{team.pk}")["ETag"])
     for method in ("patch", "delete"):
         answer = program.send(method, f"teams/{team.pk}", {"name": "Mine"}, if_match=wanted)
-        assert told(answer) == (412, "changed_meanwhile")
+        assert problem(answer) == (412, "changed_meanwhile")
     assert Team.objects.get().name == "Sales"
 
 
 @pytest.mark.parametrize("wanted", ["*", '"a", {etag}', "{etag}"])
-def test_if_match_may_name_several_states_or_any(alice: User, wanted: str) -> None:
+def test_if_match_accepts_a_list_of_etags_or_any(alice: User, wanted: str) -> None:
     team, program = Team.objects.create(name="Sales"), Program(alice)
     wanted = wanted.replace("{etag}", program.get(f"teams/{team.pk}")["ETag"])
     assert program.patch(f"teams/{team.pk}", {"name": "Mine"}, if_match=wanted).status_code == 200
 
 
 @pytest.mark.django_db(transaction=True)
-def test_of_two_changes_of_the_same_state_one_is_made(alice: User) -> None:
+def test_only_one_of_two_simultaneous_changes_succeeds(alice: User) -> None:
     team = Team.objects.create(name="Sales")
-    programs = [Program(alice, name=f"Key {number}") for number in range(2)]
-    read = programs[0].get(f"teams/{team.pk}")["ETag"]
-    got: list[int] = []
-
-    def change(program: Program, name: str) -> None:
-        try:
-            got.append(program.patch(f"teams/{team.pk}", {"name": name}, if_match=read).status_code)
-        finally:
-            databases.close_all()
-
-    threads = [threading.Thread(target=change, args=(one, f"By {i}")) for i, one in enumerate(programs)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
-    assert sorted(got) == [200, 412]
+    etag = Program(alice).get(f"teams/{team.pk}")["ETag"]
+    changes = [partial(Program(alice).patch, f"teams/{team.pk}", {"name": name}, if_match=etag) for name in ("A", "B")]
+    assert sorted(response.status_code for response in at_once(*changes)) == [200, 412]
     assert AuditEvent.objects.filter(action="team.changed").count() == 1
 
 
-def test_the_state_is_looked_at_under_the_lock(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever changed it between the look and the lock is not overwritten."""
+def test_if_match_is_compared_under_the_lock(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change between reading and locking is not overwritten."""
     team = Team.objects.create(name="Sales")
     program = Program(alice)
     read = program.get(f"teams/{team.pk}")["ETag"]
@@ -149,14 +130,11 @@ def test_the_state_is_looked_at_under_the_lock(alice: User, monkeypatch: pytest.
         return right(request, row, columns)
 
     monkeypatch.setattr(etags, "lock_matching", late)
-    assert told(program.patch(f"teams/{team.pk}", {"name": "Mine"}, if_match=read)) == (412, "changed_meanwhile")
+    assert problem(program.patch(f"teams/{team.pk}", {"name": "Mine"}, if_match=read)) == (412, "changed_meanwhile")
     assert program.delete(f"teams/{team.pk}", if_match=read).status_code == 412
 
 
-# --- Idempotency-Key ------------------------------------------------------------------------------
-
-
-def test_the_same_request_twice_is_done_once_and_answered_twice(alice: User) -> None:
+def test_a_repeated_request_is_executed_once_and_answered_twice(alice: User) -> None:
     program = Program(alice)
     first = program.post("teams", {"name": "Sales"}, idempotency_key="one")
     again = program.post("teams", {"name": "Sales"}, idempotency_key="one")
@@ -167,43 +145,43 @@ def test_the_same_request_twice_is_done_once_and_answered_twice(alice: User) -> 
     assert Team.objects.count() == 1
 
 
-def test_another_request_with_the_same_idempotency_key_is_refused(alice: User) -> None:
+def test_a_different_request_with_the_same_idempotency_key_is_refused(alice: User) -> None:
     program = Program(alice)
     program.post("teams", {"name": "Sales"}, idempotency_key="one")
-    assert told(program.post("teams", {"name": "Finance"}, idempotency_key="one")) == (422, "idempotency_key_reused")
+    assert problem(program.post("teams", {"name": "Finance"}, idempotency_key="one")) == (422, "idempotency_key_reused")
     assert Team.objects.count() == 1
 
 
-def test_idempotency_keys_of_two_api_keys_are_two(alice: User) -> None:
-    first, second = Program(alice), Program(alice, name="Other")
+def test_idempotency_keys_belong_to_an_api_key(alice: User) -> None:
+    first, second = Program(alice), Program(alice)
     assert first.post("teams", {"name": "Sales"}, idempotency_key="one").status_code == 201
-    assert told(second.post("teams", {"name": "Sales"}, idempotency_key="one")) == (409, "already_exists")
+    assert problem(second.post("teams", {"name": "Sales"}, idempotency_key="one")) == (409, "already_exists")
 
 
-def test_a_request_that_was_refused_may_be_sent_again(alice: User) -> None:
+def test_a_refused_request_may_be_repeated(alice: User) -> None:
     program, team = Program(alice), Team.objects.create(name="Sales")
-    assert told(program.post("teams", {"name": "Sales"}, idempotency_key="one")) == (409, "already_exists")
+    assert problem(program.post("teams", {"name": "Sales"}, idempotency_key="one")) == (409, "already_exists")
     team.delete()
     assert program.post("teams", {"name": "Sales"}, idempotency_key="one").status_code == 201
 
 
-def test_a_request_that_broke_may_be_sent_again(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_request_may_be_repeated(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
     program = Program(alice)
     program.client.raise_request_exception = False
     with monkeypatch.context() as broken:
         broken.setattr(teams, "add", lambda *args, **kwargs: 1 / 0)
-        assert told(program.post("teams", {"name": "Sales"}, idempotency_key="one")) == (500, "internal_error")
+        assert problem(program.post("teams", {"name": "Sales"}, idempotency_key="one")) == (500, "internal_error")
     assert program.post("teams", {"name": "Sales"}, idempotency_key="one").status_code == 201
 
 
-def test_a_request_that_still_runs_is_not_done_a_second_time(alice: User) -> None:
+def test_a_request_in_progress_is_not_started_again(alice: User) -> None:
     program = Program(alice)
     program.post("teams", {"name": "Sales"}, idempotency_key="one")
     StoredReply.objects.update(status=None, answer=None)
-    assert told(program.post("teams", {"name": "Sales"}, idempotency_key="one")) == (409, "in_progress")
+    assert problem(program.post("teams", {"name": "Sales"}, idempotency_key="one")) == (409, "in_progress")
 
 
-def test_a_request_whose_worker_was_killed_is_taken_over_after_a_while(alice: User) -> None:
+def test_a_request_of_a_killed_worker_may_be_repeated_later(alice: User) -> None:
     program = Program(alice)
     program.post("teams", {"name": "Sales"}, idempotency_key="one")
     Team.objects.all().delete()
@@ -214,7 +192,7 @@ def test_a_request_whose_worker_was_killed_is_taken_over_after_a_while(alice: Us
     assert StoredReply.objects.get().status == 201
 
 
-def test_answers_are_kept_encrypted_for_a_day(alice: User) -> None:
+def test_replies_are_stored_encrypted_for_a_day(alice: User) -> None:
     program = Program(alice)
     program.post("teams", {"name": "A recognisable name"}, idempotency_key="A recognisable key")
     with databases["default"].cursor() as cursor:
@@ -230,31 +208,21 @@ def test_answers_are_kept_encrypted_for_a_day(alice: User) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_of_many_same_requests_at_once_one_is_done(alice: User) -> None:
+def test_only_one_of_many_simultaneous_equal_requests_is_executed(alice: User) -> None:
     program = Program(alice)
-    got: list[Any] = []
+    headers = {"Authorization": f"Bearer {program.text}", "Idempotency-Key": "one"}
 
-    def send() -> None:
-        try:
-            client = Client(headers={"Authorization": f"Bearer {program.text}", "Idempotency-Key": "one"})
-            got.append(client.post("/api/v1/teams", {"name": "Sales"}, content_type="application/json"))
-        finally:
-            databases.close_all()
+    def send() -> Any:
+        return Client(headers=headers).post("/api/v1/teams", {"name": "Sales"}, content_type="application/json")
 
-    threads = [threading.Thread(target=send) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
-    codes = {answer.status_code for answer in got}
-    assert len(got) == 6
-    assert codes <= {201, 409}
-    assert {answer.json().get("code", "in_progress") for answer in got} == {"in_progress"}
+    answers = at_once(*[send] * 6)
+    assert {answer.status_code for answer in answers} <= {201, 409}
+    assert {answer.json().get("code", "in_progress") for answer in answers} == {"in_progress"}
     assert Team.objects.count() == 1
     assert AuditEvent.objects.filter(action="team.added").count() == 1
 
 
-def test_every_post_knows_the_idempotency_key() -> None:
+def test_every_post_accepts_an_idempotency_key() -> None:
     posts = [
         operation.view_func
         for router in api._get_bound_routers()
@@ -270,10 +238,7 @@ def test_an_idempotency_key_that_is_too_long_is_refused(alice: User) -> None:
     assert wrong_fields(Program(alice).post("teams", {"name": "X"}, idempotency_key="x" * 256)) == {"Idempotency-Key"}
 
 
-# --- Bodies and methods ---------------------------------------------------------------------------
-
-
-def test_what_is_no_json_is_told_as_such(alice: User) -> None:
+def test_invalid_json_is_a_problem(alice: User) -> None:
     program = Program(alice)
     for body in ("{", "", "[1,", "\x00", "[" * 100_000):
         answer = program.client.post("/api/v1/teams", body, content_type="application/json")
@@ -298,15 +263,11 @@ def test_what_is_no_json_is_told_as_such(alice: User) -> None:
         (None, {""}),
     ],
 )
-def test_a_body_that_cannot_be_used_names_its_fields(alice: User, body: Any, fields: set[str]) -> None:
+def test_an_invalid_body_is_refused_with_its_fields(alice: User, body: Any, fields: set[str]) -> None:
     program = Program(alice)
     answer = program.client.post("/api/v1/teams", json.dumps(body), content_type="application/json")
     assert wrong_fields(answer) == fields
     assert not Team.objects.exists()
-
-
-def test_a_body_that_is_too_big_is_told_as_such(alice: User) -> None:
-    assert told(Program(alice).post("teams", {"name": "x" * 300_000})) == (413, "too_large")
 
 
 def test_head_is_get_without_the_body(alice: User) -> None:
@@ -316,7 +277,7 @@ def test_head_is_get_without_the_body(alice: User) -> None:
     assert int(answer["Content-Length"]) == len(program.get("teams").content)
 
 
-def test_head_of_a_token_takes_none_away(bob: User) -> None:
+def test_head_of_a_token_records_no_token_request(bob: User) -> None:
     connection = factories.make_connection(access_token="x" * 20, expires_at=timezone.now() + timedelta(hours=1))
     program = Program(bob)
     answer = program.client.head(f"/api/v1/connections/{connection.pk}/token")
@@ -326,7 +287,7 @@ def test_head_of_a_token_takes_none_away(bob: User) -> None:
     assert TokenFetch.objects.count() == 1
 
 
-def test_head_of_an_export_starts_none(carol: User, alice: User) -> None:
+def test_head_of_an_export_does_not_start_it(carol: User, alice: User) -> None:
     answer = Program(carol).client.head("/api/v1/audit-events/export")
     assert (answer.status_code, answer["Content-Type"]) == (200, "application/x-ndjson")
     assert not AuditEvent.objects.filter(action__startswith="audit.export").exists()
@@ -337,8 +298,8 @@ def test_head_of_an_export_starts_none(carol: User, alice: User) -> None:
 def test_a_misspelt_parameter_is_refused_and_the_known_ones_are_named(alice: User, path: str) -> None:
     factories.make_connection(pk=1, owner=alice)
     answer = Program(alice).get(path, stauts="active")
-    assert told(answer) == (400, "unknown_parameter")
-    assert [one["field"] for one in answer.json()["errors"]] == ["stauts"]
+    assert problem(answer) == (400, "unknown_parameter")
+    assert [error["field"] for error in answer.json()["errors"]] == ["stauts"]
     assert "stauts" in answer.json()["detail"]
 
 
@@ -348,17 +309,17 @@ def test_a_list_names_the_parameters_it_knows(bob: User) -> None:
     assert "limit" in action
 
 
-def test_without_a_key_nothing_is_told_of_parameters(client: Client) -> None:
-    assert told(client.get("/api/v1/connections", {"stauts": "active"}))[0] == 401
+def test_parameters_are_not_revealed_without_a_key(client: Client) -> None:
+    assert problem(client.get("/api/v1/connections", {"stauts": "active"}))[0] == 401
 
 
 def test_the_list_of_people_knows_the_service_accounts_that_can_be_shared_with(alice: User) -> None:
     robots = factories.make_service_account()
-    kinds = {one["id"]: one["kind"] for one in Program(alice).get("people").json()["items"]}
+    kinds = {item["id"]: item["kind"] for item in Program(alice).get("people").json()["items"]}
     assert kinds == {alice.pk: "person", robots.pk: "service"}
 
 
-def test_a_replay_tells_nothing_that_the_key_may_no_longer_see(alice: User, bob: User) -> None:
+def test_a_stored_reply_is_hidden_once_the_key_no_longer_sees_the_connection(alice: User, bob: User) -> None:
     mine = factories.make_connection(owner=bob)
     program = Program(bob)
     path = f"connections/{mine.pk}/disable"
@@ -366,43 +327,34 @@ def test_a_replay_tells_nothing_that_the_key_may_no_longer_see(alice: User, bob:
     assert program.post(path, idempotency_key="once")["Idempotency-Replayed"] == "true"
     mine.owner = alice
     mine.save(update_fields=["owner"])
-    assert told(program.post(path, idempotency_key="once")) == (404, "not_found")
+    assert problem(program.post(path, idempotency_key="once")) == NOT_FOUND
 
 
-def test_a_replay_tells_nothing_to_who_is_no_longer_it_admin(alice: User) -> None:
+def test_a_stored_reply_is_hidden_once_its_owner_is_no_longer_it_admin(alice: User) -> None:
     program = Program(alice)
     assert program.post("teams", {"name": "Sales"}, idempotency_key="once").status_code == 201
     assert program.post("teams", {"name": "Sales"}, idempotency_key="once")["Idempotency-Replayed"] == "true"
     alice.groups.clear()
-    assert told(program.post("teams", {"name": "Sales"}, idempotency_key="once")) == (403, "not_allowed")
+    assert problem(program.post("teams", {"name": "Sales"}, idempotency_key="once")) == NOT_ALLOWED
 
 
-def test_options_tell_the_methods(client: Client) -> None:
+def test_options_names_the_methods(client: Client) -> None:
     answer = client.options("/api/v1/teams")
     assert (answer.status_code, answer["Allow"]) == (204, "GET, HEAD, OPTIONS, POST")
 
 
 def test_a_wrong_method_is_a_problem_that_names_the_right_ones(alice: User) -> None:
     answer = Program(alice).send("put", "teams")
-    assert told(answer) == (405, "method_not_allowed")
+    assert problem(answer) == (405, "method_not_allowed")
     assert answer["Allow"] == "GET, HEAD, OPTIONS, POST"
 
 
-@pytest.mark.parametrize("path", ["nothing", "teams/", "teams/x", "teams/-1", "teams/" + "9" * 5000, "teams/1/2/3"])
+@pytest.mark.parametrize(
+    "path",
+    ["", "nothing/here", "teams/", "teams/x", "teams/-1", "teams/" + "9" * 5000, "teams/1/2/3", "%00", "..%2f..%2fetc"],
+)
 def test_an_unknown_address_is_a_problem(alice: User, path: str) -> None:
-    assert told(Program(alice).get(path)) == (404, "not_found")
-
-
-def test_what_breaks_is_a_problem_too(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = Program(alice)
-    program.client.raise_request_exception = False
-    monkeypatch.setattr(teams, "add", lambda *args, **kwargs: 1 / 0)
-    answer = program.post("teams", {"name": "Sales"})
-    assert told(answer) == (500, "internal_error")
-    assert "ZeroDivision" not in answer.content.decode()
-
-
-# --- The document -----------------------------------------------------------------------------------
+    assert problem(Program(alice).get(path)) == NOT_FOUND
 
 
 def _documented() -> list[tuple[str, str, dict[str, Any]]]:
@@ -410,7 +362,7 @@ def _documented() -> list[tuple[str, str, dict[str, Any]]]:
     return [(path, method, facts) for path, methods in paths.items() for method, facts in methods.items()]
 
 
-def test_every_operation_is_documented_whole() -> None:
+def test_every_operation_is_documented_completely() -> None:
     names = [facts["operationId"] for _, _, facts in _documented()]
     assert len(names) == len(set(names)) > 50
     for path, method, facts in _documented():
@@ -441,7 +393,7 @@ def test_every_operation_is_documented_whole() -> None:
 
 
 def test_every_example_of_a_body_is_accepted_by_its_own_schema() -> None:
-    """Whoever copies one from the reference must not be refused for its form."""
+    """A body copied from the reference must be valid."""
     bodies = {
         facts["operationId"]: facts["requestBody"]["content"]["application/json"]["example"]
         for _, _, facts in _documented()
@@ -457,31 +409,21 @@ def test_every_example_of_a_body_is_accepted_by_its_own_schema() -> None:
                 entry.model_validate({next(iter(entry.model_fields)): example})
 
 
-def test_no_two_things_share_a_name_in_the_document() -> None:
+def test_schema_names_are_unique_in_the_document() -> None:
     """One would be described as the other."""
     seen: dict[str, type] = {}
-    waiting = [Schema, TextChoices]
+    waiting: list[Any] = [Schema, TextChoices]
     while waiting:
-        for found in waiting.pop().__subclasses__():
-            waiting.append(found)
-            if found.__module__.startswith("connections.api."):
-                assert seen.setdefault(found.__name__, found) is found, found
+        for subclass in waiting.pop().__subclasses__():
+            waiting.append(subclass)
+            if subclass.__module__.startswith("connections.api."):
+                assert seen.setdefault(subclass.__name__, subclass) is subclass, subclass
     components = api.get_openapi_schema()["components"]["schemas"]
     assert set(components) <= set(seen), "enumerations are listed in place"
 
 
-# --- Scopes ---------------------------------------------------------------------------------------
-
-
-def test_scope_and_right_must_both_allow(alice: User, bob: User) -> None:
+def test_both_scope_and_role_must_allow_a_call(alice: User, bob: User) -> None:
     body = {"name": "Sales"}
-    assert told(Program(alice, scopes=["admin:read"]).post("teams", body)) == (403, "not_allowed")
-    assert told(Program(bob).post("teams", body)) == (403, "not_allowed")
-    assert Program(alice, name="Other", scopes=["admin:write"]).post("teams", body).status_code == 201
-
-
-@pytest.mark.parametrize("path", ["teams", "people", "tenants"])
-def test_a_key_of_chosen_connections_does_not_administer(alice: User, path: str) -> None:
-    program = Program(alice, only=[factories.make_connection()])
-    assert told(program.get(path)) == (403, "not_allowed")
-    assert told(program.post("teams", {"name": "Sales"})) == (403, "not_allowed")
+    assert problem(Program(alice, scopes=["admin:read"]).post("teams", body)) == NOT_ALLOWED
+    assert problem(Program(bob).post("teams", body)) == NOT_ALLOWED
+    assert Program(alice, scopes=["admin:write"]).post("teams", body).status_code == 201

@@ -1,6 +1,6 @@
-"""The running portal against the document it hands out, over HTTP; nothing is undone between two calls.
+"""A running portal against its OpenAPI document, over HTTP; nothing is rolled back between the calls.
 
-A module of its own: what test_schemathesis.py makes for all of its calls would still be there.
+In a module of its own, because the data set of test_schemathesis.py would still exist.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.api.test_schemathesis import CONFIG, sandbox_alone
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_running_portal_keeps_its_promises_to_callers_whose_calls_add_up(
+def test_a_running_portal_answers_as_documented_without_resets(
     live_server: Any, sandbox_process: SandboxProcess
 ) -> None:
     people = {name: factories.make_person(name) for name in ("alice", "bob", "carol", "dave")}
@@ -32,16 +32,16 @@ def test_a_running_portal_keeps_its_promises_to_callers_whose_calls_add_up(
         served = schemathesis.openapi.from_url(
             f"{live_server.url}/api/v1/openapi.json", config=SchemathesisConfig.from_dict(config)
         )
-        asked = 0
-        for get_all_operation in served.get_all_operations():
-            operation = get_all_operation.ok()
+        called = 0
+        for result in served.get_all_operations():
+            operation = result.ok()  # type: ignore[union-attr]
 
-            @seed(asked)
+            @seed(called)
             @settings(max_examples=2, database=None, deadline=None, suppress_health_check=list(HealthCheck))
             @given(case=operation.as_strategy())
             def ask(case: Any) -> None:
                 case.call_and_validate(headers={"Authorization": f"Bearer {next(keys)}"})
 
             ask()
-            asked += 1
-    assert asked == len([one for path in api.get_openapi_schema()["paths"].values() for one in path])
+            called += 1
+    assert called == len([method for path in api.get_openapi_schema()["paths"].values() for method in path])
