@@ -8,7 +8,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from connections.models import Connection, MailboxAccess, SharedMailbox, User
-from connections.services.connections import connections
+from connections.services.connections import app_only
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
@@ -366,7 +366,7 @@ def test_where_there_is_nothing_to_run_the_page_says_why(
 def test_a_connection_that_waits_for_proof_can_be_tested(sandbox: Control, signed_in: SignIn, alice: User) -> None:
     app = factories.make_app_registration(client_id=factories.ROBOTS_CLIENT_ID, secret=factories.ROBOTS_CLIENT_SECRET)
     sandbox.withdraw_consent(client_id=seed.ROBOTS_APP, tenant=seed.CONTOSO)
-    connection = connections.connect_app_only(app, name="Robot", chosen=["mail.read"], actor=alice, now=timezone.now())
+    connection = app_only.connect(app, name="Robot", chosen=["mail.read"], actor=alice, now=timezone.now())
     sandbox.set_app(seed.ROBOTS_APP, exchange_role="Mail.Read", exchange_mailboxes=["support@contoso.example"])
     page = text(
         signed_in(alice).post(
