@@ -96,9 +96,9 @@ class PortalErrorMiddleware:
         response = self.get_response(request)
         if request.method == "GET" and response.status_code == 405 and not response.content:
             # Where signing in leads who was signed out when they sent a form.
-            told = render(request, "405.html", status=405)
-            told["Allow"] = response["Allow"]
-            return told
+            page = render(request, "405.html", status=405)
+            page["Allow"] = response["Allow"]
+            return page
         return response
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:

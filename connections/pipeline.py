@@ -131,9 +131,6 @@ def portal_client() -> backends.SignInClient:
     return backends.SignInClient(application, ("openid", "profile", "email"), {})
 
 
-# --- Steps of the portal's own sign-in ------------------------------------------------------------
-
-
 def admit_person(
     response: dict[str, Any], user: User | None = None, social: Any = None, **kwargs: Any
 ) -> dict[str, Any]:
@@ -166,9 +163,6 @@ def follow_directory(strategy: PortalStrategy, user: User, response: dict[str, A
             "Microsoft left your groups out of the sign-in, because there are too many. Roles and teams you had from "
             "groups stay as they were; your account page says what an IT admin can do about it.",
         )
-
-
-# --- The one step of a connection's sign-in -------------------------------------------------------
 
 
 def finish_connect(
@@ -207,9 +201,6 @@ def _finish_by_link(link: SignInLink, connection: Connection, response: dict[str
     )
     connection.mailbox_accesses.update(probe_after=now)
     return redirect("sign_in_link_done")
-
-
-# --- Ends that are no success ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -274,9 +274,9 @@ def capability_errors(chosen: Sequence[str], extra_scopes: Sequence[str], authen
         return ["Choose at least one thing the automation should be able to do."]
     sentences = []
     for key in chosen:
-        found = capabilities.CAPABILITIES[key]
+        capability = capabilities.CAPABILITIES[key]
         app_only = authentication_type == AuthenticationType.CLIENT_CREDENTIALS
-        reason = found.no_application if app_only else found.no_delegated
-        if reason and not capabilities.needs(found, authentication_type):
-            sentences.append(f"{found.label}: {reason}")
+        reason = capability.no_application if app_only else capability.no_delegated
+        if reason and not capabilities.needs(capability, authentication_type):
+            sentences.append(f"{capability.label}: {reason}")
     return sentences

@@ -1,4 +1,4 @@
-"""What is typed about an API key."""
+"""Forms of API keys."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ USUAL_DAYS = 365
 
 
 class _LastDayForm(forms.Form):
-    """A form with the last day of a key, which counts in full; cleaned to the moment after it."""
+    """A form with the last day of a key, cleaned to the moment after that day."""
 
     expires_on = forms.DateField(label="Last day", widget=forms.DateInput(attrs={"type": "date"}))
 
@@ -117,8 +117,6 @@ class RotationForm(_LastDayForm):
 
 
 class KeyLimitForm(forms.Form):
-    """How often one key may be used."""
-
     rate_limit = forms.IntegerField(
         label="Calls in a minute",
         required=False,

@@ -1,4 +1,4 @@
-"""What is chosen when a connection is handed over."""
+"""Forms for transferring ownership."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ GRANTS = (
 
 
 class GrantField(forms.ChoiceField):
-    """What becomes of the old account's tokens."""
-
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(
             label="The old account's sign-in", choices=GRANTS, initial=KEEP, widget=forms.RadioSelect, **kwargs
@@ -27,8 +25,6 @@ class GrantField(forms.ChoiceField):
 
 
 class PersonField(forms.ModelChoiceField):  # type: ignore[type-arg]
-    """Somebody to own it."""
-
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(
             User.objects.none(),
@@ -42,8 +38,6 @@ class PersonField(forms.ModelChoiceField):  # type: ignore[type-arg]
 
 
 class HandOverForm(forms.Form):
-    """One connection: to whom, under which name, and what becomes of the grant."""
-
     # Whose it was on the page that was read.
     seen_owner = forms.IntegerField(widget=forms.HiddenInput)
     new_owner = PersonField(label="New owner")
@@ -69,12 +63,11 @@ class HandOverForm(forms.Form):
 
     @property
     def keeps_grant(self) -> bool:
-        """Whether the old tokens go on."""
         return self.cleaned_data.get("grant") == KEEP
 
 
 class LeaverForm(forms.Form):
-    """All connections of one person at once: one new owner for those ticked, or another one for each."""
+    """All connections of one person: one new owner for those ticked, or a separate one for each."""
 
     everything_to = PersonField(label="New owner of everything that is ticked", required=False)
     grant = GrantField()
@@ -115,7 +108,7 @@ class LeaverForm(forms.Form):
             self.add_error(f"to_{connection.pk}", "Nobody who can own a connection signs in under this name.")
 
     def chosen(self) -> list[tuple[Connection, User, str]]:
-        """What is to be handed over: connection, new owner, new name ("" leaves the name)."""
+        """What to transfer: connection, new owner, new name ("" keeps the name)."""
         data = self.cleaned_data
         return [
             (connection, data[f"owner_{connection.pk}"], data.get(f"name_{connection.pk}") or "")
@@ -124,7 +117,6 @@ class LeaverForm(forms.Form):
         ]
 
     def rows(self) -> list[dict[str, Any]]:
-        """The fields of each connection, for the page."""
         return [
             {
                 "connection": connection,

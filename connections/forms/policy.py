@@ -1,4 +1,4 @@
-"""What is typed about the policy, and about approvals."""
+"""Forms of the policy and of approvals."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LISTS = {
 
 
 class PatternsField(forms.CharField):
-    """Names and patterns of permissions, typed or pasted; cleaned to a tuple."""
+    """Names and patterns of permissions; cleaned to a tuple."""
 
     def __init__(self, **kwargs: Any) -> None:
         widget = forms.Textarea(attrs={"rows": 3, "spellcheck": "false", "autocapitalize": "none"})
@@ -44,7 +44,7 @@ class PatternsField(forms.CharField):
 
 
 class TicksField(forms.MultipleChoiceField):
-    """Any number of ticks; none is an answer, too, and no omission."""
+    """Any number of checkboxes; none ticked is a valid answer."""
 
     widget = forms.CheckboxSelectMultiple
 
@@ -55,7 +55,7 @@ class TicksField(forms.MultipleChoiceField):
 
 @dataclass(frozen=True, slots=True)
 class CapabilityRow:
-    """One capability with the field that says what holds for it, and what the organisation says (app registrations)."""
+    """A capability, its field, and the organisation's rule (for app registrations)."""
 
     capability: capability_table.Capability
     field: BoundField
@@ -63,7 +63,7 @@ class CapabilityRow:
 
 
 class RulesForm(forms.Form):
-    """The rules of one app registration: on top of the organisation's, so only the stricter ones change anything."""
+    """The rules of one app registration. They add to the organisation's, so only stricter ones have an effect."""
 
     authentication_types = TicksField(
         label="Kinds of connections",
@@ -117,7 +117,7 @@ class RulesForm(forms.Form):
             )
 
     def values_of(self, rules: Rules) -> dict[str, Any]:
-        """The rules as the fields hold them."""
+        """The rules as initial values of the fields."""
         kinds = AuthenticationType.values if rules.authentication_types is None else rules.authentication_types
         values: dict[str, Any] = {
             "authentication_types": list(kinds),
@@ -131,13 +131,13 @@ class RulesForm(forms.Form):
         }
 
     def groups(self) -> Iterator[tuple[str, list[CapabilityRow]]]:
-        """The capabilities under their groups, for the template."""
+        """The capability fields by group, for the template."""
         for group, choices in capabilities.choices_by_group():
             yield group, [self._row(key) for key, _ in choices]
 
     def _row(self, key: str) -> CapabilityRow:
-        said = self.organisation.of_capability(key) if self.organisation else Effect.ALLOWED
-        words = dict(EFFECTS)[said.value].lower() if said is not Effect.ALLOWED else ""
+        effect = self.organisation.of_capability(key) if self.organisation else Effect.ALLOWED
+        words = dict(EFFECTS)[effect.value].lower() if effect is not Effect.ALLOWED else ""
         return CapabilityRow(capabilities.CAPABILITIES[key], self[f"capability-{key}"], words)
 
     def clean(self) -> dict[str, Any]:
@@ -151,11 +151,10 @@ class RulesForm(forms.Form):
         return cleaned
 
     def rules(self) -> Rules:
-        """The rules that were typed. Raises InvalidInput for what only all of it together shows."""
+        """The rules that were entered. Raises InvalidInput for combinations no single field can check."""
         return policy_rules.from_dict(self.plain())
 
     def plain(self) -> dict[str, Any]:
-        """The plain form of what was typed."""
         data = self.cleaned_data
         names = ("personal_accounts", "other_tenants", "share_with_people", "share_app_only")
         return {
@@ -169,7 +168,7 @@ class RulesForm(forms.Form):
 
 
 class OrganisationRulesForm(RulesForm):
-    """The rules of the organisation: those of app registrations, and where connections may be made."""
+    """The rules of the organisation, which also limit environments and tenants."""
 
     environments = TicksField(
         label="Environments",
@@ -189,7 +188,7 @@ class OrganisationRulesForm(RulesForm):
 
     def _offer(self, name: str, known: dict[str, str], chosen: tuple[str, ...] | None) -> None:
         # What a rule names and is gone by now stays on offer, so that saving something else does not forget it.
-        gone = {one: f"{one} (not registered any more)" for one in chosen or () if one not in known}
+        gone = {value: f"{value} (not registered any more)" for value in chosen or () if value not in known}
         field = self.fields[name]
         field.choices = [*known.items(), *gone.items()]  # type: ignore[attr-defined]
         field.initial = list(known) if chosen is None else list(chosen)
@@ -204,11 +203,11 @@ def _or_all(chosen: list[str], known: list[str]) -> list[str] | None:
 
 
 def _with(rules: Rules, effect: Effect) -> list[str]:
-    return [name for name, one in rules.permissions.items() if one is effect]
+    return [name for name, rule_effect in rules.permissions.items() if rule_effect is effect]
 
 
 class ImpactForm(forms.Form):
-    """What is to happen to what breaks the new rules."""
+    """What happens to existing objects that break the new rules."""
 
     on_connections = forms.ChoiceField(
         label="Connections that break the rules",
@@ -231,7 +230,7 @@ class ImpactForm(forms.Form):
 
 
 class ReasonForm(forms.Form):
-    """A reason somebody else reads: why an approval is needed, or why it is declined."""
+    """Why an approval is needed, or why it is declined."""
 
     reason = forms.CharField(
         label="Reason", max_length=REASON_LENGTH, required=False, widget=forms.Textarea(attrs={"rows": 3})

@@ -1,4 +1,4 @@
-"""What is typed about shares and teams."""
+"""Forms of shares and teams."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from connections.validators import NameField, PastedField
 
 
 class ShareForm(forms.Form):
-    """With whom, how far, until when. ``whom`` is cleaned to a person or a team."""
+    """With whom, at which level, until when. ``whom`` is a person or a team; see whom_chosen()."""
 
     whom = forms.ChoiceField(label="With whom")
     level = forms.ChoiceField(
@@ -51,16 +51,23 @@ class ShareForm(forms.Form):
         field = self.fields["whom"]
         field.choices = [  # type: ignore[attr-defined]
             ("", "Choose a person or a team"),
-            ("Teams", [(key, str(one)) for key, one in self._teams.items()]),
-            ("People", [(key, f"{one} ({one.username})") for key, one in self._people.items() if not one.is_service]),
+            ("Teams", [(key, str(team)) for key, team in self._teams.items()]),
+            (
+                "People",
+                [
+                    (key, f"{person} ({person.username})")
+                    for key, person in self._people.items()
+                    if not person.is_service
+                ],
+            ),
             (
                 "Service accounts",
-                [(key, f"{one} (service account)") for key, one in self._people.items() if one.is_service],
+                [(key, f"{person} (service account)") for key, person in self._people.items() if person.is_service],
             ),
         ]
 
     def _limit(self, days: int) -> None:
-        """The policy wants an end; the service checks it, this says it beforehand."""
+        """Require an end date within the policy's limit. The service checks it; this only tells people beforehand."""
         last = timezone.now().date() + timedelta(days=days)
         field = self.fields["until"]
         field.required = True
@@ -77,14 +84,12 @@ class ShareForm(forms.Form):
         return datetime.combine(day + timedelta(days=1), time.min, UTC)
 
     def whom_chosen(self) -> dict[str, User | Team | None]:
-        """The choice as the service wants it."""
+        """The chosen recipient as arguments of shares.share."""
         key = self.cleaned_data["whom"]
         return {"person": self._people.get(key), "team": self._teams.get(key)}
 
 
 class TeamForm(forms.Form):
-    """A team's name, and the Entra group it follows."""
-
     name = NameField()
     entra_group = PastedField(
         label="Entra group",
@@ -96,8 +101,6 @@ class TeamForm(forms.Form):
 
 
 class MemberForm(forms.Form):
-    """Somebody to put into a team."""
-
     user = forms.ModelChoiceField(User.objects.none(), label="Person", empty_label="Choose a person")
 
     def __init__(self, *args: Any, people: QuerySet[User], **kwargs: Any) -> None:

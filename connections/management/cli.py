@@ -47,11 +47,11 @@ def find_actor(username: str) -> User | None:
 
 def find_tenant(name: str) -> Tenant:
     """A tenant by its name or directory id."""
-    found = Tenant.objects.filter(name=name).first() or Tenant.objects.filter(directory_id=name.lower()).first()
-    if found is None:
+    tenant = Tenant.objects.filter(name=name).first() or Tenant.objects.filter(directory_id=name.lower()).first()
+    if tenant is None:
         known = ", ".join(Tenant.objects.values_list("name", flat=True)[:20]) or "none yet"
         raise CommandError(f"There is no tenant “{name}”. Registered: {known}.")
-    return found
+    return tenant
 
 
 def add_actor_argument(parser: ArgumentParser) -> None:

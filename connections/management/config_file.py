@@ -108,9 +108,6 @@ def _entries(
     return tuple(entries)
 
 
-# --- Values ---------------------------------------------------------------------------------------
-
-
 def _cleaned(part: YamlValue, field: forms.Field) -> Any:
     """The value as a form field of the pages cleans it. Raises WrongEntry."""
     try:
@@ -185,9 +182,6 @@ def _from_variable(place: YamlValue) -> str:
     if not found:
         raise place.wrong(f"The environment variable {place.text()[:60]} is not set.")
     return found
-
-
-# --- Entries --------------------------------------------------------------------------------------
 
 
 def _tenant(fields: YamlMapping) -> TenantEntry:
@@ -280,9 +274,6 @@ def _channel(fields: YamlMapping) -> ChannelEntry:
         enabled=_flag(fields, "enabled"),
         line=fields.part.line,
     )
-
-
-# --- Policy ---------------------------------------------------------------------------------------
 
 
 def _policy(part: YamlValue | None) -> tuple[PolicyEntry, ...] | None:

@@ -1,4 +1,4 @@
-"""Pages about access reviews: the list, starting one, answering, and the report."""
+"""Pages about access reviews."""
 
 from __future__ import annotations
 
@@ -26,12 +26,8 @@ USUAL_LENGTH = timedelta(days=21)
 PRINTED = 2000  # items on the printable page; the CSV has them all
 
 
-# --- Lists ----------------------------------------------------------------------------------------
-
-
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    """Reviews, newest first; for IT admins also the setting that starts them."""
     user = roles.signed_in(request.user)
     return render(request, "reviews/index.html", _list(request, user, form=None))
 
@@ -54,7 +50,6 @@ def _list(request: HttpRequest, user: User, *, form: forms.PlanForm | None) -> d
 
 @require_POST
 def plan(request: HttpRequest) -> HttpResponse:
-    """Switch the quarterly review on or off."""
     user = roles.signed_in(request.user)
     roles.require(permissions.can_manage_reviews(user), action="Ask an IT admin.")
     form = forms.PlanForm(request.POST)
@@ -68,7 +63,6 @@ def plan(request: HttpRequest) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest) -> HttpResponse:
-    """Start a review."""
     user = roles.signed_in(request.user)
     roles.require(permissions.can_manage_reviews(user), action="Ask an IT admin.")
     now = timezone.now()
@@ -86,21 +80,18 @@ def add(request: HttpRequest) -> HttpResponse:
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
         try:
-            made = access_reviews.start(data["name"], due_at=data["due"], **form.covered(), actor=user, now=now)  # type: ignore[arg-type]
+            review = access_reviews.start(data["name"], due_at=data["due"], **form.covered(), actor=user, now=now)  # type: ignore[arg-type]
         except PortalError as error:
             form.add_error(error.field if error.field in form.fields else None, str(error))
         else:
             messages.success(request, "The review has started, and the owners are asked by e-mail.")
-            return redirect("review", pk=made.pk)
+            return redirect("review", pk=review.pk)
     return render(request, "reviews/add.html", {"form": form}, status=422 if form.is_bound and form.errors else 200)
-
-
-# --- One review -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One share to answer for."""
+    """A share to confirm or remove."""
 
     item: ReviewItem
     changed_to: str  # its level now, if that is another than when the review started
@@ -109,7 +100,6 @@ class Row:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    """How a review stands, and the reader's shares to confirm or remove; one form for a page of them."""
     user = roles.signed_in(request.user)
     review = get_object_or_404(querysets.visible_reviews(user), pk=pk)
     if request.method == "POST":
@@ -156,31 +146,28 @@ def _take_answers(request: HttpRequest, review: AccessReview, user: User) -> Htt
 
 
 def _say(request: HttpRequest, done: access_reviews.AnswerCounts) -> None:
-    said = [f"{done.confirmed} confirmed"] if done.confirmed else []
-    said += [f"{done.removed} ended at once"] if done.removed else []
-    if said:
-        messages.success(request, f"Saved: {', '.join(said)}.")
+    counts = [f"{done.confirmed} confirmed"] if done.confirmed else []
+    counts += [f"{done.removed} ended at once"] if done.removed else []
+    if counts:
+        messages.success(request, f"Saved: {', '.join(counts)}.")
     else:
         messages.info(request, "Nothing was changed: no row had a new answer.")
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """How many shares have been decided about in one way."""
-
     label: str
     value: str
     count: int
 
 
 def figures(review: AccessReview) -> list[Figure]:
-    """The numbers of a review."""
+    """How many shares of a review have which decision."""
     return [Figure(str(Decision(value).label), value, count) for value, count in access_reviews.count_decisions(review)]
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def cancel(request: HttpRequest, pk: int) -> HttpResponse:
-    """Say what cancelling means, then cancel."""
     user = roles.signed_in(request.user)
     review = get_object_or_404(querysets.visible_reviews(user), pk=pk)
     roles.require(permissions.can_manage_reviews(user), action="Ask an IT admin.")
@@ -195,12 +182,8 @@ def cancel(request: HttpRequest, pk: int) -> HttpResponse:
     return render(request, "reviews/cancel.html", {"review": review})
 
 
-# --- The report -----------------------------------------------------------------------------------
-
-
 @require_safe
 def report(request: HttpRequest, pk: int) -> HttpResponse:
-    """Everything about a review on one page, to be printed."""
     review = _to_report(request, pk)
     items = list(review.items.order_by("connection_name", "pk")[: PRINTED + 1])
     context = {
@@ -217,7 +200,6 @@ def report(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_safe
 def export(request: HttpRequest, pk: int) -> HttpResponseBase:
-    """Every item of a review as CSV."""
     return csv_export.as_csv(*access_review_report.table(_to_report(request, pk)))
 
 

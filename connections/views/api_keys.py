@@ -1,4 +1,4 @@
-"""Pages about API keys. A key's text is on the one page that follows its making, and never again."""
+"""Pages about API keys. A key is shown once, in the response that creates it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from connections.views.audit import history
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    """One's own keys; IT admins and auditors see everybody's."""
     user = roles.signed_in(request.user)
     filters = list_pages.Filters(
         request, search=("name", "prefix", "owner__username"), placeholder="Name, prefix or owner"
@@ -37,20 +36,19 @@ def index(request: HttpRequest) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest) -> HttpResponse:
-    """Make a key for oneself."""
     user = roles.signed_in(request.user)
     return make_for(request, user, owner=user)
 
 
 @sensitive_variables("text")
 def make_for(request: HttpRequest, user: User, *, owner: User) -> HttpResponse:
-    """Make a key for ``owner``. The answer to the POST shows it: a redirect would have to carry it somewhere."""
+    """Create a key for ``owner``. The response to the POST shows it, because a redirect would have to store it somewhere."""
     usable, scopes = querysets.usable_connections(owner), permissions.scopes_for(owner)
     form = ApiKeyForm(request.POST or None, usable=usable, scopes=scopes)
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
         try:
-            made, text = api_keys.issue(
+            key, text = api_keys.issue(
                 owner,
                 name=data["name"],
                 scopes=data["scopes"],
@@ -64,7 +62,7 @@ def make_for(request: HttpRequest, user: User, *, owner: User) -> HttpResponse:
             field = "expires_on" if error.field == "expires_at" else error.field
             form.add_error(field if field in form.fields else None, str(error))
         else:
-            return _issued(request, made, text)
+            return _issued(request, key, text)
     context = {"form": form, "owner": owner, "is_own": owner.pk == user.pk}
     return render(request, "api_keys/add.html", context, status=422 if form.is_bound and form.errors else 200)
 
@@ -77,7 +75,6 @@ def _issued(request: HttpRequest, key: ApiKey, text: str) -> HttpResponse:
 
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    """What a key may do, when each of its secrets was used, and what it fetched lately."""
     user = roles.signed_in(request.user)
     key = get_object_or_404(querysets.visible_keys(user), pk=pk)
     context = {
@@ -98,7 +95,6 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 @sensitive_variables("text")
 @require_http_methods(["GET", "HEAD", "POST"])
 def rotate(request: HttpRequest, pk: int) -> HttpResponse:
-    """Ask how long the old secret goes on, then show the new one."""
     user = roles.signed_in(request.user)
     key = get_object_or_404(querysets.visible_keys(user), pk=pk)
     roles.require(
@@ -121,7 +117,6 @@ def rotate(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def end_previous(request: HttpRequest, pk: int) -> HttpResponse:
-    """Let the old secret end at once."""
     user = roles.signed_in(request.user)
     key = get_object_or_404(querysets.visible_keys(user), pk=pk)
     api_keys.revoke_previous(key, actor=user, now=timezone.now())
@@ -131,7 +126,6 @@ def end_previous(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def limit(request: HttpRequest, pk: int) -> HttpResponse:
-    """Say how often a key may be used in a minute."""
     user = roles.signed_in(request.user)
     key = get_object_or_404(querysets.visible_keys(user), pk=pk)
     roles.require(permissions.can_limit_key(user), action="Ask an IT admin.")
@@ -146,7 +140,6 @@ def limit(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def revoke(request: HttpRequest, pk: int) -> HttpResponse:
-    """Say what stops, then make the key worthless."""
     user = roles.signed_in(request.user)
     key = get_object_or_404(querysets.visible_keys(user), pk=pk)
     roles.require(permissions.can_revoke_key(user, key), action="Ask its owner or an IT admin.")

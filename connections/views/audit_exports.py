@@ -1,4 +1,4 @@
-"""The audit trail as a file."""
+"""Export of the audit trail."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TYPES = {Format.CSV: "text/csv; charset=utf-8", Format.JSONL: "application/x-nd
 
 @require_POST
 def export(request: HttpRequest) -> StreamingHttpResponse:
-    """Everything that fits the filter, row by row as it is read. A POST, as it is recorded who took what."""
+    """Stream everything that matches the filter. A POST, because the export itself is recorded."""
     user = roles.signed_in(request.user)
     roles.require(permissions.can_export_audit(user), cause="Only auditors export.", action="Ask one of them.")
     form = filter_form(request.POST)

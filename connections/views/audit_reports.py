@@ -1,4 +1,4 @@
-"""Questions an auditor asks, each answered on one page."""
+"""Reports on the audit trail."""
 
 from __future__ import annotations
 
@@ -12,17 +12,15 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from connections.access import permissions, querysets, roles
+from connections.access import querysets
 from connections.forms.audit import ChangesQuestion, CreatorsQuestion, FetchesQuestion, ScopesQuestion
-from connections.models import User
 from connections.services.audit import reports
 from connections.views import list_pages
+from connections.views.audit import audit_reader
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question in words, and where it is answered."""
-
     words: str
     hint: str
     url: str
@@ -30,15 +28,13 @@ class Question:
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    """All questions."""
-    _reader(request)
+    audit_reader(request)
     return render(request, "audit/questions/index.html", {"questions": _questions()})
 
 
 @require_safe
 def creators(request: HttpRequest) -> HttpResponse:
-    """Who created which connection?"""
-    user = _reader(request)
+    user = audit_reader(request)
     form = CreatorsQuestion(request.GET)
     events = reports.connections_created(querysets.visible_events(user))
     page = list_pages.page(request, form.narrow(events) if form.is_valid() else events.none(), order=("-pk",))
@@ -50,19 +46,17 @@ def creators(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def fetches(request: HttpRequest) -> HttpResponse:
-    """Who fetched tokens of a connection, and from where?"""
-    user = _reader(request)
+    user = audit_reader(request)
     form = FetchesQuestion(request.GET)
-    found = []
+    rows = []
     if form.is_valid() and form.active:
-        found = reports.token_requests(form.narrow(querysets.visible_fetches(user)))
-    return render(request, "audit/questions/fetches.html", {"filters": form, **_cut(found)})
+        rows = reports.token_requests(form.narrow(querysets.visible_fetches(user)))
+    return render(request, "audit/questions/fetches.html", {"filters": form, **_cut(rows)})
 
 
 @require_safe
 def changes(request: HttpRequest) -> HttpResponse:
-    """What changed between two days? Without days: in the last seven."""
-    user = _reader(request)
+    user = audit_reader(request)
     today = timezone.now().date()
     days = {"date_from": (today - timedelta(days=6)).isoformat(), "date_to": today.isoformat()}
     form = ChangesQuestion(request.GET if "date_from" in request.GET or "date_to" in request.GET else days)
@@ -76,18 +70,14 @@ def changes(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def scopes(request: HttpRequest) -> HttpResponse:
-    """Which connections hold which permissions now?"""
-    user = _reader(request)
+    user = audit_reader(request)
     connections = querysets.visible_connections(user)
     held = reports.permissions_in_use(connections)
     form = ScopesQuestion(request.GET, scopes=held)
     scope = form.cleaned_data["scope"] if form.is_valid() else ""
-    found = reports.connections_with_permission(connections, scope) if scope else connections.none()
-    context = {"page": list_pages.page(request, found), "filters": form, "scope": scope, "held": held}
+    matches = reports.connections_with_permission(connections, scope) if scope else connections.none()
+    context = {"page": list_pages.page(request, matches), "filters": form, "scope": scope, "held": held}
     return render(request, "audit/questions/scopes.html", context)
-
-
-# --- Parts ----------------------------------------------------------------------------------------
 
 
 def _questions() -> list[Question]:
@@ -131,9 +121,3 @@ def _cut(rows: list[Any]) -> dict[str, Any]:
         "is_cut": len(rows) > reports.MOST,
         "most": reports.MOST,
     }
-
-
-def _reader(request: HttpRequest) -> User:
-    user = roles.signed_in(request.user)
-    roles.require(permissions.can_read_audit(user), action="Ask an IT admin or an auditor.")
-    return user

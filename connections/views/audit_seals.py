@@ -1,4 +1,4 @@
-"""Whether the audit trail is proven: its seals, where they are published, and verifications."""
+"""Seals of the audit trail, where they are published, and verifications."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_POST, require_safe
 
-from connections.access import permissions, roles
-from connections.models import AuditSeal, AuditVerification, User
+from connections.access import permissions
+from connections.models import AuditSeal, AuditVerification
 from connections.services.audit import publishing, sealing, verification_checks
 from connections.services.audit import verification as audit_verification
 from connections.views import list_pages
+from connections.views.audit import audit_reader
 
 RUNS = 10
 
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    """All seals, newest first, and the latest verifications."""
-    user = _reader(request)
+    user = audit_reader(request)
     context = {
         "page": list_pages.page(request, AuditSeal.objects.defer("marks"), order=("-pk",)),
         "filters": list_pages.Filters(request),
@@ -35,16 +35,15 @@ def index(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 def verify(request: HttpRequest) -> HttpResponse:
-    """Have the whole trail verified; a worker does it, the page that follows tells how far it is."""
-    user = _reader(request)
-    asked = audit_verification.request_verification(actor=user, now=timezone.now())
-    return redirect("audit_verification", pk=asked.pk)
+    """Request a verification of the whole trail; a worker carries it out."""
+    user = audit_reader(request)
+    run = audit_verification.request_verification(actor=user, now=timezone.now())
+    return redirect("audit_verification", pk=run.pk)
 
 
 @require_safe
 def verification(request: HttpRequest, pk: int) -> HttpResponse:
-    """One verification: how far it is, or what came of it."""
-    user = _reader(request)
+    user = audit_reader(request)
     run = get_object_or_404(AuditVerification, pk=pk)
     context = {
         "run": run,
@@ -52,9 +51,3 @@ def verification(request: HttpRequest, pk: int) -> HttpResponse:
         "may_verify": permissions.can_export_audit(user),
     }
     return render(request, "audit/verification.html", context)
-
-
-def _reader(request: HttpRequest) -> User:
-    user = roles.signed_in(request.user)
-    roles.require(permissions.can_read_audit(user), action="Ask an IT admin or an auditor.")
-    return user

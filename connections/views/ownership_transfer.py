@@ -1,4 +1,4 @@
-"""Pages on which connections get another owner: one connection, or everything a person owns."""
+"""Pages for transferring ownership of one connection, or of everything a person owns."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ AT_ONCE = 50  # connections on one page; the next ones follow when these are don
 
 def waiting(user: User, connection: Connection) -> dict[str, Any]:
     """Context of handover/_waiting.html: the hand-over whose new owner has not signed in yet."""
-    found = ownership_transfer.pending_transfer(connection)
-    return {"hand_over": found, "hand_over_is_mine": found is not None and found.to_owner_id == user.pk}
+    transfer = ownership_transfer.pending_transfer(connection)
+    return {"hand_over": transfer, "hand_over_is_mine": transfer is not None and transfer.to_owner_id == user.pk}
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def connection(request: HttpRequest, pk: int) -> HttpResponse:
-    """Say what breaks and who uses it, then give the connection to somebody else."""
     user = roles.signed_in(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     roles.require(permissions.can_hand_over(user, connection), action="Ask its owner or an IT admin.")
@@ -39,7 +38,7 @@ def connection(request: HttpRequest, pk: int) -> HttpResponse:
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
         try:
-            made = ownership_transfer.transfer(
+            transfer = ownership_transfer.transfer(
                 connection,
                 data["new_owner"],
                 keep_grant=form.keeps_grant,
@@ -50,7 +49,7 @@ def connection(request: HttpRequest, pk: int) -> HttpResponse:
         except PortalError as error:
             form.add_error(error.field if error.field in form.fields else None, str(error))
         else:
-            messages.success(request, _done(made))
+            messages.success(request, _done(transfer))
             visible = querysets.visible_connections(user).filter(pk=pk).exists()
             return redirect("connection", pk=pk) if visible else redirect("connections")
     now = timezone.now()
@@ -76,7 +75,6 @@ def _done(transfer: HandOver) -> str:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def person(request: HttpRequest, pk: int) -> HttpResponse:
-    """Hand over everything somebody owns: all connections at once, and say what becomes of their API keys."""
     user = roles.signed_in(request.user)
     roles.require(permissions.can_manage_people(user), cause="This takes an IT admin.", action="Ask one.")
     leaver = get_object_or_404(querysets.visible_people(user), pk=pk)
@@ -103,16 +101,18 @@ def person(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _hand_over_all(request: HttpRequest, form: LeaverForm, user: User) -> bool:
-    """Hand over what was chosen, each on its own; returns whether all of it could be done."""
+    """Transfer each chosen connection on its own; returns whether all of them succeeded."""
     done = 0
-    for found, owner, name in form.chosen():
+    for connection, owner, name in form.chosen():
         try:
             keep = form.cleaned_data["grant"] == KEEP
-            ownership_transfer.transfer(found, owner, keep_grant=keep, new_name=name, actor=user, now=timezone.now())
+            ownership_transfer.transfer(
+                connection, owner, keep_grant=keep, new_name=name, actor=user, now=timezone.now()
+            )
             done += 1
         except PortalError as error:
             field = "name" if error.field == "new_name" else "to"
-            form.add_error(f"{field}_{found.pk}", str(error))
+            form.add_error(f"{field}_{connection.pk}", str(error))
     if done:
         plural = "connections have" if done > 1 else "connection has"
         messages.success(request, f"{done} {plural} a new owner, who is asked to sign in where that is needed.")

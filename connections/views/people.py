@@ -1,4 +1,4 @@
-"""Pages about people: who is here, what they own, who has left; shutting out and letting in."""
+"""Pages about people: what they own, who has left, disabling and enabling accounts."""
 
 from __future__ import annotations
 
@@ -28,8 +28,6 @@ _CAUSE = "Only IT admins and auditors may see what people own."
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One person of the list."""
-
     person: User
     role: str
     ways: str
@@ -39,7 +37,6 @@ class Row:
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    """Everybody: role, way of signing in, what they own, whether they have left."""
     user = access_roles.signed_in(request.user)
     access_roles.require(permissions.can_read_people(user), cause=_CAUSE, action="Your own account is under your name.")
     filters = list_pages.Filters(
@@ -74,7 +71,7 @@ def _by_groups(people: QuerySet[User], value: str) -> QuerySet[User]:
 
 
 def _rows(people: list[User]) -> list[Row]:
-    """Roles and counts of one page in a few queries, however long it is."""
+    """Roles and counts for a page of people, in a fixed number of queries."""
     pks = [person.pk for person in people]
     roles: dict[int, set[str]] = {}
     for pk, name in User.groups.through.objects.filter(user__in=pks).values_list("user_id", "group__name"):
@@ -99,7 +96,7 @@ def _live_keys() -> QuerySet[ApiKey]:
 
 
 def _role(person: User, groups: set[str]) -> str:
-    """The role an account has while it is enabled."""
+    """The role of an account, ignoring whether it is enabled."""
     if person.is_superuser or IT_ADMINS in groups:
         return "IT admin"
     return "Auditor" if AUDITORS in groups else "Member"
@@ -112,7 +109,6 @@ def _ways(person: User, *, with_microsoft: bool) -> str:
 
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    """Everything one person owns, gave and got, and what was done with their account."""
     user = access_roles.signed_in(request.user)
     access_roles.require(permissions.can_read_people(user), cause=_CAUSE, action="Your own account is under your name.")
     person = get_object_or_404(querysets.visible_people(user), pk=pk)
@@ -140,7 +136,7 @@ def _connections(user: User, person: User) -> list[Connection]:
 
 
 def _shares_given(person: User) -> list[Share]:
-    """Of their own connections, whoever pressed the button."""
+    """Shares of the person's own connections, regardless of who created them."""
     shares = Share.objects.active().filter(connection__owner=person).select_related("connection", "person", "team")
     return list(without_tokens(shares).order_by("connection__name", "pk")[:NAMED])
 
@@ -158,7 +154,6 @@ def _consents(user: User, person: User) -> list[ConsentRequest]:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def disable(request: HttpRequest, pk: int) -> HttpResponse:
-    """Say what it means, then shut somebody out."""
     user = access_roles.signed_in(request.user)
     access_roles.require(
         permissions.can_manage_people(user), cause="Accounts are disabled by IT admins.", action="Ask one."
@@ -174,7 +169,6 @@ def disable(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def enable(request: HttpRequest, pk: int) -> HttpResponse:
-    """Let somebody in again."""
     user = access_roles.signed_in(request.user)
     access_roles.require(
         permissions.can_manage_people(user), cause="Accounts are enabled by IT admins.", action="Ask one."
@@ -185,26 +179,22 @@ def enable(request: HttpRequest, pk: int) -> HttpResponse:
     return redirect("person", pk=pk)
 
 
-# --- For the start page ---------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Leavers:
-    """How many people have left and still own something."""
+    """People who have left and still own connections, as numbers."""
 
     people: int
     connections: int
 
 
 def leavers() -> Leavers:
-    """Those who have left and own connections, in numbers."""
     owned = Connection.objects.filter(owner__left_at__isnull=False)
     left = User.objects.filter(Exists(Connection.objects.filter(owner=OuterRef("pk"))), left_at__isnull=False)
     return Leavers(left.count(), owned.count())
 
 
 def groups_left_out() -> int:
-    """How many people's groups Microsoft left out at their last sign-in."""
+    """How many people's groups Microsoft omitted at their last sign-in."""
     return User.objects.filter(groups_left_out_at__isnull=False, is_active=True).count()
 
 

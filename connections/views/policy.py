@@ -1,4 +1,4 @@
-"""Pages about the policy: IT admins make it, auditors read all of it, members read what they may do."""
+"""Pages about the policy: IT admins edit it, auditors read it, members read what it allows."""
 
 from __future__ import annotations
 
@@ -27,13 +27,11 @@ SHOWN = 200  # of each kind on the page of what breaks the policy
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def organisation(request: HttpRequest) -> HttpResponse:
-    """The rules of the organisation."""
     return _page(request, None)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def of_app(request: HttpRequest, pk: int) -> HttpResponse:
-    """The rules of one app registration, which come on top of the organisation's."""
     user = roles.signed_in(request.user)
     return _page(request, get_object_or_404(querysets.visible_app_registrations(user), pk=pk))
 
@@ -50,7 +48,6 @@ def _page(request: HttpRequest, app: AppRegistration | None) -> HttpResponse:
 
 
 def _effective(app: AppRegistration | None, rules: Rules) -> Rules:
-    """What counts in the end."""
     return policy_rules.stricter(policy.stored_policy().rules, rules) if app else rules
 
 
@@ -70,9 +67,11 @@ def _edit(request: HttpRequest, user: User, app: AppRegistration | None) -> Http
 def _decide(
     request: HttpRequest, user: User, app: AppRegistration | None, form: RulesForm, context: dict[str, Any]
 ) -> HttpResponse:
-    """Save, unless something breaks that nobody has looked at yet: then show it first."""
+    """Save, unless existing objects break the new rules and nobody has seen that yet: then show the impact first."""
     # As it was sent, to be sent once more by the preview.
-    context["carried"] = [(name, one) for name, found in request.POST.lists() if name in form.fields for one in found]
+    context["carried"] = [
+        (name, value) for name, values in request.POST.lists() if name in form.fields for value in values
+    ]
     rules, now = form.rules(), timezone.now()
     impact = policy.preview(app, rules, now=now)
     seen = request.POST.get("seen", "")
@@ -80,10 +79,10 @@ def _decide(
     decided = bool(seen) and choice.is_valid()
     if "preview" in request.POST or (impact and not decided):
         return render(request, "policy/preview.html", context | _preview(context, rules, impact, choice))
-    wishes = choice.cleaned_data if decided else {}
+    choices = choice.cleaned_data if decided else {}
     try:
         outcome = policy.change(
-            app, rules, actor=user, now=now, version=context["version"], seen=seen or impact.fingerprint, **wishes
+            app, rules, actor=user, now=now, version=context["version"], seen=seen or impact.fingerprint, **choices
         )
     except Conflict as error:
         messages.warning(request, str(error))
@@ -140,7 +139,7 @@ def _context(user: User, app: AppRegistration | None, stored: policy.StoredPolic
 
 @dataclass(frozen=True, slots=True)
 class AppRules:
-    """An app registration and whether it has rules of its own."""
+    """An app registration, and whether it has rules of its own."""
 
     app: AppRegistration
     restricts: bool
@@ -152,15 +151,11 @@ def _apps() -> list[AppRules]:
     return [AppRules(app, app.pk in rules and rules[app.pk].restricts) for app in apps]
 
 
-# --- What breaks it -------------------------------------------------------------------------------
-
-
 @require_safe
 def violations(request: HttpRequest) -> HttpResponse:
-    """Connections and shares that exist and break the policy as it is now."""
     user = roles.signed_in(request.user)
     roles.require(
         permissions.can_read_policy(user), cause="IT admins and auditors read this.", action="Ask one of them."
     )
-    found = policy_violations.impact(evaluate.load_policies(), now=timezone.now(), keep=SHOWN)
-    return render(request, "policy/violations.html", {"impact": found})
+    impact = policy_violations.impact(evaluate.load_policies(), now=timezone.now(), keep=SHOWN)
+    return render(request, "policy/violations.html", {"impact": impact})

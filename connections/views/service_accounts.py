@@ -25,7 +25,6 @@ _CAUSE, _ACTION = "Service accounts are made by IT admins.", "Ask an IT admin."
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    """Service accounts one may see."""
     user = access_roles.signed_in(request.user)
     filters = list_pages.Filters(request, search=("first_name", "purpose"), placeholder="Name or purpose")
     live = Q(api_keys__revoked_at=None) & (Q(api_keys__expires_at=None) | Q(api_keys__expires_at__gt=timezone.now()))
@@ -40,25 +39,23 @@ def index(request: HttpRequest) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest) -> HttpResponse:
-    """Make a service account."""
     user = access_roles.signed_in(request.user)
     access_roles.require(permissions.can_manage_service_accounts(user), cause=_CAUSE, action=_ACTION)
     form = ServiceAccountForm(request.POST or None, people=querysets.people(), initial={"responsible": user.pk})
     if request.method == "POST" and form.is_valid():
         try:
-            made = service_accounts.create(**form.cleaned_data, actor=user, now=timezone.now())
+            account = service_accounts.create(**form.cleaned_data, actor=user, now=timezone.now())
         except PortalError as error:
             form.add_error(error.field if error.field in form.fields else None, str(error))
         else:
-            messages.success(request, f"{made} is there. Share connections with it, and make its first key.")
-            return redirect("service_account", pk=made.pk)
+            messages.success(request, f"{account} is there. Share connections with it, and make its first key.")
+            return redirect("service_account", pk=account.pk)
     status = 422 if form.is_bound and form.errors else 200
     return render(request, "service_accounts/form.html", {"form": form}, status=status)
 
 
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    """What it is for, its keys, and what it may use."""
     user = access_roles.signed_in(request.user)
     account = get_object_or_404(querysets.visible_service_accounts(user), pk=pk)
     shares = Share.objects.active().filter(person=account).select_related("connection__owner")
@@ -77,7 +74,6 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def edit(request: HttpRequest, pk: int) -> HttpResponse:
-    """Change its purpose, its roles, and who is responsible."""
     user = access_roles.signed_in(request.user)
     account = get_object_or_404(querysets.visible_service_accounts(user), pk=pk)
     access_roles.require(permissions.can_manage_service_accounts(user), cause=_CAUSE, action=_ACTION)
@@ -103,7 +99,6 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def add_key(request: HttpRequest, pk: int) -> HttpResponse:
-    """Make a key for a service account."""
     user = access_roles.signed_in(request.user)
     account = get_object_or_404(querysets.visible_service_accounts(user), pk=pk)
     access_roles.require(permissions.can_issue_key(user, account), cause=_CAUSE, action=_ACTION)
@@ -112,7 +107,6 @@ def add_key(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def disable(request: HttpRequest, pk: int) -> HttpResponse:
-    """Refuse its keys from now on."""
     user = access_roles.signed_in(request.user)
     account = get_object_or_404(querysets.visible_service_accounts(user), pk=pk)
     service_accounts.disable(account, actor=user, now=timezone.now())
@@ -122,7 +116,6 @@ def disable(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def enable(request: HttpRequest, pk: int) -> HttpResponse:
-    """Let its keys work again."""
     user = access_roles.signed_in(request.user)
     account = get_object_or_404(querysets.visible_service_accounts(user), pk=pk)
     service_accounts.enable(account, actor=user, now=timezone.now())
@@ -132,7 +125,6 @@ def enable(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
-    """Say what stops, then remove it."""
     user = access_roles.signed_in(request.user)
     account = get_object_or_404(querysets.visible_service_accounts(user), pk=pk)
     access_roles.require(permissions.can_manage_service_accounts(user), cause=_CAUSE, action=_ACTION)

@@ -23,7 +23,7 @@ from connections.views import access_history
 
 
 def panel(user: User, connection: Connection) -> dict[str, Any]:
-    """Context of sharing/_panel.html: who uses this connection, and what this person may change about it."""
+    """Context of sharing/_panel.html: who uses this connection, and what the user may change."""
     shares = Share.objects.active().filter(connection=connection).select_related("person", "team")
     return {
         "shares": list(shares.order_by("created_at", "pk")[:100]),
@@ -36,7 +36,6 @@ def panel(user: User, connection: Connection) -> dict[str, Any]:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest, pk: int) -> HttpResponse:
-    """Say what sharing means, then share."""
     user = roles.signed_in(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     roles.require(access_permissions.can_share(user, connection), action="Ask its owner or an IT admin to share it.")
@@ -48,7 +47,7 @@ def add(request: HttpRequest, pk: int) -> HttpResponse:
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
         try:
-            made = sharing_service.share(
+            share = sharing_service.share(
                 connection,
                 **form.whom_chosen(),  # type: ignore[arg-type]
                 level=data["level"],
@@ -59,7 +58,7 @@ def add(request: HttpRequest, pk: int) -> HttpResponse:
         except PortalError as error:
             form.add_error(error.field if error.field in form.fields else None, str(error))
         else:
-            messages.success(request, f"{connection} is shared with {made.person or made.team}.")
+            messages.success(request, f"{connection} is shared with {share.person or share.team}.")
             return redirect("connection", pk=pk)
     context = {"form": form, "connection": connection, "reach": reach(connection), "limits": limits}
     return render(request, "sharing/add.html", context, status=422 if form.is_bound and form.errors else 200)
@@ -67,7 +66,7 @@ def add(request: HttpRequest, pk: int) -> HttpResponse:
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """What everybody with this connection can do, in words."""
+    """What everybody with this connection can do."""
 
     abilities: list[str]  # labels of the capabilities that the granted permissions allow
     beyond: list[tuple[str, str]]  # permissions that no capability needs: name, and what the name says
@@ -77,21 +76,18 @@ class Reach:
 
 
 def reach(connection: Connection) -> Reach:
-    """What the granted permissions reach: all of them count, whether chosen as capabilities, typed by hand, or granted
-    to the application at another time.
-    """
+    """What the granted permissions allow, whether chosen as capabilities, typed by hand or granted at another time."""
     granted, kind = connection.granted - token_endpoint.OIDC_SCOPES, connection.authentication_type
     possible = capabilities.can(capabilities.CAPABILITIES, granted, kind)
     beyond = capabilities.beyond(granted, kind)
     return Reach(
-        [found.label for found, allowed, _ in possible if allowed],
+        [capability.label for capability, allowed, _ in possible if allowed],
         [(name, permissions.describe(name, app_only=not connection.is_delegated)) for name in beyond],
     )
 
 
 @require_POST
 def end(request: HttpRequest, pk: int, share_pk: int) -> HttpResponse:
-    """End a share at once."""
     user = roles.signed_in(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     shares = without_tokens(Share.objects.select_related("person", "team", "connection"))

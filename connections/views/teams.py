@@ -20,12 +20,11 @@ from connections.views.audit import history
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    """All teams."""
     user = roles.signed_in(request.user)
     filters = list_pages.Filters(request, search=("name",), placeholder="Name of the team")
-    found = filters.apply(querysets.visible_teams(user)).annotate(count=Count("memberships"))
+    listed = filters.apply(querysets.visible_teams(user)).annotate(count=Count("memberships"))
     context = {
-        "page": list_pages.page(request, found),
+        "page": list_pages.page(request, listed),
         "filters": filters,
         "may_manage": permissions.can_manage_teams(user),
     }
@@ -34,23 +33,21 @@ def index(request: HttpRequest) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest) -> HttpResponse:
-    """Make a team."""
     user = roles.signed_in(request.user)
     roles.require(permissions.can_manage_teams(user), cause="Teams are made by IT admins.", action="Ask one of them.")
     form = TeamForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         try:
-            made = teams.add(**form.cleaned_data, actor=user)
+            team = teams.add(**form.cleaned_data, actor=user)
         except PortalError as error:
             form.add_error(error.field if error.field in form.fields else None, str(error))
         else:
-            return redirect("team", pk=made.pk)
+            return redirect("team", pk=team.pk)
     return render(request, "teams/form.html", {"form": form}, status=422 if form.is_bound and form.errors else 200)
 
 
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    """One team: who is in it, and which connections are shared with it."""
     user = roles.signed_in(request.user)
     team = get_object_or_404(querysets.visible_teams(user), pk=pk)
     may_manage = permissions.can_manage_teams(user)
@@ -70,7 +67,6 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def edit(request: HttpRequest, pk: int) -> HttpResponse:
-    """Rename a team, or let it follow a group."""
     user = roles.signed_in(request.user)
     team = get_object_or_404(querysets.visible_teams(user), pk=pk)
     roles.require(permissions.can_manage_teams(user), action="Ask an IT admin.")
@@ -89,7 +85,6 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
-    """Say who loses what, then remove the team."""
     user = roles.signed_in(request.user)
     team = get_object_or_404(querysets.visible_teams(user), pk=pk)
     roles.require(permissions.can_manage_teams(user), action="Ask an IT admin.")
@@ -104,7 +99,6 @@ def remove(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def add_member(request: HttpRequest, pk: int) -> HttpResponse:
-    """Put somebody into the team."""
     user = roles.signed_in(request.user)
     team = get_object_or_404(querysets.visible_teams(user), pk=pk)
     roles.require(permissions.can_manage_teams(user), action="Ask an IT admin.")
@@ -118,7 +112,6 @@ def add_member(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def remove_member(request: HttpRequest, pk: int, user_pk: int) -> HttpResponse:
-    """Take somebody out of the team."""
     user = roles.signed_in(request.user)
     team = get_object_or_404(querysets.visible_teams(user), pk=pk)
     teams.remove_member(team, get_object_or_404(User, pk=user_pk), actor=user)

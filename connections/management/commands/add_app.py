@@ -29,7 +29,7 @@ class Command(BaseCommand):
         cli.add_actor_argument(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        said = cli.cleaned(
+        values = cli.cleaned(
             AppRegistrationForm(
                 {
                     "tenant": cli.find_tenant(options["tenant"]).pk,
@@ -45,9 +45,9 @@ class Command(BaseCommand):
         form = cli.credential_form(options)
         cli.cleaned(form)
         actor = cli.find_actor(options["actor"])
-        new = credentials.credential_from_form(form.cleaned_data, name=said["name"])
+        new = credentials.credential_from_form(form.cleaned_data, name=values["name"])
         try:
-            app = app_registrations.register(**said, credential=new, actor=actor, allow_untried=options["untried"])
+            app = app_registrations.register(**values, credential=new, actor=actor, allow_untried=options["untried"])
         except PortalError as error:
             raise CommandError(str(error)) from error
         self.stdout.write(f"Registered {app}: {'ready' if app.is_ready else 'not tried yet'}.")

@@ -39,15 +39,15 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         wanted = self._wanted(options["file"])
         try:
-            found = plan.plan(wanted, prune=options["prune"])
+            planned = plan.plan(wanted, prune=options["prune"])
         except PortalError as error:
             raise CommandError(f"{options['file']}, {error}") from error
-        self._show(found)
+        self._show(planned)
         if options["plan"]:
-            if found.steps:
+            if planned.steps:
                 sys.exit(PENDING)
             return
-        if not found.steps:
+        if not planned.steps:
             return
         actor = self._actor(options["username"])
         if not options["yes"]:
@@ -55,7 +55,7 @@ class Command(BaseCommand):
         try:
             plan.apply(
                 wanted,
-                found,
+                planned,
                 actor=actor,
                 now=timezone.now(),
                 prune=options["prune"],
@@ -80,12 +80,12 @@ class Command(BaseCommand):
 
     @staticmethod
     def _actor(username: str) -> User:
-        found = cli.find_actor(username)
-        if found is None:
+        actor = cli.find_actor(username)
+        if actor is None:
             raise CommandError(
                 "Say who does it with --as and the user name of an IT admin: the audit trail names them."
             )
-        return found
+        return actor
 
     @staticmethod
     def _ask(path: str) -> None:

@@ -38,8 +38,8 @@ class Command(BaseCommand):
             wanted = json.loads(options["file"].read_text())
             people, tenant, app = wanted["people"], wanted["tenant"], wanted["app"]
             with transaction.atomic():
-                made = [add_person(username, **person) for username, person in people.items()]
-            admin = next(user for user in made if user.groups.filter(name=IT_ADMINS).exists())
+                users = [add_person(username, **person) for username, person in people.items()]
+            admin = next(user for user in users if user.groups.filter(name=IT_ADMINS).exists())
             add_app_registration(add_tenant(**tenant, actor=admin), **app, actor=admin)
         except (OSError, ValueError, KeyError, TypeError, StopIteration) as problem:
             raise CommandError(
@@ -71,8 +71,8 @@ def add_tenant(*, name: str, directory_id: str, actor: User) -> Tenant:
 
 def add_app_registration(tenant: Tenant, *, name: str, client_id: str, secret: str, actor: User) -> AppRegistration:
     """The tenant's app registration with this client id; registered if missing."""
-    found = tenant.app_registrations.filter(client_id=client_id).first()
-    return found or app_registrations.register(
+    app = tenant.app_registrations.filter(client_id=client_id).first()
+    return app or app_registrations.register(
         tenant,
         name=name,
         client_id=client_id,

@@ -24,8 +24,6 @@ from connections.services.notifications import channels
 from connections.services.policy import describe
 from connections.services.policy.rules import Rules
 
-# --- Shared mailboxes -----------------------------------------------------------------------------
-
 
 def plan_mailboxes(plan: Plan, wanted: Configuration) -> list[Step]:
     """Append what has to be done; returns what would remove those the file does not name. Raises WrongEntry."""
@@ -63,9 +61,6 @@ def _mailbox(plan: Plan, entry: MailboxEntry, existing: SharedMailbox | None) ->
 def _register_mailbox(entry: MailboxEntry, doing: StepContext) -> None:
     tenant = Tenant.objects.get(name=entry.tenant)
     mailboxes.register(tenant, address=entry.address, display_name=entry.display_name or "", actor=doing.actor)
-
-
-# --- Alert channels -------------------------------------------------------------------------------
 
 
 def plan_channels(plan: Plan, wanted: Configuration) -> list[Step]:
@@ -144,9 +139,6 @@ def _switch(channel: AlertChannel, entry: ChannelEntry, doing: StepContext) -> N
         channels.disable(channel, actor=doing.actor, now=doing.now)
     elif entry.enabled:
         channels.enable(channel, actor=doing.actor)
-
-
-# --- Policy ---------------------------------------------------------------------------------------
 
 
 def plan_policy(plan: Plan, wanted: Configuration) -> list[Step]:

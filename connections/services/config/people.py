@@ -25,8 +25,6 @@ from connections.services.sharing import teams
 IT_ADMIN, AUDITOR = "it_admin", "auditor"
 ROLES = {IT_ADMIN: IT_ADMINS, AUDITOR: AUDITORS}  # as the file names them, and the groups
 
-# --- Service accounts -----------------------------------------------------------------------------
-
 
 def plan_service_accounts(plan: Plan, wanted: Configuration) -> list[Step]:
     """Append what has to be done; returns what would remove those the file does not name. Raises WrongEntry."""
@@ -86,9 +84,6 @@ def _save(entry: AccountEntry, existing: User | None, after: dict[str, Any], doi
     if entry.enabled is not None:
         switch = service_accounts.enable if entry.enabled else service_accounts.disable
         switch(existing, actor=doing.actor, now=doing.now)
-
-
-# --- Teams ----------------------------------------------------------------------------------------
 
 
 def plan_teams(plan: Plan, wanted: Configuration) -> list[Step]:

@@ -22,8 +22,6 @@ from connections.services.config.steps import (
 )
 from connections.services.registry import app_registrations, credential_checks, credentials, tenants
 
-# --- Tenants --------------------------------------------------------------------------------------
-
 
 def plan_tenants(plan: Plan, wanted: Configuration) -> list[Step]:
     """Append what has to be done; returns what would remove those the file does not name. Raises WrongEntry."""
@@ -94,9 +92,6 @@ def find_tenant(wanted: Configuration, name: str, line: int) -> Tenant:
     return tenant
 
 
-# --- App registrations ----------------------------------------------------------------------------
-
-
 def plan_app_registrations(plan: Plan, wanted: Configuration) -> list[Step]:
     """Append what has to be done; returns what would remove what the file does not name. Raises WrongEntry."""
     if wanted.app_registrations is None:
@@ -158,9 +153,6 @@ def _app(plan: Plan, entry: AppEntry, existing: AppRegistration | None) -> None:
 def _register(entry: AppEntry, wishes: dict[str, Any], doing: StepContext) -> None:
     tenant = Tenant.objects.get(name=entry.tenant)
     app_registrations.register(tenant, name=entry.name, client_id=entry.client_id, actor=doing.actor, **wishes)
-
-
-# --- Credentials ----------------------------------------------------------------------------------
 
 
 def _credentials(plan: Plan, wanted: Configuration, entry: AppEntry, existing: AppRegistration | None) -> list[Step]:

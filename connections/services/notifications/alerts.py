@@ -53,9 +53,6 @@ class Recipient:
         return self.email or f"channel:{self.channel_id}"
 
 
-# --- Incidents ------------------------------------------------------------------------------------
-
-
 def incident_opened(incident: Incident, *, now: datetime) -> None:
     """Tell the one who must act, the IT admins' list and every channel, once each; plan the first reminder.
 
@@ -114,18 +111,12 @@ def _somebody_must_act(incident: Incident) -> bool:
     return incident.who in (Connection.Who.OWNER, Connection.Who.IT_ADMIN)
 
 
-# --- Credentials that expire ----------------------------------------------------------------------
-
-
 def credential_expires(credential: AppCredential, *, days: int, now: datetime) -> None:
     """Warn the IT admins that the credential expires within ``days`` days; once for each number of days and date."""
     people = [Recipient(EXPIRY, user.email.lower()) for user in _it_admins() if preferences_of(user).expiry_warnings]
     recipients = [*people, *_copy_list(), *_channels()]
     with transaction.atomic():
         _queue(Event.EXPIRY, recipients, now=now, credential=credential, number=days)
-
-
-# --- Questions and answers ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,19 +141,19 @@ def notify(people: Iterable[User], message: Message, *, about: str, now: datetim
     often this is called. Call it in the transaction of what it tells about.
     """
     reached = [user for user in people if user.is_active and user.email and preferences_of(user).messages]
-    unique = {one.key: one for one in (Recipient(PERSONAL, user.email.lower()) for user in reached)}
+    unique = {recipient.key: recipient for recipient in (Recipient(PERSONAL, user.email.lower()) for user in reached)}
     held = _held_back(list(unique.values()), now=now)
     rows = [
         Delivery(
-            key=f"{about}:{one.key}",
+            key=f"{about}:{recipient.key}",
             event=Event.MESSAGE,
             subject=message.subject[:200],
-            email=one.email,
-            payload={"reason": one.reason, "message": asdict(message)},
+            email=recipient.email,
+            payload={"reason": recipient.reason, "message": asdict(message)},
             created_at=now,
-            next_attempt_at=held.get(one.key, now),
+            next_attempt_at=held.get(recipient.key, now),
         )
-        for one in unique.values()
+        for recipient in unique.values()
     ]
     Delivery.objects.bulk_create(rows, ignore_conflicts=True)
 
@@ -170,9 +161,6 @@ def notify(people: Iterable[User], message: Message, *, about: str, now: datetim
 def notify_it_admins(message: Message, *, about: str, now: datetime) -> None:
     """The same to every IT admin."""
     notify(_it_admins(), message, about=about, now=now)
-
-
-# --- A test ---------------------------------------------------------------------------------------
 
 
 def send_test(target: AlertChannel | User, *, actor: User, now: datetime) -> Delivery:
@@ -200,9 +188,6 @@ def send_test(target: AlertChannel | User, *, actor: User, now: datetime) -> Del
     )
 
 
-# --- What one person wants ------------------------------------------------------------------------
-
-
 def preferences_of(user: User) -> AlertChoice:
     """What the person wants; everything, until they have said otherwise."""
     preferences: AlertChoice | None = getattr(user, "alert_choice", None)
@@ -220,18 +205,15 @@ def set_preferences(user: User, *, actor: User, **wanted: bool) -> None:
         audit.record(AuditAction.ACCOUNT_ALERTS_CHOSEN, user, actor=actor, changes=changes)
 
 
-# --- Recipients -----------------------------------------------------------------------------------
-
-
 def _recipients(incident: Incident, *, remind: bool = False) -> list[Recipient]:
     """Who is told of an open incident, the strongest reason first. ``remind``: only who wants reminders."""
     admins = _it_admins()
-    found = [
+    people = [
         Recipient(reason, user.email.lower())
         for user, reason in [*_must_act(incident, admins), *_copies(admins)]
         if preferences_of(user).reminders or not remind
     ]
-    return [*found, *_copy_list(), *_channels()]
+    return [*people, *_copy_list(), *_channels()]
 
 
 def _must_act(incident: Incident, admins: list[User]) -> Iterator[tuple[User, str]]:
@@ -265,11 +247,11 @@ def _channels() -> list[Recipient]:
 def _told(incident: Incident) -> list[Recipient]:
     """Who has been told of the incident, without those who have left or do not want to hear that it is over."""
     rows = incident.deliveries.filter(event__in=(Event.OPENED, Event.REMINDER)).order_by("pk")
-    found = {
+    told_rows = {
         email or channel_id: (email, channel_id, payload.get("reason", ""))
         for email, channel_id, payload in rows.values_list("email", "channel_id", "payload")
     }
-    known = User.objects.annotate(address=Lower("email")).filter(address__in=[key for key in found if key])
+    known = User.objects.annotate(address=Lower("email")).filter(address__in=[key for key in told_rows if key])
     people: dict[str, bool] = {}
     for user in known.select_related("alert_choice"):
         wants = user.is_active and preferences_of(user).recoveries
@@ -277,12 +259,9 @@ def _told(incident: Incident) -> list[Recipient]:
     enabled = {channel.channel_id: channel for channel in _channels()}
     return [
         Recipient(reason, email) if email else enabled[channel_id]
-        for email, channel_id, reason in found.values()
+        for email, channel_id, reason in told_rows.values()
         if (reason == LIST or people.get(email, True) if email else channel_id in enabled)
     ]
-
-
-# --- The outbox -----------------------------------------------------------------------------------
 
 
 def _queue(
@@ -305,17 +284,17 @@ def _queue(
     held = _held_back(list(unique.values()), now=now)
     rows = [
         Delivery(
-            key=f"{about}:{one.key}",
+            key=f"{about}:{row_recipient.key}",
             event=event,
             incident=incident,
             credential=credential,
-            email=one.email,
-            channel_id=one.channel_id,
-            payload=_payload(one, number),
+            email=row_recipient.email,
+            channel_id=row_recipient.channel_id,
+            payload=_payload(row_recipient, number),
             created_at=now,
-            next_attempt_at=held.get(one.key, now),
+            next_attempt_at=held.get(row_recipient.key, now),
         )
-        for one in unique.values()
+        for row_recipient in unique.values()
     ]
     Delivery.objects.bulk_create(rows, ignore_conflicts=True)
 
@@ -330,9 +309,9 @@ def _held_back(recipients: list[Recipient], *, now: datetime) -> dict[str, datet
     patient = {recipient.key: recipient for recipient in recipients if recipient.can_wait}
     if not patient:
         return {}
-    emails = [one.email for one in patient.values() if one.email]
-    channels = [one.channel_id for one in patient.values() if one.channel_id]
-    lately = (
+    emails = [recipient.email for recipient in patient.values() if recipient.email]
+    channels = [recipient.channel_id for recipient in patient.values() if recipient.channel_id]
+    busy = (
         Delivery.objects.filter(Q(email__in=emails) | Q(channel_id__in=channels), created_at__gt=now - WINDOW)
         .exclude(event=Event.TEST)
         .order_by()
@@ -341,7 +320,7 @@ def _held_back(recipients: list[Recipient], *, now: datetime) -> dict[str, datet
         .filter(count__gte=BURST)
     )
     held = {}
-    for row in lately:
+    for row in busy:
         latest = row["latest"]
         until = latest if latest is not None and latest > now else now + WINDOW
         held[row["email"] or f"channel:{row['channel_id']}"] = until

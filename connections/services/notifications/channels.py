@@ -109,26 +109,26 @@ def signing_secrets(channel: AlertChannel, *, now: datetime) -> list[str]:
 
     The column holds "current" or "current previous@until" (Unix seconds).
     """
-    found = []
+    secrets = []
     for part in (channel.signing_secret or "").split():
         secret, _, until = part.partition("@")
         if not until or datetime.fromtimestamp(int(until), UTC) > now:
-            found.append(secret)
-    return found
+            secrets.append(secret)
+    return secrets
 
 
 def host_of(url: str) -> str:
     """The host an address leads to. Raises InvalidInput if nothing may be sent there."""
     try:
-        found = safe_http.parse_target(url, allow_private=settings.ALERT_PRIVATE_TARGETS)
-        safe_http.check(found, allow_private=settings.ALERT_PRIVATE_TARGETS)
+        target = safe_http.parse_target(url, allow_private=settings.ALERT_PRIVATE_TARGETS)
+        safe_http.check(target, allow_private=settings.ALERT_PRIVATE_TARGETS)
     except safe_http.TargetRefused as refused:
         raise InvalidInput(refused.cause, action=refused.action, field="url") from refused
     except OSError as unknown:
         raise InvalidInput(
             "The host of this address is not known to the name server.", action="Check its spelling.", field="url"
         ) from unknown
-    return found.host
+    return target.host
 
 
 def _taken(name: str) -> AlreadyExists:

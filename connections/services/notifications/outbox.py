@@ -83,9 +83,6 @@ class OutgoingMessage:
         return message_text.digest_subject([delivery.event for delivery in self.deliveries])
 
 
-# --- The tick -------------------------------------------------------------------------------------
-
-
 def deliver_due(now: datetime, limit: int = 100) -> Summary:
     """Send what is due, batch after batch, until nothing is. Never raises for what the other side does."""
     total = Summary()
@@ -135,9 +132,6 @@ def _waiting() -> QuerySet[Delivery]:
     return Delivery.objects.filter(delivered_at=None, given_up_at=None)
 
 
-# --- Claiming -------------------------------------------------------------------------------------
-
-
 def _claim(due: QuerySet[Delivery], *, now: datetime, limit: int) -> list[Delivery]:
     """Take about ``limit`` rows until the lease runs out, and freeze what they tell if this is their first attempt.
 
@@ -162,9 +156,6 @@ def _with_subjects(rows: QuerySet[Delivery]) -> QuerySet[Delivery]:
     return rows.select_related("incident__assignee", "credential__app_registration").defer(
         "credential__secret", "credential__private_key"
     )
-
-
-# --- Sending --------------------------------------------------------------------------------------
 
 
 def _send(claimed: list[Delivery], *, now: datetime) -> int:
@@ -223,16 +214,16 @@ def _send_mail(parcel: OutgoingMessage, connection: Any) -> tuple[str, bool]:
 
 
 def _mail(parcel: OutgoingMessage) -> mail.EmailMultiAlternatives:
-    first, found = parcel.first, parcel.alerts()
-    if len(found) > 1:
+    first, alerts = parcel.first, parcel.alerts()
+    if len(alerts) > 1:
         ids = [_message_id(delivery) for delivery in parcel.deliveries]
         return email.digest_email(
-            parcel.subject(), found, to=first.email, message_ids=ids, portal_url=settings.PORTAL_URL
+            parcel.subject(), alerts, to=first.email, message_ids=ids, portal_url=settings.PORTAL_URL
         )
     incident = first.incident_id
     thread = f"incident-{incident}-{first.payload['facts']['incident']['opened_at'][:10]}" if incident else ""
     return email.incident_email(
-        found[0], to=first.email, message_id=_message_id(first), thread=thread, portal_url=settings.PORTAL_URL
+        alerts[0], to=first.email, message_id=_message_id(first), thread=thread, portal_url=settings.PORTAL_URL
     )
 
 
@@ -245,8 +236,8 @@ def _hang_up(connection: Any) -> None:
 
 def _answer(code: int, text: bytes | str) -> str:
     """What a mail server said, as far as it fits into a line."""
-    said = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-    return f"{code} {message_text.one_line(said)}"[:200]
+    line = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    return f"{code} {message_text.one_line(line)}"[:200]
 
 
 def _send_to_channels(rows: list[Delivery], *, now: datetime) -> int:
@@ -294,12 +285,12 @@ def _send_to_channel(parcel: OutgoingMessage, channel: AlertChannel, *, now: dat
 def _dressed(parcel: OutgoingMessage, channel: AlertChannel, *, now: datetime) -> tuple[bytes, dict[str, str]]:
     first = parcel.first
     if channel.kind == AlertChannel.Kind.CHAT:
-        found = parcel.alerts()
+        alerts = parcel.alerts()
         overview = f"{settings.PORTAL_URL}/incidents/"
         body = (
-            teams_card.single_card(found[0])
-            if len(found) == 1
-            else teams_card.digest_card(parcel.subject(), found, url=overview)
+            teams_card.single_card(alerts[0])
+            if len(alerts) == 1
+            else teams_card.digest_card(parcel.subject(), alerts, url=overview)
         )
         return body, {"Content-Type": "application/json"}
     body = webhooks.body(first.event, at=first.created_at.isoformat(), data=first.payload["facts"])
@@ -315,11 +306,11 @@ def _parcels(
 ) -> Iterator[OutgoingMessage]:
     """One parcel per delivery, or one for all of a recipient's that may share a message when they are many."""
     for _, group in groupby(sorted(rows, key=lambda row: (key(row), row.pk)), key=key):
-        found = list(group)
-        shared = [row for row in found if row.event != Delivery.Event.TEST and together(row)]
+        deliveries = list(group)
+        shared = [row for row in deliveries if row.event != Delivery.Event.TEST and together(row)]
         if len(shared) < TOGETHER:
             shared = []
-        yield from (OutgoingMessage([row]) for row in found if row not in shared)
+        yield from (OutgoingMessage([row]) for row in deliveries if row not in shared)
         if shared:
             yield OutgoingMessage(shared)
 
@@ -327,9 +318,6 @@ def _parcels(
 def _message_id(delivery: Delivery) -> str:
     """The same over all attempts, and never that of another alert, not even after a restored backup."""
     return f"alert-{delivery.pk}-{int(delivery.created_at.timestamp())}"
-
-
-# --- Writing down ---------------------------------------------------------------------------------
 
 
 def _write_down(parcel: OutgoingMessage, problem: str, *, now: datetime) -> int:

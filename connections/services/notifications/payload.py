@@ -56,8 +56,8 @@ def _incident(incident: Incident) -> dict[str, Any]:
         "reminders": incident.reminders,
         "connection_count": affected.count(),
         "connections": [
-            {"id": one.connection_id, "name": one.connection_name, "owner": one.owner_name}
-            for one in affected.order_by("connection_name", "pk")[:LISTED]
+            {"id": row.connection_id, "name": row.connection_name, "owner": row.owner_name}
+            for row in affected.order_by("connection_name", "pk")[:LISTED]
         ],
     }
 
