@@ -109,7 +109,7 @@ class World:
             arguments = {"pk": self.delivery.pk}
         elif name == "alert_channel" or name.startswith("alert_channel_"):
             arguments = {"pk": self.channel.pk} if name != "alert_channel_add" else {}
-        elif name in ("share_add", "mailbox_probe_all", "mailbox_exchange"):
+        elif name in ("share_add", "mailbox_probe_all", "mailbox_powershell"):
             arguments = {"pk": self.connection.pk}
         elif name == "service_account" or (name.startswith("service_account_") and name != "service_account_add"):
             arguments = {"pk": self.service_account.pk}
@@ -123,11 +123,11 @@ class World:
             arguments = {"pk": self.team.pk, "user_pk": self.people["dave"].pk}
         elif name in ("team", "team_edit", "team_remove", "team_member_add"):
             arguments = {"pk": self.team.pk}
-        elif name == "consent_request" or name.startswith("consent_request_"):
+        elif name.startswith("consent_request") and name not in ("consent_requests", "consent_request_add"):
             arguments = {"pk": self.consent_request.pk}
         elif name in ("approval", "approval_approve", "approval_decline", "approval_withdraw"):
             arguments = {"pk": self.approval.pk}
-        elif name == "approval_ask":
+        elif name in ("approval_ask", "consent_request_add"):
             arguments = {"pk": self.connection.pk}
         elif name == "policy_app":
             arguments = {"pk": self.app.pk}
@@ -354,7 +354,7 @@ def posted(world: World) -> dict[str, dict[str, Any]]:
         "review_add": {"name": "Q4", "covers": "all", "due": (timezone.now() + timedelta(days=21)).date().isoformat()},
         "review_plan": {"is_on": "on", "days": "21"},
         "review": {f"answer-{item.pk}": "confirmed" for item in world.review.items.all()},
-        "connection_ask": {"reason": "The month's end"},
+        "consent_request_add": {"reason": "The month's end"},
         "consent_request_decline": {"reason": "Use the archive instead", "seen": "asked"},
         "connection_edit": {"name": "Renamed", "chosen": ["mail.read", "calendar.events"]},
         "mailbox_attach": {"address": "sales@contoso.example"},

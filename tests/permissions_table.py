@@ -85,8 +85,8 @@ connection_add                        GET    in  200 200 200 200 200 200 200 403
 connection_add                        POST   in  302 302 302 302 302 302 302 403
 connection                            GET    in  200 200 200 200 404 404 200 200
 connection                            POST   in  405 405 405 405 405 405 405 405
-connection_ask                        GET    in  200 403 200 403 404 404 403 403
-connection_ask                        POST   in  302 403 302 403 404 404 403 403
+consent_request_add                   GET    in  200 403 200 403 404 404 403 403
+consent_request_add                   POST   in  302 403 302 403 404 404 403 403
 reviews                               GET    in  200 200 200 200 200 200 200 200
 reviews                               POST   in  405 405 405 405 405 405 405 405
 review_add                            GET    in  403 403 403 403 403 403 200 403
@@ -135,8 +135,8 @@ mailbox_attach                        GET    in  200 403 200 403 404 404 403 403
 mailbox_attach                        POST   in  302 403 302 403 404 404 403 403
 mailbox_probe_all                     GET    in  405 405 405 405 405 405 405 405
 mailbox_probe_all                     POST   in  302 403 302 403 404 404 302 403
-mailbox_exchange                      GET    in  200 200 200 200 404 404 200 200
-mailbox_exchange                      POST   in  405 405 405 405 405 405 405 405
+mailbox_powershell                    GET    in  200 200 200 200 404 404 200 200
+mailbox_powershell                    POST   in  405 405 405 405 405 405 405 405
 mailbox_send                          GET    in  200 403 200 403 404 404 403 403
 mailbox_send                          POST   in  302 403 302 403 404 404 403 403
 mailbox_probe                         GET    in  405 405 405 405 405 405 405 405
@@ -197,8 +197,8 @@ api_key_revoke                        GET    in  200 404 404 404 404 404 200 403
 api_key_revoke                        POST   in  302 404 404 404 404 404 302 403
 api_key_rotate                        GET     in 200 404 404 404 404 404 403 403
 api_key_rotate                        POST    in 200 404 404 404 404 404 403 403
-api_key_end_previous                  GET     in 405 405 405 405 405 405 405 405
-api_key_end_previous                  POST    in 302 404 404 404 404 404 302 403
+api_key_revoke_previous               GET    in  405 405 405 405 405 405 405 405
+api_key_revoke_previous               POST   in  302 404 404 404 404 404 302 403
 api_key_limit                         GET     in 405 405 405 405 405 405 405 405
 api_key_limit                         POST    in 403 404 404 404 404 404 302 403
 
@@ -274,8 +274,8 @@ approval_withdraw                     GET    in  405 405 405 405 405 405 405 405
 approval_withdraw                     POST   in  302 404 404 404 404 404 403 403
 approval_ask                          GET    in  200 403 200 403 404 404 403 403
 approval_ask                          POST   in  302 403 302 403 404 404 403 403
-connection_connect                    GET    in  405 405 405 405 405 405 405 405
-connection_connect                    POST   in  302 403 302 403 404 404 403 403
+connection_finish                     GET    in  405 405 405 405 405 405 405 405
+connection_finish                     POST   in  302 403 302 403 404 404 403 403
 
 expiries                              GET    in  200 200 200 200 200 200 200 200
 expiries                              POST   in  405 405 405 405 405 405 405 405

@@ -331,7 +331,7 @@ def test_the_commands_name_exactly_the_attached_mailboxes(signed_in: SignIn, ali
     factories.make_mailbox_access(connection, factories.make_mailbox(address="o'brien@contoso.example"))
     factories.make_mailbox(address="sales@contoso.example")
     factories.make_app_only_connection(name="Sibling", app_registration=app)
-    browser, url = signed_in(alice), reverse("mailbox_exchange", args=[connection.pk])
+    browser, url = signed_in(alice), reverse("mailbox_powershell", args=[connection.pk])
     assert url in text(browser.get(reverse("connection", args=[connection.pk])))
     page = html.unescape(text(browser.get(url)))
     assert "'PrimarySmtpAddress -eq ''o''''brien@contoso.example'''" in page
@@ -348,7 +348,7 @@ def test_the_commands_name_exactly_the_attached_mailboxes(signed_in: SignIn, ali
 def test_each_step_comes_as_a_file_that_windows_reads_rightly(signed_in: SignIn, alice: User) -> None:
     connection = factories.make_app_only_connection(name="Röbot’s")
     factories.make_mailbox_access(connection, factories.make_mailbox())
-    url = reverse("mailbox_exchange", args=[connection.pk])
+    url = reverse("mailbox_powershell", args=[connection.pk])
     response = signed_in(alice).get(url, {"download": "undo"})
     assert response["Content-Disposition"] == f'attachment; filename="exchange-undo-c0117ec7-{connection.pk}.ps1"'
     assert response.content.startswith(b"\xef\xbb\xbf# The way back")
@@ -362,14 +362,14 @@ def test_without_a_tenant_wide_permission_the_page_says_what_a_later_one_would_d
 ) -> None:
     connection = factories.make_app_only_connection(granted_scopes="User.Read.All")
     factories.make_mailbox_access(connection, factories.make_mailbox())
-    page = text(signed_in(carol).get(reverse("mailbox_exchange", args=[connection.pk])))
+    page = text(signed_in(carol).get(reverse("mailbox_powershell", args=[connection.pk])))
     assert "held no permission that opens every mailbox" in page
 
 
 def test_for_a_person_the_commands_give_full_access(signed_in: SignIn, bob: User) -> None:
     connection = factories.make_connection(owner=bob, capabilities=["shared_mailbox.read"])
     factories.make_mailbox_access(connection, factories.make_mailbox())
-    page = html.unescape(text(signed_in(bob).get(reverse("mailbox_exchange", args=[connection.pk]))))
+    page = html.unescape(text(signed_in(bob).get(reverse("mailbox_powershell", args=[connection.pk]))))
     assert "Add-MailboxPermission -Identity 'support@contoso.example' -User 'ada@contoso.example'" in page
     assert "Add-RecipientPermission" not in page
     assert "ManagementScope" not in page
@@ -389,7 +389,7 @@ def test_where_there_is_nothing_to_run_the_page_says_why(
     connection = factories.make_connection(owner=bob, **made)
     if attached:
         factories.make_mailbox_access(connection, factories.make_mailbox())
-    url = reverse("mailbox_exchange", args=[connection.pk])
+    url = reverse("mailbox_powershell", args=[connection.pk])
     page = text(signed_in(bob).get(url))
     assert words in page
     assert "Connect-ExchangeOnline" not in page
@@ -428,7 +428,7 @@ def test_what_turned_out_to_be_no_mailbox_is_left_out_of_the_commands(signed_in:
     row = factories.make_mailbox_access(connection, factories.make_mailbox())
     gone = factories.make_mailbox(address="gone@contoso.example")
     factories.make_mailbox_access(connection, gone, state=State.UNREACHABLE, lack="not_found")
-    browser, url = signed_in(alice), reverse("mailbox_exchange", args=[connection.pk])
+    browser, url = signed_in(alice), reverse("mailbox_powershell", args=[connection.pk])
     page = html.unescape(text(browser.get(url)))
     assert "found no mailbox behind it" in page
     assert "'gone@contoso.example'" not in page
