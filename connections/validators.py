@@ -202,6 +202,21 @@ class ExpiryField(forms.DateField):
         return datetime.combine(day, time.min, UTC)
 
 
+class LastDayField(forms.DateField):
+    """The last day on which something is valid (UTC), today or later; cleaned to the moment after it."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(widget=forms.DateInput(attrs={"type": "date"}), **kwargs)
+
+    def clean(self, value: Any) -> datetime | None:
+        day: date | None = super().clean(value)
+        if day is None:
+            return None
+        if day < timezone.now().date():
+            raise forms.ValidationError("This day is over. Choose today or a later one.")
+        return end_of_day(day)
+
+
 class AddressField(PastedField):
     """One mail address as people paste it; cleaned to the bare address with its domain in lower case."""
 

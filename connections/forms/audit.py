@@ -56,19 +56,20 @@ class AuditFilter(Period):
 
     def __init__(self, *args: Any, actions: dict[str, str], target_types: dict[str, str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._offer("action", actions)
-        self._offer("target_type", target_types)
+        for name, labels in (("action", actions), ("target_type", target_types)):
+            field = cast(forms.ChoiceField, self.fields[name])
+            field.choices = [("", "All"), *sorted(labels.items(), key=lambda value: value[1])]
 
     def narrow(self, events: QuerySet[AuditEvent]) -> QuerySet[AuditEvent] | None:
         """The events that match; None if the filter can only match token requests. Call is_valid() first."""
-        given = {name: value for name, value in self.cleaned_data.items() if value}
+        given = self.given()
         if given.get("kind") == "fetch" or given.get("action") == AuditAction.CONNECTION_TOKEN_FETCHED:
             return None
         return event_filter.filter_events(events, given)
 
     def narrow_fetches(self, fetches: QuerySet[TokenFetch]) -> QuerySet[TokenFetch] | None:
         """The token requests that match; None if the filter can only match events."""
-        given = {name: value for name, value in self.cleaned_data.items() if value}
+        given = self.given()
         theirs = {
             "kind": "fetch",
             "action": AuditAction.CONNECTION_TOKEN_FETCHED,
@@ -87,13 +88,9 @@ class AuditFilter(Period):
             fetches = fetches.filter(connection_ref=given["target_id"])
         return fetches.filter(self.within("minute"))
 
-    def asked(self) -> dict[str, str]:
-        """The filled-in fields, for the audit record."""
-        return {name: str(value) for name, value in self.cleaned_data.items() if value}
-
-    def _offer(self, name: str, values: dict[str, str]) -> None:
-        field = cast(forms.ChoiceField, self.fields[name])
-        field.choices = [("", "All"), *sorted(values.items(), key=lambda value: value[1])]
+    def given(self) -> dict[str, Any]:
+        """The filled-in fields."""
+        return {name: value for name, value in self.cleaned_data.items() if value}
 
 
 class ViewForm(forms.Form):

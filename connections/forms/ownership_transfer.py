@@ -38,7 +38,7 @@ class PersonField(forms.ModelChoiceField):  # type: ignore[type-arg]
 
 
 class HandOverForm(forms.Form):
-    # Whose it was on the page that was read.
+    # The owner when the page was rendered.
     seen_owner = forms.IntegerField(widget=forms.HiddenInput)
     new_owner = PersonField(label="New owner")
     new_name = NameField(
@@ -95,17 +95,14 @@ class LeaverForm(forms.Form):
     def clean(self) -> dict[str, Any]:
         data: dict[str, Any] = super().clean() or self.cleaned_data
         for connection in self.connections:
-            self._clean_one(connection, data)
+            typed = str(data.get(f"to_{connection.pk}") or "").strip()
+            owner = self.people.get(typed) if typed else data.get("everything_to")
+            data[f"owner_{connection.pk}"] = owner
+            if typed and owner is None and data.get(f"take_{connection.pk}"):
+                self.add_error(f"to_{connection.pk}", "Nobody who can own a connection signs in under this name.")
         if not self.errors and not self.chosen():
             self.add_error(None, "Choose a new owner, and tick at least one connection.")
         return data
-
-    def _clean_one(self, connection: Connection, data: dict[str, Any]) -> None:
-        typed = str(data.get(f"to_{connection.pk}") or "").strip()
-        owner = self.people.get(typed) if typed else data.get("everything_to")
-        data[f"owner_{connection.pk}"] = owner
-        if typed and owner is None and data.get(f"take_{connection.pk}"):
-            self.add_error(f"to_{connection.pk}", "Nobody who can own a connection signs in under this name.")
 
     def chosen(self) -> list[tuple[Connection, User, str]]:
         """What to transfer: connection, new owner, new name ("" keeps the name)."""
@@ -118,11 +115,6 @@ class LeaverForm(forms.Form):
 
     def rows(self) -> list[dict[str, Any]]:
         return [
-            {
-                "connection": connection,
-                "take": self[f"take_{connection.pk}"],
-                "to": self[f"to_{connection.pk}"],
-                "name": self[f"name_{connection.pk}"],
-            }
+            {"connection": connection} | {name: self[f"{name}_{connection.pk}"] for name in ("take", "to", "name")}
             for connection in self.connections
         ]

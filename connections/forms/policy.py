@@ -27,6 +27,15 @@ _LISTS = {
     "approval_permissions": Effect.APPROVAL,
     "allowed_permissions": Effect.ALLOWED,
 }
+# Rules that have the same value in the form.
+_PLAIN = (
+    "personal_accounts",
+    "other_tenants",
+    "share_with_people",
+    "share_app_only",
+    "longest_share_days",
+    "app_only_second_admin",
+)
 
 
 class PatternsField(forms.CharField):
@@ -111,24 +120,18 @@ class RulesForm(forms.Form):
         kwargs["initial"] = self.values_of(rules)
         super().__init__(*args, **kwargs)
         for key in capabilities.CAPABILITIES:
-            known = capabilities.CAPABILITIES[key]
             self.fields[f"capability-{key}"] = forms.ChoiceField(
-                label=known.label, choices=EFFECTS, initial=rules.of_capability(key).value
+                label=capabilities.CAPABILITIES[key].label, choices=EFFECTS, initial=rules.of_capability(key).value
             )
 
     def values_of(self, rules: Rules) -> dict[str, Any]:
         """The rules as initial values of the fields."""
         kinds = AuthenticationType.values if rules.authentication_types is None else rules.authentication_types
-        values: dict[str, Any] = {
-            "authentication_types": list(kinds),
-            **{name: "\n".join(_with(rules, effect)) for name, effect in _LISTS.items()},
+        patterns = {
+            field: "\n".join(name for name, rule_effect in rules.permissions.items() if rule_effect is effect)
+            for field, effect in _LISTS.items()
         }
-        for name in ("personal_accounts", "other_tenants", "share_with_people", "share_app_only"):
-            values[name] = getattr(rules, name)
-        return values | {
-            "longest_share_days": rules.longest_share_days,
-            "app_only_second_admin": rules.app_only_second_admin,
-        }
+        return {"authentication_types": list(kinds)} | patterns | {name: getattr(rules, name) for name in _PLAIN}
 
     def groups(self) -> Iterator[tuple[str, list[CapabilityRow]]]:
         """The capability fields by group, for the template."""
@@ -156,38 +159,28 @@ class RulesForm(forms.Form):
 
     def plain(self) -> dict[str, Any]:
         data = self.cleaned_data
-        names = ("personal_accounts", "other_tenants", "share_with_people", "share_app_only")
         return {
             "authentication_types": _or_all(data["authentication_types"], AuthenticationType.values),
             "capabilities": {key: data[f"capability-{key}"] for key in capabilities.CAPABILITIES},
             "permissions": {name: effect.value for field, effect in _LISTS.items() for name in data[field]},
-            "longest_share_days": data["longest_share_days"],
-            "app_only_second_admin": data["app_only_second_admin"],
-            **{name: data[name] for name in names},
+            **{name: data[name] for name in _PLAIN},
         }
 
 
 class OrganisationRulesForm(RulesForm):
     """The rules of the organisation, which also limit environments and tenants."""
 
-    environments = TicksField(
-        label="Environments",
-        help_text="All ticked: also those that are configured later.",
-    )
-    tenants = TicksField(
-        label="Tenants",
-        help_text="All ticked: also those that are registered later.",
-    )
+    environments = TicksField(label="Environments", help_text="All ticked: also those that are configured later.")
+    tenants = TicksField(label="Tenants", help_text="All ticked: also those that are registered later.")
 
     def __init__(self, rules: Rules, *args: Any, **kwargs: Any) -> None:
         super().__init__(rules, *args, **kwargs)
-        places = dict(clouds.choices())
         tenants = {policy_rules.tenant_key(tenant): tenant.name for tenant in Tenant.objects.all()}
-        self._offer("environments", places, rules.environments)
+        self._offer("environments", dict(clouds.choices()), rules.environments)
         self._offer("tenants", tenants, rules.tenants)
 
     def _offer(self, name: str, known: dict[str, str], chosen: tuple[str, ...] | None) -> None:
-        # What a rule names and is gone by now stays on offer, so that saving something else does not forget it.
+        # A rule's value that no longer exists stays selectable, so that saving another change does not drop it.
         gone = {value: f"{value} (not registered any more)" for value in chosen or () if value not in known}
         field = self.fields[name]
         field.choices = [*known.items(), *gone.items()]  # type: ignore[attr-defined]
@@ -200,10 +193,6 @@ class OrganisationRulesForm(RulesForm):
 
 def _or_all(chosen: list[str], known: list[str]) -> list[str] | None:
     return None if set(known) <= set(chosen) else chosen
-
-
-def _with(rules: Rules, effect: Effect) -> list[str]:
-    return [name for name, rule_effect in rules.permissions.items() if rule_effect is effect]
 
 
 class ImpactForm(forms.Form):

@@ -14,12 +14,12 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from connections import csv_export
 from connections.access import permissions, querysets, roles
-from connections.errors import PortalError
 from connections.forms import access_reviews as forms
 from connections.models import AccessReview, ReviewItem, User
 from connections.models.connections import without_tokens
 from connections.services.governance import access_review_report, access_reviews
 from connections.views import list_pages
+from connections.views.form_handling import errors_as_messages, errors_on, render_form
 
 Decision = ReviewItem.Decision
 USUAL_LENGTH = timedelta(days=21)
@@ -28,11 +28,10 @@ PRINTED = 2000  # items on the printable page; the CSV has them all
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    user = roles.signed_in(request.user)
-    return render(request, "reviews/index.html", _list(request, user, form=None))
+    return render(request, "reviews/index.html", _list(request, roles.signed_in(request.user)))
 
 
-def _list(request: HttpRequest, user: User, *, form: forms.PlanForm | None) -> dict[str, Any]:
+def _list(request: HttpRequest, user: User, *, form: forms.PlanForm | None = None) -> dict[str, Any]:
     states = list_pages.Choice(
         "state", "State", [("running", "Running"), ("over", "Over")], access_review_report.in_state
     )
@@ -77,16 +76,13 @@ def add(request: HttpRequest) -> HttpResponse:
         tenants=querysets.visible_tenants(user),
         initial=initial,
     )
-    if request.method == "POST" and form.is_valid():
+    if form.is_valid():
         data = form.cleaned_data
-        try:
+        with errors_on(form):
             review = access_reviews.start(data["name"], due_at=data["due"], **form.covered(), actor=user, now=now)  # type: ignore[arg-type]
-        except PortalError as error:
-            form.add_error(error.field if error.field in form.fields else None, str(error))
-        else:
             messages.success(request, "The review has started, and the owners are asked by e-mail.")
             return redirect("review", pk=review.pk)
-    return render(request, "reviews/add.html", {"form": form}, status=422 if form.is_bound and form.errors else 200)
+    return render_form(request, "reviews/add.html", form)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +99,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     user = roles.signed_in(request.user)
     review = get_object_or_404(querysets.visible_reviews(user), pk=pk)
     if request.method == "POST":
-        return _take_answers(request, review, user)
+        return _save_answers(request, review, user)
     choice = list_pages.Choice("decision", "Answer", Decision.choices, list_pages.by("decision"))
     filters = list_pages.Filters(request, search=("connection_name", "with_name"), placeholder="Connection or person",
                               choices=(choice,))  # fmt: skip
@@ -131,27 +127,20 @@ def _row(item: ReviewItem, now: datetime) -> Row:
     return Row(item, share.get_level_display().partition(":")[0] if share and changed else "", gone)
 
 
-def _take_answers(request: HttpRequest, review: AccessReview, user: User) -> HttpResponse:
+def _save_answers(request: HttpRequest, review: AccessReview, user: User) -> HttpResponse:
     mine = querysets.review_items_of(user).filter(review=review)
     roles.require(mine.exists(), cause="Nothing in this review is yours to answer.", action="Its owners answer it.")
-    try:
+    with errors_as_messages(request):
         done = access_reviews.answer(review, forms.answers(request.POST), actor=user, now=timezone.now())
-    except PortalError as error:
-        messages.warning(request, str(error))
-    else:
-        _say(request, done)
+        counts = [f"{done.confirmed} confirmed"] if done.confirmed else []
+        counts += [f"{done.removed} ended at once"] if done.removed else []
+        if counts:
+            messages.success(request, f"Saved: {', '.join(counts)}.")
+        else:
+            messages.info(request, "Nothing was changed: no row had a new answer.")
     back = redirect("review", pk=review.pk)
     query = request.GET.urlencode()
     return redirect(f"{back.url}?{query}") if query else back
-
-
-def _say(request: HttpRequest, done: access_reviews.AnswerCounts) -> None:
-    counts = [f"{done.confirmed} confirmed"] if done.confirmed else []
-    counts += [f"{done.removed} ended at once"] if done.removed else []
-    if counts:
-        messages.success(request, f"Saved: {', '.join(counts)}.")
-    else:
-        messages.info(request, "Nothing was changed: no row had a new answer.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,11 +161,8 @@ def cancel(request: HttpRequest, pk: int) -> HttpResponse:
     review = get_object_or_404(querysets.visible_reviews(user), pk=pk)
     roles.require(permissions.can_manage_reviews(user), action="Ask an IT admin.")
     if request.method == "POST":
-        try:
+        with errors_as_messages(request):
             access_reviews.cancel(review, actor=user, now=timezone.now())
-        except PortalError as error:
-            messages.warning(request, str(error))
-        else:
             messages.success(request, f"{review} is cancelled. No share ends because of it.")
         return redirect("review", pk=pk)
     return render(request, "reviews/cancel.html", {"review": review})
@@ -184,7 +170,7 @@ def cancel(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_safe
 def report(request: HttpRequest, pk: int) -> HttpResponse:
-    review = _to_report(request, pk)
+    review = _reported_review(request, pk)
     items = list(review.items.order_by("connection_name", "pk")[: PRINTED + 1])
     context = {
         "review": review,
@@ -200,10 +186,10 @@ def report(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_safe
 def export(request: HttpRequest, pk: int) -> HttpResponseBase:
-    return csv_export.as_csv(*access_review_report.table(_to_report(request, pk)))
+    return csv_export.as_csv(*access_review_report.table(_reported_review(request, pk)))
 
 
-def _to_report(request: HttpRequest, pk: int) -> AccessReview:
+def _reported_review(request: HttpRequest, pk: int) -> AccessReview:
     user = roles.signed_in(request.user)
     review = get_object_or_404(querysets.visible_reviews(user), pk=pk)
     roles.require(permissions.can_read_reviews(user), action="Ask an IT admin or an auditor.")

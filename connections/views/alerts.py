@@ -15,12 +15,12 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from connections import presentation
 from connections.access import permissions, roles
-from connections.errors import PortalError
 from connections.forms.alerts import ChannelEditForm, ChannelForm, ChoicesForm
 from connections.models import AlertChannel, Delivery, User
 from connections.services.notifications import alerts, outbox
 from connections.services.notifications import channels as alert_channels
 from connections.views import audit, list_pages
+from connections.views.form_handling import errors_as_messages, errors_on, render_form
 
 _LATEST = 10  # deliveries on a channel's page
 _SECRETS = ("channel__url", "channel__signing_secret", "credential__secret", "credential__private_key")
@@ -38,6 +38,7 @@ class Row:
 
     delivery: Delivery
     outcome: presentation.Badge
+    recipient: str
     may_retry: bool
 
 
@@ -50,7 +51,8 @@ def _row(delivery: Delivery) -> Row:
         outcome = presentation.Badge("Tried in vain", presentation.WARNING)
     else:
         outcome = presentation.Badge("Waiting", presentation.WAITING)
-    return Row(delivery, outcome, delivery.delivered_at is None)
+    recipient = delivery.channel.name if delivery.channel else delivery.email
+    return Row(delivery, outcome, recipient, delivery.delivered_at is None)
 
 
 def _manager(request: HttpRequest) -> User:
@@ -95,10 +97,8 @@ def index(request: HttpRequest) -> HttpResponse:
 def retry(request: HttpRequest, pk: int) -> HttpResponse:
     user = _manager(request)
     delivery = get_object_or_404(_shown(), pk=pk)
-    try:
-        _say_outcome(request, outbox.send_now(delivery, actor=user, now=timezone.now()))
-    except PortalError as error:
-        messages.warning(request, str(error))
+    with errors_as_messages(request):
+        _send_now(request, delivery, user)
     return redirect("alerts")
 
 
@@ -110,15 +110,13 @@ def retry_all(request: HttpRequest) -> HttpResponse:
     return redirect("alerts")
 
 
-def _say_outcome(request: HttpRequest, delivery: Delivery) -> None:
+def _send_now(request: HttpRequest, delivery: Delivery, user: User) -> None:
+    delivery = outbox.send_now(delivery, actor=user, now=timezone.now())
+    recipient = delivery.email or ", ".join(_channels().filter(deliveries=delivery).values_list("name", flat=True))
     if delivery.delivered_at:
-        messages.success(request, f"Delivered to {_recipient(delivery)}.")
+        messages.success(request, f"Delivered to {recipient}.")
     else:
-        messages.error(request, f"Not delivered to {_recipient(delivery)}. {delivery.last_error}")
-
-
-def _recipient(delivery: Delivery) -> str:
-    return delivery.email or ", ".join(_channels().filter(deliveries=delivery).values_list("name", flat=True))
+        messages.error(request, f"Not delivered to {recipient}. {delivery.last_error}")
 
 
 def _channels() -> QuerySet[AlertChannel]:
@@ -142,16 +140,13 @@ def channel_add(request: HttpRequest) -> HttpResponse:
     user = _manager(request)
     form = ChannelForm(request.POST or None)
     if form.is_valid():
-        try:
+        with errors_on(form):
             channel, secret = alert_channels.add(**form.cleaned_data, actor=user)
-        except PortalError as error:
-            form.add_error(error.field if error.field in form.fields else None, str(error))
-        else:
             if secret:
                 return render(request, "alerts/channels/secret.html", {"channel": channel, "secret": secret})
             messages.success(request, f"{channel} is added. Send a test to see that it works.")
             return redirect("alert_channel", pk=channel.pk)
-    return render(request, "alerts/channels/add.html", {"form": form}, status=422 if form.errors else 200)
+    return render_form(request, "alerts/channels/add.html", form)
 
 
 @require_safe
@@ -171,15 +166,11 @@ def channel_edit(request: HttpRequest, pk: int) -> HttpResponse:
     user, channel = _channel(request, pk)
     form = ChannelEditForm(request.POST or None, channel=channel)
     if form.is_valid():
-        try:
+        with errors_on(form):
             alert_channels.change(channel, **form.cleaned_data, actor=user)
-        except PortalError as error:
-            form.add_error(error.field if error.field in form.fields else None, str(error))
-        else:
             messages.success(request, f"{channel} is changed.")
             return redirect("alert_channel", pk=channel.pk)
-    context = {"form": form, "channel": channel}
-    return render(request, "alerts/channels/edit.html", context, status=422 if form.errors else 200)
+    return render_form(request, "alerts/channels/edit.html", form, {"channel": channel})
 
 
 @require_POST
@@ -211,19 +202,18 @@ def channel_remove(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def channel_test(request: HttpRequest, pk: int) -> HttpResponse:
     user, channel = _channel(request, pk)
-    return _test(request, channel, user, back=redirect("alert_channel", pk=pk))
+    _send_test(request, channel, user)
+    return redirect("alert_channel", pk=pk)
 
 
 @require_POST
 def channel_secret(request: HttpRequest, pk: int) -> HttpResponse:
     user, channel = _channel(request, pk)
-    try:
+    with errors_as_messages(request, level=messages.ERROR):
         secret = alert_channels.replace_secret(channel, actor=user, now=timezone.now())
-    except PortalError as error:
-        messages.error(request, str(error))
-        return redirect("alert_channel", pk=pk)
-    context = {"channel": channel, "secret": secret, "is_replaced": True}
-    return render(request, "alerts/channels/secret.html", context)
+        context = {"channel": channel, "secret": secret, "is_replaced": True}
+        return render(request, "alerts/channels/secret.html", context)
+    return redirect("alert_channel", pk=pk)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -237,21 +227,17 @@ def choices(request: HttpRequest) -> HttpResponse:
         alerts.set_preferences(user, **form.cleaned_data, actor=user)
         messages.success(request, "Your choices are kept.")
         return redirect("account_alerts")
-    context: dict[str, Any] = {"form": form, "is_admin": is_admin, "copy_to": settings.ALERT_COPY_TO}
-    return render(request, "alerts/choices.html", context, status=422 if form.errors else 200)
+    context = {"is_admin": is_admin, "copy_to": settings.ALERT_COPY_TO}
+    return render_form(request, "alerts/choices.html", form, context)
 
 
 @require_POST
 def choices_test(request: HttpRequest) -> HttpResponse:
     user = roles.signed_in(request.user)
-    return _test(request, user, user, back=redirect("account_alerts"))
+    _send_test(request, user, user)
+    return redirect("account_alerts")
 
 
-def _test(request: HttpRequest, target: AlertChannel | User, user: User, *, back: HttpResponse) -> HttpResponse:
-    now = timezone.now()
-    try:
-        delivery = alerts.send_test(target, actor=user, now=now)
-        _say_outcome(request, outbox.send_now(delivery, actor=user, now=now))
-    except PortalError as error:
-        messages.error(request, str(error))
-    return back
+def _send_test(request: HttpRequest, target: AlertChannel | User, user: User) -> None:
+    with errors_as_messages(request, level=messages.ERROR):
+        _send_now(request, alerts.send_test(target, actor=user, now=timezone.now()), user)

@@ -17,6 +17,7 @@ from connections.models import ApiKey, User
 from connections.services.api_keys import api_keys
 from connections.views import list_pages
 from connections.views.audit import history
+from connections.views.form_handling import errors_on, render_form
 
 
 @require_safe
@@ -45,26 +46,18 @@ def make_for(request: HttpRequest, user: User, *, owner: User) -> HttpResponse:
     """Create a key for ``owner``. The response to the POST shows it, because a redirect would have to store it somewhere."""
     usable, scopes = querysets.usable_connections(owner), permissions.scopes_for(owner)
     form = ApiKeyForm(request.POST or None, usable=usable, scopes=scopes)
-    if request.method == "POST" and form.is_valid():
-        data = form.cleaned_data
+    if form.is_valid():
+        values = dict(form.cleaned_data)
+        expires_at = values.pop("expires_on")
         try:
-            key, text = api_keys.issue(
-                owner,
-                name=data["name"],
-                scopes=data["scopes"],
-                expires_at=data["expires_on"],
-                connections=data["connections"],
-                networks=data["networks"],
-                actor=user,
-                now=timezone.now(),
-            )
+            key, text = api_keys.issue(owner, **values, expires_at=expires_at, actor=user, now=timezone.now())
         except PortalError as error:
             field = "expires_on" if error.field == "expires_at" else error.field
             form.add_error(field if field in form.fields else None, str(error))
         else:
             return _issued(request, key, text)
-    context = {"form": form, "owner": owner, "is_own": owner.pk == user.pk}
-    return render(request, "api_keys/add.html", context, status=422 if form.is_bound and form.errors else 200)
+    context = {"owner": owner, "is_own": owner.pk == user.pk}
+    return render_form(request, "api_keys/add.html", form, context)
 
 
 @sensitive_variables("text")
@@ -73,10 +66,14 @@ def _issued(request: HttpRequest, key: ApiKey, text: str) -> HttpResponse:
     return render(request, "api_keys/issued.html", context)
 
 
+def _key(request: HttpRequest, pk: int) -> tuple[User, ApiKey]:
+    user = roles.signed_in(request.user)
+    return user, get_object_or_404(querysets.visible_keys(user), pk=pk)
+
+
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    user = roles.signed_in(request.user)
-    key = get_object_or_404(querysets.visible_keys(user), pk=pk)
+    user, key = _key(request, pk)
     context = {
         "key": key,
         "valid": key.is_valid(),
@@ -95,30 +92,25 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 @sensitive_variables("text")
 @require_http_methods(["GET", "HEAD", "POST"])
 def rotate(request: HttpRequest, pk: int) -> HttpResponse:
-    user = roles.signed_in(request.user)
-    key = get_object_or_404(querysets.visible_keys(user), pk=pk)
+    user, key = _key(request, pk)
     roles.require(
         permissions.can_issue_key(user, key.owner), action="Ask its owner; for a service account, an IT admin."
     )
     form = RotationForm(request.POST or None)
-    if request.method == "POST" and form.is_valid():
+    if form.is_valid():
         data = form.cleaned_data
-        try:
+        with errors_on(form):
             rotated, text = api_keys.rotate(
                 key, overlap=data["overlap"], expires_at=data["expires_on"], actor=user, now=timezone.now()
             )
-        except PortalError as error:
-            form.add_error(None, str(error))
-        else:
             return _issued(request, rotated, text)
-    context = {"form": form, "key": key, "has_previous": key.takes_previous(timezone.now())}
-    return render(request, "api_keys/rotate.html", context, status=422 if form.is_bound and form.errors else 200)
+    context = {"key": key, "has_previous": key.takes_previous(timezone.now())}
+    return render_form(request, "api_keys/rotate.html", form, context)
 
 
 @require_POST
 def end_previous(request: HttpRequest, pk: int) -> HttpResponse:
-    user = roles.signed_in(request.user)
-    key = get_object_or_404(querysets.visible_keys(user), pk=pk)
+    user, key = _key(request, pk)
     api_keys.revoke_previous(key, actor=user, now=timezone.now())
     messages.success(request, f"The old secret of {key} is refused from now on.")
     return redirect("api_key", pk=pk)
@@ -126,8 +118,7 @@ def end_previous(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def limit(request: HttpRequest, pk: int) -> HttpResponse:
-    user = roles.signed_in(request.user)
-    key = get_object_or_404(querysets.visible_keys(user), pk=pk)
+    user, key = _key(request, pk)
     roles.require(permissions.can_limit_key(user), action="Ask an IT admin.")
     form = KeyLimitForm(request.POST)
     if not form.is_valid():
@@ -140,8 +131,7 @@ def limit(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def revoke(request: HttpRequest, pk: int) -> HttpResponse:
-    user = roles.signed_in(request.user)
-    key = get_object_or_404(querysets.visible_keys(user), pk=pk)
+    user, key = _key(request, pk)
     roles.require(permissions.can_revoke_key(user, key), action="Ask its owner or an IT admin.")
     if request.method == "POST":
         api_keys.revoke(key, actor=user, now=timezone.now())

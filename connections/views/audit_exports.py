@@ -21,21 +21,18 @@ def export(request: HttpRequest) -> StreamingHttpResponse:
     user = roles.signed_in(request.user)
     roles.require(permissions.can_export_audit(user), cause="Only auditors export.", action="Ask one of them.")
     form = filter_form(request.POST)
-    try:
-        wanted = Format(request.POST.get("format", Format.JSONL))
-    except ValueError:
-        wanted = None
-    if wanted is None or not form.is_valid():
+    file_format = request.POST.get("format", Format.JSONL)
+    if file_format not in Format.values or not form.is_valid():
         raise InvalidInput("This filter cannot be exported.", action="Go back, correct the filter, and export again.")
     text = audit_export.export(
         form.narrow(querysets.visible_events(user)),
         form.narrow_fetches(querysets.visible_fetches(user)),
-        form=wanted,
-        asked=form.asked(),
+        form=Format(file_format),
+        asked={name: str(value) for name, value in form.given().items()},
         actor=user,
     )
-    response = StreamingHttpResponse(text, content_type=_TYPES[wanted])
-    name = f"audit-{timezone.now():%Y-%m-%d-%H%M%S}.{wanted}"
+    response = StreamingHttpResponse(text, content_type=_TYPES[Format(file_format)])
+    name = f"audit-{timezone.now():%Y-%m-%d-%H%M%S}.{file_format}"
     response["Content-Disposition"] = f'attachment; filename="{name}"'
     response["Cache-Control"] = "no-store, private"
     return response

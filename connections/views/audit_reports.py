@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -18,18 +17,46 @@ from connections.services.audit import reports
 from connections.views import list_pages
 from connections.views.audit import audit_reader
 
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    words: str
-    hint: str
-    url: str
+_QUESTIONS = (
+    (
+        "audit_creators",
+        "",
+        "Who created which connection?",
+        "When, and who owns it now; also of connections that are gone.",
+    ),
+    (
+        "audit_fetches",
+        "",
+        "Who fetched tokens of a connection, and from where?",
+        "Each key that fetched, its owner and the network address.",
+    ),
+    ("audit_changes", "", "What changed between two days?", "How often each kind of event happened, and to what."),
+    (
+        "audit_scopes",
+        "",
+        "Which connections hold which permissions?",
+        "What Microsoft granted at the last sign-in or renewal.",
+    ),
+    (
+        "access_history",
+        "?find=connection",
+        "Who could use a connection on a day?",
+        "The owner, people and members of teams, and why.",
+    ),
+    (
+        "access_history",
+        "?find=person",
+        "Which connections could a person use on a day?",
+        "As the owner, by a share or through a team.",
+    ),
+)
 
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     audit_reader(request)
-    return render(request, "audit/questions/index.html", {"questions": _questions()})
+    questions = [(reverse(name) + query, words, hint) for name, query, words, hint in _QUESTIONS]
+    return render(request, "audit/questions/index.html", {"questions": questions})
 
 
 @require_safe
@@ -80,44 +107,5 @@ def scopes(request: HttpRequest) -> HttpResponse:
     return render(request, "audit/questions/scopes.html", context)
 
 
-def _questions() -> list[Question]:
-    return [
-        Question(
-            "Who created which connection?",
-            "When, and who owns it now; also of connections that are gone.",
-            reverse("audit_creators"),
-        ),
-        Question(
-            "Who fetched tokens of a connection, and from where?",
-            "Each key that fetched, its owner and the network address.",
-            reverse("audit_fetches"),
-        ),
-        Question(
-            "What changed between two days?",
-            "How often each kind of event happened, and to what.",
-            reverse("audit_changes"),
-        ),
-        Question(
-            "Which connections hold which permissions?",
-            "What Microsoft granted at the last sign-in or renewal.",
-            reverse("audit_scopes"),
-        ),
-        Question(
-            "Who could use a connection on a day?",
-            "The owner, people and members of teams, and why.",
-            f"{reverse('access_history')}?find=connection",
-        ),
-        Question(
-            "Which connections could a person use on a day?",
-            "As the owner, by a share or through a team.",
-            f"{reverse('access_history')}?find=person",
-        ),
-    ]
-
-
 def _cut(rows: list[Any]) -> dict[str, Any]:
-    return {
-        "rows": rows[: reports.MOST],
-        "is_cut": len(rows) > reports.MOST,
-        "most": reports.MOST,
-    }
+    return {"rows": rows[: reports.MOST], "is_cut": len(rows) > reports.MOST, "most": reports.MOST}

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import get_object_or_404, redirect
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods
 
@@ -18,7 +18,8 @@ from connections.services.api_keys import api_keys
 from connections.services.people import ownership_transfer
 from connections.services.sharing import usage
 from connections.validators import KEEP
-from connections.views.shares import reach
+from connections.views.form_handling import errors_on, render_form
+from connections.views.shares import reach, redirect_to_connection
 
 AT_ONCE = 50  # connections on one page; the next ones follow when these are done
 
@@ -35,9 +36,9 @@ def connection(request: HttpRequest, pk: int) -> HttpResponse:
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     roles.require(permissions.can_hand_over(user, connection), action="Ask its owner or an IT admin.")
     form = HandOverForm(request.POST or None, connection=connection, people=querysets.possible_owners())
-    if request.method == "POST" and form.is_valid():
+    if form.is_valid():
         data = form.cleaned_data
-        try:
+        with errors_on(form):
             transfer = ownership_transfer.transfer(
                 connection,
                 data["new_owner"],
@@ -46,23 +47,18 @@ def connection(request: HttpRequest, pk: int) -> HttpResponse:
                 actor=user,
                 now=timezone.now(),
             )
-        except PortalError as error:
-            form.add_error(error.field if error.field in form.fields else None, str(error))
-        else:
             messages.success(request, _done(transfer))
-            visible = querysets.visible_connections(user).filter(pk=pk).exists()
-            return redirect("connection", pk=pk) if visible else redirect("connections")
-    now = timezone.now()
+            return redirect_to_connection(user, pk)
+    used = usage.usage_of([pk], now=timezone.now())[pk]
     context = {
-        "form": form,
         "connection": connection,
-        "usage": usage.usage_of([pk], now=now)[pk],
-        "own_keys": usage.usage_of([pk], now=now)[pk].keys_of(connection.owner_id),
-        "other_keys": usage.usage_of([pk], now=now)[pk].keys_of_others(connection.owner_id),
+        "usage": used,
+        "own_keys": used.keys_of(connection.owner_id),
+        "other_keys": used.keys_of_others(connection.owner_id),
         "reach": reach(connection),
         **waiting(user, connection),
     }
-    return render(request, "handover/connection.html", context, status=422 if form.is_bound and form.errors else 200)
+    return render_form(request, "handover/connection.html", form, context)
 
 
 def _done(transfer: HandOver) -> str:
@@ -82,33 +78,29 @@ def person(request: HttpRequest, pk: int) -> HttpResponse:
     connections = list(owned[:AT_ONCE])
     people = querysets.possible_owners()
     form = LeaverForm(request.POST or None, connections=connections, people=people, leaver=leaver)
-    if request.method == "POST" and "revoke" in request.POST:
+    if "revoke" in request.POST:
         return _revoke(request, user, leaver)
-    if request.method == "POST" and form.is_valid() and _hand_over_all(request, form, user):
-        more = owned.exists()
-        return redirect("person_hand_over" if more else "person", pk=pk)
+    if form.is_valid() and _transfer_all(request, form, user):
+        return redirect("person_hand_over" if owned.exists() else "person", pk=pk)
     now = timezone.now()
     used = usage.usage_of([connection.pk for connection in connections], now=now)
     context = {
         "person": leaver,
-        "form": form,
         "rows": [{**row, "usage": used[row["connection"].pk]} for row in form.rows()],
         "more": max(0, owned.count() - len(connections)),
         "keys": usage.working_keys(leaver, now=now),
         "service_accounts": list(querysets.visible_service_accounts(user).filter(responsible=leaver)[:AT_ONCE]),
     }
-    return render(request, "handover/person.html", context, status=422 if form.is_bound and form.errors else 200)
+    return render_form(request, "handover/person.html", form, context)
 
 
-def _hand_over_all(request: HttpRequest, form: LeaverForm, user: User) -> bool:
+def _transfer_all(request: HttpRequest, form: LeaverForm, user: User) -> bool:
     """Transfer each chosen connection on its own; returns whether all of them succeeded."""
     done = 0
+    keep, now = form.cleaned_data["grant"] == KEEP, timezone.now()
     for connection, owner, name in form.chosen():
         try:
-            keep = form.cleaned_data["grant"] == KEEP
-            ownership_transfer.transfer(
-                connection, owner, keep_grant=keep, new_name=name, actor=user, now=timezone.now()
-            )
+            ownership_transfer.transfer(connection, owner, keep_grant=keep, new_name=name, actor=user, now=now)
             done += 1
         except PortalError as error:
             field = "name" if error.field == "new_name" else "to"

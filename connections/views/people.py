@@ -15,7 +15,7 @@ from social_django.models import UserSocialAuth
 
 from connections.access import permissions, querysets
 from connections.access import roles as access_roles
-from connections.models import ApiKey, Connection, ConsentRequest, Share, User
+from connections.models import ApiKey, Connection, Share, User
 from connections.models.accounts import AUDITORS, IT_ADMINS
 from connections.models.connections import without_tokens
 from connections.services.people import accounts, ownership_transfer
@@ -23,7 +23,6 @@ from connections.views import access_history, list_pages
 from connections.views.audit import history
 
 NAMED = 50  # of each kind of thing on a person's page
-_CAUSE = "Only IT admins and auditors may see what people own."
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +34,34 @@ class Row:
     keys: int
 
 
+def _reader(request: HttpRequest) -> User:
+    user = access_roles.signed_in(request.user)
+    cause = "Only IT admins and auditors may see what people own."
+    access_roles.require(permissions.can_read_people(user), cause=cause, action="Your own account is under your name.")
+    return user
+
+
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    user = access_roles.signed_in(request.user)
-    access_roles.require(permissions.can_read_people(user), cause=_CAUSE, action="Your own account is under your name.")
+    user = _reader(request)
     filters = list_pages.Filters(
         request,
         search=("username", "first_name", "last_name", "email"),
         placeholder="Name, sign-in name or e-mail",
         choices=(
-            list_pages.Choice("left", "Left", (("1", "Have left"), ("0", "Are here")), _by_left),
+            list_pages.Choice(
+                "left",
+                "Left",
+                (("1", "Have left"), ("0", "Are here")),
+                lambda people, value: people.filter(left_at__isnull=value == "0"),
+            ),
             list_pages.Choice("role", "Role", (("admin", "IT admins"), ("auditor", "Auditors")), _by_role),
-            list_pages.Choice("groups", "Groups", (("left-out", "Left out by Microsoft"),), _by_groups),
+            list_pages.Choice(
+                "groups",
+                "Groups",
+                (("left-out", "Left out by Microsoft"),),
+                lambda people, _: people.filter(groups_left_out_at__isnull=False),
+            ),
         ),
     )
     page = list_pages.page(
@@ -56,18 +71,10 @@ def index(request: HttpRequest) -> HttpResponse:
     return render(request, "people/list.html", context)
 
 
-def _by_left(people: QuerySet[User], value: str) -> QuerySet[User]:
-    return people.filter(left_at__isnull=value == "0")
-
-
 def _by_role(people: QuerySet[User], value: str) -> QuerySet[User]:
     if value == "admin":
         return people.filter(pk__in=querysets.it_admins().values("pk"))
     return people.filter(groups__name=AUDITORS)
-
-
-def _by_groups(people: QuerySet[User], value: str) -> QuerySet[User]:
-    return people.filter(groups_left_out_at__isnull=False)
 
 
 def _rows(people: list[User]) -> list[Row]:
@@ -83,7 +90,13 @@ def _rows(people: list[User]) -> list[Row]:
         Row(
             person,
             _role(person, roles.get(person.pk, set())),
-            _ways(person, with_microsoft=person.pk in with_microsoft),
+            " or ".join(
+                [
+                    *(["Microsoft"] if person.pk in with_microsoft else []),
+                    *(["local password"] if person.has_usable_password() else []),
+                ]
+            )
+            or "cannot sign in",
             owned.get(person.pk, 0),
             keys.get(person.pk, 0),
         )
@@ -102,24 +115,19 @@ def _role(person: User, groups: set[str]) -> str:
     return "Auditor" if AUDITORS in groups else "Member"
 
 
-def _ways(person: User, *, with_microsoft: bool) -> str:
-    ways = [*(["Microsoft"] if with_microsoft else []), *(["local password"] if person.has_usable_password() else [])]
-    return " or ".join(ways) or "cannot sign in"
-
-
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    user = access_roles.signed_in(request.user)
-    access_roles.require(permissions.can_read_people(user), cause=_CAUSE, action="Your own account is under your name.")
+    user = _reader(request)
     person = get_object_or_404(querysets.visible_people(user), pk=pk)
     context = {
         "row": _rows([person])[0],
         "person": person,
-        "connections": _connections(user, person),
-        "given": _shares_given(person),
-        "got": _shares_got(person),
+        "connections": list(querysets.visible_connections(user).filter(owner=person)[:NAMED]),
+        # Shares of their own connections, regardless of who created them.
+        "given": _shares(Q(connection__owner=person)),
+        "got": _shares(Q(person=person) | Q(team__in=person.teams.values("pk"))),
         "keys": list(_live_keys().filter(owner=person)[:NAMED]),
-        "consents": _consents(user, person),
+        "consents": list(without_tokens(querysets.visible_consent_requests(user).filter(requester=person))[:NAMED]),
         "teams": list(person.teams.all()[:NAMED]),
         "service_accounts": list(querysets.visible_service_accounts(user).filter(responsible=person)[:NAMED]),
         "tasks": ownership_transfer.tasks_of(person),
@@ -131,25 +139,9 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     return render(request, "people/detail.html", context)
 
 
-def _connections(user: User, person: User) -> list[Connection]:
-    return list(querysets.visible_connections(user).filter(owner=person)[:NAMED])
-
-
-def _shares_given(person: User) -> list[Share]:
-    """Shares of the person's own connections, regardless of who created them."""
-    shares = Share.objects.active().filter(connection__owner=person).select_related("connection", "person", "team")
+def _shares(condition: Q) -> list[Share]:
+    shares = Share.objects.active().filter(condition).select_related("connection__owner", "person", "team")
     return list(without_tokens(shares).order_by("connection__name", "pk")[:NAMED])
-
-
-def _shares_got(person: User) -> list[Share]:
-    mine = Q(person=person) | Q(team__in=person.teams.values("pk"))
-    shares = Share.objects.active().filter(mine).select_related("connection__owner", "person", "team")
-    return list(without_tokens(shares).order_by("connection__name", "pk")[:NAMED])
-
-
-def _consents(user: User, person: User) -> list[ConsentRequest]:
-    consent_requests = querysets.visible_consent_requests(user).filter(requester=person)
-    return list(without_tokens(consent_requests)[:NAMED])
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -179,25 +171,13 @@ def enable(request: HttpRequest, pk: int) -> HttpResponse:
     return redirect("person", pk=pk)
 
 
-@dataclass(frozen=True, slots=True)
-class Leavers:
-    """People who have left and still own connections, as numbers."""
-
-    people: int
-    connections: int
-
-
-def leavers() -> Leavers:
-    owned = Connection.objects.filter(owner__left_at__isnull=False)
-    left = User.objects.filter(Exists(Connection.objects.filter(owner=OuterRef("pk"))), left_at__isnull=False)
-    return Leavers(left.count(), owned.count())
-
-
-def groups_left_out() -> int:
-    """How many people's groups Microsoft omitted at their last sign-in."""
-    return User.objects.filter(groups_left_out_at__isnull=False, is_active=True).count()
-
-
 def notices() -> dict[str, Any]:
     """Context of people/_notices.html."""
-    return {"leavers": leavers(), "groups_left_out": groups_left_out()}
+    left = User.objects.filter(left_at__isnull=False)
+    return {
+        "leavers": {
+            "people": left.filter(Exists(Connection.objects.filter(owner=OuterRef("pk")))).count(),
+            "connections": Connection.objects.filter(owner__left_at__isnull=False).count(),
+        },
+        "groups_left_out": User.objects.filter(groups_left_out_at__isnull=False, is_active=True).count(),
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from django.contrib import messages
@@ -21,6 +20,7 @@ from connections.services.policy import describe, evaluate
 from connections.services.policy import rules as policy_rules
 from connections.services.policy.rules import Rules
 from connections.views.audit import history
+from connections.views.form_handling import render_form
 
 SHOWN = 200  # of each kind on the page of what breaks the policy
 
@@ -43,8 +43,8 @@ def _page(request: HttpRequest, app: AppRegistration | None) -> HttpResponse:
     roles.require(request.method != "POST", cause="IT admins make the policy.", action="Ask one of them.")
     if permissions.can_read_policy(user):
         return render(request, "policy/read.html", _context(user, app, policy.stored_policy(app)))
-    words = describe.summary(_effective(app, policy.stored_policy(app).rules))
-    return render(request, "policy/summary.html", {"app": app, "summary": words, "apps": _apps()})
+    summary = describe.summary(_effective(app, policy.stored_policy(app).rules))
+    return render(request, "policy/summary.html", {"app": app, "summary": summary, "apps": _apps()})
 
 
 def _effective(app: AppRegistration | None, rules: Rules) -> Rules:
@@ -53,18 +53,24 @@ def _effective(app: AppRegistration | None, rules: Rules) -> Rules:
 
 def _edit(request: HttpRequest, user: User, app: AppRegistration | None) -> HttpResponse:
     stored = policy.stored_policy(app)
-    form = _form(app, stored.rules, request.POST or None)
-    context = _context(user, app, stored) | {"form": form, "version": _number(request.POST.get("version"), stored)}
-    if request.method == "POST" and form.is_valid() and "back" not in request.POST:
+    data = request.POST or None
+    form = (
+        RulesForm(stored.rules, data, organisation=policy.stored_policy().rules)
+        if app
+        else OrganisationRulesForm(stored.rules, data)
+    )
+    version = request.POST.get("version", "")
+    is_number = version.isascii() and version.isdigit() and len(version) < 10
+    context = _context(user, app, stored) | {"version": int(version) if is_number else stored.version}
+    if form.is_valid() and "back" not in request.POST:
         try:
-            return _decide(request, user, app, form, context)
+            return _save(request, user, app, form, context)
         except (InvalidInput, Conflict) as error:
             form.add_error(error.field if error.field in form.fields else None, str(error))
-    status = 422 if form.is_bound and form.errors else 200
-    return render(request, "policy/edit.html", context, status=status)
+    return render_form(request, "policy/edit.html", form, context)
 
 
-def _decide(
+def _save(
     request: HttpRequest, user: User, app: AppRegistration | None, form: RulesForm, context: dict[str, Any]
 ) -> HttpResponse:
     """Save, unless existing objects break the new rules and nobody has seen that yet: then show the impact first."""
@@ -76,32 +82,26 @@ def _decide(
     impact = policy.preview(app, rules, now=now)
     seen = request.POST.get("seen", "")
     choice = ImpactForm(request.POST if seen else None)
-    decided = bool(seen) and choice.is_valid()
-    if "preview" in request.POST or (impact and not decided):
-        return render(request, "policy/preview.html", context | _preview(context, rules, impact, choice))
-    choices = choice.cleaned_data if decided else {}
+    context |= {
+        "impact": impact,
+        "choice": choice if choice.is_bound else ImpactForm(),
+        "changes": describe.differences(context["stored"].rules, rules),
+    }
+    if "preview" in request.POST or (impact and not choice.is_valid()):
+        return render(request, "policy/preview.html", context)
+    choices = choice.cleaned_data if choice.is_valid() else {}
     try:
         outcome = policy.change(
             app, rules, actor=user, now=now, version=context["version"], seen=seen or impact.fingerprint, **choices
         )
     except Conflict as error:
         messages.warning(request, str(error))
-        return render(request, "policy/preview.html", context | _preview(context, rules, impact, choice), status=409)
-    messages.success(request, _told(outcome))
+        return render(request, "policy/preview.html", context, status=409)
+    messages.success(request, _describe(outcome))
     return redirect("policy_app", pk=app.pk) if app else redirect("policy")
 
 
-def _preview(
-    context: dict[str, Any], rules: Rules, impact: policy_violations.Impact, choice: ImpactForm
-) -> dict[str, Any]:
-    return {
-        "impact": impact,
-        "choice": choice if choice.is_bound else ImpactForm(),
-        "changes": describe.differences(context["stored"].rules, rules),
-    }
-
-
-def _told(outcome: policy.Outcome) -> str:
+def _describe(outcome: policy.Outcome) -> str:
     parts = ["Saved." if outcome.changed else "Nothing was different."]
     for count, what in (
         (outcome.disabled, "connection{s} disabled"),
@@ -112,16 +112,6 @@ def _told(outcome: policy.Outcome) -> str:
         if count:
             parts.append(f"{count} {what.format(s='' if count == 1 else 's')}.")
     return " ".join(parts)
-
-
-def _number(text: str | None, stored: policy.StoredPolicy) -> int:
-    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else stored.version
-
-
-def _form(app: AppRegistration | None, rules: Rules, data: Any) -> RulesForm:
-    if app is None:
-        return OrganisationRulesForm(rules, data)
-    return RulesForm(rules, data, organisation=policy.stored_policy().rules)
 
 
 def _context(user: User, app: AppRegistration | None, stored: policy.StoredPolicy) -> dict[str, Any]:
@@ -137,18 +127,11 @@ def _context(user: User, app: AppRegistration | None, stored: policy.StoredPolic
     }
 
 
-@dataclass(frozen=True, slots=True)
-class AppRules:
-    """An app registration, and whether it has rules of its own."""
-
-    app: AppRegistration
-    restricts: bool
-
-
-def _apps() -> list[AppRules]:
+def _apps() -> list[tuple[AppRegistration, bool]]:
+    """App registrations, each with whether it has rules of its own."""
     rules = evaluate.load_policies().apps
     apps = AppRegistration.objects.select_related("tenant").order_by("name", "pk")[:SHOWN]
-    return [AppRules(app, app.pk in rules and rules[app.pk].restricts) for app in apps]
+    return [(app, app.pk in rules and rules[app.pk].restricts) for app in apps]
 
 
 @require_safe
