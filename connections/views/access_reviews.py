@@ -28,7 +28,7 @@ PRINTED = 2000  # items on the printable page; the CSV has them all
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    return render(request, "reviews/index.html", _list(request, roles.signed_in(request.user)))
+    return render(request, "access_reviews/index.html", _list(request, roles.signed_in(request.user)))
 
 
 def _list(request: HttpRequest, user: User, *, form: forms.PlanForm | None = None) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def plan(request: HttpRequest) -> HttpResponse:
     roles.require(permissions.can_manage_reviews(user), action="Ask an IT admin.")
     form = forms.PlanForm(request.POST)
     if not form.is_valid():
-        return render(request, "reviews/index.html", _list(request, user, form=form), status=422)
+        return render(request, "access_reviews/index.html", _list(request, user, form=form), status=422)
     access_reviews.set_schedule(**form.cleaned_data, actor=user, now=timezone.now())
     on = form.cleaned_data["is_on"]
     messages.success(request, "The next quarter starts with a review." if on else "No review starts by itself.")
@@ -82,7 +82,7 @@ def add(request: HttpRequest) -> HttpResponse:
             review = access_reviews.start(data["name"], due_at=data["due"], **form.covered(), actor=user, now=now)  # type: ignore[arg-type]
             messages.success(request, "The review has started, and the owners are asked by e-mail.")
             return redirect("review", pk=review.pk)
-    return render_form(request, "reviews/add.html", form)
+    return render_form(request, "access_reviews/add.html", form)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,7 @@ class Row:
     item: ReviewItem
     changed_to: str  # its level now, if that is another than when the review started
     gone: bool  # it has ended meanwhile, so there is nothing to answer
+    may_answer: bool
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -110,21 +111,26 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     context = {
         "review": review,
         "page": page,
-        "rows": [_row(item, now) for item in page.items],
+        "rows": [_row(item, now, is_running=review.is_running) for item in page.items],
         "filters": filters,
         "figures": figures(review) if reads_all else None,
         "reads_all": reads_all,
         "may_cancel": permissions.can_manage_reviews(user) and review.is_running,
         "can_answer": review.is_running and any(item.can_be_answered for item in page.items),
     }
-    return render(request, "reviews/detail.html", context)
+    return render(request, "access_reviews/detail.html", context)
 
 
-def _row(item: ReviewItem, now: datetime) -> Row:
+def _row(item: ReviewItem, now: datetime, *, is_running: bool) -> Row:
     share = item.share
     gone = item.can_be_answered and (share is None or not share.is_active(now))
     changed = share is not None and share.level != item.level
-    return Row(item, share.get_level_display().partition(":")[0] if share and changed else "", gone)
+    return Row(
+        item,
+        share.get_level_display().partition(":")[0] if share and changed else "",
+        gone,
+        is_running and item.can_be_answered,
+    )
 
 
 def _save_answers(request: HttpRequest, review: AccessReview, user: User) -> HttpResponse:
@@ -165,7 +171,7 @@ def cancel(request: HttpRequest, pk: int) -> HttpResponse:
             access_reviews.cancel(review, actor=user, now=timezone.now())
             messages.success(request, f"{review} is cancelled. No share ends because of it.")
         return redirect("review", pk=pk)
-    return render(request, "reviews/cancel.html", {"review": review})
+    return render(request, "access_reviews/cancel.html", {"review": review})
 
 
 @require_safe
@@ -181,7 +187,7 @@ def report(request: HttpRequest, pk: int) -> HttpResponse:
         "events": access_reviews.events_of(review),
         "now": timezone.now(),
     }
-    return render(request, "reviews/report.html", context)
+    return render(request, "access_reviews/report.html", context)
 
 
 @require_safe

@@ -74,16 +74,19 @@ def _key(request: HttpRequest, pk: int) -> tuple[User, ApiKey]:
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     user, key = _key(request, pk)
+    is_live = key.revoked_at is None
     context = {
         "key": key,
-        "valid": key.is_valid(),
         "has_previous": key.takes_previous(timezone.now()),
         "only": list(key.connections.values_list("name", flat=True)[:100]),
         "fetches": list(key.fetches.values("connection_name", "minute", "address", "count")[:50]),
         "calls": api_keys.rate_limit_of(key),
-        "may_revoke": permissions.can_revoke_key(user, key),
-        "may_rotate": permissions.can_issue_key(user, key.owner),
-        "limit_form": KeyLimitForm(initial={"rate_limit": key.rate_limit}) if permissions.can_limit_key(user) else None,
+        "previous_still_used": bool(key.previous_used_at and key.rotated_at and key.previous_used_at > key.rotated_at),
+        "may_revoke": is_live and permissions.can_revoke_key(user, key),
+        "may_rotate": is_live and permissions.can_issue_key(user, key.owner),
+        "limit_form": KeyLimitForm(initial={"rate_limit": key.rate_limit})
+        if is_live and permissions.can_limit_key(user)
+        else None,
         "events": history(user, key),
     }
     return render(request, "api_keys/detail.html", context)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
+from urllib.parse import quote, urlencode
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -56,7 +57,7 @@ _QUESTIONS = (
 def index(request: HttpRequest) -> HttpResponse:
     audit_reader(request)
     questions = [(reverse(name) + query, words, hint) for name, query, words, hint in _QUESTIONS]
-    return render(request, "audit/questions/index.html", {"questions": questions})
+    return render(request, "audit_reports/index.html", {"questions": questions})
 
 
 @require_safe
@@ -68,7 +69,7 @@ def creators(request: HttpRequest) -> HttpResponse:
     ids = [event.target_id for event in page.items]
     existing = {str(connection.pk): connection for connection in querysets.visible_connections(user).filter(pk__in=ids)}
     rows = [(event, existing.get(event.target_id)) for event in page.items]
-    return render(request, "audit/questions/creators.html", {"page": page, "filters": form, "rows": rows})
+    return render(request, "audit_reports/creators.html", {"page": page, "filters": form, "rows": rows})
 
 
 @require_safe
@@ -78,7 +79,7 @@ def fetches(request: HttpRequest) -> HttpResponse:
     rows = []
     if form.is_valid() and form.active:
         rows = reports.token_requests(form.narrow(querysets.visible_fetches(user)))
-    return render(request, "audit/questions/fetches.html", {"filters": form, **_cut(rows)})
+    return render(request, "audit_reports/fetches.html", {"filters": form, **_cut(rows)})
 
 
 @require_safe
@@ -90,9 +91,14 @@ def changes(request: HttpRequest) -> HttpResponse:
     context: dict[str, Any] = {"filters": form, "kinds": [], **_cut([])}
     if form.is_valid():
         events = querysets.visible_events(user).filter(form.within("at"))
-        context |= {"kinds": reports.actions_counted(events), **_cut(reports.objects_changed(events))}
-        context["period"] = {name: str(value) for name, value in form.cleaned_data.items() if value}
-    return render(request, "audit/questions/changes.html", context)
+        period = {name: str(value) for name, value in form.cleaned_data.items() if value}
+        context |= _cut(reports.objects_changed(events))
+        context["kinds"] = [
+            (action, times, _trail_url(action=action, **period)) for action, times in reports.actions_counted(events)
+        ]
+        for row in context["rows"]:
+            row["url"] = _trail_url(target_type=row["target_type"], target_id=row["target_id"], **period)
+    return render(request, "audit_reports/changes.html", context)
 
 
 @require_safe
@@ -104,7 +110,11 @@ def scopes(request: HttpRequest) -> HttpResponse:
     scope = form.cleaned_data["scope"] if form.is_valid() else ""
     matches = reports.connections_with_permission(connections, scope) if scope else connections.none()
     context = {"page": list_pages.page(request, matches), "filters": form, "scope": scope, "held": held}
-    return render(request, "audit/questions/scopes.html", context)
+    return render(request, "audit_reports/scopes.html", context)
+
+
+def _trail_url(**filters: str) -> str:
+    return f"{reverse('audit')}?{urlencode(filters, safe='/', quote_via=quote)}"
 
 
 def _cut(rows: list[Any]) -> dict[str, Any]:

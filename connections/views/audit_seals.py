@@ -47,7 +47,21 @@ def verification(request: HttpRequest, pk: int) -> HttpResponse:
     run = get_object_or_404(AuditVerification, pk=pk)
     context = {
         "run": run,
+        "outcome": _outcome(run),
         "percent": 100 if run.finished_at else 100 * run.checked // max(run.upto, 1),
         "may_verify": permissions.can_export_audit(user),
     }
     return render(request, "audit/verification.html", context)
+
+
+def _outcome(run: AuditVerification) -> str:
+    match run.state:
+        case AuditVerification.State.INTACT if run.upto:
+            return "Every row fits its seal, and every seal the one before."
+        case AuditVerification.State.INTACT:
+            return "Nothing has been sealed yet, so there was nothing to verify."
+        case AuditVerification.State.BROKEN:
+            return f"Broken at seal {run.findings[0]['seal'] if run.findings else ''}."
+        case AuditVerification.State.WAITING:
+            return "A worker takes it up within a few seconds."
+    return "Looking at the rows."

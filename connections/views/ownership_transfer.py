@@ -25,7 +25,7 @@ AT_ONCE = 50  # connections on one page; the next ones follow when these are don
 
 
 def waiting(user: User, connection: Connection) -> dict[str, Any]:
-    """Context of handover/_waiting.html: the hand-over whose new owner has not signed in yet."""
+    """Context of ownership_transfer/_pending_transfer.html: the hand-over whose new owner has not signed in yet."""
     transfer = ownership_transfer.pending_transfer(connection)
     return {"hand_over": transfer, "hand_over_is_mine": transfer is not None and transfer.to_owner_id == user.pk}
 
@@ -58,7 +58,7 @@ def connection(request: HttpRequest, pk: int) -> HttpResponse:
         "reach": reach(connection),
         **waiting(user, connection),
     }
-    return render_form(request, "handover/connection.html", form, context)
+    return render_form(request, "ownership_transfer/connection.html", form, context)
 
 
 def _done(transfer: HandOver) -> str:
@@ -91,7 +91,7 @@ def person(request: HttpRequest, pk: int) -> HttpResponse:
         "keys": usage.working_keys(leaver, now=now),
         "service_accounts": list(querysets.visible_service_accounts(user).filter(responsible=leaver)[:AT_ONCE]),
     }
-    return render_form(request, "handover/person.html", form, context)
+    return render_form(request, "ownership_transfer/person.html", form, context)
 
 
 def _transfer_all(request: HttpRequest, form: LeaverForm, user: User) -> bool:

@@ -172,7 +172,7 @@ def enable(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def notices() -> dict[str, Any]:
-    """Context of people/_notices.html."""
+    """Context of people/_leavers_notice.html."""
     left = User.objects.filter(left_at__isnull=False)
     return {
         "leavers": {

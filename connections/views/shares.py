@@ -23,7 +23,7 @@ from connections.views.form_handling import errors_on, render_form
 
 
 def panel(user: User, connection: Connection) -> dict[str, Any]:
-    """Context of sharing/_panel.html: who uses this connection, and what the user may change."""
+    """Context of shares/_panel.html: who uses this connection, and what the user may change."""
     shares = Share.objects.active().filter(connection=connection).select_related("person", "team")
     reads_audit = access_permissions.can_read_audit(user)
     return {
@@ -53,7 +53,7 @@ def add(request: HttpRequest, pk: int) -> HttpResponse:
             messages.success(request, f"{connection} is shared with {share.person or share.team}.")
             return redirect("connection", pk=pk)
     context = {"connection": connection, "reach": reach(connection), "limits": limits}
-    return render_form(request, "sharing/add.html", form, context)
+    return render_form(request, "shares/add.html", form, context)
 
 
 @dataclass(frozen=True, slots=True)
