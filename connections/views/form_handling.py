@@ -18,8 +18,8 @@ A button:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from types import TracebackType
 from typing import Any
 
 from django import forms
@@ -30,24 +30,34 @@ from django.shortcuts import render
 from connections.errors import NotAllowed, PortalError
 
 
-@contextmanager
-def errors_on(form: forms.Form) -> Iterator[None]:
-    """Put a PortalError beside the field it names, or above the form."""
-    try:
-        yield
-    except PortalError as error:
-        form.add_error(error.field if error.field in form.fields else None, str(error))
+class errors_on(AbstractContextManager[None, bool]):  # noqa: N801 - reads like contextlib.suppress
+    """Put a PortalError beside the form's field it names, or above the form."""
+
+    def __init__(self, form: forms.Form) -> None:
+        self.form = form
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, PortalError):
+            return False
+        self.form.add_error(error.field if error.field in self.form.fields else None, str(error))
+        return True
 
 
-@contextmanager
-def errors_as_messages(request: HttpRequest, *, level: int = messages.WARNING) -> Iterator[None]:
-    """Turn a PortalError into a message. NotAllowed passes through to the page "403"."""
-    try:
-        yield
-    except NotAllowed:
-        raise
-    except PortalError as error:
-        messages.add_message(request, level, str(error))
+class errors_as_messages(AbstractContextManager[None, bool]):  # noqa: N801 - reads like contextlib.suppress
+    """Turn a PortalError into a message. NotAllowed passes through: it has its own page."""
+
+    def __init__(self, request: HttpRequest, *, level: int = messages.WARNING) -> None:
+        self.request, self.level = request, level
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, PortalError) or isinstance(error, NotAllowed):
+            return False
+        messages.add_message(self.request, self.level, str(error))
+        return True
 
 
 def render_form(
