@@ -1,6 +1,6 @@
-"""What an alert tells: plain facts, frozen into its row at the first attempt so that every attempt says the same.
+"""The facts of an alert, stored in its row at the first attempt so that every attempt sends the same.
 
-They are also the ``data`` of the webhooks (docs/alerts.md), so a name that is here stays.
+They are also the ``data`` of webhooks (docs/alerts.md), so their names must not change.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from django.conf import settings
 from connections.models import AppCredential, Connection, Delivery, Incident
 from connections.services.notifications import alerts
 
-LISTED = 100  # affected connections a webhook names; the count tells of all
+LISTED = 100  # affected connections named in a webhook; the count covers all
 
 
 def payloads(deliveries: Iterable[Delivery]) -> dict[int, dict[str, Any]]:
-    """The facts of each alert as they are now, by primary key. An incident is looked at once, however many are told."""
+    """The current facts of each alert, by primary key. Each incident is described once, for all its alerts."""
     incidents: dict[int, dict[str, Any]] = {}
     return {delivery.pk: _facts(delivery, incidents) for delivery in deliveries}
 
@@ -29,7 +29,7 @@ def _facts(delivery: Delivery, incidents: dict[int, dict[str, Any]]) -> dict[str
             incidents[incident.pk] = _incident(incident)
         facts: dict[str, Any] = {"incident": incidents[incident.pk]}
         if delivery.payload.get("reason") in (alerts.COPY, alerts.LIST, alerts.CHANNEL):
-            facts["nobody_else_was_told"] = _owner_cannot_be_told(incident)
+            facts["nobody_else_was_told"] = _owner_is_unreachable(incident)
         return facts
     if delivery.credential is not None:
         return {"credential": _credential(delivery)}
@@ -62,7 +62,7 @@ def _incident(incident: Incident) -> dict[str, Any]:
     }
 
 
-def _owner_cannot_be_told(incident: Incident) -> bool:
+def _owner_is_unreachable(incident: Incident) -> bool:
     owner = incident.assignee.contact if incident.assignee else None
     return incident.who == Connection.Who.OWNER and (owner is None or not owner.is_active or not owner.email)
 

@@ -180,7 +180,7 @@ def test_a_worker_that_dies_after_sending_sends_again_under_the_same_id(
 
     with mail_server(boxes):
         with monkeypatch.context() as patch:
-            patch.setattr(outbox, "_write_down", die)
+            patch.setattr(outbox, "_record_outcome", die)
             with pytest.raises(KeyboardInterrupt):
                 outbox.deliver_due(NOW)
         assert outbox.deliver_due(NOW + outbox.LEASE - timedelta(seconds=1)).claimed == 0
