@@ -27,7 +27,9 @@ def portal_url(**kwargs: Any) -> list[CheckMessage]:
     """Microsoft accepts plain http redirect URIs for localhost only (identity-platform/reply-url)."""
     if settings.HTTPS or settings.PORTAL_URL.startswith("http://localhost"):
         return []
-    problem = f"PORTAL_URL is {settings.PORTAL_URL}: Microsoft accepts only https, or http://localhost, in redirect URIs."
+    problem = (
+        f"PORTAL_URL is {settings.PORTAL_URL}: Microsoft accepts only https, or http://localhost, in redirect URIs."
+    )
     return [Warning(problem, id="connections.W001")]
 
 

@@ -1,8 +1,7 @@
-"""``manage.py seed_demo FILE``: the small organisation of the demo. Running it again changes nothing.
+"""``manage.py seed_demo FILE``: create the demo's organisation. Running it again changes nothing.
 
 FILE is JSON: ``{"people": {username: {"name", "password", "group"}}, "tenant": {"name", "directory_id"},
-"app": {"name", "client_id", "secret"}}``. It is a file because secrets on a command line can be read by everybody
-on the machine.
+"app": {"name", "client_id", "secret"}}``. It is a file because everybody on the machine can read a command line.
 """
 
 import json
@@ -50,7 +49,6 @@ class Command(BaseCommand):
 
 
 def add_person(username: str, *, name: str, password: str, group: str) -> User:
-    """The person with this username; made if missing."""
     person = User.objects.filter(username=username).first()
     if person is not None:
         return person
@@ -64,13 +62,11 @@ def add_person(username: str, *, name: str, password: str, group: str) -> User:
 
 
 def add_tenant(*, name: str, directory_id: str, actor: User) -> Tenant:
-    """The sandbox's tenant with this directory id; registered if missing."""
     tenant = Tenant.objects.filter(environment="sandbox", directory_id=directory_id).first()
     return tenant or tenants.add(name, environment="sandbox", directory_id=directory_id, actor=actor)
 
 
 def add_app_registration(tenant: Tenant, *, name: str, client_id: str, secret: str, actor: User) -> AppRegistration:
-    """The tenant's app registration with this client id; registered if missing."""
     app = tenant.app_registrations.filter(client_id=client_id).first()
     return app or app_registrations.register(
         tenant,
