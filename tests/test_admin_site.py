@@ -104,7 +104,7 @@ def test_no_page_of_it_shows_or_takes_a_secret(root: Client, alice: User) -> Non
     for model in admin.site._registry:
         if model._meta.app_label != "connections":
             continue
-        pages = [url(model, "changelist"), *(url(model, "change", found.pk) for found in model.objects.all())]
+        pages = [url(model, "changelist"), *(url(model, "change", row.pk) for row in model.objects.all())]
         for path in pages:
             response = root.get(path)
             assert response.status_code == 200, path

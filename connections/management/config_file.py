@@ -206,12 +206,14 @@ def _app(fields: YamlMapping) -> AppEntry:
     if allows == ():
         raise fields.part.wrong("allows must name delegated, app_only, or both.")
     part = fields.take("credentials")
-    credentials = part and tuple(_entry(item, _credential) for item in part.items("This credential"))
+    credentials = None
+    if part is not None:
+        credentials = tuple(_entry(item, _credential) for item in part.items("This credential"))
     return AppEntry(
         name=_required(fields, "name", NameField()),
         tenant=_required(fields, "tenant", NameField()),
         client_id=_required(fields, "client_id", GuidField(what="application (client) ID")),
-        audience=audience and _one_of(audience, AppRegistration.Audience.values),
+        audience=None if audience is None else _one_of(audience, AppRegistration.Audience.values),
         allows_delegated=None if allows is None else "delegated" in allows,
         allows_app_only=None if allows is None else "app_only" in allows,
         default_capabilities=_chosen(fields, "default_capabilities", "capability", capabilities.CAPABILITIES),
@@ -255,7 +257,7 @@ def _team(fields: YamlMapping) -> TeamEntry:
     return TeamEntry(
         name=_required(fields, "name", NameField()),
         entra_group=_optional(fields, "entra_group", PastedField(required=False, max_length=120)),
-        members=members and tuple(dict.fromkeys(item.text() for item in members.items("A member"))),
+        members=None if members is None else tuple(dict.fromkeys(item.text() for item in members.items("A member"))),
     )
 
 

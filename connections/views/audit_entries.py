@@ -6,7 +6,7 @@ import base64
 import binascii
 import heapq
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -73,7 +73,9 @@ def page(
         encode=lambda row: _encode(row[0]),
         count=lambda: sum(source.rows.order_by()[: list_pages.COUNT_LIMIT + 1].count() for source in sources),
     )
-    return replace(keyed_page, items=[entry for _, entry in keyed_page.items])  # type: ignore[arg-type]
+    return list_pages.Page(
+        [entry for _, entry in keyed_page.items], keyed_page.next_url, keyed_page.previous_url, keyed_page.total_capped
+    )
 
 
 def _rows(sources: list[_Source], key: Key | None, *, backwards: bool) -> list[tuple[Key, Entry]]:

@@ -107,9 +107,9 @@ def test_only_it_admins_start_and_cancel(alice: User, bob: User, carol: User, sh
     for person in (bob, carol):
         program = Program(person)
         assert told(program.post("reviews", {"name": "Q", "due": in_days(9)})) == (403, "not_allowed")
-        assert told(program.post(f"access_reviews/{review.pk}/cancel")) == (403, "not_allowed")
+        assert told(program.post(f"reviews/{review.pk}/cancel")) == (403, "not_allowed")
     closed = factories.make_review(closed_at=timezone.now())
-    assert told(Program(alice).post(f"access_reviews/{closed.pk}/cancel")) == (409, "review_is_over")
+    assert told(Program(alice).post(f"reviews/{closed.pk}/cancel")) == (409, "review_is_over")
     review.refresh_from_db()
     assert review.is_running
 
@@ -120,16 +120,16 @@ def test_only_it_admins_start_and_cancel(alice: User, bob: User, carol: User, sh
 def test_the_owner_confirms_one_share_and_ends_another(bob: User, shares: list[Share]) -> None:
     review = factories.make_review(*shares)
     kept, ended = review.items.order_by("pk")
-    path, program = f"access_reviews/{review.pk}/answers", Program(bob)
+    path, program = f"reviews/{review.pk}/answers", Program(bob)
     body = decisions((kept, "confirmed"), (ended, "removed"), note="Looked  through")
     assert program.post(path, body).json() == {"confirmed": 1, "removed": 1, "passed_over": 0}
     assert program.post(path, body).json() == {"confirmed": 0, "removed": 0, "passed_over": 2}
-    told_of = {one["id"]: one for one in program.get(f"access_reviews/{review.pk}/items").json()["items"]}
+    told_of = {one["id"]: one for one in program.get(f"reviews/{review.pk}/items").json()["items"]}
     assert [told_of[item.pk]["decision"] for item in (kept, ended)] == ["confirmed", "removed"]
     assert [told_of[item.pk]["can_answer"] for item in (kept, ended)] == [True, False]
     assert told_of[kept.pk]["note"] == "Looked through"
     assert list(Share.objects.active()) == [shares[0]]
-    assert program.get(f"access_reviews/{review.pk}").json()["to_answer"] == 0
+    assert program.get(f"reviews/{review.pk}").json()["to_answer"] == 0
 
 
 def test_nobody_answers_for_anothers_connection(
@@ -143,26 +143,23 @@ def test_nobody_answers_for_anothers_connection(
     mine = review.items.order_by("pk")[0]
     foreign = theirs.items.get()
     for person in (alice, carol):
-        assert told(Program(person).post(f"access_reviews/{review.pk}/answers", decisions((mine, "removed")))) == (
+        assert told(Program(person).post(f"reviews/{review.pk}/answers", decisions((mine, "removed")))) == (
             403,
             "not_allowed",
         )
     program = Program(dave)
-    assert told(program.post(f"access_reviews/{review.pk}/answers", decisions((mine, "removed")))) == (404, "not_found")
-    passed = program.post(f"access_reviews/{theirs.pk}/answers", decisions((mine, "removed"))).json()
+    assert told(program.post(f"reviews/{review.pk}/answers", decisions((mine, "removed")))) == (404, "not_found")
+    passed = program.post(f"reviews/{theirs.pk}/answers", decisions((mine, "removed"))).json()
     assert passed == {"confirmed": 0, "removed": 0, "passed_over": 1}
     narrowed = Program(dave, only=[other.connection], name="narrowed")
-    assert told(narrowed.post(f"access_reviews/{theirs.pk}/answers", decisions((foreign, "removed")))) == (
-        403,
-        "not_allowed",
-    )
+    assert told(narrowed.post(f"reviews/{theirs.pk}/answers", decisions((foreign, "removed")))) == (403, "not_allowed")
     assert not ReviewItem.objects.exclude(decision=Decision.OPEN).exists()
 
 
 def test_answers_that_make_no_sense_are_refused(bob: User, shares: list[Share]) -> None:
     review = factories.make_review(*shares)
     item = review.items.order_by("pk")[0]
-    path, program = f"access_reviews/{review.pk}/answers", Program(bob)
+    path, program = f"reviews/{review.pk}/answers", Program(bob)
     assert wrong_fields(program.post(path, {})) == {"answers"}
     assert wrong_fields(program.post(path, {"answers": []})) == {"answers"}
     assert wrong_fields(program.post(path, decisions((item, "expired")))) == {"answers.0.decision"}
@@ -186,7 +183,7 @@ def test_one_sees_the_reviews_and_shares_that_one_may_see(
     review = factories.make_review(other, *shares)
 
     def seen(program: Program, **query: Any) -> list[tuple[str, bool]]:
-        items = program.get(f"access_reviews/{review.pk}/items", **query).json()["items"]
+        items = program.get(f"reviews/{review.pk}/items", **query).json()["items"]
         return [(one["connection_name"], one["can_answer"]) for one in items]
 
     everything = [("A", False), ("Invoices", False), ("Invoices", False)]
@@ -195,7 +192,7 @@ def test_one_sees_the_reviews_and_shares_that_one_may_see(
     assert seen(Program(alice, name="2"), mine="true") == [("A", True)]
     assert seen(Program(bob)) == [("Invoices", True), ("Invoices", True)]
     assert Program(dave).get("reviews").json()["items"] == []
-    assert Program(dave, name="2").get(f"access_reviews/{review.pk}/items").status_code == 404
+    assert Program(dave, name="2").get(f"reviews/{review.pk}/items").status_code == 404
     assert told(Program(alice, only=[], name="narrowed").get("reviews")) == (403, "not_allowed")
 
 
@@ -212,7 +209,7 @@ def test_reviews_and_their_shares_are_filtered_and_come_in_pages(
     first = program.get("reviews", limit=1).json()
     assert seen(limit=1, after=first["next"]) == [running.pk]
     assert wrong_fields(program.get("reviews", state="closed")) == {"state"}
-    path = f"access_reviews/{running.pk}/items"
+    path = f"reviews/{running.pk}/items"
     page = program.get(path, limit=1).json()
     rest = program.get(path, limit=1, after=page["next"]).json()
     assert [one["shared_with"] for one in (*page["items"], *rest["items"])] == ["Dave Stranger <dave>", "Finance"]
@@ -224,20 +221,20 @@ def test_reviews_and_their_shares_are_filtered_and_come_in_pages(
 def test_a_share_that_has_ended_meanwhile_is_not_to_be_answered(bob: User, shares: list[Share]) -> None:
     review = factories.make_review(*shares)
     Share.objects.filter(pk=shares[0].pk).update(ended_at=timezone.now())
-    items = Program(bob).get(f"access_reviews/{review.pk}/items").json()["items"]
+    items = Program(bob).get(f"reviews/{review.pk}/items").json()["items"]
     assert [one["can_answer"] for one in items] == [False, True]
 
 
 def test_the_report_is_for_it_admins_and_auditors(bob: User, carol: User, dave: User, shares: list[Share]) -> None:
     review = factories.make_review(*shares)
-    answer = Program(carol).get(f"access_reviews/{review.pk}/report")
+    answer = Program(carol).get(f"reviews/{review.pk}/report")
     assert (answer["Content-Type"], answer["Cache-Control"]) == ("text/csv; charset=utf-8", "no-store, private")
     header, *rows = csv.reader(answer.getvalue().decode("utf-8-sig").splitlines())
     assert [(row[header.index("Shared with")], row[header.index("Decision")]) for row in rows] == [
         ("Dave Stranger <dave>", "open"),
         ("Finance", "open"),
     ]
-    assert told(Program(bob).get(f"access_reviews/{review.pk}/report")) == (403, "not_allowed")
-    assert told(Program(dave).get(f"access_reviews/{review.pk}/report")) == (404, "not_found")
+    assert told(Program(bob).get(f"reviews/{review.pk}/report")) == (403, "not_allowed")
+    assert told(Program(dave).get(f"reviews/{review.pk}/report")) == (404, "not_found")
     head = Program(carol, name="head").client.head(f"/api/v1/reviews/{review.pk}/report")
     assert (head.status_code, head.getvalue()) == (200, b"")

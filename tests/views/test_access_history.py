@@ -35,15 +35,15 @@ HOUR = timedelta(hours=1)
 @pytest.fixture
 def story(alice: User, bob: User, dave: User) -> Connection:
     """Bob's, since 10; Dave's to use by a share from 12 to 14, and to manage by his team from 13 on."""
-    made = connections.start_delegated(
+    connection = connections.start_delegated(
         factories.make_app_registration(), name="Invoices", chosen=[], actor=bob, now=NOON - 2 * HOUR
     )
-    found = shares.share(made, person=dave, level="use", until=None, actor=bob, now=NOON)
-    shares.end_share(found, actor=alice, now=NOON + 2 * HOUR)
+    share = shares.share(connection, person=dave, level="use", until=None, actor=bob, now=NOON)
+    shares.end_share(share, actor=alice, now=NOON + 2 * HOUR)
     team = teams.add("Finance", actor=alice)
     teams.add_member(team, dave, actor=alice, now=NOON)
-    shares.share(made, team=team, level="manage", until=NOON + 900 * HOUR, actor=bob, now=NOON + HOUR)
-    return made
+    shares.share(connection, team=team, level="manage", until=NOON + 900 * HOUR, actor=bob, now=NOON + HOUR)
+    return connection
 
 
 def text(client: Client, status: int = 200, **query: Any) -> str:
@@ -163,8 +163,8 @@ def test_auditors_take_the_answer_away_and_that_is_recorded(
 
 
 def test_an_export_about_nothing_is_refused_and_not_recorded(carol: User, signed_in: SignIn) -> None:
-    for asked in ({}, {"connection": 987_654}, {"q": "x"}, {"connection": 1, "date": "2999-01-01"}):
-        assert signed_in(carol).post(EXPORT, asked).status_code == 400
+    for parameters in ({}, {"connection": 987_654}, {"q": "x"}, {"connection": 1, "date": "2999-01-01"}):
+        assert signed_in(carol).post(EXPORT, parameters).status_code == 400
     assert not AuditEvent.objects.filter(action="audit.exported").exists()
 
 

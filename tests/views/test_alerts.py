@@ -120,11 +120,11 @@ def test_what_was_given_up_is_put_back(signed_in: SignIn, alice: User, bob: User
 def test_a_webhooks_secret_is_shown_once_and_never_again(signed_in: SignIn, alice: User) -> None:
     client = signed_in(alice)
     form = {"kind": "webhook", "name": "Tickets", "url": PUBLIC}
-    made = client.post(reverse("alert_channel_add"), form)
+    response = client.post(reverse("alert_channel_add"), form)
     channel = AlertChannel.objects.get()
     assert channel.signing_secret
-    assert str(channel.signing_secret) in text(made).replace("&#x2B;", "+")
-    assert "no-store" in made["Cache-Control"]
+    assert str(channel.signing_secret) in text(response).replace("&#x2B;", "+")
+    assert "no-store" in response["Cache-Control"]
     for path in (
         reverse("alert_channel", args=[channel.pk]),
         reverse("alert_channel_edit", args=[channel.pk]),

@@ -181,8 +181,8 @@ def test_who_fetched_tokens_and_from_where_also_after_the_connection_is_gone(
     api_keys.record_token_request(other, trail, address="203.0.113.9", now=NOW)
     pk = trail.pk
     trail.delete()
-    for asked in ("invo", str(pk)):
-        rows = signed_in(carol).get("/audit/questions/fetches/", {"q": asked}).context["rows"]
+    for text in ("invo", str(pk)):
+        rows = signed_in(carol).get("/audit/questions/fetches/", {"q": text}).context["rows"]
         assert {(row.key_name, row.address, row.times) for row in rows} == {
             ("Key of bob", "10.1.1.1", 60),
             ("Stolen", "203.0.113.9", 1),
@@ -221,4 +221,4 @@ def test_which_connections_hold_a_permission_now(bob: User, carol: User, signed_
     client = signed_in(carol)
     assert client.get("/audit/questions/scopes/").context["held"] == {"Mail.Read": 1, "Mail.ReadWrite": 1, "openid": 2}
     page = client.get("/audit/questions/scopes/", {"scope": "Mail.Read"}).context["page"]
-    assert [one.name for one in page.items] == ["Reads"]
+    assert [connection.name for connection in page.items] == ["Reads"]

@@ -136,22 +136,22 @@ def test_the_owner_of_what_an_it_admin_disabled_sees_no_button_to_undo_it(
 def test_everything_goes_to_one_new_owner_except_what_goes_to_another(
     alice: User, bob: User, dave: User, signed_in: SignIn
 ) -> None:
-    one, two, three = (factories.make_connection(owner=bob, name=name) for name in ("One", "Two", "Three"))
+    first, second, third = (factories.make_connection(owner=bob, name=name) for name in ("One", "Two", "Three"))
     sent = {
         "everything_to": dave.pk,
         "grant": "cut",
-        f"take_{one.pk}": "on",
-        f"take_{two.pk}": "on",
-        f"to_{two.pk}": "alice",
+        f"take_{first.pk}": "on",
+        f"take_{second.pk}": "on",
+        f"to_{second.pk}": "alice",
     }
     answer = signed_in(alice).post(f"/people/{bob.pk}/hand-over/", sent, follow=True)
     assert answer.redirect_chain[-1][0] == f"/people/{bob.pk}/hand-over/", "one is left to be done"
     assert "2 connections have a new owner" in answer.content.decode()
     owners = dict(Connection.objects.values_list("name", "owner__username"))
     assert owners == {"One": "dave", "Two": "alice", "Three": "bob"}
-    assert Connection.objects.get(pk=one.pk).status == "reconnect_needed"
+    assert Connection.objects.get(pk=first.pk).status == "reconnect_needed"
     answer = signed_in(alice).post(
-        f"/people/{bob.pk}/hand-over/", {"everything_to": dave.pk, "grant": "keep", f"take_{three.pk}": "on"}
+        f"/people/{bob.pk}/hand-over/", {"everything_to": dave.pk, "grant": "keep", f"take_{third.pk}": "on"}
     )
     assert answer["Location"] == f"/people/{bob.pk}/"
 
@@ -159,17 +159,17 @@ def test_everything_goes_to_one_new_owner_except_what_goes_to_another(
 def test_what_fails_is_told_in_its_row_and_the_rest_is_done(
     alice: User, bob: User, dave: User, signed_in: SignIn
 ) -> None:
-    one, two = (factories.make_connection(owner=bob, name=name) for name in ("One", "Two"))
+    first, second = (factories.make_connection(owner=bob, name=name) for name in ("One", "Two"))
     factories.make_connection(owner=dave, name="Two")
-    sent = {"everything_to": dave.pk, "grant": "keep", f"take_{one.pk}": "on", f"take_{two.pk}": "on"}
+    sent = {"everything_to": dave.pk, "grant": "keep", f"take_{first.pk}": "on", f"take_{second.pk}": "on"}
     client = signed_in(alice)
     answer = client.post(f"/people/{bob.pk}/hand-over/", sent)
     assert answer.status_code == 422
     assert "Dave Stranger already has a connection called “Two”" in answer.content.decode()
-    assert Connection.objects.get(pk=one.pk).owner == dave
-    assert Connection.objects.get(pk=two.pk).owner == bob
-    client.post(f"/people/{bob.pk}/hand-over/", {**sent, f"name_{two.pk}": "Two of Bob"})
-    assert Connection.objects.get(pk=two.pk).name == "Two of Bob"
+    assert Connection.objects.get(pk=first.pk).owner == dave
+    assert Connection.objects.get(pk=second.pk).owner == bob
+    client.post(f"/people/{bob.pk}/hand-over/", {**sent, f"name_{second.pk}": "Two of Bob"})
+    assert Connection.objects.get(pk=second.pk).name == "Two of Bob"
 
 
 @pytest.mark.parametrize(
@@ -228,8 +228,8 @@ def test_a_person_who_owns_nothing_has_an_empty_page(alice: User, bob: User, sig
 
 def test_service_accounts_a_leaver_is_responsible_for_are_named(alice: User, bob: User, signed_in: SignIn) -> None:
     facts: dict[str, Any] = {"name": "Invoice robot", "purpose": "Invoices", "admin": False, "auditor": False}
-    made = service_accounts.create(**facts, responsible=bob, actor=alice, now=NOW)
+    account = service_accounts.create(**facts, responsible=bob, actor=alice, now=NOW)
     client = signed_in(alice)
-    assert f'href="/service-accounts/{made.pk}/edit/"' in page(client, f"/people/{bob.pk}/hand-over/")
+    assert f'href="/service-accounts/{account.pk}/edit/"' in page(client, f"/people/{bob.pk}/hand-over/")
     assert "Invoice robot" in page(client, f"/people/{bob.pk}/")
-    assert client.get(f"/people/{made.pk}/").status_code == 404
+    assert client.get(f"/people/{account.pk}/").status_code == 404

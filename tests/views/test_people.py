@@ -95,8 +95,8 @@ def test_the_page_of_a_person_shows_everything_that_hangs_on_them(
     shares.share(mine, person=dave, level="use", until=None, actor=bob, now=NOW)
     shares.share(theirs, team=team, level="manage", until=None, actor=dave, now=NOW)
     text = page(signed_in(alice), f"/people/{bob.pk}/")
-    for said in ("Invoices", "Robot", "Finance", "Payroll", "through team Finance", "Dave Stranger", "Disable…"):
-        assert said in text, said
+    for shown in ("Invoices", "Robot", "Finance", "Payroll", "through team Finance", "Dave Stranger", "Disable…"):
+        assert shown in text, shown
     assert "FictitiousRefreshToken" not in text
 
 
@@ -107,10 +107,10 @@ def test_no_page_about_a_person_reads_a_token(alice: User, bob: User, dave: User
     ownership_transfer.transfer(theirs, bob, keep_grant=True, actor=alice, now=NOW)
     client = signed_in(alice)
     paths = ("", "disable/", "hand-over/")
-    with CaptureQueriesContext(database) as asked:
+    with CaptureQueriesContext(database) as queries:
         for path in (f"/connections/{mine.pk}/hand-over/", "/people/", *(f"/people/{bob.pk}/{end}" for end in paths)):
             page(client, path)
-    for query in asked.captured_queries:
+    for query in queries.captured_queries:
         assert "refresh_token" not in query["sql"]
         assert "access_token" not in query["sql"]
 

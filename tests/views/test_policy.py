@@ -35,9 +35,9 @@ def text(response: Any) -> str:
 
 
 def seen(response: Any) -> str:
-    found = re.search(r'name="seen" value="([0-9a-f]{64})"', text(response))
-    assert found, text(response)[:2000]
-    return found[1]
+    match = re.search(r'name="seen" value="([0-9a-f]{64})"', text(response))
+    assert match, text(response)[:2000]
+    return match[1]
 
 
 def hidden(response: Any) -> dict[str, Any]:
@@ -365,8 +365,8 @@ def test_a_declined_wish_is_explained_on_the_connection_and_can_be_asked_again(
     page = text(member.get(f"/connections/{connection.pk}/"))
     assert "Too much." in page
     assert f'href="/connections/{connection.pk}/approval/"' in page
-    asked = member.post(f"/connections/{connection.pk}/approval/", {"reason": "Only replies."})
-    assert asked["Location"] == f"/approvals/{Approval.objects.latest('pk').pk}/"
+    response = member.post(f"/connections/{connection.pk}/approval/", {"reason": "Only replies."})
+    assert response["Location"] == f"/approvals/{Approval.objects.latest('pk').pk}/"
     assert Approval.objects.latest("pk").reason == "Only replies."
 
 

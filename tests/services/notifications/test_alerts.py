@@ -371,9 +371,9 @@ def test_who_wants_no_warnings_gets_none(alice: User) -> None:
 def mail_to(address: str) -> Any:
     from django.core import mail
 
-    found = [sent for sent in mail.outbox if sent.to == [address]]
-    assert found, f"no mail to {address}"
-    return found[-1]
+    mails = [sent for sent in mail.outbox if sent.to == [address]]
+    assert mails, f"no mail to {address}"
+    return mails[-1]
 
 
 def test_the_mail_says_what_why_since_when_who_and_what_breaks(alice: User, bob: User) -> None:
@@ -503,6 +503,6 @@ def test_a_test_goes_to_ones_own_address_only(alice: User, bob: User) -> None:
     with pytest.raises(NotAllowed):
         alerts.send_test(make_channel(), actor=bob, now=NOW)
     assert not Delivery.objects.exists()
-    made = alerts.send_test(alice, actor=alice, now=NOW)
-    assert outbox.send_now(made, actor=alice, now=NOW).delivered_at == NOW
+    delivery = alerts.send_test(alice, actor=alice, now=NOW)
+    assert outbox.send_now(delivery, actor=alice, now=NOW).delivered_at == NOW
     assert "Alice Admin asked for it." in mail_to("alice@example.org").body

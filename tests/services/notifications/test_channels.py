@@ -25,9 +25,9 @@ PUBLIC = "https://93.184.216.34/hook/secret-path"
 
 
 def test_a_webhook_gets_a_secret_that_is_told_once_and_nothing_secret_is_audited(alice: User) -> None:
-    made, secret = channels.add(name="Tickets", kind="webhook", url=PUBLIC, actor=alice)
+    channel, secret = channels.add(name="Tickets", kind="webhook", url=PUBLIC, actor=alice)
     assert secret.startswith("whsec_")
-    stored = AlertChannel.objects.get(pk=made.pk)
+    stored = AlertChannel.objects.get(pk=channel.pk)
     assert (stored.url, stored.host, stored.signing_secret) == (PUBLIC, "93.184.216.34", secret)
     event = AuditEvent.objects.get(action="alert_channel.added")
     assert "secret-path" not in str(event.changes)
@@ -35,11 +35,11 @@ def test_a_webhook_gets_a_secret_that_is_told_once_and_nothing_secret_is_audited
 
 
 def test_a_chat_has_no_signing_secret(alice: User) -> None:
-    made, secret = channels.add(name="Teams", kind="chat", url=PUBLIC, actor=alice)
+    channel, secret = channels.add(name="Teams", kind="chat", url=PUBLIC, actor=alice)
     assert secret == ""
-    assert AlertChannel.objects.get(pk=made.pk).signing_secret is None
+    assert AlertChannel.objects.get(pk=channel.pk).signing_secret is None
     with pytest.raises(InvalidInput, match="Only webhooks are signed"):
-        channels.replace_secret(made, actor=alice, now=NOW)
+        channels.replace_secret(channel, actor=alice, now=NOW)
 
 
 def test_only_it_admins_manage_channels(bob: User, carol: User) -> None:
@@ -119,8 +119,8 @@ def test_an_address_inside_is_refused_next_to_its_field(alice: User, settings: A
             channels.add(name="Inside", kind="chat", url=url, actor=alice)
         assert refused.value.field == "url"
     settings.ALERT_PRIVATE_TARGETS = True
-    made, _ = channels.add(name="Inside", kind="chat", url="http://127.0.0.1:8080/x", actor=alice)
-    assert made.host == "127.0.0.1"
+    channel, _ = channels.add(name="Inside", kind="chat", url="http://127.0.0.1:8080/x", actor=alice)
+    assert channel.host == "127.0.0.1"
 
 
 def test_a_name_that_does_not_resolve_is_told(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,10 +185,10 @@ def test_what_is_no_address_is_refused_with_a_sentence(url: str, sentence: str) 
 
 
 def test_a_good_address_is_taken_apart() -> None:
-    found = safe_http.parse_target("https://Bücher.Example.ORG:8443/a/b?sig=secret#part")
-    assert (found.host, found.port) == ("xn--bcher-kva.example.org", 8443)
-    assert found.url == "https://xn--bcher-kva.example.org:8443/a/b?sig=secret"
-    assert "secret" not in repr(found)
+    target = safe_http.parse_target("https://Bücher.Example.ORG:8443/a/b?sig=secret#part")
+    assert (target.host, target.port) == ("xn--bcher-kva.example.org", 8443)
+    assert target.url == "https://xn--bcher-kva.example.org:8443/a/b?sig=secret"
+    assert "secret" not in repr(target)
 
 
 def resolves_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:

@@ -91,9 +91,9 @@ def test_a_dead_mail_server_loses_nothing_and_everything_arrives_once(bob: User,
             outbox.deliver_due(now)
             now += timedelta(minutes=7)
     assert not Delivery.objects.filter(delivered_at=None).exists()
-    told = sorted((to, subject) for to, subject in zip(boxes.recipients, boxes.subjects, strict=True))
-    assert len(told) == len(set(told))
-    assert {to for to, _ in told} == {BOB, "alice@example.org"}
+    sent = sorted((to, subject) for to, subject in zip(boxes.recipients, boxes.subjects, strict=True))
+    assert len(sent) == len(set(sent))
+    assert {to for to, _ in sent} == {BOB, "alice@example.org"}
     everything = "\n".join(part.get_content() for mail in boxes.to(BOB) for part in [mail.get_body(("plain",))] if part)
     for number in range(3):
         assert f"No. {number}" in everything or f"incidents/{incidents[number].pk}/" in everything
@@ -256,11 +256,11 @@ def test_a_webhook_is_signed_and_keeps_its_id_over_retries(alice: User, bob: Use
     document = json.loads(second.body)
     assert document["type"] == "incident.opened"
     assert document["timestamp"] == NOW.isoformat()
-    told = document["data"]["incident"]
-    assert told["id"] == incident.pk
-    assert told["url"] == f"http://localhost:8000/incidents/{incident.pk}/"
-    assert [one["name"] for one in told["connections"]] == ["Flow 00", "Flow 01"]
-    assert (told["who"], told["closed_at"], told["connection_count"]) == ("owner", None, 2)
+    facts = document["data"]["incident"]
+    assert facts["id"] == incident.pk
+    assert facts["url"] == f"http://localhost:8000/incidents/{incident.pk}/"
+    assert [connection["name"] for connection in facts["connections"]] == ["Flow 00", "Flow 01"]
+    assert (facts["who"], facts["closed_at"], facts["connection_count"]) == ("owner", None, 2)
 
 
 def test_the_signature_is_the_one_of_the_specification() -> None:
@@ -391,9 +391,9 @@ def test_no_secret_is_kept_with_the_delivery(alice: User, bob: User, hooks: Hook
     alerts.incident_opened(make_incident(assignee=bob), now=NOW)
     outbox.deliver_due(NOW)
     row = Delivery.objects.get(channel=channel)
-    told = f"{row.payload} {row.last_error} {row.key} {row!r}"
-    assert "a-secret-part" not in told
-    assert "whsec_" not in told
+    text = f"{row.payload} {row.last_error} {row.key} {row!r}"
+    assert "a-secret-part" not in text
+    assert "whsec_" not in text
 
 
 # --- Try again ------------------------------------------------------------------------------------
