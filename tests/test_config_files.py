@@ -89,9 +89,6 @@ def fresh() -> None:
     User.objects.filter(kind=User.Kind.SERVICE).delete()
 
 
-# --- Export ---------------------------------------------------------------------------------------
-
-
 def test_no_secret_and_no_person_beyond_user_names_is_exported(world: World) -> None:
     text = run("export_config")
     for secret in worlds.SECRETS:
@@ -139,9 +136,6 @@ def test_an_empty_portal_becomes_what_was_exported(
     assert (applied.actor_name, applied.changes) == ("Alice Admin <alice>", {"add": 10, "change": 2})
     for event in AuditEvent.objects.all():
         assert factories.CLIENT_SECRET not in str(event.changes)
-
-
-# --- Plan and apply -------------------------------------------------------------------------------
 
 
 def plan_code(apply: Any, content: Any, *options: str) -> int:
@@ -325,8 +319,6 @@ def test_service_accounts_and_channels_are_changed_and_removed(
     assert User.objects.get(kind=User.Kind.SERVICE).username == "service:reports"
     assert apply(values, "--prune").endswith("No change.\n")
 
-
-# --- Wrong files ----------------------------------------------------------------------------------
 
 TENANT = "version: 1\ntenants:\n- name: Contoso\n  environment: sandbox\n  directory_id: contoso.example\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,28 +81,20 @@ def _by_role(people: QuerySet[User], value: str) -> QuerySet[User]:
 def _rows(people: list[User]) -> list[Row]:
     """Roles and counts for a page of people, in a fixed number of queries."""
     pks = [person.pk for person in people]
-    roles: dict[int, set[str]] = {}
+    roles: defaultdict[int, set[str]] = defaultdict(set)
     for pk, name in User.groups.through.objects.filter(user__in=pks).values_list("user_id", "group__name"):
-        roles.setdefault(pk, set()).add(name)
+        roles[pk].add(name)
     with_microsoft = set(UserSocialAuth.objects.filter(user__in=pks).values_list("user_id", flat=True))
     owned = dict(Connection.objects.filter(owner__in=pks).order_by().values_list("owner").annotate(Count("pk")))
     keys = dict(_live_keys().filter(owner__in=pks).order_by().values_list("owner").annotate(Count("pk")))
-    return [
-        Row(
-            person,
-            _role(person, roles.get(person.pk, set())),
-            " or ".join(
-                [
-                    *(["Microsoft"] if person.pk in with_microsoft else []),
-                    *(["local password"] if person.has_usable_password() else []),
-                ]
-            )
-            or "cannot sign in",
-            owned.get(person.pk, 0),
-            keys.get(person.pk, 0),
-        )
-        for person in people
-    ]
+    rows = []
+    for person in people:
+        ways = ["Microsoft"] if person.pk in with_microsoft else []
+        ways += ["local password"] if person.has_usable_password() else []
+        role = _role(person, roles[person.pk])
+        signs_in_with = " or ".join(ways) or "cannot sign in"
+        rows.append(Row(person, role, signs_in_with, owned.get(person.pk, 0), keys.get(person.pk, 0)))
+    return rows
 
 
 def _live_keys() -> QuerySet[ApiKey]:

@@ -28,9 +28,6 @@ def text(response: Any) -> str:
     return str(response.content.decode())
 
 
-# --- The outbox -----------------------------------------------------------------------------------
-
-
 def test_the_list_says_who_was_told_what_and_whether_it_arrived(signed_in: SignIn, alice: User, bob: User) -> None:
     make_channel()
     alerts.incident_opened(make_incident(assignee=bob), now=NOW)
@@ -114,9 +111,6 @@ def test_what_was_given_up_is_put_back(signed_in: SignIn, alice: User, bob: User
     assert not Delivery.objects.filter(given_up_at__isnull=False).exists()
 
 
-# --- Channels -------------------------------------------------------------------------------------
-
-
 def test_a_webhooks_secret_is_shown_once_and_never_again(signed_in: SignIn, alice: User) -> None:
     client = signed_in(alice)
     form = {"kind": "webhook", "name": "Tickets", "url": PUBLIC}
@@ -193,9 +187,6 @@ def test_a_new_signing_secret_is_shown_once(signed_in: SignIn, alice: User) -> N
     assert page.count("whsec_") == 1
     chat = make_channel(name="Teams", kind=AlertChannel.Kind.CHAT)
     assert "Only webhooks are signed" in text(client.post(reverse("alert_channel_secret", args=[chat.pk]), follow=True))
-
-
-# --- One's own choices ----------------------------------------------------------------------------
 
 
 def test_a_member_chooses_what_concerns_them(signed_in: SignIn, bob: User) -> None:

@@ -151,9 +151,6 @@ def test_seals_are_listed_with_what_they_hold(
     assert "Connection: token fetched (1)" in page.content.decode()
 
 
-# --- Questions ----------------------------------------------------------------------------------------
-
-
 def test_all_questions_stand_on_one_page(carol: User, signed_in: SignIn) -> None:
     client = signed_in(carol)
     for url, _, _ in client.get("/audit/questions/").context["questions"]:

@@ -28,9 +28,6 @@ def form(connection: Connection, to: User, **more: Any) -> dict[str, Any]:
     return {"seen_owner": connection.owner_id, "new_owner": to.pk, "grant": "keep", **more}
 
 
-# --- One connection -------------------------------------------------------------------------------
-
-
 def test_the_page_says_who_uses_it_and_which_keys_stop(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
     connection = factories.make_connection(owner=bob)
     shares.share(connection, person=dave, level="use", until=None, actor=bob, now=NOW)
@@ -128,9 +125,6 @@ def test_the_owner_of_what_an_it_admin_disabled_sees_no_button_to_undo_it(
         assert f'/connections/{connection.pk}/{path}"' not in text, path
         assert client.post(f"/connections/{connection.pk}/{path}").status_code == 403
     assert f'/connections/{connection.pk}/enable/"' in page(signed_in(alice), f"/connections/{connection.pk}/")
-
-
-# --- Everything of one person ---------------------------------------------------------------------
 
 
 def test_everything_goes_to_one_new_owner_except_what_goes_to_another(

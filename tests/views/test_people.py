@@ -34,9 +34,6 @@ def page(client: Client, path: str) -> str:
     return " ".join(answer.content.decode().split())
 
 
-# --- The list -------------------------------------------------------------------------------------
-
-
 def test_the_list_says_who_owns_what_and_who_has_left(alice: User, bob: User, carol: User, signed_in: SignIn) -> None:
     factories.make_connection(owner=bob)
     make_key(bob)
@@ -80,9 +77,6 @@ def test_the_list_asks_the_database_as_often_for_many_as_for_one(
     client = signed_in(alice)
     with django_assert_max_num_queries(11):
         assert client.get("/people/").status_code == 200
-
-
-# --- One person -----------------------------------------------------------------------------------
 
 
 def test_the_page_of_a_person_shows_everything_that_hangs_on_them(
@@ -146,9 +140,6 @@ def test_one_cannot_shut_out_oneself_and_the_page_says_so(alice: User, signed_in
     assert "cannot shut yourself out" in page(client, f"/people/{alice.pk}/disable/")
     assert client.post(f"/people/{alice.pk}/disable/").status_code == 403
     assert "Disable…" not in page(client, f"/people/{alice.pk}/")
-
-
-# --- Elsewhere ------------------------------------------------------------------------------------
 
 
 def test_the_start_page_of_it_admins_counts_leavers_and_leads_to_the_hand_over(

@@ -50,9 +50,6 @@ def hidden(response: Any) -> dict[str, Any]:
     return fields
 
 
-# --- The policy -----------------------------------------------------------------------------------
-
-
 def test_each_role_reads_what_it_needs(signed_in: SignIn, alice: User, bob: User, carol: User) -> None:
     rule(permissions={"Mail.Send": "forbidden", "Files.*": "approval"}, share_with_people=False, longest_share_days=30)
     form = text(signed_in(alice).get("/policy/"))
@@ -230,9 +227,6 @@ def test_the_list_of_violations_asks_as_often_for_many(
         assert "Inbox 29" in text(client.get("/policy/violations/"))
 
 
-# --- Forms show it beforehand ---------------------------------------------------------------------
-
-
 def test_connecting_offers_what_is_allowed_and_says_why_not(signed_in: SignIn, bob: User) -> None:
     app = AppRegistration.objects.get()
     client = signed_in(bob)
@@ -287,9 +281,6 @@ def test_sharing_offers_what_is_allowed(signed_in: SignIn, bob: User, dave: User
     closed = text(signed_in(alice).get(f"/connections/{robot.pk}/shares/add/"))
     assert "Sharing app-only connections is forbidden" in closed
     assert "<form" not in closed.split("<main")[1]
-
-
-# --- Approvals ------------------------------------------------------------------------------------
 
 
 def asks(client: Client, **more: Any) -> Any:

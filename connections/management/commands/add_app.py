@@ -29,19 +29,14 @@ class Command(BaseCommand):
         cli.add_actor_argument(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        values = cli.cleaned(
-            AppRegistrationForm(
-                {
-                    "tenant": cli.find_tenant(options["tenant"]).pk,
-                    "name": options["name"],
-                    "client_id": options["client_id"],
-                    "audience": options["audience"],
-                    "allows_delegated": options["delegated"],
-                    "allows_app_only": options["app_only"],
-                    "default_capabilities": options["capability"],
-                }
-            )
-        )
+        data = {
+            "tenant": cli.find_tenant(options["tenant"]).pk,
+            "allows_delegated": options["delegated"],
+            "allows_app_only": options["app_only"],
+            "default_capabilities": options["capability"],
+        }
+        data |= {name: options[name] for name in ("name", "client_id", "audience")}
+        values = cli.cleaned(AppRegistrationForm(data))
         form = cli.credential_form(options)
         cli.cleaned(form)
         actor = cli.find_actor(options["actor"])

@@ -263,12 +263,9 @@ def _request_to_channel(
     first = message.first
     if channel.kind == AlertChannel.Kind.CHAT:
         alerts = message.alerts()
-        overview = f"{settings.PORTAL_URL}/incidents/"
-        body = (
-            teams_card.single_card(alerts[0])
-            if len(alerts) == 1
-            else teams_card.digest_card(message.subject(), alerts, url=overview)
-        )
+        body = teams_card.single_card(alerts[0])
+        if len(alerts) > 1:
+            body = teams_card.digest_card(message.subject(), alerts, url=f"{settings.PORTAL_URL}/incidents/")
         return body, {"Content-Type": "application/json"}
     body = webhooks.body(first.event, at=first.created_at.isoformat(), data=first.payload["facts"])
     signing = alert_channels.signing_secrets(channel, now=now)
@@ -307,9 +304,7 @@ def _record_outcome(message: OutgoingMessage, problem: str, *, now: datetime) ->
     for delivery in message.deliveries:
         following = _next_attempt(delivery.attempts, now=now)
         Delivery.objects.filter(pk=delivery.pk, delivered_at=None).update(
-            last_error=problem[:300],
-            next_attempt_at=following,
-            given_up_at=None if following else now,
+            last_error=problem[:300], next_attempt_at=following, given_up_at=None if following else now
         )
     return 0
 

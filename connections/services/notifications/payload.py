@@ -32,7 +32,7 @@ def _facts(delivery: Delivery, incidents: dict[int, dict[str, Any]]) -> dict[str
             facts["nobody_else_was_told"] = _owner_is_unreachable(incident)
         return facts
     if delivery.credential is not None:
-        return {"credential": _credential(delivery)}
+        return {"credential": _credential(delivery.credential, delivery.payload.get("number", 0))}
     if "message" in delivery.payload:
         message = delivery.payload["message"]
         return {"message": message | {"url": f"{settings.PORTAL_URL}{message['path']}"}}
@@ -74,9 +74,7 @@ def _outlived(credential: AppCredential) -> bool:
     return accepted.filter(expires_at__gt=credential.expires_at).exists() if credential.expires_at else False
 
 
-def _credential(delivery: Delivery) -> dict[str, Any]:
-    credential = delivery.credential
-    assert credential is not None  # noqa: S101 - asked before
+def _credential(credential: AppCredential, days: int) -> dict[str, Any]:
     app = credential.app_registration
     return {
         "id": credential.pk,
@@ -85,7 +83,7 @@ def _credential(delivery: Delivery) -> dict[str, Any]:
         "name": str(credential),
         "app_registration": app.name,
         "expires_at": credential.expires_at.isoformat() if credential.expires_at else None,
-        "days": delivery.payload.get("number", 0),
+        "days": days,
         "connection_count": app.connections.filter(status__in=Connection.KEPT_ALIVE).count(),
         "is_covered": _outlived(credential),
     }

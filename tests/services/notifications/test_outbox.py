@@ -54,9 +54,6 @@ def wait_out(delivery: Delivery) -> Any:
     return delivery.next_attempt_at
 
 
-# --- Mail -----------------------------------------------------------------------------------------
-
-
 def test_a_mail_arrives_and_is_written_down(bob: User, boxes: Mailboxes) -> None:
     delivery = open_incident(bob)
     with mail_server(boxes):
@@ -167,9 +164,6 @@ def test_all_mails_go_over_one_connection(bob: User, alice: User, boxes: Mailbox
     assert (len(boxes.mails), boxes.sessions) == (2, 1)
 
 
-# --- Workers --------------------------------------------------------------------------------------
-
-
 def test_a_worker_that_dies_after_sending_sends_again_under_the_same_id(
     bob: User, boxes: Mailboxes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,9 +220,6 @@ def test_two_workers_share_the_outbox(bob: User, boxes: Mailboxes) -> None:
     assert not failures
     assert sorted(boxes.recipients) == sorted(row.email for row in rows)
     assert set(Delivery.objects.values_list("attempts", flat=True)) == {1}
-
-
-# --- Webhooks -------------------------------------------------------------------------------------
 
 
 def test_a_webhook_is_signed_and_keeps_its_id_over_retries(alice: User, bob: User, hooks: Hooks) -> None:
@@ -394,9 +385,6 @@ def test_no_secret_is_kept_with_the_delivery(alice: User, bob: User, hooks: Hook
     text = f"{row.payload} {row.last_error} {row.key} {row!r}"
     assert "a-secret-part" not in text
     assert "whsec_" not in text
-
-
-# --- Try again ------------------------------------------------------------------------------------
 
 
 def test_an_it_admin_tries_again_what_was_given_up(alice: User, bob: User, boxes: Mailboxes) -> None:
