@@ -101,7 +101,7 @@ def test_no_secret_and_no_person_beyond_user_names_is_exported(world: World) -> 
     assert values["alert_channels"][0]["host"] == "192.0.2.1"
 
 
-def test_what_is_exported_changes_nothing_when_it_is_applied(world: World, apply: Any) -> None:
+def test_applying_an_export_changes_nothing(world: World, apply: Any) -> None:
     before = AuditEvent.objects.count()
     assert apply(run("export_config")).endswith("No change.\n")
     assert apply(run("export_config"), "--prune").endswith("No change.\n")
@@ -172,7 +172,7 @@ def test_a_plan_shows_everything_and_changes_nothing(world: World, apply: Any) -
     assert AppRegistration.objects.get().tenant.name == "Contoso Ltd"
 
 
-def test_only_prune_removes_and_in_the_order_things_stand_on_each_other(world: World, apply: Any) -> None:
+def test_only_prune_removes_and_dependents_go_first(world: World, apply: Any) -> None:
     values = exported() | {"teams": [], "shared_mailboxes": [], "alert_channels": []}
     values["policy"]["app_registrations"] = {}
     assert "--prune removes them" in apply(values)
@@ -190,7 +190,7 @@ def test_only_prune_removes_and_in_the_order_things_stand_on_each_other(world: W
     assert not Tenant.objects.exists()
 
 
-def test_a_section_the_file_does_not_have_is_left_alone(world: World, apply: Any) -> None:
+def test_sections_missing_from_the_file_are_left_alone(world: World, apply: Any) -> None:
     assert apply({"version": 1, "teams": [{"name": "Sales"}]}, "--prune").count("- ") == 3
     assert Tenant.objects.count() == 1
     assert AppRegistration.objects.count() == 1
@@ -207,7 +207,7 @@ def test_a_failure_in_the_middle_leaves_nothing_behind(world: World, apply: Any)
     assert AuditEvent.objects.count() == before
 
 
-def test_a_secret_microsoft_refuses_is_told_with_its_line(world: World, apply: Any, monkeypatch: Any) -> None:
+def test_a_secret_microsoft_refuses_is_reported_with_its_line(world: World, apply: Any, monkeypatch: Any) -> None:
     monkeypatch.setenv("NEW_SECRET", "sbx8Q~wrong-one-1234")
     values = exported()
     new = {"kind": "secret", "label": "Next", "secret_env": "NEW_SECRET", "expires_at": "2099-01-01"}
@@ -218,9 +218,7 @@ def test_a_secret_microsoft_refuses_is_told_with_its_line(world: World, apply: A
     assert AppCredential.objects.count() == 2
 
 
-def test_a_new_secret_is_tried_added_and_then_no_change(
-    world: World, apply: Any, sandbox: Control, monkeypatch: Any
-) -> None:
+def test_a_new_secret_is_tested_and_added_once(world: World, apply: Any, sandbox: Control, monkeypatch: Any) -> None:
     monkeypatch.setenv("NEW_SECRET", sandbox.add_secret(factories.CLIENT_ID)["value"])
     values = exported()
     new = {"kind": "secret", "label": "Next", "secret_env": "NEW_SECRET", "expires_at": "2099-01-01"}
@@ -233,7 +231,7 @@ def test_a_new_secret_is_tried_added_and_then_no_change(
     assert AppCredential.objects.get(label="Test secret").retired_at is not None
 
 
-def test_while_microsoft_cannot_be_asked_a_secret_waits_unless_told_otherwise(
+def test_a_secret_is_not_added_while_microsoft_is_unreachable_unless_allowed(
     alice: User, sandbox: Control, apply: Any, monkeypatch: Any
 ) -> None:
     sandbox.weather("unavailable", where="everything")
@@ -259,7 +257,7 @@ def test_an_app_without_a_credential_waits_for_one(alice: User, sandbox: Control
     assert apply(values).endswith("No change.\n")
 
 
-def test_what_changes_between_plan_and_apply_stops_it(world: World, alice: User) -> None:
+def test_a_change_between_plan_and_apply_stops_it(world: World, alice: User) -> None:
     wanted = config_file.parse(yaml.safe_dump({"version": 1, "teams": [{"name": "Sales"}]}))
     seen = plan.plan(wanted)
     Team.objects.create(name="Sales")
@@ -364,7 +362,7 @@ TENANT = "version: 1\ntenants:\n- name: Contoso\n  environment: sandbox\n  direc
         ("version: 1\nservice_accounts:\n- name: Robots\n  roles: [king]\n", 4, "no role"),
     ],
 )  # fmt: skip
-def test_a_wrong_file_is_told_with_its_line_and_nothing_happens(
+def test_an_invalid_file_is_reported_with_its_line_and_changes_nothing(
     alice: User, sandbox: Control, apply: Any, text: str, line: int, says: str
 ) -> None:
     with pytest.raises(CommandError, match=says) as refused:
@@ -374,7 +372,7 @@ def test_a_wrong_file_is_told_with_its_line_and_nothing_happens(
     assert not Tenant.objects.exists()
 
 
-def test_a_file_that_is_none_is_told_in_words(alice: User, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_reported(alice: User, tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="cannot be read"):
         run("apply_config", str(tmp_path / "missing.yaml"))
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
@@ -390,9 +388,7 @@ def test_a_word_that_looks_like_no_stays_a_name(alice: User, apply: Any) -> None
     assert apply(run("export_config")).endswith("No change.\n")
 
 
-def test_a_tenant_that_moved_and_one_that_took_its_place_are_told_apart(
-    alice: User, sandbox: Control, apply: Any
-) -> None:
+def test_a_moved_tenant_and_its_replacement_are_distinguished(alice: User, sandbox: Control, apply: Any) -> None:
     factories.make_tenant(name="Main")
     main = {"name": "Main", "environment": "sandbox", "directory_id": seed.FABRIKAM}
     two = {"name": "Old", "environment": "sandbox", "directory_id": factories.DIRECTORY_ID}

@@ -52,7 +52,7 @@ def text(client: Client, status: int = 200, **query: Any) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", answer.content.decode()))
 
 
-def test_it_names_everybody_of_the_day_with_times_ways_and_givers(
+def test_it_lists_everybody_with_access_on_a_day_with_times_and_grants(
     story: Connection, carol: User, signed_in: SignIn
 ) -> None:
     page = text(signed_in(carol), connection=story.pk, date=DAY)
@@ -81,7 +81,7 @@ def test_a_time_is_exactly_that_moment(
     assert ("dave Use" in text(client, connection=story.pk, date=DAY, time=time)) is bool(level)
 
 
-def test_what_was_deleted_is_found_by_its_name_and_answered(
+def test_deleted_objects_are_found_by_name(
     story: Connection, alice: User, bob: User, dave: User, carol: User, signed_in: SignIn
 ) -> None:
     pk, dave_pk = story.pk, dave.pk
@@ -100,7 +100,7 @@ def test_what_was_deleted_is_found_by_its_name_and_answered(
     assert "Nobody could use it then." in text(client, connection=pk)
 
 
-def test_several_of_one_name_are_offered_and_nothing_found_is_said(
+def test_ambiguous_names_are_offered_and_unknown_names_reported(
     bob: User, carol: User, dave: User, signed_in: SignIn
 ) -> None:
     app = factories.make_app_registration()
@@ -128,13 +128,11 @@ def test_several_of_one_name_are_offered_and_nothing_found_is_said(
         ({"q": "zebra\x00"}, "Null characters are not allowed"),
     ],
 )
-def test_what_cannot_be_asked_is_said_beside_the_forms(
-    carol: User, signed_in: SignIn, query: dict[str, Any], says: str
-) -> None:
+def test_invalid_questions_show_an_error(carol: User, signed_in: SignIn, query: dict[str, Any], says: str) -> None:
     assert says in text(signed_in(carol), **query)
 
 
-def test_auditors_take_the_answer_away_and_that_is_recorded(
+def test_auditors_export_the_answer_and_the_export_is_recorded(
     story: Connection, alice: User, bob: User, carol: User, signed_in: SignIn
 ) -> None:
     User.objects.filter(pk=bob.pk).update(first_name="=cmd()")
@@ -168,7 +166,7 @@ def test_an_export_about_nothing_is_refused_and_not_recorded(carol: User, signed
     assert not AuditEvent.objects.filter(action="audit.exported").exists()
 
 
-def test_a_connections_page_leads_there_for_those_who_may_ask(
+def test_a_connections_page_links_to_its_access_history_for_auditors(
     story: Connection, bob: User, alice: User, carol: User, signed_in: SignIn
 ) -> None:
     link = f'href="{PAGE}?connection={story.pk}"'

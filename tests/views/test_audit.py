@@ -42,7 +42,7 @@ def test_the_trail_is_for_admins_and_auditors(
     assert client.get(f"/audit/{event.pk}/").status_code == status
 
 
-def test_a_refused_member_is_told_where_to_look_instead(signed_in: SignIn, events: Any, bob: User) -> None:
+def test_a_refused_member_reads_where_to_look_instead(signed_in: SignIn, events: Any, bob: User) -> None:
     page = signed_in(bob).get("/audit/").content.decode()
     assert "Only IT admins and auditors" in page
     assert "connections stands on their pages" in page
@@ -87,7 +87,7 @@ def test_dates_mean_whole_days_in_utc(signed_in: SignIn, events: Any, carol: Use
     assert listed(signed_in(carol), date_from="2026-03-10", date_to="2026-03-10") == ["day.10_23", "day.10_0"]
 
 
-def test_one_object_can_be_followed(signed_in: SignIn, events: Any, carol: User) -> None:
+def test_the_list_can_show_one_object(signed_in: SignIn, events: Any, carol: User) -> None:
     entries = listed(signed_in(carol), target_type="Connection", target_id=str(events.pk))
     assert entries == ["connection.flagged", "connection.changed", "connection.connected"]
 
@@ -101,7 +101,7 @@ def test_one_object_can_be_followed(signed_in: SignIn, events: Any, carol: User)
         ({"date_to": "9999-12-31", "q": "x" * 101}, "at most 100 characters"),
     ],
 )
-def test_a_filter_that_makes_no_sense_is_told_at_its_field(
+def test_an_invalid_filter_shows_an_error_at_its_field(
     signed_in: SignIn, events: Any, carol: User, filters: dict[str, str], sentence: str
 ) -> None:
     answer = signed_in(carol).get("/audit/", filters)
@@ -167,11 +167,11 @@ def test_a_history_holds_one_object_and_ends_after_twenty(events: Any, bob: User
     assert history(dave, events) == []
 
 
-def test_the_offered_actions_are_those_that_occur(events: Any) -> None:
+def test_only_recorded_actions_are_offered(events: Any) -> None:
     assert recorded_actions() == ["connection.changed", "connection.connected", "connection.flagged", "tenant.changed"]
 
 
-def test_no_action_is_offered_when_nothing_occurred() -> None:
+def test_no_action_is_offered_when_nothing_was_recorded() -> None:
     assert recorded_actions() == []
 
 

@@ -50,7 +50,7 @@ def test_it_shows_every_row_once_and_in_order(tenants: list[Tenant], order: Sequ
     assert seen == list(Tenant.objects.order_by(*order).values_list("pk", flat=True))
 
 
-def test_it_goes_back_the_way_it_came(tenants: list[Tenant]) -> None:
+def test_previous_pages_are_the_same_as_next_pages(tenants: list[Tenant]) -> None:
     order, size = ("name", "pk"), 2
     forward = walk(Tenant.objects.all(), order, size)
     page, backward = forward[-1], [forward[-1]]
@@ -61,7 +61,7 @@ def test_it_goes_back_the_way_it_came(tenants: list[Tenant]) -> None:
     assert not backward[-1].previous_url
 
 
-def test_a_row_added_or_removed_meanwhile_shifts_nothing(tenants: list[Tenant]) -> None:
+def test_added_and_removed_rows_do_not_shift_pages(tenants: list[Tenant]) -> None:
     order, size = ("name", "pk"), 3
     first = list_pages.page(get(), Tenant.objects.all(), order=order, size=size)
     first.items[0].delete()
@@ -71,7 +71,7 @@ def test_a_row_added_or_removed_meanwhile_shifts_nothing(tenants: list[Tenant]) 
     assert second.items == list(expected)
 
 
-def test_times_survive_the_trip_through_the_link() -> None:
+def test_times_survive_a_round_trip_through_the_link() -> None:
     now = timezone.now()
     for minutes in range(5):
         AuditEvent.objects.create(
@@ -98,7 +98,7 @@ def test_times_survive_the_trip_through_the_link() -> None:
         "WyJcdTAwMDAiLCIxIl0",
     ],
 )
-def test_a_link_that_makes_no_sense_gives_the_first_page(tenants: list[Tenant], key: str) -> None:
+def test_an_invalid_link_gives_the_first_page(tenants: list[Tenant], key: str) -> None:
     page = list_pages.page(get(f"?after={key}"), Tenant.objects.all(), size=3)
     assert page.items == list_pages.page(get(), Tenant.objects.all(), size=3).items
 
@@ -117,7 +117,7 @@ def test_links_keep_the_filters(tenants: list[Tenant]) -> None:
     assert query["status"] == ["active"]
 
 
-def test_it_counts_no_further_than_the_limit(tenants: list[Tenant], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counting_stops_at_the_limit(tenants: list[Tenant], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(list_pages, "COUNT_LIMIT", 5)
     page = list_pages.page(get(), Tenant.objects.all(), size=3)
     assert page.total == "5+"
@@ -131,7 +131,7 @@ def test_one_page_needs_one_query_and_several_need_two(tenants: list[Tenant], dj
         assert list_pages.page(get(), Tenant.objects.all(), size=3).summary == "3 of 7"
 
 
-def test_search_looks_into_every_column_and_ignores_case(tenants: list[Tenant]) -> None:
+def test_search_covers_every_column_and_ignores_case(tenants: list[Tenant]) -> None:
     filters = list_pages.Filters(get("?q=%20BETA%20"), search=("name", "directory_id"))
     assert filters.active
     assert {tenant.name for tenant in filters.apply(Tenant.objects.all())} == {"Beta", "beta"}
@@ -146,7 +146,7 @@ def test_search_takes_everything_literally(tenants: list[Tenant], query: Any) ->
     assert len(matches) == (0 if filters.active else len(tenants))
 
 
-def test_a_filter_value_nobody_offered_is_ignored(tenants: list[Tenant]) -> None:
+def test_an_unknown_filter_value_is_ignored(tenants: list[Tenant]) -> None:
     choice = list_pages.Choice("environment", "Environment", [("global", "Global")], list_pages.by("environment"))
     assert not list_pages.Filters(get("?environment=mars"), choices=[choice]).active
     narrowed = list_pages.Filters(get("?environment=global"), choices=[choice])
