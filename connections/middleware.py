@@ -119,7 +119,7 @@ class SignInErrorMiddleware(SocialAuthExceptionMiddleware):  # type: ignore[misc
         if ended is None:
             return None
         if ended.by_link:
-            return render(request, "sign_in_links/over.html", {"error": ended.error}, status=ended.error.status)
+            return render(request, "sign_in_links/refused.html", {"error": ended.error}, status=ended.error.status)
         context: dict[str, Any] = {"error": ended.error, "connection": ended.connection}
         # Microsoft's page "Need admin approval" can end like any other that was cancelled.
         may_need_consent = ended.needs_consent or isinstance(ended.error, SignInCancelled)

@@ -32,9 +32,6 @@ OK, WAITING, WARNING, BROKEN, OFF = "ok", "waiting", "warning", "broken", "off"
 
 BLOCKED_BY_APP = "Blocked by its app registration"
 
-# Codes of a status that Microsoft did not give.
-OUR_CODES = ("disabled", "handed_over", "approval_needed", "policy", "policy_forbids")
-
 # The sign beside the word; colour alone says nothing to many readers.
 SIGNS = {
     OK: "circle-check",

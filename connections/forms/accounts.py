@@ -7,9 +7,9 @@ from connections.models import User
 
 
 class PasswordSignIn(AuthenticationForm):
-    """Name and password of a local account. Whatever is wrong, the answer is the same."""
+    """Name and password of a local account. The error is the same whichever is wrong."""
 
-    # Django announces the length of a name but does not hold anybody to it; the failure log has no room for more.
+    # Django only announces the maximum length. Longer names would not fit into the log of failures.
     username = UsernameField(
         max_length=User._meta.get_field("username").max_length,
         widget=forms.TextInput(attrs={"autofocus": True, "autocapitalize": "none", "autocomplete": "username"}),

@@ -1,4 +1,4 @@
-"""What is typed about an app registration."""
+"""Forms of app registrations, and the field that chooses capabilities."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from connections.validators import GuidField, NameField
 
 
 @dataclass(frozen=True, slots=True)
-class Tick:
-    """One capability as a check box; where the policy says something about it, ``note`` does, and it may be off."""
+class CapabilityOption:
+    """One capability as a check box; ``note`` is what the policy says about it."""
 
     capability: capability_table.Capability
-    ticked: bool
+    checked: bool
     note: str = ""
-    off: bool = False
+    disabled: bool = False
 
 
 class CapabilitiesField(forms.MultipleChoiceField):
     """Keys of capabilities, in the order of the table."""
 
     def __init__(self, **kwargs: Any) -> None:
-        choices = [(key, found.label) for key, found in capabilities.CAPABILITIES.items()]
+        choices = [(key, capability.label) for key, capability in capabilities.CAPABILITIES.items()]
         super().__init__(choices=choices, widget=forms.CheckboxSelectMultiple, required=False, **kwargs)
 
     def clean(self, value: Any) -> list[str]:
@@ -34,18 +34,25 @@ class CapabilitiesField(forms.MultipleChoiceField):
         return [key for key in capabilities.CAPABILITIES if key in chosen]
 
 
-def ticks_by_group(form: forms.Form, name: str) -> list[tuple[str, list[Tick]]]:
-    """The capabilities of a form's field ``name`` under their groups, for the template."""
+def options_by_group(form: forms.Form, name: str) -> list[tuple[str, list[CapabilityOption]]]:
+    """The options of a form's CapabilitiesField ``name`` by group, for the template."""
     raw = form[name].value()
     chosen = set(raw) if isinstance(raw, list | tuple) else set[str]()
-    groups: dict[str, list[Tick]] = {}
-    for key, found in capabilities.CAPABILITIES.items():
-        groups.setdefault(found.group, []).append(Tick(found, key in chosen))
+    groups: dict[str, list[CapabilityOption]] = {}
+    for key, capability in capabilities.CAPABILITIES.items():
+        groups.setdefault(capability.group, []).append(CapabilityOption(capability, key in chosen))
     return list(groups.items())
 
 
+class TenantField(forms.ModelChoiceField):  # type: ignore[type-arg]
+    """One of all tenants."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(Tenant.objects.all(), empty_label="Choose a tenant", **kwargs)
+
+
 class TypesForm(forms.Form):
-    """What connections through an app registration may be and do."""
+    """The fields that can be changed later."""
 
     audience = forms.ChoiceField(
         label="Supported account types",
@@ -65,9 +72,8 @@ class TypesForm(forms.Form):
     )
     default_capabilities = CapabilitiesField(label="What automations usually need")
 
-    def ticks(self) -> list[tuple[str, list[Tick]]]:
-        """The capabilities under their groups."""
-        return ticks_by_group(self, "default_capabilities")
+    def capability_options(self) -> list[tuple[str, list[CapabilityOption]]]:
+        return options_by_group(self, "default_capabilities")
 
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or {}
@@ -77,13 +83,7 @@ class TypesForm(forms.Form):
 
 
 class AppRegistrationForm(TypesForm):
-    """An app registration that is being registered here."""
-
-    tenant = forms.ModelChoiceField(
-        Tenant.objects.none(),
-        empty_label="Choose a tenant",
-        error_messages={"required": "Choose the tenant that the application is used in."},
-    )
+    tenant = TenantField(error_messages={"required": "Choose the tenant that the application is used in."})
     name = NameField(help_text="Best the same name as in Entra, so that everybody finds it again.")
     client_id = GuidField(
         what="application (client) ID",
@@ -93,12 +93,6 @@ class AppRegistrationForm(TypesForm):
     )
 
     field_order = ("tenant", "name", "client_id")
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        tenant = self.fields["tenant"]
-        assert isinstance(tenant, forms.ModelChoiceField)  # noqa: S101 - declared above
-        tenant.queryset = Tenant.objects.all()
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean()
@@ -111,7 +105,7 @@ class AppRegistrationForm(TypesForm):
 
 
 class AppRegistrationEditForm(TypesForm):
-    """An app registration that is being changed; tenant and client ID stay what they are."""
+    """Tenant and client ID cannot be changed."""
 
     name = NameField()
 
@@ -124,10 +118,10 @@ class AppRegistrationEditForm(TypesForm):
 
 
 class ScriptForm(forms.Form):
-    """What the Azure CLI script shall set up."""
+    """What the Azure CLI script sets up."""
 
     name = NameField(required=False)
-    tenant = forms.ModelChoiceField(Tenant.objects.none(), empty_label="Choose a tenant")
+    tenant = TenantField()
     audience = forms.ChoiceField(
         label="Supported account types", choices=AppRegistration.Audience.choices, widget=forms.RadioSelect
     )
@@ -145,12 +139,5 @@ class ScriptForm(forms.Form):
     )
     consent = forms.BooleanField(label="Grant admin consent at once", required=False)
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        tenant = self.fields["tenant"]
-        assert isinstance(tenant, forms.ModelChoiceField)  # noqa: S101 - declared above
-        tenant.queryset = Tenant.objects.all()
-
-    def ticks(self) -> list[tuple[str, list[Tick]]]:
-        """The capabilities under their groups."""
-        return ticks_by_group(self, "capabilities")
+    def capability_options(self) -> list[tuple[str, list[CapabilityOption]]]:
+        return options_by_group(self, "capabilities")

@@ -1,4 +1,4 @@
-"""What is typed about a connection."""
+"""Forms that connect and change a connection."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django import forms
 from django.core.validators import EmailValidator
 
 from connections.errors import InvalidInput
-from connections.forms.app_registrations import CapabilitiesField, Tick, ticks_by_group
+from connections.forms.app_registrations import CapabilitiesField, CapabilityOption, options_by_group
 from connections.microsoft import capabilities
 from connections.models import AppRegistration, Connection, SharedMailbox
 from connections.models.app_registrations import AuthenticationType
@@ -34,7 +34,7 @@ class ScopesField(forms.CharField):
 
 
 class AddressesField(forms.CharField):
-    """Mail addresses, one a line or separated by commas; cleaned to a list without repetitions."""
+    """Mail addresses, one per line or separated by commas; cleaned to a list without duplicates."""
 
     def __init__(self, **kwargs: Any) -> None:
         widget = forms.Textarea(attrs={"rows": 2, "spellcheck": "false", "placeholder": "support@example.com"})
@@ -42,7 +42,7 @@ class AddressesField(forms.CharField):
 
     def clean(self, value: Any) -> Any:
         words = super().clean(value).replace(",", " ").replace(";", " ").split()
-        found: list[str] = []
+        addresses: dict[str, str] = {}
         for word in map(strip_pasted, words):
             address = word.removeprefix("mailto:").strip("<>")
             try:
@@ -51,25 +51,23 @@ class AddressesField(forms.CharField):
                 raise forms.ValidationError(
                     f"“{word[:60]}” is not a mail address. Type one address a line, like support@example.com."
                 ) from error
-            if address.lower() not in (known.lower() for known in found):
-                found.append(address)
-        if len(found) > MOST_MAILBOXES:
+            addresses.setdefault(address.lower(), address)
+        if len(addresses) > MOST_MAILBOXES:
             raise forms.ValidationError(f"At most {MOST_MAILBOXES} mailboxes at once; attach the others afterwards.")
-        return found
+        return list(addresses.values())
 
 
 class MailboxesField(forms.ModelMultipleChoiceField):  # type: ignore[type-arg]
-    """Registered mailboxes. A number that no row can have is a wrong choice like any other."""
+    """Registered mailboxes. Numbers too large for the database are refused like any other wrong choice."""
 
     def clean(self, value: Any) -> Any:
-        for one in value or ():
-            if len(str(one)) > 18:
-                raise forms.ValidationError("Choose mailboxes of the list.")
+        if any(len(str(pk)) > 18 for pk in value or ()):
+            raise forms.ValidationError("Choose mailboxes of the list.")
         return super().clean(value)
 
 
-class WishesForm(forms.Form):
-    """What a connection is called and what it is to be able to do."""
+class CapabilitiesForm(forms.Form):
+    """Name and capabilities of a connection, with what the policy says about each capability."""
 
     name = NameField(help_text="How you and the automation will recognise it, for example “Invoices inbox”.")
     chosen = CapabilitiesField(label="What should automations be able to do?")
@@ -77,7 +75,6 @@ class WishesForm(forms.Form):
         label="Further permissions",
         help_text="Only if something is missing above: names as in Microsoft's documentation, separated by spaces.",
     )
-
     reason = forms.CharField(
         label="Why it is needed",
         required=False,
@@ -86,66 +83,62 @@ class WishesForm(forms.Form):
         help_text="The IT admin who approves it reads this.",
     )
 
-    authentication_type: str = AuthenticationType.AUTHORIZATION_CODE
-    rules: Policies = ()
+    kept: frozenset[str] = frozenset()  # capabilities the connection has already; a forbidden one of them can stay
 
-    def follow(self, rules: Policies, app_registration: AppRegistration, kinds: Sequence[str]) -> None:
-        """Show what the policy says about each capability. A reason is asked for only where an approval may be needed."""
-        self.rules = rules
-        keys = self.fields["chosen"].choices  # type: ignore[attr-defined]
-        self._said = {key: evaluate.evaluate_capability(rules, key, app_registration, kinds) for key, _ in keys}
-        if not evaluate.requires_approvals(rules):
+    def apply_policies(self, policies: Policies, app_registration: AppRegistration, kinds: Sequence[str]) -> None:
+        """Note what the policies say; the reason is only shown where an approval may be needed."""
+        self.decisions = {
+            key: evaluate.evaluate_capability(policies, key, app_registration, kinds)
+            for key in capabilities.CAPABILITIES
+        }
+        if not evaluate.requires_approvals(policies):
             self.fields["reason"].widget = forms.HiddenInput()
 
-    def ticks(self) -> list[tuple[str, list[Tick]]]:
-        """The capabilities under their groups, for the template; a forbidden one can only be taken away."""
-        return [(group, [self._judged(tick) for tick in ticks]) for group, ticks in ticks_by_group(self, "chosen")]
+    def capability_options(self) -> list[tuple[str, list[CapabilityOption]]]:
+        """The options by group; a forbidden capability can only be removed."""
+        groups = options_by_group(self, "chosen")
+        return [(group, [self._with_policy(option) for option in options]) for group, options in groups]
 
-    def _judged(self, tick: Tick) -> Tick:
-        said = self._said.get(tick.capability.key)
-        if said is None or not said.reasons:
-            return tick
-        off = bool(said.forbidden) and tick.capability.key not in self.kept
-        return replace(tick, ticked=tick.ticked and not off, note=" ".join(said.sentences), off=off)
+    def _with_policy(self, option: CapabilityOption) -> CapabilityOption:
+        decision = self.decisions[option.capability.key]
+        if not decision.reasons:
+            return option
+        disabled = bool(decision.forbidden) and option.capability.key not in self.kept
+        note = " ".join(decision.sentences)
+        return replace(option, checked=option.checked and not disabled, note=note, disabled=disabled)
 
-    @property
-    def kept(self) -> frozenset[str]:
-        """Capabilities it has already, so that saving something else does not lose them."""
-        return frozenset()
-
-    def chosen_type(self, cleaned: dict[str, Any]) -> str:
-        """Delegated or app-only."""
-        return self.authentication_type
+    def authentication_type(self, cleaned: dict[str, Any]) -> str:
+        raise NotImplementedError
 
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or {}
         if not self.has_error("extra_scopes"):
-            chosen = cleaned.get("chosen", [])
-            for sentence in capability_errors(chosen, cleaned.get("extra_scopes", ()), self.chosen_type(cleaned)):
+            chosen, extra = cleaned.get("chosen", []), cleaned.get("extra_scopes", ())
+            for sentence in capability_errors(chosen, extra, self.authentication_type(cleaned)):
                 self.add_error("chosen", sentence)
         return cleaned
 
     def permissions(self) -> dict[str, Any]:
-        """What the present choice asks Microsoft for, worked out even while other fields are wrong."""
+        """The permissions the present choice needs, also while other fields have errors."""
         cleaned = getattr(self, "cleaned_data", {})
-        kind = self.chosen_type(cleaned)
+        keys: list[str] = cleaned.get("chosen", [])
+        extra: Sequence[str] = cleaned.get("extra_scopes", ())
         if not self.is_bound:
-            keys, extra = list(self.get_initial_for_field(self.fields["chosen"], "chosen") or []), ()
-            if text := self.get_initial_for_field(self.fields["extra_scopes"], "extra_scopes"):
-                extra = tuple(str(text).split())  # type: ignore[assignment]
-        else:
-            keys, extra = cleaned.get("chosen", []), cleaned.get("extra_scopes", ())
+            keys = list(self.get_initial_for_field(self.fields["chosen"], "chosen") or [])
+            extra = str(self.get_initial_for_field(self.fields["extra_scopes"], "extra_scopes") or "").split()
+        kind = self.authentication_type(cleaned)
         app_only = kind == AuthenticationType.CLIENT_CREDENTIALS
-        names = capabilities.application_roles(keys, extra) if app_only else capabilities.delegated_scopes(keys, extra)
-        nothing = not keys and not extra
+        if not keys and not extra:
+            return {"names": (), "warnings": [], "app_only": app_only}
+        names = capabilities.application_roles if app_only else capabilities.delegated_scopes
         return {
-            "names": () if nothing else names,
-            "warnings": [] if nothing else capabilities.warnings(keys, extra, kind),
+            "names": names(keys, extra),
+            "warnings": capabilities.warnings(keys, extra, kind),
             "app_only": app_only,
         }
 
 
-class ConnectForm(WishesForm):
+class ConnectForm(CapabilitiesForm):
     """A new connection through one app registration."""
 
     kind = forms.ChoiceField(label="How should it sign in?", widget=forms.RadioSelect)
@@ -167,7 +160,7 @@ class ConnectForm(WishesForm):
         app_registration: AppRegistration,
         *args: Any,
         app_only: bool,
-        rules: Policies = (),
+        policies: Policies = (),
         **kwargs: Any,
     ) -> None:
         kwargs["initial"] = {"chosen": app_registration.default_capabilities, **kwargs.get("initial", {})}
@@ -177,33 +170,32 @@ class ConnectForm(WishesForm):
             for value, label in AuthenticationType.choices
             if app_registration.allows(value)
             and (app_only or value != AuthenticationType.CLIENT_CREDENTIALS)
-            and not evaluate.is_kind_forbidden(rules, value)
+            and not evaluate.is_kind_forbidden(policies, value)
         ]
-        self.follow(rules, app_registration, [value for value, _ in offered])
+        self.apply_policies(policies, app_registration, [value for value, _ in offered])
         field = self.fields["kind"]
         field.choices = offered  # type: ignore[attr-defined]
         field.initial = offered[0][0] if offered else None
         mailboxes = self.fields["shared_mailboxes"]
         mailboxes.queryset = app_registration.tenant.shared_mailboxes.all()  # type: ignore[attr-defined]
 
-    def chosen_type(self, cleaned: dict[str, Any]) -> str:
+    def authentication_type(self, cleaned: dict[str, Any]) -> str:
         return str(cleaned.get("kind") or self.fields["kind"].initial or AuthenticationType.AUTHORIZATION_CODE)
 
 
-class ConnectionEditForm(WishesForm):
+class ConnectionEditForm(CapabilitiesForm):
     """Name and capabilities of a connection that exists."""
 
-    def __init__(self, connection: Connection, *args: Any, rules: Policies = (), **kwargs: Any) -> None:
+    def __init__(self, connection: Connection, *args: Any, policies: Policies = (), **kwargs: Any) -> None:
         kwargs["initial"] = {
             "name": connection.name,
             "chosen": connection.capabilities,
             "extra_scopes": connection.extra_scopes,
         }
-        self.authentication_type = connection.authentication_type
-        self._kept = frozenset(connection.capabilities)
+        self.connection = connection
+        self.kept = frozenset(connection.capabilities)
         super().__init__(*args, **kwargs)
-        self.follow(rules, connection.app_registration, [connection.authentication_type])
+        self.apply_policies(policies, connection.app_registration, [connection.authentication_type])
 
-    @property
-    def kept(self) -> frozenset[str]:
-        return self._kept
+    def authentication_type(self, cleaned: dict[str, Any]) -> str:
+        return self.connection.authentication_type

@@ -1,4 +1,4 @@
-"""What is typed when consent is asked for."""
+"""The form of an admin consent link."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from connections.validators import DirectoryField
 
 
 class ConsentForm(forms.Form):
-    """Which directory shall consent. Single-tenant applications have no choice, so the field is left out."""
+    """The directory that shall consent. Single-tenant applications have only their own, so they get no field."""
 
     directory_id = DirectoryField(
         label="Other directory",
@@ -26,7 +26,7 @@ class ConsentForm(forms.Form):
             del self.fields["directory_id"]
 
     def clean_directory_id(self) -> str:
-        """The shared endpoints name nobody who could consent for a whole directory, except "organizations"."""
+        """Of the shared endpoints only "organizations" can be used for admin consent."""
         directory = str(self.cleaned_data["directory_id"])
         if directory in ("common", "consumers"):
             raise forms.ValidationError(

@@ -1,4 +1,4 @@
-"""What is typed about consent requests."""
+"""Forms of consent requests."""
 
 from __future__ import annotations
 
@@ -10,16 +10,12 @@ from connections.services.consent.requests import LONGEST_TEXT
 
 
 class ReasonField(forms.CharField):
-    """A few sentences of plain text."""
-
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("widget", forms.Textarea(attrs={"rows": 3}))
         super().__init__(max_length=LONGEST_TEXT, **kwargs)
 
 
 class AskForm(forms.Form):
-    """Why somebody needs consent."""
-
     reason = ReasonField(
         label="What do you need it for?",
         help_text="The IT admins read this. Say which work it is for, and until when.",
@@ -28,7 +24,7 @@ class AskForm(forms.Form):
 
 
 class DeclineForm(forms.Form):
-    """Why it is not granted. ``seen`` is the state in which the request was when the page was made."""
+    """The reason for declining. ``seen`` is the state of the request when the page was shown."""
 
     reason = ReasonField(
         label="Reason",

@@ -1,4 +1,4 @@
-"""What is typed about shared mailboxes."""
+"""Forms of shared mailboxes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from connections.validators import AddressField, NameField
 
 
 class MailboxForm(forms.Form):
-    """A mailbox to be registered."""
-
     address = AddressField()
     display_name = NameField(label="Name", required=False, help_text="How people call it, for example “Support”.")
     tenant = forms.ModelChoiceField(
@@ -27,13 +25,11 @@ class MailboxForm(forms.Form):
 
     def __init__(self, *args: Any, tenants: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        tenant = self.fields["tenant"]
-        assert isinstance(tenant, forms.ModelChoiceField)  # noqa: S101 - declared above
-        tenant.queryset = tenants
+        self.fields["tenant"].queryset = tenants  # type: ignore[attr-defined]
 
 
 class MailboxEditForm(forms.Form):
-    """What can be changed about a mailbox; it stays in its tenant."""
+    """Name and address; the tenant cannot be changed."""
 
     address = AddressField(help_text="A new address is tested again by every connection that has the mailbox attached.")
     display_name = NameField(label="Name", required=False, help_text="How people call it, for example “Support”.")
@@ -44,7 +40,7 @@ class MailboxEditForm(forms.Form):
 
 
 class AttachForm(forms.Form):
-    """A mailbox for a connection: one that is registered, or a new address."""
+    """A mailbox to attach to a connection: a registered one, or a new address."""
 
     address = AddressField(
         label="Shared mailbox",

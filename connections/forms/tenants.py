@@ -1,4 +1,4 @@
-"""What is typed about a tenant."""
+"""The form of a tenant."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from connections.validators import DirectoryField, NameField
 
 
 class TenantForm(forms.Form):
-    """Name, environment and directory of a tenant."""
-
     name = NameField(help_text="How your colleagues call this organisation, for example “Contoso”.")
     environment = forms.ChoiceField(
         help_text="Which Microsoft cloud the directory lives in. GCC (moderate) belongs to worldwide."
@@ -27,15 +25,9 @@ class TenantForm(forms.Form):
 
     def __init__(self, *args: Any, tenant: Tenant | None = None, **kwargs: Any) -> None:
         if tenant is not None:
-            kwargs["initial"] = {
-                "name": tenant.name,
-                "environment": tenant.environment,
-                "directory_id": tenant.directory_id,
-            }
+            kwargs["initial"] = {name: getattr(tenant, name) for name in self.base_fields}
         super().__init__(*args, **kwargs)
         choices = clouds.choices()
         if tenant is not None and tenant.environment not in clouds.CLOUDS:
             choices.append((tenant.environment, f"{tenant.environment} (not configured)"))
-        environment = self.fields["environment"]
-        assert isinstance(environment, forms.ChoiceField)  # noqa: S101 - declared above
-        environment.choices = choices
+        self.fields["environment"].choices = choices  # type: ignore[attr-defined]

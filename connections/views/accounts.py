@@ -1,4 +1,4 @@
-"""Signing in and out, and one's own account."""
+"""Sign-in, sign-out and one's own account page."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from connections.services.people import accounts
 @sensitive_post_parameters("password")
 @require_http_methods(["GET", "HEAD", "POST"])
 def sign_in(request: HttpRequest) -> HttpResponse:
-    """Sign in with Microsoft, or with a local password (brute force is limited by axes)."""
+    """Sign in with Microsoft, or with a local password (axes limits wrong attempts)."""
     if request.user.is_authenticated:
         return HttpResponseRedirect(_next_url(request))
     form = PasswordSignIn(request, request.POST or None)
@@ -39,10 +39,13 @@ def sign_in(request: HttpRequest) -> HttpResponse:
         if form.is_valid():
             user = form.get_user()
             auth.login(request, user)
-            request.session.set_expiry(None)  # not what a sign-in link left in this browser
+            request.session.set_expiry(None)  # a sign-in link may have shortened it
             accounts.signed_in(user, actor=user, method="password")
             return HttpResponseRedirect(_next_url(request))
-        _record_failure(request)
+        username = request.POST.get("username", "").replace("\x00", "").strip()
+        if username and request.POST.get("password"):
+            locked = getattr(request, "axes_locked_out", False)
+            accounts.sign_in_failed(username, reason="locked_out" if locked else "wrong_password")
     context = {"form": form, "with_microsoft": microsoft_is_configured(), "next": _next_url(request, default="")}
     return render(request, "accounts/sign_in.html", context, status=422 if form.errors else 200)
 
@@ -51,13 +54,13 @@ def sign_in(request: HttpRequest) -> HttpResponse:
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def admin_sign_in(request: HttpRequest) -> HttpResponse:
-    """Where the admin site sends whom it does not let in: to the portal's own sign-in, which is limited and audited."""
+    """Replaces the admin site's own sign-in page by the portal's, which is rate-limited and audited."""
     if request.user.is_authenticated:
         if request.user.is_active and request.user.is_staff:
             return HttpResponseRedirect(_next_url(request, default=reverse("admin:index")))
         raise NotAllowed("Only operators of the portal may open the admin site.", action="Ask an operator.")
-    wanted = _next_url(request, default=reverse("admin:index"))
-    return HttpResponseRedirect(f"{reverse('sign_in')}?{urlencode({'next': wanted})}")
+    query = urlencode({"next": _next_url(request, default=reverse("admin:index"))})
+    return HttpResponseRedirect(f"{reverse('sign_in')}?{query}")
 
 
 @require_POST
@@ -71,7 +74,7 @@ def sign_out(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def profile(request: HttpRequest) -> HttpResponse:
-    """Who one is to the portal: name, way of signing in, role and where it comes from, own events."""
+    """Name, sign-in method, role and its source, own events."""
     user = roles.signed_in(request.user)
     signs_in_with_microsoft = UserSocialAuth.objects.filter(user=user, provider="microsoft").exists()
     context = {
@@ -86,7 +89,7 @@ def profile(request: HttpRequest) -> HttpResponse:
 def locked_out(
     request: HttpRequest, response: HttpResponse | None = None, credentials: Any = None, *args: Any
 ) -> HttpResponse:
-    """Too many wrong passwords (called by axes): say when the next attempt makes sense."""
+    """Called by axes after too many wrong passwords: say when the next attempt is possible."""
     cool_off = get_cool_off(request)
     context = {"again_at": timezone.now() + cool_off, "with_microsoft": microsoft_is_configured()}
     page = render(request, "accounts/locked_out.html", context, status=429)
@@ -99,13 +102,6 @@ def microsoft_is_configured() -> bool:
     return bool(settings.LOGIN_MICROSOFT["tenant"] and settings.LOGIN_MICROSOFT["client_id"])
 
 
-def _record_failure(request: HttpRequest) -> None:
-    username = request.POST.get("username", "").replace("\x00", "").strip()
-    if username and request.POST.get("password"):
-        locked = getattr(request, "axes_locked_out", False)
-        accounts.sign_in_failed(username, reason="locked_out" if locked else "wrong_password")
-
-
 def _role_source(user: User, signs_in_with_microsoft: bool) -> str:
     if user.is_superuser:
         return "This is an operator's account (superuser), which always has the rights of an IT admin."
@@ -116,7 +112,7 @@ def _role_source(user: User, signs_in_with_microsoft: bool) -> str:
 
 def _next_url(request: HttpRequest, default: str | None = None) -> str:
     """Where to go after signing in; other sites are not accepted."""
-    wanted = request.POST.get("next") or request.GET.get("next") or ""
-    if url_has_allowed_host_and_scheme(wanted, {request.get_host()}, require_https=request.is_secure()):
-        return wanted
+    url = request.POST.get("next") or request.GET.get("next") or ""
+    if url_has_allowed_host_and_scheme(url, {request.get_host()}, require_https=request.is_secure()):
+        return url
     return reverse("home") if default is None else default

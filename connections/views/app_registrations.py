@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from django.conf import settings
 from django.contrib import messages
@@ -24,12 +24,16 @@ from connections.services.expiry import credential_expiry as recorded_expiry
 from connections.services.registry import app_registrations, credential_checks, credentials
 from connections.views import consent, list_pages
 from connections.views import credentials as credential_views
+from connections.views.credentials import managed_app
+from connections.views.form_handling import errors_as_messages, errors_on
+
+_STATES = (("ready", "Ready"), ("untried", "Not tried yet"), ("rejected", "Rejected by Microsoft"))
+_ALLOWS = (("delegated", "Delegated"), ("app_only", "App-only"))
 
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    """All app registrations, with their state and the expiry of their credentials."""
-    user = cast(User, request.user)
+    user = roles.signed_in(request.user)
     filters = list_pages.Filters(
         request,
         search=("name", "client_id", "tenant__name"),
@@ -40,47 +44,42 @@ def index(request: HttpRequest) -> HttpResponse:
         ],
     )
     live = Q(credentials__retired_at=None)
-    found = filters.apply(querysets.visible_app_registrations(user)).annotate(
+    rows = filters.apply(querysets.visible_app_registrations(user)).annotate(
         connection_count=Count("connections", distinct=True),
         first_expiry=Min("credentials__expires_at", filter=live),
     )
     context = {
-        "page": list_pages.page(request, found),
+        "page": list_pages.page(request, rows),
         "filters": filters,
         "soon": timezone.now() + credential_views.EXPIRES_SOON,
     }
     return render(request, "apps/index.html", context)
 
 
-_STATES = (("ready", "Ready"), ("untried", "Not tried yet"), ("rejected", "Rejected by Microsoft"))
-_ALLOWS = (("delegated", "Delegated"), ("app_only", "App-only"))
-
-
-def _in_state(found: QuerySet[Any], value: str) -> QuerySet[Any]:
+def _in_state(queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
     if value == "rejected":
-        return found.filter(rejected_at__isnull=False)
-    return found.filter(rejected_at=None, verified_at__isnull=value == "untried")
+        return queryset.filter(rejected_at__isnull=False)
+    return queryset.filter(rejected_at=None, verified_at__isnull=value == "untried")
 
 
-def _allowing(found: QuerySet[Any], value: str) -> QuerySet[Any]:
-    return found.filter(**{f"allows_{value}": True})
-
-
-# --- One app registration -------------------------------------------------------------------------
+def _allowing(queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
+    return queryset.filter(**{f"allows_{value}": True})
 
 
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     """One app registration; members see its name and tenant only."""
-    user = cast(User, request.user)
+    user = roles.signed_in(request.user)
     app = get_object_or_404(querysets.visible_app_registrations(user), pk=pk)
     context: dict[str, Any] = {"app": app}
     if permissions.can_read_registry(user):
+        counts = app.connections.order_by("status").values_list("status").annotate(count=Count("pk"))
+        known = capabilities.CAPABILITIES
         context |= {
             "redirect_uris": redirect_uris(),
             **credential_views.panel(app, timezone.now()),
-            "connections_by_status": _connections_by_status(app),
-            "capabilities": _labels(app),
+            "connections_by_status": [(Connection.Status(status).label, count) for status, count in counts],
+            "capabilities": [known[key].label for key in app.default_capabilities if key in known],
             "cloud": clouds.CLOUDS.get(app.tenant.environment),
             "consent": consent.panel(user, app),
             "events": _history(user, app),
@@ -89,9 +88,9 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def redirect_uris() -> list[tuple[str, str]]:
-    """What must stand in Entra under Authentication, with what it is for. Platform type Web.
+    """Purpose and URI of each redirect URI to register in Entra, platform type Web.
 
-    Microsoft compares them letter by letter (identity-platform/reply-url).
+    Microsoft compares them exactly (identity-platform/reply-url).
     """
     sign_in = reverse("social:complete", args=["microsoft-connect"])
     return [
@@ -108,23 +107,10 @@ def _history(user: User, app: AppRegistration) -> list[AuditEvent]:
     return list(querysets.visible_events(user).filter(own | theirs)[:20])
 
 
-def _connections_by_status(app: AppRegistration) -> list[tuple[str, int]]:
-    counted = app.connections.order_by("status").values_list("status").annotate(found=Count("pk"))
-    return [(str(Connection.Status(status).label), found) for status, found in counted]
-
-
-def _labels(app: AppRegistration) -> list[str]:
-    known = capabilities.CAPABILITIES
-    return [known[key].label for key in app.default_capabilities if key in known]
-
-
-# --- Changing -------------------------------------------------------------------------------------
-
-
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest) -> HttpResponse:
     """Register an application with its first credential; ``?script`` shows the script that creates it in Entra."""
-    user = cast(User, request.user)
+    user = roles.signed_in(request.user)
     roles.require(permissions.can_manage_registry(user))
     if "script" in request.GET:
         return _script_page(request, None)
@@ -133,18 +119,18 @@ def add(request: HttpRequest) -> HttpResponse:
     can_skip = False
     if form.is_valid() & credential.is_valid():
         new = credentials.credential_from_form(credential.cleaned_data, name=form.cleaned_data["name"])
-        try:
-            app = app_registrations.register(
-                **form.cleaned_data, credential=new, actor=user, allow_untried="save_untried" in request.POST
-            )
-        except MicrosoftRefused as error:
-            can_skip = app_registrations.can_be_saved_untested(error)
-            credential_views.show_refusal(error, credential, form)
-        except PortalError as error:
-            form.add_error(error.field if error.field in form.fields else None, str(error))
-        else:
-            _report(request, app)
-            return redirect("app", app.pk)
+        allow_untried = "save_untried" in request.POST
+        with errors_on(form):
+            try:
+                app = app_registrations.register(
+                    **form.cleaned_data, credential=new, actor=user, allow_untried=allow_untried
+                )
+            except MicrosoftRefused as error:
+                can_skip = app_registrations.can_be_saved_untested(error)
+                credential_views.show_refusal(error, credential, form)
+            else:
+                _report_added(request, app)
+                return redirect("app", app.pk)
     context = {
         "form": form,
         "credential": credential,
@@ -157,11 +143,11 @@ def add(request: HttpRequest) -> HttpResponse:
 
 def _initial(request: HttpRequest) -> dict[str, Any]:
     tenants = list(Tenant.objects.values_list("pk", flat=True)[:2])
-    asked = request.GET.get("tenant", "")
-    return {"tenant": asked if asked.isdecimal() else tenants[0] if len(tenants) == 1 else None}
+    tenant = request.GET.get("tenant", "")
+    return {"tenant": tenant if tenant.isdecimal() else tenants[0] if len(tenants) == 1 else None}
 
 
-def _report(request: HttpRequest, app: AppRegistration) -> None:
+def _report_added(request: HttpRequest, app: AppRegistration) -> None:
     if app.verified_at:
         messages.success(request, f"{app} is ready: Microsoft accepts its credential.")
     elif app.credentials.filter(kind=AppCredential.Kind.CERTIFICATE).exists():
@@ -172,77 +158,61 @@ def _report(request: HttpRequest, app: AppRegistration) -> None:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def edit(request: HttpRequest, pk: int) -> HttpResponse:
-    """Change an app registration."""
-    user = cast(User, request.user)
-    app = get_object_or_404(querysets.visible_app_registrations(user), pk=pk)
-    roles.require(permissions.can_manage_registry(user))
+    user, app = managed_app(request, pk)
     form = AppRegistrationEditForm(request.POST or None, app_registration=app)
     if form.is_valid():
-        try:
+        with errors_on(form):
             app_registrations.change(app, **form.cleaned_data, actor=user)
-        except PortalError as error:
-            form.add_error(error.field if error.field in form.fields else None, str(error))
-        else:
             messages.success(request, f"{app} is changed.")
-            return redirect("app", app.pk)
+            return redirect("app", pk)
     return render(request, "apps/edit.html", {"form": form, "app": app})
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
-    """Ask, then remove an app registration without connections."""
-    user = cast(User, request.user)
-    app = get_object_or_404(querysets.visible_app_registrations(user), pk=pk)
-    roles.require(permissions.can_manage_registry(user))
+    """Confirm, then remove an app registration without connections."""
+    user, app = managed_app(request, pk)
     if request.method == "POST":
-        name = str(app)
-        try:
+        with errors_as_messages(request, level=messages.ERROR):
             app_registrations.remove(app, actor=user)
-        except PortalError as error:
-            messages.error(request, str(error))
-            return redirect("app", pk)
-        messages.success(request, f"{name} is removed.")
-        return redirect("apps")
+            messages.success(request, f"{app} is removed.")
+            return redirect("apps")
+        return redirect("app", pk)
     names = list(app.connections.values_list("name", flat=True)[:11])
     return render(request, "apps/remove.html", {"app": app, "connection_names": names})
 
 
 @require_POST
 def verify(request: HttpRequest, pk: int) -> HttpResponse:
-    """Try the credentials at Microsoft now; with ``credential`` in the form only that one."""
-    user = cast(User, request.user)
-    app = get_object_or_404(querysets.visible_app_registrations(user), pk=pk)
-    roles.require(permissions.can_manage_registry(user))
+    """Test the credentials at Microsoft, or only the one that the form names as ``credential``."""
+    user, app = managed_app(request, pk)
     only = None
     if request.POST.get("credential"):
         number = request.POST["credential"]
         only = get_object_or_404(
             app.credentials, pk=number if number.isdecimal() and len(number) < 20 else 0, retired_at=None
         )
-    try:
+    with errors_as_messages(request, level=messages.ERROR):
         trials = credential_checks.verify(app, actor=user, credential=only)
-    except PortalError as error:
-        messages.error(request, str(error))
-        return redirect("app", app.pk)
-    for trial in trials:
-        if trial.verdict is not None:
-            messages.warning(request, f"Microsoft does not accept {trial.credential}: {trial.verdict.cause}")
-    messages.success(request, f"Microsoft accepts {app}.")
-    if any(credential_expiry.may_read(trial.roles) for trial in trials):
-        _read_expiries(request, app, user)
-    return redirect("app", app.pk)
+        for trial in trials:
+            if trial.verdict is not None:
+                messages.warning(request, f"Microsoft does not accept {trial.credential}: {trial.verdict.cause}")
+        messages.success(request, f"Microsoft accepts {app}.")
+        if any(credential_expiry.may_read(trial.roles) for trial in trials):
+            _read_expiries(request, app, user)
+    return redirect("app", pk)
 
 
 def _read_expiries(request: HttpRequest, app: AppRegistration, user: User) -> None:
-    """The application may read itself: take the true dates over at once."""
+    """Read the expiry dates from Entra: the application has the permission for it."""
     try:
-        found = recorded_expiry.read(app, actor=user, now=timezone.now())
+        result = recorded_expiry.read(app, actor=user, now=timezone.now())
     except PortalError as error:
         messages.warning(request, f"The expiry dates could not be read from Entra. {error}")
         return
-    for credential in found.unlisted:
+    for credential in result.unlisted:
         messages.warning(request, f"Entra no longer lists {credential}. Microsoft will reject it: add another one.")
-    for credential in found.accepted:
+    for credential in result.accepted:
         messages.success(request, f"{credential} is in Entra now, Microsoft accepts it, and it is used first.")
 
 
@@ -251,63 +221,58 @@ def _read_expiries(request: HttpRequest, app: AppRegistration, user: User) -> No
 
 @require_safe
 def script(request: HttpRequest, pk: int) -> HttpResponse:
-    """The script that brings an existing app registration in line with what is chosen here."""
-    user = cast(User, request.user)
-    app = get_object_or_404(querysets.visible_app_registrations(user), pk=pk)
-    roles.require(permissions.can_manage_registry(user))
+    """The script that changes an existing app registration in Entra to what is chosen here."""
+    _, app = managed_app(request, pk)
     return _script_page(request, app)
 
 
 def _script_page(request: HttpRequest, app: AppRegistration | None) -> HttpResponse:
-    asked = request.GET.copy()
-    asked.pop("script", None)
-    form = ScriptForm(asked if "tenant" in asked else _script_defaults(app))
+    query = request.GET.copy()
+    query.pop("script", None)
+    form = ScriptForm(query if "tenant" in query else _script_defaults(app))
     text = ""
     if form.is_valid():
         try:
             text = az_script.setup_script(_plan(form, app))
         except PortalError as error:
             form.add_error(None, str(error))
-    elif "tenant" not in asked:
+    elif "tenant" not in query:
         form.errors.clear()
     if text and "download" in request.GET:
         response = HttpResponse(text, content_type="text/x-shellscript; charset=utf-8")
         name = slugify(form.cleaned_data["name"]) or "app"
         response["Content-Disposition"] = f'attachment; filename="register-{name}.sh"'
         return response
-    asked["download"] = "1"
+    query["download"] = "1"
     if app is None:
-        asked["script"] = "1"
-    context = {"form": form, "app": app, "text": text, "download_url": f"?{asked.urlencode()}"}
+        query["script"] = "1"
+    context = {"form": form, "app": app, "text": text, "download_url": f"?{query.urlencode()}"}
     return render(request, "apps/script.html", context)
 
 
 def _script_defaults(app: AppRegistration | None) -> dict[str, Any]:
     if app is None:
-        first = Tenant.objects.values_list("pk", flat=True).first()
-        types = [capabilities.DELEGATED]
         return {
             "name": "Connection portal",
-            "tenant": first,
+            "tenant": Tenant.objects.values_list("pk", flat=True).first(),
             "audience": AppRegistration.Audience.SINGLE,
-            "types": types,
+            "types": [capabilities.DELEGATED],
             "capabilities": ["mail.read"],
             "credential": "secret",
         }
-    allowed = [kind for kind in (capabilities.DELEGATED, capabilities.APP_ONLY) if app.allows(kind)]
     return {
         "name": app.name,
         "tenant": app.tenant_id,
         "audience": app.audience,
-        "types": allowed,
+        "types": [kind for kind in (capabilities.DELEGATED, capabilities.APP_ONLY) if app.allows(kind)],
         "capabilities": app.default_capabilities,
         "credential": "none",
     }
 
 
 def _plan(form: ScriptForm, app: AppRegistration | None) -> az_script.SetupPlan:
-    said = form.cleaned_data
-    tenant: Tenant = app.tenant if app else said["tenant"]
+    data = form.cleaned_data
+    tenant: Tenant = app.tenant if app else data["tenant"]
     cloud = clouds.CLOUDS.get(tenant.environment)
     if cloud is None:
         raise InvalidInput("The environment of this tenant is not configured in this portal.", field="tenant")
@@ -315,12 +280,12 @@ def _plan(form: ScriptForm, app: AppRegistration | None) -> az_script.SetupPlan:
     return az_script.SetupPlan(
         cloud=cloud,
         directory_id="" if tenant.is_shared_endpoint else tenant.directory_id,
-        name=(app.name if app else "") or said["name"] or "Connection portal",
-        audience=said["audience"],
+        name=(app.name if app else "") or data["name"] or "Connection portal",
+        audience=data["audience"],
         redirect_uris=[uri for _, uri in redirect_uris()],
-        permissions=capabilities.permissions(said["capabilities"], said["types"]),
+        permissions=capabilities.permissions(data["capabilities"], data["types"]),
         client_id=app.client_id if app else "",
-        creates_secret=said["credential"] == "secret",
+        creates_secret=data["credential"] == "secret",
         certificate=waiting[0].credential.certificate if waiting else "",
-        grants_consent=said["consent"],
+        grants_consent=data["consent"],
     )

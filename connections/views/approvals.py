@@ -1,4 +1,4 @@
-"""Pages about approvals: what waits for an IT admin, the answer, and asking for one."""
+"""Pages about policy approvals: asking for one, deciding, and finishing the connection."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from connections.services.connections import connections
 from connections.services.policy import approvals
 from connections.views import list_pages
 from connections.views.audit import history
+from connections.views.form_handling import errors_as_messages, render_form
 
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    """Requests this person may see, those that wait first."""
     user = roles.signed_in(request.user)
     filters = list_pages.Filters(
         request,
@@ -39,33 +39,29 @@ def index(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    """One request: what exactly is asked, why, and the buttons of whoever may answer."""
     user = roles.signed_in(request.user)
-    return render(request, "approvals/detail.html", _context(user, _found(user, pk)))
+    return render(request, "approvals/detail.html", _context(user, _get(user, pk)))
 
 
-def _found(user: User, pk: int) -> Approval:
-    approvals = querysets.visible_approvals(user).select_related(
-        "connection__app_registration__tenant", "connection__owner"
-    )
-    return get_object_or_404(approvals, pk=pk)
+def _get(user: User, pk: int) -> Approval:
+    visible = querysets.visible_approvals(user)
+    return get_object_or_404(visible.select_related("connection__app_registration__tenant", "connection__owner"), pk=pk)
 
 
 def _context(user: User, approval: Approval) -> dict[str, Any]:
-    asked = [capabilities.CAPABILITIES[key] for key in approval.capabilities if key in capabilities.CAPABILITIES]
-    seen = querysets.visible_connections(user).filter(pk=approval.connection_id or 0).exists()
+    known = capabilities.CAPABILITIES
+    waiting = approval.is_waiting
+    may_decide = waiting and permissions.can_decide(user, approval)
     return {
         "approval": approval,
-        "asked": asked,
+        "capabilities": [known[key] for key in approval.capabilities if key in known],
         "before": (approval.before or {}).get("capabilities", []),
-        "sees_connection": seen,
-        "may_decide": approval.is_waiting and permissions.can_decide(user, approval),
-        "is_own": approval.is_waiting
-        and permissions.can_decide_approvals(user)
-        and not permissions.can_decide(user, approval),
-        "nobody_else": approval.is_waiting
+        "sees_connection": querysets.visible_connections(user).filter(pk=approval.connection_id or 0).exists(),
+        "may_decide": may_decide,
+        "is_own": waiting and permissions.can_decide_approvals(user) and not may_decide,
+        "nobody_else": waiting
         and not any(permissions.can_decide(it_admin, approval) for it_admin in querysets.it_admins()),
-        "may_withdraw": approval.is_waiting and permissions.can_withdraw_approval(user, approval),
+        "may_withdraw": waiting and permissions.can_withdraw_approval(user, approval),
         "form": ReasonForm(),
         "events": history(user, approval) if permissions.can_read_audit(user) else [],
     }
@@ -73,37 +69,23 @@ def _context(user: User, approval: Approval) -> dict[str, Any]:
 
 @require_POST
 def approve(request: HttpRequest, pk: int) -> HttpResponse:
-    """Let it happen; an app-only connection is connected at once."""
+    """Approve a request; an app-only connection is connected at once."""
     user = roles.signed_in(request.user)
-    approval = _found(user, pk)
-    refused = _decide(request, user, approval, approvals.approve)
-    if refused is not None:
-        return refused
+    approval = _get(user, pk)
+    if refusal := _decide(request, user, approval, approvals.approve):
+        return refusal
     messages.success(request, f"{approval.connection_name} is approved.")
     if approval.is_app_only and approval.connection is not None:
-        _connect(request, approval.connection, user)
+        _finish_app_only(request, approval.connection, user)
     return redirect("approval", pk=pk)
-
-
-def _connect(request: HttpRequest, connection: Connection, user: User) -> None:
-    """Microsoft may say no for reasons of its own; the approval stands, and the connection's page has the button again."""
-    try:
-        made = connections.finish_app_only(connection, actor=user, now=timezone.now())
-    except PortalError as error:
-        messages.warning(request, f"It is not connected yet. {error}")
-        return
-    connections.probe_mailboxes(made, actor=user, now=timezone.now())
-    messages.success(request, f"{made} is connected.")
 
 
 @require_POST
 def decline(request: HttpRequest, pk: int) -> HttpResponse:
-    """Refuse it, with a reason."""
     user = roles.signed_in(request.user)
-    approval = _found(user, pk)
-    refused = _decide(request, user, approval, approvals.decline)
-    if refused is not None:
-        return refused
+    approval = _get(user, pk)
+    if refusal := _decide(request, user, approval, approvals.decline):
+        return refusal
     messages.success(request, f"{approval.connection_name} is declined; {approval.requested_by_name} reads why.")
     return redirect("approval", pk=pk)
 
@@ -111,7 +93,7 @@ def decline(request: HttpRequest, pk: int) -> HttpResponse:
 def _decide(
     request: HttpRequest, user: User, approval: Approval, service: Callable[..., object]
 ) -> HttpResponse | None:
-    """Have a service decide with the reason that was given; the page with what is wrong if it does not."""
+    """Call ``service`` with the reason from the form; returns the page with the error if it refuses."""
     form = ReasonForm(request.POST)
     form.is_valid()
     try:
@@ -119,85 +101,84 @@ def _decide(
     except NotAllowed:
         raise
     except PortalError as error:
-        return _again(request, user, approval, form, error)
+        form.add_error(error.field if error.field in form.fields else None, str(error))
+        context = _context(user, _get(user, approval.pk)) | {"form": form}
+        return render(request, "approvals/detail.html", context, status=max(error.status, 422) if error.field else 409)
     return None
 
 
 @require_POST
 def withdraw(request: HttpRequest, pk: int) -> HttpResponse:
-    """Take the request back."""
     user = roles.signed_in(request.user)
-    approval = _found(user, pk)
-    try:
-        approvals.withdraw(approval, actor=user, now=timezone.now())
-    except NotAllowed:
-        raise
-    except PortalError as error:
-        messages.warning(request, str(error))
-    else:
+    with errors_as_messages(request):
+        approvals.withdraw(_get(user, pk), actor=user, now=timezone.now())
         messages.success(request, "The request is withdrawn.")
     return redirect("approval", pk=pk)
 
 
-def _again(request: HttpRequest, user: User, approval: Approval, form: ReasonForm, error: PortalError) -> HttpResponse:
-    form.add_error(error.field if error.field in form.fields else None, str(error))
-    context = _context(user, _found(user, approval.pk)) | {"form": form}
-    return render(request, "approvals/detail.html", context, status=max(error.status, 422) if error.field else 409)
-
-
 @require_http_methods(["GET", "HEAD", "POST"])
 def ask(request: HttpRequest, pk: int) -> HttpResponse:
-    """Ask for what a connection lacks, with a reason."""
+    """Ask for the approval a connection lacks, with a reason."""
     user = roles.signed_in(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     roles.require(permissions.can_reconnect(user, connection), action="Only its owner can ask.")
     form = ReasonForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
-        try:
-            made = approvals.request_missing(
+        with errors_as_messages(request):
+            approval = approvals.request_missing(
                 connection, reason=form.cleaned_data["reason"], actor=user, now=timezone.now()
             )
-        except NotAllowed:
-            raise
-        except PortalError as error:
-            messages.warning(request, str(error))
-            return redirect("connection", pk=pk)
-        messages.success(request, "An IT admin is asked. You can go on as soon as it is approved.")
-        return redirect("approval", pk=made.pk)
+            messages.success(request, "An IT admin is asked. You can go on as soon as it is approved.")
+            return redirect("approval", pk=approval.pk)
+        return redirect("connection", pk=pk)
     _, reasons = approvals.evaluate_approval(connection)
-    context = {"form": form, "connection": connection, "reasons": [reason.sentence for reason in reasons]}
-    return render(request, "approvals/ask.html", context, status=422 if form.errors else 200)
+    context = {"connection": connection, "reasons": [reason.sentence for reason in reasons]}
+    return render_form(request, "approvals/ask.html", form, context)
 
 
 @require_POST
-def connect(request: HttpRequest, pk: int) -> HttpResponse:
-    """Get the first token of an app-only connection that has its approval."""
+def finish(request: HttpRequest, pk: int) -> HttpResponse:
+    """Fetch the first token of an app-only connection that has been approved."""
     user = roles.signed_in(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     roles.require(permissions.can_reconnect(user, connection), action="Ask its owner.")
     if not connection.is_delegated and connection.status == Connection.Status.PENDING:
-        _connect(request, connection, user)
+        _finish_app_only(request, connection, user)
     return redirect("connection", pk=pk)
 
 
-def waits(connection: Connection) -> bool:
-    """Whether a request for it waits for an answer."""
-    return approvals.open_request(connection) is not None
+def _finish_app_only(request: HttpRequest, connection: Connection, user: User) -> None:
+    # Microsoft can refuse for its own reasons. The approval stays valid, and the connection's page offers a retry.
+    try:
+        connection = connections.finish_app_only(connection, actor=user, now=timezone.now())
+    except PortalError as error:
+        messages.warning(request, f"It is not connected yet. {error}")
+        return
+    connections.probe_mailboxes(connection, actor=user, now=timezone.now())
+    messages.success(request, f"{connection} is connected.")
 
 
 def panel(user: User, connection: Connection) -> dict[str, Any]:
-    """Context of approvals/_panel.html: how the policy stands to this connection, and what can be done about it."""
+    """Context of approvals/_panel.html: what the policy says about this connection, and what can be done."""
     decision, reasons = approvals.evaluate_approval(connection, connection.granted)
-    newest = approvals.latest_request(connection)
+    approval = approvals.latest_request(connection)
+    status = connection.status
+    may_reconnect = permissions.can_reconnect(user, connection)
+    may_sign_in = approvals.may_sign_in(connection)
     return {
         "policy_forbids": [reason.sentence for reason in decision.forbidden],
-        "policy_wants": [reason.sentence for reason in reasons],
-        "approval": newest,
-        "may_ask": permissions.can_reconnect(user, connection),
-        "may_sign_in": approvals.may_sign_in(connection),
+        "policy_reasons": [reason.sentence for reason in reasons],
+        "still_works": status != Connection.Status.DISABLED and connection.connected_at is not None,
+        "is_pending": status == Connection.Status.PENDING,
+        "approval": approval,
+        "is_approved": approval is not None and approval.state == Approval.State.APPROVED,
+        "is_declined": approval is not None and approval.state == Approval.State.DECLINED,
+        "may_ask": may_reconnect,
+        "may_sign_in": may_sign_in,
+        "blocks_sign_in": status == Connection.Status.RECONNECT_NEEDED and not may_sign_in,
         "may_finish": not connection.is_delegated
-        and connection.status == Connection.Status.PENDING
+        and status == Connection.Status.PENDING
         and not reasons
         and not decision.forbidden
-        and permissions.can_reconnect(user, connection),
+        and may_reconnect,
     }

@@ -1,4 +1,4 @@
-"""Pages about connections: list, connect, look, mend, switch off, remove."""
+"""Pages about connections: list, connect, show, change, check, disable, remove."""
 
 from __future__ import annotations
 
@@ -16,41 +16,43 @@ from social_core.actions import do_auth
 from social_django.utils import load_backend, load_strategy
 
 from connections.access import permissions, querysets, roles
-from connections.errors import ApprovalNeeded, NotAllowed, PolicyForbids, PortalError
+from connections.errors import ApprovalNeeded, NotAllowed, PolicyForbids
 from connections.forms.connections import ConnectForm, ConnectionEditForm
 from connections.microsoft import backends, capabilities
-from connections.models import AppRegistration, Connection, SharedMailbox, User
+from connections.models import AppRegistration, Connection, SharedMailbox, SignInLink, User
 from connections.models.app_registrations import AuthenticationType
 from connections.services.connections import connections
 from connections.services.connections import sign_in as sign_in_service
 from connections.services.expiry import forecast as expiry_forecast
 from connections.services.governance import violations
 from connections.services.mailboxes import mailboxes, probes
+from connections.services.people.ownership_transfer import CODE as AWAITS_NEW_OWNER
+from connections.services.policy import approvals as policy_approvals
 from connections.services.policy import evaluate, permission_drift
 from connections.services.sharing import usage
 from connections.services.tokens import scheduler
 from connections.views import approvals, consent_requests, list_pages, ownership_transfer, shares
 from connections.views.audit import history
+from connections.views.form_handling import errors_as_messages, errors_on
 from connections.views.mailboxes import attached
 
-RECENT_SIGN_IN = 600  # seconds after which a sign-in that has not come back is explained
+RECENT_SIGN_IN = 600  # seconds after which the page explains why a sign-in may not have come back
+Status = Connection.Status
 
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    """All connections this person may see."""
     user = roles.signed_in(request.user)
-    connections = querysets.visible_connections(user)
     filters = list_pages.Filters(
         request,
         search=("name", "account_username", "app_registration__name", "owner__username"),
         placeholder="Name, account, app registration or owner",
         choices=(
-            list_pages.Choice("status", "Status", Connection.Status.choices, list_pages.by("status")),
+            list_pages.Choice("status", "Status", Status.choices, list_pages.by("status")),
             list_pages.Choice("type", "Type", AuthenticationType.choices, list_pages.by("authentication_type")),
         ),
     )
-    page = list_pages.page(request, filters.apply(connections))
+    page = list_pages.page(request, filters.apply(querysets.visible_connections(user)))
     context = {
         "page": page,
         "rows": _rows(page.items),
@@ -63,7 +65,7 @@ def index(request: HttpRequest) -> HttpResponse:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One connection of the list: when it will stop by itself, whether its permissions differ, whether it may be so."""
+    """One connection of the list, with its next expiration, permission drift and policy violations."""
 
     connection: Connection
     forecast: expiry_forecast.Forecast | None
@@ -72,148 +74,176 @@ class Row:
 
 
 def _rows(connections: list[Connection]) -> list[Row]:
-    ends = expiry_forecast.next_expirations(connections, now=timezone.now())
-    kept = probes.granted_by_exchange(connections)
-    broken = violations.violations_by_connection(evaluate.load_policies(), connections)
+    forecasts = expiry_forecast.next_expirations(connections, now=timezone.now())
+    by_exchange = probes.granted_by_exchange(connections)
+    violating = violations.violations_by_connection(evaluate.load_policies(), connections)
     return [
         Row(
             connection,
-            ends.get(connection.pk),
-            permission_drift.find_drift(connection, elsewhere=kept.get(connection.pk, ())),
-            connection.pk in broken,
+            forecasts.get(connection.pk),
+            permission_drift.find_drift(connection, elsewhere=by_exchange.get(connection.pk, ())),
+            connection.pk in violating,
         )
         for connection in connections
     ]
 
 
+# --- Connecting -----------------------------------------------------------------------------------
+
+
 @require_safe
 def choose(request: HttpRequest) -> HttpResponse:
-    """Choose the app registration to connect through; with only one, go straight on."""
+    """Choose the app registration to connect through; a single one is chosen automatically."""
     user = roles.signed_in(request.user)
-    roles.require(permissions.can_connect(user), cause="Auditors look, they do not connect.", action="Ask a member.")
-    apps = [app for app in querysets.visible_app_registrations(user) if _usable(app, user)]
+    _require_can_connect(user)
+    apps = [app for app in querysets.visible_app_registrations(user) if _is_usable(app, user)]
     if len(apps) == 1:
         return redirect("connection_add", app_pk=apps[0].pk)
-    rules = evaluate.load_policies()
-    offers = [Offer(app, evaluate.why_closed(rules.of(app), app)) for app in apps]
+    policies = evaluate.load_policies()
+    offers = [(app, evaluate.why_closed(policies.of(app), app)) for app in apps]
     return render(request, "connections/choose.html", {"offers": offers})
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """An app registration one could connect through; ``closed`` says why the policy allows nothing through it."""
-
-    app: AppRegistration
-    closed: str
+def _require_can_connect(user: User) -> None:
+    roles.require(permissions.can_connect(user), cause="Auditors look, they do not connect.", action="Ask a member.")
 
 
-def _usable(app: AppRegistration, user: User) -> bool:
+def _is_usable(app: AppRegistration, user: User) -> bool:
     return app.allows_delegated or (app.allows_app_only and permissions.can_connect_app_only(user))
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest, app_pk: int) -> HttpResponse:
-    """Choose what the connection is for, then sign in at Microsoft (delegated) or connect at once (app-only)."""
+    """Choose the capabilities, then sign in at Microsoft (delegated) or connect at once (app-only)."""
     user = roles.signed_in(request.user)
-    roles.require(permissions.can_connect(user), cause="Auditors look, they do not connect.", action="Ask a member.")
+    _require_can_connect(user)
     app = get_object_or_404(querysets.visible_app_registrations(user), pk=app_pk)
-    if not _usable(app, user):
+    if not _is_usable(app, user):
         raise NotAllowed(f"{app} is for app-only connections, which reach the whole tenant.", action="Ask an IT admin.")
-    rules = evaluate.load_policies().of(app)
-    if closed := evaluate.why_closed(rules, app):
+    policies = evaluate.load_policies().of(app)
+    if closed := evaluate.why_closed(policies, app):
         raise PolicyForbids(closed, action="Choose another app registration, or ask an IT admin to change the policy.")
-    form = ConnectForm(app, request.POST or None, app_only=permissions.can_connect_app_only(user), rules=rules)
+    form = ConnectForm(app, request.POST or None, app_only=permissions.can_connect_app_only(user), policies=policies)
     if request.method == "POST" and "preview" in request.POST:
-        return _preview(request, form, {"app": app})
+        return _preview(request, "connections/add.html", form, {"app": app})
     if request.method == "POST" and form.is_valid():
-        try:
-            return _connect(request, user, app, form)
-        except PortalError as error:
-            form.add_error(error.field if error.field in form.fields else None, str(error))
-    status = 422 if form.is_bound and form.errors else 200
-    return render(request, "connections/add.html", {"form": form, "app": app, **_permissions(form)}, status=status)
+        with errors_on(form):
+            return _connect(request, user, app, form.cleaned_data)
+    return _render_form(request, "connections/add.html", form, {"app": app})
 
 
-def _connect(request: HttpRequest, user: User, app: AppRegistration, form: ConnectForm) -> HttpResponse:
-    data = form.cleaned_data
-    wishes: dict[str, Any] = {
+def _connect(request: HttpRequest, user: User, app: AppRegistration, data: dict[str, Any]) -> HttpResponse:
+    known = {mailbox.address.lower(): mailbox for mailbox in app.tenant.shared_mailboxes.all()}
+    new_mailboxes: list[SharedMailbox] = [
+        known.get(address.lower()) or mailboxes.register(app.tenant, address=address, display_name="", actor=user)
+        for address in data["new_mailboxes"]
+    ]
+    options: dict[str, Any] = {
         "name": data["name"],
         "chosen": data["chosen"],
         "extra_scopes": data["extra_scopes"],
-        "shared_mailboxes": [*data["shared_mailboxes"], *_registered(app, data["new_mailboxes"], user)],
+        "shared_mailboxes": [*data["shared_mailboxes"], *new_mailboxes],
         "actor": user,
         "now": timezone.now(),
         "reason": data["reason"],
     }
     if data["kind"] == AuthenticationType.AUTHORIZATION_CODE:
-        return _to_microsoft(request, connections.start_delegated(app, **wishes))
-    made = connections.connect_app_only(app, **wishes)
-    if made.status == Connection.Status.PENDING:
-        messages.info(request, f"{made} waits for the approval of another IT admin.")
-        return redirect("connection", pk=made.pk)
-    connections.probe_mailboxes(made, actor=user, now=timezone.now())
-    if made.status == Connection.Status.ACTIVE:
-        messages.success(request, f"{made} is connected.")
+        return _sign_in_at_microsoft(request, connections.start_delegated(app, **options))
+    connection = connections.connect_app_only(app, **options)
+    if connection.status == Status.PENDING:
+        messages.info(request, f"{connection} waits for the approval of another IT admin.")
+        return redirect("connection", pk=connection.pk)
+    connections.probe_mailboxes(connection, actor=user, now=timezone.now())
+    if connection.status == Status.ACTIVE:
+        messages.success(request, f"{connection} is connected.")
     else:
-        messages.warning(request, f"{made} is saved, but cannot be used yet. {made.status_cause}")
-    return redirect("connection", pk=made.pk)
+        messages.warning(request, f"{connection} is saved, but cannot be used yet. {connection.status_cause}")
+    return redirect("connection", pk=connection.pk)
 
 
-def _registered(app: AppRegistration, addresses: list[str], user: User) -> list[SharedMailbox]:
-    known = {mailbox.address.lower(): mailbox for mailbox in app.tenant.shared_mailboxes.all()}
-    return [
-        known.get(address.lower()) or mailboxes.register(app.tenant, address=address, display_name="", actor=user)
-        for address in addresses
-    ]
+def _render_form(
+    request: HttpRequest, template: str, form: ConnectForm | ConnectionEditForm, context: dict[str, Any]
+) -> HttpResponse:
+    context = {**context, "form": form, "permissions": form.permissions()}
+    return render(request, template, context, status=422 if form.errors else 200)
+
+
+def _preview(
+    request: HttpRequest, template: str, form: ConnectForm | ConnectionEditForm, context: dict[str, Any]
+) -> HttpResponse:
+    """Show the permissions for the current choice without saving anything."""
+    form.is_valid()
+    if getattr(request, "htmx", False):
+        return render(request, "connections/_permissions.html", {"permissions": form.permissions()})
+    return render(request, template, {**context, "form": form, "permissions": form.permissions()})
+
+
+# --- One connection -------------------------------------------------------------------------------
 
 
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    """Everything about one connection: its state and who must act, what it can do, its mailboxes, its history."""
     user = roles.signed_in(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
-    started = connection.sign_in_started_at
-    kept = probes.granted_by_exchange([connection]).get(connection.pk, ())
+    now = timezone.now()
+    started_at = connection.sign_in_started_at
+    by_exchange = probes.granted_by_exchange([connection]).get(connection.pk, ())
+    approval = approvals.panel(user, connection)
     context = {
         "connection": connection,
-        "allowed": permissions.allowed_actions(user, connection),
-        "abilities": _abilities(connection, kept),
-        "lacking": connections.missing_permissions(connection) if connection.connected_at else (),
-        "started_and_lost": started and (timezone.now() - started).total_seconds() > RECENT_SIGN_IN,
-        "redirect_uri": redirect_uri(),
-        "outlook": expiry_forecast.summarize(connection, now=timezone.now()),
-        "drift": permission_drift.find_drift(connection, elsewhere=kept),
-        "mailboxes_by_exchange": kept,
-        "now": timezone.now(),
+        "abilities": _abilities(connection, by_exchange),
+        "missing_permissions": connections.missing_permissions(connection) if connection.connected_at else (),
+        "sign_in_lost": started_at and (now - started_at).total_seconds() > RECENT_SIGN_IN,
+        "redirect_uri": settings.PORTAL_URL + reverse("social:complete", args=[backends.MicrosoftConnect.name]),
+        "outlook": expiry_forecast.summarize(connection, now=now),
+        "drift": permission_drift.find_drift(connection, elsewhere=by_exchange),
+        "mailboxes_by_exchange": by_exchange,
+        "now": now,
         "asking": consent_requests.panel(user, connection),
         "events": history(user, connection),
+        **_offers(user, connection, may_sign_in=approval["may_sign_in"]),
         **attached(user, connection),
         **shares.panel(user, connection),
         **ownership_transfer.waiting(user, connection),
-        **approvals.panel(user, connection),
+        **approval,
         "fetches": list(connection.fetches.values("key_name", "owner_name", "minute", "address", "count")[:10]),
     }
     return render(request, "connections/detail.html", context)
 
 
-def _abilities(connection: Connection, kept: tuple[str, ...]) -> list[dict[str, Any]]:
-    app_only = not connection.is_delegated
+def _offers(user: User, connection: Connection, *, may_sign_in: bool) -> dict[str, Any]:
+    """What the page offers this person in the connection's present status."""
+    allowed = permissions.allowed_actions(user, connection)
+    status = connection.status
+    is_disabled = status == Status.DISABLED
+    awaits_new_owner = connection.status_code == AWAITS_NEW_OWNER
+    return {
+        "allowed": allowed,
+        "is_active": status == Status.ACTIVE,
+        "is_disabled": is_disabled,
+        "awaits_new_owner": awaits_new_owner,
+        "may_check": allowed["check"] and connection.connected_at and not is_disabled and not awaits_new_owner,
+        "offers_sign_in": allowed["reconnect"]
+        and connection.is_delegated
+        and may_sign_in
+        and (not is_disabled or connection.status_code == "policy"),
+        "must_reconnect": status in (Status.RECONNECT_NEEDED, Status.PENDING),
+        "may_enable": is_disabled and allowed["enable"],
+    }
+
+
+def _abilities(connection: Connection, by_exchange: tuple[str, ...]) -> list[dict[str, Any]]:
     return [
         {
-            "capability": found,
+            "capability": capability,
             "possible": possible,
             "missing": missing,
-            "reason": found.no_application if app_only else found.no_delegated,
+            "reason": capability.no_delegated if connection.is_delegated else capability.no_application,
         }
-        for found, possible, missing in capabilities.can(
-            connection.capabilities, connection.granted | frozenset(kept), connection.authentication_type
+        for capability, possible, missing in capabilities.can(
+            connection.capabilities, connection.granted | frozenset(by_exchange), connection.authentication_type
         )
     ]
-
-
-def redirect_uri() -> str:
-    """The redirect URI of connections, exactly as it must be registered in Entra."""
-    return str(settings.PORTAL_URL) + reverse("social:complete", args=[backends.MicrosoftConnect.name])
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -222,105 +252,79 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
     user = roles.signed_in(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     roles.require(permissions.can_reconnect(user, connection), action="Only its owner can change it.")
-    rules = evaluate.load_policies().of(connection.app_registration)
-    form = ConnectionEditForm(connection, request.POST or None, rules=rules)
-    context = {"form": form, "connection": connection}
+    policies = evaluate.load_policies().of(connection.app_registration)
+    form = ConnectionEditForm(connection, request.POST or None, policies=policies)
+    context = {"connection": connection}
     if request.method == "POST" and "preview" in request.POST:
-        return _preview(request, form, context)
+        return _preview(request, "connections/edit.html", form, context)
     if request.method == "POST" and form.is_valid():
-        try:
-            lacks = connections.change(connection, **form.cleaned_data, actor=user, now=timezone.now())
-        except PortalError as error:
-            form.add_error(error.field if error.field in form.fields else None, str(error))
-        else:
-            _say_changed(request, connection, lacks=lacks, waits=approvals.waits(connection))
+        with errors_on(form):
+            lacks_permissions = connections.change(connection, **form.cleaned_data, actor=user, now=timezone.now())
+            if policy_approvals.open_request(connection) is not None:
+                text = "Saved. An IT admin is asked to approve it; until then it goes on as it was."
+                messages.warning(request, text)
+            elif not lacks_permissions:
+                messages.success(request, "Saved.")
+            elif connection.is_delegated:
+                messages.warning(request, "Saved. Sign in again, so that Microsoft grants what was added.")
+            else:
+                text = "Saved. An administrator must grant what was added; see the app registration."
+                messages.warning(request, text)
             return redirect("connection", pk=pk)
-    status = 422 if form.is_bound and form.errors else 200
-    return render(request, "connections/edit.html", {**context, **_permissions(form)}, status=status)
-
-
-def _say_changed(request: HttpRequest, connection: Connection, *, lacks: bool, waits: bool) -> None:
-    if waits:
-        messages.warning(request, "Saved. An IT admin is asked to approve it; until then it goes on as it was.")
-    elif not lacks:
-        messages.success(request, "Saved.")
-    elif connection.is_delegated:
-        messages.warning(request, "Saved. Sign in again, so that Microsoft grants what was added.")
-    else:
-        messages.warning(request, "Saved. An administrator must grant what was added; see the app registration.")
-
-
-def _permissions(form: ConnectForm | ConnectionEditForm) -> dict[str, Any]:
-    return {"permissions": form.permissions()}
-
-
-def _preview(request: HttpRequest, form: ConnectForm | ConnectionEditForm, context: dict[str, Any]) -> HttpResponse:
-    """Work the permissions out for what is chosen just now; nothing is saved."""
-    form.is_valid()
-    if getattr(request, "htmx", False):
-        return render(request, "connections/_permissions.html", _permissions(form))
-    page = "connections/edit.html" if "connection" in context else "connections/add.html"
-    return render(request, page, {**context, "form": form, **_permissions(form)})
+    return _render_form(request, "connections/edit.html", form, context)
 
 
 @require_POST
 def sign_in(request: HttpRequest, pk: int) -> HttpResponse:
-    """Send the owner to Microsoft: to finish, to mend, or to get more permissions. The id stays."""
+    """Send the owner to Microsoft: the first time, after a loss of access, or for more permissions."""
     user = roles.signed_in(request.user)
-    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
-    return _to_microsoft(request, connection)
+    return _sign_in_at_microsoft(request, get_object_or_404(querysets.visible_connections(user), pk=pk))
 
 
-def _to_microsoft(request: HttpRequest, connection: Connection) -> HttpResponse:
+def _sign_in_at_microsoft(request: HttpRequest, connection: Connection) -> HttpResponse:
     try:
         sign_in_service.begin(connection, actor=roles.signed_in(request.user), now=timezone.now())
     except ApprovalNeeded as error:
-        # Its page says how the request stands, and lets one ask.
-        if approvals.waits(connection):
+        # The connection's page shows the request, or offers to make one.
+        if policy_approvals.open_request(connection) is not None:
             messages.info(request, "An IT admin is asked to approve it. You can sign in as soon as that is done.")
         else:
             messages.warning(request, str(error))
         return redirect("connection", pk=connection.pk)
+    return redirect_to_microsoft(request, connection)
+
+
+def redirect_to_microsoft(request: HttpRequest, connection: Connection, link: SignInLink | None = None) -> HttpResponse:
+    """Start the OAuth sign-in of a connection; ``link`` is the sign-in link that was followed."""
     strategy = load_strategy(request)
-    strategy.connection = connection
+    strategy.connection, strategy.link = connection, link
     name = backends.MicrosoftConnect.name
     backend = load_backend(strategy, name, reverse("social:complete", args=[name]))
-    answer: HttpResponse = do_auth(backend, user=request.user)
-    return answer
+    response: HttpResponse = do_auth(backend, user=request.user)
+    return response
 
 
 @require_POST
 def check(request: HttpRequest, pk: int) -> HttpResponse:
-    """Ask Microsoft now."""
+    """Refresh the connection's token now and say what came of it."""
     user = roles.signed_in(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
-    try:
+    with errors_as_messages(request):
         connection = scheduler.check_now(connection, actor=user, now=timezone.now())
-    except NotAllowed:
-        raise
-    except PortalError as error:
-        messages.warning(request, str(error))
-    else:
-        _say_checked(request, connection)
+        if connection.app_registration.rejected_at:
+            messages.error(request, "Microsoft rejects the app registration, so this connection waits for it.")
+        elif connection.suspected_code:
+            text = "Microsoft's answer was not clear. The portal asks again in about a minute before it says more."
+            messages.warning(request, text)
+        elif connection.status == Status.ACTIVE:
+            messages.success(request, "Microsoft has just renewed its token: the connection works.")
+        else:
+            messages.error(request, f"{connection.status_cause} {connection.status_action}")
     return redirect("connection", pk=pk)
-
-
-def _say_checked(request: HttpRequest, connection: Connection) -> None:
-    if connection.app_registration.rejected_at:
-        messages.error(request, "Microsoft rejects the app registration, so this connection waits for it.")
-    elif connection.suspected_code:
-        messages.warning(
-            request, "Microsoft's answer was not clear. The portal asks again in about a minute before it says more."
-        )
-    elif connection.status == Connection.Status.ACTIVE:
-        messages.success(request, "Microsoft has just renewed its token: the connection works.")
-    else:
-        messages.error(request, f"{connection.status_cause} {connection.status_action}")
 
 
 @require_POST
 def disable(request: HttpRequest, pk: int) -> HttpResponse:
-    """Stop using it."""
     user = roles.signed_in(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     connections.disable(connection, actor=user, now=timezone.now())
@@ -330,7 +334,6 @@ def disable(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def enable(request: HttpRequest, pk: int) -> HttpResponse:
-    """Use it again."""
     user = roles.signed_in(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     connections.enable(connection, actor=user, now=timezone.now())
@@ -340,7 +343,7 @@ def enable(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
-    """Say what breaks, then delete it with its tokens."""
+    """Show what breaks, then delete the connection with its tokens."""
     user = roles.signed_in(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     roles.require(permissions.can_disable(user, connection), action="Ask its owner or an IT admin.")
@@ -349,5 +352,5 @@ def remove(request: HttpRequest, pk: int) -> HttpResponse:
         connections.remove(connection, actor=user, now=timezone.now())
         messages.success(request, f"{name} and its tokens are deleted.")
         return redirect("connections")
-    used = usage.usage_of([pk], now=timezone.now())[pk]
-    return render(request, "connections/remove.html", {"connection": connection, "usage": used})
+    context = {"connection": connection, "usage": usage.usage_of([pk], now=timezone.now())[pk]}
+    return render(request, "connections/remove.html", context)

@@ -1,4 +1,4 @@
-"""Pages about admin consent: asking for it, and coming back from Microsoft."""
+"""Pages about admin consent: the link that asks for it, and the way back from Microsoft."""
 
 from __future__ import annotations
 
@@ -20,57 +20,61 @@ from connections.forms.consent import ConsentForm
 from connections.microsoft import capabilities, clouds
 from connections.models import AppRegistration, ConsentLink, User
 from connections.services.consent import admin_consent
+from connections.views.form_handling import errors_as_messages, errors_on
 
-SHOWN = 10  # latest requests on the page
+SHOWN = 10  # latest links on the page
+State = ConsentLink.State
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One request as the panel shows it."""
+class LinkRow:
+    """One consent link as the panel shows it."""
 
-    request: ConsentLink
+    link: ConsentLink
     directory: str  # the tenant's name for our own, otherwise its ID
-    link: str  # to be copied and sent; "" if it cannot be used (any more)
+    url: str  # to copy and send; "" when the link cannot be used
+    awaits_proof: bool  # granted, but no token has shown it yet
     checkable: bool  # "Check now" can find out more
     expired: bool
 
 
 def panel(user: User, app_registration: AppRegistration) -> dict[str, Any]:
-    """Context of consent/_panel.html: how consent stands, the newest request first."""
+    """Context of consent/_panel.html, the newest link first."""
     now = timezone.now()
-    found = app_registration.consent_links.select_related("requested_by", "app_registration__tenant")[:SHOWN]
+    links = app_registration.consent_links.select_related("requested_by", "app_registration__tenant")[:SHOWN]
     may_ask = permissions.can_manage_registry(user)
     cloud = clouds.CLOUDS.get(app_registration.tenant.environment)
+    scopes: tuple[str, ...] = ()
+    if app_registration.allows_delegated:
+        scopes = capabilities.sign_in_scopes(app_registration.default_capabilities)
     return {
         "app": app_registration,
-        "rows": [_row(request, may_ask, now) for request in found],
+        "rows": [_row(link, may_ask, now) for link in links],
         "may_ask": may_ask,
         "form": ConsentForm(app_registration=app_registration, auto_id="consent_%s"),
         "roles": admin_consent.expected_roles(app_registration),
-        "scopes": capabilities.sign_in_scopes(app_registration.default_capabilities)
-        if app_registration.allows_delegated
-        else (),
+        "scopes": scopes,
         "portal": cloud.portal if cloud else "",
     }
 
 
-def _row(request: ConsentLink, may_ask: bool, now: datetime) -> Row:
-    waiting = request.state in (ConsentLink.State.OPEN, ConsentLink.State.GRANTED)
-    link = admin_consent.consent_url(request, now=now) if may_ask else ""
-    tenant = request.app_registration.tenant
-    own = request.directory_id in (tenant.tid, tenant.directory_id)
-    return Row(
-        request,
-        tenant.name if own else request.directory_id,
+def _row(link: ConsentLink, may_ask: bool, now: datetime) -> LinkRow:
+    tenant = link.app_registration.tenant
+    is_own = link.directory_id in (tenant.tid, tenant.directory_id)
+    waiting = link.state in (State.OPEN, State.GRANTED)
+    return LinkRow(
         link,
-        checkable=may_ask and waiting and admin_consent.can_be_verified(request),
-        expired=request.state == ConsentLink.State.OPEN and request.requested_at <= now - admin_consent.VALID_FOR,
+        tenant.name if is_own else link.directory_id,
+        admin_consent.consent_url(link, now=now) if may_ask else "",
+        awaits_proof=link.state == State.GRANTED and not link.cause,
+        checkable=may_ask and waiting and admin_consent.can_be_verified(link),
+        expired=link.state == State.OPEN and link.requested_at <= now - admin_consent.VALID_FOR,
     )
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def start(request: HttpRequest, pk: int) -> HttpResponse:
-    """How consent stands, with the form that makes a link. POST asks: ``go`` goes there at once, ``check`` looks again."""
+    """The state of consent, and the form for a link. ``go`` opens the link at once, ``check`` verifies an old one."""
     user = roles.signed_in(request.user)
     app = get_object_or_404(querysets.visible_app_registrations(user), pk=pk)
     roles.require(permissions.can_read_registry(user), action="Ask an IT admin.")
@@ -80,11 +84,8 @@ def start(request: HttpRequest, pk: int) -> HttpResponse:
         return _check(request, app, user)
     form = ConsentForm(request.POST or None, app_registration=app, auto_id="consent_%s")
     if request.method == "POST" and form.is_valid():
-        try:
+        with errors_on(form):
             _, url = admin_consent.start(app, directory_id=form.cleaned_data.get("directory_id", ""), actor=user)
-        except PortalError as error:
-            form.add_error(error.field if error.field in form.fields else None, str(error))
-        else:
             return redirect(url) if "go" in request.POST else redirect("consent_start", pk=app.pk)
     context = {"app": app, "consent": panel(user, app) | {"form": form}}
     return render(request, "consent/detail.html", context, status=422 if form.errors else 200)
@@ -94,14 +95,10 @@ def _check(request: HttpRequest, app: AppRegistration, user: User) -> HttpRespon
     number = request.POST.get("check", "")
     if not (number.isascii() and number.isdigit() and len(number) < 20):
         raise Http404
-    consent_link = get_object_or_404(app.consent_links, pk=number)
-    try:
-        verified = admin_consent.verify(consent_link, actor=user, now=timezone.now())
-    except PortalError as error:
-        messages.error(request, str(error))
-    else:
-        if verified:
-            messages.success(request, f"Consent is verified. {consent_link.cause}")
+    link = get_object_or_404(app.consent_links, pk=number)
+    with errors_as_messages(request, level=messages.ERROR):
+        if admin_consent.verify(link, actor=user, now=timezone.now()):
+            messages.success(request, f"Consent is verified. {link.cause}")
         else:
             messages.warning(request, "Not yet: Microsoft's tokens do not show the permissions. Try again in a minute.")
     return redirect("consent_start", pk=app.pk)
@@ -113,32 +110,27 @@ def _check(request: HttpRequest, app: AppRegistration, user: User) -> HttpRespon
 def callback(request: HttpRequest) -> HttpResponse:
     """Where Microsoft sends the browser back to.
 
-    A GET that stores something, as an OAuth callback must; it is bound to the one-time state of a link that an IT
-    admin made, and to whoever is signed in here. For anybody else it only tells what happened.
+    This GET stores something, as an OAuth callback must. It only does so for a signed-in person and for the one-time
+    state of a link that an IT admin made; for everybody else it just says what happened.
     """
     user = request.user if isinstance(request.user, User) else None
     try:
-        asked = admin_consent.record_callback(request.META.get("QUERY_STRING", ""), actor=user, now=timezone.now())
+        link = admin_consent.record_callback(request.META.get("QUERY_STRING", ""), actor=user, now=timezone.now())
     except SignInExpired as error:
         return render(request, "consent/lost.html", {"error": error}, status=error.status)
-    trouble = None
-    if user is not None and asked.state == ConsentLink.State.GRANTED:
-        trouble = _try_to_verify(asked, user)
+    problem = None
+    if user is not None and link.state == State.GRANTED:
+        try:
+            admin_consent.verify(link, actor=user, now=timezone.now())
+        except PortalError as error:
+            problem = error
     context = {
-        "asked": asked,
-        "app": asked.app_registration,
-        "trouble": trouble,
-        "state": asked.state,
+        "link": link,
+        "app": link.app_registration,
+        "problem": problem,
+        "state": link.state,
         "recorded": user is not None,
-        "checked_by_itself": admin_consent.can_be_verified(asked),
+        "checked_by_itself": admin_consent.can_be_verified(link),
         "here": request.get_full_path(),
     }
     return render(request, "consent/outcome.html", context)
-
-
-def _try_to_verify(link: ConsentLink, user: User) -> PortalError | None:
-    try:
-        admin_consent.verify(link, actor=user, now=timezone.now())
-    except PortalError as error:
-        return error
-    return None

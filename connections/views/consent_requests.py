@@ -1,4 +1,4 @@
-"""Pages about consent requests: asking, and for IT admins deciding."""
+"""Pages about consent requests: asking an IT admin, and deciding."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from connections.access import permissions, querysets, roles
-from connections.errors import NotAllowed, PortalError
 from connections.forms.consent_requests import AskForm, DeclineForm
 from connections.microsoft import aadsts, permission_risks
 from connections.microsoft.error_types import Kind
@@ -24,15 +23,13 @@ from connections.services.consent import admin_consent, requests
 from connections.services.policy import permission_drift
 from connections.views import list_pages
 from connections.views.audit import history
+from connections.views.form_handling import errors_as_messages, errors_on, render_form
 
 State = ConsentRequest.State
-SHOWN_AFTER = timedelta(days=7)  # how long the home page and the connection's page tell of an answer
+SHOWN_AFTER = timedelta(days=7)  # how long a declined request stays on the home page and the connection's page
 LISTED = 20
-# Whoever cancels Microsoft's page, whatever it said, comes back with this one.
+# Microsoft returns this code to everybody who cancels on its page, whatever the page said.
 DECLINED_BY_PERSON = "AADSTS65004"
-
-
-# --- Lists ----------------------------------------------------------------------------------------
 
 
 @require_safe
@@ -51,107 +48,105 @@ def index(request: HttpRequest) -> HttpResponse:
     return render(request, "consent_requests/index.html", context)
 
 
-def _waiting(found: QuerySet[Any], value: str) -> QuerySet[Any]:
+def _waiting(queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
     if value == "it":
-        return found.filter(pk__in=requests.awaiting_decision(timezone.now()).values("pk"))
-    return found.filter(closed_at=None)
+        return queryset.filter(pk__in=requests.awaiting_decision(timezone.now()).values("pk"))
+    return queryset.filter(closed_at=None)
 
 
-def to_decide(user: User) -> list[ConsentRequest]:
-    """What waits for an IT admin, oldest first, for their home page."""
+def awaiting_decision(user: User) -> list[ConsentRequest]:
+    """Requests an IT admin must decide, oldest first; none for others."""
     waiting = requests.awaiting_decision(timezone.now()).select_related("app_registration")
     return list(waiting.order_by("asked_at", "pk")[:LISTED]) if permissions.can_manage_registry(user) else []
 
 
 @dataclass(frozen=True, slots=True)
-class Mine:
-    """A request of one's own, and whether signing in is the next step."""
+class OwnRequest:
+    """A request of the viewer; ``sign_in``: signing in is the next step."""
 
     request: ConsentRequest
     sign_in: bool
 
 
-def mine(user: User) -> list[Mine]:
-    """One's own requests that are open or were answered lately, for the home page."""
-    found = without_tokens(user.consent_requests.select_related("connection", "app_registration"))
-    shown = [one for one in found[:LISTED] if _is_news(one)]
-    return [Mine(one, _can_sign_in(user, one)) for one in shown]
+def recent_requests(user: User) -> list[OwnRequest]:
+    """The user's own requests that are open or were declined recently."""
+    own = without_tokens(user.consent_requests.select_related("connection", "app_registration"))[:LISTED]
+    return [OwnRequest(row, _can_sign_in(user, row)) for row in own if _is_recent(row)]
 
 
-def _is_news(request: ConsentRequest) -> bool:
-    """Open, or answered lately in a way the requester may still want to read."""
-    if request.closed_at is None:
+def _is_recent(consent_request: ConsentRequest) -> bool:
+    if consent_request.closed_at is None:
         return True
-    return request.state == State.DECLINED and request.closed_at > timezone.now() - SHOWN_AFTER
+    return consent_request.state == State.DECLINED and consent_request.closed_at > timezone.now() - SHOWN_AFTER
 
 
-def _can_sign_in(user: User, request: ConsentRequest) -> bool:
-    connection = request.connection
-    if request.state not in (State.APPROVED, State.GRANTED) or connection is None or not connection.is_delegated:
-        return False
-    usable = connection.status != Connection.Status.DISABLED
-    return usable and permissions.can_reconnect(user, connection)
+def _can_sign_in(user: User, consent_request: ConsentRequest) -> bool:
+    connection = consent_request.connection
+    return (
+        consent_request.state in (State.APPROVED, State.GRANTED)
+        and connection is not None
+        and connection.is_delegated
+        and connection.status != Connection.Status.DISABLED
+        and permissions.can_reconnect(user, connection)
+    )
 
 
 # --- Asking ---------------------------------------------------------------------------------------
 
 
 def panel(user: User, connection: Connection, *, offer: bool = False) -> dict[str, Any]:
-    """Context of consent_requests/_panel.html: the request there is, or the form that asks.
+    """Context of consent_requests/_panel.html: the current request, or the form for a new one.
 
-    ``offer`` says that Microsoft has just asked for an administrator; otherwise the connection's state tells.
+    ``offer``: Microsoft has just asked for an administrator; without it the connection's state decides.
     """
     latest = connection.consent_requests.order_by("-pk").first()
-    shown = latest if latest is not None and _is_news(latest) else None
+    shown = latest if latest is not None and _is_recent(latest) else None
     may_ask = permissions.can_ask_consent(user, connection) and (shown is None or not shown.is_open)
-    asks = may_ask and (offer or _is_stopped(connection))
+    asks = may_ask and (offer or _needs_admin_consent(connection))
     return {
         "request": shown,
+        "is_declined": shown is not None and shown.state == State.DECLINED,
         "may_look": shown is not None and querysets.visible_consent_requests(user).filter(pk=shown.pk).exists(),
         "sign_in": shown is not None and _can_sign_in(user, shown),
         "asks": asks,
-        # Microsoft's page "Need admin approval" need not lead back here at all.
+        # Microsoft's page "Need admin approval" does not always lead back to the portal.
         "hints": may_ask and not asks and connection.status == Connection.Status.PENDING,
         "form": AskForm(auto_id="ask_%s") if may_ask else None,
         "purposes": requests.purposes_of_connection(connection) if asks else (),
     }
 
 
-def _is_stopped(connection: Connection) -> bool:
-    """Whether what it lacks is consent that an administrator must give."""
+def _needs_admin_consent(connection: Connection) -> bool:
+    """Whether consent that only an administrator can give would help."""
+    code = connection.status_code
     if connection.status == Connection.Status.CONSENT_NEEDED:
         return True
     if connection.status == Connection.Status.PENDING:
-        number = connection.status_code.removeprefix("AADSTS")
+        number = code.removeprefix("AADSTS")
         entry = aadsts.AADSTS.get(int(number)) if number.isascii() and number.isdigit() else None
-        declined = connection.status_code == DECLINED_BY_PERSON
-        says_so = entry is not None and entry.kind is Kind.CONSENT and not declined
-        return says_so or connection.status_code == "consent_needed"
+        is_consent = entry is not None and entry.kind is Kind.CONSENT and code != DECLINED_BY_PERSON
+        return is_consent or code == "consent_needed"
     return connection.status == Connection.Status.ACTIVE and bool(permission_drift.find_drift(connection).needs_admin)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-def ask(request: HttpRequest, pk: int) -> HttpResponse:
-    """Ask the IT admins to have granted what a connection lacks; while a request is open, lead to it."""
+def add(request: HttpRequest, pk: int) -> HttpResponse:
+    """Ask the IT admins for the consent a connection lacks; an open request is returned instead of a second one."""
     user = roles.signed_in(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     roles.require(permissions.can_ask_consent(user, connection), action="Only who signs in for it can ask.")
     form = AskForm(request.POST or None, auto_id="ask_%s")
     if request.method == "POST" and form.is_valid():
-        try:
-            made = requests.request_consent(connection, **form.cleaned_data, actor=user, now=timezone.now())
-        except PortalError as error:
-            form.add_error(error.field if error.field in form.fields else None, str(error))
-        else:
+        with errors_on(form):
+            consent_request = requests.request_consent(connection, **form.cleaned_data, actor=user, now=timezone.now())
             messages.success(request, "The IT admins have been asked. You are told what they decide.")
-            return redirect("consent_request", pk=made.pk)
+            return redirect("consent_request", pk=consent_request.pk)
     context = {
-        "form": form,
         "connection": connection,
         "purposes": requests.purposes_of_connection(connection),
-        "already": connection.consent_requests.filter(closed_at=None).first(),
+        "open_request": connection.consent_requests.filter(closed_at=None).first(),
     }
-    return render(request, "consent_requests/ask.html", context, status=422 if form.is_bound and form.errors else 200)
+    return render_form(request, "consent_requests/add.html", form, context)
 
 
 # --- One request ----------------------------------------------------------------------------------
@@ -159,13 +154,12 @@ def ask(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    """Who asks for what and why, how it stands, and what the reader can do about it."""
     user = roles.signed_in(request.user)
-    found = _found(user, pk)
-    return render(request, "consent_requests/detail.html", _context(user, found, form=None))
+    consent_request = _get(user, pk)
+    return render(request, "consent_requests/detail.html", _context(user, consent_request, form=None))
 
 
-def _found(user: User, pk: int) -> ConsentRequest:
+def _get(user: User, pk: int) -> ConsentRequest:
     visible = querysets.visible_consent_requests(user).select_related(
         "app_registration__tenant", "connection__owner", "link__app_registration__tenant", "requester"
     )
@@ -173,35 +167,31 @@ def _found(user: User, pk: int) -> ConsentRequest:
 
 
 def _context(user: User, consent_request: ConsentRequest, *, form: DeclineForm | None) -> dict[str, Any]:
-    now = timezone.now()
-    decides = permissions.can_manage_registry(user)
+    app = consent_request.app_registration
+    connection = consent_request.connection
+    may_manage = permissions.can_manage_registry(user)
     app_only = consent_request.authentication_type == "client_credentials"
     others = requests.same_requests(consent_request).count()
-    link = (
-        admin_consent.consent_url(consent_request.link, now=now)
-        if decides and consent_request.link and consent_request.state == State.APPROVED
-        else ""
-    )
-    undecided = consent_request.state in (State.ASKED, State.APPROVED, State.FAILED)
-    connection = consent_request.connection
+    approved = consent_request.state == State.APPROVED
+    has_link = may_manage and approved and consent_request.link is not None
+    link = ""
+    if has_link and consent_request.link:
+        link = admin_consent.consent_url(consent_request.link, now=timezone.now())
     visible = connection is not None and querysets.visible_connections(user).filter(pk=connection.pk).exists()
     return {
-        "asked": consent_request,
-        "app": consent_request.app_registration,
+        "consent_request": consent_request,
+        "app": app,
         "connection": connection if visible else None,
         "purposes": requests.purposes(consent_request),
-        "risks": permission_risks.describe_risks(
-            consent_request.permission_names, app_only=app_only, app=consent_request.app_registration.name
-        ),
+        "risks": permission_risks.describe_risks(consent_request.permission_names, app_only=app_only, app=app.name),
         "app_only": app_only,
         "others": others,
         "requester_left": consent_request.requester is None or not consent_request.requester.is_active,
         "link": link,
-        "run_out": consent_request.state == State.APPROVED
-        and consent_request.link is not None
-        and decides
-        and not link,
-        "may_decide": decides and undecided,
+        "link_expired": has_link and not link,
+        "is_approved": approved,
+        "is_declined": consent_request.state == State.DECLINED,
+        "may_decide": may_manage and consent_request.state in (State.ASKED, State.APPROVED, State.FAILED),
         "may_withdraw": consent_request.is_open and permissions.can_withdraw_consent_request(user, consent_request),
         "sign_in": _can_sign_in(user, consent_request),
         "form": form or DeclineForm(initial={"seen": consent_request.state}, others=others, auto_id="decline_%s"),
@@ -211,54 +201,38 @@ def _context(user: User, consent_request: ConsentRequest, *, form: DeclineForm |
 
 @require_POST
 def approve(request: HttpRequest, pk: int) -> HttpResponse:
-    """Approve it. ``go`` follows the link to Microsoft at once."""
+    """Approve a request. ``go`` in the form opens the consent link at Microsoft at once."""
     user = roles.signed_in(request.user)
-    found = _found(user, pk)
-    try:
-        current, url = requests.approve(found, actor=user, now=timezone.now())
-    except NotAllowed:
-        raise
-    except PortalError as error:
-        messages.warning(request, str(error))
-        return redirect("consent_request", pk=pk)
-    if "go" in request.POST:
-        return redirect(url)
-    if current.decided_by_id != user.pk:
-        messages.info(request, f"{current.decided_by_name} has approved it already; the link below is the same.")
-    else:
-        messages.success(request, "Approved. Send the link below to an administrator of the directory, or open it.")
+    with errors_as_messages(request):
+        consent_request, url = requests.approve(_get(user, pk), actor=user, now=timezone.now())
+        if "go" in request.POST:
+            return redirect(url)
+        if consent_request.decided_by_id != user.pk:
+            decided_by = consent_request.decided_by_name
+            messages.info(request, f"{decided_by} has approved it already; the link below is the same.")
+        else:
+            messages.success(request, "Approved. Send the link below to an administrator of the directory, or open it.")
     return redirect("consent_request", pk=pk)
 
 
 @require_POST
 def decline(request: HttpRequest, pk: int) -> HttpResponse:
-    """Decline it with a reason."""
     user = roles.signed_in(request.user)
-    found = _found(user, pk)
+    consent_request = _get(user, pk)
     roles.require(permissions.can_manage_registry(user), action="Ask an IT admin.")
-    form = DeclineForm(request.POST, others=requests.same_requests(found).count(), auto_id="decline_%s")
+    form = DeclineForm(request.POST, others=requests.same_requests(consent_request).count(), auto_id="decline_%s")
     if form.is_valid():
-        try:
-            requests.decline(found, **form.cleaned_data, actor=user, now=timezone.now())
-        except PortalError as error:
-            messages.warning(request, str(error))
-        else:
-            messages.success(request, f"Declined. {found.requester_name} is told your reason.")
+        with errors_as_messages(request):
+            requests.decline(consent_request, **form.cleaned_data, actor=user, now=timezone.now())
+            messages.success(request, f"Declined. {consent_request.requester_name} is told your reason.")
         return redirect("consent_request", pk=pk)
-    return render(request, "consent_requests/detail.html", _context(user, found, form=form), status=422)
+    return render_form(request, "consent_requests/detail.html", form, _context(user, consent_request, form=form))
 
 
 @require_POST
 def withdraw(request: HttpRequest, pk: int) -> HttpResponse:
-    """Take one's own request back."""
     user = roles.signed_in(request.user)
-    found = _found(user, pk)
-    try:
-        requests.withdraw(found, actor=user, now=timezone.now())
-    except NotAllowed:
-        raise
-    except PortalError as error:
-        messages.warning(request, str(error))
-    else:
+    with errors_as_messages(request):
+        requests.withdraw(_get(user, pk), actor=user, now=timezone.now())
         messages.success(request, "You have taken the request back.")
     return redirect("consent_request", pk=pk)

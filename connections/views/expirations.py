@@ -1,10 +1,10 @@
-"""What expires: a page like a calendar, by week and month, of all that ends within the next year."""
+"""What expires within the next year, by week and month."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -15,8 +15,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_safe
 
 from connections.access import permissions, querysets, roles
-from connections.models import AppRegistration, Share, User
-from connections.models.sharing import ShareQuerySet
+from connections.models import Connection, Share, User
 from connections.services.expiry import calendar
 from connections.services.expiry.calendar import Expiration, Expirations
 from connections.services.expiry.forecast import Reason
@@ -33,18 +32,18 @@ STOPS = "stops"
 MONTHS = 12
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Period:
-    """A stretch of time with what ends in it."""
+    """A week or month with what expires in it, and who must act each time."""
 
     title: str
     anchor: str
-    endings: list[Expiration] = field(default_factory=list)
+    rows: list[tuple[Expiration, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Month:
-    """One field of the year at a glance. ``first`` is the anchor of the first period with something in it."""
+    """One month of the overview. ``first`` is the anchor of the first period with an expiration in it."""
 
     name: str
     year: str
@@ -55,22 +54,23 @@ class Month:
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    """What ends when: everything for IT admins and auditors, what concerns their own connections for others."""
+    """Everything for IT admins and auditors; for others what concerns their own connections."""
     user = roles.signed_in(request.user)
+    tenants = [(str(pk), name) for pk, name in querysets.visible_tenants(user).values_list("pk", "name")]
     filters = list_pages.Filters(
         request,
         choices=(
             list_pages.Choice("kind", "Kind", KINDS, _unchanged),
-            list_pages.Choice("tenant", "Tenant", _tenants(user), _unchanged),
+            list_pages.Choice("tenant", "Tenant", tenants, _unchanged),
             list_pages.Choice("effect", "Effect", ((STOPS, "Stops something"),), _unchanged),
         ),
     )
     now = timezone.now()
-    wanted = {choice.name: choice.value for choice in filters.choices}
-    parts = list(_parts(user, wanted["kind"], now))
-    found = [ending for part in parts for ending in part.expirations if _fits(ending, wanted)]
-    found.sort(key=lambda ending: ending.at)
-    periods = list(_periods(found, now))
+    chosen = {choice.name: choice.value for choice in filters.choices}
+    parts = list(_parts(user, chosen["kind"], now))
+    expirations = [expiration for part in parts for expiration in part.expirations if _matches(expiration, chosen)]
+    expirations.sort(key=lambda expiration: expiration.at)
+    periods = list(_periods(expirations, now))
     context = {
         "filters": filters,
         "periods": periods,
@@ -80,99 +80,88 @@ def index(request: HttpRequest) -> HttpResponse:
         "sees_all": permissions.can_read_registry(user),
         "now": now,
     }
-    return render(request, "expiries/index.html", context)
+    return render(request, "expirations/index.html", context)
 
 
 def _unchanged(queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
-    """What ends is put together from several tables, so the filters work on the result."""
+    """The rows come from several tables, so _parts and _matches filter instead."""
     return queryset
 
 
-def _tenants(user: User) -> list[tuple[str, str]]:
-    return [(str(pk), name) for pk, name in querysets.visible_tenants(user).values_list("pk", "name")]
-
-
-def _fits(ending: Expiration, wanted: dict[str, str]) -> bool:
-    app = ending.app_registration
-    if wanted["tenant"] and (app is None or str(app.tenant_id) != wanted["tenant"]):
+def _matches(expiration: Expiration, chosen: dict[str, str]) -> bool:
+    app = expiration.app_registration
+    if chosen["tenant"] and (app is None or str(app.tenant_id) != chosen["tenant"]):
         return False
-    return not wanted["effect"] or ending.stops > 0
+    return not chosen["effect"] or expiration.stops > 0
 
 
 def _parts(user: User, kind: str, now: datetime) -> Iterator[Expirations]:
     connections = querysets.visible_connections(user)
+    sees_all = permissions.can_read_registry(user)
     if kind in ("", Reason.CREDENTIAL):
-        in_detail = permissions.can_read_registry(user)
-        apps: QuerySet[AppRegistration] = querysets.visible_app_registrations(user)
-        if not in_detail:
+        apps = querysets.visible_app_registrations(user)
+        if not sees_all:
             apps = apps.filter(pk__in=connections.order_by().values("app_registration"))
-        yield calendar.of_credentials(apps, connections, now=now, in_detail=in_detail)
+        yield calendar.of_credentials(apps, connections, now=now, in_detail=sees_all)
     if kind in ("", Reason.SIGN_IN, Reason.IDLE):
         both = calendar.of_connections(connections, now=now)
-        yield Expirations([ending for ending in both.expirations if kind in ("", ending.reason)], both.is_cut)
+        yield Expirations([row for row in both.expirations if kind in ("", row.reason)], both.is_cut)
     if kind in ("", Reason.SHARE):
-        yield calendar.of_shares(_shares(user), now=now)
+        shares = Share.objects.all()
+        if not sees_all:
+            shares = shares.filter(Q(connection__owner=user) | Q(pk__in=querysets.shares_with(user)))
+        yield calendar.of_shares(shares, now=now)
     if kind in ("", Reason.KEY):
         yield calendar.of_keys(querysets.visible_keys(user), now=now)
-
-
-def _shares(user: User) -> ShareQuerySet:
-    """Everybody's for those who see all; otherwise those of one's own connections, and those with oneself."""
-    if permissions.can_read_registry(user):
-        return Share.objects.all()
-    return Share.objects.filter(Q(connection__owner=user) | Q(pk__in=querysets.shares_with(user)))
 
 
 # --- Weeks and months -----------------------------------------------------------------------------
 
 
 def _periods(expirations: list[Expiration], now: datetime) -> Iterator[Period]:
-    """What is over, this week, next week, then month by month; only those in which something ends."""
-    for period, endings in itertools.groupby(expirations, key=_naming(now)):
-        yield Period(*period, list(endings))
-
-
-def _naming(now: datetime) -> Callable[[Expiration], tuple[str, str]]:
+    """Past dates, this week, next week, then month by month; empty periods are left out."""
     today = timezone.localtime(now).date()
-    monday = today - timedelta(days=today.weekday()) + timedelta(days=7)
-    begun = (monday + timedelta(days=6)).replace(day=1)  # the weeks above have taken some days of this month
+    next_monday = today - timedelta(days=today.weekday()) + timedelta(days=7)
+    # This and next week can take the first days of this month away.
+    last_split_month = (next_monday + timedelta(days=6)).replace(day=1)
 
-    def name(ending: Expiration) -> tuple[str, str]:
-        day = timezone.localtime(ending.at).date()
-        if ending.at <= now:
+    def period(expiration: Expiration) -> tuple[str, str]:
+        day = timezone.localtime(expiration.at).date()
+        if expiration.at <= now:
             return "Already over", "over"
-        if day < monday:
+        if day < next_monday:
             return "This week", "this-week"
-        if day < monday + timedelta(days=7):
+        if day < next_monday + timedelta(days=7):
             return "Next week", "next-week"
-        later = "Later in " if day.replace(day=1) <= begun else ""
+        later = "Later in " if day.replace(day=1) <= last_split_month else ""
         return f"{later}{day:%B %Y}", f"{day:%Y-%m}"
 
-    return name
+    for (title, anchor), group in itertools.groupby(expirations, key=period):
+        yield Period(title, anchor, [(expiration, _assignee(expiration)) for expiration in group])
+
+
+def _assignee(expiration: Expiration) -> str:
+    """Who must act; empty when nobody must."""
+    if expiration.who == Connection.Who.OWNER:
+        if expiration.key:
+            return "An IT admin" if expiration.key.owner.is_service else str(expiration.key.owner)
+        return str(expiration.connection.owner) if expiration.connection else "The owner"
+    return "An IT admin" if expiration.who == Connection.Who.IT_ADMIN else ""
 
 
 def _months(periods: list[Period], now: datetime) -> list[Month]:
-    """The year at a glance, this month first; what is over counts as this month's."""
-    this = timezone.localtime(now).date().replace(day=1)
-    found: dict[date, list[tuple[str, Expiration]]] = {}
+    """The next twelve months, this one first; past dates belong to this month."""
+    first_day = timezone.localtime(now).date().replace(day=1)
+    by_month: dict[date, list[tuple[str, Expiration]]] = {}
     for period in periods:
-        for ending in period.endings:
-            month = max(timezone.localtime(ending.at).date().replace(day=1), this)
-            found.setdefault(month, []).append((period.anchor, ending))
-    return [_month(month, found.get(month, [])) for month in itertools.islice(_following(this), MONTHS)]
-
-
-def _month(first_day: date, endings: list[tuple[str, Expiration]]) -> Month:
-    return Month(
-        f"{first_day:%b}",
-        f"{first_day:%Y}",
-        len(endings),
-        sum(1 for _, ending in endings if ending.stops),
-        endings[0][0] if endings else "",
-    )
-
-
-def _following(month: date) -> Iterator[date]:
-    while True:
-        yield month
-        month = (month + timedelta(days=31)).replace(day=1)
+        for expiration, _ in period.rows:
+            month = max(timezone.localtime(expiration.at).date().replace(day=1), first_day)
+            by_month.setdefault(month, []).append((period.anchor, expiration))
+    months = []
+    for _ in range(MONTHS):
+        rows = by_month.get(first_day, [])
+        stops = sum(1 for _, expiration in rows if expiration.stops)
+        first = rows[0][0] if rows else ""
+        months.append(Month(f"{first_day:%b}", f"{first_day:%Y}", len(rows), stops, first))
+        first_day = (first_day + timedelta(days=31)).replace(day=1)
+    return months

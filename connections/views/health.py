@@ -1,4 +1,4 @@
-"""For machines that watch the portal: is it alive, can it work, how much is due."""
+"""Endpoints for monitoring: liveness, readiness and metrics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from connections.services.operations import health
 @never_cache
 @require_safe
 def healthz(request: HttpRequest) -> HttpResponse:
-    """The process answers. Touches neither database nor broker."""
+    """The process is alive. Uses neither database nor broker."""
     return HttpResponse("ok\n", content_type="text/plain")
 
 
@@ -29,22 +29,21 @@ def healthz(request: HttpRequest) -> HttpResponse:
 @never_cache
 @require_safe
 def readyz(request: HttpRequest) -> HttpResponse:
-    """Whether everything the portal stands on is there: 200 or 503, with each part."""
+    """Whether everything the portal needs is available: 200 or 503, with each part."""
     parts = health.run_checks()
     ready = all(part.ok for part in parts)
-    told = {part.name: {"ok": part.ok, "detail": part.detail} for part in parts}
-    return JsonResponse({"ready": ready, "parts": told}, status=200 if ready else 503)
+    details = {part.name: {"ok": part.ok, "detail": part.detail} for part in parts}
+    return JsonResponse({"ready": ready, "parts": details}, status=200 if ready else 503)
 
 
 @login_not_required
 @never_cache
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Numbers in Prometheus' text format; for METRICS_TOKEN's bearer, or without one for this machine alone."""
+    """Metrics in Prometheus' text format, for the bearer of METRICS_TOKEN; without that setting only for localhost."""
     if not _may_read(request):
-        refused = HttpResponse("Send METRICS_TOKEN as a bearer token.\n", status=401, content_type="text/plain")
-        refused["WWW-Authenticate"] = "Bearer"
-        return refused
+        text = "Send METRICS_TOKEN as a bearer token.\n"
+        return HttpResponse(text, status=401, content_type="text/plain", headers={"WWW-Authenticate": "Bearer"})
     return HttpResponse(_exposition(), content_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
@@ -53,7 +52,7 @@ def _may_read(request: HttpRequest) -> bool:
     if token:
         return constant_time_compare(request.headers.get("Authorization", ""), f"Bearer {token}")
     if "X-Forwarded-For" in request.headers and not settings.TRUSTED_PROXIES:
-        # A proxy on this machine that nobody told us about: the client is not the proxy.
+        # An unconfigured proxy on this machine: the client is somewhere else.
         return False
     try:
         return ipaddress.ip_address(client_address.client_address(request) or "").is_loopback

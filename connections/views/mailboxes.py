@@ -16,53 +16,54 @@ from connections.errors import PortalError
 from connections.forms.mailboxes import AttachForm, MailboxEditForm, MailboxForm
 from connections.microsoft import exchange_script
 from connections.microsoft.mailbox_errors import WITHOUT_MAILBOX, ReachState
-from connections.models import Connection, MailboxAccess, SharedMailbox, Tenant, User
+from connections.models import Connection, MailboxAccess, SharedMailbox, User
 from connections.models.tenants import SHARED_ENDPOINTS
 from connections.services.mailboxes import mailboxes, probes
 from connections.views import audit, list_pages
+from connections.views.form_handling import errors_as_messages, errors_on, render_form
 
 SUGGESTED = 200  # addresses offered while typing
-
-
-# --- The list and one mailbox ---------------------------------------------------------------------
+REACHABLE = MailboxAccess.State.REACHABLE
 
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    """All shared mailboxes, and how many connections reach each."""
+    """All shared mailboxes, with the number of connections that reach each."""
     user = roles.signed_in(request.user)
-    tenants = [(str(tenant.pk), tenant.name) for tenant in _directories(user)[:SUGGESTED]]
+    tenants = [(str(tenant.pk), tenant.name) for tenant in _tenants_with_mailboxes(user)[:SUGGESTED]]
     filters = list_pages.Filters(
         request,
         search=("address", "display_name"),
         placeholder="Address or name",
         choices=[list_pages.Choice("tenant", "Tenant", tenants, list_pages.by("tenant_id"))],
     )
-    found = filters.apply(querysets.visible_mailboxes(user)).annotate(
+    rows = filters.apply(querysets.visible_mailboxes(user)).annotate(
         attached=Count("accesses"),
-        reached=Count("accesses", filter=Q(accesses__state=MailboxAccess.State.REACHABLE)),
+        reached=Count("accesses", filter=Q(accesses__state=REACHABLE)),
         unreached=Count("accesses", filter=Q(accesses__state=MailboxAccess.State.UNREACHABLE)),
     )
-    page = list_pages.page(request, found, order=("address", "pk"))
+    page = list_pages.page(request, rows, order=("address", "pk"))
     context = {"page": page, "filters": filters, "may_add": permissions.can_register_mailbox(user)}
     return render(request, "mailboxes/index.html", context)
 
 
+def _tenants_with_mailboxes(user: User) -> Any:
+    """Visible tenants without the shared endpoints, which are no directories."""
+    return querysets.visible_tenants(user).exclude(directory_id__in=SHARED_ENDPOINTS)
+
+
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    """One mailbox and the connections that have it attached, as far as this person may see them."""
+    """One mailbox, with the visible connections that have it attached."""
     user = roles.signed_in(request.user)
     mailbox = get_object_or_404(querysets.visible_mailboxes(user), pk=pk)
-    rows = (
-        mailbox.accesses.filter(connection__in=querysets.visible_connections(user))
-        .with_connection()
-        .order_by("connection__name", "pk")
-    )
+    rows = mailbox.accesses.filter(connection__in=querysets.visible_connections(user)).with_connection()
+    rows = rows.order_by("connection__name", "pk")
     context = {
         "mailbox": mailbox,
-        "rows": rows,
+        "rows": [(row, row.connection.status == Connection.Status.ACTIVE) for row in rows],
         "others": mailbox.accesses.count() - len(rows),
-        "reached": sum(row.state == MailboxAccess.State.REACHABLE for row in rows),
+        "reached": sum(row.state == REACHABLE for row in rows),
         "may_test": any(
             permissions.can_check(user, row.connection) and probes.can_be_probed(row.connection) for row in rows
         ),
@@ -74,83 +75,65 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def test(request: HttpRequest, pk: int) -> HttpResponse:
-    """Test one mailbox through all connections that have it attached and that this person may check."""
+    """Test one mailbox through all attached connections that this person may check."""
     user = roles.signed_in(request.user)
     mailbox = get_object_or_404(querysets.visible_mailboxes(user), pk=pk)
-    done, left = probes.probe_mailbox(mailbox, actor=user, now=timezone.now())
-    _say_tested(request, done)
+    tested, left = probes.probe_mailbox(mailbox, actor=user, now=timezone.now())
+    _report_tests(request, tested)
     if left:
         messages.info(request, f"{left} more {'is' if left == 1 else 'are'} tested within the next minutes.")
-    if not done and not left:
+    if not tested and not left:
         messages.info(request, "None of your connections works just now, so the mailbox cannot be tested.")
-    return redirect("mailbox", pk=mailbox.pk)
+    return redirect("mailbox", pk=pk)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest) -> HttpResponse:
-    """Register a shared mailbox."""
     user = roles.signed_in(request.user)
     roles.require(permissions.can_register_mailbox(user), cause="Auditors only look.", action="Ask a member to add it.")
-    tenants = _directories(user)
+    tenants = _tenants_with_mailboxes(user)
     form = MailboxForm(request.POST or None, tenants=tenants)
     if form.is_valid():
-        said = form.cleaned_data
-        try:
-            made = mailboxes.register(
-                said["tenant"], address=said["address"], display_name=said["display_name"], actor=user
+        data = form.cleaned_data
+        with errors_on(form):
+            mailbox = mailboxes.register(
+                data["tenant"], address=data["address"], display_name=data["display_name"], actor=user
             )
-        except PortalError as error:
-            form.add_error(error.field if error.field in form.fields else None, str(error))
-        else:
-            messages.success(request, f"{made} is registered. Attach it to a connection to use it.")
-            return redirect("mailbox", pk=made.pk)
-    context = {"form": form, "no_tenant": not tenants.exists()}
-    return render(request, "mailboxes/add.html", context, status=422 if form.errors else 200)
+            messages.success(request, f"{mailbox} is registered. Attach it to a connection to use it.")
+            return redirect("mailbox", pk=mailbox.pk)
+    return render_form(request, "mailboxes/add.html", form, {"no_tenant": not tenants.exists()})
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def edit(request: HttpRequest, pk: int) -> HttpResponse:
-    """Correct a mailbox's name or address."""
-    user = roles.signed_in(request.user)
-    mailbox = _changeable(user, pk)
+    user, mailbox = _changeable_mailbox(request, pk)
     form = MailboxEditForm(request.POST or None, mailbox=mailbox)
     if form.is_valid():
-        try:
+        with errors_on(form):
             mailboxes.change(mailbox, **form.cleaned_data, actor=user)
-        except PortalError as error:
-            form.add_error(error.field if error.field in form.fields else None, str(error))
-        else:
             messages.success(request, f"{mailbox} is changed.")
-            return redirect("mailbox", pk=mailbox.pk)
-    context = {"form": form, "mailbox": mailbox}
-    return render(request, "mailboxes/edit.html", context, status=422 if form.errors else 200)
+            return redirect("mailbox", pk=pk)
+    return render_form(request, "mailboxes/edit.html", form, {"mailbox": mailbox})
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
-    """Ask, then remove a mailbox that no connection has attached."""
-    user = roles.signed_in(request.user)
-    mailbox = _changeable(user, pk)
+    """Confirm, then remove a mailbox that no connection has attached."""
+    user, mailbox = _changeable_mailbox(request, pk)
     if request.method == "POST":
-        try:
+        with errors_as_messages(request, level=messages.ERROR):
             mailboxes.remove(mailbox, actor=user)
-        except PortalError as error:
-            messages.error(request, str(error))
-            return redirect("mailbox", pk=pk)
-        messages.success(request, f"{mailbox} is removed.")
-        return redirect("mailboxes")
+            messages.success(request, f"{mailbox} is removed.")
+            return redirect("mailboxes")
+        return redirect("mailbox", pk=pk)
     return render(request, "mailboxes/remove.html", {"mailbox": mailbox, "users": mailbox.accesses.count()})
 
 
-def _changeable(user: User, pk: int) -> SharedMailbox:
+def _changeable_mailbox(request: HttpRequest, pk: int) -> tuple[User, SharedMailbox]:
+    user = roles.signed_in(request.user)
     mailbox = get_object_or_404(querysets.visible_mailboxes(user), pk=pk)
     roles.require(permissions.can_change_mailbox(user, mailbox), action="Ask an IT admin, or whoever registered it.")
-    return mailbox
-
-
-def _directories(user: User) -> Any:
-    """Tenants that are directories: only those have mailboxes."""
-    return querysets.visible_tenants(user).exclude(directory_id__in=SHARED_ENDPOINTS)
+    return user, mailbox
 
 
 # --- On a connection's page -----------------------------------------------------------------------
@@ -172,120 +155,119 @@ def attached(user: User, connection: Connection) -> dict[str, Any]:
 
 
 def _suggestions(connection: Connection) -> list[str]:
-    tenant: Tenant | None = mailboxes.home_tenant(connection)
+    """Addresses of the connection's tenant that are not attached yet."""
+    tenant = mailboxes.home_tenant(connection)
     if tenant is None:
         return []
     free = tenant.shared_mailboxes.exclude(accesses__connection=connection)
     return list(free.values_list("address", flat=True)[:SUGGESTED])
 
 
-@require_http_methods(["GET", "HEAD", "POST"])
-def attach(request: HttpRequest, pk: int) -> HttpResponse:
-    """Attach a mailbox to a connection and, if it is active, test it at once."""
+def _connection(request: HttpRequest, pk: int, *, to_check: bool = False) -> tuple[User, Connection]:
+    """The user and a visible connection that they may change, or, ``to_check``, test."""
     user = roles.signed_in(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
-    roles.require(permissions.can_reconnect(user, connection), action="Ask its owner.")
+    if to_check:
+        roles.require(permissions.can_check(user, connection), action="Ask its owner or an IT admin.")
+    else:
+        roles.require(permissions.can_reconnect(user, connection), action="Ask its owner.")
+    return user, connection
+
+
+def _access(connection: Connection, pk: int) -> MailboxAccess:
+    return get_object_or_404(connection.mailbox_accesses.select_related("mailbox"), pk=pk)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def attach(request: HttpRequest, pk: int) -> HttpResponse:
+    """Attach a mailbox to a connection; an active connection tests it at once."""
+    user, connection = _connection(request, pk)
     form = AttachForm(request.POST or None)
     if form.is_valid():
-        try:
-            made = mailboxes.attach_address(connection, address=form.cleaned_data["address"], actor=user)
-        except PortalError as error:
-            form.add_error(error.field if error.field in form.fields else None, str(error))
-        else:
-            _probe(request, connection, [made], user)
-            return redirect("connection", pk=connection.pk)
-    context = {"form": form, "connection": connection, "known_mailboxes": _suggestions(connection)}
-    return render(request, "mailboxes/attach.html", context, status=422 if form.errors else 200)
+        with errors_on(form):
+            access = mailboxes.attach_address(connection, address=form.cleaned_data["address"], actor=user)
+            _probe(request, connection, [access], user)
+            return redirect("connection", pk=pk)
+    context = {"connection": connection, "known_mailboxes": _suggestions(connection)}
+    return render_form(request, "mailboxes/attach.html", form, context)
 
 
 @require_POST
 def probe_all(request: HttpRequest, pk: int) -> HttpResponse:
-    """Test all mailboxes of a connection now."""
-    user = roles.signed_in(request.user)
-    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
-    roles.require(permissions.can_check(user, connection), action="Ask its owner or an IT admin.")
+    """Test all mailboxes of a connection."""
+    user, connection = _connection(request, pk, to_check=True)
     _probe(request, connection, list(connection.mailbox_accesses.select_related("mailbox")), user)
-    return redirect("connection", pk=connection.pk)
+    return redirect("connection", pk=pk)
 
 
 @require_POST
 def probe(request: HttpRequest, pk: int, access_pk: int) -> HttpResponse:
-    """Test one attached mailbox now."""
-    user = roles.signed_in(request.user)
-    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
-    roles.require(permissions.can_check(user, connection), action="Ask its owner or an IT admin.")
-    _probe(request, connection, [get_object_or_404(connection.mailbox_accesses, pk=access_pk)], user)
-    return redirect("connection", pk=connection.pk)
+    """Test one attached mailbox."""
+    user, connection = _connection(request, pk, to_check=True)
+    _probe(request, connection, [_access(connection, access_pk)], user)
+    return redirect("connection", pk=pk)
 
 
 @require_POST
 def detach(request: HttpRequest, pk: int, access_pk: int) -> HttpResponse:
-    """Detach a mailbox from a connection."""
-    user = roles.signed_in(request.user)
-    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
-    roles.require(permissions.can_reconnect(user, connection), action="Ask its owner.")
-    mailbox_access = get_object_or_404(connection.mailbox_accesses.select_related("mailbox"), pk=access_pk)
-    mailboxes.detach(mailbox_access, actor=user)
-    messages.success(request, f"{mailbox_access.mailbox} is detached from {connection}. It stays registered.")
-    return redirect("connection", pk=connection.pk)
+    user, connection = _connection(request, pk)
+    access = _access(connection, access_pk)
+    mailboxes.detach(access, actor=user)
+    messages.success(request, f"{access.mailbox} is detached from {connection}. It stays registered.")
+    return redirect("connection", pk=pk)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def send(request: HttpRequest, pk: int, access_pk: int) -> HttpResponse:
-    """Say what a test message does, then send it: nothing else shows whether one may send as the mailbox."""
-    user = roles.signed_in(request.user)
-    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
-    roles.require(permissions.can_reconnect(user, connection), action="Ask its owner.")
-    row = get_object_or_404(connection.mailbox_accesses.select_related("mailbox"), pk=access_pk)
-    row.connection = connection
+    """Confirm, then send a test message: the only way to find out whether sending as the mailbox is allowed."""
+    user, connection = _connection(request, pk)
+    access = _access(connection, access_pk)
+    access.connection = connection
     if request.method != "POST":
-        return render(request, "mailboxes/send.html", {"row": row, "connection": connection})
-    try:
-        outcome = probes.send_test_message(row, actor=user, now=timezone.now())
-    except PortalError as error:
-        messages.error(request, str(error))
-    else:
+        return render(request, "mailboxes/send.html", {"row": access, "connection": connection})
+    with errors_as_messages(request, level=messages.ERROR):
+        outcome = probes.send_test_message(access, actor=user, now=timezone.now())
         if outcome.state is ReachState.REACHABLE:
-            messages.success(request, f"The test message was sent from {row.mailbox}.")
+            messages.success(request, f"The test message was sent from {access.mailbox}.")
         else:
-            messages.warning(request, f"{row.mailbox}: {outcome.cause} {outcome.action}".strip())
-    return redirect("connection", pk=connection.pk)
+            messages.warning(request, f"{access.mailbox}: {outcome.cause} {outcome.action}".strip())
+    return redirect("connection", pk=pk)
 
 
 def _probe(request: HttpRequest, connection: Connection, rows: list[MailboxAccess], user: User) -> None:
-    """Test them and say what came out; a connection without a token is tested after its next sign-in."""
+    """Test the mailboxes and report; a connection without a token tests them after its next sign-in."""
     if not probes.can_be_probed(connection):
         for row in rows:
             messages.info(request, f"{row.mailbox} is attached. It is tested as soon as the connection is active.")
         return
     try:
-        done = probes.probe(connection, actor=user, now=timezone.now(), only=rows)
+        tested = probes.probe(connection, actor=user, now=timezone.now(), only=rows)
     except PortalError as error:
         names = ", ".join(str(row.mailbox) for row in rows)
         messages.warning(request, f"{names} could not be tested. {error}")
         return
-    _say_tested(request, done)
+    _report_tests(request, tested)
 
 
-def _say_tested(request: HttpRequest, rows: list[MailboxAccess]) -> None:
-    """One sentence for one mailbox; for several a count, as the page says the rest."""
+def _report_tests(request: HttpRequest, rows: list[MailboxAccess]) -> None:
+    """A sentence for a single mailbox, the number reached for several: the page has the details."""
     if len(rows) > 1:
-        reached = sum(row.state == MailboxAccess.State.REACHABLE for row in rows)
-        say = messages.success if reached == len(rows) else messages.warning
-        say(request, f"{reached} of {len(rows)} tests reached the mailbox.")
+        reached = sum(row.state == REACHABLE for row in rows)
+        add_message = messages.success if reached == len(rows) else messages.warning
+        add_message(request, f"{reached} of {len(rows)} tests reached the mailbox.")
         return
-    for one in rows:
-        if one.state == MailboxAccess.State.REACHABLE:
-            messages.success(request, f"{one.mailbox} is reachable.")
+    for row in rows:
+        if row.state == REACHABLE:
+            messages.success(request, f"{row.mailbox} is reachable.")
         else:
-            messages.warning(request, f"{one.mailbox}: {one.cause} {one.action}".strip())
+            messages.warning(request, f"{row.mailbox}: {row.cause} {row.action}".strip())
 
 
 # --- Commands for Exchange ------------------------------------------------------------------------
 
 
 @require_safe
-def exchange(request: HttpRequest, pk: int) -> HttpResponse:
+def powershell(request: HttpRequest, pk: int) -> HttpResponse:
     """The PowerShell commands that open a connection's mailboxes to it and to nothing else; also as files."""
     user = roles.signed_in(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
@@ -293,24 +275,22 @@ def exchange(request: HttpRequest, pk: int) -> HttpResponse:
     if plan is not None and "download" in request.GET:
         return _download(plan, request.GET["download"])
     app = connection.app_registration
-    wanted = mailboxes.application_roles(connection)
+    not_mailboxes = [lack.value for lack in WITHOUT_MAILBOX]
+    siblings = querysets.visible_connections(user).filter(
+        app_registration=app, authentication_type=connection.authentication_type
+    )
     context = {
         "connection": connection,
         "has_mailboxes": connection.mailbox_accesses.exists(),
         "steps": exchange_script.steps(plan) if plan else [],
         "plan": plan,
-        "left_out": connection.mailbox_accesses.filter(
-            lack__in=[lack.value for lack in WITHOUT_MAILBOX]
-        ).select_related("mailbox"),
+        "left_out": connection.mailbox_accesses.filter(lack__in=not_mailboxes).select_related("mailbox"),
         "wide": _tenant_wide(connection),
-        "in_entra": [role for role in wanted if not exchange_script.roles_for([role])],
-        "siblings": querysets.visible_connections(user)
-        .filter(app_registration=app, authentication_type=connection.authentication_type)
-        .exclude(pk=connection.pk)
-        .order_by("name")[:20],
+        "in_entra": [role for role in mailboxes.application_roles(connection) if not exchange_script.roles_for([role])],
+        "siblings": siblings.exclude(pk=pk).order_by("name")[:20],
         "in_sandbox": app.tenant.environment == "sandbox",
     }
-    return render(request, "mailboxes/exchange.html", context)
+    return render(request, "mailboxes/powershell.html", context)
 
 
 def _download(plan: exchange_script.ApplicationPlan | exchange_script.AccountPlan, key: str) -> HttpResponse:
@@ -318,13 +298,13 @@ def _download(plan: exchange_script.ApplicationPlan | exchange_script.AccountPla
         text = exchange_script.script(plan, key)
     except KeyError:
         raise Http404 from None
-    # With the byte order mark: Windows PowerShell 5.1 takes a file without one for the old code page, in which parts
-    # of some letters are quotation marks.
+    # The byte order mark: without it Windows PowerShell 5.1 assumes the old code page, in which parts of some letters
+    # are quotation marks.
     response = HttpResponse(text.encode("utf-8-sig"), content_type="text/plain; charset=utf-8")
     response["Content-Disposition"] = f'attachment; filename="exchange-{key}-{plan.key}.ps1"'
     return response
 
 
 def _tenant_wide(connection: Connection) -> tuple[str, ...]:
-    """Application permissions in force that open every mailbox of the organisation."""
+    """Application permissions granted that open every mailbox of the organisation."""
     return () if connection.is_delegated else exchange_script.tenant_wide(connection.granted)

@@ -1,4 +1,4 @@
-"""Sign-in links: made on a connection's page, opened by the owner of the mailbox, who may have no account here."""
+"""Sign-in links: created on a connection's page, opened by the mailbox owner, who may have no account here."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
-from social_core.actions import do_auth
-from social_django.utils import load_backend, load_strategy
 
 from connections import pipeline
 from connections.access import querysets, roles
 from connections.errors import PortalError
-from connections.microsoft import backends, capabilities
+from connections.microsoft import capabilities
 from connections.models import Connection, User
 from connections.services.connections import sign_in, sign_in_links
 from connections.services.people import ownership_transfer
 from connections.services.policy import permission_drift
+from connections.views.connections import redirect_to_microsoft
 
-BROWSER_LIFETIME = 3600  # seconds the session of a browser lasts in which nobody is signed in
+BROWSER_LIFETIME = 3600  # seconds a session without a signed-in person lasts
 
 
 @require_POST
-def make(request: HttpRequest, pk: int) -> HttpResponse:
-    """Make a link and show it, this once."""
+def create(request: HttpRequest, pk: int) -> HttpResponse:
+    """Create a link and show it, this once."""
     user = roles.signed_in(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     link, token = sign_in_links.create(connection, actor=user, now=timezone.now())
@@ -40,69 +39,57 @@ def make(request: HttpRequest, pk: int) -> HttpResponse:
         "minutes": sign_in_links.LIFETIME.seconds // 60,
         "account": _only_account(connection, user),
     }
-    return render(request, "sign_in_links/made.html", context)
+    return render(request, "sign_in_links/created.html", context)
 
 
 @login_not_required
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def page(request: HttpRequest, token: str) -> HttpResponse:
-    """Say who asks, and for what; POST goes on to Microsoft."""
+    """Say who asks for what; POST continues at Microsoft."""
     try:
         if request.method == "POST":
             return _to_microsoft(request, token)
         opened = sign_in_links.open_link(token, now=timezone.now())
     except PortalError as error:
-        answer = render(request, "sign_in_links/over.html", {"error": error}, status=error.status)
+        response = render(request, "sign_in_links/refused.html", {"error": error}, status=error.status)
     else:
+        connection, known = opened.connection, capabilities.CAPABILITIES
         context = {
             "opened": opened,
             "portal": settings.PORTAL_URL,
-            "account": _only_account(opened.connection, opened.made_by),
-            **_wishes(opened.connection),
+            "account": _only_account(connection, opened.made_by),
+            "capabilities": [known[key] for key in connection.capabilities if key in known],
+            "permissions": permission_drift.required_permissions(connection),
+            "warnings": capabilities.warnings(
+                connection.capabilities, connection.extra_scopes.split(), connection.authentication_type
+            ),
         }
-        answer = render(request, "sign_in_links/open.html", context)
-    # The address is a secret. "no-referrer" would also hide where the form comes from, and the form would be refused.
-    answer["Referrer-Policy"] = "strict-origin"
-    return answer
+        response = render(request, "sign_in_links/open.html", context)
+    # The address is a secret. "no-referrer" would also hide the form's origin, and Django would refuse the POST.
+    response["Referrer-Policy"] = "strict-origin"
+    return response
 
 
 @login_not_required
 @require_safe
 def done(request: HttpRequest) -> HttpResponse:
-    """Where the browser ends up after a sign-in that succeeded."""
     return render(request, "sign_in_links/done.html")
 
 
 def _only_account(connection: Connection, made_by: User) -> str:
-    """The one account that is accepted; empty while any of the directory is."""
+    """The one account that is accepted; empty while any account of the directory is."""
     return "" if ownership_transfer.may_change_account(connection, actor=made_by) else connection.account_username
 
 
-def _wishes(connection: Connection) -> dict[str, object]:
-    chosen = [capabilities.CAPABILITIES[key] for key in connection.capabilities if key in capabilities.CAPABILITIES]
-    return {
-        "capabilities": chosen,
-        "permissions": permission_drift.required_permissions(connection),
-        "warnings": capabilities.warnings(
-            connection.capabilities, connection.extra_scopes.split(), connection.authentication_type
-        ),
-    }
-
-
 def _to_microsoft(request: HttpRequest, token: str) -> HttpResponse:
-    """Bind the link to this browser and send it to Microsoft. Nobody is signed in here by that, before or after."""
+    """Bind the link to this browser and send it to Microsoft. This signs nobody in to the portal."""
     now = timezone.now()
-    sign_in_links.open_link(token, now=now)  # who has none is given no session
-    request.session.cycle_key()  # nobody who has planted a session in this browser shares what is in it from now on
+    sign_in_links.open_link(token, now=now)  # an invalid token gets no session
+    request.session.cycle_key()  # against session fixation
     browser = request.session.setdefault(pipeline.LINK_BROWSER, secrets.token_urlsafe(32))
     if not request.user.is_authenticated:
         request.session.set_expiry(BROWSER_LIFETIME)
     opened = sign_in_links.bind_to_browser(token, browser=browser, now=now)
     sign_in.begin(opened.connection, actor=opened.made_by, now=now, by_link=opened.link)
-    strategy = load_strategy(request)
-    strategy.connection, strategy.link = opened.connection, opened.link
-    name = backends.MicrosoftConnect.name
-    backend = load_backend(strategy, name, reverse("social:complete", args=[name]))
-    answer: HttpResponse = do_auth(backend, user=request.user)
-    return answer
+    return redirect_to_microsoft(request, opened.connection, opened.link)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from django.contrib import messages
 from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
@@ -11,12 +9,12 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_safe
 
 from connections.access import permissions, querysets, roles
-from connections.errors import PortalError
 from connections.forms.tenants import TenantForm
 from connections.microsoft import clouds
 from connections.models import Tenant, User
 from connections.services.registry import tenants
 from connections.views import audit, list_pages
+from connections.views.form_handling import errors_as_messages, errors_on
 
 NOT_LOOKED_UP = (
     "{tenant} is saved, but Microsoft could not be reached, so its directory was not looked up yet. "
@@ -26,28 +24,27 @@ NOT_LOOKED_UP = (
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    """All tenants."""
-    user = cast(User, request.user)
     filters = list_pages.Filters(
         request,
         search=("name", "directory_id", "tid"),
         placeholder="Name or directory ID",
         choices=[list_pages.Choice("environment", "Environment", clouds.choices(), list_pages.by("environment"))],
     )
-    found = filters.apply(querysets.visible_tenants(user)).annotate(
+    rows = filters.apply(querysets.visible_tenants(roles.signed_in(request.user))).annotate(
         apps=Count("app_registrations", distinct=True), mailboxes=Count("shared_mailboxes", distinct=True)
     )
-    return render(request, "tenants/index.html", {"page": list_pages.page(request, found), "filters": filters})
+    return render(request, "tenants/index.html", {"page": list_pages.page(request, rows), "filters": filters})
 
 
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    """One tenant: its directory, its applications and mailboxes; for members only the name."""
-    user = cast(User, request.user)
+    """One tenant with its app registrations and mailboxes; members only see the name."""
+    user = roles.signed_in(request.user)
     tenant = get_object_or_404(querysets.visible_tenants(user), pk=pk)
+    cloud = clouds.CLOUDS.get(tenant.environment)
     context = {
         "tenant": tenant,
-        "environment": _environment(tenant),
+        "environment": cloud.label if cloud else f"{tenant.environment} (not configured in this portal)",
         "apps": querysets.visible_app_registrations(user).filter(tenant=tenant)[:100],
         "mailboxes": querysets.visible_mailboxes(user).filter(tenant=tenant)[:100],
         "events": audit.history(user, tenant) if permissions.can_read_registry(user) else [],
@@ -57,77 +54,57 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest) -> HttpResponse:
-    """Register a tenant."""
-    user = cast(User, request.user)
+    user = roles.signed_in(request.user)
     roles.require(permissions.can_manage_registry(user))
     form = TenantForm(request.POST or None)
     if form.is_valid():
-        try:
+        with errors_on(form):
             tenant = tenants.add(**form.cleaned_data, actor=user)
-        except PortalError as error:
-            form.add_error(error.field or None, str(error))
-        else:
-            _report(request, tenant, f"{tenant} is registered.")
-            return redirect("tenant", tenant.pk)
+            return _report_saved(request, tenant, f"{tenant} is registered.")
     return render(request, "tenants/add.html", {"form": form})
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def edit(request: HttpRequest, pk: int) -> HttpResponse:
-    """Change a tenant; the button "look up" on its page posts here too, with nothing but ``look_up``."""
-    user = cast(User, request.user)
-    tenant = get_object_or_404(querysets.visible_tenants(user), pk=pk)
-    roles.require(permissions.can_manage_registry(user))
+    """Change a tenant; ``look_up`` in the form only looks its directory up."""
+    user, tenant = _managed_tenant(request, pk)
     if "look_up" in request.POST:
-        return _look_up(request, tenant, user)
+        with errors_as_messages(request, level=messages.ERROR):
+            tenants.update_from_microsoft(tenant, actor=user)
+            messages.success(request, f"Microsoft knows this directory: {tenant.tid}.")
+        return redirect("tenant", pk)
     form = TenantForm(request.POST or None, tenant=tenant)
     if form.is_valid():
-        try:
+        with errors_on(form):
             tenants.change(tenant, **form.cleaned_data, actor=user)
-        except PortalError as error:
-            form.add_error(error.field or None, str(error))
-        else:
-            _report(request, tenant, f"{tenant} is changed.")
-            return redirect("tenant", tenant.pk)
+            return _report_saved(request, tenant, f"{tenant} is changed.")
     context = {"form": form, "tenant": tenant, "in_use_by": tenants.objects_using(tenant)}
     return render(request, "tenants/edit.html", context)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
-    """Ask, then remove a tenant nothing uses."""
-    user = cast(User, request.user)
-    tenant = get_object_or_404(querysets.visible_tenants(user), pk=pk)
-    roles.require(permissions.can_manage_registry(user))
+    """Confirm, then remove a tenant that nothing uses."""
+    user, tenant = _managed_tenant(request, pk)
     if request.method == "POST":
-        name = str(tenant)
-        try:
+        with errors_as_messages(request, level=messages.ERROR):
             tenants.remove(tenant, actor=user)
-        except PortalError as error:
-            messages.error(request, str(error))
-            return redirect("tenant", pk)
-        messages.success(request, f"{name} is removed.")
-        return redirect("tenants")
+            messages.success(request, f"{tenant} is removed.")
+            return redirect("tenants")
+        return redirect("tenant", pk)
     return render(request, "tenants/remove.html", {"tenant": tenant, "in_use_by": tenants.objects_using(tenant)})
 
 
-def _look_up(request: HttpRequest, tenant: Tenant, user: User) -> HttpResponse:
-    try:
-        tenants.update_from_microsoft(tenant, actor=user)
-    except PortalError as error:
-        messages.error(request, str(error))
-    else:
-        messages.success(request, f"Microsoft knows this directory: {tenant.tid}.")
-    return redirect("tenant", tenant.pk)
+def _managed_tenant(request: HttpRequest, pk: int) -> tuple[User, Tenant]:
+    user = roles.signed_in(request.user)
+    tenant = get_object_or_404(querysets.visible_tenants(user), pk=pk)
+    roles.require(permissions.can_manage_registry(user))
+    return user, tenant
 
 
-def _report(request: HttpRequest, tenant: Tenant, sentence: str) -> None:
+def _report_saved(request: HttpRequest, tenant: Tenant, sentence: str) -> HttpResponse:
     if tenant.tid or tenant.is_shared_endpoint:
         messages.success(request, sentence)
     else:
         messages.warning(request, NOT_LOOKED_UP.format(tenant=tenant))
-
-
-def _environment(tenant: Tenant) -> str:
-    found = clouds.CLOUDS.get(tenant.environment)
-    return found.label if found else f"{tenant.environment} (not configured in this portal)"
+    return redirect("tenant", tenant.pk)
