@@ -64,7 +64,7 @@ class GuidField(PastedField):
 
     def __init__(self, *, what: str, **kwargs: Any) -> None:
         self.what = what
-        # Room for stray spaces; what is really too long is told as "not an ID".
+        # Room for stray spaces; anything longer is reported as "not an ID".
         super().__init__(max_length=500, **kwargs)
 
     def to_python(self, value: Any) -> str:

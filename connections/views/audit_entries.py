@@ -23,8 +23,8 @@ Key = tuple[datetime, int, int]  # when, which table, which row: unique, and the
 
 
 @dataclass(frozen=True, slots=True)
-class HandOut:
-    """A token request with the interface of an event."""
+class TokenRequest:
+    """A row of token requests with the interface of an event."""
 
     fetch: TokenFetch
     action: str = AuditAction.CONNECTION_TOKEN_FETCHED
@@ -49,7 +49,7 @@ class HandOut:
         return {"times": self.fetch.count, "with key": self.fetch.key_name, "from": self.fetch.address}
 
 
-Entry = AuditEvent | HandOut
+Entry = AuditEvent | TokenRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def _source_rows(source: _Source, key: Key | None, *, backwards: bool) -> list[t
     rows = source.rows if key is None else source.rows.filter(_beyond(source, key, backwards=backwards))
     order = (source.when, "pk") if backwards else (f"-{source.when}", "-pk")
     return [
-        ((getattr(row, source.when), source.rank, row.pk), HandOut(row) if isinstance(row, TokenFetch) else row)
+        ((getattr(row, source.when), source.rank, row.pk), TokenRequest(row) if isinstance(row, TokenFetch) else row)
         for row in rows.order_by(*order)[: SIZE + 1]
     ]
 
