@@ -26,7 +26,7 @@ from connections.outbound import safe_http
 NAME_LENGTH = 120
 REASON_LENGTH = 2000
 MOST_MAILBOXES = 20
-FARTHEST = date(9000, 12, 31)  # there is no day after the last one of the calendar
+LATEST_DAY = date(9000, 12, 31)  # there is no day after the last one of the calendar
 # What becomes of the old account's tokens when a connection gets a new owner.
 KEEP, CUT = "keep", "cut"
 _ADDRESS_EXAMPLE = "An address looks like support@contoso.com."
@@ -280,7 +280,7 @@ class TargetField(PastedField):
 
 def end_of_day(day: date) -> datetime:
     """The first moment after a day (UTC); of days that no review can reach, one that is as far away."""
-    return datetime.combine(min(day, FARTHEST) + timedelta(days=1), time.min, UTC)
+    return datetime.combine(min(day, LATEST_DAY) + timedelta(days=1), time.min, UTC)
 
 
 def capability_errors(chosen: Sequence[str], extra_scopes: Sequence[str], authentication_type: str) -> list[str]:

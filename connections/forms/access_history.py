@@ -14,7 +14,7 @@ from connections.services.sharing.history_queries import Window
 LARGEST_ID = 2**63 - 1
 
 
-class AccessQuestion(forms.Form):
+class AccessHistoryForm(forms.Form):
     """A connection or person, by part of its name or by id; a day, and a time for a single moment."""
 
     q = forms.CharField(required=False, max_length=100)

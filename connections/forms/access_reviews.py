@@ -19,7 +19,7 @@ from connections.services.governance.access_reviews import (
     NOTE_LENGTH,
     Answer,
 )
-from connections.validators import FARTHEST, NameField, end_of_day
+from connections.validators import LATEST_DAY, NameField, end_of_day
 
 _ROW = re.compile(r"answer-([0-9]{1,18})", re.ASCII)
 
@@ -45,7 +45,7 @@ class ReviewForm(forms.Form):
 
     def clean_due(self) -> datetime:
         day: date = self.cleaned_data["due"]
-        if day > FARTHEST:
+        if day > LATEST_DAY:
             raise forms.ValidationError("This day is too far away.")
         return end_of_day(day)
 
@@ -55,7 +55,7 @@ class ReviewForm(forms.Form):
         return {"app_registration": self._apps.get(key), "tenant": self._tenants.get(key)}
 
 
-class PlanForm(forms.Form):
+class ScheduleForm(forms.Form):
     is_on = forms.BooleanField(label="Start a review of all shares at the beginning of every quarter", required=False)
     days = forms.IntegerField(
         label="Days to answer",

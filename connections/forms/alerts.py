@@ -34,7 +34,7 @@ class ChannelEditForm(forms.Form):
         super().__init__(*args, **kwargs)
 
 
-class ChoicesForm(forms.Form):
+class PreferencesForm(forms.Form):
     """One person's e-mail preferences; ``is_admin`` adds those only IT admins have."""
 
     own_incidents = forms.BooleanField(

@@ -93,12 +93,12 @@ class AuditFilter(Period):
         return {name: value for name, value in self.cleaned_data.items() if value}
 
 
-class ViewForm(forms.Form):
+class SavedFilterForm(forms.Form):
     name = NameField(label="Save this view as")
     query = forms.CharField(required=False, max_length=1000, widget=forms.HiddenInput)
 
 
-class CreatorsQuestion(Period):
+class CreatorsForm(Period):
     """Who created which connection?"""
 
     q = forms.CharField(label="Connection or person", required=False, max_length=100)
@@ -110,7 +110,7 @@ class CreatorsQuestion(Period):
         return events.filter(named, self.within("at"))
 
 
-class FetchesQuestion(Period):
+class TokenRequestsForm(Period):
     """Who fetched tokens of this connection, and from where?"""
 
     q = forms.CharField(label="Connection", required=False, max_length=120)
@@ -125,11 +125,11 @@ class FetchesQuestion(Period):
         return fetches.filter(named, self.within("minute"))
 
 
-class ChangesQuestion(Period):
+class ChangesForm(Period):
     """What changed between two days?"""
 
 
-class ScopesQuestion(forms.Form):
+class PermissionsForm(forms.Form):
     """Which connections hold this permission?"""
 
     scope = forms.ChoiceField(label="Permission", required=False)

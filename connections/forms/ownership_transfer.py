@@ -37,7 +37,7 @@ class PersonField(forms.ModelChoiceField):  # type: ignore[type-arg]
         return f"{obj} ({obj.username})"
 
 
-class HandOverForm(forms.Form):
+class TransferForm(forms.Form):
     # The owner when the page was rendered.
     seen_owner = forms.IntegerField(widget=forms.HiddenInput)
     new_owner = PersonField(label="New owner")
@@ -66,7 +66,7 @@ class HandOverForm(forms.Form):
         return self.cleaned_data.get("grant") == KEEP
 
 
-class LeaverForm(forms.Form):
+class TransferAllForm(forms.Form):
     """All connections of one person: one new owner for those ticked, or a separate one for each."""
 
     everything_to = PersonField(label="New owner of everything that is ticked", required=False)

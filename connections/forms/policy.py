@@ -136,12 +136,12 @@ class RulesForm(forms.Form):
     def groups(self) -> Iterator[tuple[str, list[CapabilityRow]]]:
         """The capability fields by group, for the template."""
         for group, choices in capabilities.choices_by_group():
-            yield group, [self._row(key) for key, _ in choices]
-
-    def _row(self, key: str) -> CapabilityRow:
-        effect = self.organisation.of_capability(key) if self.organisation else Effect.ALLOWED
-        words = dict(EFFECTS)[effect.value].lower() if effect is not Effect.ALLOWED else ""
-        return CapabilityRow(capabilities.CAPABILITIES[key], self[f"capability-{key}"], words)
+            rows = []
+            for key, _ in choices:
+                effect = self.organisation.of_capability(key) if self.organisation else Effect.ALLOWED
+                words = "" if effect is Effect.ALLOWED else dict(EFFECTS)[effect.value].lower()
+                rows.append(CapabilityRow(capabilities.CAPABILITIES[key], self[f"capability-{key}"], words))
+            yield group, rows
 
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or {}

@@ -15,7 +15,7 @@ from connections.validators import LastDayField, NameField, PastedField
 
 
 class ShareForm(forms.Form):
-    """With whom, at which level, until when. ``whom`` is a person or a team; see whom_chosen()."""
+    """With whom, at which level, until when. ``whom`` is a person or a team; see recipient_chosen()."""
 
     whom = forms.ChoiceField(label="With whom")
     level = forms.ChoiceField(
@@ -71,7 +71,7 @@ class ShareForm(forms.Form):
             ),
         ]
 
-    def whom_chosen(self) -> dict[str, User | Team | None]:
+    def recipient_chosen(self) -> dict[str, User | Team | None]:
         """The chosen recipient as arguments of shares.share."""
         key = self.cleaned_data["whom"]
         return {"person": self._people.get(key), "team": self._teams.get(key)}

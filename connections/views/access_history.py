@@ -16,7 +16,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from connections.access import permissions, roles
 from connections.errors import InvalidInput
-from connections.forms.access_history import AccessQuestion
+from connections.forms.access_history import AccessHistoryForm
 from connections.models import AccessPeriod
 from connections.services.audit import export as audit_export
 from connections.services.sharing import history_check, history_export, history_queries
@@ -34,7 +34,7 @@ _FIND = {"connection": history_queries.find_connections, "person": history_queri
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     user = audit_reader(request, cause=_ROLES, action=_ASK)
-    form = AccessQuestion(request.GET)
+    form = AccessHistoryForm(request.GET)
     context: dict[str, Any] = {"form": form, "about": request.GET.get("find") or "connection"}
     status = 200
     if form.is_valid() and form.about:
@@ -59,7 +59,7 @@ def index(request: HttpRequest) -> HttpResponse:
 def export(request: HttpRequest) -> HttpResponse:
     user = roles.signed_in(request.user)
     roles.require(permissions.can_export_audit(user), cause="Only auditors export.", action="Ask one of them.")
-    form = AccessQuestion(request.POST)
+    form = AccessHistoryForm(request.POST)
     question = _question(form) if form.is_valid() else None
     if question is None:
         raise InvalidInput("It is not said what the export is about.", action="Ask on the page, then press “Export”.")
@@ -77,7 +77,7 @@ def link(about: str, pk: int) -> str:
     return f"{reverse('access_history')}?{urlencode({about: pk})}"
 
 
-def _question(form: AccessQuestion) -> AccessHistoryQuery | None:
+def _question(form: AccessHistoryForm) -> AccessHistoryQuery | None:
     """The question about something that exists or existed; None if the form does not identify it by its id."""
     pk = form.cleaned_data.get(form.about) if form.about else None
     subject = _GET[form.about](pk) if pk else None

@@ -31,7 +31,7 @@ def index(request: HttpRequest) -> HttpResponse:
     return render(request, "access_reviews/index.html", _list(request, roles.signed_in(request.user)))
 
 
-def _list(request: HttpRequest, user: User, *, form: forms.PlanForm | None = None) -> dict[str, Any]:
+def _list(request: HttpRequest, user: User, *, form: forms.ScheduleForm | None = None) -> dict[str, Any]:
     states = list_pages.Choice(
         "state", "State", [("running", "Running"), ("over", "Over")], access_review_report.in_state
     )
@@ -43,7 +43,7 @@ def _list(request: HttpRequest, user: User, *, form: forms.PlanForm | None = Non
         "may_manage": permissions.can_manage_reviews(user),
         "reads_all": permissions.can_read_reviews(user),
         "plan": plan,
-        "form": form or forms.PlanForm(initial={"is_on": plan.is_on, "days": plan.days}),
+        "form": form or forms.ScheduleForm(initial={"is_on": plan.is_on, "days": plan.days}),
     }
 
 
@@ -51,7 +51,7 @@ def _list(request: HttpRequest, user: User, *, form: forms.PlanForm | None = Non
 def plan(request: HttpRequest) -> HttpResponse:
     user = roles.signed_in(request.user)
     roles.require(permissions.can_manage_reviews(user), action="Ask an IT admin.")
-    form = forms.PlanForm(request.POST)
+    form = forms.ScheduleForm(request.POST)
     if not form.is_valid():
         return render(request, "access_reviews/index.html", _list(request, user, form=form), status=422)
     access_reviews.set_schedule(**form.cleaned_data, actor=user, now=timezone.now())

@@ -15,7 +15,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from connections import presentation
 from connections.access import permissions, roles
-from connections.forms.alerts import ChannelEditForm, ChannelForm, ChoicesForm
+from connections.forms.alerts import ChannelEditForm, ChannelForm, PreferencesForm
 from connections.models import AlertChannel, Delivery, User
 from connections.services.notifications import alerts, outbox
 from connections.services.notifications import channels as alert_channels
@@ -217,22 +217,22 @@ def channel_secret(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-def choices(request: HttpRequest) -> HttpResponse:
+def preferences(request: HttpRequest) -> HttpResponse:
     user = roles.signed_in(request.user)
     is_admin = roles.person(user).is_admin
     # A form in which everything is unticked arrives empty.
     data = request.POST if request.method == "POST" else None
-    form = ChoicesForm(data, choice=alerts.preferences_of(user), is_admin=is_admin)
+    form = PreferencesForm(data, choice=alerts.preferences_of(user), is_admin=is_admin)
     if form.is_valid():
         alerts.set_preferences(user, **form.cleaned_data, actor=user)
         messages.success(request, "Your choices are kept.")
         return redirect("account_alerts")
     context = {"is_admin": is_admin, "copy_to": settings.ALERT_COPY_TO}
-    return render_form(request, "alerts/choices.html", form, context)
+    return render_form(request, "alerts/preferences.html", form, context)
 
 
 @require_POST
-def choices_test(request: HttpRequest) -> HttpResponse:
+def preferences_test(request: HttpRequest) -> HttpResponse:
     user = roles.signed_in(request.user)
     _send_test(request, user, user)
     return redirect("account_alerts")

@@ -55,15 +55,15 @@ def make_for(request: HttpRequest, user: User, *, owner: User) -> HttpResponse:
             field = "expires_on" if error.field == "expires_at" else error.field
             form.add_error(field if field in form.fields else None, str(error))
         else:
-            return _issued(request, key, text)
+            return _show_secret(request, key, text)
     context = {"owner": owner, "is_own": owner.pk == user.pk}
     return render_form(request, "api_keys/add.html", form, context)
 
 
 @sensitive_variables("text")
-def _issued(request: HttpRequest, key: ApiKey, text: str) -> HttpResponse:
+def _show_secret(request: HttpRequest, key: ApiKey, text: str) -> HttpResponse:
     context = {"key": key, "text": text, "portal_url": settings.PORTAL_URL}
-    return render(request, "api_keys/issued.html", context)
+    return render(request, "api_keys/created.html", context)
 
 
 def _key(request: HttpRequest, pk: int) -> tuple[User, ApiKey]:
@@ -106,7 +106,7 @@ def rotate(request: HttpRequest, pk: int) -> HttpResponse:
             rotated, text = api_keys.rotate(
                 key, overlap=data["overlap"], expires_at=data["expires_on"], actor=user, now=timezone.now()
             )
-            return _issued(request, rotated, text)
+            return _show_secret(request, rotated, text)
     context = {"key": key, "has_previous": key.takes_previous(timezone.now())}
     return render_form(request, "api_keys/rotate.html", form, context)
 

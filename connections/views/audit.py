@@ -17,7 +17,7 @@ from django.views.decorators.http import require_safe
 
 from connections import audit, presentation
 from connections.access import permissions, querysets, roles
-from connections.forms.audit import AuditFilter, ViewForm
+from connections.forms.audit import AuditFilter, SavedFilterForm
 from connections.models import AuditEvent, AuditSeal, TokenFetch, User
 from connections.models.audit import AuditAction
 from connections.services.audit import publishing, sealing, verification
@@ -61,7 +61,7 @@ def index(request: HttpRequest) -> HttpResponse:
         "filters": form,
         "query": query.urlencode(),
         "views": list(user.audit_views.all()[:MOST_VIEWS]),
-        "view_form": ViewForm(initial={"query": query.urlencode()}),
+        "view_form": SavedFilterForm(initial={"query": query.urlencode()}),
         "formats": Format.choices,
         "may_export": permissions.can_export_audit(user),
         "newest_seal": AuditSeal.objects.defer("marks").first(),
@@ -82,10 +82,13 @@ def audit_reader(request: HttpRequest, *, cause: str = "", action: str = "Ask an
 def filter_form(data: QueryDict) -> AuditFilter:
     """The filter of the list, built from a query string or an export form."""
     actions = [*recorded_actions(), AuditAction.CONNECTION_TOKEN_FETCHED]
+    names = (model._meta.object_name or "" for model in apps.get_app_config("connections").get_models())
+    internal = ("Audit", "RepeatedDenial", "SealPublication", "StoredReply")
+    types = {audit.TRAIL.type, "Portal", *(name for name in names if not name.startswith(internal))}
     return AuditFilter(
         data,
         actions={action: presentation.action_label(action) for action in actions},
-        target_types={name: presentation.type_label(name) for name in _target_types()},
+        target_types={name: presentation.type_label(name) for name in sorted(types)},
     )
 
 
@@ -136,14 +139,6 @@ def recorded_actions() -> list[str]:
             "WHERE found.action IS NOT NULL) SELECT action FROM found WHERE action IS NOT NULL"
         )
         return [row[0] for row in cursor.fetchall()]
-
-
-def _target_types() -> list[str]:
-    """Names of everything an event can be about."""
-    names = (model._meta.object_name for model in apps.get_app_config("connections").get_models())
-    internal = ("Audit", "RepeatedDenial", "SealPublication", "StoredReply")
-    own = {name for name in names if name and not name.startswith(internal)}
-    return sorted(own | {audit.TRAIL.type, "Portal"})
 
 
 def _target_url(user: User, event: AuditEvent) -> str:

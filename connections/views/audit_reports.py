@@ -13,7 +13,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_safe
 
 from connections.access import querysets
-from connections.forms.audit import ChangesQuestion, CreatorsQuestion, FetchesQuestion, ScopesQuestion
+from connections.forms.audit import ChangesForm, CreatorsForm, PermissionsForm, TokenRequestsForm
 from connections.services.audit import reports
 from connections.views import list_pages
 from connections.views.audit import audit_reader
@@ -63,7 +63,7 @@ def index(request: HttpRequest) -> HttpResponse:
 @require_safe
 def creators(request: HttpRequest) -> HttpResponse:
     user = audit_reader(request)
-    form = CreatorsQuestion(request.GET)
+    form = CreatorsForm(request.GET)
     events = reports.connections_created(querysets.visible_events(user))
     page = list_pages.page(request, form.narrow(events) if form.is_valid() else events.none(), order=("-pk",))
     ids = [event.target_id for event in page.items]
@@ -75,7 +75,7 @@ def creators(request: HttpRequest) -> HttpResponse:
 @require_safe
 def fetches(request: HttpRequest) -> HttpResponse:
     user = audit_reader(request)
-    form = FetchesQuestion(request.GET)
+    form = TokenRequestsForm(request.GET)
     rows = []
     if form.is_valid() and form.active:
         rows = reports.token_requests(form.narrow(querysets.visible_fetches(user)))
@@ -87,7 +87,7 @@ def changes(request: HttpRequest) -> HttpResponse:
     user = audit_reader(request)
     today = timezone.now().date()
     days = {"date_from": (today - timedelta(days=6)).isoformat(), "date_to": today.isoformat()}
-    form = ChangesQuestion(request.GET if "date_from" in request.GET or "date_to" in request.GET else days)
+    form = ChangesForm(request.GET if "date_from" in request.GET or "date_to" in request.GET else days)
     context: dict[str, Any] = {"filters": form, "kinds": [], **_cut([])}
     if form.is_valid():
         events = querysets.visible_events(user).filter(form.within("at"))
@@ -106,7 +106,7 @@ def scopes(request: HttpRequest) -> HttpResponse:
     user = audit_reader(request)
     connections = querysets.visible_connections(user)
     held = reports.permissions_in_use(connections)
-    form = ScopesQuestion(request.GET, scopes=held)
+    form = PermissionsForm(request.GET, scopes=held)
     scope = form.cleaned_data["scope"] if form.is_valid() else ""
     matches = reports.connections_with_permission(connections, scope) if scope else connections.none()
     context = {"page": list_pages.page(request, matches), "filters": form, "scope": scope, "held": held}

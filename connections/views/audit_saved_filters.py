@@ -10,7 +10,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_POST
 
 from connections.errors import AlreadyExists
-from connections.forms.audit import ViewForm
+from connections.forms.audit import SavedFilterForm
 from connections.services.audit import saved_filters
 from connections.views.audit import audit_reader
 
@@ -18,7 +18,7 @@ from connections.views.audit import audit_reader
 @require_POST
 def add(request: HttpRequest) -> HttpResponse:
     user = audit_reader(request)
-    form = ViewForm(request.POST)
+    form = SavedFilterForm(request.POST)
     query = ""
     if not form.is_valid():
         messages.error(request, "The view was not saved: give it a name of at most 120 letters.")

@@ -12,7 +12,7 @@ from django.views.decorators.http import require_http_methods
 
 from connections.access import permissions, querysets, roles
 from connections.errors import PortalError
-from connections.forms.ownership_transfer import HandOverForm, LeaverForm
+from connections.forms.ownership_transfer import TransferAllForm, TransferForm
 from connections.models import ApiKey, Connection, HandOver, User
 from connections.services.api_keys import api_keys
 from connections.services.people import ownership_transfer
@@ -35,7 +35,7 @@ def connection(request: HttpRequest, pk: int) -> HttpResponse:
     user = roles.signed_in(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     roles.require(permissions.can_hand_over(user, connection), action="Ask its owner or an IT admin.")
-    form = HandOverForm(request.POST or None, connection=connection, people=querysets.possible_owners())
+    form = TransferForm(request.POST or None, connection=connection, people=querysets.possible_owners())
     if form.is_valid():
         data = form.cleaned_data
         with errors_on(form):
@@ -77,7 +77,7 @@ def person(request: HttpRequest, pk: int) -> HttpResponse:
     owned = querysets.visible_connections(user).filter(owner=leaver).order_by("name", "pk")
     connections = list(owned[:AT_ONCE])
     people = querysets.possible_owners()
-    form = LeaverForm(request.POST or None, connections=connections, people=people, leaver=leaver)
+    form = TransferAllForm(request.POST or None, connections=connections, people=people, leaver=leaver)
     if "revoke" in request.POST:
         return _revoke(request, user, leaver)
     if form.is_valid() and _transfer_all(request, form, user):
@@ -94,7 +94,7 @@ def person(request: HttpRequest, pk: int) -> HttpResponse:
     return render_form(request, "ownership_transfer/person.html", form, context)
 
 
-def _transfer_all(request: HttpRequest, form: LeaverForm, user: User) -> bool:
+def _transfer_all(request: HttpRequest, form: TransferAllForm, user: User) -> bool:
     """Transfer each chosen connection on its own; returns whether all of them succeeded."""
     done = 0
     keep, now = form.cleaned_data["grant"] == KEEP, timezone.now()

@@ -46,7 +46,7 @@ def add(request: HttpRequest, pk: int) -> HttpResponse:
     if form.is_valid():
         level, until = form.cleaned_data["level"], form.cleaned_data["until"]
         with errors_on(form):
-            recipient: Any = form.whom_chosen()
+            recipient: Any = form.recipient_chosen()
             share = sharing_service.share(
                 connection, **recipient, level=level, until=until, actor=user, now=timezone.now()
             )

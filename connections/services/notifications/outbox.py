@@ -226,10 +226,14 @@ def _send_to_channels(rows: list[Delivery], *, now: datetime) -> int:
     )
     delivered = 0
     trouble: dict[int, str] = {}  # channels without an answer: their other rows wait without an attempt
-    for message in _outgoing(rows, key=lambda row: row.channel_id, together=lambda row: _is_chat(channels, row)):
+    chats = {pk for pk, channel in channels.items() if channel.kind == AlertChannel.Kind.CHAT}
+    for message in _outgoing(rows, key=lambda row: row.channel_id, together=lambda row: row.channel_id in chats):
         channel = channels.get(message.first.channel_id or 0)
         if channel is None or (channel.disabled_at and message.first.event != Delivery.Event.TEST):
-            _give_up(message, "The channel was switched off.", now=now)
+            pks = [delivery.pk for delivery in message.deliveries]
+            Delivery.objects.filter(pk__in=pks, delivered_at=None).update(
+                last_error="The channel was switched off.", next_attempt_at=None, given_up_at=now
+            )
             continue
         problem = trouble.get(channel.pk, "")
         if not problem:
@@ -238,11 +242,6 @@ def _send_to_channels(rows: list[Delivery], *, now: datetime) -> int:
                 trouble[channel.pk] = problem
         delivered += _record_outcome(message, problem, now=now)
     return delivered
-
-
-def _is_chat(channels: dict[int, AlertChannel], row: Delivery) -> bool:
-    channel = channels.get(row.channel_id or 0)
-    return channel is not None and channel.kind == AlertChannel.Kind.CHAT
 
 
 def _send_to_channel(message: OutgoingMessage, channel: AlertChannel, *, now: datetime) -> tuple[str, bool]:
@@ -307,12 +306,6 @@ def _record_outcome(message: OutgoingMessage, problem: str, *, now: datetime) ->
             last_error=problem[:300], next_attempt_at=following, given_up_at=None if following else now
         )
     return 0
-
-
-def _give_up(message: OutgoingMessage, why: str, *, now: datetime) -> None:
-    Delivery.objects.filter(pk__in=[delivery.pk for delivery in message.deliveries], delivered_at=None).update(
-        last_error=why, next_attempt_at=None, given_up_at=now
-    )
 
 
 def _next_attempt(attempts: int, *, now: datetime) -> datetime | None:

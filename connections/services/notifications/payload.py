@@ -29,7 +29,9 @@ def _facts(delivery: Delivery, incidents: dict[int, dict[str, Any]]) -> dict[str
             incidents[incident.pk] = _incident(incident)
         facts: dict[str, Any] = {"incident": incidents[incident.pk]}
         if delivery.payload.get("reason") in (alerts.COPY, alerts.LIST, alerts.CHANNEL):
-            facts["nobody_else_was_told"] = _owner_is_unreachable(incident)
+            owner = incident.assignee.contact if incident.assignee else None
+            is_reachable = owner is not None and owner.is_active and bool(owner.email)
+            facts["nobody_else_was_told"] = incident.who == Connection.Who.OWNER and not is_reachable
         return facts
     if delivery.credential is not None:
         return {"credential": _credential(delivery.credential, delivery.payload.get("number", 0))}
@@ -60,11 +62,6 @@ def _incident(incident: Incident) -> dict[str, Any]:
             for row in affected.order_by("connection_name", "pk")[:LISTED]
         ],
     }
-
-
-def _owner_is_unreachable(incident: Incident) -> bool:
-    owner = incident.assignee.contact if incident.assignee else None
-    return incident.who == Connection.Who.OWNER and (owner is None or not owner.is_active or not owner.email)
 
 
 def _outlived(credential: AppCredential) -> bool:
