@@ -1,17 +1,20 @@
 """The audit trail: who may open it, filters, one event, and histories."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from django.test import Client
 
 from connections import audit
 from connections.models import AuditEvent, User
 from connections.views.audit import history, recorded_actions
 from tests import factories
-from tests.conftest import SignIn
 
 pytestmark = pytest.mark.django_db
+
+SignIn = Callable[[User], Client]
 
 
 @pytest.fixture
