@@ -197,10 +197,10 @@ def test_what_changed_between_two_days(trail: Connection, carol: User, alice: Us
     client = signed_in(carol)
     days = {"date_from": "2026-11-25", "date_to": "2026-11-25"}
     answer = client.get("/audit/questions/changes/", days)
-    assert answer.context["kinds"] == [("connection.checked", 60)]
+    assert [(action, times) for action, times, _ in answer.context["kinds"]] == [("connection.checked", 60)]
     assert [(row["name"], row["times"]) for row in answer.context["rows"]] == [("Invoices", 60)]
     wider = client.get("/audit/questions/changes/", {"date_from": "2026-11-01", "date_to": "2026-11-30"})
-    assert ("tenant.changed", 1) in wider.context["kinds"]
+    assert ("tenant.changed", 1) in [(action, times) for action, times, _ in wider.context["kinds"]]
     assert (
         "Swap them"
         in client.get(
