@@ -1,4 +1,4 @@
-"""What every template knows: who is looking, and what the navigation may offer them."""
+"""Context of every template: the signed-in person's role and rights, and facts about the portal."""
 
 from typing import Any
 
@@ -13,15 +13,14 @@ from connections.services.consent import requests
 
 
 def portal(request: HttpRequest) -> dict[str, Any]:
-    """Navigation rights of the signed-in person, and facts about this portal."""
-    facts: dict[str, Any] = {
+    context: dict[str, Any] = {
         "portal_url": settings.PORTAL_URL,
         "sandbox_url": settings.MICROSOFT_SANDBOX_URL,
         "request_id": request.META.get("PORTAL_REQUEST_ID", ""),
     }
     user = getattr(request, "user", None)
     if isinstance(user, User):
-        facts |= {
+        context |= {
             "role": roles.person(user).role,
             "may": {
                 "manage_registry": permissions.can_manage_registry(user),
@@ -33,19 +32,19 @@ def portal(request: HttpRequest) -> dict[str, Any]:
                 "connect": permissions.can_connect(user),
             },
         }
-        # Asked of the database only where the navigation is shown.
-        facts["waiting_requests"] = SimpleLazyObject(lambda: _waiting_requests(user))
-        facts["waiting_approvals"] = SimpleLazyObject(lambda: _waiting_approvals(user))
-    return facts
+        # Lazy: queried only where the navigation is shown.
+        context["waiting_requests"] = SimpleLazyObject(lambda: _waiting_requests(user))
+        context["waiting_approvals"] = SimpleLazyObject(lambda: _waiting_approvals(user))
+    return context
 
 
 def _waiting_requests(user: User) -> int:
-    """How many consent requests wait for this IT admin; 0 for others."""
+    """Consent requests this IT admin can decide; 0 for others."""
     return requests.awaiting_decision(timezone.now()).count() if permissions.can_manage_registry(user) else 0
 
 
 def _waiting_approvals(user: User) -> int:
-    """How many approvals wait for this IT admin, those they asked for themselves left out; 0 for others."""
+    """Approvals this IT admin can decide, so without their own; 0 for others."""
     if not permissions.can_decide_approvals(user):
         return 0
     waiting = querysets.visible_approvals(user).filter(state=Approval.State.WAITING)

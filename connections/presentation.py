@@ -1,4 +1,4 @@
-"""How the states of things are told to people: a word, a tone, and for connections why and who must act."""
+"""How states are shown to people: a word, a tone, and for connections the cause and who must act."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OK, WAITING, WARNING, BROKEN, OFF = "ok", "waiting", "warning", "broken", "off"
 
 BLOCKED_BY_APP = "Blocked by its app registration"
 
-# The sign beside the word; colour alone says nothing to many readers.
+# The icon beside the word: colour alone is not accessible.
 SIGNS = {
     OK: "circle-check",
     WAITING: "circle-dashed",
@@ -51,13 +51,12 @@ class Badge:
 
     @property
     def sign(self) -> str:
-        """Name of the icon beside the word."""
         return SIGNS[self.tone]
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Why a connection is in its state, what to do about it and who must do it. Empty strings: nothing to say."""
+    """The state of a connection: cause, what to do, and who must do it; empty strings where there is nothing to say."""
 
     badge: Badge
     cause: str = ""
@@ -67,11 +66,10 @@ class State:
 
     @property
     def is_broken(self) -> bool:
-        """Whether somebody must act."""
         return self.badge.tone in (WARNING, BROKEN)
 
 
-_CONNECTION = {
+_STATUS_TONES = {
     Connection.Status.PENDING: WAITING,
     Connection.Status.ACTIVE: OK,
     Connection.Status.RECONNECT_NEEDED: BROKEN,
@@ -79,50 +77,58 @@ _CONNECTION = {
     Connection.Status.BLOCKED: BROKEN,
     Connection.Status.DISABLED: OFF,
 }
-_MAILBOX = {
-    MailboxAccess.State.UNPROBED: WAITING,
-    MailboxAccess.State.REACHABLE: OK,
-    MailboxAccess.State.UNREACHABLE: BROKEN,
-    MailboxAccess.State.UNKNOWN: WARNING,
+# For models whose badge is just one of their columns: the tone of each of its values.
+_TONES: dict[type[models.Model], dict[str, str]] = {
+    MailboxAccess: {
+        MailboxAccess.State.UNPROBED: WAITING,
+        MailboxAccess.State.REACHABLE: OK,
+        MailboxAccess.State.UNREACHABLE: BROKEN,
+        MailboxAccess.State.UNKNOWN: WARNING,
+    },
+    ConsentLink: {
+        ConsentLink.State.OPEN: WAITING,
+        ConsentLink.State.GRANTED: WARNING,
+        ConsentLink.State.VERIFIED: OK,
+        ConsentLink.State.DECLINED: BROKEN,
+        ConsentLink.State.FAILED: BROKEN,
+    },
+    ConsentRequest: {
+        ConsentRequest.State.ASKED: WAITING,
+        ConsentRequest.State.APPROVED: WAITING,
+        ConsentRequest.State.GRANTED: WARNING,
+        ConsentRequest.State.VERIFIED: OK,
+        ConsentRequest.State.DECLINED: BROKEN,
+        ConsentRequest.State.FAILED: BROKEN,
+        ConsentRequest.State.WITHDRAWN: OFF,
+    },
+    Approval: {
+        Approval.State.WAITING: WAITING,
+        Approval.State.APPROVED: OK,
+        Approval.State.DECLINED: BROKEN,
+        Approval.State.WITHDRAWN: OFF,
+    },
+    ReviewItem: {
+        ReviewItem.Decision.OPEN: WAITING,
+        ReviewItem.Decision.CONFIRMED: OK,
+        ReviewItem.Decision.REMOVED: OFF,
+        ReviewItem.Decision.EXPIRED: OFF,
+        ReviewItem.Decision.GONE: OFF,
+    },
+    AuditVerification: {
+        AuditVerification.State.WAITING: WAITING,
+        AuditVerification.State.RUNNING: WAITING,
+        AuditVerification.State.INTACT: OK,
+        AuditVerification.State.BROKEN: BROKEN,
+    },
+    AuditEvent: {
+        AuditEvent.Outcome.DONE: OK,
+        AuditEvent.Outcome.DENIED: WARNING,
+        AuditEvent.Outcome.FAILED: BROKEN,
+    },
 }
-_CONSENT = {
-    ConsentLink.State.OPEN: WAITING,
-    ConsentLink.State.GRANTED: WARNING,
-    ConsentLink.State.VERIFIED: OK,
-    ConsentLink.State.DECLINED: BROKEN,
-    ConsentLink.State.FAILED: BROKEN,
-}
-_REQUEST = {
-    ConsentRequest.State.ASKED: WAITING,
-    ConsentRequest.State.APPROVED: WAITING,
-    ConsentRequest.State.GRANTED: WARNING,
-    ConsentRequest.State.VERIFIED: OK,
-    ConsentRequest.State.DECLINED: BROKEN,
-    ConsentRequest.State.FAILED: BROKEN,
-    ConsentRequest.State.WITHDRAWN: OFF,
-}
-_APPROVAL = {
-    Approval.State.WAITING: WAITING,
-    Approval.State.APPROVED: OK,
-    Approval.State.DECLINED: BROKEN,
-    Approval.State.WITHDRAWN: OFF,
-}
-_DECISION = {
-    ReviewItem.Decision.OPEN: WAITING,
-    ReviewItem.Decision.CONFIRMED: OK,
-    ReviewItem.Decision.REMOVED: OFF,
-    ReviewItem.Decision.EXPIRED: OFF,
-    ReviewItem.Decision.GONE: OFF,
-}
-_VERIFICATION = {
-    AuditVerification.State.WAITING: WAITING,
-    AuditVerification.State.RUNNING: WAITING,
-    AuditVerification.State.INTACT: OK,
-    AuditVerification.State.BROKEN: BROKEN,
-}
-_EVENT = {AuditEvent.Outcome.DONE: OK, AuditEvent.Outcome.DENIED: WARNING, AuditEvent.Outcome.FAILED: BROKEN}
+_COLUMNS: dict[type[models.Model], str] = {ReviewItem: "decision", AuditEvent: "outcome"}  # others: "state"
 
-# Said when the row carries no sentences of its own.
+# Used when the connection has no sentences of its own.
 _CAUSES = {
     Connection.Status.PENDING: "Nobody has signed in for it yet.",
     Connection.Status.RECONNECT_NEEDED: "Microsoft no longer accepts the sign-in this connection stands on.",
@@ -130,7 +136,7 @@ _CAUSES = {
     Connection.Status.BLOCKED: "A policy of the organisation stops this connection.",
     Connection.Status.DISABLED: "It was switched off in this portal.",
 }
-_STARTED = "The sign-in at Microsoft was started but has not come back."
+_STARTED_CAUSE = "The sign-in at Microsoft was started but has not come back."
 _ACTIONS = {
     Connection.Status.PENDING: "Sign in at Microsoft to finish it, or remove the connection.",
     Connection.Status.RECONNECT_NEEDED: "Sign in again with the same account.",
@@ -146,7 +152,10 @@ _WHO = {
 
 
 def badge(thing: models.Model) -> Badge:
-    """The badge of anything that has a state. Raises TypeError for a thing that has none."""
+    """The badge of anything that has a state. Raises TypeError for a model that has none."""
+    if tones := _TONES.get(type(thing)):
+        column = _COLUMNS.get(type(thing), "state")
+        return Badge(getattr(thing, f"get_{column}_display")(), tones[getattr(thing, column)])
     match thing:
         case Connection():
             return connection_badge(thing)
@@ -154,24 +163,10 @@ def badge(thing: models.Model) -> Badge:
             return _app_badge(thing)
         case AppCredential():
             return _credential_badge(thing)
-        case MailboxAccess():
-            return Badge(thing.get_state_display(), _MAILBOX[MailboxAccess.State(thing.state)])
-        case ConsentLink():
-            return Badge(thing.get_state_display(), _CONSENT[ConsentLink.State(thing.state)])
-        case ConsentRequest():
-            return Badge(thing.get_state_display(), _REQUEST[ConsentRequest.State(thing.state)])
-        case Approval():
-            return Badge(thing.get_state_display(), _APPROVAL[Approval.State(thing.state)])
         case AccessReview():
             return _review_badge(thing)
-        case ReviewItem():
-            return Badge(thing.get_decision_display(), _DECISION[ReviewItem.Decision(thing.decision)])
         case Incident():
             return Badge("Open", BROKEN) if thing.is_open else Badge("Healed", OK)
-        case AuditEvent():
-            return Badge(thing.get_outcome_display(), _EVENT[AuditEvent.Outcome(thing.outcome)])
-        case AuditVerification():
-            return Badge(thing.get_state_display(), _VERIFICATION[AuditVerification.State(thing.state)])
         case AlertChannel():
             return Badge("Switched off", OFF) if thing.disabled_at else Badge("On", OK)
         case ApiKey():
@@ -182,7 +177,7 @@ def badge(thing: models.Model) -> Badge:
 
 
 def connection_badge(connection: Connection) -> Badge:
-    """The badge of a connection, with what its status alone does not say: blocked by its app, not approved yet."""
+    """The badge of a connection; unlike status_badge it also shows "blocked by its app" and "not approved yet"."""
     if connection.is_blocked_by_app:
         return Badge(BLOCKED_BY_APP, BROKEN)
     if connection.status == Connection.Status.PENDING and connection.status_code == ApprovalNeeded.code:
@@ -191,12 +186,11 @@ def connection_badge(connection: Connection) -> Badge:
 
 
 def status_badge(status: Connection.Status) -> Badge:
-    """The badge of a status itself."""
-    return Badge(status.label, _CONNECTION[status])
+    return Badge(status.label, _STATUS_TONES[status])
 
 
 def connection_state(connection: Connection, viewer: User | None = None) -> State:
-    """Everything to be told about a connection's state; ``viewer`` reads "you" where it is theirs to act."""
+    """The state of a connection for ``viewer``, who reads "you" where they must act themselves."""
     if connection.is_blocked_by_app:
         app = connection.app_registration
         return State(
@@ -210,10 +204,12 @@ def connection_state(connection: Connection, viewer: User | None = None) -> Stat
     status = Connection.Status(connection.status)
     if status == Connection.Status.ACTIVE:
         return State(badge=connection_badge(connection))
-    usual = _STARTED if status == Connection.Status.PENDING and connection.sign_in_started_at else _CAUSES[status]
+    default = (
+        _STARTED_CAUSE if status == Connection.Status.PENDING and connection.sign_in_started_at else _CAUSES[status]
+    )
     return State(
         badge=connection_badge(connection),
-        cause=connection.status_cause or usual,
+        cause=connection.status_cause or default,
         action=connection.status_action or _ACTIONS.get(status, ""),
         who=assigned_to(connection, viewer),
         since=connection.status_since,
@@ -221,13 +217,13 @@ def connection_state(connection: Connection, viewer: User | None = None) -> Stat
 
 
 def assigned_to(connection: Connection, viewer: User | None = None) -> str:
-    """Who must act, as part of a sentence: "the owner, Bob Jones", "an IT admin"; empty when nobody must."""
+    """Who must act, as part of a sentence ("the owner, Bob Jones"); empty when nobody must."""
     if connection.is_blocked_by_app:
         return "an IT admin"
-    asked = connection.status_who or _WHO.get(Connection.Status(connection.status), "")
-    if asked == Connection.Who.OWNER:
+    who = connection.status_who or _WHO.get(Connection.Status(connection.status), "")
+    if who == Connection.Who.OWNER:
         return "you" if viewer is not None and viewer.pk == connection.owner_id else f"the owner, {connection.owner}"
-    return {Connection.Who.IT_ADMIN.value: "an IT admin", Connection.Who.MICROSOFT.value: "Microsoft"}.get(asked, "")
+    return {Connection.Who.IT_ADMIN.value: "an IT admin", Connection.Who.MICROSOFT.value: "Microsoft"}.get(who, "")
 
 
 def _app_badge(app: AppRegistration) -> Badge:
@@ -271,14 +267,13 @@ def _account_badge(account: User) -> Badge:
 def action_label(action: str) -> str:
     """An audit action for people: "connection.reconnect_needed" → "Connection: reconnect needed"."""
     noun, _, verb = action.partition(".")
-    return f"{_noun(noun.replace('_', ' '))}: {verb.replace('_', ' ')}" if verb else noun
+    return f"{_sentence_case(noun.replace('_', ' '))}: {verb.replace('_', ' ')}" if verb else noun
 
 
 def type_label(target_type: str) -> str:
     """A glossary name for people: "AppRegistration" → "App registration"."""
-    return _noun(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", target_type))
+    return _sentence_case(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", target_type))
 
 
-def _noun(words: str) -> str:
-    """Sentence case, in which API stays an abbreviation."""
+def _sentence_case(words: str) -> str:
     return re.sub(r"^Api\b", "API", words.capitalize())

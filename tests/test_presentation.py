@@ -1,11 +1,14 @@
-"""How states, times, forms and recorded changes are told, and the pages for sign-ins that ended badly."""
+"""How states, times, forms and recorded changes are shown, and the pages of failed sign-ins."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django import forms
+from django.db import models
 from django.template import Context, Template
 from django.template.loader import render_to_string
+from django.test import RequestFactory
 from django.utils import timezone
 
 from connections import errors, presentation
@@ -23,35 +26,32 @@ from connections.templatetags import portal
 from tests import factories
 
 
-def make(status, **values):
+def make(status: str, **values: Any) -> Connection:
     """A connection that needs no database."""
     owner = User(pk=7, username="bob", first_name="Bob", last_name="Jones")
     app = values.pop("app_registration", None) or AppRegistration(name="Contoso app", verified_at=timezone.now())
     return Connection(name="Invoices", owner=owner, app_registration=app, status=status, **values)
 
 
-# --- States ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("status", list(Connection.Status))
-def test_every_status_has_a_word_and_unless_all_is_well_a_cause(status):
-    told = presentation.connection_state(make(status))
-    assert told.badge.word == status.label
-    assert bool(told.cause) is (status != Connection.Status.ACTIVE)
-    assert told.is_broken is (status in ("reconnect_needed", "consent_needed", "blocked"))
-    if told.is_broken:
-        assert told.action
-        assert told.who
+def test_every_status_has_a_word_and_unless_all_is_well_a_cause(status: Connection.Status) -> None:
+    state = presentation.connection_state(make(status))
+    assert state.badge.word == status.label
+    assert bool(state.cause) is (status != Connection.Status.ACTIVE)
+    assert state.is_broken is (status in ("reconnect_needed", "consent_needed", "blocked"))
+    if state.is_broken:
+        assert state.action
+        assert state.who
 
 
-def test_what_the_row_says_goes_before_the_general_sentences():
-    told = presentation.connection_state(
+def test_what_the_row_says_goes_before_the_general_sentences() -> None:
+    state = presentation.connection_state(
         make("blocked", status_cause="Because.", status_action="Do this.", status_who=Connection.Who.OWNER)
     )
-    assert (told.cause, told.action, told.who) == ("Because.", "Do this.", "the owner, Bob Jones")
+    assert (state.cause, state.action, state.who) == ("Because.", "Do this.", "the owner, Bob Jones")
 
 
-def test_an_unfinished_connection_says_how_far_it_got():
+def test_an_unfinished_connection_says_how_far_it_got() -> None:
     assert presentation.connection_state(make("pending")).cause == "Nobody has signed in for it yet."
     started = make("pending", sign_in_started_at=timezone.now())
     assert "started but has not come back" in presentation.connection_state(started).cause
@@ -59,26 +59,26 @@ def test_an_unfinished_connection_says_how_far_it_got():
     assert presentation.connection_state(waiting).badge.word == "Needs approval first"
 
 
-def test_the_owner_reads_you():
+def test_the_owner_reads_you() -> None:
     connection = make("reconnect_needed")
     assert presentation.connection_state(connection, connection.owner).who == "you"
     assert presentation.connection_state(connection, User(pk=8)).who == "the owner, Bob Jones"
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("status_who", "words"),
     [("it_admin", "an IT admin"), ("microsoft", "Microsoft"), ("nobody", ""), ("owner", "the owner, Bob Jones")],
 )
-def test_who_must_act_is_part_of_a_sentence(asked, told):
-    assert portal.who(make("blocked", status_who=asked)) == told
+def test_who_must_act_is_part_of_a_sentence(status_who: str, words: str) -> None:
+    assert presentation.assigned_to(make("blocked", status_who=status_who)) == words
 
 
-def test_an_active_connection_of_a_rejected_app_registration_waits_for_an_admin():
+def test_an_active_connection_of_a_rejected_app_registration_waits_for_an_admin() -> None:
     rejected = AppRegistration(name="Expired", rejected_at=timezone.now(), rejected_cause="Its secret has expired.")
-    told = presentation.connection_state(make("active", app_registration=rejected))
-    assert told.badge.word == "Blocked by its app registration"
-    assert told.cause.endswith("Its secret has expired.")
-    assert told.who == "an IT admin"
+    state = presentation.connection_state(make("active", app_registration=rejected))
+    assert state.badge.word == "Blocked by its app registration"
+    assert state.cause.endswith("Its secret has expired.")
+    assert state.who == "an IT admin"
     flagged = presentation.connection_state(make("reconnect_needed", app_registration=rejected))
     assert flagged.badge.word == "Sign-in needed"
 
@@ -102,7 +102,7 @@ def test_an_active_connection_of_a_rejected_app_registration_waits_for_an_admin(
         (AuditEvent(outcome="denied"), "Denied", "warning"),
     ],
 )
-def test_badges(thing, word, tone):
+def test_badges(thing: models.Model, word: str, tone: str) -> None:
     shown = presentation.badge(thing)
     assert (shown.word, shown.tone) == (word, tone)
     html = portal.status_badge(thing)
@@ -112,20 +112,21 @@ def test_badges(thing, word, tone):
 
 
 @pytest.mark.parametrize("model", [MailboxAccess, ConsentLink, AuditEvent])
-def test_no_state_is_without_a_badge(model):
+def test_no_state_is_without_a_badge(model: type[models.Model]) -> None:
     column = "outcome" if model is AuditEvent else "state"
-    for value, label in model._meta.get_field(column).choices:
+    field: Any = model._meta.get_field(column)
+    for value, label in field.choices:
         assert presentation.badge(model(**{column: value})).word == label
 
 
-def test_every_icon_the_portal_names_is_in_the_sprite():
+def test_every_icon_the_portal_names_is_in_the_sprite() -> None:
     import re
     from pathlib import Path
 
     from django.conf import settings
     from django.contrib.staticfiles import finders
 
-    sprite = Path(finders.find("vendor/tabler/icons.svg")).read_text()
+    sprite = Path(finders.find("vendor/tabler/icons.svg") or "").read_text()
     drawn = set(re.findall(r'<symbol id="([^"]+)"', sprite))
     named = (
         set(presentation.SIGNS.values()) | {icon for _, icon in portal._MESSAGES.values()} | {"info-circle", "inbox"}
@@ -137,12 +138,9 @@ def test_every_icon_the_portal_names_is_in_the_sprite():
     assert named - drawn == set()
 
 
-def test_a_thing_without_a_state_is_refused():
+def test_a_thing_without_a_state_is_refused() -> None:
     with pytest.raises(TypeError):
         presentation.badge(Tenant())
-
-
-# --- Times ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -160,11 +158,11 @@ def test_a_thing_without_a_state_is_refused():
         (-3 * 86400 + 1, "in 3 days"),
     ],
 )
-def test_relative_times(seconds, words):
+def test_relative_times(seconds: float, words: str) -> None:
     assert portal.relative(seconds) == words
 
 
-def test_a_time_carries_its_exact_self():
+def test_a_time_carries_its_exact_self() -> None:
     when = timezone.now() - timedelta(hours=5)
     html = portal.ago(when)
     assert "5 hours ago" in html
@@ -172,9 +170,6 @@ def test_a_time_carries_its_exact_self():
     assert f'title="{when:%Y-%m-%d %H:%M:%S} UTC"' in html
     assert "never" in portal.ago(None)
     assert "just now" in portal.ago(timezone.now() + timedelta(seconds=30)), "clocks differ by moments"
-
-
-# --- Forms ----------------------------------------------------------------------------------------
 
 
 class Sample(forms.Form):
@@ -188,7 +183,7 @@ class Sample(forms.Form):
     intent = forms.CharField(widget=forms.HiddenInput)
 
 
-def test_a_form_ties_labels_help_and_errors_to_its_fields():
+def test_a_form_ties_labels_help_and_errors_to_its_fields() -> None:
     html = render_to_string("partials/form.html", {"form": Sample({"name": "", "kind": "zzz"})})
     assert '<label class="form-label" for="id_name">' in html
     assert 'aria-describedby="id_name_helptext id_name_error"' in html
@@ -204,16 +199,13 @@ def test_a_form_ties_labels_help_and_errors_to_its_fields():
     assert 'type="hidden" name="intent"' in html
 
 
-def test_nothing_is_said_about_errors_before_anything_was_sent():
+def test_nothing_is_said_about_errors_before_anything_was_sent() -> None:
     html = render_to_string("partials/form.html", {"form": Sample()})
     assert "is-invalid" not in html
     assert 'role="alert"' not in html
 
 
-# --- Words ----------------------------------------------------------------------------------------
-
-
-def test_changes_are_told_in_one_line():
+def test_changes_are_told_in_one_line() -> None:
     line = portal.changes_line({"name": ["Old", "New"], "scopes": ["a", "b", "c"], "secret_set": [False, True]})
     assert line == "name: Old → New; scopes: a, b, c; secret set: no → yes"
     assert portal.changes_line({}) == ""
@@ -226,29 +218,29 @@ def test_changes_are_told_in_one_line():
 @pytest.mark.parametrize(
     ("name", "letters"), [("Bob Jones", "BJ"), ("bob", "B"), ("", "?"), ("ada.lovelace", "AL"), ("Ünal Ölçer", "ÜÖ")]
 )
-def test_initials(name, letters):
+def test_initials(name: str, letters: str) -> None:
     assert portal.initials(name) == letters
 
 
-def test_words_of_the_trail():
-    assert portal.action_label("connection.reconnect_needed") == "Connection: reconnect needed"
-    assert portal.action_label("odd") == "odd"
-    assert portal.type_label("AppRegistration") == "App registration"
-    assert (portal.type_label("ApiKey"), portal.action_label("api_key.issued")) == ("API key", "API key: issued")
+def test_words_of_the_trail() -> None:
+    assert presentation.action_label("connection.reconnect_needed") == "Connection: reconnect needed"
+    assert presentation.action_label("odd") == "odd"
+    assert presentation.type_label("AppRegistration") == "App registration"
+    assert (presentation.type_label("ApiKey"), presentation.action_label("api_key.issued")) == (
+        "API key",
+        "API key: issued",
+    )
     assert portal.person_name("Bob Jones <bob>") == "Bob Jones"
     assert portal.person_name("Portal") == "Portal"
 
 
-def test_names_are_escaped_in_badges():
+def test_names_are_escaped_in_badges() -> None:
     html = Template("{% load portal %}{% badge name %}").render(Context({"name": "<b>"}))
     assert "&lt;b&gt;" in html
 
 
-# --- Sign-ins that ended badly --------------------------------------------------------------------
-
-
 @pytest.mark.django_db
-def test_a_failed_sign_in_says_cause_action_and_the_way_back(rf, bob):
+def test_a_failed_sign_in_says_cause_action_and_the_way_back(rf: RequestFactory, bob: User) -> None:
     connection = factories.make_connection(owner=bob)
     request = rf.get("/auth/complete/microsoft-connect/")
     request.user = bob
@@ -261,7 +253,7 @@ def test_a_failed_sign_in_says_cause_action_and_the_way_back(rf, bob):
     assert "Invoices was not connected" in page
 
 
-def test_a_failed_sign_in_to_the_portal_leads_back_to_the_sign_in_page(rf):
+def test_a_failed_sign_in_to_the_portal_leads_back_to_the_sign_in_page(rf: RequestFactory) -> None:
     page = render_to_string("accounts/sign_in_failed.html", {"error": errors.SignInExpired()}, rf.get("/"))
     assert "This sign-in is over" in page
     assert 'href="/sign-in/"' in page

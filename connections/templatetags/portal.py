@@ -1,4 +1,4 @@
-"""Tags and filters of all pages. They ask the database nothing and know no roles."""
+"""Template tags and filters. They make no queries and know no roles."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from django.contrib.messages.storage.base import Message
 from django.db import models
 from django.forms import BaseForm, BoundField
 from django.forms import widgets as form_widgets
+from django.template.loader import render_to_string
 from django.templatetags.static import static
 from django.urls import reverse
 from django.utils import timezone
@@ -32,11 +33,10 @@ _UNITS = (
     (3600, "hour"),
     (60, "minute"),
 )
-# What says nothing in a record.
 _NOTHING: tuple[Any, ...] = (None, "", [], {})
-# How the audit trail writes a moment down; it always is UTC there.
+# A time as the audit trail stores it, always UTC.
 _MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d):\d\d(?:\.\d+)?(?:\+00:00|Z)")
-# Ids that only the page of the event itself tells.
+# Ids that only the page of the event itself shows.
 _ONLY_ON_THE_EVENT = frozenset({"account_tid", "account_oid", "with_id", "with_type", "share_id"})
 _MESSAGES = {
     "success": ("success", "circle-check"),
@@ -45,17 +45,14 @@ _MESSAGES = {
 }
 
 
-# --- Signs ----------------------------------------------------------------------------------------
-
-
 @register.simple_tag
 def icon(name: str, label: str = "") -> SafeString:
-    """An icon of the sprite; a decoration unless ``label`` gives it a meaning."""
-    said = format_html('role="img" aria-label="{}"', label) if label else SafeString('aria-hidden="true"')
+    """An icon of the sprite; hidden from screen readers unless it has a ``label``."""
+    aria = format_html('role="img" aria-label="{}"', label) if label else SafeString('aria-hidden="true"')
     return format_html(
         '<svg class="icon" width="20" height="20" fill="none" stroke="currentColor" stroke-width="1.75" '
         'stroke-linecap="round" stroke-linejoin="round" {}><use href="{}#{}"/></svg>',
-        said,
+        aria,
         static("vendor/tabler/icons.svg"),
         name,
     )
@@ -85,13 +82,19 @@ def nav_item(
     )
 
 
+@register.simple_block_tag
+def empty_state(
+    content: str, *, title: str, icon: str = "inbox", action_url: str = "", action_label: str = ""
+) -> SafeString:
+    """What a page shows instead of an empty list; the text stands between the tags."""
+    context = {"title": title, "icon": icon, "action_url": action_url, "action_label": action_label}
+    return render_to_string("partials/empty.html", context | {"text": SafeString(" ".join(content.split()))})
+
+
 @register.simple_tag
 def request_id() -> str:
     """The id under which this request stands in logs and audit; works on error pages without context too."""
     return audit.origin.get().request_id
-
-
-# --- States ---------------------------------------------------------------------------------------
 
 
 @register.simple_tag
@@ -114,28 +117,18 @@ def badge(word: str, tone: str = presentation.OFF) -> SafeString:
 
 @register.simple_tag(takes_context=True)
 def state_of(context: template.RequestContext, connection: Connection) -> presentation.State:
-    """The State of a connection for the person who looks: badge, cause, action, who, since, is_broken."""
-    return presentation.connection_state(connection, _viewer(context))
-
-
-@register.filter
-def who(connection: Connection) -> str:
-    """Who must act: "the owner, Bob Jones", "an IT admin", or nothing."""
-    return presentation.assigned_to(connection)
+    """The State of a connection for the viewer."""
+    user = getattr(context.get("request"), "user", None)
+    return presentation.connection_state(connection, user if isinstance(user, User) else None)
 
 
 def _badge(shown: presentation.Badge) -> SafeString:
     return format_html('<span class="badge state state-{}">{}{}</span>', shown.tone, icon(shown.sign), shown.word)
 
 
-def _viewer(context: template.RequestContext) -> User | None:
-    user = getattr(context.get("request"), "user", None)
-    return user if isinstance(user, User) else None
-
-
 @register.filter
 def must_act(incident: Incident) -> str:
-    """Who can mend an incident: "Bob Jones", "an IT admin", "Microsoft", "nobody"."""
+    """Who can fix an incident: "Bob Jones", "an IT admin", "Microsoft", "nobody"."""
     if incident.who == Connection.Who.OWNER:
         return incident.assignee_name or "the owner"
     return {Connection.Who.IT_ADMIN: "an IT admin", Connection.Who.MICROSOFT: "Microsoft"}.get(
@@ -145,14 +138,11 @@ def must_act(incident: Incident) -> str:
 
 @register.filter
 def lasted(incident: Incident) -> str:
-    """How long a healed incident was open, in words."""
+    """How long a resolved incident was open, in words."""
     if incident.closed_at is None:
         return ""
-    return (
-        relative((incident.closed_at - incident.opened_at).total_seconds())
-        .removesuffix(" ago")
-        .replace("just now", "less than a minute")
-    )
+    words = relative((incident.closed_at - incident.opened_at).total_seconds())
+    return words.removesuffix(" ago").replace("just now", "less than a minute")
 
 
 @register.filter
@@ -161,18 +151,15 @@ def lookup(mapping: dict[Any, Any], key: Any) -> Any:
     return mapping.get(key, 0)
 
 
-# --- Times ----------------------------------------------------------------------------------------
-
-
 @register.filter
 def ago(when: datetime | None) -> SafeString:
-    """A past time, relative; the exact time stands in its title."""
+    """A past time, relative; the exact time is in its title."""
     return _time(when, in_past=True)
 
 
 @register.filter
 def lasting(when: datetime | None) -> SafeString:
-    """How long something has been so ("for 3 days"); the time it began stands in its title."""
+    """How long something has lasted ("for 3 days"); the time it began is in its title."""
     return _time(
         when, in_past=True, worded=lambda words: f"for {words.removesuffix(' ago')}" if " ago" in words else words
     )
@@ -180,7 +167,7 @@ def lasting(when: datetime | None) -> SafeString:
 
 @register.filter
 def until(when: datetime | None) -> SafeString:
-    """A time that is yet to come, relative ("in 3 days"; "2 hours ago" once it is over)."""
+    """A future time, relative ("in 3 days"; "2 hours ago" once it is past)."""
     return _time(when, in_past=False)
 
 
@@ -188,7 +175,7 @@ def _time(when: datetime | None, *, in_past: bool, worded: Callable[[str], str] 
     if when is None:
         return SafeString('<span class="text-secondary">never</span>')
     seconds = (timezone.now() - when).total_seconds()
-    # Clocks differ by moments: what happened is never "in 2 seconds", what is due now is "now".
+    # Clocks differ slightly: a past event is never "in 2 seconds".
     words = relative(max(seconds, 0.0) if in_past else seconds)
     exact = when.astimezone(UTC)
     return format_html(
@@ -200,8 +187,8 @@ def _time(when: datetime | None, *, in_past: bool, worded: Callable[[str], str] 
 
 
 def relative(seconds: float) -> str:
-    """Words for a distance in time; positive seconds lie in the past."""
-    # What lies ahead is told generously: 15 minutes from now are not "14 minutes" a moment later.
+    """Words for a time span; positive seconds are in the past."""
+    # Future spans are rounded up: "in 15 minutes" must not turn into 14 a moment later.
     distance = seconds if seconds > 0 else 59 - seconds
     for size, unit in _UNITS:
         count = int(distance // size)
@@ -209,9 +196,6 @@ def relative(seconds: float) -> str:
             text = f"{count} {unit}{'' if count == 1 else 's'}"
             return f"{text} ago" if seconds > 0 else f"in {text}"
     return "just now"
-
-
-# --- Forms ----------------------------------------------------------------------------------------
 
 
 @register.inclusion_tag("partials/field.html")
@@ -228,7 +212,7 @@ def styled(field: BoundField) -> BoundField:
 
 
 def _dress(field: BoundField) -> str:
-    """Give the widget Tabler's classes; returns how the field is laid out."""
+    """Give the widget Tabler's classes. Returns the layout of the field: plain, check or group."""
     widget = field.field.widget
     kind = "plain"
     if isinstance(widget, form_widgets.RadioSelect | form_widgets.CheckboxSelectMultiple):
@@ -240,9 +224,9 @@ def _dress(field: BoundField) -> str:
     else:
         css = "form-control"
     own = widget.attrs.get("class", "")
-    wrong = " is-invalid" if field.errors else ""
+    invalid = " is-invalid" if field.errors else ""
     if css not in own:
-        widget.attrs["class"] = f"{css}{wrong} {own}".strip()
+        widget.attrs["class"] = f"{css}{invalid} {own}".strip()
     return kind
 
 
@@ -252,19 +236,16 @@ def fields_with_errors(form: BaseForm) -> list[BoundField]:
     return [field for field in form.visible_fields() if field.errors]
 
 
-# --- Words ----------------------------------------------------------------------------------------
-
-
 @register.filter
 def initials(user: Any) -> str:
-    """One or two letters for a person's round sign."""
+    """One or two letters for a person's avatar."""
     words = [word for word in str(user).replace(".", " ").split() if word[0].isalnum()]
     return "".join(word[0] for word in (words[:1] + words[-1:] if len(words) > 1 else words)).upper() or "?"
 
 
 @register.filter
 def person_name(actor_name: str) -> str:
-    """The name alone out of the audit trail's frozen "Name <username>"."""
+    """The name without the username of the audit trail's "Name <username>"."""
     return actor_name.partition(" <")[0] or actor_name
 
 
@@ -286,19 +267,19 @@ def plain(value: Any) -> str:
 
 @register.filter
 def changes_line(changes: dict[str, Any]) -> str:
-    """What changed, in one short line; facts that hold nothing are left out."""
-    told = {name: value for name, value in changes.items() if name not in _ONLY_ON_THE_EVENT and value not in _NOTHING}
+    """What changed, in one short line; empty facts are left out."""
+    facts = {name: value for name, value in changes.items() if name not in _ONLY_ON_THE_EVENT and value not in _NOTHING}
     parts = []
-    for name, value in itertools.islice(told.items(), 4):
+    for name, value in itertools.islice(facts.items(), 4):
         label = name.replace("_", " ")
         if isinstance(value, list) and len(value) == 2 and value[0] in _NOTHING:
-            # What was nothing before needs no arrow.
+            # A first value needs no arrow.
             parts.append(f"{label}: {_short(value[1])}")
         elif isinstance(value, list) and len(value) == 2:
             parts.append(f"{label}: {_short(value[0])} → {_short(value[1])}")
         else:
             parts.append(f"{label}: {_short(value)}")
-    more = "; …" if len(told) > 4 else ""
+    more = "; …" if len(facts) > 4 else ""
     return "; ".join(parts) + more
 
 
@@ -309,11 +290,9 @@ def _short(value: Any) -> str:
 
 @register.filter
 def message_colour(message: Message) -> str:
-    """The alert colour of a message."""
     return _MESSAGES.get(message.level_tag, ("info", ""))[0]
 
 
 @register.filter
 def message_icon(message: Message) -> str:
-    """The icon of a message."""
     return _MESSAGES.get(message.level_tag, ("", "info-circle"))[1]

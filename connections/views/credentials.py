@@ -47,7 +47,9 @@ class CredentialRow:
 
     @property
     def warns(self) -> bool:
-        """Whether it expires within 30 days or has expired."""
+        """Whether a credential still needed expires within 30 days or has expired."""
+        if self.credential.retired_at is not None or self.replaced_by is not None:
+            return False
         return self.days_left is not None and self.days_left <= EXPIRES_SOON.days
 
     @property

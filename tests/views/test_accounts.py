@@ -1,39 +1,42 @@
 """Signing in and out, the account page, and what a sign-in that fails looks like."""
 
+from typing import Any
+
 import pytest
 from django.test import Client
 from django.urls import reverse
 
-from connections.models import AuditEvent
+from connections.models import AuditEvent, User
 from tests import factories
+from tests.views.pages import SignIn
 
 pytestmark = pytest.mark.django_db
 
 
-def attempt(client, username="bob", password=factories.PASSWORD, **more):
+def attempt(client: Client, username: str = "bob", password: str = factories.PASSWORD, **more: Any) -> Any:
     return client.post(reverse("sign_in"), {"username": username, "password": password, **more})
 
 
-def actions():
+def actions() -> list[str]:
     return list(AuditEvent.objects.order_by("pk").values_list("action", flat=True))
 
 
 @pytest.fixture
-def with_microsoft(settings):
+def with_microsoft(settings: Any) -> None:
     settings.LOGIN_MICROSOFT = {**settings.LOGIN_MICROSOFT, "tenant": "contoso.example", "client_id": "1"}
 
 
-def test_a_stranger_is_led_to_the_sign_in_page_and_back(client, bob):
+def test_a_stranger_is_led_to_the_sign_in_page_and_back(client: Client, bob: User) -> None:
     first = client.get("/account/")
     assert first.status_code == 302
-    assert first.url == "/sign-in/?next=/account/"
-    page = client.get(first.url)
+    assert first["Location"] == "/sign-in/?next=/account/"
+    page = client.get(first["Location"])
     assert 'name="next" value="/account/"' in page.content.decode()
     assert attempt(client, next="/account/").url == "/account/"
     assert client.get("/account/").status_code == 200
 
 
-def test_who_was_signed_out_when_they_pressed_a_button_is_told_so_after_signing_in(client, bob):
+def test_who_was_signed_out_when_they_pressed_a_button_is_told_so_after_signing_in(client: Client, bob: User) -> None:
     path = f"/connections/{factories.make_connection(owner=bob).pk}/check/"
     answer = client.post(path)
     assert answer["Location"] == f"/sign-in/?next={path}"
@@ -42,16 +45,16 @@ def test_who_was_signed_out_when_they_pressed_a_button_is_told_so_after_signing_
     assert "press it again" in answer.content.decode()
 
 
-def test_a_local_password_signs_in_and_is_recorded(client, bob):
+def test_a_local_password_signs_in_and_is_recorded(client: Client, bob: User) -> None:
     answer = attempt(client)
-    assert (answer.status_code, answer.url) == (302, "/")
+    assert (answer.status_code, answer["Location"]) == (302, "/")
     event = AuditEvent.objects.get(action="account.signed_in")
     assert event.actor == bob
     assert event.changes == {"method": "password"}
     assert event.address == "127.0.0.1"
 
 
-def test_a_wrong_password_is_refused_and_recorded_without_the_password(client, bob):
+def test_a_wrong_password_is_refused_and_recorded_without_the_password(client: Client, bob: User) -> None:
     answer = attempt(client, password="not it at all")
     assert answer.status_code == 422
     assert "do not fit together" in answer.content.decode()
@@ -62,7 +65,7 @@ def test_a_wrong_password_is_refused_and_recorded_without_the_password(client, b
     assert "not it at all" not in str(event.changes)
 
 
-def test_nobody_learns_whether_a_name_exists(client, bob):
+def test_nobody_learns_whether_a_name_exists(client: Client, bob: User) -> None:
     bob.is_active = False
     bob.save()
     texts = {
@@ -76,13 +79,13 @@ def test_nobody_learns_whether_a_name_exists(client, bob):
     "wanted",
     ["https://evil.example/", "//evil.example", "javascript:alert(1)", "/\\evil.example", "http:///evil.example"],
 )
-def test_next_never_leads_to_another_site(client, bob, wanted):
+def test_next_never_leads_to_another_site(client: Client, bob: User, wanted: str) -> None:
     assert "evil" not in client.get("/sign-in/", {"next": wanted}).content.decode()
     assert attempt(client, next=wanted).url == "/"
-    assert client.get("/sign-in/", {"next": wanted}).url == "/"
+    assert client.get("/sign-in/", {"next": wanted})["Location"] == "/"
 
 
-def test_after_too_many_wrong_passwords_even_the_right_one_waits(client, bob, settings):
+def test_after_too_many_wrong_passwords_even_the_right_one_waits(client: Client, bob: User, settings: Any) -> None:
     for _ in range(settings.AXES_FAILURE_LIMIT - 1):
         assert attempt(client, password="wrong").status_code == 422
     locked = attempt(client, password="wrong")
@@ -99,34 +102,34 @@ def test_after_too_many_wrong_passwords_even_the_right_one_waits(client, bob, se
 
 
 @pytest.mark.parametrize("username", ["", "x" * 5000, "böb\u200b", "a\x00b", "<script>"])
-def test_odd_names_are_refused_quietly(client, username):
+def test_odd_names_are_refused_quietly(client: Client, username: str) -> None:
     answer = attempt(client, username=username, password="wrong")
     assert answer.status_code == 422
     assert "<script>" not in answer.content.decode().partition("<main")[2]
 
 
-def test_the_microsoft_button_is_there_only_when_it_is_configured(client):
+def test_the_microsoft_button_is_there_only_when_it_is_configured(client: Client) -> None:
     assert "Sign in with Microsoft" not in client.get("/sign-in/").content.decode()
 
 
-def test_the_microsoft_button_is_a_form_that_posts(client, with_microsoft):
+def test_the_microsoft_button_is_a_form_that_posts(client: Client, with_microsoft: None) -> None:
     page = client.get("/sign-in/?next=/account/").content.decode()
     assert "Sign in with Microsoft" in page
     assert 'method="post" action="/auth/login/microsoft/"' in page
     assert page.index("Sign in with Microsoft") < page.index("Use a local password")
 
 
-def test_signing_out_takes_a_post_and_is_recorded(signed_in, bob):
+def test_signing_out_takes_a_post_and_is_recorded(signed_in: SignIn, bob: User) -> None:
     client = signed_in(bob)
     assert client.get("/sign-out/").status_code == 405
     answer = client.post("/sign-out/")
-    assert (answer.status_code, answer.url) == (302, "/sign-in/")
+    assert (answer.status_code, answer["Location"]) == (302, "/sign-in/")
     assert client.get("/account/").status_code == 302
     assert actions() == ["account.signed_out"]
 
 
 @pytest.mark.parametrize(("who", "role"), [("alice", "IT admin"), ("bob", "Member"), ("carol", "Auditor")])
-def test_the_account_page_tells_role_and_own_events(client, who, role):
+def test_the_account_page_tells_role_and_own_events(client: Client, who: str, role: str) -> None:
     factories.make_person(who)
     attempt(client, username=who)
     page = client.get("/account/").content.decode()
@@ -135,6 +138,8 @@ def test_the_account_page_tells_role_and_own_events(client, who, role):
     assert ("/audit/?who=" in page) is (who != "bob")
 
 
-def test_a_member_reads_only_own_events_on_the_account_page(client, signed_in, bob, dave):
+def test_a_member_reads_only_own_events_on_the_account_page(
+    client: Client, signed_in: SignIn, bob: User, dave: User
+) -> None:
     attempt(client, username="dave")
     assert "Account: signed in" not in signed_in(bob).get("/account/").content.decode()

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
 from connections.models import Connection, Share, User
 from portal.sandbox.client import Control
 from tests import factories
+from tests.views.pages import SignIn, text
 
 pytestmark = pytest.mark.django_db
-
-SignIn = Callable[[User], Client]
-
-
-def text(response: Any) -> str:
-    return str(response.content.decode())
 
 
 def page(connection: Connection) -> str:
     return reverse("connection", args=[connection.pk])
-
-
-# --- The list -------------------------------------------------------------------------------------
 
 
 def test_the_list_asks_the_same_number_of_queries_for_one_and_for_many(
@@ -57,8 +47,8 @@ def test_search_and_filters_narrow_the_list(signed_in: SignIn, alice: User, bob:
     client = signed_in(alice)
 
     def shown(**query: str) -> set[str]:
-        found = text(client.get("/connections/", query))
-        return {name for name in ("Invoices", "Orders", "Robot") if f">{name}<" in found}
+        listed = text(client.get("/connections/", query))
+        return {name for name in ("Invoices", "Orders", "Robot") if f">{name}<" in listed}
 
     assert shown() == {"Invoices", "Orders", "Robot"}
     assert shown(q="eve@") == {"Orders"}
@@ -67,8 +57,6 @@ def test_search_and_filters_narrow_the_list(signed_in: SignIn, alice: User, bob:
     assert shown(type="client_credentials") == {"Robot"}
     assert shown(status="active", type="authorization_code") == {"Invoices"}
 
-
-# --- One connection -------------------------------------------------------------------------------
 
 OFFERS = ("connection_sign_in", "connection_edit", "connection_check", "connection_disable", "connection_remove")
 
@@ -109,9 +97,6 @@ def test_a_connection_that_waits_for_its_app_registration_says_so(signed_in: Sig
     shown = text(signed_in(bob).get(page(connection)))
     assert "Blocked by its app registration" in shown
     assert "Its secret has expired." in shown
-
-
-# --- Forms ----------------------------------------------------------------------------------------
 
 
 def test_with_one_app_registration_there_is_nothing_to_choose(signed_in: SignIn, bob: User) -> None:

@@ -1,8 +1,6 @@
 """Pages about admin consent, walked through the sandbox's real pages where it matters."""
 
 import re
-from collections.abc import Callable
-from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import pytest
@@ -16,14 +14,10 @@ from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
 from tests.services.consent.test_admin_consent import came_back, delegated, grant, query, robots, withdraw
+from tests.views.pages import SignIn, text
 
-SignIn = Callable[[User], Client]
 State = ConsentLink.State
 CALLBACK = "/consent/callback/"
-
-
-def text(response: Any) -> str:
-    return str(response.content.decode())
 
 
 def at_microsoft(url: str, *, upn: str, step: str) -> str:
@@ -32,9 +26,9 @@ def at_microsoft(url: str, *, upn: str, step: str) -> str:
         page = browser.get(url, timeout=10)
         sign_in = {"step": "password", "login": upn, "password": _PASSWORDS[upn]}
         for answer in (sign_in, {"step": step, "flow": ""}):
-            found = {name: _hidden(name, page.text) for name in ("csrfmiddlewaretoken", "flow")}
+            hidden = {name: _hidden(name, page.text) for name in ("csrfmiddlewaretoken", "flow")}
             page = browser.post(
-                url, data={**answer, **found}, headers={"Referer": url}, timeout=10, allow_redirects=False
+                url, data={**answer, **hidden}, headers={"Referer": url}, timeout=10, allow_redirects=False
             )
             if "Location" in page.headers:
                 return page.headers["Location"]
@@ -42,8 +36,8 @@ def at_microsoft(url: str, *, upn: str, step: str) -> str:
 
 
 def _hidden(name: str, page: str) -> str:
-    found = re.search(rf'name="{name}" value="([^"]*)"', page)
-    return found.group(1) if found else ""
+    match = re.search(rf'name="{name}" value="([^"]*)"', page)
+    return match.group(1) if match else ""
 
 
 _PASSWORDS = {"admin@contoso.example": "sandbox-katherine", "ada@contoso.example": "sandbox-ada"}
@@ -53,9 +47,6 @@ def callback_of(url: str) -> str:
     parts = urlsplit(url)
     assert parts.path == CALLBACK
     return f"{CALLBACK}?{parts.query}"
-
-
-# --- Asking ---------------------------------------------------------------------------------------
 
 
 def test_the_panel_begins_with_nobody_asked_and_names_what_is_needed(
@@ -113,9 +104,6 @@ def test_another_directory_is_asked_of_multitenant_applications_only(
         assert response.context["consent"]["form"].errors["directory_id"]
         assert f'value="{typed}"' in text(response)
     assert f"/{seed.FABRIKAM}/v2.0" in browser.post(url, {"go": "1", "directory_id": seed.FABRIKAM})["Location"]
-
-
-# --- Every way it can end -------------------------------------------------------------------------
 
 
 def test_consent_at_microsoft_is_verified_when_the_browser_comes_back(
@@ -224,8 +212,8 @@ def test_the_callback_takes_no_post(signed_in: SignIn, alice: User) -> None:
 
 
 def test_checking_a_request_of_another_application_is_404(sandbox: Control, signed_in: SignIn, alice: User) -> None:
-    asked, _ = admin_consent.start(robots(), actor=alice)
+    link, _ = admin_consent.start(robots(), actor=alice)
     other = delegated(name="Other")
-    for number in (asked.pk, "x", "", "9" * 40):
+    for number in (link.pk, "x", "", "9" * 40):
         response = signed_in(alice).post(reverse("consent_start", args=[other.pk]), {"check": number})
         assert response.status_code == 404, number

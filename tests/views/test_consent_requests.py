@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import connection as database
-from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -16,14 +14,9 @@ from connections.models import Connection, ConsentRequest, User
 from connections.services.consent import requests
 from portal.sandbox.client import Control
 from tests import factories
+from tests.views.pages import SignIn, text
 
 pytestmark = pytest.mark.django_db
-
-SignIn = Callable[[User], Client]
-
-
-def text(answer: Any) -> str:
-    return str(answer.content.decode())
 
 
 def test_the_list_shows_ones_own_and_to_admins_and_auditors_all(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -19,10 +18,10 @@ from connections.services.expiry import calendar
 from connections.services.registry import credentials
 from portal.sandbox.client import Control
 from tests import factories
+from tests.views.pages import SignIn
 
 pytestmark = pytest.mark.django_db
 
-SignIn = Callable[[User], Client]
 # A Wednesday: this week ends on Sunday the 22nd.
 NOW = timezone.now().replace(year=2026, month=11, day=18, hour=12, minute=0, second=0, microsecond=0)
 
@@ -53,9 +52,6 @@ def app_that_ends(count: float, name: str = "Contoso Connections", **overrides: 
     app = factories.make_app_registration(name=name, secret=None, client_id=client_id)
     factories.make_secret(app, expires_at=NOW + days(count), **overrides)
     return app
-
-
-# --- The page -------------------------------------------------------------------------------------
 
 
 def test_it_groups_by_week_and_month(at_noon: None, alice: User, signed_in: SignIn) -> None:
@@ -108,7 +104,7 @@ def test_limited_sign_ins_parked_grants_and_shares_are_listed(
         assert words in text
     for kind, name in (("sign_in", "Limited"), ("idle", "Parked"), ("share", "Shared")):
         filtered = page(signed_in(alice), f"?kind={kind}")
-        assert {one for one in ("Limited", "Parked", "Shared") if f">{one}</a>" in filtered} == {name}
+        assert {title for title in ("Limited", "Parked", "Shared") if f">{title}</a>" in filtered} == {name}
 
 
 def test_filters_narrow_by_tenant_and_effect(at_noon: None, alice: User, signed_in: SignIn) -> None:
@@ -178,9 +174,6 @@ def test_a_long_list_is_cut_and_says_so(
     assert ">App 2</a>" not in text
 
 
-# --- A connection's page and the list -------------------------------------------------------------
-
-
 def test_a_connection_says_when_why_and_who(at_noon: None, bob: User, signed_in: SignIn) -> None:
     connection = factories.make_connection(app_registration=app_that_ends(12), owner=bob)
     text = " ".join(signed_in(bob).get(f"/connections/{connection.pk}/").content.decode().split())
@@ -240,9 +233,6 @@ def test_exactly_what_is_needed_is_said_in_a_word(bob: User, signed_in: SignIn) 
     connection = factories.make_connection(owner=bob)
     text = signed_in(bob).get(f"/connections/{connection.pk}/").content.decode()
     assert "exactly what it needs" in text
-
-
-# --- An app registration's credentials ------------------------------------------------------------
 
 
 def test_the_page_says_which_credential_is_used_and_where_its_date_comes_from(alice: User, signed_in: SignIn) -> None:

@@ -1,28 +1,32 @@
 """The start page by role: what is broken and who must act, my connections, what happened lately."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
 from django.db import connection as database
+from django.test import Client, RequestFactory
 from django.utils import timezone
 
 from connections import audit
 from connections.models import AppCredential, Connection, ConsentLink, Share, User
+from connections.models.audit import AuditAction
 from connections.services.people import offboarding
 from tests import factories, full_dataset
+from tests.views.pages import SignIn, text
 
 pytestmark = pytest.mark.django_db
 
 
-def home(signed_in, who):
-    answer = signed_in(who).get("/")
-    assert answer.status_code == 200
-    return answer.content.decode()
+def home(signed_in: SignIn, user: User) -> str:
+    response = signed_in(user).get("/")
+    assert response.status_code == 200
+    return text(response)
 
 
 @pytest.fixture
-def everything(alice, bob):
+def everything(alice: User, bob: User) -> None:
     """One of each trouble."""
     good = factories.make_app_registration()
     factories.make_connection(owner=bob, app_registration=good)
@@ -43,7 +47,7 @@ def everything(alice, bob):
     ConsentLink.objects.create(app_registration=good, directory_id="fabrikam.example", state_digest="d" * 64)
 
 
-def test_an_admin_is_led_through_the_first_steps(signed_in, alice):
+def test_an_admin_is_led_through_the_first_steps(signed_in: SignIn, alice: User) -> None:
     page = home(signed_in, alice)
     assert "Four steps to the first connection" in page
     assert page.count("To do") == 4
@@ -55,7 +59,7 @@ def test_an_admin_is_led_through_the_first_steps(signed_in, alice):
     assert page.count("To do") == 1
 
 
-def test_an_admin_sees_what_is_broken_and_who_must_act(signed_in, alice, everything):
+def test_an_admin_sees_what_is_broken_and_who_must_act(signed_in: SignIn, alice: User, everything: None) -> None:
     page = home(signed_in, alice)
     assert "Its client secret has expired. <strong>Add a new one.</strong>" in page
     assert 'data-label="Connections that wait">2<' in page
@@ -69,12 +73,12 @@ def test_an_admin_sees_what_is_broken_and_who_must_act(signed_in, alice, everyth
     assert "Nobody needs to act" not in page
 
 
-def test_an_admin_is_told_when_all_is_well(signed_in, alice, bob):
+def test_an_admin_is_told_when_all_is_well(signed_in: SignIn, alice: User, bob: User) -> None:
     factories.make_connection(owner=bob)
     assert "Nobody needs to act" in home(signed_in, alice)
 
 
-def test_not_all_is_well_while_a_sign_in_is_unfinished(signed_in, alice, bob):
+def test_not_all_is_well_while_a_sign_in_is_unfinished(signed_in: SignIn, alice: User, bob: User) -> None:
     factories.make_connection(owner=bob)
     factories.make_connection(owner=bob, name="Half-way", status=Connection.Status.PENDING, connected_at=None)
     admin, member = home(signed_in, alice), home(signed_in, bob)
@@ -85,7 +89,9 @@ def test_not_all_is_well_while_a_sign_in_is_unfinished(signed_in, alice, bob):
     assert "All is well" not in member
 
 
-def test_what_waits_for_the_reader_comes_first_the_most_urgent_on_top(signed_in, alice, bob, dave):
+def test_what_waits_for_the_reader_comes_first_the_most_urgent_on_top(
+    signed_in: SignIn, alice: User, bob: User, dave: User
+) -> None:
     connection = factories.make_connection(owner=bob)
     theirs = full_dataset.make_approval(connection, requested_by=bob)
     factories.make_consent_request(factories.make_connection(owner=bob, name="Phone list"))
@@ -98,14 +104,16 @@ def test_what_waits_for_the_reader_comes_first_the_most_urgent_on_top(signed_in,
     assert sorted(order, key=page.index) == order
 
 
-def test_what_one_has_asked_for_oneself_waits_for_others(signed_in, alice):
+def test_what_one_has_asked_for_oneself_waits_for_others(signed_in: SignIn, alice: User) -> None:
     full_dataset.make_approval(factories.make_connection(owner=alice), requested_by=alice)
     page = home(signed_in, alice)
     assert "Approvals you asked for" in page
     assert "What waits for you" not in page
 
 
-def test_an_admins_page_stands_though_a_secret_opens_with_no_key(signed_in, alice, everything):
+def test_an_admins_page_stands_though_a_secret_opens_with_no_key(
+    signed_in: SignIn, alice: User, everything: None
+) -> None:
     foreign = Fernet(Fernet.generate_key()).encrypt(b"secret").decode()
     with database.cursor() as cursor:
         cursor.execute("UPDATE connections_appcredential SET secret = %s", [foreign])
@@ -114,26 +122,26 @@ def test_an_admins_page_stands_though_a_secret_opens_with_no_key(signed_in, alic
 
 
 def test_the_number_of_queries_does_not_follow_the_number_of_rows(
-    signed_in, alice, bob, carol, everything, django_assert_max_num_queries
-):
+    signed_in: SignIn, alice: User, bob: User, carol: User, everything: None, django_assert_max_num_queries: Any
+) -> None:
     for number in range(60):
         connection = factories.make_connection(
             name=f"Number {number}", owner=bob, status=Connection.Status.RECONNECT_NEEDED
         )
-        audit.record("connection.flagged", connection, actor=None)
-    for who, most in ((alice, 19), (carol, 9), (bob, 8)):
-        client = signed_in(who)
+        audit.record(AuditAction.CONNECTION_FLAGGED, connection, actor=None)
+    for user, most in ((alice, 19), (carol, 9), (bob, 8)):
+        client = signed_in(user)
         with django_assert_max_num_queries(most):
             client.get("/")
 
 
-def test_a_member_without_connections_is_asked_to_connect(signed_in, dave):
+def test_a_member_without_connections_is_asked_to_connect(signed_in: SignIn, dave: User) -> None:
     page = home(signed_in, dave)
     assert "Connect your account" in page
     assert 'href="/connections/add/"' in page
 
 
-def test_a_member_gets_the_one_button_that_mends(signed_in, bob, dave, everything):
+def test_a_member_gets_the_one_button_that_mends(signed_in: SignIn, bob: User, dave: User, everything: None) -> None:
     page = home(signed_in, bob)
     out = Connection.objects.get(name="Signed out")
     blocked = Connection.objects.get(name="Against policy")
@@ -146,16 +154,16 @@ def test_a_member_gets_the_one_button_that_mends(signed_in, bob, dave, everythin
     assert "Signed out" not in home(signed_in, dave)
 
 
-def test_a_member_sees_that_the_app_registration_is_to_blame(signed_in, bob, everything):
+def test_a_member_sees_that_the_app_registration_is_to_blame(signed_in: SignIn, bob: User, everything: None) -> None:
     page = home(signed_in, bob)
     assert "Blocked by its app registration" in page
     assert "Microsoft rejects the app registration Expired app" in page
 
 
-def test_an_auditor_sees_what_happened(signed_in, carol, bob):
+def test_an_auditor_sees_what_happened(signed_in: SignIn, carol: User, bob: User) -> None:
     connection = factories.make_connection(owner=bob)
     for _ in range(3):
-        audit.record("connection.checked", connection, actor=bob)
+        audit.record(AuditAction.CONNECTION_CHECKED, connection, actor=bob)
     page = home(signed_in, carol)
     assert "Connection: checked" in page
     assert 'href="/audit/?action=connection.checked"' in page
@@ -164,27 +172,29 @@ def test_an_auditor_sees_what_happened(signed_in, carol, bob):
 
 
 @pytest.mark.parametrize(("who", "sees_audit"), [("alice", True), ("bob", False), ("carol", True)])
-def test_the_navigation_offers_what_the_person_may_open(signed_in, who, sees_audit, request):
+def test_the_navigation_offers_what_the_person_may_open(
+    signed_in: SignIn, who: str, sees_audit: bool, request: pytest.FixtureRequest
+) -> None:
     page = home(signed_in, request.getfixturevalue(who))
     assert ('href="/audit/"' in page.partition("<main")[0]) is sees_audit
     assert 'aria-current="page"' in page
 
 
-def test_the_sandbox_is_announced_while_it_is_configured(signed_in, bob, settings):
+def test_the_sandbox_is_announced_while_it_is_configured(signed_in: SignIn, bob: User, settings: Any) -> None:
     assert "stand-in for Microsoft" not in home(signed_in, bob)
     settings.MICROSOFT_SANDBOX_URL = "http://127.0.0.1:9"
     assert "stand-in for Microsoft" in home(signed_in, bob)
 
 
 @pytest.mark.parametrize("path", ["/", "/account/", "/audit/", "/no-such-page/"])
-def test_pages_need_no_inline_script_or_style(signed_in, alice, path):
+def test_pages_need_no_inline_script_or_style(signed_in: SignIn, alice: User, path: str) -> None:
     page = signed_in(alice).get(path).content.decode()
     assert "<script>" not in page
     assert " style=" not in page
     assert " onclick=" not in page
 
 
-def test_errors_are_pages_with_the_number_of_the_request(signed_in, bob, client):
+def test_errors_are_pages_with_the_number_of_the_request(signed_in: SignIn, bob: User, client: Client) -> None:
     missing = signed_in(bob).get("/connections/999999/")
     assert missing.status_code == 404
     assert missing["X-Request-ID"] in missing.content.decode()
@@ -192,7 +202,7 @@ def test_errors_are_pages_with_the_number_of_the_request(signed_in, bob, client)
     assert "Sign out" in missing.content.decode()
 
 
-def test_the_page_for_our_own_mistakes_needs_no_context(rf, client):
+def test_the_page_for_our_own_mistakes_needs_no_context(rf: RequestFactory, client: Client) -> None:
     from django.views.defaults import bad_request, server_error
 
     assert "The portal made a mistake" in server_error(rf.get("/")).content.decode()

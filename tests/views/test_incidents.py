@@ -6,7 +6,6 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from django.test import Client
 from django.utils import timezone
 
 from connections.microsoft.classifier import classify
@@ -15,10 +14,10 @@ from connections.services.api_keys import api_keys
 from connections.services.incidents import incidents
 from connections.services.tokens import apply_results
 from tests import factories
+from tests.views.pages import SignIn, text
 
 pytestmark = pytest.mark.django_db
 
-SignIn = Callable[[User], Client]
 NOW = timezone.now()
 
 
@@ -36,7 +35,7 @@ def revoked(count: int = 3, **overrides: object) -> Incident:
 
 def test_the_owner_sees_the_cause_and_a_button_that_mends_it(bob: User, signed_in: SignIn) -> None:
     incident = revoked()
-    page = signed_in(bob).get(f"/incidents/{incident.pk}/").content.decode()
+    page = text(signed_in(bob).get(f"/incidents/{incident.pk}/"))
     assert "ada@contoso.example must sign in again" in page
     assert "AADSTS50173" in page
     assert "Sign in again as ada@contoso.example" in page
@@ -46,7 +45,7 @@ def test_the_owner_sees_the_cause_and_a_button_that_mends_it(bob: User, signed_i
 
 def test_an_admin_sees_it_first_on_the_start_page_and_who_must_act(alice: User, signed_in: SignIn) -> None:
     revoked()
-    page = signed_in(alice).get("/").content.decode()
+    page = text(signed_in(alice).get("/"))
     assert "Others must act" in page
     assert "breaks 3 connections" in page
     assert "Must act: Bob Member" in page
@@ -66,11 +65,11 @@ def test_members_see_only_their_own_connections_of_a_shared_incident(
     theirs = factories.make_connection(name="Dave's inbox", owner=dave)
     incidents.app_rejected(mine.app_registration, verdict(7000222, "invalid_client"), now=NOW)  # type: ignore[arg-type]
     incident = Incident.objects.get()
-    page = signed_in(bob).get(f"/incidents/{incident.pk}/").content.decode()
+    page = text(signed_in(bob).get(f"/incidents/{incident.pk}/"))
     assert mine.name.replace("'", "&#x27;") in page
     assert theirs.name.replace("'", "&#x27;") not in page
     assert "Mend the app registration" not in page
-    whole = signed_in(alice).get(f"/incidents/{incident.pk}/").content.decode()
+    whole = text(signed_in(alice).get(f"/incidents/{incident.pk}/"))
     assert "Mend the app registration" in whole
     assert theirs.name.replace("'", "&#x27;") in whole
 
@@ -85,7 +84,7 @@ def test_the_blast_radius_names_who_shares_it_and_which_keys_fetched(
         bob, name="Night robot", scopes=["token:read"], expires_at=NOW + timedelta(days=30), actor=bob, now=NOW
     )
     api_keys.record_token_request(key, connection, address=None, now=NOW)
-    page = signed_in(alice).get(f"/incidents/{incident.pk}/").content.decode()
+    page = text(signed_in(alice).get(f"/incidents/{incident.pk}/"))
     assert "Dave Stranger" in page
     assert "Night robot of Bob Member" in page
 
@@ -93,12 +92,12 @@ def test_the_blast_radius_names_who_shares_it_and_which_keys_fetched(
 def test_a_healed_incident_keeps_its_story(bob: User, alice: User, signed_in: SignIn) -> None:
     incident = revoked(1)
     incidents.connections_recovered([Connection.objects.get().pk], now=NOW + timedelta(hours=3))
-    page = signed_in(alice).get(f"/incidents/{incident.pk}/").content.decode()
+    page = text(signed_in(alice).get(f"/incidents/{incident.pk}/"))
     assert "Healed" in page
     assert "after 3 hours" in page
     assert "Incident: opened" in page
     assert "Incident: closed" in page
-    listed = signed_in(alice).get("/incidents/?state=open").content.decode()
+    listed = text(signed_in(alice).get("/incidents/?state=open"))
     assert "Nothing matches" in listed
 
 
@@ -112,7 +111,7 @@ def test_the_list_is_found_by_connection_and_costs_the_same_for_many(
         apply_results.flag(connection.pk, verdict(50173), now=NOW, version=1)  # type: ignore[arg-type]
     client = signed_in(alice)
     with django_assert_max_num_queries(10):  # type: ignore[attr-defined]
-        page = client.get("/incidents/").content.decode()
+        page = text(client.get("/incidents/"))
     assert page.count("must sign in again") == 12
     assert client.get("/incidents/?q=Box+7").content.decode().count("must sign in again") == 1
 
