@@ -93,7 +93,7 @@ def serve(stage: Stage) -> tuple[int, Process]:
     """The portal as docs/operating.md starts it, with two views more (benchmarks/token_views.py)."""
     port = free_port()
     settings = {"DJANGO_SETTINGS_MODULE": "benchmarks.token_settings", "API_RATE_LIMIT": "100000000"}
-    command = ["gunicorn", "-c", "portal/gunicorn.conf.py", "portal.wsgi"]
+    command = ["portal.server"]
     web = stage.launch("web", *command, BIND=f"127.0.0.1:{port}", **settings)
     web.wait_until(lambda: served(f"http://127.0.0.1:{port}/healthz"), seconds=30)
     return port, web

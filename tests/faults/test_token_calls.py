@@ -31,7 +31,7 @@ def web(start_process: Callable[..., Process]) -> Web:
 
     def start(**environment: str) -> int:
         port = free_port()
-        command = ["gunicorn", "-c", "portal/gunicorn.conf.py", "portal.wsgi"]
+        command = ["portal.server"]
         process = start_process("web", command, **({"API_RATE_LIMIT": "0", "BIND": f"127.0.0.1:{port}"} | environment))
         process.wait_until(lambda: answers(port), seconds=60)
         return port
@@ -142,7 +142,7 @@ def test_who_waits_is_answered_when_the_server_stops(
     connection = granted(sandbox, "Hanging", owner=bob, expires_at=expired())
     _, key = factories.make_key(bob)
     port = free_port()
-    command = ["gunicorn", "-c", "portal/gunicorn.conf.py", "portal.wsgi"]
+    command = ["portal.server"]
     process = start_process("web", command, BIND=f"127.0.0.1:{port}")
     process.wait_until(lambda: answers(port), seconds=60)
     sandbox.weather("hang", where="token", delay_ms=60_000)
