@@ -4,31 +4,56 @@ from __future__ import annotations
 
 import os
 
-from portal.access_log import Application, access_log
+from django.http import HttpRequest, HttpResponse
+from django.middleware.clickjacking import XFrameOptionsMiddleware
+from django.middleware.security import SecurityMiddleware
+
+from connections.api.token_endpoint import RunInThread, TokenEndpoint
+from connections.middleware import content_security_policy
+from portal.access_log import access_log
 from portal.wsgi import application as django_application
 from portal.wsgi_bridge import Receive, Scope, Send, WSGIBridge
 
 
-def create_application(*, threads: int) -> Application:
+class Portal:
     """The ASGI application of one process."""
-    django = WSGIBridge(django_application, threads=threads)
 
-    @access_log
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        if _is_from_local_https_proxy(scope):
-            scope["scheme"] = "https"
-        await django(scope, receive, send)
+    def __init__(self, *, threads: int, run_in_thread: RunInThread | None = None) -> None:
+        django = WSGIBridge(django_application, threads=threads, run_in_thread=run_in_thread)
+        token_endpoint = TokenEndpoint(django, headers_of_every_answer, run_in_thread=run_in_thread)
+        self.stop_waiting = token_endpoint.stop_waiting
 
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        @access_log
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            if _is_from_local_https_proxy(scope):
+                scope["scheme"] = "https"
+            application = token_endpoint if token_endpoint.serves(scope["path"]) else django
+            await application(scope, receive, send)
+
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await answer(scope, receive, send)
+            await self._answer(scope, receive, send)
         elif scope["type"] == "lifespan":
             await receive()
             await send({"type": "lifespan.startup.complete"})
             await receive()
             await send({"type": "lifespan.shutdown.complete"})
 
-    return application
+
+def headers_of_every_answer(is_secure: bool) -> list[tuple[bytes, bytes]]:
+    """The headers that Django's middleware adds to an answer of the API."""
+    request = HttpRequest()
+    request._get_scheme = lambda: "https" if is_secure else "http"  # type: ignore[attr-defined]
+
+    def nothing(request: HttpRequest) -> HttpResponse:
+        return HttpResponse()
+
+    secured = SecurityMiddleware(XFrameOptionsMiddleware(nothing))
+    response = content_security_policy(secured)(request)
+    del response["Content-Type"]
+    return [(name.lower().encode(), value.encode()) for name, value in response.items()]
 
 
 def _is_from_local_https_proxy(scope: Scope) -> bool:
@@ -38,4 +63,4 @@ def _is_from_local_https_proxy(scope: Scope) -> bool:
     return (b"x-forwarded-proto", b"https") in scope["headers"]
 
 
-application = create_application(threads=int(os.environ.get("WEB_THREADS", "8")))
+application = Portal(threads=int(os.environ.get("WEB_THREADS", "8")))

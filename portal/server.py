@@ -35,6 +35,11 @@ class Protocol(HttpToolsProtocol):
         self._silence.cancel()
         super().connection_lost(exc)
 
+    def shutdown(self) -> None:
+        """Called by uvicorn for each connection when the server stops."""
+        self.app.stop_waiting()  # type: ignore[union-attr]
+        super().shutdown()
+
     def data_received(self, data: bytes) -> None:
         if self._head_bytes is not None:
             self._head_bytes += len(data)
@@ -65,6 +70,7 @@ def main() -> None:
         workers=workers,
         loop="uvloop",
         http=Protocol,
+        interface="asgi3",
         ws="none",
         lifespan="on",
         log_config=None,

@@ -34,11 +34,21 @@ class ClientGone(Exception):
 
 
 class WSGIBridge:
-    """The ASGI application that runs ``application`` in ``threads`` threads."""
+    """The ASGI application that runs ``application`` in ``threads`` threads, or with ``run_in_thread``."""
 
-    def __init__(self, application: Callable[..., Iterable[bytes]], *, threads: int) -> None:
+    def __init__(
+        self,
+        application: Callable[..., Iterable[bytes]],
+        *,
+        threads: int,
+        run_in_thread: Callable[..., Awaitable[Any]] | None = None,
+    ) -> None:
         self._application = application
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="request")
+        self._run_in_thread = run_in_thread or self._run_in_own_thread
+
+    def _run_in_own_thread(self, function: Callable[..., Any], *arguments: Any) -> Awaitable[Any]:
+        return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with tempfile.SpooledTemporaryFile(IN_MEMORY) as body:
@@ -54,7 +64,7 @@ class WSGIBridge:
             watch = loop.create_task(_wait_for_disconnect(receive, response))
             try:
                 environ = build_environ(scope, body)
-                await loop.run_in_executor(self._threads, Context().run, self._run, environ, response)
+                await self._run_in_thread(Context().run, self._run, environ, response)
             except ClientGone:
                 pass
             finally:

@@ -13,14 +13,14 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db import connection as database
 from django.db.models import Q
 
 from connections import audit
 from connections.access import permissions, roles
 from connections.errors import AlreadyExists, InUse, InvalidApiKey, InvalidInput
-from connections.models import ApiKey, Connection, TokenFetch, User
+from connections.models import ApiKey, Connection, User
 from connections.models.audit import AuditAction
+from connections.services.api_keys import token_requests
 
 KEY_PREFIX = "m365p"  # lets secret scanners recognise a leaked key; the checksum spares them false alarms
 _ALPHABET = string.ascii_letters + string.digits
@@ -191,24 +191,29 @@ def authenticate(text: str, *, address: str | None, now: datetime) -> ApiKey:
     Raises KeyRefused, always with the same words for unknown, wrong, revoked and expired keys, and for keys of
     people who have left; a foreign network is told, because only the holder of the right key learns it.
     """
-    prefix = _prefix_of(text)
+    prefix = prefix_of(text)
     either = Q(prefix=prefix) | Q(previous_prefix=prefix)
     rows = ApiKey.objects.select_related("owner").filter(either).order_by()
-    found = next(iter(rows[:1]), None) if prefix else None
-    is_previous = found is not None and found.prefix != prefix
-    known = _NOBODY if found is None else found.previous_digest if is_previous else found.digest
+    key = check(next(iter(rows[:1]), None) if prefix else None, text, address=address, now=now)
+    note_use(key, text, address=address, now=now)
+    return key
+
+
+def check(key: ApiKey | None, text: str, *, address: str | None, now: datetime) -> ApiKey:
+    """``key``, which was found by the prefix of ``text``. Raises InvalidApiKey unless it may be used from there now."""
+    is_previous = key is not None and key.prefix != prefix_of(text)
+    known = _NOBODY if key is None else key.previous_digest if is_previous else key.digest
     right = hmac.compare_digest(known, digest(text))
-    if found is None or not right or not found.is_valid(now) or not found.owner.is_active:
+    if key is None or not right or not key.is_valid(now) or not key.owner.is_active:
         raise InvalidApiKey
-    if is_previous and not found.takes_previous(now):
+    if is_previous and not key.takes_previous(now):
         raise InvalidApiKey
-    if found.networks and not _is_within(address, found.networks):
+    if key.networks and not _is_within(address, key.networks):
         raise InvalidApiKey(
             f"This API key may not be used from {address or 'this address'}.",
             action="Use it from the networks it is for, or issue another one.",
         )
-    _note_use(found, address, now, is_previous=is_previous)
-    return found
+    return key
 
 
 def rate_limit_of(key: ApiKey) -> int:
@@ -216,8 +221,9 @@ def rate_limit_of(key: ApiKey) -> int:
     return key.rate_limit if key.rate_limit is not None else int(settings.API_RATE_LIMIT)
 
 
-def _note_use(key: ApiKey, address: str | None, now: datetime, *, is_previous: bool) -> None:
+def note_use(key: ApiKey, text: str, *, address: str | None, now: datetime) -> None:
     """At most once a minute: a busy automation must not cost a write for every call."""
+    is_previous = key.prefix != prefix_of(text)
     column = "previous_used_at" if is_previous else "last_used_at"
     before: datetime | None = getattr(key, column)
     if before is None or now - before >= USE_RECORDED_EVERY:
@@ -228,46 +234,10 @@ def _note_use(key: ApiKey, address: str | None, now: datetime, *, is_previous: b
 
 
 def record_token_request(key: ApiKey, connection: Connection, *, address: str | None, now: datetime) -> None:
-    """Count a token that was handed out, one row per key, connection, address and minute."""
-    minute = now.replace(second=0, microsecond=0)
-    # A sealed row never changes; a fetch that is noted too late for its minute gets a row of its own.
-    while not _count_up(key.pk, connection.pk, minute, address):
-        try:
-            with transaction.atomic():
-                # Whichever has just been removed is named all the same, as the row would be after its removal.
-                TokenFetch.objects.create(
-                    key=ApiKey.objects.filter(pk=key.pk).only("pk").first(),
-                    key_ref=key.pk,
-                    key_name=key.name,
-                    owner_name=f"{key.owner} <{key.owner.username}>"[:320],
-                    connection=Connection.objects.filter(pk=connection.pk).only("pk").order_by().first(),
-                    connection_ref=connection.pk,
-                    connection_name=connection.name,
-                    minute=minute,
-                    address=address,
-                )
-        except IntegrityError:
-            continue  # somebody else was first in this minute
-        return
-
-
-# Spelt out: this runs for every token, and the ORM would spend longer on putting it together than the database on it.
-_COUNT_UP = f"""
-UPDATE {TokenFetch._meta.db_table} SET count = count + 1
-WHERE key_id = %s AND connection_id = %s AND minute = %s AND seal IS NULL AND address
-"""  # noqa: S608 - a name of our own table
-
-
-def _count_up(key_pk: int, connection_pk: int, minute: datetime, address: str | None) -> bool:
-    moment = database.ops.adapt_datetimefield_value(minute)
-    # As the column stores it: SQLite compares texts.
-    stored = TokenFetch._meta.get_field("address").get_prep_value(address)
-    with database.cursor() as cursor:
-        if stored is None:
-            cursor.execute(f"{_COUNT_UP} IS NULL", (key_pk, connection_pk, moment))
-        else:
-            cursor.execute(f"{_COUNT_UP} = %s", (key_pk, connection_pk, moment, stored))
-        return bool(cursor.rowcount)
+    """Count a token that is about to be sent, one row per key, connection, address and minute."""
+    owner = f"{key.owner} <{key.owner.username}>"
+    request = token_requests.TokenRequest(key.pk, key.name, owner, connection.pk, connection.name, address)
+    token_requests.record([request], now=now)
 
 
 # --- The text of a key ----------------------------------------------------------------------------
@@ -280,7 +250,7 @@ def generate_key() -> tuple[str, str]:
     return body + _checksum(body), prefix
 
 
-def _prefix_of(text: str) -> str:
+def prefix_of(text: str) -> str:
     """The prefix of a well-formed key, "" for anything else; a typing mistake never reaches the database."""
     body, check = text[:-_CHECK_LENGTH], text[-_CHECK_LENGTH:]
     parts = body.split("_")

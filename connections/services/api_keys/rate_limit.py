@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -42,25 +44,37 @@ class RateLimitState:
         return self.count > self.limit
 
 
-def count(name: str, *, limit: int, now: datetime, calls: int = 1) -> RateLimitState | None:
-    """Count a call of ``name`` and say where it stands; None where nothing is limited (limit 0, or no cache).
+def count(name: str, *, limit: int, now: datetime) -> RateLimitState | None:
+    """Count a call of ``name`` and say where it stands; None where nothing is limited (limit 0, or no cache)."""
+    return count_many([(name, limit)], now=now)[0]
 
-    ``calls`` 0 only looks.
-    """
-    if not limit or _outage.is_on():
-        return None
+
+def count_many(calls: Sequence[tuple[str, int]], *, now: datetime) -> list[RateLimitState | None]:
+    """As ``count`` for several calls, each a name and its limit, in one round trip."""
+    numbers = Counter(name for name, limit in calls if limit)
+    if not numbers or _outage.is_on():
+        return [None] * len(calls)
     moment = int(now.timestamp())
-    key = f"rate:{name}:{moment // WINDOW}"
     try:
-        # One round trip, and atomic: INCRBY counts, EXPIRE only makes room again.
+        # Atomic: INCRBY counts, EXPIRE only makes room again.
         with client().pipeline(transaction=True) as pipe:
-            pipe.incrby(key, calls)
-            pipe.expire(key, 2 * WINDOW)
-            counted = int(pipe.execute()[0])
+            for name, number in numbers.items():
+                key = f"rate:{name}:{moment // WINDOW}"
+                pipe.incrby(key, number)
+                pipe.expire(key, 2 * WINDOW)
+            totals = pipe.execute()[::2]
     except (redis.RedisError, OSError):
         _outage.begin()
-        return None
-    return RateLimitState(limit, counted, WINDOW - moment % WINDOW)
+        return [None] * len(calls)
+    last = {name: int(total) - number for (name, number), total in zip(numbers.items(), totals, strict=True)}
+    states: list[RateLimitState | None] = []
+    for name, limit in calls:
+        if not limit:
+            states.append(None)
+            continue
+        last[name] += 1
+        states.append(RateLimitState(limit, last[name], WINDOW - moment % WINDOW))
+    return states
 
 
 def uncounted_calls() -> int:

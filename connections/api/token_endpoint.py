@@ -1,0 +1,406 @@
+"""The token call in front of Django: no thread for a caller who waits, and many calls in few statements.
+
+Calls that come while others are being answered are answered together (services/tokens/token_calls.py). Who needs a
+refresh waits as a coroutine, one refresh a connection. Whatever is unusual about a request, and every refusal, is left
+to the view of the route (tokens.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from typing import Any
+from urllib.parse import parse_qsl
+
+from django.conf import settings
+from django.core.serializers.json import DjangoJSONEncoder
+from django.db import DatabaseError, InterfaceError, close_old_connections
+from django.db import connection as database
+from django.http import HttpResponse
+from django.http.request import split_domain_port, validate_host
+
+from connections.api import authentication, problems, tokens
+from connections.client_address import forwarded_address
+from connections.errors import TokenUnavailable
+from connections.services.tokens import single_flight, token_calls
+from connections.services.tokens.fetch import Refresh, Token
+from connections.services.tokens.single_flight import TokenRequirement
+from connections.services.tokens.token_calls import Outcome, TokenCall, Wait
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+# Runs a function that uses the database, and whatever it is given, outside of the event loop.
+RunInThread = Callable[..., Awaitable[Any]]
+
+logger = logging.getLogger(__name__)
+
+_PATH = re.compile(r"/api/v1/connections/([^/]+)/token")
+_BATCH = 64  # calls answered by one statement
+_LANES = 2  # batches under way at the same time
+MOST_REFRESHES = 16  # at once in one process
+MOST_OF_ONE_APP = 8  # of these; one that hangs must not hold up the others
+MOST_WAITING = 2400  # callers in one process
+MOST_OF_ONE_CONNECTION = 1200  # of these
+_LOOK_EVERY = 0.05  # seconds between two looks at refreshes of other processes
+_SHORT_QUERY = 200  # characters; a longer one is never a plain call
+
+
+class Unusual(Exception):
+    """The request is for the view to judge."""
+
+
+class TokenEndpoint:
+    """The ASGI application of the token route; ``django`` answers what it does not.
+
+    ``headers`` are those that every answer of the portal carries, for a plain and for a secure connection.
+    """
+
+    def __init__(
+        self, django: Application, headers: Callable[[bool], Headers], *, run_in_thread: RunInThread | None = None
+    ) -> None:
+        self._django = django
+        self._headers = lru_cache(maxsize=2)(headers)
+        self._batches = Batches(run_in_thread or _threads(_LANES, "token call"))
+        self._refreshes = Refreshes(run_in_thread or _threads(MOST_REFRESHES + 1, "refresh"))
+        self._explanations: dict[tuple[Any, ...], asyncio.Task[Explanation]] = {}
+
+    @staticmethod
+    def serves(path: str) -> bool:
+        """Whether a path is that of the token call."""
+        return _PATH.fullmatch(path) is not None
+
+    def stop_waiting(self) -> None:
+        """The server is about to stop: answer whoever waits at once."""
+        self._refreshes.is_closing.set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            call = read_call(scope)
+        except Unusual:
+            await self._django(scope, receive, send)
+            return
+        try:
+            await self._answer(call, scope, receive, send)
+        except (DatabaseError, InterfaceError):
+            logger.exception("The database cannot be reached; a token call is refused.")
+            problem = problems.problem(
+                503, "internal_error", "The portal's database cannot be reached.", action="Try again in a moment."
+            )
+            problem["Retry-After"] = "5"
+            await self._send_problem(problem, scope, send, call)
+
+    async def _answer(self, call: TokenCall, scope: Scope, receive: Receive, send: Send) -> None:
+        outcome = await self._batches.answer(call)
+        refresh = None
+        if isinstance(outcome, Wait):
+            try:
+                refresh = self._refreshes.begin(outcome, call.wanted)
+            except TokenUnavailable as error:
+                await self._send_problem(problems.problem_of(error), scope, send, call)
+                return
+            is_done = await self._refreshes.wait(refresh, outcome)
+            call.refresh = Refresh.DONE if is_done else Refresh.UNFINISHED
+            outcome = await self._batches.answer(call)
+        if isinstance(outcome, Token):
+            await self._send_token(outcome, scope, send, call)
+        elif refresh is None:
+            await self._django(_marked(scope, call), receive, send)
+        else:
+            explanation = await self._explain(refresh, call, scope, receive)
+            await _send(send, explanation.status, explanation.headers, explanation.body, call)
+
+    async def _send_token(self, token: Token, scope: Scope, send: Send, call: TokenCall) -> None:
+        body = json.dumps(tokens.body_of(token), cls=DjangoJSONEncoder).encode()
+        headers = [
+            (b"content-type", b"application/json; charset=utf-8"),
+            (b"cache-control", b"no-store, private"),
+            (b"content-length", str(len(body)).encode()),
+        ]
+        if token.trouble:
+            headers.append((b"portal-trouble", token.trouble.encode()))
+        await _send(send, 200, [*headers, *self._headers(is_secure(scope))], body, call)
+
+    async def _send_problem(self, problem: HttpResponse, scope: Scope, send: Send, call: TokenCall) -> None:
+        headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in problem.items()]
+        await _send(send, problem.status_code, [*headers, *self._headers(is_secure(scope))], problem.content, call)
+
+    async def _explain(
+        self, refresh: asyncio.Task[None], call: TokenCall, scope: Scope, receive: Receive
+    ) -> Explanation:
+        """What the view says to a caller who has waited in vain: once for all who asked the same and waited together."""
+        asked = (id(refresh), call.key, call.address, scope["method"], scope["raw_path"], scope["query_string"])
+        if (task := self._explanations.get(asked)) is None:
+            explaining = Explanation()
+            task = asyncio.ensure_future(explaining.fetch(self._django, _marked(scope, call)))
+            self._explanations[asked] = task
+            # A moment for those who are still on their way here.
+            task.add_done_callback(
+                lambda _: asyncio.get_running_loop().call_later(1.0, self._explanations.pop, asked, None)
+            )
+        return await asyncio.shield(task)
+
+
+async def _send(send: Send, status: int, headers: Headers, body: bytes, call: TokenCall) -> None:
+    headers = [*headers, (b"x-request-id", str(uuid.uuid4()).encode())]
+    if call.limit is not None:
+        state = {"limit": call.limit.limit, "remaining": call.limit.remaining, "reset": call.limit.reset}
+        headers += [(f"ratelimit-{name}".encode(), str(number).encode()) for name, number in state.items()]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if call.is_head else body})
+
+
+class Explanation:
+    """An answer of the view, without what differs between those it is sent to."""
+
+    _OWN = (b"x-request-id", b"ratelimit-limit", b"ratelimit-remaining", b"ratelimit-reset")
+
+    def __init__(self) -> None:
+        self.status, self.headers, self.body = 500, Headers(), b""
+
+    async def fetch(self, django: Application, scope: Scope) -> Explanation:
+        await django(scope, _nothing_to_receive(), self._take)
+        return self
+
+    async def _take(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.headers = [(name, value) for name, value in message["headers"] if name not in self._OWN]
+        else:
+            self.body += message.get("body", b"")
+
+
+def _nothing_to_receive() -> Receive:
+    """The end of an empty request body, and then silence."""
+    messages = [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> Message:
+        if messages:
+            return messages.pop()
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError("never reached")
+
+    return receive
+
+
+# --- Answering together ---------------------------------------------------------------------------
+
+
+class Batches:
+    """Collects calls while others are being answered."""
+
+    def __init__(self, run_in_thread: RunInThread) -> None:
+        self._run_in_thread = run_in_thread
+        self._queue: list[tuple[TokenCall, asyncio.Future[Outcome]]] = []
+        self._lanes: set[asyncio.Task[None]] = set()
+
+    async def answer(self, call: TokenCall) -> Outcome:
+        """The outcome of the call. Raises DatabaseError."""
+        outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._queue.append((call, outcome))
+        if len(self._lanes) < _LANES:
+            lane = asyncio.ensure_future(self._work())
+            self._lanes.add(lane)
+            lane.add_done_callback(self._lanes.discard)
+        return await outcome
+
+    async def _work(self) -> None:
+        while self._queue:
+            batch, self._queue = self._queue[:_BATCH], self._queue[_BATCH:]
+            try:
+                outcomes = await self._run_in_thread(_answer_batch, [call for call, _ in batch])
+            except Exception as error:  # noqa: BLE001 - each caller raises it
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            for (_, future), outcome in zip(batch, outcomes, strict=True):
+                if not future.done():
+                    future.set_result(outcome)
+
+
+def _answer_batch(calls: list[TokenCall]) -> list[Outcome]:
+    try:
+        return token_calls.answer(calls)
+    except (DatabaseError, InterfaceError):
+        if not database.in_atomic_block:
+            database.close()
+        raise
+
+
+# --- Waiting for a refresh ------------------------------------------------------------------------
+
+
+class Refreshes:
+    """The refreshes under way in this process, each in a thread, and those of other processes that callers wait for."""
+
+    def __init__(self, run_in_thread: RunInThread) -> None:
+        self._run_in_thread = run_in_thread
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._waiting: Counter[asyncio.Task[None]] = Counter()
+        self._threads = asyncio.Semaphore(MOST_REFRESHES)
+        self._of_app: dict[int, asyncio.Semaphore] = defaultdict(partial(asyncio.Semaphore, MOST_OF_ONE_APP))
+        self._elsewhere: dict[str, asyncio.Future[None]] = {}
+        self.is_closing = asyncio.Event()
+
+    def begin(self, wait: Wait, wanted: TokenRequirement) -> asyncio.Task[None]:
+        """The refresh of the connection, begun unless one is under way. Raises TokenUnavailable if too many wait."""
+        task = self._tasks.get(wait.connection_pk)
+        if task is None:
+            task = asyncio.ensure_future(self._refresh(wait, wanted))
+            self._tasks[wait.connection_pk] = task
+            task.add_done_callback(lambda _: self._tasks.pop(wait.connection_pk))
+        if self._waiting[task] >= MOST_OF_ONE_CONNECTION or self._waiting.total() >= MOST_WAITING:
+            raise TokenUnavailable("Too many callers wait for a token at this moment.")
+        return task
+
+    async def wait(self, task: asyncio.Task[None], wait: Wait) -> bool:
+        """Whether the refresh has ended while the caller could wait for it."""
+        closing = asyncio.ensure_future(self.is_closing.wait())
+        self._waiting[task] += 1
+        try:
+            done, _ = await asyncio.wait({task, closing}, timeout=wait.patience, return_when=asyncio.FIRST_COMPLETED)
+            return task in done
+        finally:
+            closing.cancel()
+            self._waiting[task] -= 1
+            if not self._waiting[task]:
+                del self._waiting[task]
+
+    async def _refresh(self, wait: Wait, wanted: TokenRequirement) -> None:
+        async with self._of_app[wait.app_pk], self._threads:
+            try:
+                is_ours = await self._run_in_thread(_refresh_in_turn, wait.connection_pk, wanted)
+            except Exception:
+                # Whoever waits is told that there is no token yet; the sweep tries again in its own time.
+                logger.exception("A token could not be refreshed.", extra={"connection": wait.connection_pk})
+                return
+        if not is_ours:
+            await self._end_elsewhere(single_flight.lock_name(wait.connection_pk))
+
+    async def _end_elsewhere(self, turn: str) -> None:
+        """Wait until the process that has the turn is done; one task looks for all."""
+        is_first = not self._elsewhere
+        future = self._elsewhere[turn] = asyncio.get_running_loop().create_future()
+        if is_first:
+            self._poll = asyncio.ensure_future(self._look())
+        await future
+
+    async def _look(self) -> None:
+        while self._elsewhere:
+            await asyncio.sleep(_LOOK_EVERY)
+            for turn in await self._run_in_thread(single_flight.is_done, list(self._elsewhere)):
+                self._elsewhere.pop(turn).set_result(None)
+
+
+def _refresh_in_turn(pk: int, wanted: TokenRequirement) -> bool:
+    if database.in_atomic_block:  # a test's
+        return single_flight.refresh_in_turn(pk, wanted)
+    close_old_connections()
+    try:
+        return single_flight.refresh_in_turn(pk, wanted)
+    finally:
+        close_old_connections()
+
+
+def _threads(number: int, name: str) -> RunInThread:
+    threads = ThreadPoolExecutor(number, thread_name_prefix=name)
+
+    def run_in_thread(function: Callable[..., Any], *arguments: Any) -> Awaitable[Any]:
+        return asyncio.get_running_loop().run_in_executor(threads, function, *arguments)
+
+    return run_in_thread
+
+
+# --- Reading a request ----------------------------------------------------------------------------
+
+
+def read_call(scope: Scope) -> TokenCall:
+    """The token call that a request is. Raises Unusual for anything but a plain and well-formed one."""
+    path = _PATH.fullmatch(scope["path"])
+    if path is None or scope["method"] not in ("GET", "HEAD") or len(scope["query_string"]) > _SHORT_QUERY:
+        raise Unusual
+    headers: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        if name in headers and name in (b"authorization", b"host", b"content-length"):
+            raise Unusual
+        headers[name] = headers[name] + b"," + value if name in headers else value
+    if headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers:
+        raise Unusual
+    if not _is_allowed_host(headers.get(b"host", b""), tuple(settings.ALLOWED_HOSTS)) or (
+        settings.SECURE_SSL_REDIRECT and not is_secure(scope)
+    ):
+        raise Unusual
+    ref = path[1]
+    is_number = ref.isascii() and ref.isdigit()
+    if len(ref) > (authentication.LONGEST_NUMBER if is_number else authentication.LONGEST_NAME):
+        raise Unusual
+    if "\x00" in ref or "\ufffd" in ref:
+        raise Unusual
+    return TokenCall(
+        key=_key(headers.get(b"authorization", b"")),
+        pk=int(ref) if is_number else None,
+        name=None if is_number else ref,
+        wanted=_requirement(scope["query_string"]),
+        address=forwarded_address(
+            headers.get(b"x-forwarded-for", b"").decode("latin-1"), scope["client"][0] if scope.get("client") else ""
+        ),
+        is_head=scope["method"] == "HEAD",
+    )
+
+
+def is_secure(scope: Scope) -> bool:
+    """Whether the client called by https, as Django sees it."""
+    if settings.SECURE_PROXY_SSL_HEADER and (value := dict(scope["headers"]).get(b"x-forwarded-proto")) is not None:
+        first: bytes = value.split(b",")[0].strip()
+        return first == b"https"
+    return bool(scope["scheme"] == "https")
+
+
+@lru_cache(maxsize=64)
+def _is_allowed_host(host: bytes, allowed: tuple[str, ...]) -> bool:
+    domain, _ = split_domain_port(host.decode("latin-1"))
+    return bool(domain) and validate_host(domain, allowed)
+
+
+def _key(authorization: bytes) -> str:
+    scheme, _, text = authorization.partition(b" ")
+    if scheme.lower() != b"bearer" or not text.isascii() or b" " in text:
+        raise Unusual
+    return text.decode()
+
+
+def _requirement(query: bytes) -> TokenRequirement:
+    try:
+        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError as malformed:
+        raise Unusual from malformed
+    values = {"min_valid": "300", "refused": ""} | dict(pairs)
+    min_valid, refused = values["min_valid"], values["refused"]
+    if len(values) > 2 or len(dict(pairs)) < len(pairs):
+        raise Unusual
+    if not re.fullmatch("[0-9]{1,4}", min_valid) or int(min_valid) > tokens.LONGEST_VALIDITY:
+        raise Unusual
+    if not re.fullmatch("([0-9a-f]{32})?", refused):
+        raise Unusual
+    return TokenRequirement(int(min_valid), refused)
+
+
+def _marked(scope: Scope, call: TokenCall) -> Scope:
+    """The request for the view, with what has been done for it already."""
+    marks: dict[str, Any] = {}
+    if call.is_counted:
+        marks[authentication.RATE_LIMIT] = call.limit
+    if call.refresh is not Refresh.NOT_TRIED:
+        marks[tokens.REFRESH] = call.refresh
+    return {**scope, "portal.environ": marks}
