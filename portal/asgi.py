@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+from typing import Any
+
+from portal.wsgi import application as django_application  # sets Django up, which the rest needs
+
+# isort: split
 
 from django.http import HttpRequest, HttpResponse
 from django.middleware.clickjacking import XFrameOptionsMiddleware
@@ -11,7 +16,6 @@ from django.middleware.security import SecurityMiddleware
 from connections.api.token_endpoint import RunInThread, TokenEndpoint
 from connections.middleware import content_security_policy
 from portal.access_log import access_log
-from portal.wsgi import application as django_application
 from portal.wsgi_bridge import Receive, Scope, Send, WSGIBridge
 
 
@@ -50,7 +54,7 @@ def headers_of_every_answer(is_secure: bool) -> list[tuple[bytes, bytes]]:
     def nothing(request: HttpRequest) -> HttpResponse:
         return HttpResponse()
 
-    secured = SecurityMiddleware(XFrameOptionsMiddleware(nothing))
+    secured: Any = SecurityMiddleware(XFrameOptionsMiddleware(nothing))
     response = content_security_policy(secured)(request)
     del response["Content-Type"]
     return [(name.lower().encode(), value.encode()) for name, value in response.items()]

@@ -37,7 +37,7 @@ class Protocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Called by uvicorn for each connection when the server stops."""
-        self.app.stop_waiting()  # type: ignore[union-attr]
+        self.app.stop_waiting()
         super().shutdown()
 
     def data_received(self, data: bytes) -> None:
@@ -61,12 +61,12 @@ class Protocol(HttpToolsProtocol):
         super().on_headers_complete()
 
 
-def main() -> None:
-    """Serve until SIGTERM or SIGINT."""
+def serve(application: str = "portal.asgi:application") -> None:
+    """Serve until SIGTERM or SIGINT. ``application`` is imported in each worker process."""
     allow_open_files(2 * MAX_CONNECTIONS)
     workers = int(os.environ.get("WEB_WORKERS", "1"))
     config = uvicorn.Config(
-        "portal.asgi:application",
+        application,
         workers=workers,
         loop="uvloop",
         http=Protocol,
@@ -118,4 +118,4 @@ def allow_open_files(number: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve()

@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import re
+import time
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -101,7 +102,7 @@ class TokenEndpoint:
             await self._send_problem(problem, scope, send, call)
 
     async def _answer(self, call: TokenCall, scope: Scope, receive: Receive, send: Send) -> None:
-        outcome = await self._batches.answer(call)
+        outcome = await self._decide(call)
         refresh = None
         if isinstance(outcome, Wait):
             try:
@@ -111,7 +112,7 @@ class TokenEndpoint:
                 return
             is_done = await self._refreshes.wait(refresh, outcome)
             call.refresh = Refresh.DONE if is_done else Refresh.UNFINISHED
-            outcome = await self._batches.answer(call)
+            outcome = await self._decide(call)
         if isinstance(outcome, Token):
             await self._send_token(outcome, scope, send, call)
         elif refresh is None:
@@ -119,6 +120,15 @@ class TokenEndpoint:
         else:
             explanation = await self._explain(refresh, call, scope, receive)
             await _send(send, explanation.status, explanation.headers, explanation.body, call)
+
+    async def _decide(self, call: TokenCall) -> Outcome:
+        try:
+            return await self._batches.answer(call)
+        except (DatabaseError, InterfaceError):
+            raise
+        except Exception:
+            logger.exception("A token call could not be answered in front of Django.")
+            return None
 
     async def _send_token(self, token: Token, scope: Scope, send: Send, call: TokenCall) -> None:
         body = json.dumps(tokens.body_of(token), cls=DjangoJSONEncoder).encode()
@@ -230,12 +240,16 @@ class Batches:
 
 
 def _answer_batch(calls: list[TokenCall]) -> list[Outcome]:
+    if database.in_atomic_block:  # a test's
+        return token_calls.answer(calls)
     try:
         return token_calls.answer(calls)
     except (DatabaseError, InterfaceError):
-        if not database.in_atomic_block:
-            database.close()
+        database.close()
         raise
+    finally:
+        if database.close_at is not None and time.monotonic() >= database.close_at:
+            database.close()
 
 
 # --- Waiting for a refresh ------------------------------------------------------------------------

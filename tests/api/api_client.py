@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.test import Client
-
 from connections.models import User
 from tests import factories
+from tests.asgi_client import PortalClient
 
 
 class Program:
@@ -18,7 +17,7 @@ class Program:
             key["only_chosen"] = True
         self.key, self.text = factories.make_key(owner, **key)
         self.key.connections.set(only or [])
-        self.client = Client(headers={"Authorization": f"Bearer {self.text}"})
+        self.client = PortalClient(headers={"Authorization": f"Bearer {self.text}"})
 
     def get(self, path: str, **query: Any) -> Any:
         """GET /api/v1/``path``."""

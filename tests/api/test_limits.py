@@ -20,6 +20,7 @@ from connections.services.api_keys import api_keys, rate_limit
 from connections.services.operations import health
 from connections.services.tokens import fetch, single_flight
 from tests import factories
+from tests.asgi_client import PortalClient
 
 pytestmark = pytest.mark.django_db
 NOW = timezone.now()
@@ -37,7 +38,7 @@ def fresh_counters() -> Iterator[None]:
 
 
 def robot(text: str) -> Client:
-    return Client(headers={"Authorization": f"Bearer {text}"}, raise_request_exception=False)
+    return PortalClient(headers={"Authorization": f"Bearer {text}"}, raise_request_exception=False)
 
 
 def problem(answer: Any) -> dict[str, Any]:
@@ -211,7 +212,7 @@ def test_a_mistake_of_ours_tells_nothing_of_our_insides(bob: User, monkeypatch: 
     def fail(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("the password is 1234")
 
-    monkeypatch.setattr(fetch, "get_token", fail)
+    monkeypatch.setattr(fetch, "choose", fail)
     connection = factories.make_connection(owner=bob)
     answer = robot(factories.make_key(bob)[1]).get(f"/api/v1/connections/{connection.pk}/token")
     body = problem(answer)

@@ -23,12 +23,12 @@ WITH request AS (
     SELECT * FROM unnest(%s::int[], %s::bigint[], %s::bigint[], %s::inet[], %s::int[])
     AS request (n, key_id, connection_id, address, count)
 ), found AS (
-    SELECT fetch.id, request.n, request.count FROM {_TABLE} AS fetch
-    JOIN request ON fetch.key_id = request.key_id AND fetch.connection_id = request.connection_id
-        AND fetch.address IS NOT DISTINCT FROM request.address
-    WHERE fetch.minute = %s AND fetch.seal IS NULL ORDER BY fetch.id FOR UPDATE OF fetch
+    SELECT counter.id, request.n, request.count FROM {_TABLE} AS counter
+    JOIN request ON counter.key_id = request.key_id AND counter.connection_id = request.connection_id
+        AND counter.address IS NOT DISTINCT FROM request.address
+    WHERE counter.minute = %s AND counter.seal IS NULL ORDER BY counter.id FOR UPDATE OF counter
 )
-UPDATE {_TABLE} AS fetch SET count = fetch.count + found.count FROM found WHERE fetch.id = found.id RETURNING found.n
+UPDATE {_TABLE} AS counter SET count = counter.count + found.count FROM found WHERE counter.id = found.id RETURNING found.n
 """  # noqa: S608 - a name of our own table
 _COUNT_ONE = f"""
 UPDATE {_TABLE} SET count = count + %s
@@ -75,7 +75,7 @@ def record(requests: Iterable[TokenRequest], *, now: datetime) -> None:
 def _count_many(counts: Counter[TokenRequest], minute: Any) -> list[TokenRequest]:
     """Count up the rows that exist; returns the requests that have none yet."""
     requests = list(counts)
-    columns = [
+    columns: list[list[Any]] = [
         list(range(len(requests))),
         [request.key_pk for request in requests],
         [request.connection_pk for request in requests],

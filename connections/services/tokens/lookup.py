@@ -128,13 +128,13 @@ def _execute(statement: str, parameters: list[Any]) -> list[tuple[Any, ...]]:
     if database.vendor != "postgresql":
         with database.cursor() as cursor:
             cursor.execute(statement, parameters)
-            return cursor.fetchall()
+            return list(cursor.fetchall())
     database.ensure_connection()
     connection: Any = database.connection
     # Django turns prepared statements off; planning this one takes longer than running it.
     connection.prepare_threshold = 5
     with database.wrap_database_errors, psycopg.Cursor(connection) as cursor:
-        return cursor.execute(statement, parameters).fetchall()
+        return list(cursor.execute(statement, parameters).fetchall())
 
 
 @cache

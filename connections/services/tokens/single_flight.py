@@ -92,7 +92,8 @@ def is_done(turns: Collection[str]) -> set[str]:
 def microsoft_just_failed(pk: int, now: datetime) -> bool:
     """Whether Microsoft has just given no answer, or asked for patience: polling would only make it worse."""
     columns = ("trouble_at", "app_registration__paused_until")
-    return is_trouble_recent(*Connection.objects.values_list(*columns).get(pk=pk), now)
+    trouble_at, paused_until = Connection.objects.values_list(*columns).get(pk=pk)
+    return is_trouble_recent(trouble_at, paused_until, now)
 
 
 def is_trouble_recent(trouble_at: datetime | None, paused_until: datetime | None, now: datetime) -> bool:

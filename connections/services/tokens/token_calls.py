@@ -6,7 +6,6 @@ Only what goes well is answered here, and who must wait is told so. Every refusa
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -71,14 +70,12 @@ def answer(calls: Sequence[TokenCall]) -> list[Outcome]:
 
 
 def _find(questions: Sequence[lookup.Question], now: datetime) -> list[lookup.Match | None]:
-    """Look again on a new connection if the kept one is too old or no longer works."""
-    if database.in_atomic_block:
-        return lookup.find(questions, now=now)
-    if database.close_at is not None and time.monotonic() >= database.close_at:
-        database.close()
+    """Look again on a new connection if the kept one no longer works."""
     try:
         return lookup.find(questions, now=now)
     except (OperationalError, InterfaceError):
+        if database.in_atomic_block:
+            raise
         database.close()
         return lookup.find(questions, now=now)
 
