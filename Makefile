@@ -18,7 +18,7 @@ help:
 	@echo "make lint    check style, types, templates and migrations"
 	@echo "make bench   measure the sweep and the idle memory"
 	@echo "make bench-audit   measure sealing, verifying and exporting a million events"
-	@echo "make bench-token   measure the token call beside an empty view"
+	@echo "make bench-token   measure the token call beside its floor"
 	@echo "make clean   remove everything the above made"
 
 demo: .venv/installed

@@ -11,6 +11,7 @@ import json
 import os
 from typing import Any
 
+import environ
 import psycopg
 from cryptography.fernet import Fernet
 
@@ -36,9 +37,10 @@ class Floor:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             await receive()
+            place = environ.Env.db_url_config(os.environ["DATABASE_URL"])
+            login = {"host": place["HOST"], "dbname": place["NAME"], "user": place["USER"]}
             for _ in range(CONNECTIONS):
-                url = os.environ["DATABASE_URL"]
-                self._connections.put_nowait(await psycopg.AsyncConnection.connect(url, autocommit=True))
+                self._connections.put_nowait(await psycopg.AsyncConnection.connect(**login, autocommit=True))
             await send({"type": "lifespan.startup.complete"})
             await receive()
             await send({"type": "lifespan.shutdown.complete"})

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from django.db import OperationalError
 from django.db import connections as databases
 from django.test import Client
 from django.utils import timezone
@@ -16,7 +17,7 @@ from django.utils import timezone
 from connections.models import ApiKey, AuditEvent, Connection, Incident, Share, TokenFetch, User
 from connections.services.api_keys import api_keys
 from connections.services.tokens import fetch as handing_out
-from connections.services.tokens import single_flight
+from connections.services.tokens import single_flight, token_calls
 from connections.services.tokens.single_flight import TokenRequirement
 from portal.sandbox import seed
 from portal.sandbox.client import Control
@@ -352,3 +353,30 @@ def test_the_document_and_its_reader_are_served_from_here(client: Client) -> Non
     assert document["openapi"].startswith("3.1")
     assert "/api/v1/connections/{ref}/token" in document["paths"]
     assert client.get("/api/v1/docs").status_code == 200
+
+
+def test_the_endpoint_and_the_view_give_the_same_answer(bob: User, settings: Any) -> None:
+    settings.API_RATE_LIMIT = 600
+    connection = factories.make_connection(owner=bob, granted_scopes="Mail.Read")
+    _, text = issue(bob)
+    path, headers = f"/api/v1/connections/{connection.pk}/token", {"Authorization": f"Bearer {text}"}
+    in_front = PortalClient(headers=headers).get(path)
+    behind = Client(headers=headers).get(path)
+    assert (in_front.status_code, in_front.json()) == (200, behind.json())
+    differ = {"x-request-id", "content-length", "ratelimit-remaining", "ratelimit-reset"}
+    assert of(in_front, differ) == of(behind, differ)
+    assert int(in_front["RateLimit-Remaining"]) - int(behind["RateLimit-Remaining"]) == 1
+
+
+def of(answer: Any, differ: set[str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in answer.items() if name.lower() not in differ}
+
+
+def test_the_endpoint_answers_while_the_database_is_away(bob: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    def down(*args: Any) -> Any:
+        raise OperationalError
+
+    monkeypatch.setattr(token_calls, "answer", down)
+    answer = robot(issue(bob)[1])("connections/1/token")
+    assert (answer.status_code, answer["Retry-After"]) == (503, "5")
+    assert answer["Content-Type"] == "application/problem+json"

@@ -20,6 +20,7 @@ from django.conf import settings
 logger = logging.getLogger(__name__)
 
 WINDOW = 60  # seconds
+LEASE = 200  # the part of a limit that a process reserves at once
 # A cache that does not answer must not hold up calls; after a failure it is left alone for a moment.
 TIMEOUT = 0.5  # seconds
 LEAVE_ALONE = 5.0  # seconds
@@ -50,31 +51,66 @@ def count(name: str, *, limit: int, now: datetime) -> RateLimitState | None:
 
 
 def count_many(calls: Sequence[tuple[str, int]], *, now: datetime) -> list[RateLimitState | None]:
-    """As ``count`` for several calls, each a name and its limit, in one round trip."""
-    numbers = Counter(name for name, limit in calls if limit)
-    if not numbers or _outage.is_on():
-        return [None] * len(calls)
-    moment = int(now.timestamp())
-    try:
+    """As ``count`` for several calls, each a name and its limit, in one round trip at most.
+
+    A process reserves one in LEASE of a limit at once and counts within that by itself.
+    """
+    window, second = divmod(int(now.timestamp()), WINDOW)
+    needed: Counter[str] = Counter()
+    sizes: dict[str, int] = {}
+    with _leases.lock:
+        _leases.begin(window)
+        for name, limit in calls:
+            if limit:
+                needed[name] += 1
+                sizes[name] = max(1, limit // LEASE)
+        short = {name: number for name, number in needed.items() if _leases.left(name) < number}
+        if short:
+            if _outage.is_on():
+                return [None] * len(calls)
+            reserved = {name: max(number, sizes[name]) for name, number in short.items()}
+            try:
+                _leases.reserve(reserved, window)
+            except (redis.RedisError, OSError):
+                _outage.begin()
+                return [None] * len(calls)
+        return [RateLimitState(limit, _leases.take(name), WINDOW - second) if limit else None for name, limit in calls]
+
+
+class _Leases:
+    """What this process has reserved of each limit within the present window."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._window = 0
+        self._ranges: dict[str, tuple[int, int]] = {}  # the last count that was used, and the last that may be
+
+    def begin(self, window: int) -> None:
+        if window != self._window:
+            self._window, self._ranges = window, {}
+
+    def left(self, name: str) -> int:
+        used, end = self._ranges.get(name, (0, 0))
+        return end - used
+
+    def take(self, name: str) -> int:
+        used, end = self._ranges[name]
+        self._ranges[name] = (used + 1, end)
+        return used + 1
+
+    def reserve(self, numbers: dict[str, int], window: int) -> None:
         # Atomic: INCRBY counts, EXPIRE only makes room again.
         with client().pipeline(transaction=True) as pipe:
             for name, number in numbers.items():
-                key = f"rate:{name}:{moment // WINDOW}"
+                key = f"rate:{name}:{window}"
                 pipe.incrby(key, number)
                 pipe.expire(key, 2 * WINDOW)
             totals = pipe.execute()[::2]
-    except (redis.RedisError, OSError):
-        _outage.begin()
-        return [None] * len(calls)
-    last = {name: int(total) - number for (name, number), total in zip(numbers.items(), totals, strict=True)}
-    states: list[RateLimitState | None] = []
-    for name, limit in calls:
-        if not limit:
-            states.append(None)
-            continue
-        last[name] += 1
-        states.append(RateLimitState(limit, last[name], WINDOW - moment % WINDOW))
-    return states
+        for (name, number), total in zip(numbers.items(), totals, strict=True):
+            self._ranges[name] = (int(total) - number, int(total))
+
+
+_leases = _Leases()
 
 
 def uncounted_calls() -> int:
