@@ -57,6 +57,7 @@ def headers_of_every_answer(is_secure: bool) -> list[tuple[bytes, bytes]]:
     secured: Any = SecurityMiddleware(XFrameOptionsMiddleware(nothing))
     response = content_security_policy(secured)(request)
     del response["Content-Type"]
+    response["Vary"] = "Cookie"
     return [(name.lower().encode(), value.encode()) for name, value in response.items()]
 
 

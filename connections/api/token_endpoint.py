@@ -47,7 +47,8 @@ RunInThread = Callable[..., Awaitable[Any]]
 logger = logging.getLogger(__name__)
 
 _PATH = re.compile(r"/api/v1/connections/([^/]+)/token")
-_BATCH = 256  # calls answered by one statement
+_BATCH = 64  # calls answered by one statement
+_LANES = 2  # batches under way at the same time
 MOST_REFRESHES = 16  # at once in one process
 MOST_OF_ONE_APP = 8  # of these; one that hangs must not hold up the others
 MOST_WAITING = 2400  # callers in one process
@@ -71,7 +72,7 @@ class TokenEndpoint:
     ) -> None:
         self._django = django
         self._headers = lru_cache(maxsize=2)(headers)
-        self._batches = Batches(run_in_thread or _threads(1, "token call"))
+        self._batches = Batches(run_in_thread or _threads(_LANES, "token call"))
         self._refreshes = Refreshes(run_in_thread or _threads(MOST_REFRESHES + 1, "refresh"))
         self._explanations: dict[tuple[Any, ...], asyncio.Task[Explanation]] = {}
 
@@ -211,14 +212,16 @@ class Batches:
     def __init__(self, run_in_thread: RunInThread) -> None:
         self._run_in_thread = run_in_thread
         self._queue: list[tuple[TokenCall, asyncio.Future[Outcome]]] = []
-        self._work_task: asyncio.Task[None] | None = None
+        self._lanes: set[asyncio.Task[None]] = set()
 
     async def answer(self, call: TokenCall) -> Outcome:
         """The outcome of the call. Raises DatabaseError."""
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._queue.append((call, outcome))
-        if self._work_task is None or self._work_task.done():
-            self._work_task = asyncio.ensure_future(self._work())
+        if len(self._lanes) < _LANES:
+            lane = asyncio.ensure_future(self._work())
+            self._lanes.add(lane)
+            lane.add_done_callback(self._lanes.discard)
         return await outcome
 
     async def _work(self) -> None:

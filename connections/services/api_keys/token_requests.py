@@ -67,9 +67,15 @@ def record(requests: Iterable[TokenRequest], *, now: datetime) -> None:
     count_up = _count_many if database.vendor == "postgresql" else _count_each
     if len(uncounted := count_up(counts, minute)) == 0:
         return
-    with database.cursor() as cursor:
-        for request in sorted(uncounted, key=lambda request: (request.key_pk, request.connection_pk)):
-            _insert(cursor, request, counts[request], minute)
+    uncounted.sort(key=lambda request: (request.key_pk, request.connection_pk, str(request.address)))
+    while True:
+        try:
+            with transaction.atomic(), database.cursor() as cursor:
+                for request in uncounted:
+                    _insert(cursor, request, counts[request], minute)
+        except IntegrityError:
+            continue  # a key or a connection is being removed at this moment
+        return
 
 
 def _count_many(counts: Counter[TokenRequest], minute: Any) -> list[TokenRequest]:
@@ -101,13 +107,7 @@ def _count_each(counts: Counter[TokenRequest], minute: Any) -> list[TokenRequest
 def _insert(cursor: Any, request: TokenRequest, count: int, minute: Any) -> None:
     key = [request.key_pk, request.key_pk, request.key_name, request.owner_name[:320]]
     connection = [request.connection_pk, request.connection_pk, request.connection_name]
-    while True:
-        try:
-            with transaction.atomic():
-                cursor.execute(_INSERT, [*key, *connection, minute, _stored_address(request), count])
-        except IntegrityError:
-            continue  # the key or the connection is being removed at this moment
-        return
+    cursor.execute(_INSERT, [*key, *connection, minute, _stored_address(request), count])
 
 
 def _stored_address(request: TokenRequest) -> Any:

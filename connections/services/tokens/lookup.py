@@ -49,6 +49,23 @@ bearer AS (
 ),
 wanted AS (
     SELECT n, connection.id FROM bearer JOIN {connections} AS connection ON connection.id = wanted_pk
+    {by_name}
+)
+SELECT bearer.*, {connection_columns}, {app_columns},
+    connection.owner_id = owner__id OR EXISTS (
+        SELECT 1 FROM {shares} AS share
+        WHERE share.connection_id = connection.id AND {share_counts} AND {share_with_owner}
+    ) AS may_use
+FROM bearer
+JOIN wanted ON wanted.n = bearer.n
+JOIN {connections} AS connection ON connection.id = wanted.id
+JOIN {apps} AS app ON app.id = connection.app_registration_id
+WHERE NOT only_chosen OR EXISTS (
+    SELECT 1 FROM {chosen} AS chosen WHERE chosen.apikey_id = key__id AND chosen.connection_id = connection.id
+)
+"""
+# What the owner sees under a name; left out where all calls name numbers.
+_BY_NAME = """
     UNION
     SELECT n, connection.id FROM bearer
     JOIN {connections} AS connection ON connection.owner_id = owner__id AND connection.name = wanted_name
@@ -63,19 +80,6 @@ wanted AS (
         SELECT 1 FROM {memberships} AS membership JOIN auth_group ON auth_group.id = membership.group_id
         WHERE membership.user_id = owner__id AND auth_group.name IN ('{it_admins}', '{auditors}')
     ))
-)
-SELECT bearer.*, {connection_columns}, {app_columns},
-    connection.owner_id = owner__id OR EXISTS (
-        SELECT 1 FROM {shares} AS share
-        WHERE share.connection_id = connection.id AND {share_counts} AND {share_with_owner}
-    ) AS may_use
-FROM bearer
-JOIN wanted ON wanted.n = bearer.n
-JOIN {connections} AS connection ON connection.id = wanted.id
-JOIN {apps} AS app ON app.id = connection.app_registration_id
-WHERE NOT only_chosen OR EXISTS (
-    SELECT 1 FROM {chosen} AS chosen WHERE chosen.apikey_id = key__id AND chosen.connection_id = connection.id
-)
 """
 _SHARE_COUNTS = "share.ended_at IS NULL AND (share.until IS NULL OR share.until > %s)"
 _SHARE_WITH_OWNER = f"""(share.person_id = owner__id OR share.team_id IN (
@@ -121,7 +125,9 @@ def _rows(questions: Sequence[Question], now: datetime) -> list[tuple[Any, ...]]
         ]
     else:
         calls = [json.dumps([(question.prefix, question.pk, question.name) for question in questions])]
-    return _execute(_statement(database.vendor), [*calls, moment, moment])
+    has_names = any(question.name is not None for question in questions)
+    moments = [moment] * (2 if has_names else 1)
+    return _execute(_statement(database.vendor, has_names), [*calls, *moments])
 
 
 def _execute(statement: str, parameters: list[Any]) -> list[tuple[Any, ...]]:
@@ -138,8 +144,9 @@ def _execute(statement: str, parameters: list[Any]) -> list[tuple[Any, ...]]:
 
 
 @cache
-def _statement(vendor: str) -> str:
-    return _STATEMENT.format(
+def _statement(vendor: str, has_names: bool) -> str:
+    statement = _STATEMENT.replace("{by_name}", _BY_NAME if has_names else "")
+    return statement.format(
         calls=_CALLS[vendor],
         key_columns=_listed("key", _KEY_COLUMNS),
         owner_columns=_listed("owner", _OWNER_COLUMNS),

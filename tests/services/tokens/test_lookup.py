@@ -149,9 +149,10 @@ def test_it_allows_what_access_allows(seed: int, monkeypatch: pytest.MonkeyPatch
         TokenCall(text, int(ref) if ref.isdigit() else None, None if ref.isdigit() else ref, wanted, address)
         for text, ref, address, wanted in asked
     ]
-    got = [
-        told(outcome) for start in range(0, len(calls), 50) for outcome in token_calls.answer(calls[start : start + 50])
-    ]
+    got: list[str | None] = []
+    while len(got) < len(calls):  # some batches name connections by their numbers only
+        batch = calls[len(got) : len(got) + chance.choice([1, 5, 50])]
+        got += [told(outcome) for outcome in token_calls.answer(batch)]
     wrong = [(call, outcome, wish) for call, outcome, wish in zip(asked, got, right, strict=True) if outcome != wish]
     assert wrong == []
     assert any(right)
