@@ -35,6 +35,7 @@ def access_log(application: Application) -> Application:
             await application(scope, receive, watch)
         finally:
             sys.stdout.write(line(scope, status, time.monotonic() - began))
+            sys.stdout.flush()
 
     return logging
 

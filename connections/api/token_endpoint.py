@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 _PATH = re.compile(r"/api/v1/connections/([^/]+)/token")
 _BATCH = 64  # calls answered by one statement
-_LANES = 2  # batches under way at the same time
+_LANES = 1  # batches under way at the same time; with more, each holds fewer calls and costs nearly as much
 MOST_REFRESHES = 16  # at once in one process
 MOST_OF_ONE_APP = 8  # of these; one that hangs must not hold up the others
 MOST_WAITING = 2400  # callers in one process

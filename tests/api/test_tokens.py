@@ -180,7 +180,7 @@ def test_a_valid_token_is_handed_out_without_asking_microsoft(bob: User, sandbox
 
 
 def test_a_token_that_would_not_last_long_enough_is_refreshed_inside_the_call(bob: User, sandbox: Control) -> None:
-    connection = granted(sandbox, expires_at=NOW + timedelta(seconds=200))
+    connection = granted(sandbox, expires_at=timezone.now() + timedelta(seconds=200))
     sandbox.clear_calls()
     body = robot(issue(bob)[1])(f"connections/{connection.pk}/token", min_valid=300).json()
     assert body["access_token"] != connection.access_token
@@ -188,7 +188,7 @@ def test_a_token_that_would_not_last_long_enough_is_refreshed_inside_the_call(bo
 
 
 def test_asking_for_longer_than_tokens_live_does_not_ask_microsoft_at_every_call(bob: User, sandbox: Control) -> None:
-    connection = granted(sandbox, expires_at=NOW + timedelta(seconds=1800))
+    connection = granted(sandbox, expires_at=timezone.now() + timedelta(seconds=1800))
     sandbox.token_lifetime(1800)
     sandbox.clear_calls()
     call = robot(issue(bob)[1])
@@ -201,7 +201,7 @@ def test_asking_for_longer_than_tokens_live_does_not_ask_microsoft_at_every_call
 
 
 def test_trouble_at_microsoft_does_not_reach_a_caller_while_a_token_is_valid(bob: User, sandbox: Control) -> None:
-    connection = granted(sandbox, expires_at=NOW + timedelta(seconds=200))
+    connection = granted(sandbox, expires_at=timezone.now() + timedelta(seconds=200))
     sandbox.weather("unavailable", where="token")
     answer = robot(issue(bob)[1])(f"connections/{connection.pk}/token")
     assert answer.status_code == 200

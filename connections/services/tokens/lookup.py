@@ -109,8 +109,9 @@ class Match:
 def find(questions: Sequence[Question], *, now: datetime) -> list[Match | None]:
     """The match of each question. None where there is no such key or connection, or where it is ambiguous."""
     matches: list[list[Match]] = [[] for _ in questions]
+    keys: dict[int, ApiKey] = {}  # many calls may come with the same one
     for row in _rows(questions, now):
-        matches[row[0]].append(_match(row))
+        matches[row[0]].append(_match(row, keys))
     return [found[0] if len(found) == 1 else None for found in matches]
 
 
@@ -176,9 +177,11 @@ _CONNECTION_START = _OWNER_START + len(_OWNER_COLUMNS) + 2
 _APP_START = _CONNECTION_START + len(_CONNECTION_COLUMNS)
 
 
-def _match(row: tuple[Any, ...]) -> Match:
-    key = ApiKey.from_db("default", _KEY_COLUMNS, _values(_KEY_COLUMNS, row, _KEY_START))
-    key.owner = User.from_db("default", _OWNER_COLUMNS, _values(_OWNER_COLUMNS, row, _OWNER_START))
+def _match(row: tuple[Any, ...], keys: dict[int, ApiKey]) -> Match:
+    if (key := keys.get(row[_KEY_START])) is None:
+        key = ApiKey.from_db("default", _KEY_COLUMNS, _values(_KEY_COLUMNS, row, _KEY_START))
+        key.owner = User.from_db("default", _OWNER_COLUMNS, _values(_OWNER_COLUMNS, row, _OWNER_START))
+        keys[key.pk] = key
     connection = dict(zip(_CONNECTION_COLUMNS, _values(_CONNECTION_COLUMNS, row, _CONNECTION_START), strict=True))
     app = dict(zip(_APP_COLUMNS, _values(_APP_COLUMNS, row, _APP_START), strict=True))
     return Match(key, connection, app, bool(row[-1]))
