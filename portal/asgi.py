@@ -13,7 +13,8 @@ from django.http import HttpRequest, HttpResponse
 from django.middleware.clickjacking import XFrameOptionsMiddleware
 from django.middleware.security import SecurityMiddleware
 
-from connections.api.token_endpoint import RunInThread, TokenEndpoint
+from connections.api.token_endpoint import TokenEndpoint
+from connections.api.token_waiting import RunInThread
 from connections.middleware import content_security_policy
 from portal.access_log import access_log
 from portal.wsgi_bridge import Receive, Scope, Send, WSGIBridge
