@@ -1,6 +1,6 @@
 """The token call in front of Django: no thread for a caller who waits, and many calls in few statements.
 
-Calls that come while others are being answered are answered together (services/tokens/lookup.py). Who needs a
+Calls that come while others are being answered are answered together (services/tokens/token_calls.py). Who needs a
 refresh waits as a coroutine, one refresh a connection. Whatever is unusual about a request, and every refusal, is left
 to the view of the route (tokens.py).
 """
