@@ -107,7 +107,7 @@ def prepare(stage: Stage, count: int) -> None:
 
 def compare(stage: Stage, count: int, rounds: int) -> dict[str, list[float]]:
     """CPU-seconds of every round, for our sweep and for social-auth's loop, taken in turns."""
-    runners = {"sweep": Sweep(stage), "social-auth": SocialAuthLoop(stage)}
+    runners: dict[str, Sweep | SocialAuthLoop] = {"sweep": Sweep(stage), "social-auth": SocialAuthLoop(stage)}
     costs: dict[str, list[float]] = {name: [] for name in runners}
     try:
         for runner in runners.values():
@@ -211,7 +211,7 @@ class SocialAuthLoop:
         """How many rows have new tokens since ``prepare``."""
         from social_django.models import UserSocialAuth
 
-        return UserSocialAuth.objects.filter(modified__gte=self._began).count()
+        return int(UserSocialAuth.objects.filter(modified__gte=self._began).count())
 
     def close(self) -> None:
         """End the process."""

@@ -24,7 +24,7 @@ from portal.sandbox.client import Control
 from portal.sandbox.process import SandboxProcess
 from portal.sandbox.process import start as start_sandbox
 from tests import audit_triggers, factories
-from tests.environment import ROOT
+from tests.environment import ROOT, run_directory
 
 # --- Which tests belong to which database ------------------------------------------------------------
 
@@ -136,7 +136,7 @@ def database_url() -> str:
 
 def logs_of_run() -> list[Path]:
     """Every log file the processes of this run have written."""
-    return sorted((django_settings.RUN_DIRECTORY / "logs").glob("*.log"))
+    return sorted((run_directory() / "logs").glob("*.log"))
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def start_process(transactional_db: None) -> Iterator[Callable[..., Process]]:
         process = Process(
             name,
             [sys.executable, "-m", *arguments],
-            log=django_settings.RUN_DIRECTORY / "logs" / f"{name}-{next(_numbers)}.log",
+            log=run_directory() / "logs" / f"{name}-{next(_numbers)}.log",
             environment=portal_environment(**environment),
             directory=ROOT,
         )
@@ -185,7 +185,7 @@ def celery_beat(start_process: Callable[..., Process]) -> Callable[..., list[Pro
     def start(n: int = 1, **environment: str) -> list[Process]:
         environment.setdefault("SWEEP_INTERVAL", "0.5")
         environment.setdefault("PROBE_INTERVAL", "1")
-        command = ["celery", "-A", "portal", "beat", "-s", str(django_settings.RUN_DIRECTORY / "beat")]
+        command = ["celery", "-A", "portal", "beat", "-s", str(run_directory() / "beat")]
         beats = [start_process("beat", command, **environment) for _ in range(n)]
         for beat in beats:
             beat.wait_for_line("beat: Starting", seconds=30)

@@ -20,15 +20,18 @@ _RUN = "PORTAL_TEST_RUN"  # the run directory; set once, inherited by the proces
 _VALKEY = "PORTAL_TEST_VALKEY"
 
 
-def prepare() -> Path:
-    """Set the environment variables the portal's settings read; start servers once per run. Returns the directory."""
+def prepare() -> None:
+    """Set the environment variables the portal's settings read; start servers once per run."""
     if _RUN not in os.environ:
         _begin()
-    run = Path(os.environ[_RUN])
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
     database = int(worker.removeprefix("gw") or 0) + 1 if worker else 0
     os.environ["REDIS_URL"] = f"{os.environ[_VALKEY]}?db={database}"
-    return run
+
+
+def run_directory() -> Path:
+    """Where this run keeps its logs and other files."""
+    return Path(os.environ[_RUN])
 
 
 def test_database_name() -> str:

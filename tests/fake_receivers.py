@@ -79,7 +79,7 @@ class _Session(socketserver.StreamRequestHandler):
                 if boxes.refuse_data:
                     self._say(boxes.refuse_data)
                     continue
-                boxes.mails.append(email.message_from_bytes(raw, policy=email.policy.default))  # type: ignore[arg-type]
+                boxes.mails.append(email.message_from_bytes(raw, policy=email.policy.default))
                 boxes.recipients.append(to)
                 self._say("250 taken")
             elif verb == "QUIT":

@@ -35,6 +35,7 @@ from connections.models import (
     Tenant,
     User,
 )
+from connections.models.audit import AuditAction
 from connections.services.incidents import incidents
 from connections.services.registry import credentials
 from portal.sandbox import seed
@@ -242,7 +243,7 @@ def make(people: dict[str, User], **connection: Any) -> World:
         share=share,
         review=factories.make_review(share),
         team=team,
-        event=audit.record("connection.created", connection_made, actor=bob),
+        event=audit.record(AuditAction.CONNECTION_CREATED, connection_made, actor=bob),
         incident=incident,
         channel=channel,
         approval=make_approval(connection_made),

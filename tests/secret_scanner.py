@@ -14,6 +14,8 @@ import redis
 from django.conf import settings
 from django.db import connection as database
 
+from tests.environment import run_directory
+
 # JSON Web Tokens (access and ID tokens); refresh tokens and codes as Entra and the sandbox make them; the sandbox's
 # client secrets; private keys. No word boundaries: in a database file one value follows the other without a gap.
 SHAPES = re.compile(rb"eyJ[\w-]{8,}\.[\w-]{8,}|[01]\.A[\w-]{20,}|sbx8Q~[\w.~-]{8,}|BEGIN (?:RSA )?PRIVATE KEY")
@@ -35,7 +37,7 @@ def places() -> Iterator[tuple[str, bytes]]:
     """Everything that is kept, as raw bytes."""
     yield from _database()
     yield from _redis()
-    for log in sorted((settings.RUN_DIRECTORY / "logs").glob("*")):
+    for log in sorted((run_directory() / "logs").glob("*")):
         yield f"log {log.name}", log.read_bytes()
 
 

@@ -5,7 +5,7 @@ Processes that tests start (worker, beat, web) use portal.settings itself.
 
 from tests import environment
 
-RUN_DIRECTORY = environment.prepare()
+environment.prepare()
 
 from portal.settings import *  # noqa: E402, F403
 from portal.settings import DATABASES, STORAGES  # noqa: E402

@@ -17,6 +17,7 @@ from django.test import Client
 
 from connections import audit
 from connections.models import AuditEvent, Connection, SharedMailbox, Tenant, User
+from connections.models.audit import AuditAction
 from portal.sandbox.client import Control
 from tests import factories, full_dataset, permissions_table
 from tests.test_csp import assert_nothing_inline
@@ -362,7 +363,7 @@ def test_the_longest_names_fit_into_the_audit_trail(bob: User) -> None:
     User.objects.filter(pk=bob.pk).update(first_name="f" * 150, last_name="l" * 150, username="u" * 150)
     bob.refresh_from_db()
     connection = factories.make_connection(owner=bob, name="n" * 120)
-    event = audit.record("connection.changed", connection, actor=bob)
+    event = audit.record(AuditAction.CONNECTION_CHANGED, connection, actor=bob)
     event.refresh_from_db()
     assert len(event.actor_name) <= 320
     assert event.actor_name.endswith("<" + "u" * 150 + ">"), "the sign-in name is what tells people apart"

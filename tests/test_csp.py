@@ -297,7 +297,8 @@ def test_signing_in_changes_the_session_and_signing_out_ends_it(bob: User) -> No
     session["planted"] = "by an attacker"
     session.save()
     name = portal_settings.SESSION_COOKIE_NAME
-    client.cookies[name] = planted = session.session_key
+    planted = str(session.session_key)
+    client.cookies[name] = planted
     client.post("/sign-in/", {"username": "bob", "password": factories.PASSWORD})
     signed_in = client.cookies[name].value
     assert signed_in != planted

@@ -14,6 +14,7 @@ from connections.models import AuditEvent, Connection
 from portal.processes import Process
 from portal.sandbox.client import Control
 from tests import factories, secret_scanner
+from tests.environment import run_directory
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
@@ -50,7 +51,7 @@ def test_the_search_itself_finds_what_is_planted(sandbox: Control) -> None:
     connection = factories.make_connection(status_reference=CANARY)
     client = redis.Redis.from_url(settings.REDIS_URL)
     client.lpush("planted", "eyJhbGciOiJub25lIn0.eyJub3RoaW5nIjoiaGVyZSJ9.x")
-    log = settings.RUN_DIRECTORY / "logs" / "planted.log"
+    log = run_directory() / "logs" / "planted.log"
     log.parent.mkdir(exist_ok=True)
     log.write_text(f"client_secret={factories.CLIENT_SECRET}")
     try:

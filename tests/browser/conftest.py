@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.conf import settings as django_settings
 from playwright.sync_api import Browser, Playwright, sync_playwright
 
 from portal.demo import answers
@@ -25,6 +24,7 @@ from tests.browser.browser_users import Portal, Visitor
 from tests.browser.recording_proxy import Wire
 from tests.browser.secret_scanner import BrokerWatch, Watch
 from tests.conftest import logs_of_run
+from tests.environment import run_directory
 
 FAILED = pytest.StashKey[bool]()
 HERE = Path(__file__).parent
@@ -72,7 +72,7 @@ def playwright() -> Iterator[Playwright]:
         if REQUIRED:
             pytest.fail("Chromium is missing, but the browser tests must run here. apt-get install chromium")
         pytest.skip(MISSING)
-    home: Path = django_settings.RUN_DIRECTORY / "browser"
+    home = run_directory() / "browser"
     home.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(home))
@@ -85,7 +85,7 @@ def playwright() -> Iterator[Playwright]:
 @pytest.fixture(scope="package")
 def chromium(playwright: Playwright) -> Iterator[Browser]:
     """One Chromium; each visitor gets a window of their own, without memory of the others."""
-    home = str(django_settings.RUN_DIRECTORY / "browser")
+    home = str(run_directory() / "browser")
     places = dict.fromkeys(("HOME", "TMPDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"), home)
     browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, env={**os.environ, **places})
     yield browser

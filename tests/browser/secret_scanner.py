@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
 import redis
@@ -75,7 +76,7 @@ class BrokerWatch:
     """Everything that is said to the broker, from start to stop: a message is gone as soon as a worker took it."""
 
     def __init__(self) -> None:
-        self._client = redis.Redis.from_url(settings.REDIS_URL)
+        self._client = cast("Any", redis.Redis.from_url(settings.REDIS_URL))
         self._monitor = self._client.monitor()
         self._monitor.__enter__()
         self._said: list[bytes] = []

@@ -11,6 +11,7 @@ from django.test import Client
 
 from connections import audit
 from connections.models import Connection, User
+from connections.models.audit import AuditAction
 from portal.celery import app
 from tests import factories
 from tests.browser.browser_users import Portal, Visitor
@@ -52,7 +53,7 @@ def test_it_finds_what_stands_in_clear_wherever_it_stands(watch: Watch, signed_i
     assert watch.leaks() == []
 
     Connection.objects.update(status_cause=values["database"])
-    audit.record("connection.edited", Connection.objects.get(), actor=bob, changes={"name": values["audit"]})
+    audit.record(AuditAction.CONNECTION_CHANGED, Connection.objects.get(), actor=bob, changes={"name": values["audit"]})
     session = signed_in(bob).session
     session["note"] = values["session"]
     session.save()

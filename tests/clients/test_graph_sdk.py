@@ -13,7 +13,7 @@ import requests
 import time_machine
 from django.utils import timezone
 from m365_portal import AsyncPortalCredential, Portal, PortalCredential, ReconnectNeeded, WrongResource
-from msgraph import GraphServiceClient
+from msgraph.graph_service_client import GraphServiceClient
 
 from connections.models import Connection, TokenFetch
 from portal.sandbox.client import Control
@@ -30,12 +30,14 @@ async def graph_client(sandbox: Control, credential: Any) -> AsyncIterator[Graph
     client.request_adapter.base_url = f"{sandbox.base_url}/v1.0"
     yield client
     # The SDK wraps the transport that holds the sockets, and its wrapper has no end.
-    await client.request_adapter._http_client._transport.transport.aclose()
+    adapter: Any = client.request_adapter
+    await adapter._http_client._transport.transport.aclose()
 
 
 async def subjects(client: GraphServiceClient) -> list[str]:
     page = await client.me.messages.get()
-    return [str(mail.subject) for mail in page.value]
+    assert page is not None
+    return [str(mail.subject) for mail in page.value or ()]
 
 
 def status_at_graph(sandbox: Control, token: str) -> int:
@@ -92,6 +94,7 @@ def test_the_graph_sdk_opens_a_shared_mailbox(
             folder = (
                 await client.users.by_user_id("support@contoso.example").mail_folders.by_mail_folder_id("inbox").get()
             )
+            assert folder is not None
             return str(folder.display_name)
 
     assert asyncio.run(story()) == "Inbox"

@@ -21,7 +21,7 @@ from tests.clients.scripted_server import PORTAL_TOKEN, Reply, serving
 from tests.environment import ROOT
 
 OK, NOT_WELL, USAGE, REFUSED, AWAY = range(5)
-Ran = "subprocess.CompletedProcess[str]"
+Ran = subprocess.CompletedProcess[str]
 
 
 def run(*arguments: str, **environment: str) -> Ran:

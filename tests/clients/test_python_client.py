@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ BUSY = Reply(503, {"code": "microsoft_unavailable", "title": "Microsoft is away.
 
 
 @pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long the client would have waited; it does not wait."""
     waited: list[float] = []
     monkeypatch.setattr(transport, "sleep", waited.append)

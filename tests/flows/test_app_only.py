@@ -32,10 +32,11 @@ def test_an_app_only_connection_works_at_once_and_is_kept_alive(person: Meet, al
     connect(person(alice), app.pk, new_mailboxes="support@contoso.example")
 
     connection = Connection.objects.get()
-    assert (connection.status, connection.granted) == ("active", {"Mail.Read", "User.Read.All"})
-    assert connection.refresh_token is None
+    assert (connection.status, connection.granted) == ("active", frozenset({"Mail.Read", "User.Read.All"}))
     assert connection.mailbox_accesses.get().state == "reachable"
+    assert connection.refresh_after is not None
     assert scheduler.sweep(now=connection.refresh_after).renewed == 1
+    assert connection.refresh_token is None
 
 
 def test_a_token_without_any_role_is_caught_and_heals_after_consent(
@@ -52,6 +53,7 @@ def test_a_token_without_any_role_is_caught_and_heals_after_consent(
         "it_admin",
     )
     sandbox.grant_consent(factories.CLIENT_ID, roles=["Mail.Read", "User.Read.All"])
+    assert connection.refresh_after is not None
     scheduler.sweep(now=connection.refresh_after)
     connection.refresh_from_db()
     assert connection.status == "active"

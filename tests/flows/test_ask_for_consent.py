@@ -37,7 +37,7 @@ def sent_away(sandbox: Control, member: Person) -> str:
 
 def posts(address: str) -> list[str]:
     outbox.deliver_due(timezone.now())
-    return [sent.subject for sent in mail.outbox if address in sent.to]
+    return [str(sent.subject) for sent in mail.outbox if address in sent.to]
 
 
 def test_a_member_asks_an_admin_grants_and_the_next_token_proves_it(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -22,7 +23,7 @@ Meet = Callable[[User], Person]
 GRACE = "grace@contoso.example"
 
 
-def start(member: Person, **fields: object) -> object:
+def start(member: Person, **fields: object) -> Any:
     app = AppRegistration.objects.first() or factories.make_app_registration()
     data = {"kind": "authorization_code", "name": "Invoices inbox", "chosen": ["mail.read"], **fields}
     return member.post(f"/connections/add/{app.pk}/", **data)
@@ -47,6 +48,7 @@ def test_a_member_connects_and_the_connection_is_active(person: Meet, bob: User)
     assert set(connection.scopes.split()) == {"Mail.Read", "offline_access"}
     assert connection.refresh_token
     assert connection.access_token
+    assert connection.refresh_after is not None
     assert connection.refresh_after < timezone.now() + timedelta(hours=1)
     assert not UserSocialAuth.objects.exists(), "nothing of a connection is kept by social-auth"
     page = member.get(answer["Location"]).content.decode()
@@ -60,7 +62,7 @@ def test_a_member_connects_and_the_connection_is_active(person: Meet, bob: User)
 
 def test_the_request_asks_for_the_least_with_pkce_state_and_nonce(person: Meet, bob: User, sandbox: Control) -> None:
     answer = start(person(bob))
-    query = {name: values[0] for name, values in parse_qs(urlsplit(answer["Location"]).query).items()}  # type: ignore[index]
+    query = {name: values[0] for name, values in parse_qs(urlsplit(answer["Location"]).query).items()}
     assert query["code_challenge_method"] == "S256"
     assert len(query["state"]) >= 32
     assert len(query["nonce"]) >= 32
@@ -194,7 +196,7 @@ def test_two_sign_ins_in_two_tabs_do_not_disturb_each_other(person: Meet, bob: U
     )
     member.connect(second, GRACE)
     member.microsoft.session.cookies.clear()
-    member.connect(first, factories.ADA)  # type: ignore[arg-type]
+    member.connect(first, factories.ADA)
 
     accounts = {connection.name: connection.account_username for connection in Connection.objects.all()}
     assert accounts == {"Invoices inbox": factories.ADA, "Second": GRACE}
@@ -267,8 +269,8 @@ def test_bad_input_is_answered_next_to_the_field_and_nothing_typed_is_lost(
     person: Meet, bob: User, fields: dict[str, object], sentence: str
 ) -> None:
     answer = start(person(bob), **{"new_mailboxes": "", **fields})
-    page = answer.content.decode()  # type: ignore[attr-defined]
-    assert answer.status_code == 422  # type: ignore[attr-defined]
+    page = answer.content.decode()
+    assert answer.status_code == 422
     assert sentence in page
     assert not Connection.objects.exists()
     if "name" not in fields:
@@ -278,5 +280,5 @@ def test_bad_input_is_answered_next_to_the_field_and_nothing_typed_is_lost(
 def test_the_same_name_twice_is_refused_next_to_the_name(person: Meet, bob: User) -> None:
     factories.make_connection(name="Invoices inbox")
     answer = start(person(bob))
-    assert answer.status_code == 422  # type: ignore[attr-defined]
-    assert "You already have a connection called" in answer.content.decode()  # type: ignore[attr-defined]
+    assert answer.status_code == 422
+    assert "You already have a connection called" in answer.content.decode()

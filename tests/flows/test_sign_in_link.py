@@ -176,7 +176,7 @@ def test_a_planted_session_is_left_behind(bob: User, stranger: Person) -> None:
     session = stranger.portal.session
     session["planted"] = True
     session.save()
-    planted = session.session_key
+    planted = str(session.session_key)
     stranger.portal.cookies["portal_session"] = planted
     stranger.post(link)
     assert stranger.portal.cookies["portal_session"].value != planted

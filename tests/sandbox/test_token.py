@@ -279,7 +279,7 @@ def test_an_assertion_is_bound_to_time_audience_and_app(sandbox: SandboxProcess)
     client = robots(sandbox)
     pem, key, _ = certificate()
     thumbprint = sandbox.control.add_certificate(seed.ROBOTS_APP, pem)["x5t#S256"]
-    late = {"exp": datetime.now(UTC) - timedelta(minutes=20)}
+    late: dict[str, Any] = {"exp": datetime.now(UTC) - timedelta(minutes=20)}
     refused(with_assertion(client, assertion(client, key, thumbprint, **late)), 401, "invalid_client", 700024)
     other = {"aud": "https://login.microsoftonline.com/common/oauth2/v2.0/token"}
     refused(with_assertion(client, assertion(client, key, thumbprint, **other)), 401, "invalid_client", 700023)
