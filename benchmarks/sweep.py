@@ -102,9 +102,6 @@ def prepare(stage: Stage, count: int) -> None:
     call_sql("VACUUM ANALYZE")
 
 
-# --- Processor time -------------------------------------------------------------------------------
-
-
 def compare(stage: Stage, count: int, rounds: int) -> dict[str, list[float]]:
     """CPU-seconds of every round, for our sweep and for social-auth's loop, taken in turns."""
     runners: dict[str, Sweep | SocialAuthLoop] = {"sweep": Sweep(stage), "social-auth": SocialAuthLoop(stage)}
@@ -233,9 +230,6 @@ def call_sql(statement: str) -> None:
         cursor.execute(statement)
 
 
-# --- Memory ---------------------------------------------------------------------------------------
-
-
 def idle_memory(stage: Stage) -> dict[str, float]:
     """MB of each process, a moment after it has done its work once: one page served, one sweep run."""
     from django.core.management import call_command
@@ -259,9 +253,6 @@ def served(url: str) -> bool:
             return bool(response.status == 200)
     except OSError:
         return False
-
-
-# --- Report ---------------------------------------------------------------------------------------
 
 
 def report_costs(costs: dict[str, list[float]], count: int) -> float:

@@ -26,8 +26,6 @@ from portal.sandbox.process import start as start_sandbox
 from tests import audit_triggers, factories
 from tests.environment import ROOT, run_directory
 
-# --- Which tests belong to which database ------------------------------------------------------------
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-schema", action="store_true", help="write the tables down anew, see tests/schema.py")
@@ -46,9 +44,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def django_db_setup(django_db_setup: None) -> None:
     """Test databases are emptied although the audit trail in them is guarded."""
     audit_triggers.let_flush_through()
-
-
-# --- The cast --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -87,9 +82,6 @@ def signed_in() -> Callable[[User], Client]:
     return sign_in
 
 
-# --- The sandbox -----------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="session")
 def sandbox_process() -> Iterator[SandboxProcess]:
     """One sandbox process for the whole session."""
@@ -111,8 +103,6 @@ def sandbox(sandbox_process: SandboxProcess, settings: Any) -> Iterator[Control]
     yield sandbox_process.control
     clouds.add_sandbox("")
 
-
-# --- Real processes on the test database -----------------------------------------------------------
 
 _numbers = itertools.count(1)
 

@@ -34,9 +34,6 @@ def _serving(server: socketserver.BaseServer) -> Iterator[None]:
         thread.join(5)
 
 
-# --- Mail -----------------------------------------------------------------------------------------
-
-
 @dataclass
 class Mailboxes:
     """What the mail server has taken, and how it behaves."""
@@ -121,9 +118,6 @@ def use_mail_server(settings: Any) -> Mailboxes:
     settings.EMAIL_USE_TLS = settings.EMAIL_USE_SSL = False
     settings.EMAIL_TIMEOUT = 0.5
     return boxes
-
-
-# --- Web ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

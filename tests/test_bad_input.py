@@ -27,9 +27,6 @@ def told(field: forms.Field, typed: Any) -> str:
     return " ".join(caught.value.messages)
 
 
-# --- IDs ------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "typed",
     [
@@ -65,9 +62,6 @@ def test_an_id_is_taken_in_every_way_it_is_written(typed: str) -> None:
 )
 def test_anything_else_is_answered_with_what_an_id_looks_like(typed: str, says: str) -> None:
     assert says in told(GuidField(what="client ID"), typed)
-
-
-# --- Directories ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -123,9 +117,6 @@ def test_a_directory_never_becomes_anything_but_a_safe_part_of_an_address(typed:
     assert len(taken) <= 253
 
 
-# --- Names ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("typed", "taken"),
     [
@@ -154,9 +145,6 @@ def test_a_name_may_be_in_any_script(typed: str, taken: str) -> None:
 )
 def test_a_name_without_visible_meaning_is_refused(typed: str, says: str) -> None:
     assert says in told(NameField(), typed) or "control characters" in told(NameField(), typed)
-
-
-# --- Secrets --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("typed", [SECRET, f"  {SECRET}\r\n", f"'{SECRET}'", f"\u200b{SECRET}\ufeff"])
@@ -192,9 +180,6 @@ def test_no_form_ever_renders_a_secret_back() -> None:
     assert "hush~hush" not in page
 
 
-# --- Dates and numbers ----------------------------------------------------------------------------
-
-
 def test_an_expiry_is_the_beginning_of_its_day_because_early_is_safe() -> None:
     assert cleaned(ExpiryField(), "2099-03-31") == datetime(2099, 3, 31, tzinfo=UTC)
     assert cleaned(ExpiryField(), "31.03.2099") == datetime(2099, 3, 31, tzinfo=UTC)
@@ -223,9 +208,6 @@ def test_a_secret_that_expires_today_has_expired() -> None:
 def test_months_out_of_range_are_refused(months: str) -> None:
     form = CredentialForm({"kind": "generate", "months": months})
     assert "months" in form.errors
-
-
-# --- Choices somebody tampered with ---------------------------------------------------------------
 
 
 def test_an_environment_nobody_offered_is_refused() -> None:

@@ -74,8 +74,6 @@ def assert_answered(answer: Any, where: Any) -> None:
         assert "\n\nSet-Cookie" not in str(answer.headers), where
 
 
-# --- Forms ----------------------------------------------------------------------------------------
-
 MORE_FIELDS = {
     "app_add": ("kind", "label", "months", "default_capabilities", "certificate_file", "file_password"),
     "app_edit": ("default_capabilities",),
@@ -165,8 +163,6 @@ def test_what_exists_already_is_told_next_to_the_field(
     assert field in answer.context["form"].errors, answer.content.decode()
     assert (Tenant.objects.count(), Connection.objects.count(), SharedMailbox.objects.count()) == before
 
-
-# --- Addresses ------------------------------------------------------------------------------------
 
 NUMBERS = ("0", "9223372036854775807", "9223372036854775808", str(2**64), "9" * 40, "9" * 4400, "-1", "1.0", "١", "x")
 
@@ -268,8 +264,6 @@ def test_a_query_string_that_is_no_text_is_answered(query: str, contoso: full_da
         assert browser(contoso.people[person]).get(f"/connections/?{query}").status_code == 200
 
 
-# --- Microsoft's callbacks ------------------------------------------------------------------------
-
 CALLBACKS = (
     "/auth/complete/microsoft/",
     "/auth/complete/microsoft-connect/",
@@ -293,9 +287,6 @@ def test_callbacks_made_of_rubbish_change_nothing(path: str, kind: str, contoso:
             assert_answered(answer, query[:80])
     assert AuditEvent.objects.count() == before
     assert Connection.objects.get(pk=contoso.connection.pk).status == "active"
-
-
-# --- Whole requests -------------------------------------------------------------------------------
 
 
 def test_too_many_fields_and_too_much_text_are_refused_politely(contoso: full_dataset.World) -> None:

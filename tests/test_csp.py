@@ -40,9 +40,6 @@ def browser(user: User) -> Client:
 READERS = ("bob", "max", "dave", "alice", "carol")
 
 
-# --- The policy -----------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Seen:
     """One answer and who got it where; ``page``: it is a page of theirs, and not how a wrong method is refused."""
@@ -135,9 +132,6 @@ def test_a_crash_is_a_page_with_the_same_policy(contoso: full_dataset.World, mon
     assert answer["X-Request-ID"] in answer.content.decode()
     assert "recognisable" not in answer.content.decode()
     assert_nothing_inline(answer.content.decode(), "500")
-
-
-# --- The pages ------------------------------------------------------------------------------------
 
 
 class Inline(HTMLParser):
@@ -261,9 +255,6 @@ def test_djangos_own_refusals_are_our_pages(contoso: full_dataset.World) -> None
         assert_nothing_inline(view(request, *arguments).content.decode(), view.__name__)
 
 
-# --- What stays behind ----------------------------------------------------------------------------
-
-
 def test_pages_behind_the_sign_in_are_kept_nowhere(all_seen: list[Seen]) -> None:
     """After signing out, the back button must not show them again."""
     behind = [visit for visit in all_seen if visit.page and visit.person in READERS]
@@ -277,9 +268,6 @@ def test_static_files_may_be_kept(contoso: full_dataset.World) -> None:
     answer = browser(contoso.people["bob"]).get("/static/portal/portal.css")
     assert answer.status_code == 200
     assert "no-store" not in answer.get("Cache-Control", "")
-
-
-# --- Cookies --------------------------------------------------------------------------------------
 
 
 def test_cookies_are_closed_to_scripts_and_other_sites(client: Client, bob: User) -> None:

@@ -111,7 +111,7 @@ def test_no_exception_or_repr_of_ours_shows_a_secret() -> None:
     from connections.microsoft import http, token_endpoint
     from connections.services.registry.credentials import NewSecret
 
-    request = http.Request[None](
+    request: http.Request[None] = http.Request(
         "POST", f"https://login.example/token?code={CODE}", CLIENT_SECRET.encode(), (("a", JWT),)
     )
     shown = [

@@ -140,9 +140,6 @@ def test_wrong_passwords_are_counted_by_the_address_behind_the_proxy(rf: Request
     assert get_client_ip_address(request) == "10.0.0.1"
 
 
-# --- Documentation --------------------------------------------------------------------------------
-
-
 def names_read() -> set[str]:
     """Every environment variable that the portal reads."""
     names = set(re.findall(r"env(?:\.\w+)?\(\s*\"([A-Z_]+)\"", (ROOT / "portal/settings.py").read_text()))

@@ -1,4 +1,4 @@
-"""Verbs of the control API about the world, its weather, its people and its mailboxes."""
+"""Control commands for the sandbox as a whole, faults, people and mailboxes."""
 
 import time
 import uuid
@@ -7,8 +7,6 @@ from typing import Any
 from portal.sandbox import control_commands, fault_injection, request_log, seed
 from portal.sandbox.adminconsent import LIES
 from portal.sandbox.state import Person, SharedMailbox, world
-
-# -- the whole world -------------------------------------------------------------------------------
 
 
 @control_commands.verb
@@ -105,9 +103,6 @@ def set_directory(tenant: str, user_consent: bool) -> dict[str, Any]:
     return {}
 
 
-# -- people ----------------------------------------------------------------------------------------
-
-
 @control_commands.verb
 def add_person(
     upn: str, name: str, tenant: str = "", password: str = "", admin: bool = False, licensed: bool = True
@@ -177,9 +172,6 @@ def revoke_sessions(upn: str) -> dict[str, Any]:
     with here.change():
         person.tokens_valid_from = here.now()
     return {"tokens_valid_from": person.tokens_valid_from}
-
-
-# -- mailboxes -------------------------------------------------------------------------------------
 
 
 @control_commands.verb

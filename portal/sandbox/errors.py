@@ -1,7 +1,7 @@
 """The errors of Entra ID in the shape Microsoft sends them (identity-platform/reference-error-codes).
 
-One table holds number, ``error`` value, HTTP status and text; bodies that were recorded on the wire decided the
-``error`` and ``suberror`` wherever a recording exists.
+One table holds number, ``error`` value, HTTP status and text; recorded responses decided the
+``error`` and ``suberror`` where a recording exists.
 """
 
 import uuid
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Meaning:
-    """What one AADSTS number is sent with."""
+    """The status, ``error`` value and text of one AADSTS number."""
 
     error: str
     text: str
@@ -282,18 +282,18 @@ def refusal(code: int, *, error: str = "", suberror: str = "", **words: object) 
 
 
 def stamp(moment: float) -> str:
-    """A moment as Entra writes it beside an error: ``2016-01-09 02:02:12Z``."""
+    """A time as Entra writes it in an error's fields: ``2016-01-09 02:02:12Z``."""
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def precise(moment: float) -> str:
-    """A moment as Entra writes it inside a text: seven decimals of a second."""
+    """A time as Entra writes it inside a text, with seven decimals of a second."""
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f") + "0Z"
 
 
 @dataclass(frozen=True)
 class Trace:
-    """The ids Microsoft's support asks for."""
+    """The ids that Microsoft's support asks for."""
 
     trace_id: str
     correlation_id: str
@@ -309,7 +309,6 @@ class Trace:
 
 
 def description(problem: EntraError, trace: Trace, now: float) -> str:
-    """The ``error_description`` Entra sends."""
     return (
         f"AADSTS{problem.code}: {problem.text} Trace ID: {trace.trace_id} "
         f"Correlation ID: {trace.correlation_id} Timestamp: {stamp(now)}"
@@ -317,7 +316,6 @@ def description(problem: EntraError, trace: Trace, now: float) -> str:
 
 
 def body(problem: EntraError, trace: Trace, now: float, public_url: str) -> dict[str, Any]:
-    """The JSON body of a token endpoint error."""
     answer: dict[str, Any] = {
         "error": problem.error,
         "error_description": description(problem, trace, now),

@@ -1,6 +1,6 @@
-"""Bad days at Microsoft, on request: outages, throttling, hanging and broken answers.
+"""Faults at Microsoft on demand: outages, throttling, hanging and broken responses.
 
-``exposed`` wraps every view that plays Microsoft: it counts the call and lets the weather answer instead of the view.
+``exposed`` wraps every view that stands in for Microsoft: it logs the call and may respond with a fault instead.
 """
 
 import contextlib
@@ -33,25 +33,25 @@ KINDS = {
     "refuse": "drop the connection without an answer",
 }
 PLACES = ("token", "graph", "batch", "login", "everything")  # batch: the parts of a Graph batch, throttled only
-# Hanging requests hold a thread each; some must stay free, or the control API could not end the weather.
+# Each hanging request holds a thread; some must stay free for the control API.
 MOST_HANGING = 40
 
 
 @dataclass
 class Front:
-    """One piece of weather over one place."""
+    """One fault, injected in one place."""
 
     kind: str
     where: str = "everything"
     retry_after: str = "5"  # a number, a decimal number, "missing" or "date"
     delay_ms: int = 0
-    times: int = 0  # answers left; 0: no limit
+    times: int = 0  # responses left; 0: no limit
     until: float = 0.0  # monotonic; 0: no limit
     client_id: str = ""  # only requests of this app (token endpoint); "": all
 
 
 class Weather:
-    """The fronts that are up, and what happens to a request under them."""
+    """The active faults and their effect on requests."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -60,7 +60,7 @@ class Weather:
         self._hanging = 0
 
     def set(self, front: Front) -> None:
-        """Put a front up; it replaces the one over the same place. ``normal`` takes fronts away and frees who hangs."""
+        """Add a fault; it replaces the one in the same place. ``normal`` removes faults and releases hanging requests."""
         with self._lock:
             keep = [other for other in self._fronts if front.where not in ("everything", other.where)]
             self._fronts = keep if front.kind == "normal" else [*keep, front]
@@ -68,12 +68,11 @@ class Weather:
             self._changed = threading.Event()
 
     def report(self) -> list[dict[str, Any]]:
-        """The fronts that are up."""
         with self._lock:
             return [asdict(front) for front in self._fronts]
 
     def over(self, where: str, client_id: str = "") -> Front | None:
-        """The front this request meets, counted down."""
+        """The fault for this request; uses up one of its responses."""
         if not self._fronts:
             return None
         with self._lock:
@@ -90,7 +89,7 @@ class Weather:
         return None
 
     def hang(self, seconds: float) -> None:
-        """Hold the calling thread until the weather changes, the sandbox stops or the time is over."""
+        """Block the calling thread until the faults change, the sandbox stops or the time is up."""
         with self._lock:
             if self._hanging >= MOST_HANGING:
                 return
@@ -137,13 +136,13 @@ def _entra_error(code: int, error: str, text: str, status: int) -> HttpResponse:
 def _drop(request: HttpRequest) -> HttpResponse:
     connection = request.META.get("gunicorn.socket")
     if connection is not None:
-        with contextlib.suppress(OSError):  # the caller may have been faster
+        with contextlib.suppress(OSError):  # the caller may have disconnected first
             connection.shutdown(socket.SHUT_RDWR)
     return HttpResponse(status=503)
 
 
 def _answer(request: HttpRequest, front: Front, where: str) -> HttpResponse | None:
-    """What the weather answers; None lets the view answer."""
+    """The faulty response; None runs the view."""
     if front.kind == "slow":
         sky.hang(front.delay_ms / 1000)
         return None
@@ -170,7 +169,7 @@ def _answer(request: HttpRequest, front: Front, where: str) -> HttpResponse | No
 
 
 def valid_retry_after(text: str) -> bool:
-    """Is this one of the forms of Retry-After that the weather can send?"""
+    """Whether this is a supported form of Retry-After."""
     if text in ("date", "missing"):
         return True
     try:
@@ -183,7 +182,7 @@ View = Callable[..., HttpResponse]
 
 
 def exposed(where: str) -> Callable[[View], View]:
-    """Count calls of this view as endpoint ``where``, and expose it to the weather over that place."""
+    """Log calls of this view as endpoint ``where`` and inject the faults of that place."""
 
     def wrap(view: View) -> View:
         @functools.wraps(view)

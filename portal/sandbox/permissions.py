@@ -16,7 +16,7 @@ class Permission:
     """One permission; an empty id means that this form of it does not exist."""
 
     name: str
-    title: str  # what the consent page says
+    title: str  # shown on the consent page
     delegated_id: str = ""
     application_id: str = ""
     admin_only: bool = False  # the delegated form needs an admin
@@ -217,25 +217,25 @@ _BY_LOWER = {name.lower(): name for name in CATALOGUE}
 
 @dataclass(frozen=True)
 class RequestedScopes:
-    """A scope parameter taken apart."""
+    """A parsed scope parameter."""
 
-    oidc: tuple[str, ...]  # openid, profile, email, offline_access, as far as asked for
+    oidc: tuple[str, ...]  # the requested ones of openid, profile, email, offline_access
     graph: tuple[str, ...]  # canonical permission names
-    default: bool  # {resource}/.default was asked for
+    default: bool  # {resource}/.default was requested
     unknown: tuple[str, ...]  # words that name no permission
     resources: tuple[str, ...]  # resources other than Graph
     prefix: str  # how the caller wrote Graph, with the final slash
 
     @property
     def names(self) -> list[str]:
-        """All known names that were asked for, in the order of OIDC first."""
+        """All requested known names, OIDC scopes first."""
         return [*self.oidc, *self.graph]
 
 
 def parse(scope: str, own_url: str) -> RequestedScopes:
-    """Take a scope parameter apart; Graph may be written as ``https://graph.microsoft.com/``, ``own_url/`` or not at all.
+    """Parse a scope parameter; Graph may be written as ``https://graph.microsoft.com/``, ``own_url/`` or not at all.
 
-    Names are compared without regard to case, as Entra does (identity-platform/scopes-oidc).
+    Names are case-insensitive, as at Entra (identity-platform/scopes-oidc).
     """
     oidc: list[str] = []
     graph: list[str] = []

@@ -1,4 +1,4 @@
-"""The world a sandbox starts with. All ids, passwords and secrets here are fixed, public and worth nothing."""
+"""The initial state of a sandbox. All ids, passwords and secrets here are fixed, public and worth nothing."""
 
 import uuid
 
@@ -44,7 +44,7 @@ def fixed_id(word: str) -> str:
 
 
 def plant(world: World) -> None:
-    """Fill an empty world. The caller holds the lock."""
+    """Fill an empty state. The caller holds the lock."""
     world.clear()
     world.directories = {
         CONTOSO: Directory(CONTOSO, "Contoso", "contoso.example"),

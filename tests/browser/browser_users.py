@@ -50,8 +50,6 @@ class Visitor:
         if response.status >= 400 and response.request.resource_type != "document":
             self.complaints.append(f"{response.status} for {response.url}")
 
-    # -- Anywhere ----------------------------------------------------------------------------------
-
     def open(self, path: str) -> int:
         """Go to a page of the portal; gives the HTTP status."""
         response = self.page.goto(path)
@@ -88,8 +86,6 @@ class Visitor:
         """What stands on the page just now, for the report of a failed test."""
         return f"--- {self.page.url.partition('?')[0]}\n{self.page.locator('body').inner_text()[:2000]}\n---"
 
-    # -- In the portal -----------------------------------------------------------------------------
-
     def sign_in(self, username: str) -> None:
         """Sign in with user name and password."""
         self.open("/sign-in/")
@@ -97,8 +93,6 @@ class Visitor:
         self.type_in("Password", factories.PASSWORD)
         self.press("Sign in")
         expect(self.page).to_have_url(f"{self.portal.url}/")
-
-    # -- At Microsoft ------------------------------------------------------------------------------
 
     def signs_in_at_microsoft(self, upn: str) -> None:
         """Give name and password on Microsoft's page, or pick the account there."""
@@ -117,8 +111,6 @@ class Visitor:
     def back_in_portal(self) -> None:
         """Microsoft has sent the browser back."""
         expect(self.page).to_have_url(_starts_with(self.portal.url))
-
-    # -- What can be said of every page ------------------------------------------------------------
 
     def sideways(self) -> int:
         """By how many pixels the page can be scrolled sideways."""

@@ -62,9 +62,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report
 
 
-# --- Once for all tests of this folder ------------------------------------------------------------
-
-
 @pytest.fixture(scope="package")
 def playwright() -> Iterator[Playwright]:
     """Playwright, with everything it and Chromium write inside the run directory."""
@@ -107,9 +104,6 @@ def sandbox_process(microsoft: Wire) -> Iterator[SandboxProcess]:
     microsoft.target = process.port
     yield process
     process.stop()
-
-
-# --- For each test --------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -32,9 +32,6 @@ _LONG = 60
 _PIECE = 40
 
 
-# --- What must not be seen ------------------------------------------------------------------------
-
-
 def handed_out(exchanges: Iterable[Exchange]) -> dict[str, str]:
     """Every secret that crossed the wire to Microsoft: value to what it is."""
     secrets: dict[str, str] = {}
@@ -67,9 +64,6 @@ def _json(body: bytes) -> dict[str, str]:
     except ValueError:
         return {}
     return answer if isinstance(answer, dict) else {}
-
-
-# --- Where it could be ----------------------------------------------------------------------------
 
 
 class BrokerWatch:
@@ -161,9 +155,6 @@ def page_content(exchanges: Iterable[Exchange]) -> bytes:
         parts += [f"{name}: {value}".encode() for name, value in exchange.headers]
         parts.append(exchange.body)
     return b"\n".join(parts)
-
-
-# --- Looking --------------------------------------------------------------------------------------
 
 
 @dataclass

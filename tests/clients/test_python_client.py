@@ -39,9 +39,6 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return waited
 
 
-# --- Against a real portal ------------------------------------------------------------------------
-
-
 @pytest.mark.django_db(transaction=True)
 def test_many_threads_and_many_calls_cost_one_request(
     sandbox: Control, portal: Portal, granted: Callable[..., Connection]
@@ -158,9 +155,6 @@ def test_connections_are_listed_page_by_page(portal: Portal, granted: Callable[.
     assert (second.status, second.is_well, second.account) == ("active", True, factories.ADA)
 
 
-# --- Keeping tokens -------------------------------------------------------------------------------
-
-
 def token_until(seconds: float, **headers: str) -> Reply:
     ends = (timezone.now() + timedelta(seconds=seconds)).isoformat()
     return Reply(200, {**PORTAL_TOKEN, "expires_at": ends, "access_token": f"until.{seconds}"}, headers)
@@ -265,9 +259,6 @@ def test_everybody_who_waits_for_one_request_gets_its_error() -> None:
     assert len(script.requests) <= 5
 
 
-# --- Trying again ---------------------------------------------------------------------------------
-
-
 def test_a_busy_portal_is_asked_again_when_it_said(pauses: list[float]) -> None:
     limited = Reply(429, {"code": "rate_limited", "title": "Too often."}, {"Retry-After": "2"})
     with serving(BUSY, limited, Reply(502, b"<html>proxy</html>"), TOKEN) as script, Portal(script.url, KEY) as portal:
@@ -327,9 +318,6 @@ def test_an_address_nobody_listens_on_is_told_in_words(pauses: list[float]) -> N
     with pytest.raises(m365_portal.Unavailable, match="cannot be reached") as error:
         Portal("http://127.0.0.1:9", KEY, patience=0).token("Invoices")
     assert error.value.code == "unreachable"
-
-
-# --- Whom it trusts, and what it never shows ------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -446,9 +434,6 @@ def test_an_answer_that_is_still_being_made_is_waited_for(pauses: list[float]) -
     with serving(running, running, reply) as script, Portal(script.url, KEY) as portal:
         assert portal.sign_in_link("Invoices").url
     assert len(script.requests) == 3
-
-
-# --- The package ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -83,9 +83,6 @@ def assert_refused(person: Person, answer: Any, status: int, *words: str) -> Non
     assert signed_in_as(person) is None
 
 
-# --- Getting in -----------------------------------------------------------------------------------
-
-
 def test_the_first_sign_in_makes_an_account(somebody: Person) -> None:
     answer = sign_in(somebody, factories.ADA)
 
@@ -170,9 +167,6 @@ def test_next_in_microsofts_answer_is_not_obeyed(somebody: Person) -> None:
     assert answer["Location"].partition("?")[0] == "/"
 
 
-# --- What is asked, and what is kept --------------------------------------------------------------
-
-
 def test_it_asks_for_who_one_is_and_nothing_else(somebody: Person) -> None:
     query = {name: values[0] for name, values in parse_qs(urlsplit(begin(somebody)["Location"]).query).items()}
     assert set(query["scope"].split()) == {"openid", "profile", "email"}
@@ -204,9 +198,6 @@ def test_no_token_of_a_sign_in_is_kept(somebody: Person, monkeypatch: pytest.Mon
 
 def _returned(person: Person) -> str:
     return str(person.microsoft.page.headers["Location"])
-
-
-# --- Who is whom ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("superuser", [True, False])
@@ -264,9 +255,6 @@ def test_signing_in_while_signed_in_links_nobody(somebody: Person, bob: User) ->
     assert list(User.objects.all()) == [bob]
 
 
-# --- Other directories ----------------------------------------------------------------------------
-
-
 def test_somebody_of_another_directory_is_refused(somebody: Person, sandbox: Control, settings: Any) -> None:
     """Even if the registration in Entra is multitenant by mistake, and the person comes with a good token."""
     sandbox.set_app(seed.SIGN_IN_APP, audience="AzureADMultipleOrgs")
@@ -294,9 +282,6 @@ def test_a_directory_given_by_its_domain_works(somebody: Person, settings: Any) 
     settings.LOGIN_MICROSOFT = {**settings.LOGIN_MICROSOFT, "tenant": "contoso.example"}
     assert sign_in(somebody, factories.ADA).status_code == 302
     assert signed_in_as(somebody) is not None
-
-
-# --- Answers that are not genuine -----------------------------------------------------------------
 
 
 def test_a_callback_nobody_started_is_refused(somebody: Person) -> None:
@@ -391,9 +376,6 @@ def _encoded(part: dict[str, Any]) -> str:
     return base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=")
 
 
-# --- Ends that are no success ---------------------------------------------------------------------
-
-
 def test_cancelling_leads_to_a_page_and_back(somebody: Person, sandbox: Control) -> None:
     sandbox.withdraw_consent(seed.SIGN_IN_APP)
     somebody.follow_to_microsoft(begin(somebody))
@@ -444,9 +426,6 @@ def test_without_configuration_there_is_no_sign_in_with_microsoft(somebody: Pers
     settings.LOGIN_MICROSOFT = {**settings.LOGIN_MICROSOFT, "tenant": "", "client_id": "", "client_secret": ""}
     assert_refused(somebody, begin(somebody), 400, "not configured")
     assert_refused(somebody, somebody.get("/auth/complete/microsoft/?code=x&state=y"), 400)
-
-
-# --- Local passwords ------------------------------------------------------------------------------
 
 
 def test_a_lock_out_stops_one_name_from_one_address_only(bob: User, dave: User, settings: Any) -> None:

@@ -19,9 +19,6 @@ def token_request(client: Client) -> requests.Response:
     return robots.token(grant_type="client_credentials", scope="https://graph.microsoft.com/.default")
 
 
-# -- the API --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("verb", "fields", "sentence"),
     [
@@ -88,9 +85,6 @@ def test_new_people_and_apps_can_be_used_at_once(sandbox: SandboxProcess, browse
     assert client.redeem(browser.answer["code"], redirect_uri=callback).status_code == 200
 
 
-# -- counting -------------------------------------------------------------------------------------
-
-
 def test_calls_are_counted_by_grant_and_no_secret_is_kept(client: Client, sandbox: SandboxProcess) -> None:
     given = sandbox.control.issue_grant(seed.CONNECTIONS_APP, ADA, ["Mail.Read"], count=2)
     first, second = given["refresh_tokens"]
@@ -121,9 +115,6 @@ def test_ten_thousand_grants_need_no_memory_of_theirs(sandbox: SandboxProcess, c
     given = sandbox.control.issue_grant(seed.CONNECTIONS_APP, ADA, ["Mail.Read"], count=10_000)
     assert len(set(given["refresh_tokens"])) == len(set(given["fingerprints"])) == 10_000
     assert client.refresh(given["refresh_tokens"][9_999]).status_code == 200
-
-
-# -- weather --------------------------------------------------------------------------------------
 
 
 def test_outages(sandbox: SandboxProcess, client: Client) -> None:
@@ -191,9 +182,6 @@ def test_the_control_api_stays_reachable_in_every_weather(sandbox: SandboxProces
 def test_slow_weather_gives_the_right_answer_in_the_end(sandbox: SandboxProcess, client: Client) -> None:
     sandbox.control.weather("slow", delay_ms=5)
     assert token_request(client).status_code == 200
-
-
-# -- the panel ------------------------------------------------------------------------------------
 
 
 def test_the_buttons_of_the_panel_work(browser: Browser, sandbox: SandboxProcess, client: Client) -> None:

@@ -44,9 +44,6 @@ def refused(answer: requests.Response, status: int, error: str, code: int, suber
     assert {"timestamp", "trace_id", "correlation_id"} <= set(body)
 
 
-# -- refreshing -----------------------------------------------------------------------------------
-
-
 def test_a_refresh_gives_new_tokens_and_leaves_the_old_one_alive(client: Client, sandbox: SandboxProcess) -> None:
     old = grant(sandbox)
     first = client.refresh(old).json()
@@ -182,9 +179,6 @@ def test_spa_tokens_live_one_day(client: Client, sandbox: SandboxProcess) -> Non
     refused(client.refresh(token), 400, "invalid_grant", 700084, "bad_token")
 
 
-# -- the app's own proof --------------------------------------------------------------------------
-
-
 def test_wrong_secret_secret_id_expired_secret_and_none(client: Client, sandbox: SandboxProcess) -> None:
     token = grant(sandbox)
     for wrong in ("wrong", seed.CONNECTIONS_SECRET_ID):
@@ -285,9 +279,6 @@ def test_an_assertion_is_bound_to_time_audience_and_app(sandbox: SandboxProcess)
     refused(with_assertion(client, assertion(client, key, thumbprint, **other)), 401, "invalid_client", 700023)
     wrong = {"sub": seed.CONNECTIONS_APP}
     refused(with_assertion(client, assertion(client, key, thumbprint, **wrong)), 401, "invalid_client", 700027)
-
-
-# -- without a person -----------------------------------------------------------------------------
 
 
 def test_an_app_only_token_carries_the_roles_an_admin_granted(sandbox: SandboxProcess) -> None:

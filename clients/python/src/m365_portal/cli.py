@@ -82,9 +82,6 @@ def _portal(options: argparse.Namespace) -> Portal:
     )
 
 
-# --- The command line -----------------------------------------------------------------------------
-
-
 def _parser() -> argparse.ArgumentParser:
     # Accepted before and after the command; without a default, so that the later one does not undo the earlier one.
     shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
@@ -144,9 +141,6 @@ def _seconds(text: str) -> float:
     if not 0 <= number <= 86400:
         raise argparse.ArgumentTypeError("must be between 0 and 86400 seconds")
     return number
-
-
-# --- Commands -------------------------------------------------------------------------------------
 
 
 def _list(portal: Portal, options: argparse.Namespace, as_json: bool) -> int:
@@ -259,9 +253,6 @@ def _me(portal: Portal, options: argparse.Namespace, as_json: bool) -> int:
     else:
         _pairs((name, _plain(value)) for name, value in key.items())
     return OK
-
-
-# --- Words ----------------------------------------------------------------------------------------
 
 
 def _told(connection: Connection, as_json: bool) -> int:

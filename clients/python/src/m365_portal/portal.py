@@ -103,8 +103,6 @@ class Portal:
         self.forget()
         self._transport.close()
 
-    # --- Tokens ---------------------------------------------------------------------------------------
-
     def token(self, connection: Ref, *, min_valid: float = 300, fresh: bool = False) -> Token:
         """An access token that lasts at least ``min_valid`` seconds more, kept from last time or fetched.
 
@@ -209,8 +207,6 @@ class Portal:
             self._kept[name] = kept
         return kept
 
-    # --- Connections ----------------------------------------------------------------------------------
-
     def me(self) -> dict[str, Any]:
         """The key itself: its name, owner, scopes, end and limits."""
         return _object(self.request("GET", "/me"))
@@ -264,8 +260,6 @@ class Portal:
     def incidents(self, *, state: str = "open") -> Iterator[dict[str, Any]]:
         """Incidents the key sees: ``open``, ``closed``, or all for an empty ``state``."""
         return self.items("/incidents", {"state": state} if state else {})
-
-    # --- Anything else --------------------------------------------------------------------------------
 
     def items(self, path: str, query: Mapping[str, str] | None = None) -> Iterator[dict[str, Any]]:
         """Every item of a list, page by page; ``query`` narrows it."""
