@@ -72,7 +72,7 @@ MIDDLEWARE = [
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "connections.middleware.no_store",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    # Inside what sets headers, as it may put another answer in place of Django's.
+    # Below the middleware that sets headers, because it may replace Django's response.
     "connections.api.middleware.limit_request_size",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",

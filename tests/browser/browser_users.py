@@ -1,4 +1,4 @@
-"""People in front of a browser, in the words of a story."""
+"""People in front of a browser."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Response, 
 from tests import factories
 from tests.browser.secret_scanner import Watch
 
-PATIENCE = 10_000  # milliseconds a person waits for something to appear
-# Names whose sandbox password is not made of the first part of the address.
+PATIENCE = 10_000  # milliseconds to wait for an element
+# People whose sandbox password is not derived from their address.
 _PASSWORDS = {"admin@contoso.example": "sandbox-katherine", "admin@fabrikam.example": "sandbox-edsger"}
 
 
@@ -28,7 +28,7 @@ class Portal:
 
 @dataclass
 class Visitor:
-    """Somebody with a browser window."""
+    """A person with a browser window."""
 
     portal: Portal
     context: BrowserContext
@@ -42,7 +42,7 @@ class Visitor:
         self.page.on("response", self._on_response)
 
     def _on_console(self, message: ConsoleMessage) -> None:
-        # Chromium says so of every page with an error status, too; files that fail are seen by _on_response.
+        # Chromium also logs this for pages with an error status; _on_response sees files that fail.
         if message.type in ("error", "warning") and not message.text.startswith("Failed to load resource"):
             self.complaints.append(f"console on {self.page.url.partition('?')[0]}: {message.text}")
 
@@ -51,27 +51,25 @@ class Visitor:
             self.complaints.append(f"{response.status} for {response.url}")
 
     def open(self, path: str) -> int:
-        """Go to a page of the portal; gives the HTTP status."""
+        """Open a page of the portal; returns the HTTP status."""
         response = self.page.goto(path)
         return response.status if response else 0
 
     @property
     def path(self) -> str:
-        """The page of the portal this person is on."""
+        """The path of the current page."""
         assert self.page.url.startswith(self.portal.url), self.page.url.partition("?")[0]
         return self.page.url.removeprefix(self.portal.url).partition("?")[0]
 
     def sees(self, *texts: str) -> None:
-        """Each text can be read on the page, or soon will be."""
+        """Each text is visible on the page, or appears soon."""
         for text in texts:
             expect(self.page.get_by_text(text).filter(visible=True).first).to_be_visible(timeout=PATIENCE)
 
     def follow(self, name: str, *, exact: bool = True) -> None:
-        """Click a link."""
         self.page.get_by_role("link", name=name, exact=exact).first.click()
 
     def press(self, name: str, *, exact: bool = True) -> None:
-        """Click a button."""
         self.page.get_by_role("button", name=name, exact=exact).first.click()
 
     def type_in(self, label: str, value: str) -> None:
@@ -83,11 +81,10 @@ class Visitor:
         self.page.get_by_label(label).first.check()
 
     def last_seen(self) -> str:
-        """What stands on the page just now, for the report of a failed test."""
+        """The current page, for the report of a failed test."""
         return f"--- {self.page.url.partition('?')[0]}\n{self.page.locator('body').inner_text()[:2000]}\n---"
 
     def sign_in(self, username: str) -> None:
-        """Sign in with user name and password."""
         self.open("/sign-in/")
         self.type_in("Username", username)
         self.type_in("Password", factories.PASSWORD)
@@ -104,7 +101,6 @@ class Visitor:
         self.press("Sign in")
 
     def accepts(self) -> None:
-        """Accept the permissions requested."""
         expect(self.page.get_by_role("heading", name="Permissions requested")).to_be_visible()
         self.press("Accept")
 
@@ -127,7 +123,7 @@ def _starts_with(url: str) -> Any:
 
 
 def until(what: Callable[[], bool], *, seconds: float = 25) -> None:
-    """Wait for the running portal to get something done."""
+    """Wait until the running portal has done something."""
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, f"it did not happen within {seconds:g} seconds"

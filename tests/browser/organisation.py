@@ -1,4 +1,4 @@
-"""An organisation as it is after a year of use: many connections, long names, all scripts, and things that broke."""
+"""An organisation after a year of use: many connections, long names, all scripts, and failures."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def _asked_and_reviewed(connections: list[Connection], admin: User, member: User
 
 
 def verdict(code: int) -> Verdict:
-    """What the portal makes of this code of Microsoft."""
+    """The portal's verdict on this AADSTS code."""
     answer = {
         "error": "invalid_grant",
         "error_codes": [code],

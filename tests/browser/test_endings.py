@@ -1,4 +1,4 @@
-"""Every way a sign-in at Microsoft can end badly is a page in plain words, and a way on."""
+"""Every failed sign-in at Microsoft leads to a clear page with a next step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Come = Callable[..., Visitor]
 
 @pytest.fixture
 def member(portal: Start, visitor: Come, bob: User) -> Visitor:
-    """Bob, on his way to connect his account through the app registration."""
+    """Bob, connecting his account through the app registration."""
     app = factories.make_app_registration()
     member = visitor(portal(), "bob")
     member.open(f"/connections/add/{app.pk}/")
@@ -34,7 +34,7 @@ def test_cancelled_at_microsoft(member: Visitor) -> None:
     member.back_in_portal()
     member.sees("Invoices was not connected", "You cancelled at Microsoft")
 
-    # It is no dead end: the connection waits to be finished.
+    # The connection can still be finished.
     member.follow("Back to the connection")
     member.sees("Sign-in not finished")
     member.press("Sign in at Microsoft")

@@ -1,4 +1,4 @@
-"""Handing over in front of browsers: an IT admin gives a colleague's connection to somebody with another account."""
+"""Ownership transfer in the browser: an IT admin transfers a connection to a colleague with another account."""
 
 from __future__ import annotations
 

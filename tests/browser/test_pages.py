@@ -1,4 +1,4 @@
-"""What holds for every page: reachable by keyboard, labelled, no sideways scrolling on a phone, dark, without scripts."""
+"""Requirements for every page: reachable by keyboard, labelled, no sideways scrolling on a phone, dark, without scripts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PHONE = {"viewport": {"width": 390, "height": 844}}
 OF_A_KIND = 2  # pages that differ only in a number
 NO_PAGE = re.compile(r"/certificate/|\.json$|\.csv$|/admin/|/static/|\?.*script|download=|/sign-out/")
 
-# Run in the page: what a person with a screen reader would stumble over.
+# Run in the page: problems for people with a screen reader.
 STUMBLING_BLOCKS = """() => {
   const found = [];
   const named = (el) => el.getAttribute("aria-label") || el.getAttribute("aria-labelledby") || el.textContent.trim();
@@ -57,7 +57,7 @@ def full(portal: Start, alice: User, bob: User, carol: User) -> Portal:
 
 
 def every_page(visitor: Visitor) -> Iterator[str]:
-    """Walk to every page that links lead to, a few of each kind; yields the path when the page is open."""
+    """Follow all links, a few of each kind; yields the path of each open page."""
     waiting, known, seen = deque(["/"]), {"/"}, dict[str, int]()
     while waiting:
         path = waiting.popleft()
@@ -123,7 +123,7 @@ def brightness(visitor: Visitor) -> float:
 
 
 def test_a_connection_is_opened_and_checked_by_keyboard_alone(full: Portal, visitor: Come) -> None:
-    Policy.objects.all().delete()  # so that no approval stands before the sign-in
+    Policy.objects.all().delete()  # so that no approval is needed before the sign-in
     here = visitor(full)
     here.open("/sign-in/")
     tab_to(here, "Username")

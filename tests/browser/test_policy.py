@@ -1,4 +1,4 @@
-"""Policy and approvals as people meet them in a browser: rules, what they would break, and the question to an IT admin."""
+"""Policy and approvals in the browser: rules, their impact, and a request to an IT admin."""
 
 from __future__ import annotations
 

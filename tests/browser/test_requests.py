@@ -1,4 +1,4 @@
-"""Who meets "needs admin approval" asks, and is told what came of it."""
+"""Requesting admin consent after "Need admin approval", and learning the outcome."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KATHERINE = "admin@contoso.example"  # administrator of the directory at Microso
 
 
 def sent_away(member: Visitor, sandbox: Control) -> None:
-    """Bob connects and ends on Microsoft's "Need admin approval", from where he turns back."""
+    """Bob connects, sees Microsoft's "Need admin approval" and returns."""
     sandbox.set_directory(seed.CONTOSO, user_consent=False)
     sandbox.withdraw_consent(client_id=factories.CLIENT_ID, tenant=seed.CONTOSO)
     member.follow("Connect")

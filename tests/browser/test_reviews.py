@@ -1,4 +1,4 @@
-"""An access review from its start to a share that is gone, with the keyboard alone where it is answered."""
+"""An access review from start to a removed share, reviewed with the keyboard alone."""
 
 from __future__ import annotations
 

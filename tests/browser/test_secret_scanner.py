@@ -1,4 +1,4 @@
-"""The look-out for secrets itself: it sees what there is to see. Every other test here ends with it."""
+"""The secret scanner finds planted secrets. Every other test here ends with a scan."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_it_finds_what_stands_in_clear_wherever_it_stands(watch: Watch, signed_i
     urllib.request.urlopen(f"{watch.portal.url}/sign-in/?next=/{values['page']}").close()
 
     leaks = watch.leaks()
-    # Not one of the six is missed, and what is stored in clear is found in the bytes of the database as well.
+    # It finds all six, and clear text in the database also in the raw file.
     assert {line.partition(" in ")[0] for line in leaks} == PLACES
     assert {"audit in audit trail", "audit in database", "session in sessions", "broker in broker"} <= set(leaks)
     assert {"page in pages", f"log in log {watch.logs[-1].name}"} <= set(leaks)

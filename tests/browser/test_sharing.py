@@ -1,4 +1,4 @@
-"""Sharing in front of browsers: given with a warning, used, taken away; and an auditor who asks about it afterwards."""
+"""Sharing in the browser: shared with a warning, used, removed, and reviewed by an auditor."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Come = Callable[..., Visitor]
 
 
 def token_status(here: Portal, key: str, connection: Connection) -> int:
-    """What una's automation gets when it asks for a token."""
+    """The status of una's token request."""
     client = http.client.HTTPConnection(urlsplit(here.url).netloc, timeout=30)
     path = f"/api/v1/connections/{connection.pk}/token"
     client.request("GET", path, headers={"Authorization": f"Bearer {key}"})
@@ -122,7 +122,7 @@ def test_an_auditor_asks_who_could_use_a_connection_that_is_gone_and_takes_the_a
     ]
     assert AuditEvent.objects.get(action="audit.exported").actor == carol
 
-    # Exactly when the share is over, and from there to the other question.
+    # The exact end of the share, and from there to the other report.
     auditor.page.locator("#again-time").fill("14:00:00")
     auditor.press("Ask about this time")
     auditor.sees(f"exactly at {day} 14:00:00 UTC", "Bob Member")

@@ -1,4 +1,4 @@
-"""The whole road, as people walk it."""
+"""Complete user journeys in the browser."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NEXT_YEAR = (timezone.now() + timedelta(days=365)).date().isoformat()
 
 
 def make_due(connection: Connection) -> None:
-    """Let its time for a refresh have come."""
+    """Make the connection due for a refresh."""
     Connection.objects.filter(pk=connection.pk).update(refresh_after=timezone.now() - timedelta(seconds=1))
 
 
@@ -63,7 +63,7 @@ def test_from_nothing_to_a_connection_that_is_kept_alive_flagged_and_mended(
     admin.back_in_portal()
     admin.sees("Admin consent for Contoso Connections", "Thank you.")
 
-    # Bob connects his account with a shared mailbox. Nobody asks him for consent any more.
+    # Bob connects his account with a shared mailbox. He needs no further consent.
     member = visitor(here, "bob")
     member.follow("Connect")
     member.type_in("Name", "Invoices inbox")
@@ -78,12 +78,12 @@ def test_from_nothing_to_a_connection_that_is_kept_alive_flagged_and_mended(
     assert (connection.status, connection.owner) == ("active", bob)
     assert MailboxAccess.objects.get().state == "reachable"
 
-    # Its time comes, and the portal refreshes it.
+    # When due, the portal refreshes it.
     version = connection.token_version
     make_due(connection)
     until(lambda: now_is(connection, token_version__gt=version, status="active"))
 
-    # Somebody ends Ada's sessions. The running portal notices, says why, and says so to Bob.
+    # Ada's sessions are revoked. The running portal notices, explains it, and emails Bob.
     sandbox.revoke_sessions(upn=factories.ADA)
     make_due(connection)
     until(lambda: now_is(connection, status="reconnect_needed"))
@@ -94,7 +94,7 @@ def test_from_nothing_to_a_connection_that_is_kept_alive_flagged_and_mended(
     admin.open("/")
     admin.sees("What needs attention", "ada@contoso.example must sign in again", connection.status_cause)
 
-    # The incident's page has the one button that mends it.
+    # The incident's page has the button that fixes it.
     member.open("/incidents/")
     member.follow("ada@contoso.example must sign in again")
     member.sees("What happened", "AADSTS50173", "Must act: Bob Member", "How far it reaches")
@@ -179,7 +179,7 @@ def test_an_expired_secret_blames_the_app_registration_and_a_new_one_heals_every
     admin = visitor(here, "alice")
     admin.sees("What needs attention", "Microsoft rejects Contoso Connections", "expired")
 
-    # From the start page to the incident, and by its button to what mends it.
+    # From the start page to the incident, and by its button to the fix.
     admin.follow("Microsoft rejects Contoso Connections")
     admin.sees("What breaks with it", "Invoices", "Calendar", "Must act: an IT admin")
     incident = admin.path
@@ -195,7 +195,7 @@ def test_an_expired_secret_blames_the_app_registration_and_a_new_one_heals_every
     member.open("/")
     member.sees("All is well.")
 
-    # And they are refreshed with it, without anybody touching them.
+    # They are refreshed with it automatically.
     for connection in (first, second):
         make_due(connection)
         until(lambda kept=connection: now_is(kept, token_version__gt=1, status="active"))  # type: ignore[misc]

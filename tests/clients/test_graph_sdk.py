@@ -1,4 +1,4 @@
-"""Microsoft's own Graph SDK, unchanged, lives on the portal's credential, also when its token ends in the middle."""
+"""Microsoft's Graph SDK works with the portal's credential, also when a token expires."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ GRAPH = ["https://graph.microsoft.com/.default"]
 
 @asynccontextmanager
 async def graph_client(sandbox: Control, credential: Any) -> AsyncIterator[GraphServiceClient]:
-    """The SDK as a program makes it; only the address of Graph is the sandbox's."""
+    """The SDK as in a program, with the sandbox as Graph."""
     client = GraphServiceClient(credential, scopes=GRAPH)
     client.request_adapter.base_url = f"{sandbox.base_url}/v1.0"
     yield client
-    # The SDK wraps the transport that holds the sockets, and its wrapper has no end.
+    # The SDK's wrapper around the transport has no close.
     adapter: Any = client.request_adapter
     await adapter._http_client._transport.transport.aclose()
 
@@ -130,7 +130,7 @@ def test_claims_of_graph_mean_that_the_kept_token_is_worthless(
     assert credential.get_token(*GRAPH) == first
     assert credential.get_token(*GRAPH, claims='{"access_token":{}}', enable_cae=True).token != first.token
     second = credential.get_token_info(*GRAPH)
-    # It has just come in place of a refused one: many threads refuse the same one.
+    # It has just replaced a refused one: many threads report the same one.
     assert credential.get_token_info(*GRAPH, options={"claims": "{}"}).token == second.token
     with time_machine.travel(timezone.now() + timedelta(seconds=20)):
         assert credential.get_token_info(*GRAPH, options={"claims": "{}"}).token != second.token

@@ -1,4 +1,4 @@
-"""portalctl as a script meets it: a process, its output, its exit code, its words."""
+"""portalctl as a process: output, exit codes and messages."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run(*arguments: str, **environment: str) -> Ran:
 
 @pytest.fixture
 def portalctl(portal_url: str, key: str) -> Callable[..., Ran]:
-    """portalctl on bob's key; it does not wait for a portal that is away."""
+    """portalctl on bob's key; without retries."""
     return lambda *arguments: run("--wait", "0", *arguments, PORTAL_URL=portal_url, PORTAL_API_KEY=key)
 
 

@@ -1,4 +1,4 @@
-"""The Python client: what it sends, what it keeps, when it tries again, and what it says when there is no token."""
+"""The Python client: requests, caching, retries and errors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BUSY = Reply(503, {"code": "microsoft_unavailable", "title": "Microsoft is away.
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long the client would have waited; it does not wait."""
+    """The pauses the client would have made."""
     waited: list[float] = []
     monkeypatch.setattr(transport, "sleep", waited.append)
     return waited
@@ -177,7 +177,7 @@ def test_a_token_is_kept_until_it_would_not_last_long_enough() -> None:
 
 
 def test_a_wrong_clock_on_this_machine_does_no_harm() -> None:
-    # The portal's clock is a day behind this one: by this machine's clock the token ended long ago.
+    # The portal's clock is a day behind: by this machine's clock the token has expired.
     ends = (timezone.now() - timedelta(hours=23, minutes=10)).isoformat()
     portal_date = (timezone.now() - timedelta(days=1)).strftime("%a, %d %b %Y %H:%M:%S GMT")
     reply = Reply(200, {**PORTAL_TOKEN, "expires_at": ends}, {"X-Date": portal_date})
@@ -209,7 +209,7 @@ def test_microsofts_trouble_comes_with_the_token() -> None:
 
 
 def test_a_token_that_cannot_last_as_long_as_asked_is_asked_for_once() -> None:
-    """Microsoft's tokens may live shorter than a program wants them; asking on and on makes them no longer."""
+    """Microsoft's tokens may be shorter than requested; repeated requests do not help."""
     with serving(*[token_until(200)] * 9) as script, Portal(script.url, KEY) as portal:
         threads = [threading.Thread(target=portal.token, args=("Invoices",)) for _ in range(8)]
         for thread in threads:
@@ -457,7 +457,7 @@ def test_retry_after_is_seconds_or_a_date(text: str, expected: Any) -> None:
 def test_the_package_keeps_to_the_python_it_promises() -> None:
     files = sorted((ROOT / "clients/python/src").rglob("*.py"))
     assert len(files) > 5
-    # A process of its own: Python 3.11 gets the depth wrong while another thread compiles, too.
+    # A separate process: Python 3.11 miscounts the depth while another thread compiles.
     code = "import ast, sys; [ast.parse(open(one).read(), feature_version=(3, 9)) for one in sys.argv[1:]]"
     done = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""From what Microsoft answers to the mail in somebody's inbox."""
+"""Alerts: from Microsoft's response to the email."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_revoking_one_person_with_three_connections_tells_them_once(
     sent = [message for message in mail.outbox if message.to == ["bob@example.org"]]
     assert [message.subject for message in sent] == ["3 connections stopped: sign in again"]
 
-    # The link in the mail leads to the button that mends it; the recovery is told once as well.
+    # The link in the email leads to the button that fixes it; the recovery is emailed once, too.
     path = re.search(r"http://localhost:8000(/incidents/\d+/)", str(sent[0].body))
     assert path is not None
     member = person(bob)

@@ -1,4 +1,4 @@
-"""App-only connections: the same road without a person."""
+"""App-only connections, from the form to a token."""
 
 from __future__ import annotations
 

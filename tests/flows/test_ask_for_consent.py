@@ -1,4 +1,4 @@
-"""From "Need admin approval" to a connection that works, with an administrator of the directory in between."""
+"""From "Need admin approval" to a working connection, through a directory administrator."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KATHERINE = "admin@contoso.example"
 
 
 def sent_away(sandbox: Control, member: Person) -> str:
-    """Bob connects, and Microsoft sends him away; returns the page he lands on."""
+    """Bob connects, and Microsoft requires an admin; returns the portal's page after that."""
     sandbox.set_directory(seed.CONTOSO, user_consent=False)
     sandbox.withdraw_consent(client_id=factories.CLIENT_ID, tenant=seed.CONTOSO)
     app = factories.make_app_registration()

@@ -1,4 +1,4 @@
-"""A member connects an account: the happy road, and every way it can end."""
+"""A member connects an account: success, and every way it can fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An owner leaves: noticed by the portal, handed over by an IT admin, taken on by somebody with another account."""
+"""An owner leaves: the portal notices, an IT admin transfers ownership, the new owner connects another account."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _the_portals_sign_in_is_the_sandbox(settings: Any) -> None:
 
 
 def bobs_own(sandbox: Control, bob: User) -> Connection:
-    """A living connection of bob's own account, ada@contoso.example."""
+    """An active connection of bob's own account, ada@contoso.example."""
     UserSocialAuth.objects.create(user=bob, provider="microsoft", uid=f"{factories.DIRECTORY_ID}.{factories.ADA_ID}")
     grant = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"])
     return factories.make_connection(owner=bob, refresh_token=grant["refresh_tokens"][0], refresh_after=timezone.now())

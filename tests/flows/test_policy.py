@@ -1,4 +1,4 @@
-"""The policy meets Microsoft: what was granted is judged before it is kept, and an approval opens the road."""
+"""Policy and Microsoft: grants are checked before tokens are stored, and an approval allows the connection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Repair: the owner signs in again, and the connection keeps its id."""
+"""The owner signs in again, and the connection keeps its id."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Meet = Callable[[User], Person]
 
 
 def revoked(sandbox: Control) -> Connection:
-    """A connection whose session was revoked at Microsoft, and which a sweep has flagged."""
+    """A connection whose session was revoked at Microsoft, as a sweep has found."""
     grant = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"])
     connection = factories.make_connection(refresh_token=grant["refresh_tokens"][0], refresh_after=timezone.now())
     sandbox.revoke_sessions(factories.ADA)

@@ -1,4 +1,4 @@
-"""An IT admin registers a tenant and an app registration, has consent granted, and members see what they may use."""
+"""An IT admin registers a tenant and an app registration, has consent granted, and members see the app registrations they may use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A dead app secret: one app registration is flagged, no connection is; one new secret heals them all."""
+"""An expired app secret flags the app registration but no connection; one new secret fixes them all."""
 
 from __future__ import annotations
 

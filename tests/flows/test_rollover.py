@@ -1,4 +1,4 @@
-"""Rolling a credential over while connections use it: nothing fails, nobody is flagged, and the page says what goes on."""
+"""Rotating a credential in use: nothing fails, no connection is flagged, and the page shows the progress."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_an_old_secret_that_dies_before_it_is_retired_falls_through(
     factories.make_secret(app, new["value"], label="Next secret")
     assert sweep_all() == 3
 
-    # Somebody deletes the newest one in Entra by mistake, in the middle of it.
+    # The newest one is deleted in Entra by mistake, halfway through.
     sandbox.remove_secret(factories.CLIENT_ID, new["id"])
     assert sweep_all() == 3
     nothing_happened()
@@ -90,10 +90,10 @@ def test_the_next_certificate_is_made_ahead_uploaded_tried_and_then_comes_first(
     app = factories.make_app_registration()
     three_connections(sandbox)
     admin = person(alice)
-    for _ in range(2):  # pressing it twice makes one
+    for _ in range(2):  # a second click creates no other
         admin.post(f"/apps/{app.pk}/credentials/next/")
     certificate = app.credentials.get(kind="certificate")
-    assert sweep_all() == 3  # with the secret: nobody has uploaded the certificate
+    assert sweep_all() == 3  # with the secret: the certificate is not uploaded yet
     assert "Upload" in admin.get(f"/apps/{app.pk}/").content.decode()
 
     sandbox.add_certificate(factories.CLIENT_ID, certificate.certificate)
@@ -101,7 +101,7 @@ def test_the_next_certificate_is_made_ahead_uploaded_tried_and_then_comes_first(
     sandbox.expire_secret(factories.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
     assert sweep_all() == 3
     nothing_happened()
-    assert not app.credentials.exclude(rejected_at=None).exists()  # the dead secret was not even asked for
+    assert not app.credentials.exclude(rejected_at=None).exists()  # the expired secret was not tried
 
 
 def test_a_sign_in_goes_on_with_the_next_credential_at_the_second_try(
@@ -131,7 +131,7 @@ def test_a_sign_in_with_the_only_credential_rejected_is_the_app_registrations_tr
     person: Meet, bob: User, sandbox: Control
 ) -> None:
     app = factories.make_app_registration(secret="dead~secret")
-    credentials.next_certificate(app, actor=bob)  # not uploaded: no help
+    credentials.next_certificate(app, actor=bob)  # not uploaded, so not usable
     somebody = person(bob)
     wishes = {"kind": "authorization_code", "name": "Invoices", "chosen": ["mail.read"]}
     somebody.connect(somebody.post(f"/connections/add/{app.pk}/", **wishes), factories.ADA)

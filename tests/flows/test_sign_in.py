@@ -1,4 +1,4 @@
-"""Signing in to the portal with Microsoft: who gets in, as whom, with which roles, and what is kept."""
+"""Signing in to the portal with Microsoft: accounts, roles, and what is stored."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def _microsoft_sign_in(sandbox: Control, settings: Any) -> None:
 
 
 def forget_microsoft() -> None:
-    """social-auth keeps discovery documents and keys for a day."""
+    """social-auth caches discovery documents and keys for a day."""
     MicrosoftSignIn.get_openid_configuration.invalidate()
     MicrosoftSignIn.get_jwks_keys_for_uri.invalidate()
 
 
 @pytest.fixture
 def somebody(sandbox: Control) -> Person:
-    """Somebody in front of a fresh browser, not signed in anywhere."""
+    """A person with a fresh browser, signed in nowhere."""
     return Person(Client(), Browser(sandbox.base_url))
 
 
@@ -216,7 +216,7 @@ def test_a_local_account_of_the_same_name_is_not_taken_over(somebody: Person, su
 
 
 def test_an_account_is_its_object_id_and_not_its_name(somebody: Person, sandbox: Control) -> None:
-    """Microsoft gives a user name that has become free to somebody else."""
+    """Microsoft may assign a freed user name to another person."""
     sign_in(somebody, factories.ADA)
     ada = signed_in_as(somebody)
     assert ada is not None
@@ -246,7 +246,7 @@ def test_an_account_disabled_at_microsoft_does_not_get_as_far_as_the_portal(some
 
 
 def test_signing_in_while_signed_in_links_nobody(somebody: Person, bob: User) -> None:
-    """Otherwise whoever finds an unlocked browser could get in as bob for ever with an account of their own."""
+    """Otherwise anyone at bob's unlocked browser could link their own account and keep access as bob."""
     somebody.portal.force_login(bob, backend="django.contrib.auth.backends.ModelBackend")
     answer = sign_in(somebody, factories.ADA)
     assert answer.status_code == 400
@@ -256,7 +256,7 @@ def test_signing_in_while_signed_in_links_nobody(somebody: Person, bob: User) ->
 
 
 def test_somebody_of_another_directory_is_refused(somebody: Person, sandbox: Control, settings: Any) -> None:
-    """Even if the registration in Entra is multitenant by mistake, and the person comes with a good token."""
+    """Even if the registration in Entra is multitenant by mistake and the token is valid."""
     sandbox.set_app(seed.SIGN_IN_APP, audience="AzureADMultipleOrgs")
     settings.LOGIN_MICROSOFT = {**settings.LOGIN_MICROSOFT, "tenant": seed.FABRIKAM}
     begun = begin(somebody)
@@ -304,7 +304,7 @@ def test_a_callback_works_once(somebody: Person) -> None:
 
 
 def test_another_state_of_the_same_browser_is_refused(somebody: Person) -> None:
-    """Login CSRF: a code of an attacker's own sign-in, pushed under the victim's state."""
+    """Login CSRF: a code of the attacker's own sign-in with the victim's state."""
     attacker = Person(Client(), Browser(somebody.microsoft.url))
     attacker.follow_to_microsoft(begin(attacker))
     attacker.consent(GRACE)
@@ -351,7 +351,7 @@ def test_a_tampered_id_token_is_refused(
 
 
 def test_an_id_token_of_another_sign_in_is_refused(somebody: Person, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Genuine and signed, but replayed: only its nonce gives it away."""
+    """Genuine and signed, but replayed: only its nonce differs."""
     original = MicrosoftSignIn.request_access_token
     kept: list[str] = []
 

@@ -1,4 +1,4 @@
-"""The owner of a mailbox, who has no account in the portal, signs in for a connection with a link."""
+"""Sign-in links: a mailbox owner without an account in the portal signs in for a connection."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def link_of(connection: Connection, maker: User) -> str:
 
 @pytest.fixture
 def stranger(sandbox: Control) -> Person:
-    """Somebody in whose browser nobody is signed in to the portal."""
+    """A person not signed in to the portal."""
     return Person(Client(), Browser(sandbox.base_url))
 
 
@@ -63,7 +63,7 @@ def test_the_owner_of_a_mailbox_connects_it_without_an_account(bob: User, strang
     connection.refresh_from_db()
     assert (connection.status, connection.account_username, connection.owner) == ("active", GRACE, bob)
     assert "is connected" in stranger.get(done["Location"]).content.decode()
-    # Nothing was gained: no account, no session of anybody, nothing of social-auth's.
+    # The visitor got no account, no session and no social-auth row.
     assert User.objects.count() == people
     assert not UserSocialAuth.objects.exists()
     assert "_auth_user_id" not in stranger.portal.session
@@ -141,7 +141,7 @@ def test_a_link_belongs_to_the_first_browser_that_goes_on_with_it(
 
 
 def test_what_comes_back_from_microsoft_is_worth_nothing_in_another_browser(bob: User, stranger: Person) -> None:
-    """Nobody can be made to finish somebody else's sign-in."""
+    """A victim cannot be tricked into finishing another person's sign-in."""
     connection = pending(bob)
     stranger.follow_to_microsoft(stranger.post(link_of(connection, bob)))
     stranger.consent(GRACE)
@@ -153,7 +153,7 @@ def test_what_comes_back_from_microsoft_is_worth_nothing_in_another_browser(bob:
 
 
 def test_looking_at_a_link_changes_nothing(bob: User) -> None:
-    """Mail programs look at every link they carry."""
+    """Mail programs open links to scan them."""
     connection = pending(bob)
     link = link_of(connection, bob)
     before = (SignInLink.objects.values().get(), AuditEvent.objects.count(), Session.objects.count())
@@ -232,7 +232,7 @@ def test_a_link_is_over_when_what_it_stands_on_has_gone(
 def test_a_link_is_over_when_something_else_is_asked_for_than_its_holder_was_told(
     bob: User, stranger: Person, at_microsoft: bool
 ) -> None:
-    """Where an administrator has consented for all, Microsoft does not say again what is granted."""
+    """After admin consent for everybody, Microsoft shows no consent page with the permissions."""
     connection = pending(bob)
     link = link_of(connection, bob)
     connections.change(connection, name="Invoices", chosen=["mail.read"], extra_scopes=[], actor=bob)
@@ -292,7 +292,7 @@ def test_an_account_of_another_directory_is_refused(bob: User, stranger: Person)
 
 
 def test_a_made_up_answer_of_microsoft_harms_no_application(bob: User, stranger: Person) -> None:
-    """Whoever holds a link can write any error into the address; that is no evidence."""
+    """Anyone with a link can put any error into the URL; that proves nothing."""
     connection = pending(bob)
     answer = stranger.post(link_of(connection, bob))
     state = answer["Location"].partition("state=")[2].partition("&")[0]
@@ -305,7 +305,7 @@ def test_a_made_up_answer_of_microsoft_harms_no_application(bob: User, stranger:
 
 
 def test_who_is_signed_in_stays_who_they_are(person: Meet, bob: User, dave: User) -> None:
-    """dave opens bob's link in a browser in which he is signed in: he gives his consent, and gets nothing for it."""
+    """dave, signed in, opens bob's link: he consents, but gets no access."""
     connection = pending(bob)
     visitor = person(dave)
     visitor.connect(visitor.post(link_of(connection, bob)), GRACE)
@@ -354,7 +354,7 @@ def test_the_address_of_a_link_ends_nowhere(bob: User, caplog: pytest.LogCapture
 
 
 def _atoms(path: str) -> dict[str, Any]:
-    """What gunicorn would log of a request for the path."""
+    """What gunicorn would log about a request for the path."""
     from types import SimpleNamespace
 
     from gunicorn.config import Config

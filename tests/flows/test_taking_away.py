@@ -1,7 +1,7 @@
-"""What is taken away counts from that moment on, also for an automation that asks again and again.
+"""Removed access ends at once, also for an automation that keeps polling.
 
-A thread polls a real web server with una's API key while something of hers is taken away on its page. Every call is
-noted with when it began and what it got, and the answers are counted.
+A thread polls a real web server with una's API key while her access is removed on a page. Every call is
+recorded with its start, end and status.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from tests import factories
 pytestmark = pytest.mark.django_db(transaction=True)
 
 SignIn = Callable[[User], Client]
-ENOUGH = 12  # answers counted on each side
-PATIENCE = 60.0  # seconds until a test that hangs gives up
+ENOUGH = 12  # responses required before and after
+PATIENCE = 60.0  # time-out in seconds
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Call:
 
 
 class Poller:
-    """An automation that fetches a token, again and again, until it is stopped."""
+    """An automation that keeps fetching a token until stopped."""
 
     def __init__(self, url: str, key: str, connection: Connection) -> None:
         self._host = urlsplit(url).netloc
@@ -83,13 +83,13 @@ class Poller:
 
 @pytest.fixture
 def una(db: None) -> User:
-    """A member with whom things are shared."""
+    """A member with shared access."""
     return factories.make_person("una")
 
 
 @pytest.fixture
 def shared(bob: User) -> Connection:
-    """Bob's connection, with a token that lasts."""
+    """Bob's connection, with a long-lasting token."""
     return factories.make_connection(owner=bob, expires_at=timezone.now() + timedelta(hours=1))
 
 
@@ -177,13 +177,13 @@ def test_removing_the_team_while_an_automation_polls_refuses_the_next_call(
 def test_a_shares_end_passing_while_an_automation_polls_refuses_the_next_call(
     shared: Connection, una: User, poll: Callable[[Connection], Poller]
 ) -> None:
-    """Nobody ends it and no tick runs: the date alone decides."""
+    """No one removes it and no task runs: the date alone ends the share."""
     give(shared, person=una, until=timezone.now() + timedelta(hours=1))
     poller = poll(shared)
     poller.wait_for(lambda calls: len(calls) >= ENOUGH)
     ends = time.monotonic() + 1
     Share.objects.update(until=timezone.now() + timedelta(seconds=ends - time.monotonic()))
-    # The two clocks are read one after the other: what falls between them is not counted.
+    # The two clocks are read one after the other: ignore calls between the readings.
     apart = 0.05
     calls = poller.wait_for(lambda calls: sum(1 for call in calls if call.began > ends + apart) >= ENOUGH)
     before = [call.status for call in calls if call.ended < ends - apart]
