@@ -1,4 +1,4 @@
-"""Taking the database's guards of the audit trail away, as its owner could: to tamper, and to empty test databases."""
+"""Removes the triggers that guard the audit trail, as the database's owner could: to tamper, and to empty test databases."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TABLES = ("connections_auditevent", "connections_tokenfetch", "connections_audit
 
 @contextmanager
 def removed() -> Iterator[None]:
-    """Without guards inside, with them afterwards."""
+    """Remove the triggers inside the block and restore them afterwards."""
     on, off = (_on_postgresql if database.vendor == "postgresql" else _on_sqlite)()
     with database.cursor() as cursor:
         for statement in off:
@@ -28,7 +28,7 @@ def removed() -> Iterator[None]:
 
 def _on_postgresql() -> tuple[list[str], list[str]]:
     on, off = ([f"ALTER TABLE {table} {verb} TRIGGER USER" for table in TABLES] for verb in ("ENABLE", "DISABLE"))
-    # A table with checks that wait for the end of the transaction cannot be altered.
+    # A table with pending deferred constraints cannot be altered.
     return ["SET CONSTRAINTS ALL IMMEDIATE", *on, "SET CONSTRAINTS ALL DEFERRED"], [
         "SET CONSTRAINTS ALL IMMEDIATE",
         *off,
@@ -43,7 +43,7 @@ def _on_sqlite() -> tuple[list[str], list[str]]:
 
 
 def let_flush_through() -> None:
-    """Have Django's flush, with which tests empty their database, take the guards away for that moment."""
+    """Have Django's flush, which empties test databases, remove the triggers meanwhile."""
     operations: Any = type(database.ops)
     flush = operations.execute_sql_flush
 

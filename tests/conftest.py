@@ -1,4 +1,4 @@
-"""Fixtures for everybody: the cast, the sandbox, and real worker, beat and web processes.
+"""Shared fixtures: the people, the sandbox, and real worker, beat and web processes.
 
 Start with tests/factories.py for making tenants, app registrations, connections and mailboxes.
 """
@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None) -> None:
-    """Test databases are emptied although the audit trail in them is guarded."""
+    """Let test databases be emptied despite the audit triggers."""
     audit_triggers.let_flush_through()
 
 
@@ -92,9 +92,9 @@ def sandbox_process() -> Iterator[SandboxProcess]:
 
 @pytest.fixture
 def sandbox(sandbox_process: SandboxProcess, settings: Any) -> Iterator[Control]:
-    """The stand-in for Microsoft as the ``sandbox`` environment, in the state it starts with.
+    """The sandbox as the portal's Microsoft, in its initial state.
 
-    The value is its control: ``sandbox.revoke_sessions(upn=cast.ADA)``, ``sandbox.calls()``.
+    The value is its control: ``sandbox.revoke_sessions(upn=factories.ADA)``, ``sandbox.calls()``.
     """
     sandbox_process.control.reset()
     sandbox_process.control.clear_calls()
@@ -194,7 +194,7 @@ def _empty_broker() -> None:
 
 @pytest.fixture
 def portal_url(live_server: Any, settings: Any) -> str:
-    """A real web server on the test database; PORTAL_URL says so too, so redirect URIs lead back to it."""
+    """A real web server on the test database; PORTAL_URL names it, so redirect URIs lead back to it."""
     settings.PORTAL_URL = live_server.url
     settings.CSRF_TRUSTED_ORIGINS = [live_server.url]
     return str(live_server.url)

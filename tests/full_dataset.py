@@ -1,4 +1,4 @@
-"""One of everything, with secrets that can be recognised wherever they turn up. Used by tests of all pages at once."""
+"""One object of every kind, with recognisable secrets, for tests of all pages."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ from tests import factories
 REFRESH_TOKEN = "1.A-recognisable-refresh-token"
 PREVIOUS_REFRESH_TOKEN = "1.A-recognisable-previous-refresh-token"
 ACCESS_TOKEN = "eyJ0eXAi.recognisable.access-token"
-# What every form of a page sends, so that none arrives quite empty.
+# Sent by every form of a page, so that none is empty.
 FILLED_IN = {"csrfmiddlewaretoken": "not checked in tests"}
-# An address of the documentation's range: it may never be sent to.
+# An address reserved for documentation: nothing may be sent to it.
 CHANNEL_URL = "https://192.0.2.1/a-recognisable-channel-path"
 SIGNING_SECRET = "whsec_cmVjb2duaXNhYmxlIHNpZ25pbmcgc2VjcmV0"
 SECRETS = (
@@ -62,7 +62,7 @@ SECRETS = (
 
 @dataclass(frozen=True)
 class World:
-    """Contoso as its people left it: bob owns the connection and registered the mailbox."""
+    """Contoso: bob owns the connection and registered the mailbox."""
 
     people: dict[str, User]
     tenant: Tenant
@@ -86,7 +86,7 @@ class World:
     approval: Approval
 
     def url(self, name: str, argument: str = "") -> str:
-        """The address of a URL name, with this world's ids filled in."""
+        """The URL of a name, with the ids of this dataset."""
         if argument:
             return reverse(name, args=[argument])
         if name.startswith("api:"):
@@ -149,7 +149,7 @@ class World:
         return reverse(name, kwargs=arguments)
 
     def api_arguments(self) -> dict[str, Any]:
-        """The arguments of the API's routes, which have the same names everywhere."""
+        """The arguments of the API's routes."""
         return {
             "access_id": self.access.pk,
             "app_id": self.app.pk,
@@ -183,7 +183,7 @@ def _api_arguments(name: str) -> tuple[str, ...]:
 
 @cache
 def _generated() -> credentials.NewCertificate:
-    """A certificate made by the portal; one for all, as making an RSA key takes a while."""
+    """A certificate made by the portal, cached because RSA keys are slow to generate."""
     pair = certificates.generate("Contoso Connections", months=12, now=timezone.now())
     return credentials.NewCertificate(pair, at_microsoft=False)
 
@@ -252,7 +252,7 @@ def make(people: dict[str, User], **connection: Any) -> World:
 
 
 def relate(world: World) -> World:
-    """People who stand in every other relation to bob's connection: una, max, tina and eve of tests/factories.py."""
+    """People in every other relation to bob's connection: una, max, tina and eve of tests/factories.py."""
     related = {name: factories.make_person(name) for name in ("una", "max", "tina", "eve")}
     now, made_by = timezone.now(), {"connection": world.connection, "created_by": world.people["bob"]}
     team = Team.objects.create(name="Accounting", created_by=world.people["alice"])
@@ -267,7 +267,7 @@ def relate(world: World) -> World:
 
 
 def make_approval(connection: Connection, **overrides: Any) -> Approval:
-    """A request of the connection's owner that waits for an IT admin."""
+    """A pending approval request by the connection's owner."""
     values: dict[str, Any] = {
         "connection_name": connection.name,
         "app_name": connection.app_registration.name,
@@ -283,7 +283,7 @@ def make_approval(connection: Connection, **overrides: Any) -> Approval:
 
 
 def policy_form(**typed: Any) -> dict[str, Any]:
-    """The form of a policy as it is when nothing is restricted, with ``typed`` on top."""
+    """The policy form without restrictions, with ``typed`` on top."""
     allowed = dict.fromkeys((f"capability-{key}" for key in capabilities.CAPABILITIES), "allowed")
     ticked = dict.fromkeys(("personal_accounts", "other_tenants", "share_with_people", "share_app_only"), "on")
     everywhere = {
@@ -295,7 +295,7 @@ def policy_form(**typed: Any) -> dict[str, Any]:
 
 
 def make_elsewhere() -> dict[str, Any]:
-    """The same once more in another directory, of which nobody but alice owns anything."""
+    """The same in another directory, all owned by alice."""
     tenant = factories.make_tenant(name="Fabrikam", directory_id=seed.FABRIKAM, tid=seed.FABRIKAM)
     app = factories.make_app_registration(
         tenant=tenant, name="Fabrikam app", client_id=seed.MULTI_APP, secret=seed.MULTI_SECRET
@@ -313,7 +313,7 @@ def make_elsewhere() -> dict[str, Any]:
 
 
 def posted(world: World) -> dict[str, dict[str, Any]]:
-    """For each URL name, a form that somebody who may send it would send; see FILLED_IN for the others."""
+    """A valid form for each URL name; see FILLED_IN for the others."""
     tomorrow = (timezone.now() + timedelta(days=1)).date().isoformat()
     secret = {"kind": "secret", "secret": seed.ROBOTS_SECRET, "expires_at": tomorrow, "save_untried": "1"}
     return _posted_to_api(world) | {
@@ -371,7 +371,7 @@ def posted(world: World) -> dict[str, dict[str, Any]]:
 
 
 def _posted_to_api(world: World) -> dict[str, dict[str, Any]]:
-    """For each operation of the API with a body, one that is complete."""
+    """A complete body for each API operation with a body."""
     return {
         "api:add_team": {"name": "Sales"},
         "api:change_team": {"name": "Renamed"},

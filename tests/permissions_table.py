@@ -1,12 +1,12 @@
-"""Who gets what from every URL: the design's permission table, as the web server answers it.
+"""The permission table: the HTTP status of every URL for every role.
 
-The columns after the method: nobody signed in, bob who owns the connection and registered the mailbox, una with whom
-it is shared to use, max with whom it is shared to manage, tina in whose team it is shared to use, eve whose share is
-past its date, dave the stranger, alice the IT admin, carol the auditor. ``in`` leads to the sign-in page; 404 is "not
-visible", 403 is "visible but not allowed"; a POST that is allowed and complete ends in 302.
+The columns after the method: not signed in; bob, who owns the connection and registered the mailbox; una, with whom
+it is shared to use; max, with whom it is shared to manage; tina, whose team may use it; eve, whose share has
+expired; dave, a stranger; alice, an IT admin; carol, an auditor. ``in`` redirects to the sign-in page; 404 is "not
+visible", 403 is "visible but not allowed"; an allowed and valid POST gives 302.
 
-API routes stand in a table of their own, one line for each method they know; there everybody asks with an API key
-that has all scopes, and nobody with none.
+API routes have their own table with one line per method; there everybody uses an API key
+with all scopes, and "nobody" has no key.
 """
 
 from __future__ import annotations
@@ -428,7 +428,7 @@ remove_member                         DELETE 401 403 403 403 403 403 403 204 403
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line: what each of PEOPLE gets."""
+    """One line: the status for each of PEOPLE."""
 
     route: str
     method: str
@@ -436,11 +436,10 @@ class Row:
 
     @property
     def name(self) -> str:
-        """The URL's name, without the argument some rows carry behind a slash."""
+        """The URL's name, without the argument after a slash."""
         return self.route.partition("/")[0]
 
     def of(self, person: str) -> str:
-        """What this person gets."""
         return self.answers[PEOPLE.index(person)]
 
     def __str__(self) -> str:
@@ -448,12 +447,12 @@ class Row:
 
 
 def rows() -> Iterator[Row]:
-    """All lines about pages, which people open in a browser."""
+    """All lines about pages."""
     return _read(TABLE)
 
 
 def api_rows() -> Iterator[Row]:
-    """All lines about the API, which is asked with keys."""
+    """All lines about the API."""
     return _read(API_TABLE, prefix="api:")
 
 

@@ -1,6 +1,6 @@
-"""Looks for secrets in clear wherever they could have been left: database, broker, cache, logs.
+"""Searches database, broker, cache and logs for secrets in clear.
 
-``found()`` after a story is the proof that it left none. It knows secrets by their shape, and takes known ones too.
+``found()`` recognises secrets by their shape and searches for known ones.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SHAPES = re.compile(rb"eyJ[\w-]{8,}\.[\w-]{8,}|[01]\.A[\w-]{20,}|sbx8Q~[\w.~-]{8
 
 
 def found(known: Iterable[str] = ()) -> list[str]:
-    """Every place that holds a secret in clear, as "place: first characters"; an empty list is what one wants."""
+    """Every place with a secret in clear, as "place: first characters"."""
     needles = [secret.encode() for secret in known if secret]
     traces = []
     for place, content in places():
@@ -34,7 +34,7 @@ def found(known: Iterable[str] = ()) -> list[str]:
 
 
 def places() -> Iterator[tuple[str, bytes]]:
-    """Everything that is kept, as raw bytes."""
+    """All stored content, as raw bytes."""
     yield from _database()
     yield from _redis()
     for log in sorted((run_directory() / "logs").glob("*")):
@@ -45,10 +45,10 @@ def _database() -> Iterator[tuple[str, bytes]]:
     if database.vendor == "sqlite":
         database.ensure_connection()
         yield "database dump", "\n".join(database.connection.iterdump()).encode()
-        # The files themselves: deleted rows and the write-ahead log are in them, too.
+        # The files also contain deleted rows and the write-ahead log.
         name = str(database.settings_dict["NAME"])
         for path in sorted(Path(name).parent.glob(f"{Path(name).name}*")):
-            # In a process of its own: closing the file here would drop this process's SQLite locks (POSIX), and
+            # In a separate process: closing the file here would drop this process's SQLite locks (POSIX), and
             # the next writer would corrupt the database.
             content = subprocess.run(["cat", str(path)], capture_output=True, check=True).stdout
             yield f"database file {path.name}", content

@@ -1,4 +1,4 @@
-"""What people paste by mistake, field by field: forgiven where it cannot be meant, otherwise told what to paste."""
+"""Pasted mistakes, field by field: corrected where the intent is clear, otherwise explained."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

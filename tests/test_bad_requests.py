@@ -1,6 +1,6 @@
-"""What browsers send by mistake and attackers on purpose: every page answers in words, and none falls over.
+"""Malformed and malicious requests: every page responds with a message, and none fails.
 
-The fields themselves are in test_bad_input.py.
+test_bad_input.py tests the single fields.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def browser(user: User) -> Client:
 
 
 def who_may(route: str) -> str:
-    """Somebody whom the table lets send this form."""
+    """A person who may send this form."""
     row = next(row for row in permissions_table.rows() if (row.name, row.method) == (route, "POST"))
     return next(person for person in ("bob", "alice", "carol", "dave") if row.of(person) in ("200", "302"))
 
@@ -87,7 +87,7 @@ MORE_FIELDS = {
 
 
 def forms(contoso: full_dataset.World) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every POST route with a form that would be taken, or with the bare fields it knows."""
+    """Every POST route with a valid form, or with its empty fields."""
     filled = full_dataset.posted(contoso)
     for row in permissions_table.rows():
         fields = {**filled.get(row.name, {}), **dict.fromkeys(MORE_FIELDS.get(row.name, ()), "")}
@@ -103,7 +103,7 @@ def test_rubbish_in_any_field_of_any_form_is_answered(kind: str, contoso: full_d
     tried, turn = 0, list(RUBBISH).index(kind)
     for name, fields in forms(contoso):
         client, path = browser(contoso.people[who_may(name)]), contoso.url(name)
-        # All fields at once with every kind, each field alone with every fifth kind: all of it would take minutes.
+        # All fields at once with every kind, each field alone with every fifth kind: all combinations would take minutes.
         alone = [field for place, field in enumerate(fields) if (place + turn) % 5 == 0]
         for field in [*alone, None]:
             sent = dict.fromkeys(fields, rubbish) if field is None else {**fields, field: rubbish}
@@ -180,7 +180,7 @@ def test_an_id_that_cannot_be_is_not_found(number: str, method: str, contoso: fu
                 continue
             odd = "/".join([*parts[:place], number, *parts[place + 1 :]])
             answer = getattr(client, method)(odd, full_dataset.posted(contoso).get(row.name, {}))
-            # 405, 403 and (without a key) 401 come before anything is looked up.
+            # 405, 403 and (without a key) 401 precede any look-up.
             expected = (404, int(row.of("alice"))) if row.of("alice") in ("401", "403", "405") else (404,)
             assert answer.status_code in expected, (row, odd[:80])
             tried += 1
@@ -221,7 +221,7 @@ def test_no_page_falls_over_a_query_string(kind: str, contoso: full_dataset.Worl
     rubbish = RUBBISH[kind].encode("utf-8", "surrogatepass")[:3000]
     client, turn = browser(contoso.people["alice"]), list(RUBBISH).index(kind)
     pages = [row for row in permissions_table.rows() if row.method == "GET" and row.of("alice") == "200"]
-    for row in pages[turn % 5 :: 5]:  # each page meets a fifth of the kinds
+    for row in pages[turn % 5 :: 5]:  # a fifth of the kinds per page
         path = contoso.url(row.name)
         together = urlencode([(name, rubbish) for name in QUERIES])
         doubled = urlencode([(name, value) for name in QUERIES[:9] for value in (rubbish, b"x")])
@@ -282,7 +282,7 @@ def test_callbacks_made_of_rubbish_change_nothing(path: str, kind: str, contoso:
         queries += [urlencode({"state": "x", name: rubbish}) for name in names[1:]]
         for query in queries:
             answer = client.get(f"{path}?{query}")
-            # social-auth leads whoever sends a token of its own paused sign-ins, which we never pause, to the start.
+            # social-auth redirects tokens of its partial pipelines, which the portal does not use, to the start page.
             assert answer.status_code == 400 or answer["Location"] == "/sign-in/", (query[:80], answer.status_code)
             assert_answered(answer, query[:80])
     assert AuditEvent.objects.count() == before
@@ -341,7 +341,7 @@ def test_cookies_of_rubbish_are_nobodys(contoso: full_dataset.World) -> None:
 def test_an_address_that_is_none_is_not_recorded(
     client: Client, settings: Any, bob: User, header: str, address: str | None
 ) -> None:
-    """What a proxy passes on; some write the port too."""
+    """Proxies may forward anything; some add the port."""
     settings.TRUSTED_PROXIES = 1
     answer = client.post(
         "/sign-in/", {"username": "bob", "password": factories.PASSWORD}, headers={"x-forwarded-for": header}

@@ -1,4 +1,4 @@
-"""What a page tells the browser to allow: nothing inline, nothing from elsewhere, nothing kept, no frame."""
+"""Security headers: nothing inline, nothing from elsewhere, no caching, no frames."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def browser(user: User) -> Client:
     return client
 
 
-# Whoever else there is sees one of their pages.
+# The other people see one of their pages.
 READERS = ("bob", "max", "dave", "alice", "carol")
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One answer and who got it where; ``page``: it is a page of theirs, and not how a wrong method is refused."""
+    """One response with its person and URL; ``page``: a page, not a refused method."""
 
     where: str
     person: str
@@ -51,13 +51,12 @@ class Seen:
 
     @property
     def html(self) -> str:
-        """The page's text, if it is one."""
         is_page = self.answer["Content-Type"].startswith("text/html")
         return str(self.answer.content.decode()) if is_page else ""
 
 
 def answers(contoso: full_dataset.World) -> Iterator[Seen]:
-    """What everybody gets from every URL, refusals and errors included."""
+    """The responses of every URL to every person, refusals and errors included."""
     for person in ("nobody", *READERS):
         client = Client() if person == "nobody" else browser(contoso.people[person])
         for row in permissions_table.rows():
@@ -74,7 +73,7 @@ _seen: list[Seen] = []
 
 @pytest.fixture
 def all_seen(contoso: full_dataset.World) -> list[Seen]:
-    """Every answer, asked for once however many tests look at them."""
+    """All responses, requested once for all tests."""
     if not _seen:
         _seen.extend(answers(contoso))
     return _seen
@@ -94,7 +93,7 @@ def test_every_answer_carries_the_strict_headers(all_seen: list[Seen]) -> None:
         assert answer["X-Content-Type-Options"] == "nosniff", where
         if not where.endswith("static"):
             assert answer["X-Frame-Options"] == "DENY", where
-            # The path of a sign-in link is a secret; Django's CSRF check needs the origin all the same.
+            # The path of a sign-in link is a secret, but Django's CSRF check needs the origin.
             secret_path = where.endswith(" sign_in_link")
             assert answer["Referrer-Policy"] == ("strict-origin" if secret_path else "same-origin"), where
             assert answer["X-Request-ID"], where
@@ -135,7 +134,7 @@ def test_a_crash_is_a_page_with_the_same_policy(contoso: full_dataset.World, mon
 
 
 class Inline(HTMLParser):
-    """Collects what a strict policy would not run, and what would be fetched from elsewhere."""
+    """Collects inline code that a strict policy forbids, and external URLs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -226,7 +225,7 @@ def test_what_people_typed_is_shown_as_text(contoso: full_dataset.World) -> None
     Connection.objects.update(account_name=bad, account_username=bad, extra_scopes=bad)
     type(contoso.mailbox).objects.update(display_name=bad)
     contoso.app.credentials.update(label=bad)
-    # As audit.record() writes them; what is written cannot be changed.
+    # Created as audit.record() does, because events cannot be changed later.
     event = AuditEvent.objects.create(
         action="connection.changed",
         target_type="Connection",
@@ -256,7 +255,7 @@ def test_djangos_own_refusals_are_our_pages(contoso: full_dataset.World) -> None
 
 
 def test_pages_behind_the_sign_in_are_kept_nowhere(all_seen: list[Seen]) -> None:
-    """After signing out, the back button must not show them again."""
+    """After sign-out the back button must not show them."""
     behind = [visit for visit in all_seen if visit.page and visit.person in READERS]
     for visit in behind:
         assert "no-store" in visit.answer["Cache-Control"], visit.where

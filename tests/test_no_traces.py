@@ -1,4 +1,4 @@
-"""After a story with real processes, no secret lies about in clear: not in the database, the broker, or a log."""
+"""After a complete journey with real processes, database, broker and logs contain no secret in clear."""
 
 import time
 from collections.abc import Callable

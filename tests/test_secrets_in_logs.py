@@ -1,4 +1,4 @@
-"""No secret gets into a log line, whichever way somebody tries to write it there."""
+"""No secret gets into a log line, however it is logged."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Settings come from the environment only, are checked at the start, and are documented, every one of them."""
+"""Settings come from the environment, are validated at start, and are all documented."""
 
 import json
 import os
@@ -132,7 +132,7 @@ def test_a_setting_that_cannot_work_is_refused_with_its_name(name: str, value: s
 
 
 def test_wrong_passwords_are_counted_by_the_address_behind_the_proxy(rf: RequestFactory, settings: Any) -> None:
-    """Otherwise everybody behind the proxy shares one address, and anybody can lock anybody else out."""
+    """Otherwise everybody behind the proxy shares one address and one lockout."""
     settings.TRUSTED_PROXIES = 1
     request = rf.post("/sign-in/", REMOTE_ADDR="10.0.0.1", HTTP_X_FORWARDED_FOR="6.6.6.6, 203.0.113.9")
     assert get_client_ip_address(request) == "203.0.113.9"

@@ -1,4 +1,4 @@
-"""Admin consent in both styles: what is granted, and what the callback says, lies included."""
+"""Admin consent in both styles: the grants and the callback, including false ones."""
 
 import jwt
 import pytest

@@ -1,4 +1,4 @@
-"""The sign-in pages: who is asked for what, what comes back to the app, and what never does."""
+"""The sign-in pages: prompts, responses to the app, and errors that stay on the page."""
 
 import base64
 import hashlib

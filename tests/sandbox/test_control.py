@@ -1,4 +1,4 @@
-"""The control API and panel, the weather, and the count of calls."""
+"""The control API and panel, faults, and the request log."""
 
 import json
 import re

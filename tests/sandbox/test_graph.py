@@ -1,4 +1,4 @@
-"""Graph: tokens it accepts, permissions it asks for, and the rules of shared mailboxes."""
+"""Graph: accepted tokens, required permissions, and the rules of shared mailboxes."""
 
 import pytest
 import requests

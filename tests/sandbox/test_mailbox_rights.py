@@ -1,4 +1,4 @@
-"""Rights on mailboxes that Exchange keeps: folders shared alone, Send As, grants to applications; and who is who."""
+"""Exchange's mailbox permissions: shared folders, Send As, grants to applications; and user look-ups."""
 
 import base64
 import json

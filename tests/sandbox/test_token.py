@@ -1,4 +1,4 @@
-"""The token endpoint: what it gives, and each refusal with Microsoft's number, status and shape."""
+"""The token endpoint: tokens, and each refusal with Microsoft's code, status and fields."""
 
 import uuid
 from datetime import UTC, datetime, timedelta
