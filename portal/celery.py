@@ -55,16 +55,8 @@ def schedule(sender: Celery, **kwargs: object) -> None:
             "schedule": settings.AUDIT_INTERVAL,
             "options": {"expires": settings.AUDIT_INTERVAL},
         },
-        "tick-reviews": {
-            "task": "connections.tasks.tick_reviews",
-            "schedule": 300,
-            "options": {"expires": 300},
-        },
-        "tidy": {
-            "task": "connections.tasks.tidy",
-            "schedule": 3600,
-            "options": {"expires": 3600},
-        },
+        "tick-reviews": {"task": "connections.tasks.tick_reviews", "schedule": 300, "options": {"expires": 300}},
+        "tidy": {"task": "connections.tasks.tidy", "schedule": 3600, "options": {"expires": 3600}},
     }
 
 

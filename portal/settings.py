@@ -101,7 +101,7 @@ TEMPLATES = [
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
                 "connections.context_processors.portal",
-            ],
+            ]
         },
     }
 ]
@@ -126,7 +126,7 @@ CACHES = {
         "LOCATION": REDIS_URL,
         # Seconds. The portal works without Redis, so a hanging Redis must not delay callers of the token API.
         "OPTIONS": {"socket_timeout": 1, "socket_connect_timeout": 1},
-    },
+    }
 }
 
 
@@ -280,13 +280,7 @@ LOGGING = {
     "disable_existing_loggers": False,
     "filters": {"secrets": {"()": "portal.logs.HideSecrets"}},
     "formatters": {"line": {"()": "portal.logs.formatter"}},
-    "handlers": {
-        "console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["secrets"]},
-    },
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["secrets"]}},
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
-    "loggers": {
-        "django": {"level": LOG_LEVEL},
-        "axes": {"level": "WARNING"},
-        "urllib3": {"level": "WARNING"},
-    },
+    "loggers": {"django": {"level": LOG_LEVEL}, "axes": {"level": "WARNING"}, "urllib3": {"level": "WARNING"}},
 }

@@ -264,11 +264,7 @@ def test_a_query_string_that_is_no_text_is_answered(query: str, contoso: full_da
         assert browser(contoso.people[person]).get(f"/connections/?{query}").status_code == 200
 
 
-CALLBACKS = (
-    "/auth/complete/microsoft/",
-    "/auth/complete/microsoft-connect/",
-    "/consent/callback/",
-)
+CALLBACKS = ("/auth/complete/microsoft/", "/auth/complete/microsoft-connect/", "/consent/callback/")
 
 
 @pytest.mark.parametrize("kind", RUBBISH)

@@ -166,13 +166,7 @@ class Control:
     ) -> None:
         """Consent for one person, or as an admin for everybody."""
         self.call(
-            "grant_consent",
-            client_id=client_id,
-            tenant=tenant,
-            scopes=scopes,
-            roles=roles,
-            upn=upn,
-            delay_s=delay_s,
+            "grant_consent", client_id=client_id, tenant=tenant, scopes=scopes, roles=roles, upn=upn, delay_s=delay_s
         )
 
     def withdraw_consent(self, client_id: str, *, tenant: str | None = None, upn: str = "") -> None:

@@ -99,10 +99,7 @@ def _certificate(app: App, header: Mapping[str, Any]) -> Certificate:
         if (sha256 and held.sha256 == sha256) or (sha1 and held.sha1 == sha1):
             return held
     raise errors.refusal(
-        700027,
-        reason="The key was not found.",
-        thumbprint=(sha1 or sha256).upper(),
-        client_id=app.client_id,
+        700027, reason="The key was not found.", thumbprint=(sha1 or sha256).upper(), client_id=app.client_id
     )
 
 

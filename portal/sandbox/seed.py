@@ -141,10 +141,7 @@ def _plant_apps(world: World) -> None:
         redirect_uris=[f"{portal}/auth/complete/microsoft/"],
         delegated=["openid", "profile", "email", "offline_access", "User.Read"],
     )
-    sign_in.app_roles = {
-        fixed_id("admin@contoso.example"): ["ITAdmin"],
-        fixed_id("grace@contoso.example"): ["Auditor"],
-    }
+    sign_in.app_roles = {fixed_id("admin@contoso.example"): ["ITAdmin"], fixed_id("grace@contoso.example"): ["Auditor"]}
     consents.grant(world, sign_in, CONTOSO, EVERYBODY, list(sign_in.delegated))
     archive = _app(
         world,

@@ -95,10 +95,7 @@ def test_a_mail_server_that_is_down_the_whole_time_loses_nothing(
 
 @pytest.mark.django_db(transaction=True)
 def test_worker_and_beat_deliver_by_themselves(
-    alice: User,
-    bob: User,
-    celery_worker: Callable[..., list[Process]],
-    celery_beat: Callable[..., list[Process]],
+    alice: User, bob: User, celery_worker: Callable[..., list[Process]], celery_beat: Callable[..., list[Process]]
 ) -> None:
     from tests.services.notifications.test_alerts import make_incident
 

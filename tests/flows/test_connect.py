@@ -121,11 +121,7 @@ def test_an_account_of_another_directory_is_refused_by_name(person: Meet, bob: U
         name="Contoso by the front door", directory_id="organizations", tid=factories.DIRECTORY_ID
     )
     app = factories.make_app_registration(
-        tenant=tenant,
-        client_id=seed.MULTI_APP,
-        secret=seed.MULTI_SECRET,
-        audience="multi",
-        allows_app_only=False,
+        tenant=tenant, client_id=seed.MULTI_APP, secret=seed.MULTI_SECRET, audience="multi", allows_app_only=False
     )
     member = person(bob)
     begun = member.post(f"/connections/add/{app.pk}/", kind="authorization_code", name="Theirs", chosen=["mail.read"])

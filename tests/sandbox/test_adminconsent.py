@@ -109,13 +109,7 @@ def test_a_grant_can_arrive_later(browser: Browser, sandbox: SandboxProcess) -> 
 
 
 def test_consent_in_another_directory_makes_the_service_principal(browser: Browser, sandbox: SandboxProcess) -> None:
-    start(
-        browser,
-        "/organizations/v2.0/adminconsent",
-        "admin@fabrikam.example",
-        client_id=seed.MULTI_APP,
-        **DEFAULT,
-    )
+    start(browser, "/organizations/v2.0/adminconsent", "admin@fabrikam.example", client_id=seed.MULTI_APP, **DEFAULT)
     browser.sign_in("admin@fabrikam.example", "sandbox-edsger")
     browser.submit("consent")
     assert browser.answer["tenant"] == seed.FABRIKAM
