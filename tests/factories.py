@@ -28,6 +28,7 @@ from connections.models.accounts import AUDITORS, IT_ADMINS
 from connections.models.app_registrations import AuthenticationType
 from connections.services.api_keys import api_keys
 from portal.sandbox import seed
+from portal.sandbox.client import Control
 
 PASSWORD = "correct horse battery staple"
 
@@ -128,6 +129,12 @@ def make_connection(**overrides: Any) -> Connection:
         "token_version": 1,
     }
     return _connection(now, values | overrides)
+
+
+def make_granted_connection(sandbox: Control, **overrides: Any) -> Connection:
+    """make_connection() with a refresh token that the sandbox accepts."""
+    grant = sandbox.issue_grant(CLIENT_ID, ADA, ["Mail.Read", "offline_access"])
+    return make_connection(**({"refresh_token": grant["refresh_tokens"][0]} | overrides))
 
 
 def make_app_only_connection(**overrides: Any) -> Connection:

@@ -89,64 +89,30 @@ class World:
         """The URL of a name, with the ids of this dataset."""
         if argument:
             return reverse(name, args=[argument])
-        if name.startswith("api:"):
-            return self._api_url(name)
         if name == "sign_in_link":
             return reverse(name, args=["no-such-token"])
-        arguments: dict[str, int] = {}
-        if name in ("tenant", "tenant_edit", "tenant_remove"):
-            arguments = {"pk": self.tenant.pk}
-        elif name == "connection_add":
-            arguments = {"app_pk": self.app.pk}
-        elif name in ("mailbox", "mailbox_edit", "mailbox_remove", "mailbox_test"):
-            arguments = {"pk": self.mailbox.pk}
-        elif name in ("mailbox_probe", "mailbox_send", "mailbox_detach"):
-            arguments = {"pk": self.connection.pk, "access_pk": self.access.pk}
-        elif name == "credential_retire":
-            arguments = {"pk": self.app.pk, "credential_pk": self.secret.pk}
-        elif name == "credential_certificate":
-            arguments = {"pk": self.app.pk, "credential_pk": self.certificate.pk}
-        elif name == "alert_retry":
-            arguments = {"pk": self.delivery.pk}
-        elif name == "alert_channel" or name.startswith("alert_channel_"):
-            arguments = {"pk": self.channel.pk} if name != "alert_channel_add" else {}
-        elif name in ("share_add", "mailbox_probe_all", "mailbox_exchange"):
-            arguments = {"pk": self.connection.pk}
-        elif name == "service_account" or (name.startswith("service_account_") and name != "service_account_add"):
-            arguments = {"pk": self.service_account.pk}
-        elif name == "api_key" or (name.startswith("api_key_") and name != "api_key_add"):
-            arguments = {"pk": self.key.pk}
-        elif name == "share_end":
-            arguments = {"pk": self.connection.pk, "share_pk": self.share.pk}
-        elif name == "person" or name.startswith("person_"):
-            arguments = {"pk": self.people["bob"].pk}
-        elif name == "team_member_remove":
-            arguments = {"pk": self.team.pk, "user_pk": self.people["dave"].pk}
-        elif name in ("team", "team_edit", "team_remove", "team_member_add"):
-            arguments = {"pk": self.team.pk}
-        elif name == "consent_request" or name.startswith("consent_request_"):
-            arguments = {"pk": self.consent_request.pk}
-        elif name in ("approval", "approval_approve", "approval_decline", "approval_withdraw"):
-            arguments = {"pk": self.approval.pk}
-        elif name == "approval_ask":
-            arguments = {"pk": self.connection.pk}
-        elif name == "policy_app":
-            arguments = {"pk": self.app.pk}
-        elif name in ("review", "review_cancel", "review_report", "review_export"):
-            arguments = {"pk": self.review.pk}
-        elif name == "incident":
-            arguments = {"pk": self.incident.pk}
-        elif name == "audit_verification":
-            arguments = {"pk": AuditVerification.objects.get().pk}
-        elif name == "audit_view_remove":
-            arguments = {"pk": AuditView.objects.get().pk}
-        elif name == "audit_event":
-            arguments = {"pk": self.event.pk}
-        elif name in ("app", "consent_start") or name.startswith(("app_", "credential_")):
-            arguments = {"pk": self.app.pk} if name != "app_add" else {}
-        elif name in ("connection", "mailbox_attach") or name.startswith("connection_"):
-            arguments = {"pk": self.connection.pk} if name != "connection_choose" else {}
-        return reverse(name, kwargs=arguments)
+        known = self.api_arguments() if name.startswith("api:") else self._page_arguments(name)
+        return reverse(name, kwargs={argument: known[argument] for argument in _arguments(name)})
+
+    def _page_arguments(self, name: str) -> dict[str, Any]:
+        known = {
+            "access_pk": self.access.pk,
+            "app_pk": self.app.pk,
+            "credential_pk": self.certificate.pk if name == "credential_certificate" else self.secret.pk,
+            "share_pk": self.share.pk,
+            "user_pk": self.people["dave"].pk,
+        }
+        matches = [
+            (prefix, kind) for kind, prefixes in _TARGETS.items() for prefix in prefixes if name.startswith(prefix)
+        ]
+        kind = max(matches, key=lambda match: len(match[0]), default=("", ""))[1]
+        if kind == "verification":
+            known["pk"] = AuditVerification.objects.get().pk
+        elif kind == "view":
+            known["pk"] = AuditView.objects.get().pk
+        elif kind:
+            known["pk"] = (self.people["bob"] if kind == "person" else getattr(self, kind)).pk
+        return known
 
     def api_arguments(self) -> dict[str, Any]:
         """The arguments of the API's routes."""
@@ -168,16 +134,38 @@ class World:
             "user_id": self.people["dave"].pk,
         }
 
-    def _api_url(self, name: str) -> str:
-        known = self.api_arguments()
-        wanted = _api_arguments(name.removeprefix("api:"))
-        return reverse(name, kwargs={argument: known[argument] for argument in wanted})
+
+_ATTACHED = ("mailbox_attach", "mailbox_detach", "mailbox_exchange", "mailbox_probe", "mailbox_send")
+# The object that "pk" identifies, by the longest matching beginning of the URL's name.
+_TARGETS = {
+    "app": ("app", "credential", "consent_start", "policy_app"),
+    "approval": ("approval",),
+    "channel": ("alert_channel",),
+    "connection": ("connection", "share", "approval_ask", *_ATTACHED),
+    "consent_request": ("consent_request",),
+    "delivery": ("alert_retry",),
+    "event": ("audit_event",),
+    "incident": ("incident",),
+    "key": ("api_key",),
+    "mailbox": ("mailbox",),
+    "person": ("person",),
+    "review": ("review",),
+    "service_account": ("service_account",),
+    "team": ("team",),
+    "tenant": ("tenant",),
+    "verification": ("audit_verification",),
+    "view": ("audit_view",),
+}
 
 
 @cache
-def _api_arguments(name: str) -> tuple[str, ...]:
-    _, resolver = get_resolver().namespace_dict["api"]
-    ((_, names),) = resolver.reverse_dict.getlist(name)[0][0]
+def _arguments(name: str) -> tuple[str, ...]:
+    """The names of a URL's arguments."""
+    namespace, _, plain = name.rpartition(":")
+    resolver = get_resolver()
+    if namespace:
+        _, resolver = resolver.namespace_dict[namespace]
+    ((_, names),) = resolver.reverse_dict.getlist(plain)[0][0]
     return tuple(names)
 
 

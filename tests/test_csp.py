@@ -79,7 +79,7 @@ def all_seen(contoso: full_dataset.World) -> list[Seen]:
     return _seen
 
 
-def test_every_answer_carries_the_strict_headers(all_seen: list[Seen]) -> None:
+def test_every_response_has_the_strict_headers(all_seen: list[Seen]) -> None:
     seen = set()
     for visit in all_seen:
         where, answer = visit.where, visit.answer
@@ -187,12 +187,12 @@ def test_no_page_has_anything_inline(all_seen: list[Seen]) -> None:
 
 
 @pytest.mark.parametrize("status", [status for status in Connection.Status if status != "active"])
-def test_no_trouble_is_shown_with_anything_inline(status: str, contoso: full_dataset.World) -> None:
+def test_failed_connections_are_shown_without_anything_inline(status: str, contoso: full_dataset.World) -> None:
     Connection.objects.update(status=status, status_cause="<b onclick=x>cause</b>", sign_in_started_at=timezone.now())
     _assert_pages_are_clean(contoso)
 
 
-def test_an_app_registration_in_trouble_is_shown_without_anything_inline(contoso: full_dataset.World) -> None:
+def test_a_rejected_app_registration_is_shown_without_anything_inline(contoso: full_dataset.World) -> None:
     type(contoso.app).objects.update(rejected_at=timezone.now(), rejected_cause="<style>x</style>", rejected_code="X")
     contoso.app.credentials.update(rejected_at=timezone.now(), rejected_code="<i>")
     MailboxAccess.objects.update(state="unreachable", cause="<script>x</script>", action="<p style=x>")
@@ -254,7 +254,7 @@ def test_djangos_own_refusals_are_our_pages(contoso: full_dataset.World) -> None
         assert_nothing_inline(view(request, *arguments).content.decode(), view.__name__)
 
 
-def test_pages_behind_the_sign_in_are_kept_nowhere(all_seen: list[Seen]) -> None:
+def test_pages_behind_the_sign_in_are_not_cached(all_seen: list[Seen]) -> None:
     """After sign-out the back button must not show them."""
     behind = [visit for visit in all_seen if visit.page and visit.person in READERS]
     for visit in behind:
@@ -263,7 +263,7 @@ def test_pages_behind_the_sign_in_are_kept_nowhere(all_seen: list[Seen]) -> None
     assert len(behind) > 100
 
 
-def test_static_files_may_be_kept(contoso: full_dataset.World) -> None:
+def test_static_files_may_be_cached(contoso: full_dataset.World) -> None:
     answer = browser(contoso.people["bob"]).get("/static/portal/portal.css")
     assert answer.status_code == 200
     assert "no-store" not in answer.get("Cache-Control", "")
@@ -297,7 +297,7 @@ def test_signing_in_changes_the_session_and_signing_out_ends_it(bob: User) -> No
     assert portal_settings.SESSION_COOKIE_AGE <= 12 * 3600
 
 
-def test_behind_https_cookies_and_pages_go_over_https_only() -> None:
+def test_behind_https_cookies_and_pages_use_https_only() -> None:
     environment = {
         **os.environ,
         "DJANGO_SETTINGS_MODULE": "portal.settings",

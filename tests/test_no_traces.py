@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 CANARY = "1.APlantedRefreshTokenThatMustBeFound_0123456789"
 
 
-def test_keeping_connections_alive_leaves_no_secret_in_clear(
+def test_refreshing_connections_leaves_no_secret_in_clear(
     sandbox: Control, celery_worker: Callable[..., list[Process]], celery_beat: Callable[..., list[Process]]
 ) -> None:
     grant = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"])

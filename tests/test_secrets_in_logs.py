@@ -90,7 +90,7 @@ def test_a_traceback_keeps_its_shape_and_loses_its_secrets(logger: logging.Logge
         assert secret not in written.getvalue()
 
 
-def test_structlog_goes_the_same_way_out(written: StringIO, logger: logging.Logger) -> None:
+def test_structlog_uses_the_same_filter(written: StringIO, logger: logging.Logger) -> None:
     handler = logger.handlers[0]
     named = logging.getLogger("tests.structured")
     named.addHandler(handler)

@@ -59,14 +59,14 @@ def test_it_refuses_to_start_without_a_secret_and_says_which(missing: list[str])
         assert (f" {name}" in last) == (name in missing)
 
 
-def test_a_secret_may_stand_in_a_file(tmp_path: Path) -> None:
+def test_a_secret_may_be_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("from-a-file\n")  # as echo writes it, with a line break
     environment = {name: value for name, value in GOOD.items() if name != "SECRET_KEY"}
     values = settings_with(["SECRET_KEY"], **environment, SECRET_KEY_FILE=str(tmp_path / "key"))
     assert values["SECRET_KEY"] == "from-a-file"
 
 
-def test_https_switches_on_what_protects_it() -> None:
+def test_https_enables_its_protections() -> None:
     names = [
         "PORTAL_URL",
         "ALLOWED_HOSTS",
@@ -85,7 +85,7 @@ def test_https_switches_on_what_protects_it() -> None:
     }
 
 
-def test_the_key_list_may_be_spread_over_spaces() -> None:
+def test_the_key_list_may_contain_spaces() -> None:
     keys = [Fernet.generate_key().decode(), Fernet.generate_key().decode()]
     values = settings_with(["FIELD_ENCRYPTION_KEY"], **{**GOOD, "FIELD_ENCRYPTION_KEYS": f" {keys[0]} , {keys[1]},"})
     assert values["FIELD_ENCRYPTION_KEY"] == keys
@@ -131,7 +131,7 @@ def test_a_setting_that_cannot_work_is_refused_with_its_name(name: str, value: s
     assert code in done.stderr
 
 
-def test_wrong_passwords_are_counted_by_the_address_behind_the_proxy(rf: RequestFactory, settings: Any) -> None:
+def test_failed_sign_ins_are_counted_per_address_behind_the_proxy(rf: RequestFactory, settings: Any) -> None:
     """Otherwise everybody behind the proxy shares one address and one lockout."""
     settings.TRUSTED_PROXIES = 1
     request = rf.post("/sign-in/", REMOTE_ADDR="10.0.0.1", HTTP_X_FORWARDED_FOR="6.6.6.6, 203.0.113.9")

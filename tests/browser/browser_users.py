@@ -9,12 +9,22 @@ from typing import Any
 
 from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Response, expect
 
+from portal.sandbox import seed
 from tests import factories
 from tests.browser.secret_scanner import Watch
 
 PATIENCE = 10_000  # milliseconds to wait for an element
 # People whose sandbox password is not derived from their address.
 _PASSWORDS = {"admin@contoso.example": "sandbox-katherine", "admin@fabrikam.example": "sandbox-edsger"}
+
+
+# Environment of a portal with Microsoft sign-in at the sandbox.
+MICROSOFT_SIGN_IN = {
+    "LOGIN_MICROSOFT_ENVIRONMENT": "sandbox",
+    "LOGIN_MICROSOFT_TENANT": seed.CONTOSO,
+    "LOGIN_MICROSOFT_CLIENT_ID": seed.SIGN_IN_APP,
+    "LOGIN_MICROSOFT_CLIENT_SECRET": seed.SIGN_IN_SECRET,
+}
 
 
 @dataclass
@@ -128,3 +138,7 @@ def until(what: Callable[[], bool], *, seconds: float = 25) -> None:
     while not what():
         assert time.monotonic() < end, f"it did not happen within {seconds:g} seconds"
         time.sleep(0.1)
+
+
+Start = Callable[..., Portal]
+Come = Callable[..., Visitor]

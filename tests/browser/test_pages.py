@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,10 +13,8 @@ import pytest
 from connections.models import Connection, Policy, User
 from tests import factories
 from tests.browser import organisation
-from tests.browser.browser_users import Portal, Visitor, until
+from tests.browser.browser_users import Come, Portal, Start, Visitor, until
 
-Start = Callable[..., Portal]
-Come = Callable[..., Visitor]
 PHONE = {"viewport": {"width": 390, "height": 844}}
 OF_A_KIND = 2  # pages that differ only in a number
 NO_PAGE = re.compile(r"/certificate/|\.json$|\.csv$|/admin/|/static/|\?.*script|download=|/sign-out/")
@@ -78,7 +76,7 @@ def every_page(visitor: Visitor) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("username", ["alice", "bob", "carol"])
-def test_every_page_fits_a_phone_and_can_be_read_aloud(full: Portal, visitor: Come, username: str) -> None:
+def test_every_page_fits_a_phone_and_works_with_a_screen_reader(full: Portal, visitor: Come, username: str) -> None:
     here = visitor(full, username, **PHONE)
     arguments: dict[str, Any] = {}
     for path in every_page(here):

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from connections.models import Connection, ConsentRequest, Delivery, User
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
-from tests.browser.browser_users import Portal, Visitor
+from tests.browser.browser_users import Come, Start, Visitor
 
-Start = Callable[..., Portal]
-Come = Callable[..., Visitor]
 KATHERINE = "admin@contoso.example"  # administrator of the directory at Microsoft
 
 
@@ -38,7 +34,7 @@ def asks(member: Visitor, why: str) -> str:
     return member.path
 
 
-def test_a_member_asks_an_it_admin_grants_and_the_next_token_proves_it(
+def test_a_member_requests_consent_an_it_admin_grants_it_and_a_token_proves_it(
     portal: Start, visitor: Come, sandbox: Control, alice: User, bob: User
 ) -> None:
     here = portal()

@@ -38,7 +38,7 @@ def watch(portal: Callable[..., Portal], visitor: Callable[..., Visitor], bob: U
     return here.watch
 
 
-def test_it_knows_every_secret_that_was_handed_out(watch: Watch) -> None:
+def test_it_knows_every_issued_secret(watch: Watch) -> None:
     kinds = set(watch.secrets().values())
     assert kinds == {"code", "code_verifier", "client_secret", "access_token", "refresh_token", "id_token"}
     connection = Connection.objects.get()
@@ -46,7 +46,7 @@ def test_it_knows_every_secret_that_was_handed_out(watch: Watch) -> None:
     assert watch.secrets()[connection.access_token or ""] == "access_token"
 
 
-def test_it_finds_what_stands_in_clear_wherever_it_stands(watch: Watch, signed_in: SignedIn, bob: User) -> None:
+def test_it_finds_clear_text_in_every_place(watch: Watch, signed_in: SignedIn, bob: User) -> None:
     watch.logs = logs_of_run()
     values = {place: f"planted-{place}-{secrets.token_hex(20)}" for place in PLACES}
     watch.known |= {value: place for place, value in values.items()}

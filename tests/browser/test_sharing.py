@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import http.client
-from collections.abc import Callable
 from datetime import timedelta
 from urllib.parse import urlsplit
 
@@ -16,10 +15,7 @@ from connections.services.connections import connections
 from connections.services.people import accounts
 from connections.services.sharing import shares, teams
 from tests import factories
-from tests.browser.browser_users import Portal, Visitor
-
-Start = Callable[..., Portal]
-Come = Callable[..., Visitor]
+from tests.browser.browser_users import Come, Portal, Start
 
 
 def token_status(here: Portal, key: str, connection: Connection) -> int:
@@ -33,7 +29,7 @@ def token_status(here: Portal, key: str, connection: Connection) -> int:
     return answer.status
 
 
-def test_a_connection_is_shared_with_a_warning_used_and_taken_away(portal: Start, visitor: Come, bob: User) -> None:
+def test_a_connection_is_shared_with_a_warning_used_and_unshared(portal: Start, visitor: Come, bob: User) -> None:
     una, now = factories.make_person("una", first_name="Una", last_name="User"), timezone.now()
     connection = factories.make_connection(
         owner=bob,
@@ -77,7 +73,7 @@ def test_a_connection_is_shared_with_a_warning_used_and_taken_away(portal: Start
     assert list(actions) == ["connection.shared", "connection.unshared"]
 
 
-def test_an_auditor_asks_who_could_use_a_connection_that_is_gone_and_takes_the_answer_away(
+def test_an_auditor_reports_and_exports_who_could_use_a_deleted_connection(
     portal: Start, visitor: Come, alice: User, bob: User, carol: User, dave: User
 ) -> None:
     noon = (timezone.now() - timedelta(days=3)).replace(hour=12, minute=0, second=0, microsecond=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 
 from django.utils import timezone
@@ -11,10 +10,8 @@ from connections.models import AppRegistration, AuditEvent, Connection, MailboxA
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
-from tests.browser.browser_users import Portal, Visitor, until
+from tests.browser.browser_users import MICROSOFT_SIGN_IN, Come, Start, until
 
-Start = Callable[..., Portal]
-Come = Callable[..., Visitor]
 KATHERINE = "admin@contoso.example"  # administrator of the directory at Microsoft
 NEXT_YEAR = (timezone.now() + timedelta(days=365)).date().isoformat()
 
@@ -29,7 +26,7 @@ def now_is(connection: Connection, **columns: object) -> bool:
     return Connection.objects.filter(pk=connection.pk, **columns).exists()
 
 
-def test_from_nothing_to_a_connection_that_is_kept_alive_flagged_and_mended(
+def test_from_an_empty_portal_to_a_connection_that_is_refreshed_flagged_and_fixed(
     portal: Start, visitor: Come, sandbox: Control, alice: User, bob: User
 ) -> None:
     here = portal(alive=True)
@@ -116,7 +113,7 @@ def test_from_nothing_to_a_connection_that_is_kept_alive_flagged_and_mended(
     assert kinds >= {"code", "code_verifier", "client_secret", "access_token", "refresh_token", "id_token"}
 
 
-def test_an_app_only_connection_stands_on_a_certificate_made_by_the_portal(
+def test_an_app_only_connection_uses_a_certificate_made_by_the_portal(
     portal: Start, visitor: Come, sandbox: Control, alice: User
 ) -> None:
     here = portal()
@@ -157,7 +154,7 @@ def test_an_app_only_connection_stands_on_a_certificate_made_by_the_portal(
     assert kinds >= {"private_key", "client_assertion", "access_token"}
 
 
-def test_an_expired_secret_blames_the_app_registration_and_a_new_one_heals_everything(
+def test_an_expired_secret_flags_the_app_registration_and_a_new_one_fixes_it(
     portal: Start, visitor: Come, sandbox: Control, alice: User, bob: User
 ) -> None:
     here = portal(alive=True)
@@ -204,12 +201,7 @@ def test_an_expired_secret_blames_the_app_registration_and_a_new_one_heals_every
 def test_a_person_signs_in_to_the_portal_with_microsoft_and_gets_the_role_of_the_directory(
     portal: Start, visitor: Come
 ) -> None:
-    here = portal(
-        LOGIN_MICROSOFT_ENVIRONMENT="sandbox",
-        LOGIN_MICROSOFT_TENANT=seed.CONTOSO,
-        LOGIN_MICROSOFT_CLIENT_ID=seed.SIGN_IN_APP,
-        LOGIN_MICROSOFT_CLIENT_SECRET=seed.SIGN_IN_SECRET,
-    )
+    here = portal(**MICROSOFT_SIGN_IN)
     katherine = visitor(here)
     katherine.open("/")
     katherine.press("Sign in with Microsoft")

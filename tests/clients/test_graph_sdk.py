@@ -120,7 +120,7 @@ def test_a_revoked_grant_reaches_the_program_in_the_portals_words(
     assert "sign in" in refused.action.lower()
 
 
-def test_claims_of_graph_mean_that_the_kept_token_is_worthless(
+def test_claims_of_graph_discard_the_cached_token(
     sandbox: Control, portal: Portal, granted: Callable[..., Connection]
 ) -> None:
     granted(name="Invoices")
@@ -140,7 +140,7 @@ def test_claims_of_graph_mean_that_the_kept_token_is_worthless(
     "scope",
     ["https://vault.azure.net/.default", "api://something/access", "https://graph.microsoft.com.evil.example/.default"],
 )
-def test_a_token_for_another_service_is_refused_before_anybody_is_asked(scope: str) -> None:
+def test_a_token_for_another_resource_is_refused_without_a_request(scope: str) -> None:
     credential = PortalCredential("Invoices", Portal("http://127.0.0.1:9", "m365p_x", patience=0))
     with pytest.raises(WrongResource, match="Microsoft Graph"):
         credential.get_token(scope)

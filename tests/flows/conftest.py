@@ -56,7 +56,10 @@ class Person:
         return self.return_to_portal()
 
 
+Meet = Callable[[User], Person]
+
+
 @pytest.fixture
-def person(sandbox: Control, signed_in: Callable[[User], Client]) -> Callable[[User], Person]:
+def person(sandbox: Control, signed_in: Callable[[User], Client]) -> Meet:
     """``person(bob)`` is bob with his browsers."""
     return lambda user: Person(signed_in(user), Browser(sandbox.base_url))

@@ -19,11 +19,9 @@ from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
 from tests.fake_receivers import Mailboxes, free_port, mail_server, use_mail_server
-from tests.flows.conftest import Person
+from tests.flows.conftest import Meet
 
 pytestmark = pytest.mark.django_db
-
-Meet = Callable[[User], Person]
 
 
 def connected(sandbox: Control, count: int) -> None:
@@ -35,7 +33,7 @@ def connected(sandbox: Control, count: int) -> None:
         )
 
 
-def test_revoking_one_person_with_three_connections_tells_them_once(
+def test_revoking_a_person_with_three_connections_sends_one_alert(
     person: Meet, alice: User, bob: User, sandbox: Control
 ) -> None:
     connected(sandbox, 3)
@@ -63,7 +61,7 @@ def test_revoking_one_person_with_three_connections_tells_them_once(
     assert subjects[1:] == ["Works again: 3 connections"]
 
 
-def test_a_dead_app_secret_is_one_alert_for_all_its_connections(alice: User, bob: User, sandbox: Control) -> None:
+def test_an_expired_app_secret_is_one_alert_for_all_its_connections(alice: User, bob: User, sandbox: Control) -> None:
     connected(sandbox, 20)
     sandbox.expire_secret(factories.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
     now = timezone.now()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -14,11 +13,10 @@ from connections.services.notifications import outbox
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
-from tests.flows.conftest import Person
+from tests.flows.conftest import Meet, Person
 
 pytestmark = pytest.mark.django_db
 
-Meet = Callable[[User], Person]
 KATHERINE = "admin@contoso.example"
 
 
@@ -40,7 +38,7 @@ def posts(address: str) -> list[str]:
     return [str(sent.subject) for sent in mail.outbox if address in sent.to]
 
 
-def test_a_member_asks_an_admin_grants_and_the_next_token_proves_it(
+def test_a_member_requests_consent_an_admin_grants_it_and_a_token_proves_it(
     person: Meet, sandbox: Control, alice: User, bob: User
 ) -> None:
     member, admin = person(bob), person(alice)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -15,11 +14,10 @@ from connections.models import AppRegistration, AuditEvent, Connection, User
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
-from tests.flows.conftest import Person
+from tests.flows.conftest import Meet, Person
 
 pytestmark = pytest.mark.django_db
 
-Meet = Callable[[User], Person]
 GRACE = "grace@contoso.example"
 
 
@@ -60,7 +58,7 @@ def test_a_member_connects_and_the_connection_is_active(person: Meet, bob: User)
     assert actions == ["connection.created", "connection.sign_in_started", "connection.connected"]
 
 
-def test_the_request_asks_for_the_least_with_pkce_state_and_nonce(person: Meet, bob: User, sandbox: Control) -> None:
+def test_the_request_has_minimal_scopes_pkce_state_and_nonce(person: Meet, bob: User, sandbox: Control) -> None:
     answer = start(person(bob))
     query = {name: values[0] for name, values in parse_qs(urlsplit(answer["Location"]).query).items()}
     assert query["code_challenge_method"] == "S256"
@@ -209,7 +207,7 @@ def test_a_sign_in_that_never_returned_is_explained(person: Meet, bob: User) -> 
     assert "AADSTS50011" in page
 
 
-def test_microsoft_down_during_the_code_exchange_blames_nobody(person: Meet, bob: User, sandbox: Control) -> None:
+def test_an_outage_during_the_code_exchange_flags_nothing(person: Meet, bob: User, sandbox: Control) -> None:
     member = person(bob)
     member.follow_to_microsoft(start(member))
     member.consent(factories.ADA)

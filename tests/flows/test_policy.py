@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from connections.models import AppRegistration, Approval, AuditEvent, Connection, User
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
-from tests.flows.conftest import Person
+from tests.flows.conftest import Meet
 from tests.services.governance.test_policy import rule
 
 pytestmark = pytest.mark.django_db
 
-Meet = Callable[[User], Person]
 FORM = {"kind": "authorization_code", "name": "Answers", "chosen": ["mail.send"], "reason": "Customers."}
 
 
@@ -23,7 +20,7 @@ def page(answer: object) -> str:
     return " ".join(answer.content.decode().split())  # type: ignore[attr-defined]
 
 
-def test_from_the_wish_over_the_approval_to_the_first_token(person: Meet, alice: User, bob: User) -> None:
+def test_from_the_request_through_approval_to_the_first_token(person: Meet, alice: User, bob: User) -> None:
     app = factories.make_app_registration()
     rule(permissions={"Mail.Send": "approval"})
     member, admin = person(bob), person(alice)
@@ -41,7 +38,7 @@ def test_from_the_wish_over_the_approval_to_the_first_token(person: Meet, alice:
     assert "What was approved" in page(member.get(f"/connections/{connection.pk}/"))
 
 
-def test_an_old_consent_brings_what_is_forbidden_and_nothing_is_kept(person: Meet, bob: User, sandbox: Control) -> None:
+def test_forbidden_permissions_from_an_old_consent_store_no_token(person: Meet, bob: User, sandbox: Control) -> None:
     app = factories.make_app_registration()
     # Ada consented to sending long ago, for another connection.
     sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["offline_access", "Mail.Send", "Mail.Read"])

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from connections.models import AppRegistration, AuditEvent, Connection, ConsentLink, Tenant, User
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
-from tests.flows.conftest import Person
+from tests.flows.conftest import Meet, Person
 
 pytestmark = pytest.mark.django_db
 
-Meet = Callable[[User], Person]
 ADMINISTRATOR = "admin@contoso.example"
 
 
@@ -71,7 +68,7 @@ def test_the_secrets_id_is_caught_before_anything_is_sent(person: Meet, alice: U
     assert not sandbox.calls(limit=0)["by_endpoint"].get("token")
 
 
-def test_admin_consent_is_asked_by_one_link_and_verified_by_a_token(
+def test_admin_consent_is_requested_by_one_link_and_verified_by_a_token(
     person: Meet, alice: User, sandbox: Control
 ) -> None:
     admin = person(alice)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -14,11 +13,9 @@ from connections.services.tokens import scheduler
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
-from tests.flows.conftest import Person
+from tests.flows.conftest import Meet
 
 pytestmark = pytest.mark.django_db
-
-Meet = Callable[[User], Person]
 
 
 def three_connections(sandbox: Control) -> None:
@@ -43,7 +40,7 @@ def nothing_happened() -> None:
     assert not AuditEvent.objects.filter(action__in=("connection.flagged", "app_registration.rejected")).exists()
 
 
-def test_rolling_a_secret_over_fails_no_refresh_and_flags_nobody(person: Meet, alice: User, sandbox: Control) -> None:
+def test_rotating_a_secret_fails_no_refresh_and_flags_nothing(person: Meet, alice: User, sandbox: Control) -> None:
     app = factories.make_app_registration()
     old = app.credentials.get()
     three_connections(sandbox)
@@ -65,9 +62,7 @@ def test_rolling_a_secret_over_fails_no_refresh_and_flags_nobody(person: Meet, a
     nothing_happened()
 
 
-def test_an_old_secret_that_dies_before_it_is_retired_falls_through(
-    person: Meet, alice: User, sandbox: Control
-) -> None:
+def test_a_secret_deleted_at_microsoft_is_skipped(person: Meet, alice: User, sandbox: Control) -> None:
     app = factories.make_app_registration()
     three_connections(sandbox)
     new = sandbox.add_secret(factories.CLIENT_ID)
@@ -104,9 +99,7 @@ def test_the_next_certificate_is_made_ahead_uploaded_tried_and_then_comes_first(
     assert not app.credentials.exclude(rejected_at=None).exists()  # the expired secret was not tried
 
 
-def test_a_sign_in_goes_on_with_the_next_credential_at_the_second_try(
-    person: Meet, alice: User, bob: User, sandbox: Control
-) -> None:
+def test_the_second_sign_in_uses_the_next_credential(person: Meet, alice: User, bob: User, sandbox: Control) -> None:
     app = factories.make_app_registration()
     factories.make_secret(app, "dead~secret", label="Dead secret")
     somebody = person(bob)
@@ -127,7 +120,7 @@ def test_a_sign_in_goes_on_with_the_next_credential_at_the_second_try(
     assert connection.status == Connection.Status.ACTIVE
 
 
-def test_a_sign_in_with_the_only_credential_rejected_is_the_app_registrations_trouble(
+def test_a_sign_in_with_the_only_credential_rejected_flags_the_app_registration(
     person: Meet, bob: User, sandbox: Control
 ) -> None:
     app = factories.make_app_registration(secret="dead~secret")
@@ -138,7 +131,7 @@ def test_a_sign_in_with_the_only_credential_rejected_is_the_app_registrations_tr
     assert AppRegistration.objects.get().rejected_code == "AADSTS7000215"
 
 
-def test_a_canary_over_an_hour_of_dead_credentials_heals_with_the_new_one(alice: User, sandbox: Control) -> None:
+def test_a_new_credential_clears_the_rejection(alice: User, sandbox: Control) -> None:
     app = factories.make_app_registration()
     three_connections(sandbox)
     sandbox.expire_secret(factories.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)

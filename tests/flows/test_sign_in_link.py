@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,13 +23,12 @@ from portal.access_log import AccessLog
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
-from tests.flows.conftest import Person
+from tests.flows.conftest import Meet, Person
 from tests.sandbox.conftest import Browser
 
 pytestmark = pytest.mark.django_db
 
 GRACE = "grace@contoso.example"
-Meet = Callable[[User], Person]
 
 
 def pending(owner: User) -> Connection:
@@ -115,7 +113,7 @@ def test_a_link_works_once(bob: User, stranger: Person, sandbox: Control) -> Non
         assert "has been used" in answer.content.decode()
 
 
-def test_two_tabs_of_one_browser_use_it_once(bob: User, stranger: Person, sandbox: Control) -> None:
+def test_two_tabs_of_one_browser_use_a_link_once(bob: User, stranger: Person, sandbox: Control) -> None:
     connection = pending(bob)
     link = link_of(connection, bob)
     second = Person(stranger.portal, Browser(sandbox.base_url))
@@ -128,9 +126,7 @@ def test_two_tabs_of_one_browser_use_it_once(bob: User, stranger: Person, sandbo
     assert AuditEvent.objects.filter(action__in=["connection.connected", "connection.reconnected"]).count() == 1
 
 
-def test_a_link_belongs_to_the_first_browser_that_goes_on_with_it(
-    bob: User, stranger: Person, sandbox: Control
-) -> None:
+def test_a_link_belongs_to_the_first_browser_that_continues(bob: User, stranger: Person, sandbox: Control) -> None:
     link = link_of(pending(bob), bob)
     stranger.follow_to_microsoft(stranger.post(link))
     other = Person(Client(), Browser(sandbox.base_url))
@@ -140,7 +136,7 @@ def test_a_link_belongs_to_the_first_browser_that_goes_on_with_it(
     assert stranger.post(link).status_code == 302, "the first one may try again"
 
 
-def test_what_comes_back_from_microsoft_is_worth_nothing_in_another_browser(bob: User, stranger: Person) -> None:
+def test_the_callback_of_a_link_is_useless_in_another_browser(bob: User, stranger: Person) -> None:
     """A victim cannot be tricked into finishing another person's sign-in."""
     connection = pending(bob)
     stranger.follow_to_microsoft(stranger.post(link_of(connection, bob)))
@@ -164,14 +160,14 @@ def test_looking_at_a_link_changes_nothing(bob: User) -> None:
     assert (SignInLink.objects.values().get(), AuditEvent.objects.count(), Session.objects.count()) == before
 
 
-def test_nobody_is_sent_to_microsoft_by_a_form_of_another_site(bob: User) -> None:
+def test_a_form_of_another_site_starts_no_sign_in(bob: User) -> None:
     link = link_of(pending(bob), bob)
     client = Client(enforce_csrf_checks=True)
     client.get(link)
     assert client.post(link).status_code == 403
 
 
-def test_a_planted_session_is_left_behind(bob: User, stranger: Person) -> None:
+def test_a_planted_session_is_replaced(bob: User, stranger: Person) -> None:
     link = link_of(pending(bob), bob)
     session = stranger.portal.session
     session["planted"] = True
@@ -183,7 +179,7 @@ def test_a_planted_session_is_left_behind(bob: User, stranger: Person) -> None:
     assert not Session.objects.filter(session_key=planted).exists()
 
 
-def test_a_link_is_over_after_half_an_hour_also_at_microsoft(bob: User, stranger: Person) -> None:
+def test_a_link_expires_after_half_an_hour_also_at_microsoft(bob: User, stranger: Person) -> None:
     connection = pending(bob)
     link = link_of(connection, bob)
     stranger.follow_to_microsoft(stranger.post(link))
@@ -196,7 +192,7 @@ def test_a_link_is_over_after_half_an_hour_also_at_microsoft(bob: User, stranger
     assert connection.status == "pending"
 
 
-def test_a_newer_link_ends_the_older_one(bob: User) -> None:
+def test_a_newer_link_revokes_the_older_one(bob: User) -> None:
     connection = pending(bob)
     old, new = link_of(connection, bob), link_of(connection, bob)
     assert "newer link" in Client().get(old).content.decode()
@@ -205,7 +201,7 @@ def test_a_newer_link_ends_the_older_one(bob: User) -> None:
 
 @pytest.mark.parametrize("spoil", ["removed", "disabled", "unshared", "maker left"])
 @pytest.mark.parametrize("at_microsoft", [False, True])
-def test_a_link_is_over_when_what_it_stands_on_has_gone(
+def test_a_link_is_invalid_without_its_connection_or_creator(
     bob: User, dave: User, stranger: Person, spoil: str, at_microsoft: bool
 ) -> None:
     connection = pending(bob)
@@ -229,9 +225,7 @@ def test_a_link_is_over_when_what_it_stands_on_has_gone(
 
 
 @pytest.mark.parametrize("at_microsoft", [False, True])
-def test_a_link_is_over_when_something_else_is_asked_for_than_its_holder_was_told(
-    bob: User, stranger: Person, at_microsoft: bool
-) -> None:
+def test_a_link_is_invalid_when_the_permissions_changed(bob: User, stranger: Person, at_microsoft: bool) -> None:
     """After admin consent for everybody, Microsoft shows no consent page with the permissions."""
     connection = pending(bob)
     link = link_of(connection, bob)
@@ -247,7 +241,7 @@ def test_a_link_is_over_when_something_else_is_asked_for_than_its_holder_was_tol
     assert not Connection.objects.filter(refresh_token__isnull=False).exists()
 
 
-def test_who_opens_a_link_that_is_over_was_denied_nothing(person: Meet, bob: User, dave: User) -> None:
+def test_opening_an_expired_link_is_not_recorded_as_denied(person: Meet, bob: User, dave: User) -> None:
     link = link_of(pending(bob), bob)
     User.objects.filter(pk=bob.pk).update(is_active=False)
     assert person(dave).get(link).status_code == 410
@@ -304,7 +298,7 @@ def test_a_made_up_answer_of_microsoft_harms_no_application(bob: User, stranger:
     assert app.credentials.get().rejected_at is None
 
 
-def test_who_is_signed_in_stays_who_they_are(person: Meet, bob: User, dave: User) -> None:
+def test_a_signed_in_visitor_keeps_their_account(person: Meet, bob: User, dave: User) -> None:
     """dave, signed in, opens bob's link: he consents, but gets no access."""
     connection = pending(bob)
     visitor = person(dave)
@@ -317,13 +311,13 @@ def test_who_is_signed_in_stays_who_they_are(person: Meet, bob: User, dave: User
 
 
 @pytest.mark.parametrize("token", ["x", "x" * 5000, "%00", "%ff", "ünï", "' OR 1=1"])
-def test_a_link_nobody_made_tells_nothing(db: None, token: str) -> None:
+def test_an_unknown_link_reveals_nothing(db: None, token: str) -> None:
     answer = Client().get(f"/sign-in-link/{token}/")
     assert (answer.status_code, "not valid" in answer.content.decode()) == (410, True)
 
 
 @pytest.mark.usefixtures("db")
-def test_a_link_nobody_made_leaves_no_session() -> None:
+def test_an_unknown_link_leaves_no_session() -> None:
     assert Client().post("/sign-in-link/made-up/").status_code == 410
     assert not Session.objects.exists()
 
@@ -340,7 +334,7 @@ def test_a_sign_in_to_the_portal_lasts_as_long_as_any_after_a_link_in_the_same_b
     assert stranger.portal.session.get_expiry_age() == settings.SESSION_COOKIE_AGE
 
 
-def test_the_address_of_a_link_ends_nowhere(bob: User, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_url_of_a_link_is_not_logged_or_cached(bob: User, caplog: pytest.LogCaptureFixture) -> None:
     link = link_of(pending(bob), bob)
     token = link.split("/")[2]
     answer = Client().get(link)
@@ -367,7 +361,7 @@ def _atoms(path: str) -> dict[str, Any]:
     return dict(log.atoms(response, request, environ, timedelta(seconds=1)))
 
 
-def test_links_that_are_over_are_removed_after_a_day(bob: User) -> None:
+def test_expired_links_are_removed_after_a_day(bob: User) -> None:
     link_of(pending(bob), bob)
     now = timezone.now()
     assert sign_in_links.prune(now=now + timedelta(hours=24)) == 0
