@@ -84,7 +84,7 @@ def state(request: HttpRequest) -> HttpResponse:
     here = world()
     with here.lock:
         content = here.as_json()
-    content |= {"now": here.now(), "public_url": here.public_url, "weather": fault_injection.sky.report()}
+    content |= {"now": here.now(), "public_url": here.public_url, "weather": fault_injection.faults.report()}
     return JsonResponse(content)
 
 

@@ -15,7 +15,7 @@ def reset() -> dict[str, Any]:
     here = world()
     with here.change():
         seed.plant(here)
-    fault_injection.sky.set(fault_injection.Front("normal"))
+    fault_injection.faults.set(fault_injection.Fault("normal"))
     request_log.log.clear()
     return {}
 
@@ -80,8 +80,8 @@ def weather_(
     if seconds < 0 or delay_ms < 0 or times < 0:
         raise control_commands.Refused("seconds, delay_ms and times must not be negative.")
     until = time.monotonic() + seconds if seconds else 0.0
-    fault_injection.sky.set(fault_injection.Front(kind, where, retry_after, delay_ms, times, until, client_id))
-    return {"weather": fault_injection.sky.report()}
+    fault_injection.faults.set(fault_injection.Fault(kind, where, retry_after, delay_ms, times, until, client_id))
+    return {"weather": fault_injection.faults.report()}
 
 
 @control_commands.verb

@@ -165,9 +165,9 @@ def _part(here: World, caller: Caller, part: dict[str, Any], dependency_failed: 
     try:
         if dependency_failed:
             raise GraphError(424, "FailedDependency", "A request this one depends on has failed.")
-        front = fault_injection.sky.over("batch")
-        if front is not None and front.kind == "throttle":
-            wait = {} if front.retry_after == "missing" else {"Retry-After": front.retry_after}
+        fault = fault_injection.faults.over("batch")
+        if fault is not None and fault.kind == "throttle":
+            wait = {} if fault.retry_after == "missing" else {"Retry-After": fault.retry_after}
             raise GraphError(429, "TooManyRequests", "Too many requests.", wait)
         url = urlsplit(str(part.get("url", "")))
         query = dict(parse_qsl(url.query, keep_blank_values=True))

@@ -80,7 +80,7 @@ def _context(here: World) -> dict[str, Any]:
         "mailboxes": list(here.mailboxes.values()),
         "kinds": fault_injection.KINDS,
         "places": fault_injection.PLACES,
-        "weather": fault_injection.sky.report(),
+        "weather": fault_injection.faults.report(),
         "lies": adminconsent.LIES,
         "calls": request_log.log.snapshot(limit=15),
     }

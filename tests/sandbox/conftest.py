@@ -2,7 +2,6 @@
 
 import html
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -89,17 +88,11 @@ class Client:
         return requests.request(method, f"{self.url}/v1.0/{path}", headers=headers, timeout=20, **options)
 
 
-@pytest.fixture(scope="session")
-def running() -> Iterator[process.SandboxProcess]:
-    with process.start() as sandbox:
-        yield sandbox
-
-
 @pytest.fixture
-def sandbox(running: process.SandboxProcess) -> process.SandboxProcess:
+def sandbox(sandbox_process: process.SandboxProcess) -> process.SandboxProcess:
     """The running sandbox, reset to its seed."""
-    running.control.reset()
-    return running
+    sandbox_process.control.reset()
+    return sandbox_process
 
 
 @pytest.fixture

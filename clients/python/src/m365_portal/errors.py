@@ -217,7 +217,7 @@ _BY_STATUS = {
 
 
 def from_answer(status: int, problem: Mapping[str, Any], retry_after: float | None) -> PortalError:
-    """The exception for a problem the portal answered with; ``told`` is its JSON, or empty if it was none."""
+    """The exception for an error response; ``problem`` is its JSON, or empty if it had none."""
     code = _text(problem, "code")
     if not code and status < 500 and status != 429:
         return UnexpectedAnswer(
