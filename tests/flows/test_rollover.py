@@ -17,6 +17,8 @@ from tests.flows.conftest import Meet
 
 pytestmark = pytest.mark.django_db
 
+FORM = {"kind": "authorization_code", "name": "Invoices", "chosen": ["mail.read"]}
+
 
 def three_connections(sandbox: Control) -> None:
     grants = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"], count=3)
@@ -103,8 +105,7 @@ def test_the_second_sign_in_uses_the_next_credential(person: Meet, alice: User, 
     app = factories.make_app_registration()
     factories.make_secret(app, "dead~secret", label="Dead secret")
     somebody = person(bob)
-    wishes = {"kind": "authorization_code", "name": "Invoices", "chosen": ["mail.read"]}
-    answer = somebody.connect(somebody.post(f"/connections/add/{app.pk}/", **wishes), factories.ADA)
+    answer = somebody.connect(somebody.post(f"/connections/add/{app.pk}/", **FORM), factories.ADA)
     assert "Start again" in answer.content.decode()
     connection = Connection.objects.get()
     assert (connection.status, connection.status_who) == (Connection.Status.PENDING, Connection.Who.OWNER)
@@ -126,8 +127,7 @@ def test_a_sign_in_with_the_only_credential_rejected_flags_the_app_registration(
     app = factories.make_app_registration(secret="dead~secret")
     credentials.next_certificate(app, actor=bob)  # not uploaded, so not usable
     somebody = person(bob)
-    wishes = {"kind": "authorization_code", "name": "Invoices", "chosen": ["mail.read"]}
-    somebody.connect(somebody.post(f"/connections/add/{app.pk}/", **wishes), factories.ADA)
+    somebody.connect(somebody.post(f"/connections/add/{app.pk}/", **FORM), factories.ADA)
     assert AppRegistration.objects.get().rejected_code == "AADSTS7000215"
 
 
