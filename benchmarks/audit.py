@@ -1,7 +1,7 @@
 """``make bench-audit``: sealing, verifying and exporting an audit trail of a million events on PostgreSQL.
 
-Printed are seconds and rows per second of each, and how much memory the process took on top while it exported. Before and
-after, one event in the middle is altered and found.
+Prints seconds and rows per second of each, and the additional memory used by the export. Before and
+after, one event in the middle is altered and must be detected.
 
 Exit code 1 if verifying takes longer than a minute, exporting takes more than 50 MB, the export does not hold exactly
 the rows, or the altered event is not named.
@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def prepare(database_url: str, count: int) -> None:
-    """A trail as years of work leave it: events of many kinds with changes, and token hand-outs, a tenth as many."""
+    """Create an audit trail of many kinds of events with changes, and a tenth as many token requests."""
     os.environ |= {
         "DJANGO_SETTINGS_MODULE": "portal.settings",
         "SECRET_KEY": secrets.token_urlsafe(48),
@@ -98,7 +98,7 @@ def prepare(database_url: str, count: int) -> None:
 
 
 def measure(count: int) -> list[str]:
-    """Seal, verify, export, tamper; returns what missed its limit."""
+    """Seal, verify, export, tamper; returns the missed limits."""
     from django.utils import timezone
 
     from connections.models import AuditEvent, AuditSeal, TokenFetch
@@ -148,7 +148,7 @@ def measure(count: int) -> list[str]:
 
 
 def alter(pk: int) -> None:
-    """As the owner of the database could."""
+    """Alter one event, as the owner of the database could."""
     from django.db import connection
 
     with connection.cursor() as cursor:
@@ -158,7 +158,7 @@ def alter(pk: int) -> None:
 
 
 def watch(chunks: Iterator[str]) -> tuple[int, float, float]:
-    """Take an export as a browser would: bytes, the most memory (MB) on top of what there was, seconds."""
+    """Download an export; returns bytes, additional peak memory (MB) and seconds."""
     process = psutil.Process()
     before = peak = process.memory_info().rss
     written, began = 0, time.monotonic()

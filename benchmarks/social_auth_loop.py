@@ -1,4 +1,4 @@
-"""social-auth's own refresh, row after row: reads a number of rows from standard input, refreshes as many, says so."""
+"""social-auth's own refresh, row by row: reads a number from standard input, refreshes as many rows and confirms."""
 
 import os
 import sys

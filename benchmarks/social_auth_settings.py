@@ -1,4 +1,4 @@
-"""The portal's settings with social-auth as its documentation sets it up, for the loop that we are compared with."""
+"""The portal's settings with social-auth set up as in its documentation, for the comparison."""
 
 from portal.sandbox import seed
 from portal.settings import *  # noqa: F403

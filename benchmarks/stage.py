@@ -1,6 +1,6 @@
-"""What a measurement runs on: PostgreSQL, Valkey, the sandbox behind TLS, and the portal's own processes.
+"""The servers of a benchmark: PostgreSQL, Valkey, the sandbox behind TLS, and the portal's processes.
 
-Everything is made in .cache/bench/ and gone afterwards.
+All files are in .cache/bench/ and removed afterwards.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Stage:
-    """All servers of one measurement; ``environment`` is what the portal's processes run with."""
+    """The servers of one benchmark; ``environment`` is for the portal's processes."""
 
     def __init__(self) -> None:
         self.directory = ROOT / ".cache" / "bench" / str(os.getpid())
@@ -53,7 +53,7 @@ class Stage:
         }
 
     def launch(self, name: str, *arguments: str, **more: str) -> Process:
-        """Run ``python -m arguments`` until the end of the measurement, or until stopped."""
+        """Run ``python -m arguments`` until stopped, at the latest by ``close``."""
         process = Process(
             name,
             [sys.executable, "-m", *arguments],
@@ -72,7 +72,7 @@ class Stage:
         return worker
 
     def close(self) -> None:
-        """Stop everything and remove what it left."""
+        """Stop everything and remove its files."""
         stop_all(self._processes)
         self.sandbox.stop()
         self.valkey.stop()
@@ -97,7 +97,7 @@ def cpu_seconds(*roots: int) -> float:
 
 
 def memory_mb(root: int) -> float:
-    """Memory of a process and its descendants; pages that several share count once (PSS; RSS where there is none)."""
+    """Memory of a process and its descendants; shared pages are counted once (PSS, or RSS where PSS is missing)."""
     process = psutil.Process(root)
     total = 0
     for running in [process, *process.children(recursive=True)]:
@@ -107,7 +107,7 @@ def memory_mb(root: int) -> float:
 
 
 def make_certificate(directory: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that is its own authority; returns the paths of certificate and key."""
+    """Create a self-signed certificate for 127.0.0.1; returns the paths of certificate and key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "benchmark")])
     now = datetime.datetime.now(datetime.UTC)

@@ -1,9 +1,9 @@
-"""``make bench``: what keeping connections alive costs, and what the portal weighs when idle.
+"""``make bench``: the cost of refreshing connections, and the portal's idle memory.
 
-Measured are processor seconds (user and system) of client and database together for 1,000 refreshes, each from reading
+Measures CPU seconds (user and system) of client and database together for 1,000 refreshes, each from reading
 the stored refresh token to having both new tokens stored: our sweep through a real Celery worker, and social-auth's own
-refresh loop, in turns, against the same PostgreSQL and the same token endpoint over TLS. Not counted are the endpoint
-itself (the sandbox) and the broker, which only carries one message a sweep.
+refresh loop, in turns, against the same PostgreSQL and the same token endpoint over TLS. This excludes the endpoint
+itself (the sandbox) and the broker, which only carries one message per sweep.
 
 Exit code 1 if the sweep costs more than a tenth of the loop, or if web, worker, beat and broker take more than 350 MB.
 """
@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def prepare(stage: Stage, count: int) -> None:
-    """Make the tables, and the same grants once as connections and once as social-auth's rows."""
+    """Create the tables, and the same grants as connections and as social-auth's rows."""
     os.environ.update(stage.environment)
     django.setup()
     from django.core.management import call_command
@@ -98,16 +98,13 @@ def prepare(stage: Stage, count: int) -> None:
         )
         for number, token in enumerate(tokens[count:])
     )
-    # So that neither has to pay for statistics that the other's writes make due.
+    # So that neither run pays for statistics made due by the other's writes.
     call_sql("VACUUM ANALYZE")
 
 
-# --- Processor time -------------------------------------------------------------------------------
-
-
 def compare(stage: Stage, count: int, rounds: int) -> dict[str, list[float]]:
-    """CPU-seconds of every round, for our sweep and for social-auth's loop, taken in turns."""
-    runners = {"sweep": Sweep(stage), "social-auth": SocialAuthLoop(stage)}
+    """CPU-seconds of every round of our sweep and of social-auth's loop, in turns."""
+    runners: dict[str, Sweep | SocialAuthLoop] = {"sweep": Sweep(stage), "social-auth": SocialAuthLoop(stage)}
     costs: dict[str, list[float]] = {name: [] for name in runners}
     try:
         for runner in runners.values():
@@ -156,7 +153,7 @@ class Sweep:
         Connection.objects.filter(pk__in=due).update(refresh_after=self._began - timedelta(seconds=1))
 
     def run(self, count: int) -> None:
-        """Send one sweep and wait for its end; asking the cache about it costs the database nothing."""
+        """Start one sweep and wait for its end by polling the cache, which adds no load to the database."""
         from django.core.cache import cache
 
         from connections.tasks import LAST_SWEEP, sweep
@@ -175,7 +172,6 @@ class Sweep:
         return Connection.objects.filter(refreshed_at__gte=self._began, status=Connection.Status.ACTIVE).count()
 
     def close(self) -> None:
-        """Stop the worker."""
         self._worker.stop()
 
 
@@ -195,13 +191,11 @@ class SocialAuthLoop:
         self._expect("ready")
 
     def prepare(self, count: int) -> None:
-        """Remember the time."""
         from django.utils import timezone
 
         self._began = timezone.now()
 
     def run(self, count: int) -> None:
-        """Refresh ``count`` rows."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{count}\n")
         self._process.stdin.flush()
@@ -211,10 +205,9 @@ class SocialAuthLoop:
         """How many rows have new tokens since ``prepare``."""
         from social_django.models import UserSocialAuth
 
-        return UserSocialAuth.objects.filter(modified__gte=self._began).count()
+        return int(UserSocialAuth.objects.filter(modified__gte=self._began).count())
 
     def close(self) -> None:
-        """End the process."""
         self._process.terminate()
         self._process.communicate(timeout=10)
 
@@ -226,21 +219,17 @@ class SocialAuthLoop:
 
 
 def call_sql(statement: str) -> None:
-    """Run one statement that returns nothing."""
     from django.db import connection
 
     with connection.cursor() as cursor:
         cursor.execute(statement)
 
 
-# --- Memory ---------------------------------------------------------------------------------------
-
-
 def idle_memory(stage: Stage) -> dict[str, float]:
-    """MB of each process, a moment after it has done its work once: one page served, one sweep run."""
+    """MB of each process after it has done its work once: one page served, one sweep run."""
     from django.core.management import call_command
 
-    call_command("collectstatic", interactive=False, verbosity=0)  # the page served refers to them
+    call_command("collectstatic", interactive=False, verbosity=0)  # the page refers to them
     port = free_port()
     web = stage.launch("web", "portal.server", BIND=f"127.0.0.1:{port}")
     worker = stage.worker()
@@ -252,16 +241,12 @@ def idle_memory(stage: Stage) -> dict[str, float]:
 
 
 def served(url: str) -> bool:
-    """Whether the page comes back."""
     request = urllib.request.Request(url, headers={"Host": "localhost"})
     try:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=5) as response:
             return bool(response.status == 200)
     except OSError:
         return False
-
-
-# --- Report ---------------------------------------------------------------------------------------
 
 
 def report_costs(costs: dict[str, list[float]], count: int) -> float:

@@ -1,7 +1,7 @@
 """The Celery application and its beat schedule.
 
-Every beat entry is only a tick: what is due stands in the database, and a worker claims it there.
-So a second beat, a missed tick or a restarted beat changes nothing but the rhythm.
+A beat entry only triggers work: the database says what is due, and a worker claims it there.
+So a second beat, a missed tick or a restart of beat only changes the timing.
 """
 
 import os
@@ -11,8 +11,8 @@ from celery.signals import setup_logging
 from django.conf import settings
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
-# Celery would run Django's checks and say nothing of what they find; they load every page and the whole API, which a
-# worker or a beat that has no link to write never needs. `manage.py check` runs them, and so does every migrate.
+# Celery would run Django's checks and ignore their results; they load every page and the whole API, which a
+# most workers and beat never need. `manage.py check` runs them, and so does every migrate.
 os.environ.setdefault("CELERY_SKIP_CHECKS", "1")
 
 app = Celery("portal")
@@ -27,7 +27,7 @@ def schedule(sender: Celery, **kwargs: object) -> None:
         "sweep": {
             "task": "connections.tasks.sweep",
             "schedule": settings.SWEEP_INTERVAL,
-            # A tick nobody picked up before the next one is worthless.
+            # Drop a tick that no worker picked up before the next one.
             "options": {"expires": settings.SWEEP_INTERVAL},
         },
         "probe-mailboxes": {
@@ -55,19 +55,11 @@ def schedule(sender: Celery, **kwargs: object) -> None:
             "schedule": settings.AUDIT_INTERVAL,
             "options": {"expires": settings.AUDIT_INTERVAL},
         },
-        "tick-reviews": {
-            "task": "connections.tasks.tick_reviews",
-            "schedule": 300,
-            "options": {"expires": 300},
-        },
-        "tidy": {
-            "task": "connections.tasks.tidy",
-            "schedule": 3600,
-            "options": {"expires": 3600},
-        },
+        "tick-reviews": {"task": "connections.tasks.tick_reviews", "schedule": 300, "options": {"expires": 300}},
+        "tidy": {"task": "connections.tasks.tidy", "schedule": 3600, "options": {"expires": 3600}},
     }
 
 
 @setup_logging.connect
 def keep_logging(**kwargs: object) -> None:
-    """Leave the logs as Django's settings made them; Celery would raise the level to WARNING."""
+    """Keep the logging of Django's settings; Celery would raise the level to WARNING."""

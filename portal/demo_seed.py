@@ -1,4 +1,4 @@
-"""``python -m portal.demo_seed ORGANISATION SANDBOX_URL``: fill the demo's database. A second time changes nothing."""
+"""``python -m portal.demo_seed ORGANISATION SANDBOX_URL``: fill the demo's database. Safe to run twice."""
 
 import sys
 
@@ -6,7 +6,7 @@ import django
 
 
 def main(organisation: str, sandbox_url: str) -> None:
-    """Make the people and the app registration of the JSON file, and what they have been doing since."""
+    """Create the people and the app registration of the JSON file, and their history."""
     django.setup()
     from django.core.management import call_command
 

@@ -1,6 +1,6 @@
-"""What the demo's organisation has been doing. All of it goes through the services, as if people had done it.
+"""The history of the demo organisation, created through the services as if by its people.
 
-The sandbox grants what its people would grant on its pages, so every token in here is one that it knows.
+The sandbox issues every token used here, as if its people had consented on its pages.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ ADA, ALAN = "ada@contoso.example", "alan@contoso.example"
 
 
 def tell(sandbox_url: str) -> None:
-    """Fill an organisation that has neither a team nor a connection; any other is left alone."""
+    """Fill the organisation, unless it already has a team or a connection."""
     with transaction.atomic():
         if not Team.objects.exists() and not Connection.objects.exists():
             Story(Control(sandbox_url), timezone.now()).tell()
 
 
 class Story:
-    """The organisation of seed_demo, from its first team to what waits for a decision today."""
+    """The organisation of seed_demo, from its first team to today's pending decisions."""
 
     def __init__(self, sandbox: Control, now: datetime) -> None:
         self.sandbox, self.now = sandbox, now
@@ -49,7 +49,7 @@ class Story:
         self.app = AppRegistration.objects.get(client_id=seed.CONNECTIONS_APP)
 
     def tell(self) -> None:
-        """In the order in which it must have happened."""
+        """Run all steps in chronological order."""
         accounting = teams.add("Accounting", actor=self.alice)
         for member in (self.una, self.dave):
             teams.add_member(accounting, member, actor=self.alice)
@@ -61,7 +61,7 @@ class Story:
         self._share(invoices, accounting)
         self._make_policy()
         self._ask()
-        # As the form does it: until the end of the last day.
+        # Like the form: until the end of the last day.
         name, due = "Who still needs access?", (self.now + 15 * DAY).replace(hour=0, minute=0, second=0, microsecond=0)
         access_reviews.start(name, due_at=due, actor=self.alice, now=self.now)
 
@@ -87,15 +87,15 @@ class Story:
         connections.probe_mailboxes(inbox, actor=self.bob, now=self.now)
 
     def _somebody_leaves(self) -> None:
-        """What they owned goes on and waits for a new owner."""
+        """Their connections keep working and need a new owner."""
         lena = seed_demo.add_person("lena", name="Lena Leaver", password=secrets.token_urlsafe(24), group="")
         self._connect(lena, "Contract archive", ALAN, "mail.read")
         accounts.disable_person(lena, actor=self.alice, now=self.now)
 
     def _automate(self, invoices: Connection) -> None:
-        """A robot that still uses the old secret of its rotated key, and a person's key that ends next week.
+        """A robot that still uses the old secret of its rotated key, and a person's key that expires next week.
 
-        The client secret of the robots' application ends in three weeks, at the sandbox too.
+        The client secret of the robots' application expires in three weeks, also in the sandbox.
         """
         ends = self.now + 21 * DAY
         issued = self.sandbox.add_secret(seed.ROBOTS_APP, expires_at=ends.timestamp(), name="Robots")
@@ -142,7 +142,7 @@ class Story:
         self._fetch(secret, invoices)
 
     def _fetch(self, secret: str, *fetched: Connection) -> None:
-        """What the portal notes when an automation asks for tokens with this secret."""
+        """Record token requests as if an automation had sent them with this secret."""
         address = "10.20.0.7"
         key = api_keys.authenticate(secret, address=address, now=self.now)
         for connection in fetched:
@@ -152,7 +152,7 @@ class Story:
         shares.share(connection, person=whom, level=Share.Level.USE, until=until, actor=owner, now=self.now)
 
     def _share(self, invoices: Connection, accounting: Team) -> None:
-        """With a colleague, with a team for a month, and with somebody who needed it only for a moment."""
+        """Share with a colleague, with a team for a month, and briefly with another person."""
         self._use(invoices, self.una, self.bob)
         month = self.now + 30 * DAY
         shares.share(invoices, team=accounting, level=Share.Level.USE, until=month, actor=self.bob, now=self.now)
@@ -171,7 +171,7 @@ class Story:
         policy.change(None, rules, actor=self.alice, now=self.now)
 
     def _ask(self) -> None:
-        """Something for each of the two who can decide: an approval of ours, and a consent of Microsoft's."""
+        """One pending approval in the portal and one pending consent at Microsoft."""
         why = "Customers get the monthly newsletter from this account; the text is checked by two of us."
         connections.start_delegated(
             self.app, name="Newsletter", chosen=["mail.send"], actor=self.una, now=self.now, reason=why

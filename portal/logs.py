@@ -6,17 +6,17 @@ from typing import Any
 
 import structlog
 
-# JSON Web Tokens, and Entra's refresh tokens and authorization codes. Our code never logs one; hiding them is for
-# libraries and for the day somebody forgets.
+# JSON Web Tokens, and Entra's refresh tokens and authorization codes. Our code never logs one; this is for
+# libraries and mistakes.
 _TOKENS = re.compile(r"eyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)*|\b[01]\.A[\w-]{20,}(?:\.[\w-]+)*")
-# OAuth parameters that carry secrets, in whatever notation: a query string, a form body, JSON, a Python dict.
+# OAuth parameters that carry secrets, in a query string, a form body, JSON or a Python dict.
 _PARAMETERS = re.compile(
     r"(?P<name>\b(?:code|client_secret|refresh_token|access_token|id_token|client_assertion|code_verifier|state"
     r"|password)[\"']?\s*[=:]\s*[\"']?)[^\s&\"',}]+"
 )
 
 
-# The address of a sign-in link is its secret.
+# The path of a sign-in link is a secret.
 _LINKS = re.compile(r"(?P<path>/sign-in-link/)(?!done/)[^/\s\"'?]+")
 
 
@@ -26,7 +26,7 @@ def hide(text: str) -> str:
 
 
 def hide_links(text: str) -> str:
-    """Return ``text`` with what is secret in addresses replaced by ``[hidden]``."""
+    """Return ``text`` with the secrets in URLs replaced by ``[hidden]``."""
     return _LINKS.sub(r"\g<path>[hidden]", text)
 
 
@@ -45,7 +45,7 @@ class HideSecrets(logging.Filter):
 def formatter() -> logging.Formatter:
     """The JSON line formatter; context bound per request (request id, user id) is merged in.
 
-    structlog's loggers are led to the same handlers, so that there is one way out and one format.
+    structlog's loggers use the same handlers, so there is one format.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -87,5 +87,5 @@ def _hide_exception(_: object, __: str, event: structlog.typing.EventDict) -> st
 
 
 def _hide_tokens(_: Any, __: str, line: Any) -> str:
-    """The last look, at the finished line: whatever way a token came in, it does not get out."""
+    """Hide tokens in the finished line, however they got into it."""
     return hide_links(_TOKENS.sub("[hidden]", line))

@@ -1,6 +1,6 @@
-"""Child processes of the demo, the tests and the benchmarks: started with a log file, stopped for sure.
+"""Child processes of the demo, the tests and the benchmarks: each writes to a log file and is reliably stopped.
 
-A child must not outlive its parent, not even one that was killed. On Linux the kernel sees to that
+A child must not outlive its parent, even if the parent is killed. On Linux the kernel does this
 (prctl PR_SET_PDEATHSIG); elsewhere an exit handler does.
 """
 
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-# Runs in the child, in front of the real program: give up root if asked, tie the child to its parent, then become
+# Runs in the child before the real program: give up root if requested, tie the child to its parent, then become
 # the program. A wrapper and not preexec_fn, which may deadlock in a parent that runs threads. The order matters:
 # the kernel forgets the death signal when the user changes.
 _LAUNCHER = """
@@ -34,11 +34,11 @@ os.execvp(sys.argv[4], sys.argv[4:])
 
 
 class ProcessError(RuntimeError):
-    """A child did not start, or ended when it should have gone on. The text holds the end of its log."""
+    """A child did not start, or ended too early. The message contains the end of its log."""
 
 
 class Process:
-    """One child process in its own session, so that Ctrl-C reaches only its parent, who stops it in order.
+    """One child process in its own session, so that Ctrl-C reaches only its parent, which then stops it cleanly.
 
     ``user`` is the uid (and gid) to run as, 0 for the present one; only root can change it. ``death_signal`` is sent by the
     kernel when the parent dies, ``stop_signal`` by ``stop()``.
@@ -75,11 +75,10 @@ class Process:
         atexit.register(self.stop)
 
     def has_ended(self) -> bool:
-        """Whether the process is gone."""
         return self.popen.poll() is not None
 
     def wait_until(self, ready: Callable[[], bool], *, seconds: float) -> None:
-        """Wait until ``ready()``. Raises ProcessError if the process ends or the time runs out before."""
+        """Wait until ``ready()``. Raises ProcessError if the process ends or times out first."""
         until = time.monotonic() + seconds
         while not ready():
             if self.has_ended():
@@ -89,11 +88,9 @@ class Process:
             time.sleep(0.02)
 
     def wait_for_line(self, text: str, *, seconds: float) -> None:
-        """Wait until the log contains ``text``."""
         self.wait_until(lambda: text.encode() in self.log.read_bytes(), seconds=seconds)
 
     def last_lines(self, count: int = 20) -> str:
-        """The end of the log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
 
     def ask_to_stop(self) -> None:
@@ -102,7 +99,7 @@ class Process:
             self.popen.send_signal(self._stop_signal)
 
     def stop(self, *, seconds: float = 5.0) -> None:
-        """Stop the process; after ``seconds`` it is killed, together with everything it started. Twice is harmless."""
+        """Stop the process; after ``seconds`` kill it with all its children. Safe to call twice."""
         atexit.unregister(self.stop)
         self.ask_to_stop()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -113,7 +110,7 @@ class Process:
 
 
 def stop_all(processes: Sequence[Process], *, seconds: float = 5.0) -> None:
-    """Ask all to stop at once, then wait for each; the whole takes about ``seconds`` at most."""
+    """Signal all of them, then wait for each; takes about ``seconds`` at most."""
     until = time.monotonic() + seconds
     for process in processes:
         process.ask_to_stop()

@@ -28,16 +28,12 @@ env = _Environment()
 if (BASE_DIR / ".env").is_file():
     env.read_env(BASE_DIR / ".env")
 
-# --- Who we are -----------------------------------------------------------------------------------
-
 DEBUG = env.bool("DEBUG", default=False)
 PORTAL_URL = env.str("PORTAL_URL", default="http://localhost:8000").rstrip("/")
 _portal = urlsplit(PORTAL_URL)
 HTTPS = _portal.scheme == "https"
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=[_portal.hostname or "localhost"])
 CSRF_TRUSTED_ORIGINS = [PORTAL_URL]
-
-# --- Secrets --------------------------------------------------------------------------------------
 
 SECRET_KEY = env.str("SECRET_KEY", default="")
 # First key encrypts, all decrypt. The name is fixed by django-encrypted-model-fields.
@@ -53,8 +49,6 @@ if _missing:
         f"The portal does not start without {' and '.join(_missing)}. Set each as an environment variable, "
         "or as NAME_FILE pointing to a file. docs/operating.md says how to make good values."
     )
-
-# --- Application ----------------------------------------------------------------------------------
 
 INSTALLED_APPS = [
     "connections",
@@ -78,7 +72,7 @@ MIDDLEWARE = [
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "connections.middleware.no_store",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    # Inside what sets headers, as it may put another answer in place of Django's.
+    # Below the middleware that sets headers, because it may replace Django's response.
     "connections.api.middleware.limit_request_size",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -87,7 +81,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.LoginRequiredMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
-    # Django asks the lower one about an exception first: a sign-in that ended badly is told on its own page.
+    # Django offers an exception to the lower one first, so a failed sign-in gets its own page.
     "connections.middleware.PortalErrorMiddleware",
     "connections.middleware.SignInErrorMiddleware",
     "axes.middleware.AxesMiddleware",
@@ -107,12 +101,10 @@ TEMPLATES = [
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
                 "connections.context_processors.portal",
-            ],
+            ]
         },
     }
 ]
-
-# --- Database, cache, broker ----------------------------------------------------------------------
 
 DATABASES = {"default": env.db_url("DATABASE_URL", default=f"sqlite:///{BASE_DIR / 'portal.sqlite3'}")}
 if "sqlite" in DATABASES["default"]["ENGINE"]:
@@ -132,9 +124,9 @@ CACHES = {
     "default": {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
         "LOCATION": REDIS_URL,
-        # Seconds. The portal goes on without it, so one that hangs must not hold up callers of the token API.
+        # Seconds. The portal works without Redis, so a hanging Redis must not delay callers of the token API.
         "OPTIONS": {"socket_timeout": 1, "socket_connect_timeout": 1},
-    },
+    }
 }
 
 
@@ -156,11 +148,9 @@ CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_SOFT_TIME_LIMIT = None
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_TIMEZONE = "UTC"
-# All entries are ticks (portal/celery.py), so beat needs no memory of its own.
+# All entries only trigger work (portal/celery.py), so beat needs no schedule file.
 CELERY_BEAT_SCHEDULER = "celery.beat:Scheduler"
 CELERY_BEAT_MAX_LOOP_INTERVAL = 5
-
-# --- Keeping connections alive (seconds) ----------------------------------------------------------
 
 SWEEP_INTERVAL = env.float("SWEEP_INTERVAL", default=15.0)
 PROBE_INTERVAL = env.float("PROBE_INTERVAL", default=300.0)
@@ -171,8 +161,6 @@ MICROSOFT_TIMEOUT = env.float("MICROSOFT_TIMEOUT", default=15.0)
 # A private certificate authority or a TLS-inspecting proxy needs its own bundle; empty means certifi's.
 MICROSOFT_CA_BUNDLE = env.str("MICROSOFT_CA_BUNDLE", default="")
 MICROSOFT_SANDBOX_URL = env.str("MICROSOFT_SANDBOX_URL", default="").rstrip("/")
-
-# --- Sign-in --------------------------------------------------------------------------------------
 
 AUTH_USER_MODEL = "connections.User"
 AUTHENTICATION_BACKENDS = [
@@ -221,45 +209,35 @@ LOGIN_MICROSOFT = {
     "tenant": env.str("LOGIN_MICROSOFT_TENANT", default=""),
     "client_id": env.str("LOGIN_MICROSOFT_CLIENT_ID", default=""),
     "client_secret": env.str("LOGIN_MICROSOFT_CLIENT_SECRET", default=""),
-    # Values of the "roles" or "groups" claim that make somebody an IT admin or an auditor here.
+    # Values of the "roles" or "groups" claim that make a person an IT admin or an auditor here.
     "admins": env.list("LOGIN_MICROSOFT_ADMINS", default=["ITAdmin"]),
     "auditors": env.list("LOGIN_MICROSOFT_AUDITORS", default=["Auditor"]),
 }
 
-# --- E-mail ---------------------------------------------------------------------------------------
-
 vars().update(env.email_url("EMAIL_URL", default="consolemail://"))
 DEFAULT_FROM_EMAIL = env.str("EMAIL_FROM", default=f"portal@{_portal.hostname}")
-# Seconds; without it a mail server that accepts and then says nothing would hold a worker for ever.
+# Seconds. Without it a mail server that accepts and then hangs would block a worker forever.
 EMAIL_TIMEOUT = env.float("EMAIL_TIMEOUT", default=15.0)
 
-# --- Alerts ---------------------------------------------------------------------------------------
-
-ALERT_INTERVAL = env.float("ALERT_INTERVAL", default=10.0)  # seconds between two looks at the outbox
+ALERT_INTERVAL = env.float("ALERT_INTERVAL", default=10.0)  # seconds between two runs of the outbox
 # The IT admins' mailing list: gets a copy of every alert, instead of each IT admin.
 ALERT_COPY_TO = [address.strip() for address in env.list("ALERT_COPY_TO", default=[]) if address.strip()]
 # Whether alert channels may lead to private addresses and plain http.
 ALERT_PRIVATE_TARGETS = env.bool("ALERT_PRIVATE_TARGETS", default=False)
 
-# --- The API --------------------------------------------------------------------------------------
-
-# Calls in a minute; 0: no limit. Of one key, and with wrong keys from one address.
+# Per minute; 0: no limit. Calls with one key, and bad keys from one address.
 API_RATE_LIMIT = env.int("API_RATE_LIMIT", default=600)
 API_BAD_KEY_LIMIT = env.int("API_BAD_KEY_LIMIT", default=60)
-# The longest a key may last; 0: as long as one likes, also for ever.
+# Maximum lifetime of a key; 0: no limit, and keys may have no expiration date.
 API_KEY_MAX_DAYS = env.int("API_KEY_MAX_DAYS", default=730)
 
-# --- The audit trail ------------------------------------------------------------------------------
-
-AUDIT_INTERVAL = env.float("AUDIT_INTERVAL", default=15.0)  # seconds between two looks at what is to be sealed
-AUDIT_RETENTION_DAYS = env.int("AUDIT_RETENTION_DAYS", default=0)  # 0: for ever
+AUDIT_INTERVAL = env.float("AUDIT_INTERVAL", default=15.0)  # seconds between two sealing runs
+AUDIT_RETENTION_DAYS = env.int("AUDIT_RETENTION_DAYS", default=0)  # 0: forever
 # Where seals are published: a file that is only appended to, an address, the log.
 AUDIT_SEAL_FILE = env.str("AUDIT_SEAL_FILE", default="")
 AUDIT_SEAL_WEBHOOK = env.str("AUDIT_SEAL_WEBHOOK", default="")
 AUDIT_SEAL_WEBHOOK_SECRET = env.str("AUDIT_SEAL_WEBHOOK_SECRET", default="")
 AUDIT_SEAL_LOG = env.bool("AUDIT_SEAL_LOG", default=True)
-
-# --- The browser ----------------------------------------------------------------------------------
 
 STATIC_URL = "/static/"
 STATIC_ROOT = BASE_DIR / "static"
@@ -293,12 +271,8 @@ if TRUSTED_PROXIES:
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1_000_000
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 500
 
-# --- Watching -------------------------------------------------------------------------------------
-
-# With a token /metrics answers whoever sends it as a bearer token; without one, only this machine.
+# /metrics requires this as a bearer token; when empty, it answers only this machine.
 METRICS_TOKEN = env.str("METRICS_TOKEN", default="").strip()
-
-# --- Logs -----------------------------------------------------------------------------------------
 
 LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")
 LOGGING = {
@@ -306,13 +280,7 @@ LOGGING = {
     "disable_existing_loggers": False,
     "filters": {"secrets": {"()": "portal.logs.HideSecrets"}},
     "formatters": {"line": {"()": "portal.logs.formatter"}},
-    "handlers": {
-        "console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["secrets"]},
-    },
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["secrets"]}},
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
-    "loggers": {
-        "django": {"level": LOG_LEVEL},
-        "axes": {"level": "WARNING"},
-        "urllib3": {"level": "WARNING"},
-    },
+    "loggers": {"django": {"level": LOG_LEVEL}, "axes": {"level": "WARNING"}, "urllib3": {"level": "WARNING"}},
 }

@@ -1,4 +1,4 @@
-"""The URL table: social-auth's two stations, Django's admin, and the product."""
+"""The URL table: social-auth's two views, Django's admin and the portal."""
 
 from django.contrib import admin
 from django.urls import include, path
@@ -7,8 +7,8 @@ from social_django import views as social
 from connections.api.urls import routes as api
 from connections.views import accounts
 
-# Of social-auth's URLs only the way to Microsoft and back. Its others would let people cut their account from their
-# directory, without a trace in the audit trail, and come back as somebody new.
+# Only two of social-auth's URLs: to Microsoft and back. The others would let people disconnect their account from their
+# directory without an audit event, and return as a new account.
 sign_in_at_microsoft = [
     path("login/<str:backend>/", social.auth, name="begin"),
     path("complete/<str:backend>/", social.complete, name="complete"),
@@ -16,7 +16,7 @@ sign_in_at_microsoft = [
 
 urlpatterns = [
     path("auth/", include((sign_in_at_microsoft, "social"))),
-    # In place of the admin site's own sign-in page, which would let people in past the audit trail.
+    # Replaces the admin site's own sign-in page, which would sign people in without an audit event.
     path("admin/login/", accounts.admin_sign_in, name="admin_sign_in"),
     path("admin/", admin.site.urls),
     path("api/v1/", api),

@@ -2,8 +2,8 @@
 """``python -m tests``: the whole suite on SQLite and on PostgreSQL, side by side.
 
 ``--fast`` runs the quick tests alone, on SQLite; ``--coverage`` measures branches and prints what was not reached. Everything
-else on the command line goes to the pytest processes. What asks little of the database runs beside one of them only, see
-_ONLY_ON, so that both take about as long. Exit code: 0 only if all passed.
+else on the command line goes to the pytest processes. Tests that hardly depend on the database run on one of them only, see
+_ONLY_ON, so that both suites take about as long. Exit code: 0 only if all passed.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import time
 from tests.environment import ROOT
 
 _SUITES = {"SQLite": "sqlite", "PostgreSQL": "postgres"}
-# Of the database these see what the other tests see of it: the browser stories, who may open what, and what hardly uses
-# it run on SQLite. Invented and broken requests run on PostgreSQL, which refuses more, and so do a thousand callers at
-# once, as in production.
+# These hardly depend on the database: browser tests, page permissions and tests with few queries
+# run on SQLite. Malformed requests run on PostgreSQL, which is stricter, and so do a thousand concurrent callers,
+# as in production.
 _ONLY_ON = {
     "sqlite": (
         "tests/browser",
@@ -40,7 +40,7 @@ _ONLY_ON = {
         "tests/test_csp.py",
     ),
 }
-# What a developer runs after each change: rules, services and protocol, without pages, processes and browsers.
+# The tests to run after each change: rules, services and protocol, without pages, processes and browsers.
 _FAST = (
     "tests/microsoft",
     "tests/services",
@@ -57,12 +57,12 @@ _COVERAGE = (
     "--source=connections,portal",
     "--omit=*/migrations/*",
 )
-# pytest's code for "nothing matched", which is no failure when only a few tests were asked for.
+# pytest's code for "no tests matched", which is fine when only a few tests were selected.
 _NOTHING_COLLECTED = 5
 
 
 class Suite:
-    """One pytest process, whose output is shown line by line behind the name of its database."""
+    """One pytest process; its output is prefixed with the name of its database."""
 
     def __init__(self, label: str, database: str, arguments: list[str], *, coverage: bool = False) -> None:
         # Two processes share the terminal, so pytest must not draw on it.
@@ -72,7 +72,7 @@ class Suite:
         self.start(label, command, {**os.environ, **settings})
 
     def start(self, label: str, command: list[str], environment: dict[str, str]) -> None:
-        """Start the process, and a thread that shows what it says."""
+        """Start the process, and a thread that prints its output."""
         self.label = label
         self._lines: list[str] = []
         self.process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Fixtures for everybody: the cast, the sandbox, and real worker, beat and web processes.
+"""Shared fixtures: the people, the sandbox, and real worker, beat and web processes.
 
 Start with tests/factories.py for making tenants, app registrations, connections and mailboxes.
 """
@@ -28,9 +28,7 @@ from portal.sandbox.client import Control
 from portal.sandbox.process import SandboxProcess
 from portal.sandbox.process import start as start_sandbox
 from tests import audit_triggers, factories
-from tests.environment import ROOT
-
-# --- Which tests belong to which database ------------------------------------------------------------
+from tests.environment import ROOT, run_directory
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,11 +46,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None) -> None:
-    """Test databases are emptied although the audit trail in them is guarded."""
+    """Let test databases be emptied despite the audit triggers."""
     audit_triggers.let_flush_through()
-
-
-# --- The cast --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -91,9 +86,6 @@ def signed_in() -> Callable[[User], Client]:
     return sign_in
 
 
-# --- The sandbox -----------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="session")
 def sandbox_process() -> Iterator[SandboxProcess]:
     """One sandbox process for the whole session."""
@@ -104,9 +96,9 @@ def sandbox_process() -> Iterator[SandboxProcess]:
 
 @pytest.fixture
 def sandbox(sandbox_process: SandboxProcess, settings: Any) -> Iterator[Control]:
-    """The stand-in for Microsoft as the ``sandbox`` environment, in the state it starts with.
+    """The sandbox as the portal's Microsoft, in its initial state.
 
-    The value is its control: ``sandbox.revoke_sessions(upn=cast.ADA)``, ``sandbox.calls()``.
+    The value is its control: ``sandbox.revoke_sessions(upn=factories.ADA)``, ``sandbox.calls()``.
     """
     sandbox_process.control.reset()
     sandbox_process.control.clear_calls()
@@ -115,8 +107,6 @@ def sandbox(sandbox_process: SandboxProcess, settings: Any) -> Iterator[Control]
     yield sandbox_process.control
     clouds.add_sandbox("")
 
-
-# --- Real processes on the test database -----------------------------------------------------------
 
 _numbers = itertools.count(1)
 
@@ -140,7 +130,7 @@ def database_url() -> str:
 
 def logs_of_run() -> list[Path]:
     """Every log file the processes of this run have written."""
-    return sorted((django_settings.RUN_DIRECTORY / "logs").glob("*.log"))
+    return sorted((run_directory() / "logs").glob("*.log"))
 
 
 @pytest.fixture
@@ -152,7 +142,7 @@ def start_process(transactional_db: None) -> Iterator[Callable[..., Process]]:
         process = Process(
             name,
             [sys.executable, "-m", *arguments],
-            log=django_settings.RUN_DIRECTORY / "logs" / f"{name}-{next(_numbers)}.log",
+            log=run_directory() / "logs" / f"{name}-{next(_numbers)}.log",
             environment=portal_environment(**environment),
             directory=ROOT,
         )
@@ -189,7 +179,7 @@ def celery_beat(start_process: Callable[..., Process]) -> Callable[..., list[Pro
     def start(n: int = 1, **environment: str) -> list[Process]:
         environment.setdefault("SWEEP_INTERVAL", "0.5")
         environment.setdefault("PROBE_INTERVAL", "1")
-        command = ["celery", "-A", "portal", "beat", "-s", str(django_settings.RUN_DIRECTORY / "beat")]
+        command = ["celery", "-A", "portal", "beat", "-s", str(run_directory() / "beat")]
         beats = [start_process("beat", command, **environment) for _ in range(n)]
         for beat in beats:
             beat.wait_for_line("beat: Starting", seconds=30)

@@ -1,7 +1,7 @@
-"""What others build on and no change may move by accident: addresses, the API, codes, audit actions, metrics, settings, commands.
+"""What others depend on and no change may break by accident: URLs, API, codes, audit actions, metrics, settings, commands.
 
-``python -m tests.with_temp_settings .venv/bin/python -m tests.contract > tests/contract.json`` writes it anew after a
-change that is meant; the diff then shows what whoever uses the portal must be told.
+``python -m tests.with_temp_settings .venv/bin/python -m tests.contract > tests/contract.json`` rewrites it after an
+intended change; the diff then shows what to announce.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import django
 from tests.environment import ROOT
 
 SNAPSHOT = Path(__file__).with_name("contract.json")
-# Keys of a JSON Schema that say what is accepted or answered; the others (titles, descriptions, examples) may change.
+# JSON Schema keys that affect clients; the others (titles, descriptions, examples) may change.
 _SCHEMA_KEYS = ("type", "format", "enum", "const", "default", "minimum", "maximum", "minLength", "maxLength", "pattern",
                 "minItems", "maxItems", "additionalProperties", "nullable")  # fmt: skip
 
@@ -36,13 +36,13 @@ def urls(patterns: list[Any], prefix: str = "") -> Iterator[str]:
 
 
 def shape(schema: Any, document: dict[str, Any], seen: tuple[str, ...] = ()) -> Any:
-    """A schema with its references put in place, so that names of classes do not matter."""
+    """A schema with resolved references, so that class names do not matter."""
     if not isinstance(schema, dict):
         return schema
     if "$ref" in schema:
         name = schema["$ref"].rsplit("/", 1)[-1]
         if name == "Problem" and seen != ("",):
-            return {"again": "Problem"}  # of every route; it is written down once
+            return {"again": "Problem"}  # of every route; listed once
         return (
             {"again": True} if name in seen else shape(document["components"]["schemas"][name], document, (*seen, name))
         )
@@ -100,7 +100,7 @@ def content(part: dict[str, Any], document: dict[str, Any]) -> Any:
 
 
 def codes() -> dict[str, list[int]]:
-    """Every problem code with the statuses it is answered with."""
+    """Every problem code with its HTTP statuses."""
     from connections import errors
 
     # Every module may define an error of its own.
@@ -119,7 +119,7 @@ def codes() -> dict[str, list[int]]:
 
 
 def metrics() -> list[str]:
-    """Names of metrics, read from the source: what they count takes a database."""
+    """Names of metrics, read from the source: their values need a database."""
     source = (ROOT / "connections/services/operations/health.py").read_text()
     return sorted(set(re.findall(r'"(portal_[a-z_]+)"', source)))
 

@@ -1,7 +1,7 @@
-"""What a test run stands on: its own directory, keys, Valkey and, if asked for, PostgreSQL.
+"""The environment of a test run: its own directory, keys, Valkey and optionally PostgreSQL.
 
 TEST_DATABASE chooses the database: ``sqlite`` (the default) or ``postgres``. For PostgreSQL a server of its own is
-started, unless DATABASE_URL names one. Everything lives in .cache/tests/<process id>/ and goes when the run ends.
+started, unless DATABASE_URL names one. All files are in .cache/tests/<process id>/ and removed at the end.
 """
 
 import atexit
@@ -20,22 +20,25 @@ _RUN = "PORTAL_TEST_RUN"  # the run directory; set once, inherited by the proces
 _VALKEY = "PORTAL_TEST_VALKEY"
 
 
-def prepare() -> Path:
-    """Set the environment variables the portal's settings read; start servers once per run. Returns the directory."""
+def prepare() -> None:
+    """Set the environment variables the portal's settings read; start servers once per run."""
     if _RUN not in os.environ:
         _begin()
-    run = Path(os.environ[_RUN])
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
     database = int(worker.removeprefix("gw") or 0) + 1 if worker else 0
     os.environ["REDIS_URL"] = f"{os.environ[_VALKEY]}?db={database}"
-    return run
+
+
+def run_directory() -> Path:
+    """Where this run keeps its logs and other files."""
+    return Path(os.environ[_RUN])
 
 
 def test_database_name() -> str:
     """The name of the database the tests make: unique on this machine, as a server may be shared."""
     number = Path(os.environ[_RUN]).name
     if os.environ["DATABASE_URL"].startswith("sqlite"):
-        # A file and not memory: the worker and beat of some tests are processes of their own.
+        # A file and not memory: some tests start worker and beat processes.
         return f"{os.environ[_RUN]}/test.sqlite3"
     return f"test_portal_{number}"
 
@@ -79,7 +82,7 @@ def _database_url(run: Path) -> str:
 
 
 def _sweep_up() -> None:
-    """Remove what runs left behind that were killed."""
+    """Remove the directories of killed runs."""
     for left in RUNS.iterdir():
         if left.name.isdigit() and not _runs(int(left.name)):
             shutil.rmtree(left, ignore_errors=True)

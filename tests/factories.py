@@ -1,4 +1,4 @@
-"""Who plays in the tests, and what they own. Every helper has good defaults; ``overrides`` are column values.
+"""People and objects for tests. Every helper has good defaults; ``overrides`` are column values.
 
 alice is an IT admin, bob a member who owns connections, carol an auditor, dave a stranger: a member who owns nothing.
 Where bob's connection is shared: with una to use, with max to manage, with tina's team, and it was with eve until yesterday.
@@ -28,10 +28,11 @@ from connections.models.accounts import AUDITORS, IT_ADMINS
 from connections.models.app_registrations import AuthenticationType
 from connections.services.api_keys import api_keys
 from portal.sandbox import seed
+from portal.sandbox.client import Control
 
 PASSWORD = "correct horse battery staple"
 
-# The sandbox's world as it starts; the defaults below fit it, so that what they make works there at once.
+# The sandbox's initial state; the defaults below match it, so these objects work there at once.
 DIRECTORY_ID = seed.CONTOSO
 CLIENT_ID = seed.CONNECTIONS_APP
 CLIENT_SECRET = seed.CONNECTIONS_SECRET
@@ -94,7 +95,7 @@ def make_app_registration(*, secret: str | None = CLIENT_SECRET, **overrides: An
 
 
 def make_secret(app: AppRegistration, secret: str = CLIENT_SECRET, **overrides: Any) -> AppCredential:
-    """A client secret of ``app`` that lasts another year."""
+    """A client secret of ``app`` that expires in a year."""
     values: dict[str, Any] = {
         "kind": AppCredential.Kind.SECRET,
         "label": "Test secret",
@@ -107,9 +108,9 @@ def make_secret(app: AppRegistration, secret: str = CLIENT_SECRET, **overrides: 
 
 
 def make_connection(**overrides: Any) -> Connection:
-    """An active delegated connection of bob's, with tokens, that is not due.
+    """An active delegated connection of bob's, with tokens, not due for a refresh.
 
-    Its tokens are fictitious: give ``refresh_token=`` (see ``sandbox.issue_grant``) where Microsoft is asked.
+    Its tokens are fictitious: give ``refresh_token=`` (see ``sandbox.issue_grant``) for requests to Microsoft.
     """
     now = overrides.get("connected_at") or timezone.now()
     values: dict[str, Any] = {
@@ -130,8 +131,14 @@ def make_connection(**overrides: Any) -> Connection:
     return _connection(now, values | overrides)
 
 
+def make_granted_connection(sandbox: Control, **overrides: Any) -> Connection:
+    """make_connection() with a refresh token that the sandbox accepts."""
+    grant = sandbox.issue_grant(CLIENT_ID, ADA, ["Mail.Read", "offline_access"])
+    return make_connection(**({"refresh_token": grant["refresh_tokens"][0]} | overrides))
+
+
 def make_app_only_connection(**overrides: Any) -> Connection:
-    """An active app-only connection of alice's, with an access token, that is not due."""
+    """An active app-only connection of alice's, with an access token, not due for a refresh."""
     now = overrides.get("connected_at") or timezone.now()
     values: dict[str, Any] = {
         "name": "Nightly robot",
@@ -179,7 +186,7 @@ def make_mailbox_access(connection: Connection, mailbox: SharedMailbox, **overri
 
 
 def make_key(owner: User, **overrides: Any) -> tuple[ApiKey, str]:
-    """An API key of ``owner`` with every scope, and its text. It counts as just used, so that using it writes nothing."""
+    """An API key of ``owner`` with every scope, and its text. It is marked as just used, so that using it writes nothing."""
     text, prefix = api_keys.generate_key()
     values: dict[str, Any] = {
         "name": f"Key of {owner.username}",
@@ -210,7 +217,7 @@ def make_consent_request(connection: Connection, **overrides: Any) -> ConsentReq
 
 
 def make_review(*shares: Share, **overrides: Any) -> AccessReview:
-    """A running review of ``shares`` that nobody has answered yet."""
+    """A running review of ``shares`` without decisions."""
     now = timezone.now()
     values: dict[str, Any] = {
         "name": "Review Q4",

@@ -1,4 +1,4 @@
-"""Who receives alerts in the tests: a mail server and a web server of our own, which can be down, refuse or hang."""
+"""Receivers of alerts: a mail server and a web server that can be down, refuse or hang."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from typing import Any
 
 
 def free_port() -> int:
-    """A port nobody listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
@@ -34,23 +33,20 @@ def _serving(server: socketserver.BaseServer) -> Iterator[None]:
         thread.join(5)
 
 
-# --- Mail -----------------------------------------------------------------------------------------
-
-
 @dataclass
 class Mailboxes:
-    """What the mail server has taken, and how it behaves."""
+    """The received emails, and how the mail server behaves."""
 
     port: int
     mails: list[EmailMessage] = field(default_factory=list)
     recipients: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)  # address → answer to RCPT
     refuse_data: str = ""  # answer to DATA's end
-    silent: threading.Event = field(default_factory=threading.Event)  # set: accepts and says nothing
+    silent: threading.Event = field(default_factory=threading.Event)  # set: accepts and does not respond
     sessions: int = 0
 
     def to(self, address: str) -> list[EmailMessage]:
-        """The mails of one address, oldest first."""
+        """The emails to one address, oldest first."""
         return [mail for mail, to in zip(self.mails, self.recipients, strict=True) if to == address]
 
     @property
@@ -79,7 +75,7 @@ class _Session(socketserver.StreamRequestHandler):
                 if boxes.refuse_data:
                     self._say(boxes.refuse_data)
                     continue
-                boxes.mails.append(email.message_from_bytes(raw, policy=email.policy.default))  # type: ignore[arg-type]
+                boxes.mails.append(email.message_from_bytes(raw, policy=email.policy.default))
                 boxes.recipients.append(to)
                 self._say("250 taken")
             elif verb == "QUIT":
@@ -113,7 +109,7 @@ def mail_server(boxes: Mailboxes) -> Iterator[Mailboxes]:
 
 
 def use_mail_server(settings: Any) -> Mailboxes:
-    """Settings for a mail server that does not run yet; start it with mail_server()."""
+    """Point the settings at a mail server; start it with mail_server()."""
     boxes = Mailboxes(free_port())
     settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
     settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", boxes.port
@@ -123,13 +119,8 @@ def use_mail_server(settings: Any) -> Mailboxes:
     return boxes
 
 
-# --- Web ------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Received:
-    """One request."""
-
     path: str
     headers: dict[str, str]
     body: bytes
@@ -137,7 +128,7 @@ class Received:
 
 @dataclass
 class Hooks:
-    """What the web server has received, and what it answers."""
+    """The received requests, and how the web server responds."""
 
     port: int
     requests: list[Received] = field(default_factory=list)
@@ -169,7 +160,7 @@ class _Hook(BaseHTTPRequestHandler):
 
 @contextmanager
 def web_server() -> Iterator[Hooks]:
-    """A web server that takes webhooks for as long as the block lasts."""
+    """A web server for webhooks while the block runs."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Hook)
     server.daemon_threads = True
     server.hooks = Hooks(server.server_address[1])  # type: ignore[attr-defined]

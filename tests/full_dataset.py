@@ -1,4 +1,4 @@
-"""One of everything, with secrets that can be recognised wherever they turn up. Used by tests of all pages at once."""
+"""One object of every kind, with recognisable secrets, for tests of all pages."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ from connections.models import (
     Tenant,
     User,
 )
+from connections.models.audit import AuditAction
 from connections.services.incidents import incidents
 from connections.services.registry import credentials
 from portal.sandbox import seed
@@ -43,9 +44,9 @@ from tests import factories
 REFRESH_TOKEN = "1.A-recognisable-refresh-token"
 PREVIOUS_REFRESH_TOKEN = "1.A-recognisable-previous-refresh-token"
 ACCESS_TOKEN = "eyJ0eXAi.recognisable.access-token"
-# What every form of a page sends, so that none arrives quite empty.
+# Sent by every form of a page, so that none is empty.
 FILLED_IN = {"csrfmiddlewaretoken": "not checked in tests"}
-# An address of the documentation's range: it may never be sent to.
+# An address reserved for documentation: nothing may be sent to it.
 CHANNEL_URL = "https://192.0.2.1/a-recognisable-channel-path"
 SIGNING_SECRET = "whsec_cmVjb2duaXNhYmxlIHNpZ25pbmcgc2VjcmV0"
 SECRETS = (
@@ -61,7 +62,7 @@ SECRETS = (
 
 @dataclass(frozen=True)
 class World:
-    """Contoso as its people left it: bob owns the connection and registered the mailbox."""
+    """Contoso: bob owns the connection and registered the mailbox."""
 
     people: dict[str, User]
     tenant: Tenant
@@ -85,70 +86,36 @@ class World:
     approval: Approval
 
     def url(self, name: str, argument: str = "") -> str:
-        """The address of a URL name, with this world's ids filled in."""
+        """The URL of a name, with the ids of this dataset."""
         if argument:
             return reverse(name, args=[argument])
-        if name.startswith("api:"):
-            return self._api_url(name)
         if name == "sign_in_link":
             return reverse(name, args=["no-such-token"])
-        arguments: dict[str, int] = {}
-        if name in ("tenant", "tenant_edit", "tenant_remove"):
-            arguments = {"pk": self.tenant.pk}
-        elif name == "connection_add":
-            arguments = {"app_pk": self.app.pk}
-        elif name in ("mailbox", "mailbox_edit", "mailbox_remove", "mailbox_test"):
-            arguments = {"pk": self.mailbox.pk}
-        elif name in ("mailbox_probe", "mailbox_send", "mailbox_detach"):
-            arguments = {"pk": self.connection.pk, "access_pk": self.access.pk}
-        elif name == "credential_retire":
-            arguments = {"pk": self.app.pk, "credential_pk": self.secret.pk}
-        elif name == "credential_certificate":
-            arguments = {"pk": self.app.pk, "credential_pk": self.certificate.pk}
-        elif name == "alert_retry":
-            arguments = {"pk": self.delivery.pk}
-        elif name == "alert_channel" or name.startswith("alert_channel_"):
-            arguments = {"pk": self.channel.pk} if name != "alert_channel_add" else {}
-        elif name in ("share_add", "mailbox_probe_all", "mailbox_powershell"):
-            arguments = {"pk": self.connection.pk}
-        elif name == "service_account" or (name.startswith("service_account_") and name != "service_account_add"):
-            arguments = {"pk": self.service_account.pk}
-        elif name == "api_key" or (name.startswith("api_key_") and name != "api_key_add"):
-            arguments = {"pk": self.key.pk}
-        elif name == "share_end":
-            arguments = {"pk": self.connection.pk, "share_pk": self.share.pk}
-        elif name == "person" or name.startswith("person_"):
-            arguments = {"pk": self.people["bob"].pk}
-        elif name == "team_member_remove":
-            arguments = {"pk": self.team.pk, "user_pk": self.people["dave"].pk}
-        elif name in ("team", "team_edit", "team_remove", "team_member_add"):
-            arguments = {"pk": self.team.pk}
-        elif name.startswith("consent_request") and name not in ("consent_requests", "consent_request_add"):
-            arguments = {"pk": self.consent_request.pk}
-        elif name in ("approval", "approval_approve", "approval_decline", "approval_withdraw"):
-            arguments = {"pk": self.approval.pk}
-        elif name in ("approval_ask", "consent_request_add"):
-            arguments = {"pk": self.connection.pk}
-        elif name == "policy_app":
-            arguments = {"pk": self.app.pk}
-        elif name in ("review", "review_cancel", "review_report", "review_export"):
-            arguments = {"pk": self.review.pk}
-        elif name == "incident":
-            arguments = {"pk": self.incident.pk}
-        elif name == "audit_verification":
-            arguments = {"pk": AuditVerification.objects.get().pk}
-        elif name == "audit_view_remove":
-            arguments = {"pk": AuditView.objects.get().pk}
-        elif name == "audit_event":
-            arguments = {"pk": self.event.pk}
-        elif name in ("app", "consent_start") or name.startswith(("app_", "credential_")):
-            arguments = {"pk": self.app.pk} if name != "app_add" else {}
-        elif name in ("connection", "mailbox_attach") or name.startswith("connection_"):
-            arguments = {"pk": self.connection.pk} if name != "connection_choose" else {}
-        return reverse(name, kwargs=arguments)
+        known = self.api_arguments() if name.startswith("api:") else self._page_arguments(name)
+        return reverse(name, kwargs={argument: known[argument] for argument in _arguments(name)})
+
+    def _page_arguments(self, name: str) -> dict[str, Any]:
+        known = {
+            "access_pk": self.access.pk,
+            "app_pk": self.app.pk,
+            "credential_pk": self.certificate.pk if name == "credential_certificate" else self.secret.pk,
+            "share_pk": self.share.pk,
+            "user_pk": self.people["dave"].pk,
+        }
+        matches = [
+            (prefix, kind) for kind, prefixes in _TARGETS.items() for prefix in prefixes if name.startswith(prefix)
+        ]
+        kind = max(matches, key=lambda match: len(match[0]), default=("", ""))[1]
+        if kind == "verification":
+            known["pk"] = AuditVerification.objects.get().pk
+        elif kind == "view":
+            known["pk"] = AuditView.objects.get().pk
+        elif kind:
+            known["pk"] = (self.people["bob"] if kind == "person" else getattr(self, kind)).pk
+        return known
 
     def api_arguments(self) -> dict[str, Any]:
-        """The arguments of the API's routes, which have the same names everywhere."""
+        """The arguments of the API's routes."""
         return {
             "access_id": self.access.pk,
             "app_id": self.app.pk,
@@ -167,22 +134,44 @@ class World:
             "user_id": self.people["dave"].pk,
         }
 
-    def _api_url(self, name: str) -> str:
-        known = self.api_arguments()
-        wanted = _api_arguments(name.removeprefix("api:"))
-        return reverse(name, kwargs={argument: known[argument] for argument in wanted})
+
+_ATTACHED = ("mailbox_attach", "mailbox_detach", "mailbox_powershell", "mailbox_probe", "mailbox_send")
+# The object that "pk" identifies, by the longest matching beginning of the URL's name.
+_TARGETS = {
+    "app": ("app", "credential", "consent_start", "policy_app"),
+    "approval": ("approval",),
+    "channel": ("alert_channel",),
+    "connection": ("connection", "share", "approval_ask", "consent_request_add", *_ATTACHED),
+    "consent_request": ("consent_request",),
+    "delivery": ("alert_retry",),
+    "event": ("audit_event",),
+    "incident": ("incident",),
+    "key": ("api_key",),
+    "mailbox": ("mailbox",),
+    "person": ("person",),
+    "review": ("review",),
+    "service_account": ("service_account",),
+    "team": ("team",),
+    "tenant": ("tenant",),
+    "verification": ("audit_verification",),
+    "view": ("audit_view",),
+}
 
 
 @cache
-def _api_arguments(name: str) -> tuple[str, ...]:
-    _, resolver = get_resolver().namespace_dict["api"]
-    ((_, names),) = resolver.reverse_dict.getlist(name)[0][0]
+def _arguments(name: str) -> tuple[str, ...]:
+    """The names of a URL's arguments."""
+    namespace, _, plain = name.rpartition(":")
+    resolver = get_resolver()
+    if namespace:
+        _, resolver = resolver.namespace_dict[namespace]
+    ((_, names),) = resolver.reverse_dict.getlist(plain)[0][0]
     return tuple(names)
 
 
 @cache
 def _generated() -> credentials.NewCertificate:
-    """A certificate made by the portal; one for all, as making an RSA key takes a while."""
+    """A certificate made by the portal, cached because RSA keys are slow to generate."""
     pair = certificates.generate("Contoso Connections", months=12, now=timezone.now())
     return credentials.NewCertificate(pair, at_microsoft=False)
 
@@ -242,7 +231,7 @@ def make(people: dict[str, User], **connection: Any) -> World:
         share=share,
         review=factories.make_review(share),
         team=team,
-        event=audit.record("connection.created", connection_made, actor=bob),
+        event=audit.record(AuditAction.CONNECTION_CREATED, connection_made, actor=bob),
         incident=incident,
         channel=channel,
         approval=make_approval(connection_made),
@@ -251,7 +240,7 @@ def make(people: dict[str, User], **connection: Any) -> World:
 
 
 def relate(world: World) -> World:
-    """People who stand in every other relation to bob's connection: una, max, tina and eve of tests/factories.py."""
+    """People in every other relation to bob's connection: una, max, tina and eve of tests/factories.py."""
     related = {name: factories.make_person(name) for name in ("una", "max", "tina", "eve")}
     now, made_by = timezone.now(), {"connection": world.connection, "created_by": world.people["bob"]}
     team = Team.objects.create(name="Accounting", created_by=world.people["alice"])
@@ -266,7 +255,7 @@ def relate(world: World) -> World:
 
 
 def make_approval(connection: Connection, **overrides: Any) -> Approval:
-    """A request of the connection's owner that waits for an IT admin."""
+    """A pending approval request by the connection's owner."""
     values: dict[str, Any] = {
         "connection_name": connection.name,
         "app_name": connection.app_registration.name,
@@ -282,7 +271,7 @@ def make_approval(connection: Connection, **overrides: Any) -> Approval:
 
 
 def policy_form(**typed: Any) -> dict[str, Any]:
-    """The form of a policy as it is when nothing is restricted, with ``typed`` on top."""
+    """The policy form without restrictions, with ``typed`` on top."""
     allowed = dict.fromkeys((f"capability-{key}" for key in capabilities.CAPABILITIES), "allowed")
     ticked = dict.fromkeys(("personal_accounts", "other_tenants", "share_with_people", "share_app_only"), "on")
     everywhere = {
@@ -294,7 +283,7 @@ def policy_form(**typed: Any) -> dict[str, Any]:
 
 
 def make_elsewhere() -> dict[str, Any]:
-    """The same once more in another directory, of which nobody but alice owns anything."""
+    """The same in another directory, all owned by alice."""
     tenant = factories.make_tenant(name="Fabrikam", directory_id=seed.FABRIKAM, tid=seed.FABRIKAM)
     app = factories.make_app_registration(
         tenant=tenant, name="Fabrikam app", client_id=seed.MULTI_APP, secret=seed.MULTI_SECRET
@@ -312,7 +301,7 @@ def make_elsewhere() -> dict[str, Any]:
 
 
 def posted(world: World) -> dict[str, dict[str, Any]]:
-    """For each URL name, a form that somebody who may send it would send; see FILLED_IN for the others."""
+    """A valid form for each URL name; see FILLED_IN for the others."""
     tomorrow = (timezone.now() + timedelta(days=1)).date().isoformat()
     secret = {"kind": "secret", "secret": seed.ROBOTS_SECRET, "expires_at": tomorrow, "save_untried": "1"}
     return _posted_to_api(world) | {
@@ -370,7 +359,7 @@ def posted(world: World) -> dict[str, dict[str, Any]]:
 
 
 def _posted_to_api(world: World) -> dict[str, dict[str, Any]]:
-    """For each operation of the API with a body, one that is complete."""
+    """A complete body for each API operation with a body."""
     return {
         "api:add_team": {"name": "Sales"},
         "api:change_team": {"name": "Renamed"},

@@ -1,4 +1,4 @@
-"""Many automations at once: a small load client on one thread, so that a thousand callers are a thousand sockets."""
+"""A small load client for many concurrent automations, on one thread with a socket per caller."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass
 class Answer:
-    """What one caller got. ``seconds`` from sending to the last byte."""
+    """One response. ``seconds`` from sending to the last byte."""
 
     status: int
     headers: dict[str, str]
@@ -20,7 +20,7 @@ class Answer:
 
 
 async def call(port: int, path: str, key: str, method: str = "GET") -> Answer:
-    """One call on a connection of its own."""
+    """One call on a separate socket."""
     began = time.monotonic()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
@@ -38,12 +38,12 @@ async def call(port: int, path: str, key: str, method: str = "GET") -> Answer:
 
 
 async def calls(port: int, path: str, key: str, count: int) -> list[Answer]:
-    """``count`` callers at the same moment."""
+    """``count`` concurrent callers."""
     return list(await asyncio.gather(*(call(port, path, key) for _ in range(count))))
 
 
 async def one_after_the_other(port: int, path: str, key: str, seconds: float) -> list[Answer]:
-    """One caller who asks again and again, for so many seconds."""
+    """One caller in a loop for so many seconds."""
     end, answers = time.monotonic() + seconds, list[Answer]()
     while time.monotonic() < end:
         answers.append(await call(port, path, key))
@@ -51,6 +51,6 @@ async def one_after_the_other(port: int, path: str, key: str, seconds: float) ->
 
 
 def wait_until_early_in_a_minute() -> None:
-    """What the portal counts by the minute of the clock is counted anew only if that minute does not end meanwhile."""
+    """Rate limits are per clock minute: wait until the current one does not end during the test."""
     if (second := time.time() % 60) > 45:
         time.sleep(60 - second)

@@ -1,6 +1,6 @@
-"""The tables as the migrations leave them: columns, constraints, indexes, triggers; in plain values that can be compared.
+"""The database schema after all migrations (columns, constraints, indexes, triggers) in comparable values.
 
-``tests/schema_sqlite.json`` and ``tests/schema_postgresql.json`` hold what is expected. After a migration that is meant
+``tests/schema_sqlite.json`` and ``tests/schema_postgresql.json`` hold the expected schema. After a migration that is meant
 to change the tables, ``TEST_DATABASE=sqlite pytest tests/test_schema.py --write-schema`` (and once more with
 ``postgres``) writes the file anew.
 """
@@ -80,14 +80,14 @@ def _sqlite(table: str) -> dict[str, Any]:
 
 
 def _without_column_order(trigger_sql: str) -> str:
-    """A trigger compares the columns in the order of the table, which does not matter."""
+    """Triggers compare columns in table order, which does not matter."""
     comparison = r"NEW\.(\w+) IS OLD\.\1(?: AND )?"
     columns = sorted(match[1] for match in re.finditer(comparison, trigger_sql))
     return f"{re.sub(comparison, '', trigger_sql)} comparing {', '.join(columns)}"
 
 
 def _named_constraints(table_sql: str) -> list[str]:
-    """CHECK and UNIQUE with their names; a bracket inside a condition does not end it."""
+    """CHECK and UNIQUE constraints by name, with balanced brackets."""
     texts = []
     for match in re.finditer(r'CONSTRAINT "(?!\w*_fk_)[^"]+" (CHECK|UNIQUE) ', table_sql):
         end, depth = match.end(), 0

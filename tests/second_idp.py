@@ -1,5 +1,5 @@
-"""A second, tiny stand-in for Microsoft, written apart from portal/sandbox: opaque access tokens, its own key, its
-own directory, paths only as the discovery document names them. It shows that nothing leans on the sandbox's ways.
+"""A second, minimal identity provider, independent of portal/sandbox: opaque access tokens, its own key, its
+own directory, paths only as in the discovery document. It shows that the portal does not depend on the sandbox.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ACCOUNT = {"tid": DIRECTORY, "oid": "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee", "pre
 
 
 class AnotherMicrosoft:
-    """Runs in a thread until ``stop()``. ``requests`` holds (method, path) of everything it was asked."""
+    """Runs in a thread until ``stop()``. ``requests`` holds (method, path) of every request."""
 
     def __init__(self) -> None:
         self.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)

@@ -1,6 +1,6 @@
-"""Looks for secrets in clear wherever they could have been left: database, broker, cache, logs.
+"""Searches database, broker, cache and logs for secrets in clear.
 
-``found()`` after a story is the proof that it left none. It knows secrets by their shape, and takes known ones too.
+``found()`` recognises secrets by their shape and searches for known ones.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ import redis
 from django.conf import settings
 from django.db import connection as database
 
+from tests.environment import run_directory
+
 # JSON Web Tokens (access and ID tokens); refresh tokens and codes as Entra and the sandbox make them; the sandbox's
 # client secrets; private keys. No word boundaries: in a database file one value follows the other without a gap.
 SHAPES = re.compile(rb"eyJ[\w-]{8,}\.[\w-]{8,}|[01]\.A[\w-]{20,}|sbx8Q~[\w.~-]{8,}|BEGIN (?:RSA )?PRIVATE KEY")
 
 
 def found(known: Iterable[str] = ()) -> list[str]:
-    """Every place that holds a secret in clear, as "place: first characters"; an empty list is what one wants."""
+    """Every place with a secret in clear, as "place: first characters"."""
     needles = [secret.encode() for secret in known if secret]
     traces = []
     for place, content in places():
@@ -32,10 +34,10 @@ def found(known: Iterable[str] = ()) -> list[str]:
 
 
 def places() -> Iterator[tuple[str, bytes]]:
-    """Everything that is kept, as raw bytes."""
+    """All stored content, as raw bytes."""
     yield from _database()
     yield from _redis()
-    for log in sorted((settings.RUN_DIRECTORY / "logs").glob("*")):
+    for log in sorted((run_directory() / "logs").glob("*")):
         yield f"log {log.name}", log.read_bytes()
 
 
@@ -43,10 +45,10 @@ def _database() -> Iterator[tuple[str, bytes]]:
     if database.vendor == "sqlite":
         database.ensure_connection()
         yield "database dump", "\n".join(database.connection.iterdump()).encode()
-        # The files themselves: deleted rows and the write-ahead log are in them, too.
+        # The files also contain deleted rows and the write-ahead log.
         name = str(database.settings_dict["NAME"])
         for path in sorted(Path(name).parent.glob(f"{Path(name).name}*")):
-            # In a process of its own: closing the file here would drop this process's SQLite locks (POSIX), and
+            # In a separate process: closing the file here would drop this process's SQLite locks (POSIX), and
             # the next writer would corrupt the database.
             content = subprocess.run(["cat", str(path)], capture_output=True, check=True).stdout
             yield f"database file {path.name}", content

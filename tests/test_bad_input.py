@@ -1,4 +1,4 @@
-"""What people paste by mistake, field by field: forgiven where it cannot be meant, otherwise told what to paste."""
+"""Pasted mistakes, field by field: corrected where the intent is clear, otherwise explained."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -27,9 +27,6 @@ def told(field: forms.Field, typed: Any) -> str:
     return " ".join(caught.value.messages)
 
 
-# --- IDs ------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "typed",
     [
@@ -43,7 +40,7 @@ def told(field: forms.Field, typed: Any) -> str:
         GUID.replace("-", ""),
     ],
 )
-def test_an_id_is_taken_in_every_way_it_is_written(typed: str) -> None:
+def test_an_id_is_accepted_in_every_notation(typed: str) -> None:
     assert cleaned(GuidField(what="client ID"), typed) == GUID
 
 
@@ -63,11 +60,8 @@ def test_an_id_is_taken_in_every_way_it_is_written(typed: str) -> None:
         ("", "required"),
     ],
 )
-def test_anything_else_is_answered_with_what_an_id_looks_like(typed: str, says: str) -> None:
+def test_anything_else_is_refused_with_the_format_of_an_id(typed: str, says: str) -> None:
     assert says in told(GuidField(what="client ID"), typed)
-
-
-# --- Directories ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -105,7 +99,7 @@ def test_a_directory_is_an_id_a_domain_or_a_shared_endpoint(typed: str, taken: s
         ("", "required"),
     ],
 )
-def test_what_is_no_directory_is_told_what_to_enter(typed: str, says: str | None) -> None:
+def test_an_invalid_directory_is_refused_with_what_to_enter(typed: str, says: str | None) -> None:
     if says is None:
         assert cleaned(DirectoryField(), typed) == "contoso.com"
     else:
@@ -121,9 +115,6 @@ def test_a_directory_never_becomes_anything_but_a_safe_part_of_an_address(typed:
     assert taken == taken.lower()
     assert set(taken) <= set("abcdefghijklmnopqrstuvwxyz0123456789.-")
     assert len(taken) <= 253
-
-
-# --- Names ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -156,9 +147,6 @@ def test_a_name_without_visible_meaning_is_refused(typed: str, says: str) -> Non
     assert says in told(NameField(), typed) or "control characters" in told(NameField(), typed)
 
 
-# --- Secrets --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("typed", [SECRET, f"  {SECRET}\r\n", f"'{SECRET}'", f"\u200b{SECRET}\ufeff"])
 def test_a_secret_loses_what_surrounds_it(typed: str) -> None:
     assert cleaned(SecretValueField(), typed) == SECRET
@@ -177,7 +165,7 @@ def test_a_secret_loses_what_surrounds_it(typed: str) -> None:
         ("  ", "required"),
     ],
 )
-def test_what_is_no_secret_is_refused_and_not_repeated(typed: str, says: str) -> None:
+def test_an_invalid_secret_is_refused_and_not_repeated(typed: str, says: str) -> None:
     sentence = told(SecretValueField(), typed)
     assert says in sentence
     assert SECRET not in sentence
@@ -190,9 +178,6 @@ def test_no_form_ever_renders_a_secret_back() -> None:
     assert not form.is_valid()
     assert SECRET not in page
     assert "hush~hush" not in page
-
-
-# --- Dates and numbers ----------------------------------------------------------------------------
 
 
 def test_an_expiry_is_the_beginning_of_its_day_because_early_is_safe() -> None:
@@ -225,10 +210,7 @@ def test_months_out_of_range_are_refused(months: str) -> None:
     assert "months" in form.errors
 
 
-# --- Choices somebody tampered with ---------------------------------------------------------------
-
-
-def test_an_environment_nobody_offered_is_refused() -> None:
+def test_an_unknown_environment_is_refused() -> None:
     form = TenantForm({"name": "x", "environment": "moon", "directory_id": "contoso.com"})
     assert "environment" in form.errors
 
@@ -236,7 +218,7 @@ def test_an_environment_nobody_offered_is_refused() -> None:
 @pytest.mark.parametrize(
     "typed", ["x", "ünï", "' OR 1=1 --", "../../etc/passwd", "\x00", "9" * 400, "%00%0a", "{{7*7}}"]
 )
-def test_rubbish_in_every_field_is_an_answer_and_never_a_crash(db: None, typed: str) -> None:
+def test_garbage_in_every_field_is_handled(db: None, typed: str) -> None:
     from connections.forms.app_registrations import AppRegistrationForm, ScriptForm
 
     for form_class in (TenantForm, AppRegistrationForm, CredentialForm, ScriptForm):

@@ -1,6 +1,6 @@
-"""What browsers send by mistake and attackers on purpose: every page answers in words, and none falls over.
+"""Malformed and malicious requests: every page responds with a message, and none fails.
 
-The fields themselves are in test_bad_input.py.
+test_bad_input.py tests the single fields.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from django.test import Client
 
 from connections import audit
 from connections.models import AuditEvent, Connection, SharedMailbox, Tenant, User
+from connections.models.audit import AuditAction
 from portal.sandbox.client import Control
 from tests import factories, full_dataset, permissions_table
 from tests.test_csp import assert_nothing_inline
@@ -59,7 +60,7 @@ def browser(user: User) -> Client:
 
 
 def who_may(route: str) -> str:
-    """Somebody whom the table lets send this form."""
+    """A person who may send this form."""
     row = next(row for row in permissions_table.rows() if (row.name, row.method) == (route, "POST"))
     return next(person for person in ("bob", "alice", "carol", "dave") if row.of(person) in ("200", "302"))
 
@@ -72,8 +73,6 @@ def assert_answered(answer: Any, where: Any) -> None:
         assert "<script>alert" not in text, where
         assert "\n\nSet-Cookie" not in str(answer.headers), where
 
-
-# --- Forms ----------------------------------------------------------------------------------------
 
 MORE_FIELDS = {
     "app_add": ("kind", "label", "months", "default_capabilities", "certificate_file", "file_password"),
@@ -88,7 +87,7 @@ MORE_FIELDS = {
 
 
 def forms(contoso: full_dataset.World) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every POST route with a form that would be taken, or with the bare fields it knows."""
+    """Every POST route with a valid form, or with its empty fields."""
     filled = full_dataset.posted(contoso)
     for row in permissions_table.rows():
         fields = {**filled.get(row.name, {}), **dict.fromkeys(MORE_FIELDS.get(row.name, ()), "")}
@@ -97,14 +96,14 @@ def forms(contoso: full_dataset.World) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("kind", RUBBISH)
-def test_rubbish_in_any_field_of_any_form_is_answered(kind: str, contoso: full_dataset.World) -> None:
+def test_garbage_in_any_field_of_any_form_is_handled(kind: str, contoso: full_dataset.World) -> None:
     rubbish = RUBBISH[kind]
     if kind == "half a letter":
         rubbish = rubbish.encode("utf-8", "replace").decode()
     tried, turn = 0, list(RUBBISH).index(kind)
     for name, fields in forms(contoso):
         client, path = browser(contoso.people[who_may(name)]), contoso.url(name)
-        # All fields at once with every kind, each field alone with every fifth kind: all of it would take minutes.
+        # All fields at once with every kind, each field alone with every fifth kind: all combinations would take minutes.
         alone = [field for place, field in enumerate(fields) if (place + turn) % 5 == 0]
         for field in [*alone, None]:
             sent = dict.fromkeys(fields, rubbish) if field is None else {**fields, field: rubbish}
@@ -116,7 +115,7 @@ def test_rubbish_in_any_field_of_any_form_is_answered(kind: str, contoso: full_d
     assert tried > 50
 
 
-def test_a_field_sent_twice_or_as_a_list_is_answered(contoso: full_dataset.World) -> None:
+def test_a_field_sent_twice_or_as_a_list_is_handled(contoso: full_dataset.World) -> None:
     for name, fields in forms(contoso):
         client, path = browser(contoso.people[who_may(name)]), contoso.url(name)
         for field, value in fields.items():
@@ -126,7 +125,7 @@ def test_a_field_sent_twice_or_as_a_list_is_answered(contoso: full_dataset.World
                 transaction.set_rollback(True)
 
 
-def test_what_was_typed_is_still_there_and_what_is_secret_is_not(contoso: full_dataset.World) -> None:
+def test_a_refused_form_keeps_its_input_except_secrets(contoso: full_dataset.World) -> None:
     client = browser(contoso.people["alice"])
     typed = {
         "kind": "secret",
@@ -155,7 +154,7 @@ def test_what_was_typed_is_still_there_and_what_is_secret_is_not(contoso: full_d
         ("mailbox_add", {"address": "SUPPORT@contoso.example"}, "address"),
     ],
 )
-def test_what_exists_already_is_told_next_to_the_field(
+def test_duplicates_are_reported_next_to_the_field(
     name: str, change: dict[str, str], field: str, contoso: full_dataset.World
 ) -> None:
     client = browser(contoso.people[who_may(name)])
@@ -165,14 +164,12 @@ def test_what_exists_already_is_told_next_to_the_field(
     assert (Tenant.objects.count(), Connection.objects.count(), SharedMailbox.objects.count()) == before
 
 
-# --- Addresses ------------------------------------------------------------------------------------
-
 NUMBERS = ("0", "9223372036854775807", "9223372036854775808", str(2**64), "9" * 40, "9" * 4400, "-1", "1.0", "١", "x")
 
 
 @pytest.mark.parametrize("number", NUMBERS, ids=lambda number: number[:24])
 @pytest.mark.parametrize("method", ["get", "post"])
-def test_an_id_that_cannot_be_is_not_found(number: str, method: str, contoso: full_dataset.World) -> None:
+def test_an_impossible_id_is_not_found(number: str, method: str, contoso: full_dataset.World) -> None:
     client = browser(contoso.people["alice"])
     tried = 0
     for row in permissions_table.rows():
@@ -183,7 +180,7 @@ def test_an_id_that_cannot_be_is_not_found(number: str, method: str, contoso: fu
                 continue
             odd = "/".join([*parts[:place], number, *parts[place + 1 :]])
             answer = getattr(client, method)(odd, full_dataset.posted(contoso).get(row.name, {}))
-            # 405, 403 and (without a key) 401 come before anything is looked up.
+            # 405, 403 and (without a key) 401 precede any look-up.
             expected = (404, int(row.of("alice"))) if row.of("alice") in ("401", "403", "405") else (404,)
             assert answer.status_code in expected, (row, odd[:80])
             tried += 1
@@ -220,11 +217,11 @@ QUERIES = (
 
 
 @pytest.mark.parametrize("kind", RUBBISH)
-def test_no_page_falls_over_a_query_string(kind: str, contoso: full_dataset.World) -> None:
+def test_every_page_handles_any_query_string(kind: str, contoso: full_dataset.World) -> None:
     rubbish = RUBBISH[kind].encode("utf-8", "surrogatepass")[:3000]
     client, turn = browser(contoso.people["alice"]), list(RUBBISH).index(kind)
     pages = [row for row in permissions_table.rows() if row.method == "GET" and row.of("alice") == "200"]
-    for row in pages[turn % 5 :: 5]:  # each page meets a fifth of the kinds
+    for row in pages[turn % 5 :: 5]:  # a fifth of the kinds per page
         path = contoso.url(row.name)
         together = urlencode([(name, rubbish) for name in QUERIES])
         doubled = urlencode([(name, value) for name in QUERIES[:9] for value in (rubbish, b"x")])
@@ -252,7 +249,7 @@ def test_no_page_falls_over_a_query_string(kind: str, contoso: full_dataset.Worl
     ids=lambda key: str(key)[:30].encode("ascii", "replace").decode(),
 )
 @pytest.mark.parametrize("direction", ["after", "before"])
-def test_a_page_key_somebody_made_up_gives_a_page(key: Any, direction: str, contoso: full_dataset.World) -> None:
+def test_an_invalid_page_key_gives_a_page(key: Any, direction: str, contoso: full_dataset.World) -> None:
     client = browser(contoso.people["alice"])
     coded = base64.urlsafe_b64encode(json.dumps(key).encode()).decode().rstrip("=")
     for name in ("tenants", "apps", "connections", "mailboxes", "audit"):
@@ -262,23 +259,17 @@ def test_a_page_key_somebody_made_up_gives_a_page(key: Any, direction: str, cont
 
 
 @pytest.mark.parametrize("query", ["q=%ff%fe", "q=%", "%00=%00", "&&&==", "q[]=1&q[a]=2", "status=active&status=x"])
-def test_a_query_string_that_is_no_text_is_answered(query: str, contoso: full_dataset.World) -> None:
+def test_an_undecodable_query_string_is_handled(query: str, contoso: full_dataset.World) -> None:
     for person in ("alice", "bob"):
         assert browser(contoso.people[person]).get(f"/connections/?{query}").status_code == 200
 
 
-# --- Microsoft's callbacks ------------------------------------------------------------------------
-
-CALLBACKS = (
-    "/auth/complete/microsoft/",
-    "/auth/complete/microsoft-connect/",
-    "/consent/callback/",
-)
+CALLBACKS = ("/auth/complete/microsoft/", "/auth/complete/microsoft-connect/", "/consent/callback/")
 
 
 @pytest.mark.parametrize("kind", RUBBISH)
 @pytest.mark.parametrize("path", CALLBACKS)
-def test_callbacks_made_of_rubbish_change_nothing(path: str, kind: str, contoso: full_dataset.World) -> None:
+def test_garbage_callbacks_change_nothing(path: str, kind: str, contoso: full_dataset.World) -> None:
     rubbish = RUBBISH[kind].encode("utf-8", "surrogatepass")[:2000]
     names = ("state", "code", "error", "error_description", "error_subcode", "admin_consent", "tenant", "partial_token")
     before = AuditEvent.objects.count()
@@ -287,14 +278,11 @@ def test_callbacks_made_of_rubbish_change_nothing(path: str, kind: str, contoso:
         queries += [urlencode({"state": "x", name: rubbish}) for name in names[1:]]
         for query in queries:
             answer = client.get(f"{path}?{query}")
-            # social-auth leads whoever sends a token of its own paused sign-ins, which we never pause, to the start.
+            # social-auth redirects tokens of its partial pipelines, which the portal does not use, to the start page.
             assert answer.status_code == 400 or answer["Location"] == "/sign-in/", (query[:80], answer.status_code)
             assert_answered(answer, query[:80])
     assert AuditEvent.objects.count() == before
     assert Connection.objects.get(pk=contoso.connection.pk).status == "active"
-
-
-# --- Whole requests -------------------------------------------------------------------------------
 
 
 def test_too_many_fields_and_too_much_text_are_refused_politely(contoso: full_dataset.World) -> None:
@@ -316,13 +304,13 @@ def test_too_many_fields_and_too_much_text_are_refused_politely(contoso: full_da
         (b"name=x", "application/x-www-form-urlencoded; charset=no-such"),
     ],
 )
-def test_a_body_that_is_no_form_is_answered(body: bytes, kind: str, contoso: full_dataset.World) -> None:
+def test_a_body_that_is_no_form_is_handled(body: bytes, kind: str, contoso: full_dataset.World) -> None:
     client = browser(contoso.people["alice"])
     for path in ("/tenants/add/", "/apps/add/", contoso.url("credential_add")):
         assert client.generic("POST", path, body, content_type=kind).status_code in (200, 400), path
 
 
-def test_cookies_of_rubbish_are_nobodys(contoso: full_dataset.World) -> None:
+def test_garbage_cookies_sign_nobody_in(contoso: full_dataset.World) -> None:
     for value in ("x", "../../etc/passwd", "a" * 4000, "\x01\x02", '";"', "ünï"):
         client = Client()
         client.cookies["portal_session"] = value
@@ -346,10 +334,10 @@ def test_cookies_of_rubbish_are_nobodys(contoso: full_dataset.World) -> None:
         ("", "127.0.0.1"),
     ],
 )
-def test_an_address_that_is_none_is_not_recorded(
+def test_an_invalid_address_is_not_recorded(
     client: Client, settings: Any, bob: User, header: str, address: str | None
 ) -> None:
-    """What a proxy passes on; some write the port too."""
+    """Proxies may forward anything; some add the port."""
     settings.TRUSTED_PROXIES = 1
     answer = client.post(
         "/sign-in/", {"username": "bob", "password": factories.PASSWORD}, headers={"x-forwarded-for": header}
@@ -362,7 +350,7 @@ def test_the_longest_names_fit_into_the_audit_trail(bob: User) -> None:
     User.objects.filter(pk=bob.pk).update(first_name="f" * 150, last_name="l" * 150, username="u" * 150)
     bob.refresh_from_db()
     connection = factories.make_connection(owner=bob, name="n" * 120)
-    event = audit.record("connection.changed", connection, actor=bob)
+    event = audit.record(AuditAction.CONNECTION_CHANGED, connection, actor=bob)
     event.refresh_from_db()
     assert len(event.actor_name) <= 320
     assert event.actor_name.endswith("<" + "u" * 150 + ">"), "the sign-in name is what tells people apart"

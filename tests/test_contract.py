@@ -1,4 +1,4 @@
-"""What others build on stands still; tests/contract.py says how to change it on purpose."""
+"""The public contract is unchanged; tests/contract.py explains how to change it."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What a page tells the browser to allow: nothing inline, nothing from elsewhere, nothing kept, no frame."""
+"""Security headers: nothing inline, nothing from elsewhere, no caching, no frames."""
 
 from __future__ import annotations
 
@@ -36,16 +36,13 @@ def browser(user: User) -> Client:
     return client
 
 
-# Whoever else there is sees one of their pages.
+# The other people see one of their pages.
 READERS = ("bob", "max", "dave", "alice", "carol")
-
-
-# --- The policy -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One answer and who got it where; ``page``: it is a page of theirs, and not how a wrong method is refused."""
+    """One response with its person and URL; ``page``: a page, not a refused method."""
 
     where: str
     person: str
@@ -54,13 +51,12 @@ class Seen:
 
     @property
     def html(self) -> str:
-        """The page's text, if it is one."""
         is_page = self.answer["Content-Type"].startswith("text/html")
         return str(self.answer.content.decode()) if is_page else ""
 
 
 def answers(contoso: full_dataset.World) -> Iterator[Seen]:
-    """What everybody gets from every URL, refusals and errors included."""
+    """The responses of every URL to every person, refusals and errors included."""
     for person in ("nobody", *READERS):
         client = Client() if person == "nobody" else browser(contoso.people[person])
         for row in permissions_table.rows():
@@ -77,13 +73,13 @@ _seen: list[Seen] = []
 
 @pytest.fixture
 def all_seen(contoso: full_dataset.World) -> list[Seen]:
-    """Every answer, asked for once however many tests look at them."""
+    """All responses, requested once for all tests."""
     if not _seen:
         _seen.extend(answers(contoso))
     return _seen
 
 
-def test_every_answer_carries_the_strict_headers(all_seen: list[Seen]) -> None:
+def test_every_response_has_the_strict_headers(all_seen: list[Seen]) -> None:
     seen = set()
     for visit in all_seen:
         where, answer = visit.where, visit.answer
@@ -97,7 +93,7 @@ def test_every_answer_carries_the_strict_headers(all_seen: list[Seen]) -> None:
         assert answer["X-Content-Type-Options"] == "nosniff", where
         if not where.endswith("static"):
             assert answer["X-Frame-Options"] == "DENY", where
-            # The path of a sign-in link is a secret; Django's CSRF check needs the origin all the same.
+            # The path of a sign-in link is a secret, but Django's CSRF check needs the origin.
             secret_path = where.endswith(" sign_in_link")
             assert answer["Referrer-Policy"] == ("strict-origin" if secret_path else "same-origin"), where
             assert answer["X-Request-ID"], where
@@ -137,11 +133,8 @@ def test_a_crash_is_a_page_with_the_same_policy(contoso: full_dataset.World, mon
     assert_nothing_inline(answer.content.decode(), "500")
 
 
-# --- The pages ------------------------------------------------------------------------------------
-
-
 class Inline(HTMLParser):
-    """Collects what a strict policy would not run, and what would be fetched from elsewhere."""
+    """Collects inline code that a strict policy forbids, and external URLs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -194,12 +187,12 @@ def test_no_page_has_anything_inline(all_seen: list[Seen]) -> None:
 
 
 @pytest.mark.parametrize("status", [status for status in Connection.Status if status != "active"])
-def test_no_trouble_is_shown_with_anything_inline(status: str, contoso: full_dataset.World) -> None:
+def test_failed_connections_are_shown_without_anything_inline(status: str, contoso: full_dataset.World) -> None:
     Connection.objects.update(status=status, status_cause="<b onclick=x>cause</b>", sign_in_started_at=timezone.now())
     _assert_pages_are_clean(contoso)
 
 
-def test_an_app_registration_in_trouble_is_shown_without_anything_inline(contoso: full_dataset.World) -> None:
+def test_a_rejected_app_registration_is_shown_without_anything_inline(contoso: full_dataset.World) -> None:
     type(contoso.app).objects.update(rejected_at=timezone.now(), rejected_cause="<style>x</style>", rejected_code="X")
     contoso.app.credentials.update(rejected_at=timezone.now(), rejected_code="<i>")
     MailboxAccess.objects.update(state="unreachable", cause="<script>x</script>", action="<p style=x>")
@@ -232,7 +225,7 @@ def test_what_people_typed_is_shown_as_text(contoso: full_dataset.World) -> None
     Connection.objects.update(account_name=bad, account_username=bad, extra_scopes=bad)
     type(contoso.mailbox).objects.update(display_name=bad)
     contoso.app.credentials.update(label=bad)
-    # As audit.record() writes them; what is written cannot be changed.
+    # Created as audit.record() does, because events cannot be changed later.
     event = AuditEvent.objects.create(
         action="connection.changed",
         target_type="Connection",
@@ -261,11 +254,8 @@ def test_djangos_own_refusals_are_our_pages(contoso: full_dataset.World) -> None
         assert_nothing_inline(view(request, *arguments).content.decode(), view.__name__)
 
 
-# --- What stays behind ----------------------------------------------------------------------------
-
-
-def test_pages_behind_the_sign_in_are_kept_nowhere(all_seen: list[Seen]) -> None:
-    """After signing out, the back button must not show them again."""
+def test_pages_behind_the_sign_in_are_not_cached(all_seen: list[Seen]) -> None:
+    """After sign-out the back button must not show them."""
     behind = [visit for visit in all_seen if visit.page and visit.person in READERS]
     for visit in behind:
         assert "no-store" in visit.answer["Cache-Control"], visit.where
@@ -273,13 +263,10 @@ def test_pages_behind_the_sign_in_are_kept_nowhere(all_seen: list[Seen]) -> None
     assert len(behind) > 100
 
 
-def test_static_files_may_be_kept(contoso: full_dataset.World) -> None:
+def test_static_files_may_be_cached(contoso: full_dataset.World) -> None:
     answer = browser(contoso.people["bob"]).get("/static/portal/portal.css")
     assert answer.status_code == 200
     assert "no-store" not in answer.get("Cache-Control", "")
-
-
-# --- Cookies --------------------------------------------------------------------------------------
 
 
 def test_cookies_are_closed_to_scripts_and_other_sites(client: Client, bob: User) -> None:
@@ -297,7 +284,8 @@ def test_signing_in_changes_the_session_and_signing_out_ends_it(bob: User) -> No
     session["planted"] = "by an attacker"
     session.save()
     name = portal_settings.SESSION_COOKIE_NAME
-    client.cookies[name] = planted = session.session_key
+    planted = str(session.session_key)
+    client.cookies[name] = planted
     client.post("/sign-in/", {"username": "bob", "password": factories.PASSWORD})
     signed_in = client.cookies[name].value
     assert signed_in != planted
@@ -309,7 +297,7 @@ def test_signing_in_changes_the_session_and_signing_out_ends_it(bob: User) -> No
     assert portal_settings.SESSION_COOKIE_AGE <= 12 * 3600
 
 
-def test_behind_https_cookies_and_pages_go_over_https_only() -> None:
+def test_behind_https_cookies_and_pages_use_https_only() -> None:
     environment = {
         **os.environ,
         "DJANGO_SETTINGS_MODULE": "portal.settings",

@@ -1,4 +1,4 @@
-"""After a story with real processes, no secret lies about in clear: not in the database, the broker, or a log."""
+"""After a complete journey with real processes, database, broker and logs contain no secret in clear."""
 
 import time
 from collections.abc import Callable
@@ -14,13 +14,14 @@ from connections.models import AuditEvent, Connection
 from portal.processes import Process
 from portal.sandbox.client import Control
 from tests import factories, secret_scanner
+from tests.environment import run_directory
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
 CANARY = "1.APlantedRefreshTokenThatMustBeFound_0123456789"
 
 
-def test_keeping_connections_alive_leaves_no_secret_in_clear(
+def test_refreshing_connections_leaves_no_secret_in_clear(
     sandbox: Control, celery_worker: Callable[..., list[Process]], celery_beat: Callable[..., list[Process]]
 ) -> None:
     grant = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"])
@@ -50,7 +51,7 @@ def test_the_search_itself_finds_what_is_planted(sandbox: Control) -> None:
     connection = factories.make_connection(status_reference=CANARY)
     client = redis.Redis.from_url(settings.REDIS_URL)
     client.lpush("planted", "eyJhbGciOiJub25lIn0.eyJub3RoaW5nIjoiaGVyZSJ9.x")
-    log = settings.RUN_DIRECTORY / "logs" / "planted.log"
+    log = run_directory() / "logs" / "planted.log"
     log.parent.mkdir(exist_ok=True)
     log.write_text(f"client_secret={factories.CLIENT_SECRET}")
     try:

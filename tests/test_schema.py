@@ -1,4 +1,4 @@
-"""The migrations make exactly the tables, constraints, indexes and triggers that are written down."""
+"""The migrations create exactly the expected tables, constraints, indexes and triggers."""
 
 import json
 

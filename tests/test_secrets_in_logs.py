@@ -1,8 +1,9 @@
-"""No secret gets into a log line, whichever way somebody tries to write it there."""
+"""No secret gets into a log line, however it is logged."""
 
 import json
 import logging
 from io import StringIO
+from typing import Any
 
 import pytest
 import structlog
@@ -37,15 +38,16 @@ def line_of(written: StringIO) -> dict[str, object]:
     return parsed
 
 
-def test_the_settings_put_the_filter_and_the_formatter_on_every_handler():
-    for handler in settings.LOGGING["handlers"].values():
+def test_the_settings_put_the_filter_and_the_formatter_on_every_handler() -> None:
+    logging_settings: Any = settings.LOGGING
+    for handler in logging_settings["handlers"].values():
         assert handler["filters"] == ["secrets"]
         assert handler["formatter"] == "line"
-    assert settings.LOGGING["filters"]["secrets"]["()"] == "portal.logs.HideSecrets"
+    assert logging_settings["filters"]["secrets"]["()"] == "portal.logs.HideSecrets"
 
 
 @pytest.mark.parametrize("secret", [JWT, REFRESH_TOKEN, CODE])
-def test_a_bare_token_is_hidden(logger, written, secret):
+def test_a_bare_token_is_hidden(logger: logging.Logger, written: StringIO, secret: str) -> None:
     logger.warning("Microsoft sent %s and more", secret)
     assert line_of(written)["event"] == "Microsoft sent [hidden] and more"
 
@@ -60,20 +62,20 @@ def test_a_bare_token_is_hidden(logger, written, secret):
         f"password={CLIENT_SECRET}",
     ],
 )
-def test_a_named_secret_is_hidden_in_every_notation(logger, written, text):
+def test_a_named_secret_is_hidden_in_every_notation(logger: logging.Logger, written: StringIO, text: str) -> None:
     logger.error(text)
     assert CLIENT_SECRET not in written.getvalue()
     assert "[hidden]" in written.getvalue()
 
 
-def test_what_is_no_secret_stays_readable(logger, written):
+def test_what_is_no_secret_stays_readable(logger: logging.Logger, written: StringIO) -> None:
     logger.info("AADSTS700082: the refresh token has expired (error_codes=[700082], connection 17)")
     assert (
         line_of(written)["event"] == "AADSTS700082: the refresh token has expired (error_codes=[700082], connection 17)"
     )
 
 
-def test_a_traceback_keeps_its_shape_and_loses_its_secrets(logger, written):
+def test_a_traceback_keeps_its_shape_and_loses_its_secrets(logger: logging.Logger, written: StringIO) -> None:
     try:
         try:
             raise ValueError(f"cannot use {REFRESH_TOKEN}")
@@ -88,7 +90,7 @@ def test_a_traceback_keeps_its_shape_and_loses_its_secrets(logger, written):
         assert secret not in written.getvalue()
 
 
-def test_structlog_goes_the_same_way_out(written, logger):
+def test_structlog_uses_the_same_filter(written: StringIO, logger: logging.Logger) -> None:
     handler = logger.handlers[0]
     named = logging.getLogger("tests.structured")
     named.addHandler(handler)
@@ -105,11 +107,13 @@ def test_structlog_goes_the_same_way_out(written, logger):
     assert JWT not in written.getvalue()
 
 
-def test_no_exception_or_repr_of_ours_shows_a_secret():
+def test_no_exception_or_repr_of_ours_shows_a_secret() -> None:
     from connections.microsoft import http, token_endpoint
     from connections.services.registry.credentials import NewSecret
 
-    request = http.Request("POST", f"https://login.example/token?code={CODE}", CLIENT_SECRET.encode(), (("a", JWT),))
+    request: http.Request[None] = http.Request(
+        "POST", f"https://login.example/token?code={CODE}", CLIENT_SECRET.encode(), (("a", JWT),)
+    )
     shown = [
         repr(request),
         repr(http.Response(request, 200, {"set-cookie": JWT}, REFRESH_TOKEN.encode())),

@@ -1,4 +1,4 @@
-"""Settings come from the environment only, are checked at the start, and are documented, every one of them."""
+"""Settings come from the environment, are validated at start, and are all documented."""
 
 import json
 import os
@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from axes.helpers import get_client_ip_address
 from cryptography.fernet import Fernet
+from django.test import RequestFactory
 
 from tests.environment import ROOT
 
@@ -48,7 +50,7 @@ def settings_with(names: list[str], **environment: str) -> dict[str, object]:
 @pytest.mark.parametrize(
     "missing", [["SECRET_KEY"], ["FIELD_ENCRYPTION_KEYS"], ["SECRET_KEY", "FIELD_ENCRYPTION_KEYS"]]
 )
-def test_it_refuses_to_start_without_a_secret_and_says_which(missing):
+def test_it_refuses_to_start_without_a_secret_and_says_which(missing: list[str]) -> None:
     done = run("-c", "from portal import settings", **{name: GOOD[name] for name in GOOD if name not in missing})
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
@@ -57,14 +59,14 @@ def test_it_refuses_to_start_without_a_secret_and_says_which(missing):
         assert (f" {name}" in last) == (name in missing)
 
 
-def test_a_secret_may_stand_in_a_file(tmp_path: Path):
+def test_a_secret_may_be_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("from-a-file\n")  # as echo writes it, with a line break
     environment = {name: value for name, value in GOOD.items() if name != "SECRET_KEY"}
     values = settings_with(["SECRET_KEY"], **environment, SECRET_KEY_FILE=str(tmp_path / "key"))
     assert values["SECRET_KEY"] == "from-a-file"
 
 
-def test_https_switches_on_what_protects_it():
+def test_https_enables_its_protections() -> None:
     names = [
         "PORTAL_URL",
         "ALLOWED_HOSTS",
@@ -83,7 +85,7 @@ def test_https_switches_on_what_protects_it():
     }
 
 
-def test_the_key_list_may_be_spread_over_spaces():
+def test_the_key_list_may_contain_spaces() -> None:
     keys = [Fernet.generate_key().decode(), Fernet.generate_key().decode()]
     values = settings_with(["FIELD_ENCRYPTION_KEY"], **{**GOOD, "FIELD_ENCRYPTION_KEYS": f" {keys[0]} , {keys[1]},"})
     assert values["FIELD_ENCRYPTION_KEY"] == keys
@@ -97,19 +99,19 @@ def test_the_key_list_may_be_spread_over_spaces():
         ("rediss://:pw@redis.example.org:6380/2", "rediss://:pw@redis.example.org:6380/2"),
     ],
 )
-def test_the_broker_is_reached_by_socket_or_network(redis_url: str, broker_url: str):
+def test_the_broker_is_reached_by_socket_or_network(redis_url: str, broker_url: str) -> None:
     values = settings_with(["CELERY_BROKER_URL"], **{**GOOD, "REDIS_URL": redis_url})
     assert values["CELERY_BROKER_URL"] == broker_url
 
 
-def test_the_database_password_may_hold_any_character():
+def test_the_database_password_may_hold_any_character() -> None:
     database = settings_with(["DATABASES"], **GOOD)["DATABASES"]
     assert isinstance(database, dict)
     assert database["default"]["PASSWORD"] == "p@ss"
     assert database["default"]["PORT"] == 5433
 
 
-def test_the_deployment_check_passes_on_a_production_environment():
+def test_the_deployment_check_passes_on_a_production_environment() -> None:
     done = run("manage.py", "check", "--deploy", "--fail-level", "WARNING", **GOOD)
     assert done.returncode == 0, done.stderr
 
@@ -123,22 +125,19 @@ def test_the_deployment_check_passes_on_a_production_environment():
         ("MICROSOFT_SANDBOX_URL", "http://sandbox.example.org", "MICROSOFT_SANDBOX_URL must be https"),
     ],
 )
-def test_a_setting_that_cannot_work_is_refused_with_its_name(name: str, value: str, code: str):
+def test_a_setting_that_cannot_work_is_refused_with_its_name(name: str, value: str, code: str) -> None:
     done = run("manage.py", "check", "--deploy", "--fail-level", "WARNING", **{**GOOD, name: value})
     assert done.returncode != 0
     assert code in done.stderr
 
 
-def test_wrong_passwords_are_counted_by_the_address_behind_the_proxy(rf, settings):
-    """Otherwise everybody behind the proxy shares one address, and anybody can lock anybody else out."""
+def test_failed_sign_ins_are_counted_per_address_behind_the_proxy(rf: RequestFactory, settings: Any) -> None:
+    """Otherwise everybody behind the proxy shares one address and one lockout."""
     settings.TRUSTED_PROXIES = 1
     request = rf.post("/sign-in/", REMOTE_ADDR="10.0.0.1", HTTP_X_FORWARDED_FOR="6.6.6.6, 203.0.113.9")
     assert get_client_ip_address(request) == "203.0.113.9"
     settings.TRUSTED_PROXIES = 0
     assert get_client_ip_address(request) == "10.0.0.1"
-
-
-# --- Documentation --------------------------------------------------------------------------------
 
 
 def names_read() -> set[str]:
@@ -148,13 +147,13 @@ def names_read() -> set[str]:
     return names | set(re.findall(r"environ\.get\(\"([A-Z_]+)\"", web))
 
 
-def test_the_example_names_every_setting_and_no_other():
+def test_the_example_names_every_setting_and_no_other() -> None:
     documented = set(re.findall(r"^#?([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
     assert len(names_read()) > 25
     assert documented == names_read()
 
 
-def test_the_readme_names_every_setting():
+def test_the_readme_names_every_setting() -> None:
     text = (ROOT / "README.md").read_text()
     table = text[text.index("## Settings") :]
     missing = {name for name in names_read() if name not in table and name.removeprefix("LOGIN_MICROSOFT") not in table}

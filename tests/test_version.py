@@ -1,4 +1,4 @@
-"""The version is set once, and the changelog says what is in it."""
+"""The version is set once, and the changelog describes it."""
 
 import re
 import tomllib

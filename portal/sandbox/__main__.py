@@ -18,7 +18,7 @@ THREADS = 48
 
 
 def is_loopback(host: str) -> bool:
-    """Can only programs on this machine reach this address?"""
+    """Whether only this machine can reach the address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -26,7 +26,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_free(host: str, port: int) -> bool:
-    """Can this port be listened on? Asked first, because gunicorn would try for five seconds."""
+    """Whether the port is free; gunicorn itself would retry for five seconds."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -38,7 +38,7 @@ def is_free(host: str, port: int) -> bool:
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
-    """The command line, checked."""
+    """Parse and check the command line."""
     parser = argparse.ArgumentParser(prog="python -m portal.sandbox", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="a loopback address; anything else is refused")
     parser.add_argument("--port", type=int, default=9000)
@@ -62,21 +62,21 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 
 
 class Server(BaseApplication):  # type: ignore[misc]
-    """gunicorn with exactly one worker process, because the world lives in its memory."""
+    """gunicorn with exactly one worker process, because the state lives in its memory."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         super().__init__()
 
     def load_config(self) -> None:
-        """Settings of gunicorn; none are read from files or the environment."""
+        """Configure gunicorn from the command line alone."""
         settings: dict[str, Any] = {
             "bind": f"{self.options.host}:{self.options.port}",
             "workers": 1,
             "worker_class": "gthread",
             "threads": THREADS,
             "keepalive": 75,
-            "timeout": 0,  # hanging on request is one of its features
+            "timeout": 0,  # hanging on demand is one of its features
             "graceful_timeout": 1,
             "loglevel": "error",
             "control_socket_disable": True,
@@ -89,11 +89,11 @@ class Server(BaseApplication):  # type: ignore[misc]
             self.cfg.set(name, value)
 
     def load_wsgi_config(self) -> None:
-        """Nothing: there is no configuration file."""
+        """Load nothing: there is no configuration file."""
 
     def load(self) -> Any:
         """Build the world and the application, in the worker process."""
-        # Not setdefault: the portal's settings may be named in the environment, and they are none of our business.
+        # Not setdefault: the environment may name the portal's settings.
         os.environ["DJANGO_SETTINGS_MODULE"] = "portal.sandbox.settings"
         django.setup(set_prefix=False)
         from django.conf import settings
@@ -116,17 +116,17 @@ class Server(BaseApplication):  # type: ignore[misc]
         return WSGIHandler()
 
     def ready(self, worker: Any) -> None:
-        """Tell that connections are accepted from now on."""
+        """Announce that the sandbox accepts connections."""
         print(f"Sandbox ready at {self.options.public_url}", flush=True)
 
     def stopping(self, arbiter: Any, worker: Any) -> None:
-        """Free requests that hang on purpose."""
+        """Release requests that hang on purpose."""
         if hasattr(self, "world"):
             self.world.stopping.set()
 
 
 def stop_with_stdin() -> None:
-    """Stop this process when its standard input is closed, which happens at the latest when its parent dies."""
+    """Stop when standard input closes, at the latest when the parent process dies."""
 
     def wait() -> None:
         while os.read(sys.stdin.fileno(), 1024):

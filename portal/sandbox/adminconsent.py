@@ -1,7 +1,7 @@
 """The admin consent endpoints, in the v1 and the v2 style.
 
-Microsoft: identity-platform/v2-admin-consent and v2-oauth2-client-creds-grant-flow. The answers differ between the
-styles, and ``admin_consent=True`` comes with a failure of the v2 style too.
+Microsoft: identity-platform/v2-admin-consent and v2-oauth2-client-creds-grant-flow. The responses differ between the
+styles, and the v2 style sends ``admin_consent=True`` with failures, too.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ PROPAGATION_DELAY = 60.0
 
 @dataclass
 class Request:
-    """An admin consent request whose client and redirect URI are known to be right."""
+    """An admin consent request with a validated client and redirect URI."""
 
     app: App
     where: Directory | None
@@ -68,7 +68,7 @@ def _page(request: HttpRequest, tenant: str, scope: str | None) -> HttpResponse:
 
 def _read(here: World, request: HttpRequest, authority: str, scope: str | None) -> Request:
     if scope is not None and authority.lower() == "common":
-        # The v2 style wants a directory or "organizations"; the number Microsoft answers with is not documented.
+        # The v2 style requires a directory or "organizations"; Microsoft does not document its error code.
         raise errors.refusal(90023)
     where = clients.directory(here, authority)
     client_id = request.GET.get("client_id", "")
@@ -84,7 +84,7 @@ def _read(here: World, request: HttpRequest, authority: str, scope: str | None) 
 
 
 def _wanted(here: World, request: Request) -> tuple[list[str], list[str]]:
-    """Delegated scopes and application roles to grant; raises EntraError for a scope that makes no sense."""
+    """Delegated scopes and application roles to grant; raises EntraError for an invalid scope."""
     if request.scope is None:
         return list(request.app.delegated), list(request.app.application)
     if not request.scope.strip():
@@ -94,7 +94,7 @@ def _wanted(here: World, request: Request) -> tuple[list[str], list[str]]:
         raise errors.refusal(650053, app_name=request.app.name, scope=scopes.unknown[0])
     if scopes.default:
         return list(request.app.delegated), list(request.app.application)
-    # Application permissions can only be asked for by .default (identity-platform/v2-admin-consent).
+    # Application permissions can only be requested with .default (identity-platform/v2-admin-consent).
     return scopes.names, []
 
 
@@ -136,7 +136,7 @@ def _go_on(here: World, request: HttpRequest, consent: Request) -> HttpResponse:
 
 
 def _prompt(request: HttpRequest, here: World) -> str:
-    """Nobody but an admin is taken for the signed-in person without being asked."""
+    """Only an admin is signed in without showing the account page."""
     signed_in = signin.accounts(request, here)
     return "" if all(here.people[session.person].admin for session in signed_in) else "select_account"
 

@@ -1,4 +1,4 @@
-"""The authorize endpoint: sign-in, consent, and the way back with a code or an error.
+"""The authorize endpoint: sign-in, consent, and the redirect back with a code or an error.
 
 Microsoft: identity-platform/v2-oauth2-auth-code-flow, v2-protocols-oidc and reply-url.
 """
@@ -29,7 +29,7 @@ class HttpResponseFound(HttpResponseRedirect):
 
 @dataclass
 class Request:
-    """An authorize request whose client and redirect URI are known to be right."""
+    """An authorize request with a validated client and redirect URI."""
 
     app: App
     where: Directory | None
@@ -46,20 +46,19 @@ class Request:
 
     @property
     def scopes(self) -> permissions.RequestedScopes:
-        """The scope parameter taken apart."""
         return permissions.parse(self.scope, world().public_url)
 
 
 @fault_injection.exposed("login")
 @csrf_protect
 def authorize(request: HttpRequest, tenant: str) -> HttpResponse:
-    """GET and POST /{tenant}/oauth2/v2.0/authorize; the forms of all its pages come back here."""
+    """GET and POST /{tenant}/oauth2/v2.0/authorize; the forms of its pages post to the same URL."""
     here = world()
     trace = errors.Trace.of(request.GET.get("client-request-id", ""))
     try:
         parameters = _read(here, request, tenant)
     except errors.EntraError as problem:
-        # Without a trusted redirect URI there is nowhere to send this: it stays on Microsoft's page.
+        # Without a trusted redirect URI the error stays on Microsoft's page.
         return error_page(request, here, problem, trace)
     try:
         return _go_on(here, request, parameters)
@@ -72,7 +71,7 @@ def authorize(request: HttpRequest, tenant: str) -> HttpResponse:
 
 
 def _read(here: World, request: HttpRequest, authority: str) -> Request:
-    """Check what decides whether the redirect URI can be trusted; raises EntraError."""
+    """Validate client and redirect URI; raises EntraError."""
     where = clients.directory(here, authority)
     client_id = request.GET.get("client_id", "")
     if not client_id:
@@ -95,7 +94,7 @@ def _read(here: World, request: HttpRequest, authority: str) -> Request:
 
 
 def registered_uri(app: App, uri: str) -> str:
-    """The redirect URI if it is registered: exact match, but the port of http://localhost does not count."""
+    """The redirect URI if it is registered: exact match, except for the port of http://localhost."""
     if uri in app.redirect_uris:
         return uri
     if _without_port(uri) in [_without_port(known) for known in app.redirect_uris] and "//localhost" in uri:
@@ -121,7 +120,7 @@ def strip_html(text: str) -> str:
 
 
 def _check(here: World, request: HttpRequest, parameters: Request) -> None:
-    """Check what may go back to the app as an error."""
+    """Check everything whose error may be redirected to the app."""
     response_type = request.GET.get("response_type", "")
     if not response_type:
         raise errors.refusal(900144, parameter="response_type")
@@ -135,7 +134,7 @@ def _check(here: World, request: HttpRequest, parameters: Request) -> None:
         raise errors.refusal(900144, parameter="scope")
     scopes = parameters.scopes
     if scopes.resources:
-        # The page may ask for several resources at once, but this directory knows Graph alone.
+        # Microsoft allows several resources here, but this directory knows only Graph.
         name = parameters.where.name if parameters.where else "Microsoft Services"
         raise errors.refusal(500011, resource=scopes.resources[0], tenant_name=name)
     if scopes.unknown:
@@ -163,11 +162,8 @@ def _go_on(here: World, request: HttpRequest, parameters: Request) -> HttpRespon
     return response
 
 
-# -- consent --------------------------------------------------------------------------------------
-
-
 def _to_grant(here: World, request: Request, person: Person) -> list[str]:
-    """What a consent page for this request grants."""
+    """The permissions that a consent page for this request grants."""
     scopes = request.scopes
     missing = consents.missing(here, request.app, person, scopes)
     if missing or request.prompt == "consent":
@@ -219,9 +215,6 @@ def _cancelled(request: HttpRequest, here: World, parameters: Request) -> HttpRe
     return send_error(request, here, parameters, problem, errors.Trace.of(), subcode="cancel")
 
 
-# -- the way back ---------------------------------------------------------------------------------
-
-
 def _new_code(here: World, request: Request, person: Person, flow: signin.Flow) -> str:
     value = f"1.A{secrets.token_urlsafe(64)}"
     now = here.now()
@@ -246,7 +239,7 @@ def _new_code(here: World, request: Request, person: Person, flow: signin.Flow) 
 
 
 def send(request: HttpRequest, here: World, parameters: Request, answer: dict[str, str]) -> HttpResponse:
-    """Send an answer to the redirect URI, in the way the app asked for."""
+    """Redirect to the app with its response mode."""
     if parameters.state:
         answer["state"] = parameters.state
     if "code" in answer:
@@ -266,7 +259,6 @@ def send_error(
     *,
     subcode: str = "",
 ) -> HttpResponse:
-    """Send an error to the redirect URI."""
     answer = {"error": problem.error, "error_description": errors.description(problem, trace, here.now())}
     if problem.code in errors.MEANINGS:
         answer["error_uri"] = f"{here.public_url}/error?code={problem.code}"

@@ -1,4 +1,4 @@
-"""A small client of the control API for tests: one method per verb, standard library only."""
+"""A small client of the control API for tests: one method per command, standard library only."""
 
 import json
 import ssl
@@ -8,11 +8,11 @@ from typing import Any
 
 
 class ControlError(Exception):
-    """The sandbox refused; the text is its sentence."""
+    """The sandbox refused the call; the message is its reason."""
 
 
 class Control:
-    """Steers one running sandbox. Every method raises ControlError with the sandbox's reason when it is refused."""
+    """Controls a running sandbox. Every method raises ControlError when the sandbox refuses the call."""
 
     def __init__(self, base_url: str, *, timeout: float = 30.0, cafile: str | None = None) -> None:
         self.base_url = base_url.rstrip("/")
@@ -37,7 +37,7 @@ class Control:
                 raise ControlError(f"HTTP {problem.code}") from None
 
     def call(self, verb: str, **fields: Any) -> dict[str, Any]:
-        """Call any verb with any fields."""
+        """Run any command with any fields."""
         given = {name: value for name, value in fields.items() if value is not None}
         request = urllib.request.Request(
             f"{self.base_url}/_control/api/{verb}",
@@ -52,7 +52,7 @@ class Control:
         return answer
 
     def state(self) -> dict[str, Any]:
-        """The whole world of the sandbox."""
+        """The complete state of the sandbox."""
         return self._get("state")
 
     def calls(self, *, after: int = 0, limit: int = 200) -> dict[str, Any]:
@@ -64,11 +64,9 @@ class Control:
         return sum(int(grants.get(fingerprint, 0)) for grants in self.calls(limit=0)["by_grant"].values())
 
     def reset(self) -> None:
-        """Back to the seed."""
         self.call("reset")
 
     def clear_calls(self) -> None:
-        """Forget the calls counted so far."""
         self.call("clear_calls")
 
     def clock(self, offset_s: float) -> None:
@@ -94,7 +92,7 @@ class Control:
         times: int = 0,
         client_id: str = "",
     ) -> None:
-        """Set the weather over token, graph, login or everything."""
+        """Inject a fault into token, graph, login or everything."""
         self.call(
             "weather",
             kind=kind,
@@ -107,15 +105,15 @@ class Control:
         )
 
     def consent_lie(self, kind: str) -> None:
-        """none, nothing, later or wrong_tenant."""
+        """``kind``: none, nothing, later or wrong_tenant."""
         self.call("consent_lie", kind=kind)
 
     def set_directory(self, tenant: str, *, user_consent: bool) -> None:
-        """May people consent for themselves?"""
+        """Choose whether people may consent for themselves."""
         self.call("set_directory", tenant=tenant, user_consent=user_consent)
 
     def add_person(self, upn: str, name: str, **more: Any) -> dict[str, Any]:
-        """Add a person; gives id, upn, password, tenant."""
+        """Add a person; returns id, upn, password, tenant."""
         return self.call("add_person", upn=upn, name=name, **more)
 
     def set_person(self, upn: str, **changes: Any) -> None:
@@ -127,7 +125,7 @@ class Control:
         self.call("revoke_sessions", upn=upn)
 
     def add_app(self, name: str, **more: Any) -> dict[str, Any]:
-        """Register an app; gives client_id, object_id, tenant, secret, secret_id."""
+        """Register an app; returns client_id, object_id, tenant, secret, secret_id."""
         return self.call("add_app", name=name, **more)
 
     def set_app(self, client_id: str, **changes: Any) -> None:
@@ -137,27 +135,23 @@ class Control:
         self.call("set_app", client_id=client_id, **changes)
 
     def add_secret(self, client_id: str, *, expires_at: float = 0, name: str = "New secret") -> dict[str, Any]:
-        """Add a secret; gives id, value and expires_at (seconds since 1970)."""
+        """Add a secret; returns id, value and expires_at (seconds since 1970)."""
         return self.call("add_secret", client_id=client_id, expires_at=expires_at, name=name)
 
     def expire_secret(self, client_id: str, id: str) -> None:
-        """Let a secret have expired."""
         self.call("expire_secret", client_id=client_id, id=id)
 
     def remove_secret(self, client_id: str, id: str) -> None:
-        """Take a secret away."""
         self.call("remove_secret", client_id=client_id, id=id)
 
     def add_certificate(self, client_id: str, pem: str, *, name: str = "") -> dict[str, Any]:
-        """Add a certificate; gives id, sha1, sha256 and x5t#S256."""
+        """Add a certificate; returns id, sha1, sha256 and x5t#S256."""
         return self.call("add_certificate", client_id=client_id, pem=pem, name=name)
 
     def remove_certificate(self, client_id: str, id: str) -> None:
-        """Take a certificate away."""
         self.call("remove_certificate", client_id=client_id, id=id)
 
     def assign(self, client_id: str, upn: str, roles: list[str], groups: list[str] | None = None) -> None:
-        """Assign a person to an app."""
         self.call("assign", client_id=client_id, upn=upn, roles=roles, groups=groups)
 
     def grant_consent(
@@ -172,17 +166,10 @@ class Control:
     ) -> None:
         """Consent for one person, or as an admin for everybody."""
         self.call(
-            "grant_consent",
-            client_id=client_id,
-            tenant=tenant,
-            scopes=scopes,
-            roles=roles,
-            upn=upn,
-            delay_s=delay_s,
+            "grant_consent", client_id=client_id, tenant=tenant, scopes=scopes, roles=roles, upn=upn, delay_s=delay_s
         )
 
     def withdraw_consent(self, client_id: str, *, tenant: str | None = None, upn: str = "") -> None:
-        """Take consent back."""
         self.call("withdraw_consent", client_id=client_id, tenant=tenant, upn=upn)
 
     def set_mailbox(self, address: str, **changes: Any) -> None:
@@ -192,9 +179,9 @@ class Control:
     def issue_grant(
         self, client_id: str, upn: str, scopes: list[str], *, count: int = 1, age_s: float = 0, mfa: bool = False
     ) -> dict[str, Any]:
-        """Refresh tokens without a browser; gives refresh_tokens, fingerprints, tenant, oid."""
+        """Issue refresh tokens without a browser; returns refresh_tokens, fingerprints, tenant, oid."""
         return self.call("issue_grant", client_id=client_id, upn=upn, scopes=scopes, count=count, age_s=age_s, mfa=mfa)
 
     def describe_token(self, refresh_token: str) -> dict[str, Any]:
-        """Whose refresh token is this?"""
+        """The person and fingerprint of a refresh token."""
         return self.call("describe_token", refresh_token=refresh_token)

@@ -1,4 +1,4 @@
-"""Which app is asking, and can it prove it: secret, certificate or nothing at all."""
+"""Client authentication: secret, certificate or none."""
 
 import base64
 import binascii
@@ -30,7 +30,7 @@ def directory(world: World, segment: str) -> Directory | None:
 
 
 def app_in(world: World, client_id: str, where: Directory | None) -> App:
-    """The app as it is known in a directory (None: no directory named); raises EntraError if it is not."""
+    """The app in a directory (None: no directory named); raises EntraError if it is unknown there."""
     app = world.app(client_id)
     if app is None:
         raise errors.refusal(700016, client_id=client_id, tenant_name=where.name if where else "Microsoft Services")
@@ -61,7 +61,7 @@ def credentials(request: HttpRequest) -> dict[str, str]:
 
 
 def authenticate(world: World, app: App, form: Mapping[str, str], authority: str) -> None:
-    """Check the app's proof; raises EntraError. ``authority`` is the tenant segment of the URL."""
+    """Check the app's credentials; raises EntraError. ``authority`` is the tenant segment of the URL."""
     secret = form.get("client_secret", "")
     assertion = form.get("client_assertion", "")
     if app.platform == "public":
@@ -99,10 +99,7 @@ def _certificate(app: App, header: Mapping[str, Any]) -> Certificate:
         if (sha256 and held.sha256 == sha256) or (sha1 and held.sha1 == sha1):
             return held
     raise errors.refusal(
-        700027,
-        reason="The key was not found.",
-        thumbprint=(sha1 or sha256).upper(),
-        client_id=app.client_id,
+        700027, reason="The key was not found.", thumbprint=(sha1 or sha256).upper(), client_id=app.client_id
     )
 
 

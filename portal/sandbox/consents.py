@@ -1,4 +1,4 @@
-"""Who granted which permissions to which app. The only place that reads or writes consents."""
+"""Consents: who granted which permissions to which app. All reads and writes of consents are here."""
 
 from portal.sandbox import permissions
 from portal.sandbox.state import EVERYBODY, App, Consent, Person, RoleGrant, World
@@ -12,7 +12,7 @@ def install(world: World, app: App, tenant: str) -> None:
 
 
 def installed(world: World, app: App, tenant: str) -> bool:
-    """Does the app have a service principal in the directory?"""
+    """Whether the app has a service principal in the directory."""
     return f"{app.client_id}|{tenant}" in world.principals
 
 
@@ -35,7 +35,7 @@ def grant_roles(world: World, app: App, tenant: str, roles: list[str], *, delay:
 
 
 def withdraw(world: World, app: App, tenant: str, person: str = "") -> None:
-    """Take one person's (or EVERYBODY's) delegated consent away; without a person everything, roles included."""
+    """Remove one person's (or EVERYBODY's) delegated consent; without a person all consents and roles."""
     if person:
         world.consents.pop(f"{app.client_id}|{tenant}|{person}", None)
         return
@@ -45,7 +45,7 @@ def withdraw(world: World, app: App, tenant: str, person: str = "") -> None:
 
 
 def granted(world: World, app: App, person: Person) -> set[str] | None:
-    """The delegated permissions in force for this person; None when nobody consented to anything."""
+    """The delegated permissions in force for this person; None without any consent."""
     granted: set[str] | None = None
     for who in (person.id, EVERYBODY):
         consent = world.consents.get(f"{app.client_id}|{person.tenant}|{who}")
@@ -61,7 +61,7 @@ def roles(world: World, app: App, tenant: str) -> list[str]:
 
 
 def missing(world: World, app: App, person: Person, wanted: permissions.RequestedScopes) -> list[str]:
-    """What has to be consented before this request can be served; empty when nothing."""
+    """Permissions that need consent before this request succeeds."""
     had = granted(world, app, person)
     requested = list(wanted.graph)
     if wanted.default:
@@ -74,7 +74,7 @@ def missing(world: World, app: App, person: Person, wanted: permissions.Requeste
 
 
 def needs_admin(world: World, person: Person, names: list[str]) -> bool:
-    """Must an admin grant this: an admin-only permission, or a directory without user consent?"""
+    """Whether an admin must grant this: an admin-only permission, or no user consent in the directory."""
     directory = world.directories[person.tenant]
     if not directory.user_consent:
         return True

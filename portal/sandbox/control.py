@@ -1,6 +1,6 @@
-"""The control API: everything a test or a demonstration may do to the sandbox's world, one verb per function.
+"""The control API: what tests and demos can do to the sandbox, one function per command.
 
-``POST /_control/api/<verb>`` with a JSON object. The functions in ``verbs_world`` and ``verbs_apps`` are the
+``POST /_control/api/<verb>`` with a JSON object. The functions in ``control_commands_world`` and ``_apps`` are the
 documentation as well: their arguments are the fields, their docstrings the text of ``/_control/api/``.
 """
 
@@ -18,7 +18,7 @@ from portal.sandbox.adminconsent import LIES
 from portal.sandbox.control_commands import VERBS, Refused
 from portal.sandbox.state import world
 
-# Importing them is what registers the verbs.
+# Importing them registers their commands.
 MODULES = (control_commands_world, control_commands_apps)
 
 
@@ -41,7 +41,7 @@ def _name_of(annotation: Any) -> str:
 
 
 def run(name: str, fields: dict[str, Any]) -> dict[str, Any]:
-    """Run a verb after checking its fields; raises Refused with a sentence."""
+    """Check the fields and run the command; raises Refused with the reason."""
     function = VERBS.get(name)
     if function is None:
         raise Refused(f"There is no verb {name!r}. Known verbs: {', '.join(sorted(VERBS))}.")
@@ -84,7 +84,7 @@ def state(request: HttpRequest) -> HttpResponse:
     here = world()
     with here.lock:
         content = here.as_json()
-    content |= {"now": here.now(), "public_url": here.public_url, "weather": fault_injection.sky.report()}
+    content |= {"now": here.now(), "public_url": here.public_url, "weather": fault_injection.faults.report()}
     return JsonResponse(content)
 
 

@@ -1,4 +1,4 @@
-"""What all verbs of the control API share: their register, their refusal, and how they find what is named."""
+"""Shared by all control commands: the registry, the refusal and the look-ups."""
 
 import typing
 from collections.abc import Callable
@@ -12,7 +12,7 @@ VERBS: dict[str, Verb] = {}
 
 
 class Refused(Exception):
-    """The call cannot be done; the text says why."""
+    """The command cannot run; the message says why."""
 
 
 def verb(function: Verb) -> Verb:
@@ -22,7 +22,7 @@ def verb(function: Verb) -> Verb:
 
 
 def person_called(name: str) -> Person:
-    """A person by user name; one with that name in any directory, deleted ones included."""
+    """The person with this user name in any directory, deleted ones included."""
     for person in world().people.values():
         if name.lower() in (person.upn.lower(), person.id):
             return person

@@ -1,4 +1,4 @@
-"""Verbs of the control API about app registrations, their credentials, consents and tokens."""
+"""Control commands for app registrations, their credentials, consents and tokens."""
 
 import base64
 import hashlib
@@ -14,9 +14,6 @@ from portal.sandbox.state import AUDIENCES, EVERYBODY, SINGLE_TENANT, App, Certi
 
 PLATFORMS = ("web", "spa", "public")
 YEAR = 365 * 86400.0
-
-
-# -- apps ------------------------------------------------------------------------------------------
 
 
 @control_commands.verb
@@ -207,9 +204,6 @@ def assign(client_id: str, upn: str, roles: list[str], groups: list[str] | None 
     return {}
 
 
-# -- consent ---------------------------------------------------------------------------------------
-
-
 @control_commands.verb
 def grant_consent(
     client_id: str,
@@ -237,9 +231,6 @@ def withdraw_consent(client_id: str, tenant: str = seed.CONTOSO, upn: str = "") 
     with here.change():
         consents.withdraw(here, app, directory.id, control_commands.person_called(upn).id if upn else "")
     return {}
-
-
-# -- tokens ----------------------------------------------------------------------------------------
 
 
 @control_commands.verb

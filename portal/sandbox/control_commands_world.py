@@ -1,4 +1,4 @@
-"""Verbs of the control API about the world, its weather, its people and its mailboxes."""
+"""Control commands for the sandbox as a whole, faults, people and mailboxes."""
 
 import time
 import uuid
@@ -8,8 +8,6 @@ from portal.sandbox import control_commands, fault_injection, request_log, seed
 from portal.sandbox.adminconsent import LIES
 from portal.sandbox.state import Person, SharedMailbox, world
 
-# -- the whole world -------------------------------------------------------------------------------
-
 
 @control_commands.verb
 def reset() -> dict[str, Any]:
@@ -17,7 +15,7 @@ def reset() -> dict[str, Any]:
     here = world()
     with here.change():
         seed.plant(here)
-    fault_injection.sky.set(fault_injection.Front("normal"))
+    fault_injection.faults.set(fault_injection.Fault("normal"))
     request_log.log.clear()
     return {}
 
@@ -82,8 +80,8 @@ def weather_(
     if seconds < 0 or delay_ms < 0 or times < 0:
         raise control_commands.Refused("seconds, delay_ms and times must not be negative.")
     until = time.monotonic() + seconds if seconds else 0.0
-    fault_injection.sky.set(fault_injection.Front(kind, where, retry_after, delay_ms, times, until, client_id))
-    return {"weather": fault_injection.sky.report()}
+    fault_injection.faults.set(fault_injection.Fault(kind, where, retry_after, delay_ms, times, until, client_id))
+    return {"weather": fault_injection.faults.report()}
 
 
 @control_commands.verb
@@ -103,9 +101,6 @@ def set_directory(tenant: str, user_consent: bool) -> dict[str, Any]:
     with world().change():
         directory.user_consent = user_consent
     return {}
-
-
-# -- people ----------------------------------------------------------------------------------------
 
 
 @control_commands.verb
@@ -177,9 +172,6 @@ def revoke_sessions(upn: str) -> dict[str, Any]:
     with here.change():
         person.tokens_valid_from = here.now()
     return {"tokens_valid_from": person.tokens_valid_from}
-
-
-# -- mailboxes -------------------------------------------------------------------------------------
 
 
 @control_commands.verb

@@ -33,16 +33,12 @@ def openid_configuration(request: HttpRequest, tenant: str) -> HttpResponse:
     except errors.EntraError as problem:
         return _unknown(problem)
     authority = f"{here.public_url}/{where.id if where else tenant.lower()}"
-    # Without a directory the issuer is a template; the reader puts the token's tid in.
+    # Without a directory the issuer is a template; clients insert the token's tid.
     issuer = f"{here.public_url}/{where.id if where else '{tenantid}'}/v2.0"
     return _json(
         {
             "token_endpoint": f"{authority}/oauth2/v2.0/token",
-            "token_endpoint_auth_methods_supported": [
-                "client_secret_post",
-                "private_key_jwt",
-                "client_secret_basic",
-            ],
+            "token_endpoint_auth_methods_supported": ["client_secret_post", "private_key_jwt", "client_secret_basic"],
             "jwks_uri": f"{authority}/discovery/v2.0/keys",
             "response_modes_supported": ["query", "fragment", "form_post"],
             "subject_types_supported": ["pairwise"],
@@ -77,7 +73,7 @@ def keys(request: HttpRequest, tenant: str) -> HttpResponse:
 
 @fault_injection.exposed("login")
 def logout(request: HttpRequest, tenant: str) -> HttpResponse:
-    """GET or POST /{tenant}/oauth2/v2.0/logout: ends the browser's sessions, touches no refresh token."""
+    """GET or POST /{tenant}/oauth2/v2.0/logout: ends the browser's sessions but keeps refresh tokens."""
     back = request.GET.get("post_logout_redirect_uri", "")
     registered = any(back in app.redirect_uris for app in world().apps.values())
     response: HttpResponse
@@ -91,7 +87,7 @@ def logout(request: HttpRequest, tenant: str) -> HttpResponse:
 
 
 def index(request: HttpRequest) -> HttpResponse:
-    """The front page: what this is, and who lives here."""
+    """The front page, with the sandbox's people."""
     here = world()
     directories = [
         (directory, [person for person in here.people.values() if person.tenant == directory.id and not person.deleted])
@@ -118,5 +114,4 @@ def static(request: HttpRequest, name: str) -> HttpResponse:
 
 
 def favicon(request: HttpRequest) -> HttpResponse:
-    """Browsers ask for it."""
     return HttpResponseRedirect("/_static/sandbox.svg")

@@ -1,6 +1,6 @@
-"""Bad days at Microsoft, on request: outages, throttling, hanging and broken answers.
+"""Faults at Microsoft on demand: outages, throttling, hanging and broken responses.
 
-``exposed`` wraps every view that plays Microsoft: it counts the call and lets the weather answer instead of the view.
+``exposed`` wraps every view that stands in for Microsoft: it logs the call and may respond with a fault instead.
 """
 
 import contextlib
@@ -33,64 +33,63 @@ KINDS = {
     "refuse": "drop the connection without an answer",
 }
 PLACES = ("token", "graph", "batch", "login", "everything")  # batch: the parts of a Graph batch, throttled only
-# Hanging requests hold a thread each; some must stay free, or the control API could not end the weather.
+# Each hanging request holds a thread; some must stay free for the control API.
 MOST_HANGING = 40
 
 
 @dataclass
-class Front:
-    """One piece of weather over one place."""
+class Fault:
+    """One fault, injected in one place."""
 
     kind: str
     where: str = "everything"
     retry_after: str = "5"  # a number, a decimal number, "missing" or "date"
     delay_ms: int = 0
-    times: int = 0  # answers left; 0: no limit
+    times: int = 0  # responses left; 0: no limit
     until: float = 0.0  # monotonic; 0: no limit
     client_id: str = ""  # only requests of this app (token endpoint); "": all
 
 
-class Weather:
-    """The fronts that are up, and what happens to a request under them."""
+class Faults:
+    """The active faults and their effect on requests."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._changed = threading.Event()
-        self._fronts: list[Front] = []
+        self._faults: list[Fault] = []
         self._hanging = 0
 
-    def set(self, front: Front) -> None:
-        """Put a front up; it replaces the one over the same place. ``normal`` takes fronts away and frees who hangs."""
+    def set(self, fault: Fault) -> None:
+        """Add a fault; it replaces the one in the same place. ``normal`` removes faults and releases hanging requests."""
         with self._lock:
-            keep = [other for other in self._fronts if front.where not in ("everything", other.where)]
-            self._fronts = keep if front.kind == "normal" else [*keep, front]
+            keep = [other for other in self._faults if fault.where not in ("everything", other.where)]
+            self._faults = keep if fault.kind == "normal" else [*keep, fault]
             self._changed.set()
             self._changed = threading.Event()
 
     def report(self) -> list[dict[str, Any]]:
-        """The fronts that are up."""
         with self._lock:
-            return [asdict(front) for front in self._fronts]
+            return [asdict(fault) for fault in self._faults]
 
-    def over(self, where: str, client_id: str = "") -> Front | None:
-        """The front this request meets, counted down."""
-        if not self._fronts:
+    def over(self, where: str, client_id: str = "") -> Fault | None:
+        """The fault for this request; uses up one of its responses."""
+        if not self._faults:
             return None
         with self._lock:
             now = time.monotonic()
-            self._fronts = [front for front in self._fronts if not front.until or front.until > now]
-            for front in self._fronts:
-                if front.where not in ("everything", where) or front.client_id not in ("", client_id):
+            self._faults = [fault for fault in self._faults if not fault.until or fault.until > now]
+            for fault in self._faults:
+                if fault.where not in ("everything", where) or fault.client_id not in ("", client_id):
                     continue
-                if front.times:
-                    front.times -= 1
-                    if not front.times:
-                        self._fronts.remove(front)
-                return front
+                if fault.times:
+                    fault.times -= 1
+                    if not fault.times:
+                        self._faults.remove(fault)
+                return fault
         return None
 
     def hang(self, seconds: float) -> None:
-        """Hold the calling thread until the weather changes, the sandbox stops or the time is over."""
+        """Block the calling thread until the faults change, the sandbox stops or the time is up."""
         with self._lock:
             if self._hanging >= MOST_HANGING:
                 return
@@ -106,10 +105,10 @@ class Weather:
                 self._hanging -= 1
 
 
-sky = Weather()
+faults = Faults()
 
 
-def _throttled(front: Front, where: str) -> HttpResponse:
+def _throttled(fault: Fault, where: str) -> HttpResponse:
     content: dict[str, Any]
     if where == "graph":
         content = {"error": {"code": "TooManyRequests", "message": "The server is busy. Please try again later."}}
@@ -121,10 +120,10 @@ def _throttled(front: Front, where: str) -> HttpResponse:
             "error_codes": [90055],
         }
     response = HttpResponse(json.dumps(content), status=429, content_type="application/json; charset=utf-8")
-    if front.retry_after == "date":
+    if fault.retry_after == "date":
         response["Retry-After"] = formatdate(time.time() + 5, usegmt=True)
-    elif front.retry_after != "missing":
-        response["Retry-After"] = front.retry_after
+    elif fault.retry_after != "missing":
+        response["Retry-After"] = fault.retry_after
     return response
 
 
@@ -137,40 +136,40 @@ def _entra_error(code: int, error: str, text: str, status: int) -> HttpResponse:
 def _drop(request: HttpRequest) -> HttpResponse:
     connection = request.META.get("gunicorn.socket")
     if connection is not None:
-        with contextlib.suppress(OSError):  # the caller may have been faster
+        with contextlib.suppress(OSError):  # the caller may have disconnected first
             connection.shutdown(socket.SHUT_RDWR)
     return HttpResponse(status=503)
 
 
-def _answer(request: HttpRequest, front: Front, where: str) -> HttpResponse | None:
-    """What the weather answers; None lets the view answer."""
-    if front.kind == "slow":
-        sky.hang(front.delay_ms / 1000)
+def _answer(request: HttpRequest, fault: Fault, where: str) -> HttpResponse | None:
+    """The faulty response; None runs the view."""
+    if fault.kind == "slow":
+        faults.hang(fault.delay_ms / 1000)
         return None
-    if front.kind == "unavailable":
+    if fault.kind == "unavailable":
         page = "<html><head><title>503 Service Temporarily Unavailable</title></head><body><center><h1>503 Service "
         return HttpResponse(page + "Temporarily Unavailable</h1></center></body></html>", status=503)
-    if front.kind == "error":
+    if fault.kind == "error":
         if where == "graph":
             content = json.dumps({"error": {"code": "UnknownError", "message": ""}})
             return HttpResponse(content, status=500, content_type="application/json")
         return _entra_error(90033, "temporarily_unavailable", "A transient error has occurred. Please try again.", 503)
-    if front.kind == "broken_json":
+    if fault.kind == "broken_json":
         return HttpResponse('{"token_type":"Bearer","expires_in":3599,"acc', content_type="application/json")
-    if front.kind == "empty_504":
+    if fault.kind == "empty_504":
         return HttpResponse(status=504)
-    if front.kind == "throttle":
-        return _throttled(front, where)
-    if front.kind == "loop":
+    if fault.kind == "throttle":
+        return _throttled(fault, where)
+    if fault.kind == "loop":
         problem = errors.refusal(50196)
         return _entra_error(problem.code, problem.error, problem.text, problem.status)
-    if front.kind == "hang":
-        sky.hang(front.delay_ms / 1000 or 60)
+    if fault.kind == "hang":
+        faults.hang(fault.delay_ms / 1000 or 60)
     return _drop(request)
 
 
 def valid_retry_after(text: str) -> bool:
-    """Is this one of the forms of Retry-After that the weather can send?"""
+    """Whether this is a supported form of Retry-After."""
     if text in ("date", "missing"):
         return True
     try:
@@ -183,24 +182,24 @@ View = Callable[..., HttpResponse]
 
 
 def exposed(where: str) -> Callable[[View], View]:
-    """Count calls of this view as endpoint ``where``, and expose it to the weather over that place."""
+    """Log calls of this view as endpoint ``where`` and inject the faults of that place."""
 
     def wrap(view: View) -> View:
         @functools.wraps(view)
-        def weathered(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
             meta = request.META
             connection = f"{meta.get('REMOTE_ADDR')}:{meta.get('REMOTE_PORT')}"
             call = request_log.log.begin(where, request.method or "", request.path, connection)
             request.sandbox_call = call  # type: ignore[attr-defined]
             status = 0
             try:
-                client_id = request.POST.get("client_id", "") if where == "token" and sky.report() else ""
-                front = sky.over(where, client_id)
-                answer = _answer(request, front, where) if front is not None else None
-                if answer is not None and front is not None:
-                    call.outcome = f"weather:{front.kind}"
+                client_id = request.POST.get("client_id", "") if where == "token" and faults.report() else ""
+                fault = faults.over(where, client_id)
+                answer = _answer(request, fault, where) if fault is not None else None
+                if answer is not None and fault is not None:
+                    call.outcome = f"weather:{fault.kind}"
                     call.client_id = client_id
-                    if front.kind in ("hang", "refuse"):
+                    if fault.kind in ("hang", "refuse"):
                         return answer
                 else:
                     answer = view(request, *args, **kwargs)
@@ -209,6 +208,6 @@ def exposed(where: str) -> Callable[[View], View]:
             finally:
                 request_log.log.end(call, status)
 
-        return weathered
+        return wrapped
 
     return wrap

@@ -1,6 +1,6 @@
-"""Microsoft Graph v1.0, as far as a portal for connections uses it.
+"""Microsoft Graph v1.0, as far as the portal uses it.
 
-Checks the bearer token, finds the handler for the address and wraps the answer. Mail and calendars live in
+Checks the bearer token, finds the handler for the path and wraps the response. Mail and calendars live in
 ``graph_mail``, directory objects and files in ``graph_directory``.
 """
 
@@ -20,7 +20,7 @@ from portal.sandbox.state import World, world
 
 MOST_IN_A_BATCH = 20
 
-# Called with world, caller, the groups of the pattern, the query and the JSON body; gives status and content.
+# Called with world, caller, the groups of the pattern, the query and the JSON body; returns status and content.
 Handler = Callable[[World, Caller, dict[str, str], dict[str, str], Any], tuple[int, dict[str, Any] | None]]
 
 WHO = r"(?:(?P<me>me)|users/(?P<user>[^/]+))"
@@ -134,7 +134,7 @@ def caller_of(here: World, header: str) -> Caller:
     if app is None:
         raise refused("The identity of the calling application could not be established.")
     held = frozenset(claims.get("roles", [])) | frozenset(claims.get("scp", "").split())
-    # What Exchange grants an application shows in no token, so such a token is not empty-handed.
+    # Exchange grants appear in no token, so a token without roles may still be useful.
     if not held and not app.exchange_roles:
         text = "The token contains no permissions, or permissions can not be understood."
         raise refused(text, "NoPermissionsInAccessToken")
@@ -143,7 +143,7 @@ def caller_of(here: World, header: str) -> Caller:
 
 
 def _batch(here: World, caller: Caller, sent: Any) -> dict[str, Any]:
-    """Graph: json-batching. The parts are answered one after the other; ``dependsOn`` is honoured."""
+    """Graph: json-batching. Runs the parts in order and honours ``dependsOn``."""
     parts = sent.get("requests") if isinstance(sent, dict) else None
     if not isinstance(parts, list) or not 0 < len(parts) <= MOST_IN_A_BATCH:
         raise GraphError(400, "BadRequest", f"A batch holds between 1 and {MOST_IN_A_BATCH} requests.")
@@ -165,9 +165,9 @@ def _part(here: World, caller: Caller, part: dict[str, Any], dependency_failed: 
     try:
         if dependency_failed:
             raise GraphError(424, "FailedDependency", "A request this one depends on has failed.")
-        front = fault_injection.sky.over("batch")
-        if front is not None and front.kind == "throttle":
-            wait = {} if front.retry_after == "missing" else {"Retry-After": front.retry_after}
+        fault = fault_injection.faults.over("batch")
+        if fault is not None and fault.kind == "throttle":
+            wait = {} if fault.retry_after == "missing" else {"Retry-After": fault.retry_after}
             raise GraphError(429, "TooManyRequests", "Too many requests.", wait)
         url = urlsplit(str(part.get("url", "")))
         query = dict(parse_qsl(url.query, keep_blank_values=True))

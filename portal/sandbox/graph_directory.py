@@ -27,7 +27,7 @@ def selected(content: dict[str, Any], query: Words) -> dict[str, Any]:
 
 
 def top(items: list[dict[str, Any]], query: Words) -> list[dict[str, Any]]:
-    """The first ``$top`` after ``$skip``; raises GraphError if they are no numbers."""
+    """The first ``$top`` after ``$skip``; raises GraphError unless they are numbers."""
     try:
         count, skip = int(query.get("$top", "10")), int(query.get("$skip", "0"))
     except ValueError:
@@ -82,7 +82,7 @@ def _plans(owner: Person | SharedMailbox) -> list[dict[str, str]]:
     return [{"service": "exchange", "capabilityStatus": "Enabled", "servicePlanId": plan}]
 
 
-# The one filter for an address: any of the three that name an account.
+# The only supported filter for an address: any of the three account names.
 BY_ADDRESS = re.compile(
     r"userPrincipalName eq '(?P<address>(?:[^']|'')+)' or mail eq '(?P=address)'"
     r" or proxyAddresses/any\(p:p eq 'smtp:(?P=address)'\)"
@@ -196,7 +196,7 @@ def _as_application(app: App) -> dict[str, Any]:
 
 
 def _own_applications(here: World, caller: Caller) -> list[App]:
-    """App registrations live in their home directory only."""
+    """App registrations exist only in their home directory."""
     if not caller.permissions & {"Application.Read.All", "Application.ReadWrite.All", "Directory.Read.All"}:
         raise insufficient()
     return [app for app in list(here.apps.values()) if app.tenant == caller.tenant and not app.deleted]
@@ -224,7 +224,7 @@ def applications(here: World, caller: Caller, words: Words, query: Words, sent: 
 
 
 def revoke_sessions(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """POST /users/{id}/revokeSignInSessions: every refresh token of the person dies, in every app."""
+    """POST /users/{id}/revokeSignInSessions: revokes the person's refresh tokens in every app."""
     if "User.RevokeSessions.All" not in caller.permissions:
         raise insufficient()
     person = find(here, caller, words)

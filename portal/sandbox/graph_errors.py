@@ -1,4 +1,4 @@
-"""Errors of Microsoft Graph in the shape it sends them (graph: errors), and who is calling."""
+"""Errors of Microsoft Graph in the shape it sends them (graph: errors), and the caller."""
 
 import uuid
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ class GraphError(Exception):
 
 @dataclass(frozen=True)
 class Caller:
-    """Who an access token speaks for; ``person`` is None for an app-only token."""
+    """The identity in an access token; ``person`` is None for an app-only token."""
 
     app: App
     tenant: str
@@ -29,7 +29,6 @@ class Caller:
 
 
 def body(problem: GraphError, now: float, client_request_id: str) -> dict[str, Any]:
-    """The error envelope."""
     request_id = str(uuid.uuid4())
     inner = {
         "date": datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%S"),
@@ -50,7 +49,7 @@ def insufficient() -> GraphError:
 
 
 def no_segment(name: str) -> GraphError:
-    """There is no such address."""
+    """There is no such path."""
     return GraphError(400, "BadRequest", f"Resource not found for the segment '{name}'.")
 
 

@@ -1,4 +1,4 @@
-"""Mailboxes of Graph: folders, messages, sending, settings, calendars, and who may reach which mailbox.
+"""Mailboxes of Graph: folders, messages, sending, settings, calendars, and access to mailboxes.
 
 Graph: outlook-share-messages-folders and auth-limit-mailbox-access.
 """
@@ -36,9 +36,9 @@ SUBJECTS = (
 def mailbox(
     here: World, caller: Caller, words: Words, needed: tuple[str, ...], *, inbox: bool = False
 ) -> Person | SharedMailbox:
-    """The mailbox an address names, if the caller may use it for what ``needed`` allows; raises GraphError.
+    """The mailbox in the path, if the caller has one of the ``needed`` permissions; raises GraphError.
 
-    ``inbox`` says that only the inbox folder is asked for, which can be shared alone.
+    ``inbox``: only the inbox folder is requested, which can be shared separately.
     """
     owner = find(here, caller, words)
     if caller.person is None:
@@ -106,11 +106,8 @@ def _check_person(
 
 
 def _entitled(mailbox: SharedMailbox, needed: tuple[str, ...]) -> list[str]:
-    """User names that Exchange lets in; Send As is a right of its own."""
+    """User names with access in Exchange; Send As is a separate right."""
     return mailbox.senders if needed == SEND and mailbox.senders is not None else mailbox.members
-
-
-# -- what is in a mailbox -------------------------------------------------------------------------
 
 
 def _address(owner: Person | SharedMailbox) -> str:
@@ -185,9 +182,6 @@ def _as_folder(here: World, owner: Person | SharedMailbox, key: str) -> dict[str
     }
 
 
-# -- the addresses --------------------------------------------------------------------------------
-
-
 def folders(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
     """GET …/mailFolders."""
     owner = mailbox(here, caller, words, READ)
@@ -218,7 +212,7 @@ def message(here: World, caller: Caller, words: Words, query: Words, sent: Any) 
 
 
 def send_mail(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """POST …/sendMail: 202 without a body; the mail lands in Sent Items and in inboxes of the same sandbox."""
+    """POST …/sendMail: 202 without a body; delivers to Sent Items and to inboxes in the sandbox."""
     owner = mailbox(here, caller, words, SEND)
     wanted = sent.get("message") if isinstance(sent, dict) else None
     recipients = wanted.get("toRecipients") if isinstance(wanted, dict) else None

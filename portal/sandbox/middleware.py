@@ -1,4 +1,4 @@
-"""What runs around every request of the sandbox."""
+"""Middleware of the sandbox."""
 
 from collections.abc import Callable
 

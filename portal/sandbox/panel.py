@@ -1,4 +1,4 @@
-"""The control panel for people: the verbs of the control API as buttons."""
+"""The control panel: the commands of the control API as buttons."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -32,7 +32,6 @@ TRUTH = (
 
 @csrf_protect
 def panel(request: HttpRequest) -> HttpResponse:
-    """GET and POST /_control/."""
     if request.method == "POST":
         try:
             name = request.POST.get("verb", "")
@@ -51,7 +50,7 @@ def panel(request: HttpRequest) -> HttpResponse:
 
 
 def _fields(form: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a verb from a form, in their types; a list comes as lines or words."""
+    """A command's typed fields from a form; lists are separated by spaces, commas or lines."""
     fields: dict[str, Any] = {}
     for name, value in form.items():
         text = str(value).strip()
@@ -81,7 +80,7 @@ def _context(here: World) -> dict[str, Any]:
         "mailboxes": list(here.mailboxes.values()),
         "kinds": fault_injection.KINDS,
         "places": fault_injection.PLACES,
-        "weather": fault_injection.sky.report(),
+        "weather": fault_injection.faults.report(),
         "lies": adminconsent.LIES,
         "calls": request_log.log.snapshot(limit=15),
     }

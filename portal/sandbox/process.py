@@ -1,4 +1,4 @@
-"""Runs a sandbox as a child process, for tests and demonstrations, and makes sure it ends."""
+"""Runs a sandbox as a child process for tests and demos, and makes sure it stops."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ STOP_LIMIT = 4.0
 
 
 class SandboxDidNotStart(Exception):
-    """The process ended or stayed silent; the text holds what it said."""
+    """The process ended or timed out; the message contains its output."""
 
 
 @dataclass
@@ -35,7 +35,7 @@ class SandboxProcess:
     child: "subprocess.Popen[str]"
 
     def stop(self) -> None:
-        """Stop it, politely first; doing it twice is harmless."""
+        """Terminate it, then kill it; safe to call twice."""
         if self.child.stdin is not None and not self.child.stdin.closed:
             with contextlib.suppress(OSError):
                 self.child.stdin.close()
@@ -43,7 +43,7 @@ class SandboxProcess:
             self.child.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.child.wait(STOP_LIMIT)
-        # The worker is in the same process group: nothing of it may stay behind.
+        # gunicorn's worker is in the same process group.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.child.pid, signal.SIGKILL)
         self.child.wait(STOP_LIMIT)
@@ -58,7 +58,7 @@ class SandboxProcess:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody uses at this moment."""
+    """A port of 127.0.0.1 that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -121,7 +121,7 @@ def _wait_until_ready(child: "subprocess.Popen[str]") -> None:
         while selector.select(max(0.0, deadline - time.monotonic())):
             line = child.stdout.readline()
             if line.startswith("Sandbox ready"):
-                # Somebody has to go on reading, or a full pipe would stop the sandbox some day.
+                # Keep reading: a full pipe would block the sandbox.
                 threading.Thread(target=_drain, args=(child.stdout,), daemon=True).start()
                 return
             lines.append(line)

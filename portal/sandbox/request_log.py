@@ -1,6 +1,6 @@
-"""What was asked of the sandbox: counters and a list of calls, so that a test can count what really went over the wire.
+"""Log of the requests to the sandbox: counters and recent calls, for tests that count requests.
 
-No secret is kept: a delegated grant is named by the SHA-256 of its grant id, never by a token.
+It keeps no secrets: a delegated grant is named by the SHA-256 of its grant id, never by a token.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from collections import Counter, deque
 from dataclasses import asdict, dataclass
 from typing import Any
 
-KEPT = 5000  # calls in the list; the counters go on
+KEPT = 5000  # calls in the list; the counters have no limit
 
 
 def fingerprint(grant: str) -> str:
@@ -44,7 +44,6 @@ class CallLog:
         self.clear()
 
     def clear(self) -> None:
-        """Forget every call."""
         with self._lock:
             self._recent: deque[Call] = deque(maxlen=KEPT)
             self._number = 0
@@ -57,7 +56,6 @@ class CallLog:
             self._most_running = 0
 
     def begin(self, endpoint: str, method: str, path: str, connection: str) -> Call:
-        """Note that a request came in."""
         with self._lock:
             self._number += 1
             self._running += 1
@@ -68,7 +66,7 @@ class CallLog:
             return call
 
     def end(self, call: Call, status: int) -> None:
-        """Note how the request was answered; 0 means that it was not."""
+        """Record the response's status; 0 means that there was none."""
         call.status = status
         call.outcome = call.outcome or ("ok" if 200 <= status < 400 else str(status))
         with self._lock:

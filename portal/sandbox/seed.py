@@ -1,4 +1,4 @@
-"""The world a sandbox starts with. All ids, passwords and secrets here are fixed, public and worth nothing."""
+"""The initial state of a sandbox. All ids, passwords and secrets here are fixed, public and worth nothing."""
 
 import uuid
 
@@ -44,7 +44,7 @@ def fixed_id(word: str) -> str:
 
 
 def plant(world: World) -> None:
-    """Fill an empty world. The caller holds the lock."""
+    """Fill an empty state. The caller holds the lock."""
     world.clear()
     world.directories = {
         CONTOSO: Directory(CONTOSO, "Contoso", "contoso.example"),
@@ -141,10 +141,7 @@ def _plant_apps(world: World) -> None:
         redirect_uris=[f"{portal}/auth/complete/microsoft/"],
         delegated=["openid", "profile", "email", "offline_access", "User.Read"],
     )
-    sign_in.app_roles = {
-        fixed_id("admin@contoso.example"): ["ITAdmin"],
-        fixed_id("grace@contoso.example"): ["Auditor"],
-    }
+    sign_in.app_roles = {fixed_id("admin@contoso.example"): ["ITAdmin"], fixed_id("grace@contoso.example"): ["Auditor"]}
     consents.grant(world, sign_in, CONTOSO, EVERYBODY, list(sign_in.delegated))
     archive = _app(
         world,

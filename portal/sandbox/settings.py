@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 
 
 def is_mistake(record: logging.LogRecord) -> bool:
-    """Does this log record tell of a crash, and not of an answer with a bad status?"""
+    """Whether this log record is about a crash and not about an error response."""
     return record.exc_info is not None
 
 
@@ -20,8 +20,8 @@ DEBUG = False
 ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 ROOT_URLCONF = "portal.sandbox.urls"
 INSTALLED_APPS: list[str] = []
-# The token endpoint is called thousands of times in a measurement, so next to nothing runs around every request:
-# the pages that people submit carry csrf_protect themselves.
+# Benchmarks call the token endpoint thousands of times, so there is hardly any middleware:
+# the views with forms use csrf_protect themselves.
 MIDDLEWARE = ["portal.sandbox.middleware.only_known_hosts"]
 DATABASES: dict[str, object] = {}
 TEMPLATES = [
@@ -31,12 +31,12 @@ TEMPLATES = [
         "OPTIONS": {"context_processors": ["django.template.context_processors.request"]},
     }
 ]
-# Cookies know hosts but no ports: these names must not meet those of a portal on the same host.
+# Cookies ignore ports: these names must differ from those of a portal on the same host.
 CSRF_COOKIE_NAME = "sandbox_csrf"
 USE_TZ = True
 TIME_ZONE = "UTC"
 APPEND_SLASH = False
-# Refusals and played outages are the daily business of this process; only its own mistakes are worth a line.
+# Refusals and injected faults are normal here; log only the sandbox's own errors.
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

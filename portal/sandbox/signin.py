@@ -1,7 +1,7 @@
-"""Signing in: who is in front of the browser. Used by the authorize and the admin consent pages alike.
+"""Sign-in, shared by the authorize and the admin consent endpoints.
 
-A sign-in takes several pages. What was done so far travels in a signed note inside each form, so that a half-finished
-sign-in leaves nothing behind; who is signed in in this browser is a signed cookie.
+A sign-in takes several pages. Its progress travels in a signed form field, so that an unfinished
+sign-in leaves nothing behind; the signed-in people are in a signed cookie.
 """
 
 import secrets
@@ -21,19 +21,19 @@ FLOW_LIFETIME = 3600
 
 @dataclass
 class Flow:
-    """What has been done in this sign-in so far."""
+    """The progress of a sign-in."""
 
     person: str = ""
-    authenticated_at: float = 0.0  # 0: the password is still to come
+    authenticated_at: float = 0.0  # 0: no password entered yet
     mfa: bool = False
 
 
 @dataclass
 class Wanted:
-    """What the page that needs a signed-in person asks for."""
+    """The requirements of the page that needs a signed-in person."""
 
     app: App
-    where: Directory | None  # None: any directory may do
+    where: Directory | None  # None: any directory
     authority: str
     prompt: str = ""
     login_hint: str = ""
@@ -49,11 +49,8 @@ class NeedsPage(Exception):
         self.response = response
 
 
-# -- the browser's session ------------------------------------------------------------------------
-
-
 def accounts(request: HttpRequest, world: World) -> list[Flow]:
-    """The people signed in in this browser whose sessions still hold."""
+    """The people with a valid session in this browser."""
     try:
         stored = signing.loads(
             request.COOKIES.get(COOKIE, ""), key=world.cookie_key, salt="session", max_age=SESSION_LIFETIME
@@ -73,7 +70,7 @@ def _session_holds(world: World, session: Flow) -> bool:
 
 
 def remember(request: HttpRequest, response: HttpResponse, world: World, flow: Flow) -> None:
-    """Keep the finished sign-in as a session of this browser."""
+    """Store the finished sign-in as a session of this browser."""
     others = [account for account in accounts(request, world) if account.person != flow.person]
     keep = Flow(flow.person, flow.authenticated_at, flow.mfa)
     value = signing.dumps([asdict(flow) for flow in [*others, keep]], key=world.cookie_key, salt="session")
@@ -86,23 +83,20 @@ def forget(response: HttpResponse) -> None:
 
 
 def seal(world: World, flow: Flow) -> str:
-    """The signed note that goes into a form."""
+    """The signed form field for this progress."""
     return signing.dumps(asdict(flow), key=world.cookie_key, salt="flow")
 
 
 def unseal(world: World, note: str) -> Flow:
-    """The note from a form; an empty flow if it is stale or was tampered with."""
+    """The progress in a form field; an empty flow if it is expired or forged."""
     try:
         return Flow(**signing.loads(note, key=world.cookie_key, salt="flow", max_age=FLOW_LIFETIME))
     except signing.BadSignature:
         return Flow()
 
 
-# -- the steps ------------------------------------------------------------------------------------
-
-
 def person_for(request: HttpRequest, world: World, wanted: Wanted) -> tuple[Person, Flow]:
-    """The signed-in person, or NeedsPage with the next page, or EntraError when this person cannot go on."""
+    """The signed-in person, or NeedsPage with the next page, or EntraError when this person may not sign in."""
     step = request.POST.get("step", "") if request.method == "POST" else ""
     flow = unseal(world, request.POST.get("flow", "")) if step else _from_session(request, world, wanted)
     if step == "account":
@@ -125,7 +119,7 @@ def person_for(request: HttpRequest, world: World, wanted: Wanted) -> tuple[Pers
 
 
 def _usable(request: HttpRequest, world: World, wanted: Wanted) -> list[Flow]:
-    """Sessions of this browser that fit the directory that was asked for."""
+    """Sessions of this browser that fit the requested directory."""
     fitting = []
     for account in accounts(request, world):
         tenant = world.people[account.person].tenant
@@ -209,7 +203,7 @@ def _first_page(request: HttpRequest, world: World, wanted: Wanted) -> HttpRespo
 
 
 def password_page(request: HttpRequest, world: World, wanted: Wanted, name: str, problem: str = "") -> HttpResponse:
-    """The page that takes name and password; it tells all passwords, for this is no secret place."""
+    """The page for name and password; it lists all passwords, as the sandbox keeps no secrets."""
     people = [
         person
         for person in world.people.values()

@@ -1,7 +1,7 @@
-"""The world of the sandbox: directories, people, apps, consents, and the clock, guarded by one lock.
+"""The state of the sandbox: directories, people, apps, consents and the clock, guarded by one lock.
 
 Everything lives in the memory of one process. With a state file each change is also written to disk, atomically,
-so that a restarted demonstration keeps its people, its consents, its signing key and all tokens it ever issued.
+so that a restarted demo keeps its people, its consents, its signing key and all tokens it issued.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ CONSUMERS = (
 SINGLE_TENANT = "AzureADMyOrg"
 MULTI_TENANT = "AzureADMultipleOrgs"
 AUDIENCES = (SINGLE_TENANT, MULTI_TENANT, "AzureADandPersonalMicrosoftAccount", "PersonalMicrosoftAccount")
-EVERYBODY = "*"  # stands for all people of a directory in a consent
+EVERYBODY = "*"  # in a consent: all people of the directory
 
 
 @dataclass
@@ -36,12 +36,12 @@ class Directory:
     id: str
     name: str
     domain: str
-    user_consent: bool = True  # may people consent for themselves?
+    user_consent: bool = True  # whether people may consent for themselves
 
 
 @dataclass
 class Person:
-    """Somebody who can sign in; times are seconds since 1970 on the sandbox's clock."""
+    """A user account; times are seconds since 1970 on the sandbox's clock."""
 
     id: str
     tenant: str
@@ -80,8 +80,6 @@ class SharedMailbox:
 
 @dataclass
 class Secret:
-    """One client secret of an app. The id is no secret; the value is."""
-
     id: str
     value: str
     name: str
@@ -91,8 +89,6 @@ class Secret:
 
 @dataclass
 class Certificate:
-    """One certificate of an app."""
-
     id: str
     pem: str
     name: str
@@ -121,7 +117,7 @@ class App:
     groups: dict[str, list[str]] = field(default_factory=dict)  # person id -> group ids put into the ID token
     assignment_required: bool = False
     mailboxes: list[str] | None = None  # app-only mailbox scope; None: all mailboxes
-    # What Exchange itself grants (RBAC for Applications): permission -> addresses; it shows in no token.
+    # Grants in Exchange (RBAC for Applications): permission -> addresses; they appear in no token.
     exchange_roles: dict[str, list[str]] = field(default_factory=dict)
     disabled: bool = False
     deleted: bool = False
@@ -129,7 +125,7 @@ class App:
 
 @dataclass
 class Consent:
-    """Delegated permissions somebody (or an admin for everybody) granted; in force from a moment on."""
+    """Delegated permissions granted by a person, or by an admin for everybody, from ``effective_at`` on."""
 
     client_id: str
     tenant: str
@@ -140,7 +136,7 @@ class Consent:
 
 @dataclass
 class RoleGrant:
-    """Application permissions an admin granted; in force from a moment on."""
+    """Application permissions granted by an admin, from ``effective_at`` on."""
 
     client_id: str
     tenant: str
@@ -150,7 +146,7 @@ class RoleGrant:
 
 @dataclass
 class Code:
-    """An authorization code that waits to be redeemed."""
+    """An authorization code."""
 
     client_id: str
     authority: str  # the tenant segment of the authorize request
@@ -168,7 +164,7 @@ class Code:
 
 
 class World:
-    """Everything the sandbox knows. Change it only inside ``with world.change():``."""
+    """The complete state. Change it only inside ``with world.change():``."""
 
     def __init__(self, *, public_url: str, portal_url: str, path: Path | None = None) -> None:
         self.public_url = public_url.rstrip("/")
@@ -181,7 +177,7 @@ class World:
         self.make_keys()
 
     def clear(self) -> None:
-        """Forget everything but the keys."""
+        """Clear everything except the keys."""
         self.directories: dict[str, Directory] = {}
         self.people: dict[str, Person] = {}
         self.mailboxes: dict[str, SharedMailbox] = {}
@@ -196,7 +192,7 @@ class World:
         self.codes.clear()
 
     def make_keys(self) -> None:
-        """Make new keys: all tokens and browser sessions issued before are worthless."""
+        """Generate new keys, which invalidates all tokens and browser sessions."""
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         pem = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -206,7 +202,6 @@ class World:
         )
 
     def use_keys(self, signing_pem: str, kid: str, token_key: str, cookie_key: str) -> None:
-        """Use these keys from now on."""
         self.keys = {"signing_pem": signing_pem, "kid": kid, "token_key": token_key, "cookie_key": cookie_key}
         key = serialization.load_pem_private_key(signing_pem.encode(), None)
         assert isinstance(key, rsa.RSAPrivateKey)
@@ -221,13 +216,11 @@ class World:
 
     @contextlib.contextmanager
     def change(self) -> Iterator[None]:
-        """Hold the lock, and write the state file (if there is one) when the change is done."""
+        """Hold the lock, then write the state file, if there is one."""
         with self.lock:
             yield
             if self.path is not None:
                 self._write(self.path)
-
-    # -- looking things up ------------------------------------------------------------------------
 
     def directory(self, segment: str) -> Directory | None:
         """The directory that a tenant segment (GUID, verified domain or ``consumers``) names."""
@@ -241,7 +234,7 @@ class World:
     def person_called(self, name: str, tenant: str | None = None) -> Person | None:
         """The person with this user name or mail address; without a tenant their home account."""
         wanted = name.strip().lower()
-        for person in list(self.people.values()):  # a copy: somebody may be added meanwhile
+        for person in list(self.people.values()):  # a copy: another thread may add people
             if person.deleted or (tenant is not None and person.tenant != tenant):
                 continue
             if tenant is None and person.guest:
@@ -255,10 +248,8 @@ class World:
         app = self.apps.get(client_id.strip().lower())
         return None if app is None or app.deleted else app
 
-    # -- saving -----------------------------------------------------------------------------------
-
     def as_json(self) -> dict[str, Any]:
-        """All of it, as plain JSON values, without the keys."""
+        """The state as JSON values, without the keys."""
         return {
             "directories": [asdict(item) for item in self.directories.values()],
             "people": [asdict(item) for item in self.people.values()],
@@ -274,7 +265,7 @@ class World:
         }
 
     def load(self, data: dict[str, Any]) -> None:
-        """Become what ``as_json`` (and the keys beside it) described."""
+        """Restore the state from ``as_json`` and the keys."""
         self.clear()
         self.directories = {values["id"]: Directory(**values) for values in data["directories"]}
         self.people = {values["id"]: Person(**values) for values in data["people"]}

@@ -68,9 +68,6 @@ def _answer(here: World, request: HttpRequest, authority: str, call: request_log
     return _refresh(here, form, app, where, authority, call)
 
 
-# -- client credentials ---------------------------------------------------------------------------
-
-
 def _for_app(here: World, form: Mapping[str, str], where: Directory | None, authority: str) -> dict[str, Any]:
     if where is None:
         raise errors.refusal(50059)
@@ -90,9 +87,6 @@ def _for_app(here: World, form: Mapping[str, str], where: Directory | None, auth
     access = tokens.access_token_for_app(here, app, where.id, roles, seconds)
     # Microsoft sends no scope and never a refresh token here (v2-oauth2-client-creds-grant-flow).
     return {"token_type": "Bearer", "expires_in": seconds, "ext_expires_in": seconds, "access_token": access}
-
-
-# -- authorization code ---------------------------------------------------------------------------
 
 
 def _redeem_code(
@@ -136,7 +130,7 @@ def _redeem_code(
 
 
 def _check_authority(here: World, started_at: str, redeemed_at: str, person: Person) -> None:
-    """The code must come back to the tenant it was asked at, by whatever name (AADSTS700005)."""
+    """The code must be redeemed at the tenant that issued it, under any of its names (AADSTS700005)."""
     where = here.directory(redeemed_at)
     if redeemed_at.lower() == started_at.lower() or (where is not None and where.id == person.tenant):
         return
@@ -154,9 +148,6 @@ def _check_verifier(challenge: str, method: str, verifier: str) -> None:
         computed = verifier
     if not challenge or computed != challenge.rstrip("="):
         raise errors.refusal(501481)
-
-
-# -- refresh token --------------------------------------------------------------------------------
 
 
 def _refresh(
@@ -214,15 +205,12 @@ def _check_person(here: World, app: App, person: Person, *, mfa_done: bool = Tru
         raise errors.refusal(50105, app_name=app.name, client_id=app.client_id)
     if person.ca_blocked:
         problem = errors.refusal(53003)
-        # A string that holds JSON, not an object: so it was recorded.
+        # A string containing JSON, not an object, as recorded from Microsoft.
         policies = {"essential": True, "values": ["01234567-89ab-cdef-fedc-ba9876543210"]}
         problem.extra["claims"] = json.dumps({"access_token": {"capolids": policies}}, separators=(",", ":"))
         raise problem
     if person.mfa_required and not mfa_done:
         raise errors.refusal(50076)
-
-
-# -- the answer -----------------------------------------------------------------------------------
 
 
 def _delegated(
@@ -246,7 +234,7 @@ def _delegated(
     had = consents.granted(here, app, person)
     if had is None or any(name not in had for name in requested_scopes.graph):
         raise errors.refusal(65001, client_id=app.client_id, app_name=app.name)
-    # A token for Graph holds everything that was consented, not only what was asked for this time.
+    # A token for Graph contains all consented permissions, not only the requested ones.
     held = [name for name in permissions.CATALOGUE if name in had and name not in permissions.OIDC_SCOPES]
     seconds = tokens.lifetime(here)
     scopes = ["openid", "profile", "email", *(requested_scopes.prefix + name for name in held)]

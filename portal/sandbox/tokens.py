@@ -1,7 +1,7 @@
 """Access tokens, ID tokens and refresh tokens.
 
-Refresh tokens are stateless: an encrypted note of person, app and grant, so that any number of them needs no memory
-and an old one stays good after rotation, as Microsoft's do (identity-platform/refresh-tokens).
+Refresh tokens are stateless: person, app and grant in encrypted form, so that they need no memory
+and old ones stay valid after rotation, like Microsoft's (identity-platform/refresh-tokens).
 """
 
 import base64
@@ -25,7 +25,7 @@ MOST_GROUPS = 200  # in one token
 
 @dataclass
 class Grant:
-    """What a refresh token carries; times in seconds since 1970."""
+    """The content of a refresh token; times in seconds since 1970."""
 
     id: str  # stays the same through all rotations
     client_id: str
@@ -49,7 +49,7 @@ def seal(world: World, grant: Grant) -> str:
 
 
 def unseal(world: World, token: str) -> Grant | None:
-    """The grant in a refresh token; None if this sandbox never made it."""
+    """The grant in a refresh token; None if this sandbox did not issue it."""
     if not token.startswith(PREFIX):
         return None
     raw = token[len(PREFIX) :]
@@ -60,7 +60,7 @@ def unseal(world: World, token: str) -> Grant | None:
 
 
 def lifetime(world: World) -> int:
-    """Seconds an access token lives: random between 60 and 90 minutes unless it was fixed."""
+    """Lifetime of an access token in seconds: random between 60 and 90 minutes unless fixed."""
     return world.token_lifetime or 3600 + secrets.randbelow(1800)
 
 
@@ -139,7 +139,7 @@ def id_token(world: World, app: App, person: Person, nonce: str) -> str:
         claims["roles"] = app.app_roles[person.id]
     groups = app.groups.get(person.id, [])
     if len(groups) > MOST_GROUPS:
-        # Too many for a token: only where to ask for them (identity-platform/access-token-claims-reference).
+        # Too many groups for a token: only the endpoint that lists them (identity-platform/access-token-claims-reference).
         where = f"https://graph.windows.net/{person.tenant}/users/{person.id}/getMemberObjects"
         claims |= {"_claim_names": {"groups": "src1"}, "_claim_sources": {"src1": {"endpoint": where}}}
     elif groups:
@@ -148,13 +148,13 @@ def id_token(world: World, app: App, person: Person, nonce: str) -> str:
 
 
 def pairwise(world: World, app: App, person: Person) -> str:
-    """The ``sub`` of a person: another one for every app."""
+    """The ``sub`` of a person, different for every app."""
     digest = hashlib.sha256(f"{app.client_id}|{person.id}|sandbox".encode()).digest()
     return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
 def client_info(person: Person) -> str:
-    """What the token endpoint adds for ``client_info=1``."""
+    """The field that ``client_info=1`` adds to the response."""
     raw = json.dumps({"uid": person.id, "utid": person.tenant}).encode()
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")
 

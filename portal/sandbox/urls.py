@@ -1,4 +1,4 @@
-"""The addresses of the sandbox. Each line is one of Microsoft's, or one of ours below ``_control/``."""
+"""The URLs of the sandbox: Microsoft's, and the control API below ``_control/``."""
 
 from django.urls import URLPattern, path, re_path
 

@@ -1,4 +1,4 @@
-"""People in front of a browser, in the words of a story."""
+"""People in front of a browser."""
 
 from __future__ import annotations
 
@@ -9,12 +9,22 @@ from typing import Any
 
 from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Response, expect
 
+from portal.sandbox import seed
 from tests import factories
 from tests.browser.secret_scanner import Watch
 
-PATIENCE = 10_000  # milliseconds a person waits for something to appear
-# Names whose sandbox password is not made of the first part of the address.
+PATIENCE = 10_000  # milliseconds to wait for an element
+# People whose sandbox password is not derived from their address.
 _PASSWORDS = {"admin@contoso.example": "sandbox-katherine", "admin@fabrikam.example": "sandbox-edsger"}
+
+
+# Environment of a portal with Microsoft sign-in at the sandbox.
+MICROSOFT_SIGN_IN = {
+    "LOGIN_MICROSOFT_ENVIRONMENT": "sandbox",
+    "LOGIN_MICROSOFT_TENANT": seed.CONTOSO,
+    "LOGIN_MICROSOFT_CLIENT_ID": seed.SIGN_IN_APP,
+    "LOGIN_MICROSOFT_CLIENT_SECRET": seed.SIGN_IN_SECRET,
+}
 
 
 @dataclass
@@ -28,7 +38,7 @@ class Portal:
 
 @dataclass
 class Visitor:
-    """Somebody with a browser window."""
+    """A person with a browser window."""
 
     portal: Portal
     context: BrowserContext
@@ -42,7 +52,7 @@ class Visitor:
         self.page.on("response", self._on_response)
 
     def _on_console(self, message: ConsoleMessage) -> None:
-        # Chromium says so of every page with an error status, too; files that fail are seen by _on_response.
+        # Chromium also logs this for pages with an error status; _on_response sees files that fail.
         if message.type in ("error", "warning") and not message.text.startswith("Failed to load resource"):
             self.complaints.append(f"console on {self.page.url.partition('?')[0]}: {message.text}")
 
@@ -50,30 +60,26 @@ class Visitor:
         if response.status >= 400 and response.request.resource_type != "document":
             self.complaints.append(f"{response.status} for {response.url}")
 
-    # -- Anywhere ----------------------------------------------------------------------------------
-
     def open(self, path: str) -> int:
-        """Go to a page of the portal; gives the HTTP status."""
+        """Open a page of the portal; returns the HTTP status."""
         response = self.page.goto(path)
         return response.status if response else 0
 
     @property
     def path(self) -> str:
-        """The page of the portal this person is on."""
+        """The path of the current page."""
         assert self.page.url.startswith(self.portal.url), self.page.url.partition("?")[0]
         return self.page.url.removeprefix(self.portal.url).partition("?")[0]
 
     def sees(self, *texts: str) -> None:
-        """Each text can be read on the page, or soon will be."""
+        """Each text is visible on the page, or appears soon."""
         for text in texts:
             expect(self.page.get_by_text(text).filter(visible=True).first).to_be_visible(timeout=PATIENCE)
 
     def follow(self, name: str, *, exact: bool = True) -> None:
-        """Click a link."""
         self.page.get_by_role("link", name=name, exact=exact).first.click()
 
     def press(self, name: str, *, exact: bool = True) -> None:
-        """Click a button."""
         self.page.get_by_role("button", name=name, exact=exact).first.click()
 
     def type_in(self, label: str, value: str) -> None:
@@ -85,20 +91,15 @@ class Visitor:
         self.page.get_by_label(label).first.check()
 
     def last_seen(self) -> str:
-        """What stands on the page just now, for the report of a failed test."""
+        """The current page, for the report of a failed test."""
         return f"--- {self.page.url.partition('?')[0]}\n{self.page.locator('body').inner_text()[:2000]}\n---"
 
-    # -- In the portal -----------------------------------------------------------------------------
-
     def sign_in(self, username: str) -> None:
-        """Sign in with user name and password."""
         self.open("/sign-in/")
         self.type_in("Username", username)
         self.type_in("Password", factories.PASSWORD)
         self.press("Sign in")
         expect(self.page).to_have_url(f"{self.portal.url}/")
-
-    # -- At Microsoft ------------------------------------------------------------------------------
 
     def signs_in_at_microsoft(self, upn: str) -> None:
         """Give name and password on Microsoft's page, or pick the account there."""
@@ -110,15 +111,12 @@ class Visitor:
         self.press("Sign in")
 
     def accepts(self) -> None:
-        """Accept the permissions requested."""
         expect(self.page.get_by_role("heading", name="Permissions requested")).to_be_visible()
         self.press("Accept")
 
     def back_in_portal(self) -> None:
         """Microsoft has sent the browser back."""
         expect(self.page).to_have_url(_starts_with(self.portal.url))
-
-    # -- What can be said of every page ------------------------------------------------------------
 
     def sideways(self) -> int:
         """By how many pixels the page can be scrolled sideways."""
@@ -135,8 +133,12 @@ def _starts_with(url: str) -> Any:
 
 
 def until(what: Callable[[], bool], *, seconds: float = 25) -> None:
-    """Wait for the running portal to get something done."""
+    """Wait until the running portal has done something."""
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, f"it did not happen within {seconds:g} seconds"
         time.sleep(0.1)
+
+
+Start = Callable[..., Portal]
+Come = Callable[..., Visitor]

@@ -1,7 +1,7 @@
 """A running portal and people in front of real browsers.
 
-``portal()`` starts the web server, ``portal(alive=True)`` worker and beat as well; ``visitor("bob")`` is bob in front of
-a Chromium window. A message on a browser's console, a violated policy or a file that does not load fails the test.
+``portal()`` starts the web server, ``portal(alive=True)`` worker and beat as well; ``visitor("bob")`` is bob with
+a Chromium window. A console message, a violated content policy or a file that does not load fails the test.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.conf import settings as django_settings
 from playwright.sync_api import Browser, Playwright, sync_playwright
 
 from portal.demo import answers
@@ -25,6 +24,7 @@ from tests.browser.browser_users import Portal, Visitor
 from tests.browser.recording_proxy import Wire
 from tests.browser.secret_scanner import BrokerWatch, Watch
 from tests.conftest import logs_of_run
+from tests.environment import run_directory
 
 FAILED = pytest.StashKey[bool]()
 HERE = Path(__file__).parent
@@ -62,9 +62,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report
 
 
-# --- Once for all tests of this folder ------------------------------------------------------------
-
-
 @pytest.fixture(scope="package")
 def playwright() -> Iterator[Playwright]:
     """Playwright, with everything it and Chromium write inside the run directory."""
@@ -72,7 +69,7 @@ def playwright() -> Iterator[Playwright]:
         if REQUIRED:
             pytest.fail("Chromium is missing, but the browser tests must run here. apt-get install chromium")
         pytest.skip(MISSING)
-    home: Path = django_settings.RUN_DIRECTORY / "browser"
+    home = run_directory() / "browser"
     home.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(home))
@@ -84,8 +81,8 @@ def playwright() -> Iterator[Playwright]:
 
 @pytest.fixture(scope="package")
 def chromium(playwright: Playwright) -> Iterator[Browser]:
-    """One Chromium; each visitor gets a window of their own, without memory of the others."""
-    home = str(django_settings.RUN_DIRECTORY / "browser")
+    """One Chromium; each visitor gets a separate browser context."""
+    home = str(run_directory() / "browser")
     places = dict.fromkeys(("HOME", "TMPDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"), home)
     browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, env={**os.environ, **places})
     yield browser
@@ -94,7 +91,7 @@ def chromium(playwright: Playwright) -> Iterator[Browser]:
 
 @pytest.fixture(scope="package")
 def microsoft() -> Iterator[Wire]:
-    """The wire between everybody and the sandbox."""
+    """The recording proxy in front of the sandbox."""
     wire = Wire()
     yield wire
     wire.stop()
@@ -102,14 +99,11 @@ def microsoft() -> Iterator[Wire]:
 
 @pytest.fixture(scope="package")
 def sandbox_process(microsoft: Wire) -> Iterator[SandboxProcess]:
-    """A sandbox of our own, that is known by the address of the wire before it."""
+    """A separate sandbox, with the proxy's address as its public URL."""
     process = start_sandbox(public_url=microsoft.url)
     microsoft.target = process.port
     yield process
     process.stop()
-
-
-# --- For each test --------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -123,7 +117,7 @@ def portal(
     settings: Any,
     request: pytest.FixtureRequest,
 ) -> Iterator[Callable[..., Portal]]:
-    """``portal(alive=True)`` is a running portal; at the end nothing secret may have been seen anywhere."""
+    """``portal(alive=True)`` is a running portal; at the end no secret may have leaked."""
     wire = Wire(host="localhost")
     microsoft.exchanges.clear()
     settings.PORTAL_URL = wire.url
@@ -163,7 +157,7 @@ def _start_web(start_process: Callable[..., Process], environment: dict[str, str
     web.wait_for_line("Listening at", seconds=30)
     line = next(line for line in web.log.read_text().splitlines() if "Listening at" in line)
     port = int(line.partition("http://127.0.0.1:")[2].partition(" ")[0])
-    # A busy machine may take longer for the first answer than one try waits.
+    # On a busy machine the first response may exceed the time-out.
     assert any(answers(f"http://localhost:{port}/healthz") for _ in range(6)), (
         f"the portal listens but does not work\n{web.last_lines()}"
     )
@@ -172,7 +166,7 @@ def _start_web(start_process: Callable[..., Process], environment: dict[str, str
 
 @pytest.fixture
 def visitor(chromium: Browser, request: pytest.FixtureRequest) -> Iterator[Callable[..., Visitor]]:
-    """``visitor(portal, "bob", **window)`` is bob in front of a window of his own, signed in with his password."""
+    """``visitor(portal, "bob", **window)`` is bob with his own window, signed in by password."""
     opened: list[Visitor] = []
 
     def come(portal: Portal, username: str = "", **window: Any) -> Visitor:

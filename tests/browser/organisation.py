@@ -1,4 +1,4 @@
-"""An organisation as it is after a year of use: many connections, long names, all scripts, and things that broke."""
+"""An organisation after a year of use: many connections, long names, all scripts, and failures."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from connections.models import (
     Tenant,
     User,
 )
+from connections.models.audit import AuditAction
 from connections.services.incidents import incidents
 from connections.services.tokens import apply_results
 from tests import factories, full_dataset
@@ -49,8 +50,10 @@ def make(admin: User, member: User) -> None:
     _policy(connections, member)
     _asked_and_reviewed(connections, admin, member)
     for connection in connections:
-        audit.record("connection.created", connection, actor=connection.owner, changes={"scopes": connection.scopes})
-    audit.record("connection.share_denied", connections[0], actor=member, outcome="denied")
+        audit.record(
+            AuditAction.CONNECTION_CREATED, connection, actor=connection.owner, changes={"scopes": connection.scopes}
+        )
+    audit.record(AuditAction.CONNECTION_SHARED, connections[0], actor=member, outcome="denied")
 
 
 def _policy(connections: list[Connection], member: User) -> None:
@@ -136,7 +139,7 @@ def _asked_and_reviewed(connections: list[Connection], admin: User, member: User
 
 
 def verdict(code: int) -> Verdict:
-    """What the portal makes of this code of Microsoft."""
+    """The portal's verdict on this AADSTS code."""
     answer = {
         "error": "invalid_grant",
         "error_codes": [code],

@@ -1,7 +1,7 @@
-"""Listens on the wire: a small HTTP proxy that passes everything on and remembers it.
+"""A small HTTP proxy that forwards and records everything.
 
-One stands before the portal and one before the sandbox. So a test knows every secret that was really handed out, and
-every byte the portal really answered.
+One is in front of the portal and one in front of the sandbox. So a test knows every secret that was issued, and
+every byte the portal sent.
 """
 
 from __future__ import annotations
@@ -43,8 +43,6 @@ class Wire:
         wire = self
 
         class Handler(_Handler):
-            """Tied to this wire."""
-
             def passed_on(self, body: bytes) -> Exchange:
                 return _pass_on(wire, self, body)
 
@@ -55,11 +53,9 @@ class Wire:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
         return f"http://{self.host}:{self._server.server_port}"
 
     def stop(self) -> None:
-        """Listen no longer."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(5)
@@ -74,7 +70,7 @@ def _pass_on(wire: Wire, handler: BaseHTTPRequestHandler, body: bytes) -> Exchan
         exchange = Exchange(handler.command, handler.path, body, answer.status, answer.getheaders(), answer.read())
     finally:
         onward.close()
-    # What a test does to the sandbox's world is no traffic of the portal.
+    # A test's control calls are not traffic of the portal.
     if not handler.path.startswith("/_control/"):
         wire.exchanges.append(exchange)
     return exchange
@@ -109,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
     def handle(self) -> None:
-        """Serve a connection; a browser that hangs up in the middle is no news."""
+        """Serve a connection; ignore browsers that disconnect."""
         try:
             super().handle()
         except ConnectionError:

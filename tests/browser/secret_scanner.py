@@ -1,4 +1,4 @@
-"""What must never be seen in clear, and all the places where it could be."""
+"""The secrets that must never appear in clear, and all places where they could."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
 import redis
@@ -24,18 +25,15 @@ from tests.browser.recording_proxy import Exchange, Wire
 # Form fields sent to the token endpoint, and fields of its answers.
 _SENT = ("code", "refresh_token", "client_secret", "code_verifier", "client_assertion")
 _ANSWERED = ("access_token", "refresh_token", "id_token")
-# Pages to which Microsoft itself sends the browser with a code in the address.
+# Pages to which Microsoft redirects with a code in the URL.
 _CALLBACKS = ("/auth/complete/", "/consent/callback/")
 _MESSAGE_BODY = re.compile(rb'body\\*"\s*:\s*\\*"([A-Za-z0-9+/=]+)')
 _LONG = 60
 _PIECE = 40
 
 
-# --- What must not be seen ------------------------------------------------------------------------
-
-
 def handed_out(exchanges: Iterable[Exchange]) -> dict[str, str]:
-    """Every secret that crossed the wire to Microsoft: value to what it is."""
+    """Every secret sent to or from Microsoft: value to kind."""
     secrets: dict[str, str] = {}
     for exchange in exchanges:
         location = parse_qs(urlsplit(exchange.header("Location")).query)
@@ -51,11 +49,11 @@ def handed_out(exchanges: Iterable[Exchange]) -> dict[str, str]:
 
 
 def private_keys() -> dict[str, str]:
-    """Lines out of the secret half of every private key the portal holds."""
+    """Lines from the private half of every key in the portal."""
     places: dict[str, str] = {}
     for credential in AppCredential.objects.filter(private_key__isnull=False):
         lines = (credential.private_key or "").strip().splitlines()[1:-1]
-        # The first half of an RSA key in PKCS#8 form has the public modulus in it.
+        # The first half of an RSA key in PKCS#8 form contains the public modulus.
         places |= dict.fromkeys(lines[len(lines) * 2 // 3 : -1], "private_key")
     return places
 
@@ -68,14 +66,11 @@ def _json(body: bytes) -> dict[str, str]:
     return answer if isinstance(answer, dict) else {}
 
 
-# --- Where it could be ----------------------------------------------------------------------------
-
-
 class BrokerWatch:
-    """Everything that is said to the broker, from start to stop: a message is gone as soon as a worker took it."""
+    """Records all broker traffic, as messages are gone once a worker has taken them."""
 
     def __init__(self) -> None:
-        self._client = redis.Redis.from_url(settings.REDIS_URL)
+        self._client = cast("Any", redis.Redis.from_url(settings.REDIS_URL))
         self._monitor = self._client.monitor()
         self._monitor.__enter__()
         self._said: list[bytes] = []
@@ -91,7 +86,7 @@ class BrokerWatch:
             return  # stopped
 
     def content(self) -> bytes:
-        """All that was said, and all that is in there now; bodies of messages also decoded."""
+        """All recorded traffic and current keys; message bodies also decoded."""
         raw = b"\n".join([*self._said, *self._kept()])
         return raw + b"\n" + b"\n".join(_decoded(body) for body in set(_MESSAGE_BODY.findall(raw)))
 
@@ -113,7 +108,6 @@ class BrokerWatch:
                     raise AssertionError(f"nobody has taught this test to read {other!r} of the broker")
 
     def stop(self) -> None:
-        """Listen no longer."""
         self._monitor.connection.disconnect()
         self._thread.join(5)
         self._client.close()
@@ -131,7 +125,7 @@ def database_content() -> bytes:
     if database.vendor == "sqlite":
         path = Path(database.settings_dict["NAME"])
         files = sorted(path.parent.glob(path.name + "*"))
-        # Not read in this process: closing the file here would drop SQLite's own locks on it and spoil the database.
+        # Not read in this process: closing the file here would drop SQLite's locks and corrupt the database.
         return subprocess.run(["cat", *files], check=True, capture_output=True).stdout
     with database.cursor() as cursor:
         rows = []
@@ -142,7 +136,7 @@ def database_content() -> bytes:
 
 
 def session_content() -> bytes:
-    """What the server keeps about its visitors, unpacked."""
+    """All sessions, decoded."""
     return "\n".join(json.dumps(session.get_decoded()) for session in Session.objects.all()).encode()
 
 
@@ -152,7 +146,7 @@ def audit_content() -> bytes:
 
 
 def page_content(exchanges: Iterable[Exchange]) -> bytes:
-    """All that the portal answered, and the addresses it was asked for, but those that Microsoft makes."""
+    """All responses and requested URLs of the portal, except the URLs that Microsoft creates."""
     parts: list[bytes] = []
     for exchange in exchanges:
         if not exchange.path.startswith(_CALLBACKS):
@@ -162,25 +156,22 @@ def page_content(exchanges: Iterable[Exchange]) -> bytes:
     return b"\n".join(parts)
 
 
-# --- Looking --------------------------------------------------------------------------------------
-
-
 @dataclass
 class Watch:
-    """One run of the portal under watch."""
+    """One monitored run of the portal."""
 
     portal: Wire
     microsoft: Wire
     broker: BrokerWatch
     logs: list[Path] = field(default_factory=list)
-    known: dict[str, str] = field(default_factory=dict)  # more that must not be seen: value to what it is
+    known: dict[str, str] = field(default_factory=dict)  # further secrets: value to kind
 
     def secrets(self) -> dict[str, str]:
-        """All that must not be seen: value to what it is."""
+        """All secrets: value to kind."""
         return handed_out(self.microsoft.exchanges) | private_keys() | self.known
 
     def places(self) -> dict[str, bytes]:
-        """All that somebody could come to see."""
+        """All content that could be seen."""
         return {
             "database": database_content(),
             "sessions": session_content(),
@@ -191,19 +182,19 @@ class Watch:
         }
 
     def leaks(self) -> list[str]:
-        """Where which kind of secret stands in clear; [] is good. The secrets themselves are not told."""
+        """The places and kinds of secrets in clear, without the secrets; [] is good."""
         places = self.places()
         matches = set()
         for value, kind in self.secrets().items():
             for name, content in places.items():
-                # The verifier waits in the session while its owner is at Microsoft; that is its place.
+                # The verifier belongs in the session while its owner is at Microsoft.
                 if (kind, name) != ("code_verifier", "sessions") and _stands_in(value, content):
                     matches.add(f"{kind} in {name}")
         return sorted(matches)
 
 
 def _stands_in(value: str, content: bytes) -> bool:
-    # Of a long one the middle is enough to tell, so that half a token is found as well.
+    # Search for the middle of a long one, so that half a token is found, too.
     middle = len(value) // 2
     piece = value[middle - _PIECE // 2 : middle + _PIECE // 2] if len(value) > _LONG else value
     return piece.encode() in content

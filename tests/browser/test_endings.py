@@ -1,8 +1,6 @@
-"""Every way a sign-in at Microsoft can end badly is a page in plain words, and a way on."""
+"""Every failed sign-in at Microsoft leads to a clear page with a next step."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import pytest
 
@@ -10,15 +8,12 @@ from connections.models import Connection, User
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
-from tests.browser.browser_users import Portal, Visitor
-
-Start = Callable[..., Portal]
-Come = Callable[..., Visitor]
+from tests.browser.browser_users import MICROSOFT_SIGN_IN, Come, Start, Visitor
 
 
 @pytest.fixture
 def member(portal: Start, visitor: Come, bob: User) -> Visitor:
-    """Bob, on his way to connect his account through the app registration."""
+    """Bob, connecting his account through the app registration."""
     app = factories.make_app_registration()
     member = visitor(portal(), "bob")
     member.open(f"/connections/add/{app.pk}/")
@@ -34,7 +29,7 @@ def test_cancelled_at_microsoft(member: Visitor) -> None:
     member.back_in_portal()
     member.sees("Invoices was not connected", "You cancelled at Microsoft")
 
-    # It is no dead end: the connection waits to be finished.
+    # The connection can still be finished.
     member.follow("Back to the connection")
     member.sees("Sign-in not finished")
     member.press("Sign in at Microsoft")
@@ -74,7 +69,7 @@ def test_the_wrong_account_is_refused_and_the_right_one_is_named(
     assert (connection.status, connection.account_username) == ("reconnect_needed", factories.ADA)
 
 
-def test_going_back_to_a_sign_in_that_is_over(member: Visitor) -> None:
+def test_going_back_to_a_finished_sign_in(member: Visitor) -> None:
     member.press("Connect")
     member.signs_in_at_microsoft(factories.ADA)
     member.accepts()
@@ -101,12 +96,7 @@ def test_microsoft_is_down_when_the_browser_comes_back(member: Visitor, sandbox:
 
 
 def test_a_sign_in_to_the_portal_that_is_cancelled(portal: Start, visitor: Come) -> None:
-    here = portal(
-        LOGIN_MICROSOFT_ENVIRONMENT="sandbox",
-        LOGIN_MICROSOFT_TENANT=seed.CONTOSO,
-        LOGIN_MICROSOFT_CLIENT_ID=seed.SIGN_IN_APP,
-        LOGIN_MICROSOFT_CLIENT_SECRET=seed.SIGN_IN_SECRET,
-    )
+    here = portal(**MICROSOFT_SIGN_IN)
     stranger = visitor(here)
     stranger.open("/connections/")
     stranger.press("Sign in with Microsoft")

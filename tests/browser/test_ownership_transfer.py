@@ -1,20 +1,16 @@
-"""Handing over in front of browsers: an IT admin gives a colleague's connection to somebody with another account."""
+"""Ownership transfer in the browser: an IT admin transfers a connection to a colleague with another account."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from connections.models import AuditEvent, Connection, User
 from portal.sandbox.client import Control
 from tests import factories
-from tests.browser.browser_users import Portal, Visitor
+from tests.browser.browser_users import Come, Start
 
-Start = Callable[..., Portal]
-Come = Callable[..., Visitor]
 GRACE = "grace@contoso.example"
 
 
-def test_a_connection_changes_hands_and_account_and_keeps_its_id(
+def test_a_transferred_connection_changes_owner_and_account_and_keeps_its_id(
     portal: Start, visitor: Come, sandbox: Control, alice: User, bob: User
 ) -> None:
     una = factories.make_person("una")
@@ -49,7 +45,7 @@ def test_a_connection_changes_hands_and_account_and_keeps_its_id(
     assert former.open(f"/connections/{connection.pk}/") == 404
 
 
-def test_everything_of_a_leaver_is_handed_over_from_the_start_page(
+def test_all_connections_of_a_leaver_are_transferred_from_the_start_page(
     portal: Start, visitor: Come, sandbox: Control, alice: User, bob: User
 ) -> None:
     from django.utils import timezone

@@ -1,10 +1,10 @@
-"""What holds for every page: reachable by keyboard, labelled, no sideways scrolling on a phone, dark, without scripts."""
+"""Requirements for every page: reachable by keyboard, labelled, no sideways scrolling on a phone, dark, without scripts."""
 
 from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,15 +13,13 @@ import pytest
 from connections.models import Connection, Policy, User
 from tests import factories
 from tests.browser import organisation
-from tests.browser.browser_users import Portal, Visitor, until
+from tests.browser.browser_users import Come, Portal, Start, Visitor, until
 
-Start = Callable[..., Portal]
-Come = Callable[..., Visitor]
 PHONE = {"viewport": {"width": 390, "height": 844}}
 OF_A_KIND = 2  # pages that differ only in a number
 NO_PAGE = re.compile(r"/certificate/|\.json$|\.csv$|/admin/|/static/|\?.*script|download=|/sign-out/")
 
-# Run in the page: what a person with a screen reader would stumble over.
+# Run in the page: problems for people with a screen reader.
 STUMBLING_BLOCKS = """() => {
   const found = [];
   const named = (el) => el.getAttribute("aria-label") || el.getAttribute("aria-labelledby") || el.textContent.trim();
@@ -57,7 +55,7 @@ def full(portal: Start, alice: User, bob: User, carol: User) -> Portal:
 
 
 def every_page(visitor: Visitor) -> Iterator[str]:
-    """Walk to every page that links lead to, a few of each kind; yields the path when the page is open."""
+    """Follow all links, a few of each kind; yields the path of each open page."""
     waiting, known, seen = deque(["/"]), {"/"}, dict[str, int]()
     while waiting:
         path = waiting.popleft()
@@ -78,7 +76,7 @@ def every_page(visitor: Visitor) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("username", ["alice", "bob", "carol"])
-def test_every_page_fits_a_phone_and_can_be_read_aloud(full: Portal, visitor: Come, username: str) -> None:
+def test_every_page_fits_a_phone_and_works_with_a_screen_reader(full: Portal, visitor: Come, username: str) -> None:
     here = visitor(full, username, **PHONE)
     arguments: dict[str, Any] = {}
     for path in every_page(here):
@@ -123,7 +121,7 @@ def brightness(visitor: Visitor) -> float:
 
 
 def test_a_connection_is_opened_and_checked_by_keyboard_alone(full: Portal, visitor: Come) -> None:
-    Policy.objects.all().delete()  # so that no approval stands before the sign-in
+    Policy.objects.all().delete()  # so that no approval is needed before the sign-in
     here = visitor(full)
     here.open("/sign-in/")
     tab_to(here, "Username")

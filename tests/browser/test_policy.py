@@ -1,19 +1,14 @@
-"""Policy and approvals as people meet them in a browser: rules, what they would break, and the question to an IT admin."""
+"""Policy and approvals in the browser: rules, their impact, and a request to an IT admin."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from connections.models import Approval, Connection, User
 from connections.services.governance import policy
 from tests import factories
-from tests.browser.browser_users import Portal, Visitor
-
-Start = Callable[..., Portal]
-Come = Callable[..., Visitor]
+from tests.browser.browser_users import Come, Start
 
 
-def test_a_rule_is_made_its_victims_are_seen_and_a_member_asks(
+def test_a_new_rule_shows_its_impact_and_a_member_requests_approval(
     portal: Start, visitor: Come, alice: User, bob: User
 ) -> None:
     app = factories.make_app_registration()

@@ -1,22 +1,18 @@
-"""Who meets "needs admin approval" asks, and is told what came of it."""
+"""Requesting admin consent after "Need admin approval", and learning the outcome."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from connections.models import Connection, ConsentRequest, Delivery, User
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
-from tests.browser.browser_users import Portal, Visitor
+from tests.browser.browser_users import Come, Start, Visitor
 
-Start = Callable[..., Portal]
-Come = Callable[..., Visitor]
 KATHERINE = "admin@contoso.example"  # administrator of the directory at Microsoft
 
 
 def sent_away(member: Visitor, sandbox: Control) -> None:
-    """Bob connects and ends on Microsoft's "Need admin approval", from where he turns back."""
+    """Bob connects, sees Microsoft's "Need admin approval" and returns."""
     sandbox.set_directory(seed.CONTOSO, user_consent=False)
     sandbox.withdraw_consent(client_id=factories.CLIENT_ID, tenant=seed.CONTOSO)
     member.follow("Connect")
@@ -38,7 +34,7 @@ def asks(member: Visitor, why: str) -> str:
     return member.path
 
 
-def test_a_member_asks_an_it_admin_grants_and_the_next_token_proves_it(
+def test_a_member_requests_consent_an_it_admin_grants_it_and_a_token_proves_it(
     portal: Start, visitor: Come, sandbox: Control, alice: User, bob: User
 ) -> None:
     here = portal()

@@ -1,8 +1,7 @@
-"""An access review from its start to a share that is gone, with the keyboard alone where it is answered."""
+"""An access review from start to a removed share, reviewed with the keyboard alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 
 from django.utils import timezone
@@ -11,10 +10,7 @@ from connections.models import ReviewItem, Share, User
 from connections.services.governance import access_review_schedule
 from portal.sandbox.client import Control
 from tests import factories
-from tests.browser.browser_users import Portal, Visitor
-
-Start = Callable[..., Portal]
-Come = Callable[..., Visitor]
+from tests.browser.browser_users import Come, Start
 
 
 def test_owners_answer_and_auditors_get_a_report(

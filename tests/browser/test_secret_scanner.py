@@ -1,4 +1,4 @@
-"""The look-out for secrets itself: it sees what there is to see. Every other test here ends with it."""
+"""The secret scanner finds planted secrets. Every other test here ends with a scan."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from django.test import Client
 
 from connections import audit
 from connections.models import Connection, User
+from connections.models.audit import AuditAction
 from portal.celery import app
 from tests import factories
 from tests.browser.browser_users import Portal, Visitor
@@ -37,7 +38,7 @@ def watch(portal: Callable[..., Portal], visitor: Callable[..., Visitor], bob: U
     return here.watch
 
 
-def test_it_knows_every_secret_that_was_handed_out(watch: Watch) -> None:
+def test_it_knows_every_issued_secret(watch: Watch) -> None:
     kinds = set(watch.secrets().values())
     assert kinds == {"code", "code_verifier", "client_secret", "access_token", "refresh_token", "id_token"}
     connection = Connection.objects.get()
@@ -45,14 +46,14 @@ def test_it_knows_every_secret_that_was_handed_out(watch: Watch) -> None:
     assert watch.secrets()[connection.access_token or ""] == "access_token"
 
 
-def test_it_finds_what_stands_in_clear_wherever_it_stands(watch: Watch, signed_in: SignedIn, bob: User) -> None:
+def test_it_finds_clear_text_in_every_place(watch: Watch, signed_in: SignedIn, bob: User) -> None:
     watch.logs = logs_of_run()
     values = {place: f"planted-{place}-{secrets.token_hex(20)}" for place in PLACES}
     watch.known |= {value: place for place, value in values.items()}
     assert watch.leaks() == []
 
     Connection.objects.update(status_cause=values["database"])
-    audit.record("connection.edited", Connection.objects.get(), actor=bob, changes={"name": values["audit"]})
+    audit.record(AuditAction.CONNECTION_CHANGED, Connection.objects.get(), actor=bob, changes={"name": values["audit"]})
     session = signed_in(bob).session
     session["note"] = values["session"]
     session.save()
@@ -62,7 +63,7 @@ def test_it_finds_what_stands_in_clear_wherever_it_stands(watch: Watch, signed_i
     urllib.request.urlopen(f"{watch.portal.url}/sign-in/?next=/{values['page']}").close()
 
     leaks = watch.leaks()
-    # Not one of the six is missed, and what is stored in clear is found in the bytes of the database as well.
+    # It finds all six, and clear text in the database also in the raw file.
     assert {line.partition(" in ")[0] for line in leaks} == PLACES
     assert {"audit in audit trail", "audit in database", "session in sessions", "broker in broker"} <= set(leaks)
     assert {"page in pages", f"log in log {watch.logs[-1].name}"} <= set(leaks)

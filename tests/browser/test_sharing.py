@@ -1,10 +1,9 @@
-"""Sharing in front of browsers: given with a warning, used, taken away; and an auditor who asks about it afterwards."""
+"""Sharing in the browser: shared with a warning, used, removed, and reviewed by an auditor."""
 
 from __future__ import annotations
 
 import csv
 import http.client
-from collections.abc import Callable
 from datetime import timedelta
 from urllib.parse import urlsplit
 
@@ -16,14 +15,11 @@ from connections.services.connections import connections
 from connections.services.people import accounts
 from connections.services.sharing import shares, teams
 from tests import factories
-from tests.browser.browser_users import Portal, Visitor
-
-Start = Callable[..., Portal]
-Come = Callable[..., Visitor]
+from tests.browser.browser_users import Come, Portal, Start
 
 
 def token_status(here: Portal, key: str, connection: Connection) -> int:
-    """What una's automation gets when it asks for a token."""
+    """The status of una's token request."""
     client = http.client.HTTPConnection(urlsplit(here.url).netloc, timeout=30)
     path = f"/api/v1/connections/{connection.pk}/token"
     client.request("GET", path, headers={"Authorization": f"Bearer {key}"})
@@ -33,7 +29,7 @@ def token_status(here: Portal, key: str, connection: Connection) -> int:
     return answer.status
 
 
-def test_a_connection_is_shared_with_a_warning_used_and_taken_away(portal: Start, visitor: Come, bob: User) -> None:
+def test_a_connection_is_shared_with_a_warning_used_and_unshared(portal: Start, visitor: Come, bob: User) -> None:
     una, now = factories.make_person("una", first_name="Una", last_name="User"), timezone.now()
     connection = factories.make_connection(
         owner=bob,
@@ -77,7 +73,7 @@ def test_a_connection_is_shared_with_a_warning_used_and_taken_away(portal: Start
     assert list(actions) == ["connection.shared", "connection.unshared"]
 
 
-def test_an_auditor_asks_who_could_use_a_connection_that_is_gone_and_takes_the_answer_away(
+def test_an_auditor_reports_and_exports_who_could_use_a_deleted_connection(
     portal: Start, visitor: Come, alice: User, bob: User, carol: User, dave: User
 ) -> None:
     noon = (timezone.now() - timedelta(days=3)).replace(hour=12, minute=0, second=0, microsecond=0)
@@ -122,7 +118,7 @@ def test_an_auditor_asks_who_could_use_a_connection_that_is_gone_and_takes_the_a
     ]
     assert AuditEvent.objects.get(action="audit.exported").actor == carol
 
-    # Exactly when the share is over, and from there to the other question.
+    # The exact end of the share, and from there to the other report.
     auditor.page.locator("#again-time").fill("14:00:00")
     auditor.press("Ask about this time")
     auditor.sees(f"exactly at {day} 14:00:00 UTC", "Bob Member")

@@ -1,8 +1,7 @@
-"""The whole road, as people walk it."""
+"""Complete user journeys in the browser."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 
 from django.utils import timezone
@@ -11,16 +10,14 @@ from connections.models import AppRegistration, AuditEvent, Connection, MailboxA
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
-from tests.browser.browser_users import Portal, Visitor, until
+from tests.browser.browser_users import MICROSOFT_SIGN_IN, Come, Start, until
 
-Start = Callable[..., Portal]
-Come = Callable[..., Visitor]
 KATHERINE = "admin@contoso.example"  # administrator of the directory at Microsoft
 NEXT_YEAR = (timezone.now() + timedelta(days=365)).date().isoformat()
 
 
 def make_due(connection: Connection) -> None:
-    """Let its time for a refresh have come."""
+    """Make the connection due for a refresh."""
     Connection.objects.filter(pk=connection.pk).update(refresh_after=timezone.now() - timedelta(seconds=1))
 
 
@@ -29,7 +26,7 @@ def now_is(connection: Connection, **columns: object) -> bool:
     return Connection.objects.filter(pk=connection.pk, **columns).exists()
 
 
-def test_from_nothing_to_a_connection_that_is_kept_alive_flagged_and_mended(
+def test_from_an_empty_portal_to_a_connection_that_is_refreshed_flagged_and_fixed(
     portal: Start, visitor: Come, sandbox: Control, alice: User, bob: User
 ) -> None:
     here = portal(alive=True)
@@ -63,7 +60,7 @@ def test_from_nothing_to_a_connection_that_is_kept_alive_flagged_and_mended(
     admin.back_in_portal()
     admin.sees("Admin consent for Contoso Connections", "Thank you.")
 
-    # Bob connects his account with a shared mailbox. Nobody asks him for consent any more.
+    # Bob connects his account with a shared mailbox. He needs no further consent.
     member = visitor(here, "bob")
     member.follow("Connect")
     member.type_in("Name", "Invoices inbox")
@@ -78,12 +75,12 @@ def test_from_nothing_to_a_connection_that_is_kept_alive_flagged_and_mended(
     assert (connection.status, connection.owner) == ("active", bob)
     assert MailboxAccess.objects.get().state == "reachable"
 
-    # Its time comes, and the portal refreshes it.
+    # When due, the portal refreshes it.
     version = connection.token_version
     make_due(connection)
     until(lambda: now_is(connection, token_version__gt=version, status="active"))
 
-    # Somebody ends Ada's sessions. The running portal notices, says why, and says so to Bob.
+    # Ada's sessions are revoked. The running portal notices, explains it, and emails Bob.
     sandbox.revoke_sessions(upn=factories.ADA)
     make_due(connection)
     until(lambda: now_is(connection, status="reconnect_needed"))
@@ -94,7 +91,7 @@ def test_from_nothing_to_a_connection_that_is_kept_alive_flagged_and_mended(
     admin.open("/")
     admin.sees("What needs attention", "ada@contoso.example must sign in again", connection.status_cause)
 
-    # The incident's page has the one button that mends it.
+    # The incident's page has the button that fixes it.
     member.open("/incidents/")
     member.follow("ada@contoso.example must sign in again")
     member.sees("What happened", "AADSTS50173", "Must act: Bob Member", "How far it reaches")
@@ -116,7 +113,7 @@ def test_from_nothing_to_a_connection_that_is_kept_alive_flagged_and_mended(
     assert kinds >= {"code", "code_verifier", "client_secret", "access_token", "refresh_token", "id_token"}
 
 
-def test_an_app_only_connection_stands_on_a_certificate_made_by_the_portal(
+def test_an_app_only_connection_uses_a_certificate_made_by_the_portal(
     portal: Start, visitor: Come, sandbox: Control, alice: User
 ) -> None:
     here = portal()
@@ -157,7 +154,7 @@ def test_an_app_only_connection_stands_on_a_certificate_made_by_the_portal(
     assert kinds >= {"private_key", "client_assertion", "access_token"}
 
 
-def test_an_expired_secret_blames_the_app_registration_and_a_new_one_heals_everything(
+def test_an_expired_secret_flags_the_app_registration_and_a_new_one_fixes_it(
     portal: Start, visitor: Come, sandbox: Control, alice: User, bob: User
 ) -> None:
     here = portal(alive=True)
@@ -179,7 +176,7 @@ def test_an_expired_secret_blames_the_app_registration_and_a_new_one_heals_every
     admin = visitor(here, "alice")
     admin.sees("What needs attention", "Microsoft rejects Contoso Connections", "expired")
 
-    # From the start page to the incident, and by its button to what mends it.
+    # From the start page to the incident, and by its button to the fix.
     admin.follow("Microsoft rejects Contoso Connections")
     admin.sees("What breaks with it", "Invoices", "Calendar", "Must act: an IT admin")
     incident = admin.path
@@ -195,7 +192,7 @@ def test_an_expired_secret_blames_the_app_registration_and_a_new_one_heals_every
     member.open("/")
     member.sees("All is well.")
 
-    # And they are refreshed with it, without anybody touching them.
+    # They are refreshed with it automatically.
     for connection in (first, second):
         make_due(connection)
         until(lambda kept=connection: now_is(kept, token_version__gt=1, status="active"))  # type: ignore[misc]
@@ -204,12 +201,7 @@ def test_an_expired_secret_blames_the_app_registration_and_a_new_one_heals_every
 def test_a_person_signs_in_to_the_portal_with_microsoft_and_gets_the_role_of_the_directory(
     portal: Start, visitor: Come
 ) -> None:
-    here = portal(
-        LOGIN_MICROSOFT_ENVIRONMENT="sandbox",
-        LOGIN_MICROSOFT_TENANT=seed.CONTOSO,
-        LOGIN_MICROSOFT_CLIENT_ID=seed.SIGN_IN_APP,
-        LOGIN_MICROSOFT_CLIENT_SECRET=seed.SIGN_IN_SECRET,
-    )
+    here = portal(**MICROSOFT_SIGN_IN)
     katherine = visitor(here)
     katherine.open("/")
     katherine.press("Sign in with Microsoft")

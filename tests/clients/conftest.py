@@ -33,14 +33,14 @@ def key(transactional_db: None, bob: User) -> str:
 
 @pytest.fixture
 def portal(portal_url: str, key: str) -> Iterator[Portal]:
-    """The client, on bob's key; it does not wait for a portal that is away."""
+    """The client, on bob's key; without retries."""
     with Portal(portal_url, key, patience=0, timeout=20) as opened:
         yield opened
 
 
 @pytest.fixture
 def granted(sandbox: Control) -> Callable[..., Connection]:
-    """``granted(name="Invoices")`` makes a connection of bob's to Ada's mailbox that Microsoft knows, without a token."""
+    """``granted(name="Invoices")`` makes a connection of bob's to Ada's mailbox, granted at Microsoft, without a token."""
 
     def make(**overrides: Any) -> Connection:
         grant = sandbox.issue_grant(

@@ -1,4 +1,4 @@
-"""A server that answers what a test wrote down, in order, and remembers what it was requests. Plays a portal on a bad day."""
+"""A server that sends scripted responses in order and records the requests; stands in for a failing portal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PORTAL_TOKEN = {
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer; ``drop`` closes the connection instead, X-Date stands for the server's own Date."""
+    """One response; ``drop`` closes the connection instead, X-Date stands for the server's own Date."""
 
     status: int = 200
     body: Any = None
@@ -33,7 +33,7 @@ class Reply:
 
 @dataclass
 class Script:
-    """What will be answered (the last one again and again), and the requests that came."""
+    """The scripted responses (the last one repeats) and the received requests."""
 
     port: int
     replies: list[Reply]

@@ -1,4 +1,4 @@
-"""What the documents for automations show is run as it stands, so that it cannot rot."""
+"""Run the code samples of the documentation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks(document: str, language: str) -> list[str]:
-    """The code of a document in one language."""
+    """A document's code blocks in one language."""
     return [code for kind, code in _BLOCK.findall((DOCUMENTS / document).read_text()) if kind == language]
 
 
@@ -31,7 +31,7 @@ def blocks(document: str, language: str) -> list[str]:
 def environment(
     portal_url: str, sandbox: Control, granted: Callable[..., Connection], alice: User, tmp_path: Path
 ) -> dict[str, str]:
-    """What a reader of the documents has: a portal, a key in a file, one connection that is well and one that is not."""
+    """A reader's environment: a portal, a key file, a working and a failed connection."""
     granted(name="Invoices", owner=alice)
     granted(name="Forgotten", owner=alice, status="reconnect_needed", status_cause="The sign-in has ended.")
     key, command = tmp_path / "key", tmp_path / "portalctl"
@@ -50,7 +50,7 @@ def environment(
 
 
 def run(document: str, environment: dict[str, str], graph: str) -> subprocess.CompletedProcess[str]:
-    """All shell lines of a document, one after the other, as one script that stops at the first failure."""
+    """Run all shell lines of a document as one script that stops at the first failure."""
     script = "set -euo pipefail\n" + "\n".join(blocks(document, "sh")).replace(GRAPH, graph)
     shell = ["bash", "-c", script]
     return subprocess.run(shell, env=environment, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
@@ -88,7 +88,7 @@ def test_python_lines_work(environment: dict[str, str]) -> None:
         assert done.returncode == 0, done.stderr
 
 
-def test_no_command_stands_outside_of_what_is_run() -> None:
+def test_every_documented_command_is_run() -> None:
     shown = [
         (document.name, kind)
         for document in sorted(DOCUMENTS.glob("*.md"))

@@ -1,4 +1,4 @@
-"""Microsoft's own Graph SDK, unchanged, lives on the portal's credential, also when its token ends in the middle."""
+"""Microsoft's Graph SDK works with the portal's credential, also when a token expires."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import requests
 import time_machine
 from django.utils import timezone
 from m365_portal import AsyncPortalCredential, Portal, PortalCredential, ReconnectNeeded, WrongResource
-from msgraph import GraphServiceClient
+from msgraph.graph_service_client import GraphServiceClient
 
 from connections.models import Connection, TokenFetch
 from portal.sandbox.client import Control
@@ -25,17 +25,19 @@ GRAPH = ["https://graph.microsoft.com/.default"]
 
 @asynccontextmanager
 async def graph_client(sandbox: Control, credential: Any) -> AsyncIterator[GraphServiceClient]:
-    """The SDK as a program makes it; only the address of Graph is the sandbox's."""
+    """The SDK as in a program, with the sandbox as Graph."""
     client = GraphServiceClient(credential, scopes=GRAPH)
     client.request_adapter.base_url = f"{sandbox.base_url}/v1.0"
     yield client
-    # The SDK wraps the transport that holds the sockets, and its wrapper has no end.
-    await client.request_adapter._http_client._transport.transport.aclose()
+    # The SDK's wrapper around the transport has no close.
+    adapter: Any = client.request_adapter
+    await adapter._http_client._transport.transport.aclose()
 
 
 async def subjects(client: GraphServiceClient) -> list[str]:
     page = await client.me.messages.get()
-    return [str(mail.subject) for mail in page.value]
+    assert page is not None
+    return [str(mail.subject) for mail in page.value or ()]
 
 
 def status_at_graph(sandbox: Control, token: str) -> int:
@@ -92,6 +94,7 @@ def test_the_graph_sdk_opens_a_shared_mailbox(
             folder = (
                 await client.users.by_user_id("support@contoso.example").mail_folders.by_mail_folder_id("inbox").get()
             )
+            assert folder is not None
             return str(folder.display_name)
 
     assert asyncio.run(story()) == "Inbox"
@@ -117,7 +120,7 @@ def test_a_revoked_grant_reaches_the_program_in_the_portals_words(
     assert "sign in" in refused.action.lower()
 
 
-def test_claims_of_graph_mean_that_the_kept_token_is_worthless(
+def test_claims_of_graph_discard_the_cached_token(
     sandbox: Control, portal: Portal, granted: Callable[..., Connection]
 ) -> None:
     granted(name="Invoices")
@@ -127,7 +130,7 @@ def test_claims_of_graph_mean_that_the_kept_token_is_worthless(
     assert credential.get_token(*GRAPH) == first
     assert credential.get_token(*GRAPH, claims='{"access_token":{}}', enable_cae=True).token != first.token
     second = credential.get_token_info(*GRAPH)
-    # It has just come in place of a refused one: many threads refuse the same one.
+    # It has just replaced a refused one: many threads report the same one.
     assert credential.get_token_info(*GRAPH, options={"claims": "{}"}).token == second.token
     with time_machine.travel(timezone.now() + timedelta(seconds=20)):
         assert credential.get_token_info(*GRAPH, options={"claims": "{}"}).token != second.token
@@ -137,7 +140,7 @@ def test_claims_of_graph_mean_that_the_kept_token_is_worthless(
     "scope",
     ["https://vault.azure.net/.default", "api://something/access", "https://graph.microsoft.com.evil.example/.default"],
 )
-def test_a_token_for_another_service_is_refused_before_anybody_is_asked(scope: str) -> None:
+def test_a_token_for_another_resource_is_refused_without_a_request(scope: str) -> None:
     credential = PortalCredential("Invoices", Portal("http://127.0.0.1:9", "m365p_x", patience=0))
     with pytest.raises(WrongResource, match="Microsoft Graph"):
         credential.get_token(scope)

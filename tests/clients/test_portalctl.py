@@ -1,4 +1,4 @@
-"""portalctl as a script meets it: a process, its output, its exit code, its words."""
+"""portalctl as a process: output, exit codes and messages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.clients.scripted_server import PORTAL_TOKEN, Reply, serving
 from tests.environment import ROOT
 
 OK, NOT_WELL, USAGE, REFUSED, AWAY = range(5)
-Ran = "subprocess.CompletedProcess[str]"
+Ran = subprocess.CompletedProcess[str]
 
 
 def run(*arguments: str, **environment: str) -> Ran:
@@ -33,7 +33,7 @@ def run(*arguments: str, **environment: str) -> Ran:
 
 @pytest.fixture
 def portalctl(portal_url: str, key: str) -> Callable[..., Ran]:
-    """portalctl on bob's key; it does not wait for a portal that is away."""
+    """portalctl on bob's key; without retries."""
     return lambda *arguments: run("--wait", "0", *arguments, PORTAL_URL=portal_url, PORTAL_API_KEY=key)
 
 
@@ -50,9 +50,7 @@ def test_token_prints_the_token_alone(portalctl: Callable[..., Ran], granted: Ca
     assert portalctl("token", "Invoices", "--min-valid", "4000").returncode == USAGE
 
 
-def test_list_and_show_tell_the_state_in_words(
-    portalctl: Callable[..., Ran], granted: Callable[..., Connection]
-) -> None:
+def test_list_and_show_describe_the_state(portalctl: Callable[..., Ran], granted: Callable[..., Connection]) -> None:
     assert portalctl("list").stdout == "The key sees no such connection.\n"
     well = granted(name="Invoices")
     granted(name="Ended\x1b[31m", status="reconnect_needed", status_cause="The sign-in has ended.", status_who="owner")
@@ -69,7 +67,7 @@ def test_list_and_show_tell_the_state_in_words(
     assert "The sign-in has ended." in ended.stdout
 
 
-def test_check_asks_microsoft_and_says_who_must_act(
+def test_check_tests_at_microsoft_and_says_who_must_act(
     portalctl: Callable[..., Ran], granted: Callable[..., Connection], sandbox: Control
 ) -> None:
     granted(name="Invoices")
@@ -87,7 +85,7 @@ def test_check_asks_microsoft_and_says_who_must_act(
     assert json.loads(portalctl("incidents", "--json").stdout)[0]["is_open"] is True
 
 
-def test_what_is_broken_is_told_on_standard_error(
+def test_errors_go_to_standard_error(
     portalctl: Callable[..., Ran], granted: Callable[..., Connection], sandbox: Control
 ) -> None:
     granted(name="Invoices")
@@ -124,7 +122,7 @@ def test_an_app_only_connection_is_ready_at_once(portal_url: str, sandbox: Contr
     assert run("token", "Robots", **environment).returncode == OK
 
 
-def test_me_tells_what_the_key_is(portalctl: Callable[..., Ran], bob: User) -> None:
+def test_me_describes_the_key(portalctl: Callable[..., Ran], bob: User) -> None:
     ran = portalctl("me")
     assert ran.returncode == OK, ran.stderr
     assert "Robot" in ran.stdout

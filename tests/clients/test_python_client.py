@@ -1,4 +1,4 @@
-"""The Python client: what it sends, what it keeps, when it tries again, and what it says when there is no token."""
+"""The Python client: requests, caching, retries and errors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -32,14 +32,19 @@ BUSY = Reply(503, {"code": "microsoft_unavailable", "title": "Microsoft is away.
 
 
 @pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """How long the client would have waited; it does not wait."""
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses the client would have made."""
     waited: list[float] = []
     monkeypatch.setattr(transport, "sleep", waited.append)
     return waited
 
 
-# --- Against a real portal ------------------------------------------------------------------------
+def in_threads(count: int, work: Callable[[], object]) -> None:
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -48,13 +53,7 @@ def test_many_threads_and_many_calls_cost_one_request(
 ) -> None:
     connection = granted(name="Invoices & Mail?")
     got: list[str] = []
-    threads = [
-        threading.Thread(target=lambda: got.append(portal.token("Invoices & Mail?").access_token)) for _ in range(20)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
+    in_threads(20, lambda: got.append(portal.token("Invoices & Mail?").access_token))
     stored = Connection.objects.get().access_token
     assert got == [stored] * 20
     assert sum(TokenFetch.objects.values_list("count", flat=True)) == 1
@@ -63,21 +62,14 @@ def test_many_threads_and_many_calls_cost_one_request(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_threads_whose_token_was_refused_get_another_one_by_one_call_to_microsoft(
+def test_threads_with_a_refused_token_get_a_new_one_with_a_single_request_to_microsoft(
     sandbox: Control, portal: Portal, granted: Callable[..., Connection]
 ) -> None:
     granted(name="Invoices")
     before = portal.token("Invoices").access_token
     sandbox.clear_calls()
     got: list[str] = []
-    threads = [
-        threading.Thread(target=lambda: got.append(portal.token("Invoices", fresh=True).access_token))
-        for _ in range(20)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
+    in_threads(20, lambda: got.append(portal.token("Invoices", fresh=True).access_token))
     assert got == [Connection.objects.get().access_token] * 20
     assert before not in got
     assert sandbox.calls(limit=0)["by_endpoint"]["token"] == 1
@@ -85,7 +77,7 @@ def test_threads_whose_token_was_refused_get_another_one_by_one_call_to_microsof
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("name", ["Sales / Europe", ".."])
-def test_a_name_that_no_address_can_hold_is_found_all_the_same(
+def test_a_name_that_no_url_path_can_hold_is_found(
     portal: Portal, granted: Callable[..., Connection], name: str
 ) -> None:
     connection = granted(name=name)
@@ -96,7 +88,7 @@ def test_a_name_that_no_address_can_hold_is_found_all_the_same(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_each_way_a_connection_can_be_unwell_is_an_exception_of_its_own(
+def test_each_state_of_an_unusable_connection_has_its_exception(
     sandbox: Control, portal: Portal, granted: Callable[..., Connection]
 ) -> None:
     expected = {
@@ -131,7 +123,7 @@ def test_a_rejected_app_secret_names_the_it_admin(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_what_the_key_may_not_do_is_told_apart(
+def test_each_missing_permission_of_a_key_has_its_exception(
     portal_url: str, granted: Callable[..., Connection], alice: User, bob: User, dave: User
 ) -> None:
     connection = granted()
@@ -158,15 +150,12 @@ def test_connections_are_listed_page_by_page(portal: Portal, granted: Callable[.
     assert (second.status, second.is_well, second.account) == ("active", True, factories.ADA)
 
 
-# --- Keeping tokens -------------------------------------------------------------------------------
-
-
 def token_until(seconds: float, **headers: str) -> Reply:
     ends = (timezone.now() + timedelta(seconds=seconds)).isoformat()
     return Reply(200, {**PORTAL_TOKEN, "expires_at": ends, "access_token": f"until.{seconds}"}, headers)
 
 
-def test_a_token_is_kept_until_it_would_not_last_long_enough() -> None:
+def test_a_token_is_cached_until_it_expires_too_soon() -> None:
     with serving(token_until(1000), token_until(2000)) as script, Portal(script.url, KEY) as portal:
         assert portal.kept_token("Invoices") is None
         first = portal.token("Invoices")
@@ -183,7 +172,7 @@ def test_a_token_is_kept_until_it_would_not_last_long_enough() -> None:
 
 
 def test_a_wrong_clock_on_this_machine_does_no_harm() -> None:
-    # The portal's clock is a day behind this one: by this machine's clock the token ended long ago.
+    # The portal's clock is a day behind: by this machine's clock the token has expired.
     ends = (timezone.now() - timedelta(hours=23, minutes=10)).isoformat()
     portal_date = (timezone.now() - timedelta(days=1)).strftime("%a, %d %b %Y %H:%M:%S GMT")
     reply = Reply(200, {**PORTAL_TOKEN, "expires_at": ends}, {"X-Date": portal_date})
@@ -193,7 +182,7 @@ def test_a_wrong_clock_on_this_machine_does_no_harm() -> None:
         assert portal.kept_token("Invoices", min_valid=3100) is None
 
 
-def test_while_the_portal_is_away_a_valid_token_is_better_than_none(pauses: list[float]) -> None:
+def test_while_the_portal_is_away_a_short_lived_token_is_returned(pauses: list[float]) -> None:
     with serving(token_until(200), BUSY) as script, Portal(script.url, KEY) as portal:
         portal.token("Invoices", min_valid=100)
         worse = portal.token("Invoices", min_valid=300)
@@ -206,7 +195,7 @@ def test_while_the_portal_is_away_a_valid_token_is_better_than_none(pauses: list
     assert pauses == []
 
 
-def test_microsofts_trouble_comes_with_the_token() -> None:
+def test_an_outage_of_microsoft_is_reported_with_the_token() -> None:
     reply = token_until(200, **{"Portal-Trouble": "microsoft_unavailable"})
     with serving(reply) as script, Portal(script.url, KEY) as portal:
         assert portal.token("Invoices").trouble == "microsoft_unavailable"
@@ -214,14 +203,10 @@ def test_microsofts_trouble_comes_with_the_token() -> None:
     assert len(script.requests) == 1
 
 
-def test_a_token_that_cannot_last_as_long_as_asked_is_asked_for_once() -> None:
-    """Microsoft's tokens may live shorter than a program wants them; asking on and on makes them no longer."""
+def test_a_token_that_cannot_last_as_long_as_requested_is_requested_once() -> None:
+    """Microsoft's tokens may be shorter than requested; repeated requests do not help."""
     with serving(*[token_until(200)] * 9) as script, Portal(script.url, KEY) as portal:
-        threads = [threading.Thread(target=portal.token, args=("Invoices",)) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(timeout=30)
+        in_threads(8, lambda: portal.token("Invoices"))
         assert portal.token("Invoices", min_valid=250).access_token == "until.200"
         assert len(script.requests) == 1
         portal.token("Invoices", min_valid=600)
@@ -231,7 +216,7 @@ def test_a_token_that_cannot_last_as_long_as_asked_is_asked_for_once() -> None:
         assert len(script.requests) == 3
 
 
-def test_a_refusal_takes_the_kept_token_away() -> None:
+def test_a_refusal_discards_the_cached_token() -> None:
     gone = Reply(409, {"code": "disabled", "title": "Switched off."})
     with serving(token_until(200), gone) as script, Portal(script.url, KEY) as portal:
         portal.token("Invoices", min_valid=0)
@@ -240,7 +225,7 @@ def test_a_refusal_takes_the_kept_token_away() -> None:
         assert portal.kept_token("Invoices", min_valid=0) is None
 
 
-def test_everybody_who_waits_for_one_request_gets_its_error() -> None:
+def test_every_thread_that_waits_for_a_request_gets_its_error() -> None:
     hold = threading.Event()
     refused = Reply(409, {"code": "reconnect_needed", "title": "Sign in again."}, wait_for=hold)
     errors: list[BaseException] = []
@@ -265,10 +250,7 @@ def test_everybody_who_waits_for_one_request_gets_its_error() -> None:
     assert len(script.requests) <= 5
 
 
-# --- Trying again ---------------------------------------------------------------------------------
-
-
-def test_a_busy_portal_is_asked_again_when_it_said(pauses: list[float]) -> None:
+def test_a_busy_portal_is_retried_after_its_retry_after(pauses: list[float]) -> None:
     limited = Reply(429, {"code": "rate_limited", "title": "Too often."}, {"Retry-After": "2"})
     with serving(BUSY, limited, Reply(502, b"<html>proxy</html>"), TOKEN) as script, Portal(script.url, KEY) as portal:
         assert portal.token("Invoices").scope == "Mail.Read"
@@ -276,7 +258,7 @@ def test_a_busy_portal_is_asked_again_when_it_said(pauses: list[float]) -> None:
     assert 0 < pauses[2] <= 2
 
 
-def test_a_wait_that_would_outlast_the_patience_is_not_begun(pauses: list[float]) -> None:
+def test_a_retry_after_beyond_the_patience_ends_the_retries(pauses: list[float]) -> None:
     away = Reply(503, {"code": "microsoft_unavailable", "title": "Away."}, {"Retry-After": "3600"})
     with serving(away) as script, Portal(script.url, KEY) as portal, pytest.raises(m365_portal.Unavailable) as error:
         portal.token("Invoices")
@@ -288,7 +270,7 @@ def test_a_wait_that_would_outlast_the_patience_is_not_begun(pauses: list[float]
 @pytest.mark.parametrize(
     "reply", [Reply(409, {"code": "blocked", "title": "No."}), Reply(500, {"code": "error", "title": "x"})]
 )
-def test_what_waiting_does_not_mend_is_not_tried_again_for_long(pauses: list[float], reply: Reply) -> None:
+def test_errors_that_waiting_cannot_fix_are_not_retried(pauses: list[float], reply: Reply) -> None:
     with (
         serving(reply) as script,
         Portal(script.url, KEY, patience=0) as portal,
@@ -307,7 +289,7 @@ def test_a_connection_the_portal_closed_is_opened_again_without_a_pause(pauses: 
     assert pauses == []
 
 
-def test_a_post_is_tried_again_under_one_idempotency_key(pauses: list[float]) -> None:
+def test_a_post_is_retried_with_the_same_idempotency_key(pauses: list[float]) -> None:
     reply = Reply(201, {"url": "https://portal.example.org/x", "expires_at": "2030-01-01T00:00:00Z"})
     with serving(Reply(drop=True), BUSY, reply) as script, Portal(script.url, KEY) as portal:
         assert portal.sign_in_link("Invoices").url.endswith("/x")
@@ -323,13 +305,10 @@ def test_a_change_without_such_a_key_is_never_sent_twice(pauses: list[float]) ->
     assert len(script.requests) == 1
 
 
-def test_an_address_nobody_listens_on_is_told_in_words(pauses: list[float]) -> None:
+def test_an_unreachable_address_is_explained(pauses: list[float]) -> None:
     with pytest.raises(m365_portal.Unavailable, match="cannot be reached") as error:
         Portal("http://127.0.0.1:9", KEY, patience=0).token("Invoices")
     assert error.value.code == "unreachable"
-
-
-# --- Whom it trusts, and what it never shows ------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -359,7 +338,7 @@ def test_https_and_this_machine_are_accepted(url: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "  ", "with space", "line\r\nX-Evil: 1", "kéy"])
-def test_a_key_that_is_none_is_refused_without_showing_it(key: str) -> None:
+def test_an_invalid_key_is_refused_without_showing_it(key: str) -> None:
     with pytest.raises(m365_portal.ConfigurationError) as error:
         Portal("https://portal.example.org", key)
     assert "Evil" not in str(error.value)
@@ -381,7 +360,7 @@ def test_a_redirect_is_not_followed_with_the_key() -> None:
         Reply(200, {**PORTAL_TOKEN, "expires_at": "soon"}),
     ],
 )
-def test_what_does_not_speak_like_a_portal_is_told_as_such(reply: Reply) -> None:
+def test_responses_that_are_not_from_a_portal_are_recognised(reply: Reply) -> None:
     with serving(reply) as script, pytest.raises(m365_portal.UnexpectedAnswer):
         Portal(script.url, KEY, patience=0).token("Invoices")
 
@@ -448,9 +427,6 @@ def test_an_answer_that_is_still_being_made_is_waited_for(pauses: list[float]) -
     assert len(script.requests) == 3
 
 
-# --- The package ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -472,7 +448,7 @@ def test_retry_after_is_seconds_or_a_date(text: str, expected: Any) -> None:
 def test_the_package_keeps_to_the_python_it_promises() -> None:
     files = sorted((ROOT / "clients/python/src").rglob("*.py"))
     assert len(files) > 5
-    # A process of its own: Python 3.11 gets the depth wrong while another thread compiles, too.
+    # A separate process: Python 3.11 miscounts the depth while another thread compiles.
     code = "import ast, sys; [ast.parse(open(one).read(), feature_version=(3, 9)) for one in sys.argv[1:]]"
     done = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

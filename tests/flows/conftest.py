@@ -1,4 +1,4 @@
-"""Playing whole stories: a person with a browser in the portal, and the same person at Microsoft."""
+"""Complete user journeys: a person with one browser in the portal and one at Microsoft."""
 
 from __future__ import annotations
 
@@ -18,28 +18,26 @@ from tests.sandbox.conftest import Browser
 
 @dataclass
 class Person:
-    """Somebody signed in to the portal, with a browser of their own for Microsoft's pages."""
+    """A person signed in to the portal, with a second browser for Microsoft's pages."""
 
     portal: Client
     microsoft: Browser
 
     def post(self, path: str, **data: Any) -> Any:
-        """Submit a form of the portal."""
         return self.portal.post(path, data)
 
     def get(self, path: str) -> Any:
-        """Open a page of the portal."""
         return self.portal.get(path)
 
     def follow_to_microsoft(self, answer: HttpResponse) -> None:
-        """Go where the portal's redirect leads: Microsoft's sign-in."""
+        """Follow the portal's redirect to Microsoft's sign-in."""
         assert answer.status_code == 302, (answer.status_code, answer.content[:2000])
         location = answer["Location"]
         assert location.startswith(self.microsoft.url), location
         self.microsoft.page = self.microsoft.session.get(location, allow_redirects=False, timeout=20)
 
     def consent(self, upn: str) -> None:
-        """Sign in at Microsoft as ``upn`` and accept whatever is asked, up to the redirect back."""
+        """Sign in at Microsoft as ``upn`` and accept all consent pages, up to the redirect back."""
         page = self.microsoft.page
         if page.status_code == 200 and 'name="login"' in page.text:
             page = self.microsoft.sign_in(upn)
@@ -48,18 +46,20 @@ class Person:
         assert page.status_code == 302, (page.status_code, page.text)
 
     def return_to_portal(self) -> Any:
-        """Follow Microsoft's redirect back to the portal."""
         parts = urlsplit(self.microsoft.page.headers["Location"])
         return self.portal.get(f"{parts.path}?{parts.query}")
 
     def connect(self, answer: HttpResponse, upn: str) -> Any:
-        """The whole trip: to Microsoft, sign in, consent, and back."""
+        """Go to Microsoft, sign in, consent, and return."""
         self.follow_to_microsoft(answer)
         self.consent(upn)
         return self.return_to_portal()
 
 
+Meet = Callable[[User], Person]
+
+
 @pytest.fixture
-def person(sandbox: Control, signed_in: Callable[[User], Client]) -> Callable[[User], Person]:
+def person(sandbox: Control, signed_in: Callable[[User], Client]) -> Meet:
     """``person(bob)`` is bob with his browsers."""
     return lambda user: Person(signed_in(user), Browser(sandbox.base_url))

@@ -1,4 +1,4 @@
-"""From what Microsoft answers to the mail in somebody's inbox."""
+"""Alerts: from Microsoft's response to the email."""
 
 from __future__ import annotations
 
@@ -19,11 +19,9 @@ from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
 from tests.fake_receivers import Mailboxes, free_port, mail_server, use_mail_server
-from tests.flows.conftest import Person
+from tests.flows.conftest import Meet
 
 pytestmark = pytest.mark.django_db
-
-Meet = Callable[[User], Person]
 
 
 def connected(sandbox: Control, count: int) -> None:
@@ -35,7 +33,7 @@ def connected(sandbox: Control, count: int) -> None:
         )
 
 
-def test_revoking_one_person_with_three_connections_tells_them_once(
+def test_revoking_a_person_with_three_connections_sends_one_alert(
     person: Meet, alice: User, bob: User, sandbox: Control
 ) -> None:
     connected(sandbox, 3)
@@ -47,7 +45,7 @@ def test_revoking_one_person_with_three_connections_tells_them_once(
     sent = [message for message in mail.outbox if message.to == ["bob@example.org"]]
     assert [message.subject for message in sent] == ["3 connections stopped: sign in again"]
 
-    # The link in the mail leads to the button that mends it; the recovery is told once as well.
+    # The link in the email leads to the button that fixes it; the recovery is emailed once, too.
     path = re.search(r"http://localhost:8000(/incidents/\d+/)", str(sent[0].body))
     assert path is not None
     member = person(bob)
@@ -63,7 +61,7 @@ def test_revoking_one_person_with_three_connections_tells_them_once(
     assert subjects[1:] == ["Works again: 3 connections"]
 
 
-def test_a_dead_app_secret_is_one_alert_for_all_its_connections(alice: User, bob: User, sandbox: Control) -> None:
+def test_an_expired_app_secret_is_one_alert_for_all_its_connections(alice: User, bob: User, sandbox: Control) -> None:
     connected(sandbox, 20)
     sandbox.expire_secret(factories.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
     now = timezone.now()
@@ -95,10 +93,7 @@ def test_a_mail_server_that_is_down_the_whole_time_loses_nothing(
 
 @pytest.mark.django_db(transaction=True)
 def test_worker_and_beat_deliver_by_themselves(
-    alice: User,
-    bob: User,
-    celery_worker: Callable[..., list[Process]],
-    celery_beat: Callable[..., list[Process]],
+    alice: User, bob: User, celery_worker: Callable[..., list[Process]], celery_beat: Callable[..., list[Process]]
 ) -> None:
     from tests.services.notifications.test_alerts import make_incident
 

@@ -1,8 +1,7 @@
-"""App-only connections: the same road without a person."""
+"""App-only connections, from the form to a token."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -14,11 +13,9 @@ from connections.services.tokens import scheduler
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
-from tests.flows.conftest import Person
+from tests.flows.conftest import Meet, Person
 
 pytestmark = pytest.mark.django_db
-
-Meet = Callable[[User], Person]
 
 
 def connect(admin: Person, app_pk: int, **changes: object) -> object:
@@ -26,21 +23,20 @@ def connect(admin: Person, app_pk: int, **changes: object) -> object:
     return admin.post(f"/connections/add/{app_pk}/", **data)
 
 
-def test_an_app_only_connection_works_at_once_and_is_kept_alive(person: Meet, alice: User, sandbox: Control) -> None:
+def test_an_app_only_connection_works_at_once_and_is_refreshed(person: Meet, alice: User, sandbox: Control) -> None:
     sandbox.grant_consent(factories.CLIENT_ID, roles=["Mail.Read", "User.Read.All"])
     app = factories.make_app_registration()
     connect(person(alice), app.pk, new_mailboxes="support@contoso.example")
 
     connection = Connection.objects.get()
-    assert (connection.status, connection.granted) == ("active", {"Mail.Read", "User.Read.All"})
-    assert connection.refresh_token is None
+    assert (connection.status, connection.granted) == ("active", frozenset({"Mail.Read", "User.Read.All"}))
     assert connection.mailbox_accesses.get().state == "reachable"
+    assert connection.refresh_after is not None
     assert scheduler.sweep(now=connection.refresh_after).renewed == 1
+    assert connection.refresh_token is None
 
 
-def test_a_token_without_any_role_is_caught_and_heals_after_consent(
-    person: Meet, alice: User, sandbox: Control
-) -> None:
+def test_a_token_without_roles_needs_consent_and_works_after_it(person: Meet, alice: User, sandbox: Control) -> None:
     sandbox.withdraw_consent(factories.CLIENT_ID)
     app = factories.make_app_registration()
     connect(person(alice), app.pk)
@@ -52,6 +48,7 @@ def test_a_token_without_any_role_is_caught_and_heals_after_consent(
         "it_admin",
     )
     sandbox.grant_consent(factories.CLIENT_ID, roles=["Mail.Read", "User.Read.All"])
+    assert connection.refresh_after is not None
     scheduler.sweep(now=connection.refresh_after)
     connection.refresh_from_db()
     assert connection.status == "active"
@@ -66,7 +63,7 @@ def test_a_certificate_made_by_the_portal_carries_it(person: Meet, alice: User, 
     assert Connection.objects.get().status == "active"
 
 
-def test_common_is_refused_because_nobody_signs_in(person: Meet, alice: User) -> None:
+def test_common_is_refused_because_there_is_no_sign_in(person: Meet, alice: User) -> None:
     tenant = factories.make_tenant(name="Anybody", directory_id="common", tid="")
     app = factories.make_app_registration(tenant=tenant, audience="multi")
     page = connect(person(alice), app.pk).content.decode()  # type: ignore[attr-defined]
@@ -74,7 +71,7 @@ def test_common_is_refused_because_nobody_signs_in(person: Meet, alice: User) ->
     assert not Connection.objects.exists()
 
 
-def test_members_are_told_to_ask_an_admin(person: Meet, bob: User) -> None:
+def test_members_learn_to_ask_an_admin(person: Meet, bob: User) -> None:
     app = factories.make_app_registration(allows_delegated=False)
     answer = person(bob).get(f"/connections/add/{app.pk}/")
     assert answer.status_code == 403
@@ -89,7 +86,7 @@ def test_microsoft_down_while_connecting_stores_nothing(person: Meet, alice: Use
     assert not Connection.objects.exists()
 
 
-def test_disabled_stays_disabled_until_somebody_enables_it(person: Meet, alice: User, sandbox: Control) -> None:
+def test_disabled_stays_disabled_until_enabled(person: Meet, alice: User, sandbox: Control) -> None:
     sandbox.grant_consent(factories.CLIENT_ID, roles=["Mail.Read"])
     connection = factories.make_app_only_connection()
     admin = person(alice)

@@ -1,8 +1,7 @@
-"""From "Need admin approval" to a connection that works, with an administrator of the directory in between."""
+"""From "Need admin approval" to a working connection, through a directory administrator."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -14,16 +13,15 @@ from connections.services.notifications import outbox
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
-from tests.flows.conftest import Person
+from tests.flows.conftest import Meet, Person
 
 pytestmark = pytest.mark.django_db
 
-Meet = Callable[[User], Person]
 KATHERINE = "admin@contoso.example"
 
 
 def sent_away(sandbox: Control, member: Person) -> str:
-    """Bob connects, and Microsoft sends him away; returns the page he lands on."""
+    """Bob connects, and Microsoft requires an admin; returns the portal's page after that."""
     sandbox.set_directory(seed.CONTOSO, user_consent=False)
     sandbox.withdraw_consent(client_id=factories.CLIENT_ID, tenant=seed.CONTOSO)
     app = factories.make_app_registration()
@@ -37,10 +35,10 @@ def sent_away(sandbox: Control, member: Person) -> str:
 
 def posts(address: str) -> list[str]:
     outbox.deliver_due(timezone.now())
-    return [sent.subject for sent in mail.outbox if address in sent.to]
+    return [str(sent.subject) for sent in mail.outbox if address in sent.to]
 
 
-def test_a_member_asks_an_admin_grants_and_the_next_token_proves_it(
+def test_a_member_requests_consent_an_admin_grants_it_and_a_token_proves_it(
     person: Meet, sandbox: Control, alice: User, bob: User
 ) -> None:
     member, admin = person(bob), person(alice)

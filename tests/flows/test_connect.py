@@ -1,9 +1,9 @@
-"""A member connects an account: the happy road, and every way it can end."""
+"""A member connects an account: success, and every way it can fail."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -14,15 +14,14 @@ from connections.models import AppRegistration, AuditEvent, Connection, User
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
-from tests.flows.conftest import Person
+from tests.flows.conftest import Meet, Person
 
 pytestmark = pytest.mark.django_db
 
-Meet = Callable[[User], Person]
 GRACE = "grace@contoso.example"
 
 
-def start(member: Person, **fields: object) -> object:
+def start(member: Person, **fields: object) -> Any:
     app = AppRegistration.objects.first() or factories.make_app_registration()
     data = {"kind": "authorization_code", "name": "Invoices inbox", "chosen": ["mail.read"], **fields}
     return member.post(f"/connections/add/{app.pk}/", **data)
@@ -47,6 +46,7 @@ def test_a_member_connects_and_the_connection_is_active(person: Meet, bob: User)
     assert set(connection.scopes.split()) == {"Mail.Read", "offline_access"}
     assert connection.refresh_token
     assert connection.access_token
+    assert connection.refresh_after is not None
     assert connection.refresh_after < timezone.now() + timedelta(hours=1)
     assert not UserSocialAuth.objects.exists(), "nothing of a connection is kept by social-auth"
     page = member.get(answer["Location"]).content.decode()
@@ -58,9 +58,9 @@ def test_a_member_connects_and_the_connection_is_active(person: Meet, bob: User)
     assert actions == ["connection.created", "connection.sign_in_started", "connection.connected"]
 
 
-def test_the_request_asks_for_the_least_with_pkce_state_and_nonce(person: Meet, bob: User, sandbox: Control) -> None:
+def test_the_request_has_minimal_scopes_pkce_state_and_nonce(person: Meet, bob: User, sandbox: Control) -> None:
     answer = start(person(bob))
-    query = {name: values[0] for name, values in parse_qs(urlsplit(answer["Location"]).query).items()}  # type: ignore[index]
+    query = {name: values[0] for name, values in parse_qs(urlsplit(answer["Location"]).query).items()}
     assert query["code_challenge_method"] == "S256"
     assert len(query["state"]) >= 32
     assert len(query["nonce"]) >= 32
@@ -119,11 +119,7 @@ def test_an_account_of_another_directory_is_refused_by_name(person: Meet, bob: U
         name="Contoso by the front door", directory_id="organizations", tid=factories.DIRECTORY_ID
     )
     app = factories.make_app_registration(
-        tenant=tenant,
-        client_id=seed.MULTI_APP,
-        secret=seed.MULTI_SECRET,
-        audience="multi",
-        allows_app_only=False,
+        tenant=tenant, client_id=seed.MULTI_APP, secret=seed.MULTI_SECRET, audience="multi", allows_app_only=False
     )
     member = person(bob)
     begun = member.post(f"/connections/add/{app.pk}/", kind="authorization_code", name="Theirs", chosen=["mail.read"])
@@ -194,7 +190,7 @@ def test_two_sign_ins_in_two_tabs_do_not_disturb_each_other(person: Meet, bob: U
     )
     member.connect(second, GRACE)
     member.microsoft.session.cookies.clear()
-    member.connect(first, factories.ADA)  # type: ignore[arg-type]
+    member.connect(first, factories.ADA)
 
     accounts = {connection.name: connection.account_username for connection in Connection.objects.all()}
     assert accounts == {"Invoices inbox": factories.ADA, "Second": GRACE}
@@ -211,7 +207,7 @@ def test_a_sign_in_that_never_returned_is_explained(person: Meet, bob: User) -> 
     assert "AADSTS50011" in page
 
 
-def test_microsoft_down_during_the_code_exchange_blames_nobody(person: Meet, bob: User, sandbox: Control) -> None:
+def test_an_outage_during_the_code_exchange_flags_nothing(person: Meet, bob: User, sandbox: Control) -> None:
     member = person(bob)
     member.follow_to_microsoft(start(member))
     member.consent(factories.ADA)
@@ -267,8 +263,8 @@ def test_bad_input_is_answered_next_to_the_field_and_nothing_typed_is_lost(
     person: Meet, bob: User, fields: dict[str, object], sentence: str
 ) -> None:
     answer = start(person(bob), **{"new_mailboxes": "", **fields})
-    page = answer.content.decode()  # type: ignore[attr-defined]
-    assert answer.status_code == 422  # type: ignore[attr-defined]
+    page = answer.content.decode()
+    assert answer.status_code == 422
     assert sentence in page
     assert not Connection.objects.exists()
     if "name" not in fields:
@@ -278,5 +274,5 @@ def test_bad_input_is_answered_next_to_the_field_and_nothing_typed_is_lost(
 def test_the_same_name_twice_is_refused_next_to_the_name(person: Meet, bob: User) -> None:
     factories.make_connection(name="Invoices inbox")
     answer = start(person(bob))
-    assert answer.status_code == 422  # type: ignore[attr-defined]
-    assert "You already have a connection called" in answer.content.decode()  # type: ignore[attr-defined]
+    assert answer.status_code == 422
+    assert "You already have a connection called" in answer.content.decode()

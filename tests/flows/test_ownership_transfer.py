@@ -1,8 +1,7 @@
-"""An owner leaves: noticed by the portal, handed over by an IT admin, taken on by somebody with another account."""
+"""An owner leaves: the portal notices, an IT admin transfers ownership, the new owner connects another account."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,13 +13,12 @@ from connections.services.tokens import scheduler
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
-from tests.flows.conftest import Person
+from tests.flows.conftest import Meet, Person
 from tests.views.pages import text
 
 pytestmark = pytest.mark.django_db
 
 GRACE = "grace@contoso.example"
-Meet = Callable[[User], Person]
 
 
 @pytest.fixture(autouse=True)
@@ -29,13 +27,12 @@ def _the_portals_sign_in_is_the_sandbox(settings: Any) -> None:
 
 
 def bobs_own(sandbox: Control, bob: User) -> Connection:
-    """A living connection of bob's own account, ada@contoso.example."""
+    """An active connection of bob's own account, ada@contoso.example."""
     UserSocialAuth.objects.create(user=bob, provider="microsoft", uid=f"{factories.DIRECTORY_ID}.{factories.ADA_ID}")
-    grant = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"])
-    return factories.make_connection(owner=bob, refresh_token=grant["refresh_tokens"][0], refresh_after=timezone.now())
+    return factories.make_granted_connection(sandbox, owner=bob, refresh_after=timezone.now())
 
 
-def test_an_owner_who_left_is_noticed_handed_over_and_replaced(
+def test_an_owner_who_left_is_noticed_and_replaced(
     person: Meet, alice: User, bob: User, dave: User, sandbox: Control
 ) -> None:
     connection = bobs_own(sandbox, bob)
@@ -67,7 +64,7 @@ def test_an_owner_who_left_is_noticed_handed_over_and_replaced(
     assert scheduler.check_now(after, actor=dave, now=timezone.now()).status == "active"
 
 
-def test_until_the_new_owner_has_signed_in_the_old_grant_is_kept_alive(
+def test_until_the_new_owner_has_signed_in_the_old_grant_is_refreshed(
     person: Meet, alice: User, bob: User, dave: User, sandbox: Control
 ) -> None:
     connection = bobs_own(sandbox, bob)
@@ -93,7 +90,7 @@ def test_a_cancelled_sign_in_leaves_the_old_grant_and_the_task(
     assert Incident.objects.get(kind="hand_over").is_open
 
 
-def test_a_sign_in_under_way_comes_too_late_when_it_was_handed_on(
+def test_a_sign_in_in_progress_fails_after_another_transfer(
     person: Meet, alice: User, bob: User, dave: User, sandbox: Control
 ) -> None:
     connection = bobs_own(sandbox, bob)
@@ -109,7 +106,7 @@ def test_a_sign_in_under_way_comes_too_late_when_it_was_handed_on(
     assert after.refresh_token is None
 
 
-def test_too_many_groups_are_told_at_the_sign_in(sandbox: Control, settings: Any) -> None:
+def test_too_many_groups_for_the_token_are_explained(sandbox: Control, settings: Any) -> None:
     from django.test import Client
 
     from connections.models.accounts import IT_ADMINS

@@ -1,8 +1,6 @@
-"""The policy meets Microsoft: what was granted is judged before it is kept, and an approval opens the road."""
+"""Policy and Microsoft: grants are checked before tokens are stored, and an approval allows the connection."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import pytest
 
@@ -10,12 +8,11 @@ from connections.models import AppRegistration, Approval, AuditEvent, Connection
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
-from tests.flows.conftest import Person
+from tests.flows.conftest import Meet
 from tests.services.governance.test_policy import rule
 
 pytestmark = pytest.mark.django_db
 
-Meet = Callable[[User], Person]
 FORM = {"kind": "authorization_code", "name": "Answers", "chosen": ["mail.send"], "reason": "Customers."}
 
 
@@ -23,7 +20,7 @@ def page(answer: object) -> str:
     return " ".join(answer.content.decode().split())  # type: ignore[attr-defined]
 
 
-def test_from_the_wish_over_the_approval_to_the_first_token(person: Meet, alice: User, bob: User) -> None:
+def test_from_the_request_through_approval_to_the_first_token(person: Meet, alice: User, bob: User) -> None:
     app = factories.make_app_registration()
     rule(permissions={"Mail.Send": "approval"})
     member, admin = person(bob), person(alice)
@@ -41,7 +38,7 @@ def test_from_the_wish_over_the_approval_to_the_first_token(person: Meet, alice:
     assert "What was approved" in page(member.get(f"/connections/{connection.pk}/"))
 
 
-def test_an_old_consent_brings_what_is_forbidden_and_nothing_is_kept(person: Meet, bob: User, sandbox: Control) -> None:
+def test_forbidden_permissions_from_an_old_consent_store_no_token(person: Meet, bob: User, sandbox: Control) -> None:
     app = factories.make_app_registration()
     # Ada consented to sending long ago, for another connection.
     sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["offline_access", "Mail.Send", "Mail.Read"])
@@ -55,9 +52,10 @@ def test_an_old_consent_brings_what_is_forbidden_and_nothing_is_kept(person: Mee
     assert "Mail.Send, which Microsoft granted as well, is forbidden" in text
     assert "take that consent back in Entra" in text
     stored = Connection.objects.get()
-    assert (stored.status, stored.refresh_token, stored.account_oid) == ("pending", None, "")
+    assert (stored.status, stored.account_oid) == ("pending", "")
     assert (stored.status_code, stored.status_who) == ("policy_forbids", "it_admin")
     assert AuditEvent.objects.filter(action="connection.sign_in_failed", outcome="failed").count() == 1
+    assert stored.refresh_token is None
 
 
 def test_an_account_of_a_directory_that_is_not_registered_is_refused_after_the_sign_in(person: Meet, bob: User) -> None:

@@ -1,8 +1,7 @@
-"""Repair: the owner signs in again, and the connection keeps its id."""
+"""The owner signs in again, and the connection keeps its id."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -12,17 +11,14 @@ from connections.models import AuditEvent, Connection, User
 from connections.services.tokens import scheduler
 from portal.sandbox.client import Control
 from tests import factories
-from tests.flows.conftest import Person
+from tests.flows.conftest import Meet
 
 pytestmark = pytest.mark.django_db
 
-Meet = Callable[[User], Person]
-
 
 def revoked(sandbox: Control) -> Connection:
-    """A connection whose session was revoked at Microsoft, and which a sweep has flagged."""
-    grant = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"])
-    connection = factories.make_connection(refresh_token=grant["refresh_tokens"][0], refresh_after=timezone.now())
+    """A connection whose session was revoked at Microsoft, as a sweep has found."""
+    connection = factories.make_granted_connection(sandbox, refresh_after=timezone.now())
     sandbox.revoke_sessions(factories.ADA)
     scheduler.sweep(now=timezone.now())
     connection.refresh_from_db()
@@ -78,15 +74,14 @@ def test_a_cancelled_reconnect_keeps_the_cause_that_was_shown(person: Meet, bob:
 
 
 def test_an_active_connection_survives_a_failed_attempt(person: Meet, bob: User, sandbox: Control) -> None:
-    grant = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"])
-    connection = factories.make_connection(refresh_token=grant["refresh_tokens"][0])
+    connection = factories.make_granted_connection(sandbox)
     member = person(bob)
     member.connect(member.post(f"/connections/{connection.pk}/sign-in/"), "grace@contoso.example")
     assert Connection.objects.get().status == "active"
     assert scheduler.check_now(connection, actor=bob, now=timezone.now()).status == "active"
 
 
-def test_nobody_signs_in_for_somebody_elses_connection(
+def test_only_the_owner_signs_in_for_a_connection(
     person: Meet, bob: User, alice: User, carol: User, dave: User
 ) -> None:
     connection = factories.make_connection()
@@ -95,9 +90,8 @@ def test_nobody_signs_in_for_somebody_elses_connection(
     assert person(carol).post(f"/connections/{connection.pk}/sign-in/").status_code == 403
 
 
-def test_added_capabilities_are_asked_for_at_the_next_sign_in(person: Meet, bob: User, sandbox: Control) -> None:
-    grant = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"])
-    connection = factories.make_connection(refresh_token=grant["refresh_tokens"][0])
+def test_added_capabilities_are_requested_at_the_next_sign_in(person: Meet, bob: User, sandbox: Control) -> None:
+    connection = factories.make_granted_connection(sandbox)
     member = person(bob)
     member.post(f"/connections/{connection.pk}/edit/", name="Invoices", chosen=["mail.read", "calendar.events"])
 

@@ -1,8 +1,8 @@
-"""An IT admin registers a tenant and an app registration, has consent granted, and members see what they may use."""
+"""An IT admin registers a tenant and an app registration, gets consent, and members see what they may use."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -10,17 +10,26 @@ from connections.models import AppRegistration, AuditEvent, Connection, ConsentL
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
-from tests.flows.conftest import Person
+from tests.flows.conftest import Meet, Person
 
 pytestmark = pytest.mark.django_db
 
-Meet = Callable[[User], Person]
 ADMINISTRATOR = "admin@contoso.example"
 
 
 def register_tenant(admin: Person, directory: str = "contoso.example") -> Tenant:
     admin.post("/tenants/add/", name="Contoso", environment="sandbox", directory_id=directory)
     return Tenant.objects.get()
+
+
+def grant_consent(admin: Person, sandbox: Control) -> tuple[AppRegistration, Any]:
+    """Grant admin consent by the portal's link; returns the app registration and the portal's page after that."""
+    app = factories.make_app_registration(default_capabilities=["mail.read"])
+    sandbox.withdraw_consent(factories.CLIENT_ID)
+    admin.follow_to_microsoft(admin.post(f"/apps/{app.pk}/consent/", go="1"))
+    admin.microsoft.sign_in(ADMINISTRATOR)
+    admin.microsoft.submit("consent")
+    return app, admin.return_to_portal()
 
 
 def app_form(tenant: Tenant, **changes: object) -> dict[str, object]:
@@ -71,16 +80,11 @@ def test_the_secrets_id_is_caught_before_anything_is_sent(person: Meet, alice: U
     assert not sandbox.calls(limit=0)["by_endpoint"].get("token")
 
 
-def test_admin_consent_is_asked_by_one_link_and_verified_by_a_token(
+def test_admin_consent_is_requested_by_one_link_and_verified_by_a_token(
     person: Meet, alice: User, sandbox: Control
 ) -> None:
     admin = person(alice)
-    app = factories.make_app_registration(default_capabilities=["mail.read"])
-    sandbox.withdraw_consent(factories.CLIENT_ID)
-    admin.follow_to_microsoft(admin.post(f"/apps/{app.pk}/consent/", go="1"))
-    admin.microsoft.sign_in(ADMINISTRATOR)
-    admin.microsoft.submit("consent")
-    page = admin.return_to_portal()
+    app, page = grant_consent(admin, sandbox)
 
     request = ConsentLink.objects.get()
     assert request.state == "verified"
@@ -91,13 +95,7 @@ def test_admin_consent_is_asked_by_one_link_and_verified_by_a_token(
 
 def test_a_callback_that_lies_about_success_is_not_believed(person: Meet, alice: User, sandbox: Control) -> None:
     sandbox.consent_lie("nothing")
-    admin = person(alice)
-    app = factories.make_app_registration(default_capabilities=["mail.read"])
-    sandbox.withdraw_consent(factories.CLIENT_ID)
-    admin.follow_to_microsoft(admin.post(f"/apps/{app.pk}/consent/", go="1"))
-    admin.microsoft.sign_in(ADMINISTRATOR)
-    admin.microsoft.submit("consent")
-    admin.return_to_portal()
+    grant_consent(person(alice), sandbox)
 
     assert ConsentLink.objects.get().state == "granted", "said so, but no token shows it"
 

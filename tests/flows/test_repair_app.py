@@ -1,8 +1,7 @@
-"""A dead app secret: one app registration is flagged, no connection is; one new secret heals them all."""
+"""An expired app secret flags the app registration but no connection; one new secret fixes them all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -13,14 +12,12 @@ from connections.services.tokens import scheduler
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
-from tests.flows.conftest import Person
+from tests.flows.conftest import Meet
 
 pytestmark = pytest.mark.django_db
 
-Meet = Callable[[User], Person]
 
-
-def test_an_expired_secret_is_told_to_the_admin_and_a_new_one_heals_everything(
+def test_an_expired_secret_is_shown_to_the_admin_and_a_new_one_fixes_it(
     person: Meet, alice: User, bob: User, sandbox: Control
 ) -> None:
     now = timezone.now()

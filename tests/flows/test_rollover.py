@@ -1,8 +1,7 @@
-"""Rolling a credential over while connections use it: nothing fails, nobody is flagged, and the page says what goes on."""
+"""Rotating a credential in use: nothing fails, no connection is flagged, and the page shows the progress."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -14,11 +13,11 @@ from connections.services.tokens import scheduler
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
-from tests.flows.conftest import Person
+from tests.flows.conftest import Meet
 
 pytestmark = pytest.mark.django_db
 
-Meet = Callable[[User], Person]
+FORM = {"kind": "authorization_code", "name": "Invoices", "chosen": ["mail.read"]}
 
 
 def three_connections(sandbox: Control) -> None:
@@ -43,7 +42,7 @@ def nothing_happened() -> None:
     assert not AuditEvent.objects.filter(action__in=("connection.flagged", "app_registration.rejected")).exists()
 
 
-def test_rolling_a_secret_over_fails_no_refresh_and_flags_nobody(person: Meet, alice: User, sandbox: Control) -> None:
+def test_rotating_a_secret_fails_no_refresh_and_flags_nothing(person: Meet, alice: User, sandbox: Control) -> None:
     app = factories.make_app_registration()
     old = app.credentials.get()
     three_connections(sandbox)
@@ -65,16 +64,14 @@ def test_rolling_a_secret_over_fails_no_refresh_and_flags_nobody(person: Meet, a
     nothing_happened()
 
 
-def test_an_old_secret_that_dies_before_it_is_retired_falls_through(
-    person: Meet, alice: User, sandbox: Control
-) -> None:
+def test_a_secret_deleted_at_microsoft_is_skipped(person: Meet, alice: User, sandbox: Control) -> None:
     app = factories.make_app_registration()
     three_connections(sandbox)
     new = sandbox.add_secret(factories.CLIENT_ID)
     factories.make_secret(app, new["value"], label="Next secret")
     assert sweep_all() == 3
 
-    # Somebody deletes the newest one in Entra by mistake, in the middle of it.
+    # The newest one is deleted in Entra by mistake, halfway through.
     sandbox.remove_secret(factories.CLIENT_ID, new["id"])
     assert sweep_all() == 3
     nothing_happened()
@@ -90,10 +87,10 @@ def test_the_next_certificate_is_made_ahead_uploaded_tried_and_then_comes_first(
     app = factories.make_app_registration()
     three_connections(sandbox)
     admin = person(alice)
-    for _ in range(2):  # pressing it twice makes one
+    for _ in range(2):  # a second click creates no other
         admin.post(f"/apps/{app.pk}/credentials/next/")
     certificate = app.credentials.get(kind="certificate")
-    assert sweep_all() == 3  # with the secret: nobody has uploaded the certificate
+    assert sweep_all() == 3  # with the secret: the certificate is not uploaded yet
     assert "Upload" in admin.get(f"/apps/{app.pk}/").content.decode()
 
     sandbox.add_certificate(factories.CLIENT_ID, certificate.certificate)
@@ -101,17 +98,14 @@ def test_the_next_certificate_is_made_ahead_uploaded_tried_and_then_comes_first(
     sandbox.expire_secret(factories.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
     assert sweep_all() == 3
     nothing_happened()
-    assert not app.credentials.exclude(rejected_at=None).exists()  # the dead secret was not even asked for
+    assert not app.credentials.exclude(rejected_at=None).exists()  # the expired secret was not tried
 
 
-def test_a_sign_in_goes_on_with_the_next_credential_at_the_second_try(
-    person: Meet, alice: User, bob: User, sandbox: Control
-) -> None:
+def test_the_second_sign_in_uses_the_next_credential(person: Meet, alice: User, bob: User, sandbox: Control) -> None:
     app = factories.make_app_registration()
     factories.make_secret(app, "dead~secret", label="Dead secret")
     somebody = person(bob)
-    wishes = {"kind": "authorization_code", "name": "Invoices", "chosen": ["mail.read"]}
-    answer = somebody.connect(somebody.post(f"/connections/add/{app.pk}/", **wishes), factories.ADA)
+    answer = somebody.connect(somebody.post(f"/connections/add/{app.pk}/", **FORM), factories.ADA)
     assert "Start again" in answer.content.decode()
     connection = Connection.objects.get()
     assert (connection.status, connection.status_who) == (Connection.Status.PENDING, Connection.Who.OWNER)
@@ -127,18 +121,17 @@ def test_a_sign_in_goes_on_with_the_next_credential_at_the_second_try(
     assert connection.status == Connection.Status.ACTIVE
 
 
-def test_a_sign_in_with_the_only_credential_rejected_is_the_app_registrations_trouble(
+def test_a_sign_in_with_the_only_credential_rejected_flags_the_app_registration(
     person: Meet, bob: User, sandbox: Control
 ) -> None:
     app = factories.make_app_registration(secret="dead~secret")
-    credentials.next_certificate(app, actor=bob)  # not uploaded: no help
+    credentials.next_certificate(app, actor=bob)  # not uploaded, so not usable
     somebody = person(bob)
-    wishes = {"kind": "authorization_code", "name": "Invoices", "chosen": ["mail.read"]}
-    somebody.connect(somebody.post(f"/connections/add/{app.pk}/", **wishes), factories.ADA)
+    somebody.connect(somebody.post(f"/connections/add/{app.pk}/", **FORM), factories.ADA)
     assert AppRegistration.objects.get().rejected_code == "AADSTS7000215"
 
 
-def test_a_canary_over_an_hour_of_dead_credentials_heals_with_the_new_one(alice: User, sandbox: Control) -> None:
+def test_a_new_credential_clears_the_rejection(alice: User, sandbox: Control) -> None:
     app = factories.make_app_registration()
     three_connections(sandbox)
     sandbox.expire_secret(factories.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)

@@ -80,6 +80,7 @@ def test_register_connect_refresh_and_flag_work_at_another_server(
     assert "Mail.Read" in connection.granted
     assert connection.mailbox_accesses.get().state == "reachable" or connection.mailbox_accesses.get().cause
 
+    assert connection.refresh_after is not None
     later = connection.refresh_after + timedelta(seconds=1)
     assert scheduler.sweep(now=later).renewed == 1
     other.refresh_tokens.clear()
@@ -97,4 +98,4 @@ def test_app_only_works_at_another_server(
         f"/connections/add/{app.pk}/", {"kind": "client_credentials", "name": "Robot", "chosen": ["mail.read"]}
     )
     connection = Connection.objects.get()
-    assert (connection.status, connection.granted) == ("active", {"Mail.Read", "User.Read.All"})
+    assert (connection.status, connection.granted) == ("active", frozenset({"Mail.Read", "User.Read.All"}))

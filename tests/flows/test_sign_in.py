@@ -1,4 +1,4 @@
-"""Signing in to the portal with Microsoft: who gets in, as whom, with which roles, and what is kept."""
+"""Signing in to the portal with Microsoft: accounts, roles, and what is stored."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def _microsoft_sign_in(sandbox: Control, settings: Any) -> None:
 
 
 def forget_microsoft() -> None:
-    """social-auth keeps discovery documents and keys for a day."""
+    """social-auth caches discovery documents and keys for a day."""
     MicrosoftSignIn.get_openid_configuration.invalidate()
     MicrosoftSignIn.get_jwks_keys_for_uri.invalidate()
 
 
 @pytest.fixture
 def somebody(sandbox: Control) -> Person:
-    """Somebody in front of a fresh browser, not signed in anywhere."""
+    """A person with a fresh browser, signed in nowhere."""
     return Person(Client(), Browser(sandbox.base_url))
 
 
@@ -62,9 +62,12 @@ def sign_in(person: Person, upn: str, **fields: str) -> Any:
     return person.connect(begin(person, **fields), upn)
 
 
-def signed_in_as(person: Person) -> User | None:
-    pk = person.portal.session.get("_auth_user_id")
-    return User.objects.get(pk=pk) if pk else None
+def is_signed_in(person: Person) -> bool:
+    return "_auth_user_id" in person.portal.session
+
+
+def signed_in_as(person: Person) -> User:
+    return User.objects.get(pk=person.portal.session["_auth_user_id"])
 
 
 def roles(user: User) -> list[str]:
@@ -80,10 +83,7 @@ def assert_refused(person: Person, answer: Any, status: int, *words: str) -> Non
     assert answer.status_code == status, text
     for word in words:
         assert word in text, text
-    assert signed_in_as(person) is None
-
-
-# --- Getting in -----------------------------------------------------------------------------------
+    assert not is_signed_in(person)
 
 
 def test_the_first_sign_in_makes_an_account(somebody: Person) -> None:
@@ -91,7 +91,6 @@ def test_the_first_sign_in_makes_an_account(somebody: Person) -> None:
 
     assert (answer.status_code, answer["Location"]) == (302, "/")
     ada = signed_in_as(somebody)
-    assert ada is not None
     assert (ada.username, ada.first_name, ada.last_name, ada.email) == (factories.ADA, "Ada", "Lovelace", factories.ADA)
     assert not ada.has_usable_password()
     assert not ada.is_staff
@@ -107,7 +106,6 @@ def test_the_first_sign_in_makes_an_account(somebody: Person) -> None:
 def test_app_roles_of_the_directory_become_roles_here(somebody: Person, upn: str, role: str) -> None:
     sign_in(somebody, upn)
     user = signed_in_as(somebody)
-    assert user is not None
     assert roles(user) == [role]
     assert somebody.get("/audit/").status_code == 200
     assert somebody.get("/tenants/add/").status_code == (200 if role == IT_ADMINS else 403)
@@ -120,7 +118,6 @@ def test_groups_of_the_directory_can_be_mapped_too(somebody: Person, sandbox: Co
     sandbox.assign(seed.SIGN_IN_APP, factories.ADA, roles=[], groups=[group, seed.fixed_id("other")])
     sign_in(somebody, factories.ADA)
     user = signed_in_as(somebody)
-    assert user is not None
     assert roles(user) == [IT_ADMINS]
 
 
@@ -133,7 +130,6 @@ def test_a_later_sign_in_follows_the_directory(somebody: Person, sandbox: Contro
 
     again = signed_in_as(somebody)
     assert again == first
-    assert again is not None
     assert roles(again) == [AUDITORS]
     assert UserSocialAuth.objects.count() == 1
     assert {tuple(map(tuple, event.changes["roles"])) for event in events("account.roles_changed")} == {
@@ -151,14 +147,14 @@ def test_a_sign_in_that_changes_nothing_says_only_that_it_happened(somebody: Per
     assert [event.action for event in AuditEvent.objects.exclude(pk__in=before)] == ["account.signed_in"]
 
 
-def test_the_way_back_leads_where_one_wanted_to_go(somebody: Person) -> None:
+def test_after_sign_in_the_requested_page_opens(somebody: Person) -> None:
     assert sign_in(somebody, factories.ADA, next="/mailboxes/")["Location"] == "/mailboxes/"
 
 
 @pytest.mark.parametrize(
     "wanted", ["https://evil.example/", "//evil.example/x", "/\\evil.example", "javascript:alert(1)"]
 )
-def test_the_way_back_never_leads_to_another_site(somebody: Person, wanted: str) -> None:
+def test_after_sign_in_no_other_site_opens(somebody: Person, wanted: str) -> None:
     assert sign_in(somebody, factories.ADA, next=wanted)["Location"] == "/"
 
 
@@ -170,10 +166,7 @@ def test_next_in_microsofts_answer_is_not_obeyed(somebody: Person) -> None:
     assert answer["Location"].partition("?")[0] == "/"
 
 
-# --- What is asked, and what is kept --------------------------------------------------------------
-
-
-def test_it_asks_for_who_one_is_and_nothing_else(somebody: Person) -> None:
+def test_sign_in_requests_identity_scopes_only(somebody: Person) -> None:
     query = {name: values[0] for name, values in parse_qs(urlsplit(begin(somebody)["Location"]).query).items()}
     assert set(query["scope"].split()) == {"openid", "profile", "email"}
     assert query["code_challenge_method"] == "S256"
@@ -182,7 +175,7 @@ def test_it_asks_for_who_one_is_and_nothing_else(somebody: Person) -> None:
     assert query["redirect_uri"] == "http://localhost:8000/auth/complete/microsoft/"
 
 
-def test_no_token_of_a_sign_in_is_kept(somebody: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_token_of_a_sign_in_is_stored(somebody: Person, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
     original = MicrosoftSignIn.request_access_token
 
@@ -206,17 +199,13 @@ def _returned(person: Person) -> str:
     return str(person.microsoft.page.headers["Location"])
 
 
-# --- Who is whom ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("superuser", [True, False])
-def test_a_local_account_of_the_same_name_is_not_taken_over(somebody: Person, superuser: bool) -> None:
+def test_a_local_account_of_the_same_name_is_not_linked(somebody: Person, superuser: bool) -> None:
     local = User.objects.create_user(
         factories.ADA.upper(), factories.ADA, factories.PASSWORD, is_superuser=superuser, is_staff=superuser
     )
     sign_in(somebody, factories.ADA)
     ada = signed_in_as(somebody)
-    assert ada is not None
     assert ada != local
     assert ada.username == f"{factories.ADA} ({factories.ADA_ID[:8]})"
     assert not ada.is_superuser
@@ -225,10 +214,9 @@ def test_a_local_account_of_the_same_name_is_not_taken_over(somebody: Person, su
 
 
 def test_an_account_is_its_object_id_and_not_its_name(somebody: Person, sandbox: Control) -> None:
-    """Microsoft gives a user name that has become free to somebody else."""
+    """Microsoft may assign a freed user name to another person."""
     sign_in(somebody, factories.ADA)
     ada = signed_in_as(somebody)
-    assert ada is not None
     somebody.post("/sign-out/")
     UserSocialAuth.objects.update(uid=f"{seed.CONTOSO}.{seed.fixed_id('who was called so before')}")
     sign_in(somebody, factories.ADA)
@@ -255,7 +243,7 @@ def test_an_account_disabled_at_microsoft_does_not_get_as_far_as_the_portal(some
 
 
 def test_signing_in_while_signed_in_links_nobody(somebody: Person, bob: User) -> None:
-    """Otherwise whoever finds an unlocked browser could get in as bob for ever with an account of their own."""
+    """Otherwise anyone at bob's unlocked browser could link their own account and keep access as bob."""
     somebody.portal.force_login(bob, backend="django.contrib.auth.backends.ModelBackend")
     answer = sign_in(somebody, factories.ADA)
     assert answer.status_code == 400
@@ -264,11 +252,8 @@ def test_signing_in_while_signed_in_links_nobody(somebody: Person, bob: User) ->
     assert list(User.objects.all()) == [bob]
 
 
-# --- Other directories ----------------------------------------------------------------------------
-
-
-def test_somebody_of_another_directory_is_refused(somebody: Person, sandbox: Control, settings: Any) -> None:
-    """Even if the registration in Entra is multitenant by mistake, and the person comes with a good token."""
+def test_a_person_of_another_directory_is_refused(somebody: Person, sandbox: Control, settings: Any) -> None:
+    """Even if the registration in Entra is multitenant by mistake and the token is valid."""
     sandbox.set_app(seed.SIGN_IN_APP, audience="AzureADMultipleOrgs")
     settings.LOGIN_MICROSOFT = {**settings.LOGIN_MICROSOFT, "tenant": seed.FABRIKAM}
     begun = begin(somebody)
@@ -278,7 +263,7 @@ def test_somebody_of_another_directory_is_refused(somebody: Person, sandbox: Con
     somebody.consent(BARBARA)
     answer = somebody.return_to_portal()
     assert answer.status_code in (400, 409)
-    assert signed_in_as(somebody) is None
+    assert not is_signed_in(somebody)
     assert not User.objects.exists()
 
 
@@ -293,19 +278,16 @@ def test_a_sign_in_for_everybody_in_the_world_is_refused(somebody: Person, setti
 def test_a_directory_given_by_its_domain_works(somebody: Person, settings: Any) -> None:
     settings.LOGIN_MICROSOFT = {**settings.LOGIN_MICROSOFT, "tenant": "contoso.example"}
     assert sign_in(somebody, factories.ADA).status_code == 302
-    assert signed_in_as(somebody) is not None
+    assert is_signed_in(somebody)
 
 
-# --- Answers that are not genuine -----------------------------------------------------------------
-
-
-def test_a_callback_nobody_started_is_refused(somebody: Person) -> None:
+def test_a_callback_without_a_sign_in_is_refused(somebody: Person) -> None:
     query = urlencode({"code": "0.invented", "state": "invented"})
     assert_refused(somebody, somebody.get(f"/auth/complete/microsoft/?{query}"), 400, "This sign-in is over")
     assert_refused(somebody, somebody.get("/auth/complete/microsoft/"), 400)
 
 
-def test_a_stolen_callback_is_worth_nothing_in_another_browser(somebody: Person, sandbox: Control) -> None:
+def test_a_stolen_callback_is_useless_in_another_browser(somebody: Person, sandbox: Control) -> None:
     somebody.follow_to_microsoft(begin(somebody))
     somebody.consent(factories.ADA)
     other = Person(Client(), somebody.microsoft)
@@ -319,7 +301,7 @@ def test_a_callback_works_once(somebody: Person) -> None:
 
 
 def test_another_state_of_the_same_browser_is_refused(somebody: Person) -> None:
-    """Login CSRF: a code of an attacker's own sign-in, pushed under the victim's state."""
+    """Login CSRF: a code of the attacker's own sign-in with the victim's state."""
     attacker = Person(Client(), Browser(somebody.microsoft.url))
     attacker.follow_to_microsoft(begin(attacker))
     attacker.consent(GRACE)
@@ -327,7 +309,7 @@ def test_another_state_of_the_same_browser_is_refused(somebody: Person) -> None:
     state = parse_qs(urlsplit(begin(somebody)["Location"]).query)["state"][0]
     answer = somebody.get(f"/auth/complete/microsoft/?{urlencode({'code': code, 'state': state})}")
     assert answer.status_code >= 400  # the code does not fit this browser's PKCE verifier
-    assert signed_in_as(somebody) is None
+    assert not is_signed_in(somebody)
     assert not User.objects.exists()
 
 
@@ -366,7 +348,7 @@ def test_a_tampered_id_token_is_refused(
 
 
 def test_an_id_token_of_another_sign_in_is_refused(somebody: Person, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Genuine and signed, but replayed: only its nonce gives it away."""
+    """Genuine and signed, but replayed: only its nonce differs."""
     original = MicrosoftSignIn.request_access_token
     kept: list[str] = []
 
@@ -391,9 +373,6 @@ def _encoded(part: dict[str, Any]) -> str:
     return base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=")
 
 
-# --- Ends that are no success ---------------------------------------------------------------------
-
-
 def test_cancelling_leads_to_a_page_and_back(somebody: Person, sandbox: Control) -> None:
     sandbox.withdraw_consent(seed.SIGN_IN_APP)
     somebody.follow_to_microsoft(begin(somebody))
@@ -407,7 +386,7 @@ WEATHERS = ("unavailable", "error", "broken_json", "empty_504", "throttle", "ref
 
 @pytest.mark.parametrize("known", [True, False], ids=["keys known", "keys not known"])
 @pytest.mark.parametrize("weather", WEATHERS)
-def test_microsoft_being_down_on_the_way_back_is_said_in_plain_words(
+def test_an_outage_after_the_redirect_is_explained(
     somebody: Person, sandbox: Control, weather: str, known: bool
 ) -> None:
     somebody.follow_to_microsoft(begin(somebody))
@@ -421,7 +400,7 @@ def test_microsoft_being_down_on_the_way_back_is_said_in_plain_words(
 
 
 @pytest.mark.parametrize("weather", WEATHERS)
-def test_microsoft_being_down_before_is_no_crash(somebody: Person, sandbox: Control, weather: str) -> None:
+def test_an_outage_before_the_redirect_is_handled(somebody: Person, sandbox: Control, weather: str) -> None:
     sandbox.weather(weather, where="everything")
     assert begin(somebody).status_code in (302, 503)
 
@@ -433,7 +412,7 @@ def test_keys_that_microsoft_has_changed_are_fetched_again(somebody: Person, san
     assert sign_in(somebody, factories.ADA)["Location"] == "/"
 
 
-def test_an_expired_secret_of_the_portal_is_told_to_an_admin(somebody: Person, sandbox: Control) -> None:
+def test_an_expired_secret_of_the_portal_is_reported(somebody: Person, sandbox: Control) -> None:
     somebody.follow_to_microsoft(begin(somebody))
     somebody.consent(factories.ADA)
     sandbox.expire_secret(seed.SIGN_IN_APP, seed.SIGN_IN_SECRET_ID)
@@ -444,9 +423,6 @@ def test_without_configuration_there_is_no_sign_in_with_microsoft(somebody: Pers
     settings.LOGIN_MICROSOFT = {**settings.LOGIN_MICROSOFT, "tenant": "", "client_id": "", "client_secret": ""}
     assert_refused(somebody, begin(somebody), 400, "not configured")
     assert_refused(somebody, somebody.get("/auth/complete/microsoft/?code=x&state=y"), 400)
-
-
-# --- Local passwords ------------------------------------------------------------------------------
 
 
 def test_a_lock_out_stops_one_name_from_one_address_only(bob: User, dave: User, settings: Any) -> None:
@@ -481,4 +457,4 @@ def test_a_microsoft_account_has_no_password_to_guess(somebody: Person) -> None:
     somebody.post("/sign-out/")
     for password in ("", "!", "None"):
         assert somebody.post("/sign-in/", username=factories.ADA, password=password).status_code == 422
-    assert signed_in_as(somebody) is None
+    assert not is_signed_in(somebody)

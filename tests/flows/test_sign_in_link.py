@@ -1,9 +1,8 @@
-"""The owner of a mailbox, who has no account in the portal, signs in for a connection with a link."""
+"""Sign-in links: a mailbox owner without an account in the portal signs in for a connection."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from datetime import timedelta
 from urllib.parse import urlsplit
 
@@ -22,13 +21,12 @@ from portal import access_log, logs
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
-from tests.flows.conftest import Person
+from tests.flows.conftest import Meet, Person
 from tests.sandbox.conftest import Browser
 
 pytestmark = pytest.mark.django_db
 
 GRACE = "grace@contoso.example"
-Meet = Callable[[User], Person]
 
 
 def pending(owner: User) -> Connection:
@@ -44,7 +42,7 @@ def link_of(connection: Connection, maker: User) -> str:
 
 @pytest.fixture
 def stranger(sandbox: Control) -> Person:
-    """Somebody in whose browser nobody is signed in to the portal."""
+    """A person not signed in to the portal."""
     return Person(Client(), Browser(sandbox.base_url))
 
 
@@ -61,7 +59,7 @@ def test_the_owner_of_a_mailbox_connects_it_without_an_account(bob: User, strang
     connection.refresh_from_db()
     assert (connection.status, connection.account_username, connection.owner) == ("active", GRACE, bob)
     assert "is connected" in stranger.get(done["Location"]).content.decode()
-    # Nothing was gained: no account, no session of anybody, nothing of social-auth's.
+    # The visitor got no account, no session and no social-auth row.
     assert User.objects.count() == people
     assert not UserSocialAuth.objects.exists()
     assert "_auth_user_id" not in stranger.portal.session
@@ -113,7 +111,7 @@ def test_a_link_works_once(bob: User, stranger: Person, sandbox: Control) -> Non
         assert "has been used" in answer.content.decode()
 
 
-def test_two_tabs_of_one_browser_use_it_once(bob: User, stranger: Person, sandbox: Control) -> None:
+def test_two_tabs_of_one_browser_use_a_link_once(bob: User, stranger: Person, sandbox: Control) -> None:
     connection = pending(bob)
     link = link_of(connection, bob)
     second = Person(stranger.portal, Browser(sandbox.base_url))
@@ -126,9 +124,7 @@ def test_two_tabs_of_one_browser_use_it_once(bob: User, stranger: Person, sandbo
     assert AuditEvent.objects.filter(action__in=["connection.connected", "connection.reconnected"]).count() == 1
 
 
-def test_a_link_belongs_to_the_first_browser_that_goes_on_with_it(
-    bob: User, stranger: Person, sandbox: Control
-) -> None:
+def test_a_link_belongs_to_the_first_browser_that_continues(bob: User, stranger: Person, sandbox: Control) -> None:
     link = link_of(pending(bob), bob)
     stranger.follow_to_microsoft(stranger.post(link))
     other = Person(Client(), Browser(sandbox.base_url))
@@ -138,8 +134,8 @@ def test_a_link_belongs_to_the_first_browser_that_goes_on_with_it(
     assert stranger.post(link).status_code == 302, "the first one may try again"
 
 
-def test_what_comes_back_from_microsoft_is_worth_nothing_in_another_browser(bob: User, stranger: Person) -> None:
-    """Nobody can be made to finish somebody else's sign-in."""
+def test_the_callback_of_a_link_is_useless_in_another_browser(bob: User, stranger: Person) -> None:
+    """A victim cannot be tricked into finishing another person's sign-in."""
     connection = pending(bob)
     stranger.follow_to_microsoft(stranger.post(link_of(connection, bob)))
     stranger.consent(GRACE)
@@ -151,7 +147,7 @@ def test_what_comes_back_from_microsoft_is_worth_nothing_in_another_browser(bob:
 
 
 def test_looking_at_a_link_changes_nothing(bob: User) -> None:
-    """Mail programs look at every link they carry."""
+    """Mail programs open links to scan them."""
     connection = pending(bob)
     link = link_of(connection, bob)
     before = (SignInLink.objects.values().get(), AuditEvent.objects.count(), Session.objects.count())
@@ -162,26 +158,26 @@ def test_looking_at_a_link_changes_nothing(bob: User) -> None:
     assert (SignInLink.objects.values().get(), AuditEvent.objects.count(), Session.objects.count()) == before
 
 
-def test_nobody_is_sent_to_microsoft_by_a_form_of_another_site(bob: User) -> None:
+def test_a_form_of_another_site_starts_no_sign_in(bob: User) -> None:
     link = link_of(pending(bob), bob)
     client = Client(enforce_csrf_checks=True)
     client.get(link)
     assert client.post(link).status_code == 403
 
 
-def test_a_planted_session_is_left_behind(bob: User, stranger: Person) -> None:
+def test_a_planted_session_is_replaced(bob: User, stranger: Person) -> None:
     link = link_of(pending(bob), bob)
     session = stranger.portal.session
     session["planted"] = True
     session.save()
-    planted = session.session_key
+    planted = str(session.session_key)
     stranger.portal.cookies["portal_session"] = planted
     stranger.post(link)
     assert stranger.portal.cookies["portal_session"].value != planted
     assert not Session.objects.filter(session_key=planted).exists()
 
 
-def test_a_link_is_over_after_half_an_hour_also_at_microsoft(bob: User, stranger: Person) -> None:
+def test_a_link_expires_after_half_an_hour_also_at_microsoft(bob: User, stranger: Person) -> None:
     connection = pending(bob)
     link = link_of(connection, bob)
     stranger.follow_to_microsoft(stranger.post(link))
@@ -194,7 +190,7 @@ def test_a_link_is_over_after_half_an_hour_also_at_microsoft(bob: User, stranger
     assert connection.status == "pending"
 
 
-def test_a_newer_link_ends_the_older_one(bob: User) -> None:
+def test_a_newer_link_revokes_the_older_one(bob: User) -> None:
     connection = pending(bob)
     old, new = link_of(connection, bob), link_of(connection, bob)
     assert "newer link" in Client().get(old).content.decode()
@@ -203,7 +199,7 @@ def test_a_newer_link_ends_the_older_one(bob: User) -> None:
 
 @pytest.mark.parametrize("spoil", ["removed", "disabled", "unshared", "maker left"])
 @pytest.mark.parametrize("at_microsoft", [False, True])
-def test_a_link_is_over_when_what_it_stands_on_has_gone(
+def test_a_link_is_invalid_without_its_connection_or_creator(
     bob: User, dave: User, stranger: Person, spoil: str, at_microsoft: bool
 ) -> None:
     connection = pending(bob)
@@ -227,10 +223,8 @@ def test_a_link_is_over_when_what_it_stands_on_has_gone(
 
 
 @pytest.mark.parametrize("at_microsoft", [False, True])
-def test_a_link_is_over_when_something_else_is_asked_for_than_its_holder_was_told(
-    bob: User, stranger: Person, at_microsoft: bool
-) -> None:
-    """Where an administrator has consented for all, Microsoft does not say again what is granted."""
+def test_a_link_is_invalid_when_the_permissions_changed(bob: User, stranger: Person, at_microsoft: bool) -> None:
+    """After admin consent for everybody, Microsoft shows no consent page with the permissions."""
     connection = pending(bob)
     link = link_of(connection, bob)
     connections.change(connection, name="Invoices", chosen=["mail.read"], extra_scopes=[], actor=bob)
@@ -245,7 +239,7 @@ def test_a_link_is_over_when_something_else_is_asked_for_than_its_holder_was_tol
     assert not Connection.objects.filter(refresh_token__isnull=False).exists()
 
 
-def test_who_opens_a_link_that_is_over_was_denied_nothing(person: Meet, bob: User, dave: User) -> None:
+def test_opening_an_expired_link_is_not_recorded_as_denied(person: Meet, bob: User, dave: User) -> None:
     link = link_of(pending(bob), bob)
     User.objects.filter(pk=bob.pk).update(is_active=False)
     assert person(dave).get(link).status_code == 410
@@ -290,7 +284,7 @@ def test_an_account_of_another_directory_is_refused(bob: User, stranger: Person)
 
 
 def test_a_made_up_answer_of_microsoft_harms_no_application(bob: User, stranger: Person) -> None:
-    """Whoever holds a link can write any error into the address; that is no evidence."""
+    """Anyone with a link can put any error into the URL; that proves nothing."""
     connection = pending(bob)
     answer = stranger.post(link_of(connection, bob))
     state = answer["Location"].partition("state=")[2].partition("&")[0]
@@ -302,8 +296,8 @@ def test_a_made_up_answer_of_microsoft_harms_no_application(bob: User, stranger:
     assert app.credentials.get().rejected_at is None
 
 
-def test_who_is_signed_in_stays_who_they_are(person: Meet, bob: User, dave: User) -> None:
-    """dave opens bob's link in a browser in which he is signed in: he gives his consent, and gets nothing for it."""
+def test_a_signed_in_visitor_keeps_their_account(person: Meet, bob: User, dave: User) -> None:
+    """dave, signed in, opens bob's link: he consents, but gets no access."""
     connection = pending(bob)
     visitor = person(dave)
     visitor.connect(visitor.post(link_of(connection, bob)), GRACE)
@@ -315,13 +309,13 @@ def test_who_is_signed_in_stays_who_they_are(person: Meet, bob: User, dave: User
 
 
 @pytest.mark.parametrize("token", ["x", "x" * 5000, "%00", "%ff", "ünï", "' OR 1=1"])
-def test_a_link_nobody_made_tells_nothing(db: None, token: str) -> None:
+def test_an_unknown_link_reveals_nothing(db: None, token: str) -> None:
     answer = Client().get(f"/sign-in-link/{token}/")
     assert (answer.status_code, "not valid" in answer.content.decode()) == (410, True)
 
 
 @pytest.mark.usefixtures("db")
-def test_a_link_nobody_made_leaves_no_session() -> None:
+def test_an_unknown_link_leaves_no_session() -> None:
     assert Client().post("/sign-in-link/made-up/").status_code == 410
     assert not Session.objects.exists()
 
@@ -338,7 +332,7 @@ def test_a_sign_in_to_the_portal_lasts_as_long_as_any_after_a_link_in_the_same_b
     assert stranger.portal.session.get_expiry_age() == settings.SESSION_COOKIE_AGE
 
 
-def test_the_address_of_a_link_ends_nowhere(bob: User, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_url_of_a_link_is_not_logged_or_cached(bob: User, caplog: pytest.LogCaptureFixture) -> None:
     link = link_of(pending(bob), bob)
     token = link.split("/")[2]
     answer = Client().get(link)
@@ -352,7 +346,7 @@ def test_the_address_of_a_link_ends_nowhere(bob: User, caplog: pytest.LogCapture
     assert token not in access_log.line(scope, 200, 0.001)
 
 
-def test_links_that_are_over_are_removed_after_a_day(bob: User) -> None:
+def test_expired_links_are_removed_after_a_day(bob: User) -> None:
     link_of(pending(bob), bob)
     now = timezone.now()
     assert sign_in_links.prune(now=now + timedelta(hours=24)) == 0

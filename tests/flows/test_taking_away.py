@@ -1,7 +1,7 @@
-"""What is taken away counts from that moment on, also for an automation that asks again and again.
+"""Removed access ends at once, also for an automation that keeps polling.
 
-A thread polls a real web server with una's API key while something of hers is taken away on its page. Every call is
-noted with when it began and what it got, and the answers are counted.
+A thread polls a real web server with una's API key while her access is removed on a page. Every call is
+recorded with its start, end and status.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,8 +29,8 @@ from tests import factories
 pytestmark = pytest.mark.django_db(transaction=True)
 
 SignIn = Callable[[User], Client]
-ENOUGH = 12  # answers counted on each side
-PATIENCE = 60.0  # seconds until a test that hangs gives up
+ENOUGH = 12  # responses required before and after
+PATIENCE = 60.0  # time-out in seconds
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Call:
 
 
 class Poller:
-    """An automation that fetches a token, again and again, until it is stopped."""
+    """An automation that keeps fetching a token until stopped."""
 
     def __init__(self, url: str, key: str, connection: Connection) -> None:
         self._host = urlsplit(url).netloc
@@ -83,13 +84,13 @@ class Poller:
 
 @pytest.fixture
 def una(db: None) -> User:
-    """A member with whom things are shared."""
+    """A member with shared access."""
     return factories.make_person("una")
 
 
 @pytest.fixture
 def shared(bob: User) -> Connection:
-    """Bob's connection, with a token that lasts."""
+    """Bob's connection, with a long-lasting token."""
     return factories.make_connection(owner=bob, expires_at=timezone.now() + timedelta(hours=1))
 
 
@@ -111,7 +112,7 @@ def poll(portal_url: str, una: User) -> Iterator[Callable[[Connection], Poller]]
         thread.stop()
 
 
-def count_around(poller: Poller, take_away: Callable[[], None], *, since: float = 0.0) -> tuple[list[int], list[int]]:
+def count_around(poller: Poller, take_away: Callable[[], object], *, since: float = 0.0) -> tuple[list[int], list[int]]:
     """Statuses of the calls that had ended before ``take_away``, and of those that began when it was done."""
     poller.wait_for(lambda calls: sum(1 for call in calls if call.began >= since) >= ENOUGH)
     starts = time.monotonic()
@@ -122,6 +123,11 @@ def count_around(poller: Poller, take_away: Callable[[], None], *, since: float 
     after = [call.status for call in calls if call.began > done]
     assert min(len(before), len(after)) >= ENOUGH
     return before, after
+
+
+def assert_cut_off(poller: Poller, take_away: Callable[[], object], status: int = 404, since: float = 0.0) -> None:
+    before, after = count_around(poller, take_away, since=since)
+    assert (set(before), set(after)) == ({200}, {status})
 
 
 def give(connection: Connection, **terms: Any) -> Share:
@@ -136,54 +142,34 @@ def test_unsharing_while_an_automation_polls_refuses_the_next_call(
     share = give(shared, person=una)
     poller, since = poll(shared), 0.0
     for _ in range(5):
-
-        def unshare(pk: int = share.pk) -> None:
-            assert browser.post(f"/connections/{shared.pk}/shares/{pk}/end/").status_code == 302
-
-        before, after = count_around(poller, unshare, since=since)
-        assert set(before) == {200}
-        assert set(after) == {404}
+        path = f"/connections/{shared.pk}/shares/{share.pk}/end/"
+        assert_cut_off(poller, partial(_post, browser, path), since=since)
         share = give(shared, person=una)
         since = time.monotonic()
 
 
-def test_leaving_the_team_while_an_automation_polls_refuses_the_next_call(
-    shared: Connection, una: User, alice: User, signed_in: SignIn, poll: Callable[[Connection], Poller]
+@pytest.mark.parametrize("way", ["members/{una}/remove/", "remove/"])
+def test_losing_the_team_while_an_automation_polls_refuses_the_next_call(
+    shared: Connection, una: User, alice: User, signed_in: SignIn, poll: Callable[[Connection], Poller], way: str
 ) -> None:
     team = teams.add("Finance", actor=alice)
     teams.add_member(team, una, actor=alice)
     give(shared, team=team)
     poller, browser = poll(shared), signed_in(alice)
-
-    def take_out() -> None:
-        assert browser.post(f"/teams/{team.pk}/members/{una.pk}/remove/").status_code == 302
-
-    before, after = count_around(poller, take_out)
-    assert (set(before), set(after)) == ({200}, {404})
-
-
-def test_removing_the_team_while_an_automation_polls_refuses_the_next_call(
-    shared: Connection, una: User, alice: User, signed_in: SignIn, poll: Callable[[Connection], Poller]
-) -> None:
-    team = teams.add("Finance", actor=alice)
-    teams.add_member(team, una, actor=alice)
-    give(shared, team=team)
-    poller, browser = poll(shared), signed_in(alice)
-    before, after = count_around(poller, lambda: _post(browser, f"/teams/{team.pk}/remove/"))
-    assert (set(before), set(after)) == ({200}, {404})
-    assert not Team.objects.exists()
+    assert_cut_off(poller, lambda: _post(browser, f"/teams/{team.pk}/{way.format(una=una.pk)}"))
+    assert Team.objects.exists() == (way != "remove/")
 
 
 def test_a_shares_end_passing_while_an_automation_polls_refuses_the_next_call(
     shared: Connection, una: User, poll: Callable[[Connection], Poller]
 ) -> None:
-    """Nobody ends it and no tick runs: the date alone decides."""
+    """No one removes it and no task runs: the date alone ends the share."""
     give(shared, person=una, until=timezone.now() + timedelta(hours=1))
     poller = poll(shared)
     poller.wait_for(lambda calls: len(calls) >= ENOUGH)
     ends = time.monotonic() + 1
     Share.objects.update(until=timezone.now() + timedelta(seconds=ends - time.monotonic()))
-    # The two clocks are read one after the other: what falls between them is not counted.
+    # The two clocks are read one after the other: ignore calls between the readings.
     apart = 0.05
     calls = poller.wait_for(lambda calls: sum(1 for call in calls if call.began > ends + apart) >= ENOUGH)
     before = [call.status for call in calls if call.ended < ends - apart]
@@ -201,24 +187,20 @@ def test_an_automation_without_a_valid_key_is_refused_at_its_next_call(
     poller = poll(shared)
     if way == "the key is revoked":
         browser, key = signed_in(una), ApiKey.objects.get()
-        before, after = count_around(poller, lambda: _post(browser, f"/api-keys/{key.pk}/revoke/"))
+        assert_cut_off(poller, lambda: _post(browser, f"/api-keys/{key.pk}/revoke/"), 401)
     else:
-        before, after = count_around(poller, lambda: accounts.disable_person(una, actor=alice, now=timezone.now()))
-    assert (set(before), set(after)) == ({200}, {401})
+        assert_cut_off(poller, lambda: accounts.disable_person(una, actor=alice, now=timezone.now()), 401)
 
 
-def test_a_connection_that_is_handed_over_refuses_its_former_owners_automation(
+def test_a_transferred_connection_refuses_its_former_owners_automation(
     shared: Connection, una: User, bob: User, dave: User, poll: Callable[[Connection], Poller]
 ) -> None:
     ownership_transfer.transfer(shared, una, keep_grant=True, actor=bob, now=timezone.now())
     shared.refresh_from_db()
     poller = poll(shared)
-
-    def hand_over() -> None:
-        ownership_transfer.transfer(shared, dave, keep_grant=True, actor=una, now=timezone.now())
-
-    before, after = count_around(poller, hand_over)
-    assert (set(before), set(after)) == ({200}, {404})
+    assert_cut_off(
+        poller, lambda: ownership_transfer.transfer(shared, dave, keep_grant=True, actor=una, now=timezone.now())
+    )
 
 
 def _post(browser: Client, path: str) -> None:

@@ -1,8 +1,7 @@
-"""One sandbox process for all tests of this folder, and helpers that play browser and app over real HTTP."""
+"""One sandbox process for this folder, and a browser and an app that use it over HTTP."""
 
 import html
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -17,7 +16,7 @@ CALLBACK = "http://localhost:8000/auth/complete/microsoft-connect/"
 
 @dataclass
 class Browser:
-    """Somebody in front of a browser: follows the sandbox's pages by their forms."""
+    """A browser that submits the sandbox's forms."""
 
     url: str
     session: requests.Session = field(default_factory=requests.Session)
@@ -56,7 +55,7 @@ class Browser:
 
     @property
     def answer(self) -> dict[str, str]:
-        """What the redirect carries back to the app."""
+        """The parameters of the redirect to the app."""
         assert self.page.status_code == 302, (self.page.status_code, self.page.text)
         parts = urlsplit(self.page.headers["Location"])
         return {name: values[0] for name, values in parse_qs(parts.query or parts.fragment).items()}
@@ -89,17 +88,11 @@ class Client:
         return requests.request(method, f"{self.url}/v1.0/{path}", headers=headers, timeout=20, **options)
 
 
-@pytest.fixture(scope="session")
-def running() -> Iterator[process.SandboxProcess]:
-    with process.start() as sandbox:
-        yield sandbox
-
-
 @pytest.fixture
-def sandbox(running: process.SandboxProcess) -> process.SandboxProcess:
-    """The running sandbox, back at its seed."""
-    running.control.reset()
-    return running
+def sandbox(sandbox_process: process.SandboxProcess) -> process.SandboxProcess:
+    """The running sandbox, reset to its seed."""
+    sandbox_process.control.reset()
+    return sandbox_process
 
 
 @pytest.fixture

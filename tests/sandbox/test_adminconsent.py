@@ -1,4 +1,4 @@
-"""Admin consent in both styles: what is granted, and what the callback says, lies included."""
+"""Admin consent in both styles: the grants and the callback, including false ones."""
 
 import jwt
 import pytest
@@ -74,7 +74,7 @@ def test_a_member_gets_an_error_and_grants_nothing(browser: Browser, sandbox: Sa
     assert roles(sandbox) == []
 
 
-def test_a_member_who_is_signed_in_can_let_an_admin_take_over(browser: Browser) -> None:
+def test_a_signed_in_member_can_switch_to_an_admin(browser: Browser) -> None:
     start(browser, V2, "ada@contoso.example", **DEFAULT)
     browser.authorize()
     browser.sign_in("ada@contoso.example")
@@ -86,7 +86,7 @@ def test_a_member_who_is_signed_in_can_let_an_admin_take_over(browser: Browser) 
     assert "Permissions requested" in browser.page.text
 
 
-def test_the_callback_can_lie(browser: Browser, sandbox: SandboxProcess) -> None:
+def test_the_callback_can_be_false(browser: Browser, sandbox: SandboxProcess) -> None:
     sandbox.control.consent_lie("nothing")
     start(browser, V2, **DEFAULT)
     browser.submit("consent")
@@ -109,13 +109,7 @@ def test_a_grant_can_arrive_later(browser: Browser, sandbox: SandboxProcess) -> 
 
 
 def test_consent_in_another_directory_makes_the_service_principal(browser: Browser, sandbox: SandboxProcess) -> None:
-    start(
-        browser,
-        "/organizations/v2.0/adminconsent",
-        "admin@fabrikam.example",
-        client_id=seed.MULTI_APP,
-        **DEFAULT,
-    )
+    start(browser, "/organizations/v2.0/adminconsent", "admin@fabrikam.example", client_id=seed.MULTI_APP, **DEFAULT)
     browser.sign_in("admin@fabrikam.example", "sandbox-edsger")
     browser.submit("consent")
     assert browser.answer["tenant"] == seed.FABRIKAM
@@ -132,7 +126,7 @@ def test_consent_in_another_directory_makes_the_service_principal(browser: Brows
         ("/nowhere.example/adminconsent", {}, 90002),
     ],
 )
-def test_errors_without_a_trusted_way_back_stay_on_the_page(
+def test_errors_without_a_trusted_redirect_uri_stay_on_the_page(
     browser: Browser, path: str, changes: dict[str, str], code: int
 ) -> None:
     given = {"client_id": seed.CONNECTIONS_APP, "redirect_uri": CALLBACK, **DEFAULT, **changes}

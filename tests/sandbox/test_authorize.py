@@ -1,4 +1,4 @@
-"""The sign-in pages: who is asked for what, what comes back to the app, and what never does."""
+"""The sign-in pages: prompts, responses to the app, and errors that stay on the page."""
 
 import base64
 import hashlib
@@ -29,7 +29,7 @@ def test_a_person_signs_in_consents_and_comes_back_with_code_and_state(browser: 
     assert browser.answer["state"] == "s-1", "Entra strips HTML from the state"
 
 
-def test_who_has_consented_and_is_signed_in_is_sent_straight_back(browser: Browser) -> None:
+def test_a_signed_in_person_with_consent_is_redirected_at_once(browser: Browser) -> None:
     signed_in(browser)
     browser.authorize()
     assert browser.answer["code"]
@@ -53,7 +53,7 @@ def test_a_wrong_password_is_refused_on_the_page(browser: Browser) -> None:
         ({}, seed.FABRIKAM, 700016),
     ],
 )
-def test_errors_without_a_trusted_way_back_stay_on_the_page(
+def test_errors_without_a_trusted_redirect_uri_stay_on_the_page(
     browser: Browser, changes: dict[str, str], tenant: str, code: int
 ) -> None:
     page = browser.authorize(tenant, **changes)
@@ -116,7 +116,7 @@ def test_leaving_the_approval_page_is_access_denied_90094(browser: Browser) -> N
     assert "AADSTS90094" in browser.answer["error_description"]
 
 
-def test_a_directory_without_user_consent_asks_for_an_admin_even_for_mail(
+def test_a_directory_without_user_consent_requires_an_admin_even_for_mail(
     browser: Browser, sandbox: SandboxProcess
 ) -> None:
     sandbox.control.set_directory(seed.CONTOSO, user_consent=False)
@@ -145,7 +145,7 @@ def test_an_admin_who_does_not_tick_the_box_consents_for_himself_only(
     assert "Permissions requested" in other.sign_in("alan@contoso.example").text
 
 
-def test_a_second_proof_is_asked_for_once_and_then_kept(browser: Browser, sandbox: SandboxProcess) -> None:
+def test_mfa_is_requested_once_per_session(browser: Browser, sandbox: SandboxProcess) -> None:
     sandbox.control.set_person("ada@contoso.example", mfa_required=True)
     browser.authorize()
     assert "Approve sign-in request" in browser.sign_in("ada@contoso.example").text
@@ -187,7 +187,7 @@ def test_a_login_hint_fills_in_the_name_and_chooses_among_sessions(browser: Brow
     ("change", "code"),
     [({"disabled": True}, 50057), ({"password_expired": True}, 50055), ({"ca_blocked": True}, 53003)],
 )
-def test_people_who_may_not_sign_in_are_told_on_the_page(
+def test_people_who_may_not_sign_in_see_the_error_on_the_page(
     browser: Browser, sandbox: SandboxProcess, change: dict[str, bool], code: int
 ) -> None:
     sandbox.control.set_person("ada@contoso.example", **change)
@@ -270,7 +270,7 @@ def test_a_code_can_be_redeemed_once_in_time_by_its_own_app_at_its_own_address(
     assert client.redeem(late).json()["error_codes"] == [70008]
 
 
-def test_a_code_comes_back_to_the_tenant_it_was_asked_at(browser: Browser, sandbox: SandboxProcess) -> None:
+def test_a_code_is_redeemed_at_the_tenant_that_issued_it(browser: Browser, sandbox: SandboxProcess) -> None:
     client = Client(sandbox.url, seed.MULTI_APP, seed.MULTI_SECRET)
     browser.authorize("common", client_id=seed.MULTI_APP)
     browser.sign_in("barbara@fabrikam.example")

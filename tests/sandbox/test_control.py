@@ -1,4 +1,4 @@
-"""The control API and panel, the weather, and the count of calls."""
+"""The control API and panel, faults, and the request log."""
 
 import json
 import re
@@ -19,9 +19,6 @@ def token_request(client: Client) -> requests.Response:
     return robots.token(grant_type="client_credentials", scope="https://graph.microsoft.com/.default")
 
 
-# -- the API --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("verb", "fields", "sentence"),
     [
@@ -36,14 +33,14 @@ def token_request(client: Client) -> requests.Response:
         ("add_certificate", {"client_id": seed.ROBOTS_APP, "pem": "x"}, "not a certificate"),
     ],
 )
-def test_calls_that_cannot_be_done_are_refused_with_a_sentence(
+def test_invalid_commands_are_refused_with_the_reason(
     sandbox: SandboxProcess, verb: str, fields: dict[str, object], sentence: str
 ) -> None:
     with pytest.raises(ControlError, match=re.escape(sentence)):
         sandbox.control.call(verb, **fields)
 
 
-def test_only_json_posts_are_taken(sandbox: SandboxProcess) -> None:
+def test_only_json_posts_are_accepted(sandbox: SandboxProcess) -> None:
     url = f"{sandbox.url}/_control/api/reset"
     assert requests.get(url, timeout=20).status_code == 405
     assert requests.post(url, data={"a": "b"}, timeout=20).status_code == 415
@@ -57,7 +54,7 @@ def test_a_foreign_host_name_is_refused(sandbox: SandboxProcess) -> None:
     assert answer.status_code == 400
 
 
-def test_every_verb_is_documented_and_has_a_method(sandbox: SandboxProcess) -> None:
+def test_every_command_is_documented_and_has_a_method(sandbox: SandboxProcess) -> None:
     page = requests.get(f"{sandbox.url}/_control/api/", timeout=20).text
     verbs = re.findall(r'<h2 id="(\w+)">', page)
     assert {"reset", "weather", "issue_grant", "consent_lie"} <= set(verbs)
@@ -88,9 +85,6 @@ def test_new_people_and_apps_can_be_used_at_once(sandbox: SandboxProcess, browse
     assert client.redeem(browser.answer["code"], redirect_uri=callback).status_code == 200
 
 
-# -- counting -------------------------------------------------------------------------------------
-
-
 def test_calls_are_counted_by_grant_and_no_secret_is_kept(client: Client, sandbox: SandboxProcess) -> None:
     given = sandbox.control.issue_grant(seed.CONNECTIONS_APP, ADA, ["Mail.Read"], count=2)
     first, second = given["refresh_tokens"]
@@ -117,13 +111,10 @@ def test_calls_are_counted_by_grant_and_no_secret_is_kept(client: Client, sandbo
     assert sandbox.control.calls()["total"] == 0
 
 
-def test_ten_thousand_grants_need_no_memory_of_theirs(sandbox: SandboxProcess, client: Client) -> None:
+def test_ten_thousand_grants_can_be_issued(sandbox: SandboxProcess, client: Client) -> None:
     given = sandbox.control.issue_grant(seed.CONNECTIONS_APP, ADA, ["Mail.Read"], count=10_000)
     assert len(set(given["refresh_tokens"])) == len(set(given["fingerprints"])) == 10_000
     assert client.refresh(given["refresh_tokens"][9_999]).status_code == 200
-
-
-# -- weather --------------------------------------------------------------------------------------
 
 
 def test_outages(sandbox: SandboxProcess, client: Client) -> None:
@@ -166,7 +157,7 @@ def test_throttling_without_seconds_or_with_a_date(sandbox: SandboxProcess, clie
     assert token_request(client).status_code == 200, "the weather is over Graph only"
 
 
-def test_weather_can_be_limited_to_so_many_answers_and_to_one_app(sandbox: SandboxProcess, client: Client) -> None:
+def test_faults_can_be_limited_in_number_and_to_one_app(sandbox: SandboxProcess, client: Client) -> None:
     sandbox.control.weather("unavailable", "token", times=2)
     assert [token_request(client).status_code for _ in range(3)] == [503, 503, 200]
     sandbox.control.weather("unavailable", "token", client_id=seed.CONNECTIONS_APP)
@@ -183,17 +174,14 @@ def test_connections_can_be_dropped_without_an_answer(sandbox: SandboxProcess, c
     assert (last["status"], last["outcome"]) == (0, f"weather:{kind}")
 
 
-def test_the_control_api_stays_reachable_in_every_weather(sandbox: SandboxProcess) -> None:
+def test_the_control_api_stays_reachable_during_faults(sandbox: SandboxProcess) -> None:
     sandbox.control.weather("refuse")
     assert sandbox.control.state()["weather"][0]["kind"] == "refuse"
 
 
-def test_slow_weather_gives_the_right_answer_in_the_end(sandbox: SandboxProcess, client: Client) -> None:
+def test_a_slow_response_is_still_correct(sandbox: SandboxProcess, client: Client) -> None:
     sandbox.control.weather("slow", delay_ms=5)
     assert token_request(client).status_code == 200
-
-
-# -- the panel ------------------------------------------------------------------------------------
 
 
 def test_the_buttons_of_the_panel_work(browser: Browser, sandbox: SandboxProcess, client: Client) -> None:

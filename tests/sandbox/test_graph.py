@@ -1,4 +1,4 @@
-"""Graph: tokens it accepts, permissions it asks for, and the rules of shared mailboxes."""
+"""Graph: accepted tokens, required permissions, and the rules of shared mailboxes."""
 
 import pytest
 import requests
@@ -38,7 +38,7 @@ def test_me(client: Client, sandbox: SandboxProcess) -> None:
     assert answer.headers["request-id"]
 
 
-def test_tokens_that_are_missing_broken_expired_or_for_somebody_else(client: Client, sandbox: SandboxProcess) -> None:
+def test_missing_broken_expired_and_foreign_tokens_are_refused(client: Client, sandbox: SandboxProcess) -> None:
     token = delegated(client, sandbox, "User.Read")
     for wrong in ("", "garbage", token[:-8] + "AAAAAAAA"):
         refused(client.graph("me", wrong), 401, "InvalidAuthenticationToken")
@@ -134,7 +134,7 @@ def test_sent_mail_arrives(client: Client, sandbox: SandboxProcess) -> None:
     assert client.graph("me/mailFolders/sentItems/messages", token).json()["value"][0]["subject"] == "Hello"
 
 
-def test_sending_as_a_mailbox_one_is_no_member_of(client: Client, sandbox: SandboxProcess) -> None:
+def test_sending_as_a_mailbox_requires_membership(client: Client, sandbox: SandboxProcess) -> None:
     token = delegated(client, sandbox, "Mail.Send.Shared")
     answer = client.graph(f"{SUPPORT}/sendMail", token, method="POST", json=mail(ADA))
     assert answer.status_code == 202
@@ -158,9 +158,7 @@ def test_calendars_settings_files_and_teams(client: Client, sandbox: SandboxProc
     assert client.graph("organization", token).json()["value"][0]["displayName"] == "Contoso"
 
 
-def test_application_objects_tell_the_expiry_of_secrets_but_never_a_secret(
-    client: Client, sandbox: SandboxProcess
-) -> None:
+def test_application_objects_show_the_expiry_of_secrets_but_no_secret(client: Client, sandbox: SandboxProcess) -> None:
     token = app_only(sandbox, "Application.Read.All")
     path = f"applications(appId='{seed.ARCHIVE_APP}')"
     answer = client.graph(path, token)
@@ -180,7 +178,7 @@ def test_graph_can_revoke_sessions_too(client: Client, sandbox: SandboxProcess) 
     assert client.refresh(given).json()["error_codes"] == [50173]
 
 
-def test_a_batch_answers_each_part_for_itself(client: Client, sandbox: SandboxProcess) -> None:
+def test_a_batch_responds_to_each_part_separately(client: Client, sandbox: SandboxProcess) -> None:
     token = delegated(client, sandbox, "User.Read", "Mail.Read.Shared")
     parts = [
         {"id": "1", "method": "GET", "url": "/me"},

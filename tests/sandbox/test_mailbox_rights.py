@@ -1,4 +1,4 @@
-"""Rights on mailboxes that Exchange keeps: folders shared alone, Send As, grants to applications; and who is who."""
+"""Exchange's mailbox permissions: shared folders, Send As, grants to applications; and user look-ups."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ def test_an_inbox_can_be_shared_alone(client: Client, sandbox: SandboxProcess) -
     refused(client.graph(f"users/{SALES}/mailFolders/drafts", token), 403, "ErrorAccessDenied")
 
 
-def test_send_as_is_a_right_of_its_own(client: Client, sandbox: SandboxProcess) -> None:
+def test_send_as_is_a_separate_right(client: Client, sandbox: SandboxProcess) -> None:
     message = {"message": {"subject": "Hi", "toRecipients": [{"emailAddress": {"address": ADA}}]}}
     token = delegated(client, sandbox, "Mail.Read.Shared", "Mail.Send.Shared")
     sandbox.control.set_mailbox("support@contoso.example", senders=[])

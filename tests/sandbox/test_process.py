@@ -1,4 +1,4 @@
-"""Starting, stopping and remembering."""
+"""Start, stop and saved state."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The token endpoint: what it gives, and each refusal with Microsoft's number, status and shape."""
+"""The token endpoint: tokens, and each refusal with Microsoft's code, status and fields."""
 
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -44,10 +44,7 @@ def refused(answer: requests.Response, status: int, error: str, code: int, suber
     assert {"timestamp", "trace_id", "correlation_id"} <= set(body)
 
 
-# -- refreshing -----------------------------------------------------------------------------------
-
-
-def test_a_refresh_gives_new_tokens_and_leaves_the_old_one_alive(client: Client, sandbox: SandboxProcess) -> None:
+def test_a_refresh_gives_new_tokens_and_keeps_the_old_one_valid(client: Client, sandbox: SandboxProcess) -> None:
     old = grant(sandbox)
     first = client.refresh(old).json()
     assert first["refresh_token"] != old
@@ -58,7 +55,7 @@ def test_a_refresh_gives_new_tokens_and_leaves_the_old_one_alive(client: Client,
     assert "https://graph.microsoft.com/Mail.Read" in first["scope"].split()
 
 
-def test_scopes_come_back_with_the_prefix_they_were_asked_with(client: Client, sandbox: SandboxProcess) -> None:
+def test_scopes_are_returned_with_the_requested_prefix(client: Client, sandbox: SandboxProcess) -> None:
     token = grant(sandbox)
     answer = client.refresh(token, scope=f"{client.url}/mail.read offline_access").json()
     assert f"{client.url}/Mail.Read" in answer["scope"].split()
@@ -84,7 +81,7 @@ def test_the_lifetime_of_access_tokens_can_be_fixed(client: Client, sandbox: San
         ({"ca_blocked": True}, 53003, "invalid_grant", "message_only"),
     ],
 )
-def test_what_happens_to_a_person_shows_at_the_next_refresh(
+def test_changes_to_a_person_affect_the_next_refresh(
     client: Client, sandbox: SandboxProcess, change: dict[str, bool], code: int, error: str, suberror: str | None
 ) -> None:
     token = grant(sandbox)
@@ -97,22 +94,20 @@ def test_what_happens_to_a_person_shows_at_the_next_refresh(
     assert client.refresh(token).status_code == 200
 
 
-def test_a_grant_made_with_mfa_survives_the_new_rule(client: Client, sandbox: SandboxProcess) -> None:
+def test_a_grant_with_mfa_survives_an_mfa_requirement(client: Client, sandbox: SandboxProcess) -> None:
     token = grant(sandbox, mfa=True)
     sandbox.control.set_person(ADA, mfa_required=True)
     assert client.refresh(token).status_code == 200
 
 
-def test_revoking_kills_older_grants_in_every_rotation_and_no_newer_one(
-    client: Client, sandbox: SandboxProcess
-) -> None:
+def test_revoking_ends_older_grants_but_no_newer_one(client: Client, sandbox: SandboxProcess) -> None:
     token = client.refresh(grant(sandbox)).json()["refresh_token"]
     sandbox.control.revoke_sessions(ADA)
     refused(client.refresh(token), 400, "invalid_grant", 50173, "bad_token")
     assert client.refresh(grant(sandbox)).status_code == 200
 
 
-def test_ninety_idle_days_kill_a_token_and_each_use_starts_them_anew(client: Client, sandbox: SandboxProcess) -> None:
+def test_a_token_expires_after_ninety_idle_days(client: Client, sandbox: SandboxProcess) -> None:
     token = grant(sandbox)
     sandbox.control.clock(89 * 86400)
     fresh = client.refresh(token).json()["refresh_token"]
@@ -161,14 +156,14 @@ def test_assignment_can_be_required(client: Client, sandbox: SandboxProcess) -> 
     assert client.refresh(token).status_code == 200
 
 
-def test_strange_refresh_tokens(client: Client, sandbox: SandboxProcess) -> None:
+def test_invalid_refresh_tokens(client: Client, sandbox: SandboxProcess) -> None:
     refused(client.refresh("garbage"), 400, "invalid_grant", 9002313)
     refused(client.refresh(grant(sandbox) + "x"), 400, "invalid_grant", 9002313)
     foreign = sandbox.control.issue_grant(seed.MULTI_APP, ADA, MAIL)["refresh_tokens"][0]
     refused(client.refresh(foreign), 400, "invalid_grant", 70000)
 
 
-def test_new_keys_make_all_old_tokens_strange(client: Client, sandbox: SandboxProcess) -> None:
+def test_new_keys_invalidate_all_old_tokens(client: Client, sandbox: SandboxProcess) -> None:
     token = grant(sandbox)
     access = client.refresh(token).json()["access_token"]
     sandbox.control.rotate_keys()
@@ -180,9 +175,6 @@ def test_spa_tokens_live_one_day(client: Client, sandbox: SandboxProcess) -> Non
     token = grant(sandbox, age_s=90_000)
     sandbox.control.set_app(seed.CONNECTIONS_APP, platform="spa")
     refused(client.refresh(token), 400, "invalid_grant", 700084, "bad_token")
-
-
-# -- the app's own proof --------------------------------------------------------------------------
 
 
 def test_wrong_secret_secret_id_expired_secret_and_none(client: Client, sandbox: SandboxProcess) -> None:
@@ -279,15 +271,12 @@ def test_an_assertion_is_bound_to_time_audience_and_app(sandbox: SandboxProcess)
     client = robots(sandbox)
     pem, key, _ = certificate()
     thumbprint = sandbox.control.add_certificate(seed.ROBOTS_APP, pem)["x5t#S256"]
-    late = {"exp": datetime.now(UTC) - timedelta(minutes=20)}
+    late: dict[str, Any] = {"exp": datetime.now(UTC) - timedelta(minutes=20)}
     refused(with_assertion(client, assertion(client, key, thumbprint, **late)), 401, "invalid_client", 700024)
     other = {"aud": "https://login.microsoftonline.com/common/oauth2/v2.0/token"}
     refused(with_assertion(client, assertion(client, key, thumbprint, **other)), 401, "invalid_client", 700023)
     wrong = {"sub": seed.CONNECTIONS_APP}
     refused(with_assertion(client, assertion(client, key, thumbprint, **wrong)), 401, "invalid_client", 700027)
-
-
-# -- without a person -----------------------------------------------------------------------------
 
 
 def test_an_app_only_token_carries_the_roles_an_admin_granted(sandbox: SandboxProcess) -> None:
@@ -299,7 +288,7 @@ def test_an_app_only_token_carries_the_roles_an_admin_granted(sandbox: SandboxPr
     assert "scp" not in claims
 
 
-def test_a_token_without_any_role_is_given_all_the_same(client: Client) -> None:
+def test_a_token_without_roles_is_issued(client: Client) -> None:
     answer = app_only(client)
     assert answer.status_code == 200
     assert "roles" not in jwt.decode(answer.json()["access_token"], options={"verify_signature": False})
@@ -326,7 +315,7 @@ def test_a_token_without_any_role_is_given_all_the_same(client: Client) -> None:
         ({"resource": "https://graph.microsoft.com"}, 400, "invalid_request", 901002),
     ],
 )
-def test_requests_that_make_no_sense(
+def test_invalid_app_only_requests(
     sandbox: SandboxProcess, fields: dict[str, Any], status: int, error: str, code: int
 ) -> None:
     refused(app_only(robots(sandbox), **fields), status, error, code)

@@ -3,7 +3,7 @@
     from m365_portal import Portal
 
     portal = Portal()                       # PORTAL_URL, and PORTAL_API_KEY or PORTAL_API_KEY_FILE
-    token = portal.token("Invoices")        # kept until it is about to end, then fetched anew
+    token = portal.token("Invoices")        # cached until shortly before it expires
     headers = portal.headers("Invoices")    # {"Authorization": "Bearer …"}
 
 The portal keeps the connection to Microsoft alive; programs hold neither client secrets nor refresh tokens. Needs

@@ -42,13 +42,13 @@ COLUMNS = ("id", "name", "status", "account", "owner")
 def run() -> NoReturn:
     """The program: reads the command line and exits with its code."""
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot show a letter must not end the program.
+        # A terminal that cannot show a character must not crash the program.
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read the output has enough of it; what is left of it goes nowhere.
+        # The reader closed the pipe; discard the rest of the output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = OK
     except KeyboardInterrupt:
@@ -57,7 +57,7 @@ def run() -> NoReturn:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command; gives its exit code."""
+    """Run one command; returns its exit code."""
     options = _parser().parse_args(arguments)
     as_json = getattr(options, "json", False)
     try:
@@ -82,11 +82,8 @@ def _portal(options: argparse.Namespace) -> Portal:
     )
 
 
-# --- The command line -----------------------------------------------------------------------------
-
-
 def _parser() -> argparse.ArgumentParser:
-    # Accepted before and after the command; without a default, so that the later one does not undo the earlier one.
+    # Accepted before and after the command; no default, so that the later one does not reset the earlier one.
     shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     shared.add_argument("--url", help="the portal's address (or PORTAL_URL)")
     shared.add_argument("--key-file", help="file with the API key (or PORTAL_API_KEY_FILE, or PORTAL_API_KEY)")
@@ -97,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="portalctl",
         parents=[shared],
-        # An abbreviation of --key-file must not take a key.
+        # --key must not be taken as an abbreviation of --key-file.
         allow_abbrev=False,
         description="Connections to Microsoft 365 that a portal keeps: their state, and their access tokens.",
         epilog="Exit codes: 0 well, 1 not well, 2 wrong use, 3 refused or not found, 4 the portal or Microsoft is away.",
@@ -144,9 +141,6 @@ def _seconds(text: str) -> float:
     if not 0 <= number <= 86400:
         raise argparse.ArgumentTypeError("must be between 0 and 86400 seconds")
     return number
-
-
-# --- Commands -------------------------------------------------------------------------------------
 
 
 def _list(portal: Portal, options: argparse.Namespace, as_json: bool) -> int:
@@ -261,9 +255,6 @@ def _me(portal: Portal, options: argparse.Namespace, as_json: bool) -> int:
     return OK
 
 
-# --- Words ----------------------------------------------------------------------------------------
-
-
 def _told(connection: Connection, as_json: bool) -> int:
     if as_json:
         _json(connection.raw)
@@ -333,5 +324,5 @@ def _json(value: Any) -> None:
 
 
 def _clean(text: str) -> str:
-    """Without what would steer the terminal: names are written by other people."""
+    """Remove terminal control characters: other people choose the names."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)

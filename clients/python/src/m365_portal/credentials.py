@@ -1,7 +1,7 @@
-"""Credentials for Microsoft's own SDKs: they get their tokens from the portal instead of from Entra.
+"""Credentials for Microsoft's own SDKs: they get tokens from the portal instead of Entra.
 
 PortalCredential has the shape of azure-core's ``TokenCredential``, AsyncPortalCredential that of its
-``AsyncTokenCredential``; azure-core itself is used if it is installed and not needed otherwise.
+``AsyncTokenCredential``; azure-core is used if it is installed, but not required.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from m365_portal.errors import WrongResource
 from m365_portal.portal import Portal, Ref
 from m365_portal.things import Token
 
-#: What the portal's tokens are for: Microsoft Graph in Microsoft's clouds.
+#: The resource of the portal's tokens: Microsoft Graph in Microsoft's clouds.
 #: Source: https://learn.microsoft.com/graph/deployments
 GRAPH_RESOURCES = (
     "https://graph.microsoft.com",
@@ -49,8 +49,6 @@ class _AccessTokenInfo:
 
 
 class _Credential:
-    """What both credentials share."""
-
     def __init__(
         self,
         connection: Ref,
@@ -68,7 +66,7 @@ class _Credential:
         return f"<{type(self).__name__} {self._connection!r} of {self._portal.url}>"
 
     def _check(self, scopes: tuple[str, ...]) -> None:
-        """Which permissions a token has is the connection's matter; for which service it is, must fit."""
+        """Check the requested resource; the connection decides the permissions."""
         for scope in scopes:
             resource = scope.rpartition("/")[0]
             if resource and _normal(resource) not in self._resources:
@@ -79,7 +77,7 @@ class _Credential:
                 )
 
     def _token(self, claims: str | None) -> Token:
-        # Claims come when Graph has just refused the token (continuous access evaluation): the kept one is worthless.
+        # Claims mean that Graph has just refused the token (continuous access evaluation): do not reuse it.
         return self._portal.token(self._connection, min_valid=self._min_valid, fresh=bool(claims))
 
     def _close(self) -> None:
@@ -88,10 +86,10 @@ class _Credential:
 
 
 class PortalCredential(_Credential):
-    """A ``TokenCredential`` that hands out one connection's tokens.
+    """A ``TokenCredential`` with one connection's tokens.
 
-    ``connection`` is its number or name; without ``portal`` one is made from the environment. ``resources`` are the
-    services tokens may be asked for. May be shared by threads. ``get_token`` raises PortalError, see Portal.token().
+    ``connection`` is its number or name; ``portal`` defaults to one from the environment. ``resources`` are the
+    resources that may be requested. Thread-safe. ``get_token`` raises PortalError, see Portal.token().
     """
 
     def get_token(
@@ -102,7 +100,7 @@ class PortalCredential(_Credential):
         enable_cae: bool = False,
         **options: Any,
     ) -> Any:
-        """An ``AccessToken``. ``tenant_id`` and ``enable_cae`` change nothing: the portal decides. Raises WrongResource."""
+        """An ``AccessToken``. ``tenant_id`` and ``enable_cae`` are ignored: the portal decides. Raises WrongResource."""
         self._check(scopes)
         return _as_access_token(self._token(claims))
 
@@ -128,7 +126,7 @@ class PortalCredential(_Credential):
 
 
 class AsyncPortalCredential(_Credential):
-    """The same as an ``AsyncTokenCredential``: the event loop goes on while a thread asks the portal."""
+    """The same as an ``AsyncTokenCredential``; a thread asks the portal, so the event loop is not blocked."""
 
     async def get_token(
         self,
@@ -168,7 +166,7 @@ class AsyncPortalCredential(_Credential):
 
 
 def _normal(resource: str) -> str:
-    """A resource as it is compared: without port, in small letters."""
+    """A resource without port, in lower case, for comparison."""
     parts = urlsplit(resource.rstrip("/").lower())
     return f"{parts.scheme}://{parts.hostname}{parts.path}" if parts.hostname else resource.rstrip("/").lower()
 

@@ -1,6 +1,6 @@
-"""What can go wrong: one exception per thing a program must do differently, each with the portal's words for people.
+"""The exceptions: one for each case that a program must handle differently, with the portal's text for people.
 
-They all are PortalError; ``str(error)`` is a whole sentence for a log or an alert, and never holds a key or a token.
+All are PortalError; ``str(error)`` is a sentence for a log or an alert and never contains a key or a token.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WHO = {
 class PortalError(Exception):
     """Base of all errors of this package."""
 
-    #: Stable, for programs; the portal's own where there is one.
+    #: A stable code for programs, from the portal if there is one.
     code = "error"
 
     def __init__(
@@ -37,21 +37,21 @@ class PortalError(Exception):
         retry_after: float | None = None,
     ) -> None:
         super().__init__(title)
-        #: What kind of problem it is, in words.
+        #: The kind of problem, for people.
         self.title = title
-        #: What happened this time, in words.
+        #: What happened this time, for people.
         self.detail = detail
         #: What to do about it.
         self.action = action
         #: Who can do it: owner, it_admin, microsoft, operator or caller; empty when nobody is known.
         self.who = who
-        #: The page of the portal that mends it.
+        #: The page of the portal where it can be fixed.
         self.link = link
         #: Number of the portal's open incident that explains it.
         self.incident = incident
-        #: HTTP status of the answer; 0 when there was none.
+        #: HTTP status of the response; 0 when there was none.
         self.status = status
-        #: Seconds after which it is worth trying again, if the portal said so.
+        #: Seconds to wait before trying again, if the portal said so.
         self.retry_after = retry_after
         self.code = code or type(self).code
 
@@ -62,7 +62,7 @@ class PortalError(Exception):
 
 
 class ConfigurationError(PortalError, ValueError):
-    """The address or the key this program was given cannot be used. Nothing was sent."""
+    """The configured address or key cannot be used. Nothing was sent."""
 
     code = "configuration"
 
@@ -71,25 +71,25 @@ class ConfigurationError(PortalError, ValueError):
 
 
 class Unavailable(PortalError):
-    """The portal, or Microsoft behind it, gave no answer in time. Nobody is to blame; try again later."""
+    """The portal, or Microsoft behind it, did not respond in time. Try again later."""
 
     code = "unavailable"
 
 
 class RateLimited(Unavailable):
-    """This key asked too often."""
+    """Too many calls with this key."""
 
     code = "rate_limited"
 
 
 class StillRunning(Unavailable):
-    """The same request, sent before, is still being worked on; its answer comes when it is asked for again."""
+    """The same request, sent earlier, is still running; repeat it to get its response."""
 
     code = "in_progress"
 
 
 class UnexpectedAnswer(PortalError):
-    """What answered does not speak like a portal: another server, or a proxy's page."""
+    """The response is not from a portal: another server, or a proxy's page."""
 
     code = "unexpected_answer"
 
@@ -107,31 +107,31 @@ class NotAllowed(PortalError):
 
 
 class NotFound(PortalError):
-    """There is no such thing, or the key's owner may not see it."""
+    """The object does not exist, or the key's owner may not see it."""
 
     code = "not_found"
 
 
 class AmbiguousName(PortalError):
-    """Several connections bear this name; ``detail`` names their numbers."""
+    """Several connections have this name; ``detail`` lists their numbers."""
 
     code = "ambiguous_name"
 
 
 class InvalidInput(PortalError):
-    """The portal cannot use a value it was sent."""
+    """The portal rejected a value in the request."""
 
     code = "invalid_input"
 
 
 class ChangedMeanwhile(PortalError):
-    """Somebody changed it since it was read; nothing was changed."""
+    """The object was changed since it was read; this change was not made."""
 
     code = "changed_meanwhile"
 
 
 class ConnectionUnusable(PortalError):
-    """The connection is not well: somebody has to act before there is a token again. Trying again does not help."""
+    """The connection has no token until a person acts. Trying again does not help."""
 
     code = "connection_unusable"
 
@@ -149,13 +149,13 @@ class ConsentNeeded(ConnectionUnusable):
 
 
 class Blocked(ConnectionUnusable):
-    """A policy of the organisation refuses it; an IT admin must change something."""
+    """Blocked by the organisation's policy; an IT admin must change something."""
 
     code = "blocked"
 
 
 class Disabled(ConnectionUnusable):
-    """Somebody switched the connection off in the portal."""
+    """The connection was disabled in the portal."""
 
     code = "disabled"
 
@@ -167,7 +167,7 @@ class SignInPending(ConnectionUnusable):
 
 
 class ApprovalNeeded(ConnectionUnusable):
-    """The organisation's policy lets an IT admin decide first, and that has not happened yet."""
+    """The organisation's policy requires an IT admin's approval, which is pending."""
 
     code = "approval_needed"
 
@@ -179,7 +179,7 @@ class AppCredentialRejected(ConnectionUnusable):
 
 
 class WrongResource(PortalError, ValueError):
-    """A token was asked for another service than Microsoft Graph."""
+    """A token was requested for another resource than Microsoft Graph."""
 
     code = "wrong_resource"
 
@@ -217,7 +217,7 @@ _BY_STATUS = {
 
 
 def from_answer(status: int, problem: Mapping[str, Any], retry_after: float | None) -> PortalError:
-    """The exception for a problem the portal answered with; ``told`` is its JSON, or empty if it was none."""
+    """The exception for an error response; ``problem`` is its JSON, or empty if it had none."""
     code = _text(problem, "code")
     if not code and status < 500 and status != 429:
         return UnexpectedAnswer(

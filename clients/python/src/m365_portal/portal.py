@@ -1,4 +1,4 @@
-"""The portal: tokens, kept until they are about to end, and what else its API does for programs."""
+"""The portal's client: cached tokens, and the rest of the API for programs."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Ref = Union[int, str]
 
 API = "/api/v1"
 LONGEST_MIN_VALID = 3600  # seconds; Microsoft's tokens live 60 to 90 minutes
-ASK_AGAIN_AFTER = 15.0  # seconds, while the portal has no longer lasting token
+ASK_AGAIN_AFTER = 15.0  # seconds, while the portal cannot get a longer-lasting token
 AGENT = "m365-portal-client/1.0"
 
 
 @dataclass
 class _Kept:
-    """A token, until when it may be used by this machine's clock, and when the portal was last asked for a better one:
-    one that lasts ``wanted`` seconds. ``renewed``: it came in place of one that Microsoft had refused.
+    """A cached token, its end by this machine's clock, and when the portal was last asked for a better one:
+    one that lasts ``wanted`` seconds. ``renewed``: it replaced one that Microsoft had refused.
     """
 
     token: Token
@@ -53,11 +53,11 @@ class _Flight:
 
 
 class Portal:
-    """One portal, asked with one API key. May be shared by all threads of a program; make one and keep it.
+    """A client for one portal with one API key. Thread-safe; create one and keep it.
 
     ``url`` and ``key`` come from PORTAL_URL, and PORTAL_API_KEY or the file PORTAL_API_KEY_FILE, unless they are given.
-    ``timeout``: seconds one call may take. ``patience``: seconds during which a busy or restarting portal is asked
-    again. ``ca_file``: certificates (PEM) to trust instead of the system's. Raises ConfigurationError.
+    ``timeout``: seconds per call. ``patience``: seconds during which calls to a busy or restarting portal are
+    retried. ``ca_file``: certificates (PEM) to trust instead of the system's. Raises ConfigurationError.
     """
 
     def __init__(
@@ -99,19 +99,17 @@ class Portal:
         self.close()
 
     def close(self) -> None:
-        """Forget the tokens and close what is open; the portal may be used again."""
+        """Forget the tokens and close all sockets; the client may be used again."""
         self.forget()
         self._transport.close()
 
-    # --- Tokens ---------------------------------------------------------------------------------------
-
     def token(self, connection: Ref, *, min_valid: float = 300, fresh: bool = False) -> Token:
-        """An access token that lasts at least ``min_valid`` seconds more, kept from last time or fetched.
+        """An access token valid for at least ``min_valid`` more seconds, from the cache or the portal.
 
-        However many threads ask at once, the portal is asked once. ``fresh`` does not take the kept one, for when
-        Microsoft refused it, unless that one has just come in place of a refused one. A token that lasts shorter than asked for is better than none: it comes with ``trouble``
-        while Microsoft or the portal is away. Raises ConnectionUnusable (somebody must act), Unavailable (try again
-        later), KeyRefused, NotAllowed, NotFound, AmbiguousName.
+        Concurrent calls send one request to the portal. ``fresh`` skips the cached token because Microsoft refused it,
+        unless that token has just replaced a refused one. While Microsoft or the portal is unavailable, a token with a
+        shorter lifetime is returned, with ``trouble``. Raises ConnectionUnusable (a person must act), Unavailable (try
+        again later), KeyRefused, NotAllowed, NotFound, AmbiguousName.
         """
         if not 0 <= min_valid <= LONGEST_MIN_VALID:
             raise ValueError(f"min_valid must be between 0 and {LONGEST_MIN_VALID} seconds.")
@@ -130,19 +128,19 @@ class Portal:
                 return self._fly(flight, name, min_valid, refused)
             flight.done.wait()
             if flight.error is not None:
-                # A copy, as every thread adds its own traceback.
+                # A copy, because every thread adds its own traceback.
                 raise copy.copy(flight.error)
 
     def kept_token(self, connection: Ref, *, min_valid: float = 300) -> Token | None:
-        """The token ``token()`` would return without asking the portal, if there is one. Never waits."""
+        """The cached token that ``token()`` would return, if there is one. Never waits."""
         return self._usable(_name_of(connection), min_valid)
 
     def headers(self, connection: Ref, *, min_valid: float = 300) -> dict[str, str]:
-        """What a request to Graph needs: ``{"Authorization": "Bearer …"}``. Raises as ``token()``."""
+        """The headers of a request to Graph: ``{"Authorization": "Bearer …"}``. Raises as ``token()``."""
         return {"Authorization": f"Bearer {self.token(connection, min_valid=min_valid).access_token}"}
 
     def forget(self, connection: Ref | None = None) -> None:
-        """Forget the kept token of one connection, or of all."""
+        """Forget the cached token of one connection, or of all."""
         with self._lock:
             if connection is None:
                 self._kept.clear()
@@ -161,7 +159,7 @@ class Portal:
         return kept.token if waits else None
 
     def _refuse(self, name: str) -> Token | None:
-        """Forget the kept token because Microsoft refused it; what it was. None if another one has just come for it."""
+        """Forget and return the cached token that Microsoft refused; None if it was just replaced."""
         with self._lock:
             kept = self._kept.get(name)
             if kept is None or (
@@ -171,7 +169,7 @@ class Portal:
             return self._kept.pop(name).token
 
     def _fly(self, flight: _Flight, name: str, min_valid: float, refused: Token | None) -> Token:
-        """Ask the portal, on behalf of everybody who waits for ``flight``."""
+        """Send the request for all threads that wait for ``flight``."""
         try:
             return self._fetch(name, min_valid, refused).token
         except PortalError as error:
@@ -191,7 +189,7 @@ class Portal:
         valid = before if before is not None and before.lasts(1) else None
         requested_at = time.time()
         try:
-            # With a token in hand there is nothing to wait for.
+            # With a cached token there is no need to wait.
             path = f"{self._path(name)}/token"
             query: dict[str, Any] = {"min_valid": int(min_valid)}
             if refused is not None and refused.id:
@@ -209,14 +207,12 @@ class Portal:
             self._kept[name] = kept
         return kept
 
-    # --- Connections ----------------------------------------------------------------------------------
-
     def me(self) -> dict[str, Any]:
-        """The key itself: its name, owner, scopes, end and limits."""
+        """The key's name, owner, scopes, expiration and limits."""
         return _object(self.request("GET", "/me"))
 
     def connections(self, **filters: str) -> Iterator[Connection]:
-        """Connections the key sees: ``name``, ``capability``, ``mailbox``, ``status``, ``owner`` narrow them."""
+        """The connections visible to the key: ``name``, ``capability``, ``mailbox``, ``status``, ``owner`` narrow them."""
         return (Connection.of(item) for item in self.items("/connections", filters))
 
     def connection(self, connection: Ref) -> Connection:
@@ -224,7 +220,7 @@ class Portal:
         return Connection.of(_object(self.request("GET", self._path(connection))))
 
     def check(self, connection: Ref) -> Connection:
-        """Let the portal ask Microsoft now whether the connection is alive, and give its state after that."""
+        """Have the portal test the connection at Microsoft now; returns its new state."""
         return Connection.of(_object(self.request("POST", f"{self._path(connection)}/check")))
 
     def connect(
@@ -241,8 +237,8 @@ class Portal:
         """Make a connection.
 
         ``client_credentials`` (app-only) connects at once; ``authorization_code`` (delegated) waits for the mailbox
-        owner, who opens the link and signs in. ``reason`` is for the IT admin who has to approve it, where the
-        organisation's policy wants that.
+        owner, who opens the link and signs in. ``reason`` is for the IT admin who has to approve it, if the
+        organisation's policy requires that.
         """
         wanted = {
             "app_registration": app_registration,
@@ -258,17 +254,15 @@ class Portal:
         return Connection.of(response), SignInLink.of(link) if link else None
 
     def sign_in_link(self, connection: Ref) -> SignInLink:
-        """A new link for the mailbox owner, with which a connection is signed in to, for the first time or again."""
+        """Create a link for the mailbox owner to sign in for the connection, for the first time or again."""
         return SignInLink.of(self.request("POST", f"{self._path(connection)}/sign-in-link"))
 
     def incidents(self, *, state: str = "open") -> Iterator[dict[str, Any]]:
-        """Incidents the key sees: ``open``, ``closed``, or all for an empty ``state``."""
+        """The incidents visible to the key: ``open``, ``closed``, or all for an empty ``state``."""
         return self.items("/incidents", {"state": state} if state else {})
 
-    # --- Anything else --------------------------------------------------------------------------------
-
     def items(self, path: str, query: Mapping[str, str] | None = None) -> Iterator[dict[str, Any]]:
-        """Every item of a list, page by page; ``query`` narrows it."""
+        """All items of a list, page by page; ``query`` filters it."""
         parameters = dict(query or {})
         while True:
             page = _object(self.request("GET", path, parameters))
@@ -287,9 +281,9 @@ class Portal:
         json: Any = None,
         headers: Mapping[str, str] | None = None,
     ) -> Any:
-        """Any call of the API: ``path`` below /api/v1; gives the parsed answer, None if it is empty. Raises PortalError.
+        """Call the API: ``path`` is below /api/v1. Returns the parsed response, None if it is empty. Raises PortalError.
 
-        POST carries an Idempotency-Key, so that trying again never does something twice.
+        POST sends an Idempotency-Key, so that a retry never repeats the action.
         """
         return self._send(method, path, query, json=json, headers=headers).body
 
@@ -313,7 +307,7 @@ class Portal:
     def _path(self, connection: Ref) -> str:
         name = _name_of(connection)
         if "/" in name or name.strip(".") == "":
-            # Such a name cannot be part of an address: what stands between would change it.
+            # Such a name cannot be part of a URL path: proxies would normalise it.
             return f"/connections/{self._number_of(name)}"
         return f"/connections/{quote(name, safe='')}"
 
@@ -339,7 +333,7 @@ def _name_of(connection: Ref) -> str:
 
 
 def _key_of_environment() -> str:
-    """PORTAL_API_KEY, or what the file PORTAL_API_KEY_FILE holds. Raises ConfigurationError."""
+    """PORTAL_API_KEY, or the content of the file PORTAL_API_KEY_FILE. Raises ConfigurationError."""
     key, path = os.environ.get("PORTAL_API_KEY", ""), os.environ.get("PORTAL_API_KEY_FILE", "")
     if key and path:
         raise ConfigurationError("Both PORTAL_API_KEY and PORTAL_API_KEY_FILE are set.", action="Set one of them.")
@@ -347,7 +341,7 @@ def _key_of_environment() -> str:
 
 
 def key_from(path: str) -> str:
-    """The API key a file holds. Raises ConfigurationError."""
+    """The API key in a file. Raises ConfigurationError."""
     try:
         return Path(path).read_text(encoding="ascii").strip()
     except (OSError, ValueError) as problem:
@@ -356,7 +350,7 @@ def key_from(path: str) -> str:
 
 
 def _kept_of(answer: Answer, requested_at: float, wanted: float) -> _Kept:
-    """The token in an answer; how long it lasts is measured by the portal's clock, in case this machine's is wrong."""
+    """The token in a response; its lifetime is by the portal's clock, in case this machine's is wrong."""
     body = _object(answer.body)
     if not isinstance(body.get("access_token"), str) or not body["access_token"]:
         raise UnexpectedAnswer("The portal's answer holds no token.")

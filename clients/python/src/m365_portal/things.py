@@ -1,4 +1,4 @@
-"""What the portal answers with, as Python objects. A token is never shown by repr()."""
+"""The portal's responses as Python objects. A token is never shown by repr()."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ class Token:
 
     access_token: str = field(repr=False)
     expires_at: datetime  # UTC
-    #: The permissions Microsoft put into it, separated by spaces.
+    #: The token's permissions, separated by spaces.
     scope: str
-    #: Not empty when no longer lasting token could be had: microsoft_unavailable, or portal_unavailable.
+    #: Why no longer-lasting token was available: microsoft_unavailable, or portal_unavailable.
     trouble: str = ""
-    #: What the portal calls it, by which it is told that the token was refused; tells nothing of the token.
+    #: The portal's id of the token, for reporting it as refused; reveals nothing about the token.
     id: str = ""
 
 
 @dataclass(frozen=True)
 class Connection:
-    """A connection as the portal describes it; ``raw`` holds everything it said."""
+    """A connection; ``raw`` is the complete response."""
 
     id: int
     name: str
@@ -45,12 +45,12 @@ class Connection:
 
     @property
     def is_well(self) -> bool:
-        """Whether it can give tokens just now, as far as the portal knows."""
+        """Whether the portal expects it to provide tokens."""
         return self.status == "active" and not self.waits_for_app_registration
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Connection:
-        """The connection in an answer. Raises UnexpectedAnswer."""
+        """The connection in a response. Raises UnexpectedAnswer."""
         number = values.get("id")
         if not isinstance(number, int):
             raise UnexpectedAnswer("The portal described a connection without a number.")
@@ -65,14 +65,14 @@ class Connection:
 
 @dataclass(frozen=True)
 class SignInLink:
-    """A link for the mailbox owner: it works once, and only until ``expires_at``. Whoever has it can use it."""
+    """A link for the mailbox owner: it works once, until ``expires_at``, for anyone who has it."""
 
     url: str = field(repr=False)
     expires_at: datetime
 
     @classmethod
     def of(cls, values: Any) -> SignInLink:
-        """The link in an answer. Raises UnexpectedAnswer."""
+        """The link in a response. Raises UnexpectedAnswer."""
         if not isinstance(values, dict) or not isinstance(values.get("url"), str):
             raise UnexpectedAnswer("The portal gave no sign-in link.")
         return cls(values["url"], moment(values.get("expires_at")))
@@ -82,9 +82,9 @@ _FRACTION = re.compile(r"\.(\d+)")
 
 
 def moment(text: Any) -> datetime:
-    """A point in time of the API, in UTC. Raises UnexpectedAnswer."""
+    """A time of the API, in UTC. Raises UnexpectedAnswer."""
     try:
-        # Python 3.9 and 3.10 read neither Z nor other fractions than three or six digits.
+        # Python 3.9 and 3.10 parse neither Z nor fractions of other than three or six digits.
         plain = _FRACTION.sub(lambda match: "." + match[1][:6].ljust(6, "0"), text.replace("Z", "+00:00"))
         moment = datetime.fromisoformat(plain)
     except (AttributeError, TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""HTTP to the portal: kept connections, time-outs, no redirects, and retries only where they do no harm."""
+"""HTTP to the portal: keep-alive, time-outs, no redirects, and retries only where they are safe."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ sleep = time.sleep
 
 @dataclass(frozen=True)
 class Answer:
-    """What the portal said to one request."""
+    """The portal's response to one request."""
 
     status: int
     headers: http.client.HTTPMessage
@@ -56,21 +56,21 @@ class Transport:
         self._lock = threading.Lock()
         self._idle: list[tuple[float, http.client.HTTPConnection]] = []
         self._process = os.getpid()
-        # A program that forgets to close leaves no open sockets behind.
+        # Close the sockets of a program that forgets to.
         weakref.finalize(self, _close_all, self._idle)
 
     def close(self) -> None:
-        """Close what is kept open; the transport may be used again."""
+        """Close all sockets; the transport may be used again."""
         with self._lock:
             _close_all(self._idle)
 
     def send(
         self, method: str, path: str, *, body: Any = None, headers: Mapping[str, str] | None = None, patience: float
     ) -> Answer:
-        """Send, and try again for ``patience`` seconds at most while the portal is busy or away.
+        """Send, and retry for at most ``patience`` seconds while the portal is busy or unavailable.
 
-        Tried again is what changes nothing, or carries an Idempotency-Key. A Retry-After is honoured; one that would
-        outlast the patience is not waited for. Raises PortalError.
+        Only requests that change nothing or have an Idempotency-Key are retried. A Retry-After is honoured; one that would
+        exceed ``patience`` ends the retries. Raises PortalError.
         """
         sent = {**self._headers, **(headers or {})}
         content = None
@@ -105,7 +105,7 @@ class Transport:
                 connection.request(method, self._base + path, content, dict(headers))
                 response = connection.getresponse()
             except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
-                # A kept connection may have been closed by the portal just as it was used again.
+                # The portal may have closed a kept connection just as it was reused.
                 if not kept or not (method in ("GET", "HEAD") or "Idempotency-Key" in headers):
                     raise
                 connection.close()
@@ -125,7 +125,7 @@ class Transport:
     def _take(self) -> tuple[http.client.HTTPConnection, bool]:
         with self._lock:
             if self._process != os.getpid():
-                # Sockets that a fork has copied belong to the parent.
+                # Sockets copied by a fork belong to the parent.
                 self._process = os.getpid()
                 self._idle.clear()
             while self._idle:
@@ -159,7 +159,7 @@ class Transport:
         return connection
 
     def _away(self, problem: Exception) -> PortalError:
-        """Why there was no answer; the problem's own text may name paths, so only its kind is told."""
+        """The error for a missing response; it names only the kind of problem, whose text may contain paths."""
         if isinstance(problem, ssl.SSLCertVerificationError):
             return ConfigurationError(
                 f"The certificate of {self.url} is not to be trusted: {problem.verify_message}.",
@@ -198,7 +198,7 @@ def _close_all(idle: list[tuple[float, http.client.HTTPConnection]]) -> None:
 
 
 def _pause(away: Unavailable, attempt: int) -> float:
-    """Seconds until the next attempt: what the portal asked for, or longer from time to time."""
+    """Seconds until the next attempt: the portal's Retry-After, or an increasing delay."""
     if away.retry_after is not None:
         return away.retry_after
     return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**attempt) * random.uniform(0.5, 1)
@@ -217,7 +217,7 @@ def _json(text: bytes) -> Any:
 
 
 def retry_after(text: str) -> float | None:
-    """Seconds a Retry-After header asks for (RFC 9110, 10.2.3); None if it says nothing usable."""
+    """Seconds a Retry-After header asks for (RFC 9110, 10.2.3); None if it is unusable."""
     if text.strip().isdigit():
         return float(text.strip()[:9])
     try:
@@ -230,7 +230,7 @@ def retry_after(text: str) -> float | None:
 def checked_url(url: str) -> str:
     """The portal's address without a slash at its end.
 
-    Plain http is for this machine alone: the key would be readable on the way. Raises ConfigurationError.
+    Plain http is only for this machine: the key would be readable in transit. Raises ConfigurationError.
     """
     try:
         parts = urlsplit(url.strip())
@@ -253,7 +253,7 @@ def checked_url(url: str) -> str:
 
 
 def checked_key(key: str) -> str:
-    """An API key that can be sent. Raises ConfigurationError, which never shows it."""
+    """Check that a key can be sent in a header. Raises ConfigurationError, which never shows the key."""
     key = key.strip()
     if not key:
         raise ConfigurationError(
@@ -265,7 +265,6 @@ def checked_key(key: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether the host is this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
