@@ -1,7 +1,5 @@
 """The access history: who could use what, and when."""
 
-from __future__ import annotations
-
 from datetime import datetime
 
 from django.db import models

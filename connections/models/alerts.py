@@ -1,7 +1,5 @@
 """Alert channels, personal preferences, and the outbox of alerts."""
 
-from __future__ import annotations
-
 from django.conf import settings
 from django.db import models
 from django.db.models import Q

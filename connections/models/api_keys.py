@@ -1,7 +1,5 @@
 """API keys of automations, and the tokens they requested."""
 
-from __future__ import annotations
-
 from datetime import datetime
 
 from django.conf import settings

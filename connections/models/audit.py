@@ -1,7 +1,5 @@
 """The audit trail: events, repeated denials, and saved filters."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import Any, NoReturn
 

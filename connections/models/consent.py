@@ -1,7 +1,5 @@
 """Requests for admin consent, and the links with which a directory's administrator grants it."""
 
-from __future__ import annotations
-
 from django.conf import settings
 from django.db import models
 from django.db.models import Q

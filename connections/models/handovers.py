@@ -1,7 +1,5 @@
 """Ownership transfers, and whether the new owner has signed in yet."""
 
-from __future__ import annotations
-
 from django.conf import settings
 from django.db import models
 from django.db.models import Q

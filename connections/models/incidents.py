@@ -1,7 +1,5 @@
 """Incidents: a cause that breaks connections, open until a later success closes it."""
 
-from __future__ import annotations
-
 from django.conf import settings
 from django.db import models
 from django.db.models import Q

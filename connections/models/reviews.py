@@ -1,7 +1,5 @@
 """Access reviews: owners confirm who else uses their connections; unconfirmed shares end."""
 
-from __future__ import annotations
-
 from datetime import datetime, timedelta
 
 from django.conf import settings

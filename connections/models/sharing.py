@@ -1,7 +1,5 @@
 """Teams, and shares of connections with people and teams."""
 
-from __future__ import annotations
-
 from datetime import datetime
 
 from django.conf import settings
@@ -46,7 +44,7 @@ class TeamMember(models.Model):
 
 
 class ShareQuerySet(models.QuerySet["Share"]):
-    def active(self, now: datetime | None = None) -> ShareQuerySet:
+    def active(self, now: datetime | None = None) -> "ShareQuerySet":
         """Those neither ended nor past their date."""
         return self.filter(Q(until=None) | Q(until__gt=now or timezone.now()), ended_at=None)
 

@@ -1,7 +1,5 @@
 """Links with which people without a portal account sign in for a connection."""
 
-from __future__ import annotations
-
 from django.conf import settings
 from django.db import models
 

@@ -1,7 +1,5 @@
 """Replies of the API to requests with an Idempotency-Key."""
 
-from __future__ import annotations
-
 from django.db import models
 
 from connections.fields import SecretField

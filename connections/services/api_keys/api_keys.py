@@ -1,7 +1,5 @@
 """API keys: shown once, looked up by prefix, compared by digest."""
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import ipaddress

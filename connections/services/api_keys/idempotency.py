@@ -1,7 +1,5 @@
 """Idempotency-Key: a request that is repeated because its response was lost gets the stored response."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass

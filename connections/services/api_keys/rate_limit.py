@@ -3,8 +3,6 @@
 A window is one minute of the clock. If Redis cannot be reached nothing is limited, and a warning is logged.
 """
 
-from __future__ import annotations
-
 import logging
 import threading
 import time

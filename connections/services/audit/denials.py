@@ -1,7 +1,5 @@
 """Denied actions: the first one becomes an audit event at once, repeats within the same minute are counted."""
 
-from __future__ import annotations
-
 from datetime import datetime, timedelta
 from typing import Any
 

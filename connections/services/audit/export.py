@@ -3,8 +3,6 @@
 Rows are ordered by id, events before token requests, so that sealed lines appear exactly as they were sealed.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

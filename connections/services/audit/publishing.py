@@ -4,8 +4,6 @@ Each destination has a row with the number of the last seal that arrived. It adv
 lost; a worker killed in between sends the same seals twice, which is harmless.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from datetime import datetime, timedelta

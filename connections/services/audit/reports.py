@@ -1,7 +1,5 @@
 """The auditor's reports: database queries over the audit trail and the connections."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime

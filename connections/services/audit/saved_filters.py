@@ -1,7 +1,5 @@
 """Saved filters of the audit trail; each person sees only their own."""
 
-from __future__ import annotations
-
 from datetime import datetime
 
 from django.db import IntegrityError, transaction

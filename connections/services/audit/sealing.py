@@ -3,8 +3,6 @@
 A worker seals after the fact; rows that are not sealed yet are protected by the database triggers alone.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter

@@ -5,8 +5,6 @@ one by hand. It contains only what never changes: the original ids of person, ke
 that become NULL on deletion. Rows are read with plain cursors, because a million must be checked in a minute.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence

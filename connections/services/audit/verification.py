@@ -1,7 +1,5 @@
 """Verification runs: requested on a page or the console, carried out by one worker, and recorded in the trail."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta

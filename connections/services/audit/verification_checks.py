@@ -3,8 +3,6 @@
 It reads page by page, so the trail may be of any size and the check can stop and resume anywhere. It changes nothing.
 """
 
-from __future__ import annotations
-
 import hashlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -119,11 +117,7 @@ def _contents(seals: list[AuditSeal]) -> Iterator[tuple[Kind, Iterable[Row], Cal
 
 
 def _compare(
-    kind: Kind,
-    rows: Iterable[Row],
-    seal_of: Callable[[Row], int],
-    seals: list[AuditSeal],
-    existing: _ExistingObjects,
+    kind: Kind, rows: Iterable[Row], seal_of: Callable[[Row], int], seals: list[AuditSeal], existing: "_ExistingObjects"
 ) -> tuple[list[Finding], int]:
     """Compare rows with their seals; returns the mismatches and the number of rows."""
     counts: dict[int, int] = {}

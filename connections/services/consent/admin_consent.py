@@ -1,7 +1,5 @@
 """Admin consent: requested by a link, answered by a callback that proves nothing, verified by what a token carries."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import secrets
@@ -36,11 +34,7 @@ BATCH = 20  # links checked in one run
 
 
 def start(
-    app_registration: AppRegistration,
-    *,
-    actor: User,
-    scopes: Iterable[str] | None = None,
-    directory_id: str = "",
+    app_registration: AppRegistration, *, actor: User, scopes: Iterable[str] | None = None, directory_id: str = ""
 ) -> tuple[ConsentLink, str]:
     """Create a consent link and return it with its URL, for an administrator of the directory to open.
 

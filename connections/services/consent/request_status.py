@@ -4,8 +4,6 @@ A callback is only a claim of Microsoft's; a request is verified by nothing but 
 connection.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any

@@ -3,8 +3,6 @@
 request_status follows an approved request; admin_consent has the link itself.
 """
 
-from __future__ import annotations
-
 from datetime import datetime
 
 from django.db import IntegrityError, transaction
@@ -118,10 +116,7 @@ def _create(connection: Connection, names: tuple[str, ...], reason: str, actor: 
 def _message_to_admins(request: ConsentRequest) -> alerts.Message:
     return alerts.Message(
         subject=f"{request.requester_name} asks for consent: {request.connection_name}",
-        paragraphs=(
-            f"“{request.reason}”",
-            "Microsoft lets only an administrator grant what this connection needs.",
-        ),
+        paragraphs=(f"“{request.reason}”", "Microsoft lets only an administrator grant what this connection needs."),
         path=f"/requests/{request.pk}/",
         button="Approve or decline",
         why="You get this because you are an IT admin.",

@@ -1,7 +1,5 @@
 """Access reviews as lists and tables: by state, and all items of one review for download."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any

@@ -3,8 +3,6 @@
 Each step is one conditional change in a transaction of its own, so runs may overlap, be late or be interrupted.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from datetime import datetime, timedelta
 

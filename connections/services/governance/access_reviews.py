@@ -1,7 +1,5 @@
 """Access reviews: start, answer, cancel. access_review_schedule has what happens automatically."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta

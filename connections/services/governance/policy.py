@@ -1,7 +1,5 @@
 """Read and change the policy, and decide what happens to existing connections and shares that break it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum

@@ -3,8 +3,6 @@
 Connections that are disabled or were never connected break nothing; they are checked when enabled or signed in.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Accounts of people: created at their first Microsoft sign-in, updated from their directory at every later one."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Check once a day whether the people of the portal are still in their directory, where an application may read that."""
 
-from __future__ import annotations
-
 import logging
 import random
 from datetime import datetime, timedelta

@@ -5,8 +5,6 @@ proves it is disabled or deleted, or when the directory says so (directory_sync)
 nothing: it does not show which account was tried.
 """
 
-from __future__ import annotations
-
 from datetime import datetime
 
 from django.conf import settings

@@ -4,8 +4,6 @@ The new owner is owner at once. The Microsoft account behind the connection chan
 may do with another account of the same directory; until then an incident asks them to.
 """
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Any
 
@@ -28,13 +26,7 @@ Status = Connection.Status
 
 
 def transfer(
-    connection: Connection,
-    new_owner: User,
-    *,
-    keep_grant: bool,
-    actor: User,
-    now: datetime,
-    new_name: str = "",
+    connection: Connection, new_owner: User, *, keep_grant: bool, actor: User, now: datetime, new_name: str = ""
 ) -> HandOver:
     """Make ``new_owner`` the owner at once, and ask them to sign in if the connection is delegated.
 

@@ -1,7 +1,5 @@
 """Service accounts: automations act as them, so that they depend on no person's account. They never sign in."""
 
-from __future__ import annotations
-
 from datetime import datetime
 
 from django.db import IntegrityError, transaction

@@ -4,8 +4,6 @@ An approval covers what was requested and nothing else: a capability or permissi
 and under the second-IT-admin rule so must every permission of an app-only connection.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any

@@ -1,7 +1,5 @@
 """The rules of a policy in words: for the audit trail, for members, and for comparing two versions."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ The organisation's rules and those of the app registration are evaluated one aft
 stricter rule wins, and no app registration can loosen what the organisation forbids.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, time, timedelta
@@ -60,7 +58,7 @@ class Decision:
         """The reasons for people, the strictest first, each once."""
         return tuple(dict.fromkeys(reason.sentence for reason in (*self.forbidden, *self.approval)))
 
-    def __add__(self, other: Decision) -> Decision:
+    def __add__(self, other: "Decision") -> "Decision":
         return Decision(self.reasons + other.reasons)
 
 

@@ -4,8 +4,6 @@ Every refresh stores what Microsoft granted, so the comparison is as recent as t
 database nor Microsoft.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The step that approvals and consent requests share: one conditional change of state, with its audit event."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from datetime import datetime
 from typing import Any

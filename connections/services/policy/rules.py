@@ -4,8 +4,6 @@ The dict form is a contract (docs/policy.md): it is stored in the database and u
 is missing restricts nothing, and neither do the defaults.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum

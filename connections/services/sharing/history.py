@@ -4,8 +4,6 @@ Every service that changes an owner, a share, a membership or an account calls o
 of the change, with the same time as its audit event, so that the two can be compared (history_check).
 """
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Any
 

@@ -4,8 +4,6 @@ The trail is replayed from its beginning: what each event means for owners, shar
 again, without the services that wrote the history. Anything that only one of the two contains is a difference.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

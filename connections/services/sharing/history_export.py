@@ -1,7 +1,5 @@
 """Exporting an answer of the access history as a table; the export is recorded."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 
 from connections import audit
@@ -29,11 +27,7 @@ def export(question: AccessHistoryQuery, *, actor: User) -> list[Row]:
     ]
     start = question.window.start
     when = f"at {_utc(start)}" if question.window.is_moment else f"on {start:%Y-%m-%d}"
-    facts = {
-        "question": f"{question.words} {when} UTC",
-        f"{question.about}_id": question.subject.pk,
-        "rows": len(rows),
-    }
+    facts = {"question": f"{question.words} {when} UTC", f"{question.about}_id": question.subject.pk, "rows": len(rows)}
     audit.record(AuditAction.AUDIT_EXPORTED, audit.TRAIL, actor=actor, changes=facts)
     return [COLUMNS, *rows]
 

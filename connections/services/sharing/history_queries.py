@@ -4,8 +4,6 @@ At a moment a person could use a connection if their account was enabled and the
 or it was shared with a team they were a member of. Every interval includes its start and excludes its end.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -33,11 +31,11 @@ class Window:
     end: datetime
 
     @classmethod
-    def moment(cls, at: datetime) -> Window:
+    def moment(cls, at: datetime) -> "Window":
         return cls(at, at + _RESOLUTION)
 
     @classmethod
-    def day(cls, day: date, *, now: datetime) -> Window:
+    def day(cls, day: date, *, now: datetime) -> "Window":
         """That day in UTC; today until now."""
         start = datetime.combine(day, time.min, UTC)
         return cls(start, min(start + timedelta(days=1), max(now, start + _RESOLUTION)))
@@ -219,10 +217,7 @@ def _overlapping(window: Window) -> QuerySet[AccessPeriod]:
 
 
 def _combine(
-    window: Window,
-    grants: Iterable[AccessPeriod],
-    members: Iterable[AccessPeriod],
-    disabled: Iterable[AccessPeriod],
+    window: Window, grants: Iterable[AccessPeriod], members: Iterable[AccessPeriod], disabled: Iterable[AccessPeriod]
 ) -> list[Access]:
     """Find out who had which grant, directly or as a member, while not disabled."""
     members_of: dict[int | None, list[AccessPeriod]] = defaultdict(list)

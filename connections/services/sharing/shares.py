@@ -1,7 +1,5 @@
 """Sharing connections with people and teams. Removed access is gone at once."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -176,13 +174,7 @@ def _create_or_change(
     share = active.select_for_update().first()
     if share is None:
         share = Share.objects.create(
-            connection=connection,
-            person=person,
-            team=team,
-            level=level,
-            until=until,
-            created_by=actor,
-            created_at=now,
+            connection=connection, person=person, team=team, level=level, until=until, created_by=actor, created_at=now
         )
         history.share_began(share, actor=actor, now=now)
         _record(AuditAction.CONNECTION_SHARED, share, actor, now, [None, level], [None, until])

@@ -1,7 +1,5 @@
 """Teams: managed by IT admins, or following an Entra group as its members sign in."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from datetime import datetime
 

@@ -1,7 +1,5 @@
 """Who uses a connection: the people and teams it is shared with, and the API keys that recently requested its tokens."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
