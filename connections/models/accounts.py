@@ -62,7 +62,6 @@ class User(AbstractUser):
 
     @property
     def contact(self) -> "User | None":
-        """The person to notify: for a service account the one responsible for it."""
         return self.responsible if self.is_service else self
 
     def _get_session_auth_hash(self, secret: str | bytes | None = None) -> str:

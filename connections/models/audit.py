@@ -13,10 +13,7 @@ def _refuse() -> NoReturn:
 
 
 class AppendOnlyQuerySet(models.QuerySet[Any]):
-    """Rows that are only inserted; triggers enforce it, too (migration audit_guards).
-
-    Only services.operations.retention deletes old rows, past this class.
-    """
+    """Rows that are only inserted, which triggers enforce, too. Only services.operations.retention deletes old ones."""
 
     def update(self, **values: Any) -> NoReturn:
         _refuse()
@@ -29,8 +26,6 @@ class AppendOnlyQuerySet(models.QuerySet[Any]):
 
 
 class AppendOnly(models.Model):
-    """Base of rows that are only inserted."""
-
     objects = AppendOnlyQuerySet.as_manager()
 
     class Meta:
@@ -201,10 +196,7 @@ class AuditEvent(AppendOnly):
 
 
 class RepeatedDenial(models.Model):
-    """How often the same action was denied to a person within a minute.
-
-    The first denial is recorded as an event at once; the repeats are counted here and become one more event afterwards.
-    """
+    """How often the same action was denied to a person within a minute; all but the first make one more event later."""
 
     person = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
     tried = models.CharField(max_length=100)  # method and URL name, for example "POST connection_disable"

@@ -1,7 +1,4 @@
-"""Rate limits per minute, counted in Redis for all processes together.
-
-A window is one minute of the clock. If Redis cannot be reached nothing is limited, and a warning is logged.
-"""
+"""Rate limits per minute of the clock, counted in Redis for all processes; without Redis nothing is limited."""
 
 import logging
 import threading
@@ -23,8 +20,6 @@ RETRY_AFTER = 5.0  # seconds
 
 @dataclass(frozen=True, slots=True)
 class RateLimitState:
-    """The calls of one client within the current window."""
-
     limit: int
     count: int
     reset: int  # seconds until the next window
@@ -39,10 +34,7 @@ class RateLimitState:
 
 
 def count(name: str, *, limit: int, now: datetime, calls: int = 1) -> RateLimitState | None:
-    """Count a call of ``name``; None if nothing is limited (limit 0, or Redis is unavailable).
-
-    ``calls=0`` reads the state without counting.
-    """
+    """Count calls (0: only read); None if nothing is limited, because ``limit`` is 0 or Redis is unavailable."""
     if not limit or _outage.is_on():
         return None
     moment = int(now.timestamp())

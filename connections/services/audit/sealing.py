@@ -1,7 +1,4 @@
-"""Sealing the audit trail: committed rows are hashed in batches, and each batch is chained to the one before.
-
-A worker seals after the fact; rows that are not sealed yet are protected by the database triggers alone.
-"""
+"""Sealing the audit trail after the fact: rows are hashed in batches, and each batch is chained to the one before."""
 
 import hashlib
 import json
@@ -31,10 +28,7 @@ MAX_CLOCK_SKEW = timedelta(hours=1)
 
 
 def seal_due(now: datetime, *, batch: int = BATCH) -> int:
-    """Seal everything that can be sealed by now; returns the number of new seals.
-
-    Of several workers that call it at once, one does the work and the others return 0.
-    """
+    """Seal what can be sealed by now; returns the number of new seals. Of several workers at once, one does it."""
     count = 0
     while count < MAX_SEALS and _seal_next(now, batch):
         count += 1
@@ -85,10 +79,9 @@ def _lock() -> AuditSealing | None:
 def _final_upto(state: AuditSealing) -> int:
     """The highest id up to which no event can appear any more.
 
-    SQLite has one writer at a time, so ids are committed in order. On PostgreSQL a transaction takes an id long before
-    it commits, and locks the table from before it takes the first id until it ends. So: read the newest id, then the
-    transactions that hold that lock. Once they have all ended, every lower id is committed or never will be. Nothing
-    waits for that; the next run looks again.
+    SQLite has one writer at a time, so ids are committed in order. On PostgreSQL a transaction locks the table from
+    before it takes its first id until it ends. So: read the newest id, then the transactions that hold that lock. Once
+    they have all ended, every lower id is committed or never will be. Nothing waits; the next run looks again.
     """
     events, is_postgresql = AuditEvent.objects.all(), database.vendor == "postgresql"
     if is_postgresql:

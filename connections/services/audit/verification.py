@@ -26,10 +26,7 @@ def request_verification(*, actor: User, now: datetime) -> AuditVerification:
 
 
 def run_due(now: Callable[[], datetime]) -> int:
-    """Carry out queued verifications; returns how many were finished.
-
-    Each is claimed by one worker. If that worker dies, another resumes after the last step it saved.
-    """
+    """Carry out queued verifications, each by one worker that another may resume; returns how many were finished."""
     finished = 0
     for run in AuditVerification.objects.filter(finished_at=None).order_by("pk"):
         if _claim(run, now()):
@@ -64,7 +61,6 @@ def verify_read_only(*, since: int = 0, published: Sequence[tuple[int, str]] = (
 
 
 def latest() -> AuditVerification | None:
-    """The last finished verification."""
     return AuditVerification.objects.exclude(finished_at=None).first()
 
 

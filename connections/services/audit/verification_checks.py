@@ -1,7 +1,4 @@
-"""Checking the sealed audit trail: every row against its seal, every seal against the previous one.
-
-It reads page by page, so the trail may be of any size and the check can stop and resume anywhere. It changes nothing.
-"""
+"""Checking every row against its seal, and every seal against the previous one, page by page and without a change."""
 
 import hashlib
 from bisect import bisect_left
@@ -82,7 +79,6 @@ def check_seals(*, since: int = 0, upto: int | None = None) -> Iterator[Progress
 
 
 def _check_chain(before: AuditSeal | None, seal: AuditSeal, *, expected: int) -> list[Finding]:
-    """Check that the seal is unaltered and follows the previous one."""
     findings = []
     if seal.number > expected:
         missing = f"Seal {expected} is" if seal.number == expected + 1 else f"Seals {expected} to {seal.number - 1} are"
@@ -119,7 +115,6 @@ def _contents(seals: list[AuditSeal]) -> Iterator[tuple[Kind, Iterable[Row], Cal
 def _compare(
     kind: Kind, rows: Iterable[Row], seal_of: Callable[[Row], int], seals: list[AuditSeal], existing: "_ExistingObjects"
 ) -> tuple[list[Finding], int]:
-    """Compare rows with their seals; returns the mismatches and the number of rows."""
     counts: dict[int, int] = {}
     digests: dict[int, str] = {}
     findings: list[Finding] = []
@@ -194,7 +189,6 @@ def _find_wrong_rows(kind: Kind, seal: AuditSeal) -> list[Finding]:
 
 
 def _differences(kind: Kind, sealed: dict[int, bytes], current: dict[int, bytes]) -> Iterator[tuple[str, str]]:
-    """Kind and description of each change between two maps of id to content digest."""
     removed = {pk: sealed[pk] for pk in sealed.keys() - current.keys()}
     inserted = {pk: current[pk] for pk in current.keys() - sealed.keys()}
     altered = sorted(pk for pk in sealed.keys() & current.keys() if sealed[pk] != current[pk])
@@ -230,7 +224,6 @@ def last_pruned_seal() -> int:
 
 
 def _pruned() -> tuple[Pruned, list[Finding]]:
-    """What retention recorded as removed, and findings about that record itself."""
     events = AuditEvent.objects.filter(action=AuditAction.AUDIT_PRUNED)
     claims = [event for event in events if isinstance(event.changes, dict) and type(event.changes.get("upto")) is int]
     if not claims:
@@ -252,10 +245,7 @@ def _pruned() -> tuple[Pruned, list[Finding]]:
 
 
 def _rows_outside_seals(newest: int | None, pruned: Pruned) -> list[Finding]:
-    """Rows where none may be: in the pruned range, with ids never issued, or token requests of seals that do not exist.
-
-    ``newest`` is the number of the last seal, 0 if there is none; None: not all seals were checked.
-    """
+    """Rows that retention removed, with ids never issued, or of missing seals. ``newest`` None: a partial check."""
     events, fetches = serialization.events(), serialization.fetches()
     findings = []
     if pruned.events_upto is not None:
@@ -276,7 +266,6 @@ def _rows_outside_seals(newest: int | None, pruned: Pruned) -> list[Finding]:
 
 
 def tables_without_triggers() -> list[str]:
-    """Tables whose triggers against changes (migration audit_guards) are missing."""
     names = {"connections_auditevent", "connections_tokenfetch", "connections_auditseal"}
     with database.cursor() as cursor:
         if database.vendor == "postgresql":

@@ -1,7 +1,6 @@
 """Update consent requests when their link is answered, a token arrives or their connection is removed.
 
-A callback is only a claim of Microsoft's; a request is verified by nothing but the permissions in a token of its own
-connection.
+Microsoft's callback is only a claim; a request is verified by the permissions in a token of its own connection.
 """
 
 from collections.abc import Collection, Iterable
@@ -30,10 +29,7 @@ def move(
     facts: dict[str, Any] | None = None,
     **values: Any,
 ) -> bool:
-    """Move a request to ``state``; returns whether it was still in one of the states ``coming_from``.
-
-    ``facts`` go into the audit event, ``values`` into the row.
-    """
+    """Move a request to ``state``, with ``facts`` for the audit event; False if it left ``coming_from`` meanwhile."""
     return request_workflow.change_state(
         request,
         AuditAction(f"consent_request.{state}"),
@@ -101,7 +97,6 @@ def _close_link(request: ConsentRequest, *, now: datetime) -> None:
 
 
 def connection_removed(connection: Connection, *, actor: User, now: datetime) -> None:
-    """Withdraw the open request of a connection that is about to be deleted."""
     for request in connection.consent_requests.filter(closed_at=None):
         answer = "The connection was removed."
         move(request, State.WITHDRAWN, coming_from=OPEN_STATES, actor=actor, now=now, answer=answer)
@@ -110,7 +105,6 @@ def connection_removed(connection: Connection, *, actor: User, now: datetime) ->
 def notify_requester(
     request: ConsentRequest, occasion: str, *, now: datetime, button: str = "Look at the request", **words: Any
 ) -> None:
-    """Email the requester, once per occasion."""
     if request.requester is None:
         return
     message = alerts.Message(

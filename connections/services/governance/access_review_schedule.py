@@ -1,7 +1,4 @@
-"""The automatic steps of access reviews: start on schedule, remind, end what is not answered, close.
-
-Each step is one conditional change in a transaction of its own, so runs may overlap, be late or be interrupted.
-"""
+"""The automatic steps of access reviews, each one conditional change in a transaction of its own."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -25,7 +22,6 @@ AT_ONCE = 100  # shares ended in one transaction
 
 
 def run_due(now: datetime) -> None:
-    """Take the steps that are due for all reviews."""
     _start_planned(now)
     running = AccessReview.objects.filter(closed_at=None, cancelled_at=None)
     for review in running.order_by("due_at", "pk"):
@@ -38,7 +34,6 @@ def run_due(now: datetime) -> None:
 
 
 def _start_planned(now: datetime) -> None:
-    """Start the quarterly review if it is switched on and this quarter has none yet."""
     quarter = access_reviews.quarter(now)
     with transaction.atomic():
         due = ReviewPlan.objects.filter(is_on=True).exclude(quarter=quarter)
@@ -134,7 +129,6 @@ def _warning(review: AccessReview, user: User, lines: list[str]) -> alerts.Messa
 
 
 def _end_unanswered(review: AccessReview, *, now: datetime) -> None:
-    """End the shares of all open items, AT_ONCE at a time."""
     # Terminates, because every item that was handled is no longer open.
     while pks := list(
         review.items.filter(decision=Decision.OPEN).order_by("pk").values_list("pk", flat=True)[:AT_ONCE]
@@ -159,7 +153,6 @@ def _end_share(review: AccessReview, pk: int, *, now: datetime) -> None:
 
 
 def _close(review: AccessReview, *, now: datetime) -> None:
-    """Close a review that has no open items."""
     with transaction.atomic():
         locked = AccessReview.objects.select_for_update().filter(pk=review.pk, closed_at=None, cancelled_at=None)
         current = locked.first()

@@ -1,4 +1,4 @@
-"""Existing connections and shares that break the policy: evaluated on every request, never stored, so never outdated.
+"""Existing connections and shares that break the policy, evaluated on every request and never stored.
 
 Connections that are disabled or were never connected break nothing; they are checked when enabled or signed in.
 """
@@ -71,7 +71,6 @@ class ViolationFinder:
 
     @cached_property
     def _approvals(self) -> dict[int | None, Approval]:
-        """The latest approval of every connection that has one."""
         approved = Approval.objects.filter(state=Approval.State.APPROVED, connection__isnull=False).order_by("pk")
         return {approval.connection_id: approval for approval in approved}
 
@@ -136,10 +135,7 @@ def impact(policies: PolicySet, *, now: datetime, keep: int | None = LISTED) -> 
 
 
 def disable_connections(violations: list[ConnectionViolation], *, actor: User, now: datetime) -> int:
-    """Disable connections because of the policy and return how many; their grants are kept. Call in a transaction.
-
-    Takes few statements: the connections that break the same rules are updated together.
-    """
+    """Disable connections with few statements and return how many; their grants are kept. Call in a transaction."""
     disabled = 0
     for first in range(0, len(violations), BATCH):
         batch = {violation.connection.pk: violation for violation in violations[first : first + BATCH]}
@@ -171,10 +167,7 @@ def disable_connections(violations: list[ConnectionViolation], *, actor: User, n
 
 
 def fix_shares(violations: list[ShareViolation], *, actor: User, now: datetime) -> tuple[int, int]:
-    """End shares, or shorten those that only last too long; returns how many ended and how many were shortened.
-
-    Call inside a transaction.
-    """
+    """End shares, or shorten those that only last too long; returns how many of each. Call in a transaction."""
     ended = shortened = 0
     for violation in violations:
         share, until, why = violation.share, violation.shorten_to, " ".join(violation.sentences)
@@ -186,7 +179,6 @@ def fix_shares(violations: list[ShareViolation], *, actor: User, now: datetime) 
 
 
 def violations_by_connection(policies: PolicySet, connections: list[Connection]) -> dict[int, ConnectionViolation]:
-    """The violations of these connections, by primary key."""
     if not policies.restricts:
         return {}
     finder = ViolationFinder(policies)

@@ -30,10 +30,8 @@ def transfer(
 ) -> HandOver:
     """Make ``new_owner`` the owner at once, and ask them to sign in if the connection is delegated.
 
-    ``keep_grant``: the old account's tokens stay in use until then, unless they are unusable already; otherwise they
-    are deleted now. Shares stay, except that of the new owner. Repeating a transfer returns the first one unchanged.
-    Raises NotAllowed; InvalidInput (field ``new_owner``) if they cannot own it; AlreadyExists (field ``new_name``) if
-    they have a connection of that name.
+    ``keep_grant``: the old account's tokens stay in use until then, else they are deleted now. Repeating a transfer
+    returns the first one. Raises NotAllowed, InvalidInput (field ``new_owner``), AlreadyExists (``new_name``).
     """
     try:
         with transaction.atomic():
@@ -55,7 +53,6 @@ def transfer(
 
 
 def owner_changed_error(connection: Connection) -> InvalidInput:
-    """For a transfer of a connection that has just got another owner."""
     return InvalidInput(
         f"{connection} belongs to {connection.owner} now: somebody has handed it over in the meantime.",
         action="Look again before you hand it over once more.",
@@ -201,7 +198,6 @@ def _deleted_tokens(connection: Connection, old_owner: User, now: datetime) -> d
 
 
 def awaiting_sign_in(*, from_name: str, now: datetime) -> dict[str, Any]:
-    """Status columns of a connection whose tokens were deleted by a transfer."""
     return status_columns(
         Status.RECONNECT_NEEDED,
         code=CODE,

@@ -13,10 +13,7 @@ from connections.services.policy.rules import Effect, Rules
 
 
 def lines(rules: Rules, *, tenants: Mapping[str, str] | None = None, of_app: bool = False) -> dict[str, str]:
-    """Every rule as label and value. ``tenants`` gives names for tenant keys.
-
-    ``of_app`` leaves out the rules that only the organisation can have.
-    """
+    """Every rule as label and value; ``tenants`` names tenant keys, ``of_app`` leaves out the organisation's own."""
     types = {kind.value: words for kind, words in TYPE_WORDS.items()}
     result = {"allowed kinds of connections": _join(rules.authentication_types, types, len(AuthenticationType))}
     if not of_app:

@@ -1,8 +1,4 @@
-"""Compare the permissions a connection was granted with those its capabilities need: what is missing, what is excess.
-
-Every refresh stores what Microsoft granted, so the comparison is as recent as the last refresh. Asks neither the
-database nor Microsoft.
-"""
+"""Compare the permissions a connection was granted, as of its last refresh, with those its capabilities need."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -19,8 +15,6 @@ _OUR_OWN = frozenset({credential_expiry.PERMISSION})
 
 @dataclass(frozen=True, slots=True)
 class Excess:
-    """One granted permission that allows more than is needed."""
-
     name: str
     # The smaller permissions that would do; () if nothing needs it at all.
     instead: tuple[str, ...] = ()
@@ -60,7 +54,6 @@ def find_drift(connection: Connection, *, elsewhere: Collection[str] = ()) -> Dr
 
 
 def _needed_only_through(name: str, granted: frozenset[str], needed: frozenset[str]) -> tuple[str, ...]:
-    """The needed permissions that would be lost with this one."""
     through_others = permissions.covered_by(granted - {name})
     return tuple(sorted(needed & permissions.covered_by(frozenset({name})) - through_others))
 

@@ -1,7 +1,7 @@
 """The rules of a policy: one frozen bundle, its plain dict form, and their validation.
 
-The dict form is a contract (docs/policy.md): it is stored in the database and used by configuration files. A rule that
-is missing restricts nothing, and neither do the defaults.
+The dict form is a contract (docs/policy.md), used by the database and configuration files. A missing rule restricts
+nothing, and neither do the defaults.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -31,7 +31,6 @@ _STRICTNESS = list(Effect)
 
 
 def strictest(effects: Iterable[Effect]) -> Effect:
-    """The strictest of them; allowed if there is none."""
     return max(effects, key=_STRICTNESS.index, default=Effect.ALLOWED)
 
 
@@ -56,14 +55,10 @@ class Rules:
         return self != Rules()
 
     def of_capability(self, key: str) -> Effect:
-        """The effect of the rule about the capability itself."""
         return self.capabilities.get(key, Effect.ALLOWED)
 
     def of_permission(self, name: str) -> tuple[Effect, str]:
-        """The effect on a scope or role, and the name or pattern it comes from.
-
-        The most exact rule applies: the name itself, then the longest pattern. Case is ignored, as in Entra.
-        """
+        """The effect on a scope or role, and the most exact name or pattern it comes from. Case is ignored, as in Entra."""
         best = max((pattern for pattern in self.permissions if matches(pattern, name)), key=_exactness, default="")
         return (self.permissions[best], best) if best else (Effect.ALLOWED, "")
 
@@ -88,7 +83,6 @@ def days_text(days: int) -> str:
 
 
 def stricter(first: Rules, second: Rules) -> Rules:
-    """The combination of both: for each rule the stricter of the two."""
     names = {*first.permissions, *second.permissions}
     keys = {*first.capabilities, *second.capabilities}
     days = [rules.longest_share_days for rules in (first, second) if rules.longest_share_days is not None]
@@ -226,10 +220,7 @@ _PARSERS: dict[str, Callable[[Any, str], Any]] = {
 
 
 def parse_patterns(text: str) -> tuple[str, ...]:
-    """Typed names and patterns of permissions, each once, names in Microsoft's spelling.
-
-    A pattern is ``*`` (everything) or the beginning of a name up to a full stop: ``Mail.*``. Raises InvalidInput.
-    """
+    """Typed names, in Microsoft's spelling, and patterns (``*`` or ``Mail.*``), each once. Raises InvalidInput."""
     patterns: list[str] = []
     for word in capabilities.describe(text):
         if word.endswith(".*"):

@@ -1,7 +1,7 @@
 """Comparing the audit trail with the access history.
 
-The trail is replayed from its beginning: what each event means for owners, shares, memberships and accounts is derived
-again, without the services that wrote the history. Anything that only one of the two contains is a difference.
+The trail is replayed from its beginning, without the services that wrote the history. Anything that only one of the
+two contains is a difference.
 """
 
 from collections import defaultdict
@@ -20,8 +20,6 @@ LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """A period as recorded by one of the two."""
-
     kind: str
     started_at: datetime
     connection_id: int | None = None
@@ -51,10 +49,7 @@ class Period:
 
 
 def differences() -> list[str]:
-    """Every difference as a sentence; empty if the two agree.
-
-    Periods that began before the oldest event still kept are not compared.
-    """
+    """Every difference as a sentence, apart from periods that began before the oldest event still kept."""
     kept_from = history_start()
     trail: dict[Key, list[Period]] = defaultdict(list)
     table: dict[Key, list[Period]] = defaultdict(list)
@@ -185,7 +180,6 @@ def history_start() -> datetime:
 
 
 def _compare(trail: list[Period], table: list[Period]) -> Iterator[str]:
-    """Match the periods of one key; a period without a match, or with a partial one, is a difference."""
     rows = sorted(table, key=lambda row: row.order)
     for period in sorted(trail, key=lambda period: period.order):
         near = [row for row in rows if row.started_at == period.started_at]

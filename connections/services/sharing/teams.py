@@ -28,7 +28,7 @@ def add(name: str, *, entra_group: str = "", actor: User) -> Team:
 
 
 def change(team: Team, *, name: str, entra_group: str, actor: User) -> None:
-    """Change the name of a team, or the group it follows. Raises NotAllowed, AlreadyExists."""
+    """Raises NotAllowed, AlreadyExists."""
     roles.require(permissions.can_manage_teams(actor), action="Ask an IT admin.")
     changes = audit.changed_fields(team, {"name": name, "entra_group": entra_group})
     if not changes:
@@ -59,10 +59,7 @@ def remove(team: Team, *, actor: User, now: datetime | None = None) -> None:
 
 
 def add_member(team: Team, user: User, *, actor: User | None, now: datetime | None = None) -> None:
-    """Add a member; ``actor`` None: by their Entra group. Doing it twice is harmless.
-
-    Raises NotAllowed, InvalidInput if the team follows a group.
-    """
+    """Add a member; ``actor`` None: by their Entra group. Raises NotAllowed, InvalidInput if the team follows one."""
     _require_can_change(team, actor)
     now = now or timezone.now()
     with transaction.atomic():
@@ -73,17 +70,13 @@ def add_member(team: Team, user: User, *, actor: User | None, now: datetime | No
 
 
 def remove_member(team: Team, user: User, *, actor: User | None, now: datetime | None = None) -> None:
-    """Remove a member, who loses access to what is shared with the team at once.
-
-    ``actor`` None: by their Entra group. Raises NotAllowed, InvalidInput if the team follows a group.
-    """
+    """Remove a member; ``actor`` None: by their Entra group. Raises NotAllowed, InvalidInput if it follows one."""
     _require_can_change(team, actor)
     with transaction.atomic():
         _remove_member(team, user, actor, now or timezone.now())
 
 
 def remove_from_all(user: User, *, actor: User | None, now: datetime) -> None:
-    """Remove a person from every team, inside the caller's transaction."""
     for team in Team.objects.filter(members=user):
         _remove_member(team, user, actor, now)
 
@@ -98,7 +91,6 @@ def sync_groups(user: User, groups: Collection[str]) -> None:
 
 
 def members_can_be_changed(team: Team) -> bool:
-    """Whether members are added by people and not by an Entra group."""
     return not team.entra_group
 
 
