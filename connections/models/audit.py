@@ -8,21 +8,14 @@ from django.db import models
 from django.utils import timezone
 
 
-def _refuse() -> NoReturn:
+def _refuse(*args: Any, **kwargs: Any) -> NoReturn:
     raise TypeError("The audit trail is append-only.")
 
 
 class AppendOnlyQuerySet(models.QuerySet[Any]):
     """Rows that are only inserted, which triggers enforce, too. Only services.operations.retention deletes old ones."""
 
-    def update(self, **values: Any) -> NoReturn:
-        _refuse()
-
-    def bulk_update(self, *args: Any, **kwargs: Any) -> NoReturn:
-        _refuse()
-
-    def delete(self) -> NoReturn:
-        _refuse()
+    update = bulk_update = delete = _refuse
 
 
 class AppendOnly(models.Model):
@@ -36,8 +29,7 @@ class AppendOnly(models.Model):
             _refuse()
         super().save(*args, **kwargs)
 
-    def delete(self, *args: Any, **kwargs: Any) -> NoReturn:
-        _refuse()
+    delete = _refuse
 
 
 class AuditAction(StrEnum):

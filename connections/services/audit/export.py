@@ -52,15 +52,13 @@ def export(
     facts = {"format": str(file_format), **{name: value for name, value in filters.items() if value}}
     facts |= {"last_event": last_event, "last_fetch": last_fetch}
     audit.record(AuditAction.AUDIT_EXPORT_STARTED, audit.TRAIL, actor=actor, changes=facts)
-    rows = lines(
-        None if events is None else events.filter(pk__lte=last_event),
-        None if fetches is None else fetches.filter(pk__lte=last_fetch),
-    )
-    return _recorded(serialize(rows, file_format), facts=facts, actor=actor, origin=audit.origin.get())
+    events = None if events is None else events.filter(pk__lte=last_event)
+    fetches = None if fetches is None else fetches.filter(pk__lte=last_fetch)
+    return _recorded(serialize(lines(events, fetches), file_format), facts, actor, audit.origin.get())
 
 
 def _recorded(
-    chunks: Iterator[tuple[int, str]], *, facts: dict[str, Any], actor: User, origin: audit.Origin
+    chunks: Iterator[tuple[int, str]], facts: dict[str, Any], actor: User, origin: audit.Origin
 ) -> Iterator[str]:
     rows, complete = 0, False
     try:

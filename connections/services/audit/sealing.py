@@ -25,6 +25,10 @@ GRACE = timedelta(minutes=1)
 LAST_ISSUED_ID = "(SELECT last_value FROM connections_auditevent_id_seq)"
 # A minute this far in the future was written by a wrong clock and is closed at once.
 MAX_CLOCK_SKEW = timedelta(hours=1)
+_SEALED_AS_THEY_ARE = (
+    "number", "previous_hash", "summary", "events_after", "events_upto", "events_count", "events_hash", "fetches_count",
+    "fetches_hash",
+)  # fmt: skip
 
 
 def seal_due(now: datetime, *, batch: int = BATCH) -> int:
@@ -169,21 +173,11 @@ def _moment(value: Any, now: datetime) -> datetime:
 
 def sealed_fields(seal: AuditSeal) -> dict[str, Any]:
     """Everything the seal's hash covers."""
-    return {
-        "covers_from": _format_time(seal.covers_from),
-        "covers_until": _format_time(seal.covers_until),
-        "events_after": seal.events_after,
-        "events_count": seal.events_count,
-        "events_hash": seal.events_hash,
-        "events_upto": seal.events_upto,
-        "fetches_count": seal.fetches_count,
-        "fetches_hash": seal.fetches_hash,
-        "marks_hash": hashlib.sha256(bytes(seal.marks)).hexdigest(),
-        "number": seal.number,
-        "previous_hash": seal.previous_hash,
-        "sealed_at": _format_time(seal.sealed_at),
-        "summary": seal.summary,
-    }
+    fields = {name: getattr(seal, name) for name in _SEALED_AS_THEY_ARE}
+    for name in ("covers_from", "covers_until", "sealed_at"):
+        fields[name] = getattr(seal, name).astimezone(UTC).isoformat(timespec="microseconds")
+    fields["marks_hash"] = hashlib.sha256(bytes(seal.marks)).hexdigest()
+    return dict(sorted(fields.items()))
 
 
 def compute_hash(seal: AuditSeal) -> str:
@@ -194,10 +188,6 @@ def compute_hash(seal: AuditSeal) -> str:
 def published_line(seal: AuditSeal) -> str:
     """The seal as it is published: sealed_fields() and its hash, one line of JSON."""
     return _json(sealed_fields(seal) | {"hash": seal.hash})
-
-
-def _format_time(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def _json(facts: dict[str, Any]) -> str:

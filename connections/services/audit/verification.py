@@ -96,7 +96,24 @@ def _carry_out(
         run.claimed_until = now() + LEASE
         run.save(update_fields=["upto", "head", "checked", "rows", "findings", "claimed_until"])
         on_progress(run)
-    _finish(run, now=now())
+    # The outcome is recorded in the trail, where later verifications find out which seal was the newest.
+    run.findings.sort(key=lambda finding: int(finding["seal"]))
+    run.unsealed = sealing.count_unsealed()
+    run.state = State.BROKEN if run.findings else State.INTACT
+    run.finished_at, run.claimed_until = now(), None
+    facts = {"seal": run.upto, "hash": run.head, "rows": run.rows, "unsealed": run.unsealed, "result": run.state}
+    if run.findings:
+        facts |= {"first_broken_seal": run.findings[0]["seal"], "finding": run.findings[0]["what"]}
+    with transaction.atomic():
+        audit.record(
+            AuditAction.AUDIT_VERIFIED,
+            audit.TRAIL,
+            actor=run.asked_by,
+            actor_name=run.asked_by_name,
+            changes=facts,
+            outcome=AuditEvent.Outcome.FAILED if run.findings else AuditEvent.Outcome.DONE,
+        )
+        run.save()
 
 
 def _check(since: int) -> Iterator[Progress]:
@@ -111,27 +128,6 @@ def _check(since: int) -> Iterator[Progress]:
             raise  # the database is unavailable or busy: the next run resumes
         what = f"A value after seal {seal} cannot be read ({type(error).__name__}), so the check ends here."
         yield Progress(seal, 0, [Finding(seal + 1, "altered", what)])
-
-
-def _finish(run: AuditVerification, *, now: datetime) -> None:
-    """Record the outcome in the trail, where later verifications find out which seal was the newest."""
-    run.findings.sort(key=lambda finding: int(finding["seal"]))
-    run.unsealed = sealing.count_unsealed()
-    run.state = State.BROKEN if run.findings else State.INTACT
-    run.finished_at, run.claimed_until = now, None
-    facts = {"seal": run.upto, "hash": run.head, "rows": run.rows, "unsealed": run.unsealed, "result": run.state}
-    if run.findings:
-        facts |= {"first_broken_seal": run.findings[0]["seal"], "finding": run.findings[0]["what"]}
-    with transaction.atomic():
-        audit.record(
-            AuditAction.AUDIT_VERIFIED,
-            audit.TRAIL,
-            actor=run.asked_by,
-            actor_name=run.asked_by_name,
-            changes=facts,
-            outcome=AuditEvent.Outcome.FAILED if run.findings else AuditEvent.Outcome.DONE,
-        )
-        run.save()
 
 
 def _compare_with_records(published: Sequence[tuple[int, str]]) -> list[Finding]:

@@ -83,17 +83,13 @@ def _check_granted(request: ConsentRequest, granted: tuple[str, ...], *, now: da
         return
     facts = {"permissions": request.permissions}
     if move(request, State.VERIFIED, coming_from=OPEN_STATES, actor=None, now=now, facts=facts, answer=""):
-        _close_link(request, now=now)
+        catalogue, names = permissions.CATALOGUE, request.permission_names
+        # Verify a link that was never answered here, if only an administrator can have granted what the token carries.
+        if request.link_id and any(name in catalogue and catalogue[name].admin_only for name in names):
+            ConsentLink.objects.filter(pk=request.link_id, state=ConsentLink.State.OPEN).update(
+                state=ConsentLink.State.VERIFIED, verified_at=now, cause=f"A token carries {request.permissions}."
+            )
         _notify_verified(request, now=now)
-
-
-def _close_link(request: ConsentRequest, *, now: datetime) -> None:
-    """Verify a link that was never answered here, if only an administrator can have granted what the token carries."""
-    catalogue = permissions.CATALOGUE
-    if request.link_id and any(name in catalogue and catalogue[name].admin_only for name in request.permission_names):
-        ConsentLink.objects.filter(pk=request.link_id, state=ConsentLink.State.OPEN).update(
-            state=ConsentLink.State.VERIFIED, verified_at=now, cause=f"A token carries {request.permissions}."
-        )
 
 
 def connection_removed(connection: Connection, *, actor: User, now: datetime) -> None:

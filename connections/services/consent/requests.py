@@ -44,7 +44,7 @@ def request_consent(connection: Connection, *, reason: str, actor: User, now: da
     """Ask the IT admins to get consent for the permissions the connection lacks, and email them once.
 
     An open request for the same permissions is returned, one for others is replaced; an existing link for the same is
-    joined. What our own policy forbids is not requested. Raises NotAllowed, InvalidInput, PolicyForbids, ApprovalNeeded.
+    joined. What our policy forbids is not requested. Raises NotAllowed, InvalidInput, PolicyForbids, ApprovalNeeded.
     """
     reason = reason.strip()
     try:
@@ -101,12 +101,7 @@ def _create(connection: Connection, names: tuple[str, ...], reason: str, actor: 
         if other.link is not None and admin_consent.consent_url(other.link, now=now):
             _mark_approved(request, other.link, actor=other.decided_by, now=now)
             return request
-    alerts.notify_it_admins(_message_to_admins(request), about=f"consent-request:{request.pk}:asked", now=now)
-    return request
-
-
-def _message_to_admins(request: ConsentRequest) -> alerts.Message:
-    return alerts.Message(
+    message = alerts.Message(
         subject=f"{request.requester_name} asks for consent: {request.connection_name}",
         paragraphs=(f"“{request.reason}”", "Microsoft lets only an administrator grant what this connection needs."),
         path=f"/requests/{request.pk}/",
@@ -119,6 +114,8 @@ def _message_to_admins(request: ConsentRequest) -> alerts.Message:
             ("Permissions", ", ".join(request.permission_names)),
         ),
     )
+    alerts.notify_it_admins(message, about=f"consent-request:{request.pk}:asked", now=now)
+    return request
 
 
 def same_requests(request: ConsentRequest) -> QuerySet[ConsentRequest]:

@@ -65,12 +65,15 @@ def start(
         roles.require(permissions.can_manage_reviews(actor), action="Ask an IT admin.")
     if not now + SHORTEST <= due_at <= now + LONGEST:
         raise InvalidInput("The last day must be at least two days ahead, and within half a year.", field="due")
+    scope_name = f"Tenant {tenant.name}" if tenant is not None else "All shares"
+    if app_registration is not None:
+        scope_name = f"App registration {app_registration.name} ({app_registration.tenant.name})"
     with transaction.atomic():
         review = AccessReview.objects.create(
             name=name,
             app_registration=app_registration,
             tenant=tenant,
-            scope_name=_scope_name(app_registration, tenant),
+            scope_name=scope_name,
             started_at=now,
             started_by=actor,
             started_by_name=display_name(actor),
@@ -94,12 +97,6 @@ def batches(rows: Iterable[T]) -> Iterator[list[T]]:
     rest = iter(rows)
     while batch := list(islice(rest, BATCH)):
         yield batch
-
-
-def _scope_name(app_registration: AppRegistration | None, tenant: Tenant | None) -> str:
-    if app_registration is not None:
-        return f"App registration {app_registration.name} ({app_registration.tenant.name})"
-    return f"Tenant {tenant.name}" if tenant is not None else "All shares"
 
 
 def _freeze(review: AccessReview, now: datetime) -> int:

@@ -15,7 +15,7 @@ from connections.errors import AlreadyExists, InvalidInput
 from connections.microsoft import account_status
 from connections.models import Connection, HandOver, User
 from connections.models.audit import AuditAction
-from connections.models.connections import status_columns, without_tokens
+from connections.models.connections import SECRETS, status_columns, without_tokens
 from connections.services.incidents import incidents
 from connections.services.people import offboarding
 from connections.services.sharing import history, shares
@@ -179,19 +179,9 @@ def can_keep_tokens(connection: Connection) -> bool:
 
 def _deleted_tokens(connection: Connection, old_owner: User, now: datetime) -> dict[str, Any]:
     """Columns of a connection that has no tokens until its new owner signs in."""
-    values: dict[str, Any] = {
-        "refresh_token": None,
-        "previous_refresh_token": None,
-        "access_token": None,
-        "expires_at": None,
-        "token_version": connection.token_version + 1,
-        "refresh_after": None,
-        "suspected_code": "",
-        "suspected_at": None,
-        "trouble_code": "",
-        "trouble_at": None,
-        "trouble_count": 0,
-    }
+    empty = (*SECRETS, "expires_at", "refresh_after", "suspected_at", "trouble_at")
+    values: dict[str, Any] = dict.fromkeys(empty) | dict.fromkeys(("suspected_code", "trouble_code"), "")
+    values |= {"token_version": connection.token_version + 1, "trouble_count": 0}
     if connection.status in (Status.DISABLED, Status.PENDING):
         return values
     return values | awaiting_sign_in(from_name=str(old_owner), now=now)
