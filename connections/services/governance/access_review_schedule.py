@@ -104,28 +104,26 @@ def _warn_users(review: AccessReview, *, now: datetime) -> None:
     users = User.objects.filter(pk__in=lines).select_related("alert_choice", "responsible__alert_choice")
     for user in users.order_by("pk").iterator():
         contact = user.contact
-        if contact is not None:
-            # One message for each account, also to a person who is responsible for several.
-            about = f"access-review:{review.pk}:warning-{user.pk}"
-            alerts.notify([contact], _warning(review, user, lines[user.pk]), about=about, now=now)
-
-
-def _warning(review: AccessReview, user: User, lines: list[str]) -> alerts.Message:
-    name = f"the service account {user} uses" if user.is_service else "you use"
-    return alerts.Message(
-        subject=f"What {name} may end on {access_reviews.format_day(review.last_day)}",
-        paragraphs=(
-            "Owners are asked to confirm who uses their connections. These have not been confirmed for you yet.",
-            "If you still need one, ask its owner to confirm it. Otherwise your access ends, and automations with your "
-            "keys get no more tokens of it.",
-        ),
-        path="/connections/",
-        button="Open the connections",
-        why="You get this because the connections are shared with you or with a team of yours.",
-        lines=tuple(lines),
-        lines_label="Not confirmed yet",
-        tone="warning",
-    )
+        if contact is None:
+            continue
+        # One message for each account, also to a person who is responsible for several.
+        about = f"access-review:{review.pk}:warning-{user.pk}"
+        name = f"the service account {user} uses" if user.is_service else "you use"
+        message = alerts.Message(
+            subject=f"What {name} may end on {access_reviews.format_day(review.last_day)}",
+            paragraphs=(
+                "Owners are asked to confirm who uses their connections. These have not been confirmed for you yet.",
+                "If you still need one, ask its owner to confirm it. Otherwise your access ends, and automations "
+                "with your keys get no more tokens of it.",
+            ),
+            path="/connections/",
+            button="Open the connections",
+            why="You get this because the connections are shared with you or with a team of yours.",
+            lines=tuple(lines[user.pk]),
+            lines_label="Not confirmed yet",
+            tone="warning",
+        )
+        alerts.notify([contact], message, about=about, now=now)
 
 
 def _end_unanswered(review: AccessReview, *, now: datetime) -> None:

@@ -75,15 +75,6 @@ class ViolationFinder:
         return {approval.connection_id: approval for approval in approved}
 
 
-def _connection_violations(policies: PolicySet) -> Iterator[ConnectionViolation]:
-    finder = ViolationFinder(policies)
-    live = Connection.objects.filter(status__in=_LIVE).only(*_COLUMNS).order_by("name", "pk")
-    for connection in live.prefetch_related("owner", "app_registration__tenant").iterator(BATCH):
-        violation = finder.of(connection)
-        if violation is not None:
-            yield violation
-
-
 def _share_violations(policies: PolicySet, *, now: datetime) -> Iterator[ShareViolation]:
     active = Share.objects.active(now).exclude(connection__status=Connection.Status.DISABLED)
     ordered = active.order_by("connection__name", "pk").prefetch_related(
@@ -120,7 +111,10 @@ def impact(policies: PolicySet, *, now: datetime, keep: int | None = LISTED) -> 
     """Everything that breaks the rules. ``keep`` limits how many of each kind are returned; None returns all."""
     result, digest = Impact(), hashlib.sha256()
     if policies.restricts:
-        for violation in _connection_violations(policies):
+        finder = ViolationFinder(policies)
+        live = Connection.objects.filter(status__in=_LIVE).only(*_COLUMNS).order_by("name", "pk")
+        live = live.prefetch_related("owner", "app_registration__tenant")
+        for violation in filter(None, map(finder.of, live.iterator(BATCH))):
             result.connection_count += 1
             digest.update(f"c{violation.connection.pk}:{violation.effect};".encode())
             if keep is None or result.connection_count <= keep:

@@ -49,13 +49,11 @@ def find_drift(connection: Connection, *, elsewhere: Collection[str] = ()) -> Dr
     granted = frozenset(permissions.spelling(name) for name in connection.granted)
     ignored = _HARMLESS if connection.is_delegated else _OUR_OWN
     larger = sorted(granted - permissions.covered_by(needed) - ignored)
-    excess = tuple(Excess(name, _needed_only_through(name, granted, needed)) for name in larger)
-    return Drift(capabilities.missing(required, connection.granted | frozenset(elsewhere)), excess)
-
-
-def _needed_only_through(name: str, granted: frozenset[str], needed: frozenset[str]) -> tuple[str, ...]:
-    through_others = permissions.covered_by(granted - {name})
-    return tuple(sorted(needed & permissions.covered_by(frozenset({name})) - through_others))
+    excess = []
+    for name in larger:
+        only_through_it = needed & permissions.covered_by(frozenset({name})) - permissions.covered_by(granted - {name})
+        excess.append(Excess(name, tuple(sorted(only_through_it))))
+    return Drift(capabilities.missing(required, connection.granted | frozenset(elsewhere)), tuple(excess))
 
 
 def required_permissions(connection: Connection) -> tuple[str, ...]:
