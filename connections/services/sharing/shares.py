@@ -66,21 +66,12 @@ def end_share(share: Share, *, actor: User, now: datetime) -> None:
             return  # its shares were deleted with it
         is_own = share.person_id == actor.pk
         roles.require(is_own or permissions.can_share(actor, connection), action="Ask its owner or an IT admin.")
-        end_for_reason(share, "", actor=actor, now=now)
+        _end(share, actor=actor, now=now)
 
 
 def end_for_reason(share: Share, why: str, *, actor: User | None, now: datetime) -> bool:
     """End a share and record the reason, in the caller's transaction. Returns whether it was still active."""
-    current = _lock_share(share)  # its date may have been changed meanwhile
-    if current is None:
-        return False
-    if current.until is not None and current.until <= now:
-        _expire(current, now)
-        return False
-    Share.objects.filter(pk=current.pk).update(ended_at=now)
-    history.share_ended(current, actor=actor, now=now)
-    _record(AuditAction.CONNECTION_UNSHARED, current, actor, now, [current.level, None], [current.until, None], why=why)
-    return True
+    return _end(share, actor=actor, now=now, why=why)
 
 
 def shorten_for_reason(share: Share, why: str, *, until: datetime, actor: User, now: datetime) -> bool:
@@ -99,7 +90,7 @@ def end_all_of(*, actor: User | None, now: datetime, **filters: Any) -> None:
     """End every share that matches (``team=``, ``person=``, ``connection=``), inside the caller's transaction."""
     active = Share.objects.filter(ended_at=None, **filters).select_related("connection", "person", "team")
     for share in without_tokens(active):
-        end_for_reason(share, "", actor=actor, now=now)
+        _end(share, actor=actor, now=now)
 
 
 def end_expired(*, now: datetime) -> int:
@@ -188,6 +179,19 @@ def _create_or_change(
         history.share_began(share, actor=actor, now=now)
         _record(AuditAction.CONNECTION_SHARE_CHANGED, share, actor, now, [before[0], level], [before[1], until])
     return share
+
+
+def _end(share: Share, *, actor: User | None, now: datetime, why: str = "") -> bool:
+    current = _lock_share(share)  # its date may have been changed meanwhile
+    if current is None:
+        return False
+    if current.until is not None and current.until <= now:
+        _expire(current, now)
+        return False
+    Share.objects.filter(pk=current.pk).update(ended_at=now)
+    history.share_ended(current, actor=actor, now=now)
+    _record(AuditAction.CONNECTION_UNSHARED, current, actor, now, [current.level, None], [current.until, None], why=why)
+    return True
 
 
 def _expire(share: Share, now: datetime) -> int:
