@@ -22,7 +22,7 @@ help:
 	@echo "make migrations  write the migrations that changed models need"
 	@echo "make bench   measure the sweep and the idle memory"
 	@echo "make bench-audit   measure sealing, verifying and exporting a million events"
-	@echo "make bench-token   measure the token call beside an empty view"
+	@echo "make bench-token   measure the token call beside its floor"
 	@echo "make clean   remove everything the above made"
 
 demo run: .venv/installed

@@ -242,7 +242,7 @@ def idle_memory(stage: Stage) -> dict[str, float]:
 
     call_command("collectstatic", interactive=False, verbosity=0)  # the page served refers to them
     port = free_port()
-    web = stage.launch("web", "gunicorn", "-c", "portal/gunicorn.conf.py", "portal.wsgi", BIND=f"127.0.0.1:{port}")
+    web = stage.launch("web", "portal.server", BIND=f"127.0.0.1:{port}")
     worker = stage.worker()
     beat = stage.launch("beat", "celery", "-A", "portal", "beat", SWEEP_INTERVAL="1")
     web.wait_until(lambda: served(f"http://127.0.0.1:{port}/sign-in/"), seconds=30)

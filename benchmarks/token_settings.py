@@ -1,4 +1,4 @@
-"""The portal's settings with the two views the token call is compared with."""
+"""The portal's settings with an empty view that the token call is compared with."""
 
 from portal.settings import *  # noqa: F403
 

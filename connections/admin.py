@@ -1,7 +1,7 @@
-"""Django's admin site, for the day the portal's own pages do not help (break-glass).
+"""Django's admin site, for emergencies in which the portal's own pages do not help (break-glass).
 
-The rules are the same as everywhere: tenants and app registrations change through the same forms and services,
-secrets are shown nowhere, and what the portal writes by itself can only be read.
+The usual rules apply: tenants and app registrations change through the portal's forms and services, secrets are never
+shown, and what the portal writes by itself is read-only.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from social_django import admin as _registers_its_models  # noqa: F401
 from social_django.models import Association, Nonce, UserSocialAuth
 
 from connections import audit
+from connections.access import roles
 from connections.errors import PortalError
 from connections.fields import SecretField
 from connections.forms.app_registrations import AppRegistrationEditForm, AppRegistrationForm
@@ -44,7 +45,7 @@ from connections.models.audit import AuditAction
 from connections.services.people import accounts
 from connections.services.registry import app_registrations, tenants
 
-# Django's classes take type parameters for the type checker only.
+# Only the type checker knows type parameters of Django's classes.
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Any]
     PeopleAdmin = UserAdmin[Any]
@@ -53,15 +54,15 @@ else:
     ModelAdmin, PeopleAdmin, ModelForm = admin.ModelAdmin, UserAdmin, forms.ModelForm
 
 admin.site.site_header = "Connections for Microsoft 365"
-# Roles are groups by name, and who somebody is at Microsoft is told by Microsoft alone: neither is for editing.
+# Roles are groups with fixed names, and only Microsoft knows who belongs to which Microsoft account: nothing to edit.
 admin.site.unregister((Group, UserSocialAuth, Nonce, Association))
 
 
 @admin.register(User)
 class PersonAdmin(PeopleAdmin):
-    """People: passwords and roles. The audit trail hears of every change.
+    """People: passwords and roles, with every change in the audit trail.
 
-    Who may sign in is decided on the portal's own page of the person, where sessions end and what is theirs is told.
+    Disabling is left to the person's page in the portal, which ends sessions and shows what they own.
     """
 
     actions = None
@@ -90,13 +91,11 @@ class PersonAdmin(PeopleAdmin):
         return super().log_change(request, obj, message)
 
     def delete_model(self, request: HttpRequest, obj: User) -> None:
-        assert isinstance(request.user, User)  # noqa: S101 - the admin site lets nobody else in
-        accounts.remove(obj, actor=request.user, now=timezone.now())
+        accounts.remove(obj, actor=roles.current_user(request.user), now=timezone.now())
 
 
 def _record(action: AuditAction, request: HttpRequest, person: User, message: Any) -> None:
-    """Which fields were changed, roles and flags as they are now; a password's value is nobody's business."""
-    assert isinstance(request.user, User)  # noqa: S101 - the admin site lets nobody else in
+    """Record the changed fields and the current roles and flags; never a password's value."""
     parts = [part.get("changed", {}) for part in message] if isinstance(message, list) else []
     facts: dict[str, Any] = {
         "fields": sorted({field for part in parts for field in part.get("fields", [])}),
@@ -104,16 +103,16 @@ def _record(action: AuditAction, request: HttpRequest, person: User, message: An
         "superuser": person.is_superuser,
         "active": person.is_active,
     }
-    audit.record(action, person, actor=request.user, changes=facts)
+    audit.record(action, person, actor=roles.current_user(request.user), changes=facts)
 
 
 def shown_fields(model: type[models.Model]) -> list[str]:
-    """Every column but the secrets."""
+    """All fields except secrets."""
     return [field.name for field in model._meta.fields if not isinstance(field, SecretField)]
 
 
 class ReadOnly(ModelAdmin):
-    """Looking, nothing else; secrets are not even fetched."""
+    """Read-only; secrets are not even fetched."""
 
     def get_fields(self, request: HttpRequest, obj: models.Model | None = None) -> Any:
         return shown_fields(self.model)
@@ -128,17 +127,13 @@ class ReadOnly(ModelAdmin):
     def has_add_permission(self, request: HttpRequest, obj: models.Model | None = None) -> bool:
         return False
 
-    def has_change_permission(self, request: HttpRequest, obj: models.Model | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: models.Model | None = None) -> bool:
-        return False
+    has_change_permission = has_delete_permission = has_add_permission
 
 
 class ByService(ModelAdmin):
-    """Saving and deleting go through the services, so they are checked and audited as on the portal's pages.
+    """Save and delete through the services, so that changes are checked and audited as on the portal's pages.
 
-    The service is called while the form is validated: whatever it refuses stands next to its field.
+    The service runs while the form is validated, so its errors appear next to their fields.
     """
 
     actions = None
@@ -150,14 +145,18 @@ class ByService(ModelAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> Any:
-        # Django wraps this in a transaction, and the services call Microsoft, which must not happen inside one.
+        # Django wraps this in a transaction; the services call Microsoft, which must not happen inside one.
         return self._changeform_view(request, object_id, form_url, extra_context)  # type: ignore[attr-defined]
 
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        form = super().get_form(request, obj, change, **kwargs)
+        return type(form.__name__, (form,), {"actor": request.user})
+
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
-        """Nothing: the service has done it."""
+        """Nothing to do: the service has saved it."""
 
     def save_related(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing hangs on these."""
+        """Nothing to do."""
 
     def delete_model(self, request: HttpRequest, obj: Any) -> None:
         raise NotImplementedError
@@ -173,20 +172,20 @@ class ByService(ModelAdmin):
 
 
 class ServiceForm(ModelForm):
-    """A ModelForm for the admin site that leaves the work to one of the portal's own forms and services."""
+    """A ModelForm that delegates to one of the portal's own forms and services."""
 
     actor: User
 
     def portal_form(self) -> forms.Form:
-        """The portal's form, bound to what was typed."""
+        """The portal's form, bound to the submitted data."""
         raise NotImplementedError
 
     def call(self, cleaned: dict[str, Any]) -> models.Model:
-        """Call the service; returns the object."""
+        """Call the service and return the object."""
         raise NotImplementedError
 
     def _post_clean(self) -> None:
-        """In place of Django's model validation: the portal's form, then the service."""
+        """Replace Django's model validation by the portal's form, then the service."""
         form = self.portal_form()
         form.full_clean()
         if not form.errors:
@@ -196,19 +195,16 @@ class ServiceForm(ModelForm):
                 form.add_error(error.field if error.field in form.fields else None, str(error))
         self._errors = forms.utils.ErrorDict()
         for field, problems in form.errors.as_data().items():
-            known = field if field in self.fields or field == "__all__" else "__all__"
-            self.add_error(None if known == "__all__" else known, ValidationError(problems))
+            self.add_error(field if field in self.fields else None, ValidationError(problems))
 
     def save(self, commit: bool = True) -> Any:
         return self.instance
 
     def save_m2m(self) -> None:
-        """There are none."""
+        """Nothing to do."""
 
 
 class TenantAdminForm(ServiceForm):
-    """A tenant."""
-
     environment = forms.ChoiceField(choices=clouds.choices)
 
     class Meta:
@@ -250,30 +246,18 @@ class AppRegistrationAdminForm(ServiceForm):
         return stored
 
 
-def _with_actor(form: type[ModelForm], user: Any) -> type[ModelForm]:
-    return type(form.__name__, (form,), {"actor": user})
-
-
 @admin.register(Tenant)
 class TenantAdmin(ByService):
-    """Tenants, by the same form and services as on their page."""
-
     form = TenantAdminForm
     list_display = ("name", "environment", "directory_id", "tid")
     search_fields = ("name", "directory_id")
 
-    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
-        return _with_actor(super().get_form(request, obj, change, **kwargs), request.user)
-
     def delete_model(self, request: HttpRequest, obj: Tenant) -> None:
-        assert isinstance(request.user, User)  # noqa: S101 - the admin site lets nobody else in
-        tenants.remove(obj, actor=request.user)
+        tenants.remove(obj, actor=roles.current_user(request.user))
 
 
 @admin.register(AppRegistration)
 class AppRegistrationAdmin(ByService):
-    """App registrations, by the same form and services as on their page."""
-
     form = AppRegistrationAdminForm
     list_display = ("name", "tenant", "client_id", "verified_at", "rejected_at")
     search_fields = ("name", "client_id")
@@ -281,12 +265,8 @@ class AppRegistrationAdmin(ByService):
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         return () if obj is None else ("tenant", "client_id")
 
-    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
-        return _with_actor(super().get_form(request, obj, change, **kwargs), request.user)
-
     def delete_model(self, request: HttpRequest, obj: AppRegistration) -> None:
-        assert isinstance(request.user, User)  # noqa: S101 - the admin site lets nobody else in
-        app_registrations.remove(obj, actor=request.user)
+        app_registrations.remove(obj, actor=roles.current_user(request.user))
 
 
 def _read_only(model: type[models.Model], *columns: str) -> None:

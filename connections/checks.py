@@ -1,4 +1,4 @@
-"""System checks: settings that would make the portal start and then fail."""
+"""System checks for settings with which the portal would start and then fail."""
 
 from typing import Any
 
@@ -17,12 +17,8 @@ def encryption_keys(**kwargs: Any) -> list[CheckMessage]:
         try:
             Fernet(key)
         except ValueError:
-            return [
-                Error(
-                    f"Key {number} of FIELD_ENCRYPTION_KEYS is not a Fernet key (32 bytes, URL-safe base64).",
-                    id="connections.E001",
-                )
-            ]
+            problem = f"Key {number} of FIELD_ENCRYPTION_KEYS is not a Fernet key (32 bytes, URL-safe base64)."
+            return [Error(problem, id="connections.E001")]
     return []
 
 
@@ -31,17 +27,15 @@ def portal_url(**kwargs: Any) -> list[CheckMessage]:
     """Microsoft accepts plain http redirect URIs for localhost only (identity-platform/reply-url)."""
     if settings.HTTPS or settings.PORTAL_URL.startswith("http://localhost"):
         return []
-    return [
-        Warning(
-            f"PORTAL_URL is {settings.PORTAL_URL}: Microsoft accepts only https, or http://localhost, in redirect URIs.",
-            id="connections.W001",
-        )
-    ]
+    problem = (
+        f"PORTAL_URL is {settings.PORTAL_URL}: Microsoft accepts only https, or http://localhost, in redirect URIs."
+    )
+    return [Warning(problem, id="connections.W001")]
 
 
 @register()
 def sign_in(**kwargs: Any) -> list[CheckMessage]:
-    """Microsoft sign-in is either configured in full or not at all."""
+    """Microsoft sign-in is configured either completely or not at all."""
     login = settings.LOGIN_MICROSOFT
     needed = {name: login[name] for name in ("tenant", "client_id", "client_secret")}
     missing = [name for name, value in needed.items() if not value]
@@ -53,23 +47,17 @@ def sign_in(**kwargs: Any) -> list[CheckMessage]:
 
 @register()
 def sign_in_directory(**kwargs: Any) -> list[CheckMessage]:
-    """Microsoft sign-in is for one directory in a cloud that is known."""
+    """Microsoft sign-in needs one directory in a known cloud."""
     login = settings.LOGIN_MICROSOFT
-    check_messages: list[CheckMessage] = []
+    errors: list[CheckMessage] = []
     if login["tenant"].lower() in SHARED_ENDPOINTS:
-        check_messages.append(
-            Error(
-                f"LOGIN_MICROSOFT_TENANT is {login['tenant']}, which lets anybody with a Microsoft account in. "
-                "Set the ID of your directory.",
-                id="connections.E003",
-            )
+        problem = (
+            f"LOGIN_MICROSOFT_TENANT is {login['tenant']}, which lets anybody with a Microsoft account in. "
+            "Set the ID of your directory."
         )
+        errors.append(Error(problem, id="connections.E003"))
     if login["tenant"] and login["environment"] not in clouds.CLOUDS:
         known = ", ".join(clouds.CLOUDS)
-        check_messages.append(
-            Error(
-                f"LOGIN_MICROSOFT_ENVIRONMENT is {login['environment']}; it must be one of {known}.",
-                id="connections.E004",
-            )
-        )
-    return check_messages
+        problem = f"LOGIN_MICROSOFT_ENVIRONMENT is {login['environment']}; it must be one of {known}."
+        errors.append(Error(problem, id="connections.E004"))
+    return errors

@@ -10,11 +10,18 @@ from django.http import HttpRequest
 
 def client_address(request: HttpRequest) -> str | None:
     """The client's address: behind TRUSTED_PROXIES proxies, the entry that the outermost one added. None: unknown."""
-    hops: list[str] = [hop.strip() for hop in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",") if hop.strip()]
+    meta = request.META
+    return forwarded_address(meta.get("HTTP_X_FORWARDED_FOR", ""), str(meta.get("REMOTE_ADDR") or ""))
+
+
+def forwarded_address(forwarded_for: str, peer: str) -> str | None:
+    """The same from the value of X-Forwarded-For and the address of the connection."""
     trusted: int = settings.TRUSTED_PROXIES
-    if trusted and len(hops) >= trusted:
-        return _address(hops[-trusted])
-    return _address(str(request.META.get("REMOTE_ADDR") or ""))
+    if trusted:
+        hops = [hop.strip() for hop in forwarded_for.split(",") if hop.strip()]
+        if len(hops) >= trusted:
+            return _address(hops[-trusted])
+    return _address(peer)
 
 
 def _address(text: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What happens round every request: an id and an address for logs and audit, a strict policy, errors in words."""
+"""Middleware: request ids for logs and audit, security headers, and error pages."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _POLICY = "; ".join(
 
 
 def request_context(get_response: GetResponse) -> GetResponse:
-    """Give the request an id, for logs, audit rows and the error page; and record at its end what was denied."""
+    """Give the request an id for logs, audit rows and error pages; record at its end what was denied."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         request_id = str(uuid.uuid4())
@@ -61,7 +61,6 @@ def request_context(get_response: GetResponse) -> GetResponse:
 
 
 def content_security_policy(get_response: GetResponse) -> GetResponse:
-    """Send a policy under which no inline script or style runs."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         response = get_response(request)
@@ -75,7 +74,7 @@ def content_security_policy(get_response: GetResponse) -> GetResponse:
 
 
 def no_store(get_response: GetResponse) -> GetResponse:
-    """Let no browser or proxy keep a page: after signing out, the back button must not show it again."""
+    """Forbid caching: after signing out, the back button must not show a page again."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         response = get_response(request)
@@ -87,7 +86,7 @@ def no_store(get_response: GetResponse) -> GetResponse:
 
 
 class PortalErrorMiddleware:
-    """Turn a PortalError that no view caught, and Django's empty 405, into a page that says what happened and what to do."""
+    """Turn uncaught PortalErrors and Django's empty 405 into pages."""
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
@@ -95,14 +94,13 @@ class PortalErrorMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         response = self.get_response(request)
         if request.method == "GET" and response.status_code == 405 and not response.content:
-            # Where signing in leads who was signed out when they sent a form.
-            told = render(request, "405.html", status=405)
-            told["Allow"] = response["Allow"]
-            return told
+            # People get here when they sign in again after sending a form while signed out.
+            page = render(request, "405.html", status=405)
+            page["Allow"] = response["Allow"]
+            return page
         return response
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
-        """Called by Django with whatever a view raised."""
         if not isinstance(error, PortalError) or isinstance(error, Http404):
             return None
         if isinstance(error, NotAllowed):
@@ -111,10 +109,9 @@ class PortalErrorMiddleware:
 
 
 class SignInErrorMiddleware(SocialAuthExceptionMiddleware):  # type: ignore[misc]
-    """A sign-in at Microsoft that ended badly becomes a page in plain words; see connections/pipeline.py."""
+    """Turn failed sign-ins at Microsoft into pages; see connections/pipeline.py."""
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        """Called by Django with whatever a view raised."""
         from connections import pipeline  # social-auth loads it, which needs the models
         from connections.views import consent_requests
 

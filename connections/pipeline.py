@@ -1,4 +1,4 @@
-"""Where social-auth meets the portal: the strategy that knows the client, and the steps after Microsoft's answer."""
+"""The portal's side of social-auth: the strategy with the client, and the steps after Microsoft's answer."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from connections.models.tenants import SHARED_ENDPOINTS
 from connections.services.connections import connections, sign_in, sign_in_links
 from connections.services.people import accounts
 
-# In the session of a browser in which a sign-in link was opened: what the link is bound to.
+# Session key: the value a sign-in link is bound to, in the browser that opened it.
 LINK_BROWSER = "sign_in_link_browser"
 
 
 @dataclass(frozen=True, slots=True)
 class LinkHolder:
-    """Whoever holds a sign-in link. Not an account: social-auth's sign-in takes no notice of it."""
+    """The holder of a sign-in link. Not an account, so social-auth signs nobody in."""
 
     pk: str
     is_authenticated: bool = True
@@ -45,20 +45,19 @@ class LinkHolder:
 
     @property
     def id(self) -> str:
-        """The same as ``pk``, for social-auth."""
         return self.pk
 
 
 class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
-    """Tells a backend who is asking: the portal itself, or the app registration of one connection."""
+    """Gives a backend its client: the portal itself, or the app registration of one connection."""
 
     connection: Connection | None = None
-    # Set where somebody signs in with a link, whoever may be signed in to the portal in this browser.
+    # Set if a sign-in link is used, regardless of who is signed in to the portal in this browser.
     link: SignInLink | None = None
     _client: backends.SignInClient | None = None
 
     def sign_in_client(self, backend: Any) -> backends.SignInClient:
-        """The client of this conversation; read once per request."""
+        """The client of this sign-in; read once per request."""
         if self._client is None:
             if backend.name == backends.MicrosoftSignIn.name:
                 self._client = portal_client()
@@ -70,22 +69,21 @@ class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
 
     @property
     def credential_id(self) -> int | None:
-        """The credential the application has shown in this conversation."""
+        """The credential the application used in this sign-in."""
         return self._client.credential_id if self._client else None
 
     def intent(self) -> dict[str, Any]:
-        """What is kept in the session while the person is at Microsoft."""
+        """The values kept in the session while the person is at Microsoft."""
         if self.connection is None:
             return {}
         return {"connection": self.connection.pk, "link": self.link.pk if self.link else None}
 
     @property
     def link_holder(self) -> LinkHolder | None:
-        """Who signs in by link; None in every other sign-in."""
         return LinkHolder(f"link:{self.link.pk}") if self.link else None
 
     def resume(self, started: dict[str, Any]) -> None:
-        """Pick the conversation up again on the callback. Raises LinkOver if it was begun by a link that is over."""
+        """Restore the sign-in on the callback. Raises LinkUnusable if its link is no longer usable."""
         if started.get("link"):
             browser = str(self.session_get(LINK_BROWSER, ""))
             opened = sign_in_links.resume(int(started["link"]), browser=browser, now=timezone.now())
@@ -95,25 +93,25 @@ class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
         self.connection = visible.filter(pk=int(started.get("connection") or 0)).first()
 
     def forget(self) -> None:
-        """Whoever came back is not who was sent: nothing of the conversation is theirs."""
+        """Drop the sign-in's context: another person came back than the one who left."""
         self.connection = self.link = None
 
     def partial_load(self, token: str) -> None:
-        """No sign-in is ever paused: that would store Microsoft's tokens in clear. A token in the query means nothing."""
+        """Ignore partial tokens: a paused sign-in would store Microsoft's tokens in plain text."""
 
     def query_string(self) -> str:
-        """The callback's raw query string, for classification."""
+        """The callback's raw query string, to classify errors."""
         return str(self._require_request().META.get("QUERY_STRING", ""))
 
     def absolute_uri(self, path: str | None = None) -> str | None:
-        """Redirect URIs come from PORTAL_URL, whatever host name a proxy passes on (AADSTS50011 otherwise)."""
+        """Build redirect URIs from PORTAL_URL, not from the host a proxy sends (AADSTS50011 otherwise)."""
         return f"{settings.PORTAL_URL}{path}" if path and path.startswith("/") else path
 
 
 def portal_client() -> backends.SignInClient:
     """The client of the portal's own sign-in, from LOGIN_MICROSOFT_*. Raises SignInFailed unless it names a directory.
 
-    "common" and its like would let anybody in the world in.
+    With shared endpoints such as "common" anybody could sign in.
     """
     login = settings.LOGIN_MICROSOFT
     complete = all(login[name] for name in ("tenant", "client_id", "client_secret"))
@@ -131,16 +129,13 @@ def portal_client() -> backends.SignInClient:
     return backends.SignInClient(application, ("openid", "profile", "email"), {})
 
 
-# --- Steps of the portal's own sign-in ------------------------------------------------------------
-
-
 def admit_person(
     response: dict[str, Any], user: User | None = None, social: Any = None, **kwargs: Any
 ) -> dict[str, Any]:
-    """Make an account for somebody who signs in for the first time; refuse one who is disabled here.
+    """Create an account at the first sign-in; refuse disabled and service accounts.
 
-    Whoever is signed in already is not joined to the Microsoft account: it could be another person's, who would
-    then get in as them for ever.
+    A signed-in user is never linked to the Microsoft account: it could be another person's, who could then always sign
+    in as them.
     """
     if user is None:
         return {"user": accounts.create_from_directory(claims=response), "is_new": True}
@@ -158,7 +153,7 @@ def admit_person(
 
 
 def follow_directory(strategy: PortalStrategy, user: User, response: dict[str, Any], **kwargs: Any) -> None:
-    """Take over name, address and roles as the directory has them now."""
+    """Update name, address and roles from the directory."""
     accounts.update_from_directory(user, claims=response)
     if accounts.has_groups_overage(response):
         messages.warning(
@@ -168,64 +163,47 @@ def follow_directory(strategy: PortalStrategy, user: User, response: dict[str, A
         )
 
 
-# --- The one step of a connection's sign-in -------------------------------------------------------
-
-
 def finish_connect(
     strategy: PortalStrategy, response: dict[str, Any], user: User | None = None, **kwargs: Any
 ) -> HttpResponse:
     """Store the grant with the connection. A redirect ends the pipeline, so social-auth stores nothing."""
-    connection = strategy.connection
-    if strategy.link is not None and connection is not None:
-        return _finish_by_link(strategy.link, connection, response)
-    if connection is None or user is None:
+    connection, link, now = strategy.connection, strategy.link, timezone.now()
+    actor = link.made_by if link is not None else user
+    if connection is None or actor is None:
         raise errors.SignInExpired
     sign_in.complete(
         connection,
-        actor=user,
+        actor=actor,
         answer=token_endpoint.token_set(response),
         account=sign_in.account_from_claims(response),
-        now=timezone.now(),
+        now=now,
+        by_link=link,
     )
-    connections.probe_mailboxes(connection, actor=user, now=timezone.now())
+    if link is not None:
+        # The holder of a link only gives the grant, and gets nothing in return.
+        connection.mailbox_accesses.update(probe_after=now)
+        return redirect("sign_in_link_done")
+    connections.probe_mailboxes(connection, actor=actor, now=timezone.now())
     messages.success(
         strategy.request, f"{connection} is connected as {connection.account_username}. The portal keeps it alive now."
     )
     return redirect("connection", pk=connection.pk)
 
 
-def _finish_by_link(link: SignInLink, connection: Connection, response: dict[str, Any]) -> HttpResponse:
-    """The grant is all the holder of a link gives, and nothing is given back."""
-    now = timezone.now()
-    sign_in.complete(
-        connection,
-        actor=link.made_by,
-        answer=token_endpoint.token_set(response),
-        account=sign_in.account_from_claims(response),
-        now=now,
-        by_link=link,
-    )
-    connection.mailbox_accesses.update(probe_after=now)
-    return redirect("sign_in_link_done")
-
-
-# --- Ends that are no success ---------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
-class Ended:
-    """How a sign-in ended, for the page that says so."""
+class FailedSignIn:
+    """How a sign-in failed, for its page."""
 
     error: errors.PortalError
     connection: Connection | None
-    needs_consent: bool = False  # whether the way on is to ask an administrator
-    by_link: bool = False  # tried by somebody with a sign-in link, who may know nothing else of the portal
+    needs_consent: bool = False  # whether an administrator has to be asked
+    by_link: bool = False  # tried with a sign-in link, whose holder may see nothing else of the portal
 
 
-def explain(request: HttpRequest, exception: Exception) -> Ended | None:
-    """What an exception during a sign-in means to the person; None if it is none of ours.
+def explain(request: HttpRequest, exception: Exception) -> FailedSignIn | None:
+    """Explain an exception during a sign-in; None for all other exceptions.
 
-    A failed attempt changes nothing but is recorded, unless the callback's state was not ours to begin with.
+    A failed attempt is recorded, unless the callback's state did not belong to a sign-in of ours.
     """
     if isinstance(exception, SocialAuthBaseException):
         error = _translate(exception)
@@ -250,23 +228,18 @@ def explain(request: HttpRequest, exception: Exception) -> Ended | None:
     elif connection is None and isinstance(exception, backends.MicrosoftSignInRefused):
         accounts.sign_in_failed("", reason=error.code)
     by_link = link is not None or isinstance(error, sign_in_links.LinkUnusable)
-    return Ended(error, connection, _needs_consent(exception), by_link)
-
-
-def _needs_consent(exception: Exception) -> bool:
+    needs_consent = isinstance(exception, errors.ConsentMissing)
     if isinstance(exception, backends.MicrosoftSignInRefused):
-        return exception.verdict.kind is Kind.CONSENT and not exception.cancelled
-    return isinstance(exception, errors.ConsentMissing)
+        needs_consent = exception.verdict.kind is Kind.CONSENT and not exception.cancelled
+    return FailedSignIn(error, connection, needs_consent, by_link)
 
 
 def _translate(exception: SocialAuthBaseException) -> errors.PortalError:
     if isinstance(exception, backends.MicrosoftSignInRefused):
         if exception.cancelled:
             return errors.SignInCancelled()
-        verdict = exception.verdict
-        if verdict.kind in (Kind.TRANSIENT, Kind.THROTTLED):
-            return errors.MicrosoftUnavailable(verdict)
-        return errors.MicrosoftRefused(verdict)
+        is_temporary = exception.verdict.kind in (Kind.TRANSIENT, Kind.THROTTLED)
+        return (errors.MicrosoftUnavailable if is_temporary else errors.MicrosoftRefused)(exception.verdict)
     if isinstance(exception, AuthSessionError | AuthInputError):
         return errors.SignInExpired()
     if isinstance(exception, AuthProviderError) or exception.code == "malformed_response":

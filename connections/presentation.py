@@ -12,10 +12,13 @@ from django.utils import timezone
 from connections.errors import ApprovalNeeded
 from connections.models import (
     AccessReview,
+    AlertChannel,
+    ApiKey,
     AppCredential,
     AppRegistration,
     Approval,
     AuditEvent,
+    AuditVerification,
     Connection,
     ConsentLink,
     ConsentRequest,
@@ -111,6 +114,12 @@ _TONES: dict[type[models.Model], dict[str, str]] = {
         ReviewItem.Decision.EXPIRED: OFF,
         ReviewItem.Decision.GONE: OFF,
     },
+    AuditVerification: {
+        AuditVerification.State.WAITING: WAITING,
+        AuditVerification.State.RUNNING: WAITING,
+        AuditVerification.State.INTACT: OK,
+        AuditVerification.State.BROKEN: BROKEN,
+    },
     AuditEvent: {
         AuditEvent.Outcome.DONE: OK,
         AuditEvent.Outcome.DENIED: WARNING,
@@ -158,6 +167,12 @@ def badge(thing: models.Model) -> Badge:
             return _review_badge(thing)
         case Incident():
             return Badge("Open", BROKEN) if thing.is_open else Badge("Healed", OK)
+        case AlertChannel():
+            return Badge("Switched off", OFF) if thing.disabled_at else Badge("On", OK)
+        case ApiKey():
+            return _api_key_badge(thing)
+        case User():
+            return _account_badge(thing)
     raise TypeError(f"{type(thing).__name__} has no state to show.")
 
 
@@ -233,6 +248,20 @@ def _credential_badge(credential: AppCredential) -> Badge:
     if credential.expires_at and (credential.expires_at - timezone.now()).days < 30:
         return Badge("Expires soon", WARNING)
     return Badge("Accepted", OK) if credential.verified_at else Badge("Not tried yet", WAITING)
+
+
+def _api_key_badge(key: ApiKey) -> Badge:
+    if key.revoked_at:
+        return Badge("Revoked", OFF)
+    return Badge("Valid", OK) if key.is_valid() else Badge("Expired", OFF)
+
+
+def _account_badge(account: User) -> Badge:
+    if account.is_service:
+        return Badge("Enabled", OK) if account.is_active else Badge("Disabled", OFF)
+    if account.is_active and account.left_at:
+        return Badge("Has left", WARNING)
+    return Badge("Active", OK) if account.is_active else Badge("Disabled", OFF)
 
 
 def action_label(action: str) -> str:

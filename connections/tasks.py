@@ -1,4 +1,4 @@
-"""Celery's doorways: they load, call one service, and stop. What is due stands in the database."""
+"""Celery tasks: each calls its services. The database knows what is due."""
 
 from __future__ import annotations
 
@@ -20,29 +20,26 @@ from connections.services.expiry import credential_expiry
 from connections.services.governance import access_review_schedule
 from connections.services.mailboxes import probes
 from connections.services.notifications import alerts, outbox
-from connections.services.operations import retention
+from connections.services.operations import health, retention
 from connections.services.people import directory_sync
 from connections.services.sharing import shares
 from connections.services.tokens import scheduler
 
 logger = structlog.get_logger(__name__)
 
-LAST_SWEEP = "sweep:last"  # cache key: unix time of the last finished sweep, read by /readyz and /metrics
-
 
 @shared_task(ignore_result=True)
 def sweep() -> None:
-    """Refresh what is due."""
     _as_task()
     done = scheduler.sweep(now=timezone.now(), clock=timezone.now)
-    cache.set(LAST_SWEEP, time.time(), timeout=None)
+    cache.set(health.LAST_SWEEP, time.time(), timeout=None)
     if done.claimed:
         logger.info("sweep", claimed=done.claimed, renewed=done.renewed, flagged=done.flagged, waiting=done.waiting)
 
 
 @shared_task(ignore_result=True)
 def probe_due_mailboxes() -> None:
-    """Probe shared mailboxes whose routine probe is due, and look for consent that has come through."""
+    """Probe shared mailboxes that are due, and check open consent requests."""
     _as_task()
     probes.probe_due(now=timezone.now())
     admin_consent.verify_open(now=timezone.now())
@@ -50,7 +47,6 @@ def probe_due_mailboxes() -> None:
 
 @shared_task(ignore_result=True)
 def deliver_alerts() -> None:
-    """Write the reminders that are due and send what waits in the outbox."""
     _as_task()
     now = timezone.now()
     alerts.remind_due(now)
@@ -61,7 +57,7 @@ def deliver_alerts() -> None:
 
 @shared_task(ignore_result=True)
 def look_ahead() -> None:
-    """Read the credentials' true expiry dates that are due, warn of what expires soon, and see who has left."""
+    """Read credentials' expiry dates, warn of those that expire soon, and sync people with the directory."""
     _as_task()
     credential_expiry.check_due(now=timezone.now())
     directory_sync.sync_due(now=timezone.now())
@@ -69,14 +65,14 @@ def look_ahead() -> None:
 
 @shared_task(ignore_result=True)
 def end_lapsed_shares() -> None:
-    """Write down the end of shares whose date is over; they have not counted since then."""
+    """Record the end of expired shares; they stopped working at their end date."""
     _as_task()
     shares.end_expired(now=timezone.now())
 
 
 @shared_task(ignore_result=True)
 def seal_audit() -> None:
-    """Seal what has been recorded, publish the seals, and carry out the verifications somebody asked for."""
+    """Seal recorded events, publish the seals, and run the requested verifications."""
     _as_task()
     denials.write_events(timezone.now())
     sealing.seal_due(timezone.now())
@@ -86,14 +82,13 @@ def seal_audit() -> None:
 
 @shared_task(ignore_result=True)
 def tick_reviews() -> None:
-    """Start, remind of, end and close access reviews."""
     _as_task()
     access_review_schedule.run_due(timezone.now())
 
 
 @shared_task(ignore_result=True)
 def tidy() -> None:
-    """Remove ended sessions, used-up sign-in states, and sign-in links that are over, and kept answers of the API."""
+    """Remove expired sessions, sign-in links and stored API replies, and what retention no longer keeps."""
     _as_task()
     call_command("clearsessions")
     idempotency.prune(now=timezone.now())
@@ -102,7 +97,7 @@ def tidy() -> None:
 
 
 def _as_task() -> None:
-    """Give this run an id, so that its log lines and audit rows belong together."""
+    """Give this run an id that joins its log lines and audit rows."""
     run = str(uuid.uuid4())
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=run)

@@ -40,8 +40,8 @@ urlpatterns = [
     path("sign-in/", accounts.sign_in, name="sign_in"),
     path("sign-out/", accounts.sign_out, name="sign_out"),
     path("account/", accounts.profile, name="account"),
-    path("account/alerts/", alerts.choices, name="account_alerts"),
-    path("account/alerts/test/", alerts.choices_test, name="account_alerts_test"),
+    path("account/alerts/", alerts.preferences, name="account_alerts"),
+    path("account/alerts/test/", alerts.preferences_test, name="account_alerts_test"),
     # Tenants
     path("tenants/", tenants.index, name="tenants"),
     path("tenants/add/", tenants.add, name="tenant_add"),

@@ -26,7 +26,7 @@ from connections.outbound import safe_http
 NAME_LENGTH = 120
 REASON_LENGTH = 2000
 MOST_MAILBOXES = 20
-FARTHEST = date(9000, 12, 31)  # there is no day after the last one of the calendar
+LATEST_DAY = date(9000, 12, 31)  # there is no day after the last one of the calendar
 # What becomes of the old account's tokens when a connection gets a new owner.
 KEEP, CUT = "keep", "cut"
 _ADDRESS_EXAMPLE = "An address looks like support@contoso.com."
@@ -64,7 +64,7 @@ class GuidField(PastedField):
 
     def __init__(self, *, what: str, **kwargs: Any) -> None:
         self.what = what
-        # Room for stray spaces; what is really too long is told as "not an ID".
+        # Room for stray spaces; anything longer is reported as "not an ID".
         super().__init__(max_length=500, **kwargs)
 
     def to_python(self, value: Any) -> str:
@@ -202,6 +202,21 @@ class ExpiryField(forms.DateField):
         return datetime.combine(day, time.min, UTC)
 
 
+class LastDayField(forms.DateField):
+    """The last day on which something is valid (UTC), today or later; cleaned to the moment after it."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(widget=forms.DateInput(attrs={"type": "date"}), **kwargs)
+
+    def clean(self, value: Any) -> datetime | None:
+        day: date | None = super().clean(value)
+        if day is None:
+            return None
+        if day < timezone.now().date():
+            raise forms.ValidationError("This day is over. Choose today or a later one.")
+        return end_of_day(day)
+
+
 class AddressField(PastedField):
     """One mail address as people paste it; cleaned to the bare address with its domain in lower case."""
 
@@ -265,7 +280,7 @@ class TargetField(PastedField):
 
 def end_of_day(day: date) -> datetime:
     """The first moment after a day (UTC); of days that no review can reach, one that is as far away."""
-    return datetime.combine(min(day, FARTHEST) + timedelta(days=1), time.min, UTC)
+    return datetime.combine(min(day, LATEST_DAY) + timedelta(days=1), time.min, UTC)
 
 
 def capability_errors(chosen: Sequence[str], extra_scopes: Sequence[str], authentication_type: str) -> list[str]:
@@ -274,9 +289,9 @@ def capability_errors(chosen: Sequence[str], extra_scopes: Sequence[str], authen
         return ["Choose at least one thing the automation should be able to do."]
     sentences = []
     for key in chosen:
-        found = capabilities.CAPABILITIES[key]
+        capability = capabilities.CAPABILITIES[key]
         app_only = authentication_type == AuthenticationType.CLIENT_CREDENTIALS
-        reason = found.no_application if app_only else found.no_delegated
-        if reason and not capabilities.needs(found, authentication_type):
-            sentences.append(f"{found.label}: {reason}")
+        reason = capability.no_application if app_only else capability.no_delegated
+        if reason and not capabilities.needs(capability, authentication_type):
+            sentences.append(f"{capability.label}: {reason}")
     return sentences

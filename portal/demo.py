@@ -159,7 +159,7 @@ class Demo:
         organisation = self.directory / "organisation.json"
         write_private(organisation, json.dumps(ORGANISATION))
         self._finish(self._launch("seed", ["portal.demo_seed", str(organisation), self.sandbox_url], settings))
-        web = self._launch("web", ["gunicorn", "-c", "portal/gunicorn.conf.py", "portal.wsgi"], settings)
+        web = self._launch("web", ["portal.server"], settings)
         celery = ["celery", "-A", "portal"]
         solitary = ["--without-mingle", "--without-gossip"]
         worker = self._launch("worker", [*celery, "worker", "-P", "threads", "-c", "4", *solitary], settings)

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import itertools
 import os
+import socket
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from django.conf import settings as django_settings
 from django.db import connection as database
 from django.test import Client
@@ -203,8 +207,19 @@ def _empty_broker() -> None:
 
 
 @pytest.fixture
-def portal_url(live_server: Any, settings: Any) -> str:
-    """A real web server on the test database; PORTAL_URL says so too, so redirect URIs lead back to it."""
-    settings.PORTAL_URL = live_server.url
-    settings.CSRF_TRUSTED_ORIGINS = [live_server.url]
-    return str(live_server.url)
+def portal_url(transactional_db: None, settings: Any) -> Iterator[str]:
+    """The web process's application on the test database, served from this process; PORTAL_URL leads back to it."""
+    from portal.asgi import Portal  # it sets Django up
+
+    listener = socket.create_server(("127.0.0.1", 0), backlog=100)
+    url = f"http://localhost:{listener.getsockname()[1]}"
+    settings.PORTAL_URL, settings.CSRF_TRUSTED_ORIGINS = url, [url]
+    options: dict[str, Any] = {"ws": "none", "log_config": None, "access_log": False, "proxy_headers": False}
+    server = uvicorn.Server(uvicorn.Config(Portal(threads=4), timeout_graceful_shutdown=2, **options))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="portal")
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield url
+    server.should_exit = True
+    thread.join()

@@ -126,7 +126,7 @@ def metrics() -> list[str]:
 
 def settings() -> list[str]:
     """Every environment variable that the portal reads."""
-    source = "".join((ROOT / name).read_text() for name in ("portal/settings.py", "portal/gunicorn.conf.py"))
+    source = "".join((ROOT / name).read_text() for name in ("portal/settings.py", "portal/server.py", "portal/asgi.py"))
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call) and node.args]
     names = {call.args[0].value for call in calls if isinstance(call.args[0], ast.Constant)}
     return sorted(name for name in names if isinstance(name, str) and re.fullmatch(r"[A-Z][A-Z0-9_]{3,}", name))

@@ -11,6 +11,8 @@ from portal.settings import *  # noqa: E402, F403
 from portal.settings import DATABASES, STORAGES  # noqa: E402
 
 DATABASES["default"]["TEST"] = {"NAME": environment.test_database_name()}
+# Threads of the server in this process (the fixture portal_url) leave none open for the end of the run.
+DATABASES["default"]["CONN_MAX_AGE"] = 0
 # Pages find static files without collectstatic having run.
 STORAGES["staticfiles"] = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
 # Slow on purpose in production; here hundreds of people sign in.

@@ -58,7 +58,7 @@ def test_microsoft_is_not_asked_inside_a_transaction(root: Client, sandbox: Cont
     assert inside == [0]
 
 
-def test_changing_and_removing_obey_the_services(root: Client, sandbox: Control) -> None:
+def test_changing_and_removing_use_the_services(root: Client, sandbox: Control) -> None:
     tenant = factories.make_tenant()
     app = factories.make_app_registration(tenant=tenant)
     moved = {"name": "Contoso", "environment": "sandbox", "directory_id": "fabrikam.example"}
@@ -104,7 +104,7 @@ def test_no_page_of_it_shows_or_takes_a_secret(root: Client, alice: User) -> Non
     for model in admin.site._registry:
         if model._meta.app_label != "connections":
             continue
-        pages = [url(model, "changelist"), *(url(model, "change", found.pk) for found in model.objects.all())]
+        pages = [url(model, "changelist"), *(url(model, "change", row.pk) for row in model.objects.all())]
         for path in pages:
             response = root.get(path)
             assert response.status_code == 200, path
@@ -124,7 +124,7 @@ def test_what_the_portal_writes_by_itself_is_read_only(root: Client) -> None:
     assert root.get(url(AuditEvent, "add")).status_code == 403
 
 
-def test_members_do_not_get_in(bob: User, signed_in: Any) -> None:
+def test_members_cannot_open_it(bob: User, signed_in: Any) -> None:
     response = signed_in(bob).get(url(Tenant, "changelist"))
     assert response.status_code == 302
 
@@ -160,7 +160,7 @@ def test_groups_and_links_to_microsoft_are_not_for_editing(root: Client) -> None
         assert root.get(path).status_code == 404
 
 
-def test_an_account_that_owns_connections_is_not_deleted_and_it_is_said_why(root: Client, bob: User) -> None:
+def test_an_account_that_owns_connections_cannot_be_deleted(root: Client, bob: User) -> None:
     connection = factories.make_connection(owner=bob)
     for ask in (root.get, lambda path: root.post(path, {"post": "yes"})):
         answer = ask(url(User, "delete", bob.pk))
@@ -173,7 +173,7 @@ def test_an_account_that_owns_connections_is_not_deleted_and_it_is_said_why(root
     assert not User.objects.filter(pk=bob.pk).exists()
 
 
-def test_people_are_not_deleted_in_bulk_nor_shut_out_behind_the_portals_back(root: Client, bob: User) -> None:
+def test_people_cannot_be_deleted_in_bulk_or_disabled_in_the_admin_site(root: Client, bob: User) -> None:
     sent = {"action": "delete_selected", "_selected_action": [bob.pk], "post": "yes"}
     root.post(url(User, "changelist"), sent)
     times = {"date_joined_0": "2026-01-01", "date_joined_1": "00:00:00"}

@@ -48,9 +48,7 @@ def test_a_tenant_and_an_application_are_registered(alice: User, sandbox: Contro
         (["Contoso", "contoso.example", "--actor", "nobody"], "no active person"),
     ],
 )
-def test_a_mistake_about_a_tenant_is_told_at_the_console(
-    db: None, sandbox: Control, arguments: list[str], says: str
-) -> None:
+def test_an_invalid_tenant_is_reported(db: None, sandbox: Control, arguments: list[str], says: str) -> None:
     with pytest.raises(CommandError, match=says):
         run("add_tenant", *arguments, "--environment", "sandbox")
     assert not Tenant.objects.exists()
@@ -83,7 +81,7 @@ def test_there_is_no_option_that_takes_a_secret(db: None) -> None:
         run("add_credential", "x", "--secret=hush")
 
 
-def test_a_made_certificate_prints_its_public_part_for_the_upload(db: None, sandbox: Control) -> None:
+def test_a_generated_certificate_prints_its_public_part_for_the_upload(db: None, sandbox: Control) -> None:
     factories.make_tenant()
     printed = run("add_app", "Contoso", "Robots", seed.ROBOTS_APP, "--generate-certificate", "6")
     assert "not tried yet" in printed
@@ -108,7 +106,7 @@ def test_a_certificate_file_is_read_with_its_password_from_a_file(db: None, sand
         run("add_credential", seed.ROBOTS_APP, "--certificate-file", str(tmp_path / "missing"))
 
 
-def test_an_unknown_tenant_or_application_is_told_with_those_there_are(db: None) -> None:
+def test_an_unknown_tenant_or_application_is_reported_with_the_known_ones(db: None) -> None:
     factories.make_app_registration()
     with pytest.raises(CommandError, match="Registered: Contoso"):
         run("add_app", "Fabrikam", "x", factories.CLIENT_ID)

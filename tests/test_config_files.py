@@ -42,20 +42,20 @@ NOW = timezone.now()
 @pytest.fixture
 def world(alice: User, bob: User, carol: User, dave: User, sandbox: Control) -> World:
     """One of everything, with a policy, a service account and a following team."""
-    made = worlds.make({one.username: one for one in (alice, bob, carol, dave)})
+    world = worlds.make({person.username: person for person in (alice, bob, carol, dave)})
     rules = {
         "longest_share_days": 90,
         "capabilities": {"mail.send": "forbidden"},
         "permissions": {"Mail.*": "approval"},
     }
     policy.change(None, policy_rules.from_dict(rules), actor=alice, now=NOW)
-    policy.change(made.app, policy_rules.from_dict({"share_with_people": False}, of_app=True), actor=alice, now=NOW)
+    policy.change(world.app, policy_rules.from_dict({"share_with_people": False}, of_app=True), actor=alice, now=NOW)
     if not User.objects.filter(kind=User.Kind.SERVICE).exists():
         service_accounts.create(
             name="Robots", purpose="Invoices", responsible=bob, admin=False, auditor=True, actor=alice, now=NOW
         )
     Team.objects.create(name="Following", entra_group="7a0c7b5e-0000-4000-8000-000000000001")
-    return made
+    return world
 
 
 def run(*arguments: str) -> str:
@@ -65,8 +65,8 @@ def run(*arguments: str) -> str:
 
 
 def exported() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(run("export_config"))
-    return found
+    exported: dict[str, Any] = yaml.safe_load(run("export_config"))
+    return exported
 
 
 @pytest.fixture
@@ -89,9 +89,6 @@ def fresh() -> None:
     User.objects.filter(kind=User.Kind.SERVICE).delete()
 
 
-# --- Export ---------------------------------------------------------------------------------------
-
-
 def test_no_secret_and_no_person_beyond_user_names_is_exported(world: World) -> None:
     text = run("export_config")
     for secret in worlds.SECRETS:
@@ -104,7 +101,7 @@ def test_no_secret_and_no_person_beyond_user_names_is_exported(world: World) -> 
     assert values["alert_channels"][0]["host"] == "192.0.2.1"
 
 
-def test_what_is_exported_changes_nothing_when_it_is_applied(world: World, apply: Any) -> None:
+def test_applying_an_export_changes_nothing(world: World, apply: Any) -> None:
     before = AuditEvent.objects.count()
     assert apply(run("export_config")).endswith("No change.\n")
     assert apply(run("export_config"), "--prune").endswith("No change.\n")
@@ -123,9 +120,9 @@ def test_an_empty_portal_becomes_what_was_exported(
     values["app_registrations"][0]["credentials"][0] |= {"secret_file": str(secret)}
     values["alert_channels"][0] |= {"url_env": "CHANNEL_URL"}
     fresh()
-    said = apply(values)
-    assert "+ tenant Contoso (line" in said
-    assert said.endswith("Done.\n")
+    output = apply(values)
+    assert "+ tenant Contoso (line" in output
+    assert output.endswith("Done.\n")
     app = AppRegistration.objects.get()
     assert app.is_ready, "the secret was tried at Microsoft"
     assert Tenant.objects.get().tid == seed.CONTOSO
@@ -139,9 +136,6 @@ def test_an_empty_portal_becomes_what_was_exported(
     assert (applied.actor_name, applied.changes) == ("Alice Admin <alice>", {"add": 10, "change": 2})
     for event in AuditEvent.objects.all():
         assert factories.CLIENT_SECRET not in str(event.changes)
-
-
-# --- Plan and apply -------------------------------------------------------------------------------
 
 
 def plan_code(apply: Any, content: Any, *options: str) -> int:
@@ -162,15 +156,15 @@ def test_a_plan_shows_everything_and_changes_nothing(world: World, apply: Any) -
     values["teams"] = [{"name": "Finance", "members": ["bob"]}, {"name": "Sales"}]
     values["policy"]["organisation"]["longest_share_days"] = 30
     before = AuditEvent.objects.count()
-    found = plan.plan(config_file.parse(yaml.safe_dump(values)))
-    told = [(str(step.verb), step.noun, step.name, step.changes) for step in found.steps]
-    assert told[0] == ("change", "tenant", "Contoso", (("name", "Contoso", "Contoso Ltd"),))
-    assert told[1] == ("change", "app registration", "Contoso Connections", (("allows_app_only", "yes", "no"),))
-    assert told[2][:3] == ("change", "shared mailbox", "support@contoso.example")
-    assert told[3] == ("add", "member", "bob of the team Finance", ())
-    assert told[4] == ("add", "team", "Sales", ())
-    assert told[5][:3] == ("change", "policy", "of the organisation")
-    assert set(found.kept) == {"member dave of the team Finance", "team Following", "team Nobody yet"}
+    planned = plan.plan(config_file.parse(yaml.safe_dump(values)))
+    steps = [(str(step.verb), step.noun, step.name, step.changes) for step in planned.steps]
+    assert steps[0] == ("change", "tenant", "Contoso", (("name", "Contoso", "Contoso Ltd"),))
+    assert steps[1] == ("change", "app registration", "Contoso Connections", (("allows_app_only", "yes", "no"),))
+    assert steps[2][:3] == ("change", "shared mailbox", "support@contoso.example")
+    assert steps[3] == ("add", "member", "bob of the team Finance", ())
+    assert steps[4] == ("add", "team", "Sales", ())
+    assert steps[5][:3] == ("change", "policy", "of the organisation")
+    assert set(planned.kept) == {"member dave of the team Finance", "team Following", "team Nobody yet"}
     assert plan_code(apply, values) == 2
     assert AuditEvent.objects.count() == before
     assert "To add: 2, change: 4, remove: 0." in apply(values)
@@ -178,14 +172,14 @@ def test_a_plan_shows_everything_and_changes_nothing(world: World, apply: Any) -
     assert AppRegistration.objects.get().tenant.name == "Contoso Ltd"
 
 
-def test_only_prune_removes_and_in_the_order_things_stand_on_each_other(world: World, apply: Any) -> None:
+def test_only_prune_removes_and_dependents_go_first(world: World, apply: Any) -> None:
     values = exported() | {"teams": [], "shared_mailboxes": [], "alert_channels": []}
     values["policy"]["app_registrations"] = {}
     assert "--prune removes them" in apply(values)
     assert Team.objects.count() == 3
     world.connection.delete()
-    said = apply(values, "--prune")
-    assert "- team Finance" in said
+    output = apply(values, "--prune")
+    assert "- team Finance" in output
     assert not Team.objects.exists()
     assert not SharedMailbox.objects.exists()
     assert not AlertChannel.objects.exists()
@@ -196,7 +190,7 @@ def test_only_prune_removes_and_in_the_order_things_stand_on_each_other(world: W
     assert not Tenant.objects.exists()
 
 
-def test_a_section_the_file_does_not_have_is_left_alone(world: World, apply: Any) -> None:
+def test_sections_missing_from_the_file_are_left_alone(world: World, apply: Any) -> None:
     assert apply({"version": 1, "teams": [{"name": "Sales"}]}, "--prune").count("- ") == 3
     assert Tenant.objects.count() == 1
     assert AppRegistration.objects.count() == 1
@@ -213,20 +207,18 @@ def test_a_failure_in_the_middle_leaves_nothing_behind(world: World, apply: Any)
     assert AuditEvent.objects.count() == before
 
 
-def test_a_secret_microsoft_refuses_is_told_with_its_line(world: World, apply: Any, monkeypatch: Any) -> None:
+def test_a_secret_microsoft_refuses_is_reported_with_its_line(world: World, apply: Any, monkeypatch: Any) -> None:
     monkeypatch.setenv("NEW_SECRET", "sbx8Q~wrong-one-1234")
     values = exported()
     new = {"kind": "secret", "label": "Next", "secret_env": "NEW_SECRET", "expires_at": "2099-01-01"}
     values["app_registrations"][0]["credentials"].append(new)
-    with pytest.raises(CommandError, match=r"line \d+: .*AADSTS7000215") as told:
+    with pytest.raises(CommandError, match=r"line \d+: .*AADSTS7000215") as refused:
         apply(values)
-    assert "wrong-one" not in str(told.value)
+    assert "wrong-one" not in str(refused.value)
     assert AppCredential.objects.count() == 2
 
 
-def test_a_new_secret_is_tried_added_and_then_no_change(
-    world: World, apply: Any, sandbox: Control, monkeypatch: Any
-) -> None:
+def test_a_new_secret_is_tested_and_added_once(world: World, apply: Any, sandbox: Control, monkeypatch: Any) -> None:
     monkeypatch.setenv("NEW_SECRET", sandbox.add_secret(factories.CLIENT_ID)["value"])
     values = exported()
     new = {"kind": "secret", "label": "Next", "secret_env": "NEW_SECRET", "expires_at": "2099-01-01"}
@@ -239,7 +231,7 @@ def test_a_new_secret_is_tried_added_and_then_no_change(
     assert AppCredential.objects.get(label="Test secret").retired_at is not None
 
 
-def test_while_microsoft_cannot_be_asked_a_secret_waits_unless_told_otherwise(
+def test_a_secret_is_not_added_while_microsoft_is_unreachable_unless_allowed(
     alice: User, sandbox: Control, apply: Any, monkeypatch: Any
 ) -> None:
     sandbox.weather("unavailable", where="everything")
@@ -265,7 +257,7 @@ def test_an_app_without_a_credential_waits_for_one(alice: User, sandbox: Control
     assert apply(values).endswith("No change.\n")
 
 
-def test_what_changes_between_plan_and_apply_stops_it(world: World, alice: User) -> None:
+def test_a_change_between_plan_and_apply_stops_it(world: World, alice: User) -> None:
     wanted = config_file.parse(yaml.safe_dump({"version": 1, "teams": [{"name": "Sales"}]}))
     seen = plan.plan(wanted)
     Team.objects.create(name="Sales")
@@ -311,13 +303,13 @@ def test_service_accounts_and_channels_are_changed_and_removed(
     name = account["name"]
     account |= {"purpose": "Another one", "responsible": "alice", "roles": ["it_admin"], "enabled": False}
     channel |= {"enabled": False, "url_env": "OTHER_URL"}
-    said = apply(values)
-    assert "another-path" not in said
+    output = apply(values)
+    assert "another-path" not in output
     changed = User.objects.get(first_name=name, kind=User.Kind.SERVICE)
     assert (changed.purpose, str(changed.responsible), changed.is_active) == ("Another one", "Alice Admin", False)
     assert [group.name for group in changed.groups.all()] == ["IT admins"]
-    found = AlertChannel.objects.get()
-    assert (found.url, found.disabled_at is not None) == ("https://192.0.2.1/another-path", True)
+    saved = AlertChannel.objects.get()
+    assert (saved.url, saved.disabled_at is not None) == ("https://192.0.2.1/another-path", True)
     assert apply(values).endswith("No change.\n")
     values["service_accounts"] = [{"name": "Reports", "responsible": "bob", "purpose": "Reports"}]
     values["teams"] = [{"name": "Finance", "members": ["dave", "service:reports"]}]
@@ -325,8 +317,6 @@ def test_service_accounts_and_channels_are_changed_and_removed(
     assert User.objects.get(kind=User.Kind.SERVICE).username == "service:reports"
     assert apply(values, "--prune").endswith("No change.\n")
 
-
-# --- Wrong files ----------------------------------------------------------------------------------
 
 TENANT = "version: 1\ntenants:\n- name: Contoso\n  environment: sandbox\n  directory_id: contoso.example\n"
 
@@ -372,17 +362,17 @@ TENANT = "version: 1\ntenants:\n- name: Contoso\n  environment: sandbox\n  direc
         ("version: 1\nservice_accounts:\n- name: Robots\n  roles: [king]\n", 4, "no role"),
     ],
 )  # fmt: skip
-def test_a_wrong_file_is_told_with_its_line_and_nothing_happens(
+def test_an_invalid_file_is_reported_with_its_line_and_changes_nothing(
     alice: User, sandbox: Control, apply: Any, text: str, line: int, says: str
 ) -> None:
-    with pytest.raises(CommandError, match=says) as told:
+    with pytest.raises(CommandError, match=says) as refused:
         apply(text)
-    assert f", line {line}: " in str(told.value)
+    assert f", line {line}: " in str(refused.value)
     assert not AuditEvent.objects.filter(action="configuration.applied").exists()
     assert not Tenant.objects.exists()
 
 
-def test_a_file_that_is_none_is_told_in_words(alice: User, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_reported(alice: User, tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="cannot be read"):
         run("apply_config", str(tmp_path / "missing.yaml"))
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
@@ -398,15 +388,13 @@ def test_a_word_that_looks_like_no_stays_a_name(alice: User, apply: Any) -> None
     assert apply(run("export_config")).endswith("No change.\n")
 
 
-def test_a_tenant_that_moved_and_one_that_took_its_place_are_told_apart(
-    alice: User, sandbox: Control, apply: Any
-) -> None:
+def test_a_moved_tenant_and_its_replacement_are_distinguished(alice: User, sandbox: Control, apply: Any) -> None:
     factories.make_tenant(name="Main")
-    one = {"name": "Main", "environment": "sandbox", "directory_id": seed.FABRIKAM}
+    main = {"name": "Main", "environment": "sandbox", "directory_id": seed.FABRIKAM}
     two = {"name": "Old", "environment": "sandbox", "directory_id": factories.DIRECTORY_ID}
-    found = plan.plan(config_file.parse(yaml.safe_dump({"version": 1, "tenants": [two, one]})))
-    assert [(step.verb, step.name) for step in found.steps] == [("change", "Main"), ("add", "Main")]
-    apply({"version": 1, "tenants": [two, one]})
+    planned = plan.plan(config_file.parse(yaml.safe_dump({"version": 1, "tenants": [two, main]})))
+    assert [(step.verb, step.name) for step in planned.steps] == [("change", "Main"), ("add", "Main")]
+    apply({"version": 1, "tenants": [two, main]})
     assert Tenant.objects.get(name="Old").directory_id == factories.DIRECTORY_ID
     assert Tenant.objects.get(name="Main").tid == seed.FABRIKAM
     assert registry.find_tenant(config_file.parse(TENANT), "Main", 1).pk

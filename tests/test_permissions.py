@@ -19,6 +19,7 @@ from connections.models import AuditEvent, Connection, MailboxAccess, RepeatedDe
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories, full_dataset, permissions_table
+from tests.asgi_client import PortalClient
 from tests.permissions_table import PEOPLE, Row
 
 pytestmark = pytest.mark.django_db
@@ -147,7 +148,7 @@ def test_each_key_gets_what_the_table_says(row: Row, contoso: full_dataset.World
     for person, expected in zip(PEOPLE, row.answers, strict=True):
         with transaction.atomic():
             headers = {"Authorization": f"Bearer {keys[person]}"} if person in keys else {}
-            ask = getattr(Client(headers=headers), row.method.lower())
+            ask = getattr(PortalClient(headers=headers), row.method.lower())
             answer = ask(path) if row.method == "GET" else ask(path, body, content_type="application/json")
             got.append(str(answer.status_code))
             # Who takes the trail away is noted in it.

@@ -144,7 +144,8 @@ def test_wrong_passwords_are_counted_by_the_address_behind_the_proxy(rf, setting
 def names_read() -> set[str]:
     """Every environment variable that the portal reads."""
     names = set(re.findall(r"env(?:\.\w+)?\(\s*\"([A-Z_]+)\"", (ROOT / "portal/settings.py").read_text()))
-    return names | set(re.findall(r"environ\.get\(\"([A-Z_]+)\"", (ROOT / "portal/gunicorn.conf.py").read_text()))
+    web = (ROOT / "portal/server.py").read_text() + (ROOT / "portal/asgi.py").read_text()
+    return names | set(re.findall(r"environ\.get\(\"([A-Z_]+)\"", web))
 
 
 def test_the_example_names_every_setting_and_no_other():

@@ -16,12 +16,12 @@ from connections.access import permissions, querysets
 from connections.errors import AmbiguousName, InvalidApiKey, NotAllowed, RateLimited
 from connections.models import ApiKey, Connection
 from connections.services.api_keys import api_keys, rate_limit
-from portal.waiting import AGAIN
 
 LONGEST_NUMBER = 18  # digits of a primary key that every database takes
 LONGEST_NAME = 120
 MOST_CANDIDATES = 20
-_RATE_LIMIT = "portal.rate_limit"  # in request.META
+# In request.META: the state of the rate limit. Set already if the token endpoint has counted the call.
+RATE_LIMIT = "portal.rate_limit"
 
 
 class KeyAuth(HttpBearer):
@@ -46,11 +46,11 @@ def _count_bad_key(address: str | None, now: datetime) -> None:
 
 
 def _count_call(request: HttpRequest, key: ApiKey, now: datetime) -> None:
-    is_same_call = AGAIN in request.META  # it has waited, and is done once more
-    limit = api_keys.rate_limit_of(key)
-    state = rate_limit.count(f"key:{key.pk}", limit=limit, now=now, calls=0 if is_same_call else 1)
-    request.META[_RATE_LIMIT] = state
-    if state is not None and state.is_exceeded and not is_same_call:
+    if RATE_LIMIT not in request.META:
+        limit = api_keys.rate_limit_of(key)
+        request.META[RATE_LIMIT] = rate_limit.count(f"key:{key.pk}", limit=limit, now=now)
+    state = rate_limit_state(request)
+    if state is not None and state.is_exceeded:
         raise RateLimited(
             f"This API key may be used {state.limit} times in a minute, and that is used up.",
             retry_after=state.reset,
@@ -59,7 +59,7 @@ def _count_call(request: HttpRequest, key: ApiKey, now: datetime) -> None:
 
 def rate_limit_state(request: HttpRequest) -> rate_limit.RateLimitState | None:
     """The rate limit of the calling key and what is left of it; None without a limit or a valid key."""
-    state: rate_limit.RateLimitState | None = request.META.get(_RATE_LIMIT)
+    state: rate_limit.RateLimitState | None = request.META.get(RATE_LIMIT)
     return state
 
 

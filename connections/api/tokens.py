@@ -1,4 +1,8 @@
-"""The token call: what automations live on."""
+"""The token call: its description, and the answer to every call that the token endpoint does not answer itself.
+
+What goes well, and who waits for Microsoft, is answered in token_endpoint.py, in front of Django. This view explains
+why there is no token; it never waits.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +23,13 @@ from connections.models import ApiKey, Connection
 from connections.services.api_keys import api_keys
 from connections.services.incidents import incidents
 from connections.services.tokens import fetch, single_flight
+from connections.services.tokens.fetch import Refresh
 from connections.services.tokens.single_flight import TokenRequirement
-from portal.waiting import AGAIN, MAY_WAIT, WAIT, Wait
 
 router = Router(tags=["Tokens"])
 LONGEST_VALIDITY = 3600
+# In request.META: what the token endpoint has done for a better token before it left the answer to this view.
+REFRESH = "portal.refresh"
 
 
 class TokenOut(Schema):
@@ -65,21 +71,29 @@ def fetch_token(request: HttpRequest, response: HttpResponse, ref: str, wanted: 
     """
     key = authentication.require_scope(request, ApiKey.Scope.TOKEN_READ)
     connection = _find(key, ref)
-    if connection.is_blocked_by_app and not _has(connection, wanted.of_service):
+    requirement, now = wanted.of_service, timezone.now()
+    if connection.is_blocked_by_app and not _has(connection, requirement):
         return _refused(key, connection, _blocked_by_app(connection))
+    refresh = request.META.get(REFRESH, Refresh.DONE)
     try:
-        token = _hand_out(request, connection, wanted.of_service)
-        if isinstance(token, fetch.PendingRefresh):
-            return _put_aside(request, token)
+        failed = single_flight.microsoft_just_failed(connection.pk, now)
+        stored = fetch.stored_token(connection, now=now)
+        token = fetch.choose(stored, requirement, now=now, refresh=refresh, failed=failed)
     except (ConnectionUnusable, TokenUnavailable) as error:
         return _refused(key, connection, error)
     if not http_methods.is_head_request(request):
-        api_keys.record_token_request(key, connection, address=audit.origin.get().address, now=timezone.now())
+        api_keys.record_token_request(key, connection, address=audit.origin.get().address, now=now)
     response["Cache-Control"] = "no-store, private"
     if token.trouble:
         response["Portal-Trouble"] = token.trouble
+    return body_of(token)
+
+
+def body_of(token: fetch.Token) -> dict[str, Any]:
+    """What TokenOut says of a token."""
     return {
         "access_token": token.access_token,
+        "token_type": "Bearer",
         "expires_at": token.expires_at,
         "scope": token.scope,
         "id": token.id,
@@ -98,22 +112,6 @@ def _find(key: ApiKey, ref: str) -> Connection:
             "You may see this connection, but it is not shared with you.", action="Ask its owner to share it."
         )
     return found
-
-
-def _hand_out(
-    request: HttpRequest, connection: Connection, wanted: TokenRequirement
-) -> fetch.Token | fetch.PendingRefresh:
-    """A token; where the server has a waiting room, without holding its thread while Microsoft is asked."""
-    now = timezone.now()
-    if MAY_WAIT in request.META or AGAIN in request.META:
-        return fetch.get_token_without_waiting(connection, wanted, now=now, waited=AGAIN in request.META)
-    return fetch.get_token(connection, wanted, now=now)
-
-
-def _put_aside(request: HttpRequest, refresh: fetch.PendingRefresh) -> HttpResponse:
-    """Wait without a thread; the answer is sent only if the waiting room is full."""
-    request.META[WAIT] = Wait(refresh.turn, refresh.patience, single_flight.is_done)
-    return problems.problem_of(TokenUnavailable("Too many callers wait for a token at this moment."))
 
 
 def _has(connection: Connection, wanted: TokenRequirement) -> bool:

@@ -1,4 +1,4 @@
-"""What an auditor asks: whom or what about, and which day or moment."""
+"""The question of the access history: connection or person, and a day or moment."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from connections.services.sharing.history_queries import Window
 LARGEST_ID = 2**63 - 1
 
 
-class AccessQuestion(forms.Form):
-    """Connection or person, by a part of the name or by number; a day, and a time if one moment is meant."""
+class AccessHistoryForm(forms.Form):
+    """A connection or person, by part of its name or by id; a day, and a time for a single moment."""
 
     q = forms.CharField(required=False, max_length=100)
     connection = forms.IntegerField(required=False, min_value=1, validators=[MaxValueValidator(LARGEST_ID)])
@@ -47,14 +47,14 @@ class AccessQuestion(forms.Form):
 
     @property
     def about(self) -> str:
-        """``connection`` or ``person``; "" while nothing is asked. Call is_valid() first."""
+        """``connection`` or ``person``; "" if nothing was asked. Call is_valid() first."""
         for name in ("connection", "person"):
             if self.cleaned_data.get(name):
                 return name
         return self.cleaned_data.get("find") or "connection" if self.cleaned_data.get("q") else ""
 
     def window(self) -> Window:
-        """The moment, or the day. Call is_valid() first."""
+        """The moment or the day. Call is_valid() first."""
         day, at = self.cleaned_data["date"], self.cleaned_data.get("time")
         if at:
             return Window.moment(datetime.combine(day, at, UTC))

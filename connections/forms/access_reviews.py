@@ -1,4 +1,4 @@
-"""What is typed about access reviews."""
+"""Forms of access reviews."""
 
 from __future__ import annotations
 
@@ -19,14 +19,12 @@ from connections.services.governance.access_reviews import (
     NOTE_LENGTH,
     Answer,
 )
-from connections.validators import FARTHEST, NameField, end_of_day
+from connections.validators import LATEST_DAY, NameField, end_of_day
 
 _ROW = re.compile(r"answer-([0-9]{1,18})", re.ASCII)
 
 
 class ReviewForm(forms.Form):
-    """A review's name, what it covers, and its last day."""
-
     name = NameField(label="Name", help_text="For the report, for example “Q4 2026”.")
     covers = forms.ChoiceField(label="Covers", initial="all")
     due = forms.DateField(
@@ -41,25 +39,23 @@ class ReviewForm(forms.Form):
         self._tenants = {f"tenant:{tenant.pk}": tenant for tenant in tenants}
         self.fields["covers"].choices = [  # type: ignore[attr-defined]
             ("all", "All shares"),
-            ("Connections of a tenant", [(key, one.name) for key, one in self._tenants.items()]),
-            ("Connections of an app registration", [(key, one.name) for key, one in self._apps.items()]),
+            ("Connections of a tenant", [(key, tenant.name) for key, tenant in self._tenants.items()]),
+            ("Connections of an app registration", [(key, app.name) for key, app in self._apps.items()]),
         ]
 
     def clean_due(self) -> datetime:
         day: date = self.cleaned_data["due"]
-        if day > FARTHEST:
+        if day > LATEST_DAY:
             raise forms.ValidationError("This day is too far away.")
         return end_of_day(day)
 
     def covered(self) -> dict[str, AppRegistration | Tenant | None]:
-        """The choice as the service wants it."""
+        """The chosen scope as arguments of access_reviews.start."""
         key = self.cleaned_data["covers"]
         return {"app_registration": self._apps.get(key), "tenant": self._tenants.get(key)}
 
 
-class PlanForm(forms.Form):
-    """Whether a review starts by itself every quarter."""
-
+class ScheduleForm(forms.Form):
     is_on = forms.BooleanField(label="Start a review of all shares at the beginning of every quarter", required=False)
     days = forms.IntegerField(
         label="Days to answer",
@@ -70,12 +66,12 @@ class PlanForm(forms.Form):
 
 
 def answers(data: Mapping[str, str]) -> dict[int, Answer]:
-    """The rows of the page that were answered, by the ids of their items; what makes no sense is left out."""
-    found: dict[int, Answer] = {}
+    """The answered rows of a posted page by item id; invalid ones are left out."""
+    answered: dict[int, Answer] = {}
     for key in data:
         row = _ROW.fullmatch(key)
-        if row is None or data[key] not in ANSWERS or len(found) >= MOST_ROWS:
+        if row is None or data[key] not in ANSWERS or len(answered) >= MOST_ROWS:
             continue
         note = " ".join(data.get(f"note-{row[1]}", "").replace("\x00", "").split())[:NOTE_LENGTH]
-        found[int(row[1])] = Answer(data[key], note)
-    return found
+        answered[int(row[1])] = Answer(data[key], note)
+    return answered

@@ -1,4 +1,4 @@
-"""What is typed about alerts: channels, and what one person wants to be told."""
+"""Forms of alert channels and of a person's e-mail preferences."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from connections.validators import NameField, TargetField
 
 
 class ChannelForm(forms.Form):
-    """A channel to be added."""
-
     kind = forms.ChoiceField(
         label="Kind",
         choices=AlertChannel.Kind.choices,
@@ -28,8 +26,6 @@ class ChannelForm(forms.Form):
 
 
 class ChannelEditForm(forms.Form):
-    """What can be changed about a channel."""
-
     name = NameField()
     url = TargetField(required=False, help_text="Leave empty to keep the address there is.")
 
@@ -38,8 +34,8 @@ class ChannelEditForm(forms.Form):
         super().__init__(*args, **kwargs)
 
 
-class ChoicesForm(forms.Form):
-    """What one person wants by e-mail; ``is_admin`` adds what only IT admins get."""
+class PreferencesForm(forms.Form):
+    """One person's e-mail preferences; ``is_admin`` adds those only IT admins have."""
 
     own_incidents = forms.BooleanField(
         label="What I must mend", required=False, help_text="A connection of yours needs your sign-in."

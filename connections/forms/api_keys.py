@@ -1,10 +1,10 @@
-"""What is typed about an API key."""
+"""Forms of API keys."""
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django import forms
@@ -13,9 +13,10 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from connections.models import ApiKey, Connection
-from connections.validators import NameField
+from connections.validators import LastDayField, NameField, end_of_day
 
 MOST_NETWORKS = 20
+USUAL_DAYS = 365
 
 
 class NetworksField(forms.CharField):
@@ -29,25 +30,21 @@ class NetworksField(forms.CharField):
         words = super().clean(value).replace(",", " ").replace(";", " ").split()
         if len(words) > MOST_NETWORKS:
             raise forms.ValidationError(f"At most {MOST_NETWORKS} networks.")
-        return [self._network(word) for word in words]
-
-    @staticmethod
-    def _network(word: str) -> str:
-        try:
-            return str(ipaddress.ip_network(word, strict=False))
-        except ValueError as error:
-            raise forms.ValidationError(
-                f"“{word[:60]}” is no network. Write an address like 10.20.30.40, or a network like 10.20.0.0/16."
-            ) from error
-
-
-USUAL_DAYS = 365
+        networks = []
+        for word in words:
+            try:
+                networks.append(str(ipaddress.ip_network(word, strict=False)))
+            except ValueError as error:
+                raise forms.ValidationError(
+                    f"“{word[:60]}” is no network. Write an address like 10.20.30.40, or a network like 10.20.0.0/16."
+                ) from error
+        return networks
 
 
 class _LastDayForm(forms.Form):
-    """A form with the last day of a key, which counts in full; cleaned to the moment after it."""
+    """A form with the last day of a key, cleaned to the moment after that day."""
 
-    expires_on = forms.DateField(label="Last day", widget=forms.DateInput(attrs={"type": "date"}))
+    expires_on = LastDayField(label="Last day")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -59,14 +56,11 @@ class _LastDayForm(forms.Form):
         )
 
     def clean_expires_on(self) -> datetime | None:
-        day: date | None = self.cleaned_data["expires_on"]
-        if day is None:
-            return None
-        if day < timezone.now().date():
-            raise forms.ValidationError("This day is over. Choose today or a later one.")
-        if settings.API_KEY_MAX_DAYS and day > timezone.now().date() + timedelta(days=settings.API_KEY_MAX_DAYS):
-            raise forms.ValidationError(f"A key may last {settings.API_KEY_MAX_DAYS} days at most.")
-        return datetime.combine(day + timedelta(days=1), time.min, UTC)
+        expires_at: datetime | None = self.cleaned_data["expires_on"]
+        most = settings.API_KEY_MAX_DAYS
+        if expires_at and most and expires_at > end_of_day(timezone.now().date() + timedelta(days=most)):
+            raise forms.ValidationError(f"A key may last {most} days at most.")
+        return expires_at
 
 
 class ApiKeyForm(_LastDayForm):
@@ -117,8 +111,6 @@ class RotationForm(_LastDayForm):
 
 
 class KeyLimitForm(forms.Form):
-    """How often one key may be used."""
-
     rate_limit = forms.IntegerField(
         label="Calls in a minute",
         required=False,

@@ -1,4 +1,4 @@
-"""Filters of the audit trail, and its questions."""
+"""Filters and reports of the audit trail."""
 
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ _DAY = forms.DateInput(attrs={"type": "date"})
 
 
 class Period(forms.Form):
-    """What all filters share: two days, of which each may be left empty."""
+    """What all filters share: two optional days."""
 
     date_from = forms.DateField(label="From", required=False, widget=_DAY)
     date_to = forms.DateField(label="To", required=False, widget=_DAY)
@@ -33,16 +33,15 @@ class Period(forms.Form):
 
     @property
     def clear_url(self) -> str:
-        """The list without filters."""
         return "?"
 
     def within(self, column: str) -> Q:
-        """The days that were filled in, as a condition on a column."""
+        """The days as a condition on a column."""
         return event_filter.between_days(column, self.cleaned_data.get("date_from"), self.cleaned_data.get("date_to"))
 
 
 class AuditFilter(Period):
-    """Who, what, on what, how it ended, when. Every field may be left empty."""
+    """Filter of the audit trail. Every field is optional."""
 
     q = forms.CharField(label="Name", required=False, max_length=100)
     who = forms.CharField(label="Who", required=False, max_length=100)
@@ -56,21 +55,21 @@ class AuditFilter(Period):
     field_order = ("q", "who", "action", "target_type", "outcome", "kind", "date_from", "date_to")
 
     def __init__(self, *args: Any, actions: dict[str, str], target_types: dict[str, str], **kwargs: Any) -> None:
-        """``actions`` and ``target_types``: what may be chosen, each with its words."""
         super().__init__(*args, **kwargs)
-        self._offer("action", actions)
-        self._offer("target_type", target_types)
+        for name, labels in (("action", actions), ("target_type", target_types)):
+            field = cast(forms.ChoiceField, self.fields[name])
+            field.choices = [("", "All"), *sorted(labels.items(), key=lambda value: value[1])]
 
     def narrow(self, events: QuerySet[AuditEvent]) -> QuerySet[AuditEvent] | None:
-        """The events that fit what was filled in correctly, None if only token hand-outs can. Call is_valid() first."""
-        given = {name: value for name, value in self.cleaned_data.items() if value}
+        """The events that match; None if the filter can only match token requests. Call is_valid() first."""
+        given = self.given()
         if given.get("kind") == "fetch" or given.get("action") == AuditAction.CONNECTION_TOKEN_FETCHED:
             return None
         return event_filter.filter_events(events, given)
 
     def narrow_fetches(self, fetches: QuerySet[TokenFetch]) -> QuerySet[TokenFetch] | None:
-        """The token hand-outs that fit; None if what was filled in can only mean events."""
-        given = {name: value for name, value in self.cleaned_data.items() if value}
+        """The token requests that match; None if the filter can only match events."""
+        given = self.given()
         theirs = {
             "kind": "fetch",
             "action": AuditAction.CONNECTION_TOKEN_FETCHED,
@@ -89,64 +88,54 @@ class AuditFilter(Period):
             fetches = fetches.filter(connection_ref=given["target_id"])
         return fetches.filter(self.within("minute"))
 
-    def asked(self) -> dict[str, str]:
-        """What was filled in, for the record."""
-        return {name: str(value) for name, value in self.cleaned_data.items() if value}
-
-    def _offer(self, name: str, values: dict[str, str]) -> None:
-        field = cast(forms.ChoiceField, self.fields[name])
-        field.choices = [("", "All"), *sorted(values.items(), key=lambda value: value[1])]
+    def given(self) -> dict[str, Any]:
+        """The filled-in fields."""
+        return {name: value for name, value in self.cleaned_data.items() if value}
 
 
-class ViewForm(forms.Form):
-    """A name for the filter one looks at."""
-
+class SavedFilterForm(forms.Form):
     name = NameField(label="Save this view as")
     query = forms.CharField(required=False, max_length=1000, widget=forms.HiddenInput)
 
 
-# --- Questions ------------------------------------------------------------------------------------
-
-
-class CreatorsQuestion(Period):
+class CreatorsForm(Period):
     """Who created which connection?"""
 
     q = forms.CharField(label="Connection or person", required=False, max_length=100)
     field_order = ("q", "date_from", "date_to")
 
     def narrow(self, events: QuerySet[AuditEvent]) -> QuerySet[AuditEvent]:
-        """The events that fit."""
-        asked = self.cleaned_data["q"]
-        named = Q(target_name__icontains=asked) | Q(actor_name__icontains=asked) if asked else Q()
+        text = self.cleaned_data["q"]
+        named = Q(target_name__icontains=text) | Q(actor_name__icontains=text) if text else Q()
         return events.filter(named, self.within("at"))
 
 
-class FetchesQuestion(Period):
+class TokenRequestsForm(Period):
     """Who fetched tokens of this connection, and from where?"""
 
     q = forms.CharField(label="Connection", required=False, max_length=120)
     field_order = ("q", "date_from", "date_to")
 
     def narrow(self, fetches: QuerySet[TokenFetch]) -> QuerySet[TokenFetch]:
-        """The hand-outs that fit; a number means the connection with that id."""
-        asked = self.cleaned_data["q"]
-        named = Q(connection_name__icontains=asked)
-        if asked.isdecimal() and len(asked) <= 18:
-            named |= Q(connection_ref=int(asked))
+        """The token requests that match; a number also means the connection with that id."""
+        text = self.cleaned_data["q"]
+        named = Q(connection_name__icontains=text)
+        if text.isdecimal() and len(text) <= 18:
+            named |= Q(connection_ref=int(text))
         return fetches.filter(named, self.within("minute"))
 
 
-class ChangesQuestion(Period):
+class ChangesForm(Period):
     """What changed between two days?"""
 
 
-class ScopesQuestion(forms.Form):
+class PermissionsForm(forms.Form):
     """Which connections hold this permission?"""
 
     scope = forms.ChoiceField(label="Permission", required=False)
 
     def __init__(self, *args: Any, scopes: dict[str, int], **kwargs: Any) -> None:
-        """``scopes``: what is held, and by how many."""
+        """``scopes``: granted permissions, each with its number of connections."""
         super().__init__(*args, **kwargs)
         field = cast(forms.ChoiceField, self.fields["scope"])
         field.choices = [("", "Choose one"), *((scope, f"{scope} ({count})") for scope, count in scopes.items())]

@@ -1,4 +1,4 @@
-"""What is chosen when a connection is handed over."""
+"""Forms for transferring ownership."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ GRANTS = (
 
 
 class GrantField(forms.ChoiceField):
-    """What becomes of the old account's tokens."""
-
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(
             label="The old account's sign-in", choices=GRANTS, initial=KEEP, widget=forms.RadioSelect, **kwargs
@@ -27,8 +25,6 @@ class GrantField(forms.ChoiceField):
 
 
 class PersonField(forms.ModelChoiceField):  # type: ignore[type-arg]
-    """Somebody to own it."""
-
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(
             User.objects.none(),
@@ -41,10 +37,8 @@ class PersonField(forms.ModelChoiceField):  # type: ignore[type-arg]
         return f"{obj} ({obj.username})"
 
 
-class HandOverForm(forms.Form):
-    """One connection: to whom, under which name, and what becomes of the grant."""
-
-    # Whose it was on the page that was read.
+class TransferForm(forms.Form):
+    # The owner when the page was rendered.
     seen_owner = forms.IntegerField(widget=forms.HiddenInput)
     new_owner = PersonField(label="New owner")
     new_name = NameField(
@@ -69,12 +63,11 @@ class HandOverForm(forms.Form):
 
     @property
     def keeps_grant(self) -> bool:
-        """Whether the old tokens go on."""
         return self.cleaned_data.get("grant") == KEEP
 
 
-class LeaverForm(forms.Form):
-    """All connections of one person at once: one new owner for those ticked, or another one for each."""
+class TransferAllForm(forms.Form):
+    """All connections of one person: one new owner for those ticked, or a separate one for each."""
 
     everything_to = PersonField(label="New owner of everything that is ticked", required=False)
     grant = GrantField()
@@ -102,20 +95,17 @@ class LeaverForm(forms.Form):
     def clean(self) -> dict[str, Any]:
         data: dict[str, Any] = super().clean() or self.cleaned_data
         for connection in self.connections:
-            self._clean_one(connection, data)
+            typed = str(data.get(f"to_{connection.pk}") or "").strip()
+            owner = self.people.get(typed) if typed else data.get("everything_to")
+            data[f"owner_{connection.pk}"] = owner
+            if typed and owner is None and data.get(f"take_{connection.pk}"):
+                self.add_error(f"to_{connection.pk}", "Nobody who can own a connection signs in under this name.")
         if not self.errors and not self.chosen():
             self.add_error(None, "Choose a new owner, and tick at least one connection.")
         return data
 
-    def _clean_one(self, connection: Connection, data: dict[str, Any]) -> None:
-        typed = str(data.get(f"to_{connection.pk}") or "").strip()
-        owner = self.people.get(typed) if typed else data.get("everything_to")
-        data[f"owner_{connection.pk}"] = owner
-        if typed and owner is None and data.get(f"take_{connection.pk}"):
-            self.add_error(f"to_{connection.pk}", "Nobody who can own a connection signs in under this name.")
-
     def chosen(self) -> list[tuple[Connection, User, str]]:
-        """What is to be handed over: connection, new owner, new name ("" leaves the name)."""
+        """What to transfer: connection, new owner, new name ("" keeps the name)."""
         data = self.cleaned_data
         return [
             (connection, data[f"owner_{connection.pk}"], data.get(f"name_{connection.pk}") or "")
@@ -124,13 +114,7 @@ class LeaverForm(forms.Form):
         ]
 
     def rows(self) -> list[dict[str, Any]]:
-        """The fields of each connection, for the page."""
         return [
-            {
-                "connection": connection,
-                "take": self[f"take_{connection.pk}"],
-                "to": self[f"to_{connection.pk}"],
-                "name": self[f"name_{connection.pk}"],
-            }
+            {"connection": connection} | {name: self[f"{name}_{connection.pk}"] for name in ("take", "to", "name")}
             for connection in self.connections
         ]

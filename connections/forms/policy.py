@@ -1,4 +1,4 @@
-"""What is typed about the policy, and about approvals."""
+"""Forms of the policy and of approvals."""
 
 from __future__ import annotations
 
@@ -27,10 +27,19 @@ _LISTS = {
     "approval_permissions": Effect.APPROVAL,
     "allowed_permissions": Effect.ALLOWED,
 }
+# Rules that have the same value in the form.
+_PLAIN = (
+    "personal_accounts",
+    "other_tenants",
+    "share_with_people",
+    "share_app_only",
+    "longest_share_days",
+    "app_only_second_admin",
+)
 
 
 class PatternsField(forms.CharField):
-    """Names and patterns of permissions, typed or pasted; cleaned to a tuple."""
+    """Names and patterns of permissions; cleaned to a tuple."""
 
     def __init__(self, **kwargs: Any) -> None:
         widget = forms.Textarea(attrs={"rows": 3, "spellcheck": "false", "autocapitalize": "none"})
@@ -44,7 +53,7 @@ class PatternsField(forms.CharField):
 
 
 class TicksField(forms.MultipleChoiceField):
-    """Any number of ticks; none is an answer, too, and no omission."""
+    """Any number of checkboxes; none ticked is a valid answer."""
 
     widget = forms.CheckboxSelectMultiple
 
@@ -55,7 +64,7 @@ class TicksField(forms.MultipleChoiceField):
 
 @dataclass(frozen=True, slots=True)
 class CapabilityRow:
-    """One capability with the field that says what holds for it, and what the organisation says (app registrations)."""
+    """A capability, its field, and the organisation's rule (for app registrations)."""
 
     capability: capabilities.Capability
     field: BoundField
@@ -63,7 +72,7 @@ class CapabilityRow:
 
 
 class RulesForm(forms.Form):
-    """The rules of one app registration: on top of the organisation's, so only the stricter ones change anything."""
+    """The rules of one app registration. They add to the organisation's, so only stricter ones have an effect."""
 
     authentication_types = TicksField(
         label="Kinds of connections",
@@ -111,34 +120,28 @@ class RulesForm(forms.Form):
         kwargs["initial"] = self.values_of(rules)
         super().__init__(*args, **kwargs)
         for key in capabilities.CAPABILITIES:
-            known = capabilities.CAPABILITIES[key]
             self.fields[f"capability-{key}"] = forms.ChoiceField(
-                label=known.label, choices=EFFECTS, initial=rules.of_capability(key).value
+                label=capabilities.CAPABILITIES[key].label, choices=EFFECTS, initial=rules.of_capability(key).value
             )
 
     def values_of(self, rules: Rules) -> dict[str, Any]:
-        """The rules as the fields hold them."""
+        """The rules as initial values of the fields."""
         kinds = AuthenticationType.values if rules.authentication_types is None else rules.authentication_types
-        values: dict[str, Any] = {
-            "authentication_types": list(kinds),
-            **{name: "\n".join(_with(rules, effect)) for name, effect in _LISTS.items()},
+        patterns = {
+            field: "\n".join(name for name, rule_effect in rules.permissions.items() if rule_effect is effect)
+            for field, effect in _LISTS.items()
         }
-        for name in ("personal_accounts", "other_tenants", "share_with_people", "share_app_only"):
-            values[name] = getattr(rules, name)
-        return values | {
-            "longest_share_days": rules.longest_share_days,
-            "app_only_second_admin": rules.app_only_second_admin,
-        }
+        return {"authentication_types": list(kinds)} | patterns | {name: getattr(rules, name) for name in _PLAIN}
 
     def groups(self) -> Iterator[tuple[str, list[CapabilityRow]]]:
-        """The capabilities under their groups, for the template."""
+        """The capability fields by group, for the template."""
         for group, choices in capabilities.choices_by_group():
-            yield group, [self._row(key) for key, _ in choices]
-
-    def _row(self, key: str) -> CapabilityRow:
-        said = self.organisation.of_capability(key) if self.organisation else Effect.ALLOWED
-        words = dict(EFFECTS)[said.value].lower() if said is not Effect.ALLOWED else ""
-        return CapabilityRow(capabilities.CAPABILITIES[key], self[f"capability-{key}"], words)
+            rows = []
+            for key, _ in choices:
+                effect = self.organisation.of_capability(key) if self.organisation else Effect.ALLOWED
+                words = "" if effect is Effect.ALLOWED else dict(EFFECTS)[effect.value].lower()
+                rows.append(CapabilityRow(capabilities.CAPABILITIES[key], self[f"capability-{key}"], words))
+            yield group, rows
 
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or {}
@@ -151,45 +154,34 @@ class RulesForm(forms.Form):
         return cleaned
 
     def rules(self) -> Rules:
-        """The rules that were typed. Raises InvalidInput for what only all of it together shows."""
+        """The rules that were entered. Raises InvalidInput for combinations no single field can check."""
         return policy_rules.from_dict(self.plain())
 
     def plain(self) -> dict[str, Any]:
-        """The plain form of what was typed."""
         data = self.cleaned_data
-        names = ("personal_accounts", "other_tenants", "share_with_people", "share_app_only")
         return {
             "authentication_types": _or_all(data["authentication_types"], AuthenticationType.values),
             "capabilities": {key: data[f"capability-{key}"] for key in capabilities.CAPABILITIES},
             "permissions": {name: effect.value for field, effect in _LISTS.items() for name in data[field]},
-            "longest_share_days": data["longest_share_days"],
-            "app_only_second_admin": data["app_only_second_admin"],
-            **{name: data[name] for name in names},
+            **{name: data[name] for name in _PLAIN},
         }
 
 
 class OrganisationRulesForm(RulesForm):
-    """The rules of the organisation: those of app registrations, and where connections may be made."""
+    """The rules of the organisation, which also limit environments and tenants."""
 
-    environments = TicksField(
-        label="Environments",
-        help_text="All ticked: also those that are configured later.",
-    )
-    tenants = TicksField(
-        label="Tenants",
-        help_text="All ticked: also those that are registered later.",
-    )
+    environments = TicksField(label="Environments", help_text="All ticked: also those that are configured later.")
+    tenants = TicksField(label="Tenants", help_text="All ticked: also those that are registered later.")
 
     def __init__(self, rules: Rules, *args: Any, **kwargs: Any) -> None:
         super().__init__(rules, *args, **kwargs)
-        places = dict(clouds.choices())
         tenants = {policy_rules.tenant_key(tenant): tenant.name for tenant in Tenant.objects.all()}
-        self._offer("environments", places, rules.environments)
+        self._offer("environments", dict(clouds.choices()), rules.environments)
         self._offer("tenants", tenants, rules.tenants)
 
     def _offer(self, name: str, known: dict[str, str], chosen: tuple[str, ...] | None) -> None:
-        # What a rule names and is gone by now stays on offer, so that saving something else does not forget it.
-        gone = {one: f"{one} (not registered any more)" for one in chosen or () if one not in known}
+        # A rule's value that no longer exists stays selectable, so that saving another change does not drop it.
+        gone = {value: f"{value} (not registered any more)" for value in chosen or () if value not in known}
         field = self.fields[name]
         field.choices = [*known.items(), *gone.items()]  # type: ignore[attr-defined]
         field.initial = list(known) if chosen is None else list(chosen)
@@ -203,12 +195,8 @@ def _or_all(chosen: list[str], known: list[str]) -> list[str] | None:
     return None if set(known) <= set(chosen) else chosen
 
 
-def _with(rules: Rules, effect: Effect) -> list[str]:
-    return [name for name, one in rules.permissions.items() if one is effect]
-
-
 class ImpactForm(forms.Form):
-    """What is to happen to what breaks the new rules."""
+    """What happens to existing objects that break the new rules."""
 
     on_connections = forms.ChoiceField(
         label="Connections that break the rules",
@@ -231,7 +219,7 @@ class ImpactForm(forms.Form):
 
 
 class ReasonForm(forms.Form):
-    """A reason somebody else reads: why an approval is needed, or why it is declined."""
+    """Why an approval is needed, or why it is declined."""
 
     reason = forms.CharField(
         label="Reason", max_length=REASON_LENGTH, required=False, widget=forms.Textarea(attrs={"rows": 3})

@@ -1,4 +1,4 @@
-"""What is typed about service accounts."""
+"""Forms of service accounts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from connections.validators import NameField
 
 
 class ServiceAccountForm(forms.Form):
-    """A service account. ``named`` False leaves its name alone."""
+    """A service account. ``named=False`` omits the name."""
 
     name = NameField(help_text="What acts with it, for example “Invoice robots”.")
     purpose = forms.CharField(

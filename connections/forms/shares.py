@@ -1,8 +1,8 @@
-"""What is typed about shares and teams."""
+"""Forms of shares and teams."""
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import timedelta
 from typing import Any
 
 from django import forms
@@ -11,11 +11,11 @@ from django.utils import timezone
 from django.utils.dateformat import format as date_format
 
 from connections.models import Share, Team, User
-from connections.validators import NameField, PastedField
+from connections.validators import LastDayField, NameField, PastedField
 
 
 class ShareForm(forms.Form):
-    """With whom, how far, until when. ``whom`` is cleaned to a person or a team."""
+    """With whom, at which level, until when. ``whom`` is a person or a team; see recipient_chosen()."""
 
     whom = forms.ChoiceField(label="With whom")
     level = forms.ChoiceField(
@@ -24,10 +24,9 @@ class ShareForm(forms.Form):
         initial=Share.Level.USE,
         widget=forms.RadioSelect,
     )
-    until = forms.DateField(
+    until = LastDayField(
         label="Until",
         required=False,
-        widget=forms.DateInput(attrs={"type": "date"}),
         help_text="The last day it counts (UTC). Left empty, it counts until somebody ends it.",
     )
     understood = forms.BooleanField(
@@ -45,46 +44,40 @@ class ShareForm(forms.Form):
     ) -> None:
         super().__init__(*args, **kwargs)
         if longest_days is not None:
-            self._limit(longest_days)
+            # The service enforces the policy's limit; this only tells people beforehand.
+            last = timezone.now().date() + timedelta(days=longest_days)
+            until = self.fields["until"]
+            until.required = True
+            until.widget.attrs["max"] = last.isoformat()
+            shown = date_format(last, "j F Y")
+            until.help_text = f"The last day it counts (UTC): {shown} at the latest, as the policy wants it."
         self._people = {f"person:{person.pk}": person for person in people}
         self._teams = {f"team:{team.pk}": team for team in teams}
         field = self.fields["whom"]
         field.choices = [  # type: ignore[attr-defined]
             ("", "Choose a person or a team"),
-            ("Teams", [(key, str(one)) for key, one in self._teams.items()]),
-            ("People", [(key, f"{one} ({one.username})") for key, one in self._people.items() if not one.is_service]),
+            ("Teams", [(key, str(team)) for key, team in self._teams.items()]),
+            (
+                "People",
+                [
+                    (key, f"{person} ({person.username})")
+                    for key, person in self._people.items()
+                    if not person.is_service
+                ],
+            ),
             (
                 "Service accounts",
-                [(key, f"{one} (service account)") for key, one in self._people.items() if one.is_service],
+                [(key, f"{person} (service account)") for key, person in self._people.items() if person.is_service],
             ),
         ]
 
-    def _limit(self, days: int) -> None:
-        """The policy wants an end; the service checks it, this says it beforehand."""
-        last = timezone.now().date() + timedelta(days=days)
-        field = self.fields["until"]
-        field.required = True
-        field.widget.attrs["max"] = last.isoformat()
-        shown = date_format(last, "j F Y")
-        field.help_text = f"The last day it counts (UTC): {shown} at the latest, as the policy wants it."
-
-    def clean_until(self) -> datetime | None:
-        day: date | None = self.cleaned_data["until"]
-        if day is None:
-            return None
-        if day < timezone.now().date():
-            raise forms.ValidationError("This day is over. Choose today or a later one.")
-        return datetime.combine(day + timedelta(days=1), time.min, UTC)
-
-    def whom_chosen(self) -> dict[str, User | Team | None]:
-        """The choice as the service wants it."""
+    def recipient_chosen(self) -> dict[str, User | Team | None]:
+        """The chosen recipient as arguments of shares.share."""
         key = self.cleaned_data["whom"]
         return {"person": self._people.get(key), "team": self._teams.get(key)}
 
 
 class TeamForm(forms.Form):
-    """A team's name, and the Entra group it follows."""
-
     name = NameField()
     entra_group = PastedField(
         label="Entra group",
@@ -96,11 +89,8 @@ class TeamForm(forms.Form):
 
 
 class MemberForm(forms.Form):
-    """Somebody to put into a team."""
-
     user = forms.ModelChoiceField(User.objects.none(), label="Person", empty_label="Choose a person")
 
     def __init__(self, *args: Any, people: QuerySet[User], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        field = self.fields["user"]
-        field.queryset = people  # type: ignore[attr-defined]
+        self.fields["user"].queryset = people  # type: ignore[attr-defined]

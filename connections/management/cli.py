@@ -1,7 +1,7 @@
-"""What the management commands share: the portal's forms at the console, and secrets that never touch the command line.
+"""What the management commands share: the portal's forms on the command line, and secrets.
 
-Arguments of a process can be read by everybody on the machine, so a secret comes from a file, from standard input
-(``-``) or from an environment variable.
+Everybody on the machine can read a process's arguments, so a secret comes from a file, from standard input (``-``) or
+from an environment variable.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SECRET_VARIABLE = "CLIENT_SECRET"  # noqa: S105 - the name of a variable
 
 
 def cleaned(form: forms.Form) -> dict[str, Any]:
-    """What was typed, cleaned. Raises CommandError with one line per entry that needs another look."""
+    """The form's cleaned data. Raises CommandError with one line per error."""
     if form.is_valid():
         return form.cleaned_data
     lines = [
@@ -36,7 +36,7 @@ def cleaned(form: forms.Form) -> dict[str, Any]:
 
 
 def find_actor(username: str) -> User | None:
-    """The person in whose name the audit trail records it; None for nobody in particular."""
+    """The person the audit trail names as the actor; None without a user name. Raises CommandError."""
     if not username:
         return None
     person = User.objects.filter(username=username, is_active=True).first()
@@ -46,22 +46,20 @@ def find_actor(username: str) -> User | None:
 
 
 def find_tenant(name: str) -> Tenant:
-    """A tenant by its name or directory id."""
-    found = Tenant.objects.filter(name=name).first() or Tenant.objects.filter(directory_id=name.lower()).first()
-    if found is None:
+    """A tenant by its name or directory id. Raises CommandError."""
+    tenant = Tenant.objects.filter(name=name).first() or Tenant.objects.filter(directory_id=name.lower()).first()
+    if tenant is None:
         known = ", ".join(Tenant.objects.values_list("name", flat=True)[:20]) or "none yet"
         raise CommandError(f"There is no tenant “{name}”. Registered: {known}.")
-    return found
+    return tenant
 
 
 def add_actor_argument(parser: ArgumentParser) -> None:
-    """``--actor``."""
     parser.add_argument("--actor", default="", help="user name of the person the audit trail names")
 
 
 def add_credential_arguments(parser: ArgumentParser) -> None:
-    """The options of a credential."""
-    # Otherwise "--secret VALUE" would be understood as --secret-file, with the secret for everybody to read.
+    # Otherwise "--secret VALUE" would be read as --secret-file, and show the secret to everybody.
     parser.allow_abbrev = False
     given = parser.add_mutually_exclusive_group()
     given.add_argument(
@@ -79,7 +77,7 @@ def add_credential_arguments(parser: ArgumentParser) -> None:
 
 
 def credential_form(options: dict[str, Any]) -> credential_forms.CredentialForm:
-    """The portal's form, filled from the options."""
+    """The portal's form, filled from the options of add_credential_arguments."""
     data: dict[str, Any] = {"label": options["label"], "expires_at": options["expires"]}
     files: MultiValueDict[str, UploadedFile[Any]] = MultiValueDict()
     if options["generate_certificate"] is not None:

@@ -1,12 +1,14 @@
-"""Configuration files: written from plain values, and read into checked entries. docs/configuration-as-code.md tells their form.
+"""Write configuration files, and read them into checked entries; docs/configuration-as-code.md describes the format.
 
-Every value goes through the same form field as on the pages, so a file may hold exactly what a person may type.
+Every value passes the form field of the portal's pages, so a file accepts exactly what people can type. Every error has
+the line it belongs to.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +28,7 @@ from connections.services.config.schema import (
     ChannelEntry,
     Configuration,
     CredentialEntry,
+    Entry,
     MailboxEntry,
     PolicyEntry,
     TeamEntry,
@@ -49,9 +52,9 @@ HEADER = """\
 """
 ALLOWS = ("delegated", "app_only")
 PURPOSE_LENGTH = 1000
-LARGEST_SECRET_FILE = 10_000  # bytes
+MAX_SECRET_FILE = 10_000  # bytes
 
-E = TypeVar("E")
+E = TypeVar("E", bound=Entry)
 
 
 def write(values: dict[str, Any]) -> str:
@@ -61,34 +64,34 @@ def write(values: dict[str, Any]) -> str:
 
 
 def parse(text: str) -> Configuration:
-    """What a file says. Raises WrongEntry with the line. Secrets are read from where the file says they are."""
+    """The content of a file, with secrets read from where it points to. Raises WrongEntry with the line."""
     fields = read(text).mapping()
     version = fields.need("version")
     if version.text() != str(VERSION):
         raise version.wrong(
             f"This portal reads version {VERSION} of the form, not {version.text()[:20]}.", action="Export anew."
         )
-    sections = {
-        "tenants": _entries(fields, "tenants", "tenant", _tenant, lambda one: one.directory),
-        "app_registrations": _entries(
-            fields, "app_registrations", "app registration", _app, lambda one: (one.tenant, one.client_id)
+    configuration = Configuration(
+        tenants=_entries(fields, "tenants", "tenant", _tenant, lambda entry: entry.directory),
+        app_registrations=_entries(
+            fields, "app_registrations", "app registration", _app, lambda entry: (entry.tenant, entry.client_id)
         ),
-        "shared_mailboxes": _entries(
-            fields, "shared_mailboxes", "shared mailbox", _mailbox, lambda one: (one.tenant, one.address.lower())
+        shared_mailboxes=_entries(
+            fields, "shared_mailboxes", "shared mailbox", _mailbox, lambda entry: (entry.tenant, entry.address.lower())
         ),
-        "service_accounts": _entries(fields, "service_accounts", "service account", _account, lambda one: one.name),
-        "teams": _entries(fields, "teams", "team", _team, lambda one: one.name),
-        "alert_channels": _entries(fields, "alert_channels", "alert channel", _channel, lambda one: one.name),
-        "policy": _policy(fields.take("policy")),
-    }
+        service_accounts=_entries(fields, "service_accounts", "service account", _account, lambda entry: entry.name),
+        teams=_entries(fields, "teams", "team", _team, lambda entry: entry.name),
+        alert_channels=_entries(fields, "alert_channels", "alert channel", _channel, lambda entry: entry.name),
+        policy=_policy(fields.take("policy")),
+    )
     fields.end()
-    return Configuration(**sections)  # type: ignore[arg-type]
+    return configuration
 
 
 def _entries(
-    fields: YamlMapping, section: str, what: str, entry: Callable[[YamlMapping], E], known_by: Callable[[E], object]
+    fields: YamlMapping, section: str, what: str, read_entry: Callable[[YamlMapping], E], key: Callable[[E], object]
 ) -> tuple[E, ...] | None:
-    """The entries of a section, None if the file does not have it. Raises WrongEntry if two mean the same."""
+    """The entries of a section; None if the file does not have it. Raises WrongEntry for duplicates."""
     part = fields.take(section)
     if part is None:
         return None
@@ -96,31 +99,37 @@ def _entries(
     keys: set[object] = set()
     names: set[str] = set()
     for item in part.items(f"This {what}"):
-        inside = item.mapping()
-        made = entry(inside)
-        inside.end()
-        name = str(getattr(made, "name", ""))
-        if known_by(made) in keys or (name and name in names):
+        entry = _entry(item, read_entry)
+        name = str(getattr(entry, "name", ""))
+        if key(entry) in keys or (name and name in names):
             raise item.wrong(f"This {what} stands in the file twice.")
-        keys.add(known_by(made))
+        keys.add(key(entry))
         names.add(name)
-        entries.append(made)
+        entries.append(entry)
     return tuple(entries)
 
 
-# --- Values ---------------------------------------------------------------------------------------
+def _entry(item: YamlValue, read_entry: Callable[[YamlMapping], E]) -> E:
+    fields = item.mapping()
+    entry = read_entry(fields)
+    fields.end()
+    return replace(entry, line=item.line)
 
 
 def _cleaned(part: YamlValue, field: forms.Field) -> Any:
-    """The value as a form field of the pages cleans it. Raises WrongEntry."""
+    """The value, cleaned by a form field. Raises WrongEntry."""
     try:
         return field.clean(part.text())
-    except ValidationError as wrong:
-        raise part.wrong(f"{part.what}: {' '.join(wrong.messages)}") from None
+    except ValidationError as error:
+        raise part.wrong(f"{part.what}: {' '.join(error.messages)}") from None
+
+
+def _required(fields: YamlMapping, name: str, field: forms.Field) -> Any:
+    return _cleaned(fields.need(name), field)
 
 
 def _optional(fields: YamlMapping, name: str, field: forms.Field) -> Any:
-    """The cleaned value, None if the file does not say it."""
+    """The cleaned value; None if the file does not mention it."""
     part = fields.take(name)
     return None if part is None or part.is_null else _cleaned(part, field)
 
@@ -131,28 +140,26 @@ def _flag(fields: YamlMapping, name: str) -> bool | None:
 
 
 def _one_of(part: YamlValue, allowed: Iterable[str]) -> str:
-    allowed = list(allowed)
-    if part.text() not in allowed:
+    if part.text() not in list(allowed):
         raise part.wrong(f"{part.what} must be {' or '.join(allowed)}.")
     return part.text()
 
 
 def _chosen(fields: YamlMapping, name: str, what: str, allowed: Iterable[str]) -> tuple[str, ...] | None:
-    """Some of what is allowed, in its order; None if the file does not say it."""
+    """The chosen values in the order of ``allowed``; None if the file does not mention them."""
     part = fields.take(name)
     if part is None:
         return None
-    allowed = list(allowed)
     chosen = set()
-    for one in part.items(what):
-        if one.text() not in allowed:
-            raise one.wrong(f"“{one.text()[:60]}” is no {what}.", action=f"There are: {', '.join(allowed)}.")
-        chosen.add(one.text())
-    return tuple(one for one in allowed if one in chosen)
+    for item in part.items(what):
+        if item.text() not in list(allowed):
+            raise item.wrong(f"“{item.text()[:60]}” is no {what}.", action=f"There are: {', '.join(allowed)}.")
+        chosen.add(item.text())
+    return tuple(value for value in allowed if value in chosen)
 
 
 def _secret(fields: YamlMapping, name: str, field: forms.Field) -> str:
-    """A secret that the file only names the place of: NAME_file or NAME_env; "" if it does not. Raises WrongEntry."""
+    """A secret from the file or variable that NAME_file or NAME_env points to; "" if neither is given. Raises WrongEntry."""
     if (plain := fields.take(name)) is not None:
         raise plain.wrong(
             f"{name} must not stand in the file.", action=f"Name where it is found with {name}_file or {name}_env."
@@ -163,39 +170,33 @@ def _secret(fields: YamlMapping, name: str, field: forms.Field) -> str:
     place = in_file or in_variable
     if place is None:
         return ""
-    text = _from_file(place) if place is in_file else _from_variable(place)
+    if place is in_file:
+        text = _from_file(place)
+    else:
+        text = os.environ.get(place.text(), "")
+        if not text:
+            raise place.wrong(f"The environment variable {place.text()[:60]} is not set.")
     try:
         return str(field.clean(text))
-    except ValidationError as wrong:
-        raise place.wrong(f"What {place.what} leads to cannot be used: {' '.join(wrong.messages)}") from None
+    except ValidationError as error:
+        raise place.wrong(f"What {place.what} leads to cannot be used: {' '.join(error.messages)}") from None
 
 
 def _from_file(place: YamlValue) -> str:
     try:
         with Path(place.text()).open("rb") as file:
-            return file.read(LARGEST_SECRET_FILE).decode("utf-8-sig").strip("\r\n")
+            return file.read(MAX_SECRET_FILE).decode("utf-8-sig").strip("\r\n")
     except OSError as problem:
         raise place.wrong(f"{place.text()} cannot be read: {problem.strerror}.") from None
     except UnicodeDecodeError:
         raise place.wrong(f"{place.text()} is no text.") from None
 
 
-def _from_variable(place: YamlValue) -> str:
-    found = os.environ.get(place.text(), "")
-    if not found:
-        raise place.wrong(f"The environment variable {place.text()[:60]} is not set.")
-    return found
-
-
-# --- Entries --------------------------------------------------------------------------------------
-
-
 def _tenant(fields: YamlMapping) -> TenantEntry:
     return TenantEntry(
-        name=_cleaned(fields.need("name"), NameField()),
+        name=_required(fields, "name", NameField()),
         environment=fields.need("environment").text(),
-        directory_id=_cleaned(fields.need("directory_id"), DirectoryField()),
-        line=fields.part.line,
+        directory_id=_required(fields, "directory_id", DirectoryField()),
     )
 
 
@@ -204,20 +205,19 @@ def _app(fields: YamlMapping) -> AppEntry:
     allows = _chosen(fields, "allows", "kind of connections", ALLOWS)
     if allows == ():
         raise fields.part.wrong("allows must name delegated, app_only, or both.")
-    held = fields.take("credentials")
+    part = fields.take("credentials")
     credentials = None
-    if held is not None:
-        credentials = tuple(_credential(one.mapping()) for one in held.items("This credential"))
+    if part is not None:
+        credentials = tuple(_entry(item, _credential) for item in part.items("This credential"))
     return AppEntry(
-        name=_cleaned(fields.need("name"), NameField()),
-        tenant=_cleaned(fields.need("tenant"), NameField()),
-        client_id=_cleaned(fields.need("client_id"), GuidField(what="application (client) ID")),
+        name=_required(fields, "name", NameField()),
+        tenant=_required(fields, "tenant", NameField()),
+        client_id=_required(fields, "client_id", GuidField(what="application (client) ID")),
         audience=None if audience is None else _one_of(audience, AppRegistration.Audience.values),
         allows_delegated=None if allows is None else "delegated" in allows,
         allows_app_only=None if allows is None else "app_only" in allows,
         default_capabilities=_chosen(fields, "default_capabilities", "capability", capabilities.CAPABILITIES),
         credentials=credentials,
-        line=fields.part.line,
     )
 
 
@@ -225,84 +225,69 @@ def _credential(fields: YamlMapping) -> CredentialEntry:
     kind = _one_of(fields.need("kind"), AppCredential.Kind.values)
     is_secret = kind == AppCredential.Kind.SECRET
     value = _secret(fields, "secret", SecretValueField()) if is_secret else ""
-    # What a reference says about its end is information; of a new secret it is what the portal reminds of.
+    # For a reference the expiry date is only information; for a new secret the portal reminds of it.
     expires_at = _optional(fields, "expires_at", ExpiryField() if value else forms.CharField())
-    entry = CredentialEntry(
-        kind=kind,
-        label=_optional(fields, "label", NameField(required=False)) or "",
-        thumbprint="" if is_secret else (_optional(fields, "thumbprint", PastedField()) or "").upper(),
-        expires_at=expires_at if value else None,
-        value=value,
-        line=fields.part.line,
-    )
+    label = _optional(fields, "label", NameField(required=False)) or ""
+    thumbprint = "" if is_secret else (_optional(fields, "thumbprint", PastedField()) or "").upper()
     if value and expires_at is None:
         raise fields.part.wrong("A new client secret needs expires_at: the day Entra shows, like 2027-03-31.")
-    fields.end()
-    return entry
+    return CredentialEntry(kind, label, thumbprint, expires_at if value else None, value)
 
 
 def _mailbox(fields: YamlMapping) -> MailboxEntry:
     return MailboxEntry(
-        address=_cleaned(fields.need("address"), AddressField()),
-        tenant=_cleaned(fields.need("tenant"), NameField()),
+        address=_required(fields, "address", AddressField()),
+        tenant=_required(fields, "tenant", NameField()),
         display_name=_optional(fields, "display_name", NameField(required=False)),
-        line=fields.part.line,
     )
 
 
 def _account(fields: YamlMapping) -> AccountEntry:
     return AccountEntry(
-        name=_cleaned(fields.need("name"), NameField()),
+        name=_required(fields, "name", NameField()),
         purpose=_optional(fields, "purpose", forms.CharField(required=False, max_length=PURPOSE_LENGTH)),
         responsible=_optional(fields, "responsible", forms.CharField()),
         roles=_chosen(fields, "roles", "role", ROLES),
         enabled=_flag(fields, "enabled"),
-        line=fields.part.line,
     )
 
 
 def _team(fields: YamlMapping) -> TeamEntry:
     members = fields.take("members")
     return TeamEntry(
-        name=_cleaned(fields.need("name"), NameField()),
+        name=_required(fields, "name", NameField()),
         entra_group=_optional(fields, "entra_group", PastedField(required=False, max_length=120)),
-        members=None if members is None else tuple(dict.fromkeys(one.text() for one in members.items("A member"))),
-        line=fields.part.line,
+        members=None if members is None else tuple(dict.fromkeys(item.text() for item in members.items("A member"))),
     )
 
 
 def _channel(fields: YamlMapping) -> ChannelEntry:
-    fields.take("host")  # tells readers where it leads
+    fields.take("host")  # only information for readers
     return ChannelEntry(
-        name=_cleaned(fields.need("name"), NameField()),
+        name=_required(fields, "name", NameField()),
         kind=_one_of(fields.need("kind"), AlertChannel.Kind.values),
         url=_secret(fields, "url", TargetField()),
         enabled=_flag(fields, "enabled"),
-        line=fields.part.line,
     )
-
-
-# --- Policy ---------------------------------------------------------------------------------------
 
 
 def _policy(part: YamlValue | None) -> tuple[PolicyEntry, ...] | None:
     if part is None:
         return None
     fields = part.mapping()
-    found = []
-    organisation, own = fields.take("organisation"), fields.take("app_registrations")
+    entries = []
+    organisation, apps = fields.take("organisation"), fields.take("app_registrations")
     if organisation is not None:
-        found.append(PolicyEntry("", _rules(organisation, of_app=False), organisation.line))
-    if own is not None and not own.is_null:
-        for name, rules in own.mapping():
-            found.append(PolicyEntry(name, _rules(rules, of_app=True), rules.line))
+        entries.append(PolicyEntry("", _rules(organisation, of_app=False), line=organisation.line))
+    if apps is not None and not apps.is_null:
+        entries += [PolicyEntry(name, _rules(rules, of_app=True), line=rules.line) for name, rules in apps.mapping()]
     fields.end()
-    return tuple(found)
+    return tuple(entries)
 
 
 def _rules(part: YamlValue, *, of_app: bool) -> policy_rules.Rules:
     try:
         return policy_rules.from_dict(part.plain(), of_app=of_app)
-    except InvalidInput as wrong:
-        named = part.mapping().take(wrong.field) if wrong.field else None
-        raise (named or part).wrong(wrong.cause, action=wrong.action) from None
+    except InvalidInput as error:
+        field = part.mapping().take(error.field) if error.field else None
+        raise (field or part).wrong(error.cause, action=error.action) from None

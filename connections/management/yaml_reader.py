@@ -1,7 +1,6 @@
-"""Reading YAML so that every complaint has a line: only plain data, no aliases, no key twice.
+"""Read YAML with the line of every value: only plain data, no aliases, no duplicate keys.
 
-The values are taken as they are written and given a meaning by whoever knows what belongs there: ``name: no`` is a name, and
-only where a yes or no belongs it is one.
+Values stay text until the caller says what they are: ``name: no`` is a name, and only a flag is true or false.
 """
 
 from __future__ import annotations
@@ -14,16 +13,16 @@ import yaml
 
 from connections.services.config.schema import WrongEntry
 
-LARGEST = 2_000_000  # characters
-DEEPEST = 12
+MAX_LENGTH = 2_000_000  # characters
+MAX_DEPTH = 12
 _CORE = "tag:yaml.org,2002:"
 _SCALARS = {_CORE + name for name in ("str", "int", "float", "bool", "null", "timestamp")}
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes; refuses what lets a small file become a large one, or run something."""
+    """Refuses what could expand a small file into a large one, or run code."""
 
-    deep = 0
+    depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()  # type: ignore[no-untyped-call]
@@ -33,17 +32,17 @@ class _Loader(yaml.SafeLoader):
         tag = getattr(event, "tag", None)
         if tag is not None and tag != "!":
             raise WrongEntry(f"The tag {tag[:60]} is not understood here.", action="Leave it out.", line=line)
-        self.deep += 1
-        if self.deep > DEEPEST:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
             raise WrongEntry("This is nested too deeply.", line=line)
         node = super().compose_node(parent, index)
-        self.deep -= 1
+        self.depth -= 1
         return node
 
 
 def read(text: str) -> YamlValue:
-    """The one document of a file. Raises WrongEntry."""
-    if len(text) > LARGEST:
+    """The only document of a file. Raises WrongEntry."""
+    if len(text) > MAX_LENGTH:
         raise WrongEntry("The file is too large to be a configuration.")
     loader = _Loader(text)
     try:
@@ -62,7 +61,7 @@ def read(text: str) -> YamlValue:
 
 
 class YamlValue:
-    """A value of the file, what it is called in sentences, and where it stands."""
+    """A value of the file, its name in error messages, and its line."""
 
     def __init__(self, node: yaml.Node, what: str) -> None:
         self.node, self.what = node, what
@@ -74,11 +73,11 @@ class YamlValue:
 
     @property
     def is_null(self) -> bool:
-        """Whether nothing stands there (``key:``, null or ~)."""
+        """Whether it is empty (``key:``, null or ~)."""
         return isinstance(self.node, yaml.ScalarNode) and self.node.tag == _CORE + "null"
 
     def text(self) -> str:
-        """As it is written, without quotes. Raises WrongEntry for a list or mapping."""
+        """The text as written, without quotes. Raises WrongEntry for a list or mapping."""
         if not isinstance(self.node, yaml.ScalarNode) or self.node.tag not in _SCALARS:
             raise self.wrong(f"{self.what} must be a text.")
         if "\x00" in self.node.value:
@@ -92,33 +91,33 @@ class YamlValue:
         raise self.wrong(f"{self.what} must be true or false.")
 
     def items(self, what: str) -> list[YamlValue]:
-        """The values of a list, each called ``what``. Raises WrongEntry."""
+        """The values of a list, each named ``what``. Raises WrongEntry."""
         if self.is_null:
             raise self.wrong(f"{self.what} has nothing in it.", action="Write [] for an empty list, or leave it out.")
         if not isinstance(self.node, yaml.SequenceNode):
             raise self.wrong(f"{self.what} must be a list.", action="Begin each of its lines with a dash.")
-        return [YamlValue(one, what) for one in self.node.value]
+        return [YamlValue(node, what) for node in self.node.value]
 
     def mapping(self) -> YamlMapping:
-        """The fields of a mapping. Raises WrongEntry, also for a key that stands there twice."""
+        """The fields of a mapping. Raises WrongEntry, also for a duplicate key."""
         if not isinstance(self.node, yaml.MappingNode):
             raise self.wrong(f"{self.what} must be a mapping of names to values, like “name: Contoso”.")
-        found: dict[str, YamlValue] = {}
+        fields: dict[str, YamlValue] = {}
         for key, value in self.node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise YamlValue(key, self.what).wrong("A name is a plain word.")
-            if key.value in found:
+            if key.value in fields:
                 raise YamlValue(key, self.what).wrong(f"{self.what} says {key.value} twice.")
-            found[key.value] = YamlValue(value, key.value)
-            found[key.value].line = key.start_mark.line + 1
-        return YamlMapping(self, found)
+            fields[key.value] = YamlValue(value, key.value)
+            fields[key.value].line = key.start_mark.line + 1
+        return YamlMapping(self, fields)
 
     def plain(self) -> Any:
-        """As plain Python values, for whoever checks them elsewhere."""
+        """The value as plain Python data, without its lines."""
         if isinstance(self.node, yaml.MappingNode):
             return {name: part.plain() for name, part in self.mapping()}
         if isinstance(self.node, yaml.SequenceNode):
-            return [YamlValue(one, self.what).plain() for one in self.node.value]
+            return [YamlValue(node, self.what).plain() for node in self.node.value]
         kind, value = self.node.tag, self.node.value
         if kind == _CORE + "null":
             return None
@@ -130,7 +129,7 @@ class YamlValue:
 
 
 class YamlMapping:
-    """The fields of a mapping, taken one by one; what nobody takes is unknown."""
+    """The fields of a mapping. Fields that are never taken are unknown; see end()."""
 
     def __init__(self, part: YamlValue, fields: dict[str, YamlValue]) -> None:
         self.part, self._fields = part, fields
@@ -140,19 +139,19 @@ class YamlMapping:
         return iter(self._fields.items())
 
     def take(self, name: str) -> YamlValue | None:
-        """The value of a field, None if the file does not say it."""
+        """The value of a field; None if it is missing."""
         self._known.append(name)
         return self._fields.get(name)
 
     def need(self, name: str) -> YamlValue:
-        """The value of a field. Raises WrongEntry if it is missing."""
-        found = self.take(name)
-        if found is None or found.is_null:
+        """The value of a field. Raises WrongEntry if it is missing or empty."""
+        value = self.take(name)
+        if value is None or value.is_null:
             raise self.part.wrong(f"{self.part.what} lacks {name}.")
-        return found
+        return value
 
     def end(self) -> None:
-        """Raise WrongEntry if there is a field nobody has taken."""
+        """Raise WrongEntry for a field that was never taken."""
         for name, value in self._fields.items():
             if name not in self._known:
                 near = get_close_matches(name, self._known, 1)

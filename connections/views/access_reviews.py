@@ -1,4 +1,4 @@
-"""Pages about access reviews: the list, starting one, answering, and the report."""
+"""Pages about access reviews."""
 
 from __future__ import annotations
 
@@ -14,29 +14,24 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from connections import csv_export
 from connections.access import permissions, querysets, roles
-from connections.errors import PortalError
 from connections.forms import access_reviews as forms
 from connections.models import AccessReview, ReviewItem, User
 from connections.models.connections import without_tokens
 from connections.services.governance import access_review_report, access_reviews
 from connections.views import list_pages
+from connections.views.form_handling import errors_as_messages, errors_on, render_form
 
 Decision = ReviewItem.Decision
 USUAL_LENGTH = timedelta(days=21)
 PRINTED = 2000  # items on the printable page; the CSV has them all
 
 
-# --- Lists ----------------------------------------------------------------------------------------
-
-
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    """Reviews, newest first; for IT admins also the setting that starts them."""
-    user = roles.current_user(request.user)
-    return render(request, "reviews/index.html", _list(request, user, form=None))
+    return render(request, "access_reviews/index.html", _list(request, roles.current_user(request.user)))
 
 
-def _list(request: HttpRequest, user: User, *, form: forms.PlanForm | None) -> dict[str, Any]:
+def _list(request: HttpRequest, user: User, *, form: forms.ScheduleForm | None = None) -> dict[str, Any]:
     states = list_pages.Choice(
         "state", "State", [("running", "Running"), ("over", "Over")], access_review_report.in_state
     )
@@ -48,18 +43,17 @@ def _list(request: HttpRequest, user: User, *, form: forms.PlanForm | None) -> d
         "may_manage": permissions.can_manage_reviews(user),
         "reads_all": permissions.can_read_reviews(user),
         "plan": plan,
-        "form": form or forms.PlanForm(initial={"is_on": plan.is_on, "days": plan.days}),
+        "form": form or forms.ScheduleForm(initial={"is_on": plan.is_on, "days": plan.days}),
     }
 
 
 @require_POST
 def plan(request: HttpRequest) -> HttpResponse:
-    """Switch the quarterly review on or off."""
     user = roles.current_user(request.user)
     roles.require(permissions.can_manage_reviews(user), action="Ask an IT admin.")
-    form = forms.PlanForm(request.POST)
+    form = forms.ScheduleForm(request.POST)
     if not form.is_valid():
-        return render(request, "reviews/index.html", _list(request, user, form=form), status=422)
+        return render(request, "access_reviews/index.html", _list(request, user, form=form), status=422)
     access_reviews.set_schedule(**form.cleaned_data, actor=user, now=timezone.now())
     on = form.cleaned_data["is_on"]
     messages.success(request, "The next quarter starts with a review." if on else "No review starts by itself.")
@@ -68,7 +62,6 @@ def plan(request: HttpRequest) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest) -> HttpResponse:
-    """Start a review."""
     user = roles.current_user(request.user)
     roles.require(permissions.can_manage_reviews(user), action="Ask an IT admin.")
     now = timezone.now()
@@ -83,37 +76,31 @@ def add(request: HttpRequest) -> HttpResponse:
         tenants=querysets.visible_tenants(user),
         initial=initial,
     )
-    if request.method == "POST" and form.is_valid():
+    if form.is_valid():
         data = form.cleaned_data
-        try:
-            made = access_reviews.start(data["name"], due_at=data["due"], **form.covered(), actor=user, now=now)  # type: ignore[arg-type]
-        except PortalError as error:
-            form.add_error(error.field if error.field in form.fields else None, str(error))
-        else:
+        with errors_on(form):
+            review = access_reviews.start(data["name"], due_at=data["due"], **form.covered(), actor=user, now=now)  # type: ignore[arg-type]
             messages.success(request, "The review has started, and the owners are asked by e-mail.")
-            return redirect("review", pk=made.pk)
-    return render(request, "reviews/add.html", {"form": form}, status=422 if form.is_bound and form.errors else 200)
-
-
-# --- One review -----------------------------------------------------------------------------------
+            return redirect("review", pk=review.pk)
+    return render_form(request, "access_reviews/add.html", form)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One share to answer for."""
+    """A share to confirm or remove."""
 
     item: ReviewItem
     changed_to: str  # its level now, if that is another than when the review started
     gone: bool  # it has ended meanwhile, so there is nothing to answer
+    may_answer: bool
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    """How a review stands, and the reader's shares to confirm or remove; one form for a page of them."""
     user = roles.current_user(request.user)
     review = get_object_or_404(querysets.visible_reviews(user), pk=pk)
     if request.method == "POST":
-        return _take_answers(request, review, user)
+        return _save_answers(request, review, user)
     choice = list_pages.Choice("decision", "Answer", Decision.choices, list_pages.by("decision"))
     filters = list_pages.Filters(request, search=("connection_name", "with_name"), placeholder="Connection or person",
                               choices=(choice,))  # fmt: skip
@@ -124,84 +111,72 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     context = {
         "review": review,
         "page": page,
-        "rows": [_row(item, now) for item in page.items],
+        "rows": [_row(item, now, is_running=review.is_running) for item in page.items],
         "filters": filters,
         "figures": figures(review) if reads_all else None,
         "reads_all": reads_all,
         "may_cancel": permissions.can_manage_reviews(user) and review.is_running,
         "can_answer": review.is_running and any(item.can_be_answered for item in page.items),
     }
-    return render(request, "reviews/detail.html", context)
+    return render(request, "access_reviews/detail.html", context)
 
 
-def _row(item: ReviewItem, now: datetime) -> Row:
+def _row(item: ReviewItem, now: datetime, *, is_running: bool) -> Row:
     share = item.share
     gone = item.can_be_answered and (share is None or not share.is_active(now))
     changed = share is not None and share.level != item.level
-    return Row(item, share.get_level_display().partition(":")[0] if share and changed else "", gone)
+    return Row(
+        item,
+        share.get_level_display().partition(":")[0] if share and changed else "",
+        gone,
+        is_running and item.can_be_answered,
+    )
 
 
-def _take_answers(request: HttpRequest, review: AccessReview, user: User) -> HttpResponse:
+def _save_answers(request: HttpRequest, review: AccessReview, user: User) -> HttpResponse:
     mine = querysets.review_items_of(user).filter(review=review)
     roles.require(mine.exists(), cause="Nothing in this review is yours to answer.", action="Its owners answer it.")
-    try:
+    with errors_as_messages(request):
         done = access_reviews.answer(review, forms.answers(request.POST), actor=user, now=timezone.now())
-    except PortalError as error:
-        messages.warning(request, str(error))
-    else:
-        _say(request, done)
+        counts = [f"{done.confirmed} confirmed"] if done.confirmed else []
+        counts += [f"{done.removed} ended at once"] if done.removed else []
+        if counts:
+            messages.success(request, f"Saved: {', '.join(counts)}.")
+        else:
+            messages.info(request, "Nothing was changed: no row had a new answer.")
     back = redirect("review", pk=review.pk)
     query = request.GET.urlencode()
     return redirect(f"{back.url}?{query}") if query else back
 
 
-def _say(request: HttpRequest, done: access_reviews.AnswerCounts) -> None:
-    said = [f"{done.confirmed} confirmed"] if done.confirmed else []
-    said += [f"{done.removed} ended at once"] if done.removed else []
-    if said:
-        messages.success(request, f"Saved: {', '.join(said)}.")
-    else:
-        messages.info(request, "Nothing was changed: no row had a new answer.")
-
-
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """How many shares have been decided about in one way."""
-
     label: str
     value: str
     count: int
 
 
 def figures(review: AccessReview) -> list[Figure]:
-    """The numbers of a review."""
+    """How many shares of a review have which decision."""
     return [Figure(str(Decision(value).label), value, count) for value, count in access_reviews.count_decisions(review)]
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def cancel(request: HttpRequest, pk: int) -> HttpResponse:
-    """Say what cancelling means, then cancel."""
     user = roles.current_user(request.user)
     review = get_object_or_404(querysets.visible_reviews(user), pk=pk)
     roles.require(permissions.can_manage_reviews(user), action="Ask an IT admin.")
     if request.method == "POST":
-        try:
+        with errors_as_messages(request):
             access_reviews.cancel(review, actor=user, now=timezone.now())
-        except PortalError as error:
-            messages.warning(request, str(error))
-        else:
             messages.success(request, f"{review} is cancelled. No share ends because of it.")
         return redirect("review", pk=pk)
-    return render(request, "reviews/cancel.html", {"review": review})
-
-
-# --- The report -----------------------------------------------------------------------------------
+    return render(request, "access_reviews/cancel.html", {"review": review})
 
 
 @require_safe
 def report(request: HttpRequest, pk: int) -> HttpResponse:
-    """Everything about a review on one page, to be printed."""
-    review = _to_report(request, pk)
+    review = _reported_review(request, pk)
     items = list(review.items.order_by("connection_name", "pk")[: PRINTED + 1])
     context = {
         "review": review,
@@ -212,16 +187,15 @@ def report(request: HttpRequest, pk: int) -> HttpResponse:
         "events": access_reviews.events_of(review),
         "now": timezone.now(),
     }
-    return render(request, "reviews/report.html", context)
+    return render(request, "access_reviews/report.html", context)
 
 
 @require_safe
 def export(request: HttpRequest, pk: int) -> HttpResponseBase:
-    """Every item of a review as CSV."""
-    return csv_export.as_csv(*access_review_report.table(_to_report(request, pk)))
+    return csv_export.as_csv(*access_review_report.table(_reported_review(request, pk)))
 
 
-def _to_report(request: HttpRequest, pk: int) -> AccessReview:
+def _reported_review(request: HttpRequest, pk: int) -> AccessReview:
     user = roles.current_user(request.user)
     review = get_object_or_404(querysets.visible_reviews(user), pk=pk)
     roles.require(permissions.can_read_reviews(user), action="Ask an IT admin or an auditor.")

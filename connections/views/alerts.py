@@ -1,4 +1,4 @@
-"""Pages about alerts: what was delivered to whom, the organisation's channels, and what one wants to be told."""
+"""Pages about alerts: the outbox, the organisation's channels, and a person's e-mail preferences."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from connections import presentation
 from connections.access import permissions, roles
-from connections.errors import PortalError
-from connections.forms.alerts import ChannelEditForm, ChannelForm, ChoicesForm
+from connections.forms.alerts import ChannelEditForm, ChannelForm, PreferencesForm
 from connections.models import AlertChannel, Delivery, User
 from connections.services.notifications import alerts, outbox
 from connections.services.notifications import channels as alert_channels
 from connections.views import audit, list_pages
+from connections.views.form_handling import errors_as_messages, errors_on, render_form
 
 _LATEST = 10  # deliveries on a channel's page
 _SECRETS = ("channel__url", "channel__signing_secret", "credential__secret", "credential__private_key")
@@ -34,10 +34,11 @@ _OUTCOMES: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the outbox as the list shows it."""
+    """One delivery of the outbox."""
 
     delivery: Delivery
     outcome: presentation.Badge
+    recipient: str
     may_retry: bool
 
 
@@ -50,7 +51,8 @@ def _row(delivery: Delivery) -> Row:
         outcome = presentation.Badge("Tried in vain", presentation.WARNING)
     else:
         outcome = presentation.Badge("Waiting", presentation.WAITING)
-    return Row(delivery, outcome, delivery.delivered_at is None)
+    recipient = delivery.channel.name if delivery.channel else delivery.email
+    return Row(delivery, outcome, recipient, delivery.delivered_at is None)
 
 
 def _manager(request: HttpRequest) -> User:
@@ -64,12 +66,8 @@ def _shown() -> QuerySet[Delivery]:
     return deliveries.defer(*_SECRETS, "payload", "incident__cause", "incident__action")
 
 
-# --- The outbox -----------------------------------------------------------------------------------
-
-
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    """Every alert: to whom, about what, and what became of it."""
     _manager(request)
     filters = list_pages.Filters(
         request,
@@ -81,14 +79,14 @@ def index(request: HttpRequest) -> HttpResponse:
                 "outcome",
                 "Outcome",
                 [(value, label) for value, (label, _) in _OUTCOMES.items()],
-                lambda found, value: found.filter(**_OUTCOMES[value][1]),
+                lambda deliveries, value: deliveries.filter(**_OUTCOMES[value][1]),
             ),
         ],
     )
     page = list_pages.page(request, filters.apply(_shown()), order=("-pk",))
     context = {
         "page": page,
-        "rows": [_row(one) for one in page.items],
+        "rows": [_row(delivery) for delivery in page.items],
         "filters": filters,
         "given_up": Delivery.objects.filter(given_up_at__isnull=False, delivered_at=None).exists(),
     }
@@ -97,37 +95,28 @@ def index(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 def retry(request: HttpRequest, pk: int) -> HttpResponse:
-    """Try one alert again at once."""
     user = _manager(request)
     delivery = get_object_or_404(_shown(), pk=pk)
-    try:
-        _say_outcome(request, outbox.send_now(delivery, actor=user, now=timezone.now()))
-    except PortalError as error:
-        messages.warning(request, str(error))
+    with errors_as_messages(request):
+        _send_now(request, delivery, user)
     return redirect("alerts")
 
 
 @require_POST
 def retry_all(request: HttpRequest) -> HttpResponse:
-    """Put everything that was given up back into the outbox."""
     count = outbox.retry_failed(actor=_manager(request), now=timezone.now())
     alerts_ = "1 alert is" if count == 1 else f"{count} alerts are"
     messages.success(request, f"{alerts_} in the outbox again and will be tried at once.")
     return redirect("alerts")
 
 
-def _say_outcome(request: HttpRequest, delivery: Delivery) -> None:
+def _send_now(request: HttpRequest, delivery: Delivery, user: User) -> None:
+    delivery = outbox.send_now(delivery, actor=user, now=timezone.now())
+    recipient = delivery.email or ", ".join(_channels().filter(deliveries=delivery).values_list("name", flat=True))
     if delivery.delivered_at:
-        messages.success(request, f"Delivered to {_recipient(delivery)}.")
+        messages.success(request, f"Delivered to {recipient}.")
     else:
-        messages.error(request, f"Not delivered to {_recipient(delivery)}. {delivery.last_error}")
-
-
-def _recipient(delivery: Delivery) -> str:
-    return delivery.email or ", ".join(_channels().filter(deliveries=delivery).values_list("name", flat=True))
-
-
-# --- Channels -------------------------------------------------------------------------------------
+        messages.error(request, f"Not delivered to {recipient}. {delivery.last_error}")
 
 
 def _channels() -> QuerySet[AlertChannel]:
@@ -140,7 +129,6 @@ def _channel(request: HttpRequest, pk: int) -> tuple[User, AlertChannel]:
 
 @require_safe
 def channels(request: HttpRequest) -> HttpResponse:
-    """The webhooks and chats that get all alerts."""
     _manager(request)
     filters = list_pages.Filters(request, search=("name", "host"), placeholder="Name or host")
     page = list_pages.page(request, filters.apply(_channels()))
@@ -149,132 +137,107 @@ def channels(request: HttpRequest) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def channel_add(request: HttpRequest) -> HttpResponse:
-    """Add a channel; a webhook's signing secret is shown this once."""
     user = _manager(request)
     form = ChannelForm(request.POST or None)
     if form.is_valid():
-        try:
-            made, secret = alert_channels.add(**form.cleaned_data, actor=user)
-        except PortalError as error:
-            form.add_error(error.field if error.field in form.fields else None, str(error))
-        else:
+        with errors_on(form):
+            channel, secret = alert_channels.add(**form.cleaned_data, actor=user)
             if secret:
-                return render(request, "alerts/channels/secret.html", {"channel": made, "secret": secret})
-            messages.success(request, f"{made} is added. Send a test to see that it works.")
-            return redirect("alert_channel", pk=made.pk)
-    return render(request, "alerts/channels/add.html", {"form": form}, status=422 if form.errors else 200)
+                return render(request, "alerts/channels/secret.html", {"channel": channel, "secret": secret})
+            messages.success(request, f"{channel} is added. Send a test to see that it works.")
+            return redirect("alert_channel", pk=channel.pk)
+    return render_form(request, "alerts/channels/add.html", form)
 
 
 @require_safe
 def channel(request: HttpRequest, pk: int) -> HttpResponse:
-    """One channel, and what was delivered to it lately."""
-    user, found = _channel(request, pk)
+    user, channel = _channel(request, pk)
     context = {
-        "channel": found,
-        "is_webhook": found.kind == AlertChannel.Kind.WEBHOOK,
-        "rows": [_row(one) for one in _shown().filter(channel=found)[:_LATEST]],
-        "events": audit.history(user, found),
+        "channel": channel,
+        "is_webhook": channel.kind == AlertChannel.Kind.WEBHOOK,
+        "rows": [_row(delivery) for delivery in _shown().filter(channel=channel)[:_LATEST]],
+        "events": audit.history(user, channel),
     }
     return render(request, "alerts/channels/detail.html", context)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def channel_edit(request: HttpRequest, pk: int) -> HttpResponse:
-    """Change a channel's name or address."""
-    user, found = _channel(request, pk)
-    form = ChannelEditForm(request.POST or None, channel=found)
+    user, channel = _channel(request, pk)
+    form = ChannelEditForm(request.POST or None, channel=channel)
     if form.is_valid():
-        try:
-            alert_channels.change(found, **form.cleaned_data, actor=user)
-        except PortalError as error:
-            form.add_error(error.field if error.field in form.fields else None, str(error))
-        else:
-            messages.success(request, f"{found} is changed.")
-            return redirect("alert_channel", pk=found.pk)
-    context = {"form": form, "channel": found}
-    return render(request, "alerts/channels/edit.html", context, status=422 if form.errors else 200)
+        with errors_on(form):
+            alert_channels.change(channel, **form.cleaned_data, actor=user)
+            messages.success(request, f"{channel} is changed.")
+            return redirect("alert_channel", pk=channel.pk)
+    return render_form(request, "alerts/channels/edit.html", form, {"channel": channel})
 
 
 @require_POST
 def channel_disable(request: HttpRequest, pk: int) -> HttpResponse:
-    """Send nothing there any more."""
-    user, found = _channel(request, pk)
-    alert_channels.disable(found, actor=user, now=timezone.now())
-    messages.success(request, f"{found} is switched off: it gets no alerts.")
+    user, channel = _channel(request, pk)
+    alert_channels.disable(channel, actor=user, now=timezone.now())
+    messages.success(request, f"{channel} is switched off: it gets no alerts.")
     return redirect("alert_channel", pk=pk)
 
 
 @require_POST
 def channel_enable(request: HttpRequest, pk: int) -> HttpResponse:
-    """Send alerts there again."""
-    user, found = _channel(request, pk)
-    alert_channels.enable(found, actor=user)
-    messages.success(request, f"{found} gets alerts again, from now on.")
+    user, channel = _channel(request, pk)
+    alert_channels.enable(channel, actor=user)
+    messages.success(request, f"{channel} gets alerts again, from now on.")
     return redirect("alert_channel", pk=pk)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def channel_remove(request: HttpRequest, pk: int) -> HttpResponse:
-    """Ask, then forget a channel."""
-    user, found = _channel(request, pk)
+    user, channel = _channel(request, pk)
     if request.method == "POST":
-        alert_channels.remove(found, actor=user)
-        messages.success(request, f"{found} is removed.")
+        alert_channels.remove(channel, actor=user)
+        messages.success(request, f"{channel} is removed.")
         return redirect("alert_channels")
-    return render(request, "alerts/channels/remove.html", {"channel": found})
+    return render(request, "alerts/channels/remove.html", {"channel": channel})
 
 
 @require_POST
 def channel_test(request: HttpRequest, pk: int) -> HttpResponse:
-    """Send a test alert there and say what came of it."""
-    user, found = _channel(request, pk)
-    return _test(request, found, user, back=redirect("alert_channel", pk=pk))
+    user, channel = _channel(request, pk)
+    _send_test(request, channel, user)
+    return redirect("alert_channel", pk=pk)
 
 
 @require_POST
 def channel_secret(request: HttpRequest, pk: int) -> HttpResponse:
-    """Make a new signing secret and show it, this once."""
-    user, found = _channel(request, pk)
-    try:
-        secret = alert_channels.replace_secret(found, actor=user, now=timezone.now())
-    except PortalError as error:
-        messages.error(request, str(error))
-        return redirect("alert_channel", pk=pk)
-    context = {"channel": found, "secret": secret, "is_replaced": True}
-    return render(request, "alerts/channels/secret.html", context)
-
-
-# --- One's own choices ----------------------------------------------------------------------------
+    user, channel = _channel(request, pk)
+    with errors_as_messages(request, level=messages.ERROR):
+        secret = alert_channels.replace_secret(channel, actor=user, now=timezone.now())
+        context = {"channel": channel, "secret": secret, "is_replaced": True}
+        return render(request, "alerts/channels/secret.html", context)
+    return redirect("alert_channel", pk=pk)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-def choices(request: HttpRequest) -> HttpResponse:
-    """What one wants to be told by e-mail."""
+def preferences(request: HttpRequest) -> HttpResponse:
     user = roles.current_user(request.user)
     is_admin = roles.person(user).is_admin
     # A form in which everything is unticked arrives empty.
     data = request.POST if request.method == "POST" else None
-    form = ChoicesForm(data, choice=alerts.preferences_of(user), is_admin=is_admin)
+    form = PreferencesForm(data, choice=alerts.preferences_of(user), is_admin=is_admin)
     if form.is_valid():
         alerts.set_preferences(user, **form.cleaned_data, actor=user)
         messages.success(request, "Your choices are kept.")
         return redirect("account_alerts")
-    context: dict[str, Any] = {"form": form, "is_admin": is_admin, "copy_to": settings.ALERT_COPY_TO}
-    return render(request, "alerts/choices.html", context, status=422 if form.errors else 200)
+    context = {"is_admin": is_admin, "copy_to": settings.ALERT_COPY_TO}
+    return render_form(request, "alerts/preferences.html", form, context)
 
 
 @require_POST
-def choices_test(request: HttpRequest) -> HttpResponse:
-    """Send a test alert to one's own address."""
+def preferences_test(request: HttpRequest) -> HttpResponse:
     user = roles.current_user(request.user)
-    return _test(request, user, user, back=redirect("account_alerts"))
+    _send_test(request, user, user)
+    return redirect("account_alerts")
 
 
-def _test(request: HttpRequest, target: AlertChannel | User, user: User, *, back: HttpResponse) -> HttpResponse:
-    now = timezone.now()
-    try:
-        made = alerts.send_test(target, actor=user, now=now)
-        _say_outcome(request, outbox.send_now(made, actor=user, now=now))
-    except PortalError as error:
-        messages.error(request, str(error))
-    return back
+def _send_test(request: HttpRequest, target: AlertChannel | User, user: User) -> None:
+    with errors_as_messages(request, level=messages.ERROR):
+        _send_now(request, alerts.send_test(target, actor=user, now=timezone.now()), user)

@@ -1,4 +1,4 @@
-"""Pages about API keys. A key's text is on the one page that follows its making, and never again."""
+"""Pages about API keys. A key is shown once, in the response that creates it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from connections.models import ApiKey, User
 from connections.services.api_keys import api_keys
 from connections.views import list_pages
 from connections.views.audit import history
+from connections.views.form_handling import errors_on, render_form
 
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    """One's own keys; IT admins and auditors see everybody's."""
     user = roles.current_user(request.user)
     filters = list_pages.Filters(
         request, search=("name", "prefix", "owner__username"), placeholder="Name, prefix or owner"
@@ -37,59 +37,56 @@ def index(request: HttpRequest) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest) -> HttpResponse:
-    """Make a key for oneself."""
     user = roles.current_user(request.user)
     return make_for(request, user, owner=user)
 
 
 @sensitive_variables("text")
 def make_for(request: HttpRequest, user: User, *, owner: User) -> HttpResponse:
-    """Make a key for ``owner``. The answer to the POST shows it: a redirect would have to carry it somewhere."""
+    """Create a key for ``owner``. The response to the POST shows it, because a redirect would have to store it somewhere."""
     usable, scopes = querysets.usable_connections(owner), permissions.scopes_for(owner)
     form = ApiKeyForm(request.POST or None, usable=usable, scopes=scopes)
-    if request.method == "POST" and form.is_valid():
-        data = form.cleaned_data
+    if form.is_valid():
+        values = dict(form.cleaned_data)
+        expires_at = values.pop("expires_on")
         try:
-            made, text = api_keys.issue(
-                owner,
-                name=data["name"],
-                scopes=data["scopes"],
-                expires_at=data["expires_on"],
-                connections=data["connections"],
-                networks=data["networks"],
-                actor=user,
-                now=timezone.now(),
-            )
+            key, text = api_keys.issue(owner, **values, expires_at=expires_at, actor=user, now=timezone.now())
         except PortalError as error:
             field = "expires_on" if error.field == "expires_at" else error.field
             form.add_error(field if field in form.fields else None, str(error))
         else:
-            return _issued(request, made, text)
-    context = {"form": form, "owner": owner, "is_own": owner.pk == user.pk}
-    return render(request, "api_keys/add.html", context, status=422 if form.is_bound and form.errors else 200)
+            return _show_secret(request, key, text)
+    context = {"owner": owner, "is_own": owner.pk == user.pk}
+    return render_form(request, "api_keys/add.html", form, context)
 
 
 @sensitive_variables("text")
-def _issued(request: HttpRequest, key: ApiKey, text: str) -> HttpResponse:
+def _show_secret(request: HttpRequest, key: ApiKey, text: str) -> HttpResponse:
     context = {"key": key, "text": text, "portal_url": settings.PORTAL_URL}
-    return render(request, "api_keys/issued.html", context)
+    return render(request, "api_keys/created.html", context)
+
+
+def _key(request: HttpRequest, pk: int) -> tuple[User, ApiKey]:
+    user = roles.current_user(request.user)
+    return user, get_object_or_404(querysets.visible_keys(user), pk=pk)
 
 
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    """What a key may do, when each of its secrets was used, and what it fetched lately."""
-    user = roles.current_user(request.user)
-    key = get_object_or_404(querysets.visible_keys(user), pk=pk)
+    user, key = _key(request, pk)
+    is_live = key.revoked_at is None
     context = {
         "key": key,
-        "valid": key.is_valid(),
         "has_previous": key.takes_previous(timezone.now()),
         "only": list(key.connections.values_list("name", flat=True)[:100]),
         "fetches": list(key.fetches.values("connection_name", "minute", "address", "count")[:50]),
         "calls": api_keys.rate_limit_of(key),
-        "may_revoke": permissions.can_revoke_key(user, key),
-        "may_rotate": permissions.can_issue_key(user, key.owner),
-        "limit_form": KeyLimitForm(initial={"rate_limit": key.rate_limit}) if permissions.can_limit_key(user) else None,
+        "previous_still_used": bool(key.previous_used_at and key.rotated_at and key.previous_used_at > key.rotated_at),
+        "may_revoke": is_live and permissions.can_revoke_key(user, key),
+        "may_rotate": is_live and permissions.can_issue_key(user, key.owner),
+        "limit_form": KeyLimitForm(initial={"rate_limit": key.rate_limit})
+        if is_live and permissions.can_limit_key(user)
+        else None,
         "events": history(user, key),
     }
     return render(request, "api_keys/detail.html", context)
@@ -98,32 +95,25 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 @sensitive_variables("text")
 @require_http_methods(["GET", "HEAD", "POST"])
 def rotate(request: HttpRequest, pk: int) -> HttpResponse:
-    """Ask how long the old secret goes on, then show the new one."""
-    user = roles.current_user(request.user)
-    key = get_object_or_404(querysets.visible_keys(user), pk=pk)
+    user, key = _key(request, pk)
     roles.require(
         permissions.can_issue_key(user, key.owner), action="Ask its owner; for a service account, an IT admin."
     )
     form = RotationForm(request.POST or None)
-    if request.method == "POST" and form.is_valid():
+    if form.is_valid():
         data = form.cleaned_data
-        try:
+        with errors_on(form):
             rotated, text = api_keys.rotate(
                 key, overlap=data["overlap"], expires_at=data["expires_on"], actor=user, now=timezone.now()
             )
-        except PortalError as error:
-            form.add_error(None, str(error))
-        else:
-            return _issued(request, rotated, text)
-    context = {"form": form, "key": key, "has_previous": key.takes_previous(timezone.now())}
-    return render(request, "api_keys/rotate.html", context, status=422 if form.is_bound and form.errors else 200)
+            return _show_secret(request, rotated, text)
+    context = {"key": key, "has_previous": key.takes_previous(timezone.now())}
+    return render_form(request, "api_keys/rotate.html", form, context)
 
 
 @require_POST
 def end_previous(request: HttpRequest, pk: int) -> HttpResponse:
-    """Let the old secret end at once."""
-    user = roles.current_user(request.user)
-    key = get_object_or_404(querysets.visible_keys(user), pk=pk)
+    user, key = _key(request, pk)
     api_keys.revoke_previous(key, actor=user, now=timezone.now())
     messages.success(request, f"The old secret of {key} is refused from now on.")
     return redirect("api_key", pk=pk)
@@ -131,9 +121,7 @@ def end_previous(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def limit(request: HttpRequest, pk: int) -> HttpResponse:
-    """Say how often a key may be used in a minute."""
-    user = roles.current_user(request.user)
-    key = get_object_or_404(querysets.visible_keys(user), pk=pk)
+    user, key = _key(request, pk)
     roles.require(permissions.can_limit_key(user), action="Ask an IT admin.")
     form = KeyLimitForm(request.POST)
     if not form.is_valid():
@@ -146,9 +134,7 @@ def limit(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def revoke(request: HttpRequest, pk: int) -> HttpResponse:
-    """Say what stops, then make the key worthless."""
-    user = roles.current_user(request.user)
-    key = get_object_or_404(querysets.visible_keys(user), pk=pk)
+    user, key = _key(request, pk)
     roles.require(permissions.can_revoke_key(user, key), action="Ask its owner or an IT admin.")
     if request.method == "POST":
         api_keys.revoke(key, actor=user, now=timezone.now())

@@ -17,7 +17,7 @@ from django.views.decorators.http import require_safe
 
 from connections import audit, presentation
 from connections.access import permissions, querysets, roles
-from connections.forms.audit import AuditFilter, ViewForm
+from connections.forms.audit import AuditFilter, SavedFilterForm
 from connections.models import AuditEvent, AuditSeal, TokenFetch, User
 from connections.models.audit import AuditAction
 from connections.services.audit import publishing, sealing, verification
@@ -26,6 +26,8 @@ from connections.views import audit_entries, list_pages
 
 HISTORY_LENGTH = 20
 MOST_VIEWS = 50
+_ROLES = "Only IT admins and auditors may open the audit trail."
+_ASK = "What happened to your own connections stands on their pages."
 
 # Objects that have a page, and who may see them there.
 _PAGES: dict[str, tuple[str, Callable[[User], QuerySet[Any]]]] = {
@@ -46,24 +48,20 @@ _PAGES: dict[str, tuple[str, Callable[[User], QuerySet[Any]]]] = {
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    """All events and token hand-outs, newest first; whether they are proven; the reader's saved views."""
-    user = roles.current_user(request.user)
-    roles.require(permissions.can_read_audit(user), cause=_ROLES, action=_ASK)
+    user = audit_reader(request, cause=_ROLES, action=_ASK)
     form = filter_form(request.GET)
     events: QuerySet[AuditEvent] | None = None
     fetches: QuerySet[TokenFetch] | None = None
     if form.is_valid():
         events = form.narrow(querysets.visible_events(user))
         fetches = form.narrow_fetches(querysets.visible_fetches(user))
-    query = request.GET.copy()
-    for name in ("after", "before"):
-        query.pop(name, None)
+    query = list_pages.query_without_page(request)
     context = {
         "page": audit_entries.page(request, events, fetches),
         "filters": form,
         "query": query.urlencode(),
         "views": list(user.audit_views.all()[:MOST_VIEWS]),
-        "view_form": ViewForm(initial={"query": query.urlencode()}),
+        "view_form": SavedFilterForm(initial={"query": query.urlencode()}),
         "formats": Format.choices,
         "may_export": permissions.can_export_audit(user),
         "newest_seal": AuditSeal.objects.defer("marks").first(),
@@ -74,21 +72,29 @@ def index(request: HttpRequest) -> HttpResponse:
     return render(request, "audit/index.html", context)
 
 
+def audit_reader(request: HttpRequest, *, cause: str = "", action: str = "Ask an IT admin or an auditor.") -> User:
+    """The signed-in user. Raises NotAllowed unless they may read the audit trail."""
+    user = roles.current_user(request.user)
+    roles.require(permissions.can_read_audit(user), cause=cause, action=action)
+    return user
+
+
 def filter_form(data: QueryDict) -> AuditFilter:
-    """The filter of the list, as a query string or an export has it."""
+    """The filter of the list, built from a query string or an export form."""
     actions = [*recorded_actions(), AuditAction.CONNECTION_TOKEN_FETCHED]
+    names = (model._meta.object_name or "" for model in apps.get_app_config("connections").get_models())
+    internal = ("Audit", "RepeatedDenial", "SealPublication", "StoredReply")
+    types = {audit.TRAIL.type, "Portal", *(name for name in names if not name.startswith(internal))}
     return AuditFilter(
         data,
         actions={action: presentation.action_label(action) for action in actions},
-        target_types={name: presentation.type_label(name) for name in _target_types()},
+        target_types={name: presentation.type_label(name) for name in sorted(types)},
     )
 
 
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    """One event: what it changed, and where it came from."""
-    user = roles.current_user(request.user)
-    roles.require(permissions.can_read_audit(user), cause=_ROLES, action=_ASK)
+    user = audit_reader(request, cause=_ROLES, action=_ASK)
     event = get_object_or_404(querysets.visible_events(user), pk=pk)
     context = {
         "event": event,
@@ -100,13 +106,13 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def history(user: User, target: models.Model) -> list[AuditEvent]:
-    """The latest events of one object that this person may read; goes with partials/history.html."""
+    """The latest events of one object that this person may read, for partials/history.html."""
     return list(querysets.history_of(user, target).order_by("-pk")[:HISTORY_LENGTH])
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One line of an event's changes; ``before`` is None for a plain fact."""
+    """One changed field of an event; ``before`` is None for a plain fact."""
 
     field: str
     before: Any
@@ -115,7 +121,6 @@ class Change:
 
 
 def changes(event: AuditEvent) -> list[Change]:
-    """What the event changed, line by line."""
     lines = []
     for field, value in event.changes.items():
         is_fact = not (isinstance(value, list) and len(value) == 2)
@@ -125,7 +130,7 @@ def changes(event: AuditEvent) -> list[Change]:
 
 
 def recorded_actions() -> list[str]:
-    """The actions that occur, alphabetically. Jumps along the index instead of reading the whole trail."""
+    """All recorded actions, alphabetically. Skips along the index instead of scanning the whole trail."""
     table = AuditEvent._meta.db_table
     with database.cursor() as cursor:
         cursor.execute(
@@ -136,21 +141,9 @@ def recorded_actions() -> list[str]:
         return [row[0] for row in cursor.fetchall()]
 
 
-def _target_types() -> list[str]:
-    """Glossary names of everything that can be acted on."""
-    names = (model._meta.object_name for model in apps.get_app_config("connections").get_models())
-    internal = ("Audit", "RepeatedDenial", "SealPublication", "StoredReply")
-    own = {name for name in names if name and not name.startswith(internal)}
-    return sorted(own | {audit.TRAIL.type, "Portal"})
-
-
 def _target_url(user: User, event: AuditEvent) -> str:
-    """The page of the event's object; empty when it has none, is gone, or is not this person's to see."""
+    """The page of the event's object; empty if it has none, was deleted, or is not visible to this person."""
     url_name, visible = _PAGES.get(event.target_type, ("", None))
     if visible is None or not event.target_id.isdigit() or not visible(user).filter(pk=event.target_id).exists():
         return ""
     return reverse(url_name, args=[event.target_id])
-
-
-_ROLES = "Only IT admins and auditors may open the audit trail."
-_ASK = "What happened to your own connections stands on their pages."

@@ -1,4 +1,4 @@
-"""The audit trail as a file."""
+"""Export of the audit trail."""
 
 from __future__ import annotations
 
@@ -17,25 +17,22 @@ _TYPES = {Format.CSV: "text/csv; charset=utf-8", Format.JSONL: "application/x-nd
 
 @require_POST
 def export(request: HttpRequest) -> StreamingHttpResponse:
-    """Everything that fits the filter, row by row as it is read. A POST, as it is recorded who took what."""
+    """Stream everything that matches the filter. A POST, because the export itself is recorded."""
     user = roles.current_user(request.user)
     roles.require(permissions.can_export_audit(user), cause="Only auditors export.", action="Ask one of them.")
     form = filter_form(request.POST)
-    try:
-        wanted = Format(request.POST.get("format", Format.JSONL))
-    except ValueError:
-        wanted = None
-    if wanted is None or not form.is_valid():
+    file_format = request.POST.get("format", Format.JSONL)
+    if file_format not in Format.values or not form.is_valid():
         raise InvalidInput("This filter cannot be exported.", action="Go back, correct the filter, and export again.")
     text = audit_export.export(
         form.narrow(querysets.visible_events(user)),
         form.narrow_fetches(querysets.visible_fetches(user)),
-        file_format=wanted,
-        filters=form.asked(),
+        file_format=Format(file_format),
+        filters={name: str(value) for name, value in form.given().items()},
         actor=user,
     )
-    response = StreamingHttpResponse(text, content_type=_TYPES[wanted])
-    name = f"audit-{timezone.now():%Y-%m-%d-%H%M%S}.{wanted}"
+    response = StreamingHttpResponse(text, content_type=_TYPES[Format(file_format)])
+    name = f"audit-{timezone.now():%Y-%m-%d-%H%M%S}.{file_format}"
     response["Content-Disposition"] = f'attachment; filename="{name}"'
     response["Cache-Control"] = "no-store, private"
     return response

@@ -1,10 +1,10 @@
-"""Questions an auditor asks, each answered on one page."""
+"""Reports on the audit trail."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+from urllib.parse import quote, urlencode
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -12,128 +12,110 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from connections.access import permissions, querysets, roles
-from connections.forms.audit import ChangesQuestion, CreatorsQuestion, FetchesQuestion, ScopesQuestion
-from connections.models import User
+from connections.access import querysets
+from connections.forms.audit import ChangesForm, CreatorsForm, PermissionsForm, TokenRequestsForm
 from connections.services.audit import reports
 from connections.views import list_pages
+from connections.views.audit import audit_reader
 
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A question in words, and where it is answered."""
-
-    words: str
-    hint: str
-    url: str
+_QUESTIONS = (
+    (
+        "audit_creators",
+        "",
+        "Who created which connection?",
+        "When, and who owns it now; also of connections that are gone.",
+    ),
+    (
+        "audit_fetches",
+        "",
+        "Who fetched tokens of a connection, and from where?",
+        "Each key that fetched, its owner and the network address.",
+    ),
+    ("audit_changes", "", "What changed between two days?", "How often each kind of event happened, and to what."),
+    (
+        "audit_scopes",
+        "",
+        "Which connections hold which permissions?",
+        "What Microsoft granted at the last sign-in or renewal.",
+    ),
+    (
+        "access_history",
+        "?find=connection",
+        "Who could use a connection on a day?",
+        "The owner, people and members of teams, and why.",
+    ),
+    (
+        "access_history",
+        "?find=person",
+        "Which connections could a person use on a day?",
+        "As the owner, by a share or through a team.",
+    ),
+)
 
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    """All questions."""
-    _reader(request)
-    return render(request, "audit/questions/index.html", {"questions": _questions()})
+    audit_reader(request)
+    questions = [(reverse(name) + query, words, hint) for name, query, words, hint in _QUESTIONS]
+    return render(request, "audit_reports/index.html", {"questions": questions})
 
 
 @require_safe
 def creators(request: HttpRequest) -> HttpResponse:
-    """Who created which connection?"""
-    user = _reader(request)
-    form = CreatorsQuestion(request.GET)
+    user = audit_reader(request)
+    form = CreatorsForm(request.GET)
     events = reports.connections_created(querysets.visible_events(user))
     page = list_pages.page(request, form.narrow(events) if form.is_valid() else events.none(), order=("-pk",))
     ids = [event.target_id for event in page.items]
     existing = {str(connection.pk): connection for connection in querysets.visible_connections(user).filter(pk__in=ids)}
     rows = [(event, existing.get(event.target_id)) for event in page.items]
-    return render(request, "audit/questions/creators.html", {"page": page, "filters": form, "rows": rows})
+    return render(request, "audit_reports/creators.html", {"page": page, "filters": form, "rows": rows})
 
 
 @require_safe
 def fetches(request: HttpRequest) -> HttpResponse:
-    """Who fetched tokens of a connection, and from where?"""
-    user = _reader(request)
-    form = FetchesQuestion(request.GET)
-    found = []
+    user = audit_reader(request)
+    form = TokenRequestsForm(request.GET)
+    rows = []
     if form.is_valid() and form.active:
-        found = reports.token_requests(form.narrow(querysets.visible_fetches(user)))
-    return render(request, "audit/questions/fetches.html", {"filters": form, **_cut(found)})
+        rows = reports.token_requests(form.narrow(querysets.visible_fetches(user)))
+    return render(request, "audit_reports/fetches.html", {"filters": form, **_cut(rows)})
 
 
 @require_safe
 def changes(request: HttpRequest) -> HttpResponse:
-    """What changed between two days? Without days: in the last seven."""
-    user = _reader(request)
+    user = audit_reader(request)
     today = timezone.now().date()
     days = {"date_from": (today - timedelta(days=6)).isoformat(), "date_to": today.isoformat()}
-    form = ChangesQuestion(request.GET if "date_from" in request.GET or "date_to" in request.GET else days)
+    form = ChangesForm(request.GET if "date_from" in request.GET or "date_to" in request.GET else days)
     context: dict[str, Any] = {"filters": form, "kinds": [], **_cut([])}
     if form.is_valid():
         events = querysets.visible_events(user).filter(form.within("at"))
-        context |= {"kinds": reports.actions_counted(events), **_cut(reports.objects_changed(events))}
-        context["period"] = {name: str(value) for name, value in form.cleaned_data.items() if value}
-    return render(request, "audit/questions/changes.html", context)
+        period = {name: str(value) for name, value in form.cleaned_data.items() if value}
+        context |= _cut(reports.objects_changed(events))
+        context["kinds"] = [
+            (action, times, _trail_url(action=action, **period)) for action, times in reports.actions_counted(events)
+        ]
+        for row in context["rows"]:
+            row["url"] = _trail_url(target_type=row["target_type"], target_id=row["target_id"], **period)
+    return render(request, "audit_reports/changes.html", context)
 
 
 @require_safe
 def scopes(request: HttpRequest) -> HttpResponse:
-    """Which connections hold which permissions now?"""
-    user = _reader(request)
+    user = audit_reader(request)
     connections = querysets.visible_connections(user)
     held = reports.permissions_in_use(connections)
-    form = ScopesQuestion(request.GET, scopes=held)
+    form = PermissionsForm(request.GET, scopes=held)
     scope = form.cleaned_data["scope"] if form.is_valid() else ""
-    found = reports.connections_with_permission(connections, scope) if scope else connections.none()
-    context = {"page": list_pages.page(request, found), "filters": form, "scope": scope, "held": held}
-    return render(request, "audit/questions/scopes.html", context)
+    matches = reports.connections_with_permission(connections, scope) if scope else connections.none()
+    context = {"page": list_pages.page(request, matches), "filters": form, "scope": scope, "held": held}
+    return render(request, "audit_reports/scopes.html", context)
 
 
-# --- Parts ----------------------------------------------------------------------------------------
-
-
-def _questions() -> list[Question]:
-    return [
-        Question(
-            "Who created which connection?",
-            "When, and who owns it now; also of connections that are gone.",
-            reverse("audit_creators"),
-        ),
-        Question(
-            "Who fetched tokens of a connection, and from where?",
-            "Each key that fetched, its owner and the network address.",
-            reverse("audit_fetches"),
-        ),
-        Question(
-            "What changed between two days?",
-            "How often each kind of event happened, and to what.",
-            reverse("audit_changes"),
-        ),
-        Question(
-            "Which connections hold which permissions?",
-            "What Microsoft granted at the last sign-in or renewal.",
-            reverse("audit_scopes"),
-        ),
-        Question(
-            "Who could use a connection on a day?",
-            "The owner, people and members of teams, and why.",
-            f"{reverse('access_history')}?find=connection",
-        ),
-        Question(
-            "Which connections could a person use on a day?",
-            "As the owner, by a share or through a team.",
-            f"{reverse('access_history')}?find=person",
-        ),
-    ]
+def _trail_url(**filters: str) -> str:
+    return f"{reverse('audit')}?{urlencode(filters, safe='/', quote_via=quote)}"
 
 
 def _cut(rows: list[Any]) -> dict[str, Any]:
-    return {
-        "rows": rows[: reports.MAX_ROWS],
-        "is_cut": len(rows) > reports.MAX_ROWS,
-        "most": reports.MAX_ROWS,
-    }
-
-
-def _reader(request: HttpRequest) -> User:
-    user = roles.current_user(request.user)
-    roles.require(permissions.can_read_audit(user), action="Ask an IT admin or an auditor.")
-    return user
+    return {"rows": rows[: reports.MAX_ROWS], "is_cut": len(rows) > reports.MAX_ROWS, "most": reports.MAX_ROWS}

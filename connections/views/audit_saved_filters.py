@@ -1,4 +1,4 @@
-"""Saving and forgetting views of the audit trail."""
+"""Saved filters of the audit trail."""
 
 from __future__ import annotations
 
@@ -9,18 +9,16 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_POST
 
-from connections.access import permissions, roles
 from connections.errors import AlreadyExists
-from connections.forms.audit import ViewForm
-from connections.models import User
+from connections.forms.audit import SavedFilterForm
 from connections.services.audit import saved_filters
+from connections.views.audit import audit_reader
 
 
 @require_POST
 def add(request: HttpRequest) -> HttpResponse:
-    """Keep the current filter under a name."""
-    user = _reader(request)
-    form = ViewForm(request.POST)
+    user = audit_reader(request)
+    form = SavedFilterForm(request.POST)
     query = ""
     if not form.is_valid():
         messages.error(request, "The view was not saved: give it a name of at most 120 letters.")
@@ -36,15 +34,8 @@ def add(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
-    """Forget a view of one's own."""
-    user = _reader(request)
+    user = audit_reader(request)
     view = get_object_or_404(user.audit_views, pk=pk)
     saved_filters.remove(view, actor=user)
     messages.success(request, f"The view “{view}” is gone; the events are not touched.")
     return redirect("audit")
-
-
-def _reader(request: HttpRequest) -> User:
-    user = roles.current_user(request.user)
-    roles.require(permissions.can_read_audit(user), action="Ask an IT admin or an auditor.")
-    return user

@@ -1,4 +1,4 @@
-"""Whether the audit trail is proven: its seals, where they are published, and verifications."""
+"""Seals of the audit trail, where they are published, and verifications."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_POST, require_safe
 
-from connections.access import permissions, roles
-from connections.models import AuditSeal, AuditVerification, User
+from connections.access import permissions
+from connections.models import AuditSeal, AuditVerification
 from connections.services.audit import publishing, sealing, verification_checks
 from connections.services.audit import verification as audit_verification
 from connections.views import list_pages
+from connections.views.audit import audit_reader
 
 RUNS = 10
 
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    """All seals, newest first, and the latest verifications."""
-    user = _reader(request)
+    user = audit_reader(request)
     context = {
         "page": list_pages.page(request, AuditSeal.objects.defer("marks"), order=("-pk",)),
         "filters": list_pages.Filters(request),
@@ -35,26 +35,33 @@ def index(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 def verify(request: HttpRequest) -> HttpResponse:
-    """Have the whole trail verified; a worker does it, the page that follows tells how far it is."""
-    user = _reader(request)
-    asked = audit_verification.request_verification(actor=user, now=timezone.now())
-    return redirect("audit_verification", pk=asked.pk)
+    """Request a verification of the whole trail; a worker carries it out."""
+    user = audit_reader(request)
+    run = audit_verification.request_verification(actor=user, now=timezone.now())
+    return redirect("audit_verification", pk=run.pk)
 
 
 @require_safe
 def verification(request: HttpRequest, pk: int) -> HttpResponse:
-    """One verification: how far it is, or what came of it."""
-    user = _reader(request)
+    user = audit_reader(request)
     run = get_object_or_404(AuditVerification, pk=pk)
     context = {
         "run": run,
+        "outcome": _outcome(run),
         "percent": 100 if run.finished_at else 100 * run.checked // max(run.upto, 1),
         "may_verify": permissions.can_export_audit(user),
     }
     return render(request, "audit/verification.html", context)
 
 
-def _reader(request: HttpRequest) -> User:
-    user = roles.current_user(request.user)
-    roles.require(permissions.can_read_audit(user), action="Ask an IT admin or an auditor.")
-    return user
+def _outcome(run: AuditVerification) -> str:
+    match run.state:
+        case AuditVerification.State.INTACT if run.upto:
+            return "Every row fits its seal, and every seal the one before."
+        case AuditVerification.State.INTACT:
+            return "Nothing has been sealed yet, so there was nothing to verify."
+        case AuditVerification.State.BROKEN:
+            return f"Broken at seal {run.findings[0]['seal'] if run.findings else ''}."
+        case AuditVerification.State.WAITING:
+            return "A worker takes it up within a few seconds."
+    return "Looking at the rows."

@@ -1,51 +1,47 @@
 """What all list pages share: search, filters and pages.
 
-Pages go by key, never by OFFSET, and nothing counts a whole table: the count stops at COUNT_LIMIT.
+Pages use keyset pagination, never OFFSET, and no query counts a whole table: counting stops at COUNT_LIMIT.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from django.db import models
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, QueryDict
 
 from connections import keyset
 
 M = TypeVar("M", bound=models.Model)
+R = TypeVar("R")
+K = TypeVar("K")
 
 COUNT_LIMIT = 1000
 SEARCH_LENGTH = 100
 
 
-# --- Pages ----------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
-class Page(Generic[M]):
-    """One page of a list."""
-
-    items: list[M]
+class Page(Generic[R]):
+    items: list[R]
     next_url: str
     previous_url: str
     total_capped: int  # at most COUNT_LIMIT + 1, which means "more than COUNT_LIMIT"
 
     @property
     def shown(self) -> int:
-        """How many items this page shows."""
         return len(self.items)
 
     @property
     def total(self) -> str:
-        """The count in words: "37" or "1,000+"."""
+        """The count as text: "37" or "1,000+"."""
         return f"{COUNT_LIMIT:,}+" if self.total_capped > COUNT_LIMIT else f"{self.total_capped:,}"
 
     @property
     def summary(self) -> str:
-        """What the line under the list says."""
+        """The line below the list."""
         if self.next_url or self.previous_url:
             return f"{self.shown} of {self.total}"
         return f"{self.total} {'entry' if self.total_capped == 1 else 'entries'}"
@@ -57,56 +53,67 @@ def page(
     """The page of ``queryset`` that the query string asks for. Two queries, or four after a stale link.
 
     ``order`` names columns that are never null, descending ones with a leading "-"; the last one must be unique.
-    A key that makes no sense gives the first page: links get old and get cut in e-mails.
+    An invalid key gives the first page, because links go stale and get truncated in e-mails.
+    """
+    return keyset_page(
+        request,
+        size,
+        decode=lambda text: keyset.decode(text, queryset.model, order),
+        fetch=lambda key, backwards: keyset.page_rows(queryset, order, size, key=key, backwards=backwards),
+        encode=lambda row: keyset.encode(row, order),
+        count=lambda: queryset.order_by()[: COUNT_LIMIT + 1].count(),
+    )
+
+
+def keyset_page(
+    request: HttpRequest,
+    size: int,
+    *,
+    decode: Callable[[str], K | None],
+    fetch: Callable[[K | None, bool], list[R]],
+    encode: Callable[[R], str],
+    count: Callable[[], int],
+) -> Page[R]:
+    """The page that the query string's key asks for, or the first one.
+
+    ``fetch`` returns the rows beyond a key in reading direction (backwards if True), one more than ``size``.
     """
     for name, backwards in (("after", False), ("before", True)):
-        key = keyset.decode(request.GET.get(name, ""), queryset.model, order)
-        if key is not None:
-            rows = keyset.page_rows(queryset, order, size, key=key, backwards=backwards)
-            if rows:
-                return _page(request, queryset, order, size, rows, backwards=backwards, keyed=True)
-    rows = keyset.page_rows(queryset, order, size)
-    return _page(request, queryset, order, size, rows, backwards=False, keyed=False)
-
-
-def _page(
-    request: HttpRequest,
-    queryset: QuerySet[M],
-    order: Sequence[str],
-    size: int,
-    rows: list[M],
-    *,
-    backwards: bool,
-    keyed: bool,
-) -> Page[M]:
+        key = decode(request.GET.get(name, ""))
+        if key is not None and (rows := fetch(key, backwards)):
+            break
+    else:
+        key, rows, backwards = None, fetch(None, False), False
     more, items = len(rows) > size, rows[:size]
     if backwards:
         items.reverse()
     has_next = backwards or more
-    has_previous = more if backwards else keyed
-    total = queryset.order_by()[: COUNT_LIMIT + 1].count() if has_next or has_previous else len(items)
+    has_previous = more if backwards else key is not None
     return Page(
         items=items,
-        next_url=_url(request, "after", items[-1], order) if has_next and items else "",
-        previous_url=_url(request, "before", items[0], order) if has_previous and items else "",
-        total_capped=total,
+        next_url=page_url(request, "after", encode(items[-1])) if has_next and items else "",
+        previous_url=page_url(request, "before", encode(items[0])) if has_previous and items else "",
+        total_capped=count() if has_next or has_previous else len(items),
     )
 
 
-def _url(request: HttpRequest, direction: str, item: models.Model, order: Sequence[str]) -> str:
-    query = request.GET.copy()
-    query.pop("after", None)
-    query.pop("before", None)
-    query[direction] = keyset.encode(item, order)
+def page_url(request: HttpRequest, direction: str, key: str) -> str:
+    query = query_without_page(request)
+    query[direction] = key
     return f"?{query.urlencode()}"
 
 
-# --- Search and filters ---------------------------------------------------------------------------
+def query_without_page(request: HttpRequest) -> QueryDict:
+    """A mutable copy of the query string without the key of a page."""
+    query = request.GET.copy()
+    for name in ("after", "before"):
+        query.pop(name, None)
+    return query
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A filter with a fixed set of answers. ``narrow`` gets the queryset and one of the options' values."""
+    """A filter with fixed options. ``narrow`` gets the queryset and the chosen option's value."""
 
     name: str
     label: str
@@ -116,7 +123,7 @@ class Choice:
 
 
 class Filters:
-    """Search and filters of a list, as the query string has them. Values nobody offered are ignored."""
+    """Search and filters of a list, read from the query string. Unknown values are ignored."""
 
     def __init__(
         self,
@@ -129,18 +136,15 @@ class Filters:
         self.columns = search
         self.placeholder = placeholder
         self.query = request.GET.get("q", "").replace("\x00", "").strip()[:SEARCH_LENGTH] if search else ""
-        self.choices = [self._asked(request, choice) for choice in choices]
+        self.choices = [
+            replace(choice, value=value if value in {option for option, _ in choice.options} else "")
+            for choice in choices
+            for value in [request.GET.get(choice.name, "")]
+        ]
         self.clear_url = request.path
-
-    @staticmethod
-    def _asked(request: HttpRequest, choice: Choice) -> Choice:
-        value = request.GET.get(choice.name, "")
-        known = value if value in {option for option, _ in choice.options} else ""
-        return Choice(choice.name, choice.label, choice.options, choice.narrow, known)
 
     @property
     def searchable(self) -> bool:
-        """Whether the list has a search field."""
         return bool(self.columns)
 
     @property
@@ -149,7 +153,6 @@ class Filters:
         return bool(self.query or any(choice.value for choice in self.choices))
 
     def apply(self, queryset: QuerySet[M]) -> QuerySet[M]:
-        """``queryset`` narrowed by what was asked."""
         if self.query:
             condition = Q()
             for column in self.columns:
@@ -162,5 +165,5 @@ class Filters:
 
 
 def by(column: str) -> Callable[[QuerySet[Any], str], QuerySet[Any]]:
-    """The usual ``narrow`` of a Choice: the column equals the value."""
+    """A ``narrow`` for Choice: the column equals the value."""
     return lambda queryset, value: queryset.filter(**{column: value})

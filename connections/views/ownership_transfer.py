@@ -1,4 +1,4 @@
-"""Pages on which connections get another owner: one connection, or everything a person owns."""
+"""Pages for transferring ownership of one connection, or of everything a person owns."""
 
 from __future__ import annotations
 
@@ -6,40 +6,40 @@ from typing import Any
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import get_object_or_404, redirect
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods
 
 from connections.access import permissions, querysets, roles
 from connections.errors import PortalError
-from connections.forms.ownership_transfer import HandOverForm, LeaverForm
+from connections.forms.ownership_transfer import TransferAllForm, TransferForm
 from connections.models import ApiKey, Connection, HandOver, User
 from connections.services.api_keys import api_keys
 from connections.services.people import ownership_transfer
 from connections.services.sharing import usage
 from connections.validators import KEEP
-from connections.views.shares import reach
+from connections.views.form_handling import errors_on, render_form
+from connections.views.shares import reach, redirect_to_connection
 
 AT_ONCE = 50  # connections on one page; the next ones follow when these are done
 
 
 def waiting(user: User, connection: Connection) -> dict[str, Any]:
-    """Context of handover/_waiting.html: the hand-over whose new owner has not signed in yet."""
-    found = ownership_transfer.pending_transfer(connection)
-    return {"hand_over": found, "hand_over_is_mine": found is not None and found.to_owner_id == user.pk}
+    """Context of ownership_transfer/_pending_transfer.html: the hand-over whose new owner has not signed in yet."""
+    transfer = ownership_transfer.pending_transfer(connection)
+    return {"hand_over": transfer, "hand_over_is_mine": transfer is not None and transfer.to_owner_id == user.pk}
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def connection(request: HttpRequest, pk: int) -> HttpResponse:
-    """Say what breaks and who uses it, then give the connection to somebody else."""
     user = roles.current_user(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     roles.require(permissions.can_hand_over(user, connection), action="Ask its owner or an IT admin.")
-    form = HandOverForm(request.POST or None, connection=connection, people=querysets.possible_owners())
-    if request.method == "POST" and form.is_valid():
+    form = TransferForm(request.POST or None, connection=connection, people=querysets.possible_owners())
+    if form.is_valid():
         data = form.cleaned_data
-        try:
-            made = ownership_transfer.transfer(
+        with errors_on(form):
+            transfer = ownership_transfer.transfer(
                 connection,
                 data["new_owner"],
                 keep_grant=form.keeps_grant,
@@ -47,23 +47,18 @@ def connection(request: HttpRequest, pk: int) -> HttpResponse:
                 actor=user,
                 now=timezone.now(),
             )
-        except PortalError as error:
-            form.add_error(error.field if error.field in form.fields else None, str(error))
-        else:
-            messages.success(request, _done(made))
-            visible = querysets.visible_connections(user).filter(pk=pk).exists()
-            return redirect("connection", pk=pk) if visible else redirect("connections")
-    now = timezone.now()
+            messages.success(request, _done(transfer))
+            return redirect_to_connection(user, pk)
+    used = usage.usage_of([pk], now=timezone.now())[pk]
     context = {
-        "form": form,
         "connection": connection,
-        "usage": usage.usage_of([pk], now=now)[pk],
-        "own_keys": usage.usage_of([pk], now=now)[pk].keys_of(connection.owner_id),
-        "other_keys": usage.usage_of([pk], now=now)[pk].keys_of_others(connection.owner_id),
+        "usage": used,
+        "own_keys": used.keys_of(connection.owner_id),
+        "other_keys": used.keys_of_others(connection.owner_id),
         "reach": reach(connection),
         **waiting(user, connection),
     }
-    return render(request, "handover/connection.html", context, status=422 if form.is_bound and form.errors else 200)
+    return render_form(request, "ownership_transfer/connection.html", form, context)
 
 
 def _done(transfer: HandOver) -> str:
@@ -76,43 +71,40 @@ def _done(transfer: HandOver) -> str:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def person(request: HttpRequest, pk: int) -> HttpResponse:
-    """Hand over everything somebody owns: all connections at once, and say what becomes of their API keys."""
     user = roles.current_user(request.user)
     roles.require(permissions.can_manage_people(user), cause="This takes an IT admin.", action="Ask one.")
     leaver = get_object_or_404(querysets.visible_people(user), pk=pk)
     owned = querysets.visible_connections(user).filter(owner=leaver).order_by("name", "pk")
     connections = list(owned[:AT_ONCE])
     people = querysets.possible_owners()
-    form = LeaverForm(request.POST or None, connections=connections, people=people, leaver=leaver)
-    if request.method == "POST" and "revoke" in request.POST:
+    form = TransferAllForm(request.POST or None, connections=connections, people=people, leaver=leaver)
+    if "revoke" in request.POST:
         return _revoke(request, user, leaver)
-    if request.method == "POST" and form.is_valid() and _hand_over_all(request, form, user):
-        more = owned.exists()
-        return redirect("person_hand_over" if more else "person", pk=pk)
+    if form.is_valid() and _transfer_all(request, form, user):
+        return redirect("person_hand_over" if owned.exists() else "person", pk=pk)
     now = timezone.now()
     used = usage.usage_of([connection.pk for connection in connections], now=now)
     context = {
         "person": leaver,
-        "form": form,
         "rows": [{**row, "usage": used[row["connection"].pk]} for row in form.rows()],
         "more": max(0, owned.count() - len(connections)),
         "keys": usage.working_keys(leaver, now=now),
         "service_accounts": list(querysets.visible_service_accounts(user).filter(responsible=leaver)[:AT_ONCE]),
     }
-    return render(request, "handover/person.html", context, status=422 if form.is_bound and form.errors else 200)
+    return render_form(request, "ownership_transfer/person.html", form, context)
 
 
-def _hand_over_all(request: HttpRequest, form: LeaverForm, user: User) -> bool:
-    """Hand over what was chosen, each on its own; returns whether all of it could be done."""
+def _transfer_all(request: HttpRequest, form: TransferAllForm, user: User) -> bool:
+    """Transfer each chosen connection on its own; returns whether all of them succeeded."""
     done = 0
-    for found, owner, name in form.chosen():
+    keep, now = form.cleaned_data["grant"] == KEEP, timezone.now()
+    for connection, owner, name in form.chosen():
         try:
-            keep = form.cleaned_data["grant"] == KEEP
-            ownership_transfer.transfer(found, owner, keep_grant=keep, new_name=name, actor=user, now=timezone.now())
+            ownership_transfer.transfer(connection, owner, keep_grant=keep, new_name=name, actor=user, now=now)
             done += 1
         except PortalError as error:
             field = "name" if error.field == "new_name" else "to"
-            form.add_error(f"{field}_{found.pk}", str(error))
+            form.add_error(f"{field}_{connection.pk}", str(error))
     if done:
         plural = "connections have" if done > 1 else "connection has"
         messages.success(request, f"{done} {plural} a new owner, who is asked to sign in where that is needed.")

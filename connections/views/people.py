@@ -1,7 +1,8 @@
-"""Pages about people: who is here, what they own, who has left; shutting out and letting in."""
+"""Pages about people: what they own, who has left, disabling and enabling accounts."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from social_django.models import UserSocialAuth
 
 from connections.access import permissions, querysets
 from connections.access import roles as access_roles
-from connections.models import ApiKey, Connection, ConsentRequest, Share, User
+from connections.models import ApiKey, Connection, Share, User
 from connections.models.accounts import AUDITORS, IT_ADMINS
 from connections.models.connections import without_tokens
 from connections.services.people import accounts, ownership_transfer
@@ -23,13 +24,10 @@ from connections.views import access_history, list_pages
 from connections.views.audit import history
 
 NAMED = 50  # of each kind of thing on a person's page
-_CAUSE = "Only IT admins and auditors may see what people own."
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One person of the list."""
-
     person: User
     role: str
     ways: str
@@ -37,19 +35,34 @@ class Row:
     keys: int
 
 
+def _reader(request: HttpRequest) -> User:
+    user = access_roles.current_user(request.user)
+    cause = "Only IT admins and auditors may see what people own."
+    access_roles.require(permissions.can_read_people(user), cause=cause, action="Your own account is under your name.")
+    return user
+
+
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    """Everybody: role, way of signing in, what they own, whether they have left."""
-    user = access_roles.current_user(request.user)
-    access_roles.require(permissions.can_read_people(user), cause=_CAUSE, action="Your own account is under your name.")
+    user = _reader(request)
     filters = list_pages.Filters(
         request,
         search=("username", "first_name", "last_name", "email"),
         placeholder="Name, sign-in name or e-mail",
         choices=(
-            list_pages.Choice("left", "Left", (("1", "Have left"), ("0", "Are here")), _by_left),
+            list_pages.Choice(
+                "left",
+                "Left",
+                (("1", "Have left"), ("0", "Are here")),
+                lambda people, value: people.filter(left_at__isnull=value == "0"),
+            ),
             list_pages.Choice("role", "Role", (("admin", "IT admins"), ("auditor", "Auditors")), _by_role),
-            list_pages.Choice("groups", "Groups", (("left-out", "Left out by Microsoft"),), _by_groups),
+            list_pages.Choice(
+                "groups",
+                "Groups",
+                (("left-out", "Left out by Microsoft"),),
+                lambda people, _: people.filter(groups_left_out_at__isnull=False),
+            ),
         ),
     )
     page = list_pages.page(
@@ -59,39 +72,29 @@ def index(request: HttpRequest) -> HttpResponse:
     return render(request, "people/list.html", context)
 
 
-def _by_left(people: QuerySet[User], value: str) -> QuerySet[User]:
-    return people.filter(left_at__isnull=value == "0")
-
-
 def _by_role(people: QuerySet[User], value: str) -> QuerySet[User]:
     if value == "admin":
         return people.filter(pk__in=querysets.it_admins().values("pk"))
     return people.filter(groups__name=AUDITORS)
 
 
-def _by_groups(people: QuerySet[User], value: str) -> QuerySet[User]:
-    return people.filter(groups_left_out_at__isnull=False)
-
-
 def _rows(people: list[User]) -> list[Row]:
-    """Roles and counts of one page in a few queries, however long it is."""
+    """Roles and counts for a page of people, in a fixed number of queries."""
     pks = [person.pk for person in people]
-    roles: dict[int, set[str]] = {}
+    roles: defaultdict[int, set[str]] = defaultdict(set)
     for pk, name in User.groups.through.objects.filter(user__in=pks).values_list("user_id", "group__name"):
-        roles.setdefault(pk, set()).add(name)
+        roles[pk].add(name)
     with_microsoft = set(UserSocialAuth.objects.filter(user__in=pks).values_list("user_id", flat=True))
     owned = dict(Connection.objects.filter(owner__in=pks).order_by().values_list("owner").annotate(Count("pk")))
     keys = dict(_live_keys().filter(owner__in=pks).order_by().values_list("owner").annotate(Count("pk")))
-    return [
-        Row(
-            person,
-            _role(person, roles.get(person.pk, set())),
-            _ways(person, with_microsoft=person.pk in with_microsoft),
-            owned.get(person.pk, 0),
-            keys.get(person.pk, 0),
-        )
-        for person in people
-    ]
+    rows = []
+    for person in people:
+        ways = ["Microsoft"] if person.pk in with_microsoft else []
+        ways += ["local password"] if person.has_usable_password() else []
+        role = _role(person, roles[person.pk])
+        signs_in_with = " or ".join(ways) or "cannot sign in"
+        rows.append(Row(person, role, signs_in_with, owned.get(person.pk, 0), keys.get(person.pk, 0)))
+    return rows
 
 
 def _live_keys() -> QuerySet[ApiKey]:
@@ -99,31 +102,25 @@ def _live_keys() -> QuerySet[ApiKey]:
 
 
 def _role(person: User, groups: set[str]) -> str:
-    """The role an account has while it is enabled."""
+    """The role of an account, ignoring whether it is enabled."""
     if person.is_superuser or IT_ADMINS in groups:
         return "IT admin"
     return "Auditor" if AUDITORS in groups else "Member"
 
 
-def _ways(person: User, *, with_microsoft: bool) -> str:
-    ways = [*(["Microsoft"] if with_microsoft else []), *(["local password"] if person.has_usable_password() else [])]
-    return " or ".join(ways) or "cannot sign in"
-
-
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    """Everything one person owns, gave and got, and what was done with their account."""
-    user = access_roles.current_user(request.user)
-    access_roles.require(permissions.can_read_people(user), cause=_CAUSE, action="Your own account is under your name.")
+    user = _reader(request)
     person = get_object_or_404(querysets.visible_people(user), pk=pk)
     context = {
         "row": _rows([person])[0],
         "person": person,
-        "connections": _connections(user, person),
-        "given": _shares_given(person),
-        "got": _shares_got(person),
+        "connections": list(querysets.visible_connections(user).filter(owner=person)[:NAMED]),
+        # Shares of their own connections, regardless of who created them.
+        "given": _shares(Q(connection__owner=person)),
+        "got": _shares(Q(person=person) | Q(team__in=person.teams.values("pk"))),
         "keys": list(_live_keys().filter(owner=person)[:NAMED]),
-        "consents": _consents(user, person),
+        "consents": list(without_tokens(querysets.visible_consent_requests(user).filter(requester=person))[:NAMED]),
         "teams": list(person.teams.all()[:NAMED]),
         "service_accounts": list(querysets.visible_service_accounts(user).filter(responsible=person)[:NAMED]),
         "tasks": ownership_transfer.tasks_of(person),
@@ -135,30 +132,13 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     return render(request, "people/detail.html", context)
 
 
-def _connections(user: User, person: User) -> list[Connection]:
-    return list(querysets.visible_connections(user).filter(owner=person)[:NAMED])
-
-
-def _shares_given(person: User) -> list[Share]:
-    """Of their own connections, whoever pressed the button."""
-    shares = Share.objects.active().filter(connection__owner=person).select_related("connection", "person", "team")
+def _shares(condition: Q) -> list[Share]:
+    shares = Share.objects.active().filter(condition).select_related("connection__owner", "person", "team")
     return list(without_tokens(shares).order_by("connection__name", "pk")[:NAMED])
-
-
-def _shares_got(person: User) -> list[Share]:
-    mine = Q(person=person) | Q(team__in=person.teams.values("pk"))
-    shares = Share.objects.active().filter(mine).select_related("connection__owner", "person", "team")
-    return list(without_tokens(shares).order_by("connection__name", "pk")[:NAMED])
-
-
-def _consents(user: User, person: User) -> list[ConsentRequest]:
-    consent_requests = querysets.visible_consent_requests(user).filter(requester=person)
-    return list(without_tokens(consent_requests)[:NAMED])
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def disable(request: HttpRequest, pk: int) -> HttpResponse:
-    """Say what it means, then shut somebody out."""
     user = access_roles.current_user(request.user)
     access_roles.require(
         permissions.can_manage_people(user), cause="Accounts are disabled by IT admins.", action="Ask one."
@@ -174,7 +154,6 @@ def disable(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def enable(request: HttpRequest, pk: int) -> HttpResponse:
-    """Let somebody in again."""
     user = access_roles.current_user(request.user)
     access_roles.require(
         permissions.can_manage_people(user), cause="Accounts are enabled by IT admins.", action="Ask one."
@@ -185,29 +164,13 @@ def enable(request: HttpRequest, pk: int) -> HttpResponse:
     return redirect("person", pk=pk)
 
 
-# --- For the start page ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Leavers:
-    """How many people have left and still own something."""
-
-    people: int
-    connections: int
-
-
-def leavers() -> Leavers:
-    """Those who have left and own connections, in numbers."""
-    owned = Connection.objects.filter(owner__left_at__isnull=False)
-    left = User.objects.filter(Exists(Connection.objects.filter(owner=OuterRef("pk"))), left_at__isnull=False)
-    return Leavers(left.count(), owned.count())
-
-
-def groups_left_out() -> int:
-    """How many people's groups Microsoft left out at their last sign-in."""
-    return User.objects.filter(groups_left_out_at__isnull=False, is_active=True).count()
-
-
 def notices() -> dict[str, Any]:
-    """Context of people/_notices.html."""
-    return {"leavers": leavers(), "groups_left_out": groups_left_out()}
+    """Context of people/_leavers_notice.html."""
+    left = User.objects.filter(left_at__isnull=False)
+    return {
+        "leavers": {
+            "people": left.filter(Exists(Connection.objects.filter(owner=OuterRef("pk")))).count(),
+            "connections": Connection.objects.filter(owner__left_at__isnull=False).count(),
+        },
+        "groups_left_out": User.objects.filter(groups_left_out_at__isnull=False, is_active=True).count(),
+    }

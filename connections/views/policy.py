@@ -1,8 +1,7 @@
-"""Pages about the policy: IT admins make it, auditors read all of it, members read what they may do."""
+"""Pages about the policy: IT admins edit it, auditors read it, members read what it allows."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from django.contrib import messages
@@ -21,19 +20,18 @@ from connections.services.policy import describe, evaluate
 from connections.services.policy import rules as policy_rules
 from connections.services.policy.rules import Rules
 from connections.views.audit import history
+from connections.views.form_handling import render_form
 
 SHOWN = 200  # of each kind on the page of what breaks the policy
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def organisation(request: HttpRequest) -> HttpResponse:
-    """The rules of the organisation."""
     return _page(request, None)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def of_app(request: HttpRequest, pk: int) -> HttpResponse:
-    """The rules of one app registration, which come on top of the organisation's."""
     user = roles.current_user(request.user)
     return _page(request, get_object_or_404(querysets.visible_app_registrations(user), pk=pk))
 
@@ -45,64 +43,65 @@ def _page(request: HttpRequest, app: AppRegistration | None) -> HttpResponse:
     roles.require(request.method != "POST", cause="IT admins make the policy.", action="Ask one of them.")
     if permissions.can_read_policy(user):
         return render(request, "policy/read.html", _context(user, app, policy.stored_policy(app)))
-    words = describe.summary(_effective(app, policy.stored_policy(app).rules))
-    return render(request, "policy/summary.html", {"app": app, "summary": words, "apps": _apps()})
+    summary = describe.summary(_effective(app, policy.stored_policy(app).rules))
+    return render(request, "policy/summary.html", {"app": app, "summary": summary, "apps": _apps()})
 
 
 def _effective(app: AppRegistration | None, rules: Rules) -> Rules:
-    """What counts in the end."""
     return policy_rules.stricter(policy.stored_policy().rules, rules) if app else rules
 
 
 def _edit(request: HttpRequest, user: User, app: AppRegistration | None) -> HttpResponse:
     stored = policy.stored_policy(app)
-    form = _form(app, stored.rules, request.POST or None)
-    context = _context(user, app, stored) | {"form": form, "version": _number(request.POST.get("version"), stored)}
-    if request.method == "POST" and form.is_valid() and "back" not in request.POST:
+    data = request.POST or None
+    form = (
+        RulesForm(stored.rules, data, organisation=policy.stored_policy().rules)
+        if app
+        else OrganisationRulesForm(stored.rules, data)
+    )
+    version = request.POST.get("version", "")
+    is_number = version.isascii() and version.isdigit() and len(version) < 10
+    context = _context(user, app, stored) | {"version": int(version) if is_number else stored.version}
+    if form.is_valid() and "back" not in request.POST:
         try:
-            return _decide(request, user, app, form, context)
+            return _save(request, user, app, form, context)
         except (InvalidInput, Conflict) as error:
             form.add_error(error.field if error.field in form.fields else None, str(error))
-    status = 422 if form.is_bound and form.errors else 200
-    return render(request, "policy/edit.html", context, status=status)
+    return render_form(request, "policy/edit.html", form, context)
 
 
-def _decide(
+def _save(
     request: HttpRequest, user: User, app: AppRegistration | None, form: RulesForm, context: dict[str, Any]
 ) -> HttpResponse:
-    """Save, unless something breaks that nobody has looked at yet: then show it first."""
+    """Save, unless existing objects break the new rules and nobody has seen that yet: then show the impact first."""
     # As it was sent, to be sent once more by the preview.
-    context["carried"] = [(name, one) for name, found in request.POST.lists() if name in form.fields for one in found]
+    context["carried"] = [
+        (name, value) for name, values in request.POST.lists() if name in form.fields for value in values
+    ]
     rules, now = form.rules(), timezone.now()
     impact = policy.preview(app, rules, now=now)
     seen = request.POST.get("seen", "")
     choice = ImpactForm(request.POST if seen else None)
-    decided = bool(seen) and choice.is_valid()
-    if "preview" in request.POST or (impact and not decided):
-        return render(request, "policy/preview.html", context | _preview(context, rules, impact, choice))
-    wishes = choice.cleaned_data if decided else {}
-    try:
-        outcome = policy.change(
-            app, rules, actor=user, now=now, version=context["version"], seen=seen or impact.fingerprint, **wishes
-        )
-    except Conflict as error:
-        messages.warning(request, str(error))
-        return render(request, "policy/preview.html", context | _preview(context, rules, impact, choice), status=409)
-    messages.success(request, _told(outcome))
-    return redirect("policy_app", pk=app.pk) if app else redirect("policy")
-
-
-def _preview(
-    context: dict[str, Any], rules: Rules, impact: policy_violations.Impact, choice: ImpactForm
-) -> dict[str, Any]:
-    return {
+    context |= {
         "impact": impact,
         "choice": choice if choice.is_bound else ImpactForm(),
         "changes": describe.differences(context["stored"].rules, rules),
     }
+    if "preview" in request.POST or (impact and not choice.is_valid()):
+        return render(request, "policy/preview.html", context)
+    choices = choice.cleaned_data if choice.is_valid() else {}
+    try:
+        outcome = policy.change(
+            app, rules, actor=user, now=now, version=context["version"], seen=seen or impact.fingerprint, **choices
+        )
+    except Conflict as error:
+        messages.warning(request, str(error))
+        return render(request, "policy/preview.html", context, status=409)
+    messages.success(request, _describe(outcome))
+    return redirect("policy_app", pk=app.pk) if app else redirect("policy")
 
 
-def _told(outcome: policy.Outcome) -> str:
+def _describe(outcome: policy.Outcome) -> str:
     parts = ["Saved." if outcome.changed else "Nothing was different."]
     for count, what in (
         (outcome.disabled, "connection{s} disabled"),
@@ -113,16 +112,6 @@ def _told(outcome: policy.Outcome) -> str:
         if count:
             parts.append(f"{count} {what.format(s='' if count == 1 else 's')}.")
     return " ".join(parts)
-
-
-def _number(text: str | None, stored: policy.StoredPolicy) -> int:
-    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else stored.version
-
-
-def _form(app: AppRegistration | None, rules: Rules, data: Any) -> RulesForm:
-    if app is None:
-        return OrganisationRulesForm(rules, data)
-    return RulesForm(rules, data, organisation=policy.stored_policy().rules)
 
 
 def _context(user: User, app: AppRegistration | None, stored: policy.StoredPolicy) -> dict[str, Any]:
@@ -138,29 +127,18 @@ def _context(user: User, app: AppRegistration | None, stored: policy.StoredPolic
     }
 
 
-@dataclass(frozen=True, slots=True)
-class AppRules:
-    """An app registration and whether it has rules of its own."""
-
-    app: AppRegistration
-    restricts: bool
-
-
-def _apps() -> list[AppRules]:
+def _apps() -> list[tuple[AppRegistration, bool]]:
+    """App registrations, each with whether it has rules of its own."""
     rules = evaluate.load_policies().apps
     apps = AppRegistration.objects.select_related("tenant").order_by("name", "pk")[:SHOWN]
-    return [AppRules(app, app.pk in rules and rules[app.pk].restricts) for app in apps]
-
-
-# --- What breaks it -------------------------------------------------------------------------------
+    return [(app, app.pk in rules and rules[app.pk].restricts) for app in apps]
 
 
 @require_safe
 def violations(request: HttpRequest) -> HttpResponse:
-    """Connections and shares that exist and break the policy as it is now."""
     user = roles.current_user(request.user)
     roles.require(
         permissions.can_read_policy(user), cause="IT admins and auditors read this.", action="Ask one of them."
     )
-    found = policy_violations.impact(evaluate.load_policies(), now=timezone.now(), keep=SHOWN)
-    return render(request, "policy/violations.html", {"impact": found})
+    impact = policy_violations.impact(evaluate.load_policies(), now=timezone.now(), keep=SHOWN)
+    return render(request, "policy/violations.html", {"impact": impact})

@@ -13,19 +13,27 @@ from connections.access import permissions, querysets
 from connections.access import roles as access_roles
 from connections.errors import PortalError
 from connections.forms.service_accounts import ServiceAccountForm
-from connections.models import Share
+from connections.models import Share, User
 from connections.models.accounts import AUDITORS, IT_ADMINS
 from connections.models.connections import without_tokens
 from connections.services.people import service_accounts
 from connections.views import api_keys, list_pages
 from connections.views.audit import history
+from connections.views.form_handling import errors_on, render_form
 
-_CAUSE, _ACTION = "Service accounts are made by IT admins.", "Ask an IT admin."
+
+def _require(allowed: bool) -> None:
+    access_roles.require(allowed, cause="Service accounts are made by IT admins.", action="Ask an IT admin.")
+
+
+def _account(request: HttpRequest, pk: int) -> tuple[User, User]:
+    """The signed-in user and the service account."""
+    user = access_roles.current_user(request.user)
+    return user, get_object_or_404(querysets.visible_service_accounts(user), pk=pk)
 
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    """Service accounts one may see."""
     user = access_roles.current_user(request.user)
     filters = list_pages.Filters(request, search=("first_name", "purpose"), placeholder="Name or purpose")
     live = Q(api_keys__revoked_at=None) & (Q(api_keys__expires_at=None) | Q(api_keys__expires_at__gt=timezone.now()))
@@ -40,27 +48,20 @@ def index(request: HttpRequest) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest) -> HttpResponse:
-    """Make a service account."""
     user = access_roles.current_user(request.user)
-    access_roles.require(permissions.can_manage_service_accounts(user), cause=_CAUSE, action=_ACTION)
+    _require(permissions.can_manage_service_accounts(user))
     form = ServiceAccountForm(request.POST or None, people=querysets.people(), initial={"responsible": user.pk})
-    if request.method == "POST" and form.is_valid():
-        try:
-            made = service_accounts.create(**form.cleaned_data, actor=user, now=timezone.now())
-        except PortalError as error:
-            form.add_error(error.field if error.field in form.fields else None, str(error))
-        else:
-            messages.success(request, f"{made} is there. Share connections with it, and make its first key.")
-            return redirect("service_account", pk=made.pk)
-    status = 422 if form.is_bound and form.errors else 200
-    return render(request, "service_accounts/form.html", {"form": form}, status=status)
+    if form.is_valid():
+        with errors_on(form):
+            account = service_accounts.create(**form.cleaned_data, actor=user, now=timezone.now())
+            messages.success(request, f"{account} is there. Share connections with it, and make its first key.")
+            return redirect("service_account", pk=account.pk)
+    return render_form(request, "service_accounts/form.html", form)
 
 
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    """What it is for, its keys, and what it may use."""
-    user = access_roles.current_user(request.user)
-    account = get_object_or_404(querysets.visible_service_accounts(user), pk=pk)
+    user, account = _account(request, pk)
     shares = Share.objects.active().filter(person=account).select_related("connection__owner")
     context = {
         "account": account,
@@ -77,10 +78,8 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def edit(request: HttpRequest, pk: int) -> HttpResponse:
-    """Change its purpose, its roles, and who is responsible."""
-    user = access_roles.current_user(request.user)
-    account = get_object_or_404(querysets.visible_service_accounts(user), pk=pk)
-    access_roles.require(permissions.can_manage_service_accounts(user), cause=_CAUSE, action=_ACTION)
+    user, account = _account(request, pk)
+    _require(permissions.can_manage_service_accounts(user))
     roles = set(account.groups.values_list("name", flat=True))
     initial = {
         "purpose": account.purpose,
@@ -89,32 +88,24 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
         "auditor": AUDITORS in roles,
     }
     form = ServiceAccountForm(request.POST or None, people=querysets.people(), named=False, initial=initial)
-    if request.method == "POST" and form.is_valid():
-        try:
+    if form.is_valid():
+        with errors_on(form):
             service_accounts.change(account, **form.cleaned_data, actor=user, now=timezone.now())
-        except PortalError as error:
-            form.add_error(error.field if error.field in form.fields else None, str(error))
-        else:
             messages.success(request, f"{account} is changed.")
             return redirect("service_account", pk=pk)
-    context = {"form": form, "account": account}
-    return render(request, "service_accounts/form.html", context, status=422 if form.is_bound and form.errors else 200)
+    return render_form(request, "service_accounts/form.html", form, {"account": account})
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def add_key(request: HttpRequest, pk: int) -> HttpResponse:
-    """Make a key for a service account."""
-    user = access_roles.current_user(request.user)
-    account = get_object_or_404(querysets.visible_service_accounts(user), pk=pk)
-    access_roles.require(permissions.can_issue_key(user, account), cause=_CAUSE, action=_ACTION)
+    user, account = _account(request, pk)
+    _require(permissions.can_issue_key(user, account))
     return api_keys.make_for(request, user, owner=account)
 
 
 @require_POST
 def disable(request: HttpRequest, pk: int) -> HttpResponse:
-    """Refuse its keys from now on."""
-    user = access_roles.current_user(request.user)
-    account = get_object_or_404(querysets.visible_service_accounts(user), pk=pk)
+    user, account = _account(request, pk)
     service_accounts.disable(account, actor=user, now=timezone.now())
     messages.success(request, f"{account} is disabled: its keys are refused.")
     return redirect("service_account", pk=pk)
@@ -122,9 +113,7 @@ def disable(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def enable(request: HttpRequest, pk: int) -> HttpResponse:
-    """Let its keys work again."""
-    user = access_roles.current_user(request.user)
-    account = get_object_or_404(querysets.visible_service_accounts(user), pk=pk)
+    user, account = _account(request, pk)
     service_accounts.enable(account, actor=user, now=timezone.now())
     messages.success(request, f"{account} is enabled: its keys work again.")
     return redirect("service_account", pk=pk)
@@ -132,10 +121,8 @@ def enable(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
-    """Say what stops, then remove it."""
-    user = access_roles.current_user(request.user)
-    account = get_object_or_404(querysets.visible_service_accounts(user), pk=pk)
-    access_roles.require(permissions.can_manage_service_accounts(user), cause=_CAUSE, action=_ACTION)
+    user, account = _account(request, pk)
+    _require(permissions.can_manage_service_accounts(user))
     trouble: PortalError | None = None
     if request.method == "POST":
         try:

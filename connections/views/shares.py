@@ -7,36 +7,34 @@ from typing import Any
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import get_object_or_404, redirect
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST
 
 from connections.access import permissions as access_permissions
 from connections.access import querysets, roles
-from connections.errors import PortalError
 from connections.forms.shares import ShareForm
 from connections.microsoft import capabilities, permissions, token_endpoint
 from connections.models import Connection, Share, User
 from connections.models.connections import without_tokens
 from connections.services.sharing import shares as sharing_service
 from connections.views import access_history
+from connections.views.form_handling import errors_on, render_form
 
 
 def panel(user: User, connection: Connection) -> dict[str, Any]:
-    """Context of sharing/_panel.html: who uses this connection, and what this person may change about it."""
+    """Context of shares/_panel.html: who uses this connection, and what the user may change."""
     shares = Share.objects.active().filter(connection=connection).select_related("person", "team")
+    reads_audit = access_permissions.can_read_audit(user)
     return {
         "shares": list(shares.order_by("created_at", "pk")[:100]),
         "may_share": access_permissions.can_share(user, connection),
-        "access_url": access_history.link("connection", connection.pk)
-        if access_permissions.can_read_audit(user)
-        else "",
+        "access_url": access_history.link("connection", connection.pk) if reads_audit else "",
     }
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest, pk: int) -> HttpResponse:
-    """Say what sharing means, then share."""
     user = roles.current_user(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     roles.require(access_permissions.can_share(user, connection), action="Ask its owner or an IT admin to share it.")
@@ -45,29 +43,22 @@ def add(request: HttpRequest, pk: int) -> HttpResponse:
     form = ShareForm(
         request.POST or None, people=people, teams=querysets.visible_teams(user), longest_days=limits.longest_days
     )
-    if request.method == "POST" and form.is_valid():
-        data = form.cleaned_data
-        try:
-            made = sharing_service.share(
-                connection,
-                **form.whom_chosen(),  # type: ignore[arg-type]
-                level=data["level"],
-                until=data["until"],
-                actor=user,
-                now=timezone.now(),
+    if form.is_valid():
+        level, until = form.cleaned_data["level"], form.cleaned_data["until"]
+        with errors_on(form):
+            recipient: Any = form.recipient_chosen()
+            share = sharing_service.share(
+                connection, **recipient, level=level, until=until, actor=user, now=timezone.now()
             )
-        except PortalError as error:
-            form.add_error(error.field if error.field in form.fields else None, str(error))
-        else:
-            messages.success(request, f"{connection} is shared with {made.person or made.team}.")
+            messages.success(request, f"{connection} is shared with {share.person or share.team}.")
             return redirect("connection", pk=pk)
-    context = {"form": form, "connection": connection, "reach": reach(connection), "limits": limits}
-    return render(request, "sharing/add.html", context, status=422 if form.is_bound and form.errors else 200)
+    context = {"connection": connection, "reach": reach(connection), "limits": limits}
+    return render_form(request, "shares/add.html", form, context)
 
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """What everybody with this connection can do, in words."""
+    """What everybody with this connection can do."""
 
     abilities: list[str]  # labels of the capabilities that the granted permissions allow
     beyond: list[tuple[str, str]]  # permissions that no capability needs: name, and what the name says
@@ -77,27 +68,28 @@ class Reach:
 
 
 def reach(connection: Connection) -> Reach:
-    """What the granted permissions reach: all of them count, whether chosen as capabilities, typed by hand, or granted
-    to the application at another time.
-    """
+    """What the granted permissions allow, whether chosen as capabilities, typed by hand or granted at another time."""
     granted, kind = connection.granted - token_endpoint.OIDC_SCOPES, connection.authentication_type
     possible = capabilities.can(capabilities.CAPABILITIES, granted, kind)
     beyond = capabilities.beyond(granted, kind)
     return Reach(
-        [found.label for found, allowed, _ in possible if allowed],
+        [capability.label for capability, allowed, _ in possible if allowed],
         [(name, permissions.describe(name, app_only=not connection.is_delegated)) for name in beyond],
     )
 
 
 @require_POST
 def end(request: HttpRequest, pk: int, share_pk: int) -> HttpResponse:
-    """End a share at once."""
     user = roles.current_user(request.user)
     connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
     shares = without_tokens(Share.objects.select_related("person", "team", "connection"))
     share = get_object_or_404(shares, pk=share_pk, connection=connection)
     sharing_service.end_share(share, actor=user, now=timezone.now())
     messages.success(request, f"{share.person or share.team} can no longer use {connection}.")
-    if querysets.visible_connections(user).filter(pk=pk).exists():
-        return redirect("connection", pk=pk)
-    return redirect("connections")
+    return redirect_to_connection(user, pk)
+
+
+def redirect_to_connection(user: User, pk: int) -> HttpResponse:
+    """To the connection's page, or to the list if the user can no longer see it."""
+    visible = querysets.visible_connections(user).filter(pk=pk).exists()
+    return redirect("connection", pk=pk) if visible else redirect("connections")

@@ -9,23 +9,22 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from connections.access import permissions, querysets, roles
-from connections.errors import PortalError
 from connections.forms.shares import MemberForm, TeamForm
-from connections.models import Share, User
+from connections.models import Share, Team, User
 from connections.models.connections import without_tokens
 from connections.services.sharing import teams
 from connections.views import list_pages
 from connections.views.audit import history
+from connections.views.form_handling import errors_on, render_form
 
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    """All teams."""
     user = roles.current_user(request.user)
     filters = list_pages.Filters(request, search=("name",), placeholder="Name of the team")
-    found = filters.apply(querysets.visible_teams(user)).annotate(count=Count("memberships"))
+    teams_with_count = querysets.visible_teams(user).annotate(count=Count("memberships"))
     context = {
-        "page": list_pages.page(request, found),
+        "page": list_pages.page(request, filters.apply(teams_with_count)),
         "filters": filters,
         "may_manage": permissions.can_manage_teams(user),
     }
@@ -34,23 +33,18 @@ def index(request: HttpRequest) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest) -> HttpResponse:
-    """Make a team."""
     user = roles.current_user(request.user)
     roles.require(permissions.can_manage_teams(user), cause="Teams are made by IT admins.", action="Ask one of them.")
     form = TeamForm(request.POST or None)
-    if request.method == "POST" and form.is_valid():
-        try:
-            made = teams.add(**form.cleaned_data, actor=user)
-        except PortalError as error:
-            form.add_error(error.field if error.field in form.fields else None, str(error))
-        else:
-            return redirect("team", pk=made.pk)
-    return render(request, "teams/form.html", {"form": form}, status=422 if form.is_bound and form.errors else 200)
+    if form.is_valid():
+        with errors_on(form):
+            team = teams.add(**form.cleaned_data, actor=user)
+            return redirect("team", pk=team.pk)
+    return render_form(request, "teams/form.html", form)
 
 
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    """One team: who is in it, and which connections are shared with it."""
     user = roles.current_user(request.user)
     team = get_object_or_404(querysets.visible_teams(user), pk=pk)
     may_manage = permissions.can_manage_teams(user)
@@ -68,31 +62,29 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     return render(request, "teams/detail.html", context)
 
 
-@require_http_methods(["GET", "HEAD", "POST"])
-def edit(request: HttpRequest, pk: int) -> HttpResponse:
-    """Rename a team, or let it follow a group."""
+def _managed_team(request: HttpRequest, pk: int) -> tuple[User, Team]:
+    """The user and a team they may change. Raises NotAllowed."""
     user = roles.current_user(request.user)
     team = get_object_or_404(querysets.visible_teams(user), pk=pk)
     roles.require(permissions.can_manage_teams(user), action="Ask an IT admin.")
+    return user, team
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def edit(request: HttpRequest, pk: int) -> HttpResponse:
+    user, team = _managed_team(request, pk)
     form = TeamForm(request.POST or None, initial={"name": team.name, "entra_group": team.entra_group})
-    if request.method == "POST" and form.is_valid():
-        try:
+    if form.is_valid():
+        with errors_on(form):
             teams.change(team, **form.cleaned_data, actor=user)
-        except PortalError as error:
-            form.add_error(error.field if error.field in form.fields else None, str(error))
-        else:
             messages.success(request, "Saved.")
             return redirect("team", pk=pk)
-    context = {"form": form, "team": team}
-    return render(request, "teams/form.html", context, status=422 if form.is_bound and form.errors else 200)
+    return render_form(request, "teams/form.html", form, {"team": team})
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
-    """Say who loses what, then remove the team."""
-    user = roles.current_user(request.user)
-    team = get_object_or_404(querysets.visible_teams(user), pk=pk)
-    roles.require(permissions.can_manage_teams(user), action="Ask an IT admin.")
+    user, team = _managed_team(request, pk)
     if request.method == "POST":
         name = str(team)
         teams.remove(team, actor=user)
@@ -104,10 +96,7 @@ def remove(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def add_member(request: HttpRequest, pk: int) -> HttpResponse:
-    """Put somebody into the team."""
-    user = roles.current_user(request.user)
-    team = get_object_or_404(querysets.visible_teams(user), pk=pk)
-    roles.require(permissions.can_manage_teams(user), action="Ask an IT admin.")
+    user, team = _managed_team(request, pk)
     form = MemberForm(request.POST, people=querysets.people())
     if form.is_valid():
         teams.add_member(team, form.cleaned_data["user"], actor=user)
@@ -118,7 +107,6 @@ def add_member(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def remove_member(request: HttpRequest, pk: int, user_pk: int) -> HttpResponse:
-    """Take somebody out of the team."""
     user = roles.current_user(request.user)
     team = get_object_or_404(querysets.visible_teams(user), pk=pk)
     teams.remove_member(team, get_object_or_404(User, pk=user_pk), actor=user)

@@ -8,10 +8,10 @@ from itertools import count
 from typing import Any
 
 from django.db import connections as databases
-from django.test import Client
 
 from connections.models import User
 from tests import factories
+from tests.asgi_client import PortalClient
 
 NOT_ALLOWED = (403, "not_allowed")
 NOT_FOUND = (404, "not_found")
@@ -29,7 +29,7 @@ class Program:
         key.setdefault("name", f"Program {next(_numbers)}")
         self.key, self.text = factories.make_key(owner, only_chosen=only is not None, **key)
         self.key.connections.set(only or [])
-        self.client = Client(headers={"Authorization": f"Bearer {self.text}"})
+        self.client = PortalClient(headers={"Authorization": f"Bearer {self.text}"})
 
     def get(self, path: str, **query: Any) -> Any:
         """GET /api/v1/``path``."""

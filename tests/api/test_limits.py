@@ -20,6 +20,7 @@ from connections.services.operations import health
 from connections.services.tokens import fetch, single_flight
 from tests import factories
 from tests.api.api_client import at_once
+from tests.asgi_client import PortalClient
 
 pytestmark = pytest.mark.django_db
 NOW = timezone.now()
@@ -27,6 +28,7 @@ NOW = timezone.now()
 
 @pytest.fixture(autouse=True)
 def fresh_counters() -> Iterator[None]:
+    rate_limit._leases.begin(-1)  # of no window
     client = rate_limit.client()
     for key in client.scan_iter("rate:*"):
         client.delete(key)
@@ -41,7 +43,7 @@ def client_of(owner: User, **key: Any) -> Client:
 
 
 def client_with(text: str) -> Client:
-    return Client(headers={"Authorization": f"Bearer {text}"}, raise_request_exception=False)
+    return PortalClient(headers={"Authorization": f"Bearer {text}"}, raise_request_exception=False)
 
 
 def problem(answer: Any) -> dict[str, Any]:
@@ -188,7 +190,7 @@ def test_an_internal_error_reveals_no_details(bob: User, monkeypatch: pytest.Mon
     def fail(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("the password is 1234")
 
-    monkeypatch.setattr(fetch, "get_token", fail)
+    monkeypatch.setattr(fetch, "choose", fail)
     connection = factories.make_connection(owner=bob)
     answer = client_of(bob).get(f"/api/v1/connections/{connection.pk}/token")
     body = problem(answer)

@@ -13,6 +13,7 @@ from connections.models import Connection, User
 from connections.services.tokens import single_flight
 from portal.sandbox.client import Control
 from tests import factories
+from tests.asgi_client import PortalClient
 
 pytestmark = pytest.mark.django_db
 
@@ -25,7 +26,7 @@ def connection(sandbox: Control, bob: User) -> Connection:
 
 @pytest.fixture
 def robot(bob: User) -> Client:
-    return Client(headers={"Authorization": f"Bearer {factories.make_key(bob)[1]}"})
+    return PortalClient(headers={"Authorization": f"Bearer {factories.make_key(bob)[1]}"})
 
 
 def ask(robot: Client, connection: Connection, **query: Any) -> Any:

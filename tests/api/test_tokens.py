@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from django.db import OperationalError
 from django.db import connections as databases
 from django.test import Client
 from django.utils import timezone
@@ -16,11 +17,12 @@ from django.utils import timezone
 from connections.models import ApiKey, AuditEvent, Connection, Incident, Share, TokenFetch, User
 from connections.services.api_keys import api_keys
 from connections.services.tokens import fetch as handing_out
-from connections.services.tokens import single_flight
+from connections.services.tokens import single_flight, token_calls
 from connections.services.tokens.single_flight import TokenRequirement
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
+from tests.asgi_client import PortalClient
 
 pytestmark = pytest.mark.django_db
 NOW = timezone.now()
@@ -41,7 +43,7 @@ def issue(owner: User, **overrides: Any) -> tuple[ApiKey, str]:
 
 
 def robot(text: str, **extra: Any) -> Robot:
-    client = Client(headers={"Authorization": f"Bearer {text}"})
+    client = PortalClient(headers={"Authorization": f"Bearer {text}"})
     return lambda path, **query: client.get(f"/api/v1/{path}", query, **extra)
 
 
@@ -178,34 +180,28 @@ def test_a_valid_token_is_handed_out_without_asking_microsoft(bob: User, sandbox
 
 
 def test_a_token_that_would_not_last_long_enough_is_refreshed_inside_the_call(bob: User, sandbox: Control) -> None:
-    connection = granted(sandbox, expires_at=NOW + timedelta(seconds=200))
+    connection = granted(sandbox, expires_at=timezone.now() + timedelta(seconds=200))
     sandbox.clear_calls()
     body = robot(issue(bob)[1])(f"connections/{connection.pk}/token", min_valid=300).json()
     assert body["access_token"] != connection.access_token
     assert sandbox.calls(limit=0)["by_endpoint"]["token"] == 1
 
 
-@pytest.mark.parametrize("with_waiting_room", [False, True])
-def test_asking_for_longer_than_tokens_live_does_not_ask_microsoft_at_every_call(
-    bob: User, sandbox: Control, with_waiting_room: bool
-) -> None:
-    connection = granted(sandbox, expires_at=NOW + timedelta(seconds=1800))
+def test_asking_for_longer_than_tokens_live_does_not_ask_microsoft_at_every_call(bob: User, sandbox: Control) -> None:
+    connection = granted(sandbox, expires_at=timezone.now() + timedelta(seconds=1800))
     sandbox.token_lifetime(1800)
     sandbox.clear_calls()
     call = robot(issue(bob)[1])
     for _ in range(3 * single_flight.MOST_EARLY):
-        if with_waiting_room:
-            single_flight._in_turn(connection.pk, TokenRequirement(3600))
-        else:
-            answer = call(f"connections/{connection.pk}/token", min_valid=3600)
-            assert answer.status_code == 200
-            assert "Portal-Trouble" not in answer
+        answer = call(f"connections/{connection.pk}/token", min_valid=3600)
+        assert answer.status_code == 200
+        assert "Portal-Trouble" not in answer
     # The minute may have ended meanwhile.
     assert sandbox.calls(limit=0)["by_endpoint"].get("token", 0) <= 2 * single_flight.MOST_EARLY
 
 
 def test_trouble_at_microsoft_does_not_reach_a_caller_while_a_token_is_valid(bob: User, sandbox: Control) -> None:
-    connection = granted(sandbox, expires_at=NOW + timedelta(seconds=200))
+    connection = granted(sandbox, expires_at=timezone.now() + timedelta(seconds=200))
     sandbox.weather("unavailable", where="token")
     answer = robot(issue(bob)[1])(f"connections/{connection.pk}/token")
     assert answer.status_code == 200
@@ -296,13 +292,12 @@ def test_a_connection_that_is_removed_while_its_token_is_asked_for_is_not_there(
     bob: User, sandbox: Control, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection = granted(sandbox, expires_at=NOW - timedelta(seconds=1))
-    look = handing_out.get_token
 
-    def slow(connection: Connection, *asked: Any, **more: Any) -> Any:
+    def remove(pk: int, wanted: TokenRequirement) -> bool:
         Connection.objects.all().delete()
-        return look(connection, *asked, **more)
+        return True
 
-    monkeypatch.setattr(handing_out, "get_token", slow)
+    monkeypatch.setattr(single_flight, "refresh_in_turn", remove)
     answer = robot(issue(bob)[1])(f"connections/{connection.pk}/token")
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
@@ -358,3 +353,30 @@ def test_the_document_and_its_reader_are_served_from_here(client: Client) -> Non
     assert document["openapi"].startswith("3.1")
     assert "/api/v1/connections/{ref}/token" in document["paths"]
     assert client.get("/api/v1/docs").status_code == 200
+
+
+def test_the_endpoint_and_the_view_give_the_same_answer(bob: User, settings: Any) -> None:
+    settings.API_RATE_LIMIT = 600
+    connection = factories.make_connection(owner=bob, granted_scopes="Mail.Read")
+    _, text = issue(bob)
+    path, headers = f"/api/v1/connections/{connection.pk}/token", {"Authorization": f"Bearer {text}"}
+    in_front = PortalClient(headers=headers).get(path)
+    behind = Client(headers=headers).get(path)
+    assert (in_front.status_code, in_front.json()) == (200, behind.json())
+    differ = {"x-request-id", "content-length", "ratelimit-remaining", "ratelimit-reset"}
+    assert of(in_front, differ) == of(behind, differ)
+    assert int(in_front["RateLimit-Remaining"]) - int(behind["RateLimit-Remaining"]) == 1
+
+
+def of(answer: Any, differ: set[str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in answer.items() if name.lower() not in differ}
+
+
+def test_the_endpoint_answers_while_the_database_is_away(bob: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    def down(*args: Any) -> Any:
+        raise OperationalError
+
+    monkeypatch.setattr(token_calls, "answer", down)
+    answer = robot(issue(bob)[1])("connections/1/token")
+    assert (answer.status_code, answer["Retry-After"]) == (503, "5")
+    assert answer["Content-Type"] == "application/problem+json"

@@ -159,7 +159,7 @@ def _errors(logs: list[Path]) -> list[str]:
 
 def _start_web(start_process: Callable[..., Process], environment: dict[str, str]) -> int:
     socket = {"BIND": "127.0.0.1:0", "DJANGO_SETTINGS_MODULE": "tests.browser.settings"}
-    web = start_process("web", ["gunicorn", "-c", "portal/gunicorn.conf.py", "portal.wsgi"], **socket, **environment)
+    web = start_process("web", ["portal.server"], **socket, **environment)
     web.wait_for_line("Listening at", seconds=30)
     line = next(line for line in web.log.read_text().splitlines() if "Listening at" in line)
     port = int(line.partition("http://127.0.0.1:")[2].partition(" ")[0])

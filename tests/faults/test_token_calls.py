@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connection as database
 from django.utils import timezone
 
 from connections.models import Connection, TokenFetch, User
@@ -31,7 +32,7 @@ def web(start_process: Callable[..., Process]) -> Web:
 
     def start(**environment: str) -> int:
         port = free_port()
-        command = ["gunicorn", "-c", "portal/gunicorn.conf.py", "portal.wsgi"]
+        command = ["portal.server"]
         process = start_process("web", command, **({"API_RATE_LIMIT": "0", "BIND": f"127.0.0.1:{port}"} | environment))
         process.wait_until(lambda: answers(port), seconds=60)
         return port
@@ -142,7 +143,7 @@ def test_who_waits_is_answered_when_the_server_stops(
     connection = granted(sandbox, "Hanging", owner=bob, expires_at=expired())
     _, key = factories.make_key(bob)
     port = free_port()
-    command = ["gunicorn", "-c", "portal/gunicorn.conf.py", "portal.wsgi"]
+    command = ["portal.server"]
     process = start_process("web", command, BIND=f"127.0.0.1:{port}")
     process.wait_until(lambda: answers(port), seconds=60)
     sandbox.weather("hang", where="token", delay_ms=60_000)
@@ -201,3 +202,46 @@ def test_calls_that_change_something_are_limited_too(bob: User, web: Web) -> Non
         return [await load_client.call(port, "teams", key, "POST") for _ in range(4)]
 
     assert [answer.status == 429 for answer in asyncio.run(ask())] == [False, False, True, True]
+
+
+def test_no_token_leaves_a_killed_server_unrecorded(bob: User, start_process: Callable[..., Process]) -> None:
+    connection = factories.make_connection(owner=bob)
+    _, key = factories.make_key(bob)
+    port = free_port()
+    process = start_process("web", ["portal.server"], BIND=f"127.0.0.1:{port}", API_RATE_LIMIT="0")
+    process.wait_until(lambda: answers(port), seconds=60)
+    got = 0
+
+    async def ask() -> None:
+        nonlocal got
+        try:
+            while True:
+                answer = await load_client.call(port, f"connections/{connection.pk}/token", key)
+                got += answer.status == 200
+        except (OSError, IndexError):
+            return  # the server is gone
+
+    async def kill_meanwhile() -> None:
+        asking = [asyncio.create_task(ask()) for _ in range(20)]
+        await asyncio.sleep(2)
+        process.popen.kill()
+        await asyncio.gather(*asking)
+
+    asyncio.run(kill_meanwhile())
+    assert 0 < got <= sum(TokenFetch.objects.values_list("count", flat=True))
+
+
+@pytest.mark.only_on("postgres")
+def test_it_finds_back_to_a_database_that_has_cut_its_connections(bob: User, web: Web) -> None:
+    connection = factories.make_connection(owner=bob)
+    _, key = factories.make_key(bob)
+    port = web()
+    path = f"connections/{connection.pk}/token"
+    before = asyncio.run(load_client.calls(port, path, key, 3))
+    with database.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    after = asyncio.run(load_client.calls(port, path, key, 3))
+    assert [answer.status for answer in [*before, *after]] == [200] * 6

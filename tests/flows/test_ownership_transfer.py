@@ -15,6 +15,7 @@ from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
 from tests.flows.conftest import Person
+from tests.views.pages import text
 
 pytestmark = pytest.mark.django_db
 
@@ -136,6 +137,6 @@ def test_too_many_groups_are_told_at_the_sign_in(sandbox: Control, settings: Any
 
     ada = User.objects.get(username=factories.ADA)
     assert [group.name for group in ada.groups.all()] == [IT_ADMINS], "the role came from the group and stays"
-    page = somebody.get("/").content.decode()
+    page = text(somebody.get("/"))
     assert "Microsoft left your groups out of the sign-in" in page
-    assert "Groups assigned to the application" in somebody.get("/account/").content.decode()
+    assert "Groups assigned to the application" in text(somebody.get("/account/"))

@@ -35,15 +35,15 @@ HOUR = timedelta(hours=1)
 @pytest.fixture
 def story(alice: User, bob: User, dave: User) -> Connection:
     """Bob's, since 10; Dave's to use by a share from 12 to 14, and to manage by his team from 13 on."""
-    made = connections.start_delegated(
+    connection = connections.start_delegated(
         factories.make_app_registration(), name="Invoices", chosen=[], actor=bob, now=NOON - 2 * HOUR
     )
-    found = shares.share(made, person=dave, level="use", until=None, actor=bob, now=NOON)
-    shares.end_share(found, actor=alice, now=NOON + 2 * HOUR)
+    share = shares.share(connection, person=dave, level="use", until=None, actor=bob, now=NOON)
+    shares.end_share(share, actor=alice, now=NOON + 2 * HOUR)
     team = teams.add("Finance", actor=alice)
     teams.add_member(team, dave, actor=alice, now=NOON)
-    shares.share(made, team=team, level="manage", until=NOON + 900 * HOUR, actor=bob, now=NOON + HOUR)
-    return made
+    shares.share(connection, team=team, level="manage", until=NOON + 900 * HOUR, actor=bob, now=NOON + HOUR)
+    return connection
 
 
 def text(client: Client, status: int = 200, **query: Any) -> str:
@@ -52,7 +52,7 @@ def text(client: Client, status: int = 200, **query: Any) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", answer.content.decode()))
 
 
-def test_it_names_everybody_of_the_day_with_times_ways_and_givers(
+def test_it_lists_everybody_with_access_on_a_day_with_times_and_grants(
     story: Connection, carol: User, signed_in: SignIn
 ) -> None:
     page = text(signed_in(carol), connection=story.pk, date=DAY)
@@ -81,7 +81,7 @@ def test_a_time_is_exactly_that_moment(
     assert ("dave Use" in text(client, connection=story.pk, date=DAY, time=time)) is bool(level)
 
 
-def test_what_was_deleted_is_found_by_its_name_and_answered(
+def test_deleted_objects_are_found_by_name(
     story: Connection, alice: User, bob: User, dave: User, carol: User, signed_in: SignIn
 ) -> None:
     pk, dave_pk = story.pk, dave.pk
@@ -100,7 +100,7 @@ def test_what_was_deleted_is_found_by_its_name_and_answered(
     assert "Nobody could use it then." in text(client, connection=pk)
 
 
-def test_several_of_one_name_are_offered_and_nothing_found_is_said(
+def test_ambiguous_names_are_offered_and_unknown_names_reported(
     bob: User, carol: User, dave: User, signed_in: SignIn
 ) -> None:
     app = factories.make_app_registration()
@@ -128,13 +128,11 @@ def test_several_of_one_name_are_offered_and_nothing_found_is_said(
         ({"q": "zebra\x00"}, "Null characters are not allowed"),
     ],
 )
-def test_what_cannot_be_asked_is_said_beside_the_forms(
-    carol: User, signed_in: SignIn, query: dict[str, Any], says: str
-) -> None:
+def test_invalid_questions_show_an_error(carol: User, signed_in: SignIn, query: dict[str, Any], says: str) -> None:
     assert says in text(signed_in(carol), **query)
 
 
-def test_auditors_take_the_answer_away_and_that_is_recorded(
+def test_auditors_export_the_answer_and_the_export_is_recorded(
     story: Connection, alice: User, bob: User, carol: User, signed_in: SignIn
 ) -> None:
     User.objects.filter(pk=bob.pk).update(first_name="=cmd()")
@@ -163,12 +161,12 @@ def test_auditors_take_the_answer_away_and_that_is_recorded(
 
 
 def test_an_export_about_nothing_is_refused_and_not_recorded(carol: User, signed_in: SignIn) -> None:
-    for asked in ({}, {"connection": 987_654}, {"q": "x"}, {"connection": 1, "date": "2999-01-01"}):
-        assert signed_in(carol).post(EXPORT, asked).status_code == 400
+    for parameters in ({}, {"connection": 987_654}, {"q": "x"}, {"connection": 1, "date": "2999-01-01"}):
+        assert signed_in(carol).post(EXPORT, parameters).status_code == 400
     assert not AuditEvent.objects.filter(action="audit.exported").exists()
 
 
-def test_a_connections_page_leads_there_for_those_who_may_ask(
+def test_a_connections_page_links_to_its_access_history_for_auditors(
     story: Connection, bob: User, alice: User, carol: User, signed_in: SignIn
 ) -> None:
     link = f'href="{PAGE}?connection={story.pk}"'

@@ -52,16 +52,14 @@ def test_an_admin_starts_a_review_and_the_owner_finds_it_at_home(
 
 
 @pytest.mark.parametrize("due", ["", "tomorrow", "2020-01-01", "9999-12-31"])
-def test_a_last_day_that_makes_no_sense_is_told(
-    signed_in: SignIn, alice: User, bob: User, dave: User, due: str
-) -> None:
+def test_an_invalid_last_day_shows_an_error(signed_in: SignIn, alice: User, bob: User, dave: User, due: str) -> None:
     shared(bob, dave)
     answer = signed_in(alice).post("/reviews/add/", {"name": "Q4", "covers": "all", "due": due})
     assert answer.status_code == 422
     assert "is-invalid" in text(answer)
 
 
-def test_one_form_takes_the_answers_of_a_page(signed_in: SignIn, bob: User, dave: User, carol: User) -> None:
+def test_one_form_saves_the_answers_of_a_page(signed_in: SignIn, bob: User, dave: User, carol: User) -> None:
     kept, ended = shared(bob, dave, carol)
     review = factories.make_review(kept, ended)
     pks = dict(review.items.values_list("share", "pk"))
@@ -83,7 +81,7 @@ def test_one_form_takes_the_answers_of_a_page(signed_in: SignIn, bob: User, dave
     assert "Nothing was changed" in text(client.post(f"/reviews/{review.pk}/", {}, follow=True))
 
 
-def test_only_ones_own_shares_are_on_the_form(signed_in: SignIn, alice: User, bob: User, dave: User) -> None:
+def test_owners_see_only_their_own_shares(signed_in: SignIn, alice: User, bob: User, dave: User) -> None:
     mine, theirs = shared(bob, dave)[0], shared(dave, bob, name="Secret plans")[0]
     review = factories.make_review(mine, theirs)
     assert "Secret plans" not in text(signed_in(bob).get(f"/reviews/{review.pk}/"))
@@ -96,7 +94,9 @@ def test_only_ones_own_shares_are_on_the_form(signed_in: SignIn, alice: User, bo
     assert signed_in(alice).post(f"/reviews/{review.pk}/", {}).status_code == 403
 
 
-def test_what_was_changed_or_has_ended_meanwhile_says_so(signed_in: SignIn, bob: User, dave: User, carol: User) -> None:
+def test_shares_that_changed_or_ended_meanwhile_are_marked(
+    signed_in: SignIn, bob: User, dave: User, carol: User
+) -> None:
     changed, ended = shared(bob, dave, carol)
     review = factories.make_review(changed, ended)
     Share.objects.filter(pk=changed.pk).update(level="manage")
@@ -108,7 +108,7 @@ def test_what_was_changed_or_has_ended_meanwhile_says_so(signed_in: SignIn, bob:
     assert "1 share to confirm" in text(signed_in(bob).get("/"))
 
 
-def test_pages_take_the_same_number_of_queries_however_long(signed_in: SignIn, alice: User, bob: User) -> None:
+def test_the_number_of_queries_does_not_grow_with_the_page(signed_in: SignIn, alice: User, bob: User) -> None:
     def counted(path: str, who: User) -> int:
         client = signed_in(who)
         client.get(path)
@@ -128,7 +128,7 @@ def test_pages_take_the_same_number_of_queries_however_long(signed_in: SignIn, a
     assert "50 of 60" in text(signed_in(bob).get(f"/reviews/{many.pk}/"))
 
 
-def test_the_report_holds_everything_after_people_and_connections_are_gone(
+def test_the_report_is_complete_after_people_and_connections_were_deleted(
     signed_in: SignIn, carol: User, bob: User, dave: User
 ) -> None:
     kept, ended = *shared(bob, dave), *shared(bob, dave, name="=cmd|' /C calc'!A0")
@@ -166,7 +166,7 @@ def test_no_cell_is_a_formula(value: str) -> None:
     assert csv_export.cell(7) == "7"
 
 
-def test_cancelling_says_what_it_means_first(signed_in: SignIn, alice: User, bob: User, dave: User) -> None:
+def test_cancelling_explains_the_consequences_first(signed_in: SignIn, alice: User, bob: User, dave: User) -> None:
     review = factories.make_review(*shared(bob, dave))
     client = signed_in(alice)
     assert "No share ends because of it" in text(client.get(f"/reviews/{review.pk}/cancel/"))
@@ -177,7 +177,7 @@ def test_cancelling_says_what_it_means_first(signed_in: SignIn, alice: User, bob
     assert "Access review:" not in text(signed_in(bob).get("/"))
 
 
-def test_the_plan_is_a_setting_of_the_page(signed_in: SignIn, alice: User, bob: User, carol: User) -> None:
+def test_the_quarterly_schedule_is_set_on_the_page(signed_in: SignIn, alice: User, bob: User, carol: User) -> None:
     client = signed_in(alice)
     assert "Start a review of all shares at the beginning of every quarter" in text(client.get("/reviews/"))
     assert "The next quarter starts with a review." in text(

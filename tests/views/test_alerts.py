@@ -28,10 +28,7 @@ def text(response: Any) -> str:
     return str(response.content.decode())
 
 
-# --- The outbox -----------------------------------------------------------------------------------
-
-
-def test_the_list_says_who_was_told_what_and_whether_it_arrived(signed_in: SignIn, alice: User, bob: User) -> None:
+def test_the_list_shows_recipients_alerts_and_outcomes(signed_in: SignIn, alice: User, bob: User) -> None:
     make_channel()
     alerts.incident_opened(make_incident(assignee=bob), now=NOW)
     Delivery.objects.filter(email="bob@example.org").update(delivered_at=NOW, next_attempt_at=None, attempts=3)
@@ -95,7 +92,7 @@ def test_a_long_list_costs_as_many_queries_as_a_short_one(signed_in: SignIn, ali
     assert asked() == few <= 12
 
 
-def test_try_now_says_what_came_of_it(signed_in: SignIn, alice: User, bob: User) -> None:
+def test_try_now_reports_the_outcome(signed_in: SignIn, alice: User, bob: User) -> None:
     alerts.incident_opened(make_incident(assignee=bob), now=NOW)
     row = Delivery.objects.get(email="bob@example.org")
     client = signed_in(alice)
@@ -106,7 +103,7 @@ def test_try_now_says_what_came_of_it(signed_in: SignIn, alice: User, bob: User)
     assert len(mail.outbox) == 1
 
 
-def test_what_was_given_up_is_put_back(signed_in: SignIn, alice: User, bob: User) -> None:
+def test_alerts_that_were_given_up_are_queued_again(signed_in: SignIn, alice: User, bob: User) -> None:
     alerts.incident_opened(make_incident(assignee=bob), now=NOW)
     Delivery.objects.filter(email="bob@example.org").update(given_up_at=NOW, next_attempt_at=None)
     page = text(signed_in(alice).post(reverse("alerts_retry"), follow=True))
@@ -114,17 +111,14 @@ def test_what_was_given_up_is_put_back(signed_in: SignIn, alice: User, bob: User
     assert not Delivery.objects.filter(given_up_at__isnull=False).exists()
 
 
-# --- Channels -------------------------------------------------------------------------------------
-
-
 def test_a_webhooks_secret_is_shown_once_and_never_again(signed_in: SignIn, alice: User) -> None:
     client = signed_in(alice)
     form = {"kind": "webhook", "name": "Tickets", "url": PUBLIC}
-    made = client.post(reverse("alert_channel_add"), form)
+    response = client.post(reverse("alert_channel_add"), form)
     channel = AlertChannel.objects.get()
     assert channel.signing_secret
-    assert str(channel.signing_secret) in text(made).replace("&#x2B;", "+")
-    assert "no-store" in made["Cache-Control"]
+    assert str(channel.signing_secret) in text(response).replace("&#x2B;", "+")
+    assert "no-store" in response["Cache-Control"]
     for path in (
         reverse("alert_channel", args=[channel.pk]),
         reverse("alert_channel_edit", args=[channel.pk]),
@@ -136,7 +130,7 @@ def test_a_webhooks_secret_is_shown_once_and_never_again(signed_in: SignIn, alic
         assert "a-secret-part" not in page
 
 
-def test_a_refused_address_is_told_next_to_its_field_and_not_shown_again(signed_in: SignIn, alice: User) -> None:
+def test_a_refused_address_shows_an_error_and_is_not_rendered_again(signed_in: SignIn, alice: User) -> None:
     client = signed_in(alice)
     for url, sentence in (
         ("http://hooks.example.org/a-secret-part", "must begin with https://"),
@@ -150,20 +144,20 @@ def test_a_refused_address_is_told_next_to_its_field_and_not_shown_again(signed_
     assert not AlertChannel.objects.exists()
 
 
-def test_a_pasted_address_is_tidied(signed_in: SignIn, alice: User) -> None:
+def test_a_pasted_address_is_cleaned(signed_in: SignIn, alice: User) -> None:
     form = {"kind": "chat", "name": "Teams", "url": f"  “{PUBLIC}”\r\n"}
     assert signed_in(alice).post(reverse("alert_channel_add"), form).status_code == 302
     assert AlertChannel.objects.get().url == PUBLIC
 
 
-def test_a_taken_name_is_told_next_to_its_field(signed_in: SignIn, alice: User) -> None:
+def test_a_taken_name_shows_an_error_at_its_field(signed_in: SignIn, alice: User) -> None:
     make_channel()
     form = {"kind": "chat", "name": "Tickets", "url": PUBLIC}
     response = signed_in(alice).post(reverse("alert_channel_add"), form)
     assert "already a channel named" in str(response.context["form"].errors["name"])
 
 
-def test_a_test_says_what_the_other_side_answered(signed_in: SignIn, alice: User, settings: Any) -> None:
+def test_a_test_alert_reports_the_receivers_answer(signed_in: SignIn, alice: User, settings: Any) -> None:
     settings.ALERT_PRIVATE_TARGETS = True
     client = signed_in(alice)
     with web_server() as hooks:
@@ -195,10 +189,7 @@ def test_a_new_signing_secret_is_shown_once(signed_in: SignIn, alice: User) -> N
     assert "Only webhooks are signed" in text(client.post(reverse("alert_channel_secret", args=[chat.pk]), follow=True))
 
 
-# --- One's own choices ----------------------------------------------------------------------------
-
-
-def test_a_member_chooses_what_concerns_them(signed_in: SignIn, bob: User) -> None:
+def test_a_member_sets_their_preferences(signed_in: SignIn, bob: User) -> None:
     client = signed_in(bob)
     page = text(client.get(reverse("account_alerts")))
     assert page.count('type="checkbox"') - page.count('id="nav-open"') == 4
@@ -224,12 +215,12 @@ def test_a_test_goes_to_ones_own_address(signed_in: SignIn, bob: User) -> None:
     assert mail.outbox[0].to == ["bob@example.org"]
 
 
-def test_without_an_address_the_page_says_what_to_do(signed_in: SignIn, bob: User) -> None:
+def test_without_an_address_the_page_explains_what_to_do(signed_in: SignIn, bob: User) -> None:
     User.objects.filter(pk=bob.pk).update(email="")
     client = signed_in(User.objects.get(pk=bob.pk))
     assert "Your account has no e-mail address" in text(client.get(reverse("account_alerts")))
     assert "no e-mail address" in text(client.post(reverse("account_alerts_test"), follow=True))
 
 
-def test_the_account_page_leads_there(signed_in: SignIn, bob: User) -> None:
+def test_the_account_page_links_to_the_preferences(signed_in: SignIn, bob: User) -> None:
     assert reverse("account_alerts") in text(signed_in(bob).get(reverse("account")))

@@ -26,7 +26,7 @@ def make(client: Client, **overrides: Any) -> Any:
     return client.post("/api-keys/add/", form | overrides)
 
 
-def test_a_secret_is_on_the_page_that_follows_its_making_and_on_no_other(bob: User, signed_in: SignIn) -> None:
+def test_a_secret_is_shown_only_on_the_page_after_its_creation(bob: User, signed_in: SignIn) -> None:
     client = signed_in(bob)
     first = KEY.findall(make(client).content.decode())[0]
     key = ApiKey.objects.get()
@@ -40,7 +40,7 @@ def test_a_secret_is_on_the_page_that_follows_its_making_and_on_no_other(bob: Us
         assert not KEY.findall(answer.content.decode()), path
 
 
-def test_the_page_tells_which_of_two_secrets_is_used(bob: User, signed_in: SignIn) -> None:
+def test_the_page_shows_which_of_two_secrets_is_used(bob: User, signed_in: SignIn) -> None:
     client = signed_in(bob)
     key, old = api_keys.issue(
         bob,
@@ -73,7 +73,7 @@ def test_the_page_tells_which_of_two_secrets_is_used(bob: User, signed_in: SignI
         ("alice", set(ApiKey.Scope.values)),
     ],
 )
-def test_only_scopes_that_the_owner_may_use_are_offered_and_taken(
+def test_only_scopes_that_the_owner_may_use_are_offered_and_accepted(
     who: str, offered: set[str], signed_in: SignIn, db: None
 ) -> None:
     client = signed_in(factories.make_person(who))
@@ -85,7 +85,7 @@ def test_only_scopes_that_the_owner_may_use_are_offered_and_taken(
 
 
 @pytest.mark.parametrize("day", ["", "2020-01-01", "9999-12-31", "soon"])
-def test_a_key_needs_a_last_day_that_can_be_kept(bob: User, signed_in: SignIn, day: str) -> None:
+def test_a_key_needs_a_valid_last_day(bob: User, signed_in: SignIn, day: str) -> None:
     answer = make(signed_in(bob), expires_on=day)
     assert answer.status_code == 422
     assert answer.context["form"].errors["expires_on"]
@@ -101,7 +101,7 @@ def test_an_it_admin_limits_a_key(alice: User, bob: User, signed_in: SignIn) -> 
         assert key.rate_limit == stored, typed
 
 
-def test_a_rotation_of_a_revoked_key_says_why_not(bob: User, signed_in: SignIn) -> None:
+def test_rotating_a_revoked_key_shows_an_error(bob: User, signed_in: SignIn) -> None:
     key, _ = factories.make_key(bob, revoked_at=timezone.now())
     answer = signed_in(bob).post(f"/api-keys/{key.pk}/rotate/", {"overlap": "0", "expires_on": TOMORROW})
     assert answer.status_code == 422
@@ -120,7 +120,9 @@ def test_the_list_costs_the_same_however_long_it_is(
     assert page.count("Robot ") >= 20
 
 
-def test_what_expires_lists_keys_to_those_who_see_them(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
+def test_expirations_list_keys_for_people_who_can_see_them(
+    alice: User, bob: User, dave: User, signed_in: SignIn
+) -> None:
     now = timezone.now()
     factories.make_key(bob, name="Night robot", expires_at=now + timedelta(days=20), last_used_at=now)
     factories.make_key(bob, name="Forgotten robot", expires_at=now + timedelta(days=20), last_used_at=None)

@@ -28,10 +28,7 @@ def form(connection: Connection, to: User, **more: Any) -> dict[str, Any]:
     return {"seen_owner": connection.owner_id, "new_owner": to.pk, "grant": "keep", **more}
 
 
-# --- One connection -------------------------------------------------------------------------------
-
-
-def test_the_page_says_who_uses_it_and_which_keys_stop(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
+def test_the_page_shows_who_uses_it_and_which_keys_stop(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
     connection = factories.make_connection(owner=bob)
     shares.share(connection, person=dave, level="use", until=None, actor=bob, now=NOW)
     api_keys.record_token_request(make_key(bob, "Nightly job"), connection, address=None, now=NOW)
@@ -45,7 +42,9 @@ def test_the_page_says_who_uses_it_and_which_keys_stop(alice: User, bob: User, d
     assert "Shares stay, and the new owner can end them: Dave Stranger" in text
 
 
-def test_it_is_handed_over_and_the_giver_is_led_on(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
+def test_ownership_is_transferred_and_the_previous_owner_is_redirected(
+    alice: User, bob: User, dave: User, signed_in: SignIn
+) -> None:
     connection = factories.make_connection(owner=bob)
     answer = signed_in(bob).post(f"/connections/{connection.pk}/hand-over/", form(connection, dave), follow=True)
     assert answer.redirect_chain[-1][0] == "/connections/", "bob no longer sees it"
@@ -56,7 +55,7 @@ def test_it_is_handed_over_and_the_giver_is_led_on(alice: User, bob: User, dave:
     assert "Until then it gives no tokens" in answer.content.decode()
 
 
-def test_a_page_that_has_become_old_is_told(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
+def test_a_stale_page_shows_an_error(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
     connection = factories.make_connection(owner=bob)
     eve = factories.make_person("eve")
     typed = form(connection, eve)
@@ -67,7 +66,7 @@ def test_a_page_that_has_become_old_is_told(alice: User, bob: User, dave: User, 
     assert Connection.objects.get().owner == dave
 
 
-def test_a_name_that_is_taken_stands_next_to_its_field(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
+def test_a_taken_name_shows_an_error_at_its_field(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
     connection = factories.make_connection(owner=bob)
     factories.make_connection(owner=dave)
     client = signed_in(alice)
@@ -91,7 +90,7 @@ def test_a_name_that_is_taken_stands_next_to_its_field(alice: User, bob: User, d
     ],
     ids=str,
 )
-def test_what_cannot_be_meant_changes_nothing(
+def test_invalid_input_changes_nothing(
     alice: User, bob: User, dave: User, signed_in: SignIn, typed: dict[str, Any]
 ) -> None:
     connection = factories.make_connection(owner=bob)
@@ -101,9 +100,7 @@ def test_what_cannot_be_meant_changes_nothing(
     assert not HandOver.objects.exists()
 
 
-def test_nothing_is_offered_to_be_kept_where_there_is_nothing(
-    alice: User, bob: User, dave: User, signed_in: SignIn
-) -> None:
+def test_keeping_tokens_is_not_offered_without_tokens(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
     dead = factories.make_connection(owner=bob, status="reconnect_needed", status_code="AADSTS50173")
     robot = factories.make_app_only_connection(owner=alice)
     client = signed_in(alice)
@@ -113,9 +110,7 @@ def test_nothing_is_offered_to_be_kept_where_there_is_nothing(
     assert Connection.objects.get(pk=robot.pk).owner == dave
 
 
-def test_the_owner_of_what_an_it_admin_disabled_sees_no_button_to_undo_it(
-    alice: User, bob: User, signed_in: SignIn
-) -> None:
+def test_the_owner_cannot_enable_what_an_it_admin_disabled(alice: User, bob: User, signed_in: SignIn) -> None:
     from connections.services.connections import connections
 
     connection = factories.make_connection(owner=bob)
@@ -130,59 +125,56 @@ def test_the_owner_of_what_an_it_admin_disabled_sees_no_button_to_undo_it(
     assert f'/connections/{connection.pk}/enable/"' in page(signed_in(alice), f"/connections/{connection.pk}/")
 
 
-# --- Everything of one person ---------------------------------------------------------------------
-
-
 def test_everything_goes_to_one_new_owner_except_what_goes_to_another(
     alice: User, bob: User, dave: User, signed_in: SignIn
 ) -> None:
-    one, two, three = (factories.make_connection(owner=bob, name=name) for name in ("One", "Two", "Three"))
+    first, second, third = (factories.make_connection(owner=bob, name=name) for name in ("One", "Two", "Three"))
     sent = {
         "everything_to": dave.pk,
         "grant": "cut",
-        f"take_{one.pk}": "on",
-        f"take_{two.pk}": "on",
-        f"to_{two.pk}": "alice",
+        f"take_{first.pk}": "on",
+        f"take_{second.pk}": "on",
+        f"to_{second.pk}": "alice",
     }
     answer = signed_in(alice).post(f"/people/{bob.pk}/hand-over/", sent, follow=True)
     assert answer.redirect_chain[-1][0] == f"/people/{bob.pk}/hand-over/", "one is left to be done"
     assert "2 connections have a new owner" in answer.content.decode()
     owners = dict(Connection.objects.values_list("name", "owner__username"))
     assert owners == {"One": "dave", "Two": "alice", "Three": "bob"}
-    assert Connection.objects.get(pk=one.pk).status == "reconnect_needed"
+    assert Connection.objects.get(pk=first.pk).status == "reconnect_needed"
     answer = signed_in(alice).post(
-        f"/people/{bob.pk}/hand-over/", {"everything_to": dave.pk, "grant": "keep", f"take_{three.pk}": "on"}
+        f"/people/{bob.pk}/hand-over/", {"everything_to": dave.pk, "grant": "keep", f"take_{third.pk}": "on"}
     )
     assert answer["Location"] == f"/people/{bob.pk}/"
 
 
-def test_what_fails_is_told_in_its_row_and_the_rest_is_done(
+def test_failures_are_shown_in_their_rows_and_the_rest_is_transferred(
     alice: User, bob: User, dave: User, signed_in: SignIn
 ) -> None:
-    one, two = (factories.make_connection(owner=bob, name=name) for name in ("One", "Two"))
+    first, second = (factories.make_connection(owner=bob, name=name) for name in ("One", "Two"))
     factories.make_connection(owner=dave, name="Two")
-    sent = {"everything_to": dave.pk, "grant": "keep", f"take_{one.pk}": "on", f"take_{two.pk}": "on"}
+    sent = {"everything_to": dave.pk, "grant": "keep", f"take_{first.pk}": "on", f"take_{second.pk}": "on"}
     client = signed_in(alice)
     answer = client.post(f"/people/{bob.pk}/hand-over/", sent)
     assert answer.status_code == 422
     assert "Dave Stranger already has a connection called “Two”" in answer.content.decode()
-    assert Connection.objects.get(pk=one.pk).owner == dave
-    assert Connection.objects.get(pk=two.pk).owner == bob
-    client.post(f"/people/{bob.pk}/hand-over/", {**sent, f"name_{two.pk}": "Two of Bob"})
-    assert Connection.objects.get(pk=two.pk).name == "Two of Bob"
+    assert Connection.objects.get(pk=first.pk).owner == dave
+    assert Connection.objects.get(pk=second.pk).owner == bob
+    client.post(f"/people/{bob.pk}/hand-over/", {**sent, f"name_{second.pk}": "Two of Bob"})
+    assert Connection.objects.get(pk=second.pk).name == "Two of Bob"
 
 
 @pytest.mark.parametrize(
     "sent", [{}, {"everything_to": ""}, {"grant": "keep"}, {"everything_to": "bob", "grant": "keep"}], ids=str
 )
-def test_nothing_chosen_hands_nothing_over(alice: User, bob: User, signed_in: SignIn, sent: dict[str, Any]) -> None:
+def test_choosing_nothing_transfers_nothing(alice: User, bob: User, signed_in: SignIn, sent: dict[str, Any]) -> None:
     factories.make_connection(owner=bob)
     answer = signed_in(alice).post(f"/people/{bob.pk}/hand-over/", sent or {"x": "y"})
     assert answer.status_code == 422
     assert not HandOver.objects.exists()
 
 
-def test_a_new_owner_nobody_knows_is_told_in_the_row(alice: User, bob: User, carol: User, signed_in: SignIn) -> None:
+def test_an_unknown_new_owner_shows_an_error_in_the_row(alice: User, bob: User, carol: User, signed_in: SignIn) -> None:
     connection = factories.make_connection(owner=bob)
     for typed in ("nobody", "carol", "bob", "x" * 400):
         sent = {"grant": "keep", f"take_{connection.pk}": "on", f"to_{connection.pk}": typed}
@@ -209,7 +201,7 @@ def test_keys_of_a_leaver_are_listed_with_what_they_fetched_and_revoked(
     assert revoked == {second}
 
 
-def test_the_page_asks_as_often_for_many_connections_as_for_one(
+def test_the_number_of_queries_does_not_grow_with_the_connections(
     alice: User, bob: User, signed_in: SignIn, django_assert_max_num_queries: DjangoAssertNumQueries
 ) -> None:
     for number in range(60):
@@ -228,8 +220,8 @@ def test_a_person_who_owns_nothing_has_an_empty_page(alice: User, bob: User, sig
 
 def test_service_accounts_a_leaver_is_responsible_for_are_named(alice: User, bob: User, signed_in: SignIn) -> None:
     facts: dict[str, Any] = {"name": "Invoice robot", "purpose": "Invoices", "admin": False, "auditor": False}
-    made = service_accounts.create(**facts, responsible=bob, actor=alice, now=NOW)
+    account = service_accounts.create(**facts, responsible=bob, actor=alice, now=NOW)
     client = signed_in(alice)
-    assert f'href="/service-accounts/{made.pk}/edit/"' in page(client, f"/people/{bob.pk}/hand-over/")
+    assert f'href="/service-accounts/{account.pk}/edit/"' in page(client, f"/people/{bob.pk}/hand-over/")
     assert "Invoice robot" in page(client, f"/people/{bob.pk}/")
-    assert client.get(f"/people/{made.pk}/").status_code == 404
+    assert client.get(f"/people/{account.pk}/").status_code == 404

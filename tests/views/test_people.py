@@ -34,10 +34,9 @@ def page(client: Client, path: str) -> str:
     return " ".join(answer.content.decode().split())
 
 
-# --- The list -------------------------------------------------------------------------------------
-
-
-def test_the_list_says_who_owns_what_and_who_has_left(alice: User, bob: User, carol: User, signed_in: SignIn) -> None:
+def test_the_list_shows_what_people_own_and_who_has_left(
+    alice: User, bob: User, carol: User, signed_in: SignIn
+) -> None:
     factories.make_connection(owner=bob)
     make_key(bob)
     offboarding.mark_departed(bob, how=User.Left.DIRECTORY, cause="Gone.", now=NOW)
@@ -71,7 +70,7 @@ def test_the_list_is_searched_and_narrowed(
     assert {person.username for person in answer.context["page"].items} == shown
 
 
-def test_the_list_asks_the_database_as_often_for_many_as_for_one(
+def test_the_number_of_queries_does_not_grow_with_the_list(
     alice: User, signed_in: SignIn, django_assert_max_num_queries: DjangoAssertNumQueries
 ) -> None:
     for number in range(60):
@@ -82,12 +81,7 @@ def test_the_list_asks_the_database_as_often_for_many_as_for_one(
         assert client.get("/people/").status_code == 200
 
 
-# --- One person -----------------------------------------------------------------------------------
-
-
-def test_the_page_of_a_person_shows_everything_that_hangs_on_them(
-    alice: User, bob: User, dave: User, signed_in: SignIn
-) -> None:
+def test_the_page_of_a_person_shows_everything_they_own(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
     mine, theirs = factories.make_connection(owner=bob), factories.make_connection(owner=dave, name="Payroll")
     make_key(bob)
     team = Team.objects.create(name="Finance")
@@ -95,8 +89,8 @@ def test_the_page_of_a_person_shows_everything_that_hangs_on_them(
     shares.share(mine, person=dave, level="use", until=None, actor=bob, now=NOW)
     shares.share(theirs, team=team, level="manage", until=None, actor=dave, now=NOW)
     text = page(signed_in(alice), f"/people/{bob.pk}/")
-    for said in ("Invoices", "Robot", "Finance", "Payroll", "through team Finance", "Dave Stranger", "Disable…"):
-        assert said in text, said
+    for shown in ("Invoices", "Robot", "Finance", "Payroll", "through team Finance", "Dave Stranger", "Disable…"):
+        assert shown in text, shown
     assert "FictitiousRefreshToken" not in text
 
 
@@ -107,27 +101,27 @@ def test_no_page_about_a_person_reads_a_token(alice: User, bob: User, dave: User
     ownership_transfer.transfer(theirs, bob, keep_grant=True, actor=alice, now=NOW)
     client = signed_in(alice)
     paths = ("", "disable/", "hand-over/")
-    with CaptureQueriesContext(database) as asked:
+    with CaptureQueriesContext(database) as queries:
         for path in (f"/connections/{mine.pk}/hand-over/", "/people/", *(f"/people/{bob.pk}/{end}" for end in paths)):
             page(client, path)
-    for query in asked.captured_queries:
+    for query in queries.captured_queries:
         assert "refresh_token" not in query["sql"]
         assert "access_token" not in query["sql"]
 
 
-def test_an_auditor_looks_and_presses_nothing(alice: User, bob: User, carol: User, signed_in: SignIn) -> None:
+def test_an_auditor_reads_without_buttons(alice: User, bob: User, carol: User, signed_in: SignIn) -> None:
     factories.make_connection(owner=bob)
     text = page(signed_in(carol), f"/people/{bob.pk}/")
     assert "Disable…" not in text
     assert "Hand over…" not in text
 
 
-def test_a_person_nobody_knows_is_not_found(alice: User, signed_in: SignIn) -> None:
+def test_an_unknown_person_is_not_found(alice: User, signed_in: SignIn) -> None:
     for path in ("/people/987654321/", "/people/987654321/hand-over/", "/people/987654321/disable/"):
         assert signed_in(alice).get(path).status_code == 404
 
 
-def test_shutting_out_says_what_stops_and_letting_in_takes_it_back(alice: User, bob: User, signed_in: SignIn) -> None:
+def test_disabling_explains_what_stops_and_enabling_reverts_it(alice: User, bob: User, signed_in: SignIn) -> None:
     factories.make_connection(owner=bob)
     make_key(bob)
     client = signed_in(alice)
@@ -141,17 +135,14 @@ def test_shutting_out_says_what_stops_and_letting_in_takes_it_back(alice: User, 
     assert "is shut out of this portal" not in page(client, f"/people/{bob.pk}/")
 
 
-def test_one_cannot_shut_out_oneself_and_the_page_says_so(alice: User, signed_in: SignIn) -> None:
+def test_nobody_can_disable_their_own_account(alice: User, signed_in: SignIn) -> None:
     client = signed_in(alice)
     assert "cannot shut yourself out" in page(client, f"/people/{alice.pk}/disable/")
     assert client.post(f"/people/{alice.pk}/disable/").status_code == 403
     assert "Disable…" not in page(client, f"/people/{alice.pk}/")
 
 
-# --- Elsewhere ------------------------------------------------------------------------------------
-
-
-def test_the_start_page_of_it_admins_counts_leavers_and_leads_to_the_hand_over(
+def test_the_home_page_of_it_admins_counts_leavers_and_links_to_the_transfer(
     alice: User, bob: User, dave: User, carol: User, signed_in: SignIn
 ) -> None:
     for name in ("One", "Two", "Three"):
@@ -167,7 +158,7 @@ def test_the_start_page_of_it_admins_counts_leavers_and_leads_to_the_hand_over(
     assert "has left" not in page(signed_in(factories.make_person("eve")), "/")
 
 
-def test_who_has_left_is_not_told_to_members(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
+def test_members_do_not_see_who_has_left(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
     connection = factories.make_connection(owner=bob)
     shares.share(connection, person=dave, level="use", until=None, actor=bob, now=NOW)
     offboarding.mark_departed(bob, how=User.Left.DIRECTORY, cause="The account was deleted.", now=NOW)
@@ -190,7 +181,7 @@ def test_a_new_owner_finds_the_task_on_the_start_page_until_it_is_done(
     assert "They have not signed in for it yet" in page(signed_in(alice), f"/connections/{connection.pk}/")
 
 
-def test_left_out_groups_are_told_with_what_to_do(alice: User, bob: User, signed_in: SignIn) -> None:
+def test_omitted_groups_are_explained(alice: User, bob: User, signed_in: SignIn) -> None:
     User.objects.filter(pk=bob.pk).update(groups_left_out_at=NOW)
     for client, path in ((signed_in(bob), "/account/"), (signed_in(alice), f"/people/{bob.pk}/")):
         text = page(client, path)
@@ -198,7 +189,7 @@ def test_left_out_groups_are_told_with_what_to_do(alice: User, bob: User, signed
     assert "leaves the groups of 1 person out" in page(signed_in(alice), "/")
 
 
-def test_the_audit_trail_leads_to_the_person(alice: User, bob: User, signed_in: SignIn) -> None:
+def test_the_audit_trail_links_to_the_person(alice: User, bob: User, signed_in: SignIn) -> None:
     accounts.disable_person(bob, actor=alice, now=NOW)
     event = AuditEvent.objects.get(action="account.disabled")
     assert f'href="/people/{bob.pk}/"' in page(signed_in(alice), f"/audit/{event.pk}/")

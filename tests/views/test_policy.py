@@ -35,9 +35,9 @@ def text(response: Any) -> str:
 
 
 def seen(response: Any) -> str:
-    found = re.search(r'name="seen" value="([0-9a-f]{64})"', text(response))
-    assert found, text(response)[:2000]
-    return found[1]
+    match = re.search(r'name="seen" value="([0-9a-f]{64})"', text(response))
+    assert match, text(response)[:2000]
+    return match[1]
 
 
 def hidden(response: Any) -> dict[str, Any]:
@@ -50,10 +50,7 @@ def hidden(response: Any) -> dict[str, Any]:
     return fields
 
 
-# --- The policy -----------------------------------------------------------------------------------
-
-
-def test_each_role_reads_what_it_needs(signed_in: SignIn, alice: User, bob: User, carol: User) -> None:
+def test_each_role_gets_its_page(signed_in: SignIn, alice: User, bob: User, carol: User) -> None:
     rule(permissions={"Mail.Send": "forbidden", "Files.*": "approval"}, share_with_people=False, longest_share_days=30)
     form = text(signed_in(alice).get("/policy/"))
     assert "Show what would break" in form
@@ -93,7 +90,7 @@ def test_a_rule_that_breaks_nothing_is_saved_at_once(signed_in: SignIn, alice: U
     assert rules.environments is rules.tenants is rules.authentication_types is None
 
 
-def test_what_would_break_is_shown_before_anything_is_saved(signed_in: SignIn, alice: User, bob: User) -> None:
+def test_the_impact_is_shown_before_anything_is_saved(signed_in: SignIn, alice: User, bob: User) -> None:
     connection = factories.make_connection(owner=bob)
     Share.objects.create(connection=connection, team=Team.objects.create(name="Finance"))
     client = signed_in(alice)
@@ -119,7 +116,7 @@ def test_what_would_break_is_shown_before_anything_is_saved(signed_in: SignIn, a
     assert "1 connection disabled. 1 share shortened." in after
 
 
-def test_a_preview_of_what_breaks_nothing_can_be_saved_too(signed_in: SignIn, alice: User) -> None:
+def test_a_preview_without_impact_can_be_saved(signed_in: SignIn, alice: User) -> None:
     client = signed_in(alice)
     shown = client.post("/policy/", full_dataset.policy_form(**FORBID, share_app_only="", version=0, preview="1"))
     assert "Nothing would break" in text(shown)
@@ -128,7 +125,7 @@ def test_a_preview_of_what_breaks_nothing_can_be_saved_too(signed_in: SignIn, al
     assert policy.stored_policy().rules.share_app_only is False
 
 
-def test_back_from_the_preview_keeps_what_was_typed_and_saves_nothing(signed_in: SignIn, alice: User) -> None:
+def test_back_from_the_preview_keeps_the_input_and_saves_nothing(signed_in: SignIn, alice: User) -> None:
     factories.make_connection()
     client = signed_in(alice)
     shown = client.post("/policy/", full_dataset.policy_form(**FORBID, version=0))
@@ -138,7 +135,7 @@ def test_back_from_the_preview_keeps_what_was_typed_and_saves_nothing(signed_in:
     assert not Policy.objects.exists()
 
 
-def test_what_came_between_is_shown_again(signed_in: SignIn, alice: User) -> None:
+def test_violations_that_appeared_meanwhile_are_shown_again(signed_in: SignIn, alice: User) -> None:
     factories.make_connection()
     client = signed_in(alice)
     shown = client.post("/policy/", full_dataset.policy_form(**FORBID, version=0))
@@ -151,7 +148,7 @@ def test_what_came_between_is_shown_again(signed_in: SignIn, alice: User) -> Non
     assert not Policy.objects.exists()
 
 
-def test_a_form_that_somebody_overtook_is_told_so(signed_in: SignIn, alice: User) -> None:
+def test_a_form_based_on_an_old_version_shows_an_error(signed_in: SignIn, alice: User) -> None:
     client = signed_in(alice)
     client.post("/policy/", full_dataset.policy_form(version=0, longest_share_days=9))
     answer = client.post("/policy/", full_dataset.policy_form(version=0, longest_share_days=8))
@@ -176,7 +173,7 @@ def test_a_form_that_somebody_overtook_is_told_so(signed_in: SignIn, alice: User
         ),
     ],
 )
-def test_what_cannot_be_used_is_told_beside_the_field(
+def test_invalid_rules_show_an_error_at_their_field(
     signed_in: SignIn, alice: User, typed: dict[str, Any], says: str
 ) -> None:
     factories.make_connection()
@@ -186,9 +183,7 @@ def test_what_cannot_be_used_is_told_beside_the_field(
     assert not Policy.objects.exists()
 
 
-def test_an_app_registrations_own_rules_show_what_the_organisation_says(
-    signed_in: SignIn, alice: User, carol: User
-) -> None:
+def test_an_app_registrations_rules_show_the_organisations_rules(signed_in: SignIn, alice: User, carol: User) -> None:
     app = AppRegistration.objects.get()
     rule(capabilities={"mail.send": "forbidden"})
     client = signed_in(alice)
@@ -200,13 +195,13 @@ def test_an_app_registrations_own_rules_show_what_the_organisation_says(
     assert client.get("/policy/apps/999999999999999999999/").status_code == 404
 
 
-def test_a_rule_about_a_tenant_that_is_gone_is_not_forgotten(signed_in: SignIn, alice: User) -> None:
+def test_a_rule_about_a_deleted_tenant_is_kept(signed_in: SignIn, alice: User) -> None:
     rule(tenants=["global/gone.example"])
     page = text(signed_in(alice).get("/policy/"))
     assert "global/gone.example (not registered any more)" in page
 
 
-def test_what_breaks_the_policy_is_listed_and_marked(signed_in: SignIn, alice: User, bob: User) -> None:
+def test_violations_are_listed_and_marked(signed_in: SignIn, alice: User, bob: User) -> None:
     connection = factories.make_connection(owner=bob)
     client = signed_in(alice)
     assert "Nothing breaks the policy" in text(client.get("/policy/violations/"))
@@ -218,7 +213,7 @@ def test_what_breaks_the_policy_is_listed_and_marked(signed_in: SignIn, alice: U
     assert "/sign-in/" not in text(signed_in(bob).get(f"/connections/{connection.pk}/")).split("<main")[1]
 
 
-def test_the_list_of_violations_asks_as_often_for_many(
+def test_the_list_of_violations_has_a_fixed_number_of_queries(
     signed_in: SignIn, alice: User, django_assert_max_num_queries: Any
 ) -> None:
     for number in range(30):
@@ -230,10 +225,7 @@ def test_the_list_of_violations_asks_as_often_for_many(
         assert "Inbox 29" in text(client.get("/policy/violations/"))
 
 
-# --- Forms show it beforehand ---------------------------------------------------------------------
-
-
-def test_connecting_offers_what_is_allowed_and_says_why_not(signed_in: SignIn, bob: User) -> None:
+def test_connecting_offers_what_is_allowed_and_explains_the_rest(signed_in: SignIn, bob: User) -> None:
     app = AppRegistration.objects.get()
     client = signed_in(bob)
     plain = text(client.get(f"/connections/add/{app.pk}/"))
@@ -248,7 +240,7 @@ def test_connecting_offers_what_is_allowed_and_says_why_not(signed_in: SignIn, b
     assert "Why it is needed" in words
 
 
-def test_an_app_registration_that_is_closed_is_not_offered(signed_in: SignIn, bob: User) -> None:
+def test_a_forbidden_app_registration_is_not_offered(signed_in: SignIn, bob: User) -> None:
     app = AppRegistration.objects.get()
     factories.make_app_registration(name="Second", client_id=factories.ROBOTS_CLIENT_ID)
     rule(app, authentication_types=[])
@@ -259,7 +251,7 @@ def test_an_app_registration_that_is_closed_is_not_offered(signed_in: SignIn, bo
     assert client.get(f"/connections/add/{app.pk}/").status_code == 403
 
 
-def test_editing_keeps_what_is_there_though_it_is_forbidden_by_now(signed_in: SignIn, bob: User) -> None:
+def test_editing_keeps_existing_capabilities_that_are_forbidden_now(signed_in: SignIn, bob: User) -> None:
     connection = factories.make_connection(owner=bob)
     rule(permissions={"Mail.Read": "forbidden", "Files.*": "forbidden"})
     client = signed_in(bob)
@@ -289,9 +281,6 @@ def test_sharing_offers_what_is_allowed(signed_in: SignIn, bob: User, dave: User
     assert "<form" not in closed.split("<main")[1]
 
 
-# --- Approvals ------------------------------------------------------------------------------------
-
-
 def asks(client: Client, **more: Any) -> Any:
     rule(capabilities={"mail.send": "approval"})
     app = AppRegistration.objects.get()
@@ -299,7 +288,9 @@ def asks(client: Client, **more: Any) -> Any:
     return client.post(f"/connections/add/{app.pk}/", form | more, follow=True)
 
 
-def test_a_member_asks_an_it_admin_approves_and_the_member_goes_on(signed_in: SignIn, alice: User, bob: User) -> None:
+def test_a_member_requests_an_it_admin_approves_and_the_member_signs_in(
+    signed_in: SignIn, alice: User, bob: User
+) -> None:
     member, admin = signed_in(bob), signed_in(alice)
     shown = text(asks(member))
     assert "Waits for an approval" in shown
@@ -319,7 +310,7 @@ def test_a_member_asks_an_it_admin_approves_and_the_member_goes_on(signed_in: Si
     assert f'action="/connections/{connection.pk}/sign-in/"' in text(member.get(f"/connections/{connection.pk}/"))
 
 
-def test_everybody_concerned_is_told_by_mail_once(signed_in: SignIn, alice: User, bob: User, carol: User) -> None:
+def test_everybody_concerned_gets_one_mail(signed_in: SignIn, alice: User, bob: User, carol: User) -> None:
     asks(signed_in(bob))
     outbox.deliver_due(timezone.now())
     (question,) = mail.outbox
@@ -337,7 +328,7 @@ def test_everybody_concerned_is_told_by_mail_once(signed_in: SignIn, alice: User
     assert "Use the team mailbox." in answer.body
 
 
-def test_declining_without_a_reason_is_asked_for_one(signed_in: SignIn, alice: User, bob: User) -> None:
+def test_declining_requires_a_reason(signed_in: SignIn, alice: User, bob: User) -> None:
     asks(signed_in(bob))
     approval = Approval.objects.get()
     answer = signed_in(alice).post(f"/approvals/{approval.pk}/decline/", {"reason": " "})
@@ -346,7 +337,7 @@ def test_declining_without_a_reason_is_asked_for_one(signed_in: SignIn, alice: U
     assert Approval.objects.get().is_waiting
 
 
-def test_the_second_answer_is_told_that_it_is_too_late(signed_in: SignIn, alice: User, bob: User) -> None:
+def test_a_second_decision_is_refused(signed_in: SignIn, alice: User, bob: User) -> None:
     asks(signed_in(bob))
     approval = Approval.objects.get()
     signed_in(bob).post(f"/approvals/{approval.pk}/withdraw/")
@@ -355,9 +346,7 @@ def test_the_second_answer_is_told_that_it_is_too_late(signed_in: SignIn, alice:
     assert "It was withdrawn meanwhile" in text(answer)
 
 
-def test_a_declined_wish_is_explained_on_the_connection_and_can_be_asked_again(
-    signed_in: SignIn, alice: User, bob: User
-) -> None:
+def test_a_declined_request_is_explained_and_can_be_repeated(signed_in: SignIn, alice: User, bob: User) -> None:
     member = signed_in(bob)
     asks(member)
     signed_in(alice).post(f"/approvals/{Approval.objects.get().pk}/decline/", {"reason": "Too much."})
@@ -365,8 +354,8 @@ def test_a_declined_wish_is_explained_on_the_connection_and_can_be_asked_again(
     page = text(member.get(f"/connections/{connection.pk}/"))
     assert "Too much." in page
     assert f'href="/connections/{connection.pk}/approval/"' in page
-    asked = member.post(f"/connections/{connection.pk}/approval/", {"reason": "Only replies."})
-    assert asked["Location"] == f"/approvals/{Approval.objects.latest('pk').pk}/"
+    response = member.post(f"/connections/{connection.pk}/approval/", {"reason": "Only replies."})
+    assert response["Location"] == f"/approvals/{Approval.objects.latest('pk').pk}/"
     assert Approval.objects.latest("pk").reason == "Only replies."
 
 
@@ -397,7 +386,7 @@ def test_an_approved_app_only_connection_is_connected_at_once(signed_in: SignIn,
     assert Connection.objects.get().connected_at is not None
 
 
-def test_the_list_of_approvals_asks_as_often_for_many(
+def test_the_list_of_approvals_has_a_fixed_number_of_queries(
     signed_in: SignIn, alice: User, bob: User, django_assert_max_num_queries: Any
 ) -> None:
     for number in range(30):

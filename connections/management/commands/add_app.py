@@ -29,25 +29,20 @@ class Command(BaseCommand):
         cli.add_actor_argument(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        said = cli.cleaned(
-            AppRegistrationForm(
-                {
-                    "tenant": cli.find_tenant(options["tenant"]).pk,
-                    "name": options["name"],
-                    "client_id": options["client_id"],
-                    "audience": options["audience"],
-                    "allows_delegated": options["delegated"],
-                    "allows_app_only": options["app_only"],
-                    "default_capabilities": options["capability"],
-                }
-            )
-        )
+        data = {
+            "tenant": cli.find_tenant(options["tenant"]).pk,
+            "allows_delegated": options["delegated"],
+            "allows_app_only": options["app_only"],
+            "default_capabilities": options["capability"],
+        }
+        data |= {name: options[name] for name in ("name", "client_id", "audience")}
+        values = cli.cleaned(AppRegistrationForm(data))
         form = cli.credential_form(options)
         cli.cleaned(form)
         actor = cli.find_actor(options["actor"])
-        new = credentials.credential_from_form(form.cleaned_data, name=said["name"])
+        new = credentials.credential_from_form(form.cleaned_data, name=values["name"])
         try:
-            app = app_registrations.register(**said, credential=new, actor=actor, allow_untried=options["untried"])
+            app = app_registrations.register(**values, credential=new, actor=actor, allow_untried=options["untried"])
         except PortalError as error:
             raise CommandError(str(error)) from error
         self.stdout.write(f"Registered {app}: {'ready' if app.is_ready else 'not tried yet'}.")

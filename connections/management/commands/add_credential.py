@@ -22,24 +22,25 @@ class Command(BaseCommand):
         cli.add_actor_argument(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        app = self._app(options["app"])
+        app = _find_app(options["app"])
         form = cli.credential_form(options)
         cli.cleaned(form)
         new = credentials.credential_from_form(form.cleaned_data, name=app.name)
         try:
-            made = credentials.add(app, new, actor=cli.find_actor(options["actor"]), allow_untried=options["untried"])
+            credential = credentials.add(
+                app, new, actor=cli.find_actor(options["actor"]), allow_untried=options["untried"]
+            )
         except PortalError as error:
             raise CommandError(str(error)) from error
-        self.stdout.write(f"Added {made}: {'accepted' if made.verified_at else 'not tried yet'}.")
-        self.stdout.write(made.certificate, ending="")
+        self.stdout.write(f"Added {credential}: {'accepted' if credential.verified_at else 'not tried yet'}.")
+        self.stdout.write(credential.certificate, ending="")
 
-    @staticmethod
-    def _app(name: str) -> AppRegistration:
-        found = list(
-            AppRegistration.objects.filter(name=name) or AppRegistration.objects.filter(client_id=name.lower())
-        )
-        if len(found) == 1:
-            return found[0]
-        known = ", ".join(AppRegistration.objects.values_list("name", flat=True)[:20]) or "none yet"
-        problem = "There is no app registration" if not found else "Several app registrations have the client ID"
-        raise CommandError(f"{problem} “{name}”. Give one of these names: {known}.")
+
+def _find_app(name: str) -> AppRegistration:
+    apps = AppRegistration.objects
+    matches = list(apps.filter(name=name) or apps.filter(client_id=name.lower()))
+    if len(matches) == 1:
+        return matches[0]
+    known = ", ".join(apps.values_list("name", flat=True)[:20]) or "none yet"
+    problem = "Several app registrations have the client ID" if matches else "There is no app registration"
+    raise CommandError(f"{problem} “{name}”. Give one of these names: {known}.")

@@ -23,9 +23,9 @@ class Command(BaseCommand):
         cli.add_actor_argument(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        said = cli.cleaned(TenantForm({name: options[name] for name in ("name", "environment", "directory_id")}))
+        values = cli.cleaned(TenantForm({name: options[name] for name in ("name", "environment", "directory_id")}))
         try:
-            tenant = tenants.add(**said, actor=cli.find_actor(options["actor"]))
+            tenant = tenants.add(**values, actor=cli.find_actor(options["actor"]))
         except PortalError as error:
             raise CommandError(str(error)) from error
         note = "" if tenant.tid or tenant.is_shared_endpoint else " (Microsoft could not be reached: not looked up yet)"

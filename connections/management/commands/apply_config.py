@@ -1,4 +1,4 @@
-"""Bring the portal to what a configuration file says."""
+"""Apply a configuration file."""
 
 import sys
 from argparse import ArgumentParser
@@ -10,7 +10,6 @@ from django.utils import timezone
 
 from connections.errors import PortalError
 from connections.management import cli, config_file
-from connections.models import User
 from connections.services.config import plan
 from connections.services.config.schema import Configuration
 from connections.services.config.steps import Plan, Step, Verb
@@ -37,25 +36,29 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        wanted = self._wanted(options["file"])
+        wanted = self._read(options["file"])
         try:
-            found = plan.plan(wanted, prune=options["prune"])
+            planned = plan.plan(wanted, prune=options["prune"])
         except PortalError as error:
             raise CommandError(f"{options['file']}, {error}") from error
-        self._show(found)
+        self._show(planned)
         if options["plan"]:
-            if found.steps:
+            if planned.steps:
                 sys.exit(PENDING)
             return
-        if not found.steps:
+        if not planned.steps:
             return
-        actor = self._actor(options["username"])
+        actor = cli.find_actor(options["username"])
+        if actor is None:
+            raise CommandError(
+                "Say who does it with --as and the user name of an IT admin: the audit trail names them."
+            )
         if not options["yes"]:
-            self._ask(options["file"])
+            self._confirm(options["file"])
         try:
             plan.apply(
                 wanted,
-                found,
+                planned,
                 actor=actor,
                 now=timezone.now(),
                 prune=options["prune"],
@@ -66,7 +69,7 @@ class Command(BaseCommand):
         self.stdout.write("Done.")
 
     @staticmethod
-    def _wanted(path: str) -> Configuration:
+    def _read(path: str) -> Configuration:
         try:
             text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8-sig")
         except OSError as problem:
@@ -79,16 +82,7 @@ class Command(BaseCommand):
             raise CommandError(f"{path}, {error}") from error
 
     @staticmethod
-    def _actor(username: str) -> User:
-        found = cli.find_actor(username)
-        if found is None:
-            raise CommandError(
-                "Say who does it with --as and the user name of an IT admin: the audit trail names them."
-            )
-        return found
-
-    @staticmethod
-    def _ask(path: str) -> None:
+    def _confirm(path: str) -> None:
         if path == "-" or not sys.stdin.isatty():
             raise CommandError("Nobody can be asked here. Nothing was changed; --yes does it without asking.")
         if input("Do this? Type yes: ").strip().lower() != "yes":

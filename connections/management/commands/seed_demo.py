@@ -1,8 +1,7 @@
-"""``manage.py seed_demo FILE``: the small organisation of the demo. Running it again changes nothing.
+"""``manage.py seed_demo FILE``: create the demo's organisation. Running it again changes nothing.
 
 FILE is JSON: ``{"people": {username: {"name", "password", "group"}}, "tenant": {"name", "directory_id"},
-"app": {"name", "client_id", "secret"}}``. It is a file because secrets on a command line can be read by everybody
-on the machine.
+"app": {"name", "client_id", "secret"}}``. It is a file because everybody on the machine can read a command line.
 """
 
 import json
@@ -38,8 +37,8 @@ class Command(BaseCommand):
             wanted = json.loads(options["file"].read_text())
             people, tenant, app = wanted["people"], wanted["tenant"], wanted["app"]
             with transaction.atomic():
-                made = [add_person(username, **person) for username, person in people.items()]
-            admin = next(user for user in made if user.groups.filter(name=IT_ADMINS).exists())
+                users = [add_person(username, **person) for username, person in people.items()]
+            admin = next(user for user in users if user.groups.filter(name=IT_ADMINS).exists())
             add_app_registration(add_tenant(**tenant, actor=admin), **app, actor=admin)
         except (OSError, ValueError, KeyError, TypeError, StopIteration) as problem:
             raise CommandError(
@@ -50,7 +49,6 @@ class Command(BaseCommand):
 
 
 def add_person(username: str, *, name: str, password: str, group: str) -> User:
-    """The person with this username; made if missing."""
     person = User.objects.filter(username=username).first()
     if person is not None:
         return person
@@ -64,15 +62,13 @@ def add_person(username: str, *, name: str, password: str, group: str) -> User:
 
 
 def add_tenant(*, name: str, directory_id: str, actor: User) -> Tenant:
-    """The sandbox's tenant with this directory id; registered if missing."""
     tenant = Tenant.objects.filter(environment="sandbox", directory_id=directory_id).first()
     return tenant or tenants.add(name, environment="sandbox", directory_id=directory_id, actor=actor)
 
 
 def add_app_registration(tenant: Tenant, *, name: str, client_id: str, secret: str, actor: User) -> AppRegistration:
-    """The tenant's app registration with this client id; registered if missing."""
-    found = tenant.app_registrations.filter(client_id=client_id).first()
-    return found or app_registrations.register(
+    app = tenant.app_registrations.filter(client_id=client_id).first()
+    return app or app_registrations.register(
         tenant,
         name=name,
         client_id=client_id,

@@ -11,14 +11,14 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db import connection as database
 from django.db.models import Q
 
 from connections import audit
 from connections.access import permissions, roles
 from connections.errors import AlreadyExists, InUse, InvalidApiKey, InvalidInput
-from connections.models import ApiKey, Connection, TokenFetch, User
+from connections.models import ApiKey, Connection, User
 from connections.models.audit import AuditAction
+from connections.services.api_keys import token_requests
 
 KEY_PREFIX = "m365p"  # lets secret scanners recognise a leaked key; the checksum avoids false positives
 _ALPHABET = string.ascii_letters + string.digits
@@ -188,11 +188,17 @@ def authenticate(text: str, *, address: str | None, now: datetime) -> ApiKey:
     Raises InvalidApiKey, with the same message for unknown, wrong, revoked and expired keys and for keys of disabled
     accounts. Only a wrong network has its own message, because only the holder of a valid key sees it.
     """
-    prefix = _prefix_of(text)
+    prefix = prefix_of(text)
     either = Q(prefix=prefix) | Q(previous_prefix=prefix)
     rows = ApiKey.objects.select_related("owner").filter(either).order_by()
-    key = next(iter(rows[:1]), None) if prefix else None
-    is_previous = key is not None and key.prefix != prefix
+    key = check(next(iter(rows[:1]), None) if prefix else None, text, address=address, now=now)
+    note_use(key, text, address=address, now=now)
+    return key
+
+
+def check(key: ApiKey | None, text: str, *, address: str | None, now: datetime) -> ApiKey:
+    """``key``, which was found by the prefix of ``text``. Raises InvalidApiKey unless it may be used from this address."""
+    is_previous = key is not None and key.prefix != prefix_of(text)
     known = _DUMMY_DIGEST if key is None else key.previous_digest if is_previous else key.digest
     is_right = hmac.compare_digest(known, digest(text))
     if key is None or not is_right or not key.is_valid(now) or not key.owner.is_active:
@@ -204,13 +210,6 @@ def authenticate(text: str, *, address: str | None, now: datetime) -> ApiKey:
             f"This API key may not be used from {address or 'this address'}.",
             action="Use it from the networks it is for, or issue another one.",
         )
-    column = "previous_used_at" if is_previous else "last_used_at"
-    last_use: datetime | None = getattr(key, column)
-    if last_use is None or now - last_use >= USE_RECORDED_EVERY:
-        values: dict[str, object] = {column: now} if is_previous else {column: now, "last_used_from": address}
-        # The prefix, because after a rotation in between the column is about another secret.
-        same = ApiKey.objects.filter(Q(**{column: None}) | Q(**{f"{column}__lt": now}), pk=key.pk, prefix=key.prefix)
-        same.update(**values)
     return key
 
 
@@ -219,47 +218,23 @@ def rate_limit_of(key: ApiKey) -> int:
     return key.rate_limit if key.rate_limit is not None else int(settings.API_RATE_LIMIT)
 
 
+def note_use(key: ApiKey, text: str, *, address: str | None, now: datetime) -> None:
+    """Record when and from where the key was used, at most once a minute."""
+    is_previous = key.prefix != prefix_of(text)
+    column = "previous_used_at" if is_previous else "last_used_at"
+    before: datetime | None = getattr(key, column)
+    if before is None or now - before >= USE_RECORDED_EVERY:
+        values: dict[str, object] = {column: now} if is_previous else {column: now, "last_used_from": address}
+        # The prefix, because after a rotation in between the column is about another secret.
+        same = ApiKey.objects.filter(Q(**{column: None}) | Q(**{f"{column}__lt": now}), pk=key.pk, prefix=key.prefix)
+        same.update(**values)
+
+
 def record_token_request(key: ApiKey, connection: Connection, *, address: str | None, now: datetime) -> None:
-    """Count a token request, in one row per key, connection, address and minute."""
-    minute = now.replace(second=0, microsecond=0)
-    # A sealed row never changes; a request recorded after its minute was sealed gets a new row.
-    while not _count_up(key.pk, connection.pk, minute, address):
-        try:
-            with transaction.atomic():
-                # Key or connection may have been deleted meanwhile: then only their ids and names are kept.
-                TokenFetch.objects.create(
-                    key=ApiKey.objects.filter(pk=key.pk).only("pk").first(),
-                    key_ref=key.pk,
-                    key_name=key.name,
-                    owner_name=f"{key.owner} <{key.owner.username}>"[:320],
-                    connection=Connection.objects.filter(pk=connection.pk).only("pk").order_by().first(),
-                    connection_ref=connection.pk,
-                    connection_name=connection.name,
-                    minute=minute,
-                    address=address,
-                )
-        except IntegrityError:
-            continue  # another request created the row first
-        return
-
-
-# Plain SQL, because this runs for every token and the ORM would take longer than the database.
-_COUNT_UP = f"""
-UPDATE {TokenFetch._meta.db_table} SET count = count + 1
-WHERE key_id = %s AND connection_id = %s AND minute = %s AND seal IS NULL AND address
-"""  # noqa: S608 - the name of our own table
-
-
-def _count_up(key_pk: int, connection_pk: int, minute: datetime, address: str | None) -> bool:
-    moment = database.ops.adapt_datetimefield_value(minute)
-    # As the column stores it, because SQLite compares text.
-    stored = TokenFetch._meta.get_field("address").get_prep_value(address)
-    with database.cursor() as cursor:
-        if stored is None:
-            cursor.execute(f"{_COUNT_UP} IS NULL", (key_pk, connection_pk, moment))
-        else:
-            cursor.execute(f"{_COUNT_UP} = %s", (key_pk, connection_pk, moment, stored))
-        return bool(cursor.rowcount)
+    """Count a token that is about to be sent, one row per key, connection, address and minute."""
+    owner = f"{key.owner} <{key.owner.username}>"
+    request = token_requests.TokenRequest(key.pk, key.name, owner, connection.pk, connection.name, address)
+    token_requests.record([request], now=now)
 
 
 def generate_key() -> tuple[str, str]:
@@ -268,7 +243,7 @@ def generate_key() -> tuple[str, str]:
     return body + _checksum(body), prefix
 
 
-def _prefix_of(text: str) -> str:
+def prefix_of(text: str) -> str:
     """The prefix of a well-formed key, or "" without a database query."""
     body, checksum = text[:-_CHECKSUM_LENGTH], text[-_CHECKSUM_LENGTH:]
     parts = body.split("_")

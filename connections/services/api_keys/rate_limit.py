@@ -3,6 +3,8 @@
 import logging
 import threading
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -13,6 +15,7 @@ from django.conf import settings
 logger = logging.getLogger(__name__)
 
 WINDOW = 60  # seconds
+LEASE = 200  # a process reserves one in LEASE of a limit at once
 # Redis must not delay calls: after a failure it is not tried again for RETRY_AFTER.
 TIMEOUT = 0.5  # seconds
 RETRY_AFTER = 5.0  # seconds
@@ -33,22 +36,72 @@ class RateLimitState:
         return self.count > self.limit
 
 
-def count(name: str, *, limit: int, now: datetime, calls: int = 1) -> RateLimitState | None:
-    """Count calls (0: only read); None if nothing is limited, because ``limit`` is 0 or Redis is unavailable."""
-    if not limit or _outage.is_on():
-        return None
-    moment = int(now.timestamp())
-    key = f"rate:{name}:{moment // WINDOW}"
-    try:
-        # One atomic round trip.
+def count(name: str, *, limit: int, now: datetime) -> RateLimitState | None:
+    """Count a call of ``name``; None if nothing is limited (limit 0, or Redis is unavailable)."""
+    return count_many([(name, limit)], now=now)[0]
+
+
+def count_many(calls: Sequence[tuple[str, int]], *, now: datetime) -> list[RateLimitState | None]:
+    """As ``count`` for several calls, each a name and its limit, in one round trip at most.
+
+    A process reserves one in LEASE of a limit at once and counts within that by itself.
+    """
+    window, second = divmod(int(now.timestamp()), WINDOW)
+    needed: Counter[str] = Counter()
+    sizes: dict[str, int] = {}
+    with _leases.lock:
+        _leases.begin(window)
+        for name, limit in calls:
+            if limit:
+                needed[name] += 1
+                sizes[name] = max(1, limit // LEASE)
+        short = {name: number for name, number in needed.items() if _leases.left(name) < number}
+        if short:
+            if _outage.is_on():
+                return [None] * len(calls)
+            reserved = {name: max(number, sizes[name]) for name, number in short.items()}
+            try:
+                _leases.reserve(reserved, window)
+            except (redis.RedisError, OSError):
+                _outage.begin()
+                return [None] * len(calls)
+        return [RateLimitState(limit, _leases.take(name), WINDOW - second) if limit else None for name, limit in calls]
+
+
+class _Leases:
+    """What this process has reserved of each limit within the present window."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._window = 0
+        self._ranges: dict[str, tuple[int, int]] = {}  # the last count that was used, and the last that may be
+
+    def begin(self, window: int) -> None:
+        if window != self._window:
+            self._window, self._ranges = window, {}
+
+    def left(self, name: str) -> int:
+        used, end = self._ranges.get(name, (0, 0))
+        return end - used
+
+    def take(self, name: str) -> int:
+        used, end = self._ranges[name]
+        self._ranges[name] = (used + 1, end)
+        return used + 1
+
+    def reserve(self, numbers: dict[str, int], window: int) -> None:
+        # Atomic: INCRBY counts, EXPIRE only makes room again.
         with client().pipeline(transaction=True) as pipe:
-            pipe.incrby(key, calls)
-            pipe.expire(key, 2 * WINDOW)
-            counted = int(pipe.execute()[0])
-    except (redis.RedisError, OSError):
-        _outage.begin()
-        return None
-    return RateLimitState(limit, counted, WINDOW - moment % WINDOW)
+            for name, number in numbers.items():
+                key = f"rate:{name}:{window}"
+                pipe.incrby(key, number)
+                pipe.expire(key, 2 * WINDOW)
+            totals = pipe.execute()[::2]
+        for (name, number), total in zip(numbers.items(), totals, strict=True):
+            self._ranges[name] = (int(total) - number, int(total))
+
+
+_leases = _Leases()
 
 
 def uncounted_calls() -> int:

@@ -1,7 +1,8 @@
-"""From a configuration file to the portal: compare, ask Microsoft, and do it all or nothing."""
+"""Plan and apply a configuration file: compare, check with Microsoft, then change everything or nothing."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,12 +17,12 @@ from connections.models import User
 from connections.models.audit import AuditAction
 from connections.services.config import organisation, people, registry
 from connections.services.config.schema import Configuration, WrongEntry
-from connections.services.config.steps import Plan, Step, StepContext
+from connections.services.config.steps import Plan, Step, StepContext, Verb
 from connections.services.notifications import channels
 from connections.services.registry import app_registrations, credentials
 from connections.services.registry import tenants as tenant_services
 
-# In the order in which things stand on each other.
+# In the order of their dependencies.
 _SECTIONS: tuple[Callable[[Plan, Configuration], list[Step]], ...] = (
     registry.plan_tenants,
     registry.plan_app_registrations,
@@ -34,20 +35,20 @@ _SECTIONS: tuple[Callable[[Plan, Configuration], list[Step]], ...] = (
 
 
 def plan(wanted: Configuration, *, prune: bool = False) -> Plan:
-    """What has to be done so that the portal is what the file says; nothing is changed, and nobody asked.
+    """The steps that bring the portal to the file's content. Changes nothing and asks nobody.
 
-    ``prune``: remove what a section of the file does not name. Raises WrongEntry for what cannot be right.
+    ``prune``: remove what a section of the file does not name. Raises WrongEntry.
     """
-    found = Plan()
+    planned = Plan()
     unnamed: list[Step] = []
     for section in _SECTIONS:
-        # What stands on something else goes first.
-        unnamed = [*section(found, wanted), *unnamed]
+        # Dependents are removed before what they depend on.
+        unnamed = [*section(planned, wanted), *unnamed]
     if prune:
-        found.steps += unnamed
+        planned.steps += unnamed
     else:
-        found.kept = [f"{step.noun} {step.name}" for step in unnamed]
-    return found
+        planned.kept = [f"{step.noun} {step.name}" for step in unnamed]
+    return planned
 
 
 def apply(
@@ -59,14 +60,14 @@ def apply(
     prune: bool = False,
     allow_untried: bool = False,
 ) -> None:
-    """Do what was planned: everything, or nothing and an error that names the line.
+    """Carry the plan out: everything, or nothing and an error with the line.
 
-    Microsoft is asked first and outside the transaction: which directories these are, and whether it accepts the new
-    secrets (``allow_untried``: store them also when it cannot be asked, or wants consent first). If the portal has
-    changed since the plan was ``seen``, nothing is done and ChangedMeanwhile raised. Raises NotAllowed, WrongEntry.
+    Microsoft is asked first, outside the transaction: which directories these are, and whether it accepts the new
+    secrets (``allow_untried``: store them even if it cannot be asked, or requires consent first). Raises Conflict if
+    the portal has changed since the plan was ``seen``, NotAllowed and WrongEntry.
     """
     roles.require(permissions.can_manage_registry(actor), cause="IT admins apply a configuration.", action="Ask one.")
-    doing = _prepare(seen, StepContext(actor, now), allow_untried=allow_untried)
+    context = _ask_outside(seen, StepContext(actor, now), allow_untried=allow_untried)
     with transaction.atomic():
         current = plan(wanted, prune=prune)
         if current.steps != seen.steps:
@@ -75,25 +76,22 @@ def apply(
             )
         for step in current.steps:
             with _at(step.line, step):
-                step.run(doing)
+                step.run(context)
         if current.steps:
-            facts = {verb: n for verb in ("add", "change", "remove") if (n := _count(current, verb))}
+            counts = Counter(step.verb for step in current.steps)
+            facts = {verb.value: counts[verb] for verb in Verb if counts[verb]}
             audit.record(AuditAction.CONFIGURATION_APPLIED, actor, actor=actor, changes=facts)
 
 
-def _count(plan: Plan, verb: str) -> int:
-    return sum(step.verb == verb for step in plan.steps)
-
-
-def _prepare(seen: Plan, doing: StepContext, *, allow_untried: bool) -> StepContext:
-    """Ask everybody outside who has to be asked. Raises WrongEntry."""
+def _ask_outside(seen: Plan, context: StepContext, *, allow_untried: bool) -> StepContext:
+    """Look up directories and hosts, and test secrets. Raises WrongEntry."""
     directories = {}
     for entry in seen.lookups:
         with _at(entry.line):
             try:
                 directories[entry.directory] = tenant_services.look_up_directory(entry.environment, entry.directory_id)
             except MicrosoftUnavailable:
-                # As on the page: it is registered all the same, and looked up later.
+                # As on the page: it is registered anyway and looked up later.
                 directories[entry.directory] = ""
     for channel in seen.targets:
         with _at(channel.line):
@@ -109,12 +107,12 @@ def _prepare(seen: Plan, doing: StepContext, *, allow_untried: bool) -> StepCont
                 if not (allow_untried and app_registrations.can_be_saved_untested(error)):
                     raise
                 accepted[trial.line] = False
-    return replace(doing, directories=directories, accepted=accepted)
+    return replace(context, directories=directories, accepted=accepted)
 
 
 @contextmanager
 def _at(line: int, step: Step | None = None) -> Iterator[None]:
-    """Give every error of the block the line of the file it belongs to."""
+    """Add the line of the file to every error of the block."""
     try:
         yield
     except WrongEntry:

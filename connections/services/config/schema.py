@@ -1,7 +1,7 @@
-"""What a configuration file can say about the organisation's set-up, as plain bundles of values.
+"""The content of a configuration file as typed values.
 
-``None`` means "not said": it stays as it is, or gets its default where something is added. ``line`` is where the file
-says it. Secrets are only ever read (from what a file names) and never shown by repr().
+``None`` means that the file does not mention it: it stays as it is, or gets its default in something new. ``line`` is
+the line of the file. Secrets are read from where the file points to and never shown by repr().
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ VERSION = 1
 
 
 class WrongEntry(PortalError):
-    """Something in a configuration file cannot be used; ``line`` (from 1) is where it stands."""
+    """Something in a configuration file cannot be used; ``line`` (from 1) says where it is."""
 
     code = "wrong_entry"
 
@@ -29,36 +29,38 @@ class WrongEntry(PortalError):
         return f"line {self.line}: {super().__str__()}" if self.line else super().__str__()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    line: int = field(default=0, compare=False)
+
+
 @dataclass(frozen=True, slots=True)
-class TenantEntry:
-    """A tenant; it is known by its directory, so that it can be renamed."""
+class TenantEntry(Entry):
+    """A tenant, identified by its directory so that it can be renamed."""
 
     name: str
     environment: str
     directory_id: str
-    line: int = field(default=0, compare=False)
 
     @property
     def directory(self) -> tuple[str, str]:
-        """What it is known by."""
         return self.environment, self.directory_id
 
 
 @dataclass(frozen=True, slots=True)
-class CredentialEntry:
-    """A credential: a reference to one the portal has, or (``value``) a client secret it shall have."""
+class CredentialEntry(Entry):
+    """A reference to a credential of the portal or, with ``value``, a client secret to be added."""
 
     kind: str
     label: str = ""
     thumbprint: str = ""
     expires_at: datetime | None = None
     value: str = field(default="", repr=False)
-    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
-class AppEntry:
-    """An app registration; it is known by its tenant and client ID, so that it can be renamed."""
+class AppEntry(Entry):
+    """An app registration, identified by its tenant and client ID so that it can be renamed."""
 
     name: str
     tenant: str
@@ -68,21 +70,17 @@ class AppEntry:
     allows_app_only: bool | None = None
     default_capabilities: tuple[str, ...] | None = None
     credentials: tuple[CredentialEntry, ...] | None = None
-    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
-class MailboxEntry:
-    """A shared mailbox of a tenant."""
-
+class MailboxEntry(Entry):
     address: str
     tenant: str
     display_name: str | None = None
-    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
-class AccountEntry:
+class AccountEntry(Entry):
     """A service account; ``responsible`` is a person's user name, ``roles`` are it_admin and auditor."""
 
     name: str
@@ -90,42 +88,38 @@ class AccountEntry:
     responsible: str | None = None
     roles: tuple[str, ...] | None = None
     enabled: bool | None = None
-    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
-class TeamEntry:
+class TeamEntry(Entry):
     """A team; ``members`` are user names."""
 
     name: str
     entra_group: str | None = None
     members: tuple[str, ...] | None = None
-    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
-class ChannelEntry:
-    """An alert channel; its address is a secret, so ``url`` is only there when the file names where to find it."""
+class ChannelEntry(Entry):
+    """An alert channel. Its address is a secret: ``url`` is set only if the file says where to read it."""
 
     name: str
     kind: str
     url: str = field(default="", repr=False)
     enabled: bool | None = None
-    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
-class PolicyEntry:
-    """The rules of the organisation (``app_registration`` "") or of one app registration, as a whole."""
+class PolicyEntry(Entry):
+    """All rules of the organisation (``app_registration`` "") or of one app registration."""
 
     app_registration: str
     rules: Rules
-    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """A whole file. A section that is None is not managed by the file at all."""
+    """A whole file. A section that is None is not managed by the file."""
 
     tenants: tuple[TenantEntry, ...] | None = None
     app_registrations: tuple[AppEntry, ...] | None = None

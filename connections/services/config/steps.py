@@ -1,4 +1,4 @@
-"""What a plan is made of: steps in order, each able to carry itself out."""
+"""The steps of a plan, each able to carry itself out."""
 
 from __future__ import annotations
 
@@ -16,12 +16,10 @@ from connections.services.config.schema import ChannelEntry, TenantEntry
 from connections.services.registry.credentials import NewSecret
 
 M = TypeVar("M", bound=models.Model)
-Changes = tuple[tuple[str, str, str], ...]  # what, before, after: in words
+Changes = tuple[tuple[str, str, str], ...]  # field, before, after
 
 
 class Verb(StrEnum):
-    """What a step does."""
-
     ADD = "add"
     CHANGE = "change"
     REMOVE = "remove"
@@ -29,7 +27,7 @@ class Verb(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StepContext:
-    """What a step needs when it is carried out: who, when, and what Microsoft said beforehand."""
+    """What a step needs to run: actor, time, and Microsoft's answers from before the transaction."""
 
     actor: User
     now: datetime
@@ -37,21 +35,24 @@ class StepContext:
     accepted: dict[int, bool] = field(default_factory=dict)  # line of a secret → whether Microsoft accepted it
 
 
+Run = Callable[[StepContext], object]
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing to do. Two steps are the same if they do the same, wherever the file says so."""
+    """One change. Steps are equal if they change the same thing, whatever their line."""
 
     verb: Verb
     noun: str
     name: str
     changes: Changes = ()
     line: int = field(default=0, compare=False)
-    run: Callable[[StepContext], object] = field(default=lambda doing: None, compare=False, repr=False)
+    run: Run = field(default=lambda context: None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class CredentialTest:
-    """A client secret that Microsoft is asked about before anything is written."""
+    """A client secret to test at Microsoft before anything is written."""
 
     app_registration: AppRegistration  # may be unsaved
     secret: NewSecret
@@ -60,21 +61,21 @@ class CredentialTest:
 
 @dataclass(slots=True)
 class Plan:
-    """Everything to do, in order, and what is only worth saying."""
-
-    steps: list[Step] = field(default_factory=list)
-    kept: list[str] = field(default_factory=list)  # not in the file; removed only when told to
+    steps: list[Step] = field(default_factory=list)  # in order
+    kept: list[str] = field(default_factory=list)  # not in the file; only removed with ``prune``
     notes: list[str] = field(default_factory=list)
-    # To be asked before anything is written: directories, secrets, and where channels lead.
+    # To check before anything is written: directories, secrets, and hosts of channels.
     lookups: list[TenantEntry] = field(default_factory=list)
     trials: list[CredentialTest] = field(default_factory=list)
     targets: list[ChannelEntry] = field(default_factory=list)
 
-    def do(
-        self, verb: Verb, noun: str, name: str, changes: Changes, line: int, run: Callable[[StepContext], object]
-    ) -> None:
-        """Append a step."""
-        self.steps.append(Step(verb, noun, name, changes, line, run))
+    def add(self, noun: str, name: str, facts: dict[str, Any], line: int, run: Run) -> None:
+        self.steps.append(Step(Verb.ADD, noun, name, describe_new(facts), line, run))
+
+    def change(self, noun: str, name: str, changes: Changes, line: int, run: Run) -> None:
+        """Append a step, unless nothing changes."""
+        if changes:
+            self.steps.append(Step(Verb.CHANGE, noun, name, changes, line, run))
 
 
 def removals(noun: str, rows: Iterable[M], remove: Callable[[M, StepContext], object]) -> list[Step]:
@@ -83,19 +84,17 @@ def removals(noun: str, rows: Iterable[M], remove: Callable[[M, StepContext], ob
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> Changes:
-    """What is different, in words."""
     return tuple(
         (name, as_text(before[name]), as_text(value)) for name, value in after.items() if before[name] != value
     )
 
 
 def describe_new(values: dict[str, Any]) -> Changes:
-    """What is said about something new, in words."""
+    """The values of something new, without the empty ones."""
     return tuple((name, "", as_text(value)) for name, value in values.items() if value not in (None, "", [], ()))
 
 
 def as_text(value: Any) -> str:
-    """A value in words."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
@@ -104,5 +103,5 @@ def as_text(value: Any) -> str:
 
 
 def given_values(**values: Any) -> dict[str, Any]:
-    """Those values that the file says something about."""
+    """The values that the file mentions."""
     return {name: value for name, value in values.items() if value is not None}

@@ -1,1 +1,1 @@
-"""Alerts: who is told about what, over which channel, and the outbox that delivers each message once."""
+"""Alerts: who gets which one, over which channel, and the outbox that delivers each message once."""

@@ -1,13 +1,13 @@
-"""Who is told what. Every alert is a row in the outbox, written in the transaction of what it tells about.
+"""Decide who gets which alert. Every alert is a row of the outbox, written in the transaction of its occasion.
 
-Nothing is sent from here: services.deliveries does that later, so a dead mail server loses nothing. The key of a row
-is unique, so telling somebody the same thing twice is impossible, however often a function here is called.
+Nothing is sent from here: outbox.py does that later, so a dead mail server loses nothing. The key of a row is unique,
+so nobody gets the same alert twice, however often a function here is called.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -25,65 +25,61 @@ from connections.models.audit import AuditAction
 
 Event = Delivery.Event
 
-# Why somebody gets an alert; frozen in the row, told in the e-mail.
+# Why somebody gets an alert; stored in the row and explained in the e-mail.
 OWNER, IT_ADMIN, COPY, LIST, EXPIRY, CHANNEL, TEST = "owner", "it_admin", "copy", "list", "expiry", "channel", "test"
 PERSONAL = "personal"
 
-# Reminders after the opening; after the last of them one every week.
+# Reminders after the opening; after the last of these, one every week.
 REMINDERS = (timedelta(hours=4), timedelta(days=1), timedelta(days=3), timedelta(days=7))
 WEEKLY = timedelta(days=7)
 
-# More than BURST alerts to one recipient within WINDOW are held back to the end of it and arrive as one message.
+# More than BURST alerts to one recipient within WINDOW wait until its end and arrive as one message.
 BURST = 5
 WINDOW = timedelta(minutes=15)
 
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """Somebody to tell, and why them: an e-mail address (lower case) or a channel."""
+    """An e-mail address (lower case) or a channel, and why it gets the alert."""
 
     reason: str
     email: str = ""
     channel_id: int | None = None
-    can_wait: bool = True  # a signed webhook is read by a program: its alerts are neither held back nor put together
+    can_wait: bool = True  # False for webhooks: a program reads them, so they are neither delayed nor combined
 
     @property
     def key(self) -> str:
-        """What makes two recipients the same one."""
         return self.email or f"channel:{self.channel_id}"
 
 
-# --- Incidents ------------------------------------------------------------------------------------
-
-
 def incident_opened(incident: Incident, *, now: datetime) -> None:
-    """Tell the one who must act, the IT admins' list and every channel, once each; plan the first reminder.
+    """Alert the assignee, the IT admins' list and every channel, once each; schedule the first reminder.
 
-    Call it in the transaction that opens the incident. Calling it again tells only whom it has not told yet, such as
-    a new assignee.
+    Call it in the transaction that opens the incident. Calling it again alerts only new recipients, such as a new
+    assignee.
     """
     with transaction.atomic():
         _queue(Event.OPENED, _recipients(incident), now=now, incident=incident)
-        if incident.remind_after is None and _somebody_must_act(incident):
+        if incident.remind_after is None and incident.who in (Connection.Who.OWNER, Connection.Who.IT_ADMIN):
             incident.remind_after = incident.opened_at + REMINDERS[0]
             Incident.objects.filter(pk=incident.pk).update(remind_after=incident.remind_after)
 
 
 def incident_resolved(incident: Incident, *, now: datetime) -> None:
-    """Tell everybody who was told of the incident that it is over, once; no further reminder.
+    """Tell everybody who was alerted that the incident is resolved, once; stop reminders.
 
     Call it in the transaction that closes the incident.
     """
     with transaction.atomic():
-        _queue(Event.HEALED, _told(incident), now=now, incident=incident)
+        _queue(Event.HEALED, _alerted(incident), now=now, incident=incident)
         incident.remind_after = None
         Incident.objects.filter(pk=incident.pk).update(remind_after=None)
 
 
 def remind_due(now: datetime) -> int:
-    """Write the reminders that are due and plan the next ones; returns for how many incidents.
+    """Queue the reminders that are due and schedule the next ones; returns the number of incidents.
 
-    Several workers may call it: whoever moves ``remind_after`` forward first has the incident.
+    Several workers may call it: the first to move ``remind_after`` forward handles the incident.
     """
     done = 0
     for incident in Incident.objects.filter(closed_at=None, remind_after__lte=now).select_related("assignee"):
@@ -93,8 +89,11 @@ def remind_due(now: datetime) -> int:
             if not untaken.update(remind_after=following, reminders=incident.reminders + 1):
                 continue
             incident.reminders += 1
-            # Who has not even got the last alert yet (the mail server is down) needs no second one.
-            waiting = _keys(incident.deliveries.filter(delivered_at=None, given_up_at=None))
+            # A recipient still waiting for the last alert (the mail server is down) needs no second one.
+            undelivered = incident.deliveries.filter(delivered_at=None, given_up_at=None)
+            waiting = {
+                email or f"channel:{channel_id}" for email, channel_id in undelivered.values_list("email", "channel_id")
+            }
             recipients = [recipient for recipient in _recipients(incident, remind=True) if recipient.key not in waiting]
             _queue(Event.REMINDER, recipients, now=now, incident=incident, number=incident.reminders)
             done += 1
@@ -102,19 +101,12 @@ def remind_due(now: datetime) -> int:
 
 
 def _next_reminder(opened_at: datetime, now: datetime) -> datetime:
-    """The first planned moment after ``now``; missed ones are not made up for."""
+    """The first scheduled time after ``now``; missed reminders are skipped."""
     for step in REMINDERS:
         if opened_at + step > now:
             return opened_at + step
     weeks = (now - opened_at - REMINDERS[-1]) // WEEKLY + 1
     return opened_at + REMINDERS[-1] + weeks * WEEKLY
-
-
-def _somebody_must_act(incident: Incident) -> bool:
-    return incident.who in (Connection.Who.OWNER, Connection.Who.IT_ADMIN)
-
-
-# --- Credentials that expire ----------------------------------------------------------------------
 
 
 def credential_expires(credential: AppCredential, *, days: int, now: datetime) -> None:
@@ -125,61 +117,47 @@ def credential_expires(credential: AppCredential, *, days: int, now: datetime) -
         _queue(Event.EXPIRY, recipients, now=now, credential=credential, number=days)
 
 
-# --- Questions and answers ------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What people are asked, or answered, in words. It is frozen when it is written, so it must stay true."""
+    """A question or an answer to people. It is stored as written, so it must stay true."""
 
     subject: str
     paragraphs: tuple[str, ...]
-    path: str  # the page of the portal where it goes on, such as "/requests/7/"
+    path: str  # the page of the portal to open, such as "/requests/7/"
     button: str
     why: str  # "You get this because …"
     facts: tuple[tuple[str, str], ...] = ()
-    lines: tuple[str, ...] = ()  # a list of things it is about; the message shows the first ones
+    lines: tuple[str, ...] = ()  # the affected things; the message shows the first ones
     lines_label: str = ""
     tone: str = "info"  # broken, ok, warning or info
 
 
 def notify(people: Iterable[User], message: Message, *, about: str, now: datetime) -> None:
-    """Put a message to each of ``people`` into the outbox, save for those who have left, or want none.
+    """Queue a message to each of ``people``, except those who have left or have switched messages off.
 
-    ``about`` names the occasion, for example "review:3:opened": the same one reaches the same person once, however
-    often this is called. Call it in the transaction of what it tells about.
+    ``about`` names the occasion, for example "review:3:opened": each person gets one message per occasion, however
+    often this is called. Call it in the transaction of the occasion.
     """
-    reached = [user for user in people if user.is_active and user.email and preferences_of(user).messages]
-    unique = {one.key: one for one in (Recipient(PERSONAL, user.email.lower()) for user in reached)}
-    held = _held_back(list(unique.values()), now=now)
-    rows = [
-        Delivery(
-            key=f"{about}:{one.key}",
-            event=Event.MESSAGE,
-            subject=message.subject[:200],
-            email=one.email,
-            payload={"reason": one.reason, "message": asdict(message)},
-            created_at=now,
-            next_attempt_at=held.get(one.key, now),
-        )
-        for one in unique.values()
+    recipients = [
+        Recipient(PERSONAL, user.email.lower())
+        for user in people
+        if user.is_active and user.email and preferences_of(user).messages
     ]
-    Delivery.objects.bulk_create(rows, ignore_conflicts=True)
+    _create_rows(
+        about,
+        recipients,
+        {"event": Event.MESSAGE, "subject": message.subject[:200]},
+        {"message": asdict(message)},
+        now=now,
+    )
 
 
 def notify_it_admins(message: Message, *, about: str, now: datetime) -> None:
-    """The same to every IT admin."""
     notify(_it_admins(), message, about=about, now=now)
 
 
-# --- A test ---------------------------------------------------------------------------------------
-
-
 def send_test(target: AlertChannel | User, *, actor: User, now: datetime) -> Delivery:
-    """Put a test alert to a channel, or to one's own address, into the outbox.
-
-    Raises NotAllowed, or InvalidInput if there is no address.
-    """
+    """Queue a test alert to a channel, or to one's own address. Raises NotAllowed, or InvalidInput without an address."""
     if isinstance(target, AlertChannel):
         roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
         recipient = Recipient(CHANNEL, channel_id=target.pk, can_wait=False)
@@ -195,58 +173,44 @@ def send_test(target: AlertChannel | User, *, actor: User, now: datetime) -> Del
         channel_id=recipient.channel_id,
         payload={"reason": TEST, "by": str(actor)},
         created_at=now,
-        # Whoever asked for it waits for the answer and has it sent at once; the outbox is the safety net.
+        # The caller sends it at once and waits for the result; the outbox is only the safety net.
         next_attempt_at=now + timedelta(minutes=1),
     )
 
 
-# --- What one person wants ------------------------------------------------------------------------
-
-
 def preferences_of(user: User) -> AlertChoice:
-    """What the person wants; everything, until they have said otherwise."""
+    """The person's e-mail preferences; everything is on by default."""
     preferences: AlertChoice | None = getattr(user, "alert_choice", None)
     return preferences or AlertChoice(user=user)
 
 
-def set_preferences(user: User, *, actor: User, **wanted: bool) -> None:
-    """Set what the person wants by e-mail; ``wanted`` are columns of AlertChoice. Raises NotAllowed for somebody else's."""
+def set_preferences(user: User, *, actor: User, **preferences: bool) -> None:
+    """Set the person's own e-mail preferences, columns of AlertChoice. Raises NotAllowed for another person's."""
     roles.require(actor.pk == user.pk, cause="Everybody chooses for themselves.")
-    changes = audit.changed_fields(preferences_of(user), wanted)
+    changes = audit.changed_fields(preferences_of(user), preferences)
     if not changes:
         return
     with transaction.atomic():
-        AlertChoice.objects.update_or_create(user=user, defaults=wanted)
+        AlertChoice.objects.update_or_create(user=user, defaults=preferences)
         audit.record(AuditAction.ACCOUNT_ALERTS_CHOSEN, user, actor=actor, changes=changes)
 
 
-# --- Recipients -----------------------------------------------------------------------------------
-
-
 def _recipients(incident: Incident, *, remind: bool = False) -> list[Recipient]:
-    """Who is told of an open incident, the strongest reason first. ``remind``: only who wants reminders."""
+    """The recipients of an open incident, the strongest reason first. ``remind``: only those who want reminders."""
     admins = _it_admins()
-    found = [
-        Recipient(reason, user.email.lower())
-        for user, reason in [*_must_act(incident, admins), *_copies(admins)]
-        if preferences_of(user).reminders or not remind
-    ]
-    return [*found, *_copy_list(), *_channels()]
-
-
-def _must_act(incident: Incident, admins: list[User]) -> Iterator[tuple[User, str]]:
+    people: list[tuple[User, str]] = []
     if incident.who == Connection.Who.OWNER:
         owner = incident.assignee.contact if incident.assignee else None
         if owner is not None and owner.is_active and owner.email and preferences_of(owner).own_incidents:
-            yield owner, OWNER
+            people.append((owner, OWNER))
     if incident.who == Connection.Who.IT_ADMIN:
-        yield from ((admin, IT_ADMIN) for admin in admins if preferences_of(admin).own_incidents)
-
-
-def _copies(admins: list[User]) -> Iterator[tuple[User, str]]:
-    """IT admins who want to know what others must mend, unless there is a list for that."""
-    if not settings.ALERT_COPY_TO:
-        yield from ((admin, COPY) for admin in admins if preferences_of(admin).organisation_incidents)
+        people += [(admin, IT_ADMIN) for admin in admins if preferences_of(admin).own_incidents]
+    if not settings.ALERT_COPY_TO:  # otherwise the list gets the copies
+        people += [(admin, COPY) for admin in admins if preferences_of(admin).organisation_incidents]
+    by_email = [
+        Recipient(reason, user.email.lower()) for user, reason in people if preferences_of(user).reminders or not remind
+    ]
+    return [*by_email, *_copy_list(), *_channels()]
 
 
 def _it_admins() -> list[User]:
@@ -262,14 +226,14 @@ def _channels() -> list[Recipient]:
     return [Recipient(CHANNEL, "", pk, can_wait=kind != AlertChannel.Kind.WEBHOOK) for pk, kind in enabled]
 
 
-def _told(incident: Incident) -> list[Recipient]:
-    """Who has been told of the incident, without those who have left or do not want to hear that it is over."""
+def _alerted(incident: Incident) -> list[Recipient]:
+    """Who was alerted of the incident, without people who have left or do not want to know that it is resolved."""
     rows = incident.deliveries.filter(event__in=(Event.OPENED, Event.REMINDER)).order_by("pk")
-    found = {
+    alerted = {
         email or channel_id: (email, channel_id, payload.get("reason", ""))
         for email, channel_id, payload in rows.values_list("email", "channel_id", "payload")
     }
-    known = User.objects.annotate(address=Lower("email")).filter(address__in=[key for key in found if key])
+    known = User.objects.annotate(address=Lower("email")).filter(address__in=[key for key in alerted if key])
     people: dict[str, bool] = {}
     for user in known.select_related("alert_choice"):
         wants = user.is_active and preferences_of(user).recoveries
@@ -277,12 +241,9 @@ def _told(incident: Incident) -> list[Recipient]:
     enabled = {channel.channel_id: channel for channel in _channels()}
     return [
         Recipient(reason, email) if email else enabled[channel_id]
-        for email, channel_id, reason in found.values()
+        for email, channel_id, reason in alerted.values()
         if (reason == LIST or people.get(email, True) if email else channel_id in enabled)
     ]
-
-
-# --- The outbox -----------------------------------------------------------------------------------
 
 
 def _queue(
@@ -294,45 +255,46 @@ def _queue(
     credential: AppCredential | None = None,
     number: int | None = None,
 ) -> None:
-    """One row per recipient; a recipient with several roles keeps the first. Rows that exist stay as they are."""
-    unique: dict[str, Recipient] = {}
-    for recipient in recipients:
-        unique.setdefault(recipient.key, recipient)
     subject = f"incident:{incident.pk}" if incident else f"credential:{credential.pk}" if credential else ""
     about = f"{subject}:{event}" if number is None else f"{subject}:{event}:{number}"
     if credential is not None and credential.expires_at is not None:
-        about += f":{credential.expires_at:%Y-%m-%d}"  # a date that was corrected is warned of anew
+        about += f":{credential.expires_at:%Y-%m-%d}"  # a corrected date is warned of again
+    # The facts of the incident are added at the first attempt, when its whole extent is known.
+    payload = {} if number is None else {"number": number}
+    _create_rows(about, recipients, {"event": event, "incident": incident, "credential": credential}, payload, now=now)
+
+
+def _create_rows(
+    about: str, recipients: Iterable[Recipient], columns: dict[str, Any], payload: dict[str, Any], *, now: datetime
+) -> None:
+    """One row per recipient; a recipient with several roles keeps the first. Existing rows stay as they are."""
+    unique: dict[str, Recipient] = {}
+    for recipient in recipients:
+        unique.setdefault(recipient.key, recipient)
     held = _held_back(list(unique.values()), now=now)
     rows = [
         Delivery(
-            key=f"{about}:{one.key}",
-            event=event,
-            incident=incident,
-            credential=credential,
-            email=one.email,
-            channel_id=one.channel_id,
-            payload=_payload(one, number),
+            key=f"{about}:{key}",
+            email=recipient.email,
+            channel_id=recipient.channel_id,
+            payload={"reason": recipient.reason} | payload,
             created_at=now,
-            next_attempt_at=held.get(one.key, now),
+            next_attempt_at=held.get(key, now),
+            **columns,
         )
-        for one in unique.values()
+        for key, recipient in unique.items()
     ]
     Delivery.objects.bulk_create(rows, ignore_conflicts=True)
 
 
-def _payload(recipient: Recipient, number: int | None) -> dict[str, Any]:
-    """The facts of the incident are added at the first attempt, when its whole extent is known."""
-    return {"reason": recipient.reason} | ({} if number is None else {"number": number})
-
-
 def _held_back(recipients: list[Recipient], *, now: datetime) -> dict[str, datetime]:
-    """Until when alerts wait for recipients who have had BURST of them lately: a thousand become one message."""
+    """Until when alerts wait for recipients who got BURST of them within WINDOW, by recipient key."""
     patient = {recipient.key: recipient for recipient in recipients if recipient.can_wait}
     if not patient:
         return {}
-    emails = [one.email for one in patient.values() if one.email]
-    channels = [one.channel_id for one in patient.values() if one.channel_id]
-    lately = (
+    emails = [recipient.email for recipient in patient.values() if recipient.email]
+    channels = [recipient.channel_id for recipient in patient.values() if recipient.channel_id]
+    busy = (
         Delivery.objects.filter(Q(email__in=emails) | Q(channel_id__in=channels), created_at__gt=now - WINDOW)
         .exclude(event=Event.TEST)
         .order_by()
@@ -341,12 +303,7 @@ def _held_back(recipients: list[Recipient], *, now: datetime) -> dict[str, datet
         .filter(count__gte=BURST)
     )
     held = {}
-    for row in lately:
-        latest = row["latest"]
-        until = latest if latest is not None and latest > now else now + WINDOW
-        held[row["email"] or f"channel:{row['channel_id']}"] = until
+    for row in busy:
+        latest = row["latest"] or now
+        held[row["email"] or f"channel:{row['channel_id']}"] = latest if latest > now else now + WINDOW
     return held
-
-
-def _keys(deliveries: Any) -> set[str]:
-    return {email or f"channel:{channel_id}" for email, channel_id in deliveries.values_list("email", "channel_id")}

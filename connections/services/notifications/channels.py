@@ -1,4 +1,4 @@
-"""Alert channels: webhooks and chats that get every alert of the organisation. IT admins manage them."""
+"""Alert channels: webhooks and chats that get every alert of the organisation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from connections.models import AlertChannel, Delivery, User
 from connections.models.audit import AuditAction
 from connections.outbound import safe_http, webhooks
 
-OVERLAP = timedelta(hours=24)  # how long the old signing secret is used beside the new one
+OVERLAP = timedelta(hours=24)  # how long alerts are signed with the old secret as well
 
 Kind = AlertChannel.Kind
 
@@ -22,7 +22,7 @@ Kind = AlertChannel.Kind
 def add(*, name: str, kind: str, url: str, actor: User) -> tuple[AlertChannel, str]:
     """Add a channel; returns it and, for a webhook, its signing secret, which is never shown again.
 
-    Raises NotAllowed, AlreadyExists, or InvalidInput if nothing may be sent to the address.
+    Raises NotAllowed, AlreadyExists, or InvalidInput for a forbidden address.
     """
     roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
     secret = webhooks.new_secret() if kind == Kind.WEBHOOK else ""
@@ -46,12 +46,12 @@ def change(channel: AlertChannel, *, name: str, url: str = "", actor: User) -> N
     values = {"name": name} | ({"host": host_of(url)} if url else {})
     changes: dict[str, object] = dict(audit.changed_fields(channel, values))
     if url:
-        changes["address"] = audit.SET
+        values["url"], changes["address"] = url, audit.SET
     if not changes:
         return
     try:
         with transaction.atomic():
-            AlertChannel.objects.filter(pk=channel.pk).update(**values, **({"url": url} if url else {}))
+            AlertChannel.objects.filter(pk=channel.pk).update(**values)
             audit.record(AuditAction.ALERT_CHANNEL_CHANGED, channel, actor=actor, changes=changes)
     except IntegrityError as taken:
         raise _taken(name) from taken
@@ -59,7 +59,7 @@ def change(channel: AlertChannel, *, name: str, url: str = "", actor: User) -> N
 
 
 def disable(channel: AlertChannel, *, actor: User, now: datetime) -> None:
-    """Send nothing there any more, nor what is still waiting. Doing it twice is harmless. Raises NotAllowed."""
+    """Stop sending, also what is still waiting. Doing it twice is harmless. Raises NotAllowed."""
     roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
     with transaction.atomic():
         if AlertChannel.objects.filter(pk=channel.pk, disabled_at=None).update(disabled_at=now):
@@ -70,7 +70,7 @@ def disable(channel: AlertChannel, *, actor: User, now: datetime) -> None:
 
 
 def enable(channel: AlertChannel, *, actor: User) -> None:
-    """Send alerts there again. Doing it twice is harmless. Raises NotAllowed."""
+    """Send alerts again. Doing it twice is harmless. Raises NotAllowed."""
     roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
     with transaction.atomic():
         if AlertChannel.objects.filter(pk=channel.pk, disabled_at__isnull=False).update(disabled_at=None):
@@ -78,7 +78,7 @@ def enable(channel: AlertChannel, *, actor: User) -> None:
 
 
 def remove(channel: AlertChannel, *, actor: User) -> None:
-    """Forget the channel and what was delivered to it. Doing it twice is harmless. Raises NotAllowed."""
+    """Delete the channel and its deliveries. Doing it twice is harmless. Raises NotAllowed."""
     roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
     with transaction.atomic():
         if AlertChannel.objects.filter(pk=channel.pk).exists():
@@ -87,7 +87,7 @@ def remove(channel: AlertChannel, *, actor: User) -> None:
 
 
 def replace_secret(channel: AlertChannel, *, actor: User, now: datetime) -> str:
-    """Make a new signing secret and return it, this once. For a day alerts are signed with the old one as well.
+    """Create and return a new signing secret. Alerts are signed with the old one as well for OVERLAP.
 
     Raises NotAllowed, or InvalidInput for a channel that is not signed.
     """
@@ -105,30 +105,30 @@ def replace_secret(channel: AlertChannel, *, actor: User, now: datetime) -> str:
 
 
 def signing_secrets(channel: AlertChannel, *, now: datetime) -> list[str]:
-    """What to sign with now: the current secret, and for a day after a replacement the one before.
+    """The current secret and, for OVERLAP after a replacement, the previous one.
 
     The column holds "current" or "current previous@until" (Unix seconds).
     """
-    found = []
+    secrets = []
     for part in (channel.signing_secret or "").split():
         secret, _, until = part.partition("@")
         if not until or datetime.fromtimestamp(int(until), UTC) > now:
-            found.append(secret)
-    return found
+            secrets.append(secret)
+    return secrets
 
 
 def host_of(url: str) -> str:
-    """The host an address leads to. Raises InvalidInput if nothing may be sent there."""
+    """The host of an address. Raises InvalidInput for a forbidden or unknown host."""
     try:
-        found = safe_http.parse_target(url, allow_private=settings.ALERT_PRIVATE_TARGETS)
-        safe_http.check(found, allow_private=settings.ALERT_PRIVATE_TARGETS)
+        target = safe_http.parse_target(url, allow_private=settings.ALERT_PRIVATE_TARGETS)
+        safe_http.check(target, allow_private=settings.ALERT_PRIVATE_TARGETS)
     except safe_http.TargetRefused as refused:
         raise InvalidInput(refused.cause, action=refused.action, field="url") from refused
     except OSError as unknown:
         raise InvalidInput(
             "The host of this address is not known to the name server.", action="Check its spelling.", field="url"
         ) from unknown
-    return found.host
+    return target.host
 
 
 def _taken(name: str) -> AlreadyExists:

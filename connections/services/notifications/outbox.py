@@ -1,8 +1,8 @@
-"""The outbox: claim what is due, send it, write down what came of it.
+"""The outbox: claim what is due, send it, record the outcome.
 
 The row is the queue entry. A claim moves ``next_attempt_at`` forward by a lease, and sending happens outside any
-transaction; a worker that dies in between loses nothing, the row is due again when the lease runs out. If it dies
-after sending and before writing that down, the alert goes out a second time under the same Message-ID or webhook-id.
+transaction; if a worker dies in between, the row is due again when the lease expires. If it dies after sending and
+before recording that, the alert goes out a second time with the same Message-ID or webhook-id.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import smtplib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -30,16 +31,14 @@ from connections.services.notifications import channels as alert_channels
 from connections.services.notifications import payload
 
 LEASE = timedelta(minutes=10)  # longer than any batch can take
-# Seconds to the next attempt after the first, the second …; together about three days. Then it is given up.
+# Seconds to the next attempt after the first, second …, about three days in total; then the portal gives up.
 WAITS = (30, 60, 120, 300, 900, 1800, 3600, 7200, 14400, 28800, 43200, 57600, 86400)
 JITTER = 0.2  # of the wait, up or down
 MAX_COMBINED = 1000
-TOGETHER = 4  # from this many alerts on, one recipient gets them in one message
+COMBINE_FROM = 4  # from this many alerts on, a recipient gets them in one message
 
 
 class NothingToRetry(PortalError):
-    """There is nothing left to be tried for this delivery."""
-
     code = "cannot_retry"
     status = 409
     cause = "This alert was delivered already."
@@ -48,8 +47,6 @@ class NothingToRetry(PortalError):
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What one look at the outbox did."""
-
     claimed: int = 0
     delivered: int = 0
     failed: int = 0
@@ -57,17 +54,15 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class OutgoingMessage:
-    """What goes to one recipient in one message: one delivery or several."""
+    """One message to one recipient: one delivery or several."""
 
     deliveries: list[Delivery]
 
     @property
     def first(self) -> Delivery:
-        """The delivery that stands for all of them."""
         return self.deliveries[0]
 
     def alerts(self) -> list[message_text.AlertText]:
-        """The words of each."""
         return [
             message_text.build_alert(
                 delivery.event,
@@ -79,17 +74,13 @@ class OutgoingMessage:
         ]
 
     def subject(self) -> str:
-        """The subject of a message for several."""
         return message_text.digest_subject([delivery.event for delivery in self.deliveries])
 
 
-# --- The tick -------------------------------------------------------------------------------------
-
-
 def deliver_due(now: datetime, limit: int = 100) -> Summary:
-    """Send what is due, batch after batch, until nothing is. Never raises for what the other side does."""
+    """Send what is due, batch by batch. Never raises for errors of the receiving side."""
     total = Summary()
-    # Ends because every row that is claimed is due later, or never again.
+    # Ends because a claimed row is due later, or never again.
     while claimed := _claim(_waiting().filter(next_attempt_at__lte=now), now=now, limit=limit):
         done = _send(claimed, now=now)
         total = Summary(total.claimed + len(claimed), total.delivered + done, total.failed + len(claimed) - done)
@@ -97,16 +88,16 @@ def deliver_due(now: datetime, limit: int = 100) -> Summary:
 
 
 def send_now(delivery: Delivery, *, actor: User, now: datetime) -> Delivery:
-    """Send one delivery at once, also one that was given up; returns it as it is then.
+    """Send one delivery now, even if it was given up; returns it with the outcome.
 
-    Raises NotAllowed, or CannotRetry if it was delivered or another worker is sending it just now.
+    Raises NotAllowed, or NothingToRetry if it was delivered or another worker is sending it.
     """
     mine = delivery.event == Delivery.Event.TEST and delivery.email == actor.email.lower()
     roles.require(mine or permissions.can_manage_alerts(actor), action="Ask an IT admin.")
     if delivery.delivered_at is not None:
         raise NothingToRetry
     with transaction.atomic():
-        _take_up_again(Delivery.objects.filter(pk=delivery.pk), now=now)
+        _requeue(Delivery.objects.filter(pk=delivery.pk), now=now)
         audit.record(AuditAction.DELIVERY_TRIED_AGAIN, delivery, actor=actor)
     claimed = _claim(_waiting().filter(pk=delivery.pk), now=now, limit=1)
     if not claimed:
@@ -117,16 +108,12 @@ def send_now(delivery: Delivery, *, actor: User, now: datetime) -> Delivery:
 
 
 def retry_failed(*, actor: User, now: datetime) -> int:
-    """Put everything that was given up back into the outbox, save for channels that are switched off; returns how many.
-
-    Raises NotAllowed.
-    """
+    """Queue everything that was given up again, except for disabled channels; returns how many. Raises NotAllowed."""
     roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
-    given_up = Delivery.objects.filter(delivered_at=None, channel__disabled_at=None)
-    return _take_up_again(given_up, now=now)
+    return _requeue(Delivery.objects.filter(delivered_at=None, channel__disabled_at=None), now=now)
 
 
-def _take_up_again(rows: QuerySet[Delivery], *, now: datetime) -> int:
+def _requeue(rows: QuerySet[Delivery], *, now: datetime) -> int:
     given_up = rows.filter(given_up_at__isnull=False)
     return given_up.update(given_up_at=None, attempts=0, next_attempt_at=now)
 
@@ -135,13 +122,10 @@ def _waiting() -> QuerySet[Delivery]:
     return Delivery.objects.filter(delivered_at=None, given_up_at=None)
 
 
-# --- Claiming -------------------------------------------------------------------------------------
-
-
 def _claim(due: QuerySet[Delivery], *, now: datetime, limit: int) -> list[Delivery]:
-    """Take about ``limit`` rows until the lease runs out, and freeze what they tell if this is their first attempt.
+    """Claim about ``limit`` rows for the lease, and store their facts if this is their first attempt.
 
-    What waits for the same people is taken along, so that it can share a message.
+    Everything waiting for the same people is included, so that it can share a message.
     """
     with transaction.atomic():
         due = due.select_for_update(skip_locked=True).order_by("next_attempt_at", "pk")
@@ -149,7 +133,10 @@ def _claim(due: QuerySet[Delivery], *, now: datetime, limit: int) -> list[Delive
         people = {row.email for row in rows if row.email}
         rows += due.filter(email__in=people).exclude(pk__in=[row.pk for row in rows])[:MAX_COMBINED]
         new = [row.pk for row in rows if "facts" not in row.payload]
-        facts = payload.payloads(_with_subjects(Delivery.objects.filter(pk__in=new))) if new else {}
+        subjects = Delivery.objects.filter(pk__in=new).select_related(
+            "incident__assignee", "credential__app_registration"
+        )
+        facts = payload.payloads(subjects.defer("credential__secret", "credential__private_key")) if new else {}
         for row in rows:
             row.attempts += 1
             row.next_attempt_at = now + LEASE
@@ -158,46 +145,37 @@ def _claim(due: QuerySet[Delivery], *, now: datetime, limit: int) -> list[Delive
     return rows
 
 
-def _with_subjects(rows: QuerySet[Delivery]) -> QuerySet[Delivery]:
-    return rows.select_related("incident__assignee", "credential__app_registration").defer(
-        "credential__secret", "credential__private_key"
-    )
-
-
-# --- Sending --------------------------------------------------------------------------------------
-
-
 def _send(claimed: list[Delivery], *, now: datetime) -> int:
     """Send claimed rows; returns how many were delivered."""
-    by_mail = [row for row in claimed if row.email]
-    by_channel = [row for row in claimed if not row.email]
+    by_mail, by_channel = [row for row in claimed if row.email], [row for row in claimed if not row.email]
     return _send_mails(by_mail, now=now) + _send_to_channels(by_channel, now=now)
 
 
 def _send_mails(rows: list[Delivery], *, now: datetime) -> int:
-    """All mails over one connection. When the server itself is in trouble the rest waits without being tried."""
+    """Send all mails over one connection. If the server itself fails, the rest waits without an attempt."""
     if not rows:
         return 0
     delivered = 0
     trouble = ""
     connection = mail.get_connection()
     try:
-        for parcel in _parcels(rows, key=lambda row: row.email):
+        for message in _outgoing(rows, key=lambda row: row.email):
             problem = trouble
             if not trouble:
-                problem, is_general = _send_mail(parcel, connection)
+                problem, is_general = _send_mail(message, connection)
                 trouble = problem if is_general else ""
-            delivered += _write_down(parcel, problem, now=now)
+            delivered += _record_outcome(message, problem, now=now)
     finally:
-        _hang_up(connection)
+        with suppress(OSError, smtplib.SMTPException):  # every outcome has been recorded
+            connection.close()
     return delivered
 
 
-def _send_mail(parcel: OutgoingMessage, connection: Any) -> tuple[str, bool]:
-    """Send one mail. Returns what went wrong (empty: nothing), and whether it would hit every other mail too."""
+def _send_mail(message: OutgoingMessage, connection: Any) -> tuple[str, bool]:
+    """Send one mail. Returns the problem ("" for success), and whether it would affect every other mail too."""
     try:
         connection.open()
-        connection.send_messages([_mail(parcel)])
+        connection.send_messages([_mail(message)])
     except smtplib.SMTPRecipientsRefused as refused:
         answers = list(refused.recipients.values())
         return f"The mail server refused the address: {_answer(*answers[0]) if answers else ''}", False
@@ -222,31 +200,24 @@ def _send_mail(parcel: OutgoingMessage, connection: Any) -> tuple[str, bool]:
     return "", False
 
 
-def _mail(parcel: OutgoingMessage) -> mail.EmailMultiAlternatives:
-    first, found = parcel.first, parcel.alerts()
-    if len(found) > 1:
-        ids = [_message_id(delivery) for delivery in parcel.deliveries]
+def _mail(message: OutgoingMessage) -> mail.EmailMultiAlternatives:
+    first, alerts = message.first, message.alerts()
+    if len(alerts) > 1:
+        ids = [_message_id(delivery) for delivery in message.deliveries]
         return email.digest_email(
-            parcel.subject(), found, to=first.email, message_ids=ids, portal_url=settings.PORTAL_URL
+            message.subject(), alerts, to=first.email, message_ids=ids, portal_url=settings.PORTAL_URL
         )
     incident = first.incident_id
     thread = f"incident-{incident}-{first.payload['facts']['incident']['opened_at'][:10]}" if incident else ""
     return email.incident_email(
-        found[0], to=first.email, message_id=_message_id(first), thread=thread, portal_url=settings.PORTAL_URL
+        alerts[0], to=first.email, message_id=_message_id(first), thread=thread, portal_url=settings.PORTAL_URL
     )
 
 
-def _hang_up(connection: Any) -> None:
-    try:
-        connection.close()
-    except (OSError, smtplib.SMTPException):
-        return  # everything that counts has been written down
-
-
 def _answer(code: int, text: bytes | str) -> str:
-    """What a mail server said, as far as it fits into a line."""
-    said = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-    return f"{code} {message_text.one_line(said)}"[:200]
+    """A mail server's answer as one line."""
+    line = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    return f"{code} {message_text.one_line(line)}"[:200]
 
 
 def _send_to_channels(rows: list[Delivery], *, now: datetime) -> int:
@@ -254,109 +225,91 @@ def _send_to_channels(rows: list[Delivery], *, now: datetime) -> int:
         {row.channel_id for row in rows if row.channel_id}
     )
     delivered = 0
-    trouble: dict[int, str] = {}  # channels that gave no answer: the rest for them waits without being tried
-    for parcel in _parcels(rows, key=lambda row: row.channel_id, together=lambda row: _is_chat(channels, row)):
-        channel = channels.get(parcel.first.channel_id or 0)
-        if channel is None or (channel.disabled_at and parcel.first.event != Delivery.Event.TEST):
-            _give_up(parcel, "The channel was switched off.", now=now)
+    trouble: dict[int, str] = {}  # channels without an answer: their other rows wait without an attempt
+    chats = {pk for pk, channel in channels.items() if channel.kind == AlertChannel.Kind.CHAT}
+    for message in _outgoing(rows, key=lambda row: row.channel_id, together=lambda row: row.channel_id in chats):
+        channel = channels.get(message.first.channel_id or 0)
+        if channel is None or (channel.disabled_at and message.first.event != Delivery.Event.TEST):
+            pks = [delivery.pk for delivery in message.deliveries]
+            Delivery.objects.filter(pk__in=pks, delivered_at=None).update(
+                last_error="The channel was switched off.", next_attempt_at=None, given_up_at=now
+            )
             continue
         problem = trouble.get(channel.pk, "")
         if not problem:
-            problem, answered = _send_to_channel(parcel, channel, now=now)
+            problem, answered = _send_to_channel(message, channel, now=now)
             if not answered:
                 trouble[channel.pk] = problem
-        delivered += _write_down(parcel, problem, now=now)
+        delivered += _record_outcome(message, problem, now=now)
     return delivered
 
 
-def _is_chat(channels: dict[int, AlertChannel], row: Delivery) -> bool:
-    channel = channels.get(row.channel_id or 0)
-    return channel is not None and channel.kind == AlertChannel.Kind.CHAT
-
-
-def _send_to_channel(parcel: OutgoingMessage, channel: AlertChannel, *, now: datetime) -> tuple[str, bool]:
-    """Returns what went wrong (empty: nothing), and whether there was an answer at all."""
+def _send_to_channel(message: OutgoingMessage, channel: AlertChannel, *, now: datetime) -> tuple[str, bool]:
+    """Returns the problem ("" for success), and whether there was an answer at all."""
     try:
         url = channel.url or ""
-        body, headers = _dressed(parcel, channel, now=now)
+        body, headers = _request_to_channel(message, channel, now=now)
     except UnreadableSecret as unreadable:
         return unreadable.cause, False
-    answer = safe_http.post(
-        url,
-        body,
-        headers,
-        allow_private=settings.ALERT_PRIVATE_TARGETS,
-        ca_bundle=settings.MICROSOFT_CA_BUNDLE,
-    )
+    private, ca_bundle = settings.ALERT_PRIVATE_TARGETS, settings.MICROSOFT_CA_BUNDLE
+    answer = safe_http.post(url, body, headers, allow_private=private, ca_bundle=ca_bundle)
     return ("" if answer.accepted else answer.problem), bool(answer.status)
 
 
-def _dressed(parcel: OutgoingMessage, channel: AlertChannel, *, now: datetime) -> tuple[bytes, dict[str, str]]:
-    first = parcel.first
+def _request_to_channel(
+    message: OutgoingMessage, channel: AlertChannel, *, now: datetime
+) -> tuple[bytes, dict[str, str]]:
+    first = message.first
     if channel.kind == AlertChannel.Kind.CHAT:
-        found = parcel.alerts()
-        overview = f"{settings.PORTAL_URL}/incidents/"
-        body = (
-            teams_card.single_card(found[0])
-            if len(found) == 1
-            else teams_card.digest_card(parcel.subject(), found, url=overview)
-        )
+        alerts = message.alerts()
+        body = teams_card.single_card(alerts[0])
+        if len(alerts) > 1:
+            body = teams_card.digest_card(message.subject(), alerts, url=f"{settings.PORTAL_URL}/incidents/")
         return body, {"Content-Type": "application/json"}
     body = webhooks.body(first.event, at=first.created_at.isoformat(), data=first.payload["facts"])
     signing = alert_channels.signing_secrets(channel, now=now)
     return body, webhooks.headers(_message_id(first), body, timestamp=int(now.timestamp()), signing_secrets=signing)
 
 
-def _parcels(
+def _outgoing(
     rows: list[Delivery],
     *,
     key: Callable[[Delivery], Any],
     together: Callable[[Delivery], bool] = lambda row: True,
 ) -> Iterator[OutgoingMessage]:
-    """One parcel per delivery, or one for all of a recipient's that may share a message when they are many."""
+    """One message per delivery, or one for all combinable deliveries of a recipient when they are many."""
     for _, group in groupby(sorted(rows, key=lambda row: (key(row), row.pk)), key=key):
-        found = list(group)
-        shared = [row for row in found if row.event != Delivery.Event.TEST and together(row)]
-        if len(shared) < TOGETHER:
+        deliveries = list(group)
+        shared = [row for row in deliveries if row.event != Delivery.Event.TEST and together(row)]
+        if len(shared) < COMBINE_FROM:
             shared = []
-        yield from (OutgoingMessage([row]) for row in found if row not in shared)
+        yield from (OutgoingMessage([row]) for row in deliveries if row not in shared)
         if shared:
             yield OutgoingMessage(shared)
 
 
 def _message_id(delivery: Delivery) -> str:
-    """The same over all attempts, and never that of another alert, not even after a restored backup."""
+    """The same for all attempts. The time keeps it unique even after a backup was restored."""
     return f"alert-{delivery.pk}-{int(delivery.created_at.timestamp())}"
 
 
-# --- Writing down ---------------------------------------------------------------------------------
-
-
-def _write_down(parcel: OutgoingMessage, problem: str, *, now: datetime) -> int:
-    """Note the outcome; returns how many were delivered."""
-    pks = [delivery.pk for delivery in parcel.deliveries]
+def _record_outcome(message: OutgoingMessage, problem: str, *, now: datetime) -> int:
+    """Record the outcome; returns how many were delivered."""
+    pks = [delivery.pk for delivery in message.deliveries]
     if not problem:
         return Delivery.objects.filter(pk__in=pks).update(
             delivered_at=now, next_attempt_at=None, given_up_at=None, last_error=""
         )
-    for delivery in parcel.deliveries:
+    for delivery in message.deliveries:
         following = _next_attempt(delivery.attempts, now=now)
         Delivery.objects.filter(pk=delivery.pk, delivered_at=None).update(
-            last_error=problem[:300],
-            next_attempt_at=following,
-            given_up_at=None if following else now,
+            last_error=problem[:300], next_attempt_at=following, given_up_at=None if following else now
         )
     return 0
 
 
-def _give_up(parcel: OutgoingMessage, why: str, *, now: datetime) -> None:
-    Delivery.objects.filter(pk__in=[delivery.pk for delivery in parcel.deliveries], delivered_at=None).update(
-        last_error=why, next_attempt_at=None, given_up_at=now
-    )
-
-
 def _next_attempt(attempts: int, *, now: datetime) -> datetime | None:
-    """When to try again after so many attempts; None: not any more."""
+    """When to try again; None to give up."""
     if attempts > len(WAITS):
         return None
     spread = 1 + random.uniform(-JITTER, JITTER)

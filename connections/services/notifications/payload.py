@@ -1,6 +1,6 @@
-"""What an alert tells: plain facts, frozen into its row at the first attempt so that every attempt says the same.
+"""The facts of an alert, stored in its row at the first attempt so that every attempt sends the same.
 
-They are also the ``data`` of the webhooks (docs/alerts.md), so a name that is here stays.
+They are also the ``data`` of webhooks (docs/alerts.md), so their names must not change.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from django.conf import settings
 from connections.models import AppCredential, Connection, Delivery, Incident
 from connections.services.notifications import alerts
 
-LISTED = 100  # affected connections a webhook names; the count tells of all
+LISTED = 100  # affected connections named in a webhook; the count covers all
 
 
 def payloads(deliveries: Iterable[Delivery]) -> dict[int, dict[str, Any]]:
-    """The facts of each alert as they are now, by primary key. An incident is looked at once, however many are told."""
+    """The current facts of each alert, by primary key. Each incident is described once, for all its alerts."""
     incidents: dict[int, dict[str, Any]] = {}
     return {delivery.pk: _facts(delivery, incidents) for delivery in deliveries}
 
@@ -29,10 +29,12 @@ def _facts(delivery: Delivery, incidents: dict[int, dict[str, Any]]) -> dict[str
             incidents[incident.pk] = _incident(incident)
         facts: dict[str, Any] = {"incident": incidents[incident.pk]}
         if delivery.payload.get("reason") in (alerts.COPY, alerts.LIST, alerts.CHANNEL):
-            facts["nobody_else_was_told"] = _owner_cannot_be_told(incident)
+            owner = incident.assignee.contact if incident.assignee else None
+            is_reachable = owner is not None and owner.is_active and bool(owner.email)
+            facts["nobody_else_was_told"] = incident.who == Connection.Who.OWNER and not is_reachable
         return facts
     if delivery.credential is not None:
-        return {"credential": _credential(delivery)}
+        return {"credential": _credential(delivery.credential, delivery.payload.get("number", 0))}
     if "message" in delivery.payload:
         message = delivery.payload["message"]
         return {"message": message | {"url": f"{settings.PORTAL_URL}{message['path']}"}}
@@ -56,15 +58,10 @@ def _incident(incident: Incident) -> dict[str, Any]:
         "reminders": incident.reminders,
         "connection_count": affected.count(),
         "connections": [
-            {"id": one.connection_id, "name": one.connection_name, "owner": one.owner_name}
-            for one in affected.order_by("connection_name", "pk")[:LISTED]
+            {"id": row.connection_id, "name": row.connection_name, "owner": row.owner_name}
+            for row in affected.order_by("connection_name", "pk")[:LISTED]
         ],
     }
-
-
-def _owner_cannot_be_told(incident: Incident) -> bool:
-    owner = incident.assignee.contact if incident.assignee else None
-    return incident.who == Connection.Who.OWNER and (owner is None or not owner.is_active or not owner.email)
 
 
 def _outlived(credential: AppCredential) -> bool:
@@ -74,9 +71,7 @@ def _outlived(credential: AppCredential) -> bool:
     return accepted.filter(expires_at__gt=credential.expires_at).exists() if credential.expires_at else False
 
 
-def _credential(delivery: Delivery) -> dict[str, Any]:
-    credential = delivery.credential
-    assert credential is not None  # noqa: S101 - asked before
+def _credential(credential: AppCredential, days: int) -> dict[str, Any]:
     app = credential.app_registration
     return {
         "id": credential.pk,
@@ -85,7 +80,7 @@ def _credential(delivery: Delivery) -> dict[str, Any]:
         "name": str(credential),
         "app_registration": app.name,
         "expires_at": credential.expires_at.isoformat() if credential.expires_at else None,
-        "days": delivery.payload.get("number", 0),
+        "days": days,
         "connection_count": app.connections.filter(status__in=Connection.KEPT_ALIVE).count(),
         "is_covered": _outlived(credential),
     }

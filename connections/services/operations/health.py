@@ -1,4 +1,4 @@
-"""Whether the portal can do its work, and the numbers that watch it. Changes nothing."""
+"""Health checks and metrics of the portal. Changes nothing."""
 
 from __future__ import annotations
 
@@ -19,27 +19,21 @@ from connections.models import AppCredential, AppRegistration, AuditSeal, Connec
 from connections.services.api_keys import rate_limit
 from connections.services.audit import publishing, sealing
 
-MOST = 10_000  # counted of what is not sealed yet
+MOST = 10_000  # unsealed rows are counted up to this
 LAST_SWEEP = "sweep:last"  # cache key: unix time in seconds, written at the end of each sweep
 
 
 @dataclass(frozen=True, slots=True)
 class HealthCheck:
-    """One thing the portal stands on."""
-
     name: str
     ok: bool
     detail: str
 
 
 def run_checks() -> list[HealthCheck]:
-    """Database, broker, encryption keys and the sweep, each looked at on its own. Never raises."""
-    return [
-        _look("database", _database),
-        _look("broker", _broker),
-        _look("encryption_keys", _encryption_keys),
-        _look("sweep", _sweep),
-    ]
+    """Check database, broker, encryption keys and the sweep independently of each other. Never raises."""
+    checks = {"database": _database, "broker": _broker, "encryption_keys": _encryption_keys, "sweep": _sweep}
+    return [_run(name, check) for name, check in checks.items()]
 
 
 def seconds_since_sweep() -> float | None:
@@ -48,11 +42,11 @@ def seconds_since_sweep() -> float | None:
     return None if last is None else max(0.0, time.time() - float(last))
 
 
-def _look(name: str, check: Callable[[], tuple[bool, str]]) -> HealthCheck:
+def _run(name: str, check: Callable[[], tuple[bool, str]]) -> HealthCheck:
     try:
         ok, detail = check()
     except (DatabaseError, redis.RedisError, OSError) as error:
-        # The class alone: messages of drivers carry addresses and user names.
+        # Only the class: messages of drivers contain addresses and user names.
         return HealthCheck(name, ok=False, detail=f"not reachable ({type(error).__name__})")
     except UnreadableSecret:
         return HealthCheck(name, ok=False, detail="a stored secret cannot be opened with the configured keys")
@@ -70,12 +64,12 @@ def _broker() -> tuple[bool, str]:
 
 
 def _encryption_keys() -> tuple[bool, str]:
-    """Open the oldest and the newest stored secret: after a rotation gone wrong one of them fails."""
+    """Decrypt the oldest and the newest stored secret: after a failed key rotation one of them cannot be read."""
     if decrypt(encrypt("probe")) != "probe":
         return False, "the first key does not open what it sealed"
     stored = AppCredential.objects.filter(secret__isnull=False)
     for order in ("pk", "-pk"):
-        # Reading the column decrypts it; the value itself is dropped at once.
+        # Reading the column decrypts it; the value is discarded.
         stored.order_by(order).values_list("secret", flat=True).first()
     return True, "open what is stored"
 
@@ -90,8 +84,6 @@ def _sweep() -> tuple[bool, str]:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One number with its labels, in Prometheus' words."""
-
     name: str
     help: str
     value: float
@@ -99,7 +91,7 @@ class Metric:
 
 
 def metrics() -> Iterator[Metric]:
-    """What an operator watches. Raises DatabaseError without a database."""
+    """The metrics in Prometheus' terms. Raises DatabaseError without a database."""
     counts = dict(Connection.objects.order_by().values_list("status").annotate(Count("pk")))
     for status in Connection.Status:
         count = counts.get(status.value, 0)

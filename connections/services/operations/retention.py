@@ -1,7 +1,7 @@
-"""Removing what is older than the organisation keeps: sealed rows of the audit trail, and alerts that are done with.
+"""Retention: remove old sealed rows of the audit trail, and old alerts that are finished.
 
-Whole seals lose their rows, the oldest first, and the seals stay: they say how many events of which kind there were, and
-the chain still verifies. Nothing is removed that does not fit its seal; that is evidence.
+Rows are removed seal by seal, the oldest first. The seals stay: they record how many events of which kind there were, and
+the chain still verifies. Rows that do not match their seal are never removed, because they are evidence.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ TOGETHER = 50  # seals whose rows are removed in one transaction
 
 
 def prune(now: datetime) -> int:
-    """Remove what is older than AUDIT_RETENTION_DAYS; returns how many rows of the audit trail that were.
+    """Remove what is older than AUDIT_RETENTION_DAYS (0: keep for ever); returns how many audit rows were removed.
 
-    0 days means for ever. Several workers may call it.
+    Several workers may call it.
     """
     days = settings.AUDIT_RETENTION_DAYS
     if days <= 0:
         return 0
     removed = 0
-    while (step := _prune_some(days, now)) is not None:
-        removed += step
+    while (count := _prune_some(days, now)) is not None:
+        removed += count
     _prune_deliveries(now - timedelta(days=days))
     return removed
 
 
 def _prune_some(days: int, now: datetime) -> int | None:
-    """The next few seals' rows; None when there is nothing (more) to remove."""
+    """Remove the rows of the next few seals; None if there is nothing left to remove."""
     first = verification_checks.last_pruned_seal()
     last = _last_old(first, now - timedelta(days=days))
     if last is None:
@@ -55,7 +55,7 @@ def _prune_some(days: int, now: datetime) -> int | None:
         logger.error("retention stopped: the audit trail is broken", seal=findings[0].seal, finding=findings[0].what)
         return None
     with transaction.atomic():
-        # Also the lock: a second worker waits, and then finds that it is done.
+        # This is also the lock: a second worker waits, and then sees that the work is done.
         state = AuditSealing.objects.select_for_update().get(pk=1)
         if verification_checks.last_pruned_seal() != first:
             return 0
@@ -63,7 +63,7 @@ def _prune_some(days: int, now: datetime) -> int | None:
 
 
 def _last_old(first: int, before: datetime) -> AuditSeal | None:
-    """The last of the next seals in a row that hold nothing younger."""
+    """The last of the next consecutive seals that cover nothing newer."""
     last = None
     for seal in AuditSeal.objects.defer("marks").filter(number__gt=first).order_by("number")[:TOGETHER]:
         if seal.covers_until >= before:
@@ -94,7 +94,7 @@ def _remove(state: AuditSealing, first: int, last: AuditSeal, *, days: int, now:
 
 
 def _prune_deliveries(before: datetime) -> None:
-    """Alerts that were delivered or given up; while what they are about goes on, their keys prevent a second telling."""
+    """Remove alerts that are delivered or given up. While their subject is still open, their keys prevent duplicates."""
     done = Delivery.objects.filter(Q(delivered_at__lt=before) | Q(given_up_at__lt=before), next_attempt_at=None)
     over = Q(incident=None) | Q(incident__closed_at__lt=before)
     ended = Q(credential=None) | Q(credential__retired_at__isnull=False) | Q(credential__expires_at__lt=before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from enum import StrEnum
 
 from django.utils import timezone
 
@@ -21,6 +22,14 @@ LOOK_EVERY = 0.1
 _COLUMNS = ("status", "status_cause", "status_action", "expires_at", "granted_scopes", "access_token")
 # What ``offer`` needs of a connection.
 TOKEN_COLUMNS = (*_COLUMNS, "app_registration_id")
+
+
+class Refresh(StrEnum):
+    """What has been done to get a caller a better token than the stored one."""
+
+    NOT_TRIED = "not tried"
+    UNFINISHED = "unfinished"  # the caller has waited as long as it may
+    DONE = "done"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,51 +74,47 @@ def get_token(connection: Connection, wanted: TokenRequirement, *, now: datetime
 
 
 def _all_there_is(token: Token | None, wanted: TokenRequirement, *, in_vain: bool) -> Token:
-    """A token that lasts shorter than wanted is better than none; the refused one is not. Raises TryAgainSoon."""
+    """A token that lasts shorter than wanted is better than none; the refused one is not. Raises TokenUnavailable."""
     if token is None or wanted.refuses(token.access_token):
         raise TokenUnavailable
     return replace(token, trouble="microsoft_unavailable") if in_vain else token
 
 
-@dataclass(frozen=True, slots=True)
-class PendingRefresh:
-    """There may soon be a (longer lasting) token: come back when ``turn`` is over, at the latest after ``patience``."""
+class RefreshNeeded(Exception):
+    """There may soon be a (longer lasting) token: try again once the connection is refreshed, or after ``patience``."""
 
-    turn: str
-    patience: float  # seconds
+    def __init__(self, patience: float) -> None:
+        super().__init__()
+        self.patience = patience  # seconds
 
 
-def get_token_without_waiting(
-    connection: Connection, wanted: TokenRequirement, *, now: datetime, waited: bool
-) -> Token | PendingRefresh:
-    """As ``hand_out``, but without ever waiting: a token, or what to wait for. ``waited``: the caller has done so.
+def choose(token: Token | None, wanted: TokenRequirement, *, now: datetime, refresh: Refresh, failed: bool) -> Token:
+    """What a caller gets while ``token`` is the valid one that is stored, without ever waiting.
 
-    Who has waited gets what there is. ``connection`` has just been read, with OFFERED. Raises ConnectionUnusable,
-    TryAgainSoon, UnreadableSecret.
+    ``failed``: Microsoft gave no answer a moment ago. Raises RefreshNeeded, TokenUnavailable.
     """
-    found = stored_token(connection, now=now)
-    if found is not None and found.is_as(wanted, now):
-        return found
-    turn = single_flight.lock_name(connection.pk)
-    in_vain = single_flight.microsoft_just_failed(connection.pk, now) or (waited and not single_flight.is_done([turn]))
-    if not waited and not in_vain:
-        single_flight.begin(connection, wanted)
-        has_none = found is None or wanted.refuses(found.access_token)
-        return PendingRefresh(turn, LONGEST_WAIT if has_none else LONGEST_WAIT_FOR_BETTER)
-    return _all_there_is(found, wanted, in_vain=in_vain)
+    if token is not None and token.is_as(wanted, now):
+        return token
+    if refresh is Refresh.NOT_TRIED and not failed:
+        has_none = token is None or wanted.refuses(token.access_token)
+        raise RefreshNeeded(LONGEST_WAIT if has_none else LONGEST_WAIT_FOR_BETTER)
+    return _all_there_is(token, wanted, in_vain=failed or refresh is Refresh.UNFINISHED)
 
 
 def stored_token(connection: Connection, *, now: datetime) -> Token | None:
-    """The valid token that came with the connection, read with OFFERED. Raises ConnectionUnusable, UnreadableSecret."""
-    return _valid(*(getattr(connection, name) for name in _COLUMNS), now=now)
+    """The valid token that came with the connection, read with TOKEN_COLUMNS.
+
+    Raises ConnectionUnusable, UnreadableSecret.
+    """
+    return valid_token(*(getattr(connection, name) for name in _COLUMNS), now=now)
 
 
 def _stored(pk: int, now: datetime) -> Token | None:
     """The stored token if it is valid. Raises ConnectionUnusable if the connection is not well."""
-    return _valid(*Connection.objects.values_list(*_COLUMNS).get(pk=pk), now=now)
+    return valid_token(*Connection.objects.values_list(*_COLUMNS).get(pk=pk), now=now)
 
 
-def _valid(
+def valid_token(
     status: str,
     cause: str,
     action: str,
@@ -119,6 +124,7 @@ def _valid(
     *,
     now: datetime,
 ) -> Token | None:
+    """The stored token if it is valid. Raises ConnectionUnusable if the connection is not well."""
     if status != Connection.Status.ACTIVE:
         raise ConnectionUnusable(cause or "Nobody has signed in for this connection yet.", action=action, code=status)
     if access_token is None or expires_at is None or expires_at <= now:

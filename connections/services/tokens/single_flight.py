@@ -1,7 +1,7 @@
 """Refreshing one connection because somebody asks for its token: once, however many ask, in however many processes.
 
-Whose turn it is stands in the cache. ``begin`` starts the refresh in a thread of its own and returns at once, so the
-thread that serves the caller never waits for Microsoft; the callers come back when ``over`` says so.
+Whose turn it is stands in the cache. The token call waits for a refresh without holding a thread
+(connections/api/token_endpoint.py).
 """
 
 from __future__ import annotations
@@ -9,16 +9,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
-import threading
-from collections import Counter, deque
-from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.core.cache import cache
-from django.db import close_old_connections
 from django.utils import timezone
 from redis.exceptions import RedisError
 
@@ -31,12 +27,6 @@ logger = logging.getLogger(__name__)
 
 # The turn ends by itself if its holder dies; longer than asking Microsoft can take.
 LOCK_SECONDS = 30
-# In one process: refreshes under way, those of one app registration (one that hangs must not hold up the others), and
-# those that wait for a thread.
-MOST_AT_ONCE = 16
-MOST_OF_ONE_APP = 8
-MOST_IN_LINE = 500
-
 # In a minute, for one connection whose token is still valid: a caller who wants one that lasts longer than Microsoft's
 # tokens do would otherwise cause a question at every call, until Microsoft makes the whole app registration wait.
 MOST_EARLY = 10
@@ -91,20 +81,23 @@ def release(turn: str, mark: int) -> None:
 
 
 def is_done(turns: Collection[str]) -> set[str]:
-    """Which of these refreshes are over: nobody, in no process, is at them or waits to be."""
-    mine = _line.turns()
-    others = [turn for turn in turns if turn not in mine]
+    """Which of these refreshes are over: no process is at them."""
     try:
-        taken = cache.get_many(others) if others else {}
+        taken = cache.get_many(turns) if turns else {}
     except _CACHE_DOWN:
         taken = {}
-    return {turn for turn in others if turn not in taken}
+    return {turn for turn in turns if turn not in taken}
 
 
 def microsoft_just_failed(pk: int, now: datetime) -> bool:
     """Whether Microsoft has just given no answer, or asked for patience: polling would only make it worse."""
     columns = ("trouble_at", "app_registration__paused_until")
     trouble_at, paused_until = Connection.objects.values_list(*columns).get(pk=pk)
+    return is_trouble_recent(trouble_at, paused_until, now)
+
+
+def is_trouble_recent(trouble_at: datetime | None, paused_until: datetime | None, now: datetime) -> bool:
+    """The same for the columns of the connection and its app registration."""
     if paused_until is not None and paused_until > now:
         return True
     return trouble_at is not None and now - trouble_at < timedelta(seconds=TokenUnavailable.retry_after)
@@ -121,85 +114,25 @@ def refresh(pk: int, *, now: datetime) -> None:
     apply_results.apply(batch_client.request_tokens(scheduler.claim_one(pk, now=now)), now=now)
 
 
-def begin(connection: Connection, wanted: TokenRequirement) -> None:
-    """See to it that the connection is refreshed, unless its token is as ``wanted``; returns at once.
-
-    Raises TryAgainSoon if too much is under way already.
-    """
-    _line.add(connection.pk, connection.app_registration_id, lambda: _in_turn(connection.pk, wanted))
-
-
-def _in_turn(pk: int, wanted: TokenRequirement) -> None:
+def refresh_in_turn(pk: int, wanted: TokenRequirement) -> bool:
+    """Refresh the connection, unless its token is as ``wanted`` by now; False if another process is at it."""
     turn = lock_name(pk)
     mark = acquire(turn)
     if mark is None:
-        return  # another process is at it
+        return False
     try:
         # Somebody may have been faster between the caller's look and this turn.
         now = timezone.now()
         connection = Connection.objects.filter(pk=pk).values_list("access_token", "expires_at").first()
         if connection is None:
-            return
+            return True
         access_token, expires_at = connection
         is_early = bool(access_token and expires_at and expires_at > now)
         will_do = bool(access_token and expires_at and wanted.accepts(access_token, expires_at, now))
         if will_do or microsoft_just_failed(pk, now):
-            return
+            return True
         if not is_early or may_refresh_early(pk, now):
             refresh(pk, now=now)
     finally:
         release(turn, mark)
-
-
-class _Line:
-    """Refreshes under way and in line, in this process. A thread that has done one goes on with the next it may do."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._threads = ThreadPoolExecutor(MOST_AT_ONCE, thread_name_prefix="refresh")
-        self._waiting: deque[tuple[int, int, Callable[[], None]]] = deque()
-        self._known: set[int] = set()
-        self._running: Counter[int] = Counter()
-
-    def turns(self) -> set[str]:
-        """The turns of all that is under way or in line."""
-        with self._lock:
-            return {lock_name(pk) for pk in self._known}
-
-    def add(self, pk: int, app_id: int, job: Callable[[], None]) -> None:
-        """Have ``job`` done, unless one for the same connection is known. Raises TryAgainSoon if the line is full."""
-        with self._lock:
-            if pk in self._known:
-                return
-            if len(self._waiting) >= MOST_IN_LINE:
-                raise TokenUnavailable("Too many connections are being refreshed at this moment.")
-            self._known.add(pk)
-            self._waiting.append((pk, app_id, job))
-        self._threads.submit(self._work)
-
-    def _next(self) -> tuple[int, int, Callable[[], None]] | None:
-        with self._lock:
-            for place, (pk, app_id, job) in enumerate(self._waiting):
-                if self._running[app_id] < MOST_OF_ONE_APP:
-                    del self._waiting[place]
-                    self._running[app_id] += 1
-                    return pk, app_id, job
-        return None
-
-    def _work(self) -> None:
-        while (found := self._next()) is not None:
-            pk, app_id, job = found
-            close_old_connections()
-            try:
-                job()
-            except Exception:
-                # Whoever waits for it is told that there is no token yet; the sweep tries again in its own time.
-                logger.exception("A refresh that a caller waits for has failed.", extra={"connection": pk})
-            finally:
-                close_old_connections()
-                with self._lock:
-                    self._known.discard(pk)
-                    self._running[app_id] -= 1
-
-
-_line = _Line()
+    return True

@@ -13,6 +13,7 @@ from connections.models import AuditEvent, RepeatedDenial, User
 from connections.models.audit import AuditAction
 from connections.services.audit import denials, sealing, verification
 from tests import factories
+from tests.asgi_client import PortalClient
 
 pytestmark = pytest.mark.django_db
 
@@ -92,8 +93,8 @@ def test_a_page_that_refuses_records_the_attempt(
 def test_an_api_route_that_refuses_records_the_key(bob: User) -> None:
     connection = factories.make_connection(owner=bob)
     key, text = factories.make_key(bob, scopes=["connections:read"])
-    response = Client(headers={"Authorization": f"Bearer {text}"}).get(f"/api/v1/connections/{connection.pk}/token")
-    assert response.status_code == 403
+    client = PortalClient(headers={"Authorization": f"Bearer {text}"})
+    assert client.get(f"/api/v1/connections/{connection.pk}/token").status_code == 403
     event = AuditEvent.objects.get(action=AuditAction.ACCESS_DENIED)
     assert (event.actor, event.target_id, event.changes["api_key"]) == (bob, str(connection.pk), key.name)
 

@@ -77,28 +77,27 @@ def choose(user: User, **wanted: bool) -> None:
     AlertChoice.objects.update_or_create(user=user, defaults=wanted)
 
 
-# --- To whom --------------------------------------------------------------------------------------
-
-
-def test_the_owner_is_told_and_admins_and_channels_get_a_copy(alice: User, bob: User, carol: User, dave: User) -> None:
+def test_the_owner_is_alerted_and_admins_and_channels_get_a_copy(
+    alice: User, bob: User, carol: User, dave: User
+) -> None:
     make_channel()
     alerts.incident_opened(make_incident(assignee=bob), now=NOW)
     assert told(Event.OPENED) == {"bob@example.org": "owner", "alice@example.org": "copy", "Tickets": "channel"}
 
 
-def test_it_admins_are_told_of_what_they_must_mend(alice: User, bob: User) -> None:
+def test_it_admins_are_alerted_of_what_they_must_fix(alice: User, bob: User) -> None:
     root = User.objects.create_superuser("root", "Root@Example.org", factories.PASSWORD)
     assert root.is_active
     alerts.incident_opened(make_incident(who=Connection.Who.IT_ADMIN), now=NOW)
     assert told(Event.OPENED) == {"alice@example.org": "it_admin", "root@example.org": "it_admin"}
 
 
-def test_an_admin_who_owns_the_connection_is_told_once_and_as_its_owner(alice: User) -> None:
+def test_an_admin_who_owns_the_connection_is_alerted_once_as_its_owner(alice: User) -> None:
     alerts.incident_opened(make_incident(assignee=alice), now=NOW)
     assert told(Event.OPENED) == {"alice@example.org": "owner"}
 
 
-def test_nobody_must_act_for_microsoft_but_admins_get_a_copy(alice: User, bob: User) -> None:
+def test_incidents_at_microsoft_are_only_copied_to_admins(alice: User, bob: User) -> None:
     incident = make_incident(kind=Incident.Kind.OUTAGE, who=Connection.Who.MICROSOFT)
     alerts.incident_opened(incident, now=NOW)
     assert told(Event.OPENED) == {"alice@example.org": "copy"}
@@ -114,7 +113,7 @@ def test_the_list_of_the_it_admins_replaces_their_copies(alice: User, bob: User,
     assert told(Event.OPENED) == {"alice@example.org": "it_admin", "it@example.org": "list"}
 
 
-def test_choices_are_respected(alice: User, bob: User) -> None:
+def test_preferences_are_respected(alice: User, bob: User) -> None:
     choose(bob, own_incidents=False)
     choose(alice, organisation_incidents=False)
     alerts.incident_opened(make_incident(assignee=bob), now=NOW)
@@ -123,7 +122,7 @@ def test_choices_are_respected(alice: User, bob: User) -> None:
     assert told(Event.OPENED) == {"alice@example.org": "it_admin"}
 
 
-def test_people_who_left_and_channels_that_are_off_get_nothing(alice: User, bob: User) -> None:
+def test_people_who_left_and_disabled_channels_get_nothing(alice: User, bob: User) -> None:
     make_channel(disabled_at=NOW)
     User.objects.filter(pk=alice.pk).update(is_active=False)
     bob.is_active = False
@@ -132,7 +131,7 @@ def test_people_who_left_and_channels_that_are_off_get_nothing(alice: User, bob:
     assert told(Event.OPENED) == {}
 
 
-def test_the_copy_says_so_when_the_owner_cannot_be_told(alice: User, bob: User) -> None:
+def test_the_copy_says_when_the_owner_is_unreachable(alice: User, bob: User) -> None:
     bob.email = ""
     bob.save()
     alerts.incident_opened(make_incident(assignee=bob, assignee_name="Bob Member"), now=NOW)
@@ -140,10 +139,7 @@ def test_the_copy_says_so_when_the_owner_cannot_be_told(alice: User, bob: User) 
     assert "Bob Member must act but cannot be told by e-mail" in mail_to("alice@example.org").body
 
 
-# --- Once -----------------------------------------------------------------------------------------
-
-
-def test_opening_twice_tells_once_and_a_new_owner_is_told_too(bob: User, dave: User) -> None:
+def test_opening_twice_alerts_once_and_a_new_owner_is_alerted_too(bob: User, dave: User) -> None:
     incident = make_incident(assignee=bob)
     alerts.incident_opened(incident, now=NOW)
     alerts.incident_opened(incident, now=NOW + timedelta(minutes=1))
@@ -153,7 +149,7 @@ def test_opening_twice_tells_once_and_a_new_owner_is_told_too(bob: User, dave: U
     assert set(told(Event.OPENED)) == {"bob@example.org", "dave@example.org"}
 
 
-def test_an_incident_with_a_thousand_connections_costs_a_handful_of_queries(alice: User, bob: User) -> None:
+def test_an_incident_with_a_thousand_connections_needs_few_queries(alice: User, bob: User) -> None:
     incident = make_incident(who=Connection.Who.IT_ADMIN)
     connection = factories.make_connection()
     AffectedConnection.objects.bulk_create(
@@ -171,7 +167,7 @@ def test_an_incident_with_a_thousand_connections_costs_a_handful_of_queries(alic
     assert "- and 980 more" in sent.body
 
 
-def test_what_is_rolled_back_is_not_told(bob: User) -> None:
+def test_a_rolled_back_incident_sends_nothing(bob: User) -> None:
     from django.db import transaction
 
     incident = make_incident(assignee=bob)
@@ -181,10 +177,7 @@ def test_what_is_rolled_back_is_not_told(bob: User) -> None:
     assert not Delivery.objects.exists()
 
 
-# --- Healed ---------------------------------------------------------------------------------------
-
-
-def test_whoever_was_told_hears_that_it_works_again_once(alice: User, bob: User) -> None:
+def test_everybody_alerted_learns_once_that_it_is_resolved(alice: User, bob: User) -> None:
     channel = make_channel()
     incident = make_incident(assignee=bob)
     alerts.incident_opened(incident, now=NOW)
@@ -194,7 +187,7 @@ def test_whoever_was_told_hears_that_it_works_again_once(alice: User, bob: User)
     assert set(told(Event.HEALED)) == {"bob@example.org", "alice@example.org", str(channel)}
 
 
-def test_nobody_hears_of_the_end_who_does_not_want_to_or_has_left(alice: User, bob: User) -> None:
+def test_people_who_left_or_opted_out_do_not_learn_of_the_resolution(alice: User, bob: User) -> None:
     channel = make_channel()
     incident = make_incident(assignee=bob)
     alerts.incident_opened(incident, now=NOW)
@@ -213,15 +206,12 @@ def test_an_address_in_another_case_is_the_same_person(bob: User) -> None:
     assert told(Event.HEALED) == {}
 
 
-# --- Reminders ------------------------------------------------------------------------------------
-
-
 def remind_after_everything_arrived(now: datetime) -> int:
     Delivery.objects.filter(delivered_at=None).update(delivered_at=now, next_attempt_at=None)
     return alerts.remind_due(now)
 
 
-def test_reminders_thin_out(bob: User) -> None:
+def test_reminders_become_less_frequent(bob: User) -> None:
     incident = make_incident(assignee=bob)
     alerts.incident_opened(incident, now=NOW)
     sent_after = []
@@ -232,7 +222,7 @@ def test_reminders_thin_out(bob: User) -> None:
     assert Delivery.objects.filter(event=Event.REMINDER).count() == 7
 
 
-def test_reminders_that_were_missed_are_not_made_up_for(bob: User) -> None:
+def test_missed_reminders_are_skipped(bob: User) -> None:
     incident = make_incident(assignee=bob)
     alerts.incident_opened(incident, now=NOW)
     assert remind_after_everything_arrived(NOW + timedelta(days=5)) == 1
@@ -241,7 +231,7 @@ def test_reminders_that_were_missed_are_not_made_up_for(bob: User) -> None:
     assert alerts.remind_due(NOW + timedelta(days=5)) == 0
 
 
-def test_a_healed_incident_is_not_reminded_of(bob: User) -> None:
+def test_a_resolved_incident_sends_no_reminder(bob: User) -> None:
     incident = make_incident(assignee=bob)
     alerts.incident_opened(incident, now=NOW)
     alerts.incident_resolved(incident, now=NOW)
@@ -267,7 +257,7 @@ def test_two_workers_remind_once(bob: User, monkeypatch: pytest.MonkeyPatch) -> 
     assert incident.reminders == 1
 
 
-def test_no_reminder_goes_to_whom_the_first_alert_has_not_reached(bob: User, alice: User) -> None:
+def test_no_reminder_is_sent_before_the_first_alert_arrived(bob: User, alice: User) -> None:
     incident = make_incident(assignee=bob)
     alerts.incident_opened(incident, now=NOW)
     Delivery.objects.filter(email="alice@example.org").update(delivered_at=NOW, next_attempt_at=None)
@@ -275,17 +265,14 @@ def test_no_reminder_goes_to_whom_the_first_alert_has_not_reached(bob: User, ali
     assert told(Event.REMINDER) == {"alice@example.org": "copy"}
 
 
-def test_who_wants_no_reminders_gets_none(bob: User) -> None:
+def test_people_can_opt_out_of_reminders(bob: User) -> None:
     choose(bob, reminders=False)
     alerts.incident_opened(make_incident(assignee=bob), now=NOW)
     remind_after_everything_arrived(NOW + timedelta(hours=4))
     assert told(Event.REMINDER) == {}
 
 
-# --- A storm --------------------------------------------------------------------------------------
-
-
-def test_a_thousand_incidents_are_a_few_messages_for_each_recipient(alice: User, bob: User) -> None:
+def test_a_thousand_incidents_become_a_few_messages_per_recipient(alice: User, bob: User) -> None:
     from django.core import mail
 
     teams = make_channel(name="Teams", kind=AlertChannel.Kind.CHAT)
@@ -306,9 +293,6 @@ def test_a_thousand_incidents_are_a_few_messages_for_each_recipient(alice: User,
     assert not Delivery.objects.filter(channel=None, delivered_at=None).exists()
 
 
-# --- Credentials ----------------------------------------------------------------------------------
-
-
 def test_it_admins_are_warned_once_for_each_number_of_days(alice: User, bob: User) -> None:
     make_channel()
     credential = factories.make_app_registration().credentials.get()
@@ -323,7 +307,7 @@ def test_it_admins_are_warned_once_for_each_number_of_days(alice: User, bob: Use
     ]
 
 
-def test_the_warning_says_what_stops_and_when(alice: User) -> None:
+def test_the_warning_explains_what_stops_and_when(alice: User) -> None:
     app = factories.make_app_registration()
     factories.make_connection(app_registration=app)
     credential = app.credentials.get()
@@ -338,7 +322,7 @@ def test_the_warning_says_what_stops_and_when(alice: User) -> None:
     assert f"http://localhost:8000/apps/{app.pk}/" in sent.body
 
 
-def test_a_corrected_date_is_warned_of_anew(alice: User) -> None:
+def test_a_corrected_date_is_warned_of_again(alice: User) -> None:
     credential = factories.make_app_registration().credentials.get()
     for year in (2026, 2027, 2027):
         credential.expires_at = datetime(year, 12, 7, tzinfo=UTC)
@@ -359,24 +343,21 @@ def test_the_warning_is_calm_when_another_credential_lasts_longer(alice: User) -
     assert "Another credential of the app registration lasts longer, so nothing stops." in sent.body
 
 
-def test_who_wants_no_warnings_gets_none(alice: User) -> None:
+def test_people_can_opt_out_of_warnings(alice: User) -> None:
     choose(alice, expiry_warnings=False)
     alerts.credential_expires(factories.make_app_registration().credentials.get(), days=7, now=NOW)
     assert not Delivery.objects.exists()
 
 
-# --- Words ----------------------------------------------------------------------------------------
-
-
 def mail_to(address: str) -> Any:
     from django.core import mail
 
-    found = [sent for sent in mail.outbox if sent.to == [address]]
-    assert found, f"no mail to {address}"
-    return found[-1]
+    mails = [sent for sent in mail.outbox if sent.to == [address]]
+    assert mails, f"no mail to {address}"
+    return mails[-1]
 
 
-def test_the_mail_says_what_why_since_when_who_and_what_breaks(alice: User, bob: User) -> None:
+def test_the_mail_explains_what_why_since_when_who_and_what_breaks(alice: User, bob: User) -> None:
     incident = make_incident(affected=1, assignee=bob, assignee_name="Bob Member")
     alerts.incident_opened(incident, now=NOW)
     outbox.deliver_due(NOW)
@@ -414,7 +395,7 @@ def test_the_mail_about_the_end_says_how_long_it_took(bob: User) -> None:
     assert "It was over after 3 hours." in sent.body
 
 
-def test_an_alert_that_arrives_late_says_that_it_has_healed(bob: User) -> None:
+def test_a_late_alert_says_that_it_is_resolved(bob: User) -> None:
     from django.core import mail
 
     incident = make_incident(affected=1, assignee=bob, closed_at=NOW + timedelta(minutes=5))
@@ -463,7 +444,7 @@ def test_a_reminder_says_how_long_it_has_lasted(bob: User) -> None:
 
 
 @pytest.mark.parametrize("kind", ["hand_over", "leaver"])
-def test_what_is_to_be_done_before_anything_breaks_is_not_called_stopped(bob: User, kind: str) -> None:
+def test_warnings_before_anything_breaks_do_not_say_stopped(bob: User, kind: str) -> None:
     incident = make_incident(affected=1, assignee=bob, kind=kind, title="Sign in for Flow 00")
     alerts.incident_opened(incident, now=NOW)
     outbox.deliver_due(NOW)
@@ -478,10 +459,7 @@ def test_what_is_to_be_done_before_anything_breaks_is_not_called_stopped(bob: Us
     assert "stopped" not in mail_to("bob@example.org").body
 
 
-# --- Choices and tests ----------------------------------------------------------------------------
-
-
-def test_a_choice_is_kept_and_audited_once(bob: User) -> None:
+def test_preferences_are_saved_and_audited_once(bob: User) -> None:
     for _ in range(2):
         alerts.set_preferences(User.objects.get(pk=bob.pk), actor=bob, own_incidents=True, reminders=False)
     assert AlertChoice.objects.get().reminders is False
@@ -489,7 +467,7 @@ def test_a_choice_is_kept_and_audited_once(bob: User) -> None:
     assert event.changes == {"reminders": [True, False]}
 
 
-def test_nobody_chooses_for_somebody_else(alice: User, bob: User) -> None:
+def test_nobody_sets_another_persons_preferences(alice: User, bob: User) -> None:
     with pytest.raises(NotAllowed):
         alerts.set_preferences(bob, actor=alice, own_incidents=False)
 
@@ -503,6 +481,6 @@ def test_a_test_goes_to_ones_own_address_only(alice: User, bob: User) -> None:
     with pytest.raises(NotAllowed):
         alerts.send_test(make_channel(), actor=bob, now=NOW)
     assert not Delivery.objects.exists()
-    made = alerts.send_test(alice, actor=alice, now=NOW)
-    assert outbox.send_now(made, actor=alice, now=NOW).delivered_at == NOW
+    delivery = alerts.send_test(alice, actor=alice, now=NOW)
+    assert outbox.send_now(delivery, actor=alice, now=NOW).delivered_at == NOW
     assert "Alice Admin asked for it." in mail_to("alice@example.org").body

@@ -21,13 +21,10 @@ pytestmark = pytest.mark.django_db
 PUBLIC = "https://93.184.216.34/hook/secret-path"
 
 
-# --- Channels -------------------------------------------------------------------------------------
-
-
-def test_a_webhook_gets_a_secret_that_is_told_once_and_nothing_secret_is_audited(alice: User) -> None:
-    made, secret = channels.add(name="Tickets", kind="webhook", url=PUBLIC, actor=alice)
+def test_a_webhook_gets_a_secret_that_is_returned_once_and_never_audited(alice: User) -> None:
+    channel, secret = channels.add(name="Tickets", kind="webhook", url=PUBLIC, actor=alice)
     assert secret.startswith("whsec_")
-    stored = AlertChannel.objects.get(pk=made.pk)
+    stored = AlertChannel.objects.get(pk=channel.pk)
     assert (stored.url, stored.host, stored.signing_secret) == (PUBLIC, "93.184.216.34", secret)
     event = AuditEvent.objects.get(action="alert_channel.added")
     assert "secret-path" not in str(event.changes)
@@ -35,11 +32,11 @@ def test_a_webhook_gets_a_secret_that_is_told_once_and_nothing_secret_is_audited
 
 
 def test_a_chat_has_no_signing_secret(alice: User) -> None:
-    made, secret = channels.add(name="Teams", kind="chat", url=PUBLIC, actor=alice)
+    channel, secret = channels.add(name="Teams", kind="chat", url=PUBLIC, actor=alice)
     assert secret == ""
-    assert AlertChannel.objects.get(pk=made.pk).signing_secret is None
+    assert AlertChannel.objects.get(pk=channel.pk).signing_secret is None
     with pytest.raises(InvalidInput, match="Only webhooks are signed"):
-        channels.replace_secret(made, actor=alice, now=NOW)
+        channels.replace_secret(channel, actor=alice, now=NOW)
 
 
 def test_only_it_admins_manage_channels(bob: User, carol: User) -> None:
@@ -60,7 +57,7 @@ def test_only_it_admins_manage_channels(bob: User, carol: User) -> None:
     assert not AuditEvent.objects.exists()
 
 
-def test_a_name_is_taken_once(alice: User) -> None:
+def test_names_are_unique(alice: User) -> None:
     channel = make_channel(name="Other")
     make_channel()
     with pytest.raises(AlreadyExists, match="already a channel named"):
@@ -84,7 +81,7 @@ def test_a_change_keeps_the_address_unless_there_is_a_new_one(alice: User) -> No
     ]
 
 
-def test_switching_off_gives_up_what_waits_and_twice_is_harmless(alice: User, bob: User) -> None:
+def test_disabling_gives_up_waiting_alerts_and_twice_is_harmless(alice: User, bob: User) -> None:
     channel = make_channel()
     alerts.incident_opened(make_incident(assignee=bob), now=NOW)
     for _ in range(2):
@@ -101,7 +98,7 @@ def test_switching_off_gives_up_what_waits_and_twice_is_harmless(alice: User, bo
     assert AuditEvent.objects.filter(action="alert_channel.removed").count() == 1
 
 
-def test_a_new_secret_stands_beside_the_old_one_for_a_day(alice: User) -> None:
+def test_a_new_secret_is_used_with_the_old_one_for_a_day(alice: User) -> None:
     channel = make_channel(signing_secret="whsec_b2xk")
     new = channels.replace_secret(channel, actor=alice, now=NOW)
     stored = AlertChannel.objects.get()
@@ -113,17 +110,17 @@ def test_a_new_secret_stands_beside_the_old_one_for_a_day(alice: User) -> None:
         assert "whsec_" not in str(event.changes)
 
 
-def test_an_address_inside_is_refused_next_to_its_field(alice: User, settings: Any) -> None:
+def test_a_private_address_is_refused_at_its_field(alice: User, settings: Any) -> None:
     for url in ("https://127.0.0.1/x", "https://localhost/x", "https://169.254.169.254/latest", "https://[::1]/"):
         with pytest.raises(InvalidInput, match="inside a private network") as refused:
             channels.add(name="Inside", kind="chat", url=url, actor=alice)
         assert refused.value.field == "url"
     settings.ALERT_PRIVATE_TARGETS = True
-    made, _ = channels.add(name="Inside", kind="chat", url="http://127.0.0.1:8080/x", actor=alice)
-    assert made.host == "127.0.0.1"
+    channel, _ = channels.add(name="Inside", kind="chat", url="http://127.0.0.1:8080/x", actor=alice)
+    assert channel.host == "127.0.0.1"
 
 
-def test_a_name_that_does_not_resolve_is_told(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unresolvable_name_is_reported(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*args: Any, **kwargs: Any) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "unknown")
 
@@ -131,8 +128,6 @@ def test_a_name_that_does_not_resolve_is_told(alice: User, monkeypatch: pytest.M
     with pytest.raises(InvalidInput, match="not known to the name server"):
         channels.add(name="Typo", kind="chat", url="https://hooks.exmaple/x", actor=alice)
 
-
-# --- Addresses ------------------------------------------------------------------------------------
 
 INSIDE = """
 127.0.0.1 127.255.255.254 0.0.0.0 10.1.2.3 172.16.0.1 172.31.255.255 192.168.1.1 169.254.169.254 100.64.0.1
@@ -147,7 +142,7 @@ OUTSIDE = (
 
 
 @pytest.mark.parametrize("address", INSIDE.split())
-def test_this_address_is_inside(address: str) -> None:
+def test_this_address_is_private(address: str) -> None:
     assert not safe_http.is_public(ipaddress.ip_address(address))
 
 
@@ -179,16 +174,16 @@ def test_this_address_is_on_the_internet(address: str) -> None:
         ("https://hooks.example.org/" + "x" * 2000, "no web address"),
     ],
 )
-def test_what_is_no_address_is_refused_with_a_sentence(url: str, sentence: str) -> None:
+def test_an_invalid_address_is_refused_with_a_sentence(url: str, sentence: str) -> None:
     with pytest.raises(safe_http.TargetRefused, match=sentence):
         safe_http.parse_target(url)
 
 
-def test_a_good_address_is_taken_apart() -> None:
-    found = safe_http.parse_target("https://Bücher.Example.ORG:8443/a/b?sig=secret#part")
-    assert (found.host, found.port) == ("xn--bcher-kva.example.org", 8443)
-    assert found.url == "https://xn--bcher-kva.example.org:8443/a/b?sig=secret"
-    assert "secret" not in repr(found)
+def test_a_valid_address_is_parsed() -> None:
+    target = safe_http.parse_target("https://Bücher.Example.ORG:8443/a/b?sig=secret#part")
+    assert (target.host, target.port) == ("xn--bcher-kva.example.org", 8443)
+    assert target.url == "https://xn--bcher-kva.example.org:8443/a/b?sig=secret"
+    assert "secret" not in repr(target)
 
 
 def resolves_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
@@ -238,12 +233,12 @@ def test_an_endless_answer_is_cut_off() -> None:
         assert safe_http.post(hooks.url, b"{}", {}, allow_private=True).accepted
 
 
-def test_nobody_there_is_an_answer_too() -> None:
+def test_a_refused_connection_is_reported() -> None:
     answer = safe_http.post(f"http://127.0.0.1:{free_port()}/x", b"{}", {}, allow_private=True)
     assert answer == safe_http.PostResult(0, "It could not be reached: the connection was refused.")
 
 
-def test_silence_ends_with_the_time_out() -> None:
+def test_a_silent_server_times_out() -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen(1)
@@ -252,7 +247,7 @@ def test_silence_ends_with_the_time_out() -> None:
     assert answer == safe_http.PostResult(0, "It did not answer in time.")
 
 
-def test_a_server_that_speaks_no_tls_gets_nothing() -> None:
+def test_a_server_without_tls_gets_nothing() -> None:
     with web_server() as hooks:
         answer = safe_http.post(hooks.url.replace("http:", "https:"), b"{}", {}, allow_private=True)
     assert (answer.status, answer.failure) == (0, "No encrypted connection could be made to it.")

@@ -30,7 +30,7 @@ def message(**more: Any) -> alerts.Message:
     return alerts.Message(**(values | more))
 
 
-def test_it_reaches_everybody_once_with_a_link_to_where_it_goes_on(alice: User, bob: User, settings: Any) -> None:
+def test_it_reaches_everybody_once_with_a_link_to_the_page(alice: User, bob: User, settings: Any) -> None:
     for _ in range(2):
         alerts.notify([alice, bob, alice], message(), about="request:7:asked", now=NOW)
     assert outbox.deliver_due(NOW).delivered == 2
@@ -44,7 +44,7 @@ def test_it_reaches_everybody_once_with_a_link_to_where_it_goes_on(alice: User, 
             assert part in text
 
 
-def test_whoever_left_has_no_address_or_wants_none_is_left_alone(alice: User, bob: User, dave: User) -> None:
+def test_people_without_address_who_left_or_opted_out_get_nothing(alice: User, bob: User, dave: User) -> None:
     User.objects.filter(pk=alice.pk).update(email="")
     User.objects.filter(pk=bob.pk).update(is_active=False)
     alerts.set_preferences(dave, messages=False, actor=dave)
@@ -57,7 +57,7 @@ def test_it_admins_are_reached_by_their_role(alice: User, bob: User) -> None:
     assert list(Delivery.objects.values_list("email", "subject")) == [("alice@example.org", "Bob asks for consent")]
 
 
-def test_many_at_once_share_a_mail_that_leads_to_the_start_page(alice: User, settings: Any) -> None:
+def test_many_messages_share_a_mail_that_links_to_the_home_page(alice: User, settings: Any) -> None:
     for number in range(5):
         alerts.notify([alice], message(), about=f"request:{number}", now=NOW)
     outbox.deliver_due(NOW)

@@ -54,10 +54,7 @@ def wait_out(delivery: Delivery) -> Any:
     return delivery.next_attempt_at
 
 
-# --- Mail -----------------------------------------------------------------------------------------
-
-
-def test_a_mail_arrives_and_is_written_down(bob: User, boxes: Mailboxes) -> None:
+def test_a_mail_arrives_and_is_recorded(bob: User, boxes: Mailboxes) -> None:
     delivery = open_incident(bob)
     with mail_server(boxes):
         done = outbox.deliver_due(NOW)
@@ -91,15 +88,15 @@ def test_a_dead_mail_server_loses_nothing_and_everything_arrives_once(bob: User,
             outbox.deliver_due(now)
             now += timedelta(minutes=7)
     assert not Delivery.objects.filter(delivered_at=None).exists()
-    told = sorted((to, subject) for to, subject in zip(boxes.recipients, boxes.subjects, strict=True))
-    assert len(told) == len(set(told))
-    assert {to for to, _ in told} == {BOB, "alice@example.org"}
+    sent = sorted((to, subject) for to, subject in zip(boxes.recipients, boxes.subjects, strict=True))
+    assert len(sent) == len(set(sent))
+    assert {to for to, _ in sent} == {BOB, "alice@example.org"}
     everything = "\n".join(part.get_content() for mail in boxes.to(BOB) for part in [mail.get_body(("plain",))] if part)
     for number in range(3):
         assert f"No. {number}" in everything or f"incidents/{incidents[number].pk}/" in everything
 
 
-def test_waits_grow_and_end_after_three_days(bob: User, boxes: Mailboxes) -> None:
+def test_retries_slow_down_and_end_after_three_days(bob: User, boxes: Mailboxes) -> None:
     delivery = open_incident(bob)
     now, waits = NOW, []
     while now is not None:
@@ -117,7 +114,7 @@ def test_waits_grow_and_end_after_three_days(bob: User, boxes: Mailboxes) -> Non
     assert delivery.attempts == len(outbox.WAITS) + 1
 
 
-def test_a_hanging_mail_server_is_waited_for_once_per_batch(bob: User, alice: User, boxes: Mailboxes) -> None:
+def test_a_hanging_mail_server_costs_one_time_out_per_batch(bob: User, alice: User, boxes: Mailboxes) -> None:
     open_incident(bob)
     boxes.silent.set()
     with mail_server(boxes):
@@ -151,7 +148,7 @@ def test_a_refused_message_is_tried_again(bob: User, boxes: Mailboxes) -> None:
     assert len(boxes.mails) == 1
 
 
-def test_an_address_nothing_can_be_written_to_does_not_stop_the_batch(bob: User, alice: User, boxes: Mailboxes) -> None:
+def test_an_unusable_address_does_not_stop_the_batch(bob: User, alice: User, boxes: Mailboxes) -> None:
     User.objects.filter(pk=bob.pk).update(email="bob@example.org\nBcc: eve@example.org")
     alerts.incident_opened(make_incident(assignee=User.objects.get(pk=bob.pk)), now=NOW)
     with mail_server(boxes):
@@ -167,9 +164,6 @@ def test_all_mails_go_over_one_connection(bob: User, alice: User, boxes: Mailbox
     assert (len(boxes.mails), boxes.sessions) == (2, 1)
 
 
-# --- Workers --------------------------------------------------------------------------------------
-
-
 def test_a_worker_that_dies_after_sending_sends_again_under_the_same_id(
     bob: User, boxes: Mailboxes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,7 +174,7 @@ def test_a_worker_that_dies_after_sending_sends_again_under_the_same_id(
 
     with mail_server(boxes):
         with monkeypatch.context() as patch:
-            patch.setattr(outbox, "_write_down", die)
+            patch.setattr(outbox, "_record_outcome", die)
             with pytest.raises(KeyboardInterrupt):
                 outbox.deliver_due(NOW)
         assert outbox.deliver_due(NOW + outbox.LEASE - timedelta(seconds=1)).claimed == 0
@@ -190,7 +184,7 @@ def test_a_worker_that_dies_after_sending_sends_again_under_the_same_id(
     assert Delivery.objects.get(pk=delivery.pk).attempts == 2
 
 
-def test_every_attempt_says_the_same(bob: User, boxes: Mailboxes) -> None:
+def test_every_attempt_sends_the_same_facts(bob: User, boxes: Mailboxes) -> None:
     delivery = open_incident(bob)
     outbox.deliver_due(NOW)
     assert delivery.incident is not None
@@ -228,9 +222,6 @@ def test_two_workers_share_the_outbox(bob: User, boxes: Mailboxes) -> None:
     assert set(Delivery.objects.values_list("attempts", flat=True)) == {1}
 
 
-# --- Webhooks -------------------------------------------------------------------------------------
-
-
 def test_a_webhook_is_signed_and_keeps_its_id_over_retries(alice: User, bob: User, hooks: Hooks) -> None:
     secret = webhooks.new_secret()
     channel = make_channel(url=hooks.url, host="127.0.0.1", signing_secret=secret)
@@ -256,11 +247,11 @@ def test_a_webhook_is_signed_and_keeps_its_id_over_retries(alice: User, bob: Use
     document = json.loads(second.body)
     assert document["type"] == "incident.opened"
     assert document["timestamp"] == NOW.isoformat()
-    told = document["data"]["incident"]
-    assert told["id"] == incident.pk
-    assert told["url"] == f"http://localhost:8000/incidents/{incident.pk}/"
-    assert [one["name"] for one in told["connections"]] == ["Flow 00", "Flow 01"]
-    assert (told["who"], told["closed_at"], told["connection_count"]) == ("owner", None, 2)
+    facts = document["data"]["incident"]
+    assert facts["id"] == incident.pk
+    assert facts["url"] == f"http://localhost:8000/incidents/{incident.pk}/"
+    assert [connection["name"] for connection in facts["connections"]] == ["Flow 00", "Flow 01"]
+    assert (facts["who"], facts["closed_at"], facts["connection_count"]) == ("owner", None, 2)
 
 
 def test_the_signature_is_the_one_of_the_specification() -> None:
@@ -287,7 +278,7 @@ def test_the_receiver_in_the_documentation_tells_genuine_from_forged() -> None:
     assert not is_genuine(late, b"{}", secret)
 
 
-def test_a_storm_reaches_a_webhook_alert_by_alert(alice: User, bob: User, hooks: Hooks) -> None:
+def test_a_webhook_gets_every_alert_of_a_burst(alice: User, bob: User, hooks: Hooks) -> None:
     make_channel(url=hooks.url, host="127.0.0.1")
     for number in range(12):
         alerts.incident_opened(make_incident(assignee=bob, title=f"No. {number}"), now=NOW)
@@ -329,7 +320,7 @@ def test_many_alerts_to_a_chat_are_one_card(alice: User, bob: User, hooks: Hooks
     assert b"5 alerts: 5 opened" in request.body
 
 
-def test_a_silent_channel_is_waited_for_once_per_batch(
+def test_a_silent_channel_costs_one_time_out_per_batch(
     alice: User, bob: User, monkeypatch: pytest.MonkeyPatch, settings: Any
 ) -> None:
     from connections.outbound import safe_http
@@ -359,7 +350,7 @@ def test_nothing_goes_to_a_private_address_unless_allowed(alice: User, bob: User
     assert "inside a private network" in Delivery.objects.get(channel=channel).last_error
 
 
-def test_a_channel_that_was_switched_off_gets_nothing_more(alice: User, bob: User, hooks: Hooks) -> None:
+def test_a_disabled_channel_gets_nothing_more(alice: User, bob: User, hooks: Hooks) -> None:
     channel = make_channel(url=hooks.url, host="127.0.0.1")
     alerts.incident_opened(make_incident(assignee=bob), now=NOW)
     AlertChannel.objects.filter(pk=channel.pk).update(disabled_at=NOW)
@@ -391,15 +382,12 @@ def test_no_secret_is_kept_with_the_delivery(alice: User, bob: User, hooks: Hook
     alerts.incident_opened(make_incident(assignee=bob), now=NOW)
     outbox.deliver_due(NOW)
     row = Delivery.objects.get(channel=channel)
-    told = f"{row.payload} {row.last_error} {row.key} {row!r}"
-    assert "a-secret-part" not in told
-    assert "whsec_" not in told
+    text = f"{row.payload} {row.last_error} {row.key} {row!r}"
+    assert "a-secret-part" not in text
+    assert "whsec_" not in text
 
 
-# --- Try again ------------------------------------------------------------------------------------
-
-
-def test_an_it_admin_tries_again_what_was_given_up(alice: User, bob: User, boxes: Mailboxes) -> None:
+def test_an_it_admin_retries_what_was_given_up(alice: User, bob: User, boxes: Mailboxes) -> None:
     delivery = open_incident(bob)
     Delivery.objects.filter(pk=delivery.pk).update(given_up_at=NOW, next_attempt_at=None, attempts=14, last_error="x")
     with pytest.raises(NotAllowed):
@@ -413,9 +401,7 @@ def test_an_it_admin_tries_again_what_was_given_up(alice: User, bob: User, boxes
     assert AuditEvent.objects.get(action="delivery.tried_again").actor == alice
 
 
-def test_everything_that_was_given_up_comes_back_but_not_for_channels_that_are_off(
-    alice: User, bob: User, boxes: Mailboxes
-) -> None:
+def test_everything_given_up_is_retried_except_for_disabled_channels(alice: User, bob: User, boxes: Mailboxes) -> None:
     make_channel(name="Off")
     open_incident(bob)
     AlertChannel.objects.update(disabled_at=NOW)

@@ -70,18 +70,18 @@ def test_many_seals_are_removed_in_several_steps(trail: Connection, settings: An
     assert verification.verify_read_only()[1] == []
 
 
-def test_what_was_tampered_with_is_kept_as_evidence(trail: Connection, settings: Any) -> None:
+def test_tampered_rows_are_kept_as_evidence(trail: Connection, settings: Any) -> None:
     days(settings, 10)
     tamper("UPDATE connections_auditevent SET action = 'x' WHERE id = %s", ids(3)[0])
     assert retention.prune(NOW) == 0
     assert AuditEvent.objects.filter(action="x").exists()
 
 
-def test_rows_that_retention_did_not_remove_are_missed(trail: Connection, settings: Any) -> None:
+def test_rows_removed_by_anybody_else_are_reported(trail: Connection, settings: Any) -> None:
     days(settings, 10)
     retention.prune(NOW)
     tamper("DELETE FROM connections_auditevent WHERE id = %s", ids(35)[0])
-    assert [(one.seal, one.kind) for one in verification.verify_read_only()[1]] == [(35, "removed")]
+    assert [(finding.seal, finding.kind) for finding in verification.verify_read_only()[1]] == [(35, "removed")]
 
 
 @pytest.mark.parametrize("number", [1, 7, 30])
@@ -91,17 +91,17 @@ def test_a_seal_without_rows_that_is_missing_or_altered_is_named(trail: Connecti
     sealing.seal_due(NOW)
     with transaction.atomic():
         tamper("UPDATE connections_auditseal SET summary = '{}' WHERE number = %s", number)
-        assert [(one.seal, one.kind) for one in verification.verify_read_only()[1]] == [(number, "seal")]
+        assert [(finding.seal, finding.kind) for finding in verification.verify_read_only()[1]] == [(number, "seal")]
         transaction.set_rollback(True)
     tamper("DELETE FROM connections_auditseal WHERE number = %s", number)
-    assert [(one.seal, one.kind) for one in verification.verify_read_only()[1]] == [(number, "removed")]
+    assert [(finding.seal, finding.kind) for finding in verification.verify_read_only()[1]] == [(number, "removed")]
 
 
-def test_a_claim_that_retention_removed_what_is_young_is_not_believed(trail: Connection) -> None:
+def test_a_forged_claim_that_retention_removed_new_rows_is_rejected(trail: Connection) -> None:
     tamper("DELETE FROM connections_auditevent WHERE id <= %s", ids(35)[-1])
     tamper("DELETE FROM connections_tokenfetch WHERE seal <= 35")
     audit.record("audit.pruned", audit.TRAIL, actor=None, changes={"upto": 35, "days": 10}, at=NOW)
-    assert (35, "removed") in [(one.seal, one.kind) for one in verification.verify_read_only()[1]]
+    assert (35, "removed") in [(finding.seal, finding.kind) for finding in verification.verify_read_only()[1]]
 
 
 @pytest.mark.parametrize(("kept", "ahead"), [(-36500, 0), (0, 0), (10, 36500)], ids=["negative", "none", "future"])
@@ -111,14 +111,14 @@ def test_no_claim_makes_everything_old_enough_to_be_removed(trail: Connection, k
     facts = {"upto": 38, "days": kept}
     audit.record("audit.pruned", audit.TRAIL, actor=None, changes=facts, at=NOW + timedelta(days=ahead))
     sealing.seal_due(NOW)
-    assert (38, "removed") in [(one.seal, one.kind) for one in verification.verify_read_only()[1]]
+    assert (38, "removed") in [(finding.seal, finding.kind) for finding in verification.verify_read_only()[1]]
 
 
-def test_rows_among_those_that_were_removed_are_found(trail: Connection, settings: Any) -> None:
+def test_rows_inserted_into_a_removed_range_are_found(trail: Connection, settings: Any) -> None:
     days(settings, 10)
     retention.prune(NOW)
     AuditEvent.objects.bulk_create([AuditEvent(pk=ids(31)[0] - 1, action="x.y", target_type="T", target_name="t")])
-    assert [(one.seal, one.kind) for one in verification.verify_read_only()[1]] == [(30, "inserted")]
+    assert [(finding.seal, finding.kind) for finding in verification.verify_read_only()[1]] == [(30, "inserted")]
 
 
 def test_the_guards_are_closed_again_afterwards(trail: Connection, settings: Any) -> None:
@@ -131,7 +131,7 @@ def test_the_guards_are_closed_again_afterwards(trail: Connection, settings: Any
             cursor.execute(f"DELETE FROM {table}")
 
 
-def test_alerts_that_are_done_with_go_and_others_stay(settings: Any) -> None:
+def test_finished_alerts_are_removed_and_others_stay(settings: Any) -> None:
     days(settings, 30)
     channel = AlertChannel.objects.create(name="Tickets", kind="webhook", url="https://192.0.2.1/x", host="192.0.2.1")
     old, young = NOW - timedelta(days=31), NOW - timedelta(days=29)
@@ -154,8 +154,8 @@ def test_the_access_history_goes_back_no_further_than_the_trail(
     days(settings, 10)
     person: dict[str, Any] = {"person": dave, "level": "use", "until": None, "actor": trail.owner}
     for begins, ends in ((39, 38), (37, 5), (4, 3)):
-        found = shares.share(trail, **person, now=NOW - timedelta(days=begins))
-        shares.end_share(found, actor=alice, now=NOW - timedelta(days=ends))
+        share = shares.share(trail, **person, now=NOW - timedelta(days=begins))
+        shares.end_share(share, actor=alice, now=NOW - timedelta(days=ends))
     accounts.disable_person(dave, actor=alice, now=NOW - timedelta(days=30))
     accounts.enable_person(dave, actor=alice, now=NOW - timedelta(days=29))
     accounts.disable_person(dave, actor=alice, now=NOW - timedelta(days=28))

@@ -21,6 +21,7 @@ from connections.services.api_keys import api_keys
 from connections.services.people import service_accounts
 from connections.services.sharing import shares
 from tests import factories
+from tests.asgi_client import PortalClient
 
 pytestmark = pytest.mark.django_db
 NOW = timezone.now()
@@ -38,7 +39,7 @@ def key_of(account: User, actor: User, **overrides: Any) -> tuple[ApiKey, str]:
 
 
 def robot(text: str) -> Client:
-    return Client(headers={"Authorization": f"Bearer {text}"})
+    return PortalClient(headers={"Authorization": f"Bearer {text}"})
 
 
 def test_a_service_account_cannot_sign_in(alice: User, client: Client) -> None:

@@ -28,6 +28,7 @@ from connections.services.tokens.single_flight import TokenRequirement
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
+from tests.asgi_client import PortalClient
 
 pytestmark = pytest.mark.django_db
 NOW = timezone.now()
@@ -249,13 +250,14 @@ def test_a_token_is_issued_when_the_cache_is_down(sandbox: Control, monkeypatch:
     assert fetch.get_token(connection, TokenRequirement(300), now=NOW).access_token
 
 
-def test_the_error_names_who_must_act_after_the_refresh(sandbox: Control, bob: User, client: Any) -> None:
+def test_the_error_names_who_must_act_after_the_refresh(sandbox: Control, bob: User) -> None:
     (connection,) = granted(sandbox, 1, expires_at=PAST, owner=bob)
     sandbox.set_person(factories.ADA, disabled=True)
     _, text = api_keys.issue(
         bob, name="Robot", scopes=["token:read"], expires_at=NOW + timedelta(days=30), actor=bob, now=NOW
     )
-    body = client.get(f"/api/v1/connections/{connection.pk}/token", HTTP_AUTHORIZATION=f"Bearer {text}").json()
+    robot = PortalClient(headers={"Authorization": f"Bearer {text}"})
+    body = robot.get(f"/api/v1/connections/{connection.pk}/token").json()
     assert (body["code"], body["who"]) == ("blocked", "it_admin")
 
 

@@ -1,0 +1,338 @@
+"""The token call in front of Django: no thread for a caller who waits, and many calls in few statements.
+
+Calls that come while others are being answered are answered together (services/tokens/token_calls.py). Who needs a
+refresh waits as a coroutine, one refresh a connection. Whatever is unusual about a request, and every refusal, is left
+to the view of the route (tokens.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+from urllib.parse import parse_qsl
+
+from django.conf import settings
+from django.core.serializers.json import DjangoJSONEncoder
+from django.db import DatabaseError, InterfaceError
+from django.db import connection as database
+from django.http import HttpResponse
+from django.http.request import split_domain_port, validate_host
+
+from connections.api import authentication, problems, tokens
+from connections.api.token_waiting import MOST_REFRESHES, Refreshes, RunInThread
+from connections.client_address import forwarded_address
+from connections.errors import TokenUnavailable
+from connections.services.tokens import token_calls
+from connections.services.tokens.fetch import Refresh, Token
+from connections.services.tokens.single_flight import TokenRequirement
+from connections.services.tokens.token_calls import Outcome, TokenCall, Wait
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+logger = logging.getLogger(__name__)
+
+_PATH = re.compile(r"/api/v1/connections/([^/]+)/token")
+_BATCH = 64  # calls answered by one statement
+_LANES = 1  # batches under way at the same time; with more, each holds fewer calls and costs nearly as much
+_SHORT_QUERY = 200  # characters; a longer one is never a plain call
+
+
+class Unusual(Exception):
+    """The request is for the view to judge."""
+
+
+class TokenEndpoint:
+    """The ASGI application of the token route; ``django`` answers what it does not.
+
+    ``headers`` are those that every answer of the portal carries, for a plain and for a secure connection.
+    """
+
+    def __init__(
+        self, django: Application, headers: Callable[[bool], Headers], *, run_in_thread: RunInThread | None = None
+    ) -> None:
+        self._django = django
+        self._headers = lru_cache(maxsize=2)(headers)
+        self._batches = Batches(run_in_thread or _threads(_LANES, "token call"))
+        self._refreshes = Refreshes(run_in_thread or _threads(MOST_REFRESHES + 1, "refresh"))
+        self._explanations: dict[tuple[Any, ...], asyncio.Task[Explanation]] = {}
+
+    @staticmethod
+    def serves(path: str) -> bool:
+        """Whether a path is that of the token call."""
+        return _PATH.fullmatch(path) is not None
+
+    def stop_waiting(self) -> None:
+        """The server is about to stop: answer whoever waits at once."""
+        self._refreshes.is_closing.set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            call = read_call(scope)
+        except Unusual:
+            await self._django(scope, receive, send)
+            return
+        try:
+            await self._answer(call, scope, receive, send)
+        except (DatabaseError, InterfaceError):
+            logger.exception("The database cannot be reached; a token call is refused.")
+            problem = problems.problem(
+                503, "internal_error", "The portal's database cannot be reached.", action="Try again in a moment."
+            )
+            problem["Retry-After"] = "5"
+            await self._send_problem(problem, scope, send, call)
+
+    async def _answer(self, call: TokenCall, scope: Scope, receive: Receive, send: Send) -> None:
+        outcome = await self._decide(call)
+        refresh = None
+        if isinstance(outcome, Wait):
+            try:
+                refresh = self._refreshes.begin(outcome, call.wanted)
+            except TokenUnavailable as error:
+                await self._send_problem(problems.problem_of(error), scope, send, call)
+                return
+            is_done = await self._refreshes.wait(refresh, outcome)
+            call.refresh = Refresh.DONE if is_done else Refresh.UNFINISHED
+            outcome = await self._decide(call)
+        if isinstance(outcome, Token):
+            await self._send_token(outcome, scope, send, call)
+        elif refresh is None:
+            await self._django(_marked(scope, call), receive, send)
+        else:
+            explanation = await self._explain(refresh, call, scope, receive)
+            await _send(send, explanation.status, explanation.headers, explanation.body, call)
+
+    async def _decide(self, call: TokenCall) -> Outcome:
+        try:
+            return await self._batches.answer(call)
+        except (DatabaseError, InterfaceError):
+            raise
+        except Exception:
+            logger.exception("A token call could not be answered in front of Django.")
+            return None
+
+    async def _send_token(self, token: Token, scope: Scope, send: Send, call: TokenCall) -> None:
+        body = json.dumps(tokens.body_of(token), cls=DjangoJSONEncoder).encode()
+        headers = [
+            (b"content-type", b"application/json; charset=utf-8"),
+            (b"cache-control", b"no-store, private"),
+            (b"content-length", str(len(body)).encode()),
+        ]
+        if token.trouble:
+            headers.append((b"portal-trouble", token.trouble.encode()))
+        await _send(send, 200, [*headers, *self._headers(is_secure(scope))], body, call)
+
+    async def _send_problem(self, problem: HttpResponse, scope: Scope, send: Send, call: TokenCall) -> None:
+        headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in problem.items()]
+        await _send(send, problem.status_code, [*headers, *self._headers(is_secure(scope))], problem.content, call)
+
+    async def _explain(
+        self, refresh: asyncio.Task[None], call: TokenCall, scope: Scope, receive: Receive
+    ) -> Explanation:
+        """What the view says to a caller who has waited in vain: once for all who asked the same and waited together."""
+        asked = (id(refresh), call.key, call.address, scope["method"], scope["raw_path"], scope["query_string"])
+        if (task := self._explanations.get(asked)) is None:
+            explaining = Explanation()
+            task = asyncio.ensure_future(explaining.fetch(self._django, _marked(scope, call)))
+            self._explanations[asked] = task
+            # A moment for those who are still on their way here.
+            task.add_done_callback(
+                lambda _: asyncio.get_running_loop().call_later(1.0, self._explanations.pop, asked, None)
+            )
+        return await asyncio.shield(task)
+
+
+async def _send(send: Send, status: int, headers: Headers, body: bytes, call: TokenCall) -> None:
+    headers = [*headers, (b"x-request-id", str(uuid.uuid4()).encode())]
+    if call.limit is not None:
+        state = {"limit": call.limit.limit, "remaining": call.limit.remaining, "reset": call.limit.reset}
+        headers += [(f"ratelimit-{name}".encode(), str(number).encode()) for name, number in state.items()]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if call.is_head else body})
+
+
+class Explanation:
+    """An answer of the view, without what differs between those it is sent to."""
+
+    _OWN = (b"x-request-id", b"ratelimit-limit", b"ratelimit-remaining", b"ratelimit-reset")
+
+    def __init__(self) -> None:
+        self.status, self.headers, self.body = 500, Headers(), b""
+
+    async def fetch(self, django: Application, scope: Scope) -> Explanation:
+        await django(scope, _nothing_to_receive(), self._take)
+        return self
+
+    async def _take(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.headers = [(name, value) for name, value in message["headers"] if name not in self._OWN]
+        else:
+            self.body += message.get("body", b"")
+
+
+def _nothing_to_receive() -> Receive:
+    """The end of an empty request body, and then silence."""
+    messages = [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> Message:
+        if messages:
+            return messages.pop()
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError("never reached")
+
+    return receive
+
+
+# --- Answering together ---------------------------------------------------------------------------
+
+
+class Batches:
+    """Collects calls while others are being answered."""
+
+    def __init__(self, run_in_thread: RunInThread) -> None:
+        self._run_in_thread = run_in_thread
+        self._queue: list[tuple[TokenCall, asyncio.Future[Outcome]]] = []
+        self._lanes: set[asyncio.Task[None]] = set()
+
+    async def answer(self, call: TokenCall) -> Outcome:
+        """The outcome of the call. Raises DatabaseError."""
+        outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._queue.append((call, outcome))
+        if len(self._lanes) < _LANES:
+            lane = asyncio.ensure_future(self._work())
+            self._lanes.add(lane)
+            lane.add_done_callback(self._lanes.discard)
+        return await outcome
+
+    async def _work(self) -> None:
+        while self._queue:
+            batch, self._queue = self._queue[:_BATCH], self._queue[_BATCH:]
+            try:
+                outcomes = await self._run_in_thread(_answer_batch, [call for call, _ in batch])
+            except Exception as error:  # noqa: BLE001 - each caller raises it
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            for (_, future), outcome in zip(batch, outcomes, strict=True):
+                if not future.done():
+                    future.set_result(outcome)
+
+
+def _answer_batch(calls: list[TokenCall]) -> list[Outcome]:
+    if database.in_atomic_block:  # a test's
+        return token_calls.answer(calls)
+    try:
+        return token_calls.answer(calls)
+    except (DatabaseError, InterfaceError):
+        database.close()
+        raise
+    finally:
+        if database.close_at is not None and time.monotonic() >= database.close_at:
+            database.close()
+
+
+def _threads(number: int, name: str) -> RunInThread:
+    threads = ThreadPoolExecutor(number, thread_name_prefix=name)
+
+    def run_in_thread(function: Callable[..., Any], *arguments: Any) -> Awaitable[Any]:
+        return asyncio.get_running_loop().run_in_executor(threads, function, *arguments)
+
+    return run_in_thread
+
+
+# --- Reading a request ----------------------------------------------------------------------------
+
+
+def read_call(scope: Scope) -> TokenCall:
+    """The token call that a request is. Raises Unusual for anything but a plain and well-formed one."""
+    path = _PATH.fullmatch(scope["path"])
+    if path is None or scope["method"] not in ("GET", "HEAD") or len(scope["query_string"]) > _SHORT_QUERY:
+        raise Unusual
+    headers: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        if name in headers and name in (b"authorization", b"host", b"content-length"):
+            raise Unusual
+        headers[name] = headers[name] + b"," + value if name in headers else value
+    if headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers:
+        raise Unusual
+    if not _is_allowed_host(headers.get(b"host", b""), tuple(settings.ALLOWED_HOSTS)) or (
+        settings.SECURE_SSL_REDIRECT and not is_secure(scope)
+    ):
+        raise Unusual
+    ref = path[1]
+    is_number = ref.isascii() and ref.isdigit()
+    if len(ref) > (authentication.LONGEST_NUMBER if is_number else authentication.LONGEST_NAME):
+        raise Unusual
+    if "\x00" in ref or "\ufffd" in ref:
+        raise Unusual
+    return TokenCall(
+        key=_key(headers.get(b"authorization", b"")),
+        pk=int(ref) if is_number else None,
+        name=None if is_number else ref,
+        wanted=_requirement(scope["query_string"]),
+        address=forwarded_address(
+            headers.get(b"x-forwarded-for", b"").decode("latin-1"), scope["client"][0] if scope.get("client") else ""
+        ),
+        is_head=scope["method"] == "HEAD",
+    )
+
+
+def is_secure(scope: Scope) -> bool:
+    """Whether the client called by https, as Django sees it."""
+    if settings.SECURE_PROXY_SSL_HEADER and (value := dict(scope["headers"]).get(b"x-forwarded-proto")) is not None:
+        first: bytes = value.split(b",")[0].strip()
+        return first == b"https"
+    return bool(scope["scheme"] == "https")
+
+
+@lru_cache(maxsize=64)
+def _is_allowed_host(host: bytes, allowed: tuple[str, ...]) -> bool:
+    domain, _ = split_domain_port(host.decode("latin-1"))
+    return bool(domain) and validate_host(domain, allowed)
+
+
+def _key(authorization: bytes) -> str:
+    scheme, _, text = authorization.partition(b" ")
+    if scheme.lower() != b"bearer" or not text.isascii() or b" " in text:
+        raise Unusual
+    return text.decode()
+
+
+def _requirement(query: bytes) -> TokenRequirement:
+    try:
+        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError as malformed:
+        raise Unusual from malformed
+    values = {"min_valid": "300", "refused": ""} | dict(pairs)
+    min_valid, refused = values["min_valid"], values["refused"]
+    if len(values) > 2 or len(dict(pairs)) < len(pairs):
+        raise Unusual
+    if not re.fullmatch("[0-9]{1,4}", min_valid) or int(min_valid) > tokens.LONGEST_VALIDITY:
+        raise Unusual
+    if not re.fullmatch("([0-9a-f]{32})?", refused):
+        raise Unusual
+    return TokenRequirement(int(min_valid), refused)
+
+
+def _marked(scope: Scope, call: TokenCall) -> Scope:
+    """The request for the view, with what has been done for it already."""
+    marks: dict[str, Any] = {}
+    if call.is_counted:
+        marks[authentication.RATE_LIMIT] = call.limit
+    if call.refresh is not Refresh.NOT_TRIED:
+        marks[tokens.REFRESH] = call.refresh
+    return {**scope, "portal.environ": marks}

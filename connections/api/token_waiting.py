@@ -1,0 +1,101 @@
+"""Callers of the token call who wait for a refresh: as coroutines, one refresh a connection."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from django.db import close_old_connections
+from django.db import connection as database
+
+from connections.errors import TokenUnavailable
+from connections.services.tokens import single_flight
+from connections.services.tokens.single_flight import TokenRequirement
+from connections.services.tokens.token_calls import Wait
+
+# Runs a function that uses the database, with whatever it is given, outside of the event loop.
+RunInThread = Callable[..., Awaitable[Any]]
+
+logger = logging.getLogger(__name__)
+
+MOST_REFRESHES = 16  # at once in one process
+MOST_OF_ONE_APP = 8  # of these; one that hangs must not hold up the others
+MOST_WAITING = 2400  # callers in one process
+MOST_OF_ONE_CONNECTION = 1200  # of these
+_LOOK_EVERY = 0.05  # seconds between two looks at refreshes of other processes
+
+
+class Refreshes:
+    """The refreshes under way in this process, each in a thread, and those of other processes that callers wait for."""
+
+    def __init__(self, run_in_thread: RunInThread) -> None:
+        self._run_in_thread = run_in_thread
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._waiting: Counter[asyncio.Task[None]] = Counter()
+        self._threads = asyncio.Semaphore(MOST_REFRESHES)
+        self._of_app: dict[int, asyncio.Semaphore] = defaultdict(partial(asyncio.Semaphore, MOST_OF_ONE_APP))
+        self._elsewhere: dict[str, asyncio.Future[None]] = {}
+        self.is_closing = asyncio.Event()
+
+    def begin(self, wait: Wait, wanted: TokenRequirement) -> asyncio.Task[None]:
+        """The refresh of the connection, begun unless one is under way. Raises TokenUnavailable if too many wait."""
+        task = self._tasks.get(wait.connection_pk)
+        if task is None:
+            task = asyncio.ensure_future(self._refresh(wait, wanted))
+            self._tasks[wait.connection_pk] = task
+            task.add_done_callback(lambda _: self._tasks.pop(wait.connection_pk))
+        if self._waiting[task] >= MOST_OF_ONE_CONNECTION or self._waiting.total() >= MOST_WAITING:
+            raise TokenUnavailable("Too many callers wait for a token at this moment.")
+        return task
+
+    async def wait(self, task: asyncio.Task[None], wait: Wait) -> bool:
+        """Whether the refresh has ended while the caller could wait for it."""
+        closing = asyncio.ensure_future(self.is_closing.wait())
+        self._waiting[task] += 1
+        try:
+            done, _ = await asyncio.wait({task, closing}, timeout=wait.patience, return_when=asyncio.FIRST_COMPLETED)
+            return task in done
+        finally:
+            closing.cancel()
+            self._waiting[task] -= 1
+            if not self._waiting[task]:
+                del self._waiting[task]
+
+    async def _refresh(self, wait: Wait, wanted: TokenRequirement) -> None:
+        async with self._of_app[wait.app_pk], self._threads:
+            try:
+                is_ours = await self._run_in_thread(_refresh_in_turn, wait.connection_pk, wanted)
+            except Exception:
+                # Whoever waits is told that there is no token yet; the sweep tries again in its own time.
+                logger.exception("A token could not be refreshed.", extra={"connection": wait.connection_pk})
+                return
+        if not is_ours:
+            await self._end_elsewhere(single_flight.lock_name(wait.connection_pk))
+
+    async def _end_elsewhere(self, turn: str) -> None:
+        """Wait until the process that has the turn is done; one task looks for all."""
+        is_first = not self._elsewhere
+        future = self._elsewhere[turn] = asyncio.get_running_loop().create_future()
+        if is_first:
+            self._poll = asyncio.ensure_future(self._look())
+        await future
+
+    async def _look(self) -> None:
+        while self._elsewhere:
+            await asyncio.sleep(_LOOK_EVERY)
+            for turn in await self._run_in_thread(single_flight.is_done, list(self._elsewhere)):
+                self._elsewhere.pop(turn).set_result(None)
+
+
+def _refresh_in_turn(pk: int, wanted: TokenRequirement) -> bool:
+    if database.in_atomic_block:  # a test's
+        return single_flight.refresh_in_turn(pk, wanted)
+    close_old_connections()
+    try:
+        return single_flight.refresh_in_turn(pk, wanted)
+    finally:
+        close_old_connections()

@@ -1,0 +1,112 @@
+"""Token requests: how often each key fetched tokens of each connection, an audit record."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.db import connection as database
+
+from connections.models import ApiKey, Connection, TokenFetch
+
+_TABLE = TokenFetch._meta.db_table
+
+# Spelt out: these run for every token, and the ORM would spend longer on composing them than the database on them.
+# Rows are locked in the order of their ids, so that processes that count the same rows never wait for each other in a
+# circle. A sealed row never changes.
+_COUNT_MANY = f"""
+WITH request AS (
+    SELECT * FROM unnest(%s::int[], %s::bigint[], %s::bigint[], %s::inet[], %s::int[])
+    AS request (n, key_id, connection_id, address, count)
+), found AS (
+    SELECT counter.id, request.n, request.count FROM {_TABLE} AS counter
+    JOIN request ON counter.key_id = request.key_id AND counter.connection_id = request.connection_id
+        AND counter.address IS NOT DISTINCT FROM request.address
+    WHERE counter.minute = %s AND counter.seal IS NULL ORDER BY counter.id FOR UPDATE OF counter
+)
+UPDATE {_TABLE} AS counter SET count = counter.count + found.count FROM found WHERE counter.id = found.id RETURNING found.n
+"""  # noqa: S608 - a name of our own table
+_COUNT_ONE = f"""
+UPDATE {_TABLE} SET count = count + %s
+WHERE key_id = %s AND connection_id = %s AND address IS %s AND minute = %s AND seal IS NULL
+"""  # noqa: S608
+# Whichever has been removed meanwhile is named all the same, as the row would be after its removal.
+_INSERT = f"""
+INSERT INTO {_TABLE} (key_id, key_ref, key_name, owner_name, connection_id, connection_ref, connection_name, minute, address, count)
+VALUES (
+    (SELECT id FROM {ApiKey._meta.db_table} WHERE id = %s), %s, %s, %s,
+    (SELECT id FROM {Connection._meta.db_table} WHERE id = %s), %s, %s, %s, %s, %s
+)
+ON CONFLICT (key_id, connection_id, address, minute) WHERE seal IS NULL DO UPDATE SET count = {_TABLE}.count + excluded.count
+"""  # noqa: S608
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRequest:
+    """One token that is about to be sent to a caller."""
+
+    key_pk: int
+    key_name: str
+    owner_name: str
+    connection_pk: int
+    connection_name: str
+    address: str | None
+
+
+def record(requests: Iterable[TokenRequest], *, now: datetime) -> None:
+    """Count the requests, one row per key, connection, address and minute. Once this returns, they are stored."""
+    counts = Counter(requests)
+    if not counts:
+        return
+    # As the columns store them: SQLite compares texts.
+    minute = database.ops.adapt_datetimefield_value(now.replace(second=0, microsecond=0))
+    count_up = _count_many if database.vendor == "postgresql" else _count_each
+    if len(uncounted := count_up(counts, minute)) == 0:
+        return
+    uncounted.sort(key=lambda request: (request.key_pk, request.connection_pk, str(request.address)))
+    while True:
+        try:
+            with transaction.atomic(), database.cursor() as cursor:
+                for request in uncounted:
+                    _insert(cursor, request, counts[request], minute)
+        except IntegrityError:
+            continue  # a key or a connection is being removed at this moment
+        return
+
+
+def _count_many(counts: Counter[TokenRequest], minute: Any) -> list[TokenRequest]:
+    """Count up the rows that exist; returns the requests that have none yet."""
+    requests = list(counts)
+    columns: list[list[Any]] = [
+        list(range(len(requests))),
+        [request.key_pk for request in requests],
+        [request.connection_pk for request in requests],
+        [request.address for request in requests],
+        [counts[request] for request in requests],
+    ]
+    with database.cursor() as cursor:
+        cursor.execute(_COUNT_MANY, [*columns, minute])
+        counted = {number for (number,) in cursor.fetchall()}
+    return [request for number, request in enumerate(requests) if number not in counted]
+
+
+def _count_each(counts: Counter[TokenRequest], minute: Any) -> list[TokenRequest]:
+    uncounted = []
+    with transaction.atomic(), database.cursor() as cursor:
+        for request, count in counts.items():
+            cursor.execute(_COUNT_ONE, [count, request.key_pk, request.connection_pk, _stored_address(request), minute])
+            if not cursor.rowcount:
+                uncounted.append(request)
+    return uncounted
+
+
+def _insert(cursor: Any, request: TokenRequest, count: int, minute: Any) -> None:
+    key = [request.key_pk, request.key_pk, request.key_name, request.owner_name[:320]]
+    connection = [request.connection_pk, request.connection_pk, request.connection_name]
+    cursor.execute(_INSERT, [*key, *connection, minute, _stored_address(request), count])
+
+
+def _stored_address(request: TokenRequest) -> Any:
+    return TokenFetch._meta.get_field("address").get_db_prep_value(request.address, database)

@@ -1,0 +1,72 @@
+"""The web process's application: the token call is answered here, everything else by Django in threads."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from portal.wsgi import application as django_application  # sets Django up, which the rest needs
+
+# isort: split
+
+from django.http import HttpRequest, HttpResponse
+from django.middleware.clickjacking import XFrameOptionsMiddleware
+from django.middleware.security import SecurityMiddleware
+
+from connections.api.token_endpoint import TokenEndpoint
+from connections.api.token_waiting import RunInThread
+from connections.middleware import content_security_policy
+from portal.access_log import access_log
+from portal.wsgi_bridge import Receive, Scope, Send, WSGIBridge
+
+
+class Portal:
+    """The ASGI application of one process."""
+
+    def __init__(self, *, threads: int, run_in_thread: RunInThread | None = None) -> None:
+        django = WSGIBridge(django_application, threads=threads, run_in_thread=run_in_thread)
+        token_endpoint = TokenEndpoint(django, headers_of_every_answer, run_in_thread=run_in_thread)
+        self.stop_waiting = token_endpoint.stop_waiting
+
+        @access_log
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            if _is_from_local_https_proxy(scope):
+                scope["scheme"] = "https"
+            application = token_endpoint if token_endpoint.serves(scope["path"]) else django
+            await application(scope, receive, send)
+
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._answer(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+
+
+def headers_of_every_answer(is_secure: bool) -> list[tuple[bytes, bytes]]:
+    """The headers that Django's middleware adds to an answer of the API."""
+    request = HttpRequest()
+    request._get_scheme = lambda: "https" if is_secure else "http"  # type: ignore[attr-defined]
+
+    def nothing(request: HttpRequest) -> HttpResponse:
+        return HttpResponse()
+
+    secured: Any = SecurityMiddleware(XFrameOptionsMiddleware(nothing))
+    response = content_security_policy(secured)(request)
+    del response["Content-Type"]
+    response["Vary"] = "Cookie"
+    return [(name.lower().encode(), value.encode()) for name, value in response.items()]
+
+
+def _is_from_local_https_proxy(scope: Scope) -> bool:
+    """Whether a proxy on this machine says that it was called by https; TRUSTED_PROXIES is about all others."""
+    if not scope.get("client") or scope["client"][0] not in ("127.0.0.1", "::1"):
+        return False
+    return (b"x-forwarded-proto", b"https") in scope["headers"]
+
+
+application = Portal(threads=int(os.environ.get("WEB_THREADS", "8")))

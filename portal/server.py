@@ -1,0 +1,121 @@
+"""``python -m portal.server``: the web process, uvicorn with the limits of a server that faces the network.
+
+Its settings come from the environment: BIND, WEB_WORKERS, WEB_THREADS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import socket
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.supervisors import Multiprocess
+
+MAX_CONNECTIONS = 4000  # per process: served, kept alive, and waiting for a token
+KEEP_ALIVE = 5  # seconds
+SILENCE = 10.0  # seconds in which the head of a request must have come
+MAX_HEAD = 65536  # bytes of a request's first line and headers
+MAX_LINE = 8190  # bytes of a request's address; above the API's own limit, which answers with a problem
+GRACE = 30  # seconds for requests under way when the server stops
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol, with limits for the head of a request: its time and its size."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._head_bytes: int | None = 0
+        self._silence = self.loop.call_later(SILENCE, self.transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._silence.cancel()
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Called by uvicorn for each connection when the server stops."""
+        self.app.stop_waiting()
+        super().shutdown()
+
+    def data_received(self, data: bytes) -> None:
+        if self._head_bytes is not None:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._head_bytes is not None and self._head_bytes > MAX_HEAD and not self.transport.is_closing():
+            self.send_400_response("The head of the request is too large.")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._silence.cancel()
+        self._silence = self.loop.call_later(SILENCE, self.transport.close)
+        self._head_bytes = 0
+
+    def on_headers_complete(self) -> None:
+        self._silence.cancel()
+        self._head_bytes = None
+        if len(self.url) > MAX_LINE:
+            raise ValueError("The address is too long.")  # httptools makes it a parser error: 400
+        super().on_headers_complete()
+
+
+def serve(application: str = "portal.asgi:application") -> None:
+    """Serve until SIGTERM or SIGINT. ``application`` is imported in each worker process."""
+    allow_open_files(2 * MAX_CONNECTIONS)
+    workers = int(os.environ.get("WEB_WORKERS", "1"))
+    config = uvicorn.Config(
+        application,
+        workers=workers,
+        loop="uvloop",
+        http=Protocol,
+        interface="asgi3",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=GRACE,
+    )
+    listener = listen(os.environ.get("BIND", "127.0.0.1:8000"))
+    if workers > 1:
+        Multiprocess(config, sockets=[listener]).run()
+    else:
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def listen(address: str) -> socket.socket:
+    """Listen at ``host:port``, ``[host]:port`` or ``unix:path``, and say so."""
+    if address.startswith("unix:"):
+        path = address.removeprefix("unix:")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(path)
+        listener.listen(2048)
+        shown = address
+    else:
+        host, _, port = address.rpartition(":")
+        host = host.strip("[]")
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, int(port)), family=family, backlog=2048)
+        shown = f"http://{address.rpartition(':')[0]}:{listener.getsockname()[1]}"
+    print(f"Listening at: {shown} ({os.getpid()})", flush=True)  # noqa: T201 - whoever starts it waits for this line
+    return listener
+
+
+def allow_open_files(number: int) -> None:
+    """Each connection is an open file: raise the limit of this process as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = number if hard == resource.RLIM_INFINITY else min(hard, number)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+if __name__ == "__main__":
+    serve()

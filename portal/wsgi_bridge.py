@@ -1,0 +1,166 @@
+"""Run a WSGI application, in a bounded number of threads, under an ASGI server.
+
+A thread is taken only once the whole request is here, so a client that sends slowly holds none. Answers stream: the
+application waits while the client is slow to read, and is stopped when the client has gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context
+from typing import IO, Any
+from urllib.parse import unquote_to_bytes
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+logger = logging.getLogger(__name__)
+
+SILENCE = 10.0  # seconds a client may be silent within the body of its request
+MAX_BODY = 20_000_000  # bytes; Django has lower limits for all but uploaded files
+IN_MEMORY = 1_000_000  # bytes of a body that are kept in memory; the rest is written to a temporary file
+CHUNK = 65536
+
+
+class ClientGone(Exception):
+    """The client has closed the connection."""
+
+
+class WSGIBridge:
+    """The ASGI application that runs ``application`` in ``threads`` threads, or with ``run_in_thread``."""
+
+    def __init__(
+        self,
+        application: Callable[..., Iterable[bytes]],
+        *,
+        threads: int,
+        run_in_thread: Callable[..., Awaitable[Any]] | None = None,
+    ) -> None:
+        self._application = application
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="request")
+        self._run_in_thread = run_in_thread or self._run_in_own_thread
+
+    def _run_in_own_thread(self, function: Callable[..., Any], *arguments: Any) -> Awaitable[Any]:
+        return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with tempfile.SpooledTemporaryFile(IN_MEMORY) as body:
+            status = await _read_body(scope, receive, body)
+            if status is not None:
+                headers = [(b"content-length", b"0"), (b"connection", b"close")]
+                await send({"type": "http.response.start", "status": status, "headers": headers})
+                await send({"type": "http.response.body", "body": b""})
+                return
+            body.seek(0)
+            loop = asyncio.get_running_loop()
+            response = _Response(loop, send)
+            watch = loop.create_task(_wait_for_disconnect(receive, response))
+            try:
+                environ = build_environ(scope, body)
+                await self._run_in_thread(Context().run, self._run, environ, response)
+            except ClientGone:
+                pass
+            finally:
+                watch.cancel()
+
+    def _run(self, environ: dict[str, Any], response: _Response) -> None:
+        if response.is_client_gone:  # while it waited for a thread
+            raise ClientGone
+        chunks = self._application(environ, response.start)
+        try:
+            for chunk in chunks:
+                response.write(chunk)
+            response.write(b"", is_last=True)
+        finally:
+            if hasattr(chunks, "close"):
+                chunks.close()
+
+
+async def _read_body(scope: Scope, receive: Receive, body: IO[bytes]) -> int | None:
+    """Write the request's body to ``body``; the HTTP status of the refusal if it is too long or too slow."""
+    length = 0
+    while True:
+        try:
+            message = await asyncio.wait_for(receive(), SILENCE)
+        except TimeoutError:
+            return 408
+        if message["type"] == "http.disconnect":
+            return 400
+        length += len(message.get("body", b""))
+        if length > MAX_BODY:
+            return 413
+        body.write(message.get("body", b""))
+        if not message.get("more_body", False):
+            return None
+
+
+async def _wait_for_disconnect(receive: Receive, response: _Response) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    response.is_client_gone = True
+
+
+class _Response:
+    """What the WSGI application calls, from its thread; it waits until the server has taken what it is given."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, send: Send) -> None:
+        self._loop, self._send = loop, send
+        self._head: Message | None = None
+        self.is_client_gone = False
+
+    def start(
+        self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
+    ) -> Callable[[bytes], None]:  # PEP 3333
+        encoded = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        self._head = {"type": "http.response.start", "status": int(status[:3]), "headers": encoded}
+        return self.write
+
+    def write(self, chunk: bytes, *, is_last: bool = False) -> None:
+        if self.is_client_gone:
+            raise ClientGone
+        if chunk or is_last:
+            asyncio.run_coroutine_threadsafe(self._write(chunk, is_last), self._loop).result()
+
+    async def _write(self, chunk: bytes, is_last: bool) -> None:
+        if self._head is not None:
+            head, self._head = self._head, None
+            await self._send(head)
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": not is_last})
+
+
+def build_environ(scope: Scope, body: IO[bytes]) -> dict[str, Any]:
+    """The WSGI environment (PEP 3333) of an ASGI HTTP scope."""
+    host, port = scope.get("server") or ("localhost", 80)
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": scope["method"],
+        "SCRIPT_NAME": "",
+        "PATH_INFO": unquote_to_bytes(scope["raw_path"]).decode("latin-1"),
+        "QUERY_STRING": scope["query_string"].decode("latin-1"),
+        "SERVER_NAME": host,
+        "SERVER_PORT": str(port or 80),
+        "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
+        "REMOTE_ADDR": scope["client"][0] if scope.get("client") else "",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": scope["scheme"],
+        "wsgi.input": body,
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+        **scope.get("portal.environ", {}),
+    }
+    for raw_name, raw_value in scope["headers"]:
+        if b"_" in raw_name:
+            continue  # it would be taken for the header with dashes, which a proxy may have checked
+        name = raw_name.decode("latin-1").upper().replace("-", "_")
+        name = name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
+        value = raw_value.decode("latin-1")
+        environ[name] = f"{environ[name]},{value}" if name in environ else value
+    return environ

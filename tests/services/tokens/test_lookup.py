@@ -1,0 +1,162 @@
+"""The statement of the token call allows exactly what ``api_keys.authenticate`` and ``access`` allow, in random worlds."""
+
+from __future__ import annotations
+
+import random
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from django.http import Http404
+from django.utils import timezone
+
+from connections.access import permissions
+from connections.api import authentication
+from connections.errors import AmbiguousName, InvalidApiKey
+from connections.models import ApiKey, Connection, Share, Team, TeamMember, User
+from connections.services.api_keys import api_keys
+from connections.services.tokens import token_calls
+from connections.services.tokens.fetch import Token
+from connections.services.tokens.single_flight import TokenRequirement
+from connections.services.tokens.token_calls import TokenCall, Wait
+from tests import factories
+
+pytestmark = pytest.mark.django_db
+NAMES = ("Mail", "Invoices", "42", "Größe & Co")
+ADDRESSES = ("10.1.2.3", "192.0.2.9", "2001:db8::5", "::ffff:10.1.2.3", None)
+
+
+class World:
+    """A few people with everything that decides about a token, each at random."""
+
+    def __init__(self, chance: random.Random, now: datetime) -> None:
+        self.chance, self.now = chance, now
+        self.people = [factories.make_person(name) for name in ("alice", "bob", "carol", "dave")]
+        self.people.append(factories.make_service_account())
+        self.people.append(factories.make_person("root", is_superuser=True))
+        self.teams = [Team.objects.create(name=f"Team {number}") for number in range(2)]
+        for team in self.teams:
+            for person in self.some(self.people):
+                TeamMember.objects.create(team=team, user=person)
+        app, dead_app = (
+            factories.make_app_registration(),
+            factories.make_app_registration(name="Dead", client_id="1" * 36),
+        )
+        type(dead_app).objects.filter(pk=dead_app.pk).update(rejected_at=now, rejected_cause="Expired.")
+        self.connections = [self.make_connection(person, app, dead_app) for person in self.people for _ in range(2)]
+        for _ in range(16):
+            self.share()
+        self.keys = [self.make_key(person, number) for person in self.people for number in range(3)]
+        User.objects.filter(pk__in=[person.pk for person in self.some(self.people, 0.15)]).update(is_active=False)
+
+    def some(self, things: list[Any], share: float = 0.5) -> list[Any]:
+        return [thing for thing in things if self.chance.random() < share]
+
+    def moment(self, *, none: float = 0.4) -> datetime | None:
+        """None, before now, exactly now or after now."""
+        if self.chance.random() < none:
+            return None
+        return self.now + timedelta(seconds=self.chance.choice([-90000, -1, 0, 1, 90000]))
+
+    def make_connection(self, owner: User, *apps: Any) -> Connection:
+        taken = set(Connection.objects.filter(owner=owner).values_list("name", flat=True))
+        name = self.chance.choice([name for name in NAMES if name not in taken])
+        return factories.make_connection(
+            owner=owner,
+            name=name,
+            access_token=f"token of {owner}'s {name}",
+            app_registration=self.chance.choice([apps[0], apps[0], apps[1]]),
+            status=self.chance.choice(["active", "active", "active", "disabled", "reconnect_needed"]),
+            expires_at=self.chance.choice(
+                [self.now + timedelta(hours=1), self.now + timedelta(hours=1), self.moment()]
+            ),
+        )
+
+    def share(self) -> None:
+        person = self.chance.choice([None, *self.people])
+        whom = {
+            "connection": self.chance.choice(self.connections),
+            "person": person,
+            "team": None if person else self.chance.choice(self.teams),
+        }
+        # Only one at a time may be open.
+        is_ended = self.chance.random() < 0.2 or Share.objects.filter(**whom, ended_at=None).exists()
+        Share.objects.create(
+            **whom,
+            level=self.chance.choice(["use", "manage"]),
+            until=self.moment(),
+            ended_at=self.now if is_ended else None,
+            created_by=self.people[0],
+        )
+
+    def make_key(self, owner: User, number: int) -> tuple[str, ApiKey]:
+        scopes = self.chance.choice([["token:read"], ["token:read", "connections:read"], ["connections:read"]])
+        networks = self.chance.choice([[], [], ["10.1.0.0/16"], ["2001:db8::/32", "192.0.2.9/32"]])
+        key, text = factories.make_key(owner, name=f"Key {number}", scopes=scopes, networks=networks)
+        only = self.some(self.connections, 0.3)
+        values: dict[str, Any] = {
+            "expires_at": self.moment(none=0.7),
+            "revoked_at": self.now if self.chance.random() < 0.1 else None,
+            "only_chosen": self.chance.random() < 0.4,
+        }
+        if self.chance.random() < 0.4:  # rotated: the text is the old one
+            values |= {"previous_prefix": key.prefix, "previous_digest": key.digest, "previous_until": self.moment()}
+            new, prefix = api_keys.generate_key()
+            values |= {"prefix": prefix, "digest": api_keys.digest(new)}
+            text = self.chance.choice([text, new])
+        ApiKey.objects.filter(pk=key.pk).update(**values)
+        key.connections.set(only)
+        if self.chance.random() < 0.1:
+            body = text[:-7] + ("A" if text[-7] != "A" else "B")
+            text = body + api_keys._checksum(body)
+        return text, key
+
+
+def expected(text: str, ref: str, address: str | None, wanted: TokenRequirement, now: datetime) -> str | None:
+    """The stored token that the ORM's way gives; "wait" where a refresh is needed; None where it refuses."""
+    try:
+        key = api_keys.authenticate(text, address=address, now=now)
+        if "token:read" not in key.scopes:
+            return None
+        connection = authentication.find_connection(key, ref)
+    except (InvalidApiKey, Http404, AmbiguousName):
+        return None
+    if not permissions.can_fetch_token(key.owner, connection):
+        return None
+    connection = Connection.objects.select_related("app_registration").defer(None).get(pk=connection.pk)
+    if connection.status != "active":
+        return None
+    has_token = connection.expires_at is not None and connection.expires_at > now
+    if has_token and wanted.accepts(str(connection.access_token), connection.expires_at, now):
+        return str(connection.access_token)
+    return None if connection.app_registration.rejected_at is not None else "wait"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_it_allows_what_access_allows(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = timezone.now()
+    monkeypatch.setattr(timezone, "now", lambda: now)
+    chance = random.Random(seed)
+    world = World(chance, now)
+    refs = [*NAMES, "nothing", "0", *(str(connection.pk) for connection in world.connections)]
+    asked = [
+        (text, ref, chance.choice(ADDRESSES), TokenRequirement(chance.choice([0, 300, 3600])))
+        for text, _ in world.keys
+        for ref in refs
+    ]
+    right = [expected(*call, now) for call in asked]
+    calls = [
+        TokenCall(text, int(ref) if ref.isdigit() else None, None if ref.isdigit() else ref, wanted, address)
+        for text, ref, address, wanted in asked
+    ]
+    got: list[str | None] = []
+    while len(got) < len(calls):  # some batches name connections by their numbers only
+        batch = calls[len(got) : len(got) + chance.choice([1, 5, 50])]
+        got += [told(outcome) for outcome in token_calls.answer(batch)]
+    wrong = [(call, outcome, wish) for call, outcome, wish in zip(asked, got, right, strict=True) if outcome != wish]
+    assert wrong == []
+    assert any(right)
+
+
+def told(outcome: Any) -> str | None:
+    return outcome.access_token if isinstance(outcome, Token) else "wait" if isinstance(outcome, Wait) else None
