@@ -33,7 +33,7 @@ class AppendOnly(models.Model):
 
 
 class AuditAction(StrEnum):
-    """The actions of audit events, as ``noun.verb``. The strings must not change: filters and API clients rely on them."""
+    """The actions of audit events, as ``noun.verb``. Filters and API clients rely on the strings."""
 
     ACCESS_DENIED = "access.denied"
     ACCESS_REVIEW_CANCELLED = "access_review.cancelled"

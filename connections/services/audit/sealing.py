@@ -20,8 +20,8 @@ BATCH = 1000  # events, and token requests, in one seal at most
 MAX_SEALS = 2000  # made by one run
 # A minute of token requests is closed this long after its end; a later request gets a row of its own.
 GRACE = timedelta(minutes=1)
-# On PostgreSQL, the last id that the sequence issued. A row with a higher id was planted; sealing it would leave no room
-# for the events recorded afterwards.
+# On PostgreSQL, the last id that the sequence issued. A row with a higher id was planted; sealing it would leave no
+# room for the events recorded afterwards.
 LAST_ISSUED_ID = "(SELECT last_value FROM connections_auditevent_id_seq)"
 # A minute this far in the future was written by a wrong clock and is closed at once.
 MAX_CLOCK_SKEW = timedelta(hours=1)

@@ -52,7 +52,7 @@ def verify(
 
 
 def verify_read_only(*, since: int = 0, published: Sequence[tuple[int, str]] = ()) -> tuple[int, list[Finding]]:
-    """Verify without writing anything, as on a copy of the database; returns the number of rows checked and findings."""
+    """Verify without writing anything, as on a copy of the database; returns the number of rows and the findings."""
     rows, findings = 0, _compare_with_records(published)
     for progress in _check(since):
         rows += progress.rows

@@ -52,7 +52,7 @@ def link_answered(link: ConsentLink, *, actor: User | None, now: datetime) -> No
 
 
 def link_verified(link: ConsentLink, *, seen: Iterable[str], now: datetime) -> None:
-    """A token with the permissions ``seen`` has verified the link: delegated requests can sign in, app-only ones end."""
+    """A token with the permissions ``seen`` verified the link: delegated requests can sign in, app-only ones end."""
     granted = tuple(seen)
     for request in _requests_of(link, State.APPROVED, State.GRANTED):
         if request.authentication_type == AuthenticationType.CLIENT_CREDENTIALS:

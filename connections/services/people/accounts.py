@@ -144,7 +144,7 @@ def has_groups_overage(claims: dict[str, Any]) -> bool:
 
 
 def _follow_groups(user: User, claims: dict[str, Any], *, now: datetime) -> None:
-    """Update teams and roles from the claims; those that come from groups stay while Microsoft leaves the groups out."""
+    """Update teams and roles from the claims; those that come from groups stay if Microsoft leaves the groups out."""
     left_out = has_groups_overage(claims)
     _follow_roles(user, claims, left_out=left_out)
     if not left_out:

@@ -1,4 +1,4 @@
-"""Check once a day whether the people of the portal are still in their directory, where an application may read that."""
+"""Check once a day whether the people of the portal are still in their directory, where an application may read it."""
 
 import logging
 import random

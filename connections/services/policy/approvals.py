@@ -61,7 +61,7 @@ def evaluate_approval(connection: Connection, granted: Iterable[str] = ()) -> tu
 
 
 def require(connection: Connection) -> None:
-    """Raise PolicyForbids or ApprovalNeeded unless the policy allows the connection and it has every approval it needs."""
+    """Raise PolicyForbids or ApprovalNeeded unless the policy allows the connection with the approvals it has."""
     require_grant(connection, connection.granted)
 
 
@@ -279,7 +279,7 @@ def _withdraw_open(connection: Connection, reason: str, *, actor: User, now: dat
 
 
 def _can_close(approval: Approval, state: str) -> bool:
-    """Lock and reload the approval. False if it is in ``state`` already; raises Conflict if it was decided otherwise."""
+    """Lock and reload the approval. False if it is in ``state`` already; Conflict if it was decided otherwise."""
     current = Approval.objects.select_for_update().get(pk=approval.pk)
     for name in ("state", "before", "permissions", "decided_by_name"):
         setattr(approval, name, getattr(current, name))

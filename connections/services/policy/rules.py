@@ -71,7 +71,7 @@ def matches(pattern: str, name: str) -> bool:
 
 
 def tenant_key(tenant: Tenant) -> str:
-    """How rules name a tenant: by environment and directory, which stay the same while it is in use; its name may not."""
+    """How rules name a tenant: by environment and directory, which do not change while it is in use."""
     return f"{tenant.environment}/{tenant.directory_id}"
 
 
@@ -120,7 +120,7 @@ def _to_json(value: Any) -> Any:
 
 
 def from_dict(values: Any, *, of_app: bool = False) -> Rules:
-    """The rules of a dict. Raises InvalidInput for the first rule that is unknown or invalid (``field`` has its name)."""
+    """The rules of a dict. Raises InvalidInput for the first rule that is unknown or invalid, named by ``field``."""
     if not isinstance(values, Mapping):
         raise InvalidInput("The rules of a policy are a mapping of names to values.")
     unknown = sorted(str(name) for name in values if name not in _PARSERS)

@@ -82,7 +82,7 @@ def remove_from_all(user: User, *, actor: User | None, now: datetime) -> None:
 
 
 def sync_groups(user: User, groups: Collection[str]) -> None:
-    """At a Microsoft sign-in: make the person a member of exactly those following teams whose Entra group they are in."""
+    """At a Microsoft sign-in: make the person a member of exactly those teams whose Entra group they are in."""
     following = Team.objects.exclude(entra_group="")
     for team in following.filter(entra_group__in=groups):
         add_member(team, user, actor=None)

@@ -1,4 +1,4 @@
-"""Who uses a connection: the people and teams it is shared with, and the API keys that recently requested its tokens."""
+"""Who uses a connection: people and teams it is shared with, and API keys that recently requested its tokens."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
