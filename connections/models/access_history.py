@@ -1,7 +1,5 @@
 """The access history: who could use what, and when."""
 
-from __future__ import annotations
-
 from datetime import datetime
 
 from django.db import models
@@ -13,8 +11,8 @@ from connections.models.sharing import Share
 class AccessPeriod(models.Model):
     """A period of ownership, of a share, of a membership, or in which an account was disabled.
 
-    Ids and names instead of foreign keys, so that it outlives people, teams and connections. In force from ``started_at``
-    until just before ``ended_at`` or ``until``, whichever comes first. Written by services.sharing.history.
+    Ids and names instead of foreign keys, so that it outlives what it is about. In force until just before ``ended_at``
+    or ``until``, whichever comes first. Written by services.sharing.history.
     """
 
     class Kind(models.TextChoices):

@@ -1,7 +1,5 @@
 """People who use the portal, and service accounts that act for automations."""
 
-from __future__ import annotations
-
 from django.contrib.auth.models import AbstractUser
 from django.db import models
 from django.db.models import Q
@@ -63,8 +61,7 @@ class User(AbstractUser):
         return self.kind == self.Kind.SERVICE
 
     @property
-    def contact(self) -> User | None:
-        """The person to notify: for a service account the one responsible for it."""
+    def contact(self) -> "User | None":
         return self.responsible if self.is_service else self
 
     def _get_session_auth_hash(self, secret: str | bytes | None = None) -> str:

@@ -1,7 +1,5 @@
 """Alert channels, personal preferences, and the outbox of alerts."""
 
-from __future__ import annotations
-
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
@@ -67,9 +65,7 @@ class Delivery(models.Model):
     event = models.CharField(max_length=10, choices=Event)
     incident = models.ForeignKey(Incident, models.CASCADE, null=True, related_name="deliveries")
     credential = models.ForeignKey(AppCredential, models.CASCADE, null=True, related_name="+")
-    subject = models.CharField(
-        max_length=200, blank=True
-    )  # of a message; other alerts derive theirs from incident or credential
+    subject = models.CharField(max_length=200, blank=True)  # of a message; others derive it from incident or credential
     # Exactly one recipient: an e-mail address, or a channel.
     email = models.EmailField(max_length=320, blank=True)
     channel = models.ForeignKey(AlertChannel, models.CASCADE, null=True, related_name="deliveries")

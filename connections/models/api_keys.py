@@ -1,7 +1,5 @@
 """API keys of automations, and the tokens they requested."""
 
-from __future__ import annotations
-
 from datetime import datetime
 
 from django.conf import settings
@@ -58,24 +56,18 @@ class ApiKey(models.Model):
         return self.name
 
     def is_valid(self, now: datetime | None = None) -> bool:
-        """Whether it is neither revoked nor expired."""
         return self.revoked_at is None and (self.expires_at is None or self.expires_at > (now or timezone.now()))
 
     @property
     def used_at(self) -> datetime | None:
-        """When it was last used, with either of its secrets."""
         return max((used for used in (self.last_used_at, self.previous_used_at) if used), default=None)
 
     def takes_previous(self, now: datetime) -> bool:
-        """Whether the secret before the last rotation still works."""
         return self.previous_until is not None and self.previous_until > now and self.is_valid(now)
 
 
 class TokenFetch(models.Model):
-    """How often a key requested tokens of a connection from an address within one minute.
-
-    After that minute it is sealed together with the audit events and never changes again.
-    """
+    """Token requests of a key for a connection from an address in one minute; sealed after that minute, then fixed."""
 
     key = models.ForeignKey(ApiKey, models.SET_NULL, null=True, related_name="fetches")
     # The original ids of key and connection, which are sealed; the foreign keys become NULL on deletion.

@@ -61,7 +61,6 @@ class AppRegistration(models.Model):
 
     @property
     def is_ready(self) -> bool:
-        """Whether Microsoft accepted the credentials and has not rejected them since."""
         return self.verified_at is not None and self.rejected_at is None
 
     def allows(self, authentication_type: str) -> bool:

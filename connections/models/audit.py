@@ -1,7 +1,5 @@
 """The audit trail: events, repeated denials, and saved filters."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import Any, NoReturn
 
@@ -10,29 +8,17 @@ from django.db import models
 from django.utils import timezone
 
 
-def _refuse() -> NoReturn:
+def _refuse(*args: Any, **kwargs: Any) -> NoReturn:
     raise TypeError("The audit trail is append-only.")
 
 
 class AppendOnlyQuerySet(models.QuerySet[Any]):
-    """Rows that are only inserted; triggers enforce it, too (migration audit_guards).
+    """Rows that are only inserted, which triggers enforce, too. Only services.operations.retention deletes old ones."""
 
-    Only services.operations.retention deletes old rows, past this class.
-    """
-
-    def update(self, **values: Any) -> NoReturn:
-        _refuse()
-
-    def bulk_update(self, *args: Any, **kwargs: Any) -> NoReturn:
-        _refuse()
-
-    def delete(self) -> NoReturn:
-        _refuse()
+    update = bulk_update = delete = _refuse
 
 
 class AppendOnly(models.Model):
-    """Base of rows that are only inserted."""
-
     objects = AppendOnlyQuerySet.as_manager()
 
     class Meta:
@@ -43,12 +29,11 @@ class AppendOnly(models.Model):
             _refuse()
         super().save(*args, **kwargs)
 
-    def delete(self, *args: Any, **kwargs: Any) -> NoReturn:
-        _refuse()
+    delete = _refuse
 
 
 class AuditAction(StrEnum):
-    """The actions of audit events, as ``noun.verb``. The strings must not change: filters and API clients rely on them."""
+    """The actions of audit events, as ``noun.verb``. Filters and API clients rely on the strings."""
 
     ACCESS_DENIED = "access.denied"
     ACCESS_REVIEW_CANCELLED = "access_review.cancelled"
@@ -203,10 +188,7 @@ class AuditEvent(AppendOnly):
 
 
 class RepeatedDenial(models.Model):
-    """How often the same action was denied to a person within a minute.
-
-    The first denial is recorded as an event at once; the repeats are counted here and become one more event afterwards.
-    """
+    """How often the same action was denied to a person within a minute; all but the first make one more event later."""
 
     person = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
     tried = models.CharField(max_length=100)  # method and URL name, for example "POST connection_disable"

@@ -1,7 +1,5 @@
 """Protection of the audit trail: seals, their publication, and verifications."""
 
-from __future__ import annotations
-
 from django.conf import settings
 from django.db import models
 

@@ -18,10 +18,7 @@ _M = TypeVar("_M", bound=models.Model)
 
 
 def without_tokens(queryset: "models.QuerySet[_M]", path: str = "connection") -> "models.QuerySet[_M]":
-    """Defer the encrypted columns of the connection that select_related() joins by ``path``.
-
-    A join ignores ConnectionManager and would read and decrypt them.
-    """
+    """Defer the encrypted columns of a connection joined by ``path``; a join ignores ConnectionManager."""
     return queryset.defer(*(f"{path}__{name}" for name in SECRETS))
 
 
@@ -51,8 +48,6 @@ def status_columns(
 
 
 class ConnectionManager(models.Manager["Connection"]):
-    """Defers the encrypted columns until they are accessed."""
-
     def get_queryset(self) -> models.QuerySet["Connection"]:
         return super().get_queryset().defer(*SECRETS)
 
@@ -60,9 +55,8 @@ class ConnectionManager(models.Manager["Connection"]):
 class Connection(models.Model):
     """One authorised connection to Microsoft Graph through an app registration.
 
-    It is also the queue entry of the token scheduler: ``refresh_after`` says when it is due, and a worker claims it by
-    moving that time forward by a lease. ``token_version`` is checked and raised by every write of tokens, so that a slow
-    old response never overwrites a new sign-in.
+    The token scheduler claims it when ``refresh_after`` is due, by moving that time forward. Every write of tokens
+    checks and raises ``token_version``, so that a slow old response never overwrites a new sign-in.
     """
 
     class Status(models.TextChoices):
@@ -167,12 +161,10 @@ class Connection(models.Model):
 
     @property
     def is_delegated(self) -> bool:
-        """Whether a person signs in, as opposed to app-only."""
         return self.authentication_type == AuthenticationType.AUTHORIZATION_CODE
 
     @property
     def is_blocked_by_app(self) -> bool:
-        """Whether it waits because Microsoft rejects the app registration."""
         return self.status == self.Status.ACTIVE and self.app_registration.rejected_at is not None
 
     @property

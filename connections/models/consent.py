@@ -1,7 +1,5 @@
 """Requests for admin consent, and the links with which a directory's administrator grants it."""
 
-from __future__ import annotations
-
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
@@ -15,8 +13,7 @@ class ConsentLink(models.Model):
     """A link to Microsoft's admin consent page for an app registration in a directory, and its outcome.
 
     Microsoft's callback proves nothing: it has ``admin_consent=True`` on failure too, and its ``tenant`` can be forged
-    (Microsoft: identity-platform/v2-admin-consent). State ``granted`` is what it said; ``verified_at`` is set once a
-    token contains the permissions.
+    (Microsoft: identity-platform/v2-admin-consent). ``verified_at`` is set once a token contains the permissions.
     """
 
     class State(models.TextChoices):
@@ -52,10 +49,9 @@ class ConsentLink(models.Model):
 
 
 class ConsentRequest(models.Model):
-    """A person's request for the admin consent that a connection needs, and its outcome.
+    """A person's request for the admin consent that a connection needs; it outlives people and connections.
 
-    Requests for the same permissions of an app in a directory share a link. Names are stored, so that the request
-    outlives people and connections. State ``verified`` is set only after a token contains the permissions.
+    Requests for the same permissions of an app in a directory share a link. Verified once a token contains them.
     """
 
     class State(models.TextChoices):

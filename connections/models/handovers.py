@@ -1,7 +1,5 @@
 """Ownership transfers, and whether the new owner has signed in yet."""
 
-from __future__ import annotations
-
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
@@ -10,10 +8,7 @@ from connections.models.connections import Connection
 
 
 class HandOver(models.Model):
-    """One change of a connection's owner. Names are stored, so that it outlives the people.
-
-    Until it is completed the new owner is asked to sign in, and may use another account.
-    """
+    """A change of a connection's owner. Until it is completed, the new owner may sign in with another account."""
 
     connection = models.ForeignKey(Connection, models.CASCADE, related_name="hand_overs")
     from_owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")

@@ -1,7 +1,5 @@
 """Incidents: a cause that breaks connections, open until a later success closes it."""
 
-from __future__ import annotations
-
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
@@ -75,8 +73,6 @@ class Incident(models.Model):
 
 
 class AffectedConnection(models.Model):
-    """A connection affected by an incident, with stored names."""
-
     incident = models.ForeignKey(Incident, models.CASCADE, related_name="affected")
     connection = models.ForeignKey(Connection, models.SET_NULL, null=True, related_name="affected_by")
     connection_name = models.CharField(max_length=120)

@@ -11,8 +11,6 @@ from connections.models.tenants import Tenant
 
 
 class SharedMailbox(models.Model):
-    """A shared mailbox of a tenant; it can be attached to any number of connections."""
-
     tenant = models.ForeignKey(Tenant, models.PROTECT, related_name="shared_mailboxes")
     address = models.EmailField(max_length=320)
     display_name = models.CharField(max_length=120, blank=True)

@@ -11,10 +11,7 @@ from connections.models.connections import Connection
 
 
 class Policy(models.Model):
-    """The rules of the organisation (``app_registration`` null) or the stricter ones of one app registration.
-
-    Without a row nothing is restricted. services.policy.rules defines ``rules``.
-    """
+    """The rules of the organisation (``app_registration`` null), or the stricter ones of an app registration."""
 
     app_registration = models.OneToOneField(AppRegistration, models.CASCADE, null=True, related_name="policy")
     rules = models.JSONField(default=dict)
@@ -36,10 +33,7 @@ class Policy(models.Model):
 
 
 class Approval(models.Model):
-    """A request that an IT admin approves the permissions of a connection, and the decision.
-
-    Never changed after the decision. It covers exactly what was requested; other permissions need a new row.
-    """
+    """A request to approve exactly these permissions of a connection, and the decision, which never changes."""
 
     class State(models.TextChoices):
         WAITING = "waiting", "Waiting for an IT admin"

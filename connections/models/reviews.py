@@ -1,7 +1,5 @@
 """Access reviews: owners confirm who else uses their connections; unconfirmed shares end."""
 
-from __future__ import annotations
-
 from datetime import datetime, timedelta
 
 from django.conf import settings
@@ -49,21 +47,17 @@ class AccessReview(models.Model):
 
     @property
     def is_running(self) -> bool:
-        """Whether it can still be answered."""
         return self.closed_at is None and self.cancelled_at is None
 
     @property
     def half_time(self) -> datetime:
-        """When the first reminder is due."""
         return self.started_at + (self.due_at - self.started_at) / 2
 
     @property
     def last_day(self) -> datetime:
-        """A time on the last day for decisions, to be formatted as a date."""
         return self.due_at - timedelta(seconds=1)
 
     def may_end_shares(self, now: datetime) -> bool:
-        """Whether it is past its due date and everybody had enough notice."""
         return now >= self.due_at and self.warned_at is not None and now >= self.warned_at + LEAST_NOTICE
 
 

@@ -1,7 +1,5 @@
 """Teams, and shares of connections with people and teams."""
 
-from __future__ import annotations
-
 from datetime import datetime
 
 from django.conf import settings
@@ -46,16 +44,12 @@ class TeamMember(models.Model):
 
 
 class ShareQuerySet(models.QuerySet["Share"]):
-    def active(self, now: datetime | None = None) -> ShareQuerySet:
-        """Those neither ended nor past their date."""
+    def active(self, now: datetime | None = None) -> "ShareQuerySet":
         return self.filter(Q(until=None) | Q(until__gt=now or timezone.now()), ended_at=None)
 
 
 class Share(models.Model):
-    """The right of a person or a team to use or manage a connection, optionally until a date.
-
-    Not deleted when it ends, but marked with ``ended_at``.
-    """
+    """The right to use or manage a connection, optionally until a date. Kept when it ends, with ``ended_at``."""
 
     class Level(models.TextChoices):
         USE = "use", "Use: fetch tokens, see its state"

@@ -1,7 +1,5 @@
 """Links with which people without a portal account sign in for a connection."""
 
-from __future__ import annotations
-
 from django.conf import settings
 from django.db import models
 
@@ -9,10 +7,7 @@ from connections.models.connections import Connection
 
 
 class SignInLink(models.Model):
-    """A link for a mailbox's owner: valid for half an hour, in the first browser that uses it, for one sign-in.
-
-    Only a digest of its token is stored.
-    """
+    """A link for a mailbox's owner: valid for half an hour, in the first browser that uses it, for one sign-in."""
 
     connection = models.ForeignKey(Connection, models.CASCADE, related_name="sign_in_links")
     digest = models.CharField(max_length=64, unique=True)  # SHA-256 of the token, hex

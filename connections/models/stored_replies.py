@@ -1,7 +1,5 @@
 """Replies of the API to requests with an Idempotency-Key."""
 
-from __future__ import annotations
-
 from django.db import models
 
 from connections.fields import SecretField
@@ -9,11 +7,7 @@ from connections.models.api_keys import ApiKey
 
 
 class StoredReply(models.Model):
-    """A POST with an Idempotency-Key: first a claim, then the reply, kept for a day.
-
-    Only digests of the Idempotency-Key and the request are stored. The reply may contain a sign-in link, so it is
-    encrypted.
-    """
+    """A POST with an Idempotency-Key, as digests: first a claim, then the encrypted reply, kept for a day."""
 
     key = models.ForeignKey(ApiKey, models.CASCADE, related_name="stored_replies", db_index=False)
     digest = models.CharField(max_length=64)  # of the Idempotency-Key

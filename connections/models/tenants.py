@@ -34,5 +34,4 @@ class Tenant(models.Model):
 
     @property
     def is_shared_endpoint(self) -> bool:
-        """Whether the directory is only known after a person has signed in."""
         return self.directory_id in SHARED_ENDPOINTS

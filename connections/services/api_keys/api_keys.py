@@ -1,7 +1,5 @@
 """API keys: shown once, looked up by prefix, compared by digest."""
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import ipaddress
@@ -42,9 +40,9 @@ def issue(
     actor: User,
     now: datetime,
 ) -> tuple[ApiKey, str]:
-    """Create a key; returns it with its text, which is not stored. Raises NotAllowed, InvalidInput, AlreadyExists.
+    """Create a key, which reaches ``connections`` (empty: all its owner may use); returns it with its text.
 
-    ``connections`` limits what the key reaches; empty means everything its owner may use.
+    Raises NotAllowed, InvalidInput, AlreadyExists.
     """
     roles.require(
         permissions.can_issue_key(actor, owner),
@@ -109,10 +107,9 @@ def _check_expiry(expires_at: datetime | None, now: datetime) -> None:
 def rotate(
     key: ApiKey, *, overlap: timedelta, expires_at: datetime | None, actor: User, now: datetime
 ) -> tuple[ApiKey, str]:
-    """Give the key a new secret and return its text; the old secret continues to work for ``overlap``.
+    """Replace the key's secret and return its text; the old one still works for ``overlap``, unless it has expired.
 
-    The secret before that stops working now. The old secret of an expired key stays invalid. Raises NotAllowed,
-    InvalidInput, InUse if the key was rotated or revoked at the same moment.
+    Raises NotAllowed, InvalidInput, InUse if the key was rotated or revoked at the same moment.
     """
     allowed = permissions.can_issue_key(actor, key.owner)
     roles.require(allowed, action="Ask its owner; for a service account, an IT admin.")
@@ -241,7 +238,6 @@ def record_token_request(key: ApiKey, connection: Connection, *, address: str | 
 
 
 def generate_key() -> tuple[str, str]:
-    """The text of a new key, and the prefix it is looked up by."""
     prefix = _random(_PREFIX_LENGTH)
     body = f"{KEY_PREFIX}_{prefix}_{_random(_SECRET_LENGTH)}"
     return body + _checksum(body), prefix

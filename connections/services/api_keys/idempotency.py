@@ -1,7 +1,5 @@
 """Idempotency-Key: a request that is repeated because its response was lost gets the stored response."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass
@@ -37,8 +35,6 @@ class InProgress(PortalError):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A response that can be sent again."""
-
     status: int
     body: str
     headers: dict[str, str]
@@ -46,9 +42,9 @@ class Reply:
 
 
 def claim(key: ApiKey, *, idempotency_key: str, request: bytes, now: datetime) -> StoredReply | Reply:
-    """Claim a request, or return its stored reply. Of concurrent requests, one gets the claim.
+    """Claim a request, or return its stored reply; of concurrent ones, one is claimed. Raises KeyReused, InProgress.
 
-    ``request`` is everything that must be equal in a repeated request. Raises KeyReused, InProgress.
+    ``request`` is everything that must be equal in a repeated request.
     """
     digest, request_digest = _digest(idempotency_key.encode("utf-8", "replace")), _digest(request)
     replies = StoredReply.objects.filter(key=key, digest=digest)

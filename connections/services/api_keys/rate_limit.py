@@ -1,9 +1,4 @@
-"""Rate limits per minute, counted in Redis for all processes together.
-
-A window is one minute of the clock. If Redis cannot be reached nothing is limited, and a warning is logged.
-"""
-
-from __future__ import annotations
+"""Rate limits per minute of the clock, counted in Redis for all processes; without Redis nothing is limited."""
 
 import logging
 import threading
@@ -28,8 +23,6 @@ RETRY_AFTER = 5.0  # seconds
 
 @dataclass(frozen=True, slots=True)
 class RateLimitState:
-    """The calls of one client within the current window."""
-
     limit: int
     count: int
     reset: int  # seconds until the next window

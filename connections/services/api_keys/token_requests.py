@@ -1,7 +1,5 @@
 """Token requests: how often each key fetched tokens of each connection, an audit record."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,4 +1,1 @@
-"""The audit trail after it is written: sealing, verification, publishing, reports and exports.
-
-Only connections/audit.py writes events; nothing here changes one.
-"""
+"""The audit trail after it is written: sealing, verification, publishing, reports and exports."""

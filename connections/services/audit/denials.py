@@ -1,7 +1,5 @@
 """Denied actions: the first one becomes an audit event at once, repeats within the same minute are counted."""
 
-from __future__ import annotations
-
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,10 +19,7 @@ _OVERFLOW = ("many other pages", "Portal", "")
 def record_denial(
     actor: User, *, tried: str, target_type: str, target_id: str, why: str, api_key: str = "", now: datetime
 ) -> None:
-    """Record that ``actor`` was denied ``tried`` (HTTP method and URL name).
-
-    Call it outside the transaction of the refused work, which is rolled back.
-    """
+    """Record that ``actor`` was denied ``tried`` (method and URL name), outside the refused work's transaction."""
     minute = now.replace(second=0, microsecond=0)
     denials = RepeatedDenial.objects.filter(person=actor, minute=minute)
     counter = denials.filter(tried=tried, target_type=target_type, target_id=target_id)

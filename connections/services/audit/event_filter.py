@@ -1,7 +1,5 @@
 """Filtering audit events, for the pages and the API."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any

@@ -1,9 +1,4 @@
-"""Exporting the audit trail as a file of any size, in constant memory; each export is recorded.
-
-Rows are ordered by id, events before token requests, so that sealed lines appear exactly as they were sealed.
-"""
-
-from __future__ import annotations
+"""Exporting the audit trail in constant memory, ordered as it was sealed; each export is recorded."""
 
 import csv
 import io
@@ -35,7 +30,6 @@ COLUMNS = (
 
 
 def require_permission(actor: User) -> None:
-    """Raises NotAllowed unless the actor may export the trail."""
     roles.require(permissions.can_export_audit(actor), cause="Only auditors export.", action="Ask one of them.")
 
 
@@ -49,8 +43,8 @@ def export(
 ) -> Iterator[str]:
     """The rows as chunks of text; ``filters`` goes into the audit record. Raises NotAllowed.
 
-    The start is recorded at once, the end with the number of rows, also when the download is aborted; a start without
-    an end means that the client left before the first row. Rows recorded after the start are not exported.
+    The start is recorded at once, the end also when the download is aborted; a start without an end means that the
+    client left before the first row. Rows recorded after the start are not exported.
     """
     require_permission(actor)
     last_event = AuditEvent.objects.aggregate(last=Max("pk"))["last"] or 0
@@ -58,15 +52,13 @@ def export(
     facts = {"format": str(file_format), **{name: value for name, value in filters.items() if value}}
     facts |= {"last_event": last_event, "last_fetch": last_fetch}
     audit.record(AuditAction.AUDIT_EXPORT_STARTED, audit.TRAIL, actor=actor, changes=facts)
-    rows = lines(
-        None if events is None else events.filter(pk__lte=last_event),
-        None if fetches is None else fetches.filter(pk__lte=last_fetch),
-    )
-    return _recorded(serialize(rows, file_format), facts=facts, actor=actor, origin=audit.origin.get())
+    events = None if events is None else events.filter(pk__lte=last_event)
+    fetches = None if fetches is None else fetches.filter(pk__lte=last_fetch)
+    return _recorded(serialize(lines(events, fetches), file_format), facts, actor, audit.origin.get())
 
 
 def _recorded(
-    chunks: Iterator[tuple[int, str]], *, facts: dict[str, Any], actor: User, origin: audit.Origin
+    chunks: Iterator[tuple[int, str]], facts: dict[str, Any], actor: User, origin: audit.Origin
 ) -> Iterator[str]:
     rows, complete = 0, False
     try:
@@ -111,7 +103,6 @@ def _chunks(kind: serialization.Kind, queryset: QuerySet[Any]) -> Iterator[list[
 
 
 def serialize(lines: Iterator[str], file_format: str) -> Iterator[tuple[int, str]]:
-    """Chunks of a file, each with its number of rows."""
     is_csv = file_format == Format.CSV
     if is_csv:
         yield 0, "\ufeff" + _csv([COLUMNS])  # the byte order mark tells Excel that it is UTF-8

@@ -1,10 +1,8 @@
 """Publishing seals outside the database, out of reach of anybody who can rewrite the database.
 
-Each destination has a row with the number of the last seal that arrived. It advances only after a success, so no seal is
-lost; a worker killed in between sends the same seals twice, which is harmless.
+Each destination has the number of the last seal that arrived, which advances only after a success. A worker killed
+in between sends the same seals twice, which is harmless.
 """
-
-from __future__ import annotations
 
 import os
 from collections.abc import Callable
@@ -37,7 +35,6 @@ def publish_due(now: datetime) -> int:
 
 
 def destinations() -> list[str]:
-    """The destinations that the settings configure."""
     configured = {
         Destination.FILE: settings.AUDIT_SEAL_FILE,
         Destination.WEBHOOK: settings.AUDIT_SEAL_WEBHOOK,

@@ -1,7 +1,5 @@
 """The auditor's reports: database queries over the audit trail and the connections."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,8 +16,6 @@ MAX_ROWS = 200  # of a report that groups rows; one more is returned if there ar
 
 @dataclass(frozen=True, slots=True)
 class TokenRequestCount:
-    """How often one key requested tokens of one connection from one address."""
-
     connection_id: int | None
     connection_name: str
     key_name: str
@@ -31,7 +27,6 @@ class TokenRequestCount:
 
 
 def connections_created(events: QuerySet[AuditEvent]) -> QuerySet[AuditEvent]:
-    """Who created which connection, deleted ones included."""
     return events.filter(action=AuditAction.CONNECTION_CREATED)
 
 
@@ -51,13 +46,11 @@ def objects_changed(events: QuerySet[AuditEvent]) -> list[Any]:
 
 
 def actions_counted(events: QuerySet[AuditEvent]) -> list[tuple[str, int]]:
-    """How often each action was done, the most frequent first."""
     rows = events.filter(outcome=AuditEvent.Outcome.DONE).order_by().values_list("action").annotate(times=Count("pk"))
     return list(rows.order_by("-times", "action"))
 
 
 def permissions_in_use(connections: QuerySet[Connection]) -> dict[str, int]:
-    """Number of connections by granted permission, in alphabetical order."""
     counts: Counter[str] = Counter()
     granted = connections.exclude(status=Connection.Status.DISABLED).order_by().select_related(None)
     for text in granted.values_list("granted_scopes", flat=True).iterator(chunk_size=2000):
@@ -66,7 +59,6 @@ def permissions_in_use(connections: QuerySet[Connection]) -> dict[str, int]:
 
 
 def connections_with_permission(connections: QuerySet[Connection], scope: str) -> QuerySet[Connection]:
-    """The connections that hold this permission."""
     enabled = connections.exclude(status=Connection.Status.DISABLED)
     padded = Concat(Value(" "), "granted_scopes", Value(" "), output_field=TextField())
     return enabled.annotate(padded_scopes=padded).filter(padded_scopes__contains=f" {scope} ")

@@ -1,7 +1,5 @@
 """Saved filters of the audit trail; each person sees only their own."""
 
-from __future__ import annotations
-
 from datetime import datetime
 
 from django.db import IntegrityError, transaction
@@ -22,6 +20,6 @@ def save(*, name: str, query: str, actor: User, now: datetime) -> AuditView:
 
 
 def remove(view: AuditView, *, actor: User) -> None:
-    """Delete a saved filter. Harmless if it is gone already. Raises NotAllowed."""
+    """Delete a saved filter. Harmless if it no longer exists. Raises NotAllowed."""
     roles.require(view.person_id == actor.pk, cause="This view belongs to somebody else.")
     AuditView.objects.filter(pk=view.pk).delete()

@@ -1,9 +1,4 @@
-"""Sealing the audit trail: committed rows are hashed in batches, and each batch is chained to the one before.
-
-A worker seals after the fact; rows that are not sealed yet are protected by the database triggers alone.
-"""
-
-from __future__ import annotations
+"""Sealing the audit trail after the fact: rows are hashed in batches, and each batch is chained to the one before."""
 
 import hashlib
 import json
@@ -25,18 +20,19 @@ BATCH = 1000  # events, and token requests, in one seal at most
 MAX_SEALS = 2000  # made by one run
 # A minute of token requests is closed this long after its end; a later request gets a row of its own.
 GRACE = timedelta(minutes=1)
-# On PostgreSQL, the last id that the sequence issued. A row with a higher id was planted; sealing it would leave no room
-# for the events recorded afterwards.
+# On PostgreSQL, the last id that the sequence issued. A row with a higher id was planted; sealing it would leave no
+# room for the events recorded afterwards.
 LAST_ISSUED_ID = "(SELECT last_value FROM connections_auditevent_id_seq)"
 # A minute this far in the future was written by a wrong clock and is closed at once.
 MAX_CLOCK_SKEW = timedelta(hours=1)
+_SEALED_AS_THEY_ARE = (
+    "number", "previous_hash", "summary", "events_after", "events_upto", "events_count", "events_hash", "fetches_count",
+    "fetches_hash",
+)  # fmt: skip
 
 
 def seal_due(now: datetime, *, batch: int = BATCH) -> int:
-    """Seal everything that can be sealed by now; returns the number of new seals.
-
-    Of several workers that call it at once, one does the work and the others return 0.
-    """
+    """Seal what can be sealed by now; returns the number of new seals. Of several workers at once, one does it."""
     count = 0
     while count < MAX_SEALS and _seal_next(now, batch):
         count += 1
@@ -87,10 +83,9 @@ def _lock() -> AuditSealing | None:
 def _final_upto(state: AuditSealing) -> int:
     """The highest id up to which no event can appear any more.
 
-    SQLite has one writer at a time, so ids are committed in order. On PostgreSQL a transaction takes an id long before
-    it commits, and locks the table from before it takes the first id until it ends. So: read the newest id, then the
-    transactions that hold that lock. Once they have all ended, every lower id is committed or never will be. Nothing
-    waits for that; the next run looks again.
+    SQLite has one writer at a time, so ids are committed in order. On PostgreSQL a transaction locks the table from
+    before it takes its first id until it ends. So: read the newest id, then the transactions that hold that lock. Once
+    they have all ended, every lower id is committed or never will be. Nothing waits; the next run looks again.
     """
     events, is_postgresql = AuditEvent.objects.all(), database.vendor == "postgresql"
     if is_postgresql:
@@ -178,21 +173,11 @@ def _moment(value: Any, now: datetime) -> datetime:
 
 def sealed_fields(seal: AuditSeal) -> dict[str, Any]:
     """Everything the seal's hash covers."""
-    return {
-        "covers_from": _format_time(seal.covers_from),
-        "covers_until": _format_time(seal.covers_until),
-        "events_after": seal.events_after,
-        "events_count": seal.events_count,
-        "events_hash": seal.events_hash,
-        "events_upto": seal.events_upto,
-        "fetches_count": seal.fetches_count,
-        "fetches_hash": seal.fetches_hash,
-        "marks_hash": hashlib.sha256(bytes(seal.marks)).hexdigest(),
-        "number": seal.number,
-        "previous_hash": seal.previous_hash,
-        "sealed_at": _format_time(seal.sealed_at),
-        "summary": seal.summary,
-    }
+    fields = {name: getattr(seal, name) for name in _SEALED_AS_THEY_ARE}
+    for name in ("covers_from", "covers_until", "sealed_at"):
+        fields[name] = getattr(seal, name).astimezone(UTC).isoformat(timespec="microseconds")
+    fields["marks_hash"] = hashlib.sha256(bytes(seal.marks)).hexdigest()
+    return dict(sorted(fields.items()))
 
 
 def compute_hash(seal: AuditSeal) -> str:
@@ -203,10 +188,6 @@ def compute_hash(seal: AuditSeal) -> str:
 def published_line(seal: AuditSeal) -> str:
     """The seal as it is published: sealed_fields() and its hash, one line of JSON."""
     return _json(sealed_fields(seal) | {"hash": seal.hash})
-
-
-def _format_time(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def _json(facts: dict[str, Any]) -> str:

@@ -1,11 +1,8 @@
-"""The canonical form of the audit trail: every event and every token request as one line of ASCII.
+"""The canonical form of the audit trail: every event and token request as one line of ASCII (docs/audit.md).
 
-A line is a JSON object with sorted keys, no spaces, and non-ASCII characters escaped; docs/audit.md shows how to build
-one by hand. It contains only what never changes: the original ids of person, key and connection, not the foreign keys
-that become NULL on deletion. Rows are read with plain cursors, because a million must be checked in a minute.
+It contains only what never changes: the original ids of person, key and connection, not the foreign keys that become
+NULL on deletion. Rows are read with plain cursors, because a million must be checked in a minute.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
@@ -30,16 +27,12 @@ _encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=repr)
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Events or token requests: how they are read and written as lines.
-
-    The columns begin with id, time and action. ``references`` are pairs of columns: a foreign key, which must be NULL or
-    equal to the sealed id in the second.
-    """
+    """How events or token requests are read and written as lines. The columns begin with id, time and action."""
 
     name: str
     select: str
     line: Callable[[Row], str]
-    references: tuple[tuple[int, int], ...]
+    references: tuple[tuple[int, int], ...]  # columns: a foreign key, NULL or equal to the sealed id in the second
 
 
 def _text(value: Any) -> str:
@@ -145,7 +138,6 @@ def fetches() -> Kind:
 
 
 def rows(kind: Kind, where: str, parameters: Sequence[Any], *, limit: int | None = None) -> list[Row]:
-    """Rows matching an SQL condition, ordered by id."""
     end = f" LIMIT {limit:d}" if limit is not None else ""
     with database.cursor() as cursor:
         cursor.execute(f"{kind.select} WHERE {where} ORDER BY id{end}", parameters)
@@ -202,7 +194,6 @@ def pack_digests(kind: Kind, rows: Sequence[Row], *, after: int) -> bytes:
 
 
 def unpack_digests(packed: bytes, *, after: int) -> list[tuple[int, bytes]]:
-    """The ids and content digests packed by pack_digests()."""
     digests = []
     for at in range(0, len(packed) - PACKED_LENGTH + 1, PACKED_LENGTH):
         after += int.from_bytes(packed[at : at + 4], "big")

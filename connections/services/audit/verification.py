@@ -1,7 +1,5 @@
 """Verification runs: requested on a page or the console, carried out by one worker, and recorded in the trail."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
@@ -28,10 +26,7 @@ def request_verification(*, actor: User, now: datetime) -> AuditVerification:
 
 
 def run_due(now: Callable[[], datetime]) -> int:
-    """Carry out queued verifications; returns how many were finished.
-
-    Each is claimed by one worker. If that worker dies, another resumes after the last step it saved.
-    """
+    """Carry out queued verifications, each by one worker that another may resume; returns how many were finished."""
     finished = 0
     for run in AuditVerification.objects.filter(finished_at=None).order_by("pk"):
         if _claim(run, now()):
@@ -57,7 +52,7 @@ def verify(
 
 
 def verify_read_only(*, since: int = 0, published: Sequence[tuple[int, str]] = ()) -> tuple[int, list[Finding]]:
-    """Verify without writing anything, as on a copy of the database; returns the number of rows checked and findings."""
+    """Verify without writing anything, as on a copy of the database; returns the number of rows and the findings."""
     rows, findings = 0, _compare_with_records(published)
     for progress in _check(since):
         rows += progress.rows
@@ -66,7 +61,6 @@ def verify_read_only(*, since: int = 0, published: Sequence[tuple[int, str]] = (
 
 
 def latest() -> AuditVerification | None:
-    """The last finished verification."""
     return AuditVerification.objects.exclude(finished_at=None).first()
 
 
@@ -102,7 +96,24 @@ def _carry_out(
         run.claimed_until = now() + LEASE
         run.save(update_fields=["upto", "head", "checked", "rows", "findings", "claimed_until"])
         on_progress(run)
-    _finish(run, now=now())
+    # The outcome is recorded in the trail, where later verifications find out which seal was the newest.
+    run.findings.sort(key=lambda finding: int(finding["seal"]))
+    run.unsealed = sealing.count_unsealed()
+    run.state = State.BROKEN if run.findings else State.INTACT
+    run.finished_at, run.claimed_until = now(), None
+    facts = {"seal": run.upto, "hash": run.head, "rows": run.rows, "unsealed": run.unsealed, "result": run.state}
+    if run.findings:
+        facts |= {"first_broken_seal": run.findings[0]["seal"], "finding": run.findings[0]["what"]}
+    with transaction.atomic():
+        audit.record(
+            AuditAction.AUDIT_VERIFIED,
+            audit.TRAIL,
+            actor=run.asked_by,
+            actor_name=run.asked_by_name,
+            changes=facts,
+            outcome=AuditEvent.Outcome.FAILED if run.findings else AuditEvent.Outcome.DONE,
+        )
+        run.save()
 
 
 def _check(since: int) -> Iterator[Progress]:
@@ -117,27 +128,6 @@ def _check(since: int) -> Iterator[Progress]:
             raise  # the database is unavailable or busy: the next run resumes
         what = f"A value after seal {seal} cannot be read ({type(error).__name__}), so the check ends here."
         yield Progress(seal, 0, [Finding(seal + 1, "altered", what)])
-
-
-def _finish(run: AuditVerification, *, now: datetime) -> None:
-    """Record the outcome in the trail, where later verifications find out which seal was the newest."""
-    run.findings.sort(key=lambda finding: int(finding["seal"]))
-    run.unsealed = sealing.count_unsealed()
-    run.state = State.BROKEN if run.findings else State.INTACT
-    run.finished_at, run.claimed_until = now, None
-    facts = {"seal": run.upto, "hash": run.head, "rows": run.rows, "unsealed": run.unsealed, "result": run.state}
-    if run.findings:
-        facts |= {"first_broken_seal": run.findings[0]["seal"], "finding": run.findings[0]["what"]}
-    with transaction.atomic():
-        audit.record(
-            AuditAction.AUDIT_VERIFIED,
-            audit.TRAIL,
-            actor=run.asked_by,
-            actor_name=run.asked_by_name,
-            changes=facts,
-            outcome=AuditEvent.Outcome.FAILED if run.findings else AuditEvent.Outcome.DONE,
-        )
-        run.save()
 
 
 def _compare_with_records(published: Sequence[tuple[int, str]]) -> list[Finding]:

@@ -1,9 +1,4 @@
-"""Checking the sealed audit trail: every row against its seal, every seal against the previous one.
-
-It reads page by page, so the trail may be of any size and the check can stop and resume anywhere. It changes nothing.
-"""
-
-from __future__ import annotations
+"""Checking every row against its seal, and every seal against the previous one, page by page and without a change."""
 
 import hashlib
 from bisect import bisect_left
@@ -26,6 +21,7 @@ MAX_FINDINGS = 200  # kept per verification; the first broken seals matter most
 
 _LABELS = {"event": "Event", "token_fetch": "Token hand-out"}
 _EMPTY = hashlib.sha256().hexdigest()
+_MODELS: dict[int, Any] = {13: User, 10: Connection, 11: ApiKey}  # by the column of the row that refers to them
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +42,6 @@ class Progress:
     findings: list[Finding] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Pruned:
-    """What retention has removed: everything in the seals up to ``seal``."""
-
-    seal: int = 0
-    events_upto: int | None = None
-
-
 def check_seals(*, since: int = 0, upto: int | None = None) -> Iterator[Progress]:
     """Check the seals after ``since`` (which is trusted) up to ``upto`` (None: all); reports every few seals.
 
@@ -63,8 +51,8 @@ def check_seals(*, since: int = 0, upto: int | None = None) -> Iterator[Progress
     if since and before is None:
         yield Progress(since, 0, [Finding(since, "removed", f"Seal {since} does not exist.")])
     number = since
-    pruned, pruned_findings = _pruned()
-    existing = _ExistingObjects()
+    pruned_seal, pruned_upto, pruned_findings = _pruned()
+    existing = {column: set(model._default_manager.values_list("pk", flat=True)) for column, model in _MODELS.items()}
     in_range = AuditSeal.objects.order_by("number")
     if upto is not None:
         in_range = in_range.filter(number__lte=upto)
@@ -73,18 +61,17 @@ def check_seals(*, since: int = 0, upto: int | None = None) -> Iterator[Progress
         for seal in seals:
             findings += _check_chain(before, seal, expected=number + 1)
             before, number = seal, seal.number
-        kept = [seal for seal in seals if seal.number > pruned.seal]
+        kept = [seal for seal in seals if seal.number > pruned_seal]
         counted = 0
         for kind, rows, seal_of in _contents(kept):
             mismatches, count = _compare(kind, rows, seal_of, kept, existing)
             findings += mismatches
             counted += count
         yield Progress(number, counted, sorted(findings, key=lambda finding: finding.seal))
-    yield Progress(number, 0, _rows_outside_seals(number if upto is None else None, pruned))
+    yield Progress(number, 0, _rows_outside_seals(number if upto is None else None, pruned_seal, pruned_upto))
 
 
 def _check_chain(before: AuditSeal | None, seal: AuditSeal, *, expected: int) -> list[Finding]:
-    """Check that the seal is unaltered and follows the previous one."""
     findings = []
     if seal.number > expected:
         missing = f"Seal {expected} is" if seal.number == expected + 1 else f"Seals {expected} to {seal.number - 1} are"
@@ -123,9 +110,8 @@ def _compare(
     rows: Iterable[Row],
     seal_of: Callable[[Row], int],
     seals: list[AuditSeal],
-    existing: _ExistingObjects,
+    existing: dict[int, set[int]],
 ) -> tuple[list[Finding], int]:
-    """Compare rows with their seals; returns the mismatches and the number of rows."""
     counts: dict[int, int] = {}
     digests: dict[int, str] = {}
     findings: list[Finding] = []
@@ -142,7 +128,7 @@ def _compare(
             findings += [
                 Finding(number, "altered", f"{_label(kind, row[0])} refers to somebody or something else.")
                 for row in changed
-                if not existing.explain(kind, row)
+                if not _is_explained(kind, row, existing)
             ]
         counts[number], digests[number] = count, digest.hexdigest()
         total += count
@@ -154,27 +140,18 @@ def _compare(
     return findings, total
 
 
-class _ExistingObjects:
-    """Ids of users, connections and keys: a reference may be empty only if its object was deleted."""
-
-    def __init__(self) -> None:
-        self._ids_of: dict[int, tuple[Any, set[int]]] = {}
-        for column, model in ((13, User), (10, Connection), (11, ApiKey)):
-            self._ids_of[column] = (model, set(model._default_manager.values_list("pk", flat=True)))
-
-    def explain(self, kind: Kind, row: Row) -> bool:
-        """Whether every reference that differs from its sealed id is empty because the object was deleted."""
-        for column, sealed in kind.references:
-            if row[column] == row[sealed]:
-                continue
-            if row[column] is not None:
-                return False
-            model, ids = self._ids_of[column]
-            # Read again: the object or the row may have been changed since the check began.
-            if row[sealed] in ids and model._default_manager.filter(pk=row[sealed]).exists():
-                current = serialization.rows(kind, "id = %s", [row[0]])
-                return not (current and current[0][column] is None)
-        return True
+def _is_explained(kind: Kind, row: Row, existing: dict[int, set[int]]) -> bool:
+    """Whether every reference that differs from its sealed id is empty because the object was deleted."""
+    for column, sealed in kind.references:
+        if row[column] == row[sealed]:
+            continue
+        if row[column] is not None:
+            return False
+        # Read again: the object or the row may have been changed since the check began.
+        if row[sealed] in existing[column] and _MODELS[column]._default_manager.filter(pk=row[sealed]).exists():
+            current = serialization.rows(kind, "id = %s", [row[0]])
+            return not (current and current[0][column] is None)
+    return True
 
 
 def _find_wrong_rows(kind: Kind, seal: AuditSeal) -> list[Finding]:
@@ -200,7 +177,6 @@ def _find_wrong_rows(kind: Kind, seal: AuditSeal) -> list[Finding]:
 
 
 def _differences(kind: Kind, sealed: dict[int, bytes], current: dict[int, bytes]) -> Iterator[tuple[str, str]]:
-    """Kind and description of each change between two maps of id to content digest."""
     removed = {pk: sealed[pk] for pk in sealed.keys() - current.keys()}
     inserted = {pk: current[pk] for pk in current.keys() - sealed.keys()}
     altered = sorted(pk for pk in sealed.keys() & current.keys() if sealed[pk] != current[pk])
@@ -232,20 +208,20 @@ def _label(kind: Kind, pk: Any) -> str:
 
 def last_pruned_seal() -> int:
     """The number of the last seal whose rows retention has removed; 0: none."""
-    return _pruned()[0].seal
+    return _pruned()[0]
 
 
-def _pruned() -> tuple[Pruned, list[Finding]]:
-    """What retention recorded as removed, and findings about that record itself."""
+def _pruned() -> tuple[int, int | None, list[Finding]]:
+    """The last seal whose rows retention recorded as removed, its last event, and findings about that record."""
     events = AuditEvent.objects.filter(action=AuditAction.AUDIT_PRUNED)
     claims = [event for event in events if isinstance(event.changes, dict) and type(event.changes.get("upto")) is int]
     if not claims:
-        return Pruned(), []
+        return 0, None, []
     claim = max(claims, key=lambda event: int(event.changes["upto"]))
     # If that very seal is missing, the check of the chain says so; the seals before it are still pruned.
     seal = AuditSeal.objects.defer("marks").filter(number__lte=claim.changes["upto"]).first()
     if seal is None:
-        return Pruned(), []
+        return 0, None, []
     days = claim.changes.get("days")
     claim_seal = sealing.seal_containing(claim)
     # An event dated later than it was sealed would make everything look old enough.
@@ -254,21 +230,18 @@ def _pruned() -> tuple[Pruned, list[Finding]]:
     if type(days) is not int or days < 1 or is_ahead or seal.covers_until > claim.at - timedelta(days=days):
         what = f"Event {claim.pk} says that retention removed what was too young for it."
         findings.append(Finding(seal.number, "removed", what))
-    return Pruned(seal.number, seal.events_upto), findings
+    return seal.number, seal.events_upto, findings
 
 
-def _rows_outside_seals(newest: int | None, pruned: Pruned) -> list[Finding]:
-    """Rows where none may be: in the pruned range, with ids never issued, or token requests of seals that do not exist.
-
-    ``newest`` is the number of the last seal, 0 if there is none; None: not all seals were checked.
-    """
+def _rows_outside_seals(newest: int | None, pruned_seal: int, pruned_upto: int | None) -> list[Finding]:
+    """Rows that retention removed, with ids never issued, or of missing seals. ``newest`` None: a partial check."""
     events, fetches = serialization.events(), serialization.fetches()
     findings = []
-    if pruned.events_upto is not None:
-        for kind, where, limit in ((events, "id <= %s", pruned.events_upto), (fetches, "seal <= %s", pruned.seal)):
+    if pruned_upto is not None:
+        for kind, where, limit in ((events, "id <= %s", pruned_upto), (fetches, "seal <= %s", pruned_seal)):
             for row in serialization.rows(kind, where, [limit], limit=MAX_IDS_NAMED):
                 what = f"{_label(kind, row[0])} stands among those that retention removed."
-                findings.append(Finding(pruned.seal, "inserted", what))
+                findings.append(Finding(pruned_seal, "inserted", what))
     if newest is None:
         return findings
     for row in serialization.rows(fetches, "seal > %s OR seal < 1", [newest], limit=MAX_IDS_NAMED):
@@ -282,7 +255,6 @@ def _rows_outside_seals(newest: int | None, pruned: Pruned) -> list[Finding]:
 
 
 def tables_without_triggers() -> list[str]:
-    """Tables whose triggers against changes (migration audit_guards) are missing."""
     names = {"connections_auditevent", "connections_tokenfetch", "connections_auditseal"}
     with database.cursor() as cursor:
         if database.vendor == "postgresql":

@@ -1,7 +1,5 @@
 """Admin consent: requested by a link, answered by a callback that proves nothing, verified by what a token carries."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import secrets
@@ -36,16 +34,12 @@ BATCH = 20  # links checked in one run
 
 
 def start(
-    app_registration: AppRegistration,
-    *,
-    actor: User,
-    scopes: Iterable[str] | None = None,
-    directory_id: str = "",
+    app_registration: AppRegistration, *, actor: User, scopes: Iterable[str] | None = None, directory_id: str = ""
 ) -> tuple[ConsentLink, str]:
-    """Create a consent link and return it with its URL, for an administrator of the directory to open.
+    """Create a consent link and return it with its URL; an unanswered one for the same is reused.
 
-    ``directory_id`` names another directory than the tenant's, for a multitenant application. An unanswered link for
-    the same directory and scopes is reused. Raises NotAllowed, InvalidInput.
+    ``directory_id`` names another directory than the tenant's, for a multitenant application. Raises NotAllowed,
+    InvalidInput.
     """
     roles.require(permissions.can_manage_registry(actor), action="Ask an IT admin.")
     tenant = app_registration.tenant
@@ -122,9 +116,8 @@ def _digest(state: str) -> str:
 def record_callback(query_string: str, *, actor: User | None, now: datetime) -> ConsentLink:
     """Store, once, what Microsoft's callback claims, and return the link with it.
 
-    Nothing is stored if ``actor`` is None, the administrator of the directory not being signed in here: an anonymous
-    GET changes nothing, and a token will show the consent. Nor if Microsoft was only unavailable: the link stays
-    usable. Raises SignInExpired if the state is unknown, used or too old.
+    Nothing is stored without ``actor``, because an anonymous GET changes nothing, or if Microsoft was unavailable: the
+    link stays usable. Raises SignInExpired if the state is unknown, used or too old.
     """
     callback = microsoft.read_callback(query_string)
     link = find_link(callback.state, now=now)
@@ -162,7 +155,6 @@ def find_link(state: str, *, now: datetime) -> ConsentLink:
 
 
 def _claim(callback: microsoft.ConsentCallback) -> dict[str, Any]:
-    """The columns of a link for what the callback claims."""
     verdict = callback.verdict
     state, cause, action = State.FAILED, verdict.cause, verdict.action
     if callback.granted:
@@ -177,26 +169,21 @@ def _claim(callback: microsoft.ConsentCallback) -> dict[str, Any]:
 
 
 def expected_roles(app_registration: AppRegistration) -> tuple[str, ...]:
-    """Application roles that the registration's default capabilities need."""
     if not app_registration.allows_app_only:
         return ()
     return capabilities.application_roles(app_registration.default_capabilities)
 
 
 def can_be_verified(link: ConsentLink) -> bool:
-    """Whether an app-only token can show the consent; otherwise the next sign-in of a person does.
-
-    A link that names its scopes asks for delegated ones, which no app-only token shows.
-    """
+    """Whether an app-only token can show the consent. A link with scopes asks for delegated ones, which none shows."""
     app_only = link.app_registration.allows_app_only and not link.scopes
     return app_only and link.directory_id not in SHARED_ENDPOINTS
 
 
 def verify(link: ConsentLink, *, actor: User | None, now: datetime) -> bool:
-    """Request an app-only token of the directory and return whether it shows the consent.
+    """Whether an app-only token of the directory shows the consent; it can take minutes until one does.
 
-    False is an ordinary answer: it can take minutes until a token carries what was granted. Raises
-    MicrosoftUnavailable, MicrosoftRefused for a broken app registration, UnreadableSecret.
+    Raises MicrosoftUnavailable, MicrosoftRefused for a broken app registration, UnreadableSecret.
     """
     if link.state == State.VERIFIED:
         return True
@@ -267,10 +254,7 @@ def _explain_missing(link: ConsentLink, granted: tuple[str, ...], missing: tuple
 
 
 def verify_open(*, now: datetime) -> int:
-    """Check tokens for consents that were requested; returns how many links were verified.
-
-    Includes unanswered links: the administrator may have followed one without an account in this portal.
-    """
+    """Check tokens for consents, unanswered ones included; returns how many links were verified."""
     links = ConsentLink.objects.filter(
         state__in=(State.OPEN, State.GRANTED),
         requested_at__gt=now - VALID_FOR - CHECKED_FOR,
@@ -290,10 +274,9 @@ def verify_open(*, now: datetime) -> int:
 def verify_from_token(
     app_registration: AppRegistration, *, granted: Iterable[str], now: datetime, tid: str = ""
 ) -> None:
-    """Verify granted consents by the delegated scopes ``granted`` to a person who has signed in.
+    """Verify granted consents that no app-only token can verify, by the scopes ``granted`` to a person.
 
-    Only those that no app-only token can verify. An unanswered link stays open, as people may also consent for
-    themselves. ``tid`` is the account's directory, if it is known.
+    An unanswered link stays open, as people may also consent for themselves. ``tid`` is the account's directory.
     """
     for link in ConsentLink.objects.filter(app_registration=app_registration, state=State.GRANTED):
         if can_be_verified(link) and expected_roles(app_registration):

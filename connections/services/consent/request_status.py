@@ -1,10 +1,7 @@
 """Update consent requests when their link is answered, a token arrives or their connection is removed.
 
-A callback is only a claim of Microsoft's; a request is verified by nothing but the permissions in a token of its own
-connection.
+Microsoft's callback is only a claim; a request is verified by the permissions in a token of its own connection.
 """
-
-from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from datetime import datetime
@@ -32,10 +29,7 @@ def move(
     facts: dict[str, Any] | None = None,
     **values: Any,
 ) -> bool:
-    """Move a request to ``state``; returns whether it was still in one of the states ``coming_from``.
-
-    ``facts`` go into the audit event, ``values`` into the row.
-    """
+    """Move a request to ``state``, with ``facts`` for the audit event; False if it left ``coming_from`` meanwhile."""
     return request_workflow.change_state(
         request,
         AuditAction(f"consent_request.{state}"),
@@ -58,7 +52,7 @@ def link_answered(link: ConsentLink, *, actor: User | None, now: datetime) -> No
 
 
 def link_verified(link: ConsentLink, *, seen: Iterable[str], now: datetime) -> None:
-    """A token with the permissions ``seen`` has verified the link: delegated requests can sign in, app-only ones end."""
+    """A token with the permissions ``seen`` verified the link: delegated requests can sign in, app-only ones end."""
     granted = tuple(seen)
     for request in _requests_of(link, State.APPROVED, State.GRANTED):
         if request.authentication_type == AuthenticationType.CLIENT_CREDENTIALS:
@@ -89,21 +83,16 @@ def _check_granted(request: ConsentRequest, granted: tuple[str, ...], *, now: da
         return
     facts = {"permissions": request.permissions}
     if move(request, State.VERIFIED, coming_from=OPEN_STATES, actor=None, now=now, facts=facts, answer=""):
-        _close_link(request, now=now)
+        catalogue, names = permissions.CATALOGUE, request.permission_names
+        # Verify a link that was never answered here, if only an administrator can have granted what the token carries.
+        if request.link_id and any(name in catalogue and catalogue[name].admin_only for name in names):
+            ConsentLink.objects.filter(pk=request.link_id, state=ConsentLink.State.OPEN).update(
+                state=ConsentLink.State.VERIFIED, verified_at=now, cause=f"A token carries {request.permissions}."
+            )
         _notify_verified(request, now=now)
 
 
-def _close_link(request: ConsentRequest, *, now: datetime) -> None:
-    """Verify a link that was never answered here, if only an administrator can have granted what the token carries."""
-    catalogue = permissions.CATALOGUE
-    if request.link_id and any(name in catalogue and catalogue[name].admin_only for name in request.permission_names):
-        ConsentLink.objects.filter(pk=request.link_id, state=ConsentLink.State.OPEN).update(
-            state=ConsentLink.State.VERIFIED, verified_at=now, cause=f"A token carries {request.permissions}."
-        )
-
-
 def connection_removed(connection: Connection, *, actor: User, now: datetime) -> None:
-    """Withdraw the open request of a connection that is about to be deleted."""
     for request in connection.consent_requests.filter(closed_at=None):
         answer = "The connection was removed."
         move(request, State.WITHDRAWN, coming_from=OPEN_STATES, actor=actor, now=now, answer=answer)
@@ -112,7 +101,6 @@ def connection_removed(connection: Connection, *, actor: User, now: datetime) ->
 def notify_requester(
     request: ConsentRequest, occasion: str, *, now: datetime, button: str = "Look at the request", **words: Any
 ) -> None:
-    """Email the requester, once per occasion."""
     if request.requester is None:
         return
     message = alerts.Message(

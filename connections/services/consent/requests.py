@@ -1,9 +1,4 @@
-"""Consent requests: a member asks, an IT admin approves with a link or declines with a reason.
-
-request_status follows an approved request; admin_consent has the link itself.
-"""
-
-from __future__ import annotations
+"""Consent requests: a member asks, an IT admin approves with a link or declines with a reason."""
 
 from datetime import datetime
 
@@ -39,11 +34,7 @@ class DecidedMeanwhile(PortalError):
 
 
 def _required_permissions(connection: Connection) -> tuple[str, ...]:
-    """The permissions an administrator has to grant for a connection: those that it lacks, as sorted short names.
-
-    Where the last token had all of them and Microsoft still refuses, consent was withdrawn: then it is all that the
-    connection needs.
-    """
+    """The permissions a connection lacks, sorted; all it needs if it had them and Microsoft still refuses."""
     required = permission_drift.required_permissions(connection)
     missing = capabilities.missing(required, connection.granted) if connection.connected_at else required
     return tuple(sorted(missing or required))
@@ -52,9 +43,8 @@ def _required_permissions(connection: Connection) -> tuple[str, ...]:
 def request_consent(connection: Connection, *, reason: str, actor: User, now: datetime) -> ConsentRequest:
     """Ask the IT admins to get consent for the permissions the connection lacks, and email them once.
 
-    An open request for the same permissions is returned, one for others is replaced. If a link for the same
-    permissions is in use already, the request joins it. What our own policy forbids or has yet to approve is not
-    requested from Microsoft's administrators. Raises NotAllowed, InvalidInput, PolicyForbids, ApprovalNeeded.
+    An open request for the same permissions is returned, one for others is replaced; an existing link for the same is
+    joined. What our policy forbids is not requested. Raises NotAllowed, InvalidInput, PolicyForbids, ApprovalNeeded.
     """
     reason = reason.strip()
     try:
@@ -111,17 +101,9 @@ def _create(connection: Connection, names: tuple[str, ...], reason: str, actor: 
         if other.link is not None and admin_consent.consent_url(other.link, now=now):
             _mark_approved(request, other.link, actor=other.decided_by, now=now)
             return request
-    alerts.notify_it_admins(_message_to_admins(request), about=f"consent-request:{request.pk}:asked", now=now)
-    return request
-
-
-def _message_to_admins(request: ConsentRequest) -> alerts.Message:
-    return alerts.Message(
+    message = alerts.Message(
         subject=f"{request.requester_name} asks for consent: {request.connection_name}",
-        paragraphs=(
-            f"“{request.reason}”",
-            "Microsoft lets only an administrator grant what this connection needs.",
-        ),
+        paragraphs=(f"“{request.reason}”", "Microsoft lets only an administrator grant what this connection needs."),
         path=f"/requests/{request.pk}/",
         button="Approve or decline",
         why="You get this because you are an IT admin.",
@@ -132,6 +114,8 @@ def _message_to_admins(request: ConsentRequest) -> alerts.Message:
             ("Permissions", ", ".join(request.permission_names)),
         ),
     )
+    alerts.notify_it_admins(message, about=f"consent-request:{request.pk}:asked", now=now)
+    return request
 
 
 def same_requests(request: ConsentRequest) -> QuerySet[ConsentRequest]:
@@ -152,10 +136,9 @@ def awaiting_decision(now: datetime) -> QuerySet[ConsentRequest]:
 
 
 def approve(request: ConsentRequest, *, actor: User, now: datetime) -> tuple[ConsentRequest, str]:
-    """Approve the request and all others for the same; returns it with the link that asks for exactly that.
+    """Approve the request and all others for the same; returns it with the link, a new one if the old has expired.
 
-    Approving again returns the same link, or a new one if the old has expired or failed. Raises NotAllowed,
-    DecidedMeanwhile, InvalidInput.
+    Raises NotAllowed, DecidedMeanwhile, InvalidInput.
     """
     roles.require(access_permissions.can_manage_registry(actor), action="Ask an IT admin.")
     with transaction.atomic():
@@ -195,9 +178,9 @@ def _mark_approved(request: ConsentRequest, link: ConsentLink, *, actor: User | 
 def decline(
     request: ConsentRequest, *, reason: str, and_same: bool = False, actor: User, seen: str, now: datetime
 ) -> ConsentRequest:
-    """Decline the request, with a reason for the requester; ``and_same`` declines all others for the same, too.
+    """Decline the request, and with ``and_same`` all others for the same; ``seen`` is the state it was decided in.
 
-    ``seen`` is the state it was in when the decision was taken. Raises NotAllowed, InvalidInput, DecidedMeanwhile.
+    Raises NotAllowed, InvalidInput, DecidedMeanwhile.
     """
     roles.require(access_permissions.can_manage_registry(actor), action="Ask an IT admin.")
     reason = reason.strip()

@@ -1,7 +1,5 @@
 """Access reviews as lists and tables: by state, and all items of one review for download."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -19,13 +17,11 @@ _COLUMNS = {
 
 
 def in_state(reviews: QuerySet[AccessReview], state: str) -> QuerySet[AccessReview]:
-    """The reviews that are "running", or else those that are closed or cancelled."""
     running = Q(closed_at=None, cancelled_at=None)
     return reviews.filter(running if state == "running" else ~running)
 
 
 def table(review: AccessReview) -> tuple[str, tuple[str, ...], Iterator[tuple[Any, ...]]]:
-    """File name, header and rows of the report of a review."""
     items = review.items.order_by("connection_name", "pk").iterator(chunk_size=1000)
     rows = (tuple(_cell(getattr(item, name)) for name in _COLUMNS.values()) for item in items)
     return f"access-review-{review.pk}.csv", tuple(_COLUMNS), rows

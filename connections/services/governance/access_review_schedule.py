@@ -1,9 +1,4 @@
-"""The automatic steps of access reviews: start on schedule, remind, end what is not answered, close.
-
-Each step is one conditional change in a transaction of its own, so runs may overlap, be late or be interrupted.
-"""
-
-from __future__ import annotations
+"""The automatic steps of access reviews, each one conditional change in a transaction of its own."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -27,7 +22,6 @@ AT_ONCE = 100  # shares ended in one transaction
 
 
 def run_due(now: datetime) -> None:
-    """Take the steps that are due for all reviews."""
     _start_planned(now)
     running = AccessReview.objects.filter(closed_at=None, cancelled_at=None)
     for review in running.order_by("due_at", "pk"):
@@ -40,7 +34,6 @@ def run_due(now: datetime) -> None:
 
 
 def _start_planned(now: datetime) -> None:
-    """Start the quarterly review if it is switched on and this quarter has none yet."""
     quarter = access_reviews.quarter(now)
     with transaction.atomic():
         due = ReviewPlan.objects.filter(is_on=True).exclude(quarter=quarter)
@@ -111,32 +104,29 @@ def _warn_users(review: AccessReview, *, now: datetime) -> None:
     users = User.objects.filter(pk__in=lines).select_related("alert_choice", "responsible__alert_choice")
     for user in users.order_by("pk").iterator():
         contact = user.contact
-        if contact is not None:
-            # One message for each account, also to a person who is responsible for several.
-            about = f"access-review:{review.pk}:warning-{user.pk}"
-            alerts.notify([contact], _warning(review, user, lines[user.pk]), about=about, now=now)
-
-
-def _warning(review: AccessReview, user: User, lines: list[str]) -> alerts.Message:
-    name = f"the service account {user} uses" if user.is_service else "you use"
-    return alerts.Message(
-        subject=f"What {name} may end on {access_reviews.format_day(review.last_day)}",
-        paragraphs=(
-            "Owners are asked to confirm who uses their connections. These have not been confirmed for you yet.",
-            "If you still need one, ask its owner to confirm it. Otherwise your access ends, and automations with your "
-            "keys get no more tokens of it.",
-        ),
-        path="/connections/",
-        button="Open the connections",
-        why="You get this because the connections are shared with you or with a team of yours.",
-        lines=tuple(lines),
-        lines_label="Not confirmed yet",
-        tone="warning",
-    )
+        if contact is None:
+            continue
+        # One message for each account, also to a person who is responsible for several.
+        about = f"access-review:{review.pk}:warning-{user.pk}"
+        name = f"the service account {user} uses" if user.is_service else "you use"
+        message = alerts.Message(
+            subject=f"What {name} may end on {access_reviews.format_day(review.last_day)}",
+            paragraphs=(
+                "Owners are asked to confirm who uses their connections. These have not been confirmed for you yet.",
+                "If you still need one, ask its owner to confirm it. Otherwise your access ends, and automations "
+                "with your keys get no more tokens of it.",
+            ),
+            path="/connections/",
+            button="Open the connections",
+            why="You get this because the connections are shared with you or with a team of yours.",
+            lines=tuple(lines[user.pk]),
+            lines_label="Not confirmed yet",
+            tone="warning",
+        )
+        alerts.notify([contact], message, about=about, now=now)
 
 
 def _end_unanswered(review: AccessReview, *, now: datetime) -> None:
-    """End the shares of all open items, AT_ONCE at a time."""
     # Terminates, because every item that was handled is no longer open.
     while pks := list(
         review.items.filter(decision=Decision.OPEN).order_by("pk").values_list("pk", flat=True)[:AT_ONCE]
@@ -161,7 +151,6 @@ def _end_share(review: AccessReview, pk: int, *, now: datetime) -> None:
 
 
 def _close(review: AccessReview, *, now: datetime) -> None:
-    """Close a review that has no open items."""
     with transaction.atomic():
         locked = AccessReview.objects.select_for_update().filter(pk=review.pk, closed_at=None, cancelled_at=None)
         current = locked.first()

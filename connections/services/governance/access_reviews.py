@@ -1,7 +1,5 @@
 """Access reviews: start, answer, cancel. access_review_schedule has what happens automatically."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -44,8 +42,6 @@ ANSWERS = (Decision.CONFIRMED, Decision.REMOVED)
 
 
 class ReviewClosed(PortalError):
-    """The review was closed or cancelled, so it cannot be changed any more."""
-
     code = "review_is_over"
     status = 409
     cause = "This review is over. Nothing was changed."
@@ -69,12 +65,15 @@ def start(
         roles.require(permissions.can_manage_reviews(actor), action="Ask an IT admin.")
     if not now + SHORTEST <= due_at <= now + LONGEST:
         raise InvalidInput("The last day must be at least two days ahead, and within half a year.", field="due")
+    scope_name = f"Tenant {tenant.name}" if tenant is not None else "All shares"
+    if app_registration is not None:
+        scope_name = f"App registration {app_registration.name} ({app_registration.tenant.name})"
     with transaction.atomic():
         review = AccessReview.objects.create(
             name=name,
             app_registration=app_registration,
             tenant=tenant,
-            scope_name=_scope_name(app_registration, tenant),
+            scope_name=scope_name,
             started_at=now,
             started_by=actor,
             started_by_name=display_name(actor),
@@ -95,20 +94,13 @@ def display_name(user: User | None) -> str:
 
 
 def batches(rows: Iterable[T]) -> Iterator[list[T]]:
-    """``rows`` in lists of at most BATCH."""
     rest = iter(rows)
     while batch := list(islice(rest, BATCH)):
         yield batch
 
 
-def _scope_name(app_registration: AppRegistration | None, tenant: Tenant | None) -> str:
-    if app_registration is not None:
-        return f"App registration {app_registration.name} ({app_registration.tenant.name})"
-    return f"Tenant {tenant.name}" if tenant is not None else "All shares"
-
-
 def _freeze(review: AccessReview, now: datetime) -> int:
-    """Create one item for each share the review covers and return how many, with a few statements for any number."""
+    """Create an item for each share the review covers, with few statements; returns how many."""
     shares = Share.objects.active(now)
     if review.app_registration is not None:
         shares = shares.filter(connection__app_registration=review.app_registration)
@@ -128,7 +120,6 @@ def _freeze(review: AccessReview, now: datetime) -> int:
 
 
 def members_of(teams: QuerySet[Any, Any]) -> dict[int, list[int]]:
-    """The ids of the members by team; ``teams`` selects ids."""
     members: dict[int, list[int]] = {}
     for team, user in TeamMember.objects.filter(team__in=teams).values_list("team", "user"):
         members.setdefault(team, []).append(user)
@@ -160,10 +151,7 @@ def _item(
 
 
 def ask_owners(review: AccessReview, *, now: datetime) -> None:
-    """Ask each owner with open items to answer, and the IT admins to answer for those who cannot.
-
-    Nobody is asked twice, so it can be called whenever an owner may have been added.
-    """
+    """Ask the owners with open items, or the IT admins where they cannot; call it when an owner may have been added."""
     notify_owners(
         review,
         "asked",
@@ -223,10 +211,9 @@ class AnswerCounts:
 
 
 def answer(review: AccessReview, answers: Mapping[int, Answer], *, actor: User, now: datetime) -> AnswerCounts:
-    """Confirm or end shares, by the ids of their items. The same answer again changes nothing.
+    """Confirm or end shares, by the ids of their items; a removal is final. The same answer again changes nothing.
 
-    A removal takes effect at once and is final; a confirmation can become one while the review runs. Items that are
-    not, or no longer, this person's to answer are passed over. Raises ReviewClosed, InvalidInput.
+    Items that are not, or no longer, this person's to answer are passed over. Raises ReviewClosed, InvalidInput.
     """
     if any(item.decision not in ANSWERS or len(item.note) > NOTE_LENGTH for item in answers.values()):
         raise InvalidInput("An answer is “confirm” or “remove”; a note has at most 500 characters.")
@@ -278,7 +265,7 @@ def end_reason(review: AccessReview, note: str = "") -> str:
 
 
 def cancel(review: AccessReview, *, actor: User, now: datetime) -> None:
-    """Cancel a review and leave the open shares as they are. Doing it twice is harmless. Raises NotAllowed, ReviewClosed."""
+    """Cancel a review and leave the open shares. Doing it twice is harmless. Raises NotAllowed, ReviewClosed."""
     roles.require(permissions.can_manage_reviews(actor), action="Ask an IT admin.")
     with transaction.atomic():
         current = AccessReview.objects.select_for_update().get(pk=review.pk)
@@ -305,7 +292,7 @@ def get_schedule() -> ReviewPlan:
 
 
 def set_schedule(*, is_on: bool, days: int, actor: User, now: datetime) -> None:
-    """Switch the quarterly review on or off; the first one starts with the next quarter. Raises NotAllowed, InvalidInput."""
+    """Switch the quarterly review on, from the next quarter, or off. Raises NotAllowed, InvalidInput."""
     roles.require(permissions.can_manage_reviews(actor), action="Ask an IT admin.")
     if not LEAST_DAYS <= days <= MOST_DAYS:
         raise InvalidInput(f"Between {LEAST_DAYS} and {MOST_DAYS} days.", field="days")
@@ -327,14 +314,13 @@ def quarter(moment: datetime) -> str:
 
 
 def count_decisions(review: AccessReview) -> Iterator[tuple[str, int]]:
-    """The number of items by decision, in the order of Decision."""
     rows = review.items.order_by().values_list("decision").annotate(count=Count("pk"))
     counts: dict[str, int] = dict(rows)
     return ((decision.value, counts.get(decision.value, 0)) for decision in Decision)
 
 
 def tasks_of(user: User) -> list[tuple[AccessReview, int]]:
-    """The running reviews with the number of items this person still has to answer, the most urgent first."""
+    """The running reviews with the number of items this person must answer, the most urgent first."""
     running = Q(review__closed_at=None, review__cancelled_at=None, decision=Decision.OPEN, share__ended_at=None)
     mine = querysets.review_items_of(user).filter(running, share__isnull=False)
     counts = dict(mine.order_by().values_list("review").annotate(count=Count("pk")))

@@ -1,7 +1,5 @@
 """Read and change the policy, and decide what happens to existing connections and shares that break it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -22,23 +20,17 @@ from connections.services.policy.rules import Rules
 
 
 class ConnectionAction(StrEnum):
-    """What happens to connections that break the new rules."""
-
     LEAVE = "leave"
     DISABLE = "disable"
 
 
 class ShareAction(StrEnum):
-    """What happens to shares that break the new rules."""
-
     LEAVE = "leave"
     MEND = "mend"  # end them; shorten those that only last too long
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The effects of a change."""
-
     changed: bool = False  # whether any rule is different now
     disabled: int = 0
     ended: int = 0
@@ -49,8 +41,6 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class StoredPolicy:
-    """The rules of the organisation or of one app registration."""
-
     rules: Rules = field(default_factory=Rules)
     version: int = 0  # 0 before the first change
     changed_at: datetime | None = None
@@ -66,7 +56,6 @@ def stored_policy(app_registration: AppRegistration | None = None) -> StoredPoli
 
 
 def preview(app_registration: AppRegistration | None, rules: Rules, *, now: datetime) -> Impact:
-    """What would break these rules; nothing is changed."""
     policies = evaluate.load_policies()
     if app_registration is None:
         policies = replace(policies, organisation=rules)
@@ -88,8 +77,8 @@ def change(
 ) -> Outcome:
     """Replace the rules of the organisation or of one app registration.
 
-    ``version`` and ``seen`` (the fingerprint of a preview) are what the decision is based on. If either has changed in
-    the meantime, nothing is changed and Conflict is raised. Raises NotAllowed, InvalidInput.
+    ``version`` and ``seen`` (the fingerprint of a preview) are what the decision is based on; Conflict if either has
+    changed. Raises NotAllowed, InvalidInput.
     """
     roles.require(permissions.can_change_policy(actor), cause="IT admins make the policy.", action="Ask one of them.")
     # Through the plain form, so that only what can be read again is stored.
@@ -120,7 +109,6 @@ def change(
 def _replace(
     app_registration: AppRegistration | None, rules: Rules, *, actor: User, now: datetime, version: int | None
 ) -> Rules:
-    """Store the rules and return the previous ones."""
     policy = Policy.objects.select_for_update().filter(app_registration=app_registration).first()
     if version is not None and version != (policy.version if policy else 0):
         raise _changed_meanwhile()
@@ -160,10 +148,7 @@ def _changed_meanwhile() -> Conflict:
 
 
 def current() -> dict[str, Any]:
-    """The policy as plain JSON values: ``{"organisation": {…}, "app_registrations": {name: {…}}}``; docs/policy.md.
-
-    App registrations without rules of their own are left out.
-    """
+    """The policy as plain JSON values (docs/policy.md), without app registrations that have no rules of their own."""
     rows = Policy.objects.exclude(app_registration=None).select_related("app_registration")
     apps = {str(row.app_registration): policy_rules.from_database(row.rules) for row in rows}
     own = {name: policy_rules.to_dict(rules) for name, rules in sorted(apps.items()) if rules.restricts}

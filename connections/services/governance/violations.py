@@ -1,9 +1,7 @@
-"""Existing connections and shares that break the policy: evaluated on every request, never stored, so never outdated.
+"""Existing connections and shares that break the policy, evaluated on every request and never stored.
 
 Connections that are disabled or were never connected break nothing; they are checked when enabled or signed in.
 """
-
-from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
@@ -73,18 +71,8 @@ class ViolationFinder:
 
     @cached_property
     def _approvals(self) -> dict[int | None, Approval]:
-        """The latest approval of every connection that has one."""
         approved = Approval.objects.filter(state=Approval.State.APPROVED, connection__isnull=False).order_by("pk")
         return {approval.connection_id: approval for approval in approved}
-
-
-def _connection_violations(policies: PolicySet) -> Iterator[ConnectionViolation]:
-    finder = ViolationFinder(policies)
-    live = Connection.objects.filter(status__in=_LIVE).only(*_COLUMNS).order_by("name", "pk")
-    for connection in live.prefetch_related("owner", "app_registration__tenant").iterator(BATCH):
-        violation = finder.of(connection)
-        if violation is not None:
-            yield violation
 
 
 def _share_violations(policies: PolicySet, *, now: datetime) -> Iterator[ShareViolation]:
@@ -123,7 +111,10 @@ def impact(policies: PolicySet, *, now: datetime, keep: int | None = LISTED) -> 
     """Everything that breaks the rules. ``keep`` limits how many of each kind are returned; None returns all."""
     result, digest = Impact(), hashlib.sha256()
     if policies.restricts:
-        for violation in _connection_violations(policies):
+        finder = ViolationFinder(policies)
+        live = Connection.objects.filter(status__in=_LIVE).only(*_COLUMNS).order_by("name", "pk")
+        live = live.prefetch_related("owner", "app_registration__tenant")
+        for violation in filter(None, map(finder.of, live.iterator(BATCH))):
             result.connection_count += 1
             digest.update(f"c{violation.connection.pk}:{violation.effect};".encode())
             if keep is None or result.connection_count <= keep:
@@ -138,10 +129,7 @@ def impact(policies: PolicySet, *, now: datetime, keep: int | None = LISTED) -> 
 
 
 def disable_connections(violations: list[ConnectionViolation], *, actor: User, now: datetime) -> int:
-    """Disable connections because of the policy and return how many; their grants are kept. Call in a transaction.
-
-    Takes few statements: the connections that break the same rules are updated together.
-    """
+    """Disable connections with few statements and return how many; their grants are kept. Call in a transaction."""
     disabled = 0
     for first in range(0, len(violations), BATCH):
         batch = {violation.connection.pk: violation for violation in violations[first : first + BATCH]}
@@ -173,10 +161,7 @@ def disable_connections(violations: list[ConnectionViolation], *, actor: User, n
 
 
 def fix_shares(violations: list[ShareViolation], *, actor: User, now: datetime) -> tuple[int, int]:
-    """End shares, or shorten those that only last too long; returns how many ended and how many were shortened.
-
-    Call inside a transaction.
-    """
+    """End shares, or shorten those that only last too long; returns how many of each. Call in a transaction."""
     ended = shortened = 0
     for violation in violations:
         share, until, why = violation.share, violation.shorten_to, " ".join(violation.sentences)
@@ -188,7 +173,6 @@ def fix_shares(violations: list[ShareViolation], *, actor: User, now: datetime) 
 
 
 def violations_by_connection(policies: PolicySet, connections: list[Connection]) -> dict[int, ConnectionViolation]:
-    """The violations of these connections, by primary key."""
     if not policies.restricts:
         return {}
     finder = ViolationFinder(policies)

@@ -1,7 +1,5 @@
 """Accounts of people: created at their first Microsoft sign-in, updated from their directory at every later one."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Any
 
@@ -23,10 +21,9 @@ from connections.services.sharing import history, shares, teams
 
 
 def create_from_directory(*, claims: dict[str, Any]) -> User:
-    """Create an account for a person's first sign-in with Microsoft.
+    """Create an account at a first Microsoft sign-in.
 
-    It is never linked to an existing account: names and addresses can be chosen freely in other directories, only
-    (tid, oid) identifies a person.
+    Never linked to an existing account: names can be chosen freely in other directories, only (tid, oid) identifies.
     """
     username = str(claims.get("preferred_username") or claims["oid"])[:140]
     with transaction.atomic():
@@ -59,10 +56,7 @@ def update_from_directory(user: User, *, claims: dict[str, Any]) -> None:
 
 
 def remove(user: User, *, actor: User, now: datetime) -> None:
-    """Remove an account with its shares, memberships and API keys; the access history stays.
-
-    Raises InUse while it owns connections: they would lose their owner.
-    """
+    """Remove an account with its shares, memberships and API keys. Raises InUse while it owns connections."""
     with transaction.atomic():
         # Locked, so that whatever is about to refer to the account fails instead of being deleted along with it.
         User.objects.select_for_update().filter(pk=user.pk).first()
@@ -77,7 +71,6 @@ def remove(user: User, *, actor: User, now: datetime) -> None:
 
 
 def require_removable(user: User) -> None:
-    """Raise InUse while the account owns connections."""
     owned = list(user.connections.values_list("name", flat=True)[:4])
     if owned:
         raise InUse(
@@ -87,10 +80,9 @@ def require_removable(user: User) -> None:
 
 
 def disable_person(user: User, *, actor: User, now: datetime) -> None:
-    """Lock a person out of the portal at once: sessions end and their API keys are refused.
+    """Lock a person out at once: sessions end and API keys are refused; connections and shares stay. Harmless twice.
 
-    Their connections and shares stay. Doing it twice is harmless. Raises NotAllowed, also for oneself; InUse for the
-    last IT admin.
+    Raises NotAllowed, also for oneself; InUse for the last IT admin.
     """
     _require_may_disable(user, actor)
     with transaction.atomic():
@@ -152,7 +144,7 @@ def has_groups_overage(claims: dict[str, Any]) -> bool:
 
 
 def _follow_groups(user: User, claims: dict[str, Any], *, now: datetime) -> None:
-    """Update teams and roles from the claims; those that come from groups stay while Microsoft leaves the groups out."""
+    """Update teams and roles from the claims; those that come from groups stay if Microsoft leaves the groups out."""
     left_out = has_groups_overage(claims)
     _follow_roles(user, claims, left_out=left_out)
     if not left_out:

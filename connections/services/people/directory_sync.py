@@ -1,6 +1,4 @@
-"""Check once a day whether the people of the portal are still in their directory, where an application may read that."""
-
-from __future__ import annotations
+"""Check once a day whether the people of the portal are still in their directory, where an application may read it."""
 
 import logging
 import random
@@ -30,10 +28,7 @@ _CAUSES = {
 
 
 def sync_due(*, now: datetime) -> int:
-    """Read up to BATCH directories, each once a day; returns how many could be read.
-
-    Any number of workers may run it at once: each claims a row by moving ``people_read_after`` forward.
-    """
+    """Read up to BATCH directories, each once a day and by one worker; returns how many could be read."""
     offboarding.update_incidents(now=now)
     due = Tenant.objects.filter(
         Q(people_read_after=None) | Q(people_read_after__lte=now), environment=settings.LOGIN_MICROSOFT["environment"]
@@ -51,10 +46,9 @@ def sync_due(*, now: datetime) -> int:
 
 
 def sync(tenant: Tenant, *, now: datetime) -> bool:
-    """Mark the people whom the directory reports as gone, or as back; due again in a day.
+    """Mark the people whom the directory reports as gone, or as back; False if no application may read that.
 
-    Returns False if no application may read that. Raises MicrosoftUnavailable, MicrosoftRefused, UnreadableSecret, or
-    InvalidInput if the environment is not configured.
+    Raises MicrosoftUnavailable, MicrosoftRefused, UnreadableSecret, InvalidInput if the environment is not configured.
     """
     # Those who sign in from this directory, by object id; not those who are disabled here.
     prefix = f"{tenant.tid}."

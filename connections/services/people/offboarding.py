@@ -1,11 +1,8 @@
 """People who leave: how the portal notices, and the incident that lasts while they own connections.
 
-A person has left when an IT admin disabled them here, when Microsoft refuses their own account with an answer that
-proves it is disabled or deleted, or when the directory says so (directory_sync). A failed sign-in in a browser proves
-nothing: it does not show which account was tried.
+A person has left when an IT admin disabled them here, when Microsoft refuses their own account, or when the directory
+says so. A failed sign-in in a browser proves nothing: it does not show which account was tried.
 """
-
-from __future__ import annotations
 
 from datetime import datetime
 
@@ -24,10 +21,7 @@ MICROSOFT = "microsoft"  # the sign-in whose uid is "{tid}.{oid}"
 
 
 def mark_departed(person: User, *, how: str, cause: str, now: datetime, actor: User | None = None) -> None:
-    """Mark a person as having left. Doing it twice is harmless.
-
-    The first cause stays, unless an IT admin disables them here as well.
-    """
+    """Mark a person as having left. The first cause stays, unless an IT admin disables them here as well."""
     with transaction.atomic():
         current = User.objects.select_for_update(no_key=True).get(pk=person.pk)
         if current.left_at is None or (how == User.Left.DISABLED and current.left_how != User.Left.DISABLED):
@@ -52,10 +46,7 @@ def mark_returned(person: User, *, now: datetime, actor: User | None = None) -> 
 
 
 def update_incident(person: User, *, now: datetime) -> None:
-    """Open the incident of a person who has left and owns connections, else close it.
-
-    Call it whenever either may have changed.
-    """
+    """Open the incident of a person who has left and owns connections, else close it."""
     current = User.objects.get(pk=person.pk)
     owned = current.connections.select_related("owner")
     if current.left_at is not None and owned.exists():

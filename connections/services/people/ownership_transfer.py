@@ -4,8 +4,6 @@ The new owner is owner at once. The Microsoft account behind the connection chan
 may do with another account of the same directory; until then an incident asks them to.
 """
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +15,7 @@ from connections.errors import AlreadyExists, InvalidInput
 from connections.microsoft import account_status
 from connections.models import Connection, HandOver, User
 from connections.models.audit import AuditAction
-from connections.models.connections import status_columns, without_tokens
+from connections.models.connections import SECRETS, status_columns, without_tokens
 from connections.services.incidents import incidents
 from connections.services.people import offboarding
 from connections.services.sharing import history, shares
@@ -28,20 +26,12 @@ Status = Connection.Status
 
 
 def transfer(
-    connection: Connection,
-    new_owner: User,
-    *,
-    keep_grant: bool,
-    actor: User,
-    now: datetime,
-    new_name: str = "",
+    connection: Connection, new_owner: User, *, keep_grant: bool, actor: User, now: datetime, new_name: str = ""
 ) -> HandOver:
     """Make ``new_owner`` the owner at once, and ask them to sign in if the connection is delegated.
 
-    ``keep_grant``: the old account's tokens stay in use until then, unless they are unusable already; otherwise they
-    are deleted now. Shares stay, except that of the new owner. Repeating a transfer returns the first one unchanged.
-    Raises NotAllowed; InvalidInput (field ``new_owner``) if they cannot own it; AlreadyExists (field ``new_name``) if
-    they have a connection of that name.
+    ``keep_grant``: the old account's tokens stay in use until then, else they are deleted now. Repeating a transfer
+    returns the first one. Raises NotAllowed, InvalidInput (field ``new_owner``), AlreadyExists (``new_name``).
     """
     try:
         with transaction.atomic():
@@ -63,7 +53,6 @@ def transfer(
 
 
 def owner_changed_error(connection: Connection) -> InvalidInput:
-    """For a transfer of a connection that has just got another owner."""
     return InvalidInput(
         f"{connection} belongs to {connection.owner} now: somebody has handed it over in the meantime.",
         action="Look again before you hand it over once more.",
@@ -190,26 +179,15 @@ def can_keep_tokens(connection: Connection) -> bool:
 
 def _deleted_tokens(connection: Connection, old_owner: User, now: datetime) -> dict[str, Any]:
     """Columns of a connection that has no tokens until its new owner signs in."""
-    values: dict[str, Any] = {
-        "refresh_token": None,
-        "previous_refresh_token": None,
-        "access_token": None,
-        "expires_at": None,
-        "token_version": connection.token_version + 1,
-        "refresh_after": None,
-        "suspected_code": "",
-        "suspected_at": None,
-        "trouble_code": "",
-        "trouble_at": None,
-        "trouble_count": 0,
-    }
+    empty = (*SECRETS, "expires_at", "refresh_after", "suspected_at", "trouble_at")
+    values: dict[str, Any] = dict.fromkeys(empty) | dict.fromkeys(("suspected_code", "trouble_code"), "")
+    values |= {"token_version": connection.token_version + 1, "trouble_count": 0}
     if connection.status in (Status.DISABLED, Status.PENDING):
         return values
     return values | awaiting_sign_in(from_name=str(old_owner), now=now)
 
 
 def awaiting_sign_in(*, from_name: str, now: datetime) -> dict[str, Any]:
-    """Status columns of a connection whose tokens were deleted by a transfer."""
     return status_columns(
         Status.RECONNECT_NEEDED,
         code=CODE,

@@ -1,7 +1,5 @@
 """Service accounts: automations act as them, so that they depend on no person's account. They never sign in."""
 
-from __future__ import annotations
-
 from datetime import datetime
 
 from django.db import IntegrityError, transaction
@@ -19,10 +17,7 @@ from connections.services.sharing import history
 def create(
     *, name: str, purpose: str, responsible: User, admin: bool, auditor: bool, actor: User, now: datetime
 ) -> User:
-    """Create a service account; ``admin`` and ``auditor`` give it the role of that name.
-
-    Raises NotAllowed, AlreadyExists, InvalidInput if the responsible person cannot sign in.
-    """
+    """Create a service account. Raises NotAllowed, AlreadyExists, InvalidInput if the responsible cannot sign in."""
     _check(actor, responsible)
     account = User(
         username=username_of(name),
@@ -89,10 +84,7 @@ def _set_active(account: User, *, active: bool, actor: User, now: datetime) -> N
 
 
 def remove(account: User, *, actor: User, now: datetime) -> None:
-    """Remove a service account with its keys and shares; its token requests stay in the history.
-
-    Raises NotAllowed, or InUse while it owns connections.
-    """
+    """Remove a service account with its keys and shares. Raises NotAllowed, or InUse while it owns connections."""
     _check(actor)
     roles.require(account.is_service, cause="This is a person.")
     accounts.remove(account, actor=actor, now=now)

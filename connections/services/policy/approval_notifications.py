@@ -1,7 +1,5 @@
 """E-mails about approvals: the request to the IT admins, and the decision to the requester."""
 
-from __future__ import annotations
-
 from datetime import datetime
 
 from connections.access import querysets

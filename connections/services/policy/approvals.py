@@ -4,8 +4,6 @@ An approval covers what was requested and nothing else: a capability or permissi
 and under the second-IT-admin rule so must every permission of an app-only connection.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
@@ -49,15 +47,11 @@ def latest_request(connection: Connection, **state: str) -> Approval | None:
 
 
 def open_request(connection: Connection) -> Approval | None:
-    """The request that awaits a decision, if there is one."""
     return latest_request(connection, state=State.WAITING)
 
 
 def evaluate_approval(connection: Connection, granted: Iterable[str] = ()) -> tuple[Decision, tuple[Reason, ...]]:
-    """The policy's decision about the connection, and those of its reasons that still need an approval.
-
-    ``granted`` are permissions Microsoft granted. Two queries if something needs approval, else one.
-    """
+    """The policy's decision about the connection, and those of its reasons that still need an approval."""
     policies = evaluate.load_policies().of(connection.app_registration)
     request = evaluate.request_of(connection)
     decision = evaluate.evaluate_connection(policies, request, granted)
@@ -67,12 +61,11 @@ def evaluate_approval(connection: Connection, granted: Iterable[str] = ()) -> tu
 
 
 def require(connection: Connection) -> None:
-    """Raise PolicyForbids or ApprovalNeeded unless the policy allows the connection and it has every approval it needs."""
+    """Raise PolicyForbids or ApprovalNeeded unless the policy allows the connection with the approvals it has."""
     require_grant(connection, connection.granted)
 
 
 def may_sign_in(connection: Connection) -> bool:
-    """Whether require_sign_in would let the connection pass."""
     try:
         require_sign_in(connection)
     except (PolicyForbids, ApprovalNeeded):
@@ -170,10 +163,7 @@ def request_approval(
 
 
 def request_missing(connection: Connection, *, reason: str, actor: User, now: datetime) -> Approval:
-    """Request the approval that the connection lacks.
-
-    Raises NotAllowed, PolicyForbids, or InvalidInput if no approval is needed.
-    """
+    """Request the approval the connection lacks. Raises NotAllowed, PolicyForbids, InvalidInput if it lacks none."""
     with transaction.atomic():
         rows = Connection.objects.select_for_update(of=("self",), no_key=True)
         current = rows.select_related("app_registration__tenant").get(pk=connection.pk)
@@ -200,18 +190,13 @@ def _permissions(reasons: Iterable[Reason]) -> list[str]:
 
 
 def close_if_unneeded(connection: Connection, *, actor: User, now: datetime) -> None:
-    """Close an open request, because nothing about the connection needs approval any more."""
     with transaction.atomic():
         if _withdraw_open(connection, "An approval is no longer needed.", actor=actor, now=now) is not None:
             _show(connection, "", "", now=now)
 
 
 def approve(approval: Approval, *, reason: str = "", actor: User, now: datetime) -> None:
-    """Approve a request. Approving twice is harmless.
-
-    Raises NotAllowed (the requester can never approve), PolicyForbids if the policy forbids it by now, or Conflict if
-    it was declined or withdrawn.
-    """
+    """Approve a request; harmless twice. Raises NotAllowed (also the requester), PolicyForbids, Conflict if closed."""
     with transaction.atomic():
         connection = _lock_connection(approval)
         _require_decider(approval, actor)
@@ -226,7 +211,7 @@ def approve(approval: Approval, *, reason: str = "", actor: User, now: datetime)
 
 
 def decline(approval: Approval, *, reason: str, actor: User, now: datetime) -> None:
-    """Decline a request, with a reason for the requester; a connection that worked before keeps its old permissions.
+    """Decline a request; a connection that worked before keeps its old permissions.
 
     Raises NotAllowed, InvalidInput without a reason, or Conflict if it was approved or withdrawn.
     """
@@ -277,10 +262,7 @@ def _require_decider(approval: Approval, actor: User) -> None:
 
 
 def _lock_connection(approval: Approval) -> Connection | None:
-    """Lock the connection and set it on ``approval`` as it is now: who may decide depends on its owner.
-
-    The connection is always locked before the approval, so that requests and decisions cannot deadlock.
-    """
+    """Lock the connection, always before the approval (no deadlock), and set it on ``approval`` as it is now."""
     connections = Connection.objects.select_for_update(of=("self",), no_key=True)
     related = connections.select_related("app_registration__tenant", "owner")
     approval.connection = related.filter(pk=approval.connection_id or 0).first()
@@ -297,7 +279,7 @@ def _withdraw_open(connection: Connection, reason: str, *, actor: User, now: dat
 
 
 def _can_close(approval: Approval, state: str) -> bool:
-    """Lock and reload the approval. False if it is in ``state`` already; raises Conflict if it was decided otherwise."""
+    """Lock and reload the approval. False if it is in ``state`` already; Conflict if it was decided otherwise."""
     current = Approval.objects.select_for_update().get(pk=approval.pk)
     for name in ("state", "before", "permissions", "decided_by_name"):
         setattr(approval, name, getattr(current, name))

@@ -1,7 +1,5 @@
 """The rules of a policy in words: for the audit trail, for members, and for comparing two versions."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +13,7 @@ from connections.services.policy.rules import Effect, Rules
 
 
 def lines(rules: Rules, *, tenants: Mapping[str, str] | None = None, of_app: bool = False) -> dict[str, str]:
-    """Every rule as label and value. ``tenants`` gives names for tenant keys.
-
-    ``of_app`` leaves out the rules that only the organisation can have.
-    """
+    """Every rule as label and value; ``tenants`` names tenant keys, ``of_app`` leaves out the organisation's own."""
     types = {kind.value: words for kind, words in TYPE_WORDS.items()}
     result = {"allowed kinds of connections": _join(rules.authentication_types, types, len(AuthenticationType))}
     if not of_app:
@@ -79,22 +74,14 @@ class Summary:
 
 
 def summary(rules: Rules) -> Summary:
-    named = {effect: [*_capabilities(rules, effect), *_permissions(rules, effect)] for effect in Effect}
-    return Summary(named[Effect.FORBIDDEN], named[Effect.APPROVAL], named[Effect.ALLOWED], _limits(rules))
-
-
-def _capabilities(rules: Rules, effect: Effect) -> list[str]:
-    if effect is Effect.ALLOWED:
-        return []  # a capability has no pattern to be an exception from
-    return [item.label for key, item in capabilities.CAPABILITIES.items() if rules.of_capability(key) is effect]
-
-
-def _permissions(rules: Rules, effect: Effect) -> list[str]:
-    texts = []
-    for name in (name for name, value in rules.permissions.items() if value is effect):
+    named: dict[Effect, list[str]] = {effect: [] for effect in Effect}
+    for key, capability in capabilities.CAPABILITIES.items():
+        named[rules.of_capability(key)].append(capability.label)
+    named[Effect.ALLOWED] = []  # a capability has no pattern to be an exception from
+    for name, effect in rules.permissions.items():
         text = f"permissions that begin with {name[:-1]}" if name.endswith("*") else f"the permission {name}"
-        texts.append("every other permission" if name == "*" else text)
-    return texts
+        named[effect].append("every other permission" if name == "*" else text)
+    return Summary(named[Effect.FORBIDDEN], named[Effect.APPROVAL], named[Effect.ALLOWED], _limits(rules))
 
 
 def _limits(rules: Rules) -> list[str]:

@@ -1,10 +1,7 @@
 """Decide whether the policy allows something, allows it only with approval, or forbids it, with every reason.
 
-The organisation's rules and those of the app registration are evaluated one after the other. All reasons apply, so the
-stricter rule wins, and no app registration can loosen what the organisation forbids.
+All reasons of the organisation's rules and the app registration's apply, so the stricter rule wins.
 """
-
-from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -52,7 +49,6 @@ class Decision:
 
     @property
     def approval(self) -> tuple[Reason, ...]:
-        """The reasons that require approval."""
         return tuple(reason for reason in self.reasons if reason.effect is Effect.APPROVAL)
 
     @property
@@ -60,7 +56,7 @@ class Decision:
         """The reasons for people, the strictest first, each once."""
         return tuple(dict.fromkeys(reason.sentence for reason in (*self.forbidden, *self.approval)))
 
-    def __add__(self, other: Decision) -> Decision:
+    def __add__(self, other: "Decision") -> "Decision":
         return Decision(self.reasons + other.reasons)
 
 
@@ -80,8 +76,6 @@ def refuse_forbidden(decision: Decision, *, field: str = "") -> None:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Rules with the name of their policy as sentences use it."""
-
     rules: Rules
     name: str = "the organisation's policy"
 
@@ -101,7 +95,6 @@ class PolicySet:
     apps: dict[int, Rules] = field(default_factory=dict)
 
     def of(self, app_registration: AppRegistration) -> Policies:
-        """The policies that apply to the app registration."""
         own = self.apps.get(app_registration.pk)
         if own is None:
             return (Source(self.organisation),)
@@ -113,7 +106,6 @@ class PolicySet:
 
 
 def load_policies() -> PolicySet:
-    """The policies in force; one query."""
     organisation, apps = Rules(), dict[int, Rules]()
     for row in Policy.objects.only("app_registration", "rules"):
         rules = policy_rules.from_database(row.rules)
@@ -126,8 +118,6 @@ def load_policies() -> PolicySet:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionRequest:
-    """What a connection is or asks to be."""
-
     authentication_type: str
     environment: str
     tenant: str  # its key
@@ -173,7 +163,6 @@ def why_closed(policies: Policies, app_registration: AppRegistration) -> str:
 
 
 def is_kind_forbidden(policies: Policies, authentication_type: str) -> bool:
-    """Whether all connections of this authentication type are forbidden."""
     allowed = (source.rules.authentication_types for source in policies)
     return any(kinds is not None and authentication_type not in kinds for kinds in allowed)
 
@@ -181,10 +170,7 @@ def is_kind_forbidden(policies: Policies, authentication_type: str) -> bool:
 def evaluate_capability(
     policies: Policies, key: str, app_registration: AppRegistration, kinds: Sequence[str]
 ) -> Decision:
-    """The decision about one capability for a form in which nothing is chosen yet: the mildest for any of ``kinds``.
-
-    What only one authentication type forbids is said once that type is chosen.
-    """
+    """The decision about a capability while no authentication type is chosen: the mildest for any of ``kinds``."""
     capability = capabilities.CAPABILITIES[key]
     decisions = []
     for kind in kinds:
@@ -197,7 +183,6 @@ def evaluate_capability(
 
 
 def requires_approvals(policies: Policies) -> bool:
-    """Whether anything at all needs approval."""
     return any(
         source.rules.app_only_second_admin
         or Effect.APPROVAL in (*source.rules.capabilities.values(), *source.rules.permissions.values())
@@ -270,7 +255,6 @@ def registered_tids(environment: str) -> frozenset[str]:
 def evaluate_share(
     policies: Policies, *, authentication_type: str, with_team: bool, until: datetime | None, now: datetime
 ) -> Decision:
-    """Whether a connection may be shared like this from now on."""
     reasons = []
     for source in policies:
         rules, days = source.rules, source.rules.longest_share_days

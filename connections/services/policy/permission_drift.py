@@ -1,10 +1,4 @@
-"""Compare the permissions a connection was granted with those its capabilities need: what is missing, what is excess.
-
-Every refresh stores what Microsoft granted, so the comparison is as recent as the last refresh. Asks neither the
-database nor Microsoft.
-"""
-
-from __future__ import annotations
+"""Compare the permissions a connection was granted, as of its last refresh, with those its capabilities need."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -21,8 +15,6 @@ _OUR_OWN = frozenset({credential_expiry.PERMISSION})
 
 @dataclass(frozen=True, slots=True)
 class Excess:
-    """One granted permission that allows more than is needed."""
-
     name: str
     # The smaller permissions that would do; () if nothing needs it at all.
     instead: tuple[str, ...] = ()
@@ -57,14 +49,11 @@ def find_drift(connection: Connection, *, elsewhere: Collection[str] = ()) -> Dr
     granted = frozenset(permissions.spelling(name) for name in connection.granted)
     ignored = _HARMLESS if connection.is_delegated else _OUR_OWN
     larger = sorted(granted - permissions.covered_by(needed) - ignored)
-    excess = tuple(Excess(name, _needed_only_through(name, granted, needed)) for name in larger)
-    return Drift(capabilities.missing(required, connection.granted | frozenset(elsewhere)), excess)
-
-
-def _needed_only_through(name: str, granted: frozenset[str], needed: frozenset[str]) -> tuple[str, ...]:
-    """The needed permissions that would be lost with this one."""
-    through_others = permissions.covered_by(granted - {name})
-    return tuple(sorted(needed & permissions.covered_by(frozenset({name})) - through_others))
+    excess = []
+    for name in larger:
+        only_through_it = needed & permissions.covered_by(frozenset({name})) - permissions.covered_by(granted - {name})
+        excess.append(Excess(name, tuple(sorted(only_through_it))))
+    return Drift(capabilities.missing(required, connection.granted | frozenset(elsewhere)), tuple(excess))
 
 
 def required_permissions(connection: Connection) -> tuple[str, ...]:

@@ -1,7 +1,5 @@
 """The step that approvals and consent requests share: one conditional change of state, with its audit event."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from datetime import datetime
 from typing import Any
@@ -24,8 +22,8 @@ def change_state(
 ) -> bool:
     """Write ``values`` (``state`` among them) to the row and ``request``, and record ``action`` with ``changes``.
 
-    Returns False, with nothing written, if the request is no longer in one of the states ``coming_from``: of two
-    people who decide at once, one gets False.
+    False, with nothing written, if it is in none of the states ``coming_from``: of two people who decide at once, one
+    gets False.
     """
     with transaction.atomic():
         rows = type(request)._default_manager.filter(pk=request.pk, state__in=coming_from)
@@ -38,5 +36,4 @@ def change_state(
 
 
 def decided(actor: User | None, now: datetime) -> dict[str, Any]:
-    """The columns that say who decided and when."""
     return {"decided_by": actor, "decided_by_name": str(actor or "")[:320], "decided_at": now}

@@ -1,10 +1,8 @@
 """The rules of a policy: one frozen bundle, its plain dict form, and their validation.
 
-The dict form is a contract (docs/policy.md): it is stored in the database and used by configuration files. A rule that
-is missing restricts nothing, and neither do the defaults.
+The dict form is a contract (docs/policy.md), used by the database and configuration files. A missing rule restricts
+nothing, and neither do the defaults.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -33,7 +31,6 @@ _STRICTNESS = list(Effect)
 
 
 def strictest(effects: Iterable[Effect]) -> Effect:
-    """The strictest of them; allowed if there is none."""
     return max(effects, key=_STRICTNESS.index, default=Effect.ALLOWED)
 
 
@@ -58,15 +55,12 @@ class Rules:
         return self != Rules()
 
     def of_capability(self, key: str) -> Effect:
-        """The effect of the rule about the capability itself."""
         return self.capabilities.get(key, Effect.ALLOWED)
 
     def of_permission(self, name: str) -> tuple[Effect, str]:
-        """The effect on a scope or role, and the name or pattern it comes from.
-
-        The most exact rule applies: the name itself, then the longest pattern. Case is ignored, as in Entra.
-        """
-        best = max((pattern for pattern in self.permissions if matches(pattern, name)), key=_exactness, default="")
+        """The effect on a scope or role, and the most exact name or pattern it comes from; case is ignored."""
+        matching = (pattern for pattern in self.permissions if matches(pattern, name))
+        best = max(matching, key=lambda pattern: (not pattern.endswith("*"), len(pattern)), default="")
         return (self.permissions[best], best) if best else (Effect.ALLOWED, "")
 
 
@@ -76,12 +70,8 @@ def matches(pattern: str, name: str) -> bool:
     return name.startswith(pattern[:-1]) if pattern.endswith("*") else pattern == name
 
 
-def _exactness(pattern: str) -> tuple[bool, int]:
-    return (not pattern.endswith("*"), len(pattern))
-
-
 def tenant_key(tenant: Tenant) -> str:
-    """How rules name a tenant: by environment and directory, which stay the same while it is in use; its name may not."""
+    """How rules name a tenant: by environment and directory, which do not change while it is in use."""
     return f"{tenant.environment}/{tenant.directory_id}"
 
 
@@ -90,22 +80,17 @@ def days_text(days: int) -> str:
 
 
 def stricter(first: Rules, second: Rules) -> Rules:
-    """The combination of both: for each rule the stricter of the two."""
     names = {*first.permissions, *second.permissions}
     keys = {*first.capabilities, *second.capabilities}
     days = [rules.longest_share_days for rules in (first, second) if rules.longest_share_days is not None]
+    values: dict[str, Any] = {name: _common(getattr(first, name), getattr(second, name)) for name in _LISTS}
+    values |= {name: getattr(first, name) and getattr(second, name) for name in _PERMITS}
     return Rules(
-        authentication_types=_common(first.authentication_types, second.authentication_types),
-        environments=_common(first.environments, second.environments),
-        tenants=_common(first.tenants, second.tenants),
+        **values,
         capabilities={key: strictest([first.of_capability(key), second.of_capability(key)]) for key in sorted(keys)},
         permissions={
             name: strictest([first.of_permission(name)[0], second.of_permission(name)[0]]) for name in sorted(names)
         },
-        personal_accounts=first.personal_accounts and second.personal_accounts,
-        other_tenants=first.other_tenants and second.other_tenants,
-        share_with_people=first.share_with_people and second.share_with_people,
-        share_app_only=first.share_app_only and second.share_app_only,
         longest_share_days=min(days, default=None),
         app_only_second_admin=first.app_only_second_admin or second.app_only_second_admin,
     )
@@ -119,6 +104,8 @@ def _common(first: tuple[str, ...] | None, second: tuple[str, ...] | None) -> tu
 
 # An app registration has one tenant in one environment, so it has no rules about these.
 ORGANISATION_ONLY = ("environments", "tenants")
+_LISTS = ("authentication_types", *ORGANISATION_ONLY)
+_PERMITS = ("personal_accounts", "other_tenants", "share_with_people", "share_app_only")  # true: not restricted
 
 
 def to_dict(rules: Rules) -> dict[str, Any]:
@@ -133,7 +120,7 @@ def _to_json(value: Any) -> Any:
 
 
 def from_dict(values: Any, *, of_app: bool = False) -> Rules:
-    """The rules of a dict. Raises InvalidInput for the first rule that is unknown or invalid (``field`` has its name)."""
+    """The rules of a dict. Raises InvalidInput for the first rule that is unknown or invalid, named by ``field``."""
     if not isinstance(values, Mapping):
         raise InvalidInput("The rules of a policy are a mapping of names to values.")
     unknown = sorted(str(name) for name in values if name not in _PARSERS)
@@ -218,20 +205,14 @@ _PARSERS: dict[str, Callable[[Any, str], Any]] = {
     "tenants": _parse_names,
     "capabilities": _parse_capabilities,
     "permissions": _parse_permissions,
-    "personal_accounts": _parse_flag,
-    "other_tenants": _parse_flag,
-    "share_with_people": _parse_flag,
-    "share_app_only": _parse_flag,
+    **dict.fromkeys(_PERMITS, _parse_flag),
     "longest_share_days": _parse_days,
     "app_only_second_admin": _parse_flag,
 }
 
 
 def parse_patterns(text: str) -> tuple[str, ...]:
-    """Typed names and patterns of permissions, each once, names in Microsoft's spelling.
-
-    A pattern is ``*`` (everything) or the beginning of a name up to a full stop: ``Mail.*``. Raises InvalidInput.
-    """
+    """Typed names, in Microsoft's spelling, and patterns (``*`` or ``Mail.*``), each once. Raises InvalidInput."""
     patterns: list[str] = []
     for word in capabilities.describe(text):
         if word.endswith(".*"):
@@ -240,16 +221,12 @@ def parse_patterns(text: str) -> tuple[str, ...]:
             raise InvalidInput(
                 f"“{word[:60]}” is no pattern.", action="A star stands alone or behind a full stop, as in Mail.*"
             )
-        patterns += [word] if word.endswith("*") else _parse_permission_names(word)
+        names = [word] if word.endswith("*") else capabilities.parse_scopes(word)
+        for name in names:
+            if name in OIDC_SCOPES:
+                raise InvalidInput(
+                    f"{name} belongs to every sign-in, so it has no rule.",
+                    action="To stop sign-ins, forbid delegated connections.",
+                )
+        patterns += names
     return tuple(dict.fromkeys(patterns))
-
-
-def _parse_permission_names(word: str) -> tuple[str, ...]:
-    names = capabilities.parse_scopes(word)
-    for name in names:
-        if name in OIDC_SCOPES:
-            raise InvalidInput(
-                f"{name} belongs to every sign-in, so it has no rule.",
-                action="To stop sign-ins, forbid delegated connections.",
-            )
-    return names

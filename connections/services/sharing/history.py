@@ -1,10 +1,7 @@
 """The only writer of AccessPeriod, the history of who could use what.
 
-Every service that changes an owner, a share, a membership or an account calls one of these functions in the transaction
-of the change, with the same time as its audit event, so that the two can be compared (history_check).
+Call it in the transaction of a change, with the time of its audit event, so that history_check can compare the two.
 """
-
-from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
@@ -19,7 +16,6 @@ Kind = AccessPeriod.Kind
 
 
 def ownership_began(connection: Connection, *, actor: User | None, now: datetime) -> None:
-    """From now on the connection belongs to ``connection.owner`` and nobody else."""
     parts = {**_connection(connection), **_person(connection.owner)}
     _begin(Kind.OWNER, {"connection_id": connection.pk}, parts, actor=actor, now=now)
 
@@ -38,7 +34,7 @@ def share_began(share: Share, *, actor: User | None, now: datetime) -> None:
 
 
 def share_ended(share: Share, *, actor: User | None, now: datetime) -> None:
-    """The share has ended: now, or on its own date if that is in the past."""
+    """End the share: now, or on its own date if that is in the past."""
     _end(Q(kind__in=(Kind.PERSON, Kind.TEAM), share_id=share.pk), actor=actor, now=now)
 
 
@@ -61,12 +57,10 @@ def account_changed(user: User, *, actor: User | None, now: datetime) -> None:
 
 
 def connection_removed(connection: Connection, *, actor: User | None, now: datetime) -> None:
-    """End the ownership and the shares of a connection, under its last name."""
     _end(Q(connection_id=connection.pk), actor=actor, now=now, **_connection(connection))
 
 
 def team_removed(team: Team, *, actor: User | None, now: datetime) -> None:
-    """End the memberships of a team and what was shared with it, under its last name."""
     _end(Q(team_id=team.pk), actor=actor, now=now, **_team(team))
 
 
@@ -77,17 +71,13 @@ def person_removed(user: User, *, actor: User | None, now: datetime) -> None:
 
 
 def prune(until: datetime) -> None:
-    """Delete periods that ended by then, together with the audit events of that time (retention).
-
-    So are the open periods of accounts removed by then, the last trace of them.
-    """
+    """Delete periods ended by then, and open ones of accounts removed by then (retention)."""
     is_deleted = ~Exists(User.objects.filter(pk=OuterRef("person_id")))
     AccessPeriod.objects.filter(ended_at__lte=until).delete()
     AccessPeriod.objects.filter(is_deleted, kind=Kind.DISABLED, started_at__lte=until).delete()
 
 
 def _begin(kind: Kind, key: dict[str, Any], parts: dict[str, Any], *, actor: User | None, now: datetime) -> None:
-    """Begin a period, ending the open one with the same key."""
     with transaction.atomic():
         _end(Q(kind=kind, **key), actor=actor, now=now)
         by = {"started_by_id": actor.pk if actor else None, "started_by_name": audit.recorded_name(actor)}

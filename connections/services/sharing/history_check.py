@@ -1,10 +1,8 @@
 """Comparing the audit trail with the access history.
 
-The trail is replayed from its beginning: what each event means for owners, shares, memberships and accounts is derived
-again, without the services that wrote the history. Anything that only one of the two contains is a difference.
+The trail is replayed from its beginning, without the services that wrote the history. Anything that only one of the
+two contains is a difference.
 """
-
-from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -22,8 +20,6 @@ LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """A period as recorded by one of the two."""
-
     kind: str
     started_at: datetime
     connection_id: int | None = None
@@ -40,6 +36,10 @@ class Period:
         return _key(self.kind, self.connection_id, self.person_id, self.team_id)
 
     @property
+    def terms(self) -> tuple[Any, ...]:
+        return (self.level, self.until, self.started_by, self.ended_at)
+
+    @property
     def order(self) -> tuple[Any, ...]:
         return (self.started_at, self.ended_at or datetime.max.replace(tzinfo=UTC), self.source)
 
@@ -53,10 +53,7 @@ class Period:
 
 
 def differences() -> list[str]:
-    """Every difference as a sentence; empty if the two agree.
-
-    Periods that began before the oldest event still kept are not compared.
-    """
+    """Every difference as a sentence, apart from periods that began before the oldest event still kept."""
     kept_from = history_start()
     trail: dict[Key, list[Period]] = defaultdict(list)
     table: dict[Key, list[Period]] = defaultdict(list)
@@ -166,18 +163,10 @@ def _share(event: AuditEvent, facts: dict[str, Any]) -> dict[str, Any]:
 
 def _table() -> Iterator[Period]:
     for row in AccessPeriod.objects.order_by("pk").iterator(chunk_size=2000):
-        yield Period(
-            row.kind,
-            row.started_at,
-            row.connection_id,
-            row.person_id,
-            row.team_id,
-            row.level,
-            row.until,
-            row.end if row.ended_at is not None else None,
-            row.started_by_name,
-            f"period {row.pk}",
-        )
+        ids = (row.connection_id, row.person_id, row.team_id)
+        ended_at = row.end if row.ended_at is not None else None
+        source = f"period {row.pk}"
+        yield Period(row.kind, row.started_at, *ids, row.level, row.until, ended_at, row.started_by_name, source)
 
 
 def history_start() -> datetime:
@@ -187,11 +176,10 @@ def history_start() -> datetime:
 
 
 def _compare(trail: list[Period], table: list[Period]) -> Iterator[str]:
-    """Match the periods of one key; a period without a match, or with a partial one, is a difference."""
     rows = sorted(table, key=lambda row: row.order)
     for period in sorted(trail, key=lambda period: period.order):
         near = [row for row in rows if row.started_at == period.started_at]
-        match = next((row for row in near if _agree(period, row)), None)
+        match = next((row for row in near if row.terms == period.terms), None)
         if match is not None:
             rows.remove(match)
         elif near:
@@ -202,12 +190,6 @@ def _compare(trail: list[Period], table: list[Period]) -> Iterator[str]:
             yield f"Only the audit trail ({period.source}) knows “{period}”."
     for row in rows:
         yield f"Only the access history ({row.source}) knows “{row}”."
-
-
-def _agree(period: Period, row: Period) -> bool:
-    return (period.level, period.until, period.started_by, period.ended_at) == (
-        row.level, row.until, row.started_by, row.ended_at
-    )  # fmt: skip
 
 
 def _format_time(moment: datetime | None) -> str:

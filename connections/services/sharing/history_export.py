@@ -1,7 +1,5 @@
 """Exporting an answer of the access history as a table; the export is recorded."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 
 from connections import audit
@@ -29,38 +27,23 @@ def export(question: AccessHistoryQuery, *, actor: User) -> list[Row]:
     ]
     start = question.window.start
     when = f"at {_utc(start)}" if question.window.is_moment else f"on {start:%Y-%m-%d}"
-    facts = {
-        "question": f"{question.words} {when} UTC",
-        f"{question.about}_id": question.subject.pk,
-        "rows": len(rows),
-    }
+    facts = {"question": f"{question.words} {when} UTC", f"{question.about}_id": question.subject.pk, "rows": len(rows)}
     audit.record(AuditAction.AUDIT_EXPORTED, audit.TRAIL, actor=actor, changes=facts)
     return [COLUMNS, *rows]
 
 
 def _row(access: Access, path: AccessPath, stretch: Interval) -> Row:
     grant, member = path.grant, path.membership
-    return (
-        access.person_name,
-        str(access.person_id),
-        access.connection_name,
-        str(access.connection_id),
-        path.level,
-        AccessPeriod.Kind(grant.kind).label,
-        grant.team_name,
-        "" if grant.team_id is None else str(grant.team_id),
-        _utc(stretch[0]),
-        _utc(stretch[1]),
-        grant.started_by_name,
-        _utc(grant.started_at),
-        _utc(grant.until),
-        _utc(grant.ended_at),
-        grant.ended_by_name,
-        _utc(member.started_at) if member else "",
-        member.started_by_name if member else "",
-        _utc(member.ended_at) if member else "",
-        member.ended_by_name if member else "",
-    )
+    about = (access.person_name, str(access.person_id), access.connection_name, str(access.connection_id), path.level)
+    team_id = "" if grant.team_id is None else str(grant.team_id)
+    through = (AccessPeriod.Kind(grant.kind).label, grant.team_name, team_id, _utc(stretch[0]), _utc(stretch[1]))
+    given = (grant.started_by_name, _utc(grant.started_at), _utc(grant.until))
+    ended = (_utc(grant.ended_at), grant.ended_by_name)
+    membership = ("", "", "", "")
+    if member:
+        begun = (_utc(member.started_at), member.started_by_name)
+        membership = (*begun, _utc(member.ended_at), member.ended_by_name)
+    return (*about, *through, *given, *ended, *membership)
 
 
 def _utc(moment: datetime | None) -> str:

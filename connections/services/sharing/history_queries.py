@@ -1,10 +1,8 @@
 """The auditor's two questions about the access history: who could use this connection, what could this person use.
 
-At a moment a person could use a connection if their account was enabled and they owned it, or it was shared with them,
-or it was shared with a team they were a member of. Every interval includes its start and excludes its end.
+At a moment a person could use a connection if their account was enabled and they, or a team of theirs, had access.
+Every interval includes its start and excludes its end.
 """
-
-from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -33,12 +31,11 @@ class Window:
     end: datetime
 
     @classmethod
-    def moment(cls, at: datetime) -> Window:
+    def moment(cls, at: datetime) -> "Window":
         return cls(at, at + _RESOLUTION)
 
     @classmethod
-    def day(cls, day: date, *, now: datetime) -> Window:
-        """That day in UTC; today until now."""
+    def day(cls, day: date, *, now: datetime) -> "Window":
         start = datetime.combine(day, time.min, UTC)
         return cls(start, min(start + timedelta(days=1), max(now, start + _RESOLUTION)))
 
@@ -62,15 +59,12 @@ class AccessPath:
 
 @dataclass(slots=True)
 class Access:
-    """When and why one person could use one connection within the window."""
-
     person_id: int
     connection_id: int
     paths: list[AccessPath] = field(default_factory=list)
 
     @property
     def level(self) -> str:
-        """The highest level of all paths."""
         return max((path.level for path in self.paths), key=_RANK.__getitem__)
 
     @property
@@ -86,12 +80,10 @@ class Access:
 
     @property
     def person_name(self) -> str:
-        """The person's last name in these records."""
         return max((path.membership or path.grant for path in self.paths), key=lambda period: period.pk).person_name
 
     @property
     def connection_name(self) -> str:
-        """The connection's last name in these records."""
         return max((path.grant for path in self.paths), key=lambda period: period.pk).connection_name
 
 
@@ -134,15 +126,12 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class AccessHistoryQuery:
-    """One of the two questions, about a subject and a time."""
-
     about: str  # "connection": who could use it; "person": what could they use
     subject: Candidate
     window: Window
 
     @property
     def words(self) -> str:
-        """The question without its time."""
         name = self.subject.name
         return f"Who could use {name}" if self.about == "connection" else f"What could {name} use"
 
@@ -219,10 +208,7 @@ def _overlapping(window: Window) -> QuerySet[AccessPeriod]:
 
 
 def _combine(
-    window: Window,
-    grants: Iterable[AccessPeriod],
-    members: Iterable[AccessPeriod],
-    disabled: Iterable[AccessPeriod],
+    window: Window, grants: Iterable[AccessPeriod], members: Iterable[AccessPeriod], disabled: Iterable[AccessPeriod]
 ) -> list[Access]:
     """Find out who had which grant, directly or as a member, while not disabled."""
     members_of: dict[int | None, list[AccessPeriod]] = defaultdict(list)

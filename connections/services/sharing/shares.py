@@ -1,7 +1,5 @@
 """Sharing connections with people and teams. Removed access is gone at once."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -32,10 +30,9 @@ def share(
     actor: User,
     now: datetime,
 ) -> Share:
-    """Let a person or a team use or manage the connection, optionally until a date.
+    """Let a person or a team use or manage the connection; if they may already, level and date change.
 
-    If it is shared with them already, level and date change. Raises NotAllowed, InvalidInput, PolicyForbids,
-    AlreadyExists.
+    Raises NotAllowed, InvalidInput, PolicyForbids, AlreadyExists.
     """
     try:
         with transaction.atomic():
@@ -73,10 +70,7 @@ def end_share(share: Share, *, actor: User, now: datetime) -> None:
 
 
 def end_for_reason(share: Share, why: str, *, actor: User | None, now: datetime) -> bool:
-    """End a share and record the reason, inside the caller's transaction. Returns whether it was still active.
-
-    ``actor`` None is the portal, acting on an earlier decision of people.
-    """
+    """End a share and record the reason, in the caller's transaction. Returns whether it was still active."""
     return _end(share, actor=actor, now=now, why=why)
 
 
@@ -100,10 +94,7 @@ def end_all_of(*, actor: User | None, now: datetime, **filters: Any) -> None:
 
 
 def end_expired(*, now: datetime) -> int:
-    """Mark expired shares as ended and record it; access stopped on their date already. Returns how many.
-
-    Safe to run in several workers: each share is ended by one of them.
-    """
+    """Mark expired shares as ended and record it; returns how many. Safe to run in several workers."""
     expired = Share.objects.filter(ended_at=None, until__lte=now).order_by("until")
     ended = 0
     for share in without_tokens(expired.select_related("connection", "person", "team"))[:EXPIRY_BATCH]:
@@ -176,13 +167,7 @@ def _create_or_change(
     share = active.select_for_update().first()
     if share is None:
         share = Share.objects.create(
-            connection=connection,
-            person=person,
-            team=team,
-            level=level,
-            until=until,
-            created_by=actor,
-            created_at=now,
+            connection=connection, person=person, team=team, level=level, until=until, created_by=actor, created_at=now
         )
         history.share_began(share, actor=actor, now=now)
         _record(AuditAction.CONNECTION_SHARED, share, actor, now, [None, level], [None, until])
@@ -210,7 +195,7 @@ def _end(share: Share, *, actor: User | None, now: datetime, why: str = "") -> b
 
 
 def _expire(share: Share, now: datetime) -> int:
-    """End a share on its date, as nobody removed it. Does nothing if it was ended or extended meanwhile."""
+    """End a share on its date, unless it was ended or extended meanwhile."""
     unchanged = Share.objects.filter(pk=share.pk, ended_at=None, until=share.until, until__lte=now)
     ended = unchanged.update(ended_at=share.until)
     if ended:

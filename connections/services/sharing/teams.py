@@ -1,7 +1,5 @@
 """Teams: managed by IT admins, or following an Entra group as its members sign in."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from datetime import datetime
 
@@ -30,7 +28,7 @@ def add(name: str, *, entra_group: str = "", actor: User) -> Team:
 
 
 def change(team: Team, *, name: str, entra_group: str, actor: User) -> None:
-    """Change the name of a team, or the group it follows. Raises NotAllowed, AlreadyExists."""
+    """Raises NotAllowed, AlreadyExists."""
     roles.require(permissions.can_manage_teams(actor), action="Ask an IT admin.")
     changes = audit.changed_fields(team, {"name": name, "entra_group": entra_group})
     if not changes:
@@ -61,10 +59,7 @@ def remove(team: Team, *, actor: User, now: datetime | None = None) -> None:
 
 
 def add_member(team: Team, user: User, *, actor: User | None, now: datetime | None = None) -> None:
-    """Add a member; ``actor`` None: by their Entra group. Doing it twice is harmless.
-
-    Raises NotAllowed, InvalidInput if the team follows a group.
-    """
+    """Add a member; ``actor`` None: by their Entra group. Raises NotAllowed, InvalidInput if the team follows one."""
     _require_can_change(team, actor)
     now = now or timezone.now()
     with transaction.atomic():
@@ -75,23 +70,19 @@ def add_member(team: Team, user: User, *, actor: User | None, now: datetime | No
 
 
 def remove_member(team: Team, user: User, *, actor: User | None, now: datetime | None = None) -> None:
-    """Remove a member, who loses access to what is shared with the team at once.
-
-    ``actor`` None: by their Entra group. Raises NotAllowed, InvalidInput if the team follows a group.
-    """
+    """Remove a member; ``actor`` None: by their Entra group. Raises NotAllowed, InvalidInput if it follows one."""
     _require_can_change(team, actor)
     with transaction.atomic():
         _remove_member(team, user, actor, now or timezone.now())
 
 
 def remove_from_all(user: User, *, actor: User | None, now: datetime) -> None:
-    """Remove a person from every team, inside the caller's transaction."""
     for team in Team.objects.filter(members=user):
         _remove_member(team, user, actor, now)
 
 
 def sync_groups(user: User, groups: Collection[str]) -> None:
-    """At a Microsoft sign-in: make the person a member of exactly those following teams whose Entra group they are in."""
+    """At a Microsoft sign-in: make the person a member of exactly those teams whose Entra group they are in."""
     following = Team.objects.exclude(entra_group="")
     for team in following.filter(entra_group__in=groups):
         add_member(team, user, actor=None)
@@ -100,7 +91,6 @@ def sync_groups(user: User, groups: Collection[str]) -> None:
 
 
 def members_can_be_changed(team: Team) -> bool:
-    """Whether members are added by people and not by an Entra group."""
     return not team.entra_group
 
 

@@ -1,6 +1,4 @@
-"""Who uses a connection: the people and teams it is shared with, and the API keys that recently requested its tokens."""
-
-from __future__ import annotations
+"""Who uses a connection: people and teams it is shared with, and API keys that recently requested its tokens."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -15,8 +13,6 @@ RECENT = timedelta(days=30)
 
 @dataclass(frozen=True, slots=True)
 class KeyUse:
-    """One API key that recently requested tokens of a connection. ``owner_id`` is None once the key is deleted."""
-
     connection_id: int
     key_id: int | None
     key_name: str
@@ -44,8 +40,6 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class WorkingKey:
-    """A valid key, and the names of the connections whose tokens it recently requested."""
-
     key: ApiKey
     fetched: tuple[str, ...]
 
