@@ -203,13 +203,13 @@ def test_the_page_explains_sharing_and_requires_confirmation(bob: User, dave: Us
 def test_the_page_lists_permissions_outside_of_capabilities(bob: User, alice: User, signed_in: SignIn) -> None:
     granted = "Mail.Read Contacts.ReadWrite Sites.FullControl.All Unheard-Of.Thing openid profile"
     mine = factories.make_connection(owner=bob, granted_scopes=granted)
-    page = signed_in(bob).text(get(f"/connections/{mine.pk}/shares/add/"))
+    page = text(signed_in(bob).get(f"/connections/{mine.pk}/shares/add/"))
     assert "Contacts: read and change" in page
     assert "Sites: control fully, wherever the account may" in page
     assert "Unheard of: thing" in page
     assert "openid" not in page
     robot = factories.make_app_only_connection(owner=alice, granted_scopes="Mail.Read Directory.ReadWrite.All")
-    page = signed_in(alice).text(get(f"/connections/{robot.pk}/shares/add/"))
+    page = text(signed_in(alice).get(f"/connections/{robot.pk}/shares/add/"))
     assert "one can, in the whole of Contoso:" in page
     assert "Directory: read and change, in the whole organisation" in page
 
@@ -217,10 +217,10 @@ def test_the_page_lists_permissions_outside_of_capabilities(bob: User, alice: Us
 def test_the_page_says_that_nothing_is_granted_yet(bob: User, alice: User, signed_in: SignIn) -> None:
     waiting = factories.make_connection(owner=bob, granted_scopes="", connected_at=None, status="pending")
     Connection.objects.filter(pk=waiting.pk).update(connected_at=None)
-    page = signed_in(bob).text(get(f"/connections/{waiting.pk}/shares/add/"))
+    page = text(signed_in(bob).get(f"/connections/{waiting.pk}/shares/add/"))
     assert "Nothing is granted yet." in page
     robot = factories.make_app_only_connection(owner=alice, granted_scopes="")
-    page = signed_in(alice).text(get(f"/connections/{robot.pk}/shares/add/"))
+    page = text(signed_in(alice).get(f"/connections/{robot.pk}/shares/add/"))
     assert "It reaches the mailboxes Exchange lets the application into." in page
 
 
