@@ -1,7 +1,5 @@
 """Access reviews: started, answered, cancelled, exported."""
 
-from __future__ import annotations
-
 import csv
 from datetime import timedelta
 from typing import Any
@@ -12,8 +10,6 @@ from django.utils import timezone
 from connections.models import AccessReview, AuditEvent, Connection, ReviewItem, Share, Team, User
 from tests import factories
 from tests.api.api_client import NOT_ALLOWED, NOT_FOUND, Program, problem, values, wrong_fields
-
-pytestmark = pytest.mark.django_db
 
 Decision = ReviewItem.Decision
 

@@ -1,7 +1,5 @@
 """App registrations, credentials and consent requests."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Connections, their shares, mailboxes and incidents, and the audit trail."""
 
-from __future__ import annotations
-
 import json
 from datetime import timedelta
 from typing import Any

@@ -1,7 +1,5 @@
 """Rate limits, size limits, and problems instead of error pages."""
 
-from __future__ import annotations
-
 import socket
 import time
 from collections.abc import Callable, Iterator

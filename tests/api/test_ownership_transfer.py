@@ -1,7 +1,5 @@
 """Ownership transfers: one connection, all of a person's, and the consequences beforehand."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -10,8 +8,6 @@ from django.utils import timezone
 from connections.models import AuditEvent, Connection, HandOver, Share, TokenFetch, User
 from tests import factories
 from tests.api.api_client import NOT_ALLOWED, NOT_FOUND, Program, problem, wrong_fields
-
-pytestmark = pytest.mark.django_db
 
 
 def record_fetches(connection: Connection, key: Any) -> None:

@@ -3,8 +3,6 @@
 In a module of its own, because the data set of test_schemathesis.py would still exist.
 """
 
-from __future__ import annotations
-
 import copy
 import itertools
 from typing import Any

@@ -1,16 +1,10 @@
 """Tenants, teams and people."""
 
-from __future__ import annotations
-
-import pytest
-
 from connections.models import AuditEvent, Share, Team, Tenant, User
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
 from tests.api.api_client import NOT_FOUND, Program, problem, values, wrong_fields
-
-pytestmark = pytest.mark.django_db
 
 
 def test_a_tenant_is_registered_changed_and_removed(alice: User, sandbox: Control) -> None:

@@ -1,11 +1,8 @@
 """The pages that answer who could use what, and when."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -20,10 +17,8 @@ from connections.services.connections import connections
 from connections.services.people import accounts
 from connections.services.sharing import shares, teams
 from tests import factories
+from tests.views.pages import SignIn
 
-pytestmark = pytest.mark.django_db
-
-SignIn = Callable[[User], Client]
 PAGE = "/audit/access/"
 EXPORT = "/audit/access/export/"
 # Noon of a day that is over, so that hours of that day can be told.

@@ -1,16 +1,12 @@
 """Pages of access reviews: one's shares on one form, and a report that an auditor can take along."""
 
-from __future__ import annotations
-
 import csv
 import io
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import connection as database
-from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -18,10 +14,7 @@ from connections import csv_export
 from connections.models import AccessReview, ReviewItem, ReviewPlan, Share, User
 from connections.services.governance import access_reviews
 from tests import factories
-
-pytestmark = pytest.mark.django_db
-
-SignIn = Callable[[User], Client]
+from tests.views.pages import SignIn
 
 
 def text(answer: Any) -> str:

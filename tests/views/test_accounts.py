@@ -10,8 +10,6 @@ from connections.models import AuditEvent, User
 from tests import factories
 from tests.views.pages import SignIn
 
-pytestmark = pytest.mark.django_db
-
 
 def attempt(client: Client, username: str = "bob", password: str = factories.PASSWORD, **more: Any) -> Any:
     return client.post(reverse("sign_in"), {"username": username, "password": password, **more})

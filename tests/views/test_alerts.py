@@ -1,14 +1,10 @@
 """Pages about alerts: the outbox, the channels, and what one wants to be told."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from django.core import mail
 from django.db import connection as database
-from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
@@ -17,18 +13,9 @@ from connections.services.notifications import alerts
 from tests import factories
 from tests.fake_receivers import web_server
 from tests.services.notifications.test_alerts import NOW, make_channel, make_incident
+from tests.views.pages import SignIn, text
 
-pytestmark = pytest.mark.django_db
-
-SignIn = Callable[[User], Client]
 PUBLIC = "https://93.184.216.34/hook/a-secret-part"
-
-
-def text(response: Any) -> str:
-    return str(response.content.decode())
-
-
-# --- The outbox -----------------------------------------------------------------------------------
 
 
 def test_the_list_says_who_was_told_what_and_whether_it_arrived(signed_in: SignIn, alice: User, bob: User) -> None:
@@ -114,9 +101,6 @@ def test_what_was_given_up_is_put_back(signed_in: SignIn, alice: User, bob: User
     assert not Delivery.objects.filter(given_up_at__isnull=False).exists()
 
 
-# --- Channels -------------------------------------------------------------------------------------
-
-
 def test_a_webhooks_secret_is_shown_once_and_never_again(signed_in: SignIn, alice: User) -> None:
     client = signed_in(alice)
     form = {"kind": "webhook", "name": "Tickets", "url": PUBLIC}
@@ -193,9 +177,6 @@ def test_a_new_signing_secret_is_shown_once(signed_in: SignIn, alice: User) -> N
     assert page.count("whsec_") == 1
     chat = make_channel(name="Teams", kind=AlertChannel.Kind.CHAT)
     assert "Only webhooks are signed" in text(client.post(reverse("alert_channel_secret", args=[chat.pk]), follow=True))
-
-
-# --- One's own choices ----------------------------------------------------------------------------
 
 
 def test_a_member_chooses_what_concerns_them(signed_in: SignIn, bob: User) -> None:

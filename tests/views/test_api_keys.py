@@ -1,9 +1,6 @@
 """Pages about API keys: a secret is shown once, and the page tells which of two is still used."""
 
-from __future__ import annotations
-
 import re
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -14,9 +11,9 @@ from django.utils import timezone
 from connections.models import ApiKey, User
 from connections.services.api_keys import api_keys
 from tests import factories
+from tests.views.pages import SignIn
 
 pytestmark = pytest.mark.django_db
-SignIn = Callable[[User], Client]
 TOMORROW = (timezone.now() + timedelta(days=1)).date().isoformat()
 KEY = re.compile(r"m365p_[A-Za-z0-9]{10}_[A-Za-z0-9]{38}")
 

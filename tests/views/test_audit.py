@@ -9,8 +9,6 @@ from connections.models import AuditEvent
 from connections.views.audit import history, recorded_actions
 from tests import factories
 
-pytestmark = pytest.mark.django_db
-
 
 @pytest.fixture
 def events(alice, bob):

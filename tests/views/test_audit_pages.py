@@ -1,8 +1,5 @@
 """Token hand-outs beside events, saved views, seals, verifications, and the questions of auditors."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,11 +11,9 @@ from connections.models import AuditEvent, AuditView, Connection, TokenFetch, Us
 from connections.services.api_keys import api_keys
 from connections.services.audit import sealing, verification
 from tests import factories
-
-pytestmark = pytest.mark.django_db
+from tests.views.pages import SignIn
 
 NOW = datetime(2026, 11, 25, 12, 0, 30, tzinfo=UTC)
-SignIn = Callable[[User], Client]
 
 
 @pytest.fixture
@@ -149,9 +144,6 @@ def test_seals_are_listed_with_what_they_hold(
         page = client.get("/audit/seals/")
     assert page.context["page"].shown == 50
     assert "Connection: token fetched (1)" in page.content.decode()
-
-
-# --- Questions ----------------------------------------------------------------------------------------
 
 
 def test_all_questions_stand_on_one_page(carol: User, signed_in: SignIn) -> None:

@@ -1,7 +1,5 @@
 """Pages about connections: what each person is shown and offered, and where the forms lead."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 
@@ -13,8 +11,6 @@ from connections.models import Connection, Share, User
 from portal.sandbox.client import Control
 from tests import factories
 from tests.views.pages import SignIn, text
-
-pytestmark = pytest.mark.django_db
 
 
 def page(connection: Connection) -> str:

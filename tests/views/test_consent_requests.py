@@ -1,7 +1,5 @@
 """Pages about consent requests: who sees what, and what they may do there."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 
@@ -15,8 +13,6 @@ from connections.services.consent import requests
 from portal.sandbox.client import Control
 from tests import factories
 from tests.views.pages import SignIn, text
-
-pytestmark = pytest.mark.django_db
 
 
 def test_the_list_shows_ones_own_and_to_admins_and_auditors_all(

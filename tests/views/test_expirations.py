@@ -1,7 +1,5 @@
 """The page of what expires, the sentence on a connection's page, and how an app registration's credentials stand."""
 
-from __future__ import annotations
-
 import re
 from datetime import timedelta
 from typing import Any
@@ -19,8 +17,6 @@ from connections.services.registry import credentials
 from portal.sandbox.client import Control
 from tests import factories
 from tests.views.pages import SignIn
-
-pytestmark = pytest.mark.django_db
 
 # A Wednesday: this week ends on Sunday the 22nd.
 NOW = timezone.now().replace(year=2026, month=11, day=18, hour=12, minute=0, second=0, microsecond=0)

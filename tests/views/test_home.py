@@ -16,8 +16,6 @@ from connections.services.people import offboarding
 from tests import factories, full_dataset
 from tests.views.pages import SignIn, text
 
-pytestmark = pytest.mark.django_db
-
 
 def home(signed_in: SignIn, user: User) -> str:
     response = signed_in(user).get("/")

@@ -1,11 +1,8 @@
 """The pages about incidents: what each person sees, and the button that starts the repair."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import timedelta
 
-import pytest
 from django.utils import timezone
 
 from connections.microsoft.classifier import classify
@@ -15,8 +12,6 @@ from connections.services.incidents import incidents
 from connections.services.tokens import apply_results
 from tests import factories
 from tests.views.pages import SignIn, text
-
-pytestmark = pytest.mark.django_db
 
 NOW = timezone.now()
 

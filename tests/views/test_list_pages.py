@@ -11,8 +11,6 @@ from connections.models import AuditEvent, Tenant
 from connections.views import list_pages
 from tests import factories
 
-pytestmark = pytest.mark.django_db
-
 
 def get(url: str = ""):
     return RequestFactory().get(f"/tenants/{url}")

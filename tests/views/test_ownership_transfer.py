@@ -1,13 +1,9 @@
 """The pages of handing over say what breaks before it is pressed, and do it for one or for all."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.test import Client
 from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 
@@ -16,19 +12,14 @@ from connections.services.api_keys import api_keys
 from connections.services.people import ownership_transfer, service_accounts
 from connections.services.sharing import shares
 from tests import factories
+from tests.views.pages import SignIn
 from tests.views.test_people import make_key, page
 
-pytestmark = pytest.mark.django_db
-
 NOW = timezone.now()
-SignIn = Callable[[User], Client]
 
 
 def form(connection: Connection, to: User, **more: Any) -> dict[str, Any]:
     return {"seen_owner": connection.owner_id, "new_owner": to.pk, "grant": "keep", **more}
-
-
-# --- One connection -------------------------------------------------------------------------------
 
 
 def test_the_page_says_who_uses_it_and_which_keys_stop(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
@@ -128,9 +119,6 @@ def test_the_owner_of_what_an_it_admin_disabled_sees_no_button_to_undo_it(
         assert f'/connections/{connection.pk}/{path}"' not in text, path
         assert client.post(f"/connections/{connection.pk}/{path}").status_code == 403
     assert f'/connections/{connection.pk}/enable/"' in page(signed_in(alice), f"/connections/{connection.pk}/")
-
-
-# --- Everything of one person ---------------------------------------------------------------------
 
 
 def test_everything_goes_to_one_new_owner_except_what_goes_to_another(

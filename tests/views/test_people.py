@@ -1,9 +1,5 @@
 """Pages about people: who is here, what they own, who has left."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-
 import pytest
 from django.db import connection as database
 from django.test import Client
@@ -15,11 +11,9 @@ from connections.models import ApiKey, AuditEvent, Team, TeamMember, User
 from connections.services.people import accounts, offboarding, ownership_transfer
 from connections.services.sharing import shares
 from tests import factories
-
-pytestmark = pytest.mark.django_db
+from tests.views.pages import SignIn
 
 NOW = timezone.now()
-SignIn = Callable[[User], Client]
 
 
 def make_key(owner: User, name: str = "Robot") -> ApiKey:
@@ -32,9 +26,6 @@ def page(client: Client, path: str) -> str:
     answer = client.get(path)
     assert answer.status_code == 200, path
     return " ".join(answer.content.decode().split())
-
-
-# --- The list -------------------------------------------------------------------------------------
 
 
 def test_the_list_says_who_owns_what_and_who_has_left(alice: User, bob: User, carol: User, signed_in: SignIn) -> None:
@@ -80,9 +71,6 @@ def test_the_list_asks_the_database_as_often_for_many_as_for_one(
     client = signed_in(alice)
     with django_assert_max_num_queries(11):
         assert client.get("/people/").status_code == 200
-
-
-# --- One person -----------------------------------------------------------------------------------
 
 
 def test_the_page_of_a_person_shows_everything_that_hangs_on_them(
@@ -146,9 +134,6 @@ def test_one_cannot_shut_out_oneself_and_the_page_says_so(alice: User, signed_in
     assert "cannot shut yourself out" in page(client, f"/people/{alice.pk}/disable/")
     assert client.post(f"/people/{alice.pk}/disable/").status_code == 403
     assert "Disable…" not in page(client, f"/people/{alice.pk}/")
-
-
-# --- Elsewhere ------------------------------------------------------------------------------------
 
 
 def test_the_start_page_of_it_admins_counts_leavers_and_leads_to_the_hand_over(

@@ -1,9 +1,6 @@
 """Pages about the policy and about approvals: what each person reads, and what a form does before and after its preview."""
 
-from __future__ import annotations
-
 import re
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -18,20 +15,14 @@ from connections.services.notifications import outbox
 from portal.sandbox.client import Control
 from tests import factories, full_dataset
 from tests.services.governance.test_policy import rule
+from tests.views.pages import SignIn, text
 
-pytestmark = pytest.mark.django_db
-
-SignIn = Callable[[User], Client]
 FORBID = {"forbidden_permissions": "Mail.Read"}
 
 
 @pytest.fixture(autouse=True)
 def contoso(sandbox: Control) -> None:
     factories.make_app_registration()
-
-
-def text(response: Any) -> str:
-    return re.sub(r"\s+", " ", response.content.decode())
 
 
 def seen(response: Any) -> str:
@@ -48,9 +39,6 @@ def hidden(response: Any) -> dict[str, Any]:
         if name and name[1] != "csrfmiddlewaretoken":
             fields.setdefault(name[1], []).append(value[1] if value else "")
     return fields
-
-
-# --- The policy -----------------------------------------------------------------------------------
 
 
 def test_each_role_reads_what_it_needs(signed_in: SignIn, alice: User, bob: User, carol: User) -> None:
@@ -230,9 +218,6 @@ def test_the_list_of_violations_asks_as_often_for_many(
         assert "Inbox 29" in text(client.get("/policy/violations/"))
 
 
-# --- Forms show it beforehand ---------------------------------------------------------------------
-
-
 def test_connecting_offers_what_is_allowed_and_says_why_not(signed_in: SignIn, bob: User) -> None:
     app = AppRegistration.objects.get()
     client = signed_in(bob)
@@ -287,9 +272,6 @@ def test_sharing_offers_what_is_allowed(signed_in: SignIn, bob: User, dave: User
     closed = text(signed_in(alice).get(f"/connections/{robot.pk}/shares/add/"))
     assert "Sharing app-only connections is forbidden" in closed
     assert "<form" not in closed.split("<main")[1]
-
-
-# --- Approvals ------------------------------------------------------------------------------------
 
 
 def asks(client: Client, **more: Any) -> Any:

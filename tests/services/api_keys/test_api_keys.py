@@ -1,7 +1,5 @@
 """API keys: scopes, expiry, rotation without downtime, and warnings."""
 
-from __future__ import annotations
-
 import hmac
 import re
 import threading

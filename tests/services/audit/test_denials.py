@@ -1,7 +1,5 @@
 """Denials are recorded in the trail once per minute, however often they repeat."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -13,8 +11,6 @@ from connections.models import AuditEvent, RepeatedDenial, User
 from connections.models.audit import AuditAction
 from connections.services.audit import denials, sealing, verification
 from tests import factories
-
-pytestmark = pytest.mark.django_db
 
 NOW = datetime(2026, 11, 25, 12, 0, 30, tzinfo=UTC)
 

@@ -1,7 +1,5 @@
 """Exports contain exactly the filtered rows, and are recorded themselves."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io
@@ -21,8 +19,6 @@ from connections.services.api_keys import api_keys
 from connections.services.audit import export as audit_export
 from connections.services.audit import sealing
 from tests import factories
-
-pytestmark = pytest.mark.django_db
 
 NOW = datetime(2026, 11, 25, 12, 0, 30, tzinfo=UTC)
 

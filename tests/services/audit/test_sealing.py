@@ -1,7 +1,5 @@
 """Sealing the audit trail, and detecting every manipulation of what was sealed."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import threading
@@ -24,8 +22,6 @@ from connections.models.audit import AuditAction
 from connections.services.api_keys import api_keys
 from connections.services.audit import sealing, serialization, verification, verification_checks
 from tests import audit_triggers, factories
-
-pytestmark = pytest.mark.django_db
 
 NOW = datetime(2026, 11, 25, 12, 0, 30, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=10)

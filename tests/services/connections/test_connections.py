@@ -1,7 +1,5 @@
 """Create, change, disable, enable and remove connections."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +12,6 @@ from connections.services.connections import app_only, connections
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
-
-pytestmark = pytest.mark.django_db
 
 Status = Connection.Status
 

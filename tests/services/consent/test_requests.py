@@ -1,7 +1,5 @@
 """Consent requests: made once, decided once, and verified by tokens alone."""
 
-from __future__ import annotations
-
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
@@ -20,8 +18,6 @@ from connections.services.tokens import scheduler
 from portal.sandbox.client import Control
 from tests import factories
 from tests.services.consent.test_admin_consent import CANCELLED, came_back, query, robots
-
-pytestmark = pytest.mark.django_db
 
 State = ConsentRequest.State
 

@@ -14,8 +14,6 @@ from connections.services.registry import credentials
 from portal.sandbox.client import Control
 from tests import factories
 
-pytestmark = pytest.mark.django_db
-
 NOW = timezone.now()
 
 

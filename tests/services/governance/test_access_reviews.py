@@ -1,7 +1,5 @@
 """Access reviews: started, answered, reminded of and closed on their date, whatever happens in between."""
 
-from __future__ import annotations
-
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -32,8 +30,6 @@ from connections.services.governance.access_reviews import Answer, ReviewClosed
 from connections.services.people import ownership_transfer
 from connections.services.sharing import shares
 from tests import factories
-
-pytestmark = pytest.mark.django_db
 
 NOW = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
 DUE = datetime(2026, 11, 23, 0, 0, tzinfo=UTC)

@@ -1,7 +1,5 @@
 """The policy applies wherever connections are created, renewed and shared; a preview shows what a change breaks."""
 
-from __future__ import annotations
-
 import threading
 from datetime import datetime, timedelta
 from typing import Any
@@ -23,8 +21,6 @@ from connections.services.sharing import shares as sharing_service
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
-
-pytestmark = pytest.mark.django_db
 
 NOW = timezone.now()
 Status = Connection.Status

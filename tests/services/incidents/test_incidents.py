@@ -1,7 +1,5 @@
 """Incidents: one per cause, opened and closed by Microsoft's answers."""
 
-from __future__ import annotations
-
 import random
 from datetime import timedelta
 

@@ -1,7 +1,5 @@
 """Who is told what, how often, and in which words."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -22,8 +20,6 @@ from connections.models import (
 )
 from connections.services.notifications import alerts, outbox
 from tests import factories
-
-pytestmark = pytest.mark.django_db
 
 NOW = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
 Event = Delivery.Event
@@ -75,9 +71,6 @@ def told(event: str) -> dict[str, str]:
 
 def choose(user: User, **wanted: bool) -> None:
     AlertChoice.objects.update_or_create(user=user, defaults=wanted)
-
-
-# --- To whom --------------------------------------------------------------------------------------
 
 
 def test_the_owner_is_told_and_admins_and_channels_get_a_copy(alice: User, bob: User, carol: User, dave: User) -> None:
@@ -140,9 +133,6 @@ def test_the_copy_says_so_when_the_owner_cannot_be_told(alice: User, bob: User) 
     assert "Bob Member must act but cannot be told by e-mail" in mail_to("alice@example.org").body
 
 
-# --- Once -----------------------------------------------------------------------------------------
-
-
 def test_opening_twice_tells_once_and_a_new_owner_is_told_too(bob: User, dave: User) -> None:
     incident = make_incident(assignee=bob)
     alerts.incident_opened(incident, now=NOW)
@@ -181,9 +171,6 @@ def test_what_is_rolled_back_is_not_told(bob: User) -> None:
     assert not Delivery.objects.exists()
 
 
-# --- Healed ---------------------------------------------------------------------------------------
-
-
 def test_whoever_was_told_hears_that_it_works_again_once(alice: User, bob: User) -> None:
     channel = make_channel()
     incident = make_incident(assignee=bob)
@@ -211,9 +198,6 @@ def test_an_address_in_another_case_is_the_same_person(bob: User) -> None:
     User.objects.filter(pk=bob.pk).update(email="BOB@example.org", is_active=False)
     alerts.incident_resolved(incident, now=NOW)
     assert told(Event.HEALED) == {}
-
-
-# --- Reminders ------------------------------------------------------------------------------------
 
 
 def remind_after_everything_arrived(now: datetime) -> int:
@@ -282,9 +266,6 @@ def test_who_wants_no_reminders_gets_none(bob: User) -> None:
     assert told(Event.REMINDER) == {}
 
 
-# --- A storm --------------------------------------------------------------------------------------
-
-
 def test_a_thousand_incidents_are_a_few_messages_for_each_recipient(alice: User, bob: User) -> None:
     from django.core import mail
 
@@ -304,9 +285,6 @@ def test_a_thousand_incidents_are_a_few_messages_for_each_recipient(alice: User,
     assert len(mail.outbox) == 4
     assert mail.outbox[-1].subject == "195 alerts: 195 opened"
     assert not Delivery.objects.filter(channel=None, delivered_at=None).exists()
-
-
-# --- Credentials ----------------------------------------------------------------------------------
 
 
 def test_it_admins_are_warned_once_for_each_number_of_days(alice: User, bob: User) -> None:
@@ -363,9 +341,6 @@ def test_who_wants_no_warnings_gets_none(alice: User) -> None:
     choose(alice, expiry_warnings=False)
     alerts.credential_expires(factories.make_app_registration().credentials.get(), days=7, now=NOW)
     assert not Delivery.objects.exists()
-
-
-# --- Words ----------------------------------------------------------------------------------------
 
 
 def mail_to(address: str) -> Any:
@@ -476,9 +451,6 @@ def test_what_is_to_be_done_before_anything_breaks_is_not_called_stopped(bob: Us
     outbox.deliver_due(later)
     assert mail_to("bob@example.org").subject == "Done: Sign in for Flow 00"
     assert "stopped" not in mail_to("bob@example.org").body
-
-
-# --- Choices and tests ----------------------------------------------------------------------------
 
 
 def test_a_choice_is_kept_and_audited_once(bob: User) -> None:

@@ -1,7 +1,5 @@
 """Channels, and the addresses alerts may be sent to."""
 
-from __future__ import annotations
-
 import ipaddress
 import socket
 from datetime import timedelta
@@ -16,12 +14,7 @@ from connections.services.notifications import alerts, channels
 from tests.fake_receivers import free_port, web_server
 from tests.services.notifications.test_alerts import NOW, make_channel, make_incident
 
-pytestmark = pytest.mark.django_db
-
 PUBLIC = "https://93.184.216.34/hook/secret-path"
-
-
-# --- Channels -------------------------------------------------------------------------------------
 
 
 def test_a_webhook_gets_a_secret_that_is_told_once_and_nothing_secret_is_audited(alice: User) -> None:
@@ -131,8 +124,6 @@ def test_a_name_that_does_not_resolve_is_told(alice: User, monkeypatch: pytest.M
     with pytest.raises(InvalidInput, match="not known to the name server"):
         channels.add(name="Typo", kind="chat", url="https://hooks.exmaple/x", actor=alice)
 
-
-# --- Addresses ------------------------------------------------------------------------------------
 
 INSIDE = """
 127.0.0.1 127.255.255.254 0.0.0.0 10.1.2.3 172.16.0.1 172.31.255.255 192.168.1.1 169.254.169.254 100.64.0.1

@@ -1,17 +1,12 @@
 """Questions and answers on their way to people: once each, in words that stay, to those who want them."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from typing import Any
 
-import pytest
 from django.core import mail
 
 from connections.models import Delivery, User
 from connections.services.notifications import alerts, outbox
-
-pytestmark = pytest.mark.django_db
 
 NOW = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
 

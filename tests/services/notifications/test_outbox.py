@@ -1,7 +1,5 @@
 """The outbox, with a real mail server and a real web server at the other end."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import hmac
@@ -24,8 +22,6 @@ from connections.services.notifications import alerts, outbox
 from tests.environment import ROOT
 from tests.fake_receivers import Hooks, Mailboxes, mail_server, use_mail_server, web_server
 from tests.services.notifications.test_alerts import NOW, make_channel, make_incident
-
-pytestmark = pytest.mark.django_db
 
 BOB = "bob@example.org"
 
@@ -52,9 +48,6 @@ def wait_out(delivery: Delivery) -> Any:
     """The moment the delivery is due again."""
     delivery.refresh_from_db()
     return delivery.next_attempt_at
-
-
-# --- Mail -----------------------------------------------------------------------------------------
 
 
 def test_a_mail_arrives_and_is_written_down(bob: User, boxes: Mailboxes) -> None:
@@ -167,9 +160,6 @@ def test_all_mails_go_over_one_connection(bob: User, alice: User, boxes: Mailbox
     assert (len(boxes.mails), boxes.sessions) == (2, 1)
 
 
-# --- Workers --------------------------------------------------------------------------------------
-
-
 def test_a_worker_that_dies_after_sending_sends_again_under_the_same_id(
     bob: User, boxes: Mailboxes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,9 +216,6 @@ def test_two_workers_share_the_outbox(bob: User, boxes: Mailboxes) -> None:
     assert not failures
     assert sorted(boxes.recipients) == sorted(row.email for row in rows)
     assert set(Delivery.objects.values_list("attempts", flat=True)) == {1}
-
-
-# --- Webhooks -------------------------------------------------------------------------------------
 
 
 def test_a_webhook_is_signed_and_keeps_its_id_over_retries(alice: User, bob: User, hooks: Hooks) -> None:
@@ -394,9 +381,6 @@ def test_no_secret_is_kept_with_the_delivery(alice: User, bob: User, hooks: Hook
     told = f"{row.payload} {row.last_error} {row.key} {row!r}"
     assert "a-secret-part" not in told
     assert "whsec_" not in told
-
-
-# --- Try again ------------------------------------------------------------------------------------
 
 
 def test_an_it_admin_tries_again_what_was_given_up(alice: User, bob: User, boxes: Mailboxes) -> None:

@@ -1,7 +1,5 @@
 """Old rows go, seals stay, and the chain still verifies."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,8 +15,6 @@ from connections.services.people import accounts
 from connections.services.sharing import history_check, shares
 from tests import factories
 from tests.services.audit.test_sealing import ids, tamper
-
-pytestmark = pytest.mark.django_db
 
 NOW = datetime(2026, 11, 25, 12, 0, 30, tzinfo=UTC)
 

@@ -1,7 +1,5 @@
 """People who leave are noticed by the portal, by Microsoft's answers for their own account and by the directory."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 
@@ -19,8 +17,6 @@ from connections.services.tokens import scheduler
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
-
-pytestmark = pytest.mark.django_db
 
 NOW = timezone.now()
 GRACE = "grace@contoso.example"

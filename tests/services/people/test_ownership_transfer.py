@@ -1,7 +1,5 @@
 """Ownership transfers: the new owner owns at once, nothing is orphaned, and only they may change the account."""
 
-from __future__ import annotations
-
 import threading
 from datetime import timedelta
 from typing import Any
@@ -23,8 +21,6 @@ from connections.services.tokens.store import RenewedToken, store_renewed
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
-
-pytestmark = pytest.mark.django_db
 
 NOW = timezone.now()
 GRACE = sign_in.Account(

@@ -1,7 +1,5 @@
 """Service accounts: they never sign in, are managed by IT admins, and can use what is shared with them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any

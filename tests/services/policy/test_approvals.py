@@ -1,7 +1,5 @@
 """Approvals: requested before anything happens at Microsoft, decided by another IT admin, valid for exactly the request."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -23,8 +21,6 @@ from connections.services.sharing import shares
 from portal.sandbox.client import Control
 from tests import factories
 from tests.services.governance.test_policy import finish, robots, rule, start
-
-pytestmark = pytest.mark.django_db
 
 NOW = timezone.now()
 Status, State = Connection.Status, Approval.State

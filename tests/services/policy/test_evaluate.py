@@ -1,7 +1,5 @@
 """The policy rule by rule: tables of requests, each with the decision and the words that name the rule."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from typing import Any
 

@@ -1,14 +1,10 @@
 """What the services record in the access history."""
 
-from __future__ import annotations
-
 import re
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
@@ -19,13 +15,11 @@ from connections.services.people import accounts, service_accounts
 from connections.services.sharing import history, history_check, shares, teams
 from tests import factories
 from tests.environment import ROOT
-
-pytestmark = pytest.mark.django_db
+from tests.views.pages import SignIn
 
 NOW = timezone.now()
 HOUR = timedelta(hours=1)
 Kind = AccessPeriod.Kind
-SignIn = Callable[[User], Client]
 
 
 def at(hours: float) -> datetime:

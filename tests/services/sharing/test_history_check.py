@@ -1,7 +1,5 @@
 """The check that compares the access history with the audit trail."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 
@@ -15,8 +13,6 @@ from connections.models.audit import AuditAction
 from connections.services.connections import connections
 from connections.services.sharing import history, history_check, shares, teams
 from tests import factories
-
-pytestmark = pytest.mark.django_db
 
 NOW = timezone.now()
 HOUR = timedelta(hours=1)

@@ -1,12 +1,8 @@
 """Sharing connections with people and teams."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from django.test import Client
 from django.utils import timezone
 
 from connections.access import permissions, querysets
@@ -16,11 +12,9 @@ from connections.services.people import accounts
 from connections.services.sharing import shares, teams
 from tests import factories
 from tests.api.api_client import Program
-
-pytestmark = pytest.mark.django_db
+from tests.views.pages import SignIn
 
 NOW = timezone.now()
-SignIn = Callable[[User], Client]
 
 
 def reload(user: User) -> User:

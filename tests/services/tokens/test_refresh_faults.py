@@ -1,7 +1,5 @@
 """Refreshes with faults: a bad row, races, an outage or a slow Microsoft, a missing cache."""
 
-from __future__ import annotations
-
 import threading
 from collections import Counter
 from contextlib import suppress

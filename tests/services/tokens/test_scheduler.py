@@ -1,7 +1,5 @@
 """The refresh scheduler: which connections a sweep refreshes, flags and postpones."""
 
-from __future__ import annotations
-
 import threading
 from datetime import timedelta
 from typing import Any
