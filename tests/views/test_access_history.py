@@ -47,9 +47,7 @@ def text(client: Client, status: int = 200, **query: Any) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", answer.content.decode()))
 
 
-def test_it_names_everybody_of_the_day_with_times_ways_and_givers(
-    story: Connection, carol: User, signed_in: SignIn
-) -> None:
+def test_it_names_everybody_with_times_ways_and_givers(story: Connection, carol: User, signed_in: SignIn) -> None:
     page = text(signed_in(carol), connection=story.pk, date=DAY)
     assert f"at any time of {DAY}, from 00:00 to 24:00 UTC" in page
     assert re.search(r"Bob Member bob Owns it Ownership 10:00:00 – 24:00:00 by Bob Member", page)
@@ -76,7 +74,7 @@ def test_a_time_is_exactly_that_moment(
     assert ("dave Use" in text(client, connection=story.pk, date=DAY, time=time)) is bool(level)
 
 
-def test_what_was_deleted_is_found_by_its_name_and_answered(
+def test_deleted_objects_are_found_by_their_name_and_answered(
     story: Connection, alice: User, bob: User, dave: User, carol: User, signed_in: SignIn
 ) -> None:
     pk, dave_pk = story.pk, dave.pk
@@ -95,9 +93,7 @@ def test_what_was_deleted_is_found_by_its_name_and_answered(
     assert "Nobody could use it then." in text(client, connection=pk)
 
 
-def test_several_of_one_name_are_offered_and_nothing_found_is_said(
-    bob: User, carol: User, dave: User, signed_in: SignIn
-) -> None:
+def test_several_of_one_name_are_offered_to_choose_from(bob: User, carol: User, dave: User, signed_in: SignIn) -> None:
     app = factories.make_app_registration()
     for owner in (bob, dave):
         connections.start_delegated(app, name="Mail", chosen=[], actor=owner)
@@ -123,15 +119,11 @@ def test_several_of_one_name_are_offered_and_nothing_found_is_said(
         ({"q": "zebra\x00"}, "Null characters are not allowed"),
     ],
 )
-def test_what_cannot_be_asked_is_said_beside_the_forms(
-    carol: User, signed_in: SignIn, query: dict[str, Any], says: str
-) -> None:
+def test_an_invalid_question_is_refused(carol: User, signed_in: SignIn, query: dict[str, Any], says: str) -> None:
     assert says in text(signed_in(carol), **query)
 
 
-def test_auditors_take_the_answer_away_and_that_is_recorded(
-    story: Connection, alice: User, bob: User, carol: User, signed_in: SignIn
-) -> None:
+def test_an_export_is_recorded(story: Connection, alice: User, bob: User, carol: User, signed_in: SignIn) -> None:
     User.objects.filter(pk=bob.pk).update(first_name="=cmd()")
     story.refresh_from_db()
     AccessPeriod.objects.filter(kind="owner").update(person_name="=cmd() <bob>")
@@ -163,17 +155,13 @@ def test_an_export_about_nothing_is_refused_and_not_recorded(carol: User, signed
     assert not AuditEvent.objects.filter(action="audit.exported").exists()
 
 
-def test_a_connections_page_leads_there_for_those_who_may_ask(
-    story: Connection, bob: User, alice: User, carol: User, signed_in: SignIn
-) -> None:
+def test_a_connection_links_to_it(story: Connection, bob: User, alice: User, carol: User, signed_in: SignIn) -> None:
     link = f'href="{PAGE}?connection={story.pk}"'
     for person, shown in ((bob, False), (alice, True), (carol, True)):
         assert (link in signed_in(person).get(f"/connections/{story.pk}/").content.decode()) is shown
 
 
-def test_ten_thousand_periods_cost_no_more_queries_and_long_answers_are_cut(
-    story: Connection, dave: User, carol: User, signed_in: SignIn
-) -> None:
+def test_long_answers_are_cut_and_cost_no_more(story: Connection, dave: User, carol: User, signed_in: SignIn) -> None:
     client = signed_in(carol)
 
     def queries(**query: Any) -> int:

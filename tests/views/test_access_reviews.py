@@ -26,9 +26,7 @@ def shared(bob: User, *people: User, name: str = "Invoices") -> list[Share]:
     return [Share.objects.create(connection=connection, person=person, created_by=bob) for person in people]
 
 
-def test_an_admin_starts_a_review_and_the_owner_finds_it_at_home(
-    signed_in: SignIn, alice: User, bob: User, dave: User
-) -> None:
+def test_an_admin_starts_a_review_that_the_owner_finds(signed_in: SignIn, alice: User, bob: User, dave: User) -> None:
     shared(bob, dave)
     client = signed_in(alice)
     assert "Start and ask the owners" in text(client.get("/reviews/add/"))
@@ -45,9 +43,7 @@ def test_an_admin_starts_a_review_and_the_owner_finds_it_at_home(
 
 
 @pytest.mark.parametrize("due", ["", "tomorrow", "2020-01-01", "9999-12-31"])
-def test_a_last_day_that_makes_no_sense_is_told(
-    signed_in: SignIn, alice: User, bob: User, dave: User, due: str
-) -> None:
+def test_an_invalid_last_day_is_refused(signed_in: SignIn, alice: User, bob: User, dave: User, due: str) -> None:
     shared(bob, dave)
     answer = signed_in(alice).post("/reviews/add/", {"name": "Q4", "covers": "all", "due": due})
     assert answer.status_code == 422
@@ -121,9 +117,7 @@ def test_pages_take_the_same_number_of_queries_however_long(signed_in: SignIn, a
     assert "50 of 60" in text(signed_in(bob).get(f"/reviews/{many.pk}/"))
 
 
-def test_the_report_holds_everything_after_people_and_connections_are_gone(
-    signed_in: SignIn, carol: User, bob: User, dave: User
-) -> None:
+def test_the_report_survives_people_and_connections(signed_in: SignIn, carol: User, bob: User, dave: User) -> None:
     kept, ended = *shared(bob, dave), *shared(bob, dave, name="=cmd|' /C calc'!A0")
     review = factories.make_review(kept, ended)
     pks = dict(review.items.values_list("share", "pk"))

@@ -136,8 +136,6 @@ def test_the_account_page_tells_role_and_own_events(client: Client, who: str, ro
     assert ("/audit/?who=" in page) is (who != "bob")
 
 
-def test_a_member_reads_only_own_events_on_the_account_page(
-    client: Client, signed_in: SignIn, bob: User, dave: User
-) -> None:
+def test_members_read_only_their_own_events(client: Client, signed_in: SignIn, bob: User, dave: User) -> None:
     attempt(client, username="dave")
     assert "Account: signed in" not in signed_in(bob).get("/account/").content.decode()

@@ -70,9 +70,7 @@ def test_the_page_tells_which_of_two_secrets_is_used(bob: User, signed_in: SignI
         ("alice", set(ApiKey.Scope.values)),
     ],
 )
-def test_only_scopes_that_the_owner_may_use_are_offered_and_taken(
-    who: str, offered: set[str], signed_in: SignIn, db: None
-) -> None:
+def test_only_scopes_the_owner_may_use_are_offered_and_taken(who: str, offered: set[str], signed_in: SignIn) -> None:
     client = signed_in(factories.make_person(who))
     page = client.get("/api-keys/add/").content.decode()
     assert set(re.findall(r'name="scopes" value="([^"]+)"', page)) == offered

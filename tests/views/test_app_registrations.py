@@ -78,9 +78,7 @@ def test_an_accepted_application_is_ready_and_its_secret_never_seen_again(admin:
         ({"default_capabilities": ["rule.the.world"]}, "rule.the.world"),
     ],
 )
-def test_a_mistake_is_told_and_nothing_but_the_secret_is_lost(
-    admin: Client, sandbox: Control, overrides: dict[str, Any], says: str
-) -> None:
+def test_a_mistake_loses_only_the_secret(admin: Client, sandbox: Control, overrides: dict[str, Any], says: str) -> None:
     sent = typed(**overrides)
     response = admin.post(reverse("app_add"), sent)
     page = response.content.decode()

@@ -38,9 +38,7 @@ def walk(client: Client, direction: str, url: str = "/audit/") -> list[Any]:
     return seen
 
 
-def test_events_and_hand_outs_are_one_list_in_pages_both_ways(
-    trail: Connection, carol: User, signed_in: SignIn
-) -> None:
+def test_events_and_token_requests_are_one_list_both_ways(trail: Connection, carol: User, signed_in: SignIn) -> None:
     client = signed_in(carol)
     forth = walk(client, "next")
     entries = [entry for page in forth for entry in page.items]
@@ -77,9 +75,7 @@ def test_filters_narrow_both(
 
 
 @pytest.mark.parametrize("key", ["x", "W10", "WzEsMiwzXQ", "WyIyMDI2LTExLTI1IiwxLDFd", "//8"])
-def test_a_key_that_makes_no_sense_gives_the_first_page(
-    trail: Connection, carol: User, signed_in: SignIn, key: str
-) -> None:
+def test_an_invalid_key_gives_the_first_page(trail: Connection, carol: User, signed_in: SignIn, key: str) -> None:
     assert signed_in(carol).get("/audit/", {"after": key}).context["page"].previous_url == ""
 
 
@@ -119,9 +115,7 @@ def test_the_state_of_the_chain_stands_on_the_page(trail: Connection, carol: Use
     assert "Intact" in text
 
 
-def test_verify_is_asked_for_and_its_page_tells_how_it_goes(
-    trail: Connection, alice: User, carol: User, signed_in: SignIn
-) -> None:
+def test_a_verification_and_its_page(trail: Connection, alice: User, carol: User, signed_in: SignIn) -> None:
     client = signed_in(carol)
     sealing.seal_due(NOW + timedelta(hours=1))
     assert signed_in(alice).post("/audit/verify/").status_code == 403
@@ -166,9 +160,7 @@ def test_who_created_which_connection_also_of_those_that_are_gone(bob: User, car
     assert [(event.actor, connection) for event, connection in rows] == [(bob, here)]
 
 
-def test_who_fetched_tokens_and_from_where_also_after_the_connection_is_gone(
-    trail: Connection, bob: User, carol: User, signed_in: SignIn
-) -> None:
+def test_who_fetched_a_deleted_connections_tokens(trail: Connection, bob: User, carol: User, signed_in: SignIn) -> None:
     other, _ = factories.make_key(bob, name="Stolen")
     api_keys.record_token_request(other, trail, address="203.0.113.9", now=NOW)
     pk = trail.pk

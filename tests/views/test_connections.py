@@ -65,9 +65,7 @@ OFFERS = ("connection_sign_in", "connection_edit", "connection_check", "connecti
         ("carol", set()),
     ],
 )
-def test_a_page_offers_only_what_would_be_allowed(
-    signed_in: SignIn, person: str, offered: set[str], sandbox: Control
-) -> None:
+def test_a_page_offers_what_is_allowed(signed_in: SignIn, person: str, offered: set[str], sandbox: Control) -> None:
     connection = factories.make_connection()
     user = User.objects.filter(username=person).first() or factories.make_person(person)
     shown = text(signed_in(user).get(page(connection)))

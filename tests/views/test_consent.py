@@ -16,6 +16,8 @@ from tests import factories
 from tests.services.consent.test_admin_consent import came_back, delegated, grant, query, robots, withdraw
 from tests.views.pages import SignIn, text
 
+pytestmark = pytest.mark.usefixtures("sandbox")
+
 State = ConsentLink.State
 CALLBACK = "/consent/callback/"
 
@@ -49,9 +51,7 @@ def callback_of(url: str) -> str:
     return f"{CALLBACK}?{parts.query}"
 
 
-def test_the_panel_begins_with_nobody_asked_and_names_what_is_needed(
-    sandbox: Control, signed_in: SignIn, alice: User
-) -> None:
+def test_the_panel_begins_with_nobody_asked_and_names_what_is_needed(signed_in: SignIn, alice: User) -> None:
     app = robots()
     page = text(signed_in(alice).get(reverse("app", args=[app.pk])))
     assert "Nobody has asked for admin consent" in page
@@ -59,16 +59,14 @@ def test_the_panel_begins_with_nobody_asked_and_names_what_is_needed(
     assert "Grant consent at Microsoft" in page
 
 
-def test_going_at_once_leads_to_microsoft(sandbox: Control, signed_in: SignIn, alice: User) -> None:
+def test_going_at_once_leads_to_microsoft(signed_in: SignIn, alice: User) -> None:
     app = robots()
     response = signed_in(alice).post(reverse("consent_start", args=[app.pk]), {"go": "1"})
     assert response.status_code == 302
     assert f"/{factories.DIRECTORY_ID}/v2.0/adminconsent?" in response["Location"]
 
 
-def test_a_link_to_send_is_shown_on_every_visit_until_it_is_used(
-    sandbox: Control, signed_in: SignIn, alice: User, carol: User
-) -> None:
+def test_a_link_to_send_is_shown_on_every_visit_until_it_is_used(signed_in: SignIn, alice: User, carol: User) -> None:
     app = robots()
     url = reverse("consent_start", args=[app.pk])
     browser = signed_in(alice)
@@ -78,9 +76,7 @@ def test_a_link_to_send_is_shown_on_every_visit_until_it_is_used(
     assert "adminconsent?" not in text(signed_in(carol).get(url))
 
 
-def test_only_readers_of_the_registry_look_and_only_admins_ask(
-    sandbox: Control, signed_in: SignIn, bob: User, carol: User
-) -> None:
+def test_only_readers_of_the_registry_look_and_only_admins_ask(signed_in: SignIn, bob: User, carol: User) -> None:
     url = reverse("consent_start", args=[robots().pk])
     assert signed_in(bob).get(url).status_code == 403
     assert signed_in(bob).post(url, {"go": "1"}).status_code == 403
@@ -91,9 +87,7 @@ def test_only_readers_of_the_registry_look_and_only_admins_ask(
     assert not ConsentLink.objects.exists()
 
 
-def test_another_directory_is_asked_of_multitenant_applications_only(
-    sandbox: Control, signed_in: SignIn, alice: User
-) -> None:
+def test_another_directory_is_asked_of_multitenant_applications_only(signed_in: SignIn, alice: User) -> None:
     single, multi = robots(), robots(name="Multi", client_id=seed.MULTI_APP, audience="multi")
     browser = signed_in(alice)
     assert "Other directory" not in text(browser.get(reverse("consent_start", args=[single.pk])))
@@ -106,9 +100,7 @@ def test_another_directory_is_asked_of_multitenant_applications_only(
     assert f"/{seed.FABRIKAM}/v2.0" in browser.post(url, {"go": "1", "directory_id": seed.FABRIKAM})["Location"]
 
 
-def test_consent_at_microsoft_is_verified_when_the_browser_comes_back(
-    sandbox: Control, signed_in: SignIn, alice: User
-) -> None:
+def test_consent_is_verified_when_the_browser_comes_back(sandbox: Control, signed_in: SignIn, alice: User) -> None:
     withdraw(sandbox)
     app = robots()
     browser = signed_in(alice)
@@ -120,7 +112,7 @@ def test_consent_at_microsoft_is_verified_when_the_browser_comes_back(
     assert "Granted and verified" in text(browser.get(reverse("app", args=[app.pk])))
 
 
-def test_cancel_at_microsoft_is_a_page_in_plain_words(sandbox: Control, signed_in: SignIn, alice: User) -> None:
+def test_cancel_at_microsoft_is_a_page_in_plain_words(signed_in: SignIn, alice: User) -> None:
     app = robots()
     browser = signed_in(alice)
     url = browser.post(reverse("consent_start", args=[app.pk]), {"go": "1"})["Location"]
@@ -129,9 +121,7 @@ def test_cancel_at_microsoft_is_a_page_in_plain_words(sandbox: Control, signed_i
     assert ConsentLink.objects.get().state == State.DECLINED
 
 
-def test_somebody_without_the_right_is_sent_back_with_what_to_do(
-    sandbox: Control, signed_in: SignIn, alice: User
-) -> None:
+def test_somebody_without_the_right_is_sent_back_with_what_to_do(signed_in: SignIn, alice: User) -> None:
     app = robots()
     browser = signed_in(alice)
     url = browser.post(reverse("consent_start", args=[app.pk]), {"go": "1"})["Location"]
@@ -157,9 +147,7 @@ def test_a_callback_that_lies_is_not_believed(sandbox: Control, signed_in: SignI
     assert "Consent is verified" in text(browser.post(reverse("consent_start", args=[app.pk]), check, follow=True))
 
 
-def test_an_administrator_without_account_here_is_thanked_and_nothing_is_stored(
-    sandbox: Control, alice: User, client: Client
-) -> None:
+def test_an_administrator_without_account_here_is_thanked_and_nothing_is_stored(alice: User, client: Client) -> None:
     _, url = admin_consent.start(robots(), actor=alice)
     back = f"{CALLBACK}?{came_back(url)}"
     response = client.get(back)
@@ -170,13 +158,13 @@ def test_an_administrator_without_account_here_is_thanked_and_nothing_is_stored(
     assert f"next={CALLBACK.replace('/', '%2F')}%3F" in text(response)
 
 
-def test_declined_by_a_visitor_tells_whom_to_tell(sandbox: Control, alice: User, client: Client) -> None:
+def test_declined_by_a_visitor_tells_whom_to_tell(alice: User, client: Client) -> None:
     _, url = admin_consent.start(delegated(), actor=alice)
     page = text(client.get(f"{CALLBACK}?{came_back(url, error='permission_denied')}"))
     assert "please tell Alice Admin" in page
 
 
-def test_a_used_or_made_up_link_is_over(sandbox: Control, signed_in: SignIn, alice: User, client: Client) -> None:
+def test_a_used_or_made_up_link_is_over(signed_in: SignIn, alice: User, client: Client) -> None:
     _, url = admin_consent.start(robots(), actor=alice)
     browser = signed_in(alice)
     back = f"{CALLBACK}?{came_back(url)}"
@@ -187,9 +175,7 @@ def test_a_used_or_made_up_link_is_over(sandbox: Control, signed_in: SignIn, ali
         assert "consent link is over" in text(response)
 
 
-def test_microsoft_being_down_while_verifying_is_said_and_nothing_is_lost(
-    sandbox: Control, signed_in: SignIn, alice: User
-) -> None:
+def test_nothing_is_lost_if_microsoft_is_down_while_verifying(sandbox: Control, signed_in: SignIn, alice: User) -> None:
     _, url = admin_consent.start(robots(), actor=alice)
     sandbox.weather(kind="unavailable", where="token")
     page = text(signed_in(alice).get(f"{CALLBACK}?{came_back(url)}"))
@@ -197,7 +183,7 @@ def test_microsoft_being_down_while_verifying_is_said_and_nothing_is_lost(
     assert ConsentLink.objects.get().state == State.GRANTED
 
 
-def test_what_a_callback_claims_is_never_shown_as_markup(sandbox: Control, signed_in: SignIn, alice: User) -> None:
+def test_what_a_callback_claims_is_never_shown_as_markup(signed_in: SignIn, alice: User) -> None:
     _, url = admin_consent.start(robots(), actor=alice)
     evil = urlencode(
         {"error": "<b>x</b>", "error_description": "<script>alert(1)</script>", "state": query(url)["state"]}
@@ -211,7 +197,7 @@ def test_the_callback_takes_no_post(signed_in: SignIn, alice: User) -> None:
     assert signed_in(alice).post(CALLBACK, {"state": "x"}).status_code == 405
 
 
-def test_checking_a_request_of_another_application_is_404(sandbox: Control, signed_in: SignIn, alice: User) -> None:
+def test_checking_a_request_of_another_application_is_404(signed_in: SignIn, alice: User) -> None:
     link, _ = admin_consent.start(robots(), actor=alice)
     other = delegated(name="Other")
     for number in (link.pk, "x", "", "9" * 40):

@@ -15,9 +15,7 @@ from tests import factories
 from tests.views.pages import SignIn, text
 
 
-def test_the_list_shows_ones_own_and_to_admins_and_auditors_all(
-    signed_in: SignIn, alice: User, bob: User, carol: User, dave: User
-) -> None:
+def test_who_sees_which_requests_listed(signed_in: SignIn, alice: User, bob: User, carol: User, dave: User) -> None:
     factories.make_consent_request(factories.make_connection(owner=bob))
     for person, sees in ((alice, True), (bob, True), (carol, True), (dave, False)):
         page = text(signed_in(person).get("/requests/"))
@@ -25,9 +23,7 @@ def test_the_list_shows_ones_own_and_to_admins_and_auditors_all(
     assert "You have asked for nothing" in text(signed_in(dave).get("/requests/"))
 
 
-def test_the_list_is_filtered_and_takes_the_same_number_of_queries_however_long(
-    signed_in: SignIn, alice: User, bob: User
-) -> None:
+def test_the_list_is_filtered_in_a_fixed_number_of_queries(signed_in: SignIn, alice: User, bob: User) -> None:
     def make(count: int) -> None:
         for _ in range(count):
             connection = factories.make_connection(name=f"Flow {Connection.objects.count()}", owner=bob)
@@ -73,9 +69,7 @@ def test_an_admin_sees_what_is_needed_to_decide(signed_in: SignIn, alice: User, 
         assert expected in page, expected
 
 
-def test_an_auditor_reads_and_the_requester_takes_back(
-    signed_in: SignIn, bob: User, carol: User, sandbox: Control
-) -> None:
+def test_auditors_read_and_the_requester_withdraws(signed_in: SignIn, bob: User, carol: User, sandbox: Control) -> None:
     consent_request = factories.make_consent_request(factories.make_connection(owner=bob))
     auditors, own = (text(signed_in(person).get(f"/requests/{consent_request.pk}/")) for person in (carol, bob))
     assert "Take the request back" in own
@@ -88,9 +82,7 @@ def test_an_auditor_reads_and_the_requester_takes_back(
     assert "Withdrawn" in page
 
 
-def test_the_link_is_shown_to_admins_alone(
-    signed_in: SignIn, alice: User, bob: User, carol: User, sandbox: Control
-) -> None:
+def test_only_admins_see_the_link(signed_in: SignIn, alice: User, bob: User, carol: User, sandbox: Control) -> None:
     consent_request = factories.make_consent_request(factories.make_connection(owner=bob))
     page = text(signed_in(alice).post(f"/requests/{consent_request.pk}/approve/", follow=True))
     assert "/v2.0/adminconsent?" in page
@@ -98,9 +90,7 @@ def test_the_link_is_shown_to_admins_alone(
         assert "adminconsent" not in text(signed_in(person).get(f"/requests/{consent_request.pk}/")), person
 
 
-def test_approving_what_another_admin_has_approved_shows_the_same_link(
-    signed_in: SignIn, alice: User, bob: User, sandbox: Control
-) -> None:
+def test_approving_twice_shows_the_same_link(signed_in: SignIn, alice: User, bob: User, sandbox: Control) -> None:
     consent_request = factories.make_consent_request(factories.make_connection(owner=bob))
     requests.approve(consent_request, actor=alice, now=timezone.now())
     other = factories.make_person("root", is_superuser=True)
@@ -138,7 +128,7 @@ def test_declining_needs_a_reason(signed_in: SignIn, alice: User, bob: User) -> 
         ({"status": "reconnect_needed", "status_code": "AADSTS50173"}, False, False),
     ],
 )
-def test_the_connections_page_offers_it_where_consent_is_what_is_missing(
+def test_the_page_offers_a_request_where_consent_is_missing(
     signed_in: SignIn, bob: User, columns: dict[str, Any], asks: bool, hints: bool
 ) -> None:
     connection = factories.make_connection(owner=bob, **columns)
@@ -175,9 +165,7 @@ def test_asking_leads_to_the_request_and_without_a_reason_back_to_the_form(signe
     assert "Asked already" in text(client.get(path))
 
 
-def test_a_request_whose_connection_and_people_are_gone_is_still_readable(
-    signed_in: SignIn, alice: User, bob: User
-) -> None:
+def test_a_request_outlives_its_connection_and_people(signed_in: SignIn, alice: User, bob: User) -> None:
     connection = factories.make_connection(owner=bob)
     consent_request = factories.make_consent_request(connection, state="verified", closed_at=timezone.now())
     connection.delete()

@@ -84,7 +84,7 @@ def test_the_table_warns_in_words_before_a_credential_expires(admin: Client) -> 
         assert words in page
 
 
-def test_the_public_part_is_the_certificate_and_nothing_else(
+def test_the_public_part_of_a_certificate(
     admin: Client, carol: User, bob: User, alice: User, signed_in: SignIn
 ) -> None:
     app = factories.make_app_registration()

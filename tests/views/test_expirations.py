@@ -86,9 +86,7 @@ def test_a_credential_that_works_no_more_is_not_listed(at_noon: None, alice: Use
     assert "Nothing ends within the next twelve months" in page(signed_in(alice))
 
 
-def test_limited_sign_ins_parked_grants_and_shares_are_listed(
-    at_noon: None, alice: User, bob: User, dave: User, signed_in: SignIn
-) -> None:
+def test_sign_ins_grants_and_shares_are_listed(at_noon: None, alice: User, dave: User, signed_in: SignIn) -> None:
     app = app_that_ends(500)
     factories.make_connection(app_registration=app, name="Limited", connected_at=NOW, sign_in_max_age=86_400 * 5)
     parked = {"status": Connection.Status.DISABLED, "refreshed_at": NOW - days(80)}
@@ -116,9 +114,7 @@ def test_filters_narrow_by_tenant_and_effect(at_noon: None, alice: User, signed_
     assert "Nothing matches" in page(client, "?kind=idle")
 
 
-def test_a_member_reads_what_stops_their_own_connections_and_no_more(
-    at_noon: None, bob: User, signed_in: SignIn
-) -> None:
+def test_members_read_what_stops_their_connections_and_no_more(at_noon: None, bob: User, signed_in: SignIn) -> None:
     mine = app_that_ends(40, "Mine", label="A name for admins")
     factories.make_secret(mine, expires_at=NOW + days(5), label="Outlasted")
     app_that_ends(10, "Not mine")
@@ -159,9 +155,7 @@ def test_the_number_of_queries_does_not_grow(at_noon: None, alice: User, bob: Us
     assert not any('"secret"' in query["sql"] or '"refresh_token"' in query["sql"] for query in many)
 
 
-def test_a_long_list_is_cut_and_says_so(
-    at_noon: None, alice: User, signed_in: SignIn, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_list_is_cut(at_noon: None, alice: User, signed_in: SignIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calendar, "MOST", 2)
     for number in range(3):
         app_that_ends(10 + number, f"App {number}")
@@ -186,9 +180,7 @@ def test_a_connection_with_nothing_in_sight_says_so(at_noon: None, bob: User, si
     assert "Nothing in sight" in signed_in(bob).get(f"/connections/{connection.pk}/").content.decode()
 
 
-def test_the_list_shows_ends_and_missing_permissions_without_more_queries(
-    at_noon: None, alice: User, signed_in: SignIn
-) -> None:
+def test_the_list_shows_ends_and_missing_permissions(at_noon: None, alice: User, signed_in: SignIn) -> None:
     app = app_that_ends(12)
     client = signed_in(alice)
     factories.make_connection(app_registration=app, name="C", granted_scopes="openid")
@@ -203,9 +195,7 @@ def test_the_list_shows_ends_and_missing_permissions_without_more_queries(
     assert len(many) == len(few)
 
 
-def test_drift_offers_one_click_to_the_owner_and_a_sentence_to_others(
-    alice: User, bob: User, signed_in: SignIn
-) -> None:
+def test_drift_offers_a_click_to_the_owner_and_a_sentence_to_others(alice: User, bob: User, signed_in: SignIn) -> None:
     granted = {"capabilities": ["mail.read", "calendar.events"], "granted_scopes": "Mail.ReadWrite Files.Read"}
     connection = factories.make_connection(owner=bob, **granted)
     own = signed_in(bob).get(f"/connections/{connection.pk}/").content.decode()
@@ -238,9 +228,7 @@ def test_the_page_says_which_credential_is_used_and_where_its_date_comes_from(al
         assert words in text
 
 
-def test_trying_reads_the_true_dates_where_the_application_may(
-    alice: User, sandbox: Control, signed_in: SignIn
-) -> None:
+def test_a_check_reads_the_true_dates_where_the_app_may(alice: User, sandbox: Control, signed_in: SignIn) -> None:
     app = factories.make_app_registration(secret=None, client_id=factories.ROBOTS_CLIENT_ID)
     factories.make_secret(app, factories.ROBOTS_CLIENT_SECRET, expires_at=None)
     gone = factories.make_secret(app, "xyz~deleted", label="Deleted", created_at=timezone.now() - days(3))
@@ -252,9 +240,7 @@ def test_trying_reads_the_true_dates_where_the_application_may(
     assert gone.unlisted_at is not None
 
 
-def test_an_outage_of_graph_leaves_the_accepted_credential_accepted(
-    alice: User, sandbox: Control, signed_in: SignIn
-) -> None:
+def test_an_outage_of_graph_keeps_the_credential_accepted(alice: User, sandbox: Control, signed_in: SignIn) -> None:
     app = factories.make_app_registration(secret=factories.ROBOTS_CLIENT_SECRET, client_id=factories.ROBOTS_CLIENT_ID)
     sandbox.weather("unavailable", "graph")
     text = signed_in(alice).post(f"/apps/{app.pk}/verify/", follow=True).content.decode()

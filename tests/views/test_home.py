@@ -87,7 +87,7 @@ def test_not_all_is_well_while_a_sign_in_is_unfinished(signed_in: SignIn, alice:
     assert "All is well" not in member
 
 
-def test_what_waits_for_the_reader_comes_first_the_most_urgent_on_top(
+def test_what_waits_for_the_reader_comes_first_by_urgency(
     signed_in: SignIn, alice: User, bob: User, dave: User
 ) -> None:
     connection = factories.make_connection(owner=bob)
@@ -109,9 +109,7 @@ def test_what_one_has_asked_for_oneself_waits_for_others(signed_in: SignIn, alic
     assert "What waits for you" not in page
 
 
-def test_an_admins_page_stands_though_a_secret_opens_with_no_key(
-    signed_in: SignIn, alice: User, everything: None
-) -> None:
+def test_an_admins_page_works_though_no_key_opens_a_secret(signed_in: SignIn, alice: User, everything: None) -> None:
     foreign = Fernet(Fernet.generate_key()).encrypt(b"secret").decode()
     with database.cursor() as cursor:
         cursor.execute("UPDATE connections_appcredential SET secret = %s", [foreign])
@@ -170,9 +168,7 @@ def test_an_auditor_sees_what_happened(signed_in: SignIn, carol: User, bob: User
 
 
 @pytest.mark.parametrize(("who", "sees_audit"), [("alice", True), ("bob", False), ("carol", True)])
-def test_the_navigation_offers_what_the_person_may_open(
-    signed_in: SignIn, who: str, sees_audit: bool, request: pytest.FixtureRequest
-) -> None:
+def test_navigation_is_by_role(signed_in: SignIn, who: str, sees_audit: bool, request: pytest.FixtureRequest) -> None:
     page = home(signed_in, request.getfixturevalue(who))
     assert ('href="/audit/"' in page.partition("<main")[0]) is sees_audit
     assert 'aria-current="page"' in page

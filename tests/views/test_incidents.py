@@ -53,7 +53,7 @@ def test_strangers_see_nothing_of_it(dave: User, signed_in: SignIn) -> None:
     assert "must sign in" not in signed_in(dave).get("/incidents/").content.decode()
 
 
-def test_members_see_only_their_own_connections_of_a_shared_incident(
+def test_members_see_only_their_connections_of_an_incident(
     bob: User, dave: User, alice: User, signed_in: SignIn
 ) -> None:
     mine = factories.make_connection(name="Bob's inbox")
@@ -69,9 +69,7 @@ def test_members_see_only_their_own_connections_of_a_shared_incident(
     assert theirs.name.replace("'", "&#x27;") in whole
 
 
-def test_the_blast_radius_names_who_shares_it_and_which_keys_fetched(
-    bob: User, dave: User, alice: User, signed_in: SignIn
-) -> None:
+def test_the_impact_names_sharers_and_keys_that_fetched(bob: User, dave: User, alice: User, signed_in: SignIn) -> None:
     incident = revoked(1)
     connection = Connection.objects.get()
     Share.objects.create(connection=connection, person=dave, created_by=bob)

@@ -107,7 +107,7 @@ def test_a_member_adds_a_mailbox(signed_in: SignIn, bob: User) -> None:
         ("<script>@contoso.example", "no mail address"),
     ],
 )
-def test_a_wrong_address_is_answered_next_to_the_field_and_nothing_typed_is_lost(
+def test_a_wrong_address_is_told_and_nothing_typed_is_lost(
     signed_in: SignIn, bob: User, typed: str, words: str
 ) -> None:
     tenant = factories.make_tenant()
@@ -172,9 +172,7 @@ def test_removing_says_what_would_break_before_and_is_refused_while_in_use(signe
     assert not SharedMailbox.objects.exists()
 
 
-def test_a_member_attaches_a_new_address_and_sees_that_it_is_reachable(
-    sandbox: Control, signed_in: SignIn, bob: User
-) -> None:
+def test_a_member_attaches_a_new_address_that_is_reachable(sandbox: Control, signed_in: SignIn, bob: User) -> None:
     connection = connected(sandbox, *FULL, owner=bob)
     url = reverse("mailbox_attach", args=[connection.pk])
     page = text(signed_in(bob).post(url, {"address": "support@contoso.example"}, follow=True))
@@ -237,9 +235,7 @@ def test_all_mailboxes_of_a_connection_are_tested_at_once(sandbox: Control, sign
     assert set(connection.mailbox_accesses.values_list("state", flat=True)) == {State.REACHABLE, State.UNREACHABLE}
 
 
-def test_a_mailboxs_page_says_who_reaches_it_by_which_connection_and_tests_them(
-    sandbox: Control, signed_in: SignIn, alice: User, bob: User, dave: User
-) -> None:
+def test_the_page_says_who_reaches_it(sandbox: Control, signed_in: SignIn, alice: User, bob: User, dave: User) -> None:
     mailbox = factories.make_mailbox()
     well = connected(sandbox, *FULL, owner=bob, name="Well")
     app = well.app_registration
@@ -324,9 +320,7 @@ def test_each_step_comes_as_a_file_that_windows_reads_rightly(signed_in: SignIn,
     assert signed_in(alice).get(url, {"download": "../etc"}).status_code == 404
 
 
-def test_without_a_tenant_wide_permission_the_page_says_what_a_later_one_would_do(
-    signed_in: SignIn, carol: User
-) -> None:
+def test_without_a_tenant_wide_permission_the_page_says_what_one_would_do(signed_in: SignIn, carol: User) -> None:
     connection = factories.make_app_only_connection(granted_scopes="User.Read.All")
     factories.make_mailbox_access(connection, factories.make_mailbox())
     page = text(signed_in(carol).get(reverse("mailbox_powershell", args=[connection.pk])))
@@ -350,9 +344,7 @@ def test_for_a_person_the_commands_give_full_access(signed_in: SignIn, bob: User
         ({"authentication_type": "client_credentials", "capabilities": []}, True, "Nothing for Exchange to grant"),
     ],
 )
-def test_where_there_is_nothing_to_run_the_page_says_why(
-    signed_in: SignIn, bob: User, columns: dict[str, Any], attached: bool, words: str
-) -> None:
+def test_it_says_why_not(signed_in: SignIn, bob: User, columns: dict[str, Any], attached: bool, words: str) -> None:
     connection = factories.make_connection(owner=bob, **columns)
     if attached:
         factories.make_mailbox_access(connection, factories.make_mailbox())

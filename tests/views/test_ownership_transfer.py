@@ -82,7 +82,7 @@ def test_a_name_that_is_taken_stands_next_to_its_field(alice: User, bob: User, d
     ],
     ids=str,
 )
-def test_what_cannot_be_meant_changes_nothing(
+def test_invalid_forms_are_refused(
     alice: User, bob: User, dave: User, signed_in: SignIn, typed: dict[str, Any]
 ) -> None:
     connection = factories.make_connection(owner=bob)
@@ -92,9 +92,7 @@ def test_what_cannot_be_meant_changes_nothing(
     assert not HandOver.objects.exists()
 
 
-def test_nothing_is_offered_to_be_kept_where_there_is_nothing(
-    alice: User, bob: User, dave: User, signed_in: SignIn
-) -> None:
+def test_nothing_is_kept_where_there_is_nothing_to_keep(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
     dead = factories.make_connection(owner=bob, status="reconnect_needed", status_code="AADSTS50173")
     robot = factories.make_app_only_connection(owner=alice)
     client = signed_in(alice)
@@ -104,9 +102,7 @@ def test_nothing_is_offered_to_be_kept_where_there_is_nothing(
     assert Connection.objects.get(pk=robot.pk).owner == dave
 
 
-def test_the_owner_of_what_an_it_admin_disabled_sees_no_button_to_undo_it(
-    alice: User, bob: User, signed_in: SignIn
-) -> None:
+def test_the_owner_cannot_enable_what_an_it_admin_disabled(alice: User, bob: User, signed_in: SignIn) -> None:
     from connections.services.connections import connections
 
     connection = factories.make_connection(owner=bob)
@@ -121,9 +117,7 @@ def test_the_owner_of_what_an_it_admin_disabled_sees_no_button_to_undo_it(
     assert f'/connections/{connection.pk}/enable/"' in page(signed_in(alice), f"/connections/{connection.pk}/")
 
 
-def test_everything_goes_to_one_new_owner_except_what_goes_to_another(
-    alice: User, bob: User, dave: User, signed_in: SignIn
-) -> None:
+def test_everything_goes_to_one_new_owner_or_to_another(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
     one, two, three = (factories.make_connection(owner=bob, name=name) for name in ("One", "Two", "Three"))
     sent = {
         "everything_to": dave.pk,
@@ -144,9 +138,7 @@ def test_everything_goes_to_one_new_owner_except_what_goes_to_another(
     assert answer["Location"] == f"/people/{bob.pk}/"
 
 
-def test_what_fails_is_told_in_its_row_and_the_rest_is_done(
-    alice: User, bob: User, dave: User, signed_in: SignIn
-) -> None:
+def test_a_failure_is_told_in_its_row_the_rest_is_done(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
     one, two = (factories.make_connection(owner=bob, name=name) for name in ("One", "Two"))
     factories.make_connection(owner=dave, name="Two")
     sent = {"everything_to": dave.pk, "grant": "keep", f"take_{one.pk}": "on", f"take_{two.pk}": "on"}
@@ -179,9 +171,7 @@ def test_a_new_owner_nobody_knows_is_told_in_the_row(alice: User, bob: User, car
     assert Connection.objects.get().owner == bob
 
 
-def test_keys_of_a_leaver_are_listed_with_what_they_fetched_and_revoked(
-    alice: User, bob: User, dave: User, signed_in: SignIn
-) -> None:
+def test_keys_of_a_leaver_are_listed_and_revoked(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
     connection = factories.make_connection(owner=bob)
     first, second = make_key(bob, "Nightly job"), make_key(bob, "Unused")
     others = make_key(dave)

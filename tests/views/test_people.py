@@ -73,9 +73,7 @@ def test_the_list_asks_the_database_as_often_for_many_as_for_one(
         assert client.get("/people/").status_code == 200
 
 
-def test_the_page_of_a_person_shows_everything_that_hangs_on_them(
-    alice: User, bob: User, dave: User, signed_in: SignIn
-) -> None:
+def test_the_page_of_a_person_shows_what_they_have(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
     mine, theirs = factories.make_connection(owner=bob), factories.make_connection(owner=dave, name="Payroll")
     make_key(bob)
     team = Team.objects.create(name="Finance")
@@ -136,9 +134,7 @@ def test_one_cannot_shut_out_oneself_and_the_page_says_so(alice: User, signed_in
     assert "Disable…" not in page(client, f"/people/{alice.pk}/")
 
 
-def test_the_start_page_of_it_admins_counts_leavers_and_leads_to_the_hand_over(
-    alice: User, bob: User, dave: User, carol: User, signed_in: SignIn
-) -> None:
+def test_the_start_page_counts_leavers_and_links_them(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
     for name in ("One", "Two", "Three"):
         factories.make_connection(owner=bob, name=name)
     factories.make_connection(owner=dave)
@@ -160,9 +156,7 @@ def test_who_has_left_is_not_told_to_members(alice: User, bob: User, dave: User,
     assert "has left" in page(signed_in(alice), "/incidents/")
 
 
-def test_a_new_owner_finds_the_task_on_the_start_page_until_it_is_done(
-    alice: User, bob: User, dave: User, signed_in: SignIn
-) -> None:
+def test_a_new_owner_finds_the_task_on_the_start_page(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
     connection = factories.make_connection(owner=bob)
     ownership_transfer.transfer(connection, dave, keep_grant=True, actor=alice, now=NOW)
     client = signed_in(dave)

@@ -164,9 +164,7 @@ def test_a_form_that_somebody_overtook_is_told_so(signed_in: SignIn, alice: User
         ),
     ],
 )
-def test_what_cannot_be_used_is_told_beside_the_field(
-    signed_in: SignIn, alice: User, typed: dict[str, Any], says: str
-) -> None:
+def test_an_invalid_rule_is_told_at_the_field(signed_in: SignIn, alice: User, typed: dict[str, Any], says: str) -> None:
     factories.make_connection()
     answer = signed_in(alice).post("/policy/", full_dataset.policy_form(**typed, version=0))
     assert answer.status_code in (200, 422)
@@ -174,9 +172,7 @@ def test_what_cannot_be_used_is_told_beside_the_field(
     assert not Policy.objects.exists()
 
 
-def test_an_app_registrations_own_rules_show_what_the_organisation_says(
-    signed_in: SignIn, alice: User, carol: User
-) -> None:
+def test_own_rules_of_an_app_show_what_the_organisation_says(signed_in: SignIn, alice: User, carol: User) -> None:
     app = AppRegistration.objects.get()
     rule(capabilities={"mail.send": "forbidden"})
     client = signed_in(alice)
@@ -337,9 +333,7 @@ def test_the_second_answer_is_told_that_it_is_too_late(signed_in: SignIn, alice:
     assert "It was withdrawn meanwhile" in text(answer)
 
 
-def test_a_declined_wish_is_explained_on_the_connection_and_can_be_asked_again(
-    signed_in: SignIn, alice: User, bob: User
-) -> None:
+def test_a_declined_request_is_explained_and_can_be_repeated(signed_in: SignIn, alice: User, bob: User) -> None:
     member = signed_in(bob)
     asks(member)
     signed_in(alice).post(f"/approvals/{Approval.objects.get().pk}/decline/", {"reason": "Too much."})

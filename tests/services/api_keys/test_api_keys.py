@@ -229,9 +229,7 @@ def test_no_warnings_for_revoked_keys_or_disabled_owners(bob: User) -> None:
     assert api_key_expiry.warn_due(now=NOW) == 0
 
 
-def test_the_responsible_person_or_else_the_it_admins_are_warned_of_service_account_keys(
-    alice: User, bob: User
-) -> None:
+def test_the_responsible_person_or_the_it_admins_are_warned_of_service_account_keys(alice: User, bob: User) -> None:
     account = factories.make_service_account(responsible=bob)
     issue(account, expires_at=NOW + 5 * DAY, actor=alice)
     api_key_expiry.warn_due(now=NOW)

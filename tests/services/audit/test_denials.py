@@ -70,9 +70,7 @@ def test_one_person_cannot_flood_the_trail(dave: User) -> None:
     assert denied()[-1]["repeated"] == 49
 
 
-def test_a_page_that_refuses_records_the_attempt(
-    signed_in: Callable[[User], Client], alice: User, bob: User, carol: User
-) -> None:
+def test_a_denied_page_is_recorded(signed_in: Callable[[User], Client], alice: User, bob: User, carol: User) -> None:
     connection = factories.make_connection(owner=bob)
     client = signed_in(carol)
     for _ in range(3):

@@ -95,9 +95,7 @@ def test_only_auditors_export(trail: Connection, alice: User) -> None:
         export(alice)
 
 
-def test_the_page_exports_the_filtered_events(
-    trail: Connection, carol: User, alice: User, signed_in: Callable[[User], Client]
-) -> None:
+def test_the_page_is_exported(trail: Connection, carol: User, alice: User, signed_in: Callable[[User], Client]) -> None:
     audit.record(AuditAction.TENANT_CHANGED, trail.app_registration.tenant, actor=alice)
     response = signed_in(carol).post("/audit/export/", {"format": "jsonl", "action": "tenant.changed"})
     (line,) = b"".join(response.streaming_content).splitlines()  # type: ignore[attr-defined]

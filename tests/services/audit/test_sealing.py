@@ -105,9 +105,7 @@ def test_every_event_is_sealed_once_and_in_order(connection: Connection) -> None
     assert third.summary == {"connection.changed": 5}
 
 
-def test_token_requests_are_sealed_when_their_minute_is_over_and_then_never_change(
-    connection: Connection, key: ApiKey
-) -> None:
+def test_token_requests_are_sealed_after_their_minute_and_never_change(connection: Connection, key: ApiKey) -> None:
     for _ in range(3):
         api_keys.record_token_request(key, connection, address=None, now=NOW)
     assert sealing.seal_due(NOW + timedelta(seconds=60)) == 0

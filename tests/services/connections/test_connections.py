@@ -66,9 +66,7 @@ def test_a_name_must_be_unique_per_owner(bob: User, dave: User) -> None:
     assert Connection.objects.count() == 2
 
 
-def test_an_authentication_type_the_app_registration_does_not_allow_is_refused(
-    alice: User, bob: User, sandbox: Control
-) -> None:
+def test_an_authentication_type_the_app_does_not_allow_is_refused(alice: User, bob: User, sandbox: Control) -> None:
     with pytest.raises(NotAllowed, match="not registered for delegated"):
         start(bob, app=robots(allows_delegated=False))
     with pytest.raises(NotAllowed, match="not registered for app-only"):

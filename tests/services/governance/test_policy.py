@@ -374,9 +374,7 @@ def test_the_owner_fixes_a_disabled_connection_by_removing_the_permission(alice:
     assert Connection.objects.get(pk=reads.pk).status == Status.ACTIVE
 
 
-def test_the_preview_counts_thousands_and_lists_a_few(
-    alice: User, bob: User, django_assert_max_num_queries: Any
-) -> None:
+def test_the_preview_counts_thousands_but_lists_few(alice: User, bob: User, django_assert_max_num_queries: Any) -> None:
     first = factories.make_connection(owner=bob)
     Connection.objects.bulk_create(
         Connection(

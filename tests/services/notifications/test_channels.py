@@ -195,9 +195,7 @@ def test_one_private_address_among_public_ones_is_enough_to_refuse(monkeypatch: 
     assert (answer.status, "inside a private network" in answer.failure) == (0, True)
 
 
-def test_a_name_is_resolved_at_every_use_so_rebinding_it_later_changes_nothing(
-    monkeypatch: pytest.MonkeyPatch, alice: User
-) -> None:
+def test_a_name_is_resolved_at_every_use_against_rebinding(monkeypatch: pytest.MonkeyPatch, alice: User) -> None:
     resolves_to(monkeypatch, "93.184.216.34")
     channels.add(name="Tickets", kind="chat", url="https://hooks.example.org/x", actor=alice)
     resolves_to(monkeypatch, "169.254.169.254")

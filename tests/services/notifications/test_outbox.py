@@ -160,9 +160,7 @@ def test_all_mails_go_over_one_connection(bob: User, alice: User, boxes: Mailbox
     assert (len(boxes.mails), boxes.sessions) == (2, 1)
 
 
-def test_a_worker_that_dies_after_sending_sends_again_under_the_same_id(
-    bob: User, boxes: Mailboxes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_after_a_crash_the_same_id_is_sent_again(bob: User, boxes: Mailboxes, monkeypatch: pytest.MonkeyPatch) -> None:
     delivery = open_incident(bob)
 
     def die(*args: Any, **kwargs: Any) -> None:
@@ -316,9 +314,7 @@ def test_many_alerts_to_a_chat_are_one_card(alice: User, bob: User, hooks: Hooks
     assert b"5 alerts: 5 opened" in request.body
 
 
-def test_a_silent_channel_is_waited_for_once_per_batch(
-    alice: User, bob: User, monkeypatch: pytest.MonkeyPatch, settings: Any
-) -> None:
+def test_a_silent_channel_is_waited_for_once_per_batch(alice: User, bob: User, monkeypatch: pytest.MonkeyPatch) -> None:
     from connections.outbound import safe_http
 
     make_channel()
@@ -356,9 +352,7 @@ def test_a_channel_that_was_switched_off_gets_nothing_more(alice: User, bob: Use
     assert (row.given_up_at, row.last_error) == (NOW, "The channel was switched off.")
 
 
-def test_without_the_encryption_key_the_alert_waits_and_mails_still_go(
-    alice: User, bob: User, hooks: Hooks, boxes: Mailboxes
-) -> None:
+def test_without_the_encryption_key_only_mails_go(alice: User, bob: User, hooks: Hooks, boxes: Mailboxes) -> None:
     channel = make_channel(url=hooks.url, host="127.0.0.1")
     with database.cursor() as cursor:
         cursor.execute("UPDATE connections_alertchannel SET url = 'gAAAA-no-key-opens-this'")
@@ -397,9 +391,7 @@ def test_an_it_admin_tries_again_what_was_given_up(alice: User, bob: User, boxes
     assert AuditEvent.objects.get(action="delivery.tried_again").actor == alice
 
 
-def test_everything_that_was_given_up_comes_back_but_not_for_channels_that_are_off(
-    alice: User, bob: User, boxes: Mailboxes
-) -> None:
+def test_everything_given_up_is_retried_but_not_for_disabled_channels(alice: User, bob: User, boxes: Mailboxes) -> None:
     make_channel(name="Off")
     open_incident(bob)
     AlertChannel.objects.update(disabled_at=NOW)

@@ -143,9 +143,7 @@ def test_alerts_that_are_done_with_go_and_others_stay(settings: Any) -> None:
     assert set(Delivery.objects.values_list("key", flat=True)) == {"young", "waiting"}
 
 
-def test_the_access_history_goes_back_no_further_than_the_trail(
-    trail: Connection, alice: User, dave: User, settings: Any
-) -> None:
+def test_the_access_history_starts_with_the_trail(trail: Connection, alice: User, dave: User, settings: Any) -> None:
     """What still counts stays, however long ago it began."""
     days(settings, 10)
     person: dict[str, Any] = {"person": dave, "level": "use", "until": None, "actor": trail.owner}

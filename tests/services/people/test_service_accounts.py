@@ -118,9 +118,7 @@ def test_its_roles_limit_the_scopes_of_its_keys(alice: User) -> None:
     assert AuditEvent.objects.get(action="account.roles_changed").target_id == str(account.pk)
 
 
-def test_it_can_be_shared_with_but_is_not_listed_among_people(
-    alice: User, bob: User, signed_in: Callable[..., Client]
-) -> None:
+def test_it_can_be_shared_with_but_is_not_a_person(alice: User, bob: User, signed_in: Callable[..., Client]) -> None:
     account = create(alice)
     connection = factories.make_connection(owner=bob)
     page = signed_in(bob).get(f"/connections/{connection.pk}/shares/add/").content.decode()
@@ -161,9 +159,7 @@ def test_a_person_cannot_be_removed_or_disabled_as_a_service_account(alice: User
     assert bob.is_active
 
 
-def test_the_responsible_person_sees_it_and_may_revoke_its_keys(
-    alice: User, bob: User, dave: User, signed_in: Callable[..., Client]
-) -> None:
+def test_responsible_people_revoke_keys(alice: User, bob: User, dave: User, signed_in: Callable[..., Client]) -> None:
     account = create(alice, responsible=bob)
     key, _ = key_of(account, alice)
     assert signed_in(bob).get(f"/service-accounts/{account.pk}/").status_code == 200
@@ -173,9 +169,7 @@ def test_the_responsible_person_sees_it_and_may_revoke_its_keys(
     assert ApiKey.objects.get().revoked_at is not None
 
 
-def test_its_page_lists_its_connections_without_reading_a_token(
-    alice: User, bob: User, signed_in: Callable[..., Client]
-) -> None:
+def test_its_page_lists_connections_not_tokens(alice: User, bob: User, signed_in: Callable[..., Client]) -> None:
     account = create(alice)
     for name in ("Invoices", "Orders"):
         Share.objects.create(connection=factories.make_connection(owner=bob, name=name), person=account, created_by=bob)
@@ -186,9 +180,7 @@ def test_its_page_lists_its_connections_without_reading_a_token(
     assert not [query for query in queries.captured_queries if "access_token" in query["sql"]]
 
 
-def test_the_list_takes_a_fixed_number_of_queries(
-    alice: User, signed_in: Callable[..., Client], django_assert_max_num_queries: Any
-) -> None:
+def test_the_list_is_cheap(alice: User, signed_in: Callable[..., Client], django_assert_max_num_queries: Any) -> None:
     for number in range(20):
         key_of(create(alice, name=f"Robot {number}"), alice)
     client = signed_in(alice)

@@ -407,9 +407,7 @@ def test_an_app_only_connection_waits_for_a_second_it_admin(alice: User, anna: U
     assert AuditEvent.objects.filter(action="connection.connected").count() == 1
 
 
-def test_every_permission_added_to_an_app_only_connection_needs_another_approval(
-    alice: User, anna: User, sandbox: Control
-) -> None:
+def test_a_permission_added_to_an_app_only_connection_needs_approval(alice: User, anna: User, sandbox: Control) -> None:
     connection = connect_app_only(alice)
     approvals.approve(latest_approval(), actor=anna, now=NOW)
     connection = app_only.finish(connection, actor=alice, now=NOW)

@@ -108,9 +108,7 @@ SEND, SHARED, FILES = ("mail.send",), ("shared_mailbox.read",), ("files.read",)
         ),
     ],
 )
-def test_every_rule_about_connecting(
-    given: dict[str, Any], wanted: ConnectionRequest, effect: Effect, says: str
-) -> None:
+def test_rules_about_connecting(given: dict[str, Any], wanted: ConnectionRequest, effect: Effect, says: str) -> None:
     decision = decide(given, wanted)
     assert decision.effect == effect
     assert says in " ".join(decision.sentences)
@@ -128,9 +126,7 @@ def test_every_rule_about_connecting(
         ({"permissions": {"*": "forbidden", "Mail.Read": "allowed"}}, ("User.Read",), FORBIDDEN, "User.Read"),
     ],
 )
-def test_permissions_that_microsoft_granted_beyond_the_request_are_evaluated_too(
-    given: dict[str, Any], granted: tuple[str, ...], effect: Effect, says: str
-) -> None:
+def test_extra_grants_are_evaluated(given: dict[str, Any], granted: tuple[str, ...], effect: Effect, says: str) -> None:
     decision = decide(given, request(), granted)
     assert decision.effect == effect
     assert says in " ".join(decision.sentences)

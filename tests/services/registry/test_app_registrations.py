@@ -88,9 +88,7 @@ def test_a_multitenant_application_is_accepted_before_consent_installs_it(alice:
 
 
 @pytest.mark.parametrize("endpoint", ["common", "organizations"])
-def test_a_credential_is_tested_at_a_shared_endpoint_without_getting_a_token(
-    alice: User, sandbox: Control, endpoint: str
-) -> None:
+def test_a_shared_endpoint_tests_a_credential_without_a_token(alice: User, sandbox: Control, endpoint: str) -> None:
     tenant, multi = shared(endpoint), {"client_id": seed.MULTI_APP, "audience": "multi"}
     with pytest.raises(MicrosoftRefused, match="7000215"):
         register(alice, tenant, **multi, credential=WRONG)
@@ -107,9 +105,7 @@ def test_a_credential_is_tested_at_a_shared_endpoint_without_getting_a_token(
         ({"allows_delegated": False}, "allows_delegated"),
     ],
 )
-def test_impossible_settings_are_refused_without_a_request(
-    alice: User, sandbox: Control, overrides: dict[str, Any], field: str
-) -> None:
+def test_impossible_settings_are_refused(alice: User, sandbox: Control, overrides: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         register(alice, shared(), **overrides)
     assert caught.value.field == field
@@ -119,9 +115,7 @@ def test_impossible_settings_are_refused_without_a_request(
 @pytest.mark.parametrize(
     ("overrides", "field"), [({"name": "Other"}, "client_id"), ({"client_id": seed.MULTI_APP}, "name")]
 )
-def test_the_same_application_twice_is_refused(
-    alice: User, sandbox: Control, overrides: dict[str, Any], field: str
-) -> None:
+def test_an_application_twice_is_refused(alice: User, sandbox: Control, overrides: dict[str, Any], field: str) -> None:
     app = register(alice)
     with pytest.raises(AlreadyExists) as caught:
         register(alice, app.tenant, **overrides)

@@ -160,9 +160,7 @@ def test_a_person_who_owns_connections_cannot_be_removed(alice: User, bob: User)
     assert not AccessPeriod.objects.exists()
 
 
-def test_the_admin_site_removes_people_one_by_one_through_the_service(
-    alice: User, bob: User, dave: User, signed_in: SignIn
-) -> None:
+def test_the_admin_site_removes_people_by_the_service(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
     User.objects.filter(pk=alice.pk).update(is_staff=True, is_superuser=True)
     connection = factories.make_connection(owner=bob)
     shares.share(connection, person=dave, level="use", until=None, actor=bob, now=NOW)

@@ -155,9 +155,7 @@ def test_removing_a_team_ends_what_was_shared_with_it(alice: User, bob: User, da
     assert AuditEvent.objects.filter(action="connection.unshared").count() == 1
 
 
-def test_members_of_a_following_team_cannot_be_changed_manually(
-    alice: User, bob: User, dave: User, signed_in: SignIn
-) -> None:
+def test_members_of_a_following_team_cannot_be_changed(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
     team = teams.add("Finance", entra_group="group-1", actor=alice)
     accounts.update_from_directory(dave, claims={"name": "Dave Stranger", "groups": ["group-1"]})
     program, path = Program(alice), f"teams/{team.pk}/members"

@@ -161,9 +161,7 @@ def test_a_secret_replaced_during_a_sweep_opens_no_incident(sandbox: Control, al
 
 @pytest.mark.only_on("postgres")  # SQLite writes one after the other
 @pytest.mark.django_db(transaction=True)
-def test_the_incident_closes_when_its_last_two_connections_recover_at_once(
-    sandbox: Control, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_incident_closes_when_the_last_two_recover(sandbox: Control, monkeypatch: pytest.MonkeyPatch) -> None:
     both = granted(sandbox, 2)
     for connection in both:
         apply_results.flag(connection.pk, dead(), now=NOW, version=1)
@@ -286,9 +284,7 @@ def test_an_unreadable_credential_is_skipped_while_another_is_readable(sandbox: 
     assert scheduler.sweep(now=NOW).renewed == 1
 
 
-def test_the_recovery_of_many_connections_is_spread_over_a_minute_in_few_statements(
-    sandbox: Control, django_assert_max_num_queries: Any
-) -> None:
+def test_the_recovery_of_many_is_spread_over_a_minute(sandbox: Control, django_assert_max_num_queries: Any) -> None:
     (first,) = granted(sandbox, 1)
     shared = {field.attname: getattr(first, field.attname) for field in Connection._meta.concrete_fields[1:]}
     Connection.objects.bulk_create(Connection(**{**shared, "name": str(number)}) for number in range(3000))
