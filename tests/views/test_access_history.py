@@ -47,8 +47,8 @@ def text(client: Client, status: int = 200, **query: Any) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", answer.content.decode()))
 
 
-def test_it_names_everybody_with_times_ways_and_givers(story: Connection, carol: User, signed_in: SignIn) -> None:
-    page = text(signed_in(carol), connection=story.pk, date=DAY)
+def test_it_names_everybody_with_times_ways_and_givers(story: Connection, auditor: Client) -> None:
+    page = text(auditor, connection=story.pk, date=DAY)
     assert f"at any time of {DAY}, from 00:00 to 24:00 UTC" in page
     assert re.search(r"Bob Member bob Owns it Ownership 10:00:00 – 24:00:00 by Bob Member", page)
     assert re.search(
@@ -65,46 +65,43 @@ def test_it_names_everybody_with_times_ways_and_givers(story: Connection, carol:
     [("11:59:59", None), ("12:00", "Use Share"), ("13:30:00", "Use and manage"), ("14:00", "Use and manage")],
 )
 def test_a_time_is_exactly_that_moment(
-    story: Connection, dave: User, carol: User, signed_in: SignIn, time: str, level: str | None
+    story: Connection, dave: User, auditor: Client, time: str, level: str | None
 ) -> None:
-    client = signed_in(carol)
-    page = text(client, person=dave.pk, date=DAY, time=time)
+    page = text(auditor, person=dave.pk, date=DAY, time=time)
     assert f"exactly at {DAY} {(time + ':00')[:8]} UTC" in page
     assert (level or "They could use nothing then.") in page
-    assert ("dave Use" in text(client, connection=story.pk, date=DAY, time=time)) is bool(level)
+    assert ("dave Use" in text(auditor, connection=story.pk, date=DAY, time=time)) is bool(level)
 
 
 def test_deleted_objects_are_found_by_their_name_and_answered(
-    story: Connection, alice: User, bob: User, dave: User, carol: User, signed_in: SignIn
+    story: Connection, alice: User, bob: User, dave: User, auditor: Client
 ) -> None:
     pk, dave_pk = story.pk, dave.pk
     connections.remove(story, actor=bob, now=NOON + 30 * HOUR)
     accounts.remove(dave, actor=alice, now=NOON + 31 * HOUR)
-    client = signed_in(carol)
-    answer = client.get(PAGE, {"find": "connection", "q": "voic", "date": DAY})
+    answer = auditor.get(PAGE, {"find": "connection", "q": "voic", "date": DAY})
     assert answer["Location"] == f"{PAGE}?connection={pk}&date={DAY}"
-    assert "Who could use Invoices (deleted)" in text(client, connection=pk, date=DAY)
-    assert "Dave Stranger (deleted)" in text(client, connection=pk, date=DAY)
-    answer = client.get(PAGE, {"find": "person", "q": "dave", "date": DAY, "time": "13:00"})
+    assert "Who could use Invoices (deleted)" in text(auditor, connection=pk, date=DAY)
+    assert "Dave Stranger (deleted)" in text(auditor, connection=pk, date=DAY)
+    answer = auditor.get(PAGE, {"find": "person", "q": "dave", "date": DAY, "time": "13:00"})
     assert answer["Location"] == f"{PAGE}?person={dave_pk}&date={DAY}&time=13%3A00%3A00"
-    page = text(client, person=dave_pk, date=DAY)
+    page = text(auditor, person=dave_pk, date=DAY)
     assert "What could Dave Stranger use (deleted)" in page
     assert "Invoices (deleted)" in page
-    assert "Nobody could use it then." in text(client, connection=pk)
+    assert "Nobody could use it then." in text(auditor, connection=pk)
 
 
-def test_several_of_one_name_are_offered_to_choose_from(bob: User, carol: User, dave: User, signed_in: SignIn) -> None:
+def test_several_of_one_name_are_offered_to_choose_from(bob: User, auditor: Client, dave: User) -> None:
     app = factories.make_app_registration()
     for owner in (bob, dave):
         connections.start_delegated(app, name="Mail", chosen=[], actor=owner)
-    client = signed_in(carol)
-    page = text(client, find="connection", q="mail")
+    page = text(auditor, find="connection", q="mail")
     assert "Which connection do you mean?" in page
     assert "of bob" in page
     assert "of dave" in page
-    assert "Nothing matches" in text(client, find="person", q="zebra")
-    assert "Ask one of the two questions" in text(client)
-    assert "Nothing is known under this number" in text(client, status=404, connection=987_654)
+    assert "Nothing matches" in text(auditor, find="person", q="zebra")
+    assert "Ask one of the two questions" in text(auditor)
+    assert "Nothing is known under this number" in text(auditor, status=404, connection=987_654)
 
 
 @pytest.mark.parametrize(
@@ -119,15 +116,15 @@ def test_several_of_one_name_are_offered_to_choose_from(bob: User, carol: User, 
         ({"q": "zebra\x00"}, "Null characters are not allowed"),
     ],
 )
-def test_an_invalid_question_is_refused(carol: User, signed_in: SignIn, query: dict[str, Any], says: str) -> None:
-    assert says in text(signed_in(carol), **query)
+def test_an_invalid_question_is_refused(auditor: Client, query: dict[str, Any], says: str) -> None:
+    assert says in text(auditor, **query)
 
 
-def test_an_export_is_recorded(story: Connection, alice: User, bob: User, carol: User, signed_in: SignIn) -> None:
+def test_an_export_is_recorded(story: Connection, admin: Client, bob: User, auditor: Client, carol: User) -> None:
     User.objects.filter(pk=bob.pk).update(first_name="=cmd()")
     story.refresh_from_db()
     AccessPeriod.objects.filter(kind="owner").update(person_name="=cmd() <bob>")
-    answer = signed_in(carol).post(EXPORT, {"connection": story.pk, "date": DAY})
+    answer = auditor.post(EXPORT, {"connection": story.pk, "date": DAY})
     assert answer["Content-Type"] == "text/csv; charset=utf-8"
     assert answer["Content-Disposition"] == f'attachment; filename="access-connection-{story.pk}-{DAY}.csv"'
     rows = list(csv.DictReader(io.StringIO(answer.content.decode())))
@@ -145,13 +142,13 @@ def test_an_export_is_recorded(story: Connection, alice: User, bob: User, carol:
         "connection_id": story.pk,
         "rows": 3,
     }
-    assert signed_in(alice).post(EXPORT, {"connection": story.pk}).status_code == 403
-    assert "Export as CSV" not in signed_in(alice).get(PAGE, {"connection": story.pk}).content.decode()
+    assert admin.post(EXPORT, {"connection": story.pk}).status_code == 403
+    assert "Export as CSV" not in admin.get(PAGE, {"connection": story.pk}).content.decode()
 
 
-def test_an_export_about_nothing_is_refused_and_not_recorded(carol: User, signed_in: SignIn) -> None:
+def test_an_export_about_nothing_is_refused_and_not_recorded(auditor: Client) -> None:
     for asked in ({}, {"connection": 987_654}, {"q": "x"}, {"connection": 1, "date": "2999-01-01"}):
-        assert signed_in(carol).post(EXPORT, asked).status_code == 400
+        assert auditor.post(EXPORT, asked).status_code == 400
     assert not AuditEvent.objects.filter(action="audit.exported").exists()
 
 
@@ -161,12 +158,11 @@ def test_a_connection_links_to_it(story: Connection, bob: User, alice: User, car
         assert (link in signed_in(person).get(f"/connections/{story.pk}/").content.decode()) is shown
 
 
-def test_long_answers_are_cut_and_cost_no_more(story: Connection, dave: User, carol: User, signed_in: SignIn) -> None:
-    client = signed_in(carol)
+def test_long_answers_are_cut_and_cost_no_more(story: Connection, dave: User, auditor: Client) -> None:
 
     def queries(**query: Any) -> int:
         with CaptureQueriesContext(database) as seen:
-            assert client.get(PAGE, {**query, "date": DAY}).status_code == 200
+            assert auditor.get(PAGE, {**query, "date": DAY}).status_code == 200
         return len(seen)
 
     few = queries(connection=story.pk), queries(person=dave.pk)
@@ -185,4 +181,4 @@ def test_long_answers_are_cut_and_cost_no_more(story: Connection, dave: User, ca
         for number in range(10_000)
     )
     assert (queries(connection=story.pk), queries(person=dave.pk)) == few
-    assert "The first 200 of 5002 are shown" in text(client, connection=story.pk, date=DAY)
+    assert "The first 200 of 5002 are shown" in text(auditor, connection=story.pk, date=DAY)

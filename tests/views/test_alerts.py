@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from django.core import mail
 from django.db import connection as database
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
@@ -18,13 +19,13 @@ from tests.views.pages import SignIn, text
 PUBLIC = "https://93.184.216.34/hook/a-secret-part"
 
 
-def test_the_list_says_who_was_told_what_and_whether_it_arrived(signed_in: SignIn, alice: User, bob: User) -> None:
+def test_the_list_says_who_was_told_what_and_whether_it_arrived(admin: Client, bob: User) -> None:
     make_channel()
     alerts.incident_opened(make_incident(assignee=bob), now=NOW)
     Delivery.objects.filter(email="bob@example.org").update(delivered_at=NOW, next_attempt_at=None, attempts=3)
     Delivery.objects.filter(email="alice@example.org").update(last_error="The mail server could not be reached.")
     Delivery.objects.exclude(channel=None).update(given_up_at=NOW, next_attempt_at=None)
-    page = text(signed_in(alice).get(reverse("alerts")))
+    page = text(admin.get(reverse("alerts")))
     for words in (
         "bob@example.org",
         "at attempt 3",
@@ -52,24 +53,23 @@ def test_the_list_says_who_was_told_what_and_whether_it_arrived(signed_in: SignI
         ("outcome=nonsense", {"bob@example.org", "alice@example.org"}),
     ],
 )
-def test_the_list_can_be_narrowed(signed_in: SignIn, alice: User, bob: User, query: str, shown: set[str]) -> None:
+def test_the_list_can_be_narrowed(admin: Client, bob: User, query: str, shown: set[str]) -> None:
     alerts.incident_opened(make_incident(assignee=bob), now=NOW)
     Delivery.objects.filter(email="bob@example.org").update(delivered_at=NOW)
-    response = signed_in(alice).get(f"{reverse('alerts')}?{query}")
+    response = admin.get(f"{reverse('alerts')}?{query}")
     assert {row.delivery.email for row in response.context["rows"]} == shown
 
 
-def test_an_empty_outbox_says_so(signed_in: SignIn, alice: User) -> None:
-    assert "No alert yet" in text(signed_in(alice).get(reverse("alerts")))
+def test_an_empty_outbox_says_so(admin: Client) -> None:
+    assert "No alert yet" in text(admin.get(reverse("alerts")))
 
 
-def test_a_long_list_costs_as_many_queries_as_a_short_one(signed_in: SignIn, alice: User, bob: User) -> None:
-    client = signed_in(alice)
+def test_a_long_list_costs_as_many_queries_as_a_short_one(admin: Client, bob: User) -> None:
     credential = factories.make_app_registration().credentials.get()
 
     def asked() -> int:
         with CaptureQueriesContext(database) as queries:
-            client.get(reverse("alerts"))
+            admin.get(reverse("alerts"))
         return len(queries)
 
     make_channel()
@@ -82,29 +82,27 @@ def test_a_long_list_costs_as_many_queries_as_a_short_one(signed_in: SignIn, ali
     assert asked() == few <= 12
 
 
-def test_try_now_says_what_came_of_it(signed_in: SignIn, alice: User, bob: User) -> None:
+def test_try_now_says_what_came_of_it(admin: Client, bob: User) -> None:
     alerts.incident_opened(make_incident(assignee=bob), now=NOW)
     row = Delivery.objects.get(email="bob@example.org")
-    client = signed_in(alice)
-    assert "Delivered to bob@example.org." in text(client.post(reverse("alert_retry", args=[row.pk]), follow=True))
+    assert "Delivered to bob@example.org." in text(admin.post(reverse("alert_retry", args=[row.pk]), follow=True))
     assert [sent.to for sent in mail.outbox] == [["bob@example.org"]]
-    again = text(client.post(reverse("alert_retry", args=[row.pk]), follow=True))
+    again = text(admin.post(reverse("alert_retry", args=[row.pk]), follow=True))
     assert "was delivered already" in again
     assert len(mail.outbox) == 1
 
 
-def test_what_was_given_up_is_put_back(signed_in: SignIn, alice: User, bob: User) -> None:
+def test_what_was_given_up_is_put_back(admin: Client, bob: User) -> None:
     alerts.incident_opened(make_incident(assignee=bob), now=NOW)
     Delivery.objects.filter(email="bob@example.org").update(given_up_at=NOW, next_attempt_at=None)
-    page = text(signed_in(alice).post(reverse("alerts_retry"), follow=True))
+    page = text(admin.post(reverse("alerts_retry"), follow=True))
     assert "1 alert is in the outbox again" in page
     assert not Delivery.objects.filter(given_up_at__isnull=False).exists()
 
 
-def test_a_webhooks_secret_is_shown_once_and_never_again(signed_in: SignIn, alice: User) -> None:
-    client = signed_in(alice)
+def test_a_webhooks_secret_is_shown_once_and_never_again(admin: Client) -> None:
     form = {"kind": "webhook", "name": "Tickets", "url": PUBLIC}
-    made = client.post(reverse("alert_channel_add"), form)
+    made = admin.post(reverse("alert_channel_add"), form)
     channel = AlertChannel.objects.get()
     assert channel.signing_secret
     assert str(channel.signing_secret) in text(made).replace("&#x2B;", "+")
@@ -115,52 +113,50 @@ def test_a_webhooks_secret_is_shown_once_and_never_again(signed_in: SignIn, alic
         reverse("alert_channels"),
         reverse("audit"),
     ):
-        page = text(client.get(path))
+        page = text(admin.get(path))
         assert "whsec_" not in page
         assert "a-secret-part" not in page
 
 
-def test_a_refused_address_is_told_next_to_its_field_and_not_shown_again(signed_in: SignIn, alice: User) -> None:
-    client = signed_in(alice)
+def test_a_refused_address_is_told_next_to_its_field_and_not_shown_again(admin: Client) -> None:
     for url, sentence in (
         ("http://hooks.example.org/a-secret-part", "must begin with https://"),
         ("https://10.0.0.1/a-secret-part", "inside a private network"),
         ("", "This field is required."),
     ):
-        response = client.post(reverse("alert_channel_add"), {"kind": "chat", "name": "Teams", "url": url})
+        response = admin.post(reverse("alert_channel_add"), {"kind": "chat", "name": "Teams", "url": url})
         assert response.status_code == 422
         assert sentence in str(response.context["form"].errors["url"])
         assert "a-secret-part" not in text(response)
     assert not AlertChannel.objects.exists()
 
 
-def test_a_pasted_address_is_tidied(signed_in: SignIn, alice: User) -> None:
+def test_a_pasted_address_is_tidied(admin: Client) -> None:
     form = {"kind": "chat", "name": "Teams", "url": f"  “{PUBLIC}”\r\n"}
-    assert signed_in(alice).post(reverse("alert_channel_add"), form).status_code == 302
+    assert admin.post(reverse("alert_channel_add"), form).status_code == 302
     assert AlertChannel.objects.get().url == PUBLIC
 
 
-def test_a_taken_name_is_told_next_to_its_field(signed_in: SignIn, alice: User) -> None:
+def test_a_taken_name_is_told_next_to_its_field(admin: Client) -> None:
     make_channel()
     form = {"kind": "chat", "name": "Tickets", "url": PUBLIC}
-    response = signed_in(alice).post(reverse("alert_channel_add"), form)
+    response = admin.post(reverse("alert_channel_add"), form)
     assert "already a channel named" in str(response.context["form"].errors["name"])
 
 
-def test_a_test_says_what_the_other_side_answered(signed_in: SignIn, alice: User, settings: Any) -> None:
+def test_a_test_says_what_the_other_side_answered(admin: Client, settings: Any) -> None:
     settings.ALERT_PRIVATE_TARGETS = True
-    client = signed_in(alice)
     with web_server() as hooks:
         channel = make_channel(url=hooks.url, host="127.0.0.1")
         path = reverse("alert_channel_test", args=[channel.pk])
-        assert "Delivered to Tickets." in text(client.post(path, follow=True))
+        assert "Delivered to Tickets." in text(admin.post(path, follow=True))
         hooks.status = 403
-        assert "Not delivered to Tickets. It answered with status 403." in text(client.post(path, follow=True))
+        assert "Not delivered to Tickets. It answered with status 403." in text(admin.post(path, follow=True))
     assert b'"type":"test"' in hooks.requests[0].body
 
 
-def test_switching_off_and_on_and_removing(signed_in: SignIn, alice: User) -> None:
-    client, channel = signed_in(alice), make_channel()
+def test_switching_off_and_on_and_removing(admin: Client) -> None:
+    client, channel = admin, make_channel()
     assert "is switched off" in text(client.post(reverse("alert_channel_disable", args=[channel.pk]), follow=True))
     assert AlertChannel.objects.get().disabled_at is not None
     client.post(reverse("alert_channel_enable", args=[channel.pk]))
@@ -170,8 +166,8 @@ def test_switching_off_and_on_and_removing(signed_in: SignIn, alice: User) -> No
     assert not AlertChannel.objects.exists()
 
 
-def test_a_new_signing_secret_is_shown_once(signed_in: SignIn, alice: User) -> None:
-    client, channel = signed_in(alice), make_channel()
+def test_a_new_signing_secret_is_shown_once(admin: Client) -> None:
+    client, channel = admin, make_channel()
     page = text(client.post(reverse("alert_channel_secret", args=[channel.pk])))
     assert "For the next 24 hours" in page
     assert page.count("whsec_") == 1
@@ -179,28 +175,26 @@ def test_a_new_signing_secret_is_shown_once(signed_in: SignIn, alice: User) -> N
     assert "Only webhooks are signed" in text(client.post(reverse("alert_channel_secret", args=[chat.pk]), follow=True))
 
 
-def test_a_member_chooses_what_concerns_them(signed_in: SignIn, bob: User) -> None:
-    client = signed_in(bob)
-    page = text(client.get(reverse("account_alerts")))
+def test_a_member_chooses_what_concerns_them(member: Client, bob: User) -> None:
+    page = text(member.get(reverse("account_alerts")))
     assert page.count('type="checkbox"') - page.count('id="nav-open"') == 4
     assert page.count(" checked") == 4
-    client.post(reverse("account_alerts"), {"own_incidents": "on", "organisation_incidents": "", "expiry_warnings": ""})
+    member.post(reverse("account_alerts"), {"own_incidents": "on", "organisation_incidents": "", "expiry_warnings": ""})
     kept = AlertChoice.objects.get(user=bob)
     assert (kept.own_incidents, kept.reminders, kept.recoveries) == (True, False, False)
     assert (kept.organisation_incidents, kept.expiry_warnings) == (True, True)
 
 
-def test_everything_can_be_unticked(signed_in: SignIn, alice: User) -> None:
-    client = signed_in(alice)
-    client.post(reverse("account_alerts"), {})
+def test_everything_can_be_unticked(admin: Client, alice: User) -> None:
+    admin.post(reverse("account_alerts"), {})
     kept = AlertChoice.objects.get(user=alice)
     columns = (field.attname for field in AlertChoice._meta.fields if field.get_internal_type() == "BooleanField")
     assert [getattr(kept, name) for name in columns] == [False] * 6
-    assert " checked" not in text(client.get(reverse("account_alerts")))
+    assert " checked" not in text(admin.get(reverse("account_alerts")))
 
 
-def test_a_test_goes_to_ones_own_address(signed_in: SignIn, bob: User) -> None:
-    page = text(signed_in(bob).post(reverse("account_alerts_test"), follow=True))
+def test_a_test_goes_to_ones_own_address(member: Client) -> None:
+    page = text(member.post(reverse("account_alerts_test"), follow=True))
     assert "Delivered to bob@example.org." in page
     assert mail.outbox[0].to == ["bob@example.org"]
 
@@ -212,5 +206,5 @@ def test_without_an_address_the_page_says_what_to_do(signed_in: SignIn, bob: Use
     assert "no e-mail address" in text(client.post(reverse("account_alerts_test"), follow=True))
 
 
-def test_the_account_page_leads_there(signed_in: SignIn, bob: User) -> None:
-    assert reverse("account_alerts") in text(signed_in(bob).get(reverse("account")))
+def test_the_account_page_leads_there(member: Client) -> None:
+    assert reverse("account_alerts") in text(member.get(reverse("account")))

@@ -7,18 +7,12 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from connections.models import AppRegistration, Tenant, User
+from connections.models import AppRegistration, Tenant
 from connections.services.registry import credential_checks
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
 from tests.services.registry.test_app_registrations import expired
-from tests.views.pages import SignIn
-
-
-@pytest.fixture
-def admin(alice: User, signed_in: SignIn) -> Client:
-    return signed_in(alice)
 
 
 def typed(**overrides: Any) -> dict[str, Any]:
@@ -127,13 +121,13 @@ def test_a_made_certificate_is_downloaded_uploaded_and_tried(admin: Client, sand
     assert app.is_ready
 
 
-def test_a_rejected_application_says_why_what_to_do_and_who(admin: Client, bob: User, signed_in: SignIn) -> None:
+def test_a_rejected_application_says_why_what_to_do_and_who(admin: Client, member: Client) -> None:
     app = factories.make_app_registration()
     credential_checks.reject_app(app, expired(), now=timezone.now())
     page = admin.get(reverse("app", args=[app.pk])).content.decode()
     for text in ("Rejected by Microsoft", "AADSTS7000222", "What to do:", "an IT admin"):
         assert text in page
-    assert "Rejected by Microsoft" in signed_in(bob).get(reverse("app", args=[app.pk])).content.decode()
+    assert "Rejected by Microsoft" in member.get(reverse("app", args=[app.pk])).content.decode()
 
 
 def test_verifying_again_heals_it(admin: Client, sandbox: Control) -> None:
@@ -145,9 +139,8 @@ def test_verifying_again_heals_it(admin: Client, sandbox: Control) -> None:
     assert app.is_ready
 
 
-def test_a_member_sees_its_name_and_no_details(bob: User, signed_in: SignIn) -> None:
+def test_a_member_sees_its_name_and_no_details(member: Client) -> None:
     app = factories.make_app_registration()
-    member = signed_in(bob)
     for url in (reverse("app", args=[app.pk]), reverse("apps")):
         page = member.get(url).content.decode()
         assert app.name in page

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from django.db import connection as database
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -15,36 +16,37 @@ from tests import factories
 from tests.views.pages import SignIn, text
 
 
-def test_who_sees_which_requests_listed(signed_in: SignIn, alice: User, bob: User, carol: User, dave: User) -> None:
+def test_who_sees_which_requests_listed(
+    signed_in: SignIn, alice: User, bob: User, carol: User, stranger: Client, dave: User
+) -> None:
     factories.make_consent_request(factories.make_connection(owner=bob))
     for person, sees in ((alice, True), (bob, True), (carol, True), (dave, False)):
         page = text(signed_in(person).get("/requests/"))
         assert ("Invoices" in page) is sees, person
-    assert "You have asked for nothing" in text(signed_in(dave).get("/requests/"))
+    assert "You have asked for nothing" in text(stranger.get("/requests/"))
 
 
-def test_the_list_is_filtered_in_a_fixed_number_of_queries(signed_in: SignIn, alice: User, bob: User) -> None:
+def test_the_list_is_filtered_in_a_fixed_number_of_queries(admin: Client, bob: User) -> None:
     def make(count: int) -> None:
         for _ in range(count):
             connection = factories.make_connection(name=f"Flow {Connection.objects.count()}", owner=bob)
             factories.make_consent_request(connection)
 
-    client = signed_in(alice)
     make(2)
     with CaptureQueriesContext(database) as few:
-        client.get("/requests/")
+        admin.get("/requests/")
     make(30)
     with CaptureQueriesContext(database) as many:
-        page = text(client.get("/requests/"))
+        page = text(admin.get("/requests/"))
     assert len(many) == len(few)
     assert page.count("Waits for an IT admin") >= 32
     ConsentRequest.objects.filter(connection_name="Flow 3").update(state="declined", closed_at=timezone.now())
-    assert "Flow 3<" not in text(client.get("/requests/?waits=it"))
-    assert "Flow 3<" in text(client.get("/requests/?state=declined"))
-    assert "Nothing matches" in text(client.get("/requests/?q=nobody"))
+    assert "Flow 3<" not in text(admin.get("/requests/?waits=it"))
+    assert "Flow 3<" in text(admin.get("/requests/?state=declined"))
+    assert "Nothing matches" in text(admin.get("/requests/?q=nobody"))
 
 
-def test_an_admin_sees_what_is_needed_to_decide(signed_in: SignIn, alice: User, bob: User, dave: User) -> None:
+def test_an_admin_sees_what_is_needed_to_decide(admin: Client, bob: User, dave: User) -> None:
     consent_request = factories.make_consent_request(
         factories.make_connection(owner=bob),
         capabilities=["mail.read", "mail.send"],
@@ -54,7 +56,7 @@ def test_an_admin_sees_what_is_needed_to_decide(signed_in: SignIn, alice: User, 
     factories.make_consent_request(
         factories.make_connection(owner=dave, name="Theirs"), permissions="Mail.Read Mail.Send Sites.ReadWrite.All"
     )
-    page = text(signed_in(alice).get(f"/requests/{consent_request.pk}/"))
+    page = text(admin.get(f"/requests/{consent_request.pk}/"))
     for expected in (
         "&lt;b&gt;Invoices&lt;/b&gt;",
         "Read mail</span>",
@@ -69,7 +71,9 @@ def test_an_admin_sees_what_is_needed_to_decide(signed_in: SignIn, alice: User, 
         assert expected in page, expected
 
 
-def test_auditors_read_and_the_requester_withdraws(signed_in: SignIn, bob: User, carol: User, sandbox: Control) -> None:
+def test_auditors_read_and_the_requester_withdraws(
+    signed_in: SignIn, member: Client, bob: User, carol: User, sandbox: Control
+) -> None:
     consent_request = factories.make_consent_request(factories.make_connection(owner=bob))
     auditors, own = (text(signed_in(person).get(f"/requests/{consent_request.pk}/")) for person in (carol, bob))
     assert "Take the request back" in own
@@ -77,14 +81,14 @@ def test_auditors_read_and_the_requester_withdraws(signed_in: SignIn, bob: User,
         assert "Decline" not in page
         assert "Approve" not in page
     assert "Take the request back" not in auditors
-    page = text(signed_in(bob).post(f"/requests/{consent_request.pk}/withdraw/", follow=True))
+    page = text(member.post(f"/requests/{consent_request.pk}/withdraw/", follow=True))
     assert "You have taken the request back." in page
     assert "Withdrawn" in page
 
 
-def test_only_admins_see_the_link(signed_in: SignIn, alice: User, bob: User, carol: User, sandbox: Control) -> None:
+def test_only_admins_see_the_link(signed_in: SignIn, admin: Client, bob: User, carol: User, sandbox: Control) -> None:
     consent_request = factories.make_consent_request(factories.make_connection(owner=bob))
-    page = text(signed_in(alice).post(f"/requests/{consent_request.pk}/approve/", follow=True))
+    page = text(admin.post(f"/requests/{consent_request.pk}/approve/", follow=True))
     assert "/v2.0/adminconsent?" in page
     for person in (bob, carol):
         assert "adminconsent" not in text(signed_in(person).get(f"/requests/{consent_request.pk}/")), person
@@ -98,18 +102,18 @@ def test_approving_twice_shows_the_same_link(signed_in: SignIn, alice: User, bob
     assert "Alice Admin has approved it already" in page
 
 
-def test_a_decision_that_comes_too_late_says_so(signed_in: SignIn, alice: User, bob: User, sandbox: Control) -> None:
+def test_a_decision_that_comes_too_late_says_so(admin: Client, alice: User, bob: User, sandbox: Control) -> None:
     consent_request = factories.make_consent_request(factories.make_connection(owner=bob))
     requests.approve(consent_request, actor=alice, now=timezone.now())
     form = {"reason": "No", "seen": "asked"}
-    page = text(signed_in(alice).post(f"/requests/{consent_request.pk}/decline/", form, follow=True))
+    page = text(admin.post(f"/requests/{consent_request.pk}/decline/", form, follow=True))
     assert "changed in the meantime" in page
     assert "Alice Admin" in page
 
 
-def test_declining_needs_a_reason(signed_in: SignIn, alice: User, bob: User) -> None:
+def test_declining_needs_a_reason(admin: Client, bob: User) -> None:
     consent_request = factories.make_consent_request(factories.make_connection(owner=bob))
-    answer = signed_in(alice).post(f"/requests/{consent_request.pk}/decline/", {"reason": " ", "seen": "asked"})
+    answer = admin.post(f"/requests/{consent_request.pk}/decline/", {"reason": " ", "seen": "asked"})
     assert answer.status_code == 422
     assert "so that they know what to do instead" in text(answer)
 
@@ -129,48 +133,46 @@ def test_declining_needs_a_reason(signed_in: SignIn, alice: User, bob: User) -> 
     ],
 )
 def test_the_page_offers_a_request_where_consent_is_missing(
-    signed_in: SignIn, bob: User, columns: dict[str, Any], asks: bool, hints: bool
+    member: Client, bob: User, columns: dict[str, Any], asks: bool, hints: bool
 ) -> None:
     connection = factories.make_connection(owner=bob, **columns)
-    page = text(signed_in(bob).get(f"/connections/{connection.pk}/"))
+    page = text(member.get(f"/connections/{connection.pk}/"))
     assert ("What do you need it for?" in page) is asks
     assert ("Did Microsoft say" in page) is hints
 
 
-def test_the_connections_page_tells_how_the_request_stands(signed_in: SignIn, alice: User, bob: User) -> None:
+def test_the_connections_page_tells_how_the_request_stands(alice: User, member: Client, bob: User) -> None:
     connection = factories.make_connection(owner=bob, status="consent_needed")
     consent_request = factories.make_consent_request(connection)
-    client = signed_in(bob)
-    page = text(client.get(f"/connections/{connection.pk}/"))
+    page = text(member.get(f"/connections/{connection.pk}/"))
     assert "Waits for an IT admin" in page
     assert "What do you need it for?" not in page
     old = timezone.now() - timedelta(days=8)
     ConsentRequest.objects.filter(pk=consent_request.pk).update(
         state="declined", answer="No.", closed_at=timezone.now()
     )
-    assert "What do you need it for?" in text(client.get(f"/connections/{connection.pk}/"))
+    assert "What do you need it for?" in text(member.get(f"/connections/{connection.pk}/"))
     ConsentRequest.objects.filter(pk=consent_request.pk).update(closed_at=old)
-    assert "Request for consent" not in text(client.get(f"/connections/{connection.pk}/"))
+    assert "Request for consent" not in text(member.get(f"/connections/{connection.pk}/"))
 
 
-def test_asking_leads_to_the_request_and_without_a_reason_back_to_the_form(signed_in: SignIn, bob: User) -> None:
+def test_asking_leads_to_the_request_and_without_a_reason_back_to_the_form(member: Client, bob: User) -> None:
     connection = factories.make_connection(owner=bob, status="consent_needed")
-    client = signed_in(bob)
     path = f"/connections/{connection.pk}/ask/"
-    assert "Mail.Read" in text(client.get(path))
-    assert client.post(path, {"reason": ""}).status_code == 422
-    answer = client.post(path, {"reason": "Invoices"})
+    assert "Mail.Read" in text(member.get(path))
+    assert member.post(path, {"reason": ""}).status_code == 422
+    answer = member.post(path, {"reason": "Invoices"})
     consent_request = ConsentRequest.objects.get()
     assert answer["Location"] == f"/requests/{consent_request.pk}/"
-    assert "Asked already" in text(client.get(path))
+    assert "Asked already" in text(member.get(path))
 
 
-def test_a_request_outlives_its_connection_and_people(signed_in: SignIn, alice: User, bob: User) -> None:
+def test_a_request_outlives_its_connection_and_people(admin: Client, bob: User) -> None:
     connection = factories.make_connection(owner=bob)
     consent_request = factories.make_consent_request(connection, state="verified", closed_at=timezone.now())
     connection.delete()
     bob.delete()
-    page = text(signed_in(alice).get(f"/requests/{consent_request.pk}/"))
+    page = text(admin.get(f"/requests/{consent_request.pk}/"))
     assert "(removed)" in page
     assert "Asked by Bob Member" in page
     assert "(has left the portal)" in page

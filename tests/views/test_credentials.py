@@ -2,7 +2,6 @@
 
 from datetime import timedelta
 
-import pytest
 from cryptography import x509
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
@@ -16,12 +15,7 @@ from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
 from tests.services.registry.test_app_registrations import expired
-from tests.views.pages import SignIn, text
-
-
-@pytest.fixture
-def admin(alice: User, signed_in: SignIn) -> Client:
-    return signed_in(alice)
+from tests.views.pages import text
 
 
 def test_a_new_secret_heals_a_rejected_application(admin: Client, sandbox: Control) -> None:
@@ -84,15 +78,13 @@ def test_the_table_warns_in_words_before_a_credential_expires(admin: Client) -> 
         assert words in page
 
 
-def test_the_public_part_of_a_certificate(
-    admin: Client, carol: User, bob: User, alice: User, signed_in: SignIn
-) -> None:
+def test_the_public_part_of_a_certificate(admin: Client, auditor: Client, member: Client, alice: User) -> None:
     app = factories.make_app_registration()
     credential = credentials.add_generated_certificate(app, actor=alice)
     url = reverse("credential_certificate", args=[app.pk, credential.pk])
-    assert x509.load_der_x509_certificate(signed_in(carol).get(url).content)
+    assert x509.load_der_x509_certificate(auditor.get(url).content)
     assert "PRIVATE" not in admin.get(url, {"format": "pem"}).content.decode()
-    assert signed_in(bob).get(url).status_code == 403
+    assert member.get(url).status_code == 403
     secret = app.credentials.exclude(pk=credential.pk).get()
     assert admin.get(reverse("credential_certificate", args=[app.pk, secret.pk])).status_code == 404
 

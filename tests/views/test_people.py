@@ -28,11 +28,11 @@ def page(client: Client, path: str) -> str:
     return " ".join(answer.content.decode().split())
 
 
-def test_the_list_says_who_owns_what_and_who_has_left(alice: User, bob: User, carol: User, signed_in: SignIn) -> None:
+def test_the_list_says_who_owns_what_and_who_has_left(alice: User, bob: User, auditor: Client) -> None:
     factories.make_connection(owner=bob)
     make_key(bob)
     offboarding.mark_departed(bob, how=User.Left.DIRECTORY, cause="Gone.", now=NOW)
-    text = page(signed_in(carol), "/people/")
+    text = page(auditor, "/people/")
     assert "1 connection, 1 API key" in text
     assert "Has left" in text
     for name in ("Alice Admin", "Bob Member", "Carol Auditor"):
@@ -54,130 +54,126 @@ def test_the_list_says_who_owns_what_and_who_has_left(alice: User, bob: User, ca
     ],
 )
 def test_the_list_is_searched_and_narrowed(
-    alice: User, bob: User, carol: User, dave: User, signed_in: SignIn, query: str, shown: set[str]
+    admin: Client, bob: User, carol: User, dave: User, query: str, shown: set[str]
 ) -> None:
     offboarding.mark_departed(bob, how=User.Left.DIRECTORY, cause="Gone.", now=NOW)
     User.objects.filter(pk=dave.pk).update(groups_left_out_at=NOW)
-    answer = signed_in(alice).get(f"/people/?{query}")
+    answer = admin.get(f"/people/?{query}")
     assert {person.username for person in answer.context["page"].items} == shown
 
 
 def test_the_list_asks_the_database_as_often_for_many_as_for_one(
-    alice: User, signed_in: SignIn, django_assert_max_num_queries: DjangoAssertNumQueries
+    admin: Client, django_assert_max_num_queries: DjangoAssertNumQueries
 ) -> None:
     for number in range(60):
         person = factories.make_person(f"person{number}")
         factories.make_connection(owner=person, name="Mine")
-    client = signed_in(alice)
     with django_assert_max_num_queries(11):
-        assert client.get("/people/").status_code == 200
+        assert admin.get("/people/").status_code == 200
 
 
-def test_the_page_of_a_person_shows_what_they_have(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
+def test_the_page_of_a_person_shows_what_they_have(admin: Client, bob: User, dave: User) -> None:
     mine, theirs = factories.make_connection(owner=bob), factories.make_connection(owner=dave, name="Payroll")
     make_key(bob)
     team = Team.objects.create(name="Finance")
     TeamMember.objects.create(team=team, user=bob)
     shares.share(mine, person=dave, level="use", until=None, actor=bob, now=NOW)
     shares.share(theirs, team=team, level="manage", until=None, actor=dave, now=NOW)
-    text = page(signed_in(alice), f"/people/{bob.pk}/")
+    text = page(admin, f"/people/{bob.pk}/")
     for said in ("Invoices", "Robot", "Finance", "Payroll", "through team Finance", "Dave Stranger", "Disable…"):
         assert said in text, said
     assert "FictitiousRefreshToken" not in text
 
 
-def test_no_page_about_a_person_reads_a_token(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
+def test_no_page_about_a_person_reads_a_token(admin: Client, alice: User, bob: User, dave: User) -> None:
     mine, theirs = factories.make_connection(owner=bob), factories.make_connection(owner=dave, name="Payroll")
     shares.share(mine, person=dave, level="use", until=None, actor=bob, now=NOW)
     shares.share(theirs, person=bob, level="use", until=None, actor=dave, now=NOW)
     ownership_transfer.transfer(theirs, bob, keep_grant=True, actor=alice, now=NOW)
-    client = signed_in(alice)
     paths = ("", "disable/", "hand-over/")
     with CaptureQueriesContext(database) as asked:
         for path in (f"/connections/{mine.pk}/hand-over/", "/people/", *(f"/people/{bob.pk}/{end}" for end in paths)):
-            page(client, path)
+            page(admin, path)
     for query in asked.captured_queries:
         assert "refresh_token" not in query["sql"]
         assert "access_token" not in query["sql"]
 
 
-def test_an_auditor_looks_and_presses_nothing(alice: User, bob: User, carol: User, signed_in: SignIn) -> None:
+def test_an_auditor_looks_and_presses_nothing(alice: User, bob: User, auditor: Client) -> None:
     factories.make_connection(owner=bob)
-    text = page(signed_in(carol), f"/people/{bob.pk}/")
+    text = page(auditor, f"/people/{bob.pk}/")
     assert "Disable…" not in text
     assert "Hand over…" not in text
 
 
-def test_a_person_nobody_knows_is_not_found(alice: User, signed_in: SignIn) -> None:
+def test_a_person_nobody_knows_is_not_found(admin: Client) -> None:
     for path in ("/people/987654321/", "/people/987654321/hand-over/", "/people/987654321/disable/"):
-        assert signed_in(alice).get(path).status_code == 404
+        assert admin.get(path).status_code == 404
 
 
-def test_shutting_out_says_what_stops_and_letting_in_takes_it_back(alice: User, bob: User, signed_in: SignIn) -> None:
+def test_shutting_out_says_what_stops_and_letting_in_takes_it_back(admin: Client, bob: User) -> None:
     factories.make_connection(owner=bob)
     make_key(bob)
-    client = signed_in(alice)
-    text = page(client, f"/people/{bob.pk}/disable/")
+    text = page(admin, f"/people/{bob.pk}/disable/")
     assert "1 API key of theirs is refused" in text
     assert "1 connection of theirs goes on" in text
-    assert client.post(f"/people/{bob.pk}/disable/").status_code == 302
-    assert "is shut out of this portal" in page(client, f"/people/{bob.pk}/")
-    assert client.post(f"/people/{bob.pk}/enable/").status_code == 302
+    assert admin.post(f"/people/{bob.pk}/disable/").status_code == 302
+    assert "is shut out of this portal" in page(admin, f"/people/{bob.pk}/")
+    assert admin.post(f"/people/{bob.pk}/enable/").status_code == 302
     assert User.objects.get(pk=bob.pk).is_active
-    assert "is shut out of this portal" not in page(client, f"/people/{bob.pk}/")
+    assert "is shut out of this portal" not in page(admin, f"/people/{bob.pk}/")
 
 
-def test_one_cannot_shut_out_oneself_and_the_page_says_so(alice: User, signed_in: SignIn) -> None:
-    client = signed_in(alice)
-    assert "cannot shut yourself out" in page(client, f"/people/{alice.pk}/disable/")
-    assert client.post(f"/people/{alice.pk}/disable/").status_code == 403
-    assert "Disable…" not in page(client, f"/people/{alice.pk}/")
+def test_one_cannot_shut_out_oneself_and_the_page_says_so(admin: Client, alice: User) -> None:
+    assert "cannot shut yourself out" in page(admin, f"/people/{alice.pk}/disable/")
+    assert admin.post(f"/people/{alice.pk}/disable/").status_code == 403
+    assert "Disable…" not in page(admin, f"/people/{alice.pk}/")
 
 
-def test_the_start_page_counts_leavers_and_links_them(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
+def test_the_start_page_counts_leavers_and_links_them(admin: Client, bob: User, dave: User, signed_in: SignIn) -> None:
     for name in ("One", "Two", "Three"):
         factories.make_connection(owner=bob, name=name)
     factories.make_connection(owner=dave)
-    client = signed_in(alice)
-    assert "left and own" not in page(client, "/")
+    assert "left and own" not in page(admin, "/")
     for person in (bob, dave):
         offboarding.mark_departed(person, how=User.Left.DIRECTORY, cause="The account was deleted.", now=NOW)
-    text = page(client, "/")
+    text = page(admin, "/")
     assert "2 people have left and own 4 connections" in text
     assert f'href="/people/{bob.pk}/hand-over/"' in text
     assert "has left" not in page(signed_in(factories.make_person("eve")), "/")
 
 
-def test_who_has_left_is_not_told_to_members(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
+def test_who_has_left_is_not_told_to_members(admin: Client, bob: User, stranger: Client, dave: User) -> None:
     connection = factories.make_connection(owner=bob)
     shares.share(connection, person=dave, level="use", until=None, actor=bob, now=NOW)
     offboarding.mark_departed(bob, how=User.Left.DIRECTORY, cause="The account was deleted.", now=NOW)
-    assert "has left" not in page(signed_in(dave), "/incidents/")
-    assert "has left" in page(signed_in(alice), "/incidents/")
+    assert "has left" not in page(stranger, "/incidents/")
+    assert "has left" in page(admin, "/incidents/")
 
 
-def test_a_new_owner_finds_the_task_on_the_start_page(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
+def test_a_new_owner_finds_the_task_on_the_start_page(
+    admin: Client, alice: User, bob: User, stranger: Client, dave: User
+) -> None:
     connection = factories.make_connection(owner=bob)
     ownership_transfer.transfer(connection, dave, keep_grant=True, actor=alice, now=NOW)
-    client = signed_in(dave)
-    text = page(client, "/")
+    text = page(stranger, "/")
     assert "Sign in for Invoices" in text
     assert f'action="/connections/{connection.pk}/sign-in/"' in text
-    text = page(client, f"/connections/{connection.pk}/")
+    text = page(stranger, f"/connections/{connection.pk}/")
     assert "Alice Admin handed this connection over from Bob Member to you" in text
     assert "Sign in for it" in text
-    assert "They have not signed in for it yet" in page(signed_in(alice), f"/connections/{connection.pk}/")
+    assert "They have not signed in for it yet" in page(admin, f"/connections/{connection.pk}/")
 
 
-def test_left_out_groups_are_told_with_what_to_do(alice: User, bob: User, signed_in: SignIn) -> None:
+def test_left_out_groups_are_told_with_what_to_do(admin: Client, member: Client, bob: User) -> None:
     User.objects.filter(pk=bob.pk).update(groups_left_out_at=NOW)
-    for client, path in ((signed_in(bob), "/account/"), (signed_in(alice), f"/people/{bob.pk}/")):
+    for client, path in ((member, "/account/"), (admin, f"/people/{bob.pk}/")):
         text = page(client, path)
         assert "Groups assigned to the application" in text
-    assert "leaves the groups of 1 person out" in page(signed_in(alice), "/")
+    assert "leaves the groups of 1 person out" in page(admin, "/")
 
 
-def test_the_audit_trail_leads_to_the_person(alice: User, bob: User, signed_in: SignIn) -> None:
+def test_the_audit_trail_leads_to_the_person(admin: Client, alice: User, bob: User) -> None:
     accounts.disable_person(bob, actor=alice, now=NOW)
     event = AuditEvent.objects.get(action="account.disabled")
-    assert f'href="/people/{bob.pk}/"' in page(signed_in(alice), f"/audit/{event.pk}/")
+    assert f'href="/people/{bob.pk}/"' in page(admin, f"/audit/{event.pk}/")

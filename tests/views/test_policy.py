@@ -41,16 +41,16 @@ def hidden(response: Any) -> dict[str, Any]:
     return fields
 
 
-def test_each_role_reads_what_it_needs(signed_in: SignIn, alice: User, bob: User, carol: User) -> None:
+def test_each_role_reads_what_it_needs(admin: Client, member: Client, auditor: Client) -> None:
     rule(permissions={"Mail.Send": "forbidden", "Files.*": "approval"}, share_with_people=False, longest_share_days=30)
-    form = text(signed_in(alice).get("/policy/"))
+    form = text(admin.get("/policy/"))
     assert "Show what would break" in form
     assert "Mail.Send</textarea>" in form
     for path in ("/policy/", f"/policy/apps/{AppRegistration.objects.get().pk}/"):
-        table = text(signed_in(carol).get(path))
+        table = text(auditor.get(path))
         assert "<form" not in table.split("<main")[1]
         assert "Permissions, forbidden" in table
-        words = text(signed_in(bob).get(path))
+        words = text(member.get(path))
         for sentence in (
             "Connections can be shared with teams only",
             "30 days at most",
@@ -61,16 +61,15 @@ def test_each_role_reads_what_it_needs(signed_in: SignIn, alice: User, bob: User
         assert "What breaks it" not in words
 
 
-def test_without_rules_members_read_that_nothing_is_restricted(signed_in: SignIn, bob: User) -> None:
-    assert "Nothing is restricted" in text(signed_in(bob).get("/policy/"))
+def test_without_rules_members_read_that_nothing_is_restricted(member: Client) -> None:
+    assert "Nothing is restricted" in text(member.get("/policy/"))
 
 
-def test_a_rule_that_breaks_nothing_is_saved_at_once(signed_in: SignIn, alice: User) -> None:
-    client = signed_in(alice)
+def test_a_rule_that_breaks_nothing_is_saved_at_once(admin: Client) -> None:
     form = full_dataset.policy_form(
         forbidden_permissions="mail.send, Files.*", approval_permissions="Mail.Read", version=0
     )
-    answer = client.post("/policy/", form)
+    answer = admin.post("/policy/", form)
     assert (answer.status_code, answer["Location"]) == (302, "/policy/")
     rules = policy.stored_policy().rules
     assert {name: str(effect) for name, effect in rules.permissions.items()} == {
@@ -81,12 +80,11 @@ def test_a_rule_that_breaks_nothing_is_saved_at_once(signed_in: SignIn, alice: U
     assert rules.environments is rules.tenants is rules.authentication_types is None
 
 
-def test_what_would_break_is_shown_before_anything_is_saved(signed_in: SignIn, alice: User, bob: User) -> None:
+def test_what_would_break_is_shown_before_anything_is_saved(admin: Client, bob: User) -> None:
     connection = factories.make_connection(owner=bob)
     Share.objects.create(connection=connection, team=Team.objects.create(name="Finance"))
-    client = signed_in(alice)
     form = full_dataset.policy_form(**FORBID, longest_share_days=7, version=0)
-    shown = client.post("/policy/", form)
+    shown = admin.post("/policy/", form)
     words = text(shown)
     assert shown.status_code == 200
     assert not Policy.objects.exists()
@@ -99,39 +97,36 @@ def test_what_would_break_is_shown_before_anything_is_saved(signed_in: SignIn, a
     ):
         assert part in words
     carried = hidden(shown)
-    answer = client.post("/policy/", carried | {"on_connections": "disable", "on_shares": "mend"})
+    answer = admin.post("/policy/", carried | {"on_connections": "disable", "on_shares": "mend"})
     assert answer.status_code == 302
     assert Connection.objects.get().status == "disabled"
     assert Share.objects.get().until is not None
-    after = text(client.get("/policy/"))
+    after = text(admin.get("/policy/"))
     assert "1 connection disabled. 1 share shortened." in after
 
 
-def test_a_preview_of_what_breaks_nothing_can_be_saved_too(signed_in: SignIn, alice: User) -> None:
-    client = signed_in(alice)
-    shown = client.post("/policy/", full_dataset.policy_form(**FORBID, share_app_only="", version=0, preview="1"))
+def test_a_preview_of_what_breaks_nothing_can_be_saved_too(admin: Client) -> None:
+    shown = admin.post("/policy/", full_dataset.policy_form(**FORBID, share_app_only="", version=0, preview="1"))
     assert "Nothing would break" in text(shown)
     assert not Policy.objects.exists()
-    assert client.post("/policy/", hidden(shown)).status_code == 302
+    assert admin.post("/policy/", hidden(shown)).status_code == 302
     assert policy.stored_policy().rules.share_app_only is False
 
 
-def test_back_from_the_preview_keeps_what_was_typed_and_saves_nothing(signed_in: SignIn, alice: User) -> None:
+def test_back_from_the_preview_keeps_what_was_typed_and_saves_nothing(admin: Client) -> None:
     factories.make_connection()
-    client = signed_in(alice)
-    shown = client.post("/policy/", full_dataset.policy_form(**FORBID, version=0))
-    answer = client.post("/policy/", hidden(shown) | {"back": "1"})
+    shown = admin.post("/policy/", full_dataset.policy_form(**FORBID, version=0))
+    answer = admin.post("/policy/", hidden(shown) | {"back": "1"})
     assert answer.status_code == 200
     assert "Mail.Read</textarea>" in text(answer)
     assert not Policy.objects.exists()
 
 
-def test_what_came_between_is_shown_again(signed_in: SignIn, alice: User) -> None:
+def test_what_came_between_is_shown_again(admin: Client) -> None:
     factories.make_connection()
-    client = signed_in(alice)
-    shown = client.post("/policy/", full_dataset.policy_form(**FORBID, version=0))
+    shown = admin.post("/policy/", full_dataset.policy_form(**FORBID, version=0))
     factories.make_connection(name="Later")
-    answer = client.post("/policy/", hidden(shown) | {"on_connections": "disable", "on_shares": "leave"})
+    answer = admin.post("/policy/", hidden(shown) | {"on_connections": "disable", "on_shares": "leave"})
     assert answer.status_code == 409
     assert "Nothing was changed" in text(answer)
     assert "Later" in text(answer)
@@ -139,10 +134,9 @@ def test_what_came_between_is_shown_again(signed_in: SignIn, alice: User) -> Non
     assert not Policy.objects.exists()
 
 
-def test_a_form_that_somebody_overtook_is_told_so(signed_in: SignIn, alice: User) -> None:
-    client = signed_in(alice)
-    client.post("/policy/", full_dataset.policy_form(version=0, longest_share_days=9))
-    answer = client.post("/policy/", full_dataset.policy_form(version=0, longest_share_days=8))
+def test_a_form_that_somebody_overtook_is_told_so(admin: Client) -> None:
+    admin.post("/policy/", full_dataset.policy_form(version=0, longest_share_days=9))
+    answer = admin.post("/policy/", full_dataset.policy_form(version=0, longest_share_days=8))
     assert "Somebody else has changed this policy" in text(answer)
     assert policy.stored_policy().rules.longest_share_days == 9
 
@@ -164,63 +158,59 @@ def test_a_form_that_somebody_overtook_is_told_so(signed_in: SignIn, alice: User
         ),
     ],
 )
-def test_an_invalid_rule_is_told_at_the_field(signed_in: SignIn, alice: User, typed: dict[str, Any], says: str) -> None:
+def test_an_invalid_rule_is_told_at_the_field(admin: Client, typed: dict[str, Any], says: str) -> None:
     factories.make_connection()
-    answer = signed_in(alice).post("/policy/", full_dataset.policy_form(**typed, version=0))
+    answer = admin.post("/policy/", full_dataset.policy_form(**typed, version=0))
     assert answer.status_code in (200, 422)
     assert says in text(answer)
     assert not Policy.objects.exists()
 
 
-def test_own_rules_of_an_app_show_what_the_organisation_says(signed_in: SignIn, alice: User, carol: User) -> None:
+def test_own_rules_of_an_app_show_what_the_organisation_says(admin: Client, auditor: Client) -> None:
     app = AppRegistration.objects.get()
     rule(capabilities={"mail.send": "forbidden"})
-    client = signed_in(alice)
-    assert "(organisation: forbidden)" in text(client.get(f"/policy/apps/{app.pk}/"))
+    assert "(organisation: forbidden)" in text(admin.get(f"/policy/apps/{app.pk}/"))
     form = full_dataset.policy_form(version=0, share_app_only="", app_only_second_admin="on")
-    assert client.post(f"/policy/apps/{app.pk}/", form)["Location"] == f"/policy/apps/{app.pk}/"
+    assert admin.post(f"/policy/apps/{app.pk}/", form)["Location"] == f"/policy/apps/{app.pk}/"
     assert policy.stored_policy(app).rules.app_only_second_admin
-    assert "stricter rules of its own" in text(signed_in(carol).get("/policy/"))
-    assert client.get("/policy/apps/999999999999999999999/").status_code == 404
+    assert "stricter rules of its own" in text(auditor.get("/policy/"))
+    assert admin.get("/policy/apps/999999999999999999999/").status_code == 404
 
 
-def test_a_rule_about_a_tenant_that_is_gone_is_not_forgotten(signed_in: SignIn, alice: User) -> None:
+def test_a_rule_about_a_tenant_that_is_gone_is_not_forgotten(admin: Client) -> None:
     rule(tenants=["global/gone.example"])
-    page = text(signed_in(alice).get("/policy/"))
+    page = text(admin.get("/policy/"))
     assert "global/gone.example (not registered any more)" in page
 
 
-def test_what_breaks_the_policy_is_listed_and_marked(signed_in: SignIn, alice: User, bob: User) -> None:
+def test_what_breaks_the_policy_is_listed_and_marked(
+    signed_in: SignIn, admin: Client, alice: User, member: Client, bob: User
+) -> None:
     connection = factories.make_connection(owner=bob)
-    client = signed_in(alice)
-    assert "Nothing breaks the policy" in text(client.get("/policy/violations/"))
+    assert "Nothing breaks the policy" in text(admin.get("/policy/violations/"))
     rule(permissions={"Mail.Read": "forbidden"})
-    assert "Invoices" in text(client.get("/policy/violations/"))
+    assert "Invoices" in text(admin.get("/policy/violations/"))
     for user in (alice, bob):
         assert "Breaks policy" in text(signed_in(user).get("/connections/"))
         assert "Breaks policy." in text(signed_in(user).get(f"/connections/{connection.pk}/"))
-    assert "/sign-in/" not in text(signed_in(bob).get(f"/connections/{connection.pk}/")).split("<main")[1]
+    assert "/sign-in/" not in text(member.get(f"/connections/{connection.pk}/")).split("<main")[1]
 
 
-def test_the_list_of_violations_asks_as_often_for_many(
-    signed_in: SignIn, alice: User, django_assert_max_num_queries: Any
-) -> None:
+def test_the_list_of_violations_asks_as_often_for_many(admin: Client, django_assert_max_num_queries: Any) -> None:
     for number in range(30):
         connection = factories.make_connection(name=f"Inbox {number:02}")
         Share.objects.create(connection=connection, team=Team.objects.create(name=f"Team {number}"))
     rule(permissions={"Mail.Read": "forbidden"}, longest_share_days=3)
-    client = signed_in(alice)
     with django_assert_max_num_queries(18):
-        assert "Inbox 29" in text(client.get("/policy/violations/"))
+        assert "Inbox 29" in text(admin.get("/policy/violations/"))
 
 
-def test_connecting_offers_what_is_allowed_and_says_why_not(signed_in: SignIn, bob: User) -> None:
+def test_connecting_offers_what_is_allowed_and_says_why_not(member: Client) -> None:
     app = AppRegistration.objects.get()
-    client = signed_in(bob)
-    plain = text(client.get(f"/connections/add/{app.pk}/"))
+    plain = text(member.get(f"/connections/add/{app.pk}/"))
     assert "Why it is needed" not in plain
     rule(capabilities={"mail.send": "approval"}, permissions={"Files.*": "forbidden"})
-    page = client.get(f"/connections/add/{app.pk}/")
+    page = member.get(f"/connections/add/{app.pk}/")
     words = text(page)
     assert re.search(r'id="capability-files.read" disabled', words)
     assert "Not allowed.</strong> Files.Read is forbidden by the organisation&#x27;s policy through the rule" in words
@@ -229,43 +219,41 @@ def test_connecting_offers_what_is_allowed_and_says_why_not(signed_in: SignIn, b
     assert "Why it is needed" in words
 
 
-def test_an_app_registration_that_is_closed_is_not_offered(signed_in: SignIn, bob: User) -> None:
+def test_an_app_registration_that_is_closed_is_not_offered(member: Client) -> None:
     app = AppRegistration.objects.get()
     factories.make_app_registration(name="Second", client_id=factories.ROBOTS_CLIENT_ID)
     rule(app, authentication_types=[])
-    client = signed_in(bob)
-    words = text(client.get("/connections/add/"))
+    words = text(member.get("/connections/add/"))
     assert f'href="/connections/add/{app.pk}/"' not in words
     assert "forbidden by the policy for Contoso Connections" in words
-    assert client.get(f"/connections/add/{app.pk}/").status_code == 403
+    assert member.get(f"/connections/add/{app.pk}/").status_code == 403
 
 
-def test_editing_keeps_what_is_there_though_it_is_forbidden_by_now(signed_in: SignIn, bob: User) -> None:
+def test_editing_keeps_what_is_there_though_it_is_forbidden_by_now(member: Client, bob: User) -> None:
     connection = factories.make_connection(owner=bob)
     rule(permissions={"Mail.Read": "forbidden", "Files.*": "forbidden"})
-    client = signed_in(bob)
-    words = text(client.get(f"/connections/{connection.pk}/edit/"))
+    words = text(member.get(f"/connections/{connection.pk}/edit/"))
     assert re.search(r'id="capability-mail.read" checked(?! disabled)', words)
     assert re.search(r'id="capability-files.read" disabled', words)
-    answer = client.post(f"/connections/{connection.pk}/edit/", {"name": "Renamed", "chosen": ["mail.read"]})
+    answer = member.post(f"/connections/{connection.pk}/edit/", {"name": "Renamed", "chosen": ["mail.read"]})
     assert answer.status_code == 302
     assert Connection.objects.get().name == "Renamed"
-    refused = client.post(
+    refused = member.post(
         f"/connections/{connection.pk}/edit/", {"name": "Renamed", "chosen": ["mail.read", "files.read"]}
     )
     assert refused.status_code == 422
     assert "Files.Read is forbidden" in text(refused)
 
 
-def test_sharing_offers_what_is_allowed(signed_in: SignIn, bob: User, dave: User, alice: User) -> None:
+def test_sharing_offers_what_is_allowed(member: Client, bob: User, dave: User, admin: Client, alice: User) -> None:
     connection = factories.make_connection(owner=bob)
     robot = factories.make_app_only_connection(owner=alice)
     rule(share_with_people=False, longest_share_days=7, share_app_only=False)
-    words = text(signed_in(bob).get(f"/connections/{connection.pk}/shares/add/"))
+    words = text(member.get(f"/connections/{connection.pk}/shares/add/"))
     assert "teams only" in words
     assert "Dave Stranger" not in words
     assert f'max="{(timezone.now() + timedelta(days=7)).date().isoformat()}"' in words
-    closed = text(signed_in(alice).get(f"/connections/{robot.pk}/shares/add/"))
+    closed = text(admin.get(f"/connections/{robot.pk}/shares/add/"))
     assert "Sharing app-only connections is forbidden" in closed
     assert "<form" not in closed.split("<main")[1]
 
@@ -277,8 +265,8 @@ def asks(client: Client, **more: Any) -> Any:
     return client.post(f"/connections/add/{app.pk}/", form | more, follow=True)
 
 
-def test_a_member_asks_an_it_admin_approves_and_the_member_goes_on(signed_in: SignIn, alice: User, bob: User) -> None:
-    member, admin = signed_in(bob), signed_in(alice)
+def test_a_member_asks_an_it_admin_approves_and_the_member_goes_on(signed_in: SignIn, admin: Client, bob: User) -> None:
+    member, admin = signed_in(bob), admin
     shown = text(asks(member))
     assert "Waits for an approval" in shown
     connection = Connection.objects.get()
@@ -297,8 +285,8 @@ def test_a_member_asks_an_it_admin_approves_and_the_member_goes_on(signed_in: Si
     assert f'action="/connections/{connection.pk}/sign-in/"' in text(member.get(f"/connections/{connection.pk}/"))
 
 
-def test_everybody_concerned_is_told_by_mail_once(signed_in: SignIn, alice: User, bob: User, carol: User) -> None:
-    asks(signed_in(bob))
+def test_everybody_concerned_is_told_by_mail_once(admin: Client, member: Client, carol: User) -> None:
+    asks(member)
     outbox.deliver_due(timezone.now())
     (question,) = mail.outbox
     assert question.to == ["alice@example.org"]
@@ -307,7 +295,7 @@ def test_everybody_concerned_is_told_by_mail_once(signed_in: SignIn, alice: User
         assert part in question.body
     mail.outbox.clear()
     approval = Approval.objects.get()
-    signed_in(alice).post(f"/approvals/{approval.pk}/decline/", {"reason": "Use the team mailbox."})
+    admin.post(f"/approvals/{approval.pk}/decline/", {"reason": "Use the team mailbox."})
     outbox.deliver_due(timezone.now())
     (answer,) = mail.outbox
     assert answer.to == ["bob@example.org"]
@@ -315,28 +303,27 @@ def test_everybody_concerned_is_told_by_mail_once(signed_in: SignIn, alice: User
     assert "Use the team mailbox." in answer.body
 
 
-def test_declining_without_a_reason_is_asked_for_one(signed_in: SignIn, alice: User, bob: User) -> None:
-    asks(signed_in(bob))
+def test_declining_without_a_reason_is_asked_for_one(admin: Client, member: Client) -> None:
+    asks(member)
     approval = Approval.objects.get()
-    answer = signed_in(alice).post(f"/approvals/{approval.pk}/decline/", {"reason": " "})
+    answer = admin.post(f"/approvals/{approval.pk}/decline/", {"reason": " "})
     assert answer.status_code == 422
     assert "Say why" in text(answer)
     assert Approval.objects.get().is_waiting
 
 
-def test_the_second_answer_is_told_that_it_is_too_late(signed_in: SignIn, alice: User, bob: User) -> None:
-    asks(signed_in(bob))
+def test_the_second_answer_is_told_that_it_is_too_late(admin: Client, member: Client) -> None:
+    asks(member)
     approval = Approval.objects.get()
-    signed_in(bob).post(f"/approvals/{approval.pk}/withdraw/")
-    answer = signed_in(alice).post(f"/approvals/{approval.pk}/approve/", {})
+    member.post(f"/approvals/{approval.pk}/withdraw/")
+    answer = admin.post(f"/approvals/{approval.pk}/approve/", {})
     assert answer.status_code == 409
     assert "It was withdrawn meanwhile" in text(answer)
 
 
-def test_a_declined_request_is_explained_and_can_be_repeated(signed_in: SignIn, alice: User, bob: User) -> None:
-    member = signed_in(bob)
+def test_a_declined_request_is_explained_and_can_be_repeated(admin: Client, member: Client) -> None:
     asks(member)
-    signed_in(alice).post(f"/approvals/{Approval.objects.get().pk}/decline/", {"reason": "Too much."})
+    admin.post(f"/approvals/{Approval.objects.get().pk}/decline/", {"reason": "Too much."})
     connection = Connection.objects.get()
     page = text(member.get(f"/connections/{connection.pk}/"))
     assert "Too much." in page
@@ -346,40 +333,40 @@ def test_a_declined_request_is_explained_and_can_be_repeated(signed_in: SignIn, 
     assert Approval.objects.latest("pk").reason == "Only replies."
 
 
-def test_the_only_it_admin_reads_who_else_could_decide(signed_in: SignIn, alice: User) -> None:
-    client = signed_in(alice)
-    asks(client)
-    page = text(client.get(f"/approvals/{Approval.objects.get().pk}/"))
+def test_the_only_it_admin_reads_who_else_could_decide(admin: Client) -> None:
+    asks(admin)
+    page = text(admin.get(f"/approvals/{Approval.objects.get().pk}/"))
     assert "break-glass account" in page
     assert "/approve/" not in page
-    assert client.post(f"/approvals/{Approval.objects.get().pk}/approve/", {}).status_code == 403
+    assert admin.post(f"/approvals/{Approval.objects.get().pk}/approve/", {}).status_code == 403
 
 
-def test_an_approved_app_only_connection_is_connected_at_once(signed_in: SignIn, alice: User, sandbox: Control) -> None:
+def test_an_approved_app_only_connection_is_connected_at_once(
+    signed_in: SignIn, admin: Client, alice: User, sandbox: Control
+) -> None:
     anna = factories.make_person("anna")
     anna.groups.set(alice.groups.all())
     rule(app_only_second_admin=True)
     app = AppRegistration.objects.get()
     form = {"kind": "client_credentials", "name": "Nightly", "chosen": ["mail.read"], "reason": "Reports"}
-    assert "Waits for an approval" in text(signed_in(alice).post(f"/connections/add/{app.pk}/", form, follow=True))
+    assert "Waits for an approval" in text(admin.post(f"/connections/add/{app.pk}/", form, follow=True))
     sandbox.weather("unavailable", where="token")
     answer = signed_in(anna).post(f"/approvals/{Approval.objects.get().pk}/approve/", {}, follow=True)
     assert "It is not connected yet" in text(answer)
     sandbox.weather("normal", where="token")
     connection = Connection.objects.get()
-    page = text(signed_in(alice).get(f"/connections/{connection.pk}/"))
+    page = text(admin.get(f"/connections/{connection.pk}/"))
     assert "Connect now" in page
-    signed_in(alice).post(f"/connections/{connection.pk}/connect/")
+    admin.post(f"/connections/{connection.pk}/connect/")
     assert Connection.objects.get().connected_at is not None
 
 
 def test_the_list_of_approvals_asks_as_often_for_many(
-    signed_in: SignIn, alice: User, bob: User, django_assert_max_num_queries: Any
+    signed_in: SignIn, admin: Client, bob: User, django_assert_max_num_queries: Any
 ) -> None:
     for number in range(30):
         full_dataset.make_approval(factories.make_connection(owner=bob, name=f"Inbox {number:02}"))
-    client = signed_in(alice)
     with django_assert_max_num_queries(10):
-        assert "Inbox 29" in text(client.get("/approvals/"))
-    assert "Nothing matches" in text(client.get("/approvals/", {"q": "zzz"}))
+        assert "Inbox 29" in text(admin.get("/approvals/"))
+    assert "Nothing matches" in text(admin.get("/approvals/", {"q": "zzz"}))
     assert "You have asked for no approval" in text(signed_in(factories.make_person("dave")).get("/approvals/"))

@@ -236,7 +236,7 @@ def test_two_workers_remind_once(bob: User, monkeypatch: pytest.MonkeyPatch) -> 
     incident = make_incident(assignee=bob)
     alerts.incident_opened(incident, now=NOW)
     later = NOW + timedelta(hours=5)
-    real, calls = alerts._next_reminder, []
+    real, calls = alerts._next_reminder, list[int]()
 
     def meanwhile(*args: Any) -> datetime:
         if not calls:

@@ -1,7 +1,7 @@
 """Questions and answers on their way to people: once each, in words that stay, to those who want them."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from django.core import mail
 
@@ -31,7 +31,7 @@ def test_it_reaches_everybody_once_with_a_link_to_where_it_goes_on(alice: User, 
     assert outbox.deliver_due(NOW).delivered == 2
     assert outbox.deliver_due(NOW).claimed == 0
     assert {tuple(sent.to) for sent in mail.outbox} == {("alice@example.org",), ("bob@example.org",)}
-    sent = mail.outbox[0]
+    sent = cast(mail.EmailMultiAlternatives, mail.outbox[0])
     assert sent.subject == "Bob asks for consent"
     for text in (sent.body, sent.alternatives[0][0]):
         assert f"{settings.PORTAL_URL}/requests/7/" in text

@@ -8,7 +8,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -94,10 +94,11 @@ def test_a_dead_mail_server_loses_nothing_and_everything_arrives_once(bob: User,
 
 def test_waits_grow_and_end_after_three_days(bob: User, boxes: Mailboxes) -> None:
     delivery = open_incident(bob)
-    now, waits = NOW, []
+    now: datetime | None = NOW
+    waits: list[float] = []
     while now is not None:
         outbox.deliver_due(now)
-        following = wait_out(delivery)
+        following: datetime | None = wait_out(delivery)
         if following is not None:
             waits.append((following - now).total_seconds())
         now = following
