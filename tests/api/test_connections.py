@@ -24,7 +24,6 @@ from portal.sandbox.client import Control
 from tests import factories
 from tests.api.api_client import NOT_ALLOWED, NOT_FOUND, Program, problem, values, wrong_fields
 
-pytestmark = pytest.mark.django_db
 NOW = timezone.now()
 
 

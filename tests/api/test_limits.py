@@ -19,7 +19,6 @@ from connections.services.tokens import fetch, single_flight
 from tests import factories
 from tests.api.api_client import at_once
 
-pytestmark = pytest.mark.django_db
 NOW = timezone.now()
 
 

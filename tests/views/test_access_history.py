@@ -17,7 +17,7 @@ from connections.services.connections import connections
 from connections.services.people import accounts
 from connections.services.sharing import shares, teams
 from tests import factories
-from tests.views.pages import SignIn
+from tests.views.pages import SignIn, assert_shows
 
 PAGE = "/audit/access/"
 EXPORT = "/audit/access/export/"
@@ -56,8 +56,7 @@ def test_it_names_everybody_with_times_ways_and_givers(story: Connection, audito
     )
     assert re.search(r"13:00:00 – 24:00:00 by Bob Member since .{16}; planned until", page)
     assert re.search(r"Dave Stranger, also Use Share with the person 12:00:00 – 14:00:00 by Bob Member", page)
-    assert "by Alice Admin" in page
-    assert "IT admins may see and manage every connection; that is not using it" in page
+    assert_shows(page, "by Alice Admin", "IT admins may see and manage every connection; that is not using it")
 
 
 @pytest.mark.parametrize(
@@ -86,8 +85,7 @@ def test_deleted_objects_are_found_by_their_name_and_answered(
     answer = auditor.get(PAGE, {"find": "person", "q": "dave", "date": DAY, "time": "13:00"})
     assert answer["Location"] == f"{PAGE}?person={dave_pk}&date={DAY}&time=13%3A00%3A00"
     page = text(auditor, person=dave_pk, date=DAY)
-    assert "What could Dave Stranger use (deleted)" in page
-    assert "Invoices (deleted)" in page
+    assert_shows(page, "What could Dave Stranger use (deleted)", "Invoices (deleted)")
     assert "Nobody could use it then." in text(auditor, connection=pk)
 
 
@@ -96,9 +94,7 @@ def test_several_of_one_name_are_offered_to_choose_from(bob: User, auditor: Clie
     for owner in (bob, dave):
         connections.start_delegated(app, name="Mail", chosen=[], actor=owner)
     page = text(auditor, find="connection", q="mail")
-    assert "Which connection do you mean?" in page
-    assert "of bob" in page
-    assert "of dave" in page
+    assert_shows(page, "Which connection do you mean?", "of bob", "of dave")
     assert "Nothing matches" in text(auditor, find="person", q="zebra")
     assert "Ask one of the two questions" in text(auditor)
     assert "Nothing is known under this number" in text(auditor, status=404, connection=987_654)

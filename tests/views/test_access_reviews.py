@@ -15,7 +15,7 @@ from connections import csv_export
 from connections.models import AccessReview, ReviewItem, ReviewPlan, Share, User
 from connections.services.governance import access_reviews
 from tests import factories
-from tests.views.pages import SignIn
+from tests.views.pages import SignIn, assert_shows
 
 
 def text(answer: Any) -> str:
@@ -36,9 +36,7 @@ def test_an_admin_starts_a_review_that_the_owner_finds(admin: Client, member: Cl
     assert answer["Location"] == f"/reviews/{review.pk}/"
     assert review.last_day.date() == due
     home = text(member.get("/"))
-    assert "Access review: Q4" in home
-    assert "1 share to confirm or remove" in home
-    assert f'href="/reviews/{review.pk}/"' in home
+    assert_shows(home, "Access review: Q4", "1 share to confirm or remove", f'href="/reviews/{review.pk}/"')
     assert "Access review: Q4" not in text(admin.get("/"))
 
 
@@ -90,8 +88,7 @@ def test_what_was_changed_or_has_ended_meanwhile_says_so(member: Client, bob: Us
     Share.objects.filter(pk=changed.pk).update(level="manage")
     Share.objects.filter(pk=ended.pk).update(ended_at=timezone.now())
     page = text(member.get(f"/reviews/{review.pk}/"))
-    assert "now: manage" in page
-    assert "Has ended; nothing to answer" in page
+    assert_shows(page, "now: manage", "Has ended; nothing to answer")
     assert page.count('type="radio"') == 2
     assert "1 share to confirm" in text(member.get("/"))
 
@@ -134,8 +131,7 @@ def test_the_report_survives_people_and_connections(auditor: Client, bob: User, 
     dave.delete()
 
     page = text(auditor.get(f"/reviews/{review.pk}/report/"))
-    for expected in ("Bob Member", "Dave Stranger", "Invoices", "@needed", "Confirmed", "Removed", "Closed"):
-        assert expected in page
+    assert_shows(page, "Bob Member", "Dave Stranger", "Invoices", "@needed", "Confirmed", "Removed", "Closed")
     answer = auditor.get(f"/reviews/{review.pk}/report.csv")
     assert answer["Content-Disposition"] == f'attachment; filename="access-review-{review.pk}.csv"'
     rows = list(csv.DictReader(io.StringIO(text(answer).removeprefix("\ufeff"))))

@@ -8,6 +8,7 @@ from django.urls import reverse
 
 from connections.models import AuditEvent, User
 from tests import factories
+from tests.views.pages import assert_shows
 
 
 def attempt(client: Client, username: str = "bob", password: str = factories.PASSWORD, **more: Any) -> Any:
@@ -111,8 +112,7 @@ def test_the_microsoft_button_is_there_only_when_it_is_configured(client: Client
 
 def test_the_microsoft_button_is_a_form_that_posts(client: Client, with_microsoft: None) -> None:
     page = client.get("/sign-in/?next=/account/").content.decode()
-    assert "Sign in with Microsoft" in page
-    assert 'method="post" action="/auth/login/microsoft/"' in page
+    assert_shows(page, "Sign in with Microsoft", 'method="post" action="/auth/login/microsoft/"')
     assert page.index("Sign in with Microsoft") < page.index("Use a local password")
 
 

@@ -13,7 +13,6 @@ from connections.services.api_keys import api_keys
 from tests import factories
 from tests.views.pages import SignIn
 
-pytestmark = pytest.mark.django_db
 TOMORROW = (timezone.now() + timedelta(days=1)).date().isoformat()
 KEY = re.compile(r"m365p_[A-Za-z0-9]{10}_[A-Za-z0-9]{38}")
 

@@ -13,6 +13,7 @@ from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
 from tests.services.registry.test_app_registrations import expired
+from tests.views.pages import assert_shows
 
 
 def typed(**overrides: Any) -> dict[str, Any]:
@@ -36,8 +37,7 @@ def test_the_form_shows_the_exact_redirect_uris_before_anything_is_saved(admin: 
     factories.make_tenant()
     page = admin.get(reverse("app_add")).content.decode()
     assert 'value="https://portal.example/auth/complete/microsoft-connect/"' in page
-    assert 'value="https://portal.example/consent/callback/"' in page
-    assert "<strong>Web</strong>" in page
+    assert_shows(page, 'value="https://portal.example/consent/callback/"', "<strong>Web</strong>")
 
 
 def test_without_a_tenant_it_sends_the_admin_there_first(admin: Client) -> None:
@@ -125,8 +125,7 @@ def test_a_rejected_application_says_why_what_to_do_and_who(admin: Client, membe
     app = factories.make_app_registration()
     credential_checks.reject_app(app, expired(), now=timezone.now())
     page = admin.get(reverse("app", args=[app.pk])).content.decode()
-    for text in ("Rejected by Microsoft", "AADSTS7000222", "What to do:", "an IT admin"):
-        assert text in page
+    assert_shows(page, "Rejected by Microsoft", "AADSTS7000222", "What to do:", "an IT admin")
     assert "Rejected by Microsoft" in member.get(reverse("app", args=[app.pk])).content.decode()
 
 
@@ -209,9 +208,7 @@ def test_the_script_for_a_new_application_asks_for_what_was_chosen(admin: Client
     }
     response = admin.get(reverse("app_add"), query)
     text = response.context["text"]
-    assert "AzureUSGovernment" in text
-    assert "810c84a8-4a9e-49e6-bf7d-12d183f40d01" in text
-    assert "O'\"'\"'Brien" in text
+    assert_shows(text, "AzureUSGovernment", "810c84a8-4a9e-49e6-bf7d-12d183f40d01", "O'\"'\"'Brien")
     download = admin.get(reverse("app_add"), query | {"download": "1"})
     assert download.content.decode() == text
     assert "attachment" in download["Content-Disposition"]

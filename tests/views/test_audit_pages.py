@@ -12,6 +12,7 @@ from connections.models.audit import AuditAction
 from connections.services.api_keys import api_keys
 from connections.services.audit import sealing, verification
 from tests import factories
+from tests.views.pages import assert_shows
 
 NOW = datetime(2026, 11, 25, 12, 0, 30, tzinfo=UTC)
 
@@ -102,13 +103,11 @@ def test_a_saved_view_leads_nowhere_else(auditor: Client) -> None:
 
 def test_the_state_of_the_chain_stands_on_the_page(trail: Connection, auditor: Client, carol: User) -> None:
     text = auditor.get("/audit/").content.decode()
-    assert "Nothing sealed yet" in text
-    assert "120 not sealed yet" in text
+    assert_shows(text, "Nothing sealed yet", "120 not sealed yet")
     sealing.seal_due(NOW + timedelta(hours=1))
     verification.verify(actor=carol, now=lambda: NOW)
     text = auditor.get("/audit/").content.decode()
-    assert "number 1" in text
-    assert "Intact" in text
+    assert_shows(text, "number 1", "Intact")
 
 
 def test_a_verification_and_its_page(trail: Connection, admin: Client, auditor: Client) -> None:
@@ -118,8 +117,7 @@ def test_a_verification_and_its_page(trail: Connection, admin: Client, auditor: 
     assert "A worker takes it up" in auditor.get(url).content.decode()
     verification.run_due(lambda: NOW)
     text = auditor.get(url).content.decode()
-    assert "Every row fits its seal" in text
-    assert "120 events and token hand-outs" in text
+    assert_shows(text, "Every row fits its seal", "120 events and token hand-outs")
     assert "Verify the whole trail" in auditor.get("/audit/seals/").content.decode()
     assert "Verify the whole trail" not in admin.get("/audit/seals/").content.decode()
 
@@ -145,9 +143,7 @@ def test_who_created_which_connection_also_of_those_that_are_gone(bob: User, aud
         audit.record(AuditAction.CONNECTION_CREATED, connection, actor=bob)
     gone.delete()
     text = auditor.get("/audit/questions/creators/").content.decode()
-    assert "Gone" in text
-    assert "removed" in text
-    assert f'href="/connections/{here.pk}/"' in text
+    assert_shows(text, "Gone", "removed", f'href="/connections/{here.pk}/"')
     rows = auditor.get("/audit/questions/creators/", {"q": "here"}).context["rows"]
     assert [(event.actor, connection) for event, connection in rows] == [(bob, here)]
 

@@ -11,7 +11,7 @@ from django.utils import timezone
 from connections.models import Connection, Share, User
 from portal.sandbox.client import Control
 from tests import factories
-from tests.views.pages import SignIn, text
+from tests.views.pages import SignIn, assert_shows, text
 
 
 def page(connection: Connection) -> str:
@@ -76,8 +76,7 @@ def test_a_page_says_why_and_who_must_act(member: Client, bob: User, status: str
         owner=bob, status=status, status_cause="The cause as Microsoft told it.", status_action="What helps."
     )
     shown = text(member.get(page(connection)))
-    assert "The cause as Microsoft told it." in shown
-    assert "What helps." in shown
+    assert_shows(shown, "The cause as Microsoft told it.", "What helps.")
     assert Connection.Status(status).label in shown
 
 
@@ -87,8 +86,7 @@ def test_a_connection_that_waits_for_its_app_registration_says_so(member: Client
         rejected_at=timezone.now() - timedelta(hours=1), rejected_cause="Its secret has expired."
     )
     shown = text(member.get(page(connection)))
-    assert "Blocked by its app registration" in shown
-    assert "Its secret has expired." in shown
+    assert_shows(shown, "Blocked by its app registration", "Its secret has expired.")
 
 
 def test_with_one_app_registration_there_is_nothing_to_choose(member: Client) -> None:
@@ -101,8 +99,7 @@ def test_a_preview_works_permissions_out_and_saves_nothing(member: Client) -> No
     app = factories.make_app_registration()
     typed = {"kind": "authorization_code", "name": "Mine", "chosen": ["calendar.events"], "preview": "1"}
     whole = text(member.post(f"/connections/add/{app.pk}/", typed))
-    assert "Calendars.Read" in whole
-    assert 'value="Mine"' in whole
+    assert_shows(whole, "Calendars.Read", 'value="Mine"')
     part = text(member.post(f"/connections/add/{app.pk}/", typed, headers={"hx-request": "true"}))
     assert "Calendars.Read" in part
     assert "<html" not in part

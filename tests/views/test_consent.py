@@ -14,7 +14,7 @@ from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
 from tests.services.consent.test_admin_consent import came_back, delegated, grant, query, robots, withdraw
-from tests.views.pages import text
+from tests.views.pages import assert_hides, assert_shows, text
 
 pytestmark = pytest.mark.usefixtures("sandbox")
 
@@ -54,9 +54,7 @@ def callback_of(url: str) -> str:
 def test_the_panel_begins_with_nobody_asked_and_names_what_is_needed(admin: Client) -> None:
     app = robots()
     page = text(admin.get(reverse("app", args=[app.pk])))
-    assert "Nobody has asked for admin consent" in page
-    assert "Mail.Read, User.Read.All" in page
-    assert "Grant consent at Microsoft" in page
+    assert_shows(page, "Nobody has asked for admin consent", "Mail.Read, User.Read.All", "Grant consent at Microsoft")
 
 
 def test_going_at_once_leads_to_microsoft(admin: Client) -> None:
@@ -110,8 +108,7 @@ def test_somebody_without_the_right_is_sent_back_with_what_to_do(admin: Client) 
     app = robots()
     url = admin.post(reverse("consent_start", args=[app.pk]), {"go": "1"})["Location"]
     page = text(admin.get(callback_of(at_microsoft(url, upn="ada@contoso.example", step="consent"))))
-    assert "Failed at Microsoft" in page
-    assert "may grant consent for the whole directory" in page
+    assert_shows(page, "Failed at Microsoft", "may grant consent for the whole directory")
 
 
 @pytest.mark.parametrize("lie", ["nothing", "later"])
@@ -171,8 +168,7 @@ def test_what_a_callback_claims_is_never_shown_as_markup(admin: Client, alice: U
         {"error": "<b>x</b>", "error_description": "<script>alert(1)</script>", "state": query(url)["state"]}
     )
     page = text(admin.get(f"{CALLBACK}?{evil}"))
-    assert "<script>alert" not in page
-    assert "<b>x</b>" not in page
+    assert_hides(page, "<script>alert", "<b>x</b>")
 
 
 def test_checking_a_request_of_another_application_is_404(admin: Client, alice: User) -> None:

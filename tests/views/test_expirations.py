@@ -16,6 +16,7 @@ from connections.services.expiry import calendar
 from connections.services.registry import credentials
 from portal.sandbox.client import Control
 from tests import factories
+from tests.views.pages import assert_hides, assert_shows
 
 # A Wednesday: this week ends on Sunday the 22nd.
 NOW = timezone.now().replace(year=2026, month=11, day=18, hour=12, minute=0, second=0, microsecond=0)
@@ -76,8 +77,7 @@ def test_it_says_what_stops_and_what_another_credential_outlasts(at_noon: None, 
     factories.make_secret(app, expires_at=NOW + days(10), label="Old one")
     factories.make_connection(app_registration=app)
     text = page(admin)
-    assert "1 connection of this app registration stops." in text
-    assert "Nothing stops: Last one lasts longer" in text
+    assert_shows(text, "1 connection of this app registration stops.", "Nothing stops: Last one lasts longer")
 
 
 def test_a_credential_that_works_no_more_is_not_listed(at_noon: None, admin: Client) -> None:
@@ -93,8 +93,7 @@ def test_sign_ins_grants_and_shares_are_listed(at_noon: None, admin: Client, dav
     shared = factories.make_connection(app_registration=app, name="Shared")
     Share.objects.create(connection=shared, person=dave, until=NOW + days(20))
     text = page(admin)
-    for words in ("Sign-in runs out", "Grant is forgotten", "Share with Dave Stranger", "every 5 days"):
-        assert words in text
+    assert_shows(text, "Sign-in runs out", "Grant is forgotten", "Share with Dave Stranger", "every 5 days")
     for kind, name in (("sign_in", "Limited"), ("idle", "Parked"), ("share", "Shared")):
         filtered = page(admin, f"?kind={kind}")
         assert {title for title in ("Limited", "Parked", "Shared") if f">{title}</a>" in filtered} == {name}
@@ -122,8 +121,7 @@ def test_members_read_what_stops_their_connections_and_no_more(at_noon: None, me
     factories.make_app_only_connection(app_registration=mine, name="Of alice")
     text = page(member)
     assert "1 connection of yours stops." in text
-    for hidden in ("Not mine", "Switched off", "A name for admins", "Outlasted", "Of alice"):
-        assert hidden not in text
+    assert_hides(text, "Not mine", "Switched off", "A name for admins", "Outlasted", "Of alice")
 
 
 def test_a_stranger_sees_that_nothing_concerns_them(at_noon: None, bob: User, stranger: Client) -> None:
@@ -166,8 +164,7 @@ def test_a_connection_says_when_why_and_who(at_noon: None, member: Client, bob: 
     text = " ".join(member.get(f"/connections/{connection.pk}/").content.decode().split())
     plain = re.sub(r"<[^>]+>", "", text)
     assert "Will stop in 12 days, on 30 November 2026: the app registration" in plain
-    assert "An IT admin must add a new one." in plain
-    assert "every hour" in plain
+    assert_shows(plain, "An IT admin must add a new one.", "every hour")
 
 
 def test_a_connection_with_nothing_in_sight_says_so(at_noon: None, member: Client, bob: User) -> None:
@@ -182,8 +179,7 @@ def test_the_list_shows_ends_and_missing_permissions(at_noon: None, admin: Clien
     factories.make_connection(app_registration=app, name="C", granted_scopes="openid")
     with CaptureQueriesContext(database) as few:
         text = admin.get("/connections/").content.decode()
-    assert "in 12 days" in text
-    assert "Permissions missing" in text
+    assert_shows(text, "in 12 days", "Permissions missing")
     for number in range(5):
         factories.make_connection(app_registration=app, name=f"C{number}")
     with CaptureQueriesContext(database) as many:
@@ -196,8 +192,7 @@ def test_drift_offers_a_click_to_the_owner_and_a_sentence_to_others(admin: Clien
     connection = factories.make_connection(owner=bob, **granted)
     own = member.get(f"/connections/{connection.pk}/").content.decode()
     assert "Sign in and grant exactly what is needed" in own
-    assert "2 permissions more than it needs" in own
-    assert "Mail.Read would do" in own
+    assert_shows(own, "2 permissions more than it needs", "Mail.Read would do")
     other = admin.get(f"/connections/{connection.pk}/").content.decode()
     assert "Bob Member must sign in once more" in other
     assert "Sign in and grant exactly" not in other
@@ -207,8 +202,7 @@ def test_missing_roles_lead_an_admin_to_consent_and_script(admin: Client, alice:
     connection = factories.make_app_only_connection(owner=alice, granted_scopes="User.Read.All")
     text = admin.get(f"/connections/{connection.pk}/").content.decode()
     app = connection.app_registration_id
-    assert f'href="/apps/{app}/consent/"' in text
-    assert f'href="/apps/{app}/script/"' in text
+    assert_shows(text, f'href="/apps/{app}/consent/"', f'href="/apps/{app}/script/"')
 
 
 def test_exactly_what_is_needed_is_said_in_a_word(member: Client, bob: User) -> None:
@@ -220,8 +214,7 @@ def test_exactly_what_is_needed_is_said_in_a_word(member: Client, bob: User) -> 
 def test_the_page_says_which_credential_is_used_and_where_its_date_comes_from(admin: Client) -> None:
     app = factories.make_app_registration()
     text = admin.get(f"/apps/{app.pk}/").content.decode()
-    for words in ("Used first", "as entered here", "Application.Read.All", "Generate the next certificate"):
-        assert words in text
+    assert_shows(text, "Used first", "as entered here", "Application.Read.All", "Generate the next certificate")
 
 
 def test_a_check_reads_the_true_dates_where_the_app_may(admin: Client, sandbox: Control) -> None:
@@ -229,8 +222,7 @@ def test_a_check_reads_the_true_dates_where_the_app_may(admin: Client, sandbox: 
     factories.make_secret(app, factories.ROBOTS_CLIENT_SECRET, expires_at=None)
     gone = factories.make_secret(app, "xyz~deleted", label="Deleted", created_at=timezone.now() - days(3))
     text = admin.post(f"/apps/{app.pk}/verify/", follow=True).content.decode()
-    assert "read from Entra" in text
-    assert "Entra no longer lists Deleted" in text
+    assert_shows(text, "read from Entra", "Entra no longer lists Deleted")
     gone.refresh_from_db()
     assert gone.unlisted_at is not None
 

@@ -12,7 +12,7 @@ from connections.services.api_keys import api_keys
 from connections.services.incidents import incidents
 from connections.services.tokens import apply_results
 from tests import factories
-from tests.views.pages import text
+from tests.views.pages import assert_shows, text
 
 NOW = timezone.now()
 
@@ -32,9 +32,7 @@ def revoked(count: int = 3, **overrides: object) -> Incident:
 def test_the_owner_sees_the_cause_and_a_button_that_mends_it(member: Client) -> None:
     incident = revoked()
     page = text(member.get(f"/incidents/{incident.pk}/"))
-    assert "ada@contoso.example must sign in again" in page
-    assert "AADSTS50173" in page
-    assert "Sign in again as ada@contoso.example" in page
+    assert_shows(page, "ada@contoso.example must sign in again", "AADSTS50173", "Sign in again as ada@contoso.example")
     assert page.count("/sign-in/") >= 3, "each connection has its own button"
     assert "Bob Member" in page
 
@@ -42,9 +40,7 @@ def test_the_owner_sees_the_cause_and_a_button_that_mends_it(member: Client) -> 
 def test_an_admin_sees_it_first_on_the_start_page_and_who_must_act(admin: Client) -> None:
     revoked()
     page = text(admin.get("/"))
-    assert "Others must act" in page
-    assert "breaks 3 connections" in page
-    assert "Must act: Bob Member" in page
+    assert_shows(page, "Others must act", "breaks 3 connections", "Must act: Bob Member")
     assert "Sign in again as" not in page, "an admin cannot sign in for the owner"
 
 
@@ -77,18 +73,14 @@ def test_the_impact_names_sharers_and_keys_that_fetched(bob: User, dave: User, a
     )
     api_keys.record_token_request(key, connection, address=None, now=NOW)
     page = text(admin.get(f"/incidents/{incident.pk}/"))
-    assert "Dave Stranger" in page
-    assert "Night robot of Bob Member" in page
+    assert_shows(page, "Dave Stranger", "Night robot of Bob Member")
 
 
 def test_a_healed_incident_keeps_its_story(bob: User, admin: Client) -> None:
     incident = revoked(1)
     incidents.connections_recovered([Connection.objects.get().pk], now=NOW + timedelta(hours=3))
     page = text(admin.get(f"/incidents/{incident.pk}/"))
-    assert "Healed" in page
-    assert "after 3 hours" in page
-    assert "Incident: opened" in page
-    assert "Incident: closed" in page
+    assert_shows(page, "Healed", "after 3 hours", "Incident: opened", "Incident: closed")
     listed = text(admin.get("/incidents/?state=open"))
     assert "Nothing matches" in listed
 

@@ -13,6 +13,7 @@ from connections.services.api_keys import api_keys
 from connections.services.people import ownership_transfer, service_accounts
 from connections.services.sharing import shares
 from tests import factories
+from tests.views.pages import assert_shows
 from tests.views.test_people import make_key, page
 
 NOW = timezone.now()
@@ -30,8 +31,7 @@ def test_the_page_says_who_uses_it_and_which_keys_stop(admin: Client, bob: User,
     api_keys.record_token_request(make_key(bob, "Old job"), connection, address=None, now=NOW - timedelta(days=31))
     text = page(admin, f"/connections/{connection.pk}/hand-over/")
     assert "Keys of Bob Member can no longer fetch its tokens" in text
-    assert "Nightly job, 1 time" in text
-    assert "Report of Dave Stranger" in text
+    assert_shows(text, "Nightly job, 1 time", "Report of Dave Stranger")
     assert "Old job" not in text
     assert "Shares stay, and the new owner can end them: Dave Stranger" in text
 
@@ -106,8 +106,7 @@ def test_the_owner_cannot_enable_what_an_it_admin_disabled(
     connection = factories.make_connection(owner=bob)
     connections.disable(connection, actor=alice, now=NOW)
     text = page(member, f"/connections/{connection.pk}/")
-    assert "Alice Admin, an IT admin, disabled this connection" in text
-    assert "Only an IT admin can enable it again" in text
+    assert_shows(text, "Alice Admin, an IT admin, disabled this connection", "Only an IT admin can enable it again")
     for path in ("enable/", "hand-over/", "sign-in/"):
         assert f'/connections/{connection.pk}/{path}"' not in text, path
         assert member.post(f"/connections/{connection.pk}/{path}").status_code == 403
@@ -174,9 +173,7 @@ def test_keys_of_a_leaver_are_listed_and_revoked(admin: Client, bob: User, dave:
     api_keys.record_token_request(first, connection, address=None, now=NOW)
     text = page(admin, f"/people/{bob.pk}/hand-over/")
     assert "Fetched lately by Nightly job (" in text
-    assert "; stops)" in text
-    assert "fetched within 30 days: Invoices" in text
-    assert "fetched nothing within 30 days" in text
+    assert_shows(text, "; stops)", "fetched within 30 days: Invoices", "fetched nothing within 30 days")
     admin.post(f"/people/{bob.pk}/hand-over/", {"revoke": "1", "key": [second.pk, others.pk, "x", "9" * 30]})
     revoked = set(ApiKey.objects.filter(revoked_at__isnull=False))
     assert revoked == {second}
@@ -194,8 +191,7 @@ def test_the_page_asks_as_often_for_many_connections_as_for_one(
 
 def test_a_person_who_owns_nothing_has_an_empty_page(admin: Client, bob: User) -> None:
     text = page(admin, f"/people/{bob.pk}/hand-over/")
-    assert "owns no connection" in text
-    assert "has no API key that works" in text
+    assert_shows(text, "owns no connection", "has no API key that works")
 
 
 def test_service_accounts_a_leaver_is_responsible_for_are_named(admin: Client, alice: User, bob: User) -> None:

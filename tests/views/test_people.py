@@ -11,7 +11,7 @@ from connections.models import ApiKey, AuditEvent, Team, TeamMember, User
 from connections.services.people import accounts, offboarding, ownership_transfer
 from connections.services.sharing import shares
 from tests import factories
-from tests.views.pages import SignIn
+from tests.views.pages import SignIn, assert_hides, assert_shows
 
 NOW = timezone.now()
 
@@ -33,10 +33,8 @@ def test_the_list_says_who_owns_what_and_who_has_left(alice: User, bob: User, au
     make_key(bob)
     offboarding.mark_departed(bob, how=User.Left.DIRECTORY, cause="Gone.", now=NOW)
     text = page(auditor, "/people/")
-    assert "1 connection, 1 API key" in text
-    assert "Has left" in text
-    for name in ("Alice Admin", "Bob Member", "Carol Auditor"):
-        assert name in text
+    assert_shows(text, "1 connection, 1 API key", "Has left")
+    assert_shows(text, "Alice Admin", "Bob Member", "Carol Auditor")
 
 
 @pytest.mark.parametrize(
@@ -80,8 +78,7 @@ def test_the_page_of_a_person_shows_what_they_have(admin: Client, bob: User, dav
     shares.share(mine, person=dave, level="use", until=None, actor=bob, now=NOW)
     shares.share(theirs, team=team, level="manage", until=None, actor=dave, now=NOW)
     text = page(admin, f"/people/{bob.pk}/")
-    for said in ("Invoices", "Robot", "Finance", "Payroll", "through team Finance", "Dave Stranger", "Disable…"):
-        assert said in text, said
+    assert_shows(text, "Invoices", "Robot", "Finance", "Payroll", "through team Finance", "Dave Stranger", "Disable…")
     assert "FictitiousRefreshToken" not in text
 
 
@@ -102,8 +99,7 @@ def test_no_page_about_a_person_reads_a_token(admin: Client, alice: User, bob: U
 def test_an_auditor_looks_and_presses_nothing(alice: User, bob: User, auditor: Client) -> None:
     factories.make_connection(owner=bob)
     text = page(auditor, f"/people/{bob.pk}/")
-    assert "Disable…" not in text
-    assert "Hand over…" not in text
+    assert_hides(text, "Disable…", "Hand over…")
 
 
 def test_a_person_nobody_knows_is_not_found(admin: Client) -> None:
@@ -115,8 +111,7 @@ def test_shutting_out_says_what_stops_and_letting_in_takes_it_back(admin: Client
     factories.make_connection(owner=bob)
     make_key(bob)
     text = page(admin, f"/people/{bob.pk}/disable/")
-    assert "1 API key of theirs is refused" in text
-    assert "1 connection of theirs goes on" in text
+    assert_shows(text, "1 API key of theirs is refused", "1 connection of theirs goes on")
     assert admin.post(f"/people/{bob.pk}/disable/").status_code == 302
     assert "is shut out of this portal" in page(admin, f"/people/{bob.pk}/")
     assert admin.post(f"/people/{bob.pk}/enable/").status_code == 302
@@ -138,8 +133,7 @@ def test_the_start_page_counts_leavers_and_links_them(admin: Client, bob: User, 
     for person in (bob, dave):
         offboarding.mark_departed(person, how=User.Left.DIRECTORY, cause="The account was deleted.", now=NOW)
     text = page(admin, "/")
-    assert "2 people have left and own 4 connections" in text
-    assert f'href="/people/{bob.pk}/hand-over/"' in text
+    assert_shows(text, "2 people have left and own 4 connections", f'href="/people/{bob.pk}/hand-over/"')
     assert "has left" not in page(signed_in(factories.make_person("eve")), "/")
 
 
@@ -157,11 +151,9 @@ def test_a_new_owner_finds_the_task_on_the_start_page(
     connection = factories.make_connection(owner=bob)
     ownership_transfer.transfer(connection, dave, keep_grant=True, actor=alice, now=NOW)
     text = page(stranger, "/")
-    assert "Sign in for Invoices" in text
-    assert f'action="/connections/{connection.pk}/sign-in/"' in text
+    assert_shows(text, "Sign in for Invoices", f'action="/connections/{connection.pk}/sign-in/"')
     text = page(stranger, f"/connections/{connection.pk}/")
-    assert "Alice Admin handed this connection over from Bob Member to you" in text
-    assert "Sign in for it" in text
+    assert_shows(text, "Alice Admin handed this connection over from Bob Member to you", "Sign in for it")
     assert "They have not signed in for it yet" in page(admin, f"/connections/{connection.pk}/")
 
 

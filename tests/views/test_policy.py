@@ -15,7 +15,7 @@ from connections.services.notifications import outbox
 from portal.sandbox.client import Control
 from tests import factories, full_dataset
 from tests.services.governance.test_policy import rule
-from tests.views.pages import SignIn, text
+from tests.views.pages import SignIn, assert_shows, text
 
 FORBID = {"forbidden_permissions": "Mail.Read"}
 
@@ -44,8 +44,7 @@ def hidden(response: Any) -> dict[str, Any]:
 def test_each_role_reads_what_it_needs(admin: Client, member: Client, auditor: Client) -> None:
     rule(permissions={"Mail.Send": "forbidden", "Files.*": "approval"}, share_with_people=False, longest_share_days=30)
     form = text(admin.get("/policy/"))
-    assert "Show what would break" in form
-    assert "Mail.Send</textarea>" in form
+    assert_shows(form, "Show what would break", "Mail.Send</textarea>")
     for path in ("/policy/", f"/policy/apps/{AppRegistration.objects.get().pk}/"):
         table = text(auditor.get(path))
         assert "<form" not in table.split("<main")[1]
@@ -88,14 +87,9 @@ def test_what_would_break_is_shown_before_anything_is_saved(admin: Client, bob: 
     words = text(shown)
     assert shown.status_code == 200
     assert not Policy.objects.exists()
-    for part in (
-        "1 connection<",
-        "Invoices",
-        "Mail.Read is forbidden by the organisation",
-        "1 share<",
-        "Could be short",
-    ):
-        assert part in words
+    assert_shows(
+        words, "1 connection<", "Invoices", "Mail.Read is forbidden by the organisation", "1 share<", "Could be short"
+    )
     carried = hidden(shown)
     answer = admin.post("/policy/", carried | {"on_connections": "disable", "on_shares": "mend"})
     assert answer.status_code == 302
@@ -215,8 +209,7 @@ def test_connecting_offers_what_is_allowed_and_says_why_not(member: Client) -> N
     assert re.search(r'id="capability-files.read" disabled', words)
     assert "Not allowed.</strong> Files.Read is forbidden by the organisation&#x27;s policy through the rule" in words
     assert re.search(r'id="capability-mail.send"(?! disabled)', words)
-    assert "“Send mail” needs the approval of an IT admin" in words
-    assert "Why it is needed" in words
+    assert_shows(words, "“Send mail” needs the approval of an IT admin", "Why it is needed")
 
 
 def test_an_app_registration_that_is_closed_is_not_offered(member: Client) -> None:
@@ -275,13 +268,11 @@ def test_a_member_asks_an_it_admin_approves_and_the_member_goes_on(signed_in: Si
     assert "Answers" in text(admin.get("/"))
     assert "Approval of Answers" in text(admin.get("/"))
     page = text(admin.get(f"/approvals/{approval.pk}/"))
-    for part in ("To answer customers.", "Mail.Send", "Send mail", "Bob Member"):
-        assert part in page
+    assert_shows(page, "To answer customers.", "Mail.Send", "Send mail", "Bob Member")
     assert admin.post(f"/approvals/{approval.pk}/approve/", {"reason": "Fine."}).status_code == 302
     assert "Approval of Answers" not in text(admin.get("/"))
     home = text(member.get("/"))
-    assert "Approvals you asked for" in home
-    assert "Fine." in home
+    assert_shows(home, "Approvals you asked for", "Fine.")
     assert f'action="/connections/{connection.pk}/sign-in/"' in text(member.get(f"/connections/{connection.pk}/"))
 
 
@@ -326,8 +317,7 @@ def test_a_declined_request_is_explained_and_can_be_repeated(admin: Client, memb
     admin.post(f"/approvals/{Approval.objects.get().pk}/decline/", {"reason": "Too much."})
     connection = Connection.objects.get()
     page = text(member.get(f"/connections/{connection.pk}/"))
-    assert "Too much." in page
-    assert f'href="/connections/{connection.pk}/approval/"' in page
+    assert_shows(page, "Too much.", f'href="/connections/{connection.pk}/approval/"')
     asked = member.post(f"/connections/{connection.pk}/approval/", {"reason": "Only replies."})
     assert asked["Location"] == f"/approvals/{Approval.objects.latest('pk').pk}/"
     assert Approval.objects.latest("pk").reason == "Only replies."

@@ -80,12 +80,9 @@ def test_a_request_covers_the_missing_permissions_and_is_emailed_to_the_it_admin
     assert events("asked") == 1
 
 
-def test_a_request_covers_all_permissions_if_none_was_granted(bob: User) -> None:
+def test_a_request_covers_all_permissions_if_none_was_granted_or_consent_was_withdrawn(bob: User) -> None:
     assert ask(make_pending()).permission_names == ("Mail.Read", "User.Read.All")
-
-
-def test_withdrawn_consent_is_requested_again_although_the_last_token_had_it(bob: User) -> None:
-    connection = factories.make_connection(owner=bob, status=Connection.Status.CONSENT_NEEDED)
+    connection = factories.make_connection(owner=bob, name="Other", status=Connection.Status.CONSENT_NEEDED)
     assert ask(connection).permission_names == ("Mail.Read",)
 
 

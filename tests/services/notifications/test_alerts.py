@@ -80,8 +80,7 @@ def test_the_owner_is_told_and_admins_and_channels_get_a_copy(alice: User, bob: 
 
 
 def test_it_admins_are_told_of_what_they_must_mend(alice: User, bob: User) -> None:
-    root = User.objects.create_superuser("root", "Root@Example.org", factories.PASSWORD)
-    assert root.is_active
+    User.objects.create_superuser("root", "Root@Example.org", factories.PASSWORD)
     alerts.incident_opened(make_incident(who=Connection.Who.IT_ADMIN), now=NOW)
     assert told(Event.OPENED) == {"alice@example.org": "it_admin", "root@example.org": "it_admin"}
 
@@ -216,20 +215,15 @@ def test_reminders_thin_out(bob: User) -> None:
     assert Delivery.objects.filter(event=Event.REMINDER).count() == 7
 
 
-def test_reminders_that_were_missed_are_not_made_up_for(bob: User) -> None:
+def test_missed_reminders_are_not_made_up_for_and_a_resolved_incident_gets_none(bob: User) -> None:
     incident = make_incident(assignee=bob)
     alerts.incident_opened(incident, now=NOW)
     assert remind_after_everything_arrived(NOW + timedelta(days=5)) == 1
     incident.refresh_from_db()
     assert incident.remind_after == NOW + timedelta(days=7)
     assert alerts.remind_due(NOW + timedelta(days=5)) == 0
-
-
-def test_a_healed_incident_is_not_reminded_of(bob: User) -> None:
-    incident = make_incident(assignee=bob)
-    alerts.incident_opened(incident, now=NOW)
-    alerts.incident_resolved(incident, now=NOW)
-    assert remind_after_everything_arrived(NOW + timedelta(days=2)) == 0
+    alerts.incident_resolved(incident, now=NOW + timedelta(days=6))
+    assert remind_after_everything_arrived(NOW + timedelta(days=8)) == 0
 
 
 def test_two_workers_remind_once(bob: User, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,11 +253,13 @@ def test_no_reminder_goes_to_whom_the_first_alert_has_not_reached(bob: User, ali
     assert told(Event.REMINDER) == {"alice@example.org": "copy"}
 
 
-def test_who_wants_no_reminders_gets_none(bob: User) -> None:
+def test_who_wants_no_reminders_or_warnings_gets_none(alice: User, bob: User) -> None:
     choose(bob, reminders=False)
+    choose(alice, organisation_incidents=False, expiry_warnings=False)
     alerts.incident_opened(make_incident(assignee=bob), now=NOW)
     remind_after_everything_arrived(NOW + timedelta(hours=4))
-    assert told(Event.REMINDER) == {}
+    alerts.credential_expires(factories.make_app_registration().credentials.get(), days=7, now=NOW)
+    assert told(Event.REMINDER) == told(Event.EXPIRY) == {}
 
 
 def test_a_thousand_incidents_are_a_few_messages_for_each_recipient(alice: User, bob: User) -> None:
@@ -335,12 +331,6 @@ def test_the_warning_is_calm_when_another_credential_lasts_longer(alice: User) -
     sent = mail_to("alice@example.org")
     assert sent.subject == "Client secret of Contoso Connections has expired"
     assert "Another credential of the app registration lasts longer, so nothing stops." in sent.body
-
-
-def test_who_wants_no_warnings_gets_none(alice: User) -> None:
-    choose(alice, expiry_warnings=False)
-    alerts.credential_expires(factories.make_app_registration().credentials.get(), days=7, now=NOW)
-    assert not Delivery.objects.exists()
 
 
 def mail_to(address: str) -> Any:
@@ -453,17 +443,14 @@ def test_what_is_to_be_done_before_anything_breaks_is_not_called_stopped(bob: Us
     assert "stopped" not in mail_to("bob@example.org").body
 
 
-def test_a_choice_is_kept_and_audited_once(bob: User) -> None:
+def test_only_the_persons_own_choice_is_kept_and_it_is_audited_once(alice: User, bob: User) -> None:
+    with pytest.raises(NotAllowed):
+        alerts.set_preferences(bob, actor=alice, own_incidents=False)
     for _ in range(2):
         alerts.set_preferences(User.objects.get(pk=bob.pk), actor=bob, own_incidents=True, reminders=False)
     assert AlertChoice.objects.get().reminders is False
     event = AuditEvent.objects.get(action="account.alerts_chosen")
     assert event.changes == {"reminders": [True, False]}
-
-
-def test_nobody_chooses_for_somebody_else(alice: User, bob: User) -> None:
-    with pytest.raises(NotAllowed):
-        alerts.set_preferences(bob, actor=alice, own_incidents=False)
 
 
 def test_a_test_goes_to_ones_own_address_only(alice: User, bob: User) -> None:

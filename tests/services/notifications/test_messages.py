@@ -33,7 +33,7 @@ def test_it_reaches_everybody_once_with_a_link_to_where_it_goes_on(alice: User, 
     assert {tuple(sent.to) for sent in mail.outbox} == {("alice@example.org",), ("bob@example.org",)}
     sent = cast(mail.EmailMultiAlternatives, mail.outbox[0])
     assert sent.subject == "Bob asks for consent"
-    for text in (sent.body, sent.alternatives[0][0]):
+    for text in (str(sent.body), str(sent.alternatives[0][0])):
         assert f"{settings.PORTAL_URL}/requests/7/" in text
         for part in ("He needs it for invoices.", "Invoices", "Mail.Read", "Look at the request", "IT admin"):
             assert part in text

@@ -27,7 +27,6 @@ from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
 
-pytestmark = pytest.mark.django_db
 NOW = timezone.now()
 PAST = NOW - timedelta(minutes=1)
 

@@ -15,7 +15,6 @@ from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
 
-pytestmark = pytest.mark.django_db
 NOW = timezone.now()
 
 
