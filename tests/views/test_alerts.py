@@ -20,6 +20,7 @@ PUBLIC = "https://93.184.216.34/hook/a-secret-part"
 
 
 def test_the_list_says_who_was_told_what_and_whether_it_arrived(admin: Client, bob: User) -> None:
+    assert "No alert yet" in text(admin.get(reverse("alerts")))
     make_channel()
     alerts.incident_opened(make_incident(assignee=bob), now=NOW)
     Delivery.objects.filter(email="bob@example.org").update(delivered_at=NOW, next_attempt_at=None, attempts=3)
@@ -58,10 +59,6 @@ def test_the_list_can_be_narrowed(admin: Client, bob: User, query: str, shown: s
     Delivery.objects.filter(email="bob@example.org").update(delivered_at=NOW)
     response = admin.get(f"{reverse('alerts')}?{query}")
     assert {row.delivery.email for row in response.context["rows"]} == shown
-
-
-def test_an_empty_outbox_says_so(admin: Client) -> None:
-    assert "No alert yet" in text(admin.get(reverse("alerts")))
 
 
 def test_a_long_list_costs_as_many_queries_as_a_short_one(admin: Client, bob: User) -> None:
@@ -130,15 +127,10 @@ def test_a_refused_address_is_told_next_to_its_field_and_not_shown_again(admin: 
     assert not AlertChannel.objects.exists()
 
 
-def test_a_pasted_address_is_tidied(admin: Client) -> None:
+def test_a_pasted_address_is_tidied_and_a_taken_name_is_told(admin: Client) -> None:
     form = {"kind": "chat", "name": "Teams", "url": f"  “{PUBLIC}”\r\n"}
     assert admin.post(reverse("alert_channel_add"), form).status_code == 302
     assert AlertChannel.objects.get().url == PUBLIC
-
-
-def test_a_taken_name_is_told_next_to_its_field(admin: Client) -> None:
-    make_channel()
-    form = {"kind": "chat", "name": "Tickets", "url": PUBLIC}
     response = admin.post(reverse("alert_channel_add"), form)
     assert "already a channel named" in str(response.context["form"].errors["name"])
 
@@ -175,6 +167,7 @@ def test_a_new_signing_secret_is_shown_once(admin: Client) -> None:
 
 
 def test_a_member_chooses_what_concerns_them(member: Client, bob: User) -> None:
+    assert reverse("account_alerts") in text(member.get(reverse("account")))
     page = text(member.get(reverse("account_alerts")))
     assert page.count('type="checkbox"') - page.count('id="nav-open"') == 4
     assert page.count(" checked") == 4
@@ -203,7 +196,3 @@ def test_without_an_address_the_page_says_what_to_do(signed_in: SignIn, bob: Use
     client = signed_in(User.objects.get(pk=bob.pk))
     assert "Your account has no e-mail address" in text(client.get(reverse("account_alerts")))
     assert "no e-mail address" in text(client.post(reverse("account_alerts_test"), follow=True))
-
-
-def test_the_account_page_leads_there(member: Client) -> None:
-    assert reverse("account_alerts") in text(member.get(reverse("account")))
