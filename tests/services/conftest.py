@@ -4,6 +4,5 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def _database(request: pytest.FixtureRequest) -> None:
+def _database(db: None) -> None:
     """Every test here may use the database."""
-    request.getfixturevalue("db")

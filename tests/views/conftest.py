@@ -8,9 +8,8 @@ from tests.views.pages import SignIn
 
 
 @pytest.fixture(autouse=True)
-def _database(request: pytest.FixtureRequest) -> None:
+def _database(db: None) -> None:
     """Every test here may use the database."""
-    request.getfixturevalue("db")
 
 
 @pytest.fixture
