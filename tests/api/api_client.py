@@ -1,7 +1,5 @@
 """A program that calls the API with somebody's key."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count

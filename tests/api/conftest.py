@@ -1,7 +1,5 @@
 """Fixtures of the API tests."""
 
-from __future__ import annotations
-
 import pytest
 
 from connections.services.api_keys import rate_limit

@@ -1,7 +1,5 @@
 """Access reviews: started, answered, cancelled, exported."""
 
-from __future__ import annotations
-
 import csv
 from datetime import timedelta
 from typing import Any
@@ -12,8 +10,6 @@ from django.utils import timezone
 from connections.models import AccessReview, AuditEvent, Connection, ReviewItem, Share, Team, User
 from tests import factories
 from tests.api.api_client import NOT_ALLOWED, NOT_FOUND, Program, problem, values, wrong_fields
-
-pytestmark = pytest.mark.django_db
 
 Decision = ReviewItem.Decision
 
@@ -68,9 +64,7 @@ def test_a_review_is_started_read_and_cancelled(alice: User, bob: User, shares: 
     assert Share.objects.active().count() == 2
 
 
-def test_a_review_can_be_limited_to_one_app_registration_or_tenant(
-    alice: User, connection: Connection, shares: list[Share]
-) -> None:
+def test_a_review_can_cover_one_app_or_tenant(alice: User, connection: Connection, shares: list[Share]) -> None:
     program, app = Program(alice), connection.app_registration
     body = {"name": "Q4", "due": in_days(21)}
     assert app.name in program.post("reviews", body | {"app_registration_id": app.pk}).json()["covers"]
@@ -95,9 +89,7 @@ def test_a_review_can_be_limited_to_one_app_registration_or_tenant(
         ({"tenant_id": "1"}, "tenant_id"),
     ],
 )
-def test_an_invalid_review_is_refused_with_its_field(
-    change: dict[str, Any], field: str, alice: User, shares: list[Share]
-) -> None:
+def test_an_invalid_review_is_refused(change: dict[str, Any], field: str, alice: User, shares: list[Share]) -> None:
     answer = Program(alice).post("reviews", {"name": "Q4", "due": in_days(21)} | change)
     assert wrong_fields(answer) == {field}
     assert not AccessReview.objects.exists()
@@ -130,9 +122,7 @@ def test_the_owner_confirms_one_share_and_ends_another(bob: User, shares: list[S
     assert program.get(f"reviews/{review.pk}").json()["to_answer"] == 0
 
 
-def test_only_the_owner_answers_for_a_connection(
-    alice: User, bob: User, carol: User, dave: User, shares: list[Share]
-) -> None:
+def test_only_owners_answer_reviews(alice: User, bob: User, carol: User, dave: User, shares: list[Share]) -> None:
     review = factories.make_review(*shares)
     other = Share.objects.create(
         connection=factories.make_connection(owner=dave, name="Dave's"), person=bob, created_by=dave
@@ -168,9 +158,7 @@ def test_invalid_answers_are_refused(bob: User, shares: list[Share]) -> None:
     assert not ReviewItem.objects.exclude(decision=Decision.OPEN).exists()
 
 
-def test_people_see_only_their_reviews_and_shares(
-    alice: User, bob: User, carol: User, dave: User, shares: list[Share]
-) -> None:
+def test_people_see_only_their_reviews(alice: User, bob: User, carol: User, dave: User, shares: list[Share]) -> None:
     other = Share.objects.create(
         connection=factories.make_connection(owner=alice, name="A"), person=bob, created_by=alice
     )
@@ -190,9 +178,7 @@ def test_people_see_only_their_reviews_and_shares(
     assert problem(Program(alice, only=[]).get("reviews")) == NOT_ALLOWED
 
 
-def test_reviews_and_their_shares_are_filtered_and_come_in_pages(
-    alice: User, bob: User, shares: list[Share], django_assert_max_num_queries: Any
-) -> None:
+def test_lists_are_filtered(alice: User, bob: User, shares: list[Share], django_assert_max_num_queries: Any) -> None:
     running, over = factories.make_review(*shares), factories.make_review(name="Q3", closed_at=timezone.now())
     program = Program(alice)
 

@@ -1,7 +1,5 @@
 """App registrations, credentials and consent requests."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +13,6 @@ from portal.sandbox.client import Control
 from tests import factories
 from tests.api.api_client import NOT_FOUND, Program, problem, values, wrong_fields
 
-pytestmark = pytest.mark.django_db
 LATER = (timezone.now() + timedelta(days=90)).isoformat()
 
 

@@ -1,7 +1,5 @@
 """Approvals: requested, read, approved, declined, withdrawn."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -10,8 +8,6 @@ from connections.models import Approval, AuditEvent, Connection, User
 from tests import factories, full_dataset
 from tests.api.api_client import NOT_ALLOWED, NOT_FOUND, Program, problem, values, wrong_fields
 from tests.services.governance.test_policy import rule
-
-pytestmark = pytest.mark.django_db
 
 SEND: dict[str, Any] = {"permissions": {"Mail.Send": "approval"}}
 

@@ -1,7 +1,5 @@
 """Connections, their shares, mailboxes and incidents, and the audit trail."""
 
-from __future__ import annotations
-
 import json
 from datetime import timedelta
 from typing import Any
@@ -26,7 +24,6 @@ from portal.sandbox.client import Control
 from tests import factories
 from tests.api.api_client import NOT_ALLOWED, NOT_FOUND, Program, problem, values, wrong_fields
 
-pytestmark = pytest.mark.django_db
 NOW = timezone.now()
 
 

@@ -1,7 +1,5 @@
 """Rate limits, size limits, and problems instead of error pages."""
 
-from __future__ import annotations
-
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +20,6 @@ from tests import factories
 from tests.api.api_client import at_once
 from tests.asgi_client import PortalClient
 
-pytestmark = pytest.mark.django_db
 NOW = timezone.now()
 
 

@@ -1,7 +1,5 @@
 """Ownership transfers: one connection, all of a person's, and the consequences beforehand."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -10,8 +8,6 @@ from django.utils import timezone
 from connections.models import AuditEvent, Connection, HandOver, Share, TokenFetch, User
 from tests import factories
 from tests.api.api_client import NOT_ALLOWED, NOT_FOUND, Program, problem, wrong_fields
-
-pytestmark = pytest.mark.django_db
 
 
 def record_fetches(connection: Connection, key: Any) -> None:
@@ -123,9 +119,7 @@ def test_only_the_owner_and_it_admins_transfer_ownership(bob: User, carol: User,
     assert not HandOver.objects.exists()
 
 
-def test_the_consequences_name_the_keys_that_stop_and_those_that_keep_working(
-    alice: User, bob: User, dave: User
-) -> None:
+def test_the_consequences_name_the_keys_that_stop_and_those_that_stay(alice: User, bob: User, dave: User) -> None:
     connection = factories.make_connection(owner=bob)
     Share.objects.create(connection=connection, person=dave, created_by=bob)
     program = Program(bob, name="Bob's robot")
@@ -191,9 +185,7 @@ def test_only_it_admins_transfer_the_connections_of_a_person(alice: User, bob: U
     assert not HandOver.objects.exists()
 
 
-def test_the_connections_of_a_person_are_listed_in_pages_with_their_keys(
-    alice: User, bob: User, django_assert_max_num_queries: Any
-) -> None:
+def test_a_persons_connections_and_keys_are_paged(alice: User, bob: User, django_assert_max_num_queries: Any) -> None:
     for name in ("C", "A", "B"):
         factories.make_connection(owner=bob, name=name)
     key, _ = factories.make_key(bob, name="Robot")

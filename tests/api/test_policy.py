@@ -1,18 +1,13 @@
 """The policy: its rules, their summary, and violations."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 
-import pytest
 from django.utils import timezone
 
 from connections.models import Share, User
 from tests import factories
 from tests.api.api_client import NOT_ALLOWED, NOT_FOUND, Program, problem, wrong_fields
 from tests.services.governance.test_policy import rule
-
-pytestmark = pytest.mark.django_db
 
 
 def test_it_admins_and_auditors_read_the_rules_and_others_a_summary(alice: User, bob: User, carol: User) -> None:

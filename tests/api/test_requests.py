@@ -1,7 +1,5 @@
 """What all routes have in common: pages, If-Match, Idempotency-Key, methods, invalid bodies, and the OpenAPI document."""
 
-from __future__ import annotations
-
 import base64
 import json
 from datetime import timedelta
@@ -23,8 +21,6 @@ from connections.services.api_keys import idempotency
 from connections.services.sharing import teams
 from tests import factories
 from tests.api.api_client import NOT_ALLOWED, NOT_FOUND, Program, at_once, problem, wrong_fields
-
-pytestmark = pytest.mark.django_db
 
 
 def test_pages_follow_each_other_without_gap_or_repetition(alice: User) -> None:

@@ -4,8 +4,6 @@ Every call goes through the whole portal (WSGI, middleware, routes, services, th
 rolled back afterwards, so that no call depends on an earlier one.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import itertools
@@ -29,8 +27,6 @@ from connections.api.urls import api
 from connections.microsoft import clouds
 from portal.sandbox.process import SandboxProcess
 from tests import factories, full_dataset
-
-pytestmark = pytest.mark.django_db
 
 # The test's budget: how many invented calls each operation gets, besides the document's examples and
 # every boundary of every parameter.

@@ -3,8 +3,6 @@
 In a module of its own, because the data set of test_schemathesis.py would still exist.
 """
 
-from __future__ import annotations
-
 import copy
 import itertools
 from typing import Any
@@ -21,9 +19,7 @@ from tests.api.test_schemathesis import CONFIG, sandbox_alone
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_running_portal_answers_as_documented_without_resets(
-    live_server: Any, sandbox_process: SandboxProcess
-) -> None:
+def test_a_running_portal_answers_as_documented(live_server: Any, sandbox_process: SandboxProcess) -> None:
     people = {name: factories.make_person(name) for name in ("alice", "bob", "carol", "dave")}
     with sandbox_alone(sandbox_process):
         full_dataset.make(people)

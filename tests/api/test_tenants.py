@@ -1,16 +1,10 @@
 """Tenants, teams and people."""
 
-from __future__ import annotations
-
-import pytest
-
-from connections.models import AuditEvent, Share, Team, Tenant, User
+from connections.models import AuditEvent, Share, Team, User
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
 from tests.api.api_client import NOT_FOUND, Program, problem, values, wrong_fields
-
-pytestmark = pytest.mark.django_db
 
 
 def test_a_tenant_is_registered_changed_and_removed(alice: User, sandbox: Control) -> None:
@@ -50,12 +44,6 @@ def test_a_tenant_that_cannot_be_looked_up_is_looked_up_later(alice: User, sandb
     assert program.post(path).status_code == 503
     sandbox.weather("normal")
     assert program.post(path).json()["tid"] == seed.CONTOSO
-
-
-def test_a_tenant_in_use_cannot_be_removed(alice: User) -> None:
-    app = factories.make_app_registration()
-    assert problem(Program(alice).delete(f"tenants/{app.tenant_id}")) == (409, "still_in_use")
-    assert Tenant.objects.exists()
 
 
 def test_members_read_names_of_tenants_only(bob: User) -> None:

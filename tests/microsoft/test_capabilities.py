@@ -155,9 +155,7 @@ def test_every_capability_is_in_one_group_of_the_choices() -> None:
         (["directory.groups", "directory.profiles"], [], DELEGATED, "grant GroupMember.Read.All and User.Read.All"),
     ],
 )
-def test_the_form_warns_about_impossible_or_limited_choices(
-    keys: list[str], extra: list[str], kind: str, words: str
-) -> None:
+def test_the_form_warns_about_impossible_choices(keys: list[str], extra: list[str], kind: str, words: str) -> None:
     sentences = capabilities.warnings(keys, extra, kind)
     assert sum(words in sentence for sentence in sentences) == 1, sentences
     assert all(sentence.endswith(".") for sentence in sentences)

@@ -280,9 +280,7 @@ def test_only_the_token_endpoint_can_reject_a_credential(where: str) -> None:
         (53003, "invalid_grant", False, False),
     ],
 )
-def test_it_distinguishes_a_broken_app_registration_from_a_broken_connection(
-    number: int | None, error: str, credential: bool, app_wide: bool
-) -> None:
+def test_a_broken_app_is_no_broken_connection(number: int | None, error: str, credential: bool, app_wide: bool) -> None:
     verdict = token(error, *([number] if number else []), status=401)
 
     assert (verdict.credential, verdict.app_wide) == (credential, app_wide)

@@ -3,8 +3,6 @@
 There is no PowerShell here, so a small tokenizer reads the script by the language's quoting rules.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, replace
 

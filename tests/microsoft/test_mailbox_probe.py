@@ -106,9 +106,7 @@ def set_roles(sandbox: Control, *roles: str) -> None:
 
 
 @pytest.mark.parametrize("roles", [("User.Read.All",), ()])
-def test_it_names_the_role_that_an_application_is_missing(
-    sandbox: Control, cloud: Cloud, roles: tuple[str, ...]
-) -> None:
+def test_it_names_the_role_that_an_application_lacks(sandbox: Control, cloud: Cloud, roles: tuple[str, ...]) -> None:
     set_roles(sandbox, *roles)
     outcome = probe(cloud, app_only_token(cloud), SUPPORT)
     cause, action = "Mail.Read is not granted in Entra", "let the application into this"
@@ -175,9 +173,7 @@ def test_every_lack_has_sentences_and_a_person_who_can_fix_it() -> None:
         (("Mail.Send", "User.Read.All"), False, SEND),
     ],
 )
-def test_a_connections_permissions_decide_what_is_tested(
-    permissions: tuple[str, ...], delegated: bool, expected: Purpose
-) -> None:
+def test_permissions_decide_what_is_tested(permissions: tuple[str, ...], delegated: bool, expected: Purpose) -> None:
     assert mailbox_errors.purpose_of(permissions, delegated=delegated) is expected
 
 

@@ -1,7 +1,5 @@
 """Simultaneous changes on PostgreSQL: no deadlocks, and nothing is deleted without an audit event."""
 
-from __future__ import annotations
-
 import threading
 from datetime import datetime, timedelta
 from typing import Any

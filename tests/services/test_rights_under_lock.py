@@ -1,7 +1,5 @@
 """Permissions are checked at the moment of the change, not at the moment the page was read."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest
@@ -16,8 +14,6 @@ from connections.services.policy import approvals
 from connections.services.sharing import shares
 from tests import factories
 from tests.services.governance.test_policy import rule, start
-
-pytestmark = pytest.mark.django_db
 
 NOW = timezone.now()
 Act = Callable[[Connection, User], object]

@@ -8,9 +8,7 @@ from django.urls import reverse
 
 from connections.models import AuditEvent, User
 from tests import factories
-from tests.views.pages import SignIn
-
-pytestmark = pytest.mark.django_db
+from tests.views.pages import assert_shows
 
 
 def attempt(client: Client, username: str = "bob", password: str = factories.PASSWORD, **more: Any) -> Any:
@@ -114,17 +112,15 @@ def test_the_microsoft_button_is_there_only_when_it_is_configured(client: Client
 
 def test_the_microsoft_button_is_a_form_that_posts(client: Client, with_microsoft: None) -> None:
     page = client.get("/sign-in/?next=/account/").content.decode()
-    assert "Sign in with Microsoft" in page
-    assert 'method="post" action="/auth/login/microsoft/"' in page
+    assert_shows(page, "Sign in with Microsoft", 'method="post" action="/auth/login/microsoft/"')
     assert page.index("Sign in with Microsoft") < page.index("Use a local password")
 
 
-def test_signing_out_takes_a_post_and_is_recorded(signed_in: SignIn, bob: User) -> None:
-    client = signed_in(bob)
-    assert client.get("/sign-out/").status_code == 405
-    answer = client.post("/sign-out/")
+def test_signing_out_takes_a_post_and_is_recorded(member: Client) -> None:
+    assert member.get("/sign-out/").status_code == 405
+    answer = member.post("/sign-out/")
     assert (answer.status_code, answer["Location"]) == (302, "/sign-in/")
-    assert client.get("/account/").status_code == 302
+    assert member.get("/account/").status_code == 302
     assert actions() == ["account.signed_out"]
 
 
@@ -138,8 +134,6 @@ def test_the_account_page_tells_role_and_own_events(client: Client, who: str, ro
     assert ("/audit/?who=" in page) is (who != "bob")
 
 
-def test_a_member_reads_only_own_events_on_the_account_page(
-    client: Client, signed_in: SignIn, bob: User, dave: User
-) -> None:
+def test_members_read_only_their_own_events(client: Client, member: Client, dave: User) -> None:
     attempt(client, username="dave")
-    assert "Account: signed in" not in signed_in(bob).get("/account/").content.decode()
+    assert "Account: signed in" not in member.get("/account/").content.decode()

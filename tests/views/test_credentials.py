@@ -2,7 +2,6 @@
 
 from datetime import timedelta
 
-import pytest
 from cryptography import x509
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
@@ -16,12 +15,7 @@ from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
 from tests.services.registry.test_app_registrations import expired
-from tests.views.pages import SignIn, text
-
-
-@pytest.fixture
-def admin(alice: User, signed_in: SignIn) -> Client:
-    return signed_in(alice)
+from tests.views.pages import assert_shows, text
 
 
 def test_a_new_secret_heals_a_rejected_application(admin: Client, sandbox: Control) -> None:
@@ -30,8 +24,7 @@ def test_a_new_secret_heals_a_rejected_application(admin: Client, sandbox: Contr
     value = sandbox.add_secret(seed.CONNECTIONS_APP)["value"]
     typed = {"kind": "secret", "secret": value, "expires_at": "2099-01-01", "label": "until 2099"}
     page = text(admin.post(reverse("credential_add", args=[app.pk]), typed, follow=True))
-    assert "Microsoft accepts the new credential" in page
-    assert "until 2099" in page
+    assert_shows(page, "Microsoft accepts the new credential", "until 2099")
     assert value not in page
     app.refresh_from_db()
     assert app.is_ready
@@ -66,8 +59,7 @@ def test_retiring_says_what_will_break_and_keeps_the_row_for_the_record(admin: C
     credential = app.credentials.get()
     url = reverse("credential_retire", args=[app.pk, credential.pk])
     page = text(admin.get(url))
-    assert "This is the last credential" in page
-    assert "1 connection will stop" in page
+    assert_shows(page, "This is the last credential", "1 connection will stop")
     assert AppCredential.objects.filter(retired_at=None).exists()
     page = text(admin.post(url, follow=True))
     assert "Retired" in page
@@ -80,19 +72,16 @@ def test_the_table_warns_in_words_before_a_credential_expires(admin: Client) -> 
     for days in (-3, 5, 200):
         factories.make_secret(app, f"x{days}~value", label=f"in {days}", expires_at=now + timedelta(days=days, hours=1))
     page = text(admin.get(reverse("app", args=[app.pk])))
-    for words in ("> expired <", "5 days left", "200 days left", "Expires soon"):
-        assert words in page
+    assert_shows(page, "> expired <", "5 days left", "200 days left", "Expires soon")
 
 
-def test_the_public_part_is_the_certificate_and_nothing_else(
-    admin: Client, carol: User, bob: User, alice: User, signed_in: SignIn
-) -> None:
+def test_the_public_part_of_a_certificate(admin: Client, auditor: Client, member: Client, alice: User) -> None:
     app = factories.make_app_registration()
     credential = credentials.add_generated_certificate(app, actor=alice)
     url = reverse("credential_certificate", args=[app.pk, credential.pk])
-    assert x509.load_der_x509_certificate(signed_in(carol).get(url).content)
+    assert x509.load_der_x509_certificate(auditor.get(url).content)
     assert "PRIVATE" not in admin.get(url, {"format": "pem"}).content.decode()
-    assert signed_in(bob).get(url).status_code == 403
+    assert member.get(url).status_code == 403
     secret = app.credentials.exclude(pk=credential.pk).get()
     assert admin.get(reverse("credential_certificate", args=[app.pk, secret.pk])).status_code == 404
 

@@ -1,7 +1,5 @@
 """API keys: scopes, expiry, rotation without downtime, and warnings."""
 
-from __future__ import annotations
-
 import hmac
 import re
 import threading
@@ -19,7 +17,6 @@ from connections.services.expiry import api_key_expiry, calendar, credential_exp
 from connections.services.people import accounts
 from tests import factories
 
-pytestmark = pytest.mark.django_db
 NOW = timezone.now()
 DAY = timedelta(days=1)
 
@@ -77,11 +74,6 @@ def test_only_the_owner_can_issue_and_rotate(alice: User, bob: User) -> None:
         rotate(issue(bob)[0], alice)
 
 
-def test_a_key_matches_the_documented_pattern_for_secret_scanners(bob: User) -> None:
-    text = issue(bob)[1]
-    assert re.fullmatch(r"m365p_[A-Za-z0-9]{10}_[A-Za-z0-9]{38}", text)
-
-
 def test_both_secrets_work_until_the_overlap_ends(bob: User) -> None:
     key, old = issue(bob)
     new = rotate(key, bob)
@@ -95,17 +87,17 @@ def test_both_secrets_work_until_the_overlap_ends(bob: User) -> None:
     assert new not in str(event.changes)
 
 
-def test_without_an_overlap_the_old_secret_stops_at_once(bob: User) -> None:
-    key, old = issue(bob)
-    new = rotate(key, bob, overlap=timedelta())
-    assert (works(old), works(new)) == (False, True)
-
-
 def test_the_next_rotation_revokes_the_secret_before(bob: User) -> None:
     key, first = issue(bob)
+    assert re.fullmatch(r"m365p_[A-Za-z0-9]{10}_[A-Za-z0-9]{38}", first), "as documented for secret scanners"
     second = rotate(key, bob)
     third = rotate(key, bob)
     assert (works(first), works(second), works(third)) == (False, True, True)
+    fourth = rotate(key, bob, overlap=timedelta())
+    assert (works(third), works(fourth)) == (False, True), "without an overlap the old one stops at once"
+    ApiKey.objects.update(expires_at=NOW - DAY)
+    fifth = rotate(key, bob)
+    assert (works(fourth), works(fifth)) == (False, True), "an expired secret is not revived"
 
 
 def test_the_old_secret_can_be_revoked_early(bob: User) -> None:
@@ -126,15 +118,11 @@ def test_revoking_a_key_revokes_both_secrets(bob: User) -> None:
         rotate(key, bob)
 
 
-def test_rotating_an_expired_key_does_not_revive_its_old_secret(bob: User) -> None:
+def test_an_overlap_is_limited_and_ends_with_the_key(bob: User) -> None:
     key, old = issue(bob)
-    ApiKey.objects.update(expires_at=NOW - DAY)
-    new = rotate(key, bob)
-    assert (works(old), works(new)) == (False, True)
-
-
-def test_the_old_secret_expires_with_the_key(bob: User) -> None:
-    key, old = issue(bob)
+    for overlap in (timedelta(seconds=-1), 31 * DAY):
+        with pytest.raises(InvalidInput):
+            rotate(key, bob, overlap=overlap)
     rotate(key, bob, overlap=7 * DAY, expires_at=NOW + 2 * DAY)
     assert works(old, NOW + DAY)
     assert not works(old, NOW + 3 * DAY)
@@ -166,13 +154,6 @@ def test_a_wrong_secret_with_the_old_prefix_is_refused(bob: User) -> None:
     new = rotate(key, bob)
     body = f"{old[:17]}{new[17:-6]}"
     assert not works(body + api_keys._checksum(body))
-
-
-def test_an_overlap_is_limited(bob: User) -> None:
-    key, _ = issue(bob)
-    for overlap in (timedelta(seconds=-1), 31 * DAY):
-        with pytest.raises(InvalidInput):
-            rotate(key, bob, overlap=overlap)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -231,9 +212,7 @@ def test_no_warnings_for_revoked_keys_or_disabled_owners(bob: User) -> None:
     assert api_key_expiry.warn_due(now=NOW) == 0
 
 
-def test_the_responsible_person_or_else_the_it_admins_are_warned_of_service_account_keys(
-    alice: User, bob: User
-) -> None:
+def test_the_responsible_person_or_the_it_admins_are_warned_of_service_account_keys(alice: User, bob: User) -> None:
     account = factories.make_service_account(responsible=bob)
     issue(account, expires_at=NOW + 5 * DAY, actor=alice)
     api_key_expiry.warn_due(now=NOW)

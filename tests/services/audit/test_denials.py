@@ -1,7 +1,5 @@
 """Denials are recorded in the trail once per minute, however often they repeat."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -14,8 +12,6 @@ from connections.models.audit import AuditAction
 from connections.services.audit import denials, sealing, verification
 from tests import factories
 from tests.asgi_client import PortalClient
-
-pytestmark = pytest.mark.django_db
 
 NOW = datetime(2026, 11, 25, 12, 0, 30, tzinfo=UTC)
 
@@ -75,9 +71,7 @@ def test_one_person_cannot_flood_the_trail(dave: User) -> None:
     assert denied()[-1]["repeated"] == 49
 
 
-def test_a_page_that_refuses_records_the_attempt(
-    signed_in: Callable[[User], Client], alice: User, bob: User, carol: User
-) -> None:
+def test_a_denied_page_is_recorded(signed_in: Callable[[User], Client], alice: User, bob: User, carol: User) -> None:
     connection = factories.make_connection(owner=bob)
     client = signed_in(carol)
     for _ in range(3):

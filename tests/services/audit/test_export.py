@@ -1,7 +1,5 @@
 """Exports contain exactly the filtered rows, and are recorded themselves."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io
@@ -21,8 +19,6 @@ from connections.services.api_keys import api_keys
 from connections.services.audit import export as audit_export
 from connections.services.audit import sealing
 from tests import factories
-
-pytestmark = pytest.mark.django_db
 
 NOW = datetime(2026, 11, 25, 12, 0, 30, tzinfo=UTC)
 
@@ -99,9 +95,7 @@ def test_only_auditors_export(trail: Connection, alice: User) -> None:
         export(alice)
 
 
-def test_the_page_exports_the_filtered_events(
-    trail: Connection, carol: User, alice: User, signed_in: Callable[[User], Client]
-) -> None:
+def test_the_page_is_exported(trail: Connection, carol: User, alice: User, signed_in: Callable[[User], Client]) -> None:
     audit.record(AuditAction.TENANT_CHANGED, trail.app_registration.tenant, actor=alice)
     response = signed_in(carol).post("/audit/export/", {"format": "jsonl", "action": "tenant.changed"})
     (line,) = b"".join(response.streaming_content).splitlines()  # type: ignore[attr-defined]

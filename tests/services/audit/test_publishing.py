@@ -1,7 +1,5 @@
 """Publishing seals: every seal arrives at every destination."""
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,8 +14,6 @@ from connections.models.audit import AuditAction
 from connections.outbound import safe_http, webhooks
 from connections.services.audit import publishing, sealing
 from tests import factories
-
-pytestmark = pytest.mark.django_db
 
 NOW = datetime(2026, 11, 25, 12, 0, 30, tzinfo=UTC)
 SECRET = webhooks.new_secret()

@@ -1,7 +1,5 @@
 """Sealing the audit trail, and detecting every manipulation of what was sealed."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import threading
@@ -24,8 +22,6 @@ from connections.models.audit import AuditAction
 from connections.services.api_keys import api_keys
 from connections.services.audit import sealing, serialization, verification, verification_checks
 from tests import audit_triggers, factories
-
-pytestmark = pytest.mark.django_db
 
 NOW = datetime(2026, 11, 25, 12, 0, 30, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=10)
@@ -109,9 +105,7 @@ def test_every_event_is_sealed_once_and_in_order(connection: Connection) -> None
     assert third.summary == {"connection.changed": 5}
 
 
-def test_token_requests_are_sealed_when_their_minute_is_over_and_then_never_change(
-    connection: Connection, key: ApiKey
-) -> None:
+def test_token_requests_are_sealed_after_their_minute_and_never_change(connection: Connection, key: ApiKey) -> None:
     for _ in range(3):
         api_keys.record_token_request(key, connection, address=None, now=NOW)
     assert sealing.seal_due(NOW + timedelta(seconds=60)) == 0

@@ -1,7 +1,5 @@
 """Create, change, disable, enable and remove connections."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +12,6 @@ from connections.services.connections import app_only, connections
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
-
-pytestmark = pytest.mark.django_db
 
 Status = Connection.Status
 
@@ -70,9 +66,7 @@ def test_a_name_must_be_unique_per_owner(bob: User, dave: User) -> None:
     assert Connection.objects.count() == 2
 
 
-def test_an_authentication_type_the_app_registration_does_not_allow_is_refused(
-    alice: User, bob: User, sandbox: Control
-) -> None:
+def test_an_authentication_type_the_app_does_not_allow_is_refused(alice: User, bob: User, sandbox: Control) -> None:
     with pytest.raises(NotAllowed, match="not registered for delegated"):
         start(bob, app=robots(allows_delegated=False))
     with pytest.raises(NotAllowed, match="not registered for app-only"):

@@ -13,6 +13,8 @@ from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
 
+pytestmark = pytest.mark.usefixtures("sandbox")
+
 State = ConsentLink.State
 CANCELLED = "AADSTS65004: The resource owner or authorization server denied the request."
 
@@ -61,7 +63,7 @@ def grant(sandbox: Control, *roles: str) -> None:
     sandbox.grant_consent(client_id=factories.ROBOTS_CLIENT_ID, tenant=factories.DIRECTORY_ID, roles=list(roles))
 
 
-def test_the_link_leads_to_the_directory_and_back(sandbox: Control, alice: User, settings: object) -> None:
+def test_the_link_leads_to_the_directory_and_back(alice: User, settings: object) -> None:
     link, url = admin_consent.start(robots(), actor=alice)
     assert f"/{factories.DIRECTORY_ID}/v2.0/adminconsent?" in url
     parameters = query(url)
@@ -71,7 +73,7 @@ def test_the_link_leads_to_the_directory_and_back(sandbox: Control, alice: User,
     assert (link.state, link.requested_by) == (State.OPEN, alice)
 
 
-def test_the_state_is_not_stored_but_the_link_can_be_shown_again(sandbox: Control, alice: User) -> None:
+def test_the_state_is_not_stored_but_the_link_can_be_shown_again(alice: User) -> None:
     link, url = admin_consent.start(robots(), actor=alice)
     state = query(url)["state"]
     assert len(state) == 64
@@ -81,22 +83,20 @@ def test_the_state_is_not_stored_but_the_link_can_be_shown_again(sandbox: Contro
     assert admin_consent.consent_url(link, now=timezone.now() + timedelta(days=8)) == ""
 
 
-def test_a_link_is_not_shown_again_after_the_secret_key_has_changed(
-    sandbox: Control, alice: User, settings: object
-) -> None:
+def test_a_link_is_not_shown_after_the_secret_key_has_changed(alice: User, settings: object) -> None:
     link, _ = admin_consent.start(robots(), actor=alice)
     settings.SECRET_KEY = "another key, as long as it should be, for this test"  # type: ignore[attr-defined]
     assert admin_consent.consent_url(link, now=timezone.now()) == ""
 
 
-def test_starting_twice_returns_the_same_link(sandbox: Control, alice: User) -> None:
+def test_starting_twice_returns_the_same_link(alice: User) -> None:
     app = robots()
     first, url = admin_consent.start(app, actor=alice)
     assert admin_consent.start(app, actor=alice) == (first, url)
     assert AuditEvent.objects.filter(action="consent.requested").count() == 1
 
 
-def test_only_an_it_admin_creates_a_link(sandbox: Control, bob: User, carol: User) -> None:
+def test_only_an_it_admin_creates_a_link(bob: User, carol: User) -> None:
     app = robots()
     for person in (bob, carol):
         with pytest.raises(NotAllowed):
@@ -104,7 +104,7 @@ def test_only_an_it_admin_creates_a_link(sandbox: Control, bob: User, carol: Use
     assert not ConsentLink.objects.exists()
 
 
-def test_another_directory_can_consent_to_a_multitenant_application_only(sandbox: Control, alice: User) -> None:
+def test_another_directory_can_consent_to_a_multitenant_application_only(alice: User) -> None:
     app = robots()
     with pytest.raises(InvalidInput) as refused:
         admin_consent.start(app, directory_id=seed.FABRIKAM, actor=alice)
@@ -114,7 +114,7 @@ def test_another_directory_can_consent_to_a_multitenant_application_only(sandbox
     assert f"/{seed.FABRIKAM}/" in url
 
 
-def test_a_positive_callback_is_recorded_as_a_claim(sandbox: Control, alice: User, dave: User) -> None:
+def test_a_positive_callback_is_recorded_as_a_claim(alice: User, dave: User) -> None:
     _, url = admin_consent.start(robots(), actor=alice)
     link = admin_consent.record_callback(came_back(url), actor=dave, now=timezone.now())
     link.refresh_from_db()
@@ -130,7 +130,7 @@ def test_a_positive_callback_is_recorded_as_a_claim(sandbox: Control, alice: Use
         {"error": "permission_denied", "error_description": "The admin canceled the request"},
     ],
 )
-def test_cancelling_in_either_style_is_declined(sandbox: Control, alice: User, answer: dict[str, str]) -> None:
+def test_cancelling_in_either_style_is_declined(alice: User, answer: dict[str, str]) -> None:
     answered_link(alice, robots(), **answer)
     link = ConsentLink.objects.get()
     assert link.state == State.DECLINED
@@ -138,7 +138,7 @@ def test_cancelling_in_either_style_is_declined(sandbox: Control, alice: User, a
     assert AuditEvent.objects.get(action="consent.declined").outcome == AuditEvent.Outcome.FAILED
 
 
-def test_a_person_who_may_not_consent_learns_who_may(sandbox: Control, alice: User) -> None:
+def test_a_person_who_may_not_consent_learns_who_may(alice: User) -> None:
     description = "AADSTS90094: Admin consent is required."
     answered_link(alice, robots(), error="access_denied", error_description=description)
     link = ConsentLink.objects.get()
@@ -146,7 +146,7 @@ def test_a_person_who_may_not_consent_learns_who_may(sandbox: Control, alice: Us
     assert "may grant consent for the whole directory" in link.action
 
 
-def test_nothing_is_stored_without_a_signed_in_person(sandbox: Control, alice: User) -> None:
+def test_nothing_is_stored_without_a_signed_in_person(alice: User) -> None:
     _, url = admin_consent.start(robots(), actor=alice)
     for answer in ({}, {"error": "permission_denied"}):
         link = admin_consent.record_callback(came_back(url, **answer), actor=None, now=timezone.now())
@@ -155,12 +155,12 @@ def test_nothing_is_stored_without_a_signed_in_person(sandbox: Control, alice: U
     assert AuditEvent.objects.count() == 1
 
 
-def test_an_outage_at_microsoft_leaves_the_link_usable(sandbox: Control, alice: User) -> None:
+def test_an_outage_at_microsoft_leaves_the_link_usable(alice: User) -> None:
     assert answered_link(alice, robots(), error="server_error").cause
     assert ConsentLink.objects.get().state == State.OPEN
 
 
-def test_a_link_works_once_and_for_seven_days(sandbox: Control, alice: User) -> None:
+def test_a_link_works_once_and_for_seven_days(alice: User) -> None:
     _, url = admin_consent.start(robots(), actor=alice)
     with pytest.raises(SignInExpired):
         admin_consent.record_callback(came_back(url), actor=alice, now=timezone.now() + timedelta(days=7, seconds=1))
@@ -171,16 +171,14 @@ def test_a_link_works_once_and_for_seven_days(sandbox: Control, alice: User) -> 
 
 
 @pytest.mark.parametrize("forged", ["", "state=", "state=x&admin_consent=True", "admin_consent=True&tenant=t"])
-def test_a_forged_callback_changes_nothing(sandbox: Control, alice: User, forged: str) -> None:
+def test_a_forged_callback_changes_nothing(alice: User, forged: str) -> None:
     admin_consent.start(robots(), actor=alice)
     with pytest.raises(SignInExpired):
         admin_consent.record_callback(forged, actor=alice, now=timezone.now())
     assert ConsentLink.objects.get().state == State.OPEN
 
 
-def test_the_second_of_two_browsers_with_the_same_link_is_refused(
-    sandbox: Control, alice: User, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_browser_with_a_link_is_refused(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
     link, url = admin_consent.start(robots(), actor=alice)
     stale = admin_consent.find_link(query(url)["state"], now=timezone.now())
     admin_consent.record_callback(came_back(url), actor=alice, now=timezone.now())
@@ -190,7 +188,7 @@ def test_the_second_of_two_browsers_with_the_same_link_is_refused(
     assert stored_state(link) == State.GRANTED
 
 
-def test_a_token_with_all_roles_verifies_the_link(sandbox: Control, alice: User) -> None:
+def test_a_token_with_all_roles_verifies_the_link(alice: User) -> None:
     link = answered_link(alice, robots())
     now = timezone.now()
     for _ in range(2):
@@ -230,12 +228,12 @@ def test_an_unanswered_link_is_verified_by_the_periodic_check(sandbox: Control, 
     assert AuditEvent.objects.get(action="consent.verified").actor is None
 
 
-def test_earlier_roles_do_not_verify_an_unanswered_link_without_expected_roles(sandbox: Control, alice: User) -> None:
+def test_earlier_roles_do_not_verify_an_unanswered_link_without_expected_roles(alice: User) -> None:
     admin_consent.start(robots(default_capabilities=[]), actor=alice)
     assert admin_consent.verify_open(now=timezone.now()) == 0
 
 
-def test_a_declined_link_is_never_verified(sandbox: Control, alice: User) -> None:
+def test_a_declined_link_is_never_verified(alice: User) -> None:
     link = answered_link(alice, robots(), error="permission_denied")
     assert not admin_consent.verify(link, actor=alice, now=timezone.now())
 
@@ -261,13 +259,13 @@ def test_an_outage_changes_nothing_and_the_periodic_check_survives_it(sandbox: C
     assert (link.state, link.cause) == (State.GRANTED, "")
 
 
-def test_the_second_secret_is_tried_when_the_first_is_rejected(sandbox: Control, alice: User) -> None:
+def test_the_second_secret_is_tried_when_the_first_is_rejected(alice: User) -> None:
     app = robots()
     factories.make_secret(app, "sbx8Q~wrong-secret", verified_at=timezone.now())
     assert admin_consent.verify(answered_link(alice, app), actor=alice, now=timezone.now())
 
 
-def test_a_sign_in_verifies_a_granted_delegated_consent(sandbox: Control, alice: User) -> None:
+def test_a_sign_in_verifies_a_granted_delegated_consent(alice: User) -> None:
     app = delegated()
     link = answered_link(alice, app)
     assert not admin_consent.verify(link, actor=alice, now=timezone.now())
@@ -278,21 +276,21 @@ def test_a_sign_in_verifies_a_granted_delegated_consent(sandbox: Control, alice:
     assert "openid" not in link.cause
 
 
-def test_a_persons_own_consent_does_not_verify_an_unanswered_link(sandbox: Control, alice: User) -> None:
+def test_a_persons_own_consent_does_not_verify_an_unanswered_link(alice: User) -> None:
     app = delegated()
     admin_consent.start(app, actor=alice)
     admin_consent.verify_from_token(app, granted=["Mail.Read"], now=timezone.now())
     assert ConsentLink.objects.get().state == State.OPEN
 
 
-def test_a_sign_in_from_another_directory_verifies_nothing(sandbox: Control, alice: User) -> None:
+def test_a_sign_in_from_another_directory_verifies_nothing(alice: User) -> None:
     app = delegated()
     link = answered_link(alice, app)
     admin_consent.verify_from_token(app, granted=["Mail.Read"], now=timezone.now(), tid=seed.FABRIKAM)
     assert stored_state(link) == State.GRANTED
 
 
-def test_a_sign_in_does_not_verify_expected_roles(sandbox: Control, alice: User) -> None:
+def test_a_sign_in_does_not_verify_expected_roles(alice: User) -> None:
     app = robots(allows_delegated=True)
     link = answered_link(alice, app)
     admin_consent.verify_from_token(app, granted=["Mail.Read"], now=timezone.now())

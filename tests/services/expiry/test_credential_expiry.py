@@ -14,8 +14,6 @@ from connections.services.registry import credentials
 from portal.sandbox.client import Control
 from tests import factories
 
-pytestmark = pytest.mark.django_db
-
 NOW = timezone.now()
 
 
@@ -64,9 +62,10 @@ def test_without_the_permission_the_entered_date_is_kept(sandbox: Control) -> No
     assert app.read_expiries_after > NOW + days(0.8)
 
 
-def test_a_secret_that_entra_no_longer_lists_is_audited_once(alice: User, sandbox: Control) -> None:
+def test_a_secret_that_entra_no_longer_lists_is_audited_once_unless_it_is_new(alice: User, sandbox: Control) -> None:
     app = robots(secret=factories.ROBOTS_CLIENT_SECRET)
     gone = factories.make_secret(app, "xyz~no longer there", created_at=NOW - days(5))
+    factories.make_secret(app, "xyz~just made", created_at=NOW - timedelta(minutes=5))
     certificate = credentials.add_generated_certificate(app, actor=alice)
     for _ in range(2):
         assert credential_expiry.read(app, actor=None, now=NOW).unlisted == (gone,)
@@ -74,12 +73,6 @@ def test_a_secret_that_entra_no_longer_lists_is_audited_once(alice: User, sandbo
     certificate.refresh_from_db()
     assert (gone.unlisted_at, certificate.unlisted_at) == (NOW, None)
     assert AuditEvent.objects.filter(action="credential.unlisted").count() == 1
-
-
-def test_a_new_credential_is_not_marked_as_unlisted(sandbox: Control) -> None:
-    app = robots(secret=factories.ROBOTS_CLIENT_SECRET)
-    factories.make_secret(app, "xyz~just made", created_at=NOW - timedelta(minutes=5))
-    assert credential_expiry.read(app, actor=None, now=NOW).unlisted == ()
 
 
 def test_an_uploaded_certificate_is_tested_and_accepted(alice: User, sandbox: Control) -> None:
@@ -186,14 +179,6 @@ def test_each_threshold_warns_once(alice: User) -> None:
     assert len(warned()) == 5
 
 
-def test_only_the_smallest_reached_threshold_warns(alice: User) -> None:
-    credential = expiring(5)
-    assert credential_expiry.warn_due(now=NOW) == 1
-    credential.refresh_from_db()
-    assert credential.warned_days == 7
-    assert len(warned()) == 1
-
-
 def test_no_warning_while_another_credential_lasts_longer(alice: User) -> None:
     expiring(5)
     successor = expiring(300)
@@ -202,16 +187,14 @@ def test_no_warning_while_another_credential_lasts_longer(alice: User) -> None:
     assert credential_expiry.warn_due(now=NOW) == 1
 
 
-@pytest.mark.parametrize("out", ["rejected_at", "unlisted_at", "retired_at"])
-def test_an_unusable_successor_does_not_prevent_the_warning(alice: User, out: str) -> None:
+@pytest.mark.parametrize(
+    "successor", [{"rejected_at": NOW}, {"unlisted_at": NOW}, {"retired_at": NOW}, {"expires_at": None}], ids=str
+)
+def test_an_unusable_successor_or_one_without_a_date_does_not_prevent_the_warning(
+    alice: User, successor: dict[str, Any]
+) -> None:
     expiring(5)
-    expiring(300, **{out: NOW})
-    assert credential_expiry.warn_due(now=NOW) == 1
-
-
-def test_a_successor_without_a_date_does_not_prevent_the_warning(alice: User) -> None:
-    expiring(5)
-    factories.make_secret(AppRegistration.objects.get(), expires_at=None)
+    factories.make_secret(AppRegistration.objects.get(), **({"expires_at": NOW + days(300)} | successor))
     assert credential_expiry.warn_due(now=NOW) == 1
 
 
@@ -244,10 +227,11 @@ def test_dates_are_read_before_warnings_are_sent(alice: User, sandbox: Control) 
     assert warned() == []
 
 
-def test_the_task_checks_expirations(alice: User, sandbox: Control) -> None:
+def test_the_task_checks_expirations_and_only_the_smallest_threshold_warns(alice: User, sandbox: Control) -> None:
     from connections import tasks
 
     credential = expiring(5)
     tasks.look_ahead()
     credential.refresh_from_db()
     assert credential.warned_days == 7
+    assert len(warned()) == 1

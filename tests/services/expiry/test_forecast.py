@@ -15,8 +15,6 @@ from connections.services.tokens import scheduler
 from portal.sandbox.client import Control
 from tests import factories
 
-pytestmark = pytest.mark.django_db
-
 NOW = timezone.now()
 Status = Connection.Status
 Who = Connection.Who

@@ -1,7 +1,5 @@
 """Access reviews: started, answered, reminded of and closed on their date, whatever happens in between."""
 
-from __future__ import annotations
-
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -32,8 +30,6 @@ from connections.services.governance.access_reviews import Answer, ReviewClosed
 from connections.services.people import ownership_transfer
 from connections.services.sharing import shares
 from tests import factories
-
-pytestmark = pytest.mark.django_db
 
 NOW = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
 DUE = datetime(2026, 11, 23, 0, 0, tzinfo=UTC)
@@ -213,9 +209,7 @@ def test_it_admins_answer_for_owners_who_cannot(owner: str, alice: User, bob: Us
 
 
 @pytest.mark.parametrize("through", ["person", "team", "service account"])
-def test_no_it_admin_confirms_their_own_access_while_another_can(
-    through: str, alice: User, bob: User, dave: User, una: User
-) -> None:
+def test_no_it_admin_confirms_own_access_while_another_can(through: str, alice: User, bob: User, una: User) -> None:
     anna = factories.make_person("anna")
     anna.groups.set(alice.groups.all())
     connection = factories.make_connection(owner=bob)
@@ -292,9 +286,7 @@ def test_the_item_of_a_share_that_ended_otherwise_is_closed(alice: User, bob: Us
     assert review.closed_at == NOW + 4 * DAY, "nothing is open any more"
 
 
-def test_a_share_ended_at_the_same_moment_was_not_ended_by_the_review(
-    alice: User, bob: User, una: User, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_share_ended_meanwhile_is_gone(alice: User, bob: User, una: User, monkeypatch: pytest.MonkeyPatch) -> None:
     given = share(factories.make_connection(owner=bob), una)
     review = start(alice)
     end_for_reason = shares.end_for_reason
@@ -311,9 +303,7 @@ def test_a_share_ended_at_the_same_moment_was_not_ended_by_the_review(
     assert AuditEvent.objects.get(action="connection.unshared", target_id=str(given.connection_id)).actor == una
 
 
-def test_owners_and_users_are_warned_and_unanswered_shares_end_on_the_date(
-    alice: User, bob: User, dave: User, una: User
-) -> None:
+def test_people_are_warned_and_unanswered_shares_end_on_the_date(alice: User, bob: User, dave: User, una: User) -> None:
     connection = factories.make_connection(owner=bob)
     team = make_team(dave)
     given = share(connection, una)
@@ -394,9 +384,7 @@ def test_a_cancelled_review_ends_nothing(alice: User, bob: User, carol: User, un
     assert actions("access_review") == ["access_review.started", "access_review.cancelled"]
 
 
-def test_the_next_run_continues_after_an_interrupted_one(
-    alice: User, bob: User, una: User, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_next_run_continues_the_last(alice: User, bob: User, una: User, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(access_review_schedule, "AT_ONCE", 2)
     for number in range(5):
         share(factories.make_connection(owner=bob, name=f"C{number}"), una)

@@ -1,7 +1,5 @@
 """Incidents: one per cause, opened and closed by Microsoft's answers."""
 
-from __future__ import annotations
-
 import random
 from datetime import timedelta
 
@@ -26,7 +24,6 @@ from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
 
-pytestmark = pytest.mark.django_db
 NOW = timezone.now()
 GRACE = "grace@contoso.example"
 
@@ -113,24 +110,23 @@ def test_a_changed_cause_moves_the_connection_to_the_right_incident(sandbox: Con
     assert (revoked.code, revoked.is_open) == ("AADSTS50173", True)
 
 
-def test_a_policy_that_blocks_many_accounts_is_one_incident(sandbox: Control) -> None:
-    granted(sandbox, 2)
-    granted(sandbox, 2, GRACE)
+@pytest.mark.parametrize(
+    ("trouble", "expected", "affected"),
+    [
+        ("ca_blocked", {("policy", "AADSTS53003", "it_admin")}, [4]),
+        ("disabled", {("policy", "AADSTS50057", "it_admin")}, [2, 2]),
+    ],
+)
+def test_a_policy_is_one_incident_for_all_accounts_and_each_disabled_account_is_its_own(
+    sandbox: Control, trouble: str, expected: set[tuple[str, str, str]], affected: list[int]
+) -> None:
     for upn in (factories.ADA, GRACE):
-        sandbox.set_person(upn, ca_blocked=True)
+        granted(sandbox, 2, upn)
+        sandbox.set_person(upn, **{trouble: True})
     scheduler.sweep(now=NOW)
-    incident = Incident.objects.get()
-    assert (incident.kind, incident.code, incident.who) == ("policy", "AADSTS53003", "it_admin")
-    assert incident.affected.count() == 4
-
-
-def test_two_disabled_accounts_are_two_incidents(sandbox: Control) -> None:
-    granted(sandbox, 1)
-    granted(sandbox, 1, GRACE)
-    for upn in (factories.ADA, GRACE):
-        sandbox.set_person(upn, disabled=True)
-    scheduler.sweep(now=NOW)
-    assert Incident.objects.count() == 2
+    opened = Incident.objects.all()
+    assert {(incident.kind, incident.code, incident.who) for incident in opened} == expected
+    assert [incident.affected.count() for incident in opened] == affected
 
 
 def test_disabling_or_removing_the_last_connection_closes_its_incident(sandbox: Control) -> None:
@@ -149,9 +145,7 @@ def test_disabling_or_removing_the_last_connection_closes_its_incident(sandbox: 
     assert names == {f"{factories.ADA} 0", f"{factories.ADA} 1"}, "the timeline is kept after the removal"
 
 
-def test_an_expired_secret_of_500_connections_is_one_incident_and_all_recover_within_two_minutes(
-    sandbox: Control,
-) -> None:
+def test_an_expired_secret_of_500_connections_is_one_incident_and_all_recover_in_two_minutes(sandbox: Control) -> None:
     tokens = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"], count=500)
     first = factories.make_connection(refresh_token=tokens["refresh_tokens"][0])
     shared = {f.attname: getattr(first, f.attname) for f in Connection._meta.concrete_fields if not f.primary_key}
@@ -196,9 +190,7 @@ def test_an_expired_secret_of_500_connections_is_one_incident_and_all_recover_wi
     assert AuditEvent.objects.filter(action="incident.closed").count() == 1
 
 
-def test_a_one_hour_outage_flags_no_connection_and_recovery_is_spread_out(
-    sandbox: Control, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_one_hour_outage_flags_no_connection_and_recovery_is_spread_out(sandbox: Control) -> None:
     random.seed(7)
     affected = granted(sandbox, 60)
     sandbox.weather("unavailable", where="token")

@@ -64,12 +64,15 @@ def test_the_domain_of_a_registered_mailbox_is_in_lower_case(bob: User) -> None:
     assert (event.actor, event.target_name, event.changes) == (bob, "Support@contoso.example", {"tenant": "Contoso"})
 
 
-def test_an_address_is_unique_per_tenant_ignoring_case(bob: User) -> None:
+def test_an_address_is_unique_per_tenant_ignoring_case(alice: User, bob: User) -> None:
     tenant = factories.make_tenant()
     factories.make_mailbox(tenant=tenant)
     with pytest.raises(AlreadyExists) as refused:
         mailboxes.register(tenant, address="SUPPORT@contoso.example", actor=bob)
     assert refused.value.field == "address"
+    sales = factories.make_mailbox(address=SALES)
+    with pytest.raises(AlreadyExists):
+        mailboxes.change(sales, address="SUPPORT@contoso.example", display_name="", actor=alice)
     other = factories.make_tenant(name="Fabrikam", directory_id=seed.FABRIKAM, tid=seed.FABRIKAM)
     assert mailboxes.register(other, address="support@contoso.example", actor=bob).pk
     assert actions("mailbox.registered") == 1
@@ -82,12 +85,6 @@ def test_a_mailbox_registered_twice_at_the_same_time_is_stored_once(bob: User, m
     with pytest.raises(AlreadyExists):
         mailboxes.register(tenant, address="support@contoso.example", actor=bob)
     assert SharedMailbox.objects.count() == 1
-
-
-def test_an_auditor_cannot_register_mailboxes(carol: User) -> None:
-    with pytest.raises(NotAllowed):
-        mailboxes.register(factories.make_tenant(), address="x@contoso.example", actor=carol)
-    assert not SharedMailbox.objects.exists()
 
 
 def test_a_shared_endpoint_has_no_mailboxes(bob: User) -> None:
@@ -117,13 +114,6 @@ def test_a_changed_name_keeps_probe_results_and_a_change_without_effect_is_not_a
     row.refresh_from_db()
     assert row.state == State.REACHABLE
     assert actions("mailbox.changed") == 1
-
-
-def test_an_address_cannot_be_changed_to_that_of_another_mailbox(alice: User) -> None:
-    factories.make_mailbox()
-    other = factories.make_mailbox(address=SALES)
-    with pytest.raises(AlreadyExists):
-        mailboxes.change(other, address="SUPPORT@contoso.example", display_name="", actor=alice)
 
 
 def test_members_change_only_what_they_registered(bob: User, dave: User) -> None:
@@ -158,14 +148,19 @@ def test_attaching_twice_is_harmless_and_a_probe_is_due_at_once(bob: User) -> No
     assert (event.target_id, event.owner_id) == (str(connection.pk), bob.pk)
 
 
-def test_a_stranger_cannot_attach_or_detach(bob: User, dave: User) -> None:
+def test_neither_auditors_nor_strangers_register_attach_or_detach(bob: User, carol: User, dave: User) -> None:
     connection, mailbox = factories.make_connection(owner=bob), factories.make_mailbox()
+    with pytest.raises(NotAllowed):
+        mailboxes.register(mailbox.tenant, address="x@contoso.example", actor=carol)
+    with pytest.raises(NotAllowed):
+        mailboxes.attach_address(connection, address=SALES, actor=dave)
     with pytest.raises(NotAllowed):
         mailboxes.attach(connection, mailbox, actor=dave)
     row = factories.make_mailbox_access(connection, mailbox)
     with pytest.raises(NotAllowed):
         mailboxes.detach(row, actor=dave)
     assert MailboxAccess.objects.filter(pk=row.pk).exists()
+    assert SharedMailbox.objects.get() == mailbox
 
 
 def test_a_mailbox_of_another_directory_cannot_be_attached(bob: User) -> None:
@@ -195,12 +190,6 @@ def test_a_known_address_is_attached_and_a_new_one_registered(bob: User) -> None
     assert (registered.address, registered.created_by) == (SALES, bob)
 
 
-def test_a_stranger_cannot_register_a_mailbox_through_a_connection(bob: User, dave: User) -> None:
-    with pytest.raises(NotAllowed):
-        mailboxes.attach_address(factories.make_connection(owner=bob), address=SALES, actor=dave)
-    assert not SharedMailbox.objects.exists()
-
-
 def test_detaching_twice_is_harmless(bob: User) -> None:
     row = factories.make_mailbox_access(factories.make_connection(owner=bob), factories.make_mailbox())
     again = MailboxAccess.objects.get(pk=row.pk)
@@ -225,9 +214,6 @@ def test_the_sentence_names_the_missing_permission(db: None, chosen: list[str], 
     sentence = mailboxes.missing_permission(factories.make_connection(capabilities=chosen, granted_scopes=granted))
     assert bool(sentence) == bool(words)
     assert words in sentence
-
-
-def test_no_permission_is_reported_missing_for_an_app_only_connection(db: None) -> None:
     assert mailboxes.missing_permission(factories.make_app_only_connection(granted_scopes="")) == ""
 
 
@@ -299,9 +285,7 @@ def test_without_mailboxes_microsoft_is_not_called(bob: User) -> None:
     assert probes.probe(dead, actor=bob, now=timezone.now()) == []
 
 
-def test_an_answer_for_an_address_that_has_changed_meanwhile_is_dropped(
-    sandbox: Control, alice: User, bob: User, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_old_answer_is_dropped(sandbox: Control, alice: User, bob: User, monkeypatch: pytest.MonkeyPatch) -> None:
     row = attached(sandbox, bob)
     probe_mailboxes = mailbox_probe.probe_mailboxes
 

@@ -72,9 +72,7 @@ def test_missing_access_is_stored_and_cleared_when_it_is_fixed(sandbox: Control,
     assert (row.state, row.lack, row.code, row.cause, row.action) == (State.REACHABLE, "", "", "", "")
 
 
-def test_a_persons_first_failed_probe_is_an_incident_only_after_the_scheduled_probe(
-    sandbox: Control, bob: User
-) -> None:
+def test_a_persons_first_failed_probe_is_an_incident_only_after_a_scheduled_probe(sandbox: Control, bob: User) -> None:
     row = attached(sandbox, bob, SALES)
     probed(probed(row, actor=bob), actor=bob)
     assert open_incidents() == []
@@ -198,9 +196,7 @@ def test_an_old_answer_does_not_restore_a_connection_renewed_since(sandbox: Cont
     assert connection.status == Status.CONSENT_NEEDED
 
 
-def test_a_mailbox_is_probed_through_every_connection_the_person_may_check(
-    sandbox: Control, alice: User, bob: User, dave: User
-) -> None:
+def test_a_mailbox_is_probed_through_all_connections_one_may_check(sandbox: Control, bob: User, dave: User) -> None:
     mine = connected(sandbox, *FULL, owner=bob)
     mailbox = factories.make_mailbox()
     row = factories.make_mailbox_access(mine, mailbox)
@@ -222,9 +218,7 @@ def test_a_stranger_cannot_probe_a_mailbox(bob: User, carol: User, dave: User) -
             probes.probe_mailbox(mailbox, actor=stranger, now=timezone.now())
 
 
-def test_the_scheduled_probe_does_those_beyond_the_limit(
-    sandbox: Control, bob: User, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_scheduled_probe_does_the_rest(sandbox: Control, bob: User, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probes, "AT_ONCE", 1)
     first = connected(sandbox, *FULL, owner=bob, name="First")
     second = connected(sandbox, *FULL, owner=bob, name="Second", app_registration=first.app_registration)
@@ -289,9 +283,7 @@ def test_an_outage_during_a_test_message_changes_nothing(sandbox: Control, bob: 
     assert (row.state, row.lack) == (State.REACHABLE, "")
 
 
-def test_a_test_message_needs_the_right_to_change_and_the_permission_to_send(
-    sandbox: Control, alice: User, bob: User
-) -> None:
+def test_a_test_message_needs_the_right_and_the_permission_to_send(sandbox: Control, alice: User, bob: User) -> None:
     row = sender(sandbox, bob, "shared_mailbox.read")
     with pytest.raises(NotAllowed):
         probes.send_test_message(row, actor=alice, now=timezone.now())
@@ -310,9 +302,7 @@ def test_a_test_message_restores_an_application_that_only_sends(sandbox: Control
     assert refreshed(connection).status == Status.ACTIVE
 
 
-def test_permissions_granted_by_exchange_are_not_reported_missing(
-    sandbox: Control, alice: User, django_assert_num_queries: Any
-) -> None:
+def test_what_exchange_grants_is_not_missing(sandbox: Control, alice: User, django_assert_num_queries: Any) -> None:
     exchange_grants(sandbox, SUPPORT)
     reached = robots(sandbox, actor=alice, chosen=["mail.read", "mail.send", "files.read"])
     app = reached.app_registration

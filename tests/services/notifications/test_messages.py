@@ -1,17 +1,12 @@
 """Questions and answers on their way to people: once each, in words that stay, to those who want them."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
-import pytest
 from django.core import mail
 
 from connections.models import Delivery, User
 from connections.services.notifications import alerts, outbox
-
-pytestmark = pytest.mark.django_db
 
 NOW = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
 
@@ -36,9 +31,9 @@ def test_it_reaches_everybody_once_with_a_link_to_the_page(alice: User, bob: Use
     assert outbox.deliver_due(NOW).delivered == 2
     assert outbox.deliver_due(NOW).claimed == 0
     assert {tuple(sent.to) for sent in mail.outbox} == {("alice@example.org",), ("bob@example.org",)}
-    sent = mail.outbox[0]
+    sent = cast(mail.EmailMultiAlternatives, mail.outbox[0])
     assert sent.subject == "Bob asks for consent"
-    for text in (sent.body, sent.alternatives[0][0]):
+    for text in (str(sent.body), str(sent.alternatives[0][0])):
         assert f"{settings.PORTAL_URL}/requests/7/" in text
         for part in ("He needs it for invoices.", "Invoices", "Mail.Read", "Look at the request", "IT admin"):
             assert part in text

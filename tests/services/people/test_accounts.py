@@ -1,7 +1,5 @@
 """Accounts are created once, updated from the directory, disabled and enabled, and every step is recorded."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -16,8 +14,6 @@ from connections.models.accounts import AUDITORS, IT_ADMINS
 from connections.services.people import accounts
 from connections.services.sharing import teams
 from tests import factories
-
-pytestmark = pytest.mark.django_db
 
 NOW = timezone.now()
 CLAIMS: dict[str, Any] = {
@@ -127,8 +123,6 @@ def test_setting_the_same_roles_twice_is_recorded_once(alice: User, bob: User) -
     accounts.set_roles(bob, admin=False, auditor=False, actor=alice)
     assert roles(bob) == []
 
-
-# --- Too many groups for a token ------------------------------------------------------------------
 
 LEFT_OUT: dict[str, Any] = {
     "_claim_names": {"groups": "src1"},

@@ -1,7 +1,5 @@
 """Ownership transfers: the new owner owns at once, nothing is orphaned, and only they may change the account."""
 
-from __future__ import annotations
-
 import threading
 from datetime import timedelta
 from typing import Any
@@ -23,8 +21,6 @@ from connections.services.tokens.store import RenewedToken, store_renewed
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
-
-pytestmark = pytest.mark.django_db
 
 NOW = timezone.now()
 GRACE = sign_in.Account(
@@ -83,9 +79,7 @@ def test_the_new_owner_owns_at_once_and_the_old_grant_is_kept(alice: User, bob: 
     assert event.changes["grant"] == "kept until the new owner signs in"
 
 
-def test_a_transfer_updates_the_access_history_and_cancels_a_started_sign_in(
-    alice: User, bob: User, dave: User
-) -> None:
+def test_a_transfer_updates_the_access_history_and_cancels_a_sign_in(alice: User, bob: User, dave: User) -> None:
     connection = factories.make_connection(owner=bob, sign_in_started_at=NOW)
     give(connection, dave, alice)
     assert reload(connection).sign_in_started_at is None
@@ -334,9 +328,7 @@ def test_only_the_new_owner_may_change_the_account_and_only_once(alice: User, bo
         sign_in_as(dave, connection, ADA)
 
 
-def test_an_account_of_another_directory_is_refused_even_for_a_multitenant_app(
-    alice: User, bob: User, dave: User
-) -> None:
+def test_an_account_of_another_directory_is_refused_for_a_multitenant_app(alice: User, bob: User, dave: User) -> None:
     tenant = factories.make_tenant(name="Everybody", directory_id="organizations", tid="")
     app = factories.make_app_registration(tenant=tenant)
     connection = factories.make_connection(owner=bob, app_registration=app)
@@ -346,9 +338,7 @@ def test_an_account_of_another_directory_is_refused_even_for_a_multitenant_app(
         sign_in_as(dave, connection, stranger)
 
 
-def test_a_manager_who_signs_in_with_the_old_account_does_not_complete_the_transfer(
-    alice: User, bob: User, dave: User
-) -> None:
+def test_a_managers_sign_in_with_the_old_account_does_not_complete_it(alice: User, bob: User, dave: User) -> None:
     connection = factories.make_connection(owner=bob)
     manager = share_to_manage(connection)
     give(connection, dave, alice)
@@ -356,9 +346,7 @@ def test_a_manager_who_signs_in_with_the_old_account_does_not_complete_the_trans
     assert len(ownership_transfer.tasks_of(dave)) == 1
 
 
-def test_the_sign_in_after_a_transfer_offers_the_choice_of_account(
-    sandbox: Control, alice: User, bob: User, dave: User
-) -> None:
+def test_the_sign_in_after_a_transfer_offers_all_accounts(sandbox: Control, alice: User, bob: User, dave: User) -> None:
     connection = factories.make_connection(owner=bob)
     assert sign_in.sign_in_client(connection).extra == {"login_hint": factories.ADA}
     give(connection, dave, alice)

@@ -1,7 +1,5 @@
 """The policy rule by rule: tables of requests, each with the decision and the words that name the rule."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -110,9 +108,7 @@ SEND, SHARED, FILES = ("mail.send",), ("shared_mailbox.read",), ("files.read",)
         ),
     ],
 )
-def test_every_rule_about_connecting(
-    given: dict[str, Any], wanted: ConnectionRequest, effect: Effect, says: str
-) -> None:
+def test_rules_about_connecting(given: dict[str, Any], wanted: ConnectionRequest, effect: Effect, says: str) -> None:
     decision = decide(given, wanted)
     assert decision.effect == effect
     assert says in " ".join(decision.sentences)
@@ -130,9 +126,7 @@ def test_every_rule_about_connecting(
         ({"permissions": {"*": "forbidden", "Mail.Read": "allowed"}}, ("User.Read",), FORBIDDEN, "User.Read"),
     ],
 )
-def test_permissions_that_microsoft_granted_beyond_the_request_are_evaluated_too(
-    given: dict[str, Any], granted: tuple[str, ...], effect: Effect, says: str
-) -> None:
+def test_extra_grants_are_evaluated(given: dict[str, Any], granted: tuple[str, ...], effect: Effect, says: str) -> None:
     decision = decide(given, request(), granted)
     assert decision.effect == effect
     assert says in " ".join(decision.sentences)

@@ -6,8 +6,6 @@ from connections.services.policy import permission_drift
 from connections.services.policy.permission_drift import Drift, Excess
 from tests import factories
 
-pytestmark = pytest.mark.django_db
-
 
 @pytest.mark.parametrize(
     ("granted", "excess"),

@@ -88,9 +88,7 @@ def test_a_multitenant_application_is_accepted_before_consent_installs_it(alice:
 
 
 @pytest.mark.parametrize("endpoint", ["common", "organizations"])
-def test_a_credential_is_tested_at_a_shared_endpoint_without_getting_a_token(
-    alice: User, sandbox: Control, endpoint: str
-) -> None:
+def test_a_shared_endpoint_tests_a_credential_without_a_token(alice: User, sandbox: Control, endpoint: str) -> None:
     tenant, multi = shared(endpoint), {"client_id": seed.MULTI_APP, "audience": "multi"}
     with pytest.raises(MicrosoftRefused, match="7000215"):
         register(alice, tenant, **multi, credential=WRONG)
@@ -107,9 +105,7 @@ def test_a_credential_is_tested_at_a_shared_endpoint_without_getting_a_token(
         ({"allows_delegated": False}, "allows_delegated"),
     ],
 )
-def test_impossible_settings_are_refused_without_a_request(
-    alice: User, sandbox: Control, overrides: dict[str, Any], field: str
-) -> None:
+def test_impossible_settings_are_refused(alice: User, sandbox: Control, overrides: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         register(alice, shared(), **overrides)
     assert caught.value.field == field
@@ -119,9 +115,7 @@ def test_impossible_settings_are_refused_without_a_request(
 @pytest.mark.parametrize(
     ("overrides", "field"), [({"name": "Other"}, "client_id"), ({"client_id": seed.MULTI_APP}, "name")]
 )
-def test_the_same_application_twice_is_refused(
-    alice: User, sandbox: Control, overrides: dict[str, Any], field: str
-) -> None:
+def test_an_application_twice_is_refused(alice: User, sandbox: Control, overrides: dict[str, Any], field: str) -> None:
     app = register(alice)
     with pytest.raises(AlreadyExists) as caught:
         register(alice, app.tenant, **overrides)
@@ -188,19 +182,16 @@ def test_the_registration_is_rejected_only_when_all_its_credentials_are(alice: U
     assert app.canary_after
 
 
-def test_an_outage_does_not_reject_the_registration(alice: User, sandbox: Control) -> None:
-    app = factories.make_app_registration()
+def test_a_test_needs_a_live_credential_and_an_outage_rejects_nothing(alice: User, sandbox: Control) -> None:
+    with pytest.raises(InvalidInput, match="Add a client secret"):
+        credential_checks.verify(factories.make_app_registration(secret=None), actor=alice)
+    app = factories.make_app_registration(name="Other", client_id=seed.ROBOTS_APP)
     sandbox.weather("unavailable", "token")
     with pytest.raises(MicrosoftUnavailable):
         credential_checks.verify(app, actor=alice)
     app.refresh_from_db()
     assert app.is_ready
     assert app.credentials.get().rejected_at is None
-
-
-def test_a_live_credential_is_required_for_a_test(alice: User, sandbox: Control) -> None:
-    with pytest.raises(InvalidInput, match="Add a client secret"):
-        credential_checks.verify(factories.make_app_registration(secret=None), actor=alice)
 
 
 def test_a_certificate_waiting_for_upload_is_tested_only_when_named(alice: User, sandbox: Control) -> None:
@@ -230,22 +221,14 @@ def test_rejecting_twice_keeps_the_first_time_and_one_audit_event(db: None) -> N
 
 def test_restoring_clears_the_rejection_and_is_audited_once(db: None) -> None:
     app, now = factories.make_app_registration(), timezone.now()
+    stale = AppRegistration.objects.get(pk=app.pk)
     credential_checks.reject_app(app, expired(), now=now)
-    credential_checks.restore_app(app, now=now)
+    credential_checks.restore_app(stale, now=now)
     credential_checks.restore_app(app, now=now + timedelta(hours=1))
     app.refresh_from_db()
     assert (app.rejected_at, app.rejected_code, app.rejected_cause, app.canary_after) == (None, "", "", None)
     assert app.verified_at == now
     assert AuditEvent.objects.filter(action="app_registration.healed").count() == 1
-
-
-def test_restoring_works_with_a_stale_copy_of_the_registration(db: None) -> None:
-    app, now = factories.make_app_registration(), timezone.now()
-    stale = AppRegistration.objects.get(pk=app.pk)
-    credential_checks.reject_app(app, expired(), now=now)
-    credential_checks.restore_app(stale, now=now)
-    app.refresh_from_db()
-    assert app.rejected_at is None
 
 
 def test_live_applications_have_the_decrypted_live_credentials(alice: User, sandbox: Control) -> None:

@@ -1,14 +1,10 @@
 """What the services record in the access history."""
 
-from __future__ import annotations
-
 import re
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
@@ -19,13 +15,11 @@ from connections.services.people import accounts, service_accounts
 from connections.services.sharing import history, history_check, shares, teams
 from tests import factories
 from tests.environment import ROOT
-
-pytestmark = pytest.mark.django_db
+from tests.views.pages import SignIn
 
 NOW = timezone.now()
 HOUR = timedelta(hours=1)
 Kind = AccessPeriod.Kind
-SignIn = Callable[[User], Client]
 
 
 def at(hours: float) -> datetime:
@@ -166,9 +160,7 @@ def test_a_person_who_owns_connections_cannot_be_removed(alice: User, bob: User)
     assert not AccessPeriod.objects.exists()
 
 
-def test_the_admin_site_removes_people_one_by_one_through_the_service(
-    alice: User, bob: User, dave: User, signed_in: SignIn
-) -> None:
+def test_the_admin_site_removes_people_by_the_service(alice: User, bob: User, dave: User, signed_in: SignIn) -> None:
     User.objects.filter(pk=alice.pk).update(is_staff=True, is_superuser=True)
     connection = factories.make_connection(owner=bob)
     shares.share(connection, person=dave, level="use", until=None, actor=bob, now=NOW)

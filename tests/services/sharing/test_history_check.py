@@ -1,7 +1,5 @@
 """The check that compares the access history with the audit trail."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 
@@ -15,8 +13,6 @@ from connections.models.audit import AuditAction
 from connections.services.connections import connections
 from connections.services.sharing import history, history_check, shares, teams
 from tests import factories
-
-pytestmark = pytest.mark.django_db
 
 NOW = timezone.now()
 HOUR = timedelta(hours=1)
@@ -59,9 +55,7 @@ def test_there_is_no_difference_if_both_agree(story: Connection, capsys: Any) ->
         ("disabled", {"started_at": NOW + 4 * HOUR}, "Only the access history"),
     ],
 )
-def test_a_changed_history_is_detected(
-    story: Connection, capsys: Any, kind: str, values: dict[str, Any], says: str
-) -> None:
+def test_tampering_is_detected(story: Connection, capsys: Any, kind: str, values: dict[str, Any], says: str) -> None:
     assert AccessPeriod.objects.filter(kind=kind).update(**values) == 1
     with pytest.raises(CommandError, match="difference"):
         call_command("check_access_history")
@@ -77,9 +71,7 @@ def test_missing_and_additional_periods_are_detected(story: Connection) -> None:
     assert "connection 77, person 78" in additional
 
 
-def test_early_events_without_all_facts_are_understood(
-    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
+def test_early_short_events_are_understood(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """They have no "with_type" and no id of the share."""
     record = audit.record
 

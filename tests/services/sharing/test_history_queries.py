@@ -1,7 +1,5 @@
 """Answers of the access history: who could use what at a moment, or on a day."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -14,8 +12,6 @@ from connections.models import AccessPeriod, User
 from connections.services.sharing import history_queries
 from connections.services.sharing.history_queries import Window
 from tests import factories
-
-pytestmark = pytest.mark.django_db
 
 DAY = date(2026, 3, 10)
 MIDNIGHT = datetime(2026, 3, 10, tzinfo=UTC)

@@ -4,8 +4,6 @@
 of any moment. It calls the services but knows nothing of how the history is stored.
 """
 
-from __future__ import annotations
-
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -24,8 +22,6 @@ from connections.services.sharing import history_check, history_queries, teams
 from connections.services.sharing import shares as sharing_service
 from connections.services.sharing.history_queries import Window
 from tests import factories
-
-pytestmark = pytest.mark.django_db
 
 TICK = timedelta(microseconds=1)
 STRENGTH = ("use", "manage", "owner")

@@ -1,7 +1,5 @@
 """The refresh scheduler: which connections a sweep refreshes, flags and postpones."""
 
-from __future__ import annotations
-
 import threading
 from datetime import timedelta
 from typing import Any
@@ -17,7 +15,6 @@ from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
 
-pytestmark = pytest.mark.django_db
 NOW = timezone.now()
 
 
