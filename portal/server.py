@@ -58,7 +58,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._is_head_complete:  # else a trailer, which no proxy has checked
-            super().on_header(name, value)
+            super().on_header(name, value.rstrip(b" \t"))  # no part of the value, says RFC 9110
 
     def on_headers_complete(self) -> None:
         self._silence.cancel()

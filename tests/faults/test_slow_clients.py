@@ -127,3 +127,10 @@ def test_a_large_body_in_small_chunks_arrives(port: int, application: Applicatio
     client = connect(port, *CHUNKED, *chunk * 5000, "0", "")
     assert client.recv(65536).endswith(b"done")
     client.close()
+
+
+def test_space_after_a_header_is_no_part_of_it(port: int, application: Application) -> None:
+    client = connect(port, "GET / HTTP/1.1", "Host: localhost \t", "X-Other: a b ", "Connection: close", "")
+    assert read_all(client).endswith(b"done")
+    (environ,) = application.environs
+    assert (environ["HTTP_HOST"], environ["HTTP_X_OTHER"]) == ("localhost", "a b")
