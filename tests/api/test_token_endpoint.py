@@ -14,6 +14,7 @@ from connections.api.token_endpoint import Batches, TokenEndpoint
 from connections.services.tokens.fetch import Token
 from connections.services.tokens.single_flight import TokenRequirement
 from connections.services.tokens.token_calls import TokenCall, Wait
+from portal import asgi
 
 TOKEN = Token("access token", timezone.now() + timedelta(hours=1), "Mail.Read")
 
@@ -96,3 +97,11 @@ def test_of_several_protocols_the_first_counts_as_in_django(
     settings.SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     headers = [(b"x-forwarded-proto", protocol) for protocol in protocols]
     assert token_endpoint.is_secure({"scheme": "http", "headers": headers}) is is_secure
+
+
+@pytest.mark.parametrize(
+    ("client", "is_https"), [(None, True), (("127.0.0.1", 1), True), (("::1", 1), True), (("192.0.2.1", 1), False)]
+)
+def test_a_proxy_on_this_machine_says_that_it_was_called_by_https(client: Any, is_https: bool) -> None:
+    scope = {"client": client, "headers": [(b"x-forwarded-proto", b"https")]}
+    assert asgi._is_from_local_https_proxy(scope) is is_https
