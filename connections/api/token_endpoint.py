@@ -228,7 +228,7 @@ class Batches:
             await self._answer_queue()
         finally:
             # Not by a callback: it would run a moment later, and a call that comes before that would wait for nobody.
-            self._lanes.discard(asyncio.current_task())  # type: ignore[arg-type]
+            self._lanes.discard(asyncio.current_task())
 
     async def _answer_queue(self) -> None:
         while self._queue:
