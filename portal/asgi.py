@@ -64,7 +64,8 @@ def headers_of_every_answer(is_secure: bool) -> list[tuple[bytes, bytes]]:
 
 def _is_from_local_https_proxy(scope: Scope) -> bool:
     """Whether a proxy on this machine says that it was called by https; TRUSTED_PROXIES is about all others."""
-    if not scope.get("client") or scope["client"][0] not in ("127.0.0.1", "::1"):
+    # A unix socket has no address, and its other end is on this machine.
+    if scope.get("client") and scope["client"][0] not in ("127.0.0.1", "::1"):
         return False
     return (b"x-forwarded-proto", b"https") in scope["headers"]
 

@@ -17,22 +17,25 @@ from uvicorn.supervisors import Multiprocess
 
 MAX_CONNECTIONS = 4000  # per process: served, kept alive, and waiting for a token
 KEEP_ALIVE = 5  # seconds
-SILENCE = 10.0  # seconds in which the head of a request must have come
-MAX_HEAD = 65536  # bytes of a request's first line and headers
+SILENCE = 10.0  # seconds in which the head of a request must have come, and a client read on
+MAX_HEAD = 65536  # bytes of a request's first line and headers, and of what follows its body
 MAX_LINE = 8190  # bytes of a request's address; above the API's own limit, which answers with a problem
 GRACE = 30  # seconds for requests under way when the server stops
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, with limits for the head of a request: its time and its size."""
+    """uvicorn's HTTP protocol, with limits for clients that are slow to send or to read, or that send without end."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._head_bytes: int | None = 0
+        self._bytes: int | None = 0  # of the head, or since the last ones of the body; None between two requests
+        self._is_head_complete = False
         self._silence = self.loop.call_later(SILENCE, self.transport.close)
+        self._unread: asyncio.TimerHandle | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._silence.cancel()
+        self._stop_watching()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
@@ -41,24 +44,59 @@ class Protocol(HttpToolsProtocol):
         super().shutdown()
 
     def data_received(self, data: bytes) -> None:
-        if self._head_bytes is not None:
-            self._head_bytes += len(data)
+        if self._bytes is not None:
+            self._bytes += len(data)
         super().data_received(data)
-        if self._head_bytes is not None and self._head_bytes > MAX_HEAD and not self.transport.is_closing():
+        if self._bytes is not None and self._bytes > MAX_HEAD and not self.transport.is_closing():
             self.send_400_response("The head of the request is too large.")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._silence.cancel()
         self._silence = self.loop.call_later(SILENCE, self.transport.close)
-        self._head_bytes = 0
+        self._bytes, self._is_head_complete = 0, False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._is_head_complete:  # else a trailer, which no proxy has checked
+            super().on_header(name, value.rstrip(b" \t"))  # no part of the value, says RFC 9110
 
     def on_headers_complete(self) -> None:
         self._silence.cancel()
-        self._head_bytes = None
+        self._bytes, self._is_head_complete = 0, True
         if len(self.url) > MAX_LINE:
             raise ValueError("The address is too long.")  # httptools makes it a parser error: 400
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._bytes = None
+        super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        """Called when the client has much left to read; until it has, the application waits and holds a thread."""
+        super().pause_writing()
+        self._watch_reading()
+
+    def resume_writing(self) -> None:
+        self._stop_watching()
+        super().resume_writing()
+
+    def _watch_reading(self) -> None:
+        size = self.transport.get_write_buffer_size()
+        self._unread = self.loop.call_later(SILENCE, self._check_reading, size)
+
+    def _check_reading(self, before: int) -> None:
+        if self.transport.get_write_buffer_size() < before:
+            self._watch_reading()
+        else:
+            self.transport.abort()
+
+    def _stop_watching(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
 
 
 def serve(application: str = "portal.asgi:application") -> None:

@@ -106,13 +106,16 @@ class TokenEndpoint:
             is_done = await self._refreshes.wait(refresh, outcome)
             call.refresh = Refresh.DONE if is_done else Refresh.UNFINISHED
             outcome = await self._decide(call)
+        if refresh is not None and outcome is None:
+            explanation = await self._explain(refresh, call, scope)
+            if explanation is not None:
+                await _send(send, explanation.status, explanation.headers, explanation.body, call)
+                return
+            outcome = await self._decide(call)
         if isinstance(outcome, Token):
             await self._send_token(outcome, scope, send, call)
-        elif refresh is None:
-            await self._django(_marked(scope, call), receive, send)
         else:
-            explanation = await self._explain(refresh, call, scope, receive)
-            await _send(send, explanation.status, explanation.headers, explanation.body, call)
+            await self._django(_marked(scope, call), receive, send)
 
     async def _decide(self, call: TokenCall) -> Outcome:
         try:
@@ -138,12 +141,15 @@ class TokenEndpoint:
         headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in problem.items()]
         await _send(send, problem.status_code, [*headers, *self._headers(is_secure(scope))], problem.content, call)
 
-    async def _explain(
-        self, refresh: asyncio.Task[None], call: TokenCall, scope: Scope, receive: Receive
-    ) -> Explanation:
-        """What the view says to a caller who has waited in vain: once for all who asked the same and waited together."""
+    async def _explain(self, refresh: asyncio.Task[None], call: TokenCall, scope: Scope) -> Explanation | None:
+        """What the view says to a caller who has waited in vain: once for all who asked the same and waited together.
+
+        None: there is a token by now. The view has sent and recorded it for one of them; each other has to ask for it.
+        """
         asked = (id(refresh), call.key, call.address, scope["method"], scope["raw_path"], scope["query_string"])
-        if (task := self._explanations.get(asked)) is None:
+        task = self._explanations.get(asked)
+        is_first = task is None
+        if task is None:
             explaining = Explanation()
             task = asyncio.ensure_future(explaining.fetch(self._django, _marked(scope, call)))
             self._explanations[asked] = task
@@ -151,7 +157,8 @@ class TokenEndpoint:
             task.add_done_callback(
                 lambda _: asyncio.get_running_loop().call_later(1.0, self._explanations.pop, asked, None)
             )
-        return await asyncio.shield(task)
+        explanation = await asyncio.shield(task)
+        return explanation if is_first or explanation.status >= 400 else None
 
 
 async def _send(send: Send, status: int, headers: Headers, body: bytes, call: TokenCall) -> None:
@@ -214,10 +221,16 @@ class Batches:
         if len(self._lanes) < _LANES:
             lane = asyncio.ensure_future(self._work())
             self._lanes.add(lane)
-            lane.add_done_callback(self._lanes.discard)
         return await outcome
 
     async def _work(self) -> None:
+        try:
+            await self._answer_queue()
+        finally:
+            # Not by a callback: it would run a moment later, and a call that comes before that would wait for nobody.
+            self._lanes.discard(asyncio.current_task())
+
+    async def _answer_queue(self) -> None:
         while self._queue:
             batch, self._queue = self._queue[:_BATCH], self._queue[_BATCH:]
             try:
@@ -293,9 +306,10 @@ def read_call(scope: Scope) -> TokenCall:
 
 def is_secure(scope: Scope) -> bool:
     """Whether the client called by https, as Django sees it."""
-    if settings.SECURE_PROXY_SSL_HEADER and (value := dict(scope["headers"]).get(b"x-forwarded-proto")) is not None:
-        first: bytes = value.split(b",")[0].strip()
-        return first == b"https"
+    if settings.SECURE_PROXY_SSL_HEADER:
+        values: list[bytes] = [value for name, value in scope["headers"] if name == b"x-forwarded-proto"]
+        if values:
+            return values[0].split(b",")[0].strip() == b"https"
     return bool(scope["scheme"] == "https")
 
 

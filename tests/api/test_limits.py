@@ -99,6 +99,11 @@ def test_calls_at_the_same_moment_are_all_counted() -> None:
     assert last.count == 401
 
 
+def test_calls_that_are_counted_together_cost_no_more_than_one_by_one() -> None:
+    states = [state for _ in range(300) for state in rate_limit.count_many([("pair", 600)] * 2, now=NOW)]
+    assert sorted(state.count for state in states if state is not None) == list(range(1, 601))
+
+
 def test_without_the_cache_the_api_works_unlimited_and_counts_what_it_lets_through(
     bob: User, settings: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -113,9 +118,11 @@ def test_without_the_cache_the_api_works_unlimited_and_counts_what_it_lets_throu
     assert [answer.status_code for answer in answers] == [200] * 4
     assert "RateLimit-Limit" not in answers[0]
     assert rate_limit.uncounted_calls() == before + 4
+    rate_limit.count_many([("pair", 1)] * 2, now=NOW)
+    assert rate_limit.uncounted_calls() == before + 6
     assert len([record for record in caplog.records if "cache cannot be reached" in record.message]) == 1
     measured = {measure.name: measure.value for measure in health.metrics()}
-    assert measured["portal_api_calls_not_limited"] == before + 4
+    assert measured["portal_api_calls_not_limited"] == before + 6
 
 
 def test_a_hanging_cache_does_not_hold_up_a_refresh(settings: Any) -> None:

@@ -57,13 +57,13 @@ def count_many(calls: Sequence[tuple[str, int]], *, now: datetime) -> list[RateL
                 sizes[name] = max(1, limit // LEASE)
         short = {name: number for name, number in needed.items() if _leases.left(name) < number}
         if short:
-            if _outage.is_on():
+            if _outage.is_on(needed.total()):
                 return [None] * len(calls)
-            reserved = {name: max(number, sizes[name]) for name, number in short.items()}
+            reserved = {name: max(number - _leases.left(name), sizes[name]) for name, number in short.items()}
             try:
                 _leases.reserve(reserved, window)
             except (redis.RedisError, OSError):
-                _outage.begin()
+                _outage.begin(needed.total())
                 return [None] * len(calls)
         return [RateLimitState(limit, _leases.take(name), WINDOW - second) if limit else None for name, limit in calls]
 
@@ -74,20 +74,21 @@ class _Leases:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self._window = 0
-        self._ranges: dict[str, tuple[int, int]] = {}  # the last count that was used, and the last that may be
+        self._counts: dict[str, list[range]] = {}  # those not used yet; never empty ranges
 
     def begin(self, window: int) -> None:
         if window != self._window:
-            self._window, self._ranges = window, {}
+            self._window, self._counts = window, {}
 
     def left(self, name: str) -> int:
-        used, end = self._ranges.get(name, (0, 0))
-        return end - used
+        return sum(map(len, self._counts.get(name, [])))
 
     def take(self, name: str) -> int:
-        used, end = self._ranges[name]
-        self._ranges[name] = (used + 1, end)
-        return used + 1
+        counts = self._counts[name]
+        first, counts[0] = counts[0][0], counts[0][1:]
+        if not counts[0]:
+            del counts[0]
+        return first
 
     def reserve(self, numbers: dict[str, int], window: int) -> None:
         # Atomic: INCRBY counts, EXPIRE only makes room again.
@@ -98,7 +99,7 @@ class _Leases:
                 pipe.expire(key, 2 * WINDOW)
             totals = pipe.execute()[::2]
         for (name, number), total in zip(numbers.items(), totals, strict=True):
-            self._ranges[name] = (int(total) - number, int(total))
+            self._counts.setdefault(name, []).append(range(int(total) - number + 1, int(total) + 1))
 
 
 _leases = _Leases()
@@ -117,17 +118,17 @@ class _Outage:
         self._until = 0.0
         self.uncounted = 0
 
-    def begin(self) -> None:
+    def begin(self, calls: int) -> None:
         with self._lock:
             self._until = time.monotonic() + RETRY_AFTER
-            self.uncounted += 1
+            self.uncounted += calls
         logger.warning("The cache cannot be reached; calls of the API are not limited.")
 
-    def is_on(self) -> bool:
+    def is_on(self, calls: int) -> bool:
         if time.monotonic() >= self._until:
             return False
         with self._lock:
-            self.uncounted += 1
+            self.uncounted += calls
         return True
 
 

@@ -1,0 +1,107 @@
+"""The token endpoint itself: calls that come at awkward moments."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from connections.api import token_endpoint
+from connections.api.token_endpoint import Batches, TokenEndpoint
+from connections.services.tokens.fetch import Token
+from connections.services.tokens.single_flight import TokenRequirement
+from connections.services.tokens.token_calls import TokenCall, Wait
+from portal import asgi
+
+TOKEN = Token("access token", timezone.now() + timedelta(hours=1), "Mail.Read")
+
+
+def token_call() -> TokenCall:
+    return TokenCall("key", 1, None, TokenRequirement(300), "127.0.0.1")
+
+
+def test_a_call_that_comes_just_when_a_batch_ends_is_answered() -> None:
+    calls: list[asyncio.Task[Any]] = []
+
+    async def run(function: Any, batch: list[TokenCall]) -> list[Any]:
+        if not calls:
+            calls.append(asyncio.ensure_future(batches.answer(token_call())))
+        return [TOKEN for _ in batch]
+
+    batches = Batches(run)
+
+    async def ask_twice() -> list[Any]:
+        return [await batches.answer(token_call()), await asyncio.wait_for(calls[0], 1)]
+
+    assert asyncio.run(ask_twice()) == [TOKEN, TOKEN]
+
+
+def test_a_token_that_comes_while_the_view_explains_its_absence_is_not_shared() -> None:
+    """The view records one token request, and each token that is sent has to be recorded."""
+    outcomes: list[Any] = [Wait(1, 1, 1.0)] * 3 + [None] * 3
+    decided = 0
+
+    async def run(function: Any, *arguments: Any) -> Any:
+        nonlocal decided
+        await asyncio.sleep(0)
+        if function is not token_endpoint._answer_batch:
+            return True
+        batch = [outcomes.pop(0) if outcomes else TOKEN for _ in arguments[0]]
+        decided += sum(outcome is TOKEN for outcome in batch)
+        return batch
+
+    seen = 0
+
+    async def django(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal seen
+        seen += 1
+        await asyncio.sleep(0.05)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    endpoint = TokenEndpoint(django, lambda is_secure: [], run_in_thread=run)
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "scheme": "http",
+        "path": "/api/v1/connections/1/token",
+        "raw_path": b"/api/v1/connections/1/token",
+        "query_string": b"",
+        "headers": [(b"host", b"localhost"), (b"authorization", b"Bearer key")],
+        "client": ("127.0.0.1", 1),
+    }
+    statuses: list[int] = []
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    async def three_at_once() -> None:
+        await asyncio.gather(*(endpoint(dict(scope), None, send) for _ in range(3)))  # type: ignore[arg-type]
+
+    asyncio.run(three_at_once())
+    assert statuses == [200] * 3
+    assert (seen, decided) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("protocols", "is_secure"),
+    [([b"http", b"https"], False), ([b"https", b"http"], True), ([b" https,http"], True), ([], False)],
+)
+def test_of_several_protocols_the_first_counts_as_in_django(
+    settings: Any, protocols: list[bytes], is_secure: bool
+) -> None:
+    settings.SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    headers = [(b"x-forwarded-proto", protocol) for protocol in protocols]
+    assert token_endpoint.is_secure({"scheme": "http", "headers": headers}) is is_secure
+
+
+@pytest.mark.parametrize(
+    ("client", "is_https"), [(None, True), (("127.0.0.1", 1), True), (("::1", 1), True), (("192.0.2.1", 1), False)]
+)
+def test_a_proxy_on_this_machine_says_that_it_was_called_by_https(client: Any, is_https: bool) -> None:
+    scope = {"client": client, "headers": [(b"x-forwarded-proto", b"https")]}
+    assert asgi._is_from_local_https_proxy(scope) is is_https
