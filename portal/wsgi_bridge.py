@@ -25,8 +25,7 @@ logger = logging.getLogger(__name__)
 
 SILENCE = 10.0  # seconds a client may be silent within the body of its request
 MAX_BODY = 20_000_000  # bytes; Django has lower limits for all but uploaded files
-IN_MEMORY = 1_000_000  # bytes of a body that are kept in memory; the rest is written to a temporary file
-CHUNK = 65536
+IN_MEMORY = 65_536  # bytes of a body that are kept in memory; the rest is written to a temporary file
 
 
 class ClientGone(Exception):
