@@ -1,23 +1,12 @@
 """What a user may do with what they see. One function per action; the name says which."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from django.db.models import Q
 
 from connections.access.querysets import shares_with
 from connections.access.roles import person
-from connections.models import (
-    ApiKey,
-    Approval,
-    AuditEvent,
-    Connection,
-    ConsentRequest,
-    Share,
-    SharedMailbox,
-    User,
-)
+from connections.models import ApiKey, Approval, AuditEvent, Connection, ConsentRequest, Share, SharedMailbox, User
 from connections.models.audit import AuditAction
 
 

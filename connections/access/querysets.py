@@ -1,7 +1,5 @@
 """What a user sees. Whatever is not in these querysets does not exist for them."""
 
-from __future__ import annotations
-
 from typing import TypeVar
 
 from django.db import models

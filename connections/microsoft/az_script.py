@@ -4,8 +4,6 @@ Commands and options: Microsoft: azure-cli, "az ad app" and "az ad sp" (version 
 Graph). Manifest entries: Microsoft Graph, application resource, requiredResourceAccess.
 """
 
-from __future__ import annotations
-
 import json
 import shlex
 from collections.abc import Sequence

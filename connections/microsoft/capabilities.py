@@ -4,8 +4,6 @@ Scopes and roles are short names here (``Mail.Read``); token_endpoint.qualified(
 Unknown capability keys are ignored, so that an old connection can still be shown. The list is data/capabilities.toml.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Entra accepts RSA keys and gets the public part only (Microsoft: identity-platform/certificate-credentials).
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta

@@ -13,8 +13,7 @@ from connections.microsoft.error_types import ErrorMeaning, Kind, Who
 from connections.microsoft.response_parser import MicrosoftResponse
 
 SIGN_IN_FREQUENCY = re.compile(
-    r"maximum allowed lifetime for this request is (?:(\d{1,4})\.)?(\d{1,9})(?::(\d\d):(\d\d))?",
-    re.ASCII,
+    r"maximum allowed lifetime for this request is (?:(\d{1,4})\.)?(\d{1,9})(?::(\d\d):(\d\d))?", re.ASCII
 )
 LIFETIME_CODE = "AADSTS70043"
 # Always about the state of the service, whatever number comes with it.
@@ -50,13 +49,7 @@ FLAGGING = frozenset({Kind.REAUTH, Kind.CONSENT, Kind.APP_CONFIG, Kind.POLICY})
 OK = Verdict(Kind.OK, "", "Microsoft accepted the request.", "Nothing needs to be done.", Who.NOBODY)
 
 
-def classify(
-    *,
-    where: str,
-    status: int | None,
-    headers: Mapping[str, str] | None,
-    body: str | bytes | None,
-) -> Verdict:
+def classify(*, where: str, status: int | None, headers: Mapping[str, str] | None, body: str | bytes | None) -> Verdict:
     """Classify one answer of Microsoft. Never raises, whatever the input.
 
     `where` is token, authorize, adminconsent or graph. For the two callbacks `body` is the raw query string; their

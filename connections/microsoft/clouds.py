@@ -1,7 +1,5 @@
 """Microsoft's clouds: where people sign in and where Microsoft Graph is. The list is data/clouds.toml."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 

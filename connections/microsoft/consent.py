@@ -3,8 +3,6 @@
 Source: Microsoft: identity-platform/v2-admin-consent, and v2-oauth2-client-creds-grant-flow for the older style.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlencode

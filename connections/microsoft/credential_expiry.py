@@ -5,8 +5,6 @@ thumbprint (Microsoft Graph: application-get, passwordCredential, keyCredential)
 home directory only; elsewhere the answer is 404.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import hashlib

@@ -8,8 +8,6 @@ refresh token that cannot exist. Our inference, not Microsoft's statement: AADST
 so the client was accepted; a wrong credential is rejected earlier (7000215, 7000222, 700027, 700016).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 from connections.microsoft import data_files, http, token_endpoint

@@ -3,8 +3,6 @@
 A text may contain ``$name``; it is replaced by the text of that name in the file's own ``[texts]`` table.
 """
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields

@@ -5,8 +5,6 @@ below. A section is either a list of codes that share the group's ``cause``, or 
 by its own cause or by ``[Microsoft's name of the code, cause]``. A group that Python code refers to has an ``id``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

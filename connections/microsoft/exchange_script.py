@@ -5,8 +5,6 @@ New-ServicePrincipal, New-ManagementScope, New-ManagementRoleAssignment, Test-Se
 account: Add-MailboxPermission and Add-RecipientPermission. Every step can safely be run again.
 """
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

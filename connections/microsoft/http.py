@@ -4,8 +4,6 @@ libcurl does the work (docs/decisions.md says why). Redirects are never followed
 failed request is returned as an answer with ``status`` 0 and a reason, not raised, because callers expect outages.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Iterable, Iterator

@@ -4,8 +4,6 @@ Graph answers 403 or 404 where a right is missing (Microsoft: outlook-share-mess
 little: what was granted, whose token it is and what the directory knows about the address decide.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import StrEnum
 

@@ -4,8 +4,6 @@ Only a request is decisive: a scope without a right in Exchange opens nothing, a
 application does not show in its token (Microsoft: outlook-share-messages-folders, application-rbac).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace

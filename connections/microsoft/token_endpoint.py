@@ -4,8 +4,6 @@ Sources: Microsoft identity platform,
 v2-oauth2-auth-code-flow, v2-oauth2-client-creds-grant-flow, certificate-credentials, refresh-tokens.
 """
 
-from __future__ import annotations
-
 import json
 import time
 import uuid

@@ -4,8 +4,6 @@ Disabled accounts are listed with ``accountEnabled`` false. Deleted ones are not
 (Microsoft Graph: user-list, user-get, resources/user).
 """
 
-from __future__ import annotations
-
 import json
 import uuid
 from collections.abc import Iterable, Sequence

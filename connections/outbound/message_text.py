@@ -3,8 +3,6 @@
 ``facts`` come from services.notifications.payload: plain JSON values, times as ISO 8601 in UTC.
 """
 
-from __future__ import annotations
-
 import unicodedata
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta

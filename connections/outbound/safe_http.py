@@ -5,8 +5,6 @@ name that resolves differently a moment later changes nothing. Redirects and pro
 of the answer is read.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import re
 import socket

@@ -4,8 +4,6 @@ Format: learn.microsoft.com/microsoftteams/platform/webhooks-and-connectors/how-
 text runs, which ignore Markdown, so that a connection named "[click](https://…)" does not become a link.
 """
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -4,8 +4,6 @@ The signature is HMAC-SHA256 over ``id.timestamp.body`` with the secret's bytes;
 base64. ``webhook-id`` is the same in all attempts, so that a receiver recognises duplicates.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import hmac

@@ -1,7 +1,5 @@
 """Create app-only connections, which get their tokens without a person signing in."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import datetime
 

@@ -1,7 +1,5 @@
 """Create, change, disable, enable and remove connections."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any

@@ -1,7 +1,5 @@
 """What the policy says about changed permissions: forbidden, in need of approval, or no longer in need of it."""
 
-from __future__ import annotations
-
 import copy
 from datetime import datetime
 from typing import Any

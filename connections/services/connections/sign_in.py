@@ -1,7 +1,5 @@
 """Sign-ins of delegated connections: what is requested from Microsoft, what is accepted, and how it is stored."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any

@@ -3,8 +3,6 @@
 A link allows nothing else. Every step checks again that the person who created it still has the permission.
 """
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import secrets

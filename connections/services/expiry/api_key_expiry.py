@@ -1,7 +1,5 @@
 """Warn people before their API keys expire."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 

@@ -1,7 +1,5 @@
 """Expirations of the next year: credentials, sign-ins limited by a policy, unused grants, shares, API keys."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta

@@ -1,7 +1,5 @@
 """Read expiration dates of secrets and certificates from Entra, if the application may, and warn before they expire."""
 
-from __future__ import annotations
-
 import logging
 import random
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Forecast when and why a connection will stop working, and who can prevent it. Reads no secrets."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass

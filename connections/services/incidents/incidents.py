@@ -4,8 +4,6 @@ The services that change a state call these inside their own transaction, so an 
 Observations with the same key are one incident.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from datetime import datetime
 

@@ -3,8 +3,6 @@
 incidents.py decides what is an incident and when it is resolved.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, fields

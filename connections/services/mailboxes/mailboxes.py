@@ -1,7 +1,5 @@
 """Register shared mailboxes, once per tenant, and attach them to connections."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from django.db import IntegrityError, transaction

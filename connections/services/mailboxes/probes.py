@@ -1,7 +1,5 @@
 """Probe whether a connection's own token opens the shared mailboxes attached to it."""
 
-from __future__ import annotations
-
 import logging
 import random
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """Register, change and remove app registrations. Whether Microsoft accepts them is in credential_checks.py."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 

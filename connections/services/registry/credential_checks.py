@@ -3,8 +3,6 @@
 A rejected registration is one problem and not one per connection: its connections wait and keep their status.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta

@@ -1,7 +1,5 @@
 """Add and retire client secrets and certificates of app registrations. Nothing here returns a stored one."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any

@@ -1,7 +1,5 @@
 """Register, verify, change and remove tenants."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from django.db import IntegrityError, transaction

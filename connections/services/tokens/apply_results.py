@@ -4,13 +4,12 @@ A connection's status changes only after a definite refusal, or an ambiguous one
 outage, throttling, a rejected app registration or a missing encryption key never changes it.
 """
 
-from __future__ import annotations
-
 import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Self
 
 from django.db import transaction
 from django.db.models import F, QuerySet
@@ -69,7 +68,7 @@ class Summary:
     flagged: int = 0
     waiting: int = 0
 
-    def __iadd__(self, other: Summary) -> Summary:
+    def __iadd__(self, other: Self) -> Self:
         self.claimed += other.claimed
         self.renewed += other.renewed
         self.flagged += other.flagged

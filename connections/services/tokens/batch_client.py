@@ -1,7 +1,5 @@
 """Request tokens for many connections at once. Stores nothing and must not run inside a transaction."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace

@@ -6,8 +6,6 @@ outside any transaction. One canary per app registration goes first, so a reject
 request instead of one per connection.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,5 @@
 """The only module that writes tokens."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
