@@ -161,10 +161,7 @@ def visible_reviews(user: User) -> QuerySet[AccessReview]:
 
 
 def review_items_of(user: User) -> QuerySet[ReviewItem]:
-    """Review items this user decides: shares of their connections; for IT admins also those whose owner cannot answer.
-
-    An IT admin does not decide a share that they use themselves, unless every IT admin uses it.
-    """
+    """Items this user decides: of own connections; as IT admin (unless they use it) those whose owner cannot answer."""
     is_owner = Q(connection__owner=user)
     if not person(user).is_admin:
         return ReviewItem.objects.filter(is_owner)

@@ -46,10 +46,7 @@ class CertificateDetails:
 
 
 def generate(common_name: str, *, months: int, now: datetime) -> CertificateWithKey:
-    """Make an RSA key and a self-signed certificate valid from ``now`` for ``months`` of 30.4 days.
-
-    Raises InvalidInput unless 1 ≤ months ≤ 24.
-    """
+    """A self-signed RSA certificate for ``months`` of 30.4 days. Raises InvalidInput unless 1 ≤ months ≤ 24."""
     if not 1 <= months <= MOST_MONTHS:
         raise InvalidInput(f"A certificate can be valid for 1 to {MOST_MONTHS} months.", field="months")
     key = rsa.generate_private_key(public_exponent=65537, key_size=KEY_BITS)

@@ -18,10 +18,7 @@ Tables = dict[str, dict[str, ErrorMeaning]]
 
 
 def load(*names: str) -> Tables:
-    """Read the files into one table per section, and "id" for the groups by their id.
-
-    Raises InvalidDataFile if a code is there twice; Microsoft's words are compared without case.
-    """
+    """One table per section, and "id" for groups. Raises InvalidDataFile for a repeated code (words without case)."""
     tables: Tables = {section: {} for section in (*SECTIONS, "id")}
     seen: set[tuple[str, str]] = set()
     for name in names:

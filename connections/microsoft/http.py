@@ -73,10 +73,7 @@ class Client:
         return next(self.send_all([request]))
 
     def send_all(self, requests: Iterable[Request[Tag]]) -> Iterator[Response[Tag]]:
-        """Send all requests concurrently; yield each answer as it arrives, in any order.
-
-        The next request is taken only when a slot becomes free, so a generator may produce work late.
-        """
+        """Send concurrently; yield answers in any order. A request is taken only when a slot is free, maybe late."""
         source = iter(requests)
         running: dict[Any, tuple[Request[Tag], BytesIO, BytesIO]] = {}
         exhausted = False

@@ -64,10 +64,7 @@ NOT_TESTED = "not-tested"
 
 @dataclass(frozen=True, slots=True)
 class Purpose:
-    """What a connection does in a shared mailbox: the paths that test it, and the permissions needed.
-
-    ``paths`` are requested in this order; if only the first succeeds, only a folder is shared.
-    """
+    """What a connection does in a mailbox. If only the first of ``paths`` succeeds, only a folder is shared."""
 
     paths: tuple[str, ...]
     scope: str  # delegated

@@ -198,10 +198,7 @@ def _salvage(text: str, keys: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _graph_codes(error: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """Codes from the outermost to the innermost, and the fields that Microsoft's support needs.
-
-    Microsoft Graph: "errors": innerError may nest, and is written innererror or innerError.
-    """
+    """Codes from outermost to innermost, and fields for support (graph/errors; innererror or innerError may nest)."""
     if not isinstance(error, dict):
         return ((word,) if (word := _word(error)) else ()), {}
     codes: list[str] = []

@@ -120,10 +120,7 @@ def client_authentication(credential: Credential, client_id: str, token_url: str
 
 
 def client_assertion(certificate: ClientCertificate, client_id: str, token_url: str) -> str:
-    """A signed assertion (PS256, ``x5t#S256``) after identity-platform/certificate-credentials.
-
-    All requests of the same minute share one assertion, because signing costs more than the request itself.
-    """
+    """One assertion a minute, as signing is costly (PS256, ``x5t#S256``; identity-platform/certificate-credentials)."""
     return _signed(certificate.private_key, certificate.thumbprint, client_id, token_url, int(time.time() // 60) * 60)
 
 
@@ -183,11 +180,7 @@ def short_names(scopes: Iterable[str]) -> tuple[str, ...]:
 
 
 def roles(access_token: str) -> tuple[str, ...]:
-    """Application permissions in an app-only token, sorted; () if there are none or the token is opaque.
-
-    The token is meant for Graph, so it is read for display and comparison only, never trusted
-    (identity-platform/access-tokens).
-    """
+    """Application roles in an app-only token, sorted; for display, never trusted (identity-platform/access-tokens)."""
     names = unverified_claims(access_token).get("roles")
     return _storable(map(str, names)) if isinstance(names, list) else ()
 

@@ -35,11 +35,7 @@ def may_read(roles: Iterable[str]) -> bool:
 
 
 def read(cloud: Cloud, access_token: str, oids: Sequence[str]) -> dict[str, AccountState]:
-    """The state of these people's accounts (object ids, lower case). Those not listed are requested once more, alone.
-
-    Raises MicrosoftRefused if they may not be read, MicrosoftUnavailable without a useful answer. People without a clear
-    answer are left out.
-    """
+    """States of accounts by object id, without unclear ones. Raises MicrosoftRefused, MicrosoftUnavailable."""
     states: dict[str, AccountState] = {}
     known = [oid for oid in oids if _is_id(oid)]
     lists = []

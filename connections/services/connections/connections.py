@@ -175,10 +175,7 @@ def missing_permissions(connection: Connection) -> tuple[str, ...]:
 
 
 def disable(connection: Connection, *, actor: User, now: datetime) -> None:
-    """Stop using the connection and keep its grant. Doing it twice is harmless.
-
-    After an IT admin has disabled it, even if the owner did so before, only an IT admin can enable it again.
-    """
+    """Keep the grant but do not use it; safe to repeat. What an IT admin disabled, only an IT admin can enable."""
     with transaction.atomic():
         _lock(connection)
         roles.require(permissions.can_disable(actor, connection))
@@ -208,11 +205,7 @@ def disable(connection: Connection, *, actor: User, now: datetime) -> None:
 
 
 def enable(connection: Connection, *, actor: User, now: datetime) -> None:
-    """Use a disabled connection again; the next sweep checks whether its grant is still valid.
-
-    Raises NotAllowed, also for the owner if an IT admin has disabled it, and PolicyForbids or ApprovalNeeded if the
-    policy no longer allows it.
-    """
+    """Use it again; a sweep checks its grant. Raises NotAllowed, PolicyForbids, ApprovalNeeded."""
     with transaction.atomic():
         _lock(connection)
         connection.refresh_from_db(fields=["status", "disabled_by_admin", "connected_at"])
@@ -264,11 +257,7 @@ def remove(connection: Connection, *, actor: User, now: datetime) -> None:
 
 
 def _lock(connection: Connection, *, to_remove: bool = False) -> None:
-    """Lock the row and reload its owner, who may just have changed: check permissions only after it.
-
-    It waits for an answer that is just being stored and could open an incident. ``to_remove`` makes new references to
-    the connection wait, too, and then fail; a weaker lock lets them pass.
-    """
+    """Lock the row, reload its owner; check permissions after it. ``to_remove`` makes new references wait and fail."""
     rows = Connection.objects.select_for_update(no_key=not to_remove).filter(pk=connection.pk)
     connection.owner_id = rows.values_list("owner", flat=True).first() or connection.owner_id
 

@@ -60,11 +60,7 @@ def scopes_to_request(connection: Connection) -> tuple[str, ...]:
 
 
 def sign_in_client(connection: Connection) -> backends.SignInClient:
-    """The application, scopes and parameters for the connection's sign-in.
-
-    A reconnect suggests the known account. ``prompt=consent`` is never sent: it would ask the person for consent again
-    (and often block them) although an administrator has granted it.
-    """
+    """The client, scopes and parameters; never ``prompt=consent``, which ignores an administrator's consent."""
     live = credential_checks.live_applications(connection.app_registration)
     if not live:
         raise MicrosoftRefused(credential_checks.NO_CREDENTIAL)

@@ -42,10 +42,7 @@ class OpenedLink:
 
 
 def create(connection: Connection, *, actor: User, now: datetime) -> tuple[SignInLink, str]:
-    """Create a link and return it with its token, which is not stored; revoke the connection's earlier links.
-
-    Raises NotAllowed, PolicyForbids, or ApprovalNeeded.
-    """
+    """A new link and its token (not stored); revokes earlier ones. Raises NotAllowed, PolicyForbids, ApprovalNeeded."""
     token = secrets.token_urlsafe(32)
     with transaction.atomic():
         Connection.objects.select_for_update(no_key=True).get(pk=connection.pk)
@@ -71,10 +68,7 @@ def open_link(token: str, *, now: datetime) -> OpenedLink:
 
 
 def bind_to_browser(token: str, *, browser: str, now: datetime) -> OpenedLink:
-    """Bind the link to the first browser that continues with it. Raises LinkUnusable in any other browser.
-
-    ``browser`` is a secret that only this browser's session has.
-    """
+    """Bind the link to the first ``browser`` (its session's secret); raises LinkUnusable in any other."""
     opened = open_link(token, now=now)
     SignInLink.objects.filter(pk=opened.link.pk, browser_digest="").update(browser_digest=_digest(browser))
     opened.link.refresh_from_db(fields=["browser_digest"])
@@ -125,7 +119,8 @@ def _require_usable(link: SignInLink | None, now: datetime) -> OpenedLink:
         raise LinkUnusable("This link is too old: it worked for 30 minutes.")
     connection = Connection.objects.select_related("app_registration__tenant", "owner").get(pk=link.connection_id)
     # Not recorded as denied: the reader may be signed in here as a person unrelated to the link.
-    if not _has_right(connection, link.made_by) or _obstacle(connection) is not None:
+    has_right = link.made_by.is_active and permissions.can_reconnect(link.made_by, connection)
+    if not has_right or _obstacle(connection) is not None:
         raise LinkUnusable("Whoever sent this link may no longer connect mailboxes here.")
     return OpenedLink(link, connection, link.made_by)
 

@@ -64,10 +64,7 @@ def next_expirations(connections: Iterable[Connection], *, now: datetime) -> dic
 def summarize(
     connection: Connection, *, now: datetime, credentials: Iterable[AppCredential] | None = None
 ) -> ForecastSummary:
-    """All forecasts of the connection; none if it waits for a sign-in.
-
-    ``credentials``: the live ones of its app registration, if the caller has them already.
-    """
+    """All forecasts; none if it waits for a sign-in. ``credentials``: its app registration's live ones, if known."""
     if connection.status in (Status.PENDING, Status.RECONNECT_NEEDED):
         return ForecastSummary()
     forecasts: list[Forecast] = []

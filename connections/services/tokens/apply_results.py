@@ -141,11 +141,7 @@ def reaches_mailbox(pk: int) -> bool:
 
 
 def settle_without_roles(pk: int, *, now: datetime, version: int) -> None:
-    """Restore or flag a connection whose app-only token carries no role: it works if it reaches a shared mailbox.
-
-    Permissions granted in Exchange do not appear in tokens (Microsoft: application-rbac). Nothing changes while a
-    mailbox could not be probed because Microsoft did not answer.
-    """
+    """Without roles it works if it reaches a mailbox: Exchange's grants are in no token. Restore it, or flag it."""
     if reaches_mailbox(pk):
         restore(pk, now=now, version=version)
         incidents.connections_recovered([pk], now=now)
@@ -190,10 +186,7 @@ def _proves_app(answer: Answer) -> bool:
 
 
 def _detect_outage(result: RefreshBatchResult, now: datetime) -> None:
-    """Open an outage incident after several failed attempts in a row.
-
-    While other connections get tokens from the same environment, the problem is limited to a directory or an account.
-    """
+    """Report an outage after several failures in a row, unless other connections of the environment get tokens."""
     for due, answer in result.answers:
         if isinstance(answer, Verdict) and answer.kind is Kind.TRANSIENT and due.trouble_count + 1 >= OUTAGE_AFTER:
             environment = result.app.tenant.environment
@@ -222,10 +215,7 @@ def _handle_failure(due: DueConnection, answer: Answer, now: datetime) -> bool:
 
 
 def flag(pk: int, verdict: Verdict, *, now: datetime, version: int) -> bool:
-    """Set the status that the verdict means, unless the connection got new tokens since the request was sent.
-
-    The refresh token is kept, because Microsoft may accept it again. Returns whether the status or its code is new.
-    """
+    """Set the verdict's status unless newer tokens came; keeps the refresh token. Returns whether anything is new."""
     status = STATUS_OF[verdict.kind]
     with transaction.atomic():
         locked = Connection.objects.select_for_update(of=("self",), no_key=True)
@@ -290,10 +280,7 @@ def _retry_later(
 
 
 def postpone(results: Sequence[RefreshBatchResult], *, now: datetime) -> None:
-    """Where a canary could not reach Microsoft, postpone all due connections of its app registration.
-
-    Otherwise every batch of a sweep would send a canary of its own and wait for its time-out.
-    """
+    """Postpone all due connections of an app whose canary failed: otherwise every batch would wait for a time-out."""
     for result in results:
         verdict = result.held_back_by
         if not isinstance(verdict, Verdict) or verdict.kind is not Kind.TRANSIENT:
