@@ -34,7 +34,6 @@ _M = TypeVar("_M", bound=models.Model)
 
 
 def _all_or_own(user: User, queryset: QuerySet[_M], own: Q) -> QuerySet[_M]:
-    """Everything for IT admins and auditors, the rows that match ``own`` for others."""
     return queryset if person(user).oversees else queryset.filter(own)
 
 

@@ -17,11 +17,7 @@ from connections.microsoft.token_endpoint import OIDC_SCOPES
 
 @dataclass(frozen=True, slots=True)
 class Capability:
-    """Something an automation can be allowed to do.
-
-    ``delegated`` and ``application`` hold the least scopes and roles; where one of them is empty,
-    ``no_delegated`` or ``no_application`` says why. ``note`` is a limitation to know beforehand.
-    """
+    """What an automation may do, by its least scopes and roles; ``no_…`` says why there are none."""
 
     key: str
     group: str

@@ -68,11 +68,7 @@ def generate(common_name: str, *, months: int, now: datetime) -> CertificateWith
 
 
 def read(data: bytes, *, key_data: bytes = b"", password: str = "", now: datetime) -> CertificateWithKey:
-    """Read a certificate and its key from a PFX file, a PEM file holding both, or two PEM files.
-
-    Raises InvalidInput (with ``field``) that says what is wrong: unreadable, wrong password, no key, several
-    certificates, key of another certificate, not RSA, too short, expired.
-    """
+    """Read certificate and key from a PFX file, or one or two PEM files. Raises InvalidInput with ``field``."""
     is_pem = b"-----BEGIN " in data
     certificate, key = _from_pem(data, key_data, password) if is_pem else _from_pfx(data, password)
     if not isinstance(key, rsa.RSAPrivateKey):

@@ -176,11 +176,12 @@ def _with_sign_in_frequency(verdict: Verdict, description: str) -> Verdict:
     age += int(first) if minutes is None else int(first) * 3600 + int(minutes) * 60 + int(seconds)
     if age <= 0:
         return verdict
-    cause = f"{verdict.cause} The policy asks for a new sign-in every {_span(age)}."
+    cause = f"{verdict.cause} The policy asks for a new sign-in every {format_interval(age)}."
     return replace(verdict, max_age_s=age, cause=cause)
 
 
-def _span(seconds: int) -> str:
+def format_interval(seconds: int) -> str:
+    """What follows "every": "day", "2 hours"."""
     for size, word in ((86_400, "day"), (3600, "hour"), (60, "minute")):
         if seconds % size == 0:
             count = seconds // size

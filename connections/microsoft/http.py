@@ -32,8 +32,7 @@ class Request(Generic[Tag]):
     headers: tuple[tuple[str, str], ...] = ()
     tag: Tag | None = None
 
-    def __repr__(self) -> str:
-        # Body and headers contain secrets.
+    def __repr__(self) -> str:  # body and headers contain secrets
         return f"<{self.method} {self.url.partition('?')[0]}>"
 
 
@@ -57,11 +56,7 @@ class Response(Generic[Tag]):
 
 
 class Client:
-    """Sends requests concurrently and keeps the connections open for the next call.
-
-    One instance per thread, see ``client()``. ``timeout`` is seconds for a whole request, ``ca_bundle`` a PEM file
-    (empty: certifi's).
-    """
+    """Keeps connections open; one per thread (see client()). ``timeout`` in seconds; ``ca_bundle``: PEM file."""
 
     def __init__(self, *, timeout: float, ca_bundle: str = "", in_flight: int = 50) -> None:
         self._multi = pycurl.CurlMulti()

@@ -131,19 +131,18 @@ def _look_up(cloud: Cloud, access_token: str, judge: ProbeJudgement, addresses: 
     """What the directory knows about these addresses, as far as the token allows and an answer came."""
     if capabilities.missing(["User.Read.All"], judge.granted):
         return {}
-    requests = [graph_client.request(cloud, access_token, _by_address(address), address) for address in addresses]
+    requests = []
+    for address in addresses:
+        # An address may be a user name, the primary mail address, or one of several others.
+        value = address.replace("'", "''")
+        condition = f"userPrincipalName eq '{value}' or mail eq '{value}' or proxyAddresses/any(p:p eq 'smtp:{value}')"
+        path = f"users?$filter={quote(condition)}&$select=id,userType,assignedPlans&$top=1"
+        requests.append(graph_client.request(cloud, access_token, path, address))
     return {
         str(response.request.tag): _account(json.loads(response.text))
         for response in graph_client.request_json(requests)
         if _verdict(response).kind is Kind.OK
     }
-
-
-def _by_address(address: str) -> str:
-    """An address may be a user name, the primary mail address, or one of several others."""
-    value = address.replace("'", "''")
-    condition = f"userPrincipalName eq '{value}' or mail eq '{value}' or proxyAddresses/any(p:p eq 'smtp:{value}')"
-    return f"users?$filter={quote(condition)}&$select=id,userType,assignedPlans&$top=1"
 
 
 def _account(answer: dict[str, Any]) -> Account:
@@ -161,14 +160,10 @@ def _account(answer: dict[str, Any]) -> Account:
 
 
 def _verdict(response: http.Response[str]) -> Verdict:
+    """Graph's verdict; a good status without an entity or a collection may come from a proxy."""
     verdict = graph_client.verdict(response)
-    return UNREADABLE if verdict.kind is Kind.OK and not _is_whole(response.text) else verdict
-
-
-def _is_whole(text: str) -> bool:
-    """Whether it is an entity or a collection of Graph; a good status alone may come from a proxy."""
     try:
-        answer = json.loads(text)
+        answer = json.loads(response.text) if verdict.kind is Kind.OK else {"id": ""}
     except ValueError:
-        return False
-    return isinstance(answer, dict) and ("id" in answer or "value" in answer)
+        return UNREADABLE
+    return verdict if isinstance(answer, dict) and ("id" in answer or "value" in answer) else UNREADABLE

@@ -219,7 +219,7 @@ def _graph_codes(error: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
     return tuple(codes), details | {name: details.get(key) for name, key in support.items()}
 
 
-def _support(data: Mapping[str, Any], headers: dict[str, str], description: str) -> dict[str, str]:
+def _support(data: Mapping[str, Any], headers: dict[str, str], description: str) -> dict[str, Any]:
     """Trace id, correlation id and time, which Microsoft's support needs."""
     return {
         "trace_id": _match(SAFE_ID, data.get("trace_id"))

@@ -246,9 +246,8 @@ def discover(cloud: Cloud, directory_id: str) -> Directory:
         issuer = None
     if not isinstance(issuer, str):
         verdict = classify(where="token", status=response.status, headers=response.headers, body=response.text)
-        request_token_or_raise(
-            verdict if verdict.kind is not Kind.OK else transport_failure("the discovery document was no JSON")
-        )
+        is_ok = verdict.kind is Kind.OK
+        request_token_or_raise(transport_failure("the discovery document was no JSON") if is_ok else verdict)
     segments = urlsplit(str(issuer)).path.strip("/").split("/")
     tid = segments[0] if segments and _is_guid(segments[0]) else ""
     return Directory(tid, str(issuer))

@@ -45,7 +45,11 @@ def read(cloud: Cloud, access_token: str, oids: Sequence[str]) -> dict[str, Acco
         path = f"users?$filter=id%20in%20({values})&$select=id,accountEnabled&$top={AT_ONCE}"
         lists.append(graph_client.request(cloud, access_token, path))
     for response in graph_client.request_json(lists):
-        states |= _listed(response)
+        graph_client.require_ok(response)
+        people = _content(response).get("value")
+        if not isinstance(people, list):
+            raise MicrosoftUnavailable(UNREADABLE)
+        states |= {str(person.get("id", "")).lower(): _state(person) for person in people if isinstance(person, dict)}
     single = [
         graph_client.request(cloud, access_token, f"users/{oid}?$select=id,accountEnabled", oid)
         for oid in known
@@ -62,14 +66,6 @@ def _is_id(oid: str) -> bool:
         return str(uuid.UUID(oid)) == oid
     except ValueError:
         return False
-
-
-def _listed(response: http.Response[str]) -> dict[str, AccountState]:
-    graph_client.require_ok(response)
-    people = _content(response).get("value")
-    if not isinstance(people, list):
-        raise MicrosoftUnavailable(UNREADABLE)
-    return {str(person.get("id", "")).lower(): _state(person) for person in people if isinstance(person, dict)}
 
 
 def _single(response: http.Response[str]) -> AccountState | None:

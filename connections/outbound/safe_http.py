@@ -148,11 +148,7 @@ def post(
 
 
 def _host(text: str) -> str:
-    """The host in its ASCII form.
-
-    Accepts only real names and addresses in plain notation, because libcurl and the resolver may read other notations
-    (0x7f.1, 2130706433) differently.
-    """
+    """The host in ASCII; no notation that libcurl and the resolver could read differently (0x7f.1, 2130706433)."""
     if _is_address(text):
         return str(ipaddress.ip_address(text))
     try:

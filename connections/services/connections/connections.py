@@ -36,11 +36,7 @@ def start_delegated(
     now: datetime | None = None,
     reason: str = "",
 ) -> Connection:
-    """Create a pending connection; it gets its tokens when its owner signs in.
-
-    If the policy requires an approval, it is requested with ``reason``, and sign-in is blocked until it is granted.
-    Raises NotAllowed, PolicyForbids, InvalidInput, or AlreadyExists if the owner has a connection with this name.
-    """
+    """Create it; it waits for approval and sign-in. Raises NotAllowed, PolicyForbids, InvalidInput, AlreadyExists."""
     roles.require(permissions.can_connect(actor), cause="Auditors only look.", action="Ask a member to connect.")
     connection = build(app_registration, AuthenticationType.AUTHORIZATION_CODE, name, chosen, extra_scopes, actor)
     connection.created_at = now or connection.created_at
@@ -239,11 +235,7 @@ def _switch(connection: Connection, action: AuditAction, actor: User, values: di
 
 
 def remove(connection: Connection, *, actor: User, now: datetime) -> None:
-    """Delete the connection and its tokens.
-
-    Nothing is revoked at Microsoft, which has no call to revoke a single refresh token (identity-platform/refresh-
-    tokens); the page explains how to withdraw the consent.
-    """
+    """Delete connection and tokens; Microsoft has no call to revoke one grant (identity-platform/refresh-tokens)."""
     with transaction.atomic():
         _lock(connection, to_remove=True)
         roles.require(permissions.can_disable(actor, connection))

@@ -119,8 +119,7 @@ def _require_usable(link: SignInLink | None, now: datetime) -> OpenedLink:
         raise LinkUnusable("This link is too old: it worked for 30 minutes.")
     connection = Connection.objects.select_related("app_registration__tenant", "owner").get(pk=link.connection_id)
     # Not recorded as denied: the reader may be signed in here as a person unrelated to the link.
-    has_right = link.made_by.is_active and permissions.can_reconnect(link.made_by, connection)
-    if not has_right or _obstacle(connection) is not None:
+    if not _has_right(connection, link.made_by) or _obstacle(connection) is not None:
         raise LinkUnusable("Whoever sent this link may no longer connect mailboxes here.")
     return OpenedLink(link, connection, link.made_by)
 

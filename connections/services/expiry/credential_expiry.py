@@ -111,7 +111,13 @@ def read(app_registration: AppRegistration, *, actor: User | None, now: datetime
                     changes = {"app_registration": str(credential.app_registration)}
                     audit.record(AuditAction.CREDENTIAL_UNLISTED, credential, actor=actor, changes=changes)
                     credential.unlisted_at = now
-    accepted = [credential for credential in uploaded if _is_accepted(app_registration, credential, actor)]
+    accepted = []
+    for credential in uploaded:
+        try:
+            credential_checks.verify(app_registration, actor=actor, credential=credential)
+            accepted.append(credential)
+        except MicrosoftRefused as error:
+            logger.info("certificate %s is listed but not accepted yet: %s", credential.pk, error.verdict.code)
     return CredentialListing(True, tuple(confirmed), tuple(unlisted), tuple(accepted))
 
 
@@ -131,21 +137,8 @@ def _request_listing(app: AppRegistration, now: datetime) -> CredentialList | No
         return None
 
 
-def _is_accepted(app: AppRegistration, credential: AppCredential, actor: User | None) -> bool:
-    try:
-        credential_checks.verify(app, actor=actor, credential=credential)
-    except MicrosoftRefused as error:
-        logger.info("certificate %s is listed but not accepted yet: %s", credential.pk, error.verdict.code)
-        return False
-    return True
-
-
 def match(credential: AppCredential, listing: CredentialList) -> ListedCredential | None:
-    """The entry of Entra's list for this credential; None if there is none, or several candidates.
-
-    Entra shows three characters of a secret, so two secrets can look alike. Then the entered date decides, or that an
-    accepted secret cannot have expired before.
-    """
+    """Entra's entry for it, or None. Secrets that share their three shown characters are told apart by date."""
     if credential.kind == AppCredential.Kind.CERTIFICATE:
         details = certificates.read_details(credential.certificate)
         thumbprints = {details.sha1, details.sha256}

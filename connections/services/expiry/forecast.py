@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from connections.microsoft import classifier
 from connections.models import AppCredential, Connection
 from connections.services.registry import credential_checks
 
@@ -180,7 +181,7 @@ def _sign_in_limit(connection: Connection, now: datetime) -> Iterable[Forecast]:
         at,
         Reason.SIGN_IN,
         f"a policy of {connection.app_registration.tenant} asks for a new sign-in every "
-        f"{_span(connection.sign_in_max_age)}; Microsoft said so when it last refused this connection.",
+        f"{classifier.format_interval(connection.sign_in_max_age)}; Microsoft said so when it last refused this connection.",
         "Its owner can sign in again before then: the time starts anew.",
         Who.OWNER,
         certain=False,
@@ -206,11 +207,3 @@ def _idle_limit(connection: Connection, now: datetime) -> Forecast | None:
         who = Who(connection.status_who or Who.IT_ADMIN)
     cause = "nothing renews its grant just now, and Microsoft forgets a grant that was not used for 90 days."
     return Forecast(connection.refreshed_at + IDLE_LIMIT, Reason.IDLE, cause, action, who, certain=True)
-
-
-def _span(seconds: int) -> str:
-    for size, word in ((86_400, "day"), (3600, "hour"), (60, "minute")):
-        if seconds % size == 0:
-            count = seconds // size
-            return word if count == 1 else f"{count} {word}s"
-    return f"{seconds} seconds"

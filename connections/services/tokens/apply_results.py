@@ -159,7 +159,9 @@ def _update_app(result: RefreshBatchResult, now: datetime) -> None:
     if isinstance(result.held_back_by, Verdict):
         verdicts.append(result.held_back_by)
     rejection = next((verdict for verdict in verdicts if verdict.app_wide), None)
-    if rejection is not None and not _has_new_credential(result):
+    # Microsoft may have accepted a credential that was added after these requests were sent.
+    live = result.app.credentials.filter(retired_at=None, rejected_at=None, verified_at__isnull=False)
+    if rejection is not None and (result.tried is None or not live.exclude(pk__in=result.tried).exists()):
         credential_checks.reject_app(result.app, rejection, now=now)
     elif result.app.rejected_at is not None and any(_proves_app(answer) for _, answer in result.answers):
         credential_checks.restore_app(result.app, now=now)
@@ -168,14 +170,6 @@ def _update_app(result: RefreshBatchResult, now: datetime) -> None:
         wait = max((verdict.retry_after or THROTTLE_DEFAULT.total_seconds()) for verdict in throttled)
         until = now + min(timedelta(seconds=wait), timedelta(hours=1))
         AppRegistration.objects.filter(pk=result.app.pk).update(paused_until=until)
-
-
-def _has_new_credential(result: RefreshBatchResult) -> bool:
-    """Whether Microsoft has accepted a credential that was added after these requests were sent."""
-    if result.tried is None:
-        return False
-    live = result.app.credentials.filter(retired_at=None, rejected_at=None, verified_at__isnull=False)
-    return live.exclude(pk__in=result.tried).exists()
 
 
 def _proves_app(answer: Answer) -> bool:

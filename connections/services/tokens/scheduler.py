@@ -105,11 +105,7 @@ def _retry_rejected_apps(now: datetime) -> Summary:
 
 
 def check_now(connection: Connection, *, actor: User, now: datetime) -> Connection:
-    """Refresh one connection now, due or not, and return it with its new status.
-
-    Raises NotAllowed, NothingToCheck if it is disabled or needs its first sign-in, UnreadableSecret, and
-    MicrosoftUnavailable if there was no useful answer.
-    """
+    """Refresh one connection, due or not. Raises NotAllowed, NothingToCheck, UnreadableSecret, MicrosoftUnavailable."""
     roles.require(permissions.can_check(actor, connection))
     if connection.status in (Connection.Status.PENDING, Connection.Status.DISABLED):
         raise NothingToCheck
