@@ -56,8 +56,12 @@ def read(cloud: Cloud, access_token: str, client_id: str) -> CredentialList:
     path = f"applications(appId='{quote(client_id, safe='')}')?$select=passwordCredentials,keyCredentials"
     response = http.client().send(graph_client.request(cloud, access_token, path))
     graph_client.require_ok(response)
+    return _listing(response.text)
+
+
+def _listing(text: str) -> CredentialList:
     try:
-        answer = json.loads(response.text)
+        answer = json.loads(text)
         secrets = [
             ListedCredential(_moment(secret["endDateTime"]), hint=str(secret.get("hint") or ""))
             for secret in answer["passwordCredentials"]

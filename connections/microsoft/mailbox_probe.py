@@ -131,18 +131,19 @@ def _look_up(cloud: Cloud, access_token: str, judge: ProbeJudgement, addresses: 
     """What the directory knows about these addresses, as far as the token allows and an answer came."""
     if capabilities.missing(["User.Read.All"], judge.granted):
         return {}
-    requests = []
-    for address in addresses:
-        # An address may be a user name, the primary mail address, or one of several others.
-        value = address.replace("'", "''")
-        condition = f"userPrincipalName eq '{value}' or mail eq '{value}' or proxyAddresses/any(p:p eq 'smtp:{value}')"
-        path = f"users?$filter={quote(condition)}&$select=id,userType,assignedPlans&$top=1"
-        requests.append(graph_client.request(cloud, access_token, path, address))
+    requests = [graph_client.request(cloud, access_token, _by_address(address), address) for address in addresses]
     return {
         str(response.request.tag): _account(json.loads(response.text))
         for response in graph_client.request_json(requests)
         if _verdict(response).kind is Kind.OK
     }
+
+
+def _by_address(address: str) -> str:
+    """An address may be a user name, the primary mail address, or one of several others."""
+    value = address.replace("'", "''")
+    condition = f"userPrincipalName eq '{value}' or mail eq '{value}' or proxyAddresses/any(p:p eq 'smtp:{value}')"
+    return f"users?$filter={quote(condition)}&$select=id,userType,assignedPlans&$top=1"
 
 
 def _account(answer: dict[str, Any]) -> Account:
