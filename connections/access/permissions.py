@@ -1,23 +1,12 @@
 """What a user may do with what they see. One function per action; the name says which."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from django.db.models import Q
 
 from connections.access.querysets import shares_with
 from connections.access.roles import person
-from connections.models import (
-    ApiKey,
-    Approval,
-    AuditEvent,
-    Connection,
-    ConsentRequest,
-    Share,
-    SharedMailbox,
-    User,
-)
+from connections.models import ApiKey, Approval, AuditEvent, Connection, ConsentRequest, Share, SharedMailbox, User
 from connections.models.audit import AuditAction
 
 
@@ -102,8 +91,7 @@ def can_connect(user: User) -> bool:
     return not person(user).is_auditor or person(user).is_admin
 
 
-def can_register_mailbox(user: User) -> bool:
-    return can_connect(user)
+can_register_mailbox = can_connect
 
 
 def can_change_mailbox(user: User, mailbox: SharedMailbox) -> bool:
@@ -125,9 +113,7 @@ def can_reconnect(user: User, connection: Connection) -> bool:
     return manages(user, connection)
 
 
-def can_ask_consent(user: User, connection: Connection) -> bool:
-    """Request admin consent for what the connection needs: anybody who may sign in for it."""
-    return can_reconnect(user, connection)
+can_ask_consent = can_reconnect  # request admin consent for what the connection needs
 
 
 def can_withdraw_consent_request(user: User, request: ConsentRequest) -> bool:
@@ -139,9 +125,7 @@ def can_check(user: User, connection: Connection) -> bool:
     return person(user).is_admin or manages(user, connection)
 
 
-def can_share(user: User, connection: Connection) -> bool:
-    """Share the connection, change and end shares."""
-    return person(user).is_admin or manages(user, connection)
+can_share = can_check  # share the connection, change and end shares
 
 
 def can_fetch_token(user: User, connection: Connection) -> bool:
@@ -196,9 +180,7 @@ def can_enable(user: User, connection: Connection) -> bool:
     return can_disable(user, connection) and can_use_again(user, connection)
 
 
-def can_hand_over(user: User, connection: Connection) -> bool:
-    """Transfer the ownership of the connection."""
-    return can_disable(user, connection) and can_use_again(user, connection)
+can_hand_over = can_enable  # transfer the ownership of the connection
 
 
 def allowed_actions(user: User, connection: Connection) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """What a user sees. Whatever is not in these querysets does not exist for them."""
 
-from __future__ import annotations
-
 from typing import TypeVar
 
 from django.db import models
@@ -36,7 +34,6 @@ _M = TypeVar("_M", bound=models.Model)
 
 
 def _all_or_own(user: User, queryset: QuerySet[_M], own: Q) -> QuerySet[_M]:
-    """Everything for IT admins and auditors, the rows that match ``own`` for others."""
     return queryset if person(user).oversees else queryset.filter(own)
 
 
@@ -163,10 +160,7 @@ def visible_reviews(user: User) -> QuerySet[AccessReview]:
 
 
 def review_items_of(user: User) -> QuerySet[ReviewItem]:
-    """Review items this user decides: shares of their connections; for IT admins also those whose owner cannot answer.
-
-    An IT admin does not decide a share that they use themselves, unless every IT admin uses it.
-    """
+    """Items this user decides: of own connections; as IT admin (unless they use it) those whose owner cannot answer."""
     is_owner = Q(connection__owner=user)
     if not person(user).is_admin:
         return ReviewItem.objects.filter(is_owner)

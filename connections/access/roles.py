@@ -1,7 +1,5 @@
 """The signed-in user with their roles, and what they were denied."""
 
-from __future__ import annotations
-
 from contextvars import ContextVar
 from functools import cached_property
 from typing import Any

@@ -4,8 +4,6 @@ Answers about guests and about the wrong directory are left out: they say where 
 removed (identity-platform/reference-error-codes).
 """
 
-from __future__ import annotations
-
 from connections.microsoft.classifier import Verdict
 
 _CAUSES = {

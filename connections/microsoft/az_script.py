@@ -4,8 +4,6 @@ Commands and options: Microsoft: azure-cli, "az ad app" and "az ad sp" (version 
 Graph). Manifest entries: Microsoft Graph, application resource, requiredResourceAccess.
 """
 
-from __future__ import annotations
-
 import json
 import shlex
 from collections.abc import Sequence
@@ -51,14 +49,8 @@ def setup_script(plan: SetupPlan) -> str:
             action="Its control page shows the applications it knows.",
             field="tenant",
         )
-    parts = [
-        _head(plan),
-        _permissions(plan),
-        _application(plan),
-        _credential(plan),
-        _CONSENT if plan.grants_consent else "",
-        _result(plan),
-    ]
+    consent = _CONSENT if plan.grants_consent else ""
+    parts = (_head(plan), _permissions(plan), _application(plan), _credential(plan), consent, _result(plan))
     return "\n".join(part for part in parts if part) + "\n"
 
 

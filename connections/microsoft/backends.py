@@ -5,8 +5,6 @@ connect passes them to the only step of the pipeline. The strategy, which alone 
 which client (app registration, directory, credential) is used.
 """
 
-from __future__ import annotations
-
 import hmac
 import json
 import secrets

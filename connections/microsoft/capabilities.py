@@ -4,8 +4,6 @@ Scopes and roles are short names here (``Mail.Read``); token_endpoint.qualified(
 Unknown capability keys are ignored, so that an old connection can still be shown. The list is data/capabilities.toml.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,11 +17,7 @@ from connections.microsoft.token_endpoint import OIDC_SCOPES
 
 @dataclass(frozen=True, slots=True)
 class Capability:
-    """Something an automation can be allowed to do.
-
-    ``delegated`` and ``application`` hold the least scopes and roles; where one of them is empty,
-    ``no_delegated`` or ``no_application`` says why. ``note`` is a limitation to know beforehand.
-    """
+    """What an automation may do, by its least scopes and roles; ``no_…`` says why there are none."""
 
     key: str
     group: str
@@ -79,10 +73,7 @@ def delegated_scopes(keys: Iterable[str], extra: Iterable[str] = ()) -> tuple[st
 
 
 def sign_in_scopes(keys: Iterable[str], extra: Iterable[str] = ()) -> tuple[str, ...]:
-    """The scopes of a sign-in request: the delegated scopes and ``profile``, which identifies the account.
-
-    Microsoft: identity-platform/access-token-claims-reference (``tid`` and ``oid`` need ``profile``).
-    """
+    """The delegated scopes and ``profile``, which ``tid`` and ``oid`` need (access-token-claims-reference)."""
     return delegated_scopes(keys, (*_words(extra), "profile"))
 
 
@@ -109,11 +100,7 @@ def permissions(keys: Iterable[str], authentication_types: Iterable[str]) -> lis
 def can(
     keys: Iterable[str], granted: Iterable[str], authentication_type: str
 ) -> list[tuple[Capability, bool, tuple[str, ...]]]:
-    """For each capability whether ``granted`` allows it, and which permissions are missing.
-
-    A larger permission satisfies a smaller one. A capability that this authentication type cannot have at all
-    is returned as not possible with nothing missing; its ``no_application`` or ``no_delegated`` says why.
-    """
+    """Each capability: whether ``granted`` covers it, and what is missing; () if this type cannot have it at all."""
     allowed = covered_by(frozenset(_words(granted)))
     results = []
     for capability in _known(keys):
@@ -129,10 +116,7 @@ def needs(capability: Capability, authentication_type: str) -> tuple[str, ...]:
 
 
 def missing(wanted: Iterable[str], granted: Iterable[str]) -> tuple[str, ...]:
-    """Scopes or roles in ``wanted`` that are neither granted nor contained in a granted one.
-
-    The sign-in's own scopes are left out, because Microsoft's answer does not list them reliably.
-    """
+    """What of ``wanted`` nothing granted covers, without OIDC scopes, which Microsoft's answer lists unreliably."""
     allowed = covered_by(frozenset(_words(granted)))
     return tuple(name for name in _ordered(_words(wanted)) if name not in OIDC_SCOPES and name not in allowed)
 
@@ -194,11 +178,7 @@ def _delegated_warnings(chosen: list[Capability], extra: list[str]) -> list[str]
 
 
 def parse_scopes(text: str) -> tuple[str, ...]:
-    """Typed scopes as short names in Microsoft's spelling, each once, in the order typed.
-
-    They may be separated by spaces, commas or line breaks; Graph's address in front is removed. Raises InvalidInput
-    naming the first word that is no scope.
-    """
+    """Short names in Microsoft's spelling, each once. Raises InvalidInput naming the first word that is no scope."""
     names = list(dict.fromkeys(_short(word) for word in describe(text)))
     if len(names) > MAX_SCOPES:
         raise InvalidInput(f"These are {len(names)} scopes.", action=f"Give at most {MAX_SCOPES}.")

@@ -3,8 +3,6 @@
 Entra accepts RSA keys and gets the public part only (Microsoft: identity-platform/certificate-credentials).
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -48,10 +46,7 @@ class CertificateDetails:
 
 
 def generate(common_name: str, *, months: int, now: datetime) -> CertificateWithKey:
-    """Make an RSA key and a self-signed certificate valid from ``now`` for ``months`` of 30.4 days.
-
-    Raises InvalidInput unless 1 ≤ months ≤ 24.
-    """
+    """A self-signed RSA certificate for ``months`` of 30.4 days. Raises InvalidInput unless 1 ≤ months ≤ 24."""
     if not 1 <= months <= MOST_MONTHS:
         raise InvalidInput(f"A certificate can be valid for 1 to {MOST_MONTHS} months.", field="months")
     key = rsa.generate_private_key(public_exponent=65537, key_size=KEY_BITS)
@@ -73,11 +68,7 @@ def generate(common_name: str, *, months: int, now: datetime) -> CertificateWith
 
 
 def read(data: bytes, *, key_data: bytes = b"", password: str = "", now: datetime) -> CertificateWithKey:
-    """Read a certificate and its key from a PFX file, a PEM file holding both, or two PEM files.
-
-    Raises InvalidInput (with ``field``) that says what is wrong: unreadable, wrong password, no key, several
-    certificates, key of another certificate, not RSA, too short, expired.
-    """
+    """Read certificate and key from a PFX file, or one or two PEM files. Raises InvalidInput with ``field``."""
     is_pem = b"-----BEGIN " in data
     certificate, key = _from_pem(data, key_data, password) if is_pem else _from_pfx(data, password)
     if not isinstance(key, rsa.RSAPrivateKey):

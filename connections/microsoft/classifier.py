@@ -13,8 +13,7 @@ from connections.microsoft.error_types import ErrorMeaning, Kind, Who
 from connections.microsoft.response_parser import MicrosoftResponse
 
 SIGN_IN_FREQUENCY = re.compile(
-    r"maximum allowed lifetime for this request is (?:(\d{1,4})\.)?(\d{1,9})(?::(\d\d):(\d\d))?",
-    re.ASCII,
+    r"maximum allowed lifetime for this request is (?:(\d{1,4})\.)?(\d{1,9})(?::(\d\d):(\d\d))?", re.ASCII
 )
 LIFETIME_CODE = "AADSTS70043"
 # Always about the state of the service, whatever number comes with it.
@@ -50,13 +49,7 @@ FLAGGING = frozenset({Kind.REAUTH, Kind.CONSENT, Kind.APP_CONFIG, Kind.POLICY})
 OK = Verdict(Kind.OK, "", "Microsoft accepted the request.", "Nothing needs to be done.", Who.NOBODY)
 
 
-def classify(
-    *,
-    where: str,
-    status: int | None,
-    headers: Mapping[str, str] | None,
-    body: str | bytes | None,
-) -> Verdict:
+def classify(*, where: str, status: int | None, headers: Mapping[str, str] | None, body: str | bytes | None) -> Verdict:
     """Classify one answer of Microsoft. Never raises, whatever the input.
 
     `where` is token, authorize, adminconsent or graph. For the two callbacks `body` is the raw query string; their
@@ -66,33 +59,24 @@ def classify(
     claims-challenge; graph/errors, graph/throttling.
     """
     try:
-        return _judge(response_parser.read(where=where, status=status, headers=headers, body=body))
+        answer = response_parser.read(where=where, status=status, headers=headers, body=body)
+        if answer.success:
+            return OK
+        meaning, code = graph_errors.decide(answer) if answer.where == "graph" else _decide(answer)
+        verdict = _verdict(meaning, code, answer)
+        return _with_sign_in_frequency(verdict, answer.description) if code == LIFETIME_CODE else verdict
     except Exception:  # noqa: BLE001 - an unforeseen answer must not stop a batch of refreshes
         return _verdict(error_tables.UNREADABLE, "unreadable", None)
 
 
 def transport_failure(reason: str) -> Verdict:
-    """The verdict when no answer came: timeout, dns, tls, refused, reset, proxy or other.
-
-    Any other reason is not repeated, because messages of network libraries can contain whole URLs.
-    """
+    """The verdict when no answer came. An unknown reason is not repeated: it could contain a whole URL."""
     meaning = error_tables.TRANSPORT.get(reason)
     return _verdict(meaning or error_tables.NO_ANSWER, f"transport-{reason}" if meaning else "transport", None)
 
 
-def _judge(answer: MicrosoftResponse) -> Verdict:
-    if answer.success:
-        return OK
-    meaning, code = graph_errors.decide(answer) if answer.where == "graph" else _decide(answer)
-    verdict = _verdict(meaning, code, answer)
-    return _with_sign_in_frequency(verdict, answer.description) if code == LIFETIME_CODE else verdict
-
-
 def _decide(answer: MicrosoftResponse) -> tuple[ErrorMeaning, str]:
-    """What an answer from Entra means, and the code to show.
-
-    In this order: the state of the service (429, 5xx), a known number, suberror, error.
-    """
+    """What an answer from Entra means (by 429 or 5xx, a known number, suberror, error in this order), and its code."""
     number, meaning = _known(answer)
     code = _label(answer, number)
     if answer.status in (429, 509):
@@ -102,17 +86,16 @@ def _decide(answer: MicrosoftResponse) -> tuple[ErrorMeaning, str]:
         return passing or error_tables.OUTAGE, code
     if answer.status is not None and answer.status < 300:
         return error_tables.NO_TOKEN, code
-    by_error = _by_error(answer)
+    by_error = error_tables.SUBERRORS.get(answer.suberror.lower()) or error_tables.ERRORS.get(answer.error.lower())
+    if by_error is error_tables.CLIENT_REJECTED and answer.where != "token":
+        by_error = error_tables.CLIENT_NOT_ALLOWED  # no secret is sent through the browser
     if meaning and meaning.vague and by_error and by_error.kind is not meaning.kind:
         return by_error, code
     return meaning or by_error or _without_error(answer), code
 
 
 def _known(answer: MicrosoftResponse) -> tuple[int | None, ErrorMeaning | None]:
-    """The last known specific number wins, then the family of an unknown one, then a vague one.
-
-    [70002, 70008] means 70008, because Microsoft puts the specific number last.
-    """
+    """The last (most specific) known number, as 70008 of [70002, 70008], else an unknown one's family, or a vague one."""
     numbers = [*reversed(answer.numbers), *reversed(answer.described_numbers)]
     known = [(number, error_tables.AADSTS[number]) for number in numbers if number in error_tables.AADSTS]
     for number, meaning in known:
@@ -137,14 +120,6 @@ def family_of(number: int) -> ErrorMeaning | None:
     if parent is None or parent.vague:
         return None
     return ErrorMeaning(parent.kind, parent.who, parent.cause, parent.action)
-
-
-def _by_error(answer: MicrosoftResponse) -> ErrorMeaning | None:
-    by_suberror = error_tables.SUBERRORS.get(answer.suberror.lower())
-    meaning = by_suberror or error_tables.ERRORS.get(answer.error.lower())
-    if meaning is error_tables.CLIENT_REJECTED and answer.where != "token":
-        return error_tables.CLIENT_NOT_ALLOWED  # no secret is sent through the browser
-    return meaning
 
 
 def _without_error(answer: MicrosoftResponse) -> ErrorMeaning:
@@ -201,11 +176,12 @@ def _with_sign_in_frequency(verdict: Verdict, description: str) -> Verdict:
     age += int(first) if minutes is None else int(first) * 3600 + int(minutes) * 60 + int(seconds)
     if age <= 0:
         return verdict
-    cause = f"{verdict.cause} The policy asks for a new sign-in every {_span(age)}."
+    cause = f"{verdict.cause} The policy asks for a new sign-in every {format_interval(age)}."
     return replace(verdict, max_age_s=age, cause=cause)
 
 
-def _span(seconds: int) -> str:
+def format_interval(seconds: int) -> str:
+    """What follows "every": "day", "2 hours"."""
     for size, word in ((86_400, "day"), (3600, "hour"), (60, "minute")):
         if seconds % size == 0:
             count = seconds // size

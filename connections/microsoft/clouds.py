@@ -1,7 +1,5 @@
 """Microsoft's clouds: where people sign in and where Microsoft Graph is. The list is data/clouds.toml."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -50,10 +48,7 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def add_sandbox(url: str) -> None:
-    """Add (or move) the ``sandbox`` environment; an empty URL removes it.
-
-    Raises ValueError for plain http to anything but this machine, because tokens would travel unencrypted.
-    """
+    """Add or move ``sandbox``, or remove it (""). Raises ValueError for plain http to another machine."""
     if not url:
         CLOUDS.pop("sandbox", None)
         return

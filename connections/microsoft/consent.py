@@ -3,8 +3,6 @@
 Source: Microsoft: identity-platform/v2-admin-consent, and v2-oauth2-client-creds-grant-flow for the older style.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlencode
@@ -49,11 +47,7 @@ def consent_url(
     scopes: Iterable[str] | None = None,
     style: str = V2,
 ) -> str:
-    """The address an administrator opens to grant consent.
-
-    Without ``scopes`` it asks for everything the app registration declares (``.default``), which is the only way to
-    ask for application permissions. The older style always asks for everything.
-    """
+    """The consent page's address. Without ``scopes`` or in the older style for everything declared (``.default``)."""
     directory = ANY_DIRECTORY if directory_id in ("common", "consumers") else directory_id
     query = {"client_id": client_id, "redirect_uri": redirect_uri, "state": state}
     if style == V1:

@@ -5,8 +5,6 @@ thumbprint (Microsoft Graph: application-get, passwordCredential, keyCredential)
 home directory only; elsewhere the answer is 404.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import hashlib
@@ -54,11 +52,7 @@ def may_read(roles: tuple[str, ...]) -> bool:
 
 
 def read(cloud: Cloud, access_token: str, client_id: str) -> CredentialList:
-    """The application's credentials as Entra lists them. One request; ``keyCredentials`` allows 150 a minute.
-
-    Raises MicrosoftRefused if it may not be read or does not exist in this directory, MicrosoftUnavailable if there was
-    no useful answer.
-    """
+    """Its credentials in Entra (150 such requests a minute). Raises MicrosoftRefused, MicrosoftUnavailable."""
     path = f"applications(appId='{quote(client_id, safe='')}')?$select=passwordCredentials,keyCredentials"
     response = http.client().send(graph_client.request(cloud, access_token, path))
     graph_client.require_ok(response)

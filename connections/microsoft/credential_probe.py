@@ -8,8 +8,6 @@ refresh token that cannot exist. Our inference, not Microsoft's statement: AADST
 so the client was accepted; a wrong credential is rejected earlier (7000215, 7000222, 700027, 700016).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 from connections.microsoft import data_files, http, token_endpoint
@@ -26,11 +24,7 @@ ANY_DIRECTORY = "organizations"
 
 
 def probe(application: token_endpoint.Application, *, shared: bool, multitenant: bool) -> tuple[str, ...] | Verdict:
-    """Return the granted roles (maybe none) if Microsoft accepts the credential, or the verdict. Never raises.
-
-    A multitenant application that is not installed in this directory yet is tested at ``organizations``, so that its
-    credential can be judged before consent adds it to the directory.
-    """
+    """Granted roles or the verdict; never raises. A multitenant app not installed yet is tested at organizations."""
     if shared:
         return _at_shared_endpoint(application)
     answer = _send(token_endpoint.client_credentials_request(application, None))

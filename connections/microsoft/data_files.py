@@ -3,8 +3,6 @@
 A text may contain ``$name``; it is replaced by the text of that name in the file's own ``[texts]`` table.
 """
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -50,9 +48,8 @@ class DataFile:
                 raise self.error(entry, f"{name}: there is no text {error}") from error
             except ValueError as error:
                 raise self.error(entry, f"{name}: {error}") from error
-        for name in required:
-            if not arguments.get(name):
-                raise self.error(entry, f"{name} is missing")
+        if missing := next((name for name in required if not arguments.get(name)), ""):
+            raise self.error(entry, f"{missing} is missing")
         return row_type(**arguments)
 
     def error(self, entry: str, problem: str) -> InvalidDataFile:

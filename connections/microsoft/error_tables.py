@@ -5,8 +5,6 @@ below. A section is either a list of codes that share the group's ``cause``, or 
 by its own cause or by ``[Microsoft's name of the code, cause]``. A group that Python code refers to has an ``id``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,10 +18,7 @@ Tables = dict[str, dict[str, ErrorMeaning]]
 
 
 def load(*names: str) -> Tables:
-    """Read the files into one table per section, and "id" for the groups by their id.
-
-    Raises InvalidDataFile if a code is there twice; Microsoft's words are compared without case.
-    """
+    """One table per section, and "id" for groups. Raises InvalidDataFile for a repeated code (words without case)."""
     tables: Tables = {section: {} for section in (*SECTIONS, "id")}
     seen: set[tuple[str, str]] = set()
     for name in names:

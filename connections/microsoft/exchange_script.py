@@ -5,11 +5,10 @@ New-ServicePrincipal, New-ManagementScope, New-ManagementRoleAssignment, Test-Se
 account: Add-MailboxPermission and Add-RecipientPermission. Every step can safely be run again.
 """
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import starmap
 
 from connections.microsoft.clouds import GRAPH_APP_ID
 from connections.microsoft.permissions import covered_by
@@ -30,6 +29,8 @@ EXCHANGE_ROLES = (
 _OTHER_NAMES = {"Mail.ReadBasic.All": "Mail.ReadBasic"}
 MOST_IN_A_SCOPE = 20  # mailboxes in one scope; the longest allowed filter is not documented
 _EXCHANGE_CLOUDS = {"usgov_l4": "O365USGovGCCHigh", "usgov_l5": "O365USGovDoD", "china": "O365China"}
+_FULL_ACCESS = " -AccessRights FullAccess -InheritanceType All -AutoMapping $false -ErrorAction Stop"
+_NO_FULL_ACCESS = " -AccessRights FullAccess -Confirm:$false -ErrorAction Stop"
 _SEND_AS = " -AccessRights SendAs -Confirm:$false -ErrorAction Stop"
 _GRAPH_CLOUDS = {"usgov_l4": "USGov", "usgov_l5": "USGovDoD", "china": "China"}
 
@@ -88,16 +89,17 @@ def steps(plan: ApplicationPlan | AccountPlan) -> list[Step]:
     if isinstance(plan, AccountPlan):
         return [
             Step("connect", "Connect", _block(_connect(plan), keeps=True)),
-            Step("grant", "Give the account access", _block(_grant_account(plan))),
+            Step("grant", "Give the account access", _block(_for_account(plan, "Add", _FULL_ACCESS, _SEND_AS))),
             Step("check", "Check", _block(_for_account(plan, "Get"))),
-            Step("undo", "The way back", _block(_undo_account(plan))),
+            Step("undo", "The way back", _block(_for_account(plan, "Remove", _NO_FULL_ACCESS, _SEND_AS))),
         ]
+    first = f"if ($clientId -ne {quoted(plan.client_id)} -or -not $principal) {{ throw 'Run the first step first.' }}\n"
     return [
         Step("connect", "Connect", _block(_connect(plan) + _principal(plan), keeps=True)),
-        Step("grant", "Let the application into these mailboxes", _block(_after_connect(plan) + _grant(plan))),
-        Step("check", "Check", _block(_after_connect(plan) + _check_application(plan))),
-        Step("narrow", "Take away what opens every mailbox", _block(_after_connect(plan) + _narrow(plan))),
-        Step("undo", "The way back", _block(_after_connect(plan) + _undo_application(plan))),
+        Step("grant", "Let the application into these mailboxes", _block(first + _grant(plan))),
+        Step("check", "Check", _block(first + _check_application(plan))),
+        Step("narrow", "Take away what opens every mailbox", _block(first + _narrow(plan))),
+        Step("undo", "The way back", _block(first + _undo_application(plan))),
     ]
 
 
@@ -105,18 +107,13 @@ def script(plan: ApplicationPlan | AccountPlan, key: str) -> str:
     """One step as a complete file that also connects. Raises KeyError for an unknown step."""
     by_key = {step.key: step for step in steps(plan)}
     step, first = by_key[key], by_key["connect"]
-    head = f"""\
-# {step.title}
-# Written by the connection portal for the connection {one_line(plan.connection_name)}.
-"""
-    return "\n".join([head, first.commands] if step is first else [head, first.commands, step.commands])
+    written = f"Written by the connection portal for the connection {one_line(plan.connection_name)}."
+    parts = [f"# {step.title}\n# {written}\n", first.commands]
+    return "\n".join(parts if step is first else [*parts, step.commands])
 
 
 def _block(commands: str, *, keeps: bool = False) -> str:
-    """Group commands, so that an error stops them even when they are pasted line by line.
-
-    ``keeps`` keeps the variables after the block.
-    """
+    """A block that an error stops even when it is pasted line by line; ``keeps`` keeps its variables."""
     inner = "\n".join(f"    {line}" if line else "" for line in commands.rstrip().splitlines())
     return f"{'.' if keeps else '&'} {{\n{inner}\n}}\n"
 
@@ -136,15 +133,8 @@ def one_line(text: str) -> str:
     return "".join(" " if unicodedata.category(char)[0] == "C" or char in "\u2028\u2029" else char for char in text)
 
 
-def _filter(addresses: Sequence[str]) -> str:
-    """An OPATH filter, in which a quotation mark inside a value is doubled (Microsoft: New-ManagementScope)."""
-    return " -or ".join(
-        "PrimarySmtpAddress -eq '" + one_line(address).replace("'", "''") + "'" for address in addresses
-    )
-
-
 def _connect(plan: ApplicationPlan | AccountPlan) -> str:
-    exchange = _EXCHANGE_CLOUDS.get(plan.environment, "")
+    exchange = _EXCHANGE_CLOUDS.get(plan.environment)
     environment = f" -ExchangeEnvironmentName {exchange}" if exchange else ""
     check = f"""\
 if ((Get-ConnectionInformation).TenantID -notcontains {quoted(plan.tid)}) {{
@@ -178,12 +168,6 @@ def _connect_graph(plan: Plan, *scopes: str) -> str:
     return " ".join(["Connect-MgGraph", *options])
 
 
-def _after_connect(plan: ApplicationPlan) -> str:
-    return f"""\
-if ($clientId -ne {quoted(plan.client_id)} -or -not $principal) {{ throw 'Run the first step first.' }}
-"""
-
-
 def _grant(plan: ApplicationPlan) -> str:
     scopes = [
         (_name(plan, "mailboxes", number), plan.addresses[start : start + MOST_IN_A_SCOPE])
@@ -193,25 +177,8 @@ def _grant(plan: ApplicationPlan) -> str:
         (_name(plan, role, number), role, scope) for number, (scope, _) in enumerate(scopes, 1) for role in plan.roles
     ]
     keep = [name for name, _ in scopes] + [name for name, _, _ in assignments]
-    return "\n".join(
-        [
-            _check_addresses(plan.addresses),
-            _register(plan),
-            *(_scope(name, addresses) for name, addresses in scopes),
-            *(_assignment(*assignment) for assignment in assignments),
-            _tidy(plan, keep),
-        ]
-    )
-
-
-def _name(plan: Plan, what: str, number: int) -> str:
-    """At most 64 characters, Exchange's limit (Microsoft: New-ManagementScope, New-ManagementRoleAssignment)."""
-    return f"Portal {plan.key} {what} {number}"
-
-
-def _check_addresses(addresses: Sequence[str]) -> str:
-    listed = "\n".join(f"    {quoted(address)}" for address in addresses)
-    return f"""\
+    listed = "\n".join(f"    {quoted(address)}" for address in plan.addresses)
+    head = f"""\
 $addresses = @(
 {listed}
 )
@@ -222,23 +189,31 @@ foreach ($address in $addresses) {{
         throw ('{{0}} is not the main address of its mailbox; {{1}} is.' -f $address, $mailbox.PrimarySmtpAddress)
     }}
 }}
-"""
 
-
-def _register(plan: ApplicationPlan) -> str:
-    return f"""\
 # Tell Exchange about the application.
 if (-not (Get-ServicePrincipal | Where-Object AppId -eq $clientId)) {{
     New-ServicePrincipal -AppId $clientId -ObjectId $principal.Id -DisplayName {quoted(plan.app_name)} -ErrorAction Stop
 }}
 """
+    tidy = f"""\
+# Take away what this connection was given before and needs no more.
+$keep = @({", ".join(quoted(name) for name in keep)})
+{_remove(plan, " -and $_.Name -notin $keep")}"""
+    return "\n".join([head, *starmap(_scope, scopes), *starmap(_assignment, assignments), tidy])
+
+
+def _name(plan: Plan, what: str, number: int) -> str:
+    """At most 64 characters, Exchange's limit (Microsoft: New-ManagementScope, New-ManagementRoleAssignment)."""
+    return f"Portal {plan.key} {what} {number}"
 
 
 def _scope(name: str, addresses: Sequence[str]) -> str:
+    # An OPATH filter, in which a quotation mark inside a value is doubled (Microsoft: New-ManagementScope).
+    values = (one_line(address).replace("'", "''") for address in addresses)
     return f"""\
 # These mailboxes and no others.
 $scope = {quoted(name)}
-$filter = {quoted(_filter(addresses))}
+$filter = {quoted(" -or ".join(f"PrimarySmtpAddress -eq '{value}'" for value in values))}
 if (Get-ManagementScope | Where-Object Name -eq $scope) {{
     Set-ManagementScope -Identity $scope -RecipientRestrictionFilter $filter -ErrorAction Stop
 }} else {{
@@ -255,13 +230,6 @@ if (-not (Get-ManagementRoleAssignment | Where-Object Name -eq $assignment)) {{
 -CustomResourceScope {quoted(scope)} -ErrorAction Stop
 }}
 """
-
-
-def _tidy(plan: Plan, keep: Sequence[str]) -> str:
-    return f"""\
-# Take away what this connection was given before and needs no more.
-$keep = @({", ".join(quoted(name) for name in keep)})
-{_remove(plan, " -and $_.Name -notin $keep")}"""
 
 
 def _remove(plan: Plan, unless: str = "") -> str:
@@ -317,7 +285,7 @@ if ($pointer -and -not (Get-ManagementRoleAssignment -RoleAssignee $pointer.Iden
 """
 
 
-def _for_account(plan: AccountPlan, verb: str, *, full_access: str = "", send_as: str = "") -> str:
+def _for_account(plan: AccountPlan, verb: str, full_access: str = "", send_as: str = "") -> str:
     """One command per mailbox, or two for an account that also sends, with the given options."""
     lines, account = [], quoted(plan.account)
     for address in map(quoted, plan.addresses):
@@ -325,13 +293,3 @@ def _for_account(plan: AccountPlan, verb: str, *, full_access: str = "", send_as
         if plan.sends:
             lines.append(f"{verb}-RecipientPermission -Identity {address} -Trustee {account}{send_as}")
     return "\n".join(lines) + "\n"
-
-
-def _grant_account(plan: AccountPlan) -> str:
-    full_access = " -AccessRights FullAccess -InheritanceType All -AutoMapping $false -ErrorAction Stop"
-    return _for_account(plan, "Add", full_access=full_access, send_as=_SEND_AS)
-
-
-def _undo_account(plan: AccountPlan) -> str:
-    full_access = " -AccessRights FullAccess -Confirm:$false -ErrorAction Stop"
-    return _for_account(plan, "Remove", full_access=full_access, send_as=_SEND_AS)

@@ -1,7 +1,5 @@
 """Requests to Microsoft Graph, a few at a time, and what the answers mean."""
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Iterator
 

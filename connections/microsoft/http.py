@@ -4,8 +4,6 @@ libcurl does the work (docs/decisions.md says why). Redirects are never followed
 failed request is returned as an answer with ``status`` 0 and a reason, not raised, because callers expect outages.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -34,8 +32,7 @@ class Request(Generic[Tag]):
     headers: tuple[tuple[str, str], ...] = ()
     tag: Tag | None = None
 
-    def __repr__(self) -> str:
-        # Body and headers contain secrets.
+    def __repr__(self) -> str:  # body and headers contain secrets
         return f"<{self.method} {self.url.partition('?')[0]}>"
 
 
@@ -59,28 +56,19 @@ class Response(Generic[Tag]):
 
 
 class Client:
-    """Sends requests concurrently and keeps the connections open for the next call.
-
-    One instance per thread, see ``client()``. ``timeout`` is seconds for a whole request, ``ca_bundle`` a PEM file
-    (empty: certifi's).
-    """
+    """Keeps connections open; one per thread (see client()). ``timeout`` in seconds; ``ca_bundle``: PEM file."""
 
     def __init__(self, *, timeout: float, ca_bundle: str = "", in_flight: int = 50) -> None:
-        self._timeout = timeout
-        self._ca_bundle = ca_bundle or certifi.where()
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_MAXCONNECTS, in_flight)
         self._multi.setopt(pycurl.M_MAX_HOST_CONNECTIONS, in_flight)
-        self._idle = [self._handle() for _ in range(in_flight)]
+        self._idle = [_new_handle(timeout, ca_bundle or certifi.where()) for _ in range(in_flight)]
 
     def send(self, request: Request[Tag]) -> Response[Tag]:
         return next(self.send_all([request]))
 
     def send_all(self, requests: Iterable[Request[Tag]]) -> Iterator[Response[Tag]]:
-        """Send all requests concurrently; yield each answer as it arrives, in any order.
-
-        The next request is taken only when a slot becomes free, so a generator may produce work late.
-        """
+        """Send concurrently; yield answers in any order. A request is taken only when a slot is free, maybe late."""
         source = iter(requests)
         running: dict[Any, tuple[Request[Tag], BytesIO, BytesIO]] = {}
         exhausted = False
@@ -96,29 +84,14 @@ class Client:
                     return
                 yield from self._collect(running)
         finally:
-            for handle in running:
-                self._multi.remove_handle(handle)
-                self._idle.append(handle)
+            for handle in list(running):
+                self._release(handle, running)
 
     def close(self) -> None:
         for handle in self._idle:
             handle.close()
         self._idle.clear()
         self._multi.close()
-
-    def _handle(self) -> Any:
-        handle = pycurl.Curl()
-        handle.setopt(pycurl.NOSIGNAL, 1)
-        handle.setopt(pycurl.FOLLOWLOCATION, 0)
-        handle.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
-        # One request per connection at a time, so that a stalled answer delays no other.
-        handle.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
-        handle.setopt(pycurl.CAINFO, self._ca_bundle)
-        handle.setopt(pycurl.CONNECTTIMEOUT_MS, int(min(CONNECT_TIMEOUT, self._timeout) * 1000))
-        handle.setopt(pycurl.TIMEOUT_MS, int(self._timeout * 1000))
-        handle.setopt(pycurl.USERAGENT, "m365-connection-portal")
-        handle.setopt(pycurl.ACCEPT_ENCODING, "gzip")
-        return handle
 
     def _start(self, request: Request[Tag], running: dict[Any, Any]) -> None:
         handle, body, head = self._idle.pop(), BytesIO(), BytesIO()
@@ -152,18 +125,33 @@ class Client:
             return
         for handle in done:
             status = handle.getinfo(pycurl.RESPONSE_CODE)
-            request, body, head = self._finish(handle, running)
+            request, body, head = self._release(handle, running)
             # Nearly all answers are successes, whose headers are never read.
             headers = {} if status == 200 else _headers(head.getvalue())
             yield Response(request, status, headers, body.getvalue())
         for handle, number, _ in failed:
-            request, *_ = self._finish(handle, running)
+            request, *_ = self._release(handle, running)
             yield Response(request, 0, failure=_REASONS.get(number, "transport"))
 
-    def _finish(self, handle: Any, running: dict[Any, Any]) -> Any:
+    def _release(self, handle: Any, running: dict[Any, Any]) -> Any:
         self._multi.remove_handle(handle)
         self._idle.append(handle)
         return running.pop(handle)
+
+
+def _new_handle(timeout: float, ca_bundle: str) -> Any:
+    handle = pycurl.Curl()
+    handle.setopt(pycurl.NOSIGNAL, 1)
+    handle.setopt(pycurl.FOLLOWLOCATION, 0)
+    handle.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
+    # One request per connection at a time, so that a stalled answer delays no other.
+    handle.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
+    handle.setopt(pycurl.CAINFO, ca_bundle)
+    handle.setopt(pycurl.CONNECTTIMEOUT_MS, int(min(CONNECT_TIMEOUT, timeout) * 1000))
+    handle.setopt(pycurl.TIMEOUT_MS, int(timeout * 1000))
+    handle.setopt(pycurl.USERAGENT, "m365-connection-portal")
+    handle.setopt(pycurl.ACCEPT_ENCODING, "gzip")
+    return handle
 
 
 def _headers(raw: bytes) -> dict[str, str]:

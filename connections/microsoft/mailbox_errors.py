@@ -4,8 +4,6 @@ Graph answers 403 or 404 where a right is missing (Microsoft: outlook-share-mess
 little: what was granted, whose token it is and what the directory knows about the address decide.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -66,10 +64,7 @@ NOT_TESTED = "not-tested"
 
 @dataclass(frozen=True, slots=True)
 class Purpose:
-    """What a connection does in a shared mailbox: the paths that test it, and the permissions needed.
-
-    ``paths`` are requested in this order; if only the first succeeds, only a folder is shared.
-    """
+    """What a connection does in a mailbox. If only the first of ``paths`` succeeds, only a folder is shared."""
 
     paths: tuple[str, ...]
     scope: str  # delegated
@@ -168,11 +163,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class ProbeJudgement:
-    """Derives from verdicts what is missing, given what the connection was granted.
-
-    ``guest``: the connected account is a guest. ``reaches_others``: this application is known to reach another mailbox
-    although its token lacks the role.
-    """
+    """Derives what is missing. ``reaches_others``: this application reaches another mailbox without the role."""
 
     purpose: Purpose
     delegated: bool
@@ -218,7 +209,12 @@ class ProbeJudgement:
         if code in _NOT_FOUND:
             return MissingAccess.NOT_FOUND
         if code in _NO_MAILBOX:
-            return self._without_mailbox(account)
+            # A guest's own missing mailbox gets the same answer (microsoft-graph-docs-contrib#405).
+            if self.delegated and self.guest:
+                return MissingAccess.GUEST
+            if account is not None and account.exists and not account.guest and not account.licensed:
+                return MissingAccess.NO_LICENCE
+            return _by_account(account) or MissingAccess.NO_MAILBOX
         if code not in _REFUSED | _NO_PERMISSION or verdict.kind is Kind.POLICY:
             return None
         if self.delegated:
@@ -232,14 +228,6 @@ class ProbeJudgement:
         if not self.has_permission:
             return MissingAccess.POLICY_SCOPE if self.reaches_others else MissingAccess.APP_ROLE
         return _by_account(account) or MissingAccess.POLICY_SCOPE
-
-    def _without_mailbox(self, account: Account | None) -> MissingAccess:
-        # A guest's own missing mailbox gets the same answer (microsoft-graph-docs-contrib#405).
-        if self.delegated and self.guest:
-            return MissingAccess.GUEST
-        if account is not None and account.exists and not account.guest and not account.licensed:
-            return MissingAccess.NO_LICENCE
-        return _by_account(account) or MissingAccess.NO_MAILBOX
 
     def _missing(self, lack: MissingAccess, verdict: Verdict, address: str) -> Probe:
         return missing_access(lack, verdict.code, address, self.purpose, delegated=self.delegated)

@@ -4,8 +4,6 @@ Only a request is decisive: a scope without a right in Exchange opens nothing, a
 application does not show in its token (Microsoft: outlook-share-messages-folders, application-rbac).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -163,14 +161,10 @@ def _account(answer: dict[str, Any]) -> Account:
 
 
 def _verdict(response: http.Response[str]) -> Verdict:
+    """Graph's verdict; a good status without an entity or a collection may come from a proxy."""
     verdict = graph_client.verdict(response)
-    return UNREADABLE if verdict.kind is Kind.OK and not _is_whole(response.text) else verdict
-
-
-def _is_whole(text: str) -> bool:
-    """Whether it is an entity or a collection of Graph; a good status alone may come from a proxy."""
     try:
-        answer = json.loads(text)
+        answer = json.loads(response.text) if verdict.kind is Kind.OK else {"id": ""}
     except ValueError:
-        return False
-    return isinstance(answer, dict) and ("id" in answer or "value" in answer)
+        return UNREADABLE
+    return verdict if isinstance(answer, dict) and ("id" in answer or "value" in answer) else UNREADABLE

@@ -4,8 +4,6 @@ The endings of the names carry it (Microsoft Graph, permissions-overview): Read,
 ``.All`` and ``.Shared`` how far it reaches.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 

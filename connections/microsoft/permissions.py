@@ -1,7 +1,5 @@
 """Microsoft Graph's permissions as far as the portal offers them; the list is data/permissions.toml."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

@@ -61,9 +61,9 @@ class MicrosoftResponse:
 def read(*, where: Any, status: Any, headers: Any, body: Any) -> MicrosoftResponse:
     """Parse one answer in time linear to the first 256 KiB of its body; values of a wrong type are ignored."""
     number, fields, text = _status(status), _headers(headers), _text(body)
-    if isinstance(where, str) and where in ("authorize", "adminconsent"):
+    if where in ("authorize", "adminconsent"):
         return _callback(where, number, fields, text)
-    if isinstance(where, str) and where == "graph":
+    if where == "graph":
         return _graph(number, fields, text)
     return _token(number, fields, text)
 
@@ -73,8 +73,7 @@ def _token(status: int | None, headers: dict[str, str], text: str) -> MicrosoftR
     data = value if isinstance(value, dict) else {}
     if shape == "broken":
         data = _salvage(text, ("error", "suberror", "error_codes"))
-    ok = _is_2xx(status) and "error" not in data and bool(_string(data.get("access_token")))
-    if ok:
+    if _is_2xx(status) and "error" not in data and _string(data.get("access_token")):
         return MicrosoftResponse("token", status, shape, True)
     error = data.get("error")
     description = _string(data.get("error_description"))
@@ -88,7 +87,6 @@ def _token(status: int | None, headers: dict[str, str], text: str) -> MicrosoftR
 def _oauth_error(
     where: str, status: int | None, shape: str, headers: dict[str, str], data: Mapping[str, Any], description: str
 ) -> MicrosoftResponse:
-    trace_id, correlation_id, timestamp = _support(data, headers, description)
     return MicrosoftResponse(
         where,
         status,
@@ -101,9 +99,7 @@ def _oauth_error(
         described_numbers=_described(description, _string(data.get("error_uri"))),
         claims=_claims(data.get("claims")),
         retry_after=retry_after(headers),
-        trace_id=trace_id,
-        correlation_id=correlation_id,
-        timestamp=timestamp,
+        **_support(data, headers, description),
     )
 
 
@@ -136,10 +132,7 @@ def _graph(status: int | None, headers: dict[str, str], text: str) -> MicrosoftR
     codes, details = _graph_codes(error)
     description = _string(details.get("message")) or (text if shape != "json" else "")
     challenges = headers.get("www-authenticate", "")
-    claim = CHALLENGE_CLAIMS.search(challenges)
-    refusal = CHALLENGE_ERROR.search(challenges)
     diagnostics = re.match(r"\s*(\d{4,9})\b", headers.get("x-ms-diagnostics", ""))
-    trace_id, correlation_id, timestamp = _support(details, headers, description)
     return MicrosoftResponse(
         "graph",
         status,
@@ -149,28 +142,23 @@ def _graph(status: int | None, headers: dict[str, str], text: str) -> MicrosoftR
         description=description,
         described_numbers=_described(description, ""),
         graph_codes=codes,
-        challenge=_word(refusal.group(1)).lower() if refusal else "",
+        challenge=_word(_search(CHALLENGE_ERROR, challenges)).lower(),
         diagnostics=diagnostics.group(1) if diagnostics else "",
-        claims=_claims(claim.group(1)) if claim else "",
+        claims=_claims(_search(CHALLENGE_CLAIMS, challenges)),
         retry_after=retry_after(headers),
-        trace_id=trace_id,
-        correlation_id=correlation_id,
-        timestamp=timestamp,
+        **_support(details, headers, description),
     )
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait, from 0 to one day; None if the header is missing or invalid.
-
-    Accepts seconds (also decimal) and HTTP dates. A date is compared with the answer's own Date header where there is
-    one, so that a wrong clock on our side does not matter.
-    """
+    """Seconds to wait (0 to one day) from seconds or an HTTP date; None if the header is missing or invalid."""
     value = headers.get("retry-after", "").strip()[:64]
     if re.fullmatch(r"\d{1,12}(?:\.\d{0,9})?|\.\d{1,9}", value, re.ASCII):
         return min(float(value), LONGEST_WAIT_S)
     until = _http_date(value)
     if until is None:
         return None
+    # The answer's own Date header makes a wrong clock on our side harmless.
     since = _http_date(headers.get("date", ""))
     seconds = until - (time.time() if since is None else since)
     return min(max(seconds, 0.0), LONGEST_WAIT_S)
@@ -191,15 +179,11 @@ def _parse(text: str) -> tuple[str, Any]:
     if stripped.startswith("<"):
         return "markup", None
     try:
-        value = json.loads(stripped, parse_int=_short_int)
+        # Python refuses to read integers of thousands of digits; no code of Microsoft is that long.
+        value = json.loads(stripped, parse_int=lambda digits: int(digits) if len(digits) < 20 else 0)
     except (ValueError, RecursionError):
         return ("broken" if stripped.startswith(("{", "[")) else "text"), None
     return ("json" if isinstance(value, dict) else "text"), value
-
-
-def _short_int(digits: str) -> int:
-    # Python refuses to read integers of thousands of digits; no code of Microsoft is that long.
-    return int(digits) if len(digits) < 20 else 0
 
 
 def _salvage(text: str, keys: tuple[str, ...]) -> dict[str, Any]:
@@ -214,10 +198,7 @@ def _salvage(text: str, keys: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _graph_codes(error: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """Codes from the outermost to the innermost, and the fields that Microsoft's support needs.
-
-    Microsoft Graph: "errors": innerError may nest, and is written innererror or innerError.
-    """
+    """Codes from outermost to innermost, and fields for support (graph/errors; innererror or innerError may nest)."""
     if not isinstance(error, dict):
         return ((word,) if (word := _word(error)) else ()), {}
     codes: list[str] = []
@@ -234,26 +215,21 @@ def _graph_codes(error: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
     message = details.get("message")
     if isinstance(message, dict):  # OData v3: {"message": {"lang": .., "value": ..}}
         details["message"] = message.get("value")
-    details["trace_id"] = details.get("request-id")
-    details["correlation_id"] = details.get("client-request-id")
-    details["timestamp"] = details.get("date")
-    return tuple(codes), details
+    support = {"trace_id": "request-id", "correlation_id": "client-request-id", "timestamp": "date"}
+    return tuple(codes), details | {name: details.get(key) for name, key in support.items()}
 
 
-def _support(data: Mapping[str, Any], headers: dict[str, str], description: str) -> tuple[str, str, str]:
+def _support(data: Mapping[str, Any], headers: dict[str, str], description: str) -> dict[str, Any]:
     """Trace id, correlation id and time, which Microsoft's support needs."""
-    trace_id = (
-        _match(SAFE_ID, data.get("trace_id"))
+    return {
+        "trace_id": _match(SAFE_ID, data.get("trace_id"))
         or _search(TRACE_ID, description)
-        or _match(SAFE_ID, headers.get("x-ms-request-id") or headers.get("request-id"))
-    )
-    correlation_id = (
-        _match(SAFE_ID, data.get("correlation_id"))
+        or _match(SAFE_ID, headers.get("x-ms-request-id") or headers.get("request-id")),
+        "correlation_id": _match(SAFE_ID, data.get("correlation_id"))
         or _search(CORRELATION_ID, description)
-        or _match(SAFE_ID, headers.get("client-request-id"))
-    )
-    timestamp = _match(SAFE_TIME, data.get("timestamp")) or _search(TIMESTAMP, description)
-    return trace_id, correlation_id, timestamp
+        or _match(SAFE_ID, headers.get("client-request-id")),
+        "timestamp": _match(SAFE_TIME, data.get("timestamp")) or _search(TIMESTAMP, description),
+    }
 
 
 def _claims(value: Any) -> str:

@@ -4,8 +4,6 @@ Sources: Microsoft identity platform,
 v2-oauth2-auth-code-flow, v2-oauth2-client-creds-grant-flow, certificate-credentials, refresh-tokens.
 """
 
-from __future__ import annotations
-
 import json
 import time
 import uuid
@@ -122,10 +120,7 @@ def client_authentication(credential: Credential, client_id: str, token_url: str
 
 
 def client_assertion(certificate: ClientCertificate, client_id: str, token_url: str) -> str:
-    """A signed assertion (PS256, ``x5t#S256``) after identity-platform/certificate-credentials.
-
-    All requests of the same minute share one assertion, because signing costs more than the request itself.
-    """
+    """One assertion a minute, as signing is costly (PS256, ``x5t#S256``; identity-platform/certificate-credentials)."""
     return _signed(certificate.private_key, certificate.thumbprint, client_id, token_url, int(time.time() // 60) * 60)
 
 
@@ -185,11 +180,7 @@ def short_names(scopes: Iterable[str]) -> tuple[str, ...]:
 
 
 def roles(access_token: str) -> tuple[str, ...]:
-    """Application permissions in an app-only token, sorted; () if there are none or the token is opaque.
-
-    The token is meant for Graph, so it is read for display and comparison only, never trusted
-    (identity-platform/access-tokens).
-    """
+    """Application roles in an app-only token, sorted; for display, never trusted (identity-platform/access-tokens)."""
     names = unverified_claims(access_token).get("roles")
     return _storable(map(str, names)) if isinstance(names, list) else ()
 
@@ -255,9 +246,8 @@ def discover(cloud: Cloud, directory_id: str) -> Directory:
         issuer = None
     if not isinstance(issuer, str):
         verdict = classify(where="token", status=response.status, headers=response.headers, body=response.text)
-        request_token_or_raise(
-            verdict if verdict.kind is not Kind.OK else transport_failure("the discovery document was no JSON")
-        )
+        is_ok = verdict.kind is Kind.OK
+        request_token_or_raise(transport_failure("the discovery document was no JSON") if is_ok else verdict)
     segments = urlsplit(str(issuer)).path.strip("/").split("/")
     tid = segments[0] if segments and _is_guid(segments[0]) else ""
     return Directory(tid, str(issuer))

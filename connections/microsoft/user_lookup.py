@@ -4,8 +4,6 @@ Disabled accounts are listed with ``accountEnabled`` false. Deleted ones are not
 (Microsoft Graph: user-list, user-get, resources/user).
 """
 
-from __future__ import annotations
-
 import json
 import uuid
 from collections.abc import Iterable, Sequence
@@ -37,11 +35,7 @@ def may_read(roles: Iterable[str]) -> bool:
 
 
 def read(cloud: Cloud, access_token: str, oids: Sequence[str]) -> dict[str, AccountState]:
-    """The state of these people's accounts (object ids, lower case). Those not listed are requested once more, alone.
-
-    Raises MicrosoftRefused if they may not be read, MicrosoftUnavailable without a useful answer. People without a clear
-    answer are left out.
-    """
+    """States of accounts by object id, without unclear ones. Raises MicrosoftRefused, MicrosoftUnavailable."""
     states: dict[str, AccountState] = {}
     known = [oid for oid in oids if _is_id(oid)]
     lists = []
@@ -51,7 +45,11 @@ def read(cloud: Cloud, access_token: str, oids: Sequence[str]) -> dict[str, Acco
         path = f"users?$filter=id%20in%20({values})&$select=id,accountEnabled&$top={AT_ONCE}"
         lists.append(graph_client.request(cloud, access_token, path))
     for response in graph_client.request_json(lists):
-        states |= _listed(response)
+        graph_client.require_ok(response)
+        people = _content(response).get("value")
+        if not isinstance(people, list):
+            raise MicrosoftUnavailable(UNREADABLE)
+        states |= {str(person.get("id", "")).lower(): _state(person) for person in people if isinstance(person, dict)}
     single = [
         graph_client.request(cloud, access_token, f"users/{oid}?$select=id,accountEnabled", oid)
         for oid in known
@@ -68,14 +66,6 @@ def _is_id(oid: str) -> bool:
         return str(uuid.UUID(oid)) == oid
     except ValueError:
         return False
-
-
-def _listed(response: http.Response[str]) -> dict[str, AccountState]:
-    graph_client.require_ok(response)
-    people = _content(response).get("value")
-    if not isinstance(people, list):
-        raise MicrosoftUnavailable(UNREADABLE)
-    return {str(person.get("id", "")).lower(): _state(person) for person in people if isinstance(person, dict)}
 
 
 def _single(response: http.Response[str]) -> AccountState | None:

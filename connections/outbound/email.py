@@ -4,8 +4,6 @@ Auto-Submitted is RFC 3834. A Message-ID that is the same in all attempts lets m
 References groups the e-mails about one incident into one conversation.
 """
 
-from __future__ import annotations
-
 import hashlib
 from typing import Any
 from urllib.parse import urlsplit

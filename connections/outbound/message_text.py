@@ -3,8 +3,6 @@
 ``facts`` come from services.notifications.payload: plain JSON values, times as ISO 8601 in UTC.
 """
 
-from __future__ import annotations
-
 import unicodedata
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -74,12 +72,19 @@ class AlertText:
 def build_alert(event: str, facts: dict[str, Any], *, reason: str, at: datetime) -> AlertText:
     """The texts of one alert. ``event`` is a value of Delivery.Event, ``at`` the time it was raised."""
     if event == "test":
-        return _test(facts, reason)
+        return AlertText(
+            tone="info",
+            subject="Test alert of the connection portal",
+            headline="This is a test",
+            paragraphs=[f"{facts['by']} asked for it. Alerts reach you here; nothing is broken."],
+            facts=[],
+            button="Open the portal",
+            url=facts["url"],
+            why=_WHY.get(reason, ""),
+        )
     if event == "expiry":
-        return _expiry(facts, reason, at)
-    if event == "message":
-        return _message(facts["message"])
-    return _incident(event, facts, reason, at)
+        return _expiry(facts["credential"], reason, at)
+    return _message(facts["message"]) if event == "message" else _incident(event, facts, reason, at)
 
 
 def _incident(event: str, facts: dict[str, Any], reason: str, at: datetime) -> AlertText:
@@ -88,16 +93,17 @@ def _incident(event: str, facts: dict[str, Any], reason: str, at: datetime) -> A
     closed = datetime.fromisoformat(incident["closed_at"]) if incident["closed_at"] else None
     shown = incident["connections"][:SHOWN]
     is_task, healed = incident["kind"] in _TASKS, event == "healed"
-    headlines = _task_headlines if is_task else _headlines
-    subject, headline, tone = headlines(event, incident, format_duration(at - opened))
+    subject, headline, tone = _headlines(event, incident, format_duration(at - opened), is_task=is_task)
     label = "Connections" if is_task else "Works again" if healed else "Affected connections"
+    # Only the account's owner can sign in again.
+    is_elsewhere = healed or closed or (incident["kind"] == "account" and reason != "owner")
     return AlertText(
         tone=tone,
         subject=_subject(subject),
         headline=headline,
         paragraphs=[text for text in _paragraphs(event, facts, opened, closed, at) if text],
         facts=_incident_facts(incident, opened, closed, healed=healed),
-        button="Look at the incident" if healed or closed else _button(incident, reason),
+        button="Look at the incident" if is_elsewhere else _BUTTONS.get(incident["kind"], "Open the repair page"),
         url=incident["url"],
         why=_NEW_OWNER if reason == "owner" and is_task else _WHY.get(reason, ""),
         affected=[f"{connection['name']} (of {connection['owner']})" for connection in shown],
@@ -122,9 +128,15 @@ def _paragraphs(
     return paragraphs
 
 
-def _headlines(event: str, incident: dict[str, Any], age: str) -> tuple[str, str, str]:
+def _headlines(event: str, incident: dict[str, Any], age: str, *, is_task: bool) -> tuple[str, str, str]:
     """Subject, headline and tone."""
     connections, count, title = incident["connections"], incident["connection_count"], incident["title"]
+    if is_task and event == "healed":
+        return f"Done: {title}", f"Done: {title}", "ok"
+    if is_task and event == "reminder":
+        return f"Still to do after {age}: {title}", f"Still to do: {title}", "warning"
+    if is_task:
+        return title, title, "warning"
     subject = connections[0]["name"] if count == 1 and connections else f"{count} connections" if count else ""
     phrase = _PHRASES.get(incident["kind"]) or str(title)
     if incident["kind"] == "account" and incident["who"] != "owner":
@@ -135,15 +147,6 @@ def _headlines(event: str, incident: dict[str, Any], age: str) -> tuple[str, str
         lasting = f"Still stopped after {age}: {subject}, {phrase}" if subject else f"Still open after {age}: {phrase}"
         return lasting, f"Still not mended after {age}: {title}", "broken"
     return (f"{subject} stopped: {phrase}" if subject else title), title, "broken"
-
-
-def _task_headlines(event: str, incident: dict[str, Any], age: str) -> tuple[str, str, str]:
-    title = incident["title"]
-    if event == "healed":
-        return f"Done: {title}", f"Done: {title}", "ok"
-    if event == "reminder":
-        return f"Still to do after {age}: {title}", f"Still to do: {title}", "warning"
-    return title, title, "warning"
 
 
 def _incident_facts(
@@ -160,14 +163,7 @@ def _incident_facts(
     return facts
 
 
-def _button(incident: dict[str, Any], reason: str) -> str:
-    if incident["kind"] == "account" and reason != "owner":
-        return "Look at the incident"
-    return _BUTTONS.get(incident["kind"], "Open the repair page")
-
-
-def _expiry(facts: dict[str, Any], reason: str, at: datetime) -> AlertText:
-    credential = facts["credential"]
+def _expiry(credential: dict[str, Any], reason: str, at: datetime) -> AlertText:
     kind, app, days = credential["kind"], credential["app_registration"], credential["days"]
     expires = datetime.fromisoformat(credential["expires_at"]) if credential["expires_at"] else None
     when = "expires within a day" if days <= 1 else f"expires within {days} days"
@@ -176,27 +172,27 @@ def _expiry(facts: dict[str, Any], reason: str, at: datetime) -> AlertText:
     rows = [("App registration", app), ("Credential", credential["name"])]
     if expires:
         rows.append(("Expires", format_exact_time(expires)))
+    if credential.get("is_covered"):
+        text = (
+            "Another credential of the app registration lasts longer, so nothing stops. Retire this one when it suits."
+        )
+    else:
+        count = credential["connection_count"]
+        stopping = "1 connection stops" if count == 1 else f"{count} connections stop"
+        effect = f"Then {stopping}." if count else "No connection uses it just now."
+        text = (
+            f"{effect} What to do: add a new credential now. The portal uses it beside the old one, so nothing stops."
+        )
     return AlertText(
         tone="warning",
         subject=_subject(f"{kind} of {app} {when}"),
         headline=f"A {kind.lower()} of {app} {when}",
-        paragraphs=[_expiry_text(credential)],
+        paragraphs=[text],
         facts=rows,
         button="Open the app registration" if credential.get("is_covered") else "Add a credential",
         url=credential["url"],
         why=_WHY.get(reason, ""),
     )
-
-
-def _expiry_text(credential: dict[str, Any]) -> str:
-    if credential.get("is_covered"):
-        return (
-            "Another credential of the app registration lasts longer, so nothing stops. Retire this one when it suits."
-        )
-    count = credential["connection_count"]
-    stopping = "1 connection stops" if count == 1 else f"{count} connections stop"
-    effect = f"Then {stopping}." if count else "No connection uses it just now."
-    return f"{effect} What to do: add a new credential now. The portal uses it beside the old one, so nothing stops."
 
 
 def _message(message: dict[str, Any]) -> AlertText:
@@ -212,19 +208,6 @@ def _message(message: dict[str, Any]) -> AlertText:
         affected=[one_line(line) for line in message["lines"][:SHOWN]],
         affected_label=message["lines_label"],
         more=len(message["lines"]) - SHOWN,
-    )
-
-
-def _test(facts: dict[str, Any], reason: str) -> AlertText:
-    return AlertText(
-        tone="info",
-        subject="Test alert of the connection portal",
-        headline="This is a test",
-        paragraphs=[f"{facts['by']} asked for it. Alerts reach you here; nothing is broken."],
-        facts=[],
-        button="Open the portal",
-        url=facts["url"],
-        why=_WHY.get(reason, ""),
     )
 
 

@@ -5,8 +5,6 @@ name that resolves differently a moment later changes nothing. Redirects and pro
 of the answer is read.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import re
 import socket
@@ -105,10 +103,7 @@ def parse_target(url: str, *, allow_private: bool = False) -> Target:
 
 
 def check(target: Target, *, allow_private: bool = False) -> list[str]:
-    """Resolve the host and return its addresses.
-
-    Raises TargetRefused if one of them is not on the internet (unless allowed), or OSError if the name does not resolve.
-    """
+    """The host's addresses. Raises TargetRefused if one is not on the internet, OSError if it does not resolve."""
     resolved = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     addresses = list(dict.fromkeys(str(info[4][0]) for info in resolved))
     if not allow_private and not all(is_public(ipaddress.ip_address(item.partition("%")[0])) for item in addresses):
@@ -141,10 +136,7 @@ def post(
     ca_bundle: str = "",
     timeout: float = TIMEOUT,
 ) -> PostResult:
-    """Send ``body`` to ``url`` and return the answer. Never raises, whatever the other side does.
-
-    ``timeout`` is seconds; ``ca_bundle`` a PEM file (empty: certifi's).
-    """
+    """Send ``body``; ``timeout`` in seconds, ``ca_bundle`` a PEM file (default: certifi's). Never raises."""
     try:
         target = parse_target(url, allow_private=allow_private)
         addresses = check(target, allow_private=allow_private)
@@ -156,11 +148,7 @@ def post(
 
 
 def _host(text: str) -> str:
-    """The host in its ASCII form.
-
-    Accepts only real names and addresses in plain notation, because libcurl and the resolver may read other notations
-    (0x7f.1, 2130706433) differently.
-    """
+    """The host in ASCII; no notation that libcurl and the resolver could read differently (0x7f.1, 2130706433)."""
     if _is_address(text):
         return str(ipaddress.ip_address(text))
     try:

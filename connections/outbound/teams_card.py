@@ -4,8 +4,6 @@ Format: learn.microsoft.com/microsoftteams/platform/webhooks-and-connectors/how-
 text runs, which ignore Markdown, so that a connection named "[click](https://…)" does not become a link.
 """
 
-from __future__ import annotations
-
 import json
 from typing import Any
 
@@ -18,7 +16,9 @@ _TEXT_LENGTH = 1000  # a whole card may have 28 KB
 def single_card(alert_text: AlertText) -> bytes:
     content = [_text(alert_text.headline, weight="bolder", size="large", color=_COLOURS[alert_text.tone])]
     content += [_text(paragraph) for paragraph in alert_text.paragraphs]
-    content += [_fact(label, value) for label, value in alert_text.facts]
+    for label, value in alert_text.facts:
+        content.append(_text(value, spacing="small"))
+        content[-1]["inlines"].insert(0, {"type": "TextRun", "text": f"{label}: ", "weight": "bolder"})
     if alert_text.affected:
         content.append(_text(alert_text.affected_label, weight="bolder", spacing="medium"))
         content += [_text(f"• {line}", spacing="none") for line in alert_text.affected]
@@ -48,9 +48,3 @@ def _message(content: list[dict[str, Any]], more: int, *, button: str, url: str)
 def _text(text: str, *, spacing: str = "default", **style: Any) -> dict[str, Any]:
     run = {"type": "TextRun", "text": text[:_TEXT_LENGTH], **style}
     return {"type": "RichTextBlock", "spacing": spacing, "inlines": [run]}
-
-
-def _fact(label: str, value: str) -> dict[str, Any]:
-    block = _text(value, spacing="small")
-    block["inlines"].insert(0, {"type": "TextRun", "text": f"{label}: ", "weight": "bolder"})
-    return block

@@ -4,8 +4,6 @@ The signature is HMAC-SHA256 over ``id.timestamp.body`` with the secret's bytes;
 base64. ``webhook-id`` is the same in all attempts, so that a receiver recognises duplicates.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import hmac
@@ -39,10 +37,7 @@ def body(event: str, *, at: str, data: dict[str, Any]) -> bytes:
 
 
 def headers(message_id: str, content: bytes, *, timestamp: int, signing_secrets: Iterable[str]) -> dict[str, str]:
-    """The headers, with one signature per secret (two while one replaces the other).
-
-    ``timestamp`` is the time of this attempt in Unix seconds.
-    """
+    """The headers, one signature per secret (two during a rotation); ``timestamp``: this attempt, in Unix seconds."""
     return {
         "Content-Type": "application/json",
         "webhook-id": message_id,
@@ -52,7 +47,6 @@ def headers(message_id: str, content: bytes, *, timestamp: int, signing_secrets:
 
 
 def sign(message_id: str, content: bytes, timestamp: int, secret: str) -> str:
-    """One signature of version 1."""
     key = base64.b64decode(secret.removeprefix(PREFIX))
     signed = b".".join((message_id.encode(), str(timestamp).encode(), content))
     return f"v1,{base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()}"

@@ -1,7 +1,5 @@
 """Create app-only connections, which get their tokens without a person signing in."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -63,10 +61,7 @@ def connect(
 
 
 def finish(connection: Connection, *, actor: User, now: datetime) -> Connection:
-    """Request the first token of an app-only connection after its approval; doing it twice is harmless.
-
-    Raises NotAllowed, PolicyForbids, ApprovalNeeded, and the errors of Microsoft as connect does.
-    """
+    """Request an app-only connection's first token after its approval; safe to repeat. Raises as connect does."""
     roles.require(permissions.can_reconnect(actor, connection))
     if connection.is_delegated or connection.status != Connection.Status.PENDING:
         return connection

@@ -1,7 +1,5 @@
 """Create, change, disable, enable and remove connections."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -38,11 +36,7 @@ def start_delegated(
     now: datetime | None = None,
     reason: str = "",
 ) -> Connection:
-    """Create a pending connection; it gets its tokens when its owner signs in.
-
-    If the policy requires an approval, it is requested with ``reason``, and sign-in is blocked until it is granted.
-    Raises NotAllowed, PolicyForbids, InvalidInput, or AlreadyExists if the owner has a connection with this name.
-    """
+    """Create it; it waits for approval and sign-in. Raises NotAllowed, PolicyForbids, InvalidInput, AlreadyExists."""
     roles.require(permissions.can_connect(actor), cause="Auditors only look.", action="Ask a member to connect.")
     connection = build(app_registration, AuthenticationType.AUTHORIZATION_CODE, name, chosen, extra_scopes, actor)
     connection.created_at = now or connection.created_at
@@ -177,10 +171,7 @@ def missing_permissions(connection: Connection) -> tuple[str, ...]:
 
 
 def disable(connection: Connection, *, actor: User, now: datetime) -> None:
-    """Stop using the connection and keep its grant. Doing it twice is harmless.
-
-    After an IT admin has disabled it, even if the owner did so before, only an IT admin can enable it again.
-    """
+    """Keep the grant but do not use it; safe to repeat. What an IT admin disabled, only an IT admin can enable."""
     with transaction.atomic():
         _lock(connection)
         roles.require(permissions.can_disable(actor, connection))
@@ -210,11 +201,7 @@ def disable(connection: Connection, *, actor: User, now: datetime) -> None:
 
 
 def enable(connection: Connection, *, actor: User, now: datetime) -> None:
-    """Use a disabled connection again; the next sweep checks whether its grant is still valid.
-
-    Raises NotAllowed, also for the owner if an IT admin has disabled it, and PolicyForbids or ApprovalNeeded if the
-    policy no longer allows it.
-    """
+    """Use it again; a sweep checks its grant. Raises NotAllowed, PolicyForbids, ApprovalNeeded."""
     with transaction.atomic():
         _lock(connection)
         connection.refresh_from_db(fields=["status", "disabled_by_admin", "connected_at"])
@@ -248,11 +235,7 @@ def _switch(connection: Connection, action: AuditAction, actor: User, values: di
 
 
 def remove(connection: Connection, *, actor: User, now: datetime) -> None:
-    """Delete the connection and its tokens.
-
-    Nothing is revoked at Microsoft, which has no call to revoke a single refresh token (identity-platform/refresh-
-    tokens); the page explains how to withdraw the consent.
-    """
+    """Delete connection and tokens; Microsoft has no call to revoke one grant (identity-platform/refresh-tokens)."""
     with transaction.atomic():
         _lock(connection, to_remove=True)
         roles.require(permissions.can_disable(actor, connection))
@@ -266,11 +249,7 @@ def remove(connection: Connection, *, actor: User, now: datetime) -> None:
 
 
 def _lock(connection: Connection, *, to_remove: bool = False) -> None:
-    """Lock the row and reload its owner, who may just have changed: check permissions only after it.
-
-    It waits for an answer that is just being stored and could open an incident. ``to_remove`` makes new references to
-    the connection wait, too, and then fail; a weaker lock lets them pass.
-    """
+    """Lock the row, reload its owner; check permissions after it. ``to_remove`` makes new references wait and fail."""
     rows = Connection.objects.select_for_update(no_key=not to_remove).filter(pk=connection.pk)
     connection.owner_id = rows.values_list("owner", flat=True).first() or connection.owner_id
 

@@ -1,7 +1,5 @@
 """What the policy says about changed permissions: forbidden, in need of approval, or no longer in need of it."""
 
-from __future__ import annotations
-
 import copy
 from datetime import datetime
 from typing import Any
@@ -15,10 +13,7 @@ REQUESTED_COLUMNS = ("capabilities", "extra_scopes")
 
 
 def check_policy(connection: Connection, before: dict[str, Any]) -> tuple[Reason, ...]:
-    """Why a changed connection needs an approval. ``before``: the old values of its columns.
-
-    Raises PolicyForbids for added permissions; the others are checked at the next sign-in.
-    """
+    """Why the change from the columns ``before`` needs an approval. Raises PolicyForbids for added permissions."""
     unchanged = copy.copy(connection)
     for field, value in before.items():
         setattr(unchanged, field, value)

@@ -1,7 +1,5 @@
 """Sign-ins of delegated connections: what is requested from Microsoft, what is accepted, and how it is stored."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -62,11 +60,7 @@ def scopes_to_request(connection: Connection) -> tuple[str, ...]:
 
 
 def sign_in_client(connection: Connection) -> backends.SignInClient:
-    """The application, scopes and parameters for the connection's sign-in.
-
-    A reconnect suggests the known account. ``prompt=consent`` is never sent: it would ask the person for consent again
-    (and often block them) although an administrator has granted it.
-    """
+    """The client, scopes and parameters; never ``prompt=consent``, which ignores an administrator's consent."""
     live = credential_checks.live_applications(connection.app_registration)
     if not live:
         raise MicrosoftRefused(credential_checks.NO_CREDENTIAL)
@@ -78,11 +72,7 @@ def sign_in_client(connection: Connection) -> backends.SignInClient:
 
 
 def begin(connection: Connection, *, actor: User, now: datetime, by_link: SignInLink | None = None) -> None:
-    """Record that a sign-in starts, so that one that never returns is noticed.
-
-    ``by_link``: a person signs in with this link of the actor, with the actor's permissions. Raises NotAllowed,
-    PolicyForbids, or ApprovalNeeded, if the sign-in would be refused.
-    """
+    """Record that a sign-in (by the actor's link) starts. Raises NotAllowed, PolicyForbids, ApprovalNeeded."""
     roles.require(permissions.can_reconnect(actor, connection), action="Only its owner can sign in for it.")
     _require_not_disabled_by_admin(connection, actor)
     if not connection.is_delegated:
@@ -161,12 +151,9 @@ def record_failure(
     uses that. ``by_link``: the link of the actor that was used; an unknown person's browser is no evidence against the
     application.
     """
-    has_other_credential = (
-        by_link is None
-        and verdict is not None
-        and verdict.credential
-        and _reject_credential(connection, verdict, credential_id, now)
-    )
+    has_other_credential = False
+    if by_link is None and verdict is not None and verdict.credential:
+        has_other_credential = _reject_credential(connection, verdict, credential_id, now)
     if has_other_credential:
         error = SignInFailed(
             "Microsoft rejected a credential of the app registration, so this sign-in could not be finished.",
@@ -206,9 +193,8 @@ def _reject_credential(connection: Connection, verdict: Verdict, credential_id: 
     live = connection.app_registration.credentials.live().defer("secret", "private_key")
     for credential in live.filter(pk=credential_id or 0):
         credential_checks.credential_refused(credential, verdict, now=now)
-    return any(
-        credential.rejected_at is None and not credential_checks.awaits_upload(credential) for credential in live.all()
-    )
+    others = live.filter(rejected_at=None)
+    return any(not credential_checks.awaits_upload(credential) for credential in others)
 
 
 def _require_not_disabled_by_admin(connection: Connection, actor: User) -> None:

@@ -3,8 +3,6 @@
 A link allows nothing else. Every step checks again that the person who created it still has the permission.
 """
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import secrets
@@ -44,10 +42,7 @@ class OpenedLink:
 
 
 def create(connection: Connection, *, actor: User, now: datetime) -> tuple[SignInLink, str]:
-    """Create a link and return it with its token, which is not stored; revoke the connection's earlier links.
-
-    Raises NotAllowed, PolicyForbids, or ApprovalNeeded.
-    """
+    """A new link and its token (not stored); revokes earlier ones. Raises NotAllowed, PolicyForbids, ApprovalNeeded."""
     token = secrets.token_urlsafe(32)
     with transaction.atomic():
         Connection.objects.select_for_update(no_key=True).get(pk=connection.pk)
@@ -73,10 +68,7 @@ def open_link(token: str, *, now: datetime) -> OpenedLink:
 
 
 def bind_to_browser(token: str, *, browser: str, now: datetime) -> OpenedLink:
-    """Bind the link to the first browser that continues with it. Raises LinkUnusable in any other browser.
-
-    ``browser`` is a secret that only this browser's session has.
-    """
+    """Bind the link to the first ``browser`` (its session's secret); raises LinkUnusable in any other."""
     opened = open_link(token, now=now)
     SignInLink.objects.filter(pk=opened.link.pk, browser_digest="").update(browser_digest=_digest(browser))
     opened.link.refresh_from_db(fields=["browser_digest"])

@@ -1,7 +1,5 @@
 """Warn people before their API keys expire."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -16,10 +14,7 @@ IDLE = timedelta(days=30)  # a key that was not used for so long may not be need
 
 
 def warn_due(*, now: datetime) -> int:
-    """Warn the owners of keys that expire soon; returns the number of warnings.
-
-    For a service account the responsible person is warned, or the IT admins if there is none.
-    """
+    """Warn the contacts of keys that expire soon (IT admins if there is none); returns the number of warnings."""
     expiring = ApiKey.objects.filter(
         revoked_at=None, owner__is_active=True, expires_at__gt=now, expires_at__lte=now + timedelta(days=THRESHOLDS[0])
     )

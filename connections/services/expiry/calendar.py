@@ -1,7 +1,5 @@
 """Expirations of the next year: credentials, sign-ins limited by a policy, unused grants, shares, API keys."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -106,24 +104,25 @@ def of_keys(keys: QuerySet[ApiKey], *, now: datetime) -> Expirations:
     """API keys with an expiration date. One query."""
     expiring = keys.filter(revoked_at=None, expires_at__gt=now, expires_at__lte=now + AHEAD, owner__is_active=True)
     rows = list(expiring.order_by("expires_at", "pk")[: MOST + 1])
-    return Expirations([_of_key(row, row.expires_at, now) for row in rows[:MOST] if row.expires_at], len(rows) > MOST)
-
-
-def _of_key(key: ApiKey, expires_at: datetime, now: datetime) -> Expiration:
-    # Automations may still use the secret from before a rotation.
-    used = any(at is not None and now - at <= IN_USE for at in (key.last_used_at, key.previous_used_at))
-    return Expiration(
-        expires_at,
-        Reason.KEY,
-        None,
-        "API key",
-        "Whatever uses it is refused from then on." if used else "Nobody has used it for a month.",
-        "Rotate it before then: the old secret goes on while the new one is put in place.",
-        Connection.Who.OWNER,
-        certain=True,
-        stops=int(used),
-        key=key,
-    )
+    expirations = []
+    for key in rows[:MOST]:
+        # Automations may still use the secret from before a rotation.
+        used = any(at is not None and now - at <= IN_USE for at in (key.last_used_at, key.previous_used_at))
+        if key.expires_at is not None:
+            expiration = Expiration(
+                key.expires_at,
+                Reason.KEY,
+                None,
+                "API key",
+                "Whatever uses it is refused from then on." if used else "Nobody has used it for a month.",
+                "Rotate it before then: the old secret goes on while the new one is put in place.",
+                Connection.Who.OWNER,
+                certain=True,
+                stops=int(used),
+                key=key,
+            )
+            expirations.append(expiration)
+    return Expirations(expirations, len(rows) > MOST)
 
 
 def of_credentials(

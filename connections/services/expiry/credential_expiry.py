@@ -1,7 +1,5 @@
 """Read expiration dates of secrets and certificates from Entra, if the application may, and warn before they expire."""
 
-from __future__ import annotations
-
 import logging
 import random
 from dataclasses import dataclass
@@ -46,10 +44,7 @@ def check_due(*, now: datetime) -> int:
 
 
 def read_due(*, now: datetime, limit: int = BATCH) -> int:
-    """Read up to ``limit`` app registrations, each once a day; returns how many could be read.
-
-    Any number of workers may run it at once: each claims rows by moving ``read_expiries_after`` forward.
-    """
+    """Read up to ``limit`` due app registrations (each daily; workers share them); returns how many could be read."""
     due = AppRegistration.objects.filter(
         Q(read_expiries_after=None) | Q(read_expiries_after__lte=now),
         Q(paused_until=None) | Q(paused_until__lte=now),
@@ -69,10 +64,7 @@ def read_due(*, now: datetime, limit: int = BATCH) -> int:
 
 
 def warn_due(*, now: datetime) -> int:
-    """Warn of credentials that expire soon; returns the number of warnings.
-
-    Only for the credential that lasts longest, because nothing stops when the others expire.
-    """
+    """Warn before the credential that lasts longest expires (then connections stop); returns the number of warnings."""
     expiring = AppCredential.objects.filter(
         retired_at=None, rejected_at=None, expires_at__gt=now, expires_at__lte=now + timedelta(days=THRESHOLDS[0])
     )
@@ -98,11 +90,7 @@ def _warn(credential: AppCredential, expires_at: datetime, now: datetime) -> boo
 
 
 def read(app_registration: AppRegistration, *, actor: User | None, now: datetime) -> CredentialListing:
-    """Read the credentials from Entra and store their expiration dates; due again in a day.
-
-    A certificate that has been uploaded since is tested at once, and so put to use. Raises MicrosoftUnavailable,
-    UnreadableSecret, or InvalidInput if the environment is not configured.
-    """
+    """Store Entra's dates; test uploaded certificates. Raises MicrosoftUnavailable, UnreadableSecret, InvalidInput."""
     listing = _request_listing(app_registration, now)
     later = now + EVERY * random.uniform(0.9, 1.1)
     AppRegistration.objects.filter(pk=app_registration.pk).update(read_expiries_after=later)
@@ -117,9 +105,19 @@ def read(app_registration: AppRegistration, *, actor: User | None, now: datetime
             _confirm(credential, listed, actor=actor, now=now)
             confirmed.append(credential)
         elif _is_deleted(credential, listing, now):
-            _mark_unlisted(credential, actor=actor, now=now)
             unlisted.append(credential)
-    accepted = [credential for credential in uploaded if _is_accepted(app_registration, credential, actor)]
+            with transaction.atomic():
+                if AppCredential.objects.filter(pk=credential.pk, unlisted_at=None).update(unlisted_at=now):
+                    changes = {"app_registration": str(credential.app_registration)}
+                    audit.record(AuditAction.CREDENTIAL_UNLISTED, credential, actor=actor, changes=changes)
+                    credential.unlisted_at = now
+    accepted = []
+    for credential in uploaded:
+        try:
+            credential_checks.verify(app_registration, actor=actor, credential=credential)
+            accepted.append(credential)
+        except MicrosoftRefused as error:
+            logger.info("certificate %s is listed but not accepted yet: %s", credential.pk, error.verdict.code)
     return CredentialListing(True, tuple(confirmed), tuple(unlisted), tuple(accepted))
 
 
@@ -139,21 +137,8 @@ def _request_listing(app: AppRegistration, now: datetime) -> CredentialList | No
         return None
 
 
-def _is_accepted(app: AppRegistration, credential: AppCredential, actor: User | None) -> bool:
-    try:
-        credential_checks.verify(app, actor=actor, credential=credential)
-    except MicrosoftRefused as error:
-        logger.info("certificate %s is listed but not accepted yet: %s", credential.pk, error.verdict.code)
-        return False
-    return True
-
-
 def match(credential: AppCredential, listing: CredentialList) -> ListedCredential | None:
-    """The entry of Entra's list for this credential; None if there is none, or several candidates.
-
-    Entra shows three characters of a secret, so two secrets can look alike. Then the entered date decides, or that an
-    accepted secret cannot have expired before.
-    """
+    """Entra's entry for it, or None. Secrets that share their three shown characters are told apart by date."""
     if credential.kind == AppCredential.Kind.CERTIFICATE:
         details = certificates.read_details(credential.certificate)
         thumbprints = {details.sha1, details.sha256}
@@ -161,8 +146,7 @@ def match(credential: AppCredential, listing: CredentialList) -> ListedCredentia
     candidates = [listed for listed in listing.secrets if listed.hint and listed.hint == credential.hint]
     selections = [candidates]
     if (expires_at := credential.expires_at) is not None:
-        same_day = [listed for listed in candidates if abs(listed.expires_at - expires_at) < timedelta(days=1)]
-        selections.append(same_day)
+        selections.append([listed for listed in candidates if abs(listed.expires_at - expires_at) < timedelta(days=1)])
     if (accepted_at := credential.verified_at) is not None and credential.rejected_at is None:
         selections.append([listed for listed in candidates if listed.expires_at > accepted_at])
     for selection in selections:
@@ -191,11 +175,3 @@ def _confirm(credential: AppCredential, listed: ListedCredential, *, actor: User
             audit.record(AuditAction.CREDENTIAL_EXPIRY_READ, credential, actor=actor, changes=changes)
     for name, value in values.items():
         setattr(credential, name, value)
-
-
-def _mark_unlisted(credential: AppCredential, *, actor: User | None, now: datetime) -> None:
-    with transaction.atomic():
-        if AppCredential.objects.filter(pk=credential.pk, unlisted_at=None).update(unlisted_at=now):
-            changes = {"app_registration": str(credential.app_registration)}
-            audit.record(AuditAction.CREDENTIAL_UNLISTED, credential, actor=actor, changes=changes)
-            credential.unlisted_at = now

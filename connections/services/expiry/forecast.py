@@ -1,13 +1,12 @@
 """Forecast when and why a connection will stop working, and who can prevent it. Reads no secrets."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from connections.microsoft import classifier
 from connections.models import AppCredential, Connection
 from connections.services.registry import credential_checks
 
@@ -66,10 +65,7 @@ def next_expirations(connections: Iterable[Connection], *, now: datetime) -> dic
 def summarize(
     connection: Connection, *, now: datetime, credentials: Iterable[AppCredential] | None = None
 ) -> ForecastSummary:
-    """All forecasts of the connection; none if it waits for a sign-in.
-
-    ``credentials``: the live ones of its app registration, if the caller has them already.
-    """
+    """All forecasts; none if it waits for a sign-in. ``credentials``: its app registration's live ones, if known."""
     if connection.status in (Status.PENDING, Status.RECONNECT_NEEDED):
         return ForecastSummary()
     forecasts: list[Forecast] = []
@@ -185,7 +181,7 @@ def _sign_in_limit(connection: Connection, now: datetime) -> Iterable[Forecast]:
         at,
         Reason.SIGN_IN,
         f"a policy of {connection.app_registration.tenant} asks for a new sign-in every "
-        f"{_span(connection.sign_in_max_age)}; Microsoft said so when it last refused this connection.",
+        f"{classifier.format_interval(connection.sign_in_max_age)}; Microsoft said so when it last refused this connection.",
         "Its owner can sign in again before then: the time starts anew.",
         Who.OWNER,
         certain=False,
@@ -211,11 +207,3 @@ def _idle_limit(connection: Connection, now: datetime) -> Forecast | None:
         who = Who(connection.status_who or Who.IT_ADMIN)
     cause = "nothing renews its grant just now, and Microsoft forgets a grant that was not used for 90 days."
     return Forecast(connection.refreshed_at + IDLE_LIMIT, Reason.IDLE, cause, action, who, certain=True)
-
-
-def _span(seconds: int) -> str:
-    for size, word in ((86_400, "day"), (3600, "hour"), (60, "minute")):
-        if seconds % size == 0:
-            count = seconds // size
-            return word if count == 1 else f"{count} {word}s"
-    return f"{seconds} seconds"

@@ -4,8 +4,6 @@ The services that change a state call these inside their own transaction, so an 
 Observations with the same key are one incident.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from datetime import datetime
 
@@ -25,15 +23,7 @@ Kind = Incident.Kind
 _BY_CONNECTION = (Kind.ACCOUNT, Kind.CONSENT, Kind.POLICY, Kind.ENCRYPTION_KEY)
 # Codes that come from a rule of the directory and not from the state of one account: Conditional Access and security
 # defaults (53…), device rules, tenant restrictions (identity-platform/reference-error-codes).
-_DIRECTORY_RULES = (
-    "AADSTS53",
-    "AADSTS50002",
-    "AADSTS50005",
-    "AADSTS50097",
-    "AADSTS50129",
-    "AADSTS50131",
-    "AADSTS50021",
-)
+_DIRECTORY_RULES = tuple(f"AADSTS{number}" for number in (53, 50002, 50005, 50021, 50097, 50129, 50131))
 
 
 def support_reference(verdict: Verdict) -> str:
@@ -44,14 +34,6 @@ def support_reference(verdict: Verdict) -> str:
 
 def connection_flagged(connection: Connection, verdict: Verdict, *, now: datetime) -> Incident:
     """Add a flagged connection to the incident of its cause, and resolve it in any other."""
-    cause = _cause_of(connection, verdict)
-    with transaction.atomic():
-        others = affected_in_open([connection.pk]).filter(incident__kind__in=_BY_CONNECTION)
-        resolve_affected(others.exclude(incident__key=cause.key), now=now)
-        return report(cause, [connection], now=now)
-
-
-def _cause_of(connection: Connection, verdict: Verdict) -> Cause:
     app = connection.app_registration
     tid = connection.account_tid or app.tenant.tid
     account = connection.account_username or connection.name
@@ -69,7 +51,7 @@ def _cause_of(connection: Connection, verdict: Verdict) -> Cause:
         key, title = f"policy:{verdict.code}:{tid}", f"A policy of {app.tenant} blocks sign-ins"
     else:
         key, title = f"policy:{verdict.code}:{tid}:{connection.account_oid}", f"{account} is blocked"
-    return Cause(
+    cause = Cause(
         kind,
         key,
         title,
@@ -82,38 +64,35 @@ def _cause_of(connection: Connection, verdict: Verdict) -> Cause:
         app_registration=app,
         tenant=app.tenant,
     )
+    with transaction.atomic():
+        others = affected_in_open([connection.pk]).filter(incident__kind__in=_BY_CONNECTION)
+        resolve_affected(others.exclude(incident__key=cause.key), now=now)
+        return report(cause, [connection], now=now)
 
 
 def connections_recovered(pks: Collection[int], *, now: datetime) -> None:
     """Resolve connections that got a token. One query if there is nothing to resolve, which is the usual case."""
     affected = affected_in_open(pks).filter(incident__kind__in=_BY_CONNECTION)
     if pks and affected.exists():
-        with transaction.atomic():
-            resolve_affected(affected, now=now)
+        resolve_affected(affected, now=now)
 
 
 def connections_disabled(pks: Collection[int], *, now: datetime) -> None:
     """Resolve disabled connections, but not that their owner has left."""
-    with transaction.atomic():
-        resolve_affected(affected_in_open(pks).exclude(incident__kind=Kind.LEAVER), now=now)
+    resolve_affected(affected_in_open(pks).exclude(incident__kind=Kind.LEAVER), now=now)
 
 
 def connection_removed(connection: Connection, *, now: datetime) -> None:
     """Resolve a connection that is about to be removed."""
-    with transaction.atomic():
-        resolve_affected(affected_in_open([connection.pk]), now=now)
+    resolve_affected(affected_in_open([connection.pk]), now=now)
 
 
 def owner_changed(connection: Connection, *, is_cut: bool, now: datetime) -> None:
-    """Resolve what was assigned to the old owner of a connection that is about to get a new one.
-
-    ``is_cut``: its tokens are deleted, so incidents about them are resolved, too.
-    """
+    """Resolve what was assigned to the old owner; with ``is_cut`` also incidents about the tokens that are deleted."""
     of_old_owner = Q(incident__kind__in=(Kind.LEAVER, Kind.HAND_OVER)) | Q(incident__assignee__isnull=False)
     if is_cut:
         of_old_owner |= Q(incident__kind__in=_BY_CONNECTION)
-    with transaction.atomic():
-        resolve_affected(affected_in_open([connection.pk]).filter(of_old_owner), now=now)
+    resolve_affected(affected_in_open([connection.pk]).filter(of_old_owner), now=now)
 
 
 def ownership_transferred(connection: Connection, transfer: HandOver, *, now: datetime) -> Incident:
@@ -140,8 +119,7 @@ def ownership_transferred(connection: Connection, transfer: HandOver, *, now: da
 
 
 def ownership_transfer_completed(connection: Connection, *, now: datetime) -> None:
-    with transaction.atomic():
-        resolve_affected(affected_in_open([connection.pk]).filter(incident__kind=Kind.HAND_OVER), now=now)
+    resolve_affected(affected_in_open([connection.pk]).filter(incident__kind=Kind.HAND_OVER), now=now)
 
 
 def owner_left(person: User, connections: QuerySet[Connection], *, now: datetime) -> Incident:
@@ -249,8 +227,7 @@ def report_mailbox(access: MailboxAccess, *, now: datetime) -> Incident:
 
 def mailbox_reachable(access: MailboxAccess, *, now: datetime) -> None:
     """The connection reaches the mailbox again, or it is detached."""
-    with transaction.atomic():
-        resolve_affected(affected_in_open([access.connection_id]).filter(incident__mailbox=access.mailbox_id), now=now)
+    resolve_affected(affected_in_open([access.connection_id]).filter(incident__mailbox=access.mailbox_id), now=now)
 
 
 def explaining_incident(connection: Connection, *, among: QuerySet[Incident]) -> int | None:

@@ -3,8 +3,6 @@
 incidents.py decides what is an incident and when it is resolved.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, fields
@@ -40,15 +38,15 @@ class Cause:
     person: User | None = None
 
 
+@transaction.atomic
 def report(cause: Cause, connections: Iterable[Connection], *, now: datetime) -> Incident:
     """Open the incident with this key, or find the open one, and add these connections."""
-    with transaction.atomic():
-        incident, is_new = _find_or_open(cause, now)
-        count = _add_affected(incident, connections, now)
-        if is_new:
-            changes = {"code": cause.code, "cause": cause.cause, "connections": count}
-            audit.record(AuditAction.INCIDENT_OPENED, incident, actor=None, changes=changes)
-            alerts.incident_opened(incident, now=now)
+    incident, is_new = _find_or_open(cause, now)
+    count = _add_affected(incident, connections, now)
+    if is_new:
+        changes = {"code": cause.code, "cause": cause.cause, "connections": count}
+        audit.record(AuditAction.INCIDENT_OPENED, incident, actor=None, changes=changes)
+        alerts.incident_opened(incident, now=now)
     return incident
 
 
@@ -79,20 +77,18 @@ def _add_affected(incident: Incident, connections: Iterable[Connection], now: da
     while batch := list(itertools.islice(rows, _BATCH)):
         pks = [connection.pk for connection in batch]
         incident.affected.filter(connection_id__in=pks, healed_at__isnull=False).update(healed_at=None, since=now)
-        AffectedConnection.objects.bulk_create(
-            (
-                AffectedConnection(
-                    incident=incident,
-                    connection=connection,
-                    connection_name=connection.name,
-                    owner=connection.owner,
-                    owner_name=str(connection.owner)[:320],
-                    since=now,
-                )
-                for connection in batch
-            ),
-            ignore_conflicts=True,
-        )
+        affected = [
+            AffectedConnection(
+                incident=incident,
+                connection=connection,
+                connection_name=connection.name,
+                owner=connection.owner,
+                owner_name=str(connection.owner)[:320],
+                since=now,
+            )
+            for connection in batch
+        ]
+        AffectedConnection.objects.bulk_create(affected, ignore_conflicts=True)
         count += len(batch)
     return count
 
@@ -102,6 +98,7 @@ def affected_in_open(pks: Collection[int]) -> QuerySet[AffectedConnection]:
     return AffectedConnection.objects.filter(connection_id__in=pks, healed_at=None, incident__closed_at=None)
 
 
+@transaction.atomic
 def resolve_affected(affected: QuerySet[AffectedConnection], *, now: datetime) -> None:
     """Mark these as resolved, and close incidents without any other affected connection."""
     rows = dict(affected.values_list("pk", "incident_id"))
@@ -109,21 +106,20 @@ def resolve_affected(affected: QuerySet[AffectedConnection], *, now: datetime) -
     incidents = list(Incident.objects.select_for_update().filter(pk__in=set(rows.values())).order_by("pk"))
     AffectedConnection.objects.filter(pk__in=list(rows)).update(healed_at=now)
     for incident in incidents:
-        if incident.kind == Incident.Kind.APP_REGISTRATION:
-            continue
-        if not incident.affected.filter(healed_at=None).exists():
+        by_app = incident.kind == Incident.Kind.APP_REGISTRATION
+        if not by_app and not incident.affected.filter(healed_at=None).exists():
             close(incident.key, now=now)
 
 
+@transaction.atomic
 def close(key: str, *, now: datetime) -> None:
     """Close the open incident with this key, if there is one, and resolve all its connections."""
-    with transaction.atomic():
-        incident = Incident.objects.select_for_update().filter(key=key, closed_at=None).first()
-        if incident is None:
-            return
-        Incident.objects.filter(pk=incident.pk).update(closed_at=now, remind_after=None)
-        incident.closed_at = now
-        incident.affected.filter(healed_at=None).update(healed_at=now)
-        seconds = int((now - incident.opened_at).total_seconds())
-        audit.record(AuditAction.INCIDENT_CLOSED, incident, actor=None, changes={"lasted_seconds": seconds})
-        alerts.incident_resolved(incident, now=now)
+    incident = Incident.objects.select_for_update().filter(key=key, closed_at=None).first()
+    if incident is None:
+        return
+    Incident.objects.filter(pk=incident.pk).update(closed_at=now, remind_after=None)
+    incident.closed_at = now
+    incident.affected.filter(healed_at=None).update(healed_at=now)
+    seconds = int((now - incident.opened_at).total_seconds())
+    audit.record(AuditAction.INCIDENT_CLOSED, incident, actor=None, changes={"lasted_seconds": seconds})
+    alerts.incident_resolved(incident, now=now)

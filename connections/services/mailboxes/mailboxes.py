@@ -1,7 +1,5 @@
 """Register shared mailboxes, once per tenant, and attach them to connections."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from django.db import IntegrityError, transaction
@@ -17,21 +15,9 @@ from connections.services.incidents import incidents
 from connections.services.mailboxes import probes
 from connections.services.policy import permission_drift
 
-_UNPROBED = {
-    "state": MailboxAccess.State.UNPROBED,
-    "code": "",
-    "lack": "",
-    "cause": "",
-    "action": "",
-    "probed_at": None,
-}
-
 
 def register(tenant: Tenant, *, address: str, display_name: str = "", actor: User) -> SharedMailbox:
-    """Register a shared mailbox of the tenant.
-
-    Raises NotAllowed, InvalidInput, or AlreadyExists if the tenant has a mailbox with this address, ignoring case.
-    """
+    """Register a shared mailbox. Raises NotAllowed, InvalidInput, AlreadyExists (the address, ignoring case)."""
     allowed = permissions.can_register_mailbox(actor)
     roles.require(allowed, cause="Auditors only look.", action="Ask a member to register it.")
     if tenant.is_shared_endpoint:
@@ -64,7 +50,8 @@ def change(mailbox: SharedMailbox, *, address: str, display_name: str, actor: Us
         with transaction.atomic():
             SharedMailbox.objects.filter(pk=mailbox.pk).update(**values)
             if "address" in changes:
-                mailbox.accesses.update(**_UNPROBED, probe_after=timezone.now())
+                unprobed = {"state": MailboxAccess.State.UNPROBED, "probed_at": None, "probe_after": timezone.now()}
+                mailbox.accesses.update(code="", lack="", cause="", action="", **unprobed)
             audit.record(AuditAction.MAILBOX_CHANGED, mailbox, actor=actor, changes=changes)
     except IntegrityError as error:
         raise _duplicate(mailbox) from error
@@ -108,10 +95,7 @@ def _duplicate(mailbox: SharedMailbox) -> AlreadyExists:
 
 
 def attach(connection: Connection, mailbox: SharedMailbox, *, actor: User) -> MailboxAccess:
-    """Attach the mailbox and probe it soon; doing it twice is harmless.
-
-    Raises NotAllowed, or InvalidInput if the mailbox belongs to another directory than the connection.
-    """
+    """Attach the mailbox and probe it soon; safe to repeat. Raises NotAllowed, InvalidInput for another directory."""
     roles.require(permissions.can_reconnect(actor, connection), action="Ask its owner.")
     if not is_reachable_by(connection, mailbox):
         raise InvalidInput(
@@ -130,10 +114,7 @@ def attach(connection: Connection, mailbox: SharedMailbox, *, actor: User) -> Ma
 
 
 def attach_address(connection: Connection, *, address: str, actor: User) -> MailboxAccess:
-    """Attach the mailbox with this address; register it in the connection's tenant first if necessary.
-
-    Raises NotAllowed, or InvalidInput if the connection's directory is unknown.
-    """
+    """Attach, and register first if necessary. Raises NotAllowed, InvalidInput if the directory is unknown."""
     roles.require(permissions.can_reconnect(actor, connection), action="Ask its owner.")
     tenant = home_tenant(connection)
     if tenant is None:
@@ -199,11 +180,7 @@ def missing_permission(connection: Connection) -> str:
 
 
 def exchange_plan(connection: Connection) -> exchange_script.ApplicationPlan | exchange_script.AccountPlan | None:
-    """The plan for the PowerShell commands that give the connection access to its mailboxes.
-
-    None if no mailbox is attached, nobody has signed in yet, or Exchange grants none of its permissions. Addresses that
-    are known to be no mailbox are left out.
-    """
+    """The plan for the PowerShell commands; None without mailbox, sign-in or a permission that Exchange can grant."""
     openable = connection.mailbox_accesses.exclude(lack__in=[lack.value for lack in mailbox_errors.WITHOUT_MAILBOX])
     addresses = tuple(openable.values_list("mailbox__address", flat=True))
     app = connection.app_registration

@@ -1,7 +1,5 @@
 """Probe whether a connection's own token opens the shared mailboxes attached to it."""
 
-from __future__ import annotations
-
 import logging
 import random
 from collections import defaultdict
@@ -61,11 +59,7 @@ def may_send(connection: Connection) -> bool:
 
 
 def granted_by_exchange(connections: Iterable[Connection]) -> dict[int, tuple[str, ...]]:
-    """The permissions that Exchange must have granted, by id of connections that reach a mailbox without the role.
-
-    At most one query. Such a grant does not appear in tokens (Microsoft: application-rbac), and granting the same
-    permission in Entra would open every mailbox.
-    """
+    """By connection id, what only Exchange granted (not in tokens: application-rbac). At most one query."""
     without_role = {
         connection.pk: connection
         for connection in connections
@@ -124,11 +118,7 @@ def probe(
 
 
 def probe_mailbox(mailbox: SharedMailbox, *, actor: User, now: datetime) -> tuple[list[MailboxAccess], int]:
-    """Probe one mailbox through every connection that has it attached and that ``actor`` may check.
-
-    Returns the probed rows, and how many are left to the scheduled probe within minutes: those beyond AT_ONCE, and
-    those whose connection has no valid token. Raises NotAllowed if ``actor`` may check none of them.
-    """
+    """Probe through all connections ``actor`` may check (else NotAllowed): probed rows, how many are left for later."""
     attached = mailbox.accesses.with_connection().order_by("pk")
     allowed = [row for row in attached if permissions.can_check(actor, row.connection)]
     roles.require(
@@ -178,11 +168,7 @@ def _settle(connection: Connection, *, now: datetime) -> None:
 
 
 def send_test_message(attached: MailboxAccess, *, actor: User, now: datetime) -> mailbox_errors.Probe:
-    """Send a test message from the mailbox to itself and store the result; there is no other way to test sending.
-
-    A mailbox that can be read stays reachable even if sending is denied. Raises NotAllowed, InvalidInput if the
-    connection has no permission to send, or ConnectionUnusable.
-    """
+    """Send from the mailbox to itself. Raises NotAllowed, InvalidInput (no permission), ConnectionUnusable."""
     connection = attached.connection
     roles.require(permissions.can_reconnect(actor, connection), action="Ask its owner.")
     if not may_send(connection):
@@ -203,25 +189,21 @@ def send_test_message(attached: MailboxAccess, *, actor: User, now: datetime) ->
             outcome=AuditEvent.Outcome.DONE if sent else AuditEvent.Outcome.FAILED,
             changes={"mailbox": attached.mailbox.address, "code": outcome.code or SENT},
         )
-        if outcome.state is not ReachState.UNKNOWN:
-            _store_send_result(attached, outcome, actor=actor, now=now)
+        if outcome.state is ReachState.UNKNOWN:
+            pass  # nothing is known, so the last result stays
+        elif purpose_of(connection) is mailbox_errors.SEND:
+            _store(attached, replace(outcome, code=outcome.code or SENT), actor=actor, now=now)
+        elif attached.state == State.REACHABLE:
+            values = {
+                "code": outcome.code or SENT,
+                "cause": outcome.cause,
+                "action": outcome.action,
+                "lack": "" if sent else MissingAccess.SEND_AS.value,
+            }
+            MailboxAccess.objects.filter(pk=attached.pk, state=State.REACHABLE).update(**values)
+            _set(attached, values)
     _settle(connection, now=now)
     return outcome
-
-
-def _store_send_result(row: MailboxAccess, outcome: mailbox_errors.Probe, *, actor: User, now: datetime) -> None:
-    if purpose_of(row.connection) is mailbox_errors.SEND:
-        _store(row, replace(outcome, code=outcome.code or SENT), actor=actor, now=now)
-    elif row.state == State.REACHABLE:
-        is_denied = outcome.state is ReachState.UNREACHABLE
-        values = {
-            "code": outcome.code or SENT,
-            "cause": outcome.cause,
-            "action": outcome.action,
-            "lack": MissingAccess.SEND_AS.value if is_denied else "",
-        }
-        MailboxAccess.objects.filter(pk=row.pk, state=State.REACHABLE).update(**values)
-        _set(row, values)
 
 
 def _keep_send_result(row: MailboxAccess, outcome: mailbox_errors.Probe) -> mailbox_errors.Probe:
@@ -271,11 +253,7 @@ def _set(row: MailboxAccess, values: Mapping[str, object]) -> None:
 
 
 def probe_due(*, now: datetime, limit: int = BATCH) -> int:
-    """Probe up to ``limit`` mailboxes that are due, of connections that can be probed; returns how many were probed.
-
-    Any number of workers may run it at once: each claims rows by moving ``probe_after`` forward. If a connection has no
-    valid token, its rows are due again when that lease expires.
-    """
+    """Probe up to ``limit`` due mailboxes, claimed by a lease on ``probe_after``; returns how many were probed."""
     count = 0
     for connection, rows in _claim(now, limit).items():
         try:

@@ -1,7 +1,5 @@
 """Register, change and remove app registrations. Whether Microsoft accepts them is in credential_checks.py."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 
@@ -79,10 +77,7 @@ def change(
     default_capabilities: Sequence[str],
     actor: User | None,
 ) -> None:
-    """Change everything except tenant and client ID. Raises InvalidInput, AlreadyExists, InUse.
-
-    An authentication type cannot be turned off while connections use it.
-    """
+    """Change all but tenant and client ID. Raises InvalidInput, AlreadyExists, InUse (of a type to be turned off)."""
     values: dict[str, object] = {
         "name": name,
         "audience": audience,

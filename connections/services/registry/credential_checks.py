@@ -3,8 +3,6 @@
 A rejected registration is one problem and not one per connection: its connections wait and keep their status.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -55,10 +53,7 @@ class CredentialCheck:
 def build_application(
     app_registration: AppRegistration, credential: token_endpoint.Credential
 ) -> token_endpoint.Application:
-    """The registration, which may be unsaved, with one credential for the token client.
-
-    Raises InvalidInput if the tenant's environment is not configured.
-    """
+    """The (maybe unsaved) registration with one credential. Raises InvalidInput for an unconfigured environment."""
     tenant = app_registration.tenant
     if tenant.environment not in clouds.CLOUDS:
         raise InvalidInput(
@@ -82,10 +77,7 @@ def decrypt_credential(credential: AppCredential) -> token_endpoint.Credential:
 
 
 def live_applications(app_registration: AppRegistration) -> list[tuple[AppCredential, token_endpoint.Application]]:
-    """The live credentials in the order they are tried, each with its client; [] if there is none.
-
-    Credentials that cannot be decrypted are left out. Raises UnreadableSecret if none can be decrypted.
-    """
+    """Live credentials in trial order, each with its client. Raises UnreadableSecret if none can be decrypted."""
     applications: list[tuple[AppCredential, token_endpoint.Application]] = []
     unreadable: UnreadableSecret | None = None
     # Decrypted one by one: a single query over the encrypted columns would fail for all of them.
@@ -106,11 +98,8 @@ def in_trial_order(credentials: Iterable[AppCredential]) -> list[AppCredential]:
 
 def awaits_upload(credential: AppCredential) -> bool:
     """Whether it is an untested certificate: its public part may not have been uploaded to Entra yet."""
-    return (
-        credential.kind == AppCredential.Kind.CERTIFICATE
-        and credential.verified_at is None
-        and credential.rejected_at is None
-    )
+    is_untested = credential.verified_at is None and credential.rejected_at is None
+    return is_untested and credential.kind == AppCredential.Kind.CERTIFICATE
 
 
 def request_app_only_token(app: AppRegistration, *, now: datetime) -> token_endpoint.TokenSet:
@@ -138,10 +127,7 @@ def app_only_token(app: AppRegistration, *, now: datetime) -> token_endpoint.Tok
 
 
 def check_credential(app_registration: AppRegistration, credential: token_endpoint.Credential) -> None:
-    """Test one credential at Microsoft and store nothing. Never call it inside a transaction.
-
-    Raises MicrosoftUnavailable, or MicrosoftRefused with ``field``: credential, client_id or tenant.
-    """
+    """Test it outside any transaction; store nothing. Raises MicrosoftUnavailable, MicrosoftRefused (``field``)."""
     result = _probe(app_registration, credential)
     if isinstance(result, Verdict):
         raise refusal_error(result)
@@ -212,12 +198,9 @@ def _store_checks(
     with transaction.atomic():
         for check in checks:
             if check.verdict is None:
+                check.credential.verified_at = now
                 # Also ends an earlier rejection.
-                check.credential.verified_at, check.credential.rejected_at, check.credential.rejected_code = (
-                    now,
-                    None,
-                    "",
-                )
+                check.credential.rejected_at, check.credential.rejected_code = None, ""
                 check.credential.save(update_fields=["verified_at", "rejected_at", "rejected_code"])
             elif check.verdict.credential and not check.inconclusive:
                 credential_refused(check.credential, check.verdict, now=now, actor=actor)
@@ -252,10 +235,7 @@ def credential_refused(
 def reject_app(
     app_registration: AppRegistration, verdict: Verdict, *, now: datetime, actor: User | None = None
 ) -> None:
-    """Reject the registration: its connections wait, and a canary retries it a minute later.
-
-    ``rejected_at`` stays that of the first rejection, which alone is audited.
-    """
+    """Its connections wait; a canary retries it a minute later. Only the first rejection is dated and audited."""
     values = {
         "rejected_code": verdict.code,
         "rejected_cause": verdict.cause,
@@ -288,10 +268,7 @@ def restore_app(app_registration: AppRegistration, *, now: datetime, actor: User
 
 
 def _spread_waiting(app_registration: AppRegistration, now: datetime) -> None:
-    """Spread connections that all waited for this moment over the next minute, about ten a second.
-
-    They work again soon, and Microsoft is not flooded with requests.
-    """
+    """Spread all waiting connections over the next minute, about ten a second, so that Microsoft is not flooded."""
     waiting = app_registration.connections.filter(status__in=Connection.KEPT_ALIVE, refresh_after__lte=now)
     pks = list(waiting.order_by("pk").values_list("pk", flat=True))
     slots = min(RECOVERY_SLOTS, len(pks) // RECOVERY_AT_ONCE)

@@ -1,7 +1,5 @@
 """Add and retire client secrets and certificates of app registrations. Nothing here returns a stored one."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -64,10 +62,7 @@ def add_secret(
 
 
 def next_certificate(app_registration: AppRegistration, *, actor: User) -> AppCredential:
-    """Generate the next certificate ahead of time, or return the one that is already waiting.
-
-    It is tried last until its public part is in Entra and Microsoft has accepted it; then it is tried first.
-    """
+    """The next certificate, or one that is waiting already: tried last until Microsoft has accepted it, then first."""
     live = app_registration.credentials.live().defer("secret", "private_key")
     waiting = next((credential for credential in live if credential_checks.awaits_upload(credential)), None)
     return waiting or add_generated_certificate(app_registration, actor=actor)
@@ -160,10 +155,7 @@ def store(
 
 
 def retire(credential: AppCredential, *, actor: User | None) -> None:
-    """Stop using this credential and delete its secret part; the row is kept. Doing it twice changes nothing.
-
-    Without the last credential no connection can be refreshed; the page warns of that.
-    """
+    """Stop using the credential (even the last one) and delete its secret part; the row is kept. Safe to repeat."""
     with transaction.atomic():
         unretired = AppCredential.objects.filter(pk=credential.pk, retired_at=None)
         if not unretired.update(retired_at=timezone.now(), secret=None, private_key=None):

@@ -1,7 +1,5 @@
 """Register, verify, change and remove tenants."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from django.db import IntegrityError, transaction
@@ -37,11 +35,7 @@ def add(name: str, *, environment: str, directory_id: str, actor: User | None, t
 
 
 def update_from_microsoft(tenant: Tenant, *, actor: User | None) -> None:
-    """Look up the directory's GUID and store it.
-
-    Raises MicrosoftUnavailable, InvalidInput if Microsoft knows no such directory, AlreadyExists if another tenant has
-    this directory.
-    """
+    """Look the GUID up and store it. Raises MicrosoftUnavailable, InvalidInput (unknown), AlreadyExists."""
     before, tid = tenant.tid, look_up_directory(tenant.environment, tenant.directory_id)
     if tid == before:
         return
@@ -110,10 +104,7 @@ def objects_using(tenant: Tenant) -> list[str]:
 
 
 def look_up_directory(environment: str, directory_id: str) -> str:
-    """The GUID of any directory at Microsoft; "" for an endpoint of many directories.
-
-    Raises MicrosoftUnavailable, InvalidInput if Microsoft knows no such directory.
-    """
+    """A directory's GUID; "" for a shared endpoint. Raises MicrosoftUnavailable, InvalidInput if there is none."""
     directory_id = directory_id.lower()
     if directory_id in SHARED_ENDPOINTS:
         return clouds.CONSUMERS_TID if directory_id == "consumers" else ""

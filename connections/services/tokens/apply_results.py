@@ -4,13 +4,12 @@ A connection's status changes only after a definite refusal, or an ambiguous one
 outage, throttling, a rejected app registration or a missing encryption key never changes it.
 """
 
-from __future__ import annotations
-
 import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Self
 
 from django.db import transaction
 from django.db.models import F, QuerySet
@@ -69,7 +68,7 @@ class Summary:
     flagged: int = 0
     waiting: int = 0
 
-    def __iadd__(self, other: Summary) -> Summary:
+    def __iadd__(self, other: Self) -> Self:
         self.claimed += other.claimed
         self.renewed += other.renewed
         self.flagged += other.flagged
@@ -142,11 +141,7 @@ def reaches_mailbox(pk: int) -> bool:
 
 
 def settle_without_roles(pk: int, *, now: datetime, version: int) -> None:
-    """Restore or flag a connection whose app-only token carries no role: it works if it reaches a shared mailbox.
-
-    Permissions granted in Exchange do not appear in tokens (Microsoft: application-rbac). Nothing changes while a
-    mailbox could not be probed because Microsoft did not answer.
-    """
+    """Without roles it works if it reaches a mailbox: Exchange's grants are in no token. Restore it, or flag it."""
     if reaches_mailbox(pk):
         restore(pk, now=now, version=version)
         incidents.connections_recovered([pk], now=now)
@@ -164,7 +159,9 @@ def _update_app(result: RefreshBatchResult, now: datetime) -> None:
     if isinstance(result.held_back_by, Verdict):
         verdicts.append(result.held_back_by)
     rejection = next((verdict for verdict in verdicts if verdict.app_wide), None)
-    if rejection is not None and not _has_new_credential(result):
+    # Microsoft may have accepted a credential that was added after these requests were sent.
+    live = result.app.credentials.filter(retired_at=None, rejected_at=None, verified_at__isnull=False)
+    if rejection is not None and (result.tried is None or not live.exclude(pk__in=result.tried).exists()):
         credential_checks.reject_app(result.app, rejection, now=now)
     elif result.app.rejected_at is not None and any(_proves_app(answer) for _, answer in result.answers):
         credential_checks.restore_app(result.app, now=now)
@@ -175,14 +172,6 @@ def _update_app(result: RefreshBatchResult, now: datetime) -> None:
         AppRegistration.objects.filter(pk=result.app.pk).update(paused_until=until)
 
 
-def _has_new_credential(result: RefreshBatchResult) -> bool:
-    """Whether Microsoft has accepted a credential that was added after these requests were sent."""
-    if result.tried is None:
-        return False
-    live = result.app.credentials.filter(retired_at=None, rejected_at=None, verified_at__isnull=False)
-    return live.exclude(pk__in=result.tried).exists()
-
-
 def _proves_app(answer: Answer) -> bool:
     """Whether this answer shows that Microsoft accepts the app registration, even if it refuses the grant."""
     if isinstance(answer, token_endpoint.TokenSet):
@@ -191,10 +180,7 @@ def _proves_app(answer: Answer) -> bool:
 
 
 def _detect_outage(result: RefreshBatchResult, now: datetime) -> None:
-    """Open an outage incident after several failed attempts in a row.
-
-    While other connections get tokens from the same environment, the problem is limited to a directory or an account.
-    """
+    """Report an outage after several failures in a row, unless other connections of the environment get tokens."""
     for due, answer in result.answers:
         if isinstance(answer, Verdict) and answer.kind is Kind.TRANSIENT and due.trouble_count + 1 >= OUTAGE_AFTER:
             environment = result.app.tenant.environment
@@ -223,10 +209,7 @@ def _handle_failure(due: DueConnection, answer: Answer, now: datetime) -> bool:
 
 
 def flag(pk: int, verdict: Verdict, *, now: datetime, version: int) -> bool:
-    """Set the status that the verdict means, unless the connection got new tokens since the request was sent.
-
-    The refresh token is kept, because Microsoft may accept it again. Returns whether the status or its code is new.
-    """
+    """Set the verdict's status unless newer tokens came; keeps the refresh token. Returns whether anything is new."""
     status = STATUS_OF[verdict.kind]
     with transaction.atomic():
         locked = Connection.objects.select_for_update(of=("self",), no_key=True)
@@ -291,10 +274,7 @@ def _retry_later(
 
 
 def postpone(results: Sequence[RefreshBatchResult], *, now: datetime) -> None:
-    """Where a canary could not reach Microsoft, postpone all due connections of its app registration.
-
-    Otherwise every batch of a sweep would send a canary of its own and wait for its time-out.
-    """
+    """Postpone all due connections of an app whose canary failed: otherwise every batch would wait for a time-out."""
     for result in results:
         verdict = result.held_back_by
         if not isinstance(verdict, Verdict) or verdict.kind is not Kind.TRANSIENT:

@@ -1,7 +1,5 @@
 """Request tokens for many connections at once. Stores nothing and must not run inside a transaction."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -77,10 +75,7 @@ Tag = tuple[int, int, DueConnection]  # app registration, position of the creden
 
 
 def request_tokens(batch: list[DueConnection]) -> list[RefreshBatchResult]:
-    """Request tokens for claimed connections: first one canary per app registration, then the others, concurrently.
-
-    Never raises for what Microsoft or the network does; every claimed connection is in the results.
-    """
+    """Request tokens, one canary per app first. Never raises for Microsoft or the network; the results are complete."""
     by_app: dict[int, list[DueConnection]] = defaultdict(list)
     for due in batch:
         by_app[due.app_registration_id].append(due)
@@ -109,10 +104,7 @@ def request_tokens(batch: list[DueConnection]) -> list[RefreshBatchResult]:
 def _send_canaries(
     results: dict[int, RefreshBatchResult], clients: dict[int, list[Client]], by_app: dict[int, list[DueConnection]]
 ) -> dict[int, Client]:
-    """Send one connection's request per app registration; if its credential is rejected, try the next credential.
-
-    Returns the client for the remaining requests, unless the canary's answer applies to all connections.
-    """
+    """Try one connection per app with its credentials in turn; returns the clients that the others should use."""
     accepted: dict[int, Client] = {}
     queue = [(pk, 0) for pk, live in clients.items() if live]
     while queue:
@@ -139,7 +131,15 @@ def _send_all(jobs: Iterator[tuple[Tag, Client]]) -> Iterator[tuple[Tag, Answer]
     def requests() -> Iterator[http.Request[Tag]]:
         for tag, (_, application) in jobs:
             try:
-                yield _build_request(application, tag)
+                due = tag[2]
+                if due.authentication_type == AuthenticationType.CLIENT_CREDENTIALS:
+                    yield token_endpoint.client_credentials_request(application, tag)
+                elif due.token_in_use is None:
+                    action = "Its owner must sign in again."
+                    unsent.append((tag, UnreadableSecret("This connection has no refresh token.", action=action)))
+                else:
+                    token = decrypt(due.token_in_use)
+                    yield token_endpoint.refresh_request(application, token, due.scopes.split(), tag)
             except UnreadableSecret as error:
                 unsent.append((tag, error))
             except (ValueError, TypeError):
@@ -150,16 +150,6 @@ def _send_all(jobs: Iterator[tuple[Tag, Client]]) -> Iterator[tuple[Tag, Answer]
         if response.request.tag is not None:
             yield response.request.tag, token_endpoint.read_answer(response)
     yield from unsent
-
-
-def _build_request(application: token_endpoint.Application, tag: Tag) -> http.Request[Tag]:
-    """The token request of one connection. Raises UnreadableSecret if its refresh token cannot be decrypted."""
-    due = tag[2]
-    if due.authentication_type == AuthenticationType.CLIENT_CREDENTIALS:
-        return token_endpoint.client_credentials_request(application, tag)
-    if due.token_in_use is None:
-        raise UnreadableSecret("This connection has no refresh token.", action="Its owner must sign in again.")
-    return token_endpoint.refresh_request(application, decrypt(due.token_in_use), due.scopes.split(), tag)
 
 
 def _hold_back(result: RefreshBatchResult, dues: list[DueConnection], answer: Answer) -> None:

@@ -6,8 +6,6 @@ outside any transaction. One canary per app registration goes first, so a reject
 request instead of one per connection.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
@@ -79,10 +77,7 @@ def _as_datetime(value: datetime | str | None) -> datetime | None:
 
 
 def sweep(*, now: datetime, limit: int | None = None, clock: Callable[[], datetime] | None = None) -> Summary:
-    """Refresh everything that is due, batch after batch, and retry rejected app registrations with one canary each.
-
-    ``clock`` returns the time at which each batch and its lease start; without it that is always ``now``.
-    """
+    """Refresh all that is due, in batches, and retry rejected apps. ``clock`` gives each batch's time, else ``now``."""
     total = _retry_rejected_apps(now)
     size = limit or settings.SWEEP_BATCH
     moment = clock() if clock else now
@@ -97,10 +92,7 @@ def sweep(*, now: datetime, limit: int | None = None, clock: Callable[[], dateti
 
 
 def _retry_rejected_apps(now: datetime) -> Summary:
-    """Retry each rejected app registration once a minute with one connection.
-
-    If Microsoft accepts it, the app registration is restored and its connections are due as before.
-    """
+    """Retry each rejected app once a minute with one connection; if Microsoft accepts it, the app is restored."""
     canaries: list[DueConnection] = []
     for app in AppRegistration.objects.filter(rejected_at__isnull=False, canary_after__lte=now):
         unclaimed = AppRegistration.objects.filter(pk=app.pk, canary_after=app.canary_after)
@@ -113,11 +105,7 @@ def _retry_rejected_apps(now: datetime) -> Summary:
 
 
 def check_now(connection: Connection, *, actor: User, now: datetime) -> Connection:
-    """Refresh one connection now, due or not, and return it with its new status.
-
-    Raises NotAllowed, NothingToCheck if it is disabled or needs its first sign-in, UnreadableSecret, and
-    MicrosoftUnavailable if there was no useful answer.
-    """
+    """Refresh one connection, due or not. Raises NotAllowed, NothingToCheck, UnreadableSecret, MicrosoftUnavailable."""
     roles.require(permissions.can_check(actor, connection))
     if connection.status in (Connection.Status.PENDING, Connection.Status.DISABLED):
         raise NothingToCheck

@@ -1,7 +1,5 @@
 """The only module that writes tokens."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,10 +44,7 @@ def next_refresh(expires_in: int, *, now: datetime) -> datetime:
 def store_sign_in(
     connection: Connection, *, answer: token_endpoint.TokenSet, now: datetime, values: dict[str, Any] | None = None
 ) -> None:
-    """Store the tokens of a new sign-in and clear every flag. Call it inside a transaction.
-
-    Increments ``token_version``, so that a late response for the old grant is discarded.
-    """
+    """Store a sign-in's tokens, in a transaction, and clear every flag; late responses for the old grant are void."""
     Connection.objects.filter(pk=connection.pk).update(
         **(values or {}),
         **healthy_columns(now),
@@ -114,10 +109,7 @@ _SQLITE = (
 
 
 def store_renewed(renewed: Sequence[RenewedToken], *, now: datetime) -> set[int]:
-    """Store many token responses at once, each only if its connection's version has not changed since it was read.
-
-    Returns the ids that were written; the others have newer tokens, which are kept.
-    """
+    """Store many responses, each only if its connection's version is unchanged; returns the ids that were written."""
     if not renewed:
         return set()
     rows = [
@@ -136,20 +128,16 @@ def store_renewed(renewed: Sequence[RenewedToken], *, now: datetime) -> set[int]
     ]
     with transaction.atomic():
         if database.vendor != "postgresql":
-            return _write_sqlite(rows)
+            return {pk for row in rows for pk in _write_sqlite(row)}
         # Server-side binding: Django's own cursor would first paste megabytes of tokens into the statement.
         with psycopg.Cursor(database.connection) as cursor:
             cursor.execute(_POSTGRES, [list(column) for column in zip(*rows, strict=True)])
             return {pk for (pk,) in cursor.fetchall()}
 
 
-def _write_sqlite(rows: Sequence[tuple[Any, ...]]) -> set[int]:
-    written: set[int] = set()
+def _write_sqlite(row: tuple[Any, ...]) -> list[int]:
+    adapt = database.ops.adapt_datetimefield_value
+    values = (adapt(value) if isinstance(value, datetime) else value for value in row)
     with database.cursor() as cursor:
-        for row in rows:
-            values = (
-                database.ops.adapt_datetimefield_value(value) if isinstance(value, datetime) else value for value in row
-            )
-            cursor.execute(_SQLITE, dict(zip((name for name, _ in _COLUMNS), values, strict=True)))
-            written.update(pk for (pk,) in cursor.fetchall())
-    return written
+        cursor.execute(_SQLITE, dict(zip((name for name, _ in _COLUMNS), values, strict=True)))
+        return [pk for (pk,) in cursor.fetchall()]
