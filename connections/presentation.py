@@ -6,27 +6,11 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 
-from django.db import models
+from django.db.models import Model
 from django.utils import timezone
 
+from connections import models
 from connections.errors import ApprovalNeeded
-from connections.models import (
-    AccessReview,
-    AlertChannel,
-    ApiKey,
-    AppCredential,
-    AppRegistration,
-    Approval,
-    AuditEvent,
-    AuditVerification,
-    Connection,
-    ConsentLink,
-    ConsentRequest,
-    Incident,
-    MailboxAccess,
-    ReviewItem,
-    User,
-)
 
 OK, WAITING, WARNING, BROKEN, OFF = "ok", "waiting", "warning", "broken", "off"
 
@@ -70,126 +54,126 @@ class State:
 
 
 _STATUS_TONES = {
-    Connection.Status.PENDING: WAITING,
-    Connection.Status.ACTIVE: OK,
-    Connection.Status.RECONNECT_NEEDED: BROKEN,
-    Connection.Status.CONSENT_NEEDED: WARNING,
-    Connection.Status.BLOCKED: BROKEN,
-    Connection.Status.DISABLED: OFF,
+    models.Connection.Status.PENDING: WAITING,
+    models.Connection.Status.ACTIVE: OK,
+    models.Connection.Status.RECONNECT_NEEDED: BROKEN,
+    models.Connection.Status.CONSENT_NEEDED: WARNING,
+    models.Connection.Status.BLOCKED: BROKEN,
+    models.Connection.Status.DISABLED: OFF,
 }
 # For models whose badge is just one of their columns: the tone of each of its values.
-_TONES: dict[type[models.Model], dict[str, str]] = {
-    MailboxAccess: {
-        MailboxAccess.State.UNPROBED: WAITING,
-        MailboxAccess.State.REACHABLE: OK,
-        MailboxAccess.State.UNREACHABLE: BROKEN,
-        MailboxAccess.State.UNKNOWN: WARNING,
+_TONES: dict[type[Model], dict[str, str]] = {
+    models.MailboxAccess: {
+        models.MailboxAccess.State.UNPROBED: WAITING,
+        models.MailboxAccess.State.REACHABLE: OK,
+        models.MailboxAccess.State.UNREACHABLE: BROKEN,
+        models.MailboxAccess.State.UNKNOWN: WARNING,
     },
-    ConsentLink: {
-        ConsentLink.State.OPEN: WAITING,
-        ConsentLink.State.GRANTED: WARNING,
-        ConsentLink.State.VERIFIED: OK,
-        ConsentLink.State.DECLINED: BROKEN,
-        ConsentLink.State.FAILED: BROKEN,
+    models.ConsentLink: {
+        models.ConsentLink.State.OPEN: WAITING,
+        models.ConsentLink.State.GRANTED: WARNING,
+        models.ConsentLink.State.VERIFIED: OK,
+        models.ConsentLink.State.DECLINED: BROKEN,
+        models.ConsentLink.State.FAILED: BROKEN,
     },
-    ConsentRequest: {
-        ConsentRequest.State.ASKED: WAITING,
-        ConsentRequest.State.APPROVED: WAITING,
-        ConsentRequest.State.GRANTED: WARNING,
-        ConsentRequest.State.VERIFIED: OK,
-        ConsentRequest.State.DECLINED: BROKEN,
-        ConsentRequest.State.FAILED: BROKEN,
-        ConsentRequest.State.WITHDRAWN: OFF,
+    models.ConsentRequest: {
+        models.ConsentRequest.State.ASKED: WAITING,
+        models.ConsentRequest.State.APPROVED: WAITING,
+        models.ConsentRequest.State.GRANTED: WARNING,
+        models.ConsentRequest.State.VERIFIED: OK,
+        models.ConsentRequest.State.DECLINED: BROKEN,
+        models.ConsentRequest.State.FAILED: BROKEN,
+        models.ConsentRequest.State.WITHDRAWN: OFF,
     },
-    Approval: {
-        Approval.State.WAITING: WAITING,
-        Approval.State.APPROVED: OK,
-        Approval.State.DECLINED: BROKEN,
-        Approval.State.WITHDRAWN: OFF,
+    models.Approval: {
+        models.Approval.State.WAITING: WAITING,
+        models.Approval.State.APPROVED: OK,
+        models.Approval.State.DECLINED: BROKEN,
+        models.Approval.State.WITHDRAWN: OFF,
     },
-    ReviewItem: {
-        ReviewItem.Decision.OPEN: WAITING,
-        ReviewItem.Decision.CONFIRMED: OK,
-        ReviewItem.Decision.REMOVED: OFF,
-        ReviewItem.Decision.EXPIRED: OFF,
-        ReviewItem.Decision.GONE: OFF,
+    models.ReviewItem: {
+        models.ReviewItem.Decision.OPEN: WAITING,
+        models.ReviewItem.Decision.CONFIRMED: OK,
+        models.ReviewItem.Decision.REMOVED: OFF,
+        models.ReviewItem.Decision.EXPIRED: OFF,
+        models.ReviewItem.Decision.GONE: OFF,
     },
-    AuditVerification: {
-        AuditVerification.State.WAITING: WAITING,
-        AuditVerification.State.RUNNING: WAITING,
-        AuditVerification.State.INTACT: OK,
-        AuditVerification.State.BROKEN: BROKEN,
+    models.AuditVerification: {
+        models.AuditVerification.State.WAITING: WAITING,
+        models.AuditVerification.State.RUNNING: WAITING,
+        models.AuditVerification.State.INTACT: OK,
+        models.AuditVerification.State.BROKEN: BROKEN,
     },
-    AuditEvent: {
-        AuditEvent.Outcome.DONE: OK,
-        AuditEvent.Outcome.DENIED: WARNING,
-        AuditEvent.Outcome.FAILED: BROKEN,
+    models.AuditEvent: {
+        models.AuditEvent.Outcome.DONE: OK,
+        models.AuditEvent.Outcome.DENIED: WARNING,
+        models.AuditEvent.Outcome.FAILED: BROKEN,
     },
 }
-_COLUMNS: dict[type[models.Model], str] = {ReviewItem: "decision", AuditEvent: "outcome"}  # others: "state"
+_COLUMNS: dict[type[Model], str] = {models.ReviewItem: "decision", models.AuditEvent: "outcome"}  # others: "state"
 
 # Used when the connection has no sentences of its own.
 _CAUSES = {
-    Connection.Status.PENDING: "Nobody has signed in for it yet.",
-    Connection.Status.RECONNECT_NEEDED: "Microsoft no longer accepts the sign-in this connection stands on.",
-    Connection.Status.CONSENT_NEEDED: "Nobody has yet granted this app registration the permissions it needs.",
-    Connection.Status.BLOCKED: "A policy of the organisation stops this connection.",
-    Connection.Status.DISABLED: "It was switched off in this portal.",
+    models.Connection.Status.PENDING: "Nobody has signed in for it yet.",
+    models.Connection.Status.RECONNECT_NEEDED: "Microsoft no longer accepts the sign-in this connection stands on.",
+    models.Connection.Status.CONSENT_NEEDED: "Nobody has yet granted this app registration the permissions it needs.",
+    models.Connection.Status.BLOCKED: "A policy of the organisation stops this connection.",
+    models.Connection.Status.DISABLED: "It was switched off in this portal.",
 }
 _STARTED_CAUSE = "The sign-in at Microsoft was started but has not come back."
 _ACTIONS = {
-    Connection.Status.PENDING: "Sign in at Microsoft to finish it, or remove the connection.",
-    Connection.Status.RECONNECT_NEEDED: "Sign in again with the same account.",
-    Connection.Status.CONSENT_NEEDED: "Grant admin consent for the app registration, then sign in again.",
-    Connection.Status.BLOCKED: "Change the policy, then check the connection again.",
+    models.Connection.Status.PENDING: "Sign in at Microsoft to finish it, or remove the connection.",
+    models.Connection.Status.RECONNECT_NEEDED: "Sign in again with the same account.",
+    models.Connection.Status.CONSENT_NEEDED: "Grant admin consent for the app registration, then sign in again.",
+    models.Connection.Status.BLOCKED: "Change the policy, then check the connection again.",
 }
 _WHO = {
-    Connection.Status.PENDING: Connection.Who.OWNER,
-    Connection.Status.RECONNECT_NEEDED: Connection.Who.OWNER,
-    Connection.Status.CONSENT_NEEDED: Connection.Who.IT_ADMIN,
-    Connection.Status.BLOCKED: Connection.Who.IT_ADMIN,
+    models.Connection.Status.PENDING: models.Connection.Who.OWNER,
+    models.Connection.Status.RECONNECT_NEEDED: models.Connection.Who.OWNER,
+    models.Connection.Status.CONSENT_NEEDED: models.Connection.Who.IT_ADMIN,
+    models.Connection.Status.BLOCKED: models.Connection.Who.IT_ADMIN,
 }
 
 
-def badge(thing: models.Model) -> Badge:
+def badge(thing: Model) -> Badge:
     """The badge of anything that has a state. Raises TypeError for a model that has none."""
     if tones := _TONES.get(type(thing)):
         column = _COLUMNS.get(type(thing), "state")
         return Badge(getattr(thing, f"get_{column}_display")(), tones[getattr(thing, column)])
     match thing:
-        case Connection():
+        case models.Connection():
             return connection_badge(thing)
-        case AppRegistration():
+        case models.AppRegistration():
             return _app_badge(thing)
-        case AppCredential():
+        case models.AppCredential():
             return _credential_badge(thing)
-        case AccessReview():
+        case models.AccessReview():
             return _review_badge(thing)
-        case Incident():
+        case models.Incident():
             return Badge("Open", BROKEN) if thing.is_open else Badge("Healed", OK)
-        case AlertChannel():
+        case models.AlertChannel():
             return Badge("Switched off", OFF) if thing.disabled_at else Badge("On", OK)
-        case ApiKey():
+        case models.ApiKey():
             return _api_key_badge(thing)
-        case User():
+        case models.User():
             return _account_badge(thing)
     raise TypeError(f"{type(thing).__name__} has no state to show.")
 
 
-def connection_badge(connection: Connection) -> Badge:
+def connection_badge(connection: models.Connection) -> Badge:
     """The badge of a connection; unlike status_badge it also shows "blocked by its app" and "not approved yet"."""
     if connection.is_blocked_by_app:
         return Badge(BLOCKED_BY_APP, BROKEN)
-    if connection.status == Connection.Status.PENDING and connection.status_code == ApprovalNeeded.code:
+    if connection.status == models.Connection.Status.PENDING and connection.status_code == ApprovalNeeded.code:
         return Badge("Needs approval first", WAITING)
-    return status_badge(Connection.Status(connection.status))
+    return status_badge(models.Connection.Status(connection.status))
 
 
-def status_badge(status: Connection.Status) -> Badge:
+def status_badge(status: models.Connection.Status) -> Badge:
     return Badge(status.label, _STATUS_TONES[status])
 
 
-def connection_state(connection: Connection, viewer: User | None = None) -> State:
+def connection_state(connection: models.Connection, viewer: models.User | None = None) -> State:
     """The state of a connection for ``viewer``, who reads "you" where they must act themselves."""
     if connection.is_blocked_by_app:
         app = connection.app_registration
@@ -201,11 +185,13 @@ def connection_state(connection: Connection, viewer: User | None = None) -> Stat
             who="an IT admin",
             since=app.rejected_at,
         )
-    status = Connection.Status(connection.status)
-    if status == Connection.Status.ACTIVE:
+    status = models.Connection.Status(connection.status)
+    if status == models.Connection.Status.ACTIVE:
         return State(badge=connection_badge(connection))
     default = (
-        _STARTED_CAUSE if status == Connection.Status.PENDING and connection.sign_in_started_at else _CAUSES[status]
+        _STARTED_CAUSE
+        if status == models.Connection.Status.PENDING and connection.sign_in_started_at
+        else _CAUSES[status]
     )
     return State(
         badge=connection_badge(connection),
@@ -216,29 +202,32 @@ def connection_state(connection: Connection, viewer: User | None = None) -> Stat
     )
 
 
-def assigned_to(connection: Connection, viewer: User | None = None) -> str:
+def assigned_to(connection: models.Connection, viewer: models.User | None = None) -> str:
     """Who must act, as part of a sentence ("the owner, Bob Jones"); empty when nobody must."""
     if connection.is_blocked_by_app:
         return "an IT admin"
-    who = connection.status_who or _WHO.get(Connection.Status(connection.status), "")
-    if who == Connection.Who.OWNER:
+    who = connection.status_who or _WHO.get(models.Connection.Status(connection.status), "")
+    if who == models.Connection.Who.OWNER:
         return "you" if viewer is not None and viewer.pk == connection.owner_id else f"the owner, {connection.owner}"
-    return {Connection.Who.IT_ADMIN.value: "an IT admin", Connection.Who.MICROSOFT.value: "Microsoft"}.get(who, "")
+    return {
+        models.Connection.Who.IT_ADMIN.value: "an IT admin",
+        models.Connection.Who.MICROSOFT.value: "Microsoft",
+    }.get(who, "")
 
 
-def _app_badge(app: AppRegistration) -> Badge:
+def _app_badge(app: models.AppRegistration) -> Badge:
     if app.rejected_at:
         return Badge("Rejected by Microsoft", BROKEN)
     return Badge("Ready", OK) if app.verified_at else Badge("Not tried yet", WAITING)
 
 
-def _review_badge(review: AccessReview) -> Badge:
+def _review_badge(review: models.AccessReview) -> Badge:
     if review.cancelled_at:
         return Badge("Cancelled", OFF)
     return Badge("Closed", OK) if review.closed_at else Badge("Running", WAITING)
 
 
-def _credential_badge(credential: AppCredential) -> Badge:
+def _credential_badge(credential: models.AppCredential) -> Badge:
     if credential.retired_at:
         return Badge("Retired", OFF)
     if credential.has_expired():
@@ -250,13 +239,13 @@ def _credential_badge(credential: AppCredential) -> Badge:
     return Badge("Accepted", OK) if credential.verified_at else Badge("Not tried yet", WAITING)
 
 
-def _api_key_badge(key: ApiKey) -> Badge:
+def _api_key_badge(key: models.ApiKey) -> Badge:
     if key.revoked_at:
         return Badge("Revoked", OFF)
     return Badge("Valid", OK) if key.is_valid() else Badge("Expired", OFF)
 
 
-def _account_badge(account: User) -> Badge:
+def _account_badge(account: models.User) -> Badge:
     if account.is_service:
         return Badge("Enabled", OK) if account.is_active else Badge("Disabled", OFF)
     if account.is_active and account.left_at:

@@ -8,16 +8,7 @@ from django.db.models import Q
 
 from connections.access.querysets import shares_with
 from connections.access.roles import person
-from connections.models import (
-    ApiKey,
-    Approval,
-    AuditEvent,
-    Connection,
-    ConsentRequest,
-    Share,
-    SharedMailbox,
-    User,
-)
+from connections.models import ApiKey, Approval, AuditEvent, Connection, ConsentRequest, Share, SharedMailbox, User
 from connections.models.audit import AuditAction
 
 

@@ -54,9 +54,7 @@ class PreferencesForm(forms.Form):
         help_text="A copy of every other alert of the organisation.",
     )
     expiry_warnings = forms.BooleanField(
-        label="Secrets and certificates that expire soon",
-        required=False,
-        help_text="60, 30, 14, 7 and 1 days before.",
+        label="Secrets and certificates that expire soon", required=False, help_text="60, 30, 14, 7 and 1 days before."
     )
 
     messages = forms.BooleanField(

@@ -67,8 +67,7 @@ class TypesForm(forms.Form):
         initial=True,
     )
     allows_app_only = forms.BooleanField(
-        label="App-only connections: the application acts by itself, in the whole organisation",
-        required=False,
+        label="App-only connections: the application acts by itself, in the whole organisation", required=False
     )
     default_capabilities = CapabilitiesField(label="What automations usually need")
 

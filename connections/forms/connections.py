@@ -131,11 +131,7 @@ class CapabilitiesForm(forms.Form):
         if not keys and not extra:
             return {"names": (), "warnings": [], "app_only": app_only}
         names = capabilities.application_roles if app_only else capabilities.delegated_scopes
-        return {
-            "names": names(keys, extra),
-            "warnings": capabilities.warnings(keys, extra, kind),
-            "app_only": app_only,
-        }
+        return {"names": names(keys, extra), "warnings": capabilities.warnings(keys, extra, kind), "app_only": app_only}
 
 
 class ConnectForm(CapabilitiesForm):
@@ -156,12 +152,7 @@ class ConnectForm(CapabilitiesForm):
     field_order = ("kind", "name", "chosen", "extra_scopes", "reason", "shared_mailboxes", "new_mailboxes")
 
     def __init__(
-        self,
-        app_registration: AppRegistration,
-        *args: Any,
-        app_only: bool,
-        policies: Policies = (),
-        **kwargs: Any,
+        self, app_registration: AppRegistration, *args: Any, app_only: bool, policies: Policies = (), **kwargs: Any
     ) -> None:
         kwargs["initial"] = {"chosen": app_registration.default_capabilities, **kwargs.get("initial", {})}
         super().__init__(*args, **kwargs)

@@ -73,9 +73,7 @@ class CredentialForm(forms.Form):
         error_messages={"invalid": f"Enter a whole number from 1 to {certificates.MOST_MONTHS}."},
     )
     certificate_file = CertificateFileField(
-        label="Certificate file",
-        required=False,
-        help_text="PFX, or PEM with the certificate and its private key.",
+        label="Certificate file", required=False, help_text="PFX, or PEM with the certificate and its private key."
     )
     key_file = CertificateFileField(
         label="Private key file", required=False, help_text="Only when the key is in a PEM file of its own."

@@ -19,10 +19,7 @@ class ShareForm(forms.Form):
 
     whom = forms.ChoiceField(label="With whom")
     level = forms.ChoiceField(
-        label="What may they do",
-        choices=Share.Level.choices,
-        initial=Share.Level.USE,
-        widget=forms.RadioSelect,
+        label="What may they do", choices=Share.Level.choices, initial=Share.Level.USE, widget=forms.RadioSelect
     )
     until = LastDayField(
         label="Until",
@@ -35,12 +32,7 @@ class ShareForm(forms.Form):
     )
 
     def __init__(
-        self,
-        *args: Any,
-        people: QuerySet[User],
-        teams: QuerySet[Team],
-        longest_days: int | None = None,
-        **kwargs: Any,
+        self, *args: Any, people: QuerySet[User], teams: QuerySet[Team], longest_days: int | None = None, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
         if longest_days is not None:

@@ -26,13 +26,7 @@ from connections.presentation import action_label, type_label
 
 register = template.Library()
 
-_UNITS = (
-    (365 * 86400, "year"),
-    (30 * 86400, "month"),
-    (86400, "day"),
-    (3600, "hour"),
-    (60, "minute"),
-)
+_UNITS = ((365 * 86400, "year"), (30 * 86400, "month"), (86400, "day"), (3600, "hour"), (60, "minute"))
 _NOTHING: tuple[Any, ...] = (None, "", [], {})
 # A time as the audit trail stores it, always UTC.
 _MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d):\d\d(?:\.\d+)?(?:\+00:00|Z)")

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
@@ -19,7 +19,7 @@ from connections.models import AccessReview, ReviewItem, User
 from connections.models.connections import without_tokens
 from connections.services.governance import access_review_report, access_reviews
 from connections.views import list_pages
-from connections.views.form_handling import errors_as_messages, errors_on, render_form
+from connections.views.form_handling import errors_as_messages, errors_on, get_visible, render_form
 
 Decision = ReviewItem.Decision
 USUAL_LENGTH = timedelta(days=21)
@@ -97,8 +97,7 @@ class Row:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    user = roles.current_user(request.user)
-    review = get_object_or_404(querysets.visible_reviews(user), pk=pk)
+    user, review = get_visible(request, querysets.visible_reviews, pk)
     if request.method == "POST":
         return _save_answers(request, review, user)
     choice = list_pages.Choice("decision", "Answer", Decision.choices, list_pages.by("decision"))
@@ -163,8 +162,7 @@ def figures(review: AccessReview) -> list[Figure]:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def cancel(request: HttpRequest, pk: int) -> HttpResponse:
-    user = roles.current_user(request.user)
-    review = get_object_or_404(querysets.visible_reviews(user), pk=pk)
+    user, review = get_visible(request, querysets.visible_reviews, pk)
     roles.require(permissions.can_manage_reviews(user), action="Ask an IT admin.")
     if request.method == "POST":
         with errors_as_messages(request):
@@ -196,7 +194,6 @@ def export(request: HttpRequest, pk: int) -> HttpResponseBase:
 
 
 def _reported_review(request: HttpRequest, pk: int) -> AccessReview:
-    user = roles.current_user(request.user)
-    review = get_object_or_404(querysets.visible_reviews(user), pk=pk)
+    user, review = get_visible(request, querysets.visible_reviews, pk)
     roles.require(permissions.can_read_reviews(user), action="Ask an IT admin or an auditor.")
     return review

@@ -25,7 +25,7 @@ from connections.services.registry import app_registrations, credential_checks, 
 from connections.views import consent, list_pages
 from connections.views import credentials as credential_views
 from connections.views.credentials import managed_app
-from connections.views.form_handling import errors_as_messages, errors_on
+from connections.views.form_handling import errors_as_messages, errors_on, get_visible
 
 _STATES = (("ready", "Ready"), ("untried", "Not tried yet"), ("rejected", "Rejected by Microsoft"))
 _ALLOWS = (("delegated", "Delegated"), ("app_only", "App-only"))
@@ -45,8 +45,7 @@ def index(request: HttpRequest) -> HttpResponse:
     )
     live = Q(credentials__retired_at=None)
     rows = filters.apply(querysets.visible_app_registrations(user)).annotate(
-        connection_count=Count("connections", distinct=True),
-        first_expiry=Min("credentials__expires_at", filter=live),
+        connection_count=Count("connections", distinct=True), first_expiry=Min("credentials__expires_at", filter=live)
     )
     context = {
         "page": list_pages.page(request, rows),
@@ -69,8 +68,7 @@ def _allowing(queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     """One app registration; members see its name and tenant only."""
-    user = roles.current_user(request.user)
-    app = get_object_or_404(querysets.visible_app_registrations(user), pk=pk)
+    user, app = get_visible(request, querysets.visible_app_registrations, pk)
     context: dict[str, Any] = {"app": app}
     if permissions.can_read_registry(user):
         counts = app.connections.order_by("status").values_list("status").annotate(count=Count("pk"))
@@ -214,9 +212,6 @@ def _read_expiries(request: HttpRequest, app: AppRegistration, user: User) -> No
         messages.warning(request, f"Entra no longer lists {credential}. Microsoft will reject it: add another one.")
     for credential in result.accepted:
         messages.success(request, f"{credential} is in Entra now, Microsoft accepts it, and it is used first.")
-
-
-# --- The Azure CLI script -------------------------------------------------------------------------
 
 
 @require_safe

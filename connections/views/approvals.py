@@ -20,7 +20,7 @@ from connections.services.connections import app_only, connections
 from connections.services.policy import approvals
 from connections.views import list_pages
 from connections.views.audit import history
-from connections.views.form_handling import errors_as_messages, render_form
+from connections.views.form_handling import errors_as_messages, get_visible, render_form
 
 
 @require_safe
@@ -119,8 +119,7 @@ def withdraw(request: HttpRequest, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def ask(request: HttpRequest, pk: int) -> HttpResponse:
     """Ask for the approval a connection lacks, with a reason."""
-    user = roles.current_user(request.user)
-    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    user, connection = get_visible(request, querysets.visible_connections, pk)
     roles.require(permissions.can_reconnect(user, connection), action="Only its owner can ask.")
     form = ReasonForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
@@ -139,8 +138,7 @@ def ask(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def finish(request: HttpRequest, pk: int) -> HttpResponse:
     """Fetch the first token of an app-only connection that has been approved."""
-    user = roles.current_user(request.user)
-    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    user, connection = get_visible(request, querysets.visible_connections, pk)
     roles.require(permissions.can_reconnect(user, connection), action="Ask its owner.")
     if not connection.is_delegated and connection.status == Connection.Status.PENDING:
         _finish_app_only(request, connection, user)

@@ -33,7 +33,7 @@ from connections.services.sharing import usage
 from connections.services.tokens import scheduler
 from connections.views import approvals, consent_requests, list_pages, ownership_transfer, shares
 from connections.views.audit import history
-from connections.views.form_handling import errors_as_messages, errors_on
+from connections.views.form_handling import errors_as_messages, errors_on, get_visible
 from connections.views.mailboxes import attached
 
 RECENT_SIGN_IN = 600  # seconds after which the page explains why a sign-in may not have come back
@@ -86,9 +86,6 @@ def _rows(connections: list[Connection]) -> list[Row]:
         )
         for connection in connections
     ]
-
-
-# --- Connecting -----------------------------------------------------------------------------------
 
 
 @require_safe
@@ -178,13 +175,9 @@ def _preview(
     return render(request, template, {**context, "form": form, "permissions": form.permissions()})
 
 
-# --- One connection -------------------------------------------------------------------------------
-
-
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    user = roles.current_user(request.user)
-    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    user, connection = get_visible(request, querysets.visible_connections, pk)
     now = timezone.now()
     started_at = connection.sign_in_started_at
     by_exchange = probes.granted_by_exchange([connection]).get(connection.pk, ())
@@ -249,8 +242,7 @@ def _abilities(connection: Connection, by_exchange: tuple[str, ...]) -> list[dic
 @require_http_methods(["GET", "HEAD", "POST"])
 def edit(request: HttpRequest, pk: int) -> HttpResponse:
     """Change name and capabilities; what was added is granted at the next sign-in."""
-    user = roles.current_user(request.user)
-    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    user, connection = get_visible(request, querysets.visible_connections, pk)
     roles.require(permissions.can_reconnect(user, connection), action="Only its owner can change it.")
     policies = evaluate.load_policies().of(connection.app_registration)
     form = ConnectionEditForm(connection, request.POST or None, policies=policies)
@@ -307,8 +299,7 @@ def redirect_to_microsoft(request: HttpRequest, connection: Connection, link: Si
 @require_POST
 def check(request: HttpRequest, pk: int) -> HttpResponse:
     """Refresh the connection's token now and say what came of it."""
-    user = roles.current_user(request.user)
-    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    user, connection = get_visible(request, querysets.visible_connections, pk)
     with errors_as_messages(request):
         connection = scheduler.check_now(connection, actor=user, now=timezone.now())
         if connection.app_registration.rejected_at:
@@ -325,8 +316,7 @@ def check(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def disable(request: HttpRequest, pk: int) -> HttpResponse:
-    user = roles.current_user(request.user)
-    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    user, connection = get_visible(request, querysets.visible_connections, pk)
     connections.disable(connection, actor=user, now=timezone.now())
     messages.success(request, f"{connection} is disabled.")
     return redirect("connection", pk=pk)
@@ -334,8 +324,7 @@ def disable(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def enable(request: HttpRequest, pk: int) -> HttpResponse:
-    user = roles.current_user(request.user)
-    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    user, connection = get_visible(request, querysets.visible_connections, pk)
     connections.enable(connection, actor=user, now=timezone.now())
     messages.success(request, f"{connection} is enabled. The next check tells whether its grant still lives.")
     return redirect("connection", pk=pk)
@@ -344,8 +333,7 @@ def enable(request: HttpRequest, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
     """Show what breaks, then delete the connection with its tokens."""
-    user = roles.current_user(request.user)
-    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    user, connection = get_visible(request, querysets.visible_connections, pk)
     roles.require(permissions.can_disable(user, connection), action="Ask its owner or an IT admin.")
     if request.method == "POST":
         name = str(connection)

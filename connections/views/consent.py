@@ -20,7 +20,7 @@ from connections.forms.consent import ConsentForm
 from connections.microsoft import capabilities, clouds
 from connections.models import AppRegistration, ConsentLink, User
 from connections.services.consent import admin_consent
-from connections.views.form_handling import errors_as_messages, errors_on
+from connections.views.form_handling import errors_as_messages, errors_on, get_visible
 
 SHOWN = 10  # latest links on the page
 State = ConsentLink.State
@@ -75,8 +75,7 @@ def _row(link: ConsentLink, may_ask: bool, now: datetime) -> LinkRow:
 @require_http_methods(["GET", "HEAD", "POST"])
 def start(request: HttpRequest, pk: int) -> HttpResponse:
     """The state of consent, and the form for a link. ``go`` opens the link at once, ``check`` verifies an old one."""
-    user = roles.current_user(request.user)
-    app = get_object_or_404(querysets.visible_app_registrations(user), pk=pk)
+    user, app = get_visible(request, querysets.visible_app_registrations, pk)
     roles.require(permissions.can_read_registry(user), action="Ask an IT admin.")
     if request.method == "POST":
         roles.require(permissions.can_manage_registry(user), action="Ask an IT admin.")

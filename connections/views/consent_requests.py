@@ -23,7 +23,7 @@ from connections.services.consent import admin_consent, requests
 from connections.services.policy import permission_drift
 from connections.views import list_pages
 from connections.views.audit import history
-from connections.views.form_handling import errors_as_messages, errors_on, render_form
+from connections.views.form_handling import errors_as_messages, errors_on, get_visible, render_form
 
 State = ConsentRequest.State
 SHOWN_AFTER = timedelta(days=7)  # how long a declined request stays on the home page and the connection's page
@@ -91,9 +91,6 @@ def _can_sign_in(user: User, consent_request: ConsentRequest) -> bool:
     )
 
 
-# --- Asking ---------------------------------------------------------------------------------------
-
-
 def panel(user: User, connection: Connection, *, offer: bool = False) -> dict[str, Any]:
     """Context of consent_requests/_panel.html: the current request, or the form for a new one.
 
@@ -132,8 +129,7 @@ def _needs_admin_consent(connection: Connection) -> bool:
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest, pk: int) -> HttpResponse:
     """Ask the IT admins for the consent a connection lacks; an open request is returned instead of a second one."""
-    user = roles.current_user(request.user)
-    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    user, connection = get_visible(request, querysets.visible_connections, pk)
     roles.require(permissions.can_ask_consent(user, connection), action="Only who signs in for it can ask.")
     form = AskForm(request.POST or None, auto_id="ask_%s")
     if request.method == "POST" and form.is_valid():
@@ -147,9 +143,6 @@ def add(request: HttpRequest, pk: int) -> HttpResponse:
         "open_request": connection.consent_requests.filter(closed_at=None).first(),
     }
     return render_form(request, "consent_requests/add.html", form, context)
-
-
-# --- One request ----------------------------------------------------------------------------------
 
 
 @require_safe

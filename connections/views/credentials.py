@@ -24,7 +24,7 @@ from connections.microsoft import certificates, credential_expiry
 from connections.models import AppCredential, AppRegistration, Connection, User
 from connections.services.expiry import forecast
 from connections.services.registry import credential_checks, credentials
-from connections.views.form_handling import errors_on
+from connections.views.form_handling import errors_on, get_visible
 
 UPLOAD_FIRST = "The certificate is made. Download its public part, upload it in Entra, then press “I uploaded it”."
 UNTRIED = "The credential is saved but not tried yet, because Microsoft could not be asked. Try it later."
@@ -96,8 +96,7 @@ def rows(app: AppRegistration, now: datetime) -> list[CredentialRow]:
 
 def managed_app(request: HttpRequest, pk: int) -> tuple[User, AppRegistration]:
     """The IT admin who asks, and the app registration. Raises Http404 or NotAllowed."""
-    user = roles.current_user(request.user)
-    app = get_object_or_404(querysets.visible_app_registrations(user), pk=pk)
+    user, app = get_visible(request, querysets.visible_app_registrations, pk)
     roles.require(permissions.can_manage_registry(user))
     return user, app
 

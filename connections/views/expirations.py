@@ -115,9 +115,6 @@ def _parts(user: User, kind: str, now: datetime) -> Iterator[Expirations]:
         yield calendar.of_keys(querysets.visible_keys(user), now=now)
 
 
-# --- Weeks and months -----------------------------------------------------------------------------
-
-
 def _periods(expirations: list[Expiration], now: datetime) -> Iterator[Period]:
     """Past dates, this week, next week, then month by month; empty periods are left out."""
     today = timezone.localtime(now).date()

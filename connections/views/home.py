@@ -77,9 +77,6 @@ def _is_assigned_to(user: User, incident: Incident) -> bool:
     return incident.who == Connection.Who.IT_ADMIN and permissions.can_manage_registry(user)
 
 
-# --- IT admins ------------------------------------------------------------------------------------
-
-
 def _admin_context(user: User) -> dict[str, Any]:
     figures = _figures(querysets.visible_connections(user))
     open_incidents = incidents.open_incidents(user, limit=LISTED)
@@ -189,9 +186,6 @@ def _first_steps() -> list[Step]:
     ]
 
 
-# --- Auditors -------------------------------------------------------------------------------------
-
-
 def _auditor_context(user: User) -> dict[str, Any]:
     events = querysets.visible_events(user)
     recent = events.filter(at__gte=timezone.now() - timedelta(days=SUMMARY_DAYS))
@@ -204,9 +198,6 @@ def _auditor_context(user: User) -> dict[str, Any]:
         "denied": recent.exclude(outcome=AuditEvent.Outcome.DONE).count(),
         "days": SUMMARY_DAYS,
     }
-
-
-# --- Members --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,9 +246,6 @@ def _own_connection(user: User, connection: Connection) -> OwnConnection:
     )
     may_check = not may_sign_in and connection.status in _BROKEN and permissions.can_check(user, connection)
     return OwnConnection(connection, presentation.connection_state(connection, user), may_sign_in, may_check)
-
-
-# --- Figures --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

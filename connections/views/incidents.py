@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, render
+from django.shortcuts import render
 from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
@@ -17,6 +17,7 @@ from connections.models import AffectedConnection, Connection, Incident, Share, 
 from connections.models.connections import without_tokens
 from connections.views import list_pages
 from connections.views.audit import history
+from connections.views.form_handling import get_visible
 
 Kind = Incident.Kind
 MOST_NAMES = 30  # people, teams and keys named on the page
@@ -76,8 +77,7 @@ def open_incidents(user: User, *, limit: int, kinds: tuple[str, ...] = ()) -> li
 
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    user = roles.current_user(request.user)
-    incident = get_object_or_404(querysets.visible_incidents(user), pk=pk)
+    user, incident = get_visible(request, querysets.visible_incidents, pk)
     affected = _visible_affected(user, incident)
     page = list_pages.page(request, affected, order=("connection_name", "pk"))
     deliveries = incident.deliveries.select_related("channel").defer(

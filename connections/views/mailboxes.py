@@ -20,7 +20,7 @@ from connections.models import Connection, MailboxAccess, SharedMailbox, User
 from connections.models.tenants import SHARED_ENDPOINTS
 from connections.services.mailboxes import mailboxes, probes
 from connections.views import audit, list_pages
-from connections.views.form_handling import errors_as_messages, errors_on, render_form
+from connections.views.form_handling import errors_as_messages, errors_on, get_visible, render_form
 
 SUGGESTED = 200  # addresses offered while typing
 REACHABLE = MailboxAccess.State.REACHABLE
@@ -55,8 +55,7 @@ def _tenants_with_mailboxes(user: User) -> Any:
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     """One mailbox, with the visible connections that have it attached."""
-    user = roles.current_user(request.user)
-    mailbox = get_object_or_404(querysets.visible_mailboxes(user), pk=pk)
+    user, mailbox = get_visible(request, querysets.visible_mailboxes, pk)
     rows = mailbox.accesses.filter(connection__in=querysets.visible_connections(user)).with_connection()
     rows = rows.order_by("connection__name", "pk")
     context = {
@@ -76,8 +75,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def test(request: HttpRequest, pk: int) -> HttpResponse:
     """Test one mailbox through all attached connections that this person may check."""
-    user = roles.current_user(request.user)
-    mailbox = get_object_or_404(querysets.visible_mailboxes(user), pk=pk)
+    user, mailbox = get_visible(request, querysets.visible_mailboxes, pk)
     tested, left = probes.probe_mailbox(mailbox, actor=user, now=timezone.now())
     _report_tests(request, tested)
     if left:
@@ -130,13 +128,9 @@ def remove(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _changeable_mailbox(request: HttpRequest, pk: int) -> tuple[User, SharedMailbox]:
-    user = roles.current_user(request.user)
-    mailbox = get_object_or_404(querysets.visible_mailboxes(user), pk=pk)
+    user, mailbox = get_visible(request, querysets.visible_mailboxes, pk)
     roles.require(permissions.can_change_mailbox(user, mailbox), action="Ask an IT admin, or whoever registered it.")
     return user, mailbox
-
-
-# --- On a connection's page -----------------------------------------------------------------------
 
 
 def attached(user: User, connection: Connection) -> dict[str, Any]:
@@ -165,8 +159,7 @@ def _suggestions(connection: Connection) -> list[str]:
 
 def _connection(request: HttpRequest, pk: int, *, to_check: bool = False) -> tuple[User, Connection]:
     """The user and a visible connection that they may change, or, ``to_check``, test."""
-    user = roles.current_user(request.user)
-    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    user, connection = get_visible(request, querysets.visible_connections, pk)
     if to_check:
         roles.require(permissions.can_check(user, connection), action="Ask its owner or an IT admin.")
     else:
@@ -263,14 +256,10 @@ def _report_tests(request: HttpRequest, rows: list[MailboxAccess]) -> None:
             messages.warning(request, f"{row.mailbox}: {row.cause} {row.action}".strip())
 
 
-# --- Commands for Exchange ------------------------------------------------------------------------
-
-
 @require_safe
 def powershell(request: HttpRequest, pk: int) -> HttpResponse:
     """The PowerShell commands that open a connection's mailboxes to it and to nothing else; also as files."""
-    user = roles.current_user(request.user)
-    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    user, connection = get_visible(request, querysets.visible_connections, pk)
     plan = mailboxes.exchange_plan(connection)
     if plan is not None and "download" in request.GET:
         return _download(plan, request.GET["download"])

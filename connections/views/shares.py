@@ -19,7 +19,7 @@ from connections.models import Connection, Share, User
 from connections.models.connections import without_tokens
 from connections.services.sharing import shares as sharing_service
 from connections.views import access_history
-from connections.views.form_handling import errors_on, render_form
+from connections.views.form_handling import errors_on, get_visible, render_form
 
 
 def panel(user: User, connection: Connection) -> dict[str, Any]:
@@ -35,8 +35,7 @@ def panel(user: User, connection: Connection) -> dict[str, Any]:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest, pk: int) -> HttpResponse:
-    user = roles.current_user(request.user)
-    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    user, connection = get_visible(request, querysets.visible_connections, pk)
     roles.require(access_permissions.can_share(user, connection), action="Ask its owner or an IT admin to share it.")
     limits = sharing_service.limits(connection, now=timezone.now())
     people = querysets.accounts().exclude(pk=connection.owner_id) if limits.with_people else User.objects.none()
@@ -80,8 +79,7 @@ def reach(connection: Connection) -> Reach:
 
 @require_POST
 def end(request: HttpRequest, pk: int, share_pk: int) -> HttpResponse:
-    user = roles.current_user(request.user)
-    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    user, connection = get_visible(request, querysets.visible_connections, pk)
     shares = without_tokens(Share.objects.select_related("person", "team", "connection"))
     share = get_object_or_404(shares, pk=share_pk, connection=connection)
     sharing_service.end_share(share, actor=user, now=timezone.now())
