@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
@@ -63,27 +62,18 @@ def index(request: HttpRequest) -> HttpResponse:
     return render(request, "connections/list.html", context)
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One connection of the list, with its next expiration, permission drift and policy violations."""
-
-    connection: Connection
-    forecast: expiry_forecast.Forecast | None
-    drift: permission_drift.Drift
-    breaks_policy: bool
-
-
-def _rows(connections: list[Connection]) -> list[Row]:
+def _rows(connections: list[Connection]) -> list[dict[str, Any]]:
+    """Each connection of the list with its next expiration, permission drift and policy violations."""
     forecasts = expiry_forecast.next_expirations(connections, now=timezone.now())
     by_exchange = probes.granted_by_exchange(connections)
     violating = violations.violations_by_connection(evaluate.load_policies(), connections)
     return [
-        Row(
-            connection,
-            forecasts.get(connection.pk),
-            permission_drift.find_drift(connection, elsewhere=by_exchange.get(connection.pk, ())),
-            connection.pk in violating,
-        )
+        {
+            "connection": connection,
+            "forecast": forecasts.get(connection.pk),
+            "drift": permission_drift.find_drift(connection, elsewhere=by_exchange.get(connection.pk, ())),
+            "breaks_policy": connection.pk in violating,
+        }
         for connection in connections
     ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -60,18 +59,10 @@ def awaiting_decision(user: User) -> list[ConsentRequest]:
     return list(waiting.order_by("asked_at", "pk")[:LISTED]) if permissions.can_manage_registry(user) else []
 
 
-@dataclass(frozen=True, slots=True)
-class OwnRequest:
-    """A request of the viewer; ``sign_in``: signing in is the next step."""
-
-    request: ConsentRequest
-    sign_in: bool
-
-
-def recent_requests(user: User) -> list[OwnRequest]:
-    """The user's own requests that are open or were declined recently."""
+def recent_requests(user: User) -> list[dict[str, Any]]:
+    """The user's own requests that are open or were declined recently; ``sign_in``: signing in is the next step."""
     own = without_tokens(user.consent_requests.select_related("connection", "app_registration"))[:LISTED]
-    return [OwnRequest(row, _can_sign_in(user, row)) for row in own if _is_recent(row)]
+    return [{"request": row, "sign_in": _can_sign_in(user, row)} for row in own if _is_recent(row)]
 
 
 def _is_recent(consent_request: ConsentRequest) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
@@ -56,23 +57,14 @@ class Fix:
     is_post: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class OpenIncident:
-    """An open incident on a start page, with the number of connections it affects now."""
-
-    incident: Incident
-    affected_count: int
-    fix: Fix | None
-
-
-def open_incidents(user: User, *, limit: int, kinds: tuple[str, ...] = ()) -> list[OpenIncident]:
-    """The open incidents this person may see; those that affect most connections first."""
+def open_incidents(user: User, *, limit: int, kinds: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """The open incidents this person may see; those that affect most connections now first."""
     incidents = querysets.visible_incidents(user).filter(closed_at=None)
     if kinds:
         incidents = incidents.filter(kind__in=kinds)
     count = Count("affected", filter=Q(affected__healed_at=None), distinct=True)
     rows = incidents.annotate(affected_count=count).order_by("-affected_count", "opened_at", "pk")[:limit]
-    return [OpenIncident(row, row.affected_count, fix_for(row, user)) for row in rows]
+    return [{"incident": row, "affected_count": row.affected_count, "fix": _fix_for(row, user)} for row in rows]
 
 
 @require_safe
@@ -85,7 +77,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     )
     context = {
         "incident": incident,
-        "fix": fix_for(incident, user),
+        "fix": _fix_for(incident, user),
         "page": page,
         "rows": [(row, _can_sign_in(row, user, incident)) for row in page.items],
         "owners": list(affected.values_list("owner_name", flat=True).order_by("owner_name").distinct()[:MOST_NAMES]),
@@ -139,7 +131,7 @@ def _can_sign_in(row: AffectedConnection, user: User, incident: Incident) -> boo
     return needs_sign_in and row.connection.is_delegated and permissions.can_reconnect(user, row.connection)
 
 
-def fix_for(incident: Incident, user: User) -> Fix | None:
+def _fix_for(incident: Incident, user: User) -> Fix | None:
     """The button that starts the fix, if it is this person's to press."""
     if not incident.is_open:
         return None
