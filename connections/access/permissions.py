@@ -93,8 +93,7 @@ def can_connect(user: User) -> bool:
     return not person(user).is_auditor or person(user).is_admin
 
 
-def can_register_mailbox(user: User) -> bool:
-    return can_connect(user)
+can_register_mailbox = can_connect
 
 
 def can_change_mailbox(user: User, mailbox: SharedMailbox) -> bool:
@@ -116,9 +115,7 @@ def can_reconnect(user: User, connection: Connection) -> bool:
     return manages(user, connection)
 
 
-def can_ask_consent(user: User, connection: Connection) -> bool:
-    """Request admin consent for what the connection needs: anybody who may sign in for it."""
-    return can_reconnect(user, connection)
+can_ask_consent = can_reconnect  # request admin consent for what the connection needs
 
 
 def can_withdraw_consent_request(user: User, request: ConsentRequest) -> bool:
@@ -130,9 +127,7 @@ def can_check(user: User, connection: Connection) -> bool:
     return person(user).is_admin or manages(user, connection)
 
 
-def can_share(user: User, connection: Connection) -> bool:
-    """Share the connection, change and end shares."""
-    return person(user).is_admin or manages(user, connection)
+can_share = can_check  # share the connection, change and end shares
 
 
 def can_fetch_token(user: User, connection: Connection) -> bool:
@@ -187,9 +182,7 @@ def can_enable(user: User, connection: Connection) -> bool:
     return can_disable(user, connection) and can_use_again(user, connection)
 
 
-def can_hand_over(user: User, connection: Connection) -> bool:
-    """Transfer the ownership of the connection."""
-    return can_disable(user, connection) and can_use_again(user, connection)
+can_hand_over = can_enable  # transfer the ownership of the connection
 
 
 def allowed_actions(user: User, connection: Connection) -> dict[str, Any]:

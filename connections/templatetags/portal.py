@@ -62,8 +62,7 @@ def nav_item(
     """
     url, path = reverse(url_name), context["request"].path
     here = path == url or (url != "/" and path.startswith(url))
-    if any(path.startswith(reverse(name)) for name in besides.split()):
-        here = False
+    here = here and not any(path.startswith(reverse(name)) for name in besides.split())
     return format_html(
         '<li class="nav-item"><a class="nav-link" href="{}"{}>{}<span class="nav-link-title">{}</span>{}</a></li>',
         url,
@@ -92,21 +91,21 @@ def request_id() -> str:
 
 
 @register.simple_tag
-def status_badge(thing: models.Model) -> SafeString:
-    """The state of a connection, app registration, credential, mailbox access, consent request or event."""
-    return _badge(presentation.badge(thing))
+def state_badge(shown: presentation.Badge) -> SafeString:
+    """A badge that a view has made."""
+    return format_html('<span class="badge state state-{}">{}{}</span>', shown.tone, icon(shown.sign), shown.word)
 
 
 @register.simple_tag
-def state_badge(shown: presentation.Badge) -> SafeString:
-    """A badge that a view has made."""
-    return _badge(shown)
+def status_badge(thing: models.Model) -> SafeString:
+    """The state of a connection, app registration, credential, mailbox access, consent request or event."""
+    return state_badge(presentation.badge(thing))
 
 
 @register.simple_tag
 def badge(word: str, tone: str = presentation.OFF) -> SafeString:
     """A badge for anything else. Tones: ok, waiting, warning, broken, off."""
-    return _badge(presentation.Badge(word, tone))
+    return state_badge(presentation.Badge(word, tone))
 
 
 @register.simple_tag(takes_context=True)
@@ -114,10 +113,6 @@ def state_of(context: template.RequestContext, connection: Connection) -> presen
     """The State of a connection for the viewer."""
     user = getattr(context.get("request"), "user", None)
     return presentation.connection_state(connection, user if isinstance(user, User) else None)
-
-
-def _badge(shown: presentation.Badge) -> SafeString:
-    return format_html('<span class="badge state state-{}">{}{}</span>', shown.tone, icon(shown.sign), shown.word)
 
 
 @register.filter
@@ -154,9 +149,7 @@ def ago(when: datetime | None) -> SafeString:
 @register.filter
 def lasting(when: datetime | None) -> SafeString:
     """How long something has lasted ("for 3 days"); the time it began is in its title."""
-    return _time(
-        when, in_past=True, worded=lambda words: f"for {words.removesuffix(' ago')}" if " ago" in words else words
-    )
+    return _time(when, in_past=True, worded=lambda words: re.sub(r"^(.*) ago$", r"for \1", words))
 
 
 @register.filter
@@ -273,8 +266,7 @@ def changes_line(changes: dict[str, Any]) -> str:
             parts.append(f"{label}: {_short(value[0])} → {_short(value[1])}")
         else:
             parts.append(f"{label}: {_short(value)}")
-    more = "; …" if len(facts) > 4 else ""
-    return "; ".join(parts) + more
+    return "; ".join(parts) + ("; …" if len(facts) > 4 else "")
 
 
 def _short(value: Any) -> str:

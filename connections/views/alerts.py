@@ -155,7 +155,7 @@ def channel(request: HttpRequest, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def channel_edit(request: HttpRequest, pk: int) -> HttpResponse:
     user, channel = _channel(request, pk)
-    form = ChannelEditForm(request.POST or None, channel=channel)
+    form = ChannelEditForm(request.POST or None, initial={"name": channel.name})
     if form.is_valid():
         with errors_on(form):
             alert_channels.change(channel, **form.cleaned_data, actor=user)

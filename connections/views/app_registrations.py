@@ -40,7 +40,9 @@ def index(request: HttpRequest) -> HttpResponse:
         placeholder="Name, client ID or tenant",
         choices=[
             list_pages.Choice("state", "State", _STATES, _in_state),
-            list_pages.Choice("allows", "Connections", _ALLOWS, _allowing),
+            list_pages.Choice(
+                "allows", "Connections", _ALLOWS, lambda apps, value: apps.filter(**{f"allows_{value}": True})
+            ),
         ],
     )
     live = Q(credentials__retired_at=None)
@@ -59,10 +61,6 @@ def _in_state(queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
     if value == "rejected":
         return queryset.filter(rejected_at__isnull=False)
     return queryset.filter(rejected_at=None, verified_at__isnull=value == "untried")
-
-
-def _allowing(queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
-    return queryset.filter(**{f"allows_{value}": True})
 
 
 @require_safe
@@ -112,16 +110,17 @@ def add(request: HttpRequest) -> HttpResponse:
     roles.require(permissions.can_manage_registry(user))
     if "script" in request.GET:
         return _script_page(request, None)
-    form = AppRegistrationForm(request.POST or None, initial=_initial(request))
+    tenants, tenant = Tenant.objects.values_list("pk", flat=True)[:2], request.GET.get("tenant", "")
+    chosen = tenant if tenant.isdecimal() else tenants[0] if len(tenants) == 1 else None
+    form = AppRegistrationForm(request.POST or None, initial={"tenant": chosen})
     credential = CredentialForm(request.POST or None, request.FILES or None)
     can_skip = False
     if form.is_valid() & credential.is_valid():
         new = credentials.credential_from_form(credential.cleaned_data, name=form.cleaned_data["name"])
-        allow_untried = "save_untried" in request.POST
         with errors_on(form):
             try:
                 app = app_registrations.register(
-                    **form.cleaned_data, credential=new, actor=user, allow_untried=allow_untried
+                    **form.cleaned_data, credential=new, actor=user, allow_untried="save_untried" in request.POST
                 )
             except MicrosoftRefused as error:
                 can_skip = app_registrations.can_be_saved_untested(error)
@@ -137,12 +136,6 @@ def add(request: HttpRequest) -> HttpResponse:
         "has_tenants": Tenant.objects.exists(),
     }
     return render(request, "apps/add.html", context)
-
-
-def _initial(request: HttpRequest) -> dict[str, Any]:
-    tenants = list(Tenant.objects.values_list("pk", flat=True)[:2])
-    tenant = request.GET.get("tenant", "")
-    return {"tenant": tenant if tenant.isdecimal() else tenants[0] if len(tenants) == 1 else None}
 
 
 def _report_added(request: HttpRequest, app: AppRegistration) -> None:
@@ -168,7 +161,6 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
-    """Confirm, then remove an app registration without connections."""
     user, app = managed_app(request, pk)
     if request.method == "POST":
         with errors_as_messages(request, level=messages.ERROR):

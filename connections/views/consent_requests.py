@@ -33,7 +33,6 @@ DECLINED_BY_PERSON = "AADSTS65004"
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    """All requests for IT admins and auditors, one's own for others; newest first."""
     user = roles.current_user(request.user)
     waiting = list_pages.Choice("waits", "Waiting", [("it", "for an IT admin"), ("open", "not answered yet")], _waiting)
     filters = list_pages.Filters(
@@ -157,10 +156,8 @@ def _context(user: User, consent_request: ConsentRequest, *, form: DeclineForm |
     app_only = consent_request.authentication_type == "client_credentials"
     others = requests.same_requests(consent_request).count()
     approved = consent_request.state == State.APPROVED
-    has_link = may_manage and approved and consent_request.link is not None
-    link = ""
-    if has_link and consent_request.link:
-        link = admin_consent.consent_url(consent_request.link, now=timezone.now())
+    consent_link = consent_request.link if may_manage and approved else None
+    url = admin_consent.consent_url(consent_link, now=timezone.now()) if consent_link else ""
     visible = connection is not None and querysets.visible_connections(user).filter(pk=connection.pk).exists()
     return {
         "consent_request": consent_request,
@@ -171,8 +168,8 @@ def _context(user: User, consent_request: ConsentRequest, *, form: DeclineForm |
         "app_only": app_only,
         "others": others,
         "requester_left": consent_request.requester is None or not consent_request.requester.is_active,
-        "link": link,
-        "link_expired": has_link and not link,
+        "link": url,
+        "link_expired": consent_link is not None and not url,
         "is_approved": approved,
         "is_declined": consent_request.state == State.DECLINED,
         "may_decide": may_manage and consent_request.state in (State.ASKED, State.APPROVED, State.FAILED),

@@ -27,7 +27,6 @@ from connections.services.registry import credential_checks, credentials
 from connections.views.form_handling import errors_on, get_visible
 
 UPLOAD_FIRST = "The certificate is made. Download its public part, upload it in Entra, then press “I uploaded it”."
-UNTRIED = "The credential is saved but not tried yet, because Microsoft could not be asked. Try it later."
 
 EXPIRES_SOON = timedelta(days=30)
 
@@ -132,7 +131,6 @@ def next_certificate(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def retire(request: HttpRequest, pk: int, credential_pk: int) -> HttpResponse:
-    """Confirm, then retire a credential for good."""
     user = roles.current_user(request.user)
     app, credential = _get(user, pk, credential_pk)
     roles.require(permissions.can_manage_registry(user))
@@ -187,7 +185,8 @@ def _report_added(request: HttpRequest, credential: AppCredential) -> None:
     elif credential.kind == AppCredential.Kind.CERTIFICATE:
         messages.info(request, UPLOAD_FIRST)
     else:
-        messages.warning(request, UNTRIED)
+        text = "The credential is saved but not tried yet, because Microsoft could not be asked. Try it later."
+        messages.warning(request, text)
 
 
 def _get(user: User, pk: int, credential_pk: int) -> tuple[AppRegistration, AppCredential]:

@@ -95,10 +95,7 @@ def _parts(user: User, kind: str, now: datetime) -> Iterator[Expirations]:
 
 
 def _periods(expirations: list[Expiration], now: datetime) -> Iterator[dict[str, Any]]:
-    """Past dates, this week, next week, then month by month; empty periods are left out.
-
-    Each row has an expiration and who must act.
-    """
+    """Past dates, this and next week, then months, without empty ones; a row is an expiration and who must act."""
     today = timezone.localtime(now).date()
     next_monday = today - timedelta(days=today.weekday()) + timedelta(days=7)
     # This and next week can take the first days of this month away.
@@ -130,10 +127,7 @@ def _assignee(expiration: Expiration) -> str:
 
 
 def _months(periods: list[dict[str, Any]], now: datetime) -> list[dict[str, Any]]:
-    """The next twelve months, this one first; past dates belong to this month.
-
-    ``first`` is the anchor of the first period with an expiration in the month.
-    """
+    """The next twelve months; past dates belong to the first one. ``first``: the anchor of its first period."""
     first_day = timezone.localtime(now).date().replace(day=1)
     by_month: dict[date, list[tuple[str, Expiration]]] = {}
     for period in periods:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +15,6 @@ from connections import presentation
 from connections.access import permissions, querysets, roles
 from connections.errors import ApprovalNeeded
 from connections.models import (
-    AccessReview,
     AffectedConnection,
     AppCredential,
     AppRegistration,
@@ -24,7 +22,6 @@ from connections.models import (
     AuditEvent,
     Connection,
     ConsentLink,
-    ConsentRequest,
     Incident,
     MailboxAccess,
     Tenant,
@@ -57,18 +54,11 @@ def index(request: HttpRequest) -> HttpResponse:
     return render(request, "home/member.html", _member_context(user))
 
 
-@dataclass(frozen=True, slots=True)
-class Tasks:
+def _tasks(user: User, open_incidents: list[dict[str, Any]], **others: list[Any]) -> dict[str, Any]:
     """What only the viewer, or any IT admin if they are one, can move forward; the most urgent first."""
-
-    incidents: list[dict[str, Any]]
-    approvals: list[Approval]
-    requests: list[ConsentRequest]
-    reviews: list[tuple[AccessReview, int]]
-
-    @property
-    def any(self) -> bool:
-        return bool(self.incidents or self.approvals or self.requests or self.reviews)
+    own_incidents = [item for item in open_incidents if _is_assigned_to(user, item["incident"])]
+    tasks = {"incidents": own_incidents, **others, "reviews": access_reviews.tasks_of(user)}
+    return tasks | {"any": any(tasks.values())}
 
 
 def _is_assigned_to(user: User, incident: Incident) -> bool:
@@ -82,17 +72,13 @@ def _admin_context(user: User) -> dict[str, Any]:
     open_incidents = incidents.open_incidents(user, limit=LISTED)
     waiting = querysets.visible_approvals(user).filter(state=Approval.State.WAITING)
     approvals = list(waiting.order_by("requested_at", "pk")[:LISTED])
-    tasks = Tasks(
-        incidents=[item for item in open_incidents if _is_assigned_to(user, item["incident"])],
-        approvals=[approval for approval in approvals if approval.requested_by_id != user.pk],
-        requests=consent_requests.awaiting_decision(user),
-        reviews=access_reviews.tasks_of(user),
-    )
+    others = [approval for approval in approvals if approval.requested_by_id != user.pk]
+    tasks = _tasks(user, open_incidents, approvals=others, requests=consent_requests.awaiting_decision(user))
     consents = ConsentLink.objects.filter(state__in=(ConsentLink.State.OPEN, ConsentLink.State.GRANTED))
     context: dict[str, Any] = {
         "figures": figures,
         "tasks": tasks,
-        "incidents": [item for item in open_incidents if item not in tasks.incidents],
+        "incidents": [item for item in open_incidents if item not in tasks["incidents"]],
         "own_approvals": [approval for approval in approvals if approval.requested_by_id == user.pk],
         "apps": _apps_with_problems(user),
         "groups": _broken_by_assignee(user),
@@ -102,7 +88,7 @@ def _admin_context(user: User) -> dict[str, Any]:
         "unreachable": MailboxAccess.objects.filter(state=MailboxAccess.State.UNREACHABLE).count(),
     }
     problems = ("incidents", "apps", "groups", "credentials", "consents", "own_approvals", "unreachable")
-    context["all_well"] = not (tasks.any or figures["unfinished"] or any(context[name] for name in problems))
+    context["all_well"] = not (tasks["any"] or figures["unfinished"] or any(context[name] for name in problems))
     if figures["total"] == 0:
         context["steps"] = _first_steps()
         context["next_step"] = next(step for step in context["steps"] if not step["done"])
@@ -195,12 +181,7 @@ def _member_context(user: User) -> dict[str, Any]:
     rows = [_own_connection(user, row) for row in querysets.visible_connections(user)[: OWN_CONNECTIONS + 1]]
     rows.sort(key=lambda row: (not row["state"].is_broken, not row["may_sign_in"]))
     shared = incidents.open_incidents(user, limit=LISTED, kinds=_SHARED_INCIDENTS)
-    tasks = Tasks(
-        incidents=[item for item in shared if _is_assigned_to(user, item["incident"])],
-        approvals=[],
-        requests=[],
-        reviews=access_reviews.tasks_of(user),
-    )
+    tasks = _tasks(user, shared)
     answered_after = timezone.now() - timedelta(days=SUMMARY_DAYS)
     own_approvals = querysets.visible_approvals(user).filter(
         Q(state=Approval.State.WAITING) | Q(decided_at__gt=answered_after), requested_by=user
@@ -214,7 +195,7 @@ def _member_context(user: User) -> dict[str, Any]:
         "own_requests": consent_requests.recent_requests(user),
         "unfinished": sum(row["connection"].status == Connection.Status.PENDING for row in rows),
         # Incidents of a single connection show up with that connection.
-        "incidents": [item for item in shared if item not in tasks.incidents],
+        "incidents": [item for item in shared if item not in tasks["incidents"]],
     }
 
 

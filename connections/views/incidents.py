@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -46,15 +45,6 @@ def index(request: HttpRequest) -> HttpResponse:
 
 def _by_state(incidents: QuerySet[Incident], value: str) -> QuerySet[Incident]:
     return incidents.filter(closed_at__isnull=value == "open")
-
-
-@dataclass(frozen=True, slots=True)
-class Fix:
-    """The button that starts the fix. ``is_post``: it is submitted, not followed."""
-
-    label: str
-    url: str
-    is_post: bool = False
 
 
 def open_incidents(user: User, *, limit: int, kinds: tuple[str, ...] = ()) -> list[dict[str, Any]]:
@@ -131,36 +121,33 @@ def _can_sign_in(row: AffectedConnection, user: User, incident: Incident) -> boo
     return needs_sign_in and row.connection.is_delegated and permissions.can_reconnect(user, row.connection)
 
 
-def _fix_for(incident: Incident, user: User) -> Fix | None:
-    """The button that starts the fix, if it is this person's to press."""
+def _fix_for(incident: Incident, user: User) -> dict[str, Any] | None:
+    """The button that starts the fix, if it is this person's to press. ``is_post``: it is submitted, not followed."""
     if not incident.is_open:
         return None
     if incident.kind in (Kind.ACCOUNT, Kind.HAND_OVER):
         return _fix_by_sign_in(incident, user)
     if not permissions.can_manage_registry(user):
         return None
-    app, mailbox = incident.app_registration, incident.mailbox
-    if incident.kind == Kind.APP_REGISTRATION and app:
-        return Fix("Mend the app registration", reverse("app", args=[app.pk]))
-    if incident.kind == Kind.CONSENT and app:
-        return Fix("Grant consent", reverse("consent_start", args=[app.pk]))
-    if incident.kind == Kind.MAILBOX and mailbox:
-        return Fix("See what the mailbox lacks", reverse("mailbox", args=[mailbox.pk]))
-    if incident.kind == Kind.LEAVER and incident.person_id:
-        return Fix("Hand over", reverse("person_hand_over", args=[incident.person_id]))
-    if incident.kind == Kind.POLICY and app:
-        return Fix("Look at the app registration", reverse("app", args=[app.pk]))
-    return None
+    pages: dict[str, tuple[str, str, int | None]] = {
+        Kind.APP_REGISTRATION: ("Mend the app registration", "app", incident.app_registration_id),
+        Kind.CONSENT: ("Grant consent", "consent_start", incident.app_registration_id),
+        Kind.MAILBOX: ("See what the mailbox lacks", "mailbox", incident.mailbox_id),
+        Kind.LEAVER: ("Hand over", "person_hand_over", incident.person_id),
+        Kind.POLICY: ("Look at the app registration", "app", incident.app_registration_id),
+    }
+    label, url_name, pk = pages.get(incident.kind, ("", "", None))
+    return {"label": label, "url": reverse(url_name, args=[pk])} if pk else None
 
 
-def _fix_by_sign_in(incident: Incident, user: User) -> Fix | None:
+def _fix_by_sign_in(incident: Incident, user: User) -> dict[str, Any] | None:
     row = _visible_affected(user, incident).filter(healed_at=None, connection__owner=user).first()
     if row is None or row.connection is None:
         return None
-    url = reverse("connection_sign_in", args=[row.connection.pk])
     if incident.kind == Kind.HAND_OVER:
-        is_new_owner = incident.assignee_id == user.pk
-        return Fix(f"Sign in for {row.connection}", url, is_post=True) if is_new_owner else None
-    if not _can_sign_in(row, user, incident):
-        return None
-    return Fix(f"Sign in again as {row.connection.account_username or row.connection_name}", url, is_post=True)
+        allowed, label = incident.assignee_id == user.pk, f"Sign in for {row.connection}"
+    else:
+        allowed = _can_sign_in(row, user, incident)
+        label = f"Sign in again as {row.connection.account_username or row.connection_name}"
+    url = reverse("connection_sign_in", args=[row.connection.pk])
+    return {"label": label, "url": url, "is_post": True} if allowed else None

@@ -28,7 +28,6 @@ REACHABLE = MailboxAccess.State.REACHABLE
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    """All shared mailboxes, with the number of connections that reach each."""
     user = roles.current_user(request.user)
     tenants = [(str(tenant.pk), tenant.name) for tenant in _tenants_with_mailboxes(user)[:SUGGESTED]]
     filters = list_pages.Filters(
@@ -54,7 +53,6 @@ def _tenants_with_mailboxes(user: User) -> Any:
 
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    """One mailbox, with the visible connections that have it attached."""
     user, mailbox = get_visible(request, querysets.visible_mailboxes, pk)
     rows = mailbox.accesses.filter(connection__in=querysets.visible_connections(user)).with_connection()
     rows = rows.order_by("connection__name", "pk")
@@ -92,11 +90,8 @@ def add(request: HttpRequest) -> HttpResponse:
     tenants = _tenants_with_mailboxes(user)
     form = MailboxForm(request.POST or None, tenants=tenants)
     if form.is_valid():
-        data = form.cleaned_data
         with errors_on(form):
-            mailbox = mailboxes.register(
-                data["tenant"], address=data["address"], display_name=data["display_name"], actor=user
-            )
+            mailbox = mailboxes.register(**form.cleaned_data, actor=user)
             messages.success(request, f"{mailbox} is registered. Attach it to a connection to use it.")
             return redirect("mailbox", pk=mailbox.pk)
     return render_form(request, "mailboxes/add.html", form, {"no_tenant": not tenants.exists()})
@@ -105,7 +100,8 @@ def add(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def edit(request: HttpRequest, pk: int) -> HttpResponse:
     user, mailbox = _changeable_mailbox(request, pk)
-    form = MailboxEditForm(request.POST or None, mailbox=mailbox)
+    initial = {"address": mailbox.address, "display_name": mailbox.display_name}
+    form = MailboxEditForm(request.POST or None, initial=initial)
     if form.is_valid():
         with errors_on(form):
             mailboxes.change(mailbox, **form.cleaned_data, actor=user)
@@ -116,7 +112,6 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
-    """Confirm, then remove a mailbox that no connection has attached."""
     user, mailbox = _changeable_mailbox(request, pk)
     if request.method == "POST":
         with errors_as_messages(request, level=messages.ERROR):
@@ -187,7 +182,6 @@ def attach(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def probe_all(request: HttpRequest, pk: int) -> HttpResponse:
-    """Test all mailboxes of a connection."""
     user, connection = _connection(request, pk, to_check=True)
     _probe(request, connection, list(connection.mailbox_accesses.select_related("mailbox")), user)
     return redirect("connection", pk=pk)
@@ -195,7 +189,6 @@ def probe_all(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def probe(request: HttpRequest, pk: int, access_pk: int) -> HttpResponse:
-    """Test one attached mailbox."""
     user, connection = _connection(request, pk, to_check=True)
     _probe(request, connection, [_access(connection, access_pk)], user)
     return redirect("connection", pk=pk)

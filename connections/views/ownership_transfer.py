@@ -36,15 +36,11 @@ def connection(request: HttpRequest, pk: int) -> HttpResponse:
     roles.require(permissions.can_hand_over(user, connection), action="Ask its owner or an IT admin.")
     form = TransferForm(request.POST or None, connection=connection, people=querysets.possible_owners())
     if form.is_valid():
-        data = form.cleaned_data
+        owner, name, keep = form.cleaned_data["new_owner"], form.cleaned_data["new_name"], form.keeps_grant
+        now = timezone.now()
         with errors_on(form):
             transfer = ownership_transfer.transfer(
-                connection,
-                data["new_owner"],
-                keep_grant=form.keeps_grant,
-                new_name=data["new_name"],
-                actor=user,
-                now=timezone.now(),
+                connection, owner, keep_grant=keep, new_name=name, actor=user, now=now
             )
             messages.success(request, _done(transfer))
             return redirect_to_connection(user, pk)

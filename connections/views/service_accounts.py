@@ -121,11 +121,10 @@ def remove(request: HttpRequest, pk: int) -> HttpResponse:
     if request.method == "POST":
         try:
             service_accounts.remove(account, actor=user, now=timezone.now())
-        except PortalError as error:
-            trouble = error
-        else:
             messages.success(request, f"{account} is removed.")
             return redirect("service_accounts")
+        except PortalError as error:
+            trouble = error
     context = {
         "account": account,
         "keys": account.api_keys.filter(revoked_at=None).count(),

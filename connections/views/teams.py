@@ -84,9 +84,8 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
     user, team = _managed_team(request, pk)
     if request.method == "POST":
-        name = str(team)
         teams.remove(team, actor=user)
-        messages.success(request, f"{name} is removed.")
+        messages.success(request, f"{team} is removed.")
         return redirect("teams")
     shared = Share.objects.active().filter(team=team).count()
     return render(request, "teams/remove.html", {"team": team, "shared": shared, "members": team.members.count()})

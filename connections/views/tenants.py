@@ -16,11 +16,6 @@ from connections.services.registry import tenants
 from connections.views import audit, list_pages
 from connections.views.form_handling import errors_as_messages, errors_on, get_visible
 
-NOT_LOOKED_UP = (
-    "{tenant} is saved, but Microsoft could not be reached, so its directory was not looked up yet. "
-    "Press “Look up at Microsoft” on its page later."
-)
-
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
@@ -83,7 +78,6 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
-    """Confirm, then remove a tenant that nothing uses."""
     user, tenant = _managed_tenant(request, pk)
     if request.method == "POST":
         with errors_as_messages(request, level=messages.ERROR):
@@ -104,5 +98,6 @@ def _report_saved(request: HttpRequest, tenant: Tenant, sentence: str) -> HttpRe
     if tenant.tid or tenant.is_shared_endpoint:
         messages.success(request, sentence)
     else:
-        messages.warning(request, NOT_LOOKED_UP.format(tenant=tenant))
+        sentence = f"{tenant} is saved, but Microsoft could not be reached, so its directory was not looked up yet. "
+        messages.warning(request, f"{sentence}Press “Look up at Microsoft” on its page later.")
     return redirect("tenant", tenant.pk)
