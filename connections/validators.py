@@ -175,9 +175,8 @@ class ExpiryField(forms.DateField):
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("widget", forms.DateInput(format="%Y-%m-%d", attrs={"type": "date"}))
         kwargs.setdefault("input_formats", ["%Y-%m-%d", "%d/%m/%Y", "%d.%m.%Y"])
-        super().__init__(
-            error_messages={"invalid": "Enter the date as year-month-day, for example 2027-03-31."}, **kwargs
-        )
+        errors = {"invalid": "Enter the date as year-month-day, for example 2027-03-31."}
+        super().__init__(error_messages=errors, **kwargs)
 
     def clean(self, value: Any) -> datetime | None:
         day: date | None = super().clean(value)

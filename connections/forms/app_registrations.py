@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from django import forms
+from django.forms.models import model_to_dict
 
 from connections.microsoft import capabilities
 from connections.models import AppRegistration, Tenant
 from connections.validators import GuidField, NameField
 
+# Groups of check boxes; the policy adds a "note" to some and makes some "disabled".
 Options = list[tuple[str, list[dict[str, Any]]]]
 
 
@@ -96,8 +98,7 @@ class AppRegistrationEditForm(TypesForm):
     field_order = ("name",)
 
     def __init__(self, *args: Any, app_registration: AppRegistration, **kwargs: Any) -> None:
-        fields = ("name", "audience", "allows_delegated", "allows_app_only", "default_capabilities")
-        kwargs["initial"] = {field: getattr(app_registration, field) for field in fields}
+        kwargs["initial"] = model_to_dict(app_registration, self.base_fields)
         super().__init__(*args, **kwargs)
 
 

@@ -32,11 +32,8 @@ _NOTHING: tuple[Any, ...] = (None, "", [], {})
 _MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d):\d\d(?:\.\d+)?(?:\+00:00|Z)")
 # Ids that only the page of the event itself shows.
 _ONLY_ON_THE_EVENT = frozenset({"account_tid", "account_oid", "with_id", "with_type", "share_id"})
-_MESSAGES = {
-    "success": ("success", "circle-check"),
-    "warning": ("warning", "alert-triangle"),
-    "error": ("danger", "alert-circle"),
-}
+_MESSAGE_COLOURS = {"success": "success", "warning": "warning", "error": "danger"}
+_MESSAGE_ICONS = {"success": "circle-check", "warning": "alert-triangle", "error": "alert-circle"}
 
 
 @register.simple_tag
@@ -211,9 +208,8 @@ def _dress(field: BoundField) -> str:
     else:
         css = "form-control"
     own = widget.attrs.get("class", "")
-    invalid = " is-invalid" if field.errors else ""
     if css not in own:
-        widget.attrs["class"] = f"{css}{invalid} {own}".strip()
+        widget.attrs["class"] = f"{css}{' is-invalid' if field.errors else ''} {own}".strip()
     return kind
 
 
@@ -276,9 +272,9 @@ def _short(value: Any) -> str:
 
 @register.filter
 def message_colour(message: Message) -> str:
-    return _MESSAGES.get(message.level_tag, ("info", ""))[0]
+    return _MESSAGE_COLOURS.get(message.level_tag, "info")
 
 
 @register.filter
 def message_icon(message: Message) -> str:
-    return _MESSAGES.get(message.level_tag, ("", "info-circle"))[1]
+    return _MESSAGE_ICONS.get(message.level_tag, "info-circle")

@@ -8,7 +8,7 @@ from typing import Any
 from django.contrib import messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
@@ -137,16 +137,14 @@ def add(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    user = roles.current_user(request.user)
-    consent_request = _get(user, pk)
+    user, consent_request = get_visible(request, _consent_requests, pk)
     return render(request, "consent_requests/detail.html", _context(user, consent_request, form=None))
 
 
-def _get(user: User, pk: int) -> ConsentRequest:
-    visible = querysets.visible_consent_requests(user).select_related(
+def _consent_requests(user: User) -> QuerySet[ConsentRequest]:
+    return querysets.visible_consent_requests(user).select_related(
         "app_registration__tenant", "connection__owner", "link__app_registration__tenant", "requester"
     )
-    return get_object_or_404(visible, pk=pk)
 
 
 def _context(user: User, consent_request: ConsentRequest, *, form: DeclineForm | None) -> dict[str, Any]:
@@ -183,9 +181,9 @@ def _context(user: User, consent_request: ConsentRequest, *, form: DeclineForm |
 @require_POST
 def approve(request: HttpRequest, pk: int) -> HttpResponse:
     """Approve a request. ``go`` in the form opens the consent link at Microsoft at once."""
-    user = roles.current_user(request.user)
+    user, consent_request = get_visible(request, _consent_requests, pk)
     with errors_as_messages(request):
-        consent_request, url = requests.approve(_get(user, pk), actor=user, now=timezone.now())
+        consent_request, url = requests.approve(consent_request, actor=user, now=timezone.now())
         if "go" in request.POST:
             return redirect(url)
         if consent_request.decided_by_id != user.pk:
@@ -198,8 +196,7 @@ def approve(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def decline(request: HttpRequest, pk: int) -> HttpResponse:
-    user = roles.current_user(request.user)
-    consent_request = _get(user, pk)
+    user, consent_request = get_visible(request, _consent_requests, pk)
     roles.require(permissions.can_manage_registry(user), action="Ask an IT admin.")
     form = DeclineForm(request.POST, others=requests.same_requests(consent_request).count(), auto_id="decline_%s")
     if form.is_valid():
@@ -212,8 +209,8 @@ def decline(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def withdraw(request: HttpRequest, pk: int) -> HttpResponse:
-    user = roles.current_user(request.user)
+    user, consent_request = get_visible(request, _consent_requests, pk)
     with errors_as_messages(request):
-        requests.withdraw(_get(user, pk), actor=user, now=timezone.now())
+        requests.withdraw(consent_request, actor=user, now=timezone.now())
         messages.success(request, "You have taken the request back.")
     return redirect("consent_request", pk=pk)

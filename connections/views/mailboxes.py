@@ -258,9 +258,8 @@ def powershell(request: HttpRequest, pk: int) -> HttpResponse:
         return _download(plan, request.GET["download"])
     app = connection.app_registration
     not_mailboxes = [lack.value for lack in WITHOUT_MAILBOX]
-    siblings = querysets.visible_connections(user).filter(
-        app_registration=app, authentication_type=connection.authentication_type
-    )
+    kind = connection.authentication_type
+    siblings = querysets.visible_connections(user).filter(app_registration=app, authentication_type=kind)
     context = {
         "connection": connection,
         "has_mailboxes": connection.mailbox_accesses.exists(),
