@@ -8,6 +8,7 @@ import heapq
 import json
 from dataclasses import dataclass
 from datetime import datetime
+from types import SimpleNamespace
 from typing import Any
 
 from django.db.models import Q, QuerySet
@@ -22,22 +23,22 @@ SIZE = 50
 Key = tuple[datetime, int, int]  # when, which table, which row: unique, and the order of the list
 
 
-Entry = AuditEvent | dict[str, Any]
+Entry = AuditEvent | SimpleNamespace
 
 
-def _as_event(fetch: TokenFetch) -> dict[str, Any]:
+def _as_event(fetch: TokenFetch) -> SimpleNamespace:
     """A row of token requests with the attributes of an event."""
-    return {
-        "fetch": fetch,
-        "action": AuditAction.CONNECTION_TOKEN_FETCHED,
-        "target_type": "Connection",
-        "outcome": AuditEvent.Outcome.DONE,
-        "get_outcome_display": AuditEvent.Outcome.DONE.label,
-        "at": fetch.minute,
-        "target_name": fetch.connection_name,
-        "actor_name": fetch.owner_name,
-        "changes": {"times": fetch.count, "with key": fetch.key_name, "from": fetch.address},
-    }
+    return SimpleNamespace(
+        fetch=fetch,
+        action=AuditAction.CONNECTION_TOKEN_FETCHED,
+        target_type="Connection",
+        outcome=AuditEvent.Outcome.DONE,
+        get_outcome_display=AuditEvent.Outcome.DONE.label,
+        at=fetch.minute,
+        target_name=fetch.connection_name,
+        actor_name=fetch.owner_name,
+        changes={"times": fetch.count, "with key": fetch.key_name, "from": fetch.address},
+    )
 
 
 @dataclass(frozen=True, slots=True)
