@@ -50,8 +50,6 @@ def is_guid(text: str) -> bool:
 
 
 class PastedField(forms.CharField):
-    """A short value copied from somewhere."""
-
     def to_python(self, value: Any) -> str:
         return strip_pasted(super().to_python(value) or "")
 
@@ -115,30 +113,23 @@ class DirectoryField(PastedField):
                 "Enter the directory (tenant) ID, or the whole domain, for example contoso.com or "
                 "contoso.onmicrosoft.com. A name alone is not enough."
             )
-        return _domain(text)
-
-
-def _domain(text: str) -> str:
-    """A domain as Microsoft's URLs take it: international names in their ASCII form."""
-    try:
-        ascii_form = text.encode("idna").decode("ascii")
-    except UnicodeError:
-        ascii_form = ""
-    labels = ascii_form.split(".")
-    if not ascii_form or len(ascii_form) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
-        raise forms.ValidationError(
-            "This is no domain name. Use the directory (tenant) ID from the Overview page in Entra, or a domain like "
-            "contoso.com."
-        )
-    return ascii_form
+        try:
+            domain = text.encode("idna").decode("ascii")  # as Microsoft's URLs take it
+        except UnicodeError:
+            domain = ""
+        if not domain or len(domain) > 253 or not all(map(_LABEL.fullmatch, domain.split("."))):
+            raise forms.ValidationError(
+                "This is no domain name. Use the directory (tenant) ID from the Overview page in Entra, or a domain "
+                "like contoso.com."
+            )
+        return domain
 
 
 class NameField(forms.CharField):
     """A name for people, in any script; trimmed, single spaces, no control characters."""
 
     def __init__(self, **kwargs: Any) -> None:
-        kwargs.setdefault("max_length", NAME_LENGTH)
-        super().__init__(**kwargs)
+        super().__init__(**{"max_length": NAME_LENGTH} | kwargs)
 
     def to_python(self, value: Any) -> str:
         text = unicodedata.normalize("NFC", super().to_python(value) or "")
@@ -184,9 +175,8 @@ class ExpiryField(forms.DateField):
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("widget", forms.DateInput(format="%Y-%m-%d", attrs={"type": "date"}))
         kwargs.setdefault("input_formats", ["%Y-%m-%d", "%d/%m/%Y", "%d.%m.%Y"])
-        super().__init__(
-            error_messages={"invalid": "Enter the date as year-month-day, for example 2027-03-31."}, **kwargs
-        )
+        errors = {"invalid": "Enter the date as year-month-day, for example 2027-03-31."}
+        super().__init__(error_messages=errors, **kwargs)
 
     def clean(self, value: Any) -> datetime | None:
         day: date | None = super().clean(value)
@@ -210,11 +200,9 @@ class LastDayField(forms.DateField):
 
     def clean(self, value: Any) -> datetime | None:
         day: date | None = super().clean(value)
-        if day is None:
-            return None
-        if day < timezone.now().date():
+        if day is not None and day < timezone.now().date():
             raise forms.ValidationError("This day is over. Choose today or a later one.")
-        return end_of_day(day)
+        return end_of_day(day) if day else None
 
 
 class AddressField(PastedField):
@@ -231,10 +219,7 @@ class AddressField(PastedField):
             text = text[len("mailto:") :].partition("?")[0]
         if text.endswith(">") and "<" in text:  # Support <support@contoso.com>
             text = text[text.rindex("<") + 1 : -1]
-        text = text.strip()
-        if not text:
-            return ""
-        return _mail_address(text)
+        return _mail_address(text.strip()) if text.strip() else ""
 
 
 def _mail_address(text: str) -> str:

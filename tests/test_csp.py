@@ -122,7 +122,7 @@ def test_a_crash_is_a_page_with_the_same_policy(contoso: full_dataset.World, mon
     def crash(user: User) -> None:
         raise RuntimeError("eyJ0eXAi.recognisable.access-token")
 
-    monkeypatch.setattr(home, "_for_member", crash)
+    monkeypatch.setattr(home, "_member_context", crash)
     client = browser(contoso.people["bob"])
     client.raise_request_exception = False
     answer = client.get("/")

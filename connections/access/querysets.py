@@ -2,143 +2,130 @@
 
 from typing import TypeVar
 
-from django.db import models
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import Exists, Model, OuterRef, Q, QuerySet
 
+from connections import models
 from connections.access.roles import person
-from connections.models import (
-    AccessReview,
-    AffectedConnection,
-    AlertChannel,
-    ApiKey,
-    AppRegistration,
-    Approval,
-    AuditEvent,
-    Connection,
-    ConsentRequest,
-    Incident,
-    ReviewItem,
-    Share,
-    SharedMailbox,
-    Team,
-    TeamMember,
-    Tenant,
-    TokenFetch,
-    User,
-)
 from connections.models.accounts import AUDITORS, IT_ADMINS
 from connections.models.connections import without_tokens
 from connections.models.sharing import ShareQuerySet
 
-_M = TypeVar("_M", bound=models.Model)
+_M = TypeVar("_M", bound=Model)
 
 
-def _all_or_own(user: User, queryset: QuerySet[_M], own: Q) -> QuerySet[_M]:
+def _all_or_own(user: models.User, queryset: QuerySet[_M], own: Q) -> QuerySet[_M]:
+    """Everything for IT admins and auditors, the rows that match ``own`` for others."""
     return queryset if person(user).oversees else queryset.filter(own)
 
 
-def visible_connections(user: User) -> QuerySet[Connection]:
+def visible_connections(user: models.User) -> QuerySet[models.Connection]:
     """Own and shared connections; all for IT admins and auditors."""
     if person(user).oversees:
-        return Connection.objects.select_related("app_registration__tenant", "owner")
+        return models.Connection.objects.select_related("app_registration__tenant", "owner")
     return usable_connections(user)
 
 
-def shares_with(user: User) -> ShareQuerySet:
+def shares_with(user: models.User) -> ShareQuerySet:
     """The active shares with this user and with their teams."""
-    teams = TeamMember.objects.filter(user=user).values("team")
-    return Share.objects.active().filter(Q(person=user) | Q(team__in=teams))
+    teams = models.TeamMember.objects.filter(user=user).values("team")
+    return models.Share.objects.active().filter(Q(person=user) | Q(team__in=teams))
 
 
-def usable_connections(user: User) -> QuerySet[Connection]:
+def usable_connections(user: models.User) -> QuerySet[models.Connection]:
     """Connections whose tokens this user may request: their own and those shared with them."""
     shared = shares_with(user).filter(connection=OuterRef("pk"))
-    connections = Connection.objects.select_related("app_registration__tenant", "owner")
+    connections = models.Connection.objects.select_related("app_registration__tenant", "owner")
     return connections.filter(Q(owner=user) | Q(Exists(shared)))
 
 
-def visible_teams(user: User) -> QuerySet[Team]:
+def visible_teams(user: models.User) -> QuerySet[models.Team]:
     """All teams for everybody: people choose whom to share with."""
     person(user)
-    return Team.objects.all()
+    return models.Team.objects.all()
 
 
-def visible_people(user: User) -> QuerySet[User]:
+def visible_people(user: models.User) -> QuerySet[models.User]:
     """All people for IT admins and auditors; none for others."""
-    return User.objects.filter(kind=User.Kind.PERSON) if person(user).oversees else User.objects.none()
+    return (
+        models.User.objects.filter(kind=models.User.Kind.PERSON)
+        if person(user).oversees
+        else models.User.objects.none()
+    )
 
 
-def people() -> QuerySet[User]:
+def people() -> QuerySet[models.User]:
     """People who can sign in to the portal."""
-    return accounts().filter(kind=User.Kind.PERSON)
+    return accounts().filter(kind=models.User.Kind.PERSON)
 
 
-def accounts() -> QuerySet[User]:
+def accounts() -> QuerySet[models.User]:
     """Active people and service accounts: everything that can be shared with."""
-    return User.objects.filter(is_active=True).order_by("first_name", "last_name", "username")
+    return models.User.objects.filter(is_active=True).order_by("first_name", "last_name", "username")
 
 
-def visible_service_accounts(user: User) -> QuerySet[User]:
+def visible_service_accounts(user: models.User) -> QuerySet[models.User]:
     """All service accounts for IT admins and auditors; for others those they are responsible for."""
-    service_accounts = User.objects.filter(kind=User.Kind.SERVICE).select_related("responsible")
+    service_accounts = models.User.objects.filter(kind=models.User.Kind.SERVICE).select_related("responsible")
     return _all_or_own(user, service_accounts, Q(responsible=user))
 
 
-def possible_owners() -> QuerySet[User]:
+def possible_owners() -> QuerySet[models.User]:
     """People a connection can be transferred to: active, not departed, and not only auditors."""
-    auditors = User.objects.filter(groups__name=AUDITORS, is_superuser=False).exclude(groups__name=IT_ADMINS)
+    auditors = models.User.objects.filter(groups__name=AUDITORS, is_superuser=False).exclude(groups__name=IT_ADMINS)
     return people().filter(left_at=None).exclude(pk__in=auditors.values("pk"))
 
 
-def visible_tenants(user: User) -> QuerySet[Tenant]:
+def visible_tenants(user: models.User) -> QuerySet[models.Tenant]:
     """All tenants for everybody; permissions.can_read_registry guards their details."""
     person(user)
-    return Tenant.objects.all()
+    return models.Tenant.objects.all()
 
 
-def visible_app_registrations(user: User) -> QuerySet[AppRegistration]:
+def visible_app_registrations(user: models.User) -> QuerySet[models.AppRegistration]:
     """All app registrations for everybody: people choose one when connecting."""
     person(user)
-    return AppRegistration.objects.select_related("tenant")
+    return models.AppRegistration.objects.select_related("tenant")
 
 
-def visible_mailboxes(user: User) -> QuerySet[SharedMailbox]:
+def visible_mailboxes(user: models.User) -> QuerySet[models.SharedMailbox]:
     person(user)
-    return SharedMailbox.objects.select_related("tenant")
+    return models.SharedMailbox.objects.select_related("tenant")
 
 
-def visible_events(user: User) -> QuerySet[AuditEvent]:
+def visible_events(user: models.User) -> QuerySet[models.AuditEvent]:
     """The whole audit trail for IT admins and auditors; for others their own actions and objects."""
-    return _all_or_own(user, AuditEvent.objects.all(), Q(owner_id=user.pk) | Q(actor=user))
+    return _all_or_own(user, models.AuditEvent.objects.all(), Q(owner_id=user.pk) | Q(actor=user))
 
 
-def visible_incidents(user: User) -> QuerySet[Incident]:
+def visible_incidents(user: models.User) -> QuerySet[models.Incident]:
     """All incidents for IT admins and auditors; for others those of connections they may use, and outages."""
-    incidents = Incident.objects.select_related("app_registration", "assignee", "mailbox", "tenant")
+    incidents = models.Incident.objects.select_related("app_registration", "assignee", "mailbox", "tenant")
     if person(user).oversees:
         return incidents
     affected = visible_affected(user).values("incident")
-    others = incidents.exclude(kind=Incident.Kind.LEAVER)  # only IT admins and auditors learn who has left
-    return others.filter(Q(pk__in=affected) | Q(assignee=user) | Q(kind=Incident.Kind.OUTAGE))
+    others = incidents.exclude(kind=models.Incident.Kind.LEAVER)  # only IT admins and auditors learn who has left
+    return others.filter(Q(pk__in=affected) | Q(assignee=user) | Q(kind=models.Incident.Kind.OUTAGE))
 
 
-def visible_affected(user: User) -> QuerySet[AffectedConnection]:
+def visible_affected(user: models.User) -> QuerySet[models.AffectedConnection]:
     """Connections affected by incidents: all for IT admins and auditors; for others those they own or may use."""
     if person(user).oversees:
-        return AffectedConnection.objects.all()
+        return models.AffectedConnection.objects.all()
     shared = shares_with(user).values("connection")
-    return AffectedConnection.objects.filter(Q(owner=user) | Q(connection__owner=user) | Q(connection__in=shared))
+    return models.AffectedConnection.objects.filter(
+        Q(owner=user) | Q(connection__owner=user) | Q(connection__in=shared)
+    )
 
 
-def visible_consent_requests(user: User) -> QuerySet[ConsentRequest]:
+def visible_consent_requests(user: models.User) -> QuerySet[models.ConsentRequest]:
     """Own consent requests and those for own connections; all for IT admins and auditors."""
-    requests = without_tokens(ConsentRequest.objects.select_related("app_registration", "connection"))
+    requests = without_tokens(models.ConsentRequest.objects.select_related("app_registration", "connection"))
     return _all_or_own(user, requests, Q(requester=user) | Q(connection__owner=user))
 
 
-def visible_approvals(user: User) -> QuerySet[Approval]:
+def visible_approvals(user: models.User) -> QuerySet[models.Approval]:
     """Own approval requests and those for own connections; all for IT admins and auditors."""
-    approvals = without_tokens(Approval.objects.select_related("connection", "requested_by__responsible"))
+    approvals = without_tokens(models.Approval.objects.select_related("connection", "requested_by__responsible"))
     return _all_or_own(user, approvals, Q(requested_by=user) | Q(connection__owner=user))
 
 
@@ -146,55 +133,61 @@ def visible_approvals(user: User) -> QuerySet[Approval]:
 OWNER_CANNOT_ANSWER = (
     Q(connection__owner__is_active=False)
     | Q(connection__owner__left_at__isnull=False)
-    | Q(connection__owner__kind=User.Kind.SERVICE)
+    | Q(connection__owner__kind=models.User.Kind.SERVICE)
 )
 
 
-def visible_reviews(user: User) -> QuerySet[AccessReview]:
+def visible_reviews(user: models.User) -> QuerySet[models.AccessReview]:
     """All access reviews for IT admins and auditors; for others those about connections they own, or owned then."""
     if person(user).oversees:
-        return AccessReview.objects.all()
+        return models.AccessReview.objects.all()
     # Two subqueries, each with an index; one condition with OR would read the items of every review.
-    owned, assigned = ReviewItem.objects.filter(connection__owner=user), ReviewItem.objects.filter(owner=user)
-    return AccessReview.objects.filter(Q(pk__in=owned.values("review")) | Q(pk__in=assigned.values("review")))
+    owned, assigned = (
+        models.ReviewItem.objects.filter(connection__owner=user),
+        models.ReviewItem.objects.filter(owner=user),
+    )
+    return models.AccessReview.objects.filter(Q(pk__in=owned.values("review")) | Q(pk__in=assigned.values("review")))
 
 
-def review_items_of(user: User) -> QuerySet[ReviewItem]:
-    """Items this user decides: of own connections; as IT admin (unless they use it) those whose owner cannot answer."""
+def review_items_of(user: models.User) -> QuerySet[models.ReviewItem]:
+    """Review items this user decides: shares of their connections; for IT admins also those whose owner cannot answer.
+
+    An IT admin does not decide a share that they use themselves, unless every IT admin uses it.
+    """
     is_owner = Q(connection__owner=user)
     if not person(user).is_admin:
-        return ReviewItem.objects.filter(is_owner)
-    used = Share.objects.filter(Q(person=user) | Q(person__responsible=user) | Q(team__members=user))
+        return models.ReviewItem.objects.filter(is_owner)
+    used = models.Share.objects.filter(Q(person=user) | Q(person__responsible=user) | Q(team__members=user))
     other_admins = it_admins().exclude(pk=user.pk).exclude(teams__shares=OuterRef("share"))
     may_decide = ~Exists(used.filter(pk=OuterRef("share"))) | ~Exists(other_admins)
-    return ReviewItem.objects.filter(is_owner | OWNER_CANNOT_ANSWER & may_decide)
+    return models.ReviewItem.objects.filter(is_owner | OWNER_CANNOT_ANSWER & may_decide)
 
 
-def it_admins() -> QuerySet[User]:
+def it_admins() -> QuerySet[models.User]:
     """The active IT admins, superusers included."""
-    admins = User.objects.filter(Q(groups__name=IT_ADMINS) | Q(is_superuser=True), is_active=True)
-    return admins.filter(kind=User.Kind.PERSON).distinct()
+    admins = models.User.objects.filter(Q(groups__name=IT_ADMINS) | Q(is_superuser=True), is_active=True)
+    return admins.filter(kind=models.User.Kind.PERSON).distinct()
 
 
-def visible_channels(user: User) -> QuerySet[AlertChannel]:
+def visible_channels(user: models.User) -> QuerySet[models.AlertChannel]:
     """The alert channels, without their secrets, for IT admins; none for others."""
-    channels = AlertChannel.objects.defer("url", "signing_secret")
+    channels = models.AlertChannel.objects.defer("url", "signing_secret")
     return channels if person(user).is_admin else channels.none()
 
 
-def visible_fetches(user: User) -> QuerySet[TokenFetch]:
+def visible_fetches(user: models.User) -> QuerySet[models.TokenFetch]:
     """All token requests for IT admins and auditors; for others those of their own connections and keys."""
-    return _all_or_own(user, TokenFetch.objects.all(), Q(connection__owner=user) | Q(key__owner=user))
+    return _all_or_own(user, models.TokenFetch.objects.all(), Q(connection__owner=user) | Q(key__owner=user))
 
 
-def history_of(user: User, target: models.Model) -> QuerySet[AuditEvent]:
+def history_of(user: models.User, target: Model) -> QuerySet[models.AuditEvent]:
     """The audit events of one object."""
     of_target = {"target_type": type(target).__name__, "target_id": str(target.pk)}
-    if isinstance(target, Connection) and visible_connections(user).filter(pk=target.pk).exists():
-        return AuditEvent.objects.filter(**of_target)
+    if isinstance(target, models.Connection) and visible_connections(user).filter(pk=target.pk).exists():
+        return models.AuditEvent.objects.filter(**of_target)
     return visible_events(user).filter(**of_target)
 
 
-def visible_keys(user: User) -> QuerySet[ApiKey]:
+def visible_keys(user: models.User) -> QuerySet[models.ApiKey]:
     """Own API keys and those of service accounts the user is responsible for; all for IT admins and auditors."""
-    return _all_or_own(user, ApiKey.objects.select_related("owner"), Q(owner=user) | Q(owner__responsible=user))
+    return _all_or_own(user, models.ApiKey.objects.select_related("owner"), Q(owner=user) | Q(owner__responsible=user))

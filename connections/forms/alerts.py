@@ -29,10 +29,6 @@ class ChannelEditForm(forms.Form):
     name = NameField()
     url = TargetField(required=False, help_text="Leave empty to keep the address there is.")
 
-    def __init__(self, *args: Any, channel: AlertChannel, **kwargs: Any) -> None:
-        kwargs["initial"] = {"name": channel.name}
-        super().__init__(*args, **kwargs)
-
 
 class PreferencesForm(forms.Form):
     """One person's e-mail preferences; ``is_admin`` adds those only IT admins have."""
@@ -54,11 +50,8 @@ class PreferencesForm(forms.Form):
         help_text="A copy of every other alert of the organisation.",
     )
     expiry_warnings = forms.BooleanField(
-        label="Secrets and certificates that expire soon",
-        required=False,
-        help_text="60, 30, 14, 7 and 1 days before.",
+        label="Secrets and certificates that expire soon", required=False, help_text="60, 30, 14, 7 and 1 days before."
     )
-
     messages = forms.BooleanField(
         label="What I am asked to decide, and answers to what I asked",
         required=False,
@@ -68,8 +61,8 @@ class PreferencesForm(forms.Form):
     def __init__(self, *args: Any, choice: AlertChoice, is_admin: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if is_admin:
-            own = "Everything an IT admin must mend, and sign-ins of your connections."
-            self.fields["own_incidents"].help_text = own
+            help_text = "Everything an IT admin must mend, and sign-ins of your connections."
+            self.fields["own_incidents"].help_text = help_text
         else:
             del self.fields["organisation_incidents"], self.fields["expiry_warnings"]
         self.initial = {name: getattr(choice, name) for name in self.fields}

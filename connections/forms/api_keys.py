@@ -42,8 +42,6 @@ class NetworksField(forms.CharField):
 
 
 class _LastDayForm(forms.Form):
-    """A form with the last day of a key, cleaned to the moment after that day."""
-
     expires_on = LastDayField(label="Last day")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

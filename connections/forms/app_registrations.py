@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from django import forms
+from django.forms.models import model_to_dict
 
 from connections.microsoft import capabilities
 from connections.models import AppRegistration, Tenant
 from connections.validators import GuidField, NameField
 
-
-@dataclass(frozen=True, slots=True)
-class CapabilityOption:
-    """One capability as a check box; ``note`` is what the policy says about it."""
-
-    capability: capabilities.Capability
-    checked: bool
-    note: str = ""
-    disabled: bool = False
+# Groups of check boxes; the policy adds a "note" to some and makes some "disabled".
+Options = list[tuple[str, list[dict[str, Any]]]]
 
 
 class CapabilitiesField(forms.MultipleChoiceField):
@@ -34,26 +27,22 @@ class CapabilitiesField(forms.MultipleChoiceField):
         return [key for key in capabilities.CAPABILITIES if key in chosen]
 
 
-def options_by_group(form: forms.Form, name: str) -> list[tuple[str, list[CapabilityOption]]]:
-    """The options of a form's CapabilitiesField ``name`` by group, for the template."""
+def options_by_group(form: forms.Form, name: str) -> Options:
+    """The check boxes of a form's CapabilitiesField ``name`` by group, for the template."""
     raw = form[name].value()
     chosen = set(raw) if isinstance(raw, list | tuple) else set[str]()
-    groups: dict[str, list[CapabilityOption]] = {}
+    groups: dict[str, list[dict[str, Any]]] = {}
     for key, capability in capabilities.CAPABILITIES.items():
-        groups.setdefault(capability.group, []).append(CapabilityOption(capability, key in chosen))
+        groups.setdefault(capability.group, []).append({"capability": capability, "checked": key in chosen})
     return list(groups.items())
 
 
 class TenantField(forms.ModelChoiceField):  # type: ignore[type-arg]
-    """One of all tenants."""
-
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(Tenant.objects.all(), empty_label="Choose a tenant", **kwargs)
 
 
 class TypesForm(forms.Form):
-    """The fields that can be changed later."""
-
     audience = forms.ChoiceField(
         label="Supported account types",
         choices=AppRegistration.Audience.choices,
@@ -67,12 +56,11 @@ class TypesForm(forms.Form):
         initial=True,
     )
     allows_app_only = forms.BooleanField(
-        label="App-only connections: the application acts by itself, in the whole organisation",
-        required=False,
+        label="App-only connections: the application acts by itself, in the whole organisation", required=False
     )
     default_capabilities = CapabilitiesField(label="What automations usually need")
 
-    def capability_options(self) -> list[tuple[str, list[CapabilityOption]]]:
+    def capability_options(self) -> Options:
         return options_by_group(self, "default_capabilities")
 
     def clean(self) -> dict[str, Any]:
@@ -91,7 +79,6 @@ class AppRegistrationForm(TypesForm):
         help_text="From the Overview page of the app registration in Entra. Not the Object ID.",
         error_messages={"required": "Enter the application (client) ID."},
     )
-
     field_order = ("tenant", "name", "client_id")
 
     def clean(self) -> dict[str, Any]:
@@ -108,18 +95,14 @@ class AppRegistrationEditForm(TypesForm):
     """Tenant and client ID cannot be changed."""
 
     name = NameField()
-
     field_order = ("name",)
 
     def __init__(self, *args: Any, app_registration: AppRegistration, **kwargs: Any) -> None:
-        fields = ("name", "audience", "allows_delegated", "allows_app_only", "default_capabilities")
-        kwargs["initial"] = {field: getattr(app_registration, field) for field in fields}
+        kwargs["initial"] = model_to_dict(app_registration, self.base_fields)
         super().__init__(*args, **kwargs)
 
 
 class ScriptForm(forms.Form):
-    """What the Azure CLI script sets up."""
-
     name = NameField(required=False)
     tenant = TenantField()
     audience = forms.ChoiceField(
@@ -139,5 +122,5 @@ class ScriptForm(forms.Form):
     )
     consent = forms.BooleanField(label="Grant admin consent at once", required=False)
 
-    def capability_options(self) -> list[tuple[str, list[CapabilityOption]]]:
+    def capability_options(self) -> Options:
         return options_by_group(self, "capabilities")

@@ -14,8 +14,6 @@ _DAY = forms.DateInput(attrs={"type": "date"})
 
 
 class Period(forms.Form):
-    """What all filters share: two optional days."""
-
     date_from = forms.DateField(label="From", required=False, widget=_DAY)
     date_to = forms.DateField(label="To", required=False, widget=_DAY)
 
@@ -99,8 +97,6 @@ class SavedFilterForm(forms.Form):
 
 
 class CreatorsForm(Period):
-    """Who created which connection?"""
-
     q = forms.CharField(label="Connection or person", required=False, max_length=100)
     field_order = ("q", "date_from", "date_to")
 
@@ -111,8 +107,6 @@ class CreatorsForm(Period):
 
 
 class TokenRequestsForm(Period):
-    """Who fetched tokens of this connection, and from where?"""
-
     q = forms.CharField(label="Connection", required=False, max_length=120)
     field_order = ("q", "date_from", "date_to")
 
@@ -130,8 +124,6 @@ class ChangesForm(Period):
 
 
 class PermissionsForm(forms.Form):
-    """Which connections hold this permission?"""
-
     scope = forms.ChoiceField(label="Permission", required=False)
 
     def __init__(self, *args: Any, scopes: dict[str, int], **kwargs: Any) -> None:

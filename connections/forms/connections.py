@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from django import forms
 from django.core.validators import EmailValidator
 
 from connections.errors import InvalidInput
-from connections.forms.app_registrations import CapabilitiesField, CapabilityOption, options_by_group
+from connections.forms.app_registrations import CapabilitiesField, Options, options_by_group
 from connections.microsoft import capabilities
 from connections.models import AppRegistration, Connection, SharedMailbox
 from connections.models.app_registrations import AuthenticationType
@@ -94,18 +93,19 @@ class CapabilitiesForm(forms.Form):
         if not evaluate.requires_approvals(policies):
             self.fields["reason"].widget = forms.HiddenInput()
 
-    def capability_options(self) -> list[tuple[str, list[CapabilityOption]]]:
+    def capability_options(self) -> Options:
         """The options by group; a forbidden capability can only be removed."""
         groups = options_by_group(self, "chosen")
         return [(group, [self._with_policy(option) for option in options]) for group, options in groups]
 
-    def _with_policy(self, option: CapabilityOption) -> CapabilityOption:
-        decision = self.decisions[option.capability.key]
+    def _with_policy(self, option: dict[str, Any]) -> dict[str, Any]:
+        key = option["capability"].key
+        decision = self.decisions[key]
         if not decision.reasons:
             return option
-        disabled = bool(decision.forbidden) and option.capability.key not in self.kept
-        note = " ".join(decision.sentences)
-        return replace(option, checked=option.checked and not disabled, note=note, disabled=disabled)
+        disabled = bool(decision.forbidden) and key not in self.kept
+        checked = option["checked"] and not disabled
+        return option | {"checked": checked, "note": " ".join(decision.sentences), "disabled": disabled}
 
     def authentication_type(self, cleaned: dict[str, Any]) -> str:
         raise NotImplementedError
@@ -131,16 +131,10 @@ class CapabilitiesForm(forms.Form):
         if not keys and not extra:
             return {"names": (), "warnings": [], "app_only": app_only}
         names = capabilities.application_roles if app_only else capabilities.delegated_scopes
-        return {
-            "names": names(keys, extra),
-            "warnings": capabilities.warnings(keys, extra, kind),
-            "app_only": app_only,
-        }
+        return {"names": names(keys, extra), "warnings": capabilities.warnings(keys, extra, kind), "app_only": app_only}
 
 
 class ConnectForm(CapabilitiesForm):
-    """A new connection through one app registration."""
-
     kind = forms.ChoiceField(label="How should it sign in?", widget=forms.RadioSelect)
     shared_mailboxes = MailboxesField(
         SharedMailbox.objects.none(),
@@ -152,16 +146,10 @@ class ConnectForm(CapabilitiesForm):
     new_mailboxes = AddressesField(
         label="Other shared mailboxes", help_text="Addresses that are not listed yet, one a line."
     )
-
     field_order = ("kind", "name", "chosen", "extra_scopes", "reason", "shared_mailboxes", "new_mailboxes")
 
     def __init__(
-        self,
-        app_registration: AppRegistration,
-        *args: Any,
-        app_only: bool,
-        policies: Policies = (),
-        **kwargs: Any,
+        self, app_registration: AppRegistration, *args: Any, app_only: bool, policies: Policies = (), **kwargs: Any
     ) -> None:
         kwargs["initial"] = {"chosen": app_registration.default_capabilities, **kwargs.get("initial", {})}
         super().__init__(*args, **kwargs)
@@ -184,8 +172,6 @@ class ConnectForm(CapabilitiesForm):
 
 
 class ConnectionEditForm(CapabilitiesForm):
-    """Name and capabilities of a connection that exists."""
-
     def __init__(self, connection: Connection, *args: Any, policies: Policies = (), **kwargs: Any) -> None:
         kwargs["initial"] = {
             "name": connection.name,

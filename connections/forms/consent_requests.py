@@ -11,8 +11,7 @@ from connections.services.consent.requests import LONGEST_TEXT
 
 class ReasonField(forms.CharField):
     def __init__(self, **kwargs: Any) -> None:
-        kwargs.setdefault("widget", forms.Textarea(attrs={"rows": 3}))
-        super().__init__(max_length=LONGEST_TEXT, **kwargs)
+        super().__init__(max_length=LONGEST_TEXT, widget=forms.Textarea(attrs={"rows": 3}), **kwargs)
 
 
 class AskForm(forms.Form):

@@ -6,7 +6,7 @@ from typing import Any
 
 from django import forms
 
-from connections.models import SharedMailbox, Tenant
+from connections.models import Tenant
 from connections.validators import AddressField, NameField
 
 
@@ -29,19 +29,11 @@ class MailboxForm(forms.Form):
 
 
 class MailboxEditForm(forms.Form):
-    """Name and address; the tenant cannot be changed."""
-
     address = AddressField(help_text="A new address is tested again by every connection that has the mailbox attached.")
     display_name = NameField(label="Name", required=False, help_text="How people call it, for example “Support”.")
 
-    def __init__(self, *args: Any, mailbox: SharedMailbox, **kwargs: Any) -> None:
-        kwargs["initial"] = {"address": mailbox.address, "display_name": mailbox.display_name}
-        super().__init__(*args, **kwargs)
-
 
 class AttachForm(forms.Form):
-    """A mailbox to attach to a connection: a registered one, or a new address."""
-
     address = AddressField(
         label="Shared mailbox",
         help_text="Choose a registered mailbox or type an address; a new one is registered in the connection's tenant.",

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from django import forms
-from django.forms import BoundField
 
 from connections.errors import InvalidInput
 from connections.microsoft import capabilities, clouds
@@ -53,22 +51,11 @@ class PatternsField(forms.CharField):
 
 
 class TicksField(forms.MultipleChoiceField):
-    """Any number of checkboxes; none ticked is a valid answer."""
-
     widget = forms.CheckboxSelectMultiple
 
     def validate(self, value: Any) -> None:
         if value:
             super().validate(value)
-
-
-@dataclass(frozen=True, slots=True)
-class CapabilityRow:
-    """A capability, its field, and the organisation's rule (for app registrations)."""
-
-    capability: capabilities.Capability
-    field: BoundField
-    organisation: str
 
 
 class RulesForm(forms.Form):
@@ -117,30 +104,28 @@ class RulesForm(forms.Form):
 
     def __init__(self, rules: Rules, *args: Any, organisation: Rules | None = None, **kwargs: Any) -> None:
         self.organisation = organisation
-        kwargs["initial"] = self.values_of(rules)
-        super().__init__(*args, **kwargs)
-        for key in capabilities.CAPABILITIES:
-            self.fields[f"capability-{key}"] = forms.ChoiceField(
-                label=capabilities.CAPABILITIES[key].label, choices=EFFECTS, initial=rules.of_capability(key).value
-            )
-
-    def values_of(self, rules: Rules) -> dict[str, Any]:
-        """The rules as initial values of the fields."""
         kinds = AuthenticationType.values if rules.authentication_types is None else rules.authentication_types
         patterns = {
             field: "\n".join(name for name, rule_effect in rules.permissions.items() if rule_effect is effect)
             for field, effect in _LISTS.items()
         }
-        return {"authentication_types": list(kinds)} | patterns | {name: getattr(rules, name) for name in _PLAIN}
+        plain = {name: getattr(rules, name) for name in _PLAIN}
+        kwargs["initial"] = {"authentication_types": list(kinds)} | patterns | plain
+        super().__init__(*args, **kwargs)
+        for key, capability in capabilities.CAPABILITIES.items():
+            self.fields[f"capability-{key}"] = forms.ChoiceField(
+                label=capability.label, choices=EFFECTS, initial=rules.of_capability(key).value
+            )
 
-    def groups(self) -> Iterator[tuple[str, list[CapabilityRow]]]:
-        """The capability fields by group, for the template."""
+    def groups(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        """The capability fields by group, each with the organisation's rule (for app registrations)."""
         for group, choices in capabilities.choices_by_group():
             rows = []
             for key, _ in choices:
                 effect = self.organisation.of_capability(key) if self.organisation else Effect.ALLOWED
                 words = "" if effect is Effect.ALLOWED else dict(EFFECTS)[effect.value].lower()
-                rows.append(CapabilityRow(capabilities.CAPABILITIES[key], self[f"capability-{key}"], words))
+                field = self[f"capability-{key}"]
+                rows.append({"capability": capabilities.CAPABILITIES[key], "field": field, "organisation": words})
             yield group, rows
 
     def clean(self) -> dict[str, Any]:
@@ -168,8 +153,6 @@ class RulesForm(forms.Form):
 
 
 class OrganisationRulesForm(RulesForm):
-    """The rules of the organisation, which also limit environments and tenants."""
-
     environments = TicksField(label="Environments", help_text="All ticked: also those that are configured later.")
     tenants = TicksField(label="Tenants", help_text="All ticked: also those that are registered later.")
 
@@ -196,8 +179,6 @@ def _or_all(chosen: list[str], known: list[str]) -> list[str] | None:
 
 
 class ImpactForm(forms.Form):
-    """What happens to existing objects that break the new rules."""
-
     on_connections = forms.ChoiceField(
         label="Connections that break the rules",
         initial="leave",
@@ -219,8 +200,6 @@ class ImpactForm(forms.Form):
 
 
 class ReasonForm(forms.Form):
-    """Why an approval is needed, or why it is declined."""
-
     reason = forms.CharField(
         label="Reason", max_length=REASON_LENGTH, required=False, widget=forms.Textarea(attrs={"rows": 3})
     )

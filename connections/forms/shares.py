@@ -19,10 +19,7 @@ class ShareForm(forms.Form):
 
     whom = forms.ChoiceField(label="With whom")
     level = forms.ChoiceField(
-        label="What may they do",
-        choices=Share.Level.choices,
-        initial=Share.Level.USE,
-        widget=forms.RadioSelect,
+        label="What may they do", choices=Share.Level.choices, initial=Share.Level.USE, widget=forms.RadioSelect
     )
     until = LastDayField(
         label="Until",
@@ -35,12 +32,7 @@ class ShareForm(forms.Form):
     )
 
     def __init__(
-        self,
-        *args: Any,
-        people: QuerySet[User],
-        teams: QuerySet[Team],
-        longest_days: int | None = None,
-        **kwargs: Any,
+        self, *args: Any, people: QuerySet[User], teams: QuerySet[Team], longest_days: int | None = None, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
         if longest_days is not None:
@@ -53,22 +45,13 @@ class ShareForm(forms.Form):
             until.help_text = f"The last day it counts (UTC): {shown} at the latest, as the policy wants it."
         self._people = {f"person:{person.pk}": person for person in people}
         self._teams = {f"team:{team.pk}": team for team in teams}
+        accounts = self._people.items()
         field = self.fields["whom"]
         field.choices = [  # type: ignore[attr-defined]
             ("", "Choose a person or a team"),
             ("Teams", [(key, str(team)) for key, team in self._teams.items()]),
-            (
-                "People",
-                [
-                    (key, f"{person} ({person.username})")
-                    for key, person in self._people.items()
-                    if not person.is_service
-                ],
-            ),
-            (
-                "Service accounts",
-                [(key, f"{person} (service account)") for key, person in self._people.items() if person.is_service],
-            ),
+            ("People", [(key, f"{user} ({user.username})") for key, user in accounts if not user.is_service]),
+            ("Service accounts", [(key, f"{user} (service account)") for key, user in accounts if user.is_service]),
         ]
 
     def recipient_chosen(self) -> dict[str, User | Team | None]:

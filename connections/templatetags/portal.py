@@ -26,23 +26,14 @@ from connections.presentation import action_label, type_label
 
 register = template.Library()
 
-_UNITS = (
-    (365 * 86400, "year"),
-    (30 * 86400, "month"),
-    (86400, "day"),
-    (3600, "hour"),
-    (60, "minute"),
-)
+_UNITS = ((365 * 86400, "year"), (30 * 86400, "month"), (86400, "day"), (3600, "hour"), (60, "minute"))
 _NOTHING: tuple[Any, ...] = (None, "", [], {})
 # A time as the audit trail stores it, always UTC.
 _MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d):\d\d(?:\.\d+)?(?:\+00:00|Z)")
 # Ids that only the page of the event itself shows.
 _ONLY_ON_THE_EVENT = frozenset({"account_tid", "account_oid", "with_id", "with_type", "share_id"})
-_MESSAGES = {
-    "success": ("success", "circle-check"),
-    "warning": ("warning", "alert-triangle"),
-    "error": ("danger", "alert-circle"),
-}
+_MESSAGE_COLOURS = {"success": "success", "warning": "warning", "error": "danger"}
+_MESSAGE_ICONS = {"success": "circle-check", "warning": "alert-triangle", "error": "alert-circle"}
 
 
 @register.simple_tag
@@ -68,8 +59,7 @@ def nav_item(
     """
     url, path = reverse(url_name), context["request"].path
     here = path == url or (url != "/" and path.startswith(url))
-    if any(path.startswith(reverse(name)) for name in besides.split()):
-        here = False
+    here = here and not any(path.startswith(reverse(name)) for name in besides.split())
     return format_html(
         '<li class="nav-item"><a class="nav-link" href="{}"{}>{}<span class="nav-link-title">{}</span>{}</a></li>',
         url,
@@ -98,21 +88,21 @@ def request_id() -> str:
 
 
 @register.simple_tag
-def status_badge(thing: models.Model) -> SafeString:
-    """The state of a connection, app registration, credential, mailbox access, consent request or event."""
-    return _badge(presentation.badge(thing))
+def state_badge(shown: presentation.Badge) -> SafeString:
+    """A badge that a view has made."""
+    return format_html('<span class="badge state state-{}">{}{}</span>', shown.tone, icon(shown.sign), shown.word)
 
 
 @register.simple_tag
-def state_badge(shown: presentation.Badge) -> SafeString:
-    """A badge that a view has made."""
-    return _badge(shown)
+def status_badge(thing: models.Model) -> SafeString:
+    """The state of a connection, app registration, credential, mailbox access, consent request or event."""
+    return state_badge(presentation.badge(thing))
 
 
 @register.simple_tag
 def badge(word: str, tone: str = presentation.OFF) -> SafeString:
     """A badge for anything else. Tones: ok, waiting, warning, broken, off."""
-    return _badge(presentation.Badge(word, tone))
+    return state_badge(presentation.Badge(word, tone))
 
 
 @register.simple_tag(takes_context=True)
@@ -120,10 +110,6 @@ def state_of(context: template.RequestContext, connection: Connection) -> presen
     """The State of a connection for the viewer."""
     user = getattr(context.get("request"), "user", None)
     return presentation.connection_state(connection, user if isinstance(user, User) else None)
-
-
-def _badge(shown: presentation.Badge) -> SafeString:
-    return format_html('<span class="badge state state-{}">{}{}</span>', shown.tone, icon(shown.sign), shown.word)
 
 
 @register.filter
@@ -160,9 +146,7 @@ def ago(when: datetime | None) -> SafeString:
 @register.filter
 def lasting(when: datetime | None) -> SafeString:
     """How long something has lasted ("for 3 days"); the time it began is in its title."""
-    return _time(
-        when, in_past=True, worded=lambda words: f"for {words.removesuffix(' ago')}" if " ago" in words else words
-    )
+    return _time(when, in_past=True, worded=lambda words: re.sub(r"^(.*) ago$", r"for \1", words))
 
 
 @register.filter
@@ -224,9 +208,8 @@ def _dress(field: BoundField) -> str:
     else:
         css = "form-control"
     own = widget.attrs.get("class", "")
-    invalid = " is-invalid" if field.errors else ""
     if css not in own:
-        widget.attrs["class"] = f"{css}{invalid} {own}".strip()
+        widget.attrs["class"] = f"{css}{' is-invalid' if field.errors else ''} {own}".strip()
     return kind
 
 
@@ -279,8 +262,7 @@ def changes_line(changes: dict[str, Any]) -> str:
             parts.append(f"{label}: {_short(value[0])} → {_short(value[1])}")
         else:
             parts.append(f"{label}: {_short(value)}")
-    more = "; …" if len(facts) > 4 else ""
-    return "; ".join(parts) + more
+    return "; ".join(parts) + ("; …" if len(facts) > 4 else "")
 
 
 def _short(value: Any) -> str:
@@ -290,9 +272,9 @@ def _short(value: Any) -> str:
 
 @register.filter
 def message_colour(message: Message) -> str:
-    return _MESSAGES.get(message.level_tag, ("info", ""))[0]
+    return _MESSAGE_COLOURS.get(message.level_tag, "info")
 
 
 @register.filter
 def message_icon(message: Message) -> str:
-    return _MESSAGES.get(message.level_tag, ("", "info-circle"))[1]
+    return _MESSAGE_ICONS.get(message.level_tag, "info-circle")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
@@ -91,29 +90,6 @@ def _url(about: str, pk: int, window: Window) -> str:
     return f"{reverse('access_history')}?{urlencode(parameters)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One way in which somebody has access."""
-
-    through: str
-    level: str
-    when: tuple[str, ...]  # time ranges within the day; empty for a single moment
-    grant: AccessPeriod
-    membership: AccessPeriod | None
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One person (or connection) of the answer."""
-
-    name: str
-    detail: str
-    url: str  # the opposite question about it
-    page: str  # its own page; "" if it was deleted
-    is_deleted: bool
-    lines: list[Line]
-
-
 def _answer(question: AccessHistoryQuery, *, may_export: bool) -> dict[str, Any]:
     accesses, window = question.answer(), question.window
     shown = accesses[:MOST]
@@ -138,19 +114,28 @@ def _period(window: Window) -> str:
     return f"at any time of {window.start:%Y-%m-%d}, from 00:00 to 24:00 UTC"
 
 
-def _describe(access: Access, question: AccessHistoryQuery, people: set[int], connections: set[int]) -> Answer:
+def _describe(access: Access, question: AccessHistoryQuery, people: set[int], connections: set[int]) -> dict[str, Any]:
+    """One person (or connection) of the answer. ``url`` asks the opposite question about it; ``page`` is its own."""
     window = question.window
     lines = [
-        Line(_through(way.grant), _LEVELS[way.level], _when(way.stretches, window), way.grant, way.membership)
+        {
+            "through": _through(way.grant),
+            "level": _LEVELS[way.level],
+            "when": _when(way.stretches, window),
+            "grant": way.grant,
+            "membership": way.membership,
+        }
         for way in access.paths
     ]
     if question.about == "connection":
         name, _, sign_in_name = access.person_name.rpartition(" <")
         url = _url("person", access.person_id, window)
-        return Answer(name, sign_in_name.rstrip(">"), url, "", access.person_id not in people, lines)
-    page = reverse("connection", args=[access.connection_id]) if access.connection_id in connections else ""
-    url = _url("connection", access.connection_id, window)
-    return Answer(access.connection_name, "", url, page, not page, lines)
+        detail, page, is_deleted = sign_in_name.rstrip(">"), "", access.person_id not in people
+    else:
+        name, detail, is_deleted = access.connection_name, "", access.connection_id not in connections
+        url = _url("connection", access.connection_id, window)
+        page = "" if is_deleted else reverse("connection", args=[access.connection_id])
+    return {"name": name, "detail": detail, "url": url, "page": page, "is_deleted": is_deleted, "lines": lines}
 
 
 def _through(grant: AccessPeriod) -> str:
@@ -160,6 +145,7 @@ def _through(grant: AccessPeriod) -> str:
 
 
 def _when(intervals: Sequence[history_queries.Interval], window: Window) -> tuple[str, ...]:
+    """Time ranges within the day; none for a single moment."""
     if window.is_moment:
         return ()
     midnight = window.start + timedelta(days=1)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
@@ -19,7 +18,7 @@ from connections.models import AccessReview, ReviewItem, User
 from connections.models.connections import without_tokens
 from connections.services.governance import access_review_report, access_reviews
 from connections.views import list_pages
-from connections.views.form_handling import errors_as_messages, errors_on, render_form
+from connections.views.form_handling import errors_as_messages, errors_on, get_visible, render_form
 
 Decision = ReviewItem.Decision
 USUAL_LENGTH = timedelta(days=21)
@@ -65,17 +64,9 @@ def add(request: HttpRequest) -> HttpResponse:
     user = roles.current_user(request.user)
     roles.require(permissions.can_manage_reviews(user), action="Ask an IT admin.")
     now = timezone.now()
-    initial = {
-        "name": f"Access review {access_reviews.quarter(now)}",
-        "covers": "all",
-        "due": (now + USUAL_LENGTH).date(),
-    }
-    form = forms.ReviewForm(
-        request.POST or None,
-        apps=querysets.visible_app_registrations(user),
-        tenants=querysets.visible_tenants(user),
-        initial=initial,
-    )
+    initial = {"name": f"Access review {access_reviews.quarter(now)}", "due": (now + USUAL_LENGTH).date()}
+    apps, tenants = querysets.visible_app_registrations(user), querysets.visible_tenants(user)
+    form = forms.ReviewForm(request.POST or None, apps=apps, tenants=tenants, initial=initial)
     if form.is_valid():
         data = form.cleaned_data
         with errors_on(form):
@@ -85,20 +76,9 @@ def add(request: HttpRequest) -> HttpResponse:
     return render_form(request, "access_reviews/add.html", form)
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A share to confirm or remove."""
-
-    item: ReviewItem
-    changed_to: str  # its level now, if that is another than when the review started
-    gone: bool  # it has ended meanwhile, so there is nothing to answer
-    may_answer: bool
-
-
 @require_http_methods(["GET", "HEAD", "POST"])
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    user = roles.current_user(request.user)
-    review = get_object_or_404(querysets.visible_reviews(user), pk=pk)
+    user, review = get_visible(request, querysets.visible_reviews, pk)
     if request.method == "POST":
         return _save_answers(request, review, user)
     choice = list_pages.Choice("decision", "Answer", Decision.choices, list_pages.by("decision"))
@@ -113,7 +93,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
         "page": page,
         "rows": [_row(item, now, is_running=review.is_running) for item in page.items],
         "filters": filters,
-        "figures": figures(review) if reads_all else None,
+        "figures": _figures(review) if reads_all else None,
         "reads_all": reads_all,
         "may_cancel": permissions.can_manage_reviews(user) and review.is_running,
         "can_answer": review.is_running and any(item.can_be_answered for item in page.items),
@@ -121,16 +101,16 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     return render(request, "access_reviews/detail.html", context)
 
 
-def _row(item: ReviewItem, now: datetime, *, is_running: bool) -> Row:
+def _row(item: ReviewItem, now: datetime, *, is_running: bool) -> dict[str, Any]:
+    """A share to confirm or remove; ``gone``: it has ended meanwhile, so there is nothing to answer."""
     share = item.share
-    gone = item.can_be_answered and (share is None or not share.is_active(now))
     changed = share is not None and share.level != item.level
-    return Row(
-        item,
-        share.get_level_display().partition(":")[0] if share and changed else "",
-        gone,
-        is_running and item.can_be_answered,
-    )
+    return {
+        "item": item,
+        "changed_to": share.get_level_display().partition(":")[0] if share and changed else "",
+        "gone": item.can_be_answered and (share is None or not share.is_active(now)),
+        "may_answer": is_running and item.can_be_answered,
+    }
 
 
 def _save_answers(request: HttpRequest, review: AccessReview, user: User) -> HttpResponse:
@@ -149,22 +129,15 @@ def _save_answers(request: HttpRequest, review: AccessReview, user: User) -> Htt
     return redirect(f"{back.url}?{query}") if query else back
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    label: str
-    value: str
-    count: int
-
-
-def figures(review: AccessReview) -> list[Figure]:
+def _figures(review: AccessReview) -> list[dict[str, Any]]:
     """How many shares of a review have which decision."""
-    return [Figure(str(Decision(value).label), value, count) for value, count in access_reviews.count_decisions(review)]
+    counts = access_reviews.count_decisions(review)
+    return [{"label": Decision(value).label, "value": value, "count": count} for value, count in counts]
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def cancel(request: HttpRequest, pk: int) -> HttpResponse:
-    user = roles.current_user(request.user)
-    review = get_object_or_404(querysets.visible_reviews(user), pk=pk)
+    user, review = get_visible(request, querysets.visible_reviews, pk)
     roles.require(permissions.can_manage_reviews(user), action="Ask an IT admin.")
     if request.method == "POST":
         with errors_as_messages(request):
@@ -178,10 +151,11 @@ def cancel(request: HttpRequest, pk: int) -> HttpResponse:
 def report(request: HttpRequest, pk: int) -> HttpResponse:
     review = _reported_review(request, pk)
     items = list(review.items.order_by("connection_name", "pk")[: PRINTED + 1])
+    figures = _figures(review)
     context = {
         "review": review,
-        "figures": figures(review),
-        "total": sum(figure.count for figure in figures(review)),
+        "figures": figures,
+        "total": sum(figure["count"] for figure in figures),
         "items": items[:PRINTED],
         "more": len(items) > PRINTED,
         "events": access_reviews.events_of(review),
@@ -196,7 +170,6 @@ def export(request: HttpRequest, pk: int) -> HttpResponseBase:
 
 
 def _reported_review(request: HttpRequest, pk: int) -> AccessReview:
-    user = roles.current_user(request.user)
-    review = get_object_or_404(querysets.visible_reviews(user), pk=pk)
+    user, review = get_visible(request, querysets.visible_reviews, pk)
     roles.require(permissions.can_read_reviews(user), action="Ask an IT admin or an auditor.")
     return review

@@ -65,7 +65,6 @@ def admin_sign_in(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 def sign_out(request: HttpRequest) -> HttpResponse:
-    """Sign out of the portal. Connections stay alive."""
     user = roles.current_user(request.user)
     accounts.signed_out(user, actor=user)
     auth.logout(request)
@@ -74,7 +73,6 @@ def sign_out(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def profile(request: HttpRequest) -> HttpResponse:
-    """Name, sign-in method, role and its source, own events."""
     user = roles.current_user(request.user)
     signs_in_with_microsoft = UserSocialAuth.objects.filter(user=user, provider="microsoft").exists()
     context = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
@@ -32,17 +31,8 @@ _OUTCOMES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One delivery of the outbox."""
-
-    delivery: Delivery
-    outcome: presentation.Badge
-    recipient: str
-    may_retry: bool
-
-
-def _row(delivery: Delivery) -> Row:
+def _row(delivery: Delivery) -> dict[str, Any]:
+    """One delivery of the outbox for the templates."""
     if delivery.delivered_at:
         outcome = presentation.Badge("Delivered", presentation.OK)
     elif delivery.given_up_at:
@@ -52,7 +42,8 @@ def _row(delivery: Delivery) -> Row:
     else:
         outcome = presentation.Badge("Waiting", presentation.WAITING)
     recipient = delivery.channel.name if delivery.channel else delivery.email
-    return Row(delivery, outcome, recipient, delivery.delivered_at is None)
+    may_retry = delivery.delivered_at is None
+    return {"delivery": delivery, "outcome": outcome, "recipient": recipient, "may_retry": may_retry}
 
 
 def _manager(request: HttpRequest) -> User:
@@ -164,7 +155,7 @@ def channel(request: HttpRequest, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def channel_edit(request: HttpRequest, pk: int) -> HttpResponse:
     user, channel = _channel(request, pk)
-    form = ChannelEditForm(request.POST or None, channel=channel)
+    form = ChannelEditForm(request.POST or None, initial={"name": channel.name})
     if form.is_valid():
         with errors_on(form):
             alert_channels.change(channel, **form.cleaned_data, actor=user)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.conf import settings
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
@@ -17,7 +17,7 @@ from connections.models import ApiKey, User
 from connections.services.api_keys import api_keys
 from connections.views import list_pages
 from connections.views.audit import history
-from connections.views.form_handling import errors_on, render_form
+from connections.views.form_handling import errors_on, get_visible, render_form
 
 
 @require_safe
@@ -66,14 +66,9 @@ def _show_secret(request: HttpRequest, key: ApiKey, text: str) -> HttpResponse:
     return render(request, "api_keys/created.html", context)
 
 
-def _key(request: HttpRequest, pk: int) -> tuple[User, ApiKey]:
-    user = roles.current_user(request.user)
-    return user, get_object_or_404(querysets.visible_keys(user), pk=pk)
-
-
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    user, key = _key(request, pk)
+    user, key = get_visible(request, querysets.visible_keys, pk)
     is_live = key.revoked_at is None
     context = {
         "key": key,
@@ -95,7 +90,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 @sensitive_variables("text")
 @require_http_methods(["GET", "HEAD", "POST"])
 def rotate(request: HttpRequest, pk: int) -> HttpResponse:
-    user, key = _key(request, pk)
+    user, key = get_visible(request, querysets.visible_keys, pk)
     roles.require(
         permissions.can_issue_key(user, key.owner), action="Ask its owner; for a service account, an IT admin."
     )
@@ -113,7 +108,7 @@ def rotate(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def end_previous(request: HttpRequest, pk: int) -> HttpResponse:
-    user, key = _key(request, pk)
+    user, key = get_visible(request, querysets.visible_keys, pk)
     api_keys.revoke_previous(key, actor=user, now=timezone.now())
     messages.success(request, f"The old secret of {key} is refused from now on.")
     return redirect("api_key", pk=pk)
@@ -121,7 +116,7 @@ def end_previous(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def limit(request: HttpRequest, pk: int) -> HttpResponse:
-    user, key = _key(request, pk)
+    user, key = get_visible(request, querysets.visible_keys, pk)
     roles.require(permissions.can_limit_key(user), action="Ask an IT admin.")
     form = KeyLimitForm(request.POST)
     if not form.is_valid():
@@ -134,7 +129,7 @@ def limit(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def revoke(request: HttpRequest, pk: int) -> HttpResponse:
-    user, key = _key(request, pk)
+    user, key = get_visible(request, querysets.visible_keys, pk)
     roles.require(permissions.can_revoke_key(user, key), action="Ask its owner or an IT admin.")
     if request.method == "POST":
         api_keys.revoke(key, actor=user, now=timezone.now())

@@ -25,7 +25,7 @@ from connections.services.registry import app_registrations, credential_checks, 
 from connections.views import consent, list_pages
 from connections.views import credentials as credential_views
 from connections.views.credentials import managed_app
-from connections.views.form_handling import errors_as_messages, errors_on
+from connections.views.form_handling import errors_as_messages, errors_on, get_visible
 
 _STATES = (("ready", "Ready"), ("untried", "Not tried yet"), ("rejected", "Rejected by Microsoft"))
 _ALLOWS = (("delegated", "Delegated"), ("app_only", "App-only"))
@@ -40,13 +40,14 @@ def index(request: HttpRequest) -> HttpResponse:
         placeholder="Name, client ID or tenant",
         choices=[
             list_pages.Choice("state", "State", _STATES, _in_state),
-            list_pages.Choice("allows", "Connections", _ALLOWS, _allowing),
+            list_pages.Choice(
+                "allows", "Connections", _ALLOWS, lambda apps, value: apps.filter(**{f"allows_{value}": True})
+            ),
         ],
     )
     live = Q(credentials__retired_at=None)
     rows = filters.apply(querysets.visible_app_registrations(user)).annotate(
-        connection_count=Count("connections", distinct=True),
-        first_expiry=Min("credentials__expires_at", filter=live),
+        connection_count=Count("connections", distinct=True), first_expiry=Min("credentials__expires_at", filter=live)
     )
     context = {
         "page": list_pages.page(request, rows),
@@ -62,15 +63,10 @@ def _in_state(queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
     return queryset.filter(rejected_at=None, verified_at__isnull=value == "untried")
 
 
-def _allowing(queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
-    return queryset.filter(**{f"allows_{value}": True})
-
-
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     """One app registration; members see its name and tenant only."""
-    user = roles.current_user(request.user)
-    app = get_object_or_404(querysets.visible_app_registrations(user), pk=pk)
+    user, app = get_visible(request, querysets.visible_app_registrations, pk)
     context: dict[str, Any] = {"app": app}
     if permissions.can_read_registry(user):
         counts = app.connections.order_by("status").values_list("status").annotate(count=Count("pk"))
@@ -114,16 +110,17 @@ def add(request: HttpRequest) -> HttpResponse:
     roles.require(permissions.can_manage_registry(user))
     if "script" in request.GET:
         return _script_page(request, None)
-    form = AppRegistrationForm(request.POST or None, initial=_initial(request))
+    tenants, tenant = Tenant.objects.values_list("pk", flat=True)[:2], request.GET.get("tenant", "")
+    chosen = tenant if tenant.isdecimal() else tenants[0] if len(tenants) == 1 else None
+    form = AppRegistrationForm(request.POST or None, initial={"tenant": chosen})
     credential = CredentialForm(request.POST or None, request.FILES or None)
     can_skip = False
     if form.is_valid() & credential.is_valid():
         new = credentials.credential_from_form(credential.cleaned_data, name=form.cleaned_data["name"])
-        allow_untried = "save_untried" in request.POST
         with errors_on(form):
             try:
                 app = app_registrations.register(
-                    **form.cleaned_data, credential=new, actor=user, allow_untried=allow_untried
+                    **form.cleaned_data, credential=new, actor=user, allow_untried="save_untried" in request.POST
                 )
             except MicrosoftRefused as error:
                 can_skip = app_registrations.can_be_saved_untested(error)
@@ -139,12 +136,6 @@ def add(request: HttpRequest) -> HttpResponse:
         "has_tenants": Tenant.objects.exists(),
     }
     return render(request, "apps/add.html", context)
-
-
-def _initial(request: HttpRequest) -> dict[str, Any]:
-    tenants = list(Tenant.objects.values_list("pk", flat=True)[:2])
-    tenant = request.GET.get("tenant", "")
-    return {"tenant": tenant if tenant.isdecimal() else tenants[0] if len(tenants) == 1 else None}
 
 
 def _report_added(request: HttpRequest, app: AppRegistration) -> None:
@@ -170,7 +161,6 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
-    """Confirm, then remove an app registration without connections."""
     user, app = managed_app(request, pk)
     if request.method == "POST":
         with errors_as_messages(request, level=messages.ERROR):
@@ -214,9 +204,6 @@ def _read_expiries(request: HttpRequest, app: AppRegistration, user: User) -> No
         messages.warning(request, f"Entra no longer lists {credential}. Microsoft will reject it: add another one.")
     for credential in result.accepted:
         messages.success(request, f"{credential} is in Entra now, Microsoft accepts it, and it is used first.")
-
-
-# --- The Azure CLI script -------------------------------------------------------------------------
 
 
 @require_safe

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from django.contrib import messages
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
@@ -20,7 +21,7 @@ from connections.services.connections import app_only, connections
 from connections.services.policy import approvals
 from connections.views import list_pages
 from connections.views.audit import history
-from connections.views.form_handling import errors_as_messages, render_form
+from connections.views.form_handling import errors_as_messages, get_visible, render_form
 
 
 @require_safe
@@ -39,13 +40,12 @@ def index(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    user = roles.current_user(request.user)
-    return render(request, "approvals/detail.html", _context(user, _get(user, pk)))
+    return render(request, "approvals/detail.html", _context(*get_visible(request, _approvals, pk)))
 
 
-def _get(user: User, pk: int) -> Approval:
+def _approvals(user: User) -> QuerySet[Approval]:
     visible = querysets.visible_approvals(user)
-    return get_object_or_404(visible.select_related("connection__app_registration__tenant", "connection__owner"), pk=pk)
+    return visible.select_related("connection__app_registration__tenant", "connection__owner")
 
 
 def _context(user: User, approval: Approval) -> dict[str, Any]:
@@ -70,8 +70,7 @@ def _context(user: User, approval: Approval) -> dict[str, Any]:
 @require_POST
 def approve(request: HttpRequest, pk: int) -> HttpResponse:
     """Approve a request; an app-only connection is connected at once."""
-    user = roles.current_user(request.user)
-    approval = _get(user, pk)
+    user, approval = get_visible(request, _approvals, pk)
     if refusal := _decide(request, user, approval, approvals.approve):
         return refusal
     messages.success(request, f"{approval.connection_name} is approved.")
@@ -82,8 +81,7 @@ def approve(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def decline(request: HttpRequest, pk: int) -> HttpResponse:
-    user = roles.current_user(request.user)
-    approval = _get(user, pk)
+    user, approval = get_visible(request, _approvals, pk)
     if refusal := _decide(request, user, approval, approvals.decline):
         return refusal
     messages.success(request, f"{approval.connection_name} is declined; {approval.requested_by_name} reads why.")
@@ -102,25 +100,23 @@ def _decide(
         raise
     except PortalError as error:
         form.add_error(error.field if error.field in form.fields else None, str(error))
-        context = _context(user, _get(user, approval.pk)) | {"form": form}
+        context = _context(*get_visible(request, _approvals, approval.pk)) | {"form": form}
         return render(request, "approvals/detail.html", context, status=max(error.status, 422) if error.field else 409)
     return None
 
 
 @require_POST
 def withdraw(request: HttpRequest, pk: int) -> HttpResponse:
-    user = roles.current_user(request.user)
+    user, approval = get_visible(request, _approvals, pk)
     with errors_as_messages(request):
-        approvals.withdraw(_get(user, pk), actor=user, now=timezone.now())
+        approvals.withdraw(approval, actor=user, now=timezone.now())
         messages.success(request, "The request is withdrawn.")
     return redirect("approval", pk=pk)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def ask(request: HttpRequest, pk: int) -> HttpResponse:
-    """Ask for the approval a connection lacks, with a reason."""
-    user = roles.current_user(request.user)
-    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    user, connection = get_visible(request, querysets.visible_connections, pk)
     roles.require(permissions.can_reconnect(user, connection), action="Only its owner can ask.")
     form = ReasonForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
@@ -139,8 +135,7 @@ def ask(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def finish(request: HttpRequest, pk: int) -> HttpResponse:
     """Fetch the first token of an app-only connection that has been approved."""
-    user = roles.current_user(request.user)
-    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    user, connection = get_visible(request, querysets.visible_connections, pk)
     roles.require(permissions.can_reconnect(user, connection), action="Ask its owner.")
     if not connection.is_delegated and connection.status == Connection.Status.PENDING:
         _finish_app_only(request, connection, user)

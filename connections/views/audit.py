@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from django.apps import apps
@@ -98,7 +97,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     event = get_object_or_404(querysets.visible_events(user), pk=pk)
     context = {
         "event": event,
-        "changes": changes(event),
+        "changes": _changes(event),
         "target_url": _target_url(user, event),
         "seal": sealing.seal_containing(event),
     }
@@ -110,22 +109,13 @@ def history(user: User, target: models.Model) -> list[AuditEvent]:
     return list(querysets.history_of(user, target).order_by("-pk")[:HISTORY_LENGTH])
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One changed field of an event; ``before`` is None for a plain fact."""
-
-    field: str
-    before: Any
-    after: Any
-    is_fact: bool
-
-
-def changes(event: AuditEvent) -> list[Change]:
+def _changes(event: AuditEvent) -> list[dict[str, Any]]:
+    """The changed fields of an event; ``before`` is None for a plain fact."""
     lines = []
     for field, value in event.changes.items():
         is_fact = not (isinstance(value, list) and len(value) == 2)
         before, after = (None, value) if is_fact else value
-        lines.append(Change(field.replace("_", " "), before, after, is_fact))
+        lines.append({"field": field.replace("_", " "), "before": before, "after": after, "is_fact": is_fact})
     return lines
 
 

@@ -8,6 +8,7 @@ import heapq
 import json
 from dataclasses import dataclass
 from datetime import datetime
+from types import SimpleNamespace
 from typing import Any
 
 from django.db.models import Q, QuerySet
@@ -22,34 +23,22 @@ SIZE = 50
 Key = tuple[datetime, int, int]  # when, which table, which row: unique, and the order of the list
 
 
-@dataclass(frozen=True, slots=True)
-class TokenRequest:
-    """A row of token requests with the interface of an event."""
-
-    fetch: TokenFetch
-    action: str = AuditAction.CONNECTION_TOKEN_FETCHED
-    target_type: str = "Connection"
-    outcome: str = AuditEvent.Outcome.DONE
-    get_outcome_display: str = AuditEvent.Outcome.DONE.label
-
-    @property
-    def at(self) -> datetime:
-        return self.fetch.minute
-
-    @property
-    def target_name(self) -> str:
-        return self.fetch.connection_name
-
-    @property
-    def actor_name(self) -> str:
-        return self.fetch.owner_name
-
-    @property
-    def changes(self) -> dict[str, Any]:
-        return {"times": self.fetch.count, "with key": self.fetch.key_name, "from": self.fetch.address}
+Entry = AuditEvent | SimpleNamespace
 
 
-Entry = AuditEvent | TokenRequest
+def _as_event(fetch: TokenFetch) -> SimpleNamespace:
+    """A row of token requests with the attributes of an event."""
+    return SimpleNamespace(
+        fetch=fetch,
+        action=AuditAction.CONNECTION_TOKEN_FETCHED,
+        target_type="Connection",
+        outcome=AuditEvent.Outcome.DONE,
+        get_outcome_display=AuditEvent.Outcome.DONE.label,
+        at=fetch.minute,
+        target_name=fetch.connection_name,
+        actor_name=fetch.owner_name,
+        changes={"times": fetch.count, "with key": fetch.key_name, "from": fetch.address},
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +77,7 @@ def _source_rows(source: _Source, key: Key | None, *, backwards: bool) -> list[t
     rows = source.rows if key is None else source.rows.filter(_beyond(source, key, backwards=backwards))
     order = (source.when, "pk") if backwards else (f"-{source.when}", "-pk")
     return [
-        ((getattr(row, source.when), source.rank, row.pk), TokenRequest(row) if isinstance(row, TokenFetch) else row)
+        ((getattr(row, source.when), source.rank, row.pk), _as_event(row) if isinstance(row, TokenFetch) else row)
         for row in rows.order_by(*order)[: SIZE + 1]
     ]
 

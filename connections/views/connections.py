@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
@@ -33,7 +32,7 @@ from connections.services.sharing import usage
 from connections.services.tokens import scheduler
 from connections.views import approvals, consent_requests, list_pages, ownership_transfer, shares
 from connections.views.audit import history
-from connections.views.form_handling import errors_as_messages, errors_on
+from connections.views.form_handling import errors_as_messages, errors_on, get_visible
 from connections.views.mailboxes import attached
 
 RECENT_SIGN_IN = 600  # seconds after which the page explains why a sign-in may not have come back
@@ -63,32 +62,20 @@ def index(request: HttpRequest) -> HttpResponse:
     return render(request, "connections/list.html", context)
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One connection of the list, with its next expiration, permission drift and policy violations."""
-
-    connection: Connection
-    forecast: expiry_forecast.Forecast | None
-    drift: permission_drift.Drift
-    breaks_policy: bool
-
-
-def _rows(connections: list[Connection]) -> list[Row]:
+def _rows(connections: list[Connection]) -> list[dict[str, Any]]:
+    """Each connection of the list with its next expiration, permission drift and policy violations."""
     forecasts = expiry_forecast.next_expirations(connections, now=timezone.now())
     by_exchange = probes.granted_by_exchange(connections)
     violating = violations.violations_by_connection(evaluate.load_policies(), connections)
     return [
-        Row(
-            connection,
-            forecasts.get(connection.pk),
-            permission_drift.find_drift(connection, elsewhere=by_exchange.get(connection.pk, ())),
-            connection.pk in violating,
-        )
+        {
+            "connection": connection,
+            "forecast": forecasts.get(connection.pk),
+            "drift": permission_drift.find_drift(connection, elsewhere=by_exchange.get(connection.pk, ())),
+            "breaks_policy": connection.pk in violating,
+        }
         for connection in connections
     ]
-
-
-# --- Connecting -----------------------------------------------------------------------------------
 
 
 @require_safe
@@ -124,9 +111,7 @@ def add(request: HttpRequest, app_pk: int) -> HttpResponse:
     if closed := evaluate.why_closed(policies, app):
         raise PolicyForbids(closed, action="Choose another app registration, or ask an IT admin to change the policy.")
     form = ConnectForm(app, request.POST or None, app_only=permissions.can_connect_app_only(user), policies=policies)
-    if request.method == "POST" and "preview" in request.POST:
-        return _preview(request, "connections/add.html", form, {"app": app})
-    if request.method == "POST" and form.is_valid():
+    if "preview" not in request.POST and form.is_valid():
         with errors_on(form):
             return _connect(request, user, app, form.cleaned_data)
     return _render_form(request, "connections/add.html", form, {"app": app})
@@ -138,15 +123,8 @@ def _connect(request: HttpRequest, user: User, app: AppRegistration, data: dict[
         known.get(address.lower()) or mailboxes.register(app.tenant, address=address, display_name="", actor=user)
         for address in data["new_mailboxes"]
     ]
-    options: dict[str, Any] = {
-        "name": data["name"],
-        "chosen": data["chosen"],
-        "extra_scopes": data["extra_scopes"],
-        "shared_mailboxes": [*data["shared_mailboxes"], *new_mailboxes],
-        "actor": user,
-        "now": timezone.now(),
-        "reason": data["reason"],
-    }
+    options: dict[str, Any] = {name: data[name] for name in ("name", "chosen", "extra_scopes", "reason")}
+    options |= {"shared_mailboxes": [*data["shared_mailboxes"], *new_mailboxes], "actor": user, "now": timezone.now()}
     if data["kind"] == AuthenticationType.AUTHORIZATION_CODE:
         return _sign_in_at_microsoft(request, connections.start_delegated(app, **options))
     connection = app_only.connect(app, **options)
@@ -164,34 +142,33 @@ def _connect(request: HttpRequest, user: User, app: AppRegistration, data: dict[
 def _render_form(
     request: HttpRequest, template: str, form: ConnectForm | ConnectionEditForm, context: dict[str, Any]
 ) -> HttpResponse:
+    """The form with the permissions for the current choice; a preview also shows them while fields have errors."""
+    is_preview, has_errors = "preview" in request.POST, bool(form.errors)
     context = {**context, "form": form, "permissions": form.permissions()}
-    return render(request, template, context, status=422 if form.errors else 200)
-
-
-def _preview(
-    request: HttpRequest, template: str, form: ConnectForm | ConnectionEditForm, context: dict[str, Any]
-) -> HttpResponse:
-    """Show the permissions for the current choice without saving anything."""
-    form.is_valid()
-    if getattr(request, "htmx", False):
-        return render(request, "connections/_permissions.html", {"permissions": form.permissions()})
-    return render(request, template, {**context, "form": form, "permissions": form.permissions()})
-
-
-# --- One connection -------------------------------------------------------------------------------
+    if is_preview and getattr(request, "htmx", False):
+        return render(request, "connections/_permissions.html", context)
+    return render(request, template, context, status=422 if has_errors and not is_preview else 200)
 
 
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    user = roles.current_user(request.user)
-    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    user, connection = get_visible(request, querysets.visible_connections, pk)
     now = timezone.now()
     started_at = connection.sign_in_started_at
     by_exchange = probes.granted_by_exchange([connection]).get(connection.pk, ())
     approval = approvals.panel(user, connection)
+    granted, kind = connection.granted | frozenset(by_exchange), connection.authentication_type
     context = {
         "connection": connection,
-        "abilities": _abilities(connection, by_exchange),
+        "abilities": [
+            {
+                "capability": capability,
+                "possible": possible,
+                "missing": missing,
+                "reason": capability.no_delegated if connection.is_delegated else capability.no_application,
+            }
+            for capability, possible, missing in capabilities.can(connection.capabilities, granted, kind)
+        ],
         "missing_permissions": connections.missing_permissions(connection) if connection.connected_at else (),
         "sign_in_lost": started_at and (now - started_at).total_seconds() > RECENT_SIGN_IN,
         "redirect_uri": settings.PORTAL_URL + reverse("social:complete", args=[backends.MicrosoftConnect.name]),
@@ -232,32 +209,14 @@ def _offers(user: User, connection: Connection, *, may_sign_in: bool) -> dict[st
     }
 
 
-def _abilities(connection: Connection, by_exchange: tuple[str, ...]) -> list[dict[str, Any]]:
-    return [
-        {
-            "capability": capability,
-            "possible": possible,
-            "missing": missing,
-            "reason": capability.no_delegated if connection.is_delegated else capability.no_application,
-        }
-        for capability, possible, missing in capabilities.can(
-            connection.capabilities, connection.granted | frozenset(by_exchange), connection.authentication_type
-        )
-    ]
-
-
 @require_http_methods(["GET", "HEAD", "POST"])
 def edit(request: HttpRequest, pk: int) -> HttpResponse:
     """Change name and capabilities; what was added is granted at the next sign-in."""
-    user = roles.current_user(request.user)
-    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    user, connection = get_visible(request, querysets.visible_connections, pk)
     roles.require(permissions.can_reconnect(user, connection), action="Only its owner can change it.")
     policies = evaluate.load_policies().of(connection.app_registration)
     form = ConnectionEditForm(connection, request.POST or None, policies=policies)
-    context = {"connection": connection}
-    if request.method == "POST" and "preview" in request.POST:
-        return _preview(request, "connections/edit.html", form, context)
-    if request.method == "POST" and form.is_valid():
+    if "preview" not in request.POST and form.is_valid():
         with errors_on(form):
             lacks_permissions = connections.change(connection, **form.cleaned_data, actor=user, now=timezone.now())
             if policy_approvals.open_request(connection) is not None:
@@ -271,7 +230,7 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
                 text = "Saved. An administrator must grant what was added; see the app registration."
                 messages.warning(request, text)
             return redirect("connection", pk=pk)
-    return _render_form(request, "connections/edit.html", form, context)
+    return _render_form(request, "connections/edit.html", form, {"connection": connection})
 
 
 @require_POST
@@ -307,8 +266,7 @@ def redirect_to_microsoft(request: HttpRequest, connection: Connection, link: Si
 @require_POST
 def check(request: HttpRequest, pk: int) -> HttpResponse:
     """Refresh the connection's token now and say what came of it."""
-    user = roles.current_user(request.user)
-    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    user, connection = get_visible(request, querysets.visible_connections, pk)
     with errors_as_messages(request):
         connection = scheduler.check_now(connection, actor=user, now=timezone.now())
         if connection.app_registration.rejected_at:
@@ -325,8 +283,7 @@ def check(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def disable(request: HttpRequest, pk: int) -> HttpResponse:
-    user = roles.current_user(request.user)
-    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    user, connection = get_visible(request, querysets.visible_connections, pk)
     connections.disable(connection, actor=user, now=timezone.now())
     messages.success(request, f"{connection} is disabled.")
     return redirect("connection", pk=pk)
@@ -334,8 +291,7 @@ def disable(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def enable(request: HttpRequest, pk: int) -> HttpResponse:
-    user = roles.current_user(request.user)
-    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    user, connection = get_visible(request, querysets.visible_connections, pk)
     connections.enable(connection, actor=user, now=timezone.now())
     messages.success(request, f"{connection} is enabled. The next check tells whether its grant still lives.")
     return redirect("connection", pk=pk)
@@ -343,14 +299,11 @@ def enable(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
-    """Show what breaks, then delete the connection with its tokens."""
-    user = roles.current_user(request.user)
-    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    user, connection = get_visible(request, querysets.visible_connections, pk)
     roles.require(permissions.can_disable(user, connection), action="Ask its owner or an IT admin.")
     if request.method == "POST":
-        name = str(connection)
         connections.remove(connection, actor=user, now=timezone.now())
-        messages.success(request, f"{name} and its tokens are deleted.")
+        messages.success(request, f"{connection} and its tokens are deleted.")
         return redirect("connections")
     context = {"connection": connection, "usage": usage.usage_of([pk], now=timezone.now())[pk]}
     return render(request, "connections/remove.html", context)

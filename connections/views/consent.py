@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -20,22 +19,10 @@ from connections.forms.consent import ConsentForm
 from connections.microsoft import capabilities, clouds
 from connections.models import AppRegistration, ConsentLink, User
 from connections.services.consent import admin_consent
-from connections.views.form_handling import errors_as_messages, errors_on
+from connections.views.form_handling import errors_as_messages, errors_on, get_visible
 
 SHOWN = 10  # latest links on the page
 State = ConsentLink.State
-
-
-@dataclass(frozen=True, slots=True)
-class LinkRow:
-    """One consent link as the panel shows it."""
-
-    link: ConsentLink
-    directory: str  # the tenant's name for our own, otherwise its ID
-    url: str  # to copy and send; "" when the link cannot be used
-    awaits_proof: bool  # granted, but no token has shown it yet
-    checkable: bool  # "Check now" can find out more
-    expired: bool
 
 
 def panel(user: User, app_registration: AppRegistration) -> dict[str, Any]:
@@ -44,39 +31,36 @@ def panel(user: User, app_registration: AppRegistration) -> dict[str, Any]:
     links = app_registration.consent_links.select_related("requested_by", "app_registration__tenant")[:SHOWN]
     may_ask = permissions.can_manage_registry(user)
     cloud = clouds.CLOUDS.get(app_registration.tenant.environment)
-    scopes: tuple[str, ...] = ()
-    if app_registration.allows_delegated:
-        scopes = capabilities.sign_in_scopes(app_registration.default_capabilities)
+    delegated = app_registration.allows_delegated
     return {
         "app": app_registration,
         "rows": [_row(link, may_ask, now) for link in links],
         "may_ask": may_ask,
         "form": ConsentForm(app_registration=app_registration, auto_id="consent_%s"),
         "roles": admin_consent.expected_roles(app_registration),
-        "scopes": scopes,
+        "scopes": capabilities.sign_in_scopes(app_registration.default_capabilities) if delegated else (),
         "portal": cloud.portal if cloud else "",
     }
 
 
-def _row(link: ConsentLink, may_ask: bool, now: datetime) -> LinkRow:
+def _row(link: ConsentLink, may_ask: bool, now: datetime) -> dict[str, Any]:
     tenant = link.app_registration.tenant
     is_own = link.directory_id in (tenant.tid, tenant.directory_id)
     waiting = link.state in (State.OPEN, State.GRANTED)
-    return LinkRow(
-        link,
-        tenant.name if is_own else link.directory_id,
-        admin_consent.consent_url(link, now=now) if may_ask else "",
-        awaits_proof=link.state == State.GRANTED and not link.cause,
-        checkable=may_ask and waiting and admin_consent.can_be_verified(link),
-        expired=link.state == State.OPEN and link.requested_at <= now - admin_consent.VALID_FOR,
-    )
+    return {
+        "link": link,
+        "directory": tenant.name if is_own else link.directory_id,
+        "url": admin_consent.consent_url(link, now=now) if may_ask else "",  # "" when the link cannot be used
+        "awaits_proof": link.state == State.GRANTED and not link.cause,  # no token has shown the permissions yet
+        "checkable": may_ask and waiting and admin_consent.can_be_verified(link),
+        "expired": link.state == State.OPEN and link.requested_at <= now - admin_consent.VALID_FOR,
+    }
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def start(request: HttpRequest, pk: int) -> HttpResponse:
     """The state of consent, and the form for a link. ``go`` opens the link at once, ``check`` verifies an old one."""
-    user = roles.current_user(request.user)
-    app = get_object_or_404(querysets.visible_app_registrations(user), pk=pk)
+    user, app = get_visible(request, querysets.visible_app_registrations, pk)
     roles.require(permissions.can_read_registry(user), action="Ask an IT admin.")
     if request.method == "POST":
         roles.require(permissions.can_manage_registry(user), action="Ask an IT admin.")

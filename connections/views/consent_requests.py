@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from django.contrib import messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
@@ -23,7 +22,7 @@ from connections.services.consent import admin_consent, requests
 from connections.services.policy import permission_drift
 from connections.views import list_pages
 from connections.views.audit import history
-from connections.views.form_handling import errors_as_messages, errors_on, render_form
+from connections.views.form_handling import errors_as_messages, errors_on, get_visible, render_form
 
 State = ConsentRequest.State
 SHOWN_AFTER = timedelta(days=7)  # how long a declined request stays on the home page and the connection's page
@@ -34,7 +33,6 @@ DECLINED_BY_PERSON = "AADSTS65004"
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    """All requests for IT admins and auditors, one's own for others; newest first."""
     user = roles.current_user(request.user)
     waiting = list_pages.Choice("waits", "Waiting", [("it", "for an IT admin"), ("open", "not answered yet")], _waiting)
     filters = list_pages.Filters(
@@ -60,18 +58,10 @@ def awaiting_decision(user: User) -> list[ConsentRequest]:
     return list(waiting.order_by("asked_at", "pk")[:LISTED]) if permissions.can_manage_registry(user) else []
 
 
-@dataclass(frozen=True, slots=True)
-class OwnRequest:
-    """A request of the viewer; ``sign_in``: signing in is the next step."""
-
-    request: ConsentRequest
-    sign_in: bool
-
-
-def recent_requests(user: User) -> list[OwnRequest]:
-    """The user's own requests that are open or were declined recently."""
+def recent_requests(user: User) -> list[dict[str, Any]]:
+    """The user's own requests that are open or were declined recently; ``sign_in``: signing in is the next step."""
     own = without_tokens(user.consent_requests.select_related("connection", "app_registration"))[:LISTED]
-    return [OwnRequest(row, _can_sign_in(user, row)) for row in own if _is_recent(row)]
+    return [{"request": row, "sign_in": _can_sign_in(user, row)} for row in own if _is_recent(row)]
 
 
 def _is_recent(consent_request: ConsentRequest) -> bool:
@@ -89,9 +79,6 @@ def _can_sign_in(user: User, consent_request: ConsentRequest) -> bool:
         and connection.status != Connection.Status.DISABLED
         and permissions.can_reconnect(user, connection)
     )
-
-
-# --- Asking ---------------------------------------------------------------------------------------
 
 
 def panel(user: User, connection: Connection, *, offer: bool = False) -> dict[str, Any]:
@@ -132,8 +119,7 @@ def _needs_admin_consent(connection: Connection) -> bool:
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest, pk: int) -> HttpResponse:
     """Ask the IT admins for the consent a connection lacks; an open request is returned instead of a second one."""
-    user = roles.current_user(request.user)
-    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    user, connection = get_visible(request, querysets.visible_connections, pk)
     roles.require(permissions.can_ask_consent(user, connection), action="Only who signs in for it can ask.")
     form = AskForm(request.POST or None, auto_id="ask_%s")
     if request.method == "POST" and form.is_valid():
@@ -149,21 +135,16 @@ def add(request: HttpRequest, pk: int) -> HttpResponse:
     return render_form(request, "consent_requests/add.html", form, context)
 
 
-# --- One request ----------------------------------------------------------------------------------
-
-
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    user = roles.current_user(request.user)
-    consent_request = _get(user, pk)
+    user, consent_request = get_visible(request, _consent_requests, pk)
     return render(request, "consent_requests/detail.html", _context(user, consent_request, form=None))
 
 
-def _get(user: User, pk: int) -> ConsentRequest:
-    visible = querysets.visible_consent_requests(user).select_related(
+def _consent_requests(user: User) -> QuerySet[ConsentRequest]:
+    return querysets.visible_consent_requests(user).select_related(
         "app_registration__tenant", "connection__owner", "link__app_registration__tenant", "requester"
     )
-    return get_object_or_404(visible, pk=pk)
 
 
 def _context(user: User, consent_request: ConsentRequest, *, form: DeclineForm | None) -> dict[str, Any]:
@@ -173,10 +154,8 @@ def _context(user: User, consent_request: ConsentRequest, *, form: DeclineForm |
     app_only = consent_request.authentication_type == "client_credentials"
     others = requests.same_requests(consent_request).count()
     approved = consent_request.state == State.APPROVED
-    has_link = may_manage and approved and consent_request.link is not None
-    link = ""
-    if has_link and consent_request.link:
-        link = admin_consent.consent_url(consent_request.link, now=timezone.now())
+    consent_link = consent_request.link if may_manage and approved else None
+    url = admin_consent.consent_url(consent_link, now=timezone.now()) if consent_link else ""
     visible = connection is not None and querysets.visible_connections(user).filter(pk=connection.pk).exists()
     return {
         "consent_request": consent_request,
@@ -187,8 +166,8 @@ def _context(user: User, consent_request: ConsentRequest, *, form: DeclineForm |
         "app_only": app_only,
         "others": others,
         "requester_left": consent_request.requester is None or not consent_request.requester.is_active,
-        "link": link,
-        "link_expired": has_link and not link,
+        "link": url,
+        "link_expired": consent_link is not None and not url,
         "is_approved": approved,
         "is_declined": consent_request.state == State.DECLINED,
         "may_decide": may_manage and consent_request.state in (State.ASKED, State.APPROVED, State.FAILED),
@@ -202,9 +181,9 @@ def _context(user: User, consent_request: ConsentRequest, *, form: DeclineForm |
 @require_POST
 def approve(request: HttpRequest, pk: int) -> HttpResponse:
     """Approve a request. ``go`` in the form opens the consent link at Microsoft at once."""
-    user = roles.current_user(request.user)
+    user, consent_request = get_visible(request, _consent_requests, pk)
     with errors_as_messages(request):
-        consent_request, url = requests.approve(_get(user, pk), actor=user, now=timezone.now())
+        consent_request, url = requests.approve(consent_request, actor=user, now=timezone.now())
         if "go" in request.POST:
             return redirect(url)
         if consent_request.decided_by_id != user.pk:
@@ -217,8 +196,7 @@ def approve(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def decline(request: HttpRequest, pk: int) -> HttpResponse:
-    user = roles.current_user(request.user)
-    consent_request = _get(user, pk)
+    user, consent_request = get_visible(request, _consent_requests, pk)
     roles.require(permissions.can_manage_registry(user), action="Ask an IT admin.")
     form = DeclineForm(request.POST, others=requests.same_requests(consent_request).count(), auto_id="decline_%s")
     if form.is_valid():
@@ -231,8 +209,8 @@ def decline(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def withdraw(request: HttpRequest, pk: int) -> HttpResponse:
-    user = roles.current_user(request.user)
+    user, consent_request = get_visible(request, _consent_requests, pk)
     with errors_as_messages(request):
-        requests.withdraw(_get(user, pk), actor=user, now=timezone.now())
+        requests.withdraw(consent_request, actor=user, now=timezone.now())
         messages.success(request, "You have taken the request back.")
     return redirect("consent_request", pk=pk)

@@ -24,10 +24,9 @@ from connections.microsoft import certificates, credential_expiry
 from connections.models import AppCredential, AppRegistration, Connection, User
 from connections.services.expiry import forecast
 from connections.services.registry import credential_checks, credentials
-from connections.views.form_handling import errors_on
+from connections.views.form_handling import errors_on, get_visible
 
 UPLOAD_FIRST = "The certificate is made. Download its public part, upload it in Entra, then press “I uploaded it”."
-UNTRIED = "The credential is saved but not tried yet, because Microsoft could not be asked. Try it later."
 
 EXPIRES_SOON = timedelta(days=30)
 
@@ -96,8 +95,7 @@ def rows(app: AppRegistration, now: datetime) -> list[CredentialRow]:
 
 def managed_app(request: HttpRequest, pk: int) -> tuple[User, AppRegistration]:
     """The IT admin who asks, and the app registration. Raises Http404 or NotAllowed."""
-    user = roles.current_user(request.user)
-    app = get_object_or_404(querysets.visible_app_registrations(user), pk=pk)
+    user, app = get_visible(request, querysets.visible_app_registrations, pk)
     roles.require(permissions.can_manage_registry(user))
     return user, app
 
@@ -133,7 +131,6 @@ def next_certificate(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def retire(request: HttpRequest, pk: int, credential_pk: int) -> HttpResponse:
-    """Confirm, then retire a credential for good."""
     user = roles.current_user(request.user)
     app, credential = _get(user, pk, credential_pk)
     roles.require(permissions.can_manage_registry(user))
@@ -188,7 +185,8 @@ def _report_added(request: HttpRequest, credential: AppCredential) -> None:
     elif credential.kind == AppCredential.Kind.CERTIFICATE:
         messages.info(request, UPLOAD_FIRST)
     else:
-        messages.warning(request, UNTRIED)
+        text = "The credential is saved but not tried yet, because Microsoft could not be asked. Try it later."
+        messages.warning(request, text)
 
 
 def _get(user: User, pk: int, credential_pk: int) -> tuple[AppRegistration, AppCredential]:

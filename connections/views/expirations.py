@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -30,26 +29,6 @@ KINDS = (
 )
 STOPS = "stops"
 MONTHS = 12
-
-
-@dataclass(frozen=True, slots=True)
-class Period:
-    """A week or month with what expires in it, and who must act each time."""
-
-    title: str
-    anchor: str
-    rows: list[tuple[Expiration, str]]
-
-
-@dataclass(frozen=True, slots=True)
-class Month:
-    """One month of the overview. ``first`` is the anchor of the first period with an expiration in it."""
-
-    name: str
-    year: str
-    count: int
-    stops: int
-    first: str
 
 
 @require_safe
@@ -115,11 +94,8 @@ def _parts(user: User, kind: str, now: datetime) -> Iterator[Expirations]:
         yield calendar.of_keys(querysets.visible_keys(user), now=now)
 
 
-# --- Weeks and months -----------------------------------------------------------------------------
-
-
-def _periods(expirations: list[Expiration], now: datetime) -> Iterator[Period]:
-    """Past dates, this week, next week, then month by month; empty periods are left out."""
+def _periods(expirations: list[Expiration], now: datetime) -> Iterator[dict[str, Any]]:
+    """Past dates, this and next week, then months, without empty ones; a row is an expiration and who must act."""
     today = timezone.localtime(now).date()
     next_monday = today - timedelta(days=today.weekday()) + timedelta(days=7)
     # This and next week can take the first days of this month away.
@@ -137,7 +113,8 @@ def _periods(expirations: list[Expiration], now: datetime) -> Iterator[Period]:
         return f"{later}{day:%B %Y}", f"{day:%Y-%m}"
 
     for (title, anchor), group in itertools.groupby(expirations, key=period):
-        yield Period(title, anchor, [(expiration, _assignee(expiration)) for expiration in group])
+        rows = [(expiration, _assignee(expiration)) for expiration in group]
+        yield {"title": title, "anchor": anchor, "rows": rows}
 
 
 def _assignee(expiration: Expiration) -> str:
@@ -149,19 +126,24 @@ def _assignee(expiration: Expiration) -> str:
     return "An IT admin" if expiration.who == Connection.Who.IT_ADMIN else ""
 
 
-def _months(periods: list[Period], now: datetime) -> list[Month]:
-    """The next twelve months, this one first; past dates belong to this month."""
+def _months(periods: list[dict[str, Any]], now: datetime) -> list[dict[str, Any]]:
+    """The next twelve months; past dates belong to the first one. ``first``: the anchor of its first period."""
     first_day = timezone.localtime(now).date().replace(day=1)
     by_month: dict[date, list[tuple[str, Expiration]]] = {}
     for period in periods:
-        for expiration, _ in period.rows:
+        for expiration, _ in period["rows"]:
             month = max(timezone.localtime(expiration.at).date().replace(day=1), first_day)
-            by_month.setdefault(month, []).append((period.anchor, expiration))
+            by_month.setdefault(month, []).append((period["anchor"], expiration))
     months = []
     for _ in range(MONTHS):
         rows = by_month.get(first_day, [])
-        stops = sum(1 for _, expiration in rows if expiration.stops)
-        first = rows[0][0] if rows else ""
-        months.append(Month(f"{first_day:%b}", f"{first_day:%Y}", len(rows), stops, first))
+        month_row = {
+            "name": f"{first_day:%b}",
+            "year": f"{first_day:%Y}",
+            "count": len(rows),
+            "stops": sum(1 for _, expiration in rows if expiration.stops),
+            "first": rows[0][0] if rows else "",
+        }
+        months.append(month_row)
         first_day = (first_day + timedelta(days=31)).replace(day=1)
     return months

@@ -1,4 +1,6 @@
-"""How a view shows what a service refuses: beside the form's field, or as a message after a button.
+"""What views share: getting the object they are about, and showing what a service refuses.
+
+A refusal is shown beside the form's field, or as a message after a button.
 
 A form:
 
@@ -18,16 +20,28 @@ A button:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from django import forms
 from django.contrib import messages
+from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.shortcuts import get_object_or_404, render
 
+from connections.access import roles
 from connections.errors import NotAllowed, PortalError
+from connections.models import User
+
+M = TypeVar("M", bound=Model)
+
+
+def get_visible(request: HttpRequest, visible: Callable[[User], QuerySet[M]], pk: int) -> tuple[User, M]:
+    """The signed-in user, and the object with this key among those ``visible`` to them. Raises Http404."""
+    user = roles.current_user(request.user)
+    return user, get_object_or_404(visible(user), pk=pk)
 
 
 class errors_on(AbstractContextManager[None, bool]):  # noqa: N801 - reads like contextlib.suppress

@@ -44,7 +44,15 @@ def metrics(request: HttpRequest) -> HttpResponse:
     if not _may_read(request):
         text = "Send METRICS_TOKEN as a bearer token.\n"
         return HttpResponse(text, status=401, content_type="text/plain", headers={"WWW-Authenticate": "Bearer"})
-    return HttpResponse(_exposition(), content_type=CONTENT_TYPE_PLAIN_0_0_4)
+    registry = CollectorRegistry()
+    gauges: dict[str, Gauge] = {}
+    for measure in health.metrics():
+        gauge = gauges.get(measure.name)
+        if gauge is None:
+            names = [name for name, _ in measure.labels]
+            gauge = gauges[measure.name] = Gauge(measure.name, measure.help, names, registry=registry)
+        (gauge.labels(**dict(measure.labels)) if measure.labels else gauge).set(measure.value)
+    return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 def _may_read(request: HttpRequest) -> bool:
@@ -58,15 +66,3 @@ def _may_read(request: HttpRequest) -> bool:
         return ipaddress.ip_address(client_address.client_address(request) or "").is_loopback
     except ValueError:
         return False
-
-
-def _exposition() -> bytes:
-    registry = CollectorRegistry()
-    gauges: dict[str, Gauge] = {}
-    for measure in health.metrics():
-        gauge = gauges.get(measure.name)
-        if gauge is None:
-            names = [name for name, _ in measure.labels]
-            gauge = gauges[measure.name] = Gauge(measure.name, measure.help, names, registry=registry)
-        (gauge.labels(**dict(measure.labels)) if measure.labels else gauge).set(measure.value)
-    return generate_latest(registry)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +15,6 @@ from connections import presentation
 from connections.access import permissions, querysets, roles
 from connections.errors import ApprovalNeeded
 from connections.models import (
-    AccessReview,
     AffectedConnection,
     AppCredential,
     AppRegistration,
@@ -24,7 +22,6 @@ from connections.models import (
     AuditEvent,
     Connection,
     ConsentLink,
-    ConsentRequest,
     Incident,
     MailboxAccess,
     Tenant,
@@ -57,18 +54,11 @@ def index(request: HttpRequest) -> HttpResponse:
     return render(request, "home/member.html", _member_context(user))
 
 
-@dataclass(frozen=True, slots=True)
-class Tasks:
+def _tasks(user: User, open_incidents: list[dict[str, Any]], **others: list[Any]) -> dict[str, Any]:
     """What only the viewer, or any IT admin if they are one, can move forward; the most urgent first."""
-
-    incidents: list[incidents.OpenIncident]
-    approvals: list[Approval]
-    requests: list[ConsentRequest]
-    reviews: list[tuple[AccessReview, int]]
-
-    @property
-    def any(self) -> bool:
-        return bool(self.incidents or self.approvals or self.requests or self.reviews)
+    own_incidents = [item for item in open_incidents if _is_assigned_to(user, item["incident"])]
+    tasks = {"incidents": own_incidents, **others, "reviews": access_reviews.tasks_of(user)}
+    return tasks | {"any": any(tasks.values())}
 
 
 def _is_assigned_to(user: User, incident: Incident) -> bool:
@@ -77,25 +67,18 @@ def _is_assigned_to(user: User, incident: Incident) -> bool:
     return incident.who == Connection.Who.IT_ADMIN and permissions.can_manage_registry(user)
 
 
-# --- IT admins ------------------------------------------------------------------------------------
-
-
 def _admin_context(user: User) -> dict[str, Any]:
     figures = _figures(querysets.visible_connections(user))
     open_incidents = incidents.open_incidents(user, limit=LISTED)
     waiting = querysets.visible_approvals(user).filter(state=Approval.State.WAITING)
     approvals = list(waiting.order_by("requested_at", "pk")[:LISTED])
-    tasks = Tasks(
-        incidents=[item for item in open_incidents if _is_assigned_to(user, item.incident)],
-        approvals=[approval for approval in approvals if approval.requested_by_id != user.pk],
-        requests=consent_requests.awaiting_decision(user),
-        reviews=access_reviews.tasks_of(user),
-    )
+    others = [approval for approval in approvals if approval.requested_by_id != user.pk]
+    tasks = _tasks(user, open_incidents, approvals=others, requests=consent_requests.awaiting_decision(user))
     consents = ConsentLink.objects.filter(state__in=(ConsentLink.State.OPEN, ConsentLink.State.GRANTED))
     context: dict[str, Any] = {
         "figures": figures,
         "tasks": tasks,
-        "incidents": [item for item in open_incidents if item not in tasks.incidents],
+        "incidents": [item for item in open_incidents if item not in tasks["incidents"]],
         "own_approvals": [approval for approval in approvals if approval.requested_by_id == user.pk],
         "apps": _apps_with_problems(user),
         "groups": _broken_by_assignee(user),
@@ -105,10 +88,10 @@ def _admin_context(user: User) -> dict[str, Any]:
         "unreachable": MailboxAccess.objects.filter(state=MailboxAccess.State.UNREACHABLE).count(),
     }
     problems = ("incidents", "apps", "groups", "credentials", "consents", "own_approvals", "unreachable")
-    context["all_well"] = not (tasks.any or figures.unfinished or any(context[name] for name in problems))
-    if figures.total == 0:
+    context["all_well"] = not (tasks["any"] or figures["unfinished"] or any(context[name] for name in problems))
+    if figures["total"] == 0:
         context["steps"] = _first_steps()
-        context["next_step"] = next(step for step in context["steps"] if not step.done)
+        context["next_step"] = next(step for step in context["steps"] if not step["done"])
     return context
 
 
@@ -144,52 +127,40 @@ def _expiring_credentials() -> list[AppCredential]:
     return list(soon.order_by("expires_at", "pk")[:LISTED])
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One thing to do before the first connection can exist."""
-
-    title: str
-    text: str
-    done: bool
-    url_name: str
-    label: str
-
-
-def _first_steps() -> list[Step]:
+def _first_steps() -> list[dict[str, Any]]:
+    """What to do before the first connection can exist."""
     apps = list(AppRegistration.objects.values_list("verified_at", "rejected_at")[:LISTED])
-    return [
-        Step(
+    rows = (
+        (
             "Add your tenant",
             "The Microsoft Entra directory your people and mailboxes are in.",
             Tenant.objects.exists(),
             "tenant_add",
             "Add tenant",
         ),
-        Step(
+        (
             "Add an app registration",
             "The application in Entra through which connections are made. A script can create it for you.",
             bool(apps),
             "app_add",
             "Add app registration",
         ),
-        Step(
+        (
             "Let Microsoft accept its credentials",
             "The portal tries them as soon as you add them, and says what is wrong if they fail.",
             any(verified and not rejected for verified, rejected in apps),
             "apps",
             "Open app registrations",
         ),
-        Step(
+        (
             "Connect the first account",
             "Your own to try it out; your colleagues connect theirs.",
             False,
             "connection_choose",
             "Connect",
         ),
-    ]
-
-
-# --- Auditors -------------------------------------------------------------------------------------
+    )
+    return [dict(zip(("title", "text", "done", "url_name", "label"), row, strict=True)) for row in rows]
 
 
 def _auditor_context(user: User) -> dict[str, Any]:
@@ -206,29 +177,11 @@ def _auditor_context(user: User) -> dict[str, Any]:
     }
 
 
-# --- Members --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class OwnConnection:
-    """One of a member's connections, with the button that fixes it."""
-
-    connection: Connection
-    state: presentation.State
-    may_sign_in: bool
-    may_check: bool
-
-
 def _member_context(user: User) -> dict[str, Any]:
     rows = [_own_connection(user, row) for row in querysets.visible_connections(user)[: OWN_CONNECTIONS + 1]]
-    rows.sort(key=lambda row: (not row.state.is_broken, not row.may_sign_in))
+    rows.sort(key=lambda row: (not row["state"].is_broken, not row["may_sign_in"]))
     shared = incidents.open_incidents(user, limit=LISTED, kinds=_SHARED_INCIDENTS)
-    tasks = Tasks(
-        incidents=[item for item in shared if _is_assigned_to(user, item.incident)],
-        approvals=[],
-        requests=[],
-        reviews=access_reviews.tasks_of(user),
-    )
+    tasks = _tasks(user, shared)
     answered_after = timezone.now() - timedelta(days=SUMMARY_DAYS)
     own_approvals = querysets.visible_approvals(user).filter(
         Q(state=Approval.State.WAITING) | Q(decided_at__gt=answered_after), requested_by=user
@@ -238,15 +191,16 @@ def _member_context(user: User) -> dict[str, Any]:
         "connections": rows[:OWN_CONNECTIONS],
         "more": len(rows) > OWN_CONNECTIONS,
         "own_approvals": list(own_approvals.exclude(state=Approval.State.WITHDRAWN)[:LISTED]),
-        "broken": sum(row.state.is_broken for row in rows),
+        "broken": sum(row["state"].is_broken for row in rows),
         "own_requests": consent_requests.recent_requests(user),
-        "unfinished": sum(row.connection.status == Connection.Status.PENDING for row in rows),
+        "unfinished": sum(row["connection"].status == Connection.Status.PENDING for row in rows),
         # Incidents of a single connection show up with that connection.
-        "incidents": [item for item in shared if item not in tasks.incidents],
+        "incidents": [item for item in shared if item not in tasks["incidents"]],
     }
 
 
-def _own_connection(user: User, connection: Connection) -> OwnConnection:
+def _own_connection(user: User, connection: Connection) -> dict[str, Any]:
+    """One of a member's connections, with the button that fixes it."""
     may_sign_in = (
         connection.status in (Connection.Status.PENDING, Connection.Status.RECONNECT_NEEDED)
         and connection.is_delegated
@@ -254,31 +208,20 @@ def _own_connection(user: User, connection: Connection) -> OwnConnection:
         and permissions.can_reconnect(user, connection)
     )
     may_check = not may_sign_in and connection.status in _BROKEN and permissions.can_check(user, connection)
-    return OwnConnection(connection, presentation.connection_state(connection, user), may_sign_in, may_check)
+    state = presentation.connection_state(connection, user)
+    return {"connection": connection, "state": state, "may_sign_in": may_sign_in, "may_check": may_check}
 
 
-# --- Figures --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
+def _figures(visible: QuerySet[Connection]) -> dict[str, Any]:
     """Numbers of connections. ``waiting``: active ones blocked by their app registration."""
-
-    by_status: list[tuple[presentation.Badge, str, int]]
-    total: int
-    waiting: int
-    unfinished: int
-
-
-def _figures(visible: QuerySet[Connection]) -> Figures:
     rejected = Q(status=Connection.Status.ACTIVE, app_registration__rejected_at__isnull=False)
     rows = visible.order_by().values("status").annotate(times=Count("pk"), waiting=Count("pk", rejected))
     counts = {row["status"]: row["times"] for row in rows}
-    return Figures(
-        by_status=[
+    return {
+        "by_status": [
             (presentation.status_badge(status), status.value, counts.get(status.value, 0)) for status in _STATUS_ORDER
         ],
-        total=sum(counts.values()),
-        waiting=sum(row["waiting"] for row in rows),
-        unfinished=counts.get(Connection.Status.PENDING, 0),
-    )
+        "total": sum(counts.values()),
+        "waiting": sum(row["waiting"] for row in rows),
+        "unfinished": counts.get(Connection.Status.PENDING, 0),
+    }

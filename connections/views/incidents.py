@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, render
+from django.shortcuts import render
 from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
@@ -17,6 +17,7 @@ from connections.models import AffectedConnection, Connection, Incident, Share, 
 from connections.models.connections import without_tokens
 from connections.views import list_pages
 from connections.views.audit import history
+from connections.views.form_handling import get_visible
 
 Kind = Incident.Kind
 MOST_NAMES = 30  # people, teams and keys named on the page
@@ -46,38 +47,19 @@ def _by_state(incidents: QuerySet[Incident], value: str) -> QuerySet[Incident]:
     return incidents.filter(closed_at__isnull=value == "open")
 
 
-@dataclass(frozen=True, slots=True)
-class Fix:
-    """The button that starts the fix. ``is_post``: it is submitted, not followed."""
-
-    label: str
-    url: str
-    is_post: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class OpenIncident:
-    """An open incident on a start page, with the number of connections it affects now."""
-
-    incident: Incident
-    affected_count: int
-    fix: Fix | None
-
-
-def open_incidents(user: User, *, limit: int, kinds: tuple[str, ...] = ()) -> list[OpenIncident]:
-    """The open incidents this person may see; those that affect most connections first."""
+def open_incidents(user: User, *, limit: int, kinds: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """The open incidents this person may see; those that affect most connections now first."""
     incidents = querysets.visible_incidents(user).filter(closed_at=None)
     if kinds:
         incidents = incidents.filter(kind__in=kinds)
     count = Count("affected", filter=Q(affected__healed_at=None), distinct=True)
     rows = incidents.annotate(affected_count=count).order_by("-affected_count", "opened_at", "pk")[:limit]
-    return [OpenIncident(row, row.affected_count, fix_for(row, user)) for row in rows]
+    return [{"incident": row, "affected_count": row.affected_count, "fix": _fix_for(row, user)} for row in rows]
 
 
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    user = roles.current_user(request.user)
-    incident = get_object_or_404(querysets.visible_incidents(user), pk=pk)
+    user, incident = get_visible(request, querysets.visible_incidents, pk)
     affected = _visible_affected(user, incident)
     page = list_pages.page(request, affected, order=("connection_name", "pk"))
     deliveries = incident.deliveries.select_related("channel").defer(
@@ -85,7 +67,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     )
     context = {
         "incident": incident,
-        "fix": fix_for(incident, user),
+        "fix": _fix_for(incident, user),
         "page": page,
         "rows": [(row, _can_sign_in(row, user, incident)) for row in page.items],
         "owners": list(affected.values_list("owner_name", flat=True).order_by("owner_name").distinct()[:MOST_NAMES]),
@@ -139,36 +121,33 @@ def _can_sign_in(row: AffectedConnection, user: User, incident: Incident) -> boo
     return needs_sign_in and row.connection.is_delegated and permissions.can_reconnect(user, row.connection)
 
 
-def fix_for(incident: Incident, user: User) -> Fix | None:
-    """The button that starts the fix, if it is this person's to press."""
+def _fix_for(incident: Incident, user: User) -> dict[str, Any] | None:
+    """The button that starts the fix, if it is this person's to press. ``is_post``: it is submitted, not followed."""
     if not incident.is_open:
         return None
     if incident.kind in (Kind.ACCOUNT, Kind.HAND_OVER):
         return _fix_by_sign_in(incident, user)
     if not permissions.can_manage_registry(user):
         return None
-    app, mailbox = incident.app_registration, incident.mailbox
-    if incident.kind == Kind.APP_REGISTRATION and app:
-        return Fix("Mend the app registration", reverse("app", args=[app.pk]))
-    if incident.kind == Kind.CONSENT and app:
-        return Fix("Grant consent", reverse("consent_start", args=[app.pk]))
-    if incident.kind == Kind.MAILBOX and mailbox:
-        return Fix("See what the mailbox lacks", reverse("mailbox", args=[mailbox.pk]))
-    if incident.kind == Kind.LEAVER and incident.person_id:
-        return Fix("Hand over", reverse("person_hand_over", args=[incident.person_id]))
-    if incident.kind == Kind.POLICY and app:
-        return Fix("Look at the app registration", reverse("app", args=[app.pk]))
-    return None
+    pages: dict[str, tuple[str, str, int | None]] = {
+        Kind.APP_REGISTRATION: ("Mend the app registration", "app", incident.app_registration_id),
+        Kind.CONSENT: ("Grant consent", "consent_start", incident.app_registration_id),
+        Kind.MAILBOX: ("See what the mailbox lacks", "mailbox", incident.mailbox_id),
+        Kind.LEAVER: ("Hand over", "person_hand_over", incident.person_id),
+        Kind.POLICY: ("Look at the app registration", "app", incident.app_registration_id),
+    }
+    label, url_name, pk = pages.get(incident.kind, ("", "", None))
+    return {"label": label, "url": reverse(url_name, args=[pk])} if pk else None
 
 
-def _fix_by_sign_in(incident: Incident, user: User) -> Fix | None:
+def _fix_by_sign_in(incident: Incident, user: User) -> dict[str, Any] | None:
     row = _visible_affected(user, incident).filter(healed_at=None, connection__owner=user).first()
     if row is None or row.connection is None:
         return None
-    url = reverse("connection_sign_in", args=[row.connection.pk])
     if incident.kind == Kind.HAND_OVER:
-        is_new_owner = incident.assignee_id == user.pk
-        return Fix(f"Sign in for {row.connection}", url, is_post=True) if is_new_owner else None
-    if not _can_sign_in(row, user, incident):
-        return None
-    return Fix(f"Sign in again as {row.connection.account_username or row.connection_name}", url, is_post=True)
+        allowed, label = incident.assignee_id == user.pk, f"Sign in for {row.connection}"
+    else:
+        allowed = _can_sign_in(row, user, incident)
+        label = f"Sign in again as {row.connection.account_username or row.connection_name}"
+    url = reverse("connection_sign_in", args=[row.connection.pk])
+    return {"label": label, "url": url, "is_post": True} if allowed else None

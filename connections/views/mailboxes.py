@@ -20,7 +20,7 @@ from connections.models import Connection, MailboxAccess, SharedMailbox, User
 from connections.models.tenants import SHARED_ENDPOINTS
 from connections.services.mailboxes import mailboxes, probes
 from connections.views import audit, list_pages
-from connections.views.form_handling import errors_as_messages, errors_on, render_form
+from connections.views.form_handling import errors_as_messages, errors_on, get_visible, render_form
 
 SUGGESTED = 200  # addresses offered while typing
 REACHABLE = MailboxAccess.State.REACHABLE
@@ -28,7 +28,6 @@ REACHABLE = MailboxAccess.State.REACHABLE
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    """All shared mailboxes, with the number of connections that reach each."""
     user = roles.current_user(request.user)
     tenants = [(str(tenant.pk), tenant.name) for tenant in _tenants_with_mailboxes(user)[:SUGGESTED]]
     filters = list_pages.Filters(
@@ -54,9 +53,7 @@ def _tenants_with_mailboxes(user: User) -> Any:
 
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    """One mailbox, with the visible connections that have it attached."""
-    user = roles.current_user(request.user)
-    mailbox = get_object_or_404(querysets.visible_mailboxes(user), pk=pk)
+    user, mailbox = get_visible(request, querysets.visible_mailboxes, pk)
     rows = mailbox.accesses.filter(connection__in=querysets.visible_connections(user)).with_connection()
     rows = rows.order_by("connection__name", "pk")
     context = {
@@ -76,8 +73,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def test(request: HttpRequest, pk: int) -> HttpResponse:
     """Test one mailbox through all attached connections that this person may check."""
-    user = roles.current_user(request.user)
-    mailbox = get_object_or_404(querysets.visible_mailboxes(user), pk=pk)
+    user, mailbox = get_visible(request, querysets.visible_mailboxes, pk)
     tested, left = probes.probe_mailbox(mailbox, actor=user, now=timezone.now())
     _report_tests(request, tested)
     if left:
@@ -94,11 +90,8 @@ def add(request: HttpRequest) -> HttpResponse:
     tenants = _tenants_with_mailboxes(user)
     form = MailboxForm(request.POST or None, tenants=tenants)
     if form.is_valid():
-        data = form.cleaned_data
         with errors_on(form):
-            mailbox = mailboxes.register(
-                data["tenant"], address=data["address"], display_name=data["display_name"], actor=user
-            )
+            mailbox = mailboxes.register(**form.cleaned_data, actor=user)
             messages.success(request, f"{mailbox} is registered. Attach it to a connection to use it.")
             return redirect("mailbox", pk=mailbox.pk)
     return render_form(request, "mailboxes/add.html", form, {"no_tenant": not tenants.exists()})
@@ -107,7 +100,8 @@ def add(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def edit(request: HttpRequest, pk: int) -> HttpResponse:
     user, mailbox = _changeable_mailbox(request, pk)
-    form = MailboxEditForm(request.POST or None, mailbox=mailbox)
+    initial = {"address": mailbox.address, "display_name": mailbox.display_name}
+    form = MailboxEditForm(request.POST or None, initial=initial)
     if form.is_valid():
         with errors_on(form):
             mailboxes.change(mailbox, **form.cleaned_data, actor=user)
@@ -118,7 +112,6 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
-    """Confirm, then remove a mailbox that no connection has attached."""
     user, mailbox = _changeable_mailbox(request, pk)
     if request.method == "POST":
         with errors_as_messages(request, level=messages.ERROR):
@@ -130,13 +123,9 @@ def remove(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _changeable_mailbox(request: HttpRequest, pk: int) -> tuple[User, SharedMailbox]:
-    user = roles.current_user(request.user)
-    mailbox = get_object_or_404(querysets.visible_mailboxes(user), pk=pk)
+    user, mailbox = get_visible(request, querysets.visible_mailboxes, pk)
     roles.require(permissions.can_change_mailbox(user, mailbox), action="Ask an IT admin, or whoever registered it.")
     return user, mailbox
-
-
-# --- On a connection's page -----------------------------------------------------------------------
 
 
 def attached(user: User, connection: Connection) -> dict[str, Any]:
@@ -165,8 +154,7 @@ def _suggestions(connection: Connection) -> list[str]:
 
 def _connection(request: HttpRequest, pk: int, *, to_check: bool = False) -> tuple[User, Connection]:
     """The user and a visible connection that they may change, or, ``to_check``, test."""
-    user = roles.current_user(request.user)
-    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    user, connection = get_visible(request, querysets.visible_connections, pk)
     if to_check:
         roles.require(permissions.can_check(user, connection), action="Ask its owner or an IT admin.")
     else:
@@ -194,7 +182,6 @@ def attach(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def probe_all(request: HttpRequest, pk: int) -> HttpResponse:
-    """Test all mailboxes of a connection."""
     user, connection = _connection(request, pk, to_check=True)
     _probe(request, connection, list(connection.mailbox_accesses.select_related("mailbox")), user)
     return redirect("connection", pk=pk)
@@ -202,7 +189,6 @@ def probe_all(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def probe(request: HttpRequest, pk: int, access_pk: int) -> HttpResponse:
-    """Test one attached mailbox."""
     user, connection = _connection(request, pk, to_check=True)
     _probe(request, connection, [_access(connection, access_pk)], user)
     return redirect("connection", pk=pk)
@@ -263,22 +249,17 @@ def _report_tests(request: HttpRequest, rows: list[MailboxAccess]) -> None:
             messages.warning(request, f"{row.mailbox}: {row.cause} {row.action}".strip())
 
 
-# --- Commands for Exchange ------------------------------------------------------------------------
-
-
 @require_safe
 def powershell(request: HttpRequest, pk: int) -> HttpResponse:
     """The PowerShell commands that open a connection's mailboxes to it and to nothing else; also as files."""
-    user = roles.current_user(request.user)
-    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    user, connection = get_visible(request, querysets.visible_connections, pk)
     plan = mailboxes.exchange_plan(connection)
     if plan is not None and "download" in request.GET:
         return _download(plan, request.GET["download"])
     app = connection.app_registration
     not_mailboxes = [lack.value for lack in WITHOUT_MAILBOX]
-    siblings = querysets.visible_connections(user).filter(
-        app_registration=app, authentication_type=connection.authentication_type
-    )
+    kind = connection.authentication_type
+    siblings = querysets.visible_connections(user).filter(app_registration=app, authentication_type=kind)
     context = {
         "connection": connection,
         "has_mailboxes": connection.mailbox_accesses.exists(),

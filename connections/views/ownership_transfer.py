@@ -18,7 +18,7 @@ from connections.services.api_keys import api_keys
 from connections.services.people import ownership_transfer
 from connections.services.sharing import usage
 from connections.validators import KEEP
-from connections.views.form_handling import errors_on, render_form
+from connections.views.form_handling import errors_on, get_visible, render_form
 from connections.views.shares import reach, redirect_to_connection
 
 AT_ONCE = 50  # connections on one page; the next ones follow when these are done
@@ -32,20 +32,15 @@ def waiting(user: User, connection: Connection) -> dict[str, Any]:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def connection(request: HttpRequest, pk: int) -> HttpResponse:
-    user = roles.current_user(request.user)
-    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    user, connection = get_visible(request, querysets.visible_connections, pk)
     roles.require(permissions.can_hand_over(user, connection), action="Ask its owner or an IT admin.")
     form = TransferForm(request.POST or None, connection=connection, people=querysets.possible_owners())
     if form.is_valid():
-        data = form.cleaned_data
+        owner, name, keep = form.cleaned_data["new_owner"], form.cleaned_data["new_name"], form.keeps_grant
+        now = timezone.now()
         with errors_on(form):
             transfer = ownership_transfer.transfer(
-                connection,
-                data["new_owner"],
-                keep_grant=form.keeps_grant,
-                new_name=data["new_name"],
-                actor=user,
-                now=timezone.now(),
+                connection, owner, keep_grant=keep, new_name=name, actor=user, now=now
             )
             messages.success(request, _done(transfer))
             return redirect_to_connection(user, pk)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import Any
 
 from django.contrib import messages
@@ -24,15 +23,6 @@ from connections.views import access_history, list_pages
 from connections.views.audit import history
 
 NAMED = 50  # of each kind of thing on a person's page
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    person: User
-    role: str
-    ways: str
-    connections: int
-    keys: int
 
 
 def _reader(request: HttpRequest) -> User:
@@ -78,7 +68,7 @@ def _by_role(people: QuerySet[User], value: str) -> QuerySet[User]:
     return people.filter(groups__name=AUDITORS)
 
 
-def _rows(people: list[User]) -> list[Row]:
+def _rows(people: list[User]) -> list[dict[str, Any]]:
     """Roles and counts for a page of people, in a fixed number of queries."""
     pks = [person.pk for person in people]
     roles: defaultdict[int, set[str]] = defaultdict(set)
@@ -91,9 +81,14 @@ def _rows(people: list[User]) -> list[Row]:
     for person in people:
         ways = ["Microsoft"] if person.pk in with_microsoft else []
         ways += ["local password"] if person.has_usable_password() else []
-        role = _role(person, roles[person.pk])
-        signs_in_with = " or ".join(ways) or "cannot sign in"
-        rows.append(Row(person, role, signs_in_with, owned.get(person.pk, 0), keys.get(person.pk, 0)))
+        row = {
+            "person": person,
+            "role": _role(person, roles[person.pk]),
+            "ways": " or ".join(ways) or "cannot sign in",
+            "connections": owned.get(person.pk, 0),
+            "keys": keys.get(person.pk, 0),
+        }
+        rows.append(row)
     return rows
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.contrib import messages
 from django.db.models import Count, Q
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
@@ -13,23 +13,17 @@ from connections.access import permissions, querysets
 from connections.access import roles as access_roles
 from connections.errors import PortalError
 from connections.forms.service_accounts import ServiceAccountForm
-from connections.models import Share, User
+from connections.models import Share
 from connections.models.accounts import AUDITORS, IT_ADMINS
 from connections.models.connections import without_tokens
 from connections.services.people import service_accounts
 from connections.views import api_keys, list_pages
 from connections.views.audit import history
-from connections.views.form_handling import errors_on, render_form
+from connections.views.form_handling import errors_on, get_visible, render_form
 
 
 def _require(allowed: bool) -> None:
     access_roles.require(allowed, cause="Service accounts are made by IT admins.", action="Ask an IT admin.")
-
-
-def _account(request: HttpRequest, pk: int) -> tuple[User, User]:
-    """The signed-in user and the service account."""
-    user = access_roles.current_user(request.user)
-    return user, get_object_or_404(querysets.visible_service_accounts(user), pk=pk)
 
 
 @require_safe
@@ -61,7 +55,7 @@ def add(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    user, account = _account(request, pk)
+    user, account = get_visible(request, querysets.visible_service_accounts, pk)
     shares = Share.objects.active().filter(person=account).select_related("connection__owner")
     context = {
         "account": account,
@@ -78,7 +72,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def edit(request: HttpRequest, pk: int) -> HttpResponse:
-    user, account = _account(request, pk)
+    user, account = get_visible(request, querysets.visible_service_accounts, pk)
     _require(permissions.can_manage_service_accounts(user))
     roles = set(account.groups.values_list("name", flat=True))
     initial = {
@@ -98,14 +92,14 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def add_key(request: HttpRequest, pk: int) -> HttpResponse:
-    user, account = _account(request, pk)
+    user, account = get_visible(request, querysets.visible_service_accounts, pk)
     _require(permissions.can_issue_key(user, account))
     return api_keys.make_for(request, user, owner=account)
 
 
 @require_POST
 def disable(request: HttpRequest, pk: int) -> HttpResponse:
-    user, account = _account(request, pk)
+    user, account = get_visible(request, querysets.visible_service_accounts, pk)
     service_accounts.disable(account, actor=user, now=timezone.now())
     messages.success(request, f"{account} is disabled: its keys are refused.")
     return redirect("service_account", pk=pk)
@@ -113,7 +107,7 @@ def disable(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def enable(request: HttpRequest, pk: int) -> HttpResponse:
-    user, account = _account(request, pk)
+    user, account = get_visible(request, querysets.visible_service_accounts, pk)
     service_accounts.enable(account, actor=user, now=timezone.now())
     messages.success(request, f"{account} is enabled: its keys work again.")
     return redirect("service_account", pk=pk)
@@ -121,17 +115,16 @@ def enable(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
-    user, account = _account(request, pk)
+    user, account = get_visible(request, querysets.visible_service_accounts, pk)
     _require(permissions.can_manage_service_accounts(user))
     trouble: PortalError | None = None
     if request.method == "POST":
         try:
             service_accounts.remove(account, actor=user, now=timezone.now())
-        except PortalError as error:
-            trouble = error
-        else:
             messages.success(request, f"{account} is removed.")
             return redirect("service_accounts")
+        except PortalError as error:
+            trouble = error
     context = {
         "account": account,
         "keys": account.api_keys.filter(revoked_at=None).count(),

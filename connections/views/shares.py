@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from django.contrib import messages
@@ -19,7 +18,7 @@ from connections.models import Connection, Share, User
 from connections.models.connections import without_tokens
 from connections.services.sharing import shares as sharing_service
 from connections.views import access_history
-from connections.views.form_handling import errors_on, render_form
+from connections.views.form_handling import errors_on, get_visible, render_form
 
 
 def panel(user: User, connection: Connection) -> dict[str, Any]:
@@ -35,14 +34,12 @@ def panel(user: User, connection: Connection) -> dict[str, Any]:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest, pk: int) -> HttpResponse:
-    user = roles.current_user(request.user)
-    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    user, connection = get_visible(request, querysets.visible_connections, pk)
     roles.require(access_permissions.can_share(user, connection), action="Ask its owner or an IT admin to share it.")
     limits = sharing_service.limits(connection, now=timezone.now())
     people = querysets.accounts().exclude(pk=connection.owner_id) if limits.with_people else User.objects.none()
-    form = ShareForm(
-        request.POST or None, people=people, teams=querysets.visible_teams(user), longest_days=limits.longest_days
-    )
+    teams, longest = querysets.visible_teams(user), limits.longest_days
+    form = ShareForm(request.POST or None, people=people, teams=teams, longest_days=longest)
     if form.is_valid():
         level, until = form.cleaned_data["level"], form.cleaned_data["until"]
         with errors_on(form):
@@ -56,32 +53,23 @@ def add(request: HttpRequest, pk: int) -> HttpResponse:
     return render_form(request, "shares/add.html", form, context)
 
 
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """What everybody with this connection can do."""
+def reach(connection: Connection) -> dict[str, list[Any]]:
+    """What the granted permissions allow, whether chosen as capabilities, typed by hand or granted at another time.
 
-    abilities: list[str]  # labels of the capabilities that the granted permissions allow
-    beyond: list[tuple[str, str]]  # permissions that no capability needs: name, and what the name says
-
-    def __bool__(self) -> bool:
-        return bool(self.abilities or self.beyond)
-
-
-def reach(connection: Connection) -> Reach:
-    """What the granted permissions allow, whether chosen as capabilities, typed by hand or granted at another time."""
+    ``abilities``: labels of capabilities; ``beyond``: names and meanings of permissions that no capability needs.
+    Empty if they allow nothing.
+    """
     granted, kind = connection.granted - token_endpoint.OIDC_SCOPES, connection.authentication_type
     possible = capabilities.can(capabilities.CAPABILITIES, granted, kind)
     beyond = capabilities.beyond(granted, kind)
-    return Reach(
-        [capability.label for capability, allowed, _ in possible if allowed],
-        [(name, permissions.describe(name, app_only=not connection.is_delegated)) for name in beyond],
-    )
+    abilities = [capability.label for capability, allowed, _ in possible if allowed]
+    described = [(name, permissions.describe(name, app_only=not connection.is_delegated)) for name in beyond]
+    return {"abilities": abilities, "beyond": described} if abilities or described else {}
 
 
 @require_POST
 def end(request: HttpRequest, pk: int, share_pk: int) -> HttpResponse:
-    user = roles.current_user(request.user)
-    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    user, connection = get_visible(request, querysets.visible_connections, pk)
     shares = without_tokens(Share.objects.select_related("person", "team", "connection"))
     share = get_object_or_404(shares, pk=share_pk, connection=connection)
     sharing_service.end_share(share, actor=user, now=timezone.now())

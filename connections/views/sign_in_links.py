@@ -7,14 +7,14 @@ import secrets
 from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, render
+from django.shortcuts import render
 from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from connections import pipeline
-from connections.access import querysets, roles
+from connections.access import querysets
 from connections.errors import PortalError
 from connections.microsoft import capabilities
 from connections.models import Connection, User
@@ -22,6 +22,7 @@ from connections.services.connections import sign_in, sign_in_links
 from connections.services.people import ownership_transfer
 from connections.services.policy import permission_drift
 from connections.views.connections import redirect_to_microsoft
+from connections.views.form_handling import get_visible
 
 BROWSER_LIFETIME = 3600  # seconds a session without a signed-in person lasts
 
@@ -29,8 +30,7 @@ BROWSER_LIFETIME = 3600  # seconds a session without a signed-in person lasts
 @require_POST
 def create(request: HttpRequest, pk: int) -> HttpResponse:
     """Create a link and show it, this once."""
-    user = roles.current_user(request.user)
-    connection = get_object_or_404(querysets.visible_connections(user), pk=pk)
+    user, connection = get_visible(request, querysets.visible_connections, pk)
     link, token = sign_in_links.create(connection, actor=user, now=timezone.now())
     context = {
         "connection": connection,

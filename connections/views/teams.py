@@ -15,7 +15,7 @@ from connections.models.connections import without_tokens
 from connections.services.sharing import teams
 from connections.views import list_pages
 from connections.views.audit import history
-from connections.views.form_handling import errors_on, render_form
+from connections.views.form_handling import errors_on, get_visible, render_form
 
 
 @require_safe
@@ -45,8 +45,7 @@ def add(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    user = roles.current_user(request.user)
-    team = get_object_or_404(querysets.visible_teams(user), pk=pk)
+    user, team = get_visible(request, querysets.visible_teams, pk)
     may_manage = permissions.can_manage_teams(user)
     mine = querysets.visible_connections(user).values("pk")
     shares = Share.objects.active().filter(team=team, connection__in=mine).select_related("connection__owner")
@@ -64,8 +63,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 def _managed_team(request: HttpRequest, pk: int) -> tuple[User, Team]:
     """The user and a team they may change. Raises NotAllowed."""
-    user = roles.current_user(request.user)
-    team = get_object_or_404(querysets.visible_teams(user), pk=pk)
+    user, team = get_visible(request, querysets.visible_teams, pk)
     roles.require(permissions.can_manage_teams(user), action="Ask an IT admin.")
     return user, team
 
@@ -86,9 +84,8 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
     user, team = _managed_team(request, pk)
     if request.method == "POST":
-        name = str(team)
         teams.remove(team, actor=user)
-        messages.success(request, f"{name} is removed.")
+        messages.success(request, f"{team} is removed.")
         return redirect("teams")
     shared = Share.objects.active().filter(team=team).count()
     return render(request, "teams/remove.html", {"team": team, "shared": shared, "members": team.members.count()})
@@ -107,7 +104,6 @@ def add_member(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def remove_member(request: HttpRequest, pk: int, user_pk: int) -> HttpResponse:
-    user = roles.current_user(request.user)
-    team = get_object_or_404(querysets.visible_teams(user), pk=pk)
+    user, team = get_visible(request, querysets.visible_teams, pk)
     teams.remove_member(team, get_object_or_404(User, pk=user_pk), actor=user)
     return redirect("team", pk=pk)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.contrib import messages
 from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_safe
 
 from connections.access import permissions, querysets, roles
@@ -14,12 +14,7 @@ from connections.microsoft import clouds
 from connections.models import Tenant, User
 from connections.services.registry import tenants
 from connections.views import audit, list_pages
-from connections.views.form_handling import errors_as_messages, errors_on
-
-NOT_LOOKED_UP = (
-    "{tenant} is saved, but Microsoft could not be reached, so its directory was not looked up yet. "
-    "Press “Look up at Microsoft” on its page later."
-)
+from connections.views.form_handling import errors_as_messages, errors_on, get_visible
 
 
 @require_safe
@@ -39,8 +34,7 @@ def index(request: HttpRequest) -> HttpResponse:
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     """One tenant with its app registrations and mailboxes; members only see the name."""
-    user = roles.current_user(request.user)
-    tenant = get_object_or_404(querysets.visible_tenants(user), pk=pk)
+    user, tenant = get_visible(request, querysets.visible_tenants, pk)
     cloud = clouds.CLOUDS.get(tenant.environment)
     context = {
         "tenant": tenant,
@@ -84,7 +78,6 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
-    """Confirm, then remove a tenant that nothing uses."""
     user, tenant = _managed_tenant(request, pk)
     if request.method == "POST":
         with errors_as_messages(request, level=messages.ERROR):
@@ -96,8 +89,7 @@ def remove(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _managed_tenant(request: HttpRequest, pk: int) -> tuple[User, Tenant]:
-    user = roles.current_user(request.user)
-    tenant = get_object_or_404(querysets.visible_tenants(user), pk=pk)
+    user, tenant = get_visible(request, querysets.visible_tenants, pk)
     roles.require(permissions.can_manage_registry(user))
     return user, tenant
 
@@ -106,5 +98,6 @@ def _report_saved(request: HttpRequest, tenant: Tenant, sentence: str) -> HttpRe
     if tenant.tid or tenant.is_shared_endpoint:
         messages.success(request, sentence)
     else:
-        messages.warning(request, NOT_LOOKED_UP.format(tenant=tenant))
+        sentence = f"{tenant} is saved, but Microsoft could not be reached, so its directory was not looked up yet. "
+        messages.warning(request, f"{sentence}Press “Look up at Microsoft” on its page later.")
     return redirect("tenant", tenant.pk)

@@ -66,7 +66,7 @@ def test_the_list_can_be_narrowed(signed_in: SignIn, alice: User, bob: User, que
     alerts.incident_opened(make_incident(assignee=bob), now=NOW)
     Delivery.objects.filter(email="bob@example.org").update(delivered_at=NOW)
     response = signed_in(alice).get(f"{reverse('alerts')}?{query}")
-    assert {row.delivery.email for row in response.context["rows"]} == shown
+    assert {row["delivery"].email for row in response.context["rows"]} == shown
 
 
 def test_an_empty_outbox_says_so(signed_in: SignIn, alice: User) -> None:

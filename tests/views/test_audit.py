@@ -189,4 +189,6 @@ def test_a_fact_of_two_values_does_not_read_as_a_change(signed_in: SignIn, bob: 
     granted = {"roles": audit.join_values(["Mail.Read", "User.Read.All"])}
     event = audit.record("connection.connected", connection, actor=bob, changes=granted)
     page = signed_in(carol).get(f"/audit/{event.pk}/")
-    assert [(line.is_fact, line.after) for line in page.context["changes"]] == [(True, "Mail.Read, User.Read.All")]
+    assert [(line["is_fact"], line["after"]) for line in page.context["changes"]] == [
+        (True, "Mail.Read, User.Read.All")
+    ]

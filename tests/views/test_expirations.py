@@ -69,7 +69,7 @@ def test_the_year_at_a_glance_counts_what_ends_and_what_stops(at_noon: None, adm
     factories.make_connection(app_registration=app_that_ends(40))
     months = admin.get("/expiries/").context["months"]
     assert len(months) == 12
-    assert [(month.name, month.count, month.stops) for month in months if month.count] == [("Dec", 1, 1)]
+    assert [(month["name"], month["count"], month["stops"]) for month in months if month["count"]] == [("Dec", 1, 1)]
 
 
 def test_it_says_what_stops_and_what_another_credential_outlasts(at_noon: None, admin: Client) -> None:
