@@ -92,8 +92,7 @@ class CredentialOut(Schema):
 
 
 FileContent = Annotated[
-    Text,
-    WithJsonSchema({"type": "string", "format": "password", "writeOnly": True, "maxLength": LONGEST_FILE}),
+    Text, WithJsonSchema({"type": "string", "format": "password", "writeOnly": True, "maxLength": LONGEST_FILE})
 ]
 
 

@@ -52,8 +52,7 @@ def _count_call(request: HttpRequest, key: ApiKey, now: datetime) -> None:
     state = rate_limit_state(request)
     if state is not None and state.is_exceeded:
         raise RateLimited(
-            f"This API key may be used {state.limit} times in a minute, and that is used up.",
-            retry_after=state.reset,
+            f"This API key may be used {state.limit} times in a minute, and that is used up.", retry_after=state.reset
         )
 
 

@@ -225,10 +225,7 @@ def change_connection(request: HttpRequest, response: HttpResponse, ref: str, bo
     roles.require(permissions.can_reconnect(key.owner, connection), action="Only its owner can change it.")
     with etags.lock_matching(request, connection, COLUMNS) as current:
         values = body.over(
-            name=current.name,
-            capabilities=current.capabilities,
-            extra_scopes=current.extra_scopes.split(),
-            reason="",
+            name=current.name, capabilities=current.capabilities, extra_scopes=current.extra_scopes.split(), reason=""
         )
         chosen = values.pop("capabilities")
         _require_valid_capabilities(chosen, values["extra_scopes"], current.authentication_type)

@@ -171,12 +171,7 @@ def hand_over(request: HttpRequest, ref: str, body: HandOverIn) -> Any:
     if connection.owner_id not in (owner.pk, body.seen_owner_id or connection.owner_id):
         raise ownership_transfer.owner_changed_error(connection)
     transfer = ownership_transfer.transfer(
-        connection,
-        owner,
-        keep_grant=body.grant == KEEP,
-        new_name=body.new_name,
-        actor=key.owner,
-        now=timezone.now(),
+        connection, owner, keep_grant=body.grant == KEEP, new_name=body.new_name, actor=key.owner, now=timezone.now()
     )
     transfer.connection = Connection.objects.only("name").get(pk=connection.pk)
     return transfer

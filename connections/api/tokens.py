@@ -59,9 +59,7 @@ class TokenWanted(Schema):
 
 
 @router.get(
-    "/connections/{ref}/token",
-    response={200: TokenOut} | problems.responses(404, 409, 503),
-    summary="Fetch a token",
+    "/connections/{ref}/token", response={200: TokenOut} | problems.responses(404, 409, 503), summary="Fetch a token"
 )
 def fetch_token(request: HttpRequest, response: HttpResponse, ref: str, wanted: Query[TokenWanted]) -> Any:
     """A valid access token. Never cached, never a refresh token. `ref` is the connection's number or name.

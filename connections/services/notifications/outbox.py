@@ -272,10 +272,7 @@ def _request_to_channel(
 
 
 def _outgoing(
-    rows: list[Delivery],
-    *,
-    key: Callable[[Delivery], Any],
-    together: Callable[[Delivery], bool] = lambda row: True,
+    rows: list[Delivery], *, key: Callable[[Delivery], Any], together: Callable[[Delivery], bool] = lambda row: True
 ) -> Iterator[OutgoingMessage]:
     """One message per delivery, or one for all combinable deliveries of a recipient when they are many."""
     for _, group in groupby(sorted(rows, key=lambda row: (key(row), row.pk)), key=key):
