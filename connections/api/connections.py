@@ -52,15 +52,11 @@ _REASON = "Why it is needed; the IT admin reads it where the policy wants an app
 
 
 class Named(Schema):
-    """Something with a name, and its number."""
-
     id: int
     name: str
 
 
 class ConnectionOut(Schema):
-    """A connection as an automation sees it."""
-
     id: int
     name: str
     authentication_type: Type
@@ -109,8 +105,6 @@ class SignInLinkOut(Schema):
 
 
 class ConnectionMade(ConnectionOut):
-    """A connection that was just made."""
-
     sign_in_link: SignInLinkOut | None = Field(
         description="For a delegated one: where its mailbox's owner signs in. Null while an approval is missing."
     )
@@ -133,8 +127,6 @@ class ConnectionQuery(PageQuery):
 
 
 class ConnectionIn(RequestSchema):
-    """A connection to be made."""
-
     app_registration: Number = Field(description="Number of the app registration it goes through.", examples=[1])
     name: Name
     authentication_type: Type = Field(

@@ -45,8 +45,6 @@ class ConsentRequestOut(Schema):
 
 
 class ConsentApproved(ConsentRequestOut):
-    """A request that was approved."""
-
     consent_link: str = Field(description="Where an administrator of the directory accepts it, within seven days.")
 
 
@@ -64,8 +62,6 @@ class ConsentRequestIn(RequestSchema):
 
 
 class Declined(RequestSchema):
-    """Why not."""
-
     reason: Text = Field(min_length=1, max_length=requests.LONGEST_TEXT, examples=["Use the team's mailbox instead."])
     seen: State | None = Field(None, description="The state in which you saw it; another one now is refused (409).")
     and_same: Flag = Field(False, description="Decline all that ask for the same alike.")

@@ -32,15 +32,10 @@ def render_page(api: NinjaAPI) -> Callable[[HttpRequest], HttpResponse]:
 
 def _groups(document: dict[str, Any]) -> list[dict[str, Any]]:
     """The operations by tag, in the order of the document's tags."""
-    groups: dict[str, dict[str, Any]] = {
-        tag["name"]: {
-            "anchor": tag["name"].lower().replace(" ", "-"),
-            "name": tag["name"],
-            "text": tag["description"],
-            "operations": [],
-        }
-        for tag in document["tags"]
-    }
+    groups: dict[str, dict[str, Any]] = {}
+    for tag in document["tags"]:
+        name, text = tag["name"], tag["description"]
+        groups[name] = {"anchor": name.lower().replace(" ", "-"), "name": name, "text": text, "operations": []}
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             groups[operation["tags"][0]]["operations"].append(_operation(document, method, path, operation))
@@ -97,16 +92,12 @@ def _parameter(parameter: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fields(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    required = schema.get("required", [])
-    return [
-        {"name": name, "kind": _kind(field), "text": _description(field), "required": name in required}
-        for name, field in schema.get("properties", {}).items()
-    ]
-
-
-def _description(schema: dict[str, Any]) -> str:
-    options = (option.get("description", "") for option in schema.get("anyOf", []))
-    return str(schema.get("description") or next(filter(None, options), ""))
+    fields = []
+    for name, field in schema.get("properties", {}).items():
+        texts = (option.get("description", "") for option in [field, *field.get("anyOf", [])])
+        text, is_required = next(filter(None, texts), ""), name in schema.get("required", [])
+        fields.append({"name": name, "kind": _kind(field), "text": text, "required": is_required})
+    return fields
 
 
 def _kind(schema: dict[str, Any]) -> str:
@@ -118,9 +109,8 @@ def _kind(schema: dict[str, Any]) -> str:
         return f"list of {_kind(schema.get('items', {}))}"
     if "enum" in schema:
         return " or ".join(map(str, schema["enum"]))
-    limits = [
-        f"{word} {schema[key]}" for key, word in (("minimum", "at least"), ("maximum", "at most")) if key in schema
-    ]
+    bounds = {"minimum": "at least", "maximum": "at most"}
+    limits = [f"{word} {schema[key]}" for key, word in bounds.items() if key in schema]
     default = [f"usually {schema['default']}"] if schema.get("default") not in (None, "") else []
     words = [str(schema.get("format") or schema.get("type") or ""), *limits, *default]
     return ", ".join(word for word in words if word)

@@ -27,8 +27,6 @@ _BY_STATUS = {
 
 
 class FieldError(Schema):
-    """What is wrong with one field of the request."""
-
     field: str = Field(description="Its name; parts of it are separated by dots. Empty: the request as a whole.")
     message: str
 

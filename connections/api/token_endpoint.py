@@ -71,7 +71,6 @@ class TokenEndpoint:
 
     @staticmethod
     def serves(path: str) -> bool:
-        """Whether a path is that of the token call."""
         return _PATH.fullmatch(path) is not None
 
     def stop_waiting(self) -> None:
@@ -111,7 +110,7 @@ class TokenEndpoint:
         elif refresh is None:
             await self._django(_marked(scope, call), receive, send)
         else:
-            explanation = await self._explain(refresh, call, scope, receive)
+            explanation = await self._explain(refresh, call, scope)
             await _send(send, explanation.status, explanation.headers, explanation.body, call)
 
     async def _decide(self, call: TokenCall) -> Outcome:
@@ -138,18 +137,16 @@ class TokenEndpoint:
         headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in problem.items()]
         await _send(send, problem.status_code, [*headers, *self._headers(is_secure(scope))], problem.content, call)
 
-    async def _explain(
-        self, refresh: asyncio.Task[None], call: TokenCall, scope: Scope, receive: Receive
-    ) -> Explanation:
-        """What the view says to a caller who has waited in vain: once for all who asked the same and waited together."""
-        asked = (id(refresh), call.key, call.address, scope["method"], scope["raw_path"], scope["query_string"])
-        if (task := self._explanations.get(asked)) is None:
+    async def _explain(self, refresh: asyncio.Task[None], call: TokenCall, scope: Scope) -> Explanation:
+        """The view's answer to callers who waited in vain: one for all equal requests that waited together."""
+        group = (id(refresh), call.key, call.address, scope["method"], scope["raw_path"], scope["query_string"])
+        if (task := self._explanations.get(group)) is None:
             explaining = Explanation()
             task = asyncio.ensure_future(explaining.fetch(self._django, _marked(scope, call)))
-            self._explanations[asked] = task
-            # A moment for those who are still on their way here.
+            self._explanations[group] = task
+            # Kept for a moment: some of the callers may not have got here yet.
             task.add_done_callback(
-                lambda _: asyncio.get_running_loop().call_later(1.0, self._explanations.pop, asked, None)
+                lambda _: asyncio.get_running_loop().call_later(1.0, self._explanations.pop, group, None)
             )
         return await asyncio.shield(task)
 
@@ -194,9 +191,6 @@ def _nothing_to_receive() -> Receive:
         raise AssertionError("never reached")
 
     return receive
-
-
-# --- Answering together ---------------------------------------------------------------------------
 
 
 class Batches:
@@ -254,9 +248,6 @@ def _threads(number: int, name: str) -> RunInThread:
     return run_in_thread
 
 
-# --- Reading a request ----------------------------------------------------------------------------
-
-
 def read_call(scope: Scope) -> TokenCall:
     """The token call that a request is. Raises Unusual for anything but a plain and well-formed one."""
     path = _PATH.fullmatch(scope["path"])
@@ -275,9 +266,8 @@ def read_call(scope: Scope) -> TokenCall:
         raise Unusual
     ref = path[1]
     is_number = ref.isascii() and ref.isdigit()
-    if len(ref) > (authentication.LONGEST_NUMBER if is_number else authentication.LONGEST_NAME):
-        raise Unusual
-    if "\x00" in ref or "\ufffd" in ref:
+    longest = authentication.LONGEST_NUMBER if is_number else authentication.LONGEST_NAME
+    if len(ref) > longest or "\x00" in ref or "\ufffd" in ref:
         raise Unusual
     return TokenCall(
         key=_key(headers.get(b"authorization", b"")),
@@ -319,11 +309,9 @@ def _requirement(query: bytes) -> TokenRequirement:
         raise Unusual from malformed
     values = {"min_valid": "300", "refused": ""} | dict(pairs)
     min_valid, refused = values["min_valid"], values["refused"]
-    if len(values) > 2 or len(dict(pairs)) < len(pairs):
+    if len(values) > 2 or len(dict(pairs)) < len(pairs) or not re.fullmatch("([0-9a-f]{32})?", refused):
         raise Unusual
     if not re.fullmatch("[0-9]{1,4}", min_valid) or int(min_valid) > tokens.LONGEST_VALIDITY:
-        raise Unusual
-    if not re.fullmatch("([0-9a-f]{32})?", refused):
         raise Unusual
     return TokenRequirement(int(min_valid), refused)
 

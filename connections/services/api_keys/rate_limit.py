@@ -64,13 +64,13 @@ def count_many(calls: Sequence[tuple[str, int]], *, now: datetime) -> list[RateL
                 sizes[name] = max(1, limit // LEASE)
         short = {name: number for name, number in needed.items() if _leases.left(name) < number}
         if short:
-            if _outage.is_on():
+            if outage.is_on():
                 return [None] * len(calls)
             reserved = {name: max(number, sizes[name]) for name, number in short.items()}
             try:
                 _leases.reserve(reserved, window)
             except (redis.RedisError, OSError):
-                _outage.begin()
+                outage.begin()
                 return [None] * len(calls)
         return [RateLimitState(limit, _leases.take(name), WINDOW - second) if limit else None for name, limit in calls]
 
@@ -111,18 +111,13 @@ class _Leases:
 _leases = _Leases()
 
 
-def uncounted_calls() -> int:
-    """Calls of this process that were not counted because Redis could not be reached."""
-    return _outage.uncounted
-
-
 class _Outage:
     """Redis cannot be reached; shared by the threads of this process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._until = 0.0
-        self.uncounted = 0
+        self.uncounted = 0  # calls of this process that no limit could be applied to
 
     def begin(self) -> None:
         with self._lock:
@@ -138,7 +133,7 @@ class _Outage:
         return True
 
 
-_outage = _Outage()
+outage = _Outage()
 
 
 @cache
