@@ -12,7 +12,7 @@ from connections.errors import PortalError
 from connections.management import cli, config_file
 from connections.services.config import plan
 from connections.services.config.schema import Configuration
-from connections.services.config.steps import Plan, Step, Verb
+from connections.services.config.steps import Plan, Verb
 
 PENDING = 2  # exit code of --plan when something would change
 MARKS = {Verb.ADD: "+", Verb.CHANGE: "~", Verb.REMOVE: "-"}
@@ -55,15 +55,9 @@ class Command(BaseCommand):
             )
         if not options["yes"]:
             self._confirm(options["file"])
+        choices = {"prune": options["prune"], "allow_untried": options["untried"]}
         try:
-            plan.apply(
-                wanted,
-                planned,
-                actor=actor,
-                now=timezone.now(),
-                prune=options["prune"],
-                allow_untried=options["untried"],
-            )
+            plan.apply(wanted, planned, actor=actor, now=timezone.now(), **choices)
         except PortalError as error:
             raise CommandError(f"{options['file']}, {error}\nNothing was changed.") from error
         self.stdout.write("Done.")
@@ -90,7 +84,11 @@ class Command(BaseCommand):
 
     def _show(self, plan: Plan) -> None:
         for step in plan.steps:
-            self._show_step(step)
+            where = f" (line {step.line})" if step.line else ""
+            self.stdout.write(f"{MARKS[step.verb]} {step.noun} {step.name}{where}")
+            for what, before, after in step.changes:
+                value = f"{before} → {after}" if step.verb is Verb.CHANGE else after
+                self.stdout.write(f"    {what}: {value}")
         for note in plan.notes:
             self.stdout.write(f"! {note}")
         if plan.kept:
@@ -100,9 +98,3 @@ class Command(BaseCommand):
             return
         counts = {verb: sum(step.verb is verb for step in plan.steps) for verb in Verb}
         self.stdout.write(f"To add: {counts[Verb.ADD]}, change: {counts[Verb.CHANGE]}, remove: {counts[Verb.REMOVE]}.")
-
-    def _show_step(self, step: Step) -> None:
-        where = f" (line {step.line})" if step.line else ""
-        self.stdout.write(f"{MARKS[step.verb]} {step.noun} {step.name}{where}")
-        for what, before, after in step.changes:
-            self.stdout.write(f"    {what}: {before} → {after}" if step.verb is Verb.CHANGE else f"    {what}: {after}")

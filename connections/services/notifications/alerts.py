@@ -91,9 +91,8 @@ def remind_due(now: datetime) -> int:
             incident.reminders += 1
             # A recipient still waiting for the last alert (the mail server is down) needs no second one.
             undelivered = incident.deliveries.filter(delivered_at=None, given_up_at=None)
-            waiting = {
-                email or f"channel:{channel_id}" for email, channel_id in undelivered.values_list("email", "channel_id")
-            }
+            keys = undelivered.values_list("email", "channel_id")
+            waiting = {email or f"channel:{channel_id}" for email, channel_id in keys}
             recipients = [recipient for recipient in _recipients(incident, remind=True) if recipient.key not in waiting]
             _queue(Event.REMINDER, recipients, now=now, incident=incident, number=incident.reminders)
             done += 1
@@ -143,13 +142,8 @@ def notify(people: Iterable[User], message: Message, *, about: str, now: datetim
         for user in people
         if user.is_active and user.email and preferences_of(user).messages
     ]
-    _create_rows(
-        about,
-        recipients,
-        {"event": Event.MESSAGE, "subject": message.subject[:200]},
-        {"message": asdict(message)},
-        now=now,
-    )
+    columns = {"event": Event.MESSAGE, "subject": message.subject[:200]}
+    _create_rows(about, recipients, columns, {"message": asdict(message)}, now=now)
 
 
 def notify_it_admins(message: Message, *, about: str, now: datetime) -> None:

@@ -29,12 +29,11 @@ def add(*, name: str, kind: str, url: str, actor: User) -> tuple[AlertChannel, s
     channel = AlertChannel(
         name=name, kind=kind, url=url, host=host_of(url), signing_secret=secret or None, created_by=actor
     )
+    facts = {"kind": kind, "host": channel.host}
     try:
         with transaction.atomic():
             channel.save(force_insert=True)
-            audit.record(
-                AuditAction.ALERT_CHANNEL_ADDED, channel, actor=actor, changes={"kind": kind, "host": channel.host}
-            )
+            audit.record(AuditAction.ALERT_CHANNEL_ADDED, channel, actor=actor, changes=facts)
     except IntegrityError as taken:
         raise _taken(name) from taken
     return channel, secret

@@ -65,12 +65,9 @@ class OutgoingMessage:
     def alerts(self) -> list[message_text.AlertText]:
         return [
             message_text.build_alert(
-                delivery.event,
-                delivery.payload["facts"],
-                reason=delivery.payload.get("reason", ""),
-                at=delivery.created_at,
+                row.event, row.payload["facts"], reason=row.payload.get("reason", ""), at=row.created_at
             )
-            for delivery in self.deliveries
+            for row in self.deliveries
         ]
 
     def subject(self) -> str:
@@ -114,8 +111,7 @@ def retry_failed(*, actor: User, now: datetime) -> int:
 
 
 def _requeue(rows: QuerySet[Delivery], *, now: datetime) -> int:
-    given_up = rows.filter(given_up_at__isnull=False)
-    return given_up.update(given_up_at=None, attempts=0, next_attempt_at=now)
+    return rows.filter(given_up_at__isnull=False).update(given_up_at=None, attempts=0, next_attempt_at=now)
 
 
 def _waiting() -> QuerySet[Delivery]:
@@ -133,9 +129,8 @@ def _claim(due: QuerySet[Delivery], *, now: datetime, limit: int) -> list[Delive
         people = {row.email for row in rows if row.email}
         rows += due.filter(email__in=people).exclude(pk__in=[row.pk for row in rows])[:MAX_COMBINED]
         new = [row.pk for row in rows if "facts" not in row.payload]
-        subjects = Delivery.objects.filter(pk__in=new).select_related(
-            "incident__assignee", "credential__app_registration"
-        )
+        related = ("incident__assignee", "credential__app_registration")
+        subjects = Delivery.objects.filter(pk__in=new).select_related(*related)
         facts = payload.payloads(subjects.defer("credential__secret", "credential__private_key")) if new else {}
         for row in rows:
             row.attempts += 1
@@ -221,17 +216,16 @@ def _answer(code: int, text: bytes | str) -> str:
 
 
 def _send_to_channels(rows: list[Delivery], *, now: datetime) -> int:
-    channels = AlertChannel.objects.defer("url", "signing_secret").in_bulk(
-        {row.channel_id for row in rows if row.channel_id}
-    )
+    pks = {row.channel_id for row in rows if row.channel_id}
+    channels = AlertChannel.objects.defer("url", "signing_secret").in_bulk(pks)
     delivered = 0
     trouble: dict[int, str] = {}  # channels without an answer: their other rows wait without an attempt
     chats = {pk for pk, channel in channels.items() if channel.kind == AlertChannel.Kind.CHAT}
     for message in _outgoing(rows, key=lambda row: row.channel_id, together=lambda row: row.channel_id in chats):
         channel = channels.get(message.first.channel_id or 0)
         if channel is None or (channel.disabled_at and message.first.event != Delivery.Event.TEST):
-            pks = [delivery.pk for delivery in message.deliveries]
-            Delivery.objects.filter(pk__in=pks, delivered_at=None).update(
+            refused = [delivery.pk for delivery in message.deliveries]
+            Delivery.objects.filter(pk__in=refused, delivered_at=None).update(
                 last_error="The channel was switched off.", next_attempt_at=None, given_up_at=now
             )
             continue
@@ -298,16 +292,11 @@ def _record_outcome(message: OutgoingMessage, problem: str, *, now: datetime) ->
             delivered_at=now, next_attempt_at=None, given_up_at=None, last_error=""
         )
     for delivery in message.deliveries:
-        following = _next_attempt(delivery.attempts, now=now)
+        following = None  # gives up
+        if delivery.attempts <= len(WAITS):
+            spread = 1 + random.uniform(-JITTER, JITTER)
+            following = now + timedelta(seconds=WAITS[delivery.attempts - 1] * spread)
         Delivery.objects.filter(pk=delivery.pk, delivered_at=None).update(
             last_error=problem[:300], next_attempt_at=following, given_up_at=None if following else now
         )
     return 0
-
-
-def _next_attempt(attempts: int, *, now: datetime) -> datetime | None:
-    """When to try again; None to give up."""
-    if attempts > len(WAITS):
-        return None
-    spread = 1 + random.uniform(-JITTER, JITTER)
-    return now + timedelta(seconds=WAITS[attempts - 1] * spread)

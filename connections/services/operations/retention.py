@@ -7,6 +7,7 @@ the chain still verifies. Rows that do not match their seal are never removed, b
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from itertools import takewhile
 
 import structlog
 from django.conf import settings
@@ -43,14 +44,14 @@ def prune(now: datetime) -> int:
 def _prune_some(days: int, now: datetime) -> int | None:
     """Remove the rows of the next few seals; None if there is nothing left to remove."""
     first = verification_checks.last_pruned_seal()
-    last = _last_old(first, now - timedelta(days=days))
-    if last is None:
+    seals = AuditSeal.objects.defer("marks").filter(number__gt=first).order_by("number")[:TOGETHER]
+    # Consecutive seals that cover nothing newer.
+    old = list(takewhile(lambda seal: seal.covers_until < now - timedelta(days=days), seals))
+    if not old:
         return None
-    findings = [
-        finding
-        for report in verification_checks.check_seals(since=first, upto=last.number)
-        for finding in report.findings
-    ]
+    last = old[-1]
+    reports = verification_checks.check_seals(since=first, upto=last.number)
+    findings = [finding for report in reports for finding in report.findings]
     if findings:
         logger.error("retention stopped: the audit trail is broken", seal=findings[0].seal, finding=findings[0].what)
         return None
@@ -60,16 +61,6 @@ def _prune_some(days: int, now: datetime) -> int | None:
         if verification_checks.last_pruned_seal() != first:
             return 0
         return _remove(state, first, last, days=days, now=now)
-
-
-def _last_old(first: int, before: datetime) -> AuditSeal | None:
-    """The last of the next consecutive seals that cover nothing newer."""
-    last = None
-    for seal in AuditSeal.objects.defer("marks").filter(number__gt=first).order_by("number")[:TOGETHER]:
-        if seal.covers_until >= before:
-            break
-        last = seal
-    return last
 
 
 def _remove(state: AuditSealing, first: int, last: AuditSeal, *, days: int, now: datetime) -> int:

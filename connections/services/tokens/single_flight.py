@@ -115,10 +115,11 @@ def refresh_in_turn(pk: int, wanted: TokenRequirement) -> bool:
         if connection is None:
             return True
         access_token, expires_at = connection
-        has_token = bool(access_token and expires_at)
-        if (has_token and wanted.accepts(access_token, expires_at, now)) or microsoft_just_failed(pk, now):
+        is_early = bool(access_token and expires_at and expires_at > now)
+        will_do = bool(access_token and expires_at and wanted.accepts(access_token, expires_at, now))
+        if will_do or microsoft_just_failed(pk, now):
             return True
-        if not (has_token and expires_at > now) or may_refresh_early(pk, now):
+        if not is_early or may_refresh_early(pk, now):
             apply_results.apply(batch_client.request_tokens(scheduler.claim_one(pk, now=now)), now=now)
     finally:
         release(turn, mark)
