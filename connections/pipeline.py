@@ -57,7 +57,6 @@ class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
     _client: backends.SignInClient | None = None
 
     def sign_in_client(self, backend: Any) -> backends.SignInClient:
-        """The client of this sign-in; read once per request."""
         if self._client is None:
             if backend.name == backends.MicrosoftSignIn.name:
                 self._client = portal_client()
@@ -69,7 +68,6 @@ class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
 
     @property
     def credential_id(self) -> int | None:
-        """The credential the application used in this sign-in."""
         return self._client.credential_id if self._client else None
 
     def intent(self) -> dict[str, Any]:
@@ -109,10 +107,8 @@ class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
 
 
 def portal_client() -> backends.SignInClient:
-    """The client of the portal's own sign-in, from LOGIN_MICROSOFT_*. Raises SignInFailed unless it names a directory.
-
-    With shared endpoints such as "common" anybody could sign in.
-    """
+    """The client of the portal's own sign-in, from LOGIN_MICROSOFT_*. Raises SignInFailed unless that is complete."""
+    # With shared endpoints such as "common" anybody could sign in.
     login = settings.LOGIN_MICROSOFT
     complete = all(login[name] for name in ("tenant", "client_id", "client_secret"))
     if not complete or login["tenant"].lower() in SHARED_ENDPOINTS or login["environment"] not in clouds.CLOUDS:

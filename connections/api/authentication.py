@@ -95,10 +95,7 @@ def find_connection(key: ApiKey, ref: str) -> Connection:
 
 
 def find_usable_connection(key: ApiKey, ref: str, *columns: str) -> Connection | None:
-    """find_connection for the token call, which must be cheap: one query that reads only ``columns``.
-
-    None unless ``ref`` is the number of a connection whose tokens the key may fetch.
-    """
+    """The connection of this number if the key may fetch its tokens; one query that reads only ``columns``."""
     if not (ref.isascii() and ref.isdigit() and len(ref) <= LONGEST_NUMBER):
         return None
     # Load the row before checking permissions: for its owner the check then takes no query.

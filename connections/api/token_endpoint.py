@@ -1,8 +1,7 @@
-"""The token call in front of Django: no thread for a caller who waits, and many calls in few statements.
+"""The token endpoint in front of Django: batches calls, and holds no thread while a caller waits for a refresh.
 
-Calls that come while others are being answered are answered together (services/tokens/token_calls.py). Who needs a
-refresh waits as a coroutine, one refresh a connection. Whatever is unusual about a request, and every refusal, is left
-to the view of the route (tokens.py).
+Calls that arrive while others are being answered form the next batch (services/tokens/token_calls.py). Unusual requests
+and refusals are left to the route's view (tokens.py).
 """
 
 from __future__ import annotations
@@ -55,10 +54,7 @@ class Unusual(Exception):
 
 
 class TokenEndpoint:
-    """The ASGI application of the token route; ``django`` answers what it does not.
-
-    ``headers`` are those that every answer of the portal carries, for a plain and for a secure connection.
-    """
+    """The ASGI application of the token route. ``headers`` returns those of every response, by whether it is secure."""
 
     def __init__(
         self, django: Application, headers: Callable[[bool], Headers], *, run_in_thread: RunInThread | None = None

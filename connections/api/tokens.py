@@ -1,8 +1,4 @@
-"""The token call: its description, and the answer to every call that the token endpoint does not answer itself.
-
-What goes well, and who waits for Microsoft, is answered in token_endpoint.py, in front of Django. This view explains
-why there is no token; it never waits.
-"""
+"""The view of the token call: its description, and the answers that token_endpoint.py leaves to it. Never waits."""
 
 from __future__ import annotations
 

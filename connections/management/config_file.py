@@ -177,14 +177,12 @@ def _tenant(fields: YamlMapping) -> schema.TenantEntry:
 
 
 def _app(fields: YamlMapping) -> schema.AppEntry:
-    audience = fields.take("audience")
+    audience, part = fields.take("audience"), fields.take("credentials")
     allows = _chosen(fields, "allows", "kind of connections", ALLOWS)
     if allows == ():
         raise fields.part.wrong("allows must name delegated, app_only, or both.")
-    part = fields.take("credentials")
-    credentials = None
-    if part is not None:
-        credentials = tuple(_entry(item, _credential) for item in part.items("This credential"))
+    items = part.items("This credential") if part is not None else []
+    credentials = None if part is None else tuple(_entry(item, _credential) for item in items)
     return schema.AppEntry(
         name=_required(fields, "name", validators.NameField()),
         tenant=_required(fields, "tenant", validators.NameField()),

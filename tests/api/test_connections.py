@@ -373,7 +373,7 @@ def test_an_export_of_the_audit_trail_is_recorded_in_it(alice: User, bob: User, 
     for connection in (mine, other):
         Program(bob, name=connection.name).post(f"connections/{connection.pk}/disable")
     answer = Program(carol).get("audit-events/export", action="connection.disabled")
-    lines = [json.loads(line) for line in b"".join(answer.streaming_content).splitlines()]
+    lines = [json.loads(line) for line in answer.content.splitlines()]
     assert answer["Content-Type"] == "application/x-ndjson"
     assert len(lines) == 2
     assert AuditEvent.objects.filter(action="audit.exported", actor=carol).count() == 1

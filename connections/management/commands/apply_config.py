@@ -54,7 +54,10 @@ class Command(BaseCommand):
                 "Say who does it with --as and the user name of an IT admin: the audit trail names them."
             )
         if not options["yes"]:
-            self._confirm(options["file"])
+            if options["file"] == "-" or not sys.stdin.isatty():
+                raise CommandError("Nobody can be asked here. Nothing was changed; --yes does it without asking.")
+            if input("Do this? Type yes: ").strip().lower() != "yes":
+                raise CommandError("Nothing was changed.")
         choices = {"prune": options["prune"], "allow_untried": options["untried"]}
         try:
             plan.apply(wanted, planned, actor=actor, now=timezone.now(), **choices)
@@ -74,13 +77,6 @@ class Command(BaseCommand):
             return config_file.parse(text)
         except PortalError as error:
             raise CommandError(f"{path}, {error}") from error
-
-    @staticmethod
-    def _confirm(path: str) -> None:
-        if path == "-" or not sys.stdin.isatty():
-            raise CommandError("Nobody can be asked here. Nothing was changed; --yes does it without asking.")
-        if input("Do this? Type yes: ").strip().lower() != "yes":
-            raise CommandError("Nothing was changed.")
 
     def _show(self, plan: Plan) -> None:
         for step in plan.steps:

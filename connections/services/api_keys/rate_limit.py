@@ -1,7 +1,4 @@
-"""Rate limits per minute, counted in Redis for all processes together.
-
-A window is one minute of the clock. If Redis cannot be reached nothing is limited, and a warning is logged.
-"""
+"""Rate limits per minute of the clock, counted in Redis for all processes; without Redis nothing is limited."""
 
 from __future__ import annotations
 
@@ -49,10 +46,7 @@ def count(name: str, *, limit: int, now: datetime) -> RateLimitState | None:
 
 
 def count_many(calls: Sequence[tuple[str, int]], *, now: datetime) -> list[RateLimitState | None]:
-    """As ``count`` for several calls, each a name and its limit, in one round trip at most.
-
-    A process reserves one in LEASE of a limit at once and counts within that by itself.
-    """
+    """As ``count`` for several calls, each a name and its limit, in one round trip at most."""
     window, second = divmod(int(now.timestamp()), WINDOW)
     needed: Counter[str] = Counter()
     sizes: dict[str, int] = {}

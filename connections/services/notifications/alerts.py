@@ -66,10 +66,7 @@ def incident_opened(incident: Incident, *, now: datetime) -> None:
 
 
 def incident_resolved(incident: Incident, *, now: datetime) -> None:
-    """Tell everybody who was alerted that the incident is resolved, once; stop reminders.
-
-    Call it in the transaction that closes the incident.
-    """
+    """Tell those who were alerted, once, and stop reminders. Call it in the transaction that closes the incident."""
     with transaction.atomic():
         _queue(Event.HEALED, _alerted(incident), now=now, incident=incident)
         incident.remind_after = None
@@ -77,17 +74,14 @@ def incident_resolved(incident: Incident, *, now: datetime) -> None:
 
 
 def remind_due(now: datetime) -> int:
-    """Queue the reminders that are due and schedule the next ones; returns the number of incidents.
-
-    Several workers may call it: the first to move ``remind_after`` forward handles the incident.
-    """
+    """Queue the reminders that are due and schedule the next ones; returns the number of incidents."""
     done = 0
     for incident in Incident.objects.filter(closed_at=None, remind_after__lte=now).select_related("assignee"):
         with transaction.atomic():
             following = _next_reminder(incident.opened_at, now)
             untaken = Incident.objects.filter(pk=incident.pk, closed_at=None, remind_after=incident.remind_after)
             if not untaken.update(remind_after=following, reminders=incident.reminders + 1):
-                continue
+                continue  # another worker handles it
             incident.reminders += 1
             # A recipient still waiting for the last alert (the mail server is down) needs no second one.
             undelivered = incident.deliveries.filter(delivered_at=None, given_up_at=None)

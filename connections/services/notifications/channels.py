@@ -104,11 +104,9 @@ def replace_secret(channel: AlertChannel, *, actor: User, now: datetime) -> str:
 
 
 def signing_secrets(channel: AlertChannel, *, now: datetime) -> list[str]:
-    """The current secret and, for OVERLAP after a replacement, the previous one.
-
-    The column holds "current" or "current previous@until" (Unix seconds).
-    """
+    """The current secret and, for OVERLAP after a replacement, the previous one."""
     secrets = []
+    # The column holds "current" or "current previous@until" (Unix seconds).
     for part in (channel.signing_secret or "").split():
         secret, _, until = part.partition("@")
         if not until or datetime.fromtimestamp(int(until), UTC) > now:

@@ -119,10 +119,7 @@ def _waiting() -> QuerySet[Delivery]:
 
 
 def _claim(due: QuerySet[Delivery], *, now: datetime, limit: int) -> list[Delivery]:
-    """Claim about ``limit`` rows for the lease, and store their facts if this is their first attempt.
-
-    Everything waiting for the same people is included, so that it can share a message.
-    """
+    """Claim about ``limit`` rows, and all that wait for the same people; store their facts at the first attempt."""
     with transaction.atomic():
         due = due.select_for_update(skip_locked=True).order_by("next_attempt_at", "pk")
         rows = list(due[:limit])

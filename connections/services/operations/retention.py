@@ -27,10 +27,7 @@ TOGETHER = 50  # seals whose rows are removed in one transaction
 
 
 def prune(now: datetime) -> int:
-    """Remove what is older than AUDIT_RETENTION_DAYS (0: keep for ever); returns how many audit rows were removed.
-
-    Several workers may call it.
-    """
+    """Remove what is older than AUDIT_RETENTION_DAYS (0: keep for ever); returns the number of audit rows removed."""
     days = settings.AUDIT_RETENTION_DAYS
     if days <= 0:
         return 0

@@ -1,4 +1,4 @@
-"""Refresh a connection on demand: once, however many callers in however many processes ask. The turn is in the cache."""
+"""Refresh a connection on demand: once, however many callers and processes ask. The turn is in the cache."""
 
 from __future__ import annotations
 
