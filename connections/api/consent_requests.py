@@ -98,10 +98,8 @@ def read_consent_request(request: HttpRequest, request_id: int) -> Any:
 @idempotent(Scope.ADMIN_WRITE)
 def approve_consent_request(request: HttpRequest, request_id: int) -> Any:
     """Approve it, and with it all that ask for the same. Somebody who may grant consent then follows the link."""
-    key, consent_request = key_scoping.key_and_object(
-        request, querysets.visible_consent_requests, request_id, Scope.ADMIN_WRITE
-    )
-    current, url = requests.approve(consent_request, actor=key.owner, now=timezone.now())
+    key, row = key_scoping.key_and_object(request, querysets.visible_consent_requests, request_id, Scope.ADMIN_WRITE)
+    current, url = requests.approve(row, actor=key.owner, now=timezone.now())
     current.consent_link = url  # type: ignore[attr-defined]
     return current
 
@@ -112,14 +110,12 @@ def approve_consent_request(request: HttpRequest, request_id: int) -> Any:
 @idempotent(Scope.ADMIN_WRITE)
 def decline_consent_request(request: HttpRequest, request_id: int, body: Declined) -> Any:
     """Say no, with a reason that the requester reads."""
-    key, consent_request = key_scoping.key_and_object(
-        request, querysets.visible_consent_requests, request_id, Scope.ADMIN_WRITE
-    )
+    key, row = key_scoping.key_and_object(request, querysets.visible_consent_requests, request_id, Scope.ADMIN_WRITE)
     return requests.decline(
-        consent_request,
+        row,
         reason=body.reason,
         and_same=body.and_same,
-        seen=body.seen or consent_request.state,
+        seen=body.seen or row.state,
         actor=key.owner,
         now=timezone.now(),
     )

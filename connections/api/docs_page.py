@@ -44,7 +44,11 @@ def _groups(document: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _operation(document: dict[str, Any], method: str, path: str, operation: dict[str, Any]) -> dict[str, Any]:
     body = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
-    answers = [_answer(str(status), response) for status, response in operation["responses"].items()]
+    answers = []
+    for status, response in operation["responses"].items():
+        content: dict[str, Any] = next(iter(response.get("content", {}).values()), {})
+        kind, text = _kind(content.get("schema", {})), response.get("description", "")
+        answers.append({"status": str(status), "name": kind, "text": text})
     return {
         "anchor": operation["operationId"],
         "method": method.upper(),
@@ -75,11 +79,6 @@ def _curl(method: str, path: str, example: Any) -> str:
     if example is not None:
         lines.append(f"--json '{json.dumps(example)}'")
     return " \\\n  ".join(lines)
-
-
-def _answer(status: str, response: dict[str, Any]) -> dict[str, str]:
-    content: dict[str, Any] = next(iter(response.get("content", {}).values()), {})
-    return {"status": status, "name": _kind(content.get("schema", {})), "text": response.get("description", "")}
 
 
 def _parameter(parameter: dict[str, Any]) -> dict[str, Any]:

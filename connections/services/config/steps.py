@@ -70,7 +70,8 @@ class Plan:
     targets: list[ChannelEntry] = field(default_factory=list)
 
     def add(self, noun: str, name: str, facts: dict[str, Any], line: int, run: Run) -> None:
-        self.steps.append(Step(Verb.ADD, noun, name, describe_new(facts), line, run))
+        values = tuple((key, "", as_text(value)) for key, value in facts.items() if value not in (None, "", [], ()))
+        self.steps.append(Step(Verb.ADD, noun, name, values, line, run))
 
     def change(self, noun: str, name: str, changes: Changes, line: int, run: Run) -> None:
         """Append a step, unless nothing changes."""
@@ -87,11 +88,6 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> Changes:
     return tuple(
         (name, as_text(before[name]), as_text(value)) for name, value in after.items() if before[name] != value
     )
-
-
-def describe_new(values: dict[str, Any]) -> Changes:
-    """The values of something new, without the empty ones."""
-    return tuple((name, "", as_text(value)) for name, value in values.items() if value not in (None, "", [], ()))
 
 
 def as_text(value: Any) -> str:

@@ -34,7 +34,13 @@ def prune(now: datetime) -> int:
     removed = 0
     while (count := _prune_some(days, now)) is not None:
         removed += count
-    _prune_deliveries(now - timedelta(days=days))
+    # Alerts that are delivered or given up. While their subject is still open, their keys prevent duplicates.
+    before = now - timedelta(days=days)
+    done = Delivery.objects.filter(Q(delivered_at__lt=before) | Q(given_up_at__lt=before), next_attempt_at=None)
+    over = Q(incident=None) | Q(incident__closed_at__lt=before)
+    ended = Q(credential=None) | Q(credential__retired_at__isnull=False) | Q(credential__expires_at__lt=before)
+    while pks := list(done.filter(over, ended).order_by("pk").values_list("pk", flat=True)[:1000]):
+        Delivery.objects.filter(pk__in=pks).delete()
     return removed
 
 
@@ -79,13 +85,3 @@ def _remove(state: AuditSealing, first: int, last: AuditSeal, *, days: int, now:
     facts |= {"until": last.covers_until.isoformat(), "events": events, "token_fetches": fetches}
     audit.record(AuditAction.AUDIT_PRUNED, audit.TRAIL, actor=None, changes=facts, at=now)
     return events + fetches
-
-
-def _prune_deliveries(before: datetime) -> None:
-    """Remove alerts that are delivered or given up. While their subject is still open, their keys prevent duplicates."""
-    done = Delivery.objects.filter(Q(delivered_at__lt=before) | Q(given_up_at__lt=before), next_attempt_at=None)
-    over = Q(incident=None) | Q(incident__closed_at__lt=before)
-    ended = Q(credential=None) | Q(credential__retired_at__isnull=False) | Q(credential__expires_at__lt=before)
-    old = done.filter(over, ended)
-    while pks := list(old.order_by("pk").values_list("pk", flat=True)[:1000]):
-        Delivery.objects.filter(pk__in=pks).delete()
