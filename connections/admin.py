@@ -159,11 +159,9 @@ class ServiceForm(ModelForm):
     actor: User
 
     def portal_form(self) -> forms.Form:
-        """The portal's form, bound to the submitted data."""
         raise NotImplementedError
 
     def call(self, cleaned: dict[str, Any]) -> models.Model:
-        """Call the service and return the object."""
         raise NotImplementedError
 
     def _post_clean(self) -> None:

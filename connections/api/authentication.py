@@ -67,7 +67,7 @@ def visible_connections(key: ApiKey) -> QuerySet[Connection]:
 
 
 def key_and_connection(request: HttpRequest, scope: str, ref: str) -> tuple[ApiKey, Connection]:
-    """The calling key, and the connection that ``ref`` names. Raises NotAllowed, and what find_connection raises."""
+    """The calling key, and the connection ``ref`` names. Raises NotAllowed, and what find_connection raises."""
     key = require_scope(request, scope)
     return key, find_connection(key, ref)
 

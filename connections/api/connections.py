@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any
 
 from django.db import transaction
@@ -154,11 +155,8 @@ class ConnectionChanges(ChangeSchema):
 def list_connections(request: HttpRequest, query: Query[ConnectionQuery]) -> Any:
     """Connections the key may see, in the order of their numbers."""
     key = authentication.require_scope(request, Scope.CONNECTIONS_READ)
-    return page(
-        authentication.visible_connections(key),
-        query,
-        keep=(lambda connection: _is_able(connection, query.capability)) if query.capability else None,
-    )
+    keep = partial(_is_able, query.capability) if query.capability else None
+    return page(authentication.visible_connections(key), query, keep=keep)
 
 
 @router.post("/connections", response={201: ConnectionMade} | problems.responses(404, 503), summary="Make a connection")
@@ -173,14 +171,8 @@ def add_connection(request: HttpRequest, response: HttpResponse, body: Connectio
     )
     app = get_object_or_404(querysets.visible_app_registrations(key.owner), pk=body.app_registration)
     _require_valid_capabilities(body.capabilities, body.extra_scopes, body.authentication_type)
-    values: dict[str, Any] = {
-        "name": body.name,
-        "chosen": body.capabilities,
-        "extra_scopes": body.extra_scopes,
-        "actor": key.owner,
-        "now": timezone.now(),
-        "reason": body.reason,
-    }
+    values: dict[str, Any] = body.model_dump(include={"name", "extra_scopes", "reason"})
+    values |= {"chosen": body.capabilities, "actor": key.owner, "now": timezone.now()}
     link = None
     if body.authentication_type == AuthenticationType.AUTHORIZATION_CODE:
         with transaction.atomic():
@@ -287,11 +279,10 @@ def add_sign_in_link(request: HttpRequest, ref: str) -> Any:
 
 
 def link_of(connection: Connection) -> str:
-    """The connection's page in the portal."""
     return page_link("connection", connection.pk)
 
 
-def _is_able(connection: Connection, capability: str) -> bool:
+def _is_able(capability: str, connection: Connection) -> bool:
     rows = capabilities.can([capability], connection.granted, connection.authentication_type)
     return any(possible for _, possible, _ in rows)
 
@@ -313,5 +304,4 @@ def _find_or_register(app: AppRegistration, addresses: list[str], actor: User) -
 
 
 def _link_with_token(link: SignInLink, token: str) -> dict[str, Any]:
-    """A new link as SignInLinkOut."""
     return {"url": page_link("sign_in_link", token), "expires_at": link.expires_at}

@@ -14,8 +14,6 @@ from ninja import NinjaAPI
 
 
 def render_page(api: NinjaAPI) -> Callable[[HttpRequest], HttpResponse]:
-    """The view of the reference of ``api``."""
-
     @require_safe
     def page(request: HttpRequest) -> HttpResponse:
         document = api.get_openapi_schema()
@@ -64,7 +62,6 @@ def _operation(document: dict[str, Any], method: str, path: str, operation: dict
 
 
 def _resolve(document: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
-    """The target of a reference; anything else as it is."""
     if "$ref" not in part:
         return part
     for name in part["$ref"].removeprefix("#/").split("/"):

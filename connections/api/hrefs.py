@@ -19,5 +19,4 @@ def link_to(name: str) -> BeforeValidator:
 
 
 def with_location(response: HttpResponse, operation: str, **arguments: object) -> None:
-    """Send where the new object can be read."""
     response["Location"] = reverse(f"api:{operation}", kwargs=arguments)

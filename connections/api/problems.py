@@ -58,7 +58,6 @@ def problem(status: int, code: str, title: str, detail: str = "", **more: Any) -
 
 
 def problem_of(error: PortalError, **more: Any) -> HttpResponse:
-    """A PortalError as a problem."""
     fields = {"action": error.action, "who": error.who} | more
     if error.field:
         fields["errors"] = [FieldError(field=error.field, message=str(error))]
@@ -76,7 +75,6 @@ def responses(*statuses: int) -> dict[frozenset[int], type[Problem]]:
 
 
 def register_handlers(api: NinjaAPI) -> None:
-    """Turn every exception of the API into a problem."""
     api.add_exception_handler(PortalError, _portal_error)
     api.add_exception_handler(AuthenticationError, lambda request, error: problem_of(InvalidApiKey()))
     for missing in (Http404, Connection.DoesNotExist):  # the latter: it was removed during the request

@@ -104,13 +104,11 @@ def _plan_app(plan: Plan, entry: AppEntry, existing: AppRegistration | None) -> 
     names = ("name", "audience", "allows_delegated", "allows_app_only", "default_capabilities")
     current: dict[str, Any] = {name: getattr(existing, name) for name in names}
     values = current | values | {"name": entry.name}
-    plan.change(
-        "app registration",
-        existing.name,
-        differences(current, values),
-        entry.line,
-        lambda context: app_registrations.change(existing, **values, actor=context.actor),
-    )
+
+    def run(context: StepContext) -> None:
+        app_registrations.change(existing, **values, actor=context.actor)
+
+    plan.change("app registration", existing.name, differences(current, values), entry.line, run)
 
 
 def _register_app(entry: AppEntry, values: dict[str, Any], context: StepContext) -> None:

@@ -277,11 +277,11 @@ def _create_rows(
 
 def _held_back(recipients: list[Recipient], *, now: datetime) -> dict[str, datetime]:
     """Until when alerts wait for recipients who got BURST of them within WINDOW, by recipient key."""
-    patient = {recipient.key: recipient for recipient in recipients if recipient.can_wait}
+    patient = [recipient for recipient in recipients if recipient.can_wait]
     if not patient:
         return {}
-    emails = [recipient.email for recipient in patient.values() if recipient.email]
-    channels = [recipient.channel_id for recipient in patient.values() if recipient.channel_id]
+    emails = [recipient.email for recipient in patient if recipient.email]
+    channels = [recipient.channel_id for recipient in patient if recipient.channel_id]
     busy = (
         Delivery.objects.filter(Q(email__in=emails) | Q(channel_id__in=channels), created_at__gt=now - WINDOW)
         .exclude(event=Event.TEST)
