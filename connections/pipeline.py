@@ -98,7 +98,6 @@ class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
         """Ignore partial tokens: a paused sign-in would store Microsoft's tokens in plain text."""
 
     def query_string(self) -> str:
-        """The callback's raw query string, to classify errors."""
         return str(self._require_request().META.get("QUERY_STRING", ""))
 
     def absolute_uri(self, path: str | None = None) -> str | None:
@@ -149,7 +148,6 @@ def admit_person(
 
 
 def follow_directory(strategy: PortalStrategy, user: User, response: dict[str, Any], **kwargs: Any) -> None:
-    """Update name, address and roles from the directory."""
     accounts.update_from_directory(user, claims=response)
     if accounts.has_groups_overage(response):
         messages.warning(

@@ -9,7 +9,6 @@ from pydantic import BeforeValidator
 
 
 def page_link(name: str, *arguments: object) -> str:
-    """The absolute URL of a page of the portal."""
     return str(settings.PORTAL_URL) + reverse(name, args=arguments)
 
 

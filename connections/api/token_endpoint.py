@@ -278,7 +278,6 @@ def read_call(scope: Scope) -> TokenCall:
 
 
 def is_secure(scope: Scope) -> bool:
-    """Whether the client called by https, as Django sees it."""
     if settings.SECURE_PROXY_SSL_HEADER and (value := dict(scope["headers"]).get(b"x-forwarded-proto")) is not None:
         first: bytes = value.split(b",")[0].strip()
         return first == b"https"

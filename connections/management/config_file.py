@@ -37,7 +37,6 @@ E = TypeVar("E", bound=schema.Entry)
 
 
 def write(values: dict[str, Any]) -> str:
-    """The text of a configuration file."""
     body = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
     return HEADER + str(body)
 

@@ -19,8 +19,6 @@ MARKS = {Verb.ADD: "+", Verb.CHANGE: "~", Verb.REMOVE: "-"}
 
 
 class Command(BaseCommand):
-    """``manage.py apply_config portal.yaml --as alice``."""
-
     help = "Show what would change, ask, and do it all or nothing."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

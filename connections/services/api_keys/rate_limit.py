@@ -25,8 +25,6 @@ RETRY_AFTER = 5.0  # seconds
 
 @dataclass(frozen=True, slots=True)
 class RateLimitState:
-    """The calls of one client within the current window."""
-
     limit: int
     count: int
     reset: int  # seconds until the next window

@@ -47,8 +47,6 @@ ON CONFLICT (key_id, connection_id, address, minute) WHERE seal IS NULL DO UPDAT
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """One token that is about to be sent to a caller."""
-
     key_pk: int
     key_name: str
     owner_name: str

@@ -74,13 +74,11 @@ class Plan:
         self.steps.append(Step(Verb.ADD, noun, name, values, line, run))
 
     def change(self, noun: str, name: str, changes: Changes, line: int, run: Run) -> None:
-        """Append a step, unless nothing changes."""
         if changes:
             self.steps.append(Step(Verb.CHANGE, noun, name, changes, line, run))
 
 
 def removals(noun: str, rows: Iterable[M], remove: Callable[[M, StepContext], object]) -> list[Step]:
-    """The steps that remove these rows."""
     return [Step(Verb.REMOVE, noun, str(row), run=partial(remove, row)) for row in rows]
 
 

@@ -207,7 +207,6 @@ def _mail(message: OutgoingMessage) -> mail.EmailMultiAlternatives:
 
 
 def _answer(code: int, text: bytes | str) -> str:
-    """A mail server's answer as one line."""
     line = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
     return f"{code} {message_text.one_line(line)}"[:200]
 

@@ -41,8 +41,6 @@ def token_id(access_token: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TokenRequirement:
-    """What a caller asks of a token."""
-
     min_valid: int  # seconds it must last at least
     refused: str = ""  # id_of a token which Microsoft's services did not accept, though its time is not over
 
