@@ -48,10 +48,10 @@ def main() -> int:
         portal = serve(stage, "portal.server", options.workers)
         floor = serve(stage, "benchmarks.token_floor", options.workers)
         views = {"floor": View(*floor, tokens), "token call": View(*portal, tokens), "empty": View(*portal, ["/empty"])}
-        found = asyncio.run(rounds(stage, key, views, options))
+        measured = asyncio.run(rounds(stage, key, views, options))
     finally:
         stage.close()
-    return report(found, options)
+    return report(measured, options)
 
 
 def prepare(stage: Stage) -> tuple[str, list[int]]:
@@ -138,7 +138,7 @@ async def one_round(port: int, key: str, paths: list[str], callers: int, seconds
     """Every caller asks again and again on a kept connection."""
     end = time.monotonic() + seconds
     got = await asyncio.gather(*(caller(port, key, paths[place::callers] or paths, end) for place in range(callers)))
-    return [took for one in got for took in one]
+    return [duration for calls in got for duration in calls]
 
 
 async def caller(port: int, key: str, paths: list[str], end: float) -> list[float]:
@@ -183,8 +183,8 @@ def report(views: dict[str, View], options: argparse.Namespace) -> int:
 
 def summary(view: View, seconds: float) -> tuple[float, float, float, float]:
     """Requests a second, milliseconds of the median and of the slowest hundredth, microseconds of CPU a call."""
-    every = sorted(took for one in view.took for took in one)
-    rate = statistics.median(len(one) for one in view.took) / seconds
+    every = sorted(duration for calls in view.took for duration in calls)
+    rate = statistics.median(len(calls) for calls in view.took) / seconds
     return rate, every[len(every) // 2] * 1000, every[len(every) * 99 // 100] * 1000, view.cpu / len(every) * 1e6
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django import forms
+from django.apps import apps
 from django.contrib import admin, messages
 from django.contrib.auth.admin import UserAdmin
 from django.contrib.auth.models import Group
@@ -27,20 +28,7 @@ from connections.fields import SecretField
 from connections.forms.app_registrations import AppRegistrationEditForm, AppRegistrationForm
 from connections.forms.tenants import TenantForm
 from connections.microsoft import clouds
-from connections.models import (
-    AppCredential,
-    AppRegistration,
-    Approval,
-    AuditEvent,
-    Connection,
-    ConsentLink,
-    ConsentRequest,
-    MailboxAccess,
-    Policy,
-    SharedMailbox,
-    Tenant,
-    User,
-)
+from connections.models import AppRegistration, Tenant, User
 from connections.models.audit import AuditAction
 from connections.services.people import accounts
 from connections.services.registry import app_registrations, tenants
@@ -106,19 +94,13 @@ def _record(action: AuditAction, request: HttpRequest, person: User, message: An
     audit.record(action, person, actor=roles.current_user(request.user), changes=facts)
 
 
-def shown_fields(model: type[models.Model]) -> list[str]:
-    """All fields except secrets."""
-    return [field.name for field in model._meta.fields if not isinstance(field, SecretField)]
-
-
 class ReadOnly(ModelAdmin):
     """Read-only; secrets are not even fetched."""
 
     def get_fields(self, request: HttpRequest, obj: models.Model | None = None) -> Any:
-        return shown_fields(self.model)
+        return [field.name for field in self.model._meta.fields if not isinstance(field, SecretField)]
 
-    def get_readonly_fields(self, request: HttpRequest, obj: models.Model | None = None) -> list[str]:
-        return shown_fields(self.model)
+    get_readonly_fields = get_fields
 
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[Any]:
         secrets = [field.name for field in self.model._meta.fields if isinstance(field, SecretField)]
@@ -177,11 +159,9 @@ class ServiceForm(ModelForm):
     actor: User
 
     def portal_form(self) -> forms.Form:
-        """The portal's form, bound to the submitted data."""
         raise NotImplementedError
 
     def call(self, cleaned: dict[str, Any]) -> models.Model:
-        """Call the service and return the object."""
         raise NotImplementedError
 
     def _post_clean(self) -> None:
@@ -269,17 +249,17 @@ class AppRegistrationAdmin(ByService):
         app_registrations.remove(obj, actor=roles.current_user(request.user))
 
 
-def _read_only(model: type[models.Model], *columns: str) -> None:
-    name = f"{model.__name__}Admin"
-    admin.site.register(model, type(name, (ReadOnly,), {"list_display": columns}))
-
-
-_read_only(AppCredential, "__str__", "app_registration", "kind", "expires_at", "retired_at")
-_read_only(Connection, "name", "owner", "app_registration", "status", "status_since")
-_read_only(SharedMailbox, "address", "tenant")
-_read_only(MailboxAccess, "__str__", "state", "probed_at")
-_read_only(ConsentLink, "__str__", "state", "requested_at")
-_read_only(ConsentRequest, "__str__", "state", "requester_name", "asked_at")
-_read_only(Policy, "__str__", "version", "changed_at")
-_read_only(Approval, "__str__", "state", "requested_at")
-_read_only(AuditEvent, "at", "actor_name", "action", "target_name", "outcome")
+READ_ONLY = {
+    "AppCredential": ("__str__", "app_registration", "kind", "expires_at", "retired_at"),
+    "Connection": ("name", "owner", "app_registration", "status", "status_since"),
+    "SharedMailbox": ("address", "tenant"),
+    "MailboxAccess": ("__str__", "state", "probed_at"),
+    "ConsentLink": ("__str__", "state", "requested_at"),
+    "ConsentRequest": ("__str__", "state", "requester_name", "asked_at"),
+    "Policy": ("__str__", "version", "changed_at"),
+    "Approval": ("__str__", "state", "requested_at"),
+    "AuditEvent": ("at", "actor_name", "action", "target_name", "outcome"),
+}
+for name, columns in READ_ONLY.items():
+    model = apps.get_model("connections", name)
+    admin.site.register(model, type(f"{name}Admin", (ReadOnly,), {"list_display": columns}))

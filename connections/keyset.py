@@ -1,7 +1,4 @@
-"""Keyset pagination for pages and API: no OFFSET, so the last page costs no more than the first.
-
-A key contains the values of the order's columns in the last row shown, as opaque text.
-"""
+"""Keyset pagination without OFFSET. A key is the last row's values of the order's columns, as opaque text."""
 
 from __future__ import annotations
 
@@ -34,7 +31,6 @@ def page_rows(
 
 
 def encode(item: models.Model, order: Sequence[str]) -> str:
-    """The key of a row."""
     key = [str(reduce(getattr, name.removeprefix("-").split("__"), item)) for name in order]
     return base64.urlsafe_b64encode(json.dumps(key, ensure_ascii=False).encode()).decode().rstrip("=")
 

@@ -57,7 +57,6 @@ class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
     _client: backends.SignInClient | None = None
 
     def sign_in_client(self, backend: Any) -> backends.SignInClient:
-        """The client of this sign-in; read once per request."""
         if self._client is None:
             if backend.name == backends.MicrosoftSignIn.name:
                 self._client = portal_client()
@@ -69,7 +68,6 @@ class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
 
     @property
     def credential_id(self) -> int | None:
-        """The credential the application used in this sign-in."""
         return self._client.credential_id if self._client else None
 
     def intent(self) -> dict[str, Any]:
@@ -100,7 +98,6 @@ class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
         """Ignore partial tokens: a paused sign-in would store Microsoft's tokens in plain text."""
 
     def query_string(self) -> str:
-        """The callback's raw query string, to classify errors."""
         return str(self._require_request().META.get("QUERY_STRING", ""))
 
     def absolute_uri(self, path: str | None = None) -> str | None:
@@ -109,10 +106,8 @@ class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
 
 
 def portal_client() -> backends.SignInClient:
-    """The client of the portal's own sign-in, from LOGIN_MICROSOFT_*. Raises SignInFailed unless it names a directory.
-
-    With shared endpoints such as "common" anybody could sign in.
-    """
+    """The client of the portal's own sign-in, from LOGIN_MICROSOFT_*. Raises SignInFailed unless that is complete."""
+    # With shared endpoints such as "common" anybody could sign in.
     login = settings.LOGIN_MICROSOFT
     complete = all(login[name] for name in ("tenant", "client_id", "client_secret"))
     if not complete or login["tenant"].lower() in SHARED_ENDPOINTS or login["environment"] not in clouds.CLOUDS:
@@ -153,7 +148,6 @@ def admit_person(
 
 
 def follow_directory(strategy: PortalStrategy, user: User, response: dict[str, Any], **kwargs: Any) -> None:
-    """Update name, address and roles from the directory."""
     accounts.update_from_directory(user, claims=response)
     if accounts.has_groups_overage(response):
         messages.warning(

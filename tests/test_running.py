@@ -162,8 +162,8 @@ def test_postgres_starts_from_nothing_and_leaves_nothing(tmp_path: Path):
         assert url.endswith("/one")
         with psycopg.connect(
             host=url.removeprefix("postgres://postgres@/").rpartition("/")[0], user="postgres"
-        ) as made:
-            assert made.execute("SELECT 1").fetchone() == (1,)
+        ) as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)
     finally:
         server.stop()
     assert not is_alive(server.process.pid)
@@ -197,15 +197,15 @@ def test_the_demo_starts_lets_its_cast_in_and_stops_without_leaving_anything(tmp
     running = start_demo(tmp_path, demo.free_port())
     try:
         assert running.stdout is not None
-        said = ""
-        while "Ctrl-C stops everything" not in said:
+        output = ""
+        while "Ctrl-C stops everything" not in output:
             line = running.stdout.readline()
-            assert line, said
-            said += line
-        address = re.search(r"The portal +(http://localhost:\d+)", said)
+            assert line, output
+            output += line
+        address = re.search(r"The portal +(http://localhost:\d+)", output)
         assert address
         for username, who in demo.CAST.items():
-            assert re.search(rf"{username} +{who['password']}", said)
+            assert re.search(rf"{username} +{who['password']}", output)
             assert str(who["name"]) in sign_in(address.group(1), username, str(who["password"]))
         children = [child.pid for child in psutil.Process(running.pid).children(recursive=True)]
         assert len(children) >= 5  # Valkey, sandbox, web, worker, beat
@@ -226,10 +226,10 @@ def test_the_demo_says_when_its_port_is_taken(tmp_path: Path):
         taken.listen()
         port = taken.getsockname()[1]
         running = start_demo(tmp_path, port)
-        said, _ = running.communicate(timeout=30)
+        output, _ = running.communicate(timeout=30)
     assert running.returncode == 1
-    assert f"Port {port} is in use" in said
-    assert "make demo PORT=" in said
+    assert f"Port {port} is in use" in output
+    assert "make demo PORT=" in output
 
 
 def test_a_second_demo_in_the_same_directory_is_refused(tmp_path: Path):
@@ -256,9 +256,9 @@ def test_the_demo_keeps_its_keys_between_runs(tmp_path: Path):
 
 def suite_of(*code: str) -> runner.Suite:
     """A suite whose pytest is a stand-in."""
-    made = runner.Suite.__new__(runner.Suite)
-    made.start("SQLite", [sys.executable, "-c", "; ".join(code)], dict(os.environ))
-    return made
+    suite = runner.Suite.__new__(runner.Suite)
+    suite.start("SQLite", [sys.executable, "-c", "; ".join(code)], dict(os.environ))
+    return suite
 
 
 def test_a_failing_suite_fails_the_whole_and_shows_its_summary(capfd):

@@ -139,8 +139,6 @@ class ReviewIn(RequestSchema):
 
 
 class AnswerIn(RequestSchema):
-    """What is decided about one share."""
-
     item_id: Number = Field(examples=[1])
     decision: Literal["confirmed", "removed"] = Field(
         description="removed: the share ends at once, for good.", examples=["confirmed"]
@@ -149,14 +147,10 @@ class AnswerIn(RequestSchema):
 
 
 class AnswersIn(RequestSchema):
-    """What is decided about several shares."""
-
     answers: list[AnswerIn] = Field(min_length=1, max_length=MOST_ROWS)
 
 
 class AnswersOut(Schema):
-    """What came of the answers."""
-
     confirmed: int
     removed: int
     passed_over: int = Field(description="Answered so already, ended, or not of the key's owner to answer (any more).")

@@ -92,8 +92,7 @@ class CredentialOut(Schema):
 
 
 FileContent = Annotated[
-    Text,
-    WithJsonSchema({"type": "string", "format": "password", "writeOnly": True, "maxLength": LONGEST_FILE}),
+    Text, WithJsonSchema({"type": "string", "format": "password", "writeOnly": True, "maxLength": LONGEST_FILE})
 ]
 
 
@@ -115,8 +114,6 @@ class CredentialIn(RequestSchema):
 
 
 class AppIn(RequestSchema):
-    """An app registration to be made."""
-
     tenant_id: Number = Field(description="Number of the tenant it is used in.", examples=[1])
     name: Name
     client_id: ClientId
@@ -139,8 +136,6 @@ class AppChanges(ChangeSchema):
 
 
 class CredentialAdded(CredentialIn):
-    """A credential to be added."""
-
     allow_untried: Flag = Field(False, description="Save it as not tried yet if Microsoft cannot be asked.")
 
 

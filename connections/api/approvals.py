@@ -64,8 +64,6 @@ class ApprovalQuery(PageQuery):
 
 
 class ApprovalIn(RequestSchema):
-    """Asking for an approval."""
-
     reason: Text = Field(
         "",
         max_length=approvals.REASON_LENGTH,
@@ -75,16 +73,12 @@ class ApprovalIn(RequestSchema):
 
 
 class ApprovalGiven(RequestSchema):
-    """Letting it happen."""
-
     reason: Text = Field(
         "", max_length=approvals.REASON_LENGTH, description="A word to the requester.", examples=["For this quarter."]
     )
 
 
 class ApprovalDeclined(RequestSchema):
-    """Why not."""
-
     reason: Text = Field(
         min_length=1, max_length=approvals.REASON_LENGTH, examples=["Reading is enough for this; leave sending out."]
     )

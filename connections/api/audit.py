@@ -28,8 +28,6 @@ Outcome = Annotated[AuditEvent.Outcome, listed(AuditEvent.Outcome)]
 
 
 class EventOut(Schema):
-    """Who did what to what."""
-
     id: int
     at: datetime
     action: str = Field(description="noun.verb", examples=["connection.shared"])

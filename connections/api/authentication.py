@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from django.conf import settings
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest
@@ -32,29 +30,20 @@ class KeyAuth(HttpBearer):
         try:
             key = api_keys.authenticate(token, address=address, now=now)
         except InvalidApiKey:
-            _count_bad_key(address, now)
+            # Rate-limit repeated bad keys per address; a valid key from there still works.
+            state = rate_limit.count(f"bad-key:{address}", limit=settings.API_BAD_KEY_LIMIT, now=now)
+            if state is not None and state.is_exceeded:
+                cause = "Too many calls with wrong API keys from this address."
+                raise RateLimited(cause, retry_after=state.reset) from None
             raise
-        _count_call(request, key, now)
+        if RATE_LIMIT not in request.META:
+            limit = api_keys.rate_limit_of(key)
+            request.META[RATE_LIMIT] = rate_limit.count(f"key:{key.pk}", limit=limit, now=now)
+        state = rate_limit_state(request)
+        if state is not None and state.is_exceeded:
+            cause = f"This API key may be used {state.limit} times in a minute, and that is used up."
+            raise RateLimited(cause, retry_after=state.reset)
         return key
-
-
-def _count_bad_key(address: str | None, now: datetime) -> None:
-    """Rate-limit repeated bad keys per address; a valid key from there still works. Raises RateLimited."""
-    state = rate_limit.count(f"bad-key:{address}", limit=settings.API_BAD_KEY_LIMIT, now=now)
-    if state is not None and state.is_exceeded:
-        raise RateLimited("Too many calls with wrong API keys from this address.", retry_after=state.reset)
-
-
-def _count_call(request: HttpRequest, key: ApiKey, now: datetime) -> None:
-    if RATE_LIMIT not in request.META:
-        limit = api_keys.rate_limit_of(key)
-        request.META[RATE_LIMIT] = rate_limit.count(f"key:{key.pk}", limit=limit, now=now)
-    state = rate_limit_state(request)
-    if state is not None and state.is_exceeded:
-        raise RateLimited(
-            f"This API key may be used {state.limit} times in a minute, and that is used up.",
-            retry_after=state.reset,
-        )
 
 
 def rate_limit_state(request: HttpRequest) -> rate_limit.RateLimitState | None:
@@ -78,7 +67,7 @@ def visible_connections(key: ApiKey) -> QuerySet[Connection]:
 
 
 def key_and_connection(request: HttpRequest, scope: str, ref: str) -> tuple[ApiKey, Connection]:
-    """The calling key, and the connection that ``ref`` names. Raises NotAllowed, and what find_connection raises."""
+    """The calling key, and the connection ``ref`` names. Raises NotAllowed, and what find_connection raises."""
     key = require_scope(request, scope)
     return key, find_connection(key, ref)
 
@@ -106,10 +95,7 @@ def find_connection(key: ApiKey, ref: str) -> Connection:
 
 
 def find_usable_connection(key: ApiKey, ref: str, *columns: str) -> Connection | None:
-    """find_connection for the token call, which must be cheap: one query that reads only ``columns``.
-
-    None unless ``ref`` is the number of a connection whose tokens the key may fetch.
-    """
+    """The connection of this number if the key may fetch its tokens; one query that reads only ``columns``."""
     if not (ref.isascii() and ref.isdigit() and len(ref) <= LONGEST_NUMBER):
         return None
     # Load the row before checking permissions: for its owner the check then takes no query.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any
 
 from django.db import transaction
@@ -52,15 +53,11 @@ _REASON = "Why it is needed; the IT admin reads it where the policy wants an app
 
 
 class Named(Schema):
-    """Something with a name, and its number."""
-
     id: int
     name: str
 
 
 class ConnectionOut(Schema):
-    """A connection as an automation sees it."""
-
     id: int
     name: str
     authentication_type: Type
@@ -109,8 +106,6 @@ class SignInLinkOut(Schema):
 
 
 class ConnectionMade(ConnectionOut):
-    """A connection that was just made."""
-
     sign_in_link: SignInLinkOut | None = Field(
         description="For a delegated one: where its mailbox's owner signs in. Null while an approval is missing."
     )
@@ -133,8 +128,6 @@ class ConnectionQuery(PageQuery):
 
 
 class ConnectionIn(RequestSchema):
-    """A connection to be made."""
-
     app_registration: Number = Field(description="Number of the app registration it goes through.", examples=[1])
     name: Name
     authentication_type: Type = Field(
@@ -162,11 +155,8 @@ class ConnectionChanges(ChangeSchema):
 def list_connections(request: HttpRequest, query: Query[ConnectionQuery]) -> Any:
     """Connections the key may see, in the order of their numbers."""
     key = authentication.require_scope(request, Scope.CONNECTIONS_READ)
-    return page(
-        authentication.visible_connections(key),
-        query,
-        keep=(lambda connection: _is_able(connection, query.capability)) if query.capability else None,
-    )
+    keep = partial(_is_able, query.capability) if query.capability else None
+    return page(authentication.visible_connections(key), query, keep=keep)
 
 
 @router.post("/connections", response={201: ConnectionMade} | problems.responses(404, 503), summary="Make a connection")
@@ -181,14 +171,8 @@ def add_connection(request: HttpRequest, response: HttpResponse, body: Connectio
     )
     app = get_object_or_404(querysets.visible_app_registrations(key.owner), pk=body.app_registration)
     _require_valid_capabilities(body.capabilities, body.extra_scopes, body.authentication_type)
-    values: dict[str, Any] = {
-        "name": body.name,
-        "chosen": body.capabilities,
-        "extra_scopes": body.extra_scopes,
-        "actor": key.owner,
-        "now": timezone.now(),
-        "reason": body.reason,
-    }
+    values: dict[str, Any] = body.model_dump(include={"name", "extra_scopes", "reason"})
+    values |= {"chosen": body.capabilities, "actor": key.owner, "now": timezone.now()}
     link = None
     if body.authentication_type == AuthenticationType.AUTHORIZATION_CODE:
         with transaction.atomic():
@@ -225,10 +209,7 @@ def change_connection(request: HttpRequest, response: HttpResponse, ref: str, bo
     roles.require(permissions.can_reconnect(key.owner, connection), action="Only its owner can change it.")
     with etags.lock_matching(request, connection, COLUMNS) as current:
         values = body.over(
-            name=current.name,
-            capabilities=current.capabilities,
-            extra_scopes=current.extra_scopes.split(),
-            reason="",
+            name=current.name, capabilities=current.capabilities, extra_scopes=current.extra_scopes.split(), reason=""
         )
         chosen = values.pop("capabilities")
         _require_valid_capabilities(chosen, values["extra_scopes"], current.authentication_type)
@@ -298,11 +279,10 @@ def add_sign_in_link(request: HttpRequest, ref: str) -> Any:
 
 
 def link_of(connection: Connection) -> str:
-    """The connection's page in the portal."""
     return page_link("connection", connection.pk)
 
 
-def _is_able(connection: Connection, capability: str) -> bool:
+def _is_able(capability: str, connection: Connection) -> bool:
     rows = capabilities.can([capability], connection.granted, connection.authentication_type)
     return any(possible for _, possible, _ in rows)
 
@@ -324,5 +304,4 @@ def _find_or_register(app: AppRegistration, addresses: list[str], actor: User) -
 
 
 def _link_with_token(link: SignInLink, token: str) -> dict[str, Any]:
-    """A new link as SignInLinkOut."""
     return {"url": page_link("sign_in_link", token), "expires_at": link.expires_at}

@@ -45,8 +45,6 @@ class ConsentRequestOut(Schema):
 
 
 class ConsentApproved(ConsentRequestOut):
-    """A request that was approved."""
-
     consent_link: str = Field(description="Where an administrator of the directory accepts it, within seven days.")
 
 
@@ -64,8 +62,6 @@ class ConsentRequestIn(RequestSchema):
 
 
 class Declined(RequestSchema):
-    """Why not."""
-
     reason: Text = Field(min_length=1, max_length=requests.LONGEST_TEXT, examples=["Use the team's mailbox instead."])
     seen: State | None = Field(None, description="The state in which you saw it; another one now is refused (409).")
     and_same: Flag = Field(False, description="Decline all that ask for the same alike.")
@@ -102,10 +98,8 @@ def read_consent_request(request: HttpRequest, request_id: int) -> Any:
 @idempotent(Scope.ADMIN_WRITE)
 def approve_consent_request(request: HttpRequest, request_id: int) -> Any:
     """Approve it, and with it all that ask for the same. Somebody who may grant consent then follows the link."""
-    key, consent_request = key_scoping.key_and_object(
-        request, querysets.visible_consent_requests, request_id, Scope.ADMIN_WRITE
-    )
-    current, url = requests.approve(consent_request, actor=key.owner, now=timezone.now())
+    key, row = key_scoping.key_and_object(request, querysets.visible_consent_requests, request_id, Scope.ADMIN_WRITE)
+    current, url = requests.approve(row, actor=key.owner, now=timezone.now())
     current.consent_link = url  # type: ignore[attr-defined]
     return current
 
@@ -116,14 +110,12 @@ def approve_consent_request(request: HttpRequest, request_id: int) -> Any:
 @idempotent(Scope.ADMIN_WRITE)
 def decline_consent_request(request: HttpRequest, request_id: int, body: Declined) -> Any:
     """Say no, with a reason that the requester reads."""
-    key, consent_request = key_scoping.key_and_object(
-        request, querysets.visible_consent_requests, request_id, Scope.ADMIN_WRITE
-    )
+    key, row = key_scoping.key_and_object(request, querysets.visible_consent_requests, request_id, Scope.ADMIN_WRITE)
     return requests.decline(
-        consent_request,
+        row,
         reason=body.reason,
         and_same=body.and_same,
-        seen=body.seen or consent_request.state,
+        seen=body.seen or row.state,
         actor=key.owner,
         now=timezone.now(),
     )

@@ -14,8 +14,6 @@ from ninja import NinjaAPI
 
 
 def render_page(api: NinjaAPI) -> Callable[[HttpRequest], HttpResponse]:
-    """The view of the reference of ``api``."""
-
     @require_safe
     def page(request: HttpRequest) -> HttpResponse:
         document = api.get_openapi_schema()
@@ -32,15 +30,10 @@ def render_page(api: NinjaAPI) -> Callable[[HttpRequest], HttpResponse]:
 
 def _groups(document: dict[str, Any]) -> list[dict[str, Any]]:
     """The operations by tag, in the order of the document's tags."""
-    groups: dict[str, dict[str, Any]] = {
-        tag["name"]: {
-            "anchor": tag["name"].lower().replace(" ", "-"),
-            "name": tag["name"],
-            "text": tag["description"],
-            "operations": [],
-        }
-        for tag in document["tags"]
-    }
+    groups: dict[str, dict[str, Any]] = {}
+    for tag in document["tags"]:
+        name, text = tag["name"], tag["description"]
+        groups[name] = {"anchor": name.lower().replace(" ", "-"), "name": name, "text": text, "operations": []}
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             groups[operation["tags"][0]]["operations"].append(_operation(document, method, path, operation))
@@ -49,7 +42,11 @@ def _groups(document: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _operation(document: dict[str, Any], method: str, path: str, operation: dict[str, Any]) -> dict[str, Any]:
     body = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
-    answers = [_answer(str(status), response) for status, response in operation["responses"].items()]
+    answers = []
+    for status, response in operation["responses"].items():
+        content: dict[str, Any] = next(iter(response.get("content", {}).values()), {})
+        kind, text = _kind(content.get("schema", {})), response.get("description", "")
+        answers.append({"status": str(status), "name": kind, "text": text})
     return {
         "anchor": operation["operationId"],
         "method": method.upper(),
@@ -65,7 +62,6 @@ def _operation(document: dict[str, Any], method: str, path: str, operation: dict
 
 
 def _resolve(document: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
-    """The target of a reference; anything else as it is."""
     if "$ref" not in part:
         return part
     for name in part["$ref"].removeprefix("#/").split("/"):
@@ -82,11 +78,6 @@ def _curl(method: str, path: str, example: Any) -> str:
     return " \\\n  ".join(lines)
 
 
-def _answer(status: str, response: dict[str, Any]) -> dict[str, str]:
-    content: dict[str, Any] = next(iter(response.get("content", {}).values()), {})
-    return {"status": status, "name": _kind(content.get("schema", {})), "text": response.get("description", "")}
-
-
 def _parameter(parameter: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": f"{parameter['name']} ({parameter['in']})",
@@ -97,16 +88,12 @@ def _parameter(parameter: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fields(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    required = schema.get("required", [])
-    return [
-        {"name": name, "kind": _kind(field), "text": _description(field), "required": name in required}
-        for name, field in schema.get("properties", {}).items()
-    ]
-
-
-def _description(schema: dict[str, Any]) -> str:
-    options = (option.get("description", "") for option in schema.get("anyOf", []))
-    return str(schema.get("description") or next(filter(None, options), ""))
+    fields = []
+    for name, field in schema.get("properties", {}).items():
+        texts = (option.get("description", "") for option in [field, *field.get("anyOf", [])])
+        text, is_required = next(filter(None, texts), ""), name in schema.get("required", [])
+        fields.append({"name": name, "kind": _kind(field), "text": text, "required": is_required})
+    return fields
 
 
 def _kind(schema: dict[str, Any]) -> str:
@@ -118,9 +105,8 @@ def _kind(schema: dict[str, Any]) -> str:
         return f"list of {_kind(schema.get('items', {}))}"
     if "enum" in schema:
         return " or ".join(map(str, schema["enum"]))
-    limits = [
-        f"{word} {schema[key]}" for key, word in (("minimum", "at least"), ("maximum", "at most")) if key in schema
-    ]
+    bounds = {"minimum": "at least", "maximum": "at most"}
+    limits = [f"{word} {schema[key]}" for key, word in bounds.items() if key in schema]
     default = [f"usually {schema['default']}"] if schema.get("default") not in (None, "") else []
     words = [str(schema.get("format") or schema.get("type") or ""), *limits, *default]
     return ", ".join(word for word in words if word)

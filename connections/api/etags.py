@@ -33,7 +33,7 @@ def etag(row: models.Model, columns: Sequence[str]) -> str:
 
 
 def tag(response: HttpResponse, row: M, columns: Sequence[str]) -> M:
-    """The row, whose ETag is sent with it."""
+    """The row; its ETag is sent as a header."""
     response["ETag"] = etag(row, columns)
     return row
 

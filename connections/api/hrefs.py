@@ -9,7 +9,6 @@ from pydantic import BeforeValidator
 
 
 def page_link(name: str, *arguments: object) -> str:
-    """The absolute URL of a page of the portal."""
     return str(settings.PORTAL_URL) + reverse(name, args=arguments)
 
 
@@ -19,5 +18,4 @@ def link_to(name: str) -> BeforeValidator:
 
 
 def with_location(response: HttpResponse, operation: str, **arguments: object) -> None:
-    """Send where the new object can be read."""
     response["Location"] = reverse(f"api:{operation}", kwargs=arguments)

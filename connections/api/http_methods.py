@@ -17,8 +17,7 @@ def with_http_methods(view: View) -> View:
     @wraps(view)
     def wrapper(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         if request.method == "OPTIONS":
-            allow = _allowed(view(request, *args, **kwargs))
-            return HttpResponse(status=204, headers={"Allow": allow})
+            return HttpResponse(status=204, headers={"Allow": _allowed(view(request, *args, **kwargs))})
         is_head = request.method == "HEAD"
         if is_head:
             request.method, request.asks_head = "GET", True  # type: ignore[attr-defined]

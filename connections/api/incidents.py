@@ -42,8 +42,6 @@ class IncidentOut(Schema):
 
 
 class AffectedOut(Schema):
-    """A connection that an incident hits."""
-
     connection_id: int | None = Field(description="Null if the connection was removed.")
     name: str = Field(validation_alias="connection_name")
     owner: str = Field(validation_alias="owner_name")

@@ -13,16 +13,7 @@ from pydantic import AfterValidator, ValidationInfo
 from connections.access import permissions, querysets, roles
 from connections.api import authentication
 from connections.errors import NotAllowed
-from connections.models import (
-    AffectedConnection,
-    ApiKey,
-    Approval,
-    AuditEvent,
-    Connection,
-    Incident,
-    SharedMailbox,
-    User,
-)
+from connections.models import AffectedConnection, ApiKey, Approval, AuditEvent, Connection, Incident, SharedMailbox
 
 Scope = ApiKey.Scope
 M = TypeVar("M", bound=Model)
@@ -31,10 +22,7 @@ M = TypeVar("M", bound=Model)
 def any_scope(request: HttpRequest, *scopes: str) -> ApiKey:
     """The calling key. Raises NotAllowed unless it has at least one of the scopes."""
     key: ApiKey = request.auth  # type: ignore[attr-defined]
-    for scope in scopes:
-        if scope in key.scopes:
-            return key
-    return authentication.require_scope(request, scopes[0])
+    return key if set(scopes) & set(key.scopes) else authentication.require_scope(request, scopes[0])
 
 
 def unlimited(request: HttpRequest, *scopes: str) -> ApiKey:
@@ -49,12 +37,9 @@ def unlimited(request: HttpRequest, *scopes: str) -> ApiKey:
 
 
 def key_and_object(
-    request: HttpRequest, visible: Callable[[User], QuerySet[M]], pk: int, *scopes: str
+    request: HttpRequest, visible: Callable[..., QuerySet[M]], pk: int, *scopes: str
 ) -> tuple[ApiKey, M]:
-    """The calling key as in ``unlimited``, and the object of that number among those ``visible`` to its owner.
-
-    Raises NotAllowed, Http404.
-    """
+    """The key as in ``unlimited``, and one of the objects ``visible`` to its owner. Raises NotAllowed, Http404."""
     key = unlimited(request, *scopes)
     return key, get_object_or_404(visible(key.owner), pk=pk)
 
@@ -81,20 +66,15 @@ def manage_registry(key: ApiKey) -> None:
 def mailboxes(key: ApiKey) -> QuerySet[SharedMailbox]:
     """Shared mailboxes; for a limited key those that are attached to one of its connections."""
     mailboxes = querysets.visible_mailboxes(key.owner)
-    if not key.only_chosen:
-        return mailboxes
-    return mailboxes.filter(
-        pk__in=_chosen(key).filter(mailbox_accesses__isnull=False).values("mailbox_accesses__mailbox")
-    )
+    attached = _chosen(key).filter(mailbox_accesses__isnull=False).values("mailbox_accesses__mailbox")
+    return mailboxes.filter(pk__in=attached) if key.only_chosen else mailboxes
 
 
 def incidents(key: ApiKey) -> QuerySet[Incident]:
     """Incidents; for a limited key those that affect one of its connections, and outages."""
     incidents = querysets.visible_incidents(key.owner)
-    if not key.only_chosen:
-        return incidents
-    affecting = affected_connections(key).values("incident")
-    return incidents.filter(Q(pk__in=affecting) | Q(kind=Incident.Kind.OUTAGE))
+    reached = Q(pk__in=affected_connections(key).values("incident")) | Q(kind=Incident.Kind.OUTAGE)
+    return incidents.filter(reached) if key.only_chosen else incidents
 
 
 def affected_connections(key: ApiKey) -> QuerySet[AffectedConnection]:

@@ -29,8 +29,6 @@ COLUMNS = ("address", "display_name")
 
 
 class MailboxOut(Schema):
-    """A shared mailbox."""
-
     id: int
     address: str
     display_name: str
@@ -48,8 +46,6 @@ class MailboxQuery(PageQuery):
 
 
 class MailboxIn(RequestSchema):
-    """A mailbox to be registered."""
-
     tenant_id: Number = Field(description="Number of the tenant it lives in.", examples=[1])
     address: Address
     display_name: Label = Field("", description="How people call it.", examples=["Support"])
@@ -115,8 +111,7 @@ def read_mailbox(request: HttpRequest, response: HttpResponse, mailbox_id: int) 
 @router.patch("/mailboxes/{int:mailbox_id}", response=MailboxOut, summary="Change a mailbox")
 def change_mailbox(request: HttpRequest, response: HttpResponse, mailbox_id: int, body: MailboxChanges) -> Any:
     """Correct its address or name."""
-    key = key_scoping.unlimited(request, Scope.CONNECTIONS_WRITE)
-    mailbox = get_object_or_404(key_scoping.mailboxes(key), pk=mailbox_id)
+    key, mailbox = key_scoping.key_and_object(request, querysets.visible_mailboxes, mailbox_id, Scope.CONNECTIONS_WRITE)
     with etags.lock_matching(request, mailbox, COLUMNS) as current:
         values = body.over(address=current.address, display_name=current.display_name)
         mailboxes.change(current, **values, actor=key.owner)
@@ -128,8 +123,7 @@ def change_mailbox(request: HttpRequest, response: HttpResponse, mailbox_id: int
 )
 def remove_mailbox(request: HttpRequest, mailbox_id: int) -> Any:
     """Forget a mailbox that is attached to no connection."""
-    key = key_scoping.unlimited(request, Scope.CONNECTIONS_WRITE)
-    mailbox = get_object_or_404(key_scoping.mailboxes(key), pk=mailbox_id)
+    key, mailbox = key_scoping.key_and_object(request, querysets.visible_mailboxes, mailbox_id, Scope.CONNECTIONS_WRITE)
     with etags.lock_matching(request, mailbox, COLUMNS) as current:
         mailboxes.remove(current, actor=key.owner)
     return Status(204, None)

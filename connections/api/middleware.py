@@ -27,9 +27,8 @@ def limit_request_size(get_response: GetResponse) -> GetResponse:
             response = problems.problem_for_status(response, request_id=request.META.get("PORTAL_REQUEST_ID", ""))
         limit = authentication.rate_limit_state(request)
         if limit is not None:
-            response["RateLimit-Limit"] = str(limit.limit)
-            response["RateLimit-Remaining"] = str(limit.remaining)
-            response["RateLimit-Reset"] = str(limit.reset)
+            for name in ("limit", "remaining", "reset"):
+                response[f"RateLimit-{name.title()}"] = str(getattr(limit, name))
         return response
 
     return middleware

@@ -117,20 +117,14 @@ class PortalAPI(NinjaAPI):
         return document
 
 
-def _problem_statuses(path: str, method: str) -> set[str]:
-    """The problems of every route like this one; others are declared with the route."""
-    statuses = {"400", "401", "403", "414", "422", "429"}
-    if "{" in path:
-        statuses.add("404")
-    if "{ref}" in path:
-        statuses.add("409")  # the name of several connections
-    return statuses | {"post": {"409", "413"}, "patch": {"404", "409", "412", "413"}}.get(method, set())
-
-
 def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
     """Add problems, headers, and the descriptions of statuses."""
     responses = {str(status): response for status, response in operation["responses"].items()}
-    for status in _problem_statuses(path, method):
+    # The problems of every route like this one; others are declared with the route.
+    problems = {"400", "401", "403", "414", "422", "429"} | ({"404"} if "{" in path else set())
+    problems |= {"409"} if "{ref}" in path else set()  # the name of several connections
+    problems |= {"post": {"409", "413"}, "patch": {"404", "409", "412", "413"}}.get(method, set())
+    for status in problems:
         schema = {"$ref": "#/components/schemas/Problem"}
         responses[status] = {"content": {"application/json": {"schema": schema}}, "description": ""}
     operation["responses"] = dict(sorted(responses.items()))

@@ -39,8 +39,6 @@ Grant = Annotated[
 
 
 class HandOverOut(Schema):
-    """One change of owner."""
-
     id: int
     connection_id: int
     connection_name: str = Field(validation_alias="connection.name")
@@ -114,8 +112,6 @@ class NewOwner(RequestSchema):
 
 
 class HandOverIn(NewOwner):
-    """One connection to be handed over."""
-
     new_name: Label = Field("", description="If the new owner has a connection of this name already.")
     seen_owner_id: Number | None = Field(
         None, description="Whose it was when you looked. If it is somebody else's by now, nothing is changed."
@@ -123,8 +119,6 @@ class HandOverIn(NewOwner):
 
 
 class HandOverAllIn(NewOwner):
-    """What of a person's is to be handed over."""
-
     connection_ids: list[Number] | None = Field(
         None, min_length=1, max_length=AT_ONCE, description=f"Only these; null: the next {AT_ONCE} by name."
     )
@@ -171,12 +165,7 @@ def hand_over(request: HttpRequest, ref: str, body: HandOverIn) -> Any:
     if connection.owner_id not in (owner.pk, body.seen_owner_id or connection.owner_id):
         raise ownership_transfer.owner_changed_error(connection)
     transfer = ownership_transfer.transfer(
-        connection,
-        owner,
-        keep_grant=body.grant == KEEP,
-        new_name=body.new_name,
-        actor=key.owner,
-        now=timezone.now(),
+        connection, owner, keep_grant=body.grant == KEEP, new_name=body.new_name, actor=key.owner, now=timezone.now()
     )
     transfer.connection = Connection.objects.only("name").get(pk=connection.pk)
     return transfer
@@ -187,7 +176,8 @@ def read_belongings(request: HttpRequest, person_id: int, query: Query[PageQuery
     """For IT admins: their connections by name, what stops when these are handed over, and their keys."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
     leaver = _leaver(key.owner, person_id)
-    owned = page(_owned(key.owner, leaver), query, order=("name", "pk"))
+    visible = querysets.visible_connections(key.owner).filter(owner=leaver)
+    owned = page(visible, query, order=("name", "pk"))
     accounts = querysets.visible_service_accounts(key.owner).filter(responsible=leaver).order_by("pk")
     return {
         "items": _consequences(owned["items"]),
@@ -206,7 +196,7 @@ def hand_over_all(request: HttpRequest, person_id: int, body: HandOverAllIn) -> 
     key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
     leaver = _leaver(key.owner, person_id)
     owner = _new_owner(body, querysets.possible_owners().exclude(pk=leaver.pk))
-    owned = _owned(key.owner, leaver)
+    owned = querysets.visible_connections(key.owner).filter(owner=leaver)
     chosen = owned if body.connection_ids is None else owned.filter(pk__in=body.connection_ids)
     connections = list(chosen.order_by("name", "pk")[:AT_ONCE])
     done, failed = [], []
@@ -218,15 +208,8 @@ def hand_over_all(request: HttpRequest, person_id: int, body: HandOverAllIn) -> 
             transfer.connection = connection
             done.append(transfer)
         except PortalError as error:
-            failed.append(
-                {
-                    "connection_id": connection.pk,
-                    "connection_name": connection.name,
-                    "code": error.code,
-                    "detail": error.cause,
-                    "action": error.action,
-                }
-            )
+            reason = {"code": error.code, "detail": error.cause, "action": error.action}
+            failed.append({"connection_id": connection.pk, "connection_name": connection.name} | reason)
     known = {connection.pk for connection in connections}
     not_theirs = [pk for pk in dict.fromkeys(body.connection_ids or ()) if pk not in known]
     return {"done": done, "failed": failed, "not_theirs": not_theirs, "left": owned.count()}
@@ -237,20 +220,14 @@ def _leaver(user: User, person_id: int) -> User:
     return get_object_or_404(querysets.visible_people(user), pk=person_id)
 
 
-def _owned(user: User, leaver: User) -> QuerySet[Connection]:
-    return querysets.visible_connections(user).filter(owner=leaver)
-
-
 def _new_owner(body: NewOwner, people: QuerySet[User]) -> User:
     """The new owner. Raises InvalidInput if there is no such person, or they cannot own a connection."""
     if (body.new_owner_id is None) == (body.new_owner is None):
         raise InvalidInput("Send either new_owner_id or new_owner.", field="new_owner")
-    if body.new_owner_id is not None:
-        field, matches = "new_owner_id", people.filter(pk=body.new_owner_id)
-    else:
-        field, matches = "new_owner", people.filter(username=body.new_owner)
-    owner = matches.first()
+    by_id = body.new_owner_id is not None
+    owner = people.filter(**({"pk": body.new_owner_id} if by_id else {"username": body.new_owner})).first()
     if owner is None:
+        field = "new_owner_id" if by_id else "new_owner"
         raise InvalidInput("Nobody to whom this can be handed over is found under it.", field=field)
     return owner
 

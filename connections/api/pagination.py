@@ -51,11 +51,7 @@ def page_of(item: type[Schema]) -> type[Schema]:
 
 
 def page(
-    queryset: QuerySet[M],
-    query: PageQuery,
-    *,
-    order: Sequence[str] = ("pk",),
-    keep: Callable[[M], bool] | None = None,
+    queryset: QuerySet[M], query: PageQuery, *, order: Sequence[str] = ("pk",), keep: Callable[[M], bool] | None = None
 ) -> dict[str, Any]:
     """The requested page of the rows that match the query, in ``order`` (see keyset.page_rows), for a Page schema.
 

@@ -46,8 +46,6 @@ class RulesOut(Schema):
 
 
 class SummaryOut(Schema):
-    """What is restricted, in words."""
-
     forbidden: list[str]
     approval: list[str] = Field(description="What needs an approval.")
     allowed: list[str] = Field(description="Exceptions from the other two.")
@@ -67,8 +65,6 @@ class PolicyOut(Schema):
 
 
 class ConnectionViolation(Schema):
-    """A connection that breaks the policy as it is now."""
-
     connection_id: int = Field(validation_alias="connection.pk")
     connection_name: str = Field(validation_alias="connection.name")
     owner: AsText = Field(validation_alias="connection.owner")
@@ -78,8 +74,6 @@ class ConnectionViolation(Schema):
 
 
 class ShareViolation(Schema):
-    """A share that breaks the policy as it is now."""
-
     share_id: int = Field(validation_alias="share.pk")
     connection_id: int = Field(validation_alias="share.connection_id")
     connection_name: str = Field(validation_alias="share.connection.name")

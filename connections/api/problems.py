@@ -27,8 +27,6 @@ _BY_STATUS = {
 
 
 class FieldError(Schema):
-    """What is wrong with one field of the request."""
-
     field: str = Field(description="Its name; parts of it are separated by dots. Empty: the request as a whole.")
     message: str
 
@@ -60,7 +58,6 @@ def problem(status: int, code: str, title: str, detail: str = "", **more: Any) -
 
 
 def problem_of(error: PortalError, **more: Any) -> HttpResponse:
-    """A PortalError as a problem."""
     fields = {"action": error.action, "who": error.who} | more
     if error.field:
         fields["errors"] = [FieldError(field=error.field, message=str(error))]
@@ -78,18 +75,12 @@ def responses(*statuses: int) -> dict[frozenset[int], type[Problem]]:
 
 
 def register_handlers(api: NinjaAPI) -> None:
-    """Turn every exception of the API into a problem."""
     api.add_exception_handler(PortalError, _portal_error)
     api.add_exception_handler(AuthenticationError, lambda request, error: problem_of(InvalidApiKey()))
-    api.add_exception_handler(Http404, _not_found)
-    # Somebody else removed it during the request.
-    api.add_exception_handler(Connection.DoesNotExist, _not_found)
+    for missing in (Http404, Connection.DoesNotExist):  # the latter: it was removed during the request
+        api.add_exception_handler(missing, lambda request, error: problem(404, *_BY_STATUS[404]))
     api.add_exception_handler(ValidationError, _validation_error)
     api.add_exception_handler(HttpError, _http_error)
-
-
-def _not_found(request: HttpRequest, error: Any) -> HttpResponse:
-    return problem(404, *_BY_STATUS[404])
 
 
 def _portal_error(request: HttpRequest, error: Any) -> HttpResponse:

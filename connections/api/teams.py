@@ -59,15 +59,11 @@ class TeamQuery(PageQuery):
 
 
 class TeamIn(RequestSchema):
-    """A team to be made."""
-
     name: Name
     entra_group: Label = Field("", description="Object ID of an Entra group whose members come and go by themselves.")
 
 
 class TeamChanges(ChangeSchema):
-    """What changes about a team."""
-
     name: Name | None = None
     entra_group: Label | None = Field(None, description="An empty text ends the following; members stay.")
 

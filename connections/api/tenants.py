@@ -48,8 +48,6 @@ class TenantQuery(PageQuery):
 
 
 class TenantIn(RequestSchema):
-    """A tenant to be registered."""
-
     name: Name
     environment: Text = Field(
         min_length=1, max_length=20, description="global, usgov_l4, usgov_l5 or china.", examples=["global"]

@@ -1,8 +1,7 @@
-"""The token call in front of Django: no thread for a caller who waits, and many calls in few statements.
+"""The token endpoint in front of Django: batches calls, and holds no thread while a caller waits for a refresh.
 
-Calls that come while others are being answered are answered together (services/tokens/token_calls.py). Who needs a
-refresh waits as a coroutine, one refresh a connection. Whatever is unusual about a request, and every refusal, is left
-to the view of the route (tokens.py).
+Calls that arrive while others are being answered form the next batch (services/tokens/token_calls.py). Unusual requests
+and refusals are left to the route's view (tokens.py).
 """
 
 from __future__ import annotations
@@ -55,10 +54,7 @@ class Unusual(Exception):
 
 
 class TokenEndpoint:
-    """The ASGI application of the token route; ``django`` answers what it does not.
-
-    ``headers`` are those that every answer of the portal carries, for a plain and for a secure connection.
-    """
+    """The ASGI application of the token route. ``headers`` returns those of every response, by whether it is secure."""
 
     def __init__(
         self, django: Application, headers: Callable[[bool], Headers], *, run_in_thread: RunInThread | None = None
@@ -71,7 +67,6 @@ class TokenEndpoint:
 
     @staticmethod
     def serves(path: str) -> bool:
-        """Whether a path is that of the token call."""
         return _PATH.fullmatch(path) is not None
 
     def stop_waiting(self) -> None:
@@ -142,20 +137,20 @@ class TokenEndpoint:
         await _send(send, problem.status_code, [*headers, *self._headers(is_secure(scope))], problem.content, call)
 
     async def _explain(self, refresh: asyncio.Task[None], call: TokenCall, scope: Scope) -> Explanation | None:
-        """What the view says to a caller who has waited in vain: once for all who asked the same and waited together.
+        """The view's answer to callers who waited in vain: one for all equal requests that waited together.
 
         None: there is a token by now. The view has sent and recorded it for one of them; each other has to ask for it.
         """
-        asked = (id(refresh), call.key, call.address, scope["method"], scope["raw_path"], scope["query_string"])
-        task = self._explanations.get(asked)
+        group = (id(refresh), call.key, call.address, scope["method"], scope["raw_path"], scope["query_string"])
+        task = self._explanations.get(group)
         is_first = task is None
         if task is None:
             explaining = Explanation()
             task = asyncio.ensure_future(explaining.fetch(self._django, _marked(scope, call)))
-            self._explanations[asked] = task
-            # A moment for those who are still on their way here.
+            self._explanations[group] = task
+            # Kept for a moment: some of the callers may not have got here yet.
             task.add_done_callback(
-                lambda _: asyncio.get_running_loop().call_later(1.0, self._explanations.pop, asked, None)
+                lambda _: asyncio.get_running_loop().call_later(1.0, self._explanations.pop, group, None)
             )
         explanation = await asyncio.shield(task)
         return explanation if is_first or explanation.status >= 400 else None
@@ -201,9 +196,6 @@ def _nothing_to_receive() -> Receive:
         raise AssertionError("never reached")
 
     return receive
-
-
-# --- Answering together ---------------------------------------------------------------------------
 
 
 class Batches:
@@ -267,9 +259,6 @@ def _threads(number: int, name: str) -> RunInThread:
     return run_in_thread
 
 
-# --- Reading a request ----------------------------------------------------------------------------
-
-
 def read_call(scope: Scope) -> TokenCall:
     """The token call that a request is. Raises Unusual for anything but a plain and well-formed one."""
     path = _PATH.fullmatch(scope["path"])
@@ -288,9 +277,8 @@ def read_call(scope: Scope) -> TokenCall:
         raise Unusual
     ref = path[1]
     is_number = ref.isascii() and ref.isdigit()
-    if len(ref) > (authentication.LONGEST_NUMBER if is_number else authentication.LONGEST_NAME):
-        raise Unusual
-    if "\x00" in ref or "\ufffd" in ref:
+    longest = authentication.LONGEST_NUMBER if is_number else authentication.LONGEST_NAME
+    if len(ref) > longest or "\x00" in ref or "\ufffd" in ref:
         raise Unusual
     return TokenCall(
         key=_key(headers.get(b"authorization", b"")),
@@ -333,11 +321,9 @@ def _requirement(query: bytes) -> TokenRequirement:
         raise Unusual from malformed
     values = {"min_valid": "300", "refused": ""} | dict(pairs)
     min_valid, refused = values["min_valid"], values["refused"]
-    if len(values) > 2 or len(dict(pairs)) < len(pairs):
+    if len(values) > 2 or len(dict(pairs)) < len(pairs) or not re.fullmatch("([0-9a-f]{32})?", refused):
         raise Unusual
     if not re.fullmatch("[0-9]{1,4}", min_valid) or int(min_valid) > tokens.LONGEST_VALIDITY:
-        raise Unusual
-    if not re.fullmatch("([0-9a-f]{32})?", refused):
         raise Unusual
     return TokenRequirement(int(min_valid), refused)
 

@@ -70,7 +70,7 @@ class Refreshes:
             try:
                 is_ours = await self._run_in_thread(_refresh_in_turn, wait.connection_pk, wanted)
             except Exception:
-                # Whoever waits is told that there is no token yet; the sweep tries again in its own time.
+                # The callers get no token; the sweep tries again in its own time.
                 logger.exception("A token could not be refreshed.", extra={"connection": wait.connection_pk})
                 return
         if not is_ours:

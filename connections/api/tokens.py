@@ -1,8 +1,4 @@
-"""The token call: its description, and the answer to every call that the token endpoint does not answer itself.
-
-What goes well, and who waits for Microsoft, is answered in token_endpoint.py, in front of Django. This view explains
-why there is no token; it never waits.
-"""
+"""The view of the token call: its description, and the answers that token_endpoint.py leaves to it. Never waits."""
 
 from __future__ import annotations
 
@@ -33,8 +29,6 @@ REFRESH = "portal.refresh"
 
 
 class TokenOut(Schema):
-    """A valid access token."""
-
     access_token: str
     token_type: str = "Bearer"  # noqa: S105
     expires_at: datetime
@@ -43,8 +37,6 @@ class TokenOut(Schema):
 
 
 class TokenWanted(Schema):
-    """What is asked of a token."""
-
     min_valid: int = Field(300, ge=0, le=LONGEST_VALIDITY, description="Seconds the token must last at least.")
     refused: str = Field(
         "",
@@ -52,16 +44,9 @@ class TokenWanted(Schema):
         description="The `id` of a token that Microsoft did not accept, though its time is not over: another one is wanted.",
     )
 
-    @property
-    def of_service(self) -> TokenRequirement:
-        """The same in the services' words."""
-        return TokenRequirement(self.min_valid, self.refused)
-
 
 @router.get(
-    "/connections/{ref}/token",
-    response={200: TokenOut} | problems.responses(404, 409, 503),
-    summary="Fetch a token",
+    "/connections/{ref}/token", response={200: TokenOut} | problems.responses(404, 409, 503), summary="Fetch a token"
 )
 def fetch_token(request: HttpRequest, response: HttpResponse, ref: str, wanted: Query[TokenWanted]) -> Any:
     """A valid access token. Never cached, never a refresh token. `ref` is the connection's number or name.
@@ -71,11 +56,10 @@ def fetch_token(request: HttpRequest, response: HttpResponse, ref: str, wanted: 
     """
     key = authentication.require_scope(request, ApiKey.Scope.TOKEN_READ)
     connection = _find(key, ref)
-    requirement, now = wanted.of_service, timezone.now()
-    if connection.is_blocked_by_app and not _has(connection, requirement):
-        return _refused(key, connection, _blocked_by_app(connection))
+    requirement, now = TokenRequirement(wanted.min_valid, wanted.refused), timezone.now()
     refresh = request.META.get(REFRESH, Refresh.DONE)
     try:
+        _require_accepted_app(connection, requirement, now)
         failed = single_flight.microsoft_just_failed(connection.pk, now)
         stored = fetch.stored_token(connection, now=now)
         token = fetch.choose(stored, requirement, now=now, refresh=refresh, failed=failed)
@@ -90,7 +74,7 @@ def fetch_token(request: HttpRequest, response: HttpResponse, ref: str, wanted: 
 
 
 def body_of(token: fetch.Token) -> dict[str, Any]:
-    """What TokenOut says of a token."""
+    """The token as TokenOut."""
     return {
         "access_token": token.access_token,
         "token_type": "Bearer",
@@ -102,29 +86,23 @@ def body_of(token: fetch.Token) -> dict[str, Any]:
 
 def _find(key: ApiKey, ref: str) -> Connection:
     columns = (*fetch.TOKEN_COLUMNS, "name", "owner_id", "app_registration__rejected_at")
-    found = authentication.find_usable_connection(key, ref, *columns)
-    if found is not None:
-        return found
-    # By name; or what follows says why not.
-    found = authentication.find_connection(key, ref)
-    if not permissions.can_fetch_token(key.owner, found):
+    connection = authentication.find_usable_connection(key, ref, *columns)
+    if connection is not None:
+        return connection
+    # It is named by its name, or the reason for refusing it is still to be found.
+    connection = authentication.find_connection(key, ref)
+    if not permissions.can_fetch_token(key.owner, connection):
         raise NotAllowed(
             "You may see this connection, but it is not shared with you.", action="Ask its owner to share it."
         )
-    return found
+    return connection
 
 
-def _has(connection: Connection, wanted: TokenRequirement) -> bool:
-    """Whether the stored token will do. One of a connection that is not well is for the token call itself to refuse."""
-    now = timezone.now()
-    if connection.access_token is None or connection.expires_at is None:
-        return False
-    return wanted.accepts(connection.access_token, connection.expires_at, now)
-
-
-def _blocked_by_app(connection: Connection) -> ConnectionUnusable:
-    app = connection.app_registration
-    return ConnectionUnusable(app.rejected_cause, action=app.rejected_action, code="app_credential_rejected")
+def _require_accepted_app(connection: Connection, wanted: TokenRequirement, now: datetime) -> None:
+    """Raise ConnectionUnusable if Microsoft rejects the app registration and the stored token is not as ``wanted``."""
+    token, expires_at, app = connection.access_token, connection.expires_at, connection.app_registration
+    if connection.is_blocked_by_app and not (token and expires_at and wanted.accepts(token, expires_at, now)):
+        raise ConnectionUnusable(app.rejected_cause, action=app.rejected_action, code="app_credential_rejected")
 
 
 def _refused(key: ApiKey, connection: Connection, error: PortalError) -> HttpResponse:

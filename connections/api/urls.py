@@ -42,23 +42,11 @@ api = PortalAPI(
 problems.register_handlers(api)
 # django-ninja serves these for any method.
 READ_ONLY = ("openapi-json", "api-root")
-for module in (
-    me,
-    connections,
-    tokens,
-    shares,
-    ownership_transfer,
-    mailboxes,
-    incidents,
-    tenants,
-    app_registrations,
-    consent_requests,
-    policy,
-    approvals,
-    access_reviews,
-    teams,
-    audit,
-):
+MODULES = (
+    me, connections, tokens, shares, ownership_transfer, mailboxes, incidents, tenants, app_registrations,
+    consent_requests, policy, approvals, access_reviews, teams, audit,
+)  # fmt: skip
+for module in MODULES:
     reject_unknown_params(module.router)
     api.add_router("", module.router)
 

@@ -1,8 +1,4 @@
-"""What the management commands share: the portal's forms on the command line, and secrets.
-
-Everybody on the machine can read a process's arguments, so a secret comes from a file, from standard input (``-``) or
-from an environment variable.
-"""
+"""The portal's forms on the command line. Secrets are never arguments, which everybody on the machine can read."""
 
 from __future__ import annotations
 

@@ -16,35 +16,14 @@ import yaml
 from django import forms
 from django.core.exceptions import ValidationError
 
+from connections import validators
 from connections.errors import InvalidInput
 from connections.management.yaml_reader import YamlMapping, YamlValue, read
 from connections.microsoft import capabilities
 from connections.models import AlertChannel, AppCredential, AppRegistration
+from connections.services.config import schema
 from connections.services.config.people import ROLES
-from connections.services.config.schema import (
-    VERSION,
-    AccountEntry,
-    AppEntry,
-    ChannelEntry,
-    Configuration,
-    CredentialEntry,
-    Entry,
-    MailboxEntry,
-    PolicyEntry,
-    TeamEntry,
-    TenantEntry,
-)
 from connections.services.policy import rules as policy_rules
-from connections.validators import (
-    AddressField,
-    DirectoryField,
-    ExpiryField,
-    GuidField,
-    NameField,
-    PastedField,
-    SecretValueField,
-    TargetField,
-)
 
 HEADER = """\
 # The organisation's set-up in the connection portal, without secrets. See docs/configuration-as-code.md.
@@ -54,24 +33,23 @@ ALLOWS = ("delegated", "app_only")
 PURPOSE_LENGTH = 1000
 MAX_SECRET_FILE = 10_000  # bytes
 
-E = TypeVar("E", bound=Entry)
+E = TypeVar("E", bound=schema.Entry)
 
 
 def write(values: dict[str, Any]) -> str:
-    """The text of a configuration file."""
     body = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
     return HEADER + str(body)
 
 
-def parse(text: str) -> Configuration:
+def parse(text: str) -> schema.Configuration:
     """The content of a file, with secrets read from where it points to. Raises WrongEntry with the line."""
     fields = read(text).mapping()
     version = fields.need("version")
-    if version.text() != str(VERSION):
+    if version.text() != str(schema.VERSION):
         raise version.wrong(
-            f"This portal reads version {VERSION} of the form, not {version.text()[:20]}.", action="Export anew."
+            f"This portal reads version {schema.VERSION} of the form, not {version.text()[:20]}.", action="Export anew."
         )
-    configuration = Configuration(
+    configuration = schema.Configuration(
         tenants=_entries(fields, "tenants", "tenant", _tenant, lambda entry: entry.directory),
         app_registrations=_entries(
             fields, "app_registrations", "app registration", _app, lambda entry: (entry.tenant, entry.client_id)
@@ -170,12 +148,9 @@ def _secret(fields: YamlMapping, name: str, field: forms.Field) -> str:
     place = in_file or in_variable
     if place is None:
         return ""
-    if place is in_file:
-        text = _from_file(place)
-    else:
-        text = os.environ.get(place.text(), "")
-        if not text:
-            raise place.wrong(f"The environment variable {place.text()[:60]} is not set.")
+    text = _from_file(place) if place is in_file else os.environ.get(place.text(), "")
+    if not text and place is in_variable:
+        raise place.wrong(f"The environment variable {place.text()[:60]} is not set.")
     try:
         return str(field.clean(text))
     except ValidationError as error:
@@ -192,27 +167,25 @@ def _from_file(place: YamlValue) -> str:
         raise place.wrong(f"{place.text()} is no text.") from None
 
 
-def _tenant(fields: YamlMapping) -> TenantEntry:
-    return TenantEntry(
-        name=_required(fields, "name", NameField()),
+def _tenant(fields: YamlMapping) -> schema.TenantEntry:
+    return schema.TenantEntry(
+        name=_required(fields, "name", validators.NameField()),
         environment=fields.need("environment").text(),
-        directory_id=_required(fields, "directory_id", DirectoryField()),
+        directory_id=_required(fields, "directory_id", validators.DirectoryField()),
     )
 
 
-def _app(fields: YamlMapping) -> AppEntry:
-    audience = fields.take("audience")
+def _app(fields: YamlMapping) -> schema.AppEntry:
+    audience, part = fields.take("audience"), fields.take("credentials")
     allows = _chosen(fields, "allows", "kind of connections", ALLOWS)
     if allows == ():
         raise fields.part.wrong("allows must name delegated, app_only, or both.")
-    part = fields.take("credentials")
-    credentials = None
-    if part is not None:
-        credentials = tuple(_entry(item, _credential) for item in part.items("This credential"))
-    return AppEntry(
-        name=_required(fields, "name", NameField()),
-        tenant=_required(fields, "tenant", NameField()),
-        client_id=_required(fields, "client_id", GuidField(what="application (client) ID")),
+    items = part.items("This credential") if part is not None else []
+    credentials = None if part is None else tuple(_entry(item, _credential) for item in items)
+    return schema.AppEntry(
+        name=_required(fields, "name", validators.NameField()),
+        tenant=_required(fields, "tenant", validators.NameField()),
+        client_id=_required(fields, "client_id", validators.GuidField(what="application (client) ID")),
         audience=None if audience is None else _one_of(audience, AppRegistration.Audience.values),
         allows_delegated=None if allows is None else "delegated" in allows,
         allows_app_only=None if allows is None else "app_only" in allows,
@@ -221,30 +194,30 @@ def _app(fields: YamlMapping) -> AppEntry:
     )
 
 
-def _credential(fields: YamlMapping) -> CredentialEntry:
+def _credential(fields: YamlMapping) -> schema.CredentialEntry:
     kind = _one_of(fields.need("kind"), AppCredential.Kind.values)
     is_secret = kind == AppCredential.Kind.SECRET
-    value = _secret(fields, "secret", SecretValueField()) if is_secret else ""
+    value = _secret(fields, "secret", validators.SecretValueField()) if is_secret else ""
     # For a reference the expiry date is only information; for a new secret the portal reminds of it.
-    expires_at = _optional(fields, "expires_at", ExpiryField() if value else forms.CharField())
-    label = _optional(fields, "label", NameField(required=False)) or ""
-    thumbprint = "" if is_secret else (_optional(fields, "thumbprint", PastedField()) or "").upper()
+    expires_at = _optional(fields, "expires_at", validators.ExpiryField() if value else forms.CharField())
+    label = _optional(fields, "label", validators.NameField(required=False)) or ""
+    thumbprint = "" if is_secret else (_optional(fields, "thumbprint", validators.PastedField()) or "").upper()
     if value and expires_at is None:
         raise fields.part.wrong("A new client secret needs expires_at: the day Entra shows, like 2027-03-31.")
-    return CredentialEntry(kind, label, thumbprint, expires_at if value else None, value)
+    return schema.CredentialEntry(kind, label, thumbprint, expires_at if value else None, value)
 
 
-def _mailbox(fields: YamlMapping) -> MailboxEntry:
-    return MailboxEntry(
-        address=_required(fields, "address", AddressField()),
-        tenant=_required(fields, "tenant", NameField()),
-        display_name=_optional(fields, "display_name", NameField(required=False)),
+def _mailbox(fields: YamlMapping) -> schema.MailboxEntry:
+    return schema.MailboxEntry(
+        address=_required(fields, "address", validators.AddressField()),
+        tenant=_required(fields, "tenant", validators.NameField()),
+        display_name=_optional(fields, "display_name", validators.NameField(required=False)),
     )
 
 
-def _account(fields: YamlMapping) -> AccountEntry:
-    return AccountEntry(
-        name=_required(fields, "name", NameField()),
+def _account(fields: YamlMapping) -> schema.AccountEntry:
+    return schema.AccountEntry(
+        name=_required(fields, "name", validators.NameField()),
         purpose=_optional(fields, "purpose", forms.CharField(required=False, max_length=PURPOSE_LENGTH)),
         responsible=_optional(fields, "responsible", forms.CharField()),
         roles=_chosen(fields, "roles", "role", ROLES),
@@ -252,35 +225,37 @@ def _account(fields: YamlMapping) -> AccountEntry:
     )
 
 
-def _team(fields: YamlMapping) -> TeamEntry:
+def _team(fields: YamlMapping) -> schema.TeamEntry:
     members = fields.take("members")
-    return TeamEntry(
-        name=_required(fields, "name", NameField()),
-        entra_group=_optional(fields, "entra_group", PastedField(required=False, max_length=120)),
+    return schema.TeamEntry(
+        name=_required(fields, "name", validators.NameField()),
+        entra_group=_optional(fields, "entra_group", validators.PastedField(required=False, max_length=120)),
         members=None if members is None else tuple(dict.fromkeys(item.text() for item in members.items("A member"))),
     )
 
 
-def _channel(fields: YamlMapping) -> ChannelEntry:
+def _channel(fields: YamlMapping) -> schema.ChannelEntry:
     fields.take("host")  # only information for readers
-    return ChannelEntry(
-        name=_required(fields, "name", NameField()),
+    return schema.ChannelEntry(
+        name=_required(fields, "name", validators.NameField()),
         kind=_one_of(fields.need("kind"), AlertChannel.Kind.values),
-        url=_secret(fields, "url", TargetField()),
+        url=_secret(fields, "url", validators.TargetField()),
         enabled=_flag(fields, "enabled"),
     )
 
 
-def _policy(part: YamlValue | None) -> tuple[PolicyEntry, ...] | None:
+def _policy(part: YamlValue | None) -> tuple[schema.PolicyEntry, ...] | None:
     if part is None:
         return None
     fields = part.mapping()
     entries = []
     organisation, apps = fields.take("organisation"), fields.take("app_registrations")
     if organisation is not None:
-        entries.append(PolicyEntry("", _rules(organisation, of_app=False), line=organisation.line))
+        entries.append(schema.PolicyEntry("", _rules(organisation, of_app=False), line=organisation.line))
     if apps is not None and not apps.is_null:
-        entries += [PolicyEntry(name, _rules(rules, of_app=True), line=rules.line) for name, rules in apps.mapping()]
+        entries += [
+            schema.PolicyEntry(name, _rules(rules, of_app=True), line=rules.line) for name, rules in apps.mapping()
+        ]
     fields.end()
     return tuple(entries)
 

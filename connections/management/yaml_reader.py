@@ -68,12 +68,10 @@ class YamlValue:
         self.line: int = node.start_mark.line + 1
 
     def wrong(self, sentence: str, *, action: str = "") -> WrongEntry:
-        """The error to raise about this value."""
         return WrongEntry(sentence, action=action, line=self.line)
 
     @property
     def is_null(self) -> bool:
-        """Whether it is empty (``key:``, null or ~)."""
         return isinstance(self.node, yaml.ScalarNode) and self.node.tag == _CORE + "null"
 
     def text(self) -> str:
@@ -85,7 +83,6 @@ class YamlValue:
         return str(self.node.value)
 
     def flag(self) -> bool:
-        """True or false. Raises WrongEntry for anything else."""
         if isinstance(self.node, yaml.ScalarNode) and self.node.value.lower() in ("true", "false"):
             return bool(self.node.value.lower() == "true")
         raise self.wrong(f"{self.what} must be true or false.")

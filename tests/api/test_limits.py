@@ -32,7 +32,7 @@ def fresh_counters() -> Iterator[None]:
     # Calls are counted by the minute of the clock, which must not end in the middle of a test.
     with time_machine.travel(timezone.now().replace(second=1), tick=True):
         yield
-    rate_limit._outage._until = 0.0
+    rate_limit.outage._until = 0.0
 
 
 def client_of(owner: User, **key: Any) -> Client:
@@ -112,14 +112,14 @@ def test_without_the_cache_the_api_works_unlimited_and_counts_what_it_lets_throu
     settings.API_RATE_LIMIT = 1
     nowhere = redis.Redis(host="127.0.0.1", port=1, socket_timeout=0.2, socket_connect_timeout=0.2)
     monkeypatch.setattr(rate_limit, "client", lambda: nowhere)
-    before = rate_limit.uncounted_calls()
+    before = rate_limit.outage.uncounted
     client = client_of(bob)
     answers = [client.get("/api/v1/connections") for _ in range(4)]
     assert [answer.status_code for answer in answers] == [200] * 4
     assert "RateLimit-Limit" not in answers[0]
-    assert rate_limit.uncounted_calls() == before + 4
+    assert rate_limit.outage.uncounted == before + 4
     rate_limit.count_many([("pair", 1)] * 2, now=NOW)
-    assert rate_limit.uncounted_calls() == before + 6
+    assert rate_limit.outage.uncounted == before + 6
     assert len([record for record in caplog.records if "cache cannot be reached" in record.message]) == 1
     measured = {measure.name: measure.value for measure in health.metrics()}
     assert measured["portal_api_calls_not_limited"] == before + 6

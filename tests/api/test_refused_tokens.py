@@ -42,7 +42,7 @@ def test_it_is_replaced_once_however_many_name_it(sandbox: Control, robot: Clien
     sandbox.clear_calls()
     after = [ask(robot, connection, refused=before["id"]).json() for _ in range(3)]
     assert asked_microsoft(sandbox) == 1
-    assert {one["access_token"] for one in after} == {Connection.objects.get().access_token}
+    assert {body["access_token"] for body in after} == {Connection.objects.get().access_token}
     assert after[0]["access_token"] != before["access_token"]
     assert ask(robot, connection).json() == after[0]
 
@@ -56,10 +56,10 @@ def test_a_new_one_that_ends_earlier_is_taken_all_the_same(robot: Client, connec
 
 
 def test_its_name_tells_nothing_of_it(robot: Client, connection: Connection) -> None:
-    told = ask(robot, connection).json()
-    assert told["id"] == single_flight.token_id(told["access_token"])
-    assert len(told["id"]) == 32
-    assert told["id"] not in told["access_token"]
+    body = ask(robot, connection).json()
+    assert body["id"] == single_flight.token_id(body["access_token"])
+    assert len(body["id"]) == 32
+    assert body["id"] not in body["access_token"]
 
 
 def test_while_microsoft_is_away_it_is_not_handed_out_again(
@@ -79,8 +79,8 @@ def test_a_grant_that_was_taken_away_is_noticed_and_told(
     before = ask(robot, connection).json()
     sandbox.revoke_sessions(factories.ADA)
     for _ in range(2):  # some of Microsoft's refusals are asked about twice
-        told = ask(robot, connection, refused=before["id"])
-    assert (told.status_code, told.json()["code"]) == (409, "reconnect_needed")
+        answer = ask(robot, connection, refused=before["id"])
+    assert (answer.status_code, answer.json()["code"]) == (409, "reconnect_needed")
     assert Connection.objects.get().status == "reconnect_needed"
 
 

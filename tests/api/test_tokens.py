@@ -106,7 +106,7 @@ def test_a_key_works_from_its_networks_only(bob: User) -> None:
 def test_scopes_and_connections_narrow_a_key(bob: User) -> None:
     mine, other = factories.make_connection(name="Mine"), factories.make_connection(name="Other")
     _, text = issue(bob, scopes=["connections:read"], connections=[mine])
-    assert [one["name"] for one in robot(text)("connections").json()["items"]] == ["Mine"]
+    assert [item["name"] for item in robot(text)("connections").json()["items"]] == ["Mine"]
     assert robot(text)(f"connections/{other.pk}").status_code == 404
     refused = robot(text)(f"connections/{mine.pk}/token")
     assert (refused.status_code, refused.json()["code"]) == (403, "not_allowed")

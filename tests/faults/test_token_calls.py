@@ -104,8 +104,8 @@ def test_callers_of_a_hanging_connection_are_in_nobody_elses_way(sandbox: Contro
 
     async def together() -> tuple[list[load_client.Answer], list[load_client.Answer]]:
         waiting = [
-            asyncio.create_task(load_client.call(port, f"connections/{one.pk}/token", key))
-            for one in hanging
+            asyncio.create_task(load_client.call(port, f"connections/{connection.pk}/token", key))
+            for connection in hanging
             for _ in range(5)
         ]
         await asyncio.sleep(2)  # until all of them wait
@@ -165,12 +165,12 @@ def test_silent_clients_give_their_threads_back(bob: User, web: Web) -> None:
     port = web(WEB_THREADS="2")
     silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(4)]
     try:
-        for one in silent:
-            one.sendall(b"GET /healthz HTTP/1.1\r\nHost: local")
+        for client in silent:
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: local")
         (answer,) = asyncio.run(load_client.calls(port, "connections", "no key", 1))
     finally:
-        for one in silent:
-            one.close()
+        for client in silent:
+            client.close()
     assert answer.status == 401
     assert answer.seconds < 45  # two threads, four silent clients, ten seconds each
 

@@ -22,25 +22,20 @@ class Command(BaseCommand):
         cli.add_actor_argument(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        app = _find_app(options["app"])
+        apps, name = AppRegistration.objects, options["app"]
+        matches = list(apps.filter(name=name) or apps.filter(client_id=name.lower()))
+        if len(matches) != 1:
+            known = ", ".join(apps.values_list("name", flat=True)[:20]) or "none yet"
+            problem = "Several app registrations have the client ID" if matches else "There is no app registration"
+            raise CommandError(f"{problem} “{name}”. Give one of these names: {known}.")
+        app = matches[0]
         form = cli.credential_form(options)
         cli.cleaned(form)
         new = credentials.credential_from_form(form.cleaned_data, name=app.name)
         try:
-            credential = credentials.add(
-                app, new, actor=cli.find_actor(options["actor"]), allow_untried=options["untried"]
-            )
+            actor = cli.find_actor(options["actor"])
+            credential = credentials.add(app, new, actor=actor, allow_untried=options["untried"])
         except PortalError as error:
             raise CommandError(str(error)) from error
         self.stdout.write(f"Added {credential}: {'accepted' if credential.verified_at else 'not tried yet'}.")
         self.stdout.write(credential.certificate, ending="")
-
-
-def _find_app(name: str) -> AppRegistration:
-    apps = AppRegistration.objects
-    matches = list(apps.filter(name=name) or apps.filter(client_id=name.lower()))
-    if len(matches) == 1:
-        return matches[0]
-    known = ", ".join(apps.values_list("name", flat=True)[:20]) or "none yet"
-    problem = "Several app registrations have the client ID" if matches else "There is no app registration"
-    raise CommandError(f"{problem} “{name}”. Give one of these names: {known}.")

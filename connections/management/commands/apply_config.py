@@ -12,15 +12,13 @@ from connections.errors import PortalError
 from connections.management import cli, config_file
 from connections.services.config import plan
 from connections.services.config.schema import Configuration
-from connections.services.config.steps import Plan, Step, Verb
+from connections.services.config.steps import Plan, Verb
 
 PENDING = 2  # exit code of --plan when something would change
 MARKS = {Verb.ADD: "+", Verb.CHANGE: "~", Verb.REMOVE: "-"}
 
 
 class Command(BaseCommand):
-    """``manage.py apply_config portal.yaml --as alice``."""
-
     help = "Show what would change, ask, and do it all or nothing."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -54,16 +52,13 @@ class Command(BaseCommand):
                 "Say who does it with --as and the user name of an IT admin: the audit trail names them."
             )
         if not options["yes"]:
-            self._confirm(options["file"])
+            if options["file"] == "-" or not sys.stdin.isatty():
+                raise CommandError("Nobody can be asked here. Nothing was changed; --yes does it without asking.")
+            if input("Do this? Type yes: ").strip().lower() != "yes":
+                raise CommandError("Nothing was changed.")
+        choices = {"prune": options["prune"], "allow_untried": options["untried"]}
         try:
-            plan.apply(
-                wanted,
-                planned,
-                actor=actor,
-                now=timezone.now(),
-                prune=options["prune"],
-                allow_untried=options["untried"],
-            )
+            plan.apply(wanted, planned, actor=actor, now=timezone.now(), **choices)
         except PortalError as error:
             raise CommandError(f"{options['file']}, {error}\nNothing was changed.") from error
         self.stdout.write("Done.")
@@ -81,16 +76,13 @@ class Command(BaseCommand):
         except PortalError as error:
             raise CommandError(f"{path}, {error}") from error
 
-    @staticmethod
-    def _confirm(path: str) -> None:
-        if path == "-" or not sys.stdin.isatty():
-            raise CommandError("Nobody can be asked here. Nothing was changed; --yes does it without asking.")
-        if input("Do this? Type yes: ").strip().lower() != "yes":
-            raise CommandError("Nothing was changed.")
-
     def _show(self, plan: Plan) -> None:
         for step in plan.steps:
-            self._show_step(step)
+            where = f" (line {step.line})" if step.line else ""
+            self.stdout.write(f"{MARKS[step.verb]} {step.noun} {step.name}{where}")
+            for what, before, after in step.changes:
+                value = f"{before} → {after}" if step.verb is Verb.CHANGE else after
+                self.stdout.write(f"    {what}: {value}")
         for note in plan.notes:
             self.stdout.write(f"! {note}")
         if plan.kept:
@@ -100,9 +92,3 @@ class Command(BaseCommand):
             return
         counts = {verb: sum(step.verb is verb for step in plan.steps) for verb in Verb}
         self.stdout.write(f"To add: {counts[Verb.ADD]}, change: {counts[Verb.CHANGE]}, remove: {counts[Verb.REMOVE]}.")
-
-    def _show_step(self, step: Step) -> None:
-        where = f" (line {step.line})" if step.line else ""
-        self.stdout.write(f"{MARKS[step.verb]} {step.noun} {step.name}{where}")
-        for what, before, after in step.changes:
-            self.stdout.write(f"    {what}: {before} → {after}" if step.verb is Verb.CHANGE else f"    {what}: {after}")

@@ -12,8 +12,6 @@ from connections.services.config import export
 
 
 class Command(BaseCommand):
-    """``manage.py export_config > portal.yaml``."""
-
     help = "Write tenants, app registrations, mailboxes, accounts, teams, channels and policy as YAML, without secrets."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

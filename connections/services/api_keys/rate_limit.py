@@ -42,10 +42,7 @@ def count(name: str, *, limit: int, now: datetime) -> RateLimitState | None:
 
 
 def count_many(calls: Sequence[tuple[str, int]], *, now: datetime) -> list[RateLimitState | None]:
-    """As ``count`` for several calls, each a name and its limit, in one round trip at most.
-
-    A process reserves one in LEASE of a limit at once and counts within that by itself.
-    """
+    """As ``count`` for several calls, each a name and its limit, in one round trip at most."""
     window, second = divmod(int(now.timestamp()), WINDOW)
     needed: Counter[str] = Counter()
     sizes: dict[str, int] = {}
@@ -57,13 +54,13 @@ def count_many(calls: Sequence[tuple[str, int]], *, now: datetime) -> list[RateL
                 sizes[name] = max(1, limit // LEASE)
         short = {name: number for name, number in needed.items() if _leases.left(name) < number}
         if short:
-            if _outage.is_on(needed.total()):
+            if outage.is_on(needed.total()):
                 return [None] * len(calls)
             reserved = {name: max(number - _leases.left(name), sizes[name]) for name, number in short.items()}
             try:
                 _leases.reserve(reserved, window)
             except (redis.RedisError, OSError):
-                _outage.begin(needed.total())
+                outage.begin(needed.total())
                 return [None] * len(calls)
         return [RateLimitState(limit, _leases.take(name), WINDOW - second) if limit else None for name, limit in calls]
 
@@ -105,18 +102,13 @@ class _Leases:
 _leases = _Leases()
 
 
-def uncounted_calls() -> int:
-    """Calls of this process that were not counted because Redis could not be reached."""
-    return _outage.uncounted
-
-
 class _Outage:
     """Redis cannot be reached; shared by the threads of this process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._until = 0.0
-        self.uncounted = 0
+        self.uncounted = 0  # calls of this process that no limit could be applied to
 
     def begin(self, calls: int) -> None:
         with self._lock:
@@ -132,7 +124,7 @@ class _Outage:
         return True
 
 
-_outage = _Outage()
+outage = _Outage()
 
 
 @cache

@@ -45,8 +45,6 @@ ON CONFLICT (key_id, connection_id, address, minute) WHERE seal IS NULL DO UPDAT
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """One token that is about to be sent to a caller."""
-
     key_pk: int
     key_name: str
     owner_name: str
@@ -63,10 +61,9 @@ def record(requests: Iterable[TokenRequest], *, now: datetime) -> None:
     # As the columns store them: SQLite compares texts.
     minute = database.ops.adapt_datetimefield_value(now.replace(second=0, microsecond=0))
     count_up = _count_many if database.vendor == "postgresql" else _count_each
-    if len(uncounted := count_up(counts, minute)) == 0:
-        return
+    uncounted = count_up(counts, minute)
     uncounted.sort(key=lambda request: (request.key_pk, request.connection_pk, str(request.address)))
-    while True:
+    while uncounted:
         try:
             with transaction.atomic(), database.cursor() as cursor:
                 for request in uncounted:
@@ -79,15 +76,12 @@ def record(requests: Iterable[TokenRequest], *, now: datetime) -> None:
 def _count_many(counts: Counter[TokenRequest], minute: Any) -> list[TokenRequest]:
     """Count up the rows that exist; returns the requests that have none yet."""
     requests = list(counts)
-    columns: list[list[Any]] = [
-        list(range(len(requests))),
-        [request.key_pk for request in requests],
-        [request.connection_pk for request in requests],
-        [request.address for request in requests],
-        [counts[request] for request in requests],
+    rows = [
+        (number, request.key_pk, request.connection_pk, request.address, counts[request])
+        for number, request in enumerate(requests)
     ]
     with database.cursor() as cursor:
-        cursor.execute(_COUNT_MANY, [*columns, minute])
+        cursor.execute(_COUNT_MANY, [*map(list, zip(*rows, strict=True)), minute])
         counted = {number for (number,) in cursor.fetchall()}
     return [request for number, request in enumerate(requests) if number not in counted]
 

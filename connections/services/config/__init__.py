@@ -1,4 +1,1 @@
-"""Configuration as code: read the portal into one file, plan what a file would change, and apply the plan.
-
-A plan changes nothing; applying a file twice changes nothing the second time.
-"""
+"""Configuration as code: export the portal to a file, plan what a file would change, apply the plan; idempotent."""

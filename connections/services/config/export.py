@@ -1,7 +1,4 @@
-"""The organisation's set-up as plain values for a configuration file, without secrets or personal data.
-
-Connections and shares are left out: they are grants by people, which no file can restore.
-"""
+"""The set-up as plain values, without secrets, and without connections and shares: people's grants, not restorable."""
 
 from __future__ import annotations
 

@@ -40,13 +40,12 @@ def _plan_mailbox(plan: Plan, entry: MailboxEntry, existing: SharedMailbox | Non
         return
     name = existing.display_name if entry.display_name is None else entry.display_name
     values = {"address": mailboxes.normalize_address(entry.address), "display_name": name}
-    plan.change(
-        "shared mailbox",
-        existing.address,
-        differences({key: getattr(existing, key) for key in values}, values),
-        entry.line,
-        lambda context: mailboxes.change(existing, **values, actor=context.actor),
-    )
+    changes = differences({key: getattr(existing, key) for key in values}, values)
+
+    def run(context: StepContext) -> None:
+        mailboxes.change(existing, **values, actor=context.actor)
+
+    plan.change("shared mailbox", existing.address, changes, entry.line, run)
 
 
 def _register_mailbox(entry: MailboxEntry, context: StepContext) -> None:
@@ -147,6 +146,5 @@ def _plan_rules(plan: Plan, entry: PolicyEntry, apps: dict[str, AppRegistration 
 
 
 def _save_rules(entry: PolicyEntry, context: StepContext) -> None:
-    name = entry.app_registration
-    app = AppRegistration.objects.get(name=name) if name else None
+    app = AppRegistration.objects.get(name=entry.app_registration) if entry.app_registration else None
     policy.change(app, entry.rules, actor=context.actor, now=context.now)

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from connections.models import Team, User
 from connections.models.accounts import AUDITORS, IT_ADMINS
+from connections.services.config import steps
 from connections.services.config.schema import AccountEntry, Configuration, TeamEntry, WrongEntry
-from connections.services.config.steps import (
-    Plan,
-    Step,
-    StepContext,
-    Verb,
-    as_text,
-    differences,
-    given_values,
-    removals,
-)
+from connections.services.config.steps import Plan, Step, StepContext, Verb, as_text
 from connections.services.people import service_accounts
 from connections.services.sharing import teams
 
@@ -31,7 +24,7 @@ def plan_service_accounts(plan: Plan, wanted: Configuration) -> list[Step]:
     unnamed = {account.first_name: account for account in User.objects.filter(kind=User.Kind.SERVICE)}
     for entry in wanted.service_accounts:
         _plan_account(plan, entry, unnamed.pop(entry.name, None))
-    return removals(
+    return steps.removals(
         "service account",
         unnamed.values(),
         lambda account, context: service_accounts.remove(account, actor=context.actor, now=context.now),
@@ -50,8 +43,8 @@ def _plan_account(plan: Plan, entry: AccountEntry, existing: User | None) -> Non
         responsible = existing.responsible.username if existing.responsible else ""
         before = {"purpose": existing.purpose, "responsible": responsible, "roles": roles_of(existing)}
     roles = None if entry.roles is None else [role for role in ROLES if role in entry.roles]
-    after = before | given_values(purpose=entry.purpose, responsible=entry.responsible, roles=roles)
-    changes = differences(before, after)
+    after = before | steps.given_values(purpose=entry.purpose, responsible=entry.responsible, roles=roles)
+    changes = steps.differences(before, after)
     if existing is not None and entry.enabled is not None and entry.enabled != existing.is_active:
         changes += (("enabled", as_text(existing.is_active), as_text(entry.enabled)),)
     if existing is not None and not changes:
@@ -94,7 +87,7 @@ def plan_teams(plan: Plan, wanted: Configuration) -> list[Step]:
     unnamed_members: list[Step] = []
     for entry in wanted.teams:
         unnamed_members += _plan_team(plan, wanted, entry, unnamed.pop(entry.name, None))
-    return unnamed_members + removals(
+    return unnamed_members + steps.removals(
         "team", unnamed.values(), lambda team, context: teams.remove(team, actor=context.actor, now=context.now)
     )
 
@@ -119,7 +112,7 @@ def _plan_team(plan: Plan, wanted: Configuration, entry: TeamEntry, existing: Te
         plan.change(
             "team",
             entry.name,
-            differences({"entra_group": existing.entra_group}, {"entra_group": group}),
+            steps.differences({"entra_group": existing.entra_group}, {"entra_group": group}),
             entry.line,
             lambda context: teams.change(existing, name=entry.name, entra_group=group, actor=context.actor),
         )
@@ -140,21 +133,16 @@ def _plan_members(plan: Plan, wanted: Configuration, entry: TeamEntry, existing:
                 line=entry.line,
             )
         if name not in members:
-            plan.add("member", f"{name} of the team {entry.name}", {}, entry.line, partial(_join, entry.name, name))
+            run = partial(_save_member, teams.add_member, entry.name, name)
+            plan.add("member", f"{name} of the team {entry.name}", {}, entry.line, run)
+    leave = partial(_save_member, teams.remove_member, entry.name)
     return [
-        Step(
-            Verb.REMOVE, "member", f"{name} of the team {entry.name}", (), entry.line, partial(_leave, entry.name, name)
-        )
+        Step(Verb.REMOVE, "member", f"{name} of the team {entry.name}", (), entry.line, partial(leave, name))
         for name in members
         if name not in names
     ]
 
 
-def _join(team: str, username: str, context: StepContext) -> None:
+def _save_member(change: Callable[..., None], team: str, username: str, context: StepContext) -> None:
     user = User.objects.get(username=username)
-    teams.add_member(Team.objects.get(name=team), user, actor=context.actor, now=context.now)
-
-
-def _leave(team: str, username: str, context: StepContext) -> None:
-    user = User.objects.get(username=username)
-    teams.remove_member(Team.objects.get(name=team), user, actor=context.actor, now=context.now)
+    change(Team.objects.get(name=team), user, actor=context.actor, now=context.now)

@@ -52,13 +52,7 @@ def plan(wanted: Configuration, *, prune: bool = False) -> Plan:
 
 
 def apply(
-    wanted: Configuration,
-    seen: Plan,
-    *,
-    actor: User,
-    now: datetime,
-    prune: bool = False,
-    allow_untried: bool = False,
+    wanted: Configuration, seen: Plan, *, actor: User, now: datetime, prune: bool = False, allow_untried: bool = False
 ) -> None:
     """Carry the plan out: everything, or nothing and an error with the line.
 

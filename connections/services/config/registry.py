@@ -9,16 +9,9 @@ from typing import Any
 from connections.errors import UnreadableSecret
 from connections.microsoft import clouds, token_endpoint
 from connections.models import AppCredential, AppRegistration, Tenant
+from connections.services.config import steps
 from connections.services.config.schema import AppEntry, Configuration, CredentialEntry, TenantEntry, WrongEntry
-from connections.services.config.steps import (
-    CredentialTest,
-    Plan,
-    Step,
-    StepContext,
-    differences,
-    given_values,
-    removals,
-)
+from connections.services.config.steps import CredentialTest, Plan, Step, StepContext, differences, removals
 from connections.services.registry import app_registrations, credential_checks, credentials, tenants
 
 
@@ -42,23 +35,19 @@ def _plan_tenant(plan: Plan, entry: TenantEntry, existing: Tenant | None) -> Non
             known = f"Use one of {', '.join(clouds.CLOUDS)}."
             raise WrongEntry(f"There is no environment “{entry.environment}”.", action=known, line=entry.line)
         plan.lookups.append(entry)
-    values = {"name": entry.name, "environment": entry.environment, "directory_id": entry.directory_id}
+    values = {"environment": entry.environment, "directory_id": entry.directory_id}
     run = partial(_save_tenant, existing, entry)
     if existing is None:
-        facts = {"environment": entry.environment, "directory_id": entry.directory_id}
-        plan.add("tenant", entry.name, facts, entry.line, run)
+        plan.add("tenant", entry.name, values, entry.line, run)
     else:
+        values = {"name": entry.name} | values
         changes = differences({name: getattr(existing, name) for name in values}, values)
         plan.change("tenant", existing.name, changes, entry.line, run)
 
 
 def _save_tenant(tenant: Tenant | None, entry: TenantEntry, context: StepContext) -> None:
-    values: dict[str, Any] = {
-        "environment": entry.environment,
-        "directory_id": entry.directory_id,
-        "actor": context.actor,
-        "tid": context.directories.get(entry.directory, ""),
-    }
+    values: dict[str, Any] = {"environment": entry.environment, "directory_id": entry.directory_id}
+    values |= {"actor": context.actor, "tid": context.directories.get(entry.directory, "")}
     if tenant is None:
         tenants.add(entry.name, **values)
     else:
@@ -102,7 +91,7 @@ def find_app_registration(wanted: Configuration, entry: AppEntry) -> AppRegistra
 
 
 def _plan_app(plan: Plan, entry: AppEntry, existing: AppRegistration | None) -> None:
-    values = given_values(
+    values = steps.given_values(
         audience=entry.audience,
         allows_delegated=entry.allows_delegated,
         allows_app_only=entry.allows_app_only,
@@ -115,13 +104,11 @@ def _plan_app(plan: Plan, entry: AppEntry, existing: AppRegistration | None) -> 
     names = ("name", "audience", "allows_delegated", "allows_app_only", "default_capabilities")
     current: dict[str, Any] = {name: getattr(existing, name) for name in names}
     values = current | values | {"name": entry.name}
-    plan.change(
-        "app registration",
-        existing.name,
-        differences(current, values),
-        entry.line,
-        lambda context: app_registrations.change(existing, **values, actor=context.actor),
-    )
+
+    def run(context: StepContext) -> None:
+        app_registrations.change(existing, **values, actor=context.actor)
+
+    plan.change("app registration", existing.name, differences(current, values), entry.line, run)
 
 
 def _register_app(entry: AppEntry, values: dict[str, Any], context: StepContext) -> None:

@@ -70,16 +70,15 @@ class Plan:
     targets: list[ChannelEntry] = field(default_factory=list)
 
     def add(self, noun: str, name: str, facts: dict[str, Any], line: int, run: Run) -> None:
-        self.steps.append(Step(Verb.ADD, noun, name, describe_new(facts), line, run))
+        values = tuple((key, "", as_text(value)) for key, value in facts.items() if value not in (None, "", [], ()))
+        self.steps.append(Step(Verb.ADD, noun, name, values, line, run))
 
     def change(self, noun: str, name: str, changes: Changes, line: int, run: Run) -> None:
-        """Append a step, unless nothing changes."""
         if changes:
             self.steps.append(Step(Verb.CHANGE, noun, name, changes, line, run))
 
 
 def removals(noun: str, rows: Iterable[M], remove: Callable[[M, StepContext], object]) -> list[Step]:
-    """The steps that remove these rows."""
     return [Step(Verb.REMOVE, noun, str(row), run=partial(remove, row)) for row in rows]
 
 
@@ -87,11 +86,6 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> Changes:
     return tuple(
         (name, as_text(before[name]), as_text(value)) for name, value in after.items() if before[name] != value
     )
-
-
-def describe_new(values: dict[str, Any]) -> Changes:
-    """The values of something new, without the empty ones."""
-    return tuple((name, "", as_text(value)) for name, value in values.items() if value not in (None, "", [], ()))
 
 
 def as_text(value: Any) -> str:

@@ -22,6 +22,7 @@ from connections.models.audit import AuditAction
 from connections.services.incidents import incidents
 from connections.services.policy import permission_drift
 from connections.services.tokens import apply_results, fetch
+from connections.services.tokens.single_flight import TokenRequirement
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +155,7 @@ def _token(connection: Connection, *, now: datetime) -> str:
             raise ConnectionUnusable(current.status_cause, action=current.status_action)
         token = str(current.access_token)
     else:
-        token = fetch.valid_access_token(connection, now=now)
+        token = fetch.get_token(connection, TokenRequirement(60), now=now).access_token
     connection.refresh_from_db(fields=["granted_scopes", "token_version"])
     return token
 

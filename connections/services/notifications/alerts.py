@@ -66,10 +66,7 @@ def incident_opened(incident: Incident, *, now: datetime) -> None:
 
 
 def incident_resolved(incident: Incident, *, now: datetime) -> None:
-    """Tell everybody who was alerted that the incident is resolved, once; stop reminders.
-
-    Call it in the transaction that closes the incident.
-    """
+    """Tell those who were alerted, once, and stop reminders. Call it in the transaction that closes the incident."""
     with transaction.atomic():
         _queue(Event.HEALED, _alerted(incident), now=now, incident=incident)
         incident.remind_after = None
@@ -77,23 +74,19 @@ def incident_resolved(incident: Incident, *, now: datetime) -> None:
 
 
 def remind_due(now: datetime) -> int:
-    """Queue the reminders that are due and schedule the next ones; returns the number of incidents.
-
-    Several workers may call it: the first to move ``remind_after`` forward handles the incident.
-    """
+    """Queue the reminders that are due and schedule the next ones; returns the number of incidents."""
     done = 0
     for incident in Incident.objects.filter(closed_at=None, remind_after__lte=now).select_related("assignee"):
         with transaction.atomic():
             following = _next_reminder(incident.opened_at, now)
             untaken = Incident.objects.filter(pk=incident.pk, closed_at=None, remind_after=incident.remind_after)
             if not untaken.update(remind_after=following, reminders=incident.reminders + 1):
-                continue
+                continue  # another worker handles it
             incident.reminders += 1
             # A recipient still waiting for the last alert (the mail server is down) needs no second one.
             undelivered = incident.deliveries.filter(delivered_at=None, given_up_at=None)
-            waiting = {
-                email or f"channel:{channel_id}" for email, channel_id in undelivered.values_list("email", "channel_id")
-            }
+            keys = undelivered.values_list("email", "channel_id")
+            waiting = {email or f"channel:{channel_id}" for email, channel_id in keys}
             recipients = [recipient for recipient in _recipients(incident, remind=True) if recipient.key not in waiting]
             _queue(Event.REMINDER, recipients, now=now, incident=incident, number=incident.reminders)
             done += 1
@@ -143,13 +136,8 @@ def notify(people: Iterable[User], message: Message, *, about: str, now: datetim
         for user in people
         if user.is_active and user.email and preferences_of(user).messages
     ]
-    _create_rows(
-        about,
-        recipients,
-        {"event": Event.MESSAGE, "subject": message.subject[:200]},
-        {"message": asdict(message)},
-        now=now,
-    )
+    columns = {"event": Event.MESSAGE, "subject": message.subject[:200]}
+    _create_rows(about, recipients, columns, {"message": asdict(message)}, now=now)
 
 
 def notify_it_admins(message: Message, *, about: str, now: datetime) -> None:
@@ -289,11 +277,11 @@ def _create_rows(
 
 def _held_back(recipients: list[Recipient], *, now: datetime) -> dict[str, datetime]:
     """Until when alerts wait for recipients who got BURST of them within WINDOW, by recipient key."""
-    patient = {recipient.key: recipient for recipient in recipients if recipient.can_wait}
+    patient = [recipient for recipient in recipients if recipient.can_wait]
     if not patient:
         return {}
-    emails = [recipient.email for recipient in patient.values() if recipient.email]
-    channels = [recipient.channel_id for recipient in patient.values() if recipient.channel_id]
+    emails = [recipient.email for recipient in patient if recipient.email]
+    channels = [recipient.channel_id for recipient in patient if recipient.channel_id]
     busy = (
         Delivery.objects.filter(Q(email__in=emails) | Q(channel_id__in=channels), created_at__gt=now - WINDOW)
         .exclude(event=Event.TEST)

@@ -29,12 +29,11 @@ def add(*, name: str, kind: str, url: str, actor: User) -> tuple[AlertChannel, s
     channel = AlertChannel(
         name=name, kind=kind, url=url, host=host_of(url), signing_secret=secret or None, created_by=actor
     )
+    facts = {"kind": kind, "host": channel.host}
     try:
         with transaction.atomic():
             channel.save(force_insert=True)
-            audit.record(
-                AuditAction.ALERT_CHANNEL_ADDED, channel, actor=actor, changes={"kind": kind, "host": channel.host}
-            )
+            audit.record(AuditAction.ALERT_CHANNEL_ADDED, channel, actor=actor, changes=facts)
     except IntegrityError as taken:
         raise _taken(name) from taken
     return channel, secret
@@ -105,11 +104,9 @@ def replace_secret(channel: AlertChannel, *, actor: User, now: datetime) -> str:
 
 
 def signing_secrets(channel: AlertChannel, *, now: datetime) -> list[str]:
-    """The current secret and, for OVERLAP after a replacement, the previous one.
-
-    The column holds "current" or "current previous@until" (Unix seconds).
-    """
+    """The current secret and, for OVERLAP after a replacement, the previous one."""
     secrets = []
+    # The column holds "current" or "current previous@until" (Unix seconds).
     for part in (channel.signing_secret or "").split():
         secret, _, until = part.partition("@")
         if not until or datetime.fromtimestamp(int(until), UTC) > now:

@@ -65,12 +65,9 @@ class OutgoingMessage:
     def alerts(self) -> list[message_text.AlertText]:
         return [
             message_text.build_alert(
-                delivery.event,
-                delivery.payload["facts"],
-                reason=delivery.payload.get("reason", ""),
-                at=delivery.created_at,
+                row.event, row.payload["facts"], reason=row.payload.get("reason", ""), at=row.created_at
             )
-            for delivery in self.deliveries
+            for row in self.deliveries
         ]
 
     def subject(self) -> str:
@@ -114,8 +111,7 @@ def retry_failed(*, actor: User, now: datetime) -> int:
 
 
 def _requeue(rows: QuerySet[Delivery], *, now: datetime) -> int:
-    given_up = rows.filter(given_up_at__isnull=False)
-    return given_up.update(given_up_at=None, attempts=0, next_attempt_at=now)
+    return rows.filter(given_up_at__isnull=False).update(given_up_at=None, attempts=0, next_attempt_at=now)
 
 
 def _waiting() -> QuerySet[Delivery]:
@@ -123,19 +119,15 @@ def _waiting() -> QuerySet[Delivery]:
 
 
 def _claim(due: QuerySet[Delivery], *, now: datetime, limit: int) -> list[Delivery]:
-    """Claim about ``limit`` rows for the lease, and store their facts if this is their first attempt.
-
-    Everything waiting for the same people is included, so that it can share a message.
-    """
+    """Claim about ``limit`` rows, and all that wait for the same people; store their facts at the first attempt."""
     with transaction.atomic():
         due = due.select_for_update(skip_locked=True).order_by("next_attempt_at", "pk")
         rows = list(due[:limit])
         people = {row.email for row in rows if row.email}
         rows += due.filter(email__in=people).exclude(pk__in=[row.pk for row in rows])[:MAX_COMBINED]
         new = [row.pk for row in rows if "facts" not in row.payload]
-        subjects = Delivery.objects.filter(pk__in=new).select_related(
-            "incident__assignee", "credential__app_registration"
-        )
+        related = ("incident__assignee", "credential__app_registration")
+        subjects = Delivery.objects.filter(pk__in=new).select_related(*related)
         facts = payload.payloads(subjects.defer("credential__secret", "credential__private_key")) if new else {}
         for row in rows:
             row.attempts += 1
@@ -215,23 +207,21 @@ def _mail(message: OutgoingMessage) -> mail.EmailMultiAlternatives:
 
 
 def _answer(code: int, text: bytes | str) -> str:
-    """A mail server's answer as one line."""
     line = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
     return f"{code} {message_text.one_line(line)}"[:200]
 
 
 def _send_to_channels(rows: list[Delivery], *, now: datetime) -> int:
-    channels = AlertChannel.objects.defer("url", "signing_secret").in_bulk(
-        {row.channel_id for row in rows if row.channel_id}
-    )
+    pks = {row.channel_id for row in rows if row.channel_id}
+    channels = AlertChannel.objects.defer("url", "signing_secret").in_bulk(pks)
     delivered = 0
     trouble: dict[int, str] = {}  # channels without an answer: their other rows wait without an attempt
     chats = {pk for pk, channel in channels.items() if channel.kind == AlertChannel.Kind.CHAT}
     for message in _outgoing(rows, key=lambda row: row.channel_id, together=lambda row: row.channel_id in chats):
         channel = channels.get(message.first.channel_id or 0)
         if channel is None or (channel.disabled_at and message.first.event != Delivery.Event.TEST):
-            pks = [delivery.pk for delivery in message.deliveries]
-            Delivery.objects.filter(pk__in=pks, delivered_at=None).update(
+            refused = [delivery.pk for delivery in message.deliveries]
+            Delivery.objects.filter(pk__in=refused, delivered_at=None).update(
                 last_error="The channel was switched off.", next_attempt_at=None, given_up_at=now
             )
             continue
@@ -272,10 +262,7 @@ def _request_to_channel(
 
 
 def _outgoing(
-    rows: list[Delivery],
-    *,
-    key: Callable[[Delivery], Any],
-    together: Callable[[Delivery], bool] = lambda row: True,
+    rows: list[Delivery], *, key: Callable[[Delivery], Any], together: Callable[[Delivery], bool] = lambda row: True
 ) -> Iterator[OutgoingMessage]:
     """One message per delivery, or one for all combinable deliveries of a recipient when they are many."""
     for _, group in groupby(sorted(rows, key=lambda row: (key(row), row.pk)), key=key):
@@ -301,16 +288,11 @@ def _record_outcome(message: OutgoingMessage, problem: str, *, now: datetime) ->
             delivered_at=now, next_attempt_at=None, given_up_at=None, last_error=""
         )
     for delivery in message.deliveries:
-        following = _next_attempt(delivery.attempts, now=now)
+        following = None  # gives up
+        if delivery.attempts <= len(WAITS):
+            spread = 1 + random.uniform(-JITTER, JITTER)
+            following = now + timedelta(seconds=WAITS[delivery.attempts - 1] * spread)
         Delivery.objects.filter(pk=delivery.pk, delivered_at=None).update(
             last_error=problem[:300], next_attempt_at=following, given_up_at=None if following else now
         )
     return 0
-
-
-def _next_attempt(attempts: int, *, now: datetime) -> datetime | None:
-    """When to try again; None to give up."""
-    if attempts > len(WAITS):
-        return None
-    spread = 1 + random.uniform(-JITTER, JITTER)
-    return now + timedelta(seconds=WAITS[attempts - 1] * spread)

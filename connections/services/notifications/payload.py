@@ -64,15 +64,12 @@ def _incident(incident: Incident) -> dict[str, Any]:
     }
 
 
-def _outlived(credential: AppCredential) -> bool:
-    """Whether Microsoft accepts another credential of the same app registration that lasts longer."""
-    others = AppCredential.objects.live().filter(app_registration=credential.app_registration_id)
-    accepted = others.filter(rejected_at=None, verified_at__isnull=False).exclude(pk=credential.pk)
-    return accepted.filter(expires_at__gt=credential.expires_at).exists() if credential.expires_at else False
-
-
 def _credential(credential: AppCredential, days: int) -> dict[str, Any]:
     app = credential.app_registration
+    # Whether Microsoft accepts another credential of the same app registration that lasts longer.
+    others = AppCredential.objects.live().filter(app_registration=app).exclude(pk=credential.pk)
+    accepted = others.filter(rejected_at=None, verified_at__isnull=False)
+    is_covered = bool(credential.expires_at) and accepted.filter(expires_at__gt=credential.expires_at).exists()
     return {
         "id": credential.pk,
         "url": f"{settings.PORTAL_URL}/apps/{app.pk}/",
@@ -82,5 +79,5 @@ def _credential(credential: AppCredential, days: int) -> dict[str, Any]:
         "expires_at": credential.expires_at.isoformat() if credential.expires_at else None,
         "days": days,
         "connection_count": app.connections.filter(status__in=Connection.KEPT_ALIVE).count(),
-        "is_covered": _outlived(credential),
+        "is_covered": is_covered,
     }

@@ -102,7 +102,7 @@ def metrics() -> Iterator[Metric]:
     yield Metric("portal_app_registrations_rejected", "App registrations that Microsoft rejects", rejected)
     unreachable = MailboxAccess.objects.filter(state=MailboxAccess.State.UNREACHABLE).count()
     yield Metric("portal_mailboxes_unreachable", "Shared mailboxes a connection cannot reach", unreachable)
-    uncounted = rate_limit.uncounted_calls()
+    uncounted = rate_limit.outage.uncounted
     yield Metric("portal_api_calls_not_limited", "API calls let through while the cache was away", uncounted)
     yield Metric(
         "portal_audit_unsealed", "Events and token hand-outs not sealed yet", sealing.count_unsealed(most=MOST)

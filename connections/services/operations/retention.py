@@ -7,6 +7,7 @@ the chain still verifies. Rows that do not match their seal are never removed, b
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from itertools import takewhile
 
 import structlog
 from django.conf import settings
@@ -26,31 +27,34 @@ TOGETHER = 50  # seals whose rows are removed in one transaction
 
 
 def prune(now: datetime) -> int:
-    """Remove what is older than AUDIT_RETENTION_DAYS (0: keep for ever); returns how many audit rows were removed.
-
-    Several workers may call it.
-    """
+    """Remove what is older than AUDIT_RETENTION_DAYS (0: keep for ever); returns the number of audit rows removed."""
     days = settings.AUDIT_RETENTION_DAYS
     if days <= 0:
         return 0
     removed = 0
     while (count := _prune_some(days, now)) is not None:
         removed += count
-    _prune_deliveries(now - timedelta(days=days))
+    # Alerts that are delivered or given up. While their subject is still open, their keys prevent duplicates.
+    before = now - timedelta(days=days)
+    done = Delivery.objects.filter(Q(delivered_at__lt=before) | Q(given_up_at__lt=before), next_attempt_at=None)
+    over = Q(incident=None) | Q(incident__closed_at__lt=before)
+    ended = Q(credential=None) | Q(credential__retired_at__isnull=False) | Q(credential__expires_at__lt=before)
+    while pks := list(done.filter(over, ended).order_by("pk").values_list("pk", flat=True)[:1000]):
+        Delivery.objects.filter(pk__in=pks).delete()
     return removed
 
 
 def _prune_some(days: int, now: datetime) -> int | None:
     """Remove the rows of the next few seals; None if there is nothing left to remove."""
     first = verification_checks.last_pruned_seal()
-    last = _last_old(first, now - timedelta(days=days))
-    if last is None:
+    seals = AuditSeal.objects.defer("marks").filter(number__gt=first).order_by("number")[:TOGETHER]
+    # Consecutive seals that cover nothing newer.
+    old = list(takewhile(lambda seal: seal.covers_until < now - timedelta(days=days), seals))
+    if not old:
         return None
-    findings = [
-        finding
-        for report in verification_checks.check_seals(since=first, upto=last.number)
-        for finding in report.findings
-    ]
+    last = old[-1]
+    reports = verification_checks.check_seals(since=first, upto=last.number)
+    findings = [finding for report in reports for finding in report.findings]
     if findings:
         logger.error("retention stopped: the audit trail is broken", seal=findings[0].seal, finding=findings[0].what)
         return None
@@ -60,16 +64,6 @@ def _prune_some(days: int, now: datetime) -> int | None:
         if verification_checks.last_pruned_seal() != first:
             return 0
         return _remove(state, first, last, days=days, now=now)
-
-
-def _last_old(first: int, before: datetime) -> AuditSeal | None:
-    """The last of the next consecutive seals that cover nothing newer."""
-    last = None
-    for seal in AuditSeal.objects.defer("marks").filter(number__gt=first).order_by("number")[:TOGETHER]:
-        if seal.covers_until >= before:
-            break
-        last = seal
-    return last
 
 
 def _remove(state: AuditSealing, first: int, last: AuditSeal, *, days: int, now: datetime) -> int:
@@ -91,13 +85,3 @@ def _remove(state: AuditSealing, first: int, last: AuditSeal, *, days: int, now:
     facts |= {"until": last.covers_until.isoformat(), "events": events, "token_fetches": fetches}
     audit.record(AuditAction.AUDIT_PRUNED, audit.TRAIL, actor=None, changes=facts, at=now)
     return events + fetches
-
-
-def _prune_deliveries(before: datetime) -> None:
-    """Remove alerts that are delivered or given up. While their subject is still open, their keys prevent duplicates."""
-    done = Delivery.objects.filter(Q(delivered_at__lt=before) | Q(given_up_at__lt=before), next_attempt_at=None)
-    over = Q(incident=None) | Q(incident__closed_at__lt=before)
-    ended = Q(credential=None) | Q(credential__retired_at__isnull=False) | Q(credential__expires_at__lt=before)
-    old = done.filter(over, ended)
-    while pks := list(old.order_by("pk").values_list("pk", flat=True)[:1000]):
-        Delivery.objects.filter(pk__in=pks).delete()

@@ -112,11 +112,10 @@ def find(questions: Sequence[Question], *, now: datetime) -> list[Match | None]:
     keys: dict[int, ApiKey] = {}  # many calls may come with the same one
     for row in _rows(questions, now):
         matches[row[0]].append(_match(row, keys))
-    return [found[0] if len(found) == 1 else None for found in matches]
+    return [rows[0] if len(rows) == 1 else None for rows in matches]
 
 
 def _rows(questions: Sequence[Question], now: datetime) -> list[tuple[Any, ...]]:
-    moment = database.ops.adapt_datetimefield_value(now)
     if database.vendor == "postgresql":
         calls: list[Any] = [
             list(range(len(questions))),
@@ -127,11 +126,8 @@ def _rows(questions: Sequence[Question], now: datetime) -> list[tuple[Any, ...]]
     else:
         calls = [json.dumps([(question.prefix, question.pk, question.name) for question in questions])]
     has_names = any(question.name is not None for question in questions)
-    moments = [moment] * (2 if has_names else 1)
-    return _execute(_statement(database.vendor, has_names), [*calls, *moments])
-
-
-def _execute(statement: str, parameters: list[Any]) -> list[tuple[Any, ...]]:
+    statement = _statement(database.vendor, has_names)
+    parameters = [*calls, *[database.ops.adapt_datetimefield_value(now)] * (2 if has_names else 1)]
     if database.vendor != "postgresql":
         with database.cursor() as cursor:
             cursor.execute(statement, parameters)
@@ -146,8 +142,7 @@ def _execute(statement: str, parameters: list[Any]) -> list[tuple[Any, ...]]:
 
 @cache
 def _statement(vendor: str, has_names: bool) -> str:
-    statement = _STATEMENT.replace("{by_name}", _BY_NAME if has_names else "")
-    return statement.format(
+    return _STATEMENT.replace("{by_name}", _BY_NAME if has_names else "").format(
         calls=_CALLS[vendor],
         key_columns=_listed("key", _KEY_COLUMNS),
         owner_columns=_listed("owner", _OWNER_COLUMNS),

@@ -1,8 +1,4 @@
-"""Refreshing one connection because somebody asks for its token: once, however many ask, in however many processes.
-
-Whose turn it is stands in the cache. The token call waits for a refresh without holding a thread
-(connections/api/token_endpoint.py).
-"""
+"""Refresh a connection on demand: once, however many callers and processes ask. The turn is in the cache."""
 
 from __future__ import annotations
 
@@ -45,27 +41,22 @@ def token_id(access_token: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TokenRequirement:
-    """What a caller asks of a token."""
-
     min_valid: int  # seconds it must last at least
     refused: str = ""  # id_of a token which Microsoft's services did not accept, though its time is not over
 
     def accepts(self, access_token: str, expires_at: datetime, now: datetime) -> bool:
-        """Whether this token will do."""
         return expires_at >= now + timedelta(seconds=self.min_valid) and not self.refuses(access_token)
 
     def refuses(self, access_token: str) -> bool:
-        """Whether it is the very token that was refused."""
         return bool(self.refused) and self.refused == token_id(access_token)
 
 
 def lock_name(pk: int) -> str:
-    """The name of the turn to refresh a connection."""
     return f"refresh:{pk}"
 
 
 def acquire(turn: str) -> int | None:
-    """The mark with which the turn, ours now, is to be given back; None if it is another one's."""
+    """Take the turn; returns the mark for releasing it, or None if another process has it."""
     mark = secrets.randbits(62)
     try:
         return mark if cache.add(turn, mark, timeout=LOCK_SECONDS) else None
@@ -75,13 +66,13 @@ def acquire(turn: str) -> int | None:
 
 
 def release(turn: str, mark: int) -> None:
-    """Let others have the turn, unless our time was over and another one has it already."""
+    """End our turn, unless it expired and another process has it already."""
     with suppress(*_CACHE_DOWN):  # it ends by itself
         rate_limit.client().eval(_DELETE_OURS, 1, cache.make_key(turn), mark)
 
 
 def is_done(turns: Collection[str]) -> set[str]:
-    """Which of these refreshes are over: no process is at them."""
+    """Those of the refreshes that no process is working on."""
     try:
         taken = cache.get_many(turns) if turns else {}
     except _CACHE_DOWN:
@@ -90,7 +81,7 @@ def is_done(turns: Collection[str]) -> set[str]:
 
 
 def microsoft_just_failed(pk: int, now: datetime) -> bool:
-    """Whether Microsoft has just given no answer, or asked for patience: polling would only make it worse."""
+    """Whether Microsoft did not answer a moment ago, or asked to wait: polling would make it worse."""
     columns = ("trouble_at", "app_registration__paused_until")
     trouble_at, paused_until = Connection.objects.values_list(*columns).get(pk=pk)
     return is_trouble_recent(trouble_at, paused_until, now)
@@ -105,13 +96,8 @@ def is_trouble_recent(trouble_at: datetime | None, paused_until: datetime | None
 
 def may_refresh_early(pk: int, now: datetime) -> bool:
     """Whether Microsoft may be asked once more in this minute, although there is a valid token."""
-    standing = rate_limit.count(f"early:{pk}", limit=MOST_EARLY, now=now)
-    return standing is None or not standing.is_exceeded
-
-
-def refresh(pk: int, *, now: datetime) -> None:
-    """Ask Microsoft about the connection and write the answer down. The caller has the turn."""
-    apply_results.apply(batch_client.request_tokens(scheduler.claim_one(pk, now=now)), now=now)
+    state = rate_limit.count(f"early:{pk}", limit=MOST_EARLY, now=now)
+    return state is None or not state.is_exceeded
 
 
 def refresh_in_turn(pk: int, wanted: TokenRequirement) -> bool:
@@ -121,7 +107,7 @@ def refresh_in_turn(pk: int, wanted: TokenRequirement) -> bool:
     if mark is None:
         return False
     try:
-        # Somebody may have been faster between the caller's look and this turn.
+        # Another process may have refreshed it since the caller looked.
         now = timezone.now()
         connection = Connection.objects.filter(pk=pk).values_list("access_token", "expires_at").first()
         if connection is None:
@@ -132,7 +118,7 @@ def refresh_in_turn(pk: int, wanted: TokenRequirement) -> bool:
         if will_do or microsoft_just_failed(pk, now):
             return True
         if not is_early or may_refresh_early(pk, now):
-            refresh(pk, now=now)
+            apply_results.apply(batch_client.request_tokens(scheduler.claim_one(pk, now=now)), now=now)
     finally:
         release(turn, mark)
     return True

@@ -139,21 +139,23 @@ def test_it_allows_what_access_allows(seed: int, monkeypatch: pytest.MonkeyPatch
     chance = random.Random(seed)
     world = World(chance, now)
     refs = [*NAMES, "nothing", "0", *(str(connection.pk) for connection in world.connections)]
-    asked = [
+    questions = [
         (text, ref, chance.choice(ADDRESSES), TokenRequirement(chance.choice([0, 300, 3600])))
         for text, _ in world.keys
         for ref in refs
     ]
-    right = [expected(*call, now) for call in asked]
+    right = [expected(*call, now) for call in questions]
     calls = [
         TokenCall(text, int(ref) if ref.isdigit() else None, None if ref.isdigit() else ref, wanted, address)
-        for text, ref, address, wanted in asked
+        for text, ref, address, wanted in questions
     ]
     got: list[str | None] = []
     while len(got) < len(calls):  # some batches name connections by their numbers only
         batch = calls[len(got) : len(got) + chance.choice([1, 5, 50])]
         got += [told(outcome) for outcome in token_calls.answer(batch)]
-    wrong = [(call, outcome, wish) for call, outcome, wish in zip(asked, got, right, strict=True) if outcome != wish]
+    wrong = [
+        (call, outcome, wish) for call, outcome, wish in zip(questions, got, right, strict=True) if outcome != wish
+    ]
     assert wrong == []
     assert any(right)
 
