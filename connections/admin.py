@@ -4,8 +4,6 @@ The usual rules apply: tenants and app registrations change through the portal's
 shown, and what the portal writes by itself is read-only.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any
 
 from django import forms

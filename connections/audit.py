@@ -1,7 +1,5 @@
 """record() is the only writer of the audit trail."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass

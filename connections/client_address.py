@@ -1,7 +1,5 @@
 """The client address of a request, behind any number of trusted proxies."""
 
-from __future__ import annotations
-
 import ipaddress
 
 from django.conf import settings

@@ -1,7 +1,5 @@
 """CSV downloads that a spreadsheet opens without running formulas."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Recording a refused request: who tried what on which object."""
 
-from __future__ import annotations
-
 import structlog
 from django.db import DatabaseError
 from django.http import HttpRequest

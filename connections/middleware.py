@@ -1,7 +1,5 @@
 """Middleware: request ids for logs and audit, security headers, and error pages."""
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Callable
 from typing import Any

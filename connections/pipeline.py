@@ -1,7 +1,5 @@
 """The portal's side of social-auth: the strategy with the client, and the steps after Microsoft's answer."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

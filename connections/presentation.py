@@ -1,7 +1,5 @@
 """How states are shown to people: a word, a tone, and for connections the cause and who must act."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from datetime import datetime

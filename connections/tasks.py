@@ -1,7 +1,5 @@
 """Celery tasks: each calls its services. The database knows what is due."""
 
-from __future__ import annotations
-
 import time
 import uuid
 

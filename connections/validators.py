@@ -4,8 +4,6 @@ The fields accept what people paste out of Microsoft's portals (spaces, quotes, 
 what to paste instead.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 import uuid

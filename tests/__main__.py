@@ -6,8 +6,6 @@ else on the command line goes to the pytest processes. Tests that hardly depend 
 _ONLY_ON, so that both suites take about as long. Exit code: 0 only if all passed.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Django's test client, for what the web process serves: requests go through portal.asgi as under the server."""
 
-from __future__ import annotations
-
 import asyncio
 import io
 import json

@@ -1,7 +1,5 @@
 """Disabling the triggers of the audit trail: to tamper with it, and to empty test databases."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -3,8 +3,6 @@
 Start with tests/factories.py for making tenants, app registrations, connections and mailboxes.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import socket

@@ -4,8 +4,6 @@
 intended change; the diff then shows what to announce.
 """
 
-from __future__ import annotations
-
 import ast
 import importlib
 import json

@@ -1,7 +1,5 @@
 """Receivers of alerts: a mail server and a web server that can be down, refuse or hang."""
 
-from __future__ import annotations
-
 import email
 import email.policy
 import socket

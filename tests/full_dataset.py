@@ -1,7 +1,5 @@
 """One object of every kind, with recognisable secrets, for tests of all pages."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cache

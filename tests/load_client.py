@@ -1,7 +1,5 @@
 """A small load client for many concurrent automations, on one thread with a socket per caller."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import time

@@ -10,8 +10,6 @@ API routes have their own table with one line per method; there everybody uses a
 with all scopes, and "nobody" has no key.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ to change the tables, ``TEST_DATABASE=sqlite pytest tests/test_schema.py --write
 ``postgres``) writes the file anew.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -2,8 +2,6 @@
 own directory, paths only as in the discovery document. It shows that the portal does not depend on the sandbox.
 """
 
-from __future__ import annotations
-
 import json
 import secrets
 import threading

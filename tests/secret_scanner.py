@@ -3,8 +3,6 @@
 ``found()`` recognises secrets by their shape and searches for known ones.
 """
 
-from __future__ import annotations
-
 import re
 import subprocess
 from collections.abc import Iterable, Iterator

@@ -3,8 +3,6 @@
 test_bad_input.py tests the single fields.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Configuration as code: export, plan, apply. All or nothing, twice is harmless, and no secret leaves."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 from typing import Any

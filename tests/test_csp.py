@@ -1,7 +1,5 @@
 """Security headers: nothing inline, nothing from elsewhere, no caching, no frames."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

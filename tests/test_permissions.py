@@ -1,7 +1,5 @@
 """Every URL, every role, every relation to the object; see permissions_table for what is expected."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any

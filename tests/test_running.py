@@ -1,7 +1,5 @@
 """How it all runs: the fixtures, child processes, embedded servers, the demo, and the runner of the suite."""
 
-from __future__ import annotations
-
 import http.cookiejar
 import os
 import re

@@ -1,7 +1,5 @@
 """No page reads a secret from the database, shows one, or needs the encryption key."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """A self-signed certificate for this machine."""
 
-from __future__ import annotations
-
 import datetime
 import ipaddress
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Access reviews: start, answer, cancel, and export the report."""
 
-from __future__ import annotations
-
 from collections import Counter
 from datetime import datetime
 from typing import Annotated, Any, Literal

@@ -1,7 +1,5 @@
 """App registrations and their credentials. Secrets are accepted, but never returned."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 from datetime import datetime

@@ -1,7 +1,5 @@
 """Approvals that the policy requires: requested, then decided by an IT admin who is not involved."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Annotated, Any
 

@@ -1,7 +1,5 @@
 """The audit trail: events, and the seals that prove that none was altered."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """Authentication by an API key in the Authorization header, and the connections that the key reaches."""
 
-from __future__ import annotations
-
 from django.conf import settings
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest

@@ -1,7 +1,5 @@
 """Connections: list, read, create, change, remove, check, connect, disable, enable, and links to sign in."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from datetime import datetime
 from functools import partial

@@ -1,7 +1,5 @@
 """Requests for admin consent."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Annotated, Any
 

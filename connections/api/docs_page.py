@@ -1,7 +1,5 @@
 """The API reference: the OpenAPI document as a page of the portal, without JavaScript and without the internet."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """ETag and If-Match, so that nobody overwrites a change they have not seen."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Types of schema fields. What clients send is validated by the same form fields as on the pages."""
 
-from __future__ import annotations
-
 import re
 from datetime import date
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """URLs in responses: pages of the portal, and routes of the API."""
 
-from __future__ import annotations
-
 from django.conf import settings
 from django.http import HttpResponse
 from django.urls import reverse

@@ -1,7 +1,5 @@
 """HEAD and OPTIONS for every route, and storing the responses of requests with an Idempotency-Key."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import wraps
 from typing import Any

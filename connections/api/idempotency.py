@@ -1,7 +1,5 @@
 """The Idempotency-Key header of POST requests. The replies are stored by services/api_keys/idempotency.py."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from functools import wraps

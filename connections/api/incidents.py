@@ -1,7 +1,5 @@
 """Incidents, and the connections they affect."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Annotated, Any, Literal
 

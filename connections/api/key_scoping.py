@@ -1,7 +1,5 @@
 """What a key reaches: what its owner sees, narrowed to its chosen connections if it is limited to some."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeVar
 

@@ -1,7 +1,5 @@
 """Shared mailboxes, and those attached to a connection."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Annotated, Any
 

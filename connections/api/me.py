@@ -1,7 +1,5 @@
 """The API key of the caller."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Annotated, Any
 

@@ -1,7 +1,5 @@
 """Middleware for every call under /api/, known route or not: size limits, rate-limit headers, problem responses."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from django.http import HttpRequest, HttpResponse

@@ -1,7 +1,5 @@
 """The OpenAPI document: django-ninja's, completed by what every route has in common."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from ninja import NinjaAPI

@@ -1,7 +1,5 @@
 """Ownership transfers: of one connection, or of everything a person owns, with the consequences beforehand."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Annotated, Any, Literal
 

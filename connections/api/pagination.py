@@ -1,7 +1,5 @@
 """Lists: keyset pages of up to ``limit`` rows, with an opaque cursor to the next page."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, ClassVar, Generic, TypeVar

@@ -1,7 +1,5 @@
 """The policy: its rules, a summary of them, and what violates them."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Annotated, Any, Literal
 

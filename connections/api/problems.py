@@ -1,7 +1,5 @@
 """Errors as RFC 9457 problem details, with a stable code, who can resolve them, and what to do."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse

@@ -1,7 +1,5 @@
 """Unknown query parameters are refused, because a misspelt filter would otherwise match everything."""
 
-from __future__ import annotations
-
 from functools import wraps
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Shares of a connection."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Annotated, Any
 

@@ -1,7 +1,5 @@
 """Teams, their members, and people."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 from django.db.models import Count

@@ -1,7 +1,5 @@
 """Tenants: the Microsoft Entra directories that are registered here."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Annotated, Any
 

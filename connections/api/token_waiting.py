@@ -1,7 +1,5 @@
 """Callers of the token call who wait for a refresh: as coroutines, one refresh a connection."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections import Counter, defaultdict

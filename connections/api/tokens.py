@@ -1,7 +1,5 @@
 """The view of the token call: its description, and the answers that token_endpoint.py leaves to it. Never waits."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Any
 

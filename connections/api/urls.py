@@ -1,7 +1,5 @@
 """The API and its routes."""
 
-from __future__ import annotations
-
 from django.contrib.auth.decorators import login_not_required
 from django.urls import path
 from django.views.decorators.http import require_safe

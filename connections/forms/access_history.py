@@ -1,7 +1,5 @@
 """The question of the access history: connection or person, and a day or moment."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from typing import Any
 

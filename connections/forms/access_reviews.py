@@ -1,7 +1,5 @@
 """Forms of access reviews."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from datetime import date, datetime

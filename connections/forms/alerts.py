@@ -1,7 +1,5 @@
 """Forms of alert channels and of a person's e-mail preferences."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from django import forms

@@ -1,7 +1,5 @@
 """Forms of API keys."""
 
-from __future__ import annotations
-
 import ipaddress
 from collections.abc import Sequence
 from datetime import datetime, timedelta

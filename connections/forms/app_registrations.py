@@ -1,7 +1,5 @@
 """Forms of app registrations, and the field that chooses capabilities."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from django import forms

@@ -1,7 +1,5 @@
 """Forms that connect and change a connection."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

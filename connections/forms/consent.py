@@ -1,7 +1,5 @@
 """The form of an admin consent link."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from django import forms

@@ -1,7 +1,5 @@
 """The form of a client secret or certificate. Secrets are never rendered back."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from typing import Any
 

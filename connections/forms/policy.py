@@ -1,7 +1,5 @@
 """Forms of the policy and of approvals."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

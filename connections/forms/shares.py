@@ -1,7 +1,5 @@
 """Forms of shares and teams."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 

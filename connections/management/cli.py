@@ -1,7 +1,5 @@
 """The portal's forms on the command line. Secrets are never arguments, which everybody on the machine can read."""
 
-from __future__ import annotations
-
 import os
 import sys
 from argparse import ArgumentParser

@@ -4,8 +4,6 @@ Every value passes the form field of the portal's pages, so a file accepts exact
 the line it belongs to.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace

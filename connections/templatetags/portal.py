@@ -1,7 +1,5 @@
 """Template tags and filters. They make no queries and know no roles."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Callable

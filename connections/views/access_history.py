@@ -1,7 +1,5 @@
 """Access history: two questions about any past moment, each with an answer page that can be shared."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,5 @@
 """Pages about access reviews."""
 
-from __future__ import annotations
-
 from datetime import datetime, timedelta
 from typing import Any
 

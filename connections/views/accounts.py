@@ -1,7 +1,5 @@
 """Sign-in, sign-out and one's own account page."""
 
-from __future__ import annotations
-
 from typing import Any
 from urllib.parse import urlencode
 

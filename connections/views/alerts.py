@@ -1,7 +1,5 @@
 """Pages about alerts: the outbox, the organisation's channels, and a person's e-mail preferences."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from django.conf import settings

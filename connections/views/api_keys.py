@@ -1,7 +1,5 @@
 """Pages about API keys. A key is shown once, in the response that creates it."""
 
-from __future__ import annotations
-
 from django.conf import settings
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse

@@ -1,7 +1,5 @@
 """Pages about app registrations."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from django.conf import settings

@@ -1,7 +1,5 @@
 """Pages about policy approvals: asking for one, deciding, and finishing the connection."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

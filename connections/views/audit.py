@@ -1,7 +1,5 @@
 """The audit trail: the list, one event, and the history shown on other objects' pages."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

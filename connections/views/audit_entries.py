@@ -1,7 +1,5 @@
 """Audit events and token requests as one list, newest first, with keyset pagination."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 import heapq

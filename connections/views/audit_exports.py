@@ -1,7 +1,5 @@
 """Export of the audit trail."""
 
-from __future__ import annotations
-
 from django.http import HttpRequest, StreamingHttpResponse
 from django.utils import timezone
 from django.views.decorators.http import require_POST

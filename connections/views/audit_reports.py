@@ -1,7 +1,5 @@
 """Reports on the audit trail."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 from urllib.parse import quote, urlencode

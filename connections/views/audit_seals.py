@@ -1,7 +1,5 @@
 """Seals of the audit trail, where they are published, and verifications."""
 
-from __future__ import annotations
-
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone

@@ -1,7 +1,5 @@
 """Pages about connections: list, connect, show, change, check, disable, remove."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from django.conf import settings

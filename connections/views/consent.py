@@ -1,7 +1,5 @@
 """Pages about admin consent: the link that asks for it, and the way back from Microsoft."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Pages about consent requests: asking an IT admin, and deciding."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 

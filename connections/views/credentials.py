@@ -1,7 +1,5 @@
 """Pages about client secrets and certificates. No page ever shows a secret."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any

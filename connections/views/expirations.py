@@ -1,7 +1,5 @@
 """What expires within the next year, by week and month."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta

@@ -18,8 +18,6 @@ A button:
     return redirect("approval", pk=pk)
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType

@@ -1,7 +1,5 @@
 """Endpoints for monitoring: liveness, readiness and metrics."""
 
-from __future__ import annotations
-
 import ipaddress
 
 from django.conf import settings

@@ -1,7 +1,5 @@
 """The start page by role: what needs attention, one's own connections, or recent events."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Pages about incidents: cause, who must act, and the connections affected."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 

@@ -3,8 +3,6 @@
 Pages use keyset pagination, never OFFSET, and no query counts a whole table: counting stops at COUNT_LIMIT.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar

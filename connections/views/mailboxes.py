@@ -1,7 +1,5 @@
 """Pages about shared mailboxes, and the part of a connection's page about them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from django.contrib import messages

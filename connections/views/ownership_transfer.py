@@ -1,7 +1,5 @@
 """Pages for transferring ownership of one connection, or of everything a person owns."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from django.contrib import messages

@@ -1,7 +1,5 @@
 """Pages about people: what they own, who has left, disabling and enabling accounts."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from typing import Any
 

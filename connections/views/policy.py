@@ -1,7 +1,5 @@
 """Pages about the policy: IT admins edit it, auditors read it, members read what it allows."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from django.contrib import messages

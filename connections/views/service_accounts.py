@@ -1,7 +1,5 @@
 """Pages about service accounts."""
 
-from __future__ import annotations
-
 from django.contrib import messages
 from django.db.models import Count, Q
 from django.http import HttpRequest, HttpResponse

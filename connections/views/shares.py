@@ -1,7 +1,5 @@
 """Pages about sharing a connection."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from django.contrib import messages

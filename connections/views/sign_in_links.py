@@ -1,7 +1,5 @@
 """Sign-in links: created on a connection's page, opened by the mailbox owner, who may have no account here."""
 
-from __future__ import annotations
-
 import secrets
 
 from django.conf import settings

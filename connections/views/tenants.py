@@ -1,7 +1,5 @@
 """Pages about tenants."""
 
-from __future__ import annotations
-
 from django.contrib import messages
 from django.db.models import Count
 from django.http import HttpRequest, HttpResponse

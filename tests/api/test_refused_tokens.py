@@ -1,7 +1,5 @@
 """A token that Microsoft's services refuse before its time: another one, or the reason why there is none any more."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 

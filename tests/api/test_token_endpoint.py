@@ -1,7 +1,5 @@
 """The token endpoint itself: calls that come at awkward moments."""
 
-from __future__ import annotations
-
 import asyncio
 from datetime import timedelta
 from typing import Any

@@ -1,7 +1,5 @@
 """The API automations live on: keys, tokens, and what a caller is told when there is none."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from datetime import timedelta

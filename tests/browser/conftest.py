@@ -4,8 +4,6 @@
 a Chromium window. A console message, a violated content policy or a file that does not load fails the test.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """An organisation after a year of use: many connections, long names, all scripts, and failures."""
 
-from __future__ import annotations
-
 import json
 from datetime import timedelta
 

@@ -4,8 +4,6 @@ One is in front of the portal and one in front of the sandbox. So a test knows e
 every byte the portal sent.
 """
 
-from __future__ import annotations
-
 import http.client
 import threading
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The secrets that must never appear in clear, and all places where they could."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 import json

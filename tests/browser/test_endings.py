@@ -1,7 +1,5 @@
 """Every failed sign-in at Microsoft leads to a clear page with a next step."""
 
-from __future__ import annotations
-
 import pytest
 
 from connections.models import Connection, User

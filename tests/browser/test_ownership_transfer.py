@@ -1,7 +1,5 @@
 """Ownership transfer in the browser: an IT admin transfers a connection to a colleague with another account."""
 
-from __future__ import annotations
-
 from connections.models import AuditEvent, Connection, User
 from portal.sandbox.client import Control
 from tests import factories

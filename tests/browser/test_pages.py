@@ -1,7 +1,5 @@
 """Requirements for every page: reachable by keyboard, labelled, no sideways scrolling on a phone, dark, without scripts."""
 
-from __future__ import annotations
-
 import re
 from collections import deque
 from collections.abc import Iterator

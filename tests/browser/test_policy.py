@@ -1,7 +1,5 @@
 """Policy and approvals in the browser: rules, their impact, and a request to an IT admin."""
 
-from __future__ import annotations
-
 from connections.models import Approval, Connection, User
 from connections.services.governance import policy
 from tests import factories

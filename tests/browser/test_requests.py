@@ -1,7 +1,5 @@
 """Requesting admin consent after "Need admin approval", and learning the outcome."""
 
-from __future__ import annotations
-
 from connections.models import Connection, ConsentRequest, Delivery, User
 from portal.sandbox import seed
 from portal.sandbox.client import Control

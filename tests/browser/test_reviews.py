@@ -1,7 +1,5 @@
 """An access review from start to a removed share, reviewed with the keyboard alone."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 
 from django.utils import timezone

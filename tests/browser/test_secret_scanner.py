@@ -1,7 +1,5 @@
 """The secret scanner finds planted secrets. Every other test here ends with a scan."""
 
-from __future__ import annotations
-
 import secrets
 import urllib.request
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Sharing in the browser: shared with a warning, used, removed, and reviewed by an auditor."""
 
-from __future__ import annotations
-
 import csv
 import http.client
 from datetime import timedelta

@@ -1,7 +1,5 @@
 """Complete user journeys in the browser."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 
 from django.utils import timezone

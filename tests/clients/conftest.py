@@ -1,7 +1,5 @@
 """A running portal, and a key of bob's for it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any

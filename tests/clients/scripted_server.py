@@ -1,7 +1,5 @@
 """A server that sends scripted responses in order and records the requests; stands in for a failing portal."""
 
-from __future__ import annotations
-
 import json
 import ssl
 import threading

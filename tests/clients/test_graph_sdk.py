@@ -1,7 +1,5 @@
 """Microsoft's Graph SDK works with the portal's credential, also when a token expires."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager

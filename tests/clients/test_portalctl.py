@@ -1,7 +1,5 @@
 """portalctl as a process: output, exit codes and messages."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

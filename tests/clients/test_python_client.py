@@ -1,7 +1,5 @@
 """The Python client: requests, caching, retries and errors."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import threading

@@ -1,7 +1,5 @@
 """Several workers and several beats at once: no work is done twice, and none is lost when one is killed."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from datetime import timedelta

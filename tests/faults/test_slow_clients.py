@@ -1,7 +1,5 @@
 """The server under clients that are slow, silent or without end: they hold neither threads nor connections."""
 
-from __future__ import annotations
-
 import socket
 import threading
 import time

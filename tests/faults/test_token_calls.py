@@ -1,7 +1,5 @@
 """The token call under load, at real web processes: one question to Microsoft, and no caller in another's way."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
 import statistics

@@ -1,7 +1,5 @@
 """Complete user journeys: a person with one browser in the portal and one at Microsoft."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Alerts: from Microsoft's response to the email."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from datetime import timedelta

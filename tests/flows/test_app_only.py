@@ -1,7 +1,5 @@
 """App-only connections, from the form to a token."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 
 import pytest

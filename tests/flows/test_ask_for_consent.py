@@ -1,7 +1,5 @@
 """From "Need admin approval" to a working connection, through a directory administrator."""
 
-from __future__ import annotations
-
 from urllib.parse import parse_qs, urlsplit
 
 import pytest

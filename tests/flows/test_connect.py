@@ -1,7 +1,5 @@
 """A member connects an account: success, and every way it can fail."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit

@@ -1,7 +1,5 @@
 """An owner leaves: the portal notices, an IT admin transfers ownership, the new owner connects another account."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

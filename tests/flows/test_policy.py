@@ -1,7 +1,5 @@
 """Policy and Microsoft: grants are checked before tokens are stored, and an approval allows the connection."""
 
-from __future__ import annotations
-
 import pytest
 
 from connections.models import AppRegistration, Approval, AuditEvent, Connection, User

@@ -1,7 +1,5 @@
 """The owner signs in again, and the connection keeps its id."""
 
-from __future__ import annotations
-
 from urllib.parse import parse_qs, urlsplit
 
 import pytest

@@ -1,7 +1,5 @@
 """An IT admin registers a tenant and an app registration, gets consent, and members see what they may use."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

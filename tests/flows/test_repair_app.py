@@ -1,7 +1,5 @@
 """An expired app secret flags the app registration but no connection; one new secret fixes them all."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 
 import pytest

@@ -1,7 +1,5 @@
 """Rotating a credential in use: nothing fails, no connection is flagged, and the page shows the progress."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 
 import pytest

@@ -1,7 +1,5 @@
 """MICROSOFT_SANDBOX_URL may name any server that speaks the protocol; nothing else has to change."""
 
-from __future__ import annotations
-
 import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import timedelta

@@ -1,7 +1,5 @@
 """Signing in to the portal with Microsoft: accounts, roles, and what is stored."""
 
-from __future__ import annotations
-
 import base64
 import json
 from typing import Any

@@ -1,7 +1,5 @@
 """Sign-in links: a mailbox owner without an account in the portal signs in for a connection."""
 
-from __future__ import annotations
-
 import logging
 from datetime import timedelta
 from urllib.parse import urlsplit

@@ -4,8 +4,6 @@ A thread polls a real web server with una's API key while her access is removed 
 recorded with its start, end and status.
 """
 
-from __future__ import annotations
-
 import http.client
 import threading
 import time

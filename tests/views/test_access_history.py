@@ -1,7 +1,5 @@
 """The pages that answer who could use what, and when."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re

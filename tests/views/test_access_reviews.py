@@ -1,7 +1,5 @@
 """Pages of access reviews: one's shares on one form, and a report that an auditor can take along."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Callable

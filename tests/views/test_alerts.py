@@ -1,7 +1,5 @@
 """Pages about alerts: the outbox, the channels, and what one wants to be told."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

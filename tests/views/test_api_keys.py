@@ -1,7 +1,5 @@
 """Pages about API keys: a secret is shown once, and the page tells which of two is still used."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from datetime import timedelta

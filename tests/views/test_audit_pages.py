@@ -1,7 +1,5 @@
 """Token hand-outs beside events, saved views, seals, verifications, and the questions of auditors."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -1,7 +1,5 @@
 """The pages of handing over say what breaks before it is pressed, and do it for one or for all."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any

@@ -1,7 +1,5 @@
 """Pages about people: who is here, what they own, who has left."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

@@ -1,7 +1,5 @@
 """Pages about the policy and about approvals: what each person reads, and what a form does before and after its preview."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from datetime import timedelta

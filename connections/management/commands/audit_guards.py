@@ -1,7 +1,5 @@
 """Reinstall the database triggers that protect the audit trail."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import Any
 

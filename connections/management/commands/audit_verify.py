@@ -1,7 +1,5 @@
 """Verify the audit trail from the command line."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys

@@ -1,7 +1,5 @@
 """The set-up as plain values, without secrets, and without connections and shares: people's grants, not restorable."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from connections.models import AlertChannel, AppCredential, AppRegistration, SharedMailbox, Team, Tenant, User

@@ -4,8 +4,6 @@ Each ``plan_…`` appends the steps to do to the plan, and returns the steps tha
 They raise WrongEntry.
 """
 
-from __future__ import annotations
-
 import hmac
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Plan service accounts and teams; see organisation.py for what a ``plan_…`` function does."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Plan and apply a configuration file: compare, check with Microsoft, then change everything or nothing."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

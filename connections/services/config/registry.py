@@ -1,7 +1,5 @@
 """Plan tenants, app registrations and their credentials; see organisation.py for what a ``plan_…`` function does."""
 
-from __future__ import annotations
-
 import hmac
 from functools import partial
 from typing import Any

@@ -4,8 +4,6 @@
 the line of the file. Secrets are read from where the file points to and never shown by repr().
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from datetime import datetime
 

@@ -1,7 +1,5 @@
 """The steps of a plan, each able to carry itself out."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime

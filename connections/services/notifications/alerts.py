@@ -4,8 +4,6 @@ Nothing is sent from here: outbox.py does that later, so a dead mail server lose
 so nobody gets the same alert twice, however often a function here is called.
 """
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """Alert channels: webhooks and chats that get every alert of the organisation."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 
 from django.conf import settings

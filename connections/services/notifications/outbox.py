@@ -5,8 +5,6 @@ transaction; if a worker dies in between, the row is due again when the lease ex
 before recording that, the alert goes out a second time with the same Message-ID or webhook-id.
 """
 
-from __future__ import annotations
-
 import random
 import smtplib
 from collections.abc import Callable, Iterator

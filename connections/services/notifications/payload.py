@@ -3,8 +3,6 @@
 They are also the ``data`` of webhooks (docs/alerts.md), so their names must not change.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

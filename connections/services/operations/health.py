@@ -1,7 +1,5 @@
 """Health checks and metrics of the portal. Changes nothing."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

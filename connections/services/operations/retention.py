@@ -4,8 +4,6 @@ Rows are removed seal by seal, the oldest first. The seals stay: they record how
 the chain still verifies. Rows that do not match their seal are never removed, because they are evidence.
 """
 
-from __future__ import annotations
-
 from datetime import datetime, timedelta
 from itertools import takewhile
 

@@ -1,7 +1,5 @@
 """Access tokens for callers: the stored one while it is valid, otherwise a new one, requested once for all of them."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass, field, replace
 from datetime import datetime

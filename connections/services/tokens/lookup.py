@@ -4,8 +4,6 @@ It finds what ``api_keys.authenticate`` and ``access`` find by the ORM, for many
 Secrets are compared, networks matched and dates judged by the functions that everybody else uses.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

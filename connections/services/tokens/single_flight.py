@@ -1,7 +1,5 @@
 """Refresh a connection on demand: once, however many callers and processes ask. The turn is in the cache."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import secrets

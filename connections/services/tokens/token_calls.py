@@ -4,8 +4,6 @@ Only what goes well is answered here, and who must wait is told so. Every refusa
 (connections/api/tokens.py), which finds out by the ORM what is wrong and says so.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime

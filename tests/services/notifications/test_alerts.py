@@ -1,7 +1,5 @@
 """Who is told what, how often, and in which words."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Channels, and the addresses alerts may be sent to."""
 
-from __future__ import annotations
-
 import ipaddress
 import socket
 from datetime import timedelta

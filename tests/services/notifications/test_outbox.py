@@ -1,7 +1,5 @@
 """The outbox, with a real mail server and a real web server at the other end."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import hmac

@@ -1,7 +1,5 @@
 """Old rows go, seals stay, and the chain still verifies."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Sharing connections with people and teams."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 

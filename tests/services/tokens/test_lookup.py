@@ -1,7 +1,5 @@
 """The statement of the token call allows exactly what ``api_keys.authenticate`` and ``access`` allow, in random worlds."""
 
-from __future__ import annotations
-
 import random
 from datetime import datetime, timedelta
 from typing import Any
