@@ -156,7 +156,8 @@ class Sweep:
         """Start one sweep and wait for its end by polling the cache, which adds no load to the database."""
         from django.core.cache import cache
 
-        from connections.tasks import LAST_SWEEP, sweep
+        from connections.services.operations.health import LAST_SWEEP
+        from connections.tasks import sweep
 
         sent = time.time()
         sweep.delay()

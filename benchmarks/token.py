@@ -131,7 +131,7 @@ def cpu(process: Process) -> float:
     """Processor seconds of a process and all its children."""
     root = psutil.Process(process.pid)
     times = [member.cpu_times() for member in [root, *root.children(recursive=True)]]
-    return sum(time.user + time.system for time in times)
+    return float(sum(time.user + time.system for time in times))
 
 
 async def one_round(port: int, key: str, paths: list[str], callers: int, seconds: float) -> list[float]:

@@ -24,7 +24,7 @@ class PortalClient(Client):
     """As Django's Client; its answers have no context, and cookies are only sent."""
 
     def request(self, **request: Any) -> Any:
-        environ = self._base_environ(**request)
+        environ = self._base_environ(**request)  # type: ignore[attr-defined]
         body = environ["wsgi.input"].read() if environ.get("CONTENT_LENGTH") else b""
         path = environ["PATH_INFO"].encode("latin-1")
         headers = [(b"host", environ.get("HTTP_HOST", "localhost").encode())]
@@ -58,7 +58,8 @@ class PortalClient(Client):
 
 async def answer(scope: dict[str, Any], body: bytes = b"") -> HttpResponse:
     """One request to a portal of its own."""
-    received, status, headers, chunks = [], 0, [], io.BytesIO()
+    received: list[bool] = []
+    status, headers, chunks = 0, [], io.BytesIO()
 
     async def receive() -> dict[str, Any]:
         if not received:

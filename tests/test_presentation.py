@@ -128,9 +128,7 @@ def test_every_icon_the_portal_names_is_in_the_sprite() -> None:
 
     sprite = Path(finders.find("vendor/tabler/icons.svg") or "").read_text()
     drawn = set(re.findall(r'<symbol id="([^"]+)"', sprite))
-    named = (
-        set(presentation.SIGNS.values()) | {icon for _, icon in portal._MESSAGES.values()} | {"info-circle", "inbox"}
-    )
+    named = set(presentation.SIGNS.values()) | set(portal._MESSAGE_ICONS.values()) | {"info-circle", "inbox"}
     for page in (settings.BASE_DIR / "templates").rglob("*.html"):
         text = page.read_text()
         named |= set(re.findall(r'{% icon "([^"]+)"', text)) | set(re.findall(r'\bicon="([^"]+)"', text))

@@ -11,6 +11,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg
@@ -55,26 +56,26 @@ def is_alive(pid: int) -> bool:
 # --- The fixtures ---------------------------------------------------------------------------------
 
 
-def test_the_cast_has_its_roles(alice, bob, carol, dave):
+def test_the_cast_has_its_roles(alice: Any, bob: Any, carol: Any, dave: Any) -> None:
     roles = [access_roles.person(user).role for user in (alice, bob, carol, dave)]
     assert roles == ["IT admin", "Member", "Auditor", "Member"]
 
 
-def test_make_connection_makes_one_that_is_active_and_owned_by_bob(db):
+def test_make_connection_makes_one_that_is_active_and_owned_by_bob(db: Any) -> None:
     connection = factories.make_connection()
     assert connection.owner.username == "bob"
     assert connection.is_delegated
     assert connection.status == "active"
 
 
-def test_the_sandbox_answers_and_counts(sandbox: Control, settings):
+def test_the_sandbox_answers_and_counts(sandbox: Control, settings: Any) -> None:
     assert clouds.cloud("sandbox").login == settings.MICROSOFT_SANDBOX_URL
     assert sandbox.calls()["total"] == 0
     granted = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["offline_access", "Mail.Read"])
     assert granted["oid"] == factories.ADA_ID
 
 
-def test_the_database_is_the_one_that_was_asked_for(db):
+def test_the_database_is_the_one_that_was_asked_for(db: Any) -> None:
     wanted = os.environ.get("TEST_DATABASE", "sqlite")
     assert database.vendor == {"sqlite": "sqlite", "postgres": "postgresql"}[wanted]
 
@@ -95,7 +96,7 @@ def child(tmp_path: Path) -> Iterator[Callable[[list[str]], Process]]:
         process.stop(seconds=0.1)
 
 
-def test_a_child_stops_when_asked(child):
+def test_a_child_stops_when_asked(child: Any) -> None:
     process = child(SLEEPER)
     process.wait_for_line("here", seconds=10)
     process.stop(seconds=10)
@@ -103,21 +104,21 @@ def test_a_child_stops_when_asked(child):
     process.stop()  # twice is harmless
 
 
-def test_a_child_that_will_not_stop_is_killed(child):
+def test_a_child_that_will_not_stop_is_killed(child: Any) -> None:
     process = child(STUBBORN)
     process.wait_for_line("here", seconds=10)
     process.stop(seconds=0.2)
     assert process.popen.returncode == -signal.SIGKILL
 
 
-def test_a_child_that_ends_too_early_is_an_error_with_its_last_words(child):
+def test_a_child_that_ends_too_early_is_an_error_with_its_last_words(child: Any) -> None:
     process = child([sys.executable, "-c", "raise SystemExit('no such thing')"])
     with pytest.raises(ProcessError, match=r"ended with code 1(.|\n)*no such thing"):
         process.wait_for_line("ready", seconds=10)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere only an exit handler ends the children")
-def test_a_child_does_not_outlive_a_parent_that_was_killed(tmp_path: Path):
+def test_a_child_does_not_outlive_a_parent_that_was_killed(tmp_path: Path) -> None:
     program = f"""
 import sys, time
 from pathlib import Path
@@ -137,7 +138,7 @@ time.sleep(600)
 # --- Embedded servers -----------------------------------------------------------------------------
 
 
-def test_valkey_runs_also_where_the_path_is_too_long_for_a_socket(tmp_path: Path):
+def test_valkey_runs_also_where_the_path_is_too_long_for_a_socket(tmp_path: Path) -> None:
     deep = tmp_path / ("a-long-name-" * 10)
     server = Valkey(deep)
     try:
@@ -153,7 +154,7 @@ def test_valkey_runs_also_where_the_path_is_too_long_for_a_socket(tmp_path: Path
     assert not is_alive(server.process.pid)
 
 
-def test_postgres_starts_from_nothing_and_leaves_nothing(tmp_path: Path):
+def test_postgres_starts_from_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     server = PostgreSQL(tmp_path)
     try:
         url = server.create_database("one")
@@ -191,7 +192,7 @@ def sign_in(url: str, username: str, password: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.only_on("sqlite")  # the demo has its own database, so once is enough
-def test_the_demo_starts_lets_its_cast_in_and_stops_without_leaving_anything(tmp_path: Path):
+def test_the_demo_starts_lets_its_cast_in_and_stops_without_leaving_anything(tmp_path: Path) -> None:
     running = start_demo(tmp_path, demo.free_port())
     try:
         assert running.stdout is not None
@@ -216,7 +217,7 @@ def test_the_demo_starts_lets_its_cast_in_and_stops_without_leaving_anything(tmp
         running.communicate()
 
 
-def test_the_demo_says_when_its_port_is_taken(tmp_path: Path):
+def test_the_demo_says_when_its_port_is_taken(tmp_path: Path) -> None:
     import socket
 
     with socket.socket() as taken:
@@ -230,19 +231,19 @@ def test_the_demo_says_when_its_port_is_taken(tmp_path: Path):
     assert "make demo PORT=" in output
 
 
-def test_a_second_demo_in_the_same_directory_is_refused(tmp_path: Path):
+def test_a_second_demo_in_the_same_directory_is_refused(tmp_path: Path) -> None:
     with demo.only_one(tmp_path), pytest.raises(demo.DemoError, match="Another demo"), demo.only_one(tmp_path):
         pass
 
 
-def test_the_demo_notices_which_process_has_ended(tmp_path: Path, child):
+def test_the_demo_notices_which_process_has_ended(tmp_path: Path, child: Any) -> None:
     ended = child([sys.executable, "-c", "print('out of paper'); raise SystemExit(3)"])
     ended.popen.wait(10)
     with pytest.raises(demo.DemoError, match=r"child has ended with code 3(.|\n)*out of paper"):
         demo.Demo(demo.free_port(), tmp_path)._check([ended])
 
 
-def test_the_demo_keeps_its_keys_between_runs(tmp_path: Path):
+def test_the_demo_keeps_its_keys_between_runs(tmp_path: Path) -> None:
     first = demo.keys(tmp_path)
     assert demo.keys(tmp_path) == first
     assert (tmp_path / "keys.json").stat().st_mode & 0o077 == 0
@@ -259,14 +260,14 @@ def suite_of(*code: str) -> runner.Suite:
     return suite
 
 
-def test_a_failing_suite_fails_the_whole_and_shows_its_summary(capfd):
+def test_a_failing_suite_fails_the_whole_and_shows_its_summary(capfd: Any) -> None:
     suite = suite_of("print('= short test summary info =')", "print('FAILED x')", "print('= 1 failed =')", "exit(1)")
     assert suite.finish() == 1
     assert suite.closing_lines() == ["= short test summary info =", "FAILED x", "= 1 failed ="]
     assert "SQLite     | FAILED x" in capfd.readouterr().out
 
 
-def test_a_passing_suite_shows_its_last_line(capfd):
+def test_a_passing_suite_shows_its_last_line(capfd: Any) -> None:
     suite = suite_of("print('....')", "print('= 4 passed in 0.1s =')")
     assert suite.finish() == 0
     assert suite.closing_lines() == ["= 4 passed in 0.1s ="]

@@ -9,6 +9,7 @@ from django.test import Client
 
 from connections import audit
 from connections.models import AuditEvent, AuditView, Connection, TokenFetch, User
+from connections.models.audit import AuditAction
 from connections.services.api_keys import api_keys
 from connections.services.audit import sealing, verification
 from tests import factories
@@ -26,7 +27,7 @@ def trail(bob: User) -> Connection:
     key, _ = factories.make_key(bob)
     for minute in range(60):
         moment = (NOW - timedelta(minutes=minute)).replace(second=0 if minute % 10 == 0 else 30)
-        audit.record("connection.checked", connection, actor=bob, at=moment)
+        audit.record(AuditAction.CONNECTION_CHECKED, connection, actor=bob, at=moment)
         api_keys.record_token_request(key, connection, address="10.1.1.1", now=moment)
     return connection
 
@@ -156,7 +157,7 @@ def test_all_reports_are_listed_on_one_page(carol: User, signed_in: SignIn) -> N
 def test_who_created_which_connection_including_deleted_ones(bob: User, carol: User, signed_in: SignIn) -> None:
     gone, here = factories.make_connection(owner=bob, name="Gone"), factories.make_connection(owner=bob, name="Here")
     for connection in (gone, here):
-        audit.record("connection.created", connection, actor=bob)
+        audit.record(AuditAction.CONNECTION_CREATED, connection, actor=bob)
     gone.delete()
     client = signed_in(carol)
     text = client.get("/audit/questions/creators/").content.decode()
@@ -191,7 +192,7 @@ def test_two_addresses_in_one_minute_are_separate_rows(bob: User) -> None:
 
 
 def test_what_changed_between_two_days(trail: Connection, carol: User, alice: User, signed_in: SignIn) -> None:
-    audit.record("tenant.changed", trail.app_registration.tenant, actor=alice, at=NOW - timedelta(days=3))
+    audit.record(AuditAction.TENANT_CHANGED, trail.app_registration.tenant, actor=alice, at=NOW - timedelta(days=3))
     client = signed_in(carol)
     days = {"date_from": "2026-11-25", "date_to": "2026-11-25"}
     answer = client.get("/audit/questions/changes/", days)

@@ -240,7 +240,8 @@ def test_two_workers_remind_once(bob: User, monkeypatch: pytest.MonkeyPatch) -> 
     incident = make_incident(assignee=bob)
     alerts.incident_opened(incident, now=NOW)
     later = NOW + timedelta(hours=5)
-    real, calls = alerts._next_reminder, []
+    calls: list[Any] = []
+    real = alerts._next_reminder
 
     def meanwhile(*args: Any) -> datetime:
         if not calls:

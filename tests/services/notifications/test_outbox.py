@@ -96,13 +96,12 @@ def test_a_dead_mail_server_loses_nothing_and_everything_arrives_once(bob: User,
 
 def test_retries_slow_down_and_end_after_three_days(bob: User, boxes: Mailboxes) -> None:
     delivery = open_incident(bob)
-    now, waits = NOW, []
-    while now is not None:
-        outbox.deliver_due(now)
-        following = wait_out(delivery)
-        if following is not None:
-            waits.append((following - now).total_seconds())
-        now = following
+    due, waits = NOW, []
+    outbox.deliver_due(due)
+    while following := wait_out(delivery):
+        waits.append((following - due).total_seconds())
+        due = following
+        outbox.deliver_due(due)
     assert len(waits) == len(outbox.WAITS)
     for wait, planned in zip(waits, outbox.WAITS, strict=True):
         assert 0.8 * planned <= wait <= 1.2 * planned

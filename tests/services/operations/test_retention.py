@@ -8,6 +8,7 @@ from django.db import transaction
 
 from connections import audit
 from connections.models import AccessPeriod, AlertChannel, AuditEvent, AuditSeal, Connection, Delivery, TokenFetch, User
+from connections.models.audit import AuditAction
 from connections.services.api_keys import api_keys
 from connections.services.audit import sealing, verification
 from connections.services.operations import retention
@@ -29,7 +30,7 @@ def trail(bob: User) -> Connection:
     for age in range(40, 0, -1):
         day = NOW - timedelta(days=age)
         for _ in range(3):
-            audit.record("connection.checked", connection, actor=bob, at=day)
+            audit.record(AuditAction.CONNECTION_CHECKED, connection, actor=bob, at=day)
         api_keys.record_token_request(key, connection, address=None, now=day)
         sealing.seal_due(day + timedelta(minutes=10))
     return connection
@@ -98,7 +99,7 @@ def test_a_seal_without_rows_that_is_missing_or_altered_is_named(trail: Connecti
 def test_a_forged_claim_that_retention_removed_new_rows_is_rejected(trail: Connection) -> None:
     tamper("DELETE FROM connections_auditevent WHERE id <= %s", ids(35)[-1])
     tamper("DELETE FROM connections_tokenfetch WHERE seal <= 35")
-    audit.record("audit.pruned", audit.TRAIL, actor=None, changes={"upto": 35, "days": 10}, at=NOW)
+    audit.record(AuditAction.AUDIT_PRUNED, audit.TRAIL, actor=None, changes={"upto": 35, "days": 10}, at=NOW)
     assert (35, "removed") in [(finding.seal, finding.kind) for finding in verification.verify_read_only()[1]]
 
 
@@ -107,7 +108,7 @@ def test_no_claim_makes_everything_old_enough_to_be_removed(trail: Connection, k
     tamper("DELETE FROM connections_auditevent WHERE id <= %s", ids(38)[-1])
     tamper("DELETE FROM connections_tokenfetch WHERE seal <= 38")
     facts = {"upto": 38, "days": kept}
-    audit.record("audit.pruned", audit.TRAIL, actor=None, changes=facts, at=NOW + timedelta(days=ahead))
+    audit.record(AuditAction.AUDIT_PRUNED, audit.TRAIL, actor=None, changes=facts, at=NOW + timedelta(days=ahead))
     sealing.seal_due(NOW)
     assert (38, "removed") in [(finding.seal, finding.kind) for finding in verification.verify_read_only()[1]]
 

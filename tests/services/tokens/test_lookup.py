@@ -124,8 +124,8 @@ def expected(text: str, ref: str, address: str | None, wanted: TokenRequirement,
     connection = Connection.objects.select_related("app_registration").defer(None).get(pk=connection.pk)
     if connection.status != "active":
         return None
-    has_token = connection.expires_at is not None and connection.expires_at > now
-    if has_token and wanted.accepts(str(connection.access_token), connection.expires_at, now):
+    expires_at = connection.expires_at
+    if expires_at and expires_at > now and wanted.accepts(str(connection.access_token), expires_at, now):
         return str(connection.access_token)
     return None if connection.app_registration.rejected_at is not None else "wait"
 
