@@ -12,7 +12,7 @@ from connections.models.connections import Connection
 class ConsentLink(models.Model):
     """A link to Microsoft's admin consent page for an app registration in a directory, and its outcome.
 
-    Microsoft's callback proves nothing: it has ``admin_consent=True`` on failure too, and its ``tenant`` can be forged
+    Microsoft's callback proves nothing: it has ``admin_consent=True`` even on failure, and its ``tenant`` can be forged
     (Microsoft: identity-platform/v2-admin-consent). ``verified_at`` is set once a token contains the permissions.
     """
 
@@ -29,7 +29,7 @@ class ConsentLink(models.Model):
     # Digest of the one-time OAuth state, which only the browser has.
     state_digest = models.CharField(max_length=64, unique=True)
     state = models.CharField(max_length=10, choices=State, default=State.OPEN)
-    scopes = models.TextField(blank=True)  # requested permissions, short names, space separated
+    scopes = models.TextField(blank=True)  # requested permissions, as short names separated by spaces
     code = models.CharField(max_length=60, blank=True)
     cause = models.TextField(blank=True)
     action = models.TextField(blank=True)
@@ -49,7 +49,7 @@ class ConsentLink(models.Model):
 
 
 class ConsentRequest(models.Model):
-    """A person's request for the admin consent that a connection needs; it outlives people and connections.
+    """A person's request for the admin consent that a connection needs. It outlives people and connections.
 
     Requests for the same permissions of an app in a directory share a link. Verified once a token contains them.
     """
@@ -74,8 +74,8 @@ class ConsentRequest(models.Model):
     )
     directory_id = models.CharField(max_length=253)  # as in ConsentLink
     authentication_type = models.CharField(max_length=20, choices=AuthenticationType)
-    capabilities = models.JSONField(default=list)  # what the permissions are for, as keys
-    permissions = models.TextField(blank=True)  # scopes or roles, short names, sorted, space separated
+    capabilities = models.JSONField(default=list)  # what the permissions are for, as capability keys
+    permissions = models.TextField(blank=True)  # scopes or roles, as sorted short names separated by spaces
     reason = models.TextField()
     state = models.CharField(max_length=10, choices=State, default=State.ASKED)
     requester = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="consent_requests")
@@ -85,7 +85,8 @@ class ConsentRequest(models.Model):
     decided_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     decided_by_name = models.CharField(max_length=320, blank=True)
     decided_at = models.DateTimeField(null=True, blank=True)
-    answer = models.TextField(blank=True)  # why it was declined, withdrawn or failed, or what a token still lacks
+    # Why it was declined, withdrawn or failed, or what a token still lacks.
+    answer = models.TextField(blank=True)
     closed_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
@@ -106,7 +107,7 @@ class ConsentRequest(models.Model):
 
     @property
     def owner_id(self) -> int | None:
-        """For AuditEvent.owner_id."""
+        """The person who may read audit events about this request; see AuditEvent.owner_id."""
         return self.requester_id
 
     @property

@@ -18,12 +18,12 @@ class HandOver(models.Model):
     by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     by_name = models.CharField(max_length=320)
     at = models.DateTimeField()
-    # Whether the old account's tokens are used until the new owner has signed in; else they were deleted at once.
+    # Whether the old account's tokens are kept until the new owner has signed in. Otherwise they were deleted at once.
     keeps_grant = models.BooleanField()
     # The account that had signed in; "" if there was none.
     account_before = models.CharField(max_length=320, blank=True)
     completed_at = models.DateTimeField(null=True)
-    # Transferred again before it was completed.
+    # Set if ownership was transferred again before this transfer was completed.
     superseded_at = models.DateTimeField(null=True)
 
     class Meta:

@@ -14,7 +14,7 @@ class Team(models.Model):
     """A group of people, managed by IT admins or following an Entra group at each sign-in of its members."""
 
     name = models.CharField(max_length=120, unique=True)
-    # The group's object ID, as in the "groups" claim; people join and leave as they sign in.
+    # The group's object ID, as in the "groups" claim. People join and leave as they sign in.
     entra_group = models.CharField("Entra group", max_length=120, blank=True)
     members = models.ManyToManyField(settings.AUTH_USER_MODEL, through="TeamMember", related_name="teams")
     created_at = models.DateTimeField(auto_now_add=True)
@@ -49,7 +49,7 @@ class ShareQuerySet(models.QuerySet["Share"]):
 
 
 class Share(models.Model):
-    """The right to use or manage a connection, optionally until a date. Kept when it ends, with ``ended_at``."""
+    """The right to use or manage a connection, optionally until a date. Kept after it ends, with ``ended_at``."""
 
     class Level(models.TextChoices):
         USE = "use", "Use: fetch tokens, see its state"

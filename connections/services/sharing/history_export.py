@@ -1,4 +1,4 @@
-"""Exporting an answer of the access history as a table; the export is recorded."""
+"""Export an answer from the access history as a table. The export is recorded."""
 
 from datetime import UTC, datetime
 
@@ -17,7 +17,7 @@ Row = tuple[str, ...]
 
 
 def export(question: AccessHistoryQuery, *, actor: User) -> list[Row]:
-    """The answer as a header and one row per path and interval. Raises NotAllowed."""
+    """Return a header and one row per path and interval. Raises NotAllowed."""
     roles.require(permissions.can_export_audit(actor), cause="Only auditors export.", action="Ask one of them.")
     rows = [
         _row(access, path, stretch)
