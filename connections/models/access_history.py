@@ -9,10 +9,10 @@ from connections.models.sharing import Share
 
 
 class AccessPeriod(models.Model):
-    """A period of ownership, of a share, of a membership, or in which an account was disabled.
+    """A period in which somebody owned a connection, a share or membership was active, or an account was disabled.
 
-    Stores ids and names instead of foreign keys, to outlive the objects. It is in force until just before ``ended_at``
-    or ``until``, whichever comes first. Written by services.sharing.history.
+    Stores ids and names instead of foreign keys, to outlive the objects. It ends just before ``ended_at`` or
+    ``until``, whichever comes first. Written by services.sharing.history.
     """
 
     class Kind(models.TextChoices):

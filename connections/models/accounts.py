@@ -1,5 +1,3 @@
-"""People who use the portal, and service accounts that act for automations."""
-
 from django.contrib.auth.models import AbstractUser
 from django.db import models
 from django.db.models import Q

@@ -42,7 +42,6 @@ class AlertChoice(models.Model):
     # Only for IT admins.
     organisation_incidents = models.BooleanField("incidents of the organisation", default=True)
     expiry_warnings = models.BooleanField("secrets and certificates that expire soon", default=True)
-    # Requests, reviews and their outcomes.
     messages = models.BooleanField("what I am asked to decide, and answers to what I asked", default=True)
 
     def __str__(self) -> str:
@@ -67,7 +66,6 @@ class Delivery(models.Model):
     credential = models.ForeignKey(AppCredential, models.CASCADE, null=True, related_name="+")
     # Only for messages; other alerts derive their subject from the incident or credential.
     subject = models.CharField(max_length=200, blank=True)
-    # Exactly one recipient: an e-mail address or a channel.
     email = models.EmailField(max_length=320, blank=True)
     channel = models.ForeignKey(AlertChannel, models.CASCADE, null=True, related_name="deliveries")
     payload = models.JSONField(default=dict)  # facts for the templates, as they were at creation; never a secret

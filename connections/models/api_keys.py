@@ -1,5 +1,3 @@
-"""API keys for automations, and the tokens they requested."""
-
 from datetime import datetime
 
 from django.conf import settings
@@ -67,7 +65,7 @@ class ApiKey(models.Model):
 
 
 class TokenFetch(models.Model):
-    """A key's token requests for a connection from an address in one minute. Sealed afterwards, and then fixed."""
+    """A key's token requests for a connection from an address in one minute. Never changes once sealed."""
 
     key = models.ForeignKey(ApiKey, models.SET_NULL, null=True, related_name="fetches")
     # The original ids of key and connection, which are sealed. The foreign keys become NULL on deletion.

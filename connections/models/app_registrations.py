@@ -1,5 +1,3 @@
-"""App registrations and their credentials."""
-
 from django.conf import settings
 from django.db import models
 from django.db.models import Q

@@ -1,5 +1,3 @@
-"""The audit trail: events, repeated denials, and saved filters."""
-
 from enum import StrEnum
 from typing import Any, NoReturn
 
@@ -169,8 +167,7 @@ class AuditEvent(AppendOnly):
     target_name = models.CharField(max_length=320)
     # {field: [before, after]} or other facts. Never a secret.
     changes = models.JSONField(default=dict)
-    # The target's owner at that time, who may read the event.
-    owner_id = models.BigIntegerField(null=True)
+    owner_id = models.BigIntegerField(null=True)  # the target's owner at that time, who may read the event
     request_id = models.CharField(max_length=36, blank=True)
     address = models.GenericIPAddressField(null=True)
 
@@ -188,7 +185,7 @@ class AuditEvent(AppendOnly):
 
 
 class RepeatedDenial(models.Model):
-    """How often an action was denied to a person within a minute. All but the first become one more event later."""
+    """How often an action was denied to a person within a minute. Repeats later become a single event."""
 
     person = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
     tried = models.CharField(max_length=100)  # method and URL name, for example "POST connection_disable"

@@ -15,15 +15,12 @@ class AuditSeal(AppendOnly):
     events_upto = models.BigIntegerField()
     events_count = models.PositiveIntegerField()
     events_hash = models.CharField(max_length=64)  # SHA-256 of the events' lines, hex
-    # Token requests store the number of their seal.
-    fetches_count = models.PositiveIntegerField()
+    fetches_count = models.PositiveIntegerField()  # token requests store the number of their seal
     fetches_hash = models.CharField(max_length=64)
-    # The earliest and latest times in the batch.
     covers_from = models.DateTimeField()
     covers_until = models.DateTimeField()
     summary = models.JSONField()  # {action: count}; remains after retention has deleted the rows
-    # A short digest of every row, used to find the wrong one if the hash differs.
-    marks = models.BinaryField()
+    marks = models.BinaryField()  # a short digest of every row, to find the wrong one if the hash differs
     sealed_at = models.DateTimeField()
     previous_hash = models.CharField(max_length=64, unique=True)  # unique, so that two sealers cannot fork the chain
     hash = models.CharField(max_length=64, unique=True)

@@ -1,5 +1,3 @@
-"""Connections to Microsoft Graph."""
-
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -32,7 +30,7 @@ def status_columns(
     who: str = "",
     reference: str = "",
 ) -> dict[str, Any]:
-    """Return the only values that may be used to change a connection's status, for ``filter(...).update(**...)``.
+    """Return the values for ``filter(...).update(**...)`` that change a connection's status. Never set them otherwise.
 
     Cause, action and who are empty if there is no problem. ``reference`` is what Microsoft's support asks for.
     """
@@ -113,8 +111,7 @@ class Connection(models.Model):
     account_oid = models.CharField(max_length=36, blank=True)
     account_username = models.CharField(max_length=320, blank=True)  # preferred_username: display only, it may change
     account_name = models.CharField(max_length=256, blank=True)
-    # When a sign-in was started that has not returned yet.
-    sign_in_started_at = models.DateTimeField(null=True, blank=True)
+    sign_in_started_at = models.DateTimeField(null=True, blank=True)  # for a sign-in that has not returned yet
     connected_at = models.DateTimeField(null=True, blank=True)  # last time a person (or an admin) authorised it
 
     # Requested at every refresh: what the last sign-in requested and got, as short names separated by spaces.
@@ -140,14 +137,12 @@ class Connection(models.Model):
         base_manager_name = "objects"
         constraints = (
             models.UniqueConstraint(fields=("owner", "name"), name="connection_name_once_per_owner"),
-            # An active delegated connection has a refresh token.
             models.CheckConstraint(
                 condition=~Q(status="active", authentication_type="authorization_code", refresh_token__isnull=True),
                 name="active_delegated_has_refresh_token",
             ),
         )
         indexes = (
-            # The token scheduler's queue.
             models.Index(
                 fields=("refresh_after",),
                 condition=Q(status__in=("active", "consent_needed", "blocked")),

@@ -24,8 +24,7 @@ class ConsentLink(models.Model):
         FAILED = "failed", "Failed at Microsoft"
 
     app_registration = models.ForeignKey(AppRegistration, models.CASCADE, related_name="consent_links")
-    # The directory as in Microsoft's URL: GUID, domain or "organizations".
-    directory_id = models.CharField(max_length=253)
+    directory_id = models.CharField(max_length=253)  # as in Microsoft's URL: GUID, domain or "organizations"
     # Digest of the one-time OAuth state, which only the browser has.
     state_digest = models.CharField(max_length=64, unique=True)
     state = models.CharField(max_length=10, choices=State, default=State.OPEN)
@@ -63,12 +62,10 @@ class ConsentRequest(models.Model):
         FAILED = "failed", "Failed at Microsoft"
         WITHDRAWN = "withdrawn", "Withdrawn"
 
-    # A failed request can be approved again, so it stays open.
-    CLOSED = (State.VERIFIED, State.DECLINED, State.WITHDRAWN)
+    CLOSED = (State.VERIFIED, State.DECLINED, State.WITHDRAWN)  # a failed request can be approved again
 
     connection = models.ForeignKey(Connection, models.SET_NULL, null=True, related_name="consent_requests")
     connection_name = models.CharField(max_length=120)
-    # Served by the index below.
     app_registration = models.ForeignKey(
         AppRegistration, models.CASCADE, related_name="consent_requests", db_index=False
     )
@@ -85,8 +82,7 @@ class ConsentRequest(models.Model):
     decided_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     decided_by_name = models.CharField(max_length=320, blank=True)
     decided_at = models.DateTimeField(null=True, blank=True)
-    # Why it was declined, withdrawn or failed, or what a token still lacks.
-    answer = models.TextField(blank=True)
+    answer = models.TextField(blank=True)  # why it was declined, withdrawn or failed, or what a token still lacks
     closed_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:

@@ -1,5 +1,3 @@
-"""Ownership transfers, and whether the new owner has signed in yet."""
-
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
@@ -20,8 +18,7 @@ class HandOver(models.Model):
     at = models.DateTimeField()
     # Whether the old account's tokens are kept until the new owner has signed in. Otherwise they were deleted at once.
     keeps_grant = models.BooleanField()
-    # The account that had signed in; "" if there was none.
-    account_before = models.CharField(max_length=320, blank=True)
+    account_before = models.CharField(max_length=320, blank=True)  # the account that had signed in, or ""
     completed_at = models.DateTimeField(null=True)
     # Set if ownership was transferred again before this transfer was completed.
     superseded_at = models.DateTimeField(null=True)

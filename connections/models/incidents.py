@@ -1,5 +1,3 @@
-"""Incidents: a cause that breaks connections, open until a later success closes it."""
-
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
@@ -36,7 +34,6 @@ class Incident(models.Model):
     # The person who can fix it; null: the IT admins, or nobody (see ``who``).
     assignee = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="incidents")
     assignee_name = models.CharField(max_length=320, blank=True)
-    # What the incident is about, and where it can be fixed.
     app_registration = models.ForeignKey(AppRegistration, models.SET_NULL, null=True, related_name="incidents")
     tenant = models.ForeignKey(Tenant, models.SET_NULL, null=True, related_name="incidents")
     mailbox = models.ForeignKey(SharedMailbox, models.SET_NULL, null=True, related_name="incidents")

@@ -1,5 +1,3 @@
-"""Shared mailboxes, and whether connections can reach them."""
-
 from typing import cast
 
 from django.conf import settings

@@ -15,8 +15,7 @@ class Policy(models.Model):
 
     app_registration = models.OneToOneField(AppRegistration, models.CASCADE, null=True, related_name="policy")
     rules = models.JSONField(default=dict)
-    # Incremented by every change, to detect concurrent edits.
-    version = models.PositiveIntegerField(default=1)
+    version = models.PositiveIntegerField(default=1)  # incremented by every change, to detect concurrent edits
     changed_at = models.DateTimeField(default=timezone.now)
     changed_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
 

@@ -1,5 +1,3 @@
-"""Teams, and shares of connections with people and teams."""
-
 from datetime import datetime
 
 from django.conf import settings
@@ -83,7 +81,6 @@ class Share(models.Model):
         indexes = (
             models.Index(fields=("person", "connection"), condition=Q(ended_at=None), name="share_by_person"),
             models.Index(fields=("team", "connection"), condition=Q(ended_at=None), name="share_by_team"),
-            # For services.sharing.shares.end_expired.
             models.Index(fields=("until",), condition=Q(ended_at=None, until__isnull=False), name="share_by_end"),
         )
 

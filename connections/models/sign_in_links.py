@@ -1,5 +1,3 @@
-"""Links with which people without a portal account sign in for a connection."""
-
 from django.conf import settings
 from django.db import models
 

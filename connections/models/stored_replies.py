@@ -1,5 +1,3 @@
-"""Replies of the API to requests with an Idempotency-Key."""
-
 from django.db import models
 
 from connections.fields import SecretField

@@ -1,5 +1,3 @@
-"""Microsoft Entra directories."""
-
 from django.conf import settings
 from django.db import models
 

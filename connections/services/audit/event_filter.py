@@ -1,5 +1,3 @@
-"""Filters for audit events, shared by the pages and the API."""
-
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any

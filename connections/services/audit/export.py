@@ -41,10 +41,10 @@ def export(
     filters: dict[str, Any],
     actor: User,
 ) -> Iterator[str]:
-    """Yield the rows as chunks of text; ``filters`` is stored in the audit record. Raises NotAllowed.
+    """Return the rows as chunks of text; ``filters`` is stored in the audit record. Raises NotAllowed.
 
-    The start is recorded at once, and the end even if the download is aborted. A start without an end means that the
-    client left before the first row. Rows recorded after the start are not exported.
+    The start is recorded at once, and the end even if the download is aborted. A start without an end means that
+    the client left before the first row. Rows recorded after the start are not exported.
     """
     require_permission(actor)
     last_event = AuditEvent.objects.aggregate(last=Max("pk"))["last"] or 0

@@ -66,9 +66,6 @@ def _publish_batch(place: str, now: datetime) -> int | None:
     return len(seals)
 
 
-# Each sender returns an error message, or "" if it succeeded.
-
-
 def _to_file(seals: list[AuditSeal], now: datetime) -> str:
     text = "".join(f"{sealing.published_line(seal)}\n" for seal in seals)
     try:
@@ -110,6 +107,7 @@ def _to_log(seals: list[AuditSeal], now: datetime) -> str:
     return ""
 
 
+# Each returns an error message, or "" if it succeeded.
 _SENDERS: dict[str, Callable[[list[AuditSeal], datetime], str]] = {
     Destination.FILE: _to_file,
     Destination.WEBHOOK: _to_webhook,

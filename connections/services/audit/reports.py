@@ -1,5 +1,3 @@
-"""Database queries behind the auditor's reports."""
-
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime

@@ -23,8 +23,7 @@ GRACE = timedelta(minutes=1)
 # On PostgreSQL, the last id that the sequence issued. A row with a higher id must have been planted; sealing it would
 # leave no room for the events recorded afterwards.
 LAST_ISSUED_ID = "(SELECT last_value FROM connections_auditevent_id_seq)"
-# A minute this far in the future was written by a wrong clock and is closed at once.
-MAX_CLOCK_SKEW = timedelta(hours=1)
+MAX_CLOCK_SKEW = timedelta(hours=1)  # minutes further ahead come from a wrong clock and are closed at once
 _SEALED_AS_THEY_ARE = (
     "number", "previous_hash", "summary", "events_after", "events_upto", "events_count", "events_hash", "fetches_count",
     "fetches_hash",
@@ -47,7 +46,6 @@ def count_unsealed(*, most: int | None = None) -> int:
 
 
 def seal_containing(event: AuditEvent) -> AuditSeal | None:
-    """Return the seal that covers an event, or None if it is not sealed yet."""
     seals = AuditSeal.objects.defer("marks").filter(events_upto__gte=event.pk)
     return seals.order_by("events_upto", "number").first()
 
@@ -173,7 +171,6 @@ def _moment(value: Any, now: datetime) -> datetime:
 
 
 def sealed_fields(seal: AuditSeal) -> dict[str, Any]:
-    """Return everything that the seal's hash covers."""
     fields = {name: getattr(seal, name) for name in _SEALED_AS_THEY_ARE}
     for name in ("covers_from", "covers_until", "sealed_at"):
         fields[name] = getattr(seal, name).astimezone(UTC).isoformat(timespec="microseconds")

@@ -131,7 +131,6 @@ def _check(since: int) -> Iterator[Progress]:
 
 
 def _compare_with_records(published: Sequence[tuple[int, str]]) -> list[Finding]:
-    """Compare the chain with published seals, earlier verifications and the state of publishing."""
     findings = verification_checks.compare_published(published, where="in what was published")
     events = AuditEvent.objects.filter(action=AuditAction.AUDIT_VERIFIED).values_list("changes", flat=True)
     noted = {

@@ -235,7 +235,7 @@ def _pruned() -> tuple[int, int | None, list[Finding]]:
 
 
 def _rows_outside_seals(newest: int | None, pruned_seal: int, pruned_upto: int | None) -> list[Finding]:
-    """Find rows that should be pruned, have ids never issued, or lost their seal. ``newest`` None: a partial check."""
+    """Find rows that should be gone and, unless ``newest`` is None, rows with ids never issued or missing seals."""
     events, fetches = serialization.events(), serialization.fetches()
     findings = []
     if pruned_upto is not None:

@@ -26,7 +26,6 @@ CODE = ApprovalNeeded.code
 
 
 def unapproved_reasons(decision: Decision, request: ConnectionRequest, approval: Approval | None) -> tuple[Reason, ...]:
-    """Return the reasons in ``decision`` that need an approval and are not covered by ``approval``."""
     if approval is None or approval.state != State.APPROVED:
         return decision.approval
     if approval.authentication_type != request.authentication_type:
@@ -199,7 +198,7 @@ def close_if_unneeded(connection: Connection, *, actor: User, now: datetime) -> 
 def approve(approval: Approval, *, reason: str = "", actor: User, now: datetime) -> None:
     """Approve a request. Safe to repeat.
 
-    Raises NotAllowed (even if the requester is an IT admin), PolicyForbids, or Conflict if the request is closed.
+    Raises NotAllowed (also for the requester), PolicyForbids, or Conflict if the request is closed.
     """
     with transaction.atomic():
         connection = _lock_connection(approval)
@@ -249,7 +248,6 @@ def withdraw(approval: Approval, *, actor: User, now: datetime) -> None:
 
 
 def connection_removed(connection: Connection, *, actor: User, now: datetime) -> None:
-    """Close the open request of a connection that is about to be deleted."""
     _withdraw_open(connection, "The connection was removed.", actor=actor, now=now)
 
 

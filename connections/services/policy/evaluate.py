@@ -24,8 +24,6 @@ TYPE_WORDS = {AuthenticationType.AUTHORIZATION_CODE: "delegated connections", AP
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """A rule that forbids something or requires approval."""
-
     effect: Effect
     rule: str
     item: str  # the key, name or value that the rule is about
@@ -132,7 +130,6 @@ def _request(tenant: Tenant, kind: str, keys: Iterable[str] = (), names: Iterabl
 
 
 def request_of(connection: Connection) -> ConnectionRequest:
-    """Return what a connection, saved or not, asks for."""
     names = map(spelling, permission_drift.required_permissions(connection))
     tenant = connection.app_registration.tenant
     return _request(tenant, connection.authentication_type, connection.capabilities, names)

@@ -16,8 +16,7 @@ _OUR_OWN = frozenset({credential_expiry.PERMISSION})
 @dataclass(frozen=True, slots=True)
 class Excess:
     name: str
-    # The smaller permissions that would suffice, or () if nothing needs it at all.
-    instead: tuple[str, ...] = ()
+    instead: tuple[str, ...] = ()  # smaller permissions that would suffice; () if nothing needs it at all
 
 
 @dataclass(frozen=True, slots=True)

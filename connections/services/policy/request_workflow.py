@@ -20,7 +20,7 @@ def change_state(
     changes: dict[str, Any],
     **values: Any,
 ) -> bool:
-    """Save ``values`` (including ``state``) to the row and ``request``, and record ``action`` with ``changes``.
+    """Save ``values`` (including ``state``) and set them on ``request``, and record ``action`` with ``changes``.
 
     Returns False, writing nothing, if the state is not in ``coming_from``. If two people decide at once, one gets
     False.

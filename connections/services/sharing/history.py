@@ -86,7 +86,7 @@ def _begin(kind: Kind, key: dict[str, Any], parts: dict[str, Any], *, actor: Use
 
 
 def _end(condition: Q, *, actor: User | None, now: datetime, **names: Any) -> None:
-    """End the open periods that match. One past its date ends on that date, and not by ``actor``."""
+    """End matching open periods. Those past their date end on that date, by the portal instead of ``actor``."""
     with transaction.atomic():
         periods = AccessPeriod.objects.filter(condition, ended_at=None)
         periods.filter(until__lte=now).update(ended_at=F("until"), ended_by_name=audit.recorded_name(None), **names)

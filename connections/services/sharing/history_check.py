@@ -1,8 +1,4 @@
-"""Compare the audit trail with the access history.
-
-The trail is replayed from its beginning, without the services that wrote the history. Anything found in only one of the
-two is a difference.
-"""
+"""Check the access history against an independent replay of the whole audit trail."""
 
 from collections import defaultdict
 from collections.abc import Iterator

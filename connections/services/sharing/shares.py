@@ -30,7 +30,7 @@ def share(
     actor: User,
     now: datetime,
 ) -> Share:
-    """Share the connection with a person or team, or change the level and date of their present share.
+    """Share the connection with a person or team, or change the level and date of an existing share.
 
     Raises NotAllowed, InvalidInput, PolicyForbids or AlreadyExists.
     """
@@ -113,7 +113,6 @@ class Limits:
 
 
 def limits(connection: Connection, *, now: datetime) -> Limits:
-    """Return the limits to show in a form. share() enforces them."""
     rules = evaluate.load_policies().of(connection.app_registration)
     with_team, with_person = (
         evaluate.evaluate_share(

@@ -1,5 +1,3 @@
-"""Teams: managed by IT admins, or following an Entra group as its members sign in."""
-
 from collections.abc import Collection
 from datetime import datetime
 
@@ -59,10 +57,7 @@ def remove(team: Team, *, actor: User, now: datetime | None = None) -> None:
 
 
 def add_member(team: Team, user: User, *, actor: User | None, now: datetime | None = None) -> None:
-    """Add a member: ``actor``'s choice, or by Entra group (``actor`` None).
-
-    Raises NotAllowed, or InvalidInput if ``actor`` is given and the team follows a group.
-    """
+    """Raises NotAllowed, or InvalidInput if the team follows an Entra group. ``actor`` is None when syncing groups."""
     _require_can_change(team, actor)
     now = now or timezone.now()
     with transaction.atomic():
@@ -73,7 +68,7 @@ def add_member(team: Team, user: User, *, actor: User | None, now: datetime | No
 
 
 def remove_member(team: Team, user: User, *, actor: User | None, now: datetime | None = None) -> None:
-    """Remove a member. Works and raises like add_member()."""
+    """Works and raises like add_member()."""
     _require_can_change(team, actor)
     with transaction.atomic():
         _remove_member(team, user, actor, now or timezone.now())

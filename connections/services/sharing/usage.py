@@ -59,7 +59,7 @@ def usage_of(pks: Collection[int], *, now: datetime) -> dict[int, Usage]:
 
 
 def working_keys(owner: User, *, now: datetime) -> list[WorkingKey]:
-    """Return up to 100 of a person's valid keys, by name. They act as their owner and cannot be transferred."""
+    """Return up to 100 of a person's valid keys, by name. Keys act as their owner, so they cannot be transferred."""
     keys = []
     for key in ApiKey.objects.filter(owner=owner, revoked_at=None).order_by("name", "pk")[:100]:
         if key.is_valid(now):
