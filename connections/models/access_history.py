@@ -1,5 +1,3 @@
-"""The access history: who could use what, and when."""
-
 from datetime import datetime
 
 from django.db import models

@@ -1,5 +1,3 @@
-"""Alert channels, personal preferences, and the outbox of alerts."""
-
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
@@ -64,8 +62,7 @@ class Delivery(models.Model):
     event = models.CharField(max_length=10, choices=Event)
     incident = models.ForeignKey(Incident, models.CASCADE, null=True, related_name="deliveries")
     credential = models.ForeignKey(AppCredential, models.CASCADE, null=True, related_name="+")
-    # Only for messages; other alerts derive their subject from the incident or credential.
-    subject = models.CharField(max_length=200, blank=True)
+    subject = models.CharField(max_length=200, blank=True)  # messages only; other alerts derive theirs when sent
     email = models.EmailField(max_length=320, blank=True)
     channel = models.ForeignKey(AlertChannel, models.CASCADE, null=True, related_name="deliveries")
     payload = models.JSONField(default=dict)  # facts for the templates, as they were at creation; never a secret

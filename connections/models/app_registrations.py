@@ -32,7 +32,7 @@ class AppRegistration(models.Model):
 
     # When Microsoft last accepted the credentials; null: never.
     verified_at = models.DateTimeField(null=True, blank=True, editable=False)
-    # When Microsoft began to reject the registration itself. Its connections wait unchanged.
+    # When Microsoft began to reject the registration itself. Its connections wait and keep their status.
     rejected_at = models.DateTimeField(null=True, blank=True, editable=False)
     rejected_code = models.CharField(max_length=60, blank=True, editable=False)
     rejected_cause = models.TextField(blank=True, editable=False)

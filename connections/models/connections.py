@@ -91,7 +91,7 @@ class Connection(models.Model):
     status_action = models.TextField(blank=True)
     status_who = models.CharField(max_length=10, choices=Who, blank=True)
     status_since = models.DateTimeField(default=timezone.now)
-    # Who disabled it, and whether only an IT admin may enable it again. Unset unless it is disabled.
+    # Who disabled it, and whether only an IT admin may enable it again. Set only while it is disabled.
     disabled_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+", db_index=False
     )
@@ -111,7 +111,7 @@ class Connection(models.Model):
     account_oid = models.CharField(max_length=36, blank=True)
     account_username = models.CharField(max_length=320, blank=True)  # preferred_username: display only, it may change
     account_name = models.CharField(max_length=256, blank=True)
-    sign_in_started_at = models.DateTimeField(null=True, blank=True)  # for a sign-in that has not returned yet
+    sign_in_started_at = models.DateTimeField(null=True, blank=True)  # only until the sign-in returns
     connected_at = models.DateTimeField(null=True, blank=True)  # last time a person (or an admin) authorised it
 
     # Requested at every refresh: what the last sign-in requested and got, as short names separated by spaces.

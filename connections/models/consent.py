@@ -1,5 +1,3 @@
-"""Requests for admin consent, and the links with which a directory's administrator grants it."""
-
 from django.conf import settings
 from django.db import models
 from django.db.models import Q

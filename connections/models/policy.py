@@ -1,5 +1,3 @@
-"""The organisation's policy, and approvals for what it allows only with an IT admin's consent."""
-
 from django.conf import settings
 from django.db import models
 from django.db.models import Q, Value

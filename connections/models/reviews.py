@@ -85,8 +85,7 @@ class ReviewItem(models.Model):
     until = models.DateTimeField(null=True)
     given_by_name = models.CharField(max_length=320, blank=True)
     given_at = models.DateTimeField()
-    # Last token request with a key that belongs to the recipient or a team member.
-    last_used_at = models.DateTimeField(null=True)
+    last_used_at = models.DateTimeField(null=True)  # last token request by the recipient or a team member
 
     decision = models.CharField(max_length=10, choices=Decision, default=Decision.OPEN)
     # The level that was confirmed, because the share may have changed after the review started.

@@ -13,9 +13,8 @@ from connections.models import ApiKey, Connection, TokenFetch
 
 _TABLE = TokenFetch._meta.db_table
 
-# Plain SQL because these run for every token, and the ORM would take longer to compose them than the database to run
-# them. Rows are locked in the order of their ids, so that processes that count the same rows cannot deadlock. A sealed
-# row never changes.
+# Plain SQL, because these run for every token, and the ORM would take longer to compose them than they take to run.
+# Rows are locked in order of id, so that processes counting the same rows cannot deadlock. Sealed rows never change.
 _COUNT_MANY = f"""
 WITH request AS (
     SELECT * FROM unnest(%s::int[], %s::bigint[], %s::bigint[], %s::inet[], %s::int[])

@@ -23,7 +23,7 @@ GRACE = timedelta(minutes=1)
 # On PostgreSQL, the last id that the sequence issued. A row with a higher id must have been planted; sealing it would
 # leave no room for the events recorded afterwards.
 LAST_ISSUED_ID = "(SELECT last_value FROM connections_auditevent_id_seq)"
-MAX_CLOCK_SKEW = timedelta(hours=1)  # minutes further ahead come from a wrong clock and are closed at once
+MAX_CLOCK_SKEW = timedelta(hours=1)  # a minute further in the future comes from a wrong clock and is closed at once
 _SEALED_AS_THEY_ARE = (
     "number", "previous_hash", "summary", "events_after", "events_upto", "events_count", "events_hash", "fetches_count",
     "fetches_hash",

@@ -32,8 +32,7 @@ class Kind:
     name: str
     select: str
     line: Callable[[Row], str]
-    # Pairs of columns: a foreign key, and the sealed id that it must equal unless it is NULL.
-    references: tuple[tuple[int, int], ...]
+    references: tuple[tuple[int, int], ...]  # columns: a foreign key, and the sealed id it equals unless it is NULL
 
 
 def _text(value: Any) -> str:
@@ -61,7 +60,7 @@ def _json(value: Any) -> str:
 
 
 def _fast_encoder() -> Callable[[Any, int], Iterable[str]]:
-    """Reuse one C encoder, because JSONEncoder creates one per value, which takes a third of the time to read a row."""
+    """Reuse one C encoder, because JSONEncoder creates one per value, which takes a third as long as reading a row."""
     c_make_encoder = getattr(json.encoder, "c_make_encoder", None)
     if c_make_encoder is None:  # not CPython
         return lambda value, level: _encoder.iterencode(value)

@@ -21,8 +21,7 @@ MAX_FINDINGS = 200  # kept per verification; the first broken seals matter most
 
 _LABELS = {"event": "Event", "token_fetch": "Token hand-out"}
 _EMPTY = hashlib.sha256().hexdigest()
-# The models that rows refer to, by the index of the referring column.
-_MODELS: dict[int, Any] = {13: User, 10: Connection, 11: ApiKey}
+_MODELS: dict[int, Any] = {13: User, 10: Connection, 11: ApiKey}  # by index of the column that refers to them
 
 
 @dataclass(frozen=True, slots=True)

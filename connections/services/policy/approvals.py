@@ -127,8 +127,7 @@ def request_approval(
     """Ask the IT admins to approve the connection as it is now, replacing any open request.
 
     ``reasons`` are the policy's, ``reason`` is the requester's. ``before`` is what to restore if the request is
-    declined. ``also`` are permissions Microsoft granted beyond those requested. Call it in the transaction that checked
-    the policy.
+    declined. ``also`` are permissions Microsoft granted in addition. Call it in the transaction that checks the policy.
     """
     request = evaluate.request_of(connection)
     with transaction.atomic():

@@ -109,5 +109,4 @@ def _limits(rules: Rules) -> list[str]:
 
 
 def tenant_names() -> dict[str, str]:
-    """Return the names of the registered tenants by their keys, using one query."""
     return {policy_rules.tenant_key(tenant): tenant.name for tenant in Tenant.objects.all()}

@@ -244,7 +244,6 @@ def evaluate_account(policies: Policies, tid: str, registered: Collection[str]) 
 
 
 def registered_tids(environment: str) -> frozenset[str]:
-    """Return the directory ids of an environment's tenants, using one query."""
     tenants = Tenant.objects.filter(environment=environment).exclude(tid="")
     return frozenset(tid.lower() for tid in tenants.values_list("tid", flat=True))
 

@@ -22,8 +22,7 @@ def change_state(
 ) -> bool:
     """Save ``values`` (including ``state``) and set them on ``request``, and record ``action`` with ``changes``.
 
-    Returns False, writing nothing, if the state is not in ``coming_from``. If two people decide at once, one gets
-    False.
+    Returns False, writing nothing, if the state is not in ``coming_from``, for example because somebody was faster.
     """
     with transaction.atomic():
         rows = type(request)._default_manager.filter(pk=request.pk, state__in=coming_from)

@@ -16,7 +16,7 @@ from connections.models import Tenant
 from connections.models.app_registrations import AuthenticationType
 
 MOST_PATTERNS = 200
-LONGEST_SHARE = 3 * 365  # days; services.sharing allows no share that is longer
+LONGEST_SHARE = 3 * 365  # days; services.sharing rejects longer shares
 
 
 class Effect(StrEnum):

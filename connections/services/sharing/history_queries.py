@@ -19,14 +19,13 @@ Interval = tuple[datetime, datetime]
 
 OWNER = "owner"  # the highest level; the others are those of Share.Level
 _RANK = {"use": 0, "manage": 1, OWNER: 2}
-# The databases' resolution; a single moment is represented as an interval of this length.
-_RESOLUTION = timedelta(microseconds=1)
+_RESOLUTION = timedelta(microseconds=1)  # of the databases; a moment is treated as an interval of this length
 CANDIDATES = 20  # shown when searching for a subject; the functions return one more if there are more
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The period a question is about, in UTC."""
+    """The time window a question is about, in UTC."""
 
     start: datetime
     end: datetime
@@ -211,7 +210,6 @@ def _overlapping(window: Window) -> QuerySet[AccessPeriod]:
 def _combine(
     window: Window, grants: Iterable[AccessPeriod], members: Iterable[AccessPeriod], disabled: Iterable[AccessPeriod]
 ) -> list[Access]:
-    """Find out who had which grant, directly or as a team member, while their account was enabled."""
     members_of: dict[int | None, list[AccessPeriod]] = defaultdict(list)
     for period in members:
         members_of[period.team_id].append(period)

@@ -157,8 +157,7 @@ def _create_or_change(
 ) -> Share:
     active = Share.objects.filter(connection=connection, person=person, team=team, ended_at=None)
     for expired in active.filter(until__lte=now):
-        # Lock the recipient before the share, in the same order as when a person or team is removed, to avoid
-        # deadlocks.
+        # Lock the recipient before the share, as when a person or team is removed, to avoid deadlocks.
         if person is not None:
             User.objects.select_for_update(no_key=True).filter(pk=person.pk).first()
         if team is not None:

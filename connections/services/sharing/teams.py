@@ -68,7 +68,7 @@ def add_member(team: Team, user: User, *, actor: User | None, now: datetime | No
 
 
 def remove_member(team: Team, user: User, *, actor: User | None, now: datetime | None = None) -> None:
-    """Works and raises like add_member()."""
+    """Raises like add_member()."""
     _require_can_change(team, actor)
     with transaction.atomic():
         _remove_member(team, user, actor, now or timezone.now())
