@@ -1,4 +1,4 @@
-"""The models; import them from here."""
+"""All models; import them from here."""
 
 from connections.models.access_history import AccessPeriod
 from connections.models.accounts import User

@@ -1,5 +1,3 @@
-"""The access history: who could use what, and when."""
-
 from datetime import datetime
 
 from django.db import models
@@ -9,10 +7,10 @@ from connections.models.sharing import Share
 
 
 class AccessPeriod(models.Model):
-    """A period of ownership, of a share, of a membership, or in which an account was disabled.
+    """A period in which somebody owned a connection, a share or membership was active, or an account was disabled.
 
-    Ids and names instead of foreign keys, so that it outlives what it is about. In force until just before ``ended_at``
-    or ``until``, whichever comes first. Written by services.sharing.history.
+    Stores ids and names instead of foreign keys, to outlive the objects. It ends just before ``ended_at`` or
+    ``until``, whichever comes first. Written by services.sharing.history.
     """
 
     class Kind(models.TextChoices):
@@ -29,7 +27,7 @@ class AccessPeriod(models.Model):
     person_name = models.CharField(max_length=320, blank=True)  # "Name <sign-in name>", as in the audit trail
     team_id = models.BigIntegerField(null=True)
     team_name = models.CharField(max_length=120, blank=True)
-    share_id = models.BigIntegerField(null=True)  # a share has a new period whenever its level or date changes
+    share_id = models.BigIntegerField(null=True)  # a share gets a new period whenever its level or date changes
     level = models.CharField(max_length=6, choices=Share.Level, blank=True)
     started_at = models.DateTimeField()
     until = models.DateTimeField(null=True)  # the planned end of a share
@@ -73,5 +71,5 @@ class AccessPeriod(models.Model):
 
     @property
     def end(self) -> datetime | None:
-        """When it ended, or is planned to; None if it is open-ended."""
+        """When the period ended or is planned to end; None if it is open-ended."""
         return min((moment for moment in (self.until, self.ended_at) if moment is not None), default=None)

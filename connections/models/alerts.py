@@ -1,5 +1,3 @@
-"""Alert channels, personal preferences, and the outbox of alerts."""
-
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
@@ -10,7 +8,7 @@ from connections.models.incidents import Incident
 
 
 class AlertChannel(models.Model):
-    """A webhook or chat that receives every alert of the organisation."""
+    """A webhook or chat that receives all of the organisation's alerts."""
 
     class Kind(models.TextChoices):
         WEBHOOK = "webhook", "Signed webhook (Standard Webhooks)"
@@ -33,16 +31,15 @@ class AlertChannel(models.Model):
 
 
 class AlertChoice(models.Model):
-    """A person's e-mail preferences; without a row the defaults apply."""
+    """A person's e-mail preferences. The defaults apply if there is no row."""
 
     user = models.OneToOneField(settings.AUTH_USER_MODEL, models.CASCADE, related_name="alert_choice")
     own_incidents = models.BooleanField("what I must mend", default=True)
     reminders = models.BooleanField("reminders while it is not mended", default=True)
     recoveries = models.BooleanField("when it works again", default=True)
-    # IT admins only.
+    # Only for IT admins.
     organisation_incidents = models.BooleanField("incidents of the organisation", default=True)
     expiry_warnings = models.BooleanField("secrets and certificates that expire soon", default=True)
-    # Requests and reviews, and their outcome.
     messages = models.BooleanField("what I am asked to decide, and answers to what I asked", default=True)
 
     def __str__(self) -> str:
@@ -50,7 +47,7 @@ class AlertChoice(models.Model):
 
 
 class Delivery(models.Model):
-    """An alert to one recipient, in the outbox until it is delivered or given up."""
+    """An alert to one recipient, kept in the outbox until it is delivered or given up."""
 
     class Event(models.TextChoices):
         OPENED = "opened", "Incident opened"
@@ -65,11 +62,10 @@ class Delivery(models.Model):
     event = models.CharField(max_length=10, choices=Event)
     incident = models.ForeignKey(Incident, models.CASCADE, null=True, related_name="deliveries")
     credential = models.ForeignKey(AppCredential, models.CASCADE, null=True, related_name="+")
-    subject = models.CharField(max_length=200, blank=True)  # of a message; others derive it from incident or credential
-    # Exactly one recipient: an e-mail address, or a channel.
+    subject = models.CharField(max_length=200, blank=True)  # messages only; other alerts derive theirs when sent
     email = models.EmailField(max_length=320, blank=True)
     channel = models.ForeignKey(AlertChannel, models.CASCADE, null=True, related_name="deliveries")
-    payload = models.JSONField(default=dict)  # facts for the templates as of creation; never a secret
+    payload = models.JSONField(default=dict)  # facts for the templates, as they were at creation; never a secret
     created_at = models.DateTimeField()
     attempts = models.PositiveIntegerField(default=0)
     next_attempt_at = models.DateTimeField(null=True)  # null: delivered or given up

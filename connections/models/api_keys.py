@@ -1,5 +1,3 @@
-"""API keys of automations, and the tokens they requested."""
-
 from datetime import datetime
 
 from django.conf import settings
@@ -11,7 +9,7 @@ from connections.models.connections import Connection
 
 
 class ApiKey(models.Model):
-    """The credential of an automation. It acts as its owner, within its scopes. Only a digest is stored."""
+    """An automation's credential, which acts as its owner within its scopes. Only a digest is stored."""
 
     class Scope(models.TextChoices):
         TOKEN_READ = "token:read", "Fetch access tokens"
@@ -26,25 +24,25 @@ class ApiKey(models.Model):
     prefix = models.CharField(max_length=16, unique=True)  # identifies the key; shown in lists
     digest = models.CharField(max_length=64)  # SHA-256 of the whole key, hex; the key itself has 190 random bits
     scopes = models.JSONField(default=list)
-    # Whether the key is limited to ``connections``. Not derived from them: when the last one is deleted, the key must
-    # reach nothing, not everything.
+    # Whether the key is limited to ``connections``. Stored separately because a key must lose all access, not gain
+    # access to everything, when its last connection is deleted.
     only_chosen = models.BooleanField(default=False)
     connections = models.ManyToManyField(Connection, blank=True, related_name="api_keys")
     networks = models.JSONField(default=list, blank=True)  # in CIDR notation; empty: any address
-    # Calls per minute, set by an IT admin; null: API_RATE_LIMIT, 0: no limit.
+    # Calls per minute, set by an IT admin. Null: API_RATE_LIMIT applies; 0: no limit.
     rate_limit = models.PositiveIntegerField(null=True, blank=True)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
     last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
     last_used_from = models.GenericIPAddressField(null=True, blank=True, editable=False)
-    # The secret before the last rotation; it works until ``previous_until``, and only if that is set.
+    # The secret from before the last rotation. It works until ``previous_until``, and only if that is set.
     previous_prefix = models.CharField(max_length=16, unique=True, null=True, blank=True, editable=False)
     previous_digest = models.CharField(max_length=64, blank=True, editable=False)
     previous_until = models.DateTimeField(null=True, blank=True, editable=False)
     previous_used_at = models.DateTimeField(null=True, blank=True, editable=False)
     rotated_at = models.DateTimeField(null=True, blank=True, editable=False)
-    # The smallest number of days before expiry that its owner was warned of.
+    # The smallest threshold, in days before expiry, at which the owner was warned.
     warned_days = models.PositiveSmallIntegerField(null=True, blank=True, editable=False)
 
     class Meta:
@@ -67,10 +65,10 @@ class ApiKey(models.Model):
 
 
 class TokenFetch(models.Model):
-    """Token requests of a key for a connection from an address in one minute; sealed after that minute, then fixed."""
+    """A key's token requests for a connection from an address in one minute. Never changes once sealed."""
 
     key = models.ForeignKey(ApiKey, models.SET_NULL, null=True, related_name="fetches")
-    # The original ids of key and connection, which are sealed; the foreign keys become NULL on deletion.
+    # The original ids of key and connection, which are sealed. The foreign keys become NULL on deletion.
     key_ref = models.BigIntegerField(null=True, editable=False)
     key_name = models.CharField(max_length=120)
     owner_name = models.CharField(max_length=320)
@@ -80,12 +78,12 @@ class TokenFetch(models.Model):
     minute = models.DateTimeField()
     address = models.GenericIPAddressField(null=True)
     count = models.PositiveIntegerField(default=1)
-    seal = models.BigIntegerField(null=True, editable=False)  # the number of the AuditSeal that holds it
+    seal = models.BigIntegerField(null=True, editable=False)  # number of the AuditSeal that covers it
 
     class Meta:
         ordering = ("-minute", "-pk")
         constraints = (
-            # Requests recorded after the sealing, by a slow clock, are counted in a new row.
+            # Requests that a slow clock records after the sealing are counted in a new row.
             models.UniqueConstraint(
                 fields=("key", "connection", "address", "minute"),
                 condition=Q(seal=None),

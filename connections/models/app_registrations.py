@@ -1,5 +1,3 @@
-"""App registrations and their credentials."""
-
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
@@ -27,23 +25,23 @@ class AppRegistration(models.Model):
     audience = models.CharField(max_length=10, choices=Audience, default=Audience.SINGLE)
     allows_delegated = models.BooleanField("delegated connections", default=True)
     allows_app_only = models.BooleanField("app-only connections", default=False)
-    # Keys of connections.microsoft.capabilities, preselected when connecting.
+    # Keys of connections.microsoft.capabilities that are preselected when connecting.
     default_capabilities = models.JSONField(default=list, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
 
     # When Microsoft last accepted the credentials; null: never.
     verified_at = models.DateTimeField(null=True, blank=True, editable=False)
-    # Since when Microsoft rejects the registration itself. Its connections wait unchanged.
+    # When Microsoft began to reject the registration itself. Its connections wait and keep their status.
     rejected_at = models.DateTimeField(null=True, blank=True, editable=False)
     rejected_code = models.CharField(max_length=60, blank=True, editable=False)
     rejected_cause = models.TextField(blank=True, editable=False)
     rejected_action = models.TextField(blank=True, editable=False)
-    # When to try again while rejected; the token scheduler claims it by moving it forward.
+    # When to try again while it is rejected. The token scheduler claims it by moving this time forward.
     canary_after = models.DateTimeField(null=True, blank=True, editable=False)
-    # Microsoft throttles it (429, Retry-After) until then.
+    # Microsoft throttles the registration until then (429, Retry-After).
     paused_until = models.DateTimeField(null=True, blank=True, editable=False)
-    # When to read its credentials' expiry from Microsoft Graph; null: now. A worker claims it by moving it forward.
+    # When to read the credentials' expiry dates from Microsoft Graph; null: now. Workers claim it by moving it forward.
     read_expiries_after = models.DateTimeField(null=True, blank=True, editable=False)
 
     class Meta:
@@ -71,7 +69,7 @@ class AppRegistration(models.Model):
 
 class AppCredentialQuerySet(models.QuerySet["AppCredential"]):
     def live(self) -> "AppCredentialQuerySet":
-        """Those in use, in the order in which they are tried: accepted before rejected, then the newest."""
+        """Return those in use, in the order in which they are tried: accepted before rejected, then newest first."""
         order = (models.F("rejected_at").asc(nulls_first=True), "-created_at", "-pk")
         return self.filter(retired_at=None).order_by(*order)
 
@@ -89,16 +87,16 @@ class AppCredential(models.Model):
     secret = SecretField()
     private_key = SecretField()  # PEM, PKCS#8
     certificate = models.TextField(blank=True)  # PEM, public
-    # SHA-256 thumbprint of the certificate, hex in upper case as in Entra's portal.
+    # SHA-256 thumbprint of the certificate, in upper-case hex as in Entra's portal.
     thumbprint = models.CharField(max_length=64, blank=True)
-    # First three characters of a secret, as Graph's passwordCredential.hint.
+    # The first three characters of a secret, as in Graph's passwordCredential.hint.
     hint = models.CharField(max_length=3, blank=True)
     expires_at = models.DateTimeField(null=True, blank=True)
     # When Microsoft Graph confirmed the expiry date; null: a person entered it.
     expiry_read_at = models.DateTimeField(null=True, blank=True, editable=False)
-    # Since when it is missing from the app registration in Entra; Microsoft will reject it.
+    # When it was first found missing from the app registration in Entra. Microsoft will reject it.
     unlisted_at = models.DateTimeField(null=True, blank=True, editable=False)
-    # The smallest number of days before expiry that was warned of.
+    # The smallest threshold, in days before expiry, at which a warning was sent.
     warned_days = models.PositiveSmallIntegerField(null=True, blank=True, editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")

@@ -1,5 +1,3 @@
-"""The audit trail: events, repeated denials, and saved filters."""
-
 from enum import StrEnum
 from typing import Any, NoReturn
 
@@ -13,7 +11,7 @@ def _refuse(*args: Any, **kwargs: Any) -> NoReturn:
 
 
 class AppendOnlyQuerySet(models.QuerySet[Any]):
-    """Rows that are only inserted, which triggers enforce, too. Only services.operations.retention deletes old ones."""
+    """Rows that are only inserted, which triggers also enforce. Only services.operations.retention deletes old ones."""
 
     update = bulk_update = delete = _refuse
 
@@ -147,7 +145,7 @@ class AuditAction(StrEnum):
 
 
 class AuditEvent(AppendOnly):
-    """Who did what to which object. Append-only; it stores names, so it outlives what it refers to."""
+    """Who did what to which object. Append-only. Stores names, so that it outlives the objects it refers to."""
 
     class Outcome(models.TextChoices):
         DONE = "done", "Done"
@@ -157,11 +155,11 @@ class AuditEvent(AppendOnly):
     at = models.DateTimeField(default=timezone.now, editable=False)
     action = models.CharField(max_length=60)  # an AuditAction
     outcome = models.CharField(max_length=10, choices=Outcome, default=Outcome.DONE)
-    # Null: the portal itself, or a deleted account; actor_name says which.
+    # Null for the portal itself or a deleted account; actor_name says which.
     actor = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="audit_events", db_constraint=False
     )
-    # The actor's original id, which is sealed; the foreign key becomes NULL on deletion.
+    # The actor's original id, which is sealed. The foreign key becomes NULL on deletion.
     actor_ref = models.BigIntegerField(null=True, editable=False)
     actor_name = models.CharField(max_length=320)
     target_type = models.CharField(max_length=40)  # the model's name, for example Connection
@@ -169,8 +167,7 @@ class AuditEvent(AppendOnly):
     target_name = models.CharField(max_length=320)
     # {field: [before, after]} or other facts. Never a secret.
     changes = models.JSONField(default=dict)
-    # The owner of the target at that time, who may read the event.
-    owner_id = models.BigIntegerField(null=True)
+    owner_id = models.BigIntegerField(null=True)  # the target's owner at that time, who may read the event
     request_id = models.CharField(max_length=36, blank=True)
     address = models.GenericIPAddressField(null=True)
 
@@ -188,7 +185,7 @@ class AuditEvent(AppendOnly):
 
 
 class RepeatedDenial(models.Model):
-    """How often the same action was denied to a person within a minute; all but the first make one more event later."""
+    """How often an action was denied to a person within a minute. Repeats later become a single event."""
 
     person = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
     tried = models.CharField(max_length=100)  # method and URL name, for example "POST connection_disable"
@@ -210,7 +207,7 @@ class RepeatedDenial(models.Model):
 
 
 class AuditView(models.Model):
-    """A saved filter of the audit trail, visible only to its person."""
+    """A saved filter of the audit trail, visible only to the person who saved it."""
 
     person = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="audit_views")
     name = models.CharField(max_length=120)

@@ -10,21 +10,19 @@ class AuditSeal(AppendOnly):
     """The hash of a batch of events and token requests, chained to the previous seal. See docs/audit.md."""
 
     number = models.BigIntegerField(primary_key=True)  # 1, 2, 3 … without gaps
-    # Ids of the events: above the first, up to the second. The ranges of all seals leave no gap.
+    # The seal covers events with ids above the first and up to the second. There are no gaps between seals.
     events_after = models.BigIntegerField()
     events_upto = models.BigIntegerField()
     events_count = models.PositiveIntegerField()
     events_hash = models.CharField(max_length=64)  # SHA-256 of the events' lines, hex
-    # Token requests store the number of their seal.
-    fetches_count = models.PositiveIntegerField()
+    fetches_count = models.PositiveIntegerField()  # token requests store the number of their seal
     fetches_hash = models.CharField(max_length=64)
-    # The earliest and the latest time in the batch.
     covers_from = models.DateTimeField()
     covers_until = models.DateTimeField()
     summary = models.JSONField()  # {action: count}; remains after retention has deleted the rows
     marks = models.BinaryField()  # a short digest of every row, to find the wrong one if the hash differs
     sealed_at = models.DateTimeField()
-    previous_hash = models.CharField(max_length=64, unique=True)  # unique: two sealers cannot fork the chain
+    previous_hash = models.CharField(max_length=64, unique=True)  # unique, so that two sealers cannot fork the chain
     hash = models.CharField(max_length=64, unique=True)
 
     class Meta:
@@ -36,14 +34,14 @@ class AuditSeal(AppendOnly):
 
 
 class AuditSealing(models.Model):
-    """A single row: the sealer's state between two runs, and the lock between concurrent sealers."""
+    """A single row: the sealer's state between two runs, which is also the lock between concurrent sealers."""
 
-    # All transactions with ids up to here have ended, so no event can appear among them any more.
+    # All transactions with ids up to here have ended, so no more events can appear among them.
     final_upto = models.BigIntegerField(default=0)
-    # The next such id, and the transactions (PostgreSQL's virtual ids) that were open when it was the newest.
+    # The next candidate for ``final_upto``, and the transactions (PostgreSQL's virtual ids) that must end first.
     pending_upto = models.BigIntegerField(null=True)
     pending_transactions = models.JSONField(default=list)
-    # On SQLite the triggers allow deletion while it is true; set only by services.operations.retention.
+    # While true, the triggers on SQLite allow deletion. Set only by services.operations.retention.
     retention_open = models.BooleanField(default=False)
 
     def __str__(self) -> str:
@@ -61,7 +59,7 @@ class SealPublication(models.Model):
     place = models.CharField(max_length=10, choices=Place, primary_key=True)
     upto = models.BigIntegerField(default=0)  # number of the last seal that arrived
     published_at = models.DateTimeField(null=True)
-    attempts = models.PositiveIntegerField(default=0)  # failed attempts since then
+    attempts = models.PositiveIntegerField(default=0)  # failed attempts since the last success
     next_attempt_at = models.DateTimeField(null=True)  # also the lease of the worker that publishes
     last_error = models.CharField(max_length=300, blank=True)
 
@@ -70,7 +68,7 @@ class SealPublication(models.Model):
 
 
 class AuditVerification(models.Model):
-    """A verification of the whole chain, carried out by a worker and resumed if that dies."""
+    """A verification of the whole chain by a worker. If the worker dies, another one resumes it."""
 
     class State(models.TextChoices):
         WAITING = "waiting", "Waiting"
@@ -88,8 +86,8 @@ class AuditVerification(models.Model):
     head = models.CharField(max_length=64, blank=True)  # that seal's hash
     checked = models.BigIntegerField(default=0)  # the last seal checked
     rows = models.BigIntegerField(default=0)  # events and token requests checked
-    unsealed = models.BigIntegerField(default=0)  # rows no seal covers yet
-    findings = models.JSONField(default=list)  # [{seal, kind, what}], the first broken seal first
+    unsealed = models.BigIntegerField(default=0)  # rows that no seal covers yet
+    findings = models.JSONField(default=list)  # [{seal, kind, what}], starting with the first broken seal
 
     class Meta:
         ordering = ("-pk",)

@@ -1,5 +1,3 @@
-"""Requests for admin consent, and the links with which a directory's administrator grants it."""
-
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
@@ -12,7 +10,7 @@ from connections.models.connections import Connection
 class ConsentLink(models.Model):
     """A link to Microsoft's admin consent page for an app registration in a directory, and its outcome.
 
-    Microsoft's callback proves nothing: it has ``admin_consent=True`` on failure too, and its ``tenant`` can be forged
+    Microsoft's callback proves nothing: it has ``admin_consent=True`` even on failure, and its ``tenant`` can be forged
     (Microsoft: identity-platform/v2-admin-consent). ``verified_at`` is set once a token contains the permissions.
     """
 
@@ -24,12 +22,11 @@ class ConsentLink(models.Model):
         FAILED = "failed", "Failed at Microsoft"
 
     app_registration = models.ForeignKey(AppRegistration, models.CASCADE, related_name="consent_links")
-    # The directory as in Microsoft's URL: GUID, domain or "organizations".
-    directory_id = models.CharField(max_length=253)
+    directory_id = models.CharField(max_length=253)  # as in Microsoft's URL: GUID, domain or "organizations"
     # Digest of the one-time OAuth state, which only the browser has.
     state_digest = models.CharField(max_length=64, unique=True)
     state = models.CharField(max_length=10, choices=State, default=State.OPEN)
-    scopes = models.TextField(blank=True)  # requested permissions, short names, space separated
+    scopes = models.TextField(blank=True)  # requested permissions, as short names separated by spaces
     code = models.CharField(max_length=60, blank=True)
     cause = models.TextField(blank=True)
     action = models.TextField(blank=True)
@@ -49,7 +46,7 @@ class ConsentLink(models.Model):
 
 
 class ConsentRequest(models.Model):
-    """A person's request for the admin consent that a connection needs; it outlives people and connections.
+    """A person's request for the admin consent that a connection needs. It outlives people and connections.
 
     Requests for the same permissions of an app in a directory share a link. Verified once a token contains them.
     """
@@ -63,19 +60,17 @@ class ConsentRequest(models.Model):
         FAILED = "failed", "Failed at Microsoft"
         WITHDRAWN = "withdrawn", "Withdrawn"
 
-    # A failed request can be approved again, so it stays open.
-    CLOSED = (State.VERIFIED, State.DECLINED, State.WITHDRAWN)
+    CLOSED = (State.VERIFIED, State.DECLINED, State.WITHDRAWN)  # a failed request can be approved again
 
     connection = models.ForeignKey(Connection, models.SET_NULL, null=True, related_name="consent_requests")
     connection_name = models.CharField(max_length=120)
-    # Served by the index below.
     app_registration = models.ForeignKey(
         AppRegistration, models.CASCADE, related_name="consent_requests", db_index=False
     )
     directory_id = models.CharField(max_length=253)  # as in ConsentLink
     authentication_type = models.CharField(max_length=20, choices=AuthenticationType)
-    capabilities = models.JSONField(default=list)  # what the permissions are for, as keys
-    permissions = models.TextField(blank=True)  # scopes or roles, short names, sorted, space separated
+    capabilities = models.JSONField(default=list)  # what the permissions are for, as capability keys
+    permissions = models.TextField(blank=True)  # scopes or roles, as sorted short names separated by spaces
     reason = models.TextField()
     state = models.CharField(max_length=10, choices=State, default=State.ASKED)
     requester = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="consent_requests")
@@ -106,7 +101,7 @@ class ConsentRequest(models.Model):
 
     @property
     def owner_id(self) -> int | None:
-        """For AuditEvent.owner_id."""
+        """The person who may read audit events about this request; see AuditEvent.owner_id."""
         return self.requester_id
 
     @property

@@ -1,5 +1,3 @@
-"""Ownership transfers, and whether the new owner has signed in yet."""
-
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
@@ -18,12 +16,11 @@ class HandOver(models.Model):
     by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     by_name = models.CharField(max_length=320)
     at = models.DateTimeField()
-    # Whether the old account's tokens are used until the new owner has signed in; else they were deleted at once.
+    # Whether the old account's tokens are kept until the new owner has signed in. Otherwise they were deleted at once.
     keeps_grant = models.BooleanField()
-    # The account that had signed in; "" if there was none.
-    account_before = models.CharField(max_length=320, blank=True)
+    account_before = models.CharField(max_length=320, blank=True)  # the account that had signed in, or ""
     completed_at = models.DateTimeField(null=True)
-    # Transferred again before it was completed.
+    # Set if ownership was transferred again before this transfer was completed.
     superseded_at = models.DateTimeField(null=True)
 
     class Meta:

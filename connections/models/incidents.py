@@ -1,5 +1,3 @@
-"""Incidents: a cause that breaks connections, open until a later success closes it."""
-
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
@@ -11,7 +9,7 @@ from connections.models.tenants import Tenant
 
 
 class Incident(models.Model):
-    """One cause, however many connections it breaks; kept after it was resolved."""
+    """One cause, however many connections it breaks. Kept after it has been resolved."""
 
     class Kind(models.TextChoices):
         APP_REGISTRATION = "app_registration", "App registration rejected"
@@ -25,9 +23,9 @@ class Incident(models.Model):
         LEAVER = "leaver", "Owner has left"
 
     kind = models.CharField(max_length=20, choices=Kind)
-    # Identifies the cause, for example "app:12"; unique among open incidents.
+    # Identifies the cause, for example "app:12". Unique among open incidents.
     key = models.CharField(max_length=200)
-    title = models.CharField(max_length=320)  # stored, so that it outlives what it is about
+    title = models.CharField(max_length=320)  # stored, so that it outlives the object it names
     code = models.CharField(max_length=60, blank=True)
     cause = models.TextField(blank=True)
     action = models.TextField(blank=True)
@@ -36,11 +34,10 @@ class Incident(models.Model):
     # The person who can fix it; null: the IT admins, or nobody (see ``who``).
     assignee = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="incidents")
     assignee_name = models.CharField(max_length=320, blank=True)
-    # What it is about, and where it is fixed.
     app_registration = models.ForeignKey(AppRegistration, models.SET_NULL, null=True, related_name="incidents")
     tenant = models.ForeignKey(Tenant, models.SET_NULL, null=True, related_name="incidents")
     mailbox = models.ForeignKey(SharedMailbox, models.SET_NULL, null=True, related_name="incidents")
-    # The departed person, if that is the cause.
+    # The person who left, if that is the cause.
     person = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     opened_at = models.DateTimeField()
     seen_at = models.DateTimeField()  # last observation

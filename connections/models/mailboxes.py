@@ -1,5 +1,3 @@
-"""Shared mailboxes, and whether connections reach them."""
-
 from typing import cast
 
 from django.conf import settings
@@ -28,13 +26,13 @@ class SharedMailbox(models.Model):
 
 class MailboxAccessQuerySet(models.QuerySet["MailboxAccess"]):
     def with_connection(self) -> "MailboxAccessQuerySet":
-        """Join everything that a probe needs; the encrypted columns stay in the database."""
+        """Join everything that a probe needs, without loading the encrypted columns."""
         joined = self.select_related("connection__app_registration__tenant", "connection__owner")
         return cast("MailboxAccessQuerySet", without_tokens(joined))
 
 
 class MailboxAccess(models.Model):
-    """Whether a connection reaches a shared mailbox, as of the last probe with the connection's own token."""
+    """Whether a connection can reach a shared mailbox, as of the last probe with the connection's own token."""
 
     class State(models.TextChoices):
         UNPROBED = "unprobed", "Not tested yet"
@@ -46,12 +44,12 @@ class MailboxAccess(models.Model):
     mailbox = models.ForeignKey(SharedMailbox, models.PROTECT, related_name="accesses")
     state = models.CharField(max_length=12, choices=State, default=State.UNPROBED)
     code = models.CharField(max_length=60, blank=True)
-    # What is missing, for machines (microsoft.mailbox_errors), for example "full_access" or "shared_scope".
+    # What is missing, in machine-readable form (microsoft.mailbox_errors), such as "full_access" or "shared_scope".
     lack = models.CharField(max_length=30, blank=True)
     cause = models.TextField(blank=True)
     action = models.TextField(blank=True)
     probed_at = models.DateTimeField(null=True, blank=True)
-    # When the next probe is due; the task claims it by moving it forward.
+    # When the next probe is due. The task claims it by moving this time forward.
     probe_after = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 

@@ -1,5 +1,3 @@
-"""The organisation's policy, and approvals of what it allows only with an IT admin's consent."""
-
 from django.conf import settings
 from django.db import models
 from django.db.models import Q, Value
@@ -11,12 +9,11 @@ from connections.models.connections import Connection
 
 
 class Policy(models.Model):
-    """The rules of the organisation (``app_registration`` null), or the stricter ones of an app registration."""
+    """The organisation's rules (``app_registration`` null), or additional rules for one app registration."""
 
     app_registration = models.OneToOneField(AppRegistration, models.CASCADE, null=True, related_name="policy")
     rules = models.JSONField(default=dict)
-    # Incremented by every change, to detect concurrent edits.
-    version = models.PositiveIntegerField(default=1)
+    version = models.PositiveIntegerField(default=1)  # incremented by every change, to detect concurrent edits
     changed_at = models.DateTimeField(default=timezone.now)
     changed_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
 
@@ -41,18 +38,18 @@ class Approval(models.Model):
         DECLINED = "declined", "Declined"
         WITHDRAWN = "withdrawn", "Withdrawn"
 
-    # Null once the connection is removed; its name is stored.
+    # Null once the connection has been removed; its name is kept.
     connection = models.ForeignKey(Connection, models.SET_NULL, null=True, related_name="approvals")
     connection_name = models.CharField(max_length=120)
     app_name = models.CharField(max_length=120)
     authentication_type = models.CharField(max_length=20, choices=AuthenticationType)
-    # The request: keys of capabilities, entered scopes, and all resulting permissions as short names.
+    # What was requested: capability keys, manually entered scopes, and all resulting permissions as short names.
     capabilities = models.JSONField(default=list)
     extra_scopes = models.TextField(blank=True)
     permissions = models.JSONField(default=list)
-    # The connection's previous values, restored if this is declined or withdrawn; null: it is new.
+    # The connection's previous values, restored if this is declined or withdrawn; null for a new connection.
     before = models.JSONField(null=True)
-    reasons = models.JSONField(default=list)  # sentences: the rules that require an approval
+    reasons = models.JSONField(default=list)  # the rules that require an approval, as sentences
     reason = models.TextField(blank=True)  # why it is needed, in the requester's words
     state = models.CharField(max_length=10, choices=State, default=State.WAITING)
     requested_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="approvals")

@@ -1,4 +1,4 @@
-"""Access reviews: owners confirm who else uses their connections; unconfirmed shares end."""
+"""Access reviews: owners confirm who else uses their connections, and unconfirmed shares end."""
 
 from datetime import datetime, timedelta
 
@@ -11,15 +11,15 @@ from connections.models.connections import Connection
 from connections.models.sharing import Share
 from connections.models.tenants import Tenant
 
-NOTICE = timedelta(days=1)  # before the due date, owners and recipients of shares are warned
-LEAST_NOTICE = timedelta(hours=12)  # nothing ends sooner than this after a late warning
+NOTICE = timedelta(days=1)  # owners and recipients of shares are warned this long before the due date
+LEAST_NOTICE = timedelta(hours=12)  # after a late warning, nothing ends sooner than this
 
 
 class AccessReview(models.Model):
-    """A review of the shares that were active when it started. Never changed once closed or cancelled."""
+    """A review of the shares that were active when it started. Never changes once closed or cancelled."""
 
     name = models.CharField(max_length=120)
-    # Its scope: everything, or the connections of one of these; described in ``scope_name``.
+    # The scope: everything, or the connections of one of these. ``scope_name`` describes it.
     app_registration = models.ForeignKey(AppRegistration, models.SET_NULL, null=True, related_name="+")
     tenant = models.ForeignKey(Tenant, models.SET_NULL, null=True, related_name="+")
     scope_name = models.CharField(max_length=200)
@@ -28,7 +28,7 @@ class AccessReview(models.Model):
     started_by_name = models.CharField(max_length=320)
     due_at = models.DateTimeField()  # the first moment after the last day
     reminded = models.PositiveSmallIntegerField(default=0)  # how many of the two reminders were sent
-    warned_at = models.DateTimeField(null=True)  # when the last one was sent
+    warned_at = models.DateTimeField(null=True)  # when the last reminder, the warning, was sent
     cancelled_at = models.DateTimeField(null=True)
     cancelled_by_name = models.CharField(max_length=320, blank=True)
     closed_at = models.DateTimeField(null=True)
@@ -76,7 +76,7 @@ class ReviewItem(models.Model):
     connection = models.ForeignKey(Connection, models.SET_NULL, null=True, related_name="review_items")
     connection_name = models.CharField(max_length=120)
     app_name = models.CharField(max_length=120)
-    # Who decides: the connection's owner, updated if the ownership is transferred during the review.
+    # Who decides: the connection's owner, updated if ownership is transferred during the review.
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     owner_name = models.CharField(max_length=320)
     is_team = models.BooleanField()
@@ -85,10 +85,10 @@ class ReviewItem(models.Model):
     until = models.DateTimeField(null=True)
     given_by_name = models.CharField(max_length=320, blank=True)
     given_at = models.DateTimeField()
-    last_used_at = models.DateTimeField(null=True)  # last token request with a key of the recipient or a team member
+    last_used_at = models.DateTimeField(null=True)  # last token request by the recipient or a team member
 
     decision = models.CharField(max_length=10, choices=Decision, default=Decision.OPEN)
-    # The confirmed level: the share may have changed after the review started.
+    # The level that was confirmed, because the share may have changed after the review started.
     decided_level = models.CharField(max_length=6, choices=Share.Level, blank=True)
     decided_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     decided_by_name = models.CharField(max_length=320, blank=True)
@@ -109,16 +109,16 @@ class ReviewItem(models.Model):
 
     @property
     def can_be_answered(self) -> bool:
-        """Whether a decision may still be made or changed; an ended share is not restored."""
+        """Whether a decision may still be made or changed. A share that has ended is not restored."""
         return self.decision in (self.Decision.OPEN, self.Decision.CONFIRMED)
 
 
 class ReviewPlan(models.Model):
-    """Whether a review of everything starts automatically every quarter. A single row; none: it does not."""
+    """Whether a review of everything starts automatically every quarter. A single row; without it, none starts."""
 
     is_on = models.BooleanField(default=False)
     days = models.PositiveSmallIntegerField(default=21)  # how long such a review lasts
-    # The last quarter that needs no review: the one it was enabled in, or of the last review.
+    # The last quarter that needs no automatic review: when this was enabled, or when the last review started.
     quarter = models.CharField(max_length=7, blank=True)
 
     def __str__(self) -> str:

@@ -1,5 +1,3 @@
-"""Teams, and shares of connections with people and teams."""
-
 from datetime import datetime
 
 from django.conf import settings
@@ -14,7 +12,7 @@ class Team(models.Model):
     """A group of people, managed by IT admins or following an Entra group at each sign-in of its members."""
 
     name = models.CharField(max_length=120, unique=True)
-    # The group's object ID, as in the "groups" claim; people join and leave as they sign in.
+    # The group's object ID, as in the "groups" claim. People join and leave as they sign in.
     entra_group = models.CharField("Entra group", max_length=120, blank=True)
     members = models.ManyToManyField(settings.AUTH_USER_MODEL, through="TeamMember", related_name="teams")
     created_at = models.DateTimeField(auto_now_add=True)
@@ -49,7 +47,7 @@ class ShareQuerySet(models.QuerySet["Share"]):
 
 
 class Share(models.Model):
-    """The right to use or manage a connection, optionally until a date. Kept when it ends, with ``ended_at``."""
+    """The right to use or manage a connection, optionally until a date. Kept after it ends, with ``ended_at``."""
 
     class Level(models.TextChoices):
         USE = "use", "Use: fetch tokens, see its state"
@@ -83,7 +81,6 @@ class Share(models.Model):
         indexes = (
             models.Index(fields=("person", "connection"), condition=Q(ended_at=None), name="share_by_person"),
             models.Index(fields=("team", "connection"), condition=Q(ended_at=None), name="share_by_team"),
-            # For services.sharing.shares.end_expired.
             models.Index(fields=("until",), condition=Q(ended_at=None, until__isnull=False), name="share_by_end"),
         )
 

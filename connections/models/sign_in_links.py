@@ -1,5 +1,3 @@
-"""Links with which people without a portal account sign in for a connection."""
-
 from django.conf import settings
 from django.db import models
 
@@ -7,7 +5,7 @@ from connections.models.connections import Connection
 
 
 class SignInLink(models.Model):
-    """A link for a mailbox's owner: valid for half an hour, in the first browser that uses it, for one sign-in."""
+    """A link for a mailbox's owner, valid for half an hour and one sign-in, in the first browser that uses it."""
 
     connection = models.ForeignKey(Connection, models.CASCADE, related_name="sign_in_links")
     digest = models.CharField(max_length=64, unique=True)  # SHA-256 of the token, hex

@@ -1,5 +1,3 @@
-"""Replies of the API to requests with an Idempotency-Key."""
-
 from django.db import models
 
 from connections.fields import SecretField
@@ -7,7 +5,7 @@ from connections.models.api_keys import ApiKey
 
 
 class StoredReply(models.Model):
-    """A POST with an Idempotency-Key, as digests: first a claim, then the encrypted reply, kept for a day."""
+    """A POST with an Idempotency-Key, stored as digests: first a claim, then the encrypted reply, kept for a day."""
 
     key = models.ForeignKey(ApiKey, models.CASCADE, related_name="stored_replies", db_index=False)
     digest = models.CharField(max_length=64)  # of the Idempotency-Key

@@ -1,5 +1,3 @@
-"""Microsoft Entra directories."""
-
 from django.conf import settings
 from django.db import models
 
@@ -8,16 +6,16 @@ SHARED_ENDPOINTS = ("common", "organizations", "consumers")
 
 
 class Tenant(models.Model):
-    """A Microsoft Entra directory, or a shared endpoint for people of many directories."""
+    """A Microsoft Entra directory, or a shared endpoint for people from many directories."""
 
     name = models.CharField(max_length=120)
-    # One of connections.microsoft.clouds.CLOUDS; no choices because "sandbox" depends on the settings.
+    # One of connections.microsoft.clouds.CLOUDS. No choices, because "sandbox" depends on the settings.
     environment = models.CharField(max_length=20)
     # As in Microsoft's URLs: a GUID, a verified domain, or a shared endpoint. Lower case.
     directory_id = models.CharField("directory (tenant) ID", max_length=253)
     # The GUID of directory_id, from Microsoft's discovery document. Callbacks are compared with it.
     tid = models.CharField(max_length=36, blank=True)
-    # When to check next which people have left the directory; null: now.
+    # When to check next who has left the directory; null: now.
     people_read_after = models.DateTimeField(null=True, blank=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")

@@ -1,1 +1,1 @@
-"""API keys of automations, their rate limits, and stored replies for repeated requests."""
+"""API keys for automations, their rate limits, and stored replies for repeated requests."""

@@ -23,9 +23,9 @@ from connections.services.api_keys import token_requests
 KEY_PREFIX = "m365p"  # lets secret scanners recognise a leaked key; the checksum avoids false positives
 _ALPHABET = string.ascii_letters + string.digits
 _PREFIX_LENGTH, _SECRET_LENGTH, _CHECKSUM_LENGTH = 10, 32, 6
-# Compared with when there is no such key, so that an unknown key takes as long as a wrong one.
+# Used for the comparison if there is no such key, so that an unknown key takes as long as a wrong one.
 _DUMMY_DIGEST = hashlib.sha256(secrets.token_bytes(32)).hexdigest()
-USE_RECORDED_EVERY = timedelta(minutes=1)  # a busy automation must not cost a write per call
+USE_RECORDED_EVERY = timedelta(minutes=1)  # a busy automation should not cause a write per call
 MAX_OVERLAP = timedelta(days=30)
 
 
@@ -40,9 +40,9 @@ def issue(
     actor: User,
     now: datetime,
 ) -> tuple[ApiKey, str]:
-    """Create a key, which reaches ``connections`` (empty: all its owner may use); returns it with its text.
+    """Create a key limited to ``connections`` (empty: all its owner may use), and return it with its text.
 
-    Raises NotAllowed, InvalidInput, AlreadyExists.
+    Raises NotAllowed, InvalidInput or AlreadyExists.
     """
     roles.require(
         permissions.can_issue_key(actor, owner),
@@ -99,7 +99,7 @@ def _check_expiry(expires_at: datetime | None, now: datetime) -> None:
         return
     if expires_at <= now:
         raise InvalidInput("The end must be in the future.", field="expires_at")
-    # One day more, because a key works until the end of its last day.
+    # Add a day, because a key works until the end of its last day.
     if max_days and expires_at > now + timedelta(days=max_days + 1):
         raise InvalidInput(f"A key may last {max_days} days at most.", field="expires_at")
 
@@ -107,9 +107,9 @@ def _check_expiry(expires_at: datetime | None, now: datetime) -> None:
 def rotate(
     key: ApiKey, *, overlap: timedelta, expires_at: datetime | None, actor: User, now: datetime
 ) -> tuple[ApiKey, str]:
-    """Replace the key's secret and return its text; the old one still works for ``overlap``, unless it has expired.
+    """Replace the key's secret and return its text. The old one still works for ``overlap``, unless it has expired.
 
-    Raises NotAllowed, InvalidInput, InUse if the key was rotated or revoked at the same moment.
+    Raises NotAllowed, InvalidInput, or InUse if the key was rotated or revoked at the same moment.
     """
     allowed = permissions.can_issue_key(actor, key.owner)
     roles.require(allowed, action="Ask its owner; for a service account, an IT admin.")
@@ -148,7 +148,7 @@ def rotate(
 
 
 def revoke_previous(key: ApiKey, *, actor: User, now: datetime) -> None:
-    """Revoke the secret before the last rotation. Doing it twice is harmless. Raises NotAllowed."""
+    """Revoke the secret from before the last rotation. Safe to repeat. Raises NotAllowed."""
     roles.require(permissions.can_revoke_key(actor, key), action="Ask its owner or an IT admin.")
     with transaction.atomic():
         if ApiKey.objects.filter(pk=key.pk, previous_until__gt=now).update(
@@ -159,7 +159,7 @@ def revoke_previous(key: ApiKey, *, actor: User, now: datetime) -> None:
 
 
 def set_rate_limit(key: ApiKey, *, per_minute: int | None, actor: User, now: datetime) -> None:
-    """Limit the calls per minute; None: the default for all keys, 0: no limit. Raises NotAllowed."""
+    """Limit the calls per minute; None means the default for all keys, 0 no limit. Raises NotAllowed."""
     roles.require(permissions.can_limit_key(actor), action="Ask an IT admin.")
     changes = audit.changed_fields(key, {"rate_limit": per_minute})
     if not changes:
@@ -171,7 +171,7 @@ def set_rate_limit(key: ApiKey, *, per_minute: int | None, actor: User, now: dat
 
 
 def revoke(key: ApiKey, *, actor: User, now: datetime) -> None:
-    """Revoke a key with both its secrets. Doing it twice is harmless. Raises NotAllowed."""
+    """Revoke a key with both its secrets. Safe to repeat. Raises NotAllowed."""
     roles.require(permissions.can_revoke_key(actor, key), action="Ask its owner or an IT admin.")
     with transaction.atomic():
         if ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=now):
@@ -183,7 +183,7 @@ def _text(moment: datetime | None) -> str | None:
 
 
 def authenticate(text: str, *, address: str | None, now: datetime) -> ApiKey:
-    """The key that a client sent, and record its use.
+    """Return the key that a client sent, and record its use.
 
     Raises InvalidApiKey, with the same message for unknown, wrong, revoked and expired keys and for keys of disabled
     accounts. Only a wrong network has its own message, because only the holder of a valid key sees it.
@@ -197,7 +197,7 @@ def authenticate(text: str, *, address: str | None, now: datetime) -> ApiKey:
 
 
 def check(key: ApiKey | None, text: str, *, address: str | None, now: datetime) -> ApiKey:
-    """``key``, which was found by the prefix of ``text``. Raises InvalidApiKey unless it may be used from this address."""
+    """Return ``key``, found by the prefix of ``text``. Raises InvalidApiKey if it may not be used from ``address``."""
     is_previous = key is not None and key.prefix != prefix_of(text)
     known = _DUMMY_DIGEST if key is None else key.previous_digest if is_previous else key.digest
     is_right = hmac.compare_digest(known, digest(text))
@@ -214,7 +214,7 @@ def check(key: ApiKey | None, text: str, *, address: str | None, now: datetime) 
 
 
 def rate_limit_of(key: ApiKey) -> int:
-    """Allowed calls per minute; 0: no limit."""
+    """Return the allowed calls per minute; 0 means no limit."""
     return key.rate_limit if key.rate_limit is not None else int(settings.API_RATE_LIMIT)
 
 
@@ -225,13 +225,13 @@ def note_use(key: ApiKey, text: str, *, address: str | None, now: datetime) -> N
     before: datetime | None = getattr(key, column)
     if before is None or now - before >= USE_RECORDED_EVERY:
         values: dict[str, object] = {column: now} if is_previous else {column: now, "last_used_from": address}
-        # The prefix, because after a rotation in between the column is about another secret.
+        # Filter by prefix too: if the key was rotated in between, the column describes another secret.
         same = ApiKey.objects.filter(Q(**{column: None}) | Q(**{f"{column}__lt": now}), pk=key.pk, prefix=key.prefix)
         same.update(**values)
 
 
 def record_token_request(key: ApiKey, connection: Connection, *, address: str | None, now: datetime) -> None:
-    """Count a token that is about to be sent, one row per key, connection, address and minute."""
+    """Count a token that is about to be sent, in one row per key, connection, address and minute."""
     owner = f"{key.owner} <{key.owner.username}>"
     request = token_requests.TokenRequest(key.pk, key.name, owner, connection.pk, connection.name, address)
     token_requests.record([request], now=now)
@@ -244,7 +244,7 @@ def generate_key() -> tuple[str, str]:
 
 
 def prefix_of(text: str) -> str:
-    """The prefix of a well-formed key, or "" without a database query."""
+    """Return the prefix of a key, without a database query, or "" if the key is malformed."""
     body, checksum = text[:-_CHECKSUM_LENGTH], text[-_CHECKSUM_LENGTH:]
     parts = body.split("_")
     well_formed = len(parts) == 3 and parts[0] == KEY_PREFIX and len(parts[2]) == _SECRET_LENGTH
@@ -264,7 +264,7 @@ def _random(length: int) -> str:
 
 
 def digest(text: str) -> str:
-    """SHA-256 of a key's text, hex; unsalted, because the text has 190 random bits."""
+    """Return the SHA-256 of a key's text, in hex. No salt is needed, because the text has 190 random bits."""
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 

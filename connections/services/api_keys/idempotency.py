@@ -1,4 +1,4 @@
-"""Idempotency-Key: a request that is repeated because its response was lost gets the stored response."""
+"""Idempotency-Key: a client that repeats a request because its response was lost gets the stored response."""
 
 import hashlib
 import json
@@ -12,9 +12,9 @@ from connections.errors import PortalError
 from connections.models import ApiKey, StoredReply
 
 RETENTION = timedelta(hours=24)
-# A request without a reply after this time was killed and may be done again.
+# A request that has no reply after this time must have been killed, and may be run again.
 MAX_RUN_TIME = timedelta(minutes=5)
-PRUNE_BATCH = 1000  # rows deleted in one run
+PRUNE_BATCH = 1000  # rows deleted per run
 
 
 class KeyReused(PortalError):
@@ -38,13 +38,13 @@ class Reply:
     status: int
     body: str
     headers: dict[str, str]
-    standing: str  # the caller's rights at that time; with fewer rights it must not be read again
+    standing: str  # the caller's rights at that time; a caller with fewer rights must not get this reply
 
 
 def claim(key: ApiKey, *, idempotency_key: str, request: bytes, now: datetime) -> StoredReply | Reply:
-    """Claim a request, or return its stored reply; of concurrent ones, one is claimed. Raises KeyReused, InProgress.
+    """Claim a request, or return its stored reply; of concurrent requests, only one gets the claim.
 
-    ``request`` is everything that must be equal in a repeated request.
+    ``request`` is everything that must be equal in a repeated request. Raises KeyReused or InProgress.
     """
     digest, request_digest = _digest(idempotency_key.encode("utf-8", "replace")), _digest(request)
     replies = StoredReply.objects.filter(key=key, digest=digest)
@@ -68,13 +68,13 @@ def claim(key: ApiKey, *, idempotency_key: str, request: bytes, now: datetime) -
 
 
 def store_reply(claimed: StoredReply, reply: Reply) -> None:
-    """Store the reply of a claimed request, unless the claim has passed to a repeated request."""
+    """Store the reply to a claimed request, unless a repeated request has taken over the claim."""
     answer = json.dumps({"body": reply.body, "headers": reply.headers, "standing": reply.standing})
     _unfinished(claimed).update(status=reply.status, answer=answer)
 
 
 def release(claimed: StoredReply) -> None:
-    """Delete the claim of a refused request: it changed nothing and may succeed the next time."""
+    """Delete the claim of a rejected request, which changed nothing and may succeed next time."""
     _unfinished(claimed).delete()
 
 

@@ -1,4 +1,4 @@
-"""Rate limits per minute of the clock, counted in Redis for all processes; without Redis nothing is limited."""
+"""Rate limits per clock minute, counted in Redis for all processes. Without Redis nothing is limited."""
 
 import logging
 import threading
@@ -15,8 +15,8 @@ from django.conf import settings
 logger = logging.getLogger(__name__)
 
 WINDOW = 60  # seconds
-LEASE = 200  # a process reserves one in LEASE of a limit at once
-# Redis must not delay calls: after a failure it is not tried again for RETRY_AFTER.
+LEASE = 200  # a process reserves 1/LEASE of a limit at a time
+# Redis must not delay calls: after a failure we do not try it again for RETRY_AFTER.
 TIMEOUT = 0.5  # seconds
 RETRY_AFTER = 5.0  # seconds
 
@@ -37,12 +37,12 @@ class RateLimitState:
 
 
 def count(name: str, *, limit: int, now: datetime) -> RateLimitState | None:
-    """Count a call of ``name``; None if nothing is limited (limit 0, or Redis is unavailable)."""
+    """Count a call of ``name``. Returns None if nothing is limited (limit 0, or Redis is unavailable)."""
     return count_many([(name, limit)], now=now)[0]
 
 
 def count_many(calls: Sequence[tuple[str, int]], *, now: datetime) -> list[RateLimitState | None]:
-    """As ``count`` for several calls, each a name and its limit, in one round trip at most."""
+    """Like ``count`` for several calls, each a name and its limit, with at most one round trip."""
     window, second = divmod(int(now.timestamp()), WINDOW)
     needed: Counter[str] = Counter()
     sizes: dict[str, int] = {}
@@ -66,12 +66,12 @@ def count_many(calls: Sequence[tuple[str, int]], *, now: datetime) -> list[RateL
 
 
 class _Leases:
-    """What this process has reserved of each limit within the present window."""
+    """What this process has reserved of each limit in the current window."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self._window = 0
-        self._counts: dict[str, list[range]] = {}  # those not used yet; never empty ranges
+        self._counts: dict[str, list[range]] = {}  # reserved but not used yet; ranges are never empty
 
     def begin(self, window: int) -> None:
         if window != self._window:
@@ -88,7 +88,7 @@ class _Leases:
         return first
 
     def reserve(self, numbers: dict[str, int], window: int) -> None:
-        # Atomic: INCRBY counts, EXPIRE only makes room again.
+        # Atomic, because INCRBY counts; EXPIRE only cleans up.
         with client().pipeline(transaction=True) as pipe:
             for name, number in numbers.items():
                 key = f"rate:{name}:{window}"
@@ -103,7 +103,7 @@ _leases = _Leases()
 
 
 class _Outage:
-    """Redis cannot be reached; shared by the threads of this process."""
+    """Whether Redis is unreachable; shared by the threads of this process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -129,5 +129,5 @@ outage = _Outage()
 
 @cache
 def client() -> redis.Redis:
-    """The Redis client itself, with short time-outs, for operations that must be atomic."""
+    """Return the Redis client itself, with short time-outs, for operations that must be atomic."""
     return redis.Redis.from_url(settings.REDIS_URL, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)

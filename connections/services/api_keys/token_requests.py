@@ -1,4 +1,4 @@
-"""Token requests: how often each key fetched tokens of each connection, an audit record."""
+"""Token requests: how often each key fetched tokens for each connection, for the audit trail."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -13,9 +13,8 @@ from connections.models import ApiKey, Connection, TokenFetch
 
 _TABLE = TokenFetch._meta.db_table
 
-# Spelt out: these run for every token, and the ORM would spend longer on composing them than the database on them.
-# Rows are locked in the order of their ids, so that processes that count the same rows never wait for each other in a
-# circle. A sealed row never changes.
+# Plain SQL, because these run for every token, and the ORM would take longer to compose them than they take to run.
+# Rows are locked in order of id, so that processes counting the same rows cannot deadlock. Sealed rows never change.
 _COUNT_MANY = f"""
 WITH request AS (
     SELECT * FROM unnest(%s::int[], %s::bigint[], %s::bigint[], %s::inet[], %s::int[])
@@ -32,7 +31,7 @@ _COUNT_ONE = f"""
 UPDATE {_TABLE} SET count = count + %s
 WHERE key_id = %s AND connection_id = %s AND address IS %s AND minute = %s AND seal IS NULL
 """  # noqa: S608
-# Whichever has been removed meanwhile is named all the same, as the row would be after its removal.
+# A key or connection that has been removed in the meantime is still named, just as if it were removed afterwards.
 _INSERT = f"""
 INSERT INTO {_TABLE} (key_id, key_ref, key_name, owner_name, connection_id, connection_ref, connection_name, minute, address, count)
 VALUES (
@@ -54,11 +53,11 @@ class TokenRequest:
 
 
 def record(requests: Iterable[TokenRequest], *, now: datetime) -> None:
-    """Count the requests, one row per key, connection, address and minute. Once this returns, they are stored."""
+    """Count the requests, one row per key, connection, address and minute. They are stored once this returns."""
     counts = Counter(requests)
     if not counts:
         return
-    # As the columns store them: SQLite compares texts.
+    # In the form in which the columns store them, because SQLite compares text.
     minute = database.ops.adapt_datetimefield_value(now.replace(second=0, microsecond=0))
     count_up = _count_many if database.vendor == "postgresql" else _count_each
     uncounted = count_up(counts, minute)
@@ -74,7 +73,7 @@ def record(requests: Iterable[TokenRequest], *, now: datetime) -> None:
 
 
 def _count_many(counts: Counter[TokenRequest], minute: Any) -> list[TokenRequest]:
-    """Count up the rows that exist; returns the requests that have none yet."""
+    """Increase the counts of existing rows; returns the requests that have no row yet."""
     requests = list(counts)
     rows = [
         (number, request.key_pk, request.connection_pk, request.address, counts[request])

@@ -1,1 +1,1 @@
-"""The audit trail after it is written: sealing, verification, publishing, reports and exports."""
+"""Sealing, verifying, publishing, reporting on and exporting the audit trail."""

@@ -1,4 +1,4 @@
-"""Denied actions: the first one becomes an audit event at once, repeats within the same minute are counted."""
+"""Denied actions: the first is audited at once, and repeats within the same minute are only counted."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,7 +11,7 @@ from connections import audit
 from connections.models import AuditEvent, RepeatedDenial, User
 from connections.models.audit import AuditAction
 
-# Different denials recorded for one person in a minute; all further ones share a single counter.
+# At most this many different denials are recorded per person and minute; all others share a single counter.
 MAX_PER_MINUTE = 60
 _OVERFLOW = ("many other pages", "Portal", "")
 
@@ -19,7 +19,7 @@ _OVERFLOW = ("many other pages", "Portal", "")
 def record_denial(
     actor: User, *, tried: str, target_type: str, target_id: str, why: str, api_key: str = "", now: datetime
 ) -> None:
-    """Record that ``actor`` was denied ``tried`` (method and URL name), outside the refused work's transaction."""
+    """Record that ``actor`` was denied ``tried`` (method and URL name). Call it outside the request's transaction."""
     minute = now.replace(second=0, microsecond=0)
     denials = RepeatedDenial.objects.filter(person=actor, minute=minute)
     counter = denials.filter(tried=tried, target_type=target_type, target_id=target_id)
@@ -42,7 +42,7 @@ def record_denial(
 
 
 def write_events(now: datetime) -> int:
-    """Turn the counters of past minutes into events; returns how many. Safe to run in several workers at once."""
+    """Turn the counters of past minutes into events; returns the number of events. Safe to run concurrently."""
     written = 0
     last_minute = now.replace(second=0, microsecond=0) - timedelta(minutes=1)
     for pk in RepeatedDenial.objects.filter(minute__lt=last_minute).order_by("pk").values_list("pk", flat=True)[:1000]:
@@ -68,7 +68,7 @@ def _record(actor: User, target_type: str, target_id: str, facts: dict[str, Any]
 
 
 def _subject(target_type: str, target_id: str) -> audit.Subject:
-    """The denied object with its name, or its type and id if it has none. Loads nothing but the name."""
+    """Return the denied object with its name, or with its type and id if it has no name. Loads only the name."""
     name = ""
     if target_id.isdecimal() and len(target_id) <= 18:
         model = apps.get_model("connections", target_type)

@@ -1,5 +1,3 @@
-"""Filtering audit events, for the pages and the API."""
-
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
@@ -10,7 +8,7 @@ from connections.models import AuditEvent
 
 
 def filter_events(events: QuerySet[AuditEvent], entries: Mapping[str, Any]) -> QuerySet[AuditEvent]:
-    """Apply the cleaned values of an AuditFilter; empty ones are ignored."""
+    """Apply the cleaned values of an AuditFilter, ignoring empty ones."""
     given = {name: value for name, value in entries.items() if value}
     if "q" in given:
         events = events.filter(Q(target_name__icontains=given["q"]) | Q(actor_name__icontains=given["q"]))
@@ -21,7 +19,7 @@ def filter_events(events: QuerySet[AuditEvent], entries: Mapping[str, Any]) -> Q
 
 
 def between_days(column: str, first: date | None, last: date | None) -> Q:
-    """Condition: the column lies between two days (UTC), both included; None is no limit."""
+    """Match days from ``first`` to ``last`` (UTC), both included; None means no limit."""
     condition = Q()
     if first:
         condition &= Q(**{f"{column}__gte": datetime.combine(first, time.min, UTC)})

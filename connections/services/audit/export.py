@@ -1,4 +1,4 @@
-"""Exporting the audit trail in constant memory, ordered as it was sealed; each export is recorded."""
+"""Export the audit trail in constant memory, in the order in which it was sealed. Each export is recorded."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ from connections.models import AuditEvent, TokenFetch, User
 from connections.models.audit import AuditAction
 from connections.services.audit import serialization
 
-CHUNK = 5000  # rows held in memory
+CHUNK = 5000  # rows held in memory at a time
 
 
 class Format(TextChoices):
@@ -41,10 +41,10 @@ def export(
     filters: dict[str, Any],
     actor: User,
 ) -> Iterator[str]:
-    """The rows as chunks of text; ``filters`` goes into the audit record. Raises NotAllowed.
+    """Return the rows as chunks of text; ``filters`` is stored in the audit record. Raises NotAllowed.
 
-    The start is recorded at once, the end also when the download is aborted; a start without an end means that the
-    client left before the first row. Rows recorded after the start are not exported.
+    The start is recorded at once, and the end even if the download is aborted. A start without an end means that
+    the client left before the first row. Rows recorded after the start are not exported.
     """
     require_permission(actor)
     last_event = AuditEvent.objects.aggregate(last=Max("pk"))["last"] or 0
@@ -80,7 +80,7 @@ def _recorded(
 
 
 def lines(events: QuerySet[AuditEvent] | None, fetches: QuerySet[TokenFetch] | None) -> Iterator[str]:
-    """Each row as its canonical line, without a line feed. Does not record the export."""
+    """Yield each row as its canonical line, without a line feed. Does not record the export."""
     for kind, queryset in ((serialization.events(), events), (serialization.fetches(), fetches)):
         if queryset is not None:
             for rows in _chunks(kind, queryset):
@@ -88,7 +88,7 @@ def lines(events: QuerySet[AuditEvent] | None, fetches: QuerySet[TokenFetch] | N
 
 
 def _chunks(kind: serialization.Kind, queryset: QuerySet[Any]) -> Iterator[list[serialization.Row]]:
-    """Pages by key, one query each, so that no transaction stays open during a download."""
+    """Page by key with one query per page, so that no transaction stays open during a download."""
     ordered, last = queryset.order_by("pk"), None
     while True:
         following = ordered if last is None else ordered.filter(pk__gt=last)
@@ -105,7 +105,7 @@ def _chunks(kind: serialization.Kind, queryset: QuerySet[Any]) -> Iterator[list[
 def serialize(lines: Iterator[str], file_format: str) -> Iterator[tuple[int, str]]:
     is_csv = file_format == Format.CSV
     if is_csv:
-        yield 0, "\ufeff" + _csv([COLUMNS])  # the byte order mark tells Excel that it is UTF-8
+        yield 0, "\ufeff" + _csv([COLUMNS])  # the byte order mark tells Excel that this is UTF-8
     while batch := list(islice(lines, CHUNK)):
         text = _csv([_cells(json.loads(line)) for line in batch]) if is_csv else "".join(f"{line}\n" for line in batch)
         yield len(batch), text
@@ -131,5 +131,5 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def csv_cell(text: str) -> str:
-    """Escape a cell that a spreadsheet would run as a formula."""
+    """Escape a cell that a spreadsheet would otherwise run as a formula."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text

@@ -1,7 +1,7 @@
-"""Publishing seals outside the database, out of reach of anybody who can rewrite the database.
+"""Publish seals outside the database, out of reach of anybody who can rewrite it.
 
-Each destination has the number of the last seal that arrived, which advances only after a success. A worker killed
-in between sends the same seals twice, which is harmless.
+For each destination we store the number of the last seal that arrived, and advance it only after a success. If a worker
+is killed in between, the same seals are sent twice, which is harmless.
 """
 
 import os
@@ -18,15 +18,15 @@ from connections.services.audit import sealing
 
 logger = structlog.get_logger(__name__)
 
-BATCH = 200  # seals in one message
+BATCH = 200  # seals per message
 LEASE = timedelta(minutes=2)
-WAITS = (15, 30, 60, 120, 300, 900, 1800, 3600)  # seconds to the next attempt; the last one repeats
+WAITS = (15, 30, 60, 120, 300, 900, 1800, 3600)  # seconds until the next attempt; the last one repeats
 
 Destination = SealPublication.Place
 
 
 def publish_due(now: datetime) -> int:
-    """Publish new seals to every configured destination; returns how many arrived, summed over destinations."""
+    """Publish new seals to every configured destination; returns how many arrived, summed over all destinations."""
     published = 0
     for place in destinations():
         while (count := _publish_batch(place, now)) is not None:
@@ -44,13 +44,13 @@ def destinations() -> list[str]:
 
 
 def publication_states() -> list[SealPublication]:
-    """The state of each configured destination; an unsaved row for one that was never tried."""
+    """Return the state of each configured destination, with an unsaved row for any that was never tried."""
     known = SealPublication.objects.in_bulk(destinations())
     return [known.get(place) or SealPublication(place=place) for place in destinations()]
 
 
 def _publish_batch(place: str, now: datetime) -> int | None:
-    """Send one message; None if there is nothing to send, it is not due, or it failed."""
+    """Send one message. Returns None if there is nothing to send, it is not due yet, or it failed."""
     row, _ = SealPublication.objects.get_or_create(place=place)
     seals = list(AuditSeal.objects.filter(number__gt=row.upto).order_by("number")[:BATCH])
     current = SealPublication.objects.filter(pk=place, upto=row.upto)
@@ -66,9 +66,6 @@ def _publish_batch(place: str, now: datetime) -> int | None:
     return len(seals)
 
 
-# Each sender returns what went wrong, or "".
-
-
 def _to_file(seals: list[AuditSeal], now: datetime) -> str:
     text = "".join(f"{sealing.published_line(seal)}\n" for seal in seals)
     try:
@@ -76,7 +73,7 @@ def _to_file(seals: list[AuditSeal], now: datetime) -> str:
             end = file.seek(0, os.SEEK_END)
             if end:
                 file.seek(end - 1)
-                if file.read(1) != b"\n":  # a line cut off by a full disk
+                if file.read(1) != b"\n":  # the last line was cut off by a full disk
                     text = f"\n{text}"
             file.write(text.encode())
             file.flush()
@@ -110,6 +107,7 @@ def _to_log(seals: list[AuditSeal], now: datetime) -> str:
     return ""
 
 
+# Each returns an error message, or "" if it succeeded.
 _SENDERS: dict[str, Callable[[list[AuditSeal], datetime], str]] = {
     Destination.FILE: _to_file,
     Destination.WEBHOOK: _to_webhook,

@@ -1,5 +1,3 @@
-"""The auditor's reports: database queries over the audit trail and the connections."""
-
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +9,7 @@ from django.db.models.functions import Concat
 from connections.models import AuditEvent, Connection, TokenFetch
 from connections.models.audit import AuditAction
 
-MAX_ROWS = 200  # of a report that groups rows; one more is returned if there are more
+MAX_ROWS = 200  # per grouped report; the functions return one more row if there are more
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +29,14 @@ def connections_created(events: QuerySet[AuditEvent]) -> QuerySet[AuditEvent]:
 
 
 def token_requests(fetches: QuerySet[TokenFetch]) -> list[TokenRequestCount]:
-    """Who requested tokens, with which key, from where; the latest first."""
+    """Return who requested tokens, with which key and from where, latest first."""
     columns = ("connection_ref", "connection_name", "key_name", "owner_name", "address")
     grouped = fetches.order_by().values_list(*columns).annotate(Sum("count"), Min("minute"), latest=Max("minute"))
     return [TokenRequestCount(*row) for row in grouped.order_by("-latest", *columns)[: MAX_ROWS + 1]]
 
 
 def objects_changed(events: QuerySet[AuditEvent]) -> list[Any]:
-    """Dicts of target_type, target_id, name, times, first, last; the most often changed object first."""
+    """Return dicts of target_type, target_id, name, times, first and last, most frequently changed object first."""
     changes = events.filter(outcome=AuditEvent.Outcome.DONE).exclude(action__startswith="account.signed_")
     grouped = changes.order_by().values("target_type", "target_id")
     rows = grouped.annotate(name=Max("target_name"), times=Count("pk"), first=Min("at"), last=Max("at"))

@@ -1,4 +1,4 @@
-"""Saved filters of the audit trail; each person sees only their own."""
+"""Saved filters of the audit trail. Each person sees only their own."""
 
 from datetime import datetime
 
@@ -10,7 +10,7 @@ from connections.models import AuditView, User
 
 
 def save(*, name: str, query: str, actor: User, now: datetime) -> AuditView:
-    """Save a filter (a query string) under a name. Raises NotAllowed, AlreadyExists."""
+    """Save a filter (a query string) under a name. Raises NotAllowed or AlreadyExists."""
     roles.require(permissions.can_read_audit(actor), action="Ask an IT admin or an auditor.")
     try:
         with transaction.atomic():
@@ -20,6 +20,6 @@ def save(*, name: str, query: str, actor: User, now: datetime) -> AuditView:
 
 
 def remove(view: AuditView, *, actor: User) -> None:
-    """Delete a saved filter. Harmless if it no longer exists. Raises NotAllowed."""
+    """Delete a saved filter; does nothing if it no longer exists. Raises NotAllowed."""
     roles.require(view.person_id == actor.pk, cause="This view belongs to somebody else.")
     AuditView.objects.filter(pk=view.pk).delete()

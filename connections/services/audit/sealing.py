@@ -1,4 +1,4 @@
-"""Sealing the audit trail after the fact: rows are hashed in batches, and each batch is chained to the one before."""
+"""Seal the audit trail: rows are hashed in batches, and each batch is chained to the one before."""
 
 import hashlib
 import json
@@ -16,15 +16,14 @@ from connections.models.audit import AuditAction
 from connections.services.audit import serialization
 
 GENESIS_HASH = "0" * 64  # the previous hash of the first seal
-BATCH = 1000  # events, and token requests, in one seal at most
-MAX_SEALS = 2000  # made by one run
-# A minute of token requests is closed this long after its end; a later request gets a row of its own.
+BATCH = 1000  # maximum number of events, and of token requests, in one seal
+MAX_SEALS = 2000  # per run
+# A minute of token requests is closed this long after it ends. A later request gets a new row.
 GRACE = timedelta(minutes=1)
-# On PostgreSQL, the last id that the sequence issued. A row with a higher id was planted; sealing it would leave no
-# room for the events recorded afterwards.
+# On PostgreSQL, the last id that the sequence issued. A row with a higher id must have been planted; sealing it would
+# leave no room for the events recorded afterwards.
 LAST_ISSUED_ID = "(SELECT last_value FROM connections_auditevent_id_seq)"
-# A minute this far in the future was written by a wrong clock and is closed at once.
-MAX_CLOCK_SKEW = timedelta(hours=1)
+MAX_CLOCK_SKEW = timedelta(hours=1)  # a minute further in the future comes from a wrong clock and is closed at once
 _SEALED_AS_THEY_ARE = (
     "number", "previous_hash", "summary", "events_after", "events_upto", "events_count", "events_hash", "fetches_count",
     "fetches_hash",
@@ -32,7 +31,7 @@ _SEALED_AS_THEY_ARE = (
 
 
 def seal_due(now: datetime, *, batch: int = BATCH) -> int:
-    """Seal what can be sealed by now; returns the number of new seals. Of several workers at once, one does it."""
+    """Seal everything that can be sealed by now; returns the number of new seals. Only one worker seals at a time."""
     count = 0
     while count < MAX_SEALS and _seal_next(now, batch):
         count += 1
@@ -40,14 +39,13 @@ def seal_due(now: datetime, *, batch: int = BATCH) -> int:
 
 
 def count_unsealed(*, most: int | None = None) -> int:
-    """How many events and token requests no seal covers yet; each of the two counted up to ``most``."""
+    """Count the events and token requests that no seal covers yet. Stops counting each of the two at ``most``."""
     newest = AuditSeal.objects.values_list("events_upto", flat=True).first() or 0
     events = AuditEvent.objects.filter(pk__gt=newest).order_by()[:most]
     return events.count() + TokenFetch.objects.filter(seal=None).order_by()[:most].count()
 
 
 def seal_containing(event: AuditEvent) -> AuditSeal | None:
-    """The seal that covers an event; None if it is not sealed yet."""
     seals = AuditSeal.objects.defer("marks").filter(events_upto__gte=event.pk)
     return seals.order_by("events_upto", "number").first()
 
@@ -71,7 +69,7 @@ def _seal_next(now: datetime, batch: int) -> bool:
 
 
 def _lock() -> AuditSealing | None:
-    """The sealer's row, held until the transaction ends; None if another sealer has it."""
+    """Lock the sealer's row until the transaction ends. Returns None if another sealer has locked it."""
     unlocked = AuditSealing.objects.select_for_update(skip_locked=True).filter(pk=1)
     state = unlocked.first()
     if state is None and not AuditSealing.objects.filter(pk=1).exists():
@@ -81,11 +79,12 @@ def _lock() -> AuditSealing | None:
 
 
 def _final_upto(state: AuditSealing) -> int:
-    """The highest id up to which no event can appear any more.
+    """Return the highest id up to which no more events can appear.
 
-    SQLite has one writer at a time, so ids are committed in order. On PostgreSQL a transaction locks the table from
-    before it takes its first id until it ends. So: read the newest id, then the transactions that hold that lock. Once
-    they have all ended, every lower id is committed or never will be. Nothing waits; the next run looks again.
+    SQLite has one writer at a time, so ids are committed in order. On PostgreSQL every transaction that takes an event
+    id locks the table first, and holds the lock until it ends. So we read the newest id and then list the transactions
+    that hold the lock: once they have all ended, every id up to that one is either committed or will never be used. We
+    do not wait for them, because the next run checks again.
     """
     events, is_postgresql = AuditEvent.objects.all(), database.vendor == "postgresql"
     if is_postgresql:
@@ -107,7 +106,7 @@ def _final_upto(state: AuditSealing) -> int:
 
 
 def _writers() -> set[str]:
-    """Other transactions that may hold the id of an event they have not committed yet."""
+    """Return other transactions that may hold the id of an event they have not committed yet."""
     with database.cursor() as cursor:
         cursor.execute(
             "SELECT virtualtransaction FROM pg_locks WHERE locktype = 'relation' AND mode = 'RowExclusiveLock' "
@@ -119,7 +118,7 @@ def _writers() -> set[str]:
 
 
 def _closed_fetches(now: datetime, batch: int) -> list[serialization.Row]:
-    """Token requests of past minutes, locked: a late request for one of them waits, and then adds a new row."""
+    """Return token requests of past minutes, locked: a late request for one of them waits, and then adds a new row."""
     closed = now - GRACE - timedelta(minutes=1)
     pks = list(
         TokenFetch.objects.select_for_update(of=("self",))
@@ -164,7 +163,7 @@ def _build_seal(
 
 
 def _moment(value: Any, now: datetime) -> datetime:
-    """Parse a time as read by serialization; an invalid one must not keep the trail from being sealed."""
+    """Parse a time as read by serialization. Falls back to ``now``, as an invalid time must not prevent sealing."""
     try:
         return datetime.fromisoformat(str(value).removesuffix("AD").removesuffix("+00:00")).replace(tzinfo=UTC)
     except ValueError:
@@ -172,7 +171,6 @@ def _moment(value: Any, now: datetime) -> datetime:
 
 
 def sealed_fields(seal: AuditSeal) -> dict[str, Any]:
-    """Everything the seal's hash covers."""
     fields = {name: getattr(seal, name) for name in _SEALED_AS_THEY_ARE}
     for name in ("covers_from", "covers_until", "sealed_at"):
         fields[name] = getattr(seal, name).astimezone(UTC).isoformat(timespec="microseconds")
@@ -181,12 +179,12 @@ def sealed_fields(seal: AuditSeal) -> dict[str, Any]:
 
 
 def compute_hash(seal: AuditSeal) -> str:
-    """SHA-256 of sealed_fields() as compact JSON with sorted keys; hex."""
+    """Return the SHA-256 of sealed_fields() as compact JSON with sorted keys, in hex."""
     return hashlib.sha256(_json(sealed_fields(seal)).encode()).hexdigest()
 
 
 def published_line(seal: AuditSeal) -> str:
-    """The seal as it is published: sealed_fields() and its hash, one line of JSON."""
+    """Return sealed_fields() and the seal's hash as one line of JSON."""
     return _json(sealed_fields(seal) | {"hash": seal.hash})
 
 

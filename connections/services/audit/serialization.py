@@ -1,7 +1,7 @@
 """The canonical form of the audit trail: every event and token request as one line of ASCII (docs/audit.md).
 
 It contains only what never changes: the original ids of person, key and connection, not the foreign keys that become
-NULL on deletion. Rows are read with plain cursors, because a million must be checked in a minute.
+NULL on deletion. Rows are read with plain cursors, because verification must manage a million rows per minute.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from django.db import connection as database
 from connections.models.audit import AuditAction
 
 PAGE = 20_000  # rows read at once, about 20 MB
-PACKED_LENGTH = 12  # bytes per row in AuditSeal.marks: four for the distance to the previous id, the rest a digest
+PACKED_LENGTH = 12  # bytes per row in AuditSeal.marks: four for the difference from the previous id, the rest a digest
 _DIGEST_LENGTH = 8
 
 Row = Sequence[Any]
@@ -27,12 +27,12 @@ _encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=repr)
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How events or token requests are read and written as lines. The columns begin with id, time and action."""
+    """How events or token requests are read and written as lines. The first columns are id, time and action."""
 
     name: str
     select: str
     line: Callable[[Row], str]
-    references: tuple[tuple[int, int], ...]  # columns: a foreign key, NULL or equal to the sealed id in the second
+    references: tuple[tuple[int, int], ...]  # columns: a foreign key, and the sealed id it equals unless it is NULL
 
 
 def _text(value: Any) -> str:
@@ -60,7 +60,7 @@ def _json(value: Any) -> str:
 
 
 def _fast_encoder() -> Callable[[Any, int], Iterable[str]]:
-    """Reuse one C encoder; JSONEncoder creates one per value, a third of the time of reading a row."""
+    """Reuse one C encoder, because JSONEncoder creates one per value, which takes a third as long as reading a row."""
     c_make_encoder = getattr(json.encoder, "c_make_encoder", None)
     if c_make_encoder is None:  # not CPython
         return lambda value, level: _encoder.iterencode(value)
@@ -69,26 +69,26 @@ def _fast_encoder() -> Callable[[Any, int], Iterable[str]]:
 
 
 _encode = _fast_encoder()
-# Unlike JSONDecoder.decode() it does not skip surrounding white space, which databases do not write.
+# Unlike JSONDecoder.decode(), this does not skip surrounding white space, which databases do not write.
 _scan: Callable[[Any, int], tuple[Any, int]] = make_scanner(cast(Any, json.JSONDecoder()))
 
 
 def _invalid(value: Any) -> str:
-    """A value that this column cannot hold unless it was tampered with, as text that no genuine line contains."""
+    """Encode a value that only tampering can have put into its column, as text that no genuine line contains."""
     return _encoder.encode({"strange": f"{type(value).__name__}: {value!r}"})
 
 
 def _time_as_text(column: str) -> str:
-    """SQL for a time as text: a planted "infinity" or a year BC has no datetime and must not stop the reading."""
+    """Return SQL for a time as text, because a planted "infinity" or year BC cannot be read as a datetime."""
     if database.vendor == "postgresql":
         pattern = 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"BC'
         return f"coalesce(to_char({column} AT TIME ZONE 'UTC', '{pattern}'), {column}::text)"
-    # An expression, because Django converts a plain datetime column of SQLite.
+    # This must be an expression, because Django converts a plain datetime column from SQLite.
     return f"CASE typeof({column}) WHEN 'text' THEN {column} ELSE hex({column}) END"
 
 
 def _time(value: Any) -> str:
-    """A time in UTC with microseconds, from the notation of either database."""
+    """Format a time from either database, in UTC with microseconds."""
     if isinstance(value, str):
         if value.endswith("+00:00AD"):  # PostgreSQL
             return f'"{value[:-2]}"'
@@ -145,7 +145,7 @@ def rows(kind: Kind, where: str, parameters: Sequence[Any], *, limit: int | None
 
 
 def events_between(after: int | None, upto: int) -> Iterator[Row]:
-    """Events with an id above ``after`` (None: from the first) up to ``upto``, read page by page."""
+    """Yield events with an id above ``after`` (None: from the first) up to ``upto``, reading page by page."""
     kind = events()
     condition, parameters = ("id <= %s", [upto]) if after is None else ("id > %s AND id <= %s", [after, upto])
     while page := rows(kind, condition, parameters, limit=PAGE):
@@ -156,7 +156,7 @@ def events_between(after: int | None, upto: int) -> Iterator[Row]:
 
 
 def fetches_of(first: int, last: int) -> Iterator[Row]:
-    """Token requests of the seals ``first`` to ``last``, ordered by seal and id, read page by page."""
+    """Yield token requests covered by the seals ``first`` to ``last``, ordered by seal and id, reading page by page."""
     kind = fetches()
     seal, pk = first, None
     while True:
@@ -173,21 +173,21 @@ def fetches_of(first: int, last: int) -> Iterator[Row]:
 
 
 def digest(kind: Kind, rows: Sequence[Row]) -> str:
-    """SHA-256 of the rows' lines, each with its line feed; hex."""
+    """Return the SHA-256 of the rows' lines, each with its line feed, in hex."""
     line = kind.line
     return hashlib.sha256("".join([f"{line(row)}\n" for row in rows]).encode()).hexdigest()
 
 
 def content_digest(kind: Kind, row: Row) -> bytes:
-    """A short digest of the row without its id, so that a row whose id was changed is recognised."""
+    """Return a short digest of the row without its id, so that a row whose id was changed is recognised."""
     return hashlib.sha256(kind.line([0, *row[1:]]).encode()).digest()[:_DIGEST_LENGTH]
 
 
 def pack_digests(kind: Kind, rows: Sequence[Row], *, after: int) -> bytes:
-    """Id and content digest of every row, PACKED_LENGTH bytes each."""
+    """Pack the id and content digest of every row into PACKED_LENGTH bytes each."""
     parts = []
     for row in rows:
-        # If a gap ever exceeds four bytes, verification merely cannot name that row exactly.
+        # If a gap ever exceeds four bytes, verification can no longer name that row exactly, but still works.
         parts.append(min(row[0] - after, 2**32 - 1).to_bytes(4, "big") + content_digest(kind, row))
         after = row[0]
     return b"".join(parts)

@@ -26,7 +26,7 @@ def request_verification(*, actor: User, now: datetime) -> AuditVerification:
 
 
 def run_due(now: Callable[[], datetime]) -> int:
-    """Carry out queued verifications, each by one worker that another may resume; returns how many were finished."""
+    """Carry out queued verifications and return how many were finished. If a worker dies, another resumes its run."""
     finished = 0
     for run in AuditVerification.objects.filter(finished_at=None).order_by("pk"):
         if _claim(run, now()):
@@ -43,7 +43,7 @@ def verify(
     published: Sequence[tuple[int, str]] = (),
     on_progress: Callable[[AuditVerification], None] = lambda run: None,
 ) -> AuditVerification:
-    """Verify at once, also against published seals (number, hash); returns the finished verification."""
+    """Verify at once, including against ``published`` seals (number, hash); returns the finished verification."""
     run = _create(actor, now())
     _claim(run, now())
     run.checked = since
@@ -52,7 +52,7 @@ def verify(
 
 
 def verify_read_only(*, since: int = 0, published: Sequence[tuple[int, str]] = ()) -> tuple[int, list[Finding]]:
-    """Verify without writing anything, as on a copy of the database; returns the number of rows and the findings."""
+    """Verify without writing anything, for example on a copy of the database; returns the row count and findings."""
     rows, findings = 0, _compare_with_records(published)
     for progress in _check(since):
         rows += progress.rows
@@ -96,7 +96,7 @@ def _carry_out(
         run.claimed_until = now() + LEASE
         run.save(update_fields=["upto", "head", "checked", "rows", "findings", "claimed_until"])
         on_progress(run)
-    # The outcome is recorded in the trail, where later verifications find out which seal was the newest.
+    # The outcome is recorded in the trail, where later verifications look up which seal was the newest.
     run.findings.sort(key=lambda finding: int(finding["seal"]))
     run.unsealed = sealing.count_unsealed()
     run.state = State.BROKEN if run.findings else State.INTACT
@@ -117,7 +117,7 @@ def _carry_out(
 
 
 def _check(since: int) -> Iterator[Progress]:
-    """Check the seals. A value that the database cannot return is a finding, too, not a reason to retry for ever."""
+    """Check the seals. A value that the database cannot return is reported as a finding, not retried forever."""
     seal = since
     try:
         for progress in verification_checks.check_seals(since=since):
@@ -125,13 +125,12 @@ def _check(since: int) -> Iterator[Progress]:
             yield progress
     except (DataError, ValueError, TypeError, AttributeError, OverflowError, OperationalError) as error:
         if isinstance(error, OperationalError) and "decode" not in str(error):
-            raise  # the database is unavailable or busy: the next run resumes
+            raise  # the database is unavailable or busy; the next run resumes
         what = f"A value after seal {seal} cannot be read ({type(error).__name__}), so the check ends here."
         yield Progress(seal, 0, [Finding(seal + 1, "altered", what)])
 
 
 def _compare_with_records(published: Sequence[tuple[int, str]]) -> list[Finding]:
-    """Compare the chain with published seals, earlier verifications and the state of publishing."""
     findings = verification_checks.compare_published(published, where="in what was published")
     events = AuditEvent.objects.filter(action=AuditAction.AUDIT_VERIFIED).values_list("changes", flat=True)
     noted = {

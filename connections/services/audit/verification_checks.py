@@ -1,4 +1,4 @@
-"""Checking every row against its seal, and every seal against the previous one, page by page and without a change."""
+"""Check every row against its seal, and every seal against the previous one, page by page, without writing anything."""
 
 import hashlib
 from bisect import bisect_left
@@ -16,17 +16,17 @@ from connections.services.audit import sealing, serialization
 from connections.services.audit.serialization import Kind, Row
 
 SEALS_PER_STEP = 20
-MAX_IDS_NAMED = 20  # wrong rows named per seal; the rest are counted
+MAX_IDS_NAMED = 20  # wrong rows named per seal; the rest are only counted
 MAX_FINDINGS = 200  # kept per verification; the first broken seals matter most
 
 _LABELS = {"event": "Event", "token_fetch": "Token hand-out"}
 _EMPTY = hashlib.sha256().hexdigest()
-_MODELS: dict[int, Any] = {13: User, 10: Connection, 11: ApiKey}  # by the column of the row that refers to them
+_MODELS: dict[int, Any] = {13: User, 10: Connection, 11: ApiKey}  # by index of the column that refers to them
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One mismatch. ``kind`` is altered, removed, inserted, reordered, seal or published."""
+    """A mismatch. ``kind`` is altered, removed, inserted, reordered, seal or published."""
 
     seal: int
     kind: str
@@ -35,7 +35,7 @@ class Finding:
 
 @dataclass(slots=True)
 class Progress:
-    """One step of a check: the last seal checked, and the rows and findings since the step before."""
+    """One step of a check: the last seal checked, and the rows and findings since the previous step."""
 
     seal: int
     rows: int
@@ -43,9 +43,9 @@ class Progress:
 
 
 def check_seals(*, since: int = 0, upto: int | None = None) -> Iterator[Progress]:
-    """Check the seals after ``since`` (which is trusted) up to ``upto`` (None: all); reports every few seals.
+    """Check the seals after ``since`` (itself trusted) up to ``upto`` (None: all), reporting every few seals.
 
-    The last report is about rows outside of all seals. Call it outside of transactions: it may take minutes.
+    The last report covers rows outside all seals. Call this outside transactions, because it may take minutes.
     """
     before = AuditSeal.objects.defer("marks").filter(number=since).first()
     if since and before is None:
@@ -87,10 +87,10 @@ def _check_chain(before: AuditSeal | None, seal: AuditSeal, *, expected: int) ->
 
 
 def _contents(seals: list[AuditSeal]) -> Iterator[tuple[Kind, Iterable[Row], Callable[[Row], int]]]:
-    """Both kinds of rows of these seals, with a function from a row to its seal's number (0: none of these)."""
+    """Return both kinds of rows covered by these seals, with a function from a row to its seal's number (0: none)."""
     if not seals:
         return
-    # Ascending even if one was tampered with, which must not make the seals before it look broken.
+    # Force an ascending order, so that a seal that was tampered with does not make the ones before it look broken.
     ends = list(accumulate((seal.events_upto for seal in seals), max))
     begins = [seal.events_after if seal.number > 1 else None for seal in seals]
 
@@ -115,12 +115,12 @@ def _compare(
     counts: dict[int, int] = {}
     digests: dict[int, str] = {}
     findings: list[Finding] = []
-    # The columns of the references, spelt out because this runs for every row; events have one pair, so it is twice.
+    # Unpacked here because this runs for every row. Events have only one pair of columns, so it appears twice.
     (key, sealed_key), (key2, sealed_key2) = kind.references[0], kind.references[-1]
     line, total = kind.line, 0
     for number, group in groupby(rows, key=seal_of):
         digest, count = hashlib.sha256(), 0
-        # Page by page, because any number of rows may have been planted.
+        # Go page by page, because any number of rows may have been planted.
         while page := list(islice(group, serialization.PAGE)):
             digest.update("".join([f"{line(row)}\n" for row in page]).encode())
             count += len(page)
@@ -147,7 +147,7 @@ def _is_explained(kind: Kind, row: Row, existing: dict[int, set[int]]) -> bool:
             continue
         if row[column] is not None:
             return False
-        # Read again: the object or the row may have been changed since the check began.
+        # Read again, because the object or the row may have changed since the check began.
         if row[sealed] in existing[column] and _MODELS[column]._default_manager.filter(pk=row[sealed]).exists():
             current = serialization.rows(kind, "id = %s", [row[0]])
             return not (current and current[0][column] is None)
@@ -207,24 +207,24 @@ def _label(kind: Kind, pk: Any) -> str:
 
 
 def last_pruned_seal() -> int:
-    """The number of the last seal whose rows retention has removed; 0: none."""
+    """Return the number of the last seal whose rows retention has removed, or 0 if there is none."""
     return _pruned()[0]
 
 
 def _pruned() -> tuple[int, int | None, list[Finding]]:
-    """The last seal whose rows retention recorded as removed, its last event, and findings about that record."""
+    """Return the last seal that retention recorded as pruned, its last event id, and findings about that record."""
     events = AuditEvent.objects.filter(action=AuditAction.AUDIT_PRUNED)
     claims = [event for event in events if isinstance(event.changes, dict) and type(event.changes.get("upto")) is int]
     if not claims:
         return 0, None, []
     claim = max(claims, key=lambda event: int(event.changes["upto"]))
-    # If that very seal is missing, the check of the chain says so; the seals before it are still pruned.
+    # If that very seal is missing, the check of the chain reports it; the seals before it are still pruned.
     seal = AuditSeal.objects.defer("marks").filter(number__lte=claim.changes["upto"]).first()
     if seal is None:
         return 0, None, []
     days = claim.changes.get("days")
     claim_seal = sealing.seal_containing(claim)
-    # An event dated later than it was sealed would make everything look old enough.
+    # An event dated later than its seal would make everything look old enough to prune.
     is_ahead = claim_seal is not None and claim.at > claim_seal.sealed_at + sealing.MAX_CLOCK_SKEW
     findings = []
     if type(days) is not int or days < 1 or is_ahead or seal.covers_until > claim.at - timedelta(days=days):
@@ -234,7 +234,7 @@ def _pruned() -> tuple[int, int | None, list[Finding]]:
 
 
 def _rows_outside_seals(newest: int | None, pruned_seal: int, pruned_upto: int | None) -> list[Finding]:
-    """Rows that retention removed, with ids never issued, or of missing seals. ``newest`` None: a partial check."""
+    """Find rows that should be gone and, unless ``newest`` is None, rows with ids never issued or missing seals."""
     events, fetches = serialization.events(), serialization.fetches()
     findings = []
     if pruned_upto is not None:
@@ -272,7 +272,7 @@ def tables_without_triggers() -> list[str]:
 
 
 def compare_published(published: Sequence[tuple[int, str]], *, where: str) -> list[Finding]:
-    """Compare seals (number, hash) known from elsewhere with those here; ``where`` completes the sentence."""
+    """Compare known ``published`` seals (number, hash) with the stored ones; ``where`` completes the sentence."""
     findings = []
     for start in range(0, len(published), 500):
         batch = published[start : start + 500]

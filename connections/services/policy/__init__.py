@@ -1,1 +1,1 @@
-"""The rules of the policy, their decisions about a connection or share, and the approvals they require."""
+"""The policy's rules, their decisions about connections and shares, and the approvals they require."""

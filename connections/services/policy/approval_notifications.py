@@ -11,7 +11,7 @@ _TONES = {State.APPROVED: "ok", State.DECLINED: "warning"}
 
 
 def approval_requested(approval: Approval, *, now: datetime) -> None:
-    """Ask every IT admin but the requester. Call it in the transaction of the request."""
+    """Ask every IT admin except the requester. Call it in the transaction of the request."""
     others = querysets.it_admins().exclude(pk=approval.requested_by_id or 0).select_related("alert_choice")
     name = approval.requested_by_name
     purpose = f"{name} needs it for: {approval.reason}" if approval.reason else f"{name} gave no reason."
@@ -29,7 +29,7 @@ def approval_requested(approval: Approval, *, now: datetime) -> None:
 
 
 def approval_answered(approval: Approval, *, now: datetime) -> None:
-    """Email the decision to the requester; not a withdrawal."""
+    """Email the decision to the requester, unless they withdrew the request."""
     if approval.requested_by is None or approval.state not in _TONES:
         return
     word = approval.get_state_display().lower()

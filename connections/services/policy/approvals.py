@@ -1,7 +1,7 @@
 """Approvals: requested by whoever connects, decided by another IT admin, before anything happens at Microsoft.
 
-An approval covers what was requested and nothing else: a capability or permission that needs approval must be in it,
-and under the second-IT-admin rule so must every permission of an app-only connection.
+An approval covers what was requested and nothing else: it must include every capability or permission that needs
+approval, and under the second-IT-admin rule every permission of an app-only connection.
 """
 
 from collections.abc import Iterable
@@ -26,7 +26,6 @@ CODE = ApprovalNeeded.code
 
 
 def unapproved_reasons(decision: Decision, request: ConnectionRequest, approval: Approval | None) -> tuple[Reason, ...]:
-    """The reasons of ``decision`` that need an approval and are not covered by ``approval``."""
     if approval is None or approval.state != State.APPROVED:
         return decision.approval
     if approval.authentication_type != request.authentication_type:
@@ -41,8 +40,8 @@ def unapproved_reasons(decision: Decision, request: ConnectionRequest, approval:
 
 
 def latest_request(connection: Connection, **state: str) -> Approval | None:
-    """The latest request of the connection, whatever its state unless ``state`` is given."""
-    # By id, because the connection may not be stored yet.
+    """Return the connection's latest request, in any state unless ``state`` is given."""
+    # Filter by id, because the connection may not be saved yet.
     return Approval.objects.filter(connection_id=connection.pk or 0, **state).order_by("-pk").first()
 
 
@@ -51,7 +50,7 @@ def open_request(connection: Connection) -> Approval | None:
 
 
 def evaluate_approval(connection: Connection, granted: Iterable[str] = ()) -> tuple[Decision, tuple[Reason, ...]]:
-    """The policy's decision about the connection, and those of its reasons that still need an approval."""
+    """Return the policy's decision about the connection, and those of its reasons that still need an approval."""
     policies = evaluate.load_policies().of(connection.app_registration)
     request = evaluate.request_of(connection)
     decision = evaluate.evaluate_connection(policies, request, granted)
@@ -74,9 +73,9 @@ def may_sign_in(connection: Connection) -> bool:
 
 
 def require_sign_in(connection: Connection) -> None:
-    """Refuse a sign-in at Microsoft whose result would be refused, or that an open request has to allow first.
+    """Raise like require() if the policy would reject the result of a sign-in at Microsoft, or approval is pending.
 
-    Permissions granted earlier are not considered: they are checked when Microsoft answers. Raises as require() does.
+    Permissions granted earlier are not considered, because they are checked when Microsoft answers.
     """
     require_grant(connection, ())
     request = open_request(connection)
@@ -95,7 +94,7 @@ def require_grant(connection: Connection, granted: Iterable[str]) -> None:
 
 
 def require_account(connection: Connection, tid: str) -> None:
-    """Raise PolicyForbids if the policy does not allow accounts of the directory ``tid``."""
+    """Raise PolicyForbids if the policy does not allow accounts from the directory ``tid``."""
     policies = evaluate.load_policies().of(connection.app_registration)
     if tid:
         registered = evaluate.registered_tids(connection.app_registration.tenant.environment)
@@ -125,10 +124,10 @@ def request_approval(
     before: dict[str, Any] | None = None,
     also: Iterable[str] = (),
 ) -> Approval:
-    """Ask the IT admins to approve the connection as it is now; an open request is replaced.
+    """Ask the IT admins to approve the connection as it is now, replacing any open request.
 
-    ``reasons`` are the policy's, ``reason`` is the requester's. ``before`` is what to restore if it is declined.
-    ``also`` are permissions Microsoft granted beyond those requested. Call it in the transaction that checked the policy.
+    ``reasons`` are the policy's, ``reason`` is the requester's. ``before`` is what to restore if the request is
+    declined. ``also`` are permissions Microsoft granted in addition. Call it in the transaction that checks the policy.
     """
     request = evaluate.request_of(connection)
     with transaction.atomic():
@@ -163,7 +162,7 @@ def request_approval(
 
 
 def request_missing(connection: Connection, *, reason: str, actor: User, now: datetime) -> Approval:
-    """Request the approval the connection lacks. Raises NotAllowed, PolicyForbids, InvalidInput if it lacks none."""
+    """Request the approval the connection lacks. Raises NotAllowed, PolicyForbids, or InvalidInput if it lacks none."""
     with transaction.atomic():
         rows = Connection.objects.select_for_update(of=("self",), no_key=True)
         current = rows.select_related("app_registration__tenant").get(pk=connection.pk)
@@ -176,7 +175,7 @@ def request_missing(connection: Connection, *, reason: str, actor: User, now: da
 
 
 def request_for_grant(connection: Connection, granted: Iterable[str], *, actor: User, now: datetime) -> None:
-    """Request approval of permissions that Microsoft granted, unless that is requested already or was declined."""
+    """Request approval of permissions that Microsoft granted, unless it was already requested or declined."""
     _, reasons = evaluate_approval(connection, granted)
     missing = _permissions(reasons)
     last = latest_request(connection)
@@ -196,7 +195,10 @@ def close_if_unneeded(connection: Connection, *, actor: User, now: datetime) -> 
 
 
 def approve(approval: Approval, *, reason: str = "", actor: User, now: datetime) -> None:
-    """Approve a request; harmless twice. Raises NotAllowed (also the requester), PolicyForbids, Conflict if closed."""
+    """Approve a request. Safe to repeat.
+
+    Raises NotAllowed (also for the requester), PolicyForbids, or Conflict if the request is closed.
+    """
     with transaction.atomic():
         connection = _lock_connection(approval)
         _require_decider(approval, actor)
@@ -213,7 +215,7 @@ def approve(approval: Approval, *, reason: str = "", actor: User, now: datetime)
 def decline(approval: Approval, *, reason: str, actor: User, now: datetime) -> None:
     """Decline a request; a connection that worked before keeps its old permissions.
 
-    Raises NotAllowed, InvalidInput without a reason, or Conflict if it was approved or withdrawn.
+    Raises NotAllowed, InvalidInput if no reason is given, or Conflict if it was approved or withdrawn.
     """
     with transaction.atomic():
         connection = _lock_connection(approval)
@@ -231,7 +233,7 @@ def decline(approval: Approval, *, reason: str, actor: User, now: datetime) -> N
 
 
 def withdraw(approval: Approval, *, actor: User, now: datetime) -> None:
-    """Withdraw a request. Doing it twice is harmless. Raises NotAllowed, or Conflict if it was decided."""
+    """Withdraw a request. Safe to repeat. Raises NotAllowed, or Conflict if it was already decided."""
     with transaction.atomic():
         connection = _lock_connection(approval)
         roles.require(permissions.can_withdraw_approval(actor, approval), action="Only who asked can withdraw it.")
@@ -245,7 +247,6 @@ def withdraw(approval: Approval, *, actor: User, now: datetime) -> None:
 
 
 def connection_removed(connection: Connection, *, actor: User, now: datetime) -> None:
-    """Close the open request of a connection that is about to be deleted."""
     _withdraw_open(connection, "The connection was removed.", actor=actor, now=now)
 
 
@@ -262,7 +263,7 @@ def _require_decider(approval: Approval, actor: User) -> None:
 
 
 def _lock_connection(approval: Approval) -> Connection | None:
-    """Lock the connection, always before the approval (no deadlock), and set it on ``approval`` as it is now."""
+    """Lock the connection, always before the approval to avoid deadlocks, and set ``approval.connection`` to it."""
     connections = Connection.objects.select_for_update(of=("self",), no_key=True)
     related = connections.select_related("app_registration__tenant", "owner")
     approval.connection = related.filter(pk=approval.connection_id or 0).first()
@@ -279,7 +280,7 @@ def _withdraw_open(connection: Connection, reason: str, *, actor: User, now: dat
 
 
 def _can_close(approval: Approval, state: str) -> bool:
-    """Lock and reload the approval. False if it is in ``state`` already; Conflict if it was decided otherwise."""
+    """Lock and reload the approval. False if it is already in ``state``; raises Conflict if decided otherwise."""
     current = Approval.objects.select_for_update().get(pk=approval.pk)
     for name in ("state", "before", "permissions", "decided_by_name"):
         setattr(approval, name, getattr(current, name))
@@ -307,7 +308,7 @@ def _close(approval: Approval, state: str, *, actor: User, reason: str, now: dat
 
 
 def _restore(connection: Connection, approval: Approval, actor: User) -> None:
-    """Put the connection's permissions back to what they were before the request, unless they have changed since."""
+    """Restore the permissions the connection had before the request, unless they have changed since."""
     requested = {"capabilities": approval.capabilities, "extra_scopes": approval.extra_scopes}
     if approval.before is None or audit.changed_fields(connection, requested):
         return
@@ -323,7 +324,7 @@ def _restore(connection: Connection, approval: Approval, actor: User) -> None:
 def _show(
     connection: Connection, cause: str, action: str, *, now: datetime, who: str = Who.IT_ADMIN, code: str = CODE
 ) -> None:
-    """Show the progress of the approval in the status of a connection that was never connected; others keep theirs."""
+    """Show the approval's progress in the connection's status, but only if it was never connected."""
     if not cause:
         who = code = ""
     pending = Connection.Status.PENDING

@@ -1,4 +1,4 @@
-"""The rules of a policy in words: for the audit trail, for members, and for comparing two versions."""
+"""Describe the rules of a policy in words: for the audit trail, for members, and to compare two versions."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from connections.services.policy.rules import Effect, Rules
 
 
 def lines(rules: Rules, *, tenants: Mapping[str, str] | None = None, of_app: bool = False) -> dict[str, str]:
-    """Every rule as label and value; ``tenants`` names tenant keys, ``of_app`` leaves out the organisation's own."""
+    """Return every rule as label and value. ``tenants`` names tenant keys; ``of_app`` omits organisation-only rules."""
     types = {kind.value: words for kind, words in TYPE_WORDS.items()}
     result = {"allowed kinds of connections": _join(rules.authentication_types, types, len(AuthenticationType))}
     if not of_app:
@@ -54,7 +54,7 @@ def _with_effect(rules: Mapping[str, Effect], effect: Effect, labels: Mapping[st
 
 
 def differences(before: Rules, after: Rules) -> dict[str, list[Any]]:
-    """The rules that differ, in words: {label: [before, after]}."""
+    """Return the rules that differ, in words: {label: [before, after]}."""
     names = tenant_names() if before.tenants != after.tenants else {}
     old, new = lines(before, tenants=names), lines(after, tenants=names)
     return {label: [old[label], new[label]] for label in old if old[label] != new[label]}
@@ -62,7 +62,7 @@ def differences(before: Rules, after: Rules) -> dict[str, list[Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The restrictions for people who only connect: sentences and short names."""
+    """The restrictions as sentences and short names, for people who only connect."""
 
     forbidden: list[str]
     approval: list[str]
@@ -77,7 +77,7 @@ def summary(rules: Rules) -> Summary:
     named: dict[Effect, list[str]] = {effect: [] for effect in Effect}
     for key, capability in capabilities.CAPABILITIES.items():
         named[rules.of_capability(key)].append(capability.label)
-    named[Effect.ALLOWED] = []  # a capability has no pattern to be an exception from
+    named[Effect.ALLOWED] = []  # capabilities have no patterns, so there is nothing to make an exception from
     for name, effect in rules.permissions.items():
         text = f"permissions that begin with {name[:-1]}" if name.endswith("*") else f"the permission {name}"
         named[effect].append("every other permission" if name == "*" else text)
@@ -109,5 +109,4 @@ def _limits(rules: Rules) -> list[str]:
 
 
 def tenant_names() -> dict[str, str]:
-    """Names of the registered tenants by their keys; one query."""
     return {policy_rules.tenant_key(tenant): tenant.name for tenant in Tenant.objects.all()}

@@ -1,6 +1,6 @@
 """Decide whether the policy allows something, allows it only with approval, or forbids it, with every reason.
 
-All reasons of the organisation's rules and the app registration's apply, so the stricter rule wins.
+The organisation's rules and the app registration's rules both apply, so the stricter rule wins.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -24,18 +24,16 @@ TYPE_WORDS = {AuthenticationType.AUTHORIZATION_CODE: "delegated connections", AP
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One rule that forbids something or requires approval."""
-
     effect: Effect
     rule: str
     item: str  # the key, name or value that the rule is about
     sentence: str
-    granted: bool = False  # about a permission that Microsoft granted without its being requested here
+    granted: bool = False  # about a permission that Microsoft granted although it was not requested here
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The answer of the policy: allowed if there are no reasons."""
+    """The policy's answer. Without reasons, everything is allowed."""
 
     reasons: tuple[Reason, ...] = ()
 
@@ -53,7 +51,7 @@ class Decision:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """The reasons for people, the strictest first, each once."""
+        """The reasons in words, strictest first, without duplicates."""
         return tuple(dict.fromkeys(reason.sentence for reason in (*self.forbidden, *self.approval)))
 
     def __add__(self, other: "Decision") -> "Decision":
@@ -61,12 +59,12 @@ class Decision:
 
 
 def refuse_forbidden(decision: Decision, *, field: str = "") -> None:
-    """Raise PolicyForbids with every reason, unless nothing is forbidden."""
+    """Raise PolicyForbids with every reason if anything is forbidden."""
     if not decision.forbidden:
         return
     action = "Leave it out, or ask an IT admin to change the policy."
     if all(reason.granted for reason in decision.forbidden):
-        # Microsoft: identity-platform/permissions-consent-overview, a token carries every scope consented to before.
+        # A token carries every scope consented to before (Microsoft: identity-platform/permissions-consent-overview).
         action = (
             "Microsoft grants everything that was ever consented to for the app registration. An administrator can "
             "take that consent back in Entra, or an IT admin can change the policy; then sign in again."
@@ -89,7 +87,7 @@ Policies = Sequence[Source]
 
 @dataclass(frozen=True)
 class PolicySet:
-    """All policies, as they are in force or as a preview would have them."""
+    """All policies, either as in force or as a preview would have them."""
 
     organisation: Rules = field(default_factory=Rules)
     apps: dict[int, Rules] = field(default_factory=dict)
@@ -120,10 +118,10 @@ def load_policies() -> PolicySet:
 class ConnectionRequest:
     authentication_type: str
     environment: str
-    tenant: str  # its key
+    tenant: str  # see rules.tenant_key
     tenant_name: str
     capabilities: tuple[str, ...] = ()
-    permissions: tuple[str, ...] = ()  # all that the capabilities and typed scopes need
+    permissions: tuple[str, ...] = ()  # everything that the capabilities and manually entered scopes need
 
 
 def _request(tenant: Tenant, kind: str, keys: Iterable[str] = (), names: Iterable[str] = ()) -> ConnectionRequest:
@@ -132,14 +130,13 @@ def _request(tenant: Tenant, kind: str, keys: Iterable[str] = (), names: Iterabl
 
 
 def request_of(connection: Connection) -> ConnectionRequest:
-    """What a connection, stored or not, asks to be."""
     names = map(spelling, permission_drift.required_permissions(connection))
     tenant = connection.app_registration.tenant
     return _request(tenant, connection.authentication_type, connection.capabilities, names)
 
 
 def evaluate_connection(policies: Policies, request: ConnectionRequest, granted: Iterable[str] = ()) -> Decision:
-    """Whether a connection may be what it asks to be, and have what Microsoft granted beyond that."""
+    """Whether a connection may have what it asks for, and what Microsoft granted beyond that."""
     beyond = sorted({spelling(name) for name in granted} - set(request.permissions) - OIDC_SCOPES)
     reasons: list[Reason] = []
     for source in policies:
@@ -151,7 +148,7 @@ def evaluate_connection(policies: Policies, request: ConnectionRequest, granted:
 
 
 def why_closed(policies: Policies, app_registration: AppRegistration) -> str:
-    """Why the app registration can have no connection at all; empty if it can have some."""
+    """Explain why the app registration can have no connection at all; empty if it can have some."""
     sentences: list[str] = []
     for kind in filter(app_registration.allows, AuthenticationType.values):
         request = _request(app_registration.tenant, kind)
@@ -170,7 +167,7 @@ def is_kind_forbidden(policies: Policies, authentication_type: str) -> bool:
 def evaluate_capability(
     policies: Policies, key: str, app_registration: AppRegistration, kinds: Sequence[str]
 ) -> Decision:
-    """The decision about a capability while no authentication type is chosen: the mildest for any of ``kinds``."""
+    """Decide about a capability before an authentication type is chosen: the mildest decision for any of ``kinds``."""
     capability = capabilities.CAPABILITIES[key]
     decisions = []
     for kind in kinds:
@@ -233,7 +230,7 @@ def _capitalized(words: str) -> str:
 
 
 def evaluate_account(policies: Policies, tid: str, registered: Collection[str]) -> Decision:
-    """Whether an account of the directory ``tid`` may be connected; ``registered`` are the ids of the tenants here."""
+    """Whether an account from the directory ``tid`` may be connected; ``registered`` are our tenants' directory ids."""
     reasons = []
     for source in policies:
         if tid == CONSUMERS_TID:
@@ -247,7 +244,6 @@ def evaluate_account(policies: Policies, tid: str, registered: Collection[str]) 
 
 
 def registered_tids(environment: str) -> frozenset[str]:
-    """The directory ids of the tenants of an environment; one query."""
     tenants = Tenant.objects.filter(environment=environment).exclude(tid="")
     return frozenset(tid.lower() for tid in tenants.values_list("tid", flat=True))
 
@@ -270,11 +266,11 @@ def evaluate_share(
 
 
 def longest_share(policies: Policies) -> int | None:
-    """The most days a share may last; None if shares may be open-ended."""
+    """Return the maximum number of days a share may last, or None if shares may be open-ended."""
     limits = (source.rules.longest_share_days for source in policies)
     return min((days for days in limits if days), default=None)
 
 
 def latest_end(days: int, now: datetime) -> datetime:
-    """The latest end of a share limited to ``days`` days: shares end with a day (UTC)."""
+    """Return the latest end of a share limited to ``days`` days. Shares end at the end of a day (UTC)."""
     return datetime.combine(now.astimezone(UTC).date() + timedelta(days=days + 1), time.min, UTC)

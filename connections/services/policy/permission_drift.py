@@ -1,4 +1,4 @@
-"""Compare the permissions a connection was granted, as of its last refresh, with those its capabilities need."""
+"""Compare the permissions granted to a connection, as of its last refresh, with those its capabilities need."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -7,22 +7,21 @@ from connections.microsoft import capabilities, credential_expiry, permissions
 from connections.microsoft.token_endpoint import OIDC_SCOPES
 from connections.models import Connection
 
-# Entra puts User.Read into every new app registration; it opens the person's own profile only.
+# Entra adds User.Read to every new app registration. It gives access only to the person's own profile.
 _HARMLESS = OIDC_SCOPES | {"User.Read"}
-# The portal itself reads the expiry dates of the application's credentials.
+# The portal itself uses this to read the expiry dates of the application's credentials.
 _OUR_OWN = frozenset({credential_expiry.PERMISSION})
 
 
 @dataclass(frozen=True, slots=True)
 class Excess:
     name: str
-    # The smaller permissions that would do; () if nothing needs it at all.
-    instead: tuple[str, ...] = ()
+    instead: tuple[str, ...] = ()  # smaller permissions that would suffice; () if nothing needs it at all
 
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """Short names of scopes or roles."""
+    """Missing and excessive permissions, as short names of scopes or roles."""
 
     missing: tuple[str, ...] = ()
     excess: tuple[Excess, ...] = ()
@@ -38,9 +37,9 @@ class Drift:
 
 
 def find_drift(connection: Connection, *, elsewhere: Collection[str] = ()) -> Drift:
-    """The drift of a connection; none before its first sign-in, or if it has no capabilities or scopes.
+    """Return the connection's drift: none before its first sign-in, or if it has no capabilities or scopes.
 
-    ``elsewhere`` are permissions it holds although its token does not show them, see probes.granted_by_exchange.
+    ``elsewhere`` are permissions it holds although its token does not show them (see probes.granted_by_exchange).
     """
     required = required_permissions(connection)
     if connection.connected_at is None or not required:
@@ -57,7 +56,7 @@ def find_drift(connection: Connection, *, elsewhere: Collection[str] = ()) -> Dr
 
 
 def required_permissions(connection: Connection) -> tuple[str, ...]:
-    """The least permissions for the connection's capabilities and typed scopes, without those of the sign-in itself."""
+    """Return the minimum permissions for the capabilities and manually entered scopes, without the sign-in's scopes."""
     least = capabilities.delegated_scopes if connection.is_delegated else capabilities.application_roles
     names = least(connection.capabilities, connection.extra_scopes)
     return tuple(name for name in names if name not in OIDC_SCOPES)

@@ -1,4 +1,4 @@
-"""The step that approvals and consent requests share: one conditional change of state, with its audit event."""
+"""The step that approvals and consent requests share: a conditional change of state, with its audit event."""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -20,10 +20,9 @@ def change_state(
     changes: dict[str, Any],
     **values: Any,
 ) -> bool:
-    """Write ``values`` (``state`` among them) to the row and ``request``, and record ``action`` with ``changes``.
+    """Save ``values`` (including ``state``) and set them on ``request``, and record ``action`` with ``changes``.
 
-    False, with nothing written, if it is in none of the states ``coming_from``: of two people who decide at once, one
-    gets False.
+    Returns False, writing nothing, if the state is not in ``coming_from``, for example because somebody was faster.
     """
     with transaction.atomic():
         rows = type(request)._default_manager.filter(pk=request.pk, state__in=coming_from)

@@ -1,7 +1,7 @@
-"""The rules of a policy: one frozen bundle, its plain dict form, and their validation.
+"""The rules of a policy: a frozen bundle, its plain dict form, and their validation.
 
-The dict form is a contract (docs/policy.md), used by the database and configuration files. A missing rule restricts
-nothing, and neither do the defaults.
+The dict form is a contract (docs/policy.md), used by the database and configuration files. Missing rules and defaults
+restrict nothing.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +16,7 @@ from connections.models import Tenant
 from connections.models.app_registrations import AuthenticationType
 
 MOST_PATTERNS = 200
-LONGEST_SHARE = 3 * 365  # days; services.sharing allows none that is longer
+LONGEST_SHARE = 3 * 365  # days; services.sharing rejects longer shares
 
 
 class Effect(StrEnum):
@@ -36,7 +36,7 @@ def strictest(effects: Iterable[Effect]) -> Effect:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The rules of the organisation, or of one app registration. None means "all, and those to come"."""
+    """The rules of the organisation, or of one app registration. None means "all, including future ones"."""
 
     authentication_types: tuple[str, ...] | None = None
     environments: tuple[str, ...] | None = None
@@ -58,20 +58,20 @@ class Rules:
         return self.capabilities.get(key, Effect.ALLOWED)
 
     def of_permission(self, name: str) -> tuple[Effect, str]:
-        """The effect on a scope or role, and the most exact name or pattern it comes from; case is ignored."""
+        """Return the effect on a scope or role, and the most specific name or pattern it comes from, ignoring case."""
         matching = (pattern for pattern in self.permissions if matches(pattern, name))
         best = max(matching, key=lambda pattern: (not pattern.endswith("*"), len(pattern)), default="")
         return (self.permissions[best], best) if best else (Effect.ALLOWED, "")
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether a rule's name or pattern applies to this permission: ``Mail.*`` to all that begin with "Mail."."""
+    """Whether a rule's name or pattern matches this permission: ``Mail.*`` matches all that begin with "Mail."."""
     pattern, name = pattern.lower(), name.lower()
     return name.startswith(pattern[:-1]) if pattern.endswith("*") else pattern == name
 
 
 def tenant_key(tenant: Tenant) -> str:
-    """How rules name a tenant: by environment and directory, which do not change while it is in use."""
+    """Return the name of a tenant in rules: environment and directory, which do not change while it is in use."""
     return f"{tenant.environment}/{tenant.directory_id}"
 
 
@@ -109,7 +109,7 @@ _PERMITS = ("personal_accounts", "other_tenants", "share_with_people", "share_ap
 
 
 def to_dict(rules: Rules) -> dict[str, Any]:
-    """All rules as plain JSON values, in the order of the page."""
+    """Return all rules as plain JSON values, in the order in which the page shows them."""
     return {field.name: _to_json(getattr(rules, field.name)) for field in fields(Rules)}
 
 
@@ -120,7 +120,7 @@ def _to_json(value: Any) -> Any:
 
 
 def from_dict(values: Any, *, of_app: bool = False) -> Rules:
-    """The rules of a dict. Raises InvalidInput for the first rule that is unknown or invalid, named by ``field``."""
+    """Parse rules from a dict. Raises InvalidInput for the first unknown or invalid rule, which ``field`` names."""
     if not isinstance(values, Mapping):
         raise InvalidInput("The rules of a policy are a mapping of names to values.")
     unknown = sorted(str(name) for name in values if name not in _PARSERS)
@@ -133,7 +133,7 @@ def from_dict(values: Any, *, of_app: bool = False) -> Rules:
 
 
 def from_database(values: Any) -> Rules:
-    """Rules out of the database; rules and capabilities that this version does not know are ignored."""
+    """Load rules from the database, ignoring rules and capabilities that this version does not know."""
     known = {name: values[name] for name in values if name in _PARSERS} if isinstance(values, Mapping) else {}
     if isinstance(known.get("capabilities"), Mapping):
         effects = known["capabilities"].items()
@@ -212,11 +212,11 @@ _PARSERS: dict[str, Callable[[Any, str], Any]] = {
 
 
 def parse_patterns(text: str) -> tuple[str, ...]:
-    """Typed names, in Microsoft's spelling, and patterns (``*`` or ``Mail.*``), each once. Raises InvalidInput."""
+    """Parse names and patterns (``*`` or ``Mail.*``) in Microsoft's spelling, each once. Raises InvalidInput."""
     patterns: list[str] = []
     for word in capabilities.describe(text):
         if word.endswith(".*"):
-            capabilities.parse_scopes(f"{word[:-1]}X")  # a name must be able to begin like this
+            capabilities.parse_scopes(f"{word[:-1]}X")  # valid only if a name can begin like this
         elif "*" in word and word != "*":
             raise InvalidInput(
                 f"“{word[:60]}” is no pattern.", action="A star stands alone or behind a full stop, as in Mail.*"

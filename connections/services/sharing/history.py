@@ -1,6 +1,7 @@
 """The only writer of AccessPeriod, the history of who could use what.
 
-Call it in the transaction of a change, with the time of its audit event, so that history_check can compare the two.
+Call these functions in the transaction of the change, with the time of its audit event, so that history_check can
+compare the two.
 """
 
 from datetime import datetime
@@ -21,7 +22,7 @@ def ownership_began(connection: Connection, *, actor: User | None, now: datetime
 
 
 def share_began(share: Share, *, actor: User | None, now: datetime) -> None:
-    """The share is new or was changed: its previous period ends and one with its current values begins."""
+    """Record a new or changed share: its previous period, if any, ends and one with its current values begins."""
     parts = {
         **_connection(share.connection),
         **(_person(share.person) if share.person is not None else {}),
@@ -34,7 +35,7 @@ def share_began(share: Share, *, actor: User | None, now: datetime) -> None:
 
 
 def share_ended(share: Share, *, actor: User | None, now: datetime) -> None:
-    """End the share: now, or on its own date if that is in the past."""
+    """End the period of a share: now, or on the share's end date if that is in the past."""
     _end(Q(kind__in=(Kind.PERSON, Kind.TEAM), share_id=share.pk), actor=actor, now=now)
 
 
@@ -48,7 +49,7 @@ def member_left(team: Team, user: User, *, actor: User | None, now: datetime) ->
 
 
 def account_changed(user: User, *, actor: User | None, now: datetime) -> None:
-    """Record whether the account may sign in (``user.is_active``). Doing it twice is harmless."""
+    """Record whether the account may sign in (``user.is_active``). Safe to repeat."""
     disabled = Q(kind=Kind.DISABLED, person_id=user.pk)
     if user.is_active:
         _end(disabled, actor=actor, now=now)
@@ -65,13 +66,13 @@ def team_removed(team: Team, *, actor: User | None, now: datetime) -> None:
 
 
 def person_removed(user: User, *, actor: User | None, now: datetime) -> None:
-    """End everything of a person; that the account no longer exists is an open period."""
+    """End all of a person's periods, and open one that says that the account no longer exists."""
     _end(Q(person_id=user.pk), actor=actor, now=now, **_person(user))
     _begin(Kind.DISABLED, {"person_id": user.pk}, _person(user), actor=actor, now=now)
 
 
 def prune(until: datetime) -> None:
-    """Delete periods ended by then, and open ones of accounts removed by then (retention)."""
+    """Delete periods that ended by ``until``, and open ones of accounts that were removed by then."""
     is_deleted = ~Exists(User.objects.filter(pk=OuterRef("person_id")))
     AccessPeriod.objects.filter(ended_at__lte=until).delete()
     AccessPeriod.objects.filter(is_deleted, kind=Kind.DISABLED, started_at__lte=until).delete()
@@ -85,7 +86,7 @@ def _begin(kind: Kind, key: dict[str, Any], parts: dict[str, Any], *, actor: Use
 
 
 def _end(condition: Q, *, actor: User | None, now: datetime, **names: Any) -> None:
-    """End the open periods that match. One past its date ended on that date, by the portal and not by ``actor``."""
+    """End matching open periods. Those past their date end on that date, by the portal instead of ``actor``."""
     with transaction.atomic():
         periods = AccessPeriod.objects.filter(condition, ended_at=None)
         periods.filter(until__lte=now).update(ended_at=F("until"), ended_by_name=audit.recorded_name(None), **names)

@@ -1,8 +1,4 @@
-"""Comparing the audit trail with the access history.
-
-The trail is replayed from its beginning, without the services that wrote the history. Anything that only one of the
-two contains is a difference.
-"""
+"""Check the access history against an independent replay of the whole audit trail."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -53,7 +49,7 @@ class Period:
 
 
 def differences() -> list[str]:
-    """Every difference as a sentence, apart from periods that began before the oldest event still kept."""
+    """Yield every difference as a sentence, ignoring periods that began before the oldest event still kept."""
     kept_from = history_start()
     trail: dict[Key, list[Period]] = defaultdict(list)
     table: dict[Key, list[Period]] = defaultdict(list)
@@ -72,7 +68,7 @@ def _key(kind: str, connection_id: int | None = None, person_id: int | None = No
 
 
 class _Replay:
-    """Replays the audit trail event by event. It has one method per action, with the action's name."""
+    """Replays the audit trail event by event, with one method per action, named after it."""
 
     def __init__(self) -> None:
         self.open: dict[Key, Period] = {}
@@ -87,7 +83,7 @@ class _Replay:
 
     def _begin(self, event: AuditEvent, kind: Kind, **parts: Any) -> None:
         period = Period(kind, event.at, started_by=event.actor_name, source=f"event {event.pk}", **parts)
-        # A connection has one owner at a time, so a new owner ends the period of the previous one.
+        # A connection has one owner at a time, so a new owner ends the previous owner's period.
         key = _key(kind, period.connection_id) if kind == Kind.OWNER else period.key
         self._end(event.at, [key])
         self.open[key] = period
@@ -155,7 +151,7 @@ class _Replay:
 
 
 def _share(event: AuditEvent, facts: dict[str, Any]) -> dict[str, Any]:
-    """The share an event is about. Early events have no "with_type", only the text in "with"."""
+    """Identify the share an event is about. Early events have no "with_type", only the text in "with"."""
     with_team = facts.get("with_type", "Team" if str(facts["with"]).startswith("team ") else "User") == "Team"
     recipient = {"team_id" if with_team else "person_id": facts["with_id"]}
     return {"kind": Kind.TEAM if with_team else Kind.PERSON, "connection_id": int(event.target_id), **recipient}
@@ -170,7 +166,7 @@ def _table() -> Iterator[Period]:
 
 
 def history_start() -> datetime:
-    """Up to when retention has removed events; the history is not complete before."""
+    """Return the time before which retention has removed events, so that earlier history is incomplete."""
     newest = AuditEvent.objects.filter(action=AuditAction.AUDIT_PRUNED).order_by("-pk").first()
     return datetime.fromisoformat(newest.changes["until"]) if newest is not None else LONG_AGO
 

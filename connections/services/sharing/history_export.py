@@ -1,5 +1,3 @@
-"""Exporting an answer of the access history as a table; the export is recorded."""
-
 from datetime import UTC, datetime
 
 from connections import audit
@@ -17,7 +15,7 @@ Row = tuple[str, ...]
 
 
 def export(question: AccessHistoryQuery, *, actor: User) -> list[Row]:
-    """The answer as a header and one row per path and interval. Raises NotAllowed."""
+    """Return a header and one row per path and interval, and record the export. Raises NotAllowed."""
     roles.require(permissions.can_export_audit(actor), cause="Only auditors export.", action="Ask one of them.")
     rows = [
         _row(access, path, stretch)

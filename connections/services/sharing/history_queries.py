@@ -1,7 +1,7 @@
-"""The auditor's two questions about the access history: who could use this connection, what could this person use.
+"""The auditor's two questions: who could use this connection, and what could this person use?
 
-At a moment a person could use a connection if their account was enabled and they, or a team of theirs, had access.
-Every interval includes its start and excludes its end.
+A person could use a connection whenever their account was enabled and they, or a team they were in, had access. Every
+interval includes its start and excludes its end.
 """
 
 from collections import defaultdict
@@ -19,13 +19,13 @@ Interval = tuple[datetime, datetime]
 
 OWNER = "owner"  # the highest level; the others are those of Share.Level
 _RANK = {"use": 0, "manage": 1, OWNER: 2}
-_RESOLUTION = timedelta(microseconds=1)  # of the databases, so a moment is an interval of this length
+_RESOLUTION = timedelta(microseconds=1)  # of the databases; a moment is treated as an interval of this length
 CANDIDATES = 20  # shown when searching for a subject; the functions return one more if there are more
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The time a question is about, in UTC."""
+    """The time window a question is about, in UTC."""
 
     start: datetime
     end: datetime
@@ -69,7 +69,7 @@ class Access:
 
     @property
     def stretches(self) -> tuple[Interval, ...]:
-        """When it could be used by any path; overlapping intervals are joined."""
+        """When the connection could be used by any path, with overlapping intervals joined."""
         joined: list[Interval] = []
         for start, end in sorted(stretch for path in self.paths for stretch in path.stretches):
             if joined and start <= joined[-1][1]:
@@ -88,7 +88,7 @@ class Access:
 
 
 def who_could_use(connection_id: int, window: Window) -> list[Access]:
-    """Everybody who could use this connection in the window, by name. Three queries."""
+    """Return everybody who could use this connection in the window, by name. Takes three queries."""
     grants = _overlapping(window).filter(connection_id=connection_id)
     members = _overlapping(window).filter(
         kind=Kind.MEMBER, team_id__in=grants.filter(kind=Kind.TEAM).order_by().values("team_id")
@@ -103,7 +103,7 @@ def who_could_use(connection_id: int, window: Window) -> list[Access]:
 
 
 def what_could_be_used(person_id: int, window: Window) -> list[Access]:
-    """Every connection this person could use in the window, by name. Two queries."""
+    """Return every connection this person could use in the window, by name. Takes two queries."""
     own = list(_overlapping(window).filter(person_id=person_id))
     members = [period for period in own if period.kind == Kind.MEMBER]
     disabled = [period for period in own if period.kind == Kind.DISABLED]
@@ -126,7 +126,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class AccessHistoryQuery:
-    about: str  # "connection": who could use it; "person": what could they use
+    about: str  # "connection": who could use it; "person": what they could use
     subject: Candidate
     window: Window
 
@@ -141,7 +141,7 @@ class AccessHistoryQuery:
 
 
 def find_connections(text: str) -> list[Candidate]:
-    """Connections with this in their name, existing ones before deleted ones. Two queries."""
+    """Find connections by part of their name, existing ones before deleted ones. Takes two queries."""
     rows = Connection.objects.filter(name__icontains=text).order_by("name", "pk")
     columns = rows.values_list("pk", "name", "owner__username")[: CANDIDATES + 1]
     candidates = [Candidate(pk, name, f"of {owner}", False) for pk, name, owner in columns]
@@ -152,7 +152,7 @@ def find_connections(text: str) -> list[Candidate]:
 
 
 def find_people(text: str) -> list[Candidate]:
-    """People with this in their name or sign-in name, existing ones before deleted ones. Two queries."""
+    """Find people by part of their name or sign-in name, existing ones before deleted ones. Takes two queries."""
     name = Q(username__icontains=text)
     for word in text.split():
         name |= Q(first_name__icontains=word) | Q(last_name__icontains=word)
@@ -165,7 +165,7 @@ def find_people(text: str) -> list[Candidate]:
 
 
 def get_connection(pk: int) -> Candidate | None:
-    """The connection with this id, even if it is deleted."""
+    """Find a connection by id, even if it was deleted."""
     row = Connection.objects.filter(pk=pk).values_list("name", "owner__username").first()
     if row is not None:
         return Candidate(pk, row[0], f"of {row[1]}", False)
@@ -174,7 +174,7 @@ def get_connection(pk: int) -> Candidate | None:
 
 
 def get_person(pk: int) -> Candidate | None:
-    """The person with this id, even if they are deleted."""
+    """Find a person by id, even if they were deleted."""
     user = User.objects.filter(pk=pk).first()
     if user is not None:
         return Candidate(pk, str(user), user.username, False)
@@ -193,7 +193,7 @@ def _deleted_person(period: AccessPeriod) -> Candidate:
 
 
 def existing_ids(accesses: Sequence[Access]) -> tuple[set[int], set[int]]:
-    """The ids of the people and of the connections in ``accesses`` that still exist. Two queries."""
+    """Return the ids of the people and connections in ``accesses`` that still exist. Takes two queries."""
     people = User.objects.filter(pk__in={access.person_id for access in accesses})
     connections = Connection.objects.filter(pk__in={access.connection_id for access in accesses})
     return set(people.values_list("pk", flat=True)), set(connections.values_list("pk", flat=True))
@@ -210,7 +210,6 @@ def _overlapping(window: Window) -> QuerySet[AccessPeriod]:
 def _combine(
     window: Window, grants: Iterable[AccessPeriod], members: Iterable[AccessPeriod], disabled: Iterable[AccessPeriod]
 ) -> list[Access]:
-    """Find out who had which grant, directly or as a member, while not disabled."""
     members_of: dict[int | None, list[AccessPeriod]] = defaultdict(list)
     for period in members:
         members_of[period.team_id].append(period)
@@ -232,7 +231,7 @@ def _combine(
 
 
 def _within(window: Window, all_of: Sequence[AccessPeriod], none_of: Sequence[AccessPeriod]) -> tuple[Interval, ...]:
-    """The parts of the window in which all of ``all_of`` and none of ``none_of`` were in force."""
+    """Return the parts of the window in which all of ``all_of`` and none of ``none_of`` were in force."""
     start = max(window.start, *(period.started_at for period in all_of))
     end = min(window.end, *(period.end or window.end for period in all_of))
     stretches = [(start, end)] if start < end else []
@@ -244,6 +243,6 @@ def _within(window: Window, all_of: Sequence[AccessPeriod], none_of: Sequence[Ac
 
 
 def _latest(periods: QuerySet[AccessPeriod], column: str) -> list[AccessPeriod]:
-    """The newest period for each value of the column, ordered by that value."""
+    """Return the newest period for each value of the column, ordered by that value."""
     newest = periods.order_by(column).values(column).annotate(newest=Max("pk")).values("newest")
     return list(AccessPeriod.objects.filter(pk__in=newest[: CANDIDATES + 1]).order_by(column))

@@ -1,4 +1,4 @@
-"""Sharing connections with people and teams. Removed access is gone at once."""
+"""Sharing connections with people and teams. Removing access takes effect at once."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,7 +16,7 @@ from connections.services.policy import approvals, evaluate
 from connections.services.sharing import history
 
 MAX_DURATION = timedelta(days=3 * 366)
-EXPIRY_BATCH = 500  # expired shares that one run ends
+EXPIRY_BATCH = 500  # expired shares ended per run
 _FIELD_OF_RULE = {"longest_share_days": "until", "share_with_people": "whom"}
 
 
@@ -30,9 +30,9 @@ def share(
     actor: User,
     now: datetime,
 ) -> Share:
-    """Let a person or a team use or manage the connection; if they may already, level and date change.
+    """Share the connection with a person or team, or change the level and date of an existing share.
 
-    Raises NotAllowed, InvalidInput, PolicyForbids, AlreadyExists.
+    Raises NotAllowed, InvalidInput, PolicyForbids or AlreadyExists.
     """
     try:
         with transaction.atomic():
@@ -58,7 +58,7 @@ def share(
 
 
 def end_share(share: Share, *, actor: User, now: datetime) -> None:
-    """End a share at once. Harmless if it has ended already. Raises NotAllowed."""
+    """End a share at once; does nothing if it has already ended. Raises NotAllowed."""
     with transaction.atomic():
         try:
             connection = _lock(share.connection)
@@ -75,7 +75,7 @@ def end_for_reason(share: Share, why: str, *, actor: User | None, now: datetime)
 
 
 def shorten_for_reason(share: Share, why: str, *, until: datetime, actor: User, now: datetime) -> bool:
-    """Let a share end at ``until`` instead of later or never. Returns whether that changed anything."""
+    """Make a share end at ``until`` if it would otherwise end later or never. Returns whether that changed anything."""
     current = _lock_share(share)
     if current is None or (current.until is not None and current.until <= until):
         return False
@@ -105,7 +105,7 @@ def end_expired(*, now: datetime) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the policy allows of sharing a connection, for a form. ``forbidden``: why it cannot be shared at all."""
+    """What the policy allows when sharing a connection, for a form. ``forbidden`` says why sharing is impossible."""
 
     with_people: bool
     longest_days: int | None
@@ -113,7 +113,6 @@ class Limits:
 
 
 def limits(connection: Connection, *, now: datetime) -> Limits:
-    """The limits for a form; share() enforces them."""
     rules = evaluate.load_policies().of(connection.app_registration)
     with_team, with_person = (
         evaluate.evaluate_share(
@@ -138,7 +137,7 @@ def _validate(
 
 
 def _lock(connection: Connection) -> Connection:
-    """The connection read again and locked, as its owner may have changed. Raises Connection.DoesNotExist."""
+    """Reload and lock the connection, because its owner may have changed. Raises Connection.DoesNotExist."""
     connections = Connection.objects.select_for_update(of=("self",), no_key=True)
     return connections.select_related("app_registration__tenant", "owner").get(pk=connection.pk)
 
@@ -158,7 +157,7 @@ def _create_or_change(
 ) -> Share:
     active = Share.objects.filter(connection=connection, person=person, team=team, ended_at=None)
     for expired in active.filter(until__lte=now):
-        # Lock the recipient before the share, in the same order as removing a person or team: no deadlock.
+        # Lock the recipient before the share, as when a person or team is removed, to avoid deadlocks.
         if person is not None:
             User.objects.select_for_update(no_key=True).filter(pk=person.pk).first()
         if team is not None:
@@ -182,7 +181,7 @@ def _create_or_change(
 
 
 def _end(share: Share, *, actor: User | None, now: datetime, why: str = "") -> bool:
-    current = _lock_share(share)  # its date may have been changed meanwhile
+    current = _lock_share(share)  # its date may have been changed in the meantime
     if current is None:
         return False
     if current.until is not None and current.until <= now:
@@ -195,7 +194,7 @@ def _end(share: Share, *, actor: User | None, now: datetime, why: str = "") -> b
 
 
 def _expire(share: Share, now: datetime) -> int:
-    """End a share on its date, unless it was ended or extended meanwhile."""
+    """End a share on its date, unless it was ended or extended in the meantime."""
     unchanged = Share.objects.filter(pk=share.pk, ended_at=None, until=share.until, until__lte=now)
     ended = unchanged.update(ended_at=share.until)
     if ended:
@@ -214,7 +213,7 @@ def _record(
     *,
     why: str = "",
 ) -> None:
-    """Record all facts: history_check compares them with the access history, and they outlive the share."""
+    """Record all facts, because history_check compares them with the access history, and they outlive the share."""
     audit.record(
         action,
         share.connection,

@@ -1,5 +1,3 @@
-"""Teams: managed by IT admins, or following an Entra group as its members sign in."""
-
 from collections.abc import Collection
 from datetime import datetime
 
@@ -15,7 +13,7 @@ from connections.services.sharing import history, shares
 
 
 def add(name: str, *, entra_group: str = "", actor: User) -> Team:
-    """Create a team. Raises NotAllowed, AlreadyExists."""
+    """Raises NotAllowed or AlreadyExists."""
     roles.require(permissions.can_manage_teams(actor), action="Ask an IT admin.")
     try:
         with transaction.atomic():
@@ -28,7 +26,7 @@ def add(name: str, *, entra_group: str = "", actor: User) -> Team:
 
 
 def change(team: Team, *, name: str, entra_group: str, actor: User) -> None:
-    """Raises NotAllowed, AlreadyExists."""
+    """Raises NotAllowed or AlreadyExists."""
     roles.require(permissions.can_manage_teams(actor), action="Ask an IT admin.")
     changes = audit.changed_fields(team, {"name": name, "entra_group": entra_group})
     if not changes:
@@ -43,11 +41,11 @@ def change(team: Team, *, name: str, entra_group: str, actor: User) -> None:
 
 
 def remove(team: Team, *, actor: User, now: datetime | None = None) -> None:
-    """Remove a team and everything shared with it. Raises NotAllowed."""
+    """Remove a team and end everything shared with it. Raises NotAllowed."""
     roles.require(permissions.can_manage_teams(actor), action="Ask an IT admin.")
     now = now or timezone.now()
     with transaction.atomic():
-        # A concurrent share with this team waits here and then fails; else it would vanish without an audit event.
+        # A concurrent share with this team waits here and then fails; otherwise it would vanish without an audit event.
         Team.objects.select_for_update().filter(pk=team.pk).first()
         shares.end_all_of(team=team, actor=actor, now=now)
         history.team_removed(team, actor=actor, now=now)
@@ -59,7 +57,7 @@ def remove(team: Team, *, actor: User, now: datetime | None = None) -> None:
 
 
 def add_member(team: Team, user: User, *, actor: User | None, now: datetime | None = None) -> None:
-    """Add a member; ``actor`` None: by their Entra group. Raises NotAllowed, InvalidInput if the team follows one."""
+    """Raises NotAllowed, or InvalidInput if the team follows an Entra group. ``actor`` is None when syncing groups."""
     _require_can_change(team, actor)
     now = now or timezone.now()
     with transaction.atomic():
@@ -70,7 +68,7 @@ def add_member(team: Team, user: User, *, actor: User | None, now: datetime | No
 
 
 def remove_member(team: Team, user: User, *, actor: User | None, now: datetime | None = None) -> None:
-    """Remove a member; ``actor`` None: by their Entra group. Raises NotAllowed, InvalidInput if it follows one."""
+    """Raises like add_member()."""
     _require_can_change(team, actor)
     with transaction.atomic():
         _remove_member(team, user, actor, now or timezone.now())
@@ -82,7 +80,7 @@ def remove_from_all(user: User, *, actor: User | None, now: datetime) -> None:
 
 
 def sync_groups(user: User, groups: Collection[str]) -> None:
-    """At a Microsoft sign-in: make the person a member of exactly those teams whose Entra group they are in."""
+    """At a Microsoft sign-in, make the person a member of exactly those teams whose Entra group they are in."""
     following = Team.objects.exclude(entra_group="")
     for team in following.filter(entra_group__in=groups):
         add_member(team, user, actor=None)
