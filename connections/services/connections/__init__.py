@@ -1,5 +1,4 @@
 """Create, change, disable and delete connections, and sign in to them.
 
-A sign-in, with or without a link, either leaves an active connection with the right account's tokens or changes
-nothing.
+A sign-in, with or without a link, stores the right account's tokens in an active connection or changes nothing.
 """

@@ -33,9 +33,9 @@ def connect(
     """Request an app-only token and store the connection with it.
 
     If the policy requires an approval, it is requested with ``reason``, and the connection stays pending without a
-    token until finish is called. If the token contains no role and the connection reaches none of the mailboxes, its
-    status is "consent needed", which an administrator can fix later. Raises NotAllowed, PolicyForbids, InvalidInput,
-    AlreadyExists, MicrosoftRefused or MicrosoftUnavailable; nothing is stored then.
+    token until finish is called. If the token has no role and the connection reaches no mailbox, its status is "consent
+    needed", which an administrator can fix later. Raises NotAllowed, PolicyForbids, InvalidInput, AlreadyExists,
+    MicrosoftRefused or MicrosoftUnavailable, without storing the connection.
     """
     roles.require(
         permissions.can_connect_app_only(actor),
@@ -61,10 +61,7 @@ def connect(
 
 
 def finish(connection: Connection, *, actor: User, now: datetime) -> Connection:
-    """Request an approved app-only connection's first token. Safe to repeat.
-
-    Raises ApprovalNeeded, or the same errors as connect.
-    """
+    """Request the first token after an approval. Safe to repeat. Raises ApprovalNeeded, or as connect does."""
     roles.require(permissions.can_reconnect(actor, connection))
     if connection.is_delegated or connection.status != Connection.Status.PENDING:
         return connection

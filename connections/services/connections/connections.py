@@ -36,10 +36,7 @@ def start_delegated(
     now: datetime | None = None,
     reason: str = "",
 ) -> Connection:
-    """Create a connection that waits for approval and sign-in.
-
-    Raises NotAllowed, PolicyForbids, InvalidInput or AlreadyExists.
-    """
+    """Create a connection to sign in to. Raises NotAllowed, PolicyForbids, InvalidInput or AlreadyExists."""
     roles.require(permissions.can_connect(actor), cause="Auditors only look.", action="Ask a member to connect.")
     connection = build(app_registration, AuthenticationType.AUTHORIZATION_CODE, name, chosen, extra_scopes, actor)
     connection.created_at = now or connection.created_at
@@ -169,15 +166,12 @@ def probe_mailboxes(connection: Connection, *, actor: User, now: datetime) -> No
 
 
 def missing_permissions(connection: Connection) -> tuple[str, ...]:
-    """Return the permissions that the connection's capabilities need and Microsoft has not granted, as short names."""
+    """Return the permissions that the connection's capabilities need but Microsoft has not granted, as short names."""
     return capabilities.missing(permission_drift.required_permissions(connection), connection.granted)
 
 
 def disable(connection: Connection, *, actor: User, now: datetime) -> None:
-    """Stop using the connection but keep its grant. Safe to repeat.
-
-    If an IT admin disables another person's connection, only an IT admin can enable it.
-    """
+    """Disable a connection but keep its grant; safe to repeat. Only an IT admin can enable what one has disabled."""
     with transaction.atomic():
         _lock(connection)
         roles.require(permissions.can_disable(actor, connection))
@@ -255,10 +249,7 @@ def remove(connection: Connection, *, actor: User, now: datetime) -> None:
 
 
 def _lock(connection: Connection, *, to_remove: bool = False) -> None:
-    """Lock the row and reload its owner, before permissions are checked.
-
-    ``to_remove`` makes new references to the row wait, and fail once it is removed.
-    """
+    """Lock the row and reload its owner, before checking permissions. ``to_remove`` also makes new references wait."""
     rows = Connection.objects.select_for_update(no_key=not to_remove).filter(pk=connection.pk)
     connection.owner_id = rows.values_list("owner", flat=True).first() or connection.owner_id
 

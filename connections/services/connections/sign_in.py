@@ -232,7 +232,7 @@ def _require_acceptable(connection: Connection, answer: token_endpoint.TokenSet,
 
 
 def _require_same_account(connection: Connection, account: Account, actor: User) -> None:
-    """Allow another account only to a new owner after a transfer, and only from the same directory."""
+    """Allow another account only for a new owner after a transfer, and only from the same directory."""
     known = (connection.account_tid, connection.account_oid)
     if not connection.account_oid or (account.tid, account.oid) == known:
         return

@@ -1,6 +1,6 @@
 """Sign-in links let a person without an account in this portal sign in at Microsoft for a connection.
 
-A link allows nothing else. Every step checks again that the person who created it still has the permission.
+A link allows nothing else, and its token is not stored. Every step checks again that its creator has the permission.
 """
 
 import hashlib
@@ -34,18 +34,13 @@ class LinkUnusable(PortalError):
 
 @dataclass(frozen=True, slots=True)
 class OpenedLink:
-    """A usable link and what its page shows."""
-
     link: SignInLink
     connection: Connection
     made_by: User
 
 
 def create(connection: Connection, *, actor: User, now: datetime) -> tuple[SignInLink, str]:
-    """Create a link that replaces earlier ones, and return it with its token, which is not stored.
-
-    Raises NotAllowed, PolicyForbids or ApprovalNeeded.
-    """
+    """Return a new link and its token, revoking earlier links. Raises NotAllowed, PolicyForbids or ApprovalNeeded."""
     token = secrets.token_urlsafe(32)
     with transaction.atomic():
         Connection.objects.select_for_update(no_key=True).get(pk=connection.pk)

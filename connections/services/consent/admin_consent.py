@@ -1,4 +1,4 @@
-"""Request admin consent with a link, record Microsoft's callback (which proves nothing), and verify it by a token."""
+"""Request admin consent with a link, record Microsoft's callback (which proves nothing), and verify it with a token."""
 
 import hashlib
 import logging
@@ -38,8 +38,7 @@ def start(
 ) -> tuple[ConsentLink, str]:
     """Return a consent link and its URL; an unanswered link for the same directory and scopes is reused.
 
-    ``directory_id`` names a directory other than the tenant's, for a multitenant application. Raises NotAllowed or
-    InvalidInput.
+    ``directory_id`` is another directory, for a multitenant application. Raises NotAllowed or InvalidInput.
     """
     roles.require(permissions.can_manage_registry(actor), action="Ask an IT admin.")
     tenant = app_registration.tenant
@@ -104,7 +103,7 @@ def _cloud(app_registration: AppRegistration) -> clouds.Cloud:
 
 
 def _state(link: ConsentLink) -> str:
-    """Return the link's state: unguessable without SECRET_KEY, and derived so that the database never holds it."""
+    """Return the link's state, which nobody can guess without SECRET_KEY and the database never holds."""
     value = f"{link.pk}:{link.app_registration_id}:{link.directory_id}"
     return salted_hmac("connections.consent", value, algorithm="sha256").hexdigest()
 
@@ -175,7 +174,7 @@ def expected_roles(app_registration: AppRegistration) -> tuple[str, ...]:
 
 
 def can_be_verified(link: ConsentLink) -> bool:
-    """Whether an app-only token can show the consent. Links with scopes ask for delegated permissions, so none can."""
+    """Whether an app-only token can show the consent; it cannot if the link asks for scopes, which are delegated."""
     app_only = link.app_registration.allows_app_only and not link.scopes
     return app_only and link.directory_id not in SHARED_ENDPOINTS
 
@@ -183,8 +182,8 @@ def can_be_verified(link: ConsentLink) -> bool:
 def verify(link: ConsentLink, *, actor: User | None, now: datetime) -> bool:
     """Mark the link as verified if an app-only token shows the consent, and return whether it is verified.
 
-    A token may not show the consent until minutes after it was granted. Raises MicrosoftUnavailable, UnreadableSecret,
-    or MicrosoftRefused if the app registration is broken.
+    Tokens can take minutes to show it. Raises UnreadableSecret, MicrosoftUnavailable, or MicrosoftRefused if the app
+    registration is broken.
     """
     if link.state == State.VERIFIED:
         return True
@@ -193,8 +192,7 @@ def verify(link: ConsentLink, *, actor: User | None, now: datetime) -> bool:
     granted = _granted_roles(link)
     expected = expected_roles(link.app_registration)
     missing = capabilities.missing(expected, granted)
-    # For an unanswered link, roles prove nothing unless some are expected and all of them are present, because they may
-    # have been granted earlier.
+    # Any role may be older than an unanswered link; only a complete set of expected roles verifies it.
     if granted and not missing and (expected or link.state == State.GRANTED):
         _mark_verified(link, granted, actor=actor, now=now)
         return True
@@ -256,7 +254,7 @@ def _explain_missing(link: ConsentLink, granted: tuple[str, ...], missing: tuple
 
 
 def verify_open(*, now: datetime) -> int:
-    """Check tokens for consent, even that of unanswered links, and return how many links were verified."""
+    """Look for consent in tokens, even for links that were not answered, and return how many were verified."""
     links = ConsentLink.objects.filter(
         state__in=(State.OPEN, State.GRANTED),
         requested_at__gt=now - VALID_FOR - CHECKED_FOR,
@@ -276,7 +274,7 @@ def verify_open(*, now: datetime) -> int:
 def verify_from_token(
     app_registration: AppRegistration, *, granted: Iterable[str], now: datetime, tid: str = ""
 ) -> None:
-    """Verify granted consents that no app-only token can show, by the scopes ``granted`` when a person signed in.
+    """Verify granted consents that no app-only token can show, from the scopes ``granted`` to a person who signed in.
 
     An unanswered link stays open, because people may also consent for themselves. ``tid`` is the account's directory.
     """

@@ -43,7 +43,6 @@ def move(
 
 
 def link_answered(link: ConsentLink, *, actor: User | None, now: datetime) -> None:
-    """Mark the link's requests as granted or failed, depending on Microsoft's callback."""
     for request in _requests_of(link, State.APPROVED):
         if link.state == ConsentLink.State.GRANTED:
             _mark_granted(request, actor=actor, now=now)

@@ -25,8 +25,6 @@ _UNDECIDED = (State.ASKED, State.APPROVED, State.FAILED)
 
 
 class DecidedMeanwhile(PortalError):
-    """The request is no longer in the state the person saw when deciding."""
-
     code = "decided_meanwhile"
     status = 409
     cause = "Somebody else has decided about this request in the meantime."
@@ -43,9 +41,8 @@ def _required_permissions(connection: Connection) -> tuple[str, ...]:
 def request_consent(connection: Connection, *, reason: str, actor: User, now: datetime) -> ConsentRequest:
     """Ask the IT admins to get consent for the permissions the connection lacks, and email them once.
 
-    An open request for the same permissions is returned, and one for other permissions is replaced. A link that was
-    approved for the same permissions is reused. Permissions that the portal's policy forbids are not requested. Raises
-    NotAllowed, InvalidInput, PolicyForbids or ApprovalNeeded.
+    An open request for the same permissions is returned, and one for others is replaced. A link approved for the same
+    permissions is reused. Raises NotAllowed, InvalidInput, PolicyForbids (nothing is requested) or ApprovalNeeded.
     """
     reason = reason.strip()
     try:

@@ -59,8 +59,7 @@ def start(
 ) -> AccessReview:
     """Start a review of all active shares, or those of one app registration or tenant, and ask the owners.
 
-    ``actor`` is None if the schedule starts it. Raises NotAllowed, or InvalidInput if ``due_at`` is out of range or
-    nothing is shared.
+    ``actor`` is None for a scheduled review. Raises NotAllowed, or InvalidInput for ``due_at`` or if nothing is shared.
     """
     if actor is not None:
         roles.require(permissions.can_manage_reviews(actor), action="Ask an IT admin.")
@@ -194,7 +193,7 @@ def notify_owners(
 
 
 def format_day(moment: datetime) -> str:
-    """Return a day in a form like "31 December 2026 (UTC)"."""
+    """Format a day as "31 December 2026 (UTC)"."""
     return f"{moment.day} {moment:%B %Y} (UTC)"
 
 
@@ -310,7 +309,7 @@ def set_schedule(*, is_on: bool, days: int, actor: User, now: datetime) -> None:
 
 
 def quarter(moment: datetime) -> str:
-    """Return a quarter in a form like "2026-Q4"."""
+    """Format a quarter as "2026-Q4"."""
     return f"{moment.year}-Q{(moment.month + 2) // 3}"
 
 

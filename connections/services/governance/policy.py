@@ -77,8 +77,7 @@ def change(
 ) -> Outcome:
     """Replace the rules of the organisation or of one app registration.
 
-    ``version`` and ``seen`` (the fingerprint of a preview) identify what the actor saw. Raises NotAllowed,
-    InvalidInput, or Conflict if either has changed since then.
+    Raises NotAllowed, InvalidInput, or Conflict if ``version`` or ``seen`` (a preview's fingerprint) is out of date.
     """
     roles.require(permissions.can_change_policy(actor), cause="IT admins make the policy.", action="Ask one of them.")
     # Converted to plain values and back, so that only rules that can be read again are stored.

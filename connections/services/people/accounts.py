@@ -23,8 +23,7 @@ from connections.services.sharing import history, shares, teams
 def create_from_directory(*, claims: dict[str, Any]) -> User:
     """Create an account at a person's first Microsoft sign-in.
 
-    It is never linked to an existing account, because other directories can choose any name; only (tid, oid) identifies
-    a person.
+    It is never linked to an existing one: other directories can choose any name, and only (tid, oid) identifies.
     """
     username = str(claims.get("preferred_username") or claims["oid"])[:140]
     with transaction.atomic():
@@ -184,7 +183,7 @@ def _set_groups(user: User, before: list[str], after: list[str], *, actor: User 
 
 
 def _roles_by_group(user: User) -> set[str]:
-    """Return the roles that came from groups when Microsoft last sent them, or all roles if that was never recorded."""
+    """Return the roles that came from groups when Microsoft last sent them; all of them if that was not recorded."""
     if user.roles_by_group is None:
         return set(user.groups.filter(name__in=(IT_ADMINS, AUDITORS)).values_list("name", flat=True))
     return set(user.roles_by_group)

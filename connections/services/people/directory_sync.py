@@ -48,8 +48,7 @@ def sync_due(*, now: datetime) -> int:
 def sync(tenant: Tenant, *, now: datetime) -> bool:
     """Mark the people whom the directory reports as gone or as back; return False if no application may read it.
 
-    Raises MicrosoftUnavailable, MicrosoftRefused, UnreadableSecret, or InvalidInput if the environment is not
-    configured.
+    Raises MicrosoftUnavailable, MicrosoftRefused, UnreadableSecret, or InvalidInput for an unconfigured environment.
     """
     # The people who sign in from this directory and are not disabled here, by object ID.
     prefix = f"{tenant.tid}."

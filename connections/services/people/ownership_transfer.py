@@ -30,9 +30,9 @@ def transfer(
 ) -> HandOver:
     """Make ``new_owner`` the owner at once, and ask them to sign in if the connection is delegated.
 
-    With ``keep_grant``, the old account's tokens stay in use until they sign in; otherwise the tokens are deleted now.
-    Repeating a transfer returns the first one. Raises NotAllowed, InvalidInput (field ``new_owner``) or AlreadyExists
-    (field ``new_name``).
+    ``keep_grant`` keeps the old account's tokens in use until then; otherwise they are deleted now. Repeating a
+    transfer returns the first one. Raises NotAllowed, InvalidInput (field ``new_owner``) or AlreadyExists
+    (``new_name``).
     """
     try:
         with transaction.atomic():
@@ -172,7 +172,7 @@ def _change_owner(
 
 
 def can_keep_tokens(connection: Connection) -> bool:
-    """Whether the grant may still yield tokens. It cannot if it was never given or its account is gone."""
+    """Whether the grant may still yield tokens: not if there is none, it needs a new sign-in or its account is gone."""
     if connection.status in (Status.PENDING, Status.RECONNECT_NEEDED) or connection.connected_at is None:
         return False
     return not (connection.status == Status.BLOCKED and account_status.is_account_gone(connection.status_code))

@@ -53,10 +53,7 @@ class CredentialCheck:
 def build_application(
     app_registration: AppRegistration, credential: token_endpoint.Credential
 ) -> token_endpoint.Application:
-    """Return the client for a (possibly unsaved) registration.
-
-    Raises InvalidInput if its environment is not configured.
-    """
+    """Return the client for this credential. Raises InvalidInput if the tenant's environment is not configured."""
     tenant = app_registration.tenant
     if tenant.environment not in clouds.CLOUDS:
         raise InvalidInput(
@@ -95,7 +92,7 @@ def live_applications(app_registration: AppRegistration) -> list[tuple[AppCreden
 
 
 def in_trial_order(credentials: Iterable[AppCredential]) -> list[AppCredential]:
-    """Order newest-first credentials: accepted or untested, certificates perhaps not in Entra yet, then rejected."""
+    """Sort credentials: usable ones first, then certificates that may not be in Entra yet, and rejected ones last."""
     return sorted(credentials, key=lambda credential: (credential.rejected_at is not None, awaits_upload(credential)))
 
 
@@ -130,10 +127,7 @@ def app_only_token(app: AppRegistration, *, now: datetime) -> token_endpoint.Tok
 
 
 def check_credential(app_registration: AppRegistration, credential: token_endpoint.Credential) -> None:
-    """Test a credential and store nothing; call it outside any transaction.
-
-    Raises MicrosoftUnavailable, or MicrosoftRefused with the form's ``field``.
-    """
+    """Test a credential outside a transaction. Raises MicrosoftUnavailable, or MicrosoftRefused with its ``field``."""
     result = _probe(app_registration, credential)
     if isinstance(result, Verdict):
         raise refusal_error(result)
@@ -198,7 +192,6 @@ def _decisive_verdict(checks: list[CredentialCheck]) -> Verdict:
 def _store_checks(
     app_registration: AppRegistration, checks: list[CredentialCheck], *, is_complete: bool, actor: User | None
 ) -> None:
-    """Store each credential's result, then restore or reject the registration."""
     now = timezone.now()
     accepted = [check.credential for check in checks if check.verdict is None]
     verdict = None if accepted else _decisive_verdict(checks)
@@ -206,7 +199,6 @@ def _store_checks(
         for check in checks:
             if check.verdict is None:
                 check.credential.verified_at = now
-                # Also ends an earlier rejection.
                 check.credential.rejected_at, check.credential.rejected_code = None, ""
                 check.credential.save(update_fields=["verified_at", "rejected_at", "rejected_code"])
             elif check.verdict.credential and not check.inconclusive:
@@ -242,7 +234,7 @@ def credential_refused(
 def reject_app(
     app_registration: AppRegistration, verdict: Verdict, *, now: datetime, actor: User | None = None
 ) -> None:
-    """Make the app's connections wait; one retries a minute later. Only the first rejection is dated and audited."""
+    """Mark the app as rejected, so that its connections wait; one of them is tried a minute later. Audited once."""
     values = {
         "rejected_code": verdict.code,
         "rejected_cause": verdict.cause,

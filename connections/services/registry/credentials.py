@@ -61,10 +61,7 @@ def add_secret(
 
 
 def next_certificate(app_registration: AppRegistration, *, actor: User) -> AppCredential:
-    """Return the certificate that still has to be uploaded, or generate one.
-
-    Microsoft's acceptance moves it from after all working credentials to the first place.
-    """
+    """Return the certificate to upload next, generating it if necessary. Once accepted, it is tried first."""
     live = app_registration.credentials.live().defer("secret", "private_key")
     waiting = next((credential for credential in live if credential_checks.awaits_upload(credential)), None)
     return waiting or add_generated_certificate(app_registration, actor=actor)

@@ -35,10 +35,7 @@ def add(name: str, *, environment: str, directory_id: str, actor: User | None, t
 
 
 def update_from_microsoft(tenant: Tenant, *, actor: User | None) -> None:
-    """Look up the directory's GUID and store it.
-
-    Raises MicrosoftUnavailable, AlreadyExists, or InvalidInput if Microsoft knows no such directory.
-    """
+    """Look up and store the tenant's GUID. Raises MicrosoftUnavailable, AlreadyExists, or InvalidInput if unknown."""
     before, tid = tenant.tid, look_up_directory(tenant.environment, tenant.directory_id)
     if tid == before:
         return
@@ -107,10 +104,7 @@ def objects_using(tenant: Tenant) -> list[str]:
 
 
 def look_up_directory(environment: str, directory_id: str) -> str:
-    """Return a directory's GUID, or "" for a shared endpoint.
-
-    Raises MicrosoftUnavailable, or InvalidInput if Microsoft knows no such directory.
-    """
+    """Return a directory's GUID, "" for a shared endpoint. Raises MicrosoftUnavailable, or InvalidInput if unknown."""
     directory_id = directory_id.lower()
     if directory_id in SHARED_ENDPOINTS:
         return clouds.CONSUMERS_TID if directory_id == "consumers" else ""
