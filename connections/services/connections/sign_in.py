@@ -95,9 +95,8 @@ def complete(
 ) -> None:
     """Store the tokens of a sign-in and clear every flag; the connection keeps its ID.
 
-    ``by_link`` is the actor's link if one was used; it cannot be used again. Raises NoRefreshToken, WrongTenant,
-    WrongAccount, ConsentMissing or PolicyForbids and changes nothing, or requests the approval that is missing and
-    raises ApprovalNeeded without storing a token.
+    If the actor used a link (``by_link``), it cannot be used again. Raises NoRefreshToken, WrongTenant, WrongAccount,
+    ConsentMissing or PolicyForbids and changes nothing, or ApprovalNeeded after requesting it, without storing tokens.
     """
     _require_acceptable(connection, answer, account, actor)
     approvals.require_account(connection, account.tid)
@@ -148,8 +147,7 @@ def record_failure(
     """Record a failed sign-in and return the error to show. A connection that worked before keeps its status.
 
     If Microsoft rejected the credential ``credential_id`` and there is another one, the next attempt uses that one.
-    ``by_link`` is the actor's link if one was used: a failure in an unknown person's browser is no evidence against the
-    application.
+    ``by_link`` is the actor's link, if used: an unknown person's failure is no evidence against the application.
     """
     has_other_credential = False
     if by_link is None and verdict is not None and verdict.credential:

@@ -30,9 +30,9 @@ def transfer(
 ) -> HandOver:
     """Make ``new_owner`` the owner at once, and ask them to sign in if the connection is delegated.
 
-    ``keep_grant`` keeps the old account's tokens in use until then; otherwise they are deleted now. Repeating a
-    transfer returns the first one. Raises NotAllowed, InvalidInput (field ``new_owner``) or AlreadyExists
-    (``new_name``).
+    ``keep_grant`` keeps the old account's tokens in use until then; otherwise they are deleted now. Repeating it
+    returns the first transfer. Raises NotAllowed, InvalidInput (field ``new_owner``) or AlreadyExists (field
+    ``new_name``).
     """
     try:
         with transaction.atomic():

@@ -31,9 +31,9 @@ def register(
 ) -> AppRegistration:
     """Test the first credential at Microsoft, then store the app registration together with it.
 
-    With ``allow_untried`` it is stored untested if Microsoft is unavailable, or if the application is only missing
-    admin consent in the directory. Raises InvalidInput, AlreadyExists, MicrosoftUnavailable or MicrosoftRefused, whose
-    ``field`` names the form field; nothing is stored then.
+    ``allow_untried`` stores it untested if Microsoft is unavailable or only admin consent is missing in the directory.
+    Raises InvalidInput, AlreadyExists, MicrosoftUnavailable or MicrosoftRefused (with the form's ``field``) and stores
+    nothing.
     """
     app = AppRegistration(
         tenant=tenant,

@@ -148,10 +148,10 @@ def verify(
 ) -> list[CredentialCheck]:
     """Test every live credential (or only ``credential``) at Microsoft, then store and return the results.
 
-    Certificates that still have to be uploaded are skipped unless they are ``credential`` or there is nothing else. One
-    accepted credential restores the registration; it is rejected only if all of them were. Raises InvalidInput if there
-    is no live credential, MicrosoftRefused if none was accepted, MicrosoftUnavailable if that is unknown, or
-    UnreadableSecret.
+    Certificates that still have to be uploaded are skipped unless there is nothing else or ``credential`` is one. One
+    accepted credential restores the registration; it is rejected only if all of them were. Raises UnreadableSecret,
+    InvalidInput if there is nothing to test, MicrosoftRefused if nothing was accepted, or MicrosoftUnavailable if that
+    is unknown.
     """
     live = in_trial_order(app_registration.credentials.live())
     if credential is not None:

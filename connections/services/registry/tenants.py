@@ -16,9 +16,8 @@ from connections.models.tenants import SHARED_ENDPOINTS
 def add(name: str, *, environment: str, directory_id: str, actor: User | None, tid: str | None = None) -> Tenant:
     """Look the directory up at Microsoft and register it.
 
-    If Microsoft is unavailable, ``tid`` stays empty until update_from_microsoft sets it. A caller that has already
-    called look_up_directory passes its result as ``tid``. Raises AlreadyExists, or InvalidInput if Microsoft knows no
-    such directory.
+    If Microsoft is unavailable, ``tid`` stays empty until update_from_microsoft sets it. Pass ``tid`` if
+    look_up_directory has already found it. Raises AlreadyExists, or InvalidInput if Microsoft knows no such directory.
     """
     tenant = Tenant(name=name, environment=environment, directory_id=directory_id.lower(), created_by=actor)
     _check_unique(tenant)
