@@ -72,7 +72,7 @@ def sign_in_client(connection: Connection) -> backends.SignInClient:
 
 
 def begin(connection: Connection, *, actor: User, now: datetime, by_link: SignInLink | None = None) -> None:
-    """Record that a sign-in starts, perhaps by the actor's link. Raises NotAllowed, PolicyForbids or ApprovalNeeded."""
+    """Record that a sign-in starts, with ``by_link`` if given. Raises NotAllowed, PolicyForbids or ApprovalNeeded."""
     roles.require(permissions.can_reconnect(actor, connection), action="Only its owner can sign in for it.")
     _require_not_disabled_by_admin(connection, actor)
     if not connection.is_delegated:
@@ -95,8 +95,9 @@ def complete(
 ) -> None:
     """Store the tokens of a sign-in and clear every flag; the connection keeps its ID.
 
-    If the actor used a link (``by_link``), it cannot be used again. Raises NoRefreshToken, WrongTenant, WrongAccount,
-    ConsentMissing or PolicyForbids and changes nothing, or ApprovalNeeded after requesting it, without storing tokens.
+    ``by_link`` is the actor's link if the sign-in used one; it cannot be used again. Raises NoRefreshToken,
+    WrongTenant, WrongAccount, ConsentMissing or PolicyForbids and changes nothing, or requests an approval and raises
+    ApprovalNeeded, without storing tokens.
     """
     _require_acceptable(connection, answer, account, actor)
     approvals.require_account(connection, account.tid)

@@ -53,7 +53,7 @@ class CredentialCheck:
 def build_application(
     app_registration: AppRegistration, credential: token_endpoint.Credential
 ) -> token_endpoint.Application:
-    """Return the client for this credential. Raises InvalidInput if the tenant's environment is not configured."""
+    """Return a (maybe unsaved) registration's client. Raises InvalidInput if its environment is not configured."""
     tenant = app_registration.tenant
     if tenant.environment not in clouds.CLOUDS:
         raise InvalidInput(
@@ -127,7 +127,10 @@ def app_only_token(app: AppRegistration, *, now: datetime) -> token_endpoint.Tok
 
 
 def check_credential(app_registration: AppRegistration, credential: token_endpoint.Credential) -> None:
-    """Test a credential outside a transaction. Raises MicrosoftUnavailable, or MicrosoftRefused with its ``field``."""
+    """Test a credential without storing anything. Call it outside any transaction.
+
+    Raises MicrosoftUnavailable, or MicrosoftRefused with the form's ``field``.
+    """
     result = _probe(app_registration, credential)
     if isinstance(result, Verdict):
         raise refusal_error(result)
@@ -234,7 +237,7 @@ def credential_refused(
 def reject_app(
     app_registration: AppRegistration, verdict: Verdict, *, now: datetime, actor: User | None = None
 ) -> None:
-    """Mark the app as rejected, so that its connections wait; one of them is tried a minute later. Audited once."""
+    """Make the app's connections wait; one is tried a minute later. Only the first rejection is dated and audited."""
     values = {
         "rejected_code": verdict.code,
         "rejected_cause": verdict.cause,
