@@ -1,4 +1,4 @@
-"""Connections themselves: create, change, disable and delete them, and sign in to them.
+"""Create, change, disable and delete connections, and sign in to them.
 
-A sign-in or a sign-in link ends in an active connection with tokens of the right account, or changes nothing.
+A sign-in, with or without a link, stores the right account's tokens in an active connection or changes nothing.
 """

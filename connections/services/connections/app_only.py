@@ -33,9 +33,9 @@ def connect(
     """Request an app-only token and store the connection with it.
 
     If the policy requires an approval, it is requested with ``reason``, and the connection stays pending without a
-    token; finish continues after it. A token without any role makes the connection "consent needed", which an
-    administrator can fix later, unless it reaches one of the mailboxes. Raises NotAllowed, PolicyForbids, InvalidInput,
-    AlreadyExists, MicrosoftRefused (nothing is stored) or MicrosoftUnavailable (nothing is stored).
+    token until finish is called. If the token has no role and the connection reaches no mailbox, its status is "consent
+    needed", which an administrator can fix later. Raises NotAllowed, PolicyForbids, InvalidInput, AlreadyExists,
+    MicrosoftRefused or MicrosoftUnavailable, without storing the connection.
     """
     roles.require(
         permissions.can_connect_app_only(actor),
@@ -61,7 +61,7 @@ def connect(
 
 
 def finish(connection: Connection, *, actor: User, now: datetime) -> Connection:
-    """Request an app-only connection's first token after its approval; safe to repeat. Raises as connect does."""
+    """Request the first token after an approval. Safe to repeat. Raises ApprovalNeeded, or as connect does."""
     roles.require(permissions.can_reconnect(actor, connection))
     if connection.is_delegated or connection.status != Connection.Status.PENDING:
         return connection
@@ -97,10 +97,10 @@ def _authorize(connection: Connection, answer: token_endpoint.TokenSet, actor: U
 
 
 def _settle(connection: Connection, answer: token_endpoint.TokenSet, actor: User, now: datetime) -> Connection:
-    """The stored connection; after a token without roles, flagged unless it reaches a mailbox."""
+    """Return the stored connection. If its token contains no roles, flag it unless it reaches a mailbox."""
     connection = _reload(connection)
     if connection.scopes and not answer.granted:
-        # Exchange may admit the application without a role; only a probe shows it.
+        # Exchange may grant access without a role, which only a probe shows.
         connections.probe_mailboxes(connection, actor=actor, now=now)
         apply_results.settle_without_roles(connection.pk, now=now, version=connection.token_version)
         connection = _reload(connection)
@@ -108,5 +108,5 @@ def _settle(connection: Connection, answer: token_endpoint.TokenSet, actor: User
 
 
 def _reload(connection: Connection) -> Connection:
-    """The stored connection with its tokens deferred, unlike after refresh_from_db()."""
+    """Return the stored connection with its tokens deferred, which refresh_from_db() would not do."""
     return Connection.objects.select_related("app_registration__tenant", "owner").get(pk=connection.pk)

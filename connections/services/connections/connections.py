@@ -36,7 +36,7 @@ def start_delegated(
     now: datetime | None = None,
     reason: str = "",
 ) -> Connection:
-    """Create it; it waits for approval and sign-in. Raises NotAllowed, PolicyForbids, InvalidInput, AlreadyExists."""
+    """Create a connection to sign in to. Raises NotAllowed, PolicyForbids, InvalidInput or AlreadyExists."""
     roles.require(permissions.can_connect(actor), cause="Auditors only look.", action="Ask a member to connect.")
     connection = build(app_registration, AuthenticationType.AUTHORIZATION_CODE, name, chosen, extra_scopes, actor)
     connection.created_at = now or connection.created_at
@@ -59,7 +59,7 @@ def build(
     extra_scopes: Sequence[str],
     owner: User,
 ) -> Connection:
-    """An unsaved connection. Raises NotAllowed or InvalidInput if it could not work."""
+    """Return an unsaved connection. Raises NotAllowed or InvalidInput if it could not work."""
     if not app_registration.allows(authentication_type):
         kind = authentication_type.label.partition(":")[0].lower()
         raise NotAllowed(
@@ -87,7 +87,7 @@ def build(
 
 
 def insert(connection: Connection, shared_mailboxes: Sequence[SharedMailbox], actor: User) -> None:
-    """Save a new connection with its mailboxes. Raises AlreadyExists if its owner has one with this name."""
+    """Save a new connection with its mailboxes. Raises AlreadyExists if its owner already has one with this name."""
     try:
         with transaction.atomic():
             connection.save(force_insert=True)
@@ -121,10 +121,10 @@ def change(
     now: datetime | None = None,
     reason: str = "",
 ) -> bool:
-    """Change name and capabilities. Returns whether a new sign-in (or consent) is needed for added permissions.
+    """Change name and capabilities. Return whether added permissions need a new sign-in (or consent).
 
-    Granted permissions stay in use until the owner signs in again. Added ones must be allowed by the policy; if it
-    requires an approval, it is requested with ``reason``. Raises NotAllowed, PolicyForbids, AlreadyExists.
+    Granted permissions stay in use until the owner signs in again. The policy must allow the added ones; if it requires
+    an approval, that is requested with ``reason``. Raises NotAllowed, PolicyForbids or AlreadyExists.
     """
     values: dict[str, Any] = {"name": name, "capabilities": list(chosen), "extra_scopes": " ".join(extra_scopes)}
     if not connection.is_delegated:
@@ -158,7 +158,7 @@ def _set(connection: Connection, values: dict[str, Any]) -> None:
 
 
 def probe_mailboxes(connection: Connection, *, actor: User, now: datetime) -> None:
-    """Probe the mailboxes of a new connection now; if that is not possible, the scheduled probe tries again."""
+    """Probe a new connection's mailboxes now; if that fails, the scheduled probe tries again."""
     try:
         probes.probe(connection, actor=actor, now=now)
     except PortalError:
@@ -166,12 +166,12 @@ def probe_mailboxes(connection: Connection, *, actor: User, now: datetime) -> No
 
 
 def missing_permissions(connection: Connection) -> tuple[str, ...]:
-    """Permissions the connection's capabilities need and Microsoft has not granted, as short names."""
+    """Return the permissions that the connection's capabilities need but Microsoft has not granted, as short names."""
     return capabilities.missing(permission_drift.required_permissions(connection), connection.granted)
 
 
 def disable(connection: Connection, *, actor: User, now: datetime) -> None:
-    """Keep the grant but do not use it; safe to repeat. What an IT admin disabled, only an IT admin can enable."""
+    """Disable a connection but keep its grant; safe to repeat. Only an IT admin can enable what one has disabled."""
     with transaction.atomic():
         _lock(connection)
         roles.require(permissions.can_disable(actor, connection))
@@ -201,7 +201,7 @@ def disable(connection: Connection, *, actor: User, now: datetime) -> None:
 
 
 def enable(connection: Connection, *, actor: User, now: datetime) -> None:
-    """Use it again; a sweep checks its grant. Raises NotAllowed, PolicyForbids, ApprovalNeeded."""
+    """Use the connection again; the next sweep checks its grant. Raises NotAllowed, PolicyForbids or ApprovalNeeded."""
     with transaction.atomic():
         _lock(connection)
         connection.refresh_from_db(fields=["status", "disabled_by_admin", "connected_at"])
@@ -235,7 +235,7 @@ def _switch(connection: Connection, action: AuditAction, actor: User, values: di
 
 
 def remove(connection: Connection, *, actor: User, now: datetime) -> None:
-    """Delete connection and tokens; Microsoft has no call to revoke one grant (identity-platform/refresh-tokens)."""
+    """Delete connection and tokens; Microsoft cannot revoke a single grant (identity-platform/refresh-tokens)."""
     with transaction.atomic():
         _lock(connection, to_remove=True)
         roles.require(permissions.can_disable(actor, connection))
@@ -249,7 +249,7 @@ def remove(connection: Connection, *, actor: User, now: datetime) -> None:
 
 
 def _lock(connection: Connection, *, to_remove: bool = False) -> None:
-    """Lock the row, reload its owner; check permissions after it. ``to_remove`` makes new references wait and fail."""
+    """Lock the row and reload its owner, before checking permissions. ``to_remove`` also makes new references wait."""
     rows = Connection.objects.select_for_update(no_key=not to_remove).filter(pk=connection.pk)
     connection.owner_id = rows.values_list("owner", flat=True).first() or connection.owner_id
 

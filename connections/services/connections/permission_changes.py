@@ -1,4 +1,4 @@
-"""What the policy says about changed permissions: forbidden, in need of approval, or no longer in need of it."""
+"""Check changed permissions against the policy: whether they are forbidden, and whether they need an approval."""
 
 import copy
 from datetime import datetime
@@ -13,7 +13,7 @@ REQUESTED_COLUMNS = ("capabilities", "extra_scopes")
 
 
 def check_policy(connection: Connection, before: dict[str, Any]) -> tuple[Reason, ...]:
-    """Why the change from the columns ``before`` needs an approval. Raises PolicyForbids for added permissions."""
+    """Return why a change from the values ``before`` needs an approval. Raises PolicyForbids for added permissions."""
     unchanged = copy.copy(connection)
     for field, value in before.items():
         setattr(unchanged, field, value)

@@ -1,4 +1,4 @@
-"""Sign-ins of delegated connections: what is requested from Microsoft, what is accepted, and how it is stored."""
+"""Sign-ins for delegated connections: what is requested from Microsoft, what is accepted, and how it is stored."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -45,7 +45,7 @@ class Account:
 
 
 def account_from_claims(claims: dict[str, Any]) -> Account:
-    """The account of a verified ID token (identity-platform/id-token-claims-reference)."""
+    """Return the account in a verified ID token (identity-platform/id-token-claims-reference)."""
     return Account(
         tid=str(claims.get("tid", "")).lower(),
         oid=str(claims.get("oid", "")).lower(),
@@ -55,24 +55,24 @@ def account_from_claims(claims: dict[str, Any]) -> Account:
 
 
 def scopes_to_request(connection: Connection) -> tuple[str, ...]:
-    """Scopes the sign-in requests, as short names."""
+    """Return the scopes that the sign-in requests, as short names."""
     return capabilities.sign_in_scopes(connection.capabilities, connection.extra_scopes)
 
 
 def sign_in_client(connection: Connection) -> backends.SignInClient:
-    """The client, scopes and parameters; never ``prompt=consent``, which ignores an administrator's consent."""
+    """Return the client, scopes and parameters; never ``prompt=consent``, which ignores an administrator's consent."""
     live = credential_checks.live_applications(connection.app_registration)
     if not live:
         raise MicrosoftRefused(credential_checks.NO_CREDENTIAL)
     credential, application = live[0]
-    # After an ownership transfer the new owner may choose another account.
+    # After an ownership transfer, the new owner may choose another account.
     username = "" if ownership_transfer.pending_transfer(connection) else connection.account_username
     extra = {"login_hint": username} if username else {"prompt": "select_account"}
     return backends.SignInClient(application, scopes_to_request(connection), extra, credential.pk)
 
 
 def begin(connection: Connection, *, actor: User, now: datetime, by_link: SignInLink | None = None) -> None:
-    """Record that a sign-in (by the actor's link) starts. Raises NotAllowed, PolicyForbids, ApprovalNeeded."""
+    """Record that a sign-in starts, with ``by_link`` if given. Raises NotAllowed, PolicyForbids or ApprovalNeeded."""
     roles.require(permissions.can_reconnect(actor, connection), action="Only its owner can sign in for it.")
     _require_not_disabled_by_admin(connection, actor)
     if not connection.is_delegated:
@@ -93,11 +93,11 @@ def complete(
     now: datetime,
     by_link: SignInLink | None = None,
 ) -> None:
-    """Store the tokens of a sign-in and clear every flag; the connection keeps its id.
+    """Store the tokens of a sign-in and clear every flag; the connection keeps its ID.
 
-    ``by_link``: the link of the actor that was used and is used up by this. Raises NoRefreshToken, WrongTenant,
-    WrongAccount, ConsentMissing or PolicyForbids without changing anything, and ApprovalNeeded after requesting the
-    approval; then no token is stored.
+    ``by_link`` is the actor's link if the sign-in used one; it cannot be used again. Raises NoRefreshToken,
+    WrongTenant, WrongAccount, ConsentMissing or PolicyForbids and changes nothing, or requests an approval and raises
+    ApprovalNeeded, without storing tokens.
     """
     _require_acceptable(connection, answer, account, actor)
     approvals.require_account(connection, account.tid)
@@ -118,7 +118,7 @@ def complete(
         current = Connection.objects.select_for_update(no_key=True).get(pk=connection.pk)
         if by_link is not None:
             sign_in_links.mark_used(by_link, now=now)
-        # Again under the lock: two people may be signing in, or the owner may just have changed.
+        # Checked again under the lock, because two people may be signing in, or the owner may have just changed.
         _require_acceptable(current, answer, account, actor)
         approvals.require_grant(current, answer.granted)
         first = current.connected_at is None
@@ -145,11 +145,10 @@ def record_failure(
     credential_id: int | None = None,
     by_link: SignInLink | None = None,
 ) -> PortalError:
-    """Record a failed sign-in; a connection that worked before keeps its status. Returns the error to show.
+    """Record a failed sign-in and return the error to show. A connection that worked before keeps its status.
 
-    ``credential_id``: the credential that was used. If Microsoft rejected it and there is another one, the next attempt
-    uses that. ``by_link``: the link of the actor that was used; an unknown person's browser is no evidence against the
-    application.
+    If Microsoft rejected the credential ``credential_id`` and there is another one, the next attempt uses that one.
+    ``by_link`` is the actor's link, if used: an unknown person's failure is no evidence against the application.
     """
     has_other_credential = False
     if by_link is None and verdict is not None and verdict.credential:
@@ -184,12 +183,12 @@ def record_failure(
 
 
 def _audit_actor(actor: User, by_link: SignInLink | None) -> dict[str, Any]:
-    """The actor in audit events: the user, or the link instead of an unknown person."""
+    """Return the actor for audit events: the user, or the link if the person is unknown."""
     return {"actor": actor} if by_link is None else {"actor": None, "actor_name": sign_in_links.actor_name(by_link)}
 
 
 def _reject_credential(connection: Connection, verdict: Verdict, credential_id: int | None, now: datetime) -> bool:
-    """Mark the credential as rejected. Returns whether another one is left that Microsoft may accept."""
+    """Mark the credential as rejected. Return whether there is another one that Microsoft may accept."""
     live = connection.app_registration.credentials.live().defer("secret", "private_key")
     for credential in live.filter(pk=credential_id or 0):
         credential_checks.credential_refused(credential, verdict, now=now)
@@ -232,7 +231,7 @@ def _require_acceptable(connection: Connection, answer: token_endpoint.TokenSet,
 
 
 def _require_same_account(connection: Connection, account: Account, actor: User) -> None:
-    """Only a new owner after a transfer may sign in with another account, and only of the same directory."""
+    """Allow another account only for a new owner after a transfer, and only from the same directory."""
     known = (connection.account_tid, connection.account_oid)
     if not connection.account_oid or (account.tid, account.oid) == known:
         return
@@ -252,7 +251,7 @@ def _require_same_account(connection: Connection, account: Account, actor: User)
 
 
 def _refresh_scopes(requested: tuple[str, ...], granted: tuple[str, ...]) -> list[str]:
-    """Scopes that later refreshes request: a scope that was not granted would fail the whole refresh."""
+    """Return the scopes for later refreshes. Scopes not granted are omitted, because they would make a refresh fail."""
     lowered = {scope.lower() for scope in granted}
     scopes = [scope for scope in requested if scope not in token_endpoint.OIDC_SCOPES]
     return [*([scope for scope in scopes if scope.lower() in lowered] or scopes), "offline_access"]

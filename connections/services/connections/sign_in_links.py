@@ -1,6 +1,6 @@
-"""Sign-in links: a person without an account in this portal signs in at Microsoft for a connection.
+"""Sign-in links let a person without an account in this portal sign in at Microsoft for a connection.
 
-A link allows nothing else. Every step checks again that the person who created it still has the permission.
+A link allows nothing else, and its token is not stored. Every step checks again that its creator has the permission.
 """
 
 import hashlib
@@ -19,12 +19,12 @@ from connections.models.audit import AuditAction
 from connections.services.policy import approvals
 
 LIFETIME = timedelta(minutes=30)
-RETENTION = timedelta(days=1)  # after it expired, so that its page can still explain that
+RETENTION = timedelta(days=1)  # after a link expires, so that its page can still say so
 PRUNE_BATCH = 1000  # rows per run
 
 
 class LinkUnusable(PortalError):
-    """The link is invalid, used or expired; ``cause`` says no more than its holder may know."""
+    """The link is invalid, used or expired; ``cause`` tells its holder no more than they may know."""
 
     code = "link_over"
     status = 410
@@ -34,15 +34,13 @@ class LinkUnusable(PortalError):
 
 @dataclass(frozen=True, slots=True)
 class OpenedLink:
-    """A usable link with what its page shows."""
-
     link: SignInLink
     connection: Connection
     made_by: User
 
 
 def create(connection: Connection, *, actor: User, now: datetime) -> tuple[SignInLink, str]:
-    """A new link and its token (not stored); revokes earlier ones. Raises NotAllowed, PolicyForbids, ApprovalNeeded."""
+    """Return a new link and its token, revoking earlier links. Raises NotAllowed, PolicyForbids or ApprovalNeeded."""
     token = secrets.token_urlsafe(32)
     with transaction.atomic():
         Connection.objects.select_for_update(no_key=True).get(pk=connection.pk)
@@ -62,13 +60,13 @@ def create(connection: Connection, *, actor: User, now: datetime) -> tuple[SignI
 
 
 def open_link(token: str, *, now: datetime) -> OpenedLink:
-    """The link with this token, unchanged. Raises LinkUnusable."""
+    """Return the link with this token, without changing it. Raises LinkUnusable."""
     link = SignInLink.objects.select_related("made_by").filter(digest=_digest(token)).first()
     return _require_usable(link, now)
 
 
 def bind_to_browser(token: str, *, browser: str, now: datetime) -> OpenedLink:
-    """Bind the link to the first ``browser`` (its session's secret); raises LinkUnusable in any other."""
+    """Bind the link to the first ``browser`` (a session's secret) that opens it. Raises LinkUnusable in any other."""
     opened = open_link(token, now=now)
     SignInLink.objects.filter(pk=opened.link.pk, browser_digest="").update(browser_digest=_digest(browser))
     opened.link.refresh_from_db(fields=["browser_digest"])
@@ -77,30 +75,30 @@ def bind_to_browser(token: str, *, browser: str, now: datetime) -> OpenedLink:
 
 
 def resume(pk: int, *, browser: str, now: datetime) -> OpenedLink:
-    """The link whose sign-in returns from Microsoft in this browser. Raises LinkUnusable."""
+    """Return the link whose sign-in returns from Microsoft in this browser. Raises LinkUnusable."""
     opened = _require_usable(SignInLink.objects.select_related("made_by").filter(pk=pk).first(), now)
     _require_browser(opened.link, browser)
     return opened
 
 
 def mark_used(link: SignInLink, *, now: datetime) -> None:
-    """Use the link up, inside the transaction of the sign-in. Raises LinkUnusable if it was used or revoked before."""
+    """Mark the link as used, in the sign-in's transaction. Raises LinkUnusable if it was already used or revoked."""
     if not SignInLink.objects.filter(pk=link.pk, used_at=None, ended_at=None).update(used_at=now):
         raise _used()
 
 
 def actor_name(link: SignInLink) -> str:
-    """The actor's name in audit events of a sign-in by this link, as the person may be unknown."""
+    """Return the actor's name for audit events of a sign-in by this link, because the person may be unknown."""
     return f"Sign-in link made by {audit.recorded_name(link.made_by)}"
 
 
 def revoke_open(connection: Connection, *, now: datetime) -> None:
-    """Revoke open links, for example because the sign-in would now request other permissions than announced."""
+    """Revoke open links, for example because the sign-in would now request permissions that were not announced."""
     SignInLink.objects.filter(connection=connection, used_at=None, ended_at=None).update(ended_at=now)
 
 
 def prune(*, now: datetime) -> int:
-    """Delete links that expired more than a day ago; returns how many."""
+    """Delete links that expired more than a day ago, and return how many."""
     old = SignInLink.objects.filter(expires_at__lte=now - RETENTION).order_by("expires_at")
     deleted, _ = SignInLink.objects.filter(pk__in=list(old.values_list("pk", flat=True)[:PRUNE_BATCH])).delete()
     return deleted
@@ -118,7 +116,7 @@ def _require_usable(link: SignInLink | None, now: datetime) -> OpenedLink:
     if link.expires_at <= now:
         raise LinkUnusable("This link is too old: it worked for 30 minutes.")
     connection = Connection.objects.select_related("app_registration__tenant", "owner").get(pk=link.connection_id)
-    # Not recorded as denied: the reader may be signed in here as a person unrelated to the link.
+    # Not audited as denied, because the reader may be signed in as somebody unrelated to the link.
     if not _has_right(connection, link.made_by) or _obstacle(connection) is not None:
         raise LinkUnusable("Whoever sent this link may no longer connect mailboxes here.")
     return OpenedLink(link, connection, link.made_by)
@@ -129,7 +127,7 @@ def _has_right(connection: Connection, creator: User) -> bool:
 
 
 def _obstacle(connection: Connection) -> NotAllowed | None:
-    """Why no person can sign in for the connection; None if they can."""
+    """Return why no person can sign in for the connection, or None if somebody can."""
     if not connection.is_delegated:
         return NotAllowed("An app-only connection has no person who could sign in.", action="Use “Check now” instead.")
     if connection.status == Connection.Status.DISABLED:

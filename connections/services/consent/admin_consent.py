@@ -1,4 +1,4 @@
-"""Admin consent: requested by a link, answered by a callback that proves nothing, verified by what a token carries."""
+"""Request admin consent with a link, record Microsoft's callback (which proves nothing), and verify it with a token."""
 
 import hashlib
 import logging
@@ -29,17 +29,16 @@ logger = logging.getLogger(__name__)
 
 State = ConsentLink.State
 VALID_FOR = timedelta(days=7)  # how long a link can be used
-CHECKED_FOR = timedelta(days=2)  # how long after that tokens are checked for the consent
-BATCH = 20  # links checked in one run
+CHECKED_FOR = timedelta(days=2)  # how much longer tokens are checked for the consent
+BATCH = 20  # links checked per run
 
 
 def start(
     app_registration: AppRegistration, *, actor: User, scopes: Iterable[str] | None = None, directory_id: str = ""
 ) -> tuple[ConsentLink, str]:
-    """Create a consent link and return it with its URL; an unanswered one for the same is reused.
+    """Return a consent link and its URL; an unanswered link for the same directory and scopes is reused.
 
-    ``directory_id`` names another directory than the tenant's, for a multitenant application. Raises NotAllowed,
-    InvalidInput.
+    ``directory_id`` is another directory, for a multitenant application. Raises NotAllowed or InvalidInput.
     """
     roles.require(permissions.can_manage_registry(actor), action="Ask an IT admin.")
     tenant = app_registration.tenant
@@ -58,7 +57,7 @@ def start(
     with transaction.atomic():
         link = ConsentLink.objects.create(
             app_registration=app_registration,
-            state_digest=secrets.token_hex(32),  # replaced below: the real state is derived from the row's id
+            state_digest=secrets.token_hex(32),  # replaced below, because the real state is derived from the row's ID
             requested_by=actor,
             **values,
         )
@@ -70,11 +69,11 @@ def start(
 
 
 def consent_url(link: ConsentLink, *, now: datetime) -> str:
-    """The URL of an unanswered link, to be copied again; "" if it can no longer be used."""
+    """Return the URL of an unanswered link, so that it can be copied again, or "" if the link can no longer be used."""
     if link.state != State.OPEN or link.requested_at <= now - VALID_FOR:
         return ""
     if not constant_time_compare(_digest(_state(link)), link.state_digest):
-        return ""  # SECRET_KEY has changed since, so the state cannot be derived any more
+        return ""  # SECRET_KEY has changed since then, so the state cannot be derived any more
     try:
         return _url(link)
     except InvalidInput:
@@ -104,7 +103,7 @@ def _cloud(app_registration: AppRegistration) -> clouds.Cloud:
 
 
 def _state(link: ConsentLink) -> str:
-    """One-time and unguessable without SECRET_KEY; derived when needed, so that the database never holds it."""
+    """Return the link's state, which nobody can guess without SECRET_KEY and the database never holds."""
     value = f"{link.pk}:{link.app_registration_id}:{link.directory_id}"
     return salted_hmac("connections.consent", value, algorithm="sha256").hexdigest()
 
@@ -114,10 +113,10 @@ def _digest(state: str) -> str:
 
 
 def record_callback(query_string: str, *, actor: User | None, now: datetime) -> ConsentLink:
-    """Store, once, what Microsoft's callback claims, and return the link with it.
+    """Store what Microsoft's callback claims, once, and return the link with it.
 
-    Nothing is stored without ``actor``, because an anonymous GET changes nothing, or if Microsoft was unavailable: the
-    link stays usable. Raises SignInExpired if the state is unknown, used or too old.
+    Nothing is stored without an ``actor``, because an anonymous GET must change nothing, or if Microsoft was
+    unavailable, so that the link can still be used. Raises SignInExpired if the state is unknown, used or too old.
     """
     callback = microsoft.read_callback(query_string)
     link = find_link(callback.state, now=now)
@@ -127,7 +126,7 @@ def record_callback(query_string: str, *, actor: User | None, now: datetime) -> 
     if actor is None or callback.verdict.kind in (Kind.TRANSIENT, Kind.THROTTLED):
         return link
     with transaction.atomic():
-        # Conditional: of two browsers that come back with the same link, one is refused.
+        # Conditional, so that only one of two browsers that return with the same link succeeds.
         if not ConsentLink.objects.filter(pk=link.pk, state=State.OPEN).update(**values):
             raise SignInExpired
         audit.record(
@@ -142,7 +141,7 @@ def record_callback(query_string: str, *, actor: User | None, now: datetime) -> 
 
 
 def find_link(state: str, *, now: datetime) -> ConsentLink:
-    """The unanswered link that a callback's ``state`` belongs to. Raises SignInExpired."""
+    """Return the unanswered link that a callback's ``state`` belongs to. Raises SignInExpired if there is none."""
     links = ConsentLink.objects.filter(state_digest=_digest(state), state=State.OPEN, requested_at__gt=now - VALID_FOR)
     link = links.select_related("app_registration__tenant", "requested_by").first()
     if link is None:
@@ -175,15 +174,16 @@ def expected_roles(app_registration: AppRegistration) -> tuple[str, ...]:
 
 
 def can_be_verified(link: ConsentLink) -> bool:
-    """Whether an app-only token can show the consent. A link with scopes asks for delegated ones, which none shows."""
+    """Whether an app-only token can show the consent; it cannot if the link asks for scopes, which are delegated."""
     app_only = link.app_registration.allows_app_only and not link.scopes
     return app_only and link.directory_id not in SHARED_ENDPOINTS
 
 
 def verify(link: ConsentLink, *, actor: User | None, now: datetime) -> bool:
-    """Whether an app-only token of the directory shows the consent; it can take minutes until one does.
+    """Mark the link as verified if an app-only token shows the consent, and return whether it is verified.
 
-    Raises MicrosoftUnavailable, MicrosoftRefused for a broken app registration, UnreadableSecret.
+    Tokens can take minutes to show it. Raises UnreadableSecret, MicrosoftUnavailable, or MicrosoftRefused if the app
+    registration is broken.
     """
     if link.state == State.VERIFIED:
         return True
@@ -192,7 +192,7 @@ def verify(link: ConsentLink, *, actor: User | None, now: datetime) -> bool:
     granted = _granted_roles(link)
     expected = expected_roles(link.app_registration)
     missing = capabilities.missing(expected, granted)
-    # Roles that were there before prove nothing about an unanswered link, unless roles are expected and all are there.
+    # Any role may be older than an unanswered link; only a complete set of expected roles verifies it.
     if granted and not missing and (expected or link.state == State.GRANTED):
         _mark_verified(link, granted, actor=actor, now=now)
         return True
@@ -202,10 +202,10 @@ def verify(link: ConsentLink, *, actor: User | None, now: datetime) -> bool:
 
 
 def _granted_roles(link: ConsentLink) -> tuple[str, ...]:
-    """Roles in a fresh token of the link's directory; () if the application is not known there (yet)."""
+    """Return the roles in a new token from the link's directory, or () if the application is not known there (yet)."""
     refusal: MicrosoftRefused | None = None
     tenant = link.app_registration.tenant
-    # Before its first consent, an application does not exist in a foreign directory.
+    # Before its first consent, an application does not exist in another organisation's directory.
     foreign = link.directory_id not in (tenant.tid, tenant.directory_id)
     for _, application in credential_checks.live_applications(link.app_registration):
         try:
@@ -254,7 +254,7 @@ def _explain_missing(link: ConsentLink, granted: tuple[str, ...], missing: tuple
 
 
 def verify_open(*, now: datetime) -> int:
-    """Check tokens for consents, unanswered ones included; returns how many links were verified."""
+    """Look for consent in tokens, even for links that were not answered, and return how many were verified."""
     links = ConsentLink.objects.filter(
         state__in=(State.OPEN, State.GRANTED),
         requested_at__gt=now - VALID_FOR - CHECKED_FOR,
@@ -274,9 +274,9 @@ def verify_open(*, now: datetime) -> int:
 def verify_from_token(
     app_registration: AppRegistration, *, granted: Iterable[str], now: datetime, tid: str = ""
 ) -> None:
-    """Verify granted consents that no app-only token can verify, by the scopes ``granted`` to a person.
+    """Verify granted consents that no app-only token can show, from the scopes ``granted`` to a person who signed in.
 
-    An unanswered link stays open, as people may also consent for themselves. ``tid`` is the account's directory.
+    An unanswered link stays open, because people may also consent for themselves. ``tid`` is the account's directory.
     """
     for link in ConsentLink.objects.filter(app_registration=app_registration, state=State.GRANTED):
         if can_be_verified(link) and expected_roles(app_registration):
@@ -289,7 +289,7 @@ def verify_from_token(
 
 
 def _is_elsewhere(link: ConsentLink, tid: str) -> bool:
-    """Whether the link is for another directory than ``tid``; a domain whose GUID is not known may be the same."""
+    """Whether the link is for a directory other than ``tid``; False if it names a domain whose GUID is not known."""
     tenant = link.app_registration.tenant
     directory = tenant.tid if tenant.tid and link.directory_id == tenant.directory_id else link.directory_id
     return len(directory) == len(tid) and directory.count("-") == 4 and directory != tid

@@ -1,6 +1,6 @@
 """Update consent requests when their link is answered, a token arrives or their connection is removed.
 
-Microsoft's callback is only a claim; a request is verified by the permissions in a token of its own connection.
+Microsoft's callback proves nothing; a request is verified only by the permissions in its own connection's token.
 """
 
 from collections.abc import Collection, Iterable
@@ -29,7 +29,7 @@ def move(
     facts: dict[str, Any] | None = None,
     **values: Any,
 ) -> bool:
-    """Move a request to ``state``, with ``facts`` for the audit event; False if it left ``coming_from`` meanwhile."""
+    """Move a request to ``state`` and audit ``facts``; return False if it has left ``coming_from`` in the meantime."""
     return request_workflow.change_state(
         request,
         AuditAction(f"consent_request.{state}"),
@@ -43,7 +43,6 @@ def move(
 
 
 def link_answered(link: ConsentLink, *, actor: User | None, now: datetime) -> None:
-    """Move the link's requests to granted or failed, as Microsoft's callback says."""
     for request in _requests_of(link, State.APPROVED):
         if link.state == ConsentLink.State.GRANTED:
             _mark_granted(request, actor=actor, now=now)
@@ -52,7 +51,7 @@ def link_answered(link: ConsentLink, *, actor: User | None, now: datetime) -> No
 
 
 def link_verified(link: ConsentLink, *, seen: Iterable[str], now: datetime) -> None:
-    """A token with the permissions ``seen`` verified the link: delegated requests can sign in, app-only ones end."""
+    """After a token with the permissions ``seen``, mark delegated requests as granted and check app-only ones."""
     granted = tuple(seen)
     for request in _requests_of(link, State.APPROVED, State.GRANTED):
         if request.authentication_type == AuthenticationType.CLIENT_CREDENTIALS:
@@ -66,7 +65,7 @@ def _requests_of(link: ConsentLink, *states: str) -> Iterable[ConsentRequest]:
 
 
 def tokens_received(connections: Iterable[int], *, now: datetime) -> None:
-    """Check the open requests of these connections, which have just got tokens."""
+    """Check the open requests of these connections against their new tokens."""
     waiting = ConsentRequest.objects.filter(connection__in=list(connections), closed_at=None)
     for request in without_tokens(waiting.select_related("connection", "link", "requester__alert_choice")):
         assert request.connection is not None  # noqa: S101 - filtered
@@ -74,7 +73,7 @@ def tokens_received(connections: Iterable[int], *, now: datetime) -> None:
 
 
 def _check_granted(request: ConsentRequest, granted: tuple[str, ...], *, now: datetime) -> None:
-    """Verify the request if ``granted`` has all its permissions; else note what a granted request still lacks."""
+    """Mark the request as verified if all its permissions are in ``granted``; otherwise record what is missing."""
     missing = capabilities.missing(request.permission_names, granted)
     if missing:
         if request.state == State.GRANTED:
@@ -84,7 +83,7 @@ def _check_granted(request: ConsentRequest, granted: tuple[str, ...], *, now: da
     facts = {"permissions": request.permissions}
     if move(request, State.VERIFIED, coming_from=OPEN_STATES, actor=None, now=now, facts=facts, answer=""):
         catalogue, names = permissions.CATALOGUE, request.permission_names
-        # Verify a link that was never answered here, if only an administrator can have granted what the token carries.
+        # The link is verified even if it was never answered here, if only an administrator can have granted this.
         if request.link_id and any(name in catalogue and catalogue[name].admin_only for name in names):
             ConsentLink.objects.filter(pk=request.link_id, state=ConsentLink.State.OPEN).update(
                 state=ConsentLink.State.VERIFIED, verified_at=now, cause=f"A token carries {request.permissions}."
@@ -123,7 +122,7 @@ def _mark_granted(request: ConsentRequest, *, actor: User | None, now: datetime)
         next_step = "Sign in for the connection now; Microsoft does not ask you for approval any more."
     notify_requester(
         request,
-        f"granted:{request.link_id}",  # a second link may be granted after the first one did not help
+        f"granted:{request.link_id}",  # a second link may be granted if the first one did not help
         now=now,
         subject=f"Consent is granted: {request.connection_name}",
         paragraphs=(f"An administrator has granted what {request.connection_name} needs.", next_step),
@@ -135,7 +134,7 @@ def _mark_granted(request: ConsentRequest, *, actor: User | None, now: datetime)
 def _notify_verified(request: ConsentRequest, *, now: datetime) -> None:
     connected_at = request.connection.connected_at if request.connection else None
     if connected_at is not None and connected_at >= now:
-        return  # the requester is signing in at this moment and sees it
+        return  # the requester is signing in right now and sees the result
     notify_requester(
         request,
         "verified",
@@ -147,7 +146,7 @@ def _notify_verified(request: ConsentRequest, *, now: datetime) -> None:
 
 
 def _notify_failed(request: ConsentRequest, link: ConsentLink, *, now: datetime) -> None:
-    """Email the IT admin who made the link, as they have to find another way."""
+    """Email the IT admin who approved the request, because they have to find another way."""
     if request.decided_by is None:
         return
     message = alerts.Message(

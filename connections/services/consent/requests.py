@@ -1,4 +1,4 @@
-"""Consent requests: a member asks, an IT admin approves with a link or declines with a reason."""
+"""Consent requests: a member asks, and an IT admin approves with a link or declines with a reason."""
 
 from datetime import datetime
 
@@ -25,8 +25,6 @@ _UNDECIDED = (State.ASKED, State.APPROVED, State.FAILED)
 
 
 class DecidedMeanwhile(PortalError):
-    """The request is no longer in the state the person saw when deciding."""
-
     code = "decided_meanwhile"
     status = 409
     cause = "Somebody else has decided about this request in the meantime."
@@ -34,7 +32,7 @@ class DecidedMeanwhile(PortalError):
 
 
 def _required_permissions(connection: Connection) -> tuple[str, ...]:
-    """The permissions a connection lacks, sorted; all it needs if it had them and Microsoft still refuses."""
+    """Return the permissions a connection lacks, sorted; all it needs if it lacks none but Microsoft refuses it."""
     required = permission_drift.required_permissions(connection)
     missing = capabilities.missing(required, connection.granted) if connection.connected_at else required
     return tuple(sorted(missing or required))
@@ -43,13 +41,13 @@ def _required_permissions(connection: Connection) -> tuple[str, ...]:
 def request_consent(connection: Connection, *, reason: str, actor: User, now: datetime) -> ConsentRequest:
     """Ask the IT admins to get consent for the permissions the connection lacks, and email them once.
 
-    An open request for the same permissions is returned, one for others is replaced; an existing link for the same is
-    joined. What our policy forbids is not requested. Raises NotAllowed, InvalidInput, PolicyForbids, ApprovalNeeded.
+    An open request for the same permissions is returned, and one for others is replaced. A link approved for the same
+    permissions is reused. Raises NotAllowed, InvalidInput, PolicyForbids (nothing is requested) or ApprovalNeeded.
     """
     reason = reason.strip()
     try:
         with transaction.atomic():
-            # Serializes two requests at once; where the database has no row locks, its constraint decides.
+            # Makes simultaneous requests wait for each other; in a database without row locks, a constraint stops one.
             if not Connection.objects.select_for_update(no_key=True).filter(pk=connection.pk).exists():
                 raise InvalidInput("The connection was removed in the meantime.", action="Nothing was asked.")
             connection.refresh_from_db(fields=["owner"])
@@ -119,7 +117,7 @@ def _create(connection: Connection, names: tuple[str, ...], reason: str, actor: 
 
 
 def same_requests(request: ConsentRequest) -> QuerySet[ConsentRequest]:
-    """The other open requests for the same permissions of the application in the directory."""
+    """Return the other open requests for the same permissions, application and directory."""
     return ConsentRequest.objects.filter(
         app_registration=request.app_registration_id,
         directory_id=request.directory_id,
@@ -130,23 +128,23 @@ def same_requests(request: ConsentRequest) -> QuerySet[ConsentRequest]:
 
 
 def awaiting_decision(now: datetime) -> QuerySet[ConsentRequest]:
-    """Requests that an IT admin has to act on: new ones, failed ones, and those whose link has expired."""
+    """Return the requests an IT admin has to act on: new ones, failed ones, and those whose link has expired."""
     expired = Q(state=State.APPROVED) & (Q(link=None) | Q(link__requested_at__lte=now - admin_consent.VALID_FOR))
     return ConsentRequest.objects.filter(Q(state__in=(State.ASKED, State.FAILED)) | expired, closed_at=None)
 
 
 def approve(request: ConsentRequest, *, actor: User, now: datetime) -> tuple[ConsentRequest, str]:
-    """Approve the request and all others for the same; returns it with the link, a new one if the old has expired.
+    """Approve the request and all others for the same permissions; return it with the URL of the consent link.
 
-    Raises NotAllowed, DecidedMeanwhile, InvalidInput.
+    An expired link is replaced. Raises NotAllowed, DecidedMeanwhile or InvalidInput.
     """
     roles.require(access_permissions.can_manage_registry(actor), action="Ask an IT admin.")
     with transaction.atomic():
         current, others = _lock_with_same(request)
         if current.state not in _UNDECIDED:
             raise _decided_meanwhile(current)
-        # Application permissions can only be asked for as a whole, which is (). The scopes of the sign-in itself are
-        # included: where people may not consent for themselves, they would be stopped at these.
+        # Application permissions can only be requested all together, which is what () means. Delegated requests include
+        # the sign-in's own scopes, because where people may not consent for themselves, these need consent, too.
         app_only = current.authentication_type == AuthenticationType.CLIENT_CREDENTIALS
         scopes = () if app_only else capabilities.sign_in_scopes((), current.permissions)
         link, url = admin_consent.start(
@@ -178,9 +176,9 @@ def _mark_approved(request: ConsentRequest, link: ConsentLink, *, actor: User | 
 def decline(
     request: ConsentRequest, *, reason: str, and_same: bool = False, actor: User, seen: str, now: datetime
 ) -> ConsentRequest:
-    """Decline the request, and with ``and_same`` all others for the same; ``seen`` is the state it was decided in.
+    """Decline the request, and with ``and_same`` all others for the same permissions.
 
-    Raises NotAllowed, InvalidInput, DecidedMeanwhile.
+    ``seen`` is the state that the actor saw. Raises NotAllowed, InvalidInput or DecidedMeanwhile.
     """
     roles.require(access_permissions.can_manage_registry(actor), action="Ask an IT admin.")
     reason = reason.strip()
@@ -207,7 +205,7 @@ def decline(
 
 
 def withdraw(request: ConsentRequest, *, actor: User, now: datetime) -> None:
-    """Withdraw one's own request. Doing it twice is harmless. Raises NotAllowed, DecidedMeanwhile."""
+    """Withdraw the actor's own request. Doing it twice is harmless. Raises NotAllowed or DecidedMeanwhile."""
     roles.require(
         access_permissions.can_withdraw_consent_request(actor, request), action="Only who asked can take it back."
     )
@@ -220,7 +218,7 @@ def withdraw(request: ConsentRequest, *, actor: User, now: datetime) -> None:
 
 
 def _lock_with_same(request: ConsentRequest) -> tuple[ConsentRequest, list[ConsentRequest]]:
-    """Lock and reload the request and the undecided ones for the same, in the order of their ids."""
+    """Lock and reload the request and the undecided ones for the same permissions, in the order of their IDs."""
     group = ConsentRequest.objects.filter(Q(pk=request.pk) | Q(pk__in=same_requests(request).values("pk")))
     locked = group.select_for_update(of=("self",)).order_by("pk")
     rows = list(locked.select_related("app_registration__tenant", "requester__alert_choice"))
@@ -235,7 +233,7 @@ def _decided_meanwhile(request: ConsentRequest) -> DecidedMeanwhile:
 
 
 def purposes(source: ConsentRequest | Connection) -> list[tuple[str, tuple[str, ...]]]:
-    """The permissions of a request, or those a connection would request now, by the label of the capability."""
+    """Return a request's permissions, or those a connection would request now, grouped by capability label."""
     names = source.permission_names if isinstance(source, ConsentRequest) else _required_permissions(source)
     rows = list[tuple[str, tuple[str, ...]]]()
     for capability in filter(None, map(capabilities.CAPABILITIES.get, source.capabilities)):

@@ -1,4 +1,4 @@
-"""Access reviews as lists and tables: by state, and all items of one review for download."""
+"""Filter access reviews by state, and list all items of one as a table to download."""
 
 from collections.abc import Iterator
 from datetime import datetime

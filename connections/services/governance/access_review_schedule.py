@@ -1,4 +1,4 @@
-"""The automatic steps of access reviews, each one conditional change in a transaction of its own."""
+"""The automatic steps of access reviews. Each is a conditional change in its own transaction."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -17,7 +17,7 @@ from connections.services.sharing import shares
 
 Decision = ReviewItem.Decision
 
-HALF, LAST = 1, 2  # AccessReview.reminded
+HALF, LAST = 1, 2  # values of AccessReview.reminded
 AT_ONCE = 100  # shares ended in one transaction
 
 
@@ -38,7 +38,7 @@ def _start_planned(now: datetime) -> None:
     with transaction.atomic():
         due = ReviewPlan.objects.filter(is_on=True).exclude(quarter=quarter)
         plan = due.select_for_update().first()
-        # Conditional: of two runs at once, one starts the review.
+        # Conditional, so that only one of two simultaneous runs starts the review.
         if plan is None or not due.filter(pk=plan.pk).update(quarter=quarter):
             return
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
@@ -47,7 +47,7 @@ def _start_planned(now: datetime) -> None:
 
 
 def _close_ended_items(review: AccessReview, *, now: datetime) -> None:
-    """Close the items of shares that ended otherwise: removed, expired, or deleted with their connection."""
+    """Close the items of shares that ended in another way: removed, expired, or deleted with their connection."""
     ended = Q(share=None) | Q(share__ended_at__isnull=False) | Q(share__until__lte=now)
     gone = review.items.filter(ended, decision=Decision.OPEN).values("pk")
     ReviewItem.objects.filter(pk__in=gone, decision=Decision.OPEN).update(decision=Decision.GONE, decided_at=now)
@@ -68,7 +68,7 @@ def _reassign_owners(review: AccessReview, *, now: datetime) -> None:
 
 
 def _remind(review: AccessReview, *, now: datetime) -> None:
-    """Send the reminder at half time and the warning a day before the end, each once; a missed first one is skipped."""
+    """Send the reminder halfway through and the warning a day before the end, each once; skip a missed reminder."""
     step = LAST if now >= review.due_at - NOTICE else HALF if now >= review.half_time else 0
     with transaction.atomic():
         values = {"reminded": step, **({"warned_at": now} if step == LAST else {})}
@@ -93,7 +93,7 @@ def _remind(review: AccessReview, *, now: datetime) -> None:
 
 
 def _warn_users(review: AccessReview, *, now: datetime) -> None:
-    """Warn the people who would lose access, so that they can still speak to the owner."""
+    """Warn the people who would lose access, while they still have time to speak to the owner."""
     lines: dict[int, list[str]] = {}
     items = review.items.filter(decision=Decision.OPEN, share__isnull=False).order_by("connection_name", "pk")
     members = access_reviews.members_of(items.filter(share__team__isnull=False).values("share__team"))
@@ -106,7 +106,7 @@ def _warn_users(review: AccessReview, *, now: datetime) -> None:
         contact = user.contact
         if contact is None:
             continue
-        # One message for each account, also to a person who is responsible for several.
+        # One message per account, even if one person is responsible for several.
         about = f"access-review:{review.pk}:warning-{user.pk}"
         name = f"the service account {user} uses" if user.is_service else "you use"
         message = alerts.Message(
@@ -127,7 +127,7 @@ def _warn_users(review: AccessReview, *, now: datetime) -> None:
 
 
 def _end_unanswered(review: AccessReview, *, now: datetime) -> None:
-    # Terminates, because every item that was handled is no longer open.
+    # Terminates, because handled items are no longer open.
     while pks := list(
         review.items.filter(decision=Decision.OPEN).order_by("pk").values_list("pk", flat=True)[:AT_ONCE]
     ):
@@ -142,7 +142,7 @@ def _end_share(review: AccessReview, pk: int, *, now: datetime) -> None:
     open_item = ReviewItem.objects.filter(pk=pk, decision=Decision.OPEN)
     related = open_item.select_related("share__connection", "share__person", "share__team")
     item = without_tokens(related, "share__connection").first()
-    # Conditional: an owner may have answered first.
+    # Conditional, because an owner may have answered first.
     if item is None or not open_item.update(decision=Decision.EXPIRED, decided_at=now, ended_at=now):
         return
     why = f"{access_reviews.end_reason(review)}: not answered by {item.owner_name.partition(' <')[0]}"

@@ -1,4 +1,4 @@
-"""Access reviews: start, answer, cancel. access_review_schedule has what happens automatically."""
+"""Start, answer and cancel access reviews. Their automatic steps are in access_review_schedule.py."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -32,9 +32,9 @@ from connections.services.sharing import shares as sharing_service
 T = TypeVar("T")
 Decision = ReviewItem.Decision
 
-SHORTEST = timedelta(days=2)  # less leaves no time for a warning
+SHORTEST = timedelta(days=2)  # a shorter review leaves no time for a warning
 LONGEST = timedelta(days=180)
-MOST_DAYS, LEAST_DAYS = 90, 7  # of the quarterly review
+MOST_DAYS, LEAST_DAYS = 90, 7  # for the quarterly review
 NOTE_LENGTH = 500
 MOST_ROWS = 200  # answers in one request; a page shows fewer
 BATCH = 500
@@ -57,9 +57,9 @@ def start(
     actor: User | None,
     now: datetime,
 ) -> AccessReview:
-    """Start a review of the active shares, all or those of an app registration or tenant, and ask the owners.
+    """Start a review of all active shares, or those of one app registration or tenant, and ask the owners.
 
-    ``actor`` None: by the schedule. Raises NotAllowed, InvalidInput (``due_at``, or nothing is shared).
+    ``actor`` is None for a scheduled review. Raises NotAllowed, or InvalidInput for ``due_at`` or if nothing is shared.
     """
     if actor is not None:
         roles.require(permissions.can_manage_reviews(actor), action="Ask an IT admin.")
@@ -89,7 +89,7 @@ def start(
 
 
 def display_name(user: User | None) -> str:
-    """The name of a person in records that outlive the account: unique and readable."""
+    """Return a unique, readable name for records that outlive the person's account."""
     return f"{user} <{user.username}>" if user is not None else "Portal"
 
 
@@ -100,13 +100,13 @@ def batches(rows: Iterable[T]) -> Iterator[list[T]]:
 
 
 def _freeze(review: AccessReview, now: datetime) -> int:
-    """Create an item for each share the review covers, with few statements; returns how many."""
+    """Create an item for each share that the review covers, in few statements, and return how many there are."""
     shares = Share.objects.active(now)
     if review.app_registration is not None:
         shares = shares.filter(connection__app_registration=review.app_registration)
     if review.tenant is not None:
         shares = shares.filter(connection__app_registration__tenant=review.tenant)
-    # When keys of a person last fetched a token of a connection, by (connection, person).
+    # When a person's keys last fetched a token for a connection, by (connection, person).
     fetches = TokenFetch.objects.filter(connection__in=shares.values("connection"), key__isnull=False).order_by()
     grouped = fetches.values_list("connection", "key__owner").annotate(last=Max("minute"))
     used = {(connection, owner): last for connection, owner, last in grouped}
@@ -151,7 +151,7 @@ def _item(
 
 
 def ask_owners(review: AccessReview, *, now: datetime) -> None:
-    """Ask the owners with open items, or the IT admins where they cannot; call it when an owner may have been added."""
+    """Ask owners with open items, or IT admins if an owner cannot answer. Call it whenever an owner changes."""
     notify_owners(
         review,
         "asked",
@@ -167,7 +167,7 @@ def ask_owners(review: AccessReview, *, now: datetime) -> None:
 def notify_owners(
     review: AccessReview, occasion: str, *, subject: str, paragraphs: tuple[str, ...], now: datetime, tone: str = "info"
 ) -> None:
-    """Email everybody who has open items, once per occasion."""
+    """Email everybody who has open items, once per ``occasion``."""
     message = alerts.Message(
         subject=subject,
         paragraphs=paragraphs,
@@ -193,7 +193,7 @@ def notify_owners(
 
 
 def format_day(moment: datetime) -> str:
-    """Like "31 December 2026 (UTC)"."""
+    """Format a day as "31 December 2026 (UTC)"."""
     return f"{moment.day} {moment:%B %Y} (UTC)"
 
 
@@ -207,19 +207,19 @@ class Answer:
 class AnswerCounts:
     confirmed: int = 0
     removed: int = 0
-    passed_over: int = 0  # ended in the meantime, or another person's to answer
+    passed_over: int = 0  # ended in the meantime, or somebody else has to answer
 
 
 def answer(review: AccessReview, answers: Mapping[int, Answer], *, actor: User, now: datetime) -> AnswerCounts:
-    """Confirm or end shares, by the ids of their items; a removal is final. The same answer again changes nothing.
+    """Confirm or end shares, by the IDs of their items. Ending is final; repeating an answer changes nothing.
 
-    Items that are not, or no longer, this person's to answer are passed over. Raises ReviewClosed, InvalidInput.
+    Items that the actor may not answer, or no longer may, are skipped. Raises ReviewClosed or InvalidInput.
     """
     if any(item.decision not in ANSWERS or len(item.note) > NOTE_LENGTH for item in answers.values()):
         raise InvalidInput("An answer is “confirm” or “remove”; a note has at most 500 characters.")
     counts = dict.fromkeys(("confirmed", "removed"), 0)
     with transaction.atomic():
-        # Locked, so that the review cannot be closed meanwhile.
+        # Locked, so that the review cannot be closed in the meantime.
         if not AccessReview.objects.select_for_update().get(pk=review.pk).is_running:
             raise ReviewClosed
         mine = querysets.review_items_of(actor).filter(review=review, pk__in=list(answers))
@@ -233,7 +233,7 @@ def answer(review: AccessReview, answers: Mapping[int, Answer], *, actor: User, 
 
 
 def _answer(review: AccessReview, item: ReviewItem, new: Answer, *, actor: User, now: datetime) -> str:
-    """Returns "confirmed" or "removed"; "" if nothing has changed."""
+    """Return "confirmed" or "removed", or "" if nothing has changed."""
     share = item.share
     if not item.can_be_answered or share is None or not share.is_active(now):
         return ""
@@ -250,7 +250,7 @@ def _answer(review: AccessReview, item: ReviewItem, new: Answer, *, actor: User,
     verb = "confirmed"
     if new.decision == Decision.REMOVED:
         verb, values["ended_at"] = "removed", now
-        # False if it was ended elsewhere at this moment: then the review does not claim to have done it.
+        # If somebody else has just ended the share, the review does not claim to have done it.
         if not sharing_service.end_for_reason(share, end_reason(review, new.note), actor=actor, now=now):
             return ""
     ReviewItem.objects.filter(pk=item.pk).update(**values)
@@ -260,12 +260,12 @@ def _answer(review: AccessReview, item: ReviewItem, new: Answer, *, actor: User,
 
 
 def end_reason(review: AccessReview, note: str = "") -> str:
-    """The reason in the audit log for a share that a review has ended."""
+    """Return the reason to audit for a share that a review has ended."""
     return f"Access review “{review}” ({review.pk})" + (f": {note}" if note else "")
 
 
 def cancel(review: AccessReview, *, actor: User, now: datetime) -> None:
-    """Cancel a review and leave the open shares. Doing it twice is harmless. Raises NotAllowed, ReviewClosed."""
+    """Cancel a review and keep its open shares. Doing it twice is harmless. Raises NotAllowed or ReviewClosed."""
     roles.require(permissions.can_manage_reviews(actor), action="Ask an IT admin.")
     with transaction.atomic():
         current = AccessReview.objects.select_for_update().get(pk=review.pk)
@@ -273,7 +273,7 @@ def cancel(review: AccessReview, *, actor: User, now: datetime) -> None:
             return
         if current.closed_at is not None:
             raise ReviewClosed
-        # Before it is marked as cancelled, because only owners with open items of a running review are notified.
+        # Sent before the review is marked as cancelled, because only a running review's owners are notified.
         notify_owners(
             current,
             "cancelled",
@@ -292,7 +292,7 @@ def get_schedule() -> ReviewPlan:
 
 
 def set_schedule(*, is_on: bool, days: int, actor: User, now: datetime) -> None:
-    """Switch the quarterly review on, from the next quarter, or off. Raises NotAllowed, InvalidInput."""
+    """Switch the quarterly review on (from the next quarter) or off. Raises NotAllowed or InvalidInput."""
     roles.require(permissions.can_manage_reviews(actor), action="Ask an IT admin.")
     if not LEAST_DAYS <= days <= MOST_DAYS:
         raise InvalidInput(f"Between {LEAST_DAYS} and {MOST_DAYS} days.", field="days")
@@ -309,7 +309,7 @@ def set_schedule(*, is_on: bool, days: int, actor: User, now: datetime) -> None:
 
 
 def quarter(moment: datetime) -> str:
-    """Like "2026-Q4"."""
+    """Format a quarter as "2026-Q4"."""
     return f"{moment.year}-Q{(moment.month + 2) // 3}"
 
 
@@ -320,7 +320,7 @@ def count_decisions(review: AccessReview) -> Iterator[tuple[str, int]]:
 
 
 def tasks_of(user: User) -> list[tuple[AccessReview, int]]:
-    """The running reviews with the number of items this person must answer, the most urgent first."""
+    """Return the running reviews and how many items this person must answer in each, the most urgent first."""
     running = Q(review__closed_at=None, review__cancelled_at=None, decision=Decision.OPEN, share__ended_at=None)
     mine = querysets.review_items_of(user).filter(running, share__isnull=False)
     counts = dict(mine.order_by().values_list("review").annotate(count=Count("pk")))
@@ -329,5 +329,5 @@ def tasks_of(user: User) -> list[tuple[AccessReview, int]]:
 
 
 def events_of(review: AccessReview) -> QuerySet[AuditEvent]:
-    """The audit events of the review itself; those of the decisions are about the connections."""
+    """Return the audit events about the review itself; its decisions are recorded with the connections."""
     return AuditEvent.objects.filter(target_type="AccessReview", target_id=str(review.pk)).order_by("pk")

@@ -1,4 +1,4 @@
-"""Read and change the policy, and decide what happens to existing connections and shares that break it."""
+"""Read and change the policy, and handle existing connections and shares that violate it."""
 
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -26,12 +26,12 @@ class ConnectionAction(StrEnum):
 
 class ShareAction(StrEnum):
     LEAVE = "leave"
-    MEND = "mend"  # end them; shorten those that only last too long
+    MEND = "mend"  # end them, or shorten those that only last too long
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    changed: bool = False  # whether any rule is different now
+    changed: bool = False  # whether any rule has changed
     disabled: int = 0
     ended: int = 0
     shortened: int = 0
@@ -77,11 +77,10 @@ def change(
 ) -> Outcome:
     """Replace the rules of the organisation or of one app registration.
 
-    ``version`` and ``seen`` (the fingerprint of a preview) are what the decision is based on; Conflict if either has
-    changed. Raises NotAllowed, InvalidInput.
+    Raises NotAllowed, InvalidInput, or Conflict if ``version`` or ``seen`` (a preview's fingerprint) is out of date.
     """
     roles.require(permissions.can_change_policy(actor), cause="IT admins make the policy.", action="Ask one of them.")
-    # Through the plain form, so that only what can be read again is stored.
+    # Converted to plain values and back, so that only rules that can be read again are stored.
     rules = policy_rules.from_dict(policy_rules.to_dict(rules), of_app=app_registration is not None)
     disable = ConnectionAction(on_connections) is ConnectionAction.DISABLE
     fix = ShareAction(on_shares) is ShareAction.MEND
@@ -148,7 +147,7 @@ def _changed_meanwhile() -> Conflict:
 
 
 def current() -> dict[str, Any]:
-    """The policy as plain JSON values (docs/policy.md), without app registrations that have no rules of their own."""
+    """Return the policy as plain JSON values (docs/policy.md), omitting app registrations without any rules."""
     rows = Policy.objects.exclude(app_registration=None).select_related("app_registration")
     apps = {str(row.app_registration): policy_rules.from_database(row.rules) for row in rows}
     own = {name: policy_rules.to_dict(rules) for name, rules in sorted(apps.items()) if rules.restricts}

@@ -1,6 +1,6 @@
-"""Existing connections and shares that break the policy, evaluated on every request and never stored.
+"""Find existing connections and shares that violate the policy, on every request; the result is never stored.
 
-Connections that are disabled or were never connected break nothing; they are checked when enabled or signed in.
+Connections that are disabled or were never connected are not checked until somebody enables them or signs in.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from connections.services.policy.evaluate import Decision, PolicySet
 from connections.services.policy.rules import Effect
 from connections.services.sharing import shares as sharing_service
 
-LISTED = 50  # of each kind on a preview; the counts include all
+LISTED = 50  # of each kind in a preview; the counts include all of them
 BATCH = 500
 _LIVE = (
     Connection.Status.ACTIVE,
@@ -37,18 +37,18 @@ _COLUMNS = (
 class ConnectionViolation:
     connection: Connection
     sentences: tuple[str, ...]
-    effect: Effect  # forbidden, or only not approved (yet)
+    effect: Effect  # forbidden, or not approved (yet)
 
 
 @dataclass(frozen=True, slots=True)
 class ShareViolation:
     share: Share
     sentences: tuple[str, ...]
-    shorten_to: datetime | None  # set if it only lasts too long
+    shorten_to: datetime | None  # set if the share only lasts too long
 
 
 class ViolationFinder:
-    """Checks many connections against the policy, and reads what it needs from the database once."""
+    """Checks many connections against the policy, reading what it needs from the database only once."""
 
     def __init__(self, policies: PolicySet) -> None:
         self.policies = policies
@@ -95,7 +95,7 @@ def _share_violations(policies: PolicySet, *, now: datetime) -> Iterator[ShareVi
 
 @dataclass
 class Impact:
-    """Everything that breaks the rules: the first of each kind, the counts, and a fingerprint of all of them."""
+    """What violates the policy: the first of each kind, how many there are, and a fingerprint of all of them."""
 
     connections: list[ConnectionViolation] = field(default_factory=list)
     shares: list[ShareViolation] = field(default_factory=list)
@@ -108,7 +108,7 @@ class Impact:
 
 
 def impact(policies: PolicySet, *, now: datetime, keep: int | None = LISTED) -> Impact:
-    """Everything that breaks the rules. ``keep`` limits how many of each kind are returned; None returns all."""
+    """Return everything that violates the policy. ``keep`` limits how many of each kind are listed; None lists all."""
     result, digest = Impact(), hashlib.sha256()
     if policies.restricts:
         finder = ViolationFinder(policies)
@@ -129,7 +129,7 @@ def impact(policies: PolicySet, *, now: datetime, keep: int | None = LISTED) -> 
 
 
 def disable_connections(violations: list[ConnectionViolation], *, actor: User, now: datetime) -> int:
-    """Disable connections with few statements and return how many; their grants are kept. Call in a transaction."""
+    """Disable connections in few statements, keep their grants, and return how many. Call it in a transaction."""
     disabled = 0
     for first in range(0, len(violations), BATCH):
         batch = {violation.connection.pk: violation for violation in violations[first : first + BATCH]}
@@ -150,7 +150,7 @@ def disable_connections(violations: list[ConnectionViolation], *, actor: User, n
                 who=Connection.Who.OWNER,
                 since=now,
             )
-            # Not disabled_by_admin: the owner may fix and enable it, which checks the policy again.
+            # disabled_by_admin is False, so that the owner can fix and enable it, which checks the policy again.
             Connection.objects.filter(pk__in=pks).update(
                 **columns, disabled_by=actor, disabled_by_admin=False, refresh_after=None
             )
@@ -161,7 +161,7 @@ def disable_connections(violations: list[ConnectionViolation], *, actor: User, n
 
 
 def fix_shares(violations: list[ShareViolation], *, actor: User, now: datetime) -> tuple[int, int]:
-    """End shares, or shorten those that only last too long; returns how many of each. Call in a transaction."""
+    """End shares, or shorten those that only last too long, and return how many of each. Call it in a transaction."""
     ended = shortened = 0
     for violation in violations:
         share, until, why = violation.share, violation.shorten_to, " ".join(violation.sentences)

@@ -1,1 +1,1 @@
-"""People and service accounts: sign-in accounts, the directory they come from, offboarding, ownership transfer."""
+"""People and service accounts: sign-in accounts, their directory, offboarding and transfers of ownership."""

@@ -1,4 +1,4 @@
-"""Accounts of people: created at their first Microsoft sign-in, updated from their directory at every later one."""
+"""People's accounts, created at their first Microsoft sign-in and updated from their directory at every later one."""
 
 from datetime import datetime
 from typing import Any
@@ -21,9 +21,9 @@ from connections.services.sharing import history, shares, teams
 
 
 def create_from_directory(*, claims: dict[str, Any]) -> User:
-    """Create an account at a first Microsoft sign-in.
+    """Create an account at a person's first Microsoft sign-in.
 
-    Never linked to an existing account: names can be chosen freely in other directories, only (tid, oid) identifies.
+    It is never linked to an existing one: other directories can choose any name, and only (tid, oid) identifies.
     """
     username = str(claims.get("preferred_username") or claims["oid"])[:140]
     with transaction.atomic():
@@ -37,7 +37,7 @@ def create_from_directory(*, claims: dict[str, Any]) -> User:
 
 
 def update_from_directory(user: User, *, claims: dict[str, Any]) -> None:
-    """Update name, address, roles and teams from the directory, and record the sign-in."""
+    """Update name, address, roles and teams from the directory's claims, and record the sign-in."""
     first_name, _, last_name = str(claims.get("name") or "").partition(" ")
     values = {
         "first_name": first_name[:150],
@@ -58,7 +58,7 @@ def update_from_directory(user: User, *, claims: dict[str, Any]) -> None:
 def remove(user: User, *, actor: User, now: datetime) -> None:
     """Remove an account with its shares, memberships and API keys. Raises InUse while it owns connections."""
     with transaction.atomic():
-        # Locked, so that whatever is about to refer to the account fails instead of being deleted along with it.
+        # Locked, so that creating something that refers to the account fails instead of being undone by the deletion.
         User.objects.select_for_update().filter(pk=user.pk).first()
         require_removable(user)
         shares.end_all_of(person=user, actor=actor, now=now)
@@ -80,15 +80,15 @@ def require_removable(user: User) -> None:
 
 
 def disable_person(user: User, *, actor: User, now: datetime) -> None:
-    """Lock a person out at once: sessions end and API keys are refused; connections and shares stay. Harmless twice.
+    """Lock a person out at once: end sessions and refuse API keys, but keep connections and shares. Safe to repeat.
 
-    Raises NotAllowed, also for oneself; InUse for the last IT admin.
+    Raises NotAllowed, even for the actor's own account, or InUse for the last IT admin.
     """
     _require_may_disable(user, actor)
     with transaction.atomic():
-        # All IT admins, in one order: two who disable each other at once must not both succeed.
+        # Lock all IT admins in the same order, so that two who disable each other at once cannot both succeed.
         admins = querysets.it_admins().values("pk")
-        # no_key, so that rows which refer to an IT admin can be written meanwhile.
+        # no_key lets others write rows that refer to an IT admin in the meantime.
         locked = User.objects.select_for_update(no_key=True)
         list(locked.filter(Q(pk__in=admins) | Q(pk=user.pk)).order_by("pk"))
         active = set(User.objects.filter(pk__in=(user.pk, actor.pk), is_active=True).values_list("pk", flat=True))
@@ -136,7 +136,7 @@ _ROLE_VALUES = ((IT_ADMINS, "admins"), (AUDITORS, "auditors"))
 def has_groups_overage(claims: dict[str, Any]) -> bool:
     """Whether Microsoft left the groups out because the person is in too many (about 200) for a token.
 
-    Then the token has "groups" in ``_claim_names``, or ``hasgroups`` in short tokens
+    The token then has "groups" in ``_claim_names``, or ``hasgroups`` if it has to be short
     (identity-platform/access-token-claims-reference, id-token-claims-reference).
     """
     names = claims.get("_claim_names")
@@ -144,7 +144,7 @@ def has_groups_overage(claims: dict[str, Any]) -> bool:
 
 
 def _follow_groups(user: User, claims: dict[str, Any], *, now: datetime) -> None:
-    """Update teams and roles from the claims; those that come from groups stay if Microsoft leaves the groups out."""
+    """Update teams and roles from the claims; keep those that come from groups if Microsoft left the groups out."""
     left_out = has_groups_overage(claims)
     _follow_roles(user, claims, left_out=left_out)
     if not left_out:
@@ -183,7 +183,7 @@ def _set_groups(user: User, before: list[str], after: list[str], *, actor: User 
 
 
 def _roles_by_group(user: User) -> set[str]:
-    """Roles that came from groups when Microsoft last sent them; any role may have, if that was never noted."""
+    """Return the roles that came from groups when Microsoft last sent them; all of them if that was not recorded."""
     if user.roles_by_group is None:
         return set(user.groups.filter(name__in=(IT_ADMINS, AUDITORS)).values_list("name", flat=True))
     return set(user.roles_by_group)
@@ -206,7 +206,7 @@ def signed_out(user: User, *, actor: User) -> None:
 
 
 def sign_in_failed(username: str, *, reason: str) -> None:
-    """Record a failed sign-in with the name as it was typed."""
+    """Record a failed sign-in with the name that was entered."""
     target = User(username=username[:150] or "(unknown)")
     audit.record(
         AuditAction.ACCOUNT_SIGN_IN_FAILED,
@@ -219,7 +219,7 @@ def sign_in_failed(username: str, *, reason: str) -> None:
 
 
 def set_roles(user: User, *, admin: bool, auditor: bool, actor: User | None) -> None:
-    """Set the roles of a local or service account; Microsoft accounts follow their directory."""
+    """Set the roles of a local or service account; the roles of Microsoft accounts come from their directory."""
     after = sorted(name for name, is_held in ((IT_ADMINS, admin), (AUDITORS, auditor)) if is_held)
     with transaction.atomic():
         before = sorted(user.groups.values_list("name", flat=True))

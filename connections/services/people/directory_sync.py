@@ -1,4 +1,4 @@
-"""Check once a day whether the people of the portal are still in their directory, where an application may read it."""
+"""Check once a day whether people are still in their directory, if an application may read it."""
 
 import logging
 import random
@@ -18,8 +18,8 @@ from connections.services.registry import credential_checks
 logger = logging.getLogger(__name__)
 
 EVERY = timedelta(days=1)
-AGAIN = timedelta(hours=1)  # after an outage; also the lease of a claim
-BATCH = 10  # directories in one run
+AGAIN = timedelta(hours=1)  # wait after an outage; a worker's claim on a directory also lasts this long
+BATCH = 10  # directories per run
 
 _CAUSES = {
     AccountState.DISABLED: "The account is disabled in the directory.",
@@ -28,7 +28,7 @@ _CAUSES = {
 
 
 def sync_due(*, now: datetime) -> int:
-    """Read up to BATCH directories, each once a day and by one worker; returns how many could be read."""
+    """Read up to BATCH directories, each once a day and by one worker, and return how many could be read."""
     offboarding.update_incidents(now=now)
     due = Tenant.objects.filter(
         Q(people_read_after=None) | Q(people_read_after__lte=now), environment=settings.LOGIN_MICROSOFT["environment"]
@@ -46,11 +46,11 @@ def sync_due(*, now: datetime) -> int:
 
 
 def sync(tenant: Tenant, *, now: datetime) -> bool:
-    """Mark the people whom the directory reports as gone, or as back; False if no application may read that.
+    """Mark the people whom the directory reports as gone or as back; return False if no application may read it.
 
-    Raises MicrosoftUnavailable, MicrosoftRefused, UnreadableSecret, InvalidInput if the environment is not configured.
+    Raises MicrosoftUnavailable, MicrosoftRefused, UnreadableSecret, or InvalidInput for an unconfigured environment.
     """
-    # Those who sign in from this directory, by object id; not those who are disabled here.
+    # The people who sign in from this directory and are not disabled here, by object ID.
     prefix = f"{tenant.tid}."
     logins = UserSocialAuth.objects.filter(provider=offboarding.MICROSOFT, uid__startswith=prefix, user__is_active=True)
     people = {login.uid.removeprefix(prefix): login.user for login in logins.select_related("user").order_by("pk")}
@@ -68,7 +68,7 @@ def sync(tenant: Tenant, *, now: datetime) -> bool:
 
 
 def _token(tenant: Tenant, now: datetime) -> token_endpoint.TokenSet | None:
-    """An app-only token that may read people, from the first registration that gets one."""
+    """Return an app-only token that may read people, from the first app registration that can get one."""
     usable = tenant.app_registrations.filter(
         Q(paused_until=None) | Q(paused_until__lte=now), verified_at__isnull=False, rejected_at=None
     )

@@ -1,7 +1,7 @@
-"""People who leave: how the portal notices, and the incident that lasts while they own connections.
+"""People who leave: how the portal notices, and the incident that stays open while they own connections.
 
-A person has left when an IT admin disabled them here, when Microsoft refuses their own account, or when the directory
-says so. A failed sign-in in a browser proves nothing: it does not show which account was tried.
+A person has left when an IT admin has disabled them here, Microsoft refuses their own account, or the directory says
+so. A failed sign-in in a browser proves nothing, because it does not show which account was tried.
 """
 
 from datetime import datetime
@@ -21,7 +21,7 @@ MICROSOFT = "microsoft"  # the sign-in whose uid is "{tid}.{oid}"
 
 
 def mark_departed(person: User, *, how: str, cause: str, now: datetime, actor: User | None = None) -> None:
-    """Mark a person as having left. The first cause stays, unless an IT admin disables them here as well."""
+    """Mark a person as having left. The first cause is kept unless an IT admin also disables them here."""
     with transaction.atomic():
         current = User.objects.select_for_update(no_key=True).get(pk=person.pk)
         if current.left_at is None or (how == User.Left.DISABLED and current.left_how != User.Left.DISABLED):
@@ -34,7 +34,7 @@ def mark_departed(person: User, *, how: str, cause: str, now: datetime, actor: U
 
 
 def mark_returned(person: User, *, now: datetime, actor: User | None = None) -> None:
-    """Mark a person who had left as present; does nothing for others."""
+    """Mark a person who had left as present; do nothing for others."""
     if person.left_at is None:
         return
     with transaction.atomic():
@@ -46,7 +46,7 @@ def mark_returned(person: User, *, now: datetime, actor: User | None = None) -> 
 
 
 def update_incident(person: User, *, now: datetime) -> None:
-    """Open the incident of a person who has left and owns connections, else close it."""
+    """Open the incident if the person has left and owns connections; otherwise close it."""
     current = User.objects.get(pk=person.pk)
     owned = current.connections.select_related("owner")
     if current.left_at is not None and owned.exists():
@@ -56,7 +56,7 @@ def update_incident(person: User, *, now: datetime) -> None:
 
 
 def account_refused(connection: Connection, verdict: Verdict, *, now: datetime) -> None:
-    """Mark the person as having left to whom the account belongs that Microsoft refused for this connection."""
+    """If Microsoft's refusal shows that this connection's account is gone, mark its person as having left."""
     cause = account_status.cause(verdict)
     if not cause or connection.app_registration.tenant.environment != settings.LOGIN_MICROSOFT["environment"]:
         return
@@ -67,7 +67,7 @@ def account_refused(connection: Connection, verdict: Verdict, *, now: datetime) 
 
 
 def update_incidents(*, now: datetime) -> None:
-    """Make sure everybody who has left and still owns connections has their incident."""
+    """Make sure there is an incident for everybody who has left and still owns connections."""
     owners = Connection.objects.values("owner")
     for person in User.objects.filter(left_at__isnull=False, pk__in=owners).order_by("left_at", "pk"):
         update_incident(person, now=now)

@@ -1,7 +1,7 @@
-"""Transfer the ownership of a connection, and complete the transfer by the new owner's sign-in.
+"""Transfer the ownership of a connection, and complete the transfer when the new owner signs in.
 
-The new owner is owner at once. The Microsoft account behind the connection changes only when they sign in, which they
-may do with another account of the same directory; until then an incident asks them to.
+The new owner takes over at once, but the Microsoft account behind the connection changes only when they sign in,
+possibly with another account in the same directory. Until then, an incident asks them to sign in.
 """
 
 from datetime import datetime
@@ -20,7 +20,7 @@ from connections.services.incidents import incidents
 from connections.services.people import offboarding
 from connections.services.sharing import history, shares
 
-CODE = "handed_over"  # status_code of a connection whose tokens were deleted when its ownership was transferred
+CODE = "handed_over"  # status_code after a transfer that deleted the connection's tokens
 
 Status = Connection.Status
 
@@ -30,8 +30,9 @@ def transfer(
 ) -> HandOver:
     """Make ``new_owner`` the owner at once, and ask them to sign in if the connection is delegated.
 
-    ``keep_grant``: the old account's tokens stay in use until then, else they are deleted now. Repeating a transfer
-    returns the first one. Raises NotAllowed, InvalidInput (field ``new_owner``), AlreadyExists (``new_name``).
+    ``keep_grant`` keeps the old account's tokens in use until then; otherwise they are deleted now. Repeating it
+    returns the first transfer. Raises NotAllowed, InvalidInput (field ``new_owner``) or AlreadyExists (field
+    ``new_name``).
     """
     try:
         with transaction.atomic():
@@ -60,18 +61,18 @@ def owner_changed_error(connection: Connection) -> InvalidInput:
 
 
 def pending_transfer(connection: Connection) -> HandOver | None:
-    """The transfer whose new owner has not signed in yet."""
+    """Return the transfer whose new owner has not signed in yet, if there is one."""
     return connection.hand_overs.filter(completed_at=None, superseded_at=None).first()
 
 
 def tasks_of(user: User) -> list[HandOver]:
-    """The transfers for which this person must still sign in, the oldest first."""
+    """Return up to 50 transfers for which this person must still sign in, oldest first."""
     pending = HandOver.objects.filter(to_owner=user, completed_at=None, superseded_at=None)
     return list(without_tokens(pending.select_related("connection__app_registration")).order_by("at", "pk")[:50])
 
 
 def may_change_account(connection: Connection, *, actor: User) -> bool:
-    """Whether this person may sign in with another account than the connection's: the new owner may, once."""
+    """Whether this person is a new owner, who may sign in once with an account other than the connection's."""
     pending = pending_transfer(connection)
     return pending is not None and pending.to_owner_id == actor.pk
 
@@ -89,7 +90,7 @@ def signed_in(connection: Connection, *, actor: User, account: str, now: datetim
 
 
 def remind_new_owner(connection: Connection, *, now: datetime) -> None:
-    """Ask the new owner of a connection that is enabled again to sign in, if they have not yet."""
+    """After a connection has been enabled, ask its new owner to sign in if they have not yet."""
     pending = pending_transfer(connection)
     if pending is not None:
         incidents.ownership_transferred(connection, pending, now=now)
@@ -98,7 +99,7 @@ def remind_new_owner(connection: Connection, *, now: datetime) -> None:
 def _check(connection: Connection, new_owner: User, new_name: str, actor: User) -> None:
     if connection.owner_id == new_owner.pk:
         raise InvalidInput(f"{new_owner} owns this connection already.", field="new_owner")
-    # Locked, so that they cannot be disabled while they become an owner.
+    # Locked, so that the new owner cannot be disabled in the meantime.
     User.objects.select_for_update(no_key=True).filter(pk=new_owner.pk).first()
     if not querysets.possible_owners().filter(pk=new_owner.pk).exists():
         raise InvalidInput(
@@ -153,14 +154,14 @@ def _change_owner(
     }
     if is_delegated:
         changes["grant"] = "kept until the new owner signs in" if kept else "deleted"
-    # Recorded while the old owner still owns it, so that their history ends with it.
+    # Recorded before the owner changes, so that the old owner's history ends with it.
     audit.record(AuditAction.CONNECTION_HANDED_OVER, connection, actor=actor, at=now, changes=changes)
     incidents.owner_changed(connection, is_cut=is_cut, now=now)
     connection.hand_overs.filter(completed_at=None, superseded_at=None).update(superseded_at=now)
     deleted = _deleted_tokens(connection, old_owner, now) if is_cut else {}
     Connection.objects.filter(pk=connection.pk).update(owner=new_owner, sign_in_started_at=None, **renamed, **deleted)
     hand_over.save(force_insert=True)
-    # The owner needs no share.
+    # An owner needs no share.
     shares.end_all_of(connection=connection, person=new_owner, actor=actor, now=now)
     current = Connection.objects.select_related("app_registration__tenant", "owner").get(pk=connection.pk)
     history.ownership_began(current, actor=actor, now=now)
@@ -171,14 +172,14 @@ def _change_owner(
 
 
 def can_keep_tokens(connection: Connection) -> bool:
-    """Whether the grant may still yield tokens; one never made, or of an account that is gone, does not."""
+    """Whether the grant may still yield tokens: not if there is none, it needs a new sign-in or its account is gone."""
     if connection.status in (Status.PENDING, Status.RECONNECT_NEEDED) or connection.connected_at is None:
         return False
     return not (connection.status == Status.BLOCKED and account_status.is_account_gone(connection.status_code))
 
 
 def _deleted_tokens(connection: Connection, old_owner: User, now: datetime) -> dict[str, Any]:
-    """Columns of a connection that has no tokens until its new owner signs in."""
+    """Return the columns of a connection that has no tokens until its new owner signs in."""
     empty = (*SECRETS, "expires_at", "refresh_after", "suspected_at", "trouble_at")
     values: dict[str, Any] = dict.fromkeys(empty) | dict.fromkeys(("suspected_code", "trouble_code"), "")
     values |= {"token_version": connection.token_version + 1, "trouble_count": 0}

@@ -1,4 +1,4 @@
-"""Service accounts: automations act as them, so that they depend on no person's account. They never sign in."""
+"""Service accounts, which automations use so that they do not depend on a person's account. They never sign in."""
 
 from datetime import datetime
 
@@ -17,7 +17,7 @@ from connections.services.sharing import history
 def create(
     *, name: str, purpose: str, responsible: User, admin: bool, auditor: bool, actor: User, now: datetime
 ) -> User:
-    """Create a service account. Raises NotAllowed, AlreadyExists, InvalidInput if the responsible cannot sign in."""
+    """Create a service account. Raises NotAllowed, AlreadyExists, or InvalidInput if ``responsible`` cannot sign in."""
     _check(actor, responsible)
     account = User(
         username=username_of(name),
@@ -50,7 +50,7 @@ def username_of(name: str) -> str:
 def change(
     account: User, *, purpose: str, responsible: User, admin: bool, auditor: bool, actor: User, now: datetime
 ) -> None:
-    """Change the purpose, the responsible person and the roles. Raises NotAllowed, InvalidInput."""
+    """Change the purpose, the responsible person and the roles. Raises NotAllowed or InvalidInput."""
     _check(actor, responsible)
     changes = audit.changed_fields(account, {"purpose": purpose, "responsible": responsible})
     with transaction.atomic():
@@ -62,12 +62,12 @@ def change(
 
 
 def disable(account: User, *, actor: User, now: datetime) -> None:
-    """Refuse its keys until it is enabled again. Doing it twice is harmless. Raises NotAllowed."""
+    """Refuse the account's keys until it is enabled again. Doing it twice is harmless. Raises NotAllowed."""
     _set_active(account, active=False, actor=actor, now=now)
 
 
 def enable(account: User, *, actor: User, now: datetime) -> None:
-    """Accept its keys again. Doing it twice is harmless. Raises NotAllowed."""
+    """Accept the account's keys again. Doing it twice is harmless. Raises NotAllowed."""
     _set_active(account, active=True, actor=actor, now=now)
 
 

@@ -1,4 +1,4 @@
-"""Register, change and remove app registrations. Whether Microsoft accepts them is in credential_checks.py."""
+"""Register, change and remove app registrations. credential_checks.py tests whether Microsoft accepts them."""
 
 import copy
 from collections.abc import Sequence
@@ -29,11 +29,11 @@ def register(
     credential: credentials.NewCredential | None = None,
     allow_untried: bool = False,
 ) -> AppRegistration:
-    """Test the first credential at Microsoft, then register the application together with it.
+    """Test the first credential at Microsoft, then store the app registration together with it.
 
-    Raises InvalidInput, AlreadyExists, MicrosoftRefused (nothing is stored; ``field`` names the form field) or
-    MicrosoftUnavailable. With ``allow_untried`` it is stored untested if Microsoft is unavailable, or if only admin
-    consent is missing to install the application in the directory.
+    ``allow_untried`` stores it untested if Microsoft is unavailable or only admin consent is missing in the directory.
+    Raises InvalidInput, AlreadyExists, MicrosoftUnavailable or MicrosoftRefused (with the form's ``field``) and stores
+    nothing.
     """
     app = AppRegistration(
         tenant=tenant,
@@ -51,7 +51,7 @@ def register(
         try:
             accepted = credentials.is_accepted(app, credential, allow_untried=allow_untried)
         except MicrosoftRefused as error:
-            # The portal's link for the missing admin consent needs a stored row.
+            # If only admin consent is missing, it is stored anyway, because the portal's consent link needs the row.
             if not allow_untried or not can_be_saved_untested(error):
                 raise
     app.verified_at = timezone.now() if accepted else None
@@ -77,7 +77,7 @@ def change(
     default_capabilities: Sequence[str],
     actor: User | None,
 ) -> None:
-    """Change all but tenant and client ID. Raises InvalidInput, AlreadyExists, InUse (of a type to be turned off)."""
+    """Change all but tenant and client ID. Raises InvalidInput, AlreadyExists, or InUse if a removed type is in use."""
     values: dict[str, object] = {
         "name": name,
         "audience": audience,
@@ -102,7 +102,7 @@ def change(
 
 
 def remove(app_registration: AppRegistration, *, actor: User | None) -> None:
-    """Delete the registration and its credentials. Raises InUse while it has connections."""
+    """Delete the app registration and its credentials. Raises InUse while it has connections."""
     with transaction.atomic():
         names = list(app_registration.connections.values_list("name", flat=True)[:4])
         if names:
@@ -113,7 +113,7 @@ def remove(app_registration: AppRegistration, *, actor: User | None) -> None:
 
 
 def _check(app_registration: AppRegistration) -> None:
-    """Refuse duplicates and settings that cannot work at Microsoft."""
+    """Reject duplicates and settings that cannot work at Microsoft."""
     if not (app_registration.allows_delegated or app_registration.allows_app_only):
         raise InvalidInput("Allow delegated connections, app-only connections, or both.", field="allows_delegated")
     tenant = app_registration.tenant
@@ -152,7 +152,7 @@ def _check_types_in_use(app_registration: AppRegistration) -> None:
 
 
 def can_be_saved_untested(error: MicrosoftRefused) -> bool:
-    """Whether saving without an accepted credential makes sense after this refusal."""
+    """Whether it makes sense to save the app registration although Microsoft refused its credential with ``error``."""
     return error.status == 503 or error.verdict.code == credential_probe.NEEDS_CONSENT
 
 

@@ -1,6 +1,6 @@
-"""Test the credentials of app registrations at Microsoft, reject registrations and restore them.
+"""Test app registrations' credentials at Microsoft, and reject or restore the registrations.
 
-A rejected registration is one problem and not one per connection: its connections wait and keep their status.
+A rejected registration is one problem, not one per connection: its connections wait and keep their status.
 """
 
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ CANARY_DELAY = timedelta(seconds=60)
 RECOVERY_WITHIN = timedelta(seconds=60)
 RECOVERY_AT_ONCE = 25  # at least this many connections in each time slot after a recovery
 RECOVERY_SLOTS = 20
-RECOVERY_BATCH = 1000  # rows in one statement
+RECOVERY_BATCH = 1000  # rows per statement
 NO_CREDENTIAL = Verdict(
     kind=Kind.APP_CONFIG,
     code="no-credential",
@@ -38,7 +38,7 @@ _NO_REJECTION = {"rejected_at": None, "rejected_code": "", "rejected_cause": "",
 
 @dataclass(frozen=True, slots=True)
 class CredentialCheck:
-    """The test of one credential: accepted (``verdict`` None) with these roles, or not."""
+    """The result of testing one credential. If ``verdict`` is None, it was accepted and its token has ``roles``."""
 
     credential: AppCredential
     roles: tuple[str, ...] = ()
@@ -46,14 +46,14 @@ class CredentialCheck:
 
     @property
     def inconclusive(self) -> bool:
-        """Whether Microsoft was unavailable, so that nothing is known about the credential."""
+        """Whether Microsoft was unavailable, so that the test shows nothing about the credential."""
         return self.verdict is not None and self.verdict.kind in (Kind.TRANSIENT, Kind.THROTTLED)
 
 
 def build_application(
     app_registration: AppRegistration, credential: token_endpoint.Credential
 ) -> token_endpoint.Application:
-    """The (maybe unsaved) registration with one credential. Raises InvalidInput for an unconfigured environment."""
+    """Return a (maybe unsaved) registration's client. Raises InvalidInput if its environment is not configured."""
     tenant = app_registration.tenant
     if tenant.environment not in clouds.CLOUDS:
         raise InvalidInput(
@@ -77,10 +77,10 @@ def decrypt_credential(credential: AppCredential) -> token_endpoint.Credential:
 
 
 def live_applications(app_registration: AppRegistration) -> list[tuple[AppCredential, token_endpoint.Application]]:
-    """Live credentials in trial order, each with its client. Raises UnreadableSecret if none can be decrypted."""
+    """Return live credentials, in the order to try them, with clients. Raises UnreadableSecret if none is readable."""
     applications: list[tuple[AppCredential, token_endpoint.Application]] = []
     unreadable: UnreadableSecret | None = None
-    # Decrypted one by one: a single query over the encrypted columns would fail for all of them.
+    # Decrypted one by one, because a single unreadable value would make a query for all of them fail.
     for credential in in_trial_order(app_registration.credentials.live().defer("secret", "private_key")):
         try:
             applications.append((credential, build_application(app_registration, decrypt_credential(credential))))
@@ -92,18 +92,18 @@ def live_applications(app_registration: AppRegistration) -> list[tuple[AppCreden
 
 
 def in_trial_order(credentials: Iterable[AppCredential]) -> list[AppCredential]:
-    """Accepted before rejected, newest first; a certificate that may not have been uploaded to Entra comes last."""
+    """Sort credentials: usable ones first, then certificates that may not be in Entra yet, and rejected ones last."""
     return sorted(credentials, key=lambda credential: (credential.rejected_at is not None, awaits_upload(credential)))
 
 
 def awaits_upload(credential: AppCredential) -> bool:
-    """Whether it is an untested certificate: its public part may not have been uploaded to Entra yet."""
+    """Whether this is an untested certificate, whose public part may not have been uploaded to Entra yet."""
     is_untested = credential.verified_at is None and credential.rejected_at is None
     return is_untested and credential.kind == AppCredential.Kind.CERTIFICATE
 
 
 def request_app_only_token(app: AppRegistration, *, now: datetime) -> token_endpoint.TokenSet:
-    """An app-only token with the first credential that Microsoft accepts. Raises MicrosoftRefused if it issues none."""
+    """Return an app-only token, trying every credential. Raises MicrosoftRefused if Microsoft accepts none."""
     refusal = MicrosoftRefused(NO_CREDENTIAL)
     for credential, application in live_applications(app):
         try:
@@ -117,7 +117,7 @@ def request_app_only_token(app: AppRegistration, *, now: datetime) -> token_endp
 
 
 def app_only_token(app: AppRegistration, *, now: datetime) -> token_endpoint.TokenSet | None:
-    """The same, but None if Microsoft issues none; a later sweep flags the connections."""
+    """Like request_app_only_token, but return None if Microsoft refuses; a later sweep flags the connections."""
     try:
         return request_app_only_token(app, now=now)
     except MicrosoftUnavailable:
@@ -127,14 +127,17 @@ def app_only_token(app: AppRegistration, *, now: datetime) -> token_endpoint.Tok
 
 
 def check_credential(app_registration: AppRegistration, credential: token_endpoint.Credential) -> None:
-    """Test it outside any transaction; store nothing. Raises MicrosoftUnavailable, MicrosoftRefused (``field``)."""
+    """Test a credential without storing anything. Call it outside any transaction.
+
+    Raises MicrosoftUnavailable, or MicrosoftRefused with the form's ``field``.
+    """
     result = _probe(app_registration, credential)
     if isinstance(result, Verdict):
         raise refusal_error(result)
 
 
 def refusal_error(verdict: Verdict) -> MicrosoftRefused:
-    """The verdict on a credential as an exception with advice for the admin."""
+    """Return the verdict on a credential as an exception with advice for the admin."""
     if verdict.kind in (Kind.TRANSIENT, Kind.THROTTLED):
         return MicrosoftUnavailable(verdict)
     error = MicrosoftRefused(verdict)
@@ -146,11 +149,12 @@ def refusal_error(verdict: Verdict) -> MicrosoftRefused:
 def verify(
     app_registration: AppRegistration, *, actor: User | None, credential: AppCredential | None = None
 ) -> list[CredentialCheck]:
-    """Test every live credential (or only ``credential``) at Microsoft and store the results, which are returned.
+    """Test every live credential (or only ``credential``) at Microsoft, then store and return the results.
 
-    Certificates that still have to be uploaded are left out unless it is ``credential`` or there is nothing else. One
-    accepted credential restores the registration; it is rejected only if all were refused. Raises InvalidInput without
-    a live credential, MicrosoftRefused if none was accepted, MicrosoftUnavailable if that is unknown, UnreadableSecret.
+    Certificates that still have to be uploaded are skipped unless there is nothing else or ``credential`` is one. One
+    accepted credential restores the registration; it is rejected only if all of them were. Raises UnreadableSecret,
+    InvalidInput if there is nothing to test, MicrosoftRefused if nothing was accepted, or MicrosoftUnavailable if that
+    is unknown.
     """
     live = in_trial_order(app_registration.credentials.live())
     if credential is not None:
@@ -183,7 +187,7 @@ def _probe(app_registration: AppRegistration, credential: token_endpoint.Credent
 
 
 def _decisive_verdict(checks: list[CredentialCheck]) -> Verdict:
-    """The verdict to show: a refusal before an outage, the first credential's before the next one's."""
+    """Return the verdict to show: the first rejection, or the first outage if nothing was rejected."""
     refused = [(check.inconclusive, check.verdict) for check in checks if check.verdict is not None]
     return min(refused, key=lambda pair: pair[0])[1]
 
@@ -191,7 +195,6 @@ def _decisive_verdict(checks: list[CredentialCheck]) -> Verdict:
 def _store_checks(
     app_registration: AppRegistration, checks: list[CredentialCheck], *, is_complete: bool, actor: User | None
 ) -> None:
-    """Store each credential's result, then restore or reject the registration."""
     now = timezone.now()
     accepted = [check.credential for check in checks if check.verdict is None]
     verdict = None if accepted else _decisive_verdict(checks)
@@ -199,7 +202,6 @@ def _store_checks(
         for check in checks:
             if check.verdict is None:
                 check.credential.verified_at = now
-                # Also ends an earlier rejection.
                 check.credential.rejected_at, check.credential.rejected_code = None, ""
                 check.credential.save(update_fields=["verified_at", "rejected_at", "rejected_code"])
             elif check.verdict.credential and not check.inconclusive:
@@ -222,7 +224,7 @@ def _store_checks(
 def credential_refused(
     credential: AppCredential, verdict: Verdict, *, now: datetime, actor: User | None = None
 ) -> None:
-    """Store that Microsoft rejected this credential. Only the first time is stored and audited."""
+    """Record that Microsoft rejected this credential. Only the first rejection is stored and audited."""
     with transaction.atomic():
         unrejected = AppCredential.objects.filter(pk=credential.pk, rejected_at=None)
         if not unrejected.update(rejected_at=now, rejected_code=verdict.code):
@@ -235,7 +237,7 @@ def credential_refused(
 def reject_app(
     app_registration: AppRegistration, verdict: Verdict, *, now: datetime, actor: User | None = None
 ) -> None:
-    """Its connections wait; a canary retries it a minute later. Only the first rejection is dated and audited."""
+    """Make the app's connections wait; one is tried a minute later. Only the first rejection is dated and audited."""
     values = {
         "rejected_code": verdict.code,
         "rejected_cause": verdict.cause,
@@ -254,7 +256,7 @@ def reject_app(
 
 
 def restore_app(app_registration: AppRegistration, *, now: datetime, actor: User | None = None) -> None:
-    """Record that Microsoft accepts the registration (again): its connections continue. Audited once."""
+    """Record that Microsoft accepts the registration (again), so that its connections continue. Audited once."""
     with transaction.atomic():
         rows = AppRegistration.objects.filter(pk=app_registration.pk)
         was_rejected = rows.exclude(rejected_at=None).update(**_NO_REJECTION, canary_after=None, verified_at=now)
@@ -268,7 +270,7 @@ def restore_app(app_registration: AppRegistration, *, now: datetime, actor: User
 
 
 def _spread_waiting(app_registration: AppRegistration, now: datetime) -> None:
-    """Spread all waiting connections over the next minute, about ten a second, so that Microsoft is not flooded."""
+    """Spread the waiting connections over the next minute, so that Microsoft is not flooded."""
     waiting = app_registration.connections.filter(status__in=Connection.KEPT_ALIVE, refresh_after__lte=now)
     pks = list(waiting.order_by("pk").values_list("pk", flat=True))
     slots = min(RECOVERY_SLOTS, len(pks) // RECOVERY_AT_ONCE)

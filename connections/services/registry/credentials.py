@@ -1,4 +1,4 @@
-"""Add and retire client secrets and certificates of app registrations. Nothing here returns a stored one."""
+"""Add and retire app registrations' client secrets and certificates. Stored secrets are never shown again."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,7 +19,7 @@ DEFAULT_MONTHS = 12
 
 @dataclass(frozen=True, slots=True)
 class NewSecret:
-    """A client secret to be stored. ``expires_at``: as shown in Entra, UTC."""
+    """A client secret to store. ``expires_at`` is the date that Entra shows, in UTC."""
 
     value: str = field(repr=False)
     expires_at: datetime | None = None
@@ -28,7 +28,7 @@ class NewSecret:
 
 @dataclass(frozen=True, slots=True)
 class NewCertificate:
-    """A certificate to be stored. ``at_microsoft``: its public part has been uploaded to Entra."""
+    """A certificate to store. ``at_microsoft`` says whether its public part has been uploaded to Entra."""
 
     pair: certificates.CertificateWithKey
     label: str = ""
@@ -39,7 +39,7 @@ NewCredential = NewSecret | NewCertificate
 
 
 def credential_from_form(values: dict[str, Any], *, name: str) -> NewCredential:
-    """The credential in a form's cleaned data (forms/credentials.py). A generated certificate gets ``name``."""
+    """Return the credential in a form's cleaned data (forms/credentials.py). Generated certificates get ``name``."""
     if values["kind"] == "secret":
         return NewSecret(values["secret"], values["expires_at"], values["label"])
     if values["kind"] == "upload":
@@ -57,12 +57,11 @@ def add_secret(
     label: str = "",
     allow_untried: bool = False,
 ) -> AppCredential:
-    """``add`` for a client secret."""
     return add(app_registration, NewSecret(value, expires_at, label), actor=actor, allow_untried=allow_untried)
 
 
 def next_certificate(app_registration: AppRegistration, *, actor: User) -> AppCredential:
-    """The next certificate, or one that is waiting already: tried last until Microsoft has accepted it, then first."""
+    """Return the certificate to upload next, generating it if necessary. Once accepted, it is tried first."""
     live = app_registration.credentials.live().defer("secret", "private_key")
     waiting = next((credential for credential in live if credential_checks.awaits_upload(credential)), None)
     return waiting or add_generated_certificate(app_registration, actor=actor)
@@ -73,7 +72,7 @@ def add_generated_certificate(
 ) -> AppCredential:
     """Generate a key and a certificate valid for ``months``, to be used once its public part is uploaded to Entra.
 
-    The private key never leaves the database. Raises InvalidInput for months out of range.
+    The private key never leaves the database. Raises InvalidInput if ``months`` is out of range.
     """
     new = credential_from_form({"kind": "generate", "months": months, "label": label}, name=app_registration.name)
     return add(app_registration, new, actor=actor)
@@ -89,8 +88,8 @@ def add(
 ) -> AppCredential:
     """Test a credential at Microsoft, then store it. If it is accepted, a rejected registration works again.
 
-    Raises MicrosoftRefused (nothing is stored), and MicrosoftUnavailable unless ``allow_untried`` is set: then it is
-    stored untested. A caller that has already called is_accepted passes its result as ``accepted``.
+    Raises MicrosoftRefused or MicrosoftUnavailable and stores nothing; with ``allow_untried`` it is stored untested if
+    Microsoft is unavailable. ``accepted`` is the result of is_accepted if the caller has already called it.
     """
     if accepted is None:
         accepted = is_accepted(app_registration, new, allow_untried=allow_untried)
@@ -103,7 +102,7 @@ def add(
 
 
 def is_accepted(app_registration: AppRegistration, new: NewCredential, *, allow_untried: bool) -> bool:
-    """Whether Microsoft accepts the credential; False if it was not tested. Raises as ``add`` does."""
+    """Whether Microsoft accepts the credential; False if it was not tested. Raises the same errors as ``add``."""
     if isinstance(new, NewSecret):
         credential: token_endpoint.Credential = token_endpoint.ClientSecret(new.value)
     elif new.at_microsoft:
@@ -122,7 +121,7 @@ def is_accepted(app_registration: AppRegistration, new: NewCredential, *, allow_
 def store(
     app_registration: AppRegistration, new: NewCredential, *, actor: User | None, verified_at: datetime | None
 ) -> AppCredential:
-    """Save the credential and its audit event, inside the caller's transaction."""
+    """Save the credential and its audit event, in the caller's transaction."""
     columns: dict[str, object]
     if isinstance(new, NewSecret):
         columns = {"kind": AppCredential.Kind.SECRET, "secret": new.value, "hint": new.value[:3]}
@@ -155,7 +154,7 @@ def store(
 
 
 def retire(credential: AppCredential, *, actor: User | None) -> None:
-    """Stop using the credential (even the last one) and delete its secret part; the row is kept. Safe to repeat."""
+    """Stop using the credential, even the last one; delete its secret part but keep the row. Safe to repeat."""
     with transaction.atomic():
         unretired = AppCredential.objects.filter(pk=credential.pk, retired_at=None)
         if not unretired.update(retired_at=timezone.now(), secret=None, private_key=None):

@@ -16,9 +16,8 @@ from connections.models.tenants import SHARED_ENDPOINTS
 def add(name: str, *, environment: str, directory_id: str, actor: User | None, tid: str | None = None) -> Tenant:
     """Look the directory up at Microsoft and register it.
 
-    If Microsoft is unavailable, ``tid`` stays empty until update_from_microsoft fills it in. A caller that has already
-    called look_up_directory passes its result as ``tid``. Raises InvalidInput if Microsoft knows no such directory,
-    AlreadyExists.
+    If Microsoft is unavailable, ``tid`` stays empty until update_from_microsoft sets it. Pass ``tid`` if
+    look_up_directory has already found it. Raises AlreadyExists, or InvalidInput if Microsoft knows no such directory.
     """
     tenant = Tenant(name=name, environment=environment, directory_id=directory_id.lower(), created_by=actor)
     _check_unique(tenant)
@@ -35,7 +34,7 @@ def add(name: str, *, environment: str, directory_id: str, actor: User | None, t
 
 
 def update_from_microsoft(tenant: Tenant, *, actor: User | None) -> None:
-    """Look the GUID up and store it. Raises MicrosoftUnavailable, InvalidInput (unknown), AlreadyExists."""
+    """Look up and store the tenant's GUID. Raises MicrosoftUnavailable, AlreadyExists, or InvalidInput if unknown."""
     before, tid = tenant.tid, look_up_directory(tenant.environment, tenant.directory_id)
     if tid == before:
         return
@@ -58,8 +57,8 @@ def change(
 ) -> None:
     """Change the name, or the directory while nothing uses the tenant.
 
-    ``still`` gets the current row, locked, before anything is written, and may raise to stop the change. ``tid`` as in
-    ``add``. Raises InUse, InvalidInput if Microsoft knows no such directory, AlreadyExists.
+    ``still`` is called with the current row, locked, before anything is written, and may raise to stop the change.
+    ``tid`` is as for add. Raises InUse, AlreadyExists, or InvalidInput if Microsoft knows no such directory.
     """
     new = Tenant(pk=tenant.pk, name=name, environment=environment, directory_id=directory_id.lower(), tid=tenant.tid)
     moved = (new.environment, new.directory_id) != (tenant.environment, tenant.directory_id)
@@ -84,7 +83,7 @@ def change(
 
 
 def remove(tenant: Tenant, *, actor: User | None) -> None:
-    """Delete a tenant. Raises InUse, naming objects that still reference it."""
+    """Delete a tenant. Raises InUse, naming the objects that still refer to it."""
     with transaction.atomic():
         _check_unused(tenant, action="Remove those first.")
         audit.record(AuditAction.TENANT_REMOVED, tenant, actor=actor)
@@ -92,7 +91,7 @@ def remove(tenant: Tenant, *, actor: User | None) -> None:
 
 
 def objects_using(tenant: Tenant) -> list[str]:
-    """Names of app registrations and shared mailboxes that still reference this tenant, at most three of each."""
+    """Return the names of app registrations and shared mailboxes that use this tenant, at most three of each."""
     objects = []
     for label, names in (
         ("app registration", tenant.app_registrations.values_list("name", flat=True)),
@@ -104,7 +103,7 @@ def objects_using(tenant: Tenant) -> list[str]:
 
 
 def look_up_directory(environment: str, directory_id: str) -> str:
-    """A directory's GUID; "" for a shared endpoint. Raises MicrosoftUnavailable, InvalidInput if there is none."""
+    """Return a directory's GUID, "" for a shared endpoint. Raises MicrosoftUnavailable, or InvalidInput if unknown."""
     directory_id = directory_id.lower()
     if directory_id in SHARED_ENDPOINTS:
         return clouds.CONSUMERS_TID if directory_id == "consumers" else ""
@@ -144,7 +143,7 @@ def _check_unique(tenant: Tenant) -> None:
 
 
 def _check_same_directory(tenant: Tenant) -> None:
-    """Refuse a second tenant for a directory, which can be named by a domain or by its GUID."""
+    """Reject a second tenant for the same directory, which can be given as a domain or a GUID."""
     if not tenant.tid:
         return
     others = Tenant.objects.exclude(pk=tenant.pk).filter(environment=tenant.environment)
