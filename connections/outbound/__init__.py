@@ -1,4 +1,4 @@
-"""Messages to everybody but Microsoft: e-mails, chat cards and signed webhooks about alerts.
+"""Messages to everyone except Microsoft: alerts as e-mails, chat cards and signed webhooks.
 
-Knows no tables: it turns plain facts into messages, or sends bytes to a checked address.
+Nothing here uses the database: it turns plain facts into messages, or sends bytes to a checked address.
 """

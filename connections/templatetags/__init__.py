@@ -1,1 +1,1 @@
-"""Template tags and filters of the portal."""
+pass
