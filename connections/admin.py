@@ -1,7 +1,6 @@
 """Django's admin site, for emergencies in which the portal's own pages do not help.
 
-The usual rules apply: tenants and app registrations are changed through the portal's forms and services, secrets are
-never shown, and what the portal itself writes is read-only.
+The usual rules apply: changes go through services, secrets are never shown, and the portal's own records are read-only.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -46,10 +45,7 @@ admin.site.unregister((Group, UserSocialAuth, Nonce, Association))
 
 @admin.register(User)
 class PersonAdmin(PeopleAdmin):
-    """People's passwords and roles; every change is recorded in the audit trail.
-
-    Accounts are disabled on the person's page in the portal, which ends their sessions and shows what they own.
-    """
+    """People's passwords and roles. Disabling is left to the portal's own page, which also ends their sessions."""
 
     actions = None
 

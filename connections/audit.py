@@ -106,10 +106,7 @@ def _event(
 
 
 def recorded_name(actor: User | None) -> str:
-    """Return "name <sign-in name>" for records that outlive the account. None means the portal itself.
-
-    If that is too long, the name is cut, because only the sign-in name is unique.
-    """
+    """Return "name <sign-in name>", which outlives the account. Only the name is cut: the sign-in name is unique."""
     if actor is None:
         return "Portal"
     sign_in_name = f" <{actor.username}>"

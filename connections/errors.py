@@ -1,7 +1,4 @@
-"""The portal's exceptions, one for each case that callers must handle differently.
-
-Every error has a ``code`` for machines, a sentence on what happened and a sentence on what to do about it.
-"""
+"""The portal's exceptions. Each has a ``code`` for machines, a sentence on what happened and one on what to do."""
 
 from __future__ import annotations
 
@@ -101,8 +98,6 @@ class InUse(PortalError):
 
 
 class AmbiguousName(PortalError):
-    """Several visible connections have this name, so their number is needed."""
-
     code = "ambiguous_name"
     status = 409
     cause = "Several connections have this name."
@@ -110,8 +105,6 @@ class AmbiguousName(PortalError):
 
 
 class NothingToCheck(PortalError):
-    """The connection has no sign-in that could be checked."""
-
     code = "nothing_to_check"
     status = 409
     cause = "There is nothing to check: nobody has signed in for this connection yet, or it is disabled."
@@ -156,8 +149,6 @@ class ConnectionUnusable(PortalError):
 
 
 class TokenUnavailable(PortalError):
-    """Microsoft did not issue a token in time."""
-
     code = "microsoft_unavailable"
     status = 503
     who = "microsoft"
@@ -201,8 +192,6 @@ class SignInFailed(PortalError):
 
 
 class SignInCancelled(SignInFailed):
-    """The person pressed Cancel, so nothing went wrong."""
-
     code = "cancelled"
     cause = "You cancelled at Microsoft, so nothing was connected."
     action = "Start again whenever you like."
@@ -217,8 +206,6 @@ class SignInExpired(SignInFailed):
 
 
 class NoRefreshToken(SignInFailed):
-    """Microsoft signed the person in, but issued no refresh token."""
-
     code = "no_refresh_token"
     cause = "Microsoft gave no refresh token, so the connection would die within the hour. It was not stored."
     action = (

@@ -1,8 +1,7 @@
 """SecretField: a strict wrapper around django-encrypted-model-fields.
 
-If the key is wrong, the library returns the ciphertext as if it were the value. It also decrypts values during
-validation, and allows comparisons and expressions on encrypted columns. All of this silently destroys or leaks secrets,
-so this field prevents it.
+If the key is wrong, the library silently returns the ciphertext as if it were the value. It also decrypts values during
+validation, and allows comparisons and expressions on encrypted columns. This field prevents all of that.
 """
 
 from typing import Any
@@ -32,10 +31,7 @@ def decrypt(ciphertext: str) -> str:
 
 
 class SecretField(EncryptedTextField):  # type: ignore[misc]
-    """A text column that is encrypted at rest; NULL means that there is no secret.
-
-    Reading raises UnreadableSecret if no key decrypts the value. Queries may use only ``isnull``.
-    """
+    """A text column encrypted at rest. Reading raises UnreadableSecret if no key fits; queries: only ``isnull``."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"null": True, "blank": True, "editable": False, **kwargs})

@@ -193,10 +193,7 @@ class FailedSignIn:
 
 
 def explain(request: HttpRequest, exception: Exception) -> FailedSignIn | None:
-    """Explain an exception during a sign-in; returns None for all other exceptions.
-
-    A failed attempt is recorded, unless the callback's state did not belong to any of our sign-ins.
-    """
+    """Explain a failed sign-in, and record it if the sign-in was ours. Returns None for all other exceptions."""
     if isinstance(exception, SocialAuthBaseException):
         error = _translate(exception)
     elif isinstance(exception, errors.PortalError) and request.path.startswith("/auth/"):

@@ -76,10 +76,8 @@ _TONES: dict[type[Model], dict[str, str]] = {
     models.AuditVerification: {"waiting": WAITING, "running": WAITING, "intact": OK, "broken": BROKEN},
     models.AuditEvent: {"done": OK, "denied": WARNING, "failed": BROKEN},
 }
-_COLUMNS: dict[type[Model], str] = {
-    models.ReviewItem: "decision",
-    models.AuditEvent: "outcome",
-}  # column to use instead of "state"
+# The column, where it is not "state".
+_COLUMNS: dict[type[Model], str] = {models.ReviewItem: "decision", models.AuditEvent: "outcome"}
 
 # Used if the connection has no sentences of its own.
 _CAUSES = {

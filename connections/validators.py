@@ -1,8 +1,4 @@
-"""Input checks shared by forms, the API, the configuration file and the command line.
-
-The fields accept what people paste from Microsoft's portals (spaces, quotes, braces, capitals) or say what to paste
-instead.
-"""
+"""Input checks for forms, the API, configuration and commands. Values may be pasted from Microsoft's portals."""
 
 import re
 import unicodedata

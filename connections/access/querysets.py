@@ -150,7 +150,7 @@ def visible_reviews(user: models.User) -> QuerySet[models.AccessReview]:
 
 
 def review_items_of(user: models.User) -> QuerySet[models.ReviewItem]:
-    """Return the shares this user must review: those of their own connections, and for IT admins the unanswerable ones.
+    """Return the shares this user must review: those of their connections; for IT admins also those nobody else can.
 
     An IT admin does not decide a share that they use themselves, unless every IT admin uses it.
     """

@@ -1,7 +1,6 @@
 """The Azure CLI script that sets up an app registration in Entra with exactly the permissions it needs.
 
-Commands and options: Microsoft: azure-cli, "az ad app" and "az ad sp" (from version 2.37, which uses Microsoft Graph).
-Manifest entries: Microsoft Graph, application resource, requiredResourceAccess.
+Sources: Microsoft: azure-cli, "az ad app" and "az ad sp" (from version 2.37); Graph, requiredResourceAccess.
 """
 
 import json

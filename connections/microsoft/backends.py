@@ -155,8 +155,8 @@ class MicrosoftSignIn(_Microsoft):
 class MicrosoftConnect(_Microsoft):
     """The sign-in for a connection. The person stays signed in to the portal; the tokens go to the connection.
 
-    Each sign-in is kept in the session under its own state, so that two tabs do not interfere with each other, and the
-    first callback uses it up. ``session[connect_<state>]`` holds user, connection, nonce, verifier and time.
+    Each sign-in has its own state, so that tabs do not interfere, and the first callback uses it up.
+    ``session[connect_<state>]`` holds user, connection, nonce, verifier and time.
     """
 
     name = "microsoft-connect"

@@ -111,10 +111,9 @@ def _known(answer: MicrosoftResponse) -> tuple[int | None, ErrorMeaning | None]:
 def family_of(number: int) -> ErrorMeaning | None:
     """Derive the meaning of an unknown six or seven digit number from its family; None where that is unsafe.
 
-    Microsoft refines a five-digit number by appending digits (16002 → 160021, 50057 → 500571, 53003 → 530032, 70001 →
-    7000112, 70002 → 7000215), as seen throughout identity-platform/reference-error-codes. The parent is therefore the
-    first five digits; a longer common prefix is misleading (7000222 is not a child of 700022), and so is a vague
-    parent. A guess is never certain and never concerns the whole app.
+    Microsoft refines a five-digit number by appending digits (16002 → 160021, 70001 → 7000112; seen throughout
+    identity-platform/reference-error-codes), so the parent is the first five digits. A longer common prefix misleads
+    (7000222 is not a child of 700022), and so does a vague parent. A guess is never certain and never app-wide.
     """
     digits = str(number)
     parent = error_tables.AADSTS.get(int(digits[:5])) if len(digits) in (6, 7) else None

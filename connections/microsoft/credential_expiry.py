@@ -1,8 +1,7 @@
 """Reads from Microsoft Graph which secrets and certificates an application has, and when they expire.
 
-Graph never shows the values again: a secret is recognised by its first three characters, a certificate by its
-thumbprint (Microsoft Graph: application-get, passwordCredential, keyCredential). The application object exists only in
-its home directory; in any other directory the answer is 404.
+Graph never shows the values again, so secrets are recognised by their first three characters, certificates by their
+thumbprints (application-get, passwordCredential, keyCredential). Only an application's home directory knows them.
 """
 
 import base64

@@ -1,8 +1,7 @@
 """The meaning of each Microsoft error, read from data/aadsts.toml and data/errors.toml.
 
 A ``[[group]]`` holds the fields that its codes share, and sections of codes. A section is either a list of codes, or a
-table from code to its own cause or ``[Microsoft's name for the code, cause]``. A group used in Python code has an
-``id``.
+table from code to its own cause or ``[Microsoft's name, cause]``. Groups used in Python code have an ``id``.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """What a connection may be missing to use a shared mailbox, and how to infer it from Graph's refusals.
 
 Graph answers 403 or 404 (Microsoft: outlook-share-messages-folders), so the code alone says little. What was granted,
-whose token it is and what the directory knows about the address make the difference.
+whose token it is and what the directory knows about the address are also needed.
 """
 
 from dataclasses import dataclass

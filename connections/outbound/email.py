@@ -1,7 +1,4 @@
-"""Alerts as e-mails. The headers prevent automatic replies (RFC 3834) and group the e-mails about one incident.
-
-The Message-ID stays the same in all attempts, so that mail systems can drop duplicates.
-"""
+"""Alerts as e-mails. Headers prevent automatic replies (RFC 3834), drop duplicates and group e-mails by incident."""
 
 import hashlib
 from typing import Any

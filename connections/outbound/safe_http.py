@@ -1,8 +1,7 @@
 """POST to a URL entered by a person, without opening a way into the portal's own network (SSRF).
 
-The host name is resolved here, all its addresses are checked, and only these addresses are used, so it does not matter
-if the name resolves differently a moment later. Redirects and proxies are not used, and only the beginning of the
-answer is read.
+Only addresses that were resolved and checked here are used, whatever the name resolves to a moment later. Redirects and
+proxies are not used, and only the beginning of the answer is read.
 """
 
 import ipaddress

@@ -1,7 +1,7 @@
 """Signed webhooks according to Standard Webhooks 1.0.0 (standardwebhooks.com).
 
-The signature is HMAC-SHA256 over ``id.timestamp.body``, keyed with the secret's bytes. ``webhook-id`` stays the same in all
-attempts, so that a receiver can recognise duplicates.
+The signature is HMAC-SHA256 over ``id.timestamp.body``, keyed with the secret's bytes. ``webhook-id`` stays the same in
+all attempts, so that a receiver can recognise duplicates.
 """
 
 import base64
