@@ -39,7 +39,7 @@ else:
     ModelAdmin, PeopleAdmin, ModelForm = admin.ModelAdmin, UserAdmin, forms.ModelForm
 
 admin.site.site_header = "Connections for Microsoft 365"
-# Not editable: roles are groups with fixed names, and only Microsoft knows whose each Microsoft account is.
+# Nothing to edit here: roles are groups with fixed names, and Microsoft decides who has which account.
 admin.site.unregister((Group, UserSocialAuth, Nonce, Association))
 
 
@@ -132,7 +132,7 @@ class ByService(ModelAdmin):
         """Do nothing, because the service has already saved it."""
 
     def save_related(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing, for the same reason."""
+        """Do nothing, as in save_model()."""
 
     def delete_model(self, request: HttpRequest, obj: Any) -> None:
         raise NotImplementedError

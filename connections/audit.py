@@ -106,7 +106,7 @@ def _event(
 
 
 def recorded_name(actor: User | None) -> str:
-    """Return "name <sign-in name>", which outlives the account. Only the name is cut: the sign-in name is unique."""
+    """Return "name <sign-in name>" for records that outlive the account. If it is too long, only the name is cut."""
     if actor is None:
         return "Portal"
     sign_in_name = f" <{actor.username}>"

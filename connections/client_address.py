@@ -1,4 +1,4 @@
-"""The client's address of a request, behind any number of trusted proxies."""
+"""Finds a client's address behind any number of trusted proxies."""
 
 import ipaddress
 

@@ -11,7 +11,7 @@ from connections.services.audit import denials
 
 logger = structlog.get_logger(__name__)
 
-# Maps the first part of a path (below /api/v1/, the first part after it) to a model.
+# The model for the first part of a path, or for the first part after /api/v1/.
 _NOUNS = {
     "alerts": "AlertChannel",
     "api-keys": "ApiKey",

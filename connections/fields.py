@@ -31,7 +31,7 @@ def decrypt(ciphertext: str) -> str:
 
 
 class SecretField(EncryptedTextField):  # type: ignore[misc]
-    """A text column encrypted at rest. Reading raises UnreadableSecret if no key fits; queries: only ``isnull``."""
+    """Text encrypted at rest. Reading raises UnreadableSecret if no key fits; queries may only use ``isnull``."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"null": True, "blank": True, "editable": False, **kwargs})

@@ -67,7 +67,7 @@ def can_decide(user: User, approval: Approval) -> bool:
 
 
 def _may_act_as(user: User, account: User, approval: Approval) -> bool:
-    """Whether the account is the user's own, or a service account for which they are responsible or may have a key."""
+    """Whether the account is the user's own, or a service account that they are responsible for or may have used."""
     if user in (account, account.contact):
         return True
     if not account.is_service:
@@ -79,7 +79,7 @@ def _may_act_as(user: User, account: User, approval: Approval) -> bool:
 
 
 def can_withdraw_approval(user: User, approval: Approval) -> bool:
-    """The connection's owner may, and so may the requester while they can still change the connection's permissions."""
+    """Allowed for the connection's owner, and for the requester while they may still change the connection."""
     connection = approval.connection
     if connection is None or connection.owner_id == user.pk:
         return connection is not None or approval.requested_by_id == user.pk

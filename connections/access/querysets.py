@@ -150,7 +150,7 @@ def visible_reviews(user: models.User) -> QuerySet[models.AccessReview]:
 
 
 def review_items_of(user: models.User) -> QuerySet[models.ReviewItem]:
-    """Return the shares this user must review: those of their connections; for IT admins also those nobody else can.
+    """Return the shares this user must review: those of their connections, and for IT admins also those whose owner cannot.
 
     An IT admin does not decide a share that they use themselves, unless every IT admin uses it.
     """

@@ -77,7 +77,7 @@ def transport_failure(reason: str) -> Verdict:
 
 
 def _decide(answer: MicrosoftResponse) -> tuple[ErrorMeaning, str]:
-    """Return the meaning of an answer from Entra and its code: 429 or 5xx first, then known numbers, suberror, error."""
+    """Return the meaning of an answer from Entra and its code. 429 and 5xx take precedence over numbers and errors."""
     number, meaning = _known(answer)
     code = _label(answer, number)
     if answer.status in (429, 509):

@@ -1,4 +1,4 @@
-"""Reads the TOML files in data/ at import. ``$name`` in a text stands for an entry of the file's ``[texts]`` table."""
+"""Reads the TOML files in data/ at import. In a text, ``$name`` inserts an entry of the file's ``[texts]`` table."""
 
 import tomllib
 from collections.abc import Mapping

@@ -221,7 +221,7 @@ def _graph_codes(error: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
 
 
 def _support(data: Mapping[str, Any], headers: dict[str, str], description: str) -> dict[str, Any]:
-    """Return trace id, correlation id and time, for which Microsoft's support asks."""
+    """Return trace id, correlation id and time, which Microsoft's support asks for."""
     return {
         "trace_id": _match(SAFE_ID, data.get("trace_id"))
         or _search(TRACE_ID, description)

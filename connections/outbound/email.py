@@ -1,4 +1,4 @@
-"""Alerts as e-mails. Headers prevent automatic replies (RFC 3834), drop duplicates and group e-mails by incident."""
+"""Alerts as e-mails. Their headers prevent automatic replies (RFC 3834) and duplicates, and group them by incident."""
 
 import hashlib
 from typing import Any

@@ -51,7 +51,7 @@ def icon(name: str, label: str = "") -> SafeString:
 def nav_item(
     context: template.RequestContext, url_name: str, label: str, icon_name: str, waiting: int = 0, besides: str = ""
 ) -> SafeString:
-    """Render a navigation entry. ``waiting`` is its counter; ``besides`` names pages below it that are listed too."""
+    """Render a navigation entry. ``waiting`` is its counter; ``besides`` lists pages with entries of their own."""
     url, path = reverse(url_name), context["request"].path
     here = path == url or (url != "/" and path.startswith(url))
     here = here and not any(path.startswith(reverse(name)) for name in besides.split())
