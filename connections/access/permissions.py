@@ -158,6 +158,7 @@ def can_disable_person(user: User, other: User) -> bool:
 
 
 def can_disable(user: User, connection: Connection) -> bool:
+    """Disable or delete the connection."""
     return connection.owner_id == user.pk or person(user).is_admin
 
 
